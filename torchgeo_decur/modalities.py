@@ -340,17 +340,21 @@ def split(batch: Mapping[str, Any], modalities: Mapping[str, int]) -> dict[str, 
     return images
 
 
-def pick_date(x: Tensor) -> Tensor:
-    """Pick one of the T dates of each sample at random, from PyTorch's generator.
+def pick_date(x: Tensor, date: int | None = None) -> Tensor:
+    """Pick one of the T dates of each sample.
 
     Args:
         x: images, shape (B, T, C, H, W) or (B, C, H, W).
+        date: the date of all samples; by default one at random for each sample, from
+            PyTorch's generator.
 
     Returns:
         Images of one date, shape (B, C, H, W); ``x`` itself when it has no dates.
     """
     if x.ndim == 4:
         return x
+    if date is not None:
+        return x[:, date]
     batch, dates = x.shape[:2]
     chosen = torch.randint(dates, (batch,)).to(x.device, non_blocking=True)
     return x[torch.arange(batch, device=x.device), chosen]

@@ -1,1 +1,5 @@
-"""Datamodules of torchgeo-decur."""
+"""Datamodules: one a dataset, each owns the scale of its modalities."""
+
+from .base import MultimodalDataModule, ResumableSampler
+
+__all__ = ['MultimodalDataModule', 'ResumableSampler']

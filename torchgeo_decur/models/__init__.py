@@ -1,1 +1,7 @@
-"""Models of torchgeo-decur."""
+"""Models: an encoder per modality, heads, and weights."""
+
+from .encoder import MultimodalEncoder, create_encoder
+from .heads import build_projector
+from .weights import load_weights
+
+__all__ = ['MultimodalEncoder', 'build_projector', 'create_encoder', 'load_weights']

@@ -1,0 +1,173 @@
+"""What every datamodule of several modalities shares."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torchgeo.datamodules import BaseDataModule
+from torchgeo.datasets.utils import Sample
+
+from ..modalities import Modality, check, split
+from ..transforms import PerModality, ScaleToUnit
+
+Split = Literal['train', 'val', 'test', 'predict']
+
+
+class ResumableSampler(DistributedSampler[Any]):
+    """A shuffle that depends on seed, epoch and rank alone, and can start part-way.
+
+    With it a run that was stopped and resumed draws the samples that it would have
+    drawn, from the middle of an epoch too. A dataset whose content changes with the
+    epoch, such as random windows, may have a method ``set_epoch(epoch)``.
+
+    Attributes:
+        skip: samples of this rank that the next iteration leaves out, once.
+    """
+
+    skip: int = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the shuffle of an epoch.
+
+        Args:
+            epoch: number of the epoch, from 0.
+        """
+        super().set_epoch(epoch)
+        if hasattr(self.dataset, 'set_epoch'):
+            self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the indices of this rank, less those to skip."""
+        start, self.skip = self.skip, 0
+        return islice(super().__iter__(), start, None)
+
+
+class MultimodalDataModule(BaseDataModule):
+    """Base of the datamodules: scaling, the check of the first batch, exact resuming.
+
+    A subclass sets ``train_dataset``, ``val_dataset``, ``test_dataset`` and
+    ``predict_dataset`` in :meth:`setup`, map-style datasets whose samples have
+    ``image_<m>`` for every modality in its physical unit. Batches leave the datamodule
+    scaled to [0, 1] (:class:`~torchgeo_decur.transforms.ScaleToUnit`), on the device.
+
+    Args:
+        modalities: what each modality is: a :class:`~torchgeo_decur.modalities.Modality`,
+            the name of a known one, or a dictionary of its fields.
+        batch_size: samples of a batch on each device.
+        num_workers: worker processes of each data loader.
+        seed: seed of shuffles and splits.
+
+    Raises:
+        ValueError: if a modality is not valid, or ``batch_size`` is not positive.
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality | str | Mapping[str, Any]],
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        """Initialize a new MultimodalDataModule instance."""
+        if batch_size < 1:
+            raise ValueError(f'batch_size must be positive, got {batch_size}')
+        super().__init__(Dataset, batch_size, num_workers)
+        self.seed = seed
+        self.set_modalities(modalities)
+
+    def set_modalities(
+        self, modalities: Mapping[str, Modality | str | Mapping[str, Any]]
+    ) -> None:
+        """Say what the modalities are, and so how they are scaled.
+
+        Args:
+            modalities: as in the constructor. A subclass that learns statistics or
+                nodata values in :meth:`setup` calls this again then.
+        """
+        self.modalities = {m: Modality.of(value) for m, value in modalities.items()}
+        self.checked = False
+        known = {
+            m: ScaleToUnit(modality)
+            for m, modality in self.modalities.items()
+            if modality.limits or modality.kind in ('elevation', 'depth')
+        }
+        self.aug = PerModality(known)
+
+    def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
+        """Check the first batch of a run, then scale every batch to [0, 1].
+
+        Args:
+            batch: a batch on the device, in physical units.
+            dataloader_idx: index of the data loader.
+
+        Returns:
+            The batch with scaled images.
+
+        Raises:
+            ValueError: if the first batch is not what the modalities say.
+        """
+        if not self.checked:
+            channels = {m: modality.channels for m, modality in self.modalities.items()}
+            check(split(batch, channels), self.modalities)
+            self.checked = True
+        scaled: Sample = super().on_after_batch_transfer(batch, dataloader_idx)
+        return scaled
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Load shuffled batches, from where the fit stands.
+
+        Returns:
+            The data loader.
+
+        Raises:
+            ValueError: if a batch has fewer than two samples, or there are fewer
+                samples than a batch.
+        """
+        dataset = self._dataset('train')
+        trainer = self.trainer
+        world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        sampler = ResumableSampler(
+            dataset, world, rank, shuffle=True, seed=self.seed, drop_last=True
+        )
+        if self.batch_size < 2 or len(sampler) < self.batch_size:
+            raise ValueError(
+                f'batch_size must be from 2 to the number of training samples on each '
+                f'device ({len(sampler)}), got {self.batch_size}: the losses and '
+                'BatchNorm compare the samples of a batch, and the last, smaller batch '
+                'is left out'
+            )
+        if trainer:
+            # Lightning tells the sampler its epoch only after workers began to fetch.
+            sampler.set_epoch(trainer.current_epoch)
+            done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+            if done < len(sampler) // self.batch_size:
+                sampler.skip = done * self.batch_size
+        return self._loader(dataset, sampler=sampler, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Load the validation split in order."""
+        return self._loader(self._dataset('val'))
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Load the test split in order."""
+        return self._loader(self._dataset('test'))
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """Load the predict split in order."""
+        return self._loader(self._dataset('predict'))
+
+    def _dataset(self, name: Split) -> Dataset[Sample]:
+        dataset: Dataset[Sample] = self._valid_attribute(f'{name}_dataset', 'dataset')
+        return dataset
+
+    def _loader(self, dataset: Dataset[Sample], **kwargs: Any) -> DataLoader[Sample]:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **kwargs,
+        )

@@ -1,0 +1,107 @@
+"""The mathematics that losses and analyses share: pure functions of embeddings.
+
+Notation: N samples (the batch of all devices), D dimensions.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+
+def standardize(z: Tensor, eps: float = 1e-5) -> Tensor:
+    r"""Give every embedding dimension mean 0 and variance 1 over the batch.
+
+    .. math:: \hat z_{bi} = \frac{z_{bi} - \mathrm{E}_b[z_{bi}]}
+                                 {\sqrt{\mathrm{Var}_b[z_{bi}] + \epsilon}}
+
+    with the population variance: a BatchNorm without affine parameters.
+
+    Args:
+        z: embeddings, shape (..., N, D).
+        eps: added to the variance.
+
+    Returns:
+        Standardised embeddings, same shape.
+
+    Example:
+        >>> standardize(torch.tensor([[1.0], [3.0]])).flatten()
+        tensor([-1.0000,  1.0000])
+    """
+    centred = z - z.mean(dim=-2, keepdim=True)
+    variance = centred.square().mean(dim=-2, keepdim=True)
+    return centred * (variance + eps).rsqrt()
+
+
+def cross_correlation_terms(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Diagonal and off-diagonal energy of a cross-correlation matrix.
+
+    For standardised :math:`A, B` and :math:`C = A^\top B / N` these are
+    :math:`C_{ii}` and :math:`\sum_{i \ne j} C_{ij}^2`. Where :math:`N < D`, no
+    :math:`D \times D` matrix is made:
+
+    .. math:: \sum_{ij} C_{ij}^2 = \frac{1}{N^2} \sum_{kl} (A A^\top)_{kl} (B B^\top)_{kl}.
+
+    Args:
+        a: standardised embeddings, shape (N, D).
+        b: standardised embeddings, shape (N, D).
+
+    Returns:
+        The diagonal, shape (D,), and the sum of the squares off it, a scalar.
+
+    Example:
+        >>> z = standardize(torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 1.0], [3.0, 3.0]]))
+        >>> diagonal, off = cross_correlation_terms(z, z)
+        >>> [round(c, 3) for c in diagonal.tolist()], round(off.item(), 3)
+        ([1.0, 1.0], 0.0)
+    """
+    n, d = a.shape
+    diagonal = (a * b).sum(dim=0) / n
+    total = ((a @ a.T) * (b @ b.T)).sum() if n < d else (a.T @ b).square().sum()
+    return diagonal, total / n**2 - diagonal.square().sum()
+
+
+def feature_std(h: Tensor) -> Tensor:
+    r"""Spread of the directions of features: 1 when even, 0 when all are one.
+
+    The standard deviation over the batch of each coordinate of the unit vectors
+    :math:`h / \|h\|`, averaged and multiplied by :math:`\sqrt D`.
+
+    Args:
+        h: features, shape (N, D).
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> feature_std(torch.ones(8, 4)).item()
+        0.0
+    """
+    spread: Tensor = normalize(h.float(), dim=1).std(dim=0, correction=0).mean()
+    return spread * h.shape[1] ** 0.5
+
+
+def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
+    r"""RankMe: a smooth count of the dimensions that embeddings use.
+
+    Garrido et al., *RankMe*, ICML 2023, https://arxiv.org/abs/2210.02885: the
+    exponential of the entropy of the normalised singular values
+    :math:`p_k = \sigma_k / \sum_j \sigma_j + \epsilon`.
+
+    Args:
+        z: embeddings, shape (N, D).
+        eps: added to each share.
+
+    Returns:
+        A scalar in [1, min(N, D)].
+
+    Example:
+        >>> round(effective_rank(torch.eye(6)).item(), 2)
+        6.0
+    """
+    n, d = z.shape
+    z = z.double()
+    # The smaller Gram matrix has the squares of the singular values as eigenvalues.
+    gram = z @ z.T if n < d else z.T @ z
+    sigma = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    p = sigma / sigma.sum() + eps
+    return (-(p * p.log()).sum()).exp()

@@ -1,0 +1,123 @@
+"""One encoder per modality, behind one dictionary."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import timm
+from timm.models import is_model_in_modules
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum
+
+from ..modalities import per_modality
+from .weights import load_weights
+
+# Families whose position embeddings timm interpolates to the size of each input.
+_DYNAMIC_SIZE = {'vision_transformer', 'deit', 'eva'}
+
+Weights = WeightsEnum | str | bool | None
+
+
+def create_encoder(
+    model: str, in_chans: int, pretrained: bool = False, **kwargs: Any
+) -> nn.Module:
+    """Build a timm model without its classifier, for any number of bands.
+
+    Args:
+        model: name of a timm model.
+        in_chans: number of channels C of the input.
+        pretrained: start from ImageNet weights, through timm; its first convolution is
+            adapted to ``in_chans``.
+        kwargs: passed to :func:`timm.create_model`.
+
+    Returns:
+        Encoder with ``num_features``, from images (B, C, H, W) to features
+        (B, ``num_features``). Vision transformers accept any size that their patches
+        divide.
+
+    Raises:
+        ValueError: if timm does not know the model.
+
+    Example:
+        >>> create_encoder('resnet18', in_chans=13).num_features
+        512
+    """
+    if not timm.is_model(model):
+        close = get_close_matches(model, timm.list_models(), n=3)
+        hint = f'did you mean one of {close}?' if close else 'see timm.list_models()'
+        raise ValueError(
+            f'model must be the name of a timm model, got {model!r}; {hint}'
+        )
+    if is_model_in_modules(model, _DYNAMIC_SIZE):
+        kwargs.setdefault('dynamic_img_size', True)
+    encoder: nn.Module = timm.create_model(
+        model, pretrained=pretrained, in_chans=in_chans, num_classes=0, **kwargs
+    )
+    return encoder
+
+
+class MultimodalEncoder(nn.Module):
+    """An encoder per modality; any subset of modalities can be encoded.
+
+    Args:
+        modalities: number of channels of each modality, by name.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, one for all or one for each: None or False for
+            random, True for ImageNet (through timm), a weight enum or its name, or the
+            path of a file that :func:`~torchgeo_decur.models.load_weights` reads.
+
+    Raises:
+        ValueError: if there is no modality, a model is unknown, or a per-modality
+            option does not name the modalities.
+
+    Example:
+        >>> import torch
+        >>> encoder = MultimodalEncoder({'s1': 2, 's2': 13}, model='resnet18')
+        >>> features = encoder({'s1': torch.randn(4, 2, 64, 64)})
+        >>> {m: tuple(h.shape) for m, h in features.items()}
+        {'s1': (4, 512)}
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, int],
+        model: str | Mapping[str, str] = 'resnet50',
+        weights: Weights | Mapping[str, Weights] = None,
+    ) -> None:
+        """Initialize a new MultimodalEncoder instance."""
+        super().__init__()
+        if not modalities:
+            raise ValueError('modalities must name at least one modality, got none')
+        self.model = per_modality('model', model, modalities)
+        starts = per_modality('weights', weights, modalities, default=False)
+        self.encoders = nn.ModuleDict()
+        for m, channels in modalities.items():
+            start = starts[m]
+            encoder = create_encoder(self.model[m], channels, pretrained=start is True)
+            if start and start is not True:
+                load_weights(encoder, start, modality=m)
+            self.encoders[m] = encoder
+
+    @property
+    def num_features(self) -> dict[str, int]:
+        """Number of features of each modality."""
+        return {m: int(e.num_features) for m, e in self.encoders.items()}
+
+    def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Encode images.
+
+        Args:
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+
+        Returns:
+            Features of the modalities given, shape (B, ``num_features``) each.
+
+        Raises:
+            ValueError: if a modality is unknown.
+        """
+        unknown = sorted(set(images) - set(self.encoders))
+        if unknown:
+            raise ValueError(
+                f'images must be of the modalities {list(self.encoders)}, got {unknown}'
+            )
+        return {m: self.encoders[m](x) for m, x in images.items()}

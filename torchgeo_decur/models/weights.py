@@ -1,0 +1,118 @@
+"""Start an encoder from weights that were trained elsewhere."""
+
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torchgeo.models import get_weight
+from torchvision.models import WeightsEnum
+
+# A checkpoint holds an encoder under one of these, or bare.
+_PREFIXES = ('encoders.encoders.{modality}.', 'model.', 'backbone.', '')
+# Parameters that an encoder without a classifier does not have.
+_HEADS = ('fc.', 'head.', 'classifier.')
+
+
+def load_weights(
+    encoder: nn.Module, weights: WeightsEnum | str | Path, modality: str = ''
+) -> None:
+    """Load weights into an encoder, all of it or an error.
+
+    Reads weight enums and their names (downloaded and verified by TorchGeo), files that
+    :class:`~torchgeo_decur.callbacks.ExportEncoders` writes (``.pt`` and
+    ``.safetensors``), checkpoints of our tasks, and plain timm or torchvision state
+    dictionaries. Nothing but tensors and plain types is ever unpickled.
+
+    Args:
+        encoder: a timm model without classifier; changed in place.
+        weights: enum, name of an enum, or path of a file.
+        modality: whose encoder to take from a checkpoint of several.
+
+    Raises:
+        ValueError: if the name is unknown and no file, the file is no checkpoint, or
+            its parameters are not those of ``encoder``.
+    """
+    name, state = _read(weights)
+    state = _select(state, modality)
+    expected = encoder.state_dict()
+    missing = sorted(set(expected) - set(state))
+    unexpected = sorted(
+        k for k in set(state) - set(expected) if not k.startswith(_HEADS)
+    )
+    shapes = {
+        k: (tuple(expected[k].shape), tuple(state[k].shape))
+        for k in sorted(set(expected) & set(state))
+        if expected[k].shape != state[k].shape
+    }
+    if missing or unexpected or shapes:
+        raise ValueError(
+            f'{name}: expected the parameters of the encoder'
+            f'{f" of {modality}" if modality else ""}, found another model: '
+            f'{len(missing)} missing {missing[:3]}, {len(unexpected)} unexpected '
+            f'{unexpected[:3]}, {len(shapes)} of another shape '
+            f'{dict(list(shapes.items())[:3])}; set model and number of channels to '
+            'those of the weights'
+        )
+    encoder.load_state_dict({k: state[k] for k in expected})
+
+
+def _read(weights: WeightsEnum | str | Path) -> tuple[str, dict[str, Tensor]]:
+    if isinstance(weights, str) and not os.path.exists(weights):
+        try:
+            weights = get_weight(weights)
+        except ValueError:
+            raise ValueError(
+                'weights must be a weight enum, the name of one such as '
+                f'ResNet50_Weights.SENTINEL1_GRD_DECUR, or a file, got {weights!r}'
+            ) from None
+    if isinstance(weights, WeightsEnum):
+        state = weights.get_state_dict(
+            progress=True, check_hash=True, weights_only=True
+        )
+        return str(weights), dict(state)
+    try:
+        if str(weights).endswith('.safetensors'):
+            return str(weights), safetensors.torch.load_file(weights)
+        checkpoint: Any = torch.load(weights, map_location='cpu', weights_only=True)
+    except (
+        EOFError,
+        OSError,
+        RuntimeError,
+        SafetensorError,
+        UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise ValueError(
+            f'{weights}: expected a checkpoint of tensors, found a file that cannot be '
+            f'read as one ({type(error).__name__}); it may be truncated, of another '
+            'format, or hold code, which is never run'
+        ) from error
+    for key in ('state_dict', 'model'):
+        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
+            checkpoint = checkpoint[key]
+    tensors = isinstance(checkpoint, Mapping) and {
+        k: v for k, v in checkpoint.items() if isinstance(v, Tensor)
+    }
+    if not tensors:
+        raise ValueError(
+            f'{weights}: expected a checkpoint of tensors, found none in it'
+        )
+    return str(weights), tensors
+
+
+def _select(state: dict[str, Tensor], modality: str) -> dict[str, Tensor]:
+    for prefix in _PREFIXES:
+        prefix = prefix.format(modality=modality)
+        found = {
+            k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
+        }
+        if found:
+            return found
+    return state

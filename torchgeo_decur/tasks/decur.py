@@ -1,0 +1,112 @@
+"""DeCUR: decoupling common and unique representations."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ..losses import DeCURLoss
+from ..models.encoder import Weights
+from .pretraining import MultimodalPretraining
+
+
+class DeCUR(MultimodalPretraining):
+    """Pretrain one encoder per modality with DeCUR.
+
+    Wang et al., *Decoupling Common and Unique Representations for Multimodal
+    Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300.
+
+    Args:
+        modalities: number of channels of each modality, by name; at least two.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: width of each layer of the projectors; the last is the number of
+            dimensions D of the embeddings.
+        common_ratio: share of the dimensions that are common, in [0, 1]. The paper
+            found 0.875 best for radar and optical, 0.75 for RGB and elevation or depth.
+        lambda_param: weight of the off-diagonal elements of the correlation matrices.
+        size: height and width in pixels of the views of the default augmentations.
+        augmentations: augmentation of a modality, on images in [0, 1]; where none is
+            given, that of :data:`~torchgeo_decur.transforms.PRESETS`.
+        optimizer: 'adamw' or 'lars'. By default 'lars' for a plain ResNet, as Barlow
+            Twins, and 'adamw' for others.
+        lr: learning rate; by default 1e-4 for AdamW and 0.05 for LARS.
+        lr_biases: learning rate of biases and normalisation parameters; by default
+            ``lr`` for AdamW and 0.096 ``lr`` for LARS.
+        weight_decay: of all other parameters; by default 0.01 for AdamW and 1e-6 for
+            LARS.
+        warmup_epochs: epochs of linear warm-up, before a cosine to 0 over the fit.
+
+    Raises:
+        ValueError: if an option is out of range or does not name the modalities.
+
+    Example:
+        >>> import torch
+        >>> task = DeCUR({'s1': 2, 's2': 13}, model='resnet18', projector=[64, 64])
+        >>> task.embed({'s1': torch.rand(4, 2, 64, 64)})['s1'].shape
+        torch.Size([4, 64])
+    """
+
+    def __init__(
+        self,
+        modalities: dict[str, int],
+        model: str | dict[str, str] = 'resnet50',
+        weights: Weights | dict[str, Weights] = None,
+        projector: Sequence[int] = (8192, 8192, 8192),
+        common_ratio: float = 0.875,
+        lambda_param: float = 0.0051,
+        size: int = 224,
+        augmentations: dict[str, nn.Module] | None = None,
+        optimizer: Literal['adamw', 'lars'] | None = None,
+        lr: float | None = None,
+        lr_biases: float | None = None,
+        weight_decay: float | None = None,
+        warmup_epochs: float = 0,
+    ) -> None:
+        """Initialize a new DeCUR instance."""
+        if len(modalities) < 2:
+            raise ValueError(
+                f'modalities must name at least two for DeCUR, got {list(modalities)}'
+            )
+        if not 0 <= common_ratio <= 1:
+            raise ValueError(f'common_ratio must be in [0, 1], got {common_ratio}')
+        super().__init__(
+            modalities,
+            model,
+            weights,
+            projector,
+            size,
+            augmentations,
+            optimizer,
+            lr,
+            lr_biases,
+            weight_decay,
+            warmup_epochs,
+        )
+
+    @property
+    def common_dim(self) -> int:
+        """Number of common dimensions of the embeddings, the first ones."""
+        return round(self.hparams['common_ratio'] * self.hparams['projector'][-1])
+
+    def configure_losses(self) -> None:
+        """Build the loss."""
+        self.criterion = DeCURLoss(self.common_dim, self.hparams['lambda_param'])
+
+    def alignment(self, diagonals: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Summarise the alignment of common and of unique dimensions.
+
+        Args:
+            diagonals: correlation of each dimension with itself across two modalities,
+                shape (D,), by ``<m>_<n>``.
+
+        Returns:
+            ``alignment_common_<m>_<n>`` and ``alignment_unique_<m>_<n>``, scalars; a
+            part without dimensions is left out.
+        """
+        parts: dict[str, Tensor] = {}
+        for pair, d in diagonals.items():
+            parts[f'alignment_common_{pair}'] = d[: self.common_dim]
+            parts[f'alignment_unique_{pair}'] = d[self.common_dim :]
+        return {name: d.mean() for name, d in parts.items() if len(d)}

@@ -1,0 +1,421 @@
+"""The one self-supervised training step that all objectives share."""
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightly.utils import dist
+from lightly.utils.lars import LARS
+from lightly.utils.scheduler import CosineWarmupScheduler
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torchgeo.datasets.utils import Sample
+from torchgeo.tasks import BaseTask
+
+from ..losses.functional import effective_rank, feature_std, standardize
+from ..modalities import per_modality, pick_date, split
+from ..models import MultimodalEncoder, build_projector
+from ..models.encoder import Weights
+from ..transforms import default_augmentations
+
+_VIEWS = 2
+
+
+class MultimodalPretraining(BaseTask):
+    """Base of the self-supervised tasks: encoders, projectors and the training step.
+
+    A subclass sets ``self.criterion`` in :meth:`configure_losses`. In each step every
+    modality is seen in two views, each with its own random date and augmentation; all
+    embeddings are gathered from all devices, with gradient, and the criterion computes
+    the loss as on one device. Random draws of a step depend on the seed of the run, the
+    epoch, the batch and the device alone, so a resumed fit repeats none and misses none.
+
+    Logged: the loss and its parts in every step (``train_loss``, ``train_<part>``) and
+    on the validation split (``val_loss``, ``val_<part>``); the learning rate; and at the
+    end of each epoch, from its last batch, the signs of collapse ``std_<m>`` (1 when
+    features spread over all directions, 0 when all are one) and ``rank_<m>`` (effective
+    rank of the embeddings), and the cross-modal ``alignment_*`` (mean correlation of a
+    dimension with itself in the other modality).
+
+    Args:
+        modalities: number of channels of each modality, by name.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: width of each layer of the projectors; the last is the number of
+            dimensions D of the embeddings.
+        size: height and width in pixels of the views of the default augmentations.
+        augmentations: augmentation of a modality, on images in [0, 1]; where none is
+            given, that of :data:`~torchgeo_decur.transforms.PRESETS`.
+        optimizer: 'adamw' or 'lars'. By default 'lars' for a plain ResNet, as Barlow
+            Twins, and 'adamw' for others.
+        lr: learning rate; by default 1e-4 for AdamW and 0.05 for LARS.
+        lr_biases: learning rate of biases and normalisation parameters; by default
+            ``lr`` for AdamW and 0.096 ``lr`` for LARS.
+        weight_decay: of all other parameters; by default 0.01 for AdamW and 1e-6 for
+            LARS.
+        warmup_epochs: epochs of linear warm-up, before a cosine to 0 over the fit.
+
+    Raises:
+        ValueError: if an option is out of range or does not name the modalities.
+    """
+
+    ignore = ('weights', 'augmentations')
+    monitor = 'val_loss'
+    criterion: nn.Module
+
+    def __init__(
+        self,
+        modalities: dict[str, int],
+        model: str | dict[str, str] = 'resnet50',
+        weights: Weights | dict[str, Weights] = None,
+        projector: Sequence[int] = (8192, 8192, 8192),
+        size: int = 224,
+        augmentations: dict[str, nn.Module] | None = None,
+        optimizer: Literal['adamw', 'lars'] | None = None,
+        lr: float | None = None,
+        lr_biases: float | None = None,
+        weight_decay: float | None = None,
+        warmup_epochs: float = 0,
+    ) -> None:
+        """Initialize a new MultimodalPretraining instance."""
+        if optimizer not in ('adamw', 'lars', None):
+            raise ValueError(f"optimizer must be 'adamw' or 'lars', got {optimizer!r}")
+        self.weights = weights
+        self._run_seed: int | None = None
+        self._not_finite: Tensor | None = None
+        super().__init__()
+        self.augmentations = default_augmentations(modalities, size)
+        given = per_modality('augmentations', augmentations or {}, modalities, False)
+        self.augmentations.update({m: a for m, a in given.items() if a is not False})
+
+    def configure_models(self) -> None:
+        """Build one encoder and one projector per modality."""
+        self.encoders = MultimodalEncoder(
+            self.hparams['modalities'], self.hparams['model'], self.weights
+        ).to(memory_format=torch.channels_last)
+        self.projectors = nn.ModuleDict(
+            {
+                m: build_projector(features, self.hparams['projector'])
+                for m, features in self.encoders.num_features.items()
+            }
+        )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimiser, and a warm-up and cosine schedule over all its steps.
+
+        Returns:
+            Optimiser, and scheduler stepped with every optimiser step.
+
+        Raises:
+            ValueError: if the warm-up is longer than the fit.
+        """
+        optimizer = self._optimizer()
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float('inf'):
+            return {'optimizer': optimizer}
+        epochs = self.trainer.max_epochs or 1
+        warmup = round(self.hparams['warmup_epochs'] * steps / max(epochs, 1))
+        if not 0 <= warmup <= steps:
+            raise ValueError(
+                f'warmup_epochs must be in [0, {epochs}], '
+                f'got {self.hparams["warmup_epochs"]}'
+            )
+        scheduler = CosineWarmupScheduler(optimizer, warmup, int(steps), end_value=0.0)
+        return {
+            'optimizer': optimizer,
+            'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
+        }
+
+    def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute features.
+
+        Args:
+            images: images of some or all modalities in [0, 1], shape (B, C, H, W).
+
+        Returns:
+            Features of each modality given, shape (B, ``num_features``).
+        """
+        features: dict[str, Tensor] = self.encoders(images)
+        return features
+
+    def embed(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute embeddings.
+
+        Args:
+            images: images of some or all modalities in [0, 1], shape (B, C, H, W).
+
+        Returns:
+            Embeddings of each modality given, shape (B, D).
+        """
+        return {m: self.projectors[m](h) for m, h in self(images).items()}
+
+    def objective(
+        self, images: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Compute the loss of a batch: views, embeddings, gathering, criterion.
+
+        Args:
+            images: images of every modality in [0, 1], shape (B, C, H, W) or
+                (B, T, C, H, W).
+
+        Returns:
+            The loss and its parts, scalars; the features of the first view on this
+            device, shape (B, ``num_features``); and the embeddings of all devices,
+            shape (V, N, D), float32.
+        """
+        h: dict[str, list[Tensor]] = {m: [] for m in images}
+        z: dict[str, list[Tensor]] = {m: [] for m in images}
+        for _ in range(_VIEWS):
+            with torch.no_grad():
+                views = {m: self._view(m, x) for m, x in images.items()}
+            for m, features in self(views).items():
+                h[m].append(features)
+                z[m].append(self.projectors[m](features))
+        gathered = {m: _gather(torch.stack(x).float()) for m, x in z.items()}
+        terms: dict[str, Tensor] = self.criterion(gathered)
+        return terms, {m: x[0].detach() for m, x in h.items()}, gathered
+
+    def training_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor:
+        """Compute the loss of a training batch.
+
+        Args:
+            batch: ``image_<m>`` of every modality, in [0, 1].
+            batch_idx: index of the batch.
+            dataloader_idx: index of the data loader.
+
+        Returns:
+            The loss.
+
+        Raises:
+            ValueError: if the batch has one sample, or lacks a modality.
+            FloatingPointError: if a part of the loss is NaN or infinite.
+        """
+        images = self._images(batch, batch_idx)
+        self._seed(self.current_epoch, batch_idx)
+        terms, h, z = self.objective(images)
+        last = self.trainer.is_last_batch
+        self._stop_if_not_finite(terms, now=last)
+        size = len(next(iter(h.values())))
+        parts = {f'train_{k}': v.detach() for k, v in terms.items()}
+        self.log_dict(parts, prog_bar=True, batch_size=size)
+        self.log(
+            'lr', self.trainer.optimizers[0].param_groups[0]['lr'], batch_size=size
+        )
+        if last:
+            with torch.no_grad():
+                self.log_dict(self.indicators(h, z), prog_bar=True, batch_size=size)
+        return terms['loss']
+
+    def validation_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Compute the loss of a validation batch, with the same views in every epoch.
+
+        A last batch of one sample has no loss and is left out.
+
+        Args:
+            batch: ``image_<m>`` of every modality, in [0, 1].
+            batch_idx: index of the batch.
+            dataloader_idx: index of the data loader.
+
+        Raises:
+            ValueError: if the first batch has one sample, or lacks a modality.
+        """
+        self._evaluate(batch, batch_idx, 'val')
+
+    def test_step(self, batch: Sample, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Compute the loss of a test batch, as in validation.
+
+        Args:
+            batch: ``image_<m>`` of every modality, in [0, 1].
+            batch_idx: index of the batch.
+            dataloader_idx: index of the data loader.
+        """
+        self._evaluate(batch, batch_idx, 'test')
+
+    def predict_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Any]:
+        """Compute features and embeddings of the first date, without augmentation.
+
+        Args:
+            batch: ``image_<m>`` of every modality, in [0, 1].
+            batch_idx: index of the batch.
+            dataloader_idx: index of the data loader.
+
+        Returns:
+            ``features`` and ``embeddings``, each a dictionary by modality of tensors
+            (B, ``num_features``) and (B, D), and everything in the batch that is no
+            image: bounds, transform, labels, ids.
+        """
+        images = split(batch, self.hparams['modalities'])
+        features = self({m: pick_date(x, date=0) for m, x in images.items()})
+        embeddings = {m: self.projectors[m](h) for m, h in features.items()}
+        rest = {k: v for k, v in batch.items() if not str(k).startswith('image')}
+        return {**rest, 'features': features, 'embeddings': embeddings}
+
+    def indicators(
+        self, h: Mapping[str, Tensor], z: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Measure collapse and alignment.
+
+        Args:
+            h: features by modality, shape (B, ``num_features``).
+            z: embeddings by modality, shape (V, N, D).
+
+        Returns:
+            ``std_<m>``, ``rank_<m>`` and the alignments, scalars.
+        """
+        std = {f'std_{m}': feature_std(x) for m, x in h.items()}
+        rank = {f'rank_{m}': effective_rank(x[0]) for m, x in z.items()}
+        first = {m: standardize(x[0]) for m, x in z.items()}
+        diagonals = {
+            f'{m}_{n}': (first[m] * first[n]).mean(dim=0) for m, n in combinations(z, 2)
+        }
+        return {**std, **rank, **self.alignment(diagonals)}
+
+    def alignment(self, diagonals: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Summarise the correlation of each dimension with itself across modalities.
+
+        Args:
+            diagonals: the correlations, shape (D,), by ``<m>_<n>``.
+
+        Returns:
+            ``alignment_<m>_<n>``, scalars.
+        """
+        return {f'alignment_{pair}': d.mean() for pair, d in diagonals.items()}
+
+    def on_fit_start(self) -> None:
+        """Remember the seed of the run, unless it comes from a checkpoint."""
+        if self._run_seed is None:
+            self._run_seed = torch.initial_seed()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the seed of the run, and refuse to store a model that diverged.
+
+        Args:
+            checkpoint: what is about to be written.
+
+        Raises:
+            FloatingPointError: if a part of the loss was NaN or infinite.
+        """
+        self._stop_if_not_finite({}, now=True)
+        checkpoint['run_seed'] = self._run_seed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the seed of the run, and refuse the checkpoint of another model.
+
+        Args:
+            checkpoint: what was read.
+
+        Raises:
+            ValueError: naming each hyperparameter that shapes the model and differs.
+        """
+        self._run_seed = checkpoint.get('run_seed')
+        found = checkpoint.get('hyper_parameters', {})
+        differ = [
+            f'{k}: expected {_plain(self.hparams[k])}, found {_plain(found.get(k))}'
+            for k in ('modalities', 'model', 'projector')
+            if _plain(self.hparams[k]) != _plain(found.get(k))
+        ]
+        if differ:
+            raise ValueError(f'checkpoint is of another model; {"; ".join(differ)}')
+
+    def _images(self, batch: Sample, batch_idx: int) -> dict[str, Tensor]:
+        images = split(batch, self.hparams['modalities'])
+        if len(next(iter(images.values()))) < 2:
+            raise ValueError(
+                f'batch {batch_idx} must have at least 2 samples on each device, got 1: '
+                'the loss compares samples; set batch_size to 2 or more, and drop_last'
+            )
+        return images
+
+    def _evaluate(self, batch: Sample, batch_idx: int, stage: str) -> None:
+        images = split(batch, self.hparams['modalities'])
+        size = len(next(iter(images.values())))
+        if size < 2 and batch_idx > 0:
+            return
+        self._seed(-1, batch_idx)
+        terms, _, _ = self.objective(self._images(batch, batch_idx))
+        parts = {f'{stage}_{k}': v for k, v in terms.items()}
+        self.log_dict(parts, batch_size=size, sync_dist=True)
+
+    def _view(self, modality: str, x: Tensor) -> Tensor:
+        view: Tensor = self.augmentations[modality](pick_date(x))
+        return view.contiguous(memory_format=torch.channels_last)
+
+    def _seed(self, *step: int) -> None:
+        words = [abs(self._run_seed or 0), *(s + 1 for s in step), self.global_rank]
+        state = np.random.SeedSequence(words).generate_state(1, np.uint64)
+        torch.manual_seed(int(state[0]))
+
+    def _stop_if_not_finite(self, terms: Mapping[str, Tensor], now: bool) -> None:
+        # The first bad step is kept on the device: looking at it makes the host wait.
+        if terms:
+            self._parts = [k for k in terms if k != 'loss']
+            bad = ~torch.stack([terms[k].detach() for k in self._parts]).isfinite()
+            before = self._not_finite
+            self._not_finite = (
+                bad if before is None else torch.where(before.any(), before, bad)
+            )
+        bad_parts = self._not_finite
+        if bad_parts is None:
+            return
+        logs = self.global_step % self.trainer.log_every_n_steps == 0
+        if (now or logs or bad_parts.device.type == 'cpu') and bad_parts.any():
+            names = [
+                p for p, b in zip(self._parts, bad_parts.tolist(), strict=True) if b
+            ]
+            raise FloatingPointError(
+                f'the loss must be finite, got NaN or infinity in {names} by step '
+                f'{self.global_step}; lower lr or add warmup_epochs, and look at the '
+                'data for NaN'
+            )
+
+    def _optimizer(self) -> Optimizer:
+        models = self.encoders.model.values()
+        # timm's names of plain ResNets: resnet50, resnet10t, resnet18d, resnet50.a1_in1k
+        plain = all(re.fullmatch(r'resnet\d+[a-z]?(\..*)?', m) for m in models)
+        name = self.hparams['optimizer'] or ('lars' if plain else 'adamw')
+        default_lr, ratio, default_decay = {
+            'lars': (0.05, 0.096, 1e-6),
+            'adamw': (1e-4, 1.0, 0.01),
+        }[name]
+        lr = default_lr if self.hparams['lr'] is None else self.hparams['lr']
+        lr_biases = self.hparams['lr_biases']
+        decay = self.hparams['weight_decay']
+        groups = [
+            {
+                'params': [p for p in self.parameters() if p.ndim > 1],
+                'lr': lr,
+                'weight_decay': default_decay if decay is None else decay,
+            },
+            {
+                'params': [p for p in self.parameters() if p.ndim <= 1],
+                'lr': lr * ratio if lr_biases is None else lr_biases,
+                'weight_decay': 0.0,
+            },
+        ]
+        if name == 'lars':
+            return LARS(groups, lr=lr, momentum=0.9)
+        return AdamW(groups)
+
+
+def _gather(z: Tensor) -> Tensor:
+    if dist.world_size() == 1:
+        return z
+    return torch.cat(dist.gather(z.contiguous()), dim=1)
+
+
+def _plain(value: Any) -> Any:
+    """Make lists of tuples, so that a value equals its copy from a checkpoint."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return list(value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,232 @@
+"""Augmentations for pretraining, one class per kind of modality.
+
+All work on a batch on its device with Kornia, without a loop over samples, on images
+in [0, 1]. Every call draws anew for each sample, so calling one twice gives two views.
+The defaults are those of the DeCUR paper (Wang et al., ECCV 2024), except that values
+of SAR and elevation are never recoloured: they are measurements, not appearance.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import kornia.augmentation as K
+from torch import Tensor, nn
+
+Range = tuple[float, float]
+
+
+class RandomBandMean(K.IntensityAugmentationBase2D):
+    """Replace all bands by their mean, for a random part of the batch.
+
+    The counterpart of a random grey image for any number of bands.
+
+    Args:
+        p: probability for each sample.
+
+    Example:
+        >>> import torch
+        >>> RandomBandMean(p=1.0)(torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1)).flatten()
+        tensor([0.5000, 0.5000])
+    """
+
+    def __init__(self, p: float = 0.2) -> None:
+        """Initialize a new RandomBandMean instance."""
+        super().__init__(p=p)
+
+    def apply_transform(
+        self,
+        input: Tensor,
+        params: dict[str, Tensor],
+        flags: dict[str, Any],
+        transform: Tensor | None = None,
+    ) -> Tensor:
+        """Average the bands.
+
+        Args:
+            input: images, shape (B, C, H, W).
+            params: drawn parameters, none here.
+            flags: fixed parameters, none here.
+            transform: geometric transformation, none here.
+
+        Returns:
+            Images with equal bands, same shape.
+        """
+        return input.mean(dim=-3, keepdim=True).expand(input.shape)
+
+
+class ElevationAugmentation(nn.Sequential):
+    """Crop and flips: values are moved, never changed. Also for unknown modalities.
+
+    Args:
+        size: height and width of the result in pixels.
+        crop_scale: range of the share of the area that the crop keeps.
+        crop_ratio: range of the aspect ratio of the crop.
+        hflip: probability of a horizontal flip.
+        vflip: probability of a vertical flip.
+
+    Example:
+        >>> import torch
+        >>> ElevationAugmentation(size=32)(torch.rand(4, 1, 64, 64)).shape
+        torch.Size([4, 1, 32, 32])
+    """
+
+    def __init__(
+        self,
+        size: int = 224,
+        crop_scale: Range = (0.2, 1.0),
+        crop_ratio: Range = (0.75, 4 / 3),
+        hflip: float = 0.5,
+        vflip: float = 0.5,
+    ) -> None:
+        """Initialize a new ElevationAugmentation instance."""
+        super().__init__(
+            _crop(size, crop_scale, crop_ratio),
+            K.RandomHorizontalFlip(p=hflip),
+            K.RandomVerticalFlip(p=vflip),
+        )
+
+
+class DepthAugmentation(ElevationAugmentation):
+    """Crop and horizontal flip: indoor scenes have an upright.
+
+    Args:
+        size: height and width of the result in pixels.
+        crop_scale: range of the share of the area that the crop keeps.
+        crop_ratio: range of the aspect ratio of the crop.
+        hflip: probability of a horizontal flip.
+    """
+
+    def __init__(
+        self,
+        size: int = 224,
+        crop_scale: Range = (0.5, 1.0),
+        crop_ratio: Range = (0.75, 4 / 3),
+        hflip: float = 0.5,
+    ) -> None:
+        """Initialize a new DepthAugmentation instance."""
+        super().__init__(size, crop_scale, crop_ratio, hflip, vflip=0.0)
+
+
+class SARAugmentation(nn.Sequential):
+    """Crop, band mean, blur and flips: no backscatter is brightened or inverted.
+
+    Args:
+        size: height and width of the result in pixels.
+        crop_scale: range of the share of the area that the crop keeps.
+        crop_ratio: range of the aspect ratio of the crop.
+        grey: probability of replacing all bands by their mean.
+        blur: probability of a Gaussian blur.
+        blur_sigma: range of the blur's standard deviation in pixels.
+        blur_kernel: width of the blur's kernel in pixels, odd.
+        hflip: probability of a horizontal flip.
+        vflip: probability of a vertical flip.
+    """
+
+    def __init__(
+        self,
+        size: int = 224,
+        crop_scale: Range = (0.2, 1.0),
+        crop_ratio: Range = (0.75, 4 / 3),
+        grey: float = 0.2,
+        blur: float = 0.5,
+        blur_sigma: Range = (0.1, 2.0),
+        blur_kernel: int = 9,
+        hflip: float = 0.5,
+        vflip: float = 0.5,
+    ) -> None:
+        """Initialize a new SARAugmentation instance."""
+        super().__init__(
+            _crop(size, crop_scale, crop_ratio),
+            RandomBandMean(p=grey),
+            K.RandomGaussianBlur((blur_kernel, blur_kernel), blur_sigma, p=blur),
+            K.RandomHorizontalFlip(p=hflip),
+            K.RandomVerticalFlip(p=vflip),
+        )
+
+
+class OpticalAugmentation(nn.Sequential):
+    """Crop, brightness and contrast, band mean, blur, solarisation and flips.
+
+    Args:
+        size: height and width of the result in pixels.
+        crop_scale: range of the share of the area that the crop keeps.
+        crop_ratio: range of the aspect ratio of the crop.
+        brightness: brightness is multiplied by a factor in 1 - this to 1 + this.
+        contrast: so is the distance to the mean.
+        jitter: probability of brightness and contrast, drawn together.
+        grey: probability of replacing all bands by their mean.
+        blur: probability of a Gaussian blur.
+        blur_sigma: range of the blur's standard deviation in pixels.
+        blur_kernel: width of the blur's kernel in pixels, odd.
+        solarize: probability of inverting values above 0.5.
+        hflip: probability of a horizontal flip.
+        vflip: probability of a vertical flip.
+    """
+
+    def __init__(
+        self,
+        size: int = 224,
+        crop_scale: Range = (0.2, 1.0),
+        crop_ratio: Range = (0.75, 4 / 3),
+        brightness: float = 0.4,
+        contrast: float = 0.4,
+        jitter: float = 0.8,
+        grey: float = 0.2,
+        blur: float = 0.5,
+        blur_sigma: Range = (0.1, 2.0),
+        blur_kernel: int = 9,
+        solarize: float = 0.2,
+        hflip: float = 0.5,
+        vflip: float = 0.5,
+    ) -> None:
+        """Initialize a new OpticalAugmentation instance."""
+        super().__init__(
+            _crop(size, crop_scale, crop_ratio),
+            K.ColorJitter(brightness, contrast, p=jitter, order=(0, 1)),
+            RandomBandMean(p=grey),
+            K.RandomGaussianBlur((blur_kernel, blur_kernel), blur_sigma, p=blur),
+            K.RandomSolarize(thresholds=(0.5, 0.5), additions=(0.0, 0.0), p=solarize),
+            K.RandomHorizontalFlip(p=hflip),
+            K.RandomVerticalFlip(p=vflip),
+        )
+
+
+class RGBAugmentation(OpticalAugmentation):
+    """The augmentation of multispectral images, for aerial colour images.
+
+    Indoor images have an upright and keep their tones: ``crop_scale: [0.5, 1.0],
+    solarize: 0.0, vflip: 0.0``.
+    """
+
+
+PRESETS: dict[str, type[nn.Sequential]] = {
+    's1': SARAugmentation,
+    's2': OpticalAugmentation,
+    'rgb': RGBAugmentation,
+    'dem': ElevationAugmentation,
+    'depth': DepthAugmentation,
+}
+"""Augmentation that a modality of this name gets when none is given."""
+
+
+def default_augmentations(modalities: Mapping[str, Any], size: int) -> nn.ModuleDict:
+    """Make the augmentation of each modality by its name.
+
+    Args:
+        modalities: the modalities, by name. A name that is not in :data:`PRESETS` gets
+            crop and flips alone, which suit any measurement.
+        size: height and width of the result in pixels.
+
+    Returns:
+        One augmentation per modality.
+    """
+    return nn.ModuleDict(
+        {m: PRESETS.get(m, ElevationAugmentation)(size=size) for m in modalities}
+    )
+
+
+def _crop(size: int, scale: Range, ratio: Range) -> nn.Module:
+    # 'resample' moves the whole batch at once, 'slice' loops over its samples.
+    return K.RandomResizedCrop(
+        (size, size), tuple(scale), tuple(ratio), cropping_mode='resample'
+    )
