@@ -1,1 +1,3 @@
-"""torchgeo-decur."""
+"""Self-supervised learning from several Earth-observation modalities, for TorchGeo."""
+
+__version__ = '0.1.0'

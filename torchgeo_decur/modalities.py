@@ -53,9 +53,10 @@ class Modality:
 
     def __post_init__(self) -> None:
         """Check the record: a wrong one would fail far from here."""
-        if not self.bands or len(set(self.bands)) != len(self.bands):
+        bands: Any = self.bands
+        if isinstance(bands, str) or not bands or len(set(bands)) != len(bands):
             raise ValueError(
-                f'bands must be one or more different names, got {list(self.bands)}'
+                f'bands must be one or more different names, got {bands!r}'
             )
         if self.kind not in get_args(Kind):
             raise ValueError(f'kind must be one of {get_args(Kind)}, got {self.kind!r}')
@@ -247,6 +248,7 @@ MODALITIES: dict[str, Modality] = {
         bands=('disparity', 'height', 'angle'), kind='depth', unit='uint8'
     ),
 }
+"""The known modalities by name, with the statistics of the published weights."""
 
 
 def per_modality(
@@ -405,9 +407,12 @@ def check(images: Mapping[str, Tensor], modalities: Mapping[str, Modality]) -> N
                 f'found {x.shape[-3]}; select or pad the bands'
             )
         bands = x.detach().double().transpose(-3, 0).flatten(1)
-        invalid = invalid_pixels(bands, modality.nodata)
+        # Compared in the precision of the data: -3.4028235e38 is no float64 of a float32.
+        invalid = invalid_pixels(x, modality.nodata)
         valid = (
-            torch.ones_like(bands, dtype=torch.bool) if invalid is None else ~invalid
+            torch.ones_like(bands, dtype=torch.bool)
+            if invalid is None
+            else ~invalid.transpose(-3, 0).flatten(1)
         )
         if not valid.any():
             warnings.warn(

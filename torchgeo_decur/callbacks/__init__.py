@@ -1,1 +1,6 @@
-"""Callbacks of torchgeo-decur."""
+"""Callbacks: a probe during pretraining, and the export of encoders at its end."""
+
+from .export import ExportEncoders
+from .online_probe import OnlineProbe
+
+__all__ = ['ExportEncoders', 'OnlineProbe']

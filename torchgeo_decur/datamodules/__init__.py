@@ -1,5 +1,18 @@
 """Datamodules: one a dataset, each owns the scale of its modalities."""
 
 from .base import MultimodalDataModule, ResumableSampler
+from .bigearthnet import BigEarthNetMMDataModule
+from .geonrw import GeoNRWPatchDataModule
+from .rasters import RasterPairDataModule
+from .ssl4eo_s12 import SSL4EOS12PairDataModule
+from .synthetic import SyntheticEODataModule
 
-__all__ = ['MultimodalDataModule', 'ResumableSampler']
+__all__ = [
+    'BigEarthNetMMDataModule',
+    'GeoNRWPatchDataModule',
+    'MultimodalDataModule',
+    'RasterPairDataModule',
+    'ResumableSampler',
+    'SSL4EOS12PairDataModule',
+    'SyntheticEODataModule',
+]

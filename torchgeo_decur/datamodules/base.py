@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets.utils import Sample
@@ -44,11 +45,54 @@ class ResumableSampler(DistributedSampler[Any]):
         return islice(super().__iter__(), start, None)
 
 
+class ResumableLoader(DataLoader[Sample]):
+    """A data loader that begins where the training loop stands.
+
+    Lightning restores its loops before it asks for the loader, so the loop knows the
+    epoch and the batches of it that are done; batches that were fetched ahead and not
+    trained on are fetched again.
+
+    Args:
+        dataset: map-style dataset.
+        sampler: its sampler.
+        trainer: whose loop to follow; without one the loader begins at the beginning.
+        kwargs: passed to :class:`torch.utils.data.DataLoader`.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Sample],
+        sampler: ResumableSampler,
+        trainer: Trainer | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Initialize a new ResumableLoader instance."""
+        super().__init__(dataset, sampler=sampler, **kwargs)
+        if trainer is not None:
+            loop = trainer.fit_loop
+            batches = loop.epoch_loop.batch_progress.current.processed
+            over = batches >= len(self)
+            begun = loop.epoch_progress.current.ready
+            sampler.set_epoch(max(begun - 1, 0) + over)
+            sampler.skip = 0 if over else batches * cast(int, self.batch_size)
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: having this method tells Lightning that the loader can resume."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Do nothing: the loop has told where to begin.
+
+        Args:
+            state: what :meth:`state_dict` returned.
+        """
+
+
 class MultimodalDataModule(BaseDataModule):
     """Base of the datamodules: scaling, the check of the first batch, exact resuming.
 
     A subclass sets ``train_dataset``, ``val_dataset``, ``test_dataset`` and
-    ``predict_dataset`` in :meth:`setup`, map-style datasets whose samples have
+    ``predict_dataset`` in ``setup``, map-style datasets whose samples have
     ``image_<m>`` for every modality in its physical unit. Batches leave the datamodule
     scaled to [0, 1] (:class:`~torchgeo_decur.transforms.ScaleToUnit`), on the device.
 
@@ -84,7 +128,7 @@ class MultimodalDataModule(BaseDataModule):
 
         Args:
             modalities: as in the constructor. A subclass that learns statistics or
-                nodata values in :meth:`setup` calls this again then.
+                nodata values in ``setup`` calls this again then.
         """
         self.modalities = {m: Modality.of(value) for m, value in modalities.items()}
         self.checked = False
@@ -138,13 +182,9 @@ class MultimodalDataModule(BaseDataModule):
                 'BatchNorm compare the samples of a batch, and the last, smaller batch '
                 'is left out'
             )
-        if trainer:
-            # Lightning tells the sampler its epoch only after workers began to fetch.
-            sampler.set_epoch(trainer.current_epoch)
-            done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
-            if done < len(sampler) // self.batch_size:
-                sampler.skip = done * self.batch_size
-        return self._loader(dataset, sampler=sampler, drop_last=True)
+        return ResumableLoader(
+            dataset, sampler, trainer, drop_last=True, **self._loader_options
+        )
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Load the validation split in order."""
@@ -162,12 +202,14 @@ class MultimodalDataModule(BaseDataModule):
         dataset: Dataset[Sample] = self._valid_attribute(f'{name}_dataset', 'dataset')
         return dataset
 
-    def _loader(self, dataset: Dataset[Sample], **kwargs: Any) -> DataLoader[Sample]:
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            **kwargs,
-        )
+    def _loader(self, dataset: Dataset[Sample]) -> DataLoader[Sample]:
+        return DataLoader(dataset, **self._loader_options)
+
+    @property
+    def _loader_options(self) -> dict[str, Any]:
+        return {
+            'batch_size': self.batch_size,
+            'num_workers': self.num_workers,
+            'persistent_workers': self.num_workers > 0,
+            'pin_memory': torch.cuda.is_available(),
+        }

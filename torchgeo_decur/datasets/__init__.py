@@ -1,1 +1,15 @@
-"""Datasets of torchgeo-decur."""
+"""Datasets of co-registered modalities that TorchGeo lacks or gets wrong."""
+
+from .bigearthnet import BigEarthNetMM
+from .geonrw import GeoNRWPatches
+from .plotting import plot_images
+from .ssl4eo_s12 import SSL4EOS12Pair
+from .synthetic import SyntheticEO
+
+__all__ = [
+    'BigEarthNetMM',
+    'GeoNRWPatches',
+    'SSL4EOS12Pair',
+    'SyntheticEO',
+    'plot_images',
+]

@@ -92,7 +92,7 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
         eps: added to each share.
 
     Returns:
-        A scalar in [1, min(N, D)].
+        A scalar in [1, min(N, D)], float64; 1 where all embeddings are 0.
 
     Example:
         >>> round(effective_rank(torch.eye(6)).item(), 2)
@@ -103,5 +103,5 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
     # The smaller Gram matrix has the squares of the singular values as eigenvalues.
     gram = z @ z.T if n < d else z.T @ z
     sigma = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
-    p = sigma / sigma.sum() + eps
+    p = sigma / sigma.sum().clamp(min=torch.finfo(sigma.dtype).tiny) + eps
     return (-(p * p.log()).sum()).exp()

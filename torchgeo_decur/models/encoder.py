@@ -31,9 +31,9 @@ def create_encoder(
         kwargs: passed to :func:`timm.create_model`.
 
     Returns:
-        Encoder with ``num_features``, from images (B, C, H, W) to features
-        (B, ``num_features``). Vision transformers accept any size that their patches
-        divide.
+        Encoder from images (B, C, H, W) to features (B, F); F is ``num_features``, or
+        ``head_hidden_size`` where timm has it. Vision transformers accept any size that
+        their patches divide.
 
     Raises:
         ValueError: if timm does not know the model.
@@ -101,7 +101,12 @@ class MultimodalEncoder(nn.Module):
     @property
     def num_features(self) -> dict[str, int]:
         """Number of features of each modality."""
-        return {m: int(e.num_features) for m, e in self.encoders.items()}
+        # Some timm families (MobileNetV3, VGG, ...) widen the features after pooling.
+        encoders: dict[str, Any] = dict(self.encoders.items())
+        return {
+            m: int(getattr(e, 'head_hidden_size', e.num_features))
+            for m, e in encoders.items()
+        }
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Encode images.

@@ -1,15 +1,14 @@
-"""Start an encoder from weights that were trained elsewhere."""
+"""Start an encoder from weights that were trained elsewhere, and write such files."""
 
+import json
 import os
-import zipfile
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torchgeo.models import get_weight
 from torchvision.models import WeightsEnum
@@ -63,6 +62,65 @@ def load_weights(
     encoder.load_state_dict({k: state[k] for k in expected})
 
 
+def save_encoder(
+    encoder: nn.Module, path: Path, model: str, metadata: Mapping[str, Any]
+) -> list[Path]:
+    """Write an encoder in the two layouts that others load, each file atomically.
+
+    ``<path>.pt`` is what TorchGeo's own tasks take as ``weights=``; ``<path>.safetensors``
+    has the bare timm state dictionary, with ``metadata`` beside the tensors.
+
+    Args:
+        encoder: a timm model.
+        path: path of the files without suffix; its folder is made.
+        model: name of the timm model.
+        metadata: plain values that say what the encoder expects, stored as JSON.
+
+    Returns:
+        Paths of the two files.
+
+    Raises:
+        ValueError: if the folder cannot be written.
+    """
+    writable(path.parent)
+    state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
+    checkpoint = {
+        'hyper_parameters': {'model': model},
+        'state_dict': {f'model.{k}': v for k, v in state.items()},
+    }
+    text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+    text = {'format': 'pt', 'model': model, **text}
+    files = [
+        path.with_name(f'{path.name}.{suffix}') for suffix in ('pt', 'safetensors')
+    ]
+    partial = [file.with_name(f'.{file.name}.partial') for file in files]
+    torch.save(checkpoint, partial[0])
+    safetensors.torch.save_file(state, partial[1], metadata=text)
+    for source, target in zip(partial, files, strict=True):
+        os.replace(source, target)
+    return files
+
+
+def writable(folder: Path) -> None:
+    """Make a folder and see that a file can be written there.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        ValueError: if not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f'output folder must be writable, got {folder} ({error.strerror}); choose '
+            'another, for example with --trainer.default_root_dir'
+        ) from error
+
+
 def _read(weights: WeightsEnum | str | Path) -> tuple[str, dict[str, Tensor]]:
     if isinstance(weights, str) and not os.path.exists(weights):
         try:
@@ -74,21 +132,15 @@ def _read(weights: WeightsEnum | str | Path) -> tuple[str, dict[str, Tensor]]:
             ) from None
     if isinstance(weights, WeightsEnum):
         state = weights.get_state_dict(
-            progress=True, check_hash=True, weights_only=True
+            progress=True, check_hash=True, map_location='cpu', weights_only=True
         )
         return str(weights), dict(state)
     try:
         if str(weights).endswith('.safetensors'):
             return str(weights), safetensors.torch.load_file(weights)
         checkpoint: Any = torch.load(weights, map_location='cpu', weights_only=True)
-    except (
-        EOFError,
-        OSError,
-        RuntimeError,
-        SafetensorError,
-        UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
+    # On bytes that are no checkpoint, torch.load raises nearly anything.
+    except Exception as error:
         raise ValueError(
             f'{weights}: expected a checkpoint of tensors, found a file that cannot be '
             f'read as one ({type(error).__name__}); it may be truncated, of another '
@@ -98,7 +150,7 @@ def _read(weights: WeightsEnum | str | Path) -> tuple[str, dict[str, Tensor]]:
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
     tensors = isinstance(checkpoint, Mapping) and {
-        k: v for k, v in checkpoint.items() if isinstance(v, Tensor)
+        str(k): v for k, v in checkpoint.items() if isinstance(v, Tensor)
     }
     if not tensors:
         raise ValueError(

@@ -1,6 +1,6 @@
 """The one self-supervised training step that all objectives share."""
 
-import re
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, Literal
@@ -8,11 +8,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightly.utils import dist
-from lightly.utils.lars import LARS
 from lightly.utils.scheduler import CosineWarmupScheduler
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
 from torchgeo.datasets.utils import Sample
 from torchgeo.tasks import BaseTask
 
@@ -21,6 +19,7 @@ from ..modalities import per_modality, pick_date, split
 from ..models import MultimodalEncoder, build_projector
 from ..models.encoder import Weights
 from ..transforms import default_augmentations
+from .optimizers import build_optimizer
 
 _VIEWS = 2
 
@@ -28,7 +27,7 @@ _VIEWS = 2
 class MultimodalPretraining(BaseTask):
     """Base of the self-supervised tasks: encoders, projectors and the training step.
 
-    A subclass sets ``self.criterion`` in :meth:`configure_losses`. In each step every
+    A subclass sets ``self.criterion`` in ``configure_losses``. In each step every
     modality is seen in two views, each with its own random date and augmentation; all
     embeddings are gathered from all devices, with gradient, and the criterion computes
     the loss as on one device. Random draws of a step depend on the seed of the run, the
@@ -106,30 +105,44 @@ class MultimodalPretraining(BaseTask):
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimiser, and a warm-up and cosine schedule over all its steps.
+        """Build the optimiser and its schedule; :meth:`on_train_start` sets its length.
 
         Returns:
             Optimiser, and scheduler stepped with every optimiser step.
+        """
+        names = ('optimizer', 'lr', 'lr_biases', 'weight_decay')
+        options = [self.hparams[name] for name in names]
+        optimizer = build_optimizer(self, self.encoders.model.values(), *options)
+        scheduler = CosineWarmupScheduler(optimizer, 0, math.inf, end_value=0.0)
+        return {
+            'optimizer': optimizer,
+            'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
+        }
+
+    def on_train_start(self) -> None:
+        """Lay warm-up and cosine over all steps of the fit; without an end, no cosine.
+
+        Asking for the number of steps any earlier would make Lightning begin to load
+        data before a checkpoint has said where to go on.
 
         Raises:
             ValueError: if the warm-up is longer than the fit.
         """
-        optimizer = self._optimizer()
         steps = self.trainer.estimated_stepping_batches
-        if steps == float('inf'):
-            return {'optimizer': optimizer}
         epochs = self.trainer.max_epochs or 1
-        warmup = round(self.hparams['warmup_epochs'] * steps / max(epochs, 1))
+        per_epoch = steps / epochs if math.isfinite(steps) else 0
+        warmup = round(self.hparams['warmup_epochs'] * per_epoch)
         if not 0 <= warmup <= steps:
             raise ValueError(
                 f'warmup_epochs must be in [0, {epochs}], '
                 f'got {self.hparams["warmup_epochs"]}'
             )
-        scheduler = CosineWarmupScheduler(optimizer, warmup, int(steps), end_value=0.0)
-        return {
-            'optimizer': optimizer,
-            'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
-        }
+        scheduler = self.lr_schedulers()
+        scheduler.warmup_epochs, scheduler.max_epochs = warmup, steps
+        factor = scheduler.scale_lr(scheduler.last_epoch)
+        groups = scheduler.optimizer.param_groups
+        for group, lr in zip(groups, scheduler.base_lrs, strict=True):
+            group['lr'] = lr * factor
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute features.
@@ -170,8 +183,9 @@ class MultimodalPretraining(BaseTask):
         """
         h: dict[str, list[Tensor]] = {m: [] for m in images}
         z: dict[str, list[Tensor]] = {m: [] for m in images}
+        device = next(iter(images.values())).device.type
         for _ in range(_VIEWS):
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(device, enabled=False):
                 views = {m: self._view(m, x) for m, x in images.items()}
             for m, features in self(views).items():
                 h[m].append(features)
@@ -378,34 +392,6 @@ class MultimodalPretraining(BaseTask):
                 f'{self.global_step}; lower lr or add warmup_epochs, and look at the '
                 'data for NaN'
             )
-
-    def _optimizer(self) -> Optimizer:
-        models = self.encoders.model.values()
-        # timm's names of plain ResNets: resnet50, resnet10t, resnet18d, resnet50.a1_in1k
-        plain = all(re.fullmatch(r'resnet\d+[a-z]?(\..*)?', m) for m in models)
-        name = self.hparams['optimizer'] or ('lars' if plain else 'adamw')
-        default_lr, ratio, default_decay = {
-            'lars': (0.05, 0.096, 1e-6),
-            'adamw': (1e-4, 1.0, 0.01),
-        }[name]
-        lr = default_lr if self.hparams['lr'] is None else self.hparams['lr']
-        lr_biases = self.hparams['lr_biases']
-        decay = self.hparams['weight_decay']
-        groups = [
-            {
-                'params': [p for p in self.parameters() if p.ndim > 1],
-                'lr': lr,
-                'weight_decay': default_decay if decay is None else decay,
-            },
-            {
-                'params': [p for p in self.parameters() if p.ndim <= 1],
-                'lr': lr * ratio if lr_biases is None else lr_biases,
-                'weight_decay': 0.0,
-            },
-        ]
-        if name == 'lars':
-            return LARS(groups, lr=lr, momentum=0.9)
-        return AdamW(groups)
 
 
 def _gather(z: Tensor) -> Tensor:

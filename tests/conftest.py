@@ -1,0 +1,57 @@
+"""What all tests share."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pytest
+import yaml
+
+matplotlib.use('Agg')
+# Lightning's command line calls what newer jsonargparse calls deprecated.
+os.environ['JSONARGPARSE_DEPRECATION_WARNINGS'] = 'off'
+
+
+@pytest.fixture(scope='session')
+def decur_yaml(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write tests/conf/decur.yaml with a folder of its own; dotted options override."""
+
+    def write(**overrides: Any) -> Path:
+        folder = tmp_path_factory.mktemp('decur')
+        text = (Path(__file__).parent / 'conf' / 'decur.yaml').read_text()
+        conf = yaml.safe_load(text.replace('OUTPUT', str(folder)))
+        for key, value in overrides.items():
+            *parents, name = key.split('__')
+            node = conf
+            for parent in parents:
+                node = node[parent]
+            node[name] = value
+        path = folder / 'conf.yaml'
+        path.write_text(yaml.safe_dump(conf))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope='session')
+def torchgeo() -> Iterator[Callable[..., None]]:
+    """The command `torchgeo`, in this process, leaving its environment as it was."""
+    from torchgeo.main import main
+
+    before, argv = dict(os.environ), sys.argv
+    sys.argv = ['torchgeo']
+    yield lambda *args: main([str(arg) for arg in args])
+    sys.argv = argv
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope='session')
+def fitted(torchgeo: Callable[..., None], decur_yaml: Callable[..., Path]) -> Path:
+    """Folder of a small DeCUR fit, made by ../conf.yaml: metrics.csv, probe.*, encoders/*."""
+    path = decur_yaml()
+    torchgeo('fit', '--config', path)
+    return path.parent / 'run'

@@ -1,0 +1,298 @@
+import re
+import runpy
+import shutil
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+import rasterio
+import torch
+from torch.utils.data import DataLoader
+from torchgeo.datasets import SSL4EOS12, DatasetNotFoundError
+
+from torchgeo_decur.datasets.reading import UnreadableFileError
+from torchgeo_decur.datasets.ssl4eo_s12 import SSL4EOS12Pair
+
+FAKE = runpy.run_path(str(Path(__file__).parents[1] / 'data/ssl4eo_s12/data.py'))
+make, value, product, write = (FAKE[n] for n in ('make', 'value', 'product', 'write'))
+S1, S2 = FAKE['S1'], FAKE['S2']
+
+
+@pytest.fixture(scope='module')
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data that no test changes."""
+    return make(tmp_path_factory.mktemp('ssl4eo'), splits=('s1', 's2c', 's2a'))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two places of two dates to damage."""
+    return make(tmp_path, places=(0, 1), dates=(0, 1))
+
+
+def corners(sample: dict[str, torch.Tensor], m: str) -> list[list[float]]:
+    return sample[f'image_{m}'][..., 0, 0].tolist()
+
+
+def date_of(sample: dict[str, torch.Tensor], m: str) -> list[int]:
+    """Numbers of the dates, read from the pixels of the first band."""
+    place = int(sample['index'])
+    first = [row[0] for row in corners(sample, m)]
+    if m == 's1':
+        return [round((-8 - place - v) / 0.25) for v in first]
+    return [round((v - 100 * place) / 1000) - 1 for v in first]
+
+
+@pytest.mark.parametrize(('level', 'split'), [('l1c', 's2c'), ('l2a', 's2a')])
+def test_all_dates_are_paired_by_pixels(shared: Path, level: str, split: str) -> None:
+    dataset = SSL4EOS12Pair(shared, level=level)
+    assert len(dataset) == 3
+    assert dataset.modalities['s2'].bands == S2[split]
+    for sample, place in zip((dataset[i] for i in range(3)), (0, 1, 3), strict=True):
+        assert sample['index'] == place
+        assert sample['image_s1'].shape == (4, 2, 12, 12)
+        assert sample['image_s2'].shape == (4, len(S2[split]), 12, 12)
+        for m, bands in (('s1', S1), ('s2', S2[split])):
+            assert sample[f'image_{m}'].dtype == torch.float32
+            expected = [[value(place, d, b, split) for b in bands] for d in range(4)]
+            assert corners(sample, m) == expected
+        assert sample['date_s1'].dtype == torch.int64
+        assert sample['date_s1'][0] == 1578636000  # 2020-01-10 06:00 UTC
+        later = sample['date_s2'] - sample['date_s1']
+        assert later.tolist() == [2 * 86400 + 4.5 * 3600] * 4
+
+
+def test_bands_of_lower_resolution_come_on_the_ten_metre_grid(shared: Path) -> None:
+    image = SSL4EOS12Pair(shared)[0]['image_s2'][0]
+    # Its two columns are 4 apart, six pixels wide each, centres at 2.5 and 8.5.
+    column = torch.arange(12)
+    expected = 1000 + 4 * ((column - 2.5) / 6).clamp(0, 1)
+    torch.testing.assert_close(image[0], expected.expand(12, 12))
+
+
+def test_same_takes_the_nearest_date(shared: Path) -> None:
+    dataset = SSL4EOS12Pair(shared, dates='same', num_dates=2)
+    seen = set()
+    for epoch in range(12):
+        dataset.set_epoch(epoch)
+        sample = dataset[2]
+        assert sample['image_s1'].shape[0] == sample['image_s2'].shape[0] == 2
+        assert date_of(sample, 's1') == date_of(sample, 's2')
+        assert len(set(date_of(sample, 's1'))) == 2
+        seen.update(date_of(sample, 's1'))
+    assert seen == {0, 1, 2, 3}
+
+
+def test_same_repeats_a_date_of_sentinel2_that_is_nearest_to_several(
+    root: Path,
+) -> None:
+    shutil.rmtree(root / 's2c/0000000' / product('s2c', 0))
+    sample = SSL4EOS12Pair(root, dates='same', num_dates=2)[0]
+    assert sorted(date_of(sample, 's1')) == [0, 1]
+    assert date_of(sample, 's2') == [1, 1]
+
+
+def test_independent_draws_each_modality_on_its_own(shared: Path) -> None:
+    dataset = SSL4EOS12Pair(shared, dates='independent')
+    pairs = set()
+    for epoch in range(24):
+        dataset.set_epoch(epoch)
+        sample = dataset[1]
+        pairs.add((*date_of(sample, 's1'), *date_of(sample, 's2')))
+    assert len(pairs) > 6
+    drawn = SSL4EOS12Pair(shared, dates='independent', num_dates=3)[1]
+    assert len(set(date_of(drawn, 's1'))) == len(set(date_of(drawn, 's2'))) == 3
+
+
+def test_dates_depend_on_seed_epoch_and_place_alone(shared: Path) -> None:
+    def draw(seed: int, epoch: int) -> list[int]:
+        dataset = SSL4EOS12Pair(shared, dates='independent', num_dates=4, seed=seed)
+        dataset.set_epoch(epoch)
+        sample = dataset[2]
+        return date_of(sample, 's1') + date_of(sample, 's2')
+
+    assert draw(0, 0) == draw(0, 0)
+    assert draw(0, 0) != draw(1, 0) != draw(0, 1) != draw(0, 0)
+
+
+@pytest.mark.filterwarnings('ignore:This process')
+def test_persistent_workers_see_the_epoch(shared: Path) -> None:
+    dataset = SSL4EOS12Pair(shared, dates='independent', num_dates=4).subset([0, 1])
+    loader = DataLoader(dataset, batch_size=2, num_workers=1, persistent_workers=True)
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        (batch,) = loader
+        expected = torch.stack([dataset[i]['date_s2'] for i in range(2)])
+        assert torch.equal(batch['date_s2'], expected)
+
+
+def test_subset_has_an_epoch_of_its_own(shared: Path) -> None:
+    dataset = SSL4EOS12Pair(shared, dates='independent', num_dates=4)
+    before = date_of(dataset[0], 's1')
+    dataset.subset([0, 1]).set_epoch(5)
+    assert date_of(dataset[0], 's1') == before
+
+
+def test_only_files_of_the_dates_asked_for_are_opened(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    true_open = rasterio.open
+
+    def record(path: Path, *args: object) -> object:
+        opened.append(Path(path).parent.name)
+        return true_open(path, *args)
+
+    monkeypatch.setattr(rasterio, 'open', record)
+    SSL4EOS12Pair(shared, dates='same')[0]
+    assert len(opened) == 15
+    assert len(set(opened)) == 2
+
+
+def test_transforms_and_batches(shared: Path) -> None:
+    def flip(sample: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {**sample, 'image_s1': sample['image_s1'].flip(-1)}
+
+    plain, flipped = SSL4EOS12Pair(shared), SSL4EOS12Pair(shared, transforms=flip)
+    assert torch.equal(flipped[1]['image_s1'].flip(-1), plain[1]['image_s1'])
+    (batch,) = DataLoader(plain, batch_size=3)
+    assert batch['image_s2'].shape == (3, 4, 13, 12, 12)
+    assert batch['index'].tolist() == [0, 1, 3]
+
+
+def test_place_of_one_modality_is_left_out(root: Path) -> None:
+    make(root, places=(5, 6), dates=(0,), splits=('s1',))
+    with pytest.warns(UserWarning, match='left out 2 places .* only one modality has'):
+        dataset = SSL4EOS12Pair(root)
+    assert dataset.samples == ['0000000', '0000001']
+
+
+def test_all_takes_the_common_number_of_dates(root: Path) -> None:
+    shutil.rmtree(root / 's2c/0000001' / product('s2c', 0))
+    dataset = SSL4EOS12Pair(root)
+    assert dataset.num_dates == 1
+    assert date_of(dataset[0], 's1') == date_of(dataset[0], 's2') == [0]
+    assert date_of(dataset[1], 's1') == [0]
+    assert date_of(dataset[1], 's2') == [1]
+
+
+def test_place_without_dates_is_left_out(root: Path) -> None:
+    for folder in (root / 's2c/0000001').iterdir():
+        shutil.rmtree(folder)
+    with pytest.warns(UserWarning, match='left out 1 places .* without any date'):
+        assert len(SSL4EOS12Pair(root)) == 1
+    dataset = SSL4EOS12Pair(root, dates='same')
+    with pytest.raises(
+        UnreadableFileError, match=r'0000001 is missing or has no dates'
+    ):
+        dataset[1]
+    shutil.rmtree(root / 's2c/0000000')
+    (root / 's2c/0000000').mkdir()
+    with pytest.raises(DatasetNotFoundError, match=r'Expected files like .*VV\.tif'):
+        SSL4EOS12Pair(root)
+
+
+def test_too_few_dates(root: Path) -> None:
+    with pytest.raises(ValueError, match='at least num_dates=3 dates, found 2; ask'):
+        SSL4EOS12Pair(root, dates='independent', num_dates=3)[0]
+
+
+@pytest.mark.parametrize('empty', ['', 's1', 's2c'])
+def test_nothing_on_disk(tmp_path: Path, empty: str) -> None:
+    root = tmp_path / 'missing'
+    if empty:
+        make(root, places=(0,), dates=(0,))
+        shutil.rmtree(root / empty)
+        (root / empty).mkdir()
+    band = 'B1' if empty == 's2c' else 'VV'
+    with pytest.raises(DatasetNotFoundError, match=rf'Expected files .*{band}\.tif'):
+        SSL4EOS12Pair(root)
+
+
+def test_no_common_place(tmp_path: Path) -> None:
+    make(tmp_path, places=(0,), dates=(0,), splits=('s1',))
+    make(tmp_path, places=(1,), dates=(0,), splits=('s2c',))
+    with pytest.raises(DatasetNotFoundError, match='both folders have, found none'):
+        SSL4EOS12Pair(tmp_path)
+
+
+def test_download_is_that_of_torchgeo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = []
+
+    def download(self: SSL4EOS12) -> None:
+        fetched.append((self.split, self.checksum))
+
+    def extract(self: SSL4EOS12) -> None:
+        make(Path(self.root), places=(0,), dates=(0,), splits=(self.split,))
+
+    monkeypatch.setattr(SSL4EOS12, '_download', download)
+    monkeypatch.setattr(SSL4EOS12, '_extract', extract)
+    dataset = SSL4EOS12Pair(tmp_path, level='l2a', download=True, checksum=False)
+    assert fetched == [('s1', False), ('s2a', False)]
+    assert dataset[0]['image_s2'].shape == (1, 12, 12, 12)
+
+
+@pytest.mark.parametrize('damage', ['truncated', 'missing', 'text'])
+def test_unreadable_file(root: Path, damage: str) -> None:
+    path = root / 's2c/0000000' / product('s2c', 1) / 'B8A.tif'
+    content = path.read_bytes()
+    path.unlink()
+    if damage != 'missing':
+        path.write_bytes(content[:40] if damage == 'truncated' else b'not a raster')
+    with pytest.raises(
+        UnreadableFileError, match=re.escape(f'{path} is missing, trunc')
+    ):
+        SSL4EOS12Pair(root)[0]
+    dataset = SSL4EOS12Pair(root, skip_unreadable=True)
+    with pytest.warns(UserWarning, match='skipped 1 of 2 samples .*B8A.tif is missing'):
+        assert dataset[0]['index'] == 1
+    assert dataset[0]['index'] == 1  # said once
+    assert dataset.unreadable == {'0000000'}
+
+
+def test_wrong_files(root: Path) -> None:
+    folder = root / 's2c/0000000' / product('s2c', 0)
+    write(folder / 'B8A.tif', 7, 0, 'uint16')
+    with pytest.raises(
+        ValueError, match='expected 6 x 6 or 12 x 12 pixels, found 7 x 7'
+    ):
+        SSL4EOS12Pair(root, skip_unreadable=True)[0]
+    write(folder / 'B8A.tif', 6, 0, 'uint16', bands=2)
+    with pytest.raises(ValueError, match=r'B8A.tif: expected 1 band\(s\), found 2'):
+        SSL4EOS12Pair(root)[0]
+
+
+def test_sizes_must_agree(tmp_path: Path) -> None:
+    make(tmp_path, places=(0,), dates=(0,), splits=('s1',), size=24)
+    make(tmp_path, places=(0,), dates=(0,), splits=('s2c',))
+    with pytest.raises(
+        ValueError, match=r"place 0000000: .* found {'s1': 24, 's2': 12}"
+    ):
+        SSL4EOS12Pair(tmp_path)[0]
+    make(tmp_path, places=(0,), dates=(1,), splits=('s1', 's2c'))
+    with pytest.raises(ValueError, match='place 0000000: expected images of one size'):
+        SSL4EOS12Pair(tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'dates': 'any'}, "dates must be one of .*'independent'.*, got 'any'"),
+        ({'level': 'l3'}, "level must be one of .*, got 'l3'"),
+        ({'num_dates': 0}, 'num_dates must be positive, got 0'),
+    ],
+)
+def test_options(shared: Path, options: dict[str, str | int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SSL4EOS12Pair(shared, **options)
+
+
+def test_plot(shared: Path) -> None:
+    dataset = SSL4EOS12Pair(shared)
+    figure = dataset.plot(dataset[0], suptitle='place')
+    assert len(figure.axes) == 8
+    assert figure.axes[0].get_title() == 's1 (VV, dB), date 1'
+    assert figure.axes[1].get_title() == 's2 (B4 B3 B2), date 1'
+    plt.close(figure)

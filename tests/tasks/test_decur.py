@@ -1,0 +1,420 @@
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from safetensors import safe_open
+from torch import Tensor, nn
+from torchgeo.tasks import Classification, SemanticSegmentation
+
+from torchgeo_decur.datamodules import SyntheticEODataModule
+from torchgeo_decur.losses import DeCURLoss
+from torchgeo_decur.models import create_encoder, save_encoder
+from torchgeo_decur.tasks import DeCUR
+from torchgeo_decur.tasks.optimizers import build_optimizer
+
+MODALITIES = {'s1': 2, 's2': 13}
+
+
+def task(**kwargs: Any) -> DeCUR:
+    options = {'model': 'test_resnet', 'projector': [16, 16], 'size': 32}
+    return DeCUR(**{'modalities': MODALITIES, **options, **kwargs})
+
+
+def datamodule(**kwargs: Any) -> SyntheticEODataModule:
+    options = {'length': 16, 'val_length': 12, 'batch_size': 8, 'size': 32}
+    return SyntheticEODataModule(**{**options, **kwargs})
+
+
+def trainer(**kwargs: Any) -> Trainer:
+    options: dict[str, Any] = dict(
+        accelerator='cpu',
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        max_epochs=1,
+    )
+    return Trainer(**{**options, **kwargs})
+
+
+def images(batch: int = 4, dates: int | None = None) -> dict[str, Tensor]:
+    shape = (batch,) if dates is None else (batch, dates)
+    return {m: torch.rand(*shape, c, 32, 32) for m, c in MODALITIES.items()}
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+class TestCommandLine:
+    """One fit by `torchgeo fit --config`, and what it leaves."""
+
+    def test_every_part_is_logged(self, fitted: Path) -> None:
+        rows = table(fitted / 'metrics.csv')
+        for stage in ('train', 'val'):
+            for part in (
+                'loss',
+                'intra_s1',
+                'intra_s2',
+                'common_s1_s2',
+                'unique_s1_s2',
+            ):
+                values = [
+                    float(r[f'{stage}_{part}']) for r in rows if r[f'{stage}_{part}']
+                ]
+                assert len(values) >= 2 and all(map(math.isfinite, values))
+        last = {k: float(v) for r in rows for k, v in r.items() if v}
+        assert min(last[f'std_{m}'] for m in MODALITIES) > 0
+        assert min(last[f'rank_{m}'] for m in MODALITIES) > 1
+        assert all(-1 <= v <= 1 for k, v in last.items() if k.startswith('alignment_'))
+        assert {'alignment_common_s1_s2', 'alignment_unique_s1_s2'} <= set(last)
+
+    def test_learning_rate_warms_up_and_falls_to_zero(self, fitted: Path) -> None:
+        rows = table(fitted / 'metrics.csv')
+        rates = [float(r['lr']) for r in rows if r['lr']]
+        assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 0])
+
+    @pytest.mark.parametrize(('modality', 'bands'), MODALITIES.items())
+    def test_stock_classification_loads_the_encoders(
+        self, fitted: Path, modality: str, bands: int
+    ) -> None:
+        path = fitted / 'encoders' / f'{modality}.pt'
+        stored = torch.load(path, weights_only=True)['state_dict']
+        stock = Classification(
+            model='test_resnet',
+            weights=str(path),
+            in_channels=bands,
+            num_classes=4,
+            task='multiclass',
+        )
+        state = stock.model.state_dict()
+        assert all(torch.equal(state[k[6:]], v) for k, v in stored.items())
+        assert stock(torch.rand(2, bands, 32, 32)).shape == (2, 4)
+
+    def test_stock_segmentation_loads_an_export(self, tmp_path: Path) -> None:
+        encoder = create_encoder('resnet18', in_chans=2)
+        path, _ = save_encoder(encoder, tmp_path / 's1', 'resnet18', {})
+        stock = SemanticSegmentation(
+            model='unet',
+            backbone='resnet18',
+            weights=str(path),
+            in_channels=2,
+            num_classes=4,
+            task='multiclass',
+        )
+        state = stock.model.encoder.state_dict()
+        assert all(torch.equal(state[k], v) for k, v in encoder.state_dict().items())
+        assert stock(torch.rand(2, 2, 64, 64)).shape == (2, 4, 64, 64)
+
+    def test_export_says_what_the_encoder_expects(self, fitted: Path) -> None:
+        with safe_open(fitted / 'encoders' / 's1.safetensors', 'pt') as file:
+            metadata = file.metadata()
+        assert json.loads(metadata['bands']) == ['VV', 'VH']
+        assert metadata['unit'] == 'dB' and metadata['model'] == 'test_resnet'
+        assert json.loads(metadata['limits'])[0] == pytest.approx([-23.11, -32.08])
+        assert json.loads(metadata['hyper_parameters'])['common_ratio'] == 0.875
+        assert not list((fitted / 'encoders').glob('*partial*'))
+
+    def test_checkpoint_holds_plain_types(self, fitted: Path) -> None:
+        (path,) = fitted.rglob('*.ckpt')
+        checkpoint = torch.load(path, weights_only=True)
+        assert checkpoint['hyper_parameters']['projector'] == [16, 16]
+        restored = DeCUR.load_from_checkpoint(path)
+        assert restored.common_dim == 14
+
+    def test_exported_encoder_starts_another_fit(self, fitted: Path) -> None:
+        files = {m: str(fitted / 'encoders' / f'{m}.safetensors') for m in MODALITIES}
+        (path,) = fitted.rglob('*.ckpt')
+        trained = DeCUR.load_from_checkpoint(path).encoders.state_dict()
+        for weights in (files, str(path)):
+            started = task(weights=weights).encoders.state_dict()
+            assert all(torch.equal(started[k], v) for k, v in trained.items())
+
+    def test_validate_test_predict(
+        self,
+        fitted: Path,
+        torchgeo: Callable[..., None],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        (path,) = fitted.rglob('*.ckpt')
+        for subcommand in ('validate', 'test', 'predict'):
+            torchgeo(
+                subcommand,
+                '--config',
+                fitted.parent / 'conf.yaml',
+                f'--trainer.logger.init_args.version={subcommand}',
+                '--ckpt_path',
+                path,
+            )
+        printed = capsys.readouterr().out
+        assert 'val_loss' in printed and 'test_unique_s1_s2' in printed
+
+
+class TestObjective:
+    def test_equals_the_loss_of_its_own_embeddings(self) -> None:
+        model = task()
+        terms, h, z = model.objective(images())
+        expected = DeCURLoss(14)(z)
+        assert set(terms) == set(expected)
+        torch.testing.assert_close(terms['loss'], expected['loss'])
+        assert {m: tuple(x.shape) for m, x in z.items()} == {
+            m: (2, 4, 16) for m in MODALITIES
+        }
+        assert {m: tuple(x.shape) for m, x in h.items()} == {
+            m: (4, 96) for m in MODALITIES
+        }
+
+    def test_every_parameter_gets_a_gradient(self) -> None:
+        model = task(modalities={**MODALITIES, 'dem': 1})
+        x = {**images(), 'dem': torch.rand(4, 1, 32, 32)}
+        model.objective(x)[0]['loss'].backward()
+        assert not [n for n, p in model.named_parameters() if p.grad is None]
+
+    def test_views_and_modalities_draw_on_their_own(self) -> None:
+        same = torch.rand(4, 2, 32, 32)
+        model = task(modalities={'a': 2, 'b': 2})
+        seen: list[Tensor] = []
+        model.encoders.register_forward_pre_hook(
+            lambda _, x: seen.extend(x[0].values())
+        )
+        model.objective({'a': same, 'b': same})
+        assert len(seen) == 4
+        assert not any(
+            torch.equal(seen[i], seen[j]) for i in range(4) for j in range(i)
+        )
+
+    def test_each_view_and_modality_picks_its_own_date(self) -> None:
+        model = task(
+            modalities={'a': 1, 'b': 1},
+            augmentations={'a': nn.Identity(), 'b': nn.Identity()},
+        )
+        x = torch.arange(64.0).reshape(1, 64, 1, 1, 1).expand(8, 64, 1, 32, 32)
+        seen: list[Tensor] = []
+        model.encoders.register_forward_pre_hook(
+            lambda _, x: seen.extend(x[0].values())
+        )
+        model.objective({'a': x, 'b': x})
+        dates = [s[:, 0, 0, 0].tolist() for s in seen]
+        assert len({tuple(d) for d in dates}) == 4
+        assert all(len(set(d)) > 1 for d in dates)
+
+    def test_augmentation_is_float32_under_autocast(self) -> None:
+        model = task()
+        seen: list[Tensor] = []
+        model.encoders.register_forward_pre_hook(
+            lambda _, x: seen.extend(x[0].values())
+        )
+        with torch.autocast('cpu', torch.bfloat16):
+            terms, _, _ = model.objective(images())
+        assert {s.dtype for s in seen} == {torch.float32}
+        assert terms['loss'].dtype == torch.float32
+
+    def test_given_augmentation_replaces_the_preset(self) -> None:
+        model = task(augmentations={'s1': nn.Identity()})
+        assert isinstance(model.augmentations['s1'], nn.Identity)
+        assert len(list(model.augmentations['s2'])) == 7
+
+
+class TestStages:
+    def test_loss_falls(self) -> None:
+        model = task(lr=1e-2, optimizer='adamw')
+        losses: list[float] = []
+        step = model.training_step
+
+        def record(*args: Any, **kwargs: Any) -> Tensor:
+            loss = step(*args, **kwargs)
+            losses.append(loss.item())
+            return loss
+
+        model.training_step = record  # type: ignore[method-assign]
+        trainer(max_epochs=8, limit_val_batches=0).fit(
+            model, datamodule=datamodule(length=32, batch_size=16)
+        )
+        assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+
+    def test_validation_views_are_the_same_in_every_epoch(self) -> None:
+        model, data = task(lr=0.0, optimizer='adamw'), datamodule()
+        model.eval()
+        losses = [
+            trainer().validate(model, data, verbose=False)[0]['val_loss']
+            for _ in range(2)
+        ]
+        assert losses[0] == losses[1]
+
+    def test_last_batch_of_one_is_left_out_of_validation(self) -> None:
+        results = trainer().validate(task(), datamodule(val_length=9), verbose=False)
+        assert math.isfinite(results[0]['val_loss'])
+
+    def test_validation_batch_of_one_is_an_error(self) -> None:
+        with pytest.raises(
+            ValueError, match='at least 2 samples on each device, got 1'
+        ):
+            trainer().validate(task(), datamodule(val_length=1), verbose=False)
+
+    def test_predict_gives_features_embeddings_and_the_rest(self) -> None:
+        outputs = trainer().predict(task(), datamodule(val_length=8, num_dates=2))
+        assert outputs is not None
+        (output,) = outputs
+        assert isinstance(output, dict)
+        assert output['features']['s1'].shape == (8, 96)
+        assert output['embeddings']['s2'].shape == (8, 16)
+        assert {'label_common', 'mask'} <= set(output)
+        assert not [k for k in output if str(k).startswith('image')]
+
+    def test_forward_takes_any_subset(self) -> None:
+        model = task().eval()
+        x = images()
+        both, one = model(x), model({'s2': x['s2']})
+        torch.testing.assert_close(both['s2'], one['s2'])
+        assert set(one) == {'s2'} and model.embed({'s2': x['s2']})['s2'].shape == (
+            4,
+            16,
+        )
+
+    @pytest.mark.parametrize('device_waits', [True, False])
+    def test_not_finite_stops_and_names_the_part(self, device_waits: bool) -> None:
+        model = task()
+        model._trainer = trainer()
+        ok = {
+            'loss': torch.tensor(1.0),
+            'intra_s1': torch.tensor(1.0),
+            'b': torch.tensor(2.0),
+        }
+        model._stop_if_not_finite(ok, now=True)
+        bad = {
+            **ok,
+            'intra_s1': torch.tensor(torch.nan),
+            'loss': torch.tensor(torch.nan),
+        }
+        with pytest.raises(
+            FloatingPointError, match=r"NaN or infinity in \['intra_s1'\]"
+        ):
+            model._stop_if_not_finite(bad, now=device_waits)
+        # Later steps, where all is NaN, do not hide which part came first.
+        worse = {k: torch.tensor(torch.nan) for k in ok}
+        with pytest.raises(FloatingPointError, match=r"in \['intra_s1'\]"):
+            model._stop_if_not_finite(worse, now=True)
+        with pytest.raises(FloatingPointError):
+            model.on_save_checkpoint({})
+
+    def test_divergence_stops_a_fit(self) -> None:
+        model = task(optimizer='adamw', lr=1e30)
+        with pytest.raises(FloatingPointError, match=r'must be finite.*lower lr'):
+            trainer(max_epochs=5, limit_val_batches=0).fit(
+                model, datamodule=datamodule()
+            )
+
+
+class TestOptimizer:
+    def test_plain_resnets_take_lars_others_adamw(self) -> None:
+        model = task()
+        for name, expected in (
+            ('resnet50', 'LARS'),
+            ('resnet18d.ra2_in1k', 'LARS'),
+            ('resnet50_rda', 'AdamW'),
+            ('vit_small_patch16_224', 'AdamW'),
+        ):
+            assert type(build_optimizer(model, [name])).__name__ == expected
+
+    @pytest.mark.parametrize(
+        ('name', 'rates', 'decay'),
+        [('lars', (0.05, 0.0048), 1e-6), ('adamw', (1e-4, 1e-4), 0.01)],
+    )
+    def test_biases_and_norms_have_their_own_group(
+        self, name: Any, rates: tuple[float, float], decay: float
+    ) -> None:
+        model = task()
+        weights, biases = build_optimizer(model, [], name).param_groups
+        assert (weights['lr'], biases['lr']) == pytest.approx(rates)
+        assert (weights['weight_decay'], biases['weight_decay']) == (decay, 0)
+        assert {p.ndim for p in biases['params']} == {1}
+        total = len(weights['params']) + len(biases['params'])
+        assert total == len(list(model.parameters()))
+
+    def test_every_rate_can_be_set(self) -> None:
+        groups = build_optimizer(task(), [], 'lars', 0.2, 0.1, 0.3).param_groups
+        assert [(g['lr'], g['weight_decay']) for g in groups] == [(0.2, 0.3), (0.1, 0)]
+
+    def test_endless_fit_keeps_its_rate(self) -> None:
+        model = task(optimizer='adamw', lr=0.1)
+        rates: list[float] = []
+
+        class Watch(Callback):
+            def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+                rates.append(trainer.optimizers[0].param_groups[0]['lr'])
+                trainer.should_stop = len(rates) == 5
+
+        trainer(max_epochs=-1, limit_val_batches=0, callbacks=[Watch()]).fit(
+            model, datamodule=datamodule()
+        )
+        assert rates == [0.1] * 5
+
+    def test_lars_trains(self) -> None:
+        model = task(optimizer='lars')
+        before = [p.detach().clone() for p in model.parameters()]
+        trainer(max_epochs=3, limit_val_batches=0).fit(model, datamodule=datamodule())
+        changed = [
+            not torch.equal(a, b)
+            for a, b in zip(before, model.parameters(), strict=True)
+        ]
+        assert sum(changed) > 0.9 * len(changed)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ('kwargs', 'message'),
+        [
+            ({'modalities': {'s1': 2}}, r"at least two for DeCUR, got \['s1'\]"),
+            ({'common_ratio': 1.2}, r'common_ratio must be in \[0, 1\], got 1.2'),
+            ({'common_ratio': -0.1}, r'common_ratio must be in \[0, 1\], got -0.1'),
+            ({'projector': []}, 'projector must be one or more positive layer widths'),
+            ({'model': 'resnet51'}, "got 'resnet51'; did you mean one of"),
+            (
+                {'model': {'s1': 'resnet18', 'S2': 'resnet18'}},
+                r"unknown \['S2'\], missing \['s2'\]",
+            ),
+            (
+                {'augmentations': {'sar': nn.Identity()}},
+                r"augmentations must be .* unknown \['sar'\]",
+            ),
+            ({'weights': 'ResNet50_Weights.NONE'}, "got 'ResNet50_Weights.NONE'"),
+            ({'optimizer': 'sgd'}, "optimizer must be 'adamw' or 'lars', got 'sgd'"),
+            ({'lambda_param': -1}, 'lambda_param must be >= 0, got -1'),
+        ],
+    )
+    def test_arguments(self, kwargs: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            task(**kwargs)
+
+    def test_warmup_longer_than_the_fit(self) -> None:
+        model = task(warmup_epochs=3)
+        with pytest.raises(
+            ValueError, match=r'warmup_epochs must be in \[0, 1\], got 3'
+        ):
+            trainer().fit(model, datamodule=datamodule())
+
+    def test_training_batch_of_one(self) -> None:
+        for data in (datamodule(batch_size=1), datamodule(length=4)):
+            with pytest.raises(
+                ValueError, match='batch_size must be from 2 to the number'
+            ):
+                trainer().fit(task(), datamodule=data)
+
+    def test_checkpoint_of_another_model(self, fitted: Path) -> None:
+        (path,) = fitted.rglob('*.ckpt')
+        with pytest.raises(
+            ValueError,
+            match=r'another model; projector: expected \[8\], found \[16, 16\]',
+        ):
+            trainer(max_epochs=3).fit(
+                task(projector=[8]), datamodule=datamodule(), ckpt_path=path
+            )

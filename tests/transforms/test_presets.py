@@ -1,0 +1,307 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchgeo_decur.transforms import (
+    PRESETS,
+    DepthAugmentation,
+    ElevationAugmentation,
+    OpticalAugmentation,
+    RandomBandMean,
+    RGBAugmentation,
+    SARAugmentation,
+    default_augmentations,
+)
+
+WHOLE: dict[str, Any] = {'crop_scale': (1, 1), 'crop_ratio': (1, 1)}
+OFF: dict[type[nn.Module], dict[str, Any]] = {
+    DepthAugmentation: {**WHOLE, 'hflip': 0},
+    ElevationAugmentation: {**WHOLE, 'hflip': 0, 'vflip': 0},
+    SARAugmentation: {**WHOLE, 'grey': 0, 'blur': 0, 'hflip': 0, 'vflip': 0},
+    OpticalAugmentation: {
+        **WHOLE,
+        'jitter': 0,
+        'grey': 0,
+        'blur': 0,
+        'solarize': 0,
+        'hflip': 0,
+        'vflip': 0,
+    },
+}
+OFF[RGBAugmentation] = OFF[OpticalAugmentation]
+
+every = pytest.mark.parametrize('augmentation', OFF)
+moving = pytest.mark.parametrize(
+    'augmentation', [DepthAugmentation, ElevationAugmentation]
+)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def alone(augmentation: type[nn.Module], size: int = 24, **options: Any) -> nn.Module:
+    """The augmentation with every step off but those in the options."""
+    return augmentation(size=size, **{**OFF[augmentation], **options})
+
+
+def ramps(batch: int, side: int) -> Tensor:
+    """The same image for each sample: column in band 0, row in band 1, in [0, 1]."""
+    ramp = torch.linspace(0, 1, side)
+    columns, rows = ramp.expand(side, side), ramp[:, None].expand(side, side)
+    return torch.stack([columns, rows]).expand(batch, 2, side, side)
+
+
+class TestEvery:
+    @every
+    @pytest.mark.parametrize('channels', [1, 2, 3, 13])
+    def test_shape_type_and_range(
+        self, augmentation: type[nn.Module], channels: int
+    ) -> None:
+        x = torch.rand(16, channels, 40, 33)
+        before = x.clone()
+        view = augmentation(size=24)(x)
+        assert view.shape == (16, channels, 24, 24)
+        assert view.dtype == torch.float32
+        assert view.min() >= 0
+        assert view.max() <= 1 + 1e-6
+        assert x.equal(before)
+
+    @every
+    def test_identity_at_zero(self, augmentation: type[nn.Module]) -> None:
+        x = torch.rand(8, 3, 24, 24)
+        torch.testing.assert_close(alone(augmentation)(x), x, atol=1e-5, rtol=0)
+
+    @every
+    def test_two_calls_are_two_views(self, augmentation: type[nn.Module]) -> None:
+        x, draw = torch.rand(4, 2, 32, 32), augmentation(size=16)
+        first, second = draw(x), draw(x)
+        assert (first - second).abs().amax((1, 2, 3)).min() > 1e-3
+
+    @every
+    def test_seed_repeats_the_draw(self, augmentation: type[nn.Module]) -> None:
+        x, draw = torch.rand(4, 2, 32, 32), augmentation(size=16)
+        torch.manual_seed(3)
+        first = draw(x)
+        torch.manual_seed(3)
+        assert draw(x).equal(first)
+
+    @every
+    def test_each_sample_gets_its_own_crop(self, augmentation: type[nn.Module]) -> None:
+        draw = alone(augmentation, crop_scale=(0.2, 0.9), crop_ratio=(0.75, 4 / 3))
+        corners = draw(ramps(16, 48))[:, :, 0, 0]
+        assert len(corners.mul(1000).round().unique(dim=0)) >= 15
+
+    @every
+    def test_crop_scale_and_ratio(self, augmentation: type[nn.Module]) -> None:
+        side = 100
+        draw = alone(augmentation, crop_scale=(0.3, 0.4), crop_ratio=(1.5, 1.6))
+        view = draw(ramps(32, side))
+        width = (view[:, 0, 0, -1] - view[:, 0, 0, 0]) * (side - 1) + 1
+        height = (view[:, 1, -1, 0] - view[:, 1, 0, 0]) * (side - 1) + 1
+        area, ratio = width * height / side**2, width / height
+        # Width and height are rounded to whole pixels.
+        assert 0.29 < area.min() < 0.33
+        assert 0.37 < area.max() < 0.41
+        assert ratio.min() > 1.46
+        assert ratio.max() < 1.64
+
+    @every
+    @pytest.mark.parametrize(('option', 'axis'), [('hflip', 3), ('vflip', 2)])
+    def test_flips(self, augmentation: type[nn.Module], option: str, axis: int) -> None:
+        if augmentation is DepthAugmentation and option == 'vflip':
+            with pytest.raises(TypeError, match='vflip'):
+                augmentation(vflip=0.5)
+            return
+        x = torch.rand(4, 2, 24, 24)
+        view = alone(augmentation, **{option: 1})(x)
+        torch.testing.assert_close(view, x.flip(axis), atol=1e-5, rtol=0)
+
+    @every
+    def test_half_of_the_samples_are_flipped(
+        self, augmentation: type[nn.Module]
+    ) -> None:
+        view = alone(augmentation, hflip=0.5)(ramps(64, 24))
+        flipped = (view[:, 0, 0, 0] > 0.5).sum().item()
+        assert 16 < flipped < 48
+
+
+class TestMoving:
+    """Elevation and depth: values are moved and never changed."""
+
+    @moving
+    def test_values_stay_within_those_of_their_sample(
+        self, augmentation: type[nn.Module]
+    ) -> None:
+        draw = augmentation(size=24)
+        # Each sample has a range of its own, so that recolouring cannot hide.
+        offset = torch.arange(32.0)[:, None, None, None]
+        for _ in range(5):
+            x = torch.rand(32, 1, 40, 40) + offset
+            view = draw(x)
+            low, high = x.amin((2, 3)), x.amax((2, 3))
+            assert (view.amin((2, 3)) >= low - 1e-3).all()
+            assert (view.amax((2, 3)) <= high + 1e-3).all()
+
+    @moving
+    def test_values_of_an_uncropped_image_are_the_same(
+        self, augmentation: type[nn.Module]
+    ) -> None:
+        x = torch.rand(16, 1, 24, 24)
+        view = augmentation(size=24, **WHOLE)(x)
+        ordered, expected = (t.flatten(1).sort().values for t in (view, x))
+        torch.testing.assert_close(ordered, expected, atol=1e-5, rtol=0)
+
+    @moving
+    @pytest.mark.parametrize('value', [0.0, 0.31, 1.0])
+    def test_constant_stays(self, augmentation: type[nn.Module], value: float) -> None:
+        draw = augmentation(size=24)
+        x = torch.full((32, 2, 40, 40), value)
+        for _ in range(10):
+            torch.testing.assert_close(
+                draw(x), torch.full((32, 2, 24, 24), value), atol=1e-5, rtol=0
+            )
+
+    def test_depth_has_an_upright(self) -> None:
+        rows = DepthAugmentation(size=24)(ramps(32, 40))[:, 1]
+        assert (rows[:, -1] > rows[:, 0]).all()
+
+    def test_elevation_has_none(self) -> None:
+        rows = ElevationAugmentation(size=24)(ramps(32, 40))[:, 1]
+        assert (rows[:, -1] < rows[:, 0]).any()
+
+
+class TestSAR:
+    def test_backscatter_is_never_recoloured(self) -> None:
+        draw = SARAugmentation(size=24)
+        for value in (0.1, 0.7, 0.9):
+            x = torch.full((32, 2, 40, 40), value)
+            for _ in range(5):
+                view = draw(x)
+                assert (view - value).abs().max() < 1e-4
+
+    def test_optical_values_are(self) -> None:
+        x = torch.full((32, 2, 40, 40), 0.7)
+        view = OpticalAugmentation(size=24)(x)
+        # Brightness in 80 % of the samples, and solarisation in 20 %.
+        changed = (view - 0.7).abs().amax((1, 2, 3)) > 0.01
+        assert changed.sum() > 16
+
+    def test_polarisations_keep_their_mean(self) -> None:
+        x = torch.tensor([0.2, 0.6]).reshape(1, 2, 1, 1).expand(64, 2, 40, 40)
+        view = SARAugmentation(size=24)(x)
+        first = view[:, :, 0, 0]
+        mean = torch.full_like(first, 0.4)
+        is_mean = (first - mean).abs().amax(1) < 1e-4
+        is_kept = (first - x[:, :, 0, 0]).abs().amax(1) < 1e-4
+        assert (is_mean | is_kept).all()
+        assert 3 < is_mean.sum() < 26
+
+
+@pytest.mark.parametrize(
+    'augmentation', [SARAugmentation, OpticalAugmentation, RGBAugmentation]
+)
+class TestGreyAndBlur:
+    @pytest.mark.parametrize('channels', [1, 2, 3, 13])
+    def test_grey(self, augmentation: type[nn.Module], channels: int) -> None:
+        x = torch.rand(4, channels, 24, 24)
+        view = alone(augmentation, grey=1)(x)
+        expected = x.mean(1, keepdim=True).expand_as(x)
+        torch.testing.assert_close(view, expected, atol=1e-5, rtol=0)
+
+    def test_blur_lowers_variance(self, augmentation: type[nn.Module]) -> None:
+        x = torch.rand(8, 2, 24, 24)
+        variances = [
+            alone(augmentation, blur=1, blur_sigma=(sigma, sigma))(x).var((2, 3))
+            for sigma in (0.1, 0.7, 2.0)
+        ]
+        torch.testing.assert_close(variances[0], x.var((2, 3)), rtol=1e-3, atol=0)
+        assert (variances[1] < 0.6 * variances[0]).all()
+        assert (variances[2] < 0.5 * variances[1]).all()
+
+    def test_blur_sigma_of_each_sample(self, augmentation: type[nn.Module]) -> None:
+        x = torch.zeros(16, 1, 25, 25)
+        x[:, :, 12, 12] = 1
+        view = alone(augmentation, size=25, blur=1, blur_sigma=(0.1, 2.0))(x)
+        assert len(view[:, 0, 12, 12].mul(1e4).round().unique()) >= 14
+
+    @pytest.mark.parametrize('width', [3, 7])
+    def test_blur_kernel(self, augmentation: type[nn.Module], width: int) -> None:
+        x = torch.zeros(2, 1, 25, 25)
+        x[:, :, 12, 12] = 1
+        options = {'blur': 1, 'blur_sigma': (5, 5), 'blur_kernel': width}
+        view = alone(augmentation, size=25, **options)(x)
+        reached = (view[0, 0] > 1e-3).nonzero()
+        assert (reached.amax(0) - reached.amin(0) + 1).tolist() == [width, width]
+
+
+@pytest.mark.parametrize('augmentation', [OpticalAugmentation, RGBAugmentation])
+class TestTones:
+    def test_solarize(self, augmentation: type[nn.Module]) -> None:
+        values = torch.tensor([0.1, 0.3, 0.6, 0.8, 1.0])
+        x = values.reshape(-1, 1, 1, 1).expand(5, 2, 24, 24)
+        view = alone(augmentation, solarize=1)(x)
+        expected = torch.tensor([0.1, 0.3, 0.4, 0.2, 0.0]).reshape(-1, 1, 1, 1)
+        torch.testing.assert_close(view, expected.expand_as(x), atol=1e-5, rtol=0)
+
+    def test_brightness(self, augmentation: type[nn.Module]) -> None:
+        x = 0.5 * torch.rand(64, 13, 24, 24)
+        view = alone(augmentation, jitter=1, brightness=0.3, contrast=0)(x)
+        factor = view.mean((1, 2, 3)) / x.mean((1, 2, 3))
+        torch.testing.assert_close(
+            view, factor[:, None, None, None] * x, atol=1e-4, rtol=0
+        )
+        assert 0.7 - 1e-3 < factor.min() < 0.75
+        assert 1.25 < factor.max() < 1.3 + 1e-3
+
+    def test_contrast(self, augmentation: type[nn.Module]) -> None:
+        x = 0.4 + 0.2 * torch.rand(64, 13, 24, 24)
+        view = alone(augmentation, jitter=1, brightness=0, contrast=0.3)(x)
+        mean = x.mean((1, 2, 3), keepdim=True)
+        factor = view.std((1, 2, 3)) / x.std((1, 2, 3))
+        expected = mean + factor[:, None, None, None] * (x - mean)
+        torch.testing.assert_close(view, expected, atol=1e-4, rtol=0)
+        assert 0.7 - 1e-3 < factor.min() < 0.75
+        assert 1.25 < factor.max() < 1.3 + 1e-3
+
+    def test_jitter(self, augmentation: type[nn.Module]) -> None:
+        x = torch.rand(64, 2, 24, 24)
+        view = alone(augmentation, jitter=0.5)(x)
+        changed = ((view - x).abs().amax((1, 2, 3)) > 1e-3).sum().item()
+        assert 16 < changed < 48
+
+
+class TestRandomBandMean:
+    def test_probability_of_each_sample(self) -> None:
+        x = torch.rand(128, 5, 4, 4)
+        out = RandomBandMean(p=0.25)(x)
+        mean = x.mean(1, keepdim=True).expand_as(x)
+        averaged = torch.isclose(out, mean).all((1, 2, 3))
+        kept = torch.isclose(out, x).all((1, 2, 3))
+        assert (averaged ^ kept).all()
+        assert 16 <= averaged.sum() <= 50
+
+
+class TestDefaultAugmentations:
+    @pytest.mark.parametrize(
+        ('name', 'expected'),
+        [
+            ('s1', SARAugmentation),
+            ('s2', OpticalAugmentation),
+            ('rgb', RGBAugmentation),
+            ('dem', ElevationAugmentation),
+            ('depth', DepthAugmentation),
+            ('lidar', ElevationAugmentation),
+        ],
+    )
+    def test_by_name(self, name: str, expected: type[nn.Module]) -> None:
+        augmentations = default_augmentations({name: 2}, size=16)
+        assert type(augmentations[name]) is expected
+        assert augmentations[name](torch.rand(2, 2, 20, 20)).shape == (2, 2, 16, 16)
+
+    def test_one_for_each(self) -> None:
+        modalities = {m: 1 for m in ('x', *PRESETS)}
+        assert list(default_augmentations(modalities, size=8)) == list(modalities)

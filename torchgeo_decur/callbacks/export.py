@@ -1,0 +1,80 @@
+"""Write the encoders when a fit ends."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from ..modalities import Modality
+from ..models.weights import save_encoder, writable
+from ..tasks import MultimodalPretraining
+
+
+class ExportEncoders(Callback):
+    """At the end of a fit, write one encoder per modality for use elsewhere.
+
+    For each modality ``<folder>/<modality>.pt``, which TorchGeo's own ``Classification``
+    and ``SemanticSegmentation`` load with ``weights=``, and
+    ``<folder>/<modality>.safetensors``, whose metadata say the bands, the scaling and
+    the hyperparameters. Files appear whole or not at all.
+
+    Args:
+        folder: where to write; by default ``encoders`` in the folder of the logger.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        """Initialize a new ExportEncoders instance."""
+        self.folder = folder
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See that the folder can be written, before hours of training.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the task.
+
+        Raises:
+            ValueError: if it cannot, or the task has no encoders.
+        """
+        if not isinstance(pl_module, MultimodalPretraining):
+            raise ValueError(
+                'ExportEncoders needs a task with one encoder per modality, such as '
+                f'torchgeo_decur.tasks.DeCUR, got {type(pl_module).__name__}'
+            )
+        folder = self._folder(trainer)
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            writable(folder)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the encoders.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the task.
+        """
+        folder = self._folder(trainer)
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        known: dict[str, Modality] = getattr(trainer.datamodule, 'modalities', {})
+        for m, encoder in pl_module.encoders.encoders.items():
+            modality = known.get(m)
+            metadata = {
+                'modality': m,
+                'in_chans': pl_module.hparams['modalities'][m],
+                **(asdict(modality) if modality else {}),
+                'limits': modality.limits if modality else None,
+                'task': type(pl_module).__name__,
+                'hyper_parameters': dict(pl_module.hparams),
+                'epochs': trainer.current_epoch,
+                'steps': trainer.global_step,
+            }
+            files = save_encoder(
+                encoder, folder / m, pl_module.encoders.model[m], metadata
+            )
+            rank_zero_info(f'encoder of {m}: {", ".join(map(str, files))}')
+
+    def _folder(self, trainer: Trainer) -> Path:
+        # log_dir is broadcast from the first process: every process has to ask.
+        log_dir = trainer.log_dir or trainer.default_root_dir
+        return Path(self.folder) if self.folder else Path(log_dir) / 'encoders'

@@ -1,0 +1,313 @@
+"""Watch during pretraining what frozen features are worth."""
+
+import csv
+import os
+import warnings
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, recall_score
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+
+from ..modalities import pick_date, split
+
+Array = NDArray[Any]
+
+
+class OnlineProbe(Callback):
+    """Every k epochs, probe frozen features of the validation split with its labels.
+
+    For each modality alone and all concatenated, and for every ``label*`` key of the
+    batches, a nearest-neighbour classifier and a logistic regression (both of
+    scikit-learn, on standardised features) are fitted on one half of the validation
+    samples and scored on the other, always the same halves. Scores are balanced accuracy
+    for class labels and micro-averaged average precision for multi-label ones, in
+    percent. The same is done once for the untrained encoders, whose BatchNorm takes the
+    statistics of each batch. Scores are logged as
+    ``probe_<label>_<features>_<classifier>``, printed as a table, and written with a
+    figure to ``probe.csv`` and ``probe.png`` in the folder of the logger.
+
+    Args:
+        every_n_epochs: epochs between two probes; the last epoch is always probed.
+        k: number of nearest neighbours.
+        max_samples: at most so many validation samples of each device are used.
+
+    Raises:
+        ValueError: if an argument is not positive.
+    """
+
+    def __init__(
+        self, every_n_epochs: int = 1, k: int = 5, max_samples: int = 4096
+    ) -> None:
+        """Initialize a new OnlineProbe instance."""
+        for name, value in (('every_n_epochs', every_n_epochs), ('k', k)):
+            if value < 1:
+                raise ValueError(f'{name} must be positive, got {value}')
+        if max_samples < 2 * k:
+            raise ValueError(f'max_samples must be at least {2 * k}, got {max_samples}')
+        self.every_n_epochs = every_n_epochs
+        self.k = k
+        self.max_samples = max_samples
+        self.rows: list[dict[str, Any]] = []
+        self._untrained: nn.Module | None = None
+        self._store: dict[str, list[Tensor]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the scores so far in checkpoints."""
+        return {'rows': self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the scores of an interrupted fit.
+
+        Args:
+            state_dict: what :meth:`state_dict` returned.
+        """
+        self.rows = state_dict['rows']
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keep a copy of the untrained encoders: a checkpoint is not yet loaded here.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the task.
+            stage: the stage.
+        """
+        if stage == 'fit':
+            self._untrained = deepcopy(pl_module.encoders).requires_grad_(False)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect the features and labels of a batch.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the task.
+            outputs: what the validation step returned.
+            batch: a batch in [0, 1].
+            batch_idx: index of the batch.
+            dataloader_idx: index of the data loader.
+        """
+        seen = sum(map(len, self._store.get('seen', [])))
+        if not self._due(trainer) or seen >= self.max_samples:
+            return
+        images = split(batch, pl_module.hparams['modalities'])
+        images = {m: pick_date(x, date=0) for m, x in images.items()}
+        found = {k: v for k, v in batch.items() if str(k).startswith('label')}
+        for m, h in pl_module(images).items():
+            found[f'trained {m}'] = h
+        if self._untrained is not None and not self._has_untrained():
+            with torch.no_grad():
+                for m, h in (
+                    self._untrained.to(pl_module.device).train()(images).items()
+                ):
+                    found[f'untrained {m}'] = h
+        found['seen'] = next(iter(images.values())).new_zeros(len(batch[f'image_{m}']))
+        for key, value in found.items():
+            self._store.setdefault(key, []).append(value.detach().float().cpu())
+
+    def on_validation_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> None:
+        """Fit the probes, log and print their scores.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the task.
+        """
+        store = {k: torch.cat(v) for k, v in self._store.items()}
+        self._store = {}
+        if not store:
+            return
+        if trainer.world_size > 1:
+            store = {
+                k: pl_module.all_gather(v).flatten(0, 1).cpu() for k, v in store.items()
+            }
+        labels = {k: v.numpy() for k, v in store.items() if k.startswith('label')}
+        if not labels:
+            rank_zero_info('OnlineProbe: the validation split has no labels to probe')
+            return
+        modalities = list(pl_module.hparams['modalities'])
+        epoch = trainer.current_epoch
+        for stage in ('untrained', 'trained'):
+            if f'{stage} {modalities[0]}' not in store:
+                continue
+            features = {m: store[f'{stage} {m}'].numpy() for m in modalities}
+            if len(features) > 1:
+                features['+'.join(modalities)] = np.concatenate(
+                    list(features.values()), 1
+                )
+            for label, y in labels.items():
+                for name, x in features.items():
+                    for classifier, score in _scores(x, y, self.k):
+                        row = dict(label=label, features=name, classifier=classifier)
+                        number = -1 if stage == 'untrained' else epoch
+                        self.rows.append({'epoch': number, **row, 'score': score})
+        self._untrained = None
+        latest = [r for r in self.rows if r['epoch'] == epoch]
+        pl_module.log_dict(
+            {
+                f'probe_{r["label"]}_{r["features"]}_{r["classifier"]}': r['score']
+                for r in latest
+            }
+        )
+        rank_zero_info(self.table())
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the scores and the figure.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the task.
+        """
+        folder = trainer.log_dir
+        if not self.rows or folder is None or not trainer.is_global_zero:
+            return
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        partial = Path(folder, '.probe.csv.partial')
+        with partial.open('w', newline='') as file:
+            writer = csv.DictWriter(file, fieldnames=list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(partial, Path(folder, 'probe.csv'))
+        figure = self.plot()
+        partial = Path(folder, '.probe.partial.png')
+        figure.savefig(partial, dpi=150)
+        plt.close(figure)
+        os.replace(partial, Path(folder, 'probe.png'))
+        rank_zero_info(
+            f'probe: {Path(folder, "probe.csv")}, {Path(folder, "probe.png")}'
+        )
+
+    def table(self) -> str:
+        """Render the latest scores next to those of the untrained encoders.
+
+        Returns:
+            A table in plain text.
+        """
+        epoch = max(r['epoch'] for r in self.rows)
+        lines = [
+            f'Probe of frozen features after epoch {epoch + 1}, in %: trained (untrained)',
+            f'{"label":<16}{"features":<12}{f"{self.k}-NN":>16}{"linear":>16}',
+        ]
+        for label, name in dict.fromkeys(
+            (r['label'], r['features']) for r in self.rows
+        ):
+            cells = []
+            for classifier in ('knn', 'linear'):
+                after, before = (
+                    [
+                        r['score']
+                        for r in self.rows
+                        if (r['epoch'], r['label'], r['features'], r['classifier'])
+                        == (e, label, name, classifier)
+                    ]
+                    for e in (epoch, -1)
+                )
+                cells.append(
+                    f'{after[0]:.1f}' + (f' ({before[0]:.1f})' if before else '')
+                )
+            lines.append(f'{label:<16}{name:<12}{cells[0]:>16}{cells[1]:>16}')
+        return '\n'.join(lines)
+
+    def plot(self) -> Figure:
+        """Plot the scores of the linear probe over the epochs.
+
+        Returns:
+            One panel per label, one line per modality and all together; the point at
+            epoch 0 is the untrained encoder.
+        """
+        labels = list(dict.fromkeys(r['label'] for r in self.rows))
+        figure, axes = plt.subplots(
+            1, len(labels), figsize=(3.2 * len(labels), 3), sharey=True, squeeze=False
+        )
+        for label, axis in zip(labels, axes[0], strict=True):
+            for name in dict.fromkeys(r['features'] for r in self.rows):
+                points = [
+                    (r['epoch'] + 1, r['score'])
+                    for r in self.rows
+                    if (r['label'], r['features'], r['classifier'])
+                    == (label, name, 'linear')
+                ]
+                axis.plot(
+                    *zip(*sorted(points), strict=True),
+                    marker='o',
+                    markersize=3,
+                    label=name,
+                )
+            axis.set(title=label, xlabel='epochs')
+        axes[0, 0].set_ylabel('linear probe (%)')
+        axes[0, 0].legend(frameon=False)
+        figure.tight_layout()
+        return figure
+
+    def _due(self, trainer: Trainer) -> bool:
+        epoch = trainer.current_epoch + 1
+        last = epoch == trainer.max_epochs
+        return not trainer.sanity_checking and (
+            last or epoch % self.every_n_epochs == 0
+        )
+
+    def _has_untrained(self) -> bool:
+        return any(r['epoch'] == -1 for r in self.rows)
+
+
+def _scores(x: Array, y: Array, k: int) -> Iterator[tuple[str, float]]:
+    """Score a kNN and a linear probe, fitted on one half, on the other, in percent."""
+    order = np.random.default_rng(0).permutation(len(x))
+    train, test = order[::2], order[1::2]
+    multilabel = y.ndim == 2
+    if not multilabel:
+        y = y.astype(int)
+    # A label that one half lacks cannot be learned, or not be scored.
+    if multilabel:
+        y = y[:, [len(set(c[train])) > 1 and c[test].any() for c in y.T]].astype(int)
+    if (
+        len(train) <= k
+        or (multilabel and not y.shape[1])
+        or len(np.unique(y[train])) < 2
+    ):
+        return
+    linear: Any = LogisticRegression(max_iter=200)
+    if multilabel:
+        linear = OneVsRestClassifier(linear)
+    for name, model in (('knn', KNeighborsClassifier(k)), ('linear', linear)):
+        with warnings.catch_warnings():
+            # Scores no longer change long before the optimiser is satisfied.
+            warnings.simplefilter('ignore', ConvergenceWarning)
+            probe = make_pipeline(StandardScaler(), model).fit(x[train], y[train])
+        if multilabel:
+            p = probe.predict_proba(x[test])
+            p = np.stack([c[:, 1] for c in p], 1) if isinstance(p, list) else p
+            score = average_precision_score(y[test], p, average='micro')
+        else:
+            classes = np.unique(y[test])
+            score = recall_score(
+                y[test],
+                probe.predict(x[test]),
+                labels=classes,
+                average='macro',
+                zero_division=0,
+            )
+        yield name, 100 * float(score)

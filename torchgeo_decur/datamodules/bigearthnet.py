@@ -1,0 +1,96 @@
+"""BigEarthNet-MM for multi-label classification."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from ..datasets.bigearthnet import BigEarthNetMM, Version
+from .base import MultimodalDataModule
+from .splits import split_groups
+
+
+class BigEarthNetMMDataModule(MultimodalDataModule):
+    """Sentinel-1 and Sentinel-2 patches with labels, scaled to [0, 1].
+
+    The splits are the published ones. The predict split is the test split.
+
+    Args:
+        root: folder of the dataset, or that receives it.
+        version: 'v1' or 'v2'.
+        modalities: 's1', 's2' or both.
+        num_classes: 19, or 43 in v1.
+        train_fraction: fraction of the training patches to train with, drawn at random,
+            such as 0.01 for the experiments with few labels.
+        batch_size: patches of a batch on each device.
+        num_workers: worker processes of each data loader.
+        seed: seed of the fraction and of the shuffle.
+        download: whether to download what is missing (more than 100 GB).
+        checksum: whether to verify downloads.
+        skip_unreadable: whether the next patch replaces one with a damaged file.
+
+    Raises:
+        ValueError: if an option is not valid.
+    """
+
+    def __init__(
+        self,
+        root: str = 'data',
+        version: Version = 'v2',
+        modalities: Sequence[str] = ('s1', 's2'),
+        num_classes: int = 19,
+        train_fraction: float = 1.0,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+        download: bool = False,
+        checksum: bool = True,
+        skip_unreadable: bool = False,
+    ) -> None:
+        """Initialize a new BigEarthNetMMDataModule instance."""
+        known = {'s1': 'sentinel1_grd', 's2': 'sentinel2_l2a'}
+        if not modalities or any(m not in known for m in modalities):
+            raise ValueError(
+                f'modalities must be one or both of {list(known)}, '
+                f'got {list(modalities)}'
+            )
+        if not 0 < train_fraction <= 1:
+            raise ValueError(f'train_fraction must be in (0, 1], got {train_fraction}')
+        super().__init__(
+            {m: known[m] for m in modalities}, batch_size, num_workers, seed
+        )
+        self.train_fraction = train_fraction
+        self.kwargs = {
+            'root': root,
+            'version': version,
+            'modalities': tuple(modalities),
+            'num_classes': num_classes,
+            'download': download,
+            'checksum': checksum,
+            'skip_unreadable': skip_unreadable,
+        }
+
+    def prepare_data(self) -> None:
+        """Download the dataset if asked to."""
+        if self.kwargs['download']:
+            for split in ('train', 'val', 'test'):
+                BigEarthNetMM(split=split, **self.kwargs)
+
+    def setup(self, stage: str) -> None:
+        """Find the patches of the splits that a stage needs.
+
+        Args:
+            stage: 'fit', 'validate', 'test' or 'predict'.
+        """
+        if stage == 'fit':
+            train = self._make('train')
+            numbers = range(len(train))
+            _, kept = split_groups(numbers, self.train_fraction, self.seed)
+            self.train_dataset = train.subset(kept)
+        if stage in ('fit', 'validate'):
+            self.val_dataset = self._make('val')
+        if stage == 'test':
+            self.test_dataset = self._make('test')
+        if stage == 'predict':
+            self.predict_dataset = self._make('test')
+
+    def _make(self, split: Literal['train', 'val', 'test']) -> BigEarthNetMM:
+        return BigEarthNetMM(split=split, **self.kwargs)

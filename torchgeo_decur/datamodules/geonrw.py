@@ -1,0 +1,89 @@
+"""GeoNRW for pretraining and segmentation."""
+
+from typing import Literal
+
+from ..datasets.geonrw import GeoNRWPatches
+from .base import MultimodalDataModule
+from .splits import split_groups
+
+
+class GeoNRWPatchDataModule(MultimodalDataModule):
+    """Patches of aerial photographs, elevation and land cover, images in [0, 1].
+
+    The test split is the published one. The validation split is drawn at random from the
+    training *tiles*: patches of one tile are never on both sides. The predict split is
+    the test split.
+
+    Args:
+        root: folder that has one folder a city, or that receives them.
+        size: height and width of a patch in pixels.
+        val_fraction: fraction of the training tiles that training leaves out. With 0 all
+            train and there is no validation (``limit_val_batches: 0``).
+        train_fraction: fraction of the remaining patches to train with, drawn at random,
+            such as 0.01 for the experiments with few labels.
+        batch_size: patches of a batch on each device.
+        num_workers: worker processes of each data loader.
+        seed: seed of split, fraction and shuffle.
+        download: whether to download what is missing.
+        checksum: whether to verify downloads.
+        skip_unreadable: whether the next patch replaces one with a damaged file.
+
+    Raises:
+        ValueError: if an option is not valid.
+    """
+
+    def __init__(
+        self,
+        root: str = 'data',
+        size: int = 250,
+        val_fraction: float = 0.1,
+        train_fraction: float = 1.0,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+        download: bool = False,
+        checksum: bool = True,
+        skip_unreadable: bool = False,
+    ) -> None:
+        """Initialize a new GeoNRWPatchDataModule instance."""
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f'val_fraction must be in [0, 1), got {val_fraction}')
+        if not 0 < train_fraction <= 1:
+            raise ValueError(f'train_fraction must be in (0, 1], got {train_fraction}')
+        super().__init__(GeoNRWPatches.modalities, batch_size, num_workers, seed)
+        self.val_fraction = val_fraction
+        self.train_fraction = train_fraction
+        self.kwargs = {
+            'root': root,
+            'size': size,
+            'download': download,
+            'checksum': checksum,
+            'skip_unreadable': skip_unreadable,
+        }
+
+    def prepare_data(self) -> None:
+        """Download the dataset if asked to."""
+        if self.kwargs['download']:
+            self._make('train')
+
+    def setup(self, stage: str) -> None:
+        """Split the tiles.
+
+        Args:
+            stage: 'fit', 'validate', 'test' or 'predict'.
+        """
+        if stage in ('fit', 'validate'):
+            dataset = self._make('train')
+            tiles = [patch.tile for patch in dataset.samples]
+            kept, held_out = split_groups(tiles, self.val_fraction, self.seed)
+            _, some = split_groups(range(len(kept)), self.train_fraction, self.seed)
+            self.train_dataset = dataset.subset(kept[i] for i in some)
+            if held_out:
+                self.val_dataset = dataset.subset(held_out)
+        if stage == 'test':
+            self.test_dataset = self._make('test')
+        if stage == 'predict':
+            self.predict_dataset = self._make('test')
+
+    def _make(self, split: Literal['train', 'test']) -> GeoNRWPatches:
+        return GeoNRWPatches(split=split, **self.kwargs)

@@ -1,0 +1,349 @@
+"""Any co-registered rasters as modalities: folders, or TorchGeo's dataset classes."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.figure import Figure
+from torchgeo.datasets.utils import Sample
+
+from ..datasets.joined import JoinedRasters, join, strips
+from ..datasets.plotting import plot_images
+from ..datasets.rasters import dataset_class, open_rasters
+from ..datasets.windows import GridWindows, RandomWindows
+from ..modalities import Modality, invalid_pixels
+from .base import MultimodalDataModule
+
+_FOLDER = ('paths', 'glob', 'bands', 'nodata', 'resampling')
+_CLASS = ('dataset', 'init_args', 'paths', 'bands', 'nodata')
+_IMAGE = ('kind', 'unit', 'mean', 'std')
+
+
+class RasterPairDataModule(MultimodalDataModule):
+    """Windows into two or more co-registered rasters, joined by place.
+
+    Each entry of ``rasters`` is a folder of georeferenced files or a subclass of
+    TorchGeo's ``RasterDataset``. They are joined with ``&``: windows lie where all have
+    data, and all take the CRS and the resolution of the first. The common footprint is
+    cut into strips by area: training in the west, then validation, then test in the
+    east; up to three pixels of the coarsest raster are left free between them, so that no
+    pixel is shared, not by interpolation either. Training draws random
+    windows that depend on seed and epoch alone, validation and test lay windows side by
+    side, prediction covers the whole footprint. Each batch has ``bounds`` and
+    ``transform``, in the CRS of the first.
+
+    An entry has the keys
+
+    - ``paths``: a folder or a list of folders or files, searched for ``glob`` (by default
+      GeoTIFF and a few others), or ``dataset``: path of a ``RasterDataset`` subclass,
+      with ``paths`` and ``init_args``. Only a class reads dates from file names.
+    - ``bands``: name of each band of the files, in order (a class: those to read).
+    - ``kind`` and ``unit`` as in :class:`~torchgeo_decur.modalities.Modality`, by default
+      'multispectral' in the unit of the files, 'native'.
+    - ``mean`` and ``std`` of each band. Where they are needed and not given they are
+      estimated from 64 windows of the training area, printed, and kept in checkpoints.
+    - ``nodata``: value of a missing pixel, by default that of the files, or NaN for
+      floating point. Where integer files declare none, nothing is taken for missing,
+      and 0 is read beyond the border of a file.
+    - ``resampling``: method of ``rasterio.enums.Resampling``, by default 'bilinear'.
+      Files of another CRS are warped by nearest neighbour before, as TorchGeo does.
+
+    Args:
+        rasters: two or more entries by name of the modality.
+        mask: entry of a label raster with ``paths``, or ``dataset``; ``nodata`` and
+            ``num_classes``. Its labels are read as they are, by nearest neighbour; give
+            its nodata value to the task as ``ignore_index``.
+        patch_size: height and width of a window, in pixels of the first raster.
+        length: number of random windows of an epoch, over all devices.
+        batch_size: windows of a batch on each device.
+        val_fraction: share of the common footprint to validate on.
+        test_fraction: share to test on; with 0 the validation windows are tested on.
+        max_nodata: training, validation and test skip windows in which a larger share of
+            the pixels misses a band of some modality. The mask does not count.
+        skip_unreadable: leave out files that cannot be read, with a warning.
+        num_workers: worker processes of each data loader.
+        seed: seed of the windows and of the statistics.
+
+    Raises:
+        ValueError: if an entry has an unknown key or value, or there are fewer than two;
+            from :meth:`setup`, for files that cannot be used together, naming the file.
+    """
+
+    def __init__(
+        self,
+        rasters: dict[str, dict[str, Any]],
+        mask: dict[str, Any] | None = None,
+        patch_size: int = 64,
+        length: int = 1000,
+        batch_size: int = 64,
+        val_fraction: float = 0.2,
+        test_fraction: float = 0.0,
+        max_nodata: float = 0.1,
+        skip_unreadable: bool = False,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        """Initialize a new RasterPairDataModule instance."""
+        if len(rasters) < 2 or 'mask' in rasters:
+            raise ValueError(
+                'rasters must name two or more modalities, none of them mask, '
+                f'got {list(rasters)}'
+            )
+        if patch_size < 1 or length < 1 or seed < 0:
+            raise ValueError(
+                'patch_size and length must be positive and seed not negative, '
+                f'got {patch_size}, {length} and {seed}'
+            )
+        if not (val_fraction > 0 <= test_fraction and val_fraction + test_fraction < 1):
+            raise ValueError(
+                'val_fraction must be positive, test_fraction not negative and their sum '
+                f'less than 1, got {val_fraction} and {test_fraction}'
+            )
+        if not 0 <= max_nodata < 1:
+            raise ValueError(f'max_nodata must be in [0, 1), got {max_nodata}')
+        modalities = {name: _modality(name, entry) for name, entry in rasters.items()}
+        if mask is not None:
+            _check_keys('mask', mask, ('num_classes',))
+        self.entries = {**rasters, **({'mask': mask} if mask is not None else {})}
+        self.patch_size = patch_size
+        self.length = length
+        self.fractions = (val_fraction, test_fraction)
+        self.max_nodata = max_nodata
+        self.skip_unreadable = skip_unreadable
+        self.rasters: JoinedRasters | None = None
+        self.statistics: dict[str, dict[str, list[float]]] = {}
+        super().__init__(modalities, batch_size, num_workers, seed)
+
+    def setup(self, stage: str) -> None:
+        """Open the rasters, cut the area and learn what the entries leave open.
+
+        Args:
+            stage: 'fit', 'validate', 'test' or 'predict'.
+
+        Raises:
+            ValueError: if files cannot be read or used together, a window does not fit,
+                or nearly all windows hold too much nodata.
+        """
+        rasters = self.rasters or self._open(stage)
+        if stage == 'fit':
+            self.train_dataset = RandomWindows(
+                rasters, self.areas['train'], self.length, self.seed
+            )
+        if stage in ('fit', 'validate'):
+            self.val_dataset = self._grid(rasters, 'val')
+        if stage == 'test':
+            name = 'test' if 'test' in self.areas else 'val'
+            self.test_dataset = self._grid(rasters, name)
+        if stage == 'predict':
+            self.predict_dataset = GridWindows(rasters, rasters.footprint, whole=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The statistics that were estimated, for the checkpoint."""
+        return {'statistics': self.statistics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the statistics of a checkpoint instead of those estimated here.
+
+        Args:
+            state_dict: as :meth:`state_dict` returned it.
+        """
+        found = state_dict.get('statistics', {})
+        self._use({m: s for m, s in found.items() if m in self.modalities})
+
+    def plot(self, sample: Sample, **kwargs: Any) -> Figure:
+        """Draw the modalities of one sample, and its mask.
+
+        Args:
+            sample: one sample of a dataset, raw, or of a batch, scaled.
+            **kwargs: options of
+                ``torchgeo_decur.datasets.plotting.plot_images``.
+
+        Returns:
+            The figure. It is the caller's to close.
+        """
+        images = {}
+        for m, modality in self.modalities.items():
+            x = sample[f'image_{m}'].float()
+            invalid = invalid_pixels(x, modality.nodata)
+            images[m] = x if invalid is None else x.masked_fill(invalid, torch.nan)
+        masks = {str(k): sample[k] for k in ('mask', 'prediction') if k in sample}
+        return plot_images(images, self.modalities, masks, **kwargs)
+
+    def _open(self, stage: str) -> JoinedRasters:
+        leaves, nodata = {}, {}
+        for name, entry in self.entries.items():
+            bands = None if name == 'mask' else self.modalities[name].bands
+            leaf, nodata[name] = open_rasters(name, entry, bands, self.skip_unreadable)
+            # File handles must not be open when worker processes fork.
+            leaf.cache = self.num_workers == 0
+            leaves[name] = leaf
+        west, _, _, north = next(iter(leaves.values())).index.geometry.iloc[0].bounds
+        joined, coarsest = join(leaves)
+        rasters = JoinedRasters(
+            joined,
+            leaves,
+            nodata,
+            (west, north),
+            self.patch_size,
+            self.max_nodata,
+            self.entries.get('mask', {}).get('num_classes'),
+        )
+        width, height = rasters.pixels(rasters.footprint)
+        if min(width, height) < self.patch_size:
+            raise ValueError(
+                f'patch_size must fit in the common footprint of {width} x {height} '
+                f'pixels (width x height), got {self.patch_size}'
+            )
+        val, test = self.fractions
+        shares = {'train': 1 - val - test, 'val': val} | (
+            {'test': test} if test else {}
+        )
+        gap = 3 * coarsest - joined.res[0]
+        cut = strips(rasters, list(shares.values()), gap)
+        self.areas = dict(zip(shares, cut, strict=True))
+        self.set_modalities(
+            {m: replace(v, nodata=nodata[m]) for m, v in self.modalities.items()}
+        )
+        self._learn(rasters, stage)
+        self.rasters = rasters
+        return rasters
+
+    def _grid(self, rasters: JoinedRasters, name: str) -> GridWindows:
+        windows = GridWindows(rasters, self.areas[name])
+        if not windows:
+            width, height = rasters.pixels(self.areas[name])
+            reason = (
+                f'all {windows.skipped} hold more than {self.max_nodata:.0%} nodata'
+                if windows.skipped
+                else f'none of {self.patch_size} fits'
+            )
+            raise ValueError(
+                f'{name} area must hold at least one window, but of its {width} x '
+                f'{height} pixels (width x height) {reason}; raise {name}_fraction, or '
+                'lower patch_size'
+            )
+        return windows
+
+    def _learn(self, rasters: JoinedRasters, stage: str, count: int = 64) -> None:
+        """Look at some training windows: usable at all? which statistics?"""
+        wanted = [
+            m
+            for m, modality in self.modalities.items()
+            if modality.limits is None
+            and modality.kind not in ('elevation', 'depth')
+            and m not in self.statistics
+        ]
+        area = self.areas['train']
+        if stage == 'predict':
+            if not wanted:
+                return
+            if min(rasters.pixels(area)) < self.patch_size:
+                area = rasters.footprint  # a small place has no training area
+        windows = RandomWindows(rasters, area, count, self.seed)
+        moments = {m: _Moments(self.modalities[m]) for m in wanted}
+        skipped = 0
+        # A few tell whether files, labels and nodata are right.
+        for index in range(count if wanted else 4):
+            sample, before = windows.fetch(index)
+            skipped += before
+            for m in wanted:
+                moments[m].add(m, sample[f'image_{m}'])
+        self._use({**self.statistics, **{m: moments[m].result(m) for m in wanted}})
+        if wanted:
+            _report({m: self.statistics[m] for m in wanted}, count, skipped)
+
+    def _use(self, statistics: dict[str, dict[str, list[float]]]) -> None:
+        """Scale by these statistics where the entries give none."""
+        own = {m for m in statistics if self.entries[m].get('mean') is None}
+        self.statistics = {m: statistics[m] for m in own}
+        self.set_modalities(
+            {
+                m: Modality.of({**vars(modality), **self.statistics.get(m, {})})
+                for m, modality in self.modalities.items()
+            }
+        )
+
+
+class _Moments:
+    """Mean and standard deviation of each band, one image after another."""
+
+    def __init__(self, modality: Modality) -> None:
+        self.modality = modality
+        self.count, self.mean, self.squares = torch.zeros(
+            3, modality.channels, dtype=torch.double
+        )
+
+    def add(self, name: str, image: torch.Tensor) -> None:
+        x = image.double().flatten(1)
+        invalid = invalid_pixels(x, self.modality.nodata)
+        valid = torch.ones_like(x) if invalid is None else (~invalid).double()
+        if not (x.isfinite() | (valid == 0)).all():
+            raise ValueError(
+                f'{name}: expected finite values, found NaN or infinite ones; give the '
+                'entry nodata: .nan, or repair the files'
+            )
+        x = torch.where(valid > 0, x, 0.0)
+        n = valid.sum(1)
+        mean = x.sum(1) / n.clamp(min=1)
+        squares = ((x - mean[:, None]).square() * valid).sum(1)
+        total = (self.count + n).clamp(min=1)
+        delta = mean - self.mean
+        self.squares = self.squares + squares + delta.square() * self.count * n / total
+        self.mean = self.mean + delta * n / total
+        self.count = self.count + n
+
+    def result(self, name: str) -> dict[str, list[float]]:
+        std = (self.squares / self.count.clamp(min=1)).sqrt()
+        flat = [b for b, s in zip(self.modality.bands, std, strict=True) if s <= 0]
+        if flat:
+            raise ValueError(
+                f'{name}: expected values that vary, found a constant in bands {flat} of '
+                'the training windows; correct nodata, or leave the bands out'
+            )
+        # As many digits as are printed: pasted numbers are then those used here.
+        return {
+            key: [float(f'{v:.6g}') for v in values.tolist()]
+            for key, values in (('mean', self.mean), ('std', std))
+        }
+
+
+def _check_keys(name: str, entry: Mapping[str, Any], more: tuple[str, ...]) -> None:
+    known = sorted((_CLASS if entry.get('dataset') else _FOLDER) + more)
+    if unknown := sorted(set(entry) - set(known)):
+        start = 'dataset' if entry.get('dataset') else 'paths'
+        raise ValueError(
+            f'{name}: keys of an entry with {start} must be among {known}, got {unknown}'
+        )
+
+
+def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
+    """What an entry says of its modality, before any file is opened."""
+    _check_keys(name, entry, _IMAGE)
+    bands = entry.get('bands')
+    if entry.get('dataset'):
+        cls = dataset_class(name, entry['dataset'])
+        bands = bands or cls.all_bands
+    if not bands or isinstance(bands, str):
+        raise ValueError(
+            f'{name}: bands must name every band of the files, in order, got {bands!r}'
+        )
+    fields = {k: entry[k] for k in (*_IMAGE, 'nodata') if entry.get(k) is not None}
+    defaults = {'kind': 'multispectral', 'unit': 'native', 'bands': list(bands)}
+    try:
+        return Modality.of({**defaults, **fields})
+    except ValueError as error:
+        raise ValueError(f'{name}: {error}') from error
+
+
+@rank_zero_only
+def _report(
+    statistics: dict[str, dict[str, list[float]]], count: int, skipped: int
+) -> None:
+    print(
+        f'Statistics of {count} training windows ({skipped} of {count + skipped} drawn '
+        'were skipped for nodata). To keep them, paste them into rasters:'
+    )
+    for m, values in statistics.items():
+        print(f'  {m}:', *(f'    {k}: {v}' for k, v in values.items()), sep='\n')

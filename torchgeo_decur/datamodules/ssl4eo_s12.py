@@ -1,0 +1,86 @@
+"""SSL4EO-S12 for pretraining."""
+
+from ..datasets.ssl4eo_s12 import Dates, Level, SSL4EOS12Pair
+from .base import MultimodalDataModule
+from .splits import split_groups
+
+
+class SSL4EOS12PairDataModule(MultimodalDataModule):
+    """Pairs of Sentinel-1 and Sentinel-2 at one or more dates, scaled to [0, 1].
+
+    Args:
+        root: folder that has ``s1`` and ``s2c`` (or ``s2a``), or that receives them.
+        dates: 'all', 'same' or 'independent', see
+            :class:`~torchgeo_decur.datasets.SSL4EOS12Pair`. With several dates the task
+            picks one for each view; drawing one here opens a quarter of the files.
+        level: level of Sentinel-2, 'l1c' (13 bands) or 'l2a' (12 bands).
+        num_dates: dates of a sample for 'same' and 'independent'.
+        val_fraction: fraction of the places, drawn at random, that training leaves out.
+            With 0 all train and there is no validation (``limit_val_batches: 0``).
+        batch_size: places of a batch on each device.
+        num_workers: worker processes of each data loader.
+        seed: seed of the split, the shuffle and the dates.
+        download: whether to download what is missing (about 1.5 TB).
+        checksum: whether to verify downloads.
+        skip_unreadable: whether the next place replaces one with a damaged file.
+
+    Raises:
+        ValueError: if an option is not valid.
+
+    The test split is the validation split; the predict split has every place, in order.
+    """
+
+    def __init__(
+        self,
+        root: str = 'data',
+        dates: Dates = 'all',
+        level: Level = 'l1c',
+        num_dates: int = 1,
+        val_fraction: float = 0.01,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+        download: bool = False,
+        checksum: bool = True,
+        skip_unreadable: bool = False,
+    ) -> None:
+        """Initialize a new SSL4EOS12PairDataModule instance."""
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f'val_fraction must be in [0, 1), got {val_fraction}')
+        if level not in ('l1c', 'l2a'):
+            raise ValueError(f"level must be 'l1c' or 'l2a', got {level!r}")
+        super().__init__(
+            {'s1': 'sentinel1_grd', 's2': f'sentinel2_{level}'},
+            batch_size,
+            num_workers,
+            seed,
+        )
+        self.val_fraction = val_fraction
+        self.kwargs = {
+            'root': root,
+            'dates': dates,
+            'level': level,
+            'num_dates': num_dates,
+            'seed': seed,
+            'download': download,
+            'checksum': checksum,
+            'skip_unreadable': skip_unreadable,
+        }
+
+    def prepare_data(self) -> None:
+        """Download the dataset if asked to."""
+        if self.kwargs['download']:
+            SSL4EOS12Pair(**self.kwargs)
+
+    def setup(self, stage: str) -> None:
+        """Split the places.
+
+        Args:
+            stage: 'fit', 'validate', 'test' or 'predict'.
+        """
+        dataset = SSL4EOS12Pair(**self.kwargs)
+        kept, held_out = split_groups(dataset.samples, self.val_fraction, self.seed)
+        self.train_dataset = dataset.subset(kept)
+        if held_out:
+            self.val_dataset = self.test_dataset = dataset.subset(held_out)
+        self.predict_dataset = dataset

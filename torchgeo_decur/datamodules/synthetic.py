@@ -1,0 +1,85 @@
+"""The built-in data, for a first run, for tests and for controlled comparisons."""
+
+from collections.abc import Sequence
+
+from ..datasets import SyntheticEO
+from .base import MultimodalDataModule
+
+_MODALITIES = {
+    's1': 'sentinel1_grd',
+    's2': 'sentinel2_l1c',
+    'dem': 'geonrw_dem',
+    'rgb': 'geonrw_rgb',
+}
+
+
+class SyntheticEODataModule(MultimodalDataModule):
+    """Scenes of :class:`~torchgeo_decur.datasets.SyntheticEO`, made as they are needed.
+
+    Args:
+        modalities: which of 's1', 's2', 'dem' and 'rgb'.
+        length: number of training scenes.
+        val_length: number of scenes of the validation, the test and the predict split.
+        batch_size: samples of a batch on each device.
+        num_workers: worker processes of each data loader.
+        seed: seed of the training scenes and of the shuffle; the other splits have
+            seeds of their own.
+        size: height and width of a scene in pixels.
+        num_dates: number of dates T of each place.
+        common_strength: contrast of what both sensors see.
+        unique_strength: contrast of what one sensor alone sees.
+
+    Raises:
+        ValueError: if a modality is unknown or a number is out of range.
+
+    Example:
+        >>> datamodule = SyntheticEODataModule(length=8, val_length=4, batch_size=4, size=32)
+        >>> datamodule.setup('fit')
+        >>> next(iter(datamodule.train_dataloader()))['image_s2'].shape
+        torch.Size([4, 13, 32, 32])
+    """
+
+    def __init__(
+        self,
+        modalities: Sequence[str] = ('s1', 's2'),
+        length: int = 4096,
+        val_length: int = 1024,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+        size: int = 64,
+        num_dates: int = 1,
+        common_strength: float = 1.0,
+        unique_strength: float = 1.0,
+    ) -> None:
+        """Initialize a new SyntheticEODataModule instance."""
+        unknown = [m for m in modalities if m not in _MODALITIES]
+        if unknown:
+            raise ValueError(
+                f'modalities must be among {list(_MODALITIES)}, got {unknown}'
+            )
+        super().__init__(
+            {m: _MODALITIES[m] for m in modalities}, batch_size, num_workers, seed
+        )
+        self.length = length
+        self.val_length = val_length
+        self.kwargs = {
+            'modalities': tuple(modalities),
+            'size': size,
+            'num_dates': num_dates,
+            'common_strength': common_strength,
+            'unique_strength': unique_strength,
+        }
+
+    def setup(self, stage: str) -> None:
+        """Make the datasets; scenes are made when they are read.
+
+        Args:
+            stage: 'fit', 'validate', 'test' or 'predict'.
+        """
+        splits = {'train': 0, 'val': 1, 'test': 2, 'predict': 3}
+        for name, number in splits.items():
+            length = self.length if name == 'train' else self.val_length
+            seed = len(splits) * self.seed + number
+            dataset = SyntheticEO(length, seed=seed, **self.kwargs)
+            setattr(self, f'{name}_dataset', dataset)

@@ -1,0 +1,295 @@
+"""BigEarthNet-MM: Sentinel-1, Sentinel-2 and multi-label land cover, v1 and v2."""
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torchgeo.datasets import BigEarthNet, BigEarthNetV2
+from torchgeo.datasets.utils import Path as PathLike
+from torchgeo.datasets.utils import Sample
+
+from ..modalities import MODALITIES, Modality
+from .bigearthnet_download import obtain_split_v1, obtain_v1, obtain_v2
+from .reading import (
+    SENTINEL2_RATIO,
+    FileDataset,
+    UnreadableFileError,
+    not_found,
+    read,
+    resize,
+)
+
+Version = Literal['v1', 'v2']
+Split = Literal['train', 'val', 'test', 'all']
+
+
+class Patch(NamedTuple):
+    """Names of the folders of one patch, and its classes where they are known.
+
+    Args:
+        s1: name of the Sentinel-1 folder.
+        s2: name of the Sentinel-2 folder.
+        classes: numbers of its classes, or None where a file in the folder has them.
+    """
+
+    s1: str
+    s2: str
+    classes: tuple[int, ...] | None = None
+
+
+class BigEarthNetMM(FileDataset):
+    """Co-registered Sentinel-1 and Sentinel-2 patches with several labels each.
+
+    BigEarthNet-MM (https://arxiv.org/abs/2105.07921) and its revision reBEN
+    (https://arxiv.org/abs/2407.03653). A sample has the keys
+
+    * ``image_s1``: backscatter in dB, bands (VV, VH), float32, shape (2, 120, 120)
+    * ``image_s2``: digital numbers, float32, shape (12, 120, 120), in the order of
+      ``modalities['s2'].bands``; bands of 20 m and 60 m come bilinearly on the 10 m grid
+    * ``label``: 1 for each class that is present, else 0, int64, shape (num_classes,),
+      as TorchGeo's multilabel ``Classification`` takes it
+
+    Differences from TorchGeo's ``BigEarthNet`` and ``BigEarthNetV2``: Sentinel-1 comes
+    as (VV, VH) and keeps its decimals, and v2 needs no reference maps.
+
+    The layouts are those of the published archives. v2: ``metadata.parquet`` tells split
+    and labels. v1: the split is in TorchGeo's ``bigearthnet-<split>.csv`` (downloaded
+    alone when only it is missing and ``download`` is true), labels are in the JSON files
+    of the patches. A patch whose folders are not on disk is left out; how many is said
+    in a warning. Where the folder of a modality has not the published name, the only
+    one that starts with ``BigEarthNet-S1`` or ``BigEarthNet-S2`` is taken.
+
+    Args:
+        root: folder of the dataset, or that receives it.
+        version: 'v1' (590,326 patches, 43 or 19 classes) or 'v2' (549,488, 19 classes).
+        split: 'train', 'val', 'test', or 'all' for every patch on disk. In v1, 'all'
+            needs no csv file, and pairs patches by the JSON files of Sentinel-1.
+        modalities: 's1', 's2' or both.
+        num_classes: 19, or 43 in v1. Of the 43 classes, 11 have no counterpart in the 19
+            and are dropped from a label.
+        transforms: function of a sample that returns the sample to use.
+        download: whether to download what is missing (more than 100 GB).
+        checksum: whether to verify downloads.
+        skip_unreadable: whether the next patch replaces one with a damaged file.
+
+    Raises:
+        DatasetNotFoundError: if there is no patch on disk, and no download.
+        ValueError: if an option is not valid, or a label of v2 is none of the classes.
+    """
+
+    def __init__(
+        self,
+        root: PathLike = 'data',
+        version: Version = 'v2',
+        split: Split = 'train',
+        modalities: Sequence[str] = ('s1', 's2'),
+        num_classes: int = 19,
+        transforms: Callable[[Sample], Sample] | None = None,
+        download: bool = False,
+        checksum: bool = True,
+        skip_unreadable: bool = False,
+    ) -> None:
+        """Initialize a new BigEarthNetMM instance."""
+        sizes = {'v1': (19, 43), 'v2': (19,)}
+        for name, value, allowed in (
+            ('version', version, get_args(Version)),
+            ('split', split, get_args(Split)),
+            ('num_classes', num_classes, sizes.get(version, ())),
+        ):
+            if value not in allowed:
+                raise ValueError(f'{name} must be one of {allowed}, got {value!r}')
+        if not modalities or any(m not in _KNOWN for m in modalities):
+            raise ValueError(
+                f'modalities must be one or both of {list(_KNOWN)}, '
+                f'got {list(modalities)}'
+            )
+        self.root = root
+        self.version = version
+        self.split = split
+        self.modalities: dict[str, Modality] = {m: _KNOWN[m] for m in modalities}
+        self.num_classes = num_classes
+        self.classes = tuple(BigEarthNet.class_sets[num_classes])
+        self.transforms = transforms
+        self.download = download
+        self.checksum = checksum
+        self.skip_unreadable = skip_unreadable
+        self._folders = self._find_folders()
+        self.samples: list[Patch] = self._find_patches()
+
+    def load(self, item: Patch) -> Sample:
+        """Read one patch.
+
+        Args:
+            item: names of its folders.
+
+        Returns:
+            The sample, before ``transforms``.
+
+        Raises:
+            UnreadableFileError: if a file is missing, truncated or not a raster.
+            ValueError: if a file has another number of bands or size, or a label is
+                none of the classes.
+        """
+        sample = {f'image_{m}': self._read_image(m, item) for m in self.modalities}
+        classes = self._read_classes(item) if item.classes is None else item.classes
+        label = torch.zeros(self.num_classes, dtype=torch.int64)
+        label[list(classes)] = 1
+        return {**sample, 'label': label}
+
+    def _find_folders(self) -> dict[str, Path]:
+        """Folder of each modality, after a download where one is needed."""
+        found = {m: self._find_folder(m) for m in self.modalities}
+        missing = [m for m, folder in found.items() if folder is None]
+        options = (self.download, self.checksum)
+        try:
+            if self.version == 'v2':
+                if not (Path(self.root) / 'metadata.parquet').exists():
+                    missing.append('metadata')
+                obtain_v2(Path(self.root), missing, *options)
+            elif missing:
+                obtain_v1(Path(self.root), list(self.modalities), *options)
+        except FileNotFoundError as error:
+            names = [f'a folder {_FOLDERS[self.version][m]}' for m in self.modalities]
+            names += ['metadata.parquet'] * (self.version == 'v2')
+            raise not_found(self, ' and '.join(names)) from error
+        found = {m: self._find_folder(m) for m in self.modalities}
+        return {m: folder for m, folder in found.items() if folder}
+
+    def _find_folder(self, modality: str) -> Path | None:
+        root = Path(self.root)
+        if (usual := root / _FOLDERS[self.version][modality]).is_dir():
+            return usual
+        pattern = f'BigEarthNet-{modality.upper()}*'
+        found = [folder for folder in root.glob(pattern) if folder.is_dir()]
+        return found[0] if len(found) == 1 else None
+
+    def _find_patches(self) -> list[Patch]:
+        """Patches of the split that are on disk."""
+        present = {m: self._list_names(m) for m in self.modalities}
+        wanted = list(
+            self._read_v2() if self.version == 'v2' else self._read_v1(present)
+        )
+        patches = [
+            patch
+            for patch in wanted
+            if all(getattr(patch, m) in names for m, names in present.items())
+        ]
+        if not patches:
+            counts = {str(self._folders[m]): len(x) for m, x in present.items()}
+            raise not_found(
+                self, f'patches of split {self.split!r}; the folders hold {counts}'
+            )
+        if lost := len(wanted) - len(patches):
+            warnings.warn(
+                f'left out {lost} of {len(wanted)} patches of split {self.split!r} '
+                f'that are not in {self.root}',
+                stacklevel=4,
+            )
+        return patches
+
+    def _list_names(self, modality: str) -> set[str]:
+        """Names of all patches on disk: v2 sorts them in one folder a scene."""
+        folders = [self._folders[modality]]
+        if self.version == 'v2':
+            folders = [folders[0] / name for name in _listing(folders[0])]
+        return {name for folder in folders for name in _listing(folder)}
+
+    def _read_v2(self) -> Iterator[Patch]:
+        path = Path(self.root) / 'metadata.parquet'
+        table = pd.read_parquet(
+            path, columns=['patch_id', 'labels', 'split', 's1_name']
+        )
+        if self.split != 'all':
+            table = table[table['split'] == BigEarthNetV2.split_map[self.split]]
+        columns = (table[name] for name in ('s1_name', 'patch_id', 'labels'))
+        for s1, s2, labels in zip(*columns, strict=True):
+            yield Patch(s1, s2, _to_classes(s2, labels, self.classes))
+
+    def _read_v1(self, present: dict[str, set[str]]) -> Iterator[Patch]:
+        if self.split != 'all':
+            options = (self.split, self.download, self.checksum)
+            try:
+                path = obtain_split_v1(Path(self.root), *options)
+            except FileNotFoundError as error:
+                expected = f"{error}, the list of the split (or use split='all')"
+                raise not_found(self, expected) from error
+            for line in path.read_text().split():
+                s2, s1 = line.split(',')[:2]
+                yield Patch(s1, s2)
+        elif len(present) == 1:
+            ((modality, names),) = present.items()
+            for name in sorted(names):
+                yield Patch(name, '') if modality == 's1' else Patch('', name)
+        else:
+            for s1 in sorted(present['s1']):
+                yield Patch(s1, self._read_json('s1', s1)['corresponding_s2_patch'])
+
+    def _read_json(self, modality: str, patch: str) -> dict[str, Any]:
+        path = self._folders[modality] / patch / f'{patch}_labels_metadata.json'
+        try:
+            with open(path) as file:
+                content: dict[str, Any] = json.load(file)
+        except (OSError, ValueError) as error:
+            raise UnreadableFileError(
+                f'{path} is missing or not JSON ({error}); restore it, or pass '
+                'skip_unreadable=True'
+            ) from error
+        return content
+
+    def _read_classes(self, patch: Patch) -> tuple[int, ...]:
+        """Classes of a patch of v1, among the 43 or the 19."""
+        modality = 's2' if 's2' in self.modalities else 's1'
+        name = patch.s2 if modality == 's2' else patch.s1
+        labels = self._read_json(modality, name)['labels']
+        classes = _to_classes(name, labels, BigEarthNet.class_sets[43])
+        if self.num_classes == 43:
+            return classes
+        convert = BigEarthNet.label_converter
+        return tuple(convert[i] for i in classes if i in convert)
+
+    def _read_image(self, modality: str, patch: Patch) -> Tensor:
+        """Read the bands of one modality on the 10 m grid, shape (C, 120, 120)."""
+        name = patch.s2 if modality == 's2' else patch.s1
+        # v2 sorts patches by scene: tile (S1 only), row and column end the name.
+        scene = name.rsplit('_', 2 if modality == 's2' else 3)[0]
+        folder = (
+            self._folders[modality] / ('' if self.version == 'v1' else scene) / name
+        )
+        bands = []
+        for band in self.modalities[modality].bands:
+            sizes = sorted({_SIZE, _SIZE // SENTINEL2_RATIO.get(band, 1)})
+            padded = f'B0{band[1]}' if len(band) == 2 and band[0] == 'B' else band
+            bands.append(resize(read(folder / f'{name}_{padded}.tif', 1, sizes), _SIZE))
+        return torch.cat(bands)
+
+
+_KNOWN = {'s1': MODALITIES['sentinel1_grd'], 's2': MODALITIES['sentinel2_l2a']}
+_FOLDERS = {
+    'v1': {m: BigEarthNet.metadata[m]['directory'] for m in _KNOWN},
+    'v2': {m: BigEarthNetV2.dir_file_names[m] for m in _KNOWN},
+}
+_SIZE = 120
+
+
+def _listing(folder: Path) -> list[str]:
+    """Names of the folders in a folder."""
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries if entry.is_dir()]
+
+
+def _to_classes(
+    patch: str, labels: Sequence[str], classes: Sequence[str]
+) -> tuple[int, ...]:
+    """Numbers of the classes that a patch is labelled with."""
+    if unknown := sorted(set(labels) - set(classes)):
+        raise ValueError(
+            f'{patch}: expected labels among the {len(classes)} classes of BigEarthNet, '
+            f'found {unknown}; restore the original metadata'
+        )
+    return tuple(classes.index(label) for label in labels)

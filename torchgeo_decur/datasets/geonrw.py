@@ -1,0 +1,159 @@
+"""GeoNRW: aerial photographs, elevation and land cover in patches."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+from rasterio.windows import Window
+from torchgeo.datasets import DatasetNotFoundError, GeoNRW
+from torchgeo.datasets.utils import Path as PathLike
+from torchgeo.datasets.utils import Sample
+
+from ..modalities import MODALITIES, Modality
+from .reading import FileDataset, UnreadableFileError, not_found, read, read_size
+
+
+class Patch(NamedTuple):
+    """Where a patch lies.
+
+    Args:
+        tile: path of the photograph of the tile, without ``_rgb.jp2``.
+        row: first row of the patch in the tile.
+        column: first column.
+    """
+
+    tile: str
+    row: int
+    column: int
+
+
+class GeoNRWPatches(FileDataset, GeoNRW):
+    """Patches of the tiles of GeoNRW (https://ieeexplore.ieee.org/document/9406194).
+
+    Each tile of 1000 x 1000 pixels of 1 m is cut into a grid of patches, 16 at the
+    default of 250 pixels, row by row; a rim that is narrower than a patch is left out.
+    A sample has the keys
+
+    * ``image_rgb``: photograph, 0 to 255, bands in the order red, green, blue, float32,
+      shape (3, size, size). The published weights of DeCUR were trained on blue, green,
+      red: swap the bands to feed those.
+    * ``image_dem``: height of the surface in m, float32, shape (1, size, size)
+    * ``mask``: class of each pixel, 0 (background) to 10, int64, shape (size, size)
+
+    The dataset changes no pixel; ``transforms`` gets all three keys, so that a geometric
+    transform can hit them alike. Only the window of a patch is read: how much of the
+    file that decodes is up to its format (JPEG 2000 in one block decodes whole).
+
+    Cities that are not on disk are left out; TorchGeo's ``GeoNRW`` wants them all.
+
+    Args:
+        root: folder that has one folder a city, or that receives them.
+        split: 'train' (40 cities) or 'test' (Düsseldorf, Herne and Neuss).
+        size: height and width of a patch in pixels.
+        transforms: function of a sample that returns the sample to use.
+        download: whether to download the dataset where no city is on disk.
+        checksum: whether to verify the download.
+        skip_unreadable: whether the next patch replaces one with a damaged file.
+
+    Raises:
+        DatasetNotFoundError: if there is no tile of the split on disk, and no download.
+        ValueError: if ``split`` or ``size`` is not valid.
+    """
+
+    modalities: Mapping[str, Modality] = {  # type: ignore[assignment]
+        'rgb': MODALITIES['geonrw_rgb'],
+        'dem': MODALITIES['geonrw_dem'],
+    }
+    classes = GeoNRW.classes
+    colormap = GeoNRW.colormap
+    suffixes: ClassVar[dict[str, str]] = {
+        'rgb': '_rgb.jp2',
+        'dem': '_dem.tif',
+        'seg': '_seg.tif',
+    }
+
+    def __init__(
+        self,
+        root: PathLike = 'data',
+        split: Literal['train', 'test'] = 'train',
+        size: int = 250,
+        transforms: Callable[[Sample], Sample] | None = None,
+        download: bool = False,
+        checksum: bool = True,
+        skip_unreadable: bool = False,
+    ) -> None:
+        """Initialize a new GeoNRWPatches instance."""
+        if split not in self.splits:
+            raise ValueError(f'split must be one of {self.splits}, got {split!r}')
+        GeoNRW.__init__(self, root, split, transforms, download, checksum)
+        self.skip_unreadable = skip_unreadable
+        self.size = size
+        self.tile_size = self._find_tile_size()
+        if not 1 <= size <= self.tile_size:
+            raise ValueError(
+                f'size must be in [1, {self.tile_size}], the size of a tile, got {size}'
+            )
+        starts = range(0, self.tile_size - size + 1, size)
+        self.samples: list[Patch] = [
+            Patch(path.removesuffix(self.suffixes['rgb']), row, column)
+            for path in self.file_list
+            for row in starts
+            for column in starts
+        ]
+
+    def load(self, item: Patch) -> Sample:
+        """Read one patch.
+
+        Args:
+            item: where it lies.
+
+        Returns:
+            The sample, before ``transforms``.
+
+        Raises:
+            UnreadableFileError: if a file is missing, truncated or not a raster.
+            ValueError: if a file has another number of bands or size than expected, or
+                the mask has a value that is no class.
+        """
+        window = Window(item.column, item.row, self.size, self.size)
+        rgb, dem, mask = (
+            read(f'{item.tile}{suffix}', bands, [self.tile_size], window)
+            for suffix, bands in zip(self.suffixes.values(), (3, 1, 1), strict=True)
+        )
+        last = len(self.classes) - 1
+        wrong = mask[~((mask >= 0) & (mask <= last))]
+        if len(wrong):
+            raise ValueError(
+                f'{item.tile}{self.suffixes["seg"]}: expected classes from 0 to {last}, '
+                f'found {wrong[0].item():g}; restore the original file'
+            )
+        return {'image_rgb': rgb, 'image_dem': dem, 'mask': mask[0].long()}
+
+    def _verify(self) -> None:
+        """Accept any city; extract or download where there is none."""
+        if self._get_file_list():
+            return
+        cities = f'{self.city_names[0]} ... {self.city_names[-1]}'
+        expected = (
+            f'folders of the {self.split} cities ({cities}) with files like '
+            f'{Path(self.root) / self.city_names[0]}/<x>_<y>{self.suffixes["rgb"]}'
+        )
+        try:
+            super()._verify()
+        except DatasetNotFoundError as error:
+            raise not_found(self, expected) from error
+        if not self._get_file_list():
+            raise not_found(self, expected)
+
+    def _find_tile_size(self) -> int:
+        """Size of the first readable tile; every other must agree when it is read."""
+        for path in self.file_list:
+            try:
+                return read_size(path)
+            except UnreadableFileError:
+                if not self.skip_unreadable:
+                    raise
+        raise UnreadableFileError(
+            f'expected at least one readable tile in {self.root}, found none among '
+            f'{len(self.file_list)}'
+        )

@@ -1,0 +1,274 @@
+"""Reading of raster files, and what to do with those that cannot be read."""
+
+import copy
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import rasterio
+import torch
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.windows import Window
+from torch import Tensor
+from torch.nn import functional as F
+from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
+from torchgeo.datasets.utils import Sample
+
+from ..modalities import Modality
+from .plotting import plot_images
+
+# Without it GDAL lists the folder at every file it opens, to look for side files.
+_LEAN = {'GDAL_DISABLE_READDIR_ON_OPEN': 'EMPTY_DIR'}
+# How many times coarser than 10 m Sentinel-2 sees a band.
+SENTINEL2_RATIO = dict.fromkeys(('B5', 'B6', 'B7', 'B8A', 'B11', 'B12'), 2) | (
+    dict.fromkeys(('B1', 'B9', 'B10'), 6)
+)
+
+
+class UnreadableFileError(RuntimeError):
+    """A file is missing, truncated or not a raster."""
+
+
+class FileDataset(NonGeoDataset):
+    """Dataset of files, some of which may be damaged.
+
+    A subclass sets the attributes, and reads one sample in :meth:`load`.
+
+    Attributes:
+        samples: what :meth:`load` needs to know of each sample, in order.
+        modalities: what each modality is.
+        classes: name of each class, where there are labels.
+        colormap: colours of the classes, where there are masks.
+        transforms: function of a sample that returns the sample to use.
+        skip_unreadable: whether a sample with an unreadable file is replaced by the
+            next readable one (after the last comes the first). If not, it is an error.
+        unreadable: those of ``samples`` that this process could not read.
+    """
+
+    samples: Sequence[Any]
+    modalities: Mapping[str, Modality]
+    classes: tuple[str, ...] = ()
+    colormap: Colormap | str = 'tab20'
+    transforms: Callable[[Sample], Sample] | None = None
+    skip_unreadable: bool = False
+    unreadable: frozenset[Any] = frozenset()
+
+    @abstractmethod
+    def load(self, item: Any) -> Sample:
+        """Read one sample.
+
+        Args:
+            item: one of ``samples``.
+
+        Returns:
+            The sample, before ``transforms``.
+
+        Raises:
+            UnreadableFileError: if a file is missing, truncated or not a raster.
+        """
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read a sample and transform it.
+
+        Args:
+            index: number of the sample.
+
+        Returns:
+            The sample, or the next readable one.
+
+        Raises:
+            IndexError: if ``index`` is out of range.
+            UnreadableFileError: if a file of the sample cannot be read, or with
+                ``skip_unreadable`` if none can be.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f'index must be in [0, {len(self) - 1}], got {index}')
+        for step in range(len(self)):
+            item = self.samples[(index + step) % len(self)]
+            if item in self.unreadable:
+                continue
+            try:
+                with rasterio.Env(**_LEAN):
+                    sample = self.load(item)
+            except UnreadableFileError as error:
+                if not self.skip_unreadable:
+                    raise
+                self._skip(item, error)
+                continue
+            return sample if self.transforms is None else self.transforms(sample)
+        raise UnreadableFileError(
+            f'expected at least one readable sample, found none among {len(self)}'
+        )
+
+    def subset(self, indices: Iterable[int]) -> Self:
+        """Restrict the dataset to some of its samples.
+
+        Unlike a :class:`torch.utils.data.Subset`, it never replaces an unreadable
+        sample by one outside the subset.
+
+        Args:
+            indices: numbers of the samples, in the order wanted.
+
+        Returns:
+            A dataset of the same class.
+        """
+        other = copy.copy(self)
+        other.samples = [self.samples[i] for i in indices]
+        other.unreadable = frozenset()
+        return other
+
+    def plot(
+        self, sample: Sample, show_titles: bool = True, suptitle: str | None = None
+    ) -> Figure:
+        """Draw a sample.
+
+        Args:
+            sample: one that the dataset returned, less some keys or plus a
+                ``prediction`` of the shape of its ``label`` or ``mask``.
+            show_titles: whether to name bands, dates and classes.
+            suptitle: title of the figure.
+
+        Returns:
+            The figure. It is the caller's to close.
+        """
+        images = {
+            m: sample[f'image_{m}'] for m in self.modalities if f'image_{m}' in sample
+        }
+        known = {
+            key: sample[key] for key in ('label', 'mask', 'prediction') if key in sample
+        }
+        lines = [suptitle] if suptitle is not None else []
+        if show_titles:
+            for key, label in known.items():
+                if label.ndim == 1:
+                    present = [self.classes[i] for i in label.nonzero().flatten()]
+                    lines.append(f'{key}: {"; ".join(present) or "none"}')
+        return plot_images(
+            images,
+            self.modalities,
+            {key: mask for key, mask in known.items() if mask.ndim > 1},
+            self.classes,
+            self.colormap,
+            show_titles=show_titles,
+            suptitle='\n'.join(lines) or None,
+        )
+
+    def _skip(self, item: Any, error: UnreadableFileError) -> None:
+        self.unreadable = self.unreadable | {item}
+        count = len(self.unreadable)
+        # Said at the 1st, 10th, 100th ... : loud enough, and the log stays readable.
+        if str(count).rstrip('0') == '1':
+            warnings.warn(
+                f'skipped {count} of {len(self)} samples that cannot be read, '
+                f'the last because {error}',
+                stacklevel=3,
+            )
+
+
+def read(
+    path: str | Path,
+    bands: int = 1,
+    sizes: Sequence[int] | None = None,
+    window: Window | None = None,
+) -> Tensor:
+    """Read a square raster file.
+
+    Args:
+        path: the file.
+        bands: number of bands that it must have.
+        sizes: numbers of pixels along each side that it may have, or None for any.
+        window: the part to decode, or None for all.
+
+    Returns:
+        Its values, float32, shape (C, H, W).
+
+    Raises:
+        UnreadableFileError: if the file is missing, truncated or not a raster.
+        ValueError: if it has another number of bands, is not square, or has another
+            size.
+    """
+    with _opened(path) as file:
+        if file.count != bands:
+            raise ValueError(
+                f'{path}: expected {bands} band(s), found {file.count}; '
+                'restore the original file'
+            )
+        wrong = sizes is not None and file.width not in sizes
+        if file.width != file.height or wrong:
+            expected = ' or '.join(f'{s} x {s}' for s in sizes or 'N')
+            raise ValueError(
+                f'{path}: expected {expected} pixels, found '
+                f'{file.height} x {file.width}; restore the original file'
+            )
+        return torch.from_numpy(file.read(window=window).astype(np.float32))
+
+
+def read_size(path: str | Path) -> int:
+    """Read the number of pixels along a side of a raster file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The shorter side.
+
+    Raises:
+        UnreadableFileError: if the file is missing, truncated or not a raster.
+    """
+    with _opened(path) as file:
+        return int(min(file.width, file.height))
+
+
+def resize(image: Tensor, size: int) -> Tensor:
+    """Bring one band to another grid of the same extent, bilinearly.
+
+    Args:
+        image: shape (C, H, W).
+        size: height and width wanted.
+
+    Returns:
+        The image, shape (C, size, size); not rounded to whole numbers.
+    """
+    if image.shape[-2:] == (size, size):
+        return image
+    return F.interpolate(image[None], (size, size), mode='bilinear')[0]
+
+
+def not_found(dataset: NonGeoDataset, expected: str) -> DatasetNotFoundError:
+    """Make TorchGeo's error for a missing dataset, with what was looked for.
+
+    Args:
+        dataset: has ``root`` and ``download``.
+        expected: what should be there.
+
+    Returns:
+        The error.
+    """
+    error = DatasetNotFoundError(dataset)
+    error.args = (f'{error.args[0]} Expected {expected}.',)
+    return error
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    """Open a raster file; failures to read it name the file and the cure."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', NotGeoreferencedWarning)
+            with rasterio.open(path) as file:
+                yield file
+    except RasterioIOError as error:
+        raise UnreadableFileError(
+            f'{path} is missing, truncated or not a raster '
+            f'({error.__cause__ or error}); restore it, or pass skip_unreadable=True'
+        ) from error

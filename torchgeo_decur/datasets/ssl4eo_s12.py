@@ -1,0 +1,300 @@
+"""SSL4EO-S12: Sentinel-1 and Sentinel-2 of one place, dates under control."""
+
+import os
+import re
+import warnings
+from calendar import timegm
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from time import strptime
+from typing import ClassVar, Literal, Self, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchgeo.datasets import SSL4EOS12, DatasetNotFoundError
+from torchgeo.datasets.utils import Path as PathLike
+from torchgeo.datasets.utils import Sample
+
+from ..modalities import MODALITIES, Modality
+from .reading import (
+    SENTINEL2_RATIO,
+    FileDataset,
+    UnreadableFileError,
+    not_found,
+    read,
+    resize,
+)
+
+Dates = Literal['all', 'same', 'independent']
+Level = Literal['l1c', 'l2a']
+
+
+class SSL4EOS12Pair(FileDataset):
+    """Sentinel-1 and Sentinel-2 images of the same place at one or more dates.
+
+    SSL4EO-S12 (https://arxiv.org/abs/2211.07044) has about 250,000 places, four dates
+    each. A sample is one place, with the keys
+
+    * ``image_s1``: backscatter in dB, bands (VV, VH), float32, shape (T, 2, H, W)
+    * ``image_s2``: digital numbers, float32, shape (T, 13, H, W) at level 'l1c' or
+      (T, 12, H, W) at level 'l2a', in the order of ``modalities['s2'].bands``
+    * ``date_s1``, ``date_s2``: acquisition in seconds since 1970, UTC, int64, shape (T,)
+    * ``index``: number of the place, as in the name of its folder, int64
+
+    H and W are 264. Sentinel-2 bands of 20 m and 60 m come bilinearly on the 10 m grid.
+    The dates of a sample depend on ``seed``, the epoch (:meth:`set_epoch`) and the place
+    alone. Only files of the dates asked for are opened.
+
+    A place that only one of the two folders has is left out; how many is said in a
+    warning. TorchGeo's own ``SSL4EOS12`` reads one of the two at a random date, so a
+    pair of them is not synchronised.
+
+    Args:
+        root: folder that has ``s1`` and ``s2c`` (or ``s2a``), or that receives them.
+        dates: 'all' for as many dates as every place has in both modalities (T = 4 in
+            the published data; the earliest where a place has more; counting them
+            visits each folder once), 'same' for ``num_dates`` dates of Sentinel-1 drawn
+            at random, each with the date of Sentinel-2 nearest in time, or
+            'independent' for ``num_dates`` drawn in each modality on its own.
+        level: 'l1c' (top of the atmosphere) or 'l2a' (surface).
+        num_dates: T of 'same' and 'independent'.
+        transforms: function of a sample that returns the sample to use.
+        download: whether to download what is missing (about 1.5 TB compressed).
+        checksum: whether to verify downloads.
+        skip_unreadable: whether the next place replaces one with a damaged file.
+        seed: seed of the dates.
+
+    Raises:
+        DatasetNotFoundError: if there is no place on disk, and no download.
+        ValueError: if an option is not valid.
+    """
+
+    def __init__(
+        self,
+        root: PathLike = 'data',
+        dates: Dates = 'all',
+        level: Level = 'l1c',
+        num_dates: int = 1,
+        transforms: Callable[[Sample], Sample] | None = None,
+        download: bool = False,
+        checksum: bool = True,
+        skip_unreadable: bool = False,
+        seed: int = 0,
+    ) -> None:
+        """Initialize a new SSL4EOS12Pair instance."""
+        if dates not in get_args(Dates):
+            raise ValueError(f'dates must be one of {get_args(Dates)}, got {dates!r}')
+        if level not in get_args(Level):
+            raise ValueError(f'level must be one of {get_args(Level)}, got {level!r}')
+        if num_dates < 1:
+            raise ValueError(f'num_dates must be positive, got {num_dates}')
+        self.root = root
+        self.dates = dates
+        self.level = level
+        self.num_dates = num_dates
+        self.transforms = transforms
+        self.download = download
+        self.checksum = checksum
+        self.skip_unreadable = skip_unreadable
+        self.seed = seed
+        self.modalities: dict[str, Modality] = {
+            's1': MODALITIES['sentinel1_grd'],
+            's2': MODALITIES[f'sentinel2_{level}'],
+        }
+        self._epoch = _shared_epoch()
+        self.samples: list[str] = self._find_places()
+        if dates == 'all':
+            self._keep_common_dates()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the dates of an epoch; without effect on ``dates='all'``.
+
+        Args:
+            epoch: number of the epoch, from 0.
+        """
+        self._epoch.fill_(epoch)
+
+    def subset(self, indices: Iterable[int]) -> Self:
+        """Restrict the dataset to some of its places.
+
+        Args:
+            indices: numbers of the samples, in the order wanted.
+
+        Returns:
+            A dataset of the same class, whose epoch is its own.
+        """
+        other = super().subset(indices)
+        other._epoch = _shared_epoch()
+        return other
+
+    def load(self, item: str) -> Sample:
+        """Read one place.
+
+        Args:
+            item: name of its folder.
+
+        Returns:
+            The sample, before ``transforms``.
+
+        Raises:
+            UnreadableFileError: if a file is missing, truncated or not a raster.
+            ValueError: if the place has fewer dates than asked for, or its files
+                differ in size.
+        """
+        chosen = self._choose(item, {m: self._list_dates(m, item) for m in _FOLDERS})
+        images = {m: self._read_dates(m, item, chosen[m]) for m in _FOLDERS}
+        sizes = {m: x.size(-1) for m, x in images.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(
+                f'place {item}: expected images of one size, found {sizes} pixels'
+            )
+        seconds = {m: torch.tensor([t for t, _ in chosen[m]]) for m in _FOLDERS}
+        return {
+            **{f'image_{m}': x for m, x in images.items()},
+            **{f'date_{m}': x for m, x in seconds.items()},
+            'index': torch.tensor(int(item)),
+        }
+
+    def _folder(self, modality: str) -> Path:
+        return Path(self.root) / _FOLDERS[modality][self.level]
+
+    def _find_places(self) -> list[str]:
+        """Names of the places on disk, after a download where one is needed."""
+        places = {m: _subfolders(self._folder(m), _PLACE) for m in _FOLDERS}
+        for m, found in places.items():
+            if not found:
+                split = _FOLDERS[m][self.level]
+                try:
+                    SSL4EOS12(
+                        self.root, split, download=self.download, checksum=self.checksum
+                    )
+                except DatasetNotFoundError as error:
+                    raise not_found(self, self._layout(m)) from error
+                places[m] = _subfolders(self._folder(m), _PLACE)
+        both = set(places['s1']) & set(places['s2'])
+        if not both:
+            counts = {_FOLDERS[m][self.level]: len(x) for m, x in places.items()}
+            raise not_found(
+                self, f'places that both folders have, found none: {counts}'
+            )
+        if lost := len(set(places['s1']) ^ set(places['s2'])):
+            warnings.warn(
+                f'left out {lost} places of {self.root} that only one modality has',
+                stacklevel=3,
+            )
+        return sorted(both)
+
+    def _layout(self, modality: str) -> str:
+        name = f'0000000/<product>/{self.modalities[modality].bands[0]}.tif'
+        return f'files like {self._folder(modality) / name}'
+
+    def _keep_common_dates(self) -> None:
+        """Count the dates of each place; leave out places that have none."""
+        counts = {
+            place: min(len(self._list_dates(m, place)) for m in _FOLDERS)
+            for place in self.samples
+        }
+        self.samples = [place for place, count in counts.items() if count]
+        if not self.samples:
+            raise not_found(self, self._layout('s1'))
+        if lost := len(counts) - len(self.samples):
+            warnings.warn(
+                f'left out {lost} places of {self.root} without any date in one '
+                'modality',
+                stacklevel=3,
+            )
+        self.num_dates = min(counts[place] for place in self.samples)
+
+    def _list_dates(self, modality: str, place: str) -> list[tuple[int, str]]:
+        """Time and product of each date of a place, in the order of time."""
+        pattern = self._pattern[modality]
+        products = _subfolders(self._folder(modality) / place, pattern)
+        return sorted((_seconds(pattern, product), product) for product in products)
+
+    def _choose(
+        self, place: str, dates: dict[str, list[tuple[int, str]]]
+    ) -> dict[str, list[tuple[int, str]]]:
+        """Dates of the sample, by modality."""
+        needed = self.num_dates
+        for m, found in dates.items():
+            if len(found) < (1 if m == 's2' and self.dates == 'same' else needed):
+                where = self._folder(m) / place
+                if not found:
+                    raise UnreadableFileError(f'{where} is missing or has no dates')
+                raise ValueError(
+                    f'{where}: expected at least num_dates={needed} dates, found '
+                    f'{len(found)}; ask for fewer'
+                )
+        if self.dates == 'all':
+            return {m: found[:needed] for m, found in dates.items()}
+        rng = np.random.default_rng([self.seed, int(self._epoch), int(place)])
+        drawn = {
+            m: [found[i] for i in rng.permutation(len(found))[:needed]]
+            for m, found in dates.items()
+        }
+        if self.dates == 'same':
+            drawn['s2'] = [
+                min(dates['s2'], key=lambda date: abs(date[0] - time))
+                for time, _ in drawn['s1']
+            ]
+        return drawn
+
+    def _read_dates(
+        self, modality: str, place: str, dates: list[tuple[int, str]]
+    ) -> Tensor:
+        """Read the bands of some dates, shape (T, C, H, W)."""
+        bands = self.modalities[modality].bands
+        # The grid is that of a 10 m band, whatever its size.
+        anchor = 'VV' if modality == 's1' else 'B2'
+        images = []
+        for _, product in dates:
+            folder = self._folder(modality) / place / product
+            grid = read(folder / f'{anchor}.tif')
+            size = grid.size(-1)
+            layers = []
+            for band in bands:
+                sizes = sorted({size, size // SENTINEL2_RATIO.get(band, 1)})
+                path = folder / f'{band}.tif'
+                layers.append(grid if band == anchor else read(path, 1, sizes))
+            images.append(torch.cat([resize(layer, size) for layer in layers]))
+        if len({x.shape for x in images}) > 1:
+            found = {p: x.size(-1) for (_, p), x in zip(dates, images, strict=True)}
+            raise ValueError(
+                f'place {place}: expected images of one size, found {found} pixels'
+            )
+        return torch.stack(images)
+
+    _pattern: ClassVar[dict[str, re.Pattern[str]]] = {
+        m: re.compile(SSL4EOS12.metadata[split]['filename_regex'])
+        for m, split in (('s1', 's1'), ('s2', 's2c'))
+    }
+
+
+_FOLDERS: dict[str, dict[Level, Literal['s1', 's2c', 's2a']]] = {
+    's1': {'l1c': 's1', 'l2a': 's1'},
+    's2': {'l1c': 's2c', 'l2a': 's2a'},
+}
+_PLACE = re.compile(r'^\d{7}$')
+
+
+def _shared_epoch() -> Tensor:
+    """Number of the epoch, which worker processes that persist see change too."""
+    epoch = torch.zeros((), dtype=torch.int64)
+    epoch.share_memory_()  # type: ignore[no-untyped-call]
+    return epoch
+
+
+def _subfolders(folder: Path, pattern: re.Pattern[str]) -> list[str]:
+    """Names of the folders in a folder that match a pattern; none if it is missing."""
+    try:
+        with os.scandir(folder) as entries:
+            return [e.name for e in entries if pattern.match(e.name) and e.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _seconds(pattern: re.Pattern[str], product: str) -> int:
+    """Time in the name of a product, in seconds since 1970, UTC."""
+    (date,) = pattern.findall(product)
+    return timegm(strptime(date, '%Y%m%dT%H%M%S'))
