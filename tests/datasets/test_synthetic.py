@@ -366,7 +366,7 @@ class TestPlot:
         dataset = SyntheticEO(size=16, modalities=ALL, num_dates=2)
         figure = dataset.plot(dataset[0])
         assert isinstance(figure, plt.Figure)
-        assert len(figure.axes) == 2 * (2 + 2 + 1 + 1 + 1)
+        assert len(figure.axes) == 2 * (len(ALL) + 1)
 
     def test_titles(self) -> None:
         dataset = SyntheticEO(size=16)

@@ -16,6 +16,7 @@ from torchgeo_decur.datamodules import SyntheticEODataModule
 from torchgeo_decur.losses import DeCURLoss
 from torchgeo_decur.models import create_encoder, save_encoder
 from torchgeo_decur.tasks import DeCUR
+from torchgeo_decur.tasks.guard import FiniteGuard
 from torchgeo_decur.tasks.optimizers import build_optimizer
 
 MODALITIES = {'s1': 2, 's2': 13}
@@ -280,30 +281,28 @@ class TestStages:
             16,
         )
 
-    @pytest.mark.parametrize('device_waits', [True, False])
-    def test_not_finite_stops_and_names_the_part(self, device_waits: bool) -> None:
-        model = task()
-        model._trainer = trainer()
+    def test_not_finite_names_the_part_that_was_first(self) -> None:
+        guard = FiniteGuard()
+        nan = torch.tensor(torch.nan)
         ok = {
             'loss': torch.tensor(1.0),
             'intra_s1': torch.tensor(1.0),
             'b': torch.tensor(2.0),
         }
-        model._stop_if_not_finite(ok, now=True)
-        bad = {
-            **ok,
-            'intra_s1': torch.tensor(torch.nan),
-            'loss': torch.tensor(torch.nan),
-        }
-        with pytest.raises(
-            FloatingPointError, match=r"NaN or infinity in \['intra_s1'\]"
-        ):
-            model._stop_if_not_finite(bad, now=device_waits)
-        # Later steps, where all is NaN, do not hide which part came first.
-        worse = {k: torch.tensor(torch.nan) for k in ok}
-        with pytest.raises(FloatingPointError, match=r"in \['intra_s1'\]"):
-            model._stop_if_not_finite(worse, now=True)
-        with pytest.raises(FloatingPointError):
+        guard.add(ok)
+        guard.check(step=0)
+        guard.add({**ok, 'loss': nan, 'intra_s1': nan})
+        guard.add(dict.fromkeys(ok, nan))
+        with pytest.raises(FloatingPointError, match=r"in \['intra_s1'\] by step 2"):
+            guard.check(step=2)
+
+    def test_diverged_model_is_not_stored(self) -> None:
+        model = task()
+        model._trainer = trainer()
+        model._guard.add(
+            {'loss': torch.tensor(torch.inf), 'a': torch.tensor(torch.inf)}
+        )
+        with pytest.raises(FloatingPointError, match=r"\['a'\]"):
             model.on_save_checkpoint({})
 
     def test_divergence_stops_a_fit(self) -> None:

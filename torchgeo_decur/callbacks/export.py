@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
@@ -43,7 +44,7 @@ class ExportEncoders(Callback):
                 f'torchgeo_decur.tasks.DeCUR, got {type(pl_module).__name__}'
             )
         folder = self._folder(trainer)
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not getattr(trainer, 'fast_dev_run', False):
             writable(folder)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -54,24 +55,25 @@ class ExportEncoders(Callback):
             pl_module: the task.
         """
         folder = self._folder(trainer)
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or getattr(trainer, 'fast_dev_run', False):
             return
-        known: dict[str, Modality] = getattr(trainer.datamodule, 'modalities', {})
-        for m, encoder in pl_module.encoders.encoders.items():
+        known: dict[str, Modality] = getattr(
+            getattr(trainer, 'datamodule', None), 'modalities', {}
+        )
+        task = cast(MultimodalPretraining, pl_module)
+        for m, encoder in task.encoders.encoders.items():
             modality = known.get(m)
             metadata = {
                 'modality': m,
-                'in_chans': pl_module.hparams['modalities'][m],
+                'in_chans': task.hparams['modalities'][m],
                 **(asdict(modality) if modality else {}),
                 'limits': modality.limits if modality else None,
-                'task': type(pl_module).__name__,
-                'hyper_parameters': dict(pl_module.hparams),
+                'task': type(task).__name__,
+                'hyper_parameters': dict(task.hparams),
                 'epochs': trainer.current_epoch,
                 'steps': trainer.global_step,
             }
-            files = save_encoder(
-                encoder, folder / m, pl_module.encoders.model[m], metadata
-            )
+            files = save_encoder(encoder, folder / m, task.encoders.model[m], metadata)
             rank_zero_info(f'encoder of {m}: {", ".join(map(str, files))}')
 
     def _folder(self, trainer: Trainer) -> Path:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from ..modalities import pick_date, split
+from ..tasks import MultimodalPretraining
 
 Array = NDArray[Any]
 
@@ -88,7 +89,8 @@ class OnlineProbe(Callback):
             stage: the stage.
         """
         if stage == 'fit':
-            self._untrained = deepcopy(pl_module.encoders).requires_grad_(False)
+            encoders = cast(MultimodalPretraining, pl_module).encoders
+            self._untrained = deepcopy(encoders).requires_grad_(False)
 
     def on_validation_batch_end(
         self,
@@ -142,7 +144,8 @@ class OnlineProbe(Callback):
             return
         if trainer.world_size > 1:
             store = {
-                k: pl_module.all_gather(v).flatten(0, 1).cpu() for k, v in store.items()
+                k: cast(Tensor, pl_module.all_gather(v)).flatten(0, 1).cpu()
+                for k, v in store.items()
             }
         labels = {k: v.numpy() for k, v in store.items() if k.startswith('label')}
         if not labels:

@@ -70,7 +70,8 @@ class ResumableLoader(DataLoader[Sample]):
         super().__init__(dataset, sampler=sampler, **kwargs)
         if trainer is not None:
             loop = trainer.fit_loop
-            batches = loop.epoch_loop.batch_progress.current.processed
+            progress: Any = loop.epoch_loop.batch_progress.current
+            batches = progress.processed
             over = batches >= len(self)
             begun = loop.epoch_progress.current.ready
             sampler.set_epoch(max(begun - 1, 0) + over)

@@ -5,13 +5,6 @@ from collections.abc import Sequence
 from ..datasets import SyntheticEO
 from .base import MultimodalDataModule
 
-_MODALITIES = {
-    's1': 'sentinel1_grd',
-    's2': 'sentinel2_l1c',
-    'dem': 'geonrw_dem',
-    'rgb': 'geonrw_rgb',
-}
-
 
 class SyntheticEODataModule(MultimodalDataModule):
     """Scenes of :class:`~torchgeo_decur.datasets.SyntheticEO`, made as they are needed.
@@ -53,13 +46,12 @@ class SyntheticEODataModule(MultimodalDataModule):
         unique_strength: float = 1.0,
     ) -> None:
         """Initialize a new SyntheticEODataModule instance."""
-        unknown = [m for m in modalities if m not in _MODALITIES]
+        known = SyntheticEO.all_modalities
+        unknown = [m for m in modalities if m not in known]
         if unknown:
-            raise ValueError(
-                f'modalities must be among {list(_MODALITIES)}, got {unknown}'
-            )
+            raise ValueError(f'modalities must be among {list(known)}, got {unknown}')
         super().__init__(
-            {m: _MODALITIES[m] for m in modalities}, batch_size, num_workers, seed
+            {m: known[m] for m in modalities}, batch_size, num_workers, seed
         )
         self.length = length
         self.val_length = val_length

@@ -3,13 +3,16 @@
 from .bigearthnet import BigEarthNetMM
 from .geonrw import GeoNRWPatches
 from .plotting import plot_images
+from .reading import FileDataset, UnreadableFileError
 from .ssl4eo_s12 import SSL4EOS12Pair
 from .synthetic import SyntheticEO
 
 __all__ = [
     'BigEarthNetMM',
+    'FileDataset',
     'GeoNRWPatches',
     'SSL4EOS12Pair',
     'SyntheticEO',
+    'UnreadableFileError',
     'plot_images',
 ]

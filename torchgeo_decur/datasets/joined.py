@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import geopandas as gpd
 import numpy as np
@@ -22,6 +22,9 @@ from torchgeo.datasets import GeoDataset, RasterDataset
 from torchgeo.datasets.utils import GeoSlice, Sample
 
 from ..modalities import invalid_pixels
+
+# A window has slices of x, of y and, where dates count, of time.
+Window = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class JoinedRasters:
             try:
                 sample |= leaf[window]
             except (RasterioError, OSError) as error:
-                x, y = window[:2]
+                x, y, *_ = cast(Window, window)
                 near = leaf.index.cx[x.start : x.stop, y.start : y.stop].filepath
                 raise ValueError(
                     f'{name}: cannot read {describe(window)} from {list(near)}: {error}'
@@ -230,13 +233,13 @@ def strips(
 
 def outline(window: GeoSlice) -> Polygon:
     """The rectangle of a window."""
-    x, y = window[:2]
+    x, y, *_ = cast(Window, window)
     return shapely.box(x.start, y.start, x.stop, y.stop)
 
 
 def describe(window: GeoSlice) -> str:
     """Say where a window is."""
-    x, y = window[:2]
+    x, y, *_ = cast(Window, window)
     return f'x {x.start:.10g} to {x.stop:.10g}, y {y.start:.10g} to {y.stop:.10g}'
 
 

@@ -281,7 +281,7 @@ _PLACE = re.compile(r'^\d{7}$')
 def _shared_epoch() -> Tensor:
     """Number of the epoch, which worker processes that persist see change too."""
     epoch = torch.zeros((), dtype=torch.int64)
-    epoch.share_memory_()  # type: ignore[no-untyped-call]
+    epoch.share_memory_()
     return epoch
 
 

@@ -5,14 +5,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 
+from ..modalities import MODALITIES
+from .plotting import plot_images
 from .synthetic_landscapes import COVERS, LANDSCAPES, Fields, Floats, Place, make_place
 from .synthetic_sensors import (
     BANDS,
@@ -104,7 +104,13 @@ class SyntheticEO(NonGeoDataset):
         8
     """
 
-    all_modalities: ClassVar[tuple[str, ...]] = ('s1', 's2', 'dem', 'rgb')
+    #: Name of the known modality that each has the bands and the unit of.
+    all_modalities: ClassVar[dict[str, str]] = {
+        's1': 'sentinel1_grd',
+        's2': 'sentinel2_l1c',
+        'dem': 'geonrw_dem',
+        'rgb': 'geonrw_rgb',
+    }
     classes: ClassVar[tuple[str, ...]] = COVERS
     label_classes: ClassVar[dict[str, tuple[str, ...]]] = {
         'label_common': tuple(LANDSCAPES),
@@ -311,40 +317,20 @@ class SyntheticEO(NonGeoDataset):
         Returns:
             The figure, one row for each date.
         """
-        images = {m: sample[f'image_{m}'] for m in self.modalities}
-        images = {m: x if x.ndim == 4 else x[None] for m, x in images.items()}
-        dates = max(len(x) for x in images.values())
-        columns = sum(len(_PANELS[m]) for m in images) + 1
-        size = (2.6 * columns, 2.8 * dates)
-        figure, axes = plt.subplots(
-            dates, columns, figsize=size, squeeze=False, layout='constrained'
-        )
-        for row, date in zip(axes, range(dates), strict=True):
-            panels = iter(row)
-            for m, image in images.items():
-                for title, render in _PANELS[m]:
-                    axis = next(panels)
-                    axis.imshow(render(image[date]).numpy(), cmap='gray')
-                    axis.set_title(title if show_titles else '')
-            axis = next(panels)
-            axis.imshow(
-                sample['mask'].numpy(),
-                cmap=self.colormap,
-                vmin=-0.5,
-                vmax=len(self.classes) - 0.5,
-                interpolation='none',
-            )
-            axis.set_title('land cover' if show_titles else '')
-        for axis in axes.flat:
-            axis.set_axis_off()
         if suptitle is None and show_titles:
             names = [
                 self.label_classes[k][int(sample[k])] for k in _DRAWN if k in sample
             ]
             suptitle = ' | '.join(names)
-        if suptitle:
-            figure.suptitle(suptitle)
-        return figure
+        return plot_images(
+            {m: sample[f'image_{m}'] for m in self.modalities},
+            {m: MODALITIES[self.all_modalities[m]] for m in self.modalities},
+            {'land cover': sample['mask']},
+            self.classes,
+            self.colormap,
+            show_titles,
+            suptitle,
+        )
 
     @property
     def _dates(self) -> range:
@@ -392,29 +378,3 @@ def _with_synergy(labels: dict[str, int]) -> dict[str, int]:
     """Add the label that needs both sensors."""
     total = labels['label_s1'] + labels['label_s2']
     return {**labels, 'label_synergy': total % _SYNERGY}
-
-
-def _colours(bands: tuple[int, ...], high: tuple[float, ...]) -> Callable[..., Tensor]:
-    """How to show three bands, each from 0 to a highest value."""
-
-    def render(image: Tensor) -> Tensor:
-        scale = torch.tensor(high)
-        return (image[list(bands)].permute(1, 2, 0) / scale).clamp(0, 1)
-
-    return render
-
-
-def _band(number: int) -> Callable[..., Tensor]:
-    """How to show one band."""
-    return lambda image: image[number]
-
-
-_PANELS: dict[str, tuple[tuple[str, Callable[..., Tensor]], ...]] = {
-    's1': (('Sentinel-1 VV', _band(0)), ('Sentinel-1 VH', _band(1))),
-    's2': (
-        ('Sentinel-2 B4, B3, B2', _colours((3, 2, 1), (3000.0, 2600.0, 2600.0))),
-        ('Sentinel-2 B11, B8, B4', _colours((11, 7, 3), (4000.0, 4800.0, 3000.0))),
-    ),
-    'dem': (('elevation', _band(0)),),
-    'rgb': (('aerial', _colours((0, 1, 2), (255.0, 255.0, 255.0))),),
-}

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import geopandas as gpd
 import numpy as np
@@ -20,7 +20,7 @@ from torchgeo.samplers import (
     SequentialTimestampSampler,
 )
 
-from .joined import JoinedRasters, outline
+from .joined import JoinedRasters, Window, outline
 
 TRIES = 64
 
@@ -227,7 +227,8 @@ def _grid(rasters: JoinedRasters, area: Polygon, whole: bool) -> list[GeoSlice]:
 
 def _snapped(rasters: JoinedRasters, window: GeoSlice) -> GeoSlice:
     """Cancel rounding errors, so that the first dataset is read without resampling."""
-    x, y, *time = window
+    x, y, *time = cast(Window, window)
     west, south = rasters.snap(x.start, y.start)
     width, height = rasters.size
-    return slice(west, west + width), slice(south, south + height), *time
+    place = slice(west, west + width), slice(south, south + height)
+    return cast(GeoSlice, (*place, *time))

@@ -3,6 +3,8 @@
 Notation: N samples (the batch of all devices), D dimensions.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -77,7 +79,7 @@ def feature_std(h: Tensor) -> Tensor:
         0.0
     """
     spread: Tensor = normalize(h.float(), dim=1).std(dim=0, correction=0).mean()
-    return spread * h.shape[1] ** 0.5
+    return spread * math.sqrt(h.shape[1])
 
 
 def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
@@ -104,4 +106,5 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
     gram = z @ z.T if n < d else z.T @ z
     sigma = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     p = sigma / sigma.sum().clamp(min=torch.finfo(sigma.dtype).tiny) + eps
-    return (-(p * p.log()).sum()).exp()
+    entropy: Tensor = -(p * p.log()).sum()
+    return entropy.exp()

@@ -15,7 +15,7 @@ from .weights import load_weights
 # Families whose position embeddings timm interpolates to the size of each input.
 _DYNAMIC_SIZE = {'vision_transformer', 'deit', 'eva'}
 
-Weights = WeightsEnum | str | bool | None
+type Weights = WeightsEnum | str | bool | None
 
 
 def create_encoder(

@@ -88,7 +88,9 @@ class DeCUR(MultimodalPretraining):
     @property
     def common_dim(self) -> int:
         """Number of common dimensions of the embeddings, the first ones."""
-        return round(self.hparams['common_ratio'] * self.hparams['projector'][-1])
+        ratio: float = self.hparams['common_ratio']
+        dim: int = self.hparams['projector'][-1]
+        return round(ratio * dim)
 
     def configure_losses(self) -> None:
         """Build the loss."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from ..modalities import per_modality, pick_date, split
 from ..models import MultimodalEncoder, build_projector
 from ..models.encoder import Weights
 from ..transforms import default_augmentations
+from .guard import FiniteGuard
 from .optimizers import build_optimizer
 
 _VIEWS = 2
@@ -86,7 +87,7 @@ class MultimodalPretraining(BaseTask):
             raise ValueError(f"optimizer must be 'adamw' or 'lars', got {optimizer!r}")
         self.weights = weights
         self._run_seed: int | None = None
-        self._not_finite: Tensor | None = None
+        self._guard = FiniteGuard()
         super().__init__()
         self.augmentations = default_augmentations(modalities, size)
         given = per_modality('augmentations', augmentations or {}, modalities, False)
@@ -137,7 +138,7 @@ class MultimodalPretraining(BaseTask):
                 f'warmup_epochs must be in [0, {epochs}], '
                 f'got {self.hparams["warmup_epochs"]}'
             )
-        scheduler = self.lr_schedulers()
+        scheduler = cast(CosineWarmupScheduler, self.lr_schedulers())
         scheduler.warmup_epochs, scheduler.max_epochs = warmup, steps
         factor = scheduler.scale_lr(scheduler.last_epoch)
         groups = scheduler.optimizer.param_groups
@@ -215,7 +216,10 @@ class MultimodalPretraining(BaseTask):
         self._seed(self.current_epoch, batch_idx)
         terms, h, z = self.objective(images)
         last = self.trainer.is_last_batch
-        self._stop_if_not_finite(terms, now=last)
+        self._guard.add(terms)
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if last or self.global_step % every == 0 or self.device.type == 'cpu':
+            self._guard.check(self.global_step)
         size = len(next(iter(h.values())))
         parts = {f'train_{k}': v.detach() for k, v in terms.items()}
         self.log_dict(parts, prog_bar=True, batch_size=size)
@@ -320,7 +324,7 @@ class MultimodalPretraining(BaseTask):
         Raises:
             FloatingPointError: if a part of the loss was NaN or infinite.
         """
-        self._stop_if_not_finite({}, now=True)
+        self._guard.check(self.global_step)
         checkpoint['run_seed'] = self._run_seed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -369,29 +373,6 @@ class MultimodalPretraining(BaseTask):
         words = [abs(self._run_seed or 0), *(s + 1 for s in step), self.global_rank]
         state = np.random.SeedSequence(words).generate_state(1, np.uint64)
         torch.manual_seed(int(state[0]))
-
-    def _stop_if_not_finite(self, terms: Mapping[str, Tensor], now: bool) -> None:
-        # The first bad step is kept on the device: looking at it makes the host wait.
-        if terms:
-            self._parts = [k for k in terms if k != 'loss']
-            bad = ~torch.stack([terms[k].detach() for k in self._parts]).isfinite()
-            before = self._not_finite
-            self._not_finite = (
-                bad if before is None else torch.where(before.any(), before, bad)
-            )
-        bad_parts = self._not_finite
-        if bad_parts is None:
-            return
-        logs = self.global_step % self.trainer.log_every_n_steps == 0
-        if (now or logs or bad_parts.device.type == 'cpu') and bad_parts.any():
-            names = [
-                p for p, b in zip(self._parts, bad_parts.tolist(), strict=True) if b
-            ]
-            raise FloatingPointError(
-                f'the loss must be finite, got NaN or infinity in {names} by step '
-                f'{self.global_step}; lower lr or add warmup_epochs, and look at the '
-                'data for NaN'
-            )
 
 
 def _gather(z: Tensor) -> Tensor:

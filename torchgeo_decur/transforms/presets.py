@@ -6,7 +6,7 @@ The defaults are those of the DeCUR paper (Wang et al., ECCV 2024), except that 
 of SAR and elevation are never recoloured: they are measurements, not appearance.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import kornia.augmentation as K
@@ -199,7 +199,7 @@ class RGBAugmentation(OpticalAugmentation):
     """
 
 
-PRESETS: dict[str, type[nn.Sequential]] = {
+PRESETS: dict[str, Callable[..., nn.Module]] = {
     's1': SARAugmentation,
     's2': OpticalAugmentation,
     'rgb': RGBAugmentation,
@@ -227,6 +227,7 @@ def default_augmentations(modalities: Mapping[str, Any], size: int) -> nn.Module
 
 def _crop(size: int, scale: Range, ratio: Range) -> nn.Module:
     # 'resample' moves the whole batch at once, 'slice' loops over its samples.
-    return K.RandomResizedCrop(
+    crop: nn.Module = K.RandomResizedCrop(
         (size, size), tuple(scale), tuple(ratio), cropping_mode='resample'
     )
+    return crop

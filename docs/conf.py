@@ -1,0 +1,200 @@
+"""Configuration of the documentation: `sphinx-build -W --keep-going -n -b html docs docs/_build/html`."""
+
+import importlib
+import inspect
+import pkgutil
+import sys
+from typing import Any
+
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.pycode import ModuleAnalyzer
+
+import torchgeo_decur
+from torchgeo_decur.modalities import MODALITIES
+
+project = 'torchgeo-decur'
+author = 'torchgeo-decur contributors'
+copyright = f'2026, {author}'
+version = release = torchgeo_decur.__version__
+
+extensions = [
+    'myst_parser',
+    'sphinx.ext.autodoc',
+    'sphinx.ext.autosummary',
+    'sphinx.ext.mathjax',
+    'sphinx.ext.napoleon',
+    'sphinx.ext.viewcode',
+]
+exclude_patterns = ['_build']
+templates_path = ['_templates']
+
+html_theme = 'pydata_sphinx_theme'
+html_title = project
+html_static_path = ['_static']
+html_show_sourcelink = False
+html_theme_options = {
+    'navigation_with_keys': False,
+    'secondary_sidebar_items': ['page-toc'],
+    'show_toc_level': 2,
+}
+
+myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath', 'substitution']
+myst_heading_anchors = 3
+
+autodoc_inherit_docstrings = False
+autodoc_member_order = 'bysource'
+autodoc_typehints_format = 'short'
+autosummary_ignore_module_all = False
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+python_maximum_signature_line_length = 88
+
+# The site is built without a network, so names of other projects are not links.
+_OTHERS = (
+    'captum',
+    'geopandas',
+    'jsonargparse',
+    'kornia',
+    'lightly',
+    'lightning',
+    'litdata',
+    'matplotlib',
+    'numpy',
+    'pandas',
+    'pyproj',
+    'rasterio',
+    'safetensors',
+    'segmentation_models_pytorch',
+    'shapely',
+    'sklearn',
+    'timm',
+    'torch',
+    'torchgeo',
+    'torchmetrics',
+    'torchvision',
+    *sys.stdlib_module_names,
+)
+nitpick_ignore_regex = [
+    ('py:.*', rf'({"|".join(_OTHERS)})\..*'),
+    ('py:exc', r'[A-Z]\w*(Error|Warning)'),
+]
+# Items of `samples`, which only their dataset looks into, and an alias that is spelled out
+# where it is an argument.
+nitpick_ignore = [
+    ('py:class', 'torchgeo_decur.datasets.bigearthnet.Patch'),
+    ('py:class', 'torchgeo_decur.datasets.geonrw.Patch'),
+    ('py:class', 'torchgeo_decur.models.encoder.Weights'),
+]
+
+
+def modality_table() -> str:
+    """Render the known modalities as a table in Markdown."""
+    lines = ['| name | kind | unit | bands | to [0, 1] from |', '|---|---|---|---|---|']
+    for name, modality in MODALITIES.items():
+        if modality.mean:
+            scale = 'mean ± 2 std of each band'
+        elif modality.limits:
+            scale = '0 to 255'
+        else:
+            scale = '1st to 99th percentile of each patch'
+        bands = ' '.join(modality.bands)
+        lines.append(
+            f'| `{name}` | {modality.kind} | {modality.unit} | {bands} | {scale} |'
+        )
+    return '\n'.join(lines)
+
+
+def statistics_table(name: str) -> str:
+    """Render the statistics of one known modality as a table in Markdown."""
+    modality = MODALITIES[name]
+    lines = [
+        f'| band | mean ({modality.unit}) | std ({modality.unit}) |',
+        '|---|---:|---:|',
+    ]
+    lines += [
+        f'| {band} | {mean} | {std} |'
+        for band, mean, std in zip(
+            modality.bands, modality.mean or (), modality.std or (), strict=True
+        )
+    ]
+    return '\n'.join(lines)
+
+
+def public_names(module: str) -> list[str]:
+    """List what a module offers: its `__all__`, or what it defines and documents."""
+    found = importlib.import_module(module)
+    if hasattr(found, '__all__'):
+        return list(found.__all__)
+    own = [
+        name
+        for name, value in vars(found).items()
+        if name.isupper()
+        or (getattr(value, '__module__', None) == module and inspect.getdoc(value))
+    ]
+    return [name for name in own if not name.startswith('_')]
+
+
+def public_paths() -> dict[str, str]:
+    """Map the full name of each public object to the path that users import it by."""
+    paths = {}
+    for module in pkgutil.iter_modules(torchgeo_decur.__path__, 'torchgeo_decur.'):
+        if module.ispkg:
+            package = importlib.import_module(module.name)
+            for name in getattr(package, '__all__', ()):
+                home = getattr(getattr(package, name), '__module__', module.name)
+                paths[f'{home}.{name}'] = f'{module.name}.{name}'
+    return paths
+
+
+def resolve_public(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.TextElement
+) -> nodes.reference | None:
+    """Link `torchgeo_decur.losses.decur.DeCURLoss` to `torchgeo_decur.losses.DeCURLoss`."""
+    target = node.get('reftarget', '')
+    owner, _, member = target.rpartition('.')
+    public = app.public_paths.get(target)  # type: ignore[attr-defined]
+    if public is None and owner in app.public_paths:  # type: ignore[attr-defined]
+        public = f'{app.public_paths[owner]}.{member}'  # type: ignore[attr-defined]
+    if node.get('refdomain') != 'py' or public is None:
+        return None
+    domain: Any = env.get_domain('py')
+    # Annotations refer to any object as a class.
+    return domain.resolve_xref(
+        env, node['refdoc'], app.builder, 'obj', public, node, contnode
+    )
+
+
+def describe_data(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Take the text below a constant, wherever it is defined, not that of its type."""
+    module, _, constant = name.rpartition('.')
+    if what != 'data' or not name.startswith('torchgeo_decur.'):
+        return
+    homes = [module]
+    if path := getattr(sys.modules[module], '__path__', None):
+        homes += [m.name for m in pkgutil.iter_modules(path, f'{module}.')]
+    texts = (
+        ModuleAnalyzer.for_module(home).find_attr_docs().get(('', constant))
+        for home in homes
+    )
+    lines[:] = next((text for text in texts if text), [])
+
+
+def setup(app: Sphinx) -> None:
+    """Register what is above."""
+    app.public_paths = public_paths()  # type: ignore[attr-defined]
+    app.connect('autodoc-process-docstring', describe_data)
+    app.connect('missing-reference', resolve_public)
+
+
+autosummary_context = {'public_names': public_names}
+myst_substitutions = {
+    'modality_table': modality_table(),
+    's1_statistics': statistics_table('sentinel1_grd'),
+    's2_statistics': statistics_table('sentinel2_l1c'),
+}
+suppress_warnings = ['config.cache']  # the function in autosummary_context

@@ -1,0 +1,24 @@
+"""What a modality is, and the only code that knows batch keys and physical units.
+
+A *modality* is one sensor's image of a place: its bands by name, the unit of its
+values and the statistics that map them to the unit interval. In a batch it lives
+under the key ``image_<modality>``, shape ``(B, C, H, W)``, or ``(B, T, C, H, W)``
+when the dataset delivers T dates.
+
+Notation: B batch, T dates, C channels, H height, W width.
+"""
+
+from .batch import per_modality, pick_date, split
+from .checks import check, invalid_pixels
+from .record import MODALITIES, Kind, Modality
+
+__all__ = [
+    'MODALITIES',
+    'Kind',
+    'Modality',
+    'check',
+    'invalid_pixels',
+    'per_modality',
+    'pick_date',
+    'split',
+]

@@ -1,0 +1,118 @@
+"""The keys of a batch, and options that differ per modality."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def per_modality(
+    name: str, value: Any, modalities: Mapping[str, Any], default: Any = None
+) -> dict[str, Any]:
+    """Spread an option over the modalities: one value for all, or one for each.
+
+    Args:
+        name: name of the option, for the error message.
+        value: one value for all modalities, or a mapping with their names.
+        modalities: the modalities, by name.
+        default: value of a modality that the mapping leaves out. Without one, every
+            modality must be named.
+
+    Returns:
+        One value per modality.
+
+    Raises:
+        ValueError: if the mapping names an unknown modality or leaves one out.
+
+    Example:
+        >>> per_modality('model', 'resnet18', {'s1': 2, 's2': 13})
+        {'s1': 'resnet18', 's2': 'resnet18'}
+    """
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(modalities, value)
+    unknown = sorted(set(value) - set(modalities))
+    missing = [m for m in modalities if m not in value and default is None]
+    if unknown or missing:
+        raise ValueError(
+            f'{name} must be one value or a mapping with the modalities '
+            f'{list(modalities)}, got unknown {unknown}, missing {missing}'
+        )
+    return {m: value.get(m, default) for m in modalities}
+
+
+def split(batch: Mapping[str, Any], modalities: Mapping[str, int]) -> dict[str, Tensor]:
+    """Take the image of each modality out of a batch.
+
+    Args:
+        batch: has ``image_<m>`` for every modality, shape (B, C, H, W) or
+            (B, T, C, H, W), or one ``image`` with their channels stacked in order.
+        modalities: number of channels of each modality, by name.
+
+    Returns:
+        The images by modality, as views where the batch holds one stacked ``image``.
+
+    Raises:
+        ValueError: if an image is missing, has the wrong number of dimensions or of
+            channels, or the modalities do not hold the same number of samples.
+
+    Example:
+        >>> images = split({'image': torch.zeros(4, 15, 8, 8)}, {'s1': 2, 's2': 13})
+        >>> images['s2'].shape
+        torch.Size([4, 13, 8, 8])
+    """
+    missing = [m for m in modalities if f'image_{m}' not in batch]
+    total = sum(modalities.values())
+    if not missing:
+        images = {m: batch[f'image_{m}'] for m in modalities}
+    elif 'image' in batch and len(missing) == len(modalities):
+        image = batch['image']
+        if image.shape[-3] != total:
+            raise ValueError(
+                f'image must stack the {total} channels of {dict(modalities)}, '
+                f'got {image.shape[-3]}'
+            )
+        images = dict(
+            zip(modalities, image.split(list(modalities.values()), dim=-3), strict=True)
+        )
+    else:
+        found = sorted(k for k in batch if str(k).startswith('image'))
+        raise ValueError(
+            f'batch must have {[f"image_{m}" for m in missing]}, got only {found}; name '
+            'the modalities of the task as the datamodule does'
+        )
+    for m, image in images.items():
+        if image.ndim not in (4, 5):
+            raise ValueError(
+                f'{m}: image must have shape (B, C, H, W) or (B, T, C, H, W), '
+                f'got {tuple(image.shape)}'
+            )
+        if image.shape[-3] != modalities[m]:
+            raise ValueError(
+                f'{m}: expected {modalities[m]} channels, found {image.shape[-3]}; '
+                'set the number in modalities to that of the data'
+            )
+    sizes = {m: len(image) for m, image in images.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f'modalities must hold the same samples, got {sizes}')
+    return images
+
+
+def pick_date(x: Tensor, date: int | None = None) -> Tensor:
+    """Pick one of the T dates of each sample.
+
+    Args:
+        x: images, shape (B, T, C, H, W) or (B, C, H, W).
+        date: the date of all samples; by default one at random for each sample, from
+            PyTorch's generator.
+
+    Returns:
+        Images of one date, shape (B, C, H, W); ``x`` itself when it has no dates.
+    """
+    if x.ndim == 4:
+        return x
+    if date is not None:
+        return x[:, date]
+    batch, dates = x.shape[:2]
+    chosen = torch.randint(dates, (batch,)).to(x.device, non_blocking=True)
+    return x[torch.arange(batch, device=x.device), chosen]

@@ -1,0 +1,170 @@
+"""What a modality is: bands, unit and statistics, and the known ones."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self, get_args
+
+from torch import Tensor
+
+Kind = Literal['sar', 'multispectral', 'rgb', 'elevation', 'depth']
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One sensor's bands, their unit and their statistics.
+
+    Args:
+        bands: name of each band, in the order of the channels.
+        kind: 'sar', 'multispectral', 'rgb', 'elevation' or 'depth'.
+        unit: unit of the values: 'dB' (backscatter), 'DN' (reflectance times
+            10,000), 'uint8' (0 to 255), 'm', or any other name.
+        mean: mean of each band in ``unit``, or None.
+        std: standard deviation of each band in ``unit``, or None.
+        nodata: value that marks a missing pixel, or None. NaN is a valid choice.
+
+    Raises:
+        ValueError: if ``bands`` is empty or repeats a name, ``kind`` is unknown, or
+            ``mean`` and ``std`` do not have one positive-``std`` entry per band.
+
+    Example:
+        >>> Modality(bands=('VV', 'VH'), kind='sar', unit='dB').channels
+        2
+        >>> Modality.of({'bands': ['height'], 'kind': 'elevation', 'unit': 'm'}).bands
+        ('height',)
+    """
+
+    bands: tuple[str, ...]
+    kind: Kind
+    unit: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    nodata: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the record: a wrong one would fail far from here."""
+        bands: Any = self.bands
+        if isinstance(bands, str) or not bands or len(set(bands)) != len(bands):
+            raise ValueError(
+                f'bands must be one or more different names, got {bands!r}'
+            )
+        if self.kind not in get_args(Kind):
+            raise ValueError(f'kind must be one of {get_args(Kind)}, got {self.kind!r}')
+        if (self.mean is None) != (self.std is None):
+            raise ValueError('mean and std must be given together, got only one')
+        for name, values in (('mean', self.mean), ('std', self.std)):
+            if values is not None and len(values) != self.channels:
+                raise ValueError(
+                    f'{name} must have one value for each of the {self.channels} bands '
+                    f'{list(self.bands)}, got {len(values)}'
+                )
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f'std must be positive, got {list(self.std)}')
+
+    @property
+    def channels(self) -> int:
+        """Number of bands."""
+        return len(self.bands)
+
+    @property
+    def limits(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Lower and upper value of each band that map to 0 and 1.
+
+        Mean - 2 std and mean + 2 std where statistics are known, 0 and 255 for
+        ``uint8``, and None where each patch has its own limits.
+        """
+        if self.mean is not None and self.std is not None:
+            pairs = list(zip(self.mean, self.std, strict=True))
+            return tuple(m - 2 * s for m, s in pairs), tuple(
+                m + 2 * s for m, s in pairs
+            )
+        if self.unit == 'uint8':
+            return (0.0,) * self.channels, (255.0,) * self.channels
+        return None
+
+    @classmethod
+    def of(cls, value: 'Modality | str | Mapping[str, Any]') -> Self:
+        """Make a modality of a known name, of a plain dictionary, or of a modality.
+
+        Args:
+            value: a :class:`Modality`, the name of a known one, or a dictionary of
+                its fields as a YAML file holds it.
+
+        Returns:
+            The modality.
+
+        Raises:
+            ValueError: if the name or a field is unknown, or ``bands``, ``kind`` or
+                ``unit`` is missing.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            if value not in MODALITIES:
+                raise ValueError(
+                    f'modality must be one of {sorted(MODALITIES)} or a dictionary '
+                    f'with bands, kind and unit, got {value!r}'
+                )
+            value = MODALITIES[value]
+            return cls(**{f.name: getattr(value, f.name) for f in fields(value)})
+        if not isinstance(value, Mapping):
+            raise ValueError(
+                f'modality must be a name or a dictionary, got {type(value).__name__}'
+            )
+        names = [f.name for f in fields(cls)]
+        unknown = sorted(set(value) - set(names))
+        missing = [n for n in ('bands', 'kind', 'unit') if n not in value]
+        if unknown or missing:
+            raise ValueError(
+                f'modality must be a dictionary with bands, kind and unit (and mean, std, '
+                f'nodata), got unknown {unknown}, missing {missing}'
+            )
+        lists = {
+            k: tuple(v)
+            for k, v in value.items()
+            if isinstance(v, Sequence | Tensor) and not isinstance(v, str)
+        }
+        return cls(**{**value, **lists})
+
+
+# Statistics that the published weights were trained with; L2A is scaled like L1C.
+_SENTINEL2 = {
+    'B1': (1612.9, 791.0),
+    'B2': (1397.6, 854.3),
+    'B3': (1322.3, 878.7),
+    'B4': (1373.1, 1144.9),
+    'B5': (1561.0, 1127.5),
+    'B6': (2108.4, 1164.2),
+    'B7': (2390.7, 1276.0),
+    'B8': (2318.7, 1249.5),
+    'B8A': (2581.0, 1345.9),
+    'B9': (837.7, 577.5),
+    'B10': (22.0, 47.5),
+    'B11': (2195.2, 1340.0),
+    'B12': (1537.4, 1142.9),
+}
+
+
+def _sentinel2(*without: str) -> Modality:
+    statistics = {b: s for b, s in _SENTINEL2.items() if b not in without}
+    mean, std = zip(*statistics.values(), strict=True)
+    return Modality(tuple(statistics), 'multispectral', 'DN', mean, std)
+
+
+MODALITIES: dict[str, Modality] = {
+    'sentinel1_grd': Modality(
+        bands=('VV', 'VH'),
+        kind='sar',
+        unit='dB',
+        mean=(-12.59, -20.26),
+        std=(5.26, 5.91),
+    ),
+    'sentinel2_l1c': _sentinel2(),
+    'sentinel2_l2a': _sentinel2('B10'),
+    'geonrw_rgb': Modality(bands=('R', 'G', 'B'), kind='rgb', unit='uint8'),
+    'geonrw_dem': Modality(bands=('elevation',), kind='elevation', unit='m'),
+    'sunrgbd_rgb': Modality(bands=('R', 'G', 'B'), kind='rgb', unit='uint8'),
+    'sunrgbd_hha': Modality(
+        bands=('disparity', 'height', 'angle'), kind='depth', unit='uint8'
+    ),
+}
+"""The known modalities by name, with the statistics of the published weights."""
