@@ -28,16 +28,19 @@ class ExportEncoders(Callback):
         """Initialize a new ExportEncoders instance."""
         self.folder = folder
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See that the folder can be written, before hours of training.
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See that the folder can be written, before anything else writes there.
 
         Args:
             trainer: the trainer.
             pl_module: the task.
+            stage: the stage.
 
         Raises:
             ValueError: if it cannot, or the task has no encoders.
         """
+        if stage != 'fit':
+            return
         if not isinstance(pl_module, MultimodalPretraining):
             raise ValueError(
                 'ExportEncoders needs a task with one encoder per modality, such as '

@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from lightly.utils import dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
@@ -67,6 +68,7 @@ class OnlineProbe(Callback):
         self.rows: list[dict[str, Any]] = []
         self._untrained: nn.Module | None = None
         self._store: dict[str, list[Tensor]] = {}
+        self._told = False
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the scores so far in checkpoints."""
@@ -87,10 +89,17 @@ class OnlineProbe(Callback):
             trainer: the trainer.
             pl_module: the task.
             stage: the stage.
+
+        Raises:
+            ValueError: if the task has no encoders.
         """
+        if not isinstance(pl_module, MultimodalPretraining):
+            raise ValueError(
+                'OnlineProbe needs a task with one encoder per modality, such as '
+                f'torchgeo_decur.tasks.DeCUR, got {type(pl_module).__name__}'
+            )
         if stage == 'fit':
-            encoders = cast(MultimodalPretraining, pl_module).encoders
-            self._untrained = deepcopy(encoders).requires_grad_(False)
+            self._untrained = deepcopy(pl_module.encoders).requires_grad_(False)
 
     def on_validation_batch_end(
         self,
@@ -103,6 +112,8 @@ class OnlineProbe(Callback):
     ) -> None:
         """Collect the features and labels of a batch.
 
+        A last batch of one sample is left out: BatchNorm has no statistics of it.
+
         Args:
             trainer: the trainer.
             pl_module: the task.
@@ -111,11 +122,13 @@ class OnlineProbe(Callback):
             batch_idx: index of the batch.
             dataloader_idx: index of the data loader.
         """
-        seen = sum(map(len, self._store.get('seen', [])))
-        if not self._due(trainer) or seen >= self.max_samples:
+        seen = sum(map(len, next(iter(self._store.values()), [])))
+        if self._told or not self._due(trainer) or seen >= self.max_samples:
             return
         images = split(batch, pl_module.hparams['modalities'])
         images = {m: pick_date(x, date=0) for m, x in images.items()}
+        if len(next(iter(images.values()))) < 2:
+            return
         found = {k: v for k, v in batch.items() if str(k).startswith('label')}
         for m, h in pl_module(images).items():
             found[f'trained {m}'] = h
@@ -125,7 +138,6 @@ class OnlineProbe(Callback):
                     self._untrained.to(pl_module.device).train()(images).items()
                 ):
                     found[f'untrained {m}'] = h
-        found['seen'] = next(iter(images.values())).new_zeros(len(batch[f'image_{m}']))
         for key, value in found.items():
             self._store.setdefault(key, []).append(value.detach().float().cpu())
 
@@ -138,21 +150,20 @@ class OnlineProbe(Callback):
             trainer: the trainer.
             pl_module: the task.
         """
-        store = {k: torch.cat(v) for k, v in self._store.items()}
+        store = {k: torch.cat(v)[: self.max_samples] for k, v in self._store.items()}
         self._store = {}
         if not store:
             return
         if trainer.world_size > 1:
             store = {
-                k: cast(Tensor, pl_module.all_gather(v)).flatten(0, 1).cpu()
+                k: torch.cat(dist.gather(v.to(pl_module.device))).cpu()
                 for k, v in store.items()
             }
         labels = {k: v.numpy() for k, v in store.items() if k.startswith('label')}
-        if not labels:
-            rank_zero_info('OnlineProbe: the validation split has no labels to probe')
-            return
         modalities = list(pl_module.hparams['modalities'])
         epoch = trainer.current_epoch
+        # Validation several times an epoch: its last scores count.
+        self.rows = [r for r in self.rows if r['epoch'] != epoch]
         for stage in ('untrained', 'trained'):
             if f'{stage} {modalities[0]}' not in store:
                 continue
@@ -169,11 +180,21 @@ class OnlineProbe(Callback):
                         self.rows.append({'epoch': number, **row, 'score': score})
         self._untrained = None
         latest = [r for r in self.rows if r['epoch'] == epoch]
+        if not latest:
+            self._told = True
+            rank_zero_info(
+                'OnlineProbe: expected labels of two or more classes and more than '
+                f'{2 * self.k} samples in the validation split, found labels '
+                f'{list(labels)} of {len(store[f"trained {modalities[0]}"])} samples; '
+                'nothing is probed'
+            )
+            return
         pl_module.log_dict(
             {
                 f'probe_{r["label"]}_{r["features"]}_{r["classifier"]}': r['score']
                 for r in latest
-            }
+            },
+            sync_dist=True,
         )
         rank_zero_info(self.table())
 
@@ -184,8 +205,10 @@ class OnlineProbe(Callback):
             trainer: the trainer.
             pl_module: the task.
         """
+        # log_dir is broadcast from the first process: every process has to ask.
         folder = trainer.log_dir
-        if not self.rows or folder is None or not trainer.is_global_zero:
+        dry = getattr(trainer, 'fast_dev_run', False)
+        if dry or not self.rows or folder is None or not trainer.is_global_zero:
             return
         Path(folder).mkdir(parents=True, exist_ok=True)
         partial = Path(folder, '.probe.csv.partial')
@@ -215,7 +238,7 @@ class OnlineProbe(Callback):
             f'{"label":<16}{"features":<12}{f"{self.k}-NN":>16}{"linear":>16}',
         ]
         for label, name in dict.fromkeys(
-            (r['label'], r['features']) for r in self.rows
+            (r['label'], r['features']) for r in self.rows if r['epoch'] == epoch
         ):
             cells = []
             for classifier in ('knn', 'linear'):
@@ -286,11 +309,9 @@ def _scores(x: Array, y: Array, k: int) -> Iterator[tuple[str, float]]:
     # A label that one half lacks cannot be learned, or not be scored.
     if multilabel:
         y = y[:, [len(set(c[train])) > 1 and c[test].any() for c in y.T]].astype(int)
-    if (
-        len(train) <= k
-        or (multilabel and not y.shape[1])
-        or len(np.unique(y[train])) < 2
-    ):
+    if y.shape[1:] == (1,):
+        y = y[:, 0]
+    if len(train) <= k or not y.size or len(np.unique(y[train])) < 2:
         return
     linear: Any = LogisticRegression(max_iter=200)
     if multilabel:
@@ -302,7 +323,10 @@ def _scores(x: Array, y: Array, k: int) -> Iterator[tuple[str, float]]:
             probe = make_pipeline(StandardScaler(), model).fit(x[train], y[train])
         if multilabel:
             p = probe.predict_proba(x[test])
-            p = np.stack([c[:, 1] for c in p], 1) if isinstance(p, list) else p
+            if isinstance(p, list):
+                p = np.stack([c[:, 1] for c in p], 1)
+            elif y.ndim == 1:
+                p = p[:, 1]
             score = average_precision_score(y[test], p, average='micro')
         else:
             classes = np.unique(y[test])

@@ -173,8 +173,10 @@ class MultimodalDataModule(BaseDataModule):
         dataset = self._dataset('train')
         trainer = self.trainer
         world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        # torch shuffles by seed + epoch: neighbouring seeds must not share their epochs.
+        seed = 1_000_003 * self.seed
         sampler = ResumableSampler(
-            dataset, world, rank, shuffle=True, seed=self.seed, drop_last=True
+            dataset, world, rank, shuffle=True, seed=seed, drop_last=True
         )
         if self.batch_size < 2 or len(sampler) < self.batch_size:
             raise ValueError(

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.transform import from_origin
 from torchgeo.datasets import GeoNRW
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from .synthetic_landscapes import BUILT, CROP, FOREST, GRASS, ROAD, SOIL, WATER, WETLAND
 

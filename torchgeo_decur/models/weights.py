@@ -83,6 +83,7 @@ def save_encoder(
         ValueError: if the folder cannot be written.
     """
     writable(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     checkpoint = {
         'hyper_parameters': {'model': model},
@@ -94,15 +95,19 @@ def save_encoder(
         path.with_name(f'{path.name}.{suffix}') for suffix in ('pt', 'safetensors')
     ]
     partial = [file.with_name(f'.{file.name}.partial') for file in files]
-    torch.save(checkpoint, partial[0])
-    safetensors.torch.save_file(state, partial[1], metadata=text)
-    for source, target in zip(partial, files, strict=True):
-        os.replace(source, target)
+    try:
+        torch.save(checkpoint, partial[0])
+        safetensors.torch.save_file(state, partial[1], metadata=text)
+        for source, target in zip(partial, files, strict=True):
+            os.replace(source, target)
+    finally:
+        for file in partial:
+            file.unlink(missing_ok=True)
     return files
 
 
 def writable(folder: Path) -> None:
-    """Make a folder and see that a file can be written there.
+    """See that a folder can be made and a file be written there; leaves no trace.
 
     Args:
         folder: the folder.
@@ -110,9 +115,10 @@ def writable(folder: Path) -> None:
     Raises:
         ValueError: if not.
     """
+    folder = folder.absolute()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        existing = next(f for f in (folder, *folder.parents) if f.exists())
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise ValueError(

@@ -228,7 +228,8 @@ class MultimodalPretraining(BaseTask):
         )
         if last:
             with torch.no_grad():
-                self.log_dict(self.indicators(h, z), prog_bar=True, batch_size=size)
+                signs = self.indicators(h, z)
+            self.log_dict(signs, prog_bar=True, batch_size=size, sync_dist=True)
         return terms['loss']
 
     def validation_step(
@@ -330,6 +331,9 @@ class MultimodalPretraining(BaseTask):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over the seed of the run, and refuse the checkpoint of another model.
 
+        Augmentations are those of this task, not of the checkpoint: they are options of
+        the run, which ``load_from_checkpoint`` does not know.
+
         Args:
             checkpoint: what was read.
 
@@ -345,6 +349,11 @@ class MultimodalPretraining(BaseTask):
         ]
         if differ:
             raise ValueError(f'checkpoint is of another model; {"; ".join(differ)}')
+        state = checkpoint['state_dict']
+        own = self.augmentations.state_dict(prefix='augmentations.')
+        checkpoint['state_dict'] = own | {
+            k: v for k, v in state.items() if not k.startswith('augmentations.')
+        }
 
     def _images(self, batch: Sample, batch_idx: int) -> dict[str, Tensor]:
         images = split(batch, self.hparams['modalities'])

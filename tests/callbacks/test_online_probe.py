@@ -1,0 +1,352 @@
+import csv
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchgeo.tasks import Classification
+
+from torchgeo_decur.callbacks import OnlineProbe, online_probe
+from torchgeo_decur.datamodules import SyntheticEODataModule
+from torchgeo_decur.datamodules.base import MultimodalDataModule
+from torchgeo_decur.models import build_projector
+from torchgeo_decur.tasks import DeCUR
+
+
+class Bits(Dataset[dict[str, Tensor]]):
+    """Modality `a` shows three random bits in its bands, `b` shows noise."""
+
+    def __init__(self, length: int, labels: bool = True) -> None:
+        generator = torch.Generator().manual_seed(length)
+        rare = torch.tensor([0.5, 0.5, 0.2])
+        self.bits = (torch.rand(length, 3, generator=generator) < rare).float()
+        self.noise = torch.rand(length, 4, 8, 8, generator=generator)
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.bits)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        bits, noise = self.bits[index], self.noise[index]
+        a = 0.1 + 0.7 * bits[:, None, None] + 0.1 * noise[:3]
+        labels = {
+            'label': (bits[0] + 2 * bits[1]).long(),
+            'label_bits': bits.long(),
+            'label_rare': bits[2:].long(),
+        }
+        return {'image_a': a, 'image_b': noise[3:], **(labels if self.labels else {})}
+
+
+class BitsDataModule(MultimodalDataModule):
+    def __init__(self, val_length: int = 240, labels: bool = True) -> None:
+        super().__init__({m: self.band(c) for m, c in (('a', 3), ('b', 1))}, 8)
+        self.train_dataset = Bits(16, labels)
+        self.val_dataset = Bits(val_length, labels)
+
+    @staticmethod
+    def band(channels: int) -> dict[str, Any]:
+        bands = [f'band {i}' for i in range(channels)]
+        return {'bands': bands, 'kind': 'multispectral', 'unit': 'native'}
+
+    def setup(self, stage: str) -> None:
+        """The datasets are there."""
+
+
+class Means(DeCUR):
+    """The features of an image are the means of its bands, before training and after."""
+
+    def __init__(self) -> None:
+        identity = {'a': nn.Identity(), 'b': nn.Identity()}
+        super().__init__(
+            {'a': 3, 'b': 1}, 'test_resnet', None, [8], augmentations=identity
+        )
+
+    def configure_models(self) -> None:
+        super().configure_models()
+        for m, channels in (('a', 3), ('b', 1)):
+            means = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            self.encoders.encoders[m] = means
+            self.projectors[m] = build_projector(channels, [8])
+
+
+def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
+    return Trainer(
+        **{
+            'accelerator': 'cpu',
+            'default_root_dir': folder,
+            'logger': False,
+            'enable_checkpointing': False,
+            'enable_progress_bar': False,
+            'enable_model_summary': False,
+            'max_epochs': 1,
+            'callbacks': list(callbacks),
+            **options,
+        }
+    )
+
+
+def scores(probe: OnlineProbe, epoch: int) -> dict[tuple[str, str, str], float]:
+    return {
+        (r['label'], r['features'], r['classifier']): r['score']
+        for r in probe.rows
+        if r['epoch'] == epoch
+    }
+
+
+def epochs(probe: OnlineProbe) -> list[int]:
+    """Epochs of the rows of one label, features and classifier, in order."""
+    chosen = ('label', 'a', 'knn')
+    return [
+        r['epoch']
+        for r in probe.rows
+        if (r['label'], r['features'], r['classifier']) == chosen
+    ]
+
+
+@pytest.fixture(scope='module')
+def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[OnlineProbe, Path, Any]:
+    """Probe of features that are known, the folder of the fit, and what was logged."""
+    folder, probe = tmp_path_factory.mktemp('known'), OnlineProbe(k=3)
+    fit = trainer(folder, probe)
+    fit.fit(Means(), datamodule=BitsDataModule())
+    return probe, folder, fit.callback_metrics
+
+
+Known = tuple[OnlineProbe, Path, dict[str, Tensor]]
+
+
+class TestKnownAnswers:
+    @pytest.mark.parametrize('epoch', [-1, 0])
+    @pytest.mark.parametrize('classifier', ['knn', 'linear'])
+    @pytest.mark.parametrize('label', ['label', 'label_bits', 'label_rare'])
+    def test_features_that_determine_the_label(
+        self, known: Known, label: str, classifier: str, epoch: int
+    ) -> None:
+        found = scores(known[0], epoch)
+        assert found[label, 'a', classifier] == pytest.approx(100)
+        assert found[label, 'a+b', classifier] > 99
+
+    @pytest.mark.parametrize('classifier', ['knn', 'linear'])
+    @pytest.mark.parametrize(
+        ('label', 'chance'), [('label', 25), ('label_bits', 40), ('label_rare', 20)]
+    )
+    def test_features_of_noise(
+        self, known: Known, label: str, chance: float, classifier: str
+    ) -> None:
+        # Average precision of noise is the share of ones, not of right answers.
+        found = scores(known[0], 0)[label, 'b', classifier]
+        assert found == pytest.approx(chance, abs=12)
+
+    def test_every_score_is_logged_and_written(self, known: Known) -> None:
+        probe, folder, metrics = known
+        assert len(probe.rows) == 2 * 3 * 3 * 2
+        for (label, features, classifier), score in scores(probe, 0).items():
+            name = f'probe_{label}_{features}_{classifier}'
+            assert metrics[name].item() == pytest.approx(score)
+        with (folder / 'probe.csv').open() as file:
+            written = list(csv.DictReader(file))
+        assert [{k: str(v) for k, v in r.items()} for r in probe.rows] == written
+        assert plt.imread(folder / 'probe.png').ndim == 3
+        assert not list(folder.glob('.*partial*'))
+
+    def test_label_of_one_class_is_left_out(self) -> None:
+        x = torch.rand(40, 2).numpy()
+        for y in (torch.zeros(40), torch.zeros(40, 3), torch.ones(40, 1)):
+            assert list(online_probe._scores(x, y.numpy(), 3)) == []
+
+
+class TestWhen:
+    def test_every_n_epochs_and_the_last(self, tmp_path: Path) -> None:
+        probe = OnlineProbe(every_n_epochs=2)
+        fit = trainer(tmp_path, probe, max_epochs=5, num_sanity_val_steps=2)
+        fit.fit(Means(), datamodule=BitsDataModule(24))
+        assert epochs(probe) == [-1, 1, 3, 4]
+
+    def test_last_scores_of_an_epoch_count(self, tmp_path: Path) -> None:
+        probe = OnlineProbe()
+        fit = trainer(tmp_path, probe, max_epochs=2, val_check_interval=0.5)
+        fit.fit(Means(), datamodule=BitsDataModule(24))
+        assert epochs(probe) == [-1, 0, 1]
+
+    def test_resumed_fit_keeps_the_scores(self, tmp_path: Path) -> None:
+        def fit(epochs: int, path: Path | None = None) -> OnlineProbe:
+            probe, save = OnlineProbe(), ModelCheckpoint(tmp_path, save_last=True)
+            trainer(
+                tmp_path, probe, save, max_epochs=epochs, enable_checkpointing=True
+            ).fit(Means(), datamodule=BitsDataModule(24), ckpt_path=path)
+            return probe
+
+        first = fit(2)
+        second = fit(3, tmp_path / 'last.ckpt')
+        assert epochs(second) == [-1, 0, 1, 2]
+        assert second.rows[: len(first.rows)] == first.rows
+
+    def test_validation_alone(self, tmp_path: Path) -> None:
+        probe = OnlineProbe()
+        (metrics,) = trainer(tmp_path, probe).validate(
+            Means(), BitsDataModule(24), verbose=False
+        )
+        assert epochs(probe) == [0]
+        assert metrics['probe_label_a_linear'] == pytest.approx(100)
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestWhat:
+    def test_at_most_max_samples(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sizes = []
+        score = online_probe._scores
+
+        def note(x: Any, y: Any, k: int) -> Any:
+            sizes.append((len(x), len(y)))
+            return score(x, y, k)
+
+        monkeypatch.setattr(online_probe, '_scores', note)
+        probe = OnlineProbe(k=3, max_samples=20)
+        trainer(tmp_path, probe).fit(Means(), datamodule=BitsDataModule())
+        assert set(sizes) == {(20, 20)}
+
+    def test_training_is_not_disturbed(self, tmp_path: Path) -> None:
+        def fit(*callbacks: Callback) -> dict[str, Tensor]:
+            seed_everything(3, verbose=False)
+            task = DeCUR(
+                {'s1': 2, 's2': 13}, 'test_resnet', projector=[8], size=32, lr=1e-2
+            )
+            data = SyntheticEODataModule(
+                length=16, val_length=16, batch_size=8, size=32
+            )
+            trainer(tmp_path, *callbacks, max_epochs=2).fit(task, datamodule=data)
+            return task.state_dict()
+
+        without, probed = fit(), fit(OnlineProbe(k=3))
+        assert not [k for k, v in without.items() if not torch.equal(v, probed[k])]
+
+    def test_last_batch_of_one_is_left_out(self, tmp_path: Path) -> None:
+        task = DeCUR({'s1': 2, 's2': 13}, 'test_resnet', projector=[8], size=32)
+        data = SyntheticEODataModule(length=8, val_length=17, batch_size=8, size=32)
+        probe = OnlineProbe(k=3)
+        trainer(tmp_path, probe).fit(task, datamodule=data)
+        assert {r['epoch'] for r in probe.rows} == {-1, 0}
+
+    def test_bands_stacked_in_one_image(self, tmp_path: Path) -> None:
+        samples = [
+            {'image': torch.cat([s['image_a'], s['image_b']]), 'label': s['label']}
+            for s in Bits(24)
+        ]
+        loader = DataLoader(samples, 8)
+        probe = OnlineProbe()
+        trainer(tmp_path, probe).fit(Means(), loader, loader)
+        assert scores(probe, 0)['label', 'a', 'linear'] == pytest.approx(100)
+
+    @pytest.mark.parametrize(
+        ('data', 'found'),
+        [
+            ({'labels': False}, r'found labels [] of 240 samples'),
+            ({'val_length': 10}, "['label', 'label_bits', 'label_rare'] of 10 samples"),
+        ],
+    )
+    def test_nothing_to_probe_is_said_once(
+        self,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        data: dict[str, Any],
+        found: str,
+    ) -> None:
+        probe = OnlineProbe()
+        fit = trainer(tmp_path, probe, max_epochs=3)
+        fit.fit(Means(), datamodule=BitsDataModule(**data))
+        assert fit.current_epoch == 3 and probe.rows == []
+        said = [m for m in caplog.messages if m.startswith('OnlineProbe')]
+        assert len(said) == 1 and found in said[0]
+        assert list(tmp_path.iterdir()) == []
+
+    def test_fast_dev_run_writes_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        fit = trainer(tmp_path, OnlineProbe(k=1), fast_dev_run=True)
+        fit.fit(Means(), datamodule=BitsDataModule())
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def probe() -> OnlineProbe:
+    """A probe after two of its epochs, as from a checkpoint."""
+    rows = [
+        {
+            'epoch': epoch,
+            'label': label,
+            'features': features,
+            'classifier': classifier,
+            'score': 10.0 * (epoch + 1) + i,
+        }
+        for epoch in (-1, 1, 3)
+        for label in ('label_one', 'label_two')
+        for features in ('a', 'a+b')
+        for i, classifier in enumerate(('knn', 'linear'))
+    ]
+    made = OnlineProbe(k=7)
+    made.load_state_dict({'rows': rows})
+    return made
+
+
+class TestReport:
+    def test_table(self, probe: OnlineProbe) -> None:
+        title, head, *lines = probe.table().split('\n')
+        assert title == (
+            'Probe of frozen features after epoch 4, in %: trained (untrained)'
+        )
+        assert head.split() == ['label', 'features', '7-NN', 'linear']
+        cells = ['40.0', '(0.0)', '41.0', '(1.0)']
+        assert [line.split() for line in lines] == [
+            [label, features, *cells]
+            for label in ('label_one', 'label_two')
+            for features in ('a', 'a+b')
+        ]
+        assert len({len(line) for line in (head, *lines)}) == 1
+
+    def test_table_without_untrained_encoders(self, probe: OnlineProbe) -> None:
+        probe.rows = [r for r in probe.rows if r['epoch'] >= 0]
+        assert probe.table().split('\n')[2].split()[2:] == ['40.0', '41.0']
+
+    def test_plot(self, probe: OnlineProbe) -> None:
+        probe.rows.reverse()  # points are in the order of epochs all the same
+        figure = probe.plot()
+        assert [axis.get_title() for axis in figure.axes] == ['label_two', 'label_one']
+        for axis in figure.axes:
+            lines = {str(line.get_label()): line for line in axis.get_lines()}
+            assert set(lines) == {'a', 'a+b'}
+            for line in lines.values():
+                assert list(line.get_xdata()) == [0, 2, 4]
+                assert list(line.get_ydata()) == [1, 21, 41]
+        plt.close(figure)
+
+    def test_state(self, probe: OnlineProbe) -> None:
+        other = OnlineProbe()
+        other.load_state_dict(probe.state_dict())
+        assert other.rows == probe.rows
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ('arguments', 'message'),
+        [
+            ({'every_n_epochs': 0}, 'every_n_epochs must be positive, got 0'),
+            ({'k': 0}, 'k must be positive, got 0'),
+            ({'k': 8, 'max_samples': 15}, 'max_samples must be at least 16, got 15'),
+        ],
+    )
+    def test_arguments(self, arguments: dict[str, int], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            OnlineProbe(**arguments)
+
+    def test_task_without_encoders(self, tmp_path: Path) -> None:
+        task: LightningModule = Classification('test_resnet', num_classes=2)
+        with pytest.raises(ValueError, match=r'one encoder per .*, got Classification'):
+            trainer(tmp_path, OnlineProbe()).fit(task, datamodule=BitsDataModule())

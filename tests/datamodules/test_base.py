@@ -1,0 +1,302 @@
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchgeo.datamodules.utils import MisconfigurationException
+
+from torchgeo_decur.datamodules import base
+from torchgeo_decur.datamodules.base import (
+    MultimodalDataModule,
+    ResumableLoader,
+    ResumableSampler,
+)
+
+MODALITIES: dict[str, Any] = {
+    's1': {
+        'bands': ['VV', 'VH'],
+        'kind': 'sar',
+        'unit': 'dB',
+        'mean': [-12.0, -20.0],
+        'std': [2.0, 4.0],
+    },
+    'dem': {'bands': ['height'], 'kind': 'elevation', 'unit': 'm'},
+    'other': {'bands': ['x'], 'kind': 'multispectral', 'unit': 'native'},
+}
+
+
+class Numbers(Dataset[dict[str, Tensor]]):
+    """Sample i has the number i, and the epoch."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(index)
+        x = torch.rand(4, 6, 6, generator=generator)
+        return {
+            'image_s1': torch.stack([-9 - x[0], -18 - x[1]]),
+            'image_dem': 500 * x[2:3],
+            'image_other': 100 + index + x[3:],
+            'number': torch.tensor(index),
+            'epoch': self.epoch.clone(),
+        }
+
+
+class NumbersDataModule(MultimodalDataModule):
+    def setup(self, stage: str) -> None:
+        for i, split in enumerate(('train', 'val', 'test', 'predict')):
+            setattr(self, f'{split}_dataset', Numbers(10 + i))
+
+
+def datamodule(**options: Any) -> NumbersDataModule:
+    made = NumbersDataModule(**{'modalities': MODALITIES, 'batch_size': 3, **options})
+    made.setup('fit')
+    return made
+
+
+def numbers(batches: Any) -> list[list[int]]:
+    return [batch['number'].tolist() for batch in batches]
+
+
+def at(epochs: int, batches: int) -> Any:
+    """A trainer whose loop has begun so many epochs, and done so many batches of one."""
+    progress = SimpleNamespace(current=SimpleNamespace(processed=batches))
+    loop = SimpleNamespace(
+        epoch_loop=SimpleNamespace(batch_progress=progress),
+        epoch_progress=SimpleNamespace(current=SimpleNamespace(ready=epochs)),
+    )
+    return SimpleNamespace(fit_loop=loop, world_size=1, global_rank=0)
+
+
+class TestSampler:
+    @given(
+        length=st.integers(1, 40),
+        world=st.integers(1, 5),
+        seed=st.integers(0, 100),
+        epoch=st.integers(0, 3),
+    )
+    def test_ranks_share_without_overlap(
+        self, length: int, world: int, seed: int, epoch: int
+    ) -> None:
+        shares = []
+        for rank in range(world):
+            sampler = ResumableSampler(
+                range(length), world, rank, seed=seed, drop_last=True
+            )
+            sampler.set_epoch(epoch)
+            shares.append(list(sampler))
+        each = len(shares[0])
+        assert [len(share) for share in shares] == [each] * world
+        assert length - each * world < world
+        seen = [i for share in shares for i in share]
+        assert len(set(seen)) == len(seen) and set(seen) <= set(range(length))
+
+    def test_order_depends_on_seed_and_epoch_alone(self) -> None:
+        def order(seed: int, epoch: int) -> list[int]:
+            sampler = ResumableSampler(range(50), 1, 0, seed=seed)
+            sampler.set_epoch(epoch)
+            torch.rand(seed + epoch)  # the generator of the run is elsewhere each time
+            return list(sampler)
+
+        assert order(1, 2) == order(1, 2)
+        orders = {str(order(seed, epoch)) for seed in (0, 9) for epoch in (0, 1)}
+        assert len(orders) == 4
+
+    def test_skips_once(self) -> None:
+        sampler = ResumableSampler(range(10), 1, 0)
+        whole = list(sampler)
+        sampler.skip = 4
+        assert list(sampler) == whole[4:]
+        assert list(sampler) == whole
+
+    def test_epoch_reaches_the_dataset(self) -> None:
+        dataset = Numbers(4)
+        ResumableSampler(dataset, 1, 0).set_epoch(5)
+        assert dataset.epoch == 5
+
+
+class TestLoader:
+    @pytest.mark.parametrize(
+        ('epochs', 'batches', 'epoch', 'skipped'),
+        [
+            pytest.param(0, 0, 0, 0, id='new fit'),
+            pytest.param(1, 0, 0, 0, id='first epoch, nothing done'),
+            pytest.param(1, 2, 0, 2, id='inside the first epoch'),
+            pytest.param(3, 1, 2, 1, id='inside the third'),
+            pytest.param(3, 3, 3, 0, id='at the end of the third'),
+        ],
+    )
+    def test_begins_where_the_loop_stands(
+        self, epochs: int, batches: int, epoch: int, skipped: int
+    ) -> None:
+        expected = datamodule().train_dataloader()
+        expected.sampler.set_epoch(epoch)
+        made = datamodule()
+        made.trainer = at(epochs, batches)
+        loader = made.train_dataloader()
+        assert numbers(loader) == numbers(expected)[skipped:]
+        assert len(loader) == 3  # as Lightning counts the batches of an epoch
+        assert numbers(loader) == numbers(expected)
+
+    def test_has_no_state_of_its_own(self) -> None:
+        loader = datamodule().train_dataloader()
+        assert isinstance(loader, ResumableLoader)
+        before = numbers(loader)
+        loader.load_state_dict(loader.state_dict())
+        assert loader.state_dict() == {} and numbers(loader) == before
+
+    def test_workers_do_not_change_batches(self) -> None:
+        def batches(workers: int) -> Iterator[dict[str, Tensor]]:
+            loader = datamodule(num_workers=workers).train_dataloader()
+            for epoch in (0, 1):
+                loader.sampler.set_epoch(epoch)
+                yield from loader
+
+        alone, helped = list(batches(0)), list(batches(1))
+        assert len(alone) == len(helped) == 6
+        for a, b in zip(alone, helped, strict=True):
+            assert a.keys() == b.keys()
+            assert all(torch.equal(a[k], b[k]) for k in a)
+        assert [b['epoch'].unique().tolist() for b in helped] == [[0]] * 3 + [[1]] * 3
+        assert numbers(alone[:3]) != numbers(alone[3:])
+
+    @pytest.mark.parametrize('split', ['val', 'test', 'predict'])
+    def test_other_splits_keep_their_order(self, split: str) -> None:
+        made = datamodule(batch_size=4)
+        loader = getattr(made, f'{split}_dataloader')()
+        length = {'val': 11, 'test': 12, 'predict': 13}[split]
+        seen = [i for batch in numbers(loader) for i in batch]
+        assert seen == list(range(length))
+        assert numbers(loader)[0] == [0, 1, 2, 3]
+
+    def test_rank_gets_its_share(self) -> None:
+        shares = []
+        for rank in (0, 1):
+            made = datamodule(batch_size=2)
+            made.trainer = SimpleNamespace(
+                **{**vars(at(0, 0)), 'world_size': 2, 'global_rank': rank}
+            )
+            loader = made.train_dataloader()
+            shares.append({i for batch in numbers(loader) for i in batch})
+        assert [len(share) for share in shares] == [4, 4]
+        assert not shares[0] & shares[1]
+
+    def test_split_that_is_not_there(self) -> None:
+        made = datamodule()
+        made.test_dataset = None
+        with pytest.raises(MisconfigurationException, match='test_dataset'):
+            made.test_dataloader()
+
+    @pytest.mark.parametrize('batch_size', [1, 11])
+    def test_batch_size(self, batch_size: int) -> None:
+        made = datamodule(batch_size=batch_size)
+        with pytest.raises(
+            ValueError,
+            match=rf'from 2 to the number .*\(10\), got {batch_size}: the losses and',
+        ):
+            made.train_dataloader()
+
+    def test_batch_size_is_positive(self) -> None:
+        with pytest.raises(ValueError, match='batch_size must be positive, got 0'):
+            datamodule(batch_size=0)
+
+
+class Watch(LightningModule):
+    """Remembers the batches that it was shown, and calls of the check."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.batches: list[dict[str, Tensor]] = []
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        self.batches.append(batch)
+        return self.weight * 0
+
+    def validation_step(self, batch: dict[str, Tensor]) -> None:
+        self.batches.append(batch)
+
+    test_step = validation_step
+
+    def predict_step(self, batch: dict[str, Tensor]) -> Tensor:
+        self.batches.append(batch)
+        return batch['number']
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def trainer() -> Trainer:
+    return Trainer(
+        accelerator='cpu',
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+class TestTransfer:
+    def test_every_stage_is_scaled(self) -> None:
+        task = Watch()
+        trainer().fit(task, datamodule=datamodule())
+        trainer().validate(task, datamodule(), verbose=False)
+        trainer().test(task, datamodule(), verbose=False)
+        trainer().predict(task, datamodule())
+        # sanity, 2 x (training and validation), validation, test, prediction
+        assert len(task.batches) == 2 + 2 * (3 + 4) + 4 + 4 + 5
+        for batch in task.batches:
+            raw = [Numbers(99)[i] for i in batch['number'].tolist()]
+            # Mean -12 and -20, std 2 and 4: limits -16, -8 and -28, -12.
+            s1 = torch.stack([sample['image_s1'] for sample in raw])
+            expected = torch.stack([(s1[:, 0] + 16) / 8, (s1[:, 1] + 28) / 16], 1)
+            torch.testing.assert_close(batch['image_s1'], expected)
+            # Elevation: by the percentiles of each patch.
+            dem = batch['image_dem'].flatten(1)
+            assert (dem.amin(1) == 0).all() and (dem.amax(1) == 1).all()
+            # Without statistics: as it is.
+            other = torch.stack([sample['image_other'] for sample in raw])
+            assert torch.equal(batch['image_other'], other)
+
+    def test_first_batch_alone_is_checked(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[set[str]] = []
+        monkeypatch.setattr(base, 'check', lambda images, _: calls.append(set(images)))
+        made = datamodule()
+        trainer().fit(Watch(), datamodule=made)
+        assert calls == [set(MODALITIES)]
+        made.set_modalities({'s1': MODALITIES['s1']})
+        trainer().validate(Watch(), made, verbose=False)
+        assert calls == [set(MODALITIES), {'s1'}]
+
+    def test_wrong_unit(self) -> None:
+        wrong = {**MODALITIES['other'], 'unit': 'DN', 'bands': ['x']}
+        made = datamodule(modalities={**MODALITIES, 'dem': {**wrong, 'unit': 'uint8'}})
+        with pytest.raises(ValueError, match='dem: expected values from 0 to 255'):
+            trainer().fit(Watch(), datamodule=made)
+
+    def test_wrong_channels(self) -> None:
+        wrong = {**MODALITIES['other'], 'bands': ['x', 'y']}
+        made = datamodule(modalities={'other': wrong})
+        with pytest.raises(ValueError, match='other: expected 2 channels, found 1'):
+            trainer().fit(Watch(), datamodule=made)
+
+    def test_modality_that_is_not_one(self) -> None:
+        with pytest.raises(ValueError, match=r"modality must be one of .* got 'radar'"):
+            datamodule(modalities={'s1': 'radar'})

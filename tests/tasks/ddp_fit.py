@@ -1,0 +1,181 @@
+"""Two small fits of `test_distributed.py`, in one process or in several.
+
+Usage: python ddp_fit.py FOLDER DEVICES
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightly.utils import dist
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import LayerSync
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from torchgeo_decur.callbacks import ExportEncoders, OnlineProbe, export, online_probe
+from torchgeo_decur.datamodules import SyntheticEODataModule
+from torchgeo_decur.tasks import DeCUR
+
+BATCH = 8
+
+
+class GatheredBatchNorm(LayerSync):
+    """BatchNorm over the batch of all processes: torch's SyncBatchNorm has no CPU kernel."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        self.handles = []
+        for module in model.modules():
+            if isinstance(module, _BatchNorm) and dist.world_size() > 1:
+                self.handles += [
+                    module.register_forward_pre_hook(self.gather),
+                    module.register_forward_hook(self.own),
+                ]
+        return model
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        for handle in self.handles:
+            handle.remove()
+        return model
+
+    @staticmethod
+    def gather(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        return torch.cat(dist.gather(inputs[0].contiguous()))
+
+    @staticmethod
+    def own(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        size = len(output) // dist.world_size()
+        return output[dist.rank() * size :][:size].clone()
+
+
+class IdentityThenFlip(nn.Module):
+    """Views without chance: the image, then its mirror image, and so on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x if self.calls % 2 else x.flip(-1)
+
+
+class Record(Callback):
+    """What this process sees of each step, and its gradients."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.seen: list[Tensor] = []
+        self.gradients: dict[str, Tensor] = {}
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any
+    ) -> None:
+        self.seen.append(batch['image_s1'].flatten(1).mean(1))
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
+    ) -> None:
+        self.gradients = {n: p.grad.clone() for n, p in pl_module.named_parameters()}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        self.losses.append(outputs['loss'].item())
+
+
+def fit(folder: Path, devices: int, epochs: int, **options: Any) -> dict[str, Any]:
+    """Fit a task of one batch an epoch, shared by all processes."""
+    seed_everything(0, verbose=False)
+    task = DeCUR(
+        {'s1': 2, 's2': 13},
+        'test_resnet',
+        projector=[16, 16],
+        augmentations={'s1': IdentityThenFlip(), 's2': IdentityThenFlip()},
+        optimizer='adamw',
+        lr=1e-3,
+    )
+    data = SyntheticEODataModule(
+        length=BATCH, val_length=24, batch_size=BATCH // devices, size=32
+    )
+    record = Record()
+    callbacks = [record, *options.pop('callbacks', [])]
+    trainer = Trainer(
+        accelerator='cpu',
+        devices=devices,
+        strategy='ddp' if devices > 1 else 'auto',
+        max_epochs=epochs,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        default_root_dir=folder,
+        **options,
+    )
+    trainer.fit(task, datamodule=data)
+    metrics = {k: v.item() for k, v in trainer.callback_metrics.items()}
+    weights = {n: p.detach() for n, p in task.named_parameters()}
+    return {
+        'losses': record.losses,
+        'seen': record.seen,
+        'gradients': record.gradients,
+        'metrics': metrics,
+        'weights': weights,
+    }
+
+
+def fit_as_one(folder: Path, devices: int) -> dict[str, Any]:
+    """One step with BatchNorm over the batch of all processes, as if they were one."""
+    return fit(
+        folder,
+        devices,
+        epochs=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        plugins=[GatheredBatchNorm()],
+        precision='64-true',
+    )
+
+
+def fit_with_callbacks(folder: Path, devices: int) -> dict[str, Any]:
+    """Fit with BatchNorm of each process, a logger and our callbacks."""
+    probe = OnlineProbe(k=3)
+    probed = counted(online_probe, '_scores', lambda x, *_: x)
+    saved = counted(export, 'save_encoder', lambda _, path, *__: str(path))
+    found = fit(
+        folder,
+        devices,
+        epochs=2,
+        callbacks=[probe, ExportEncoders()],
+        logger=CSVLogger(folder, name=None, version='run'),
+    )
+    features = torch.from_numpy(probed[-1])
+    return {**found, 'rows': probe.rows, 'features': features, 'saved': saved}
+
+
+def counted(module: Any, name: str, what: Callable[..., Any]) -> list[Any]:
+    """Note something of every call of a function of a module."""
+    calls: list[Any] = []
+    function = getattr(module, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        calls.append(what(*args, **kwargs))
+        return function(*args, **kwargs)
+
+    setattr(module, name, call)
+    return calls
+
+
+def main(folder: Path, devices: int) -> None:
+    as_one = fit_as_one(folder, devices)
+    found = {'as_one': as_one, 'callbacks': fit_with_callbacks(folder, devices)}
+    torch.save(found, folder / f'rank{dist.rank()}.pt')
+
+
+if __name__ == '__main__':
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,167 @@
+"""Every YAML file under experiments/: as it is, and for two steps on small files."""
+
+import csv
+import math
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from lightning.pytorch.cli import LightningCLI
+from rasterio.transform import from_origin
+
+from torchgeo_decur.datasets import SyntheticEO
+from torchgeo_decur.tasks import DeCUR
+
+ROOT = Path(__file__).parents[1]
+FILES = {path.stem: path for path in sorted((ROOT / 'experiments').glob('*.yaml'))}
+
+# What makes each experiment small; everything else is as in the file.
+SMALL = {
+    'geonrw_decur_resnet50': ('--data.size=32', '--data.val_fraction=0.5'),
+    'quickstart': ('--data.length=4', '--data.val_length=24', '--data.size=32'),
+    'rasters_decur': (
+        '--data.length=4',
+        '--data.patch_size=32',
+        '--data.val_fraction=0.3',
+    ),
+    'ssl4eo_s12_decur_resnet50': ('--data.val_fraction=0.5',),
+}
+ALL = (
+    '--model.model=test_resnet',
+    '--model.projector=[16, 16]',
+    '--model.size=32',
+    '--data.batch_size=2',
+    '--data.num_workers=0',
+    '--trainer.accelerator=cpu',
+    '--trainer.devices=1',
+    '--trainer.max_steps=2',
+    '--trainer.log_every_n_steps=1',
+    '--trainer.num_sanity_val_steps=0',
+    '--trainer.enable_model_summary=false',
+    '--trainer.enable_progress_bar=false',
+)
+
+
+@pytest.fixture(scope='module')
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with fake files where the experiments look for data."""
+    folder = tmp_path_factory.mktemp('experiments')
+    data = folder / 'data'
+    SyntheticEO(length=4, size=48, num_dates=4).write(
+        data / 'ssl4eo_s12', 'ssl4eo_s12', progress=False
+    )
+    SyntheticEO(length=2, size=64).write(
+        data / 'geonrw', 'geonrw', progress=False, cities=['aachen']
+    )
+    scene = SyntheticEO(length=1, size=160, modalities=('s2', 'dem'))[0]
+    spectral = scene['image_s2'][[1, 2, 3, 7]].numpy().astype(np.uint16)
+    write(data / 'spectral' / 'scene.tif', spectral)
+    write(data / 'dem' / 'scene.tif', scene['image_dem'].numpy())
+    return folder
+
+
+def write(path: Path, bands: Any) -> None:
+    """Write a georeferenced file of bands (C, H, W)."""
+    path.parent.mkdir(parents=True)
+    count, height, width = bands.shape
+    with rasterio.open(
+        path,
+        'w',
+        driver='GTiff',
+        count=count,
+        height=height,
+        width=width,
+        dtype=bands.dtype,
+        crs='EPSG:32633',
+        transform=from_origin(300000, 5400000, 10, 10),
+    ) as file:
+        file.write(bands)
+
+
+@pytest.fixture
+def command(
+    torchgeo: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., LightningCLI]:
+    """The command `torchgeo`, that parses and builds and does not run."""
+
+    def build(*args: Any) -> LightningCLI:
+        found: list[LightningCLI] = []
+
+        def cli(**kwargs: Any) -> None:
+            found.append(LightningCLI(**kwargs, run=False))
+
+        monkeypatch.setattr('torchgeo.main.LightningCLI', cli)
+        torchgeo(*args)
+        return found[0]
+
+    return build
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_builds_as_it_is(name: str, command: Callable[..., LightningCLI]) -> None:
+    # Tensors without memory: the projectors of the recipes have 300 million weights.
+    with torch.device('meta'):
+        cli = command('--config', FILES[name], '--trainer.accelerator=cpu')
+    assert isinstance(cli.model, DeCUR)
+    assert set(cli.model.encoders.num_features) == set(cli.datamodule.modalities)
+    for m, modality in cli.datamodule.modalities.items():
+        assert cli.model.hparams['modalities'][m] == modality.channels
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_trains_with_options_of_the_command_line(
+    name: str,
+    here: Path,
+    torchgeo: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(here)
+    torchgeo('fit', '--config', FILES[name], *ALL, *SMALL[name])
+    (folder,) = (here / 'outputs' / name).glob('version_*')
+    with (folder / 'metrics.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    losses = [float(row['train_loss']) for row in rows if row['train_loss']]
+    assert len(losses) == 2 and all(map(math.isfinite, losses))
+    (checkpoint,) = (folder / 'checkpoints').glob('epoch*.ckpt')
+    task = DeCUR.load_from_checkpoint(checkpoint)
+    exported = {path.name for path in (folder / 'encoders').iterdir()}
+    assert exported == {
+        f'{m}.{suffix}'
+        for m in task.hparams['modalities']
+        for suffix in ('pt', 'safetensors')
+    }
+
+
+def test_table_names_every_file() -> None:
+    text = (ROOT / 'experiments' / 'README.md').read_text()
+    assert set(re.findall(r'\(([\w-]+\.yaml)\)', text)) == {
+        path.name for path in FILES.values()
+    }
+
+
+def commands() -> list[str]:
+    """Each `torchgeo` command that is documented."""
+    texts = [ROOT / 'experiments' / 'README.md', ROOT / 'docs' / 'runs.md']
+    joined = '\n'.join(path.read_text() for path in texts).replace('\\\n', ' ')
+    return re.findall(r'^torchgeo (?:fit|predict) .*$', joined, re.M)
+
+
+@pytest.mark.parametrize('line', commands())
+def test_documented_command_is_understood(
+    line: str,
+    torchgeo: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(ROOT)
+    _, *args = shlex.split(line)
+    with pytest.raises(SystemExit) as stopped:
+        torchgeo(*args, '--print_config')
+    assert stopped.value.code == 0
+    assert 'class_path' in capsys.readouterr().out
