@@ -1,48 +1,15 @@
 """Published files in their own layout and names, with values of our own."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
-from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
-State = dict[str, Tensor]
 Publish = Callable[[WeightsEnum, Any], Path]
-
-
-@pytest.fixture(scope='session')
-def random_state() -> Callable[..., State]:
-    """Parameters and statistics, all of them different from a fresh model's."""
-
-    def make(
-        model: str, channels: int = 2, seed: int = 0, **options: Any
-    ) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        options = {'num_classes': 0, **options}
-        state = timm.create_model(model, in_chans=channels, **options).state_dict()
-        return {
-            k: torch.rand(v.shape, generator=generator)
-            if v.is_floating_point()
-            else torch.tensor(seed + 7)
-            for k, v in state.items()
-        }
-
-    return make
-
-
-@pytest.fixture(scope='session')
-def assert_loaded() -> Callable[[nn.Module, Mapping[str, Tensor]], None]:
-    def check(encoder: nn.Module, state: Mapping[str, Tensor]) -> None:
-        actual = encoder.state_dict()
-        assert sorted(actual) == sorted(state)
-        assert all(actual[k].equal(state[k]) for k in state)
-
-    return check
 
 
 @pytest.fixture
