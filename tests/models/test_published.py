@@ -222,6 +222,34 @@ class TestErrors:
             load_weights(create_encoder(SMALL, 1), self.entry)
         assert list(cache.iterdir()) == []
 
+    def test_truncated(self, publish: Publish, cache: Path) -> None:
+        file = publish(self.entry, random_state(SMALL, 1))
+        file.write_bytes(file.read_bytes()[:-4000])
+        with pytest.raises(ValueError, match=r'may be truncated, .* has been removed$'):
+            load_weights(create_encoder(SMALL, 1), self.entry)
+        assert list(cache.iterdir()) == []
+
+    def test_altered_after_the_first_use(self, publish: Publish, cache: Path) -> None:
+        file = publish(self.entry, random_state(SMALL, 1))
+        load_weights(create_encoder(SMALL, 1), self.entry)
+        torch.save(random_state(SMALL, 1, seed=1), cache / file.name)
+        encoder = create_encoder(SMALL, 1)
+        before = {k: v.clone() for k, v in encoder.state_dict().items()}
+        with pytest.raises(ValueError, match=r'altered and has been removed'):
+            load_weights(encoder, self.entry)
+        assert_loaded(encoder, before)
+        assert not (cache / file.name).exists()
+
+    def test_code_is_never_run(
+        self, publish: Publish, cache: Path, tmp_path: Path
+    ) -> None:
+        made = tmp_path / 'made'
+        publish(self.entry, f'cos\nmkdir\n(V{made}\ntR.'.encode())
+        with pytest.raises(ValueError, match=r'hold code, which is never run; it has'):
+            load_weights(create_encoder(SMALL, 1), self.entry)
+        assert not made.exists()
+        assert list(cache.iterdir()) == []
+
     def test_file_of_other_encoders(self, publish: Publish) -> None:
         entry = ResNet50_Weights.GEONRW_RGB_DEM_DECUR
         publish(entry, random_state(SMALL, 3))
