@@ -14,6 +14,7 @@ from sphinx.pycode import ModuleAnalyzer
 
 import torchgeo_decur
 from torchgeo_decur.modalities import MODALITIES
+from torchgeo_decur.models.weights import WEIGHTS
 
 project = 'torchgeo-decur'
 author = 'torchgeo-decur contributors'
@@ -81,12 +82,14 @@ nitpick_ignore_regex = [
     ('py:.*', rf'({"|".join(_OTHERS)})\..*'),
     ('py:exc', r'[A-Z]\w*(Error|Warning)'),
 ]
-# Items of `samples`, which only their dataset looks into, and an alias that is spelled out
-# where it is an argument.
+# Items of `samples`, which only their dataset looks into, the base of enums, and aliases that are spelled
+# out where they are arguments.
 nitpick_ignore = [
     ('py:class', 'torchgeo_decur.datasets.bigearthnet.Patch'),
     ('py:class', 'torchgeo_decur.datasets.geonrw.Patch'),
     ('py:class', 'torchgeo_decur.models.encoder.Weights'),
+    ('py:class', 'torchgeo_decur.models.loading.Source'),
+    ('py:class', 'torchgeo_decur.models.published.DeCURWeights'),
 ]
 
 
@@ -120,6 +123,30 @@ def statistics_table(name: str) -> str:
             modality.bands, modality.mean or (), modality.std or (), strict=True
         )
     ]
+    return '\n'.join(lines)
+
+
+def weights_table() -> str:
+    """Render the published weights as a table in Markdown."""
+    lines = [
+        '| name | modalities and bands | backbone | data, epochs | files |',
+        '|---|---|---|---|---|',
+    ]
+    for entry in (entry for enum in WEIGHTS for entry in enum):
+        meta = entry.meta
+        bands = meta['bands']
+        if not isinstance(bands, dict):
+            bands = {meta['modalities'][0]: bands}
+        inputs = [f'`{m}`: {" ".join(names)}' for m, names in bands.items()]
+        files = [f'[{url.rpartition("/")[2]}]({url})' for url in entry.urls]
+        cells = [
+            f'`{entry}`',
+            '<br>'.join(inputs),
+            f'`{meta["model"]}`',
+            f'{meta["dataset"]}, {meta["epochs"]}',
+            '<br>'.join(files),
+        ]
+        lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
 
 
@@ -196,5 +223,6 @@ myst_substitutions = {
     'modality_table': modality_table(),
     's1_statistics': statistics_table('sentinel1_grd'),
     's2_statistics': statistics_table('sentinel2_l1c'),
+    'weights_table': weights_table(),
 }
 suppress_warnings = ['config.cache']  # the function in autosummary_context

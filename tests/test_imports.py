@@ -17,7 +17,8 @@ ALLOWED = {
     '': {'models'},
     'modalities': set(),
     'losses': set(),
-    'models': {'modalities'},
+    # An entry of weights carries the scale of its input; transforms know no model.
+    'models': {'modalities', 'transforms'},
     'transforms': {'modalities'},
     'datasets': DATA,
     'datamodules': DATA | {'datasets'},

@@ -1,351 +1,218 @@
-import hashlib
-import os
-import pickle
+"""Published weights, their names, and the headline through the real download."""
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
-import timm
 import torch
-from safetensors import safe_open
-from torch import Tensor, nn
-from torchgeo.models import ResNet18_Weights
+import torchgeo.models
+from encoder_states import State, assert_loaded, random_state
+from torchgeo.models import api
+from torchgeo.tasks import Classification
 
-from torchgeo_decur.models import create_encoder, load_weights, save_encoder
+from torchgeo_decur.models import (
+    MiTB2_Weights,
+    MiTB5_Weights,
+    MultimodalEncoder,
+    ResNet50_Weights,
+    get_weight,
+    list_weights,
+    register,
+)
+from torchgeo_decur.models.weights import WEIGHTS, weights_of_file
+from torchgeo_decur.transforms import ScaleToUnit
 
-SMALL = 'mobilenetv3_small_050'
+ENTRIES = [entry for enum in WEIGHTS for entry in enum]
 
-State = dict[str, Tensor]
-
-
-def random_state(
-    model: str = SMALL, channels: int = 2, seed: int = 0, **options: Any
-) -> State:
-    """Parameters and statistics, all of them different from a fresh model's."""
-    generator = torch.Generator().manual_seed(seed)
-    options = {'num_classes': 0, **options}
-    state = timm.create_model(model, in_chans=channels, **options).state_dict()
-    return {
-        k: torch.rand(v.shape, generator=generator)
-        if v.is_floating_point()
-        else torch.tensor(seed + 7)
-        for k, v in state.items()
-    }
+Publish = Callable[[Any, Any], Path]
 
 
-def with_prefix(prefix: str, state: State) -> State:
-    return {f'{prefix}{k}': v for k, v in state.items()}
+class TestEntries:
+    def test_every_published_file_has_one(self) -> None:
+        files = {entry.url.rpartition('/')[2] for entry in ENTRIES}
+        assert len(files) == len(ENTRIES) == 24
+        for backbone in ('rn50_rda', 'vits16'):
+            for part in ('joint', 'sar', 'ms'):
+                assert f'{backbone}_ssl4eo-s12_{part}_decur_ep100.pth' in files
+        for backbone in ('rn50', 'rn50_rda', 'vits16'):
+            for part in ('joint', 'rgb', 'dem'):
+                assert f'{backbone}_geonrw_{part}_decur_ep100.pth' in files
+        for backbone in ('mitb2', 'mitb5'):
+            for part in ('rgb_hha', 'backbone_rgb', 'backbone_hha'):
+                assert f'{backbone}_sunrgbd_{part}_decur_ep200.pth' in files
+
+    @pytest.mark.parametrize('name', ['SENTINEL1_GRD_DECUR', 'SENTINEL2_ALL_DECUR'])
+    def test_files_that_torchgeo_hosts(self, name: str) -> None:
+        theirs = torchgeo.models.ResNet50_Weights[name]
+        ours = ResNet50_Weights[name]
+        assert ours.url == theirs.url
+        shared = set(theirs.meta) - {'bands'}
+        assert {k: ours.meta[k] for k in shared} == {k: theirs.meta[k] for k in shared}
+        bands = [b.upper() for b in theirs.meta['bands']]
+        assert ours.meta['bands'] == bands
+
+    @pytest.mark.parametrize('entry', ENTRIES, ids=str)
+    def test_meta(self, entry: Any) -> None:
+        meta = entry.meta
+        assert meta['licence'] == 'Apache-2.0'
+        assert meta['ssl_method'] == 'decur'
+        assert meta['epochs'] == (200 if 'SUN' in meta['dataset'] else 100)
+        bands, channels = meta['bands'], meta['in_chans']
+        if len(meta['modalities']) > 1:
+            assert list(bands) == list(channels) == meta['modalities']
+            assert {m: len(b) for m, b in bands.items()} == channels
+        else:
+            assert len(bands) == channels
+        assert entry.urls == [entry.url] or entry is ResNet50_Weights.SENTINEL1_2_DECUR
+
+    def test_colours_are_stored_in_another_order(self) -> None:
+        meta = MiTB2_Weights.SUNRGBD_RGB_HHA_DECUR.meta
+        assert meta['channel_order']['rgb'] == ['B', 'G', 'R']
+        assert meta['bands']['rgb'] == ['R', 'G', 'B']
+        assert meta['channel_order']['depth'] == meta['bands']['depth']
+
+    def test_transforms_are_the_scale_of_the_pretraining(self) -> None:
+        x = torch.rand(2, 2, 8, 8) * -30
+        batch = {'image_s1': x, 'image_s2': torch.rand(2, 13, 8, 8) * 4000, 'label': 3}
+        scaled = ResNet50_Weights.SENTINEL1_2_DECUR.transforms(batch)
+        assert scaled['image_s1'].equal(ScaleToUnit('sentinel1_grd')(x))
+        assert scaled['image_s2'].amax() <= 1
+        assert scaled['label'] == 3
+        single = ResNet50_Weights.SENTINEL1_GRD_DECUR.transforms(x)
+        assert single.equal(scaled['image_s1'])
+
+    def test_depth_is_standardised_too(self) -> None:
+        depth = torch.full((1, 3, 2, 2), 255.0)
+        out = MiTB5_Weights.SUNRGBD_HHA_DECUR.transforms(depth)
+        expected = torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224])
+        torch.testing.assert_close(out[0, :2, 0, 0], expected)
 
 
-def assert_loaded(encoder: nn.Module, state: State) -> None:
-    actual = encoder.state_dict()
-    assert list(actual) == list(state)
-    assert all(actual[k].equal(state[k]) for k in state)
+class TestNames:
+    def test_list(self) -> None:
+        names = list_weights()
+        assert len(names) == len(set(names)) == 24
+        assert all(str(get_weight(name)) == name for name in names)
 
-
-class TestFiles:
-    def test_layout_of_torchgeo(self, tmp_path: Path) -> None:
-        state = random_state('resnet18')
-        checkpoint = {
-            'hyper_parameters': {'model': 'resnet18'},
-            'state_dict': with_prefix('model.', state),
+    def test_torchgeo_finds_ours_and_its_own(self) -> None:
+        """If this fails, TorchGeo changed how it finds weights: see models/register.py."""
+        assert set(list_weights()) <= {
+            str(w)
+            for k, e in api._model_weights.items()
+            if isinstance(k, str)
+            for w in e
         }
-        torch.save(checkpoint, tmp_path / 's1.pt')
-        encoder = create_encoder('resnet18', 2)
-        load_weights(encoder, tmp_path / 's1.pt')
-        assert_loaded(encoder, state)
-
-    def test_safetensors(self, tmp_path: Path) -> None:
-        state = random_state()
-        safetensors.torch.save_file(state, tmp_path / 's1.safetensors')
-        encoder = create_encoder(SMALL, 2)
-        load_weights(encoder, str(tmp_path / 's1.safetensors'))
-        assert_loaded(encoder, state)
-
-    @pytest.mark.parametrize('modality', ['s1', 's11', 's2'])
-    def test_checkpoint_of_several_modalities(
-        self, tmp_path: Path, modality: str
-    ) -> None:
-        states = {m: random_state(seed=i) for i, m in enumerate(['s2', 's11', 's1'])}
-        checkpoint: dict[str, Any] = {
-            'epoch': 3,
-            'optimizer_states': [],
-            'state_dict': {},
-        }
-        for m, state in states.items():
-            checkpoint['state_dict'] |= with_prefix(f'encoders.encoders.{m}.', state)
-            projector = {f'projectors.{m}.layers.0.weight': torch.rand(4, 4)}
-            checkpoint['state_dict'] |= projector
-        torch.save(checkpoint, tmp_path / 'last.ckpt')
-        encoder = create_encoder(SMALL, 2)
-        load_weights(encoder, tmp_path / 'last.ckpt', modality)
-        assert_loaded(encoder, states[modality])
-
-    @pytest.mark.parametrize('model', ['resnet18', 'vit_tiny_patch16_224', SMALL])
-    def test_classifier_is_left_out(self, tmp_path: Path, model: str) -> None:
-        state = random_state(model, 2, num_classes=5)
-        torch.save(state, tmp_path / 'bare.pth')
-        encoder = create_encoder(model, 2)
-        expected = {k: v for k, v in state.items() if k in encoder.state_dict()}
-        assert len(state) == len(expected) + 2
-        load_weights(encoder, tmp_path / 'bare.pth')
-        assert_loaded(encoder, expected)
-
-    @pytest.mark.parametrize('prefix', ['model.', 'backbone.', ''])
-    @pytest.mark.parametrize('key', ['state_dict', 'model', None])
-    def test_keys_and_prefixes(
-        self, tmp_path: Path, key: str | None, prefix: str
-    ) -> None:
-        state = random_state()
-        named = with_prefix(prefix, state)
-        torch.save({key: named, 'epoch': 1} if key else named, tmp_path / 'x.pt')
-        encoder = create_encoder(SMALL, 2)
-        load_weights(encoder, tmp_path / 'x.pt')
-        assert_loaded(encoder, state)
-
-    def test_other_entries_beside_tensors(self, tmp_path: Path) -> None:
-        state = random_state()
-        torch.save({**state, 'epoch': 3, 7: 'seven'}, tmp_path / 'x.pt')
-        encoder = create_encoder(SMALL, 2)
-        load_weights(encoder, tmp_path / 'x.pt')
-        assert_loaded(encoder, state)
-
-    def test_loaded_tensors_are_copies(self, tmp_path: Path) -> None:
-        torch.save(random_state(), tmp_path / 'x.pt')
-        first, second = create_encoder(SMALL, 2), create_encoder(SMALL, 2)
-        load_weights(first, tmp_path / 'x.pt')
-        load_weights(second, tmp_path / 'x.pt')
-        with torch.no_grad():
-            first.conv_stem.weight.zero_()
-        assert second.conv_stem.weight.ne(0).any()
-
-
-class TestEnum:
-    weight = ResNet18_Weights.SENTINEL2_RGB_MOCO
-
-    @pytest.fixture
-    def publish(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> Callable[[State], Path]:
-        """Put weights where the enum downloads them from, by their hash."""
-
-        def publish(state: State) -> Path:
-            file = tmp_path / 'weights.pth'
-            torch.save(state, file)
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()
-            file = file.rename(tmp_path / f'resnet18-{digest[:8]}.pth')
-            monkeypatch.setattr(self.weight.value, 'url', file.as_uri())
-            return file
-
-        monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
-        return publish
-
-    def test_by_name_and_by_value(self, publish: Callable[[State], Path]) -> None:
-        state = random_state('resnet18', 3)
-        file = publish(
-            {**state, 'fc.weight': torch.rand(5, 512), 'fc.bias': torch.rand(5)}
+        for name in list_weights():
+            assert str(torchgeo.models.get_weight(name)) == name
+        own = torchgeo.models.get_weight('ResNet50_Weights.SENTINEL2_ALL_MOCO')
+        assert own is torchgeo.models.ResNet50_Weights.SENTINEL2_ALL_MOCO
+        assert get_weight('ResNet50_Weights.SENTINEL2_ALL_MOCO') is own
+        models = torchgeo.models.list_models()
+        assert {'resnet50', 'decur_resnet50', 'decur_vit_small_patch16_224'} <= set(
+            models
         )
-        encoder = create_encoder('resnet18', 3)
-        load_weights(encoder, 'ResNet18_Weights.SENTINEL2_RGB_MOCO')
-        assert_loaded(encoder, state)
+        enum = torchgeo.models.get_model_weights('decur_resnet50')
+        assert enum is ResNet50_Weights
+        theirs = torchgeo.models.get_model_weights('resnet50')
+        assert theirs is torchgeo.models.ResNet50_Weights
 
-        # From now on it is in the cache.
-        file.unlink()
-        again = create_encoder('resnet18', 3)
-        load_weights(again, self.weight)
-        assert_loaded(again, state)
+    def test_registering_twice_changes_nothing(self) -> None:
+        before = torchgeo.models.list_models()
+        register()
+        assert torchgeo.models.list_models() == before
 
-    def test_another_hash(self, publish: Callable[[State], Path]) -> None:
-        file = publish({'x': torch.zeros(1)})
-        torch.save({'x': torch.ones(1)}, file)
-        with pytest.raises(RuntimeError, match='invalid hash value'):
-            load_weights(create_encoder('resnet18', 3), self.weight)
+    def test_a_torchgeo_that_keeps_no_dictionary(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(api, '_model_weights', None)
+        with pytest.warns(UserWarning, match=r'cannot be registered with this version'):
+            register()
 
-    def test_other_channels(self, publish: Callable[[State], Path]) -> None:
-        publish(random_state('resnet18', 3))
+    def test_unknown(self) -> None:
         message = (
-            r'ResNet18_Weights\.SENTINEL2_RGB_MOCO: .* 1 of another shape '
-            r"\{'conv1\.weight': \(\(64, 13, 7, 7\), \(64, 3, 7, 7\)\)\}"
+            r"got 'ResNet50_Weights.GEONRW_DECUR'; did you mean .*GEONRW_RGB_DECUR"
         )
         with pytest.raises(ValueError, match=message):
-            load_weights(create_encoder('resnet18', 13), self.weight)
+            get_weight('ResNet50_Weights.GEONRW_DECUR')
+        with pytest.raises(ValueError, match=r"got '#'; see list_weights\(\)"):
+            get_weight('#')
+
+    @pytest.mark.parametrize('entry', ENTRIES, ids=str)
+    def test_a_file_is_known_by_its_name(self, entry: Any) -> None:
+        name = entry.url.rpartition('/')[2]
+        assert weights_of_file(Path('x') / name) is entry
+        assert weights_of_file(f'my_{name}') is None
+
+    def test_a_hash_in_the_name_does_not_matter(self) -> None:
+        found = weights_of_file('rn50_ssl4eo-s12_ms_decur_ep100.pth')
+        assert found is ResNet50_Weights.SENTINEL2_ALL_DECUR
 
 
-class Code:
-    """Makes a folder when unpickled."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (str(self.folder),)
-
-
-def write_truncated(file: Path) -> None:
-    torch.save(random_state(), file)
-    file.write_bytes(file.read_bytes()[:-4000])
-
-
-def write_truncated_safetensors(file: Path) -> None:
-    safetensors.torch.save_file(random_state(), file)
-    file.write_bytes(file.read_bytes()[:-4000])
-
-
-def write_page(file: Path) -> None:
-    file.write_text('<!DOCTYPE html><html><body>Not found</body></html>')
-
-
-def write_noise(file: Path) -> None:
-    """What torch.load takes for text that is not UTF-8, which is a ValueError to it."""
-    file.write_bytes(b'X\x01\x00\x00\x00\xe9.')
-
-
-def write_reference(file: Path) -> None:
-    """What torch.load takes for a reference to nothing, a KeyError to it."""
-    file.write_bytes(b'h\x07.')
-
-
-class TestErrors:
-    @pytest.mark.parametrize(
-        'name', ['ResNet18_Weights.SENTINEL9', 'missing.pt', '', 'resnet18']
-    )
-    def test_unknown_name(self, name: str) -> None:
-        message = f'weights must be a weight enum, the name of one .* got {name!r}'
-        with pytest.raises(ValueError, match=message):
-            load_weights(create_encoder(SMALL, 2), name)
-
-    def test_missing_path(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r'missing\.pt'):
-            load_weights(create_encoder(SMALL, 2), tmp_path / 'missing.pt')
-
-    @pytest.mark.parametrize(
-        ('name', 'write'),
-        [
-            ('cut.pt', write_truncated),
-            ('cut.safetensors', write_truncated_safetensors),
-            ('page.pth', write_page),
-            ('page.safetensors', write_page),
-            ('noise.pth', write_noise),
-            ('reference.pth', write_reference),
-            ('empty.pt', Path.touch),
-            ('folder.pt', Path.mkdir),
-        ],
-    )
-    def test_no_checkpoint(
-        self, tmp_path: Path, name: str, write: Callable[[Path], None]
-    ) -> None:
-        write(tmp_path / name)
-        message = rf'{name}: expected a checkpoint of tensors, found a file that cannot'
-        with pytest.raises(ValueError, match=message):
-            load_weights(create_encoder(SMALL, 2), tmp_path / name)
-
-    @pytest.mark.parametrize('content', [[1, 2], {'a': 1}, {'state_dict': {}}, 'text'])
-    def test_no_tensors(self, tmp_path: Path, content: Any) -> None:
-        torch.save(content, tmp_path / 'x.pt')
-        with pytest.raises(ValueError, match=r'x\.pt: .* found none in it'):
-            load_weights(create_encoder(SMALL, 2), tmp_path / 'x.pt')
-
-    @pytest.mark.parametrize('save', [torch.save, None])
-    def test_code_is_never_run(self, tmp_path: Path, save: Any) -> None:
-        file, made = tmp_path / 'evil.pt', tmp_path / 'made'
-        content = {**random_state(), 'evil': Code(made)}
-        if save is None:
-            file.write_bytes(pickle.dumps({'evil': Code(made)}, protocol=2))
-        else:
-            save(content, file)
-        encoder = create_encoder(SMALL, 2)
-        before = {k: v.clone() for k, v in encoder.state_dict().items()}
-        with pytest.raises(
-            ValueError, match=r'evil\.pt: .* or hold code, which is never'
-        ):
-            load_weights(encoder, file)
-        assert not made.exists()
-        assert_loaded(encoder, before)
-
-    @pytest.mark.parametrize(
-        ('model', 'channels', 'message'),
-        [
-            ('resnet18', 2, r'x\.pt: .* of s1, found another model: \d+ missing'),
-            (
-                SMALL,
-                3,
-                r"0 missing \[\], 0 unexpected \[\], 1 of another shape \{'conv_stem",
-            ),
-            (SMALL, 1, r'set model and number of channels to those of the weights'),
-        ],
-    )
-    def test_another_model(
-        self, tmp_path: Path, model: str, channels: int, message: str
-    ) -> None:
-        torch.save(random_state(model, channels), tmp_path / 'x.pt')
-        encoder = create_encoder(SMALL, 2)
-        before = {k: v.clone() for k, v in encoder.state_dict().items()}
-        with pytest.raises(ValueError, match=message):
-            load_weights(encoder, tmp_path / 'x.pt', modality='s1')
-        assert_loaded(encoder, before)
-
-    @pytest.mark.parametrize('change', ['missing', 'unexpected'])
-    def test_one_parameter(self, tmp_path: Path, change: str) -> None:
-        state = random_state()
-        if change == 'missing':
-            del state['bn1.weight']
-        else:
-            state['bn9.weight'] = torch.zeros(1)
-        torch.save(state, tmp_path / 'x.pt')
-        message = rf"1 {change} \['bn[19]\.weight'\]"
-        with pytest.raises(ValueError, match=message):
-            load_weights(create_encoder(SMALL, 2), tmp_path / 'x.pt')
-
-    def test_modality_that_the_checkpoint_does_not_have(self, tmp_path: Path) -> None:
-        state = with_prefix('encoders.encoders.s1.', random_state())
-        torch.save({'state_dict': state}, tmp_path / 'x.ckpt')
-        with pytest.raises(
-            ValueError, match=r'x\.ckpt: .* of dem, found another model'
-        ):
-            load_weights(create_encoder(SMALL, 2), tmp_path / 'x.ckpt', modality='dem')
-
-
-class TestSaveEncoder:
-    @pytest.fixture
-    def encoder(self) -> nn.Module:
-        encoder = create_encoder(SMALL, 2)
-        encoder.load_state_dict(random_state())
-        return encoder.to(memory_format=torch.channels_last)
+class TestResNet50:
+    """The headline, with the full key set of torchvision's ResNet-50."""
 
     @pytest.fixture
-    def files(self, encoder: nn.Module, tmp_path: Path) -> list[Path]:
-        metadata = {'bands': ['VV', 'VH'], 'unit': 'dB'}
-        return save_encoder(encoder, tmp_path / 'out' / 's1.v2', SMALL, metadata)
+    def states(self, publish: Publish) -> dict[str, State]:
+        states = {
+            's1': random_state('resnet50', 2, seed=1),
+            's2': random_state('resnet50', 13, seed=2),
+        }
+        publish(ResNet50_Weights.SENTINEL1_GRD_DECUR, states['s1'])
+        publish(ResNet50_Weights.SENTINEL2_ALL_DECUR, states['s2'])
+        return states
 
-    def test_both_layouts_are_read_back(
-        self, encoder: nn.Module, files: list[Path]
-    ) -> None:
-        assert [file.name for file in files] == ['s1.v2.pt', 's1.v2.safetensors']
-        assert sorted(files[0].parent.iterdir()) == files
-        for file in files:
-            fresh = create_encoder(SMALL, 2)
-            load_weights(fresh, file)
-            assert_loaded(fresh, encoder.state_dict())
+    def test_joint(self, states: dict[str, State], cache: Path) -> None:
+        encoder = MultimodalEncoder(
+            {'s1': 2, 's2': 13}, weights=ResNet50_Weights.SENTINEL1_2_DECUR
+        ).eval()
+        for m in ('s1', 's2'):
+            assert_loaded(encoder.encoders[m], states[m])
+        images = {'s1': torch.rand(2, 2, 32, 32), 's2': torch.rand(2, 13, 32, 32)}
+        with torch.no_grad():
+            both = encoder(images)
+            assert {m: tuple(h.shape) for m, h in both.items()} == {
+                's1': (2, 2048),
+                's2': (2, 2048),
+            }
+            for m, x in images.items():
+                assert list(encoder({m: x})) == [m]
+        alone = MultimodalEncoder(
+            {'s2': 13}, weights=ResNet50_Weights.SENTINEL1_2_DECUR
+        )
+        assert_loaded(alone.encoders['s2'], states['s2'])
+        # The joint file is never downloaded: both parts have their hash in the name.
+        assert len(list(cache.iterdir())) == 2
 
-    def test_layout_of_torchgeo(self, encoder: nn.Module, files: list[Path]) -> None:
-        checkpoint = torch.load(files[0], weights_only=True)
-        assert checkpoint['hyper_parameters'] == {'model': SMALL}
-        expected = with_prefix('model.', encoder.state_dict())
-        assert list(checkpoint['state_dict']) == list(expected)
+        # TorchGeo's builder gives joint weights an encoder for each modality.
+        built = torchgeo.models.get_model(
+            'decur_resnet50', weights=ResNet50_Weights.SENTINEL1_2_DECUR
+        )
+        assert_loaded(built.encoders['s1'], states['s1'])
 
-    def test_metadata(self, files: list[Path]) -> None:
-        with safe_open(files[1], framework='pt') as opened:
-            metadata = opened.metadata()
-        assert metadata['bands'] == '["VV", "VH"]'
-        assert metadata['unit'] == 'dB'
-        assert metadata['model'] == SMALL
+        task = Classification(
+            model='resnet50',
+            weights=ResNet50_Weights.SENTINEL1_GRD_DECUR,
+            in_channels=2,
+            num_classes=3,
+        )
+        loaded = task.model.state_dict()
+        assert all(loaded[k].equal(v) for k, v in states['s1'].items())
 
-    def test_folder_that_cannot_be_written(
-        self, encoder: nn.Module, tmp_path: Path
-    ) -> None:
-        (tmp_path / 'file').touch()
-        message = r'output folder must be writable, got .*file'
-        with pytest.raises(ValueError, match=message):
-            save_encoder(encoder, tmp_path / 'file' / 's1', SMALL, {})
+    def test_torchgeo_builds_a_model(self, publish: Publish) -> None:
+        state = random_state('resnet50', 3)
+        publish(ResNet50_Weights.GEONRW_RGB_DECUR, state)
+        expected = {**state, 'conv1.weight': state['conv1.weight'].flip(1)}
+        task = Classification(
+            'resnet50', weights='ResNet50_Weights.GEONRW_RGB_DECUR', num_classes=3
+        )
+        loaded = task.model.state_dict()
+        assert all(loaded[k].equal(v) for k, v in expected.items())
+        encoder = torchgeo.models.get_model(
+            'decur_resnet50', weights=ResNet50_Weights.GEONRW_RGB_DECUR
+        )
+        assert_loaded(encoder, expected)
+        assert (
+            torchgeo.models.get_model('decur_resnet50', in_chans=5).conv1.in_channels
+            == 5
+        )

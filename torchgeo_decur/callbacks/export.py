@@ -1,14 +1,16 @@
 """Write the encoders when a fit ends."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..modalities import Modality
-from ..models.weights import save_encoder, writable
+from ..models import save_encoder
+from ..models.checkpoints import Checkpoint, read_checkpoint, writable
 from ..tasks import MultimodalPretraining
 
 
@@ -60,26 +62,100 @@ class ExportEncoders(Callback):
         folder = self._folder(trainer)
         if not trainer.is_global_zero or getattr(trainer, 'fast_dev_run', False):
             return
-        known: dict[str, Modality] = getattr(
-            getattr(trainer, 'datamodule', None), 'modalities', {}
-        )
         task = cast(MultimodalPretraining, pl_module)
+        known = _modalities(trainer)
         for m, encoder in task.encoders.encoders.items():
-            modality = known.get(m)
-            metadata = {
-                'modality': m,
-                'in_chans': task.hparams['modalities'][m],
-                **(asdict(modality) if modality else {}),
-                'limits': modality.limits if modality else None,
+            about = {
                 'task': type(task).__name__,
                 'hyper_parameters': dict(task.hparams),
                 'epochs': trainer.current_epoch,
                 'steps': trainer.global_step,
             }
+            metadata = encoder_metadata(m, dict(task.hparams), known.get(m)) | about
             files = save_encoder(encoder, folder / m, task.encoders.model[m], metadata)
             rank_zero_info(f'encoder of {m}: {", ".join(map(str, files))}')
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say in the checkpoint what each modality is, for :func:`export_checkpoint`.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the task.
+            checkpoint: the checkpoint, which gets ``encoder_modalities``.
+        """
+        checkpoint['encoder_modalities'] = {
+            m: asdict(modality) for m, modality in _modalities(trainer).items()
+        }
 
     def _folder(self, trainer: Trainer) -> Path:
         # log_dir is broadcast from the first process: every process has to ask.
         log_dir = trainer.log_dir or trainer.default_root_dir
         return Path(self.folder) if self.folder else Path(log_dir) / 'encoders'
+
+
+def export_checkpoint(file: str | Path, folder: str | Path) -> list[Path]:
+    """Write the encoders of a checkpoint, as the callback does at the end of a fit.
+
+    Bands and scaling are in the metadata if :class:`ExportEncoders` was in the fit that
+    wrote the checkpoint.
+
+    Args:
+        file: checkpoint of a task with one encoder per modality.
+        folder: where to write.
+
+    Returns:
+        Paths of the files, ``<modality>.pt`` and ``<modality>.safetensors``.
+
+    Raises:
+        ValueError: if the file is no such checkpoint, or the folder cannot be written.
+    """
+    checkpoint: Checkpoint = read_checkpoint(file)
+    options = checkpoint.metadata.get('hyper_parameters', {})
+    channels = options.get('modalities') if isinstance(options, Mapping) else None
+    if not isinstance(channels, Mapping) or set(channels) != set(checkpoint.states):
+        raise ValueError(
+            f'{file}: expected a checkpoint of a task such as torchgeo_decur.tasks.DeCUR, '
+            f'found encoders of {list(checkpoint.states)} without their hyperparameters; '
+            'torchgeo-decur convert reads other files'
+        )
+    records = checkpoint.metadata.get('encoder_modalities', {})
+    files = []
+    for m, state in checkpoint.states.items():
+        record = Modality.of(records[m]) if m in records else None
+        about = {
+            'hyper_parameters': dict(options),
+            'epochs': checkpoint.metadata.get('epoch', -1) + 1,
+            'steps': checkpoint.metadata.get('global_step', 0),
+        }
+        metadata = encoder_metadata(m, options, record) | about
+        files += save_encoder(state, Path(folder) / m, checkpoint.model[m], metadata)
+    return files
+
+
+def encoder_metadata(
+    modality: str, options: Mapping[str, Any], record: Modality | None
+) -> dict[str, Any]:
+    """Say what images an encoder expects.
+
+    Args:
+        modality: name of the modality.
+        options: hyperparameters of the task.
+        record: what the modality is, where known.
+
+    Returns:
+        Plain values, for :func:`~torchgeo_decur.models.save_encoder`.
+    """
+    return {
+        'modality': modality,
+        'in_chans': options['modalities'][modality],
+        **(asdict(record) if record else {}),
+        'limits': record.limits if record else None,
+    }
+
+
+def _modalities(trainer: Trainer) -> dict[str, Modality]:
+    datamodule = getattr(trainer, 'datamodule', None)
+    found: dict[str, Modality] = getattr(datamodule, 'modalities', {})
+    return found

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
 from ..modalities import per_modality
-from .weights import load_weights
+from .loading import load_weights
 
 # Families whose position embeddings timm interpolates to the size of each input.
 _DYNAMIC_SIZE = {'vision_transformer', 'deit', 'eva'}
@@ -92,11 +92,11 @@ class MultimodalEncoder(nn.Module):
         starts = per_modality('weights', weights, modalities, default=False)
         self.encoders = nn.ModuleDict()
         for m, channels in modalities.items():
-            start = starts[m]
-            encoder = create_encoder(self.model[m], channels, pretrained=start is True)
-            if start and start is not True:
-                load_weights(encoder, start, modality=m)
-            self.encoders[m] = encoder
+            imagenet = starts[m] is True
+            self.encoders[m] = create_encoder(self.model[m], channels, imagenet)
+        files = {m: s for m, s in starts.items() if s and not isinstance(s, bool)}
+        if files:
+            load_weights(self.encoders, files)
 
     @property
     def num_features(self) -> dict[str, int]:

@@ -1,176 +1,252 @@
-"""Start an encoder from weights that were trained elsewhere, and write such files."""
+"""Published weights of DeCUR, in TorchGeo's idiom."""
 
-import json
-import os
-import tempfile
+import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
-from torch import Tensor, nn
-from torchgeo.models import get_weight
+import torchgeo.models
+from torch import nn
 from torchvision.models import WeightsEnum
+from torchvision.models._api import Weights
+from torchvision.transforms.v2 import Normalize
 
-# A checkpoint holds an encoder under one of these, or bare.
-_PREFIXES = ('encoders.encoders.{modality}.', 'model.', 'backbone.', '')
-# Parameters that an encoder without a classifier does not have.
-_HEADS = ('fc.', 'head.', 'classifier.')
+from ..modalities import MODALITIES
+from ..transforms import PerModality, ScaleToUnit
+from .published import DeCURWeights
+
+_HUB = 'https://hf.co/wangyi111/DeCUR/resolve/main'
+_MIRROR = 'https://huggingface.co/torchgeo/decur/resolve'
+# Sensors by name of modality, in the order of the encoders in the joint files.
+_SSL4EO = {'s1': 'sentinel1_grd', 's2': 'sentinel2_l1c'}
+_GEONRW = {'rgb': 'geonrw_rgb', 'dem': 'geonrw_dem'}
+_SUNRGBD = {'rgb': 'sunrgbd_rgb', 'depth': 'sunrgbd_hha'}
+# Coded depth was standardised like ImageNet after it was mapped to [0, 1].
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_DATASETS = {'sentinel': 'SSL4EO-S12', 'geonrw': 'GeoNRW', 'sunrgbd': 'SUN RGB-D'}
 
 
-def load_weights(
-    encoder: nn.Module, weights: WeightsEnum | str | Path, modality: str = ''
-) -> None:
-    """Load weights into an encoder, all of it or an error.
-
-    Reads weight enums and their names (downloaded and verified by TorchGeo), files that
-    :class:`~torchgeo_decur.callbacks.ExportEncoders` writes (``.pt`` and
-    ``.safetensors``), checkpoints of our tasks, and plain timm or torchvision state
-    dictionaries. Nothing but tensors and plain types is ever unpickled.
-
-    Args:
-        encoder: a timm model without classifier; changed in place.
-        weights: enum, name of an enum, or path of a file.
-        modality: whose encoder to take from a checkpoint of several.
-
-    Raises:
-        ValueError: if the name is unknown and no file, the file is no checkpoint, or
-            its parameters are not those of ``encoder``.
-    """
-    name, state = _read(weights)
-    state = _select(state, modality)
-    expected = encoder.state_dict()
-    missing = sorted(set(expected) - set(state))
-    unexpected = sorted(
-        k for k in set(state) - set(expected) if not k.startswith(_HEADS)
-    )
-    shapes = {
-        k: (tuple(expected[k].shape), tuple(state[k].shape))
-        for k in sorted(set(expected) & set(state))
-        if expected[k].shape != state[k].shape
+def _weights(
+    url: str, model: str, sensors: Mapping[str, str], only: str = '', **meta: Any
+) -> Weights:
+    sensors = {only: sensors[only]} if only else sensors
+    scales: dict[str, nn.Module] = {m: ScaleToUnit(n) for m, n in sensors.items()}
+    if 'depth' in scales:
+        scales['depth'] = nn.Sequential(scales['depth'], Normalize(*_IMAGENET))
+    bands = {m: list(MODALITIES[name].bands) for m, name in sensors.items()}
+    # Colour images were read as blue, green, red.
+    order = {m: b[::-1] if m == 'rgb' else b for m, b in bands.items()}
+    (dataset,) = {
+        text
+        for name in sensors.values()
+        for start, text in _DATASETS.items()
+        if name.startswith(start)
     }
-    if missing or unexpected or shapes:
-        raise ValueError(
-            f'{name}: expected the parameters of the encoder'
-            f'{f" of {modality}" if modality else ""}, found another model: '
-            f'{len(missing)} missing {missing[:3]}, {len(unexpected)} unexpected '
-            f'{unexpected[:3]}, {len(shapes)} of another shape '
-            f'{dict(list(shapes.items())[:3])}; set model and number of channels to '
-            'those of the weights'
-        )
-    encoder.load_state_dict({k: state[k] for k in expected})
+    channels = {m: len(b) for m, b in bands.items()}
+    return Weights(
+        url=url if url.startswith('https:') else f'{_HUB}/{url}',
+        transforms=scales[only] if only else PerModality(scales),
+        meta={
+            'dataset': dataset,
+            'modalities': list(sensors),
+            'in_chans': channels[only] if only else channels,
+            'model': model,
+            'publication': 'https://arxiv.org/abs/2309.05300',
+            'repo': 'https://github.com/zhu-xlab/DeCUR',
+            'ssl_method': 'decur',
+            'bands': bands[only] if only else bands,
+            'channel_order': order[only] if only else order,
+            'licence': 'Apache-2.0',
+            'epochs': 200 if dataset == 'SUN RGB-D' else 100,
+            **meta,
+        },
+    )
 
 
-def save_encoder(
-    encoder: nn.Module, path: Path, model: str, metadata: Mapping[str, Any]
-) -> list[Path]:
-    """Write an encoder in the two layouts that others load, each file atomically.
+class ResNet50_Weights(DeCURWeights):
+    """ResNet-50. The Sentinel files are those that TorchGeo hosts, with their hash."""
 
-    ``<path>.pt`` is what TorchGeo's own tasks take as ``weights=``; ``<path>.safetensors``
-    has the bare timm state dictionary, with ``metadata`` beside the tensors.
+    SENTINEL1_GRD_DECUR = _weights(
+        f'{_MIRROR}/9328eeb90c686a88b30f8526ed757b4bc0f12027/rn50_ssl4eo-s12_sar_decur_ep100-f0e69ba2.pth',
+        'resnet50',
+        _SSL4EO,
+        's1',
+    )
+    SENTINEL2_ALL_DECUR = _weights(
+        f'{_MIRROR}/eba7ae5945d482a4319be046d34b552db5dd9950/rn50_ssl4eo-s12_ms_decur_ep100-fc6b09ff.pth',
+        'resnet50',
+        _SSL4EO,
+        's2',
+    )
+    SENTINEL1_2_DECUR = _weights(
+        'rn50_ssl4eo-s12_joint_decur_ep100.pth',
+        'resnet50',
+        _SSL4EO,
+        parts={'s1': 'SENTINEL1_GRD_DECUR', 's2': 'SENTINEL2_ALL_DECUR'},
+    )
+    GEONRW_RGB_DECUR = _weights(
+        'rn50_geonrw_rgb_decur_ep100.pth', 'resnet50', _GEONRW, 'rgb'
+    )
+    GEONRW_DEM_DECUR = _weights(
+        'rn50_geonrw_dem_decur_ep100.pth', 'resnet50', _GEONRW, 'dem'
+    )
+    GEONRW_RGB_DEM_DECUR = _weights(
+        'rn50_geonrw_joint_decur_ep100.pth', 'resnet50', _GEONRW
+    )
 
-    Args:
-        encoder: a timm model.
-        path: path of the files without suffix; its folder is made.
-        model: name of the timm model.
-        metadata: plain values that say what the encoder expects, stored as JSON.
+
+class ResNet50RDA_Weights(DeCURWeights):
+    """ResNet-50 with residual deformable attention."""
+
+    SENTINEL1_GRD_DECUR = _weights(
+        'rn50_rda_ssl4eo-s12_sar_decur_ep100.pth', 'resnet50_rda', _SSL4EO, 's1'
+    )
+    SENTINEL2_ALL_DECUR = _weights(
+        'rn50_rda_ssl4eo-s12_ms_decur_ep100.pth',
+        'resnet50_rda',
+        _SSL4EO,
+        's2',
+        attention='SENTINEL1_GRD_DECUR',
+    )
+    SENTINEL1_2_DECUR = _weights(
+        'rn50_rda_ssl4eo-s12_joint_decur_ep100.pth', 'resnet50_rda', _SSL4EO
+    )
+    GEONRW_RGB_DECUR = _weights(
+        'rn50_rda_geonrw_rgb_decur_ep100.pth', 'resnet50_rda', _GEONRW, 'rgb'
+    )
+    GEONRW_DEM_DECUR = _weights(
+        'rn50_rda_geonrw_dem_decur_ep100.pth',
+        'resnet50_rda',
+        _GEONRW,
+        'dem',
+        attention='GEONRW_RGB_DECUR',
+    )
+    GEONRW_RGB_DEM_DECUR = _weights(
+        'rn50_rda_geonrw_joint_decur_ep100.pth', 'resnet50_rda', _GEONRW
+    )
+
+
+class ViTSmall16_Weights(DeCURWeights):
+    """Vision transformer, small, patches of 16 pixels."""
+
+    SENTINEL1_GRD_DECUR = _weights(
+        'vits16_ssl4eo-s12_sar_decur_ep100.pth', 'vit_small_patch16_224', _SSL4EO, 's1'
+    )
+    SENTINEL2_ALL_DECUR = _weights(
+        'vits16_ssl4eo-s12_ms_decur_ep100.pth', 'vit_small_patch16_224', _SSL4EO, 's2'
+    )
+    SENTINEL1_2_DECUR = _weights(
+        'vits16_ssl4eo-s12_joint_decur_ep100.pth', 'vit_small_patch16_224', _SSL4EO
+    )
+    GEONRW_RGB_DECUR = _weights(
+        'vits16_geonrw_rgb_decur_ep100.pth', 'vit_small_patch16_224', _GEONRW, 'rgb'
+    )
+    GEONRW_DEM_DECUR = _weights(
+        'vits16_geonrw_dem_decur_ep100.pth', 'vit_small_patch16_224', _GEONRW, 'dem'
+    )
+    GEONRW_RGB_DEM_DECUR = _weights(
+        'vits16_geonrw_joint_decur_ep100.pth', 'vit_small_patch16_224', _GEONRW
+    )
+
+
+class MiTB2_Weights(DeCURWeights):
+    """Mix transformer B2 of SegFormer, indoor colour and depth."""
+
+    SUNRGBD_RGB_DECUR = _weights(
+        'mitb2_sunrgbd_backbone_rgb_decur_ep200.pth', 'mit_b2', _SUNRGBD, 'rgb'
+    )
+    SUNRGBD_HHA_DECUR = _weights(
+        'mitb2_sunrgbd_backbone_hha_decur_ep200.pth', 'mit_b2', _SUNRGBD, 'depth'
+    )
+    SUNRGBD_RGB_HHA_DECUR = _weights(
+        'mitb2_sunrgbd_rgb_hha_decur_ep200.pth', 'mit_b2', _SUNRGBD
+    )
+
+
+class MiTB5_Weights(DeCURWeights):
+    """Mix transformer B5 of SegFormer, indoor colour and depth."""
+
+    SUNRGBD_RGB_DECUR = _weights(
+        'mitb5_sunrgbd_backbone_rgb_decur_ep200.pth', 'mit_b5', _SUNRGBD, 'rgb'
+    )
+    SUNRGBD_HHA_DECUR = _weights(
+        'mitb5_sunrgbd_backbone_hha_decur_ep200.pth', 'mit_b5', _SUNRGBD, 'depth'
+    )
+    SUNRGBD_RGB_HHA_DECUR = _weights(
+        'mitb5_sunrgbd_rgb_hha_decur_ep200.pth', 'mit_b5', _SUNRGBD
+    )
+
+
+WEIGHTS: tuple[type[DeCURWeights], ...] = (
+    ResNet50_Weights,
+    ResNet50RDA_Weights,
+    ViTSmall16_Weights,
+    MiTB2_Weights,
+    MiTB5_Weights,
+)
+"""The enums of published weights."""
+
+
+def list_weights() -> list[str]:
+    """List the published weights.
 
     Returns:
-        Paths of the two files.
+        Names for :func:`get_weight`, and wherever weights are asked for.
 
-    Raises:
-        ValueError: if the folder cannot be written.
+    Example:
+        >>> list_weights()[2]
+        'ResNet50_Weights.SENTINEL1_2_DECUR'
     """
-    writable(path.parent)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
-    checkpoint = {
-        'hyper_parameters': {'model': model},
-        'state_dict': {f'model.{k}': v for k, v in state.items()},
-    }
-    text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
-    text = {'format': 'pt', 'model': model, **text}
-    files = [
-        path.with_name(f'{path.name}.{suffix}') for suffix in ('pt', 'safetensors')
-    ]
-    partial = [file.with_name(f'.{file.name}.partial') for file in files]
-    try:
-        torch.save(checkpoint, partial[0])
-        safetensors.torch.save_file(state, partial[1], metadata=text)
-        for source, target in zip(partial, files, strict=True):
-            os.replace(source, target)
-    finally:
-        for file in partial:
-            file.unlink(missing_ok=True)
-    return files
+    return [str(entry) for enum in WEIGHTS for entry in enum]
 
 
-def writable(folder: Path) -> None:
-    """See that a folder can be made and a file be written there; leaves no trace.
+def get_weight(name: str) -> WeightsEnum:
+    """Get weights by name: ours, or TorchGeo's.
 
     Args:
-        folder: the folder.
+        name: name such as ``ResNet50_Weights.SENTINEL1_2_DECUR``.
+
+    Returns:
+        The entry of an enum.
 
     Raises:
-        ValueError: if not.
+        ValueError: if no entry has this name.
+
+    Example:
+        >>> get_weight('ResNet50_Weights.GEONRW_RGB_DECUR').meta['bands']
+        ['R', 'G', 'B']
     """
-    folder = folder.absolute()
+    ours: dict[str, WeightsEnum] = {str(e): e for enum in WEIGHTS for e in enum}
+    if name in ours:
+        return ours[name]
     try:
-        existing = next(f for f in (folder, *folder.parents) if f.exists())
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
+        found: WeightsEnum = torchgeo.models.get_weight(name)
+    except ValueError:
+        close = get_close_matches(name, ours, n=3)
+        hint = f'did you mean one of {close}?' if close else 'see list_weights()'
         raise ValueError(
-            f'output folder must be writable, got {folder} ({error.strerror}); choose '
-            'another, for example with --trainer.default_root_dir'
-        ) from error
+            f'name must be that of weights, got {name!r}; {hint}'
+        ) from None
+    return found
 
 
-def _read(weights: WeightsEnum | str | Path) -> tuple[str, dict[str, Tensor]]:
-    if isinstance(weights, str) and not os.path.exists(weights):
-        try:
-            weights = get_weight(weights)
-        except ValueError:
-            raise ValueError(
-                'weights must be a weight enum, the name of one such as '
-                f'ResNet50_Weights.SENTINEL1_GRD_DECUR, or a file, got {weights!r}'
-            ) from None
-    if isinstance(weights, WeightsEnum):
-        state = weights.get_state_dict(
-            progress=True, check_hash=True, map_location='cpu', weights_only=True
-        )
-        return str(weights), dict(state)
-    try:
-        if str(weights).endswith('.safetensors'):
-            return str(weights), safetensors.torch.load_file(weights)
-        checkpoint: Any = torch.load(weights, map_location='cpu', weights_only=True)
-    # On bytes that are no checkpoint, torch.load raises nearly anything.
-    except Exception as error:
-        raise ValueError(
-            f'{weights}: expected a checkpoint of tensors, found a file that cannot be '
-            f'read as one ({type(error).__name__}); it may be truncated, of another '
-            'format, or hold code, which is never run'
-        ) from error
-    for key in ('state_dict', 'model'):
-        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
-            checkpoint = checkpoint[key]
-    tensors = isinstance(checkpoint, Mapping) and {
-        str(k): v for k, v in checkpoint.items() if isinstance(v, Tensor)
-    }
-    if not tensors:
-        raise ValueError(
-            f'{weights}: expected a checkpoint of tensors, found none in it'
-        )
-    return str(weights), tensors
+def weights_of_file(file: str | Path) -> DeCURWeights | None:
+    """Recognise a published file by its name, wherever it lies.
+
+    Args:
+        file: path of a file.
+
+    Returns:
+        The entry whose file it is, or None.
+
+    Example:
+        >>> weights_of_file('downloads/rn50_geonrw_joint_decur_ep100.pth')
+        ResNet50_Weights.GEONRW_RGB_DEM_DECUR
+    """
+    names = {_file_name(e.url): e for enum in WEIGHTS for e in enum}
+    return names.get(_file_name(file))
 
 
-def _select(state: dict[str, Tensor], modality: str) -> dict[str, Tensor]:
-    for prefix in _PREFIXES:
-        prefix = prefix.format(modality=modality)
-        found = {
-            k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
-        }
-        if found:
-            return found
-    return state
+def _file_name(path: str | Path) -> str:
+    return re.sub(r'-[0-9a-f]{8}(?=\.pth$)', '', str(path).rpartition('/')[2])

@@ -1,0 +1,131 @@
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from torchgeo_decur.models.download import cached_file, fetch, record_file
+
+
+@pytest.fixture
+def server(tmp_path: Path, cache: Path) -> Path:
+    folder = tmp_path / 'server'
+    folder.mkdir()
+    return folder
+
+
+def write(folder: Path, content: bytes, name: str = 'encoder.pth') -> str:
+    (folder / name).write_bytes(content)
+    return (folder / name).as_uri()
+
+
+def name_with_hash(content: bytes) -> str:
+    return f'encoder-{hashlib.sha256(content).hexdigest()[:8]}.pth'
+
+
+def refuse(file: Path) -> bytes:
+    raise ValueError(f'{len(file.read_bytes())} bytes that are no checkpoint')
+
+
+def test_download_then_cache(server: Path, cache: Path) -> None:
+    url = write(server, b'first')
+    assert fetch(url, Path.read_bytes) == b'first'
+    assert sorted(f.name for f in cache.iterdir()) == [
+        'encoder.pth',
+        'encoder.pth.sha256',
+    ]
+    (server / 'encoder.pth').unlink()
+    assert fetch(url, Path.read_bytes, progress=False) == b'first'
+
+
+def test_record_is_that_of_sha256sum(server: Path) -> None:
+    url = write(server, b'first')
+    fetch(url, Path.read_bytes)
+    digest = hashlib.sha256(b'first').hexdigest()
+    assert record_file(url).read_text() == f'{digest}  encoder.pth\n'
+
+
+def test_a_file_put_there_by_hand_is_recorded(server: Path, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    (cache / 'encoder.pth').write_bytes(b'by hand')
+    assert fetch('https://nowhere.invalid/encoder.pth', Path.read_bytes) == b'by hand'
+    assert (cache / 'encoder.pth.sha256').exists()
+
+
+@pytest.mark.parametrize('changed', [b'fir', b'firsT', b''])
+def test_altered_after_the_first_use(server: Path, changed: bytes) -> None:
+    url = write(server, b'first')
+    fetch(url, Path.read_bytes)
+    cached_file(url).write_bytes(changed)
+    message = r'encoder\.pth: expected .* as recorded in .*encoder\.pth\.sha256, found'
+    with pytest.raises(ValueError, match=message):
+        fetch(url, Path.read_bytes)
+    assert not cached_file(url).exists()
+    # The record stays, and a new download has to have the same hash.
+    assert fetch(url, Path.read_bytes) == b'first'
+
+
+def test_another_file_at_the_same_address(server: Path, cache: Path) -> None:
+    url = write(server, b'first')
+    fetch(url, Path.read_bytes)
+    cached_file(url).unlink()
+    write(server, b'second')
+    message = r'If the publisher replaced it, delete encoder\.pth\.sha256$'
+    with pytest.raises(ValueError, match=message):
+        fetch(url, Path.read_bytes)
+    assert [f.name for f in cache.iterdir()] == ['encoder.pth.sha256']
+
+
+def test_hash_in_the_name(server: Path, cache: Path) -> None:
+    name = name_with_hash(b'first')
+    url = write(server, b'first', name)
+    assert fetch(url, Path.read_bytes) == b'first'
+    assert [f.name for f in cache.iterdir()] == [name]
+
+
+@pytest.mark.parametrize('where', ['server', 'cache'])
+def test_wrong_hash_in_the_name(server: Path, cache: Path, where: str) -> None:
+    name = name_with_hash(b'first')
+    cache.mkdir(parents=True)
+    if where == 'cache':
+        (cache / name).write_bytes(b'other')
+    url = write(server, b'other', name)
+    with pytest.raises(ValueError, match=r'truncated or altered and has been removed$'):
+        fetch(url, Path.read_bytes)
+    assert list(cache.iterdir()) == []
+
+
+def test_content_that_is_refused(server: Path, cache: Path) -> None:
+    url = write(server, b'<html>')
+    with pytest.raises(ValueError, match=r'^6 bytes .*; it has been removed$'):
+        fetch(url, refuse)
+    assert list(cache.iterdir()) == []
+
+
+def test_content_that_was_good_once_is_kept(server: Path, cache: Path) -> None:
+    url = write(server, b'first')
+    fetch(url, Path.read_bytes)
+    with pytest.raises(ValueError, match=r'^5 bytes that are no checkpoint$'):
+        fetch(url, refuse)
+    assert cached_file(url).exists()
+
+
+@pytest.mark.parametrize('scheme', ['file:///nowhere', 'http://127.0.0.1:9'])
+def test_without_a_network(cache: Path, scheme: str) -> None:
+    message = (
+        rf'^{scheme}/encoder\.pth is not in the cache and cannot be downloaded .*'
+        rf'put it at {re.escape(str(cache / "encoder.pth"))}$'
+    )
+    with pytest.raises(FileNotFoundError, match=message):
+        fetch(f'{scheme}/encoder.pth', Path.read_bytes)
+    assert list(cache.iterdir()) == []
+
+
+def test_cache_that_cannot_be_made(
+    server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'taken').touch()
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'taken'))
+    with pytest.raises(FileNotFoundError, match=r'environment variable TORCH_HOME$'):
+        fetch(write(server, b'first'), Path.read_bytes)

@@ -1,0 +1,282 @@
+import hashlib
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from encoder_states import SMALL, State, assert_loaded, random_state
+from torchgeo.models import ResNet18_Weights
+
+from torchgeo_decur.models import create_encoder, load_weights
+
+
+def with_prefix(prefix: str, state: State) -> State:
+    return {f'{prefix}{k}': v for k, v in state.items()}
+
+
+class TestFiles:
+    def test_layout_of_torchgeo(self, tmp_path: Path) -> None:
+        state = random_state('resnet18')
+        checkpoint = {
+            'hyper_parameters': {'model': 'resnet18'},
+            'state_dict': with_prefix('model.', state),
+        }
+        torch.save(checkpoint, tmp_path / 's1.pt')
+        encoder = create_encoder('resnet18', 2)
+        load_weights(encoder, tmp_path / 's1.pt')
+        assert_loaded(encoder, state)
+
+    def test_safetensors(self, tmp_path: Path) -> None:
+        state = random_state()
+        safetensors.torch.save_file(state, tmp_path / 's1.safetensors')
+        encoder = create_encoder(SMALL, 2)
+        load_weights(encoder, str(tmp_path / 's1.safetensors'))
+        assert_loaded(encoder, state)
+
+    @pytest.mark.parametrize('modality', ['s1', 's11', 's2'])
+    def test_checkpoint_of_several_modalities(
+        self, tmp_path: Path, modality: str
+    ) -> None:
+        states = {m: random_state(seed=i) for i, m in enumerate(['s2', 's11', 's1'])}
+        checkpoint: dict[str, Any] = {
+            'epoch': 3,
+            'optimizer_states': [],
+            'state_dict': {},
+        }
+        for m, state in states.items():
+            checkpoint['state_dict'] |= with_prefix(f'encoders.encoders.{m}.', state)
+            projector = {f'projectors.{m}.layers.0.weight': torch.rand(4, 4)}
+            checkpoint['state_dict'] |= projector
+        torch.save(checkpoint, tmp_path / 'last.ckpt')
+        encoder = create_encoder(SMALL, 2)
+        load_weights(encoder, tmp_path / 'last.ckpt', modality)
+        assert_loaded(encoder, states[modality])
+
+    @pytest.mark.parametrize('model', ['resnet18', 'vit_tiny_patch16_224', SMALL])
+    def test_classifier_is_left_out(self, tmp_path: Path, model: str) -> None:
+        state = random_state(model, 2, num_classes=5)
+        torch.save(state, tmp_path / 'bare.pth')
+        encoder = create_encoder(model, 2)
+        expected = {k: v for k, v in state.items() if k in encoder.state_dict()}
+        assert len(state) == len(expected) + 2
+        load_weights(encoder, tmp_path / 'bare.pth')
+        assert_loaded(encoder, expected)
+
+    @pytest.mark.parametrize('prefix', ['model.', 'backbone.', ''])
+    @pytest.mark.parametrize('key', ['state_dict', 'model', None])
+    def test_keys_and_prefixes(
+        self, tmp_path: Path, key: str | None, prefix: str
+    ) -> None:
+        state = random_state()
+        named = with_prefix(prefix, state)
+        torch.save({key: named, 'epoch': 1} if key else named, tmp_path / 'x.pt')
+        encoder = create_encoder(SMALL, 2)
+        load_weights(encoder, tmp_path / 'x.pt')
+        assert_loaded(encoder, state)
+
+    def test_other_entries_beside_tensors(self, tmp_path: Path) -> None:
+        state = random_state()
+        torch.save({**state, 'epoch': 3, 7: 'seven'}, tmp_path / 'x.pt')
+        encoder = create_encoder(SMALL, 2)
+        load_weights(encoder, tmp_path / 'x.pt')
+        assert_loaded(encoder, state)
+
+    def test_loaded_tensors_are_copies(self, tmp_path: Path) -> None:
+        torch.save(random_state(), tmp_path / 'x.pt')
+        first, second = create_encoder(SMALL, 2), create_encoder(SMALL, 2)
+        load_weights(first, tmp_path / 'x.pt')
+        load_weights(second, tmp_path / 'x.pt')
+        with torch.no_grad():
+            first.conv_stem.weight.zero_()
+        assert second.conv_stem.weight.ne(0).any()
+
+
+class TestEnum:
+    weight = ResNet18_Weights.SENTINEL2_RGB_MOCO
+
+    @pytest.fixture
+    def publish(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[[State], Path]:
+        """Put weights where the enum downloads them from, by their hash."""
+
+        def publish(state: State) -> Path:
+            file = tmp_path / 'weights.pth'
+            torch.save(state, file)
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            file = file.rename(tmp_path / f'resnet18-{digest[:8]}.pth')
+            monkeypatch.setattr(self.weight.value, 'url', file.as_uri())
+            return file
+
+        monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
+        return publish
+
+    def test_by_name_and_by_value(self, publish: Callable[[State], Path]) -> None:
+        state = random_state('resnet18', 3)
+        file = publish(
+            {**state, 'fc.weight': torch.rand(5, 512), 'fc.bias': torch.rand(5)}
+        )
+        encoder = create_encoder('resnet18', 3)
+        load_weights(encoder, 'ResNet18_Weights.SENTINEL2_RGB_MOCO')
+        assert_loaded(encoder, state)
+
+        # From now on it is in the cache.
+        file.unlink()
+        again = create_encoder('resnet18', 3)
+        load_weights(again, self.weight)
+        assert_loaded(again, state)
+
+    def test_another_hash(self, publish: Callable[[State], Path]) -> None:
+        file = publish({'x': torch.zeros(1)})
+        torch.save({'x': torch.ones(1)}, file)
+        with pytest.raises(
+            ValueError, match=r'truncated or altered and has been removed'
+        ):
+            load_weights(create_encoder('resnet18', 3), self.weight)
+
+    def test_other_channels(self, publish: Callable[[State], Path]) -> None:
+        publish(random_state('resnet18', 3))
+        message = (
+            r'ResNet18_Weights\.SENTINEL2_RGB_MOCO: .* 1 of another shape '
+            r"\{'conv1\.weight': \(\(64, 13, 7, 7\), \(64, 3, 7, 7\)\)\}"
+        )
+        with pytest.raises(ValueError, match=message):
+            load_weights(create_encoder('resnet18', 13), self.weight)
+
+
+class Code:
+    """Makes a folder when unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def write_truncated(file: Path) -> None:
+    torch.save(random_state(), file)
+    file.write_bytes(file.read_bytes()[:-4000])
+
+
+def write_truncated_safetensors(file: Path) -> None:
+    safetensors.torch.save_file(random_state(), file)
+    file.write_bytes(file.read_bytes()[:-4000])
+
+
+def write_page(file: Path) -> None:
+    file.write_text('<!DOCTYPE html><html><body>Not found</body></html>')
+
+
+def write_noise(file: Path) -> None:
+    """What torch.load takes for text that is not UTF-8, which is a ValueError to it."""
+    file.write_bytes(b'X\x01\x00\x00\x00\xe9.')
+
+
+def write_reference(file: Path) -> None:
+    """What torch.load takes for a reference to nothing, a KeyError to it."""
+    file.write_bytes(b'h\x07.')
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        'name', ['ResNet18_Weights.SENTINEL9', 'missing.pt', '', 'resnet18']
+    )
+    def test_unknown_name(self, name: str) -> None:
+        message = f'weights must be a weight enum, the name of one .* got {name!r}'
+        with pytest.raises(ValueError, match=message):
+            load_weights(create_encoder(SMALL, 2), name)
+
+    def test_missing_path(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r'missing\.pt'):
+            load_weights(create_encoder(SMALL, 2), tmp_path / 'missing.pt')
+
+    @pytest.mark.parametrize(
+        ('name', 'write'),
+        [
+            ('cut.pt', write_truncated),
+            ('cut.safetensors', write_truncated_safetensors),
+            ('page.pth', write_page),
+            ('page.safetensors', write_page),
+            ('noise.pth', write_noise),
+            ('reference.pth', write_reference),
+            ('empty.pt', Path.touch),
+            ('folder.pt', Path.mkdir),
+        ],
+    )
+    def test_no_checkpoint(
+        self, tmp_path: Path, name: str, write: Callable[[Path], None]
+    ) -> None:
+        write(tmp_path / name)
+        message = rf'{name}: expected a checkpoint of tensors, found a file that cannot'
+        with pytest.raises(ValueError, match=message):
+            load_weights(create_encoder(SMALL, 2), tmp_path / name)
+
+    @pytest.mark.parametrize('content', [[1, 2], {'a': 1}, {'state_dict': {}}, 'text'])
+    def test_no_tensors(self, tmp_path: Path, content: Any) -> None:
+        torch.save(content, tmp_path / 'x.pt')
+        with pytest.raises(ValueError, match=r'x\.pt: .* found none in it'):
+            load_weights(create_encoder(SMALL, 2), tmp_path / 'x.pt')
+
+    @pytest.mark.parametrize('save', [torch.save, None])
+    def test_code_is_never_run(self, tmp_path: Path, save: Any) -> None:
+        file, made = tmp_path / 'evil.pt', tmp_path / 'made'
+        content = {**random_state(), 'evil': Code(made)}
+        if save is None:
+            file.write_bytes(pickle.dumps({'evil': Code(made)}, protocol=2))
+        else:
+            save(content, file)
+        encoder = create_encoder(SMALL, 2)
+        before = {k: v.clone() for k, v in encoder.state_dict().items()}
+        with pytest.raises(
+            ValueError, match=r'evil\.pt: .* or hold code, which is never'
+        ):
+            load_weights(encoder, file)
+        assert not made.exists()
+        assert_loaded(encoder, before)
+
+    @pytest.mark.parametrize(
+        ('model', 'channels', 'message'),
+        [
+            ('resnet18', 2, r'x\.pt: .* of s1, found another model: \d+ missing'),
+            (
+                SMALL,
+                3,
+                r"0 missing \[\], 0 unexpected \[\], 1 of another shape \{'conv_stem",
+            ),
+            (SMALL, 1, r'set model and number of channels to those of the weights'),
+        ],
+    )
+    def test_another_model(
+        self, tmp_path: Path, model: str, channels: int, message: str
+    ) -> None:
+        torch.save(random_state(model, channels), tmp_path / 'x.pt')
+        encoder = create_encoder(SMALL, 2)
+        before = {k: v.clone() for k, v in encoder.state_dict().items()}
+        with pytest.raises(ValueError, match=message):
+            load_weights(encoder, tmp_path / 'x.pt', modality='s1')
+        assert_loaded(encoder, before)
+
+    @pytest.mark.parametrize('change', ['missing', 'unexpected'])
+    def test_one_parameter(self, tmp_path: Path, change: str) -> None:
+        state = random_state()
+        if change == 'missing':
+            del state['bn1.weight']
+        else:
+            state['bn9.weight'] = torch.zeros(1)
+        torch.save(state, tmp_path / 'x.pt')
+        message = rf"1 {change} \['bn[19]\.weight'\]"
+        with pytest.raises(ValueError, match=message):
+            load_weights(create_encoder(SMALL, 2), tmp_path / 'x.pt')
+
+    def test_modality_that_the_checkpoint_does_not_have(self, tmp_path: Path) -> None:
+        state = with_prefix('encoders.encoders.s1.', random_state())
+        torch.save({'state_dict': state}, tmp_path / 'x.ckpt')
+        with pytest.raises(
+            ValueError, match=r"x\.ckpt: .* of dem, found those of \['s1'\]"
+        ):
+            load_weights(create_encoder(SMALL, 2), tmp_path / 'x.ckpt', modality='dem')

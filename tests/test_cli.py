@@ -1,0 +1,199 @@
+"""The command, run in this process."""
+
+import runpy
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torchgeo.tasks import Classification
+
+from torchgeo_decur.cli import main
+from torchgeo_decur.models import create_encoder, list_weights, load_weights
+from torchgeo_decur.models.checkpoints import read_checkpoint
+
+MODEL = 'resnet18'
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A joint file of GeoNRW, as published, with a small backbone."""
+    torch.manual_seed(0)
+    state = {}
+    for i, channels in enumerate((3, 3), start=1):
+        encoder = create_encoder(MODEL, channels)
+        state |= {
+            f'module.backbone_{i}.{k}': v for k, v in encoder.state_dict().items()
+        }
+        state[f'module.projector{i}.0.weight'] = torch.rand(4, 4)
+    file = tmp_path / 'rn50_geonrw_joint_decur_ep100.pth'
+    torch.save({'epoch': 99, 'model': state}, file)
+    return file
+
+
+class TestWeights:
+    def test_table(
+        self,
+        capsys: pytest.CaptureFixture[str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
+        (tmp_path / 'checkpoints').mkdir()
+        file = tmp_path / 'checkpoints' / 'vits16_geonrw_dem_decur_ep100.pth'
+        file.write_bytes(bytes(2_600_000))
+        main(['weights'])
+        header, *rows = capsys.readouterr().out.splitlines()
+        columns = ['name', 'modality', 'bands', 'size', 'licence', 'cached']
+        assert header.split() == columns
+        assert [row.split()[0] for row in rows] == list_weights()
+        (cached,) = [row for row in rows if row.endswith('yes')]
+        expected = (
+            'ViTSmall16_Weights.GEONRW_DEM_DECUR dem elevation 3 MB Apache-2.0 yes'
+        )
+        assert cached.split() == expected.split()
+
+
+class TestConvert:
+    def test_a_published_file_to_torchgeo(
+        self, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / 'out'
+        options = ['--to=torchgeo', f'--out={out}', f'--model={MODEL}']
+        main(['convert', str(published), *options])
+        printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
+        stem = 'rn50_geonrw_joint_decur_ep100'
+        assert printed == [out / f'{stem}_{m}.pt' for m in ('rgb', 'dem')]
+        original = read_checkpoint(published).states
+        rgb = Classification(
+            MODEL, weights=str(printed[0]), in_channels=3, num_classes=2
+        )
+        kernel = original['backbone_1']['conv1.weight']
+        assert rgb.model.conv1.weight.equal(kernel.flip(1))
+        # The three equal channels of elevation are one now.
+        dem = Classification(
+            MODEL, weights=str(printed[1]), in_channels=1, num_classes=2
+        )
+        kernel = original['backbone_2']['conv1.weight'].sum(1, keepdim=True)
+        assert dem.model.conv1.weight.equal(kernel)
+
+    def test_to_safetensors_with_the_bands(
+        self, published: Path, tmp_path: Path
+    ) -> None:
+        options = ['--to=safetensors', f'--out={tmp_path}', '--modality=rgb']
+        main(['convert', str(published), *options])
+        (file,) = tmp_path.glob('*.safetensors')
+        with safe_open(file, framework='pt') as opened:
+            metadata = opened.metadata()
+        assert metadata['bands'] == '["R", "G", "B"]'
+        assert metadata['model'] == 'resnet50'
+        encoder = create_encoder(MODEL, 2)
+        report = load_weights(encoder, file, bands=['B', 'R'])['']
+        assert report.changes == (
+            "put the bands ['R', 'G', 'B'] in the order ['B', 'R']",
+            "bands ['G'] of the weights are dropped",
+        )
+
+    def test_an_export_to_timm(self, fitted: Path, tmp_path: Path) -> None:
+        file = fitted / 'encoders' / 's2.pt'
+        main(['convert', str(file), '--to', 'timm', '--out', str(tmp_path)])
+        state = torch.load(tmp_path / 's2_encoder.pth', weights_only=True)
+        (expected,) = read_checkpoint(file).states.values()
+        assert list(state) == list(expected)
+        assert all(state[k].equal(v) for k, v in expected.items())
+
+    def test_classifier_is_left_out(self, tmp_path: Path) -> None:
+        state = {'conv1.weight': torch.rand(4, 3, 7, 7), 'fc.bias': torch.rand(3)}
+        torch.save(state, tmp_path / 'plain.pth')
+        main(['convert', str(tmp_path / 'plain.pth'), '--to=timm', f'--out={tmp_path}'])
+        converted = torch.load(tmp_path / 'plain_encoder.pth', weights_only=True)
+        assert list(converted) == ['conv1.weight']
+
+    @pytest.mark.parametrize(
+        ('arguments', 'message'),
+        [
+            (
+                ['--modality', 's2'],
+                r"modality must be among \['rgb', 'dem'\], got 's2'",
+            ),
+            (['--out', 'FILE/x'], r'output folder must be writable'),
+        ],
+    )
+    def test_errors(self, published: Path, arguments: list[str], message: str) -> None:
+        arguments = [a.replace('FILE', str(published)) for a in arguments]
+        with pytest.raises(SystemExit, match=rf'^torchgeo-decur: {message}'):
+            main(['convert', str(published), *arguments])
+
+    def test_a_file_that_does_not_say_its_model(self, tmp_path: Path) -> None:
+        torch.save({'conv1.weight': torch.rand(4, 3, 7, 7)}, tmp_path / 'plain.pth')
+        with pytest.raises(SystemExit, match=r'give the name of a timm model with --m'):
+            main(['convert', str(tmp_path / 'plain.pth'), f'--out={tmp_path}'])
+
+    def test_no_such_file(self) -> None:
+        with pytest.raises(SystemExit, match=r"or a file, got 'nowhere\.pth'"):
+            main(['convert', 'nowhere.pth'])
+
+
+class TestExport:
+    def test_what_the_callback_writes(
+        self, fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (checkpoint,) = list((fitted / 'checkpoints').glob('*.ckpt'))[:1]
+        main(['export', str(checkpoint), '--out', str(tmp_path)])
+        files = [Path(line) for line in capsys.readouterr().out.splitlines()]
+        expected = sorted((fitted / 'encoders').iterdir())
+        assert sorted(f.name for f in files) == [f.name for f in expected]
+        for name in ('s1', 's2'):
+            metadata: list[Mapping[str, str]] = []
+            for folder in (tmp_path, fitted / 'encoders'):
+                with safe_open(
+                    folder / f'{name}.safetensors', framework='pt'
+                ) as opened:
+                    metadata.append(opened.metadata())
+            # Only the callback knows the class of the task.
+            assert metadata[0] == {k: v for k, v in metadata[1].items() if k != 'task'}
+            states = [
+                read_checkpoint(folder / f'{name}.pt').states['']
+                for folder in (tmp_path, fitted / 'encoders')
+            ]
+            assert all(states[0][k].equal(v) for k, v in states[1].items())
+
+    def test_beside_the_checkpoint(self, tmp_path: Path) -> None:
+        encoder = create_encoder(MODEL, 2)
+        state = {
+            f'encoders.encoders.s1.{k}': v for k, v in encoder.state_dict().items()
+        }
+        options = {'modalities': {'s1': 2}, 'model': MODEL}
+        torch.save(
+            {'state_dict': state, 'hyper_parameters': options}, tmp_path / 'x.ckpt'
+        )
+        main(['export', str(tmp_path / 'x.ckpt')])
+        files = sorted(f.name for f in (tmp_path / 'encoders').iterdir())
+        assert files == ['s1.pt', 's1.safetensors']
+
+    def test_another_checkpoint(self, published: Path) -> None:
+        message = r'expected a checkpoint of a task such as .*DeCUR, found encoders of'
+        with pytest.raises(SystemExit, match=message):
+            main(['export', str(published)])
+
+
+def test_as_a_script() -> None:
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / 'pyproject.toml').read_text())['project']
+    module, _, name = project['scripts']['torchgeo-decur'].partition(':')
+    script: Callable[..., None] = getattr(import_module(module), name)
+    assert script is main
+
+
+def test_as_a_module(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, 'argv', ['torchgeo-decur', '--help'])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module('torchgeo_decur', run_name='__main__')
+    assert stopped.value.code == 0
+    assert 'Print the published weights' in capsys.readouterr().out

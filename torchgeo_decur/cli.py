@@ -1,0 +1,126 @@
+"""The command `torchgeo-decur`: weights and files of encoders. Training is `torchgeo`."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import auto_cli
+
+from .callbacks.export import export_checkpoint
+from .models.checkpoints import save_encoder
+from .models.download import cached_file
+from .models.loading import read_weights
+from .models.published import DeCURWeights, fold_repeated
+from .models.weights import WEIGHTS
+
+_SUFFIXES = {'torchgeo': 'pt', 'timm': 'pth', 'safetensors': 'safetensors'}
+_OUTSIDE = re.compile(r'^(fc|head|classifier|head\.fc)\.(weight|bias)$|^projector')
+
+
+def weights() -> None:
+    """Print the published weights, and which of them are in the cache."""
+    rows = [['name', 'modality', 'bands', 'size', 'licence', 'cached']]
+    rows += [_row(entry) for enum in WEIGHTS for entry in enum]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print('  '.join(cells).rstrip())
+
+
+def convert(
+    file: str,
+    to: Literal['torchgeo', 'timm', 'safetensors'] = 'torchgeo',
+    modality: str | None = None,
+    out: Path = Path('.'),
+    model: str | None = None,
+) -> None:
+    """Write the encoders of a file in another layout.
+
+    Args:
+        file: a published file, a checkpoint of a task, a file of an encoder, or the name of
+            published weights.
+        to: 'torchgeo', a file that its tasks take as weights; 'timm', a bare state
+            dictionary; 'safetensors', the same with what is known of the images.
+        modality: which modality to write; all by default.
+        out: folder of the files, which are called after the input and the modality.
+        model: name of the timm model, for 'torchgeo' where the file does not say it.
+    """
+    checkpoint = read_weights(file)
+    held = [m or _label(checkpoint.metadata) for m in checkpoint.states]
+    if modality and modality not in held:
+        raise ValueError(f'modality must be among {held}, got {modality!r}')
+    for m, tensors in checkpoint.states.items():
+        label = m or _label(checkpoint.metadata)
+        if modality and label != modality:
+            continue
+        name = model or checkpoint.model.get(m, '')
+        if to == 'torchgeo' and not name:
+            raise ValueError(
+                f'{file}: expected a file that says its model, found none; give the '
+                'name of a timm model with --model'
+            )
+        bands = checkpoint.bands.get(m)
+        state = fold_repeated(tensors, len(bands)) if bands else tensors
+        state = {k: v for k, v in state.items() if not _OUTSIDE.match(k)}
+        metadata = {'modality': label, **({'bands': bands} if bands else {})}
+        path = out / f'{_stem(file)}_{label}'
+        for written in save_encoder(state, path, name, metadata, [_SUFFIXES[to]]):
+            print(written)
+
+
+def export(checkpoint: Path, out: Path | None = None) -> None:
+    """Write the encoders of a checkpoint, as at the end of a fit.
+
+    Args:
+        checkpoint: checkpoint of a task with one encoder per modality.
+        out: folder of the files; by default ``encoders`` next to the checkpoint.
+    """
+    for written in export_checkpoint(checkpoint, out or checkpoint.parent / 'encoders'):
+        print(written)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        args: arguments; by default those of the process.
+
+    Raises:
+        SystemExit: if the command fails, with a message for the user.
+    """
+    commands: Any = {'weights': weights, 'convert': convert, 'export': export}
+    try:
+        auto_cli(commands, args=args, prog='torchgeo-decur')
+    except (ValueError, OSError) as error:
+        raise SystemExit(f'torchgeo-decur: {error}') from error
+
+
+def _row(entry: DeCURWeights) -> list[str]:
+    meta = entry.meta
+    several = isinstance(meta['bands'], dict)
+    bands = meta['bands'] if several else {'': meta['bands']}
+    files = [cached_file(url) for url in entry.urls]
+    cached = all(file.exists() for file in files)
+    size = sum(file.stat().st_size for file in files) / 1e6 if cached else 0
+    return [
+        str(entry),
+        '+'.join(meta['modalities']),
+        ' + '.join(_short(b) for b in bands.values()),
+        f'{size:.0f} MB' if cached else '-',
+        meta['licence'],
+        'yes' if cached else 'no',
+    ]
+
+
+def _short(bands: Sequence[str]) -> str:
+    return ' '.join(bands) if len(bands) < 5 else f'{bands[0]} to {bands[-1]}'
+
+
+def _label(metadata: Mapping[str, object]) -> str:
+    return str(metadata.get('modality', 'encoder'))
+
+
+def _stem(file: str) -> str:
+    path = Path(file)
+    return path.stem if path.exists() else file.replace('.', '_')

@@ -1,0 +1,240 @@
+"""Files of encoders: the layouts in which others write them, and those we write."""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+type State = dict[str, Tensor]
+
+# Parameters that an encoder without a classifier does not have.
+HEADS = ('fc.', 'head.', 'classifier.', 'projector')
+
+# Our checkpoints hold encoders.encoders.<m>, a MultimodalEncoder holds encoders.<m>.
+_OURS = re.compile(r'^(?:(?:\w+\.)*encoders\.)?encoders\.([^.]+)\.(.+)$')
+_PUBLISHED = re.compile(r'^backbone_(\d+)\.(.+)$')
+_ATTENTION = re.compile(r'^da(\d+)_(l\d+\..+)$')
+# What a file of torch.load may say besides tensors.
+_ABOUT = ('hyper_parameters', 'epoch', 'global_step', 'encoder_modalities')
+_PREFIXES = ('model.', 'backbone.', '')
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds of encoders.
+
+    Args:
+        name: name of the file or of the weights, for messages.
+        states: timm state dictionary of each modality, by name; one encoder of a file
+            that does not say of what is called ''.
+        bands: names of the bands of each modality, where the file says.
+        model: name of the timm model of each modality, where the file says.
+        metadata: what else the file says: ``modality`` of a single encoder,
+            ``hyper_parameters``, ``epoch``, ...
+    """
+
+    name: str
+    states: dict[str, State]
+    bands: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    model: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def read_checkpoint(file: str | Path, name: str = '') -> Checkpoint:
+    """Read a file of encoders; nothing but tensors and plain types is ever unpickled.
+
+    Args:
+        file: path of a safetensors file or of anything that :func:`torch.load` reads.
+        name: name for messages; by default the path.
+
+    Returns:
+        The encoders, without projectors and classifiers of one modality.
+
+    Raises:
+        ValueError: if the file cannot be read as a checkpoint or holds no tensors.
+    """
+    name = name or str(file)
+    content: Any
+    text: dict[str, Any] = {}
+    try:
+        if str(file).endswith('.safetensors'):
+            content = safetensors.torch.load_file(file)
+            with safetensors.safe_open(file, framework='pt') as opened:
+                text = {k: _plain(v) for k, v in (opened.metadata() or {}).items()}
+        else:
+            content = torch.load(file, map_location='cpu', weights_only=True)
+    # On bytes that are no checkpoint, torch.load raises nearly anything.
+    except Exception as error:
+        raise ValueError(
+            f'{name}: expected a checkpoint of tensors, found a file that cannot be '
+            f'read as one ({type(error).__name__}); it may be truncated, of another '
+            'format, or hold code, which is never run'
+        ) from error
+    if isinstance(content, Mapping):
+        text |= {k: content[k] for k in _ABOUT if k in content}
+    states = split_states(_tensors(name, content))
+    options = text.get('hyper_parameters')
+    model = text.get('model') or (isinstance(options, Mapping) and options.get('model'))
+    models = model if isinstance(model, Mapping) else dict.fromkeys(states, model)
+    known = text.get('encoder_modalities', {})
+    bands = {m: known.get(m, text).get('bands') for m in states}
+    return Checkpoint(
+        name,
+        states,
+        {m: tuple(b) for m, b in bands.items() if isinstance(b, list | tuple)},
+        {m: str(v) for m, v in models.items() if v},
+        text,
+    )
+
+
+def split_states(state: Mapping[str, Tensor]) -> dict[str, State]:
+    """Find the encoders in a state dictionary of any known layout.
+
+    - ours: ``encoders.encoders.<m>.``, with or without what a task puts before;
+    - DeCUR as published: ``module.backbone_1.``, ``module.backbone_2.``. Deformable
+      attention stands beside them; in training ``da1_*`` served every modality and the
+      others never changed, so every encoder gets ``da1_*`` as ``da_*``;
+    - one encoder, bare or under ``model.`` or ``backbone.``.
+
+    Args:
+        state: tensors by name.
+
+    Returns:
+        State dictionary of each modality; published ones are called ``backbone_1``,
+        ``backbone_2``, a single one ''. Deformable attention that was never trained is
+        left out.
+    """
+    state = {k.removeprefix('module.'): v for k, v in state.items()}
+    attention = {k: v for k, v in state.items() if _ATTENTION.match(k)}
+    trained = _renamed(attention, r'da1_', 'da_')
+    found: dict[str, State] = {}
+    for key, value in state.items():
+        if match := _OURS.match(key):
+            found.setdefault(match[1], {})[match[2]] = value
+        elif match := _PUBLISHED.match(key):
+            found.setdefault(f'backbone_{match[1]}', {})[match[2]] = value
+    if found:
+        return {m: {**s, **trained} for m, s in found.items()}
+    for prefix in _PREFIXES:
+        single = _renamed(state, re.escape(prefix), '')
+        if single:
+            break
+    rest = {k: v for k, v in single.items() if not _ATTENTION.match(k)}
+    return {'': {**rest, **trained}}
+
+
+def save_encoder(
+    encoder: nn.Module | Mapping[str, Tensor],
+    path: Path,
+    model: str,
+    metadata: Mapping[str, Any],
+    suffixes: Iterable[str] = ('pt', 'safetensors'),
+) -> list[Path]:
+    """Write an encoder in the layouts that others load, each file atomically.
+
+    ``<path>.pt`` is what TorchGeo's own tasks take as ``weights=``; ``<path>.safetensors``
+    has the bare timm state dictionary, with ``metadata`` beside the tensors;
+    ``<path>.pth`` has the bare timm state dictionary alone.
+
+    Args:
+        encoder: a timm model, or its state dictionary.
+        path: path of the files without suffix; its folder is made.
+        model: name of the timm model.
+        metadata: plain values that say what the encoder expects, stored as JSON.
+        suffixes: which of 'pt', 'safetensors' and 'pth' to write.
+
+    Returns:
+        Paths of the files.
+
+    Raises:
+        ValueError: if the folder cannot be written.
+    """
+    writable(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = encoder.state_dict() if isinstance(encoder, nn.Module) else encoder
+    # Clones, because safetensors refuses tensors that share storage.
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in dict(tensors).items()}
+    files = {suffix: path.with_name(f'{path.name}.{suffix}') for suffix in suffixes}
+    partial = {k: file.with_name(f'.{file.name}.partial') for k, file in files.items()}
+    try:
+        for suffix, file in partial.items():
+            if suffix == 'safetensors':
+                text = {'format': 'pt', 'model': model, **metadata}
+                text = {
+                    k: v if isinstance(v, str) else json.dumps(v)
+                    for k, v in text.items()
+                }
+                safetensors.torch.save_file(state, file, metadata=text)
+                continue
+            content: Any = state
+            if suffix == 'pt':
+                content = {
+                    'hyper_parameters': {'model': model},
+                    'state_dict': {f'model.{k}': v for k, v in state.items()},
+                }
+            torch.save(content, file)
+        for suffix, file in partial.items():
+            os.replace(file, files[suffix])
+    finally:
+        for file in partial.values():
+            file.unlink(missing_ok=True)
+    return list(files.values())
+
+
+def writable(folder: Path) -> None:
+    """See that a folder can be made and a file be written there; leaves no trace.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        ValueError: if not.
+    """
+    folder = folder.absolute()
+    try:
+        existing = next(f for f in (folder, *folder.parents) if f.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f'output folder must be writable, got {folder} ({error.strerror}); choose '
+            'another, for example with --trainer.default_root_dir'
+        ) from error
+
+
+def _tensors(name: str, content: Any) -> State:
+    for key in ('state_dict', 'model'):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    tensors = (
+        {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    if not tensors:
+        raise ValueError(f'{name}: expected a checkpoint of tensors, found none in it')
+    return tensors
+
+
+def _renamed(state: Mapping[str, Tensor], prefix: str, by: str) -> State:
+    """Those whose names begin with a prefix, with another one instead."""
+    return {
+        re.sub(f'^{prefix}', by, k): v for k, v in state.items() if re.match(prefix, k)
+    }
+
+
+def _plain(text: str) -> Any:
+    """What a value of safetensors' metadata was, before it became JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

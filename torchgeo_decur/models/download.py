@@ -1,0 +1,119 @@
+"""Files of published weights: downloaded once, whole, and the same ever after."""
+
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+
+_HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})\.[^.]+$')
+
+
+def cached_file(url: str) -> Path:
+    """Where the file of a URL lies once it is downloaded.
+
+    Args:
+        url: address of the file.
+
+    Returns:
+        Path in the folder of :func:`torch.hub.load_state_dict_from_url`.
+
+    Example:
+        >>> cached_file('https://example.org/resolve/main/encoder.pth').name
+        'encoder.pth'
+    """
+    folder = Path(torch.hub.get_dir()) / 'checkpoints'
+    return folder / os.path.basename(urlparse(url).path)
+
+
+def record_file(url: str) -> Path:
+    """Where the SHA-256 of a downloaded file is written, in the format of sha256sum.
+
+    Args:
+        url: address of the file.
+
+    Returns:
+        Path next to that of :func:`cached_file`.
+    """
+    file = cached_file(url)
+    return file.with_name(f'{file.name}.sha256')
+
+
+def fetch[T](url: str, read: Callable[[Path], T], progress: bool = True) -> T:
+    """Read a published file, from the cache or else downloaded, and verified either way.
+
+    A hash in the name of the file (``name-0123abcd.pth``) must be its own. Where the name
+    has none, the SHA-256 is recorded when the file was first read, next to it, and
+    every later use or download must have the same. Files appear in the cache whole or
+    not at all; one that is not what it should be is removed.
+
+    Args:
+        url: address of the file.
+        read: reads the file, or raises ValueError if its content is not what it should
+            be.
+        progress: show a progress bar of the download.
+
+    Returns:
+        What ``read`` returns.
+
+    Raises:
+        FileNotFoundError: if the file is not in the cache and cannot be downloaded.
+        ValueError: if the file has another hash, or ``read`` refuses it.
+    """
+    file = cached_file(url)
+    if file.exists():
+        return _read_verified(url, file, read)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileNotFoundError(
+            f'{file.parent} must be a folder that can be written, to download {url}: '
+            f'{error.strerror}; choose another with the environment variable TORCH_HOME'
+        ) from error
+    partial = file.with_name(f'.{file.name}.{uuid.uuid4().hex}.partial')
+    try:
+        try:
+            torch.hub.download_url_to_file(url, str(partial), progress=progress)
+        except Exception as error:
+            raise FileNotFoundError(
+                f'{url} is not in the cache and cannot be downloaded '
+                f'({type(error).__name__}: {error}); without a network, get the file '
+                f'elsewhere and put it at {file}'
+            ) from error
+        content = _read_verified(url, partial, read)
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+    return content
+
+
+def _read_verified[T](url: str, file: Path, read: Callable[[Path], T]) -> T:
+    record, named = record_file(url), _HASH_IN_NAME.search(cached_file(url).name)
+    known = record.read_text().split()[:1] if record.exists() and not named else []
+    expected = named[1] if named else ''.join(known)
+    with file.open('rb') as stream:
+        found = hashlib.file_digest(stream, 'sha256').hexdigest()
+    if not found.startswith(expected):
+        file.unlink()
+        raise ValueError(
+            f'{url}: expected a file with SHA-256 {expected}'
+            f'{"" if named else f" as recorded in {record}"}, found {found}; it was '
+            'truncated or altered and has been removed'
+            f'{"" if named else f". If the publisher replaced it, delete {record.name}"}'
+        )
+    try:
+        content = read(file)
+    except ValueError as error:
+        if not expected:
+            file.unlink()
+            raise ValueError(f'{error}; it has been removed') from error
+        raise
+    if not expected:
+        partial = record.with_name(f'.{record.name}.{uuid.uuid4().hex}.partial')
+        partial.write_text(f'{found}  {cached_file(url).name}\n')
+        os.replace(partial, record)
+    return content
