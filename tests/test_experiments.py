@@ -34,6 +34,7 @@ SMALL = {
 }
 ALL = (
     '--model.model=test_resnet',
+    '--model.weights=null',
     '--model.projector=[16, 16]',
     '--model.size=32',
     '--data.batch_size=2',
@@ -107,7 +108,12 @@ def command(
 def test_builds_as_it_is(name: str, command: Callable[..., LightningCLI]) -> None:
     # Tensors without memory: the projectors of the recipes have 300 million weights.
     with torch.device('meta'):
-        cli = command('--config', FILES[name], '--trainer.accelerator=cpu')
+        cli = command(
+            '--config',
+            FILES[name],
+            '--trainer.accelerator=cpu',
+            '--model.weights=null',
+        )
     assert isinstance(cli.model, DeCUR)
     assert set(cli.model.encoders.num_features) == set(cli.datamodule.modalities)
     for m, modality in cli.datamodule.modalities.items():
