@@ -132,6 +132,20 @@ class LateFusion(nn.Module):
             for i, x in enumerate(given)
         ]
 
+    def decode(
+        self, features: Mapping[str, Sequence[Tensor]], size: Sequence[int]
+    ) -> Tensor:
+        """Compute logits from features.
+
+        Args:
+            features: what :meth:`encode` returns, of some or all modalities.
+            size: height and width of the images.
+
+        Returns:
+            Logits.
+        """
+        raise NotImplementedError
+
     def _masks(
         self, images: Mapping[str, Tensor], available: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
