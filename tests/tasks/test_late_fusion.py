@@ -1,6 +1,5 @@
 """The transfer tasks: what classification and segmentation share, and classification."""
 
-import csv
 import logging
 import math
 from collections.abc import Callable
@@ -9,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from lightning.pytorch import LightningDataModule, Trainer
 from sklearn.metrics import average_precision_score
 from torch import Tensor
@@ -19,7 +17,7 @@ from torchgeo_decur.datamodules import SyntheticEODataModule
 from torchgeo_decur.tasks import LateFusionClassification
 from torchgeo_decur.tasks.optimizers import build_transfer_optimizer
 
-CONF = Path(__file__).parents[1] / 'conf'
+Runner = Callable[..., dict[str, float]]
 MODALITIES = {'s1': 2, 's2': 13}
 
 
@@ -50,36 +48,6 @@ def classification(**kwargs: Any) -> LateFusionClassification:
         'label_key': 'label_common',
     }
     return LateFusionClassification(**{**options, **kwargs})
-
-
-class Runner:
-    """The command `torchgeo` on a file of tests/conf, each run in a folder of its own."""
-
-    def __init__(self, torchgeo: Callable[..., None], folder: Path, name: str) -> None:
-        self.torchgeo, self.folder = torchgeo, folder
-        self.text = (CONF / name).read_text().replace('OUTPUT', str(folder))
-        self.checkpoint: Path | None = None
-        self.runs = 0
-
-    def __call__(self, command: str, **options: Any) -> dict[str, float]:
-        """Run a command with some options of the task; its last metrics."""
-        conf = yaml.safe_load(self.text)
-        conf['model']['init_args'].update(options)
-        run = f'run{self.runs}'
-        self.runs += 1
-        conf['trainer']['logger']['init_args']['version'] = run
-        path = self.folder / f'{run}.yaml'
-        path.write_text(yaml.safe_dump(conf))
-        tail = ['--ckpt_path', self.checkpoint] if self.checkpoint else []
-        self.torchgeo(command, '--config', path, *tail)
-        if command == 'fit':
-            (self.checkpoint,) = (self.folder / run / 'checkpoints').glob('*.ckpt')
-        metrics = self.folder / run / 'metrics.csv'
-        if not metrics.exists():
-            return {}
-        with metrics.open() as file:
-            rows = list(csv.DictReader(file))
-        return {k: float(v) for r in rows for k, v in r.items() if v}
 
 
 class Multilabel(LightningDataModule):
@@ -118,9 +86,9 @@ class TestCommandLine:
     """`torchgeo fit|validate|test|predict` of a classifier."""
 
     def test_fit_and_all_others(
-        self, torchgeo: Callable[..., None], tmp_path: Path, caplog: Any
+        self, runner: Callable[[str], Runner], caplog: Any
     ) -> None:
-        run = Runner(torchgeo, tmp_path, 'late_fusion_classification.yaml')
+        run = runner('late_fusion_classification.yaml')
         values = run('fit')
         assert {'train_loss', 'val_loss', 'val_OverallAccuracy'} <= set(values)
         validated = run('validate')['val_OverallAccuracy']
@@ -144,9 +112,9 @@ class TestCommandLine:
 
     @pytest.mark.parametrize('modality', MODALITIES)
     def test_trained_with_one(
-        self, torchgeo: Callable[..., None], tmp_path: Path, modality: str
+        self, runner: Callable[[str], Runner], modality: str
     ) -> None:
-        run = Runner(torchgeo, tmp_path, 'late_fusion_classification.yaml')
+        run = runner('late_fusion_classification.yaml')
         options = {'modalities': {modality: MODALITIES[modality]}}
         run('fit', **options)
         assert math.isfinite(run('test', **options)['test_loss'])

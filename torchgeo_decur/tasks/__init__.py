@@ -3,5 +3,11 @@
 from .classification import LateFusionClassification
 from .decur import DeCUR
 from .pretraining import MultimodalPretraining
+from .segmentation import LateFusionSegmentation
 
-__all__ = ['DeCUR', 'LateFusionClassification', 'MultimodalPretraining']
+__all__ = [
+    'DeCUR',
+    'LateFusionClassification',
+    'LateFusionSegmentation',
+    'MultimodalPretraining',
+]

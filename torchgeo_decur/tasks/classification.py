@@ -97,11 +97,6 @@ class LateFusionClassification(LateFusionTask):
         self.test_subsets = test_subsets
         super().__init__()
 
-    @property
-    def target_key(self) -> str:
-        """Key of the batch that has the labels."""
-        return str(self.hparams['label_key'])
-
     def configure_models(self) -> None:
         """Build the encoders and the linear layer."""
         self._check()

@@ -31,7 +31,7 @@ class LateFusionTask(ClassificationMixin, BaseTask):
     """Base of the transfer tasks, with the metrics of TorchGeo's own.
 
     A subclass builds ``self.model``, a
-    :class:`~torchgeo_decur.models.late_fusion.LateFusion`, and says where the target is.
+    :class:`~torchgeo_decur.models.late_fusion.LateFusion`, and predicts.
     Metrics gather predictions over the whole split and are computed once at its end:
     a mean over batches is another number.
     """
@@ -78,11 +78,6 @@ class LateFusionTask(ClassificationMixin, BaseTask):
     def num_outputs(self) -> int:
         """Number of logits of a sample or pixel."""
         return self.hparams['num_classes'] or self.hparams['num_labels'] or 1
-
-    @property
-    def target_key(self) -> str:
-        """Key of the batch that has the target."""
-        raise NotImplementedError
 
     def configure_losses(self) -> None:
         """Build the criterion; those of TorchGeo and the multi-label soft margin."""
@@ -254,13 +249,15 @@ class LateFusionTask(ClassificationMixin, BaseTask):
         return self.model.encode(images, available), size
 
     def _target(self, batch: Sample) -> Tensor:
-        if self.target_key not in batch:
+        key = self.hparams['label_key']
+        if key not in batch:
             raise ValueError(
-                f'batch must have the target {self.target_key!r}, got only '
-                f'{sorted(map(str, batch))}'
+                f'batch must have the target {key!r}, got only '
+                f'{sorted(map(str, batch))}; set label_key'
             )
-        target: Tensor = batch[self.target_key]
-        return target.long()
+        target: Tensor = batch[key]
+        # Rasters of one band, where TorchGeo kept the band.
+        return (target.squeeze(1) if target.ndim == 4 else target).long()
 
     def _loss(self, y_hat: Tensor, y: Tensor) -> Tensor:
         floating = self.hparams['loss'] in ('bce', 'soft_margin')
