@@ -5,7 +5,6 @@ from typing import Literal
 
 from ..datasets.bigearthnet import BigEarthNetMM, Version
 from .base import MultimodalDataModule
-from .splits import split_groups
 
 
 class BigEarthNetMMDataModule(MultimodalDataModule):
@@ -18,8 +17,8 @@ class BigEarthNetMMDataModule(MultimodalDataModule):
         version: 'v1' or 'v2'.
         modalities: 's1', 's2' or both.
         num_classes: 19, or 43 in v1.
-        train_fraction: fraction of the training patches to train with, drawn at random,
-            such as 0.01 for the experiments with few labels.
+        label_fraction: fraction of the training patches to train with, such as 0.01 for
+            the experiments with few labels; stratified by the rarest class of a patch.
         batch_size: patches of a batch on each device.
         num_workers: worker processes of each data loader.
         seed: seed of the fraction and of the shuffle.
@@ -37,7 +36,7 @@ class BigEarthNetMMDataModule(MultimodalDataModule):
         version: Version = 'v2',
         modalities: Sequence[str] = ('s1', 's2'),
         num_classes: int = 19,
-        train_fraction: float = 1.0,
+        label_fraction: float = 1.0,
         batch_size: int = 64,
         num_workers: int = 0,
         seed: int = 0,
@@ -52,12 +51,13 @@ class BigEarthNetMMDataModule(MultimodalDataModule):
                 f'modalities must be one or both of {list(known)}, '
                 f'got {list(modalities)}'
             )
-        if not 0 < train_fraction <= 1:
-            raise ValueError(f'train_fraction must be in (0, 1], got {train_fraction}')
         super().__init__(
-            {m: known[m] for m in modalities}, batch_size, num_workers, seed
+            {m: known[m] for m in modalities},
+            batch_size,
+            num_workers,
+            seed,
+            label_fraction,
         )
-        self.train_fraction = train_fraction
         self.kwargs = {
             'root': root,
             'version': version,
@@ -82,8 +82,7 @@ class BigEarthNetMMDataModule(MultimodalDataModule):
         """
         if stage == 'fit':
             train = self._make('train')
-            numbers = range(len(train))
-            _, kept = split_groups(numbers, self.train_fraction, self.seed)
+            kept = self.budget(len(train), train.labels, train.classes)
             self.train_dataset = train.subset(kept)
         if stage in ('fit', 'validate'):
             self.val_dataset = self._make('val')
