@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from torchgeo_decur.datamodules import SyntheticEODataModule
+from torchgeo_decur.datasets import SyntheticEO
 from torchgeo_decur.tasks import LateFusionClassification
 from torchgeo_decur.tasks.optimizers import build_transfer_optimizer
 
@@ -289,6 +290,46 @@ class TestTraining:
 class Logger:
     def __init__(self, experiment: Any) -> None:
         self.experiment = experiment
+
+
+class TestCache:
+    """A linear probe on features in memory equals one on images."""
+
+    def fit(self, cache: bool, **kwargs: Any) -> tuple[dict[str, Tensor], Tensor, int]:
+        torch.manual_seed(0)
+        task = classification(
+            freeze_backbone=True, cache_features=cache, optimizer='sgd', **kwargs
+        )
+        calls: list[int] = []
+        task.model.encoders.register_forward_hook(lambda *_: calls.append(1))
+        data, run = datamodule(), trainer(max_epochs=3)
+        run.fit(task, data)
+        assert isinstance(data.train_dataset, SyntheticEO)
+        return task.state_dict(), run.callback_metrics['val_loss'], len(calls)
+
+    def test_equals_the_probe_on_images(self) -> None:
+        (a, loss_a, calls_a), (b, loss_b, calls_b) = self.fit(True), self.fit(False)
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(loss_a, loss_b, rtol=1e-4, atol=1e-6)
+        # Two batches of each split, once or in each epoch.
+        assert (calls_a, calls_b) == (4, 12)
+
+    def test_with_dropout_and_a_modality_missing(self) -> None:
+        state, loss, _ = self.fit(True, modality_dropout=0.4, missing=['s1'])
+        assert loss.isfinite()
+        other, _, _ = self.fit(True)
+        assert not state['model.head.weight'].equal(other['model.head.weight'])
+
+    def test_errors(self) -> None:
+        with pytest.raises(ValueError, match=r'cache_features needs freeze_backbone'):
+            classification(cache_features=True)
+        task = classification(freeze_backbone=True, cache_features=True)
+        with pytest.raises(ValueError, match=r'needs a datamodule, got data loaders'):
+            data = Multilabel()
+            trainer().fit(task, data.train_dataloader(), data.val_dataloader())
+        task = multilabel(freeze_backbone=True, cache_features=True)
+        with pytest.raises(ValueError, match=r'train_dataset has .* got NoneType'):
+            trainer().fit(task, Multilabel())
 
 
 class TestErrors:

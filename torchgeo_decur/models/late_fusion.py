@@ -89,24 +89,42 @@ class LateFusion(nn.Module):
             ValueError: if there is no image, one of an unknown modality, or a mask has
                 another shape.
         """
-        masks = self._masks(images, available or {})
+        available = available or {}
+        masks = self._masks(images, available)
         filled = {
-            m: x if m not in (available or {}) else _fill(x, masks[m])
-            for m, x in images.items()
+            m: _fill(x, masks[m]) if m in available else x for m, x in images.items()
         }
         with torch.no_grad() if self.freeze_backbone else nullcontext():
             features = self.encoders(filled)
+        return self.mask(_levels(features), available)
+
+    def mask(
+        self,
+        features: Mapping[str, Sequence[Tensor]],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> Levels:
+        """Set the features of absent modalities to zero; in training, drop more.
+
+        Args:
+            features: features of some or all modalities.
+            available: whether each sample has a modality, shape (B,).
+
+        Returns:
+            Features, zeros where they are absent.
+
+        Raises:
+            ValueError: if a mask has another shape.
+        """
         drop = self.training and self.modality_dropout > 0
         if not available and not drop:
-            return _levels(features)
-        keep = torch.stack(list(masks.values()), dim=1)
+            return {m: list(levels) for m, levels in features.items()}
+        first = {m: levels[0] for m, levels in features.items()}
+        keep = torch.stack(list(self._masks(first, available or {}).values()), dim=1)
         if drop:
             keep = drop_modalities(keep, self.modality_dropout)
         return {
             m: [_mask(x, k) for x in levels]
-            for k, (m, levels) in zip(
-                keep.unbind(1), _levels(features).items(), strict=True
-            )
+            for k, (m, levels) in zip(keep.unbind(1), features.items(), strict=True)
         }
 
     def fuse(self, features: Mapping[str, Sequence[Tensor]]) -> list[Tensor]:

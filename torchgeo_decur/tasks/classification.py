@@ -1,7 +1,7 @@
 """Scene classification from one or more modalities."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 from torchgeo.datasets.utils import Sample
@@ -10,6 +10,7 @@ from torchmetrics.classification import MultilabelAveragePrecision
 
 from ..models import LateFusionClassifier
 from ..models.encoder import Weights
+from .cache import cache_features, evaluating
 from .late_fusion import LateFusionTask
 
 
@@ -41,6 +42,9 @@ class LateFusionClassification(LateFusionTask):
         label_key: key of the batch that has the labels.
         freeze_backbone: train the linear layer alone: encoders get no gradient, and
             their normalisation layers keep their statistics.
+        cache_features: whether a fit runs the frozen encoders once over training and
+            validation split, on the first date of each sample, and then trains on their
+            features in memory (4 bytes for each feature of each sample).
         missing: modalities that validation, test and prediction do without.
         modality_dropout: in training, probability that a modality of a sample is left
             out; at least one always stays.
@@ -82,6 +86,7 @@ class LateFusionClassification(LateFusionTask):
         ignore_index: int | None = None,
         label_key: str = 'label',
         freeze_backbone: bool = False,
+        cache_features: bool = False,
         missing: Sequence[str] = (),
         modality_dropout: float = 0.0,
         test_subsets: bool = False,
@@ -100,6 +105,8 @@ class LateFusionClassification(LateFusionTask):
     def configure_models(self) -> None:
         """Build the encoders and the linear layer."""
         self._check()
+        if self.hparams['cache_features'] and not self.hparams['freeze_backbone']:
+            raise ValueError('cache_features needs freeze_backbone, got False')
         self.model = LateFusionClassifier(
             self.hparams['modalities'],
             self.hparams['model'],
@@ -126,6 +133,40 @@ class LateFusionClassification(LateFusionTask):
             'mAP_micro': MultilabelAveragePrecision(number, average='micro'),
             'mAP_macro': MultilabelAveragePrecision(number, average='macro'),
         }
+
+    def on_fit_start(self) -> None:
+        """Compute the features of both splits if asked to.
+
+        Raises:
+            ValueError: if the data come without a datamodule.
+        """
+        super().on_fit_start()
+        if not self.hparams['cache_features']:
+            return
+        self._datamodule: Any = getattr(self.trainer, 'datamodule', None)
+        if self._datamodule is None:
+            raise ValueError('cache_features needs a datamodule, got data loaders')
+        with evaluating(self.model):
+            self._replaced = cache_features(
+                self._datamodule, ('train', 'val'), self._features
+            )
+
+    def on_fit_end(self) -> None:
+        """Give the datamodule its datasets back."""
+        if self.hparams['cache_features']:
+            for name, dataset in self._replaced.items():
+                setattr(self._datamodule, name, dataset)
+
+    def _features(self, stage: str, batch: Any) -> dict[str, Tensor]:
+        batch = self._datamodule.transfer_batch_to_device(
+            batch, self.trainer.strategy.root_device, 0
+        )
+        batch = self._datamodule.on_after_batch_transfer(batch, 0)
+        features, _ = self._encode(batch, stage, first_date=True)
+        key = self.hparams['label_key']
+        kept = {k: v for k, v in batch.items() if str(k).startswith('available_')}
+        kept |= {f'features_{m}': levels[0] for m, levels in features.items()}
+        return {k: v.cpu() for k, v in {**kept, key: self._target(batch)}.items()}
 
     def predict_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0

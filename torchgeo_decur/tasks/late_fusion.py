@@ -231,20 +231,25 @@ class LateFusionTask(ClassificationMixin, BaseTask):
         return [m for m in self.hparams['modalities'] if m not in self.missing]
 
     def _encode(
-        self, batch: Sample, stage: str
+        self, batch: Sample, stage: str, first_date: bool = False
     ) -> tuple[dict[str, list[Tensor]], Sequence[int]]:
         """Features of the modalities that a stage has, and the size of the images."""
         modalities: dict[str, int] = self.hparams['modalities']
         wanted = list(modalities) if stage == 'train' else self._present()
         stacked = 'image' in batch and not any(f'image_{m}' in batch for m in wanted)
-        found = split(
-            batch, {m: modalities[m] for m in modalities if stacked or m in wanted}
-        )
-        date = None if stage == 'train' else 0
-        images = {m: pick_date(found[m], date) for m in wanted}
         available = {
             m: batch[f'available_{m}'] for m in wanted if f'available_{m}' in batch
         }
+        cached = {
+            m: [batch[f'features_{m}']] for m in wanted if f'features_{m}' in batch
+        }
+        if cached:
+            return self.model.mask(cached, available), ()
+        found = split(
+            batch, {m: modalities[m] for m in modalities if stacked or m in wanted}
+        )
+        date = None if stage == 'train' and not first_date else 0
+        images = {m: pick_date(found[m], date) for m in wanted}
         size = next(iter(images.values())).shape[-2:]
         return self.model.encode(images, available), size
 
