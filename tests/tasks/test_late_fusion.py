@@ -292,6 +292,27 @@ class Logger:
         self.experiment = experiment
 
 
+class TestAugmentation:
+    def test_only_training_is_augmented(self) -> None:
+        seen: dict[str, list[tuple[int, ...]]] = {'train': [], 'eval': []}
+        task = classification(size=48, crop_scale=[0.8, 1.0])
+
+        def look(module: Any, arguments: Any) -> None:
+            stage = 'train' if module.training else 'eval'
+            seen[stage] += [tuple(x.shape[-2:]) for x in arguments[0].values()]
+
+        task.model.encoders.register_forward_pre_hook(look)
+        trainer().fit(task, datamodule(num_dates=2))
+        assert set(seen['train']) == set(seen['eval']) == {(48, 48)}
+        batch = {'image': torch.rand(2, 15, 32, 32), 'label_common': torch.ones(2)}
+        assert task._augment(batch)['image'].shape == (2, 15, 48, 48)
+        assert classification()._augment(batch) is batch
+
+    def test_crop_scale_out_of_range(self) -> None:
+        with pytest.raises(ValueError, match=r'crop_scale .* got \(0, 2\)'):
+            trainer().fit(classification(crop_scale=[0, 2]), datamodule())
+
+
 class TestCache:
     """A linear probe on features in memory equals one on images."""
 
@@ -323,6 +344,10 @@ class TestCache:
     def test_errors(self) -> None:
         with pytest.raises(ValueError, match=r'cache_features needs freeze_backbone'):
             classification(cache_features=True)
+        with pytest.raises(ValueError, match=r'do not change, got crop_scale'):
+            classification(
+                cache_features=True, freeze_backbone=True, crop_scale=[0.8, 1]
+            )
         task = classification(freeze_backbone=True, cache_features=True)
         with pytest.raises(ValueError, match=r'needs a datamodule, got data loaders'):
             data = Multilabel()

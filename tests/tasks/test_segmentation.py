@@ -113,6 +113,30 @@ def test_frozen_stays_bitwise() -> None:
     assert changed and all(k.startswith('model.decoder.') for k in changed)
 
 
+def test_the_map_moves_with_the_images() -> None:
+    torch.manual_seed(0)
+    task = segmentation(crop_scale=[0.8, 1.0])
+    mask = (
+        torch.randint(1, 8, (4, 6, 6)).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    )
+    image = mask[:, None] / 8.0
+    batch = {
+        'image_s1': image.expand(-1, 2, -1, -1),
+        'image_s2': image.expand(-1, 13, -1, -1),
+        'mask': mask,
+    }
+    moved = task._augment(batch)
+    assert moved['mask'].shape == mask.shape and moved['mask'].dtype == mask.dtype
+    assert not moved['mask'].equal(mask)
+    assert set(moved['mask'].unique().tolist()) <= set(range(1, 8))
+    for m in ('s1', 's2'):
+        found = (moved[f'image_{m}'] * 8).round().long()
+        # Only where classes meet is the image between two of them.
+        same = (found == moved['mask'][:, None]).float().mean()
+        assert same > 0.75
+    trainer().fit(task, datamodule())
+
+
 def test_masks_with_a_band() -> None:
     mask = torch.ones(2, 1, 8, 8)
     assert segmentation()._target({'mask': mask}).shape == (2, 8, 8)

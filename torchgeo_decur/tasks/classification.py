@@ -40,6 +40,11 @@ class LateFusionClassification(LateFusionTask):
         class_weights: weight of each class in 'ce'.
         ignore_index: class that counts neither in the loss nor in the metrics.
         label_key: key of the batch that has the labels.
+        size: height and width in pixels that images are brought to, by the crop in
+            training and else by resizing; by default they keep their size.
+        crop_scale: range of the share of the area that random crops of training images
+            keep, such as [0.8, 1.0]; flips come with them, and all modalities
+            of a sample are moved as one. By default nothing is augmented.
         freeze_backbone: train the linear layer alone: encoders get no gradient, and
             their normalisation layers keep their statistics.
         cache_features: whether a fit runs the frozen encoders once over training and
@@ -85,6 +90,8 @@ class LateFusionClassification(LateFusionTask):
         class_weights: list[float] | None = None,
         ignore_index: int | None = None,
         label_key: str = 'label',
+        size: int | None = None,
+        crop_scale: Sequence[float] | None = None,
         freeze_backbone: bool = False,
         cache_features: bool = False,
         missing: Sequence[str] = (),
@@ -107,6 +114,11 @@ class LateFusionClassification(LateFusionTask):
         self._check()
         if self.hparams['cache_features'] and not self.hparams['freeze_backbone']:
             raise ValueError('cache_features needs freeze_backbone, got False')
+        if self.hparams['cache_features'] and self.hparams['crop_scale'] is not None:
+            raise ValueError(
+                'cache_features needs images that do not change, got crop_scale '
+                f'{self.hparams["crop_scale"]}'
+            )
         self.model = LateFusionClassifier(
             self.hparams['modalities'],
             self.hparams['model'],

@@ -6,9 +6,11 @@ from itertools import combinations
 from typing import Any, cast
 
 import matplotlib.pyplot as plt
+import torch
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets.utils import Sample
 from torchgeo.tasks import BaseTask
@@ -17,6 +19,7 @@ from torchmetrics import Metric, MetricCollection
 
 from ..modalities import pick_date, split
 from ..models.late_fusion import LateFusion
+from ..transforms import SharedCrop
 from .optimizers import build_transfer_optimizer
 
 _FIGURES = 10
@@ -154,6 +157,7 @@ class LateFusionTask(ClassificationMixin, BaseTask):
         Returns:
             The loss.
         """
+        batch = self._augment(batch)
         features, size = self._encode(batch, 'train')
         y_hat, y = self.model.decode(features, size).squeeze(1), self._target(batch)
         self.train_metrics.update(y_hat.detach(), y)
@@ -250,8 +254,27 @@ class LateFusionTask(ClassificationMixin, BaseTask):
         )
         date = None if stage == 'train' and not first_date else 0
         images = {m: pick_date(found[m], date) for m in wanted}
+        if resize := self.hparams.get('size'):
+            images = {m: _resize(x, resize) for m, x in images.items()}
         size = next(iter(images.values())).shape[-2:]
         return self.model.encode(images, available), size
+
+    def _augment(self, batch: Sample) -> Sample:
+        """Crop and flip images, and a mask with them, where the task is asked to."""
+        keys = [f'image_{m}' for m in self.hparams['modalities']]
+        found = [k for k in [*keys, 'image'] if k in batch]
+        if self.hparams['crop_scale'] is None or not found:
+            return batch
+        crop = SharedCrop(self.hparams.get('size'), self.hparams['crop_scale'])
+        key = self.hparams['label_key']
+        target = self._target(batch)
+        with torch.autocast(self.device.type, enabled=False):
+            images, mask = crop(
+                {k: pick_date(batch[k]) for k in found},
+                target if target.ndim > 2 else None,
+            )
+        moved = {**batch, **images}
+        return moved if mask is None else {**moved, key: mask}
 
     def _target(self, batch: Sample) -> Tensor:
         key = self.hparams['label_key']
@@ -286,6 +309,12 @@ class LateFusionTask(ClassificationMixin, BaseTask):
                 f'image/{number}', figure, global_step=self.global_step
             )
             plt.close(figure)
+
+
+def _resize(x: Tensor, size: int) -> Tensor:
+    if x.shape[-2:] == (size, size):
+        return x
+    return interpolate(x, size=(size, size), mode='bilinear', antialias=True)
 
 
 def _collect(

@@ -39,6 +39,9 @@ class LateFusionSegmentation(LateFusionTask):
         class_weights: weight of each class in 'ce'.
         ignore_index: class that counts neither in the loss nor in the metrics.
         label_key: key of the batch that has the maps, shape (B, H, W) or (B, 1, H, W).
+        crop_scale: range of the share of the area that random crops of training images
+            keep, such as [0.8, 1.0]; flips come with them, and all modalities
+            and the map of a sample are moved as one. By default nothing is augmented.
         freeze_backbone: train the decoder alone: encoders get no gradient, and their
             normalisation layers keep their statistics.
         missing: modalities that validation, test and prediction do without.
@@ -82,6 +85,7 @@ class LateFusionSegmentation(LateFusionTask):
         class_weights: list[float] | None = None,
         ignore_index: int | None = None,
         label_key: str = 'mask',
+        crop_scale: Sequence[float] | None = None,
         freeze_backbone: bool = False,
         missing: Sequence[str] = (),
         modality_dropout: float = 0.0,
