@@ -15,7 +15,7 @@ from torchgeo_decur.models import (
     save_encoder,
 )
 from torchgeo_decur.models.decoders import Decoder
-from torchgeo_decur.models.late_fusion import drop_modalities
+from torchgeo_decur.models.fusion import drop_modalities
 
 MODALITIES = {'s1': 2, 's2': 13, 'dem': 1}
 DECODERS = get_args(Decoder)

@@ -10,7 +10,7 @@ from .encoder import MultimodalEncoder, Weights, create_encoder
 
 
 class MultimodalPyramid(nn.Module):
-    """The encoders of :class:`MultimodalEncoder`, giving the maps of every stage.
+    """The encoders of :class:`~torchgeo_decur.models.MultimodalEncoder`, giving the maps of every stage.
 
     Each is timm's ``features_only`` version of the model. That version renames the
     parameters of some families (``stages.0`` becomes ``stages_0``, or all get a prefix
@@ -21,7 +21,7 @@ class MultimodalPyramid(nn.Module):
     Args:
         modalities: number of channels of each modality, by name.
         model: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, see :class:`MultimodalEncoder`.
+        weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         output_stride: stride of the last level; 16 dilates the last stage, for models
             that timm can dilate.
 

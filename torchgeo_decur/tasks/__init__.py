@@ -2,6 +2,7 @@
 
 from .classification import LateFusionClassification
 from .decur import DeCUR
+from .late_fusion import LateFusionTask
 from .pretraining import MultimodalPretraining
 from .segmentation import LateFusionSegmentation
 
@@ -9,5 +10,6 @@ __all__ = [
     'DeCUR',
     'LateFusionClassification',
     'LateFusionSegmentation',
+    'LateFusionTask',
     'MultimodalPretraining',
 ]

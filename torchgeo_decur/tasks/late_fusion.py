@@ -18,7 +18,7 @@ from torchgeo.tasks.mixins import ClassificationMixin
 from torchmetrics import Metric, MetricCollection
 
 from ..modalities import pick_date, split
-from ..models.late_fusion import LateFusion
+from ..models import LateFusion
 from ..transforms import SharedCrop
 from .optimizers import build_transfer_optimizer
 
@@ -34,7 +34,7 @@ class LateFusionTask(ClassificationMixin, BaseTask):
     """Base of the transfer tasks, with the metrics of TorchGeo's own.
 
     A subclass builds ``self.model``, a
-    :class:`~torchgeo_decur.models.late_fusion.LateFusion`, and predicts.
+    :class:`~torchgeo_decur.models.LateFusion`, and predicts.
     Metrics gather predictions over the whole split and are computed once at its end:
     a mean over batches is another number.
     """
