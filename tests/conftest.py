@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import csv
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -55,3 +56,43 @@ def fitted(torchgeo: Callable[..., None], decur_yaml: Callable[..., Path]) -> Pa
     path = decur_yaml()
     torchgeo('fit', '--config', path)
     return path.parent / 'run'
+
+
+class Runner:
+    """The command `torchgeo` on a file of tests/conf, each run in a folder of its own."""
+
+    def __init__(self, torchgeo: Callable[..., None], folder: Path, name: str) -> None:
+        self.torchgeo, self.folder = torchgeo, folder
+        self.text = (
+            (Path(__file__).parent / 'conf' / name)
+            .read_text()
+            .replace('OUTPUT', str(folder))
+        )
+        self.checkpoint: Path | None = None
+        self.runs = 0
+
+    def __call__(self, command: str, **options: Any) -> dict[str, float]:
+        """Run a command with some options of the task; its last metrics."""
+        conf = yaml.safe_load(self.text)
+        conf['model']['init_args'].update(options)
+        run = f'run{self.runs}'
+        self.runs += 1
+        conf['trainer']['logger']['init_args']['version'] = run
+        path = self.folder / f'{run}.yaml'
+        path.write_text(yaml.safe_dump(conf))
+        tail = ['--ckpt_path', self.checkpoint] if self.checkpoint else []
+        self.torchgeo(command, '--config', path, *tail)
+        if command == 'fit':
+            (self.checkpoint,) = (self.folder / run / 'checkpoints').glob('*.ckpt')
+        metrics = self.folder / run / 'metrics.csv'
+        if not metrics.exists():
+            return {}
+        with metrics.open() as file:
+            rows = list(csv.DictReader(file))
+        return {k: float(v) for r in rows for k, v in r.items() if v}
+
+
+@pytest.fixture
+def runner(torchgeo: Callable[..., None], tmp_path: Path) -> Callable[[str], Runner]:
+    """Make a Runner of a file of tests/conf."""
+    return lambda name: Runner(torchgeo, tmp_path, name)

@@ -109,10 +109,7 @@ def test_builds_as_it_is(name: str, command: Callable[..., LightningCLI]) -> Non
     # Tensors without memory: the projectors of the recipes have 300 million weights.
     with torch.device('meta'):
         cli = command(
-            '--config',
-            FILES[name],
-            '--trainer.accelerator=cpu',
-            '--model.weights=null',
+            '--config', FILES[name], '--trainer.accelerator=cpu', '--model.weights=null'
         )
     assert isinstance(cli.model, DeCUR)
     assert set(cli.model.encoders.num_features) == set(cli.datamodule.modalities)

@@ -111,12 +111,31 @@ def test_bigearthnet(roots: dict[str, str], modalities: tuple[str, ...]) -> None
         assert batch['label'].sum(1).tolist() == [2, 2]
 
 
-def test_train_fraction(roots: dict[str, str]) -> None:
+def test_bigearthnet_for_an_encoder_of_13_bands(roots: dict[str, str]) -> None:
+    images = {}
+    for bands in (12, 13):
+        datamodule = BigEarthNetMMDataModule(
+            roots['bigearthnet'], s2_bands=bands, batch_size=2
+        )
+        datamodule.setup('validate')
+        batch = batch_of(datamodule, 'val')
+        images[bands] = batch['image_s2']
+        figure = datamodule.plot({key: x[0] for key, x in batch.items()})
+        assert figure is not None
+        plt.close(figure)
+    assert images[13].shape == (2, 13, 120, 120)
+    assert not images[13][:, 10].any()
+    rest = [i for i in range(13) if i != 10]
+    assert images[13][:, rest].equal(images[12])
+
+
+def test_label_fraction(roots: dict[str, str]) -> None:
     few = BigEarthNetMMDataModule(
-        roots['bigearthnet'], train_fraction=0.5, batch_size=2
+        roots['bigearthnet'], label_fraction=0.5, batch_size=2
     )
     few.setup('fit')
     assert len(few.train_dataset) == 2
+    assert few.train_dataset.labels().sum(1).tolist() == [2, 2]
     assert len(few.val_dataset) == 2
     few = GeoNRWPatchDataModule(roots['geonrw'], 16, 0.25, 0.25, batch_size=2)
     few.setup('fit')
@@ -151,9 +170,10 @@ def test_geonrw(roots: dict[str, str]) -> None:
         (lambda: SSL4EOS12PairDataModule(val_fraction=1), r'val_fraction .* got 1'),
         (lambda: SSL4EOS12PairDataModule(level='l3'), "level must be .* got 'l3'"),
         (lambda: BigEarthNetMMDataModule(modalities=[]), r'modalities .* got \[\]'),
-        (lambda: BigEarthNetMMDataModule(train_fraction=0), r'train_fraction .* got 0'),
+        (lambda: BigEarthNetMMDataModule(s2_bands=10), r's2_bands must .* got 10'),
+        (lambda: BigEarthNetMMDataModule(label_fraction=0), r'label_fraction .* got 0'),
         (lambda: GeoNRWPatchDataModule(val_fraction=-1), r'val_fraction .* got -1'),
-        (lambda: GeoNRWPatchDataModule(train_fraction=2), r'train_fraction .* got 2'),
+        (lambda: GeoNRWPatchDataModule(label_fraction=2), r'label_fraction .* got 2'),
     ],
 )
 def test_options(datamodule: Any, message: str) -> None:

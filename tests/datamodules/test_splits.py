@@ -1,8 +1,14 @@
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchgeo_decur.datamodules.splits import split_groups
+from torchgeo_decur.datamodules import SyntheticEODataModule
+from torchgeo_decur.datamodules.splits import (
+    order_for_budgets,
+    split_groups,
+    take_budget,
+)
 
 
 @given(
@@ -37,3 +43,60 @@ def test_seed_changes_the_draw() -> None:
 def test_fraction_out_of_range(fraction: float) -> None:
     with pytest.raises(ValueError, match=r'fraction must be in \[0, 1\], got'):
         split_groups([0, 1], fraction, 0)
+
+
+class TestBudget:
+    """Labels with one class in 2 of 1000 samples, and one in nearly all."""
+
+    generator = torch.Generator().manual_seed(0)
+    share = torch.tensor([0.95, 0.5, 0.2, 0.05, 0.0])
+    labels = (torch.rand(1000, 5, generator=generator) < share).long()
+    labels[[7, 900], 4] = 1
+
+    @given(seed=st.integers(0, 2**31), sizes=st.tuples(*[st.floats(0.001, 1)] * 2))
+    def test_nested_and_the_same_in_every_run(
+        self, seed: int, sizes: tuple[float, float]
+    ) -> None:
+        small, large = (take_budget(self.labels, f, seed)[0] for f in sorted(sizes))
+        assert set(small) <= set(large)
+        assert len(small) == max(1, round(min(sizes) * 1000))
+        assert small == sorted(set(small))
+        assert take_budget(self.labels, min(sizes), seed)[0] == small
+
+    @given(seed=st.integers(0, 2**31))
+    def test_stratified(self, seed: int) -> None:
+        order = order_for_budgets(self.labels, seed)
+        assert sorted(order.tolist()) == list(range(1000))
+        tenth = self.labels[order[:100]].float().mean(0)
+        assert torch.allclose(tenth, self.labels.float().mean(0), atol=0.15)
+        assert take_budget(self.labels, 0.01, seed)[1] == []
+        single = torch.arange(300) % 3
+        counts = single[order_for_budgets(single, seed)[:30]].bincount()
+        assert counts.tolist() == [10, 10, 10]
+
+    def test_says_which_class_vanished(self) -> None:
+        chosen, lost = take_budget(torch.arange(10), 0.4, seed=0)
+        assert len(chosen) == 4
+        assert lost == sorted(set(range(10)) - set(chosen))
+        data = SyntheticEODataModule(length=40, size=32, label_fraction=0.05)
+        with pytest.warns(UserWarning, match=r'0\.05 keeps 2 of 40 .* classes \[\d'):
+            data.setup('fit')
+        assert len(data.train_dataset) == 2
+
+    def test_seed_changes_the_choice(self) -> None:
+        draws = {str(take_budget(self.labels, 0.1, seed)) for seed in range(5)}
+        assert len(draws) == 5
+
+    def test_whole(self) -> None:
+        assert take_budget(self.labels, 1, 0) == (list(range(1000)), [])
+
+    def test_samples_without_a_label(self) -> None:
+        labels = torch.zeros(10, 2, dtype=torch.long)
+        labels[3] = 1
+        assert 3 in take_budget(labels, 0.2, seed=0)[0]
+
+    def test_errors(self) -> None:
+        with pytest.raises(ValueError, match=r'shape \(N,\) or .* got \(1, 1, 1\)'):
+            order_for_budgets(torch.zeros(1, 1, 1), 0)
+        with pytest.raises(ValueError, match=r'label_fraction .* got 0'):
+            SyntheticEODataModule(label_fraction=0)

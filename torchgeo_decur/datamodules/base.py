@@ -1,17 +1,20 @@
 """What every datamodule of several modalities shares."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets.utils import Sample
 
 from ..modalities import Modality, check, split
 from ..transforms import PerModality, ScaleToUnit
+from .splits import take_budget
 
 Split = Literal['train', 'val', 'test', 'predict']
 
@@ -102,10 +105,14 @@ class MultimodalDataModule(BaseDataModule):
             the name of a known one, or a dictionary of its fields.
         batch_size: samples of a batch on each device.
         num_workers: worker processes of each data loader.
-        seed: seed of shuffles and splits.
+        seed: seed of shuffles, splits and budgets.
+        label_fraction: fraction of the training samples to train with, such as 0.01: the
+            same on every device and in every run, a smaller one within a larger one, and
+            stratified where the subclass knows the labels.
 
     Raises:
-        ValueError: if a modality is not valid, or ``batch_size`` is not positive.
+        ValueError: if a modality is not valid, ``batch_size`` is not positive or
+            ``label_fraction`` out of range.
     """
 
     def __init__(
@@ -114,12 +121,16 @@ class MultimodalDataModule(BaseDataModule):
         batch_size: int = 64,
         num_workers: int = 0,
         seed: int = 0,
+        label_fraction: float = 1.0,
     ) -> None:
         """Initialize a new MultimodalDataModule instance."""
+        if not 0 < label_fraction <= 1:
+            raise ValueError(f'label_fraction must be in (0, 1], got {label_fraction}')
         if batch_size < 1:
             raise ValueError(f'batch_size must be positive, got {batch_size}')
         super().__init__(Dataset, batch_size, num_workers)
         self.seed = seed
+        self.label_fraction = label_fraction
         self.set_modalities(modalities)
 
     def set_modalities(
@@ -200,6 +211,35 @@ class MultimodalDataModule(BaseDataModule):
     def predict_dataloader(self) -> DataLoader[Sample]:
         """Load the predict split in order."""
         return self._loader(self._dataset('predict'))
+
+    def budget(
+        self,
+        number: int,
+        labels: Callable[[], Tensor] | None = None,
+        names: Sequence[str] = (),
+    ) -> list[int]:
+        """Choose the training samples of ``label_fraction``; warn of classes it loses.
+
+        Args:
+            number: number of training samples.
+            labels: gives their labels, shape (N,) or (N, K), if they are known; called
+                only when there is something to choose.
+            names: name of each class, for the warning.
+
+        Returns:
+            Numbers of the samples to train with, in order.
+        """
+        if self.label_fraction == 1:
+            return list(range(number))
+        known = torch.zeros(number, dtype=torch.long) if labels is None else labels()
+        chosen, lost = take_budget(known, self.label_fraction, self.seed)
+        if lost:
+            rank_zero_warn(
+                f'label_fraction {self.label_fraction} keeps {len(chosen)} of {number} '
+                f'training samples and none of the classes '
+                f'{[names[i] if names else i for i in lost]}'
+            )
+        return chosen
 
     def _dataset(self, name: Split) -> Dataset[Sample]:
         dataset: Dataset[Sample] = self._valid_attribute(f'{name}_dataset', 'dataset')

@@ -1,11 +1,18 @@
 """BigEarthNet-MM for multi-label classification."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
+
+from matplotlib.figure import Figure
+from torchgeo.datasets.utils import Sample
+from torchvision.transforms import Compose
 
 from ..datasets.bigearthnet import BigEarthNetMM, Version
+from ..modalities import MODALITIES
+from ..transforms import PadBands, PerModality, SelectBands
 from .base import MultimodalDataModule
-from .splits import split_groups
+
+_L1C, _L2A = (MODALITIES[f'sentinel2_{level}'].bands for level in ('l1c', 'l2a'))
 
 
 class BigEarthNetMMDataModule(MultimodalDataModule):
@@ -18,8 +25,10 @@ class BigEarthNetMMDataModule(MultimodalDataModule):
         version: 'v1' or 'v2'.
         modalities: 's1', 's2' or both.
         num_classes: 19, or 43 in v1.
-        train_fraction: fraction of the training patches to train with, drawn at random,
-            such as 0.01 for the experiments with few labels.
+        label_fraction: fraction of the training patches to train with, such as 0.01 for
+            the experiments with few labels; stratified by the rarest class of a patch.
+        s2_bands: bands of a Sentinel-2 image in a batch: 12 as in the files, or 13 for
+            encoders of Level-1C, with a band B10 that is 0 everywhere.
         batch_size: patches of a batch on each device.
         num_workers: worker processes of each data loader.
         seed: seed of the fraction and of the shuffle.
@@ -37,7 +46,8 @@ class BigEarthNetMMDataModule(MultimodalDataModule):
         version: Version = 'v2',
         modalities: Sequence[str] = ('s1', 's2'),
         num_classes: int = 19,
-        train_fraction: float = 1.0,
+        label_fraction: float = 1.0,
+        s2_bands: Literal[12, 13] = 12,
         batch_size: int = 64,
         num_workers: int = 0,
         seed: int = 0,
@@ -52,12 +62,19 @@ class BigEarthNetMMDataModule(MultimodalDataModule):
                 f'modalities must be one or both of {list(known)}, '
                 f'got {list(modalities)}'
             )
-        if not 0 < train_fraction <= 1:
-            raise ValueError(f'train_fraction must be in (0, 1], got {train_fraction}')
+        if s2_bands not in (12, 13):
+            raise ValueError(f's2_bands must be 12 or 13, got {s2_bands}')
         super().__init__(
-            {m: known[m] for m in modalities}, batch_size, num_workers, seed
+            {m: known[m] for m in modalities},
+            batch_size,
+            num_workers,
+            seed,
+            label_fraction,
         )
-        self.train_fraction = train_fraction
+        self.s2_bands = s2_bands
+        if s2_bands == 13 and 's2' in self.modalities:
+            pad = PadBands(_L2A, _L1C)
+            self.aug = Compose([self.aug, PerModality({'s2': pad})])
         self.kwargs = {
             'root': root,
             'version': version,
@@ -82,8 +99,7 @@ class BigEarthNetMMDataModule(MultimodalDataModule):
         """
         if stage == 'fit':
             train = self._make('train')
-            numbers = range(len(train))
-            _, kept = split_groups(numbers, self.train_fraction, self.seed)
+            kept = self.budget(len(train), train.labels, train.classes)
             self.train_dataset = train.subset(kept)
         if stage in ('fit', 'validate'):
             self.val_dataset = self._make('val')
@@ -91,6 +107,21 @@ class BigEarthNetMMDataModule(MultimodalDataModule):
             self.test_dataset = self._make('test')
         if stage == 'predict':
             self.predict_dataset = self._make('test')
+
+    def plot(self, sample: Sample, **kwargs: Any) -> Figure | None:
+        """Draw a sample of the validation split.
+
+        Args:
+            sample: one of a batch.
+            kwargs: passed to the dataset.
+
+        Returns:
+            The figure, or None without a validation dataset.
+        """
+        if self.s2_bands == 13 and 'image_s2' in sample:
+            image = SelectBands(_L1C, _L2A)(sample['image_s2'])
+            sample = {**sample, 'image_s2': image}
+        return super().plot(sample, **kwargs)
 
     def _make(self, split: Literal['train', 'val', 'test']) -> BigEarthNetMM:
         return BigEarthNetMM(split=split, **self.kwargs)

@@ -19,7 +19,7 @@ class GeoNRWPatchDataModule(MultimodalDataModule):
         size: height and width of a patch in pixels.
         val_fraction: fraction of the training tiles that training leaves out. With 0 all
             train and there is no validation (``limit_val_batches: 0``).
-        train_fraction: fraction of the remaining patches to train with, drawn at random,
+        label_fraction: fraction of the remaining patches to train with, drawn at random,
             such as 0.01 for the experiments with few labels.
         batch_size: patches of a batch on each device.
         num_workers: worker processes of each data loader.
@@ -37,7 +37,7 @@ class GeoNRWPatchDataModule(MultimodalDataModule):
         root: str = 'data',
         size: int = 250,
         val_fraction: float = 0.1,
-        train_fraction: float = 1.0,
+        label_fraction: float = 1.0,
         batch_size: int = 64,
         num_workers: int = 0,
         seed: int = 0,
@@ -48,11 +48,10 @@ class GeoNRWPatchDataModule(MultimodalDataModule):
         """Initialize a new GeoNRWPatchDataModule instance."""
         if not 0 <= val_fraction < 1:
             raise ValueError(f'val_fraction must be in [0, 1), got {val_fraction}')
-        if not 0 < train_fraction <= 1:
-            raise ValueError(f'train_fraction must be in (0, 1], got {train_fraction}')
-        super().__init__(GeoNRWPatches.modalities, batch_size, num_workers, seed)
+        super().__init__(
+            GeoNRWPatches.modalities, batch_size, num_workers, seed, label_fraction
+        )
         self.val_fraction = val_fraction
-        self.train_fraction = train_fraction
         self.kwargs = {
             'root': root,
             'size': size,
@@ -76,7 +75,7 @@ class GeoNRWPatchDataModule(MultimodalDataModule):
             dataset = self._make('train')
             tiles = [patch.tile for patch in dataset.samples]
             kept, held_out = split_groups(tiles, self.val_fraction, self.seed)
-            _, some = split_groups(range(len(kept)), self.train_fraction, self.seed)
+            some = self.budget(len(kept))
             self.train_dataset = dataset.subset(kept[i] for i in some)
             if held_out:
                 self.val_dataset = dataset.subset(held_out)

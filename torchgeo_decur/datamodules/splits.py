@@ -1,8 +1,9 @@
-"""Random splits that keep groups of samples together."""
+"""Random splits that keep groups together, and label budgets that keep classes."""
 
 from collections.abc import Hashable, Sequence
 
 import torch
+from torch import Tensor
 
 
 def split_groups(
@@ -43,3 +44,74 @@ def split_groups(
     chosen = {names[i] for i in order[:number].tolist()}
     kept = [i for i, group in enumerate(groups) if group not in chosen]
     return kept, [i for i, group in enumerate(groups) if group in chosen]
+
+
+def order_for_budgets(labels: Tensor, seed: int) -> Tensor:
+    """Order samples so that every beginning is a stratified part of the whole.
+
+    A label budget is the beginning of this order, so a smaller budget lies in a larger
+    one. Each sample stands for its rarest class: the samples of a class are shuffled and
+    spread evenly over the order, the first of each class at its front. So every class
+    that is the rarest of some sample is in any budget of at least as many samples as
+    there are classes.
+
+    Args:
+        labels: class numbers, shape (N,), or 1 where a sample has a class, else 0,
+            shape (N, K).
+        seed: seed of the shuffle.
+
+    Returns:
+        Numbers of the samples, shape (N,).
+
+    Raises:
+        ValueError: if the labels have another shape.
+
+    Example:
+        >>> labels = torch.tensor([0] * 98 + [1] * 2)
+        >>> labels[order_for_budgets(labels, seed=0)[:50]].sum()
+        tensor(1)
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if labels.ndim == 2:
+        counts = labels.ne(0).sum(0)
+        frequency = torch.where(labels.ne(0), counts, len(labels) + 1)
+        without = labels.ne(0).sum(1) == 0
+        groups = frequency.argmin(1).masked_fill(without, labels.shape[1])
+    elif labels.ndim == 1:
+        groups = labels
+    else:
+        raise ValueError(
+            f'labels must have shape (N,) or (N, K), got {tuple(labels.shape)}'
+        )
+    shuffled = torch.randperm(len(labels), generator=generator)
+    rank = torch.empty(len(labels), dtype=torch.float64)
+    for group in groups.unique():
+        members = shuffled[groups[shuffled] == group]
+        steps = torch.arange(len(members), dtype=torch.float64)
+        rank[members] = steps / len(members)
+    return shuffled[rank[shuffled].argsort(stable=True)]
+
+
+def take_budget(
+    labels: Tensor, fraction: float, seed: int
+) -> tuple[list[int], list[int]]:
+    """Choose the samples of a label budget.
+
+    Args:
+        labels: see :func:`order_for_budgets`.
+        fraction: fraction of the samples, in (0, 1]; at least one is taken.
+        seed: seed of the choice.
+
+    Returns:
+        The numbers of the samples in order, and the classes that are in the whole but
+        not in the budget.
+    """
+    number = max(1, round(fraction * len(labels)))
+    chosen = order_for_budgets(labels, seed)[:number].sort().values
+    kept = [_classes(x) for x in (labels, labels[chosen])]
+    return chosen.tolist(), sorted(kept[0] - kept[1])
+
+
+def _classes(labels: Tensor) -> set[int]:
+    found = labels.ne(0).any(0).nonzero() if labels.ndim == 2 else labels.unique()
+    return set(found.flatten().tolist())

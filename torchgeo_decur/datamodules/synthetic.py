@@ -1,6 +1,11 @@
 """The built-in data, for a first run, for tests and for controlled comparisons."""
 
 from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
 
 from ..datasets import SyntheticEO
 from .base import MultimodalDataModule
@@ -21,6 +26,8 @@ class SyntheticEODataModule(MultimodalDataModule):
         num_dates: number of dates T of each place.
         common_strength: contrast of what both sensors see.
         unique_strength: contrast of what one sensor alone sees.
+        label_fraction: fraction of the training scenes to train with, stratified by
+            ``label_common``.
 
     Raises:
         ValueError: if a modality is unknown or a number is out of range.
@@ -44,6 +51,7 @@ class SyntheticEODataModule(MultimodalDataModule):
         num_dates: int = 1,
         common_strength: float = 1.0,
         unique_strength: float = 1.0,
+        label_fraction: float = 1.0,
     ) -> None:
         """Initialize a new SyntheticEODataModule instance."""
         known = SyntheticEO.all_modalities
@@ -51,7 +59,11 @@ class SyntheticEODataModule(MultimodalDataModule):
         if unknown:
             raise ValueError(f'modalities must be among {list(known)}, got {unknown}')
         super().__init__(
-            {m: known[m] for m in modalities}, batch_size, num_workers, seed
+            {m: known[m] for m in modalities},
+            batch_size,
+            num_workers,
+            seed,
+            label_fraction,
         )
         self.length = length
         self.val_length = val_length
@@ -75,3 +87,14 @@ class SyntheticEODataModule(MultimodalDataModule):
             seed = len(splits) * self.seed + number
             dataset = SyntheticEO(length, seed=seed, **self.kwargs)
             setattr(self, f'{name}_dataset', dataset)
+        if self.label_fraction < 1:
+            train = SyntheticEO(
+                self.length, seed=len(splits) * self.seed, **self.kwargs
+            )
+            kept = self.budget(len(train), partial(_labels, train))
+            self.train_dataset = Subset(train, kept)
+
+
+def _labels(dataset: SyntheticEO) -> Tensor:
+    drawn = (dataset.draw_labels(i)['label_common'] for i in range(len(dataset)))
+    return torch.tensor(list(drawn))

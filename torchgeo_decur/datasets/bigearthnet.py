@@ -137,10 +137,33 @@ class BigEarthNetMM(FileDataset):
                 none of the classes.
         """
         sample = {f'image_{m}': self._read_image(m, item) for m in self.modalities}
-        classes = self._read_classes(item) if item.classes is None else item.classes
+        classes = self._classes_of(item)
         label = torch.zeros(self.num_classes, dtype=torch.int64)
         label[list(classes)] = 1
         return {**sample, 'label': label}
+
+    def labels(self) -> Tensor:
+        """Collect the labels of all patches, without their images.
+
+        Of v1 this opens a JSON file of each patch. An unreadable one counts as without
+        label where ``skip_unreadable`` allows it.
+
+        Returns:
+            1 for each class that is present, else 0, shape (N, ``num_classes``).
+
+        Raises:
+            UnreadableFileError: if a file with labels is missing or damaged.
+        """
+        labels = torch.zeros(len(self), self.num_classes, dtype=torch.int64)
+        for i, item in enumerate(self.samples):
+            try:
+                classes = self._classes_of(item)
+            except UnreadableFileError:
+                if not self.skip_unreadable:
+                    raise
+                continue
+            labels[i, list(classes)] = 1
+        return labels
 
     def _find_folders(self) -> dict[str, Path]:
         """Folder of each modality, after a download where one is needed."""
@@ -241,6 +264,9 @@ class BigEarthNetMM(FileDataset):
                 'skip_unreadable=True'
             ) from error
         return content
+
+    def _classes_of(self, patch: Patch) -> tuple[int, ...]:
+        return self._read_classes(patch) if patch.classes is None else patch.classes
 
     def _read_classes(self, patch: Patch) -> tuple[int, ...]:
         """Classes of a patch of v1, among the 43 or the 19."""

@@ -1,9 +1,14 @@
-"""Models: an encoder per modality, heads, and weights."""
+"""Models: an encoder per modality, heads, late fusion, and weights."""
 
 from .checkpoints import save_encoder
+from .decoders import SMPDecoder, build_decoder
 from .encoder import MultimodalEncoder, create_encoder
+from .fcn import FCNDecoder
+from .fusion import LateFusion
 from .heads import build_projector
+from .late_fusion import LateFusionClassifier, LateFusionSegmenter
 from .loading import LoadReport, load_weights
+from .pyramid import MultimodalPyramid
 from .register import register
 from .weights import (
     MiTB2_Weights,
@@ -16,13 +21,20 @@ from .weights import (
 )
 
 __all__ = [
+    'FCNDecoder',
+    'LateFusion',
+    'LateFusionClassifier',
+    'LateFusionSegmenter',
     'LoadReport',
     'MiTB2_Weights',
     'MiTB5_Weights',
     'MultimodalEncoder',
+    'MultimodalPyramid',
     'ResNet50RDA_Weights',
     'ResNet50_Weights',
+    'SMPDecoder',
     'ViTSmall16_Weights',
+    'build_decoder',
     'build_projector',
     'create_encoder',
     'get_weight',

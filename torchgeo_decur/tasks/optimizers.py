@@ -1,4 +1,4 @@
-"""The two optimisers that the published recipes use."""
+"""The optimisers and schedules that the published recipes use."""
 
 import re
 from collections.abc import Iterable
@@ -6,7 +6,13 @@ from typing import Literal
 
 from lightly.utils.lars import LARS
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LRScheduler,
+    MultiStepLR,
+)
 
 # Rate of weights, that of biases relative to it, and weight decay.
 _DEFAULTS = {'lars': (0.05, 0.096, 1e-6), 'adamw': (1e-4, 1.0, 0.01)}
@@ -60,3 +66,65 @@ def build_optimizer(
         },
     ]
     return LARS(groups, lr=lr, momentum=0.9) if name == 'lars' else AdamW(groups)
+
+
+def build_transfer_optimizer(
+    model: nn.Module,
+    optimizer: str = 'adamw',
+    lr: float = 1e-3,
+    lr_backbone: float | None = None,
+    weight_decay: float = 0.0,
+    schedule: str = 'constant',
+    epochs: int | None = None,
+) -> tuple[Optimizer, LRScheduler]:
+    """Build the optimiser of a transfer, and a schedule that is stepped every epoch.
+
+    Args:
+        model: has ``encoders``; frozen parameters are left out.
+        optimizer: 'adamw', or 'sgd' with momentum 0.9.
+        lr: learning rate.
+        lr_backbone: learning rate of the encoders, by default ``lr``.
+        weight_decay: weight decay of all parameters.
+        schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
+            'cosine' lets them fall to 0, 'constant' keeps them.
+        epochs: epochs of the fit; a schedule other than 'constant' needs them.
+
+    Returns:
+        The optimiser and the scheduler.
+
+    Raises:
+        ValueError: if a name is unknown, or the fit has no end that a schedule needs.
+
+    Example:
+        >>> model = nn.ModuleDict({'encoders': nn.Linear(4, 4), 'head': nn.Linear(4, 2)})
+        >>> optimizer, _ = build_transfer_optimizer(model, 'sgd', 0.1, lr_backbone=0.01)
+        >>> [group['lr'] for group in optimizer.param_groups]
+        [0.1, 0.01]
+    """
+    if optimizer not in ('adamw', 'sgd'):
+        raise ValueError(f"optimizer must be 'adamw' or 'sgd', got {optimizer!r}")
+    if schedule not in ('constant', 'step', 'cosine'):
+        raise ValueError(
+            f"schedule must be 'constant', 'step' or 'cosine', got {schedule!r}"
+        )
+    if schedule != 'constant' and (epochs is None or epochs < 1):
+        raise ValueError(
+            f'max_epochs must be positive for the schedule {schedule!r}, got {epochs}; '
+            "set it, or the schedule 'constant'"
+        )
+    inside: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            inside[key.startswith('encoders.')].append(parameter)
+    rates = {False: lr, True: lr if lr_backbone is None else lr_backbone}
+    groups = [{'params': inside[k], 'lr': rates[k]} for k in inside if inside[k]]
+    built: Optimizer = AdamW(groups, lr, weight_decay=weight_decay)
+    if optimizer == 'sgd':
+        built = SGD(groups, lr, momentum=0.9, weight_decay=weight_decay)
+    last = epochs or 1
+    if schedule == 'step':
+        milestones = [round(0.6 * last), round(0.8 * last)]
+        return built, MultiStepLR(built, milestones, gamma=0.1)
+    if schedule == 'cosine':
+        return built, CosineAnnealingLR(built, T_max=last)
+    return built, ConstantLR(built, factor=1.0)

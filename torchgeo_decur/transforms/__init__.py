@@ -11,6 +11,7 @@ from .presets import (
     SARAugmentation,
     default_augmentations,
 )
+from .shared import SharedCrop
 
 __all__ = [
     'PRESETS',
@@ -24,6 +25,7 @@ __all__ = [
     'SARAugmentation',
     'ScaleToUnit',
     'SelectBands',
+    'SharedCrop',
     'ToModalities',
     'default_augmentations',
 ]

@@ -1,0 +1,66 @@
+"""The files of experiments/transfer do what they say, on small files in the true layout."""
+
+import csv
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OPTIONS = {
+    'bigearthnet': ['--model.init_args.model=test_resnet', '--model.init_args.size=48'],
+    'geonrw': [
+        '--model.init_args.backbone=test_resnet',
+        '--data.init_args.size=16',
+        '--data.init_args.val_fraction=0.34',
+    ],
+}
+
+
+@pytest.mark.filterwarnings('ignore:Average precision score for one or more classes')
+@pytest.mark.filterwarnings('ignore:No positive samples found in target')
+@pytest.mark.parametrize(
+    ('base', 'difference', 'frozen'),
+    [
+        ('bigearthnet', 'linear', True),
+        ('bigearthnet', 'finetune', False),
+        ('geonrw', 'frozen', True),
+        ('geonrw', 'finetune', False),
+    ],
+)
+def test_transfer(
+    torchgeo: Callable[..., None],
+    tmp_path: Path,
+    base: str,
+    difference: str,
+    frozen: bool,
+) -> None:
+    make = runpy.run_path(str(ROOT / 'tests' / 'data' / base / 'data.py'))['make']
+    cities = {'cities': {'aachen': 3, 'herne': 1}} if base == 'geonrw' else {}
+    root = make(tmp_path / 'data', **cities)
+    folder = ROOT / 'experiments' / 'transfer'
+    torchgeo(
+        'fit',
+        f'--config={folder / base}.yaml',
+        f'--config={folder / base}_{difference}.yaml',
+        f'--trainer.logger.init_args.save_dir={tmp_path}',
+        '--trainer.accelerator=cpu',
+        '--trainer.max_epochs=1',
+        '--trainer.limit_train_batches=2',
+        '--trainer.enable_progress_bar=false',
+        '--trainer.enable_model_summary=false',
+        '--trainer.log_every_n_steps=1',
+        '--model.init_args.weights=null',
+        f'--data.init_args.root={root}',
+        '--data.init_args.batch_size=2',
+        '--data.init_args.num_workers=0',
+        *OPTIONS[base],
+    )
+    run = tmp_path / f'{base}_{difference}' / 'version_0'
+    text = (run / 'hparams.yaml').read_text()
+    assert f'freeze_backbone: {str(frozen).lower()}' in text
+    with (run / 'metrics.csv').open() as file:
+        columns = set(csv.DictReader(file).fieldnames or ())
+    metric = 'mAP_micro' if base == 'bigearthnet' else 'AverageJaccardIndex'
+    assert f'val_{metric}' in columns

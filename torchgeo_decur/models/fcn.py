@@ -1,0 +1,86 @@
+"""The decoder of DeCUR's segmentation experiments."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+_STRIDES = (8, 16, 32)
+_WIDTHS = (128, 256, 512)
+
+
+class FCNDecoder(nn.Module):
+    r"""Fully convolutional decoder on the levels of stride 8, 16 and 32.
+
+    Long et al., *Fully Convolutional Networks for Semantic Segmentation*, CVPR 2015,
+    https://arxiv.org/abs/1411.4038, as Wang et al. (ECCV 2024) use it for GeoNRW: each
+    level :math:`x_s` is reduced by a 1x1 convolution :math:`R_s` to 128, 256 and 512
+    channels and turned to classes by another, :math:`K_s`; the classes are summed at
+    stride 8 and brought to the size of the image,
+
+    .. math:: y = U\Big(\sum_s U_8(K_s R_s x_s)\Big).
+
+    :math:`K_s` is linear per pixel and commutes with the bilinear :math:`U_8`, so it
+    goes first, where there are fewer pixels.
+
+    Args:
+        channels: channels of each level, all modalities together.
+        strides: stride of each level.
+        classes: number of classes.
+
+    Raises:
+        ValueError: if a stride is not among the levels.
+
+    Example:
+        >>> import torch
+        >>> decoder = FCNDecoder([8, 16, 32], [8, 16, 32], classes=3)
+        >>> levels = [torch.randn(1, 8 * 2**i, 8 // 2**i, 8 // 2**i) for i in range(3)]
+        >>> decoder(levels, (61, 64)).shape
+        torch.Size([1, 3, 61, 64])
+    """
+
+    #: The size of images is arbitrary.
+    divisor = 1
+
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], classes: int
+    ) -> None:
+        """Initialize a new FCNDecoder instance."""
+        super().__init__()
+        if any(s not in strides for s in _STRIDES):
+            raise ValueError(
+                f'fcn needs levels of the strides {list(_STRIDES)}, got {list(strides)}'
+            )
+        self.levels = [list(strides).index(s) for s in _STRIDES]
+        self.reduce = nn.ModuleList(
+            nn.Conv2d(channels[i], width, kernel_size=1)
+            for i, width in zip(self.levels, _WIDTHS, strict=True)
+        )
+        self.classify = nn.ModuleList(
+            nn.Conv2d(width, classes, kernel_size=1) for width in _WIDTHS
+        )
+
+    def forward(self, levels: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Decode a pyramid.
+
+        Args:
+            levels: maps, finest first, shape (B, ``channels[i]``, h, w).
+            size: height and width of the result.
+
+        Returns:
+            Logits, shape (B, ``classes``, H, W).
+        """
+        scores = [
+            classify(reduce(levels[i]))
+            for i, reduce, classify in zip(
+                self.levels, self.reduce, self.classify, strict=True
+            )
+        ]
+        total = scores[0]
+        for score in scores[1:]:
+            total = total + _resize(score, total.shape[-2:])
+        return _resize(total, size)
+
+
+def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    return interpolate(x, size=tuple(size), mode='bilinear', align_corners=False)

@@ -1,0 +1,190 @@
+"""Late fusion: encode each modality on its own, then concatenate."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from .decoders import build_decoder, output_stride
+from .encoder import MultimodalEncoder, Weights
+from .fusion import LateFusion
+from .pyramid import MultimodalPyramid
+
+
+class LateFusionClassifier(LateFusion):
+    """Features of every modality concatenated, then one linear layer.
+
+    Args:
+        modalities: number of channels of each modality, by name.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        num_classes: number of outputs.
+        freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`; a linear probe.
+        modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
+
+    Raises:
+        ValueError: if an option is not valid.
+
+    Example:
+        >>> import torch
+        >>> classifier = LateFusionClassifier({'s1': 2, 's2': 13}, 'resnet18').eval()
+        >>> classifier({'s2': torch.randn(4, 13, 64, 64)}).shape
+        torch.Size([4, 19])
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, int],
+        model: str | Mapping[str, str] = 'resnet50',
+        weights: Weights | Mapping[str, Weights] = None,
+        num_classes: int = 19,
+        freeze_backbone: bool = False,
+        modality_dropout: float = 0.0,
+    ) -> None:
+        """Initialize a new LateFusionClassifier instance."""
+        encoders = MultimodalEncoder(modalities, model, weights)
+        channels = {m: [c] for m, c in encoders.num_features.items()}
+        super().__init__(encoders, channels, freeze_backbone, modality_dropout)
+        self.head = nn.Linear(sum(encoders.num_features.values()), num_classes)
+
+    def decode(
+        self, features: Mapping[str, Sequence[Tensor]], size: Sequence[int] = ()
+    ) -> Tensor:
+        """Classify features.
+
+        Args:
+            features: what :meth:`~torchgeo_decur.models.LateFusion.encode` returns, of some or all modalities.
+            size: not used; the segmenter needs it.
+
+        Returns:
+            Logits, shape (B, ``num_classes``).
+        """
+        logits: Tensor = self.head(self.fuse(features)[0])
+        return logits
+
+    def forward(
+        self,
+        images: Mapping[str, Tensor],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Classify images.
+
+        Args:
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+            available: whether each sample has a modality, shape (B,).
+
+        Returns:
+            Logits, shape (B, ``num_classes``).
+        """
+        return self.decode(self.encode(images, available))
+
+
+class LateFusionSegmenter(LateFusion):
+    """Pyramids of every modality concatenated per level, then a decoder.
+
+    The modalities must lie on one grid. Images whose size the decoder cannot take are
+    extended at the lower and right edge by repeating their last pixels, and the result
+    is cut.
+
+    Args:
+        modalities: number of channels of each modality, by name.
+        model: the decoder, see :func:`~torchgeo_decur.models.build_decoder`.
+        backbone: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        num_classes: number of classes.
+        freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`.
+        modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
+
+    Raises:
+        ValueError: if an option is not valid.
+
+    Example:
+        >>> import torch
+        >>> segmenter = LateFusionSegmenter({'rgb': 3, 'dem': 1}, 'fcn', 'resnet18').eval()
+        >>> segmenter({'rgb': torch.rand(2, 3, 50, 61)}).shape
+        torch.Size([2, 11, 50, 61])
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, int],
+        model: str = 'fcn',
+        backbone: str | Mapping[str, str] = 'resnet50',
+        weights: Weights | Mapping[str, Weights] = None,
+        num_classes: int = 11,
+        freeze_backbone: bool = False,
+        modality_dropout: float = 0.0,
+    ) -> None:
+        """Initialize a new LateFusionSegmenter instance."""
+        encoders = MultimodalPyramid(
+            modalities, backbone, weights, output_stride(model)
+        )
+        super().__init__(encoders, encoders.channels, freeze_backbone, modality_dropout)
+        total = [sum(level) for level in zip(*encoders.channels.values(), strict=True)]
+        self.decoder = build_decoder(model, total, encoders.strides, num_classes)
+
+    def encode(
+        self,
+        images: Mapping[str, Tensor],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, list[Tensor]]:
+        """Compute pyramids; see :meth:`~torchgeo_decur.models.LateFusion.encode`.
+
+        Args:
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+            available: whether each sample has a modality, shape (B,).
+
+        Returns:
+            Levels of each modality given.
+
+        Raises:
+            ValueError: if the images have different sizes.
+        """
+        sizes = {m: tuple(x.shape[-2:]) for m, x in images.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(
+                f'modalities must lie on one grid, got images of {sizes}; resample them'
+            )
+        padded = {m: _pad(x, self.decoder.divisor) for m, x in images.items()}
+        return super().encode(padded, available)
+
+    def decode(
+        self, features: Mapping[str, Sequence[Tensor]], size: Sequence[int]
+    ) -> Tensor:
+        """Segment from pyramids.
+
+        Args:
+            features: what :meth:`~torchgeo_decur.models.LateFusion.encode` returns, of some or all modalities.
+            size: height and width of the images.
+
+        Returns:
+            Logits, shape (B, ``num_classes``, H, W).
+        """
+        d = self.decoder.divisor
+        height, width = size
+        logits: Tensor = self.decoder(
+            self.fuse(features), (-(-height // d) * d, -(-width // d) * d)
+        )
+        return logits[..., :height, :width]
+
+    def forward(
+        self,
+        images: Mapping[str, Tensor],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Segment images.
+
+        Args:
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+            available: whether each sample has a modality, shape (B,).
+
+        Returns:
+            Logits, shape (B, ``num_classes``, H, W).
+        """
+        features = self.encode(images, available)
+        return self.decode(features, next(iter(images.values())).shape[-2:])
+
+
+def _pad(x: Tensor, divisor: int) -> Tensor:
+    bottom, right = (-size % divisor for size in x.shape[-2:])
+    return pad(x, (0, right, 0, bottom), mode='replicate') if bottom or right else x

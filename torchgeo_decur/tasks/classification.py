@@ -1,0 +1,196 @@
+"""Scene classification from one or more modalities."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+from torchgeo.datasets.utils import Sample
+from torchmetrics import Metric
+from torchmetrics.classification import MultilabelAveragePrecision
+
+from ..models import LateFusionClassifier
+from ..models.encoder import Weights
+from .cache import cache_features, evaluating
+from .late_fusion import LateFusionTask
+
+
+class LateFusionClassification(LateFusionTask):
+    """Fine-tune or probe pretrained encoders for classes of scenes.
+
+    Features of every modality are concatenated, and one linear layer classifies them.
+    Metrics have the names of TorchGeo's ``Classification``; a multi-label task has also
+    ``mAP_micro`` and ``mAP_macro`` (mean average precision) of the validation and the
+    test split. All are computed over the whole split.
+
+    A modality may be missing in four ways: *never trained with*: leave it out of
+    ``modalities``; *absent at test*: ``missing``; *absent for some samples*: the batch
+    has ``available_<m>``, shape (B,), boolean; *prepared for*: ``modality_dropout``.
+
+    Args:
+        modalities: number of channels of each modality, by name.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        task: 'binary', 'multiclass' or 'multilabel'.
+        num_classes: number of classes of a multiclass task.
+        num_labels: number of labels of a multilabel task.
+        labels: names of the classes, for the metrics of each.
+        loss: 'ce' (multiclass), 'soft_margin' (multilabel), 'bce' (binary and
+            multilabel), 'jaccard', 'focal' or 'dice'.
+        class_weights: weight of each class in 'ce'.
+        ignore_index: class that counts neither in the loss nor in the metrics.
+        label_key: key of the batch that has the labels.
+        size: height and width in pixels that images are brought to, by the crop in
+            training and else by resizing; by default they keep their size.
+        crop_scale: range of the share of the area that random crops of training images
+            keep, such as [0.8, 1.0]; flips come with them, and all modalities
+            of a sample are moved as one. By default nothing is augmented.
+        freeze_backbone: train the linear layer alone: encoders get no gradient, and
+            their normalisation layers keep their statistics.
+        cache_features: whether a fit runs the frozen encoders once over training and
+            validation split, on the first date of each sample, and then trains on their
+            features in memory (4 bytes for each feature of each sample).
+        missing: modalities that validation, test and prediction do without.
+        modality_dropout: in training, probability that a modality of a sample is left
+            out; at least one always stays.
+        test_subsets: whether the test also scores every subset of the modalities, and
+            prints a table of them.
+        optimizer: 'adamw' or 'sgd' with momentum 0.9.
+        lr: learning rate.
+        lr_backbone: learning rate of the encoders, by default ``lr``.
+        weight_decay: weight decay of all parameters.
+        schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
+            'cosine' lets them fall to 0, 'constant' keeps them.
+
+    Raises:
+        ValueError: if options contradict each other.
+
+    Example:
+        >>> task = LateFusionClassification(
+        ...     {'s1': 2, 's2': 13}, 'resnet18', task='multilabel', num_labels=19,
+        ...     loss='soft_margin'
+        ... )
+        >>> import torch
+        >>> task.eval()({'s2': torch.rand(4, 13, 64, 64)}).shape
+        torch.Size([4, 19])
+    """
+
+    model: LateFusionClassifier
+
+    def __init__(
+        self,
+        modalities: dict[str, int],
+        model: str | dict[str, str] = 'resnet50',
+        weights: Weights | dict[str, Weights] = None,
+        task: Literal['binary', 'multiclass', 'multilabel'] = 'multiclass',
+        num_classes: int | None = None,
+        num_labels: int | None = None,
+        labels: list[str] | None = None,
+        loss: Literal['ce', 'bce', 'soft_margin', 'jaccard', 'focal', 'dice'] = 'ce',
+        class_weights: list[float] | None = None,
+        ignore_index: int | None = None,
+        label_key: str = 'label',
+        size: int | None = None,
+        crop_scale: Sequence[float] | None = None,
+        freeze_backbone: bool = False,
+        cache_features: bool = False,
+        missing: Sequence[str] = (),
+        modality_dropout: float = 0.0,
+        test_subsets: bool = False,
+        optimizer: Literal['adamw', 'sgd'] = 'adamw',
+        lr: float = 1e-3,
+        lr_backbone: float | None = None,
+        weight_decay: float = 0.0,
+        schedule: Literal['constant', 'step', 'cosine'] = 'constant',
+    ) -> None:
+        """Initialize a new LateFusionClassification instance."""
+        self.weights = weights
+        self.missing = missing
+        self.test_subsets = test_subsets
+        super().__init__()
+
+    def configure_models(self) -> None:
+        """Build the encoders and the linear layer."""
+        self._check()
+        if self.hparams['cache_features'] and not self.hparams['freeze_backbone']:
+            raise ValueError('cache_features needs freeze_backbone, got False')
+        if self.hparams['cache_features'] and self.hparams['crop_scale'] is not None:
+            raise ValueError(
+                'cache_features needs images that do not change, got crop_scale '
+                f'{self.hparams["crop_scale"]}'
+            )
+        self.model = LateFusionClassifier(
+            self.hparams['modalities'],
+            self.hparams['model'],
+            self.weights,
+            self.num_outputs,
+            self.hparams['freeze_backbone'],
+            self.hparams['modality_dropout'],
+        )
+
+    def configure_metrics(self) -> None:
+        """Build TorchGeo's metrics, and average precision for several labels."""
+        self.summary = ('OverallAccuracy', 'AverageAccuracy')
+        if self.hparams['task'] == 'multilabel':
+            self.summary = ('mAP_micro', 'mAP_macro')
+        elif self.hparams['task'] == 'binary':
+            self.summary = ('OverallAccuracy', 'OverallF1Score')
+        super().configure_metrics()
+
+    def _more_metrics(self) -> dict[str, Metric]:
+        if self.hparams['task'] != 'multilabel':
+            return {}
+        number = self.hparams['num_labels']
+        return {
+            'mAP_micro': MultilabelAveragePrecision(number, average='micro'),
+            'mAP_macro': MultilabelAveragePrecision(number, average='macro'),
+        }
+
+    def on_fit_start(self) -> None:
+        """Compute the features of both splits if asked to.
+
+        Raises:
+            ValueError: if the data come without a datamodule.
+        """
+        super().on_fit_start()
+        if not self.hparams['cache_features']:
+            return
+        self._datamodule: Any = getattr(self.trainer, 'datamodule', None)
+        if self._datamodule is None:
+            raise ValueError('cache_features needs a datamodule, got data loaders')
+        with evaluating(self.model):
+            self._replaced = cache_features(
+                self._datamodule, ('train', 'val'), self._features
+            )
+
+    def on_fit_end(self) -> None:
+        """Give the datamodule its datasets back."""
+        if self.hparams['cache_features']:
+            for name, dataset in self._replaced.items():
+                setattr(self._datamodule, name, dataset)
+
+    def _features(self, stage: str, batch: Any) -> dict[str, Tensor]:
+        batch = self._datamodule.transfer_batch_to_device(
+            batch, self.trainer.strategy.root_device, 0
+        )
+        batch = self._datamodule.on_after_batch_transfer(batch, 0)
+        features, _ = self._encode(batch, stage, first_date=True)
+        key = self.hparams['label_key']
+        kept = {k: v for k, v in batch.items() if str(k).startswith('available_')}
+        kept |= {f'features_{m}': levels[0] for m, levels in features.items()}
+        return {k: v.cpu() for k, v in {**kept, key: self._target(batch)}.items()}
+
+    def predict_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor:
+        """Compute the probabilities of the classes.
+
+        Args:
+            batch: images in [0, 1].
+            batch_idx: index of the batch.
+            dataloader_idx: index of the data loader.
+
+        Returns:
+            Probabilities, shape (B, ``num_classes``).
+        """
+        return self._probabilities(batch)

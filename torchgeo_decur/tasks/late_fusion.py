@@ -1,0 +1,337 @@
+"""What the transfer tasks share: batches, metrics over the split, missing modalities."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, cast
+
+import matplotlib.pyplot as plt
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torchgeo.datamodules import BaseDataModule
+from torchgeo.datasets.utils import Sample
+from torchgeo.tasks import BaseTask
+from torchgeo.tasks.mixins import ClassificationMixin
+from torchmetrics import Metric, MetricCollection
+
+from ..modalities import pick_date, split
+from ..models import LateFusion
+from ..transforms import SharedCrop
+from .optimizers import build_transfer_optimizer
+
+_FIGURES = 10
+_LOSSES = {
+    'binary': ('bce', 'jaccard', 'focal', 'dice'),
+    'multiclass': ('ce', 'jaccard', 'focal', 'dice'),
+    'multilabel': ('soft_margin', 'bce', 'jaccard', 'focal', 'dice'),
+}
+
+
+class LateFusionTask(ClassificationMixin, BaseTask):
+    """Base of the transfer tasks, with the metrics of TorchGeo's own.
+
+    A subclass builds ``self.model``, a
+    :class:`~torchgeo_decur.models.LateFusion`, and predicts.
+    Metrics gather predictions over the whole split and are computed once at its end:
+    a mean over batches is another number.
+    """
+
+    # `torchgeo test --ckpt_path` lets the hyperparameters of the checkpoint override the
+    # config: what is asked at test is not among them.
+    ignore = ('weights', 'missing', 'test_subsets')
+    model: LateFusion
+    missing: Sequence[str]
+    test_subsets: bool
+    #: Metrics of the table of subsets.
+    summary: tuple[str, ...] = ()
+
+    def _check(self) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        options = self.hparams
+        task, loss = options['task'], options['loss']
+        if task not in _LOSSES:
+            raise ValueError(f'task must be one of {list(_LOSSES)}, got {task!r}')
+        if loss not in _LOSSES[task]:
+            raise ValueError(
+                f'loss must be one of {list(_LOSSES[task])} for a {task} task, '
+                f'got {loss!r}'
+            )
+        needed = {'multiclass': 'num_classes', 'multilabel': 'num_labels'}
+        for kind, name in needed.items():
+            if (options[name] is not None) != (task == kind):
+                raise ValueError(
+                    f'{name} must be {"given" if task == kind else "left out"} for a '
+                    f'{task} task, got {options[name]}'
+                )
+        known, missing = list(options['modalities']), set(self.missing)
+        if not missing < set(known):
+            raise ValueError(
+                f'missing must be some but not all of the modalities {known}, '
+                f'got {list(self.missing)}'
+            )
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of logits of a sample or pixel."""
+        return self.hparams['num_classes'] or self.hparams['num_labels'] or 1
+
+    def configure_losses(self) -> None:
+        """Build the criterion; those of TorchGeo and the multi-label soft margin."""
+        if self.hparams['loss'] == 'soft_margin':
+            self.criterion: nn.Module = nn.MultiLabelSoftMarginLoss()
+        elif self.hparams['loss'] == 'bce':
+            self.criterion = nn.BCEWithLogitsLoss()
+        else:
+            super().configure_losses()
+
+    def configure_metrics(self) -> None:
+        """Build TorchGeo's metrics, and those of the table of subsets."""
+        super().configure_metrics()
+        base = dict(self.train_metrics.items(keep_base=True))
+        every = {**base, **self._more_metrics()}
+        # Sharing states in groups is wrong for the metrics that TorchGeo wraps.
+        self.train_metrics = _collect(base, 'train')
+        self.val_metrics = _collect(every, 'val')
+        self.test_metrics = _collect(every, 'test')
+        self.subset_metrics = nn.ModuleDict()
+        present = self._present()
+        if self.test_subsets:
+            chosen = {name: every[name] for name in self.summary}
+            for number in range(1, len(present)):
+                for names in combinations(present, number):
+                    metrics = _collect(chosen, 'test', f'_{"+".join(names)}')
+                    self.subset_metrics['+'.join(names)] = metrics
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build optimiser and schedule of everything that is not frozen.
+
+        Returns:
+            Optimiser, and scheduler stepped every epoch.
+        """
+        names = ('optimizer', 'lr', 'lr_backbone', 'weight_decay', 'schedule')
+        options = {name: self.hparams[name] for name in names}
+        optimizer, scheduler = build_transfer_optimizer(
+            self.model, **options, epochs=self.trainer.max_epochs
+        )
+        return {'optimizer': optimizer, 'lr_scheduler': scheduler}
+
+    def on_fit_start(self) -> None:
+        """Say nothing about frozen encoders in evaluation mode, which is meant."""
+        if self.hparams['freeze_backbone']:
+            warnings.filterwarnings('ignore', r'Found \d+ module\(s\) in eval mode')
+
+    def forward(
+        self,
+        images: Mapping[str, Tensor],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Compute logits.
+
+        Args:
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+            available: whether each sample has a modality, shape (B,).
+
+        Returns:
+            Logits of the model.
+        """
+        logits: Tensor = self.model(images, available)
+        return logits
+
+    def training_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor:
+        """Compute the loss of a training batch.
+
+        Args:
+            batch: images in [0, 1] and the target.
+            batch_idx: index of the batch.
+            dataloader_idx: index of the data loader.
+
+        Returns:
+            The loss.
+        """
+        batch = self._augment(batch)
+        features, size = self._encode(batch, 'train')
+        y_hat, y = self.model.decode(features, size).squeeze(1), self._target(batch)
+        self.train_metrics.update(y_hat.detach(), y)
+        loss = self._loss(y_hat, y)
+        self.log('train_loss', loss, batch_size=len(y), prog_bar=True)
+        return loss
+
+    def validation_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Compute the loss and metrics of a validation batch.
+
+        Args:
+            batch: images in [0, 1] and the target.
+            batch_idx: index of the batch.
+            dataloader_idx: index of the data loader.
+        """
+        features, size = self._encode(batch, 'val')
+        y_hat, y = self.model.decode(features, size).squeeze(1), self._target(batch)
+        self.val_metrics.update(y_hat, y)
+        loss = self._loss(y_hat, y)
+        self.log('val_loss', loss, batch_size=len(y), sync_dist=True)
+        if batch_idx < _FIGURES:
+            self._draw(batch, y_hat, batch_idx)
+
+    def test_step(self, batch: Sample, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Compute the loss and metrics of a test batch, for each subset if asked to.
+
+        The encoders run once; a subset leaves out the features of the others.
+
+        Args:
+            batch: images in [0, 1] and the target.
+            batch_idx: index of the batch.
+            dataloader_idx: index of the data loader.
+        """
+        features, size = self._encode(batch, 'test')
+        y_hat, y = self.model.decode(features, size).squeeze(1), self._target(batch)
+        self.test_metrics.update(y_hat, y)
+        loss = self._loss(y_hat, y)
+        self.log('test_loss', loss, batch_size=len(y), sync_dist=True)
+        for name, metrics in self.subset_metrics.items():
+            some = {m: features[m] for m in name.split('+')}
+            logits = self.model.decode(some, size).squeeze(1)
+            cast(MetricCollection, metrics).update(logits, y)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics, and print one row for each subset of modalities."""
+        rows = {}
+        for name, metrics in self.subset_metrics.items():
+            collection = cast(MetricCollection, metrics)
+            values = collection.compute()
+            self.log_dict(values)
+            rows[name] = [values[f'test_{k}_{name}'] for k in self.summary]
+            collection.reset()
+        if rows:
+            values = self.test_metrics.compute()
+            rows['+'.join(self._present())] = [
+                values[f'test_{k}'] for k in self.summary
+            ]
+            rank_zero_info(_table(self.summary, rows))
+        super().on_test_epoch_end()
+
+    def _more_metrics(self) -> dict[str, Metric]:
+        """Metrics of the validation and the test split that TorchGeo does not have."""
+        return {}
+
+    def _probabilities(self, batch: Sample) -> Tensor:
+        features, size = self._encode(batch, 'predict')
+        logits: Tensor = self.model.decode(features, size)
+        if self.hparams['task'] == 'multiclass':
+            return logits.softmax(dim=1)
+        return logits.sigmoid()
+
+    def _present(self) -> list[str]:
+        return [m for m in self.hparams['modalities'] if m not in self.missing]
+
+    def _encode(
+        self, batch: Sample, stage: str, first_date: bool = False
+    ) -> tuple[dict[str, list[Tensor]], Sequence[int]]:
+        """Features of the modalities that a stage has, and the size of the images."""
+        modalities: dict[str, int] = self.hparams['modalities']
+        wanted = list(modalities) if stage == 'train' else self._present()
+        stacked = 'image' in batch and not any(f'image_{m}' in batch for m in wanted)
+        available = {
+            m: batch[f'available_{m}'] for m in wanted if f'available_{m}' in batch
+        }
+        cached = {
+            m: [batch[f'features_{m}']] for m in wanted if f'features_{m}' in batch
+        }
+        if cached:
+            return self.model.mask(cached, available), ()
+        found = split(
+            batch, {m: modalities[m] for m in modalities if stacked or m in wanted}
+        )
+        date = None if stage == 'train' and not first_date else 0
+        images = {m: pick_date(found[m], date) for m in wanted}
+        if resize := self.hparams.get('size'):
+            images = {m: _resize(x, resize) for m, x in images.items()}
+        size = next(iter(images.values())).shape[-2:]
+        return self.model.encode(images, available), size
+
+    def _augment(self, batch: Sample) -> Sample:
+        """Crop and flip images, and a mask with them, where the task is asked to."""
+        keys = [f'image_{m}' for m in self.hparams['modalities']]
+        found = [k for k in [*keys, 'image'] if k in batch]
+        if self.hparams['crop_scale'] is None or not found:
+            return batch
+        crop = SharedCrop(self.hparams.get('size'), self.hparams['crop_scale'])
+        key = self.hparams['label_key']
+        target = self._target(batch)
+        with torch.autocast(self.device.type, enabled=False):
+            images, mask = crop(
+                {k: pick_date(batch[k]) for k in found},
+                target if target.ndim > 2 else None,
+            )
+        moved = {**batch, **images}
+        return moved if mask is None else {**moved, key: mask}
+
+    def _target(self, batch: Sample) -> Tensor:
+        key = self.hparams['label_key']
+        if key not in batch:
+            raise ValueError(
+                f'batch must have the target {key!r}, got only '
+                f'{sorted(map(str, batch))}; set label_key'
+            )
+        target: Tensor = batch[key]
+        # Rasters of one band, where TorchGeo kept the band.
+        return (target.squeeze(1) if target.ndim == 4 else target).long()
+
+    def _loss(self, y_hat: Tensor, y: Tensor) -> Tensor:
+        floating = self.hparams['loss'] in ('bce', 'soft_margin')
+        loss: Tensor = self.criterion(y_hat, y.float() if floating else y)
+        return loss
+
+    def _draw(self, batch: Sample, y_hat: Tensor, number: int) -> None:
+        """Give the first sample of a batch to a logger that takes figures."""
+        experiment = getattr(self.logger, 'experiment', None)
+        datamodule = getattr(self.trainer, 'datamodule', None)
+        if not hasattr(experiment, 'add_figure') or not isinstance(
+            datamodule, BaseDataModule
+        ):
+            return
+        multiclass = self.hparams['task'] == 'multiclass'
+        prediction = y_hat.argmax(1) if multiclass else (y_hat >= 0).long()
+        sample = {str(k): v[0].cpu() for k, v in batch.items() if isinstance(v, Tensor)}
+        figure = datamodule.plot({**sample, 'prediction': prediction[0].cpu()})
+        if figure is not None:
+            cast(Any, experiment).add_figure(
+                f'image/{number}', figure, global_step=self.global_step
+            )
+            plt.close(figure)
+
+
+def _resize(x: Tensor, size: int) -> Tensor:
+    if x.shape[-2:] == (size, size):
+        return x
+    return interpolate(x, size=(size, size), mode='bilinear', antialias=True)
+
+
+def _collect(
+    metrics: Mapping[str, Metric], stage: str, postfix: str = ''
+) -> MetricCollection:
+    copies: dict[str, Metric | MetricCollection] = {
+        name: metric.clone() for name, metric in metrics.items()
+    }
+    return MetricCollection(
+        copies, prefix=f'{stage}_', postfix=postfix, compute_groups=False
+    )
+
+
+def _table(columns: Sequence[str], rows: Mapping[str, Sequence[Tensor]]) -> str:
+    width = max(map(len, [*rows, 'modalities'])) + 2
+    lines = [f'{"modalities":<{width}}' + ''.join(f'{c:>24}' for c in columns)]
+    for name, values in rows.items():
+        cells = ''.join(f'{100 * float(v):>24.1f}' for v in values)
+        lines.append(f'{name:<{width}}{cells}')
+    return '\n'.join(['Test split by the modalities that are there, in %', *lines])

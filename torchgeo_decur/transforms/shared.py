@@ -1,0 +1,99 @@
+"""One geometric draw for every modality of a sample, and its mask."""
+
+from collections.abc import Mapping
+
+import kornia.augmentation as K
+import torch
+from torch import Tensor, nn
+
+from .presets import Range
+
+
+class SharedCrop(nn.Module):
+    """Random crop and flips that keep modalities and mask on one grid.
+
+    The training augmentation of transfer: where pretraining draws each view of each
+    modality anew, pixels have to stay over their labels here. Values are moved, never
+    changed; those of the mask are not interpolated.
+
+    Args:
+        size: height and width of the result in pixels; by default those of the image.
+        crop_scale: range of the share of the area that the crop keeps.
+        crop_ratio: range of the aspect ratio of the crop.
+        hflip: probability of a horizontal flip.
+        vflip: probability of a vertical flip.
+
+    Raises:
+        ValueError: if ``crop_scale`` is no range in (0, 1].
+
+    Example:
+        >>> images = {'s1': torch.rand(4, 2, 64, 64), 's2': torch.rand(4, 13, 64, 64)}
+        >>> cropped, _ = SharedCrop(size=32)(images)
+        >>> cropped['s2'].shape
+        torch.Size([4, 13, 32, 32])
+    """
+
+    def __init__(
+        self,
+        size: int | None = None,
+        crop_scale: Range = (0.8, 1.0),
+        crop_ratio: Range = (0.75, 4 / 3),
+        hflip: float = 0.5,
+        vflip: float = 0.5,
+    ) -> None:
+        """Initialize a new SharedCrop instance."""
+        super().__init__()
+        if len(crop_scale) != 2 or not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+            raise ValueError(
+                f'crop_scale must be a range in (0, 1], got {tuple(crop_scale)}'
+            )
+        self.size = size
+        self.crop_scale = (crop_scale[0], crop_scale[1])
+        self.crop_ratio = crop_ratio
+        self.hflip = hflip
+        self.vflip = vflip
+
+    @torch.no_grad()
+    def forward(
+        self, images: Mapping[str, Tensor], mask: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Crop and flip.
+
+        Args:
+            images: images by modality, shape (B, C, H, W), all of one size.
+            mask: classes of the pixels, shape (B, H, W) or (B, 1, H, W).
+
+        Returns:
+            The images and the mask, of the new size.
+
+        Raises:
+            ValueError: if the images have different sizes.
+        """
+        sizes = {m: tuple(x.shape[-2:]) for m, x in images.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(
+                f'modalities must lie on one grid, got images of {sizes}; resample them'
+            )
+        stacked = torch.cat([x.float() for x in images.values()], dim=1)
+        height, width = stacked.shape[-2:]
+        moves = K.AugmentationSequential(
+            K.RandomResizedCrop(
+                (self.size or height, self.size or width),
+                self.crop_scale,
+                self.crop_ratio,
+                cropping_mode='resample',
+            ),
+            K.RandomHorizontalFlip(p=self.hflip),
+            K.RandomVerticalFlip(p=self.vflip),
+            data_keys=['input'] if mask is None else ['input', 'mask'],
+        )
+        if mask is None:
+            moved = moves(stacked)
+        else:
+            band = mask if mask.ndim == 4 else mask[:, None]
+            moved, band = moves(stacked, band.float())
+            band = band.round().to(mask.dtype)
+            mask = band if mask.ndim == 4 else band[:, 0]
+        channels = [x.shape[1] for x in images.values()]
+        parts = moved.split(channels, dim=1)
+        return dict(zip(images, parts, strict=True)), mask
