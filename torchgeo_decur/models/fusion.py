@@ -1,5 +1,6 @@
 """What late fusion needs: encoders, concatenation, absence and freezing."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Self
@@ -11,7 +12,7 @@ from .encoder import MultimodalEncoder
 from .pyramid import MultimodalPyramid
 
 
-class LateFusion(nn.Module):
+class LateFusion(nn.Module, ABC):
     """What classifier and segmenter share: encoders, fusion, absence, freezing.
 
     Features of a modality are a list of levels, each (B, C, ...); a pooled encoder has
@@ -146,6 +147,7 @@ class LateFusion(nn.Module):
             for i, x in enumerate(given)
         ]
 
+    @abstractmethod
     def decode(
         self, features: Mapping[str, Sequence[Tensor]], size: Sequence[int]
     ) -> Tensor:
@@ -158,7 +160,6 @@ class LateFusion(nn.Module):
         Returns:
             Logits.
         """
-        raise NotImplementedError
 
     def _masks(
         self, images: Mapping[str, Tensor], available: Mapping[str, Tensor]
