@@ -11,7 +11,6 @@ from encoder_states import State, assert_loaded, random_state
 from torch import Tensor, nn
 
 from torchgeo_decur.models import (
-    MiTB2_Weights,
     MultimodalEncoder,
     ResNet50_Weights,
     ResNet50RDA_Weights,
@@ -86,8 +85,8 @@ class TestLayouts:
         states = random_state(SMALL, 3, seed=1), random_state(SMALL, 3, seed=2)
         file = tmp_path / 'mitb2_sunrgbd_rgb_hha_decur_ep200.pth'
         torch.save(joint(*states)['model'], file)
-        encoder = MultimodalEncoder({'rgb': 3, 'depth': 3}, SMALL, str(file))
-        assert_loaded(encoder.encoders['depth'], states[1])
+        encoder = MultimodalEncoder({'rgb': 3, 'hha': 3}, SMALL, str(file))
+        assert_loaded(encoder.encoders['hha'], states[1])
         kernel = states[0]['conv1.weight'].flip(1)
         assert encoder.encoders['rgb'].conv1.weight.equal(kernel)
 
@@ -120,29 +119,6 @@ class TestLayouts:
         load_weights(encoder, ViTSmall16_Weights.GEONRW_RGB_DECUR)
         expected = state['patch_embed.proj.weight'].flip(1)
         assert encoder.patch_embed.proj.weight.equal(expected)
-
-    def test_mix_transformer_with_its_head(self, publish: Publish) -> None:
-        """Names of smp: there is no such encoder in timm, so the keys are compared."""
-        state = {
-            'patch_embed1.proj.weight': torch.rand(8, 3, 7, 7),
-            'block1.0.attn.q.weight': torch.rand(8, 8),
-            'norm4.bias': torch.rand(8),
-            'head.weight': torch.rand(5, 8),
-            'head.bias': torch.rand(5),
-        }
-        publish(MiTB2_Weights.SUNRGBD_RGB_DECUR, state)
-        encoder = nn.Module()
-        encoder.patch_embed1 = nn.Module()
-        encoder.patch_embed1.proj = nn.Conv2d(3, 8, 7, bias=False)
-        encoder.norm4 = nn.Module()
-        encoder.norm4.bias = nn.Parameter(torch.zeros(8))
-        message = r"0 missing \[\], 1 unexpected \['block1\.0\.attn\.q\.weight'\]"
-        with pytest.raises(ValueError, match=message):
-            load_weights(encoder, MiTB2_Weights.SUNRGBD_RGB_DECUR)
-        with pytest.warns(UserWarning, match='loaded 2 parameters, 0 missing'):
-            load_weights(encoder, MiTB2_Weights.SUNRGBD_RGB_DECUR, strict=False)
-        kernel = state['patch_embed1.proj.weight'].flip(1)
-        assert encoder.patch_embed1.proj.weight.equal(kernel)
 
     @pytest.mark.parametrize('channels', [1, 3])
     def test_elevation_of_one_or_three_channels(

@@ -70,7 +70,7 @@ class TestEntries:
         meta = MiTB2_Weights.SUNRGBD_RGB_HHA_DECUR.meta
         assert meta['channel_order']['rgb'] == ['B', 'G', 'R']
         assert meta['bands']['rgb'] == ['R', 'G', 'B']
-        assert meta['channel_order']['depth'] == meta['bands']['depth']
+        assert meta['channel_order']['hha'] == meta['bands']['hha']
 
     def test_transforms_are_the_scale_of_the_pretraining(self) -> None:
         x = torch.rand(2, 2, 8, 8) * -30

@@ -71,6 +71,23 @@ class TestCommandLine:
         run('fit', **options)
         assert math.isfinite(run('test', **options)['test_loss'])
 
+    def test_cmx_and_each_modality_missing(
+        self, runner: Callable[[str], Runner]
+    ) -> None:
+        run = runner('late_fusion_segmentation.yaml')
+        options: dict[str, Any] = {'model': 'cmx', 'modality_dropout': 0.3}
+        assert 'val_AverageJaccardIndex' in run('fit', **options)
+        run('validate', **options)
+        run('predict', **options)
+        values = run('test', **options)
+        for missing, other in (('s1', '_s2'), ('s2', '_s1')):
+            expected = values[f'test_AverageJaccardIndex{other}']
+            options |= {'missing': [missing], 'test_subsets': False}
+            alone = run('test', **options)
+            assert alone['test_AverageJaccardIndex'] == pytest.approx(expected)
+            assert math.isfinite(alone['test_loss'])
+            run('predict', **options)
+
 
 def test_mean_intersection_over_union_is_that_of_the_whole_split() -> None:
     torch.manual_seed(0)
@@ -111,6 +128,36 @@ def test_frozen_stays_bitwise() -> None:
     trainer().fit(task, datamodule())
     changed = {k for k, v in task.state_dict().items() if not v.equal(before[k])}
     assert changed and all(k.startswith('model.decoder.') for k in changed)
+
+
+def test_frozen_cmx_learns_all_but_its_encoders() -> None:
+    task = segmentation(model='cmx', freeze_backbone=True)
+    before = {k: v.clone() for k, v in task.state_dict().items()}
+    trainer().fit(task, datamodule())
+    changed = {k for k, v in task.state_dict().items() if not v.equal(before[k])}
+    assert not any(k.startswith('model.encoders.') for k in changed)
+    for part in ('rectification', 'fusion', 'decoder'):
+        assert any(k.startswith(f'model.{part}.') for k in changed)
+
+
+def test_cmx_of_samples_that_lack_a_modality() -> None:
+    task = segmentation(model='cmx')
+    batch = {
+        'image_s1': torch.full((2, 2, 40, 40), torch.nan),
+        'image_s2': torch.rand(2, 13, 40, 40),
+        'available_s1': torch.zeros(2, dtype=torch.bool),
+        'mask': torch.randint(8, (2, 40, 40)),
+    }
+    features, size = task._encode(batch, 'train')
+    logits = task.model.decode(features, size)
+    assert logits.shape == (2, 8, 40, 40) and logits.isfinite().all()
+
+
+def test_cmx_of_three_modalities() -> None:
+    with pytest.raises(
+        ValueError, match=r"must be two for cmx, got \['s1', 's2', 'dem'\]"
+    ):
+        segmentation(3, model='cmx')
 
 
 def test_the_map_moves_with_the_images() -> None:

@@ -1,14 +1,16 @@
 """Models: an encoder per modality, heads, late fusion, and weights."""
 
 from .checkpoints import save_encoder
+from .cmx import CMXSegmenter, FeatureFusion, FeatureRectification
 from .decoders import SMPDecoder, build_decoder
 from .encoder import MultimodalEncoder, create_encoder
 from .fcn import FCNDecoder
 from .fusion import LateFusion
 from .heads import build_projector
-from .late_fusion import LateFusionClassifier, LateFusionSegmenter
+from .late_fusion import LateFusionClassifier, LateFusionSegmenter, Segmenter
 from .loading import LoadReport, load_weights
-from .pyramid import MultimodalPyramid
+from .mit import MixTransformer
+from .pyramid import MultimodalPyramid, StagedPyramid
 from .register import register
 from .weights import (
     MiTB2_Weights,
@@ -21,18 +23,24 @@ from .weights import (
 )
 
 __all__ = [
+    'CMXSegmenter',
     'FCNDecoder',
+    'FeatureFusion',
+    'FeatureRectification',
     'LateFusion',
     'LateFusionClassifier',
     'LateFusionSegmenter',
     'LoadReport',
     'MiTB2_Weights',
     'MiTB5_Weights',
+    'MixTransformer',
     'MultimodalEncoder',
     'MultimodalPyramid',
     'ResNet50RDA_Weights',
     'ResNet50_Weights',
     'SMPDecoder',
+    'Segmenter',
+    'StagedPyramid',
     'ViTSmall16_Weights',
     'build_decoder',
     'build_projector',

@@ -89,7 +89,7 @@ class LateFusion(nn.Module, ABC):
         available = available or {}
         masks = self._masks(images, available)
         filled = {
-            m: _fill(x, masks[m]) if m in available else x for m, x in images.items()
+            m: fill(x, masks[m]) if m in available else x for m, x in images.items()
         }
         with torch.no_grad() if self.freeze_backbone else nullcontext():
             features = self.encoders(filled)
@@ -209,12 +209,20 @@ def drop_modalities(available: Tensor, p: float) -> Tensor:
     return torch.where(keep.any(dim=1, keepdim=True), keep, last)
 
 
-def _levels(features: Mapping[str, Tensor | list[Tensor]]) -> dict[str, list[Tensor]]:
-    return {m: [x] if isinstance(x, Tensor) else x for m, x in features.items()}
+def fill(x: Tensor, mask: Tensor) -> Tensor:
+    """Put what is there in place of what is absent, which BatchNorm must not see.
 
+    Args:
+        x: images or maps, shape (B, ...).
+        mask: whether each is there, shape (B,), boolean.
 
-def _fill(x: Tensor, mask: Tensor) -> Tensor:
-    """Put images of the batch in place of absent ones, which BatchNorm must not see."""
+    Returns:
+        The same where they are there; else another one that is, zeros if none is.
+
+    Example:
+        >>> fill(torch.tensor([1.0, 9.0, 3.0]), torch.tensor([True, False, True]))
+        tensor([1., 1., 3.])
+    """
     present = mask.nonzero().squeeze(1)
     if not len(present):
         return torch.zeros_like(x)
@@ -222,6 +230,10 @@ def _fill(x: Tensor, mask: Tensor) -> Tensor:
     absent = index[~mask]
     index[absent] = present[torch.arange(len(absent), device=x.device) % len(present)]
     return x[index]
+
+
+def _levels(features: Mapping[str, Tensor | list[Tensor]]) -> dict[str, list[Tensor]]:
+    return {m: [x] if isinstance(x, Tensor) else x for m, x in features.items()}
 
 
 def _mask(x: Tensor, keep: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from .decoders import build_decoder, output_stride
+from .decoders import SMPDecoder, build_decoder, output_stride
 from .encoder import MultimodalEncoder, Weights
+from .fcn import FCNDecoder
 from .fusion import LateFusion
 from .pyramid import MultimodalPyramid
 
@@ -79,49 +80,33 @@ class LateFusionClassifier(LateFusion):
         return self.decode(self.encode(images, available))
 
 
-class LateFusionSegmenter(LateFusion):
-    """Pyramids of every modality concatenated per level, then a decoder.
+class Segmenter(LateFusion):
+    """From pyramids of every modality to a map of classes, whatever fuses the pyramids.
 
     The modalities must lie on one grid. Images whose size the decoder cannot take are
     extended at the lower and right edge by repeating their last pixels, and the result
     is cut.
 
     Args:
-        modalities: number of channels of each modality, by name.
-        model: the decoder, see :func:`~torchgeo_decur.models.build_decoder`.
-        backbone: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        num_classes: number of classes.
+        encoders: from images by modality to levels by modality.
+        decoder: from fused levels and a size to logits.
         freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`.
         modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
 
     Raises:
-        ValueError: if an option is not valid.
-
-    Example:
-        >>> import torch
-        >>> segmenter = LateFusionSegmenter({'rgb': 3, 'dem': 1}, 'fcn', 'resnet18').eval()
-        >>> segmenter({'rgb': torch.rand(2, 3, 50, 61)}).shape
-        torch.Size([2, 11, 50, 61])
+        ValueError: if ``modality_dropout`` is not in [0, 1).
     """
 
     def __init__(
         self,
-        modalities: Mapping[str, int],
-        model: str = 'fcn',
-        backbone: str | Mapping[str, str] = 'resnet50',
-        weights: Weights | Mapping[str, Weights] = None,
-        num_classes: int = 11,
+        encoders: MultimodalPyramid,
+        decoder: FCNDecoder | SMPDecoder,
         freeze_backbone: bool = False,
         modality_dropout: float = 0.0,
     ) -> None:
-        """Initialize a new LateFusionSegmenter instance."""
-        encoders = MultimodalPyramid(
-            modalities, backbone, weights, output_stride(model)
-        )
+        """Initialize a new Segmenter instance."""
         super().__init__(encoders, encoders.channels, freeze_backbone, modality_dropout)
-        total = [sum(level) for level in zip(*encoders.channels.values(), strict=True)]
-        self.decoder = build_decoder(model, total, encoders.strides, num_classes)
+        self.decoder = decoder
 
     def encode(
         self,
@@ -183,6 +168,49 @@ class LateFusionSegmenter(LateFusion):
         """
         features = self.encode(images, available)
         return self.decode(features, next(iter(images.values())).shape[-2:])
+
+
+class LateFusionSegmenter(Segmenter):
+    """Pyramids of every modality concatenated per level, then a decoder.
+
+    See :class:`~torchgeo_decur.models.Segmenter` for the size of images.
+
+    Args:
+        modalities: number of channels of each modality, by name.
+        model: the decoder, see :func:`~torchgeo_decur.models.build_decoder`.
+        backbone: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        num_classes: number of classes.
+        freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`.
+        modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
+
+    Raises:
+        ValueError: if an option is not valid.
+
+    Example:
+        >>> import torch
+        >>> segmenter = LateFusionSegmenter({'rgb': 3, 'dem': 1}, 'fcn', 'resnet18').eval()
+        >>> segmenter({'rgb': torch.rand(2, 3, 50, 61)}).shape
+        torch.Size([2, 11, 50, 61])
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, int],
+        model: str = 'fcn',
+        backbone: str | Mapping[str, str] = 'resnet50',
+        weights: Weights | Mapping[str, Weights] = None,
+        num_classes: int = 11,
+        freeze_backbone: bool = False,
+        modality_dropout: float = 0.0,
+    ) -> None:
+        """Initialize a new LateFusionSegmenter instance."""
+        encoders = MultimodalPyramid(
+            modalities, backbone, weights, output_stride(model)
+        )
+        total = [sum(level) for level in zip(*encoders.channels.values(), strict=True)]
+        decoder = build_decoder(model, total, encoders.strides, num_classes)
+        super().__init__(encoders, decoder, freeze_backbone, modality_dropout)
 
 
 def _pad(x: Tensor, divisor: int) -> Tensor:

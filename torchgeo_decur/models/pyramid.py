@@ -1,8 +1,10 @@
 """One feature pyramid per modality, started from the same files as the encoders."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, cast
 
+from timm.models import FeatureListNet
 from torch import Tensor, nn
 
 from ..modalities import per_modality
@@ -97,6 +99,83 @@ class MultimodalPyramid(nn.Module):
             level if level.shape[1] == channels else level.permute(0, 3, 1, 2)
             for level, channels in zip(levels, self.channels[modality], strict=True)
         ]
+
+
+class StagedPyramid(MultimodalPyramid):
+    """A pyramid that is run stage by stage, so that modalities can meet in between.
+
+    Its levels have strides 4, 8, 16 and 32; what a model computes before belongs to the
+    first stage.
+
+    Args:
+        modalities: number of channels of each modality, by name.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+
+    Raises:
+        ValueError: if the stages of a model cannot be run one by one, or an option is
+            not valid.
+
+    Example:
+        >>> import torch
+        >>> pyramid = StagedPyramid({'rgb': 3}, model='mit_b0')
+        >>> (x,) = pyramid({'rgb': torch.rand(1, 3, 64, 64)})['rgb']
+        >>> pyramid.stage('rgb', 1, x).shape
+        torch.Size([1, 64, 8, 8])
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, int],
+        model: str | Mapping[str, str] = 'mit_b2',
+        weights: Weights | Mapping[str, Weights] = None,
+    ) -> None:
+        """Initialize a new StagedPyramid instance."""
+        super().__init__(modalities, model, weights)
+        self._stages: dict[str, list[list[str]]] = {}
+        for m, encoder in self.encoders.items():
+            # Swin and its kin put channels last, others are no chain of modules.
+            if not isinstance(encoder, FeatureListNet) or encoder.output_fmt != 'NCHW':
+                raise ValueError(
+                    'model must have stages that can be run one by one, such as those '
+                    f'of mit_b2 or resnet50, got {self.model[m]!r} for {m}'
+                )
+            # Modules that end a level, in order, among those that are run.
+            ends = zip(encoder.return_layers, self.strides, strict=True)
+            names = list(encoder)
+            cuts = [0, *(names.index(end) + 1 for end, s in ends if s > 2)]
+            self._stages[m] = [names[start:stop] for start, stop in pairwise(cuts)]
+        keep = [i for i, stride in enumerate(self.strides) if stride > 2]
+        self.strides = [self.strides[i] for i in keep]
+        self.channels = {m: [c[i] for i in keep] for m, c in self.channels.items()}
+
+    def stage(self, modality: str, index: int, x: Tensor) -> Tensor:
+        """Run one stage of one encoder.
+
+        Args:
+            modality: name of the modality.
+            index: number of the stage, from 0.
+            x: the images for stage 0, else what follows from the stage before, shape
+                (B, C, H, W).
+
+        Returns:
+            The level of this stage, shape (B, C', h, w).
+        """
+        encoder = cast(nn.ModuleDict, self.encoders[modality])
+        for name in self._stages[modality][index]:
+            x = encoder[name](x)
+        return x
+
+    def forward(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+        """Compute the first level, which each modality has on its own.
+
+        Args:
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+
+        Returns:
+            The level of stride 4 of each modality given, shape (B, C', h, w).
+        """
+        return {m: [self.stage(m, 0, x)] for m, x in images.items()}
 
 
 def _copy(source: nn.Module, target: nn.Module) -> None:

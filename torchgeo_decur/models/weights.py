@@ -21,7 +21,7 @@ _MIRROR = 'https://huggingface.co/torchgeo/decur/resolve'
 # Sensors by name of modality, in the order of the encoders in the joint files.
 _SSL4EO = {'s1': 'sentinel1_grd', 's2': 'sentinel2_l1c'}
 _GEONRW = {'rgb': 'geonrw_rgb', 'dem': 'geonrw_dem'}
-_SUNRGBD = {'rgb': 'sunrgbd_rgb', 'depth': 'sunrgbd_hha'}
+_SUNRGBD = {'rgb': 'sunrgbd_rgb', 'hha': 'sunrgbd_hha'}
 # Coded depth was standardised like ImageNet after it was mapped to [0, 1].
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _DATASETS = {'sentinel': 'SSL4EO-S12', 'geonrw': 'GeoNRW', 'sunrgbd': 'SUN RGB-D'}
@@ -32,8 +32,8 @@ def _weights(
 ) -> Weights:
     sensors = {only: sensors[only]} if only else sensors
     scales: dict[str, nn.Module] = {m: ScaleToUnit(n) for m, n in sensors.items()}
-    if 'depth' in scales:
-        scales['depth'] = nn.Sequential(scales['depth'], Normalize(*_IMAGENET))
+    if 'hha' in scales:
+        scales['hha'] = nn.Sequential(scales['hha'], Normalize(*_IMAGENET))
     bands = {m: list(MODALITIES[name].bands) for m, name in sensors.items()}
     # Colour images were read as blue, green, red.
     order = {m: b[::-1] if m == 'rgb' else b for m, b in bands.items()}
@@ -157,7 +157,7 @@ class MiTB2_Weights(DeCURWeights):
         'mitb2_sunrgbd_backbone_rgb_decur_ep200.pth', 'mit_b2', _SUNRGBD, 'rgb'
     )
     SUNRGBD_HHA_DECUR = _weights(
-        'mitb2_sunrgbd_backbone_hha_decur_ep200.pth', 'mit_b2', _SUNRGBD, 'depth'
+        'mitb2_sunrgbd_backbone_hha_decur_ep200.pth', 'mit_b2', _SUNRGBD, 'hha'
     )
     SUNRGBD_RGB_HHA_DECUR = _weights(
         'mitb2_sunrgbd_rgb_hha_decur_ep200.pth', 'mit_b2', _SUNRGBD
@@ -171,7 +171,7 @@ class MiTB5_Weights(DeCURWeights):
         'mitb5_sunrgbd_backbone_rgb_decur_ep200.pth', 'mit_b5', _SUNRGBD, 'rgb'
     )
     SUNRGBD_HHA_DECUR = _weights(
-        'mitb5_sunrgbd_backbone_hha_decur_ep200.pth', 'mit_b5', _SUNRGBD, 'depth'
+        'mitb5_sunrgbd_backbone_hha_decur_ep200.pth', 'mit_b5', _SUNRGBD, 'hha'
     )
     SUNRGBD_RGB_HHA_DECUR = _weights(
         'mitb5_sunrgbd_rgb_hha_decur_ep200.pth', 'mit_b5', _SUNRGBD

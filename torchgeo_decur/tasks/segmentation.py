@@ -6,7 +6,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torchgeo.datasets.utils import Sample
 
-from ..models import LateFusionSegmenter
+from ..models import CMXSegmenter, LateFusionSegmenter, Segmenter
 from ..models.decoders import Decoder
 from ..models.encoder import Weights
 from .late_fusion import LateFusionTask
@@ -26,7 +26,9 @@ class LateFusionSegmentation(LateFusionTask):
     Args:
         modalities: number of channels of each modality, by name; all on one grid.
         model: the decoder: 'fcn' as in DeCUR's experiments, or 'unet', 'deeplabv3+',
-            'upernet', 'segformer' or 'fpn' of segmentation-models-pytorch.
+            'upernet', 'segformer' or 'fpn' of segmentation-models-pytorch; or 'cmx',
+            which lets two modalities meet after every stage, see
+            :class:`~torchgeo_decur.models.CMXSegmenter`.
         backbone: name of a timm model, one for all modalities or one for each.
         weights: start of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
@@ -68,13 +70,13 @@ class LateFusionSegmentation(LateFusionTask):
         torch.Size([2, 11, 50, 50])
     """
 
-    model: LateFusionSegmenter
+    model: Segmenter
     summary = ('AverageJaccardIndex', 'OverallAccuracy')
 
     def __init__(
         self,
         modalities: dict[str, int],
-        model: Decoder = 'fcn',
+        model: Decoder | Literal['cmx'] = 'fcn',
         backbone: str | dict[str, str] = 'resnet50',
         weights: Weights | dict[str, Weights] = None,
         task: Literal['binary', 'multiclass', 'multilabel'] = 'multiclass',
@@ -105,15 +107,13 @@ class LateFusionSegmentation(LateFusionTask):
     def configure_models(self) -> None:
         """Build the encoders and the decoder."""
         self._check()
-        self.model = LateFusionSegmenter(
-            self.hparams['modalities'],
-            self.hparams['model'],
-            self.hparams['backbone'],
-            self.weights,
-            self.num_outputs,
-            self.hparams['freeze_backbone'],
-            self.hparams['modality_dropout'],
-        )
+        names = ('modalities', 'backbone', 'freeze_backbone', 'modality_dropout')
+        options = {name: self.hparams[name] for name in names}
+        options |= {'weights': self.weights, 'num_classes': self.num_outputs}
+        if self.hparams['model'] == 'cmx':
+            self.model = CMXSegmenter(**options)
+        else:
+            self.model = LateFusionSegmenter(model=self.hparams['model'], **options)
 
     def predict_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
