@@ -15,6 +15,14 @@ OPTIONS = {
         '--data.init_args.size=16',
         '--data.init_args.val_fraction=0.34',
     ],
+    **dict.fromkeys(
+        ('sunrgbd', 'nyudepthv2'),
+        [
+            '--model.init_args.backbone=test_resnet',
+            '--data.init_args.size=[48, 64]',
+            '--data.init_args.val_fraction=0.4',
+        ],
+    ),
 }
 
 
@@ -27,6 +35,10 @@ OPTIONS = {
         ('bigearthnet', 'finetune', False),
         ('geonrw', 'frozen', True),
         ('geonrw', 'finetune', False),
+        ('sunrgbd', 'cmx', False),
+        ('sunrgbd', 'fcn', False),
+        ('nyudepthv2', 'cmx', False),
+        ('nyudepthv2', 'fcn', False),
     ],
 )
 def test_transfer(

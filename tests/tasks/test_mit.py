@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders import get_encoder
+from torchgeo.tasks import SemanticSegmentation
 
 Runner = Callable[..., dict[str, float]]
 
@@ -30,6 +31,21 @@ def test_exports_have_the_names_of_smp(encoders: Path) -> None:
     state = load_file(encoders / 's2.safetensors')
     assert state['patch_embed1.proj.weight'].shape == (32, 13, 7, 7)
     assert set(state) == set(get_encoder('mit_b0', weights=None).state_dict())
+
+
+def test_stock_segmentation_loads_an_export(encoders: Path) -> None:
+    stock = SemanticSegmentation(
+        model='unet',
+        backbone='mit_b0',
+        weights=str(encoders / 's1.pt'),
+        in_channels=2,
+        num_classes=4,
+        task='multiclass',
+    )
+    state = stock.model.encoder.state_dict()
+    for name, value in load_file(encoders / 's1.safetensors').items():
+        assert state[name].equal(value)
+    assert stock(torch.rand(2, 2, 64, 64)).shape == (2, 4, 64, 64)
 
 
 def test_classification(start: dict[str, Any], runner: Callable[[str], Runner]) -> None:

@@ -78,7 +78,6 @@ class TestCommandLine:
         options: dict[str, Any] = {'model': 'cmx', 'modality_dropout': 0.3}
         assert 'val_AverageJaccardIndex' in run('fit', **options)
         run('validate', **options)
-        run('predict', **options)
         values = run('test', **options)
         for missing, other in (('s1', '_s2'), ('s2', '_s1')):
             expected = values[f'test_AverageJaccardIndex{other}']
