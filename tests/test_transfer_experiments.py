@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+RGBD = [
+    '--model.init_args.backbone=test_resnet',
+    '--data.init_args.size=[48, 64]',
+    '--data.init_args.val_fraction=0.4',
+]
 OPTIONS = {
     'bigearthnet': ['--model.init_args.model=test_resnet', '--model.init_args.size=48'],
     'geonrw': [
@@ -15,14 +20,7 @@ OPTIONS = {
         '--data.init_args.size=16',
         '--data.init_args.val_fraction=0.34',
     ],
-    **dict.fromkeys(
-        ('sunrgbd', 'nyudepthv2'),
-        [
-            '--model.init_args.backbone=test_resnet',
-            '--data.init_args.size=[48, 64]',
-            '--data.init_args.val_fraction=0.4',
-        ],
-    ),
+    **{name: RGBD for name in ('sunrgbd', 'nyudepthv2')},
 }
 
 
