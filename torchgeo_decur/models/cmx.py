@@ -80,11 +80,11 @@ def attend(queries: Tensor, context: Tensor) -> Tensor:
 
 
 class FeatureRectification(nn.Module):
-    """Rectify the features of two modalities by each other.
+    r"""Rectify the features of two modalities by each other.
 
     Channel weights are a perceptron of the mean and the maximum of both maps, spatial
-    weights two 1x1 convolutions, both through a sigmoid; see :func:`rectify`. A map of
-    zeros adds nothing to the other.
+    weights two 1x1 convolutions, both through a sigmoid, and :math:`x' = x + \tfrac12 (w^C + w^S) \odot o`
+    adds the other map o to x. A map of zeros adds nothing.
 
     Args:
         channels: number of channels C of either map.
@@ -133,11 +133,12 @@ class FeatureRectification(nn.Module):
 
 
 class FeatureFusion(nn.Module):
-    """Fuse the features of two modalities into one map.
+    r"""Fuse the features of two modalities into one map.
 
     Each modality is split into a residual y and an interactive part u. The u ask for
-    the global context of the other modality (:func:`global_context`); y and the answer
-    lead back to C channels, with a residual and a LayerNorm. Both together are reduced
+    the global context of the other modality, :math:`\operatorname{softmax}(K^\top V /
+    \sqrt d)` of d x d numbers a head; y and the answer lead back to C channels, with a
+    residual and a LayerNorm. Both together are reduced
     to C channels, in a shortcut and in a path with a depthwise convolution.
 
     Args:
@@ -279,8 +280,8 @@ class CMXSegmenter(Segmenter):
             available: whether each sample has a modality, shape (B,).
 
         Returns:
-            The first level and, for the stages to come, presence: 1, or 0 where the
-            modality is absent, shape (B, 1, 1, 1).
+            The first level, shape (B, C, h, w), and the presence that later stages need,
+            1 or 0, shape (B, 1, 1, 1).
         """
         noted = {
             m: [levels[0], levels[0].new_ones(len(levels[0]), 1, 1, 1)]
