@@ -158,9 +158,12 @@ class LateFusionClassification(LateFusionTask):
         self._datamodule: Any = getattr(self.trainer, 'datamodule', None)
         if self._datamodule is None:
             raise ValueError('cache_features needs a datamodule, got data loaders')
+        validates = self.trainer.limit_val_batches != 0
         with evaluating(self.model):
             self._replaced = cache_features(
-                self._datamodule, ('train', 'val'), self._features
+                self._datamodule,
+                ('train', 'val') if validates else ('train',),
+                self._features,
             )
 
     def on_fit_end(self) -> None:
