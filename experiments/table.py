@@ -17,19 +17,19 @@ fitted, and its last checkpoint is tested once; the logger must be Lightning's C
 
 Rows are appended to ``experiments/results.csv``: table and cell, extra options, commit, seed,
 hardware, metric, value. The commit is the last one that changed the package or the
-experiments, with ``+changes`` where files differ from it. Cells whose rows are there are not run
-again; an interrupted fit goes on from its checkpoint.
+experiments, followed by a hash of what differs from it, if anything does. Cells whose rows are
+there are not run again; an interrupted fit goes on from its checkpoint.
 """
 
 import csv
 import fcntl
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -190,8 +190,6 @@ def fill(
             continue
         print(f'{table.name}: {name}, seed {seed}', flush=True)
         folder = out / table.name / commit / f'seed_{seed}'
-        if '+' in commit:  # what lies there may be of other code
-            shutil.rmtree(folder / _slug(cell.name), ignore_errors=True)
         try:
             found = _measure(table, cell, seed, options, folder, torchgeo)
         except (subprocess.CalledProcessError, RuntimeError, OSError) as error:
@@ -356,8 +354,9 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
     commit = git('rev-list', '-1', '--abbrev-commit', 'HEAD')
-    changed = git('status', '--porcelain', '--untracked-files=no')
-    return (commit or 'none') + ('+changes' if changed or not commit else '')
+    changes = git('diff', 'HEAD')
+    digest = sha256(changes.encode()).hexdigest()[:7]
+    return (commit or 'none') + (f'+{digest}' if changes else '')
 
 
 def _hardware() -> str:
