@@ -63,7 +63,8 @@ def convert(
         bands = checkpoint.bands.get(m)
         state = fold_repeated(tensors, len(bands)) if bands else tensors
         state = {k: v for k, v in state.items() if not _OUTSIDE.match(k)}
-        metadata = {'modality': label, **({'bands': bands} if bands else {})}
+        known = {'bands': bands, 'left_out': checkpoint.left_out.get(m)}
+        metadata = {'modality': label, **{k: v for k, v in known.items() if v}}
         path = out / f'{_stem(file)}_{label}'
         for written in save_encoder(state, path, name, metadata, [_SUFFIXES[to]]):
             print(written)

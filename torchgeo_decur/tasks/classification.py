@@ -31,6 +31,8 @@ class LateFusionClassification(LateFusionTask):
         model: name of a timm model, one for all modalities or one for each.
         weights: start of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        bands: names of the bands of the images, by modality, such as ``{s2: [B2, B3, B4,
+            B8]}``: the first convolution of weights that name theirs is adapted.
         task: 'binary', 'multiclass' or 'multilabel'.
         num_classes: number of classes of a multiclass task.
         num_labels: number of labels of a multilabel task.
@@ -82,6 +84,7 @@ class LateFusionClassification(LateFusionTask):
         modalities: dict[str, int],
         model: str | dict[str, str] = 'resnet50',
         weights: Weights | dict[str, Weights] = None,
+        bands: dict[str, list[str]] | None = None,
         task: Literal['binary', 'multiclass', 'multilabel'] = 'multiclass',
         num_classes: int | None = None,
         num_labels: int | None = None,
@@ -126,6 +129,7 @@ class LateFusionClassification(LateFusionTask):
             self.num_outputs,
             self.hparams['freeze_backbone'],
             self.hparams['modality_dropout'],
+            self.hparams['bands'],
         )
 
     def configure_metrics(self) -> None:

@@ -30,6 +30,8 @@ class LateFusionSegmentation(LateFusionTask):
         backbone: name of a timm model, one for all modalities or one for each.
         weights: start of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        bands: names of the bands of the images, by modality, such as ``{s2: [B2, B3, B4,
+            B8]}``: the first convolution of weights that name theirs is adapted.
         task: 'binary', 'multiclass' or 'multilabel'.
         num_classes: number of classes of a multiclass task.
         num_labels: number of labels of a multilabel task.
@@ -77,6 +79,7 @@ class LateFusionSegmentation(LateFusionTask):
         model: Decoder = 'fcn',
         backbone: str | dict[str, str] = 'resnet50',
         weights: Weights | dict[str, Weights] = None,
+        bands: dict[str, list[str]] | None = None,
         task: Literal['binary', 'multiclass', 'multilabel'] = 'multiclass',
         num_classes: int | None = None,
         num_labels: int | None = None,
@@ -113,6 +116,7 @@ class LateFusionSegmentation(LateFusionTask):
             self.num_outputs,
             self.hparams['freeze_backbone'],
             self.hparams['modality_dropout'],
+            self.hparams['bands'],
         )
 
     def predict_step(
