@@ -131,7 +131,8 @@ class LateFusionSegmentation(LateFusionTask):
 
         Returns:
             ``probabilities``, shape (B, ``num_classes``, H, W), and the ``bounds`` and
-            ``transform`` of the batch, for writing georeferenced files.
+            ``transform`` of the batch, shape (B, 9) as TorchGeo has them, for writing
+            georeferenced files; None where the data have no place.
         """
         probabilities: Tensor = self._probabilities(batch)
         return {
