@@ -60,6 +60,8 @@ class LateFusionClassification(LateFusionTask):
         optimizer: 'adamw' or 'sgd' with momentum 0.9.
         lr: learning rate.
         lr_backbone: learning rate of the encoders, by default ``lr``.
+        layer_decay: rate of each layer of an encoder relative to that of the layer after
+            it, in (0, 1]; the last one learns at ``lr_backbone``. By default all do.
         weight_decay: weight decay of all parameters.
         schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
             'cosine' lets them fall to 0, 'constant' keeps them.
@@ -103,6 +105,7 @@ class LateFusionClassification(LateFusionTask):
         optimizer: Literal['adamw', 'sgd'] = 'adamw',
         lr: float = 1e-3,
         lr_backbone: float | None = None,
+        layer_decay: float | None = None,
         weight_decay: float = 0.0,
         schedule: Literal['constant', 'step', 'cosine'] = 'constant',
     ) -> None:
