@@ -74,7 +74,15 @@ def run(
         .replace('OUTPUT', str(folder))
     )
     conf['trainer'] |= {'callbacks': [], 'max_epochs': 1, 'limit_val_batches': 1}
-    conf['model']['init_args'] |= {'modalities': MODALITIES, 'warmup_epochs': 0}
+    augmentation = {
+        'class_path': 'torchgeo_decur.transforms.OpticalAugmentation',
+        'init_args': {'size': 32},
+    }
+    conf['model']['init_args'] |= {
+        'modalities': MODALITIES,
+        'warmup_epochs': 0,
+        'augmentations': {'optical': augmentation},
+    }
     data = {'rasters': entries(root), 'patch_size': PATCH, 'length': 4}
     conf['data'] = {
         'class_path': 'torchgeo_decur.datamodules.RasterPairDataModule',

@@ -41,7 +41,7 @@ class Parts:
         rows: int = ROWS,
     ) -> None:
         """Initialize a new Parts instance."""
-        self.out, self.about = out, dict(about)
+        self.out, self.about = out, json.loads(json.dumps(dict(about)))
         self.folder = out.with_name(f'{out.name}.parts')
         # GeoParquet without a CRS, and TorchGeo's readers, mean longitude and latitude.
         self.places = places.to_crs('OGC:CRS84')
@@ -49,7 +49,7 @@ class Parts:
         if run.exists():
             found = json.loads(run.read_text())
             rows = found.pop('rows')
-            if found != json.loads(json.dumps(self.about)):
+            if found != self.about:
                 differ = sorted(k for k in self.about if found.get(k) != self.about[k])
                 raise ValueError(
                     f'{self.folder} must hold parts of this run, but differs in '

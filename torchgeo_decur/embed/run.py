@@ -1,5 +1,6 @@
 """The task and the data of a run, from the files that it left."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ def load_run(
             f'{config}: expected a config of torchgeo with model and data, found '
             f'{sorted(content)}'
         )
+    # A copy, for the parser puts its own objects into what it is given.
+    about: dict[str, Any] = json.loads(json.dumps(read, default=str))
     file = Path(ckpt_path) if ckpt_path else _checkpoint(config)
     # The parameters come from the checkpoint: no other weights need to be there.
     options = dict(read['model'].get('init_args') or {})
@@ -59,10 +62,9 @@ def load_run(
     task: BaseTask = built.model
     datamodule: BaseDataModule = built.data
     _restore(task, datamodule, file)
-    speed = ('batch_size', 'num_workers')
-    data = dict(read['data'].get('init_args') or {})
-    data = {key: value for key, value in data.items() if key not in speed}
-    return task, datamodule, {**read, 'data': {**read['data'], 'init_args': data}}
+    for name in ('batch_size', 'num_workers'):
+        about['data'].get('init_args', {}).pop(name, None)
+    return task, datamodule, about
 
 
 def _checkpoint(config: Path) -> Path:
