@@ -1,6 +1,6 @@
 """One encoder per modality, behind one dictionary."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -65,10 +65,12 @@ class MultimodalEncoder(nn.Module):
         weights: start of the encoders, one for all or one for each: None or False for
             random, True for ImageNet (through timm), a weight enum or its name, or the
             path of a file that :func:`~torchgeo_decur.models.load_weights` reads.
+        bands: names of the bands of the images, in order, of some or all modalities:
+            the first convolution of weights that name their bands is adapted to them.
 
     Raises:
-        ValueError: if there is no modality, a model is unknown, or a per-modality
-            option does not name the modalities.
+        ValueError: if there is no modality, a model is unknown, a per-modality option
+            does not name the modalities, or bands are not as many as the channels.
 
     Example:
         >>> import torch
@@ -83,11 +85,18 @@ class MultimodalEncoder(nn.Module):
         modalities: Mapping[str, int],
         model: str | Mapping[str, str] = 'resnet50',
         weights: Weights | Mapping[str, Weights] = None,
+        bands: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Initialize a new MultimodalEncoder instance."""
         super().__init__()
         if not modalities:
             raise ValueError('modalities must name at least one modality, got none')
+        for m, names in (bands or {}).items():
+            if len(names) != modalities.get(m):
+                raise ValueError(
+                    f'bands must name the channels of modalities, {dict(modalities)}, '
+                    f'got {list(names)} for {m}'
+                )
         self.model = per_modality('model', model, modalities)
         starts = per_modality('weights', weights, modalities, default=False)
         self.encoders = nn.ModuleDict()
@@ -96,7 +105,8 @@ class MultimodalEncoder(nn.Module):
             self.encoders[m] = create_encoder(self.model[m], channels, imagenet)
         files = {m: s for m, s in starts.items() if s and not isinstance(s, bool)}
         if files:
-            load_weights(self.encoders, files)
+            named = {m: b for m, b in (bands or {}).items() if m in files}
+            load_weights(self.encoders, files, bands=named)
 
     @property
     def num_features(self) -> dict[str, int]:

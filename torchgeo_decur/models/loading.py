@@ -202,7 +202,11 @@ def _prepare(
     where = f'{checkpoint.name}{f", {modality}" if modality else ""}'
     expected, known = encoder.state_dict(), checkpoint.bands.get(key)
     state, changes = _fit_bands(where, checkpoint.states[key], expected, known, bands)
-    missing = sorted(set(expected) - set(state))
+    absent = sorted(set(expected) - set(state))
+    kept = [k for k in absent if k in checkpoint.left_out.get(key, ())]
+    missing = [k for k in absent if k not in kept]
+    if kept:
+        changes.append(f'{kept[:3]} are not part of a pyramid and keep their start')
     unexpected = sorted(set(state) - set(expected))
     wrong = [k for k in unexpected if not k.startswith(HEADS)]
     shapes = {
