@@ -9,18 +9,20 @@ from torch.nn.functional import grid_sample, scaled_dot_product_attention
 
 
 class DeformableAttention(nn.Module):
-    """Multi-head attention of all positions to a coarse grid of shifted points.
+    r"""Multi-head attention of all positions to a coarse grid of shifted points.
 
     The queries are a projection of every position. A small network turns them into an
     offset for each cell of the key grid, and the map is sampled, bilinearly, at
     reference point plus offset; keys and values are projections of these samples:
 
-        q = W_q x,  p = clip(reference + offset(q), -1, 1),  k, v = W_k x(p), W_v x(p)
-        DA(x) = W_out softmax(q k^T / sqrt(d) + b) v
+    .. math:: q = W_q x, \quad p = \mathrm{clip}(r + o(q), -1, 1), \quad
+              k = W_k\,x(p), \quad v = W_v\,x(p)
 
-    with d channels a head, and the bias b of :func:`relative_position_bias`. Channels
-    are split into groups with points of their own; a group serves ``heads / groups``
-    consecutive heads. Maps of any size are taken: the bias is interpolated.
+    .. math:: DA(x) = W_o\,\mathrm{softmax}(q k^T / \sqrt{d} + b)\,v
+
+    with d channels a head and a bias b that depends on how far key and query are apart,
+    interpolated from a table. Channels are split into groups with points of their own; a
+    group serves ``heads / groups`` consecutive heads. Maps of any size are taken.
 
     Xia et al., *Vision Transformer with Deformable Attention*, CVPR 2022,
     https://arxiv.org/abs/2201.00520. Parameters are named as in the published weights of
