@@ -60,27 +60,28 @@ def attend(
             values[:, a, b] = project('v', samples[:, a, b])
 
     out = np.zeros_like(image)
-    size = channels // heads
+    size, shared = channels // heads, heads // groups
     for i in range(height):
         for j in range(width):
+            scores = np.zeros((heads, rows, columns))
+            for g in range(groups):
+                tables = p['rpe_table'][g * shared : (g + 1) * shared]
+                for a in range(rows):
+                    for b in range(columns):
+                        x_, y = points[g, a, b].tolist()
+                        away_y = (centre(i, height) - y) / 2
+                        away_x = (centre(j, width) - x_) / 2
+                        biases = bilinear(tables, away_y, away_x)
+                        scores[g * shared : (g + 1) * shared, a, b] = biases
             attended = np.zeros(channels)
             for h in range(heads):
                 part = slice(h * size, (h + 1) * size)
-                g = h // (heads // groups)
-                table = p['rpe_table'][h : h + 1]
-                scores = []
                 for a in range(rows):
                     for b in range(columns):
-                        x_, y = points[g, a, b]
                         similar = queries[part, i, j] @ keys[part, a, b]
-                        away_y = (centre(i, height) - y) / 2
-                        away_x = (centre(j, width) - x_) / 2
-                        bias = bilinear(table, away_y, away_x)[0]
-                        scores.append(similar / math.sqrt(size) + bias)
-                weights = np.exp(np.array(scores) - max(scores))
-                attended[part] = values[part].reshape(size, -1) @ (
-                    weights / weights.sum()
-                )
+                        scores[h, a, b] += similar / math.sqrt(size)
+                weights = np.exp(scores[h] - scores[h].max())
+                attended[part] = (values[part] * weights / weights.sum()).sum((1, 2))
             out[:, i, j] = project('out', attended)
     return out, points
 

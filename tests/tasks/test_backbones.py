@@ -52,9 +52,7 @@ def test_classification(
 ) -> None:
     model, files = pretrained
     run = runner('late_fusion_classification.yaml')
-    options: dict[str, Any] = {'model': model, 'test_subsets': False}
-    run('fit', weights=files, **options)
-    assert math.isfinite(run('test', **options)['test_loss'])
+    assert math.isfinite(run('fit', weights=files, model=model)['val_loss'])
 
 
 @pytest.mark.parametrize('decoder', ['fcn', 'unet'])
@@ -65,10 +63,9 @@ def test_segmentation(
 ) -> None:
     model, files = pretrained
     run = runner('late_fusion_segmentation.yaml')
-    options = {'model': decoder, 'backbone': model, 'test_subsets': False}
+    options: dict[str, Any] = {'model': decoder, 'backbone': model, 'weights': files}
     if model == 'test_vit':
         with pytest.raises(ValueError, match=r'choose a backbone with a pyramid'):
-            run('fit', weights=files, **options)
+            run('fit', **options)
         return
-    run('fit', weights=files, **options)
-    assert math.isfinite(run('test', **options)['test_loss'])
+    assert math.isfinite(run('fit', **options)['val_loss'])
