@@ -216,14 +216,16 @@ class TestGraphs:
         out.sum().backward()
         assert attention.rpe_table.grad is not None
 
-    def test_export_for_any_batch(self) -> None:
+    def test_export_for_any_batch_and_size(self) -> None:
         attention = build(stride=2).eval()
-        batch = torch.export.Dim('batch', min=1, max=64)
+        names = {0: 'batch', 2: 'height', 3: 'width'}
+        shape = {i: torch.export.Dim(n, min=3, max=64) for i, n in names.items()}
         program = torch.export.export(
-            attention, (torch.randn(2, 16, 6, 9),), dynamic_shapes=({0: batch},)
+            attention, (torch.randn(4, 16, 6, 9),), dynamic_shapes=(shape,)
         )
-        x = torch.randn(5, 16, 6, 9)
-        torch.testing.assert_close(program.module()(x), attention(x))
+        for size in ((6, 9), (15, 4)):
+            x = torch.randn(5, 16, *size)
+            torch.testing.assert_close(program.module()(x), attention(x))
 
 
 class TestErrors:

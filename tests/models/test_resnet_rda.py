@@ -171,12 +171,16 @@ class TestPyramid:
     @pytest.mark.parametrize(
         'build_model', [smp.Unet, smp.FPN, smp.DeepLabV3Plus, smp.UPerNet]
     )
-    def test_segmentation_models_pytorch(self, build_model: Any) -> None:
+    def test_segmentation_models_pytorch(
+        self, build_model: Any, tmp_path: Path
+    ) -> None:
         model = build_model(
             'tu-resnet18_rda', encoder_weights=None, in_channels=4, classes=3
         )
         encoder = create_encoder(SMALL, 4)
-        model.encoder.model.load_state_dict(encoder.state_dict())
+        _, file = save_encoder(encoder, tmp_path / 's2', SMALL, {})
+        load_weights(model.encoder.model, file)
+        assert_loaded(model.encoder.model, encoder.state_dict())
         out = model(torch.rand(2, 4, 64, 64))
         assert out.shape == (2, 3, 64, 64)
         out.sum().backward()

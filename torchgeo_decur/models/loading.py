@@ -182,7 +182,8 @@ def _encoders(
     if isinstance(encoder, Mapping):
         return dict(encoder)
     inside = getattr(encoder, 'encoders', encoder)
-    if isinstance(inside, nn.ModuleDict):
+    # timm's pyramids are module dictionaries of one encoder.
+    if isinstance(inside, nn.ModuleDict) and not hasattr(inside, 'feature_info'):
         return dict(inside.items())
     return {modality: encoder}
 
