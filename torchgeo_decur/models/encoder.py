@@ -32,8 +32,9 @@ def create_encoder(
 
     Returns:
         Encoder from images (B, C, H, W) to features (B, F); F is ``num_features``, or
-        ``head_hidden_size`` where timm has it. Vision transformers accept any size that
-        their patches divide.
+        ``head_hidden_size`` where timm has it. Vision transformers accept any size: their
+        position embeddings are interpolated, and an image that their patches do not
+        divide is extended by zeros at the lower and right edge.
 
     Raises:
         ValueError: if timm does not know the model.
@@ -50,6 +51,7 @@ def create_encoder(
         )
     if is_model_in_modules(model, _DYNAMIC_SIZE):
         kwargs.setdefault('dynamic_img_size', True)
+        kwargs.setdefault('dynamic_img_pad', True)
     encoder: nn.Module = timm.create_model(
         model, pretrained=pretrained, in_chans=in_chans, num_classes=0, **kwargs
     )
