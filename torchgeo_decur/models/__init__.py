@@ -3,6 +3,7 @@
 from .checkpoints import save_encoder
 from .cmx import CMXSegmenter, FeatureFusion, FeatureRectification
 from .decoders import SMPDecoder, build_decoder
+from .deformable_attention import DeformableAttention, ResidualDeformableAttention
 from .encoder import MultimodalEncoder, create_encoder
 from .fcn import FCNDecoder
 from .fusion import LateFusion
@@ -12,6 +13,7 @@ from .loading import LoadReport, load_weights
 from .mit import MixTransformer
 from .pyramid import MultimodalPyramid, StagedPyramid
 from .register import register
+from .resnet_rda import ResNetRDA
 from .weights import (
     MiTB2_Weights,
     MiTB5_Weights,
@@ -24,6 +26,7 @@ from .weights import (
 
 __all__ = [
     'CMXSegmenter',
+    'DeformableAttention',
     'FCNDecoder',
     'FeatureFusion',
     'FeatureRectification',
@@ -38,6 +41,8 @@ __all__ = [
     'MultimodalPyramid',
     'ResNet50RDA_Weights',
     'ResNet50_Weights',
+    'ResNetRDA',
+    'ResidualDeformableAttention',
     'SMPDecoder',
     'Segmenter',
     'StagedPyramid',

@@ -224,6 +224,7 @@ class CMXSegmenter(Segmenter):
         freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`; rectification,
             fusion and decoder learn nevertheless.
         modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
+        bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Raises:
         ValueError: if there are not two modalities, a backbone does not suit, or an
@@ -245,6 +246,7 @@ class CMXSegmenter(Segmenter):
         num_classes: int = 11,
         freeze_backbone: bool = False,
         modality_dropout: float = 0.0,
+        bands: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Initialize a new CMXSegmenter instance."""
         if len(modalities) != 2:
@@ -252,7 +254,7 @@ class CMXSegmenter(Segmenter):
                 f'modalities must be two for cmx, got {list(modalities)}; segformer '
                 'decodes any number with late fusion'
             )
-        encoders = StagedPyramid(modalities, backbone, weights)
+        encoders = StagedPyramid(modalities, backbone, weights, bands)
         widths, other = encoders.channels.values()
         if widths != other:
             raise ValueError(

@@ -1,6 +1,6 @@
 """One feature pyramid per modality, started from the same files as the encoders."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
@@ -8,6 +8,7 @@ from timm.models import FeatureListNet
 from torch import Tensor, nn
 
 from ..modalities import per_modality
+from .checkpoints import place
 from .encoder import MultimodalEncoder, Weights, create_encoder
 
 
@@ -26,6 +27,7 @@ class MultimodalPyramid(nn.Module):
         weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         output_stride: stride of the last level; 16 dilates the last stage, for models
             that timm can dilate.
+        bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Attributes:
         channels: channels of each level of each modality, finest first.
@@ -48,10 +50,11 @@ class MultimodalPyramid(nn.Module):
         model: str | Mapping[str, str] = 'resnet50',
         weights: Weights | Mapping[str, Weights] = None,
         output_stride: int = 32,
+        bands: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Initialize a new MultimodalPyramid instance."""
         super().__init__()
-        whole = MultimodalEncoder(modalities, model, weights)
+        whole = MultimodalEncoder(modalities, model, weights, bands)
         self.model = per_modality('model', model, modalities)
         self.encoders = nn.ModuleDict()
         self.channels: dict[str, list[int]] = {}
@@ -60,10 +63,10 @@ class MultimodalPyramid(nn.Module):
         options: dict[str, Any] = {}
         if output_stride != 32:
             options['output_stride'] = output_stride
-        for m, bands in modalities.items():
+        for m, number in modalities.items():
             try:
                 encoder = create_encoder(
-                    self.model[m], bands, features_only=True, **options
+                    self.model[m], number, features_only=True, **options
                 )
             except (RuntimeError, TypeError, NotImplementedError) as error:
                 raise ValueError(
@@ -111,6 +114,7 @@ class StagedPyramid(MultimodalPyramid):
         modalities: number of channels of each modality, by name.
         model: name of a timm model, one for all modalities or one for each.
         weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Raises:
         ValueError: if the stages of a model cannot be run one by one, or an option is
@@ -129,9 +133,10 @@ class StagedPyramid(MultimodalPyramid):
         modalities: Mapping[str, int],
         model: str | Mapping[str, str] = 'mit_b2',
         weights: Weights | Mapping[str, Weights] = None,
+        bands: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Initialize a new StagedPyramid instance."""
-        super().__init__(modalities, model, weights)
+        super().__init__(modalities, model, weights, bands=bands)
         self._stages: dict[str, list[list[str]]] = {}
         for m, encoder in self.encoders.items():
             # Swin and its kin put channels last, others are no chain of modules.
@@ -180,15 +185,11 @@ class StagedPyramid(MultimodalPyramid):
 
 def _copy(source: nn.Module, target: nn.Module) -> None:
     """Copy parameters and buffers between two namings of one model."""
-    state = {_place(k): v for k, v in source.state_dict().items()}
+    state = {place(k): v for k, v in source.state_dict().items()}
     wanted = target.state_dict()
-    lacking = sorted(k for k in wanted if _place(k) not in state)
+    lacking = sorted(k for k in wanted if place(k) not in state)
     if lacking:
         raise ValueError(
             f'pyramid must have only parameters of its encoder, got also {lacking[:3]}'
         )
-    target.load_state_dict({k: state[_place(k)] for k in wanted})
-
-
-def _place(key: str) -> str:
-    return key.removeprefix('model.').replace('.', '_')
+    target.load_state_dict({k: state[place(k)] for k in wanted})
