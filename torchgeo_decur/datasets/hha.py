@@ -28,6 +28,8 @@ _FINE, _COARSE = 3, 10
 # Normals within so many degrees of parallel or orthogonal vote, in two rounds.
 _THRESHOLDS = (45.0, 15.0)
 _ITERATIONS = 5
+# Windows whose points are this near to a plane, relative to their depth, are even.
+_EVEN = 1e-3
 # Less of the scene below the camera than this (m), and the ground is not in view.
 _GROUND = 0.9
 
@@ -129,10 +131,10 @@ def geocentric(
             lowest point is always the ground.
 
     Returns:
-        Inverse depth in 1/m; height above the lowest point (the 0.1th percentile) along
-        gravity in m; angle of the surface with the horizontal in degrees: 0 floor, 90
-        wall, 180 ceiling. Shape (3, H, W), float32, NaN where missing; the angle also
-        where the surface is not known.
+        Inverse depth in 1/m; height along gravity in m, above the 1st percentile of the
+        points on even surfaces; angle of the surface with the horizontal in degrees: 0
+        floor, 90 wall, 180 ceiling. Shape (3, H, W), float32, NaN where missing; the
+        angle also where the surface is not known.
 
     Raises:
         ValueError: if the depth has another shape or is not in m, or a focal length is
@@ -153,15 +155,16 @@ def geocentric(
             '1000, and mark missing pixels with 0 or NaN'
         )
     u, v = _rays(z, intrinsics)
-    coarse, rest = _planes(z, intrinsics, _COARSE)
-    # A window across an edge has a normal that no surface has: the flatter half votes.
-    down = gravity_direction(coarse.masked_fill(rest > rest.nanmedian(), torch.nan))
-    normals = surface_normals(z, intrinsics, _FINE)
+    # A window across an edge has a normal that no surface has, and stray points lie below
+    # the ground: the flatter half of the windows decides.
+    coarse, even = _planes(z, intrinsics, _COARSE)
+    down = gravity_direction(coarse.masked_fill(~even, torch.nan))
+    normals, even = _planes(z, intrinsics, _FINE)
     # y is down: what lies lower has a larger coordinate along gravity.
     above = -z * (down[0] * u + down[1] * v + down[2])
-    known = above[above.isfinite()]
-    if len(known):
-        lowest = np.quantile(known.cpu().numpy(), 0.001)
+    ground = above[even] if even.any() else above[above.isfinite()]
+    if len(ground):
+        lowest = np.quantile(ground.cpu().numpy(), 0.01)
         if camera_height is not None and lowest > -_GROUND:
             lowest = -camera_height
         above = above - lowest
@@ -209,7 +212,7 @@ def encode_hha(
 def _planes(
     depth: Tensor, intrinsics: Intrinsics, radius: int
 ) -> tuple[Tensor, Tensor]:
-    """Normal of the plane around each pixel, and how far the points are from it."""
+    """Normal of the plane around each pixel, and whether the points lie near to it."""
     z = depth.double()
     valid = z.isfinite()
     u, v = _rays(z, intrinsics)
@@ -233,7 +236,9 @@ def _planes(
     # What the plane leaves of the inverse depths, relative to their mean.
     dd = sdd - sd * sd / n
     rest = ((dd - a * ud - b * vd).clamp(min=0) / n).sqrt() / (sd / n).clamp(min=1e-12)
-    return normals.masked_fill(~enough, torch.nan), rest.masked_fill(~enough, torch.nan)
+    rest = rest.masked_fill(~enough, torch.nan)
+    even = rest <= rest.nanmedian().clamp(min=_EVEN)
+    return normals.masked_fill(~enough, torch.nan), even
 
 
 def _rays(depth: Tensor, intrinsics: Intrinsics) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,6 @@ from .reading import FileDataset, check_size, read_image, resize_frame
 
 _IMAGE = ('pattern', 'bands', 'kind', 'unit', 'mean', 'std', 'nodata', 'scale', 'hha')
 _MASK = ('pattern', 'values', 'num_classes', 'nodata')
-_HHA = {'bands': ['disparity', 'height', 'angle'], 'kind': 'depth', 'unit': 'uint8'}
 
 
 class Frame(NamedTuple):
@@ -53,9 +52,9 @@ class PairedFolders(FileDataset):
     - ``scale``: factor from the values of the files to the unit, such as 0.001 for
       millimetres and the unit m.
     - ``hha``: ``{fx: ..., fy: ..., cx: ..., cy: ...}``, the camera of a depth image, in
-      pixels of the files. The image then has the three bytes of
-      :func:`~torchgeo_decur.datasets.encode_hha`, and no ``bands``, ``kind`` or ``unit``;
-      ``scale`` must lead to metres.
+      pixels of the files, and perhaps its ``camera_height``. The image then has the three
+      bytes of :func:`~torchgeo_decur.datasets.encode_hha`, and the entry no ``bands``,
+      ``kind`` or ``unit``; ``scale`` must lead to metres.
 
     An entry of a mask has ``pattern``, and
 
@@ -106,7 +105,7 @@ class PairedFolders(FileDataset):
             _check_keys('mask', mask, _MASK)
             _check_pattern('mask', mask)
         self.size = check_size(size)
-        self.cache = HHACache(self.root / 'hha' if cache is None else cache)
+        self.cache = self.root / 'hha' if cache is None else Path(cache)
         self.transforms = transforms
         self.skip_unreadable = skip_unreadable
         self.patterns = {m: str(entry['pattern']) for m, entry in images.items()}
@@ -173,10 +172,11 @@ class PairedFolders(FileDataset):
         if not entry.get('hha'):
             image = read_image(path, self.modalities[name].channels, shape)
             return _measured(image, entry)
-        camera = Intrinsics(**{k: float(v) for k, v in entry['hha'].items()})
-        image = self.cache.get(
+        camera = {**entry['hha']}
+        cache = HHACache(self.cache, camera.pop('camera_height', 1.3))
+        image = cache.get(
             path.relative_to(self.root).as_posix(),
-            camera,
+            Intrinsics(**camera),
             lambda: _measured(read_image(path, 1), entry)[0],
             more=f'{entry.get("nodata")} {entry.get("scale")}',
         )
@@ -212,7 +212,7 @@ class PairedFolders(FileDataset):
     def _complete(self, split: str, skip: bool) -> list[str]:
         """Ids of the frames of a split that have all files."""
         found = {
-            name: _ids(self.root, pattern.replace('{split}', split), self.cache.folder)
+            name: _ids(self.root, pattern.replace('{split}', split), self.cache)
             for name, pattern in self.patterns.items()
         }
         every = set().union(*found.values())
@@ -263,12 +263,13 @@ def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
         k: entry[k] for k in ('bands', 'kind', 'unit', 'mean', 'std') if k in entry
     }
     if camera := entry.get('hha'):
-        if set(camera) != set(Intrinsics._fields) or fields:
+        if {*camera} - {'camera_height'} != {*Intrinsics._fields} or fields:
             raise ValueError(
-                f'{name}: hha must have {list(Intrinsics._fields)}, and the entry none of '
-                f'bands, kind, unit, mean and std, got {dict(entry)}'
+                f'{name}: hha must have {list(Intrinsics._fields)} and perhaps '
+                'camera_height, and the entry none of bands, kind, unit, mean and std, '
+                f'got {dict(entry)}'
             )
-        return Modality.of(_HHA)
+        return Modality.of('sunrgbd_hha')
     bands = entry.get('bands')
     if not bands or isinstance(bands, str):
         raise ValueError(
