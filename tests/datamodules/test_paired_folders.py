@@ -8,6 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+import yaml
+from jsonargparse import ArgumentParser
 
 from torchgeo_decur.datamodules import PairedFoldersDataModule
 from torchgeo_decur.datamodules.base import ResumableSampler
@@ -152,3 +154,21 @@ def test_constant_band(tmp_path: Path) -> None:
 def test_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PairedFoldersDataModule('data', **{'images': IMAGES, **options})
+
+
+def test_options_of_a_yaml_file(root: str) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(PairedFoldersDataModule, 'data')
+    written = {
+        'root': root,
+        'images': IMAGES,
+        'mask': MASK,
+        'train': ['dataset1'],
+        'size': [12, 18],
+    }
+    options = parser.parse_string(yaml.safe_dump({'data': written}))
+    datamodule = PairedFoldersDataModule(**vars(options.data))
+    datamodule.setup('fit')
+    sample = datamodule.train_dataset[0]
+    assert sample['mask'].unique().tolist() == [0, 1]
+    assert sample['image_depth'].shape == (1, 12, 18)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from torchgeo.datasets import DatasetNotFoundError
 
 from torchgeo_decur.datamodules import NYUDepthV2DataModule, SUNRGBDDataModule
@@ -118,3 +119,15 @@ def test_errors(tmp_path: Path, name: str) -> None:
     datamodule.prepare_data()
     with pytest.raises(DatasetNotFoundError, match='Expected'):
         datamodule.setup('fit')
+
+
+@pytest.mark.parametrize('name', CLASSES)
+def test_options_of_a_yaml_file(roots: dict[str, str], name: str) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(CLASSES[name], 'data')
+    options = parser.parse_object(
+        {'data': {'root': roots[name], 'depth': 'raw', 'size': [8, 12]}}
+    )
+    datamodule = CLASSES[name](**vars(options.data))
+    datamodule.setup('test')
+    assert datamodule.test_dataset[0]['image_depth'].shape == (1, 8, 12)

@@ -7,6 +7,7 @@ from .paired_folders import PairedFoldersDataModule
 from .rasters import RasterPairDataModule
 from .rgbd import NYUDepthV2DataModule, RGBDDataModule, SUNRGBDDataModule
 from .ssl4eo_s12 import SSL4EOS12PairDataModule
+from .statistics import StatisticsDataModule
 from .synthetic import SyntheticEODataModule
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     'ResumableSampler',
     'SSL4EOS12PairDataModule',
     'SUNRGBDDataModule',
+    'StatisticsDataModule',
     'SyntheticEODataModule',
 ]

@@ -19,7 +19,7 @@ class RGBDDataModule(MultimodalDataModule):
     The predict split is the test split.
 
     HHA images are computed when they are first asked for, about half a second each, and
-    kept in the cache; :meth:`prepare_data` does not compute them.
+    kept in the cache.
 
     Args:
         root: folder of the dataset.

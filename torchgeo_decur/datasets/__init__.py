@@ -8,6 +8,7 @@ from .nyu_depth_v2 import NYUDepthV2
 from .paired_folders import PairedFolders
 from .plotting import plot_images
 from .reading import FileDataset, UnreadableFileError
+from .rgbd import RGBDDataset
 from .ssl4eo_s12 import SSL4EOS12Pair
 from .sunrgbd import SUNRGBD
 from .synthetic import SyntheticEO
@@ -21,6 +22,7 @@ __all__ = [
     'Intrinsics',
     'NYUDepthV2',
     'PairedFolders',
+    'RGBDDataset',
     'SSL4EOS12Pair',
     'SyntheticEO',
     'UnreadableFileError',

@@ -56,7 +56,7 @@ def surface_normals(
     """Fit a plane to the points around each pixel.
 
     Args:
-        depth: depth in m, shape (H, W); NaN where it is not known.
+        depth: depth in m, shape (H, W); NaN or 0 where it is not known.
         intrinsics: of the camera.
         radius: the window has ``2 * radius + 1`` pixels along each side; pixels without
             depth and those beyond the border are left out of it.
@@ -193,8 +193,8 @@ def encode_hha(
         camera_height: see :func:`geocentric`.
 
     Returns:
-        uint8, shape (3, H, W): 0 in all bands where depth is missing, and in the last
-        where only the surface is not known.
+        The bands, uint8, shape (3, H, W). All are 0 where depth is missing, the last
+        alone where only the surface is not known.
 
     Raises:
         ValueError: see :func:`geocentric`.
@@ -214,7 +214,7 @@ def _planes(
 ) -> tuple[Tensor, Tensor]:
     """Normal of the plane around each pixel, and whether the points lie near to it."""
     z = depth.double()
-    valid = z.isfinite()
+    valid = z.isfinite() & (z > 0)
     u, v = _rays(z, intrinsics)
     w = valid.double()
     # 0 takes the place of a missing inverse depth, and weighs nothing.
