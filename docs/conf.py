@@ -3,7 +3,9 @@
 import importlib
 import inspect
 import pkgutil
+import runpy
 import sys
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -152,6 +154,14 @@ def weights_table() -> str:
     return '\n'.join(lines)
 
 
+def results_table(name: str) -> str:
+    """Render what was measured of a table of experiments."""
+    folder = Path(__file__).parents[1] / 'experiments'
+    render = runpy.run_path(str(folder / 'table.py'))['render']
+    table: str = render(folder / 'tables' / f'{name}.yaml')
+    return table
+
+
 def public_names(module: str) -> list[str]:
     """List what a module offers: its `__all__`, or what it defines and documents."""
     found = importlib.import_module(module)
@@ -225,6 +235,7 @@ myst_substitutions = {
     'modality_table': modality_table(),
     's1_statistics': statistics_table('sentinel1_grd'),
     's2_statistics': statistics_table('sentinel2_l1c'),
+    'synthetic_results': results_table('synthetic'),
     'weights_table': weights_table(),
 }
 suppress_warnings = ['config.cache']  # the function in autosummary_context

@@ -24,6 +24,11 @@ FILES = {path.stem: path for path in sorted((ROOT / 'experiments').glob('*.yaml'
 # What makes each experiment small; everything else is as in the file.
 SMALL = {
     'geonrw_decur_resnet50': ('--data.size=32', '--data.val_fraction=0.5'),
+    'geonrw_decur_resnet50_rda': (
+        '--data.size=32',
+        '--data.val_fraction=0.5',
+        '--model.model=resnet18_rda',
+    ),
     'quickstart': ('--data.length=4', '--data.val_length=24', '--data.size=32'),
     'rasters_decur': (
         '--data.length=4',
@@ -31,6 +36,11 @@ SMALL = {
         '--data.val_fraction=0.3',
     ),
     'ssl4eo_s12_decur_resnet50': ('--data.val_fraction=0.5',),
+    'ssl4eo_s12_decur_resnet50_rda': (
+        '--data.val_fraction=0.5',
+        '--model.model=resnet18_rda',
+    ),
+    'ssl4eo_s12_decur_vits16': ('--data.val_fraction=0.5', '--model.model=test_vit'),
 }
 ALL = (
     '--model.model=test_resnet',

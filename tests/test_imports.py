@@ -25,7 +25,9 @@ ALLOWED = {
     'tasks': TASKS,
     'analysis': {'losses.functional', 'models', 'modalities'},
     'callbacks': TASKS | {'tasks', 'analysis', 'datasets', 'datamodules'},
-    'cli': TASKS | {'tasks', 'analysis', 'datasets', 'datamodules', 'callbacks'},
+    'embed': {'models', 'modalities'},
+    'cli': TASKS
+    | {'tasks', 'analysis', 'datasets', 'datamodules', 'callbacks', 'embed'},
     '__main__': {'cli'},
 }
 

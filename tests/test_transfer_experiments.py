@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
+CITIES = {'cities': {'aachen': 3, 'herne': 1}}
 OPTIONS = {
     'bigearthnet': ['--model.init_args.model=test_resnet', '--model.init_args.size=48'],
     'geonrw': [
@@ -21,12 +23,13 @@ OPTIONS = {
 @pytest.mark.filterwarnings('ignore:Average precision score for one or more classes')
 @pytest.mark.filterwarnings('ignore:No positive samples found in target')
 @pytest.mark.parametrize(
-    ('base', 'difference', 'frozen'),
+    ('base', 'difference', 'modality', 'frozen'),
     [
-        ('bigearthnet', 'linear', True),
-        ('bigearthnet', 'finetune', False),
-        ('geonrw', 'frozen', True),
-        ('geonrw', 'finetune', False),
+        ('bigearthnet', 'linear', '', True),
+        ('bigearthnet', 'linear', 's1', True),
+        ('bigearthnet', 'finetune', 's2', False),
+        ('geonrw', 'frozen', 'rgb', True),
+        ('geonrw', 'finetune', '', False),
     ],
 )
 def test_transfer(
@@ -34,16 +37,16 @@ def test_transfer(
     tmp_path: Path,
     base: str,
     difference: str,
+    modality: str,
     frozen: bool,
 ) -> None:
     make = runpy.run_path(str(ROOT / 'tests' / 'data' / base / 'data.py'))['make']
-    cities = {'cities': {'aachen': 3, 'herne': 1}} if base == 'geonrw' else {}
-    root = make(tmp_path / 'data', **cities)
+    root = make(tmp_path / 'data', **(CITIES if base == 'geonrw' else {}))
     folder = ROOT / 'experiments' / 'transfer'
+    names = [base, f'{base}_{difference}'] + [f'{base}_{modality}'] * bool(modality)
     torchgeo(
         'fit',
-        f'--config={folder / base}.yaml',
-        f'--config={folder / base}_{difference}.yaml',
+        *[f'--config={folder / name}.yaml' for name in names],
         f'--trainer.logger.init_args.save_dir={tmp_path}',
         '--trainer.accelerator=cpu',
         '--trainer.max_epochs=1',
@@ -60,10 +63,55 @@ def test_transfer(
     run = tmp_path / f'{base}_{difference}' / 'version_0'
     text = (run / 'hparams.yaml').read_text()
     assert f'freeze_backbone: {str(frozen).lower()}' in text
+    if modality:
+        assert list(yaml.safe_load(text)['modalities']) == [modality]
     with (run / 'metrics.csv').open() as file:
         columns = set(csv.DictReader(file).fieldnames or ())
     metric = 'mAP_micro' if base == 'bigearthnet' else 'AverageJaccardIndex'
     assert f'val_{metric}' in columns
+
+
+@pytest.mark.parametrize('modality', ['spectral', 'dem', ''])
+def test_rasters(torchgeo: Callable[..., None], tmp_path: Path, modality: str) -> None:
+    """Maps from one modality, or from two of which either may be missing at test."""
+    make = runpy.run_path(str(ROOT / 'tests' / 'data' / 'rasters' / 'data.py'))['make']
+    root = make(tmp_path / 'data')
+    channels = {'spectral': 2, 'dem': 1}
+    wanted = {modality: channels[modality]} if modality else channels
+    spectral = {'paths': str(root / 'optical'), 'bands': ['column', 'row']}
+    dem = {'paths': str(root / 'dem'), 'bands': ['elevation'], 'kind': 'elevation'}
+    mask = {'paths': str(root / 'labels'), 'nodata': 255, 'num_classes': 9}
+    options = [
+        f'--config={ROOT / "experiments" / "transfer" / "rasters.yaml"}',
+        f'--trainer.logger.init_args.save_dir={tmp_path}',
+        '--trainer.accelerator=cpu',
+        '--trainer.max_epochs=1',
+        '--trainer.enable_progress_bar=false',
+        '--trainer.enable_model_summary=false',
+        '--model.init_args.weights=null',
+        '--model.init_args.model=fcn',
+        '--model.init_args.backbone=test_resnet',
+        f'--model.init_args.modalities={wanted}',
+        f'--model.init_args.modality_dropout={0 if modality else 0.2}',
+        f'--data.init_args.rasters.spectral={spectral}',
+        f'--data.init_args.rasters.dem={dem}',
+        f'--data.init_args.mask={mask}',
+        '--data.init_args.patch_size=32',
+        '--data.init_args.length=4',
+        '--data.init_args.batch_size=2',
+        '--data.init_args.num_workers=0',
+    ]
+    torchgeo('fit', *options)
+    (checkpoint,) = tmp_path.glob('rasters/version_0/checkpoints/*.ckpt')
+    for missing in [[]] if modality else [[], ['spectral'], ['dem']]:
+        gone = f'--model.init_args.missing={missing}'
+        for command in ('validate', 'test', 'predict'):
+            torchgeo(command, *options, gone, f'--ckpt_path={checkpoint}')
+        found = tmp_path.glob('rasters/version_*/metrics.csv')
+        newest = max(found, key=lambda path: path.stat().st_mtime_ns)
+        with newest.open() as file:
+            row = next(csv.DictReader(file))
+        assert 0 <= float(row['test_AverageJaccardIndex']) <= 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The command `torchgeo-decur`: weights and files of encoders. Training is `torchgeo`."""
+"""The command `torchgeo-decur`: weights, encoders, embeddings. Training is `torchgeo`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Any, Literal
 from jsonargparse import auto_cli
 
 from .callbacks.export import export_checkpoint
+from .embed import embed_rasters, load_run
 from .models.checkpoints import save_encoder
 from .models.download import cached_file
 from .models.loading import read_weights
@@ -63,7 +64,8 @@ def convert(
         bands = checkpoint.bands.get(m)
         state = fold_repeated(tensors, len(bands)) if bands else tensors
         state = {k: v for k, v in state.items() if not _OUTSIDE.match(k)}
-        metadata = {'modality': label, **({'bands': bands} if bands else {})}
+        known = {'bands': bands, 'left_out': checkpoint.left_out.get(m)}
+        metadata = {'modality': label, **{k: v for k, v in known.items() if v}}
         path = out / f'{_stem(file)}_{label}'
         for written in save_encoder(state, path, name, metadata, [_SUFFIXES[to]]):
             print(written)
@@ -80,6 +82,40 @@ def export(checkpoint: Path, out: Path | None = None) -> None:
         print(written)
 
 
+def embed(
+    run: Path,
+    out: Path = Path('embeddings.parquet'),
+    ckpt_path: Path | None = None,
+    modalities: list[str] | None = None,
+    projections: bool = True,
+    date: str | None = None,
+    batch_size: int | None = None,
+    device: str = 'auto',
+) -> None:
+    """Write what a model sees in each window of a scene, as GeoParquet.
+
+    A command that was stopped goes on where it stood.
+
+    Args:
+        run: config.yaml of a fit, or a file like it; its model and data count.
+        out: the file to write.
+        ckpt_path: checkpoint of the model; by default the last one next to the config.
+        modalities: which modalities to encode; all by default.
+        projections: whether to write common and unique parts of the embeddings too.
+        date: date of the images where the files have none, such as '2020-06-30'.
+        batch_size: windows of a batch; by default that of the data.
+        device: auto, cpu, gpu or mps.
+    """
+    task, datamodule, about = load_run(run, ckpt_path)
+    if batch_size is not None:
+        datamodule.batch_size = batch_size
+    print(
+        embed_rasters(
+            task, datamodule, out, modalities, projections, date, device, about
+        )
+    )
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command.
 
@@ -90,6 +126,7 @@ def main(args: list[str] | None = None) -> None:
         SystemExit: if the command fails, with a message for the user.
     """
     commands: Any = {'weights': weights, 'convert': convert, 'export': export}
+    commands |= {'embed': embed}
     try:
         auto_cli(commands, args=args, prog='torchgeo-decur')
     except (ValueError, OSError) as error:

@@ -1,9 +1,5 @@
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from itertools import combinations
-from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -288,31 +284,6 @@ class TestErrors:
             DeCURLoss(common_dim=3)(z)
 
 
-@pytest.fixture
-def run_processes(tmp_path: Path) -> Callable[[dict[str, object]], list[dict]]:
-    def run(case: dict[str, object]) -> list[dict]:
-        torch.save(case, tmp_path / 'case.pt')
-        script = Path(__file__).with_name('two_processes.py')
-        with ExitStack() as stack:
-            processes = []
-            for rank in '01':
-                process = subprocess.Popen(
-                    [sys.executable, script, tmp_path, rank, '2'],
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                )
-                processes.append(stack.enter_context(process))
-                stack.callback(process.kill)
-            for process in processes:
-                output, _ = process.communicate(timeout=120)
-                assert process.returncode == 0, output
-        files = [tmp_path / f'rank{rank}.pt' for rank in range(2)]
-        return [torch.load(file, weights_only=True) for file in files]
-
-    return run
-
-
 def test_two_processes_equal_one(
     run_processes: Callable[[dict[str, object]], list[dict]],
 ) -> None:
@@ -320,7 +291,12 @@ def test_two_processes_equal_one(
     x = make(n=8, d=4, names='abc')
     x = {m: v + torch.arange(8.0)[:, None] for m, v in x.items()}
     weight = {m: w[0] for m, w in make(n=4, d=6, names='abc', seed=1).items()}
-    case = {'x': x, 'weight': weight, 'common_dim': 4}
+    case = {
+        'x': x,
+        'weight': weight,
+        'loss': 'DeCURLoss',
+        'arguments': {'common_dim': 4},
+    }
     ranks = run_processes(case)
 
     weight = {m: w.clone().requires_grad_() for m, w in weight.items()}

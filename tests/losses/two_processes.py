@@ -1,4 +1,4 @@
-"""One of the processes of `test_decur.py::test_two_processes_equal_one`.
+"""One of the processes of `test_two_processes_equal_one`.
 
 Imports the losses without the package above them, which would import TorchGeo: half a
 minute for two processes on one core.
@@ -18,7 +18,7 @@ def main(folder: Path, rank: int, world_size: int) -> None:
     torch.distributed.init_process_group(
         'gloo', f'file://{folder}/rendezvous', rank=rank, world_size=world_size
     )
-    criterion = import_losses().DeCURLoss(case['common_dim'])
+    criterion = getattr(import_losses(), case['loss'])(**case['arguments'])
     weight = {m: w.requires_grad_() for m, w in case['weight'].items()}
     z = {m: x.chunk(world_size, dim=1)[rank] @ weight[m] for m, x in case['x'].items()}
     local = criterion(z)['loss'].item()

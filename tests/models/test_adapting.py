@@ -1,22 +1,27 @@
 """Weights that are adapted by names of bands, or loaded into several encoders."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from encoder_states import SMALL, State, assert_loaded, random_state
+from safetensors.torch import load_file
 from torch import nn
 from torchvision.models import WeightsEnum
 from torchvision.models._api import Weights
 
+from torchgeo_decur.modalities import MODALITIES
 from torchgeo_decur.models import (
     MultimodalEncoder,
+    MultimodalPyramid,
     create_encoder,
     load_weights,
     save_encoder,
 )
+from torchgeo_decur.tasks import LateFusionClassification, LateFusionSegmentation
 
 
 class TestBands:
@@ -121,6 +126,58 @@ class TestBands:
             load_weights(
                 create_encoder(SMALL, 2), tmp_path / 'x.pt', bands=['B2', 'B3']
             )
+
+
+class TestBandsOfAModel:
+    """Thirteen bands to four, wherever encoders are started."""
+
+    wanted: ClassVar = ['B02', 'B03', 'B04', 'B08']
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        encoder = create_encoder('test_resnet', 13)
+        known = MODALITIES['sentinel2_l1c'].bands
+        options = {'bands': known, 'modality': 's2'}
+        return save_encoder(encoder, tmp_path / 's2', 'test_resnet', options)[1]
+
+    @pytest.mark.parametrize(
+        'build',
+        [
+            lambda **options: MultimodalEncoder(model='test_resnet', **options),
+            lambda **options: MultimodalPyramid(model='test_resnet', **options),
+            lambda **options: (
+                LateFusionClassification(
+                    model='test_resnet', num_classes=3, **options
+                ).model.encoders
+            ),
+            lambda **options: (
+                LateFusionSegmentation(
+                    backbone='test_resnet', num_classes=3, **options
+                ).model.encoders
+            ),
+        ],
+        ids=['encoder', 'pyramid', 'classification', 'segmentation'],
+    )
+    def test_first_convolution(self, file: Path, build: Callable[..., Any]) -> None:
+        made = build(
+            modalities={'s1': 2, 's2': 4},
+            weights={'s2': str(file)},
+            bands={'s2': self.wanted},
+        )
+        kernel = load_file(file)['conv1.0.weight']
+        bands = list(MODALITIES['sentinel2_l1c'].bands)
+        index = [bands.index(b.replace('B0', 'B')) for b in self.wanted]
+        assert index == [1, 2, 3, 7]
+        assert made.encoders['s2'].conv1[0].weight.equal(kernel[:, index])
+
+    @pytest.mark.parametrize(
+        ('bands', 'found'),
+        [({'s2': ['B2']}, r"\['B2'\] for s2"), ({'s3': ['B2']}, r"\['B2'\] for s3")],
+    )
+    def test_errors(self, bands: dict[str, list[str]], found: str) -> None:
+        message = rf'bands must name the channels of modalities, .* got {found}'
+        with pytest.raises(ValueError, match=message):
+            MultimodalEncoder({'s2': 4}, 'test_resnet', bands=bands)
 
 
 class TestSeveral:

@@ -27,6 +27,7 @@ class TestCreateEncoder:
             ('mobilenetv3_small_050', (65, 40)),
             ('vit_tiny_patch16_224', (96, 96)),
             ('vit_tiny_patch16_224', (224, 224)),
+            ('vit_tiny_patch16_224', (120, 50)),
         ],
     )
     def test_shapes(self, model: str, size: tuple[int, int], channels: int) -> None:
@@ -35,6 +36,17 @@ class TestCreateEncoder:
             h = encoder(torch.rand(2, channels, *size))
         assert h.shape == (2, FAMILIES[model])
         assert h.isfinite().all()
+
+    @pytest.mark.parametrize(
+        'model', ['test_vit', 'test_vit3', 'eva02_tiny_patch14_224']
+    )
+    def test_what_patches_do_not_divide_is_extended(self, model: str) -> None:
+        encoder = create_encoder(model, 2).eval()
+        patch = encoder.patch_embed.patch_size[0]
+        x = torch.rand(2, 2, 3 * patch - 5, 4 * patch)
+        with torch.no_grad():
+            expected = encoder(nn.functional.pad(x, (0, 0, 0, 5)))
+            torch.testing.assert_close(encoder(x), expected)
 
     def test_samples_are_encoded_one_by_one(self) -> None:
         encoder = create_encoder('resnet18', 3).eval()

@@ -88,10 +88,25 @@ class TestFCN:
         torch.testing.assert_close(decoder(levels, (70, 71)), expected)
         assert [r.out_channels for r in decoder.reduce] == [128, 256, 512]
 
-    def test_a_plain_vision_transformer_has_no_pyramid(self) -> None:
-        message = r'levels of the strides \[8, 16, 32\], got \[16, 16, 16\]'
+    @pytest.mark.parametrize(
+        ('decoder', 'message'),
+        [
+            (
+                'fcn',
+                r'the strides \[8, 16, 32\], got \[16, 16, 16\]; choose a backbone',
+            ),
+            (
+                'unet',
+                r'levels of the strides .*, got \[16, 16, 16\]; choose a backbone',
+            ),
+            ('deeplabv3+', r"pyramid of output stride 16, got 'test_vit' for s1"),
+        ],
+    )
+    def test_a_plain_vision_transformer_has_no_pyramid(
+        self, decoder: str, message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
-            segmenter(backbone='test_vit')
+            segmenter(model=decoder, backbone='test_vit')
 
 
 class TestDecoders:

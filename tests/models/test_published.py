@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from attention_loops import attend
 from encoder_states import State, assert_loaded, random_state
 from torch import Tensor, nn
 
@@ -39,31 +40,9 @@ def joint(first: State, second: State, **others: Tensor) -> dict[str, Any]:
 
 def attention(prefix: str, seed: int) -> State:
     """Deformable attention of layers 3 and 4, by its published names."""
-    torch.manual_seed(seed)
-    names = ['conv_offset.0.weight', 'conv_offset.1.norm.bias', 'conv_offset.3.weight']
-    names += [f'proj_{x}.weight' for x in 'qkv'] + ['proj_out.bias', 'rpe_table']
-    return {f'{prefix}_{x}.{n}': torch.rand(3) for x in ('l3', 'l4') for n in names}
-
-
-class Attentive(nn.Module):
-    """An encoder with the parameters of another and of deformable attention."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.inner = create_encoder(SMALL, channels)
-        for name, value in attention('da', 0).items():
-            self.inner.register_buffer(name.replace('.', '__'), torch.zeros_like(value))
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        state = self.inner.state_dict()
-        return {k.replace('__', '.'): v for k, v in state.items()}
-
-    def load_state_dict(self, state: Any, strict: bool = True, assign: Any = 0) -> Any:
-        renamed = {
-            k.replace('.', '__') if k.startswith('da_') else k: v
-            for k, v in state.items()
-        }
-        return self.inner.load_state_dict(renamed, strict)
+    state = random_state(f'{SMALL}_rda', seed=seed)
+    own = {k: v for k, v in state.items() if k.startswith('da_')}
+    return {k.replace('da_', f'{prefix}_', 1): v for k, v in own.items()}
 
 
 class TestLayouts:
@@ -112,6 +91,43 @@ class TestLayouts:
         encoder = create_encoder('vit_tiny_patch16_224', 13)
         load_weights(encoder, entry)
         assert_loaded(encoder, state)
+
+    @pytest.mark.parametrize(
+        ('model', 'size', 'grid'),
+        [
+            ('vit_tiny_patch16_224', 96, (6, 6)),
+            ('vit_tiny_patch16_224', (64, 128), (4, 8)),
+            ('vit_tiny_patch16_384', 384, (24, 24)),
+        ],
+    )
+    def test_vision_transformer_of_another_size(
+        self, publish: Publish, model: str, size: Any, grid: tuple[int, int]
+    ) -> None:
+        """Embeddings resized once are those that timm resizes at each image."""
+        entry = ViTSmall16_Weights.SENTINEL2_ALL_DECUR
+        torch.manual_seed(0)
+        state = create_encoder('vit_tiny_patch16_224', 13).state_dict()
+        publish(entry, {**state, 'head.weight': torch.rand(5, 192)})
+        encoder = create_encoder(model, 13, img_size=size).eval()
+        report = load_weights(encoder, entry)['']
+        assert report.changes == (
+            f'resized position embeddings from 14 x 14 to {grid[0]} x {grid[1]}',
+        )
+        assert encoder.pos_embed.shape == (1, 1 + grid[0] * grid[1], 192)
+        assert encoder.pos_embed[:, 0].equal(state['pos_embed'][:, 0])
+        flexible = create_encoder('vit_tiny_patch16_224', 13).eval()
+        assert load_weights(flexible, entry)[''].changes == ()
+        x = torch.rand(1, 13, 16 * grid[0], 16 * grid[1])
+        with torch.no_grad():
+            torch.testing.assert_close(encoder(x), flexible(x))
+
+    def test_position_embeddings_of_another_width(self, publish: Publish) -> None:
+        entry = ViTSmall16_Weights.SENTINEL2_ALL_DECUR
+        publish(entry, random_state('test_vit', 13))
+        with pytest.raises(
+            ValueError, match=r'found another model: .* of another shape'
+        ):
+            load_weights(create_encoder('vit_tiny_patch16_224', 13), entry)
 
     def test_colours_of_a_vision_transformer(self, publish: Publish) -> None:
         state = random_state('vit_tiny_patch16_224', 3)
@@ -172,7 +188,9 @@ class TestLayouts:
         trained, unused = attention('da1', 1), attention('da2', 2)
         entry = ResNet50RDA_Weights.SENTINEL1_2_DECUR
         publish(entry, joint(s1, s2, **trained, **unused))
-        encoders = {'s1': Attentive(2), 's2': Attentive(13)}
+        encoders = {
+            m: create_encoder(f'{SMALL}_rda', c) for m, c in (('s1', 2), ('s2', 13))
+        }
         load_weights(encoders, entry)
         named = {k.replace('da1', 'da'): v for k, v in trained.items()}
         assert_loaded(encoders['s1'], {**s1, **named})
@@ -188,7 +206,9 @@ class TestLayouts:
         second = {f'backbone.{k}': v for k, v in s2.items()} | unused
         publish(ResNet50RDA_Weights.SENTINEL1_GRD_DECUR, first)
         publish(ResNet50RDA_Weights.SENTINEL2_ALL_DECUR, second)
-        encoders = {'s1': Attentive(2), 's2': Attentive(13)}
+        encoders = {
+            m: create_encoder(f'{SMALL}_rda', c) for m, c in (('s1', 2), ('s2', 13))
+        }
         load_weights(encoders['s1'], ResNet50RDA_Weights.SENTINEL1_GRD_DECUR)
         load_weights(encoders['s2'], ResNet50RDA_Weights.SENTINEL2_ALL_DECUR)
         named = {k.replace('da1', 'da'): v for k, v in trained.items()}
@@ -199,6 +219,48 @@ class TestLayouts:
             ValueError, match=r'da2_\* .* was never trained: take da1_\*'
         ):
             load_weights(encoders['s2'], tmp_path / 'alone.pth')
+
+    @pytest.mark.parametrize('size', [224, 256, 120])
+    def test_attention_module_by_module(self, publish: Publish, size: int) -> None:
+        """What a published file computes, against loops on the tensors of the file."""
+        torch.manual_seed(size)
+        source = create_encoder(f'{SMALL}_rda', 2).state_dict()
+        for name, value in source.items():
+            if name.endswith('rpe_table') or 'norm' in name:
+                value.normal_(0.5, 1)
+        plain = {k: v for k, v in source.items() if not k.startswith('da_')}
+        da1 = {
+            k.replace('da_', 'da1_', 1): v
+            for k, v in source.items()
+            if k.startswith('da_')
+        }
+        entry = ResNet50RDA_Weights.SENTINEL1_2_DECUR
+        second = {**plain, 'conv1.weight': torch.randn(64, 13, 7, 7) / 25}
+        publish(entry, joint(plain, second, **da1, **attention('da2', 2)))
+        encoders = MultimodalEncoder({'s1': 2, 's2': 13}, f'{SMALL}_rda', entry)
+        encoder = encoders.encoders['s2'].eval()
+        with torch.no_grad():
+            maps = encoder.forward_intermediates(
+                torch.rand(1, 13, size, size), intermediates_only=True
+            )
+            for layer, x, options in (
+                ('l3', encoder.layer3(maps[2]), (8, 4, 2)),
+                ('l4', encoder.layer4(maps[3]), (16, 8, 1)),
+            ):
+                prefix = f'da1_{layer}.'
+                state = {
+                    k.removeprefix(prefix): v
+                    for k, v in da1.items()
+                    if k.startswith(prefix)
+                }
+                expected, _ = attend(state, x[0], *options)
+                assert x.shape[-1] == -(-size // (16 if layer == 'l3' else 32))
+                torch.testing.assert_close(
+                    maps[int(layer[1])][0].double(),
+                    x[0].double() + torch.from_numpy(expected),
+                    atol=1e-5,
+                    rtol=1e-5,
+                )
 
 
 class TestErrors:

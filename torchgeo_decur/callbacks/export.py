@@ -129,6 +129,11 @@ def export_checkpoint(file: str | Path, folder: str | Path) -> list[Path]:
             'epochs': checkpoint.metadata.get('epoch', -1) + 1,
             'steps': checkpoint.metadata.get('global_step', 0),
         }
+        known = {
+            'bands': checkpoint.bands.get(m),
+            'left_out': checkpoint.left_out.get(m),
+        }
+        about |= {k: v for k, v in known.items() if v}
         metadata = encoder_metadata(m, options, record) | about
         files += save_encoder(state, Path(folder) / m, checkpoint.model[m], metadata)
     return files

@@ -31,7 +31,7 @@ class RasterPairDataModule(StatisticsDataModule):
     pixel is shared, not by interpolation either. Training draws random
     windows that depend on seed and epoch alone, validation and test lay windows side by
     side, prediction covers the whole footprint. Each batch has ``bounds`` and
-    ``transform``, in the CRS of the first.
+    ``transform``, in the CRS of the first, which is ``predict_dataset.crs``.
 
     An entry has the keys
 
@@ -137,6 +137,25 @@ class RasterPairDataModule(StatisticsDataModule):
             self.test_dataset = self._grid(rasters, name)
         if stage == 'predict':
             self.predict_dataset = GridWindows(rasters, rasters.footprint, whole=True)
+
+    def transfer_batch_to_device(
+        self, batch: Sample, device: torch.device, dataloader_idx: int
+    ) -> Sample:
+        """Move a batch to the device, but for its place.
+
+        Args:
+            batch: a batch.
+            device: where to.
+            dataloader_idx: index of the data loader.
+
+        Returns:
+            The batch. ``bounds`` and ``transform`` stay where they are: they are float64,
+            which not every device has.
+        """
+        place = {k: batch[k] for k in ('bounds', 'transform')}
+        rest = {k: v for k, v in batch.items() if k not in place}
+        moved: Sample = super().transfer_batch_to_device(rest, device, dataloader_idx)
+        return {**moved, **place}
 
     def plot(self, sample: Sample, **kwargs: Any) -> Figure:
         """Draw the modalities of one sample, and its mask.

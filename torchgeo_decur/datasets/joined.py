@@ -13,8 +13,10 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
+import torch
 from pyproj.exceptions import ProjError
 from rasterio.errors import RasterioError
+from rasterio.transform import from_origin
 from shapely import Polygon
 from torch import Tensor
 from torch.utils.data import get_worker_info
@@ -79,7 +81,8 @@ class JoinedRasters:
 
         Returns:
             ``image_<m>`` float32 in physical units, shape (C, H, W), ``mask`` int64,
-            shape (H, W), ``bounds`` and ``transform`` as TorchGeo has them.
+            shape (H, W), ``bounds`` and ``transform`` as TorchGeo has them, but float64:
+            in float32 a northing in metres may be a quarter of a metre off.
 
         Raises:
             ValueError: if a file cannot be read, or a label is out of range.
@@ -99,7 +102,7 @@ class JoinedRasters:
                 ) from error
         if self.num_classes is not None:
             self._check_labels(sample['mask'], window)
-        return sample
+        return {**sample, **self._place(window, sample['bounds'][6:])}
 
     def missing(self, sample: Mapping[str, Any]) -> dict[str, float]:
         """Share of the pixels of each modality that miss some band."""
@@ -136,6 +139,16 @@ class JoinedRasters:
     def dated(self) -> bool:
         """Whether files have dates, so that a window needs a time too."""
         return len(pd.unique(self.joined.index.index)) > 1
+
+    def _place(self, window: GeoSlice, times: Tensor) -> Sample:
+        x, y, *_ = cast(Window, window)
+        xres, yres = self.joined.res
+        sides = [x.start, x.stop, xres, y.start, y.stop, yres]
+        transform = from_origin(x.start, y.stop, xres, yres)
+        return {
+            'bounds': torch.tensor([*sides, *times.tolist()], dtype=torch.float64),
+            'transform': torch.tensor(list(transform), dtype=torch.float64),
+        }
 
     def _check_labels(self, mask: Tensor, window: GeoSlice) -> None:
         missing = invalid_pixels(mask, self.nodata['mask'])

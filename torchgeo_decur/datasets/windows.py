@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import shapely
 import torch
 from shapely import Polygon
@@ -172,6 +173,29 @@ class GridWindows(Dataset[Sample]):
             As :meth:`JoinedRasters.read`.
         """
         return self.rasters.read(self.windows[index])
+
+    @property
+    def crs(self) -> Any:
+        """CRS of the windows, that of the first raster."""
+        return self.rasters.joined.crs
+
+    def places(self) -> gpd.GeoDataFrame:
+        """Say where and when each window is.
+
+        Returns:
+            One row for each window: its outline, and ``date``, the beginning of the time
+            that all rasters share, or missing where files have no dates.
+        """
+        whole = self.rasters.joined.index.index[0].left
+        starts = []
+        for window in self.windows:
+            _, _, *time = cast(Window, window)
+            start = time[0].start if time else whole
+            # TorchGeo's beginning of time stands for files without dates.
+            starts.append(None if start.year == pd.Timestamp.min.year else start)
+        columns = {'date': pd.to_datetime(starts)}
+        boxes = [outline(window) for window in self.windows]
+        return gpd.GeoDataFrame(columns, geometry=boxes, crs=self.crs)
 
     def _usable(self, window: GeoSlice) -> bool:
         box = outline(window)

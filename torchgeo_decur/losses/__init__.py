@@ -1,6 +1,21 @@
 """Losses on embeddings: ``forward(z: Mapping[str, Tensor]) -> dict[str, Tensor]``."""
 
+from .base import EmbeddingLoss
+from .clip import CLIPLoss
+from .comm import CoMMLoss
+from .coral import COrALLoss
+from .crossmodal import CrossModalLoss
 from .decur import DeCURLoss
-from .functional import cross_correlation_terms, standardize
+from .functional import cross_correlation_terms, info_nce, standardize
 
-__all__ = ['DeCURLoss', 'cross_correlation_terms', 'standardize']
+__all__ = [
+    'CLIPLoss',
+    'COrALLoss',
+    'CoMMLoss',
+    'CrossModalLoss',
+    'DeCURLoss',
+    'EmbeddingLoss',
+    'cross_correlation_terms',
+    'info_nce',
+    'standardize',
+]

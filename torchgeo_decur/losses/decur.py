@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from itertools import combinations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .base import EmbeddingLoss
 from .functional import cross_correlation_terms, standardize
 
 
-class DeCURLoss(nn.Module):
+class DeCURLoss(EmbeddingLoss):
     r"""Align common dimensions across modalities, decorrelate unique ones.
 
     Wang et al., *Decoupling Common and Unique Representations for Multimodal
@@ -70,36 +71,41 @@ class DeCURLoss(nn.Module):
         self.common_dim = common_dim
         self.lambda_param = lambda_param
 
-    def forward(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the loss and its parts, in float32 (or float64) under any autocast.
+    def terms(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the loss and its parts of checked embeddings.
 
         Args:
-            z: embeddings by modality, shape (V, N, D) each.
+            z: embeddings by modality, shape (V, N, D) each, float32 or float64.
 
         Returns:
             ``loss`` and its parts, scalars.
+        """
+        z = {m: standardize(x) for m, x in z.items()}
+        intra = {f'intra_{m}': self._intra(x) for m, x in z.items()}
+        cross: dict[str, Tensor] = {}
+        for m, n in combinations(z, 2):
+            a, b = z[m][0], z[n][0]
+            c = self.common_dim
+            cross[f'common_{m}_{n}'] = self._term(a[:, :c], b[:, :c], target=1)
+            cross[f'unique_{m}_{n}'] = self._term(a[:, c:], b[:, c:], target=0)
+        terms = len(intra) + len(cross) // 2
+        loss = (sum(intra.values()) + sum(cross.values()) / 2) / terms
+        return {'loss': torch.as_tensor(loss), **intra, **cross}
+
+    def check(self, z: Mapping[str, Tensor]) -> None:
+        """Refuse embeddings that the loss is not defined for.
+
+        Args:
+            z: embeddings by modality.
 
         Raises:
             ValueError: if there are fewer than two modalities, views or samples, if
                 shapes differ, or ``common_dim`` exceeds D.
         """
-        self._check(z)
-        device = next(iter(z.values())).device.type
-        with torch.autocast(device, enabled=False):
-            z = {
-                m: standardize(x if x.dtype == torch.float64 else x.float())
-                for m, x in z.items()
-            }
-            intra = {f'intra_{m}': self._intra(x) for m, x in z.items()}
-            cross: dict[str, Tensor] = {}
-            for m, n in combinations(z, 2):
-                a, b = z[m][0], z[n][0]
-                c = self.common_dim
-                cross[f'common_{m}_{n}'] = self._term(a[:, :c], b[:, :c], target=1)
-                cross[f'unique_{m}_{n}'] = self._term(a[:, c:], b[:, c:], target=0)
-            terms = len(intra) + len(cross) // 2
-            loss = (sum(intra.values()) + sum(cross.values()) / 2) / terms
-        return {'loss': torch.as_tensor(loss), **intra, **cross}
+        super().check(z)
+        dim = next(iter(z.values())).shape[2]
+        if self.common_dim > dim:
+            raise ValueError(f'common_dim must be in [0, {dim}], got {self.common_dim}')
 
     def _intra(self, x: Tensor) -> Tensor:
         pairs = [self._term(a, b, target=1) for a, b in combinations(x, 2)]
@@ -108,19 +114,3 @@ class DeCURLoss(nn.Module):
     def _term(self, a: Tensor, b: Tensor, target: int) -> Tensor:
         diagonal, off = cross_correlation_terms(a, b)
         return (target - diagonal).square().sum() + self.lambda_param * off
-
-    def _check(self, z: Mapping[str, Tensor]) -> None:
-        if len(z) < 2:
-            raise ValueError(f'z must have at least two modalities, got {list(z)}')
-        shapes = {m: tuple(x.shape) for m, x in z.items()}
-        if len(set(shapes.values())) > 1 or any(len(s) != 3 for s in shapes.values()):
-            raise ValueError(
-                f'z must have one shape (V, N, D) for all modalities, got {shapes}'
-            )
-        views, samples, dim = next(iter(shapes.values()))
-        if views < 2 or samples < 2:
-            raise ValueError(
-                f'z must have at least 2 views and 2 samples, got shape {(views, samples, dim)}'
-            )
-        if self.common_dim > dim:
-            raise ValueError(f'common_dim must be in [0, {dim}], got {self.common_dim}')

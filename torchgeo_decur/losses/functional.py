@@ -7,7 +7,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 
 def standardize(z: Tensor, eps: float = 1e-5) -> Tensor:
@@ -60,6 +60,37 @@ def cross_correlation_terms(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     diagonal = (a * b).sum(dim=0) / n
     total = ((a @ a.T) * (b @ b.T)).sum() if n < d else (a.T @ b).square().sum()
     return diagonal, total / n**2 - diagonal.square().sum()
+
+
+def info_nce(a: Tensor, b: Tensor, temperature: float = 0.1) -> Tensor:
+    r"""InfoNCE of two embeddings of the same samples, with negatives in both.
+
+    For the unit vectors :math:`u_1 \dots u_{2N}` of the rows of :math:`A` and then
+    :math:`B`, and :math:`p(i)` the other embedding of the sample of :math:`u_i`,
+
+    .. math:: \frac{1}{2N} \sum_i - \log
+              \frac{\exp(u_i \cdot u_{p(i)} / \tau)}{\sum_{j \ne i} \exp(u_i \cdot u_j / \tau)}.
+
+    It is the loss of SimCLR: Chen et al., ICML 2020, https://arxiv.org/abs/2002.05709.
+
+    Args:
+        a: embeddings, shape (N, D).
+        b: other embeddings of the same samples, shape (N, D).
+        temperature: :math:`\tau`.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> z = torch.eye(2)
+        >>> round(info_nce(z, z, temperature=1.0).item(), 4)  # log(1 + 2 / e)
+        0.5514
+    """
+    u = normalize(torch.cat([a, b]), dim=1)
+    logits = u @ u.T / temperature
+    itself = torch.eye(len(u), dtype=torch.bool, device=u.device)
+    other = torch.arange(len(u), device=u.device).roll(len(a))
+    return cross_entropy(logits.masked_fill(itself, -torch.inf), other)
 
 
 def feature_std(h: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from .checkpoints import save_encoder
 from .decoders import SMPDecoder, build_decoder
+from .deformable_attention import DeformableAttention, ResidualDeformableAttention
 from .encoder import MultimodalEncoder, create_encoder
 from .fcn import FCNDecoder
 from .fusion import LateFusion
@@ -10,6 +11,7 @@ from .late_fusion import LateFusionClassifier, LateFusionSegmenter
 from .loading import LoadReport, load_weights
 from .pyramid import MultimodalPyramid
 from .register import register
+from .resnet_rda import ResNetRDA
 from .weights import (
     MiTB2_Weights,
     MiTB5_Weights,
@@ -21,6 +23,7 @@ from .weights import (
 )
 
 __all__ = [
+    'DeformableAttention',
     'FCNDecoder',
     'LateFusion',
     'LateFusionClassifier',
@@ -32,6 +35,8 @@ __all__ = [
     'MultimodalPyramid',
     'ResNet50RDA_Weights',
     'ResNet50_Weights',
+    'ResNetRDA',
+    'ResidualDeformableAttention',
     'SMPDecoder',
     'ViTSmall16_Weights',
     'build_decoder',

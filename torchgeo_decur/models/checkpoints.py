@@ -11,6 +11,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +39,8 @@ class Checkpoint:
             that does not say of what is called ''.
         bands: names of the bands of each modality, where the file says.
         model: name of the timm model of each modality, where the file says.
+        left_out: parameters of the encoder of each modality that were never there, since
+            the encoder was a pyramid.
         metadata: what else the file says: ``modality`` of a single encoder,
             ``hyper_parameters``, ``epoch``, ...
     """
@@ -46,6 +49,7 @@ class Checkpoint:
     states: dict[str, State]
     bands: dict[str, tuple[str, ...]] = field(default_factory=dict)
     model: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -83,15 +87,22 @@ def read_checkpoint(file: str | Path, name: str = '') -> Checkpoint:
         text |= {k: content[k] for k in _ABOUT if k in content}
     states = split_states(_tensors(name, content))
     options = text.get('hyper_parameters')
-    model = text.get('model') or (isinstance(options, Mapping) and options.get('model'))
+    options = options if isinstance(options, Mapping) else {}
+    # In a task of segmentation the model is the decoder.
+    model = text.get('model') or options.get('backbone') or options.get('model')
     models = model if isinstance(model, Mapping) else dict.fromkeys(states, model)
-    known = text.get('encoder_modalities', {})
-    bands = {m: known.get(m, text).get('bands') for m in states}
+    known, named = text.get('encoder_modalities', {}), options.get('bands') or {}
+    bands = {m: known.get(m, text).get('bands') or named.get(m) for m in states}
+    left_out = dict.fromkeys(states, tuple(text.get('left_out', ())))
+    if 'backbone' in options:
+        for m in filter(None, states):
+            states[m], left_out[m] = _whole(states[m], str(models.get(m)))
     return Checkpoint(
         name,
         states,
         {m: tuple(b) for m, b in bands.items() if isinstance(b, list | tuple)},
         {m: str(v) for m, v in models.items() if v},
+        left_out,
         text,
     )
 
@@ -209,6 +220,33 @@ def writable(folder: Path) -> None:
             f'output folder must be writable, got {folder} ({error.strerror}); choose '
             'another, for example with --trainer.default_root_dir'
         ) from error
+
+
+def place(key: str) -> str:
+    """Name of a parameter that an encoder and its pyramid share.
+
+    Args:
+        key: name in either; timm's pyramids rename ``stages.0`` to ``stages_0``, or put
+            ``model.`` before all names.
+
+    Returns:
+        The same text for both.
+
+    Example:
+        >>> place('stages.0.blocks.1.weight') == place('stages_0.blocks.1.weight')
+        True
+    """
+    return key.removeprefix('model.').replace('.', '_')
+
+
+def _whole(state: State, model: str) -> tuple[State, tuple[str, ...]]:
+    """Give the parameters of a pyramid the names of its encoder; say which it lacks."""
+    if not timm.is_model(model):
+        return state, ()
+    keys = timm.create_model(model, num_classes=0).state_dict()
+    names = {place(k): k for k in keys}
+    renamed = {names.get(place(k), k): v for k, v in state.items()}
+    return renamed, tuple(k for k in keys if k not in renamed)
 
 
 def _tensors(name: str, content: Any) -> State:

@@ -66,7 +66,7 @@ class SMPDecoder(nn.Module):
         if list(strides) not in (expected, expected[1:]):
             raise ValueError(
                 f'{name} needs levels of the strides {expected} or {expected[1:]}, '
-                f'got {list(strides)}'
+                f'got {list(strides)}; choose a backbone with a pyramid, such as resnet50'
             )
         build, width, kernel, upsampling = _RECIPES[name]
         # smp counts the image as the first level, and one without channels where an

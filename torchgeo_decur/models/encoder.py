@@ -1,6 +1,6 @@
 """One encoder per modality, behind one dictionary."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -32,8 +32,9 @@ def create_encoder(
 
     Returns:
         Encoder from images (B, C, H, W) to features (B, F); F is ``num_features``, or
-        ``head_hidden_size`` where timm has it. Vision transformers accept any size that
-        their patches divide.
+        ``head_hidden_size`` where timm has it. Vision transformers accept any size: their
+        position embeddings are interpolated, and an image that their patches do not
+        divide is extended by zeros at the lower and right edge.
 
     Raises:
         ValueError: if timm does not know the model.
@@ -50,6 +51,7 @@ def create_encoder(
         )
     if is_model_in_modules(model, _DYNAMIC_SIZE):
         kwargs.setdefault('dynamic_img_size', True)
+        kwargs.setdefault('dynamic_img_pad', True)
     encoder: nn.Module = timm.create_model(
         model, pretrained=pretrained, in_chans=in_chans, num_classes=0, **kwargs
     )
@@ -65,10 +67,12 @@ class MultimodalEncoder(nn.Module):
         weights: start of the encoders, one for all or one for each: None or False for
             random, True for ImageNet (through timm), a weight enum or its name, or the
             path of a file that :func:`~torchgeo_decur.models.load_weights` reads.
+        bands: names of the bands of the images, in order, of some or all modalities:
+            the first convolution of weights that name their bands is adapted to them.
 
     Raises:
-        ValueError: if there is no modality, a model is unknown, or a per-modality
-            option does not name the modalities.
+        ValueError: if there is no modality, a model is unknown, a per-modality option
+            does not name the modalities, or bands are not as many as the channels.
 
     Example:
         >>> import torch
@@ -83,11 +87,18 @@ class MultimodalEncoder(nn.Module):
         modalities: Mapping[str, int],
         model: str | Mapping[str, str] = 'resnet50',
         weights: Weights | Mapping[str, Weights] = None,
+        bands: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Initialize a new MultimodalEncoder instance."""
         super().__init__()
         if not modalities:
             raise ValueError('modalities must name at least one modality, got none')
+        for m, names in (bands or {}).items():
+            if len(names) != modalities.get(m):
+                raise ValueError(
+                    f'bands must name the channels of modalities, {dict(modalities)}, '
+                    f'got {list(names)} for {m}'
+                )
         self.model = per_modality('model', model, modalities)
         starts = per_modality('weights', weights, modalities, default=False)
         self.encoders = nn.ModuleDict()
@@ -96,7 +107,8 @@ class MultimodalEncoder(nn.Module):
             self.encoders[m] = create_encoder(self.model[m], channels, imagenet)
         files = {m: s for m, s in starts.items() if s and not isinstance(s, bool)}
         if files:
-            load_weights(self.encoders, files)
+            named = {m: b for m, b in (bands or {}).items() if m in files}
+            load_weights(self.encoders, files, bands=named)
 
     @property
     def num_features(self) -> dict[str, int]:

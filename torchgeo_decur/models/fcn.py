@@ -49,7 +49,8 @@ class FCNDecoder(nn.Module):
         super().__init__()
         if any(s not in strides for s in _STRIDES):
             raise ValueError(
-                f'fcn needs levels of the strides {list(_STRIDES)}, got {list(strides)}'
+                f'fcn needs levels of the strides {list(_STRIDES)}, got {list(strides)}; '
+                'choose a backbone with a pyramid, such as resnet50'
             )
         self.levels = [list(strides).index(s) for s in _STRIDES]
         self.reduce = nn.ModuleList(

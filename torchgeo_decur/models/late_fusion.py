@@ -21,6 +21,7 @@ class LateFusionClassifier(LateFusion):
         num_classes: number of outputs.
         freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`; a linear probe.
         modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
+        bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Raises:
         ValueError: if an option is not valid.
@@ -40,9 +41,10 @@ class LateFusionClassifier(LateFusion):
         num_classes: int = 19,
         freeze_backbone: bool = False,
         modality_dropout: float = 0.0,
+        bands: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Initialize a new LateFusionClassifier instance."""
-        encoders = MultimodalEncoder(modalities, model, weights)
+        encoders = MultimodalEncoder(modalities, model, weights, bands)
         channels = {m: [c] for m, c in encoders.num_features.items()}
         super().__init__(encoders, channels, freeze_backbone, modality_dropout)
         self.head = nn.Linear(sum(encoders.num_features.values()), num_classes)
@@ -94,6 +96,7 @@ class LateFusionSegmenter(LateFusion):
         num_classes: number of classes.
         freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`.
         modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
+        bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Raises:
         ValueError: if an option is not valid.
@@ -114,10 +117,11 @@ class LateFusionSegmenter(LateFusion):
         num_classes: int = 11,
         freeze_backbone: bool = False,
         modality_dropout: float = 0.0,
+        bands: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Initialize a new LateFusionSegmenter instance."""
         encoders = MultimodalPyramid(
-            modalities, backbone, weights, output_stride(model)
+            modalities, backbone, weights, output_stride(model), bands
         )
         super().__init__(encoders, encoders.channels, freeze_backbone, modality_dropout)
         total = [sum(level) for level in zip(*encoders.channels.values(), strict=True)]

@@ -5,10 +5,12 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
@@ -29,7 +31,8 @@ class LoadReport:
         loaded: number of parameters and buffers that were set.
         missing: those of the encoder that the weights do not have.
         unexpected: those of the weights that the encoder does not have.
-        changes: what was done to the first convolution, in words.
+        changes: what was done to the first convolution or to position embeddings, in
+            words.
     """
 
     weights: str
@@ -56,7 +59,8 @@ def load_weights(
 
     With ``bands``, the first convolution is adapted by name: its channels are selected
     and put in the order of ``bands``, bands that the weights do not know start from
-    zero, those that they alone know are dropped.
+    zero, those that they alone know are dropped. Position embeddings of vision
+    transformers are interpolated to the grid of the encoder.
 
     Args:
         encoder: a timm model without classifier; several by name of modality, or a
@@ -178,7 +182,8 @@ def _encoders(
     if isinstance(encoder, Mapping):
         return dict(encoder)
     inside = getattr(encoder, 'encoders', encoder)
-    if isinstance(inside, nn.ModuleDict):
+    # timm's pyramids are module dictionaries of one encoder.
+    if isinstance(inside, nn.ModuleDict) and not hasattr(inside, 'feature_info'):
         return dict(inside.items())
     return {modality: encoder}
 
@@ -202,7 +207,12 @@ def _prepare(
     where = f'{checkpoint.name}{f", {modality}" if modality else ""}'
     expected, known = encoder.state_dict(), checkpoint.bands.get(key)
     state, changes = _fit_bands(where, checkpoint.states[key], expected, known, bands)
-    missing = sorted(set(expected) - set(state))
+    state, resized = _fit_positions(state, encoder)
+    absent = sorted(set(expected) - set(state))
+    kept = [k for k in absent if k in checkpoint.left_out.get(key, ())]
+    missing = [k for k in absent if k not in kept]
+    if kept:
+        changes.append(f'{kept[:3]} are not part of a pyramid and keep their start')
     unexpected = sorted(set(state) - set(expected))
     wrong = [k for k in unexpected if not k.startswith(HEADS)]
     shapes = {
@@ -234,14 +244,19 @@ def _prepare(
             stacklevel=3,
         )
     report = LoadReport(
-        checkpoint.name, len(fitting), tuple(missing), tuple(unexpected), tuple(changes)
+        checkpoint.name,
+        len(fitting),
+        tuple(missing),
+        tuple(unexpected),
+        (*changes, *resized),
     )
     return fitting, report
 
 
 _UNTRAINED = (
-    '; the attention da2_* of published files was never trained: take da1_* of the other '
-    'modality, as the entries of ResNet50RDA_Weights do, or the file of both'
+    '; a plain ResNet has no attention and loads with strict=False; the attention da2_* of '
+    'published files was never trained: take da1_* of the other modality, as the entries '
+    'of ResNet50RDA_Weights do, or the file of both'
 )
 
 
@@ -299,6 +314,24 @@ def _fit_bands(
     if lost:
         changes.append(f'bands {lost} of the weights are dropped')
     return {**state, key: kernel}, changes
+
+
+def _fit_positions(state: State, encoder: Any) -> tuple[State, list[str]]:
+    """Interpolate position embeddings to the grid of a vision transformer."""
+    given, own = state.get('pos_embed'), getattr(encoder, 'pos_embed', None)
+    grid = getattr(getattr(encoder, 'patch_embed', None), 'grid_size', None)
+    if given is None or own is None or grid is None or given.shape == own.shape:
+        return state, []
+    # Those of a class token or registers come first, and have no place.
+    prefix = own.shape[1] - grid[0] * grid[1]
+    side = isqrt(max(given.shape[1] - prefix, 0)) if given.ndim == 3 else 0
+    if not side or side**2 + prefix != given.shape[1]:
+        return state, []
+    resized = resample_abs_pos_embed(given, list(grid), [side, side], prefix)
+    change = (
+        f'resized position embeddings from {side} x {side} to {grid[0]} x {grid[1]}'
+    )
+    return {**state, 'pos_embed': resized}, [change]
 
 
 def _canonical(band: str) -> str:

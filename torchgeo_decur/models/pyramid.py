@@ -1,11 +1,12 @@
 """One feature pyramid per modality, started from the same files as the encoders."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from ..modalities import per_modality
+from .checkpoints import place
 from .encoder import MultimodalEncoder, Weights, create_encoder
 
 
@@ -24,6 +25,7 @@ class MultimodalPyramid(nn.Module):
         weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         output_stride: stride of the last level; 16 dilates the last stage, for models
             that timm can dilate.
+        bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Attributes:
         channels: channels of each level of each modality, finest first.
@@ -46,10 +48,11 @@ class MultimodalPyramid(nn.Module):
         model: str | Mapping[str, str] = 'resnet50',
         weights: Weights | Mapping[str, Weights] = None,
         output_stride: int = 32,
+        bands: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Initialize a new MultimodalPyramid instance."""
         super().__init__()
-        whole = MultimodalEncoder(modalities, model, weights)
+        whole = MultimodalEncoder(modalities, model, weights, bands)
         self.model = per_modality('model', model, modalities)
         self.encoders = nn.ModuleDict()
         self.channels: dict[str, list[int]] = {}
@@ -58,10 +61,10 @@ class MultimodalPyramid(nn.Module):
         options: dict[str, Any] = {}
         if output_stride != 32:
             options['output_stride'] = output_stride
-        for m, bands in modalities.items():
+        for m, number in modalities.items():
             try:
                 encoder = create_encoder(
-                    self.model[m], bands, features_only=True, **options
+                    self.model[m], number, features_only=True, **options
                 )
             except (RuntimeError, TypeError, NotImplementedError) as error:
                 raise ValueError(
@@ -101,15 +104,11 @@ class MultimodalPyramid(nn.Module):
 
 def _copy(source: nn.Module, target: nn.Module) -> None:
     """Copy parameters and buffers between two namings of one model."""
-    state = {_place(k): v for k, v in source.state_dict().items()}
+    state = {place(k): v for k, v in source.state_dict().items()}
     wanted = target.state_dict()
-    lacking = sorted(k for k in wanted if _place(k) not in state)
+    lacking = sorted(k for k in wanted if place(k) not in state)
     if lacking:
         raise ValueError(
             f'pyramid must have only parameters of its encoder, got also {lacking[:3]}'
         )
-    target.load_state_dict({k: state[_place(k)] for k in wanted})
-
-
-def _place(key: str) -> str:
-    return key.removeprefix('model.').replace('.', '_')
+    target.load_state_dict({k: state[place(k)] for k in wanted})

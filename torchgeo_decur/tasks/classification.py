@@ -31,6 +31,8 @@ class LateFusionClassification(LateFusionTask):
         model: name of a timm model, one for all modalities or one for each.
         weights: start of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        bands: names of the bands of the images, by modality, such as ``{s2: [B2, B3, B4,
+            B8]}``: the first convolution of weights that name theirs is adapted.
         task: 'binary', 'multiclass' or 'multilabel'.
         num_classes: number of classes of a multiclass task.
         num_labels: number of labels of a multilabel task.
@@ -58,6 +60,8 @@ class LateFusionClassification(LateFusionTask):
         optimizer: 'adamw' or 'sgd' with momentum 0.9.
         lr: learning rate.
         lr_backbone: learning rate of the encoders, by default ``lr``.
+        layer_decay: rate of each layer of an encoder relative to that of the layer after
+            it, in (0, 1]; the last one learns at ``lr_backbone``. By default all do.
         weight_decay: weight decay of all parameters.
         schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
             'cosine' lets them fall to 0, 'constant' keeps them.
@@ -82,6 +86,7 @@ class LateFusionClassification(LateFusionTask):
         modalities: dict[str, int],
         model: str | dict[str, str] = 'resnet50',
         weights: Weights | dict[str, Weights] = None,
+        bands: dict[str, list[str]] | None = None,
         task: Literal['binary', 'multiclass', 'multilabel'] = 'multiclass',
         num_classes: int | None = None,
         num_labels: int | None = None,
@@ -100,6 +105,7 @@ class LateFusionClassification(LateFusionTask):
         optimizer: Literal['adamw', 'sgd'] = 'adamw',
         lr: float = 1e-3,
         lr_backbone: float | None = None,
+        layer_decay: float | None = None,
         weight_decay: float = 0.0,
         schedule: Literal['constant', 'step', 'cosine'] = 'constant',
     ) -> None:
@@ -126,6 +132,7 @@ class LateFusionClassification(LateFusionTask):
             self.num_outputs,
             self.hparams['freeze_backbone'],
             self.hparams['modality_dropout'],
+            self.hparams['bands'],
         )
 
     def configure_metrics(self) -> None:
@@ -158,9 +165,12 @@ class LateFusionClassification(LateFusionTask):
         self._datamodule: Any = getattr(self.trainer, 'datamodule', None)
         if self._datamodule is None:
             raise ValueError('cache_features needs a datamodule, got data loaders')
+        validates = self.trainer.limit_val_batches != 0
         with evaluating(self.model):
             self._replaced = cache_features(
-                self._datamodule, ('train', 'val'), self._features
+                self._datamodule,
+                ('train', 'val') if validates else ('train',),
+                self._features,
             )
 
     def on_fit_end(self) -> None:

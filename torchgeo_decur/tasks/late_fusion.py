@@ -115,8 +115,8 @@ class LateFusionTask(ClassificationMixin, BaseTask):
         Returns:
             Optimiser, and scheduler stepped every epoch.
         """
-        names = ('optimizer', 'lr', 'lr_backbone', 'weight_decay', 'schedule')
-        options = {name: self.hparams[name] for name in names}
+        names = ('optimizer', 'lr', 'lr_backbone', 'layer_decay', 'weight_decay')
+        options = {name: self.hparams[name] for name in (*names, 'schedule')}
         optimizer, scheduler = build_transfer_optimizer(
             self.model, **options, epochs=self.trainer.max_epochs
         )

@@ -1,10 +1,13 @@
 """The optimisers and schedules that the published recipes use."""
 
 import re
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
 
+import timm
 from lightly.utils.lars import LARS
+from timm.models import group_parameters
+from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import (
@@ -13,6 +16,8 @@ from torch.optim.lr_scheduler import (
     LRScheduler,
     MultiStepLR,
 )
+
+from ..models.checkpoints import place
 
 # Rate of weights, that of biases relative to it, and weight decay.
 _DEFAULTS = {'lars': (0.05, 0.096, 1e-6), 'adamw': (1e-4, 1.0, 0.01)}
@@ -73,6 +78,7 @@ def build_transfer_optimizer(
     optimizer: str = 'adamw',
     lr: float = 1e-3,
     lr_backbone: float | None = None,
+    layer_decay: float | None = None,
     weight_decay: float = 0.0,
     schedule: str = 'constant',
     epochs: int | None = None,
@@ -84,7 +90,11 @@ def build_transfer_optimizer(
         optimizer: 'adamw', or 'sgd' with momentum 0.9.
         lr: learning rate.
         lr_backbone: learning rate of the encoders, by default ``lr``.
-        weight_decay: weight decay of all parameters.
+        layer_decay: rate of each layer of an encoder relative to that of the layer after
+            it; the last one learns at ``lr_backbone``. Layers are timm's, and so are the
+            parameters without weight decay, such as biases. By default all layers
+            learn at one rate.
+        weight_decay: weight decay of all other parameters.
         schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
             'cosine' lets them fall to 0, 'constant' keeps them.
         epochs: epochs of the fit; a schedule other than 'constant' needs them.
@@ -93,7 +103,8 @@ def build_transfer_optimizer(
         The optimiser and the scheduler.
 
     Raises:
-        ValueError: if a name is unknown, or the fit has no end that a schedule needs.
+        ValueError: if a name is unknown, the fit has no end that a schedule needs, or
+            ``layer_decay`` is not in (0, 1] or of a model whose layers timm does not know.
 
     Example:
         >>> model = nn.ModuleDict({'encoders': nn.Linear(4, 4), 'head': nn.Linear(4, 2)})
@@ -112,12 +123,23 @@ def build_transfer_optimizer(
             f'max_epochs must be positive for the schedule {schedule!r}, got {epochs}; '
             "set it, or the schedule 'constant'"
         )
+    if layer_decay is not None and not 0 < layer_decay <= 1:
+        raise ValueError(f'layer_decay must be in (0, 1], got {layer_decay}')
+    rates = {False: lr, True: lr if lr_backbone is None else lr_backbone}
+    layers: list[dict[str, Any]] = []
+    if layer_decay is not None:
+        encoders: Any = model.encoders
+        for m, encoder in encoders.encoders.items():
+            layers += _layers(
+                encoder, encoders.model[m], rates[True], layer_decay, weight_decay
+            )
+    done = {id(p) for group in layers for p in group['params']}
     inside: dict[bool, list[nn.Parameter]] = {False: [], True: []}
     for key, parameter in model.named_parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and id(parameter) not in done:
             inside[key.startswith('encoders.')].append(parameter)
-    rates = {False: lr, True: lr if lr_backbone is None else lr_backbone}
     groups = [{'params': inside[k], 'lr': rates[k]} for k in inside if inside[k]]
+    groups += layers
     built: Optimizer = AdamW(groups, lr, weight_decay=weight_decay)
     if optimizer == 'sgd':
         built = SGD(groups, lr, momentum=0.9, weight_decay=weight_decay)
@@ -128,3 +150,50 @@ def build_transfer_optimizer(
     if schedule == 'cosine':
         return built, CosineAnnealingLR(built, T_max=last)
     return built, ConstantLR(built, factor=1.0)
+
+
+class _Layered:
+    """What timm asks of a model to group its parameters, for a pyramid too."""
+
+    def __init__(self, module: nn.Module, layers: Mapping[str, int]) -> None:
+        self.named_parameters = module.named_parameters
+        self.layers = layers
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        return lambda key: self.layers[place(key)]
+
+
+def _layers(
+    encoder: nn.Module, model: str, lr: float, layer_decay: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Groups of one encoder, each of one layer, with its rate."""
+    # A pyramid has the parameters of the model, but does not know its layers.
+    whole: Any = encoder
+    if not hasattr(encoder, 'group_matcher'):
+        whole = timm.create_model(model, num_classes=0)
+    if not hasattr(whole, 'group_matcher'):
+        raise ValueError(
+            f'layer_decay needs a model whose layers timm knows, got {model!r}; leave it '
+            'out, and set lr_backbone'
+        )
+    found = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
+    named: Iterable[str] = getattr(whole, 'no_weight_decay', set)()
+    exempt = {place(key) for key in named}
+    layers = {place(key): layer for key, layer in found.items()}
+    layered: Any = _Layered(encoder, layers)
+    groups = param_groups_layer_decay(
+        layered,
+        weight_decay=weight_decay,
+        no_weight_decay_list=[
+            key for key, _ in encoder.named_parameters() if place(key) in exempt
+        ],
+        layer_decay=layer_decay,
+    )
+    return [
+        {
+            'params': g['params'],
+            'lr': lr * g['lr_scale'],
+            'weight_decay': g['weight_decay'],
+        }
+        for g in groups
+    ]

@@ -30,6 +30,8 @@ class LateFusionSegmentation(LateFusionTask):
         backbone: name of a timm model, one for all modalities or one for each.
         weights: start of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        bands: names of the bands of the images, by modality, such as ``{s2: [B2, B3, B4,
+            B8]}``: the first convolution of weights that name theirs is adapted.
         task: 'binary', 'multiclass' or 'multilabel'.
         num_classes: number of classes of a multiclass task.
         num_labels: number of labels of a multilabel task.
@@ -54,6 +56,8 @@ class LateFusionSegmentation(LateFusionTask):
         optimizer: 'adamw' or 'sgd' with momentum 0.9.
         lr: learning rate.
         lr_backbone: learning rate of the encoders, by default ``lr``.
+        layer_decay: rate of each layer of an encoder relative to that of the layer after
+            it, in (0, 1]; the last one learns at ``lr_backbone``. By default all do.
         weight_decay: weight decay of all parameters.
         schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
             'cosine' lets them fall to 0, 'constant' keeps them.
@@ -79,6 +83,7 @@ class LateFusionSegmentation(LateFusionTask):
         model: Decoder = 'fcn',
         backbone: str | dict[str, str] = 'resnet50',
         weights: Weights | dict[str, Weights] = None,
+        bands: dict[str, list[str]] | None = None,
         task: Literal['binary', 'multiclass', 'multilabel'] = 'multiclass',
         num_classes: int | None = None,
         num_labels: int | None = None,
@@ -96,6 +101,7 @@ class LateFusionSegmentation(LateFusionTask):
         optimizer: Literal['adamw', 'sgd'] = 'adamw',
         lr: float = 1e-4,
         lr_backbone: float | None = None,
+        layer_decay: float | None = None,
         weight_decay: float = 0.01,
         schedule: Literal['constant', 'step', 'cosine'] = 'constant',
     ) -> None:
@@ -116,6 +122,7 @@ class LateFusionSegmentation(LateFusionTask):
             self.num_outputs,
             self.hparams['freeze_backbone'],
             self.hparams['modality_dropout'],
+            self.hparams['bands'],
         )
 
     def predict_step(
@@ -130,7 +137,8 @@ class LateFusionSegmentation(LateFusionTask):
 
         Returns:
             ``probabilities``, shape (B, ``num_classes``, H, W), and the ``bounds`` and
-            ``transform`` of the batch, for writing georeferenced files.
+            ``transform`` of the batch, shape (B, 9) as TorchGeo has them, for writing
+            georeferenced files; None where the data have no place.
         """
         probabilities: Tensor = self._probabilities(batch)
         return {

@@ -1,0 +1,163 @@
+"""Prediction over whole scenes: every pixel lands where it belongs."""
+
+import importlib.util
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch
+import numpy as np
+import pytest
+import rasterio
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from torchgeo_decur.datamodules import RasterPairDataModule
+from torchgeo_decur.tasks import LateFusionSegmentation
+
+ROOT = Path(__file__).parents[2]
+_path = ROOT / 'tests' / 'data' / 'rasters' / 'data.py'
+_spec = importlib.util.spec_from_file_location('rasters_data_maps', _path)
+fake = importlib.util.module_from_spec(_spec)  # type: ignore[arg-type]
+_spec.loader.exec_module(fake)  # type: ignore[union-attr]
+
+# Neither side of the scene is a multiple of it.
+PATCH = 48
+MEAN, STD = 1700.0, 850.0
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = fake.make(tmp_path_factory.mktemp('rasters'))
+    return folder
+
+
+def rasters(root: Path, first: str = 'optical', **options: Any) -> RasterPairDataModule:
+    statistics = {'mean': [MEAN, MEAN], 'std': [STD, STD]}
+    optical = {'paths': str(root / 'optical'), 'bands': ['column', 'row'], **statistics}
+    dem = {'paths': str(root / 'dem'), 'bands': ['elevation'], 'kind': 'elevation'}
+    entries = {'optical': optical, 'dem': {**dem, 'unit': 'm'}}
+    chosen = {first: entries[first], **entries}
+    return RasterPairDataModule(chosen, patch_size=PATCH, batch_size=4, **options)
+
+
+class Echo(nn.Module):
+    """In place of a model: the optical image as logits."""
+
+    def encode(
+        self, images: Mapping[str, Tensor], available: Any
+    ) -> dict[str, list[Tensor]]:
+        return {m: [x] for m, x in images.items()}
+
+    def decode(self, features: Mapping[str, list[Tensor]], size: Any) -> Tensor:
+        return features['optical'][0]
+
+
+def echo(**options: Any) -> LateFusionSegmentation:
+    task = LateFusionSegmentation(
+        {'optical': 2, 'dem': 1},
+        backbone='test_resnet',
+        task='multilabel',
+        num_labels=2,
+        loss='bce',
+        **options,
+    )
+    task.model = Echo()  # type: ignore[assignment]
+    return task
+
+
+def draw(
+    task: LateFusionSegmentation,
+    datamodule: RasterPairDataModule,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[np.ndarray, Any]:
+    """Run the code of the documentation; the map and its profile."""
+    text = (ROOT / 'docs' / 'transfer.md').read_text()
+    (code,) = re.findall(r'```python\n(.*?GTiff.*?)```', text, re.DOTALL)
+    assert len(code.splitlines()) <= 22
+
+    def quiet(**options: Any) -> Trainer:
+        silent = {'enable_progress_bar': False, 'enable_model_summary': False}
+        return Trainer(**options, **silent, accelerator='cpu', max_epochs=1)
+
+    monkeypatch.setattr(lightning.pytorch, 'Trainer', quiet)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        exec(code, {'task': task, 'datamodule': datamodule})
+    finally:
+        os.chdir(before)
+    with rasterio.open(folder / 'map.tif') as file:
+        return file.read(), file.profile
+
+
+def test_every_pixel_lands_where_it_belongs(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, profile = draw(echo(), rasters(root), tmp_path, monkeypatch)
+    assert profile['crs'] == rasterio.CRS.from_string(fake.UTM)
+    transform = profile['transform']
+    assert (transform.a, transform.e) == (fake.RES, -fake.RES)
+    left = round((fake.WEST - transform.c) / fake.RES)
+    top = round((transform.f - fake.NORTH) / fake.RES)
+    inside = found[:, top : top + fake.ROWS, left : left + fake.COLUMNS]
+    assert min(left, top) >= 0 and inside.shape == (2, fake.ROWS, fake.COLUMNS)
+
+    # The files say where their pixels are: column and row, times 10, plus 100.
+    x = np.log(inside / (1 - inside)).astype(np.float64)
+    values = MEAN - 2 * STD + x * 4 * STD
+    rows, columns = np.mgrid[: fake.ROWS, : fake.COLUMNS]
+    valid = columns >= fake.RIM
+    expected = np.stack([columns, rows]) * 10.0 + 100
+    np.testing.assert_allclose(values[:, valid], expected[:, valid], atol=0.1)
+    # Missing pixels are the middle of the scale.
+    np.testing.assert_allclose(x[:, ~valid], 0.5, atol=1e-6)
+
+
+def test_windows_know_their_place_exactly(root: Path) -> None:
+    dm = rasters(root, first='dem')
+    dm.setup('predict')
+    places = dm.predict_dataset.places()
+    assert places.crs == dm.predict_dataset.crs == 4326
+    with rasterio.open(root / 'dem' / 'dem.tif') as file:
+        grid, dem = file.transform, file.read(1)
+    for sample, box in zip(dm.predict_dataset, places.geometry, strict=True):
+        transform, bounds = sample['transform'], sample['bounds']
+        assert transform.dtype == bounds.dtype == torch.float64
+        assert tuple(bounds[[0, 3, 1, 4]].tolist()) == box.bounds
+        # A millionth of a pixel, where float32 is off by a tenth.
+        column = (transform[2].item() - grid.c) / grid.a
+        row = (transform[5].item() - grid.f) / grid.e
+        assert abs(column - round(column)) < 1e-6 and abs(row - round(row)) < 1e-6
+        top, left = round(row), round(column)
+        if 0 <= top < dem.shape[0] - PATCH and 0 <= left < dem.shape[1] - PATCH:
+            expected = dem[top : top + PATCH, left : left + PATCH]
+            valid = expected != -9999
+            assert np.array_equal(sample['image_dem'][0][valid], expected[valid])
+
+
+def test_place_stays_on_the_host(root: Path) -> None:
+    dm = rasters(root)
+    dm.setup('predict')
+    batch = next(iter(dm.predict_dataloader()))
+    moved = dm.transfer_batch_to_device(batch, torch.device('meta'), 0)
+    assert {k for k, v in moved.items() if v.is_meta} == {'image_optical', 'image_dem'}
+    assert moved['bounds'] is batch['bounds']
+
+
+@pytest.mark.parametrize('missing', [[], ['dem'], ['optical']])
+def test_a_model(
+    root: Path, tmp_path: Path, missing: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    task = LateFusionSegmentation(
+        {'optical': 2, 'dem': 1}, 'fcn', 'test_resnet', num_classes=3, missing=missing
+    )
+    found, profile = draw(task, rasters(root), tmp_path, monkeypatch)
+    assert profile['count'] == 3
+    # One map without a gap, though the images have nodata.
+    np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)

@@ -1,0 +1,137 @@
+"""experiments/table.py: what it runs, what it keeps, what it shows."""
+
+import csv
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TABLES = sorted((ROOT / 'experiments' / 'tables').glob('*.yaml'))
+
+
+@pytest.fixture(scope='module')
+def table() -> ModuleType:
+    path = ROOT / 'experiments' / 'table.py'
+    spec = importlib.util.spec_from_file_location('experiments_table', path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def write(folder: Path, fit: Path, **more: object) -> Path:
+    path = folder / 'small.yaml'
+    content = {'fit': [f'--config={fit}'], 'metrics': ['test_OverallAccuracy'], **more}
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.parametrize('path', TABLES, ids=lambda path: path.stem)
+def test_files(table: ModuleType, path: Path) -> None:
+    read = table.Table.read(path)
+    assert len({cell.name for cell in read.cells}) == len(read.cells)
+    for cell in read.cells:
+        for option in (*cell.fit, *(cell.pretrain or ())):
+            if option.startswith('--config='):
+                assert Path(option.removeprefix('--config=')).is_file()
+    assert ' | '.join(read.axes) in table.render(path) or 'Not' in table.render(path)
+
+
+def test_cells(table: ModuleType) -> None:
+    sizes = {path.stem: len(table.Table.read(path).cells) for path in TABLES}
+    assert sizes['bigearthnet'] == 2 * 3 * 3
+    assert sizes['geonrw'] == 2 * 2 * 2
+
+
+def test_run(
+    table: ModuleType,
+    torchgeo: Callable[..., None],
+    decur_yaml: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """Pretrain, fit and test for real; a second call has nothing to do."""
+    conf = ROOT / 'tests' / 'conf' / 'late_fusion_classification.yaml'
+    fit = tmp_path / 'fit.yaml'
+    fit.write_text(
+        conf.read_text().replace('OUTPUT', str(tmp_path)).replace(', version: run', '')
+    )
+    pretrain = decur_yaml(trainer__logger__init_args={'save_dir': '.'})
+    weights = {m: f'{{encoders}}/{m}.safetensors' for m in ('s1', 's2')}
+    path = write(
+        tmp_path,
+        fit,
+        pretrain={'DeCUR': [f'--config={pretrain}']},
+        axes={
+            'data': {
+                'one date': [f'--model.init_args.weights={weights}'],
+                'wrong': ['--model.init_args.lr=-1'],
+            }
+        },
+    )
+    calls: list[Sequence[str]] = []
+
+    def command(args: Sequence[str]) -> None:
+        calls.append(args)
+        if '--model.init_args.lr=-1' in args:
+            raise RuntimeError('a rate below 0')
+        torchgeo(*args)
+
+    results = tmp_path / 'results.csv'
+    given = (path, [3], [], [], tmp_path / 'out', results, command)
+    with pytest.raises(RuntimeError, match='DeCUR / wrong, seed 3: a rate below 0'):
+        table.fill(*given)
+    assert [args[0] for args in calls] == ['fit', 'fit', 'test', 'fit']
+    assert all('--seed_everything=3' in args for args in calls)
+    (exported,) = [a for a in calls[1] if a.startswith('--model.init_args.weights')]
+    assert (Path(exported.split("'s1': '")[1].split("'")[0])).is_file()
+    (checkpoint,) = [a for a in calls[2] if a.startswith('--ckpt_path=')]
+    assert Path(checkpoint.removeprefix('--ckpt_path=')).is_file()
+    with results.open() as file:
+        (row,) = csv.DictReader(file)
+    assert tuple(row) == table.COLUMNS
+    assert (row['table'], row['cell'], row['seed']) == (
+        'small',
+        'DeCUR / one date',
+        '3',
+    )
+    assert 0 <= float(row['value']) <= 1
+    assert row['commit'] and row['hardware']
+
+    calls.clear()
+    with pytest.raises(RuntimeError, match='wrong'):
+        table.fill(*given)
+    assert len(calls) == 1  # the pretraining and the other cell are done
+    shown = table.render(path, results)
+    assert f'| DeCUR | one date | {100 * float(row["value"]):.1f} |' in shown
+    assert '| DeCUR | wrong | not measured |' in shown
+    assert row['commit'] in shown
+
+
+def test_interval(table: ModuleType, tmp_path: Path) -> None:
+    """The 95 % interval of 0.5, 0.6 and 0.7: 4.303 standard errors; an old commit is left out."""
+    path = write(tmp_path, tmp_path / 'fit.yaml', axes={'a': {'x': []}})
+    results = tmp_path / 'results.csv'
+    row = {'table': 'small', 'cell': 'x', 'options': '', 'hardware': '1 x CPU'}
+    row['metric'] = 'test_OverallAccuracy'
+    table._append(results, [row | {'commit': 'old', 'seed': '0', 'value': '0.1'}])
+    for seed, value in enumerate(('0.5', '0.6', '0.7')):
+        new = row | {'commit': 'new', 'seed': str(seed), 'value': value}
+        table._append(results, [new])
+    assert '| x | 60.0 ± 24.8 |' in table.render(path, results)
+    assert results.read_text().count('table,cell') == 1
+
+
+def test_errors(table: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / 'x.yaml'
+    path.write_text('fit: []')
+    with pytest.raises(ValueError, match=r"must have fit and metrics.*got \['fit'\]"):
+        table.Table.read(path)
+    path = write(tmp_path, tmp_path / 'fit.yaml', axes={'a': {'x': []}})
+    with pytest.raises(ValueError, match=r"only must name values.*got \['y'\]"):
+        table.fill(path, [0], [], ['y'], tmp_path, tmp_path / 'r.csv', print)

@@ -1,0 +1,115 @@
+"""The loss of COrAL: shared and unique representations that are orthogonal."""
+
+from collections.abc import Mapping
+from itertools import combinations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from .base import EmbeddingLoss
+from .functional import info_nce
+
+
+class COrALLoss(EmbeddingLoss):
+    r"""Contrast what is shared and what is unique, and keep them orthogonal.
+
+    Cisse et al., 2026, https://arxiv.org/abs/2602.14983.
+
+    With the embeddings :math:`s` of all modalities together, ``shared``, and :math:`u_m`
+    of what modality :math:`m` alone has, in two views,
+
+    .. math:: \mathcal{L} = w_s \, \mathrm{InfoNCE}(s^{(1)}, s^{(2)})
+              + w_u \sum_m \mathrm{InfoNCE}(u_m^{(1)}, u_m^{(2)})
+              + w_o \sum_{p < q} \sum_v \mathrm{E}_b [\cos^2(p_b^{(v)}, q_b^{(v)})],
+
+    :math:`p, q` among ``shared`` and all modalities.
+
+    Args:
+        temperature: temperature of InfoNCE.
+        orthogonal_weight: :math:`w_o`.
+        unique_weight: :math:`w_u`.
+        shared_weight: :math:`w_s`.
+
+    Raises:
+        ValueError: if the temperature is not positive or a weight is negative.
+
+    Shape:
+        - Input: tensors (2, N, D) of one or more modalities and of ``shared``, N >= 2
+          samples of all devices.
+        - Output: scalars: ``loss``, and without weights ``shared``, ``unique_<m>`` of
+          each modality, ``orthogonal_<p>_<q>`` of each pair.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> z = {m: torch.randn(2, 8, 16) for m in ('shared', 's1', 's2')}
+        >>> [part for part in COrALLoss()(z) if part.startswith('orthogonal')]
+        ['orthogonal_shared_s1', 'orthogonal_shared_s2', 'orthogonal_s1_s2']
+    """
+
+    exactly = True
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        orthogonal_weight: float = 1.0,
+        unique_weight: float = 1.0,
+        shared_weight: float = 1.0,
+    ) -> None:
+        """Initialize a new COrALLoss instance."""
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f'temperature must be positive, got {temperature}')
+        weights = {
+            'orthogonal_weight': orthogonal_weight,
+            'unique_weight': unique_weight,
+            'shared_weight': shared_weight,
+        }
+        for name, weight in weights.items():
+            if not weight >= 0:
+                raise ValueError(f'{name} must be >= 0, got {weight}')
+        self.temperature = temperature
+        self.orthogonal_weight = orthogonal_weight
+        self.unique_weight = unique_weight
+        self.shared_weight = shared_weight
+
+    def terms(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the loss and its parts of checked embeddings.
+
+        Args:
+            z: embeddings by name, shape (2, N, D) each, float32 or float64.
+
+        Returns:
+            ``loss`` and its parts, scalars.
+        """
+        names = ['shared', *(m for m in z if m != 'shared')]
+        contrast = {n: info_nce(z[n][0], z[n][1], self.temperature) for n in names}
+        orthogonal = {
+            f'orthogonal_{p}_{q}': cosine_similarity(z[p], z[q], dim=2)
+            .square()
+            .mean(dim=1)
+            .sum()
+            for p, q in combinations(names, 2)
+        }
+        shared = contrast.pop('shared')
+        unique = {f'unique_{m}': x for m, x in contrast.items()}
+        loss = (
+            self.shared_weight * shared
+            + self.unique_weight * torch.stack(list(unique.values())).sum()
+            + self.orthogonal_weight * torch.stack(list(orthogonal.values())).sum()
+        )
+        return {'loss': loss, 'shared': shared, **unique, **orthogonal}
+
+    def check(self, z: Mapping[str, Tensor]) -> None:
+        """Refuse embeddings that the loss is not defined for.
+
+        Args:
+            z: embeddings by name.
+
+        Raises:
+            ValueError: if there is no ``shared`` or nothing else, views are not two,
+                samples are too few, or shapes differ.
+        """
+        if 'shared' not in z:
+            raise ValueError(f"z must have 'shared', got {list(z)}")
+        super().check(z)

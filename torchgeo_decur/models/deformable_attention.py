@@ -1,0 +1,276 @@
+"""Deformable attention: every position attends to points that the map itself chooses."""
+
+from collections import OrderedDict
+
+import torch
+from timm.layers.norm import LayerNorm2d
+from torch import Tensor, nn
+from torch.nn.functional import grid_sample, scaled_dot_product_attention
+
+
+class DeformableAttention(nn.Module):
+    r"""Multi-head attention of all positions to a coarse grid of shifted points.
+
+    The queries are a projection of every position. A small network turns them into an
+    offset for each cell of the key grid, and the map is sampled, bilinearly, at
+    reference point plus offset; keys and values are projections of these samples:
+
+    .. math:: q = W_q x, \quad p = \mathrm{clip}(r + o(q), -1, 1), \quad
+              k = W_k\,x(p), \quad v = W_v\,x(p)
+
+    .. math:: DA(x) = W_o\,\mathrm{softmax}(q k^T / \sqrt{d} + b)\,v
+
+    with d channels a head and a bias b that depends on how far key and query are apart,
+    interpolated from a table. Channels are split into groups with points of their own; a
+    group serves ``heads / groups`` consecutive heads. Maps of any size are taken.
+
+    Xia et al., *Vision Transformer with Deformable Attention*, CVPR 2022,
+    https://arxiv.org/abs/2201.00520. Parameters are named as in the published weights of
+    DeCUR.
+
+    Args:
+        channels: number of channels C of the map.
+        heads: number of attention heads.
+        groups: number of groups of channels.
+        stride: stride of the key grid: it has ``ceil(H / stride)`` rows.
+        kernel_size: size of the convolution that sees the queries around a point, odd.
+        table_size: rows and columns of the map for which the table of biases has one
+            entry per displacement.
+        zero_init: start with ``DA(x) = 0``, by an output projection of zeros.
+
+    Shape:
+        (B, C, H, W) to (B, C, H, W).
+
+    Raises:
+        ValueError: if heads do not divide channels, groups do not divide heads,
+            ``kernel_size`` is even, or a number is not positive.
+
+    Example:
+        >>> attention = DeformableAttention(64, heads=4, groups=2, stride=2)
+        >>> y, positions = attention.forward_with_positions(torch.randn(1, 64, 9, 12))
+        >>> y.shape, positions.shape
+        (torch.Size([1, 64, 9, 12]), torch.Size([1, 2, 5, 6, 2]))
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        groups: int,
+        stride: int = 1,
+        kernel_size: int = 3,
+        table_size: tuple[int, int] = (7, 7),
+        zero_init: bool = False,
+    ) -> None:
+        """Initialize a new DeformableAttention instance."""
+        super().__init__()
+        if min(channels, heads, groups, stride, kernel_size, *table_size) < 1:
+            raise ValueError(
+                'channels, heads, groups, stride, kernel_size and table_size must be '
+                f'positive, got {channels}, {heads}, {groups}, {stride}, {kernel_size} '
+                f'and {table_size}'
+            )
+        if channels % heads:
+            raise ValueError(
+                f'heads must divide the {channels} channels, got {heads} heads'
+            )
+        if heads % groups:
+            raise ValueError(
+                f'groups must divide the {heads} heads, got {groups} groups'
+            )
+        if kernel_size % 2 == 0:
+            raise ValueError(f'kernel_size must be odd, got {kernel_size}')
+        self.heads = heads
+        self.groups = groups
+        width = channels // groups
+        # The published name is 1.norm, and its eps that of nn.LayerNorm.
+        norm = nn.Sequential(OrderedDict(norm=LayerNorm2d(width, eps=1e-5)))
+        self.conv_offset = nn.Sequential(
+            nn.Conv2d(
+                width, width, kernel_size, stride, kernel_size // 2, groups=width
+            ),
+            norm,
+            nn.GELU(),
+            nn.Conv2d(width, 2, 1, bias=False),
+        )
+        self.proj_q = nn.Conv2d(channels, channels, 1)
+        self.proj_k = nn.Conv2d(channels, channels, 1)
+        self.proj_v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+        height, breadth = table_size
+        self.rpe_table = nn.Parameter(
+            torch.empty(heads, 2 * height - 1, 2 * breadth - 1)
+        )
+        nn.init.trunc_normal_(self.rpe_table, std=0.01)
+        if zero_init:
+            for parameter in self.proj_out.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            x: map, shape (B, C, H, W).
+
+        Returns:
+            Attended map, shape (B, C, H, W).
+        """
+        return self.forward_with_positions(x)[0]
+
+    def forward_with_positions(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend, and say where.
+
+        Args:
+            x: map, shape (B, C, H, W).
+
+        Returns:
+            Attended map, shape (B, C, H, W), and the sampled points, (x, y) in [-1, 1]
+            where -1 and 1 are the centres of the first and last pixel, shape
+            (B, ``groups``, H_k, W_k, 2).
+        """
+        q = self.proj_q(x)
+        grouped = q.reshape(-1, q.shape[1] // self.groups, *q.shape[2:])
+        # Offsets are a few hundredths, which half precision loses beside a position.
+        exact = torch.promote_types(x.dtype, torch.float32)
+        offsets = self.conv_offset(grouped).to(exact)
+        # The published network says y first, and grid_sample x.
+        offsets = offsets.permute(0, 2, 3, 1).flip(-1).unflatten(0, (-1, self.groups))
+        reference = reference_points(offsets.shape[2], offsets.shape[3], offsets)
+        positions = (reference + offsets).clamp(-1, 1)
+        samples = sample(x.to(exact), positions).to(x.dtype)
+        bias = relative_position_bias(
+            self.rpe_table.to(exact), positions, x.shape[2], x.shape[3]
+        )
+        k, v = self._split(self.proj_k(samples)), self._split(self.proj_v(samples))
+        attended = scaled_dot_product_attention(
+            self._split(q), k, v, attn_mask=bias.to(q.dtype)
+        )
+        out: Tensor = self.proj_out(attended.transpose(2, 3).reshape(q.shape))
+        return out, positions
+
+    def _split(self, x: Tensor) -> Tensor:
+        """Heads and tokens of a map: (B, C, H, W) to (B, heads, HW, C / heads)."""
+        tokens: Tensor = x.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)
+        return tokens
+
+
+class ResidualDeformableAttention(DeformableAttention):
+    """Deformable attention that is added to its input: ``x + DA(x)``.
+
+    The residual connection keeps what a pretrained map says, wherever the points go.
+
+    Wang et al., *Decoupling Common and Unique Representations for Multimodal
+    Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300, section 3.2.
+    Arguments and shapes are those of :class:`DeformableAttention`.
+
+    Example:
+        >>> attention = ResidualDeformableAttention(64, 4, 2, zero_init=True)
+        >>> x = torch.randn(1, 64, 7, 7)
+        >>> attention(x).equal(x)
+        True
+    """
+
+    def forward_with_positions(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend, add the input, and say where.
+
+        Args:
+            x: map, shape (B, C, H, W).
+
+        Returns:
+            The sum, shape (B, C, H, W), and the sampled points as of
+            :meth:`DeformableAttention.forward_with_positions`.
+        """
+        attended, positions = super().forward_with_positions(x)
+        return x + attended, positions
+
+
+def reference_points(height: int, width: int, like: Tensor) -> Tensor:
+    """Compute the points of a key grid before they are shifted.
+
+    Point i of n lies at ``2 (i + 0.5) / (n - 1) - 1``: half a cell further than the
+    centres of the cells of a grid over [-1, 1], as in the published code; so the last
+    one is outside and the clipping of positions brings it back. A single point lies in
+    the middle.
+
+    Args:
+        height: rows of the key grid.
+        width: columns of the key grid.
+        like: a tensor of the wanted dtype and device.
+
+    Returns:
+        Points (x, y), shape (``height``, ``width``, 2).
+
+    Example:
+        >>> reference_points(1, 3, torch.zeros(()))
+        tensor([[[-0.5000,  0.0000],
+                 [ 0.5000,  0.0000],
+                 [ 1.5000,  0.0000]]])
+    """
+    return _mesh(_axis(height, 0.5, like), _axis(width, 0.5, like))
+
+
+def sample(x: Tensor, positions: Tensor) -> Tensor:
+    """Sample a map bilinearly, each group of channels at points of its own.
+
+    Args:
+        x: map, shape (B, C, H, W).
+        positions: points (x, y) in [-1, 1], shape (B, groups, H_k, W_k, 2).
+
+    Returns:
+        Samples, shape (B, C, H_k, W_k).
+
+    Example:
+        >>> x = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
+        >>> sample(x, torch.tensor([0.0, 1.0]).view(1, 1, 1, 1, 2)).item()
+        2.5
+    """
+    grouped = x.unflatten(1, (positions.shape[1], -1)).flatten(0, 1)
+    samples = grid_sample(grouped, positions.flatten(0, 1), align_corners=True)
+    return samples.reshape(x.shape[0], x.shape[1], *positions.shape[2:4])
+
+
+def relative_position_bias(
+    table: Tensor, positions: Tensor, height: int, width: int
+) -> Tensor:
+    """Look up the bias of each pair of query and key by how far they are apart.
+
+    Queries are the pixels of the map, whose first and last have the coordinates -1 and 1
+    (a single one has 0). Half the displacement from key to query is in [-1, 1], and the
+    table is interpolated there, bilinearly.
+
+    Args:
+        table: biases of each head by displacement, shape (heads, rows, columns).
+        positions: points (x, y) of the keys in [-1, 1], shape (B, groups, H_k, W_k, 2);
+            a group serves consecutive heads.
+        height: rows H of the map.
+        width: columns W of the map.
+
+    Returns:
+        Biases, shape (B, heads, H W, H_k W_k).
+
+    Example:
+        >>> table = torch.arange(9.0).view(1, 3, 3)
+        >>> relative_position_bias(table, torch.zeros(1, 1, 1, 1, 2), 2, 2).flatten()
+        tensor([2., 3., 5., 6.])
+    """
+    batch, groups = positions.shape[:2]
+    queries = _mesh(_axis(height, 0, positions), _axis(width, 0, positions))
+    keys = positions.reshape(batch, groups, 1, -1, 2)
+    half = (queries.reshape(-1, 1, 2) - keys) / 2
+    tables = table.unflatten(0, (groups, -1)).expand(batch, -1, -1, -1, -1)
+    bias = grid_sample(tables.flatten(0, 1), half.flatten(0, 1), align_corners=True)
+    return bias.reshape(batch, table.shape[0], *bias.shape[2:])
+
+
+def _axis(count: int, shift: float, like: Tensor) -> Tensor:
+    """Coordinates ``2 (i + shift) / (count - 1) - 1``; of a single one, the middle."""
+    if count == 1:
+        return like.new_zeros(1)
+    steps = torch.arange(count, dtype=like.dtype, device=like.device)
+    return (steps + shift) * (2 / (count - 1)) - 1
+
+
+def _mesh(y: Tensor, x: Tensor) -> Tensor:
+    """Points (x, y) of a grid."""
+    rows, columns = torch.meshgrid(y, x, indexing='ij')
+    return torch.stack((columns, rows), dim=-1)

@@ -1,0 +1,235 @@
+"""ResNets with residual deformable attention, registered with timm."""
+
+from itertools import chain
+from typing import Any
+
+import timm
+from timm.models import (
+    build_model_with_cfg,
+    checkpoint_seq,
+    generate_default_cfgs,
+    register_model,
+)
+from timm.models._features import feature_take_indices
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import Tensor, nn
+
+from .deformable_attention import ResidualDeformableAttention
+
+# Sizes of the published weights; the tables fit the maps of images of 224 pixels.
+_ATTENTION: dict[int, dict[str, Any]] = {
+    3: {'heads': 8, 'groups': 4, 'stride': 2, 'kernel_size': 5, 'table_size': (14, 14)},
+    4: {'heads': 16, 'groups': 8, 'stride': 1, 'kernel_size': 3, 'table_size': (7, 7)},
+}
+# Modules of each level of the pyramid, in the order in which they run.
+_STAGES = (
+    ('conv1', 'bn1', 'act1'),
+    ('maxpool', 'layer1'),
+    ('layer2',),
+    ('layer3', 'da_l3'),
+    ('layer4', 'da_l4'),
+)
+
+
+class ResNetRDA(ResNet):
+    """A ResNet whose last two stages end in residual deformable attention.
+
+    ``x = x + DA(x)`` after ``layer3`` and after ``layer4``, by the modules ``da_l3`` and
+    ``da_l4``; see :class:`~torchgeo_decur.models.ResidualDeformableAttention`. All else
+    is timm's :class:`~timm.models.resnet.ResNet`, with its names and options.
+
+    Args:
+        block: kind of block, of timm.
+        layers: number of blocks of each stage.
+        zero_init_attention: start with attention that adds nothing, as a plain ResNet.
+        kwargs: passed to timm's ResNet.
+
+    Example:
+        >>> import torch
+        >>> encoder = timm.create_model('resnet18_rda', in_chans=13, num_classes=0)
+        >>> maps, positions = encoder.forward_with_positions(torch.randn(2, 13, 96, 96))
+        >>> maps.shape
+        torch.Size([2, 512, 3, 3])
+        >>> {name: tuple(p.shape) for name, p in positions.items()}
+        {'da_l3': (2, 4, 3, 3, 2), 'da_l4': (2, 8, 3, 3, 2)}
+    """
+
+    def __init__(
+        self,
+        block: Any,
+        layers: tuple[int, ...],
+        zero_init_attention: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Initialize a new ResNetRDA instance."""
+        super().__init__(block, layers, **kwargs)
+        for stage, options in _ATTENTION.items():
+            info: dict[str, Any] = self.feature_info[stage]
+            attention = ResidualDeformableAttention(
+                info['num_chs'], zero_init=zero_init_attention, **options
+            )
+            setattr(self, f'da_l{stage}', attention.to(next(self.parameters())))
+            info['module'] = f'da_l{stage}'
+        # timm's pyramid runs the modules in the order of their registration.
+        for name in ('layer4', 'da_l4', 'global_pool', 'fc'):
+            self._modules[name] = self._modules.pop(name)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the last map.
+
+        Args:
+            x: images, shape (B, C, H, W).
+
+        Returns:
+            Map, shape (B, ``num_features``, h, w).
+        """
+        maps: Tensor = self.forward_intermediates(x, indices=1)[0]
+        return maps
+
+    def forward_with_positions(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the last map, and say which points the attention sampled.
+
+        Args:
+            x: images, shape (B, C, H, W).
+
+        Returns:
+            Map, shape (B, ``num_features``, h, w), and the points by name of the module,
+            (x, y) in [-1, 1], shape (B, groups, H_k, W_k, 2). -1 and 1 are the centres of
+            the first and last pixel of the map that is sampled.
+        """
+        positions: dict[str, Tensor] = {}
+        for name in chain(*_STAGES):
+            module = self.get_submodule(name)
+            if isinstance(module, ResidualDeformableAttention):
+                x, positions[name] = module.forward_with_positions(x)
+            else:
+                x = module(x)
+        return x, positions
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Compute the maps of the stages, as timm's models do.
+
+        Args:
+            x: images, shape (B, C, H, W).
+            indices: which of the five maps, or how many of the last; by default all.
+            norm: not used; these maps need none.
+            stop_early: leave out the stages after the last map wanted.
+            output_fmt: 'NCHW'.
+            intermediates_only: return the list of maps alone.
+
+        Returns:
+            The last map computed and the list of maps.
+
+        Raises:
+            ValueError: if ``output_fmt`` is another.
+        """
+        if output_fmt != 'NCHW':
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+        wanted, last = feature_take_indices(5, indices)
+        found = []
+        for i, names in enumerate(_STAGES[: last + 1 if stop_early else 5]):
+            for module in map(self.get_submodule, names):
+                # The stem works in place, which nothing can compute again.
+                if self.grad_checkpointing and i > 0:
+                    blocks = module if isinstance(module, nn.Sequential) else [module]
+                    x = checkpoint_seq(blocks, x)
+                else:
+                    x = module(x)
+            if i in wanted:
+                found.append(x)
+        return found if intermediates_only else (x, found)
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | list[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Remove what is not needed for some of the maps, as timm's models do.
+
+        Args:
+            indices: which of the five maps, or how many of the last.
+            prune_norm: not used; there is no last normalisation.
+            prune_head: remove the classifier.
+
+        Returns:
+            Indices of the maps.
+        """
+        taken: list[int] = super().prune_intermediate_layers(
+            indices, prune_norm, prune_head
+        )
+        for stage in _ATTENTION:
+            if stage > max(taken):
+                setattr(self, f'da_l{stage}', nn.Identity())
+        return taken
+
+
+def _imagenet(model: str) -> dict[str, Any]:
+    """Where timm has the ImageNet weights of the plain ResNet, under our name."""
+    found: Any = timm.get_pretrained_cfg(model)
+    return {f'{model}_rda.{found.tag}': found}
+
+
+default_cfgs = generate_default_cfgs({**_imagenet('resnet18'), **_imagenet('resnet50')})
+
+
+@register_model
+def resnet18_rda(pretrained: bool = False, **kwargs: Any) -> ResNetRDA:
+    """Build a ResNet-18 with residual deformable attention, for small work.
+
+    Heads and groups are those of :func:`resnet50_rda`, so a head has 32 channels.
+
+    Args:
+        pretrained: start the ResNet from ImageNet weights; the attention is new.
+        kwargs: passed to :class:`ResNetRDA`.
+
+    Returns:
+        The model.
+    """
+    return _build('resnet18_rda', pretrained, BasicBlock, (2, 2, 2, 2), kwargs)
+
+
+@register_model
+def resnet50_rda(pretrained: bool = False, **kwargs: Any) -> ResNetRDA:
+    """Build a ResNet-50 with residual deformable attention, as of DeCUR.
+
+    Args:
+        pretrained: start the ResNet from ImageNet weights; the attention is new.
+        kwargs: passed to :class:`ResNetRDA`.
+
+    Returns:
+        The model.
+    """
+    return _build('resnet50_rda', pretrained, Bottleneck, (3, 4, 6, 3), kwargs)
+
+
+def _build(
+    name: str,
+    pretrained: bool,
+    block: Any,
+    layers: tuple[int, ...],
+    options: dict[str, Any],
+) -> ResNetRDA:
+    return build_model_with_cfg(
+        ResNetRDA,
+        name,
+        pretrained,
+        pretrained_filter_fn=_with_attention,
+        block=block,
+        layers=layers,
+        **options,
+    )
+
+
+def _with_attention(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The weights of a plain ResNet, and the attention of the model as it is."""
+    own = {k: v for k, v in model.state_dict().items() if k.startswith('da_')}
+    return {**own, **state}
