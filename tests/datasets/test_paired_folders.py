@@ -105,6 +105,21 @@ def test_hha(shared: Path, tmp_path: Path) -> None:
     assert torch.equal(lower[0], expected[0]) and lower[1].sum() < expected[1].sum()
 
 
+def test_depth_that_changed_after_it_was_kept(root: Path) -> None:
+    common = {k: IMAGES['depth'][k] for k in ('pattern', 'nodata', 'scale')}
+    camera = {'fx': 30, 'fy': 30, 'cx': 18, 'cy': 12}
+    images = {'rgb': IMAGES['rgb'], 'hha': {**common, 'hha': camera}}
+    dataset = PairedFolders(root, images, splits=['a'])
+    assert dataset[0]['image_hha'].shape == (3, 24, 36)
+    rgb, depth, _ = frame(0, (20, 30))
+    write(root / 'a/rgb/1.png', rgb)
+    with pytest.raises(ValueError, match=r'depth/1\.png: expected 20 x 30 pixels'):
+        dataset[0]
+    write(root / 'a/depth/1.png', depth)
+    with pytest.raises(ValueError, match=r'depth/1\.png has changed .* delete .*hha'):
+        dataset[0]
+
+
 def test_the_cache_is_no_frame(tmp_path: Path) -> None:
     for name in ('1', '2'):
         write(tmp_path / f'{name}.png', frame(int(name))[1])

@@ -135,8 +135,8 @@ class PairedFolders(FileDataset):
         Raises:
             UnreadableFileError: if a file is missing, truncated or no image.
             ValueError: if a file has another number of bands than expected, the files
-                of the frame have different sizes, the mask has a value that is no class,
-                or values are NaN that are not said to be missing.
+                of the frame have different sizes, or the mask has a value that is no
+                class.
         """
         sample: Sample = {}
         shape = None
@@ -182,6 +182,9 @@ class PairedFolders(FileDataset):
         )
         if shape is not None and tuple(image.shape[-2:]) != shape:
             read_image(path, 1, shape)
+            raise ValueError(
+                f'{path} has changed since its HHA image was kept; delete {self.cache}'
+            )
         return image
 
     def _classes(self, band: Tensor, item: Frame) -> Tensor:
