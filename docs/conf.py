@@ -89,6 +89,8 @@ nitpick_ignore_regex = [
 nitpick_ignore = [
     ('py:class', 'torchgeo_decur.datasets.bigearthnet.Patch'),
     ('py:class', 'torchgeo_decur.datasets.geonrw.Patch'),
+    ('py:class', 'torchgeo_decur.datasets.paired_folders.Frame'),
+    ('py:class', 'torchgeo_decur.datasets.sunrgbd.SUNFrame'),
     ('py:class', 'torchgeo_decur.models.encoder.Weights'),
     ('py:class', 'torchgeo_decur.models.loading.Source'),
     ('py:class', 'torchgeo_decur.models.published.DeCURWeights'),

@@ -124,3 +124,45 @@ def test_rasters(torchgeo: Callable[..., None], tmp_path: Path, modality: str) -
         with newest.open() as file:
             row = next(csv.DictReader(file))
         assert 0 <= float(row['test_AverageJaccardIndex']) <= 1
+
+
+@pytest.mark.parametrize(
+    'modalities', ['{rgb: 3}', '{disparity: 1}', '{rgb: 3, disparity: 1}']
+)
+def test_pothole(
+    torchgeo: Callable[..., None], tmp_path: Path, modalities: str
+) -> None:
+    fake = runpy.run_path(str(ROOT / 'tests' / 'data' / 'paired_folders' / 'data.py'))
+    for split, count in (('dataset1', 5), ('dataset3', 2)):
+        for number in range(count):
+            rgb, depth, label = fake['frame'](number)
+            for folder, bands in (
+                ('rgb', rgb),
+                ('disp_tg', depth),
+                ('label', label // 255),
+            ):
+                fake['write'](
+                    tmp_path / 'data' / split / folder / f'{number}.png', bands
+                )
+    options = (
+        f'--config={ROOT / "experiments" / "transfer" / "pothole.yaml"}',
+        f'--trainer.logger.init_args.save_dir={tmp_path}',
+        '--trainer.accelerator=cpu',
+        '--trainer.max_epochs=1',
+        '--trainer.enable_progress_bar=false',
+        '--trainer.enable_model_summary=false',
+        '--model.init_args.backbone=test_resnet',
+        f'--model.init_args.modalities={modalities}',
+        f'--data.init_args.root={tmp_path / "data"}',
+        '--data.init_args.size=[24, 36]',
+        '--data.init_args.batch_size=2',
+    )
+    torchgeo('fit', *options)
+    run = tmp_path / 'pothole' / 'version_0'
+    (checkpoint,) = (run / 'checkpoints').glob('*.ckpt')
+    torchgeo('test', *options, f'--ckpt_path={checkpoint}')
+    with (tmp_path / 'pothole' / 'version_1' / 'metrics.csv').open() as file:
+        columns = set(csv.DictReader(file).fieldnames or ())
+    assert 'test_AverageJaccardIndex' in columns
+    both = 'disparity' in modalities and 'rgb' in modalities
+    assert ('test_AverageJaccardIndex_rgb' in columns) == both

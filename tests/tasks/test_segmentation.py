@@ -159,6 +159,21 @@ def test_cmx_of_three_modalities() -> None:
         segmentation(3, model='cmx')
 
 
+@pytest.mark.parametrize('vertical', [True, False])
+def test_upright_images_are_not_turned_over(vertical: bool) -> None:
+    torch.manual_seed(0)
+    task = segmentation(crop_scale=[1.0, 1.0], vertical_flip=vertical)
+    rows = torch.arange(48.0)[:, None].expand(16, 1, 48, 48) / 48
+    batch = {
+        'image_s1': rows.expand(-1, 2, -1, -1),
+        'image_s2': rows.expand(-1, 13, -1, -1),
+        'mask': torch.ones(16, 48, 48).long(),
+    }
+    moved = task._augment(batch)['image_s1']
+    turned = moved[:, 0, 0].mean(1) > moved[:, 0, -1].mean(1)
+    assert bool(turned.any()) == vertical
+
+
 def test_the_map_moves_with_the_images() -> None:
     torch.manual_seed(0)
     task = segmentation(crop_scale=[0.8, 1.0])

@@ -12,6 +12,7 @@ from torchgeo_decur.transforms import (
     RandomBandMean,
     RGBAugmentation,
     SARAugmentation,
+    UprightRGBAugmentation,
     default_augmentations,
 )
 
@@ -31,6 +32,9 @@ OFF: dict[type[nn.Module], dict[str, Any]] = {
     },
 }
 OFF[RGBAugmentation] = OFF[OpticalAugmentation]
+OFF[UprightRGBAugmentation] = {
+    k: v for k, v in OFF[OpticalAugmentation].items() if k not in ('solarize', 'vflip')
+}
 
 every = pytest.mark.parametrize('augmentation', OFF)
 moving = pytest.mark.parametrize(
@@ -112,7 +116,10 @@ class TestEvery:
     @every
     @pytest.mark.parametrize(('option', 'axis'), [('hflip', 3), ('vflip', 2)])
     def test_flips(self, augmentation: type[nn.Module], option: str, axis: int) -> None:
-        if augmentation is DepthAugmentation and option == 'vflip':
+        if option == 'vflip' and augmentation in (
+            DepthAugmentation,
+            UprightRGBAugmentation,
+        ):
             with pytest.raises(TypeError, match='vflip'):
                 augmentation(vflip=0.5)
             return
@@ -294,6 +301,8 @@ class TestDefaultAugmentations:
             ('rgb', RGBAugmentation),
             ('dem', ElevationAugmentation),
             ('depth', DepthAugmentation),
+            ('hha', DepthAugmentation),
+            ('disparity', DepthAugmentation),
             ('lidar', ElevationAugmentation),
         ],
     )
@@ -305,3 +314,21 @@ class TestDefaultAugmentations:
     def test_one_for_each(self) -> None:
         modalities = {m: 1 for m in ('x', *PRESETS)}
         assert list(default_augmentations(modalities, size=8)) == list(modalities)
+
+    @pytest.mark.parametrize('deep', ['depth', 'hha', 'disparity'])
+    def test_photographs_beside_depth_have_an_upright(self, deep: str) -> None:
+        indoor = default_augmentations({'rgb': 3, deep: 1}, size=8)
+        assert type(indoor['rgb']) is UprightRGBAugmentation
+        aerial = default_augmentations({'rgb': 3, 'dem': 1}, size=8)
+        assert type(aerial['rgb']) is RGBAugmentation
+
+
+def test_upright_photographs_are_as_published() -> None:
+    names = [type(step).__name__ for step in UprightRGBAugmentation(size=8)]
+    probabilities = [getattr(step, 'p', 1.0) for step in UprightRGBAugmentation(size=8)]
+    found = dict(zip(names, probabilities, strict=True))
+    assert found['ColorJitter'] == 0.8
+    assert found['RandomBandMean'] == 0.2
+    assert found['RandomGaussianBlur'] == 0.5
+    assert found['RandomSolarize'] == found['RandomVerticalFlip'] == 0
+    assert found['RandomHorizontalFlip'] == 0.5

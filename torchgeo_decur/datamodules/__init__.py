@@ -3,16 +3,24 @@
 from .base import MultimodalDataModule, ResumableSampler
 from .bigearthnet import BigEarthNetMMDataModule
 from .geonrw import GeoNRWPatchDataModule
+from .paired_folders import PairedFoldersDataModule
 from .rasters import RasterPairDataModule
+from .rgbd import NYUDepthV2DataModule, RGBDDataModule, SUNRGBDDataModule
 from .ssl4eo_s12 import SSL4EOS12PairDataModule
+from .statistics import StatisticsDataModule
 from .synthetic import SyntheticEODataModule
 
 __all__ = [
     'BigEarthNetMMDataModule',
     'GeoNRWPatchDataModule',
     'MultimodalDataModule',
+    'NYUDepthV2DataModule',
+    'PairedFoldersDataModule',
+    'RGBDDataModule',
     'RasterPairDataModule',
     'ResumableSampler',
     'SSL4EOS12PairDataModule',
+    'SUNRGBDDataModule',
+    'StatisticsDataModule',
     'SyntheticEODataModule',
 ]

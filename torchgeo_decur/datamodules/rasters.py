@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
 from torchgeo.datasets.utils import Sample
 
@@ -14,14 +13,14 @@ from ..datasets.plotting import plot_images
 from ..datasets.rasters import dataset_class, open_rasters
 from ..datasets.windows import GridWindows, RandomWindows
 from ..modalities import Modality, invalid_pixels
-from .base import MultimodalDataModule
+from .statistics import Moments, StatisticsDataModule, report
 
 _FOLDER = ('paths', 'glob', 'bands', 'nodata', 'resampling')
 _CLASS = ('dataset', 'init_args', 'paths', 'bands', 'nodata')
 _IMAGE = ('kind', 'unit', 'mean', 'std')
 
 
-class RasterPairDataModule(MultimodalDataModule):
+class RasterPairDataModule(StatisticsDataModule):
     """Windows into two or more co-registered rasters, joined by place.
 
     Each entry of ``rasters`` is a folder of georeferenced files or a subclass of
@@ -158,19 +157,6 @@ class RasterPairDataModule(MultimodalDataModule):
         moved: Sample = super().transfer_batch_to_device(rest, device, dataloader_idx)
         return {**moved, **place}
 
-    def state_dict(self) -> dict[str, Any]:
-        """The statistics that were estimated, for the checkpoint."""
-        return {'statistics': self.statistics}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the statistics of a checkpoint instead of those estimated here.
-
-        Args:
-            state_dict: as :meth:`state_dict` returned it.
-        """
-        found = state_dict.get('statistics', {})
-        self._use({m: s for m, s in found.items() if m in self.modalities})
-
     def plot(self, sample: Sample, **kwargs: Any) -> Figure:
         """Draw the modalities of one sample, and its mask.
 
@@ -247,13 +233,7 @@ class RasterPairDataModule(MultimodalDataModule):
 
     def _learn(self, rasters: JoinedRasters, stage: str, count: int = 64) -> None:
         """Look at some training windows: usable at all? which statistics?"""
-        wanted = [
-            m
-            for m, modality in self.modalities.items()
-            if modality.limits is None
-            and modality.kind not in ('elevation', 'depth')
-            and m not in self.statistics
-        ]
+        wanted = self.wanted()
         area = self.areas['train']
         if stage == 'predict':
             if not wanted:
@@ -261,7 +241,7 @@ class RasterPairDataModule(MultimodalDataModule):
             if min(rasters.pixels(area)) < self.patch_size:
                 area = rasters.footprint  # a small place has no training area
         windows = RandomWindows(rasters, area, count, self.seed)
-        moments = {m: _Moments(self.modalities[m]) for m in wanted}
+        moments = {m: Moments(self.modalities[m]) for m in wanted}
         skipped = 0
         # A few tell whether files, labels and nodata are right.
         for index in range(count if wanted else 4):
@@ -269,63 +249,14 @@ class RasterPairDataModule(MultimodalDataModule):
             skipped += before
             for m in wanted:
                 moments[m].add(m, sample[f'image_{m}'])
-        self._use({**self.statistics, **{m: moments[m].result(m) for m in wanted}})
+        self.use({**self.statistics, **{m: moments[m].result(m) for m in wanted}})
         if wanted:
-            _report({m: self.statistics[m] for m in wanted}, count, skipped)
-
-    def _use(self, statistics: dict[str, dict[str, list[float]]]) -> None:
-        """Scale by these statistics where the entries give none."""
-        own = {m for m in statistics if self.entries[m].get('mean') is None}
-        self.statistics = {m: statistics[m] for m in own}
-        self.set_modalities(
-            {
-                m: Modality.of({**vars(modality), **self.statistics.get(m, {})})
-                for m, modality in self.modalities.items()
-            }
-        )
-
-
-class _Moments:
-    """Mean and standard deviation of each band, one image after another."""
-
-    def __init__(self, modality: Modality) -> None:
-        self.modality = modality
-        self.count, self.mean, self.squares = torch.zeros(
-            3, modality.channels, dtype=torch.double
-        )
-
-    def add(self, name: str, image: torch.Tensor) -> None:
-        x = image.double().flatten(1)
-        invalid = invalid_pixels(x, self.modality.nodata)
-        valid = torch.ones_like(x) if invalid is None else (~invalid).double()
-        if not (x.isfinite() | (valid == 0)).all():
-            raise ValueError(
-                f'{name}: expected finite values, found NaN or infinite ones; give the '
-                'entry nodata: .nan, or repair the files'
+            report(
+                {m: self.statistics[m] for m in wanted},
+                f'Statistics of {count} training windows ({skipped} of '
+                f'{count + skipped} drawn were skipped for nodata). To keep them, paste '
+                'them into rasters:',
             )
-        x = torch.where(valid > 0, x, 0.0)
-        n = valid.sum(1)
-        mean = x.sum(1) / n.clamp(min=1)
-        squares = ((x - mean[:, None]).square() * valid).sum(1)
-        total = (self.count + n).clamp(min=1)
-        delta = mean - self.mean
-        self.squares = self.squares + squares + delta.square() * self.count * n / total
-        self.mean = self.mean + delta * n / total
-        self.count = self.count + n
-
-    def result(self, name: str) -> dict[str, list[float]]:
-        std = (self.squares / self.count.clamp(min=1)).sqrt()
-        flat = [b for b, s in zip(self.modality.bands, std, strict=True) if s <= 0]
-        if flat:
-            raise ValueError(
-                f'{name}: expected values that vary, found a constant in bands {flat} of '
-                'the training windows; correct nodata, or leave the bands out'
-            )
-        # As many digits as are printed: pasted numbers are then those used here.
-        return {
-            key: [float(f'{v:.6g}') for v in values.tolist()]
-            for key, values in (('mean', self.mean), ('std', std))
-        }
 
 
 def _check_keys(name: str, entry: Mapping[str, Any], more: tuple[str, ...]) -> None:
@@ -354,15 +285,3 @@ def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
         return Modality.of({**defaults, **fields})
     except ValueError as error:
         raise ValueError(f'{name}: {error}') from error
-
-
-@rank_zero_only
-def _report(
-    statistics: dict[str, dict[str, list[float]]], count: int, skipped: int
-) -> None:
-    print(
-        f'Statistics of {count} training windows ({skipped} of {count + skipped} drawn '
-        'were skipped for nodata). To keep them, paste them into rasters:'
-    )
-    for m, values in statistics.items():
-        print(f'  {m}:', *(f'    {k}: {v}' for k, v in values.items()), sep='\n')

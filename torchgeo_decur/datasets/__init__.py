@@ -2,17 +2,33 @@
 
 from .bigearthnet import BigEarthNetMM
 from .geonrw import GeoNRWPatches
+from .hha import Intrinsics, encode_hha, geocentric, gravity_direction, surface_normals
+from .hha_cache import HHACache
+from .nyu_depth_v2 import NYUDepthV2
+from .paired_folders import PairedFolders
 from .plotting import plot_images
 from .reading import FileDataset, UnreadableFileError
+from .rgbd import RGBDDataset
 from .ssl4eo_s12 import SSL4EOS12Pair
+from .sunrgbd import SUNRGBD
 from .synthetic import SyntheticEO
 
 __all__ = [
+    'SUNRGBD',
     'BigEarthNetMM',
     'FileDataset',
     'GeoNRWPatches',
+    'HHACache',
+    'Intrinsics',
+    'NYUDepthV2',
+    'PairedFolders',
+    'RGBDDataset',
     'SSL4EOS12Pair',
     'SyntheticEO',
     'UnreadableFileError',
+    'encode_hha',
+    'geocentric',
+    'gravity_direction',
     'plot_images',
+    'surface_normals',
 ]

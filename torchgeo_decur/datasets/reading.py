@@ -3,7 +3,7 @@
 import copy
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -198,11 +198,7 @@ def read(
             size.
     """
     with _opened(path) as file:
-        if file.count != bands:
-            raise ValueError(
-                f'{path}: expected {bands} band(s), found {file.count}; '
-                'restore the original file'
-            )
+        _check_count(path, file, bands)
         wrong = sizes is not None and file.width not in sizes
         if file.width != file.height or wrong:
             expected = ' or '.join(f'{s} x {s}' for s in sizes or 'N')
@@ -211,6 +207,40 @@ def read(
                 f'{file.height} x {file.width}; restore the original file'
             )
         return torch.from_numpy(file.read(window=window).astype(np.float32))
+
+
+def read_image(
+    path: str | Path, bands: int = 1, size: Sequence[int] | None = None
+) -> Tensor:
+    """Read a raster or photograph of any shape.
+
+    Args:
+        path: the file: PNG of 8 or 16 bits, JPEG, TIFF or any other that GDAL reads.
+        bands: number of bands that it must have.
+        size: height and width that it must have, or None for any.
+
+    Returns:
+        Its values, float32, shape (C, H, W).
+
+    Raises:
+        UnreadableFileError: if the file is missing, truncated or not a raster.
+        ValueError: if it has another number of bands or another size.
+    """
+    with rasterio.Env(**_LEAN), _opened(path) as file:
+        _check_count(path, file, bands)
+        if size is not None and (file.height, file.width) != tuple(size):
+            raise ValueError(
+                f'{path}: expected {size[0]} x {size[1]} pixels as in the other files of '
+                f'the frame, found {file.height} x {file.width}; restore the original file'
+            )
+        image = torch.from_numpy(file.read().astype(np.float32))
+        # GDAL fills what a truncated PNG lacks with zeros and says nothing.
+        if file.driver == 'PNG' and b'IEND' not in Path(path).read_bytes()[-16:]:
+            raise UnreadableFileError(
+                f'{path} is missing, truncated or not a raster (a PNG without its end); '
+                'restore it, or pass skip_unreadable=True'
+            )
+        return image
 
 
 def read_size(path: str | Path) -> int:
@@ -244,6 +274,56 @@ def resize(image: Tensor, size: int) -> Tensor:
     return F.interpolate(image[None], (size, size), mode='bilinear')[0]
 
 
+def resize_frame(
+    sample: Sample, size: Sequence[int] | None, smooth: Collection[str]
+) -> Sample:
+    """Bring the images and the mask of a frame to one size.
+
+    Args:
+        sample: images of shape (C, H, W) and perhaps a mask of shape (H, W).
+        size: height and width wanted, or None for those of the sample.
+        smooth: keys of images that are interpolated, with antialiasing. All others have
+            values that must not be mixed, missing pixels for one: they are sampled.
+
+    Returns:
+        A new sample.
+    """
+    if size is None:
+        return sample
+    out = dict(sample)
+    for key, x in sample.items():
+        if tuple(x.shape[-2:]) == tuple(size):
+            continue
+        stacked = x[None] if x.ndim == 3 else x[None, None].float()
+        if key in smooth:
+            moved = F.interpolate(
+                stacked, tuple(size), mode='bilinear', antialias=True
+            ).clamp(x.min(), x.max())
+        else:
+            moved = F.interpolate(stacked, tuple(size), mode='nearest-exact')
+        out[key] = (moved[0] if x.ndim == 3 else moved[0, 0]).to(x.dtype)
+    return out
+
+
+def check_size(size: Sequence[int] | None) -> tuple[int, int] | None:
+    """Refuse a size that is not two positive numbers.
+
+    Args:
+        size: height and width, or None.
+
+    Returns:
+        The size.
+
+    Raises:
+        ValueError: if it is not valid.
+    """
+    if size is None:
+        return None
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f'size must be a positive height and width, got {list(size)}')
+    return size[0], size[1]
+
+
 def not_found(dataset: NonGeoDataset, expected: str) -> DatasetNotFoundError:
     """Make TorchGeo's error for a missing dataset, with what was looked for.
 
@@ -257,6 +337,14 @@ def not_found(dataset: NonGeoDataset, expected: str) -> DatasetNotFoundError:
     error = DatasetNotFoundError(dataset)
     error.args = (f'{error.args[0]} Expected {expected}.',)
     return error
+
+
+def _check_count(path: str | Path, file: Any, bands: int) -> None:
+    if file.count != bands:
+        raise ValueError(
+            f'{path}: expected {bands} band(s), found {file.count}; '
+            'restore the original file'
+        )
 
 
 @contextmanager

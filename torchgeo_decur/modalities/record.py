@@ -166,5 +166,6 @@ MODALITIES: dict[str, Modality] = {
     'sunrgbd_hha': Modality(
         bands=('disparity', 'height', 'angle'), kind='depth', unit='uint8'
     ),
+    'sunrgbd_depth': Modality(bands=('depth',), kind='depth', unit='m', nodata=0.0),
 }
 """The known modalities by name, with the statistics of the published weights."""

@@ -265,7 +265,11 @@ class LateFusionTask(ClassificationMixin, BaseTask):
         found = [k for k in [*keys, 'image'] if k in batch]
         if self.hparams['crop_scale'] is None or not found:
             return batch
-        crop = SharedCrop(self.hparams.get('size'), self.hparams['crop_scale'])
+        crop = SharedCrop(
+            self.hparams.get('size'),
+            self.hparams['crop_scale'],
+            vflip=0.5 if self.hparams.get('vertical_flip', True) else 0.0,
+        )
         key = self.hparams['label_key']
         target = self._target(batch)
         with torch.autocast(self.device.type, enabled=False):

@@ -46,6 +46,8 @@ class LateFusionSegmentation(LateFusionTask):
         crop_scale: range of the share of the area that random crops of training images
             keep, such as [0.8, 1.0]; flips come with them, and all modalities
             and the map of a sample are moved as one. By default nothing is augmented.
+        vertical_flip: whether the flips are vertical too; not for photographs of rooms
+            and streets, which have an upright.
         freeze_backbone: train the decoder alone: encoders get no gradient, and their
             normalisation layers keep their statistics.
         missing: modalities that validation, test and prediction do without.
@@ -93,6 +95,7 @@ class LateFusionSegmentation(LateFusionTask):
         ignore_index: int | None = None,
         label_key: str = 'mask',
         crop_scale: Sequence[float] | None = None,
+        vertical_flip: bool = True,
         freeze_backbone: bool = False,
         missing: Sequence[str] = (),
         modality_dropout: float = 0.0,

@@ -9,6 +9,7 @@ from .presets import (
     RandomBandMean,
     RGBAugmentation,
     SARAugmentation,
+    UprightRGBAugmentation,
     default_augmentations,
 )
 from .shared import SharedCrop
@@ -27,5 +28,6 @@ __all__ = [
     'SelectBands',
     'SharedCrop',
     'ToModalities',
+    'UprightRGBAugmentation',
     'default_augmentations',
 ]

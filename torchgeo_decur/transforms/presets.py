@@ -194,9 +194,60 @@ class OpticalAugmentation(nn.Sequential):
 class RGBAugmentation(OpticalAugmentation):
     """The augmentation of multispectral images, for aerial colour images.
 
-    Indoor images have an upright and keep their tones: ``crop_scale: [0.5, 1.0],
-    solarize: 0.0, vflip: 0.0``.
+    Photographs of rooms and streets have an upright: see
+    :class:`UprightRGBAugmentation`.
     """
+
+
+class UprightRGBAugmentation(RGBAugmentation):
+    """Milder crop, brightness and contrast, grey, blur and horizontal flip.
+
+    For photographs of rooms and streets, which have an upright and keep their tones.
+
+    Args:
+        size: height and width of the result in pixels.
+        crop_scale: range of the share of the area that the crop keeps.
+        crop_ratio: range of the aspect ratio of the crop.
+        brightness: brightness is multiplied by a factor in 1 - this to 1 + this.
+        contrast: so is the distance to the mean.
+        jitter: probability of brightness and contrast, drawn together.
+        grey: probability of replacing all bands by their mean.
+        blur: probability of a Gaussian blur.
+        blur_sigma: range of the blur's standard deviation in pixels.
+        blur_kernel: width of the blur's kernel in pixels, odd.
+        hflip: probability of a horizontal flip.
+    """
+
+    def __init__(
+        self,
+        size: int = 224,
+        crop_scale: Range = (0.5, 1.0),
+        crop_ratio: Range = (0.75, 4 / 3),
+        brightness: float = 0.4,
+        contrast: float = 0.4,
+        jitter: float = 0.8,
+        grey: float = 0.2,
+        blur: float = 0.5,
+        blur_sigma: Range = (0.1, 2.0),
+        blur_kernel: int = 9,
+        hflip: float = 0.5,
+    ) -> None:
+        """Initialize a new UprightRGBAugmentation instance."""
+        super().__init__(
+            size=size,
+            crop_scale=crop_scale,
+            crop_ratio=crop_ratio,
+            brightness=brightness,
+            contrast=contrast,
+            jitter=jitter,
+            grey=grey,
+            blur=blur,
+            blur_sigma=blur_sigma,
+            blur_kernel=blur_kernel,
+            solarize=0.0,
+            hflip=hflip,
+            vflip=0.0,
+        )
 
 
 PRESETS: dict[str, Callable[..., nn.Module]] = {
@@ -205,8 +256,14 @@ PRESETS: dict[str, Callable[..., nn.Module]] = {
     'rgb': RGBAugmentation,
     'dem': ElevationAugmentation,
     'depth': DepthAugmentation,
+    'hha': DepthAugmentation,
+    'disparity': DepthAugmentation,
 }
-"""Augmentation that a modality of this name gets when none is given."""
+"""Augmentation that a modality of this name gets when none is given.
+
+Beside one with :class:`DepthAugmentation`, ``rgb`` is taken for a photograph of a room or
+street and gets :class:`UprightRGBAugmentation`.
+"""
 
 
 def default_augmentations(modalities: Mapping[str, Any], size: int) -> nn.ModuleDict:
@@ -220,9 +277,10 @@ def default_augmentations(modalities: Mapping[str, Any], size: int) -> nn.Module
     Returns:
         One augmentation per modality.
     """
-    return nn.ModuleDict(
-        {m: PRESETS.get(m, ElevationAugmentation)(size=size) for m in modalities}
-    )
+    chosen = {m: PRESETS.get(m, ElevationAugmentation) for m in modalities}
+    if DepthAugmentation in chosen.values() and 'rgb' in chosen:
+        chosen['rgb'] = UprightRGBAugmentation
+    return nn.ModuleDict({m: make(size=size) for m, make in chosen.items()})
 
 
 def _crop(size: int, scale: Range, ratio: Range) -> nn.Module:

@@ -1,0 +1,242 @@
+import math
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from torchgeo_decur.datasets import (
+    Intrinsics,
+    PairedFolders,
+    UnreadableFileError,
+    encode_hha,
+)
+
+FAKE = runpy.run_path(str(Path(__file__).parents[1] / 'data/paired_folders/data.py'))
+make, frame, write, IMAGES, MASK = (
+    FAKE[n] for n in ('make', 'frame', 'write', 'IMAGES', 'MASK')
+)
+BOTH = ('dataset1', 'dataset3')
+
+
+@pytest.fixture(scope='module')
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data that no test changes."""
+    made: Path = make(tmp_path_factory.mktemp('paired_folders'))
+    return made
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Data to damage: three frames."""
+    made: Path = make(tmp_path, {'a': ('1', '2', '3')})
+    return made
+
+
+def entry(name: str, **changes: Any) -> dict[str, dict[str, Any]]:
+    """The entries, one of them changed."""
+    return {**IMAGES, name: {**IMAGES[name], **changes}}
+
+
+def metres(depth: np.ndarray) -> torch.Tensor:
+    """Depth of a file in m, NaN where 0 or 65535."""
+    x = torch.from_numpy(depth.astype(np.float32))
+    return (x * 0.001).masked_fill((x == 0) | (x == 65535), math.nan)
+
+
+def test_frames_belong_together(shared: Path) -> None:
+    dataset = PairedFolders(shared, IMAGES, MASK, BOTH)
+    assert len(dataset) == 7
+    for number, sample in enumerate(dataset):
+        rgb, depth, label = frame(number)
+        assert sorted(sample) == ['image_depth', 'image_rgb', 'mask']
+        assert torch.equal(sample['image_rgb'], torch.from_numpy(rgb).float())
+        expected = metres(depth)
+        assert expected.isnan().sum() == 8
+        assert torch.equal(sample['image_depth'].isnan(), expected.isnan())
+        assert torch.equal(sample['image_depth'].nan_to_num(), expected.nan_to_num())
+        assert sample['mask'].dtype == torch.int64
+        assert torch.equal(sample['mask'], torch.from_numpy(label[0]).long() // 255)
+    assert len(PairedFolders(shared, IMAGES, MASK, ['dataset3'])) == 2
+
+
+def test_one_modality_without_mask(shared: Path) -> None:
+    dataset = PairedFolders(shared, {'rgb': IMAGES['rgb']}, splits=BOTH)
+    assert sorted(dataset[0]) == ['image_rgb']
+
+
+def test_ids_may_be_anywhere_in_the_name(tmp_path: Path) -> None:
+    for number, name in enumerate(('x/left_1', 'x/left_2', 'y/left_1')):
+        rgb, depth, _ = frame(number)
+        write(tmp_path / 'colour' / f'{name}_rgb.jpg', rgb)
+        write(tmp_path / 'deep' / f'{name}_d.tif', depth)
+    (tmp_path / 'colour' / 'x' / 'notes.txt').write_text('not a frame')
+    images = {
+        'rgb': {**IMAGES['rgb'], 'pattern': 'colour/{id}_rgb.jpg'},
+        'depth': {**IMAGES['depth'], 'pattern': 'deep/{id}_d.tif'},
+    }
+    dataset = PairedFolders(tmp_path, images)
+    assert [f.id for f in dataset.samples] == ['x/left_1', 'x/left_2', 'y/left_1']
+    for number, sample in enumerate(dataset):
+        rgb, depth, _ = frame(number)
+        assert (sample['image_rgb'] - torch.from_numpy(rgb).float()).abs().max() < 8
+        assert torch.equal(
+            sample['image_depth'].nan_to_num(), metres(depth).nan_to_num()
+        )
+
+
+def test_hha(shared: Path, tmp_path: Path) -> None:
+    camera = {'fx': 30, 'fy': 30, 'cx': 18, 'cy': 12}
+    common = {k: IMAGES['depth'][k] for k in ('pattern', 'nodata', 'scale')}
+    images = {**IMAGES, 'hha': {**common, 'hha': camera}}
+    dataset = PairedFolders(shared, images, MASK, BOTH, cache=tmp_path)
+    assert dataset.modalities['hha'].bands == ('disparity', 'height', 'angle')
+    expected = encode_hha(metres(frame(1)[1])[0], Intrinsics(**camera)).float()
+    for _ in range(2):
+        assert torch.equal(dataset[1]['image_hha'], expected)
+    assert len([p for p in tmp_path.rglob('*') if p.is_file()]) == 1
+    low = {**camera, 'camera_height': 0.5}
+    images['hha'] = {**common, 'hha': low}
+    lower = PairedFolders(shared, images, MASK, BOTH, cache=tmp_path)[1]['image_hha']
+    assert torch.equal(lower[0], expected[0]) and lower[1].sum() < expected[1].sum()
+
+
+def test_depth_that_changed_after_it_was_kept(root: Path) -> None:
+    common = {k: IMAGES['depth'][k] for k in ('pattern', 'nodata', 'scale')}
+    camera = {'fx': 30, 'fy': 30, 'cx': 18, 'cy': 12}
+    images = {'rgb': IMAGES['rgb'], 'hha': {**common, 'hha': camera}}
+    dataset = PairedFolders(root, images, splits=['a'])
+    assert dataset[0]['image_hha'].shape == (3, 24, 36)
+    rgb, depth, _ = frame(0, (20, 30))
+    write(root / 'a/rgb/1.png', rgb)
+    with pytest.raises(ValueError, match=r'depth/1\.png: expected 20 x 30 pixels'):
+        dataset[0]
+    write(root / 'a/depth/1.png', depth)
+    with pytest.raises(ValueError, match=r'depth/1\.png has changed .* delete .*hha'):
+        dataset[0]
+
+
+def test_the_cache_is_no_frame(tmp_path: Path) -> None:
+    for name in ('1', '2'):
+        write(tmp_path / f'{name}.png', frame(int(name))[1])
+    camera = {'fx': 30, 'fy': 30, 'cx': 18, 'cy': 12}
+    images = {'hha': {'pattern': '{id}.png', 'scale': 0.001, 'hha': camera}}
+    first = [s['image_hha'] for s in PairedFolders(tmp_path, images)]
+    again = PairedFolders(tmp_path, images)
+    assert len(again) == 2
+    assert torch.equal(again[1]['image_hha'], first[1])
+
+
+def test_one_size(shared: Path) -> None:
+    whole = PairedFolders(shared, IMAGES, MASK, BOTH)[2]
+    sample = PairedFolders(shared, IMAGES, MASK, BOTH, size=(48, 20))[2]
+    assert sample['image_rgb'].shape == (3, 48, 20)
+    for key in ('image_depth', 'mask'):
+        assert sample[key].shape[-2:] == (48, 20)
+        known = set(whole[key].nan_to_num().unique().tolist())
+        assert set(sample[key].nan_to_num().unique().tolist()) <= known
+    assert len(sample['image_rgb'].unique()) > len(whole['image_rgb'].unique())
+
+
+def test_plot(shared: Path) -> None:
+    dataset = PairedFolders(shared, IMAGES, MASK, BOTH)
+    sample = dataset[0]
+    figure = dataset.plot({**sample, 'prediction': sample['mask']})
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ['rgb (R G B)', 'depth (depth, m)', 'mask', 'prediction']
+    plt.close(figure)
+
+
+def test_masks(shared: Path, root: Path) -> None:
+    kept = {**MASK, 'values': {0: 0}, 'nodata': 255}
+    mask = PairedFolders(shared, IMAGES, kept, BOTH)[0]['mask']
+    assert mask.unique().tolist() == [0, 255]
+    for changes, message in (
+        ({'values': {0: 0}}, r'1\.png: expected values \[0\], found 255; correct'),
+        ({'values': None, 'num_classes': 2}, r'classes from 0 to 1, found 255'),
+        ({'values': {0: 0, 255: 7}, 'num_classes': 2}, 'from 0 to 1, found 255'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PairedFolders(root, IMAGES, {**MASK, **changes}, ['a'])[0]
+
+
+@pytest.mark.parametrize('missing', ['rgb', 'depth', 'label'])
+def test_incomplete_frames(root: Path, missing: str) -> None:
+    (root / 'a' / missing / '2.png').unlink()
+    with pytest.raises(
+        ValueError,
+        match=rf"1 of 3 lack a file, the first are \['2'\].*a/{missing}/.*skip_incomplete",
+    ):
+        PairedFolders(root, IMAGES, MASK, ['a'])
+    some = PairedFolders(root, IMAGES, MASK, ['a'], skip_incomplete=True)
+    assert [f.id for f in some.samples] == ['1', '3']
+
+
+def test_nothing_found(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"match .*'b/rgb/\{id\}\.png'.* found .*: 0"):
+        PairedFolders(root, IMAGES, MASK, ['b'])
+    with pytest.raises(ValueError, match='expected files in'):
+        PairedFolders(root / 'nowhere', IMAGES, MASK, ['a'])
+
+
+@pytest.mark.parametrize('damage', ['truncated', 'text'])
+@pytest.mark.parametrize('folder', ['rgb', 'depth', 'label'])
+def test_unreadable_file(root: Path, damage: str, folder: str) -> None:
+    path = root / 'a' / folder / '2.png'
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] if damage[1] == 'r' else b'nothing')
+    with pytest.raises(UnreadableFileError, match=re.escape(f'{path} is missing')):
+        PairedFolders(root, IMAGES, MASK, ['a'])[1]
+    dataset = PairedFolders(root, IMAGES, MASK, ['a'], skip_unreadable=True)
+    with pytest.warns(UserWarning, match='skipped 1 of 3 samples'):
+        assert dataset[1]['image_rgb'][0, 0, 0] == 40
+
+
+def test_a_byte_short_of_a_png(root: Path) -> None:
+    path = root / 'a' / 'depth' / '1.png'
+    path.write_bytes(path.read_bytes()[:-12])
+    with pytest.raises(UnreadableFileError, match='a PNG without its end'):
+        PairedFolders(root, IMAGES, MASK, ['a'])[0]
+
+
+def test_files_that_do_not_fit(root: Path) -> None:
+    write(root / 'a/depth/1.png', frame(0, (24, 30))[1])
+    with pytest.raises(
+        ValueError, match=r'depth/1\.png: expected 24 x 36 .* found 24 x 30'
+    ):
+        PairedFolders(root, IMAGES, MASK, ['a'])[0]
+    write(root / 'a/rgb/2.png', frame(0)[2])
+    with pytest.raises(ValueError, match=r'rgb/2\.png: expected 3 band\(s\), found 1'):
+        PairedFolders(root, IMAGES, MASK, ['a'])[1]
+    write(root / 'a/label/3.png', frame(0)[0])
+    with pytest.raises(
+        ValueError, match=r'label/3\.png: expected 1 band\(s\), found 3'
+    ):
+        PairedFolders(root, IMAGES, MASK, ['a'])[2]
+
+
+@pytest.mark.parametrize(
+    ('images', 'mask', 'splits', 'message'),
+    [
+        ({}, None, BOTH, r'images must name one or more .* got \[\]'),
+        ({'mask': IMAGES['rgb']}, None, BOTH, r"none of them mask, got \['mask'\]"),
+        (entry('rgb', path='x'), None, BOTH, r"rgb: keys must .* got \['path'\]"),
+        (IMAGES, {'folder': 'x'}, BOTH, r"mask: keys must .* got \['folder'\]"),
+        (entry('rgb', pattern='rgb/*.png'), None, BOTH, r'rgb: pattern .* \{id\} once'),
+        (IMAGES, {}, BOTH, r'mask: pattern must .* got None'),
+        (entry('rgb', bands='RGB'), None, BOTH, "rgb: bands must name .* got 'RGB'"),
+        (entry('rgb', kind='photo'), None, BOTH, "rgb: kind must be .* got 'photo'"),
+        (entry('depth', hha={'fx': 1}), None, BOTH, r"depth: hha must have \['fx'"),
+        (IMAGES, MASK, (), r'patterns must all have \{split\} where splits'),
+        (entry('rgb', pattern='a/{id}.png'), None, BOTH, 'patterns must all have'),
+    ],
+)
+def test_entries(
+    shared: Path, images: Any, mask: Any, splits: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        PairedFolders(shared, images, mask, splits)

@@ -1,0 +1,164 @@
+"""Folders of images paired by their names: street scenes, and whatever has no map."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..datasets.paired_folders import PairedFolders, folder_modalities
+from ..datasets.reading import check_size
+from .splits import split_groups
+from .statistics import Moments, StatisticsDataModule, report
+
+
+class PairedFoldersDataModule(StatisticsDataModule):
+    """Frames of :class:`~torchgeo_decur.datasets.PairedFolders`, images in [0, 1].
+
+    Where patterns have ``{split}``, ``train``, ``val``, ``test`` and ``predict`` name its
+    values. Where ``val`` or ``test`` names none, frames are drawn from those to train with;
+    mind that neighbouring frames of a video look alike. Prediction reads no masks.
+
+    Statistics that are needed and not given are estimated from up to 64 training frames,
+    printed, and kept in checkpoints.
+
+    Args:
+        root: folder that the patterns start in.
+        images: entries by name of the modality, see
+            :class:`~torchgeo_decur.datasets.PairedFolders`.
+        mask: entry of the mask.
+        train: values of ``{split}`` to train with.
+        val: those to validate on.
+        test: those to test on.
+        predict: those to predict, by default those to test on; without ``{split}`` all
+            frames.
+        val_fraction: share of the frames to validate on where ``val`` names none. With
+            0 there is no validation (``limit_val_batches: 0``).
+        test_fraction: share of the frames to test on where ``test`` names none; with 0
+            the validation frames are tested on.
+        label_fraction: fraction of the remaining frames to train with, drawn at random.
+        size: height and width that images and masks are brought to; needed where files
+            of one split differ.
+        cache: folder of HHA images, by default ``hha`` in the root.
+        skip_incomplete: leave out frames that lack a file.
+        skip_unreadable: whether the next frame replaces one with a damaged file.
+        batch_size: frames of a batch on each device.
+        num_workers: worker processes of each data loader.
+        seed: seed of splits, fraction and shuffle.
+
+    Raises:
+        ValueError: if an option or entry is not valid; from :meth:`setup`, for files
+            that are not there or do not belong together.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        images: dict[str, dict[str, Any]],
+        mask: dict[str, Any] | None = None,
+        train: Sequence[str] = (),
+        val: Sequence[str] = (),
+        test: Sequence[str] = (),
+        predict: Sequence[str] = (),
+        val_fraction: float = 0.2,
+        test_fraction: float = 0.0,
+        label_fraction: float = 1.0,
+        size: Sequence[int] | None = None,
+        cache: str | None = None,
+        skip_incomplete: bool = False,
+        skip_unreadable: bool = False,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        """Initialize a new PairedFoldersDataModule instance."""
+        if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+            raise ValueError(
+                'val_fraction and test_fraction must not be negative and their sum less '
+                f'than 1, got {val_fraction} and {test_fraction}'
+            )
+        super().__init__(
+            folder_modalities(images), batch_size, num_workers, seed, label_fraction
+        )
+        self.entries: Mapping[str, Mapping[str, Any]] = images
+        self.mask = mask
+        named = {'train': train, 'val': val, 'test': test, 'predict': predict}
+        for name, values in named.items():
+            if isinstance(values, str):
+                raise ValueError(f'{name} must be a list of splits, got {values!r}')
+        self.named = named
+        self.fractions = (val_fraction, test_fraction)
+        self.statistics = {}
+        self.kwargs: dict[str, Any] = {
+            'root': root,
+            'images': images,
+            'size': check_size(size),
+            'cache': cache,
+            'skip_incomplete': skip_incomplete,
+            'skip_unreadable': skip_unreadable,
+        }
+
+    def setup(self, stage: str) -> None:
+        """Find the frames, split them and learn what the entries leave open.
+
+        Args:
+            stage: 'fit', 'validate', 'test' or 'predict'.
+
+        Raises:
+            ValueError: if no frames are found, or they do not belong together.
+        """
+        if stage == 'predict':
+            splits = self.named['predict'] or self.named['test']
+            self.predict_dataset = self._find(splits, masks=False)
+            if self.wanted():
+                some = self.named['train']
+                frames = self._find(some, masks=False) if some else self.predict_dataset
+                self._learn(frames)
+            return
+        train, val, test = self._split()
+        self._learn(train)
+        if stage == 'fit':
+            self.train_dataset = train.subset(self.budget(len(train)))
+        if stage in ('fit', 'validate') and len(val):
+            self.val_dataset = val
+        if stage == 'test':
+            self.test_dataset = test if len(test) else val
+
+    def _split(self) -> tuple[PairedFolders, PairedFolders, PairedFolders]:
+        """Frames to train with, to validate and to test on."""
+        frames = self._find(self.named['train'])
+        chosen = list(range(len(frames)))
+        parts = []
+        # The test frames first: they do not change with val_fraction.
+        left = 1.0
+        for name, share in zip(('test', 'val'), reversed(self.fractions), strict=True):
+            if self.named[name]:
+                parts.append(self._find(self.named[name]))
+                continue
+            kept, out = split_groups(chosen, share / left, self.seed)
+            parts.append(frames.subset(chosen[i] for i in out))
+            chosen = [chosen[i] for i in kept]
+            left -= share
+        return frames.subset(chosen), parts[1], parts[0]
+
+    def _find(self, splits: Sequence[str], masks: bool = True) -> PairedFolders:
+        mask = self.mask if masks else None
+        return PairedFolders(mask=mask, splits=splits, **self.kwargs)
+
+    def _learn(self, frames: PairedFolders, most: int = 64) -> None:
+        wanted = self.wanted()
+        if not wanted:
+            return
+        order = torch.randperm(
+            len(frames), generator=torch.Generator().manual_seed(self.seed)
+        )[:most].tolist()
+        moments = {m: Moments(self.modalities[m], 'training frames') for m in wanted}
+        for index in order:
+            sample = frames[index]
+            for m in wanted:
+                moments[m].add(m, sample[f'image_{m}'])
+        self.use({**self.statistics, **{m: moments[m].result(m) for m in wanted}})
+        report(
+            {m: self.statistics[m] for m in wanted},
+            f'Statistics of {len(order)} training frames. To keep them, paste them into '
+            'images:',
+        )

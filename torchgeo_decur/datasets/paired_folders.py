@@ -1,0 +1,327 @@
+"""Folders of images without a map: frames of one camera rig, paired by their names."""
+
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchgeo.datasets.utils import Path as PathLike
+from torchgeo.datasets.utils import Sample
+
+from ..modalities import Modality
+from .hha import Intrinsics
+from .hha_cache import HHACache
+from .reading import FileDataset, check_size, read_image, resize_frame
+
+_IMAGE = ('pattern', 'bands', 'kind', 'unit', 'mean', 'std', 'nodata', 'scale', 'hha')
+_MASK = ('pattern', 'values', 'num_classes', 'nodata')
+
+
+class Frame(NamedTuple):
+    """One frame.
+
+    Args:
+        split: value of ``{split}`` in the patterns, or ''.
+        id: value of ``{id}``.
+    """
+
+    split: str
+    id: str
+
+
+class PairedFolders(FileDataset):
+    """Images of several modalities, one file each, that belong together by their names.
+
+    For frames that need no place on a map: PNG (8 or 16 bits), JPEG, TIFF and whatever
+    else GDAL reads. A pattern is a path in the root with ``{id}`` where the names of a
+    frame's files agree, such as ``rgb/{id}.png``, and with ``{split}`` where there is a
+    folder for each split, such as ``{split}/rgb/{id}.png``. An id may have slashes.
+
+    An entry of ``images`` has the keys
+
+    - ``pattern``.
+    - ``bands``: name of each band of the files, in order.
+    - ``kind`` and ``unit`` as in :class:`~torchgeo_decur.modalities.Modality`, by default
+      'multispectral' in the unit of the files, 'native'; ``mean`` and ``std`` likewise.
+    - ``nodata``: value of a missing pixel in the files, or a list of values. They become
+      NaN.
+    - ``scale``: factor from the values of the files to the unit, such as 0.001 for
+      millimetres and the unit m.
+    - ``hha``: ``{fx: ..., fy: ..., cx: ..., cy: ...}``, the camera of a depth image, in
+      pixels of the files, and perhaps its ``camera_height``. The image then has the three
+      bytes of :func:`~torchgeo_decur.datasets.encode_hha`, and the entry no ``bands``,
+      ``kind`` or ``unit``; ``scale`` must lead to metres.
+
+    An entry of a mask has ``pattern``, and
+
+    - ``values``: class of each value of the files, such as ``{0: 0, 255: 1}``; by default
+      a value is its class.
+    - ``num_classes``: classes are then checked to be from 0 to below it.
+    - ``nodata``: value of pixels without a label, kept as it is; give it to the task as
+      ``ignore_index``.
+
+    A sample has ``image_<modality>`` (float32, shape (C, H, W)) for each entry, and
+    ``mask`` (int64, shape (H, W)) where there is an entry.
+
+    Args:
+        root: folder that the patterns start in.
+        images: entries by name of the modality.
+        mask: entry of the mask.
+        splits: values of ``{split}`` to take, in order.
+        size: height and width that every key is brought to, or None for those on disk.
+            Images without ``nodata`` or ``hha`` are interpolated, all else takes the
+            nearest pixel.
+        cache: folder of the HHA images, by default ``hha`` in the root.
+        skip_incomplete: leave out frames that lack a file. If not, they are an error.
+        transforms: function of a sample that returns the sample to use.
+        skip_unreadable: whether the next frame replaces one with a damaged file.
+
+    Raises:
+        ValueError: if an entry is not valid, no frame is found, or frames lack a file.
+    """
+
+    def __init__(
+        self,
+        root: PathLike,
+        images: Mapping[str, Mapping[str, Any]],
+        mask: Mapping[str, Any] | None = None,
+        splits: Sequence[str] = (),
+        size: Sequence[int] | None = None,
+        cache: PathLike | None = None,
+        skip_incomplete: bool = False,
+        transforms: Callable[[Sample], Sample] | None = None,
+        skip_unreadable: bool = False,
+    ) -> None:
+        """Initialize a new PairedFolders instance."""
+        self.root = Path(root)
+        self.modalities = folder_modalities(images)
+        self.images = images
+        self.mask = mask
+        if mask is not None:
+            _check_keys('mask', mask, _MASK)
+            _check_pattern('mask', mask)
+        self.size = check_size(size)
+        self.cache = self.root / 'hha' if cache is None else Path(cache)
+        self.transforms = transforms
+        self.skip_unreadable = skip_unreadable
+        self.patterns = {m: str(entry['pattern']) for m, entry in images.items()}
+        if mask is not None:
+            self.patterns['mask'] = str(mask['pattern'])
+        uses = {name: '{split}' in p for name, p in self.patterns.items()}
+        if any(uses.values()) != bool(splits) or len(set(uses.values())) > 1:
+            raise ValueError(
+                'patterns must all have {split} where splits are given, and none '
+                f'otherwise, got {self.patterns} and splits {list(splits)}'
+            )
+        self.samples: list[Frame] = [
+            Frame(split, name)
+            for split in (splits or [''])
+            for name in self._complete(split, skip_incomplete)
+        ]
+
+    def load(self, item: Frame) -> Sample:
+        """Read one frame.
+
+        Args:
+            item: its split and id.
+
+        Returns:
+            The sample, before ``transforms``.
+
+        Raises:
+            UnreadableFileError: if a file is missing, truncated or no image.
+            ValueError: if a file has another number of bands than expected, the files
+                of the frame have different sizes, or the mask has a value that is no
+                class.
+        """
+        sample: Sample = {}
+        shape = None
+        for name in self.images:
+            image = self._image(name, item, shape)
+            shape = shape or tuple(image.shape[-2:])
+            sample[f'image_{name}'] = image
+        if self.mask is not None:
+            band = read_image(self.path('mask', item), 1, shape)[0]
+            sample['mask'] = self._classes(band, item)
+        smooth = {
+            f'image_{m}'
+            for m, entry in self.images.items()
+            if entry.get('nodata') is None and not entry.get('hha')
+        }
+        return resize_frame(sample, self.size, smooth)
+
+    def path(self, name: str, item: Frame) -> Path:
+        """Where a file of a frame lies.
+
+        Args:
+            name: name of the modality, or 'mask'.
+            item: the frame.
+
+        Returns:
+            The path.
+        """
+        pattern = self.patterns[name].replace('{split}', item.split)
+        return self.root / pattern.replace('{id}', item.id)
+
+    def _image(self, name: str, item: Frame, shape: tuple[int, ...] | None) -> Tensor:
+        entry, path = self.images[name], self.path(name, item)
+        if not entry.get('hha'):
+            image = read_image(path, self.modalities[name].channels, shape)
+            return _measured(image, entry)
+        camera = {**entry['hha']}
+        cache = HHACache(self.cache, camera.pop('camera_height', 1.3))
+        image = cache.get(
+            path.relative_to(self.root).as_posix(),
+            Intrinsics(**camera),
+            lambda: _measured(read_image(path, 1), entry)[0],
+            more=f'{entry.get("nodata")} {entry.get("scale")}',
+        )
+        if shape is not None and tuple(image.shape[-2:]) != shape:
+            read_image(path, 1, shape)
+            raise ValueError(
+                f'{path} has changed since its HHA image was kept; delete {self.cache}'
+            )
+        return image
+
+    def _classes(self, band: Tensor, item: Frame) -> Tensor:
+        entry = self.mask or {}
+        found = band.long()
+        values: Mapping[Any, Any] = entry.get('values') or {}
+        number = entry.get('num_classes')
+        out, known = found, torch.full_like(found, not values, dtype=torch.bool)
+        for value, index in values.items():
+            here = found == int(value)
+            out, known = torch.where(here, int(index), out), known | here
+        if number is not None:
+            known = known & (out >= 0) & (out < number)
+        if (free := entry.get('nodata')) is not None:
+            out, known = torch.where(found == free, found, out), known | (found == free)
+        if not known.all():
+            expected = [f'values {[int(v) for v in values]}'] if values else []
+            expected += (
+                [f'classes from 0 to {number - 1}'] if number is not None else []
+            )
+            raise ValueError(
+                f'{self.path("mask", item)}: expected {" and ".join(expected)}, found '
+                f'{found[~known][0].item()}; correct values, num_classes or nodata of '
+                'the mask'
+            )
+        return out
+
+    def _complete(self, split: str, skip: bool) -> list[str]:
+        """Ids of the frames of a split that have all files."""
+        found = {
+            name: _ids(self.root, pattern.replace('{split}', split), self.cache)
+            for name, pattern in self.patterns.items()
+        }
+        every = set().union(*found.values())
+        complete = set.intersection(*found.values())
+        counts = {name: len(ids) for name, ids in found.items()}
+        where = {n: p.replace('{split}', split) for n, p in self.patterns.items()}
+        if not complete:
+            raise ValueError(
+                f'expected files in {self.root.absolute()} that match {where}, found '
+                f'{counts}, and none that belong together; check root and patterns'
+            )
+        lacking = sorted(every - complete)
+        if lacking and not skip:
+            first = lacking[0]
+            without = [name for name, ids in found.items() if first not in ids]
+            raise ValueError(
+                f'expected every frame in {self.root.absolute()} to have {list(where)}, '
+                f'but {len(lacking)} of {len(every)} lack a file, the first are '
+                f'{lacking[:3]} ({first!r} has no {without[0]}: '
+                f'{where[without[0]]}); add the files, or set skip_incomplete: true'
+            )
+        return sorted(complete)
+
+
+def folder_modalities(images: Mapping[str, Mapping[str, Any]]) -> dict[str, Modality]:
+    """Say what the entries of :class:`PairedFolders` are, before any file is opened.
+
+    Args:
+        images: the entries, by name of the modality.
+
+    Returns:
+        The modalities. Missing pixels are NaN where there can be any.
+
+    Raises:
+        ValueError: if an entry is not valid.
+    """
+    if not images or 'mask' in images:
+        raise ValueError(
+            f'images must name one or more modalities, none of them mask, got {[*images]}'
+        )
+    return {name: _modality(name, entry) for name, entry in images.items()}
+
+
+def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
+    _check_keys(name, entry, _IMAGE)
+    _check_pattern(name, entry)
+    fields = {
+        k: entry[k] for k in ('bands', 'kind', 'unit', 'mean', 'std') if k in entry
+    }
+    if camera := entry.get('hha'):
+        if {*camera} - {'camera_height'} != {*Intrinsics._fields} or fields:
+            raise ValueError(
+                f'{name}: hha must have {list(Intrinsics._fields)} and perhaps '
+                'camera_height, and the entry none of bands, kind, unit, mean and std, '
+                f'got {dict(entry)}'
+            )
+        return Modality.of('sunrgbd_hha')
+    bands = entry.get('bands')
+    if not bands or isinstance(bands, str):
+        raise ValueError(
+            f'{name}: bands must name every band of the files, in order, got {bands!r}'
+        )
+    defaults = {'kind': 'multispectral', 'unit': 'native'}
+    missing = {'nodata': math.nan} if entry.get('nodata') is not None else {}
+    try:
+        return Modality.of({**defaults, **fields, **missing})
+    except ValueError as error:
+        raise ValueError(f'{name}: {error}') from error
+
+
+def _check_keys(name: str, entry: Mapping[str, Any], known: Sequence[str]) -> None:
+    if unknown := sorted(set(entry) - set(known)):
+        raise ValueError(f'{name}: keys must be among {list(known)}, got {unknown}')
+
+
+def _check_pattern(name: str, entry: Mapping[str, Any]) -> None:
+    pattern = str(entry.get('pattern'))
+    if pattern.count('{id}') != 1 or pattern.count('{split}') > 1:
+        raise ValueError(
+            f'{name}: pattern must be a path in the root with {{id}} once, and at most '
+            f'one {{split}}, such as rgb/{{id}}.png, got {entry.get("pattern")!r}'
+        )
+
+
+def _ids(root: Path, pattern: str, skipped: Path) -> set[str]:
+    """What stands for ``{id}`` in the files that match a pattern, outside a folder."""
+    fixed = pattern[: pattern.index('{id}')].rpartition('/')[0]
+    before, after = (re.escape(part) for part in pattern.split('{id}'))
+    matcher = re.compile(f'{before}(.+){after}')
+    found = set()
+    for folder, inner, files in os.walk(root / fixed, followlinks=True):
+        inner[:] = [name for name in inner if Path(folder, name) != skipped]
+        inside = Path(folder).relative_to(root)
+        for file in files:
+            if match := matcher.fullmatch((inside / file).as_posix()):
+                found.add(match[1])
+    return found
+
+
+def _measured(image: Tensor, entry: Mapping[str, Any]) -> Tensor:
+    """Values in their unit, NaN where missing."""
+    out = image * float(entry.get('scale') or 1)
+    missing = entry.get('nodata')
+    if missing is None:
+        return out
+    for value in missing if isinstance(missing, Sequence) else [missing]:
+        found = image.isnan() if math.isnan(value) else image == value
+        out = out.masked_fill(found, torch.nan)
+    return out
