@@ -10,7 +10,8 @@ A table is a YAML file with
   all combinations;
 - ``pretrain``: by name, the options of a pretraining that exports encoders. Its names are
   the first axis, and ``{encoders}`` in the options of a cell is the folder of the export;
-- ``metrics``: columns of the metrics of ``torchgeo test``.
+- ``metrics``: columns of the metrics of ``torchgeo test``. Only the first must be there in
+  all cells.
 
 A relative ``--config`` starts at the folder of the table, ``{seed}`` is the seed. Each cell is
 fitted, and its last checkpoint is tested once; the logger must be Lightning's CSVLogger.
@@ -227,7 +228,9 @@ def render(path: Path, results: Path = RESULTS) -> str:
         for row in rows:
             if row['cell'] == ' / '.join(cell.name) and row['metric'] in values:
                 values[row['metric']].append(float(row['value']))
-        cells = [*cell.name, *map(_interval, values.values())]
+        done = any(values.values())
+        cells = [*cell.name]
+        cells += [_interval(v) if v or not done else '-' for v in values.values()]
         lines.append(f'| {" | ".join(cells)} |')
     seeds = sorted({int(row['seed']) for row in rows})
     extra = f', options `{newest["options"]}`' if newest['options'] else ''
@@ -267,9 +270,12 @@ def _measure(
         raise RuntimeError(f'the test wrote no metrics.csv in {here}')
     with metrics.open() as file:
         found = {k: v for row in csv.DictReader(file) for k, v in row.items() if v}
-    if missing := [m for m in table.metrics if m not in found]:
-        raise RuntimeError(f'metrics must be among {sorted(found)}, got {missing}')
-    return {m: found[m] for m in table.metrics}
+    measured = {m: found[m] for m in table.metrics if m in found}
+    if table.metrics[0] not in measured:
+        raise RuntimeError(
+            f'metrics must be among {sorted(found)}, got {list(table.metrics)}'
+        )
+    return measured
 
 
 def _command(
