@@ -308,6 +308,8 @@ def _torchgeo(args: Sequence[str]) -> None:
 
 def _resolve(options: Sequence[str], folder: Path) -> tuple[str, ...]:
     start = '--config='
+    if wrong := [o for o in options if not isinstance(o, str)]:
+        raise ValueError(f'options must be text, got {wrong[0]!r}; put it in quotes')
     return tuple(
         f'{start}{(folder / o.removeprefix(start)).resolve()}'
         if o.startswith(start)

@@ -132,6 +132,9 @@ def test_errors(table: ModuleType, tmp_path: Path) -> None:
     path.write_text('fit: []')
     with pytest.raises(ValueError, match=r"must have fit and metrics.*got \['fit'\]"):
         table.Table.read(path)
+    path = write(tmp_path, tmp_path / 'fit.yaml', axes={'a': {'x': [{'--b={c': '1}'}]}})
+    with pytest.raises(ValueError, match='options must be text, got .* quotes'):
+        table.Table.read(path)
     path = write(tmp_path, tmp_path / 'fit.yaml', axes={'a': {'x': []}})
     with pytest.raises(ValueError, match=r"only must name values.*got \['y'\]"):
         table.fill(path, [0], [], ['y'], tmp_path, tmp_path / 'r.csv', print)
