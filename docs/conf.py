@@ -235,6 +235,7 @@ myst_substitutions = {
     'modality_table': modality_table(),
     's1_statistics': statistics_table('sentinel1_grd'),
     's2_statistics': statistics_table('sentinel2_l1c'),
+    'pothole_results': results_table('pothole'),
     'synthetic_results': results_table('synthetic'),
     'weights_table': weights_table(),
 }

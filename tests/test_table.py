@@ -133,7 +133,7 @@ def test_errors(table: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must have fit and metrics.*got \['fit'\]"):
         table.Table.read(path)
     path = write(tmp_path, tmp_path / 'fit.yaml', axes={'a': {'x': [{'--b={c': '1}'}]}})
-    with pytest.raises(ValueError, match='options must be text, got .* quotes'):
+    with pytest.raises(ValueError, match=r'options must be text, got .* quotes'):
         table.Table.read(path)
     path = write(tmp_path, tmp_path / 'fit.yaml', axes={'a': {'x': []}})
     with pytest.raises(ValueError, match=r"only must name values.*got \['y'\]"):

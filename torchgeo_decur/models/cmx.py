@@ -282,9 +282,11 @@ class CMXSegmenter(Segmenter):
             available: whether each sample has a modality, shape (B,).
 
         Returns:
-            The first level, shape (B, C, h, w), and the presence that later stages need,
-            1 or 0, shape (B, 1, 1, 1).
+            The first level, shape (B, C, h, w), and where a sample may lack a modality
+            the presence that later stages need, 1 or 0, shape (B, 1, 1, 1).
         """
+        if not available and not (self.training and self.modality_dropout > 0):
+            return super().mask(features)
         noted = {
             m: [levels[0], levels[0].new_ones(len(levels[0]), 1, 1, 1)]
             for m, levels in features.items()
@@ -301,7 +303,7 @@ class CMXSegmenter(Segmenter):
             The four fused levels, each (B, C, h, w).
         """
         x = {m: levels[0] for m, levels in features.items()}
-        presence = {m: levels[1] for m, levels in features.items()}
+        presence = {m: p for m, levels in features.items() for p in levels[1:]}
         absent = {m: p for m, p in presence.items() if not bool(p.all())}
 
         def hide(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
