@@ -6,6 +6,7 @@ from .geonrw import GeoNRWPatchDataModule
 from .rasters import RasterPairDataModule
 from .ssl4eo_s12 import SSL4EOS12PairDataModule
 from .synthetic import SyntheticEODataModule
+from .trifeatures import TrifeaturesDataModule
 
 __all__ = [
     'BigEarthNetMMDataModule',
@@ -15,4 +16,5 @@ __all__ = [
     'ResumableSampler',
     'SSL4EOS12PairDataModule',
     'SyntheticEODataModule',
+    'TrifeaturesDataModule',
 ]

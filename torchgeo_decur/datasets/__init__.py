@@ -6,6 +6,7 @@ from .plotting import plot_images
 from .reading import FileDataset, UnreadableFileError
 from .ssl4eo_s12 import SSL4EOS12Pair
 from .synthetic import SyntheticEO
+from .trifeatures import Trifeatures
 
 __all__ = [
     'BigEarthNetMM',
@@ -13,6 +14,7 @@ __all__ = [
     'GeoNRWPatches',
     'SSL4EOS12Pair',
     'SyntheticEO',
+    'Trifeatures',
     'UnreadableFileError',
     'plot_images',
 ]

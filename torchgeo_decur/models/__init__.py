@@ -1,5 +1,6 @@
 """Models: an encoder per modality, heads, late fusion, and weights."""
 
+from .alexnet import AlexNet
 from .checkpoints import save_encoder
 from .decoders import SMPDecoder, build_decoder
 from .encoder import MultimodalEncoder, create_encoder
@@ -21,6 +22,7 @@ from .weights import (
 )
 
 __all__ = [
+    'AlexNet',
     'FCNDecoder',
     'LateFusion',
     'LateFusionClassifier',
