@@ -38,7 +38,7 @@ def test_options_reach_the_pairs() -> None:
 
 def test_batches_are_scaled() -> None:
     made = datamodule(pairing='balanced')
-    batch = made.on_after_batch_transfer(next(iter(made.train_dataloader())), 0)
+    batch = made.aug(next(iter(made.train_dataloader())))
     for m in ('first', 'second'):
         image = batch[f'image_{m}']
         assert image.shape == (4, 3, 16, 16)
