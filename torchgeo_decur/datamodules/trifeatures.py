@@ -71,7 +71,7 @@ class TrifeaturesDataModule(MultimodalDataModule):
         """
         options = (self.size, self.seed, self.pairing)
         train = Trifeatures('train', self.length, *options)
-        self.train_dataset: Trifeatures | Subset[Trifeatures] = train
+        self.train_dataset = train
         if self.label_fraction < 1:
             kept = self.budget(len(train), partial(_labels, train), train.shapes)
             self.train_dataset = Subset(train, kept)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-type Floats = NDArray[np.float32]
+type Floats = NDArray[np.floating]
 type Bools = NDArray[np.bool_]
 type Bytes = NDArray[np.uint8]
 
@@ -167,9 +167,9 @@ def draw(
     dy = (_rays(rows) - np.float32(y0))[:, None] / np.float32(half)
     dx = (_rays(columns) - np.float32(x0))[None, :] / np.float32(half)
     u, v = cos * dx + sin * dy, cos * dy - sin * dx
-    mask = _inside(shape, u, v)
+    mask = np.where(_inside(shape, u, v), np.float32(1), np.float32(0))
     tone = np.where(_TEXTURES[texture](u, v, cells), np.float32(1), _DARK)
-    cover, light = (_average(x) for x in (mask.astype(np.float32), mask * tone))
+    cover, light = _average(mask), _average(mask * tone)
     painted = np.array(COLOURS[colour], np.float32)[:, None, None]
     image = np.full((3, size, size), np.rint(_GREY), np.uint8)
     box = (slice(None), slice(*rows), slice(*columns))

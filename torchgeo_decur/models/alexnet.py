@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from timm.layers import ClassifierHead
+from timm.layers.classifier import ClassifierHead
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
