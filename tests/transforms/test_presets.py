@@ -281,6 +281,45 @@ class TestTones:
         assert 16 < changed < 48
 
 
+class TestColour:
+    """Saturation and hue of red, green, blue."""
+
+    def test_hue_keeps_the_grey_and_the_range_of_bands(self) -> None:
+        x = torch.rand(64, 3, 24, 24)
+        draw = alone(RGBAugmentation, jitter=1, brightness=0, contrast=0, hue=0.1)
+        view = draw(x)
+        for extreme in (torch.amin, torch.amax):
+            torch.testing.assert_close(
+                extreme(view, 1), extreme(x, 1), atol=1e-4, rtol=0
+            )
+        changed = (view - x).abs().amax((1, 2, 3)) > 0.02
+        assert changed.sum() > 48
+        grey = torch.rand(8, 1, 24, 24).expand(8, 3, 24, 24)
+        torch.testing.assert_close(draw(grey), grey, atol=1e-4, rtol=0)
+
+    def test_hue_turns_by_a_tenth_at_most(self) -> None:
+        red = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1).expand(64, 3, 24, 24)
+        options = {'jitter': 1, 'brightness': 0, 'contrast': 0, 'hue': 0.1}
+        pixels = alone(RGBAugmentation, **options)(red)[:, :, 0, 0]
+        # A tenth of the circle from red: green or blue up to 0.6.
+        second = pixels[:, 1:].amax(1)
+        assert 0.5 < second.max() < 0.61
+        assert (pixels[:, 1:].amin(1) < 1e-4).all()
+
+    def test_saturation(self) -> None:
+        x = 0.2 + 0.6 * torch.rand(64, 3, 24, 24)
+        options = {'jitter': 1, 'brightness': 0, 'contrast': 0, 'saturation': 0.4}
+        view = alone(RGBAugmentation, **options)(x)
+        spread = x.amax(1) - x.amin(1)
+        factor = (view.amax(1) - view.amin(1)).mean((1, 2)) / spread.mean((1, 2))
+        assert 0.59 < factor.min() < 0.7
+        assert 1.25 < factor.max() < 1.41
+
+    def test_other_bands_need_neither(self) -> None:
+        x = torch.rand(4, 13, 24, 24)
+        assert RGBAugmentation(size=24)(x).shape == x.shape
+
+
 class TestRandomBandMean:
     def test_probability_of_each_sample(self) -> None:
         x = torch.rand(128, 5, 4, 4)

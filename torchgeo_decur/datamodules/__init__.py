@@ -9,6 +9,7 @@ from .rgbd import NYUDepthV2DataModule, RGBDDataModule, SUNRGBDDataModule
 from .ssl4eo_s12 import SSL4EOS12PairDataModule
 from .statistics import StatisticsDataModule
 from .synthetic import SyntheticEODataModule
+from .trifeatures import TrifeaturesDataModule
 
 __all__ = [
     'BigEarthNetMMDataModule',
@@ -23,4 +24,5 @@ __all__ = [
     'SUNRGBDDataModule',
     'StatisticsDataModule',
     'SyntheticEODataModule',
+    'TrifeaturesDataModule',
 ]

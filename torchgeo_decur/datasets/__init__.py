@@ -12,6 +12,7 @@ from .rgbd import RGBDDataset
 from .ssl4eo_s12 import SSL4EOS12Pair
 from .sunrgbd import SUNRGBD
 from .synthetic import SyntheticEO
+from .trifeatures import Trifeatures
 
 __all__ = [
     'SUNRGBD',
@@ -25,6 +26,7 @@ __all__ = [
     'RGBDDataset',
     'SSL4EOS12Pair',
     'SyntheticEO',
+    'Trifeatures',
     'UnreadableFileError',
     'encode_hha',
     'geocentric',

@@ -1,5 +1,6 @@
 """Models: an encoder per modality, heads, late fusion, and weights."""
 
+from .alexnet import AlexNet
 from .checkpoints import save_encoder
 from .cmx import CMXSegmenter, FeatureFusion, FeatureRectification
 from .decoders import SMPDecoder, build_decoder
@@ -25,6 +26,7 @@ from .weights import (
 )
 
 __all__ = [
+    'AlexNet',
     'CMXSegmenter',
     'DeformableAttention',
     'FCNDecoder',

@@ -192,11 +192,70 @@ class OpticalAugmentation(nn.Sequential):
 
 
 class RGBAugmentation(OpticalAugmentation):
-    """The augmentation of multispectral images, for aerial colour images.
+    """The augmentation of multispectral images, for colour images.
 
     Photographs of rooms and streets have an upright: see
     :class:`UprightRGBAugmentation`.
+    SimCLR's augmentation: ``crop_scale: [0.08, 1.0], saturation: 0.4, hue: 0.1,
+    solarize: 0.0, vflip: 0.0``.
+
+    Args:
+        size: height and width of the result in pixels.
+        crop_scale: range of the share of the area that the crop keeps.
+        crop_ratio: range of the aspect ratio of the crop.
+        brightness: brightness is multiplied by a factor in 1 - this to 1 + this.
+        contrast: so is the distance to the mean.
+        saturation: so is the distance to grey; images must be red, green, blue.
+        hue: hue is turned by up to this share of the circle, at most 0.5; likewise.
+        jitter: probability of brightness, contrast, saturation and hue, drawn together.
+        grey: probability of replacing all bands by their mean.
+        blur: probability of a Gaussian blur.
+        blur_sigma: range of the blur's standard deviation in pixels.
+        blur_kernel: width of the blur's kernel in pixels, odd.
+        solarize: probability of inverting values above 0.5.
+        hflip: probability of a horizontal flip.
+        vflip: probability of a vertical flip.
     """
+
+    def __init__(
+        self,
+        size: int = 224,
+        crop_scale: Range = (0.2, 1.0),
+        crop_ratio: Range = (0.75, 4 / 3),
+        brightness: float = 0.4,
+        contrast: float = 0.4,
+        saturation: float = 0.0,
+        hue: float = 0.0,
+        jitter: float = 0.8,
+        grey: float = 0.2,
+        blur: float = 0.5,
+        blur_sigma: Range = (0.1, 2.0),
+        blur_kernel: int = 9,
+        solarize: float = 0.2,
+        hflip: float = 0.5,
+        vflip: float = 0.5,
+    ) -> None:
+        """Initialize a new RGBAugmentation instance."""
+        super().__init__(
+            size,
+            crop_scale,
+            crop_ratio,
+            brightness,
+            contrast,
+            jitter,
+            grey,
+            blur,
+            blur_sigma,
+            blur_kernel,
+            solarize,
+            hflip,
+            vflip,
+        )
+        # Steps that do nothing are left out: they would cost a turn through hue.
+        order = (0, 1, *[2] * (saturation > 0), *[3] * (hue > 0))
+        self[1] = K.ColorJitter(
+            brightness, contrast, saturation, hue, p=jitter, order=order
+        )
 
 
 class UprightRGBAugmentation(RGBAugmentation):

@@ -1,0 +1,209 @@
+"""Drawing a shape of a colour and a texture on grey, with NumPy alone."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+type Floats = NDArray[np.floating]
+type Bools = NDArray[np.bool_]
+type Bytes = NDArray[np.uint8]
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    'red': (225, 25, 30),
+    'orange': (250, 130, 10),
+    'yellow': (245, 230, 20),
+    'green': (30, 170, 45),
+    'cyan': (20, 215, 225),
+    'blue': (30, 60, 225),
+    'purple': (115, 20, 165),
+    'magenta': (240, 40, 215),
+    'pink': (255, 165, 195),
+    'white': (255, 255, 255),
+}
+"""Red, green and blue of each colour."""
+
+# The canvas of the paper is 224 pixels wide, the shape on it 128.
+_SHARE = 128 / 224
+_GREY = 127.5
+# Rays of a pixel and side, for smooth edges; the dark parts of a texture keep their hue.
+_RAYS, _DARK = 3, np.float32(0.2)
+# Width of what repeats in a texture; a shape is 2 wide.
+_PERIOD = 0.35
+
+
+def _regular(corners: int) -> list[tuple[float, float]]:
+    angles = 2 * np.pi * np.arange(corners) / corners
+    return list(zip(np.sin(angles).tolist(), (-np.cos(angles)).tolist(), strict=True))
+
+
+def _star() -> list[tuple[float, float]]:
+    outer = _regular(10)
+    return [
+        (x, y) if i % 2 == 0 else (0.48 * x, 0.48 * y) for i, (x, y) in enumerate(outer)
+    ]
+
+
+# Corners (x, y), y downwards, within -1 and 1.
+_POLYGONS: dict[str, list[tuple[float, float]]] = {
+    'triangle': [(0, -1), (1, 0.8), (-1, 0.8)],
+    'square': [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],
+    'rhombus': [(0, -1), (0.6, 0), (0, 1), (-0.6, 0)],
+    'trapezoid': [(-0.4, -0.6), (0.4, -0.6), (1, 0.6), (-1, 0.6)],
+    'pentagon': _regular(5),
+    'star': _star(),
+    'plus': [
+        *((-0.33, -1), (0.33, -1), (0.33, -0.33), (1, -0.33), (1, 0.33), (0.33, 0.33)),
+        *(
+            (0.33, 1),
+            (-0.33, 1),
+            (-0.33, 0.33),
+            (-1, 0.33),
+            (-1, -0.33),
+            (-0.33, -0.33),
+        ),
+    ],
+    'tee': [
+        *((-1, -1), (1, -1), (1, -0.4), (0.3, -0.4)),
+        *((0.3, 1), (-0.3, 1), (-0.3, -0.4), (-1, -0.4)),
+    ],
+}
+_ROUND: dict[str, Callable[[Floats], Bools]] = {
+    'circle': lambda radius: radius < 0.95,
+    'ring': lambda radius: (radius < 1) & (radius > 0.5),
+}
+
+SHAPES: tuple[str, ...] = (*_ROUND, *_POLYGONS)
+"""Names of the shapes. None is another one that was rotated or mirrored."""
+
+
+def _phase(x: Floats, period: float = _PERIOD) -> Floats:
+    """Part of a period that has passed, in [0, 1)."""
+    turns = x / np.float32(period)
+    passed: Floats = turns - np.floor(turns)
+    return passed
+
+
+def _dots(u: Floats, v: Floats, bits: Bools) -> Bools:
+    # Every other row is shifted by half a period.
+    odd = np.floor(v / _PERIOD) % 2
+    x, y = _phase(u + odd * np.float32(_PERIOD / 2)), _phase(v)
+    return (x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.35**2
+
+
+def _checkers(u: Floats, v: Floats, bits: Bools) -> Bools:
+    return (_phase(u, 2 * _PERIOD) < 0.5) ^ (_phase(v, 2 * _PERIOD) < 0.5)
+
+
+def _zigzags(u: Floats, v: Floats, bits: Bools) -> Bools:
+    slope = np.abs(_phase(u, 2 * _PERIOD) - 0.5) * np.float32(2 * _PERIOD)
+    return _phase(v + slope) < 0.5
+
+
+def _dashes(u: Floats, v: Floats, bits: Bools) -> Bools:
+    odd = np.floor(u / _PERIOD) % 2
+    along = _phase(v + odd * np.float32(_PERIOD), 2 * _PERIOD)
+    return (_phase(u) < 0.5) & (along < 0.55)
+
+
+def _noise(u: Floats, v: Floats, bits: Bools) -> Bools:
+    rows, columns = (
+        np.clip((x + 1.5) / 3 * len(bits), 0, len(bits) - 1).astype(np.intp)
+        for x in (v, u)
+    )
+    return bits[rows, columns]
+
+
+_TEXTURES: dict[str, Callable[[Floats, Floats, Bools], Bools]] = {
+    'solid': lambda u, v, bits: np.ones_like(u, dtype=np.bool_),
+    'stripes': lambda u, v, bits: _phase(v) < 0.5,
+    'grid': lambda u, v, bits: (_phase(u) < 0.35) | (_phase(v) < 0.35),
+    'checkers': _checkers,
+    'dots': _dots,
+    'zigzags': _zigzags,
+    'dashes': _dashes,
+    'rings': lambda u, v, bits: _phase(np.hypot(u, v)) < 0.5,
+    'rays': lambda u, v, bits: _phase(np.arctan2(v, u), np.pi / 6) < 0.5,
+    'noise': _noise,
+}
+
+TEXTURES: tuple[str, ...] = tuple(_TEXTURES)
+"""Names of the textures. Each is a pattern of the colour and of a dark tone of it."""
+
+
+def draw(
+    shape: str, colour: str, texture: str, size: int, rng: np.random.Generator
+) -> Bytes:
+    """Draw a shape at a random place and angle on grey.
+
+    The shape is 128 / 224 of the width of the canvas, lies entirely on it, and is
+    rotated by up to 45 degrees with its texture.
+
+    Args:
+        shape: one of :data:`SHAPES`.
+        colour: one of :data:`COLOURS`.
+        texture: one of :data:`TEXTURES`.
+        size: height and width of the canvas in pixels.
+        rng: gives angle, place and noise.
+
+    Returns:
+        Image, shape (3, ``size``, ``size``), red, green, blue from 0 to 255.
+
+    Example:
+        >>> image = draw('star', 'red', 'dots', 32, np.random.default_rng(0))
+        >>> image.shape, image[:, 0, 0].tolist()
+        ((3, 32, 32), [128, 128, 128])
+    """
+    angle = rng.uniform(-np.pi / 4, np.pi / 4)
+    place = rng.uniform(size=2)
+    # Cells of half a period on a square around any rotation.
+    cells = rng.integers(2, size=(round(3 / (_PERIOD / 2)),) * 2).astype(np.bool_)
+    half = size * _SHARE / 2
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    reach = half * float(np.abs(cos) + np.abs(sin))
+    x0, y0 = reach + place * (size - 2 * reach)
+    # Only the square around the shape is computed; the rest is grey.
+    rows, columns = _around(y0, reach, size), _around(x0, reach, size)
+    dy = (_rays(rows) - np.float32(y0))[:, None] / np.float32(half)
+    dx = (_rays(columns) - np.float32(x0))[None, :] / np.float32(half)
+    u, v = cos * dx + sin * dy, cos * dy - sin * dx
+    mask = np.where(_inside(shape, u, v), np.float32(1), np.float32(0))
+    tone = np.where(_TEXTURES[texture](u, v, cells), np.float32(1), _DARK)
+    cover, light = _average(mask), _average(mask * tone)
+    painted = np.array(COLOURS[colour], np.float32)[:, None, None]
+    image = np.full((3, size, size), np.rint(_GREY), np.uint8)
+    box = (slice(None), slice(*rows), slice(*columns))
+    image[box] = np.rint((1 - cover) * np.float32(_GREY) + light * painted)
+    return image
+
+
+def _inside(shape: str, u: Floats, v: Floats) -> Bools:
+    """Whether points are in a shape: an edge passes above an odd number of times."""
+    if shape in _ROUND:
+        return _ROUND[shape](np.hypot(u, v))
+    corners = np.array(_POLYGONS[shape], np.float32)
+    odd = np.zeros(u.shape, np.bool_)
+    for (x1, y1), (x2, y2) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        if x1 != x2:
+            between = (u < x1) != (u < x2)
+            odd ^= between & (v > y1 + (u - x1) * ((y2 - y1) / (x2 - x1)))
+    return odd
+
+
+def _around(centre: float, reach: float, size: int) -> tuple[int, int]:
+    first, last = int(np.floor(centre - reach)), int(np.ceil(centre + reach))
+    return max(first, 0), min(last, size)
+
+
+def _rays(pixels: tuple[int, int]) -> Floats:
+    """Coordinates of the rays of a range of pixels."""
+    first, last = pixels
+    number = _RAYS * (last - first)
+    return first + (np.arange(number, dtype=np.float32) + np.float32(0.5)) / _RAYS
+
+
+def _average(x: Floats) -> Floats:
+    """Mean over the rays of each pixel."""
+    height, width = (n // _RAYS for n in x.shape)
+    mean: Floats = x.reshape(height, _RAYS, width, _RAYS).mean(axis=(1, 3))
+    return mean

@@ -1,0 +1,202 @@
+"""AlexNet as an encoder, registered with timm, which has none."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from timm.layers.classifier import ClassifierHead
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+# ReLU of the first two convolutions, of the last one, and the last pooling.
+_STRIDES = (4, 8, 16, 32)
+
+
+class AlexNet(nn.Module):
+    """The five convolutions of AlexNet, in the contract of timm's models.
+
+    Krizhevsky, *One weird trick for parallelizing convolutional neural networks*, 2014,
+    https://arxiv.org/abs/1404.5997. The names of the parameters are those of
+    torchvision's AlexNet without its classifier, so its ImageNet weights load. The last
+    map of an image of 224 pixels is 6 x 6.
+
+    Args:
+        widths: channels of the five convolutions.
+        first_kernel: width of the kernel of the first convolution.
+        first_stride: its stride.
+        norm: whether each convolution is followed by BatchNorm, and has no bias.
+        num_classes: outputs of the linear layer, 0 for none.
+        in_chans: channels C of the images.
+        global_pool: how the map is pooled, '' for not at all.
+        drop_rate: dropout before the linear layer.
+
+    Attributes:
+        num_features: channels of the last map.
+
+    Example:
+        >>> import torch
+        >>> AlexNet(num_classes=0).forward_features(torch.randn(1, 3, 224, 224)).shape
+        torch.Size([1, 256, 6, 6])
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (64, 192, 384, 256, 256),
+        first_kernel: int = 11,
+        first_stride: int = 4,
+        norm: bool = False,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.0,
+    ) -> None:
+        """Initialize a new AlexNet instance."""
+        super().__init__()
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = widths[-1]
+        kernels = (first_kernel, 5, 3, 3, 3)
+        inputs = (in_chans, *widths[:-1])
+        layers: list[nn.Module] = []
+        ends = []
+        for i, (before, after, kernel) in enumerate(
+            zip(inputs, widths, kernels, strict=True)
+        ):
+            stride = first_stride if i == 0 else 1
+            # The first convolution reaches less far over the edge.
+            padding = 2 if i == 0 else kernel // 2
+            layers.append(
+                nn.Conv2d(before, after, kernel, stride, padding, bias=not norm)
+            )
+            layers += [nn.BatchNorm2d(after)] * norm
+            layers.append(nn.ReLU(inplace=True))
+            if i in (0, 1, 4):
+                ends.append((after, len(layers) - 1))
+                layers.append(nn.MaxPool2d(kernel_size=3, stride=2))
+        ends.append((widths[-1], len(layers) - 1))
+        self.features = nn.Sequential(*layers)
+        self.feature_info = [
+            {
+                'num_chs': channels,
+                'reduction': stride * first_stride // 4,
+                'module': f'features.{index}',
+            }
+            for stride, (channels, index) in zip(_STRIDES, ends, strict=True)
+        ]
+        self.head = ClassifierHead(
+            self.num_features, num_classes, global_pool, drop_rate
+        )
+
+    def get_classifier(self) -> nn.Module:
+        """Get the linear layer.
+
+        Returns:
+            The layer, or the identity.
+        """
+        classifier: nn.Module = self.head.fc
+        return classifier
+
+    def reset_classifier(
+        self, num_classes: int, global_pool: str | None = None
+    ) -> None:
+        """Replace the linear layer.
+
+        Args:
+            num_classes: its outputs, 0 for none.
+            global_pool: how the map is pooled, by default as before.
+        """
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the last map.
+
+        Args:
+            x: images, shape (B, C, H, W).
+
+        Returns:
+            Map, shape (B, ``num_features``, h, w).
+        """
+        maps: Tensor = self.features(x)
+        return maps
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool the map, and classify it if there is a linear layer.
+
+        Args:
+            x: map, shape (B, ``num_features``, h, w).
+            pre_logits: whether to leave out the linear layer.
+
+        Returns:
+            Features or logits, shape (B, ...).
+        """
+        out: Tensor = self.head(x, pre_logits=pre_logits)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute features, or logits if there is a linear layer.
+
+        Args:
+            x: images, shape (B, C, H, W).
+
+        Returns:
+            Features or logits, shape (B, ...).
+        """
+        return self.forward_head(self.forward_features(x))
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        name: {
+            'input_size': (3, size, size),
+            'first_conv': 'features.0',
+            'classifier': 'head.fc',
+            'mean': (0.485, 0.456, 0.406),
+            'std': (0.229, 0.224, 0.225),
+        }
+        for name, size in (('alexnet.untrained', 224), ('alexnet_small.untrained', 64))
+    }
+)
+
+
+@register_model
+def alexnet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """AlexNet: 64 to 384 channels, 2.5 million weights.
+
+    Args:
+        pretrained: timm has no weights of it.
+        kwargs: passed to :class:`AlexNet`.
+
+    Returns:
+        The model.
+    """
+    return _create('alexnet', pretrained, **kwargs)
+
+
+@register_model
+def alexnet_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """AlexNet for images of about 64 pixels: half the stride and width, BatchNorm.
+
+    Args:
+        pretrained: timm has no weights of it.
+        kwargs: passed to :class:`AlexNet`.
+
+    Returns:
+        The model.
+    """
+    small = {
+        'widths': (32, 64, 128, 128, 128),
+        'first_kernel': 5,
+        'first_stride': 2,
+        'norm': True,
+    }
+    return _create('alexnet_small', pretrained, **{**small, **kwargs})
+
+
+def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    model: nn.Module = build_model_with_cfg(
+        AlexNet,
+        name,
+        pretrained,
+        feature_cfg={'flatten_sequential': True, 'out_indices': (0, 1, 2, 3)},
+        **kwargs,
+    )
+    return model
