@@ -5,7 +5,14 @@ from .decoders import SMPDecoder, build_decoder
 from .encoder import MultimodalEncoder, create_encoder
 from .fcn import FCNDecoder
 from .fusion import LateFusion
-from .heads import build_projector
+from .fusion_heads import (
+    FusionHead,
+    JointHead,
+    SharedUniqueHead,
+    build_fusion_head,
+    load_fusion_head,
+)
+from .heads import FusionTransformer, build_projector, build_projectors
 from .late_fusion import LateFusionClassifier, LateFusionSegmenter
 from .loading import LoadReport, load_weights
 from .pyramid import MultimodalPyramid
@@ -22,6 +29,9 @@ from .weights import (
 
 __all__ = [
     'FCNDecoder',
+    'FusionHead',
+    'FusionTransformer',
+    'JointHead',
     'LateFusion',
     'LateFusionClassifier',
     'LateFusionSegmenter',
@@ -33,12 +43,16 @@ __all__ = [
     'ResNet50RDA_Weights',
     'ResNet50_Weights',
     'SMPDecoder',
+    'SharedUniqueHead',
     'ViTSmall16_Weights',
     'build_decoder',
+    'build_fusion_head',
     'build_projector',
+    'build_projectors',
     'create_encoder',
     'get_weight',
     'list_weights',
+    'load_fusion_head',
     'load_weights',
     'save_encoder',
 ]
