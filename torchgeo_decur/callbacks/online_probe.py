@@ -66,7 +66,7 @@ class OnlineProbe(Callback):
         self.k = k
         self.max_samples = max_samples
         self.rows: list[dict[str, Any]] = []
-        self._untrained: dict[str, Tensor] = {}
+        self._untrained: dict[str, Tensor] | None = None
         self._store: dict[str, list[Tensor]] = {}
         self._told = False
 
@@ -136,8 +136,9 @@ class OnlineProbe(Callback):
         found = {k: v for k, v in batch.items() if str(k).startswith('label')}
         for m, h in pl_module(images).items():
             found[f'trained {m}'] = h
-        if self._untrained and not self._has_untrained():
-            for m, h in self._untrained_features(pl_module, images).items():
+        if self._untrained is not None and not self._has_untrained():
+            state = {k: v.to(pl_module.device) for k, v in self._untrained.items()}
+            for m, h in _features_of(pl_module, state, images).items():
                 found[f'untrained {m}'] = h
         for key, value in found.items():
             self._store.setdefault(key, []).append(value.detach().float().cpu())
@@ -183,7 +184,7 @@ class OnlineProbe(Callback):
                         row = dict(label=label, features=name, classifier=classifier)
                         number = -1 if stage == 'untrained' else epoch
                         self.rows.append({'epoch': number, **row, 'score': score})
-        self._untrained = {}
+        self._untrained = None
         latest = [r for r in self.rows if r['epoch'] == epoch]
         if not latest:
             self._told = True
@@ -300,21 +301,20 @@ class OnlineProbe(Callback):
             last or epoch % self.every_n_epochs == 0
         )
 
-    def _untrained_features(
-        self, task: LightningModule, images: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        self._untrained = {k: v.to(task.device) for k, v in self._untrained.items()}
-        training = task.training
-        task.train()
-        with torch.no_grad():
-            features: dict[str, Tensor] = functional_call(
-                task, self._untrained, (images,)
-            )
-        task.train(training)
-        return features
-
     def _has_untrained(self) -> bool:
         return any(r['epoch'] == -1 for r in self.rows)
+
+
+def _features_of(
+    task: LightningModule, state: dict[str, Tensor], images: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Features of a task with other weights, whose BatchNorm takes those of the batch."""
+    training = task.training
+    task.train()
+    with torch.no_grad():
+        features: dict[str, Tensor] = functional_call(task, state, (images,))
+    task.train(training)
+    return features
 
 
 def _scores(x: Array, y: Array, k: int) -> Iterator[tuple[str, float]]:

@@ -92,9 +92,9 @@ class DeCUR(MultimodalPretraining):
     def common_dim(self) -> int:
         """Number of common dimensions of the embeddings, the first ones."""
         ratio: float = self.hparams['common_ratio']
-        features = next(iter(self.encoders.num_features.values()))
-        dim: int = [features, *self.hparams['projector']][-1]
-        return round(ratio * dim)
+        if widths := self.hparams['projector']:
+            return round(ratio * widths[-1])
+        return round(ratio * next(iter(self.encoders.num_features.values())))
 
     def configure_losses(self) -> None:
         """Build the loss."""
