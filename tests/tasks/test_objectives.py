@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchgeo_decur.callbacks import ExportEncoders, OnlineProbe
 from torchgeo_decur.callbacks.export import export_checkpoint
 from torchgeo_decur.datamodules import SyntheticEODataModule
-from torchgeo_decur.models import load_fusion_head
+from torchgeo_decur.models import JointHead, load_fusion_head, save_encoder
 from torchgeo_decur.tasks import (
     CLIP,
     BarlowTwins,
@@ -21,6 +21,7 @@ from torchgeo_decur.tasks import (
     COrAL,
     CrossModalSimCLR,
     DeCUR,
+    LateFusionClassification,
     MultimodalPretraining,
     VICReg,
 )
@@ -316,3 +317,56 @@ def test_all_share_one_training_step() -> None:
     for objective in (*OBJECTIVES, DeCUR):
         for name in ('training_step', 'objective', 'configure_optimizers'):
             assert getattr(objective, name) is getattr(MultimodalPretraining, name)
+
+
+@pytest.mark.parametrize('objective', FUSED)
+def test_transfer_of_what_was_exported(objective: Any, tmp_path: Any) -> None:
+    export = ExportEncoders(tmp_path)
+    pretrained = task(objective)
+    trainer(callbacks=[export]).fit(pretrained, datamodule=datamodule())
+    options: dict[str, Any] = {
+        'modalities': MODALITIES,
+        'model': 'test_resnet',
+        'num_classes': 8,
+        'label_key': 'label_common',
+        'freeze_backbone': True,
+    }
+    model = LateFusionClassification(
+        weights={m: str(tmp_path / f'{m}.safetensors') for m in MODALITIES},
+        fusion=str(tmp_path / 'fusion.safetensors'),
+        cache_features=True,
+        modality_dropout=0.3,
+        test_subsets=True,
+        **options,
+    )
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    run = trainer()
+    run.fit(model, datamodule=datamodule())
+    state = model.state_dict()
+    changed = {k for k, v in state.items() if not v.equal(before[k])}
+    assert changed == {'model.head.weight', 'model.head.bias'}
+    (found,) = run.test(model, datamodule=datamodule(), verbose=False)
+    assert {f'test_OverallAccuracy{s}' for s in ('', '_s1', '_s2')} <= set(found)
+    # The classifier sees the joint features of the pretrained task.
+    model.eval(), pretrained.eval()
+    for some in (['s1', 's2'], ['s2']):
+        x = {m: images()[m] for m in some}
+        expected = model.model.head(pretrained(x)['joint'])
+        torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+    # A checkpoint needs the exported files no more.
+    run.save_checkpoint(tmp_path / 'x.ckpt')
+    for file in tmp_path.glob('*.safetensors'):
+        file.unlink()
+    again = LateFusionClassification.load_from_checkpoint(tmp_path / 'x.ckpt')
+    assert all(v.equal(again.state_dict()[k]) for k, v in state.items())
+
+
+def test_fusion_head_on_the_command_line(runner: Any, tmp_path: Any) -> None:
+    head = JointHead(dict.fromkeys(MODALITIES, 96), width=16, heads=4)
+    about = {'fusion': head.description}
+    (file,) = save_encoder(head, tmp_path / 'fusion', '', about, ['safetensors'])
+    run = runner('late_fusion_classification.yaml')
+    assert 'val_OverallAccuracy' in run('fit', fusion=str(file))
+    file.unlink()
+    # What the checkpoint says overrides the path.
+    assert 'test_OverallAccuracy_s1' in run('test', fusion=str(file))

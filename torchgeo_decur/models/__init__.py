@@ -4,6 +4,7 @@ from .checkpoints import save_encoder
 from .decoders import SMPDecoder, build_decoder
 from .encoder import MultimodalEncoder, create_encoder
 from .fcn import FCNDecoder
+from .fused import FusionHeadClassifier
 from .fusion import LateFusion
 from .fusion_heads import (
     FusionHead,
@@ -30,6 +31,7 @@ from .weights import (
 __all__ = [
     'FCNDecoder',
     'FusionHead',
+    'FusionHeadClassifier',
     'FusionTransformer',
     'JointHead',
     'LateFusion',

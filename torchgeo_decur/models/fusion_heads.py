@@ -28,10 +28,14 @@ class FusionHead(nn.Module, ABC):
     Attributes:
         arguments: plain arguments that build such a head.
         num_features: number of features of ``joint``.
+        channels: number of channels of the tokens of each modality.
+        bands: number of channels of the images, if the head looks at them.
     """
 
     arguments: dict[str, Any]
     num_features: int
+    channels: dict[str, int]
+    bands: dict[str, int]
 
     @property
     def encoders(self) -> dict[str, tuple[str, nn.Module]]:
@@ -108,8 +112,9 @@ class JointHead(FusionHead):
         super().__init__()
         self.transformer = FusionTransformer(channels, width, depth, heads)
         self.num_features = width
+        self.channels, self.bands = dict(channels), {}
         self.arguments = {
-            'channels': dict(channels),
+            'channels': self.channels,
             'width': width,
             'depth': depth,
             'heads': heads,
@@ -199,8 +204,9 @@ class SharedUniqueHead(FusionHead):
             }
         )
         self.num_features = width * (1 + len(channels))
+        self.channels, self.bands = channels, dict(modalities)
         self.arguments = {
-            'modalities': dict(modalities),
+            'modalities': self.bands,
             'model': self.unique.model,
             'width': width,
             'depth': depth,

@@ -92,9 +92,10 @@ class DeCUR(MultimodalPretraining):
     def common_dim(self) -> int:
         """Number of common dimensions of the embeddings, the first ones."""
         ratio: float = self.hparams['common_ratio']
-        if widths := self.hparams['projector']:
-            return round(ratio * widths[-1])
-        return round(ratio * next(iter(self.encoders.num_features.values())))
+        widths: list[int] = list(self.hparams['projector'])
+        # Without a projector the dimensions are those of the features.
+        widths = widths or list(self.encoders.num_features.values())
+        return round(ratio * widths[-1])
 
     def configure_losses(self) -> None:
         """Build the loss."""
