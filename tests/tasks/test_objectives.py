@@ -159,6 +159,15 @@ class TestAblations:
 
 
 class TestCoMM:
+    @pytest.mark.parametrize(
+        'model',
+        ['test_vit', {'s1': 'test_resnet', 's2': 'swin_tiny_patch4_window7_224'}],
+    )
+    def test_any_backbone(self, model: Any) -> None:
+        fused = task(CoMM, model=model, size=224 if isinstance(model, dict) else 32)
+        fused.objective(images(2))[0]['loss'].backward()
+        assert not [n for n, p in fused.named_parameters() if p.grad is None]
+
     def test_joint_alone_is_what_the_modality_embeds(self) -> None:
         model, x = task(CoMM).eval(), images()
         z = model.embed({'s1': x['s1']})

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class EmbeddingLoss(nn.Module, ABC):
-    """A loss of embeddings by name; a subclass computes its parts in :meth:`terms`.
+    """A loss of embeddings by name; a subclass computes its parts in ``terms``.
 
     Embeddings are checked, and computed with in float32 (or float64, if they are) under
     any autocast.

@@ -15,14 +15,12 @@ from torch import Tensor, nn
 from .encoder import MultimodalEncoder, Weights
 from .heads import FusionTransformer
 
-type Parts = dict[str, list[Tensor]]
-
 
 class FusionHead(nn.Module, ABC):
     """From tokens of some or all modalities to features of all of them, ``joint``.
 
-    What is computed of each modality alone (:meth:`parts`) is apart from what is
-    computed of them together (:meth:`forward`), so that modalities can be left out, of
+    What is computed of each modality alone (``parts``) is apart from what is
+    computed of them together (``forward``), so that modalities can be left out, of
     a batch or of single samples, without running an encoder again.
 
     Attributes:
@@ -50,7 +48,7 @@ class FusionHead(nn.Module, ABC):
     @abstractmethod
     def parts(
         self, images: Mapping[str, Tensor], tokens: Mapping[str, Tensor]
-    ) -> Parts:
+    ) -> dict[str, list[Tensor]]:
         """Compute what depends on a single modality.
 
         Args:
@@ -70,7 +68,7 @@ class FusionHead(nn.Module, ABC):
         """Compute features of the modalities that are there.
 
         Args:
-            parts: what :meth:`parts` returns, of some or all modalities.
+            parts: what ``parts`` returns, of some or all modalities.
             available: whether each sample has a modality, shape (B,), boolean; one
                 that is left out is there in all.
 
@@ -122,7 +120,7 @@ class JointHead(FusionHead):
 
     def parts(
         self, images: Mapping[str, Tensor], tokens: Mapping[str, Tensor]
-    ) -> Parts:
+    ) -> dict[str, list[Tensor]]:
         """Pass on tokens.
 
         Args:
@@ -142,7 +140,7 @@ class JointHead(FusionHead):
         """Fuse tokens.
 
         Args:
-            parts: what :meth:`parts` returns, of some or all modalities.
+            parts: what ``parts`` returns, of some or all modalities.
             available: whether each sample has a modality, shape (B,), boolean.
 
         Returns:
@@ -220,7 +218,7 @@ class SharedUniqueHead(FusionHead):
 
     def parts(
         self, images: Mapping[str, Tensor], tokens: Mapping[str, Tensor]
-    ) -> Parts:
+    ) -> dict[str, list[Tensor]]:
         """Pass on tokens, and compute unique features.
 
         Args:
@@ -241,7 +239,7 @@ class SharedUniqueHead(FusionHead):
         """Fuse tokens, and put unique features beside.
 
         Args:
-            parts: what :meth:`parts` returns, of some or all modalities.
+            parts: what ``parts`` returns, of some or all modalities.
             available: whether each sample has a modality, shape (B,), boolean.
 
         Returns:

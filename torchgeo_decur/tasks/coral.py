@@ -16,7 +16,7 @@ from .pretraining import VIEWS
 class COrAL(FusionPretraining):
     """Pretrain two encoders per modality and a fusion transformer with COrAL.
 
-    Cisse et al., *Orthogonalized Multimodal Contrastive Learning with Asymmetric
+    Cissee et al., *Orthogonalized Multimodal Contrastive Learning with Asymmetric
     Masking for Structured Representations*, 2026, https://arxiv.org/abs/2602.14983.
 
     The shared path: tokens of all ``encoders`` pass through one transformer, whose class

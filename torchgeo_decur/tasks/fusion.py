@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..models import FusionHead
-from ..models.fusion_heads import Parts
 from .pretraining import MultimodalPretraining
 
 
@@ -60,7 +59,9 @@ class FusionPretraining(MultimodalPretraining):
             The head.
         """
 
-    def encode(self, images: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Parts]:
+    def encode(
+        self, images: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
         """Compute what depends on a single modality.
 
         Args:
