@@ -252,6 +252,7 @@ class TestFit:
             export = ExportEncoders(tmp_path / folder / 'encoders')
             run = trainer(
                 max_epochs=2,
+                default_root_dir=tmp_path / folder,
                 enable_checkpointing=True,
                 callbacks=[saved, probe, export, *callbacks],
             )
