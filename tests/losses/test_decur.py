@@ -310,3 +310,23 @@ def test_two_processes_equal_one(
         torch.testing.assert_close(
             rank['gradient'], {m: w.grad for m, w in weight.items()}, rtol=0, atol=1e-5
         )
+
+
+class TestAblations:
+    def test_without_intra_is_the_mean_over_pairs(self) -> None:
+        z = make(names='abc')
+        whole, terms = DeCURLoss(3)(z), DeCURLoss(3, intra=False)(z)
+        assert {k for k in whole if not k.startswith('intra')} == set(terms)
+        parts = [v for k, v in terms.items() if k != 'loss']
+        torch.testing.assert_close(terms['loss'], torch.stack(parts).sum() / 2 / 3)
+
+    def test_without_decoupling_nothing_is_unique(self) -> None:
+        z = make()
+        assert DeCURLoss(5)(z)['unique_a_b'] == 0
+        loss = DeCURLoss(5, intra=False)(z)
+        torch.testing.assert_close(loss['loss'], loss['common_a_b'] / 2)
+
+    def test_without_intra_only_first_views_learn(self) -> None:
+        z = {m: x.requires_grad_() for m, x in make().items()}
+        DeCURLoss(3, intra=False)(z)['loss'].backward()
+        assert all(x.grad[0].any() and not x.grad[1].any() for x in z.values())  # type: ignore[index]

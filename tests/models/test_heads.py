@@ -25,6 +25,11 @@ def test_shape_and_gradient(widths: list[int]) -> None:
     assert all(p.grad is not None for p in projector.parameters())
 
 
+def test_no_layer_is_the_identity() -> None:
+    projector, h = build_projector(32, []), torch.randn(4, 32)
+    assert not list(projector.parameters()) and projector(h).equal(h)
+
+
 def test_no_storage_is_shared() -> None:
     first, second = build_projector(8, [8, 8]), build_projector(8, [8, 8])
     storages = [{p.data_ptr() for p in x.parameters()} for x in (first, second)]
@@ -32,9 +37,9 @@ def test_no_storage_is_shared() -> None:
 
 
 @pytest.mark.parametrize(
-    ('widths', 'got'), [([], r'\[\]'), ([64, 0], r'\[64, 0\]'), ((-1,), r'\[-1\]')]
+    ('widths', 'got'), [([64, 0], r'\[64, 0\]'), ((-1,), r'\[-1\]')]
 )
 def test_errors(widths: list[int], got: str) -> None:
-    message = f'projector must be one or more positive layer widths, got {got}'
+    message = f'projector must be a list of positive layer widths, got {got}'
     with pytest.raises(ValueError, match=message):
         build_projector(32, widths)

@@ -375,7 +375,14 @@ class TestErrors:
             ({'modalities': {'s1': 2}}, r"at least two for DeCUR, got \['s1'\]"),
             ({'common_ratio': 1.2}, r'common_ratio must be in \[0, 1\], got 1.2'),
             ({'common_ratio': -0.1}, r'common_ratio must be in \[0, 1\], got -0.1'),
-            ({'projector': []}, 'projector must be one or more positive layer widths'),
+            (
+                {'projector': [8, 0]},
+                'projector must be a list of positive layer widths',
+            ),
+            (
+                {'projector': [], 'model': {'s1': 'test_resnet', 's2': 'resnet18'}},
+                r"'s1': 96, 's2': 512}, got \[\]",
+            ),
             ({'model': 'resnet51'}, "got 'resnet51'; did you mean one of"),
             (
                 {'model': {'s1': 'resnet18', 'S2': 'resnet18'}},

@@ -9,9 +9,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..modalities import Modality
-from ..models import save_encoder
+from ..models import FusionHead, build_fusion_head, save_encoder
 from ..models.checkpoints import Checkpoint, read_checkpoint, writable
-from ..tasks import MultimodalPretraining
+from ..tasks import FusionPretraining, MultimodalPretraining
 
 
 class ExportEncoders(Callback):
@@ -21,6 +21,10 @@ class ExportEncoders(Callback):
     and ``SemanticSegmentation`` load with ``weights=``, and
     ``<folder>/<modality>.safetensors``, whose metadata say the bands, the scaling and
     the hyperparameters. Files appear whole or not at all.
+
+    Of a task with a fusion head (``CoMM``, ``COrAL``) also ``fusion.safetensors``, which
+    :class:`~torchgeo_decur.tasks.LateFusionClassification` takes as ``fusion``, and the
+    encoders in the head, ``<modality>_unique``.
 
     Args:
         folder: where to write; by default ``encoders`` in the folder of the logger.
@@ -63,17 +67,23 @@ class ExportEncoders(Callback):
         if not trainer.is_global_zero or getattr(trainer, 'fast_dev_run', False):
             return
         task = cast(MultimodalPretraining, pl_module)
+        about = {
+            'task': type(task).__name__,
+            'hyper_parameters': dict(task.hparams),
+            'epochs': trainer.current_epoch,
+            'steps': trainer.global_step,
+        }
         known = _modalities(trainer)
-        for m, encoder in task.encoders.encoders.items():
-            about = {
-                'task': type(task).__name__,
-                'hyper_parameters': dict(task.hparams),
-                'epochs': trainer.current_epoch,
-                'steps': trainer.global_step,
-            }
+        encoders = {m: (m, e) for m, e in task.encoders.encoders.items()}
+        if isinstance(task, FusionPretraining):
+            encoders |= task.fusion.encoders
+            (file,) = _save_fusion(task.fusion, folder, about)
+            rank_zero_info(f'fusion head: {file}')
+        for name, (m, encoder) in encoders.items():
             metadata = encoder_metadata(m, dict(task.hparams), known.get(m)) | about
-            files = save_encoder(encoder, folder / m, task.encoders.model[m], metadata)
-            rank_zero_info(f'encoder of {m}: {", ".join(map(str, files))}')
+            model = task.encoders.model[m]
+            files = save_encoder(encoder, folder / name, model, metadata)
+            rank_zero_info(f'encoder of {name}: {", ".join(map(str, files))}')
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -106,7 +116,8 @@ def export_checkpoint(file: str | Path, folder: str | Path) -> list[Path]:
         folder: where to write.
 
     Returns:
-        Paths of the files, ``<modality>.pt`` and ``<modality>.safetensors``.
+        Paths of the files, ``<modality>.pt`` and ``<modality>.safetensors``, and those
+        of a fusion head.
 
     Raises:
         ValueError: if the file is no such checkpoint, or the folder cannot be written.
@@ -121,21 +132,29 @@ def export_checkpoint(file: str | Path, folder: str | Path) -> list[Path]:
             'torchgeo-decur convert reads other files'
         )
     records = checkpoint.metadata.get('encoder_modalities', {})
+    about = {
+        'hyper_parameters': dict(options),
+        'epochs': checkpoint.metadata.get('epoch', -1) + 1,
+        'steps': checkpoint.metadata.get('global_step', 0),
+    }
     files = []
-    for m, state in checkpoint.states.items():
+    states = {m: (m, state) for m, state in checkpoint.states.items()}
+    if 'fusion' in checkpoint.metadata:
+        fusion = build_fusion_head(checkpoint.metadata['fusion'])
+        fusion.load_state_dict(checkpoint.fusion)
+        unique = fusion.encoders.items()
+        states |= {name: (m, encoder.state_dict()) for name, (m, encoder) in unique}
+        files += _save_fusion(fusion, Path(folder), about)
+    for name, (m, state) in states.items():
         record = Modality.of(records[m]) if m in records else None
-        about = {
-            'hyper_parameters': dict(options),
-            'epochs': checkpoint.metadata.get('epoch', -1) + 1,
-            'steps': checkpoint.metadata.get('global_step', 0),
-        }
         known = {
             'bands': checkpoint.bands.get(m),
             'left_out': checkpoint.left_out.get(m),
         }
-        about |= {k: v for k, v in known.items() if v}
         metadata = encoder_metadata(m, options, record) | about
-        files += save_encoder(state, Path(folder) / m, checkpoint.model[m], metadata)
+        metadata |= {k: v for k, v in known.items() if v}
+        model = checkpoint.model[m]
+        files += save_encoder(state, Path(folder) / name, model, metadata)
     return files
 
 
@@ -164,3 +183,10 @@ def _modalities(trainer: Trainer) -> dict[str, Modality]:
     datamodule = getattr(trainer, 'datamodule', None)
     found: dict[str, Modality] = getattr(datamodule, 'modalities', {})
     return found
+
+
+def _save_fusion(
+    fusion: FusionHead, folder: Path, about: Mapping[str, Any]
+) -> list[Path]:
+    metadata = {'fusion': fusion.description, **about}
+    return save_encoder(fusion, folder / 'fusion', '', metadata, ['safetensors'])

@@ -4,7 +4,6 @@ import csv
 import os
 import warnings
 from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor, nn
+from torch import Tensor
+from torch.func import functional_call
 
 from ..modalities import pick_date, split
 from ..tasks import MultimodalPretraining
@@ -34,8 +34,8 @@ Array = NDArray[Any]
 class OnlineProbe(Callback):
     """Every k epochs, probe frozen features of the validation split with its labels.
 
-    For each modality alone and all concatenated, and for every ``label*`` key of the
-    batches, a nearest-neighbour classifier and a logistic regression (both of
+    For each modality alone, all concatenated, and whatever else the task makes of them
+    (``joint``, ``shared``), and for every ``label*`` key of the batches, a nearest-neighbour classifier and a logistic regression (both of
     scikit-learn, on standardised features) are fitted on one half of the validation
     samples and scored on the other, always the same halves. Scores are balanced accuracy
     for class labels and micro-averaged average precision for multi-label ones, in
@@ -66,7 +66,7 @@ class OnlineProbe(Callback):
         self.k = k
         self.max_samples = max_samples
         self.rows: list[dict[str, Any]] = []
-        self._untrained: nn.Module | None = None
+        self._untrained: dict[str, Tensor] | None = None
         self._store: dict[str, list[Tensor]] = {}
         self._told = False
 
@@ -99,7 +99,11 @@ class OnlineProbe(Callback):
                 f'torchgeo_decur.tasks.DeCUR, got {type(pl_module).__name__}'
             )
         if stage == 'fit':
-            self._untrained = deepcopy(pl_module.encoders).requires_grad_(False)
+            self._untrained = {
+                k: v.detach().clone()
+                for k, v in pl_module.state_dict().items()
+                if not k.startswith(('projectors.', 'augmentations.'))
+            }
 
     def on_validation_batch_end(
         self,
@@ -133,11 +137,9 @@ class OnlineProbe(Callback):
         for m, h in pl_module(images).items():
             found[f'trained {m}'] = h
         if self._untrained is not None and not self._has_untrained():
-            with torch.no_grad():
-                for m, h in (
-                    self._untrained.to(pl_module.device).train()(images).items()
-                ):
-                    found[f'untrained {m}'] = h
+            state = {k: v.to(pl_module.device) for k, v in self._untrained.items()}
+            for m, h in _features_of(pl_module, state, images).items():
+                found[f'untrained {m}'] = h
         for key, value in found.items():
             self._store.setdefault(key, []).append(value.detach().float().cpu())
 
@@ -172,6 +174,10 @@ class OnlineProbe(Callback):
                 features['+'.join(modalities)] = np.concatenate(
                     list(features.values()), 1
                 )
+            for key in store:
+                name = key.removeprefix(f'{stage} ')
+                if name not in (key, *modalities):
+                    features[name] = store[key].numpy()
             for label, y in labels.items():
                 for name, x in features.items():
                     for classifier, score in _scores(x, y, self.k):
@@ -297,6 +303,18 @@ class OnlineProbe(Callback):
 
     def _has_untrained(self) -> bool:
         return any(r['epoch'] == -1 for r in self.rows)
+
+
+def _features_of(
+    task: LightningModule, state: dict[str, Tensor], images: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Features of a task with other weights, whose BatchNorm takes those of the batch."""
+    training = task.training
+    task.train()
+    with torch.no_grad():
+        features: dict[str, Tensor] = functional_call(task, state, (images,))
+    task.train(training)
+    return features
 
 
 def _scores(x: Array, y: Array, k: int) -> Iterator[tuple[str, float]]:

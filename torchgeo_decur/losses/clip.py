@@ -1,6 +1,7 @@
 """The loss of CLIP, between any number of modalities."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,11 @@ class CLIPLoss(CrossModalLoss):
             raise ValueError(f'temperature must be positive, got {temperature}')
         super().__init__(_Contrast(temperature))
 
+    @property
+    def temperature(self) -> Tensor:
+        """The temperature now, a scalar."""
+        return 1 / cast(_Contrast, self.pair).scale()
+
 
 class _Contrast(nn.Module):
     """CLIP's loss of two embeddings, and its temperature."""
@@ -55,8 +61,10 @@ class _Contrast(nn.Module):
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
+    def scale(self) -> Tensor:
+        return self.log_scale.exp().clamp(max=_LARGEST_SCALE)
+
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        scale = self.log_scale.exp().clamp(max=_LARGEST_SCALE)
-        logits = scale * normalize(a, dim=1) @ normalize(b, dim=1).T
+        logits = self.scale() * normalize(a, dim=1) @ normalize(b, dim=1).T
         own = torch.arange(len(a), device=a.device)
         return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2

@@ -14,7 +14,7 @@ from .functional import info_nce
 class COrALLoss(EmbeddingLoss):
     r"""Contrast what is shared and what is unique, and keep them orthogonal.
 
-    Cisse et al., 2026, https://arxiv.org/abs/2602.14983.
+    Cissee et al., 2026, https://arxiv.org/abs/2602.14983.
 
     With the embeddings :math:`s` of all modalities together, ``shared``, and :math:`u_m`
     of what modality :math:`m` alone has, in two views,

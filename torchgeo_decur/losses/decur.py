@@ -42,9 +42,14 @@ class DeCURLoss(EmbeddingLoss):
     the plain sum of the four parts; up to a factor 3 it weighs the cross-modal parts
     twice as much.
 
+    The ablations of the paper: ``common_dim`` = D does not decouple, ``intra=False``
+    leaves out the intra-modal terms, so that the mean is over the pairs alone, and the
+    first views are all that learns.
+
     Args:
         common_dim: number of common dimensions, the first ones.
         lambda_param: weight :math:`\lambda` of the off-diagonal elements.
+        intra: whether there are intra-modal terms.
 
     Raises:
         ValueError: if ``common_dim`` or ``lambda_param`` is negative.
@@ -61,7 +66,9 @@ class DeCURLoss(EmbeddingLoss):
         ['common_s1_s2', 'intra_s1', 'intra_s2', 'loss', 'unique_s1_s2']
     """
 
-    def __init__(self, common_dim: int, lambda_param: float = 0.0051) -> None:
+    def __init__(
+        self, common_dim: int, lambda_param: float = 0.0051, intra: bool = True
+    ) -> None:
         """Initialize a new DeCURLoss instance."""
         super().__init__()
         if common_dim < 0:
@@ -70,6 +77,7 @@ class DeCURLoss(EmbeddingLoss):
             raise ValueError(f'lambda_param must be >= 0, got {lambda_param}')
         self.common_dim = common_dim
         self.lambda_param = lambda_param
+        self.intra = intra
 
     def terms(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the loss and its parts of checked embeddings.
@@ -81,7 +89,7 @@ class DeCURLoss(EmbeddingLoss):
             ``loss`` and its parts, scalars.
         """
         z = {m: standardize(x) for m, x in z.items()}
-        intra = {f'intra_{m}': self._intra(x) for m, x in z.items()}
+        intra = {f'intra_{m}': self._intra(x) for m, x in z.items() if self.intra}
         cross: dict[str, Tensor] = {}
         for m, n in combinations(z, 2):
             a, b = z[m][0], z[n][0]

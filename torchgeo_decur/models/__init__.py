@@ -7,8 +7,16 @@ from .decoders import SMPDecoder, build_decoder
 from .deformable_attention import DeformableAttention, ResidualDeformableAttention
 from .encoder import MultimodalEncoder, create_encoder
 from .fcn import FCNDecoder
+from .fused import FusionHeadClassifier
 from .fusion import LateFusion
-from .heads import build_projector
+from .fusion_heads import (
+    FusionHead,
+    JointHead,
+    SharedUniqueHead,
+    build_fusion_head,
+    load_fusion_head,
+)
+from .heads import FusionTransformer, build_projector, build_projectors
 from .late_fusion import LateFusionClassifier, LateFusionSegmenter, Segmenter
 from .loading import LoadReport, load_weights
 from .mit import MixTransformer
@@ -32,6 +40,10 @@ __all__ = [
     'FCNDecoder',
     'FeatureFusion',
     'FeatureRectification',
+    'FusionHead',
+    'FusionHeadClassifier',
+    'FusionTransformer',
+    'JointHead',
     'LateFusion',
     'LateFusionClassifier',
     'LateFusionSegmenter',
@@ -47,13 +59,17 @@ __all__ = [
     'ResidualDeformableAttention',
     'SMPDecoder',
     'Segmenter',
+    'SharedUniqueHead',
     'StagedPyramid',
     'ViTSmall16_Weights',
     'build_decoder',
+    'build_fusion_head',
     'build_projector',
+    'build_projectors',
     'create_encoder',
     'get_weight',
     'list_weights',
+    'load_fusion_head',
     'load_weights',
     'save_encoder',
 ]

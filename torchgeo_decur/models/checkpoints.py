@@ -25,7 +25,7 @@ _OURS = re.compile(r'^(?:(?:\w+\.)*encoders\.)?encoders\.([^.]+)\.(.+)$')
 _PUBLISHED = re.compile(r'^backbone_(\d+)\.(.+)$')
 _ATTENTION = re.compile(r'^da(\d+)_(l\d+\..+)$')
 # What a file of torch.load may say besides tensors.
-_ABOUT = ('hyper_parameters', 'epoch', 'global_step', 'encoder_modalities')
+_ABOUT = ('hyper_parameters', 'epoch', 'global_step', 'encoder_modalities', 'fusion')
 _PREFIXES = ('model.', 'backbone.', '')
 
 
@@ -43,6 +43,7 @@ class Checkpoint:
             the encoder was a pyramid.
         metadata: what else the file says: ``modality`` of a single encoder,
             ``hyper_parameters``, ``epoch``, ...
+        fusion: state dictionary of the fusion head, where there is one.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Checkpoint:
     model: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+    fusion: State = field(default_factory=dict)
 
 
 def read_checkpoint(file: str | Path, name: str = '') -> Checkpoint:
@@ -85,7 +87,8 @@ def read_checkpoint(file: str | Path, name: str = '') -> Checkpoint:
         ) from error
     if isinstance(content, Mapping):
         text |= {k: content[k] for k in _ABOUT if k in content}
-    states = split_states(_tensors(name, content))
+    tensors = _tensors(name, content)
+    states = split_states(tensors)
     options = text.get('hyper_parameters')
     options = options if isinstance(options, Mapping) else {}
     # In a task of segmentation the model is the decoder.
@@ -104,6 +107,7 @@ def read_checkpoint(file: str | Path, name: str = '') -> Checkpoint:
         {m: str(v) for m, v in models.items() if v},
         left_out,
         text,
+        _renamed(tensors, r'fusion\.', '') if 'fusion' in text else {},
     )
 
 

@@ -120,6 +120,12 @@ class MultimodalEncoder(nn.Module):
             for m, e in encoders.items()
         }
 
+    @property
+    def num_channels(self) -> dict[str, int]:
+        """Number of channels of the tokens of each modality."""
+        encoders: dict[str, Any] = dict(self.encoders.items())
+        return {m: int(e.num_features) for m, e in encoders.items()}
+
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Encode images.
 
@@ -132,9 +138,65 @@ class MultimodalEncoder(nn.Module):
         Raises:
             ValueError: if a modality is unknown.
         """
+        self._check(images)
+        return {m: self.encoders[m](x) for m, x in images.items()}
+
+    def tokens(
+        self, images: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Encode images, and keep what the features are pooled from.
+
+        Args:
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+
+        Returns:
+            Features of the modalities given, shape (B, ``num_features``), and their
+            tokens, one for each place of the last feature map or those of a
+            transformer, shape (B, N, ``num_channels``).
+
+        Raises:
+            ValueError: if a modality is unknown, or a model has no tokens.
+        """
+        self._check(images)
+        encoders: dict[str, Any] = dict(self.encoders.items())
+        maps = {m: encoders[m].forward_features(x) for m, x in images.items()}
+        features = {m: encoders[m].forward_head(x) for m, x in maps.items()}
+        return features, {m: to_tokens(encoders[m], x) for m, x in maps.items()}
+
+    def _check(self, images: Mapping[str, Tensor]) -> None:
         unknown = sorted(set(images) - set(self.encoders))
         if unknown:
             raise ValueError(
                 f'images must be of the modalities {list(self.encoders)}, got {unknown}'
             )
-        return {m: self.encoders[m](x) for m, x in images.items()}
+
+
+def to_tokens(encoder: nn.Module, maps: Tensor) -> Tensor:
+    """Make tokens of what ``forward_features`` of a timm model returns.
+
+    Args:
+        encoder: the model, which says how it orders its dimensions.
+        maps: a feature map, shape (B, C, H, W) or (B, H, W, C), or tokens, (B, N, C).
+
+    Returns:
+        Tokens, shape (B, N, C).
+
+    Raises:
+        ValueError: if there is neither a map nor tokens.
+
+    Example:
+        >>> import torch
+        >>> to_tokens(nn.Identity(), torch.rand(2, 512, 3, 4)).shape
+        torch.Size([2, 12, 512])
+    """
+    if not isinstance(maps, Tensor) or maps.ndim not in (3, 4):
+        found = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+        raise ValueError(
+            f'model must have a feature map or tokens, got {found} of '
+            f'{type(encoder).__name__}'
+        )
+    if maps.ndim == 3:
+        return maps
+    if str(getattr(encoder, 'output_fmt', 'NCHW')) == 'NHWC':
+        return maps.flatten(1, 2)
+    return maps.flatten(2).transpose(1, 2)

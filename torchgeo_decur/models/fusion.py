@@ -92,8 +92,19 @@ class LateFusion(nn.Module, ABC):
             m: fill(x, masks[m]) if m in available else x for m, x in images.items()
         }
         with torch.no_grad() if self.freeze_backbone else nullcontext():
-            features = self.encoders(filled)
-        return self.mask(_levels(features), available)
+            features = self.features(filled)
+        return self.mask(features, available)
+
+    def features(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+        """Compute features of what is there.
+
+        Args:
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+
+        Returns:
+            Levels of each modality given.
+        """
+        return _levels(self.encoders(images))
 
     def mask(
         self,

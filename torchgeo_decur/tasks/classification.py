@@ -1,6 +1,7 @@
 """Scene classification from one or more modalities."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor
@@ -8,7 +9,13 @@ from torchgeo.datasets.utils import Sample
 from torchmetrics import Metric
 from torchmetrics.classification import MultilabelAveragePrecision
 
-from ..models import LateFusionClassifier
+from ..models import (
+    FusionHeadClassifier,
+    LateFusion,
+    LateFusionClassifier,
+    build_fusion_head,
+    load_fusion_head,
+)
 from ..models.encoder import Weights
 from .cache import cache_features, evaluating
 from .late_fusion import LateFusionTask
@@ -17,7 +24,8 @@ from .late_fusion import LateFusionTask
 class LateFusionClassification(LateFusionTask):
     """Fine-tune or probe pretrained encoders for classes of scenes.
 
-    Features of every modality are concatenated, and one linear layer classifies them.
+    Features of every modality are concatenated, or fused by a pretrained fusion head,
+    and one linear layer classifies them.
     Metrics have the names of TorchGeo's ``Classification``; a multi-label task has also
     ``mAP_micro`` and ``mAP_macro`` (mean average precision) of the validation and the
     test split. All are computed over the whole split.
@@ -33,6 +41,9 @@ class LateFusionClassification(LateFusionTask):
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         bands: names of the bands of the images, by modality, such as ``{s2: [B2, B3, B4,
             B8]}``: the first convolution of weights that name theirs is adapted.
+        fusion: 'concatenate', or the file ``fusion.safetensors`` that
+            :class:`~torchgeo_decur.callbacks.ExportEncoders` wrote beside the encoders of
+            CoMM or COrAL: their joint features are classified. It learns at ``lr``.
         task: 'binary', 'multiclass' or 'multilabel'.
         num_classes: number of classes of a multiclass task.
         num_labels: number of labels of a multilabel task.
@@ -47,8 +58,8 @@ class LateFusionClassification(LateFusionTask):
         crop_scale: range of the share of the area that random crops of training images
             keep, such as [0.8, 1.0]; flips come with them, and all modalities
             of a sample are moved as one. By default nothing is augmented.
-        freeze_backbone: train the linear layer alone: encoders get no gradient, and
-            their normalisation layers keep their statistics.
+        freeze_backbone: train the linear layer alone: encoders and fusion head get no
+            gradient, and their normalisation layers keep their statistics.
         cache_features: whether a fit runs the frozen encoders once over training and
             validation split, on the first date of each sample, and then trains on their
             features in memory (4 bytes for each feature of each sample).
@@ -79,14 +90,13 @@ class LateFusionClassification(LateFusionTask):
         torch.Size([4, 19])
     """
 
-    model: LateFusionClassifier
-
     def __init__(
         self,
         modalities: dict[str, int],
         model: str | dict[str, str] = 'resnet50',
         weights: Weights | dict[str, Weights] = None,
         bands: dict[str, list[str]] | None = None,
+        fusion: str | dict[str, Any] = 'concatenate',
         task: Literal['binary', 'multiclass', 'multilabel'] = 'multiclass',
         num_classes: int | None = None,
         num_labels: int | None = None,
@@ -125,14 +135,22 @@ class LateFusionClassification(LateFusionTask):
                 'cache_features needs images that do not change, got crop_scale '
                 f'{self.hparams["crop_scale"]}'
             )
-        self.model = LateFusionClassifier(
+        fusion = self.hparams['fusion']
+        build: Callable[..., LateFusion] = LateFusionClassifier
+        if fusion != 'concatenate':
+            # A checkpoint has to build the head where the file is not.
+            known = isinstance(fusion, Mapping)
+            head = build_fusion_head(fusion) if known else load_fusion_head(fusion)
+            self.hparams['fusion'] = head.description
+            build = partial(FusionHeadClassifier, fusion=head)
+        self.model = build(
             self.hparams['modalities'],
-            self.hparams['model'],
-            self.weights,
-            self.num_outputs,
-            self.hparams['freeze_backbone'],
-            self.hparams['modality_dropout'],
-            self.hparams['bands'],
+            model=self.hparams['model'],
+            weights=self.weights,
+            num_classes=self.num_outputs,
+            freeze_backbone=self.hparams['freeze_backbone'],
+            modality_dropout=self.hparams['modality_dropout'],
+            bands=self.hparams['bands'],
         )
 
     def configure_metrics(self) -> None:
@@ -187,7 +205,11 @@ class LateFusionClassification(LateFusionTask):
         features, _ = self._encode(batch, stage, first_date=True)
         key = self.hparams['label_key']
         kept = {k: v for k, v in batch.items() if str(k).startswith('available_')}
-        kept |= {f'features_{m}': levels[0] for m, levels in features.items()}
+        kept |= {
+            f'features_{m}_{level}': x
+            for m, levels in features.items()
+            for level, x in enumerate(levels)
+        }
         return {k: v.cpu() for k, v in {**kept, key: self._target(batch)}.items()}
 
     def predict_step(

@@ -22,10 +22,12 @@ class DeCUR(MultimodalPretraining):
         weights: start of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projectors; the last is the number of
-            dimensions D of the embeddings.
+            dimensions D of the embeddings. Without a layer, features are embeddings.
         common_ratio: share of the dimensions that are common, in [0, 1]. The paper
-            found 0.875 best for radar and optical, 0.75 for RGB and elevation or depth.
+            found 0.875 best for radar and optical, 0.75 for RGB and elevation or depth;
+            1 does not decouple.
         lambda_param: weight of the off-diagonal elements of the correlation matrices.
+        intra: whether the loss has intra-modal terms.
         size: height and width in pixels of the views of the default augmentations.
         augmentations: augmentation of a modality, on images in [0, 1]; where none is
             given, that of :data:`~torchgeo_decur.transforms.PRESETS`.
@@ -56,6 +58,7 @@ class DeCUR(MultimodalPretraining):
         projector: Sequence[int] = (8192, 8192, 8192),
         common_ratio: float = 0.875,
         lambda_param: float = 0.0051,
+        intra: bool = True,
         size: int = 224,
         augmentations: dict[str, nn.Module] | None = None,
         optimizer: Literal['adamw', 'lars'] | None = None,
@@ -89,12 +92,15 @@ class DeCUR(MultimodalPretraining):
     def common_dim(self) -> int:
         """Number of common dimensions of the embeddings, the first ones."""
         ratio: float = self.hparams['common_ratio']
-        dim: int = self.hparams['projector'][-1]
-        return round(ratio * dim)
+        widths: list[int] = list(self.hparams['projector'])
+        # Without a projector the dimensions are those of the features.
+        widths = widths or list(self.encoders.num_features.values())
+        return round(ratio * widths[-1])
 
     def configure_losses(self) -> None:
         """Build the loss."""
-        self.criterion = DeCURLoss(self.common_dim, self.hparams['lambda_param'])
+        options = self.hparams['lambda_param'], self.hparams['intra']
+        self.criterion = DeCURLoss(self.common_dim, *options)
 
     def alignment(self, diagonals: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Summarise the alignment of common and of unique dimensions.

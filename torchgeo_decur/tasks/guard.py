@@ -1,6 +1,7 @@
-"""Stop a fit whose loss is no longer a number."""
+"""What a fit must not go on with: a loss that is no number, another model's weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,3 +50,37 @@ class FiniteGuard:
             f'the loss must be finite, got NaN or infinity in {[p for p, b in flags if b]} '
             f'by step {step}; lower lr or add warmup_epochs, and look at the data for NaN'
         )
+
+
+def check_same_model(
+    options: Mapping[str, Any], checkpoint: Mapping[str, Any], names: Sequence[str]
+) -> None:
+    """Refuse the checkpoint of another model.
+
+    Args:
+        options: hyperparameters of the task.
+        checkpoint: what was read.
+        names: hyperparameters that shape the model.
+
+    Raises:
+        ValueError: naming each of them that differs.
+
+    Example:
+        >>> checkpoint = {'hyper_parameters': {'projector': (8, 8)}}
+        >>> check_same_model({'projector': [8, 8]}, checkpoint, ['projector'])
+    """
+    found = checkpoint.get('hyper_parameters', {})
+    differ = [
+        f'{k}: expected {_plain(options[k])}, found {_plain(found.get(k))}'
+        for k in names
+        if _plain(options[k]) != _plain(found.get(k))
+    ]
+    if differ:
+        raise ValueError(f'checkpoint is of another model; {"; ".join(differ)}')
+
+
+def _plain(value: Any) -> Any:
+    """Make lists of tuples, so that a value equals its copy from a checkpoint."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return list(value) if isinstance(value, list | tuple) else value

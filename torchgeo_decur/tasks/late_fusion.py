@@ -1,8 +1,8 @@
 """What the transfer tasks share: batches, metrics over the split, missing modalities."""
 
 import warnings
-from collections.abc import Mapping, Sequence
-from itertools import combinations
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, count, takewhile
 from typing import Any, cast
 
 import matplotlib.pyplot as plt
@@ -245,7 +245,9 @@ class LateFusionTask(ClassificationMixin, BaseTask):
             m: batch[f'available_{m}'] for m in wanted if f'available_{m}' in batch
         }
         cached = {
-            m: [batch[f'features_{m}']] for m in wanted if f'features_{m}' in batch
+            m: [batch[k] for k in takewhile(batch.__contains__, _cached(m))]
+            for m in wanted
+            if f'features_{m}_0' in batch
         }
         if cached:
             return self.model.mask(cached, available), ()
@@ -313,6 +315,10 @@ class LateFusionTask(ClassificationMixin, BaseTask):
                 f'image/{number}', figure, global_step=self.global_step
             )
             plt.close(figure)
+
+
+def _cached(modality: str) -> Iterator[str]:
+    return (f'features_{modality}_{level}' for level in count())
 
 
 def _resize(x: Tensor, size: int) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import timm
 from lightly.utils.lars import LARS
+from lightly.utils.scheduler import CosineWarmupScheduler
 from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import nn
@@ -150,6 +151,21 @@ def build_transfer_optimizer(
     if schedule == 'cosine':
         return built, CosineAnnealingLR(built, T_max=last)
     return built, ConstantLR(built, factor=1.0)
+
+
+def lay_schedule(scheduler: CosineWarmupScheduler, warmup: int, steps: float) -> None:
+    """Lay warm-up and cosine over the steps of a fit, and set the rates of this step.
+
+    Args:
+        scheduler: changed in place.
+        warmup: number of steps of the warm-up.
+        steps: number of steps of the fit; without an end there is no cosine.
+    """
+    scheduler.warmup_epochs, scheduler.max_epochs = warmup, steps
+    factor = scheduler.scale_lr(scheduler.last_epoch)
+    groups = scheduler.optimizer.param_groups
+    for group, lr in zip(groups, scheduler.base_lrs, strict=True):
+        group['lr'] = lr * factor
 
 
 class _Layered:

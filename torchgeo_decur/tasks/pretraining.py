@@ -16,13 +16,14 @@ from torchgeo.tasks import BaseTask
 
 from ..losses.functional import effective_rank, feature_std, standardize
 from ..modalities import per_modality, pick_date, split
-from ..models import MultimodalEncoder, build_projector
+from ..models import MultimodalEncoder, build_projectors
 from ..models.encoder import Weights
 from ..transforms import default_augmentations
-from .guard import FiniteGuard
-from .optimizers import build_optimizer
+from .guard import FiniteGuard, check_same_model
+from .optimizers import build_optimizer, lay_schedule
 
-_VIEWS = 2
+#: Views of each modality in a step.
+VIEWS = 2
 
 
 class MultimodalPretraining(BaseTask):
@@ -47,7 +48,7 @@ class MultimodalPretraining(BaseTask):
         weights: start of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projectors; the last is the number of
-            dimensions D of the embeddings.
+            dimensions D of the embeddings. Without a layer, features are embeddings.
         size: height and width in pixels of the views of the default augmentations.
         augmentations: augmentation of a modality, on images in [0, 1]; where none is
             given, that of :data:`~torchgeo_decur.transforms.PRESETS`.
@@ -66,6 +67,8 @@ class MultimodalPretraining(BaseTask):
 
     ignore = ('weights', 'augmentations')
     monitor = 'val_loss'
+    #: Hyperparameters that a checkpoint must share.
+    shape: tuple[str, ...] = ('modalities', 'model', 'projector')
     criterion: nn.Module
 
     def __init__(
@@ -98,12 +101,15 @@ class MultimodalPretraining(BaseTask):
         self.encoders = MultimodalEncoder(
             self.hparams['modalities'], self.hparams['model'], self.weights
         ).to(memory_format=torch.channels_last)
-        self.projectors = nn.ModuleDict(
-            {
-                m: build_projector(features, self.hparams['projector'])
-                for m, features in self.encoders.num_features.items()
-            }
-        )
+        self.projectors = build_projectors(self.projected(), self.hparams['projector'])
+
+    def projected(self) -> dict[str, int]:
+        """Say what is projected.
+
+        Returns:
+            Number of features that each projector takes, by name.
+        """
+        return self.encoders.num_features
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimiser and its schedule; :meth:`on_train_start` sets its length.
@@ -138,12 +144,7 @@ class MultimodalPretraining(BaseTask):
                 f'warmup_epochs must be in [0, {epochs}], '
                 f'got {self.hparams["warmup_epochs"]}'
             )
-        scheduler = cast(CosineWarmupScheduler, self.lr_schedulers())
-        scheduler.warmup_epochs, scheduler.max_epochs = warmup, steps
-        factor = scheduler.scale_lr(scheduler.last_epoch)
-        groups = scheduler.optimizer.param_groups
-        for group, lr in zip(groups, scheduler.base_lrs, strict=True):
-            group['lr'] = lr * factor
+        lay_schedule(cast(CosineWarmupScheduler, self.lr_schedulers()), warmup, steps)
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute features.
@@ -157,6 +158,21 @@ class MultimodalPretraining(BaseTask):
         features: dict[str, Tensor] = self.encoders(images)
         return features
 
+    def represent(
+        self, images: Mapping[str, Tensor], view: int | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Compute features and embeddings: the step that an objective may override.
+
+        Args:
+            images: images of some or all modalities in [0, 1], shape (B, C, H, W).
+            view: number of the view in the step, from 0; None outside a step.
+
+        Returns:
+            Features by name, shape (B, F), and embeddings by name, shape (B, D).
+        """
+        features = self(images)
+        return features, {m: self.projectors[m](h) for m, h in features.items()}
+
     def embed(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute embeddings.
 
@@ -166,7 +182,7 @@ class MultimodalPretraining(BaseTask):
         Returns:
             Embeddings of each modality given, shape (B, D).
         """
-        return {m: self.projectors[m](h) for m, h in self(images).items()}
+        return self.represent(images)[1]
 
     def objective(
         self, images: Mapping[str, Tensor]
@@ -179,21 +195,21 @@ class MultimodalPretraining(BaseTask):
 
         Returns:
             The loss and its parts, scalars; the features of the first view on this
-            device, shape (B, ``num_features``); and the embeddings of all devices,
-            shape (V, N, D), float32.
+            device, shape (B, F); and all embeddings, shape (V, N, D), float32.
         """
-        h: dict[str, list[Tensor]] = {m: [] for m in images}
-        z: dict[str, list[Tensor]] = {m: [] for m in images}
+        first: dict[str, Tensor] = {}
+        z: dict[str, list[Tensor]] = {}
         device = next(iter(images.values())).device.type
-        for _ in range(_VIEWS):
+        for view in range(VIEWS):
             with torch.no_grad(), torch.autocast(device, enabled=False):
                 views = {m: self._view(m, x) for m, x in images.items()}
-            for m, features in self(views).items():
-                h[m].append(features)
-                z[m].append(self.projectors[m](features))
+            features, embeddings = self.represent(views, view)
+            first = first or {m: h.detach() for m, h in features.items()}
+            for m, x in embeddings.items():
+                z.setdefault(m, []).append(x)
         gathered = {m: _gather(torch.stack(x).float()) for m, x in z.items()}
         terms: dict[str, Tensor] = self.criterion(gathered)
-        return terms, {m: x[0].detach() for m, x in h.items()}, gathered
+        return terms, first, gathered
 
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
@@ -275,8 +291,9 @@ class MultimodalPretraining(BaseTask):
             image: bounds, transform, labels, ids.
         """
         images = split(batch, self.hparams['modalities'])
-        features = self({m: pick_date(x, date=0) for m, x in images.items()})
-        embeddings = {m: self.projectors[m](h) for m, h in features.items()}
+        features, embeddings = self.represent(
+            {m: pick_date(x, date=0) for m, x in images.items()}
+        )
         rest = {k: v for k, v in batch.items() if not str(k).startswith('image')}
         return {**rest, 'features': features, 'embeddings': embeddings}
 
@@ -341,14 +358,7 @@ class MultimodalPretraining(BaseTask):
             ValueError: naming each hyperparameter that shapes the model and differs.
         """
         self._run_seed = checkpoint.get('run_seed')
-        found = checkpoint.get('hyper_parameters', {})
-        differ = [
-            f'{k}: expected {_plain(self.hparams[k])}, found {_plain(found.get(k))}'
-            for k in ('modalities', 'model', 'projector')
-            if _plain(self.hparams[k]) != _plain(found.get(k))
-        ]
-        if differ:
-            raise ValueError(f'checkpoint is of another model; {"; ".join(differ)}')
+        check_same_model(self.hparams, checkpoint, self.shape)
         state = checkpoint['state_dict']
         own = self.augmentations.state_dict(prefix='augmentations.')
         checkpoint['state_dict'] = own | {
@@ -388,10 +398,3 @@ def _gather(z: Tensor) -> Tensor:
     if dist.world_size() == 1:
         return z
     return torch.cat(dist.gather(z.contiguous()), dim=1)
-
-
-def _plain(value: Any) -> Any:
-    """Make lists of tuples, so that a value equals its copy from a checkpoint."""
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return list(value) if isinstance(value, list | tuple) else value

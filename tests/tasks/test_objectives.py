@@ -1,0 +1,382 @@
+"""Every objective as a task: what is asked of each, and what is special of some."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from torchgeo_decur.callbacks import ExportEncoders, OnlineProbe
+from torchgeo_decur.callbacks.export import export_checkpoint
+from torchgeo_decur.datamodules import SyntheticEODataModule
+from torchgeo_decur.models import JointHead, load_fusion_head, save_encoder
+from torchgeo_decur.tasks import (
+    CLIP,
+    BarlowTwins,
+    CoMM,
+    COrAL,
+    CrossModalSimCLR,
+    DeCUR,
+    LateFusionClassification,
+    MultimodalPretraining,
+    VICReg,
+)
+from torchgeo_decur.tasks.coral import mask_tokens
+
+MODALITIES = {'s1': 2, 's2': 13}
+THREE = {**MODALITIES, 'dem': 1}
+FUSED = (CoMM, COrAL)
+OBJECTIVES = (BarlowTwins, VICReg, CrossModalSimCLR, CLIP, *FUSED)
+
+
+def task(objective: Any, **kwargs: Any) -> Any:
+    options: dict[str, Any] = {'model': 'test_resnet', 'projector': [32, 16]}
+    options |= {'size': 32, 'optimizer': 'adamw', 'lr': 1e-3}
+    if objective in FUSED:
+        options |= {'width': 32, 'heads': 4}
+    torch.manual_seed(0)
+    return objective(**{'modalities': MODALITIES, **options, **kwargs})
+
+
+def images(
+    batch: int = 8, modalities: dict[str, int] = MODALITIES
+) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        m: torch.rand(batch, c, 64, 64, generator=generator)
+        for m, c in modalities.items()
+    }
+
+
+def trainer(**kwargs: Any) -> Trainer:
+    options: dict[str, Any] = dict(
+        accelerator='cpu',
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        max_epochs=1,
+    )
+    return Trainer(**{**options, **kwargs})
+
+
+def datamodule(**kwargs: Any) -> SyntheticEODataModule:
+    options = {'length': 16, 'val_length': 24, 'batch_size': 8, 'size': 32}
+    return SyntheticEODataModule(**{**options, **kwargs})
+
+
+@pytest.mark.parametrize('objective', OBJECTIVES)
+class TestEach:
+    @pytest.mark.parametrize('modalities', [MODALITIES, THREE])
+    def test_every_parameter_gets_a_gradient(
+        self, objective: Any, modalities: dict[str, int]
+    ) -> None:
+        model = task(objective, modalities=modalities)
+        terms, _, z = model.objective(images(modalities=modalities))
+        terms['loss'].backward()
+        assert not [n for n, p in model.named_parameters() if p.grad is None]
+        assert {x.shape for x in z.values()} == {(2, 8, 16)}
+        expected = model.criterion(z)
+        torch.testing.assert_close(terms, expected)
+
+    def test_loss_falls_on_a_fixed_batch(self, objective: Any) -> None:
+        same = {m: nn.Identity() for m in MODALITIES}
+        model = task(objective, augmentations=same)
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+        x, losses = images(), []
+        for _ in range(30):
+            torch.manual_seed(0)
+            loss = model.objective(x)[0]['loss']
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert all(map(math.isfinite, losses))
+        assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+
+    @pytest.mark.parametrize('modality', MODALITIES)
+    def test_each_modality_missing(self, objective: Any, modality: str) -> None:
+        model, x = task(objective).eval(), images()
+        both, one = model(x), model({modality: x[modality]})
+        torch.testing.assert_close(one[modality], both[modality])
+        assert set(both) - set(one) == set(MODALITIES) - {modality}
+        assert set(model.embed({modality: x[modality]})) >= {modality}
+
+    def test_indicators_are_finite(self, objective: Any) -> None:
+        model = task(objective)
+        _, h, z = model.objective(images())
+        with torch.no_grad():
+            signs = model.indicators(h, z)
+        assert {f'std_{n}' for n in h} | {f'rank_{n}' for n in z} <= set(signs)
+        assert all(math.isfinite(v) for v in signs.values())
+
+
+@pytest.mark.parametrize('objective', [BarlowTwins, VICReg, CrossModalSimCLR])
+def test_a_single_modality_compares_its_views(objective: Any) -> None:
+    model = task(objective, modalities={'s2': 13})
+    terms, _, _ = model.objective({'s2': images()['s2']})
+    assert set(terms) == {'loss', 'intra_s2'}
+
+
+def test_clip_learns_its_temperature() -> None:
+    model = task(CLIP)
+    terms, h, z = model.objective(images())
+    assert model.indicators(h, z)['temperature'].item() == pytest.approx(0.07)
+    terms['loss'].backward()
+    assert model.criterion.pair.log_scale.grad != 0
+
+
+class TestAblations:
+    @pytest.mark.parametrize(
+        ('options', 'parts'),
+        [
+            ({'intra': False}, {'common_s1_s2', 'unique_s1_s2'}),
+            (
+                {'common_ratio': 1.0},
+                {'intra_s1', 'intra_s2', 'common_s1_s2', 'unique_s1_s2'},
+            ),
+            ({'common_ratio': 1.0, 'intra': False}, {'common_s1_s2', 'unique_s1_s2'}),
+        ],
+    )
+    def test_terms(self, options: dict[str, Any], parts: set[str]) -> None:
+        terms, _, _ = task(DeCUR, **options).objective(images())
+        assert set(terms) == {'loss', *parts} and terms['loss'].isfinite()
+        if 'common_ratio' in options:
+            assert terms['unique_s1_s2'] == 0
+
+    def test_without_projector_embeddings_are_features(self) -> None:
+        model = task(DeCUR, projector=[]).eval()
+        h, z = model(images()), model.embed(images())
+        assert all(h[m].equal(z[m]) for m in MODALITIES)
+        assert model.common_dim == 84
+        assert model.objective(images())[0]['loss'].isfinite()
+
+
+class TestCoMM:
+    @pytest.mark.parametrize(
+        'model',
+        ['test_vit', {'s1': 'test_resnet', 's2': 'swin_tiny_patch4_window7_224'}],
+    )
+    def test_any_backbone(self, model: Any) -> None:
+        fused = task(CoMM, model=model, size=224 if isinstance(model, dict) else 32)
+        fused.objective(images(2))[0]['loss'].backward()
+        assert not [n for n, p in fused.named_parameters() if p.grad is None]
+
+    def test_joint_alone_is_what_the_modality_embeds(self) -> None:
+        model, x = task(CoMM).eval(), images()
+        z = model.embed({'s1': x['s1']})
+        torch.testing.assert_close(z['s1'], z['joint'])
+        torch.testing.assert_close(z['s1'], model.embed(x)['s1'])
+
+    def test_joint_needs_both(self) -> None:
+        model, x = task(CoMM).eval(), images()
+        first = model(x)['joint']
+        for m in MODALITIES:
+            other = model({**x, m: x[m].flip(0)})['joint']
+            assert not torch.allclose(first, other, atol=1e-3)
+
+
+class TestCOrAL:
+    def masked(self, model: Any, modalities: dict[str, int]) -> list[list[str]]:
+        """Modalities with tokens of zero, of each call of the transformer."""
+        seen: list[list[str]] = []
+        hook = model.fusion.transformer.register_forward_pre_hook(
+            lambda _, arguments: seen.append(
+                [m for m, x in arguments[0].items() if (x == 0).all(-1).any()]
+            )
+        )
+        model.objective(images(modalities=modalities))
+        hook.remove()
+        return seen
+
+    def test_each_view_masks_another_modality(self) -> None:
+        assert self.masked(task(COrAL), MODALITIES) == [['s1'], ['s2']]
+
+    def test_three_modalities_rotate(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model, seen = task(COrAL, modalities=THREE), []
+        for step in range(3):
+            monkeypatch.setattr(COrAL, 'global_step', step)
+            seen += self.masked(model, THREE)
+        assert seen == [[m] for m in ('s1', 's2', 'dem', 's1', 's2', 'dem')]
+
+    def test_nothing_is_masked_outside_training(self) -> None:
+        assert self.masked(task(COrAL).eval(), MODALITIES) == [[], []]
+        assert self.masked(task(COrAL, masking=0.0), MODALITIES) == [[], []]
+
+    def test_share_of_masked_tokens(self) -> None:
+        torch.manual_seed(0)
+        x = mask_tokens(torch.ones(64, 50, 3), 0.75)
+        assert (x[..., :1] == x).all()
+        assert (x == 0).float().mean().item() == pytest.approx(0.75, abs=0.02)
+
+    def test_schedule_is_linear(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = task(COrAL, masking=[0.2, 0.8])
+        assert model.masking == 0.2
+        model._steps, found = 10, []
+        for step in (0, 5, 10, 11):
+            monkeypatch.setattr(COrAL, 'global_step', step)
+            found.append(model.masking)
+        assert found == pytest.approx([0.2, 0.5, 0.8, 0.8])
+
+    def test_joint_is_shared_and_unique(self) -> None:
+        model, x = task(COrAL).eval(), images()
+        h = model(x)
+        parts = [h['shared'], h['s1'], h['s2']]
+        assert h['joint'].equal(torch.cat(parts, dim=1))
+        alone = model({'s2': x['s2']})['joint']
+        assert not alone[:, 32:64].any() and alone[:, 64:].equal(h['s2'])
+
+
+class Stop(Callback):
+    """Stands for whatever ends a process."""
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == 3:
+            raise SystemExit
+
+
+class TestFit:
+    """Fit, resume, export, probe and predict of what fuses tokens."""
+
+    @pytest.mark.parametrize('objective', FUSED)
+    def test_whole_life(self, objective: Any, tmp_path: Any) -> None:
+        def fit(folder: str, *callbacks: Callback, ckpt_path: Any = None) -> Any:
+            model, probe = task(objective), OnlineProbe(k=2)
+            saved = ModelCheckpoint(tmp_path / folder, save_last=True)
+            export = ExportEncoders(tmp_path / folder / 'encoders')
+            run = trainer(
+                max_epochs=2,
+                default_root_dir=tmp_path / folder,
+                enable_checkpointing=True,
+                callbacks=[saved, probe, export, *callbacks],
+            )
+            run.fit(model, datamodule=datamodule(), ckpt_path=ckpt_path)
+            return model, probe, run
+
+        model, probe, run = fit('whole')
+        with pytest.raises(SystemExit):
+            fit('stopped', Stop())
+        last = tmp_path / 'stopped' / 'last.ckpt'
+        resumed, _, _ = fit('stopped', ckpt_path=last)
+        state = model.state_dict()
+        assert all(v.equal(state[k]) for k, v in resumed.state_dict().items())
+        names = {r['features'] for r in probe.rows}
+        expected = {'s1', 's2', 's1+s2', 'joint'}
+        assert names == expected | ({'shared'} if objective is COrAL else set())
+        assert {r['epoch'] for r in probe.rows} == {-1, 0, 1}
+        assert math.isfinite(run.callback_metrics['val_loss'])
+
+        unique = ['s1_unique', 's2_unique'] if objective is COrAL else []
+        files = {
+            f'{n}.{s}' for n in ['s1', 's2', *unique] for s in ('pt', 'safetensors')
+        }
+        folder = tmp_path / 'whole' / 'encoders'
+        assert {p.name for p in folder.iterdir()} == files | {'fusion.safetensors'}
+        head = load_fusion_head(folder / 'fusion.safetensors')
+        state = model.fusion.state_dict()
+        assert all(v.equal(state[k]) for k, v in head.state_dict().items())
+
+        last = tmp_path / 'whole' / 'last.ckpt'
+        again = export_checkpoint(last, tmp_path / 'again')
+        assert {p.name for p in again} == files | {'fusion.safetensors'}
+        both = [load_file(f / 's1.safetensors') for f in (folder, again[0].parent)]
+        assert all(v.equal(both[1][k]) for k, v in both[0].items())
+        restored = objective.load_from_checkpoint(last)
+        assert all(v.equal(state[k]) for k, v in restored.fusion.state_dict().items())
+        with pytest.raises(ValueError, match=r'width: expected 16, found 32'):
+            trainer(max_epochs=3).fit(
+                task(objective, width=16), datamodule=datamodule(), ckpt_path=last
+            )
+        (output,) = trainer().predict(model, datamodule(val_length=8)) or []
+        assert set(output['features']) == expected - {'s1+s2'} | (
+            {'shared'} if objective is COrAL else set()
+        )
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ('objective', 'kwargs', 'message'),
+        [
+            (CLIP, {'modalities': {'s1': 2}}, r"at least two for CLIP, got \['s1'\]"),
+            (CLIP, {'temperature': 0}, 'temperature must be positive, got 0'),
+            (CrossModalSimCLR, {'temperature': -1}, 'temperature must be .* got -1'),
+            (BarlowTwins, {'lambda_param': -1}, 'lambda_param must be >= 0, got -1'),
+            (VICReg, {'covariance': -1}, 'covariance must be >= 0, got -1'),
+            (CoMM, {'modalities': {'joint': 2}}, r"got \['joint'\]"),
+            (CoMM, {'heads': 5}, 'width must be a multiple of 5 heads, got 32'),
+            (CoMM, {'depth': 0}, 'depth must be positive, got 0'),
+            (COrAL, {'masking': 1.5}, r'masking must be .* got 1.5'),
+            (COrAL, {'masking': [0, 0.5, 1]}, r'masking must be .* got \[0, 0.5, 1\]'),
+            (COrAL, {'unique_weight': -1}, 'unique_weight must be >= 0, got -1'),
+        ],
+    )
+    def test_arguments(
+        self, objective: Any, kwargs: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            task(objective, **kwargs)
+
+
+def test_all_share_one_training_step() -> None:
+    for objective in (*OBJECTIVES, DeCUR):
+        for name in ('training_step', 'objective', 'configure_optimizers'):
+            assert getattr(objective, name) is getattr(MultimodalPretraining, name)
+
+
+@pytest.mark.parametrize('objective', FUSED)
+def test_transfer_of_what_was_exported(objective: Any, tmp_path: Any) -> None:
+    export = ExportEncoders(tmp_path)
+    pretrained = task(objective)
+    trainer(callbacks=[export]).fit(pretrained, datamodule=datamodule())
+    options: dict[str, Any] = {
+        'modalities': MODALITIES,
+        'model': 'test_resnet',
+        'num_classes': 8,
+        'label_key': 'label_common',
+        'freeze_backbone': True,
+    }
+    model = LateFusionClassification(
+        weights={m: str(tmp_path / f'{m}.safetensors') for m in MODALITIES},
+        fusion=str(tmp_path / 'fusion.safetensors'),
+        cache_features=True,
+        modality_dropout=0.3,
+        test_subsets=True,
+        **options,
+    )
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    run = trainer()
+    run.fit(model, datamodule=datamodule())
+    state = model.state_dict()
+    changed = {k for k, v in state.items() if not v.equal(before[k])}
+    assert changed == {'model.head.weight', 'model.head.bias'}
+    (found,) = run.test(model, datamodule=datamodule(), verbose=False)
+    assert {f'test_OverallAccuracy{s}' for s in ('', '_s1', '_s2')} <= set(found)
+    # The classifier sees the joint features of the pretrained task.
+    model.eval(), pretrained.eval()
+    for some in (['s1', 's2'], ['s2']):
+        x = {m: images()[m] for m in some}
+        expected = model.model.head(pretrained(x)['joint'])
+        torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+    # A checkpoint needs the exported files no more.
+    run.save_checkpoint(tmp_path / 'x.ckpt')
+    for file in tmp_path.glob('*.safetensors'):
+        file.unlink()
+    again = LateFusionClassification.load_from_checkpoint(tmp_path / 'x.ckpt')
+    assert all(v.equal(again.state_dict()[k]) for k, v in state.items())
+
+
+def test_fusion_head_on_the_command_line(runner: Any, tmp_path: Any) -> None:
+    head = JointHead(dict.fromkeys(MODALITIES, 96), width=16, heads=4)
+    about = {'fusion': head.description}
+    (file,) = save_encoder(head, tmp_path / 'fusion', '', about, ['safetensors'])
+    run = runner('late_fusion_classification.yaml')
+    assert 'val_OverallAccuracy' in run('fit', fusion=str(file))
+    file.unlink()
+    # What the checkpoint says overrides the path.
+    assert 'test_OverallAccuracy_s1' in run('test', fusion=str(file))

@@ -1,0 +1,101 @@
+"""CoMM: contrast each modality, and all, with all of them together."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..losses import CoMMLoss
+from ..models import FusionHead, JointHead
+from .fusion import FusionPretraining
+
+
+class CoMM(FusionPretraining):
+    """Pretrain encoders and a fusion transformer with CoMM.
+
+    Dufumier, Castillo-Navarro et al., *What to align in multimodal contrastive
+    learning?*, ICLR 2025, https://arxiv.org/abs/2409.07402.
+
+    The tokens of all encoders and a class token pass through one transformer; the class
+    token is ``joint``. With the tokens of one modality alone, the same transformer gives
+    what this modality contributes. One projector serves all.
+
+    Features are ``joint``, of the modalities given, whichever they are, and the pooled
+    features of each encoder, by modality, which the loss reaches through their tokens.
+    Embeddings of a modality are those of its class token alone.
+
+    Args:
+        modalities: number of channels of each modality, by name; none may be called
+            'joint' or 'shared'.
+        temperature: temperature of InfoNCE.
+        width: width of the fusion transformer, and number of features of ``joint``.
+        depth: number of its layers.
+        heads: number of its attention heads.
+        projector: width of each layer of the projector.
+        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``model``,
+            ``weights``, ``size``, ``augmentations``, ``optimizer``, ...
+
+    Raises:
+        ValueError: if an option is out of range or does not name the modalities.
+
+    Example:
+        >>> import torch
+        >>> task = CoMM({'s1': 2, 's2': 13}, model='test_resnet', width=32, heads=4)
+        >>> features = task({'s1': torch.rand(4, 2, 64, 64)})
+        >>> {name: tuple(h.shape) for name, h in features.items()}
+        {'s1': (4, 96), 'joint': (4, 32)}
+    """
+
+    def __init__(
+        self,
+        modalities: dict[str, int],
+        temperature: float = 0.1,
+        width: int = 512,
+        depth: int = 1,
+        heads: int = 8,
+        projector: Sequence[int] = (512, 512, 256),
+        **options: Any,
+    ) -> None:
+        """Initialize a new CoMM instance."""
+        super().__init__(modalities, width, depth, heads, projector, **options)
+
+    def configure_losses(self) -> None:
+        """Build the loss."""
+        self.criterion = CoMMLoss(self.hparams['temperature'])
+
+    def build_fusion(self) -> FusionHead:
+        """Build the fusion transformer.
+
+        Returns:
+            The head.
+        """
+        options = (self.hparams[name] for name in ('width', 'depth', 'heads'))
+        return JointHead(self.encoders.num_channels, *options)
+
+    def projected(self) -> dict[str, int]:
+        """Say what is projected: the class token, of whichever modalities.
+
+        Returns:
+            Number of its features.
+        """
+        return {'joint': self.hparams['width']}
+
+    def represent(
+        self, images: Mapping[str, Tensor], view: int | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Compute features and embeddings, of each modality alone and of all.
+
+        Args:
+            images: images of some or all modalities in [0, 1], shape (B, C, H, W).
+            view: not used.
+
+        Returns:
+            Features by name, shape (B, F), and embeddings of each modality given and of
+            ``joint``, shape (B, D).
+        """
+        pooled, parts = self.encode(images)
+        joint = self.fusion(parts)
+        alone = {m: self.fusion({m: part})['joint'] for m, part in parts.items()}
+        project = self.projectors['joint']
+        embeddings = {n: project(h) for n, h in {**alone, **joint}.items()}
+        return {**pooled, **joint}, embeddings

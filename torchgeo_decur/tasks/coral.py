@@ -1,0 +1,156 @@
+"""COrAL: shared and unique representations that are orthogonal."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..losses import COrALLoss
+from ..models import FusionHead, SharedUniqueHead
+from .fusion import FusionPretraining
+from .pretraining import VIEWS
+
+
+class COrAL(FusionPretraining):
+    """Pretrain two encoders per modality and a fusion transformer with COrAL.
+
+    Cissee et al., *Orthogonalized Multimodal Contrastive Learning with Asymmetric
+    Masking for Structured Representations*, 2026, https://arxiv.org/abs/2602.14983.
+
+    The shared path: tokens of all ``encoders`` pass through one transformer, whose class
+    token is ``shared``. In training, a share of the tokens of one modality is set to
+    zero in each view, of another modality in the other view, so that the transformer
+    has to infer them from the rest; with more modalities than views, the masked ones
+    rotate over the steps. The unique paths: a second encoder of each modality, pooled by
+    attention. Nothing of them is masked.
+
+    Features are the unique ones of each modality given, by its name, ``shared``, and
+    ``joint``: shared and unique of all modalities, one after the other, zeros for the
+    unique features of a modality that is not given.
+
+    Args:
+        modalities: number of channels of each modality, by name; none may be called
+            'joint' or 'shared'.
+        masking: probability that a token of the masked modality is set to zero, in
+            [0, 1]; or two, at the start and at the end of the fit, and linear in between.
+        temperature: temperature of InfoNCE.
+        orthogonal_weight: weight of the orthogonality.
+        unique_weight: weight of the unique terms.
+        shared_weight: weight of the shared term.
+        width: width of the fusion transformer, and number of features of ``shared`` and
+            of each modality.
+        depth: number of its layers.
+        heads: number of its attention heads.
+        projector: width of each layer of the projectors.
+        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``model``,
+            ``weights``, ``size``, ``augmentations``, ``optimizer``, ...
+
+    Raises:
+        ValueError: if an option is out of range or does not name the modalities.
+
+    Example:
+        >>> task = COrAL({'s1': 2, 's2': 13}, model='test_resnet', width=32, heads=4)
+        >>> features = task({'s1': torch.rand(4, 2, 64, 64)})
+        >>> {name: tuple(h.shape) for name, h in features.items()}
+        {'s1': (4, 32), 'shared': (4, 32), 'joint': (4, 96)}
+    """
+
+    def __init__(
+        self,
+        modalities: dict[str, int],
+        masking: float | list[float] = 0.75,
+        temperature: float = 0.1,
+        orthogonal_weight: float = 1.0,
+        unique_weight: float = 1.0,
+        shared_weight: float = 1.0,
+        width: int = 512,
+        depth: int = 1,
+        heads: int = 8,
+        projector: Sequence[int] = (512, 512, 256),
+        **options: Any,
+    ) -> None:
+        """Initialize a new COrAL instance."""
+        ends = [masking] if isinstance(masking, int | float) else list(masking)
+        if len(ends) not in (1, 2) or not all(0 <= p <= 1 for p in ends):
+            raise ValueError(f'masking must be one or two in [0, 1], got {masking}')
+        self._steps = math.inf
+        super().__init__(modalities, width, depth, heads, projector, **options)
+
+    def configure_losses(self) -> None:
+        """Build the loss."""
+        weights = ('orthogonal_weight', 'unique_weight', 'shared_weight')
+        options = (self.hparams[name] for name in ('temperature', *weights))
+        self.criterion = COrALLoss(*options)
+
+    def build_fusion(self) -> FusionHead:
+        """Build the fusion transformer and the second encoders.
+
+        Returns:
+            The head.
+        """
+        names = ('modalities', 'model', 'width', 'depth', 'heads')
+        options = {name: self.hparams[name] for name in names}
+        return SharedUniqueHead(**options, weights=self.weights)
+
+    def projected(self) -> dict[str, int]:
+        """Say what is projected: what is unique to each modality, and what is shared.
+
+        Returns:
+            Number of features of each.
+        """
+        names = (*self.hparams['modalities'], 'shared')
+        return dict.fromkeys(names, self.hparams['width'])
+
+    def on_train_start(self) -> None:
+        """Lay the schedules over all steps of the fit."""
+        super().on_train_start()
+        self._steps = self.trainer.estimated_stepping_batches
+
+    @property
+    def masking(self) -> float:
+        """Probability that a token of the masked modality is zero, at this step."""
+        option: float | list[float] = self.hparams['masking']
+        ends = [option] if isinstance(option, int | float) else list(option)
+        return ends[0] + (ends[-1] - ends[0]) * min(self.global_step / self._steps, 1)
+
+    def represent(
+        self, images: Mapping[str, Tensor], view: int | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Compute features and embeddings; in a training step, mask one modality.
+
+        Args:
+            images: images of some or all modalities in [0, 1], shape (B, C, H, W).
+            view: number of the view in the step, from 0; None outside a step.
+
+        Returns:
+            Features by name, shape (B, F), and embeddings of what is unique to each
+            modality given and of ``shared``, shape (B, D).
+        """
+        _, parts = self.encode(images)
+        if self.training and view is not None:
+            masked = list(parts)[(view + VIEWS * self.global_step) % len(parts)]
+            tokens, *rest = parts[masked]
+            parts[masked] = [mask_tokens(tokens, self.masking), *rest]
+        features: dict[str, Tensor] = self.fusion(parts)
+        names = (*parts, 'shared')
+        return features, {n: self.projectors[n](features[n]) for n in names}
+
+
+def mask_tokens(tokens: Tensor, ratio: float) -> Tensor:
+    """Set tokens to zero, each with the same probability.
+
+    Args:
+        tokens: tokens, shape (B, N, C).
+        ratio: the probability.
+
+    Returns:
+        Tokens, same shape.
+
+    Example:
+        >>> mask_tokens(torch.ones(1, 3, 2), ratio=1.0).sum().item()
+        0.0
+    """
+    keep = torch.rand(tokens.shape[:2], device=tokens.device) >= ratio
+    return tokens * keep[..., None].to(tokens.dtype)

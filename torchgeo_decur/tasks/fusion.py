@@ -1,0 +1,97 @@
+"""What the objectives share that fuse the tokens of all modalities."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models import FusionHead
+from .pretraining import MultimodalPretraining
+
+
+class FusionPretraining(MultimodalPretraining):
+    """Base of the self-supervised tasks with a fusion head over tokens.
+
+    Tokens are the places of the last feature map of an encoder, or the tokens of a
+    transformer. A subclass builds the head, and says of what the loss is.
+
+    Args:
+        modalities: number of channels of each modality, by name; none may be called
+            'joint' or 'shared'.
+        width: width of the fusion transformer.
+        depth: number of its layers.
+        heads: number of its attention heads.
+        projector: width of each layer of the projectors.
+        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
+
+    Raises:
+        ValueError: if an option is out of range or does not name the modalities.
+    """
+
+    shape = ('modalities', 'model', 'projector', 'width', 'depth', 'heads')
+
+    def __init__(
+        self,
+        modalities: dict[str, int],
+        width: int = 512,
+        depth: int = 1,
+        heads: int = 8,
+        projector: Sequence[int] = (512, 512, 256),
+        **options: Any,
+    ) -> None:
+        """Initialize a new FusionPretraining instance."""
+        if taken := sorted({'joint', 'shared'} & set(modalities)):
+            raise ValueError(f"modalities must not be 'joint' or 'shared', got {taken}")
+        super().__init__(modalities, projector=projector, **options)
+
+    def configure_models(self) -> None:
+        """Build encoders, projectors and the fusion head."""
+        super().configure_models()
+        self.fusion = self.build_fusion().to(memory_format=torch.channels_last)
+
+    @abstractmethod
+    def build_fusion(self) -> FusionHead:
+        """Build the fusion head.
+
+        Returns:
+            The head.
+        """
+
+    def encode(
+        self, images: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
+        """Compute what depends on a single modality.
+
+        Args:
+            images: images of some or all modalities in [0, 1], shape (B, C, H, W).
+
+        Returns:
+            Features of the encoders, shape (B, ``num_features``), and what the fusion
+            head takes.
+        """
+        features, tokens = self.encoders.tokens(images)
+        return features, self.fusion.parts(images, tokens)
+
+    def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute features of some or all modalities, alone and together.
+
+        Args:
+            images: images of some or all modalities in [0, 1], shape (B, C, H, W).
+
+        Returns:
+            Features of each modality given and what the fusion head makes of them, such
+            as ``joint``, shape (B, F).
+        """
+        features, parts = self.encode(images)
+        return {**features, **self.fusion(parts)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say in the checkpoint how the fusion head is built.
+
+        Args:
+            checkpoint: what is about to be written.
+        """
+        super().on_save_checkpoint(checkpoint)
+        checkpoint['fusion'] = self.fusion.description
