@@ -351,10 +351,10 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         ValueError,
         r'batch_size must be from 2 to the number of training samples .*\(4\), got 1',
     ),
-    'projector of zero layers': (
-        lambda _: fit(model(projector=[]), synthetic()),
+    'projector with a layer of no width': (
+        lambda _: fit(model(projector=[8, 0]), synthetic()),
         ValueError,
-        r'projector must be one or more positive layer widths, got \[\]',
+        r'projector must be a list of positive layer widths, got \[8, 0\]',
     ),
     'misspelt modality in a per-modality option': (
         lambda _: model(model={'s1': 'test_resnet', 'S2': 'test_resnet'}),
