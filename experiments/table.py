@@ -8,8 +8,9 @@ A table is a YAML file with
 - ``fit``: options of ``torchgeo fit`` that all cells share;
 - ``axes``: by name of an axis, by name of a value, the options that it adds. The cells are
   all combinations;
-- ``pretrain``: by name, the options of a pretraining that exports encoders. Its names are
-  the first axis, and ``{encoders}`` in the options of a cell is the folder of the export;
+- ``pretrain``: by name, the options of a pretraining that exports encoders; those of
+  ``pretrain_all`` come before them. The names are the first axis, ``encoders``, whose values
+  may add options too; ``{encoders}`` in the options of a cell is the folder of the export;
 - ``metrics``: columns of the metrics of ``torchgeo test``. Only the first must be there in
   all cells.
 
@@ -94,17 +95,22 @@ class Table:
             ValueError: if the file has other keys.
         """
         content = yaml.safe_load(path.read_text())
-        known = {'fit', 'axes', 'pretrain', 'metrics'}
+        known = {'fit', 'axes', 'pretrain', 'pretrain_all', 'metrics'}
         if not {'fit', 'metrics'} <= set(content) <= known:
             raise ValueError(
-                f'{path} must have fit and metrics, and may have axes and pretrain, '
-                f'got {sorted(content)}'
+                f'{path} must have fit and metrics, and may have axes, pretrain and '
+                f'pretrain_all, got {sorted(content)}'
             )
+        every: list[str] = content.get('pretrain_all', [])
         starts: dict[str, list[str]] = content.get('pretrain', {})
-        axes: dict[str, dict[str, list[str]]] = {}
+        axes: dict[str, dict[str, list[str]]] = content.get('axes', {})
         if starts:
-            axes['encoders'] = {name: [] for name in starts}
-        axes |= content.get('axes', {})
+            more = axes.pop('encoders', {})
+            if unknown := sorted(set(more) - set(starts)):
+                raise ValueError(
+                    f'{path}: encoders must be among those of pretrain, got {unknown}'
+                )
+            axes = {'encoders': {name: more.get(name, []) for name in starts}} | axes
         cells = []
         for names in product(*axes.values()):
             chosen = zip(axes.values(), names, strict=True)
@@ -112,7 +118,9 @@ class Table:
             cells.append(
                 Cell(
                     tuple(map(str, names)),
-                    _resolve(starts[names[0]], path.parent) if starts else None,
+                    _resolve([*every, *starts[names[0]]], path.parent)
+                    if starts
+                    else None,
                     _resolve([*content['fit'], *options], path.parent),
                 )
             )
