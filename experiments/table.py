@@ -269,10 +269,12 @@ def _measure(
         if export is None:
             raise RuntimeError('the pretraining exported no encoders')
         words['encoders'] = str(export)
-    here = folder / _slug(cell.name)
     given = [*cell.fit, *options]
+    # What was fitted with other options is not gone on from.
+    digest = sha256('\n'.join(given).encode()).hexdigest()[:7]
+    here = folder / f'{_slug(cell.name)}_{digest}'
     torchgeo(_command('fit', given, words, here, 'fit'))
-    torchgeo([*_command('test', given, words, here, 'fit', 'test')])
+    torchgeo(_command('test', given, words, here, 'fit', 'test'))
     metrics = _newest(here, 'metrics.csv', 'test')
     if metrics is None:
         raise RuntimeError(f'the test wrote no metrics.csv in {here}')

@@ -113,6 +113,44 @@ def test_run(
     assert row['commit'] in shown
 
 
+def test_goes_on_where_it_stood_with_the_same_options_alone(
+    table: ModuleType, torchgeo: Callable[..., None], tmp_path: Path
+) -> None:
+    """A cell stopped before its test takes its checkpoint; other options begin anew."""
+    conf = ROOT / 'tests' / 'conf' / 'late_fusion_classification.yaml'
+    fit = tmp_path / 'fit.yaml'
+    fit.write_text(
+        conf.read_text().replace('OUTPUT', str(tmp_path)).replace(', version: run', '')
+    )
+    path = write(tmp_path, fit, axes={'a': {'x': []}})
+    results, calls, stop = tmp_path / 'results.csv', [], True
+
+    def command(args: Sequence[str]) -> None:
+        calls.append(args)
+        if stop and args[0] == 'test':
+            raise RuntimeError('stopped')
+        torchgeo(*args)
+
+    def run(*options: str) -> None:
+        table.fill(path, [0], options, [], tmp_path / 'out', results, command)
+
+    def checkpoints() -> list[str]:
+        return [a for a in calls[-2] if a.startswith('--ckpt_path=')]
+
+    with pytest.raises(RuntimeError, match='stopped'):
+        run()
+    assert not checkpoints()
+    stop = False
+    run()
+    (checkpoint,) = checkpoints()
+    assert calls[-1][-1] == checkpoint  # and nothing was trained on top of it
+    run('--model.init_args.lr=0.02')
+    assert not checkpoints()
+    with results.open() as file:
+        found = [row['options'] for row in csv.DictReader(file)]
+    assert found == ['', '--model.init_args.lr=0.02']
+
+
 def test_interval(table: ModuleType, tmp_path: Path) -> None:
     """The 95 % interval of 0.5, 0.6 and 0.7: 4.303 standard errors; an old commit is left out."""
     path = write(tmp_path, tmp_path / 'fit.yaml', axes={'a': {'x': []}})
