@@ -74,6 +74,10 @@ class TestCommandLine:
                 ]
                 assert len(values) >= 2 and all(map(math.isfinite, values))
         last = {k: float(v) for r in rows for k, v in r.items() if v}
+        # Once an epoch, and not as a step: the logging interval must not hide them.
+        steps = [float(r['std_s1']) for r in rows if r['std_s1'] and r['train_loss']]
+        signs = [float(r['std_s1']) for r in rows if r['std_s1']]
+        assert len(signs) == 2 and not steps
         assert min(last[f'std_{m}'] for m in MODALITIES) > 0
         assert min(last[f'rank_{m}'] for m in MODALITIES) > 1
         assert all(-1 <= v <= 1 for k, v in last.items() if k.startswith('alignment_'))

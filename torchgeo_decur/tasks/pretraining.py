@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any, Literal, cast
 
@@ -22,8 +23,7 @@ from ..transforms import default_augmentations
 from .guard import FiniteGuard, check_same_model
 from .optimizers import build_optimizer, lay_schedule
 
-#: Views of each modality in a step.
-VIEWS = 2
+VIEWS = 2  #: Views of each modality in a step.
 
 
 class MultimodalPretraining(BaseTask):
@@ -239,13 +239,12 @@ class MultimodalPretraining(BaseTask):
         size = len(next(iter(h.values())))
         parts = {f'train_{k}': v.detach() for k, v in terms.items()}
         self.log_dict(parts, prog_bar=True, batch_size=size)
-        self.log(
-            'lr', self.trainer.optimizers[0].param_groups[0]['lr'], batch_size=size
-        )
+        rate = self.trainer.optimizers[0].param_groups[0]['lr']
+        self.log('lr', rate, batch_size=size)
         if last:
-            with torch.no_grad():
-                signs = self.indicators(h, z)
-            self.log_dict(signs, prog_bar=True, batch_size=size, sync_dist=True)
+            signs = self.indicators(h, z)
+            log = partial(self.log_dict, on_step=False, on_epoch=True, prog_bar=True)
+            log(signs, batch_size=size, sync_dist=True)
         return terms['loss']
 
     def validation_step(
@@ -297,6 +296,7 @@ class MultimodalPretraining(BaseTask):
         rest = {k: v for k, v in batch.items() if not str(k).startswith('image')}
         return {**rest, 'features': features, 'embeddings': embeddings}
 
+    @torch.no_grad()
     def indicators(
         self, h: Mapping[str, Tensor], z: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
