@@ -1,0 +1,28 @@
+"""What an analysis returns: words, numbers and pictures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from matplotlib.figure import Figure
+
+type Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one analysis.
+
+    Args:
+        name: short name, which names its files: letters, digits and underscores.
+        title: what was looked at, as a heading.
+        text: what the numbers say, one paragraph or more.
+        tables: numbers by name; the rows of a table share their columns.
+        figures: pictures by name. They are the caller's to close.
+    """
+
+    name: str
+    title: str
+    text: str
+    tables: Mapping[str, Rows] = field(default_factory=dict)
+    figures: Mapping[str, Figure] = field(default_factory=dict)
