@@ -11,11 +11,15 @@ A table is a YAML file with
 - ``pretrain``: by name, the options of a pretraining that exports encoders; those of
   ``pretrain_all`` come before them. The names are the first axis, ``encoders``, whose values
   may add options too; ``{encoders}`` in the options of a cell is the folder of the export;
-- ``metrics``: columns of the metrics of ``torchgeo test``. Only the first must be there in
-  all cells.
+- ``probe``, in place of ``fit``: a list of options of ``torchgeo-decur probe``, one list
+  for each time that it is run on a pretraining;
+- ``metrics``: columns of the metrics of ``torchgeo test``, or, by header, of the probes, such
+  as ``label_s1 together features``. Only the first must be there in all cells;
+- ``parts``: cells whose probes are shown in full, below the table.
 
-A relative ``--config`` starts at the folder of the table, ``{seed}`` is the seed. Each cell is
-fitted, and its last checkpoint is tested once; the logger must be Lightning's CSVLogger.
+A relative ``--config`` or ``--data`` starts at the folder of the table, ``{seed}`` is the seed.
+Each cell is fitted, and its last checkpoint is tested once; the logger must be Lightning's
+CSVLogger. Every fit is a process of its own, forked from one that has imported everything.
 
 Rows are appended to ``experiments/results.csv``: table and cell, extra options, commit, seed,
 hardware, metric, value. The commit is the last one that changed the package or the
@@ -24,14 +28,16 @@ there are not run again; an interrupted fit goes on from its checkpoint.
 """
 
 import csv
-import subprocess
+import multiprocessing
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import provenance
 import yaml
@@ -40,6 +46,7 @@ from scipy.stats import t as student
 
 ROOT = provenance.ROOT
 RESULTS = ROOT / 'experiments' / 'results.csv'
+_STARTS = ('pretrain', 'pretrain_all')
 COLUMNS = ('table', 'cell', 'options', 'commit', 'seed', 'hardware', 'metric', 'value')
 
 type Row = dict[str, str]
@@ -53,12 +60,14 @@ class Cell:
     Args:
         name: its value on each axis.
         pretrain: options of the pretraining, if there is one.
-        fit: options of the fit.
+        fit: options of the fit, if there is one.
+        probes: options of each probe of the pretraining.
     """
 
     name: tuple[str, ...]
     pretrain: tuple[str, ...] | None
     fit: tuple[str, ...]
+    probes: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -69,13 +78,15 @@ class Table:
         name: name of its file.
         axes: names of the axes.
         cells: the experiments.
-        metrics: what is measured.
+        metrics: what is shown, by its header.
+        parts: cells whose probes are shown in full.
     """
 
     name: str
     axes: tuple[str, ...]
     cells: tuple[Cell, ...]
-    metrics: tuple[str, ...]
+    metrics: Mapping[str, str]
+    parts: tuple[str, ...]
 
     @classmethod
     def read(cls, path: Path) -> 'Table':
@@ -91,11 +102,16 @@ class Table:
             ValueError: if the file has other keys.
         """
         content = yaml.safe_load(path.read_text())
-        known = {'fit', 'axes', 'pretrain', 'pretrain_all', 'metrics'}
-        if not {'fit', 'metrics'} <= set(content) <= known:
+        keys = set(content)
+        fits = {'fit', 'metrics'} <= keys <= {'fit', 'metrics', 'axes', *_STARTS}
+        probes = {'probe', 'metrics', 'pretrain'} <= keys
+        if not fits and not (
+            probes and keys <= {'probe', 'metrics', 'parts', *_STARTS}
+        ):
             raise ValueError(
                 f'{path} must have fit and metrics, and may have axes, pretrain and '
-                f'pretrain_all, got {sorted(content)}'
+                'pretrain_all; or have probe, metrics and pretrain, and may have '
+                f'pretrain_all and parts; got {sorted(content)}'
             )
         every: list[str] = content.get('pretrain_all', [])
         starts: dict[str, list[str]] = content.get('pretrain', {})
@@ -117,10 +133,15 @@ class Table:
                     _resolve([*every, *starts[names[0]]], path.parent)
                     if starts
                     else None,
-                    _resolve([*content['fit'], *options], path.parent),
+                    _resolve([*content.get('fit', []), *options], path.parent),
+                    tuple(_resolve(p, path.parent) for p in content.get('probe', [])),
                 )
             )
-        return cls(path.stem, tuple(axes), tuple(cells), tuple(content['metrics']))
+        metrics: Any = content['metrics']
+        if not isinstance(metrics, dict):
+            metrics = {m.removeprefix('test_'): m for m in metrics}
+        parts = tuple(content.get('parts', ()))
+        return cls(path.stem, tuple(axes), tuple(cells), metrics, parts)
 
 
 def run(
@@ -141,7 +162,7 @@ def run(
         out: folder of checkpoints and logs.
         results: CSV file to append rows to.
     """
-    fill(table, seeds, options, only, out, results, _torchgeo)
+    fill(table, seeds, options, only, out, results, _forked)
     print(render(table, results))
 
 
@@ -162,7 +183,7 @@ def fill(
     only: Sequence[str],
     out: Path,
     results: Path,
-    torchgeo: Command,
+    command: Command,
 ) -> None:
     """Run what is missing of a table, seed by seed.
 
@@ -173,7 +194,7 @@ def fill(
         only: names of values of axes.
         out: folder of checkpoints and logs.
         results: CSV file to append rows to.
-        torchgeo: runs the command ``torchgeo`` with some arguments.
+        command: runs a subcommand of ``torchgeo`` or ``torchgeo-decur``, with its options.
 
     Raises:
         ValueError: if a name is on no axis.
@@ -199,8 +220,8 @@ def fill(
         print(f'{table.name}: {name}, seed {seed}', flush=True)
         folder = out / table.name / about['commit'] / f'seed_{seed}'
         try:
-            found = _measure(table, cell, seed, options, folder, torchgeo)
-        except (subprocess.CalledProcessError, RuntimeError, OSError) as error:
+            found = _measure(table, cell, seed, options, folder, command)
+        except (RuntimeError, OSError) as error:
             failed.append(f'{name}, seed {seed}: {error}')
             continue
         row = about | {'cell': name, 'seed': str(seed)}
@@ -228,27 +249,48 @@ def render(path: Path, results: Path = RESULTS) -> str:
         return 'Not measured.'
     newest = {key: rows[-1][key] for key in ('commit', 'options', 'hardware')}
     rows = [row for row in rows if row == row | newest]
-    header = [*table.axes, *(m.removeprefix('test_') for m in table.metrics)]
+    header = [*table.axes, *table.metrics]
     lines = [f'| {" | ".join(header)} |']
     lines.append('|' + '---|' * len(table.axes) + '---:|' * len(table.metrics))
     for cell in table.cells:
-        values: dict[str, list[float]] = {m: [] for m in table.metrics}
-        for row in rows:
-            if row['cell'] == ' / '.join(cell.name) and row['metric'] in values:
-                values[row['metric']].append(float(row['value']))
-        done = any(values.values())
+        values = _values(rows, ' / '.join(cell.name))
         cells = [*cell.name]
-        cells += [_interval(v) if v or not done else '-' for v in values.values()]
+        cells += [
+            _interval(values[m]) if m in values or not values else '-'
+            for m in table.metrics.values()
+        ]
         lines.append(f'| {" | ".join(cells)} |')
     seeds = sorted({int(row['seed']) for row in rows})
     extra = f', options `{newest["options"]}`' if newest['options'] else ''
+    for name in table.parts:
+        lines += ['', f'{name}, by part:', '', *_parts(_values(rows, name))]
+    ratio = len(seeds) ** 0.5 / student.ppf(0.975, max(len(seeds) - 1, 1))
     lines += [
         '',
-        f'In %, mean ± half of the 95 % interval (Student t) over the seeds {seeds}; '
-        f'`experiments/tables/{path.name}`{extra}, commit `{newest["commit"]}`, '
+        f'In %, mean ± half of the 95 % interval (Student t) over the seeds {seeds}, of '
+        f'which the standard deviation is {ratio:.2f} times; `experiments/tables/{path.name}`{extra}, commit `{newest["commit"]}`, '
         f'{newest["hardware"]}.',
     ]
     return '\n'.join(lines)
+
+
+def _values(rows: Sequence[Row], cell: str) -> dict[str, list[float]]:
+    values: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if row['cell'] == cell:
+            values[row['metric']].append(float(row['value']))
+    return values
+
+
+def _parts(values: Mapping[str, Sequence[float]]) -> list[str]:
+    """Lines of a table of probes: a row for what is probed, a column for each label."""
+    split = [metric.split(maxsplit=1) for metric in values]
+    labels, places = (list(dict.fromkeys(x)) for x in zip(*split, strict=True))
+    lines = [f'| part | {" | ".join(labels)} |', '|---|' + '---:|' * len(labels)]
+    for place in places:
+        cells = [_interval(values.get(f'{label} {place}', ())) for label in labels]
+        lines.append(f'| {place} | {" | ".join(cells)} |')
+    return lines
 
 
 def _measure(
@@ -257,35 +299,58 @@ def _measure(
     seed: int,
     options: Sequence[str],
     folder: Path,
-    torchgeo: Command,
+    command: Command,
 ) -> dict[str, str]:
-    """Pretrain if needed, fit and test one cell; its metrics."""
+    """Pretrain if needed, fit and test, or probe, one cell; its metrics."""
     words = {'seed': str(seed), 'encoders': ''}
     if cell.pretrain is not None:
         start = folder / f'pretrain_{_slug(cell.name[:1])}'
         if not (export := _newest(start, 'encoders')):
-            torchgeo(_command('fit', cell.pretrain, words, start, 'run'))
+            command(_command('fit', cell.pretrain, words, start, 'run'))
             export = _newest(start, 'encoders')
         if export is None:
             raise RuntimeError('the pretraining exported no encoders')
         words['encoders'] = str(export)
+        if cell.probes:
+            return _probe(table, cell, export.parent, options, command)
     given = [*cell.fit, *options]
     # What was fitted with other options is not gone on from.
     digest = sha256('\n'.join(given).encode()).hexdigest()[:7]
     here = folder / f'{_slug(cell.name)}_{digest}'
-    torchgeo(_command('fit', given, words, here, 'fit'))
-    torchgeo(_command('test', given, words, here, 'fit', 'test'))
+    command(_command('fit', given, words, here, 'fit'))
+    command(_command('test', given, words, here, 'fit', 'test'))
     metrics = _newest(here, 'metrics.csv', 'test')
     if metrics is None:
         raise RuntimeError(f'the test wrote no metrics.csv in {here}')
     with metrics.open() as file:
         found = {k: v for row in csv.DictReader(file) for k, v in row.items() if v}
-    measured = {m: found[m] for m in table.metrics if m in found}
-    if table.metrics[0] not in measured:
+    _check(table, found)
+    return {m: found[m] for m in table.metrics.values() if m in found}
+
+
+def _probe(
+    table: Table, cell: Cell, run: Path, options: Sequence[str], command: Command
+) -> dict[str, str]:
+    found = {}
+    for number, given in enumerate(cell.probes):
+        out = run / f'probes_{number}.csv'
+        config = str(run / 'config.yaml')
+        command(['probe', config, f'--out={out}', *given, *options])
+        with out.open() as file:
+            for row in csv.DictReader(file):
+                share = float(row['fraction'])
+                place = f'{row["label"]} {row["name"]} {row["part"]}'
+                name = place if share == 1 else f'{place} {share:g}'
+                found[name] = f'{float(row["score"]) / 100:.5f}'
+    _check(table, found)
+    return found
+
+
+def _check(table: Table, found: Mapping[str, str]) -> None:
+    if next(iter(table.metrics.values())) not in found:
         raise RuntimeError(
-            f'metrics must be among {sorted(found)}, got {list(table.metrics)}'
+            f'metrics must be among {sorted(found)}, got {list(table.metrics.values())}'
         )
-    return measured
 
 
 def _command(
@@ -312,19 +377,34 @@ def _command(
     ]
 
 
-def _torchgeo(args: Sequence[str]) -> None:
-    subprocess.run([sys.executable, '-m', 'torchgeo', *args], check=True)
+def _forked(args: Sequence[str]) -> None:
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['torchgeo.main', 'torchgeo_decur.cli'])
+    process = context.Process(target=_call, args=(list(args),))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f'{args[0]} ended with {process.exitcode}')
+
+
+def _call(args: list[str]) -> None:
+    import torchgeo.main
+
+    import torchgeo_decur.cli
+
+    ours = args[0] == 'probe'
+    sys.argv = ['torchgeo-decur' if ours else 'torchgeo', *args]
+    (torchgeo_decur.cli if ours else torchgeo.main).main()
 
 
 def _resolve(options: Sequence[str], folder: Path) -> tuple[str, ...]:
-    start = '--config='
+    starts = ('--config=', '--data=')
     if wrong := [o for o in options if not isinstance(o, str)]:
         raise ValueError(f'options must be text, got {wrong[0]!r}; put it in quotes')
+    parts = [option.partition('=') for option in options]
     return tuple(
-        f'{start}{(folder / o.removeprefix(start)).resolve()}'
-        if o.startswith(start)
-        else o
-        for o in options
+        f'{key}={(folder / value).resolve()}' if key + equals in starts else option
+        for option, (key, equals, value) in zip(options, parts, strict=True)
     )
 
 

@@ -5,15 +5,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 from jsonargparse import auto_cli
 
+from .analysis.classifiers import Classifier
+from .analysis.embeddings import collect
+from .analysis.split_probes import probe_splits
 from .callbacks.export import export_checkpoint
-from .embed import embed_rasters, load_run
+from .embed import embed_rasters, load_run, split_batches
+from .embed.splits import Split
 from .models.checkpoints import save_encoder
 from .models.download import cached_file
 from .models.loading import read_weights
 from .models.published import DeCURWeights, fold_repeated
 from .models.weights import WEIGHTS
+from .tasks import MultimodalPretraining
 
 _SUFFIXES = {'torchgeo': 'pt', 'timm': 'pth', 'safetensors': 'safetensors'}
 _OUTSIDE = re.compile(r'^(fc|head|classifier|head\.fc)\.(weight|bias)$|^projector')
@@ -116,6 +122,57 @@ def embed(
     )
 
 
+def probe(
+    run: Path,
+    out: Path = Path('probes.csv'),
+    ckpt_path: Path | None = None,
+    data: Path | None = None,
+    fit: Split = 'train',
+    score: Split = 'test',
+    fractions: list[float] = [1.0],  # noqa: B006
+    labels: list[str] | None = None,
+    classifiers: list[Classifier] = ['linear'],  # noqa: B006
+    max_samples: int = 16384,
+    device: str = 'cpu',
+) -> None:
+    """Probe what the features and each part of the embeddings of a pretraining hold.
+
+    Args:
+        run: config.yaml of a fit, or a file like it; its model and data count.
+        out: CSV file to write.
+        ckpt_path: checkpoint of the model; by default the last one next to the config.
+        data: file whose data counts in place of that of the run.
+        fit: split whose labels a probe is fitted on.
+        score: split that it is scored on.
+        fractions: fractions of the samples to fit on.
+        labels: keys of the labels; all by default.
+        classifiers: knn or linear, or both.
+        max_samples: number of samples of a split after which to stop.
+        device: device of torch, such as cpu or cuda.
+    """
+    task, datamodule, _ = load_run(run, ckpt_path, data)
+    if not isinstance(task, MultimodalPretraining):
+        raise ValueError(
+            f'{run}: expected a self-supervised task with embeddings, such as DeCUR, '
+            f'found {type(task).__name__}'
+        )
+    task.to(device)
+    fitted, scored = (
+        collect(task, split_batches(datamodule, name, device, max_samples), max_samples)
+        for name in (fit, score)
+    )
+    rows = probe_splits(fitted, scored, fractions, classifiers, labels)
+    pd.DataFrame(rows).to_csv(out.with_name(f'.{out.name}.partial'), index=False)
+    out.with_name(f'.{out.name}.partial').replace(out)
+    for row in rows:
+        where = f'{row["label"]:<18}{row["name"]:<14}{row["part"]:<10}'
+        print(
+            f'{where}{row["fraction"]:>7.0%} {row["classifier"]:<7}{row["score"]:6.1f} '
+            f'[{row["low"]:.1f}, {row["high"]:.1f}]  chance {row["chance"]:.1f}'
+        )
+    print(out)
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command.
 
@@ -126,7 +183,7 @@ def main(args: list[str] | None = None) -> None:
         SystemExit: if the command fails, with a message for the user.
     """
     commands: Any = {'weights': weights, 'convert': convert, 'export': export}
-    commands |= {'embed': embed}
+    commands |= {'embed': embed, 'probe': probe}
     try:
         auto_cli(commands, args=args, prog='torchgeo-decur')
     except (ValueError, OSError) as error:

@@ -87,27 +87,33 @@ def halves(number: int) -> tuple[Array, Array]:
 
 
 def run_probes(
-    x: Array, y: Array, k: int = 5, classifiers: tuple[Classifier, ...] = CLASSIFIERS
+    x: Array,
+    y: Array,
+    k: int = 5,
+    classifiers: tuple[Classifier, ...] = CLASSIFIERS,
+    places: tuple[Array, Array] | None = None,
 ) -> Iterator[tuple[Classifier, Outcome]]:
-    """Fit probes on one half of the samples, on standardised features.
+    """Fit probes on some of the samples, on standardised features.
 
     Args:
         x: features, shape (N, F).
-        y: classes, shape (N,), or labels of 0 and 1, shape (N, K). A label that one half
-            lacks is left out.
+        y: classes, shape (N,), or labels of 0 and 1, shape (N, K). A label that is not
+            among both the fitted and the scored samples is left out.
         k: number of nearest neighbours.
         classifiers: which of 'knn' and 'linear'.
+        places: places of the samples to fit on, and of those to score; by default the
+            two :func:`halves`.
 
     Yields:
-        The name of the classifier, and what it says of the other half; nothing where
-        there are no two classes, or too few samples.
+        The name of the classifier, and what it says of the samples to score; nothing
+        where there are no two classes, or too few samples.
 
     Example:
         >>> x = np.repeat([[0.0, 1.0], [9.0, 1.0]], 20, axis=0)
         >>> [(name, float(o.score()[0])) for name, o in run_probes(x, x[:, 0] > 1)]
         [('knn', 100.0), ('linear', 100.0)]
     """
-    train, test = halves(len(x))
+    train, test = places or halves(len(x))
     multilabel = y.ndim == 2
     # A label that one half lacks cannot be learned, or not be scored.
     if multilabel:

@@ -59,7 +59,7 @@ def probe_parts(
     """
     rows: list[Row] = []
     differences: list[Row] = []
-    inputs = _inputs(embeddings)
+    inputs = parts_by_name(embeddings)
     for label, y in embeddings.labels.items():
         for name, parts in inputs.items():
             found: dict[Classifier, dict[str, Row]] = {c: {} for c in classifiers}
@@ -101,7 +101,7 @@ def probe_parts(
     )
 
 
-def _inputs(embeddings: Embeddings) -> dict[str, dict[str, Tensor]]:
+def parts_by_name(embeddings: Embeddings) -> dict[str, dict[str, Tensor]]:
     """What to probe: by name, the parts of the embeddings, and the features."""
     found: dict[str, dict[str, Tensor]] = {}
     for name, z in embeddings.z.items():

@@ -13,7 +13,9 @@ from torchgeo.tasks import BaseTask
 
 
 def load_run(
-    config: str | Path, ckpt_path: str | Path | None = None
+    config: str | Path,
+    ckpt_path: str | Path | None = None,
+    data: str | Path | None = None,
 ) -> tuple[BaseTask, BaseDataModule, dict[str, Any]]:
     """Build the task and the datamodule of a run, with what a checkpoint has learned.
 
@@ -22,6 +24,7 @@ def load_run(
             ``model`` and ``data`` count.
         ckpt_path: checkpoint of the task; by default ``checkpoints/last.ckpt`` next to
             the config, or the only one there.
+        data: file whose ``data`` counts in place of that of the config.
 
     Returns:
         The task, the datamodule, and what was read of ``model`` and ``data``, but for
@@ -37,6 +40,11 @@ def load_run(
     if not config.exists():
         raise FileNotFoundError(f'config must be a file, but there is no {config}')
     content = load_hparams_from_yaml(config, use_omegaconf=False)
+    if data is not None:
+        if not Path(data).exists():
+            raise FileNotFoundError(f'data must be a file, but there is no {data}')
+        other = load_hparams_from_yaml(data, use_omegaconf=False)
+        content = {**content, 'data': other.get('data')}
     read: dict[str, Any] = {key: content.get(key) for key in ('model', 'data')}
     if not all(isinstance(part, Mapping) for part in read.values()):
         raise ValueError(

@@ -1,0 +1,78 @@
+"""Probes fitted on one split and scored on another."""
+
+import pytest
+import torch
+
+from torchgeo_decur.analysis.embeddings import Embeddings
+from torchgeo_decur.analysis.finding import LeftOut
+from torchgeo_decur.analysis.split_probes import probe_splits
+
+CLASSES = 4
+
+
+def made(number: int, seed: int, **more: torch.Tensor) -> Embeddings:
+    """The first 8 dimensions of `s1` hold the label, the other 8 do not, nor does `s2`."""
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.arange(number) % CLASSES
+    z = torch.randn(number, 16, generator=generator)
+    z[:, :CLASSES] += 6 * torch.nn.functional.one_hot(label, CLASSES)
+    other = torch.randn(number, 16, generator=generator)
+    return Embeddings.of(
+        {'s1': z, 's2': other},
+        common_dim=8,
+        labels={'label': label, **more},
+        h={'s1': z[:, :4], 's2': other},
+    )
+
+
+def test_label_is_found_where_it_is() -> None:
+    rows = probe_splits(made(200, 0), made(400, 1), times=50)
+    found = {(row['name'], row['part']): row for row in rows}
+    for name, part in (('s1', 'common'), ('s1', 'features'), ('together', 'features')):
+        assert found[name, part]['score'] > 95
+        assert found[name, part]['low'] > 90
+    for name, part in (('s1', 'unique'), ('s2', 'all'), ('s2', 'features')):
+        assert found[name, part]['score'] == pytest.approx(25, abs=8)
+    assert {row['chance'] for row in rows} == {25}
+    assert {(row['fitted'], row['scored']) for row in rows} == {(200, 400)}
+    assert found['together', 'features']['dimensions'] == 20
+
+
+def test_fraction_keeps_every_class() -> None:
+    rows = probe_splits(made(200, 0), made(400, 1), fractions=[0.03, 0.1], times=10)
+    fitted = {row['fraction']: row['fitted'] for row in rows}
+    # The same of each class: of 50, 1.5 is rounded to 2.
+    assert fitted == {0.03: 8, 0.1: 20}
+    best = [r['score'] for r in rows if (r['name'], r['part']) == ('s1', 'common')]
+    assert min(best) > 60
+
+
+def test_score_is_not_of_the_samples_fitted_on() -> None:
+    """Labels drawn anew for the scored samples cannot be told from anything."""
+    fit, score = made(100, 0), made(1000, 1)
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(2))
+    shuffled = Embeddings.of(
+        score.z, 8, {'label': score.labels['label'][order]}, score.h
+    )
+    rows = probe_splits(fit, shuffled, times=10)
+    assert all(row['score'] == pytest.approx(25, abs=6) for row in rows)
+
+
+def test_joint_features_stand_for_all() -> None:
+    z = torch.randn(40, 4)
+    label = (z[:, 0] > 0).long()
+    data = Embeddings.of({'s1': z, 's2': z}, None, {'label': label}, {'s1': z})
+    data.h['joint'] = z[:, :2]  # type: ignore[index]
+    (row,) = [r for r in probe_splits(data, data, times=5) if r['name'] == 'together']
+    assert row['dimensions'] == 2
+
+
+def test_errors() -> None:
+    data = made(40, 0)
+    with pytest.raises(ValueError, match=r'fractions must be in \(0, 1\], got 2'):
+        probe_splits(data, data, fractions=[2])
+    with pytest.raises(ValueError, match=r"labels must be among \['label'\], got 'x'"):
+        probe_splits(data, data, labels=['x'])
+    same = Embeddings.of(data.z, 8, {'label': torch.zeros(40)}, data.h)
+    with pytest.raises(LeftOut, match='labels of two or more classes'):
+        probe_splits(same, same)

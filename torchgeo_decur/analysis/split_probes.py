@@ -1,0 +1,125 @@
+"""Probes fitted on the labels of one split of a data set, and scored on another."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .classifiers import Array, Classifier, interval, resamples, run_probes
+from .embeddings import Embeddings
+from .finding import LeftOut
+from .probes import parts_by_name
+
+#: Name of all modalities as a task hands them on.
+TOGETHER = 'together'
+
+
+def probe_splits(
+    fit: Embeddings,
+    score: Embeddings,
+    fractions: Sequence[float] = (1.0,),
+    classifiers: Sequence[Classifier] = ('linear',),
+    labels: Sequence[str] | None = None,
+    k: int = 5,
+    times: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Probe each modality, and all together, in common, unique and all dimensions.
+
+    ``together`` stands for what a task hands to a classifier of all modalities: the
+    joint features where it has such, else all its features, concatenated.
+
+    Args:
+        fit: embeddings to fit on.
+        score: embeddings to score, of the same task.
+        fractions: fractions of the samples to fit on, of each class the same.
+        classifiers: which of 'knn' and 'linear'.
+        labels: keys of the labels to probe; all by default.
+        k: number of nearest neighbours.
+        times: number of bootstrap resamples of the scored samples.
+        seed: seed of which samples make a fraction.
+
+    Returns:
+        For each label, name, part, fraction and classifier the score in percent, the 95 %
+        interval over resamples of the scored samples, the score of chance, what is
+        scored, and the numbers of dimensions and samples.
+
+    Raises:
+        LeftOut: if nothing can be probed.
+        ValueError: if a fraction is not in (0, 1], or a label is unknown.
+
+    Example:
+        >>> z = torch.randn(64, 4)
+        >>> data = Embeddings.of({'s1': z, 's2': -z}, labels={'label': z[:, 0] > 0}, h={'s1': z})
+        >>> rows = probe_splits(data, data, times=10)
+        >>> [(row['name'], row['part']) for row in rows]
+        [('s1', 'all'), ('s1', 'features'), ('s2', 'all'), ('together', 'features')]
+    """
+    if wrong := [f for f in fractions if not 0 < f <= 1]:
+        raise ValueError(f'fractions must be in (0, 1], got {wrong[0]}')
+    chosen = list(fit.labels) if labels is None else list(labels)
+    if unknown := [key for key in chosen if key not in fit.labels]:
+        raise ValueError(f'labels must be among {list(fit.labels)}, got {unknown[0]!r}')
+    inputs = [_inputs(embeddings) for embeddings in (fit, score)]
+    rows = []
+    for label in chosen:
+        y = np.concatenate([e.labels[label].numpy() for e in (fit, score)])
+        fitted = len(fit.labels[label])
+        test = np.arange(fitted, len(y))
+        for fraction in fractions:
+            train = _share(y[:fitted], fraction, seed)
+            for (name, part), x in inputs[0].items():
+                both = torch.cat([x, inputs[1][name, part]]).numpy()
+                probes = run_probes(both, y, k, tuple(classifiers), (train, test))
+                for classifier, outcome in probes:
+                    low, high = interval(outcome.score(resamples(len(test), times)))
+                    rows.append(
+                        {
+                            'label': label,
+                            'name': name,
+                            'part': part,
+                            'fraction': fraction,
+                            'classifier': classifier,
+                            'score': float(outcome.score()[0]),
+                            'low': low,
+                            'high': high,
+                            'chance': outcome.chance,
+                            'metric': outcome.metric,
+                            'dimensions': x.shape[1],
+                            'fitted': len(train),
+                            'scored': len(test),
+                        }
+                    )
+    if not rows:
+        raise LeftOut(
+            'probes need labels of two or more classes in the batches (keys label*), got '
+            f'labels {list(fit.labels)} of {fit.number} samples'
+        )
+    return rows
+
+
+def _inputs(embeddings: Embeddings) -> dict[tuple[str, str], Tensor]:
+    h = embeddings.h
+    names = ['joint'] if 'joint' in h else list(h)
+    found = {
+        (name, part): x
+        for name, parts in parts_by_name(embeddings).items()
+        for part, x in parts.items()
+    }
+    if names:
+        found[TOGETHER, 'features'] = torch.cat([h[name] for name in names], dim=1)
+    return found
+
+
+def _share(y: Array, fraction: float, seed: int) -> Array:
+    """Places of a fraction of the samples, of each class the same, at least one."""
+    order = np.random.default_rng(seed).permutation(len(y))
+    if y.ndim == 2 or fraction == 1:
+        return order[: max(1, round(fraction * len(y)))]
+    kept = []
+    for c in np.unique(y):
+        mine = order[y[order] == c]
+        kept.append(mine[: max(1, round(fraction * len(mine)))])
+    return np.concatenate(kept)
