@@ -263,7 +263,8 @@ def render(path: Path, results: Path = RESULTS) -> str:
     seeds = sorted({int(row['seed']) for row in rows})
     extra = f', options `{newest["options"]}`' if newest['options'] else ''
     for name in table.parts:
-        lines += ['', f'{name}, by part:', '', *_parts(_values(rows, name))]
+        if values := _values(rows, name):
+            lines += ['', f'{name}, by part:', '', *_parts(values)]
     ratio = len(seeds) ** 0.5 / student.ppf(0.975, max(len(seeds) - 1, 1))
     lines += [
         '',
@@ -343,7 +344,8 @@ def _probe(
                 name = place if share == 1 else f'{place} {share:g}'
                 found[name] = f'{float(row["score"]) / 100:.5f}'
     _check(table, found)
-    return found
+    shown = found if cell.name[0] in table.parts else table.metrics.values()
+    return {m: found[m] for m in shown if m in found}
 
 
 def _check(table: Table, found: Mapping[str, str]) -> None:

@@ -52,10 +52,10 @@ def probe_splits(
 
     Example:
         >>> z = torch.randn(64, 4)
-        >>> data = Embeddings.of({'s1': z, 's2': -z}, labels={'label': z[:, 0] > 0}, h={'s1': z})
+        >>> data = Embeddings.of({'s1': z}, labels={'label': z[:, 0] > 0}, h={'s1': z})
         >>> rows = probe_splits(data, data, times=10)
         >>> [(row['name'], row['part']) for row in rows]
-        [('s1', 'all'), ('s1', 'features'), ('s2', 'all'), ('together', 'features')]
+        [('s1', 'all'), ('s1', 'features'), ('together', 'features')]
     """
     if wrong := [f for f in fractions if not 0 < f <= 1]:
         raise ValueError(f'fractions must be in (0, 1], got {wrong[0]}')
