@@ -19,7 +19,7 @@ A table is a YAML file with
 
 A relative ``--config`` or ``--data`` starts at the folder of the table, ``{seed}`` is the seed.
 Each cell is fitted, and its last checkpoint is tested once; the logger must be Lightning's
-CSVLogger. Every fit is a process of its own, forked from one that has imported everything.
+CSVLogger.
 
 Rows are appended to ``experiments/results.csv``: table and cell, extra options, commit, seed,
 hardware, metric, value. The commit is the last one that changed the package or the
@@ -28,8 +28,6 @@ there are not run again; an interrupted fit goes on from its checkpoint.
 """
 
 import csv
-import multiprocessing
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +37,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import forked
 import provenance
 import yaml
 from jsonargparse import auto_cli
@@ -162,7 +161,7 @@ def run(
         out: folder of checkpoints and logs.
         results: CSV file to append rows to.
     """
-    fill(table, seeds, options, only, out, results, _forked)
+    fill(table, seeds, options, only, out, results, forked.run)
     print(render(table, results))
 
 
@@ -377,26 +376,6 @@ def _command(
         f'{logger}.name={name or fitted}',
         *([f'--ckpt_path={checkpoint}'] if checkpoint else []),
     ]
-
-
-def _forked(args: Sequence[str]) -> None:
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['torchgeo.main', 'torchgeo_decur.cli'])
-    process = context.Process(target=_call, args=(list(args),))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise RuntimeError(f'{args[0]} ended with {process.exitcode}')
-
-
-def _call(args: list[str]) -> None:
-    import torchgeo.main
-
-    import torchgeo_decur.cli
-
-    ours = args[0] == 'probe'
-    sys.argv = ['torchgeo-decur' if ours else 'torchgeo', *args]
-    (torchgeo_decur.cli if ours else torchgeo.main).main()
 
 
 def _resolve(options: Sequence[str], folder: Path) -> tuple[str, ...]:

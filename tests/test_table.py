@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
+import forked
 import pytest
 import yaml
+
+from torchgeo_decur.cli import main
 
 ROOT = Path(__file__).parents[1]
 TABLES = sorted((ROOT / 'experiments' / 'tables').glob('*.yaml'))
@@ -176,3 +179,54 @@ def test_errors(table: ModuleType, tmp_path: Path) -> None:
     path = write(tmp_path, tmp_path / 'fit.yaml', axes={'a': {'x': []}})
     with pytest.raises(ValueError, match=r"only must name values.*got \['y'\]"):
         table.fill(path, [0], [], ['y'], tmp_path, tmp_path / 'r.csv', print)
+
+
+def test_probes(
+    table: ModuleType,
+    torchgeo: Callable[..., None],
+    decur_yaml: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """Pretrain and probe for real; the parts are shown."""
+    pretrain = decur_yaml(trainer__logger__init_args={'save_dir': '.'})
+    path = tmp_path / 'small.yaml'
+    content = {
+        'pretrain': {'DeCUR': [f'--config={pretrain}'], 'other': []},
+        'probe': [['--fractions=[0.5, 1.0]', '--score=val']],
+        'metrics': {'common': 'label_common together features'},
+        'parts': ['DeCUR'],
+    }
+    path.write_text(yaml.safe_dump(content))
+    results = tmp_path / 'results.csv'
+    given = (path, [0], [], ['DeCUR'], tmp_path / 'out', results)
+    calls: list[str] = []
+
+    def command(args: Sequence[str]) -> None:
+        calls.append(args[0])
+        main(list(args)) if args[0] == 'probe' else torchgeo(*args)
+
+    table.fill(*given, command)
+    assert calls == ['fit', 'probe']
+    with results.open() as file:
+        rows = {row['metric']: float(row['value']) for row in csv.DictReader(file)}
+    assert all(0 <= value <= 1 for value in rows.values())
+    assert {'label_s1 s1 unique', 'label_s1 s1 unique 0.5'} <= set(rows)
+    shown = table.render(path, results)
+    score = 100 * rows['label_common together features']
+    assert f'| DeCUR | {score:.1f} |\n| other | not measured |' in shown
+    assert '| part | label_common |' in shown and '| s1 common |' in shown
+    table.fill(*given, command)
+    assert len(calls) == 2  # nothing is left to do
+
+    content['metrics'] = {'common': 'label_none'}
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(RuntimeError, match=r'metrics must be among \[.*label_none'):
+        table.fill(*given[:-1], tmp_path / 'other.csv', command)
+
+
+@pytest.mark.slow
+def test_forked(capfd: pytest.CaptureFixture[str]) -> None:
+    forked.run(['--version'])
+    assert 'torchgeo' in capfd.readouterr().out
+    with pytest.raises(RuntimeError, match='probe ended with 2'):
+        forked.run(['probe', '--wrong'])

@@ -1,0 +1,36 @@
+"""Run commands in processes forked from one that has imported everything.
+
+Importing takes longer than many a probe; a process of its own keeps runs apart.
+"""
+
+import multiprocessing
+import sys
+from collections.abc import Sequence
+
+
+def run(args: Sequence[str]) -> None:
+    """Run a subcommand of ``torchgeo`` or, if that has no such, of ``torchgeo-decur``.
+
+    Args:
+        args: the subcommand and its options.
+
+    Raises:
+        RuntimeError: if it fails.
+    """
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['torchgeo.main', 'torchgeo_decur.cli'])
+    process = context.Process(target=_call, args=(list(args),))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f'{args[0]} ended with {process.exitcode}')
+
+
+def _call(args: list[str]) -> None:
+    import torchgeo.main
+
+    import torchgeo_decur.cli
+
+    ours = args[0] == 'probe'
+    sys.argv = ['torchgeo-decur' if ours else 'torchgeo', *args]
+    (torchgeo_decur.cli if ours else torchgeo.main).main()

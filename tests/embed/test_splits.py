@@ -1,0 +1,90 @@
+"""Batches of a split outside a trainer, and the command that probes them."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from torchgeo_decur.cli import main
+from torchgeo_decur.datamodules import SyntheticEODataModule
+from torchgeo_decur.embed import load_run, split_batches
+from torchgeo_decur.tasks import LateFusionClassification
+
+
+def made() -> SyntheticEODataModule:
+    return SyntheticEODataModule(length=8, val_length=5, batch_size=4, size=16)
+
+
+@pytest.mark.parametrize(('split', 'number'), [('train', 8), ('test', 5)])
+def test_whole_split_in_order_and_scaled(split: str, number: int) -> None:
+    datamodule = made()
+    batches = list(split_batches(datamodule, split))  # type: ignore[arg-type]
+    assert [len(b['label_s1']) for b in batches] == [4, number - 4]
+    dataset = getattr(datamodule, f'{split}_dataset')
+    expected = torch.stack([dataset[i]['image_s1'] for i in range(number)])
+    found = torch.cat([b['image_s1'] for b in batches])
+    torch.testing.assert_close(
+        found, datamodule.aug({'image_s1': expected})['image_s1']
+    )
+    assert found.min() >= 0 and found.max() <= 1
+
+
+def test_fewer_samples_are_spread_over_the_split() -> None:
+    datamodule = made()
+    (batch,) = split_batches(datamodule, 'train', max_samples=3)
+    labels = [datamodule.train_dataset[i]['label_s2'] for i in (0, 4, 7)]
+    assert batch['label_s2'].tolist() == labels
+
+
+def test_split_without_data() -> None:
+    datamodule = made()
+    datamodule.setup = lambda stage: setattr(datamodule, 'test_dataset', None)  # type: ignore
+    with pytest.raises(
+        ValueError, match=r"SyntheticEODataModule has a dataset.*'test'"
+    ):
+        next(split_batches(datamodule, 'test'))
+
+
+def test_probe_command(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'probes.csv'
+    labels = '--labels=["label_common"]'
+    main(['probe', str(fitted / 'config.yaml'), f'--out={out}', labels])
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    names = {(row['name'], row['part']) for row in rows}
+    assert {('s1', 'common'), ('s2', 'unique'), ('together', 'features')} <= names
+    assert all(float(r['low']) <= float(r['high']) for r in rows)
+    said = capsys.readouterr().out
+    assert said.count('label_common') == len(rows) and str(out) in said
+    assert [path.name for path in tmp_path.iterdir()] == ['probes.csv']
+
+
+def test_data_of_another_file(fitted: Path, tmp_path: Path) -> None:
+    data = tmp_path / 'data.yaml'
+    data.write_text(
+        'data:\n  class_path: torchgeo_decur.datamodules.SyntheticEODataModule\n'
+        '  init_args: {length: 3, size: 32}\n'
+    )
+    task, datamodule, _ = load_run(fitted / 'config.yaml', data=data)
+    assert datamodule.length == 3 and type(task).__name__ == 'DeCUR'
+    with pytest.raises(FileNotFoundError, match='data must be a file'):
+        load_run(fitted / 'config.yaml', data=tmp_path / 'none.yaml')
+    data.write_text('model: {}\n')
+    with pytest.raises(ValueError, match='a config of torchgeo with model and data'):
+        load_run(fitted / 'config.yaml', data=data)
+
+
+def test_probe_needs_a_pretraining(tmp_path: Path) -> None:
+    config = tmp_path / 'config.yaml'
+    config.write_text(
+        'model:\n  class_path: torchgeo_decur.tasks.LateFusionClassification\n'
+        '  init_args: {modalities: {s1: 2}, model: test_resnet, num_classes: 8}\n'
+        'data:\n  class_path: torchgeo_decur.datamodules.SyntheticEODataModule\n'
+    )
+    task = LateFusionClassification({'s1': 2}, 'test_resnet', num_classes=8)
+    torch.save({'state_dict': task.state_dict()}, tmp_path / 'x.ckpt')
+    with pytest.raises(SystemExit, match='found LateFusionClassification'):
+        main(['probe', str(config), f'--ckpt_path={tmp_path / "x.ckpt"}'])
