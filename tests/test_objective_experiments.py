@@ -80,3 +80,15 @@ def test_one_line_swaps_the_objective(
     torchgeo('fit', '--config', path)
     with (path.parent / 'run' / 'metrics.csv').open() as file:
         assert 'train_cross_s1_s2' in next(csv.reader(file))
+
+
+@pytest.mark.parametrize('name', ['radar', 'optics'])
+def test_evidence_of_one_modality(
+    name: str, torchgeo: Torchgeo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = ROOT / 'evidence'
+    files = ('--config', folder / 'pretrain.yaml', '--config', folder / f'{name}.yaml')
+    torchgeo('fit', *files, *SMALL, '--model.projector=[16]')
+    (path,) = tmp_path.rglob('*.safetensors')
+    assert path.stem == {'radar': 's1', 'optics': 's2'}[name]
