@@ -1,6 +1,34 @@
-"""What was learned: the analyses of the paper, each one call."""
+"""What was learned: the analyses of the paper, each one call.
 
-from .finding import Finding
+An analysis takes :class:`Embeddings` (see :func:`collect`) or a task and its images, and
+returns a :class:`Finding`: words, numbers and pictures.
+"""
+
+from .alignment import alignment_histogram, alignment_loss
+from .curves import training_curves
+from .dimensions import dimension_map
+from .dropping import dropped_dimensions
+from .embeddings import Embeddings, collect
+from .finding import Finding, LeftOut
+from .probes import probe_parts
+from .retrieval import cross_modal_retrieval, effective_ranks
+from .statistics import CorrelationStream, Reservoir
 from .style import figure_style
 
-__all__ = ('Finding', 'figure_style')
+__all__ = (
+    'CorrelationStream',
+    'Embeddings',
+    'Finding',
+    'LeftOut',
+    'Reservoir',
+    'alignment_histogram',
+    'alignment_loss',
+    'collect',
+    'cross_modal_retrieval',
+    'dimension_map',
+    'dropped_dimensions',
+    'effective_ranks',
+    'figure_style',
+    'probe_parts',
+    'training_curves',
+)
