@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from .. import analysis
 from ..analysis import Embeddings, Finding, LeftOut
-from ..analysis.embeddings import Pretrained
+from ..analysis.embeddings import Embedding
 from ..embed.parts import digest, replace
 from ..modalities import Modality
 from ..models.checkpoints import writable
@@ -236,7 +236,7 @@ class Run:
         key, file = self._key(task), self.folder / 'cache' / f'{name}.safetensors'
         found = load_embeddings(file, key)
         if found is None:
-            model = cast(Pretrained, task.to(self.batches.device))
+            model = cast(Embedding, task.to(self.batches.device))
             found = analysis.collect(model, self.batches, self.says['max_samples'])
             save_embeddings(file, found, key)
         return found
