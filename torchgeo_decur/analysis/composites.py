@@ -45,8 +45,9 @@ def describe(image: Tensor, modality: Modality) -> tuple[NDArray[Any], str]:
         What :func:`composite` returns, and the bands that it shows.
     """
     image = image.detach().cpu().float()
-    if modality.limits is not None and len(image) == modality.channels:
-        # A ratio is one of backscatter, not of parts of the unit interval.
+    if modality.kind == 'sar' and modality.limits and len(image) == modality.channels:
+        # A ratio is one of backscatter, not of parts of the unit interval. Optics stay
+        # there, where saturated bands are equally bright.
         low, high = (torch.tensor(x)[:, None, None] for x in modality.limits)
         image = low + image * (high - low)
     return picture(image, modality, radar='colour')

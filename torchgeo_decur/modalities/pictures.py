@@ -80,19 +80,18 @@ def stretch(image: Tensor, low: float = 0.02, high: float = 0.98) -> Tensor:
 
     Returns:
         The stretched image, same shape, 0 where it is not finite. A band with one value
-        between the quantiles is stretched over its whole range; a constant one is 0.
+        alone between its quantiles, such as a saturated one, takes the range of all.
     """
+    limits = torch.tensor([low, high], dtype=image.dtype)
+    everything = image[image.isfinite()]
+    if not len(everything):
+        return torch.zeros_like(image)
     bands = []
     for band in image:
         finite = band[band.isfinite()]
-        if not len(finite):
-            bands.append(torch.zeros_like(band))
-            continue
-        limits = torch.tensor([low, high], dtype=band.dtype)
-        a, b = torch.quantile(finite, limits)
+        a, b = torch.quantile(finite if len(finite) else everything, limits)
         if a == b:
-            # Most of a band is saturated, such as snow.
-            a, b = finite.aminmax()
+            a, b = everything.aminmax()
         bands.append(((band - a) / (b - a).clamp(min=1e-12)).clamp(0, 1).nan_to_num(0))
     return torch.stack(bands)
 
