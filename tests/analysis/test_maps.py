@@ -13,7 +13,7 @@ MODELS = {
     'test_efficientnet': (2, 3),
     'resnet18_rda': (2, 3),
     'mit_b0': (2, 3),
-    'alexnet_small': (1, 2),
+    'alexnet_small': (3, 5),
     'swin_tiny_patch4_window7_224': (2, 2),
 }
 

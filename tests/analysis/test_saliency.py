@@ -138,7 +138,7 @@ class TestSpectral:
         (row,) = rows(found, 'bands', modality='dem', part='common')
         assert (row['mean'], row['wavelength_nm']) == (1, None)
         (figure,) = found.figures.values()
-        assert [ax.get_title() for ax in figure.axes] == [
+        assert [ax.get_title(loc='left') for ax in figure.axes] == [
             'Bands that embeddings of s1 rest on'
         ]
 

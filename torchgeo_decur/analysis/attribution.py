@@ -38,7 +38,7 @@ def gradcam(model: Pretrained, modality: str, x: Tensor, dimensions: slice) -> T
         ImportError: if captum is not installed.
         ValueError: if the embeddings do not come from the last map of the encoder.
     """
-    attr = _captum()
+    attr = import_captum()
     if 'shared' in model.projectors:
         raise ValueError(
             'model must compute the embeddings of a modality by its entry in encoders, '
@@ -80,7 +80,7 @@ def integrated_gradients(
     Raises:
         ImportError: if captum is not installed.
     """
-    attr = _captum()
+    attr = import_captum()
     output = _output(model, modality, dimensions)
     found, delta = attr.IntegratedGradients(output).attribute(
         x.detach().requires_grad_(),
@@ -155,6 +155,24 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(1)
 
 
+def import_captum() -> Any:
+    """Import captum, which only saliency needs.
+
+    Returns:
+        Its module of attributions.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    try:
+        from captum import attr
+    except ImportError as error:
+        raise ImportError(
+            'saliency is computed by captum; pip install torchgeo-decur[analysis]'
+        ) from error
+    return attr
+
+
 def _output(
     model: Pretrained, modality: str, dimensions: slice
 ) -> Callable[[Tensor], Tensor]:
@@ -171,13 +189,3 @@ def _same_grid(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         for x in (a, b)
     )
     return a, b
-
-
-def _captum() -> Any:
-    try:
-        from captum import attr
-    except ImportError as error:
-        raise ImportError(
-            'saliency is computed by captum; pip install torchgeo-decur[analysis]'
-        ) from error
-    return attr

@@ -119,7 +119,9 @@ def principal_components(maps: Tensor, number: int) -> tuple[Array, Array]:
     number = min(number, *places.shape)
     # This solver draws nothing at random.
     pca = PCA(number, svd_solver='covariance_eigh')
-    projected = pca.fit_transform(places)
+    with np.errstate(invalid='ignore'):
+        # Maps that are constant have no variance to divide by.
+        projected = pca.fit_transform(places)
     low, high = np.quantile(projected, [0.02, 0.98], axis=0)
     scaled = np.clip((projected - low) / np.maximum(high - low, 1e-12), 0, 1)
     shape = (len(maps), *maps.shape[2:], number)
