@@ -9,6 +9,10 @@ from matplotlib.figure import Figure
 type Rows = Sequence[Mapping[str, Any]]
 
 
+class LeftOut(ValueError):
+    """There is nothing to look at: an analysis does not apply to a task or its data."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """The outcome of one analysis.

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,12 @@ from lightly.utils import dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, recall_score
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.func import functional_call
 
+from ..analysis.classifiers import Array, run_probes
 from ..modalities import pick_date, split
 from ..tasks import MultimodalPretraining
-
-Array = NDArray[Any]
 
 
 class OnlineProbe(Callback):
@@ -319,40 +309,5 @@ def _features_of(
 
 def _scores(x: Array, y: Array, k: int) -> Iterator[tuple[str, float]]:
     """Score a kNN and a linear probe, fitted on one half, on the other, in percent."""
-    order = np.random.default_rng(0).permutation(len(x))
-    train, test = order[::2], order[1::2]
-    multilabel = y.ndim == 2
-    if not multilabel:
-        y = y.astype(int)
-    # A label that one half lacks cannot be learned, or not be scored.
-    if multilabel:
-        y = y[:, [len(set(c[train])) > 1 and c[test].any() for c in y.T]].astype(int)
-    if y.shape[1:] == (1,):
-        y = y[:, 0]
-    if len(train) <= k or not y.size or len(np.unique(y[train])) < 2:
-        return
-    linear: Any = LogisticRegression(max_iter=200)
-    if multilabel:
-        linear = OneVsRestClassifier(linear)
-    for name, model in (('knn', KNeighborsClassifier(k)), ('linear', linear)):
-        with warnings.catch_warnings():
-            # Scores no longer change long before the optimiser is satisfied.
-            warnings.simplefilter('ignore', ConvergenceWarning)
-            probe = make_pipeline(StandardScaler(), model).fit(x[train], y[train])
-        if multilabel:
-            p = probe.predict_proba(x[test])
-            if isinstance(p, list):
-                p = np.stack([c[:, 1] for c in p], 1)
-            elif y.ndim == 1:
-                p = p[:, 1]
-            score = average_precision_score(y[test], p, average='micro')
-        else:
-            classes = np.unique(y[test])
-            score = recall_score(
-                y[test],
-                probe.predict(x[test]),
-                labels=classes,
-                average='macro',
-                zero_division=0,
-            )
-        yield name, 100 * float(score)
+    for name, outcome in run_probes(x, y, k):
+        yield name, float(outcome.score()[0])

@@ -1,0 +1,189 @@
+"""Probes of frozen features: two classifiers, their scores, and what chance gives."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+Array = NDArray[Any]
+Classifier = Literal['knn', 'linear']
+#: The classifiers: nearest neighbours, and logistic regression.
+CLASSIFIERS: tuple[Classifier, ...] = ('knn', 'linear')
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a probe says of the samples that it was not fitted on.
+
+    Args:
+        y: class of each sample, shape (n,), or its labels, shape (n, K).
+        predicted: predicted class, shape (n,), or a score for each label, shape (n, K).
+    """
+
+    y: Array
+    predicted: Array
+
+    @property
+    def metric(self) -> str:
+        """Name of the score."""
+        return 'average precision' if self.y.ndim == 2 else 'balanced accuracy'
+
+    @property
+    def chance(self) -> float:
+        """Score of a probe that knows nothing, in percent."""
+        share = self.y.mean() if self.y.ndim == 2 else 1 / len(np.unique(self.y))
+        return 100 * float(share)
+
+    def score(self, weights: Array | None = None) -> Array:
+        """Score the samples, all once, or each as often as a resample drew it.
+
+        The score is balanced accuracy for classes, over those that there are, and
+        micro-averaged average precision for several labels.
+
+        Args:
+            weights: how often each sample counts, shape (R, n); by default once.
+
+        Returns:
+            The scores in percent, shape (R,).
+
+        Example:
+            >>> outcome = Outcome(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]))
+            >>> float(outcome.score().round(1)[0])
+            83.3
+        """
+        if weights is None:
+            weights = np.ones((1, len(self.y)))
+        if self.y.ndim == 2:
+            return 100 * _average_precision(self.y, self.predicted, weights)
+        member = (self.y[:, None] == np.unique(self.y)).astype(np.float64)
+        hits = weights @ (member * (self.y == self.predicted)[:, None])
+        there = weights @ member
+        # A class that a resample lacks has no recall.
+        recall = np.where(there > 0, hits / np.maximum(there, 1), np.nan)
+        mean: Array = np.nanmean(recall, axis=1)
+        return 100 * mean
+
+
+def halves(number: int) -> tuple[Array, Array]:
+    """Split samples at random, always in the same way.
+
+    Args:
+        number: number of samples.
+
+    Returns:
+        Places of those to fit on, and of those to score.
+    """
+    order = np.random.default_rng(0).permutation(number)
+    return order[::2], order[1::2]
+
+
+def run_probes(
+    x: Array, y: Array, k: int = 5, classifiers: tuple[Classifier, ...] = CLASSIFIERS
+) -> Iterator[tuple[Classifier, Outcome]]:
+    """Fit probes on one half of the samples, on standardised features.
+
+    Args:
+        x: features, shape (N, F).
+        y: classes, shape (N,), or labels of 0 and 1, shape (N, K). A label that one half
+            lacks is left out.
+        k: number of nearest neighbours.
+        classifiers: which of 'knn' and 'linear'.
+
+    Yields:
+        The name of the classifier, and what it says of the other half; nothing where
+        there are no two classes, or too few samples.
+
+    Example:
+        >>> x = np.repeat([[0.0, 1.0], [9.0, 1.0]], 20, axis=0)
+        >>> [(name, float(o.score()[0])) for name, o in run_probes(x, x[:, 0] > 1)]
+        [('knn', 100.0), ('linear', 100.0)]
+    """
+    train, test = halves(len(x))
+    multilabel = y.ndim == 2
+    # A label that one half lacks cannot be learned, or not be scored.
+    if multilabel:
+        y = y[:, [len(set(c[train])) > 1 and c[test].any() for c in y.T]]
+    y = y.astype(int)
+    if len(train) <= k or not y.size or len(np.unique(y[train])) < 2:
+        return
+    linear: Any = LogisticRegression(max_iter=200)
+    models: dict[Classifier, Any] = {
+        'knn': KNeighborsClassifier(k),
+        'linear': OneVsRestClassifier(linear) if multilabel else linear,
+    }
+    target = y[:, 0] if y.shape[1:] == (1,) else y
+    for name in classifiers:
+        with warnings.catch_warnings():
+            # Scores no longer change long before the optimiser is satisfied.
+            warnings.simplefilter('ignore', ConvergenceWarning)
+            probe = make_pipeline(StandardScaler(), models[name])
+            probe.fit(x[train], target[train])
+        if multilabel:
+            p = probe.predict_proba(x[test])
+            if isinstance(p, list):
+                p = np.stack([c[:, 1] for c in p], 1)
+            elif target.ndim == 1:
+                p = p[:, 1:]
+        else:
+            p = probe.predict(x[test])
+        yield name, Outcome(y[test], p)
+
+
+@lru_cache(maxsize=2)
+def resamples(number: int, times: int, seed: int = 0) -> Array:
+    """Draw bootstrap resamples: how often each of the samples is in each.
+
+    Args:
+        number: number of samples n.
+        times: number of resamples R.
+        seed: seed of the draws.
+
+    Returns:
+        Weights, shape (R, n); each row adds up to n.
+    """
+    even = np.full(number, 1 / number)
+    drawn = np.random.default_rng(seed).multinomial(number, even, size=times)
+    # Products of integers do not go through BLAS.
+    weights = drawn.astype(np.float64)
+    weights.flags.writeable = False
+    return weights
+
+
+def interval(values: Array) -> tuple[float, float]:
+    """Percentile interval of 95 %.
+
+    Args:
+        values: scores of the resamples, shape (R,).
+
+    Returns:
+        Lower and upper end.
+    """
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _average_precision(y: Array, p: Array, weights: Array) -> Array:
+    """Micro-averaged average precision of each resample, from one sort of the scores."""
+    labels = y.shape[1]
+    order = np.argsort(-p.ravel(), kind='stable')
+    scores, truth = p.ravel()[order], y.ravel()[order]
+    # Where equal scores end: a threshold cannot come between them.
+    last = np.flatnonzero(np.append(np.diff(scores), 1))
+    found = np.empty(len(weights))
+    for i, weight in enumerate(weights):
+        w = np.repeat(weight, labels)[order].astype(float)
+        hits, taken = np.cumsum(w * truth)[last], np.cumsum(w)[last]
+        precision = hits / np.maximum(taken, 1)
+        gain = np.diff(hits, prepend=0)
+        found[i] = (gain * precision).sum() / max(hits[-1], 1)
+    return found

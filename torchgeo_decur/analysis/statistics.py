@@ -1,0 +1,184 @@
+"""Statistics of a stream: batches come one after the other, and none is kept."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: Added to variances, as in the losses.
+EPS = 1e-5
+
+
+class CorrelationStream:
+    r"""Correlation of each dimension with itself across two modalities, over a stream.
+
+    .. math:: C_{ii} = \frac{\mathrm{Cov}[a_i, b_i]}
+              {\sqrt{(\mathrm{Var}[a_i] + \epsilon)(\mathrm{Var}[b_i] + \epsilon)}}
+
+    the diagonal of the cross-correlation matrix of
+    :func:`~torchgeo_decur.losses.functional.standardize`-d embeddings. Means and sums of
+    squares about them are merged batch by batch in float64 (Chan, Golub and LeVeque,
+    *Updating formulae and a pairwise algorithm for computing sample variances*, 1979), so
+    a large mean costs no digits. The state has five vectors, however many samples pass.
+
+    Args:
+        dim: number of dimensions D.
+
+    Example:
+        >>> stream = CorrelationStream(2)
+        >>> z = torch.tensor([[1.0, 1.0], [2.0, 5.0], [3.0, 3.0]])
+        >>> for row in z:
+        ...     stream.update(row[None], -row[None])
+        >>> [round(c, 3) for c in stream.diagonal().tolist()]
+        [-1.0, -1.0]
+    """
+
+    def __init__(self, dim: int) -> None:
+        """Initialize a new CorrelationStream instance."""
+        self.count = 0
+        self._mean = torch.zeros(2, dim, dtype=torch.float64)
+        # About the means: sum of squares of a, of b, and of the products.
+        self._sums = torch.zeros(3, dim, dtype=torch.float64)
+
+    def update(self, a: Tensor, b: Tensor) -> None:
+        """Take in a batch.
+
+        Args:
+            a: embeddings, shape (B, D).
+            b: embeddings of the same samples in the other modality, shape (B, D).
+
+        Raises:
+            ValueError: if the shapes differ from each other or from D.
+        """
+        dim = self._mean.shape[1]
+        if a.shape != b.shape or a.ndim != 2 or a.shape[1] != dim:
+            raise ValueError(
+                f'a and b must have the same shape (B, {dim}), '
+                f'got {tuple(a.shape)} and {tuple(b.shape)}'
+            )
+        new = len(a)
+        if new == 0:
+            return
+        x = torch.stack([a.detach(), b.detach()]).cpu().double()
+        mean = x.mean(dim=1)
+        x = x - mean[:, None]
+        step, self.count = mean - self._mean, self.count + new
+        weight = new / self.count
+        between = (self.count - new) * weight
+        self._sums += _sums(x[0], x[1]) + between * _sums(step[:1], step[1:])
+        self._mean += weight * step
+
+    def mean(self) -> Tensor:
+        """Mean of each dimension of both modalities, shape (2, D), float64."""
+        return self._mean.clone()
+
+    def variance(self) -> Tensor:
+        """Population variance of each dimension, shape (2, D), float64."""
+        return self._sums[:2] / max(self.count, 1)
+
+    def diagonal(self, eps: float = EPS) -> Tensor:
+        """Correlation of each dimension with itself.
+
+        Args:
+            eps: added to the variances.
+
+        Returns:
+            The correlations, shape (D,), float64; 0 for a dimension that is constant.
+        """
+        a, b = self.variance() + eps
+        diagonal: Tensor = self._sums[2] / max(self.count, 1) / (a * b).sqrt()
+        return diagonal
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the state."""
+        return self._mean.nbytes + self._sums.nbytes
+
+
+class Reservoir:
+    """A random subset of the rows of a stream, of bounded size.
+
+    Every row draws a number, and those with the smallest are kept: each subset is as
+    likely as any other. The draws depend on the seed and the place of a row in the stream
+    alone, so the subset does not depend on the size of the batches.
+
+    Args:
+        max_samples: number of rows kept at most.
+        seed: seed of the draws.
+
+    Raises:
+        ValueError: if ``max_samples`` is not positive.
+
+    Example:
+        >>> reservoir = Reservoir(3)
+        >>> for start in range(0, 100, 10):
+        ...     reservoir.update({'x': torch.arange(start, start + 10)})
+        >>> reservoir.count, len(reservoir.rows()['x'])
+        (100, 3)
+    """
+
+    def __init__(self, max_samples: int, seed: int = 0) -> None:
+        """Initialize a new Reservoir instance."""
+        if max_samples < 1:
+            raise ValueError(f'max_samples must be positive, got {max_samples}')
+        self.max_samples = max_samples
+        self.count = 0
+        self._random = np.random.default_rng(seed)
+        self._draws = np.full(max_samples, np.inf)
+        self._places = np.zeros(max_samples, dtype=np.int64)
+        self._kept: dict[str, Tensor] = {}
+
+    def update(self, rows: Mapping[str, Tensor]) -> None:
+        """Take in a batch.
+
+        Args:
+            rows: tensors by name, the same number of rows in each, shape (B, ...); the
+                names and the shape of a row are those of the first batch.
+
+        Raises:
+            ValueError: if the names differ from those before, or the numbers of rows
+                from each other.
+        """
+        sizes = {name: len(x) for name, x in rows.items()}
+        known = self._kept or rows
+        if set(rows) != set(known) or len(set(sizes.values())) > 1:
+            raise ValueError(
+                f'rows must have the names {sorted(known)} and as many rows in each, '
+                f'got {sizes}'
+            )
+        new = next(iter(sizes.values()), 0)
+        for name, x in rows.items():
+            if name not in self._kept:
+                shape = (self.max_samples, *x.shape[1:])
+                self._kept[name] = torch.empty(shape, dtype=x.dtype)
+        for row, draw in enumerate(self._random.random(new)):
+            # Until it is full, the draw of a free place is infinite: the largest.
+            place = self.count if self.count < self.max_samples else None
+            if place is None:
+                place = int(self._draws.argmax())
+            if draw < self._draws[place]:
+                self._draws[place], self._places[place] = draw, self.count
+                for name, x in rows.items():
+                    self._kept[name][place] = x[row].detach()
+            self.count += 1
+
+    def rows(self) -> dict[str, Tensor]:
+        """Return the rows that are kept, in the order of the stream.
+
+        Returns:
+            Tensors by name, shape (n, ...), on the CPU.
+        """
+        number = min(self.count, self.max_samples)
+        order = torch.from_numpy(self._places[:number].argsort())
+        return {name: x[:number][order] for name, x in self._kept.items()}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the state."""
+        own = self._draws.nbytes + self._places.nbytes
+        return own + sum(x.nbytes for x in self._kept.values())
+
+
+def _sums(a: Tensor, b: Tensor) -> Tensor:
+    return torch.stack([a * a, b * b, a * b]).sum(dim=1)
