@@ -5,13 +5,17 @@ returns a :class:`Finding`: words, numbers and pictures.
 """
 
 from .alignment import alignment_histogram, alignment_loss
+from .composites import composite
 from .curves import training_curves
 from .dimensions import dimension_map
 from .dropping import dropped_dimensions
 from .embeddings import Embeddings, collect
+from .features import feature_maps
 from .finding import Finding, LeftOut
 from .probes import probe_parts
+from .protocol import Pretrained
 from .retrieval import cross_modal_retrieval, effective_ranks
+from .saliency import spatial_saliency, spectral_saliency
 from .statistics import CorrelationStream, Reservoir
 from .style import figure_style
 
@@ -20,15 +24,20 @@ __all__ = (
     'Embeddings',
     'Finding',
     'LeftOut',
+    'Pretrained',
     'Reservoir',
     'alignment_histogram',
     'alignment_loss',
     'collect',
+    'composite',
     'cross_modal_retrieval',
     'dimension_map',
     'dropped_dimensions',
     'effective_ranks',
+    'feature_maps',
     'figure_style',
     'probe_parts',
+    'spatial_saliency',
+    'spectral_saliency',
     'training_curves',
 )
