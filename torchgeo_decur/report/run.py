@@ -16,7 +16,7 @@ from torchgeo.tasks import BaseTask
 from tqdm import tqdm
 
 from .. import analysis
-from ..analysis import Embeddings, Finding, LeftOut
+from ..analysis import Embeddings, Finding, LeftOut, Pretrained
 from ..analysis.embeddings import Embedding
 from ..embed.parts import digest, replace
 from ..modalities import Modality
@@ -167,9 +167,13 @@ class Run:
             )
         return {m: known[m] for m in modalities}
 
+    @property
+    def model(self) -> Pretrained:
+        """The task, where the images are."""
+        return cast(Pretrained, self.task.to(self.batches.device))
+
     def images(self, batch_size: int = 32) -> Iterator[dict[str, Tensor]]:
-        """Images of some samples, with the task on their device."""
-        self.task.to(self.batches.device).eval()
+        """Images of some samples."""
         modalities = dict(self.task.hparams['modalities'])
         return self.batches.images(modalities, self.max_images, batch_size)
 
@@ -245,6 +249,11 @@ class Run:
 type Analysis = Callable[[Run], Finding]
 
 
+def _saliency(run: Run, analyse: Callable[..., Finding]) -> Finding:
+    common_dim: int | None = getattr(run.task, 'common_dim', None)
+    return analyse(run.model, run.images(), run.records, common_dim, run.max_images)
+
+
 def _curves(run: Run) -> Finding:
     if run.metrics is None:
         raise LeftOut('no metrics.csv of the fit was given')
@@ -274,6 +283,18 @@ ANALYSES: dict[str, tuple[str, Analysis]] = {
         lambda run: analysis.cross_modal_retrieval(run.embeddings),
     ),
     'rank': ('Effective rank', lambda run: analysis.effective_ranks(run.embeddings)),
+    'spatial_saliency': (
+        'Where common and unique embeddings look',
+        lambda run: _saliency(run, analysis.spatial_saliency),
+    ),
+    'spectral_saliency': (
+        'Which bands common and unique embeddings use',
+        lambda run: _saliency(run, analysis.spectral_saliency),
+    ),
+    'feature_maps': (
+        'Feature maps',
+        lambda run: analysis.feature_maps(run.model, run.images(), run.records),
+    ),
     'curves': ('Training curves', _curves),
 }
 
