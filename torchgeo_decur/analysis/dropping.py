@@ -153,7 +153,7 @@ def _plot(rows: Rows, classifier: str) -> Figure:
                     )
                 if mine:
                     chance = mine[0]['chance']
-                    axis.axhline(chance, color='black', linestyle=':', linewidth=1)
+                    axis.axhline(chance, color='black', ls=':', lw=1, label='chance')
                 axis.set_title(f'{label} in {name}, {classifier} probe')
             axes[i, 0].set_ylabel('score (%)')
         for axis in axes[-1]:

@@ -176,7 +176,7 @@ def _text(rows: Rows, differences: Rows) -> str:
         f'Half of the samples fit a probe, the other {rows[0]["scored"]} score it. Scores '
         'are balanced accuracy for classes and micro-averaged average precision for '
         'several labels, in percent, with intervals of 95 % over resamples of the scored '
-        'samples. The interval does not cover other trainings.'
+        'samples. Intervals do not cover other trainings, and of many some miss by chance.'
     ]
     if not differences:
         paragraphs.append(
@@ -246,13 +246,13 @@ def _plot(rows: Rows) -> Figure:
                     label=part,
                 )
             chance = next(r['chance'] for r in rows if r['label'] == label)
-            axis.axhline(chance, color='black', linestyle=':', linewidth=1)
+            axis.axhline(chance, color='black', ls=':', lw=1, label='chance')
             axis.set(title=f'{label}, {shown} probe', xticks=range(len(names)))
             axis.set_xticklabels(names)
             metric = next(r['metric'] for r in rows if r['label'] == label)
             axis.set_ylabel(f'{metric} (%)')
         handles, texts = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, texts, loc='outside lower center', ncols=len(parts))
+        figure.legend(handles, texts, loc='outside lower center', ncols=len(texts))
     return figure
 
 

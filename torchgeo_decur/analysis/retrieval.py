@@ -190,7 +190,7 @@ def _plot(rows: Rows) -> Figure:
                     label=r['part'],
                 )
             chance = [100 * min(k / rows[0]['samples'], 1) for k in AT]
-            axis.plot(AT, chance, color='black', linestyle=':', linewidth=1)
+            axis.plot(AT, chance, color='black', ls=':', lw=1, label='chance')
             axis.set(title=f'From {m} to {n}', xlabel='nearest samples k', xticks=AT)
         axes[0, 0].set_ylabel('recall at k (%)')
         axes[0, 0].legend()

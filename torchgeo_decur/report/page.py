@@ -107,6 +107,12 @@ def _paragraph(text: str) -> str:
     return f'<ul>{items}</ul>'
 
 
+def _cell(value: Any) -> str:
+    if value is None:
+        return ''
+    return f'{value:.4g}' if isinstance(value, float) else escape(str(value))
+
+
 def _table(name: str, rows: Sequence[Mapping[str, Any]], file: str) -> str:
     words = escape(name.replace('_', ' '))
     link = f'<a href="{escape(file)}">{escape(file)}</a>'
@@ -115,7 +121,7 @@ def _table(name: str, rows: Sequence[Mapping[str, Any]], file: str) -> str:
     if len(rows) > LEFT_TO_FILE:
         return f'<p>Table <b>{words}</b> has {len(rows)} rows: {link}.</p>'
     numeric = {
-        column: all(isinstance(row[column], int | float) for row in rows)
+        column: all(isinstance(row[column], int | float | None) for row in rows)
         for column in rows[0]
     }
     kinds = {
@@ -125,9 +131,7 @@ def _table(name: str, rows: Sequence[Mapping[str, Any]], file: str) -> str:
         f'<th scope="col"{kinds[c]}>{escape(c.replace("_", " "))}</th>' for c in rows[0]
     )
     body = ''.join(
-        '<tr>'
-        + ''.join(f'<td{kinds[c]}>{escape(str(row[c]))}</td>' for c in row)
-        + '</tr>'
+        '<tr>' + ''.join(f'<td{kinds[c]}>{_cell(row[c])}</td>' for c in row) + '</tr>'
         for row in rows
     )
     box = (
