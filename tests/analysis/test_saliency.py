@@ -87,7 +87,7 @@ class TestSpatial:
         found = spatial_saliency(
             toy, [{'a': nothing, 'b': nothing}], {'a': THREE, 'b': THREE}, 1
         )
-        assert 'no sample has a map of common in both' in found.text
+        assert 'common: no sample has a map in both' in found.text
 
     @pytest.mark.parametrize(
         ('common_dim', 'parts'), [(None, {'all'}), (2, {'all'}), (0, {'unique'})]

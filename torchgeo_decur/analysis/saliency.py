@@ -58,7 +58,8 @@ def spatial_saliency(
 
     Raises:
         ImportError: if captum is not installed.
-        ValueError: if an option is out of range, or the model has no maps.
+        LeftOut: if the model has no maps.
+        ValueError: if an option is out of range.
     """
     pairs = list(combinations(modalities, 2))
     found: dict[tuple[str, str], list[Tensor]] = {}
@@ -242,29 +243,34 @@ def _spatial_text(
     overlaps: Mapping[tuple[str, str], Array], sizes: Mapping[str, str]
 ) -> str:
     grids = ', '.join(f'{size} for {m}' for m, size in sizes.items())
-    lines = [f'The maps have as many places as the last feature map: {grids}.']
+    lines = []
+    for (pair, part), x in overlaps.items():
+        row = _overlap_row(pair, part, x)
+        if row['overlap'] is None:
+            lines.append(f'- {pair}, {part}: no sample has a map in both modalities.')
+            continue
+        words = f'- {pair}, {part}: overlap {row["overlap"]:.2f}'
+        if (other := row['overlap_of_different_samples']) is not None:
+            words += f' (of different samples {other:.2f})'
+        if (rho := row['correlation']) is not None:
+            words += f', correlation {rho:.2f}'
+        lines.append(f'{words}; means of {row["samples"]} samples.')
     for pair in dict.fromkeys(pair for pair, _ in overlaps):
-        parts = {part: x for (p, part), x in overlaps.items() if p == pair}
-        for part, x in parts.items():
-            row = _overlap_row(pair, part, x)
-            if row['overlap'] is None:
-                lines.append(f'{pair}: no sample has a map of {part} in both.')
-                continue
-            words = f'{pair}: maps of {part} dimensions overlap by {row["overlap"]:.2f}'
-            if (other := row['overlap_of_different_samples']) is not None:
-                words += f' (those of different samples by {other:.2f})'
-            if (rho := row['correlation']) is not None:
-                words += f' and correlate by {rho:.2f}'
-            lines.append(f'{words}, on the mean of {row["samples"]} samples.')
-        if len(parts) == 2:
-            lines.append(_compared(pair, parts['common'][0] - parts['unique'][0]))
-    return ' '.join(lines)
+        if {(pair, 'common'), (pair, 'unique')} <= set(overlaps):
+            both = overlaps[pair, 'common'][0] - overlaps[pair, 'unique'][0]
+            lines.append(_compared(pair, both))
+    return (
+        'GradCAM of the mean of the dimensions of each part, for each modality. The '
+        'overlap is 1 where both modalities look at the same places, 0 where they share '
+        f'none. Maps are as coarse as the last feature map: {grids} places.\n\n'
+        + '\n'.join(lines)
+    )
 
 
 def _compared(pair: str, difference: Array) -> str:
     mean, half = _mean(difference)
     if not isfinite(half):
-        return f'{pair}: too few samples to compare common and unique.'
+        return f'- {pair}: too few samples to compare common and unique.'
     if mean - half > 0:
         verdict = 'unique dimensions look at less similar places, as in the paper'
     elif mean + half < 0:
@@ -272,7 +278,7 @@ def _compared(pair: str, difference: Array) -> str:
     else:
         verdict = 'no difference can be told'
     return (
-        f'{pair}: common minus unique is {mean:.2f} (95 % interval {mean - half:.2f} to '
+        f'- {pair}: common minus unique is {mean:.2f} (95 % interval {mean - half:.2f} to '
         f'{mean + half:.2f}): {verdict}.'
     )
 
@@ -288,7 +294,7 @@ def _spectral_text(
         bands = modalities[m].bands
         parts = {part: x for (n, part), x in by_band.items() if n == m and len(x)}
         if len(bands) == 1:
-            lines.append(f'{m} has one band, to which all belongs.')
+            lines.append(f'- {m} has one band, to which all belongs.')
             continue
         for part, x in parts.items():
             medians = np.median(x, 0)
@@ -296,17 +302,18 @@ def _spectral_text(
                 f'{bands[i]} ({medians[i]:.0%})' for i in np.argsort(-medians)[:3]
             )
             lines.append(
-                f'{m}: {part} dimensions rest most on {first}; medians of {len(x)} '
+                f'- {m}: {part} dimensions rest most on {first}; medians of {len(x)} '
                 'samples.'
             )
         if len(parts) == 2:
             common, unique = (x.mean(0) for x in parts.values())
             lines.append(
-                f'{m}: the mean shares of common and unique differ in '
+                f'- {m}: the mean shares of common and unique differ in '
                 f'{np.abs(common - unique).sum() / 2:.0%} of all.'
             )
-    lines.append(
-        f'The integral of {steps} steps misses at most {max(missed.values()):.1%} of '
-        'what the bands add, without signs (median of the samples).'
+    return (
+        'What each band adds to the mean of the dimensions of a part, by integrated '
+        'gradients from an image of zeros, as a share in what all bands of the sample add. '
+        f'The integral of {steps} steps misses at most {max(missed.values()):.1%} of it '
+        '(median of the samples).\n\n' + '\n'.join(lines)
     )
-    return ' '.join(lines)
