@@ -146,7 +146,7 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 
     Example:
         >>> a = torch.tensor([[[1.0, 0.0, 2.0]]])
-        >>> correlation(a, -a)
+        >>> correlation(a, -a).round(decimals=3)
         tensor([-1.])
     """
     centred = (

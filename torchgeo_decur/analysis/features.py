@@ -19,7 +19,7 @@ from .composites import describe
 from .finding import Finding
 from .maps import last_map
 from .protocol import Pretrained, looking_at, take
-from .saliency_figures import empty_panel
+from .saliency_figures import empty_panel, entitle
 from .style import PAGE, figure_style
 
 type Array = NDArray[Any]
@@ -171,8 +171,9 @@ def _draw(views: Mapping[str, _View], pictures: Mapping[str, Array]) -> Figure:
     width = min(PAGE, 1.7 * columns)
     with figure_style():
         figure, axes = plt.subplots(
-            rows, columns, figsize=(width, width / columns * rows + 0.4), squeeze=False
+            rows, columns, figsize=(width, width / columns * rows + 0.6), squeeze=False
         )
+        entitle(figure, 'First principal components of the last feature map')
         for i, (m, view) in enumerate(views.items()):
             points = torch.cat(view.points).numpy() if view.points else None
             for row, image in enumerate(view.images):

@@ -73,7 +73,7 @@ def spatial_saliency(
             }
             for (m, n), part in product(pairs, parts):
                 scores = _scores(maps[m, part], maps[n, part])
-                found.setdefault((f'{m}_{n}', part), []).append(scores)
+                found.setdefault((f'{m} and {n}', part), []).append(scores)
             for i in range(min(examples - len(shown), len(next(iter(maps.values()))))):
                 pictures = {m: x[i].cpu() for m, x in images.items()}
                 shown.append(Example(pictures, {k: x[i] for k, x in maps.items()}))
@@ -88,7 +88,7 @@ def spatial_saliency(
         'overlap': [_overlap_row(*key, x) for key, x in overlaps.items()],
         'samples': [
             {
-                'pair': pair,
+                'modalities': pair,
                 'part': part,
                 'sample': i,
                 'overlap': _plain(x[0, i]),
@@ -112,7 +112,7 @@ def spectral_saliency(
     batches: Iterable[Mapping[str, Tensor]],
     modalities: Mapping[str, Modality],
     common_dim: int | None,
-    max_samples: int = 256,
+    max_samples: int = 128,
     steps: int = 16,
 ) -> Finding:
     """Compare which bands common and unique embeddings rest on (paper, Fig. 6b).
@@ -196,7 +196,7 @@ def _overlap_row(pair: str, part: str, x: Array) -> dict[str, Any]:
     good = x[0][np.isfinite(x[0])]
     mean, half = _mean(good)
     return {
-        'pair': pair,
+        'modalities': pair,
         'part': part,
         'samples': len(good),
         'overlap': _plain(mean),
@@ -257,30 +257,42 @@ def _spatial_text(
         lines.append(f'{words}; means of {row["samples"]} samples.')
     for pair in dict.fromkeys(pair for pair, _ in overlaps):
         if {(pair, 'common'), (pair, 'unique')} <= set(overlaps):
-            both = overlaps[pair, 'common'][0] - overlaps[pair, 'unique'][0]
-            lines.append(_compared(pair, both))
+            both = [overlaps[pair, part] for part in ('common', 'unique')]
+            lines += _compared(pair, *both)
     return (
         'GradCAM of the mean of the dimensions of each part, for each modality. The '
         'overlap is 1 where both modalities look at the same places, 0 where they share '
-        f'none. Maps are as coarse as the last feature map: {grids} places.\n\n'
+        f'none. Maps have as many places as the last feature map: {grids}.\n\n'
         + '\n'.join(lines)
     )
 
 
-def _compared(pair: str, difference: Array) -> str:
-    mean, half = _mean(difference)
+def _compared(pair: str, common: Array, unique: Array) -> list[str]:
+    mean, half = _mean(common[0] - unique[0])
     if not isfinite(half):
-        return f'- {pair}: too few samples to compare common and unique.'
+        return [f'- {pair}: too few samples to compare common and unique.']
+    lines = [
+        f'- {pair}: common minus unique is {mean:.2f} (95 % interval {mean - half:.2f} '
+        f'to {mean + half:.2f}).'
+    ]
+    # Maps of an untrained network overlap as well, whatever the images.
+    mean, half = _mean((common[0] - common[2]) - (unique[0] - unique[2]))
     if mean - half > 0:
-        verdict = 'unique dimensions look at less similar places, as in the paper'
+        verdict = (
+            'for unique dimensions the modalities share fewer places, as in the paper'
+        )
     elif mean + half < 0:
-        verdict = 'unique dimensions look at more similar places, unlike in the paper'
+        verdict = 'for unique dimensions the modalities share more places'
     else:
-        verdict = 'no difference can be told'
-    return (
-        f'- {pair}: common minus unique is {mean:.2f} (95 % interval {mean - half:.2f} to '
-        f'{mean + half:.2f}): {verdict}.'
-    )
+        verdict = (
+            'that the modalities share fewer places for unique dimensions is not seen'
+        )
+    if isfinite(half):
+        lines.append(
+            f'- {pair}: beyond what maps of different samples share, it is {mean:.2f} '
+            f'({mean - half:.2f} to {mean + half:.2f}): {verdict}.'
+        )
+    return lines
 
 
 def _spectral_text(
