@@ -110,16 +110,16 @@ def _row(pair: Pair, part: str, diagonal: Tensor) -> dict[str, object]:
 
 
 def _text(embeddings: Embeddings, rows: Rows) -> str:
-    said = '; '.join(
-        f'{r["modalities"]}, {r["part"]}: mean {r["mean_loss"]:.2f}, '
-        f'{r["aligned_percent"]:.0f} % below {ALIGNED}'
+    lines = [
+        f'- {r["modalities"]}, {r["part"]}: mean {r["mean_loss"]:.2f}, '
+        f'{r["aligned_percent"]:.0f} % of {r["dimensions"]} below {ALIGNED}'
         for r in rows
-    )
+    ]
     return (
-        'The loss of a dimension is (1 - C)^2, with C its correlation with the same '
-        'dimension of the other modality, over the '
-        f'{embeddings.number} samples of the split: 0 where both modalities say the same, '
-        f'1 where they have nothing to do with each other. {said}.'
+        'The loss of a dimension is (1 - C)², with C its correlation with the same '
+        f'dimension of the other modality, over {embeddings.number} samples: 0 where both '
+        'modalities say the same, 1 where they have nothing to do with each other.\n\n'
+        + '\n'.join(lines)
     )
 
 

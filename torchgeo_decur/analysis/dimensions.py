@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,8 +19,9 @@ from .finding import Finding, LeftOut
 from .style import COLOURS, COLUMN, MARKERS, figure_style
 
 _KNOWN = {
-    'pairs': 'the same dimension in the other modality',
-    'groups': 'common, and unique of each modality',
+    'pairs': 'clusters are the same dimension in all modalities (1 where they overlap)',
+    'groups': 'clusters are common, and unique of each modality (1 where they lie apart)',
+    'modalities': 'clusters are the modalities (0 where they mix)',
 }
 
 
@@ -66,10 +68,11 @@ def dimension_map(
     .. math:: s = \frac{b - a}{\max(a, b)}
 
     with a the mean distance of a point to its own cluster, b that to the nearest other
-    one: 1 for tight clusters far apart, 0 for none. They are computed for two kinds of
+    one: 1 for tight clusters far apart, 0 for none. They are computed for three kinds of
     clusters: ``pairs``, the same dimension in all modalities, which tells whether common
     dimensions *overlap*; and ``groups``, the common dimensions and the unique ones of each
-    modality, which tells whether these lie *apart*. Each is computed where the dimensions
+    modality, which tells whether these lie *apart*; and ``modalities``, among the common or
+    among the unique dimensions alone. Each is computed where the dimensions
     are, with the distance :math:`1 - r` of their correlation, and in the picture, with the
     Euclidean one.
 
@@ -113,16 +116,9 @@ def dimension_map(
         'picture': np.linalg.norm(picture[:, None] - picture[None], axis=2),
     }
     rows = [
-        {
-            'clusters': kind,
-            'part': part,
-            'space': space,
-            'silhouette': round(float(s[among].mean()), 4),
-            'points': int(among.sum()),
-        }
+        {'space': space, **row}
         for space, distance in spaces.items()
-        for kind, s in silhouettes(distance, marks).items()
-        for part, among in {p: marks.part == p for p in dict.fromkeys(known)}.items()
+        for row in silhouettes(distance, marks)
     ]
     drawn = [
         {
@@ -143,23 +139,37 @@ def dimension_map(
     )
 
 
-def silhouettes(distance: Array, marks: Marks) -> dict[str, Array]:
-    """Silhouette of each point, for each kind of clusters.
+def silhouettes(distance: Array, marks: Marks) -> list[dict[str, Any]]:
+    """Mean silhouette of the points of each part, for each kind of clusters.
 
     Args:
         distance: distances of the points, shape (P, P).
         marks: what each point is.
 
     Returns:
-        ``pairs``, and ``groups`` where there are some: silhouettes, shape (P,).
+        A row for each part and kind.
     """
-    clusters = {'pairs': marks.dimension}
-    if 'common' in marks.part:
-        clusters['groups'] = np.where(marks.part == 'common', -1, marks.name)
-    return {
-        kind: silhouette_samples(distance, labels, metric='precomputed')
-        for kind, labels in clusters.items()
-    }
+    rows: list[dict[str, Any]] = []
+    parts = list(dict.fromkeys(marks.part.tolist()))
+    kinds = {'pairs': marks.dimension}
+    if len(parts) > 1:
+        # Common dimensions are one cluster, unique ones are one for each modality.
+        kinds['groups'] = np.where(marks.part == 'common', -1, marks.name)
+    for kind, clusters in kinds.items():
+        each = silhouette_samples(distance, clusters, metric='precomputed')
+        rows += [_row(kind, part, each[marks.part == part]) for part in parts]
+    for part in parts:
+        among = np.flatnonzero(marks.part == part)
+        if len(among) > len(set(marks.name[among])):
+            inside = distance[np.ix_(among, among)]
+            each = silhouette_samples(inside, marks.name[among], metric='precomputed')
+            rows.append(_row('modalities', part, each))
+    return rows
+
+
+def _row(kind: str, part: str, each: Array) -> dict[str, Any]:
+    mean = round(float(each.mean()), 4)
+    return {'clusters': kind, 'part': part, 'silhouette': mean, 'points': len(each)}
 
 
 def _choose(embeddings: Embeddings, number: int) -> Tensor:
@@ -183,26 +193,27 @@ def _points(z: Tensor, chosen: Tensor) -> Array:
     return points
 
 
-def _text(
-    rows: list[dict[str, object]], dimensions: int, embeddings: Embeddings
-) -> str:
-    said = '; '.join(
-        f'{r["clusters"]}, {r["part"]}, in the '
-        f'{"picture" if r["space"] == "picture" else "space of the samples"}: '
-        f'{r["silhouette"]:.2f}'
-        for r in rows
-    )
+def _text(rows: list[dict[str, Any]], dimensions: int, embeddings: Embeddings) -> str:
     samples = len(next(iter(embeddings.z.values())))
+    lines = []
+    for kind, what in _KNOWN.items():
+        for part in dict.fromkeys(r['part'] for r in rows):
+            found = {
+                r['space']: r['silhouette']
+                for r in rows
+                if (r['clusters'], r['part']) == (kind, part)
+            }
+            if found:
+                lines.append(
+                    f'- {part} dimensions, {what}: {found["dimensions"]:.2f}, and '
+                    f'{found["picture"]:.2f} in the picture'
+                )
     return (
         f'Each point is one of {dimensions} dimensions of a modality, told by its values '
         f'on {samples} samples; points are close where dimensions are correlated. '
-        'Silhouettes check the picture, from 1, tight clusters far apart, to 0, none. '
-        + '. '.join(
-            f'Clusters called {kind} are {what}'
-            for kind, what in _KNOWN.items()
-            if any(r['clusters'] == kind for r in rows)
-        )
-        + f'. {said}.'
+        'Silhouettes check the picture: 1 for tight clusters far apart, 0 for none, less '
+        'than 0 where points lie nearer to another cluster than to their own. By the '
+        'distance 1 - r of correlated dimensions they are\n\n' + '\n'.join(lines)
     )
 
 

@@ -130,7 +130,7 @@ def _plot(rows: Rows, classifier: str) -> Figure:
             figsize=(PAGE, 1.9 * len(labels)),
             squeeze=False,
             sharex='col',
-            sharey='row',
+            sharey=True,
         )
         for i, label in enumerate(labels):
             for j, name in enumerate(names):

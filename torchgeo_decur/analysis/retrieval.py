@@ -96,9 +96,11 @@ def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Finding:
         )
     number = rows[0]['samples']
     chance = ', '.join(f'{100 * min(k / number, 1):.2g}' for k in AT)
-    said = '; '.join(
-        f'{r["from"]} to {r["to"]}, {r["part"]}: {r["recall_1"]:.1f}' for r in rows
-    )
+    lines = [
+        f'- {r["from"]} to {r["to"]}, {r["part"]}: '
+        + ', '.join(f'{r[f"recall_{k}"]:.1f}' for k in AT)
+        for r in rows
+    ]
     return Finding(
         name='retrieval',
         title='Cross-modal retrieval',
@@ -106,8 +108,8 @@ def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Finding:
             f'Each of {number} samples of one modality looks for itself among those of the '
             'other, by the cosine of standardised embeddings. Recall is the share of '
             f'samples found among the nearest 1, 5 and 10, in percent; chance is {chance}. '
-            f'Recall at 1: {said}. Recall falls with the number of samples to find '
-            'one among, so compare it only at the same number.'
+            'Recall falls with the number of samples to find one among, so compare it only '
+            'at the same number.\n\n' + '\n'.join(lines)
         ),
         tables={'retrieval': rows},
         figures={'recall': _plot(rows)},

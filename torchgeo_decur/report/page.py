@@ -84,7 +84,7 @@ and JSON.</p></footer>
 def _section(finding: Mapping[str, Any], folder: Path) -> str:
     name = finding['name']
     said = finding['text'].split('\n\n')
-    parts = [f'<p>{escape(paragraph)}</p>' for paragraph in said]
+    parts = [_paragraph(text) for text in said]
     for figure, alt in finding['figures'].items():
         content = (folder / name / f'{figure}.png').read_bytes()
         source = f'data:image/png;base64,{base64.b64encode(content).decode()}'
@@ -97,6 +97,14 @@ def _section(finding: Mapping[str, Any], folder: Path) -> str:
         + '\n'.join(parts)
         + '</section>'
     )
+
+
+def _paragraph(text: str) -> str:
+    lines = text.split('\n')
+    if not all(line.startswith('- ') for line in lines):
+        return f'<p>{escape(text)}</p>'
+    items = ''.join(f'<li>{escape(line[2:])}</li>' for line in lines)
+    return f'<ul>{items}</ul>'
 
 
 def _table(name: str, rows: Sequence[Mapping[str, Any]], file: str) -> str:
@@ -124,7 +132,7 @@ def _table(name: str, rows: Sequence[Mapping[str, Any]], file: str) -> str:
     )
     box = (
         f'<div class="box" tabindex="0" role="region" aria-label="Table {words}"><table>'
-        f'<caption>{words}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
+        f'<caption>{words}, {link}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
         '</table></div>'
     )
     if len(rows) <= FOLDED:

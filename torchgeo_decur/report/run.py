@@ -16,8 +16,8 @@ from torchgeo.tasks import BaseTask
 from tqdm import tqdm
 
 from .. import analysis
-from ..analysis import Embeddings, Finding, LeftOut
-from ..analysis.embeddings import Pretrained
+from ..analysis import Embeddings, Finding, LeftOut, Pretrained
+from ..analysis.embeddings import Embedding
 from ..embed.parts import digest, replace
 from ..modalities import Modality
 from ..models.checkpoints import writable
@@ -167,9 +167,13 @@ class Run:
             )
         return {m: known[m] for m in modalities}
 
+    @property
+    def model(self) -> Pretrained:
+        """The task, where the images are."""
+        return cast(Pretrained, self.task.to(self.batches.device))
+
     def images(self, batch_size: int = 32) -> Iterator[dict[str, Tensor]]:
-        """Images of some samples, with the task on their device."""
-        self.task.to(self.batches.device).eval()
+        """Images of some samples."""
         modalities = dict(self.task.hparams['modalities'])
         return self.batches.images(modalities, self.max_images, batch_size)
 
@@ -236,13 +240,18 @@ class Run:
         key, file = self._key(task), self.folder / 'cache' / f'{name}.safetensors'
         found = load_embeddings(file, key)
         if found is None:
-            model = cast(Pretrained, task.to(self.batches.device))
+            model = cast(Embedding, task.to(self.batches.device))
             found = analysis.collect(model, self.batches, self.says['max_samples'])
             save_embeddings(file, found, key)
         return found
 
 
 type Analysis = Callable[[Run], Finding]
+
+
+def _saliency(run: Run, analyse: Callable[..., Finding]) -> Finding:
+    common_dim: int | None = getattr(run.task, 'common_dim', None)
+    return analyse(run.model, run.images(), run.records, common_dim, run.max_images)
 
 
 def _curves(run: Run) -> Finding:
@@ -274,6 +283,18 @@ ANALYSES: dict[str, tuple[str, Analysis]] = {
         lambda run: analysis.cross_modal_retrieval(run.embeddings),
     ),
     'rank': ('Effective rank', lambda run: analysis.effective_ranks(run.embeddings)),
+    'spatial_saliency': (
+        'Where common and unique embeddings look',
+        lambda run: _saliency(run, analysis.spatial_saliency),
+    ),
+    'spectral_saliency': (
+        'Which bands common and unique embeddings use',
+        lambda run: _saliency(run, analysis.spectral_saliency),
+    ),
+    'feature_maps': (
+        'Feature maps',
+        lambda run: analysis.feature_maps(run.model, run.images(), run.records),
+    ),
     'curves': ('Training curves', _curves),
 }
 
