@@ -49,22 +49,40 @@ def toy() -> ToyPretrained:
 
 class TestSpatial:
     def test_same_and_other_places(self, toy: ToyPretrained) -> None:
-        # Band by band: one corner after another, the same in both modalities.
-        x = torch.cat([corner(4, 1, *c) for c in ((0, 0), (0, 1), (1, 1))], 1)
+        # Each band has a corner, one further in each sample, the same in both modalities.
+        corners = [corner(1, 1, *c) for c in ((0, 0), (0, 1), (1, 1), (1, 0))]
+        x = torch.cat(
+            [
+                torch.cat([corners[(i + band) % 4] for band in range(3)], 1)
+                for i in range(4)
+            ]
+        )
         found = spatial_saliency(toy, [{'a': x, 'b': x}], {'a': THREE, 'b': THREE}, 1)
         (common,) = rows(found, 'overlap', part='common')
         (unique,) = rows(found, 'overlap', part='unique')
         assert common['overlap'] == pytest.approx(1)
-        assert common['overlap_of_different_samples'] == pytest.approx(1)
+        assert common['overlap_of_different_samples'] == pytest.approx(0)
         assert common['correlation'] == pytest.approx(1)
         assert common['overlap_of_positive_parts'] == pytest.approx(1)
         assert unique['overlap'] == pytest.approx(0)
+        # The third band of a sample is where the second is in the next.
+        assert unique['overlap_of_different_samples'] == pytest.approx(1)
         # The unique output of b has no positive part.
         assert (unique['samples'], unique['positive_samples']) == (4, 0)
         assert unique['overlap_of_positive_parts'] is None
-        assert 'common minus unique is 1.00' in found.text
-        assert 'less similar places, as in the paper' in found.text
+        assert 'a and b: common minus unique is 1.00 (95 %' in found.text
+        assert 'it is 2.00 (2.00 to 2.00): for unique dimensions' in found.text
+        assert 'fewer places, as in the paper' in found.text
         assert [r['overlap'] for r in rows(found, 'samples', part='common')] == [1] * 4
+
+    def test_a_habit_is_no_finding(self, toy: ToyPretrained) -> None:
+        # All samples are alike, so the same overlap is found between them.
+        x = torch.cat([corner(4, 1, *c) for c in ((0, 0), (0, 1), (1, 1))], 1)
+        found = spatial_saliency(toy, [{'a': x, 'b': x}], {'a': THREE, 'b': THREE}, 1)
+        assert 'common minus unique is 1.00' in found.text
+        assert (
+            'it is 0.00 (0.00 to 0.00): that the modalities share fewer' in found.text
+        )
 
     def test_panel_shows_the_corner(self, toy: ToyPretrained) -> None:
         x = torch.cat([corner(1, 1, *c) for c in ((0, 0), (0, 1), (1, 1))], 1)
@@ -87,7 +105,7 @@ class TestSpatial:
         found = spatial_saliency(
             toy, [{'a': nothing, 'b': nothing}], {'a': THREE, 'b': THREE}, 1
         )
-        assert 'no sample has a map of common in both' in found.text
+        assert 'common: no sample has a map in both' in found.text
 
     @pytest.mark.parametrize(
         ('common_dim', 'parts'), [(None, {'all'}), (2, {'all'}), (0, {'unique'})]
@@ -190,8 +208,8 @@ class TestTasks:
         task = DeCUR(channels, models, projector=[16])
         known = {'s1': S1, 's2': S2, 'dem': DEM}
         found = spatial_saliency(task, batches(1, **channels), known, 12, examples=2)
-        pairs = [r['pair'] for r in rows(found, 'overlap', part='unique')]
-        assert pairs == ['s1_s2', 's1_dem', 's2_dem']
+        pairs = [r['modalities'] for r in rows(found, 'overlap', part='unique')]
+        assert pairs == ['s1 and s2', 's1 and dem', 's2 and dem']
         assert '2 x 2 for s1, 4 x 4 for s2' in found.text
         # Two samples, three modalities with two maps each, and the scale.
         assert len(found.figures['examples'].axes) == 2 * 3 * 3 + 1

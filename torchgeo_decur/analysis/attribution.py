@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from .finding import LeftOut
 from .maps import exposed
 from .protocol import Pretrained
 
@@ -36,11 +37,11 @@ def gradcam(model: Pretrained, modality: str, x: Tensor, dimensions: slice) -> T
 
     Raises:
         ImportError: if captum is not installed.
-        ValueError: if the embeddings do not come from the last map of the encoder.
+        LeftOut: if the embeddings do not come from the last map of the encoder.
     """
     attr = import_captum()
     if 'shared' in model.projectors:
-        raise ValueError(
+        raise LeftOut(
             'model must compute the embeddings of a modality by its entry in encoders, '
             f'got {type(model).__name__}, whose unique embeddings have encoders of '
             'their own'
@@ -145,7 +146,7 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 
     Example:
         >>> a = torch.tensor([[[1.0, 0.0, 2.0]]])
-        >>> correlation(a, -a)
+        >>> correlation(a, -a).round(decimals=3)
         tensor([-1.])
     """
     centred = (

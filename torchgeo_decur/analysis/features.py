@@ -19,7 +19,7 @@ from .composites import describe
 from .finding import Finding
 from .maps import last_map
 from .protocol import Pretrained, looking_at, take
-from .saliency_figures import empty_panel
+from .saliency_figures import empty_panel, entitle
 from .style import PAGE, figure_style
 
 type Array = NDArray[Any]
@@ -56,7 +56,8 @@ def feature_maps(
         Share of each component in the variance, how far points moved, and the pictures.
 
     Raises:
-        ValueError: if an option is out of range, or an encoder has no map.
+        LeftOut: if an encoder has no map.
+        ValueError: if an option is out of range.
     """
     if examples < 1:
         raise ValueError(f'examples must be positive, got {examples}')
@@ -78,7 +79,7 @@ def feature_maps(
         ]
         h, w = view.maps[0].shape[2:]
         lines.append(
-            f'{m}: the map has {h} x {w} places and {view.maps[0].shape[1]} channels; '
+            f'- {m}: the map has {h} x {w} places and {view.maps[0].shape[1]} channels; '
             f'the components shown hold {explained.sum():.0%} of the variance.'
         )
         if view.points:
@@ -86,13 +87,14 @@ def feature_maps(
             row = {'modality': m, 'mean_move_in_cells': float(moved.mean())}
             tables.setdefault('points', []).append(row)
             lines.append(
-                f'{m}: the points of the last attention moved by {moved.mean():.2f} '
+                f'- {m}: the points of the last attention moved by {moved.mean():.2f} '
                 'cells of the map on average.'
             )
     return Finding(
         'feature_maps',
         'What the last feature map shows',
-        ' '.join(lines),
+        'First principal components of the last feature map, of all places of all samples: '
+        'a colour means the same in each picture of a modality.\n\n' + '\n'.join(lines),
         tables,
         {'maps': _draw(views, pictures)},
     )
@@ -169,8 +171,9 @@ def _draw(views: Mapping[str, _View], pictures: Mapping[str, Array]) -> Figure:
     width = min(PAGE, 1.7 * columns)
     with figure_style():
         figure, axes = plt.subplots(
-            rows, columns, figsize=(width, width / columns * rows + 0.4), squeeze=False
+            rows, columns, figsize=(width, width / columns * rows + 0.6), squeeze=False
         )
+        entitle(figure, 'First principal components of the last feature map')
         for i, (m, view) in enumerate(views.items()):
             points = torch.cat(view.points).numpy() if view.points else None
             for row, image in enumerate(view.images):

@@ -102,8 +102,13 @@ def take(
         count = min(len(batch[names[0]]), left)
         for start in range(0, count, size):
             part = slice(start, min(start + size, count))
-            # A copy, since tensors of inference mode take no gradient.
-            yield {m: batch[m][part].detach().clone().to(like) for m in names}
+            # A copy, since tensors of inference mode take no gradient, laid out as those
+            # that the tasks train with.
+            copies = {m: batch[m][part].detach().clone().to(like) for m in names}
+            yield {
+                m: x.contiguous(memory_format=torch.channels_last)
+                for m, x in copies.items()
+            }
         left -= count
         if not left:
             return

@@ -58,7 +58,8 @@ def spatial_saliency(
 
     Raises:
         ImportError: if captum is not installed.
-        ValueError: if an option is out of range, or the model has no maps.
+        LeftOut: if the model has no maps.
+        ValueError: if an option is out of range.
     """
     pairs = list(combinations(modalities, 2))
     found: dict[tuple[str, str], list[Tensor]] = {}
@@ -72,7 +73,7 @@ def spatial_saliency(
             }
             for (m, n), part in product(pairs, parts):
                 scores = _scores(maps[m, part], maps[n, part])
-                found.setdefault((f'{m}_{n}', part), []).append(scores)
+                found.setdefault((f'{m} and {n}', part), []).append(scores)
             for i in range(min(examples - len(shown), len(next(iter(maps.values()))))):
                 pictures = {m: x[i].cpu() for m, x in images.items()}
                 shown.append(Example(pictures, {k: x[i] for k, x in maps.items()}))
@@ -87,7 +88,7 @@ def spatial_saliency(
         'overlap': [_overlap_row(*key, x) for key, x in overlaps.items()],
         'samples': [
             {
-                'pair': pair,
+                'modalities': pair,
                 'part': part,
                 'sample': i,
                 'overlap': _plain(x[0, i]),
@@ -111,7 +112,7 @@ def spectral_saliency(
     batches: Iterable[Mapping[str, Tensor]],
     modalities: Mapping[str, Modality],
     common_dim: int | None,
-    max_samples: int = 256,
+    max_samples: int = 128,
     steps: int = 16,
 ) -> Finding:
     """Compare which bands common and unique embeddings rest on (paper, Fig. 6b).
@@ -195,7 +196,7 @@ def _overlap_row(pair: str, part: str, x: Array) -> dict[str, Any]:
     good = x[0][np.isfinite(x[0])]
     mean, half = _mean(good)
     return {
-        'pair': pair,
+        'modalities': pair,
         'part': part,
         'samples': len(good),
         'overlap': _plain(mean),
@@ -242,39 +243,56 @@ def _spatial_text(
     overlaps: Mapping[tuple[str, str], Array], sizes: Mapping[str, str]
 ) -> str:
     grids = ', '.join(f'{size} for {m}' for m, size in sizes.items())
-    lines = [f'The maps have as many places as the last feature map: {grids}.']
+    lines = []
+    for (pair, part), x in overlaps.items():
+        row = _overlap_row(pair, part, x)
+        if row['overlap'] is None:
+            lines.append(f'- {pair}, {part}: no sample has a map in both modalities.')
+            continue
+        words = f'- {pair}, {part}: overlap {row["overlap"]:.2f}'
+        if (other := row['overlap_of_different_samples']) is not None:
+            words += f' (of different samples {other:.2f})'
+        if (rho := row['correlation']) is not None:
+            words += f', correlation {rho:.2f}'
+        lines.append(f'{words}; means of {row["samples"]} samples.')
     for pair in dict.fromkeys(pair for pair, _ in overlaps):
-        parts = {part: x for (p, part), x in overlaps.items() if p == pair}
-        for part, x in parts.items():
-            row = _overlap_row(pair, part, x)
-            if row['overlap'] is None:
-                lines.append(f'{pair}: no sample has a map of {part} in both.')
-                continue
-            words = f'{pair}: maps of {part} dimensions overlap by {row["overlap"]:.2f}'
-            if (other := row['overlap_of_different_samples']) is not None:
-                words += f' (those of different samples by {other:.2f})'
-            if (rho := row['correlation']) is not None:
-                words += f' and correlate by {rho:.2f}'
-            lines.append(f'{words}, on the mean of {row["samples"]} samples.')
-        if len(parts) == 2:
-            lines.append(_compared(pair, parts['common'][0] - parts['unique'][0]))
-    return ' '.join(lines)
-
-
-def _compared(pair: str, difference: Array) -> str:
-    mean, half = _mean(difference)
-    if not isfinite(half):
-        return f'{pair}: too few samples to compare common and unique.'
-    if mean - half > 0:
-        verdict = 'unique dimensions look at less similar places, as in the paper'
-    elif mean + half < 0:
-        verdict = 'unique dimensions look at more similar places, unlike in the paper'
-    else:
-        verdict = 'no difference can be told'
+        if {(pair, 'common'), (pair, 'unique')} <= set(overlaps):
+            both = [overlaps[pair, part] for part in ('common', 'unique')]
+            lines += _compared(pair, *both)
     return (
-        f'{pair}: common minus unique is {mean:.2f} (95 % interval {mean - half:.2f} to '
-        f'{mean + half:.2f}): {verdict}.'
+        'GradCAM of the mean of the dimensions of each part, for each modality. The '
+        'overlap is 1 where both modalities look at the same places, 0 where they share '
+        f'none. Maps have as many places as the last feature map: {grids}.\n\n'
+        + '\n'.join(lines)
     )
+
+
+def _compared(pair: str, common: Array, unique: Array) -> list[str]:
+    mean, half = _mean(common[0] - unique[0])
+    if not isfinite(half):
+        return [f'- {pair}: too few samples to compare common and unique.']
+    lines = [
+        f'- {pair}: common minus unique is {mean:.2f} (95 % interval {mean - half:.2f} '
+        f'to {mean + half:.2f}).'
+    ]
+    # Maps of an untrained network overlap as well, whatever the images.
+    mean, half = _mean((common[0] - common[2]) - (unique[0] - unique[2]))
+    if mean - half > 0:
+        verdict = (
+            'for unique dimensions the modalities share fewer places, as in the paper'
+        )
+    elif mean + half < 0:
+        verdict = 'for unique dimensions the modalities share more places'
+    else:
+        verdict = (
+            'that the modalities share fewer places for unique dimensions is not seen'
+        )
+    if isfinite(half):
+        lines.append(
+            f'- {pair}: beyond what maps of different samples share, it is {mean:.2f} '
+            f'({mean - half:.2f} to {mean + half:.2f}): {verdict}.'
+        )
+    return lines
 
 
 def _spectral_text(
@@ -288,7 +306,7 @@ def _spectral_text(
         bands = modalities[m].bands
         parts = {part: x for (n, part), x in by_band.items() if n == m and len(x)}
         if len(bands) == 1:
-            lines.append(f'{m} has one band, to which all belongs.')
+            lines.append(f'- {m} has one band, to which all belongs.')
             continue
         for part, x in parts.items():
             medians = np.median(x, 0)
@@ -296,17 +314,18 @@ def _spectral_text(
                 f'{bands[i]} ({medians[i]:.0%})' for i in np.argsort(-medians)[:3]
             )
             lines.append(
-                f'{m}: {part} dimensions rest most on {first}; medians of {len(x)} '
+                f'- {m}: {part} dimensions rest most on {first}; medians of {len(x)} '
                 'samples.'
             )
         if len(parts) == 2:
             common, unique = (x.mean(0) for x in parts.values())
             lines.append(
-                f'{m}: the mean shares of common and unique differ in '
+                f'- {m}: the mean shares of common and unique differ in '
                 f'{np.abs(common - unique).sum() / 2:.0%} of all.'
             )
-    lines.append(
-        f'The integral of {steps} steps misses at most {max(missed.values()):.1%} of '
-        'what the bands add, without signs (median of the samples).'
+    return (
+        'What each band adds to the mean of the dimensions of a part, by integrated '
+        'gradients from an image of zeros, as a share in what all bands of the sample add. '
+        f'The integral of {steps} steps misses at most {max(missed.values()):.1%} of it '
+        '(median of the samples).\n\n' + '\n'.join(lines)
     )
-    return ' '.join(lines)

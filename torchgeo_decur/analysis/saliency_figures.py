@@ -70,7 +70,7 @@ def draw_overlaps(overlaps: Mapping[tuple[str, str], Array]) -> Figure:
                 if len(other):
                     ax.axvline(other.mean(), color=COLOURS[part], linestyle=':')
             ax.set(xlim=(0, 1), ylabel='samples (%)')
-            ax.set_title(f'Where {pair.replace("_", " and ")} look: overlap of maps')
+            ax.set_title(f'Where {pair} look: overlap of maps')
         axes[-1, 0].set_xlabel('overlap of GradCAM maps (0 disjoint, 1 identical)')
         handles: list[Artist] = [_swatch(part) for part in parts]
         for style, label in (('-', 'mean'), (':', 'mean, different samples')):
@@ -96,47 +96,60 @@ def draw_examples(
     parts = list(dict.fromkeys(part for _, part in keys))
     names = list(examples[0].images)
     columns = len(names) * (1 + len(parts))
-    width = min(PAGE - 0.5, 1.2 * columns)
+    width, size = min(PAGE - 0.5, 1.2 * columns), 7.5 if columns < 7 else 6
     with figure_style():
         figure, axes = plt.subplots(
             len(examples),
             columns,
-            figsize=(width + 0.5, width / columns * len(examples) + 0.4),
+            figsize=(width + 0.5, width / columns * len(examples) + 0.5),
             squeeze=False,
         )
         for i, example in enumerate(examples):
             panels = iter(axes[i])
             for m in names:
                 image, shown = describe(example.images[m], modalities[m])
-                ax = empty_panel(
-                    next(panels), '' if i else f'{m}\n{shown.split(",")[0]}'
-                )
+                title = '' if i else f'{m}\n{shown.split(",")[0]}'
+                ax = empty_panel(next(panels), title, size)
                 ax.imshow(image, 'gray', vmin=0, vmax=1)
                 for part in parts:
-                    ax = empty_panel(next(panels), '' if i else f'{m}\n{part}')
+                    ax = empty_panel(next(panels), '' if i else f'{m}\n{part}', size)
                     x = _upsampled(example.maps[m, part], image.shape[:2])
                     drawn = ax.imshow(x, vmin=0, vmax=1)
+        entitle(
+            figure, 'Where embeddings look: GradCAM of the mean of their dimensions'
+        )
         bar = figure.colorbar(drawn, ax=axes, aspect=30, fraction=0.02, shrink=0.6)
-        bar.set_label('GradCAM, part of the largest of a map')
+        bar.set_label('relative to its maximum')
         bar.outline.set_visible(False)
     return figure
 
 
-def empty_panel(ax: Axes, title: str) -> Axes:
+def empty_panel(ax: Axes, title: str, size: float = 7.5) -> Axes:
     """Make room for a picture.
 
     Args:
         ax: the axes.
         title: its title.
+        size: size of the letters in points.
 
     Returns:
         The axes, without ticks and lines.
     """
-    ax.set_title(title, fontsize=7.5, loc='center')
+    ax.set_title(title, fontsize=size, loc='center')
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.grid(False)
     return ax
+
+
+def entitle(figure: Figure, title: str) -> None:
+    """Say above a panel of pictures what they are.
+
+    Args:
+        figure: the figure.
+        title: its title.
+    """
+    figure.suptitle(title, x=0.01, ha='left', fontsize=9)
 
 
 def draw_bands(

@@ -5,11 +5,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..analysis import Embeddings, alignment_histogram, spatial_saliency
+from ..analysis import Embeddings, LeftOut, alignment_histogram, spatial_saliency
 from ..analysis.attribution import import_captum
 from ..modalities import pick_date, split
 from ..tasks import MultimodalPretraining
@@ -18,13 +18,12 @@ from ..tasks import MultimodalPretraining
 class LogFigures(Callback):
     """Every k epochs, log what validation samples show: alignment and saliency.
 
-    Two figures go to each logger that takes figures: ``alignment``, the histogram of the
-    cross-modal loss of each embedding dimension
+    To each logger that takes figures go ``alignment``, the histogram of the cross-modal
+    loss of each embedding dimension
     (:func:`~torchgeo_decur.analysis.alignment_histogram`), and ``saliency``, GradCAM of a
-    few samples beside their images
-    (:func:`~torchgeo_decur.analysis.spatial_saliency`); of a task whose embeddings have
-    no such maps the former alone. The first device draws, of its samples. Training does
-    not notice: no random number is drawn.
+    few samples beside their images (:func:`~torchgeo_decur.analysis.spatial_saliency`),
+    unless the embeddings of the task have no such maps. The first device draws, of its
+    samples. The random numbers of training stay what they are.
 
     It needs captum (``pip install torchgeo-decur[analysis]``).
 
@@ -140,5 +139,39 @@ class LogFigures(Callback):
         task: Any = pl_module
         common_dim = getattr(task, 'common_dim', None)
         z = {m: torch.cat([part[m] for part in parts]) for m in parts[0]}
+        records = _datamodule(trainer).modalities
         with isolate_rng():
-            found = [('alignment', alignment_histogram(Embeddings.of(z, common_dim)))]
+            findings = {'alignment': alignment_histogram(Embeddings.of(z, common_dim))}
+            try:
+                findings['saliency'] = spatial_saliency(
+                    task,
+                    images,
+                    {m: records[m] for m in z},
+                    common_dim,
+                    max_samples=self.examples,
+                    examples=self.examples,
+                )
+            except LeftOut as error:
+                rank_zero_info(f'LogFigures draws no saliency: {error}')
+        for tag, finding in findings.items():
+            for name, figure in finding.figures.items():
+                # The overlaps of a few samples are no histogram.
+                for writer in self._writers(trainer) if name != 'overlap' else ():
+                    writer.add_figure(tag, figure, trainer.global_step, close=False)
+                plt.close(figure)
+
+    def _due(self, trainer: Trainer) -> bool:
+        epoch = trainer.current_epoch + 1
+        last = epoch == trainer.max_epochs
+        due = last or epoch % self.every_n_epochs == 0
+        return trainer.is_global_zero and not trainer.sanity_checking and due
+
+    def _writers(self, trainer: Trainer) -> list[Any]:
+        """What takes figures."""
+        loggers: list[Any] = trainer.loggers
+        found = [getattr(logger, 'experiment', None) for logger in loggers]
+        return [writer for writer in found if hasattr(writer, 'add_figure')]
+
+
+def _datamodule(trainer: Trainer) -> Any:
+    return getattr(trainer, 'datamodule', None)
