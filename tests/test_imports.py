@@ -26,8 +26,9 @@ ALLOWED = {
     'analysis': {'losses.functional', 'models', 'modalities'},
     'callbacks': TASKS | {'tasks', 'analysis', 'datasets', 'datamodules'},
     'embed': {'models', 'modalities'},
+    'report': {'analysis', 'embed', 'models', 'modalities'},
     'cli': TASKS
-    | {'tasks', 'analysis', 'datasets', 'datamodules', 'callbacks', 'embed'},
+    | {'tasks', 'analysis', 'datasets', 'datamodules', 'callbacks', 'embed', 'report'},
     '__main__': {'cli'},
 }
 

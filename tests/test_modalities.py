@@ -58,11 +58,27 @@ class TestModality:
                 {'mean': (0.0, 0.0), 'std': (1.0, 0.0)},
                 r'std must be positive, got \[1\.0, 0\.0\]',
             ),
+            (
+                {'wavelengths': (665.0,)},
+                r'wavelengths must have one value for each of the 2 bands .*, got 1',
+            ),
+            (
+                {'wavelengths': (665.0, -1.0)},
+                r'wavelengths must be positive, got \[665\.0, -1\.0\]',
+            ),
         ],
     )
     def test_wrong_records(self, change: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             Modality(**{**SAR, **change})
+
+    def test_wavelengths_of_sentinel_2(self) -> None:
+        whole = MODALITIES['sentinel2_l1c']
+        assert whole.wavelengths is not None
+        nm = dict(zip(whole.bands, whole.wavelengths, strict=True))
+        assert (nm['B2'], nm['B8A'], nm['B10'], nm['B12']) == (490, 865, 1375, 2190)
+        without = MODALITIES['sentinel2_l2a']
+        assert without.wavelengths == tuple(nm[b] for b in without.bands)
 
     def test_is_frozen_and_hashable(self) -> None:
         assert len({Modality(**SAR), Modality(**SAR)}) == 1

@@ -1,24 +1,25 @@
-"""The command `torchgeo-decur`: weights, encoders, embeddings. Training is `torchgeo`."""
+"""The command `torchgeo-decur`: weights, encoders, embeddings, reports. Training is `torchgeo`."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser
 
 from .analysis.classifiers import Classifier
 from .analysis.embeddings import collect
 from .analysis.split_probes import probe_splits
 from .callbacks.export import export_checkpoint
-from .embed import embed_rasters, load_run, split_batches
+from .embed import Batches, embed_rasters, load_run
 from .embed.splits import Split
 from .models.checkpoints import save_encoder
 from .models.download import cached_file
 from .models.loading import read_weights
 from .models.published import DeCURWeights, fold_repeated
 from .models.weights import WEIGHTS
+from .report import report_checkpoint
 from .tasks import MultimodalPretraining
 
 _SUFFIXES = {'torchgeo': 'pt', 'timm': 'pth', 'safetensors': 'safetensors'}
@@ -122,6 +123,56 @@ def embed(
     )
 
 
+def report(
+    checkpoint: Path,
+    config: Path | None = None,
+    out: Path = Path('report'),
+    baseline: Path | None = None,
+    baseline_config: Path | None = None,
+    analyses: list[str] | None = None,
+    max_samples: int = 4096,
+    max_images: int = 256,
+    split: Literal['val', 'test', 'predict'] = 'val',
+    batch_size: int | None = None,
+    device: str = 'auto',
+) -> None:
+    """Write what a checkpoint has learned on one page, with figures and numbers.
+
+    A command that was stopped goes on where it stood.
+
+    Args:
+        checkpoint: checkpoint of a self-supervised task.
+        config: config of the fit; its model and data count. By default the config.yaml
+            that the fit left.
+        out: folder of the report.
+        baseline: another checkpoint, such as of Barlow Twins, to compare the alignment
+            with.
+        baseline_config: config of its fit; by default the config.yaml that the fit left,
+            or else that of the checkpoint.
+        analyses: names of those to run; all by default.
+        max_samples: samples that are kept for all but the alignment, a random subset.
+        max_images: images for saliency and feature maps, spread over the split.
+        split: val, test or predict.
+        batch_size: samples of a batch; by default that of the data.
+        device: auto, cpu, gpu or mps.
+    """
+    print(
+        report_checkpoint(
+            checkpoint,
+            config,
+            out,
+            baseline,
+            baseline_config,
+            analyses,
+            max_samples,
+            max_images,
+            split,
+            batch_size,
+            device,
+        )
+    )
+
+
 def probe(
     run: Path,
     out: Path = Path('probes.csv'),
@@ -133,7 +184,7 @@ def probe(
     labels: list[str] | None = None,
     classifiers: list[Classifier] = ['linear'],  # noqa: B006
     max_samples: int = 16384,
-    device: str = 'cpu',
+    device: str = 'auto',
 ) -> None:
     """Probe what the features and each part of the embeddings of a pretraining hold.
 
@@ -147,8 +198,8 @@ def probe(
         fractions: fractions of the samples to fit on.
         labels: keys of the labels; all by default.
         classifiers: knn or linear, or both.
-        max_samples: number of samples of a split after which to stop.
-        device: device of torch, such as cpu or cuda.
+        max_samples: samples of a split that are kept, a random subset.
+        device: auto, cpu, gpu or mps.
     """
     task, datamodule, _ = load_run(run, ckpt_path, data)
     if not isinstance(task, MultimodalPretraining):
@@ -156,11 +207,11 @@ def probe(
             f'{run}: expected a self-supervised task with embeddings, such as DeCUR, '
             f'found {type(task).__name__}'
         )
-    task.to(device)
-    fitted, scored = (
-        collect(task, split_batches(datamodule, name, device, max_samples), max_samples)
-        for name in (fit, score)
-    )
+    found = []
+    for name in (fit, score):
+        batches = Batches(datamodule, name, device)
+        found.append(collect(task.to(batches.device), batches, max_samples))
+    fitted, scored = found
     rows = probe_splits(fitted, scored, fractions, classifiers, labels)
     pd.DataFrame(rows).to_csv(out.with_name(f'.{out.name}.partial'), index=False)
     out.with_name(f'.{out.name}.partial').replace(out)
@@ -173,6 +224,16 @@ def probe(
     print(out)
 
 
+_COMMANDS: dict[str, Callable[..., None]] = {
+    'weights': weights,
+    'convert': convert,
+    'export': export,
+    'embed': embed,
+    'report': report,
+    'probe': probe,
+}
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command.
 
@@ -182,12 +243,22 @@ def main(args: list[str] | None = None) -> None:
     Raises:
         SystemExit: if the command fails, with a message for the user.
     """
-    commands: Any = {'weights': weights, 'convert': convert, 'export': export}
-    commands |= {'embed': embed, 'probe': probe}
+    # Not jsonargparse.auto_cli: it keeps --config, which `report` has, to itself.
+    parser = ArgumentParser(prog='torchgeo-decur')
+    subcommands = parser.add_subcommands()
+    for name, command in _COMMANDS.items():
+        subparser = ArgumentParser(description=_summary(command))
+        subparser.add_function_arguments(command, as_group=False, as_positional=True)
+        subcommands.add_subcommand(name, subparser, help=_summary(command))
     try:
-        auto_cli(commands, args=args, prog='torchgeo-decur')
+        chosen = parser.instantiate_classes(parser.parse_args(args))
+        _COMMANDS[chosen.subcommand](**chosen[chosen.subcommand])
     except (ValueError, OSError) as error:
         raise SystemExit(f'torchgeo-decur: {error}') from error
+
+
+def _summary(command: Callable[..., None]) -> str:
+    return str(command.__doc__).partition('\n')[0]
 
 
 def _row(entry: DeCURWeights) -> list[str]:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from torchgeo_decur.datasets.plotting import plot_images, stretch
-from torchgeo_decur.modalities import MODALITIES, Modality
+from torchgeo_decur.datasets.plotting import plot_images
+from torchgeo_decur.modalities import MODALITIES, Modality, stretch
 
 S1, S2 = MODALITIES['sentinel1_grd'], MODALITIES['sentinel2_l1c']
 

@@ -8,7 +8,7 @@ import torch
 
 from torchgeo_decur.cli import main
 from torchgeo_decur.datamodules import SyntheticEODataModule
-from torchgeo_decur.embed import load_run, split_batches
+from torchgeo_decur.embed import Batches, load_run
 from torchgeo_decur.tasks import LateFusionClassification
 
 
@@ -19,7 +19,7 @@ def made() -> SyntheticEODataModule:
 @pytest.mark.parametrize(('split', 'number'), [('train', 8), ('test', 5)])
 def test_whole_split_in_order_and_scaled(split: str, number: int) -> None:
     datamodule = made()
-    batches = list(split_batches(datamodule, split))  # type: ignore[arg-type]
+    batches = list(Batches(datamodule, split, 'cpu'))  # type: ignore[arg-type]
     assert [len(b['label_s1']) for b in batches] == [4, number - 4]
     dataset = getattr(datamodule, f'{split}_dataset')
     expected = torch.stack([dataset[i]['image_s1'] for i in range(number)])
@@ -30,20 +30,9 @@ def test_whole_split_in_order_and_scaled(split: str, number: int) -> None:
     assert found.min() >= 0 and found.max() <= 1
 
 
-def test_fewer_samples_are_spread_over_the_split() -> None:
-    datamodule = made()
-    (batch,) = split_batches(datamodule, 'train', max_samples=3)
-    labels = [datamodule.train_dataset[i]['label_s2'] for i in (0, 4, 7)]
-    assert batch['label_s2'].tolist() == labels
-
-
-def test_split_without_data() -> None:
-    datamodule = made()
-    datamodule.setup = lambda stage: setattr(datamodule, 'test_dataset', None)  # type: ignore
-    with pytest.raises(
-        ValueError, match=r"SyntheticEODataModule has a dataset.*'test'"
-    ):
-        next(split_batches(datamodule, 'test'))
+def test_unknown_split() -> None:
+    with pytest.raises(ValueError, match=r"split must be one of \['train', .* got 'x'"):
+        Batches(made(), 'x')  # type: ignore[arg-type]
 
 
 def test_probe_command(

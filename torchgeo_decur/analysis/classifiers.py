@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -144,6 +145,7 @@ def run_probes(
         yield name, Outcome(y[test], p)
 
 
+@lru_cache(maxsize=2)
 def resamples(number: int, times: int, seed: int = 0) -> Array:
     """Draw bootstrap resamples: how often each of the samples is in each.
 
@@ -158,7 +160,9 @@ def resamples(number: int, times: int, seed: int = 0) -> Array:
     even = np.full(number, 1 / number)
     drawn = np.random.default_rng(seed).multinomial(number, even, size=times)
     # Products of integers do not go through BLAS.
-    return drawn.astype(np.float64)
+    weights = drawn.astype(np.float64)
+    weights.flags.writeable = False
+    return weights
 
 
 def interval(values: Array) -> tuple[float, float]:

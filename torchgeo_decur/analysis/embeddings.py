@@ -14,7 +14,7 @@ from .statistics import CorrelationStream, Reservoir
 type Pair = tuple[str, str]
 
 
-class Pretrained(Protocol):
+class Embedding(Protocol):
     """What the analyses need of a self-supervised task."""
 
     training: bool
@@ -109,7 +109,7 @@ class Embeddings:
 
 
 def collect(
-    model: Pretrained,
+    model: Embedding,
     batches: Iterable[Mapping[str, Any]],
     max_samples: int = 4096,
     seed: int = 0,

@@ -20,7 +20,8 @@ class Finding:
     Args:
         name: short name, which names its files: letters, digits and underscores.
         title: what was looked at, as a heading.
-        text: what the numbers say, one paragraph or more.
+        text: what the numbers say: paragraphs, with an empty line between, of which
+            those whose lines begin with '- ' are lists.
         tables: numbers by name; the rows of a table share their columns.
         figures: pictures by name. They are the caller's to close.
     """

@@ -84,7 +84,8 @@ def probe_parts(
                 rows += scored.values()
                 for a, b in _compared(scored):
                     change = again[a, classifier] - again[b, classifier]
-                    differences.append(_difference(scored[a], scored[b], change))
+                    known = scored.get('features', scored['all'])
+                    differences.append(_difference(scored[a], scored[b], known, change))
     if not rows:
         raise LeftOut(
             'probes need labels of two or more classes in the batches (keys label*), and '
@@ -144,10 +145,13 @@ def _ends(values: Array) -> dict[str, float]:
     return {'low': round(low, 2), 'high': round(high, 2)}
 
 
-def _difference(common: Row, unique: Row, change: Array) -> Row:
+def _difference(common: Row, unique: Row, features: Row, change: Array) -> Row:
     ends = _ends(change)
-    if max(common['low'] - common['chance'], unique['low'] - unique['chance']) <= 0:
-        verdict = 'neither is above chance'
+    above = [row['low'] > row['chance'] for row in (common, unique, features)]
+    if not any(above):
+        verdict = 'not learned, at chance in the features too'
+    elif not any(above[:2]):
+        verdict = 'in the features alone, both at chance'
     elif ends['low'] > 0:
         verdict = 'common holds more'
     elif ends['high'] < 0:
@@ -172,7 +176,7 @@ def _text(rows: Rows, differences: Rows) -> str:
         f'Half of the samples fit a probe, the other {rows[0]["scored"]} score it. Scores '
         'are balanced accuracy for classes and micro-averaged average precision for '
         'several labels, in percent, with intervals of 95 % over resamples of the scored '
-        'samples. The interval does not cover other trainings.'
+        'samples. Intervals do not cover other trainings, and of many some miss by chance.'
     ]
     if not differences:
         paragraphs.append(
@@ -190,15 +194,15 @@ def _text(rows: Rows, differences: Rows) -> str:
                 said.setdefault(d['verdict'], []).append(what)
         if said:
             how = 'As many dimensions of each' if alike else 'All dimensions of each'
-            listed = '. '.join(f'{v}: {"; ".join(w)}' for v, w in said.items())
+            lines = [f'- {v}: {"; ".join(w)}' for v, w in said.items()]
             paragraphs.append(
-                f'{how}, {linear[0]["classifier"]} probe, common less unique. {listed}.'
+                f'{how}, {linear[0]["classifier"]} probe, common less unique:\n\n'
+                + '\n'.join(lines)
             )
     if len(widths) > 1:
         paragraphs.append(
             'A difference that is gone with as many dimensions of each is one of their '
-            'number, not of what they were trained for. A label that neither holds was '
-            'not learned, or only the features hold it: see their scores.'
+            'number, not of what they were trained for.'
         )
     return '\n\n'.join(paragraphs)
 
@@ -212,7 +216,7 @@ def _plot(rows: Rows) -> Figure:
     lines = -(-len(labels) // columns)
     with figure_style():
         figure, axes = plt.subplots(
-            lines, columns, figsize=(PAGE, 2.3 * lines), squeeze=False
+            lines, columns, figsize=(PAGE, 2.3 * lines), squeeze=False, sharey=True
         )
         for axis in axes.flat[len(labels) :]:
             axis.set_axis_off()
@@ -242,13 +246,13 @@ def _plot(rows: Rows) -> Figure:
                     label=part,
                 )
             chance = next(r['chance'] for r in rows if r['label'] == label)
-            axis.axhline(chance, color='black', linestyle=':', linewidth=1)
+            axis.axhline(chance, color='black', ls=':', lw=1, label='chance')
             axis.set(title=f'{label}, {shown} probe', xticks=range(len(names)))
             axis.set_xticklabels(names)
             metric = next(r['metric'] for r in rows if r['label'] == label)
             axis.set_ylabel(f'{metric} (%)')
         handles, texts = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, texts, loc='outside lower center', ncols=len(parts))
+        figure.legend(handles, texts, loc='outside lower center', ncols=len(texts))
     return figure
 
 

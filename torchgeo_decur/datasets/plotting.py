@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
@@ -12,10 +11,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from ..modalities import Modality
-
-# Bands of a colour picture, in the order red, green, blue.
-_COMPOSITES = (('B4', 'B3', 'B2'), ('R', 'G', 'B'))
+from ..modalities import Modality, picture
 
 
 def plot_images(
@@ -29,9 +25,8 @@ def plot_images(
 ) -> Figure:
     """Draw the modalities of one sample side by side, one row for each date.
 
-    Radar is drawn in grey (VV where there is one), optics as a colour picture, both
-    stretched from the 2nd to the 98th percentile; elevation and depth of one band in
-    false colour. Bytes keep their range.
+    They are drawn as of :func:`~torchgeo_decur.modalities.picture`: radar in grey, optics
+    as a colour picture, elevation hill-shaded; depth of one band in false colour.
 
     Args:
         images: image of each modality, shape (C, H, W) or (T, C, H, W).
@@ -87,50 +82,11 @@ def plot_images(
     return figure
 
 
-def stretch(image: Tensor, low: float = 0.02, high: float = 0.98) -> Tensor:
-    """Map each band's range between two quantiles to [0, 1].
-
-    Args:
-        image: shape (C, H, W); pixels that are not finite count in no quantile.
-        low: lower quantile.
-        high: upper quantile.
-
-    Returns:
-        The stretched image, same shape, 0 where it is not finite.
-    """
-    bands = []
-    for band in image:
-        finite = band[band.isfinite()]
-        if not len(finite):
-            bands.append(torch.zeros_like(band))
-            continue
-        limits = torch.tensor([low, high], dtype=band.dtype)
-        a, b = torch.quantile(finite, limits)
-        bands.append(((band - a) / (b - a).clamp(min=1e-12)).clamp(0, 1).nan_to_num(0))
-    return torch.stack(bands)
-
-
 def _draw(ax: Axes, image: Tensor, modality: Modality) -> str:
     """Draw one image; returns what is shown."""
-    bands = modality.bands
-    if modality.kind == 'sar':
-        band = 'VV' if 'VV' in bands else bands[0]
-        grey = stretch(image[[bands.index(band)]])[0]
-        ax.imshow(grey.numpy(), 'gray', vmin=0, vmax=1)
-        return f'{band}, {modality.unit}'
-    if len(bands) < 3:
-        plain = modality.kind not in ('elevation', 'depth')
-        ax.imshow(image[0].numpy(), 'gray' if plain else 'terrain')
-        return f'{bands[0]}, {modality.unit}'
-    chosen = next((c for c in _COMPOSITES if set(c) <= set(bands)), bands[:3])
-    image = image[[bands.index(b) for b in chosen]]
-    if modality.unit == 'uint8':
-        # A batch that the datamodule scaled is in [0, 1] already.
-        image = (image / (255 if image.max() > 1 else 1)).clamp(0, 1)
-    else:
-        image = stretch(image)
-    ax.imshow(image.permute(1, 2, 0).numpy())
-    return ' '.join(chosen)
+    drawn, shown = picture(image, modality)
+    ax.imshow(drawn, 'terrain' if modality.kind == 'depth' else 'gray', vmin=0, vmax=1)
+    return shown
 
 
 def _legend(ax: Axes, drawn: AxesImage, mask: Tensor, classes: Sequence[str]) -> None:

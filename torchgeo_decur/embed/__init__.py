@@ -2,6 +2,6 @@
 
 from .rasters import embed_rasters
 from .run import load_run
-from .splits import split_batches
+from .splits import Batches
 
-__all__ = ['embed_rasters', 'load_run', 'split_batches']
+__all__ = ['Batches', 'embed_rasters', 'load_run']

@@ -1,9 +1,10 @@
 """GeoParquet in parts: what is written stays, and the whole appears at once or not at all."""
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Parts:
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps({**self.about, 'rows': rows})
-            _replace(run, lambda file: file.write_text(text))
+            replace(run, lambda file: file.write_text(text))
         starts = range(0, len(places), rows)
         self.spans = [range(i, min(i + rows, len(places))) for i in starts]
 
@@ -85,7 +86,7 @@ class Parts:
             arrays['date'] = pa.Array.from_pandas(places['date'], type=dates)
         arrays |= {name: _lists(x) for name, x in columns.items()}
         table = pa.table(arrays)
-        _replace(self.path(part), lambda file: pq.write_table(table, file, **_OPTIONS))
+        replace(self.path(part), lambda file: pq.write_table(table, file, **_OPTIONS))
 
     def finish(self) -> Path:
         """Put the parts together, one in memory at a time, and remove them.
@@ -110,7 +111,7 @@ class Parts:
                 for file in files:
                     writer.write_table(pq.ParquetFile(file).read().cast(schema))
 
-        _replace(self.out, write)
+        replace(self.out, write)
         shutil.rmtree(self.folder)
         return self.out
 
@@ -142,6 +143,36 @@ def is_finished(out: Path, about: Mapping[str, Any]) -> bool:
     return True
 
 
+def replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file that appears whole or not at all.
+
+    Args:
+        path: the file.
+        write: writes the file it is given.
+    """
+    partial = path.with_name(f'.{path.name}.partial')
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def digest(contents: Iterable[bytes]) -> str:
+    """Tell contents apart.
+
+    Args:
+        contents: bytes, one after the other.
+
+    Returns:
+        16 characters, the beginning of their SHA-256.
+    """
+    found = hashlib.sha256()
+    for content in contents:
+        found.update(content)
+    return found.hexdigest()[:16]
+
+
 _OPTIONS: dict[str, Any] = {'compression': 'zstd', 'use_dictionary': False}
 
 
@@ -150,12 +181,3 @@ def _lists(x: Tensor) -> pa.Array:
     offsets = np.arange(0, (rows + 1) * length, length, dtype=np.int32)
     values = x.float().cpu().contiguous().flatten().numpy()
     return pa.ListArray.from_arrays(offsets, values)
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    partial = path.with_name(f'.{path.name}.partial')
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """One row for each window of a scene."""
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +19,7 @@ from torchgeo.tasks import BaseTask
 from ..modalities import pick_date, split
 from ..models import MultimodalEncoder
 from ..models.checkpoints import writable
-from .parts import ROWS, Parts, is_finished
+from .parts import ROWS, Parts, digest, is_finished
 
 
 def embed_rasters(
@@ -83,11 +82,11 @@ def embed_rasters(
         **(about or {}),
         'dimensions': embedder.dimensions(),
         'projections': embedder.common_dim is not None,
-        'weights': _digest(
+        'weights': digest(
             v.float().cpu().numpy().tobytes() for v in embedder.state_dict().values()
         ),
-        'places': _digest([places.to_wkb().to_csv().encode()]),
-        'scaling': _digest([repr(getattr(datamodule, 'modalities', '')).encode()]),
+        'places': digest([places.to_wkb().to_csv().encode()]),
+        'scaling': digest([repr(getattr(datamodule, 'modalities', '')).encode()]),
     }
     if is_finished(out, says):
         rank_zero_info(f'{out} is complete')
@@ -236,10 +235,3 @@ def _places(dataset: Any, date: str | None) -> gpd.GeoDataFrame:
     except ValueError as error:
         raise ValueError(f"date must be like '2020-06-30', got {date!r}") from error
     return places.assign(date=places['date'].fillna(given))
-
-
-def _digest(contents: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for content in contents:
-        digest.update(content)
-    return digest.hexdigest()[:16]

@@ -1,55 +1,104 @@
-"""The batches of one split of a datamodule, outside a trainer."""
+"""The batches of a split as a trainer hands them over."""
 
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torchgeo.datamodules import BaseDataModule
-from tqdm.auto import tqdm
+from tqdm import tqdm
+
+from ..modalities import pick_date, split
 
 Split = Literal['train', 'val', 'test', 'predict']
-_STAGES = {'train': 'fit', 'val': 'validate', 'test': 'test', 'predict': 'predict'}
+
+# As Trainer calls the stage of a split, and as its property does. Training samples are
+# looked at in order and without augmentation, as those of validation.
+_STAGES = {
+    'train': ('fit', 'validating'),
+    'val': ('validate', 'validating'),
+    'test': ('test', 'testing'),
+    'predict': ('predict', 'predicting'),
+}
 
 
-def split_batches(
-    datamodule: BaseDataModule,
-    split: Split,
-    device: torch.device | str = 'cpu',
-    max_samples: int | None = None,
-) -> Iterator[dict[str, Any]]:
-    """Load a split in its order, scaled as in training, with a progress bar.
+class Batches:
+    """The batches of a split: on the device, scaled to [0, 1], as often as asked for.
 
     Args:
-        datamodule: the data.
-        split: which split.
-        device: where the batches go.
-        max_samples: number of samples after which to stop; by default all are loaded.
-
-    Yields:
-        Batches with images in [0, 1], not augmented.
+        datamodule: whose split.
+        split: 'train', 'val', 'test' or 'predict'.
+        device: accelerator of Lightning: 'auto', 'cpu', 'gpu' or 'mps'.
 
     Raises:
-        ValueError: if the datamodule has no dataset for the split.
+        ValueError: if the split is unknown.
     """
-    datamodule.prepare_data()
-    datamodule.setup(_STAGES[split])
-    dataset: Any = getattr(datamodule, f'{split}_dataset', None)
-    if dataset is None:
-        raise ValueError(
-            f'split must be one that {type(datamodule).__name__} has a dataset for, '
-            f'got {split!r}'
+
+    def __init__(
+        self, datamodule: BaseDataModule, split: Split = 'val', device: str = 'auto'
+    ) -> None:
+        """Initialize a new Batches instance."""
+        if split not in _STAGES:
+            raise ValueError(f'split must be one of {list(_STAGES)}, got {split!r}')
+        stage, running = _STAGES[split]
+        trainer = Trainer(
+            accelerator=device,
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
         )
-    if max_samples is not None and max_samples < len(dataset):
-        # Of all classes, in case they come one after the other.
-        places = torch.linspace(0, len(dataset) - 1, max_samples).round().long()
-        dataset = torch.utils.data.Subset(dataset, places.tolist())
-    loader: DataLoader[Any] = DataLoader(
-        dataset, datamodule.batch_size or 1, num_workers=datamodule.num_workers
-    )
-    where = torch.device(device)
-    # TorchGeo applies this itself, but only under a trainer.
-    scale = datamodule._valid_attribute('val_aug', 'aug')
-    for batch in tqdm(loader, desc=split, unit='batch'):
-        moved = datamodule.transfer_batch_to_device(batch, where, 0)
-        yield scale(datamodule.on_after_batch_transfer(moved, 0))
+        # TorchGeo asks the trainer for the stage before it scales a batch.
+        setattr(trainer, running, True)
+        datamodule.trainer = trainer
+        datamodule.prepare_data()
+        datamodule.setup(stage)
+        self.datamodule = datamodule
+        self.device: torch.device = trainer.strategy.root_device
+        self.loader: DataLoader[Any]
+        if split == 'train':
+            dataset: Any = datamodule.train_dataset
+            self.loader = DataLoader(
+                dataset, datamodule.batch_size or 1, num_workers=datamodule.num_workers
+            )
+        else:
+            self.loader = getattr(datamodule, f'{split}_dataloader')()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Iterate over all batches, with a progress bar."""
+        return self._over(tqdm(self.loader, desc='embeddings', unit='batch'))
+
+    def images(
+        self, modalities: dict[str, int], number: int, batch_size: int
+    ) -> Iterator[dict[str, Tensor]]:
+        """Iterate over images alone, of samples spread evenly over the split.
+
+        Args:
+            modalities: number of channels of each modality, by name.
+            number: number of samples at most.
+            batch_size: samples of a batch.
+
+        Yields:
+            Images of the first date by modality, shape (B, C, H, W).
+        """
+        order = list(self.loader.sampler)
+        places = np.linspace(0, len(order) - 1, min(number, len(order)))
+        loader: DataLoader[Any] = DataLoader(
+            self.loader.dataset,
+            batch_size,
+            sampler=[order[int(i)] for i in places.round()],
+            num_workers=self.loader.num_workers,
+            collate_fn=self.loader.collate_fn,
+        )
+        for batch in self._over(loader):
+            found = split(batch, modalities)
+            yield {m: pick_date(x, date=0) for m, x in found.items()}
+
+    def _over(self, loader: Any) -> Iterator[dict[str, Any]]:
+        for batch in loader:
+            moved = self.datamodule.transfer_batch_to_device(batch, self.device, 0)
+            yield self.datamodule.on_after_batch_transfer(moved, 0)

@@ -10,6 +10,7 @@ Notation: B batch, T dates, C channels, H height, W width.
 
 from .batch import per_modality, pick_date, split
 from .checks import check, invalid_pixels
+from .pictures import hillshade, picture, stretch
 from .record import MODALITIES, Kind, Modality
 
 __all__ = [
@@ -17,8 +18,11 @@ __all__ = [
     'Kind',
     'Modality',
     'check',
+    'hillshade',
     'invalid_pixels',
     'per_modality',
     'pick_date',
+    'picture',
     'split',
+    'stretch',
 ]

@@ -21,10 +21,12 @@ class Modality:
         mean: mean of each band in ``unit``, or None.
         std: standard deviation of each band in ``unit``, or None.
         nodata: value that marks a missing pixel, or None. NaN is a valid choice.
+        wavelengths: central wavelength of each band in nanometres, or None.
 
     Raises:
         ValueError: if ``bands`` is empty or repeats a name, ``kind`` is unknown, or
-            ``mean`` and ``std`` do not have one positive-``std`` entry per band.
+            ``mean``, ``std`` and ``wavelengths`` do not have one entry per band, positive
+            for the latter two.
 
     Example:
         >>> Modality(bands=('VV', 'VH'), kind='sar', unit='dB').channels
@@ -39,6 +41,7 @@ class Modality:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     nodata: float | None = None
+    wavelengths: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check the record: a wrong one would fail far from here."""
@@ -51,14 +54,17 @@ class Modality:
             raise ValueError(f'kind must be one of {get_args(Kind)}, got {self.kind!r}')
         if (self.mean is None) != (self.std is None):
             raise ValueError('mean and std must be given together, got only one')
-        for name, values in (('mean', self.mean), ('std', self.std)):
+        for name in ('mean', 'std', 'wavelengths'):
+            values = getattr(self, name)
             if values is not None and len(values) != self.channels:
                 raise ValueError(
                     f'{name} must have one value for each of the {self.channels} bands '
                     f'{list(self.bands)}, got {len(values)}'
                 )
-        if self.std is not None and min(self.std) <= 0:
-            raise ValueError(f'std must be positive, got {list(self.std)}')
+        for name in ('std', 'wavelengths'):
+            values = getattr(self, name)
+            if values is not None and min(values) <= 0:
+                raise ValueError(f'{name} must be positive, got {list(values)}')
 
     @property
     def channels(self) -> int:
@@ -116,7 +122,7 @@ class Modality:
         if unknown or missing:
             raise ValueError(
                 f'modality must be a dictionary with bands, kind and unit (and mean, std, '
-                f'nodata), got unknown {unknown}, missing {missing}'
+                f'nodata, wavelengths), got unknown {unknown}, missing {missing}'
             )
         lists = {
             k: tuple(v)
@@ -126,28 +132,30 @@ class Modality:
         return cls(**{**value, **lists})
 
 
-# Statistics that the published weights were trained with; L2A is scaled like L1C.
+# Mean and standard deviation that the published weights were trained with; L2A is scaled
+# like L1C. Then the central wavelength in nm, of ESA's Sentinel-2 User Handbook (2015).
 _SENTINEL2 = {
-    'B1': (1612.9, 791.0),
-    'B2': (1397.6, 854.3),
-    'B3': (1322.3, 878.7),
-    'B4': (1373.1, 1144.9),
-    'B5': (1561.0, 1127.5),
-    'B6': (2108.4, 1164.2),
-    'B7': (2390.7, 1276.0),
-    'B8': (2318.7, 1249.5),
-    'B8A': (2581.0, 1345.9),
-    'B9': (837.7, 577.5),
-    'B10': (22.0, 47.5),
-    'B11': (2195.2, 1340.0),
-    'B12': (1537.4, 1142.9),
+    'B1': (1612.9, 791.0, 443),
+    'B2': (1397.6, 854.3, 490),
+    'B3': (1322.3, 878.7, 560),
+    'B4': (1373.1, 1144.9, 665),
+    'B5': (1561.0, 1127.5, 705),
+    'B6': (2108.4, 1164.2, 740),
+    'B7': (2390.7, 1276.0, 783),
+    'B8': (2318.7, 1249.5, 842),
+    'B8A': (2581.0, 1345.9, 865),
+    'B9': (837.7, 577.5, 945),
+    'B10': (22.0, 47.5, 1375),
+    'B11': (2195.2, 1340.0, 1610),
+    'B12': (1537.4, 1142.9, 2190),
 }
 
 
 def _sentinel2(*without: str) -> Modality:
     statistics = {b: s for b, s in _SENTINEL2.items() if b not in without}
-    mean, std = zip(*statistics.values(), strict=True)
-    return Modality(tuple(statistics), 'multispectral', 'DN', mean, std)
+    mean, std, nm = zip(*statistics.values(), strict=True)
+    bands = tuple(statistics)
+    return Modality(bands, 'multispectral', 'DN', mean, std, wavelengths=nm)
 
 
 MODALITIES: dict[str, Modality] = {
@@ -157,6 +165,8 @@ MODALITIES: dict[str, Modality] = {
         unit='dB',
         mean=(-12.59, -20.26),
         std=(5.26, 5.91),
+        # C band, 5.405 GHz.
+        wavelengths=(55.466e6, 55.466e6),
     ),
     'sentinel2_l1c': _sentinel2(),
     'sentinel2_l2a': _sentinel2('B10'),

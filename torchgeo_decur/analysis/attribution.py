@@ -1,0 +1,192 @@
+"""Which places and which bands of an image an embedding rests on."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from .finding import LeftOut
+from .maps import exposed
+from .protocol import Pretrained
+
+
+def gradcam(model: Pretrained, modality: str, x: Tensor, dimensions: slice) -> Tensor:
+    r"""Map which places change the mean of some dimensions of an embedding (GradCAM).
+
+    With the last feature map :math:`A_{kp}` of channel k at place p and the output y:
+
+    .. math:: L_p = \sum_k A_{kp} \cdot
+              \frac{1}{P} \sum_q \frac{\partial y}{\partial A_{kq}}
+
+    Selvaraju et al., *Grad-CAM: Visual Explanations from Deep Networks via
+    Gradient-based Localization*, ICCV 2017, https://arxiv.org/abs/1610.02391. There y is
+    the score of a class, and L is rectified, for only what raises a score speaks for the
+    class. The sign of a dimension of an embedding has no meaning, so L keeps its sign.
+    Computed by captum.
+
+    Args:
+        model: a pretraining task in evaluation mode.
+        modality: name of the modality.
+        x: its images in [0, 1], shape (B, C, H, W).
+        dimensions: the dimensions whose mean is y.
+
+    Returns:
+        Map of each image, shape (B, h, w), in the size of the feature map.
+
+    Raises:
+        ImportError: if captum is not installed.
+        LeftOut: if the embeddings do not come from the last map of the encoder.
+    """
+    attr = import_captum()
+    if 'shared' in model.projectors:
+        raise LeftOut(
+            'model must compute the embeddings of a modality by its entry in encoders, '
+            f'got {type(model).__name__}, whose unique embeddings have encoders of '
+            'their own'
+        )
+    x = x.detach().requires_grad_()
+    with exposed(model.encoders.encoders[modality], tuple(x.shape[-2:])) as layer:
+        found = attr.LayerGradCam(_output(model, modality, dimensions), layer)
+        maps = cast(Tensor, found.attribute(x, relu_attributions=False))
+    return maps[:, 0].detach()
+
+
+def integrated_gradients(
+    model: Pretrained, modality: str, x: Tensor, dimensions: slice, steps: int = 16
+) -> tuple[Tensor, Tensor]:
+    r"""Sum per band what it adds to the mean of some dimensions of an embedding.
+
+    .. math:: I_c = \sum_p x_{cp} \int_0^1
+              \frac{\partial y(\alpha x)}{\partial x_{cp}} d\alpha
+
+    The path starts at 0, the lowest value of every band, so that the bands add up to
+    :math:`y(x) - y(0)`.
+
+    Sundararajan et al., *Axiomatic Attribution for Deep Networks*, ICML 2017,
+    https://arxiv.org/abs/1703.01365. Computed by captum.
+
+    Args:
+        model: a pretraining task in evaluation mode.
+        modality: name of the modality.
+        x: its images in [0, 1], shape (B, C, H, W).
+        dimensions: the dimensions whose mean is y.
+        steps: steps of the integral.
+
+    Returns:
+        What each band adds, shape (B, C), and by how much the integral misses what they
+        must add up to, shape (B,).
+
+    Raises:
+        ImportError: if captum is not installed.
+    """
+    attr = import_captum()
+    output = _output(model, modality, dimensions)
+    found, delta = attr.IntegratedGradients(output).attribute(
+        x.detach().requires_grad_(),
+        n_steps=steps,
+        # As many images as given are in memory at once, not that many times the steps.
+        internal_batch_size=max(len(x), 64),
+        return_convergence_delta=True,
+    )
+    return found.detach().sum((2, 3)), delta.detach().abs()
+
+
+def shares(bands: Tensor) -> Tensor:
+    """Normalise the bands of each sample: the share of a band in all that they add.
+
+    Args:
+        bands: what each band adds, with its sign, shape (B, C).
+
+    Returns:
+        Shares in [0, 1], shape (B, C), NaN for a sample to which no band adds.
+
+    Example:
+        >>> shares(torch.tensor([[3.0, -1.0]]))
+        tensor([[0.7500, 0.2500]])
+    """
+    size = bands.abs()
+    return size / size.sum(1, keepdim=True)
+
+
+def overlap(a: Tensor, b: Tensor) -> Tensor:
+    r"""Say how far two maps point at the same places: their histogram intersection.
+
+    Each map is divided by its sum, without signs:
+
+    .. math:: o = \sum_p \min(a_p, b_p), \quad \sum_p a_p = \sum_p b_p = 1
+
+    Args:
+        a: maps, shape (B, h, w).
+        b: maps, shape (B, h', w'); both are resized to the finer grid.
+
+    Returns:
+        Overlaps, 0 for disjoint and 1 for identical maps, shape (B,); NaN where a map
+        is zero everywhere.
+
+    Example:
+        >>> a, b = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[3.0, -1.0]]])
+        >>> overlap(a, b)
+        tensor([0.7500])
+    """
+    a, b = (x.flatten(1) for x in _same_grid(a.abs(), b.abs()))
+    return torch.minimum(a / a.sum(1, keepdim=True), b / b.sum(1, keepdim=True)).sum(1)
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Correlate two maps, with their signs, over the places (Pearson).
+
+    Args:
+        a: maps, shape (B, h, w).
+        b: maps, shape (B, h', w'); both are resized to the finer grid.
+
+    Returns:
+        Correlations in [-1, 1], shape (B,); NaN where a map is constant.
+
+    Example:
+        >>> a = torch.tensor([[[1.0, 0.0, 2.0]]])
+        >>> correlation(a, -a).round(decimals=3)
+        tensor([-1.])
+    """
+    centred = (
+        x.flatten(1) - x.flatten(1).mean(1, keepdim=True) for x in _same_grid(a, b)
+    )
+    a, b = (x / x.norm(dim=1, keepdim=True) for x in centred)
+    return (a * b).sum(1)
+
+
+def import_captum() -> Any:
+    """Import captum, which only saliency needs.
+
+    Returns:
+        Its module of attributions.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    try:
+        from captum import attr
+    except ImportError as error:
+        raise ImportError(
+            'saliency is computed by captum; pip install torchgeo-decur[analysis]'
+        ) from error
+    return attr
+
+
+def _output(
+    model: Pretrained, modality: str, dimensions: slice
+) -> Callable[[Tensor], Tensor]:
+    """From images of one modality to the mean of dimensions of their embedding, (B,)."""
+    return lambda x: model.embed({modality: x})[modality][:, dimensions].mean(1)
+
+
+def _same_grid(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    size = [max(pair) for pair in zip(a.shape[1:], b.shape[1:], strict=True)]
+    a, b = (
+        interpolate(x[:, None], size, mode='bilinear')[:, 0]
+        if list(x.shape[1:]) != size
+        else x
+        for x in (a, b)
+    )
+    return a, b

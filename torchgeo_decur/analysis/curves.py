@@ -1,0 +1,138 @@
+"""What a fit logged, drawn over its steps."""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from .finding import Finding, LeftOut
+from .style import PAGE, figure_style
+
+type Curve = list[tuple[float, float]]
+
+# Title of a panel, label of its axis, and beginnings of the names of its metrics.
+_PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ('Loss', 'loss', ('train_loss', 'val_loss')),
+    ('Parts of the loss', 'part of the loss', ('train_', 'val_')),
+    ('Alignment', 'mean correlation', ('alignment_',)),
+    ('Spread of the features', 'spread, 1 is even', ('std_',)),
+    ('Effective rank of the embeddings', 'rank', ('rank_',)),
+    ('Linear probes', 'score (%)', ('probe_',)),
+    ('Learning rate', 'learning rate', ('lr',)),
+)
+
+
+def read_metrics(file: str | Path) -> dict[str, Curve]:
+    """Read what Lightning's CSVLogger wrote.
+
+    Args:
+        file: a ``metrics.csv``.
+
+    Returns:
+        For each metric its points, as step and value.
+
+    Raises:
+        LeftOut: if there is no such file, or it has no column ``step``.
+    """
+    if not Path(file).is_file():
+        raise LeftOut(f'training curves need the metrics.csv of a fit, found no {file}')
+    curves: dict[str, Curve] = defaultdict(list)
+    with Path(file).open(newline='') as opened:
+        reader = csv.DictReader(opened)
+        if 'step' not in (reader.fieldnames or ()):
+            raise LeftOut(
+                f'{file}: expected a column step, found {reader.fieldnames or "none"}'
+            )
+        for row in reader:
+            for name, value in row.items():
+                if value and row['step'] and name not in ('step', 'epoch'):
+                    curves[name].append((float(row['step']), float(value)))
+    return dict(curves)
+
+
+def training_curves(file: str | Path) -> Finding:
+    """Draw loss and parts, alignment, signs of collapse and probes over the steps.
+
+    Args:
+        file: the ``metrics.csv`` of a fit.
+
+    Returns:
+        Table ``metrics``, with the first, the best of both directions and the last value
+        of each metric; figure ``curves``.
+
+    Raises:
+        LeftOut: if the file does not exist or has nothing to draw.
+    """
+    curves = read_metrics(file)
+    panels = _assign(curves)
+    if not panels:
+        raise LeftOut(f'{file}: expected metrics of a fit, found {sorted(curves)}')
+    rows = [
+        {
+            'metric': name,
+            'points': len(curve),
+            'first': _short(curve[0][1]),
+            'lowest': _short(min(v for _, v in curve)),
+            'highest': _short(max(v for _, v in curve)),
+            'last': _short(curve[-1][1]),
+        }
+        for name, curve in sorted(curves.items())
+    ]
+    steps = max(step for curve in curves.values() for step, _ in curve)
+    return Finding(
+        name='curves',
+        title='Training curves',
+        text=(
+            f'What the fit logged over its {steps + 1:.0f} steps. Features that collapse '
+            'have a spread near 0 and a rank near 1.'
+        ),
+        tables={'metrics': rows},
+        figures={'curves': _plot(panels)},
+    )
+
+
+def _assign(curves: dict[str, Curve]) -> dict[tuple[str, str], dict[str, Curve]]:
+    """Give each metric to the first panel that it belongs to."""
+    left = dict(curves)
+    panels: dict[tuple[str, str], dict[str, Curve]] = {}
+    for title, label, prefixes in _PANELS:
+        names = [n for n in sorted(left) if n.startswith(prefixes)]
+        taken = {n: left.pop(n) for n in names}
+        if title == 'Linear probes':
+            taken = {n: c for n, c in taken.items() if n.endswith('_linear')}
+        if taken:
+            panels[title, label] = taken
+    return panels
+
+
+def _plot(panels: dict[tuple[str, str], dict[str, Curve]]) -> Figure:
+    lines = -(-len(panels) // 2)
+    with figure_style():
+        figure, axes = plt.subplots(
+            lines, 2, figsize=(PAGE, 2.3 * lines), squeeze=False
+        )
+        for axis in axes.flat[len(panels) :]:
+            axis.set_axis_off()
+        for axis, ((title, label), curves) in zip(
+            axes.flat, panels.items(), strict=False
+        ):
+            colours = [c['color'] for c in plt.rcParams['axes.prop_cycle']]
+            for i, (name, curve) in enumerate(curves.items()):
+                few = len(curve) < 12
+                axis.plot(
+                    *zip(*curve, strict=True),
+                    color=colours[i % len(colours)],
+                    linestyle=('-', '--', ':', '-.')[i // len(colours) % 4],
+                    marker='o' if few else None,
+                    label=name,
+                )
+            axis.set(title=title, xlabel='step', ylabel=label)
+            if len(curves) > 1:
+                axis.legend(ncols=1 + (len(curves) > 6), fontsize=6)
+    return figure
+
+
+def _short(value: float) -> float:
+    return float(f'{value:.5g}')

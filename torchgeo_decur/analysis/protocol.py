@@ -1,0 +1,145 @@
+"""What the analyses ask of a model, and how they feed it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..models import MultimodalEncoder
+
+
+class Pretrained(Protocol):
+    """A model with an encoder and embeddings of each modality.
+
+    Every task of :mod:`torchgeo_decur.tasks` that pretrains is one.
+
+    Attributes:
+        encoders: one encoder per modality.
+        projectors: from features to embeddings.
+        training: whether the model is in training mode.
+    """
+
+    encoders: MultimodalEncoder
+    projectors: nn.ModuleDict
+    training: bool
+
+    def embed(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute embeddings (B, D) of images (B, C, H, W) in [0, 1], by modality."""
+        ...
+
+    def represent(
+        self, images: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Compute features (B, F) and embeddings (B, D) of images, by modality."""
+        ...
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Yield every module, as of :class:`torch.nn.Module`."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield every parameter, as of :class:`torch.nn.Module`."""
+        ...
+
+
+@contextmanager
+def looking_at(model: Pretrained) -> Iterator[None]:
+    """Put a model in evaluation mode for a while, with gradients of its inputs.
+
+    Args:
+        model: any model; each of its modules gets back the mode that it came in.
+
+    Yields:
+        Nothing. Gradients are recorded inside, even within ``torch.inference_mode``.
+    """
+    modes = {module: module.training for module in model.modules()}
+    for module in modes:
+        module.training = False
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def take(
+    model: Pretrained,
+    batches: Iterable[Mapping[str, Tensor]],
+    modalities: Iterable[str],
+    max_samples: int,
+    size: int,
+) -> Iterator[dict[str, Tensor]]:
+    """Take the first samples of batches, in small portions, to where the model is.
+
+    Args:
+        model: whose device and floating-point type the images get.
+        batches: images by modality, shape (B, C, H, W).
+        modalities: which of them to take.
+        max_samples: at most so many samples are taken.
+        size: at most so many samples are in a portion.
+
+    Yields:
+        Copies of the images of each modality, shape (at most ``size``, C, H, W).
+
+    Raises:
+        ValueError: if ``max_samples`` or ``size`` is not positive, a batch lacks a
+            modality, or there is no sample.
+    """
+    for name, value in (('max_samples', max_samples), ('size', size)):
+        if value < 1:
+            raise ValueError(f'{name} must be positive, got {value}')
+    names, left = list(modalities), max_samples
+    like = next(model.parameters())
+    for batch in batches:
+        if missing := [m for m in names if m not in batch]:
+            raise ValueError(
+                f'batches must hold the modalities {names}, got {list(batch)} '
+                f'without {missing}'
+            )
+        count = min(len(batch[names[0]]), left)
+        for start in range(0, count, size):
+            part = slice(start, min(start + size, count))
+            # A copy, since tensors of inference mode take no gradient, laid out as those
+            # that the tasks train with.
+            copies = {m: batch[m][part].detach().clone().to(like) for m in names}
+            yield {
+                m: x.contiguous(memory_format=torch.channels_last)
+                for m, x in copies.items()
+            }
+        left -= count
+        if not left:
+            return
+    if left == max_samples:
+        raise ValueError('batches must hold at least one sample, got none')
+
+
+def parts_of(common_dim: int | None, dimensions: int) -> dict[str, slice]:
+    """Say which parts the dimensions of an embedding have.
+
+    Args:
+        common_dim: number of common dimensions, the first ones; None if the model does
+            not tell common from unique.
+        dimensions: number of dimensions D.
+
+    Returns:
+        The dimensions of 'common' and of 'unique', without a part that is empty; 'all'
+        if nothing is unique by construction.
+
+    Raises:
+        ValueError: if ``common_dim`` is out of range.
+
+    Example:
+        >>> parts_of(3, 4)
+        {'common': slice(0, 3, None), 'unique': slice(3, 4, None)}
+        >>> list(parts_of(None, 4)), list(parts_of(4, 4)), list(parts_of(0, 4))
+        (['all'], ['all'], ['unique'])
+    """
+    if common_dim is None or common_dim == dimensions:
+        return {'all': slice(0, dimensions)}
+    if not 0 <= common_dim < dimensions:
+        raise ValueError(f'common_dim must be in [0, {dimensions}], got {common_dim}')
+    split = {'common': slice(0, common_dim), 'unique': slice(common_dim, dimensions)}
+    return {name: s for name, s in split.items() if s.stop > s.start}

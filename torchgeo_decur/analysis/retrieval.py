@@ -1,0 +1,220 @@
+"""Finding a place again by what another modality saw of it; and the rank of embeddings."""
+
+from itertools import permutations
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ..losses.functional import effective_rank, standardize
+from .classifiers import Array, interval, resamples
+from .embeddings import Embeddings
+from .finding import Finding, LeftOut, Rows
+from .style import COLOURS, COLUMN, PAGE, figure_style
+
+#: How many of the nearest are looked at.
+AT = (1, 5, 10)
+
+
+def retrieval_hits(
+    query: Tensor, gallery: Tensor, at: tuple[int, ...] = AT, chunk: int = 1024
+) -> Tensor:
+    """Whether the sample of a query is among its nearest in another modality.
+
+    Similarity is the cosine of standardised embeddings. Where samples are equally
+    similar, a hit counts with its probability under a random order, so that embeddings
+    that are all one score as chance does.
+
+    Args:
+        query: embeddings of a modality, shape (N, D).
+        gallery: embeddings of the same samples in another, shape (N, D).
+        at: numbers of nearest samples k.
+        chunk: queries at a time.
+
+    Returns:
+        Probability of a hit of each query, shape (N, number of ks).
+
+    Example:
+        >>> z = torch.eye(4)
+        >>> retrieval_hits(z, z).mean(dim=0).tolist()
+        [1.0, 1.0, 1.0]
+        >>> retrieval_hits(torch.ones(4, 2), torch.ones(4, 2), at=(1, 2)).mean(dim=0).tolist()
+        [0.25, 0.5]
+    """
+    a, b = (normalize(standardize(x.double()), dim=1) for x in (query, gallery))
+    ks = torch.tensor(at, dtype=torch.float64)
+    hits = []
+    for start in range(0, len(a), chunk):
+        near = a[start : start + chunk] @ b.T
+        own = near.diagonal(start)[:, None]
+        # Rounding must not decide between equals.
+        closer = (near > own + 1e-9).sum(dim=1, keepdim=True)
+        equal = ((near - own).abs() <= 1e-9).sum(dim=1, keepdim=True)
+        hits.append(((ks - closer) / equal).clamp(0, 1))
+    return torch.cat(hits)
+
+
+def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Finding:
+    """Retrieve each sample from each modality to each other.
+
+    Args:
+        embeddings: embeddings of two or more modalities.
+        times: number of bootstrap resamples of the queries, for intervals of 95 %.
+
+    Returns:
+        Table ``retrieval``, recall at 1, 5 and 10 in percent by direction and part of the
+        dimensions; figure ``recall``.
+
+    Raises:
+        LeftOut: if there are no two modalities with as many dimensions.
+    """
+    rows: list[dict[str, Any]] = []
+    for m, n in permutations(embeddings.z, 2):
+        a, b = embeddings.z[m], embeddings.z[n]
+        if a.shape != b.shape:
+            continue
+        places = min(embeddings.parts(m), embeddings.parts(n), key=len)
+        weights = resamples(len(a), times) / len(a)
+        for part in places:
+            place = places[part]
+            hits = 100 * retrieval_hits(a[:, place], b[:, place]).numpy()
+            again = weights @ hits
+            row: dict[str, Any] = {'from': m, 'to': n, 'part': part}
+            for i, k in enumerate(AT):
+                low, high = interval(again[:, i])
+                row[f'recall_{k}'] = round(float(hits[:, i].mean()), 2)
+                row[f'low_{k}'], row[f'high_{k}'] = round(low, 2), round(high, 2)
+            rows.append(row | {'samples': len(a)})
+    if not rows:
+        raise LeftOut(
+            'retrieval needs two modalities with as many dimensions, got '
+            f'{ {m: z.shape[1] for m, z in embeddings.z.items()} }'
+        )
+    number = rows[0]['samples']
+    chance = ', '.join(f'{100 * min(k / number, 1):.2g}' for k in AT)
+    lines = [
+        f'- {r["from"]} to {r["to"]}, {r["part"]}: '
+        + ', '.join(f'{r[f"recall_{k}"]:.1f}' for k in AT)
+        for r in rows
+    ]
+    return Finding(
+        name='retrieval',
+        title='Cross-modal retrieval',
+        text=(
+            f'Each of {number} samples of one modality looks for itself among those of the '
+            'other, by the cosine of standardised embeddings. Recall is the share of '
+            f'samples found among the nearest 1, 5 and 10, in percent; chance is {chance}. '
+            'Recall falls with the number of samples to find one among, so compare it only '
+            'at the same number.\n\n' + '\n'.join(lines)
+        ),
+        tables={'retrieval': rows},
+        figures={'recall': _plot(rows)},
+    )
+
+
+def effective_ranks(embeddings: Embeddings) -> Finding:
+    """Count the dimensions that embeddings and features use.
+
+    The count is RankMe's
+    (:func:`~torchgeo_decur.losses.functional.effective_rank`), which is defined on a
+    sample: that of the record, whose size bounds it.
+
+    Args:
+        embeddings: embeddings and features.
+
+    Returns:
+        Table ``ranks``; figure ``ranks``.
+
+    Example:
+        >>> finding = effective_ranks(Embeddings.of({'s1': torch.eye(4)}))
+        >>> round(finding.tables['ranks'][0]['rank'])
+        4
+    """
+    rows: list[dict[str, Any]] = []
+    for name, z in embeddings.z.items():
+        parts = {p: z[:, place] for p, place in embeddings.parts(name).items()}
+        rows += [_rank(name, part, x) for part, x in parts.items()]
+    rows += [_rank(name, 'features', h) for name, h in embeddings.h.items()]
+    return Finding(
+        name='rank',
+        title='Effective rank',
+        text=(
+            f'How many dimensions are used, on {rows[0]["samples"]} samples (RankMe). The '
+            'rank cannot exceed the number of dimensions or of samples; one near 1 is a '
+            'collapse.'
+        ),
+        tables={'ranks': rows},
+        figures={'ranks': _plot_ranks(rows)},
+    )
+
+
+def _rank(name: str, part: str, x: Tensor) -> dict[str, Any]:
+    rank = effective_rank(x).item()
+    return {
+        'name': name,
+        'part': part,
+        'rank': round(rank, 2),
+        'dimensions': x.shape[1],
+        'percent_of_dimensions': round(100 * rank / x.shape[1], 1),
+        'samples': len(x),
+    }
+
+
+def _plot(rows: Rows) -> Figure:
+    ways = list(dict.fromkeys((r['from'], r['to']) for r in rows))
+    columns = min(len(ways), 3)
+    lines = -(-len(ways) // columns)
+    width = min(PAGE, 2.4 * columns)
+    with figure_style():
+        figure, axes = plt.subplots(
+            lines, columns, figsize=(width, 2.2 * lines), squeeze=False, sharey=True
+        )
+        for axis in axes.flat[len(ways) :]:
+            axis.set_axis_off()
+        for axis, (m, n) in zip(axes.flat, ways, strict=False):
+            for r in (r for r in rows if (r['from'], r['to']) == (m, n)):
+                recall = np.array([r[f'recall_{k}'] for k in AT])
+                ends = np.array([[r[f'low_{k}'], r[f'high_{k}']] for k in AT]).T
+                span: Array = np.abs(ends - recall)
+                axis.errorbar(
+                    AT,
+                    recall,
+                    span,
+                    marker='o',
+                    color=COLOURS[r['part']],
+                    elinewidth=1,
+                    label=r['part'],
+                )
+            chance = [100 * min(k / rows[0]['samples'], 1) for k in AT]
+            axis.plot(AT, chance, color='black', ls=':', lw=1, label='chance')
+            axis.set(title=f'From {m} to {n}', xlabel='nearest samples k', xticks=AT)
+        axes[0, 0].set_ylabel('recall at k (%)')
+        axes[0, 0].legend()
+    return figure
+
+
+def _plot_ranks(rows: Rows) -> Figure:
+    names = list(dict.fromkeys(r['name'] for r in rows))
+    parts = [p for p in COLOURS if any(r['part'] == p for r in rows)]
+    with figure_style():
+        figure, axis = plt.subplots(figsize=(1.4 * COLUMN, 2.3))
+        for number, part in enumerate(parts):
+            mine = [r for r in rows if r['part'] == part]
+            shift = 0.2 * (number - (len(parts) - 1) / 2)
+            bars = axis.bar(
+                [names.index(r['name']) + shift for r in mine],
+                [r['rank'] for r in mine],
+                width=0.18,
+                color=COLOURS[part],
+                label=part,
+            )
+            axis.bar_label(bars, fmt='%.0f', fontsize=6.5)
+        axis.set(title='Effective rank', ylabel='rank', xticks=range(len(names)))
+        axis.set_xticklabels(names)
+        axis.grid(axis='x', visible=False)
+        axis.legend(loc='upper left', bbox_to_anchor=(1, 1))
+    return figure

@@ -1,0 +1,331 @@
+"""Where in the image and in which bands common and unique embeddings look."""
+
+from collections.abc import Iterable, Mapping
+from itertools import combinations, product
+from math import isfinite, sqrt
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..modalities import Modality
+from .attribution import correlation, gradcam, integrated_gradients, overlap, shares
+from .finding import Finding
+from .protocol import Pretrained, looking_at, parts_of, take
+from .saliency_figures import Example, draw_bands, draw_examples, draw_overlaps
+
+type Array = NDArray[Any]
+
+_PORTION = 32
+
+
+def spatial_saliency(
+    model: Pretrained,
+    batches: Iterable[Mapping[str, Tensor]],
+    modalities: Mapping[str, Modality],
+    common_dim: int | None,
+    max_samples: int = 256,
+    examples: int = 4,
+) -> Finding:
+    """Compare where the modalities' common and unique embeddings look (paper, Fig. 6a).
+
+    The common dimensions of an embedding are averaged to one value, the unique ones to
+    another, and GradCAM maps which places of the image change it, for each modality. For
+    each pair of modalities and each sample, the overlap of their maps
+    (:func:`~torchgeo_decur.analysis.attribution.overlap`) is 1 if both look at the same
+    places and 0 if they share none. Beside it stands the overlap of maps of different
+    samples, which is what a fixed habit, such as looking at the centre, explains. What
+    raises and what lowers a value count alike; the tables also have the overlap of the
+    positive parts alone, of the samples in which both maps have one.
+
+    Wang et al., *Decoupling Common and Unique Representations for Multimodal
+    Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300, section 7.
+
+    Args:
+        model: a pretraining task; its modules get back the mode that they came in.
+        batches: images in [0, 1] by modality, shape (B, C, H, W).
+        modalities: what each modality is.
+        common_dim: number of common dimensions, the first ones; None if the model does
+            not tell common from unique.
+        max_samples: at most so many samples count.
+        examples: number of samples that are shown, the first ones.
+
+    Returns:
+        Overlaps of each pair of modalities and each part, in all and of each sample;
+        their histogram; and maps of the first samples beside their images.
+
+    Raises:
+        ImportError: if captum is not installed.
+        LeftOut: if the model has no maps.
+        ValueError: if an option is out of range.
+    """
+    pairs = list(combinations(modalities, 2))
+    found: dict[tuple[str, str], list[Tensor]] = {}
+    shown: list[Example] = []
+    with looking_at(model):
+        for images in take(model, batches, modalities, max_samples, _PORTION):
+            parts = _parts(model, images, common_dim)
+            maps = {
+                (m, part): gradcam(model, m, x, parts[part]).float().cpu()
+                for (m, x), part in product(images.items(), parts)
+            }
+            for (m, n), part in product(pairs, parts):
+                scores = _scores(maps[m, part], maps[n, part])
+                found.setdefault((f'{m} and {n}', part), []).append(scores)
+            for i in range(min(examples - len(shown), len(next(iter(maps.values()))))):
+                pictures = {m: x[i].cpu() for m, x in images.items()}
+                shown.append(Example(pictures, {k: x[i] for k, x in maps.items()}))
+    overlaps = {key: torch.cat(x, 1).double().numpy() for key, x in found.items()}
+    sizes = {m: '{} x {}'.format(*x.shape[1:]) for (m, _), x in maps.items()}
+    figures = {}
+    if overlaps:
+        figures['overlap'] = draw_overlaps(overlaps)
+    if shown:
+        figures['examples'] = draw_examples(shown, modalities)
+    tables = {
+        'overlap': [_overlap_row(*key, x) for key, x in overlaps.items()],
+        'samples': [
+            {
+                'modalities': pair,
+                'part': part,
+                'sample': i,
+                'overlap': _plain(x[0, i]),
+                'correlation': _plain(x[1, i]),
+            }
+            for (pair, part), x in overlaps.items()
+            for i in range(x.shape[1])
+        ],
+    }
+    return Finding(
+        'spatial_saliency',
+        'Where common and unique embeddings look',
+        _spatial_text(overlaps, sizes),
+        {name: rows for name, rows in tables.items() if rows},
+        figures,
+    )
+
+
+def spectral_saliency(
+    model: Pretrained,
+    batches: Iterable[Mapping[str, Tensor]],
+    modalities: Mapping[str, Modality],
+    common_dim: int | None,
+    max_samples: int = 128,
+    steps: int = 16,
+) -> Finding:
+    """Compare which bands common and unique embeddings rest on (paper, Fig. 6b).
+
+    What each band adds to the mean of the common dimensions, and to that of the unique
+    ones, is found by integrated gradients from an image of zeros, summed over all places.
+    Its share in what all bands of the sample add, without signs, is what counts: so the
+    shares of a sample sum to 1.
+
+    Wang et al., *Decoupling Common and Unique Representations for Multimodal
+    Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300, section 7.
+
+    Args:
+        model: a pretraining task; its modules get back the mode that they came in.
+        batches: images in [0, 1] by modality, shape (B, C, H, W).
+        modalities: what each modality is.
+        common_dim: number of common dimensions, the first ones; None if the model does
+            not tell common from unique.
+        max_samples: at most so many samples count.
+        steps: steps of the integral.
+
+    Returns:
+        Shares of each band and part over the samples, and their box plot.
+
+    Raises:
+        ImportError: if captum is not installed.
+        ValueError: if an option is out of range.
+    """
+    found: dict[tuple[str, str], list[Tensor]] = {}
+    errors: dict[tuple[str, str], list[Tensor]] = {}
+    with looking_at(model):
+        for images in take(model, batches, modalities, max_samples, _PORTION):
+            parts = _parts(model, images, common_dim)
+            for (m, x), part in product(images.items(), parts):
+                bands, error = integrated_gradients(model, m, x, parts[part], steps)
+                found.setdefault((m, part), []).append(shares(bands).cpu())
+                error = error / bands.abs().sum(1)
+                errors.setdefault((m, part), []).append(error.cpu())
+    by_band = {key: torch.cat(x).double().numpy() for key, x in found.items()}
+    # A sample to which no band adds has no shares.
+    by_band = {key: x[np.isfinite(x).all(1)] for key, x in by_band.items()}
+    missed = {key: float(torch.cat(x).nanmedian()) for key, x in errors.items()}
+    drawn = {key: x for key, x in by_band.items() if x.shape[1] > 1 and len(x)}
+    figures = {'bands': draw_bands(drawn, modalities)} if drawn else {}
+    tables = {
+        'bands': [
+            _band_row(modalities[m], m, part, i, x[:, i])
+            for (m, part), x in by_band.items()
+            for i in range(x.shape[1] if len(x) else 0)
+        ],
+        'integral': [
+            {'modality': m, 'part': part, 'median_error': _plain(x)}
+            for (m, part), x in missed.items()
+        ],
+    }
+    return Finding(
+        'spectral_saliency',
+        'Which bands common and unique embeddings rest on',
+        _spectral_text(by_band, missed, modalities, steps),
+        tables,
+        figures,
+    )
+
+
+def _parts(
+    model: Pretrained, images: Mapping[str, Tensor], common_dim: int | None
+) -> dict[str, slice]:
+    m, x = next(iter(images.items()))
+    with torch.no_grad():
+        return parts_of(common_dim, model.embed({m: x[:1]})[m].shape[1])
+
+
+def _scores(a: Tensor, b: Tensor) -> Tensor:
+    """Overlap, correlation, overlap with another sample, of positive parts: (4, B)."""
+    other = overlap(a, b.roll(1, 0)) if len(b) > 1 else torch.full((1,), torch.nan)
+    positive = overlap(a.clamp(min=0), b.clamp(min=0))
+    return torch.stack([overlap(a, b), correlation(a, b), other, positive])
+
+
+def _overlap_row(pair: str, part: str, x: Array) -> dict[str, Any]:
+    good = x[0][np.isfinite(x[0])]
+    mean, half = _mean(good)
+    return {
+        'modalities': pair,
+        'part': part,
+        'samples': len(good),
+        'overlap': _plain(mean),
+        'low': _plain(mean - half),
+        'high': _plain(mean + half),
+        'overlap_of_different_samples': _plain(_mean(x[2])[0]),
+        'correlation': _plain(_mean(x[1])[0]),
+        'positive_samples': int(np.isfinite(x[3]).sum()),
+        'overlap_of_positive_parts': _plain(_mean(x[3])[0]),
+    }
+
+
+def _band_row(
+    modality: Modality, name: str, part: str, band: int, x: Array
+) -> dict[str, Any]:
+    low, median, high = np.quantile(x, [0.25, 0.5, 0.75]).tolist()
+    return {
+        'modality': name,
+        'part': part,
+        'band': modality.bands[band],
+        'wavelength_nm': modality.wavelengths and modality.wavelengths[band],
+        'mean': float(x.mean()),
+        'quartile_1': low,
+        'median': median,
+        'quartile_3': high,
+        'samples': len(x),
+    }
+
+
+def _mean(x: Array) -> tuple[float, float]:
+    """Mean and half the width of its 95 % interval, without what is not finite."""
+    x = x[np.isfinite(x)]
+    if len(x) < 2:
+        return (float(x[0]) if len(x) else float('nan')), float('nan')
+    return float(x.mean()), 1.96 * float(x.std(ddof=1)) / sqrt(len(x))
+
+
+def _plain(x: float) -> float | None:
+    """A number as JSON has it."""
+    return float(x) if isfinite(x) else None
+
+
+def _spatial_text(
+    overlaps: Mapping[tuple[str, str], Array], sizes: Mapping[str, str]
+) -> str:
+    grids = ', '.join(f'{size} for {m}' for m, size in sizes.items())
+    lines = []
+    for (pair, part), x in overlaps.items():
+        row = _overlap_row(pair, part, x)
+        if row['overlap'] is None:
+            lines.append(f'- {pair}, {part}: no sample has a map in both modalities.')
+            continue
+        words = f'- {pair}, {part}: overlap {row["overlap"]:.2f}'
+        if (other := row['overlap_of_different_samples']) is not None:
+            words += f' (of different samples {other:.2f})'
+        if (rho := row['correlation']) is not None:
+            words += f', correlation {rho:.2f}'
+        lines.append(f'{words}; means of {row["samples"]} samples.')
+    for pair in dict.fromkeys(pair for pair, _ in overlaps):
+        if {(pair, 'common'), (pair, 'unique')} <= set(overlaps):
+            both = [overlaps[pair, part] for part in ('common', 'unique')]
+            lines += _compared(pair, *both)
+    return (
+        'GradCAM of the mean of the dimensions of each part, for each modality. The '
+        'overlap is 1 where both modalities look at the same places, 0 where they share '
+        f'none. Maps have as many places as the last feature map: {grids}.\n\n'
+        + '\n'.join(lines)
+    )
+
+
+def _compared(pair: str, common: Array, unique: Array) -> list[str]:
+    mean, half = _mean(common[0] - unique[0])
+    if not isfinite(half):
+        return [f'- {pair}: too few samples to compare common and unique.']
+    lines = [
+        f'- {pair}: common minus unique is {mean:.2f} (95 % interval {mean - half:.2f} '
+        f'to {mean + half:.2f}).'
+    ]
+    # Maps of an untrained network overlap as well, whatever the images.
+    mean, half = _mean((common[0] - common[2]) - (unique[0] - unique[2]))
+    if mean - half > 0:
+        verdict = (
+            'for unique dimensions the modalities share fewer places, as in the paper'
+        )
+    elif mean + half < 0:
+        verdict = 'for unique dimensions the modalities share more places'
+    else:
+        verdict = (
+            'that the modalities share fewer places for unique dimensions is not seen'
+        )
+    if isfinite(half):
+        lines.append(
+            f'- {pair}: beyond what maps of different samples share, it is {mean:.2f} '
+            f'({mean - half:.2f} to {mean + half:.2f}): {verdict}.'
+        )
+    return lines
+
+
+def _spectral_text(
+    by_band: Mapping[tuple[str, str], Array],
+    missed: Mapping[tuple[str, str], float],
+    modalities: Mapping[str, Modality],
+    steps: int,
+) -> str:
+    lines = []
+    for m in dict.fromkeys(m for m, _ in by_band):
+        bands = modalities[m].bands
+        parts = {part: x for (n, part), x in by_band.items() if n == m and len(x)}
+        if len(bands) == 1:
+            lines.append(f'- {m} has one band, to which all belongs.')
+            continue
+        for part, x in parts.items():
+            medians = np.median(x, 0)
+            first = ', '.join(
+                f'{bands[i]} ({medians[i]:.0%})' for i in np.argsort(-medians)[:3]
+            )
+            lines.append(
+                f'- {m}: {part} dimensions rest most on {first}; medians of {len(x)} '
+                'samples.'
+            )
+        if len(parts) == 2:
+            common, unique = (x.mean(0) for x in parts.values())
+            lines.append(
+                f'- {m}: the mean shares of common and unique differ in '
+                f'{np.abs(common - unique).sum() / 2:.0%} of all.'
+            )
+    return (
+        'What each band adds to the mean of the dimensions of a part, by integrated '
+        'gradients from an image of zeros, as a share in what all bands of the sample add. '
+        f'The integral of {steps} steps misses at most {max(missed.values()):.1%} of it '
+        '(median of the samples).\n\n' + '\n'.join(lines)
+    )

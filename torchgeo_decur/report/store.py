@@ -1,0 +1,162 @@
+"""The files of a report: each appears whole, or not at all."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ..analysis import Embeddings, Finding, figure_style
+from ..embed.parts import replace
+
+#: What the marker of an analysis is called.
+MARKER = 'finding.json'
+
+
+def save_embeddings(file: Path, embeddings: Embeddings, key: str) -> None:
+    """Keep embeddings, for a report that is stopped to go on with.
+
+    Args:
+        file: the file.
+        embeddings: the embeddings.
+        key: what they are of.
+    """
+    tensors = {f'z/{m}': x for m, x in embeddings.z.items()}
+    tensors |= {f'h/{m}': x for m, x in embeddings.h.items()}
+    tensors |= {f'label/{name}': y for name, y in embeddings.labels.items()}
+    pairs = list(embeddings.diagonals)
+    tensors |= {f'pair/{i}': embeddings.diagonals[p] for i, p in enumerate(pairs)}
+    about = {
+        'key': key,
+        'names': list(tensors),
+        'pairs': pairs,
+        'modalities': embeddings.modalities,
+        'common_dim': embeddings.common_dim,
+        'number': embeddings.number,
+    }
+    stored = {name: x.contiguous() for name, x in tensors.items()}
+    text = {'torchgeo_decur': json.dumps(about)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    replace(file, lambda path: save_file(stored, path, text))
+
+
+def load_embeddings(file: Path, key: str) -> Embeddings | None:
+    """Read embeddings.
+
+    Args:
+        file: the file.
+        key: what they have to be of.
+
+    Returns:
+        The embeddings; None if there is no file, or it is of something else.
+    """
+    if not file.exists():
+        return None
+    with safe_open(file, 'pt') as opened:
+        about = json.loads(opened.metadata()['torchgeo_decur'])
+        if about['key'] != key:
+            return None
+        # In the order of the modalities, which the file does not keep.
+        tensors = {name: opened.get_tensor(name) for name in about['names']}
+
+    def of(kind: str) -> dict[str, Any]:
+        found = {n: x for n, x in tensors.items() if n.startswith(f'{kind}/')}
+        return {n.removeprefix(f'{kind}/'): x for n, x in found.items()}
+
+    pairs = [(m, n) for m, n in about['pairs']]
+    return Embeddings(
+        z=of('z'),
+        h=of('h'),
+        labels=of('label'),
+        diagonals=dict(zip(pairs, of('pair').values(), strict=True)),
+        modalities=tuple(about['modalities']),
+        common_dim=about['common_dim'],
+        number=about['number'],
+    )
+
+
+def save_finding(folder: Path, finding: Finding, key: str) -> None:
+    """Write figures, numbers and words of an analysis, and close its figures.
+
+    Args:
+        folder: folder of the analysis; what is in it is replaced.
+        finding: what was found.
+        key: what it is of.
+    """
+    partial = folder.with_name(f'.{folder.name}.partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        with figure_style():
+            for name, figure in finding.figures.items():
+                figure.savefig(partial / f'{name}.png')
+                figure.savefig(partial / f'{name}.svg', metadata={'Date': None})
+        for name, rows in finding.tables.items():
+            with (partial / f'{name}.csv').open('w', newline='') as file:
+                writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+                writer.writeheader()
+                writer.writerows(rows)
+        content = {
+            'key': key,
+            'name': finding.name,
+            'title': finding.title,
+            'text': finding.text,
+            'figures': {n: describe(f, n) for n, f in finding.figures.items()},
+            'tables': {n: list(rows) for n, rows in finding.tables.items()},
+        }
+        (partial / MARKER).write_text(json.dumps(content, indent=1, default=float))
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        for figure in finding.figures.values():
+            plt.close(figure)
+
+
+def load_finding(folder: Path, key: str) -> dict[str, Any] | None:
+    """Read the marker of an analysis.
+
+    Args:
+        folder: folder of the analysis.
+        key: what it has to be of.
+
+    Returns:
+        What :func:`save_finding` wrote; None if there is nothing, or of something else.
+    """
+    file = folder / MARKER
+    if not file.exists():
+        return None
+    content: dict[str, Any] = json.loads(file.read_text())
+    return content if content['key'] == key else None
+
+
+def describe(figure: Figure, name: str) -> str:
+    """Say in words what a figure shows, for those who do not see it.
+
+    Args:
+        figure: the figure.
+        name: its name.
+
+    Returns:
+        Titles, axes and legend.
+    """
+    said: list[str] = []
+    legend: list[str] = []
+    for axis in figure.axes:
+        named = (axis.get_title(loc='left') or axis.get_title(), '')
+        across = (axis.get_xlabel(), 'across: ')
+        up = (axis.get_ylabel(), 'up: ')
+        words = [f'{lead}{text}' for text, lead in (named, across, up) if text]
+        if words:
+            said.append(', '.join(words))
+        legend += axis.get_legend_handles_labels()[1]
+    shown = f' Shown: {", ".join(dict.fromkeys(legend))}.' if legend else ''
+    panels = '; '.join(dict.fromkeys(said))
+    text = f'Figure {name.replace("_", " ")}. {panels}.{shown}'
+    # Signs of formulas and ends of lines are not read out.
+    return ' '.join(text.replace('$', '').split())
