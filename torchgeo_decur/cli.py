@@ -132,7 +132,7 @@ def report(
     analyses: list[str] | None = None,
     max_samples: int = 4096,
     max_images: int = 256,
-    split: Literal['val', 'test', 'predict'] = 'val',
+    split: Split = 'val',
     batch_size: int | None = None,
     device: str = 'auto',
 ) -> None:
@@ -152,7 +152,7 @@ def report(
         analyses: names of those to run; all by default.
         max_samples: samples that are kept for all but the alignment, a random subset.
         max_images: images for saliency and feature maps, spread over the split.
-        split: val, test or predict.
+        split: train, val, test or predict.
         batch_size: samples of a batch; by default that of the data.
         device: auto, cpu, gpu or mps.
     """

@@ -318,5 +318,5 @@ class TestErrors:
             write_report(other, data, tmp_path)
 
     def test_split(self, task: DeCUR, data: Any, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"split must be one of .*, got 'train'"):
-            write_report(task, data, tmp_path, split='train', analyses=['rank'])  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"split must be one of .*, got 'x'"):
+            write_report(task, data, tmp_path, split='x', analyses=['rank'])  # type: ignore[arg-type]

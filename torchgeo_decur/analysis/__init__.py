@@ -16,6 +16,7 @@ from .probes import probe_parts
 from .protocol import Pretrained
 from .retrieval import cross_modal_retrieval, effective_ranks
 from .saliency import spatial_saliency, spectral_saliency
+from .split_probes import probe_splits
 from .statistics import CorrelationStream, Reservoir
 from .style import figure_style
 
@@ -37,6 +38,7 @@ __all__ = (
     'feature_maps',
     'figure_style',
     'probe_parts',
+    'probe_splits',
     'spatial_saliency',
     'spectral_saliency',
     'training_curves',

@@ -34,7 +34,7 @@ def report_checkpoint(
         analyses: names of those to run; by default all.
         max_samples: samples that are kept for all but the alignment.
         max_images: images for saliency and feature maps.
-        split: 'val', 'test' or 'predict'.
+        split: 'train', 'val', 'test' or 'predict'.
         batch_size: samples of a batch; by default that of the data.
         device: accelerator of Lightning.
 

@@ -61,7 +61,7 @@ def write_report(
         analyses: names of those to run; by default all of :data:`ANALYSES`.
         max_samples: samples that are kept for all but the alignment, a random subset.
         max_images: images for saliency and feature maps, spread evenly over the split.
-        split: 'val', 'test' or 'predict'.
+        split: 'train', 'val', 'test' or 'predict'.
         device: accelerator of Lightning: 'auto', 'cpu', 'gpu' or 'mps'.
         about: plain values that tell the data of this report from others.
         sources: what the page shall say of where task and data are from, by name.
