@@ -157,6 +157,6 @@ def describe(figure: Figure, name: str) -> str:
         legend += axis.get_legend_handles_labels()[1]
     shown = f' Shown: {", ".join(dict.fromkeys(legend))}.' if legend else ''
     panels = '; '.join(dict.fromkeys(said))
-    words = f'Figure {name.replace("_", " ")}. {panels}.{shown}'
+    text = f'Figure {name.replace("_", " ")}. {panels}.{shown}'
     # Signs of formulas and ends of lines are not read out.
-    return ' '.join(words.replace('$', '').split())
+    return ' '.join(text.replace('$', '').split())
