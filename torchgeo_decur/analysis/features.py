@@ -16,7 +16,7 @@ from ..modalities import Modality
 from ..models import ResNetRDA
 from ..models.deformable_attention import reference_points
 from .composites import describe
-from .finding import Finding
+from .finding import Finding, LeftOut
 from .maps import last_map
 from .protocol import Pretrained, looking_at, take
 from .saliency_figures import empty_panel, entitle
@@ -111,6 +111,9 @@ def principal_components(maps: Tensor, number: int) -> tuple[Array, Array]:
         The components as pictures, each from its 2nd to its 98th percentile over all
         maps, in [0, 1], shape (N, h, w, ``number``), and their shares of the variance.
 
+    Raises:
+        LeftOut: if there is a single place.
+
     Example:
         >>> x = torch.arange(8.0).view(2, 1, 2, 2) * torch.tensor([3.0, 4]).view(1, 2, 1, 1)
         >>> pictures, explained = principal_components(x, 1)
@@ -118,6 +121,8 @@ def principal_components(maps: Tensor, number: int) -> tuple[Array, Array]:
         ((2, 2, 2, 1), array([1.]))
     """
     places = maps.permute(0, 2, 3, 1).flatten(0, 2).double().numpy()
+    if len(places) < 2:
+        raise LeftOut(f'maps must have at least 2 places in all, got {len(places)}')
     number = min(number, *places.shape)
     # This solver draws nothing at random.
     pca = PCA(number, svd_solver='covariance_eigh')
