@@ -190,7 +190,7 @@ class Run:
         try:
             return analyse(self)
         except (LeftOut, ImportError) as error:
-            return Finding(name, title, f'Left out: {error}.')
+            return Finding(name, title, f'Left out: {str(error).rstrip(".")}.')
 
     def facts(self, sources: Mapping[str, str]) -> dict[str, str]:
         """Say what the report is of.
