@@ -22,7 +22,7 @@ def alignment_of(embeddings: Embeddings, name: str) -> Tensor:
 
     Args:
         embeddings: embeddings, with their correlations.
-        name: name of the embeddings.
+        name: name of the modality.
 
     Returns:
         The means, shape (D,).
@@ -30,7 +30,11 @@ def alignment_of(embeddings: Embeddings, name: str) -> Tensor:
     Raises:
         LeftOut: if no other modality has as many dimensions.
     """
-    found = [d for pair, d in embeddings.diagonals.items() if name in pair]
+    found = [
+        d
+        for pair, d in embeddings.diagonals.items()
+        if name in pair and set(pair) <= set(embeddings.modalities)
+    ]
     if not found:
         raise LeftOut(
             f'{name}: alignment needs another modality with as many dimensions, got '

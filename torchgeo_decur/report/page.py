@@ -18,11 +18,10 @@ h1 { font-size: 1.7rem; line-height: 1.2; margin: 1.5rem 0 .5rem }
 h2 { font-size: 1.25rem; margin: 2.5rem 0 .5rem; padding-top: .8rem; border-top: 1px solid #ccc }
 a { color: #00508a } a:focus, summary:focus, .box:focus { outline: 3px solid #e69f00 }
 .skip { position: absolute; left: -99rem } .skip:focus { position: static }
-p, dd, li, figcaption { overflow-wrap: anywhere }
+p, dd, li { overflow-wrap: anywhere }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: 0 }
 dt { font-weight: 600 } dd { margin: 0; min-width: 0 }
-figure { margin: 1rem 0 } img { display: block; max-width: 100%; height: auto }
-figcaption { font-size: .85rem; color: #444 }
+figure.box { margin: 1rem 0 } img { display: block; max-width: max(100%, 36rem); height: auto }
 .box { overflow-x: auto; max-width: 100%; margin: .6rem 0 }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; font-weight: 600; padding: .3rem 0 }
@@ -88,7 +87,9 @@ def _section(finding: Mapping[str, Any], folder: Path) -> str:
     for figure, alt in finding['figures'].items():
         content = (folder / name / f'{figure}.png').read_bytes()
         source = f'data:image/png;base64,{base64.b64encode(content).decode()}'
-        parts.append(f'<figure><img src="{source}" alt="{escape(alt)}"></figure>')
+        parts.append(
+            f'<figure class="box" tabindex="0"><img src="{source}" alt="{escape(alt)}"></figure>'
+        )
     for table, rows in finding['tables'].items():
         parts.append(_table(table, rows, f'{name}/{table}.csv'))
     heading = f'<h2 id="{name}">{escape(finding["title"])}</h2>'

@@ -190,7 +190,7 @@ class Run:
         try:
             return analyse(self)
         except (LeftOut, ImportError) as error:
-            return Finding(name, title, f'Left out: {error}.')
+            return Finding(name, title, f'Left out: {str(error).rstrip(".")}.')
 
     def facts(self, sources: Mapping[str, str]) -> dict[str, str]:
         """Say what the report is of.
@@ -288,11 +288,11 @@ ANALYSES: dict[str, tuple[str, Analysis]] = {
         lambda run: _saliency(run, analysis.spatial_saliency),
     ),
     'spectral_saliency': (
-        'Which bands common and unique embeddings use',
+        'Which bands common and unique embeddings rest on',
         lambda run: _saliency(run, analysis.spectral_saliency),
     ),
     'feature_maps': (
-        'Feature maps',
+        'What the last feature map shows',
         lambda run: analysis.feature_maps(run.model, run.images(), run.records),
     ),
     'curves': ('Training curves', _curves),
