@@ -25,9 +25,11 @@ ALLOWED = {
     'tasks': TASKS,
     'analysis': {'losses.functional', 'models', 'modalities'},
     'callbacks': TASKS | {'tasks', 'analysis', 'datasets', 'datamodules'},
-    'embed': {'models', 'modalities'},
+    'config': set(),
+    'embed': {'models', 'modalities', 'config'},
+    'packing': DATA | {'datasets', 'datamodules', 'config'},
     'cli': TASKS
-    | {'tasks', 'analysis', 'datasets', 'datamodules', 'callbacks', 'embed'},
+    | {'tasks', 'analysis', 'datasets', 'datamodules', 'callbacks', 'embed', 'packing'},
     '__main__': {'cli'},
 }
 
