@@ -24,8 +24,8 @@ class PackedDataModule(MultimodalDataModule):
         batch_size: samples of a batch on each device.
         num_workers: worker processes of each data loader.
         seed: seed of the shuffle.
-        cache_dir: folder that keeps shards of a URL; without it, only the bytes of a
-            sample are fetched, each time.
+        cache_dir: folder that keeps the shards of a URL, all of them in the end; without
+            it, only the bytes of a sample are fetched, each time.
         checksum: whether to verify the checksum of every shard of a folder at the start.
         storage_options: options of the client of the URL, passed to litdata.
 

@@ -2,11 +2,12 @@
 
 import os
 import tempfile
+import warnings
 from bisect import bisect_right
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -19,6 +20,9 @@ from .reading import UnreadableFileError
 
 Split = Literal['train', 'val', 'test', 'predict']
 
+INDEX = 'index.json'
+RUN = '.pack.json'  # what an unfinished packing goes on from
+
 # Samples are drawn from anywhere: fetching whole shards ahead would be in vain.
 _NO_READ_AHEAD = {'LITDATA_POSIX_WILLNEED': '0'}
 
@@ -29,7 +33,7 @@ class PackedDataset(NonGeoDataset):
     Any sample can be read at any time, so that samplers, sharding and resuming are those
     of every map-style dataset. Files are memory-mapped; a handful is open at a time in
     each process. From a URL, the bytes of a sample are fetched alone, or with
-    ``cache_dir`` its whole shard once.
+    ``cache_dir`` its whole shard, once for all processes of a machine.
 
     With values 'kept' a sample is equal, bit by bit, to that of the dataset that was
     packed. With 'uint8' the images are scaled bytes, and all other values equal.
@@ -38,7 +42,7 @@ class PackedDataset(NonGeoDataset):
         root: folder that pack wrote, or its copy at a URL that litdata reads, such as
             ``s3://bucket/folder``.
         split: 'train', 'val', 'test' or 'predict'.
-        cache_dir: folder that keeps shards of a URL.
+        cache_dir: folder that keeps the shards of a URL, all of them in the end.
         checksum: whether to verify the checksum of every shard of a folder at the start.
         storage_options: options of the client of the URL, passed to litdata.
 
@@ -64,7 +68,6 @@ class PackedDataset(NonGeoDataset):
         litdata()
         self.root = str(root)
         self.split = split
-        self.cache_dir = cache_dir
         self.storage_options = storage_options
         self.manifest = read_manifest(root, storage_options)
         if split not in self.manifest.splits:
@@ -75,15 +78,22 @@ class PackedDataset(NonGeoDataset):
         self.shards = self.manifest.splits[split]
         self._ends = list(accumulate(shard.samples for shard in self.shards))
         self._opened: tuple[int, Any] = (-1, None)
+        # Where shards lie on this machine, if they do.
+        self._folder: Path | None = None
         if not is_remote(self.root):
-            folder = Path(self.root) / split
+            self._folder = Path(self.root) / split
             for shard in self.shards:
-                check_shard(folder, shard, checksum)
-            if not (folder / 'index.json').exists():
+                check_shard(self._folder, shard, checksum)
+            if not (self._folder / INDEX).exists():
                 raise UnreadableFileError(
-                    f'{folder} must have index.json, but has none; copy it again, or '
+                    f'{self._folder} must have {INDEX}, but has none; copy it again, or '
                     'run the same `torchgeo-decur pack`, which writes it again'
                 )
+        elif cache_dir is not None:
+            # Another manifest has other shards: they must not meet.
+            digest = sha256(self.manifest.text().encode()).hexdigest()[:16]
+            self._folder = Path(cache_dir) / digest / split
+            self._fetch(INDEX, None)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -105,19 +115,16 @@ class PackedDataset(NonGeoDataset):
         if not 0 <= index < len(self):
             raise IndexError(f'index must be in [0, {len(self) - 1}], got {index}')
         shard = self.shards[bisect_right(self._ends, index)]
-        if not is_remote(self.root):
+        if self._folder is not None:
+            if is_remote(self.root):
+                self._fetch(shard.file, shard)
             # Reading beyond the end of a mapped file would kill the process.
-            check_shard(Path(self.root) / self.split, shard)
+            check_shard(self._folder, shard)
         try:
-            sample = self._reader()[int(index)]
-        # What goes wrong with a file at a URL depends on its client.
+            sample = self._reader(int(index))[int(index)]
+        # What goes wrong at a URL depends on its client.
         except Exception as error:
-            raise UnreadableFileError(
-                f'{self.root}/{self.split}/{shard.file}: expected sample {index} of '
-                f'{shard.bytes} bytes of samples, but it cannot be read '
-                f'({type(error).__name__}: {error}); check the network, or copy the '
-                'shard again'
-            ) from error
+            raise self._unreadable(shard.file, error) from error
         # A copy: the tensors of the reader lie in the file, and writing to them crashes.
         return {k: v.clone() if isinstance(v, Tensor) else v for k, v in sample.items()}
 
@@ -144,22 +151,51 @@ class PackedDataset(NonGeoDataset):
         }
         return plot_images(images, known, masks, **kwargs)
 
-    def _reader(self) -> Any:
+    def _reader(self, index: int) -> Any:
         """The reader of this process: what is open is not shared with a fork."""
         if self._opened[0] != os.getpid():
             for name, value in _NO_READ_AHEAD.items():
                 os.environ.setdefault(name, value)
-            cache = None if self.cache_dir is None else str(self.cache_dir)
             reader = litdata().StreamingDataset(
-                f'{self.root}/{self.split}',
-                cache_dir=cache and f'{cache}/{self.split}',
+                str(self._folder or f'{self.root}/{self.split}'),
                 storage_options=self.storage_options,
             )
-            # Reading one sample opens the index; how bytes are fetched is chosen then.
-            reader[0]
-            reader.on_demand_bytes = cache is None
+            with warnings.catch_warnings():
+                # PyTorch says once that a file cannot be written to; we copy from it.
+                warnings.filterwarnings('ignore', 'The given buffer is not writable')
+                reader[index]
             self._opened = os.getpid(), reader
         return self._opened[1]
+
+    def _fetch(self, name: str, shard: Shard | None) -> None:
+        """Bring a file to this machine, unless it is there; whole or not at all."""
+        folder = cast(Path, self._folder)
+        file = folder / name
+        if file.exists():
+            return
+        from filelock import FileLock
+
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f'.{name}.lock'):
+            if file.exists():
+                return
+            with tempfile.TemporaryDirectory(dir=folder) as partial:
+                try:
+                    found = download(
+                        f'{self.root}/{self.split}', name, partial, self.storage_options
+                    )
+                # What goes wrong depends on the client of the URL.
+                except Exception as error:
+                    raise self._unreadable(name, error) from error
+                if shard is not None:
+                    check_shard(Path(partial), shard, checksum=True)
+                os.replace(found, file)
+
+    def _unreadable(self, name: str, error: Exception) -> UnreadableFileError:
+        return UnreadableFileError(
+            f'{self.root}/{self.split}/{name}: cannot be read ({type(error).__name__}: '
+            f'{error}); check that it is there, and the network, or copy it again'
+        )
 
 
 def litdata() -> Any:
@@ -204,7 +240,16 @@ def read_manifest(
     """
     where = f'{root}/{NAME}'
     if is_remote(root):
-        return Manifest.parse(_download(str(root), storage_options), where)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                text = download(str(root), NAME, folder, storage_options).read_text()
+            # What goes wrong depends on the client of the URL.
+            except Exception as error:
+                raise FileNotFoundError(
+                    f'root must have {NAME}, but {where} cannot be read '
+                    f'({type(error).__name__}: {error}); check the URL and the rights'
+                ) from error
+        return Manifest.parse(text, where)
     file = Path(root) / NAME
     if not file.exists():
         begun = Path(root, RUN).exists()
@@ -244,36 +289,35 @@ def check_shard(folder: Path, shard: Shard, checksum: bool = False) -> None:
         raise UnreadableFileError(
             f'{file}: expected {shard.bytes} bytes, found {size}; {cure}'
         )
-    if checksum and (found := sha256(file)) != shard.sha256:
+    if checksum and (found := checksum_of(file)) != shard.sha256:
         raise UnreadableFileError(
             f'{file}: expected the checksum {shard.sha256}, found {found}; {cure}'
         )
 
 
-def sha256(file: Path) -> str:
-    """Checksum of a file, hexadecimal."""
+def checksum_of(file: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
     with file.open('rb') as opened:
         return file_digest(opened, 'sha256').hexdigest()
 
 
-RUN = '.pack.json'
-"""File that an unfinished packing goes on from."""
+def download(
+    url: str, name: str, folder: str, storage_options: dict[str, Any] | None
+) -> Path:
+    """Fetch one file as litdata fetches shards.
 
+    Args:
+        url: folder of the file.
+        name: its name.
+        folder: where to.
+        storage_options: options of the client of the URL.
 
-def _download(root: str, storage_options: dict[str, Any] | None) -> str:
+    Returns:
+        The file.
+    """
     litdata()
     from litdata.streaming.downloader import get_downloader
 
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, NAME)
-        try:
-            get_downloader(root, folder, [], storage_options).download_file(
-                f'{root}/{NAME}', str(file)
-            )
-            return file.read_text()
-        # What goes wrong depends on the client of the URL.
-        except Exception as error:
-            raise FileNotFoundError(
-                f'root must have {NAME}, but {root}/{NAME} cannot be read '
-                f'({type(error).__name__}: {error}); check the URL and the rights'
-            ) from error
+    client = get_downloader(url, folder, [], storage_options)
+    client.download_file(f'{url}/{name}', str(Path(folder, name)))
+    return Path(folder, name)

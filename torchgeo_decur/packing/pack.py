@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..config import build, read_config
 from ..datamodules import MultimodalDataModule
 from ..datasets.manifest import NAME, Manifest, Shard, Values
-from ..datasets.packed import RUN, Split, check_shard, litdata, read_manifest
+from ..datasets.packed import INDEX, RUN, Split, check_shard, litdata, read_manifest
 from ..datasets.reading import UnreadableFileError
 from ..modalities import check, split
 from ..transforms import PerModality, ScaleToUnit
@@ -266,7 +266,7 @@ def _plan(
 
 def _whole(folder: Path, shards: Sequence[Shard]) -> dict[int, Written]:
     """Those of the shards of a finished split that are still there, by number."""
-    index = folder / 'index.json'
+    index = folder / INDEX
     if not index.exists():
         return {}
     config = json.loads(index.read_text())['config']
@@ -345,7 +345,7 @@ def _finish(out: Path, manifest: Manifest, parts: Sequence[_Part]) -> Path:
                 f'{part.writer.folder}: the shards {sorted(changed)} cannot be written '
                 'again, for the dataset has changed; pack into another folder'
             )
-        replace(part.writer.folder / 'index.json', _index(part))
+        replace(part.writer.folder / INDEX, _index(part))
     if all(part.expected is None for part in parts):
         splits = {
             part.name: tuple(part.done[i].shard for i in range(len(part.writer)))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..datasets.manifest import Shard
-from ..datasets.packed import sha256
+from ..datasets.packed import checksum_of
 
 # Bytes of samples in a shard, about: small enough to fetch, large enough to be few.
 TARGET = 1 << 26
@@ -132,7 +132,7 @@ class ShardWriter(Dataset['Written | Exception']):
         with file.open('rb') as opened:
             os.fsync(opened.fileno())
         path = self.path(number)
-        shard = Shard(path.name, len(span), file.stat().st_size, sha256(file))
+        shard = Shard(path.name, len(span), file.stat().st_size, checksum_of(file))
         config = {k: v for k, v in writer.get_config().items() if k != 'chunk_size'}
         os.replace(file, path)
         replace(
