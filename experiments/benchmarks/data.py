@@ -103,7 +103,11 @@ class _Load:
 
     def __init__(self, dataset: Any, workers: int) -> None:
         self.loader = DataLoader(
-            dataset, BATCH, shuffle=True, num_workers=workers, persistent_workers=True
+            dataset,
+            BATCH,
+            shuffle=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
         )
 
     def __call__(self) -> None:

@@ -8,6 +8,7 @@ import re
 import runpy
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -334,12 +335,22 @@ def test_options(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     assert not (tmp_path / 'packed').exists()
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason='Python has zstd itself')
 def test_compression_needs_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr('torchgeo_decur.packing.pack.find_spec', lambda _: None)
     with pytest.raises(ValueError, match='the package zstd is not installed, got'):
         pack(tmp_path / 'packed', compression='zstd')
+
+
+def test_compressed_samples_are_equal(tmp_path: Path, numbers: Path) -> None:
+    pytest.importorskip('zstd')
+    pack(tmp_path / 'packed', compression='zstd')
+    compressed, plain = PackedDataset(tmp_path / 'packed'), PackedDataset(numbers)
+    assert compressed.manifest.compression == 'zstd'
+    assert compressed.shards[0].bytes != plain.shards[0].bytes
+    assert all(same(compressed[i], plain[i]) for i in (9, 0, 4))
 
 
 def test_folder_of_something_else(tmp_path: Path) -> None:

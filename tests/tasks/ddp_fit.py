@@ -90,6 +90,16 @@ class Record(Callback):
         self.losses.append(outputs['loss'].item())
 
 
+class StopAfter(Callback):
+    """End a fit after some steps, in the middle of an epoch."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        trainer.should_stop = trainer.global_step == self.steps
+
+
 def fit(folder: Path, devices: int, epochs: int, **options: Any) -> dict[str, Any]:
     """Fit a task of one batch an epoch, shared by all processes."""
     seed_everything(0, verbose=False)
@@ -165,7 +175,7 @@ def fit_packed(folder: Path, devices: int) -> dict[str, Any]:
     """Two epochs of packed data at once, and again with a stop inside the first."""
 
     def run(
-        name: str, max_steps: int = -1, ckpt_path: Path | None = None
+        name: str, *callbacks: Callback, ckpt_path: Path | None = None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         seed_everything(0, verbose=False)
         task = DeCUR(
@@ -180,9 +190,8 @@ def fit_packed(folder: Path, devices: int) -> dict[str, Any]:
             devices=devices,
             strategy='ddp' if devices > 1 else 'auto',
             max_epochs=2,
-            max_steps=max_steps,
             limit_val_batches=0,
-            callbacks=[record, checkpoint],
+            callbacks=[record, checkpoint, *callbacks],
             enable_progress_bar=False,
             enable_model_summary=False,
             logger=False,
@@ -196,7 +205,7 @@ def fit_packed(folder: Path, devices: int) -> dict[str, Any]:
         return record.seen, {n: p.detach() for n, p in task.named_parameters()}
 
     whole, weights = run('whole')
-    run('stopped', max_steps=3)
+    run('stopped', StopAfter(3))
     seen, resumed = run('stopped', ckpt_path=folder / 'stopped' / 'last.ckpt')
     return {'whole': whole, 'weights': weights, 'seen': seen, 'resumed': resumed}
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -169,7 +170,8 @@ def _check(
         raise ValueError(f'shard_size must be positive, got {shard_size}')
     if compression not in (None, 'zstd'):
         raise ValueError(f"compression must be 'zstd' or None, got {compression!r}")
-    if compression and find_spec('zstd') is None:
+    # Python has it since 3.14.
+    if compression and sys.version_info < (3, 14) and find_spec('zstd') is None:
         raise ValueError(
             "compression must be None where the package zstd is not installed, got 'zstd'; "
             'install it with `pip install zstd`, also where the data are read'
@@ -207,8 +209,8 @@ def _scale(datamodule: MultimodalDataModule) -> nn.Module:
     ]
     if lost:
         raise ValueError(
-            f'values must be kept, for the images {lost} are not scaled to [0, 1] by '
-            'themselves: give them mean and std'
+            f'values must be kept, for the images {lost} are not scaled to [0, 1] and '
+            'nothing else: give them mean and std, and no bands of zeros (s2_bands: 12)'
         )
     return cast(nn.Module, scale)
 
