@@ -133,7 +133,7 @@ def pack(
     """Write the datasets of a config as shards that stream.
 
     A command that was stopped goes on where it stood; on a folder that is finished, it
-    writes shards again that are missing or not whole.
+    verifies checksums and writes shards again that are missing or damaged.
 
     Args:
         run: config.yaml of a fit, or a file like it; its data count.

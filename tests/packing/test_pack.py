@@ -284,7 +284,7 @@ def test_full_disk(
     assert content(out) == content(numbers)
 
 
-@pytest.mark.parametrize('damage', ['removed', 'truncated', 'no index'])
+@pytest.mark.parametrize('damage', ['removed', 'truncated', 'altered', 'no index'])
 def test_finished_folder_is_repaired(
     tmp_path: Path, numbers: Path, damage: str
 ) -> None:
@@ -295,6 +295,8 @@ def test_finished_folder_is_repaired(
         (out / 'train' / 'index.json').unlink()
     elif damage == 'removed':
         shard.unlink()
+    elif damage == 'altered':
+        shard.write_bytes(bytes(shard.stat().st_size))
     else:
         os.truncate(shard, 10)
     datamodule = NumbersDataModule()

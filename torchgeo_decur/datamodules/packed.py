@@ -15,6 +15,7 @@ class PackedDataModule(MultimodalDataModule):
     drawn once an epoch, in an order that depends on the seed alone, not on the shards nor on
     ``num_workers``.
 
+    Where no validation split was packed there is no validation (``limit_val_batches: 0``).
     The test split is the validation split where none was packed, the predict split
     likewise the test split.
 

@@ -4,11 +4,9 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from time import time
 from typing import Any, Literal, cast, get_args
 
 from torch import nn
@@ -17,21 +15,12 @@ from tqdm import tqdm
 
 from ..config import build, read_config
 from ..datamodules import MultimodalDataModule
-from ..datasets.manifest import NAME, Manifest, Shard, Values
-from ..datasets.packed import INDEX, RUN, Split, check_shard, litdata, read_manifest
-from ..datasets.reading import UnreadableFileError
+from ..datasets.manifest import Manifest, Values
+from ..datasets.packed import Split, litdata
 from ..modalities import check, split
 from ..transforms import PerModality, ScaleToUnit
-from .shards import (
-    ShardWriter,
-    Written,
-    default_size,
-    describe,
-    is_full,
-    replace,
-    spans,
-    to_bytes,
-)
+from .folder import Part, finish, plan
+from .shards import Written, default_size, describe, is_full, to_bytes
 
 Compression = Literal['zstd']
 _STAGES: dict[Split, str] = {
@@ -40,16 +29,6 @@ _STAGES: dict[Split, str] = {
     'test': 'test',
     'predict': 'predict',
 }
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A split to pack, and what an earlier run has of it."""
-
-    name: Split
-    writer: ShardWriter
-    done: dict[int, Written]
-    expected: tuple[Shard, ...] | None
 
 
 def pack_config(
@@ -103,8 +82,8 @@ def pack_datamodule(
     """Write the datasets of a datamodule as shards of litdata, with a manifest.
 
     Each shard appears whole or not at all, and the manifest last. A run that was stopped
-    goes on after the last whole shard; on a folder that is finished, shards that are
-    missing or not whole are written again.
+    goes on after the last whole shard; on a folder that is finished, checksums are
+    verified, and shards that are missing or damaged are written again.
 
     Places with several dates are packed with all of them.
 
@@ -152,10 +131,10 @@ def pack_datamodule(
         versions={p: version(p) for p in ('torchgeo-decur', 'litdata')},
         keys=describe(sample),
     )
-    parts = _plan(out, manifest, datasets, shard_size or default_size(sample), scale)
+    parts = plan(out, manifest, datasets, shard_size or default_size(sample), scale)
     for part in parts:
         _write(part, count, progress)
-    return _finish(out, manifest, parts)
+    return finish(out, manifest, parts)
 
 
 def _check(
@@ -215,75 +194,7 @@ def _scale(datamodule: MultimodalDataModule) -> nn.Module:
     return cast(nn.Module, scale)
 
 
-def _plan(
-    out: Path,
-    manifest: Manifest,
-    datasets: Mapping[Split, Any],
-    size: int,
-    scale: nn.Module | None,
-) -> list[_Part]:
-    """Say which shards there will be, and which there are."""
-    numbers = {s: len(dataset) for s, dataset in datasets.items()}
-    about = json.loads(manifest.text())
-    # Of another release the shards are the same, as long as the manifest has its version.
-    about = {k: v for k, v in about.items() if k not in ('splits', 'versions')}
-    about['samples'] = numbers
-    run, finished = out / RUN, None
-    if (out / NAME).exists():
-        finished = read_manifest(out)
-        found = json.loads(finished.text())
-        found['samples'] = {s: split['samples'] for s, split in found['splits'].items()}
-    elif run.exists():
-        found = json.loads(run.read_text())
-        size = found.pop('size')
-    elif out.exists() and any(out.iterdir()):
-        raise ValueError(
-            f'out must be a new or empty folder, or one that was packed before, got {out}'
-        )
-    else:
-        found = about
-        out.mkdir(parents=True, exist_ok=True)
-        replace(run, json.dumps({**about, 'size': size}))
-    if differ := sorted(k for k in about if found.get(k) != about[k]):
-        raise ValueError(
-            f'out must hold the shards of this run, but {out} differs in {differ}; remove '
-            'it, or choose another folder'
-        )
-    parts = []
-    for name, dataset in datasets.items():
-        folder = out / name
-        folder.mkdir(exist_ok=True)
-        expected = None if finished is None else finished.splits[name]
-        cut = spans(len(dataset), expected[0].samples if expected else size)
-        writer = ShardWriter(
-            dataset, folder, cut, scale, manifest.keys, manifest.compression
-        )
-        done = _whole(folder, expected) if expected else {}
-        for number in range(len(cut)):
-            if number not in done and (written := writer.find(number)):
-                done[number] = written
-        parts.append(_Part(name, writer, done, expected))
-    return parts
-
-
-def _whole(folder: Path, shards: Sequence[Shard]) -> dict[int, Written]:
-    """Those of the shards of a finished split that are still there, by number."""
-    index = folder / INDEX
-    if not index.exists():
-        return {}
-    config = json.loads(index.read_text())['config']
-    config.pop('chunk_size', None)
-    found = {}
-    for number, shard in enumerate(shards):
-        try:
-            check_shard(folder, shard)
-        except UnreadableFileError:
-            continue
-        found[number] = Written(shard, config)
-    return found
-
-
-def _write(part: _Part, workers: int, progress: bool) -> None:
+def _write(part: Part, workers: int, progress: bool) -> None:
     """Write the shards of a split that are not there yet."""
     writer, done = part.writer, part.done
     todo = [i for i in range(len(writer)) if i not in done]
@@ -326,70 +237,15 @@ def _write(part: _Part, workers: int, progress: bool) -> None:
             ) from error
 
 
-def _state(part: _Part) -> str:
+def _path(datamodule: MultimodalDataModule) -> str:
+    return f'{type(datamodule).__module__}.{type(datamodule).__qualname__}'
+
+
+def _state(part: Part) -> str:
     return (
         f'{len(part.done)} of {len(part.writer)} shards are whole; run the same command '
         'again, which goes on there'
     )
-
-
-def _finish(out: Path, manifest: Manifest, parts: Sequence[_Part]) -> Path:
-    """Write the index of each split and the manifest; then nothing else is needed."""
-    for part in parts:
-        shards = tuple(part.done[i].shard for i in range(len(part.writer)))
-        if part.expected is not None and (
-            changed := {s.file for s in shards} - {s.file for s in part.expected}
-            or {s.file for s, e in zip(shards, part.expected, strict=True) if s != e}
-        ):
-            for name in changed:
-                (part.writer.folder / name).unlink()
-            raise ValueError(
-                f'{part.writer.folder}: the shards {sorted(changed)} cannot be written '
-                'again, for the dataset has changed; pack into another folder'
-            )
-        replace(part.writer.folder / INDEX, _index(part))
-    if all(part.expected is None for part in parts):
-        splits = {
-            part.name: tuple(part.done[i].shard for i in range(len(part.writer)))
-            for part in parts
-        }
-        whole = Manifest(**{**vars(manifest), 'splits': splits})
-        replace(out / NAME, whole.text())
-    for part in parts:
-        for number in range(len(part.writer)):
-            part.writer.record(number).unlink(missing_ok=True)
-    (out / RUN).unlink(missing_ok=True)
-    return out / NAME
-
-
-def _index(part: _Part) -> str:
-    """The file that litdata finds the samples of a split by."""
-    written = [part.done[i] for i in range(len(part.writer))]
-    config = dict(written[0].config)
-    for other in written:
-        if differ := [
-            k for k in config if k != 'types' and config[k] != other.config[k]
-        ]:
-            raise ValueError(
-                f'{part.writer.folder}: samples must be alike, but {other.shard.file} '
-                f'differs in {differ} from {written[0].shard.file}'
-            )
-    chunks = [
-        {
-            'chunk_bytes': w.shard.bytes,
-            'chunk_size': w.shard.samples,
-            'dim': None,
-            'filename': w.shard.file,
-        }
-        for w in written
-    ]
-    config['chunk_size'] = written[0].shard.samples
-    content = {'chunks': chunks, 'config': config, 'updated_at': str(time())}
-    return json.dumps(content, sort_keys=True)
-
-
-def _path(datamodule: MultimodalDataModule) -> str:
-    return f'{type(datamodule).__module__}.{type(datamodule).__qualname__}'
 
 
 def _same(value: Any) -> Any:
