@@ -33,10 +33,14 @@ from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 
-import provenance
 import yaml
 from jsonargparse import auto_cli
 from scipy.stats import t as student
+
+# The documentation runs this file from elsewhere: what it shares lies beside it.
+sys.path.append(str(Path(__file__).resolve().parent))
+
+import provenance
 
 ROOT = provenance.ROOT
 RESULTS = ROOT / 'experiments' / 'results.csv'
