@@ -68,6 +68,7 @@ def test_soak_sees_growth(slope: float, grown: list[str]) -> None:
     assert soak.report(seen) == grown
 
 
+@pytest.mark.skipif(not Path('/proc/self').exists(), reason='needs /proc')
 def test_soak_reads_memory() -> None:
     rss, own = importlib.import_module('soak').memory(os.getpid())
     assert 0 < own <= rss

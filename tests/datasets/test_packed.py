@@ -65,6 +65,7 @@ def read_label(dataset: PackedDataset, index: int) -> int:
     return int(dataset[index]['label_common'])
 
 
+@pytest.mark.skipif(not Path('/proc/self').exists(), reason='needs /proc')
 def test_few_files_are_open(packed: Path) -> None:
     dataset = PackedDataset(packed)
     dataset[0]

@@ -112,9 +112,9 @@ def pack_datamodule(
         ValueError: if an option is not valid, samples differ in their keys, or the
             folder holds something else.
     """
-    _check(values, splits, shard_size, compression)
+    _check(values, splits, workers, shard_size, compression)
     out = Path(out)
-    count = len(os.sched_getaffinity(0)) if workers is None else workers
+    count = _cores() if workers is None else workers
     datasets = _datasets(datamodule, splits, count)
     first = datasets[next(iter(datasets))]
     scale = _scale(datamodule) if values == 'uint8' else None
@@ -138,13 +138,19 @@ def pack_datamodule(
 
 
 def _check(
-    values: str, splits: Sequence[str], shard_size: int | None, compression: str | None
+    values: str,
+    splits: Sequence[str],
+    workers: int | None,
+    shard_size: int | None,
+    compression: str | None,
 ) -> None:
     litdata()
     if values not in get_args(Values):
         raise ValueError(f'values must be one of {get_args(Values)}, got {values!r}')
     if not splits or any(s not in _STAGES for s in splits):
         raise ValueError(f'splits must be some of {list(_STAGES)}, got {list(splits)}')
+    if workers is not None and workers < 0:
+        raise ValueError(f'workers must not be negative, got {workers}')
     if shard_size is not None and shard_size < 1:
         raise ValueError(f'shard_size must be positive, got {shard_size}')
     if compression not in (None, 'zstd'):
@@ -246,6 +252,13 @@ def _state(part: Part) -> str:
         f'{len(part.done)} of {len(part.writer)} shards are whole; run the same command '
         'again, which goes on there'
     )
+
+
+def _cores() -> int:
+    # Those that this process may use, where the system tells: Slurm gives a part of them.
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _same(value: Any) -> Any:
