@@ -28,6 +28,7 @@ there are not run again; an interrupted fit goes on from its checkpoint.
 """
 
 import csv
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,11 +38,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import forked
-import provenance
 import yaml
 from jsonargparse import auto_cli
 from scipy.stats import t as student
+
+# The documentation runs this file from elsewhere: what it shares lies beside it.
+sys.path.append(str(Path(__file__).resolve().parent))
+
+import forked
+import provenance
 
 ROOT = provenance.ROOT
 RESULTS = ROOT / 'experiments' / 'results.csv'

@@ -25,10 +25,23 @@ ALLOWED = {
     'tasks': TASKS,
     'analysis': {'losses.functional', 'models', 'modalities'},
     'callbacks': TASKS | {'tasks', 'analysis', 'datasets', 'datamodules'},
-    'embed': {'models', 'modalities'},
+    'config': set(),
+    'embed': {'models', 'modalities', 'config'},
     'report': {'analysis', 'embed', 'models', 'modalities'},
+    'packing': DATA | {'datasets', 'datamodules', 'config'},
+    'plan': {'config'},
     'cli': TASKS
-    | {'tasks', 'analysis', 'datasets', 'datamodules', 'callbacks', 'embed', 'report'},
+    | {
+        'tasks',
+        'analysis',
+        'datasets',
+        'datamodules',
+        'callbacks',
+        'embed',
+        'report',
+        'packing',
+        'plan',
+    },
     '__main__': {'cli'},
 }
 

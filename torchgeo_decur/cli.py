@@ -1,9 +1,9 @@
-"""The command `torchgeo-decur`: weights, encoders, embeddings, reports. Training is `torchgeo`."""
+"""The command `torchgeo-decur`: weights, embeddings, reports, packed data. Training is `torchgeo`."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from jsonargparse import ArgumentParser
@@ -12,6 +12,8 @@ from .analysis.classifiers import Classifier
 from .analysis.embeddings import collect
 from .analysis.split_probes import probe_splits
 from .callbacks.export import export_checkpoint
+from .datasets.manifest import Values
+from .datasets.reading import UnreadableFileError
 from .embed import Batches, embed_rasters, load_run
 from .embed.splits import Split
 from .models.checkpoints import save_encoder
@@ -19,6 +21,7 @@ from .models.download import cached_file
 from .models.loading import read_weights
 from .models.published import DeCURWeights, fold_repeated
 from .models.weights import WEIGHTS
+from .packing import pack_config
 from .report import report_checkpoint
 from .tasks import MultimodalPretraining
 
@@ -224,6 +227,46 @@ def probe(
     print(out)
 
 
+def pack(
+    run: Path,
+    out: Path = Path('packed'),
+    values: Values = 'kept',
+    splits: list[Split] | None = None,
+    workers: int | None = None,
+    shard_size: int | None = None,
+    compression: Literal['zstd'] | None = None,
+    data: dict[str, Any] | None = None,
+) -> None:
+    """Write the datasets of a config as shards that stream.
+
+    A command that was stopped goes on where it stood; on a folder that is finished, it
+    verifies checksums and writes shards again that are missing or damaged.
+
+    Args:
+        run: config.yaml of a fit, or a file like it; its data count.
+        out: folder of the shards.
+        values: kept, samples as they are; or uint8, images scaled to [0, 1], as bytes.
+        splits: some of train, val, test and predict; train and val by default.
+        workers: processes that read and write; by default one for each core.
+        shard_size: samples of a shard, by default as many as have about 64 MiB.
+        compression: zstd to compress each sample, where the package zstd is installed.
+        data: options of the datamodule that replace those of the config, such as
+            ``--data.root FOLDER``.
+    """
+    print(
+        pack_config(
+            run,
+            out,
+            data,
+            values=values,
+            splits=splits or ('train', 'val'),
+            workers=workers,
+            shard_size=shard_size,
+            compression=compression,
+        )
+    )
+
+
 _COMMANDS: dict[str, Callable[..., None]] = {
     'weights': weights,
     'convert': convert,
@@ -231,6 +274,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     'embed': embed,
     'report': report,
     'probe': probe,
+    'pack': pack,
 }
 
 
@@ -253,7 +297,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         chosen = parser.instantiate_classes(parser.parse_args(args))
         _COMMANDS[chosen.subcommand](**chosen[chosen.subcommand])
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, UnreadableFileError) as error:
         raise SystemExit(f'torchgeo-decur: {error}') from error
 
 

@@ -1,0 +1,74 @@
+"""experiments/benchmarks: what they record, and that the small ones run."""
+
+import csv
+import importlib
+import os
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def record() -> ModuleType:
+    return importlib.import_module('record')
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_say_where_they_are_from(record: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / 'results.csv'
+    row = record.record('loss', {'n': 4, 'd': 8}, [3.0, 1.0, 2.0], 's', path)
+    record.record('loss', {'n': 8}, [0.5], 's', path)
+    assert rows(path) == [row, rows(path)[1]]
+    assert row['case'] == 'n=4 d=8'
+    assert [row[k] for k in ('lower', 'value', 'upper')] == ['1.5', '2', '2.5']
+    assert [row['repeats'], row['unit']] == ['3', 's']
+    assert 'torch ' in row['versions'] and ' x ' in row['hardware'] and row['commit']
+    assert [rows(path)[1][k] for k in ('lower', 'value', 'upper')] == 3 * ['0.5']
+    assert '| n=4 d=8 | 2 | 1.5 to 2.5 | s |' in record.render([row])
+
+
+def test_nothing_measured(record: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='values must hold at least one number'):
+        record.record('loss', {}, [], 's', tmp_path / 'results.csv')
+
+
+def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / 'results.csv'
+    data = importlib.import_module('data')
+    data.main(places=4, dates=2, size=24, repeats=1, results=path)
+    found = [row['case'].split(' places')[0] for row in rows(path)]
+    sources = ('folder', 'kept', 'uint8', 'built-in')
+    kinds = ('read', 'batch', 'worker')
+    expected = [f'what={kind} {source}' for kind in kinds for source in sources]
+    expected += [
+        f'what={kind} {packed} / {kind} folder'
+        for kind in kinds
+        for packed in ('kept', 'uint8')
+    ]
+    assert found == expected
+    assert all(float(row['value']) > 0 for row in rows(path))
+    assert 'what=read kept / read folder' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('slope', 'grown'), [(0.0, []), (60.0, ['main own_mib'])])
+def test_soak_sees_growth(slope: float, grown: list[str]) -> None:
+    soak = importlib.import_module('soak')
+    noise = np.random.default_rng(0)
+    seen = []
+    for second in range(0, 1800, 2):
+        own = 500 + slope * second / 3600 + noise.normal()
+        row = (second, 'main', 800 + noise.normal(), own, 20)
+        seen.append(dict(zip(soak.COLUMNS, row, strict=True)))
+    assert soak.report(seen) == grown
+
+
+@pytest.mark.skipif(not Path('/proc/self').exists(), reason='needs /proc')
+def test_soak_reads_memory() -> None:
+    rss, own = importlib.import_module('soak').memory(os.getpid())
+    assert 0 < own <= rss
