@@ -24,27 +24,23 @@ there are not run again; an interrupted fit goes on from its checkpoint.
 """
 
 import csv
-import fcntl
-import os
-import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 
+import provenance
 import yaml
 from jsonargparse import auto_cli
 from scipy.stats import t as student
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = provenance.ROOT
 RESULTS = ROOT / 'experiments' / 'results.csv'
 COLUMNS = ('table', 'cell', 'options', 'commit', 'seed', 'hardware', 'metric', 'value')
-# What decides a number: not the documentation, nor the numbers themselves.
-_CODE = ('torchgeo_decur', 'experiments', ':!experiments/results.csv', ':!*.md')
 
 type Row = dict[str, str]
 type Command = Callable[[Sequence[str]], None]
@@ -186,8 +182,11 @@ def fill(
     table = Table.read(path)
     if unknown := set(only) - {name for cell in table.cells for name in cell.name}:
         raise ValueError(f'only must name values of the axes, got {sorted(unknown)}')
-    commit, hardware = _commit(), _hardware()
-    about = {'table': table.name, 'options': ' '.join(options), 'commit': commit}
+    about = {
+        'table': table.name,
+        'options': ' '.join(options),
+        'commit': provenance.commit(),
+    }
     failed = []
     for seed, cell in product(seeds, table.cells):
         name = ' / '.join(cell.name)
@@ -198,13 +197,14 @@ def fill(
         if not set(only) <= set(cell.name) or not fresh:
             continue
         print(f'{table.name}: {name}, seed {seed}', flush=True)
-        folder = out / table.name / commit / f'seed_{seed}'
+        folder = out / table.name / about['commit'] / f'seed_{seed}'
         try:
             found = _measure(table, cell, seed, options, folder, torchgeo)
         except (subprocess.CalledProcessError, RuntimeError, OSError) as error:
             failed.append(f'{name}, seed {seed}: {error}')
             continue
-        row = about | {'cell': name, 'seed': str(seed), 'hardware': hardware}
+        row = about | {'cell': name, 'seed': str(seed)}
+        row['hardware'] = provenance.hardware()
         _append(results, [row | {'metric': m, 'value': v} for m, v in found.items()])
     if failed:
         raise RuntimeError('these cells failed:\n' + '\n'.join(failed))
@@ -355,46 +355,7 @@ def _read(results: Path) -> list[Row]:
 
 
 def _append(results: Path, rows: Sequence[Row]) -> None:
-    """Append rows as one write; several runs may share the file."""
-    with results.open('a', newline='') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
-        if file.tell() == 0:
-            writer.writeheader()
-        writer.writerows(rows)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _commit() -> str:
-    def git(*args: str) -> str:
-        command = ['git', '-C', str(ROOT), *args, '--', *_CODE]
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-
-    commit = git('rev-list', '-1', '--abbrev-commit', 'HEAD')
-    changes = git('diff', 'HEAD')
-    digest = sha256(changes.encode()).hexdigest()[:7]
-    return (commit or 'none') + (f'+{digest}' if changes else '')
-
-
-def _hardware() -> str:
-    """Processor and cores, and accelerators where there are some."""
-    import torch
-
-    lines = _lines(Path('/proc/cpuinfo'))
-    names = [
-        v.strip() for k, _, v in (x.partition(':') for x in lines) if 'model name' in k
-    ]
-    name = names[0] if names else platform.processor() or platform.machine()
-    found = f'{os.cpu_count()} x {name}'
-    if torch.cuda.is_available():
-        found += f', {torch.cuda.device_count()} x {torch.cuda.get_device_name()}'
-    return found
-
-
-def _lines(path: Path) -> Iterator[str]:
-    if path.exists():
-        yield from path.read_text().splitlines()
+    provenance.append(results, COLUMNS, rows)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,95 @@
+"""What every benchmark writes: one row a case, median and quartiles, and its origin."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median, quantiles
+
+# A benchmark is a script: what all experiments share lies one folder up.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from provenance import append, commit, hardware, versions
+
+FOLDER = Path(__file__).resolve().parent
+COLUMNS = (
+    'benchmark',
+    'case',
+    'value',
+    'unit',
+    'lower',
+    'upper',
+    'repeats',
+    'hardware',
+    'versions',
+    'commit',
+)
+
+type Row = dict[str, str]
+
+
+def record(
+    name: str,
+    case: Mapping[str, object],
+    values: Sequence[float],
+    unit: str,
+    path: Path = FOLDER / 'results.csv',
+) -> Row:
+    """Append what was measured of one case: the median of the repeats, and the quartiles.
+
+    Args:
+        name: name of the benchmark.
+        case: what distinguishes the case, by name, in order.
+        values: what was measured, once a repeat.
+        unit: unit of the values, such as 's', 'MiB' or 'samples/s'.
+        path: CSV file to append to.
+
+    Returns:
+        The row.
+
+    Raises:
+        ValueError: if nothing was measured.
+    """
+    if not values:
+        raise ValueError(f'values must hold at least one number, got none for {case}')
+    lower, _, upper = (
+        quantiles(values, n=4, method='inclusive') if len(values) > 1 else 3 * [*values]
+    )
+    row = {
+        'benchmark': name,
+        'case': ' '.join(f'{key}={value}' for key, value in case.items()),
+        'value': f'{median(values):.6g}',
+        'unit': unit,
+        'lower': f'{lower:.6g}',
+        'upper': f'{upper:.6g}',
+        'repeats': str(len(values)),
+        'hardware': hardware(),
+        'versions': versions('torchgeo', 'torchgeo-decur'),
+        'commit': commit(),
+    }
+    append(path, COLUMNS, [row])
+    return row
+
+
+def render(rows: Sequence[Row]) -> str:
+    """Render rows as a table in Markdown.
+
+    Args:
+        rows: of one run.
+
+    Returns:
+        The table, and a line on where its numbers are from.
+    """
+    lines = ['| case | median | quartiles | unit |', '|---|---:|---:|---|']
+    lines += [
+        f'| {row["case"]} | {row["value"]} | {row["lower"]} to {row["upper"]} | '
+        f'{row["unit"]} |'
+        for row in rows
+    ]
+    last = rows[-1]
+    return '\n'.join(
+        [
+            *lines,
+            '',
+            f'Commit `{last["commit"]}`, {last["hardware"]}, {last["versions"]}.',
+        ]
+    )
