@@ -39,6 +39,9 @@ class DeCUR(MultimodalPretraining):
         weight_decay: of all other parameters; by default 0.01 for AdamW and 1e-6 for
             LARS.
         warmup_epochs: epochs of linear warm-up, before a cosine to 0 over the fit.
+        chunk_size: samples of a view whose activations are in memory at one time; the
+            loss and its gradient stay those of the whole batch, and BatchNorm sees a
+            chunk. By default the batch.
 
     Raises:
         ValueError: if an option is out of range or does not name the modalities.
@@ -66,6 +69,7 @@ class DeCUR(MultimodalPretraining):
         lr_biases: float | None = None,
         weight_decay: float | None = None,
         warmup_epochs: float = 0,
+        chunk_size: int | None = None,
     ) -> None:
         """Initialize a new DeCUR instance."""
         if len(modalities) < 2:
@@ -86,6 +90,7 @@ class DeCUR(MultimodalPretraining):
             lr_biases,
             weight_decay,
             warmup_epochs,
+            chunk_size,
         )
 
     @property
