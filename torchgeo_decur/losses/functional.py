@@ -211,7 +211,7 @@ class _Standardize(torch.autograd.Function):
         (result, scale), (gradient,) = ctx.saved_tensors, gradients
         along = (gradient * result).mean(dim=-2, keepdim=True)
         centred = gradient - gradient.mean(dim=-2, keepdim=True)
-        return (centred - result * along) * scale, None
+        return centred.addcmul_(result, along, value=-1).mul_(scale), None
 
 
 class _Gram(torch.autograd.Function):

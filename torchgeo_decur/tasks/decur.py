@@ -42,6 +42,8 @@ class DeCUR(MultimodalPretraining):
         chunk_size: samples of a view whose activations are in memory at one time; the
             loss and its gradient stay those of the whole batch, and BatchNorm sees a
             chunk. By default the batch.
+        compile: whether encoders, projectors and loss are compiled by ``torch.compile``.
+            The first step then takes minutes; checkpoints do not change.
 
     Raises:
         ValueError: if an option is out of range or does not name the modalities.
@@ -70,6 +72,7 @@ class DeCUR(MultimodalPretraining):
         weight_decay: float | None = None,
         warmup_epochs: float = 0,
         chunk_size: int | None = None,
+        compile: bool = False,
     ) -> None:
         """Initialize a new DeCUR instance."""
         if len(modalities) < 2:
@@ -91,6 +94,7 @@ class DeCUR(MultimodalPretraining):
             weight_decay,
             warmup_epochs,
             chunk_size,
+            compile,
         )
 
     @property

@@ -62,6 +62,8 @@ class MultimodalPretraining(ResumableTask):
         chunk_size: samples of a view whose activations are in memory at one time; the
             loss and its gradient stay those of the whole batch, and BatchNorm sees a
             chunk. By default the batch.
+        compile: whether encoders, projectors and loss are compiled by ``torch.compile``.
+            The first step then takes minutes; checkpoints do not change.
 
     Raises:
         ValueError: if an option is out of range or does not name the modalities.
@@ -86,6 +88,7 @@ class MultimodalPretraining(ResumableTask):
         weight_decay: float | None = None,
         warmup_epochs: float = 0,
         chunk_size: int | None = None,
+        compile: bool = False,
     ) -> None:
         """Initialize a new MultimodalPretraining instance."""
         if optimizer not in ('adamw', 'lars', None):
@@ -94,6 +97,8 @@ class MultimodalPretraining(ResumableTask):
             raise ValueError(f'chunk_size must be positive, got {chunk_size}')
         self.weights = weights
         super().__init__()
+        if compile:
+            self.compile_parts()
         self.augmentations = default_augmentations(modalities, size)
         given = per_modality('augmentations', augmentations or {}, modalities, False)
         self.augmentations.update({m: a for m, a in given.items() if a is not False})
@@ -112,6 +117,12 @@ class MultimodalPretraining(ResumableTask):
             Number of features that each projector takes, by name.
         """
         return self.encoders.num_features
+
+    def compile_parts(self) -> None:
+        """Compile what a step computes with, in place: names of weights stay."""
+        parts = (self.encoders.encoders, self.projectors)
+        for module in (*(m for part in parts for m in part.values()), self.criterion):
+            module.compile()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimiser and its schedule; :meth:`on_train_start` sets its length.

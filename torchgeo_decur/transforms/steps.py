@@ -89,12 +89,8 @@ class AugmentationChain(nn.Sequential):
         return result
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
-        moved: Self = super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
-        # Kornia makes draws on the device, and in the precision, of the images.
-        operations: list[Any] = list(self)
-        for step in operations:
-            step.set_rng_device_and_dtype(torch.device('cpu'), torch.float32)
-        return moved
+        # Kornia would draw on the device, and in the precision, of the images.
+        return self
 
 
 class RandomBandMean(K.IntensityAugmentationBase2D):
