@@ -58,6 +58,18 @@ def fitted(torchgeo: Callable[..., None], decur_yaml: Callable[..., Path]) -> Pa
     return path.parent / 'run'
 
 
+@pytest.fixture(scope='session')
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of 32 + 24 packed scenes of two dates, in shards of 5."""
+    from torchgeo_decur.datamodules import SyntheticEODataModule
+    from torchgeo_decur.packing import pack_datamodule
+
+    folder = tmp_path_factory.mktemp('packed') / 'kept'
+    datamodule = SyntheticEODataModule(length=32, val_length=24, size=32, num_dates=2)
+    pack_datamodule(datamodule, folder, workers=0, shard_size=5, progress=False)
+    return folder
+
+
 class Runner:
     """The command `torchgeo` on a file of tests/conf, each run in a folder of its own."""
 

@@ -25,9 +25,22 @@ ALLOWED = {
     'tasks': TASKS,
     'analysis': {'losses.functional', 'models', 'modalities'},
     'callbacks': TASKS | {'tasks', 'analysis', 'datasets', 'datamodules'},
-    'embed': {'models', 'modalities'},
+    'config': set(),
+    'plan': {'config'},
+    'embed': {'models', 'modalities', 'config'},
+    'packing': DATA | {'datasets', 'datamodules', 'config'},
     'cli': TASKS
-    | {'tasks', 'analysis', 'datasets', 'datamodules', 'callbacks', 'embed'},
+    | {
+        'tasks',
+        'analysis',
+        'datasets',
+        'datamodules',
+        'callbacks',
+        'embed',
+        'packing',
+        'plan',
+        'config',
+    },
     '__main__': {'cli'},
 }
 

@@ -1,4 +1,4 @@
-"""The command `torchgeo-decur`: weights, encoders, embeddings. Training is `torchgeo`."""
+"""The command `torchgeo-decur`: weights, encoders, embeddings, packed data. Training is `torchgeo`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,17 @@ from typing import Any, Literal
 from jsonargparse import auto_cli
 
 from .callbacks.export import export_checkpoint
+from .datasets.manifest import Values
+from .datasets.packed import Split
+from .datasets.reading import UnreadableFileError
 from .embed import embed_rasters, load_run
 from .models.checkpoints import save_encoder
 from .models.download import cached_file
 from .models.loading import read_weights
 from .models.published import DeCURWeights, fold_repeated
 from .models.weights import WEIGHTS
+from .packing import pack_config
+from .plan import plan as plan_fit
 
 _SUFFIXES = {'torchgeo': 'pt', 'timm': 'pth', 'safetensors': 'safetensors'}
 _OUTSIDE = re.compile(r'^(fc|head|classifier|head\.fc)\.(weight|bias)$|^projector')
@@ -116,6 +121,64 @@ def embed(
     )
 
 
+def pack(
+    run: Path,
+    out: Path = Path('packed'),
+    values: Values = 'kept',
+    splits: list[Split] | None = None,
+    workers: int | None = None,
+    shard_size: int | None = None,
+    compression: Literal['zstd'] | None = None,
+    data: dict[str, Any] | None = None,
+) -> None:
+    """Write the datasets of a config as shards that stream.
+
+    A command that was stopped goes on where it stood; on a folder that is finished, it
+    writes shards again that are missing or not whole.
+
+    Args:
+        run: config.yaml of a fit, or a file like it; its data count.
+        out: folder of the shards.
+        values: kept, samples as they are; or uint8, images scaled to [0, 1], as bytes.
+        splits: some of train, val, test and predict; train and val by default.
+        workers: processes that read and write; by default one for each core.
+        shard_size: samples of a shard, by default as many as have about 64 MiB.
+        compression: zstd to compress each sample, where the package zstd is installed.
+        data: options of the datamodule that replace those of the config, such as
+            ``--data.root FOLDER``.
+    """
+    print(
+        pack_config(
+            run,
+            out,
+            data,
+            values=values,
+            splits=splits or ('train', 'val'),
+            workers=workers,
+            shard_size=shard_size,
+            compression=compression,
+        )
+    )
+
+
+def plan(
+    config: Path,
+    overlays: list[Path] | None = None,
+    samples: int | None = None,
+    rate: float | None = None,
+) -> None:
+    """Print what a fit would take: steps, exchange, memory of a device, hours.
+
+    Args:
+        config: a file of ``torchgeo`` with a self-supervised task.
+        overlays: files that change parts of it, such as ``experiments/scale/gpu4.yaml``.
+        samples: samples of an epoch; by default those of the training split on disk.
+        rate: samples a second of one device, for the hours.
+    """
+    for name, value in plan_fit([config, *(overlays or [])], samples, rate).items():
+        print(f'{name}: {value}')
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command.
 
@@ -126,10 +189,10 @@ def main(args: list[str] | None = None) -> None:
         SystemExit: if the command fails, with a message for the user.
     """
     commands: Any = {'weights': weights, 'convert': convert, 'export': export}
-    commands |= {'embed': embed}
+    commands |= {'embed': embed, 'pack': pack, 'plan': plan}
     try:
         auto_cli(commands, args=args, prog='torchgeo-decur')
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, UnreadableFileError) as error:
         raise SystemExit(f'torchgeo-decur: {error}') from error
 
 

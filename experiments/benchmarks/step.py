@@ -13,7 +13,7 @@ loss of DeCUR, optimiser. The variants:
 
 They share weights and optimiser, get the same images, and take turns in one process. Backward is
 measured part by part: the graph is cut between encoder, projector and loss. Memory is the largest
-that tensors take above weights, gradients and the state of the optimiser.
+that tensors take above weights and the state of the optimiser, gradients included.
 
 Rows are appended to ``experiments/benchmarks/results_step.csv``.
 """

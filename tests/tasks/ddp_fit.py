@@ -1,6 +1,8 @@
-"""Two small fits of `test_distributed.py`, in one process or in several.
+"""Small fits of `test_distributed.py`, in one process or in several.
 
 Usage: python ddp_fit.py FOLDER DEVICES
+
+FOLDER/packed holds packed scenes.
 """
 
 import sys
@@ -11,13 +13,14 @@ from typing import Any
 import torch
 from lightly.utils import dist
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import LayerSync
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchgeo_decur.callbacks import ExportEncoders, OnlineProbe, export, online_probe
-from torchgeo_decur.datamodules import SyntheticEODataModule
+from torchgeo_decur.datamodules import PackedDataModule, SyntheticEODataModule
 from torchgeo_decur.tasks import DeCUR
 
 BATCH = 8
@@ -85,6 +88,16 @@ class Record(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
     ) -> None:
         self.losses.append(outputs['loss'].item())
+
+
+class StopAfter(Callback):
+    """End a fit after some steps, in the middle of an epoch."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        trainer.should_stop = trainer.global_step == self.steps
 
 
 def fit(folder: Path, devices: int, epochs: int, **options: Any) -> dict[str, Any]:
@@ -169,6 +182,45 @@ def fit_with_callbacks(folder: Path, devices: int) -> dict[str, Any]:
     return {**found, 'rows': probe.rows, 'features': features, 'saved': saved}
 
 
+def fit_packed(folder: Path, devices: int) -> dict[str, Any]:
+    """Two epochs of packed data at once, and again with a stop inside the first."""
+
+    def run(
+        name: str, *callbacks: Callback, ckpt_path: Path | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        seed_everything(0, verbose=False)
+        task = DeCUR(
+            {'s1': 2, 's2': 13}, 'test_resnet', projector=[16, 16], size=32, lr=1e-3
+        )
+        record = Record()
+        checkpoint = ModelCheckpoint(
+            folder / name, save_last=True, every_n_train_steps=1
+        )
+        Trainer(
+            accelerator='cpu',
+            devices=devices,
+            strategy='ddp' if devices > 1 else 'auto',
+            max_epochs=2,
+            limit_val_batches=0,
+            callbacks=[record, checkpoint, *callbacks],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=False,
+        ).fit(
+            task,
+            datamodule=PackedDataModule(
+                str(folder / 'packed'), batch_size=4, num_workers=1
+            ),
+            ckpt_path=ckpt_path,
+        )
+        return record.seen, {n: p.detach() for n, p in task.named_parameters()}
+
+    whole, weights = run('whole')
+    run('stopped', StopAfter(3))
+    seen, resumed = run('stopped', ckpt_path=folder / 'stopped' / 'last.ckpt')
+    return {'whole': whole, 'weights': weights, 'seen': seen, 'resumed': resumed}
+
+
 def counted(module: Any, name: str, what: Callable[..., Any]) -> list[Any]:
     """Note something of every call of a function of a module."""
     calls: list[Any] = []
@@ -187,6 +239,7 @@ def main(folder: Path, devices: int) -> None:
     chunked = fit_in_chunks(folder, devices, chunk_size=2)
     callbacks = fit_with_callbacks(folder, devices)
     found = {'as_one': as_one, 'chunked': chunked, 'callbacks': callbacks}
+    found['packed'] = fit_packed(folder, devices)
     torch.save(found, folder / f'rank{dist.rank()}.pt')
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from torchgeo_decur.datamodules import PackedDataModule
+
 SCRIPT = Path(__file__).with_name('ddp_fit.py')
 SCENES = 24  # of the validation split
 
@@ -16,9 +18,10 @@ Found = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, packed: Path) -> Path:
     """Where two processes have fitted: the second is started by Lightning."""
     folder = tmp_path_factory.mktemp('ddp')
+    (folder / 'packed').symlink_to(packed)
     done = subprocess.run(
         [sys.executable, SCRIPT, folder, '2'],
         capture_output=True,
@@ -129,3 +132,33 @@ class TestBatchNormOfEachProcess:
         }
         assert written >= names | {'probe.csv', 'probe.png', 'metrics.csv'}
         assert not [name for name in written if 'partial' in name]
+
+
+class TestPackedData:
+    """Two epochs of four steps with workers that read shards of five samples."""
+
+    def test_each_sample_is_seen_once_an_epoch(
+        self, ranks: list[Found], packed: Path
+    ) -> None:
+        scenes = PackedDataModule(str(packed))
+        scenes.setup('fit')
+        images = [scenes.train_dataset[i]['image_s1'] for i in range(32)]
+        scaled = scenes.aug({'image_s1': torch.stack(images)})['image_s1']
+        expected = scaled.flatten(1).mean(1).sort().values
+        orders = []
+        for epoch in (slice(0, 4), slice(4, 8)):
+            shares = [torch.cat(rank['packed']['whole'][epoch]) for rank in ranks]
+            assert [len(share) for share in shares] == [16, 16]
+            orders.append(torch.cat(shares))
+            torch.testing.assert_close(orders[-1].sort().values, expected)
+        assert not torch.equal(*orders)
+
+    def test_resumes_inside_an_epoch(self, ranks: list[Found]) -> None:
+        for rank in ranks:
+            found = rank['packed']
+            assert len(found['whole']) == 8 and len(found['seen']) == 5
+            for batch, again in zip(found['whole'][3:], found['seen'], strict=True):
+                assert torch.equal(batch, again)
+            other = found['resumed']
+            differ = [n for n, w in found['weights'].items() if not w.equal(other[n])]
+            assert differ == []

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from torchgeo_decur.callbacks import OnlineProbe
-from torchgeo_decur.datamodules import SyntheticEODataModule
+from torchgeo_decur.datamodules import PackedDataModule, SyntheticEODataModule
 from torchgeo_decur.tasks import DeCUR
 
 KILLED = """
@@ -90,9 +90,13 @@ def test_killed_fit_resumes_from_its_last_checkpoint(
     assert not [k for k, v in expected.items() if not torch.equal(v, resumed[k])]
 
 
-@pytest.mark.parametrize('num_workers', [0, 1])
-@pytest.mark.parametrize('every', [1, 3])
-def test_resumes_inside_an_epoch(tmp_path: Path, num_workers: int, every: int) -> None:
+@pytest.mark.parametrize(
+    ('num_workers', 'every', 'shards'),
+    [(0, 1, False), (1, 1, False), (0, 3, False), (1, 3, False), (1, 3, True)],
+)
+def test_resumes_inside_an_epoch(
+    tmp_path: Path, packed: Path, num_workers: int, every: int, shards: bool
+) -> None:
     def fit(
         folder: str, *callbacks: Callback, ckpt_path: Path | None = None
     ) -> dict[str, Tensor]:
@@ -105,8 +109,11 @@ def test_resumes_inside_an_epoch(tmp_path: Path, num_workers: int, every: int) -
             optimizer='adamw',
             lr=1e-3,
         )
-        data = SyntheticEODataModule(
-            length=32, val_length=16, batch_size=8, size=32, num_workers=num_workers
+        options: dict[str, Any] = {'batch_size': 8, 'num_workers': num_workers}
+        data = (
+            PackedDataModule(str(packed), **options)
+            if shards
+            else SyntheticEODataModule(length=32, val_length=16, size=32, **options)
         )
         Trainer(
             accelerator='cpu',

@@ -3,6 +3,7 @@
 from .base import MultimodalDataModule, ResumableSampler
 from .bigearthnet import BigEarthNetMMDataModule
 from .geonrw import GeoNRWPatchDataModule
+from .packed import PackedDataModule
 from .paired_folders import PairedFoldersDataModule
 from .rasters import RasterPairDataModule
 from .rgbd import NYUDepthV2DataModule, RGBDDataModule, SUNRGBDDataModule
@@ -16,6 +17,7 @@ __all__ = [
     'GeoNRWPatchDataModule',
     'MultimodalDataModule',
     'NYUDepthV2DataModule',
+    'PackedDataModule',
     'PairedFoldersDataModule',
     'RGBDDataModule',
     'RasterPairDataModule',

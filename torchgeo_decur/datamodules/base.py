@@ -151,6 +151,13 @@ class MultimodalDataModule(BaseDataModule):
         }
         self.aug = PerModality(known)
 
+    def freeze(self) -> None:
+        """Ask for samples that are the same in every epoch, as packing needs them.
+
+        Called before ``setup``. A subclass whose samples change with the epoch overrides
+        it.
+        """
+
     def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
         """Check the first batch of a run, then scale every batch to [0, 1].
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 from torchgeo.datasets.utils import Sample
 
@@ -137,6 +138,13 @@ class RasterPairDataModule(StatisticsDataModule):
             self.test_dataset = self._grid(rasters, name)
         if stage == 'predict':
             self.predict_dataset = GridWindows(rasters, rasters.footprint, whole=True)
+
+    def freeze(self) -> None:
+        """Say that the random windows of training will be those of the first epoch."""
+        rank_zero_warn(
+            f'the {self.length} random windows of the first epoch stand for those of all '
+            'epochs; raise length for more'
+        )
 
     def transfer_batch_to_device(
         self, batch: Sample, device: torch.device, dataloader_idx: int

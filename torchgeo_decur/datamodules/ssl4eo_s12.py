@@ -67,6 +67,10 @@ class SSL4EOS12PairDataModule(MultimodalDataModule):
             'skip_unreadable': skip_unreadable,
         }
 
+    def freeze(self) -> None:
+        """Ask for all dates of each place: the task picks one for each view."""
+        self.kwargs['dates'] = 'all'
+
     def prepare_data(self) -> None:
         """Download the dataset if asked to."""
         if self.kwargs['download']:

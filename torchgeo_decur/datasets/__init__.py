@@ -4,7 +4,9 @@ from .bigearthnet import BigEarthNetMM
 from .geonrw import GeoNRWPatches
 from .hha import Intrinsics, encode_hha, geocentric, gravity_direction, surface_normals
 from .hha_cache import HHACache
+from .manifest import Manifest, Shard
 from .nyu_depth_v2 import NYUDepthV2
+from .packed import PackedDataset
 from .paired_folders import PairedFolders
 from .plotting import plot_images
 from .reading import FileDataset, UnreadableFileError
@@ -21,10 +23,13 @@ __all__ = [
     'GeoNRWPatches',
     'HHACache',
     'Intrinsics',
+    'Manifest',
     'NYUDepthV2',
+    'PackedDataset',
     'PairedFolders',
     'RGBDDataset',
     'SSL4EOS12Pair',
+    'Shard',
     'SyntheticEO',
     'Trifeatures',
     'UnreadableFileError',

@@ -247,23 +247,24 @@ class SSL4EOS12Pair(FileDataset):
         bands = self.modalities[modality].bands
         # The grid is that of a 10 m band, whatever its size.
         anchor = 'VV' if modality == 's1' else 'B2'
-        images = []
-        for _, product in dates:
+        images = torch.empty(0)
+        sizes: dict[str, int] = {}
+        for t, (_, product) in enumerate(dates):
             folder = self._folder(modality) / place / product
             grid = read(folder / f'{anchor}.tif')
-            size = grid.size(-1)
-            layers = []
-            for band in bands:
-                sizes = sorted({size, size // SENTINEL2_RATIO.get(band, 1)})
+            size = sizes[product] = grid.size(-1)
+            if len(set(sizes.values())) > 1:
+                raise ValueError(
+                    f'place {place}: expected images of one size, found {sizes} pixels'
+                )
+            if t == 0:
+                images = torch.empty(len(dates), len(bands), size, size)
+            for c, band in enumerate(bands):
+                allowed = sorted({size, size // SENTINEL2_RATIO.get(band, 1)})
                 path = folder / f'{band}.tif'
-                layers.append(grid if band == anchor else read(path, 1, sizes))
-            images.append(torch.cat([resize(layer, size) for layer in layers]))
-        if len({x.shape for x in images}) > 1:
-            found = {p: x.size(-1) for (_, p), x in zip(dates, images, strict=True)}
-            raise ValueError(
-                f'place {place}: expected images of one size, found {found} pixels'
-            )
-        return torch.stack(images)
+                layer = grid if band == anchor else read(path, 1, allowed)
+                images[t, c] = resize(layer, size)[0]
+        return images
 
     _pattern: ClassVar[dict[str, re.Pattern[str]]] = {
         m: re.compile(SSL4EOS12.metadata[split]['filename_regex'])

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
-from lightning.pytorch.core.saving import load_hparams_from_yaml
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.tasks import BaseTask
+
+from ..config import build, read_config
 
 
 def load_run(
@@ -34,33 +34,17 @@ def load_run(
             of this task.
     """
     config = Path(config)
-    if not config.exists():
-        raise FileNotFoundError(f'config must be a file, but there is no {config}')
-    content = load_hparams_from_yaml(config, use_omegaconf=False)
-    read: dict[str, Any] = {key: content.get(key) for key in ('model', 'data')}
-    if not all(isinstance(part, Mapping) for part in read.values()):
-        raise ValueError(
-            f'{config}: expected a config of torchgeo with model and data, found '
-            f'{sorted(content)}'
-        )
+    read = read_config(config, ('model', 'data'))
     # A copy, for the parser puts its own objects into what it is given.
     about: dict[str, Any] = json.loads(json.dumps(read, default=str))
     file = Path(ckpt_path) if ckpt_path else _checkpoint(config)
     # The parameters come from the checkpoint: no other weights need to be there.
     options = dict(read['model'].get('init_args') or {})
     options.pop('weights', None)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(BaseTask, 'model', required=True)
-    parser.add_subclass_arguments(BaseDataModule, 'data', required=True)
-    try:
-        parsed = parser.parse_object(
-            {'model': {**read['model'], 'init_args': options}, 'data': read['data']}
-        )
-        built = parser.instantiate_classes(parsed)
-    except ArgumentError as error:
-        raise ValueError(f'{config}: {error}') from error
-    task: BaseTask = built.model
-    datamodule: BaseDataModule = built.data
+    model = {**read['model'], 'init_args': options}
+    built = build({'model': model, 'data': read['data']}, config)
+    task: BaseTask = built['model']
+    datamodule: BaseDataModule = built['data']
     _restore(task, datamodule, file)
     for name in ('batch_size', 'num_workers'):
         about['data'].get('init_args', {}).pop(name, None)

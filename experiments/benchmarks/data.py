@@ -1,0 +1,134 @@
+"""Samples a second of one worker: GeoTIFF folders, packed shards, built-in scenes.
+
+    python experiments/benchmarks/data.py
+
+Places of SSL4EO-S12's shape (2 + 13 bands, 264 pixels, one GeoTIFF a band and date) are written
+to a temporary folder and packed from there, values kept and as bytes. Each case then delivers
+the same places in random order: ``read`` is the dataset alone, ``batch`` a data loader in this
+process, ``worker`` a data loader with one worker process, which hands its batches over in shared
+memory. The cases take turns, so that what else the machine does meets all. Files are in the page
+cache: what a disk adds is not measured.
+
+Rows are appended to ``experiments/benchmarks/results_data.csv``.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from jsonargparse import auto_cli
+from record import FOLDER, record, render
+from torch.utils.data import DataLoader
+
+from torchgeo_decur.datamodules import SSL4EOS12PairDataModule
+from torchgeo_decur.datasets import PackedDataset, SSL4EOS12Pair, SyntheticEO
+from torchgeo_decur.packing import pack_datamodule
+
+BATCH = 4
+
+
+def main(
+    places: int = 32,
+    dates: int = 4,
+    size: int = 264,
+    repeats: int = 7,
+    results: Path = FOLDER / 'results_data.csv',
+) -> None:
+    """Measure, print a table and append it.
+
+    Args:
+        places: number of places.
+        dates: dates of each.
+        size: height and width in pixels.
+        repeats: how often each case reads all places.
+        results: CSV file to append to.
+    """
+    # One worker is one core: its tensors must not use the others.
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        cases = _cases(Path(folder), places, dates, size)
+        seconds = _measure(cases, places, repeats)
+    rates = {n: [places / s for s in found] for n, found in seconds.items()}
+    shape = {'places': places, 'dates': dates, 'size': size}
+    rows = [
+        record('data', {'what': name, **shape}, values, 'samples/s', results)
+        for name, values in rates.items()
+    ]
+    for kind in ('read', 'batch', 'worker'):
+        folder_rates = rates[f'{kind} folder']
+        for name in ('kept', 'uint8'):
+            ratios = [
+                packed / raw
+                for packed, raw in zip(
+                    rates[f'{kind} {name}'], folder_rates, strict=True
+                )
+            ]
+            case = {'what': f'{kind} {name} / {kind} folder', **shape}
+            rows.append(record('data', case, ratios, 'times', results))
+    print(render(rows))
+
+
+def _cases(
+    folder: Path, places: int, dates: int, size: int
+) -> Mapping[str, Callable[[], None]]:
+    """What delivers all places once, by name."""
+    synthetic = SyntheticEO(length=places, size=size, num_dates=dates)
+    synthetic.write(folder / 'raw', 'ssl4eo_s12', progress=False)
+    datasets: dict[str, Any] = {'folder': SSL4EOS12Pair(folder / 'raw')}
+    for values in ('kept', 'uint8'):
+        datamodule = SSL4EOS12PairDataModule(str(folder / 'raw'), val_fraction=0)
+        out = folder / values
+        pack_datamodule(datamodule, out, values, ('train',), progress=False)
+        datasets[values] = PackedDataset(out)
+    datasets['built-in'] = synthetic
+    return {
+        **{f'read {n}': partial(_read, d) for n, d in datasets.items()},
+        **{f'batch {n}': _Load(d, 0) for n, d in datasets.items()},
+        **{f'worker {n}': _Load(d, 1) for n, d in datasets.items()},
+    }
+
+
+def _read(dataset: Any) -> None:
+    for index in torch.randperm(len(dataset)).tolist():
+        dataset[index]
+
+
+class _Load:
+    """A worker goes on from pass to pass, so that its start does not count."""
+
+    def __init__(self, dataset: Any, workers: int) -> None:
+        self.loader = DataLoader(
+            dataset,
+            BATCH,
+            shuffle=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+
+    def __call__(self) -> None:
+        for _ in self.loader:
+            pass
+
+
+def _measure(
+    cases: Mapping[str, Callable[[], None]], places: int, repeats: int
+) -> dict[str, list[float]]:
+    """Seconds of each case, once a repeat; the first pass, which warms, is left out."""
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for repeat in range(repeats + 1):
+        for name, case in cases.items():
+            start = perf_counter()
+            case()
+            if repeat:
+                seconds[name].append(perf_counter() - start)
+    return seconds
+
+
+if __name__ == '__main__':
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    auto_cli(main)

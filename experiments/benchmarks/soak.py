@@ -1,0 +1,202 @@
+"""A long fit on packed data: do memory and open files stay where they are?
+
+    python experiments/benchmarks/soak.py --minutes 30
+
+Built-in scenes are packed to a temporary folder, and a small DeCUR is fitted on them with worker
+processes, a logger, validation and checkpoints, epoch after epoch. Every few seconds the memory
+and the open files of each process are read from ``/proc`` and written to a CSV file. ``rss`` counts
+pages of mapped shards too, which the system may take back at any time; ``own`` does not.
+
+At the end a line is fitted to the means of ten blocks of time, the first fifth left out, for a fit
+fills caches at first. A process grows if the 95 % interval of its slope lies above zero and the
+line rises by more than 1 % (memory), or one file, over the soak.
+"""
+
+import csv
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Event, Thread
+from time import monotonic
+
+import numpy as np
+import torch
+from jsonargparse import auto_cli
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from scipy.stats import linregress
+from scipy.stats import t as student
+
+from torchgeo_decur.datamodules import PackedDataModule, SyntheticEODataModule
+from torchgeo_decur.packing import pack_datamodule
+from torchgeo_decur.tasks import DeCUR
+
+ROOT = Path(__file__).resolve().parents[2]
+COLUMNS = ('seconds', 'process', 'rss_mib', 'own_mib', 'files')
+BLOCKS = 10
+
+type Row = dict[str, float | str]
+
+
+def main(
+    minutes: float = 30.0,
+    workers: int = 2,
+    every: float = 2.0,
+    length: int = 512,
+    out: Path = ROOT / 'outputs' / 'soak.csv',
+) -> None:
+    """Fit for a while and watch.
+
+    Args:
+        minutes: how long.
+        workers: worker processes of each data loader.
+        every: seconds between two looks.
+        length: number of training scenes.
+        out: CSV file to write.
+    """
+    torch.set_num_threads(1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        scenes = SyntheticEODataModule(length=length, val_length=64)
+        pack_datamodule(scenes, Path(folder, 'packed'), shard_size=16)
+        watch = Watch(every)
+        watch.start()
+        try:
+            steps = fit(Path(folder), minutes, workers)
+        finally:
+            watch.stop()
+    with out.open('w', newline='') as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(watch.rows)
+    print(f'{steps} steps in {minutes:g} minutes; {out}')
+    grown = report(watch.rows)
+    if grown:
+        sys.exit(f'grew: {", ".join(grown)}')
+
+
+def fit(folder: Path, minutes: float, workers: int) -> int:
+    """Fit until the time is over; the number of steps."""
+    task = DeCUR(
+        {'s1': 2, 's2': 13}, 'test_resnet', projector=[64, 64], size=48, lr=1e-3
+    )
+    trainer = Trainer(
+        accelerator='cpu',
+        devices=1,
+        max_epochs=-1,
+        max_time={'seconds': round(60 * minutes)},
+        logger=CSVLogger(folder, name='log'),
+        callbacks=[ModelCheckpoint(folder / 'checkpoints', save_last=True)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=5,
+    )
+    data = PackedDataModule(str(folder / 'packed'), batch_size=32, num_workers=workers)
+    trainer.fit(task, datamodule=data)
+    return int(trainer.global_step)
+
+
+class Watch(Thread):
+    """Looks at this process and its workers from time to time.
+
+    Args:
+        every: seconds between two looks.
+    """
+
+    def __init__(self, every: float) -> None:
+        """Initialize a new Watch instance."""
+        super().__init__(daemon=True)
+        self.every = every
+        self.rows: list[Row] = []
+        self.over = Event()
+
+    def run(self) -> None:
+        """Look until it is over."""
+        start = monotonic()
+        while not self.over.wait(self.every):
+            workers = sorted(
+                p.pid for p in multiprocessing.active_children() if p.pid is not None
+            )
+            for number, pid in enumerate([os.getpid(), *workers]):
+                name = f'worker {number}' if number else 'main'
+                try:
+                    rss, own = memory(pid)
+                    files = len(os.listdir(f'/proc/{pid}/fd'))
+                # A worker may end while one looks.
+                except (FileNotFoundError, ProcessLookupError):
+                    continue
+                values = (round(monotonic() - start, 1), name, rss, own, files)
+                self.rows.append(dict(zip(COLUMNS, values, strict=True)))
+
+    def stop(self) -> None:
+        """Look no more."""
+        self.over.set()
+        self.join()
+
+
+def memory(pid: int) -> tuple[float, float]:
+    """Resident memory of a process in MiB: all, and its own without mapped files."""
+    found = {}
+    for line in Path(f'/proc/{pid}/status').read_text().splitlines():
+        key, _, value = line.partition(':')
+        if key in ('VmRSS', 'RssAnon'):
+            found[key] = round(int(value.split()[0]) / 1024, 1)
+    if len(found) < 2:
+        raise ProcessLookupError(f'process {pid} is ending')
+    return found['VmRSS'], found['RssAnon']
+
+
+def report(rows: Sequence[Row]) -> list[str]:
+    """Print how fast each process grows.
+
+    Args:
+        rows: what was seen.
+
+    Returns:
+        What grew.
+    """
+    grown = []
+    print(f'{"process":<10}{"what":<9}{"mean":>9}{"slope an hour":>16}  95 % interval')
+    for name in sorted({str(row['process']) for row in rows}):
+        own = [row for row in rows if row['process'] == name]
+        seconds = np.array([float(row['seconds']) for row in own])
+        kept = seconds > seconds.min() + (seconds.max() - seconds.min()) / 5
+        for column in COLUMNS[2:]:
+            values = np.array([float(row[column]) for row in own])[kept]
+            if len(values) < 2 * BLOCKS:
+                print(f'{name:<10}{column:<9}  seen too seldom ({len(values)} times)')
+                continue
+            slope, low, high = trend(seconds[kept] / 3600, values)
+            print(
+                f'{name:<10}{column:<9}{values.mean():>9.1f}{slope:>16.2f}  '
+                f'{low:.2f} to {high:.2f}'
+            )
+            rise = slope * (seconds[kept].max() - seconds[kept].min()) / 3600
+            if low > 0 and rise > (1 if column == 'files' else values.mean() / 100):
+                grown.append(f'{name} {column}')
+    return grown
+
+
+def trend(hours: np.ndarray, values: np.ndarray) -> tuple[float, float, float]:
+    """Slope of a line through the means of blocks, and its 95 % interval.
+
+    Neighbouring values are alike; the means of long blocks are much less so.
+    """
+    x, y = (
+        [float(part.mean()) for part in np.array_split(v, BLOCKS)]
+        for v in (hours, values)
+    )
+    # Of a constant there is no error to divide by.
+    if min(y) == max(y):
+        return 0.0, 0.0, 0.0
+    line = linregress(x, y)
+    half = float(student.ppf(0.975, BLOCKS - 2) * line.stderr)
+    return float(line.slope), float(line.slope) - half, float(line.slope) + half
+
+
+if __name__ == '__main__':
+    auto_cli(main)

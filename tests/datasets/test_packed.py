@@ -1,0 +1,229 @@
+"""Packed shards: any sample at any time, and a clear word on what is not whole."""
+
+import ast
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from torchgeo_decur.datasets import PackedDataset, SyntheticEO, UnreadableFileError
+from torchgeo_decur.datasets.manifest import Manifest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def copy(packed: Path, tmp_path: Path) -> Path:
+    """A copy that can be damaged."""
+    folder = tmp_path / 'copy'
+    shutil.copytree(packed, folder)
+    return folder
+
+
+def edit(folder: Path, **values: Any) -> None:
+    path = folder / 'manifest.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def same(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_samples_are_those_of_the_dataset(packed: Path) -> None:
+    scenes = SyntheticEO(32, size=32, num_dates=2, seed=0)
+    dataset = PackedDataset(packed)
+    assert len(dataset) == 32 and [s.samples for s in dataset.shards] == [5] * 6 + [2]
+    for index in torch.randperm(32).tolist():
+        assert same(dataset[index], scenes[index])
+
+
+def test_samples_can_be_written_to(packed: Path) -> None:
+    dataset = PackedDataset(packed)
+    before = dataset[0]['image_s1'].clone()
+    for value in dataset[0].values():
+        value.zero_()
+    assert torch.equal(dataset[0]['image_s1'], before)
+
+
+def test_goes_to_other_processes(packed: Path) -> None:
+    dataset = PackedDataset(packed)
+    expected = dataset[7]
+    assert same(pickle.loads(pickle.dumps(dataset))[7], expected)
+    with multiprocessing.get_context('fork').Pool(1) as pool:
+        assert pool.apply(read_label, (dataset, 7)) == expected['label_common'].item()
+
+
+def read_label(dataset: PackedDataset, index: int) -> int:
+    return int(dataset[index]['label_common'])
+
+
+def test_few_files_are_open(packed: Path) -> None:
+    dataset = PackedDataset(packed)
+    dataset[0]
+    before = len(os.listdir('/proc/self/fd'))
+    for index in range(32):
+        dataset[index]
+    assert len(os.listdir('/proc/self/fd')) <= before + 4
+
+
+@pytest.mark.parametrize('cached', [False, True])
+def test_url(packed: Path, tmp_path: Path, cached: bool) -> None:
+    local = PackedDataset(packed)
+    folder = tmp_path / 'cache'
+    remote = PackedDataset(f'local:{packed}', cache_dir=folder if cached else None)
+    for index in (31, 0, 12, 13, 1):
+        assert same(remote[index], local[index])
+    kept = sorted(path.name for path in folder.rglob('*.bin'))
+    assert kept == ([f'shard-0000{i}.bin' for i in (0, 2, 6)] if cached else [])
+
+
+@pytest.mark.parametrize('index', [-1, 32])
+def test_index(packed: Path, index: int) -> None:
+    with pytest.raises(IndexError, match=rf'in \[0, 31\], got {index}'):
+        PackedDataset(packed)[index]
+
+
+def test_plot(packed: Path) -> None:
+    dataset = PackedDataset(packed)
+    figure = dataset.plot(dataset[0])
+    assert len(figure.axes) >= 4
+    plt.close(figure)
+
+
+class TestDamage:
+    def test_shard_removed(self, copy: Path) -> None:
+        dataset = PackedDataset(copy)
+        shard = copy / 'train' / 'shard-00001.bin'
+        shard.unlink()
+        assert len(dataset[4]['image_s1']) == 2
+        message = (
+            r'shard-00001.bin: expected a shard of 5 samples, but it is missing; c'
+        )
+        with pytest.raises(UnreadableFileError, match=message):
+            dataset[5]
+        with pytest.raises(UnreadableFileError, match=message):
+            PackedDataset(copy)
+
+    def test_shard_truncated(self, copy: Path) -> None:
+        dataset = PackedDataset(copy)
+        shard = copy / 'train' / 'shard-00001.bin'
+        # Even while it is open: reading beyond the end of the file would kill us.
+        dataset[5]
+        os.truncate(shard, 1000)
+        message = (
+            rf'shard-00001.bin: expected {dataset.shards[1].bytes} bytes, found 1000'
+        )
+        with pytest.raises(UnreadableFileError, match=message):
+            dataset[5]
+        with pytest.raises(UnreadableFileError, match=message):
+            PackedDataset(copy)
+
+    def test_shard_changed(self, copy: Path) -> None:
+        shard = copy / 'train' / 'shard-00001.bin'
+        content = bytearray(shard.read_bytes())
+        content[-1] ^= 1
+        shard.write_bytes(content)
+        PackedDataset(copy)
+        with pytest.raises(
+            UnreadableFileError, match=r'expected the checksum .*, found'
+        ):
+            PackedDataset(copy, checksum=True)
+
+    def test_no_index(self, copy: Path) -> None:
+        (copy / 'val' / 'index.json').unlink()
+        PackedDataset(copy)
+        with pytest.raises(UnreadableFileError, match=r'val must have index.json, but'):
+            PackedDataset(copy, 'val')
+
+    def test_shard_removed_at_a_url(self, copy: Path) -> None:
+        dataset = PackedDataset(f'local:{copy}')
+        (copy / 'train' / 'shard-00001.bin').unlink()
+        dataset[4]
+        with pytest.raises(
+            UnreadableFileError, match=r'shard-00001.bin: cannot be read \(FileNotF'
+        ):
+            dataset[5]
+
+    def test_shard_truncated_at_a_url(self, copy: Path, tmp_path: Path) -> None:
+        dataset = PackedDataset(f'local:{copy}', cache_dir=tmp_path / 'cache')
+        os.truncate(copy / 'train' / 'shard-00001.bin', 1000)
+        for _ in range(2):
+            with pytest.raises(UnreadableFileError, match='bytes, found 1000; copy it'):
+                dataset[5]
+        assert not list((tmp_path / 'cache').rglob('*.bin'))
+
+
+class TestManifest:
+    def test_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            FileNotFoundError, match='write it with `torchgeo-decur pack'
+        ):
+            PackedDataset(tmp_path / 'none')
+        with pytest.raises(FileNotFoundError, match='check the URL and the rights'):
+            PackedDataset(f'local:{tmp_path}/none')
+
+    def test_other_version(self, copy: Path) -> None:
+        edit(copy, version=2, versions={'torchgeo-decur': '3.0'})
+        message = (
+            "of version 1, found version 2, written by {'torchgeo-decur': '3.0'}; r"
+        )
+        with pytest.raises(ValueError, match=message):
+            PackedDataset(copy)
+
+    def test_other_file(self, copy: Path) -> None:
+        edit(copy, format='a list')
+        with pytest.raises(
+            ValueError, match='found another JSON file; give the folder'
+        ):
+            PackedDataset(copy)
+
+    def test_truncated(self, copy: Path) -> None:
+        os.truncate(copy / 'manifest.json', 100)
+        with pytest.raises(
+            ValueError, match=r'found a file that is not whole .*; copy'
+        ):
+            PackedDataset(copy)
+
+    def test_lacks_a_part(self, copy: Path) -> None:
+        edit(copy, splits={'train': {'shards': [{'name': 'a'}]}})
+        with pytest.raises(
+            ValueError, match=r'lacks or distorts .*; copy it again, or'
+        ):
+            PackedDataset(copy)
+
+    def test_no_such_split(self, packed: Path) -> None:
+        with pytest.raises(
+            ValueError, match=r"among \['train', 'val'\], which .* 'test'"
+        ):
+            PackedDataset(packed, 'test')
+
+    def test_is_read_as_it_was_written(self, packed: Path) -> None:
+        text = (packed / 'manifest.json').read_text()
+        assert Manifest.parse(text, packed).text() == text
+        # No NaN: JSON has none.
+        json.loads(text, parse_constant=pytest.fail)
+
+
+def test_litdata_is_needed(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'litdata', None)
+    with pytest.raises(ImportError, match=r'pip install "torchgeo-decur\[streaming\]"'):
+        PackedDataset(packed)
+
+
+def test_litdata_is_imported_where_it_is_needed() -> None:
+    """Not by importing the package, which is slow enough."""
+    for path in (ROOT / 'torchgeo_decur').rglob('*.py'):
+        for node in ast.parse(path.read_text()).body:
+            assert (
+                'litdata' not in ast.unparse(node)
+                or isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Expr)
+                or 'packed import' in ast.unparse(node)
+            ), path

@@ -1,0 +1,63 @@
+"""The files of `torchgeo`: which parts they have, and the objects that these describe."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser
+from lightning.pytorch.core.saving import load_hparams_from_yaml
+from torchgeo.datamodules import BaseDataModule
+from torchgeo.tasks import BaseTask
+
+_BASES = {'model': BaseTask, 'data': BaseDataModule}
+
+
+def read_config(config: str | Path, parts: Sequence[str]) -> dict[str, Any]:
+    """Read parts of a file of ``torchgeo``, such as the ``config.yaml`` that a fit leaves.
+
+    Args:
+        config: the file.
+        parts: which of 'model' and 'data' it must have.
+
+    Returns:
+        What it says of each part.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it lacks a part.
+    """
+    config = Path(config)
+    if not config.exists():
+        raise FileNotFoundError(f'config must be a file, but there is no {config}')
+    content = load_hparams_from_yaml(config, use_omegaconf=False)
+    read = {part: content.get(part) for part in parts}
+    if not all(isinstance(value, Mapping) for value in read.values()):
+        raise ValueError(
+            f'{config}: expected a config of torchgeo with {" and ".join(parts)}, found '
+            f'{sorted(content)}'
+        )
+    return read
+
+
+def build(parts: Mapping[str, Any], config: str | Path) -> dict[str, Any]:
+    """Build the task and the datamodule that parts of a config describe.
+
+    Args:
+        parts: ``class_path`` and ``init_args`` of 'model', 'data' or both.
+        config: the file that they are from, for the message.
+
+    Returns:
+        The objects by the name of their part.
+
+    Raises:
+        ValueError: if a part is not valid.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    for name in parts:
+        parser.add_subclass_arguments(_BASES[name], name, required=True)
+    try:
+        parsed = parser.parse_object(dict(parts))
+        built = parser.instantiate_classes(parsed)
+    except ArgumentError as error:
+        raise ValueError(f'{config}: {error}') from error
+    return {name: built[name] for name in parts}

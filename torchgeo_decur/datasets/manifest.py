@@ -1,0 +1,158 @@
+"""What a folder of packed shards says of itself."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from ..modalities import Modality
+
+NAME = 'manifest.json'
+FORMAT = 'torchgeo-decur packed samples'
+VERSION = 1
+
+Values = Literal['kept', 'uint8']
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of samples.
+
+    Args:
+        file: its name in the folder of the split.
+        samples: number of samples.
+        bytes: its size.
+        sha256: its checksum, hexadecimal.
+    """
+
+    file: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was packed, how, and into which files.
+
+    Args:
+        values: 'kept' for images as the dataset has them, in the unit of the modality;
+            'uint8' for images that were scaled to [0, 1], times 255, rounded.
+        modalities: what each modality is.
+        splits: shards of each split, in the order of its samples.
+        compression: 'zstd' or None.
+        source: class and options of the datamodule that was packed.
+        versions: of the packages that packed.
+        keys: type of each value of a sample, such as 'float32' or 'str'.
+
+    Example:
+        >>> modality = Modality(('height',), 'elevation', 'm', nodata=float('nan'))
+        >>> manifest = Manifest('kept', {'dem': modality}, {'train': ()})
+        >>> Manifest.parse(manifest.text(), 'manifest.json').modalities['dem'].unit
+        'm'
+    """
+
+    values: Values
+    modalities: Mapping[str, Modality]
+    splits: Mapping[str, tuple[Shard, ...]]
+    compression: Literal['zstd'] | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """Write it down.
+
+        Returns:
+            JSON.
+        """
+        splits = {
+            name: {
+                'samples': sum(s.samples for s in shards),
+                'shards': [asdict(s) for s in shards],
+            }
+            for name, shards in self.splits.items()
+        }
+        content = {
+            'format': FORMAT,
+            'version': VERSION,
+            'values': self.values,
+            'compression': self.compression,
+            'modalities': {m: _plain(x) for m, x in self.modalities.items()},
+            'keys': dict(self.keys),
+            'source': dict(self.source),
+            'versions': dict(self.versions),
+            'splits': splits,
+        }
+        return json.dumps(content, indent=1) + '\n'
+
+    @classmethod
+    def parse(cls, text: str, where: str | Path) -> Self:
+        """Read what :meth:`text` wrote.
+
+        Args:
+            text: JSON.
+            where: file or URL that it is from, for the messages.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            ValueError: if it is no manifest, or one of another version.
+        """
+        try:
+            content: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f'{where}: expected a manifest in JSON, found a file that is not whole '
+                f'({error}); copy it again, or pack again'
+            ) from error
+        if not isinstance(content, Mapping) or content.get('format') != FORMAT:
+            raise ValueError(
+                f'{where}: expected a manifest of `torchgeo-decur pack`, found another '
+                'JSON file; give the folder that pack wrote'
+            )
+        if content.get('version') != VERSION:
+            raise ValueError(
+                f'{where}: expected a manifest of version {VERSION}, found version '
+                f'{content.get("version")}, written by {content.get("versions")}; read it '
+                'with that release, or pack again with this one'
+            )
+        try:
+            return cls(
+                values=content['values'],
+                modalities={
+                    m: Modality.of(_parsed(x)) for m, x in content['modalities'].items()
+                },
+                splits={
+                    name: tuple(Shard(**shard) for shard in split['shards'])
+                    for name, split in content['splits'].items()
+                },
+                compression=content['compression'],
+                source=content['source'],
+                versions=content['versions'],
+                keys=content['keys'],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f'{where}: expected a whole manifest, found one that lacks or distorts '
+                f'{error}; copy it again, or pack again'
+            ) from error
+
+
+def _plain(modality: Modality) -> dict[str, Any]:
+    """Fields of a modality and its limits, for JSON, which has no NaN."""
+    plain = asdict(modality)
+    nodata = modality.nodata
+    if nodata is not None and not math.isfinite(nodata):
+        plain['nodata'] = str(nodata)
+    return {**plain, 'limits': modality.limits}
+
+
+def _parsed(content: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {k: v for k, v in content.items() if k != 'limits'}
+    if fields['nodata'] is not None:
+        fields['nodata'] = float(fields['nodata'])
+    return fields
