@@ -69,7 +69,7 @@ def test_errors(config: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match='there is no'):
         plan([tmp_path / 'nothing.yaml'])
     config.write_text(CONFIG.format(devices='auto'))
-    with pytest.raises(ValueError, match="devices must be a number.*got 'auto'"):
+    with pytest.raises(ValueError, match="to plan with, got 'auto'"):
         plan([config])
     config.write_text('trainer: {devices: 1}\n')
     with pytest.raises(ValueError, match='expected a config with model and data'):

@@ -162,7 +162,7 @@ def pack(
 
 
 def plan(
-    config: Path,
+    file: Path,
     overlays: list[Path] | None = None,
     samples: int | None = None,
     rate: float | None = None,
@@ -170,12 +170,12 @@ def plan(
     """Print what a fit would take: steps, exchange, memory of a device, hours.
 
     Args:
-        config: a file of ``torchgeo`` with a self-supervised task.
+        file: a config of ``torchgeo`` with a self-supervised task.
         overlays: files that change parts of it, such as ``experiments/scale/gpu4.yaml``.
         samples: samples of an epoch; by default those of the training split on disk.
         rate: samples a second of one device, for the hours.
     """
-    for name, value in plan_fit([config, *(overlays or [])], samples, rate).items():
+    for name, value in plan_fit([file, *(overlays or [])], samples, rate).items():
         print(f'{name}: {value}')
 
 
