@@ -1,5 +1,6 @@
 """Configuration of the documentation: `sphinx-build -W --keep-going -n -b html docs docs/_build/html`."""
 
+import csv
 import importlib
 import inspect
 import pkgutil
@@ -162,6 +163,19 @@ def results_table(name: str) -> str:
     return table
 
 
+def benchmark_table(name: str) -> str:
+    """Render what was measured of a benchmark at the last commit that it was run at."""
+    folder = Path(__file__).parents[1] / 'experiments' / 'benchmarks'
+    path = folder / f'results_{name}.csv'
+    if not path.exists():
+        return f'*Not measured yet: `python experiments/benchmarks/{name}.py`.*'
+    with path.open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    last = [row for row in rows if row['commit'] == rows[-1]['commit']]
+    table: str = runpy.run_path(str(folder / 'record.py'))['render'](last)
+    return table
+
+
 def public_names(module: str) -> list[str]:
     """List what a module offers: its `__all__`, or what it defines and documents."""
     found = importlib.import_module(module)
@@ -238,5 +252,9 @@ myst_substitutions = {
     'pothole_results': results_table('pothole'),
     'synthetic_results': results_table('synthetic'),
     'weights_table': weights_table(),
+    **{
+        f'{name}_benchmark': benchmark_table(name)
+        for name in ('augmentation', 'loss', 'scaling', 'startup', 'step')
+    },
 }
 suppress_warnings = ['config.cache']  # the function in autosummary_context

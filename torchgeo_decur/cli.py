@@ -22,6 +22,7 @@ from .models.loading import read_weights
 from .models.published import DeCURWeights, fold_repeated
 from .models.weights import WEIGHTS
 from .packing import pack_config
+from .plan import plan as plan_fit
 from .report import report_checkpoint
 from .tasks import MultimodalPretraining
 
@@ -267,6 +268,24 @@ def pack(
     )
 
 
+def plan(
+    config: Path,
+    overlays: list[Path] | None = None,
+    samples: int | None = None,
+    rate: float | None = None,
+) -> None:
+    """Print what a fit would take: steps, exchange, memory of a device, hours.
+
+    Args:
+        config: a config of ``torchgeo`` with a self-supervised task.
+        overlays: files that change parts of it, such as ``experiments/scale/gpu4.yaml``.
+        samples: samples of an epoch; by default those of the training split on disk.
+        rate: samples a second of one device, for the hours.
+    """
+    for name, value in plan_fit([config, *(overlays or [])], samples, rate).items():
+        print(f'{name}: {value}')
+
+
 _COMMANDS: dict[str, Callable[..., None]] = {
     'weights': weights,
     'convert': convert,
@@ -275,6 +294,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     'report': report,
     'probe': probe,
     'pack': pack,
+    'plan': plan,
 }
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from torchgeo_decur.losses import DeCURLoss
+from torchgeo_decur.losses import DeCURLoss, decur, functional
 
 Embeddings = dict[str, Tensor]
 
@@ -84,6 +84,45 @@ class TestValue:
         z = make(n=5, d=4, views=3)
         out, expected = DeCURLoss(2)(z), reference(z, 2, 0.0051)
         assert {k: v.item() for k, v in out.items()} == pytest.approx(expected)
+
+    @pytest.mark.parametrize('intra', [True, False])
+    @pytest.mark.parametrize('views', [2, 3])
+    def test_gram_form_equals_direct_form(
+        self, intra: bool, views: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        z = {m: x.requires_grad_() for m, x in make(n=6, d=7, views=views).items()}
+        found = []
+        for by_gram in (True, False):
+            for module in (decur, functional):
+                monkeypatch.setattr(module, 'cheaper_by_gram', lambda *_, g=by_gram: g)
+            out = DeCURLoss(4, intra=intra)(z)
+            gradient = torch.autograd.grad(out['loss'], list(z.values()))
+            found.append((out, gradient))
+        torch.testing.assert_close(*found)
+
+    @pytest.mark.parametrize(
+        ('names', 'intra', 'n', 'direct'),
+        [
+            ('ab', True, 256, False),
+            ('ab', True, 520, False),
+            ('ab', True, 540, True),
+            # More pairs of modalities, but no more Gram matrices.
+            ('abc', True, 600, False),
+            ('ab', False, 290, False),
+            ('ab', False, 400, True),
+        ],
+    )
+    def test_form_is_that_of_fewer_multiplications(
+        self, names: str, intra: bool, n: int, direct: bool
+    ) -> None:
+        z = {m: torch.empty(2, n, 512, device='meta') for m in names}
+        z = {m: x.requires_grad_() for m, x in z.items()}
+        kept: list[tuple[int, ...]] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x: kept.append(tuple(x.shape)), lambda x: x
+        ):
+            DeCURLoss(448, intra=intra).terms(z)
+        assert bool({(512, 512), (448, 448)} & set(kept)) is direct
 
     def test_total_of_two_modalities(self) -> None:
         out = DeCURLoss(3)(make())

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from torchgeo_decur.losses import cross_correlation_terms, standardize
-from torchgeo_decur.losses.functional import effective_rank, feature_std
+from torchgeo_decur.losses.functional import effective_rank, feature_std, gram
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -46,7 +46,8 @@ class TestStandardize:
         assert z.equal(before)
 
     def test_gradient(self) -> None:
-        assert torch.autograd.gradcheck(standardize, randn(4, 3).requires_grad_())
+        for z in (randn(4, 3), randn(2, 4, 3)):
+            assert torch.autograd.gradcheck(standardize, z.requires_grad_())
 
 
 class TestCrossCorrelationTerms:
@@ -60,14 +61,30 @@ class TestCrossCorrelationTerms:
         torch.testing.assert_close(off, c[mask].square().sum())
 
     def test_gram_form_equals_direct_form(self) -> None:
-        # Dimensions that are all 0 add nothing, and make N < D.
         a, b = standardize(randn(6, 4)), standardize(randn(6, 4, seed=1))
+        grams = gram(a), gram(b)
+        torch.testing.assert_close(
+            cross_correlation_terms(a, b, grams), cross_correlation_terms(a, b)
+        )
+        # Dimensions that are all 0 add nothing, and make N < D.
         zeros = torch.zeros(6, 8, dtype=torch.float64)
         wide = torch.cat([a, zeros], dim=1), torch.cat([b, zeros], dim=1)
-        direct_diagonal, direct = cross_correlation_terms(a, b)
-        gram_diagonal, gram = cross_correlation_terms(*wide)
-        torch.testing.assert_close(gram, direct)
-        torch.testing.assert_close(gram_diagonal[:4], direct_diagonal)
+        torch.testing.assert_close(
+            cross_correlation_terms(*wide)[1], cross_correlation_terms(a, b)[1]
+        )
+
+    @pytest.mark.parametrize(
+        ('n', 'd', 'made'), [(256, 8192, False), (700, 1024, False), (800, 1024, True)]
+    )
+    def test_makes_the_smaller_matrices(self, n: int, d: int, made: bool) -> None:
+        a, b = torch.randn(2, n, d, device='meta').requires_grad_()
+        kept: list[tuple[int, ...]] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x: kept.append(tuple(x.shape)), lambda x: x
+        ):
+            cross_correlation_terms(a, b)
+        assert ((d, d) in kept) is made
+        assert ((n, n) in kept) is not made
 
     def test_no_dimension(self) -> None:
         diagonal, off = cross_correlation_terms(torch.zeros(4, 0), torch.zeros(4, 0))
@@ -78,6 +95,13 @@ class TestCrossCorrelationTerms:
     def test_gradient(self, n: int, d: int) -> None:
         a, b = randn(n, d).requires_grad_(), randn(n, d, seed=1).requires_grad_()
         assert torch.autograd.gradcheck(cross_correlation_terms, (a, b))
+
+
+class TestGram:
+    def test_gradient(self) -> None:
+        a = randn(4, 3).requires_grad_()
+        assert torch.autograd.gradcheck(gram, (a,))
+        assert torch.autograd.gradgradcheck(gram, (a,))
 
 
 class TestFeatureStd:

@@ -103,13 +103,10 @@ class StopAfter(Callback):
 def fit(folder: Path, devices: int, epochs: int, **options: Any) -> dict[str, Any]:
     """Fit a task of one batch an epoch, shared by all processes."""
     seed_everything(0, verbose=False)
+    still = {m: IdentityThenFlip() for m in ('s1', 's2')}
+    model = {'model': 'test_resnet', 'projector': [16, 16]} | options.pop('model', {})
     task = DeCUR(
-        {'s1': 2, 's2': 13},
-        'test_resnet',
-        projector=[16, 16],
-        augmentations={'s1': IdentityThenFlip(), 's2': IdentityThenFlip()},
-        optimizer='adamw',
-        lr=1e-3,
+        {'s1': 2, 's2': 13}, augmentations=still, optimizer='adamw', lr=1e-3, **model
     )
     data = SyntheticEODataModule(
         length=BATCH, val_length=24, batch_size=BATCH // devices, size=32
@@ -152,6 +149,20 @@ def fit_as_one(folder: Path, devices: int) -> dict[str, Any]:
         enable_checkpointing=False,
         plugins=[GatheredBatchNorm()],
         precision='64-true',
+    )
+
+
+def fit_in_chunks(folder: Path, devices: int, chunk_size: int | None) -> dict[str, Any]:
+    """One step of a model without BatchNorm, in chunks."""
+    return fit(
+        folder,
+        devices,
+        epochs=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        precision='64-true',
+        model={'model': 'test_vit', 'projector': [16], 'chunk_size': chunk_size},
     )
 
 
@@ -225,7 +236,9 @@ def counted(module: Any, name: str, what: Callable[..., Any]) -> list[Any]:
 
 def main(folder: Path, devices: int) -> None:
     as_one = fit_as_one(folder, devices)
-    found = {'as_one': as_one, 'callbacks': fit_with_callbacks(folder, devices)}
+    chunked = fit_in_chunks(folder, devices, chunk_size=2)
+    callbacks = fit_with_callbacks(folder, devices)
+    found = {'as_one': as_one, 'chunked': chunked, 'callbacks': callbacks}
     found['packed'] = fit_packed(folder, devices)
     torch.save(found, folder / f'rank{dist.rank()}.pt')
 

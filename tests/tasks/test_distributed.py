@@ -47,16 +47,30 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
+def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found['losses'] == pytest.approx(expected['losses'], rel=1e-5)
+    assert list(found['gradients']) == list(expected['gradients'])
+    one, other = (
+        torch.cat([g.flatten() for g in x['gradients'].values()])
+        for x in (found, expected)
+    )
+    assert (one - other).norm() < 1e-5 * other.norm()
+
+
 def test_value_and_gradient_equal_one_process(
     ranks: list[Found], alone: dict[str, Any]
 ) -> None:
-    expected = torch.cat([g.flatten() for g in alone['gradients'].values()])
     for rank in ranks:
-        found = rank['as_one']
-        assert found['losses'] == pytest.approx(alone['losses'], rel=1e-5)
-        assert list(found['gradients']) == list(alone['gradients'])
-        gradient = torch.cat([g.flatten() for g in found['gradients'].values()])
-        assert (gradient - expected).norm() < 1e-5 * expected.norm()
+        assert_equal(rank['as_one'], alone)
+
+
+def test_chunks_of_two_processes_equal_the_whole_batch_of_one(
+    ranks: list[Found], tmp_path: Path
+) -> None:
+    fit = runpy.run_path(str(SCRIPT))['fit_in_chunks']
+    expected = fit(tmp_path, 1, chunk_size=None)
+    for rank in ranks:
+        assert_equal(rank['chunked'], expected)
 
 
 def test_processes_hold_different_data(

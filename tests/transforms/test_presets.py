@@ -1,8 +1,10 @@
 from typing import Any
 
+import kornia.augmentation as K
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from torchgeo_decur.transforms import (
     PRESETS,
@@ -14,6 +16,7 @@ from torchgeo_decur.transforms import (
     SARAugmentation,
     UprightRGBAugmentation,
     default_augmentations,
+    steps,
 )
 
 WHOLE: dict[str, Any] = {'crop_scale': (1, 1), 'crop_ratio': (1, 1)}
@@ -134,6 +137,65 @@ class TestEvery:
         view = alone(augmentation, hflip=0.5)(ramps(64, 24))
         flipped = (view[:, 0, 0, 0] > 0.5).sum().item()
         assert 16 < flipped < 48
+
+
+class TestAsKornia:
+    """Draws and results are those of Kornia's operations one after the other."""
+
+    @every
+    @pytest.mark.parametrize('channels', [2, 3, 13])
+    def test_equals_plain_kornia(
+        self, augmentation: type[nn.Module], channels: int
+    ) -> None:
+        chain = augmentation(size=24)
+        plain = K.AugmentationSequential(*chain, data_keys=['input'])
+        for seed in range(3):
+            # Smooth images: the rounding of places counts for little.
+            x = functional.interpolate(torch.rand(32, channels, 5, 5), (40, 33))
+            torch.manual_seed(seed)
+            found, state = chain(x), torch.get_rng_state()
+            torch.manual_seed(seed)
+            torch.testing.assert_close(found, plain(x), atol=2e-4, rtol=0)
+            assert torch.equal(state, torch.get_rng_state())
+
+    def test_with_saturation_and_hue(self) -> None:
+        chain = RGBAugmentation(size=24, saturation=0.4, hue=0.1)
+        plain = K.AugmentationSequential(*chain, data_keys=['input'])
+        x = functional.interpolate(torch.rand(32, 3, 5, 5), (40, 33), mode='bilinear')
+        torch.manual_seed(1)
+        found = chain(x)
+        torch.manual_seed(1)
+        torch.testing.assert_close(found, plain(x), atol=5e-3, rtol=0)
+
+    @every
+    def test_samples_worked_on_together_do_not_matter(
+        self, augmentation: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        x, draw = torch.rand(16, 3, 40, 33), augmentation(size=24)
+        views = []
+        for numbers in (1, 3 * 24 * 24 * 5, 2**30):
+            monkeypatch.setattr(steps, '_TOGETHER', numbers)
+            torch.manual_seed(0)
+            views.append(draw(x))
+        torch.testing.assert_close(views[0], views[1])
+        torch.testing.assert_close(views[0], views[2])
+
+    @every
+    def test_draws_do_not_depend_on_precision(
+        self, augmentation: type[nn.Module]
+    ) -> None:
+        x = functional.interpolate(torch.rand(8, 3, 5, 5), (40, 33), mode='bilinear')
+        draw = augmentation(size=24)
+        torch.manual_seed(0)
+        view = draw(x)
+        torch.manual_seed(0)
+        exact = draw.double()(x.double())
+        assert exact.dtype == torch.float64
+        torch.testing.assert_close(view.double(), exact, atol=1e-4, rtol=0)
+
+    def test_layout_is_that_of_convolutions(self) -> None:
+        view = OpticalAugmentation(size=24)(torch.rand(4, 13, 40, 33))
+        assert view.is_contiguous(memory_format=torch.channels_last)
 
 
 class TestMoving:

@@ -7,7 +7,11 @@ import torch
 from torch import Tensor
 
 from .base import EmbeddingLoss
-from .functional import cross_correlation_terms, standardize
+from .functional import cheaper_by_gram, cross_correlation_terms, gram, standardize
+
+# Standardised embeddings, shape (N, D), and their Gram matrix, where it is used.
+type _Embedding = tuple[Tensor, Tensor | None]
+type _ByModality = dict[str, _Embedding]
 
 
 class DeCURLoss(EmbeddingLoss):
@@ -88,14 +92,12 @@ class DeCURLoss(EmbeddingLoss):
         Returns:
             ``loss`` and its parts, scalars.
         """
-        z = {m: standardize(x) for m, x in z.items()}
-        intra = {f'intra_{m}': self._intra(x) for m, x in z.items() if self.intra}
+        views, common, unique = self._standardize(z)
+        intra = {f'intra_{m}': self._intra(v) for m, v in views.items() if self.intra}
         cross: dict[str, Tensor] = {}
         for m, n in combinations(z, 2):
-            a, b = z[m][0], z[n][0]
-            c = self.common_dim
-            cross[f'common_{m}_{n}'] = self._term(a[:, :c], b[:, :c], target=1)
-            cross[f'unique_{m}_{n}'] = self._term(a[:, c:], b[:, c:], target=0)
+            cross[f'common_{m}_{n}'] = self._term(common[m], common[n], target=1)
+            cross[f'unique_{m}_{n}'] = self._term(unique[m], unique[n], target=0)
         terms = len(intra) + len(cross) // 2
         loss = (sum(intra.values()) + sum(cross.values()) / 2) / terms
         return {'loss': torch.as_tensor(loss), **intra, **cross}
@@ -115,10 +117,40 @@ class DeCURLoss(EmbeddingLoss):
         if self.common_dim > dim:
             raise ValueError(f'common_dim must be in [0, {dim}], got {self.common_dim}')
 
-    def _intra(self, x: Tensor) -> Tensor:
-        pairs = [self._term(a, b, target=1) for a, b in combinations(x, 2)]
+    def _standardize(
+        self, z: Mapping[str, Tensor]
+    ) -> tuple[dict[str, list[_Embedding]], _ByModality, _ByModality]:
+        """Standardise the views, and the common and the unique part of the first."""
+        by_gram = self._by_gram(z)
+        views: dict[str, list[_Embedding]] = {}
+        common: _ByModality = {}
+        unique: _ByModality = {}
+        for m, v in z.items():
+            used = v.unbind() if self.intra else v[:1]
+            first, *others = (standardize(x) for x in used)
+            c = self.common_dim
+            parts = first.split((c, first.shape[1] - c), dim=1)
+            g, h, *rest = (gram(x) if by_gram else None for x in (*parts, *others))
+            common[m], unique[m] = (parts[0], g), (parts[1], h)
+            # The Gram matrix of all dimensions is the sum of those of its blocks.
+            whole = None if g is None or h is None else g + h
+            views[m] = [(first, whole), *zip(others, rest, strict=True)]
+        return views, common, unique
+
+    def _by_gram(self, z: Mapping[str, Tensor]) -> bool:
+        """Whether Gram matrices, one a view, are cheaper than those of all terms."""
+        m, (v, n, d) = len(z), next(iter(z.values())).shape
+        c = self.common_dim
+        squares = m * (m - 1) // 2 * (c**2 + (d - c) ** 2)
+        squares += m * v * (v - 1) // 2 * d**2 if self.intra else 0
+        return cheaper_by_gram(m * (v if self.intra else 1) * n * n * d, n * squares)
+
+    def _intra(self, views: list[_Embedding]) -> Tensor:
+        pairs = [self._term(a, b, target=1) for a, b in combinations(views, 2)]
         return torch.stack(pairs).mean()
 
-    def _term(self, a: Tensor, b: Tensor, target: int) -> Tensor:
-        diagonal, off = cross_correlation_terms(a, b)
+    def _term(self, a: _Embedding, b: _Embedding, target: int) -> Tensor:
+        (x, g), (y, h) = a, b
+        grams = None if g is None or h is None else (g, h)
+        diagonal, off = cross_correlation_terms(x, y, grams)
         return (target - diagonal).square().sum() + self.lambda_param * off

@@ -9,6 +9,7 @@ from .decur import DeCUR
 from .fusion import FusionPretraining
 from .late_fusion import LateFusionTask
 from .pretraining import MultimodalPretraining
+from .resume import ResumableTask
 from .segmentation import LateFusionSegmentation
 from .simclr import CrossModalSimCLR
 from .vicreg import VICReg
@@ -25,5 +26,6 @@ __all__ = [
     'LateFusionSegmentation',
     'LateFusionTask',
     'MultimodalPretraining',
+    'ResumableTask',
     'VICReg',
 ]

@@ -39,6 +39,11 @@ class DeCUR(MultimodalPretraining):
         weight_decay: of all other parameters; by default 0.01 for AdamW and 1e-6 for
             LARS.
         warmup_epochs: epochs of linear warm-up, before a cosine to 0 over the fit.
+        chunk_size: samples of a view whose activations are in memory at one time; the
+            loss and its gradient stay those of the whole batch, and BatchNorm sees a
+            chunk. By default the batch.
+        compile: whether encoders, projectors and loss are compiled by ``torch.compile``.
+            The first step then takes minutes; checkpoints do not change.
 
     Raises:
         ValueError: if an option is out of range or does not name the modalities.
@@ -66,6 +71,8 @@ class DeCUR(MultimodalPretraining):
         lr_biases: float | None = None,
         weight_decay: float | None = None,
         warmup_epochs: float = 0,
+        chunk_size: int | None = None,
+        compile: bool = False,
     ) -> None:
         """Initialize a new DeCUR instance."""
         if len(modalities) < 2:
@@ -86,6 +93,8 @@ class DeCUR(MultimodalPretraining):
             lr_biases,
             weight_decay,
             warmup_epochs,
+            chunk_size,
+            compile,
         )
 
     @property

@@ -71,7 +71,7 @@ def build_optimizer(
             'weight_decay': 0.0,
         },
     ]
-    return LARS(groups, lr=lr, momentum=0.9) if name == 'lars' else AdamW(groups)
+    return LARS(groups, lr=lr, momentum=0.9) if name == 'lars' else _adamw(groups)
 
 
 def build_transfer_optimizer(
@@ -141,7 +141,7 @@ def build_transfer_optimizer(
             inside[key.startswith('encoders.')].append(parameter)
     groups = [{'params': inside[k], 'lr': rates[k]} for k in inside if inside[k]]
     groups += layers
-    built: Optimizer = AdamW(groups, lr, weight_decay=weight_decay)
+    built = _adamw(groups, lr=lr, weight_decay=weight_decay)
     if optimizer == 'sgd':
         built = SGD(groups, lr, momentum=0.9, weight_decay=weight_decay)
     last = epochs or 1
@@ -166,6 +166,12 @@ def lay_schedule(scheduler: CosineWarmupScheduler, warmup: int, steps: float) ->
     groups = scheduler.optimizer.param_groups
     for group, lr in zip(groups, scheduler.base_lrs, strict=True):
         group['lr'] = lr * factor
+
+
+def _adamw(groups: list[dict[str, Any]], **options: Any) -> Optimizer:
+    """AdamW in one pass over the parameters where torch has that for their device."""
+    devices = {p.device.type for group in groups for p in group['params']}
+    return AdamW(groups, fused=devices <= {'cpu', 'cuda'} or None, **options)
 
 
 class _Layered:

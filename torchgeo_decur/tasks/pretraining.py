@@ -6,27 +6,26 @@ from functools import partial
 from itertools import combinations
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from lightly.utils import dist
 from lightly.utils.scheduler import CosineWarmupScheduler
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchgeo.datasets.utils import Sample
-from torchgeo.tasks import BaseTask
 
 from ..losses.functional import effective_rank, feature_std, standardize
 from ..modalities import per_modality, pick_date, split
 from ..models import MultimodalEncoder, build_projectors
 from ..models.encoder import Weights
 from ..transforms import default_augmentations
-from .guard import FiniteGuard, check_same_model
+from .chunks import in_chunks
 from .optimizers import build_optimizer, lay_schedule
+from .resume import ResumableTask
 
 VIEWS = 2  #: Views of each modality in a step.
 
 
-class MultimodalPretraining(BaseTask):
+class MultimodalPretraining(ResumableTask):
     """Base of the self-supervised tasks: encoders, projectors and the training step.
 
     A subclass sets ``self.criterion`` in ``configure_losses``. In each step every
@@ -60,6 +59,11 @@ class MultimodalPretraining(BaseTask):
         weight_decay: of all other parameters; by default 0.01 for AdamW and 1e-6 for
             LARS.
         warmup_epochs: epochs of linear warm-up, before a cosine to 0 over the fit.
+        chunk_size: samples of a view whose activations are in memory at one time; the
+            loss and its gradient stay those of the whole batch, and BatchNorm sees a
+            chunk. By default the batch.
+        compile: whether encoders, projectors and loss are compiled by ``torch.compile``.
+            The first step then takes minutes; checkpoints do not change.
 
     Raises:
         ValueError: if an option is out of range or does not name the modalities.
@@ -67,7 +71,6 @@ class MultimodalPretraining(BaseTask):
 
     ignore = ('weights', 'augmentations')
     monitor = 'val_loss'
-    #: Hyperparameters that a checkpoint must share.
     shape: tuple[str, ...] = ('modalities', 'model', 'projector')
     criterion: nn.Module
 
@@ -84,14 +87,18 @@ class MultimodalPretraining(BaseTask):
         lr_biases: float | None = None,
         weight_decay: float | None = None,
         warmup_epochs: float = 0,
+        chunk_size: int | None = None,
+        compile: bool = False,
     ) -> None:
         """Initialize a new MultimodalPretraining instance."""
         if optimizer not in ('adamw', 'lars', None):
             raise ValueError(f"optimizer must be 'adamw' or 'lars', got {optimizer!r}")
+        if chunk_size is not None and chunk_size < 1:
+            raise ValueError(f'chunk_size must be positive, got {chunk_size}')
         self.weights = weights
-        self._run_seed: int | None = None
-        self._guard = FiniteGuard()
         super().__init__()
+        if compile:
+            self.compile_parts()
         self.augmentations = default_augmentations(modalities, size)
         given = per_modality('augmentations', augmentations or {}, modalities, False)
         self.augmentations.update({m: a for m, a in given.items() if a is not False})
@@ -110,6 +117,12 @@ class MultimodalPretraining(BaseTask):
             Number of features that each projector takes, by name.
         """
         return self.encoders.num_features
+
+    def compile_parts(self) -> None:
+        """Compile what a step computes with, in place: names of weights stay."""
+        parts = (self.encoders.encoders, self.projectors)
+        for module in (*(m for part in parts for m in part.values()), self.criterion):
+            module.compile()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimiser and its schedule; :meth:`on_train_start` sets its length.
@@ -195,19 +208,22 @@ class MultimodalPretraining(BaseTask):
 
         Returns:
             The loss and its parts, scalars; the features of the first view on this
-            device, shape (B, F); and all embeddings, shape (V, N, D), float32.
+            device, shape (B, F); and all embeddings, shape (V, N, D), float32
+            or, where the model is, float64.
         """
         first: dict[str, Tensor] = {}
         z: dict[str, list[Tensor]] = {}
         device = next(iter(images.values())).device.type
+        chunk_size: int | None = self.hparams['chunk_size']
         for view in range(VIEWS):
             with torch.no_grad(), torch.autocast(device, enabled=False):
                 views = {m: self._view(m, x) for m, x in images.items()}
-            features, embeddings = self.represent(views, view)
+            represent = partial(self.represent, view=view)
+            features, embeddings = in_chunks(represent, views, chunk_size, self)
             first = first or {m: h.detach() for m, h in features.items()}
             for m, x in embeddings.items():
                 z.setdefault(m, []).append(x)
-        gathered = {m: _gather(torch.stack(x).float()) for m, x in z.items()}
+        gathered = {m: _gather(torch.stack(x)) for m, x in z.items()}
         terms: dict[str, Tensor] = self.criterion(gathered)
         return terms, first, gathered
 
@@ -328,43 +344,6 @@ class MultimodalPretraining(BaseTask):
         """
         return {f'alignment_{pair}': d.mean() for pair, d in diagonals.items()}
 
-    def on_fit_start(self) -> None:
-        """Remember the seed of the run, unless it comes from a checkpoint."""
-        if self._run_seed is None:
-            self._run_seed = torch.initial_seed()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the seed of the run, and refuse to store a model that diverged.
-
-        Args:
-            checkpoint: what is about to be written.
-
-        Raises:
-            FloatingPointError: if a part of the loss was NaN or infinite.
-        """
-        self._guard.check(self.global_step)
-        checkpoint['run_seed'] = self._run_seed
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the seed of the run, and refuse the checkpoint of another model.
-
-        Augmentations are those of this task, not of the checkpoint: they are options of
-        the run, which ``load_from_checkpoint`` does not know.
-
-        Args:
-            checkpoint: what was read.
-
-        Raises:
-            ValueError: naming each hyperparameter that shapes the model and differs.
-        """
-        self._run_seed = checkpoint.get('run_seed')
-        check_same_model(self.hparams, checkpoint, self.shape)
-        state = checkpoint['state_dict']
-        own = self.augmentations.state_dict(prefix='augmentations.')
-        checkpoint['state_dict'] = own | {
-            k: v for k, v in state.items() if not k.startswith('augmentations.')
-        }
-
     def _images(self, batch: Sample, batch_idx: int) -> dict[str, Tensor]:
         images = split(batch, self.hparams['modalities'])
         if len(next(iter(images.values()))) < 2:
@@ -388,13 +367,9 @@ class MultimodalPretraining(BaseTask):
         view: Tensor = self.augmentations[modality](pick_date(x))
         return view.contiguous(memory_format=torch.channels_last)
 
-    def _seed(self, *step: int) -> None:
-        words = [abs(self._run_seed or 0), *(s + 1 for s in step), self.global_rank]
-        state = np.random.SeedSequence(words).generate_state(1, np.uint64)
-        torch.manual_seed(int(state[0]))
-
 
 def _gather(z: Tensor) -> Tensor:
+    z = z if z.dtype == torch.float64 else z.float()
     if dist.world_size() == 1:
         return z
     return torch.cat(dist.gather(z.contiguous()), dim=1)

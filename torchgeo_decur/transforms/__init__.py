@@ -6,16 +6,17 @@ from .presets import (
     DepthAugmentation,
     ElevationAugmentation,
     OpticalAugmentation,
-    RandomBandMean,
     RGBAugmentation,
     SARAugmentation,
     UprightRGBAugmentation,
     default_augmentations,
 )
 from .shared import SharedCrop
+from .steps import AugmentationChain, RandomBandMean
 
 __all__ = [
     'PRESETS',
+    'AugmentationChain',
     'DepthAugmentation',
     'ElevationAugmentation',
     'OpticalAugmentation',

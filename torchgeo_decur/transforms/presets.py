@@ -1,7 +1,6 @@
 """Augmentations for pretraining, one class per kind of modality.
 
-All work on a batch on its device with Kornia, without a loop over samples, on images
-in [0, 1]. Every call draws anew for each sample, so calling one twice gives two views.
+All work on a batch on its device with Kornia's operations, on images in [0, 1]. Every call draws anew for each sample, so calling one twice gives two views.
 The defaults are those of the DeCUR paper (Wang et al., ECCV 2024), except that values
 of SAR and elevation are never recoloured: they are measurements, not appearance.
 """
@@ -10,51 +9,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import kornia.augmentation as K
-from torch import Tensor, nn
+from torch import nn
+
+from .steps import AugmentationChain, RandomBandMean
 
 Range = tuple[float, float]
 
 
-class RandomBandMean(K.IntensityAugmentationBase2D):
-    """Replace all bands by their mean, for a random part of the batch.
-
-    The counterpart of a random grey image for any number of bands.
-
-    Args:
-        p: probability for each sample.
-
-    Example:
-        >>> import torch
-        >>> RandomBandMean(p=1.0)(torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1)).flatten()
-        tensor([0.5000, 0.5000])
-    """
-
-    def __init__(self, p: float = 0.2) -> None:
-        """Initialize a new RandomBandMean instance."""
-        super().__init__(p=p)
-
-    def apply_transform(
-        self,
-        input: Tensor,
-        params: dict[str, Tensor],
-        flags: dict[str, Any],
-        transform: Tensor | None = None,
-    ) -> Tensor:
-        """Average the bands.
-
-        Args:
-            input: images, shape (B, C, H, W).
-            params: drawn parameters, none here.
-            flags: fixed parameters, none here.
-            transform: geometric transformation, none here.
-
-        Returns:
-            Images with equal bands, same shape.
-        """
-        return input.mean(dim=-3, keepdim=True).expand(input.shape)
-
-
-class ElevationAugmentation(nn.Sequential):
+class ElevationAugmentation(AugmentationChain):
     """Crop and flips: values are moved, never changed. Also for unknown modalities.
 
     Args:
@@ -79,11 +41,7 @@ class ElevationAugmentation(nn.Sequential):
         vflip: float = 0.5,
     ) -> None:
         """Initialize a new ElevationAugmentation instance."""
-        super().__init__(
-            _crop(size, crop_scale, crop_ratio),
-            K.RandomHorizontalFlip(p=hflip),
-            K.RandomVerticalFlip(p=vflip),
-        )
+        super().__init__(_crop(size, crop_scale, crop_ratio), [], hflip, vflip)
 
 
 class DepthAugmentation(ElevationAugmentation):
@@ -107,7 +65,7 @@ class DepthAugmentation(ElevationAugmentation):
         super().__init__(size, crop_scale, crop_ratio, hflip, vflip=0.0)
 
 
-class SARAugmentation(nn.Sequential):
+class SARAugmentation(AugmentationChain):
     """Crop, band mean, blur and flips: no backscatter is brightened or inverted.
 
     Args:
@@ -137,14 +95,16 @@ class SARAugmentation(nn.Sequential):
         """Initialize a new SARAugmentation instance."""
         super().__init__(
             _crop(size, crop_scale, crop_ratio),
-            RandomBandMean(p=grey),
-            K.RandomGaussianBlur((blur_kernel, blur_kernel), blur_sigma, p=blur),
-            K.RandomHorizontalFlip(p=hflip),
-            K.RandomVerticalFlip(p=vflip),
+            [
+                RandomBandMean(p=grey),
+                K.RandomGaussianBlur((blur_kernel, blur_kernel), blur_sigma, p=blur),
+            ],
+            hflip,
+            vflip,
         )
 
 
-class OpticalAugmentation(nn.Sequential):
+class OpticalAugmentation(AugmentationChain):
     """Crop, brightness and contrast, band mean, blur, solarisation and flips.
 
     Args:
@@ -182,12 +142,14 @@ class OpticalAugmentation(nn.Sequential):
         """Initialize a new OpticalAugmentation instance."""
         super().__init__(
             _crop(size, crop_scale, crop_ratio),
-            K.ColorJitter(brightness, contrast, p=jitter, order=(0, 1)),
-            RandomBandMean(p=grey),
-            K.RandomGaussianBlur((blur_kernel, blur_kernel), blur_sigma, p=blur),
-            K.RandomSolarize(thresholds=(0.5, 0.5), additions=(0.0, 0.0), p=solarize),
-            K.RandomHorizontalFlip(p=hflip),
-            K.RandomVerticalFlip(p=vflip),
+            [
+                K.ColorJitter(brightness, contrast, p=jitter, order=(0, 1)),
+                RandomBandMean(p=grey),
+                K.RandomGaussianBlur((blur_kernel, blur_kernel), blur_sigma, p=blur),
+                K.RandomSolarize((0.5, 0.5), additions=(0.0, 0.0), p=solarize),
+            ],
+            hflip,
+            vflip,
         )
 
 
@@ -342,9 +304,8 @@ def default_augmentations(modalities: Mapping[str, Any], size: int) -> nn.Module
     return nn.ModuleDict({m: make(size=size) for m, make in chosen.items()})
 
 
-def _crop(size: int, scale: Range, ratio: Range) -> nn.Module:
+def _crop(size: int, scale: Range, ratio: Range) -> K.RandomResizedCrop:
     # 'resample' moves the whole batch at once, 'slice' loops over its samples.
-    crop: nn.Module = K.RandomResizedCrop(
+    return K.RandomResizedCrop(
         (size, size), tuple(scale), tuple(ratio), cropping_mode='resample'
     )
-    return crop

@@ -1,0 +1,50 @@
+"""All benchmarks, one after the other, and one table.
+
+    python experiments/benchmarks/run.py
+    python experiments/benchmarks/run.py --only '[loss, augmentation]'
+
+Run it on a machine that does nothing else. Each benchmark is a process of its own and appends its
+rows to its own CSV file; the table is of the rows that this run has added.
+"""
+
+import csv
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import auto_cli
+from record import FOLDER, render
+
+ALL = ('startup', 'loss', 'augmentation', 'data', 'step', 'scaling')
+
+
+def main(only: Sequence[str] = ALL) -> None:
+    """Run the benchmarks and print the table.
+
+    Args:
+        only: which ones, by name.
+
+    Raises:
+        ValueError: if a name is unknown.
+    """
+    if unknown := sorted(set(only) - set(ALL)):
+        raise ValueError(f'only must name some of {list(ALL)}, got {unknown}')
+    added = []
+    for name in only:
+        path = FOLDER / f'results_{name}.csv'
+        before = len(_rows(path))
+        subprocess.run([sys.executable, FOLDER / f'{name}.py'], check=True)
+        added += _rows(path)[before:]
+    print(render(added))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
+if __name__ == '__main__':
+    auto_cli(main)

@@ -1,0 +1,228 @@
+"""A large batch in chunks: the gradient of the whole, the memory of a chunk."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.profiler import profile
+
+from torchgeo_decur.datamodules import SyntheticEODataModule
+from torchgeo_decur.tasks import (
+    CLIP,
+    BarlowTwins,
+    CoMM,
+    COrAL,
+    CrossModalSimCLR,
+    DeCUR,
+    VICReg,
+)
+from torchgeo_decur.tasks.chunks import in_chunks
+
+MODALITIES = {'s1': 2, 's2': 13}
+FUSED = (CoMM, COrAL)
+OBJECTIVES = (BarlowTwins, VICReg, CrossModalSimCLR, CLIP, DeCUR, *FUSED)
+
+
+def task(objective: Any = DeCUR, **kwargs: Any) -> Any:
+    options: dict[str, Any] = {'model': 'test_resnet', 'projector': [32, 16]}
+    options |= {'size': 32, 'optimizer': 'adamw', 'lr': 1e-3}
+    if objective in FUSED:
+        options |= {'width': 32, 'heads': 4}
+    torch.manual_seed(0)
+    # In float32, dimensions with little variance amplify the rounding of the encoders.
+    return objective(**{'modalities': MODALITIES, **options, **kwargs}).double()
+
+
+def images(batch: int = 8) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        m: torch.rand(batch, c, 40, 40, generator=generator).double()
+        for m, c in MODALITIES.items()
+    }
+
+
+def step(model: Any, batch: int = 8) -> tuple[Tensor, Tensor]:
+    """Loss and gradient of one step, always with the same draws."""
+    torch.manual_seed(2)
+    loss: Tensor = model.objective(images(batch))[0]['loss']
+    loss.backward()
+    gradient = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    return loss.detach(), torch.cat(gradient)
+
+
+def assert_equal(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=0)
+    assert found[1].shape == expected[1].shape
+    assert (found[1] - expected[1]).norm() < 1e-5 * expected[1].norm()
+
+
+@pytest.mark.parametrize('objective', OBJECTIVES)
+class TestGradientIsThatOfTheWholeBatch:
+    @pytest.mark.parametrize('chunk_size', [2, 3])
+    def test_without_batch_statistics(self, objective: Any, chunk_size: int) -> None:
+        options: dict[str, Any] = {'model': 'test_vit', 'projector': [16]}
+        expected = step(task(objective, **options))
+        found = step(task(objective, chunk_size=chunk_size, **options))
+        assert_equal(found, expected)
+
+    def test_with_fixed_batch_statistics(self, objective: Any) -> None:
+        expected = step(task(objective).eval())
+        assert_equal(step(task(objective, chunk_size=3).eval()), expected)
+
+
+class TestBatchNorm:
+    """Statistics are of a chunk: equal to a plain loop that keeps all activations."""
+
+    def loop(self, model: Any, size: int) -> tuple[Tensor, Tensor]:
+        whole = model.represent
+
+        def represent(views: dict[str, Tensor], view: int) -> Any:
+            parts = {m: x.split(size) for m, x in views.items()}
+            outputs = [
+                whole({m: x[i] for m, x in parts.items()}, view)
+                for i in range(len(parts['s1']))
+            ]
+            return tuple(
+                {k: torch.cat([o[k] for o in same]) for k in same[0]}
+                for same in zip(*outputs, strict=True)
+            )
+
+        model.represent = represent
+        return step(model)
+
+    @pytest.mark.parametrize('objective', [DeCUR, CoMM, COrAL])
+    def test_equals_a_loop(self, objective: Any) -> None:
+        model, reference = task(objective, chunk_size=4), task(objective)
+        assert_equal(step(model), self.loop(reference, 4))
+
+    def test_running_statistics_are_of_the_first_pass(self) -> None:
+        model, reference = task(chunk_size=4), task()
+        step(model)
+        self.loop(reference, 4)
+        found, expected = dict(model.named_buffers()), dict(reference.named_buffers())
+        assert not [k for k, b in expected.items() if not torch.equal(found[k], b)]
+        batches = [b for k, b in found.items() if k.endswith('num_batches_tracked')]
+        assert batches and {int(b) for b in batches} == {2 * 2}  # views, chunks
+
+    def test_differs_from_the_whole_batch(self) -> None:
+        found, expected = step(task(chunk_size=4)), step(task())
+        assert (found[1] - expected[1]).norm() > 1e-2 * expected[1].norm()
+
+
+class TestInChunks:
+    def test_random_draws_are_repeated(self) -> None:
+        layer = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2))
+        x = torch.rand(6, 4)
+
+        def gradient(size: int | None) -> tuple[Tensor, Tensor]:
+            layer.zero_grad()
+            torch.manual_seed(3)
+            if size is None:
+                z = torch.cat([layer(part) for part in x.split(2)])
+            else:
+                z = in_chunks(lambda x: ({'a': layer(x['a'])},), {'a': x}, size, layer)[
+                    0
+                ]['a']
+            z.square().sum().backward()
+            weight = layer[0].weight.grad
+            assert weight is not None
+            return weight.clone(), torch.get_rng_state()
+
+        (found, after), (expected, state) = gradient(2), gradient(None)
+        torch.testing.assert_close(found, expected)
+        assert torch.equal(after, state)
+
+    @pytest.mark.parametrize(
+        ('samples', 'size', 'sizes'),
+        [
+            (8, None, [8]),
+            (8, 8, [8]),
+            (8, 9, [8]),
+            (8, 7, [4, 4]),
+            (8, 3, [3, 3, 2]),
+            (3, 1, [1, 1, 1]),
+        ],
+    )
+    def test_sizes(self, samples: int, size: int | None, sizes: list[int]) -> None:
+        seen: list[int] = []
+
+        def function(x: dict[str, Tensor]) -> tuple[dict[str, Tensor]]:
+            seen.append(len(x['a']))
+            return (x,)
+
+        x = torch.rand(samples, 2)
+        with torch.no_grad():
+            (found,) = in_chunks(function, {'a': x}, size, nn.Identity())
+        assert seen == sizes and torch.equal(found['a'], x)
+
+
+def peak(function: Callable[[], Any]) -> int:
+    """Largest number of bytes that tensors take during a call, above that before."""
+    with profile(profile_memory=True) as recorded:
+        function()
+    assert recorded.profiler is not None
+    results = recorded.profiler.kineto_results
+    assert results is not None
+    events = [e for e in results.events() if e.name() == '[memory]']
+    now = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+def test_memory_is_that_of_a_chunk() -> None:
+    still = {m: nn.Identity() for m in MODALITIES}
+    options = {'projector': [16], 'augmentations': still}
+    cases = [({}, 32), ({'chunk_size': 4}, 32), ({}, 4)]
+    whole, chunked, small = (
+        peak(partial(step, task(**o, **options), n)) for o, n in cases
+    )
+    # Besides a chunk there are the images, and their views in another layout.
+    kept = 3 * sum(x.nbytes for x in images(32).values())
+    assert chunked < small + kept < 0.5 * whole
+
+
+class TestFit:
+    def fit(self, model: LightningModule, **kwargs: Any) -> list[float]:
+        losses: list[float] = []
+
+        class Watch(Callback):
+            def on_train_batch_end(
+                self, _: Any, __: Any, outputs: Any, *a: Any
+            ) -> None:
+                losses.append(outputs['loss'].item())
+
+        Trainer(
+            accelerator='cpu',
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            max_epochs=1,
+            callbacks=[Watch()],
+            **kwargs,
+        ).fit(
+            model,
+            datamodule=SyntheticEODataModule(
+                length=16, val_length=8, batch_size=8, size=32
+            ),
+        )
+        return losses
+
+    @pytest.mark.parametrize('precision', ['32-true', 'bf16-mixed'])
+    def test_equals_a_fit_without(self, precision: str) -> None:
+        options: dict[str, Any] = {'model': 'test_vit', 'projector': [16]}
+        expected = self.fit(task(**options).float(), precision=precision)
+        found = self.fit(task(chunk_size=4, **options).float(), precision=precision)
+        tolerance = 1e-5 if precision == '32-true' else 1e-2
+        assert found == pytest.approx(expected, rel=tolerance)
+
+    def test_chunk_size_must_be_positive(self) -> None:
+        with pytest.raises(ValueError, match='chunk_size must be positive, got 0'):
+            task(chunk_size=0)

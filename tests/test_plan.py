@@ -1,0 +1,76 @@
+"""What a fit would take, against what is counted by hand."""
+
+from pathlib import Path
+
+import pytest
+
+from torchgeo_decur.cli import main
+from torchgeo_decur.plan import plan
+
+CONFIG = """
+trainer: {{max_epochs: 3, devices: {devices}}}
+model:
+  class_path: torchgeo_decur.tasks.DeCUR
+  init_args:
+    modalities: {{s1: 2, s2: 13}}
+    model: test_resnet
+    projector: [64, 32]
+    size: 32
+    optimizer: adamw
+data:
+  class_path: torchgeo_decur.datamodules.SyntheticEODataModule
+  init_args: {{length: 40, val_length: 8, batch_size: 8, size: 32}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / 'config.yaml'
+    path.write_text(CONFIG.format(devices=1))
+    return path
+
+
+def test_one_device(config: Path) -> None:
+    found = plan([config])
+    assert found['steps of an epoch'] == '5'
+    assert found['steps'] == '15 in 3 epochs'
+    assert found['embeddings sent'].startswith('0.0 MiB')
+    assert 'hours' not in found
+
+
+def test_overlay_of_several_devices(config: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / 'two.yaml'
+    overlay.write_text('trainer: {devices: 2, num_nodes: 2}\n')
+    found = plan([config, overlay], samples=6400, rate=4.0)
+    assert found['devices'] == '4 (2 nodes x 2)'
+    assert found['batch'] == '8 on each device, 32 in the loss'
+    assert found['steps of an epoch'] == '200'
+    # 2 views x 2 modalities x 32 x 32 x 4 bytes, three quarters of it thrice.
+    assert found['embeddings sent'].startswith(f'{3 * 0.75 * 16384 / 2**20:.1f} MiB')
+    assert found['hours'].startswith(f'{600 * 8 / 4 / 3600:.1f} ')
+
+
+def test_chunks_take_less_memory(config: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / 'chunks.yaml'
+    overlay.write_text('model: {init_args: {chunk_size: 2}}\n')
+    whole, chunks = (
+        float(found['memory of a device'].partition('activations ')[2].split()[0])
+        for found in (plan([config]), plan([config, overlay]))
+    )
+    assert chunks == pytest.approx(whole / 8, abs=0.1)
+
+
+def test_command_prints_it(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(['plan', str(config), '--samples', '80'])
+    assert 'steps of an epoch: 10\n' in capsys.readouterr().out
+
+
+def test_errors(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match='there is no'):
+        plan([tmp_path / 'nothing.yaml'])
+    config.write_text(CONFIG.format(devices='auto'))
+    with pytest.raises(ValueError, match="to plan with, got 'auto'"):
+        plan([config])
+    config.write_text('trainer: {devices: 1}\n')
+    with pytest.raises(ValueError, match='expected a config with model and data'):
+        plan([config])

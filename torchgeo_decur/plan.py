@@ -1,0 +1,157 @@
+"""What a fit would take, before it starts: steps, exchange, memory, hours."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .config import build, read_config
+
+_VIEWS = 2
+# States of the optimiser per parameter.
+_STATES = {'adamw': 2, 'lars': 1}
+
+
+def plan(
+    configs: Sequence[Path], samples: int | None = None, rate: float | None = None
+) -> dict[str, str]:
+    """Compute what a fit of a self-supervised task takes, without weights or images.
+
+    Numbers of exchange are what each device sends in a step when collectives go round a
+    ring. Memory of activations is counted from a forward pass on torch's meta device in
+    float32, and halved where the fit computes in 16 bits: an estimate, which leaves out
+    what libraries and fragmentation take.
+
+    Args:
+        configs: a file of ``torchgeo``, and files that change parts of it.
+        samples: samples of an epoch; by default those of the training split on disk.
+        rate: samples a second of one device, for the hours.
+
+    Returns:
+        What was computed, by name, in words.
+
+    Raises:
+        ValueError: if the files do not describe a self-supervised task.
+    """
+    content: dict[str, Any] = {}
+    for config in configs:
+        content = _merge(content, _content(config))
+    trainer = content.pop('trainer', {})
+    task, datamodule = _build(content, configs[0])
+    devices, nodes = trainer.get('devices', 1), int(trainer.get('num_nodes', 1))
+    if not isinstance(devices, int) or devices < 1:
+        raise ValueError(
+            f'trainer.devices must be a number to plan with, got {devices!r}; give a '
+            'file that sets it'
+        )
+    world = devices * nodes
+    if samples is None:
+        datamodule.setup('fit')
+        samples = len(datamodule.train_dataset)
+    batch = int(datamodule.batch_size)
+    steps = samples // (batch * world)
+    epochs = trainer.get('max_epochs') or 1000
+    half = '16' in str(trainer.get('precision', '32'))
+    kept, embeddings = _forward(task, batch)
+    number, width = len(embeddings), next(iter(embeddings.values())).shape[1]
+    weights = 4 * sum(p.numel() for p in task.parameters())
+    optimizer = _optimizer(task)
+    gathered = 4 * _VIEWS * number * batch * world * width
+    ring = (world - 1) / world
+    parts = {
+        'weights': weights,
+        'gradients': weights * (2 if world > 1 else 1),
+        f'states of {optimizer}': weights * _STATES[optimizer],
+        'activations': kept // (2 if half else 1),
+        'embeddings and their gradient': 2 * gathered,
+    }
+    found = {
+        'devices': f'{world} ({nodes} nodes x {devices})',
+        'batch': f'{batch} on each device, {batch * world} in the loss',
+        'samples of an epoch': f'{samples:,}',
+        'steps of an epoch': f'{steps:,}',
+        'steps': f'{steps * epochs:,} in {epochs} epochs',
+        'embeddings sent': f'{_size(3 * ring * gathered)} a step and device '
+        f'({_VIEWS} views x {number} x {batch * world} x {width}, there and back)',
+        'gradients sent': f'{_size(2 * ring * weights)} a step and device',
+        'memory of a device': f'{_size(sum(parts.values()))}: '
+        + ', '.join(f'{name} {_size(size)}' for name, size in parts.items()),
+    }
+    if rate is not None:
+        hours = steps * epochs * batch / rate / 3600
+        found['hours'] = (
+            f'{hours:,.1f} ({steps * epochs:,} steps x {batch} / {rate:g} per second)'
+        )
+    return found
+
+
+def _content(config: Path) -> dict[str, Any]:
+    names = [p for p in ('model', 'data', 'trainer') if _has(config, p)]
+    return read_config(config, names)
+
+
+def _has(config: Path, part: str) -> bool:
+    if not config.exists():
+        raise FileNotFoundError(f'config must be a file, but there is no {config}')
+    return any(line.startswith(f'{part}:') for line in config.read_text().splitlines())
+
+
+def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _build(content: Mapping[str, Any], config: Path) -> tuple[Any, Any]:
+    if not {'model', 'data'} <= set(content):
+        raise ValueError(
+            f'{config}: expected a config with model and data, found {sorted(content)}'
+        )
+    model = _merge(content['model'], {'init_args': {'weights': None}})
+    data = build({'data': content['data']}, config)['data']
+    with torch.device('meta'):
+        task = build({'model': model}, config)['model']
+    if not hasattr(task, 'represent'):
+        raise ValueError(
+            f'{config}: expected a self-supervised task, found {type(task).__name__}'
+        )
+    return task, data
+
+
+def _forward(task: Any, batch: int) -> tuple[int, dict[str, Tensor]]:
+    """Bytes that the graph of a step keeps, and embeddings of one view."""
+    own = {p.untyped_storage()._cdata for p in task.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
+            alive.append(storage)
+        return x
+
+    alive: list[Any] = []  # An address must not be used again.
+    chunk = task.hparams['chunk_size']
+    size = task.hparams['size']
+    images = {
+        m: torch.empty(min(batch, chunk or batch), c, size, size, device='meta')
+        for m, c in task.hparams['modalities'].items()
+    }
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        _, embeddings = task.represent(images)
+    return sum(kept.values()) * (1 if chunk and chunk < batch else _VIEWS), embeddings
+
+
+def _optimizer(task: Any) -> str:
+    optimizer = type(task.configure_optimizers()['optimizer']).__name__
+    return optimizer.lower()
+
+
+def _size(number: float) -> str:
+    return (
+        f'{number / 2**30:.2f} GiB' if number >= 2**30 else f'{number / 2**20:.1f} MiB'
+    )

@@ -1,0 +1,71 @@
+"""What lets a fit be stopped and go on: its seed, its checkpoint, and their checks."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torchgeo.tasks import BaseTask
+
+from .guard import FiniteGuard, check_same_model
+
+
+class ResumableTask(BaseTask):
+    """A task of which a resumed fit ends like one that never stopped.
+
+    Random draws of a step depend on the seed of the run, the epoch, the batch and the
+    device alone. A model that diverged is not stored, and the checkpoint of another
+    model is refused.
+    """
+
+    #: Hyperparameters that a checkpoint must share.
+    shape: tuple[str, ...] = ()
+    augmentations: nn.ModuleDict
+
+    def __init__(self) -> None:
+        """Initialize a new ResumableTask instance."""
+        self._run_seed: int | None = None
+        self._guard = FiniteGuard()
+        super().__init__()
+
+    def on_fit_start(self) -> None:
+        """Remember the seed of the run, unless it comes from a checkpoint."""
+        if self._run_seed is None:
+            self._run_seed = torch.initial_seed()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the seed of the run, and refuse to store a model that diverged.
+
+        Args:
+            checkpoint: what is about to be written.
+
+        Raises:
+            FloatingPointError: if a part of the loss was NaN or infinite.
+        """
+        self._guard.check(self.global_step)
+        checkpoint['run_seed'] = self._run_seed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the seed of the run, and refuse the checkpoint of another model.
+
+        Augmentations are those of this task, not of the checkpoint: they are options of
+        the run, which ``load_from_checkpoint`` does not know.
+
+        Args:
+            checkpoint: what was read.
+
+        Raises:
+            ValueError: naming each hyperparameter that shapes the model and differs.
+        """
+        self._run_seed = checkpoint.get('run_seed')
+        check_same_model(self.hparams, checkpoint, self.shape)
+        state = checkpoint['state_dict']
+        own = self.augmentations.state_dict(prefix='augmentations.')
+        checkpoint['state_dict'] = own | {
+            k: v for k, v in state.items() if not k.startswith('augmentations.')
+        }
+
+    def _seed(self, *step: int) -> None:
+        words = [abs(self._run_seed or 0), *(s + 1 for s in step), self.global_rank]
+        state = np.random.SeedSequence(words).generate_state(1, np.uint64)
+        torch.manual_seed(int(state[0]))
