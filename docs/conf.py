@@ -251,6 +251,8 @@ myst_substitutions = {
     's2_statistics': statistics_table('sentinel2_l1c'),
     'pothole_results': results_table('pothole'),
     'synthetic_results': results_table('synthetic'),
+    'trifeature_results': results_table('trifeature'),
+    'objectives_results': results_table('objectives'),
     'weights_table': weights_table(),
     **{
         f'{name}_benchmark': benchmark_table(name)

@@ -14,8 +14,12 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 Array = NDArray[Any]
+# Below so many values threads of BLAS wait for each other more than they work: a probe of
+# 512 x 512 takes five times as long with two of them as with one.
+_SMALL = 10_000_000
 Classifier = Literal['knn', 'linear']
 #: The classifiers: nearest neighbours, and logistic regression.
 CLASSIFIERS: tuple[Classifier, ...] = ('knn', 'linear')
@@ -129,7 +133,8 @@ def run_probes(
     }
     target = y[:, 0] if y.shape[1:] == (1,) else y
     for name in classifiers:
-        with warnings.catch_warnings():
+        threads = threadpool_limits(1 if x.size < _SMALL else None)
+        with threads, warnings.catch_warnings():
             # Scores no longer change long before the optimiser is satisfied.
             warnings.simplefilter('ignore', ConvergenceWarning)
             probe = make_pipeline(StandardScaler(), models[name])
