@@ -327,6 +327,23 @@ class TestCurves:
         ]
         assert list(axes[0].get_lines()[0].get_xdata()) == [0, 1, 2]
 
+    def test_a_panel_for_each_label_and_validation_dashed(self, tmp_path: Path) -> None:
+        file = tmp_path / 'metrics.csv'
+        names = ['probe_label_a_s1_linear', 'probe_label_a_s1+s2_linear']
+        names += ['probe_label_b_s1_linear', 'probe_label_b_s1_knn']
+        names += ['train_intra_s1', 'val_intra_s1']
+        rows = [['step', *names], [0, *range(6)], [1, *range(6)]]
+        file.write_text('\n'.join(','.join(map(str, row)) for row in rows))
+        axes = training_curves(file).figures['curves'].axes[:3]
+        assert [a.get_title(loc='left') for a in axes] == [
+            'Parts of the loss (validation dashed)',
+            'Linear probe of label_a',
+            'Linear probe of label_b',
+        ]
+        assert [line.get_linestyle() for line in axes[0].get_lines()] == ['-', '--']
+        texts = [text.get_text() for text in axes[1].get_legend().get_texts()]
+        assert texts == ['s1+s2', 's1']
+
     @pytest.mark.parametrize('text', [None, 'epoch\n1\n', 'step,epoch\n1,1\n'])
     def test_nothing_to_draw(self, tmp_path: Path, text: str | None) -> None:
         file = tmp_path / 'metrics.csv'

@@ -19,7 +19,7 @@ _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ('Alignment', 'mean correlation', ('alignment_',)),
     ('Spread of the features', 'spread, 1 is even', ('std_',)),
     ('Effective rank of the embeddings', 'rank', ('rank_',)),
-    ('Linear probes', 'score (%)', ('probe_',)),
+    ('Linear probe', 'score (%)', ('probe_',)),
     ('Learning rate', 'learning rate', ('lr',)),
 )
 
@@ -94,24 +94,26 @@ def training_curves(file: str | Path) -> Finding:
 
 
 def _assign(curves: dict[str, Curve]) -> dict[tuple[str, str], dict[str, Curve]]:
-    """Give each metric to the first panel that it belongs to."""
+    """Give each metric to the first panel that it belongs to; a panel for each label."""
     left = dict(curves)
-    panels: dict[tuple[str, str], dict[str, Curve]] = {}
+    panels: dict[tuple[str, str], dict[str, Curve]] = defaultdict(dict)
     for title, label, prefixes in _PANELS:
-        names = [n for n in sorted(left) if n.startswith(prefixes)]
-        taken = {n: left.pop(n) for n in names}
-        if title == 'Linear probes':
-            taken = {n: c for n, c in taken.items() if n.endswith('_linear')}
-        if taken:
-            panels[title, label] = taken
-    return panels
+        for name in [n for n in sorted(left) if n.startswith(prefixes)]:
+            curve = left.pop(name)
+            if not name.startswith('probe_'):
+                panels[title, label][name] = curve
+            elif name.endswith('_linear'):
+                probed = name.removeprefix('probe_').removesuffix('_linear')
+                key, _, features = probed.rpartition('_')
+                panels[f'{title} of {key}', label][features] = curve
+    return dict(panels)
 
 
 def _plot(panels: dict[tuple[str, str], dict[str, Curve]]) -> Figure:
     lines = -(-len(panels) // 2)
     with figure_style():
         figure, axes = plt.subplots(
-            lines, 2, figsize=(PAGE, 2.3 * lines), squeeze=False
+            lines, 2, figsize=(PAGE, 2.6 * lines), squeeze=False
         )
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
@@ -119,19 +121,33 @@ def _plot(panels: dict[tuple[str, str], dict[str, Curve]]) -> Figure:
             axes.flat, panels.items(), strict=False
         ):
             colours = [c['color'] for c in plt.rcParams['axes.prop_cycle']]
-            for i, (name, curve) in enumerate(curves.items()):
-                few = len(curve) < 12
+            shown = list(dict.fromkeys(_part(name) for name in curves))
+            for name, curve in curves.items():
+                number = shown.index(_part(name))
+                validation = name.startswith('val_')
                 axis.plot(
                     *zip(*curve, strict=True),
-                    color=colours[i % len(colours)],
-                    linestyle=('-', '--', ':', '-.')[i // len(colours) % 4],
-                    marker='o' if few else None,
-                    label=name,
+                    color=colours[number % len(colours)],
+                    linestyle='--' if validation else '-',
+                    marker='o' if len(curve) < 12 else None,
+                    # Where both were logged, the line of training stands for them.
+                    label=None
+                    if validation and f'train_{_part(name)}' in curves
+                    else _part(name),
                 )
-            axis.set(title=title, xlabel='step', ylabel=label)
-            if len(curves) > 1:
-                axis.legend(ncols=1 + (len(curves) > 6), fontsize=6)
+            dashed = any(name.startswith('val_') for name in curves)
+            axis.set_title(f'{title} (validation dashed)' if dashed else title)
+            axis.set(xlabel='step', ylabel=label)
+            if len(shown) > 1:
+                # Below the panel, where it hides no curve.
+                axis.legend(loc='upper center', bbox_to_anchor=(0.5, -0.25), ncols=3)
     return figure
+
+
+def _part(name: str) -> str:
+    for prefix in ('train_', 'val_', 'alignment_', 'std_', 'rank_'):
+        name = name.removeprefix(prefix)
+    return name
 
 
 def _short(value: float) -> float:
