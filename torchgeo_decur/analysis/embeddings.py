@@ -3,33 +3,16 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..modalities import pick_date, split
+from .protocol import Pretrained
 from .statistics import CorrelationStream, Reservoir
 
 type Pair = tuple[str, str]
-
-
-class Embedding(Protocol):
-    """What the analyses need of a self-supervised task."""
-
-    training: bool
-
-    @property
-    def hparams(self) -> Any:
-        """Hyperparameters, with the ``modalities``."""
-
-    def represent(
-        self, images: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute features and embeddings by name."""
-
-    def train(self, mode: bool = True) -> Any:
-        """Set whether it is trained."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +92,7 @@ class Embeddings:
 
 
 def collect(
-    model: Embedding,
+    model: Pretrained,
     batches: Iterable[Mapping[str, Any]],
     max_samples: int = 4096,
     seed: int = 0,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,13 @@ class Pretrained(Protocol):
     encoders: MultimodalEncoder
     projectors: nn.ModuleDict
     training: bool
+
+    @property
+    def hparams(self) -> Any:
+        """Hyperparameters, with the ``modalities``."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Set whether the model is in training mode."""
 
     def embed(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute embeddings (B, D) of images (B, C, H, W) in [0, 1], by modality."""

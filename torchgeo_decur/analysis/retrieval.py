@@ -120,7 +120,7 @@ def effective_ranks(embeddings: Embeddings) -> Finding:
     """Count the dimensions that embeddings and features use.
 
     The count is RankMe's
-    (:func:`~torchgeo_decur.losses.functional.effective_rank`), which is defined on a
+    (``losses.functional.effective_rank``), which is defined on a
     sample: that of the record, whose size bounds it.
 
     Args:

@@ -34,7 +34,7 @@ def spatial_saliency(
     The common dimensions of an embedding are averaged to one value, the unique ones to
     another, and GradCAM maps which places of the image change it, for each modality. For
     each pair of modalities and each sample, the overlap of their maps
-    (:func:`~torchgeo_decur.analysis.attribution.overlap`) is 1 if both look at the same
+    (``analysis.attribution.overlap``) is 1 if both look at the same
     places and 0 if they share none. Beside it stands the overlap of maps of different
     samples, which is what a fixed habit, such as looking at the centre, explains. What
     raises and what lowers a value count alike; the tables also have the overlap of the

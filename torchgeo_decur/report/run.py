@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from .. import analysis
 from ..analysis import Embeddings, Finding, LeftOut, Pretrained
-from ..analysis.embeddings import Embedding
 from ..embed.parts import digest, replace
 from ..embed.splits import Batches, Split
 from ..modalities import Modality
@@ -240,7 +239,7 @@ class Run:
         key, file = self._key(task), self.folder / 'cache' / f'{name}.safetensors'
         found = load_embeddings(file, key)
         if found is None:
-            model = cast(Embedding, task.to(self.batches.device))
+            model = cast(Pretrained, task.to(self.batches.device))
             found = analysis.collect(model, self.batches, self.says['max_samples'])
             save_embeddings(file, found, key)
         return found
