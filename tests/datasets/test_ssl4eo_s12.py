@@ -139,9 +139,12 @@ def test_only_files_of_the_dates_asked_for_are_opened(
     opened: list[str] = []
     true_open = rasterio.open
 
-    def record(path: Path, *args: object) -> object:
+    def record(path: Path, *args: object, **options: object) -> object:
         opened.append(Path(path).parent.name)
-        return true_open(path, *args)
+        # The place of another file that is open at the same time does not get lost.
+        with true_open(path) as other:
+            assert not other.transform.is_identity
+        return true_open(path, *args, **options)
 
     monkeypatch.setattr(rasterio, 'open', record)
     SSL4EOS12Pair(shared, dates='same')[0]
