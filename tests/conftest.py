@@ -3,7 +3,7 @@
 import csv
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +38,22 @@ def decur_yaml(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope='session')
-def torchgeo() -> Iterator[Callable[..., None]]:
+def torchgeo() -> Callable[..., None]:
     """The command `torchgeo`, in this process, leaving its environment as it was."""
     from torchgeo.main import main
 
-    before, argv = dict(os.environ), sys.argv
-    sys.argv = ['torchgeo']
-    yield lambda *args: main([str(arg) for arg in args])
-    sys.argv = argv
-    os.environ.clear()
-    os.environ.update(before)
+    def run(*args: object) -> None:
+        # It sets options of GDAL in the environment, which other tests must not see.
+        before, argv = dict(os.environ), sys.argv
+        sys.argv = ['torchgeo']
+        try:
+            main([str(arg) for arg in args])
+        finally:
+            sys.argv = argv
+            os.environ.clear()
+            os.environ.update(before)
+
+    return run
 
 
 @pytest.fixture(scope='session')
