@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 Array = NDArray[Any]
 # Below so many values threads of BLAS wait for each other more than they work: a probe of
-# 512 x 512 takes five times as long with two of them as with one.
+# 512 x 512 takes several times as long with two of them as with one.
 _SMALL = 10_000_000
 Classifier = Literal['knn', 'linear']
 #: The classifiers: nearest neighbours, and logistic regression.

@@ -357,7 +357,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            # Nobody here asks where a tile lies; looking up its CRS took 40 % of reading it.
+            # Nobody here asks where a tile lies, and looking up its CRS costs time.
             # As an option of the file, not of GDAL: another file's place must not get lost.
             tile = Path(path).suffix.lower() in ('.tif', '.tiff')
             options = {'GEOREF_SOURCES': 'NONE'} if tile else {}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
 # Numbers that a CPU works on together: they stay in its cache, and their memory is used
-# again. 13 bands of 224 x 224 pixels one by one take a third of the time of 32 together.
+# again, which a whole batch of 13 bands of 224 x 224 pixels does not allow.
 _TOGETHER = 2**20
 
 
