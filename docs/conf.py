@@ -176,6 +176,15 @@ def benchmark_table(name: str) -> str:
     return table
 
 
+def benchmark_targets() -> str:
+    """Render what became of the targets of the benchmarks."""
+    folder = Path(__file__).parents[1] / 'experiments' / 'benchmarks'
+    # What Python does for a script: its folder is where it imports from.
+    sys.path.append(str(folder))
+    table: str = runpy.run_path(str(folder / 'targets.py'))['render_targets']()
+    return table
+
+
 def public_names(module: str) -> list[str]:
     """List what a module offers: its `__all__`, or what it defines and documents."""
     found = importlib.import_module(module)
@@ -256,7 +265,8 @@ myst_substitutions = {
     'weights_table': weights_table(),
     **{
         f'{name}_benchmark': benchmark_table(name)
-        for name in ('augmentation', 'loss', 'scaling', 'startup', 'step')
+        for name in ('augmentation', 'data', 'loss', 'scaling', 'startup', 'step')
     },
+    'benchmark_targets': benchmark_targets(),
 }
 suppress_warnings = ['config.cache']  # the function in autosummary_context

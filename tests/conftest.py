@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 matplotlib.use('Agg')
+# Tests run in a process a core; it counts for them and for the commands they start.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 # Lightning's command line calls what newer jsonargparse calls deprecated.
 os.environ['JSONARGPARSE_DEPRECATION_WARNINGS'] = 'off'
 

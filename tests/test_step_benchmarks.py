@@ -1,9 +1,13 @@
 """Each benchmark runs, in small; and the loss that ours is compared with is the same loss."""
 
 import csv
+import importlib
+import re
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,10 +17,11 @@ from torchgeo_decur.losses import DeCURLoss
 
 FOLDER = Path(__file__).parents[1] / 'experiments' / 'benchmarks'
 
+TINY: dict[str, Any] = {'model': 'test_resnet', 'projector': [16], 'size': 32}
 SMALL: dict[str, dict[str, Any]] = {
     'loss': {'samples': [4], 'dimensions': [16]},
     'augmentation': {'batch_size': 2, 'sizes': [16]},
-    'step': {'model': 'test_resnet', 'projector': [16], 'batch_size': 2, 'size': 32},
+    'step': {**TINY, 'batch_size': 2},
 }
 
 
@@ -38,9 +43,83 @@ def test_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert all(float(row['value']) > 0 for row in rows)
     assert 'times' in {row['unit'] for row in rows}
     assert rows[-1]['case'] in capsys.readouterr().out
+    sizes = re.compile('N=256 D=8192 ')
+    for target in importlib.import_module('targets').TARGETS:
+        found = [r for r in rows if re.search(sizes.sub('', target.case), r['case'])]
+        assert bool(found) == (target.benchmark == name)
 
 
 def test_matrix_loss_is_the_same_loss() -> None:
     loss = runpy.run_path(str(FOLDER / 'published.py'))['matrix_loss']
     z = {m: torch.randn(2, 6, 16, dtype=torch.float64) for m in ('s1', 's2')}
     torch.testing.assert_close(loss(z, 14), DeCURLoss(14)(z)['loss'])
+
+
+def test_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main = runpy.run_path(str(FOLDER / 'step.py'))['main']
+    path = tmp_path / 'results.csv'
+    main(**SMALL['step'], profile=True, results=path)
+    assert not path.exists()
+    assert 'aten::convolution' in capsys.readouterr().out
+
+
+def test_startup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    startup = importlib.import_module('startup')
+    monkeypatch.setattr(startup, 'IMPORTS', {'nothing': 'pass'})
+    startup.main(repeats=1, results=tmp_path / 'results.csv')
+    assert '| import=nothing | 0.' in capsys.readouterr().out
+
+
+def test_scaling(tmp_path: Path) -> None:
+    main = runpy.run_path(str(FOLDER / 'scaling.py'))['main']
+    path = tmp_path / 'results.csv'
+    main([1, 10**6], **TINY, batch_size=2, steps=2, results=path)
+    with path.open(newline='') as file:
+        rate, efficiency = csv.DictReader(file)
+    assert [rate['unit'], rate['repeats']] == ['samples/s', '2']
+    assert 0 < float(rate['value']) and float(efficiency['value']) == 1
+
+
+def test_turns_end_after_a_while() -> None:
+    measure = importlib.import_module('measure')
+    calls: list[str] = []
+    cases = {name: partial(calls.append, name) for name in 'ab'}
+    seconds = measure.take_turns(cases, repeats=5, minutes=0)
+    assert calls == ['a', 'b', 'a', 'b']
+    assert {name: len(s) for name, s in seconds.items()} == {'a': 1, 'b': 1}
+
+
+class TestTargets:
+    @pytest.fixture
+    def targets(self) -> ModuleType:
+        return importlib.import_module('targets')
+
+    def test_worst_of_the_last_commit_counts(
+        self, targets: ModuleType, tmp_path: Path
+    ) -> None:
+        rows = [('old', 9), ('new', 2), ('new', 0.5)]
+        lines = [f'N={n} what=faster,{v},{c}' for n, (c, v) in enumerate(rows)]
+        path = tmp_path / 'results_loss.csv'
+        path.write_text('\n'.join(['case,value,commit', *lines]))
+        target = partial(targets.Target, 'speed', 'loss', 'what=faster$')
+        table = targets.render_targets(
+            [target(at_least=0.4), target(at_least=1), target(at_most=2)], tmp_path
+        )
+        assert table.splitlines()[2:] == [
+            '| speed | at least 0.4 | 0.5 | met |',
+            '| speed | at least 1 | 0.5 | missed |',
+            '| speed | at most 2 | 2 | met |',
+        ]
+
+    def test_not_measured(self, targets: ModuleType, tmp_path: Path) -> None:
+        assert targets.render_targets(folder=tmp_path).count('not measured') == len(
+            targets.TARGETS
+        )
+
+
+def test_run_refuses_unknown_names() -> None:
+    run = importlib.import_module('run')
+    with pytest.raises(ValueError, match=r"only must name some of .*got \['speed'\]"):
+        run.main(['speed'])

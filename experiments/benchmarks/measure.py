@@ -37,19 +37,23 @@ class Clock:
 
 
 def take_turns(
-    cases: Mapping[str, Callable[[], Any]], repeats: int
+    cases: Mapping[str, Callable[[], Any]], repeats: int, minutes: float = 1.0
 ) -> dict[str, list[float]]:
     """Measure cases in turn, so that what else the machine does meets all.
 
     Args:
         cases: what to run, by name.
         repeats: how often, after a first pass that warms and is left out.
+        minutes: after how many no further repeat is begun; there is one at least.
 
     Returns:
         Seconds of each case, once a repeat.
     """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
+    begin = _now()
     for repeat in range(repeats + 1):
+        if repeat > 1 and _now() - begin > 60 * minutes:
+            break
         for name, case in cases.items():
             start = _now()
             case()

@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other, and one table.
+"""All benchmarks, one after the other, one table, and what became of the targets.
 
     python experiments/benchmarks/run.py
     python experiments/benchmarks/run.py --only '[loss, augmentation]'
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 from record import FOLDER, render
+from targets import render_targets
 
 ALL = ('startup', 'loss', 'augmentation', 'data', 'step', 'scaling')
 
@@ -36,7 +37,7 @@ def main(only: Sequence[str] = ALL) -> None:
         before = len(_rows(path))
         subprocess.run([sys.executable, FOLDER / f'{name}.py'], check=True)
         added += _rows(path)[before:]
-    print(render(added))
+    print(render(added), render_targets(), sep='\n\n')
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

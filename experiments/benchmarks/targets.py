@@ -1,0 +1,133 @@
+"""What the benchmarks should show on two cores of a CPU, and whether they do."""
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from record import FOLDER
+
+
+@dataclass(frozen=True)
+class Target:
+    """A ratio of a benchmark, and the bound that it should keep.
+
+    Args:
+        says: the target, in words.
+        benchmark: which file of results holds it.
+        case: regular expression that finds the rows; all of them must keep the bound.
+        at_least: lower bound, None if there is none.
+        at_most: upper bound, None if there is none.
+    """
+
+    says: str
+    benchmark: str
+    case: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def met(self, value: float) -> bool:
+        """Tell whether a measured ratio keeps the bound.
+
+        Args:
+            value: the ratio.
+
+        Returns:
+            Whether it does.
+        """
+        low = self.at_least is None or value >= self.at_least
+        return low and (self.at_most is None or value <= self.at_most)
+
+
+TARGETS = (
+    Target(
+        'loss, N = 256, D = 8192: time of the D x D form over ours',
+        'loss',
+        r'N=256 D=8192 what=matrices / ours$',
+        at_least=30,
+    ),
+    Target(
+        'loss, N = 256, D = 8192: our memory over that of the D x D form',
+        'loss',
+        r'N=256 D=8192 what=ours / matrices, memory$',
+        at_most=1 / 3,
+    ),
+    Target(
+        'loss, any size: time of the D x D form over ours',
+        'loss',
+        r'what=matrices / ours$',
+        at_least=1,
+    ),
+    Target(
+        'augmentation, 13 bands: our images/s over those of plain Kornia',
+        'augmentation',
+        r'bands=13 .*what=ours / kornia$',
+        at_least=3,
+    ),
+    Target(
+        'step, bfloat16: our images/s over those of the published step',
+        'step',
+        r'compile=False what=ours bf16 / published$',
+        at_least=2.5,
+    ),
+    Target(
+        'step, float32: our images/s over those of the published step',
+        'step',
+        r'compile=False what=ours float32 / published$',
+        at_least=1.5,
+    ),
+    Target(
+        'data, one worker: samples/s of packed bytes over those of the folder',
+        'data',
+        r'what=worker uint8 / worker folder',
+        at_least=10,
+    ),
+    Target(
+        'data, one worker: samples/s of packed values over those of the folder',
+        'data',
+        r'what=worker kept / worker folder',
+        at_least=10,
+    ),
+)
+
+
+def render_targets(targets: Sequence[Target] = TARGETS, folder: Path = FOLDER) -> str:
+    """Compare what was measured last with the targets.
+
+    Args:
+        targets: what should hold.
+        folder: where the files of results lie.
+
+    Returns:
+        A table in Markdown: where several sizes count, that which comes off worst.
+    """
+    lines = ['| target | asked | measured | |', '|---|---:|---:|---|']
+    for target in targets:
+        asked = (
+            f'at least {target.at_least:.3g}'
+            if target.at_least is not None
+            else f'at most {target.at_most:.3g}'
+        )
+        found = _measured(target, folder / f'results_{target.benchmark}.csv')
+        if found is None:
+            lines.append(f'| {target.says} | {asked} | not measured | |')
+            continue
+        says = 'met' if target.met(found) else 'missed'
+        lines.append(f'| {target.says} | {asked} | {found:.3g} | {says} |')
+    return '\n'.join(lines)
+
+
+def _measured(target: Target, path: Path) -> float | None:
+    """The worst ratio at the last commit that a file holds, None if there is none."""
+    if not path.exists():
+        return None
+    with path.open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    values = [
+        float(row['value'])
+        for row in rows
+        if row['commit'] == rows[-1]['commit'] and re.search(target.case, row['case'])
+    ]
+    worst = min if target.at_least is not None else max
+    return worst(values, default=None)
