@@ -17,11 +17,18 @@ _CODE = ('torchgeo_decur', 'experiments', ':!experiments/**/*.csv', ':!*.md')
 
 
 @cache
-def commit() -> str:
-    """Last commit that changed package or experiments, and a hash of what differs."""
+def commit(*paths: str) -> str:
+    """Last commit that changed package or experiments, and a hash of what differs.
+
+    Args:
+        paths: what counts in place of these.
+
+    Returns:
+        Such as ``1a2b3c4``, or ``1a2b3c4+5d6e7f8`` where files differ from it.
+    """
 
     def git(*args: str) -> str:
-        command = ['git', '-C', str(ROOT), *args, '--', *_CODE]
+        command = ['git', '-C', str(ROOT), *args, '--', *(paths or _CODE)]
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
     found = git('rev-list', '-1', '--abbrev-commit', 'HEAD')

@@ -11,6 +11,9 @@ A table is a YAML file with
 - ``pretrain``: by name, the options of a pretraining that exports encoders; those of
   ``pretrain_all`` come before them. The names are the first axis, ``encoders``, whose values
   may add options too; ``{encoders}`` in the options of a cell is the folder of the export;
+- ``pretrain_axes``: axes whose options are those of the pretraining;
+- ``choose``: the last axis, of whose values the one with the highest mean of the metrics is
+  marked, for each combination of the others;
 - ``probe``, in place of ``fit``: a list of options of ``torchgeo-decur probe``, one list
   for each time that it is run on a pretraining;
 - ``metrics``: columns of the metrics of ``torchgeo test``, or, by header, of the probes, such
@@ -24,7 +27,8 @@ CSVLogger.
 Rows are appended to ``experiments/results.csv``: table and cell, extra options, commit, seed,
 hardware, metric, value. The commit is the last one that changed the package or the
 experiments, followed by a hash of what differs from it, if anything does. Cells whose rows are
-there are not run again; an interrupted fit goes on from its checkpoint.
+there are not run again; an interrupted fit goes on from its checkpoint. Tables share
+pretrainings of the same package, options and files of options.
 """
 
 import csv
@@ -50,7 +54,7 @@ import provenance
 
 ROOT = provenance.ROOT
 RESULTS = ROOT / 'experiments' / 'results.csv'
-_STARTS = ('pretrain', 'pretrain_all')
+_STARTS = ('pretrain', 'pretrain_all', 'pretrain_axes')
 COLUMNS = ('table', 'cell', 'options', 'commit', 'seed', 'hardware', 'metric', 'value')
 
 type Row = dict[str, str]
@@ -84,6 +88,7 @@ class Table:
         cells: the experiments.
         metrics: what is shown, by its header.
         parts: cells whose probes are shown in full.
+        choose: the last axis, if its best value is chosen.
     """
 
     name: str
@@ -91,6 +96,7 @@ class Table:
     cells: tuple[Cell, ...]
     metrics: Mapping[str, str]
     parts: tuple[str, ...]
+    choose: str | None
 
     @classmethod
     def read(cls, path: Path) -> 'Table':
@@ -110,15 +116,17 @@ class Table:
         fits = {'fit', 'metrics'} <= keys <= {'fit', 'metrics', 'axes', *_STARTS}
         probes = {'probe', 'metrics', 'pretrain'} <= keys
         if not fits and not (
-            probes and keys <= {'probe', 'metrics', 'parts', *_STARTS}
+            probes and keys <= {'probe', 'metrics', 'parts', 'choose', *_STARTS}
         ):
             raise ValueError(
-                f'{path} must have fit and metrics, and may have axes, pretrain and '
-                'pretrain_all; or have probe, metrics and pretrain, and may have '
-                f'pretrain_all and parts; got {sorted(content)}'
+                f'{path} must have fit and metrics, and may have axes, pretrain, '
+                'pretrain_all and pretrain_axes; or have probe, metrics and pretrain, '
+                'and may have pretrain_all, pretrain_axes, parts and choose; '
+                f'got {sorted(content)}'
             )
         every: list[str] = content.get('pretrain_all', [])
         starts: dict[str, list[str]] = content.get('pretrain', {})
+        ways: dict[str, dict[str, list[str]]] = content.get('pretrain_axes', {})
         axes: dict[str, dict[str, list[str]]] = content.get('axes', {})
         if starts:
             more = axes.pop('encoders', {})
@@ -126,15 +134,17 @@ class Table:
                 raise ValueError(
                     f'{path}: encoders must be among those of pretrain, got {unknown}'
                 )
-            axes = {'encoders': {name: more.get(name, []) for name in starts}} | axes
+            encoders = {name: more.get(name, []) for name in starts}
+            axes = {'encoders': encoders, **{axis: {} for axis in ways}, **axes}
         cells = []
-        for names in product(*axes.values()):
-            chosen = zip(axes.values(), names, strict=True)
-            options = [o for values, name in chosen for o in values[name]]
+        for names in product(*(ways.get(axis) or axes[axis] for axis in axes)):
+            chosen = dict(zip(axes, names, strict=True))
+            begin = [o for axis in ways for o in ways[axis][chosen[axis]]]
+            options = [o for axis in axes for o in axes[axis].get(chosen[axis], [])]
             cells.append(
                 Cell(
                     tuple(map(str, names)),
-                    _resolve([*every, *starts[names[0]]], path.parent)
+                    _resolve([*every, *starts[names[0]], *begin], path.parent)
                     if starts
                     else None,
                     _resolve([*content.get('fit', []), *options], path.parent),
@@ -145,7 +155,12 @@ class Table:
         if not isinstance(metrics, dict):
             metrics = {m.removeprefix('test_'): m for m in metrics}
         parts = tuple(content.get('parts', ()))
-        return cls(path.stem, tuple(axes), tuple(cells), metrics, parts)
+        choose: str | None = content.get('choose')
+        if choose not in (None, [*axes][-1]):
+            raise ValueError(
+                f'{path}: choose must be the last axis, {[*axes][-1]!r}, got {choose!r}'
+            )
+        return cls(path.stem, tuple(axes), tuple(cells), metrics, parts, choose)
 
 
 def run(
@@ -222,9 +237,8 @@ def fill(
         if not set(only) <= set(cell.name) or not fresh:
             continue
         print(f'{table.name}: {name}, seed {seed}', flush=True)
-        folder = out / table.name / about['commit'] / f'seed_{seed}'
         try:
-            found = _measure(table, cell, seed, options, folder, command)
+            found = _measure(table, cell, seed, options, out, command)
         except (RuntimeError, OSError) as error:
             failed.append(f'{name}, seed {seed}: {error}')
             continue
@@ -253,16 +267,22 @@ def render(path: Path, results: Path = RESULTS) -> str:
         return 'Not measured.'
     newest = {key: rows[-1][key] for key in ('commit', 'options', 'hardware')}
     rows = [row for row in rows if row == row | newest]
-    header = [*table.axes, *table.metrics]
+    chosen = _choose(table, rows) if table.choose else {}
+    header = [*table.axes, *table.metrics, *(['mean'] if chosen else [])]
     lines = [f'| {" | ".join(header)} |']
-    lines.append('|' + '---|' * len(table.axes) + '---:|' * len(table.metrics))
+    numbers = len(header) - len(table.axes)
+    lines.append('|' + '---|' * len(table.axes) + '---:|' * numbers)
     for cell in table.cells:
         values = _values(rows, ' / '.join(cell.name))
         cells = [*cell.name]
         cells += [
-            _interval(values[m]) if m in values or not values else '-'
+            _interval(values.get(m, ())) if m in values or not values else '-'
             for m in table.metrics.values()
         ]
+        if chosen and values:
+            cells.append(f'{100 * _mean(table, values):.1f}')
+        if chosen.get(cell.name[:-1]) == cell.name[-1]:
+            cells = [f'**{text}**' for text in cells]
         lines.append(f'| {" | ".join(cells)} |')
     seeds = sorted({int(row['seed']) for row in rows})
     extra = f', options `{newest["options"]}`' if newest['options'] else ''
@@ -277,6 +297,33 @@ def render(path: Path, results: Path = RESULTS) -> str:
         f'{newest["hardware"]}.',
     ]
     return '\n'.join(lines)
+
+
+def best(path: Path, results: Path = RESULTS) -> dict[tuple[str, ...], str]:
+    """Tell which value of the axis to choose is best, by the newest commit of a table.
+
+    Args:
+        path: YAML file of the table.
+        results: CSV file with the rows.
+
+    Returns:
+        The value, by those on the other axes.
+    """
+    table = Table.read(path)
+    rows = [row for row in _read(results) if row['table'] == table.name]
+    return _choose(table, [row for row in rows if row['commit'] == rows[-1]['commit']])
+
+
+def _choose(table: Table, rows: Sequence[Row]) -> dict[tuple[str, ...], str]:
+    means: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+    for cell in table.cells:
+        if values := _values(rows, ' / '.join(cell.name)):
+            means[cell.name[:-1]][cell.name[-1]] = _mean(table, values)
+    return {name: max(found, key=found.__getitem__) for name, found in means.items()}
+
+
+def _mean(table: Table, values: Mapping[str, Sequence[float]]) -> float:
+    return mean(mean(values[m]) for m in table.metrics.values() if m in values)
 
 
 def _values(rows: Sequence[Row], cell: str) -> dict[str, list[float]]:
@@ -303,13 +350,13 @@ def _measure(
     cell: Cell,
     seed: int,
     options: Sequence[str],
-    folder: Path,
+    out: Path,
     command: Command,
 ) -> dict[str, str]:
     """Pretrain if needed, fit and test, or probe, one cell; its metrics."""
     words = {'seed': str(seed), 'encoders': ''}
     if cell.pretrain is not None:
-        start = folder / f'pretrain_{_slug(cell.name[:1])}'
+        start = _start(out, cell, seed)
         if not (export := _newest(start, 'encoders')):
             command(_command('fit', cell.pretrain, words, start, 'run'))
             export = _newest(start, 'encoders')
@@ -320,8 +367,8 @@ def _measure(
             return _probe(table, cell, export.parent, options, command)
     given = [*cell.fit, *options]
     # What was fitted with other options is not gone on from.
-    digest = sha256('\n'.join(given).encode()).hexdigest()[:7]
-    here = folder / f'{_slug(cell.name)}_{digest}'
+    name = f'{_slug(cell.name)}_{_digest(given)}'
+    here = out / table.name / provenance.commit() / f'seed_{seed}' / name
     command(_command('fit', given, words, here, 'fit'))
     command(_command('test', given, words, here, 'fit', 'test'))
     metrics = _newest(here, 'metrics.csv', 'test')
@@ -331,6 +378,22 @@ def _measure(
         found = {k: v for row in csv.DictReader(file) for k, v in row.items() if v}
     _check(table, found)
     return {m: found[m] for m in table.metrics.values() if m in found}
+
+
+def _start(out: Path, cell: Cell, seed: int) -> Path:
+    """Folder of a pretraining, by all that decides it; its name in a table does not."""
+    words = [
+        Path(option.removeprefix('--config=')).read_text()
+        if option.startswith('--config=')
+        else option
+        for option in cell.pretrain or ()
+    ]
+    code = provenance.commit('torchgeo_decur')
+    return out / 'pretrain' / code / f'seed_{seed}' / _digest(words)
+
+
+def _digest(words: Sequence[str]) -> str:
+    return sha256('\n'.join(words).encode()).hexdigest()[:7]
 
 
 def _probe(

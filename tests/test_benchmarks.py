@@ -65,7 +65,10 @@ def test_soak_sees_growth(slope: float, grown: list[str]) -> None:
         own = 500 + slope * second / 3600 + noise.normal()
         row = (second, 'main', 800 + noise.normal(), own, 20)
         seen.append(dict(zip(soak.COLUMNS, row, strict=True)))
-    assert soak.report(seen) == grown
+    slopes, found = soak.report(seen)
+    assert found == grown
+    assert slopes['main', 'own_mib'][0] == pytest.approx(slope, abs=2)
+    assert set(slopes) == {('main', c) for c in soak.COLUMNS[2:]}
 
 
 @pytest.mark.skipif(not Path('/proc/self').exists(), reason='needs /proc')

@@ -168,6 +168,74 @@ def test_interval(table: ModuleType, tmp_path: Path) -> None:
     assert results.read_text().count('table,cell') == 1
 
 
+class TestChoose:
+    """A grid: pretrainings of each value, of which the best is marked."""
+
+    def test_tables_share_pretrainings(self, table: ModuleType, tmp_path: Path) -> None:
+        """Not those of other options, nor of a file that has changed since."""
+        conf = tmp_path / 'conf.yaml'
+
+        def start(text: str, *options: str, seed: int = 0) -> Path:
+            conf.write_text(text)
+            cell = table.Cell(('any',), (f'--config={conf}', *options), (), ())
+            folder: Path = table._start(tmp_path, cell, seed)
+            return folder
+
+        first = start('a: 1', '--b=2')
+        others = [start('a: 1'), start('a: 2', '--b=2'), start('a: 1', '--b=2', seed=1)]
+        assert len({first, *others}) == 4
+        assert start('a: 1', '--b=2') == first
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        content = {
+            'pretrain_all': ['--a'],
+            'pretrain': {'DeCUR': ['--b'], 'CLIP': []},
+            'pretrain_axes': {'rate': {'low': ['--c'], 'high': []}},
+            'probe': [[]],
+            'metrics': {'x': 'x', 'y': 'y'},
+            'choose': 'rate',
+        }
+        path = tmp_path / 'grid.yaml'
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        return path
+
+    def test_each_value_is_a_pretraining(self, table: ModuleType, path: Path) -> None:
+        cells = table.Table.read(path).cells
+        assert {c.name: c.pretrain for c in cells} == {
+            ('DeCUR', 'low'): ('--a', '--b', '--c'),
+            ('DeCUR', 'high'): ('--a', '--b'),
+            ('CLIP', 'low'): ('--a', '--c'),
+            ('CLIP', 'high'): ('--a',),
+        }
+
+    def test_highest_mean(self, table: ModuleType, path: Path, tmp_path: Path) -> None:
+        results = tmp_path / 'results.csv'
+        row = {'table': 'grid', 'options': '', 'hardware': 'CPU', 'seed': '3'}
+        found = {('DeCUR', 'low'): (0.2, 0.6), ('DeCUR', 'high'): (0.5, 0.1)}
+        for commit, flip in (('old', -1), ('new', 1)):
+            for name, values in found.items():
+                base = row | {'cell': ' / '.join(name), 'commit': commit}
+                table._append(
+                    results,
+                    [
+                        base | {'metric': m, 'value': flip * v}
+                        for m, v in zip('xy', values, strict=True)
+                    ],
+                )
+        assert table.best(path, results) == {('DeCUR',): 'low'}
+        shown = table.render(path, results)
+        assert '| encoders | rate | x | y | mean |\n|---|---|---:|---:|---:|' in shown
+        assert '| **DeCUR** | **low** | **20.0** | **60.0** | **40.0** |' in shown
+        assert '| DeCUR | high | 50.0 | 10.0 | 30.0 |' in shown
+        assert '| CLIP | low | not measured | not measured |' in shown
+
+    def test_last_axis(self, table: ModuleType, path: Path) -> None:
+        path.write_text(path.read_text().replace('choose: rate', 'choose: encoders'))
+        with pytest.raises(ValueError, match="choose must be the last axis, 'rate'"):
+            table.Table.read(path)
+
+
 def test_errors(table: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / 'x.yaml'
     path.write_text('fit: []')

@@ -54,14 +54,40 @@ def record(
     lower, _, upper = (
         quantiles(values, n=4, method='inclusive') if len(values) > 1 else 3 * [*values]
     )
+    found = (median(values), lower, upper)
+    return record_interval(name, case, found, unit, path, len(values))
+
+
+def record_interval(
+    name: str,
+    case: Mapping[str, object],
+    found: tuple[float, float, float],
+    unit: str,
+    path: Path,
+    repeats: int = 1,
+) -> Row:
+    """Append what was found of one case, where its interval is known.
+
+    Args:
+        name: name of the benchmark.
+        case: what distinguishes the case, by name, in order.
+        found: the value, and the ends of its interval.
+        unit: unit of the value.
+        path: CSV file to append to.
+        repeats: how often it was measured.
+
+    Returns:
+        The row.
+    """
+    value, lower, upper = found
     row = {
         'benchmark': name,
-        'case': ' '.join(f'{key}={value}' for key, value in case.items()),
-        'value': f'{median(values):.6g}',
+        'case': ' '.join(f'{k}={v}' for k, v in case.items()),
+        'value': f'{value:.6g}',
         'unit': unit,
         'lower': f'{lower:.6g}',
         'upper': f'{upper:.6g}',
-        'repeats': str(len(values)),
+        'repeats': str(repeats),
         'hardware': hardware(),
         'versions': versions('torchgeo', 'torchgeo-decur'),
         'commit': commit(),
@@ -79,7 +105,7 @@ def render(rows: Sequence[Row]) -> str:
     Returns:
         The table, and a line on where its numbers are from.
     """
-    lines = ['| case | median | quartiles | unit |', '|---|---:|---:|---|']
+    lines = ['| case | median | interval | unit |', '|---|---:|---:|---|']
     lines += [
         f'| {row["case"]} | {row["value"]} | {row["lower"]} to {row["upper"]} | '
         f'{row["unit"]} |'

@@ -10,6 +10,8 @@ pages of mapped shards too, which the system may take back at any time; ``own`` 
 At the end a line is fitted to the means of ten blocks of time, the first fifth left out, for a fit
 fills caches at first. A process grows if the 95 % interval of its slope lies above zero and the
 line rises by more than 1 % (memory), or one file, over the soak.
+
+Slopes are appended to ``experiments/benchmarks/results_soak.csv``, with their 95 % intervals.
 """
 
 import csv
@@ -28,6 +30,7 @@ from jsonargparse import auto_cli
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from record import FOLDER, record_interval
 from scipy.stats import linregress
 from scipy.stats import t as student
 
@@ -48,6 +51,7 @@ def main(
     every: float = 2.0,
     length: int = 512,
     out: Path = ROOT / 'outputs' / 'soak.csv',
+    results: Path = FOLDER / 'results_soak.csv',
 ) -> None:
     """Fit for a while and watch.
 
@@ -57,6 +61,7 @@ def main(
         every: seconds between two looks.
         length: number of training scenes.
         out: CSV file to write.
+        results: CSV file to append the slopes to.
     """
     torch.set_num_threads(1)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +79,11 @@ def main(
         writer.writeheader()
         writer.writerows(watch.rows)
     print(f'{steps} steps in {minutes:g} minutes; {out}')
-    grown = report(watch.rows)
+    slopes, grown = report(watch.rows)
+    for (name, column), slope in slopes.items():
+        case = {'minutes': f'{minutes:g}', 'steps': steps, 'process': name}
+        unit = f'{column.removesuffix("_mib")} {"MiB" if "mib" in column else ""}/h'
+        record_interval('soak', case, slope, unit.replace(' /', '/'), results)
     if grown:
         sys.exit(f'grew: {", ".join(grown)}')
 
@@ -150,15 +159,18 @@ def memory(pid: int) -> tuple[float, float]:
     return found['VmRSS'], found['RssAnon']
 
 
-def report(rows: Sequence[Row]) -> list[str]:
+def report(
+    rows: Sequence[Row],
+) -> tuple[dict[tuple[str, str], tuple[float, float, float]], list[str]]:
     """Print how fast each process grows.
 
     Args:
         rows: what was seen.
 
     Returns:
-        What grew.
+        Slopes an hour with their intervals, by process and column; and what grew.
     """
+    slopes: dict[tuple[str, str], tuple[float, float, float]] = {}
     grown = []
     print(f'{"process":<10}{"what":<9}{"mean":>9}{"slope an hour":>16}  95 % interval')
     for name in sorted({str(row['process']) for row in rows}):
@@ -171,6 +183,7 @@ def report(rows: Sequence[Row]) -> list[str]:
                 print(f'{name:<10}{column:<9}  seen too seldom ({len(values)} times)')
                 continue
             slope, low, high = trend(seconds[kept] / 3600, values)
+            slopes[name, column] = slope, low, high
             print(
                 f'{name:<10}{column:<9}{values.mean():>9.1f}{slope:>16.2f}  '
                 f'{low:.2f} to {high:.2f}'
@@ -178,7 +191,7 @@ def report(rows: Sequence[Row]) -> list[str]:
             rise = slope * (seconds[kept].max() - seconds[kept].min()) / 3600
             if low > 0 and rise > (1 if column == 'files' else values.mean() / 100):
                 grown.append(f'{name} {column}')
-    return grown
+    return slopes, grown
 
 
 def trend(hours: np.ndarray, values: np.ndarray) -> tuple[float, float, float]:

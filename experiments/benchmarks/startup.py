@@ -41,7 +41,7 @@ def main(repeats: int = 5, results: Path = FOLDER / 'results_startup.csv') -> No
         name: partial(run, [sys.executable, '-c', code])
         for name, code in IMPORTS.items()
     }
-    seconds = take_turns(cases, repeats)
+    seconds = take_turns(cases, repeats, minutes=4)
     rows = [
         record('startup', {'import': name}, found, 's', results)
         for name, found in seconds.items()
