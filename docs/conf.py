@@ -172,7 +172,24 @@ def benchmark_table(name: str) -> str:
     with path.open(newline='') as file:
         rows = list(csv.DictReader(file))
     last = [row for row in rows if row['commit'] == rows[-1]['commit']]
-    table: str = runpy.run_path(str(folder / 'record.py'))['render'](last)
+    # The parts of a step have a table of their own.
+    shown = [row for row in last if ' part=' not in row['case']]
+    table: str = runpy.run_path(str(folder / 'record.py'))['render'](shown)
+    return table
+
+
+def step_parts(batch: str = 'batch=32') -> str:
+    """Render what the parts of a training step take, of one batch size."""
+    folder = Path(__file__).parents[1] / 'experiments' / 'benchmarks'
+    path = folder / 'results_step.csv'
+    with path.open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    last = [
+        row
+        for row in rows
+        if row['commit'] == rows[-1]['commit'] and batch in row['case'].split()
+    ]
+    table: str = runpy.run_path(str(folder / 'record.py'))['render_parts'](last)
     return table
 
 
@@ -265,8 +282,17 @@ myst_substitutions = {
     'weights_table': weights_table(),
     **{
         f'{name}_benchmark': benchmark_table(name)
-        for name in ('augmentation', 'data', 'loss', 'scaling', 'startup', 'step')
+        for name in (
+            'augmentation',
+            'data',
+            'loss',
+            'scaling',
+            'soak',
+            'startup',
+            'step',
+        )
     },
     'benchmark_targets': benchmark_targets(),
+    'step_parts': step_parts(),
 }
 suppress_warnings = ['config.cache']  # the function in autosummary_context

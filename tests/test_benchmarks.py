@@ -38,6 +38,18 @@ def test_nothing_measured(record: ModuleType, tmp_path: Path) -> None:
         record.record('loss', {}, [], 's', tmp_path / 'results.csv')
 
 
+def test_parts_of_a_step(record: ModuleType) -> None:
+    found = {('a-b', 'first'): 1, ('a-b', 'last-one'): 3, ('c', 'first'): 2}
+    found['c', 'last-one'] = 2
+    cases = {f'D=2 variant={v} part={p}': x for (v, p), x in found.items()}
+    rows = [{'case': case, 'value': f'{x}'} for case, x in cases.items()]
+    assert record.render_parts([*rows, {'case': 'D=2 what=a', 'value': '9'}]) == (
+        '| part | a b | c |\n|---|---:|---:|\n'
+        '| first | 1.000 s (25%) | 2.000 s (50%) |\n'
+        '| last one | 3.000 s (75%) | 2.000 s (50%) |'
+    )
+
+
 def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / 'results.csv'
     data = importlib.import_module('data')

@@ -21,7 +21,7 @@ TINY: dict[str, Any] = {'model': 'test_resnet', 'projector': [16], 'size': 32}
 SMALL: dict[str, dict[str, Any]] = {
     'loss': {'samples': [4], 'dimensions': [16]},
     'augmentation': {'batch_size': 2, 'sizes': [16]},
-    'step': {**TINY, 'batch_size': 2},
+    'step': {**TINY, 'batch_sizes': [2]},
 }
 
 

@@ -119,3 +119,28 @@ def render(rows: Sequence[Row]) -> str:
             f'Commit `{last["commit"]}`, {last["hardware"]}, {last["versions"]}.',
         ]
     )
+
+
+def render_parts(rows: Sequence[Row]) -> str:
+    """Render the parts of a step as a table in Markdown, a column for each variant.
+
+    Args:
+        rows: of one case, with ``variant=`` and ``part=``; others are left out.
+
+    Returns:
+        The table: medians, and their share of the sum.
+    """
+    seconds: dict[str, dict[str, float]] = {}
+    for row in rows:
+        words = dict(word.split('=', 1) for word in row['case'].split() if '=' in word)
+        if 'part' in words:
+            variant = seconds.setdefault(words['variant'].replace('-', ' '), {})
+            variant[words['part'].replace('-', ' ')] = float(row['value'])
+    lines = [f'| part | {" | ".join(seconds)} |', '|---' + '|---:' * len(seconds) + '|']
+    for part in next(iter(seconds.values())):
+        cells = [
+            f'{parts[part]:.3f} s ({parts[part] / sum(parts.values()):.0%})'
+            for parts in seconds.values()
+        ]
+        lines.append(f'| {part} | {" | ".join(cells)} |')
+    return '\n'.join(lines)

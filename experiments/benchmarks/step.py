@@ -21,7 +21,6 @@ Rows are appended to ``experiments/benchmarks/results_step.csv``.
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import kornia.augmentation as K
@@ -29,7 +28,7 @@ import torch
 from jsonargparse import auto_cli
 from measure import DEVICE, Clock, peak_mib
 from published import matrix_loss
-from record import FOLDER, record, render
+from record import FOLDER, record, render, render_parts
 from torch import Tensor
 from torch.profiler import profile
 
@@ -122,7 +121,7 @@ class Step:
 def main(
     model: str = 'resnet50',
     projector: Sequence[int] = (8192, 8192, 8192),
-    batch_size: int = 8,
+    batch_sizes: Sequence[int] = (8, 32),
     size: int = 224,
     repeats: int = 5,
     compile: bool = False,
@@ -134,7 +133,7 @@ def main(
     Args:
         model: name of a timm model.
         projector: widths of the projectors.
-        batch_size: number of samples.
+        batch_sizes: numbers of samples.
         size: size of the views in pixels; images are 40 pixels larger.
         repeats: how often each variant runs.
         compile: whether encoders, projectors and loss of ours are compiled, which
@@ -146,37 +145,49 @@ def main(
         {'s1': 2, 's2': 13}, model, projector=projector, size=size, compile=compile
     )
     side = size + 40
-    raw = {
-        's1': -15 + 5 * torch.randn(batch_size, 2, side, side),
-        's2': 3000 * torch.rand(batch_size, 13, side, side),
-    }
-    step = Step(task, raw)
-    if profile:
-        _profile(step)
-        return
+    case: dict[str, object] = {'model': model, 'D': projector[-1], 'size': size}
+    case |= {'compile': compile}
+    rows = []
+    for batch_size in batch_sizes:
+        side = size + 40
+        raw = {
+            's1': -15 + 5 * torch.randn(batch_size, 2, side, side),
+            's2': 3000 * torch.rand(batch_size, 13, side, side),
+        }
+        step = Step(task, raw)
+        if profile:
+            _profile(step)
+        else:
+            one = {'batch': batch_size, **case}
+            rows.append(_record(one, step, batch_size, repeats, results))
+    for found in rows:
+        print(render_parts(found), render(found), sep='\n\n', end='\n\n')
+
+
+def _record(
+    case: Mapping[str, object], step: Step, batch_size: int, repeats: int, path: Path
+) -> list[dict[str, str]]:
+    """Measure the variants and append what was found."""
     seconds = _measure(step, repeats)
     memory = {v: peak_mib(partial(_prepared, step, v)) for v in VARIANTS}
-    case = {'model': model, 'D': projector[-1], 'batch': batch_size, 'size': size}
-    case |= {'compile': compile}
     rows = []
     for variant, runs in seconds.items():
         one = {**case, 'variant': variant.replace(' ', '-')}
         rates = [batch_size / sum(run.values()) for run in runs]
-        rows.append(record('step', one, rates, 'images/s', results))
-        rows.append(record('step', one, [memory[variant]], 'MiB', results))
+        rows.append(record('step', one, rates, 'images/s', path))
+        rows.append(record('step', one, [memory[variant]], 'MiB', path))
         for part in runs[0]:
             times = [run[part] for run in runs]
             parted = {**one, 'part': part.replace(' ', '-')}
-            rows.append(record('step', parted, times, 's', results))
+            rows.append(record('step', parted, times, 's', path))
     for variant in list(VARIANTS)[1:]:
         ratios = [
             sum(slow.values()) / sum(fast.values())
             for slow, fast in zip(seconds['published'], seconds[variant], strict=True)
         ]
         one = {**case, 'what': f'{variant} / published'}
-        rows.append(record('step', one, ratios, 'times', results))
-    print(_breakdown(seconds), end='\n\n')
-    print(render(rows))
+        rows.append(record('step', one, ratios, 'times', path))
+    return rows
 
 
 def _measure(step: Step, repeats: int) -> dict[str, list[dict[str, float]]]:
@@ -204,22 +215,6 @@ def _profile(step: Step) -> None:
     key = f'self_{DEVICE.type}_time_total'
     table: Callable[..., str] = recorded.key_averages().table
     print(table(sort_by=key, row_limit=25, max_name_column_width=40))
-
-
-def _breakdown(seconds: Mapping[str, list[dict[str, float]]]) -> str:
-    """Medians of the parts of each variant, and their share, as a table in Markdown."""
-    medians = {
-        v: {part: median(run[part] for run in runs) for part in runs[0]}
-        for v, runs in seconds.items()
-    }
-    lines = [f'| part | {" | ".join(medians)} |', '|---' + '|---:' * len(medians) + '|']
-    for part in next(iter(medians.values())):
-        cells = [
-            f'{m[part]:.3f} s ({m[part] / sum(m.values()):.0%})'
-            for m in medians.values()
-        ]
-        lines.append(f'| {part} | {" | ".join(cells)} |')
-    return '\n'.join(lines)
 
 
 def _cut(x: Tensor, cuts: list[tuple[Tensor, Tensor]]) -> Tensor:
