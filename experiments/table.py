@@ -12,6 +12,8 @@ A table is a YAML file with
   ``pretrain_all`` come before them. The names are the first axis, ``encoders``, whose values
   may add options too; ``{encoders}`` in the options of a cell is the folder of the export;
 - ``pretrain_axes``: axes whose options are those of the pretraining;
+- ``against``: a value of the first axis; a second table shows what the others are more or
+  less than it, paired by seed;
 - ``choose``: the last axis, of whose values the one with the highest mean of the metrics is
   marked, for each combination of the others;
 - ``probe``, in place of ``fit``: a list of options of ``torchgeo-decur probe``, one list
@@ -33,134 +35,25 @@ pretrainings of the same package, options and files of options.
 
 import csv
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
 
-import yaml
 from jsonargparse import auto_cli
-from scipy.stats import t as student
 
 # The documentation runs this file from elsewhere: what it shares lies beside it.
 sys.path.append(str(Path(__file__).resolve().parent))
 
 import forked
 import provenance
+from definition import Cell, Table
+from rendering import RESULTS, read_rows, render
 
 ROOT = provenance.ROOT
-RESULTS = ROOT / 'experiments' / 'results.csv'
-_STARTS = ('pretrain', 'pretrain_all', 'pretrain_axes')
 COLUMNS = ('table', 'cell', 'options', 'commit', 'seed', 'hardware', 'metric', 'value')
 
-type Row = dict[str, str]
 type Command = Callable[[Sequence[str]], None]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One experiment of a table.
-
-    Args:
-        name: its value on each axis.
-        pretrain: options of the pretraining, if there is one.
-        fit: options of the fit, if there is one.
-        probes: options of each probe of the pretraining.
-    """
-
-    name: tuple[str, ...]
-    pretrain: tuple[str, ...] | None
-    fit: tuple[str, ...]
-    probes: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of experiments.
-
-    Args:
-        name: name of its file.
-        axes: names of the axes.
-        cells: the experiments.
-        metrics: what is shown, by its header.
-        parts: cells whose probes are shown in full.
-        choose: the last axis, if its best value is chosen.
-    """
-
-    name: str
-    axes: tuple[str, ...]
-    cells: tuple[Cell, ...]
-    metrics: Mapping[str, str]
-    parts: tuple[str, ...]
-    choose: str | None
-
-    @classmethod
-    def read(cls, path: Path) -> 'Table':
-        """Read a table.
-
-        Args:
-            path: YAML file.
-
-        Returns:
-            The table.
-
-        Raises:
-            ValueError: if the file has other keys.
-        """
-        content = yaml.safe_load(path.read_text())
-        keys = set(content)
-        fits = {'fit', 'metrics'} <= keys <= {'fit', 'metrics', 'axes', *_STARTS}
-        probes = {'probe', 'metrics', 'pretrain'} <= keys
-        if not fits and not (
-            probes and keys <= {'probe', 'metrics', 'parts', 'choose', *_STARTS}
-        ):
-            raise ValueError(
-                f'{path} must have fit and metrics, and may have axes, pretrain, '
-                'pretrain_all and pretrain_axes; or have probe, metrics and pretrain, '
-                'and may have pretrain_all, pretrain_axes, parts and choose; '
-                f'got {sorted(content)}'
-            )
-        every: list[str] = content.get('pretrain_all', [])
-        starts: dict[str, list[str]] = content.get('pretrain', {})
-        ways: dict[str, dict[str, list[str]]] = content.get('pretrain_axes', {})
-        axes: dict[str, dict[str, list[str]]] = content.get('axes', {})
-        if starts:
-            more = axes.pop('encoders', {})
-            if unknown := sorted(set(more) - set(starts)):
-                raise ValueError(
-                    f'{path}: encoders must be among those of pretrain, got {unknown}'
-                )
-            encoders = {name: more.get(name, []) for name in starts}
-            axes = {'encoders': encoders, **{axis: {} for axis in ways}, **axes}
-        cells = []
-        for names in product(*(ways.get(axis) or axes[axis] for axis in axes)):
-            chosen = dict(zip(axes, names, strict=True))
-            begin = [o for axis in ways for o in ways[axis][chosen[axis]]]
-            options = [o for axis in axes for o in axes[axis].get(chosen[axis], [])]
-            cells.append(
-                Cell(
-                    tuple(map(str, names)),
-                    _resolve([*every, *starts[names[0]], *begin], path.parent)
-                    if starts
-                    else None,
-                    _resolve([*content.get('fit', []), *options], path.parent),
-                    tuple(_resolve(p, path.parent) for p in content.get('probe', [])),
-                )
-            )
-        metrics: Any = content['metrics']
-        if not isinstance(metrics, dict):
-            metrics = {m.removeprefix('test_'): m for m in metrics}
-        parts = tuple(content.get('parts', ()))
-        choose: str | None = content.get('choose')
-        if choose not in (None, [*axes][-1]):
-            raise ValueError(
-                f'{path}: choose must be the last axis, {[*axes][-1]!r}, got {choose!r}'
-            )
-        return cls(path.stem, tuple(axes), tuple(cells), metrics, parts, choose)
 
 
 def run(
@@ -232,7 +125,7 @@ def fill(
         name = ' / '.join(cell.name)
         fresh = not any(
             row == row | about | {'cell': name, 'seed': str(seed)}
-            for row in _read(results)
+            for row in read_rows(results)
         )
         if not set(only) <= set(cell.name) or not fresh:
             continue
@@ -244,105 +137,13 @@ def fill(
             continue
         row = about | {'cell': name, 'seed': str(seed)}
         row['hardware'] = provenance.hardware()
-        _append(results, [row | {'metric': m, 'value': v} for m, v in found.items()])
+        provenance.append(
+            results,
+            COLUMNS,
+            [row | {'metric': m, 'value': v} for m, v in found.items()],
+        )
     if failed:
         raise RuntimeError('these cells failed:\n' + '\n'.join(failed))
-
-
-def render(path: Path, results: Path = RESULTS) -> str:
-    """Render a table in Markdown: mean and 95 % interval over the seeds, in %.
-
-    Rows of the newest commit of the table are taken, for a comparison is side by side.
-
-    Args:
-        path: YAML file of the table.
-        results: CSV file with the rows.
-
-    Returns:
-        The table, and a line on where its numbers are from.
-    """
-    table = Table.read(path)
-    rows = [row for row in _read(results) if row['table'] == table.name]
-    if not rows:
-        return 'Not measured.'
-    newest = {key: rows[-1][key] for key in ('commit', 'options', 'hardware')}
-    rows = [row for row in rows if row == row | newest]
-    chosen = _choose(table, rows) if table.choose else {}
-    header = [*table.axes, *table.metrics, *(['mean'] if chosen else [])]
-    lines = [f'| {" | ".join(header)} |']
-    numbers = len(header) - len(table.axes)
-    lines.append('|' + '---|' * len(table.axes) + '---:|' * numbers)
-    for cell in table.cells:
-        values = _values(rows, ' / '.join(cell.name))
-        cells = [*cell.name]
-        cells += [
-            _interval(values.get(m, ())) if m in values or not values else '-'
-            for m in table.metrics.values()
-        ]
-        if chosen and values:
-            cells.append(f'{100 * _mean(table, values):.1f}')
-        if chosen.get(cell.name[:-1]) == cell.name[-1]:
-            cells = [f'**{text}**' for text in cells]
-        lines.append(f'| {" | ".join(cells)} |')
-    seeds = sorted({int(row['seed']) for row in rows})
-    extra = f', options `{newest["options"]}`' if newest['options'] else ''
-    for name in table.parts:
-        if values := _values(rows, name):
-            lines += ['', f'{name}, by part:', '', *_parts(values)]
-    ratio = len(seeds) ** 0.5 / student.ppf(0.975, max(len(seeds) - 1, 1))
-    lines += [
-        '',
-        f'In %, mean ± half of the 95 % interval (Student t) over the seeds {seeds}, of '
-        f'which the standard deviation is {ratio:.2f} times; `experiments/tables/{path.name}`{extra}, commit `{newest["commit"]}`, '
-        f'{newest["hardware"]}.',
-    ]
-    return '\n'.join(lines)
-
-
-def best(path: Path, results: Path = RESULTS) -> dict[tuple[str, ...], str]:
-    """Tell which value of the axis to choose is best, by the newest commit of a table.
-
-    Args:
-        path: YAML file of the table.
-        results: CSV file with the rows.
-
-    Returns:
-        The value, by those on the other axes.
-    """
-    table = Table.read(path)
-    rows = [row for row in _read(results) if row['table'] == table.name]
-    return _choose(table, [row for row in rows if row['commit'] == rows[-1]['commit']])
-
-
-def _choose(table: Table, rows: Sequence[Row]) -> dict[tuple[str, ...], str]:
-    means: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
-    for cell in table.cells:
-        if values := _values(rows, ' / '.join(cell.name)):
-            means[cell.name[:-1]][cell.name[-1]] = _mean(table, values)
-    return {name: max(found, key=found.__getitem__) for name, found in means.items()}
-
-
-def _mean(table: Table, values: Mapping[str, Sequence[float]]) -> float:
-    return mean(mean(values[m]) for m in table.metrics.values() if m in values)
-
-
-def _values(rows: Sequence[Row], cell: str) -> dict[str, list[float]]:
-    values: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        if row['cell'] == cell:
-            values[row['metric']].append(float(row['value']))
-    return values
-
-
-def _parts(values: Mapping[str, Sequence[float]]) -> list[str]:
-    """Lines of a table of probes: a row for what is probed, a column for each label."""
-    split = [metric.split(maxsplit=1) for metric in values]
-    labels, places = (list(dict.fromkeys(x)) for x in zip(*split, strict=True))
-    lines = [f'| part | {" | ".join(labels)} |', '|---|' + '---:|' * len(labels)]
-    for place in places:
-        cells = [_interval(values.get(f'{label} {place}', ())) for label in labels]
-        lines.append(f'| {place} | {" | ".join(cells)} |')
-    return lines
 
 
 def _measure(
@@ -446,17 +247,6 @@ def _command(
     ]
 
 
-def _resolve(options: Sequence[str], folder: Path) -> tuple[str, ...]:
-    starts = ('--config=', '--data=')
-    if wrong := [o for o in options if not isinstance(o, str)]:
-        raise ValueError(f'options must be text, got {wrong[0]!r}; put it in quotes')
-    parts = [option.partition('=') for option in options]
-    return tuple(
-        f'{key}={(folder / value).resolve()}' if key + equals in starts else option
-        for option, (key, equals, value) in zip(options, parts, strict=True)
-    )
-
-
 def _newest(folder: Path, pattern: str, name: str = 'run') -> Path | None:
     found = (folder / name).glob(f'version_*/{pattern}')
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
@@ -465,26 +255,6 @@ def _newest(folder: Path, pattern: str, name: str = 'run') -> Path | None:
 def _slug(names: Sequence[str]) -> str:
     text = '_'.join(names)
     return ''.join(c if c.isalnum() or c in '+-._' else '-' for c in text)
-
-
-def _interval(values: Sequence[float]) -> str:
-    if not values:
-        return 'not measured'
-    if len(values) == 1:
-        return f'{100 * values[0]:.1f}'
-    half = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
-    return f'{100 * mean(values):.1f} ± {100 * half:.1f}'
-
-
-def _read(results: Path) -> list[Row]:
-    if not results.exists():
-        return []
-    with results.open(newline='') as file:
-        return list(csv.DictReader(file))
-
-
-def _append(results: Path, rows: Sequence[Row]) -> None:
-    provenance.append(results, COLUMNS, rows)
 
 
 if __name__ == '__main__':

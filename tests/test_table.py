@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
+import definition
 import forked
+import provenance
 import pytest
+import rendering
 import yaml
 
 from torchgeo_decur.cli import main
@@ -37,17 +40,19 @@ def write(folder: Path, fit: Path, **more: object) -> Path:
 
 @pytest.mark.parametrize('path', TABLES, ids=lambda path: path.stem)
 def test_files(table: ModuleType, path: Path) -> None:
-    read = table.Table.read(path)
+    read = definition.Table.read(path)
     assert len({cell.name for cell in read.cells}) == len(read.cells)
     for cell in read.cells:
         for option in (*cell.fit, *(cell.pretrain or ())):
             if option.startswith('--config='):
                 assert Path(option.removeprefix('--config=')).is_file()
-    assert ' | '.join(read.axes) in table.render(path) or 'Not' in table.render(path)
+    assert ' | '.join(read.axes) in rendering.render(path) or 'Not' in rendering.render(
+        path
+    )
 
 
 def test_cells(table: ModuleType) -> None:
-    sizes = {path.stem: len(table.Table.read(path).cells) for path in TABLES}
+    sizes = {path.stem: len(definition.Table.read(path).cells) for path in TABLES}
     assert sizes['bigearthnet'] == 2 * 3 * 3
     assert sizes['geonrw'] == 2 * 2 * 2
 
@@ -110,7 +115,7 @@ def test_run(
     with pytest.raises(RuntimeError, match='wrong'):
         table.fill(*given)
     assert len(calls) == 1  # the pretraining and the other cell are done
-    shown = table.render(path, results)
+    shown = rendering.render(path, results)
     assert f'| DeCUR | one date | {100 * float(row["value"]):.1f} |' in shown
     assert '| DeCUR | wrong | not measured |' in shown
     assert row['commit'] in shown
@@ -160,12 +165,36 @@ def test_interval(table: ModuleType, tmp_path: Path) -> None:
     results = tmp_path / 'results.csv'
     row = {'table': 'small', 'cell': 'x', 'options': '', 'hardware': '1 x CPU'}
     row['metric'] = 'test_OverallAccuracy'
-    table._append(results, [row | {'commit': 'old', 'seed': '0', 'value': '0.1'}])
+    provenance.append(
+        results, table.COLUMNS, [row | {'commit': 'old', 'seed': '0', 'value': '0.1'}]
+    )
     for seed, value in enumerate(('0.5', '0.6', '0.7')):
         new = row | {'commit': 'new', 'seed': str(seed), 'value': value}
-        table._append(results, [new])
-    assert '| x | 60.0 ± 24.8 |' in table.render(path, results)
+        provenance.append(results, table.COLUMNS, [new])
+    assert '| x | 60.0 ± 24.8 |' in rendering.render(path, results)
     assert results.read_text().count('table,cell') == 1
+
+
+def test_against(table: ModuleType, tmp_path: Path) -> None:
+    """Paired differences: 10, 20 and 30 points, of which 4.303 standard errors are 24.8."""
+    axes: dict[str, object] = {'a': {'DeCUR': [], 'CLIP': []}, 'b': {'x': []}}
+    path = write(tmp_path, tmp_path / 'fit.yaml', axes=axes, against='DeCUR')
+    results = tmp_path / 'results.csv'
+    row = {'table': 'small', 'options': '', 'hardware': '1 x CPU', 'commit': 'a'}
+    row['metric'] = 'test_OverallAccuracy'
+    cells = {'DeCUR / x': (0.5, 0.3, 0.1), 'CLIP / x': (0.6, 0.5, 0.4, 0.9)}
+    for cell, values in cells.items():
+        rows = [
+            row | {'cell': cell, 'seed': s, 'value': v} for s, v in enumerate(values)
+        ]
+        provenance.append(results, table.COLUMNS, rows)
+    shown = rendering.render(path, results)
+    assert 'Less DeCUR, seed by seed:' in shown
+    assert shown.count('| DeCUR | x |') == 1
+    assert '| CLIP | x | +20.0 ± 24.8 |' in shown
+    write(tmp_path, tmp_path / 'fit.yaml', axes=axes, against='CoMM')
+    with pytest.raises(ValueError, match=r"against must be one of .*got 'CoMM'"):
+        definition.Table.read(path)
 
 
 class TestChoose:
@@ -177,7 +206,7 @@ class TestChoose:
 
         def start(text: str, *options: str, seed: int = 0) -> Path:
             conf.write_text(text)
-            cell = table.Cell(('any',), (f'--config={conf}', *options), (), ())
+            cell = definition.Cell(('any',), (f'--config={conf}', *options), (), ())
             folder: Path = table._start(tmp_path, cell, seed)
             return folder
 
@@ -201,7 +230,7 @@ class TestChoose:
         return path
 
     def test_each_value_is_a_pretraining(self, table: ModuleType, path: Path) -> None:
-        cells = table.Table.read(path).cells
+        cells = definition.Table.read(path).cells
         assert {c.name: c.pretrain for c in cells} == {
             ('DeCUR', 'low'): ('--a', '--b', '--c'),
             ('DeCUR', 'high'): ('--a', '--b'),
@@ -216,15 +245,16 @@ class TestChoose:
         for commit, flip in (('old', -1), ('new', 1)):
             for name, values in found.items():
                 base = row | {'cell': ' / '.join(name), 'commit': commit}
-                table._append(
+                provenance.append(
                     results,
+                    table.COLUMNS,
                     [
                         base | {'metric': m, 'value': flip * v}
                         for m, v in zip('xy', values, strict=True)
                     ],
                 )
-        assert table.best(path, results) == {('DeCUR',): 'low'}
-        shown = table.render(path, results)
+        assert rendering.best(path, results) == {('DeCUR',): 'low'}
+        shown = rendering.render(path, results)
         assert '| encoders | rate | x | y | mean |\n|---|---|---:|---:|---:|' in shown
         assert '| **DeCUR** | **low** | **20.0** | **60.0** | **40.0** |' in shown
         assert '| DeCUR | high | 50.0 | 10.0 | 30.0 |' in shown
@@ -233,17 +263,19 @@ class TestChoose:
     def test_last_axis(self, table: ModuleType, path: Path) -> None:
         path.write_text(path.read_text().replace('choose: rate', 'choose: encoders'))
         with pytest.raises(ValueError, match="choose must be the last axis, 'rate'"):
-            table.Table.read(path)
+            definition.Table.read(path)
 
 
 def test_errors(table: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / 'x.yaml'
     path.write_text('fit: []')
-    with pytest.raises(ValueError, match=r"must have fit and metrics.*got \['fit'\]"):
-        table.Table.read(path)
+    with pytest.raises(
+        ValueError, match=r"must have \['fit', 'metrics'\], and may.*got \['fit'\]"
+    ):
+        definition.Table.read(path)
     path = write(tmp_path, tmp_path / 'fit.yaml', axes={'a': {'x': [{'--b={c': '1}'}]}})
     with pytest.raises(ValueError, match=r'options must be text, got .* quotes'):
-        table.Table.read(path)
+        definition.Table.read(path)
     path = write(tmp_path, tmp_path / 'fit.yaml', axes={'a': {'x': []}})
     with pytest.raises(ValueError, match=r"only must name values.*got \['y'\]"):
         table.fill(path, [0], [], ['y'], tmp_path, tmp_path / 'r.csv', print)
@@ -279,7 +311,7 @@ def test_probes(
         rows = {row['metric']: float(row['value']) for row in csv.DictReader(file)}
     assert all(0 <= value <= 1 for value in rows.values())
     assert {'label_s1 s1 unique', 'label_s1 s1 unique 0.5'} <= set(rows)
-    shown = table.render(path, results)
+    shown = rendering.render(path, results)
     score = 100 * rows['label_common together features']
     assert f'| DeCUR | {score:.1f} |\n| other | not measured |' in shown
     assert '| part | label_common |' in shown and '| s1 common |' in shown

@@ -1,0 +1,134 @@
+"""What a table of experiments is: its cells, and what is shown of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_STARTS = ('pretrain', 'pretrain_all', 'pretrain_axes')
+# Which keys a table may have, and which of them it must have: one that fits, one that probes.
+_KEYS = (
+    ({'fit', 'metrics'}, {'axes', 'against', *_STARTS}),
+    ({'probe', 'metrics', 'pretrain'}, {'parts', 'choose', 'against', *_STARTS}),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment of a table.
+
+    Args:
+        name: its value on each axis.
+        pretrain: options of the pretraining, if there is one.
+        fit: options of the fit, if there is one.
+        probes: options of each probe of the pretraining.
+    """
+
+    name: tuple[str, ...]
+    pretrain: tuple[str, ...] | None
+    fit: tuple[str, ...]
+    probes: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of experiments.
+
+    Args:
+        name: name of its file.
+        axes: names of the axes.
+        cells: the experiments.
+        metrics: what is shown, by its header.
+        parts: cells whose probes are shown in full.
+        choose: the last axis, if its best value is chosen.
+        against: value of the first axis that the others are compared with.
+    """
+
+    name: str
+    axes: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    metrics: Mapping[str, str]
+    parts: tuple[str, ...]
+    choose: str | None
+    against: str | None
+
+    @classmethod
+    def read(cls, path: Path) -> 'Table':
+        """Read a table.
+
+        Args:
+            path: YAML file.
+
+        Returns:
+            The table.
+
+        Raises:
+            ValueError: if the file has other keys.
+        """
+        content = yaml.safe_load(path.read_text())
+        keys = set(content)
+        if not any(must <= keys <= must | may for must, may in _KEYS):
+            said = '; or '.join(
+                f'{sorted(must)}, and may have {sorted(may - must)}'
+                for must, may in _KEYS
+            )
+            raise ValueError(f'{path} must have {said}; got {sorted(content)}')
+        every: list[str] = content.get('pretrain_all', [])
+        starts: dict[str, list[str]] = content.get('pretrain', {})
+        ways: dict[str, dict[str, list[str]]] = content.get('pretrain_axes', {})
+        axes: dict[str, dict[str, list[str]]] = content.get('axes', {})
+        if starts:
+            more = axes.pop('encoders', {})
+            if unknown := sorted(set(more) - set(starts)):
+                raise ValueError(
+                    f'{path}: encoders must be among those of pretrain, got {unknown}'
+                )
+            encoders = {name: more.get(name, []) for name in starts}
+            axes = {'encoders': encoders, **{axis: {} for axis in ways}, **axes}
+        cells = []
+        for names in product(*(ways.get(axis) or axes[axis] for axis in axes)):
+            chosen = dict(zip(axes, names, strict=True))
+            begin = [o for axis in ways for o in ways[axis][chosen[axis]]]
+            options = [o for axis in axes for o in axes[axis].get(chosen[axis], [])]
+            cells.append(
+                Cell(
+                    tuple(map(str, names)),
+                    _resolve([*every, *starts[names[0]], *begin], path.parent)
+                    if starts
+                    else None,
+                    _resolve([*content.get('fit', []), *options], path.parent),
+                    tuple(_resolve(p, path.parent) for p in content.get('probe', [])),
+                )
+            )
+        metrics: Any = content['metrics']
+        if not isinstance(metrics, dict):
+            metrics = {m.removeprefix('test_'): m for m in metrics}
+        parts = tuple(content.get('parts', ()))
+        choose: str | None = content.get('choose')
+        if choose not in (None, [*axes][-1]):
+            raise ValueError(
+                f'{path}: choose must be the last axis, {[*axes][-1]!r}, got {choose!r}'
+            )
+        against: str | None = content.get('against')
+        values = list(dict.fromkeys(cell.name[0] for cell in cells if cell.name))
+        if against not in (None, *values):
+            raise ValueError(
+                f'{path}: against must be one of {values}, got {against!r}'
+            )
+        return cls(
+            path.stem, tuple(axes), tuple(cells), metrics, parts, choose, against
+        )
+
+
+def _resolve(options: Sequence[str], folder: Path) -> tuple[str, ...]:
+    starts = ('--config=', '--data=')
+    if wrong := [o for o in options if not isinstance(o, str)]:
+        raise ValueError(f'options must be text, got {wrong[0]!r}; put it in quotes')
+    parts = [option.partition('=') for option in options]
+    return tuple(
+        f'{key}={(folder / value).resolve()}' if key + equals in starts else option
+        for option, (key, equals, value) in zip(options, parts, strict=True)
+    )

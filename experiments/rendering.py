@@ -1,0 +1,161 @@
+"""Tables of results in Markdown, from the rows that were measured."""
+
+import csv
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from definition import Table
+from provenance import ROOT
+from scipy.stats import t as student
+
+RESULTS = ROOT / 'experiments' / 'results.csv'
+
+type Row = dict[str, str]
+
+
+def render(path: Path, results: Path = RESULTS) -> str:
+    """Render a table in Markdown: mean and 95 % interval over the seeds, in %.
+
+    Rows of the newest commit of the table are taken, for a comparison is side by side.
+
+    Args:
+        path: YAML file of the table.
+        results: CSV file with the rows.
+
+    Returns:
+        The table, and a line on where its numbers are from.
+    """
+    table = Table.read(path)
+    rows = [row for row in read_rows(results) if row['table'] == table.name]
+    if not rows:
+        return 'Not measured.'
+    newest = {key: rows[-1][key] for key in ('commit', 'options', 'hardware')}
+    rows = [row for row in rows if row == row | newest]
+    chosen = _choose(table, rows) if table.choose else {}
+    header = [*table.axes, *table.metrics, *(['mean'] if chosen else [])]
+    lines = [f'| {" | ".join(header)} |']
+    numbers = len(header) - len(table.axes)
+    lines.append('|' + '---|' * len(table.axes) + '---:|' * numbers)
+    for cell in table.cells:
+        values = _values(rows, ' / '.join(cell.name))
+        cells = [*cell.name]
+        cells += [
+            _interval(values.get(m, ())) if m in values or not values else '-'
+            for m in table.metrics.values()
+        ]
+        if chosen and values:
+            cells.append(f'{100 * _mean(table, values):.1f}')
+        if chosen.get(cell.name[:-1]) == cell.name[-1]:
+            cells = [f'**{text}**' for text in cells]
+        lines.append(f'| {" | ".join(cells)} |')
+    seeds = sorted({int(row['seed']) for row in rows})
+    extra = f', options `{newest["options"]}`' if newest['options'] else ''
+    for name in table.parts:
+        if values := _values(rows, name):
+            lines += ['', f'{name}, by part:', '', *_parts(values)]
+    if table.against:
+        lines += ['', f'Less {table.against}, seed by seed:', '', *_less(table, rows)]
+    ratio = len(seeds) ** 0.5 / student.ppf(0.975, max(len(seeds) - 1, 1))
+    lines += [
+        '',
+        f'In %, mean ± half of the 95 % interval (Student t) over the seeds {seeds}, of '
+        f'which the standard deviation is {ratio:.2f} times; `experiments/tables/{path.name}`{extra}, commit `{newest["commit"]}`, '
+        f'{newest["hardware"]}.',
+    ]
+    return '\n'.join(lines)
+
+
+def best(path: Path, results: Path = RESULTS) -> dict[tuple[str, ...], str]:
+    """Tell which value of the axis to choose is best, by the newest commit of a table.
+
+    Args:
+        path: YAML file of the table.
+        results: CSV file with the rows.
+
+    Returns:
+        The value, by those on the other axes.
+    """
+    table = Table.read(path)
+    rows = [row for row in read_rows(results) if row['table'] == table.name]
+    return _choose(table, [row for row in rows if row['commit'] == rows[-1]['commit']])
+
+
+def _choose(table: Table, rows: Sequence[Row]) -> dict[tuple[str, ...], str]:
+    means: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+    for cell in table.cells:
+        if values := _values(rows, ' / '.join(cell.name)):
+            means[cell.name[:-1]][cell.name[-1]] = _mean(table, values)
+    return {name: max(found, key=found.__getitem__) for name, found in means.items()}
+
+
+def _mean(table: Table, values: Mapping[str, Sequence[float]]) -> float:
+    return mean(mean(values[m]) for m in table.metrics.values() if m in values)
+
+
+def _values(rows: Sequence[Row], cell: str) -> dict[str, list[float]]:
+    values: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if row['cell'] == cell:
+            values[row['metric']].append(float(row['value']))
+    return values
+
+
+def _less(table: Table, rows: Sequence[Row]) -> list[str]:
+    """Lines of a table of differences to one value of the first axis, of the same seeds."""
+    header = [*table.axes, *table.metrics]
+    lines = [f'| {" | ".join(header)} |']
+    lines.append('|' + '---|' * len(table.axes) + '---:|' * len(table.metrics))
+    found = {
+        (row['cell'], row['seed'], row['metric']): float(row['value']) for row in rows
+    }
+    seeds = sorted({row['seed'] for row in rows})
+    for cell in table.cells:
+        if cell.name[0] == table.against:
+            continue
+        names = [
+            ' / '.join((str(f), *cell.name[1:])) for f in (cell.name[0], table.against)
+        ]
+        cells = []
+        for metric in table.metrics.values():
+            pairs = [[found.get((name, s, metric)) for name in names] for s in seeds]
+            values = [a - b for a, b in pairs if a is not None and b is not None]
+            cells.append(_interval(values, '+') if values else '-')
+        lines.append(f'| {" | ".join([*cell.name, *cells])} |')
+    return lines
+
+
+def _parts(values: Mapping[str, Sequence[float]]) -> list[str]:
+    """Lines of a table of probes: a row for what is probed, a column for each label."""
+    split = [metric.split(maxsplit=1) for metric in values]
+    labels, places = (list(dict.fromkeys(x)) for x in zip(*split, strict=True))
+    lines = [f'| part | {" | ".join(labels)} |', '|---|' + '---:|' * len(labels)]
+    for place in places:
+        cells = [_interval(values.get(f'{label} {place}', ())) for label in labels]
+        lines.append(f'| {place} | {" | ".join(cells)} |')
+    return lines
+
+
+def _interval(values: Sequence[float], sign: str = '') -> str:
+    if not values:
+        return 'not measured'
+    if len(values) == 1:
+        return f'{100 * values[0]:{sign}.1f}'
+    half = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
+    return f'{100 * mean(values):{sign}.1f} ± {100 * half:.1f}'
+
+
+def read_rows(results: Path) -> list[Row]:
+    """Read what was measured.
+
+    Args:
+        results: CSV file with the rows; it may not be there yet.
+
+    Returns:
+        The rows.
+    """
+    if not results.exists():
+        return []
+    with results.open(newline='') as file:
+        return list(csv.DictReader(file))
