@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -173,6 +174,39 @@ def test_interval(table: ModuleType, tmp_path: Path) -> None:
         provenance.append(results, table.COLUMNS, [new])
     assert '| x | 60.0 ± 24.8 |' in rendering.render(path, results)
     assert results.read_text().count('table,cell') == 1
+
+
+def test_commit_is_that_of_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that a run has appended do not make its number one of another commit."""
+
+    def git(*args: str) -> str:
+        names = ['-c', 'user.name=a', '-c', 'user.email=a@b.c']
+        command = ['git', '-C', str(tmp_path), *names, *args]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True
+        ).stdout
+
+    files = ['experiments/results.csv', 'experiments/benchmarks/results_a.csv']
+    files += ['experiments/a.yaml', 'torchgeo_decur/a.py', 'docs/a.md']
+    for name in files:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('1')
+    git('init', '-q')
+    git('add', '.')
+    git('commit', '-qm', 'a')
+    monkeypatch.setattr(provenance, 'ROOT', tmp_path)
+    commit = provenance.commit.__wrapped__
+    head = git('rev-parse', '--short', 'HEAD').strip()
+    for name in (*files[:2], files[-1]):
+        (tmp_path / name).write_text('2')
+        assert commit() == head
+    (tmp_path / 'experiments/a.yaml').write_text('2')
+    assert commit().startswith(f'{head}+') and commit('torchgeo_decur') == head
+    (tmp_path / 'torchgeo_decur/a.py').write_text('2')
+    assert commit('torchgeo_decur').startswith(f'{head}+')
 
 
 def test_against(table: ModuleType, tmp_path: Path) -> None:
