@@ -279,6 +279,7 @@ myst_substitutions = {
     'synthetic_results': results_table('synthetic'),
     'trifeature_results': results_table('trifeature'),
     'objectives_results': results_table('objectives'),
+    'precision_results': results_table('precision'),
     'weights_table': weights_table(),
     **{
         f'{name}_benchmark': benchmark_table(name)
