@@ -17,6 +17,7 @@ from torchgeo_decur.models import create_encoder, list_weights, load_weights
 from torchgeo_decur.models.checkpoints import read_checkpoint
 
 MODEL = 'resnet18'
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -33,6 +34,47 @@ def published(tmp_path: Path) -> Path:
     file = tmp_path / 'rn50_geonrw_joint_decur_ep100.pth'
     torch.save({'epoch': 99, 'model': state}, file)
     return file
+
+
+class TestConfig:
+    def test_prints_a_file(self, capsys: pytest.CaptureFixture[str]) -> None:
+        main(['config', 'quickstart'])
+        file = ROOT / 'experiments' / 'quickstart.yaml'
+        assert capsys.readouterr().out == file.read_text()
+
+    def test_lists_every_file(self, capsys: pytest.CaptureFixture[str]) -> None:
+        main(['config'])
+        rows = capsys.readouterr().out.splitlines()
+        found = dict(row.split(maxsplit=1) for row in rows)
+        files = (ROOT / 'experiments').rglob('*.yaml')
+        names = {
+            p.relative_to(ROOT / 'experiments').with_suffix('').as_posix()
+            for p in files
+        }
+        assert set(found) == {n for n in names if not n.startswith('tables/')}
+        assert found['objectives/vicreg'] == 'VICReg, modalities as views'
+        assert found['transfer/synthetic'] == (
+            'Built-in scenes, landscape (8 classes), a linear layer on frozen encoders of '
+            'experiments/quickstart.yaml'
+        )
+
+    def test_finds_the_copy_of_the_wheel_first(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setattr('torchgeo_decur.config._INSIDE', tmp_path)
+        (tmp_path / 'mine.yaml').write_text('# Mine.\ntrainer: {}\n')
+        main(['config'])
+        main(['config', 'mine'])
+        assert capsys.readouterr().out == 'mine  Mine\n# Mine.\ntrainer: {}\n'
+
+    def test_another_name(self) -> None:
+        with pytest.raises(
+            SystemExit, match=r"among \['geonrw_.*'quickstart'.*got 'quick'"
+        ):
+            main(['config', 'quick'])
 
 
 class TestWeights:
@@ -182,8 +224,7 @@ class TestExport:
 
 
 def test_as_a_script() -> None:
-    root = Path(__file__).parents[1]
-    project = tomllib.loads((root / 'pyproject.toml').read_text())['project']
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
     module, _, name = project['scripts']['torchgeo-decur'].partition(':')
     script: Callable[..., None] = getattr(import_module(module), name)
     assert script is main

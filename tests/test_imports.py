@@ -41,6 +41,7 @@ ALLOWED = {
         'report',
         'packing',
         'plan',
+        'config',
     },
     '__main__': {'cli'},
 }

@@ -33,9 +33,14 @@ def test_version_is_the_same_everywhere(
     project: Mapping[str, Any], citation: Mapping[str, Any]
 ) -> None:
     version = project['version']
+    assert re.fullmatch(r'\d+\.\d+\.\d+', version)
     assert torchgeo_decur.__version__ == version
     assert citation['version'] == version
-    assert f'## {version} ' in (ROOT / 'CHANGELOG.md').read_text()
+    newest = re.search(
+        r'^## (\S+) \((.*)\)$', (ROOT / 'CHANGELOG.md').read_text(), re.M
+    )
+    assert newest is not None and newest[1] == version
+    assert newest[2] == str(citation.get('date-released', 'unreleased'))
 
 
 def test_all_holds_every_extra(project: Mapping[str, Any]) -> None:

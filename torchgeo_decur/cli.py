@@ -1,4 +1,4 @@
-"""The command `torchgeo-decur`: weights, embeddings, reports, packed data. Training is `torchgeo`."""
+"""The command `torchgeo-decur`: all but training, which is `torchgeo`."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +12,7 @@ from .analysis.classifiers import Classifier
 from .analysis.embeddings import collect
 from .analysis.split_probes import probe_splits
 from .callbacks.export import export_checkpoint
+from .config import find_experiments, summarize
 from .datasets.manifest import Values
 from .datasets.reading import UnreadableFileError
 from .embed import Batches, embed_rasters, load_run
@@ -28,6 +29,23 @@ from .tasks import MultimodalPretraining
 
 _SUFFIXES = {'torchgeo': 'pt', 'timm': 'pth', 'safetensors': 'safetensors'}
 _OUTSIDE = re.compile(r'^(fc|head|classifier|head\.fc)\.(weight|bias)$|^projector')
+
+
+def config(name: str | None = None) -> None:
+    """Print a config for `torchgeo fit --config`; without a name, those there are.
+
+    Args:
+        name: name of the config, such as quickstart.
+    """
+    files = find_experiments()
+    if name is None:
+        width = max(map(len, files))
+        for known, file in files.items():
+            print(f'{known:<{width}}  {summarize(file.read_text())}')
+    elif name in files:
+        print(files[name].read_text(), end='')
+    else:
+        raise ValueError(f'name must be among {list(files)}, got {name!r}')
 
 
 def weights() -> None:
@@ -287,6 +305,7 @@ def plan(
 
 
 _COMMANDS: dict[str, Callable[..., None]] = {
+    'config': config,
     'weights': weights,
     'convert': convert,
     'export': export,
@@ -312,7 +331,13 @@ def main(args: list[str] | None = None) -> None:
     subcommands = parser.add_subcommands()
     for name, command in _COMMANDS.items():
         subparser = ArgumentParser(description=_summary(command))
-        subparser.add_function_arguments(command, as_group=False, as_positional=True)
+        if command is config:
+            # jsonargparse makes an option of what has a default; this one needs no dash.
+            subparser.add_argument('name', nargs='?', help='such as quickstart')
+        else:
+            subparser.add_function_arguments(
+                command, as_group=False, as_positional=True
+            )
         subcommands.add_subcommand(name, subparser, help=_summary(command))
     try:
         chosen = parser.instantiate_classes(parser.parse_args(args))

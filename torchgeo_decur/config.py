@@ -1,5 +1,6 @@
-"""The files of `torchgeo`: which parts they have, and the objects that these describe."""
+"""The files of `torchgeo`: ours, which parts they have, and the objects that these describe."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,45 @@ from torchgeo.datamodules import BaseDataModule
 from torchgeo.tasks import BaseTask
 
 _BASES = {'model': BaseTask, 'data': BaseDataModule}
+# The wheel has a copy of the folder in the package; in the repository it lies beside it.
+_INSIDE = Path(__file__).parent / 'experiments'
+_BESIDE = Path(__file__).parents[1] / 'experiments'
+
+
+def find_experiments() -> dict[str, Path]:
+    """Find the files of experiments that this package brings along.
+
+    Returns:
+        File by name: its path in the folder of experiments, without the ending.
+
+    Example:
+        >>> find_experiments()['transfer/rasters'].name
+        'rasters.yaml'
+    """
+    folder = _INSIDE if _INSIDE.exists() else _BESIDE
+    # Files of tables are read by a script of the repository, not by `torchgeo`.
+    files = [p for p in folder.rglob('*.yaml') if p.parent.name != 'tables']
+    files.sort(key=lambda path: (len(path.parts), path))
+    return {p.relative_to(folder).with_suffix('').as_posix(): p for p in files}
+
+
+def summarize(text: str) -> str:
+    r"""Take the first sentence of the comment that a file begins with.
+
+    Args:
+        text: content of the file.
+
+    Returns:
+        The sentence, on one line, without its full stop.
+
+    Example:
+        >>> summarize('# Radar and optics,\n# on a CPU. Six epochs.\ntrainer: {}')
+        'Radar and optics, on a CPU'
+    """
+    comment = re.match(r'(?:#.*\n)*', text)
+    lines = comment[0].splitlines() if comment else []
+    joined = ' '.join(line.lstrip('# ') for line in lines)
+    return re.split(r'(?<!\.)\.(?:\s|$)', joined)[0]
 
 
 def read_config(config: str | Path, parts: Sequence[str]) -> dict[str, Any]:

@@ -159,6 +159,7 @@ class PackedDataset(NonGeoDataset):
             reader = litdata().StreamingDataset(
                 str(self._folder or f'{self.root}/{self.split}'),
                 storage_options=self.storage_options,
+                serializers={'pickle': _Refused(), 'graph': _Refused()},
             )
             with warnings.catch_warnings():
                 # PyTorch says once that a file cannot be written to; we copy from it.
@@ -195,6 +196,15 @@ class PackedDataset(NonGeoDataset):
         return UnreadableFileError(
             f'{self.root}/{self.split}/{name}: cannot be read ({type(error).__name__}: '
             f'{error}); check that it is there, and the network, or copy it again'
+        )
+
+
+class _Refused:
+    """In place of what unpickles: pack writes no such values, and they may hold code."""
+
+    def setup(self, metadata: str) -> None:
+        raise ValueError(
+            f'values must be tensors, text and numbers, found {metadata!r}'
         )
 
 
