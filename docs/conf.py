@@ -40,7 +40,9 @@ html_title = project
 html_static_path = ['_static']
 html_css_files = ['pages.css']
 html_show_sourcelink = False
+html_sidebars = {'**': ['sidebar-pages']}
 html_theme_options = {
+    'navbar_center': [],
     'navigation_with_keys': False,
     'secondary_sidebar_items': ['page-toc'],
     'show_toc_level': 2,

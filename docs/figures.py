@@ -237,10 +237,7 @@ def comm() -> Drawing:
     d.text(265, 22, 'tokens', 12)
     d.text(420, 22, 'one transformer, run three times', 12)
     d.text(650, 22, 'the other view', 12)
-    for y, name, (light, dark) in (
-        (85, 's1', FIRST),
-        (215, 's2', SECOND),
-    ):
+    for y, name, (light, dark) in ((85, 's1', FIRST), (215, 's2', SECOND)):
         d.box(15, y - 25, 70, 50, light, name)
         d.funnel(115, y, 85, dark, f'f of {name}', 12)
         d.arrow(f'M85 {y} H111')
@@ -260,7 +257,10 @@ def comm() -> Drawing:
         d.arrow(f'M572 {y} L666 {150 + (y - 150) // 8}', both=True)
     d.text(625, 100, 'InfoNCE', 12, 'start')
     d.text(
-        380, 275, 'and the same with the views exchanged; the mean of all is the loss', 12
+        380,
+        275,
+        'and the same with the views exchanged; the mean of all is the loss',
+        12,
     )
     return d
 
@@ -289,7 +289,9 @@ def coral() -> Drawing:
         (275, 's2', SECOND, 220, ()),
     )
     for y, name, (_, dark), start, masked in rows:
-        d.funnel(120, y, 80, dark, f'f of {name}' if 100 < y < 250 else f'u of {name}', 12)
+        d.funnel(
+            120, y, 80, dark, f'f of {name}' if 100 < y < 250 else f'u of {name}', 12
+        )
         d.arrow(f'M85 {start} L117 {y}')
         d.arrow(f'M200 {y} H232')
         tokens(d, 238, y, dark, masked)
@@ -406,11 +408,7 @@ def imports() -> Drawing:
     )
     floors = (
         (30, PLAIN, ('cli, __main__', 'callbacks', 'report', 'packing', 'plan')),
-        (
-            110,
-            WHITE,
-            ('datasets, datamodules', 'tasks', 'analysis', 'embed'),
-        ),
+        (110, WHITE, ('datasets, datamodules', 'tasks', 'analysis', 'embed')),
         (190, COMMON, ('transforms', 'models')),
         (270, FIRST[0], ('modalities', 'losses', 'config')),
     )
