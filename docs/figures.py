@@ -344,12 +344,7 @@ def cmx() -> Drawing:
             for y in (60, 240):
                 d.arrow(f'M{x + 118} {y} H{x + 146}')
         d.text(x + 96, 284, f'1 / {4 * 2**i}', 11)
-        d.arrow(
-            f'M{x + 122} 150 H{x + 130} V{150 - 12 + 8 * i} H698'
-            if i < 3
-            else f'M{x + 122} 150 H698',
-            dashed=i < 3,
-        )
+        d.arrow(f'M{x + 122} 150 H{x + 130} V{138 + 8 * i} H698', dashed=True)
     d.box(702, 118, 50, 64, PLAIN, 'decoder', 11)
     return d
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import yaml
 from encoder_states import random_state
 
 from torchgeo_decur import cli
@@ -274,6 +275,46 @@ def test_documented_option_exists(
 def test_documented_file_exists(command: str) -> None:
     named = [word for word in shlex.split(command) if word.startswith('experiments/')]
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_command_is_documented() -> None:
+    shown = {c.split()[1] for c in ALL_COMMANDS if c.startswith('torchgeo-decur ')}
+    assert shown == set(cli._COMMANDS)
+
+
+def arguments(cls: type) -> set[str]:
+    """Options of a class, and of those that it passes options on to."""
+    found: set[str] = set()
+    for base in cls.__mro__:
+        parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+        found |= {p.name for p in parameters}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return found
+
+
+def classes(node: Any) -> Iterator[tuple[type, set[str]]]:
+    """Classes that a config names, with the options that it gives them."""
+    if isinstance(node, dict):
+        for value in node.values():
+            yield from classes(value)
+        if path := node.get('class_path'):
+            module, _, name = path.rpartition('.')
+            # Modules of a page are written and run with it.
+            if '.' in module:
+                cls = getattr(importlib.import_module(module), name)
+                yield cls, {*node.get('init_args', {})}
+    elif isinstance(node, list):
+        for value in node:
+            yield from classes(value)
+
+
+@pytest.mark.parametrize('page', TEXTS, ids=lambda page: page.stem)
+def test_yaml_names_what_exists(page: Path) -> None:
+    for language, content in blocks(page):
+        if language == 'yaml':
+            for cls, options in classes(yaml.safe_load(content)):
+                assert options <= arguments(cls), (page.name, cls.__name__)
 
 
 # What is wrong outside of code and addresses, and how it is written.
