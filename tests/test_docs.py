@@ -1,4 +1,4 @@
-"""What the pages say is so: their code runs, their commands are understood, names are spelt in one way."""
+"""What the pages say is so: their code runs, and their commands are understood."""
 
 import functools
 import glob
@@ -17,6 +17,7 @@ import timm
 import torch
 import yaml
 from encoder_states import random_state
+from pages import DOCS, ROOT, TEXTS, blocks, commands
 
 from torchgeo_decur import cli
 from torchgeo_decur.datamodules import RasterPairDataModule
@@ -24,12 +25,6 @@ from torchgeo_decur.embed import embed_rasters
 from torchgeo_decur.models import create_encoder, published
 from torchgeo_decur.models.checkpoints import save_encoder
 from torchgeo_decur.tasks import DeCUR
-
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / 'docs'
-PAGES = sorted(DOCS.rglob('*.md'))
-TEXTS = [*PAGES, *(ROOT / f for f in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'))]
-TEXTS.append(ROOT / 'experiments' / 'README.md')
 
 # Pages that are run from the first block to the last, with their commands.
 WHOLE = ('extend.md', 'missing.md')
@@ -55,20 +50,6 @@ SMALL = {
         '--trainer.max_epochs=2',
     ),
 }
-
-
-def blocks(page: Path) -> list[tuple[str, str]]:
-    """Language and content of each fenced block."""
-    found = re.findall(r'^( *)```(\w+)\n(.*?)^\1```$', page.read_text(), re.M | re.S)
-    return [(language, inspect.cleandoc(body)) for _, language, body in found]
-
-
-def commands(text: str) -> Iterator[str]:
-    """Commands of a block, those that go over several lines as one."""
-    joined = re.sub(r'\\\n\s*', '', text)
-    for line in joined.splitlines():
-        if re.match(r'(\$ )?(torchgeo|torchgeo-decur|python|pytest) ', line):
-            yield line.removeprefix('$ ')
 
 
 class Reader:
@@ -315,106 +296,3 @@ def test_yaml_names_what_exists(page: Path) -> None:
         if language == 'yaml':
             for cls, options in classes(yaml.safe_load(content)):
                 assert options <= arguments(cls), (page.name, cls.__name__)
-
-
-# What is wrong outside of code and addresses, and how it is written.
-SPELLINGS = {
-    r'Torchgeo|TorchGEO|Torch[- ]Geo': 'TorchGeo',
-    r'DeCur|Decur|DECUR|deCUR': 'DeCUR',
-    r'Comm\b|COMM\b|Co-MM': 'CoMM',
-    r'Coral\b|CORAL\b|CorAl|CoRAL': 'COrAL',
-    r'SSL4EO[ _]S12|SSL4EO-s12|Ssl4eo': 'SSL4EO-S12',
-    r'BigEarthnet|Bigearthnet|Big Earth ?Net': 'BigEarthNet',
-    r'GeoNrw|Geonrw|GEONRW|Geo-NRW': 'GeoNRW',
-    r'Pytorch|Py-?Torch lightning|(?<!models-)pytorch': 'PyTorch, Lightning',
-    r'Sentinel[ _]?[12]\b|sentinel-[12]': 'Sentinel-1, Sentinel-2',
-    r'SUN[- ]?RGBD|Sun RGB|sun rgb': 'SUN RGB-D',
-    r'NYU ?v2|NYUD|NYU-Depth|NYU depth': 'NYU Depth v2',
-    r'VICREG|VicReg|Vicreg': 'VICReg',
-    r'SIMCLR|SimCLr|Simclr|SimClr': 'SimCLR',
-    r'Barlow twins|Barlow-Twins|barlow twins': 'Barlow Twins',
-    r'Segformer|SegFORMER': 'SegFormer',
-    r'Geotiff|GeoTiff|GEOTIFF|geotiff': 'GeoTIFF',
-    r'Geoparquet|geoparquet': 'GeoParquet',
-    r'Resnet|Res-Net|ResNet ?\d': 'ResNet-50',
-    r'Timm\b|TIMM\b': 'timm',
-    r'Trifeatures\b': 'Trifeature, the data; `Trifeatures`, the class',
-    r'Numpy|Jupyter notebook|Youtube|Github': 'NumPy, GitHub',
-    r'data ?sets? module|datamodul\b|data module': 'datamodule',
-    r'back[- ]bone': 'backbone',
-    r'multi-modal': 'multimodal',
-    r'pre-train': 'pretrain',
-    r'(?<!_)finetun': 'fine-tune',
-}
-
-
-def prose(text: str) -> str:
-    """Text without code, equations, addresses and citations."""
-    patterns = (
-        r'^( *)(```|~~~).*?^\1\2$',
-        r'\{[\w:]+\}`[^`]*`',
-        r'``?[^`]*``?',
-        r'\]\([^)]*\)',
-        r'<?https?://\S+',
-        r'\*[A-Z][^*]*\*',
-    )
-    for pattern in patterns:
-        text = re.sub(pattern, ' ', text, flags=re.M | re.S)
-    return text
-
-
-@pytest.mark.parametrize('page', TEXTS, ids=lambda page: page.stem)
-def test_names_are_spelt_in_one_way(page: Path) -> None:
-    text = prose(page.read_text())
-    wrong = {
-        found.group(): right
-        for pattern, right in SPELLINGS.items()
-        for found in re.finditer(pattern, text)
-    }
-    assert wrong == {}
-
-
-@pytest.mark.parametrize(
-    ('text', 'left'),
-    [
-        ('of `Trifeatures` here', ''),
-        ('[Comm](x.md)', 'Comm'),
-        ('[here](https://x.org/Comm)', ''),
-        ('```python\nimport Comm\n```', ''),
-        ('{py:class}`~x.Comm`', ''),
-        ('a *Comm Title* there', ''),
-    ],
-)
-def test_prose_is_what_is_looked_at(text: str, left: str) -> None:
-    assert ('Comm' in prose(text)) == bool(left)
-    assert 'Trifeatures' not in prose(text)
-
-
-def test_figures_are_those_of_the_script(tmp_path: Path) -> None:
-    """Whoever changes docs/figures.py runs it."""
-    figures = runpy.run_path(str(DOCS / 'figures.py'))
-    figures['main'](tmp_path)
-    drawn = sorted(tmp_path.rglob('*.svg'))
-    assert len(drawn) == len(figures['FIGURES'])
-    for path in drawn:
-        stored = DOCS / '_static' / path.relative_to(tmp_path)
-        assert path.read_text() == stored.read_text(), stored.name
-
-
-def test_every_figure_has_a_page_and_words_for_those_who_do_not_see_it() -> None:
-    texts = {page: page.read_text() for page in PAGES}
-    shown = {
-        (page.parent / path).resolve()
-        for page, text in texts.items()
-        for path in re.findall(
-            r'(?:\{figure\} |\{image\} |!\[[^\]]+\]\()([\w./]+)', text
-        )
-    }
-    kept = {p for s in ('png', 'svg') for p in (DOCS / '_static').rglob(f'*.{s}')}
-    assert shown == kept
-    figures = [
-        f
-        for text in texts.values()
-        for f in re.findall(r'\{figure\}.*\n(?::.*\n)+', text)
-    ]
-    assert figures and all(re.search(r'^:alt: \S', f, re.M) for f in figures)
