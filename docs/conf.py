@@ -38,8 +38,11 @@ templates_path = ['_templates']
 html_theme = 'pydata_sphinx_theme'
 html_title = project
 html_static_path = ['_static']
+html_css_files = ['pages.css']
 html_show_sourcelink = False
+html_sidebars = {'**': ['sidebar-pages']}
 html_theme_options = {
+    'navbar_center': [],
     'navigation_with_keys': False,
     'secondary_sidebar_items': ['page-toc'],
     'show_toc_level': 2,
@@ -163,6 +166,20 @@ def results_table(name: str) -> str:
     return table
 
 
+def measured_table(method: str) -> str:
+    """Render what was measured of one method, beside encoders at random."""
+    wanted = (method, f'{method}, biased pairs', 'random')
+    found = []
+    for table, title in (('trifeature', 'drawn pairs'), ('objectives', 'scenes')):
+        rows = [line for line in results_table(table).split('\n') if line[:1] == '|']
+        kept = [row for row in rows[2:] if row.split('|')[1].strip() in wanted]
+        # Tables of parts follow that of the methods and name none.
+        if len(kept) > 1:
+            head = f'| {title} |{rows[0].split("|", 2)[2]}'
+            found += ['\n'.join([head, rows[1], *kept])]
+    return '\n\n'.join(found) or '*Nothing yet.*'
+
+
 def benchmark_table(name: str) -> str:
     """Render what was measured of a benchmark at the last commit that it was run at."""
     folder = Path(__file__).parents[1] / 'experiments' / 'benchmarks'
@@ -281,6 +298,18 @@ myst_substitutions = {
     'objectives_results': results_table('objectives'),
     'precision_results': results_table('precision'),
     'weights_table': weights_table(),
+    **{
+        f'{method.lower().replace(" ", "_")}_measured': measured_table(method)
+        for method in (
+            'DeCUR',
+            'Barlow Twins',
+            'VICReg',
+            'SimCLR',
+            'CLIP',
+            'CoMM',
+            'COrAL',
+        )
+    },
     **{
         f'{name}_benchmark': benchmark_table(name)
         for name in (

@@ -177,9 +177,10 @@ def test_tables_name_every_file() -> None:
 
 def commands() -> list[str]:
     """Each documented command that starts from a file of experiments/."""
-    texts = [ROOT / 'experiments' / 'README.md', ROOT / 'docs' / 'runs.md']
+    texts = [ROOT / 'experiments' / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
     joined = '\n'.join(path.read_text() for path in texts).replace('\\\n', ' ')
-    return re.findall(r'^torchgeo \w+ --config experiments/.*$', joined, re.M)
+    found = r'^(?:\$ )?(torchgeo \w+ --config experiments/.*)$'
+    return list(dict.fromkeys(re.findall(found, joined, re.M)))
 
 
 @pytest.mark.parametrize('line', commands())

@@ -86,6 +86,13 @@ def test_every_part_has_a_rule() -> None:
     assert {part(module_of(file)) for file in FILES} <= set(ALLOWED)
 
 
+def test_the_page_says_the_same() -> None:
+    page = (ROOT / 'docs' / 'architecture.md').read_text()
+    rows = re.findall(r'^\| `(\w+)` \|.*\| ([^|]*) \|$', page, re.M)
+    said = {own: set(re.findall(r'`([\w.]+)`', cell)) for own, cell in rows}
+    assert said == {own: rule for own, rule in ALLOWED.items() if own}
+
+
 @pytest.mark.parametrize('file', FILES, ids=name)
 def test_imports_go_one_way(file: Path) -> None:
     own = part(module_of(file))

@@ -1,0 +1,382 @@
+"""Draw the figures of the pages, as SVG: `python docs/figures.py` writes docs/_static again.
+
+One language for all: grey is the first modality, green the second, blue is what they share, orange and
+pink what is unique to either. A thick blue line in a matrix has a target of one, white has zero, hatching
+is not used.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from drawing import COMMON, FIRST, LINE, ONE, PLAIN, SECOND, UNIQUE, WHITE, Drawing
+
+STATIC = Path(__file__).parent / '_static'
+
+
+def pair_of_encoders(drawing: Drawing, rows: tuple[int, int], last: str) -> None:
+    """Draw what all pair objectives begin with: two images, encoders, projectors."""
+    for words, x in (('images', 55), ('encoders', 175), ('projectors', 290)):
+        drawing.text(x, 22, words, 12)
+    drawing.text(400, 22, last, 12)
+    for y, name, (light, dark) in zip(rows, ('s1', 's2'), (FIRST, SECOND), strict=True):
+        drawing.box(15, y - 25, 80, 50, light, f'{name}\nview v')
+        drawing.funnel(130, y, 90, dark, f'f of {name}', 12)
+        drawing.funnel(245, y, 90, dark, f'g of {name}', -12)
+        drawing.box(362, y - 11, 76, 22, dark, f'z of {name}', 12)
+        for start, end in ((95, 126), (220, 241), (335, 358)):
+            drawing.arrow(f'M{start} {y} H{end}')
+
+
+def barlow_twins() -> Drawing:
+    """One matrix of correlations across modalities, driven to the identity."""
+    d = Drawing(
+        'Barlow Twins between modalities',
+        'Embeddings of two modalities are correlated over the batch; the matrix of all dimensions is driven to the identity.',
+        240,
+    )
+    pair_of_encoders(d, (75, 175), 'N samples')
+    d.matrix(560, 55, 120, 'cross_s1_s2, D × D: identity')
+    d.arrow('M438 75 C490 75 500 100 554 108')
+    d.arrow('M438 175 C490 175 500 130 554 122')
+    d.text(492, 128, 'correlate', 12)
+    return d
+
+
+def vicreg() -> Drawing:
+    """Distance across modalities; variance and covariance within."""
+    d = Drawing(
+        'VICReg between modalities',
+        'Embeddings of two modalities are made equal. In each modality every dimension keeps a standard deviation of one, and covariances of two dimensions go to zero.',
+        300,
+    )
+    rows = (85, 215)
+    pair_of_encoders(d, rows, 'N samples')
+    d.arrow('M400 98 V202', both=True)
+    d.text(410, 154, 'invariance: equal', 12, 'start')
+    for y in rows:
+        d.arrow(f'M438 {y} H488')
+        d.matrix(494, y - 40, 80, 'covariance: zero', ones=False)
+        d.shape(f'M494 {y - 40} l80 80', more=' stroke-dasharray="2 3"')
+        d.arrow(f'M574 {y} H618')
+        for i, height in enumerate((52, 46, 55, 49, 51, 47)):
+            d.box(628 + 16 * i, y + 40 - height, 11, height, WHITE)
+        d.shape(f'M620 {y - 10} H730', more=f' stroke-width="2" style="stroke:{ONE}"')
+        d.text(676, y + 57, 'variance: std of at least 1', 12)
+    return d
+
+
+def simclr() -> Drawing:
+    """All similarities of both modalities, one positive a row."""
+    d = Drawing(
+        'SimCLR between modalities',
+        'Similarities of all embeddings of both modalities: the other modality of the same place is the positive, everything else a negative, in both modalities.',
+        270,
+    )
+    pair_of_encoders(d, (85, 185), '2N samples')
+    x, y, half = 545, 45, 85
+    d.matrix(x, y, 2 * half, 'similarities, 2N × 2N: softmax of each row', ones=False)
+    d.shape(f'M{x + half} {y} v{2 * half} M{x} {y + half} h{2 * half}')
+    for dx, dy in ((half, 0), (0, half)):
+        d.diagonal(x + dx, y + dy, half)
+    d.parts.append(
+        f'  <path d="M{x} {y} l{2 * half} {2 * half}" stroke="#c4c4c4" stroke-width="5"/>\n'
+    )
+    d.text(x + half / 2, y - 8, 's1', 12)
+    d.text(x + 1.5 * half, y - 8, 's2', 12)
+    d.text(x - 12, y + half / 2 + 4, 's1', 12)
+    d.text(x - 12, y + 1.5 * half + 4, 's2', 12)
+    d.arrow('M438 85 C480 85 480 110 520 118')
+    d.arrow('M438 185 C480 185 480 150 520 138')
+    return d
+
+
+def clip() -> Drawing:
+    """Similarities across modalities, read by rows and by columns."""
+    d = Drawing(
+        'CLIP between modalities',
+        'Similarities of each embedding of one modality with each of the other, divided by a learned temperature. The diagonal is right, in each row and in each column.',
+        250,
+    )
+    pair_of_encoders(d, (75, 175), 'N samples')
+    d.matrix(560, 55, 130, 's1 × s2, N × N, divided by τ')
+    d.arrow('M438 75 C490 75 500 100 536 110')
+    d.arrow('M438 175 C490 175 500 140 536 130')
+    d.arrow('M560 46 H690')
+    d.text(625, 38, 'softmax of each row', 12)
+    d.arrow('M700 55 V185')
+    d.text(709, 112, 'and\ncolumn', 12, 'start')
+    return d
+
+
+def tokens(
+    d: Drawing, x: float, y: float, fill: str, masked: tuple[int, ...] = ()
+) -> None:
+    """Draw a row of tokens, some of which are zero."""
+    for i in range(5):
+        d.box(x + 15 * i, y - 8, 12, 16, 'url(#unused)' if i in masked else fill)
+
+
+def comm() -> Drawing:
+    """One transformer over all tokens, and over those of each modality."""
+    d = Drawing(
+        'CoMM',
+        'Tokens of both modalities pass through one transformer and give the joint embedding; tokens of one modality alone give its own. Each is contrasted with the joint embedding of the other view.',
+        300,
+    )
+    d.text(55, 22, 'one view', 12)
+    d.text(265, 22, 'tokens', 12)
+    d.text(420, 22, 'one transformer, run three times', 12)
+    d.text(650, 22, 'the other view', 12)
+    for y, name, (light, dark) in ((85, 's1', FIRST), (215, 's2', SECOND)):
+        d.box(15, y - 25, 70, 50, light, name)
+        d.funnel(115, y, 85, dark, f'f of {name}', 12)
+        d.arrow(f'M85 {y} H111')
+        d.arrow(f'M200 {y} H222')
+        tokens(d, 228, y, dark)
+        d.arrow(f'M302 {y} H352')
+        d.box(358, y - 22, 124, 44, PLAIN, f'{name} alone')
+        d.box(520, y - 11, 50, 22, dark, f'z {name}', 12)
+        d.arrow(f'M482 {y} H516')
+    d.arrow('M302 90 C325 95 325 140 352 146')
+    d.arrow('M302 210 C325 205 325 160 352 154')
+    d.box(358, 128, 124, 44, COMMON, 's1 and s2')
+    d.box(520, 139, 50, 22, COMMON, 'z joint', 12)
+    d.arrow('M482 150 H516')
+    d.box(670, 139, 70, 22, COMMON, 'z joint', 12)
+    for y in (85, 150, 215):
+        d.arrow(f'M572 {y} L666 {150 + (y - 150) // 8}', both=True)
+    d.text(625, 100, 'InfoNCE', 12, 'start')
+    d.text(
+        380,
+        275,
+        'and the same with the views exchanged; the mean of all is the loss',
+        12,
+    )
+    return d
+
+
+def coral() -> Drawing:
+    """A shared path with masked tokens, unique paths, orthogonal to each other."""
+    d = Drawing(
+        'COrAL',
+        'The shared path fuses tokens of all modalities, of which most of one modality are masked. A second encoder of each modality gives unique embeddings. Each is contrasted with itself in the other view, and all are driven to be orthogonal.',
+        340,
+    )
+    for words, x in (
+        ('one view', 55),
+        ('encoders', 160),
+        ('tokens', 275),
+        ('embeddings', 545),
+        ('the other view', 690),
+    ):
+        d.text(x, 22, words, 12)
+    d.box(15, 95, 70, 50, FIRST[0], 's1')
+    d.box(15, 195, 70, 50, SECOND[0], 's2')
+    rows = (
+        (65, 's1', FIRST, 120, ()),
+        (140, 's1', FIRST, 120, (0, 1, 3, 4)),
+        (205, 's2', SECOND, 220, ()),
+        (275, 's2', SECOND, 220, ()),
+    )
+    for y, name, (_, dark), start, masked in rows:
+        d.funnel(
+            120, y, 80, dark, f'f of {name}' if 100 < y < 250 else f'u of {name}', 12
+        )
+        d.arrow(f'M85 {start} L117 {y}')
+        d.arrow(f'M200 {y} H232')
+        tokens(d, 238, y, dark, masked)
+    d.text(275, 165, 'masked in this view', 11)
+    d.box(370, 145, 110, 55, COMMON, 'transformer')
+    d.arrow('M312 140 C335 140 340 160 366 165')
+    d.arrow('M312 205 C335 205 340 185 366 180')
+    for y in (65, 275):
+        d.box(370, y - 16, 110, 32, PLAIN, 'attention pooling', 12)
+        d.arrow(f'M312 {y} H366')
+    for y, words, fill in (
+        (65, 'unique s1', UNIQUE[0]),
+        (172, 'shared', COMMON),
+        (275, 'unique s2', UNIQUE[1]),
+    ):
+        d.arrow(f'M480 {y} H506')
+        d.box(510, y - 13, 75, 26, fill, words, 12)
+        d.box(655, y - 13, 75, 26, fill, words, 12)
+        d.arrow(f'M587 {y} H651', both=True)
+        d.text(619, y - 8, 'InfoNCE', 11)
+    d.arrow('M540 80 V157', both=True, dashed=True)
+    d.arrow('M540 187 V260', both=True, dashed=True)
+    d.text(548, 122, 'orthogonal', 11, 'start')
+    d.text(548, 228, 'orthogonal, and unique s1 to unique s2', 11, 'start')
+    d.text(380, 325, 'in the other view tokens of s2 are masked', 12)
+    return d
+
+
+def cmx() -> Drawing:
+    """Two encoders that meet after each stage."""
+    d = Drawing(
+        'CMX',
+        'After each of four stages the maps of two modalities are rectified by each other; the rectified maps go to the next stage, and are fused into one map for the decoder.',
+        300,
+    )
+    for y, name, light in ((60, 'rgb', FIRST[0]), (240, 'hha', SECOND[0])):
+        d.box(10, y - 22, 50, 44, light, name)
+        d.arrow(f'M60 {y} H78')
+    for i in range(4):
+        x = 82 + 150 * i
+        for y, (_, dark) in ((60, FIRST), (240, SECOND)):
+            d.box(x, y - 22, 56, 44, dark, f'stage\n{i + 1}', 12)
+            d.arrow(f'M{x + 56} {y} H{x + 72}')
+        d.box(x + 74, 36, 44, 228, COMMON)
+        d.text(x + 96, 62, 'rectify', 11)
+        d.arrow(f'M{x + 96} 76 V124', both=True)
+        d.box(x + 70, 130, 52, 40, WHITE, 'fuse', 12)
+        d.arrow(f'M{x + 96} 176 V228', both=True)
+        if i < 3:
+            for y in (60, 240):
+                d.arrow(f'M{x + 118} {y} H{x + 146}')
+        d.text(x + 96, 284, f'1 / {4 * 2**i}', 11)
+        d.arrow(f'M{x + 122} 150 H{x + 130} V{138 + 8 * i} H698', dashed=True)
+    d.box(702, 118, 50, 64, PLAIN, 'decoder', 11)
+    return d
+
+
+def deformable_attention() -> Drawing:
+    """A grid of points, moved by offsets, that every position attends to."""
+    d = Drawing(
+        'Residual deformable attention',
+        'A coarse grid of reference points on a feature map is moved by offsets from the queries. All positions attend to what the map has at the moved points, and the result is added to the map.',
+        280,
+    )
+    d.parts.append(
+        f'  <rect x="30" y="50" width="170" height="170" fill="{FIRST[0]}" stroke="{LINE}"/>\n'
+    )
+    d.text(115, 30, 'map x, points of one group', 12)
+    moves = ((18, -8), (-14, 12), (20, 16), (8, 20), (-20, -14), (14, -20))
+    moves = (*moves, (-12, 16), (16, 10), (-18, -6))
+    for i, (dx, dy) in enumerate(moves):
+        x, y = 62 + 53 * (i % 3), 82 + 53 * (i // 3)
+        d.parts.append(f'  <circle cx="{x}" cy="{y}" r="4" fill="#999"/>\n')
+        d.arrow(f'M{x} {y} L{x + 0.8 * dx:g} {y + 0.8 * dy:g}')
+        d.parts.append(
+            f'  <circle cx="{x + dx}" cy="{y + dy}" r="4.5" fill="{UNIQUE[0]}" stroke="{LINE}"/>\n'
+        )
+    d.text(115, 240, 'grey: reference r,  orange: r + o(q)', 12)
+    d.box(260, 60, 90, 40, WHITE, 'queries q')
+    d.box(260, 165, 90, 40, WHITE, 'keys k,\nvalues v', 12)
+    d.arrow('M200 80 H256')
+    d.arrow('M200 185 H256')
+    d.text(228, 72, 'all', 11)
+    d.text(228, 177, 'points', 11)
+    d.arrow('M275 100 C275 140 240 145 204 145', dashed=True)
+    d.text(282, 136, 'offsets o(q)', 11, 'start')
+    d.box(410, 110, 130, 50, COMMON, 'softmax(q kᵀ + b) v', 12)
+    d.arrow('M350 80 C380 80 385 115 406 125')
+    d.arrow('M350 185 C380 185 385 155 406 145')
+    d.arrow('M540 135 H600')
+    d.text(570, 126, '1 × 1', 11)
+    d.parts.append(
+        f'  <circle cx="615" cy="135" r="12" fill="{WHITE}" stroke="{LINE}"/>\n'
+    )
+    d.text(615, 140, '+', 16)
+    d.arrow('M115 50 V44 M200 60 C300 10 615 10 615 120')
+    d.text(470, 40, 'residual', 11)
+    d.arrow('M627 135 H665')
+    d.box(668, 100, 75, 70, FIRST[0], 'map x,\nsame size', 12)
+    return d
+
+
+def imports() -> Drawing:
+    """Who may import whom, from the leaves below to the commands above."""
+    d = Drawing(
+        'Parts of the package',
+        'Four floors: modalities and losses import nothing; transforms and models build on them; data and tasks on those, side by side; callbacks, analyses, reports and commands on top.',
+        350,
+    )
+    floors = (
+        (30, PLAIN, ('cli, __main__', 'callbacks', 'report', 'packing', 'plan')),
+        (110, WHITE, ('datasets, datamodules', 'tasks', 'analysis', 'embed')),
+        (190, COMMON, ('transforms', 'models')),
+        (270, FIRST[0], ('modalities', 'losses', 'config')),
+    )
+    notes = ('commands', 'data and training', 'what both share', 'leaves')
+    for (y, fill, names), note in zip(floors, notes, strict=True):
+        d.text(12, y + 29, note, 12, 'start')
+        gap = 12
+        width = (620 - gap * (len(names) - 1)) / len(names)
+        for i, name in enumerate(names):
+            d.box(130 + i * (width + gap), y, width, 48, fill, name)
+        if y < 270:
+            d.arrow(f'M440 {y + 48} V{y + 77}')
+    d.text(
+        440,
+        341,
+        'an arrow reads: may import. tasks and datamodules do not know each other: a batch is all they share',
+        12,
+    )
+    return d
+
+
+def lives() -> Drawing:
+    """What becomes of a batch, and of a checkpoint."""
+    d = Drawing(
+        'Life of a batch and of a checkpoint',
+        'A batch goes from files through the datamodule, which scales it, to the task, which makes views, features, embeddings and a loss. A checkpoint of the fit is exported to encoders, which start a transfer; reports and embeddings read it.',
+        330,
+    )
+    d.text(12, 28, 'a batch', 13, 'start')
+    steps = (
+        ('dataset', 'physical units', WHITE),
+        ('data loader', '(B, T, C, H, W)', WHITE),
+        ('datamodule', 'check, [0, 1]', COMMON),
+        ('task', 'views, h, z', PLAIN),
+        ('gather', 'all devices', PLAIN),
+        ('loss', 'scalars', FIRST[0]),
+    )
+    for i, (name, what, fill) in enumerate(steps):
+        x = 15 + 125 * i
+        d.box(x, 42, 104, 56, fill, f'{name}\n{what}', 12)
+        if i:
+            d.arrow(f'M{x - 21} 70 H{x - 3}')
+    d.text(12, 150, 'a checkpoint', 13, 'start')
+    d.box(15, 165, 125, 56, WHITE, 'fit\nlast.ckpt, config.yaml', 11)
+    d.box(200, 165, 150, 56, COMMON, 'export\nencoders/<m>.pt, .safetensors', 9)
+    d.box(410, 165, 150, 56, PLAIN, 'transfer: weights=\nLateFusion…, TorchGeo', 11)
+    d.box(620, 165, 125, 56, FIRST[0], 'metrics.csv,\ntables, maps', 12)
+    for start, end in ((140, 196), (350, 406), (560, 616)):
+        d.arrow(f'M{start} 193 H{end}')
+    d.box(200, 255, 150, 44, PLAIN, 'report, probe', 12)
+    d.box(410, 255, 150, 44, PLAIN, 'embed: GeoParquet', 12)
+    d.arrow('M78 221 V277 H196')
+    d.arrow('M78 277 V316 H380 V277 H406')
+    d.arrow('M40 221 C40 250 20 250 20 205', dashed=True)
+    d.text(12, 262, 'resume', 11, 'start')
+    return d
+
+
+FIGURES: dict[str, Callable[[], Drawing]] = {
+    'methods/barlow_twins': barlow_twins,
+    'methods/vicreg': vicreg,
+    'methods/simclr': simclr,
+    'methods/clip': clip,
+    'methods/comm': comm,
+    'methods/coral': coral,
+    'methods/cmx': cmx,
+    'methods/deformable_attention': deformable_attention,
+    'imports': imports,
+    'lives': lives,
+}
+
+
+def main(folder: Path = STATIC) -> None:
+    """Write all figures.
+
+    Args:
+        folder: where to.
+    """
+    for name, draw in FIGURES.items():
+        path = folder / f'{name}.svg'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(draw().svg())
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,26 @@
+"""The pages, and what is in them: for the tests that read them."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / 'docs'
+PAGES = sorted(DOCS.rglob('*.md'))
+TEXTS = [*PAGES, *(ROOT / f for f in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'))]
+TEXTS.append(ROOT / 'experiments' / 'README.md')
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and content of each fenced block."""
+    found = re.findall(r'^( *)```(\w+)\n(.*?)^\1```$', page.read_text(), re.M | re.S)
+    return [(language, inspect.cleandoc(body)) for _, language, body in found]
+
+
+def commands(text: str) -> Iterator[str]:
+    """Commands of a block, those that go over several lines as one."""
+    joined = re.sub(r'\\\n\s*', '', text)
+    for line in joined.splitlines():
+        if re.match(r'(\$ )?(torchgeo|torchgeo-decur|python|pytest) ', line):
+            yield line.removeprefix('$ ')
