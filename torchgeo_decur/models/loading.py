@@ -305,8 +305,8 @@ def _fit_bands(
             f'{list(known) if known else "none"}; they cannot be adapted by name, '
             'so leave bands out and give images of the same bands'
         )
-    sources = [_canonical(b) for b in known]
-    targets = [_canonical(b) for b in wanted]
+    sources = [canonical(b) for b in known]
+    targets = [canonical(b) for b in wanted]
     if not set(sources) & set(targets):
         raise ValueError(
             f'{where}: bands must share at least one with those of the weights, '
@@ -348,6 +348,17 @@ def _fit_positions(state: State, encoder: Any) -> tuple[State, list[str]]:
     return {**state, 'pos_embed': resized}, [change]
 
 
-def _canonical(band: str) -> str:
-    """B8a, B08A and b8a are one band."""
+def canonical(band: str) -> str:
+    """Write the name of a band as it is compared.
+
+    Args:
+        band: name of a band.
+
+    Returns:
+        The name without capitals and leading zeros.
+
+    Example:
+        >>> canonical('B08A') == canonical('B8a')
+        True
+    """
     return re.sub(r'^b0*(?=\d)', 'b', band.casefold())
