@@ -17,6 +17,7 @@ from .fusion_heads import (
     load_fusion_head,
 )
 from .heads import FusionTransformer, build_projector, build_projectors
+from .hub import HubFolder
 from .late_fusion import LateFusionClassifier, LateFusionSegmenter, Segmenter
 from .loading import LoadReport, load_weights
 from .mit import MixTransformer
@@ -44,6 +45,7 @@ __all__ = [
     'FusionHead',
     'FusionHeadClassifier',
     'FusionTransformer',
+    'HubFolder',
     'JointHead',
     'LateFusion',
     'LateFusionClassifier',

@@ -65,7 +65,7 @@ class MultimodalEncoder(nn.Module, HubFolder):
 
     ``save_pretrained(folder)`` writes them in the layout of the Hugging Face Hub, with a
     model card from ``metadata``; ``push_to_hub('user/name')`` publishes them, and
-    :meth:`from_pretrained` reads either.
+    :meth:`HubFolder.from_pretrained` reads either.
 
     Args:
         modalities: number of channels of each modality, by name.
@@ -76,7 +76,7 @@ class MultimodalEncoder(nn.Module, HubFolder):
         bands: names of the bands of the images, in order, of some or all modalities:
             the first convolution of weights that name their bands is adapted to them.
         metadata: what is known of the encoder of some or all modalities, plain values
-            as of :func:`~torchgeo_decur.models.describing.describe`.
+            by the names that exported files use: ``bands``, ``unit``, ``limits``, ...
 
     Raises:
         ValueError: if there is no modality, a model is unknown, a per-modality option
