@@ -67,6 +67,8 @@ def test_other_images(
         build(weights=str(weights))(images)
 
 
+# What other packages warn of is theirs.
+@pytest.mark.filterwarnings('default')
 def test_a_model_of_terratorch(build: Callable[..., Any], weights: Path) -> None:
     models = pytest.importorskip('terratorch.models')
     options = {'backbone': 'decur_encoders', 'backbone_weights': str(weights)}

@@ -137,6 +137,8 @@ def eurosat(root: Path) -> None:
         (root / f'eurosat-{split}.txt').write_text('\n'.join(files))
 
 
+# What other packages warn of is theirs.
+@pytest.mark.filterwarnings('default')
 def test_a_run_of_the_benchmark(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
