@@ -197,7 +197,7 @@ class TestExport:
     def test_onnx_and_hub(self, fitted: Path, tmp_path: Path) -> None:
         (checkpoint,) = list((fitted / 'checkpoints').glob('*.ckpt'))[:1]
         out, hub = tmp_path / 'out', tmp_path / 'hub'
-        main(['export', str(checkpoint), f'--out={out}', '--onnx', f'--hub={hub}'])
+        main(['export', '--onnx', str(checkpoint), f'--out={out}', f'--hub={hub}'])
         suffixes = ('onnx', 'pt', 'safetensors')
         files = [f'{m}.{suffix}' for m in ('s1', 's2') for suffix in suffixes]
         assert sorted(f.name for f in out.iterdir()) == files

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -329,11 +330,17 @@ def main(args: list[str] | None = None) -> None:
     subcommands = parser.add_subcommands()
     for name, command in _COMMANDS.items():
         subparser = ArgumentParser(description=_summary(command))
-        subparser.add_function_arguments(command, as_group=False, as_positional=True)
-        for action in subparser._actions:
-            # A switch that is off needs no value: --onnx is --onnx true.
-            if action.default is False:
-                action.nargs, action.const = '?', True
+        # A switch that is off takes no value: `--onnx`, not `--onnx true`.
+        options = signature(command).parameters.values()
+        switches = {option.name for option in options if option.default is False}
+        subparser.add_function_arguments(
+            command, as_group=False, as_positional=True, skip={*switches}
+        )
+        for switch in sorted(switches):
+            text = re.search(rf'^ +{switch}: (.+)', str(command.__doc__), re.M)
+            subparser.add_argument(
+                f'--{switch}', action='store_true', help=text and text[1]
+            )
         subcommands.add_subcommand(name, subparser, help=_summary(command))
     try:
         chosen = parser.instantiate_classes(parser.parse_args(args))

@@ -57,8 +57,10 @@ def test_round_trip(folder: Path) -> None:
     assert read.metadata['s2']['bands'] == list(MODALITIES['sentinel2_l1c'].bands)
     again = folder.with_name('again')
     read.save_pretrained(again)
-    for name in ('config.json', 'README.md', 'model.safetensors'):
+    # The header of safetensors has no order of its own.
+    for name in ('config.json', 'README.md'):
         assert (again / name).read_bytes() == (folder / name).read_bytes()
+    assert equal(MultimodalEncoder.from_pretrained(again), read)
 
 
 def test_config_names_no_file_of_this_machine(tmp_path: Path) -> None:
