@@ -63,6 +63,7 @@ python_maximum_signature_line_length = 88
 _OTHERS = (
     'captum',
     'geopandas',
+    'huggingface_hub',
     'jsonargparse',
     'kornia',
     'lightly',

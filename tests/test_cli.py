@@ -1,19 +1,27 @@
 """The command, run in this process."""
 
+import json
 import runpy
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from safetensors import safe_open
 from torchgeo.tasks import Classification
 
 from torchgeo_decur.cli import main
-from torchgeo_decur.models import create_encoder, list_weights, load_weights
+from torchgeo_decur.models import (
+    MultimodalEncoder,
+    create_encoder,
+    list_weights,
+    load_weights,
+)
 from torchgeo_decur.models.checkpoints import read_checkpoint
 
 MODEL = 'resnet18'
@@ -148,6 +156,29 @@ class TestConvert:
         assert list(state) == list(expected)
         assert all(state[k].equal(v) for k, v in expected.items())
 
+    def test_published_weights_to_onnx(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        state = {
+            f'module.backbone_{i}.{k}': v
+            for i in (1, 2)
+            for k, v in create_encoder('mit_b0', 3).state_dict().items()
+        }
+        file = tmp_path / 'mitb2_sunrgbd_rgb_hha_decur_ep200.pth'
+        torch.save({'model': state}, file)
+        written: list[tuple[Any, ...]] = []
+        monkeypatch.setattr(
+            'torchgeo_decur.cli.save_onnx', lambda *args: written.append(args)
+        )
+        main(['convert', str(file), '--to=onnx', f'--out={tmp_path}'])
+        (_, rgb, model, colour), (_, hha, _, depth) = written
+        assert (rgb.name, hha.name) == (f'{file.stem}_rgb', f'{file.stem}_hha')
+        assert model == 'mit_b2' and colour['bands'] == ['R', 'G', 'B']
+        assert colour['limits'] == ((0.0,) * 3, (255.0,) * 3)
+        assert colour['licence'] == 'Apache-2.0' and colour['data'] == 'SUN RGB-D'
+        assert 'normalize' not in colour
+        assert depth['normalize']['mean'] == [0.485, 0.456, 0.406]
+
     def test_classifier_is_left_out(self, tmp_path: Path) -> None:
         state = {'conv1.weight': torch.rand(4, 3, 7, 7), 'fc.bias': torch.rand(3)}
         torch.save(state, tmp_path / 'plain.pth')
@@ -196,13 +227,34 @@ class TestExport:
                     folder / f'{name}.safetensors', framework='pt'
                 ) as opened:
                     metadata.append(opened.metadata())
-            # Only the callback knows the class of the task.
-            assert metadata[0] == {k: v for k, v in metadata[1].items() if k != 'task'}
+            assert metadata[0] == metadata[1]
+            assert metadata[0]['task'] == 'DeCUR'
+            assert metadata[0]['data'] == 'SyntheticEODataModule'
             states = [
                 read_checkpoint(folder / f'{name}.pt').states['']
                 for folder in (tmp_path, fitted / 'encoders')
             ]
             assert all(states[0][k].equal(v) for k, v in states[1].items())
+
+    def test_onnx_and_hub(self, fitted: Path, tmp_path: Path) -> None:
+        (checkpoint,) = list((fitted / 'checkpoints').glob('*.ckpt'))[:1]
+        out, hub = tmp_path / 'out', tmp_path / 'hub'
+        main(['export', '--onnx', str(checkpoint), f'--out={out}', f'--hub={hub}'])
+        suffixes = ('onnx', 'pt', 'safetensors')
+        files = [f'{m}.{suffix}' for m in ('s1', 's2') for suffix in suffixes]
+        assert sorted(f.name for f in out.iterdir()) == files
+        encoders = MultimodalEncoder.from_pretrained(hub)
+        x = torch.rand(3, 2, 32, 32)
+        with torch.no_grad():
+            expected = encoders({'s1': x})['s1']
+        session = onnxruntime.InferenceSession(out / 's1.onnx')
+        (found,) = session.run(['features'], {'image': x.numpy()})
+        assert (torch.from_numpy(found) - expected).abs().max() < 1e-4
+        with safe_open(out / 's1.safetensors', framework='pt') as opened:
+            metadata = opened.metadata()
+        del metadata['format']
+        assert session.get_modelmeta().custom_metadata_map == metadata
+        assert json.loads(metadata['limits']) == encoders.metadata['s1']['limits']
 
     def test_beside_the_checkpoint(self, tmp_path: Path) -> None:
         encoder = create_encoder(MODEL, 2)

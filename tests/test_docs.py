@@ -22,7 +22,7 @@ from pages import DOCS, ROOT, TEXTS, blocks, commands
 from torchgeo_decur import cli
 from torchgeo_decur.datamodules import RasterPairDataModule
 from torchgeo_decur.embed import embed_rasters
-from torchgeo_decur.models import create_encoder, published
+from torchgeo_decur.models import MultimodalEncoder, create_encoder, published
 from torchgeo_decur.models.checkpoints import save_encoder
 from torchgeo_decur.tasks import DeCUR
 
@@ -147,6 +147,15 @@ def before_embeddings(reader: Reader) -> None:
     embed_rasters(task, datamodule, Path('scene.parquet'))
 
 
+def before_interoperability(reader: Reader) -> None:
+    """A checkpoint of encoders, and one of them as ONNX."""
+    encoder = MultimodalEncoder({'s1': 2, 's2': 13}, 'test_resnet')
+    options = {'modalities': {'s1': 2, 's2': 13}, 'model': 'test_resnet', 'size': 32}
+    state = {f'encoders.{key}': value for key, value in encoder.state_dict().items()}
+    torch.save({'state_dict': state, 'hyper_parameters': options}, 'last.ckpt')
+    cli.main(['export', 'last.ckpt', '--out', 'encoders', '--onnx'])
+
+
 def before_modalities(reader: Reader) -> None:
     """An image in digital numbers."""
     reader.namespace['image'] = 3000 * torch.rand(13, 8, 8)
@@ -175,6 +184,7 @@ def before_weights(reader: Reader) -> None:
 
 BEFORE: dict[str, Callable[[Reader], None]] = {
     'embeddings.md': before_embeddings,
+    'interoperability.md': before_interoperability,
     'modalities.md': before_modalities,
     'runs.md': before_runs,
     'start.md': before_start,

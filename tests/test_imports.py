@@ -30,6 +30,7 @@ ALLOWED = {
     'report': {'analysis', 'embed', 'models', 'modalities'},
     'packing': DATA | {'datasets', 'datamodules', 'config'},
     'plan': {'config'},
+    'interop': {'models', 'modalities', 'transforms'},
     'cli': TASKS
     | {
         'tasks',

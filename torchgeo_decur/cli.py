@@ -1,7 +1,8 @@
 """The command `torchgeo-decur`: all but training, which is `torchgeo`."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,8 @@ from .datasets.manifest import Values
 from .datasets.reading import UnreadableFileError
 from .embed import Batches, embed_rasters, load_run
 from .embed.splits import Split
-from .models.checkpoints import save_encoder
+from .models import MultimodalEncoder, save_encoder, save_onnx
+from .models.describing import describe, label
 from .models.download import cached_file
 from .models.loading import read_weights
 from .models.published import DeCURWeights, fold_repeated
@@ -60,7 +62,7 @@ def weights() -> None:
 
 def convert(
     file: str,
-    to: Literal['torchgeo', 'timm', 'safetensors'] = 'torchgeo',
+    to: Literal['torchgeo', 'timm', 'safetensors', 'onnx'] = 'torchgeo',
     modality: str | None = None,
     out: Path = Path('.'),
     model: str | None = None,
@@ -71,21 +73,23 @@ def convert(
         file: a published file, a checkpoint of a task, a file of an encoder, or the name of
             published weights.
         to: 'torchgeo', a file that its tasks take as weights; 'timm', a bare state
-            dictionary; 'safetensors', the same with what is known of the images.
+            dictionary; 'safetensors', the same with what is known of the images; 'onnx',
+            a graph for images of 224 x 224 pixels, checked by onnxruntime.
         modality: which modality to write; all by default.
         out: folder of the files, which are called after the input and the modality.
-        model: name of the timm model, for 'torchgeo' where the file does not say it.
+        model: name of the timm model, for 'torchgeo' and 'onnx' where the file does not
+            say it.
     """
     checkpoint = read_weights(file)
-    held = [m or _label(checkpoint.metadata) for m in checkpoint.states]
+    held = [label(checkpoint, m) for m in checkpoint.states]
     if modality and modality not in held:
         raise ValueError(f'modality must be among {held}, got {modality!r}')
     for m, tensors in checkpoint.states.items():
-        label = m or _label(checkpoint.metadata)
-        if modality and label != modality:
+        named = label(checkpoint, m)
+        if modality and named != modality:
             continue
         name = model or checkpoint.model.get(m, '')
-        if to == 'torchgeo' and not name:
+        if to in ('torchgeo', 'onnx') and not name:
             raise ValueError(
                 f'{file}: expected a file that says its model, found none; give the '
                 'name of a timm model with --model'
@@ -93,22 +97,36 @@ def convert(
         bands = checkpoint.bands.get(m)
         state = fold_repeated(tensors, len(bands)) if bands else tensors
         state = {k: v for k, v in state.items() if not _OUTSIDE.match(k)}
-        known = {'bands': bands, 'left_out': checkpoint.left_out.get(m)}
-        metadata = {'modality': label, **{k: v for k, v in known.items() if v}}
-        path = out / f'{_stem(file)}_{label}'
+        metadata = describe(checkpoint, named)
+        path = out / f'{_stem(file)}_{named}'
+        if to == 'onnx':
+            print(save_onnx(state, path, name, metadata))
+            continue
         for written in save_encoder(state, path, name, metadata, [_SUFFIXES[to]]):
             print(written)
 
 
-def export(checkpoint: Path, out: Path | None = None) -> None:
+def export(
+    checkpoint: Path,
+    out: Path | None = None,
+    onnx: bool = False,
+    hub: Path | None = None,
+) -> None:
     """Write the encoders of a checkpoint, as at the end of a fit.
 
     Args:
         checkpoint: checkpoint of a task with one encoder per modality.
         out: folder of the files; by default ``encoders`` next to the checkpoint.
+        onnx: write each encoder as ONNX too, checked by onnxruntime.
+        hub: folder to write all of them to as well, in the layout of the Hugging Face
+            Hub, with a model card.
     """
-    for written in export_checkpoint(checkpoint, out or checkpoint.parent / 'encoders'):
+    folder = out or checkpoint.parent / 'encoders'
+    for written in export_checkpoint(checkpoint, folder, onnx):
         print(written)
+    if hub:
+        MultimodalEncoder.from_weights(checkpoint).save_pretrained(hub)
+        print(hub)
 
 
 def embed(
@@ -331,18 +349,26 @@ def main(args: list[str] | None = None) -> None:
     subcommands = parser.add_subcommands()
     for name, command in _COMMANDS.items():
         subparser = ArgumentParser(description=_summary(command))
+        # A switch that is off takes no value: `--onnx`, not `--onnx true`.
+        options = signature(command).parameters.values()
+        switches = {option.name for option in options if option.default is False}
+        skip = {*switches, 'name'} if command is config else {*switches}
+        subparser.add_function_arguments(
+            command, as_group=False, as_positional=True, skip=skip
+        )
         if command is config:
             # jsonargparse makes an option of what has a default; this one needs no dash.
             subparser.add_argument('name', nargs='?', help='such as quickstart')
-        else:
-            subparser.add_function_arguments(
-                command, as_group=False, as_positional=True
+        for switch in sorted(switches):
+            text = re.search(rf'^ +{switch}: (.+)', str(command.__doc__), re.M)
+            subparser.add_argument(
+                f'--{switch}', action='store_true', help=text and text[1]
             )
         subcommands.add_subcommand(name, subparser, help=_summary(command))
     try:
         chosen = parser.instantiate_classes(parser.parse_args(args))
         _COMMANDS[chosen.subcommand](**chosen[chosen.subcommand])
-    except (ValueError, OSError, UnreadableFileError) as error:
+    except (ValueError, OSError, ImportError, UnreadableFileError) as error:
         raise SystemExit(f'torchgeo-decur: {error}') from error
 
 
@@ -369,10 +395,6 @@ def _row(entry: DeCURWeights) -> list[str]:
 
 def _short(bands: Sequence[str]) -> str:
     return ' '.join(bands) if len(bands) < 5 else f'{bands[0]} to {bands[-1]}'
-
-
-def _label(metadata: Mapping[str, object]) -> str:
-    return str(metadata.get('modality', 'encoder'))
 
 
 def _stem(file: str) -> str:

@@ -1,3 +1,5 @@
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -5,7 +7,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from torchgeo_decur.models import MultimodalEncoder, create_encoder
+from torchgeo_decur.modalities import MODALITIES
+from torchgeo_decur.models import MultimodalEncoder, create_encoder, save_encoder
 
 # One family that convolves, one of tokens, one that widens features after pooling.
 FAMILIES = {'resnet18': 512, 'vit_tiny_patch16_224': 192, 'mobilenetv3_small_050': 1024}
@@ -211,3 +214,59 @@ class TestStart:
 
         assert stem(encoders['s2']).equal(stem(source))
         assert not stem(encoders['s1']).equal(stem(source))
+
+
+class TestFromWeights:
+    def file(self, folder: Path, **content: Any) -> Path:
+        encoders = build('test_resnet')
+        state = {f'encoders.{k}': v for k, v in encoders.state_dict().items()}
+        torch.save({'state_dict': state, **content}, folder / 'last.ckpt')
+        return folder / 'last.ckpt'
+
+    def test_a_checkpoint(self, tmp_path: Path) -> None:
+        records = {'s1': asdict(MODALITIES['sentinel1_grd'])}
+        options = {'modalities': {'s1': 2, 's2': 13}, 'model': 'test_resnet'}
+        file = self.file(
+            tmp_path,
+            hyper_parameters=options,
+            encoder_modalities=records,
+            encoder_training={'task': 'DeCUR'},
+            epoch=4,
+            global_step=10,
+        )
+        found = MultimodalEncoder.from_weights(file)
+        assert found.modalities == {'s1': 2, 's2': 13}
+        expected = build('test_resnet').state_dict()
+        assert all(v.equal(expected[k]) for k, v in found.state_dict().items())
+        assert found.metadata['s1']['bands'] == ['VV', 'VH']
+        limits = MODALITIES['sentinel1_grd'].limits
+        assert found.metadata['s1']['limits'] == limits
+        assert found.metadata['s2'] == {
+            'modality': 's2',
+            'in_chans': 13,
+            'limits': None,
+            'task': 'DeCUR',
+            'hyper_parameters': options,
+            'epochs': 5,
+            'steps': 10,
+        }
+
+    def test_one_of_them(self, tmp_path: Path) -> None:
+        file = self.file(tmp_path, hyper_parameters={'model': 'test_resnet'})
+        assert list(MultimodalEncoder.from_weights(file, ['s2']).encoders) == ['s2']
+        with pytest.raises(ValueError, match=r"among \['s1', 's2'\], got \['dem'\]"):
+            MultimodalEncoder.from_weights(file, ['dem'])
+
+    def test_an_exported_encoder(self, tmp_path: Path) -> None:
+        encoder = create_encoder('test_resnet', 2)
+        metadata = {'modality': 's1', 'bands': ['VV', 'VH'], 'unit': 'dB'}
+        save_encoder(encoder, tmp_path / 's1', 'test_resnet', metadata)
+        found = MultimodalEncoder.from_weights(tmp_path / 's1.safetensors')
+        assert list(found.encoders) == ['s1'] and found.metadata['s1']['unit'] == 'dB'
+        # The other layout says the model alone.
+        plain = MultimodalEncoder.from_weights(tmp_path / 's1.pt')
+        assert plain.modalities == {'encoder': 2}
+
+    def test_a_file_without_its_model(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r'a file that says its models, found'):
+            MultimodalEncoder.from_weights(self.file(tmp_path))

@@ -9,9 +9,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..modalities import Modality
-from ..models import FusionHead, build_fusion_head, save_encoder
+from ..models import FusionHead, build_fusion_head, save_encoder, save_onnx
 from ..models.checkpoints import Checkpoint, read_checkpoint, writable
+from ..models.describing import describe, encoder_metadata
 from ..tasks import FusionPretraining, MultimodalPretraining
+
+# What is known of a training, not of one modality.
+_TRAINING = ('task', 'data', 'hyper_parameters', 'epochs', 'steps')
 
 
 class ExportEncoders(Callback):
@@ -68,7 +72,7 @@ class ExportEncoders(Callback):
             return
         task = cast(MultimodalPretraining, pl_module)
         about = {
-            'task': type(task).__name__,
+            **_training(trainer, task),
             'hyper_parameters': dict(task.hparams),
             'epochs': trainer.current_epoch,
             'steps': trainer.global_step,
@@ -80,7 +84,8 @@ class ExportEncoders(Callback):
             (file,) = _save_fusion(task.fusion, folder, about)
             rank_zero_info(f'fusion head: {file}')
         for name, (m, encoder) in encoders.items():
-            metadata = encoder_metadata(m, dict(task.hparams), known.get(m)) | about
+            channels = task.hparams['modalities'][m]
+            metadata = encoder_metadata(m, channels, known.get(m)) | about
             model = task.encoders.model[m]
             files = save_encoder(encoder, folder / name, model, metadata)
             rank_zero_info(f'encoder of {name}: {", ".join(map(str, files))}')
@@ -93,8 +98,10 @@ class ExportEncoders(Callback):
         Args:
             trainer: the trainer.
             pl_module: the task.
-            checkpoint: the checkpoint, which gets ``encoder_modalities``.
+            checkpoint: the checkpoint, which gets ``encoder_modalities`` and
+                ``encoder_training``.
         """
+        checkpoint['encoder_training'] = _training(trainer, pl_module)
         checkpoint['encoder_modalities'] = {
             m: asdict(modality) for m, modality in _modalities(trainer).items()
         }
@@ -105,7 +112,9 @@ class ExportEncoders(Callback):
         return Path(self.folder) if self.folder else Path(log_dir) / 'encoders'
 
 
-def export_checkpoint(file: str | Path, folder: str | Path) -> list[Path]:
+def export_checkpoint(
+    file: str | Path, folder: str | Path, onnx: bool = False
+) -> list[Path]:
     """Write the encoders of a checkpoint, as the callback does at the end of a fit.
 
     Bands and scaling are in the metadata if :class:`ExportEncoders` was in the fit that
@@ -114,13 +123,18 @@ def export_checkpoint(file: str | Path, folder: str | Path) -> list[Path]:
     Args:
         file: checkpoint of a task with one encoder per modality.
         folder: where to write.
+        onnx: whether to write ``<modality>.onnx`` too, by
+            :func:`~torchgeo_decur.models.save_onnx`, for images of the ``size`` of the
+            task.
 
     Returns:
         Paths of the files, ``<modality>.pt`` and ``<modality>.safetensors``, and those
         of a fusion head.
 
     Raises:
-        ValueError: if the file is no such checkpoint, or the folder cannot be written.
+        ImportError: if ONNX is asked for and its packages are missing.
+        ValueError: if the file is no such checkpoint, the folder cannot be written, or
+            an encoder cannot be exported.
     """
     checkpoint: Checkpoint = read_checkpoint(file)
     options = checkpoint.metadata.get('hyper_parameters', {})
@@ -131,58 +145,37 @@ def export_checkpoint(file: str | Path, folder: str | Path) -> list[Path]:
             f'found encoders of {list(checkpoint.states)} without their hyperparameters; '
             'torchgeo-decur convert reads other files'
         )
-    records = checkpoint.metadata.get('encoder_modalities', {})
-    about = {
-        'hyper_parameters': dict(options),
-        'epochs': checkpoint.metadata.get('epoch', -1) + 1,
-        'steps': checkpoint.metadata.get('global_step', 0),
-    }
     files = []
     states = {m: (m, state) for m, state in checkpoint.states.items()}
+    known = {m: describe(checkpoint, m) for m in states}
     if 'fusion' in checkpoint.metadata:
         fusion = build_fusion_head(checkpoint.metadata['fusion'])
         fusion.load_state_dict(checkpoint.fusion)
         unique = fusion.encoders.items()
         states |= {name: (m, encoder.state_dict()) for name, (m, encoder) in unique}
+        said = next(iter(known.values()))
+        about = {k: said[k] for k in _TRAINING if k in said}
         files += _save_fusion(fusion, Path(folder), about)
     for name, (m, state) in states.items():
-        record = Modality.of(records[m]) if m in records else None
-        known = {
-            'bands': checkpoint.bands.get(m),
-            'left_out': checkpoint.left_out.get(m),
-        }
-        metadata = encoder_metadata(m, options, record) | about
-        metadata |= {k: v for k, v in known.items() if v}
-        model = checkpoint.model[m]
-        files += save_encoder(state, Path(folder) / name, model, metadata)
+        model, path = checkpoint.model[m], Path(folder) / name
+        files += save_encoder(state, path, model, known[m])
+        if onnx:
+            # Augmentations of one's own may have another size, which nobody wrote down.
+            size = int(options.get('size', 224))
+            files.append(save_onnx(state, path, model, known[m], size))
     return files
-
-
-def encoder_metadata(
-    modality: str, options: Mapping[str, Any], record: Modality | None
-) -> dict[str, Any]:
-    """Say what images an encoder expects.
-
-    Args:
-        modality: name of the modality.
-        options: hyperparameters of the task.
-        record: what the modality is, where known.
-
-    Returns:
-        Plain values, for :func:`~torchgeo_decur.models.save_encoder`.
-    """
-    return {
-        'modality': modality,
-        'in_chans': options['modalities'][modality],
-        **(asdict(record) if record else {}),
-        'limits': record.limits if record else None,
-    }
 
 
 def _modalities(trainer: Trainer) -> dict[str, Modality]:
     datamodule = getattr(trainer, 'datamodule', None)
     found: dict[str, Modality] = getattr(datamodule, 'modalities', {})
     return found
+
+
+def _training(trainer: Trainer, task: LightningModule) -> dict[str, str]:
+    datamodule = getattr(trainer, 'datamodule', None)
+    data = {'data': type(datamodule).__name__} if datamodule is not None else {}
+    return {'task': type(task).__name__, **data}
 
 
 def _save_fusion(

@@ -17,9 +17,11 @@ from .fusion_heads import (
     load_fusion_head,
 )
 from .heads import FusionTransformer, build_projector, build_projectors
+from .hub import HubFolder
 from .late_fusion import LateFusionClassifier, LateFusionSegmenter, Segmenter
 from .loading import LoadReport, load_weights
 from .mit import MixTransformer
+from .onnx import save_onnx
 from .pyramid import MultimodalPyramid, StagedPyramid
 from .register import register
 from .resnet_rda import ResNetRDA
@@ -43,6 +45,7 @@ __all__ = [
     'FusionHead',
     'FusionHeadClassifier',
     'FusionTransformer',
+    'HubFolder',
     'JointHead',
     'LateFusion',
     'LateFusionClassifier',
@@ -72,6 +75,7 @@ __all__ = [
     'load_fusion_head',
     'load_weights',
     'save_encoder',
+    'save_onnx',
 ]
 
 # Last, when every backbone of this package is a name that timm knows.

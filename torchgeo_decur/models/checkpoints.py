@@ -25,7 +25,10 @@ _OURS = re.compile(r'^(?:(?:\w+\.)*encoders\.)?encoders\.([^.]+)\.(.+)$')
 _PUBLISHED = re.compile(r'^backbone_(\d+)\.(.+)$')
 _ATTENTION = re.compile(r'^da(\d+)_(l\d+\..+)$')
 # What a file of torch.load may say besides tensors.
-_ABOUT = ('hyper_parameters', 'epoch', 'global_step', 'encoder_modalities', 'fusion')
+_ABOUT = (
+    *('hyper_parameters', 'epoch', 'global_step'),
+    *('encoder_modalities', 'encoder_training', 'fusion'),
+)
 _PREFIXES = ('model.', 'backbone.', '')
 
 
@@ -183,11 +186,7 @@ def save_encoder(
     try:
         for suffix, file in partial.items():
             if suffix == 'safetensors':
-                text = {'format': 'pt', 'model': model, **metadata}
-                text = {
-                    k: v if isinstance(v, str) else json.dumps(v)
-                    for k, v in text.items()
-                }
+                text = as_text({'format': 'pt', 'model': model, **metadata})
                 safetensors.torch.save_file(state, file, metadata=text)
                 continue
             content: Any = state
@@ -203,6 +202,22 @@ def save_encoder(
         for file in partial.values():
             file.unlink(missing_ok=True)
     return list(files.values())
+
+
+def as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Write plain values as text, for formats whose metadata are text.
+
+    Args:
+        metadata: plain values by name.
+
+    Returns:
+        Text as it is, everything else as JSON.
+
+    Example:
+        >>> as_text({'unit': 'dB', 'bands': ['VV', 'VH']})
+        {'unit': 'dB', 'bands': '["VV", "VH"]'}
+    """
+    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
 
 
 def writable(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Self
 
 import timm
 from timm.models import is_model_in_modules
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
 from ..modalities import per_modality
-from .loading import load_weights
+from .describing import count_channels, describe, label
+from .hub import HubFolder
+from .loading import Source, load_weights, prepare, read_weights
 
 # Families whose position embeddings timm interpolates to the size of each input.
 _DYNAMIC_SIZE = {'vision_transformer', 'deit', 'eva'}
@@ -58,8 +60,12 @@ def create_encoder(
     return encoder
 
 
-class MultimodalEncoder(nn.Module):
+class MultimodalEncoder(nn.Module, HubFolder):
     """An encoder per modality; any subset of modalities can be encoded.
+
+    ``save_pretrained(folder)`` writes them in the layout of the Hugging Face Hub, with a
+    model card from ``metadata``; ``push_to_hub('user/name')`` publishes them, and
+    :meth:`HubFolder.from_pretrained` reads either.
 
     Args:
         modalities: number of channels of each modality, by name.
@@ -69,6 +75,8 @@ class MultimodalEncoder(nn.Module):
             path of a file that :func:`~torchgeo_decur.models.load_weights` reads.
         bands: names of the bands of the images, in order, of some or all modalities:
             the first convolution of weights that name their bands is adapted to them.
+        metadata: what is known of the encoder of some or all modalities, plain values
+            by the names that exported files use: ``bands``, ``unit``, ``limits``, ...
 
     Raises:
         ValueError: if there is no modality, a model is unknown, a per-modality option
@@ -88,6 +96,7 @@ class MultimodalEncoder(nn.Module):
         model: str | Mapping[str, str] = 'resnet50',
         weights: Weights | Mapping[str, Weights] = None,
         bands: Mapping[str, Sequence[str]] | None = None,
+        metadata: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Initialize a new MultimodalEncoder instance."""
         super().__init__()
@@ -99,6 +108,8 @@ class MultimodalEncoder(nn.Module):
                     f'bands must name the channels of modalities, {dict(modalities)}, '
                     f'got {list(names)} for {m}'
                 )
+        self.modalities = {m: int(channels) for m, channels in modalities.items()}
+        self.metadata = {m: dict(known) for m, known in (metadata or {}).items()}
         self.model = per_modality('model', model, modalities)
         starts = per_modality('weights', weights, modalities, default=False)
         self.encoders = nn.ModuleDict()
@@ -109,6 +120,52 @@ class MultimodalEncoder(nn.Module):
         if files:
             named = {m: b for m, b in (bands or {}).items() if m in files}
             load_weights(self.encoders, files, bands=named)
+
+    @classmethod
+    def from_weights(
+        cls, weights: Source, modalities: Sequence[str] | None = None
+    ) -> Self:
+        """Build the encoders that a file holds, with what it says of them.
+
+        Args:
+            weights: a weight enum, the name of one, or a file: checkpoint of a task,
+                exported encoder, published file.
+            modalities: which of them; all by default.
+
+        Returns:
+            The encoders, with their ``metadata``.
+
+        Raises:
+            ValueError: if the file does not say its models, has no such modality, or
+                lacks parameters.
+
+        Example:
+            >>> encoder = MultimodalEncoder.from_weights(
+            ...     'ResNet50_Weights.SENTINEL1_2_DECUR'
+            ... )  # doctest: +SKIP
+            >>> encoder.metadata['s1']['unit']  # doctest: +SKIP
+            'dB'
+        """
+        checkpoint = read_weights(weights)
+        keys = {label(checkpoint, m): m for m in checkpoint.states}
+        wanted = list(keys) if modalities is None else list(modalities)
+        if unknown := sorted(set(wanted) - set(keys)):
+            raise ValueError(f'modalities must be among {list(keys)}, got {unknown}')
+        models = {m: checkpoint.model.get(keys[m], '') for m in wanted}
+        if '' in models.values():
+            raise ValueError(
+                f'{checkpoint.name}: expected a file that says its models, found '
+                f'{models}; build MultimodalEncoder(modalities, model, weights) instead'
+            )
+        built = cls(
+            {m: count_channels(checkpoint, m) for m in wanted},
+            models,
+            metadata={m: describe(checkpoint, m) for m in wanted},
+        )
+        for m, encoder in built.encoders.items():
+            state, _ = prepare(encoder, checkpoint, m)
+            encoder.load_state_dict(state, strict=False)
+        return built
 
     @property
     def num_features(self) -> dict[str, int]:

@@ -116,7 +116,7 @@ def load_weights(
         key = f'{type(source)} {source}'
         checkpoint = read[key] = read.get(key) or read_weights(source)
         wanted = names.get(m) if isinstance(bands, Mapping) else bands
-        ready[m] = (target, *_prepare(target, checkpoint, m, wanted, strict))
+        ready[m] = (target, *prepare(target, checkpoint, m, wanted, strict))
     for m, (target, state, report) in ready.items():
         target.load_state_dict(state, strict=False)
         for change in report.changes:
@@ -188,14 +188,28 @@ def _encoders(
     return {modality: encoder}
 
 
-def _prepare(
+def prepare(
     encoder: nn.Module,
     checkpoint: Checkpoint,
     modality: str,
-    bands: Sequence[str] | None,
-    strict: bool,
+    bands: Sequence[str] | None = None,
+    strict: bool = True,
 ) -> tuple[State, LoadReport]:
-    """The parameters to load into one encoder, or an error, and nothing changed yet."""
+    """Find the parameters to load into one encoder; nothing is changed yet.
+
+    Args:
+        encoder: a timm model.
+        checkpoint: what a file holds.
+        modality: name of the encoder in it.
+        bands: names of the bands of the images, in order.
+        strict: as of :func:`load_weights`.
+
+    Returns:
+        Parameters by their names in the encoder, and a report.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
     held = list(checkpoint.states)
     key = '' if held == [''] else modality
     if key not in held and (modality or len(held) > 1):
@@ -291,8 +305,8 @@ def _fit_bands(
             f'{list(known) if known else "none"}; they cannot be adapted by name, '
             'so leave bands out and give images of the same bands'
         )
-    sources = [_canonical(b) for b in known]
-    targets = [_canonical(b) for b in wanted]
+    sources = [canonical(b) for b in known]
+    targets = [canonical(b) for b in wanted]
     if not set(sources) & set(targets):
         raise ValueError(
             f'{where}: bands must share at least one with those of the weights, '
@@ -334,6 +348,17 @@ def _fit_positions(state: State, encoder: Any) -> tuple[State, list[str]]:
     return {**state, 'pos_embed': resized}, [change]
 
 
-def _canonical(band: str) -> str:
-    """B8a, B08A and b8a are one band."""
+def canonical(band: str) -> str:
+    """Write the name of a band as it is compared.
+
+    Args:
+        band: name of a band.
+
+    Returns:
+        The name without capitals and leading zeros.
+
+    Example:
+        >>> canonical('B08A') == canonical('B8a')
+        True
+    """
     return re.sub(r'^b0*(?=\d)', 'b', band.casefold())

@@ -1,7 +1,7 @@
 """What the entries of our weight enums can do: read a published file as an encoder."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torchvision.models import WeightsEnum
 
+from ..modalities import MODALITIES
 from .checkpoints import Checkpoint, State, read_checkpoint
 from .download import fetch
 
@@ -18,7 +19,8 @@ class DeCURWeights(WeightsEnum, Enum):  # type: ignore[misc]
     """Base of the enums below: a file, the scale of its input and what it is.
 
     Keys of ``meta``, besides those of TorchGeo's own weights: ``modalities``, names of
-    the encoders in order; ``bands``, what to feed, and ``channel_order``, the order in
+    the encoders in order; ``sensors``, the known modality that each of them is;
+    ``normalize``, what images are standardised with after scaling, if they are; ``bands``, what to feed, and ``channel_order``, the order in
     the file, which reading puts in that of ``bands``; ``licence``; ``epochs``. With
     several modalities ``in_chans``, ``bands`` and ``channel_order`` are dictionaries by
     name, and ``transforms`` takes a batch of ``image_<modality>``.
@@ -138,12 +140,16 @@ class DeCURWeights(WeightsEnum, Enum):  # type: ignore[misc]
     def _named(self, checkpoint: Checkpoint) -> Checkpoint:
         bands = {m: tuple(b) for m, b in self._by_name('bands').items()}
         models = dict.fromkeys(checkpoint.states, self.meta['model'])
-        return replace(
-            checkpoint,
-            bands=bands,
-            model=models,
-            metadata={'modality': '_'.join(self.meta['modalities']), **self.meta},
-        )
+        records = {m: asdict(MODALITIES[n]) for m, n in self.meta['sensors'].items()}
+        metadata = {
+            'modality': '_'.join(self.meta['modalities']),
+            **self.meta,
+            'weights': str(self),
+            'task': 'DeCUR',
+            'data': self.meta['dataset'],
+            'encoder_modalities': records,
+        }
+        return replace(checkpoint, bands=bands, model=models, metadata=metadata)
 
 
 def first_convolution(state: Mapping[str, Tensor]) -> str:

@@ -23,7 +23,7 @@ _SSL4EO = {'s1': 'sentinel1_grd', 's2': 'sentinel2_l1c'}
 _GEONRW = {'rgb': 'geonrw_rgb', 'dem': 'geonrw_dem'}
 _SUNRGBD = {'rgb': 'sunrgbd_rgb', 'hha': 'sunrgbd_hha'}
 # Coded depth was standardised like ImageNet after it was mapped to [0, 1].
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_HHA = {'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}
 _DATASETS = {'sentinel': 'SSL4EO-S12', 'geonrw': 'GeoNRW', 'sunrgbd': 'SUN RGB-D'}
 
 
@@ -33,7 +33,7 @@ def _weights(
     sensors = {only: sensors[only]} if only else sensors
     scales: dict[str, nn.Module] = {m: ScaleToUnit(n) for m, n in sensors.items()}
     if 'hha' in scales:
-        scales['hha'] = nn.Sequential(scales['hha'], Normalize(*_IMAGENET))
+        scales['hha'] = nn.Sequential(scales['hha'], Normalize(**_HHA))
     bands = {m: list(MODALITIES[name].bands) for m, name in sensors.items()}
     # Colour images were read as blue, green, red.
     order = {m: b[::-1] if m == 'rgb' else b for m, b in bands.items()}
@@ -50,6 +50,7 @@ def _weights(
         meta={
             'dataset': dataset,
             'modalities': list(sensors),
+            'sensors': dict(sensors),
             'in_chans': channels[only] if only else channels,
             'model': model,
             'publication': 'https://arxiv.org/abs/2309.05300',
@@ -57,6 +58,7 @@ def _weights(
             'ssl_method': 'decur',
             'bands': bands[only] if only else bands,
             'channel_order': order[only] if only else order,
+            **({'normalize': {'hha': _HHA}} if 'hha' in sensors else {}),
             'licence': 'Apache-2.0',
             'epochs': 200 if dataset == 'SUN RGB-D' else 100,
             **meta,

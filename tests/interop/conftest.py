@@ -1,0 +1,100 @@
+"""Stand-ins for packages that are not installed: only what an adapter uses of them."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchgeo_decur.modalities import MODALITIES
+from torchgeo_decur.models import MultimodalEncoder
+from torchgeo_decur.models.describing import encoder_metadata
+
+
+class Registry(dict[str, Callable[..., Any]]):
+    """As of TerraTorch: constructors by their names."""
+
+    def register(self, constructor: Callable[..., Any]) -> Callable[..., Any]:
+        self[constructor.__name__] = constructor
+        return constructor
+
+    def build(self, name: str, **options: Any) -> Any:
+        return self[name](**options)
+
+
+@dataclass(frozen=True)
+class BandSpec:
+    """As of torchgeo-bench."""
+
+    sensor: str
+    name: str
+    source_name: str
+    mean: float
+    std: float
+    min: float
+    max: float
+    wavelength_um: float | None = None
+
+
+class BenchModel(nn.Module):
+    """As of torchgeo-bench: scales, then calls what a subclass has."""
+
+    def __init__(self, bands: list[BandSpec], normalization: str, **_: object) -> None:
+        super().__init__()
+        self.bands = bands
+        self.num_channels = len(bands)
+        self.normalization = normalization
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self._forward_patch_features(self.normalize_inputs(images))
+        return features
+
+
+STAND_INS = {
+    'terratorch.registry': {'TERRATORCH_BACKBONE_REGISTRY': Registry()},
+    'torchgeo_bench.datasets.base': {'BandSpec': BandSpec},
+    'torchgeo_bench.models.interface': {'BenchModel': BenchModel},
+}
+
+
+@pytest.fixture(scope='session')
+def adapter() -> Iterator[Callable[[str], ModuleType]]:
+    """Import a module of interop, with the package that it is for or a stand-in."""
+    added = []
+    missing = [n for n in STAND_INS if find_spec(n.partition('.')[0]) is None]
+    for name in missing:
+        parts = name.split('.')
+        for i in range(1, len(parts) + 1):
+            parent = '.'.join(parts[:i])
+            if parent not in sys.modules:
+                sys.modules[parent] = ModuleType(parent)
+                added.append(parent)
+        vars(sys.modules[name]).update(STAND_INS[name])
+    yield lambda name: import_module(f'torchgeo_decur.interop.{name}')
+    for name in added:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope='session')
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """File of encoders of Sentinel-1 and Sentinel-2 that says what they are."""
+    torch.manual_seed(0)
+    names = {'s1': 'sentinel1_grd', 's2': 'sentinel2_l1c'}
+    encoders = MultimodalEncoder(
+        {'s1': 2, 's2': 13},
+        'test_resnet',
+        metadata={
+            m: encoder_metadata(m, MODALITIES[n].channels, MODALITIES[n])
+            for m, n in names.items()
+        },
+    )
+    folder = tmp_path_factory.mktemp('encoders')
+    encoders.save_pretrained(folder)
+    return folder / 'model.safetensors'

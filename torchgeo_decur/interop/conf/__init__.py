@@ -1,0 +1,1 @@
+"""Configs of other packages; Hydra looks for files in a package only."""

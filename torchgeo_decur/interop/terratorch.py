@@ -1,0 +1,103 @@
+"""Encoders as a backbone of TerraTorch; importing this module registers it.
+
+https://github.com/torchgeo/terratorch. TerraTorch imports a folder ``custom_modules``
+where it is started; ``import torchgeo_decur.interop.terratorch`` there makes
+``backbone: decur_encoders`` a name.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
+from torch import Tensor, nn
+
+from ..models import MultimodalEncoder, MultimodalPyramid
+from ..models.loading import Source
+
+
+class EncoderBackbone(nn.Module):
+    """Pyramids of one or more modalities, concatenated level by level.
+
+    Args:
+        weights: what the encoders start from, and what says their models: a checkpoint,
+            an exported encoder, a weight enum or its name.
+        modalities: which of its encoders; all by default.
+        bands: names of the bands of the images, in order, of some or all modalities,
+            where they are not those of the weights.
+        out_indices: which levels, finest first; all by default.
+
+    Attributes:
+        out_channels: channels of each level, all modalities together.
+
+    Raises:
+        ValueError: if the weights do not say their models, or do not fit.
+    """
+
+    def __init__(
+        self,
+        weights: Source,
+        modalities: Sequence[str] | None = None,
+        bands: Mapping[str, Sequence[str]] | None = None,
+        out_indices: Sequence[int] | None = None,
+    ) -> None:
+        """Initialize a new EncoderBackbone instance."""
+        super().__init__()
+        held = MultimodalEncoder.from_weights(weights, modalities)
+        named = {m: list(b) for m, b in (bands or {}).items()}
+        self.pyramid = MultimodalPyramid(
+            {m: len(named.get(m, ())) or n for m, n in held.modalities.items()},
+            held.model,
+            weights=dict.fromkeys(held.modalities, weights),
+            bands=named,
+        )
+        levels = range(len(self.pyramid.strides))
+        self.out_indices = [levels[i] for i in out_indices or levels]
+        per_level = list(zip(*self.pyramid.channels.values(), strict=True))
+        self.out_channels = [sum(per_level[i]) for i in self.out_indices]
+
+    def forward(self, x: Tensor | Mapping[str, Tensor]) -> list[Tensor]:
+        """Compute the levels.
+
+        Args:
+            x: images in [0, 1], shape (B, C, H, W), or those of each modality by name.
+
+        Returns:
+            Maps, finest first, shape (B, ``out_channels``, h, w).
+
+        Raises:
+            ValueError: if the images are not those of all modalities.
+        """
+        expected = list(self.pyramid.encoders)
+        if isinstance(x, Tensor) and len(expected) == 1:
+            x = {expected[0]: x}
+        if isinstance(x, Tensor) or set(x) != set(expected):
+            found = 'one tensor' if isinstance(x, Tensor) else list(x)
+            raise ValueError(
+                f'images must be a dictionary with {expected}, got {found}; name the '
+                'modalities alike in the data'
+            )
+        levels = self.pyramid({m: x[m] for m in expected})
+        return [
+            torch.cat([levels[m][i] for m in expected], 1) for i in self.out_indices
+        ]
+
+
+@TERRATORCH_BACKBONE_REGISTRY.register  # type: ignore[untyped-decorator,unused-ignore]
+def decur_encoders(
+    weights: str,
+    modalities: list[str] | None = None,
+    bands: dict[str, list[str]] | None = None,
+    out_indices: list[int] | None = None,
+) -> EncoderBackbone:
+    """Build encoders for TerraTorch, where options have the prefix ``backbone_``.
+
+    Args:
+        weights: see :class:`EncoderBackbone`.
+        modalities: see :class:`EncoderBackbone`.
+        bands: see :class:`EncoderBackbone`.
+        out_indices: see :class:`EncoderBackbone`.
+
+    Returns:
+        The backbone.
+    """
+    return EncoderBackbone(weights, modalities, bands, out_indices)

@@ -1,0 +1,133 @@
+"""Encoders for runtimes that know nothing of Python: ONNX."""
+
+import os
+from collections.abc import Mapping
+from copy import deepcopy
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoints import Checkpoint, as_text, writable
+from .encoder import create_encoder
+from .loading import prepare
+from .published import first_convolution
+
+# Largest difference from torch, as a share of the largest feature.
+_TOLERANCE = 1e-4
+_PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
+
+
+def save_onnx(
+    encoder: nn.Module | Mapping[str, Tensor],
+    path: Path,
+    model: str,
+    metadata: Mapping[str, Any],
+    size: int = 224,
+) -> Path:
+    """Write an encoder as ONNX, after onnxruntime has computed what torch does.
+
+    The graph maps ``image``, shape (batch, C, ``size``, ``size``), in [0, 1], to
+    ``features``, shape (batch, F). A batch may have any number of images, which have to
+    be of this size. It needs the extra ``onnx`` (``pip install torchgeo-decur[onnx]``).
+
+    The file appears whole, and only if the features of random images, alone and several
+    together, differ from those of torch by at most 1e-4 of the largest one.
+
+    Args:
+        encoder: a timm model without classifier, or its state dictionary.
+        path: path of the file without suffix; its folder is made.
+        model: name of the timm model.
+        metadata: plain values that say what the encoder expects; with the model, they
+            become ``metadata_props``, as text, JSON where they are no text.
+        size: height and width of the images, in pixels.
+
+    Returns:
+        Path of the file, ``<path>.onnx``.
+
+    Raises:
+        ImportError: if a package of the extra is missing.
+        ValueError: if the folder cannot be written, parameters are missing, torch cannot
+            export the model, or the features differ.
+    """
+    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
+        raise ImportError(
+            f'writing ONNX needs {", ".join(missing)}; pip install torchgeo-decur[onnx]'
+        )
+    import onnx
+
+    file = path.with_name(f'{path.name}.onnx')
+    writable(file.parent)
+    network = _network(encoder, model, file)
+    state = network.state_dict()
+    shape = (state[first_convolution(state)].shape[1], size, size)
+    draw = torch.Generator().manual_seed(0)
+    try:
+        with torch.no_grad():
+            program = torch.onnx.export(
+                network,
+                (torch.rand(2, *shape, generator=draw),),
+                input_names=['image'],
+                output_names=['features'],
+                dynamic_shapes=({0: torch.export.Dim('batch')},),
+                verbose=False,
+                dynamo=True,
+            )
+    except (torch.onnx.OnnxExporterError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f'model must be one that torch exports to ONNX for images of {size} x {size} '
+            f'pixels, got {model!r}: {_first_line(error)}'
+        ) from error
+    proto: Any = cast(Any, program).model_proto
+    onnx.helper.set_model_props(proto, as_text({'model': model, **metadata}))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f'.{file.name}.partial')
+    try:
+        onnx.save(proto, str(partial))
+        images = [torch.rand(n, *shape, generator=draw) for n in (1, 3)]
+        difference = max(_difference(network, partial, x) for x in images)
+        # Not "greater than": what is not a number must not pass.
+        if not difference <= _TOLERANCE:
+            raise ValueError(
+                f'{file}: expected features of onnxruntime within {_TOLERANCE} of the '
+                f'largest one of torch, found a difference of {difference:.1e}; nothing '
+                'was written'
+            )
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+    return file
+
+
+def _network(
+    encoder: nn.Module | Mapping[str, Tensor], model: str, file: Path
+) -> nn.Module:
+    """A copy on the CPU that can be exported; all of its parameters are known."""
+    if isinstance(encoder, nn.Module):
+        return deepcopy(encoder).cpu().float().eval()
+    state = dict(encoder)
+    built = create_encoder(model, state[first_convolution(state)].shape[1])
+    fitting, _ = prepare(built, Checkpoint(str(file), {'': state}), '')
+    built.load_state_dict(fitting, strict=False)
+    return built.float().eval()
+
+
+def _difference(model: nn.Module, file: Path, images: Tensor) -> float:
+    """Largest difference between onnxruntime and torch, by the largest feature."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        str(file), providers=['CPUExecutionProvider']
+    )
+    (found,) = session.run(['features'], {'image': images.numpy()})
+    with torch.no_grad():
+        expected = model(images)
+    largest = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
+    return float((torch.from_numpy(found) - expected).abs().max() / largest)
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return str(cause).strip().partition('\n')[0][:300]
