@@ -292,7 +292,11 @@ def imports() -> Drawing:
         350,
     )
     floors = (
-        (30, PLAIN, ('cli, __main__', 'callbacks', 'report', 'packing', 'plan')),
+        (
+            30,
+            PLAIN,
+            ('commands, cli', 'callbacks', 'report', 'packing', 'plan', 'interop'),
+        ),
         (110, WHITE, ('datasets, datamodules', 'tasks', 'analysis', 'embed')),
         (190, COMMON, ('transforms', 'models')),
         (270, FIRST[0], ('modalities', 'losses', 'config')),

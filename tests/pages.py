@@ -19,8 +19,8 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def commands(text: str) -> Iterator[str]:
-    """Commands of a block, those that go over several lines as one."""
+    """Commands of a block, those over several lines as one; not where they write to."""
     joined = re.sub(r'\\\n\s*', '', text)
     for line in joined.splitlines():
         if re.match(r'(\$ )?(torchgeo|torchgeo-decur|python|pytest) ', line):
-            yield line.removeprefix('$ ')
+            yield re.sub(r' > \S+$', '', line.removeprefix('$ '))

@@ -168,7 +168,7 @@ class TestConvert:
         torch.save({'model': state}, file)
         written: list[tuple[Any, ...]] = []
         monkeypatch.setattr(
-            'torchgeo_decur.cli.save_onnx', lambda *args: written.append(args)
+            'torchgeo_decur.commands.save_onnx', lambda *args: written.append(args)
         )
         main(['convert', str(file), '--to=onnx', f'--out={tmp_path}'])
         (_, rgb, model, colour), (_, hha, _, depth) = written

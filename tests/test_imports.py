@@ -31,7 +31,7 @@ ALLOWED = {
     'packing': DATA | {'datasets', 'datamodules', 'config'},
     'plan': {'config'},
     'interop': {'models', 'modalities', 'transforms'},
-    'cli': TASKS
+    'commands': TASKS
     | {
         'tasks',
         'analysis',
@@ -44,6 +44,7 @@ ALLOWED = {
         'plan',
         'config',
     },
+    'cli': {'commands', 'datasets'},
     '__main__': {'cli'},
 }
 

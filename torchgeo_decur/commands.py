@@ -1,0 +1,345 @@
+"""What the command `torchgeo-decur` does: all but training, which is `torchgeo`."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from .analysis.classifiers import Classifier
+from .analysis.embeddings import collect
+from .analysis.split_probes import probe_splits
+from .callbacks.export import export_checkpoint
+from .config import find_experiments, summarize
+from .datasets.manifest import Values
+from .embed import Batches, embed_rasters, load_run
+from .embed.splits import Split
+from .models import MultimodalEncoder, save_encoder, save_onnx
+from .models.describing import describe, label
+from .models.download import cached_file
+from .models.loading import read_weights
+from .models.published import DeCURWeights, fold_repeated
+from .models.weights import WEIGHTS
+from .packing import pack_config
+from .plan import plan as plan_fit
+from .report import report_checkpoint
+from .tasks import MultimodalPretraining
+
+_SUFFIXES = {'torchgeo': 'pt', 'timm': 'pth', 'safetensors': 'safetensors'}
+_OUTSIDE = re.compile(r'^(fc|head|classifier|head\.fc)\.(weight|bias)$|^projector')
+
+
+def config(name: str | None = None) -> None:
+    """Print a config for `torchgeo fit --config`; without a name, those there are.
+
+    Args:
+        name: name of the config, such as quickstart.
+    """
+    files = find_experiments()
+    if name is None:
+        width = max(map(len, files))
+        for known, file in files.items():
+            print(f'{known:<{width}}  {summarize(file.read_text())}')
+    elif name in files:
+        print(files[name].read_text(), end='')
+    else:
+        raise ValueError(f'name must be among {list(files)}, got {name!r}')
+
+
+def weights() -> None:
+    """Print the published weights, and which of them are in the cache."""
+    rows = [['name', 'modality', 'bands', 'size', 'licence', 'cached']]
+    rows += [_row(entry) for enum in WEIGHTS for entry in enum]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print('  '.join(cells).rstrip())
+
+
+def convert(
+    file: str,
+    to: Literal['torchgeo', 'timm', 'safetensors', 'onnx'] = 'torchgeo',
+    modality: str | None = None,
+    out: Path = Path('.'),
+    model: str | None = None,
+) -> None:
+    """Write the encoders of a file in another layout.
+
+    Args:
+        file: a published file, a checkpoint of a task, a file of an encoder, or the name of
+            published weights.
+        to: 'torchgeo', a file that its tasks take as weights; 'timm', a bare state
+            dictionary; 'safetensors', the same with what is known of the images; 'onnx',
+            a graph for images of 224 x 224 pixels, checked by onnxruntime.
+        modality: which modality to write; all by default.
+        out: folder of the files, which are called after the input and the modality.
+        model: name of the timm model, for 'torchgeo' and 'onnx' where the file does not
+            say it.
+    """
+    checkpoint = read_weights(file)
+    held = [label(checkpoint, m) for m in checkpoint.states]
+    if modality and modality not in held:
+        raise ValueError(f'modality must be among {held}, got {modality!r}')
+    for m, tensors in checkpoint.states.items():
+        named = label(checkpoint, m)
+        if modality and named != modality:
+            continue
+        name = model or checkpoint.model.get(m, '')
+        if to in ('torchgeo', 'onnx') and not name:
+            raise ValueError(
+                f'{file}: expected a file that says its model, found none; give the '
+                'name of a timm model with --model'
+            )
+        bands = checkpoint.bands.get(m)
+        state = fold_repeated(tensors, len(bands)) if bands else tensors
+        state = {k: v for k, v in state.items() if not _OUTSIDE.match(k)}
+        metadata = describe(checkpoint, named)
+        path = out / f'{_stem(file)}_{named}'
+        if to == 'onnx':
+            print(save_onnx(state, path, name, metadata))
+            continue
+        for written in save_encoder(state, path, name, metadata, [_SUFFIXES[to]]):
+            print(written)
+
+
+def export(
+    checkpoint: Path,
+    out: Path | None = None,
+    onnx: bool = False,
+    hub: Path | None = None,
+) -> None:
+    """Write the encoders of a checkpoint, as at the end of a fit.
+
+    Args:
+        checkpoint: checkpoint of a task with one encoder per modality.
+        out: folder of the files; by default ``encoders`` next to the checkpoint.
+        onnx: write each encoder as ONNX too, checked by onnxruntime.
+        hub: folder to write all of them to as well, in the layout of the Hugging Face
+            Hub, with a model card.
+    """
+    folder = out or checkpoint.parent / 'encoders'
+    for written in export_checkpoint(checkpoint, folder, onnx):
+        print(written)
+    if hub:
+        MultimodalEncoder.from_weights(checkpoint).save_pretrained(hub)
+        print(hub)
+
+
+def embed(
+    run: Path,
+    out: Path = Path('embeddings.parquet'),
+    ckpt_path: Path | None = None,
+    modalities: list[str] | None = None,
+    projections: bool = True,
+    date: str | None = None,
+    batch_size: int | None = None,
+    device: str = 'auto',
+) -> None:
+    """Write what a model sees in each window of a scene, as GeoParquet.
+
+    A command that was stopped goes on where it stood.
+
+    Args:
+        run: config.yaml of a fit, or a file like it; its model and data count.
+        out: the file to write.
+        ckpt_path: checkpoint of the model; by default the last one next to the config.
+        modalities: which modalities to encode; all by default.
+        projections: whether to write common and unique parts of the embeddings too.
+        date: date of the images where the files have none, such as '2020-06-30'.
+        batch_size: windows of a batch; by default that of the data.
+        device: auto, cpu, gpu or mps.
+    """
+    task, datamodule, about = load_run(run, ckpt_path)
+    if batch_size is not None:
+        datamodule.batch_size = batch_size
+    print(
+        embed_rasters(
+            task, datamodule, out, modalities, projections, date, device, about
+        )
+    )
+
+
+def report(
+    checkpoint: Path,
+    config: Path | None = None,
+    out: Path = Path('report'),
+    baseline: Path | None = None,
+    baseline_config: Path | None = None,
+    analyses: list[str] | None = None,
+    max_samples: int = 4096,
+    max_images: int = 256,
+    split: Split = 'val',
+    batch_size: int | None = None,
+    device: str = 'auto',
+) -> None:
+    """Write what a checkpoint has learned on one page, with figures and numbers.
+
+    A command that was stopped goes on where it stood.
+
+    Args:
+        checkpoint: checkpoint of a self-supervised task.
+        config: config of the fit; its model and data count. By default the config.yaml
+            that the fit left.
+        out: folder of the report.
+        baseline: another checkpoint, such as of Barlow Twins, to compare the alignment
+            with.
+        baseline_config: config of its fit; by default the config.yaml that the fit left,
+            or else that of the checkpoint.
+        analyses: names of those to run; all by default.
+        max_samples: samples that are kept for all but the alignment, a random subset.
+        max_images: images for saliency and feature maps, spread over the split.
+        split: train, val, test or predict.
+        batch_size: samples of a batch; by default that of the data.
+        device: auto, cpu, gpu or mps.
+    """
+    print(
+        report_checkpoint(
+            checkpoint,
+            config,
+            out,
+            baseline,
+            baseline_config,
+            analyses,
+            max_samples,
+            max_images,
+            split,
+            batch_size,
+            device,
+        )
+    )
+
+
+def probe(
+    run: Path,
+    out: Path = Path('probes.csv'),
+    ckpt_path: Path | None = None,
+    data: Path | None = None,
+    fit: Split = 'train',
+    score: Split = 'test',
+    fractions: list[float] = [1.0],  # noqa: B006
+    labels: list[str] | None = None,
+    classifiers: list[Classifier] = ['linear'],  # noqa: B006
+    max_samples: int = 16384,
+    device: str = 'auto',
+) -> None:
+    """Probe what the features and each part of the embeddings of a pretraining hold.
+
+    Args:
+        run: config.yaml of a fit, or a file like it; its model and data count.
+        out: CSV file to write.
+        ckpt_path: checkpoint of the model; by default the last one next to the config.
+        data: file whose data counts in place of that of the run.
+        fit: split whose labels a probe is fitted on.
+        score: split that it is scored on.
+        fractions: fractions of the samples to fit on.
+        labels: keys of the labels; all by default.
+        classifiers: knn or linear, or both.
+        max_samples: samples of a split that are kept, a random subset.
+        device: auto, cpu, gpu or mps.
+    """
+    task, datamodule, _ = load_run(run, ckpt_path, data)
+    if not isinstance(task, MultimodalPretraining):
+        raise ValueError(
+            f'{run}: expected a self-supervised task with embeddings, such as DeCUR, '
+            f'found {type(task).__name__}'
+        )
+    found = []
+    for name in (fit, score):
+        batches = Batches(datamodule, name, device)
+        found.append(collect(task.to(batches.device), batches, max_samples))
+    fitted, scored = found
+    rows = probe_splits(fitted, scored, fractions, classifiers, labels)
+    pd.DataFrame(rows).to_csv(out.with_name(f'.{out.name}.partial'), index=False)
+    out.with_name(f'.{out.name}.partial').replace(out)
+    for row in rows:
+        where = f'{row["label"]:<18}{row["name"]:<14}{row["part"]:<10}'
+        print(
+            f'{where}{row["fraction"]:>7.0%} {row["classifier"]:<7}{row["score"]:6.1f} '
+            f'[{row["low"]:.1f}, {row["high"]:.1f}]  chance {row["chance"]:.1f}'
+        )
+    print(out)
+
+
+def pack(
+    run: Path,
+    out: Path = Path('packed'),
+    values: Values = 'kept',
+    splits: list[Split] | None = None,
+    workers: int | None = None,
+    shard_size: int | None = None,
+    compression: Literal['zstd'] | None = None,
+    data: dict[str, Any] | None = None,
+) -> None:
+    """Write the datasets of a config as shards that stream.
+
+    A command that was stopped goes on where it stood; on a folder that is finished, it
+    verifies checksums and writes shards again that are missing or damaged.
+
+    Args:
+        run: config.yaml of a fit, or a file like it; its data count.
+        out: folder of the shards.
+        values: kept, samples as they are; or uint8, images scaled to [0, 1], as bytes.
+        splits: some of train, val, test and predict; train and val by default.
+        workers: processes that read and write; by default one for each core.
+        shard_size: samples of a shard, by default as many as have about 64 MiB.
+        compression: zstd to compress each sample, where the package zstd is installed.
+        data: options of the datamodule that replace those of the config, such as
+            ``--data.root FOLDER``.
+    """
+    print(
+        pack_config(
+            run,
+            out,
+            data,
+            values=values,
+            splits=splits or ('train', 'val'),
+            workers=workers,
+            shard_size=shard_size,
+            compression=compression,
+        )
+    )
+
+
+def plan(
+    config: Path,
+    overlays: list[Path] | None = None,
+    samples: int | None = None,
+    rate: float | None = None,
+) -> None:
+    """Print what a fit would take: steps, exchange, memory of a device, hours.
+
+    Args:
+        config: a config of ``torchgeo`` with a self-supervised task.
+        overlays: files that change parts of it, such as ``experiments/scale/gpu4.yaml``.
+        samples: samples of an epoch; by default those of the training split on disk.
+        rate: samples a second of one device, for the hours.
+    """
+    for name, value in plan_fit([config, *(overlays or [])], samples, rate).items():
+        print(f'{name}: {value}')
+
+
+def _row(entry: DeCURWeights) -> list[str]:
+    meta = entry.meta
+    several = isinstance(meta['bands'], dict)
+    bands = meta['bands'] if several else {'': meta['bands']}
+    files = [cached_file(url) for url in entry.urls]
+    cached = all(file.exists() for file in files)
+    size = sum(file.stat().st_size for file in files) / 1e6 if cached else 0
+    return [
+        str(entry),
+        '+'.join(meta['modalities']),
+        ' + '.join(_short(b) for b in bands.values()),
+        f'{size:.0f} MB' if cached else '-',
+        meta['licence'],
+        'yes' if cached else 'no',
+    ]
+
+
+def _short(bands: Sequence[str]) -> str:
+    return ' '.join(bands) if len(bands) < 5 else f'{bands[0]} to {bands[-1]}'
+
+
+def _stem(file: str) -> str:
+    path = Path(file)
+    return path.stem if path.exists() else file.replace('.', '_')
