@@ -295,7 +295,7 @@ def imports() -> Drawing:
         (
             30,
             PLAIN,
-            ('commands, cli', 'callbacks', 'report', 'packing', 'plan', 'interop'),
+            ('commands', 'callbacks', 'report', 'packing', 'plan', 'interop'),
         ),
         (110, WHITE, ('datasets, datamodules', 'tasks', 'analysis', 'embed')),
         (190, COMMON, ('transforms', 'models')),
