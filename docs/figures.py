@@ -292,11 +292,7 @@ def imports() -> Drawing:
         350,
     )
     floors = (
-        (
-            30,
-            PLAIN,
-            ('commands', 'callbacks', 'report', 'packing', 'plan', 'interop'),
-        ),
+        (30, PLAIN, ('commands', 'callbacks', 'report', 'packing', 'plan', 'interop')),
         (110, WHITE, ('datasets, datamodules', 'tasks', 'analysis', 'embed')),
         (190, COMMON, ('transforms', 'models')),
         (270, FIRST[0], ('modalities', 'losses', 'config')),
