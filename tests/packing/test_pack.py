@@ -348,7 +348,6 @@ def test_compression_needs_its_package(
 
 
 def test_compressed_samples_are_equal(tmp_path: Path, numbers: Path) -> None:
-    pytest.importorskip('zstd')
     pack(tmp_path / 'packed', compression='zstd')
     compressed, plain = PackedDataset(tmp_path / 'packed'), PackedDataset(numbers)
     assert compressed.manifest.compression == 'zstd'
