@@ -41,7 +41,7 @@ class Table:
         name: name of its file.
         axes: names of the axes.
         cells: the experiments.
-        metrics: what is shown, by its header.
+        metrics: by header, the measured numbers whose mean is shown.
         parts: cells whose probes are shown in full.
         choose: the last axis, if its best value is chosen.
         against: value of the first axis that the others are compared with.
@@ -50,10 +50,15 @@ class Table:
     name: str
     axes: tuple[str, ...]
     cells: tuple[Cell, ...]
-    metrics: Mapping[str, str]
+    metrics: Mapping[str, tuple[str, ...]]
     parts: tuple[str, ...]
     choose: str | None
     against: str | None
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Numbers that are shown, or that something shown is the mean of."""
+        return tuple(dict.fromkeys(m for names in self.metrics.values() for m in names))
 
     @classmethod
     def read(cls, path: Path) -> 'Table':
@@ -106,6 +111,10 @@ class Table:
         metrics: Any = content['metrics']
         if not isinstance(metrics, dict):
             metrics = {m.removeprefix('test_'): m for m in metrics}
+        shown = {
+            header: (name,) if isinstance(name, str) else tuple(name)
+            for header, name in metrics.items()
+        }
         parts = tuple(content.get('parts', ()))
         choose: str | None = content.get('choose')
         if choose not in (None, [*axes][-1]):
@@ -119,7 +128,7 @@ class Table:
                 f'{path}: against must be one of {values}, got {against!r}'
             )
         return cls(
-            path.stem, tuple(axes), tuple(cells), metrics, parts, choose, against
+            path.stem, tuple(axes), tuple(cells), shown, parts, choose, against
         )
 
 

@@ -13,6 +13,8 @@ from scipy.stats import t as student
 RESULTS = ROOT / 'experiments' / 'results.csv'
 
 type Row = dict[str, str]
+# By header of a column, by seed, a number.
+type Columns = dict[str, dict[str, float]]
 
 
 def render(path: Path, results: Path = RESULTS) -> str:
@@ -39,14 +41,15 @@ def render(path: Path, results: Path = RESULTS) -> str:
     numbers = len(header) - len(table.axes)
     lines.append('|' + '---|' * len(table.axes) + '---:|' * numbers)
     for cell in table.cells:
-        values = _values(rows, ' / '.join(cell.name))
+        columns = _columns(table, rows, ' / '.join(cell.name))
+        measured = any(columns.values())
         cells = [*cell.name]
         cells += [
-            _interval(values.get(m, ())) if m in values or not values else '-'
-            for m in table.metrics.values()
+            _interval([*found.values()]) if found or not measured else '-'
+            for found in columns.values()
         ]
-        if chosen and values:
-            cells.append(f'{100 * _mean(table, values):.1f}')
+        if chosen and measured:
+            cells.append(f'{100 * _mean(columns):.1f}')
         if chosen.get(cell.name[:-1]) == cell.name[-1]:
             cells = [f'**{text}**' for text in cells]
         lines.append(f'| {" | ".join(cells)} |')
@@ -85,13 +88,30 @@ def best(path: Path, results: Path = RESULTS) -> dict[tuple[str, ...], str]:
 def _choose(table: Table, rows: Sequence[Row]) -> dict[tuple[str, ...], str]:
     means: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
     for cell in table.cells:
-        if values := _values(rows, ' / '.join(cell.name)):
-            means[cell.name[:-1]][cell.name[-1]] = _mean(table, values)
+        columns = _columns(table, rows, ' / '.join(cell.name))
+        if any(columns.values()):
+            means[cell.name[:-1]][cell.name[-1]] = _mean(columns)
     return {name: max(found, key=found.__getitem__) for name, found in means.items()}
 
 
-def _mean(table: Table, values: Mapping[str, Sequence[float]]) -> float:
-    return mean(mean(values[m]) for m in table.metrics.values() if m in values)
+def _mean(columns: Columns) -> float:
+    return mean(mean(found.values()) for found in columns.values() if found)
+
+
+def _columns(table: Table, rows: Sequence[Row], cell: str) -> Columns:
+    """Each column of a cell, by seed; a seed counts where all numbers are there."""
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        if row['cell'] == cell:
+            found[row['seed']][row['metric']] = float(row['value'])
+    return {
+        header: {
+            seed: mean(values[name] for name in names)
+            for seed, values in sorted(found.items())
+            if values.keys() >= set(names)
+        }
+        for header, names in table.metrics.items()
+    }
 
 
 def _values(rows: Sequence[Row], cell: str) -> dict[str, list[float]]:
@@ -107,20 +127,17 @@ def _less(table: Table, rows: Sequence[Row]) -> list[str]:
     header = [*table.axes, *table.metrics]
     lines = [f'| {" | ".join(header)} |']
     lines.append('|' + '---|' * len(table.axes) + '---:|' * len(table.metrics))
-    found = {
-        (row['cell'], row['seed'], row['metric']): float(row['value']) for row in rows
-    }
-    seeds = sorted({row['seed'] for row in rows})
     for cell in table.cells:
         if cell.name[0] == table.against:
             continue
-        names = [
-            ' / '.join((str(f), *cell.name[1:])) for f in (cell.name[0], table.against)
-        ]
+        mine, theirs = (
+            _columns(table, rows, ' / '.join((str(first), *cell.name[1:])))
+            for first in (cell.name[0], table.against)
+        )
         cells = []
-        for metric in table.metrics.values():
-            pairs = [[found.get((name, s, metric)) for name in names] for s in seeds]
-            values = [a - b for a, b in pairs if a is not None and b is not None]
+        for metric, found in mine.items():
+            other = theirs[metric]
+            values = [v - other[seed] for seed, v in found.items() if seed in other]
             cells.append(_interval(values, '+') if values else '-')
         lines.append(f'| {" | ".join([*cell.name, *cells])} |')
     return lines

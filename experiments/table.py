@@ -19,7 +19,8 @@ A table is a YAML file with
 - ``probe``, in place of ``fit``: a list of options of ``torchgeo-decur probe``, one list
   for each time that it is run on a pretraining;
 - ``metrics``: columns of the metrics of ``torchgeo test``, or, by header, of the probes, such
-  as ``label_s1 together features``. Only the first must be there in all cells;
+  as ``label_s1 together features``; a list of them is shown as its mean. Only the first must be
+  there in all cells;
 - ``parts``: cells whose probes are shown in full, below the table.
 
 A relative ``--config`` or ``--data`` starts at the folder of the table, ``{seed}`` is the seed.
@@ -178,7 +179,7 @@ def _measure(
     with metrics.open() as file:
         found = {k: v for row in csv.DictReader(file) for k, v in row.items() if v}
     _check(table, found)
-    return {m: found[m] for m in table.metrics.values() if m in found}
+    return {m: found[m] for m in table.measured if m in found}
 
 
 def _start(out: Path, cell: Cell, seed: int) -> Path:
@@ -212,14 +213,14 @@ def _probe(
                 name = place if share == 1 else f'{place} {share:g}'
                 found[name] = f'{float(row["score"]) / 100:.5f}'
     _check(table, found)
-    shown = found if cell.name[0] in table.parts else table.metrics.values()
+    shown = found if cell.name[0] in table.parts else table.measured
     return {m: found[m] for m in shown if m in found}
 
 
 def _check(table: Table, found: Mapping[str, str]) -> None:
-    if next(iter(table.metrics.values())) not in found:
+    if table.measured[0] not in found:
         raise RuntimeError(
-            f'metrics must be among {sorted(found)}, got {list(table.metrics.values())}'
+            f'metrics must be among {sorted(found)}, got {list(table.measured)}'
         )
 
 

@@ -231,6 +231,30 @@ def test_against(table: ModuleType, tmp_path: Path) -> None:
         definition.Table.read(path)
 
 
+def test_mean_of_several(table: ModuleType, tmp_path: Path) -> None:
+    """A column may be a mean; a seed without one of its numbers does not count."""
+    columns = {'x': 'x', 'both': ['x', 'y']}
+    axes = {'a': {'one': [], 'two': []}}
+    path = write(tmp_path, tmp_path / 'f', axes=axes, metrics=columns, against='one')
+    results = tmp_path / 'results.csv'
+    base = {'table': 'small', 'options': '', 'hardware': 'CPU', 'commit': 'now'}
+    for cell, seed, metric, value in (
+        ('one', 0, 'x', 0.2),
+        ('one', 0, 'y', 0.4),
+        ('two', 0, 'x', 0.6),
+        ('two', 0, 'y', 0.4),
+        ('two', 1, 'x', 0.1),
+    ):
+        row = {'cell': cell, 'seed': seed, 'metric': metric, 'value': value}
+        provenance.append(results, table.COLUMNS, [base | row])
+    assert definition.Table.read(path).measured == ('x', 'y')
+    shown = rendering.render(path, results)
+    assert '| a | x | both |' in shown
+    assert '| one | 20.0 | 30.0 |' in shown
+    assert '| two | +40.0 | +20.0 |' in shown
+    assert shown.split('| two |')[1].split('|')[1].strip() == '50.0'
+
+
 class TestChoose:
     """A grid: pretrainings of each value, of which the best is marked."""
 

@@ -173,6 +173,22 @@ class TestLabels:
         both = (drawn['label_s1'] + drawn['label_s2']) % 6
         assert np.array_equal(drawn['label_synergy'], both)
 
+    def test_multilabel_joins_the_first_three(self) -> None:
+        dataset = SyntheticEO(size=16, multilabel=True)
+        sample, sizes = dataset[5], (8, 6, 6)
+        assert sample['label'].shape == (sum(sizes),)
+        parts = sample['label'].split(sizes)
+        found = [int(part.argmax()) for part in parts]
+        assert found == [int(sample[k]) for k in list(dataset.num_classes)[:3]]
+        assert [int(part.sum()) for part in parts] == [1, 1, 1]
+        assert 'label' not in SyntheticEO(size=16)[5]
+
+    def test_kept_scenes_are_the_same(self) -> None:
+        dataset = SyntheticEO(size=16, keep=True)
+        first, again, fresh = dataset[3], dataset[3], SyntheticEO(size=16)[3]
+        assert again['image_s1'] is first['image_s1'] and again is not first
+        assert all(torch.equal(again[key], fresh[key]) for key in fresh)
+
     def test_sample_has_the_drawn_labels(self) -> None:
         dataset = SyntheticEO(size=16)
         sample = dataset[7]

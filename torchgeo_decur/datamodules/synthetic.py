@@ -26,6 +26,9 @@ class SyntheticEODataModule(MultimodalDataModule):
         num_dates: number of dates T of each place.
         common_strength: contrast of what both sensors see.
         unique_strength: contrast of what one sensor alone sees.
+        multilabel: whether samples have ``label``, the classes of ``label_common``,
+            ``label_s1`` and ``label_s2`` as one multi-label task.
+        keep: whether training scenes stay in memory once they are made, in each process.
         label_fraction: fraction of the training scenes to train with, stratified by
             ``label_common``.
 
@@ -51,6 +54,8 @@ class SyntheticEODataModule(MultimodalDataModule):
         num_dates: int = 1,
         common_strength: float = 1.0,
         unique_strength: float = 1.0,
+        multilabel: bool = False,
+        keep: bool = False,
         label_fraction: float = 1.0,
     ) -> None:
         """Initialize a new SyntheticEODataModule instance."""
@@ -67,12 +72,14 @@ class SyntheticEODataModule(MultimodalDataModule):
         )
         self.length = length
         self.val_length = val_length
+        self.keep = keep
         self.kwargs = {
             'modalities': tuple(modalities),
             'size': size,
             'num_dates': num_dates,
             'common_strength': common_strength,
             'unique_strength': unique_strength,
+            'multilabel': multilabel,
         }
 
     def setup(self, stage: str) -> None:
@@ -83,16 +90,18 @@ class SyntheticEODataModule(MultimodalDataModule):
         """
         splits = {'train': 0, 'val': 1, 'test': 2, 'predict': 3}
         for name, number in splits.items():
-            length = self.length if name == 'train' else self.val_length
-            seed = len(splits) * self.seed + number
-            dataset = SyntheticEO(length, seed=seed, **self.kwargs)
+            train = name == 'train'
+            dataset = SyntheticEO(
+                self.length if train else self.val_length,
+                seed=len(splits) * self.seed + number,
+                keep=train and self.keep,
+                **self.kwargs,
+            )
             setattr(self, f'{name}_dataset', dataset)
         if self.label_fraction < 1:
-            train = SyntheticEO(
-                self.length, seed=len(splits) * self.seed, **self.kwargs
-            )
-            kept = self.budget(len(train), partial(_labels, train))
-            self.train_dataset = Subset(train, kept)
+            whole = self.train_dataset
+            kept = self.budget(len(whole), partial(_labels, whole))
+            self.train_dataset = Subset(whole, kept)
 
 
 def _labels(dataset: SyntheticEO) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from torch.nn.functional import one_hot
 from torchgeo.datasets import NonGeoDataset
 
 from ..modalities import MODALITIES
@@ -73,6 +74,10 @@ class SyntheticEO(NonGeoDataset):
     the pixels of the other sensor; :meth:`render` shows it. An ``rgb`` image shows
     those states of ``label_s2`` that change the visible bands.
 
+    With ``multilabel``, a sample also has ``label``, the classes of the first three labels
+    as one multi-label task, such as BigEarthNet's: what all sensors see and what one of
+    them sees alone.
+
     What stands in the way, and is drawn for each sensor and date on its own: offset of
     the radar, looks and speckle, incidence side, brightness of the light, direction
     of the sun, haze, clouds. With several dates, these differ between the dates and
@@ -90,6 +95,9 @@ class SyntheticEO(NonGeoDataset):
             ``label_common``, 1 is the calibrated contrast.
         unique_strength: contrast of what one sensor alone sees; 0 hides ``label_s1``
             and ``label_s2``, 1 is the calibrated contrast.
+        multilabel: whether samples have ``label``.
+        keep: whether a scene stays in memory once it is made, in each process:
+            4 bytes for each value of its images, and 8 for each pixel.
         transforms: a function that takes a sample and returns a new one.
 
     Raises:
@@ -140,6 +148,8 @@ class SyntheticEO(NonGeoDataset):
         num_dates: int = 1,
         common_strength: float = 1.0,
         unique_strength: float = 1.0,
+        multilabel: bool = False,
+        keep: bool = False,
         transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         """Initialize a new SyntheticEO instance."""
@@ -167,6 +177,9 @@ class SyntheticEO(NonGeoDataset):
         self.num_dates = num_dates
         self.common_strength = common_strength
         self.unique_strength = unique_strength
+        self.multilabel = multilabel
+        self.keep = keep
+        self._kept: dict[int, dict[str, Any]] = {}
         self.transforms = transforms
         self._fields = Fields(size)
         # Drawing this anew for every image would double the time of a scene.
@@ -199,12 +212,17 @@ class SyntheticEO(NonGeoDataset):
             ``image_<m>`` of each modality, shape (C, H, W), or (T, C, H, W) with
             ``num_dates`` > 1, float32: ``s1`` VV and VH in dB, ``s2`` 13 bands in digital
             numbers, ``dem`` height in m, ``rgb`` from 0 to 255; the labels, integers
-            without dimensions; ``mask``, the land cover, shape (H, W).
+            without dimensions; with ``multilabel``, ``label``, 20 numbers 0 or 1 in the
+            order of the classes of ``label_common``, ``label_s1`` and ``label_s2``;
+            ``mask``, the land cover, shape (H, W).
 
         Raises:
             IndexError: if ``index`` is out of range.
         """
-        sample = self.render(index)
+        sample = self._kept.get(index) or self.render(index)
+        if self.keep:
+            self._kept[index] = sample
+        sample = dict(sample)
         return sample if self.transforms is None else self.transforms(sample)
 
     def draw_labels(self, index: int) -> dict[str, int]:
@@ -269,6 +287,9 @@ class SyntheticEO(NonGeoDataset):
             sample[f'image_{m}'] = torch.from_numpy(image)
         for name, value in chosen.items():
             sample[name] = torch.tensor(value)
+        if self.multilabel:
+            hot = [one_hot(sample[k], self.num_classes[k]) for k in _DRAWN]
+            sample['label'] = torch.cat(hot)
         sample['mask'] = torch.from_numpy(place.cover)
         return sample
 
