@@ -233,7 +233,7 @@ def test_against(table: ModuleType, tmp_path: Path) -> None:
 
 def test_mean_of_several(table: ModuleType, tmp_path: Path) -> None:
     """A column may be a mean; a seed without one of its numbers does not count."""
-    columns = {'x': 'x', 'both': ['x', 'y']}
+    columns = {'x': 'x', 'x and y': ['x', 'y']}
     axes = {'a': {'one': [], 'two': []}}
     path = write(tmp_path, tmp_path / 'f', axes=axes, metrics=columns, against='one')
     results = tmp_path / 'results.csv'
@@ -249,7 +249,7 @@ def test_mean_of_several(table: ModuleType, tmp_path: Path) -> None:
         provenance.append(results, table.COLUMNS, [base | row])
     assert definition.Table.read(path).measured == ('x', 'y')
     shown = rendering.render(path, results)
-    assert '| a | x | both |' in shown
+    assert '| a | x | x and y |' in shown
     assert '| one | 20.0 | 30.0 |' in shown
     assert '| two | +40.0 | +20.0 |' in shown
     assert shown.split('| two |')[1].split('|')[1].strip() == '50.0'
