@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ class Cell:
 
     Args:
         name: its value on each axis.
-        pretrain: options of the pretraining, if there is one.
+        pretrains: options of each pretraining that it starts from.
         fit: options of the fit, if there is one.
         probes: options of each probe of the pretraining.
     """
 
     name: tuple[str, ...]
-    pretrain: tuple[str, ...] | None
+    pretrains: tuple[tuple[str, ...], ...]
     fit: tuple[str, ...]
     probes: tuple[tuple[str, ...], ...]
 
@@ -41,7 +41,7 @@ class Table:
         name: name of its file.
         axes: names of the axes.
         cells: the experiments.
-        metrics: by header, the measured numbers whose mean is shown.
+        metrics: by section, by header, the measured numbers whose mean is shown.
         parts: cells whose probes are shown in full.
         choose: the last axis, if its best value is chosen.
         against: value of the first axis that the others are compared with.
@@ -50,7 +50,7 @@ class Table:
     name: str
     axes: tuple[str, ...]
     cells: tuple[Cell, ...]
-    metrics: Mapping[str, tuple[str, ...]]
+    metrics: Mapping[str, Mapping[str, tuple[str, ...]]]
     parts: tuple[str, ...]
     choose: str | None
     against: str | None
@@ -58,7 +58,8 @@ class Table:
     @property
     def measured(self) -> tuple[str, ...]:
         """Numbers that are shown, or that something shown is the mean of."""
-        return tuple(dict.fromkeys(m for names in self.metrics.values() for m in names))
+        columns = [names for found in self.metrics.values() for names in found.values()]
+        return tuple(dict.fromkeys(chain.from_iterable(columns)))
 
     @classmethod
     def read(cls, path: Path) -> 'Table':
@@ -82,7 +83,7 @@ class Table:
             )
             raise ValueError(f'{path} must have {said}; got {sorted(content)}')
         every: list[str] = content.get('pretrain_all', [])
-        starts: dict[str, list[str]] = content.get('pretrain', {})
+        starts: dict[str, Any] = content.get('pretrain', {})
         ways: dict[str, dict[str, list[str]]] = content.get('pretrain_axes', {})
         axes: dict[str, dict[str, list[str]]] = content.get('axes', {})
         if starts:
@@ -101,9 +102,10 @@ class Table:
             cells.append(
                 Cell(
                     tuple(map(str, names)),
-                    _resolve([*every, *starts[names[0]], *begin], path.parent)
-                    if starts
-                    else None,
+                    tuple(
+                        _resolve([*every, *start, *begin], path.parent)
+                        for start in _several(starts.get(names[0]))
+                    ),
                     _resolve([*content.get('fit', []), *options], path.parent),
                     tuple(_resolve(p, path.parent) for p in content.get('probe', [])),
                 )
@@ -111,10 +113,17 @@ class Table:
         metrics: Any = content['metrics']
         if not isinstance(metrics, dict):
             metrics = {m.removeprefix('test_'): m for m in metrics}
+        if not isinstance(next(iter(metrics.values())), dict):
+            metrics = {'': metrics}
         shown = {
-            header: (name,) if isinstance(name, str) else tuple(name)
-            for header, name in metrics.items()
+            section: {
+                header: (name,) if isinstance(name, str) else tuple(name)
+                for header, name in columns.items()
+            }
+            for section, columns in metrics.items()
         }
+        if content.get('probe') and any(len(cell.pretrains) != 1 for cell in cells):
+            raise ValueError(f'{path}: a probe needs one pretraining in each cell')
         parts = tuple(content.get('parts', ()))
         choose: str | None = content.get('choose')
         if choose not in (None, [*axes][-1]):
@@ -127,9 +136,14 @@ class Table:
             raise ValueError(
                 f'{path}: against must be one of {values}, got {against!r}'
             )
-        return cls(
-            path.stem, tuple(axes), tuple(cells), shown, parts, choose, against
-        )
+        return cls(path.stem, tuple(axes), tuple(cells), shown, parts, choose, against)
+
+
+def _several(start: Any) -> list[list[str]]:
+    """One pretraining is a list of options, several are such lists by name."""
+    if start is None:
+        return []
+    return [*start.values()] if isinstance(start, dict) else [start]
 
 
 def _resolve(options: Sequence[str], folder: Path) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ RESULTS = ROOT / 'experiments' / 'results.csv'
 type Row = dict[str, str]
 # By header of a column, by seed, a number.
 type Columns = dict[str, dict[str, float]]
+# By header of a column, the numbers whose mean it shows.
+type Headers = Mapping[str, tuple[str, ...]]
 
 
 def render(path: Path, results: Path = RESULTS) -> str:
@@ -35,37 +37,23 @@ def render(path: Path, results: Path = RESULTS) -> str:
         return 'Not measured.'
     newest = {key: rows[-1][key] for key in ('commit', 'options', 'hardware')}
     rows = [row for row in rows if row == row | newest]
-    chosen = _choose(table, rows) if table.choose else {}
-    header = [*table.axes, *table.metrics, *(['mean'] if chosen else [])]
-    lines = [f'| {" | ".join(header)} |']
-    numbers = len(header) - len(table.axes)
-    lines.append('|' + '---|' * len(table.axes) + '---:|' * numbers)
-    for cell in table.cells:
-        columns = _columns(table, rows, ' / '.join(cell.name))
-        measured = any(columns.values())
-        cells = [*cell.name]
-        cells += [
-            _interval([*found.values()]) if found or not measured else '-'
-            for found in columns.values()
-        ]
-        if chosen and measured:
-            cells.append(f'{100 * _mean(columns):.1f}')
-        if chosen.get(cell.name[:-1]) == cell.name[-1]:
-            cells = [f'**{text}**' for text in cells]
-        lines.append(f'| {" | ".join(cells)} |')
+    lines = []
+    for title, columns in table.metrics.items():
+        lines += [f'**{title}**', ''] if title else []
+        lines += [*_means(table, rows, columns), '']
+        if table.against:
+            lines += [f'Less {table.against}, seed by seed:', '']
+            lines += [*_less(table, rows, columns), '']
     seeds = sorted({int(row['seed']) for row in rows})
     extra = f', options `{newest["options"]}`' if newest['options'] else ''
     for name in table.parts:
         if values := _values(rows, name):
-            lines += ['', f'{name}, by part:', '', *_parts(values)]
-    if table.against:
-        lines += ['', f'Less {table.against}, seed by seed:', '', *_less(table, rows)]
+            lines += [f'{name}, by part:', '', *_parts(values), '']
     ratio = len(seeds) ** 0.5 / student.ppf(0.975, max(len(seeds) - 1, 1))
     lines += [
-        '',
         f'In %, mean ± half of the 95 % interval (Student t) over the seeds {seeds}, of '
         f'which the standard deviation is {ratio:.2f} times; `experiments/tables/{path.name}`{extra}, commit `{newest["commit"]}`, '
-        f'{newest["hardware"]}.',
+        f'{newest["hardware"]}.'
     ]
     return '\n'.join(lines)
 
@@ -85,10 +73,38 @@ def best(path: Path, results: Path = RESULTS) -> dict[tuple[str, ...], str]:
     return _choose(table, [row for row in rows if row['commit'] == rows[-1]['commit']])
 
 
+def _means(table: Table, rows: Sequence[Row], wanted: Headers) -> list[str]:
+    """Lines of a table of means."""
+    chosen = _choose(table, rows) if table.choose else {}
+    header = [*table.axes, *wanted, *(['mean'] if chosen else [])]
+    lines = _header(table, header)
+    for cell in table.cells:
+        columns = _columns(wanted, rows, ' / '.join(cell.name))
+        measured = any(columns.values())
+        cells = [*cell.name]
+        cells += [
+            _interval([*found.values()]) if found or not measured else '-'
+            for found in columns.values()
+        ]
+        if chosen and measured:
+            cells.append(f'{100 * _mean(columns):.1f}')
+        if chosen.get(cell.name[:-1]) == cell.name[-1]:
+            cells = [f'**{text}**' for text in cells]
+        lines.append(f'| {" | ".join(cells)} |')
+    return lines
+
+
+def _header(table: Table, header: Sequence[str]) -> list[str]:
+    numbers = len(header) - len(table.axes)
+    rule = '|' + '---|' * len(table.axes) + '---:|' * numbers
+    return [f'| {" | ".join(header)} |', rule]
+
+
 def _choose(table: Table, rows: Sequence[Row]) -> dict[tuple[str, ...], str]:
     means: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+    wanted = next(iter(table.metrics.values()))
     for cell in table.cells:
-        columns = _columns(table, rows, ' / '.join(cell.name))
+        columns = _columns(wanted, rows, ' / '.join(cell.name))
         if any(columns.values()):
             means[cell.name[:-1]][cell.name[-1]] = _mean(columns)
     return {name: max(found, key=found.__getitem__) for name, found in means.items()}
@@ -98,7 +114,7 @@ def _mean(columns: Columns) -> float:
     return mean(mean(found.values()) for found in columns.values() if found)
 
 
-def _columns(table: Table, rows: Sequence[Row], cell: str) -> Columns:
+def _columns(wanted: Headers, rows: Sequence[Row], cell: str) -> Columns:
     """Each column of a cell, by seed; a seed counts where all numbers are there."""
     found: dict[str, dict[str, float]] = defaultdict(dict)
     for row in rows:
@@ -110,7 +126,7 @@ def _columns(table: Table, rows: Sequence[Row], cell: str) -> Columns:
             for seed, values in sorted(found.items())
             if values.keys() >= set(names)
         }
-        for header, names in table.metrics.items()
+        for header, names in wanted.items()
     }
 
 
@@ -122,16 +138,14 @@ def _values(rows: Sequence[Row], cell: str) -> dict[str, list[float]]:
     return values
 
 
-def _less(table: Table, rows: Sequence[Row]) -> list[str]:
+def _less(table: Table, rows: Sequence[Row], wanted: Headers) -> list[str]:
     """Lines of a table of differences to one value of the first axis, of the same seeds."""
-    header = [*table.axes, *table.metrics]
-    lines = [f'| {" | ".join(header)} |']
-    lines.append('|' + '---|' * len(table.axes) + '---:|' * len(table.metrics))
+    lines = _header(table, [*table.axes, *wanted])
     for cell in table.cells:
         if cell.name[0] == table.against:
             continue
         mine, theirs = (
-            _columns(table, rows, ' / '.join((str(first), *cell.name[1:])))
+            _columns(wanted, rows, ' / '.join((str(first), *cell.name[1:])))
             for first in (cell.name[0], table.against)
         )
         cells = []

@@ -10,7 +10,8 @@ A table is a YAML file with
   all combinations;
 - ``pretrain``: by name, the options of a pretraining that exports encoders; those of
   ``pretrain_all`` come before them. The names are the first axis, ``encoders``, whose values
-  may add options too; ``{encoders}`` in the options of a cell is the folder of the export;
+  may add options too; ``{encoders}`` in the options of a cell is the folder of the export.
+  A name may have several pretrainings, by names of their own, each of other modalities;
 - ``pretrain_axes``: axes whose options are those of the pretraining;
 - ``against``: a value of the first axis; a second table shows what the others are more or
   less than it, paired by seed;
@@ -19,8 +20,8 @@ A table is a YAML file with
 - ``probe``, in place of ``fit``: a list of options of ``torchgeo-decur probe``, one list
   for each time that it is run on a pretraining;
 - ``metrics``: columns of the metrics of ``torchgeo test``, or, by header, of the probes, such
-  as ``label_s1 together features``; a list of them is shown as its mean. Only the first must be
-  there in all cells;
+  as ``label_s1 together features``; a list of them is shown as its mean. Columns may be
+  grouped by title, for several tables of the same cells. Only the first must be there in all cells;
 - ``parts``: cells whose probes are shown in full, below the table.
 
 A relative ``--config`` or ``--data`` starts at the folder of the table, ``{seed}`` is the seed.
@@ -40,6 +41,7 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
+from shutil import copy
 
 from jsonargparse import auto_cli
 
@@ -157,16 +159,11 @@ def _measure(
 ) -> dict[str, str]:
     """Pretrain if needed, fit and test, or probe, one cell; its metrics."""
     words = {'seed': str(seed), 'encoders': ''}
-    if cell.pretrain is not None:
-        start = _start(out, cell, seed)
-        if not (export := _newest(start, 'encoders')):
-            command(_command('fit', cell.pretrain, words, start, 'run'))
-            export = _newest(start, 'encoders')
-        if export is None:
-            raise RuntimeError('the pretraining exported no encoders')
-        words['encoders'] = str(export)
-        if cell.probes:
-            return _probe(table, cell, export.parent, options, command)
+    exports = [_pretrain(options, seed, out, command) for options in cell.pretrains]
+    if cell.probes:
+        return _probe(table, cell, exports[0].parent, options, command)
+    if exports:
+        words['encoders'] = str(_together(exports))
     given = [*cell.fit, *options]
     # What was fitted with other options is not gone on from.
     name = f'{_slug(cell.name)}_{_digest(given)}'
@@ -182,13 +179,40 @@ def _measure(
     return {m: found[m] for m in table.measured if m in found}
 
 
-def _start(out: Path, cell: Cell, seed: int) -> Path:
+def _pretrain(options: Sequence[str], seed: int, out: Path, command: Command) -> Path:
+    """Pretrain, where no table has done so; the folder of the encoders."""
+    start = _start(out, options, seed)
+    if not (export := _newest(start, 'encoders')):
+        words = {'seed': str(seed), 'encoders': ''}
+        command(_command('fit', options, words, start, 'run'))
+        export = _newest(start, 'encoders')
+    if export is None:
+        raise RuntimeError('the pretraining exported no encoders')
+    return export
+
+
+def _together(exports: Sequence[Path]) -> Path:
+    """One folder with the encoders of all pretrainings."""
+    if len(exports) == 1:
+        return exports[0]
+    files = [file for export in exports for file in sorted(export.iterdir())]
+    if len({file.name for file in files}) < len(files):
+        raise RuntimeError(f'pretrainings export the same files: {[*map(str, files)]}')
+    # The folder of a pretraining is two above its export.
+    folder = exports[0].parents[2] / f'with_{_digest([*map(str, exports)])}'
+    folder.mkdir(exist_ok=True)
+    for file in files:
+        copy(file, folder)
+    return folder
+
+
+def _start(out: Path, options: Sequence[str], seed: int) -> Path:
     """Folder of a pretraining, by all that decides it; its name in a table does not."""
     words = [
         Path(option.removeprefix('--config=')).read_text()
         if option.startswith('--config=')
         else option
-        for option in cell.pretrain or ()
+        for option in options
     ]
     code = provenance.commit('torchgeo_decur')
     return out / 'pretrain' / code / f'seed_{seed}' / _digest(words)

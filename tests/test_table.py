@@ -5,6 +5,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
@@ -44,7 +45,7 @@ def test_files(table: ModuleType, path: Path) -> None:
     read = definition.Table.read(path)
     assert len({cell.name for cell in read.cells}) == len(read.cells)
     for cell in read.cells:
-        for option in (*cell.fit, *(cell.pretrain or ())):
+        for option in (*cell.fit, *chain.from_iterable(cell.pretrains)):
             if option.startswith('--config='):
                 assert Path(option.removeprefix('--config=')).is_file()
     assert ' | '.join(read.axes) in rendering.render(path) or 'Not' in rendering.render(
@@ -255,6 +256,62 @@ def test_mean_of_several(table: ModuleType, tmp_path: Path) -> None:
     assert shown.split('| two |')[1].split('|')[1].strip() == '50.0'
 
 
+def test_sections(table: ModuleType, tmp_path: Path) -> None:
+    """Columns grouped by title are tables of their own, of the same cells."""
+    columns = {'first': {'x': 'x'}, 'second': {'y': 'y', 'mean': ['x', 'y']}}
+    path = write(tmp_path, tmp_path / 'f', axes={'a': {'one': []}}, metrics=columns)
+    results = tmp_path / 'results.csv'
+    row = {'table': 'small', 'options': '', 'hardware': 'CPU', 'commit': 'now'}
+    for metric, value in (('x', 0.2), ('y', 0.4)):
+        more = {'cell': 'one', 'seed': 0, 'metric': metric, 'value': value}
+        provenance.append(results, table.COLUMNS, [row | more])
+    shown = rendering.render(path, results)
+    assert '**first**\n\n| a | x |\n|---|---:|\n| one | 20.0 |\n\n**second**' in shown
+    assert '| one | 30.0 | 40.0 |' in shown  # by name, as the file was written
+
+
+def test_several_pretrainings(table: ModuleType, tmp_path: Path) -> None:
+    """A cell may take each encoder from a pretraining of its own."""
+    starts = {'each alone': {'s1': ['--m=s1'], 's2': ['--m=s2']}, 'both': ['--m=b']}
+    weights = '--weights={encoders}'
+    path = tmp_path / 'small.yaml'
+    content = {'pretrain': starts, 'fit': [weights], 'metrics': ['test_x']}
+    path.write_text(yaml.safe_dump(content))
+    calls: list[Sequence[str]] = []
+
+    def command(args: Sequence[str]) -> None:
+        """Write what the command would: encoders, or the metrics of a test."""
+        calls.append(args)
+        options = dict(arg.lstrip('-').split('=', 1) for arg in args[1:])
+        logger = 'trainer.logger.init_args'
+        folder = Path(options[f'{logger}.save_dir'], options[f'{logger}.name'])
+        export = folder / 'version_0' / 'encoders'
+        export.mkdir(parents=True)
+        for m in {'b': ('s1', 's2')}.get(options.get('m', ''), (options.get('m'),)):
+            (export / f'{m}.safetensors').write_text(options.get('m', ''))
+        if args[0] == 'test':
+            (folder / 'version_0' / 'metrics.csv').write_text('test_x\n0.5\n')
+
+    given = (path, [0], [], [], tmp_path / 'out', tmp_path / 'results.csv', command)
+    table.fill(*given)
+    found = {}
+    for args in calls:
+        for arg in args:
+            if args[0] == 'test' and arg.startswith('--weights='):
+                folder = Path(arg.removeprefix('--weights='))
+                files = folder.glob('*.safetensors')
+                name = folder.parent.parent.parent.name
+                found[name] = {f.stem: f.read_text() for f in files}
+    assert {'s1': 's1', 's2': 's2'} in found.values()
+    assert {'s1': 'b', 's2': 'b'} in found.values()
+
+    content['probe'] = [[]]
+    del content['fit']
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match='a probe needs one pretraining'):
+        definition.Table.read(path)
+
+
 class TestChoose:
     """A grid: pretrainings of each value, of which the best is marked."""
 
@@ -264,8 +321,8 @@ class TestChoose:
 
         def start(text: str, *options: str, seed: int = 0) -> Path:
             conf.write_text(text)
-            cell = definition.Cell(('any',), (f'--config={conf}', *options), (), ())
-            folder: Path = table._start(tmp_path, cell, seed)
+            given = (f'--config={conf}', *options)
+            folder: Path = table._start(tmp_path, given, seed)
             return folder
 
         first = start('a: 1', '--b=2')
@@ -289,7 +346,7 @@ class TestChoose:
 
     def test_each_value_is_a_pretraining(self, table: ModuleType, path: Path) -> None:
         cells = definition.Table.read(path).cells
-        assert {c.name: c.pretrain for c in cells} == {
+        assert {c.name: c.pretrains[0] for c in cells} == {
             ('DeCUR', 'low'): ('--a', '--b', '--c'),
             ('DeCUR', 'high'): ('--a', '--b'),
             ('CLIP', 'low'): ('--a', '--c'),
