@@ -11,7 +11,7 @@ import yaml
 _STARTS = ('pretrain', 'pretrain_all', 'pretrain_axes')
 # Which keys a table may have, and which of them it must have: one that fits, one that probes.
 _KEYS = (
-    ({'fit', 'metrics'}, {'axes', 'against', *_STARTS}),
+    ({'fit', 'metrics'}, {'axes', 'against', 'summary', *_STARTS}),
     ({'probe', 'metrics', 'pretrain'}, {'parts', 'choose', 'against', *_STARTS}),
 )
 
@@ -45,6 +45,8 @@ class Table:
         parts: cells whose probes are shown in full.
         choose: the last axis, if its best value is chosen.
         against: value of the first axis that the others are compared with.
+        summary: by header, which numbers of which cells are averaged for each value of
+            the first axis: a value of another axis, and the numbers.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Table:
     parts: tuple[str, ...]
     choose: str | None
     against: str | None
+    summary: Mapping[str, Mapping[str, tuple[str, ...]]]
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -136,7 +139,20 @@ class Table:
             raise ValueError(
                 f'{path}: against must be one of {values}, got {against!r}'
             )
-        return cls(path.stem, tuple(axes), tuple(cells), shown, parts, choose, against)
+        summary: dict[str, dict[str, list[str]]] = content.get('summary', {})
+        known = {name for cell in cells for name in cell.name[1:]}
+        if wrong := {n for found in summary.values() for n in found} - known:
+            raise ValueError(f'{path}: summary names {wrong}, not among {known}')
+        return cls(
+            path.stem,
+            tuple(axes),
+            tuple(cells),
+            shown,
+            parts,
+            choose,
+            against,
+            {h: {n: tuple(m) for n, m in f.items()} for h, f in summary.items()},
+        )
 
 
 def _several(start: Any) -> list[list[str]]:

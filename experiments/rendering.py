@@ -44,6 +44,8 @@ def render(path: Path, results: Path = RESULTS) -> str:
         if table.against:
             lines += [f'Less {table.against}, seed by seed:', '']
             lines += [*_less(table, rows, columns), '']
+    if table.summary:
+        lines += ['Means of several cells:', '', *_summary(table, rows), '']
     seeds = sorted({int(row['seed']) for row in rows})
     extra = f', options `{newest["options"]}`' if newest['options'] else ''
     for name in table.parts:
@@ -136,6 +138,43 @@ def _values(rows: Sequence[Row], cell: str) -> dict[str, list[float]]:
         if row['cell'] == cell:
             values[row['metric']].append(float(row['value']))
     return values
+
+
+def _summary(table: Table, rows: Sequence[Row]) -> list[str]:
+    """Lines of a table of means over cells, and of their differences, seed by seed."""
+    values = {
+        (row['cell'], row['seed'], row['metric']): float(row['value']) for row in rows
+    }
+    seeds = sorted({row['seed'] for row in rows})
+    means: dict[str, Columns] = {}
+    for first in dict.fromkeys(cell.name[0] for cell in table.cells):
+        means[first] = {}
+        for header, wanted in table.summary.items():
+            keys = [
+                (' / '.join(cell.name), metric)
+                for cell in table.cells
+                for axis_value, metrics in wanted.items()
+                for metric in metrics
+                if cell.name[0] == first and axis_value in cell.name[1:]
+            ]
+            means[first][header] = {
+                seed: mean(values[cell, seed, metric] for cell, metric in keys)
+                for seed in seeds
+                if all((cell, seed, metric) in values for cell, metric in keys)
+            }
+    axis, headers = table.axes[0], [*table.summary]
+    less = [f'{header}, less {table.against}' for header in headers if table.against]
+    rule = '|---|' + '---:|' * (len(headers) + len(less))
+    lines = [f'| {" | ".join([axis, *headers, *less])} |', rule]
+    for first, columns in means.items():
+        cells = [first, *(_interval([*found.values()]) for found in columns.values())]
+        for header in headers if table.against else ():
+            other = means[str(table.against)][header]
+            mine = columns[header].items()
+            pairs = [value - other[seed] for seed, value in mine if seed in other]
+            cells.append('' if first == table.against else _interval(pairs, '+'))
+        lines.append(f'| {" | ".join(cells)} |')
+    return lines
 
 
 def _less(table: Table, rows: Sequence[Row], wanted: Headers) -> list[str]:

@@ -15,6 +15,8 @@ A table is a YAML file with
 - ``pretrain_axes``: axes whose options are those of the pretraining;
 - ``against``: a value of the first axis; a second table shows what the others are more or
   less than it, paired by seed;
+- ``summary``: by header, by value of an axis, measured numbers: their mean over all cells with one of
+  these values, for each value of the first axis, in a table of its own;
 - ``choose``: the last axis, of whose values the one with the highest mean of the metrics is
   marked, for each combination of the others;
 - ``probe``, in place of ``fit``: a list of options of ``torchgeo-decur probe``, one list

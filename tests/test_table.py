@@ -312,6 +312,33 @@ def test_several_pretrainings(table: ModuleType, tmp_path: Path) -> None:
         definition.Table.read(path)
 
 
+def test_summary(table: ModuleType, tmp_path: Path) -> None:
+    """Means over cells, which only seeds that have all of them count in."""
+    axes = {'a': {'one': [], 'two': []}, 'b': {'left': [], 'right': []}}
+    summary = {'some': {'left': ['x', 'y'], 'right': ['x']}}
+    more = {'axes': axes, 'summary': summary, 'against': 'one'}
+    path = write(tmp_path, tmp_path / 'f', metrics=['x', 'y'], **more)
+    results = tmp_path / 'results.csv'
+    row = {'table': 'small', 'options': '', 'hardware': 'CPU', 'commit': 'now'}
+    for cell, values in {
+        'one / left': (0.1, 0.3),
+        'one / right': (0.2, 0.9),
+        'two / left': (0.2, 0.4),
+        'two / right': (0.6, 0.9),
+    }.items():
+        for metric, value in zip('xy', values, strict=True):
+            more = {'cell': cell, 'seed': 0, 'metric': metric, 'value': value}
+            provenance.append(results, table.COLUMNS, [row | more])
+    more = {'cell': 'one / left', 'seed': 1, 'metric': 'x', 'value': 0.9}
+    provenance.append(results, table.COLUMNS, [row | more])
+    shown = rendering.render(path, results)
+    assert '| a | some | some, less one |\n|---|---:|---:|\n| one | 20.0 |  |' in shown
+    assert '| two | 40.0 | +20.0 |' in shown
+    write(tmp_path, tmp_path / 'f', axes=axes, summary={'some': {'up': ['x']}})
+    with pytest.raises(ValueError, match=r"summary names {'up'}"):
+        definition.Table.read(path)
+
+
 class TestChoose:
     """A grid: pretrainings of each value, of which the best is marked."""
 
