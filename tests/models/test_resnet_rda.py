@@ -46,6 +46,20 @@ class TestTimm:
         with torch.no_grad():
             assert model(torch.rand(1, 13, 64, 64)).shape == (1, 2048)
 
+    def test_without_residual(self) -> None:
+        """Zeros that are added leave the map as it is, and else are all there is."""
+        for name, kept in ((SMALL, True), ('resnet18_da', False)):
+            options = {'in_chans': 2, 'num_classes': 0, 'zero_init_attention': True}
+            model = timm.create_model(name, **options).eval()
+            with torch.no_grad():
+                h, points = model.forward_with_positions(torch.rand(2, 2, 64, 64))
+            assert bool(h.any()) is kept
+            assert points['da_l4'].shape == (2, 8, 2, 2, 2)
+        names = set(timm.create_model('resnet50_da', num_classes=0).state_dict())
+        assert names == set(
+            timm.create_model('resnet50_rda', num_classes=0).state_dict()
+        )
+
     @pytest.mark.parametrize('channels', [1, 2, 13])
     @pytest.mark.parametrize('size', [(32, 32), (33, 47), (17, 120)])
     def test_shapes(self, channels: int, size: tuple[int, int]) -> None:

@@ -14,7 +14,7 @@ from timm.models._features import feature_take_indices
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
-from .deformable_attention import ResidualDeformableAttention
+from .deformable_attention import DeformableAttention, ResidualDeformableAttention
 
 # Sizes of the published weights; the tables fit the maps of images of 224 pixels.
 _ATTENTION: dict[int, dict[str, Any]] = {
@@ -42,6 +42,8 @@ class ResNetRDA(ResNet):
         block: kind of block, of timm.
         layers: number of blocks of each stage.
         zero_init_attention: start with attention that adds nothing, as a plain ResNet.
+        residual: whether the attention is added to its input. Without it, ``x = DA(x)``,
+            the ablation of the paper (Table 4).
         kwargs: passed to timm's ResNet.
 
     Example:
@@ -59,15 +61,15 @@ class ResNetRDA(ResNet):
         block: Any,
         layers: tuple[int, ...],
         zero_init_attention: bool = False,
+        residual: bool = True,
         **kwargs: Any,
     ) -> None:
         """Initialize a new ResNetRDA instance."""
         super().__init__(block, layers, **kwargs)
+        kind = ResidualDeformableAttention if residual else DeformableAttention
         for stage, options in _ATTENTION.items():
             info: dict[str, Any] = self.feature_info[stage]
-            attention = ResidualDeformableAttention(
-                info['num_chs'], zero_init=zero_init_attention, **options
-            )
+            attention = kind(info['num_chs'], zero_init=zero_init_attention, **options)
             setattr(self, f'da_l{stage}', attention.to(next(self.parameters())))
             info['module'] = f'da_l{stage}'
         # timm's pyramid runs the modules in the order of their registration.
@@ -100,7 +102,7 @@ class ResNetRDA(ResNet):
         positions: dict[str, Tensor] = {}
         for name in chain(*_STAGES):
             module = self.get_submodule(name)
-            if isinstance(module, ResidualDeformableAttention):
+            if isinstance(module, DeformableAttention):
                 x, positions[name] = module.forward_with_positions(x)
             else:
                 x = module(x)
@@ -175,7 +177,7 @@ class ResNetRDA(ResNet):
 def _imagenet(model: str) -> dict[str, Any]:
     """Where timm has the ImageNet weights of the plain ResNet, under our name."""
     found: Any = timm.get_pretrained_cfg(model)
-    return {f'{model}_rda.{found.tag}': found}
+    return {f'{model}_{kind}.{found.tag}': found for kind in ('rda', 'da')}
 
 
 default_cfgs = generate_default_cfgs({**_imagenet('resnet18'), **_imagenet('resnet50')})
@@ -209,6 +211,36 @@ def resnet50_rda(pretrained: bool = False, **kwargs: Any) -> ResNetRDA:
         The model.
     """
     return _build('resnet50_rda', pretrained, Bottleneck, (3, 4, 6, 3), kwargs)
+
+
+@register_model
+def resnet18_da(pretrained: bool = False, **kwargs: Any) -> ResNetRDA:
+    """Build a :func:`resnet18_rda` whose attention replaces its input: an ablation.
+
+    Args:
+        pretrained: start the ResNet from ImageNet weights; the attention is new.
+        kwargs: passed to :class:`ResNetRDA`.
+
+    Returns:
+        The model.
+    """
+    options = {'residual': False, **kwargs}
+    return _build('resnet18_da', pretrained, BasicBlock, (2, 2, 2, 2), options)
+
+
+@register_model
+def resnet50_da(pretrained: bool = False, **kwargs: Any) -> ResNetRDA:
+    """Build a :func:`resnet50_rda` whose attention replaces its input: an ablation.
+
+    Args:
+        pretrained: start the ResNet from ImageNet weights; the attention is new.
+        kwargs: passed to :class:`ResNetRDA`.
+
+    Returns:
+        The model.
+    """
+    options = {'residual': False, **kwargs}
+    return _build('resnet50_da', pretrained, Bottleneck, (3, 4, 6, 3), options)
 
 
 def _build(
