@@ -1,0 +1,152 @@
+"""Attempts to find the number of common dimensions in one run, for tables/adaptive.yaml.
+
+Two weights a dimension: w for the common part of DeCUR's cross-modal loss, 1 - w for the unique one,
+
+    sum_i w_i (1 - C_ii)^2 + lambda sum_{i != j} w_i w_j C_ij^2
+    + sum_i u_i C_ii^2 + lambda sum_{i != j} u_i u_j C_ij^2,    u = 1 - w,
+
+so that w in {0, 1} is DeCUR with another order of the dimensions. Both ways begin with all dimensions
+common, and leave them so for a quarter of the fit.
+"""
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchgeo_decur.losses import DeCURLoss
+from torchgeo_decur.losses.functional import cross_correlation_terms, standardize
+from torchgeo_decur.tasks import DeCUR
+
+# Share of the fit after which dimensions may be unique, and after which weights are 0 or 1.
+_BEGIN, _END = 0.25, 0.75
+
+
+class WeightedLoss(DeCURLoss):
+    """DeCUR's loss with a weight of each dimension for each pair of modalities.
+
+    Args:
+        dim: number of dimensions D.
+        pairs: number of pairs of modalities.
+        lambda_param: weight of the elements off the diagonal.
+    """
+
+    def __init__(self, dim: int, pairs: int, lambda_param: float) -> None:
+        """Initialize a new WeightedLoss instance."""
+        super().__init__(dim, lambda_param)
+        self.shape = (pairs, dim)
+        self.progress = 0.0
+
+    def weights(self) -> Tensor:
+        """Weight of each dimension in the common part, shape (pairs, D)."""
+        raise NotImplementedError
+
+    def see(self, pair: int, diagonal: Tensor) -> None:
+        """Take note of the diagonal of a pair, shape (D,)."""
+
+    def terms(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the loss and its parts.
+
+        Args:
+            z: embeddings by modality, shape (V, N, D) each.
+
+        Returns:
+            ``loss`` and its parts, scalars.
+        """
+        parts = {k: v for k, v in super().terms(z).items() if k.startswith('intra')}
+        first = {m: standardize(v[0]) for m, v in z.items()}
+        cross: dict[str, Tensor] = {}
+        for pair, (m, n) in enumerate(combinations(z, 2)):
+            x, y = first[m], first[n]
+            diagonal = (x * y).mean(dim=0)
+            self.see(pair, diagonal.detach())
+            w = self.weights()[pair]
+            for name, weight, target in (('common', w, 1), ('unique', 1 - w, 0)):
+                scale = weight.clamp(min=1e-6).sqrt()
+                _, off = cross_correlation_terms(x * scale, y * scale)
+                on = (weight * (target - diagonal).square()).sum()
+                cross[f'{name}_{m}_{n}'] = on + self.lambda_param * off
+        terms = len(parts) + len(cross) // 2
+        loss = (sum(parts.values()) + sum(cross.values()) / 2) / terms
+        return {'loss': torch.as_tensor(loss), **parts, **cross}
+
+
+class SwitchLoss(WeightedLoss):
+    """Common dimensions whose correlation stays below one half become unique, for good.
+
+    Below one half, (1 - C)^2 is more than C^2: the dimension costs less as a unique one.
+    """
+
+    mean: Tensor
+    common: Tensor
+
+    def __init__(self, dim: int, pairs: int, lambda_param: float) -> None:
+        """Initialize a new SwitchLoss instance."""
+        super().__init__(dim, pairs, lambda_param)
+        self.register_buffer('mean', torch.zeros(self.shape))
+        self.register_buffer('common', torch.ones(self.shape))
+
+    def weights(self) -> Tensor:
+        """Weight of each dimension in the common part, shape (pairs, D)."""
+        return self.common
+
+    def see(self, pair: int, diagonal: Tensor) -> None:
+        """Follow the correlations, and switch what is below one half."""
+        self.mean[pair].lerp_(diagonal, 0.05)
+        if _BEGIN <= self.progress < _END:
+            self.common[pair] *= self.mean[pair] >= 0.5
+
+
+class GateLoss(WeightedLoss):
+    """A gate of each dimension is learned with the loss, and ends at 0 or 1."""
+
+    def __init__(self, dim: int, pairs: int, lambda_param: float) -> None:
+        """Initialize a new GateLoss instance."""
+        super().__init__(dim, pairs, lambda_param)
+        # A step of AdamW moves a parameter by about its rate, which is small for a gate.
+        self.speed = 50.0
+        self.gate = nn.Parameter(torch.full(self.shape, 2.0 / self.speed))
+
+    def weights(self) -> Tensor:
+        """Weight of each dimension in the common part, shape (pairs, D)."""
+        if self.progress < _BEGIN:
+            return torch.ones_like(self.gate)
+        if self.progress >= _END:
+            return (self.gate > 0).to(self.gate)
+        return torch.sigmoid(self.speed * self.gate)
+
+
+class AdaptiveDeCUR(DeCUR):
+    """DeCUR with a loss of this file; arguments are those of DeCUR.
+
+    Its embeddings are not in the order common, unique: only features are to be probed.
+    """
+
+    loss: type[WeightedLoss]
+
+    def configure_losses(self) -> None:
+        """Build the loss."""
+        pairs = len([*combinations(self.hparams['modalities'], 2)])
+        dim = self.hparams['projector'][-1]
+        self.criterion = self.loss(dim, pairs, self.hparams['lambda_param'])
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Tell the loss how far the fit is, and log the share of common dimensions."""
+        steps = self.trainer.estimated_stepping_batches
+        self.criterion.progress = self.global_step / steps
+        weights = self.criterion.weights().detach()
+        self.log('common_share', weights.mean(), prog_bar=True)
+
+
+class Switch(AdaptiveDeCUR):
+    """DeCUR with :class:`SwitchLoss`."""
+
+    loss = SwitchLoss
+
+
+class Gates(AdaptiveDeCUR):
+    """DeCUR with :class:`GateLoss`."""
+
+    loss = GateLoss
