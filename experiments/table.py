@@ -216,7 +216,7 @@ def _start(out: Path, options: Sequence[str], seed: int) -> Path:
         else option
         for option in options
     ]
-    code = provenance.commit('torchgeo_decur')
+    code = provenance.commit('torchgeo_decur', 'experiments/adaptive.py')
     return out / 'pretrain' / code / f'seed_{seed}' / _digest(words)
 
 
