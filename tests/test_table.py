@@ -53,6 +53,22 @@ def test_files(table: ModuleType, path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize('name', ['objectives', 'few_labels'])
+def test_rates_are_those_chosen(name: str) -> None:
+    """Every objective that the grid knows has the rate that validation chose."""
+    folder = ROOT / 'experiments' / 'tables'
+    chosen = rendering.best(folder / 'learning_rates.yaml')
+    default = yaml.safe_load((folder / '../evidence/pretrain.yaml').read_text())
+    rates = {}
+    for cell in definition.Table.read(folder / f'{name}.yaml').cells:
+        given = [o for o in cell.pretrains[0] if o.startswith('--model.init_args.lr=')]
+        rate = given[-1].split('=')[1] if given else default['model']['init_args']['lr']
+        rates[cell.name[0]] = float(rate)
+    shared = {names[0] for names in chosen} & set(rates)
+    assert len(shared) > 6
+    assert {n: rates[n] for n in shared} == {n: float(chosen[n,]) for n in shared}
+
+
 def test_cells(table: ModuleType) -> None:
     sizes = {path.stem: len(definition.Table.read(path).cells) for path in TABLES}
     assert sizes['bigearthnet'] == 2 * 3 * 3
