@@ -60,8 +60,20 @@ nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
-# Figures of a kernel go to its page, whatever draws here.
+# What kernels inherit: figures go to the page, whatever draws here; a thread, as in the tests, for on a busy
+# machine two wait for each other; and no word of what the tests let pass too.
 os.environ.pop('MPLBACKEND', None)
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ['PYTHONWARNINGS'] = ','.join(
+    [
+        'ignore:IProgress not found',
+        'ignore:`isinstance(treespec:FutureWarning',
+        *(
+            f"ignore:The '{s}_dataloader' does"
+            for s in ('train', 'val', 'test', 'predict')
+        ),
+    ]
+)
 
 autodoc_inherit_docstrings = False
 autodoc_member_order = 'bysource'
