@@ -64,6 +64,7 @@ nb_merge_streams = True
 # machine two wait for each other; and no word of what the tests let pass too.
 os.environ.pop('MPLBACKEND', None)
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ['JSONARGPARSE_DEPRECATION_WARNINGS'] = 'off'
 os.environ['PYTHONWARNINGS'] = ','.join(
     [
         'ignore:IProgress not found',
