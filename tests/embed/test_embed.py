@@ -182,6 +182,14 @@ class TestTorchGeo:
         assert sample['t'] == torch.tensor(1593475200.0)
         assert sample['embedding'].shape == (96,)
 
+    def test_progress_is_drawn_or_not(
+        self, root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        for drawn in (True, False):
+            options = {'device': 'cpu', 'progress': drawn}
+            embed_rasters(decur(), rasters(root), tmp_path / f'{drawn}', **options)
+            assert ('Predicting' in ''.join(capfd.readouterr())) == drawn
+
     def test_dates_of_files(self, root: Path, tmp_path: Path) -> None:
         place = fake.from_origin(fake.WEST, fake.NORTH, fake.RES, fake.RES)
         for day in (1, 2):

@@ -140,7 +140,11 @@ def _plot(panels: dict[tuple[str, str], dict[str, Curve]]) -> Figure:
             axis.set(xlabel='step', ylabel=label)
             if len(shown) > 1:
                 # Below the panel, where it hides no curve.
-                axis.legend(loc='upper center', bbox_to_anchor=(0.5, -0.25), ncols=3)
+                longest = max(len(name) for name in shown)
+                columns = 3 if longest < 14 else 2
+                axis.legend(
+                    loc='upper center', bbox_to_anchor=(0.5, -0.25), ncols=columns
+                )
     return figure
 
 

@@ -32,6 +32,7 @@ def embed_rasters(
     device: str = 'auto',
     about: Mapping[str, Any] | None = None,
     rows: int = ROWS,
+    progress: bool = True,
 ) -> Path:
     """Write what a model sees in each window of the prediction split, as GeoParquet 1.1.
 
@@ -62,6 +63,7 @@ def embed_rasters(
         device: accelerator of Lightning: 'auto', 'cpu', 'gpu' or 'mps'.
         about: plain values that the file shall say, and that tell one run from another.
         rows: windows of a part.
+        progress: whether to draw a progress bar.
 
     Returns:
         The file.
@@ -101,6 +103,7 @@ def embed_rasters(
             devices=1,
             logger=False,
             enable_checkpointing=False,
+            enable_progress_bar=progress,
             enable_model_summary=False,
             callbacks=[_Writer(parts, todo)],
         )
