@@ -3,6 +3,7 @@
 import csv
 import importlib
 import inspect
+import os
 import pkgutil
 import runpy
 import sys
@@ -25,7 +26,7 @@ copyright = f'2026, {author}'
 version = release = torchgeo_decur.__version__
 
 extensions = [
-    'myst_parser',
+    'myst_nb',
     'sphinx.ext.autodoc',
     'sphinx.ext.autosummary',
     'sphinx.ext.mathjax',
@@ -50,6 +51,17 @@ html_theme_options = {
 
 myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath', 'substitution']
 myst_heading_anchors = 3
+
+# A tutorial is run when its page is read: a cell that fails is a build that fails. Runs are kept beside the
+# site and used again while no cell of the page changes; they do not see changes of the package.
+nb_execution_mode = 'cache'
+nb_execution_in_temp = True
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_merge_streams = True
+# Figures of a kernel go to its page, whatever draws here.
+os.environ.pop('MPLBACKEND', None)
 
 autodoc_inherit_docstrings = False
 autodoc_member_order = 'bysource'

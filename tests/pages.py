@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 PAGES = sorted(DOCS.rglob('*.md'))
+TUTORIALS = sorted(p for p in (DOCS / 'tutorials').glob('*.md') if p.stem != 'index')
 TEXTS = [*PAGES, *(ROOT / f for f in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'))]
 TEXTS.append(ROOT / 'experiments' / 'README.md')
 
@@ -16,6 +17,12 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     """Language and content of each fenced block."""
     found = re.findall(r'^( *)```(\w+)\n(.*?)^\1```$', page.read_text(), re.M | re.S)
     return [(language, inspect.cleandoc(body)) for _, language, body in found]
+
+
+def cells(page: Path) -> list[tuple[str, str]]:
+    """Options, in YAML, and code of each cell of a notebook."""
+    cell = r'^```\{code-cell\}\n(?:---\n(.*?)^---\n)?(.*?)^```$'
+    return re.findall(cell, page.read_text(), re.M | re.S)
 
 
 def commands(text: str) -> Iterator[str]:
