@@ -56,7 +56,7 @@ myst_heading_anchors = 3
 # site and used again while no cell of the page changes; they do not see changes of the package.
 nb_execution_mode = 'cache'
 nb_execution_in_temp = True
-nb_execution_timeout = 300
+nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True

@@ -24,6 +24,8 @@ class Finding:
             those whose lines begin with '- ' are lists.
         tables: numbers by name; the rows of a table share their columns.
         figures: pictures by name. They are the caller's to close.
+
+    In a notebook a finding shows its words, and the notebook its figures.
     """
 
     name: str
@@ -31,3 +33,6 @@ class Finding:
     text: str
     tables: Mapping[str, Rows] = field(default_factory=dict)
     figures: Mapping[str, Figure] = field(default_factory=dict)
+
+    def _repr_markdown_(self) -> str:
+        return self.text
