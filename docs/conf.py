@@ -7,6 +7,7 @@ import os
 import pkgutil
 import runpy
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -193,13 +194,14 @@ def results_table(name: str) -> str:
 
 
 def measured_table(method: str) -> str:
-    """Render what was measured of one method, beside encoders at random."""
+    """Render the first table of what was measured of one method, and encoders at random."""
     wanted = (method, f'{method}, biased pairs', 'random')
     found = []
     for table, title in (('trifeature', 'drawn pairs'), ('objectives', 'scenes')):
-        rows = [line for line in results_table(table).split('\n') if line[:1] == '|']
+        lines = results_table(table).split('\n')
+        tables = groupby(lines, key=lambda line: line[:1] == '|')
+        rows = next((list(group) for is_table, group in tables if is_table), [])
         kept = [row for row in rows[2:] if row.split('|')[1].strip() in wanted]
-        # Tables of parts follow that of the methods and name none.
         if len(kept) > 1:
             head = f'| {title} |{rows[0].split("|", 2)[2]}'
             found += ['\n'.join([head, rows[1], *kept])]
@@ -323,6 +325,8 @@ myst_substitutions = {
     'trifeature_results': results_table('trifeature'),
     'objectives_results': results_table('objectives'),
     'precision_results': results_table('precision'),
+    'rates_results': results_table('learning_rates'),
+    'radar_results': results_table('radar_augmentation'),
     'weights_table': weights_table(),
     **{
         f'{method.lower().replace(" ", "_")}_measured': measured_table(method)

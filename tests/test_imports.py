@@ -39,12 +39,11 @@ ALLOWED = {
         'datamodules',
         'callbacks',
         'embed',
-        'report',
         'packing',
         'plan',
         'config',
     },
-    'cli': {'commands', 'datasets'},
+    'cli': {'commands', 'datasets', 'report'},
     '__main__': {'cli'},
 }
 

@@ -3,19 +3,22 @@
 import re
 from collections.abc import Callable
 from inspect import signature
+from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from .commands import config, convert, embed, export, pack, plan, probe, report, weights
+from .commands import config, convert, embed, export, pack, plan, probe, weights
 from .datasets.reading import UnreadableFileError
+from .report import report_checkpoint
 
-_COMMANDS: dict[str, Callable[..., None]] = {
+# What a command returns is the file that it wrote.
+_COMMANDS: dict[str, Callable[..., Path | None]] = {
     'config': config,
     'weights': weights,
     'convert': convert,
     'export': export,
     'embed': embed,
-    'report': report,
+    'report': report_checkpoint,
     'probe': probe,
     'pack': pack,
     'plan': plan,
@@ -54,10 +57,12 @@ def main(args: list[str] | None = None) -> None:
         subcommands.add_subcommand(name, subparser, help=_summary(command))
     try:
         chosen = parser.instantiate_classes(parser.parse_args(args))
-        _COMMANDS[chosen.subcommand](**chosen[chosen.subcommand])
+        written = _COMMANDS[chosen.subcommand](**chosen[chosen.subcommand])
+        if written is not None:
+            print(written)
     except (ValueError, OSError, ImportError, UnreadableFileError) as error:
         raise SystemExit(f'torchgeo-decur: {error}') from error
 
 
-def _summary(command: Callable[..., None]) -> str:
+def _summary(command: Callable[..., Path | None]) -> str:
     return str(command.__doc__).partition('\n')[0]

@@ -23,7 +23,6 @@ from .models.published import DeCURWeights, fold_repeated
 from .models.weights import WEIGHTS
 from .packing import pack_config
 from .plan import plan as plan_fit
-from .report import report_checkpoint
 from .tasks import MultimodalPretraining
 
 _SUFFIXES = {'torchgeo': 'pt', 'timm': 'pth', 'safetensors': 'safetensors'}
@@ -156,56 +155,6 @@ def embed(
     print(
         embed_rasters(
             task, datamodule, out, modalities, projections, date, device, about
-        )
-    )
-
-
-def report(
-    checkpoint: Path,
-    config: Path | None = None,
-    out: Path = Path('report'),
-    baseline: Path | None = None,
-    baseline_config: Path | None = None,
-    analyses: list[str] | None = None,
-    max_samples: int = 4096,
-    max_images: int = 256,
-    split: Split = 'val',
-    batch_size: int | None = None,
-    device: str = 'auto',
-) -> None:
-    """Write what a checkpoint has learned on one page, with figures and numbers.
-
-    A command that was stopped goes on where it stood.
-
-    Args:
-        checkpoint: checkpoint of a self-supervised task.
-        config: config of the fit; its model and data count. By default the config.yaml
-            that the fit left.
-        out: folder of the report.
-        baseline: another checkpoint, such as of Barlow Twins, to compare the alignment
-            with.
-        baseline_config: config of its fit; by default the config.yaml that the fit left,
-            or else that of the checkpoint.
-        analyses: names of those to run; all by default.
-        max_samples: samples that are kept for all but the alignment, a random subset.
-        max_images: images for saliency and feature maps, spread over the split.
-        split: train, val, test or predict.
-        batch_size: samples of a batch; by default that of the data.
-        device: auto, cpu, gpu or mps.
-    """
-    print(
-        report_checkpoint(
-            checkpoint,
-            config,
-            out,
-            baseline,
-            baseline_config,
-            analyses,
-            max_samples,
-            max_images,
-            split,
-            batch_size,
-            device,
         )
     )
 

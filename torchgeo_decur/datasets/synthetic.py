@@ -75,8 +75,7 @@ class SyntheticEO(NonGeoDataset):
     those states of ``label_s2`` that change the visible bands.
 
     With ``multilabel``, a sample also has ``label``, the classes of the first three labels
-    as one multi-label task, such as BigEarthNet's: what all sensors see and what one of
-    them sees alone.
+    as one multi-label task, such as BigEarthNet's.
 
     What stands in the way, and is drawn for each sensor and date on its own: offset of
     the radar, looks and speckle, incidence side, brightness of the light, direction

@@ -21,22 +21,25 @@ def report_checkpoint(
     batch_size: int | None = None,
     device: str = 'auto',
 ) -> Path:
-    """Write a report of a checkpoint.
+    """Write what a checkpoint has learned on one page, with figures and numbers.
+
+    A report that was stopped goes on where it stood.
 
     Args:
         checkpoint: checkpoint of a self-supervised task.
-        config: config of the fit; its model and data count. By default the
-            ``config.yaml`` that the fit left.
+        config: config of the fit; its model and data count. By default the config.yaml
+            that the fit left.
         out: folder of the report.
-        baseline: another checkpoint, to compare the alignment with.
-        baseline_config: config of its fit; by default the ``config.yaml`` that the fit
-            left, or else ``config``.
-        analyses: names of those to run; by default all.
-        max_samples: samples that are kept for all but the alignment.
-        max_images: images for saliency and feature maps.
-        split: 'train', 'val', 'test' or 'predict'.
+        baseline: another checkpoint, such as of Barlow Twins, to compare the alignment
+            with.
+        baseline_config: config of its fit; by default the config.yaml that the fit left,
+            or else that of the checkpoint.
+        analyses: names of those to run; all by default.
+        max_samples: samples that are kept for all but the alignment, a random subset.
+        max_images: images for saliency and feature maps, spread over the split.
+        split: train, val, test or predict.
         batch_size: samples of a batch; by default that of the data.
-        device: accelerator of Lightning.
+        device: auto, cpu, gpu or mps.
 
     Returns:
         The page.
