@@ -11,7 +11,7 @@ common, and leave them so for a quarter of the fit.
 
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -134,10 +134,11 @@ class AdaptiveDeCUR(DeCUR):
 
     def on_train_batch_start(self, *args: Any) -> None:
         """Tell the loss how far the fit is, and log the share of common dimensions."""
+        criterion = cast(WeightedLoss, self.criterion)
         steps = self.trainer.estimated_stepping_batches
-        self.criterion.progress = self.global_step / steps
-        weights = self.criterion.weights().detach()
-        self.log('common_share', weights.mean(), prog_bar=True)
+        criterion.progress = self.global_step / steps
+        share = criterion.weights().detach().mean()
+        self.log('common_share', share, prog_bar=True)
 
 
 class Switch(AdaptiveDeCUR):

@@ -89,19 +89,21 @@ class SyntheticEODataModule(MultimodalDataModule):
             stage: 'fit', 'validate', 'test' or 'predict'.
         """
         splits = {'train': 0, 'val': 1, 'test': 2, 'predict': 3}
-        for name, number in splits.items():
-            train = name == 'train'
-            dataset = SyntheticEO(
-                self.length if train else self.val_length,
+        scenes = {
+            name: SyntheticEO(
+                self.length if name == 'train' else self.val_length,
                 seed=len(splits) * self.seed + number,
-                keep=train and self.keep,
+                keep=self.keep and name == 'train',
                 **self.kwargs,
             )
+            for name, number in splits.items()
+        }
+        for name, dataset in scenes.items():
             setattr(self, f'{name}_dataset', dataset)
         if self.label_fraction < 1:
-            whole = self.train_dataset
-            kept = self.budget(len(whole), partial(_labels, whole))
-            self.train_dataset = Subset(whole, kept)
+            train = scenes['train']
+            kept = self.budget(len(train), partial(_labels, train))
+            self.train_dataset = Subset(train, kept)
 
 
 def _labels(dataset: SyntheticEO) -> Tensor:
