@@ -198,7 +198,8 @@ def _less(table: Table, rows: Sequence[Row], wanted: Headers) -> list[str]:
 
 def _parts(values: Mapping[str, Sequence[float]]) -> list[str]:
     """Lines of a table of probes: a row for what is probed, a column for each label."""
-    split = [metric.split(maxsplit=1) for metric in values]
+    # Those of some of the labels end in their fraction.
+    split = [m.split(maxsplit=1) for m in values if not m[-1].isdigit()]
     labels, places = (list(dict.fromkeys(x)) for x in zip(*split, strict=True))
     lines = [f'| part | {" | ".join(labels)} |', '|---|' + '---:|' * len(labels)]
     for place in places:
