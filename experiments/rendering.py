@@ -47,17 +47,27 @@ def render(path: Path, results: Path = RESULTS) -> str:
     if table.summary:
         lines += ['Means of several cells:', '', *_summary(table, rows), '']
     seeds = sorted({int(row['seed']) for row in rows})
+    fewer = _fewer(rows, seeds)
     extra = f', options `{newest["options"]}`' if newest['options'] else ''
     for name in table.parts:
         if values := _values(rows, name):
             lines += [f'{name}, by part:', '', *_parts(values), '']
     ratio = len(seeds) ** 0.5 / student.ppf(0.975, max(len(seeds) - 1, 1))
     lines += [
-        f'In %, mean ± half of the 95 % interval (Student t) over the seeds {seeds}, of '
-        f'which the standard deviation is {ratio:.2f} times; `experiments/tables/{path.name}`{extra}, commit `{newest["commit"]}`, '
+        f'In %, mean ± half of the 95 % interval (Student t) over the seeds {seeds}{fewer}, '
+        f'of which the standard deviation is {ratio:.2f} times; `experiments/tables/{path.name}`{extra}, commit `{newest["commit"]}`, '
         f'{newest["hardware"]}.'
     ]
     return '\n'.join(lines)
+
+
+def _fewer(rows: Sequence[Row], seeds: Sequence[int]) -> str:
+    """Which cells have fewer seeds, in brackets."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for row in rows:
+        found[row['cell']].add(int(row['seed']))
+    cells = [f'{cell}: {sorted(s)}' for cell, s in found.items() if len(s) < len(seeds)]
+    return f' ({"; ".join(cells)})' if cells else ''
 
 
 def best(path: Path, results: Path = RESULTS) -> dict[tuple[str, ...], str]:
@@ -198,7 +208,8 @@ def _less(table: Table, rows: Sequence[Row], wanted: Headers) -> list[str]:
 
 def _parts(values: Mapping[str, Sequence[float]]) -> list[str]:
     """Lines of a table of probes: a row for what is probed, a column for each label."""
-    split = [metric.split(maxsplit=1) for metric in values]
+    # Those of some of the labels end in their fraction.
+    split = [m.split(maxsplit=1) for m in values if not m[-1].isdigit()]
     labels, places = (list(dict.fromkeys(x)) for x in zip(*split, strict=True))
     lines = [f'| part | {" | ".join(labels)} |', '|---|' + '---:|' * len(labels)]
     for place in places:
