@@ -6,7 +6,9 @@ Two weights a dimension: w for the common part of DeCUR's cross-modal loss, 1 - 
     + sum_i u_i C_ii^2 + lambda sum_{i != j} u_i u_j C_ij^2,    u = 1 - w,
 
 so that w in {0, 1} is DeCUR with another order of the dimensions. Both ways begin with all dimensions
-common, and leave them so for a quarter of the fit.
+common, and leave them so for half of the fit. Then they look at the correlation C_ii of each dimension, in a
+running mean, relative to that of the tenth of the dimensions with the highest: with little training no
+dimension has a correlation above one half, where (1 - C)^2 is less than C^2.
 """
 
 from collections.abc import Mapping
@@ -21,7 +23,7 @@ from torchgeo_decur.losses.functional import cross_correlation_terms, standardiz
 from torchgeo_decur.tasks import DeCUR
 
 # Share of the fit after which dimensions may be unique, and after which weights are 0 or 1.
-_BEGIN, _END = 0.25, 0.75
+_BEGIN, _END = 0.5, 0.75
 
 
 class WeightedLoss(DeCURLoss):
@@ -33,18 +35,29 @@ class WeightedLoss(DeCURLoss):
         lambda_param: weight of the elements off the diagonal.
     """
 
+    mean: Tensor
+
     def __init__(self, dim: int, pairs: int, lambda_param: float) -> None:
         """Initialize a new WeightedLoss instance."""
         super().__init__(dim, lambda_param)
-        self.shape = (pairs, dim)
+        self.register_buffer('mean', torch.zeros(pairs, dim))
         self.progress = 0.0
 
     def weights(self) -> Tensor:
         """Weight of each dimension in the common part, shape (pairs, D)."""
         raise NotImplementedError
 
-    def see(self, pair: int, diagonal: Tensor) -> None:
-        """Take note of the diagonal of a pair, shape (D,)."""
+    def learn(self, pair: int, relative: Tensor) -> Tensor | float:
+        """Learn the weights of a pair from its relative correlations, shape (D,).
+
+        Args:
+            pair: number of the pair.
+            relative: correlation of each dimension, 1 for the tenth with the highest.
+
+        Returns:
+            A loss of the weights alone.
+        """
+        raise NotImplementedError
 
     def terms(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the loss and its parts.
@@ -58,56 +71,58 @@ class WeightedLoss(DeCURLoss):
         parts = {k: v for k, v in super().terms(z).items() if k.startswith('intra')}
         first = {m: standardize(v[0]) for m, v in z.items()}
         cross: dict[str, Tensor] = {}
+        learned: Tensor | float = 0.0
         for pair, (m, n) in enumerate(combinations(z, 2)):
             x, y = first[m], first[n]
             diagonal = (x * y).mean(dim=0)
-            self.see(pair, diagonal.detach())
-            w = self.weights()[pair]
+            self.mean[pair].lerp_(diagonal.detach(), 0.05)
+            if _BEGIN <= self.progress < _END:
+                highest = self.mean[pair].topk(max(1, len(diagonal) // 10)).values
+                relative = self.mean[pair] / highest.mean().clamp(min=1e-6)
+                learned = learned + self.learn(pair, relative)
+            w = self.weights()[pair].detach()
             for name, weight, target in (('common', w, 1), ('unique', 1 - w, 0)):
                 scale = weight.clamp(min=1e-6).sqrt()
                 _, off = cross_correlation_terms(x * scale, y * scale)
                 on = (weight * (target - diagonal).square()).sum()
                 cross[f'{name}_{m}_{n}'] = on + self.lambda_param * off
         terms = len(parts) + len(cross) // 2
-        loss = (sum(parts.values()) + sum(cross.values()) / 2) / terms
-        return {'loss': torch.as_tensor(loss), **parts, **cross}
+        loss = torch.as_tensor((sum(parts.values()) + sum(cross.values()) / 2) / terms)
+        return {'loss': loss + learned, **parts, **cross}
 
 
 class SwitchLoss(WeightedLoss):
-    """Common dimensions whose correlation stays below one half become unique, for good.
+    """Common dimensions whose relative correlation falls below one half become unique, for good."""
 
-    Below one half, (1 - C)^2 is more than C^2: the dimension costs less as a unique one.
-    """
-
-    mean: Tensor
     common: Tensor
 
     def __init__(self, dim: int, pairs: int, lambda_param: float) -> None:
         """Initialize a new SwitchLoss instance."""
         super().__init__(dim, pairs, lambda_param)
-        self.register_buffer('mean', torch.zeros(self.shape))
-        self.register_buffer('common', torch.ones(self.shape))
+        self.register_buffer('common', torch.ones(pairs, dim))
 
     def weights(self) -> Tensor:
         """Weight of each dimension in the common part, shape (pairs, D)."""
         return self.common
 
-    def see(self, pair: int, diagonal: Tensor) -> None:
-        """Follow the correlations, and switch what is below one half."""
-        self.mean[pair].lerp_(diagonal, 0.05)
-        if _BEGIN <= self.progress < _END:
-            self.common[pair] *= self.mean[pair] >= 0.5
+    def learn(self, pair: int, relative: Tensor) -> float:
+        """Switch what is below one half."""
+        self.common[pair] *= relative >= 0.5
+        return 0.0
 
 
 class GateLoss(WeightedLoss):
-    """A gate of each dimension is learned with the loss, and ends at 0 or 1."""
+    """A gate of each dimension is learned by gradient, and ends at 0 or 1.
+
+    For a gate w and a relative correlation r, by w (1 - r)^2 + (1 - w) r^2.
+    """
 
     def __init__(self, dim: int, pairs: int, lambda_param: float) -> None:
         """Initialize a new GateLoss instance."""
         super().__init__(dim, pairs, lambda_param)
         # A step of AdamW moves a parameter by about its rate, which is small for a gate.
         self.speed = 50.0
-        self.gate = nn.Parameter(torch.full(self.shape, 2.0 / self.speed))
+        self.gate = nn.Parameter(torch.full((pairs, dim), 2.0 / self.speed))
 
     def weights(self) -> Tensor:
         """Weight of each dimension in the common part, shape (pairs, D)."""
@@ -116,6 +131,11 @@ class GateLoss(WeightedLoss):
         if self.progress >= _END:
             return (self.gate > 0).to(self.gate)
         return torch.sigmoid(self.speed * self.gate)
+
+    def learn(self, pair: int, relative: Tensor) -> Tensor:
+        """A loss of the gates."""
+        w = self.weights()[pair]
+        return (w * (1 - relative).square() + (1 - w) * relative.square()).sum()
 
 
 class AdaptiveDeCUR(DeCUR):

@@ -47,17 +47,27 @@ def render(path: Path, results: Path = RESULTS) -> str:
     if table.summary:
         lines += ['Means of several cells:', '', *_summary(table, rows), '']
     seeds = sorted({int(row['seed']) for row in rows})
+    fewer = _fewer(rows, seeds)
     extra = f', options `{newest["options"]}`' if newest['options'] else ''
     for name in table.parts:
         if values := _values(rows, name):
             lines += [f'{name}, by part:', '', *_parts(values), '']
     ratio = len(seeds) ** 0.5 / student.ppf(0.975, max(len(seeds) - 1, 1))
     lines += [
-        f'In %, mean ± half of the 95 % interval (Student t) over the seeds {seeds}, of '
-        f'which the standard deviation is {ratio:.2f} times; `experiments/tables/{path.name}`{extra}, commit `{newest["commit"]}`, '
+        f'In %, mean ± half of the 95 % interval (Student t) over the seeds {seeds}{fewer}, '
+        f'of which the standard deviation is {ratio:.2f} times; `experiments/tables/{path.name}`{extra}, commit `{newest["commit"]}`, '
         f'{newest["hardware"]}.'
     ]
     return '\n'.join(lines)
+
+
+def _fewer(rows: Sequence[Row], seeds: Sequence[int]) -> str:
+    """Which cells have fewer seeds, in brackets."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for row in rows:
+        found[row['cell']].add(int(row['seed']))
+    cells = [f'{cell}: {sorted(s)}' for cell, s in found.items() if len(s) < len(seeds)]
+    return f' ({"; ".join(cells)})' if cells else ''
 
 
 def best(path: Path, results: Path = RESULTS) -> dict[tuple[str, ...], str]:

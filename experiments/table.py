@@ -38,12 +38,13 @@ pretrainings of the same package, options and files of options.
 """
 
 import csv
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import sha256
-from itertools import product
 from pathlib import Path
-from shutil import copy
 
 from jsonargparse import auto_cli
 
@@ -68,6 +69,7 @@ def run(
     only: Sequence[str] = (),
     out: Path = ROOT / 'outputs' / 'tables',
     results: Path = RESULTS,
+    workers: int = 1,
 ) -> None:
     """Run the cells of a table that have no result yet.
 
@@ -78,8 +80,11 @@ def run(
         only: names of values of axes; cells that lack one of them are left out.
         out: folder of checkpoints and logs.
         results: CSV file to append rows to.
+        workers: cells that run at once, each with its share of the cores.
     """
-    fill(table, seeds, options, only, out, results, forked.run)
+    if workers > 1:
+        os.environ['OMP_NUM_THREADS'] = str(max(1, (os.cpu_count() or 1) // workers))
+    fill(table, seeds, options, only, out, results, forked.run, workers)
     print(render(table, results))
 
 
@@ -101,6 +106,7 @@ def fill(
     out: Path,
     results: Path,
     command: Command,
+    workers: int = 1,
 ) -> None:
     """Run what is missing of a table, seed by seed.
 
@@ -112,6 +118,7 @@ def fill(
         out: folder of checkpoints and logs.
         results: CSV file to append rows to.
         command: runs a subcommand of ``torchgeo`` or ``torchgeo-decur``, with its options.
+        workers: cells that run at once.
 
     Raises:
         ValueError: if a name is on no axis.
@@ -126,20 +133,15 @@ def fill(
         'commit': provenance.commit(),
     }
     failed = []
-    for seed, cell in product(seeds, table.cells):
+
+    def measure(cell: Cell, seed: int) -> None:
         name = ' / '.join(cell.name)
-        fresh = not any(
-            row == row | about | {'cell': name, 'seed': str(seed)}
-            for row in read_rows(results)
-        )
-        if not set(only) <= set(cell.name) or not fresh:
-            continue
         print(f'{table.name}: {name}, seed {seed}', flush=True)
         try:
             found = _measure(table, cell, seed, options, out, command)
         except (RuntimeError, OSError) as error:
             failed.append(f'{name}, seed {seed}: {error}')
-            continue
+            return
         row = about | {'cell': name, 'seed': str(seed)}
         row['hardware'] = provenance.hardware()
         provenance.append(
@@ -147,6 +149,31 @@ def fill(
             COLUMNS,
             [row | {'metric': m, 'value': v} for m, v in found.items()],
         )
+
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for seed in seeds:
+            done = {
+                row['cell']
+                for row in read_rows(results)
+                if row == row | about | {'seed': str(seed)}
+            }
+            cells = [
+                cell
+                for cell in table.cells
+                if set(only) <= set(cell.name) and ' / '.join(cell.name) not in done
+            ]
+            if workers > 1:
+                # Cells that run at once share pretrainings: those come first.
+                starts = dict.fromkeys(s for cell in cells for s in cell.pretrains)
+                tries = [pool.submit(_pretrain, s, seed, out, command) for s in starts]
+                for start in tries:
+                    start.exception()  # the cells will tell
+            tasks = [pool.submit(measure, cell, seed) for cell in cells]
+            for task in tasks:
+                task.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
     if failed:
         raise RuntimeError('these cells failed:\n' + '\n'.join(failed))
 
@@ -204,7 +231,8 @@ def _together(exports: Sequence[Path]) -> Path:
     folder = exports[0].parents[2] / f'with_{_digest([*map(str, exports)])}'
     folder.mkdir(exist_ok=True)
     for file in files:
-        copy(file, folder)
+        with suppress(FileExistsError):
+            (folder / file.name).symlink_to(file.resolve())
     return folder
 
 
@@ -216,8 +244,10 @@ def _start(out: Path, options: Sequence[str], seed: int) -> Path:
         else option
         for option in options
     ]
-    code = provenance.commit('torchgeo_decur', 'experiments/adaptive.py')
-    return out / 'pretrain' / code / f'seed_{seed}' / _digest(words)
+    code = ['torchgeo_decur']
+    if any('adaptive.' in word for word in words):
+        code.append('experiments/adaptive.py')
+    return out / 'pretrain' / provenance.commit(*code) / f'seed_{seed}' / _digest(words)
 
 
 def _digest(words: Sequence[str]) -> str:

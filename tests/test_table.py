@@ -243,6 +243,7 @@ def test_against(table: ModuleType, tmp_path: Path) -> None:
     assert 'Less DeCUR, seed by seed:' in shown
     assert shown.count('| DeCUR | x |') == 1
     assert '| CLIP | x | +20.0 ± 24.8 |' in shown
+    assert 'the seeds [0, 1, 2, 3] (DeCUR / x: [0, 1, 2])' in shown
     write(tmp_path, tmp_path / 'fit.yaml', axes=axes, against='CoMM')
     with pytest.raises(ValueError, match=r"against must be one of .*got 'CoMM'"):
         definition.Table.read(path)
@@ -286,12 +287,14 @@ def test_sections(table: ModuleType, tmp_path: Path) -> None:
     assert '| one | 30.0 | 40.0 |' in shown  # by name, as the file was written
 
 
-def test_several_pretrainings(table: ModuleType, tmp_path: Path) -> None:
-    """A cell may take each encoder from a pretraining of its own."""
+@pytest.mark.parametrize('workers', [1, 2])
+def test_several_pretrainings(table: ModuleType, tmp_path: Path, workers: int) -> None:
+    """A cell may take each encoder from a pretraining of its own; cells share them."""
     starts = {'each alone': {'s1': ['--m=s1'], 's2': ['--m=s2']}, 'both': ['--m=b']}
     weights = '--weights={encoders}'
     path = tmp_path / 'small.yaml'
     content = {'pretrain': starts, 'fit': [weights], 'metrics': ['test_x']}
+    content['axes'] = {'rate': {'low': ['--lr=1'], 'high': ['--lr=2']}}
     path.write_text(yaml.safe_dump(content))
     calls: list[Sequence[str]] = []
 
@@ -309,7 +312,9 @@ def test_several_pretrainings(table: ModuleType, tmp_path: Path) -> None:
             (folder / 'version_0' / 'metrics.csv').write_text('test_x\n0.5\n')
 
     given = (path, [0], [], [], tmp_path / 'out', tmp_path / 'results.csv', command)
-    table.fill(*given)
+    table.fill(*given, workers)
+    # Three pretrainings, four fits of cells.
+    assert [args[0] for args in calls].count('fit') == 7
     found = {}
     for args in calls:
         for arg in args:
@@ -322,7 +327,7 @@ def test_several_pretrainings(table: ModuleType, tmp_path: Path) -> None:
     assert {'s1': 'b', 's2': 'b'} in found.values()
 
     content['probe'] = [[]]
-    del content['fit']
+    del content['fit'], content['axes']
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match='a probe needs one pretraining'):
         definition.Table.read(path)
