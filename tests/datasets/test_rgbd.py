@@ -302,6 +302,13 @@ class TestCache:
                 cache.get('x', self.camera, lambda: self.depth)
         assert list(tmp_path.iterdir()) == []
 
+    def test_images_can_be_read_by_whom_other_files_can(self, tmp_path: Path) -> None:
+        (tmp_path / 'any').touch()
+        cache = HHACache(tmp_path)
+        cache.get('x', self.camera, lambda: self.depth)
+        mode = cache.path('x', self.camera).stat().st_mode
+        assert mode == (tmp_path / 'any').stat().st_mode
+
     def test_many_workers(self, shared: dict[str, Path], tmp_path: Path) -> None:
         dataset = SUNRGBD(shared['sunrgbd'], size=(24, 32), cache=tmp_path)
         # Each frame is asked for by both workers at once.

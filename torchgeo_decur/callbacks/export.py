@@ -8,9 +8,10 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from ..files import writable
 from ..modalities import Modality
 from ..models import FusionHead, build_fusion_head, save_encoder, save_onnx
-from ..models.checkpoints import Checkpoint, read_checkpoint, writable
+from ..models.checkpoints import Checkpoint, read_checkpoint
 from ..models.describing import describe, encoder_metadata
 from ..tasks import FusionPretraining, MultimodalPretraining
 
