@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from torchgeo_decur.files import checksum_of, digest, write_whole
+from torchgeo_decur.files import checksum_of, digest, write_together, write_whole
 
 
 @pytest.fixture(params=[0o022, 0o002, 0o077])
@@ -65,6 +65,18 @@ class TestWriteWhole:
         assert file.read_text() == 'new'
         assert mode_of(file) != 0o400
         assert list(tmp_path.iterdir()) == [file]
+
+    def test_none_appears_before_all_are_whole(self, tmp_path: Path) -> None:
+        files = [tmp_path / 'a.txt', tmp_path / 'b.txt']
+
+        def fail(partial: Path) -> None:
+            raise OSError(28, 'No space left on device')
+
+        with pytest.raises(OSError, match='No space'):
+            write_together({files[0]: Path.touch, files[1]: fail})
+        assert list(tmp_path.iterdir()) == []
+        write_together(dict.fromkeys(files, Path.touch))
+        assert sorted(tmp_path.iterdir()) == files
 
     def test_two_that_share_do_not_meet(self, tmp_path: Path) -> None:
         file = tmp_path / 'a.txt'

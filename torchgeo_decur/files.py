@@ -4,13 +4,15 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+type Write = Callable[[Path], Any]
 
-def write_whole(path: Path, write: Callable[[Path], Any], shared: bool = False) -> None:
+
+def write_whole(path: Path, write: Write, shared: bool = False) -> None:
     """Write a file that appears whole or not at all, for whom the umask lets read it.
 
     Args:
@@ -25,19 +27,33 @@ def write_whole(path: Path, write: Callable[[Path], Any], shared: bool = False) 
         ...     os.listdir(folder)
         ['a.txt']
     """
+    write_together({path: write}, shared)
+
+
+def write_together(writes: Mapping[Path, Write], shared: bool = False) -> None:
+    """Write files that belong together: none appears before all are whole.
+
+    Args:
+        writes: by file, what writes it, as of :func:`write_whole`.
+        shared: as of :func:`write_whole`.
+    """
     own = f'.{uuid4().hex}' if shared else ''
-    partial = path.with_name(f'.{path.name}{own}.partial')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.unlink(missing_ok=True)
+    partial = {path: path.with_name(f'.{path.name}{own}.partial') for path in writes}
     try:
-        partial.touch()
-        mode = stat.S_IMODE(partial.stat().st_mode)
-        write(partial)
-        # Some libraries put a file of their own there, that its owner alone may read.
-        partial.chmod(mode)
-        os.replace(partial, path)
+        for path, write in writes.items():
+            file = partial[path]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.unlink(missing_ok=True)
+            file.touch()
+            mode = stat.S_IMODE(file.stat().st_mode)
+            write(file)
+            # Some libraries put another file there, that its owner alone may read.
+            file.chmod(mode)
+        for path, file in partial.items():
+            os.replace(file, path)
     finally:
-        partial.unlink(missing_ok=True)
+        for file in partial.values():
+            file.unlink(missing_ok=True)
 
 
 def writable(folder: Path) -> None:

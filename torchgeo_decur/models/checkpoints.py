@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ..files import writable, write_whole
+from ..files import Write, writable, write_together, write_whole
 
 type State = dict[str, Tensor]
 
@@ -158,7 +158,7 @@ def save_encoder(
     metadata: Mapping[str, Any],
     suffixes: Iterable[str] = ('pt', 'safetensors'),
 ) -> list[Path]:
-    """Write an encoder in the layouts that others load, each file atomically.
+    """Write an encoder in the layouts that others load, all files or none.
 
     ``<path>.pt`` is what TorchGeo's own tasks take as ``weights=``; ``<path>.safetensors``
     has the bare timm state dictionary, with ``metadata`` beside the tensors;
@@ -187,11 +187,15 @@ def save_encoder(
         },
         'pth': state,
     }
-    for suffix, file in files.items():
-        if suffix == 'safetensors':
-            save_tensors(state, file, {'model': model, **metadata})
-        else:
-            write_whole(file, partial(torch.save, contents[suffix]))
+    said = {'model': model, **metadata}
+    write_together(
+        {
+            file: _tensor_writer(state, said)
+            if suffix == 'safetensors'
+            else partial(torch.save, contents[suffix])
+            for suffix, file in files.items()
+        }
+    )
     return list(files.values())
 
 
@@ -216,9 +220,7 @@ def save_tensors(state: State, file: Path, metadata: Mapping[str, Any]) -> None:
         file: the file.
         metadata: plain values.
     """
-    text = as_text({'format': 'pt', **metadata})
-    save = partial(safetensors.torch.save_file, state, metadata=text)
-    write_whole(file, save)
+    write_whole(file, _tensor_writer(state, metadata))
 
 
 def as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -252,6 +254,11 @@ def place(key: str) -> str:
         True
     """
     return key.removeprefix('model.').replace('.', '_')
+
+
+def _tensor_writer(state: State, metadata: Mapping[str, Any]) -> Write:
+    text = as_text({'format': 'pt', **metadata})
+    return partial(safetensors.torch.save_file, state, metadata=text)
 
 
 def _whole(state: State, model: str) -> tuple[State, tuple[str, ...]]:
