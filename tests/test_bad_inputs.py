@@ -15,6 +15,7 @@ import rasterio
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from rasterio.transform import from_origin
+from small_fits import trainer
 from torch import nn
 from torchgeo.datasets import DatasetNotFoundError
 from torchgeo.tasks import Classification
@@ -56,17 +57,8 @@ def fit(
     ckpt_path: Path | None = None,
     **options: Any,
 ) -> None:
-    Trainer(
-        **{
-            'accelerator': 'cpu',
-            'max_epochs': 1,
-            'logger': False,
-            'enable_checkpointing': False,
-            'enable_progress_bar': False,
-            'enable_model_summary': False,
-            **options,
-        }
-    ).fit(task, datamodule=data, ckpt_path=ckpt_path)
+    run = trainer(**{'num_sanity_val_steps': 2, **options})
+    run.fit(task, datamodule=data, ckpt_path=ckpt_path)
 
 
 def checkpoint(task: LightningModule, folder: Path) -> Path:

@@ -12,9 +12,10 @@ import pytest
 import rasterio
 import shapely
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from rasterio.transform import from_origin
 from rasterio.windows import Window
+from small_fits import trainer
 from torchgeo.datasets import RasterDataset
 
 from torchgeo_decur.datamodules.rasters import RasterPairDataModule
@@ -368,19 +369,11 @@ class TestLoading:
                 module(root, rasters=unknown(root), length=8, mask=None),
                 Looker(),
             )
-            trainer = Trainer(
-                accelerator='cpu',
-                max_epochs=epochs,
-                limit_val_batches=1,
-                num_sanity_val_steps=0,
-                default_root_dir=tmp_path,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
+            run = trainer(
+                max_epochs=epochs, limit_val_batches=1, default_root_dir=tmp_path
             )
-            trainer.fit(task, dm, ckpt_path=path)
-            trainer.save_checkpoint(tmp_path / name)
+            run.fit(task, dm, ckpt_path=path)
+            run.save_checkpoint(tmp_path / name)
             return task.seen
 
         through = fit(2, 'through.ckpt')
