@@ -18,7 +18,7 @@ from torch.func import functional_call
 from ..analysis.classifiers import Array, run_probes
 from ..files import write_whole
 from ..modalities import pick_date, split
-from ..tasks import MultimodalPretraining
+from .needs import need_encoders
 
 
 class OnlineProbe(Callback):
@@ -83,11 +83,7 @@ class OnlineProbe(Callback):
         Raises:
             ValueError: if the task has no encoders.
         """
-        if not isinstance(pl_module, MultimodalPretraining):
-            raise ValueError(
-                'OnlineProbe needs a task with one encoder per modality, such as '
-                f'torchgeo_decur.tasks.DeCUR, got {type(pl_module).__name__}'
-            )
+        need_encoders(self, pl_module)
         if stage == 'fit':
             self._untrained = {
                 k: v.detach().clone()
