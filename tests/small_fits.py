@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 
 from torchgeo_decur.datamodules import SyntheticEODataModule
@@ -34,3 +35,14 @@ def datamodule(**options: Any) -> SyntheticEODataModule:
         'size': 32,
     }
     return SyntheticEODataModule(**{**small, **options})
+
+
+def scaled(datamodule: Any, split: str) -> dict[str, Any]:
+    """First batch of a split, checked and scaled."""
+    batch = next(iter(getattr(datamodule, f'{split}_dataloader')()))
+    datamodule.trainer = torch.nn.Module()
+    for name in ('training', 'validating', 'sanity_checking', 'testing', 'predicting'):
+        setattr(datamodule.trainer, name, name.startswith(split))
+    out: dict[str, Any] = datamodule.on_after_batch_transfer(batch, 0)
+    datamodule.trainer = None
+    return out

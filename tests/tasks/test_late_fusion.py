@@ -11,11 +11,12 @@ import torch
 from lightning.pytorch import LightningDataModule
 from sklearn.metrics import average_precision_score
 from small_fits import MODALITIES, datamodule, trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from torchgeo_decur.datasets import SyntheticEO
 from torchgeo_decur.tasks import LateFusionClassification
+from torchgeo_decur.tasks.cache import evaluating
 from torchgeo_decur.tasks.optimizers import build_transfer_optimizer
 
 Runner = Callable[..., dict[str, float]]
@@ -374,3 +375,11 @@ class TestErrors:
 def test_images_are_tensors() -> None:
     x: dict[str, Tensor] = {m: torch.rand(2, c, 32, 32) for m, c in MODALITIES.items()}
     assert classification().eval()(x).shape == (2, 8)
+
+
+def test_evaluation_ends_with_an_error_too() -> None:
+    module = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match='damaged'), evaluating(module):
+        assert not module.training
+        raise ValueError('damaged')
+    assert module.training
