@@ -377,7 +377,7 @@ class TestOptimizer:
         [
             ({'max_epochs': 3}, 2, 6),
             ({'max_steps': 5, 'max_epochs': None}, 2, 5),
-            ({'max_steps': 5, 'max_epochs': 100}, 2, 5),
+            ({'max_steps': 5, 'max_epochs': 5}, 1, 5),
             ({'max_epochs': -1, 'max_time': {'minutes': 1}}, 2, math.inf),
             ({'max_epochs': 3, 'accumulate_grad_batches': 2}, 1, 3),
         ],

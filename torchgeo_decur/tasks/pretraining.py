@@ -156,10 +156,13 @@ class MultimodalPretraining(ResumableTask):
             raise ValueError(
                 f'warmup_epochs must be 0 for data without a length, got {epochs}'
             )
-        warmup = round(epochs * math.ceil(batches)) if epochs else 0
+        # A fit of some epochs that is cut short by max_steps warms up by the same share.
+        most = self.trainer.max_epochs or 1
+        per_epoch = steps / most if most > 0 else math.ceil(batches) if epochs else 0
+        warmup = round(epochs * per_epoch) if epochs else 0
         if not 0 <= warmup <= steps:
-            most = steps / math.ceil(batches)
-            raise ValueError(f'warmup_epochs must be in [0, {most:g}], got {epochs}')
+            limit = most if most > 0 else steps / per_epoch
+            raise ValueError(f'warmup_epochs must be in [0, {limit:g}], got {epochs}')
         lay_schedule(cast(CosineWarmupScheduler, self.lr_schedulers()), warmup, steps)
 
     def steps_of_fit(self) -> float:
