@@ -3,19 +3,38 @@
 import csv
 import os
 import sys
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 import yaml
+
+ROOT = Path(__file__).parents[1]
 
 matplotlib.use('Agg')
 # Tests run in a process a core; it counts for them and for the commands they start.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 # Lightning's command line calls what newer jsonargparse calls deprecated.
 os.environ['JSONARGPARSE_DEPRECATION_WARNINGS'] = 'off'
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> Iterator[None]:
+    """Close what a test drew."""
+    yield
+    plt.close('all')
+
+
+@pytest.fixture(scope='session')
+def project() -> dict[str, Any]:
+    """What pyproject.toml says of the project."""
+    content = tomllib.loads((ROOT / 'pyproject.toml').read_text())
+    found: dict[str, Any] = content['project']
+    return found
 
 
 @pytest.fixture(scope='session')

@@ -1,20 +1,20 @@
 """Twenty mistakes of users, each answered by one clear error within seconds."""
 
-import importlib.util
 import re
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
+from fake_data import fake
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from rasterio.transform import from_origin
+from small_fits import trainer
 from torch import nn
 from torchgeo.datasets import DatasetNotFoundError
 from torchgeo.tasks import Classification
@@ -27,17 +27,7 @@ from torchgeo_decur.datamodules.ssl4eo_s12 import SSL4EOS12PairDataModule
 from torchgeo_decur.datasets import UnreadableFileError
 from torchgeo_decur.tasks import DeCUR
 
-
-def maker(name: str) -> ModuleType:
-    path = Path(__file__).parent / 'data' / name / 'data.py'
-    spec = importlib.util.spec_from_file_location(f'{name}_data', path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SSL4EO, GEONRW, RASTERS = map(maker, ('ssl4eo_s12', 'geonrw', 'rasters'))
+SSL4EO, GEONRW, RASTERS = map(fake, ('ssl4eo_s12', 'geonrw', 'rasters'))
 
 
 def model(**options: Any) -> DeCUR:
@@ -56,17 +46,8 @@ def fit(
     ckpt_path: Path | None = None,
     **options: Any,
 ) -> None:
-    Trainer(
-        **{
-            'accelerator': 'cpu',
-            'max_epochs': 1,
-            'logger': False,
-            'enable_checkpointing': False,
-            'enable_progress_bar': False,
-            'enable_model_summary': False,
-            **options,
-        }
-    ).fit(task, datamodule=data, ckpt_path=ckpt_path)
+    run = trainer(**{'num_sanity_val_steps': 2, **options})
+    run.fit(task, datamodule=data, ckpt_path=ckpt_path)
 
 
 def checkpoint(task: LightningModule, folder: Path) -> Path:

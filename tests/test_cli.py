@@ -275,6 +275,13 @@ class TestExport:
             main(['export', str(published)])
 
 
+def test_probe_sees_where_it_will_write_before_it_begins(tmp_path: Path) -> None:
+    (tmp_path / 'file').touch()
+    out = tmp_path / 'file' / 'probes.csv'
+    with pytest.raises(SystemExit, match=r'output folder must be writable, got .*file'):
+        main(['probe', str(tmp_path / 'no.yaml'), f'--out={out}'])
+
+
 def test_as_a_script() -> None:
     project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
     module, _, name = project['scripts']['torchgeo-decur'].partition(':')

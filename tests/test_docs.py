@@ -17,6 +17,7 @@ import timm
 import torch
 import yaml
 from encoder_states import random_state
+from fake_data import fake
 from pages import DOCS, ROOT, TEXTS, blocks, commands
 
 from torchgeo_decur import cli
@@ -131,8 +132,7 @@ def test_page_runs_from_the_first_block_to_the_last(name: str, reader: Reader) -
 
 def write_scene(folder: Path) -> dict[str, dict[str, Any]]:
     """Rasters of two modalities and their entries."""
-    path = ROOT / 'tests' / 'data' / 'rasters' / 'data.py'
-    runpy.run_path(str(path))['make'](folder)
+    fake('rasters').make(folder)
     dem = {'bands': ['elevation'], 'kind': 'elevation', 'unit': 'm'}
     return {
         'spectral': {'paths': str(folder / 'optical'), 'bands': ['column', 'row']},

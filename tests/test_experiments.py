@@ -3,7 +3,6 @@
 import csv
 import math
 import re
-import runpy
 import shlex
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from fake_data import fake
 from lightning.pytorch.cli import LightningCLI
 from rasterio.transform import from_origin
 
@@ -79,8 +79,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     # Its labels are MATLAB's, which not every installation can write.
     if find_spec('h5py'):
-        path = ROOT / 'tests' / 'data' / 'sunrgbd' / 'data.py'
-        runpy.run_path(str(path))['make'](data / 'sunrgbd')
+        fake('sunrgbd').make(data / 'sunrgbd')
     scene = SyntheticEO(length=1, size=160, modalities=('s2', 'dem'))[0]
     spectral = scene['image_s2'][[1, 2, 3, 7]].numpy().astype(np.uint16)
     write(data / 'spectral' / 'scene.tif', spectral)

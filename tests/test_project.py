@@ -1,7 +1,6 @@
 """What the files around the package promise of each other."""
 
 import re
-import tomllib
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -14,13 +13,6 @@ import yaml
 import torchgeo_decur
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope='module')
-def project() -> dict[str, Any]:
-    content = tomllib.loads((ROOT / 'pyproject.toml').read_text())
-    found: dict[str, Any] = content['project']
-    return found
 
 
 @pytest.fixture(scope='module')

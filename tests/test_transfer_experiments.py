@@ -1,12 +1,12 @@
 """The files of experiments/transfer do what they say, on small files in the true layout."""
 
 import csv
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from fake_data import fake, write_bands
 
 ROOT = Path(__file__).parents[1]
 RGBD = [
@@ -52,8 +52,7 @@ def test_transfer(
 ) -> None:
     if base in ('sunrgbd', 'nyudepthv2'):
         pytest.importorskip('h5py')
-    make = runpy.run_path(str(ROOT / 'tests' / 'data' / base / 'data.py'))['make']
-    root = make(tmp_path / 'data', **(CITIES if base == 'geonrw' else {}))
+    root = fake(base).make(tmp_path / 'data', **(CITIES if base == 'geonrw' else {}))
     folder = ROOT / 'experiments' / 'transfer'
     names = [base, f'{base}_{difference}'] + [f'{base}_{modality}'] * bool(modality)
     torchgeo(
@@ -86,8 +85,7 @@ def test_transfer(
 @pytest.mark.parametrize('modality', ['spectral', 'dem', ''])
 def test_rasters(torchgeo: Callable[..., None], tmp_path: Path, modality: str) -> None:
     """Maps from one modality, or from two of which either may be missing at test."""
-    make = runpy.run_path(str(ROOT / 'tests' / 'data' / 'rasters' / 'data.py'))['make']
-    root = make(tmp_path / 'data')
+    root = fake('rasters').make(tmp_path / 'data')
     channels = {'spectral': 2, 'dem': 1}
     wanted = {modality: channels[modality]} if modality else channels
     spectral = {'paths': str(root / 'optical'), 'bands': ['column', 'row']}
@@ -132,18 +130,16 @@ def test_rasters(torchgeo: Callable[..., None], tmp_path: Path, modality: str) -
 def test_pothole(
     torchgeo: Callable[..., None], tmp_path: Path, modalities: str
 ) -> None:
-    fake = runpy.run_path(str(ROOT / 'tests' / 'data' / 'paired_folders' / 'data.py'))
+    frame = fake('paired_folders').frame
     for split, count in (('dataset1', 5), ('dataset3', 2)):
         for number in range(count):
-            rgb, depth, label = fake['frame'](number)
+            rgb, depth, label = frame(number)
             for folder, bands in (
                 ('rgb', rgb),
                 ('disp_tg', depth),
                 ('label', label // 255),
             ):
-                fake['write'](
-                    tmp_path / 'data' / split / folder / f'{number}.png', bands
-                )
+                write_bands(tmp_path / 'data' / split / folder / f'{number}.png', bands)
     options = (
         f'--config={ROOT / "experiments" / "transfer" / "pothole.yaml"}',
         f'--trainer.logger.init_args.save_dir={tmp_path}',

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import tomllib
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -34,13 +33,6 @@ def commands() -> Iterator[str]:
     for name in WORKFLOWS:
         for step in steps(name):
             yield from step.get('run', '').splitlines()
-
-
-@pytest.fixture(scope='module')
-def project() -> dict[str, Any]:
-    content = tomllib.loads((ROOT / 'pyproject.toml').read_text())
-    found: dict[str, Any] = content['project']
-    return found
 
 
 @pytest.mark.parametrize('name', WORKFLOWS)

@@ -15,6 +15,7 @@ from .config import find_experiments, summarize
 from .datasets.manifest import Values
 from .embed import Batches, embed_rasters, load_run
 from .embed.splits import Split
+from .files import writable, write_whole
 from .models import MultimodalEncoder, save_encoder, save_onnx
 from .models.describing import describe, label
 from .models.download import cached_file
@@ -187,6 +188,7 @@ def probe(
         max_samples: samples of a split that are kept, a random subset.
         device: auto, cpu, gpu or mps.
     """
+    writable(out.parent)
     task, datamodule, _ = load_run(run, ckpt_path, data)
     if not isinstance(task, MultimodalPretraining):
         raise ValueError(
@@ -199,8 +201,8 @@ def probe(
         found.append(collect(task.to(batches.device), batches, max_samples))
     fitted, scored = found
     rows = probe_splits(fitted, scored, fractions, classifiers, labels)
-    pd.DataFrame(rows).to_csv(out.with_name(f'.{out.name}.partial'), index=False)
-    out.with_name(f'.{out.name}.partial').replace(out)
+    table = pd.DataFrame(rows)
+    write_whole(out, lambda partial: table.to_csv(partial, index=False))
     for row in rows:
         where = f'{row["label"]:<18}{row["name"]:<14}{row["part"]:<10}'
         print(

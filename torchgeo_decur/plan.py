@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .config import build, read_config
+from .tasks.pretraining import VIEWS
 
-_VIEWS = 2
 # States of the optimiser per parameter.
 _STATES = {'adamw': 2, 'lars': 1}
 
@@ -58,7 +58,7 @@ def plan(
     number, width = len(embeddings), next(iter(embeddings.values())).shape[1]
     weights = 4 * sum(p.numel() for p in task.parameters())
     optimizer = _optimizer(task)
-    gathered = 4 * _VIEWS * number * batch * world * width
+    gathered = 4 * VIEWS * number * batch * world * width
     ring = (world - 1) / world
     parts = {
         'weights': weights,
@@ -74,7 +74,7 @@ def plan(
         'steps of an epoch': f'{steps:,}',
         'steps': f'{steps * epochs:,} in {epochs} epochs',
         'embeddings sent': f'{_size(3 * ring * gathered)} a step and device '
-        f'({_VIEWS} views x {number} x {batch * world} x {width}, there and back)',
+        f'({VIEWS} views x {number} x {batch * world} x {width}, there and back)',
         'gradients sent': f'{_size(2 * ring * weights)} a step and device',
         'memory of a device': f'{_size(sum(parts.values()))}: '
         + ', '.join(f'{name} {_size(size)}' for name, size in parts.items()),
@@ -143,7 +143,7 @@ def _forward(task: Any, batch: int) -> tuple[int, dict[str, Tensor]]:
     }
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         _, embeddings = task.represent(images)
-    return sum(kept.values()) * (1 if chunk and chunk < batch else _VIEWS), embeddings
+    return sum(kept.values()) * (1 if chunk and chunk < batch else VIEWS), embeddings
 
 
 def _optimizer(task: Any) -> str:

@@ -19,7 +19,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ('seconds', 'process', 'rss_mib', 'own_mib', 'files')
 BLOCKS = 10
 
-type Row = dict[str, float | str]
+type Row = Mapping[str, float | str]
 
 
 def main(
@@ -68,18 +68,15 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         scenes = SyntheticEODataModule(length=length, val_length=64)
         pack_datamodule(scenes, Path(folder, 'packed'), shard_size=16)
-        watch = Watch(every)
+        watch = Watch(every, out)
         watch.start()
         try:
             steps = fit(Path(folder), minutes, workers)
         finally:
             watch.stop()
-    with out.open('w', newline='') as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(watch.rows)
     print(f'{steps} steps in {minutes:g} minutes; {out}')
-    slopes, grown = report(watch.rows)
+    with out.open(newline='') as file:
+        slopes, grown = report(list(csv.DictReader(file)))
     for (name, column), slope in slopes.items():
         case = {'minutes': f'{minutes:g}', 'steps': steps, 'process': name}
         unit = f'{column.removesuffix("_mib")} {"MiB" if "mib" in column else ""}/h'
@@ -112,19 +109,32 @@ def fit(folder: Path, minutes: float, workers: int) -> int:
 class Watch(Thread):
     """Looks at this process and its workers from time to time.
 
+    What it sees goes to a file at once: kept in this process, it would make it grow.
+
     Args:
         every: seconds between two looks.
+        out: CSV file to write.
     """
 
-    def __init__(self, every: float) -> None:
+    def __init__(self, every: float, out: Path) -> None:
         """Initialize a new Watch instance."""
         super().__init__(daemon=True)
-        self.every = every
-        self.rows: list[Row] = []
+        self.every, self.out = every, out
         self.over = Event()
 
     def run(self) -> None:
         """Look until it is over."""
+        with self.out.open('w', newline='', buffering=1) as file:
+            writer = csv.writer(file, lineterminator='\n')
+            writer.writerow(COLUMNS)
+            self.look(writer.writerow)
+
+    def look(self, see: Callable[[Sequence[object]], object]) -> None:
+        """Look at all processes, again and again.
+
+        Args:
+            see: takes what is seen of one process, in the order of the columns.
+        """
         start = monotonic()
         while not self.over.wait(self.every):
             workers = sorted(
@@ -138,8 +148,7 @@ class Watch(Thread):
                 # A worker may end while one looks.
                 except (FileNotFoundError, ProcessLookupError):
                     continue
-                values = (round(monotonic() - start, 1), name, rss, own, files)
-                self.rows.append(dict(zip(COLUMNS, values, strict=True)))
+                see((round(monotonic() - start, 1), name, rss, own, files))
 
     def stop(self) -> None:
         """Look no more."""

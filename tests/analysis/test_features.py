@@ -1,6 +1,3 @@
-from collections.abc import Iterator
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -12,12 +9,6 @@ from torchgeo_decur.models.deformable_attention import reference_points
 from torchgeo_decur.tasks import DeCUR
 
 S1, S2 = MODALITIES['sentinel1_grd'], MODALITIES['sentinel2_l1c']
-
-
-@pytest.fixture(autouse=True)
-def close() -> Iterator[None]:
-    yield
-    plt.close('all')
 
 
 def test_first_component_is_the_one_direction_that_varies() -> None:

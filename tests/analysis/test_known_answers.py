@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -35,12 +34,6 @@ def only(finding: Finding, table: str, **values: Any) -> dict[str, Any]:
     ]
     assert len(rows) == 1, (values, len(rows))
     return dict(rows[0])
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Any:
-    yield
-    plt.close('all')
 
 
 @pytest.fixture(scope='module')

@@ -1,7 +1,5 @@
-from collections.abc import Iterator
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch import Tensor
@@ -14,12 +12,6 @@ from torchgeo_decur.tasks import CoMM, COrAL, DeCUR
 S1, S2 = MODALITIES['sentinel1_grd'], MODALITIES['sentinel2_l1c']
 DEM = MODALITIES['geonrw_dem']
 THREE = Modality(bands=('R', 'G', 'B'), kind='rgb', unit='uint8')
-
-
-@pytest.fixture(autouse=True)
-def close() -> Iterator[None]:
-    yield
-    plt.close('all')
 
 
 def batches(

@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from safetensors import safe_open
+from small_fits import datamodule
+from small_fits import trainer as small
 from torch.utils.data import DataLoader
 from torchgeo.tasks import Classification
 
@@ -23,25 +25,9 @@ def task() -> DeCUR:
     return DeCUR({'s1': 2, 's2': 13}, 'test_resnet', projector=[8], size=32)
 
 
-def datamodule() -> SyntheticEODataModule:
-    return SyntheticEODataModule(length=4, val_length=4, batch_size=2, size=32)
-
-
 def trainer(folder: Path, export: ExportEncoders, **options: Any) -> Trainer:
-    return Trainer(
-        **{
-            'accelerator': 'cpu',
-            'default_root_dir': folder,
-            'logger': False,
-            'enable_checkpointing': False,
-            'enable_progress_bar': False,
-            'enable_model_summary': False,
-            'limit_val_batches': 0,
-            'max_epochs': 1,
-            'callbacks': [export],
-            **options,
-        }
-    )
+    callbacks = {'limit_val_batches': 0, 'callbacks': [export]}
+    return small(**{'default_root_dir': folder, **callbacks, **options})
 
 
 def names(folder: Path) -> list[str]:
@@ -80,7 +66,7 @@ def test_metadata_without_a_datamodule(tmp_path: Path) -> None:
         for s in data.train_dataset
     ]
     trainer(tmp_path, ExportEncoders(tmp_path), max_epochs=2).fit(
-        task(), DataLoader(dataset, 2), DataLoader(dataset, 2)
+        task(), DataLoader(dataset, 8), DataLoader(dataset, 8)
     )
     with safe_open(tmp_path / 's2.safetensors', 'pt') as file:
         metadata = file.metadata()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from small_fits import trainer as small
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchgeo.tasks import Classification
@@ -75,19 +76,8 @@ class Means(DeCUR):
 
 
 def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
-    return Trainer(
-        **{
-            'accelerator': 'cpu',
-            'default_root_dir': folder,
-            'logger': False,
-            'enable_checkpointing': False,
-            'enable_progress_bar': False,
-            'enable_model_summary': False,
-            'max_epochs': 1,
-            'callbacks': list(callbacks),
-            **options,
-        }
-    )
+    fixed = {'default_root_dir': folder, 'callbacks': list(callbacks)}
+    return small(**{'num_sanity_val_steps': 2, **fixed, **options})
 
 
 def scores(probe: OnlineProbe, epoch: int) -> dict[tuple[str, str, str], float]:

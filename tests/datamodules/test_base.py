@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
+from small_fits import trainer as small
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchgeo.datamodules.utils import MisconfigurationException
@@ -241,14 +242,7 @@ class Watch(LightningModule):
 
 
 def trainer() -> Trainer:
-    return Trainer(
-        accelerator='cpu',
-        max_epochs=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    return small(max_epochs=2, num_sanity_val_steps=2)
 
 
 class TestTransfer:

@@ -1,13 +1,12 @@
 """The datamodules of the datasets that are read from files."""
 
-import runpy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
+from fake_data import fake
 from jsonargparse import ArgumentParser
 from torchgeo.datasets import DatasetNotFoundError
 
@@ -15,11 +14,7 @@ from torchgeo_decur.datamodules.bigearthnet import BigEarthNetMMDataModule
 from torchgeo_decur.datamodules.geonrw import GeoNRWPatchDataModule
 from torchgeo_decur.datamodules.ssl4eo_s12 import SSL4EOS12PairDataModule
 
-DATA = Path(__file__).parents[1] / 'data'
-MAKE = {
-    name: runpy.run_path(str(DATA / name / 'data.py'))['make']
-    for name in ('ssl4eo_s12', 'bigearthnet', 'geonrw')
-}
+MAKE = {name: fake(name).make for name in ('ssl4eo_s12', 'bigearthnet', 'geonrw')}
 
 
 @pytest.fixture(scope='module')
@@ -122,7 +117,6 @@ def test_bigearthnet_for_an_encoder_of_13_bands(roots: dict[str, str]) -> None:
         images[bands] = batch['image_s2']
         figure = datamodule.plot({key: x[0] for key, x in batch.items()})
         assert figure is not None
-        plt.close(figure)
     assert images[13].shape == (2, 13, 120, 120)
     assert not images[13][:, 10].any()
     rest = [i for i in range(13) if i != 10]
@@ -196,7 +190,6 @@ def test_plot(roots: dict[str, str], name: str) -> None:
     batch = batch_of(datamodule, 'val')
     figure = datamodule.plot({key: x[0] for key, x in batch.items()}, suptitle='first')
     assert figure is not None
-    plt.close(figure)
 
 
 @pytest.mark.parametrize('name', CLASSES)

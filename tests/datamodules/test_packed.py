@@ -13,6 +13,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from small_fits import trainer
 from torch import Tensor
 
 from torchgeo_decur.datamodules import PackedDataModule, SyntheticEODataModule
@@ -113,17 +114,12 @@ def fit(
     task = DeCUR(
         {'s1': 2, 's2': 13}, 'test_resnet', projector=[16, 16], size=32, lr=1e-3
     )
-    Trainer(
-        accelerator='cpu',
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+    saved = ModelCheckpoint(folder, save_last=True, every_n_train_steps=1)
+    trainer(
+        enable_checkpointing=True,
         limit_val_batches=0,
         max_epochs=3,
-        callbacks=[
-            ModelCheckpoint(folder, save_last=True, every_n_train_steps=1),
-            *callbacks,
-        ],
+        callbacks=[saved, *callbacks],
     ).fit(
         task,
         datamodule=PackedDataModule(str(root), batch_size=8, num_workers=1),

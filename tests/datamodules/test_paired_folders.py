@@ -1,21 +1,20 @@
 """The datamodule of images paired by their names."""
 
-import runpy
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import torch
 import yaml
+from fake_data import fake, write_bands
 from jsonargparse import ArgumentParser
+from small_fits import scaled
 
 from torchgeo_decur.datamodules import PairedFoldersDataModule
 from torchgeo_decur.datamodules.base import ResumableSampler
 
-FAKE = runpy.run_path(str(Path(__file__).parents[1] / 'data/paired_folders/data.py'))
-make, write, IMAGES, MASK = (FAKE[n] for n in ('make', 'write', 'IMAGES', 'MASK'))
+FAKE = fake('paired_folders')
+make, IMAGES, MASK = FAKE.make, FAKE.IMAGES, FAKE.MASK
 # Bands that can be scaled only with statistics.
 PLAIN = {'pattern': '{split}/rgb/{id}.png', 'bands': ['a', 'b', 'c']}
 
@@ -28,17 +27,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def ids(dataset: Any) -> set[tuple[str, str]]:
     return {tuple(frame) for frame in dataset.samples}
-
-
-def scaled(datamodule: Any, split: str) -> dict[str, Any]:
-    """First batch of a split, checked and scaled."""
-    batch = next(iter(getattr(datamodule, f'{split}_dataloader')()))
-    datamodule.trainer = torch.nn.Module()
-    for name in ('training', 'validating', 'sanity_checking', 'testing', 'predicting'):
-        setattr(datamodule.trainer, name, name.startswith(split))
-    out: dict[str, Any] = datamodule.on_after_batch_transfer(batch, 0)
-    datamodule.trainer = None
-    return out
 
 
 def test_splits_by_folder(root: str) -> None:
@@ -61,7 +49,6 @@ def test_splits_by_folder(root: str) -> None:
         assert batch['image_depth'][:, 0, 0, :4].eq(0.5).all()
     figure = datamodule.plot(datamodule.val_dataset[0])
     assert figure is not None
-    plt.close(figure)
 
 
 def test_named_validation(root: str) -> None:
@@ -117,7 +104,7 @@ def test_statistics(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert 'Statistics of 5 training frames' in printed
     assert '  plain:\n    mean: [' in printed and 'rgb:' not in printed
-    pixels = np.stack([FAKE['frame'](n)[0] for n in range(5)]).transpose(1, 0, 2, 3)
+    pixels = np.stack([FAKE.frame(n)[0] for n in range(5)]).transpose(1, 0, 2, 3)
     found = datamodule.modalities['plain']
     assert found.mean == pytest.approx(pixels.reshape(3, -1).mean(1), rel=1e-4)
     assert found.std == pytest.approx(pixels.reshape(3, -1).std(1), rel=1e-4)
@@ -132,7 +119,7 @@ def test_statistics(root: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_constant_band(tmp_path: Path) -> None:
     for name in 'ab':
-        write(tmp_path / f'{name}.png', np.full((1, 8, 8), 7, np.uint8))
+        write_bands(tmp_path / f'{name}.png', np.full((1, 8, 8), 7, np.uint8))
     images = {'flat': {'pattern': '{id}.png', 'bands': ['x']}}
     datamodule = PairedFoldersDataModule(str(tmp_path), images, batch_size=2)
     with pytest.raises(

@@ -1,4 +1,3 @@
-import importlib.util
 import pickle
 import shutil
 from collections.abc import Callable
@@ -6,35 +5,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import rasterio
 import shapely
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from fake_data import fake
+from lightning.pytorch import LightningModule
 from rasterio.transform import from_origin
 from rasterio.windows import Window
-from torchgeo.datasets import RasterDataset
+from small_fits import trainer
 
 from torchgeo_decur.datamodules.rasters import RasterPairDataModule
 from torchgeo_decur.datasets.windows import RandomWindows
 
-_path = Path(__file__).parents[1] / 'data' / 'rasters' / 'data.py'
-_spec = importlib.util.spec_from_file_location('rasters_data', _path)
-fake = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fake)
+RASTERS = fake('rasters')
 
 PATCH = 32
 Entries = dict[str, dict[str, Any]]
-
-
-class Dated(RasterDataset):
-    """Files whose names hold the date."""
-
-    filename_glob = '*.tif'
-    filename_regex = r'(?P<date>\d{8})'
-    all_bands = ('first', 'second')
 
 
 class NotRaster:
@@ -62,7 +50,7 @@ class Looker(LightningModule):
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fake.make(tmp_path_factory.mktemp('rasters'))
+    return RASTERS.make(tmp_path_factory.mktemp('rasters'))
 
 
 def entries(root: Path) -> Entries:
@@ -117,8 +105,8 @@ def fitted(root: Path) -> RasterPairDataModule:
 
 def corner(sample: dict[str, Any]) -> tuple[int, int]:
     """Column and row of the north-western pixel of a window, from its bounds."""
-    column = (sample['bounds'][0].item() - fake.WEST) / fake.RES
-    row = (fake.NORTH - sample['bounds'][4].item()) / fake.RES
+    column = (sample['bounds'][0].item() - RASTERS.WEST) / RASTERS.RES
+    row = (RASTERS.NORTH - sample['bounds'][4].item()) / RASTERS.RES
     assert column == round(column) and row == round(row)
     return round(column), round(row)
 
@@ -132,24 +120,26 @@ class TestWindows:
             rows = torch.arange(row, row + PATCH)[:, None].expand(-1, PATCH)
 
             # Read as it is
-            optical, valid = sample['image_optical'], columns >= fake.RIM
+            optical, valid = sample['image_optical'], columns >= RASTERS.RIM
             assert torch.equal(optical[0][valid], columns[valid] * 10.0 + 100)
             assert torch.equal(optical[1][valid], rows[valid] * 10.0 + 100)
             assert (optical[:, ~valid] == 65535).all()
             # 20 m to 10 m: linear values survive bilinear resampling
             east, north = sample['image_radar']
-            expected = torch.stack([columns + 0.5, fake.ROWS - rows - 0.5]) / 10
+            expected = torch.stack([columns + 0.5, RASTERS.ROWS - rows - 0.5]) / 10
             assert (torch.stack([east, north]) - expected).abs().max() < 1e-3
             # another CRS: the nearest pixel, then bilinear
             dem = sample['image_dem'][0]
             found = dem != -9999
             assert (dem - (columns + 0.5) * 10)[found].abs().max() < 12
-            a, b, c, d = fake.HOLE
+            a, b, c, d = RASTERS.HOLE
             grown = (columns >= a - 2) & (columns < b + 2)
             grown &= (rows >= c - 2) & (rows < d + 2)
             assert found[~grown].all()
             # labels
-            expected = 2 * (rows >= fake.ROWS // 2) + (columns >= fake.COLUMNS // 2)
+            expected = 2 * (rows >= RASTERS.ROWS // 2) + (
+                columns >= RASTERS.COLUMNS // 2
+            )
             expected[rows < 8] = 255
             assert torch.equal(sample['mask'], expected)
 
@@ -166,9 +156,9 @@ class TestWindows:
             fitted.train_dataset.set_epoch(epoch)
             for i in range(len(fitted.train_dataset)):
                 (x, y) = fitted.train_dataset.windows()[i][:2]
-                train.add(round((x.stop - fake.WEST) / fake.RES))
-                assert x.start >= fake.WEST and y.start >= fake.SOUTH
-                assert y.stop <= fake.NORTH
+                train.add(round((x.stop - RASTERS.WEST) / RASTERS.RES))
+                assert x.start >= RASTERS.WEST and y.start >= RASTERS.SOUTH
+                assert y.stop <= RASTERS.NORTH
         fitted.train_dataset.set_epoch(0)
         val = {corner(sample)[0] for sample in fitted.val_dataset}
         # 20 % of 320 columns, less the 5 that interpolation of 20 m can reach
@@ -177,7 +167,7 @@ class TestWindows:
 
     def test_val_windows_lie_side_by_side(self, fitted: RasterPairDataModule) -> None:
         corners = [corner(sample) for sample in fitted.val_dataset]
-        assert sorted(corners) == [(288, r) for r in range(0, fake.ROWS, PATCH)]
+        assert sorted(corners) == [(288, r) for r in range(0, RASTERS.ROWS, PATCH)]
 
     def test_degrees_first(self, root: Path) -> None:
         rasters = dict(reversed(entries(root).items()))
@@ -187,8 +177,8 @@ class TestWindows:
             column = (sample['image_dem'][0] - 5) / 10
             optical = (sample['image_optical'][0] - 100) / 10
             seen = (
-                (column > fake.RIM + 2)
-                & (column < fake.COLUMNS - 2)
+                (column > RASTERS.RIM + 2)
+                & (column < RASTERS.COLUMNS - 2)
                 & (sample['image_dem'][0] != -9999)
             )
             assert seen.any() and (optical - column)[seen].abs().max() < 1.5
@@ -196,10 +186,10 @@ class TestWindows:
     def test_every_pixel_can_be_drawn(self, fitted: RasterPairDataModule) -> None:
         area = fitted.areas['train']
         windows = RandomWindows(fitted.rasters, area, 4000).windows()
-        columns = [round((x.start - fake.WEST) / fake.RES) for x, _ in windows]
-        rows = [round((fake.NORTH - y.stop) / fake.RES) for _, y in windows]
+        columns = [round((x.start - RASTERS.WEST) / RASTERS.RES) for x, _ in windows]
+        rows = [round((RASTERS.NORTH - y.stop) / RASTERS.RES) for _, y in windows]
         assert set(columns) == set(range(256 - PATCH + 1))
-        assert set(rows) == set(range(fake.ROWS - PATCH + 1))
+        assert set(rows) == set(range(RASTERS.ROWS - PATCH + 1))
         # the outermost as often as others
         assert 10 <= rows.count(0) <= 60 and 10 <= rows.count(128) <= 60
 
@@ -243,7 +233,7 @@ class TestWindows:
     def test_predict_covers_the_footprint(self, root: Path) -> None:
         dm = module(root, patch_size=48)
         dm.setup('predict')
-        seen = torch.zeros(fake.ROWS, fake.COLUMNS, dtype=torch.bool)
+        seen = torch.zeros(RASTERS.ROWS, RASTERS.COLUMNS, dtype=torch.bool)
         for sample in dm.predict_dataset:
             column, row = corner(sample)
             seen[max(row, 0) : row + 48, max(column, 0) : column + 48] = True
@@ -268,7 +258,7 @@ class TestWindows:
         dm.setup('test')
         assert min(corner(s)[0] for s in dm.test_dataset) == 288
         assert {corner(s)[0] for s in dm.val_dataset} == {224}
-        assert max(x.stop for x, _ in dm.train_dataset.windows()) <= fake.WEST + 2080
+        assert max(x.stop for x, _ in dm.train_dataset.windows()) <= RASTERS.WEST + 2080
 
 
 class TestScaling:
@@ -368,19 +358,11 @@ class TestLoading:
                 module(root, rasters=unknown(root), length=8, mask=None),
                 Looker(),
             )
-            trainer = Trainer(
-                accelerator='cpu',
-                max_epochs=epochs,
-                limit_val_batches=1,
-                num_sanity_val_steps=0,
-                default_root_dir=tmp_path,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
+            run = trainer(
+                max_epochs=epochs, limit_val_batches=1, default_root_dir=tmp_path
             )
-            trainer.fit(task, dm, ckpt_path=path)
-            trainer.save_checkpoint(tmp_path / name)
+            run.fit(task, dm, ckpt_path=path)
+            run.save_checkpoint(tmp_path / name)
             return task.seen
 
         through = fit(2, 'through.ckpt')
@@ -411,7 +393,6 @@ class TestLoading:
     def test_plot(self, fitted: RasterPairDataModule) -> None:
         figure = fitted.plot(fitted.val_dataset[0], suptitle='a place')
         assert len(figure.axes) == 4
-        plt.close(figure)
 
     def test_dataset_class(self, root: Path) -> None:
         rasters = entries(root)
@@ -424,15 +405,15 @@ class TestLoading:
         assert all(torch.equal(a[k], b[k]) for k in a)
 
     def test_dates(self, root: Path, tmp_path: Path) -> None:
-        place = from_origin(fake.WEST, fake.NORTH, fake.RES, fake.RES)
-        size = (2, fake.ROWS, fake.COLUMNS)
+        place = from_origin(RASTERS.WEST, RASTERS.NORTH, RASTERS.RES, RASTERS.RES)
+        size = (2, RASTERS.ROWS, RASTERS.COLUMNS)
         for day in (1, 2):
             for name, offset in (('a', 0), ('b', 100)):
                 values = np.full(size, day + offset, np.uint16)
                 values[:, ::2] += 10
                 path = tmp_path / name / f'2020010{day}.tif'
-                fake.write(path, values, place, fake.UTM)
-        entry = {'dataset': f'{__name__}.Dated', 'bands': ['second']}
+                RASTERS.write(path, values, place, RASTERS.UTM)
+        entry = {'dataset': 'fake_data.Dated', 'bands': ['second']}
         rasters = {n: {**entry, 'paths': str(tmp_path / n)} for n in ('a', 'b')}
         dm = module(root, rasters=rasters, mask=None, length=12)
         dm.setup('fit')
@@ -463,7 +444,7 @@ def use(name: str, **values: Any) -> Callable[..., Entries]:
 
 def file(
     bands: int = 2,
-    crs: str | None = fake.UTM,
+    crs: str | None = RASTERS.UTM,
     shift: float = 0.0,
     dtype: Any = np.uint16,
 ) -> Callable[..., Entries]:
@@ -471,8 +452,8 @@ def file(
 
     def change(rasters: Entries, folder: Path) -> None:
         values = np.arange(bands * 160 * 320).reshape(bands, 160, 320) % 997
-        place = from_origin(fake.WEST + shift, fake.NORTH, 10, 10)
-        fake.write(folder / 'own.tif', values.astype(dtype), place, crs)
+        place = from_origin(RASTERS.WEST + shift, RASTERS.NORTH, 10, 10)
+        RASTERS.write(folder / 'own.tif', values.astype(dtype), place, crs)
         rasters['optical']['paths'] = str(folder)
 
     return altered(change)
@@ -505,23 +486,23 @@ def empty(rasters: Entries, folder: Path) -> None:
 def nothing_but_nodata(rasters: Entries, folder: Path) -> None:
     values = np.zeros((2, 160, 320), np.uint16)
     values[:, :4, :4] = 1
-    place = from_origin(fake.WEST, fake.NORTH, 10, 10)
-    fake.write(folder / 'own.tif', values, place, fake.UTM, nodata=0)
+    place = from_origin(RASTERS.WEST, RASTERS.NORTH, 10, 10)
+    RASTERS.write(folder / 'own.tif', values, place, RASTERS.UTM, nodata=0)
     rasters['optical']['paths'] = str(folder)
 
 
 def constant(rasters: Entries, folder: Path) -> None:
     del rasters['optical']['mean'], rasters['optical']['std']
     values = np.ones((2, 160, 320), np.uint16)
-    place = from_origin(fake.WEST, fake.NORTH, 10, 10)
-    fake.write(folder / 'own.tif', values, place, fake.UTM)
+    place = from_origin(RASTERS.WEST, RASTERS.NORTH, 10, 10)
+    RASTERS.write(folder / 'own.tif', values, place, RASTERS.UTM)
     rasters['optical']['paths'] = str(folder)
 
 
 def elsewhere(rasters: Entries, folder: Path) -> None:
     place = from_origin(500, 500, 10, 10)
     local = 'LOCAL_CS["site",UNIT["metre",1]]'
-    fake.write(folder / 'own.tif', np.ones((1, 64, 64), np.float32), place, local)
+    RASTERS.write(folder / 'own.tif', np.ones((1, 64, 64), np.float32), place, local)
     rasters['dem']['paths'] = str(folder)
 
 
@@ -661,11 +642,11 @@ class TestErrors:
             dm.setup('fit')
 
     def test_no_common_time(self, root: Path, tmp_path: Path) -> None:
-        place = from_origin(fake.WEST, fake.NORTH, fake.RES, fake.RES)
-        values = np.ones((2, fake.ROWS, fake.COLUMNS), np.uint16)
+        place = from_origin(RASTERS.WEST, RASTERS.NORTH, RASTERS.RES, RASTERS.RES)
+        values = np.ones((2, RASTERS.ROWS, RASTERS.COLUMNS), np.uint16)
         for name, day in (('a', '20200101'), ('b', '20200301')):
-            fake.write(tmp_path / name / f'{day}.tif', values, place, fake.UTM)
-        entry = {'dataset': f'{__name__}.Dated'}
+            RASTERS.write(tmp_path / name / f'{day}.tif', values, place, RASTERS.UTM)
+        entry = {'dataset': 'fake_data.Dated'}
         rasters = {n: {**entry, 'paths': str(tmp_path / n)} for n in ('a', 'b')}
         dm = module(root, rasters=rasters, mask=None)
         with pytest.raises(
@@ -678,7 +659,7 @@ class TestErrors:
         dm = module(root, rasters=rasters, skip_unreadable=True, val_fraction=0.4)
         with pytest.warns(UserWarning, match='optical: 1 of 2 files cannot be read'):
             dm.setup('fit')
-        assert dm.rasters.footprint.bounds[2] == fake.WEST + 1600
+        assert dm.rasters.footprint.bounds[2] == RASTERS.WEST + 1600
 
     def test_file_vanishes(self, root: Path, tmp_path: Path) -> None:
         rasters = file()(root, tmp_path)

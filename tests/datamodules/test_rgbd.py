@@ -1,12 +1,11 @@
 """Datamodules of SUN RGB-D and NYU Depth v2."""
 
-import runpy
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
+from fake_data import fake
 from jsonargparse import ArgumentParser
+from small_fits import scaled
 from torchgeo.datasets import DatasetNotFoundError
 
 from torchgeo_decur.datamodules import NYUDepthV2DataModule, SUNRGBDDataModule
@@ -16,11 +15,7 @@ from torchgeo_decur.transforms import DepthAugmentation, UprightRGBAugmentation
 pytest.importorskip('h5py')
 pytest.importorskip('scipy')
 
-DATA = Path(__file__).parents[1] / 'data'
-MAKE = {
-    name: runpy.run_path(str(DATA / name / 'data.py'))['make']
-    for name in ('sunrgbd', 'nyudepthv2')
-}
+MAKE = {name: fake(name).make for name in ('sunrgbd', 'nyudepthv2')}
 CLASSES = {'sunrgbd': SUNRGBDDataModule, 'nyudepthv2': NYUDepthV2DataModule}
 
 
@@ -30,17 +25,6 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {
         name: str(make(tmp_path_factory.mktemp(name))) for name, make in MAKE.items()
     }
-
-
-def scaled(datamodule: Any, split: str) -> dict[str, Any]:
-    """First batch of a split, checked and scaled."""
-    batch = next(iter(getattr(datamodule, f'{split}_dataloader')()))
-    datamodule.trainer = torch.nn.Module()
-    for name in ('training', 'validating', 'sanity_checking', 'testing', 'predicting'):
-        setattr(datamodule.trainer, name, name.startswith(split))
-    out: dict[str, Any] = datamodule.on_after_batch_transfer(batch, 0)
-    datamodule.trainer = None
-    return out
 
 
 @pytest.mark.parametrize('name', CLASSES)

@@ -1,14 +1,13 @@
 import hashlib
 import re
-import runpy
 import shutil
 import tarfile
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
+from fake_data import fake
 from torch.utils.data import DataLoader
 from torchgeo.datasets import BigEarthNet, BigEarthNetV2, DatasetNotFoundError
 
@@ -16,9 +15,9 @@ from torchgeo_decur.datasets import bigearthnet_download
 from torchgeo_decur.datasets.bigearthnet import BigEarthNetMM
 from torchgeo_decur.datasets.reading import UnreadableFileError
 
-FAKE = runpy.run_path(str(Path(__file__).parents[1] / 'data/bigearthnet/data.py'))
-make, names, value, write = (FAKE[n] for n in ('make', 'names', 'value', 'write'))
-S1, S2 = FAKE['S1'], FAKE['S2']
+FAKE = fake('bigearthnet')
+make, names, value, write = (FAKE.make, FAKE.names, FAKE.value, FAKE.write)
+S1, S2 = FAKE.S1, FAKE.S2
 SPLITS = {'train': range(4), 'val': range(4, 6), 'test': range(6, 8)}
 
 
@@ -227,6 +226,18 @@ def test_unreadable_file(tmp_path: Path, damage: str, end: str) -> None:
         assert dataset[0]['image_s1'][0, 0, 0] == value(1, 'VV')
 
 
+def test_partner_that_cannot_be_read(tmp_path: Path) -> None:
+    root = make(tmp_path, 'v1')
+    (path, *_) = sorted(root.glob('BigEarthNet-S1*/*/*_labels_metadata.json'))
+    path.write_text('{')
+    with pytest.raises(UnreadableFileError, match=re.escape(f'{path} is missing')):
+        BigEarthNetMM(root, 'v1', 'all')
+    with pytest.warns(UserWarning, match='left out 1 of 8 patches.* cannot be paired'):
+        dataset = BigEarthNetMM(root, 'v1', 'all', skip_unreadable=True)
+    assert path.parent.name not in {patch.s1 for patch in dataset.samples}
+    assert len(dataset) == 7
+
+
 def test_wrong_files(tmp_path: Path) -> None:
     root, folder = damaged(tmp_path, 'v2')
     path = folder / f'{folder.name}_B8A.tif'
@@ -270,4 +281,3 @@ def test_plot(roots: dict[str, Path]) -> None:
     assert figure.get_suptitle() == (
         'patch\nlabel: Coniferous forest; Marine waters\nprediction: none'
     )
-    plt.close(figure)

@@ -1,19 +1,18 @@
 import re
-import runpy
 import shutil
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from fake_data import fake
 from torchgeo.datasets import DatasetNotFoundError, GeoNRW
 
 from torchgeo_decur.datasets.geonrw import GeoNRWPatches
 from torchgeo_decur.datasets.reading import UnreadableFileError
 
-FAKE = runpy.run_path(str(Path(__file__).parents[1] / 'data/geonrw/data.py'))
-make, tile, write = (FAKE[n] for n in ('make', 'tile', 'write'))
+FAKE = fake('geonrw')
+make, tile, write = (FAKE.make, FAKE.tile, FAKE.write)
 
 
 @pytest.fixture(scope='module')
@@ -193,4 +192,3 @@ def test_plot(shared: Path) -> None:
     legend = figure.axes[2].get_legend()
     assert legend is not None
     assert len(legend.get_texts()) == len(sample['mask'].unique())
-    plt.close(figure)

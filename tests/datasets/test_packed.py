@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -96,7 +95,6 @@ def test_plot(packed: Path) -> None:
     dataset = PackedDataset(packed)
     figure = dataset.plot(dataset[0])
     assert len(figure.axes) >= 4
-    plt.close(figure)
 
 
 class TestDamage:

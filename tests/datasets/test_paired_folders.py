@@ -1,13 +1,12 @@
 import math
 import re
-import runpy
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from fake_data import fake, write_bands
 
 from torchgeo_decur.datasets import (
     Intrinsics,
@@ -16,10 +15,8 @@ from torchgeo_decur.datasets import (
     encode_hha,
 )
 
-FAKE = runpy.run_path(str(Path(__file__).parents[1] / 'data/paired_folders/data.py'))
-make, frame, write, IMAGES, MASK = (
-    FAKE[n] for n in ('make', 'frame', 'write', 'IMAGES', 'MASK')
-)
+FAKE = fake('paired_folders')
+make, frame, IMAGES, MASK = FAKE.make, FAKE.frame, FAKE.IMAGES, FAKE.MASK
 BOTH = ('dataset1', 'dataset3')
 
 
@@ -72,8 +69,8 @@ def test_one_modality_without_mask(shared: Path) -> None:
 def test_ids_may_be_anywhere_in_the_name(tmp_path: Path) -> None:
     for number, name in enumerate(('x/left_1', 'x/left_2', 'y/left_1')):
         rgb, depth, _ = frame(number)
-        write(tmp_path / 'colour' / f'{name}_rgb.jpg', rgb)
-        write(tmp_path / 'deep' / f'{name}_d.tif', depth)
+        write_bands(tmp_path / 'colour' / f'{name}_rgb.jpg', rgb)
+        write_bands(tmp_path / 'deep' / f'{name}_d.tif', depth)
     (tmp_path / 'colour' / 'x' / 'notes.txt').write_text('not a frame')
     images = {
         'rgb': {**IMAGES['rgb'], 'pattern': 'colour/{id}_rgb.jpg'},
@@ -112,17 +109,17 @@ def test_depth_that_changed_after_it_was_kept(root: Path) -> None:
     dataset = PairedFolders(root, images, splits=['a'])
     assert dataset[0]['image_hha'].shape == (3, 24, 36)
     rgb, depth, _ = frame(0, (20, 30))
-    write(root / 'a/rgb/1.png', rgb)
+    write_bands(root / 'a/rgb/1.png', rgb)
     with pytest.raises(ValueError, match=r'depth/1\.png: expected 20 x 30 pixels'):
         dataset[0]
-    write(root / 'a/depth/1.png', depth)
+    write_bands(root / 'a/depth/1.png', depth)
     with pytest.raises(ValueError, match=r'depth/1\.png has changed .* delete .*hha'):
         dataset[0]
 
 
 def test_the_cache_is_no_frame(tmp_path: Path) -> None:
     for name in ('1', '2'):
-        write(tmp_path / f'{name}.png', frame(int(name))[1])
+        write_bands(tmp_path / f'{name}.png', frame(int(name))[1])
     camera = {'fx': 30, 'fy': 30, 'cx': 18, 'cy': 12}
     images = {'hha': {'pattern': '{id}.png', 'scale': 0.001, 'hha': camera}}
     first = [s['image_hha'] for s in PairedFolders(tmp_path, images)]
@@ -148,7 +145,6 @@ def test_plot(shared: Path) -> None:
     figure = dataset.plot({**sample, 'prediction': sample['mask']})
     titles = [ax.get_title() for ax in figure.axes]
     assert titles == ['rgb (R G B)', 'depth (depth, m)', 'mask', 'prediction']
-    plt.close(figure)
 
 
 def test_masks(shared: Path, root: Path) -> None:
@@ -204,15 +200,15 @@ def test_a_byte_short_of_a_png(root: Path) -> None:
 
 
 def test_files_that_do_not_fit(root: Path) -> None:
-    write(root / 'a/depth/1.png', frame(0, (24, 30))[1])
+    write_bands(root / 'a/depth/1.png', frame(0, (24, 30))[1])
     with pytest.raises(
         ValueError, match=r'depth/1\.png: expected 24 x 36 .* found 24 x 30'
     ):
         PairedFolders(root, IMAGES, MASK, ['a'])[0]
-    write(root / 'a/rgb/2.png', frame(0)[2])
+    write_bands(root / 'a/rgb/2.png', frame(0)[2])
     with pytest.raises(ValueError, match=r'rgb/2\.png: expected 3 band\(s\), found 1'):
         PairedFolders(root, IMAGES, MASK, ['a'])[1]
-    write(root / 'a/label/3.png', frame(0)[0])
+    write_bands(root / 'a/label/3.png', frame(0)[0])
     with pytest.raises(
         ValueError, match=r'label/3\.png: expected 1 band\(s\), found 3'
     ):

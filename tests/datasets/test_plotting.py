@@ -1,6 +1,3 @@
-from collections.abc import Iterator
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -9,12 +6,6 @@ from torchgeo_decur.datasets.plotting import plot_images
 from torchgeo_decur.modalities import MODALITIES, Modality, stretch
 
 S1, S2 = MODALITIES['sentinel1_grd'], MODALITIES['sentinel2_l1c']
-
-
-@pytest.fixture(autouse=True)
-def close() -> Iterator[None]:
-    yield
-    plt.close('all')
 
 
 def test_stretch_ignores_pixels_that_are_not_finite() -> None:

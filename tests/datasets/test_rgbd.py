@@ -1,13 +1,12 @@
 import re
-import runpy
 import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from fake_data import fake
 from torchgeo.datasets import DatasetNotFoundError
 
 from torchgeo_decur.datasets import SUNRGBD, NYUDepthV2
@@ -18,9 +17,8 @@ from torchgeo_decur.datasets.reading import UnreadableFileError
 h5py = pytest.importorskip('h5py')
 pytest.importorskip('scipy')
 
-DATA = Path(__file__).parents[1] / 'data'
-SUN = runpy.run_path(str(DATA / 'sunrgbd/data.py'))
-NYU = runpy.run_path(str(DATA / 'nyudepthv2/data.py'))
+SUN = fake('sunrgbd')
+NYU = fake('nyudepthv2')
 CLASSES = {'sunrgbd': SUNRGBD, 'nyudepthv2': NYUDepthV2}
 
 
@@ -28,26 +26,26 @@ CLASSES = {'sunrgbd': SUNRGBD, 'nyudepthv2': NYUDepthV2}
 def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Data that no test changes; their caches fill."""
     return {
-        'sunrgbd': SUN['make'](tmp_path_factory.mktemp('sunrgbd')),
-        'nyudepthv2': NYU['make'](tmp_path_factory.mktemp('nyudepthv2')),
+        'sunrgbd': SUN.make(tmp_path_factory.mktemp('sunrgbd')),
+        'nyudepthv2': NYU.make(tmp_path_factory.mktemp('nyudepthv2')),
     }
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A SUN RGB-D to damage."""
-    made: Path = SUN['make'](tmp_path)
+    made: Path = SUN.make(tmp_path)
     return made
 
 
 def test_sunrgbd_frames_belong_together(shared: dict[str, Path]) -> None:
     raw = SUNRGBD(shared['sunrgbd'], depth='raw')
     coded = SUNRGBD(shared['sunrgbd'])
-    assert [frame.scene for frame in raw.samples] == list(SUN['TRAIN'])
-    assert len(SUNRGBD(shared['sunrgbd'], 'test')) == len(SUN['TEST'])
-    for index, scene in enumerate(SUN['TRAIN']):
-        number = index + len(SUN['TEST'])
-        rgb, depth, mask = SUN['frame'](number, scene)
+    assert [frame.scene for frame in raw.samples] == list(SUN.TRAIN)
+    assert len(SUNRGBD(shared['sunrgbd'], 'test')) == len(SUN.TEST)
+    for index, scene in enumerate(SUN.TRAIN):
+        number = index + len(SUN.TEST)
+        rgb, depth, mask = SUN.frame(number, scene)
         sample = raw[index]
         assert sorted(sample) == ['image_depth', 'image_rgb', 'mask']
         # JPEG is lossy: the frame and the place are still seen.
@@ -62,16 +60,16 @@ def test_sunrgbd_frames_belong_together(shared: dict[str, Path]) -> None:
 
 
 def test_nyu_frames_belong_together(shared: dict[str, Path]) -> None:
-    for split, numbers in (('train', NYU['TRAIN']), ('test', NYU['TEST'])):
+    for split, numbers in (('train', NYU.TRAIN), ('test', NYU.TEST)):
         raw = NYUDepthV2(shared['nyudepthv2'], split, 'raw')
         coded = NYUDepthV2(shared['nyudepthv2'], split)
         assert len(raw) == len(numbers)
         for index, number in enumerate(numbers):
-            rgb, depth, labels = map(torch.from_numpy, NYU['frame'](number - 1))
+            rgb, depth, labels = map(torch.from_numpy, NYU.frame(number - 1))
             sample = raw[index]
             assert torch.equal(sample['image_rgb'], rgb.float())
             assert torch.equal(sample['image_depth'][0], depth)
-            mapping = torch.from_numpy(np.append(0, NYU['mapping']()))
+            mapping = torch.from_numpy(np.append(0, NYU.mapping()))
             assert torch.equal(sample['mask'], mapping[labels.long()])
             expected = encode_hha(depth, NYUDepthV2.camera)
             assert torch.equal(coded[index]['image_hha'], expected.float())
@@ -115,7 +113,6 @@ def test_plot_and_transforms(shared: dict[str, Path], name: str) -> None:
         'mask',
         'prediction',
     ]
-    plt.close(figure)
     moved = CLASSES[name](shared[name], transforms=first_row)[0]
     for key, x in moved.items():
         assert torch.equal(x, sample[key][..., :1, :])
@@ -126,7 +123,7 @@ def test_nothing_on_disk(tmp_path: Path) -> None:
         DatasetNotFoundError, match=r'(?s)unzip SUNRGBD\.zip .*MD5 18d22e'
     ):
         SUNRGBD(tmp_path)
-    NYU['make'](tmp_path)
+    NYU.make(tmp_path)
     (tmp_path / 'splits.mat').unlink()
     with pytest.raises(
         DatasetNotFoundError,
@@ -138,7 +135,7 @@ def test_nothing_on_disk(tmp_path: Path) -> None:
 @pytest.mark.parametrize('damage', ['truncated', 'missing', 'text'])
 @pytest.mark.parametrize('part', ['image', 'depth_bfx', 'intrinsics.txt'])
 def test_unreadable_file(root: Path, damage: str, part: str) -> None:
-    folder = root / 'SUNRGBD' / SUN['TRAIN'][0]
+    folder = root / 'SUNRGBD' / SUN.TRAIN[0]
     path = folder / part
     path = path if path.is_file() else next(path.iterdir())
     content = path.read_bytes()
@@ -171,24 +168,24 @@ def test_damaged_metadata(root: Path) -> None:
 
 
 def test_labels_of_another_number_of_frames(root: Path, tmp_path: Path) -> None:
-    more = SUN['make'](tmp_path / 'more', SUN['TRAIN'][:2])
+    more = SUN.make(tmp_path / 'more', SUN.TRAIN[:2])
     (root / SUNRGBD.labels).write_bytes((more / SUNRGBD.labels).read_bytes())
     with pytest.raises(UnreadableFileError, match=r'labels of 7 frames .* found 4'):
         SUNRGBD(root)
 
 
 def test_missing_frames(root: Path) -> None:
-    gone = root / 'SUNRGBD' / SUN['TRAIN'][3]
+    gone = root / 'SUNRGBD' / SUN.TRAIN[3]
     gone.rename(root / 'elsewhere')
     with pytest.raises(
-        UnreadableFileError, match=rf'5 frames .* 1 are missing, .* {SUN["TRAIN"][3]}'
+        UnreadableFileError, match=rf'5 frames .* 1 are missing, .* {SUN.TRAIN[3]}'
     ):
         SUNRGBD(root)
     assert len(SUNRGBD(root, skip_unreadable=True)) == 4
 
 
 def test_files_of_other_frames(root: Path) -> None:
-    first, other = (root / 'SUNRGBD' / SUN['TRAIN'][i] for i in (0, 1))
+    first, other = (root / 'SUNRGBD' / SUN.TRAIN[i] for i in (0, 1))
     depth, wrong = (next((f / 'depth_bfx').iterdir()) for f in (first, other))
     depth.write_bytes(wrong.read_bytes())
     with pytest.raises(
@@ -209,7 +206,7 @@ def test_value_that_is_no_class(root: Path) -> None:
 
 
 def test_damaged_nyu(tmp_path: Path) -> None:
-    NYU['make'](tmp_path)
+    NYU.make(tmp_path)
     io = pytest.importorskip('scipy.io')
     io.savemat(tmp_path / 'splits.mat', {'trainNdxs': [[6]], 'testNdxs': [[0]]})
     for split in ('train', 'test'):
@@ -301,6 +298,13 @@ class TestCache:
             with pytest.raises(KeyboardInterrupt):
                 cache.get('x', self.camera, lambda: self.depth)
         assert list(tmp_path.iterdir()) == []
+
+    def test_images_can_be_read_by_whom_other_files_can(self, tmp_path: Path) -> None:
+        (tmp_path / 'any').touch()
+        cache = HHACache(tmp_path)
+        cache.get('x', self.camera, lambda: self.depth)
+        mode = cache.path('x', self.camera).stat().st_mode
+        assert mode == (tmp_path / 'any').stat().st_mode
 
     def test_many_workers(self, shared: dict[str, Path], tmp_path: Path) -> None:
         dataset = SUNRGBD(shared['sunrgbd'], size=(24, 32), cache=tmp_path)

@@ -1,21 +1,20 @@
 import re
-import runpy
 import shutil
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pytest
 import rasterio
 import torch
+from fake_data import fake
 from torch.utils.data import DataLoader
 from torchgeo.datasets import SSL4EOS12, DatasetNotFoundError
 
 from torchgeo_decur.datasets.reading import UnreadableFileError
 from torchgeo_decur.datasets.ssl4eo_s12 import SSL4EOS12Pair
 
-FAKE = runpy.run_path(str(Path(__file__).parents[1] / 'data/ssl4eo_s12/data.py'))
-make, value, product, write = (FAKE[n] for n in ('make', 'value', 'product', 'write'))
-S1, S2 = FAKE['S1'], FAKE['S2']
+FAKE = fake('ssl4eo_s12')
+make, value, product, write = (FAKE.make, FAKE.value, FAKE.product, FAKE.write)
+S1, S2 = FAKE.S1, FAKE.S2
 
 
 @pytest.fixture(scope='module')
@@ -298,4 +297,3 @@ def test_plot(shared: Path) -> None:
     assert len(figure.axes) == 8
     assert figure.axes[0].get_title() == 's1 (VV, dB), date 1'
     assert figure.axes[1].get_title() == 's2 (B4 B3 B2), date 1'
-    plt.close(figure)

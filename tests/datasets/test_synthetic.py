@@ -1,7 +1,6 @@
 """SyntheticEO: what is drawn, what each sensor sees, and the files it writes."""
 
 import multiprocessing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +39,6 @@ def drawn() -> dict[str, np.ndarray]:
     dataset = SyntheticEO(length=7200)
     rows = [dataset.draw_labels(i) for i in range(len(dataset))]
     return {k: np.array([r[k] for r in rows]) for k in LABELS}
-
-
-@pytest.fixture(autouse=True)
-def close_figures() -> Iterator[None]:
-    yield
-    plt.close('all')
 
 
 def equal(a: dict[str, Any], b: dict[str, Any]) -> bool:

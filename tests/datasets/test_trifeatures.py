@@ -1,11 +1,9 @@
 """Trifeatures: what is drawn, which pairs, and what each label needs."""
 
 import multiprocessing
-from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -19,12 +17,6 @@ from torchgeo_decur.modalities import check
 
 LABELS = ('label_share', 'label_unique1', 'label_unique2', 'label_synergy')
 SPLITS = ('train', 'val', 'test')
-
-
-@pytest.fixture(autouse=True)
-def close_figures() -> Iterator[None]:
-    yield
-    plt.close('all')
 
 
 def pairs_of(split: str, pairing: Any, length: int = 20_000) -> np.ndarray:

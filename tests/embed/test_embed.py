@@ -1,6 +1,5 @@
 """Embeddings of a folder of rasters, from the command to TorchGeo's reader."""
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -14,29 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from torchgeo.datasets import ClayEmbeddings, RasterDataset
+from fake_data import fake
+from torchgeo.datasets import ClayEmbeddings
 
 from torchgeo_decur.cli import main
 from torchgeo_decur.datamodules import RasterPairDataModule, SyntheticEODataModule
 from torchgeo_decur.embed import embed_rasters, load_run
 from torchgeo_decur.tasks import DeCUR, LateFusionClassification, LateFusionSegmentation
 
-_path = Path(__file__).parents[1] / 'data' / 'rasters' / 'data.py'
-_spec = importlib.util.spec_from_file_location('rasters_data_embed', _path)
-fake = importlib.util.module_from_spec(_spec)  # type: ignore[arg-type]
-_spec.loader.exec_module(fake)  # type: ignore[union-attr]
+RASTERS = fake('rasters')
 
 PATCH = 64
 WINDOWS = 15
 MODALITIES = {'optical': 2, 'radar': 2}
-
-
-class Dated(RasterDataset):
-    """Files whose names hold the date."""
-
-    filename_glob = '*.tif'
-    filename_regex = r'(?P<date>\d{8})'
-    all_bands = ('first', 'second')
 
 
 def entries(root: Path) -> dict[str, dict[str, Any]]:
@@ -58,7 +47,7 @@ def decur(**options: Any) -> DeCUR:
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder: Path = fake.make(tmp_path_factory.mktemp('rasters'))
+    folder: Path = RASTERS.make(tmp_path_factory.mktemp('rasters'))
     return folder
 
 
@@ -146,9 +135,9 @@ class TestFile:
     def test_places(self, written: Path) -> None:
         table = gpd.read_parquet(written)
         assert table.crs == 'OGC:CRS84'
-        boxes = table.to_crs(fake.UTM).bounds
-        columns = (boxes['minx'] - fake.WEST) / fake.RES
-        rows = (boxes['maxy'] - fake.NORTH) / -fake.RES
+        boxes = table.to_crs(RASTERS.UTM).bounds
+        columns = (boxes['minx'] - RASTERS.WEST) / RASTERS.RES
+        rows = (boxes['maxy'] - RASTERS.NORTH) / -RASTERS.RES
         np.testing.assert_allclose(columns, columns.round(), atol=1e-4)
         corners = set(zip(columns.round(), rows.round(), strict=True))
         assert len(corners) == WINDOWS
@@ -167,9 +156,9 @@ class TestTorchGeo:
         assert sample['embedding'].shape == (192,)
         assert sample['embedding'].dtype == torch.float32
         place = gpd.points_from_xy([sample['x']], [sample['y']], crs=4326)
-        (point,) = place.to_crs(fake.UTM)
-        assert fake.WEST < point.x < fake.WEST + 3200
-        assert fake.SOUTH - 400 < point.y < fake.NORTH + 400
+        (point,) = place.to_crs(RASTERS.UTM)
+        assert RASTERS.WEST < point.x < RASTERS.WEST + 3200
+        assert RASTERS.SOUTH - 400 < point.y < RASTERS.NORTH + 400
         assert 't' not in sample
 
     def test_a_date_that_is_given(self, root: Path, tmp_path: Path) -> None:
@@ -191,13 +180,15 @@ class TestTorchGeo:
             assert ('Predicting' in ''.join(capfd.readouterr())) == drawn
 
     def test_dates_of_files(self, root: Path, tmp_path: Path) -> None:
-        place = fake.from_origin(fake.WEST, fake.NORTH, fake.RES, fake.RES)
+        place = RASTERS.from_origin(
+            RASTERS.WEST, RASTERS.NORTH, RASTERS.RES, RASTERS.RES
+        )
         for day in (1, 2):
             for name in MODALITIES:
                 values = np.random.default_rng(day).random((2, 64, 64), np.float32)
                 path = tmp_path / name / f'2020010{day}.tif'
-                fake.write(path, values, place, fake.UTM)
-        entry = {'dataset': f'{__name__}.Dated', 'mean': [0.5, 0.5], 'std': [0.3, 0.3]}
+                RASTERS.write(path, values, place, RASTERS.UTM)
+        entry = {'dataset': 'fake_data.Dated', 'mean': [0.5, 0.5], 'std': [0.3, 0.3]}
         files = {m: {**entry, 'paths': str(tmp_path / m)} for m in MODALITIES}
         dm = RasterPairDataModule(files, patch_size=32, batch_size=8)
         out = embed_rasters(decur(), dm, tmp_path / 'x.parquet', device='cpu')

@@ -44,6 +44,15 @@ class TestSaveEncoder:
         assert metadata['unit'] == 'dB'
         assert metadata['model'] == SMALL
 
+    def test_all_files_can_be_read_by_the_same_people(
+        self, encoder: nn.Module, tmp_path: Path
+    ) -> None:
+        (tmp_path / 'any').touch()
+        every = ('pt', 'pth', 'safetensors')
+        files = save_encoder(encoder, tmp_path / 's1', SMALL, {}, every)
+        modes = {file.stat().st_mode for file in files}
+        assert modes == {(tmp_path / 'any').stat().st_mode}
+
     def test_folder_that_cannot_be_written(
         self, encoder: nn.Module, tmp_path: Path
     ) -> None:

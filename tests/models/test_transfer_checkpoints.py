@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from encoder_states import State
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
+from small_fits import trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -39,15 +40,9 @@ def save(task: Task, folder: Path) -> Path:
     for value in task.state_dict().values():
         if value.is_floating_point():
             value.copy_(torch.rand(value.shape, generator=generator))
-    trainer = Trainer(
-        accelerator='cpu',
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
-    trainer.validate(task, Noise(), verbose=False)
-    trainer.save_checkpoint(folder / 'task.ckpt')
+    run = trainer()
+    run.validate(task, Noise(), verbose=False)
+    run.save_checkpoint(folder / 'task.ckpt')
     return folder / 'task.ckpt'
 
 

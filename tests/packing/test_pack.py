@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import re
-import runpy
 import shutil
 import signal
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from fake_data import fake
 from litdata.streaming.writer import BinaryWriter
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -31,8 +31,6 @@ from torchgeo_decur.datamodules import (
 from torchgeo_decur.datasets import PackedDataset
 from torchgeo_decur.modalities import Modality
 from torchgeo_decur.packing import pack_datamodule
-
-DATA = Path(__file__).parents[1] / 'data'
 
 
 class Numbers(Dataset[dict[str, Any]]):
@@ -175,8 +173,9 @@ def test_bytes_are_the_scaled_images_rounded(tmp_path: Path) -> None:
 
 
 def test_places_keep_all_their_dates(tmp_path: Path) -> None:
-    make = runpy.run_path(str(DATA / 'ssl4eo_s12' / 'data.py'))['make']
-    make(tmp_path / 'raw', places=(0, 1, 2), dates=(0, 1, 2), splits=('s1', 's2c'))
+    fake('ssl4eo_s12').make(
+        tmp_path / 'raw', places=(0, 1, 2), dates=(0, 1, 2), splits=('s1', 's2c')
+    )
     options = {'root': str(tmp_path / 'raw'), 'val_fraction': 0.0}
     drawn = SSL4EOS12PairDataModule(dates='independent', **options)
     pack(tmp_path / 'packed', drawn)
@@ -189,7 +188,7 @@ def test_places_keep_all_their_dates(tmp_path: Path) -> None:
 
 
 def test_random_windows_are_those_of_the_first_epoch(tmp_path: Path) -> None:
-    root = runpy.run_path(str(DATA / 'rasters' / 'data.py'))['make'](tmp_path / 'raw')
+    root = fake('rasters').make(tmp_path / 'raw')
     known = {'mean': [16.0, 8.0], 'std': [8.0, 4.0]}
     entries = {
         name: {'paths': str(root / name), 'bands': ['x', 'y'], **known}

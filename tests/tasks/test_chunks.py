@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule
+from small_fits import datamodule, trainer
 from torch import Tensor, nn
 from torch.profiler import profile
 
-from torchgeo_decur.datamodules import SyntheticEODataModule
 from torchgeo_decur.tasks import (
     CLIP,
     BarlowTwins,
@@ -197,21 +197,8 @@ class TestFit:
             ) -> None:
                 losses.append(outputs['loss'].item())
 
-        Trainer(
-            accelerator='cpu',
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            max_epochs=1,
-            callbacks=[Watch()],
-            **kwargs,
-        ).fit(
-            model,
-            datamodule=SyntheticEODataModule(
-                length=16, val_length=8, batch_size=8, size=32
-            ),
+        trainer(callbacks=[Watch()], **kwargs).fit(
+            model, datamodule=datamodule(val_length=8)
         )
         return losses
 

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from small_fits import datamodule, trainer
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchgeo_decur.datamodules import SyntheticEODataModule
 from torchgeo_decur.models import save_encoder
 from torchgeo_decur.tasks import CLIP, BarlowTwins, CoMM, COrAL, DeCUR
 from torchgeo_decur.tasks.guard import FiniteGuard
@@ -78,18 +77,9 @@ class TestCompile:
 
     def test_checkpoint_and_export_do_not_change(self, tmp_path: Path) -> None:
         model = task(compile=True)
-        trainer = Trainer(
-            accelerator='cpu',
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            max_steps=2,
-            default_root_dir=tmp_path,
-        )
-        data = SyntheticEODataModule(length=8, val_length=8, batch_size=4, size=32)
-        trainer.fit(model, datamodule=data)
-        trainer.save_checkpoint(tmp_path / 'last.ckpt')
+        run = trainer(max_steps=2, default_root_dir=tmp_path)
+        run.fit(model, datamodule=datamodule(length=8, val_length=8, batch_size=4))
+        run.save_checkpoint(tmp_path / 'last.ckpt')
         plain = DeCUR.load_from_checkpoint(
             tmp_path / 'last.ckpt',
             compile=False,

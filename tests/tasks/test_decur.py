@@ -1,7 +1,7 @@
 import csv
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,41 +9,22 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from safetensors import safe_open
+from small_fits import MODALITIES, datamodule, trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 from torchgeo.tasks import Classification, SemanticSegmentation
 
-from torchgeo_decur.datamodules import SyntheticEODataModule
+from torchgeo_decur.callbacks import ExportEncoders
 from torchgeo_decur.losses import DeCURLoss
 from torchgeo_decur.models import create_encoder, save_encoder
 from torchgeo_decur.tasks import DeCUR
 from torchgeo_decur.tasks.guard import FiniteGuard
 from torchgeo_decur.tasks.optimizers import build_optimizer
 
-MODALITIES = {'s1': 2, 's2': 13}
-
 
 def task(**kwargs: Any) -> DeCUR:
     options = {'model': 'test_resnet', 'projector': [16, 16], 'size': 32}
     return DeCUR(**{'modalities': MODALITIES, **options, **kwargs})
-
-
-def datamodule(**kwargs: Any) -> SyntheticEODataModule:
-    options = {'length': 16, 'val_length': 12, 'batch_size': 8, 'size': 32}
-    return SyntheticEODataModule(**{**options, **kwargs})
-
-
-def trainer(**kwargs: Any) -> Trainer:
-    options: dict[str, Any] = dict(
-        accelerator='cpu',
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        max_epochs=1,
-    )
-    return Trainer(**{**options, **kwargs})
 
 
 def images(batch: int = 4, dates: int | None = None) -> dict[str, Tensor]:
@@ -316,6 +297,36 @@ class TestStages:
                 model, datamodule=datamodule()
             )
 
+    def test_next_fit_begins_anew(self) -> None:
+        model = task()
+        nan = torch.tensor(torch.nan)
+        model._guard.add({'loss': nan, 'intra_s1': nan})
+        trainer(limit_val_batches=0).fit(model, datamodule=datamodule())
+
+    def test_diverged_model_is_not_exported(self, tmp_path: Path) -> None:
+        class Late(DeCUR):
+            """Its last step diverges where nobody looks, as in most steps on a GPU."""
+
+            def training_step(self, *args: Any) -> Tensor:
+                loss = super().training_step(*args)
+                nan = torch.full_like(loss, torch.nan)
+                self._guard.add(dict.fromkeys(('loss', *self._guard.parts), nan))
+                return loss
+
+        export = ExportEncoders(tmp_path / 'encoders')
+        run = trainer(max_steps=1, limit_val_batches=0, callbacks=[export])
+        with pytest.raises(FloatingPointError, match=r"'intra_s1', .* by step 1"):
+            run.fit(
+                Late(MODALITIES, 'test_resnet', projector=[16], size=32),
+                datamodule=datamodule(),
+            )
+        assert not (tmp_path / 'encoders').exists()
+
+    def test_without_logging(self) -> None:
+        run = trainer(log_every_n_steps=0, limit_val_batches=0)
+        run.fit(task(), datamodule=datamodule())
+        assert run.global_step == 2
+
 
 class TestOptimizer:
     def test_plain_resnets_take_lars_others_adamw(self) -> None:
@@ -360,6 +371,49 @@ class TestOptimizer:
             model, datamodule=datamodule()
         )
         assert rates == [0.1] * 5
+
+    @pytest.mark.parametrize(
+        ('options', 'warmup', 'steps'),
+        [
+            ({'max_epochs': 3}, 2, 6),
+            ({'max_steps': 5, 'max_epochs': None}, 2, 5),
+            ({'max_steps': 5, 'max_epochs': 5}, 1, 5),
+            ({'max_epochs': -1, 'max_time': {'minutes': 1}}, 2, math.inf),
+            ({'max_epochs': 3, 'accumulate_grad_batches': 2}, 1, 3),
+        ],
+    )
+    def test_warmup_lasts_epochs_however_the_fit_ends(
+        self, options: dict[str, Any], warmup: int, steps: float
+    ) -> None:
+        found: list[float] = []
+
+        class Stop(Callback):
+            def on_train_batch_start(
+                self, trainer: Trainer, module: Any, *_: Any
+            ) -> int:
+                schedule = module.lr_schedulers()
+                found[:] = [schedule.warmup_epochs, schedule.max_epochs]
+                trainer.should_stop = True
+                return -1
+
+        run = trainer(limit_val_batches=0, callbacks=[Stop()], **options)
+        run.fit(task(warmup_epochs=1), datamodule=datamodule())
+        assert found == [warmup, steps]
+
+    def test_data_without_a_length(self) -> None:
+        class Endless(IterableDataset[dict[str, Tensor]]):
+            def __iter__(self) -> Iterator[dict[str, Tensor]]:
+                while True:
+                    yield {f'image_{m}': x[0] for m, x in images(1).items()}
+
+        loader: DataLoader[Any] = DataLoader(Endless(), batch_size=2)
+        run = trainer(limit_train_batches=2, limit_val_batches=0)
+        run.fit(task(warmup_epochs=0.5), loader, loader)
+        assert run.global_step == 2
+        with pytest.raises(
+            ValueError, match='must be 0 for data without a length, got 1'
+        ):
+            trainer(limit_val_batches=0).fit(task(warmup_epochs=1), loader, loader)
 
     def test_lars_trains(self) -> None:
         model = task(optimizer='lars')

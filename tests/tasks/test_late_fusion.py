@@ -8,37 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from sklearn.metrics import average_precision_score
-from torch import Tensor
+from small_fits import MODALITIES, datamodule, trainer
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from torchgeo_decur.datamodules import SyntheticEODataModule
 from torchgeo_decur.datasets import SyntheticEO
 from torchgeo_decur.tasks import LateFusionClassification
+from torchgeo_decur.tasks.cache import evaluating
 from torchgeo_decur.tasks.optimizers import build_transfer_optimizer
 
 Runner = Callable[..., dict[str, float]]
-MODALITIES = {'s1': 2, 's2': 13}
-
-
-def trainer(**kwargs: Any) -> Trainer:
-    options: dict[str, Any] = dict(
-        accelerator='cpu',
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        max_epochs=1,
-    )
-    return Trainer(**{**options, **kwargs})
-
-
-def datamodule(**kwargs: Any) -> SyntheticEODataModule:
-    options = {'length': 16, 'val_length': 12, 'batch_size': 8, 'size': 32}
-    return SyntheticEODataModule(**{**options, **kwargs})
 
 
 def classification(**kwargs: Any) -> LateFusionClassification:
@@ -394,3 +375,11 @@ class TestErrors:
 def test_images_are_tensors() -> None:
     x: dict[str, Tensor] = {m: torch.rand(2, c, 32, 32) for m, c in MODALITIES.items()}
     assert classification().eval()(x).shape == (2, 8)
+
+
+def test_evaluation_ends_with_an_error_too() -> None:
+    module = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match='damaged'), evaluating(module):
+        assert not module.training
+        raise ValueError('damaged')
+    assert module.training

@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from small_fits import datamodule, trainer
 from torch import nn
 
-from torchgeo_decur.datamodules import SyntheticEODataModule
 from torchgeo_decur.models import LateFusionClassifier, LateFusionSegmenter
 from torchgeo_decur.models.checkpoints import place
 from torchgeo_decur.tasks import LateFusionClassification, LateFusionSegmentation
@@ -182,17 +181,8 @@ def test_a_fit(kind: str) -> None:
             model='segformer', backbone='test_convnext', **options
         )
     )
-    trainer = Trainer(
-        accelerator='cpu',
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        max_epochs=1,
-    )
-    data = SyntheticEODataModule(length=4, val_length=4, batch_size=4, size=64)
-    trainer.fit(task, data)
-    found = sorted({round(g['lr'], 6) for g in trainer.optimizers[0].param_groups})
+    run = trainer(limit_val_batches=0)
+    run.fit(task, datamodule(length=4, val_length=4, batch_size=4, size=64))
+    found = sorted({round(g['lr'], 6) for g in run.optimizers[0].param_groups})
     expected = [0.01 / 2**i for i in range(4, -1, -1)]
     assert set(expected) <= {round(v, 6) for v in found}

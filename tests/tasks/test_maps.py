@@ -1,6 +1,5 @@
 """Prediction over whole scenes: every pixel lands where it belongs."""
 
-import importlib.util
 import os
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from fake_data import fake
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
@@ -19,10 +19,7 @@ from torchgeo_decur.datamodules import RasterPairDataModule
 from torchgeo_decur.tasks import LateFusionSegmentation
 
 ROOT = Path(__file__).parents[2]
-_path = ROOT / 'tests' / 'data' / 'rasters' / 'data.py'
-_spec = importlib.util.spec_from_file_location('rasters_data_maps', _path)
-fake = importlib.util.module_from_spec(_spec)  # type: ignore[arg-type]
-_spec.loader.exec_module(fake)  # type: ignore[union-attr]
+RASTERS = fake('rasters')
 
 # Neither side of the scene is a multiple of it.
 PATCH = 48
@@ -31,7 +28,7 @@ MEAN, STD = 1700.0, 850.0
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder: Path = fake.make(tmp_path_factory.mktemp('rasters'))
+    folder: Path = RASTERS.make(tmp_path_factory.mktemp('rasters'))
     return folder
 
 
@@ -99,19 +96,19 @@ def test_every_pixel_lands_where_it_belongs(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, profile = draw(echo(), rasters(root), tmp_path, monkeypatch)
-    assert profile['crs'] == rasterio.CRS.from_string(fake.UTM)
+    assert profile['crs'] == rasterio.CRS.from_string(RASTERS.UTM)
     transform = profile['transform']
-    assert (transform.a, transform.e) == (fake.RES, -fake.RES)
-    left = round((fake.WEST - transform.c) / fake.RES)
-    top = round((transform.f - fake.NORTH) / fake.RES)
-    inside = found[:, top : top + fake.ROWS, left : left + fake.COLUMNS]
-    assert min(left, top) >= 0 and inside.shape == (2, fake.ROWS, fake.COLUMNS)
+    assert (transform.a, transform.e) == (RASTERS.RES, -RASTERS.RES)
+    left = round((RASTERS.WEST - transform.c) / RASTERS.RES)
+    top = round((transform.f - RASTERS.NORTH) / RASTERS.RES)
+    inside = found[:, top : top + RASTERS.ROWS, left : left + RASTERS.COLUMNS]
+    assert min(left, top) >= 0 and inside.shape == (2, RASTERS.ROWS, RASTERS.COLUMNS)
 
     # The files say where their pixels are: column and row, times 10, plus 100.
     x = np.log(inside / (1 - inside)).astype(np.float64)
     values = MEAN - 2 * STD + x * 4 * STD
-    rows, columns = np.mgrid[: fake.ROWS, : fake.COLUMNS]
-    valid = columns >= fake.RIM
+    rows, columns = np.mgrid[: RASTERS.ROWS, : RASTERS.COLUMNS]
+    valid = columns >= RASTERS.RIM
     expected = np.stack([columns, rows]) * 10.0 + 100
     np.testing.assert_allclose(values[:, valid], expected[:, valid], atol=0.1)
     # Missing pixels are the middle of the scale.

@@ -8,11 +8,11 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
+from small_fits import MODALITIES, datamodule, trainer
 from torch import Tensor, nn
 
 from torchgeo_decur.callbacks import ExportEncoders, OnlineProbe
 from torchgeo_decur.callbacks.export import export_checkpoint
-from torchgeo_decur.datamodules import SyntheticEODataModule
 from torchgeo_decur.models import JointHead, load_fusion_head, save_encoder
 from torchgeo_decur.tasks import (
     CLIP,
@@ -27,7 +27,6 @@ from torchgeo_decur.tasks import (
 )
 from torchgeo_decur.tasks.coral import mask_tokens
 
-MODALITIES = {'s1': 2, 's2': 13}
 THREE = {**MODALITIES, 'dem': 1}
 FUSED = (CoMM, COrAL)
 OBJECTIVES = (BarlowTwins, VICReg, CrossModalSimCLR, CLIP, *FUSED)
@@ -50,25 +49,6 @@ def images(
         m: torch.rand(batch, c, 64, 64, generator=generator)
         for m, c in modalities.items()
     }
-
-
-def trainer(**kwargs: Any) -> Trainer:
-    options: dict[str, Any] = dict(
-        accelerator='cpu',
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        max_epochs=1,
-    )
-    return Trainer(**{**options, **kwargs})
-
-
-def datamodule(**kwargs: Any) -> SyntheticEODataModule:
-    options = {'length': 16, 'val_length': 24, 'batch_size': 8, 'size': 32}
-    return SyntheticEODataModule(**{**options, **kwargs})
 
 
 @pytest.mark.parametrize('objective', OBJECTIVES)
@@ -256,7 +236,7 @@ class TestFit:
                 enable_checkpointing=True,
                 callbacks=[saved, probe, export, *callbacks],
             )
-            run.fit(model, datamodule=datamodule(), ckpt_path=ckpt_path)
+            run.fit(model, datamodule=datamodule(val_length=24), ckpt_path=ckpt_path)
             return model, probe, run
 
         model, probe, run = fit('whole')

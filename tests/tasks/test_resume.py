@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from small_fits import trainer
 from torch import Tensor
 
 from torchgeo_decur.callbacks import OnlineProbe
@@ -115,13 +116,9 @@ def test_resumes_inside_an_epoch(
             if shards
             else SyntheticEODataModule(length=32, val_length=16, size=32, **options)
         )
-        Trainer(
-            accelerator='cpu',
+        trainer(
             default_root_dir=tmp_path / folder,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
+            enable_checkpointing=True,
             max_epochs=2,
             callbacks=[
                 ModelCheckpoint(

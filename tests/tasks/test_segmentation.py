@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from sklearn.metrics import jaccard_score
+from small_fits import trainer
 from torch.utils.data import DataLoader
 
 from torchgeo_decur.datamodules import SyntheticEODataModule
@@ -16,18 +16,6 @@ from torchgeo_decur.tasks import LateFusionSegmentation
 
 Runner = Callable[..., dict[str, float]]
 MODALITIES = {'s1': 2, 's2': 13, 'dem': 1}
-
-
-def trainer() -> Trainer:
-    return Trainer(
-        accelerator='cpu',
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        max_epochs=1,
-    )
 
 
 def segmentation(number: int = 2, **kwargs: Any) -> LateFusionSegmentation:

@@ -8,11 +8,13 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from ..files import writable
 from ..modalities import Modality
 from ..models import FusionHead, build_fusion_head, save_encoder, save_onnx
-from ..models.checkpoints import Checkpoint, read_checkpoint, writable
+from ..models.checkpoints import Checkpoint, read_checkpoint
 from ..models.describing import describe, encoder_metadata
 from ..tasks import FusionPretraining, MultimodalPretraining
+from .needs import need_encoders
 
 # What is known of a training, not of one modality.
 _TRAINING = ('task', 'data', 'hyper_parameters', 'epochs', 'steps')
@@ -51,11 +53,7 @@ class ExportEncoders(Callback):
         """
         if stage != 'fit':
             return
-        if not isinstance(pl_module, MultimodalPretraining):
-            raise ValueError(
-                'ExportEncoders needs a task with one encoder per modality, such as '
-                f'torchgeo_decur.tasks.DeCUR, got {type(pl_module).__name__}'
-            )
+        need_encoders(self, pl_module)
         folder = self._folder(trainer)
         if trainer.is_global_zero and not getattr(trainer, 'fast_dev_run', False):
             writable(folder)

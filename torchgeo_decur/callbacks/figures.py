@@ -12,7 +12,7 @@ from torch import Tensor
 from ..analysis import Embeddings, LeftOut, alignment_histogram, spatial_saliency
 from ..analysis.attribution import import_captum
 from ..modalities import pick_date, split
-from ..tasks import MultimodalPretraining
+from .needs import need_encoders
 
 
 class LogFigures(Callback):
@@ -70,11 +70,7 @@ class LogFigures(Callback):
         if stage != 'fit':
             return
         import_captum()
-        if not isinstance(pl_module, MultimodalPretraining):
-            raise ValueError(
-                'LogFigures needs a task with one encoder per modality, such as '
-                f'torchgeo_decur.tasks.DeCUR, got {type(pl_module).__name__}'
-            )
+        need_encoders(self, pl_module)
         if not hasattr(_datamodule(trainer), 'modalities'):
             raise ValueError(
                 'LogFigures needs a datamodule that says what its modalities are, such '

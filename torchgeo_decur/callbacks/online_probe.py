@@ -1,7 +1,6 @@
 """Watch during pretraining what frozen features are worth."""
 
 import csv
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ..analysis.classifiers import Array, run_probes
+from ..files import write_whole
 from ..modalities import pick_date, split
-from ..tasks import MultimodalPretraining
+from .needs import need_encoders
 
 
 class OnlineProbe(Callback):
@@ -83,11 +83,7 @@ class OnlineProbe(Callback):
         Raises:
             ValueError: if the task has no encoders.
         """
-        if not isinstance(pl_module, MultimodalPretraining):
-            raise ValueError(
-                'OnlineProbe needs a task with one encoder per modality, such as '
-                f'torchgeo_decur.tasks.DeCUR, got {type(pl_module).__name__}'
-            )
+        need_encoders(self, pl_module)
         if stage == 'fit':
             self._untrained = {
                 k: v.detach().clone()
@@ -206,21 +202,14 @@ class OnlineProbe(Callback):
         dry = getattr(trainer, 'fast_dev_run', False)
         if dry or not self.rows or folder is None or not trainer.is_global_zero:
             return
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        partial = Path(folder, '.probe.csv.partial')
-        with partial.open('w', newline='') as file:
-            writer = csv.DictWriter(file, fieldnames=list(self.rows[0]))
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(partial, Path(folder, 'probe.csv'))
+        scores, picture = Path(folder, 'probe.csv'), Path(folder, 'probe.png')
+        write_whole(scores, self._write)
         figure = self.plot()
-        partial = Path(folder, '.probe.partial.png')
-        figure.savefig(partial, dpi=150)
-        plt.close(figure)
-        os.replace(partial, Path(folder, 'probe.png'))
-        rank_zero_info(
-            f'probe: {Path(folder, "probe.csv")}, {Path(folder, "probe.png")}'
+        write_whole(
+            picture, lambda partial: figure.savefig(partial, dpi=150, format='png')
         )
+        plt.close(figure)
+        rank_zero_info(f'probe: {scores}, {picture}')
 
     def table(self) -> str:
         """Render the latest scores next to those of the untrained encoders.
@@ -283,6 +272,12 @@ class OnlineProbe(Callback):
         axes[0, 0].legend(frameon=False)
         figure.tight_layout()
         return figure
+
+    def _write(self, path: Path) -> None:
+        with path.open('w', newline='') as file:
+            writer = csv.DictWriter(file, fieldnames=list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)
 
     def _due(self, trainer: Trainer) -> bool:
         epoch = trainer.current_epoch + 1

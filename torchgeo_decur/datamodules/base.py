@@ -1,6 +1,6 @@
 """What every datamodule of several modalities shares."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, cast
 
@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets.utils import Sample
 
+from ..datasets.reading import FileDataset
 from ..modalities import Modality, check, split
 from ..transforms import PerModality, ScaleToUnit
-from .splits import take_budget
+from .splits import split_groups, take_budget
 
 Split = Literal['train', 'val', 'test', 'predict']
 
@@ -247,6 +248,24 @@ class MultimodalDataModule(BaseDataModule):
                 f'{[names[i] if names else i for i in lost]}'
             )
         return chosen
+
+    def hold_out(
+        self, dataset: FileDataset, groups: Sequence[Hashable], fraction: float
+    ) -> None:
+        """Set the training and the validation split; no group is on both sides.
+
+        Without a fraction there is no validation split.
+
+        Args:
+            dataset: the samples of both.
+            groups: group of each sample, such as its place.
+            fraction: fraction of the groups to validate on.
+        """
+        kept, held_out = split_groups(groups, fraction, self.seed)
+        some = self.budget(len(kept))
+        self.train_dataset = dataset.subset(kept[i] for i in some)
+        if held_out:
+            self.val_dataset = dataset.subset(held_out)
 
     def _dataset(self, name: Split) -> Dataset[Sample]:
         dataset: Dataset[Sample] = self._valid_attribute(f'{name}_dataset', 'dataset')

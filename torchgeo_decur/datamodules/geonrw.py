@@ -4,7 +4,6 @@ from typing import Literal
 
 from ..datasets.geonrw import GeoNRWPatches
 from .base import MultimodalDataModule
-from .splits import split_groups
 
 
 class GeoNRWPatchDataModule(MultimodalDataModule):
@@ -74,11 +73,7 @@ class GeoNRWPatchDataModule(MultimodalDataModule):
         if stage in ('fit', 'validate'):
             dataset = self._make('train')
             tiles = [patch.tile for patch in dataset.samples]
-            kept, held_out = split_groups(tiles, self.val_fraction, self.seed)
-            some = self.budget(len(kept))
-            self.train_dataset = dataset.subset(kept[i] for i in some)
-            if held_out:
-                self.val_dataset = dataset.subset(held_out)
+            self.hold_out(dataset, tiles, self.val_fraction)
         if stage == 'test':
             self.test_dataset = self._make('test')
         if stage == 'predict':

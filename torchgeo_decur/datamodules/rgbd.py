@@ -8,7 +8,6 @@ from ..datasets.reading import check_size
 from ..datasets.rgbd import Depth, RGBDDataset, rgbd_modalities
 from ..datasets.sunrgbd import SUNRGBD
 from .base import MultimodalDataModule
-from .splits import split_groups
 
 
 class RGBDDataModule(MultimodalDataModule):
@@ -77,11 +76,7 @@ class RGBDDataModule(MultimodalDataModule):
         if stage in ('fit', 'validate'):
             dataset = self._make('train')
             places = [dataset.group(item) for item in dataset.samples]
-            kept, held_out = split_groups(places, self.val_fraction, self.seed)
-            some = self.budget(len(kept))
-            self.train_dataset = dataset.subset(kept[i] for i in some)
-            if held_out:
-                self.val_dataset = dataset.subset(held_out)
+            self.hold_out(dataset, places, self.val_fraction)
         if stage == 'test':
             self.test_dataset = self._make('test')
         if stage == 'predict':

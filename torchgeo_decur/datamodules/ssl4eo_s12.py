@@ -2,7 +2,6 @@
 
 from ..datasets.ssl4eo_s12 import Dates, Level, SSL4EOS12Pair
 from .base import MultimodalDataModule
-from .splits import split_groups
 
 
 class SSL4EOS12PairDataModule(MultimodalDataModule):
@@ -83,8 +82,7 @@ class SSL4EOS12PairDataModule(MultimodalDataModule):
             stage: 'fit', 'validate', 'test' or 'predict'.
         """
         dataset = SSL4EOS12Pair(**self.kwargs)
-        kept, held_out = split_groups(dataset.samples, self.val_fraction, self.seed)
-        self.train_dataset = dataset.subset(kept)
-        if held_out:
-            self.val_dataset = self.test_dataset = dataset.subset(held_out)
+        self.hold_out(dataset, dataset.samples, self.val_fraction)
+        if self.val_fraction:
+            self.test_dataset = self.val_dataset
         self.predict_dataset = dataset

@@ -211,7 +211,7 @@ class BigEarthNetMM(FileDataset):
         if lost := len(wanted) - len(patches):
             warnings.warn(
                 f'left out {lost} of {len(wanted)} patches of split {self.split!r} '
-                f'that are not in {self.root}',
+                f'that are not in {self.root}, or cannot be paired',
                 stacklevel=4,
             )
         return patches
@@ -251,7 +251,13 @@ class BigEarthNetMM(FileDataset):
                 yield Patch(name, '') if modality == 's1' else Patch('', name)
         else:
             for s1 in sorted(present['s1']):
-                yield Patch(s1, self._read_json('s1', s1)['corresponding_s2_patch'])
+                try:
+                    s2 = self._read_json('s1', s1)['corresponding_s2_patch']
+                except UnreadableFileError:
+                    if not self.skip_unreadable:
+                        raise
+                    s2 = ''  # on no disk, so that the patch is left out
+                yield Patch(s1, s2)
 
     def _read_json(self, modality: str, patch: str) -> dict[str, Any]:
         path = self._folders[modality] / patch / f'{patch}_labels_metadata.json'

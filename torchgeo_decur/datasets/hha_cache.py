@@ -1,8 +1,6 @@
 """HHA images that are computed once and kept in a folder."""
 
-import hashlib
 import os
-import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,6 +10,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 from torch import Tensor
 
+from ..files import digest, write_whole
 from .hha import Intrinsics, encode_hha
 from .reading import UnreadableFileError, read_image
 
@@ -51,8 +50,7 @@ class HHACache:
             Path of the PNG file.
         """
         key = (self.version, self.camera_height, *map(float, intrinsics), more)
-        digest = hashlib.sha256(repr(key).encode()).hexdigest()[:8]
-        return self.folder / f'{name}.{digest}.png'
+        return self.folder / f'{name}.{digest([repr(key).encode()])[:8]}.png'
 
     def get(
         self,
@@ -81,7 +79,8 @@ class HHACache:
                 return read_image(path, 3)
         image = encode_hha(depth(), intrinsics, self.camera_height)
         try:
-            _write(path, _png(image))
+            png = _png(image)
+            write_whole(path, lambda partial: partial.write_bytes(png), shared=True)
         except OSError as error:
             raise ValueError(
                 f'cache must be a folder for HHA images that can be written, got '
@@ -100,15 +99,3 @@ def _png(image: Tensor) -> bytes:
             file.write(image.cpu().numpy())
         content: bytes = memory.read()
     return content
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix='.part')
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

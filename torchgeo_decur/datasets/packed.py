@@ -4,7 +4,6 @@ import os
 import tempfile
 import warnings
 from bisect import bisect_right
-from hashlib import file_digest, sha256
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -14,6 +13,7 @@ from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 from torchgeo.datasets.utils import Sample
 
+from ..files import checksum_of, digest
 from .manifest import NAME, Manifest, Shard
 from .plotting import plot_images
 from .reading import UnreadableFileError
@@ -91,8 +91,8 @@ class PackedDataset(NonGeoDataset):
                 )
         elif cache_dir is not None:
             # Another manifest has other shards: they must not meet.
-            digest = sha256(self.manifest.text().encode()).hexdigest()[:16]
-            self._folder = Path(cache_dir) / digest / split
+            key = digest([self.manifest.text().encode()])
+            self._folder = Path(cache_dir) / key / split
             self._fetch(INDEX, None)
 
     def __len__(self) -> int:
@@ -303,12 +303,6 @@ def check_shard(folder: Path, shard: Shard, checksum: bool = False) -> None:
         raise UnreadableFileError(
             f'{file}: expected the checksum {shard.sha256}, found {found}; {cure}'
         )
-
-
-def checksum_of(file: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with file.open('rb') as opened:
-        return file_digest(opened, 'sha256').hexdigest()
 
 
 def download(

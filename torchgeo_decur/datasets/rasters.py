@@ -20,7 +20,6 @@ from torchgeo.datasets.utils import find_files
 from ..transforms import ToModalities
 
 SUFFIXES = ('.tif', '.tiff', '.vrt', '.jp2', '.img')
-KEYS = ('paths', 'glob', 'dataset', 'init_args', 'bands', 'nodata')
 
 
 class RasterFolder(RasterDataset):

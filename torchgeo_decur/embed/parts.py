@@ -1,10 +1,8 @@
 """GeoParquet in parts: what is written stays, and the whole appears at once or not at all."""
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 from torch import Tensor
+
+from ..files import write_whole
 
 KEY = b'torchgeo_decur'
 # Rows of a part: what a run that is stopped loses at most, and a row group of the file.
@@ -57,9 +57,8 @@ class Parts:
                     f'{differ}; remove it, or choose another file with --out'
                 )
         else:
-            self.folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps({**self.about, 'rows': rows})
-            replace(run, lambda file: file.write_text(text))
+            write_whole(run, lambda file: file.write_text(text))
         starts = range(0, len(places), rows)
         self.spans = [range(i, min(i + rows, len(places))) for i in starts]
 
@@ -86,7 +85,9 @@ class Parts:
             arrays['date'] = pa.Array.from_pandas(places['date'], type=dates)
         arrays |= {name: _lists(x) for name, x in columns.items()}
         table = pa.table(arrays)
-        replace(self.path(part), lambda file: pq.write_table(table, file, **_OPTIONS))
+        write_whole(
+            self.path(part), lambda file: pq.write_table(table, file, **_OPTIONS)
+        )
 
     def finish(self) -> Path:
         """Put the parts together, one in memory at a time, and remove them.
@@ -111,7 +112,7 @@ class Parts:
                 for file in files:
                     writer.write_table(pq.ParquetFile(file).read().cast(schema))
 
-        replace(self.out, write)
+        write_whole(self.out, write)
         shutil.rmtree(self.folder)
         return self.out
 
@@ -141,36 +142,6 @@ def is_finished(out: Path, about: Mapping[str, Any]) -> bool:
             'run would write; remove it, or choose another with --out'
         )
     return True
-
-
-def replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file that appears whole or not at all.
-
-    Args:
-        path: the file.
-        write: writes the file it is given.
-    """
-    partial = path.with_name(f'.{path.name}.partial')
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def digest(contents: Iterable[bytes]) -> str:
-    """Tell contents apart.
-
-    Args:
-        contents: bytes, one after the other.
-
-    Returns:
-        16 characters, the beginning of their SHA-256.
-    """
-    found = hashlib.sha256()
-    for content in contents:
-        found.update(content)
-    return found.hexdigest()[:16]
 
 
 _OPTIONS: dict[str, Any] = {'compression': 'zstd', 'use_dictionary': False}

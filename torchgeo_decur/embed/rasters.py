@@ -16,10 +16,10 @@ from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets.utils import Sample
 from torchgeo.tasks import BaseTask
 
+from ..files import digest, writable
 from ..modalities import pick_date, split
 from ..models import MultimodalEncoder
-from ..models.checkpoints import writable
-from .parts import ROWS, Parts, digest, is_finished
+from .parts import ROWS, Parts, is_finished
 
 
 def embed_rasters(

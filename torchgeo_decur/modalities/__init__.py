@@ -8,7 +8,7 @@ when the dataset delivers T dates.
 Notation: B batch, T dates, C channels, H height, W width.
 """
 
-from .batch import per_modality, pick_date, split
+from .batch import check_grid, per_modality, pick_date, split
 from .checks import check, invalid_pixels
 from .pictures import hillshade, picture, stretch
 from .record import MODALITIES, Kind, Modality
@@ -18,6 +18,7 @@ __all__ = [
     'Kind',
     'Modality',
     'check',
+    'check_grid',
     'hillshade',
     'invalid_pixels',
     'per_modality',

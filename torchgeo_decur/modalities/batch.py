@@ -98,6 +98,22 @@ def split(batch: Mapping[str, Any], modalities: Mapping[str, int]) -> dict[str, 
     return images
 
 
+def check_grid(images: Mapping[str, Tensor]) -> None:
+    """Refuse images that cannot lie on one grid.
+
+    Args:
+        images: images by modality, shape (..., H, W).
+
+    Raises:
+        ValueError: if they have different sizes.
+    """
+    sizes = {m: tuple(x.shape[-2:]) for m, x in images.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(
+            f'modalities must lie on one grid, got images of {sizes}; resample them'
+        )
+
+
 def pick_date(x: Tensor, date: int | None = None) -> Tensor:
     """Pick one of the T dates of each sample.
 

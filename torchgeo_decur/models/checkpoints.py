@@ -1,11 +1,10 @@
 """Files of encoders: the layouts in which others write them, and those we write."""
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import safetensors.torch
 import timm
 import torch
 from torch import Tensor, nn
+
+from ..files import Write, writable, write_together, write_whole
 
 type State = dict[str, Tensor]
 
@@ -157,7 +158,7 @@ def save_encoder(
     metadata: Mapping[str, Any],
     suffixes: Iterable[str] = ('pt', 'safetensors'),
 ) -> list[Path]:
-    """Write an encoder in the layouts that others load, each file atomically.
+    """Write an encoder in the layouts that others load, all files or none.
 
     ``<path>.pt`` is what TorchGeo's own tasks take as ``weights=``; ``<path>.safetensors``
     has the bare timm state dictionary, with ``metadata`` beside the tensors;
@@ -177,31 +178,49 @@ def save_encoder(
         ValueError: if the folder cannot be written.
     """
     writable(path.parent)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = encoder.state_dict() if isinstance(encoder, nn.Module) else encoder
-    # Clones, because safetensors refuses tensors that share storage.
-    state = {k: v.detach().cpu().contiguous().clone() for k, v in dict(tensors).items()}
+    state = plain_state(encoder)
     files = {suffix: path.with_name(f'{path.name}.{suffix}') for suffix in suffixes}
-    partial = {k: file.with_name(f'.{file.name}.partial') for k, file in files.items()}
-    try:
-        for suffix, file in partial.items():
-            if suffix == 'safetensors':
-                text = as_text({'format': 'pt', 'model': model, **metadata})
-                safetensors.torch.save_file(state, file, metadata=text)
-                continue
-            content: Any = state
-            if suffix == 'pt':
-                content = {
-                    'hyper_parameters': {'model': model},
-                    'state_dict': {f'model.{k}': v for k, v in state.items()},
-                }
-            torch.save(content, file)
-        for suffix, file in partial.items():
-            os.replace(file, files[suffix])
-    finally:
-        for file in partial.values():
-            file.unlink(missing_ok=True)
+    contents: dict[str, Any] = {
+        'pt': {
+            'hyper_parameters': {'model': model},
+            'state_dict': {f'model.{k}': v for k, v in state.items()},
+        },
+        'pth': state,
+    }
+    said = {'model': model, **metadata}
+    write_together(
+        {
+            file: _tensor_writer(state, said)
+            if suffix == 'safetensors'
+            else partial(torch.save, contents[suffix])
+            for suffix, file in files.items()
+        }
+    )
     return list(files.values())
+
+
+def plain_state(encoder: nn.Module | Mapping[str, Tensor]) -> State:
+    """Copy the tensors of a model to the CPU, each with a storage of its own.
+
+    Args:
+        encoder: a model, or its state dictionary.
+
+    Returns:
+        The tensors by name, as safetensors takes them.
+    """
+    tensors = encoder.state_dict() if isinstance(encoder, nn.Module) else dict(encoder)
+    return {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+
+
+def save_tensors(state: State, file: Path, metadata: Mapping[str, Any]) -> None:
+    """Write tensors and what is known of them as safetensors.
+
+    Args:
+        state: what :func:`plain_state` returns.
+        file: the file.
+        metadata: plain values.
+    """
+    write_whole(file, _tensor_writer(state, metadata))
 
 
 def as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -220,27 +239,6 @@ def as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
     return {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
 
 
-def writable(folder: Path) -> None:
-    """See that a folder can be made and a file be written there; leaves no trace.
-
-    Args:
-        folder: the folder.
-
-    Raises:
-        ValueError: if not.
-    """
-    folder = folder.absolute()
-    try:
-        existing = next(f for f in (folder, *folder.parents) if f.exists())
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f'output folder must be writable, got {folder} ({error.strerror}); choose '
-            'another, for example with --trainer.default_root_dir'
-        ) from error
-
-
 def place(key: str) -> str:
     """Name of a parameter that an encoder and its pyramid share.
 
@@ -256,6 +254,11 @@ def place(key: str) -> str:
         True
     """
     return key.removeprefix('model.').replace('.', '_')
+
+
+def _tensor_writer(state: State, metadata: Mapping[str, Any]) -> Write:
+    text = as_text({'format': 'pt', **metadata})
+    return partial(safetensors.torch.save_file, state, metadata=text)
 
 
 def _whole(state: State, model: str) -> tuple[State, tuple[str, ...]]:

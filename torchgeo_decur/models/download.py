@@ -1,14 +1,14 @@
 """Files of published weights: downloaded once, whole, and the same ever after."""
 
-import hashlib
 import os
 import re
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlparse
 
 import torch
+
+from ..files import checksum_of, write_whole
 
 _HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})\.[^.]+$')
 
@@ -74,8 +74,9 @@ def fetch[T](url: str, read: Callable[[Path], T], progress: bool = True) -> T:
             f'{file.parent} must be a folder that can be written, to download {url}: '
             f'{error.strerror}; choose another with the environment variable TORCH_HOME'
         ) from error
-    partial = file.with_name(f'.{file.name}.{uuid.uuid4().hex}.partial')
-    try:
+    contents: list[T] = []
+
+    def download(partial: Path) -> None:
         try:
             torch.hub.download_url_to_file(url, str(partial), progress=progress)
         except Exception as error:
@@ -84,19 +85,17 @@ def fetch[T](url: str, read: Callable[[Path], T], progress: bool = True) -> T:
                 f'({type(error).__name__}: {error}); without a network, get the file '
                 f'elsewhere and put it at {file}'
             ) from error
-        content = _read_verified(url, partial, read)
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
-    return content
+        contents.append(_read_verified(url, partial, read))
+
+    write_whole(file, download, shared=True)
+    return contents[0]
 
 
 def _read_verified[T](url: str, file: Path, read: Callable[[Path], T]) -> T:
     record, named = record_file(url), _HASH_IN_NAME.search(cached_file(url).name)
     known = record.read_text().split()[:1] if record.exists() and not named else []
     expected = named[1] if named else ''.join(known)
-    with file.open('rb') as stream:
-        found = hashlib.file_digest(stream, 'sha256').hexdigest()
+    found = checksum_of(file)
     if not found.startswith(expected):
         file.unlink()
         raise ValueError(
@@ -113,7 +112,6 @@ def _read_verified[T](url: str, file: Path, read: Callable[[Path], T]) -> T:
             raise ValueError(f'{error}; it has been removed') from error
         raise
     if not expected:
-        partial = record.with_name(f'.{record.name}.{uuid.uuid4().hex}.partial')
-        partial.write_text(f'{found}  {cached_file(url).name}\n')
-        os.replace(partial, record)
+        line = f'{found}  {cached_file(url).name}\n'
+        write_whole(record, lambda partial: partial.write_text(line), shared=True)
     return content

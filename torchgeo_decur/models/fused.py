@@ -121,19 +121,3 @@ class FusionHeadClassifier(LateFusion):
         there = {m: levels[-1][:, 0] > 0 for m, levels in features.items()}
         logits: Tensor = self.head(self.fusion(parts, there)['joint'])
         return logits
-
-    def forward(
-        self,
-        images: Mapping[str, Tensor],
-        available: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
-        """Classify images.
-
-        Args:
-            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
-            available: whether each sample has a modality, shape (B,).
-
-        Returns:
-            Logits, shape (B, ``num_classes``).
-        """
-        return self.decode(self.encode(images, available))

@@ -95,6 +95,24 @@ class LateFusion(nn.Module, ABC):
             features = self.features(filled)
         return self.mask(features, available)
 
+    def forward(
+        self,
+        images: Mapping[str, Tensor],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Compute logits of images.
+
+        Args:
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+            available: whether each sample has a modality, shape (B,).
+
+        Returns:
+            Logits, shape (B, ``num_classes``), of a segmenter
+            (B, ``num_classes``, H, W).
+        """
+        features = self.encode(images, available)
+        return self.decode(features, next(iter(images.values())).shape[-2:])
+
     def features(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         """Compute features of what is there.
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, cast
 
-import safetensors.torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from torch import nn
 
+from ..files import writable
 from ..modalities import Modality
 from .cards import Encoders, card_text
-from .checkpoints import as_text, writable
+from .checkpoints import plain_state, save_tensors
 from .loading import load_weights
 
 _RECORD = tuple(Modality.__dataclass_fields__)
@@ -123,18 +123,10 @@ class HubFolder(
             for m, known in self.metadata.items()
             if {'bands', 'kind', 'unit'} <= set(known)
         }
-        text = {'format': 'pt', 'model': self.model, 'encoder_modalities': records}
-        state = {
-            f'encoders.{k}': v.detach().cpu().contiguous().clone()
-            for k, v in self.encoders.state_dict().items()
-        }
-        file = save_directory / SAFETENSORS_SINGLE_FILE
-        partial = file.with_name(f'.{file.name}.partial')
-        try:
-            safetensors.torch.save_file(state, partial, metadata=as_text(text))
-            os.replace(partial, file)
-        finally:
-            partial.unlink(missing_ok=True)
+        about = {'model': self.model, 'encoder_modalities': records}
+        tensors = plain_state(self.encoders)
+        state = {f'encoders.{k}': v for k, v in tensors.items()}
+        save_tensors(state, save_directory / SAFETENSORS_SINGLE_FILE, about)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Write the model card from what is known of the encoders.

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ..modalities import check_grid
 from .decoders import SMPDecoder, build_decoder, output_stride
 from .encoder import MultimodalEncoder, Weights
 from .fcn import FCNDecoder
@@ -65,22 +66,6 @@ class LateFusionClassifier(LateFusion):
         logits: Tensor = self.head(self.fuse(features)[0])
         return logits
 
-    def forward(
-        self,
-        images: Mapping[str, Tensor],
-        available: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
-        """Classify images.
-
-        Args:
-            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
-            available: whether each sample has a modality, shape (B,).
-
-        Returns:
-            Logits, shape (B, ``num_classes``).
-        """
-        return self.decode(self.encode(images, available))
-
 
 class Segmenter(LateFusion):
     """From pyramids of every modality to a map of classes, whatever fuses the pyramids.
@@ -127,11 +112,7 @@ class Segmenter(LateFusion):
         Raises:
             ValueError: if the images have different sizes.
         """
-        sizes = {m: tuple(x.shape[-2:]) for m, x in images.items()}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(
-                f'modalities must lie on one grid, got images of {sizes}; resample them'
-            )
+        check_grid(images)
         padded = {m: _pad(x, self.decoder.divisor) for m, x in images.items()}
         return super().encode(padded, available)
 
@@ -153,23 +134,6 @@ class Segmenter(LateFusion):
             self.fuse(features), (-(-height // d) * d, -(-width // d) * d)
         )
         return logits[..., :height, :width]
-
-    def forward(
-        self,
-        images: Mapping[str, Tensor],
-        available: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
-        """Segment images.
-
-        Args:
-            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
-            available: whether each sample has a modality, shape (B,).
-
-        Returns:
-            Logits, shape (B, ``num_classes``, H, W).
-        """
-        features = self.encode(images, available)
-        return self.decode(features, next(iter(images.values())).shape[-2:])
 
 
 class LateFusionSegmenter(Segmenter):

@@ -1,6 +1,5 @@
 """Encoders for runtimes that know nothing of Python: ONNX."""
 
-import os
 from collections.abc import Mapping
 from copy import deepcopy
 from importlib.util import find_spec
@@ -10,7 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import Checkpoint, as_text, writable
+from ..files import writable, write_whole
+from .checkpoints import Checkpoint, as_text
 from .encoder import create_encoder
 from .loading import prepare
 from .published import first_convolution
@@ -82,9 +82,8 @@ def save_onnx(
         ) from error
     proto: Any = cast(Any, program).model_proto
     onnx.helper.set_model_props(proto, as_text({'model': model, **metadata}))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f'.{file.name}.partial')
-    try:
+
+    def write(partial: Path) -> None:
         onnx.save(proto, str(partial))
         images = [torch.rand(n, *shape, generator=draw) for n in (1, 3)]
         difference = max(_difference(network, partial, x) for x in images)
@@ -95,9 +94,8 @@ def save_onnx(
                 f'largest one of torch, found a difference of {difference:.1e}; nothing '
                 'was written'
             )
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+
+    write_whole(file, write)
     return file
 
 

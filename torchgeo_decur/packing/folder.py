@@ -12,7 +12,7 @@ from torch import nn
 from ..datasets.manifest import NAME, Manifest, Shard
 from ..datasets.packed import INDEX, RUN, Split, check_shard, read_manifest
 from ..datasets.reading import UnreadableFileError
-from .shards import ShardWriter, Written, replace, spans
+from .shards import ShardWriter, Written, spans, write_durably
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def plan(
     else:
         found = about
         out.mkdir(parents=True, exist_ok=True)
-        replace(run, json.dumps({**about, 'size': size}))
+        write_durably(run, json.dumps({**about, 'size': size}))
     if differ := sorted(k for k in about if found.get(k) != about[k]):
         raise ValueError(
             f'out must hold the shards of this run, but {out} differs in {differ}; remove '
@@ -140,14 +140,14 @@ def finish(out: Path, manifest: Manifest, parts: Sequence[Part]) -> Path:
                 f'{part.writer.folder}: the shards {sorted(changed)} cannot be written '
                 'again, for the dataset has changed; pack into another folder'
             )
-        replace(part.writer.folder / INDEX, _index(part))
+        write_durably(part.writer.folder / INDEX, _index(part))
     if all(part.expected is None for part in parts):
         splits = {
             part.name: tuple(part.done[i].shard for i in range(len(part.writer)))
             for part in parts
         }
         whole = Manifest(**{**vars(manifest), 'splits': splits})
-        replace(out / NAME, whole.text())
+        write_durably(out / NAME, whole.text())
     for part in parts:
         for number in range(len(part.writer)):
             part.writer.record(number).unlink(missing_ok=True)

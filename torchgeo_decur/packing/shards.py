@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..datasets.manifest import Shard
-from ..datasets.packed import checksum_of
+from ..files import checksum_of, write_whole
 
 # Bytes of samples in a shard, about: small enough to fetch, large enough to be few.
 TARGET = 1 << 26
@@ -135,9 +135,8 @@ class ShardWriter(Dataset['Written | Exception']):
         shard = Shard(path.name, len(span), file.stat().st_size, checksum_of(file))
         config = {k: v for k, v in writer.get_config().items() if k != 'chunk_size'}
         os.replace(file, path)
-        replace(
-            self.record(number), json.dumps({'shard': asdict(shard), 'config': config})
-        )
+        record = json.dumps({'shard': asdict(shard), 'config': config})
+        write_durably(self.record(number), record)
         return Written(shard, config)
 
     def _read(self, index: int) -> Sample:
@@ -226,17 +225,16 @@ def default_size(sample: Mapping[str, Any]) -> int:
     return min(max(TARGET // max(bytes_, 1), 1), 4096)
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a small file; it appears whole or not at all."""
-    partial = path.with_name(f'.{path.name}.partial')
-    try:
+def write_durably(path: Path, text: str) -> None:
+    """Write a small file that is there, whole, even after a crash of the system."""
+
+    def write(partial: Path) -> None:
         with partial.open('w') as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+    write_whole(path, write)
 
 
 def is_full(error: BaseException) -> bool:

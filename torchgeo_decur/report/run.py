@@ -17,10 +17,9 @@ from tqdm import tqdm
 
 from .. import analysis
 from ..analysis import Embeddings, Finding, LeftOut, Pretrained
-from ..embed.parts import digest, replace
 from ..embed.splits import Batches, Split
+from ..files import digest, writable, write_whole
 from ..modalities import Modality
-from ..models.checkpoints import writable
 from .page import render
 from .store import load_embeddings, load_finding, save_embeddings, save_finding
 
@@ -106,8 +105,9 @@ def write_report(
         findings,
         folder,
     )
-    replace(folder / 'report.html', lambda file: file.write_text(page, 'utf-8'))
-    return folder / 'report.html'
+    file = folder / 'report.html'
+    write_whole(file, lambda partial: partial.write_text(page, 'utf-8'))
+    return file
 
 
 class Run:

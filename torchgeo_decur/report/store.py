@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ..analysis import Embeddings, Finding, figure_style
-from ..embed.parts import replace
+from ..files import write_whole
 
 #: What the marker of an analysis is called.
 MARKER = 'finding.json'
@@ -41,8 +41,7 @@ def save_embeddings(file: Path, embeddings: Embeddings, key: str) -> None:
     }
     stored = {name: x.contiguous() for name, x in tensors.items()}
     text = {'torchgeo_decur': json.dumps(about)}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    replace(file, lambda path: save_file(stored, path, text))
+    write_whole(file, lambda path: save_file(stored, path, text))
 
 
 def load_embeddings(file: Path, key: str) -> Embeddings | None:

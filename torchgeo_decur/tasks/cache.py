@@ -95,5 +95,7 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
     """
     before = module.training
     module.eval()
-    yield
-    module.train(before)
+    try:
+        yield
+    finally:
+        module.train(before)

@@ -106,7 +106,7 @@ class COrAL(FusionPretraining):
     def on_train_start(self) -> None:
         """Lay the schedules over all steps of the fit."""
         super().on_train_start()
-        self._steps = self.trainer.estimated_stepping_batches
+        self._steps = self.steps_of_fit()
 
     @property
     def masking(self) -> float:

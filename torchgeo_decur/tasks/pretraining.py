@@ -146,18 +146,34 @@ class MultimodalPretraining(ResumableTask):
         data before a checkpoint has said where to go on.
 
         Raises:
-            ValueError: if the warm-up is longer than the fit.
+            ValueError: if the warm-up is longer than the fit, or an epoch has no length.
+        """
+        steps, epochs = self.steps_of_fit(), self.hparams['warmup_epochs']
+        batches = (
+            self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        )
+        if epochs and math.isinf(batches):
+            raise ValueError(
+                f'warmup_epochs must be 0 for data without a length, got {epochs}'
+            )
+        # A fit of some epochs that is cut short by max_steps warms up by the same share.
+        most = self.trainer.max_epochs or 1
+        per_epoch = steps / most if most > 0 else math.ceil(batches) if epochs else 0
+        warmup = round(epochs * per_epoch) if epochs else 0
+        if not 0 <= warmup <= steps:
+            limit = most if most > 0 else steps / per_epoch
+            raise ValueError(f'warmup_epochs must be in [0, {limit:g}], got {epochs}')
+        lay_schedule(cast(CosineWarmupScheduler, self.lr_schedulers()), warmup, steps)
+
+    def steps_of_fit(self) -> float:
+        """Count the optimiser steps of the fit.
+
+        Returns:
+            The number; infinity where nothing but time ends it.
         """
         steps = self.trainer.estimated_stepping_batches
-        epochs = self.trainer.max_epochs or 1
-        per_epoch = steps / epochs if math.isfinite(steps) else 0
-        warmup = round(self.hparams['warmup_epochs'] * per_epoch)
-        if not 0 <= warmup <= steps:
-            raise ValueError(
-                f'warmup_epochs must be in [0, {epochs}], '
-                f'got {self.hparams["warmup_epochs"]}'
-            )
-        lay_schedule(cast(CosineWarmupScheduler, self.lr_schedulers()), warmup, steps)
+        # What Lightning says of data without a length.
+        return math.inf if steps < 0 else steps
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute features.
@@ -249,8 +265,10 @@ class MultimodalPretraining(ResumableTask):
         terms, h, z = self.objective(images)
         last = self.trainer.is_last_batch
         self._guard.add(terms)
+        # With 0 nothing is logged, and nobody has to wait.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if last or self.global_step % every == 0 or self.device.type == 'cpu':
+        look = every > 0 and self.global_step % every == 0
+        if last or look or self.device.type == 'cpu':
             self._guard.check(self.global_step)
         size = len(next(iter(h.values())))
         parts = {f'train_{k}': v.detach() for k, v in terms.items()}

@@ -32,6 +32,16 @@ class ResumableTask(BaseTask):
         """Remember the seed of the run, unless it comes from a checkpoint."""
         if self._run_seed is None:
             self._run_seed = torch.initial_seed()
+        # A fit that went wrong must not speak of the next one.
+        self._guard = FiniteGuard()
+
+    def on_train_end(self) -> None:
+        """Refuse a model that diverged in its last steps, before it is exported.
+
+        Raises:
+            FloatingPointError: if a part of the loss was NaN or infinite.
+        """
+        self._guard.check(self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the seed of the run, and refuse to store a model that diverged.

@@ -6,6 +6,7 @@ import kornia.augmentation as K
 import torch
 from torch import Tensor, nn
 
+from ..modalities import check_grid
 from .presets import Range
 
 
@@ -69,11 +70,7 @@ class SharedCrop(nn.Module):
         Raises:
             ValueError: if the images have different sizes.
         """
-        sizes = {m: tuple(x.shape[-2:]) for m, x in images.items()}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(
-                f'modalities must lie on one grid, got images of {sizes}; resample them'
-            )
+        check_grid(images)
         stacked = torch.cat([x.float() for x in images.values()], dim=1)
         height, width = stacked.shape[-2:]
         moves = K.AugmentationSequential(

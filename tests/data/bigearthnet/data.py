@@ -4,9 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import rasterio
+from fake_data import write_growing
 from rasterio.transform import from_origin
 
 S1 = ('VV', 'VH')
@@ -43,21 +42,8 @@ def names(patch: int, version: str) -> tuple[str, str]:
 
 def write(path: Path, size: int, corner: float, dtype: str, bands: int = 1) -> None:
     """Write a square file that grows to the right from the value of its corner."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    step = 0.125 if dtype == 'float32' else 4
-    values = np.full((bands, size, size), corner) + step * np.arange(size)
-    with rasterio.open(
-        path,
-        'w',
-        driver='GTiff',
-        width=size,
-        height=size,
-        count=bands,
-        dtype=dtype,
-        crs='EPSG:32633',
-        transform=from_origin(400_000, 5_300_000, 1200 / size, 1200 / size),
-    ) as file:
-        file.write(values.astype(dtype))
+    place = from_origin(400_000, 5_300_000, 1200 / size, 1200 / size)
+    write_growing(path, size, corner, dtype, bands, crs='EPSG:32633', transform=place)
 
 
 def make(

@@ -3,14 +3,12 @@
 All files of a frame tell its number, and where a pixel is.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning
+from fake_data import write_bands
 
 SPLITS = {'dataset1': ('01', '02', '03', '04', '05'), 'dataset3': ('01', '02')}
 SHAPE = (24, 36)
@@ -33,19 +31,6 @@ IMAGES: dict[str, dict[str, Any]] = {
 MASK = {'pattern': '{split}/label/{id}.png', 'values': {0: 0, 255: 1}}
 
 
-def write(path: Path, bands: np.ndarray) -> None:
-    """Write an image of shape (C, H, W), in the format that its name tells."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    driver = {'.png': 'PNG', '.jpg': 'JPEG', '.tif': 'GTiff'}[path.suffix]
-    count, height, width = bands.shape
-    options = {'count': count, 'height': height, 'width': width, 'dtype': bands.dtype}
-    quality = {'QUALITY': 100} if driver == 'JPEG' else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with rasterio.open(path, 'w', driver=driver, **options, **quality) as file:
-            file.write(bands)
-
-
 def frame(
     number: int, shape: tuple[int, int] = SHAPE
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -66,6 +51,6 @@ def make(root: Path, splits: Mapping[str, Sequence[str]] = SPLITS) -> Path:
             for folder, bands in zip(
                 ('rgb', 'depth', 'label'), frame(number), strict=True
             ):
-                write(root / split / folder / f'{name}.png', bands)
+                write_bands(root / split / folder / f'{name}.png', bands)
             number += 1
     return root

@@ -11,14 +11,12 @@ All show the same 320 x 160 pixels of 10 m, in UTM zone 12 north:
 - ``labels``: one file, uint8, 0 to 3 by quarters of the place; nodata 255 in the north
 """
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
+from fake_data import write_bands
 from pyproj import Transformer
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine, from_origin, xy
 
 UTM = 'EPSG:32612'
@@ -37,14 +35,8 @@ def write(
     **more: Any,
 ) -> Path:
     """Write a GeoTIFF of bands (C, H, W)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count, height, width = bands.shape
-    size = {'count': count, 'height': height, 'width': width, 'dtype': bands.dtype}
     place = {'transform': transform, 'crs': crs} if crs else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with rasterio.open(path, 'w', driver='GTiff', **size, **place, **more) as file:
-            file.write(bands)
+    write_bands(path, bands, **place, **more)
     return path
 
 

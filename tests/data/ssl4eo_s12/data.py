@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import rasterio
+from fake_data import write_growing
 from rasterio.transform import from_origin
 
 S1 = ('VV', 'VH')
@@ -35,21 +34,8 @@ def product(split: str, date: int) -> str:
 
 def write(path: Path, size: int, corner: float, dtype: str, bands: int = 1) -> None:
     """Write a square file that grows to the right from the value of its corner."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    step = 0.125 if dtype == 'float32' else 4
-    values = np.full((bands, size, size), corner) + step * np.arange(size)
-    with rasterio.open(
-        path,
-        'w',
-        driver='GTiff',
-        width=size,
-        height=size,
-        count=bands,
-        dtype=dtype,
-        crs='EPSG:32632',
-        transform=from_origin(400_000, 5_800_000, 10, 10),
-    ) as file:
-        file.write(values.astype(dtype))
+    place = from_origin(400_000, 5_800_000, 10, 10)
+    write_growing(path, size, corner, dtype, bands, crs='EPSG:32632', transform=place)
 
 
 def make(

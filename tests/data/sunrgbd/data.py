@@ -3,15 +3,13 @@
 Photograph, depth and classes of a frame tell its number, and where a pixel is.
 """
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
-import rasterio
 import scipy.io
-from rasterio.errors import NotGeoreferencedWarning
+from fake_data import write_bands
 
 THEIRS = '/n/fs/sun3d/data/SUNRGBD'
 # Folder of each frame; sizes differ between the sensors.
@@ -38,21 +36,10 @@ def frame(number: int, scene: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rgb, depth.astype(np.uint16), mask.astype(np.uint8)
 
 
-def write_image(path: Path, bands: np.ndarray, driver: str) -> None:
-    """Write an image of shape (C, H, W)."""
-    count, height, width = bands.shape
-    options = {'count': count, 'height': height, 'width': width, 'dtype': bands.dtype}
-    quality = {'QUALITY': 100} if driver == 'JPEG' else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with rasterio.open(path, 'w', driver=driver, **options, **quality) as file:
-            file.write(bands)
-
-
 def write_depth(path: Path, millimetres: np.ndarray) -> None:
     """Write depth as the authors do: all bits turned by three places."""
     stored = (millimetres << 3) | (millimetres >> 13)
-    write_image(path, stored[None], 'PNG')
+    write_bands(path, stored[None])
 
 
 def make(root: Path, train: Sequence[str] = TRAIN, test: Sequence[str] = TEST) -> Path:
@@ -64,7 +51,7 @@ def make(root: Path, train: Sequence[str] = TRAIN, test: Sequence[str] = TEST) -
         name = scene.split('/')[-1]
         for part in ('image', 'depth', 'depth_bfx'):
             (folder / part).mkdir(parents=True)
-        write_image(folder / 'image' / f'{name}.jpg', rgb, 'JPEG')
+        write_bands(folder / 'image' / f'{name}.jpg', rgb)
         write_depth(folder / 'depth_bfx' / f'{name}_abs.png', depth)
         write_depth(folder / 'depth' / f'{name}_abs.png', 0 * depth)
         (folder / 'intrinsics.txt').write_text('30 0 16 0 31 12 0 0 1 \n')

@@ -1,0 +1,99 @@
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from torchgeo_decur.files import checksum_of, digest, write_together, write_whole
+
+
+@pytest.fixture(params=[0o022, 0o002, 0o077])
+def mode(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Mode of new files under a umask."""
+    before = os.umask(request.param)
+    yield 0o666 & ~request.param
+    os.umask(before)
+
+
+def mode_of(file: Path) -> int:
+    return stat.S_IMODE(file.stat().st_mode)
+
+
+class TestWriteWhole:
+    def test_file_and_folder(self, tmp_path: Path) -> None:
+        file = tmp_path / 'new' / 'a.txt'
+        for text in ('first', 'second'):
+            write_whole(file, lambda partial, text=text: partial.write_text(text))
+            assert file.read_text() == text
+            assert list(file.parent.iterdir()) == [file]
+
+    @pytest.mark.parametrize('shared', [False, True])
+    @pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt])
+    def test_one_that_is_not_whole_leaves_what_was_there(
+        self, tmp_path: Path, shared: bool, error: type[BaseException]
+    ) -> None:
+        file = tmp_path / 'a.txt'
+        file.write_text('old')
+
+        def write(partial: Path) -> None:
+            partial.write_text('ne')
+            raise error
+
+        with pytest.raises(error):
+            write_whole(file, write, shared)
+        assert file.read_text() == 'old'
+        assert list(tmp_path.iterdir()) == [file]
+
+    def test_mode_is_that_of_the_umask(self, tmp_path: Path, mode: int) -> None:
+        def own(partial: Path) -> None:
+            # As safetensors does: another file, that its owner alone may read.
+            other = partial.with_name('other')
+            other.touch(0o600)
+            other.replace(partial)
+
+        for write in (own, Path.touch):
+            file = tmp_path / 'a.bin'
+            write_whole(file, write)
+            assert mode_of(file) == mode
+
+    def test_what_a_killed_process_left_is_in_nobodys_way(self, tmp_path: Path) -> None:
+        file, left = tmp_path / 'a.txt', tmp_path / '.a.txt.partial'
+        left.write_text('much longer than the new one')
+        left.chmod(0o400)
+        write_whole(file, lambda partial: partial.write_text('new'))
+        assert file.read_text() == 'new'
+        assert mode_of(file) != 0o400
+        assert list(tmp_path.iterdir()) == [file]
+
+    def test_none_appears_before_all_are_whole(self, tmp_path: Path) -> None:
+        files = [tmp_path / 'a.txt', tmp_path / 'b.txt']
+
+        def fail(partial: Path) -> None:
+            raise OSError(28, 'No space left on device')
+
+        with pytest.raises(OSError, match='No space'):
+            write_together({files[0]: Path.touch, files[1]: fail})
+        assert list(tmp_path.iterdir()) == []
+        write_together(dict.fromkeys(files, Path.touch))
+        assert sorted(tmp_path.iterdir()) == files
+
+    def test_two_that_share_do_not_meet(self, tmp_path: Path) -> None:
+        file = tmp_path / 'a.txt'
+
+        def write(partial: Path) -> None:
+            write_whole(file, lambda other: other.write_text('other'), shared=True)
+            partial.write_text('own')
+
+        write_whole(file, write, shared=True)
+        assert file.read_text() == 'own'
+        assert list(tmp_path.iterdir()) == [file]
+
+
+def test_contents_are_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / 'a'
+    file.write_bytes(b'abc')
+    # The test vector of FIPS 180-2.
+    expected = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
+    assert checksum_of(file) == expected
+    assert digest([b'a', b'bc']) == digest([b'abc']) == expected[:16]
