@@ -98,3 +98,21 @@ def test_tasks_without_common_dimensions(
 def test_no_batch(task: DeCUR) -> None:
     with pytest.raises(ValueError, match='batches must have one sample or more'):
         collect(task, [])
+
+
+def test_images_follow_the_model() -> None:
+    """Batches of a loader are on the CPU, wherever the model is."""
+
+    class Elsewhere:
+        hparams: ClassVar = {'modalities': {'s1': 2}}
+        encoders = nn.Linear(1, 1, device='meta')
+        training = False
+
+        def train(self, mode: bool = True) -> None: ...
+
+        def represent(self, images: Mapping[str, Tensor]) -> Any:
+            assert images['s1'].device.type == 'meta'
+            return {'s1': torch.rand(3, 4)}, {'s1': torch.rand(3, 5)}
+
+    batches = [{'image_s1': torch.rand(3, 2, 8, 8)}]
+    assert len(collect(cast(Any, Elsewhere()), batches).z['s1']) == 3
