@@ -325,7 +325,8 @@ def write_equation(writer: HTML5Translator, node: nodes.math_block) -> None:
         writer.body.append(f'<span class="eqno">({number})')
         writer.add_permalink_ref(node, 'Link to this equation')
         writer.body.append('</span>')
-    writer.body.append(convert(node.astext(), display='block') + '</div>')
+    equation = convert(node.astext(), display='block')
+    writer.body.append(f'<div>{equation}</div></div>')
     raise nodes.SkipNode
 
 

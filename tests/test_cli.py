@@ -65,7 +65,7 @@ class TestConfig:
     def test_writes_over_nothing_of_the_user(self, tmp_path: Path) -> None:
         mine = tmp_path / 'quickstart.yaml'
         mine.write_text('seed_everything: 1\n')
-        with pytest.raises(SystemExit, match='quickstart.yaml must not exist or be'):
+        with pytest.raises(SystemExit, match=r'quickstart\.yaml must not exist or'):
             main(['config', '--out', str(tmp_path)])
         assert mine.read_text() == 'seed_everything: 1\n'
 

@@ -1,10 +1,11 @@
 """Embedding a data set."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from torchgeo_decur.analysis import collect
 from torchgeo_decur.losses.functional import cross_correlation_terms, standardize

@@ -127,9 +127,7 @@ def collect(
         with torch.no_grad():
             for batch in batches:
                 images = split(batch, modalities)
-                first = {
-                    m: pick_date(x, date=0).to(device) for m, x in images.items()
-                }
+                first = {m: pick_date(x, date=0).to(device) for m, x in images.items()}
                 found = {
                     str(k): v
                     for k, v in batch.items()
