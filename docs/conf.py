@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from latex2mathml.converter import convert
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.math import get_node_equation_number
+from sphinx.writers.html5 import HTML5Translator
 
 import torchgeo_decur
 from torchgeo_decur.modalities import MODALITIES
@@ -30,13 +33,13 @@ extensions = [
     'myst_nb',
     'sphinx.ext.autodoc',
     'sphinx.ext.autosummary',
-    'sphinx.ext.mathjax',
     'sphinx.ext.napoleon',
     'sphinx.ext.viewcode',
 ]
 exclude_patterns = ['_build']
 templates_path = ['_templates']
 
+html_math_renderer = 'mathml'
 html_theme = 'pydata_sphinx_theme'
 html_title = project
 html_static_path = ['_static']
@@ -308,8 +311,30 @@ def describe_data(
     lines[:] = next((text for text in texts if text), [])
 
 
+def write_inline_math(writer: HTML5Translator, node: nodes.math) -> None:
+    """Write a formula as MathML, which browsers show by themselves, without a network."""
+    writer.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def write_equation(writer: HTML5Translator, node: nodes.math_block) -> None:
+    """Write an equation as MathML, with its number where it has one."""
+    writer.body.append(writer.starttag(node, 'div', CLASS='math'))
+    if node['number']:
+        number = get_node_equation_number(writer, node)
+        writer.body.append(f'<span class="eqno">({number})')
+        writer.add_permalink_ref(node, 'Link to this equation')
+        writer.body.append('</span>')
+    equation = convert(node.astext(), display='block')
+    writer.body.append(f'<div>{equation}</div></div>')
+    raise nodes.SkipNode
+
+
 def setup(app: Sphinx) -> None:
     """Register what is above."""
+    app.add_html_math_renderer(
+        'mathml', (write_inline_math, None), (write_equation, None)
+    )
     app.public_paths = public_paths()  # type: ignore[attr-defined]
     app.connect('autodoc-process-docstring', describe_data)
     app.connect('missing-reference', resolve_public)

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
@@ -49,6 +50,33 @@ class TestConfig:
         main(['config', 'quickstart'])
         file = ROOT / 'experiments' / 'quickstart.yaml'
         assert capsys.readouterr().out == file.read_text()
+
+    def test_writes_every_file(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        main(['config', '--out', str(tmp_path)])
+        for file in (ROOT / 'experiments').rglob('*.yaml'):
+            copy = tmp_path / file.relative_to(ROOT / 'experiments')
+            assert copy.exists() == (file.parent.name != 'tables')
+            assert not copy.exists() or copy.read_text() == file.read_text()
+        main(['config', '--out', str(tmp_path)])
+        assert f'configs in {tmp_path}' in capsys.readouterr().out
+
+    def test_writes_over_nothing_of_the_user(self, tmp_path: Path) -> None:
+        mine = tmp_path / 'quickstart.yaml'
+        mine.write_text('seed_everything: 1\n')
+        with pytest.raises(SystemExit, match=r'quickstart\.yaml must not exist or'):
+            main(['config', '--out', str(tmp_path)])
+        assert mine.read_text() == 'seed_everything: 1\n'
+
+    def test_writes_all_or_prints_one(self, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit, match=r"give no name, got 'quickstart'"):
+            main(['config', 'quickstart', '--out', str(tmp_path)])
+
+    def test_reader_that_has_seen_enough(self) -> None:
+        run = f'"{sys.executable}" -m torchgeo_decur config | true'
+        done = subprocess.run(run, shell=True, capture_output=True, text=True, cwd=ROOT)
+        assert 'pipe' not in done.stderr.lower()
 
     def test_lists_every_file(self, capsys: pytest.CaptureFixture[str]) -> None:
         main(['config'])

@@ -1,6 +1,8 @@
 """The command `torchgeo-decur`: its parser, and its errors."""
 
+import os
 import re
+import sys
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
@@ -60,6 +62,9 @@ def main(args: list[str] | None = None) -> None:
         written = _COMMANDS[chosen.subcommand](**chosen[chosen.subcommand])
         if written is not None:
             print(written)
+    except BrokenPipeError:
+        # Whoever read what was printed, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError, UnreadableFileError) as error:
         raise SystemExit(f'torchgeo-decur: {error}') from error
 

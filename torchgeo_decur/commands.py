@@ -30,14 +30,25 @@ _SUFFIXES = {'torchgeo': 'pt', 'timm': 'pth', 'safetensors': 'safetensors'}
 _OUTSIDE = re.compile(r'^(fc|head|classifier|head\.fc)\.(weight|bias)$|^projector')
 
 
-def config(name: str | None = None) -> None:
+def config(name: str | None = None, out: Path | None = None) -> None:
     """Print a config for `torchgeo fit --config`; without a name, those there are.
 
     Args:
         name: name of the config, such as quickstart.
+        out: folder to write all of them to instead, as they lie in the repository.
     """
     files = find_experiments()
-    if name is None:
+    if out is not None:
+        if name is not None:
+            raise ValueError(f'out takes all configs, so give no name, got {name!r}')
+        for known, file in files.items():
+            copy = (out / known).with_suffix('.yaml')
+            if copy.exists() and copy.read_text() != file.read_text():
+                raise ValueError(f'{copy} must not exist or be unchanged; move it away')
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(file.read_text())
+        print(f'{len(files)} configs in {out}')
+    elif name is None:
         width = max(map(len, files))
         for known, file in files.items():
             print(f'{known:<{width}}  {summarize(file.read_text())}')

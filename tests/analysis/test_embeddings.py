@@ -1,10 +1,11 @@
 """Embedding a data set."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from torchgeo_decur.analysis import collect
 from torchgeo_decur.losses.functional import cross_correlation_terms, standardize
@@ -98,3 +99,21 @@ def test_tasks_without_common_dimensions(
 def test_no_batch(task: DeCUR) -> None:
     with pytest.raises(ValueError, match='batches must have one sample or more'):
         collect(task, [])
+
+
+def test_images_follow_the_model() -> None:
+    """Batches of a loader are on the CPU, wherever the model is."""
+
+    class Elsewhere:
+        hparams: ClassVar = {'modalities': {'s1': 2}}
+        encoders = nn.Linear(1, 1, device='meta')
+        training = False
+
+        def train(self, mode: bool = True) -> None: ...
+
+        def represent(self, images: Mapping[str, Tensor]) -> Any:
+            assert images['s1'].device.type == 'meta'
+            return {'s1': torch.rand(3, 4)}, {'s1': torch.rand(3, 5)}
+
+    batches = [{'image_s1': torch.rand(3, 2, 8, 8)}]
+    assert len(collect(cast(Any, Elsewhere()), batches).z['s1']) == 3

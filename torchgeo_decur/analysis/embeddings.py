@@ -105,7 +105,7 @@ def collect(
     Args:
         model: a self-supervised task, such as ``DeCUR``.
         batches: ``image_<m>`` of every modality in [0, 1], shape (B, C, H, W) or
-            (B, T, C, H, W), on the device of the model, and any ``label*``.
+            (B, T, C, H, W), on any device, and any ``label*``.
         max_samples: size of the subset, for all but the correlations. It takes
             ``4 * max_samples * (D + F)`` bytes for each modality: 160 MB for 4096
             samples, 8192 dimensions and 2048 features.
@@ -120,13 +120,14 @@ def collect(
     modalities: dict[str, int] = dict(model.hparams['modalities'])
     common_dim: int | None = getattr(model, 'common_dim', None)
     collector = _Collector(tuple(modalities), common_dim, max_samples, seed)
+    device = next(model.encoders.parameters()).device
     training = model.training
     model.train(False)
     try:
         with torch.no_grad():
             for batch in batches:
                 images = split(batch, modalities)
-                first = {m: pick_date(x, date=0) for m, x in images.items()}
+                first = {m: pick_date(x, date=0).to(device) for m, x in images.items()}
                 found = {
                     str(k): v
                     for k, v in batch.items()
