@@ -462,7 +462,8 @@ class TestErrors:
     def test_warmup_longer_than_the_fit(self) -> None:
         model = task(warmup_epochs=3)
         with pytest.raises(
-            ValueError, match=r'warmup_epochs must be in \[0, 1\], got 3'
+            ValueError,
+            match=r'warmup_epochs must be in \[0, 1\], the epochs of this fit, got 3',
         ):
             trainer().fit(model, datamodule=datamodule())
 

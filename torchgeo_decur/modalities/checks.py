@@ -111,7 +111,7 @@ def _check_decibel(name: str, modality: Modality, bands: Tensor, valid: Tensor) 
             raise ValueError(
                 f'{name}: expected VV brighter than VH (bands {list(modality.bands)}), '
                 f'found mean VV {mean[0]:.2f} dB < VH {mean[1]:.2f} dB; the bands '
-                'are swapped'
+                'are swapped; give bands in the order of the files, or use SelectBands'
             )
 
 

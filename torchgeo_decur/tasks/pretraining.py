@@ -162,7 +162,10 @@ class MultimodalPretraining(ResumableTask):
         warmup = round(epochs * per_epoch) if epochs else 0
         if not 0 <= warmup <= steps:
             limit = most if most > 0 else steps / per_epoch
-            raise ValueError(f'warmup_epochs must be in [0, {limit:g}], got {epochs}')
+            raise ValueError(
+                f'warmup_epochs must be in [0, {limit:g}], the epochs of this fit, '
+                f'got {epochs}'
+            )
         lay_schedule(cast(CosineWarmupScheduler, self.lr_schedulers()), warmup, steps)
 
     def steps_of_fit(self) -> float:
