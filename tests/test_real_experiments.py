@@ -15,8 +15,13 @@ from torchgeo_decur.cli import main
 from torchgeo_decur.datasets import SyntheticEO
 
 ROOT = Path(__file__).parents[1]
-QUICK = ('--trainer.enable_progress_bar=false', '--trainer.limit_train_batches=1')
-FIRST = ('--trainer.max_epochs=1', '--model.init_args.warmup_epochs=0')
+QUICK = (
+    '--data.init_args.batch_size=2',
+    '--trainer.enable_progress_bar=false',
+    '--trainer.limit_train_batches=2',
+    '--trainer.max_epochs=1',
+)
+FIRST = ('--model.init_args.warmup_epochs=0',)
 
 
 def fake(name: str) -> dict[str, Callable[..., Path]]:
@@ -37,7 +42,7 @@ def zion(data: Path) -> None:
         path = data / 'zion' / f'zion_{name}.tif'
         fake('rasters')['write'](path, bands, corner, 'EPSG:32612', nodata=nodata)
     windows = ROOT / 'experiments' / 'real' / 'zion_windows.yaml'
-    options = ['--splits=[train, val, test]', '--workers=1', '--data.length=4']
+    options = ['--splits=[train, val, test]', '--workers=0', '--data.length=4']
     options += ['--data.val_fraction=0.3', '--data.test_fraction=0.3']
     with pytest.warns(UserWarning, match='the 4 random windows of the first epoch'):
         main(['pack', str(windows), f'--out={data / "zion_packed"}', *options])
