@@ -13,6 +13,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from small_fits import trainer
 from torch import Tensor
 
@@ -69,9 +70,17 @@ def test_bytes_are_scaled(packed: Path, tmp_path: Path) -> None:
         assert (kept - rounded).abs().max() <= 0.5 / 255 + 1e-6
 
 
-def test_splits(packed: Path) -> None:
+@pytest.mark.parametrize(
+    'stages',
+    [
+        ('validate', 'test', 'predict'),
+        # A trainer's members of an enumeration read otherwise in text.
+        (TrainerFn.VALIDATING, TrainerFn.TESTING, TrainerFn.PREDICTING),
+    ],
+)
+def test_splits(packed: Path, stages: tuple[str, ...]) -> None:
     datamodule = PackedDataModule(str(packed), batch_size=8)
-    for stage in ('validate', 'test', 'predict'):
+    for stage in stages:
         datamodule.setup(stage)
     assert datamodule.train_dataset is None
     sizes = [

@@ -1,5 +1,6 @@
 """Packed shards of any other datamodule's datasets, local or at a URL."""
 
+from collections.abc import Container
 from dataclasses import replace
 from typing import Any
 
@@ -84,12 +85,16 @@ class PackedDataModule(MultimodalDataModule):
             self.train_dataset = self._open('train')
         if stage in ('fit', 'validate') and 'val' in manifest.splits:
             self.val_dataset = self._open('val')
-        if stage in ('test', 'predict'):
-            names: tuple[Split, ...] = ('test', 'val')
-            if stage == 'predict':
-                names = ('predict', *names)
-            name = next((n for n in names if n in manifest.splits), names[0])
-            setattr(self, f'{stage}_dataset', self._open(name))
+        if stage == 'test':
+            self.test_dataset = self._first(manifest.splits, 'test', 'val')
+        if stage == 'predict':
+            self.predict_dataset = self._first(
+                manifest.splits, 'predict', 'test', 'val'
+            )
+
+    def _first(self, packed: Container[str], *names: Split) -> PackedDataset:
+        """Open the first of some splits that was packed."""
+        return self._open(next((n for n in names if n in packed), names[0]))
 
     def _open(self, split: Split) -> PackedDataset:
         return PackedDataset(split=split, **self.kwargs)
