@@ -352,6 +352,9 @@ myst_substitutions = {
     'precision_results': results_table('precision'),
     'rates_results': results_table('learning_rates'),
     'radar_results': results_table('radar_augmentation'),
+    'zion_results': results_table('zion'),
+    'street_results': results_table('pothole_pretrained'),
+    'bigearthnet_results': results_table('bigearthnet_few'),
     'weights_table': weights_table(),
     **{
         f'{method.lower().replace(" ", "_")}_measured': measured_table(method)
