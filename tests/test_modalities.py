@@ -125,6 +125,11 @@ class TestOf:
         assert modality.nodata is not None
         assert math.isnan(modality.nodata)
 
+    def test_nan_agrees_with_nan(self) -> None:
+        one, same = (Modality(**SAR, nodata=float('nan')) for _ in range(2))
+        assert one == same and len({one, same}) == 1
+        assert one != Modality(**SAR) and one != 'sentinel1_grd'
+
     @pytest.mark.parametrize(
         ('value', 'message'),
         [

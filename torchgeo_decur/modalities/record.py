@@ -66,6 +66,16 @@ class Modality:
             if values is not None and min(values) <= 0:
                 raise ValueError(f'{name} must be positive, got {list(values)}')
 
+    def __eq__(self, other: object) -> bool:
+        """Tell whether all fields agree; NaN agrees with NaN."""
+        if not isinstance(other, Modality):
+            return NotImplemented
+        return self._key() == other._key()
+
+    def __hash__(self) -> int:
+        """Equal modalities have one hash."""
+        return hash(self._key())
+
     @property
     def channels(self) -> int:
         """Number of bands."""
@@ -130,6 +140,11 @@ class Modality:
             if isinstance(v, Sequence | Tensor) and not isinstance(v, str)
         }
         return cls(**{**value, **lists})
+
+    def _key(self) -> tuple[Any, ...]:
+        values = (getattr(self, f.name) for f in fields(self))
+        # NaN, the one value that is not equal to itself, would make a modality differ from itself.
+        return tuple('nan' if v != v else v for v in values)
 
 
 # Mean and standard deviation that the published weights were trained with; L2A is scaled
