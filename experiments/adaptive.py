@@ -7,8 +7,8 @@ Two weights a dimension: w for the common part of DeCUR's cross-modal loss, 1 - 
 
 so that w in {0, 1} is DeCUR with another order of the dimensions. Both ways begin with all dimensions
 common, and leave them so for half of the fit. Then they look at the correlation C_ii of each dimension, in a
-running mean, relative to that of the tenth of the dimensions with the highest: with little training no
-dimension has a correlation above one half, where (1 - C)^2 is less than C^2.
+running mean, relative to that of the tenth of the dimensions with the highest: with little training their
+mean stays well below one half, from which on (1 - C)^2 is less than C^2.
 """
 
 from collections.abc import Mapping

@@ -68,6 +68,7 @@ class TestConfig:
         with pytest.raises(SystemExit, match=r'quickstart\.yaml must not exist or'):
             main(['config', '--out', str(tmp_path)])
         assert mine.read_text() == 'seed_everything: 1\n'
+        assert [*tmp_path.rglob('*.yaml')] == [mine]
 
     def test_writes_all_or_prints_one(self, tmp_path: Path) -> None:
         with pytest.raises(SystemExit, match=r"give no name, got 'quickstart'"):

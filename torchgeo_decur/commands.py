@@ -41,12 +41,16 @@ def config(name: str | None = None, out: Path | None = None) -> None:
     if out is not None:
         if name is not None:
             raise ValueError(f'out takes all configs, so give no name, got {name!r}')
-        for known, file in files.items():
-            copy = (out / known).with_suffix('.yaml')
-            if copy.exists() and copy.read_text() != file.read_text():
+        copies = {
+            (out / known).with_suffix('.yaml'): file.read_text()
+            for known, file in files.items()
+        }
+        for copy, text in copies.items():
+            if copy.exists() and copy.read_text() != text:
                 raise ValueError(f'{copy} must not exist or be unchanged; move it away')
+        for copy, text in copies.items():
             copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_text(file.read_text())
+            copy.write_text(text)
         print(f'{len(files)} configs in {out}')
     elif name is None:
         width = max(map(len, files))
