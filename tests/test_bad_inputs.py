@@ -305,7 +305,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
             checkpoint(Classification('test_resnet', num_classes=2), folder),
         ),
         ValueError,
-        "checkpoint is of another model; modalities: expected .*'s2': 13}, found None; ",
+        'checkpoint is of another model; task: expected DeCUR, found None; modalities: ',
     ),
     'common_ratio outside [0, 1]': (
         lambda _: fit(model(common_ratio=87.5), synthetic()),

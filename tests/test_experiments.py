@@ -167,6 +167,29 @@ def test_trains_with_options_of_the_command_line(
     }
 
 
+def test_options_beside_a_checkpoint(
+    tmp_path: Path, torchgeo: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ('fit', '--config', FILES['quickstart'], *ALL, *SMALL['quickstart'])
+    torchgeo(*options)
+    outputs = tmp_path / 'outputs' / 'quickstart'
+    (checkpoint,) = (outputs / 'version_0' / 'checkpoints').glob('epoch*.ckpt')
+    more = (f'--ckpt_path={checkpoint}', '--trainer.max_steps=3')
+    for option, message in (
+        ('model=resnet18', 'model: expected resnet18, found test_resnet'),
+        ('projector=[8]', r'projector: expected \[8\], found \[16, 16\]'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            torchgeo(*options, *more, f'--model.init_args.{option}')
+    with pytest.raises(ValueError, match='task: expected BarlowTwins, found DeCUR'):
+        torchgeo(*options, *more, '--model.class_path=torchgeo_decur.tasks.BarlowTwins')
+    torchgeo(*options, *more, '--model.init_args.lambda_param=0.5')
+    newest = max(outputs.glob('version_*'), key=lambda path: path.stat().st_mtime_ns)
+    (again,) = (newest / 'checkpoints').glob('epoch*.ckpt')
+    assert DeCUR.load_from_checkpoint(again).hparams['lambda_param'] == 0.5
+
+
 def test_tables_name_every_file() -> None:
     folder = ROOT / 'experiments'
     linked = re.findall(r'\(([\w/-]+\.yaml)\)', (folder / 'README.md').read_text())

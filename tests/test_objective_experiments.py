@@ -49,7 +49,7 @@ def test_takes_two_steps(
     assert len(losses) == 2 and all(map(math.isfinite, losses))
     (path,) = (folder / 'checkpoints').glob('*.ckpt')
     checkpoint = torch.load(path, weights_only=True)
-    options = checkpoint['hyper_parameters']
+    options = checkpoint['task_hyper_parameters']
     block = yaml.safe_load(FILES[name].read_text())['model']
     # What the objective says, and what it leaves as the quickstart has it.
     given = block.get('init_args', {})

@@ -349,7 +349,16 @@ class TestRun:
             'init_args': {'modalities': MODALITIES, 'num_classes': 3},
         }
         (copy / 'config.yaml').write_text(yaml.safe_dump(conf))
-        self.fails('expected a checkpoint of LateFusionCl', copy / 'config.yaml')
+        message = 'task: expected LateFusionClassification, found DeCUR'
+        self.fails(message, copy / 'config.yaml')
+
+    def test_part_of_a_checkpoint(self, copy: Path) -> None:
+        (file,) = (copy / 'checkpoints').glob('*.ckpt')
+        content = torch.load(file, weights_only=True)
+        del content['state_dict'][next(iter(content['state_dict']))]
+        torch.save(content, file)
+        message = 'expected a checkpoint of DeCUR as in the config, but .*Missing key'
+        self.fails(f'(?s:{message})', copy / 'config.yaml')
 
     def test_configs(self, copy: Path, tmp_path: Path) -> None:
         self.fails('config must be a file', tmp_path / 'x.yaml')

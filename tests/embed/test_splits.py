@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from torchgeo_decur.cli import main
 from torchgeo_decur.datamodules import SyntheticEODataModule
@@ -74,6 +75,8 @@ def test_probe_needs_a_pretraining(tmp_path: Path) -> None:
         'data:\n  class_path: torchgeo_decur.datamodules.SyntheticEODataModule\n'
     )
     task = LateFusionClassification({'s1': 2}, 'test_resnet', num_classes=8)
-    torch.save({'state_dict': task.state_dict()}, tmp_path / 'x.ckpt')
+    trainer = Trainer(accelerator='cpu', logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(tmp_path / 'x.ckpt')
     with pytest.raises(SystemExit, match='found LateFusionClassification'):
         main(['probe', str(config), f'--ckpt_path={tmp_path / "x.ckpt"}'])

@@ -113,7 +113,7 @@ class TestCommandLine:
     def test_checkpoint_holds_plain_types(self, fitted: Path) -> None:
         (path,) = fitted.rglob('*.ckpt')
         checkpoint = torch.load(path, weights_only=True)
-        assert checkpoint['hyper_parameters']['projector'] == [16, 16]
+        assert checkpoint['task_hyper_parameters']['projector'] == [16, 16]
         restored = DeCUR.load_from_checkpoint(path)
         assert restored.common_dim == 14
 

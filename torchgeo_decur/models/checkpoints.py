@@ -18,6 +18,10 @@ from ..files import Write, writable, write_together, write_whole
 
 type State = dict[str, Tensor]
 
+# Where a task keeps its options in Lightning's checkpoint. Under Lightning's own key they
+# would take the place of what a command is given beside ``--ckpt_path``, without a word.
+TASK_OPTIONS = 'task_hyper_parameters'
+
 # Parameters that an encoder without a classifier does not have.
 HEADS = ('fc.', 'head.', 'classifier.', 'projector')
 
@@ -27,7 +31,7 @@ _PUBLISHED = re.compile(r'^backbone_(\d+)\.(.+)$')
 _ATTENTION = re.compile(r'^da(\d+)_(l\d+\..+)$')
 # What a file of torch.load may say besides tensors.
 _ABOUT = (
-    *('hyper_parameters', 'epoch', 'global_step'),
+    *('hyper_parameters', TASK_OPTIONS, 'epoch', 'global_step'),
     *('encoder_modalities', 'encoder_training', 'fusion'),
 )
 _PREFIXES = ('model.', 'backbone.', '')
@@ -91,6 +95,8 @@ def read_checkpoint(file: str | Path, name: str = '') -> Checkpoint:
         ) from error
     if isinstance(content, Mapping):
         text |= {k: content[k] for k in _ABOUT if k in content}
+    if TASK_OPTIONS in text:
+        text['hyper_parameters'] = text.pop(TASK_OPTIONS)
     tensors = _tensors(name, content)
     states = split_states(tensors)
     options = text.get('hyper_parameters')

@@ -1,10 +1,13 @@
 """What a fit must not go on with: a loss that is no number, another model's weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torchgeo.tasks import BaseTask
+
+from ..models.checkpoints import TASK_OPTIONS
 
 
 class FiniteGuard:
@@ -52,31 +55,45 @@ class FiniteGuard:
         )
 
 
-def check_same_model(
-    options: Mapping[str, Any], checkpoint: Mapping[str, Any], names: Sequence[str]
-) -> None:
-    """Refuse the checkpoint of another model.
+class CheckedTask(BaseTask):
+    """A task that refuses the checkpoint of another model."""
 
-    Args:
-        options: hyperparameters of the task.
-        checkpoint: what was read.
-        names: hyperparameters that shape the model.
+    CHECKPOINT_HYPER_PARAMS_KEY = TASK_OPTIONS
+    #: Hyperparameters that a checkpoint must share.
+    shape: tuple[str, ...] = ()
 
-    Raises:
-        ValueError: naming each of them that differs.
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store whose checkpoint it is.
 
-    Example:
-        >>> checkpoint = {'hyper_parameters': {'projector': (8, 8)}}
-        >>> check_same_model({'projector': [8, 8]}, checkpoint, ['projector'])
-    """
-    found = checkpoint.get('hyper_parameters', {})
-    differ = [
-        f'{k}: expected {_plain(options[k])}, found {_plain(found.get(k))}'
-        for k in names
-        if _plain(options[k]) != _plain(found.get(k))
-    ]
-    if differ:
-        raise ValueError(f'checkpoint is of another model; {"; ".join(differ)}')
+        Args:
+            checkpoint: what is about to be written.
+        """
+        checkpoint['task'] = type(self).__name__
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another model.
+
+        Args:
+            checkpoint: what was read.
+
+        Raises:
+            ValueError: naming the task, or each hyperparameter that shapes the model,
+                that differs.
+        """
+        stored = checkpoint.get(TASK_OPTIONS, {})
+        options = {'task': type(self).__name__} | {
+            k: self.hparams[k] for k in self.shape
+        }
+        found = {k: stored.get(k) for k in self.shape} | {
+            'task': checkpoint.get('task')
+        }
+        differ = [
+            f'{k}: expected {_plain(v)}, found {_plain(found[k])}'
+            for k, v in options.items()
+            if _plain(v) != _plain(found[k])
+        ]
+        if differ:
+            raise ValueError(f'checkpoint is of another model; {"; ".join(differ)}')
 
 
 def _plain(value: Any) -> Any:

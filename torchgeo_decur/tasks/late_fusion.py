@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets.utils import Sample
-from torchgeo.tasks import BaseTask
 from torchgeo.tasks.mixins import ClassificationMixin
 from torchmetrics import Metric, MetricCollection
 
 from ..modalities import pick_date, split
 from ..models import LateFusion
 from ..transforms import SharedCrop
+from .guard import CheckedTask
 from .optimizers import build_transfer_optimizer
 
 _FIGURES = 10
@@ -30,7 +30,7 @@ _LOSSES = {
 }
 
 
-class LateFusionTask(ClassificationMixin, BaseTask):
+class LateFusionTask(ClassificationMixin, CheckedTask):
     """Base of the transfer tasks, with the metrics of TorchGeo's own.
 
     A subclass builds ``self.model``, a
@@ -39,9 +39,7 @@ class LateFusionTask(ClassificationMixin, BaseTask):
     a mean over batches is another number.
     """
 
-    # `torchgeo test --ckpt_path` lets the hyperparameters of the checkpoint override the
-    # config: what is asked at test is not among them.
-    ignore = ('weights', 'missing', 'test_subsets')
+    shape = ('modalities', 'model', 'num_classes', 'num_labels')
     model: LateFusion
     missing: Sequence[str]
     test_subsets: bool

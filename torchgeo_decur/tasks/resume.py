@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torchgeo.tasks import BaseTask
 
-from .guard import FiniteGuard, check_same_model
+from .guard import CheckedTask, FiniteGuard
 
 
-class ResumableTask(BaseTask):
+class ResumableTask(CheckedTask):
     """A task of which a resumed fit ends like one that never stopped.
 
     Random draws of a step depend on the seed of the run, the epoch, the batch and the
@@ -18,8 +17,6 @@ class ResumableTask(BaseTask):
     model is refused.
     """
 
-    #: Hyperparameters that a checkpoint must share.
-    shape: tuple[str, ...] = ()
     augmentations: nn.ModuleDict
 
     def __init__(self) -> None:
@@ -53,6 +50,7 @@ class ResumableTask(BaseTask):
             FloatingPointError: if a part of the loss was NaN or infinite.
         """
         self._guard.check(self.global_step)
+        super().on_save_checkpoint(checkpoint)
         checkpoint['run_seed'] = self._run_seed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -65,10 +63,11 @@ class ResumableTask(BaseTask):
             checkpoint: what was read.
 
         Raises:
-            ValueError: naming each hyperparameter that shapes the model and differs.
+            ValueError: naming the task, or each hyperparameter that shapes the model,
+                that differs.
         """
+        super().on_load_checkpoint(checkpoint)
         self._run_seed = checkpoint.get('run_seed')
-        check_same_model(self.hparams, checkpoint, self.shape)
         state = checkpoint['state_dict']
         own = self.augmentations.state_dict(prefix='augmentations.')
         checkpoint['state_dict'] = own | {
