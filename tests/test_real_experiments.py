@@ -4,11 +4,14 @@ import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import constant
 import definition
 import numpy as np
 import pytest
 import table
+import torch
 from fake_data import fake, write_bands
+from PIL import Image
 from rasterio.transform import from_origin
 
 from torchgeo_decur.cli import main
@@ -93,3 +96,58 @@ def test_pretrains_fits_and_tests(
         (cell, metric) for cell in ('Barlow Twins', 'random') for metric in wanted
     }
     assert all(0 <= float(row['value']) <= 1 for row in rows)
+
+
+def test_most_frequent_class() -> None:
+    task = constant.Segmentation(
+        {'s1': 2}, 'fcn', 'test_resnet', num_classes=3, ignore_index=255
+    )
+    for labels in ([0, 0, 255, 255, 255], [2, 2, 2, 1, 0]):
+        batch = {'mask': torch.tensor(labels).view(1, 1, -1)}
+        task.on_train_batch_end(None, batch, 0)
+    assert task.counts.tolist() == [3, 1, 3]
+    task.on_train_batch_end(None, {'mask': torch.tensor([[[2]]])}, 0)
+    logits = task.eval()({'s1': torch.rand(2, 2, 32, 32)})
+    expected = (task.counts / 8).expand(2, 32, 32, 3).movedim(-1, 1)
+    torch.testing.assert_close(logits.softmax(dim=1), expected)
+
+
+def test_share_of_each_label() -> None:
+    task = constant.Classification(
+        {'s1': 2}, 'test_resnet', task='multilabel', num_labels=3, loss='soft_margin'
+    )
+    task.on_train_batch_end(None, {'label': torch.tensor([[1, 0, 1], [1, 0, 0]])}, 0)
+    logits = task.eval()({'s1': torch.rand(2, 2, 32, 32)})
+    assert torch.equal(logits[0], logits[1])
+    assert logits[0].argsort(descending=True).tolist() == [0, 2, 1]
+
+
+@pytest.mark.filterwarnings('ignore:Average precision score for one or more classes')
+@pytest.mark.filterwarnings('ignore:No positive samples found in target')
+@pytest.mark.filterwarnings('ignore:`LightningModule.configure_optimizers` returned')
+def test_constant_answers(
+    torchgeo: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the street's pixels as many are right as are of one class."""
+    monkeypatch.chdir(tmp_path)
+    for make in (zion, pothole, bigearthnet):
+        make(tmp_path / 'data')
+    small = ('--data.init_args.batch_size=2', '--trainer.enable_progress_bar=false')
+    results = tmp_path / 'results.csv'
+
+    def run(args: Sequence[str]) -> None:
+        torchgeo(*args)
+
+    for name in ('constant_pixels', 'constant_labels'):
+        path = ROOT / 'experiments' / 'tables' / f'{name}.yaml'
+        table.fill(path, [0], small, [], tmp_path / 'out', results, run)
+    with results.open() as file:
+        found = {
+            (r['cell'], r['metric']): float(r['value']) for r in csv.DictReader(file)
+        }
+    assert len(found) == 5 and all(0 <= value <= 1 for value in found.values())
+    assert found['share of each label', 'test_mAP_micro'] > 0
+    labels = (tmp_path / 'data/stereo_pothole_datasets/dataset3/label').glob('*.png')
+    share = np.mean([np.asarray(Image.open(path)) for path in labels])
+    right = found['street scenes / most frequent class', 'test_OverallAccuracy']
+    assert right == pytest.approx(max(share, 1 - share), abs=0.02)

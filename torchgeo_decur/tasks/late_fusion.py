@@ -39,7 +39,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
     a mean over batches is another number.
     """
 
-    shape = ('modalities', 'model', 'num_classes', 'num_labels')
+    shape: tuple[str, ...] = ('modalities', 'model', 'num_classes', 'num_labels')
     model: LateFusion
     missing: Sequence[str]
     test_subsets: bool

@@ -76,6 +76,7 @@ class LateFusionSegmentation(LateFusionTask):
         torch.Size([2, 11, 50, 50])
     """
 
+    shape = (*LateFusionTask.shape, 'backbone')
     model: Segmenter
     summary = ('AverageJaccardIndex', 'OverallAccuracy')
 
