@@ -355,6 +355,8 @@ myst_substitutions = {
     'zion_results': results_table('zion'),
     'street_results': results_table('pothole_pretrained'),
     'bigearthnet_results': results_table('bigearthnet_few'),
+    'constant_pixels_results': results_table('constant_pixels'),
+    'constant_labels_results': results_table('constant_labels'),
     'weights_table': weights_table(),
     **{
         f'{method.lower().replace(" ", "_")}_measured': measured_table(method)
