@@ -196,6 +196,12 @@ def results_table(name: str) -> str:
     return table
 
 
+def folded_table(name: str) -> str:
+    """Render the means over cells of a table, and all cells behind a click."""
+    cells, means = results_table(name).split('Means of several cells:')
+    return f'{means.strip()}\n\n<details>\n<summary>Each cell</summary>\n\n{cells.strip()}\n\n</details>'
+
+
 def measured_table(method: str) -> str:
     """Render the first table of what was measured of one method, and encoders at random."""
     wanted = (method, f'{method}, biased pairs', 'random')
@@ -351,6 +357,13 @@ myst_substitutions = {
     'objectives_results': results_table('objectives'),
     'precision_results': results_table('precision'),
     'rates_results': results_table('learning_rates'),
+    'lars_results': results_table('lars'),
+    'few_labels_results': folded_table('few_labels'),
+    'share_results': results_table('common_share'),
+    'projector_results': results_table('projector'),
+    'adaptive_results': results_table('adaptive'),
+    'attention_results': results_table('attention'),
+    'sensitivity_results': results_table('sensitivity'),
     'radar_results': results_table('radar_augmentation'),
     'zion_results': results_table('zion'),
     'street_results': results_table('pothole_pretrained'),

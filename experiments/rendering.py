@@ -62,12 +62,19 @@ def render(path: Path, results: Path = RESULTS) -> str:
 
 
 def _fewer(rows: Sequence[Row], seeds: Sequence[int]) -> str:
-    """Which cells have fewer seeds, in brackets."""
+    """Which cells have fewer seeds, in brackets, by the first axis where it says all."""
     found: dict[str, set[int]] = defaultdict(set)
     for row in rows:
         found[row['cell']].add(int(row['seed']))
-    cells = [f'{cell}: {sorted(s)}' for cell, s in found.items() if len(s) < len(seeds)]
-    return f' ({"; ".join(cells)})' if cells else ''
+    alike: dict[str, dict[str, set[int]]] = defaultdict(dict)
+    for cell, s in found.items():
+        alike[cell.split(' / ')[0]][cell] = s
+    short: dict[str, set[int]] = {}
+    for first, cells in alike.items():
+        same = len({frozenset(s) for s in cells.values()}) == 1
+        short |= {first: next(iter(cells.values()))} if same else cells
+    few = [f'{cell}: {sorted(s)}' for cell, s in short.items() if len(s) < len(seeds)]
+    return f' ({"; ".join(few)})' if few else ''
 
 
 def best(path: Path, results: Path = RESULTS) -> dict[tuple[str, ...], str]:

@@ -243,7 +243,7 @@ def test_against(table: ModuleType, tmp_path: Path) -> None:
     assert 'Less DeCUR, seed by seed:' in shown
     assert shown.count('| DeCUR | x |') == 1
     assert '| CLIP | x | +20.0 ± 24.8 |' in shown
-    assert 'the seeds [0, 1, 2, 3] (DeCUR / x: [0, 1, 2])' in shown
+    assert 'the seeds [0, 1, 2, 3] (DeCUR: [0, 1, 2])' in shown
     write(tmp_path, tmp_path / 'fit.yaml', axes=axes, against='CoMM')
     with pytest.raises(ValueError, match=r"against must be one of .*got 'CoMM'"):
         definition.Table.read(path)
@@ -355,6 +355,7 @@ def test_summary(table: ModuleType, tmp_path: Path) -> None:
     shown = rendering.render(path, results)
     assert '| a | some | some, less one |\n|---|---:|---:|\n| one | 20.0 |  |' in shown
     assert '| two | 40.0 | +20.0 |' in shown
+    assert 'the seeds [0, 1] (one / right: [0]; two: [0]), of which' in shown
     write(tmp_path, tmp_path / 'f', axes=axes, summary={'some': {'up': ['x']}})
     with pytest.raises(ValueError, match=r"summary names {'up'}"):
         definition.Table.read(path)
