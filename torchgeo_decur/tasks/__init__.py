@@ -7,6 +7,7 @@ from .comm import CoMM
 from .coral import COrAL
 from .decur import DeCUR
 from .fusion import FusionPretraining
+from .guard import CheckedTask
 from .late_fusion import LateFusionTask
 from .pretraining import MultimodalPretraining
 from .resume import ResumableTask
@@ -18,6 +19,7 @@ __all__ = [
     'CLIP',
     'BarlowTwins',
     'COrAL',
+    'CheckedTask',
     'CoMM',
     'CrossModalSimCLR',
     'DeCUR',
