@@ -69,6 +69,14 @@ def test_rates_are_those_chosen(name: str) -> None:
     assert {n: rates[n] for n in shared} == {n: float(chosen[n,]) for n in shared}
 
 
+def test_rate_of_lars_is_that_chosen() -> None:
+    folder = ROOT / 'experiments' / 'tables'
+    rate = rendering.best(folder / 'lars.yaml')['DeCUR',]
+    cells = definition.Table.read(folder / 'sensitivity.yaml').cells
+    (given,) = (cell.pretrains[0] for cell in cells if cell.name == ('LARS',))
+    assert f'--model.init_args.lr={rate}' in given
+
+
 def test_cells(table: ModuleType) -> None:
     sizes = {path.stem: len(definition.Table.read(path).cells) for path in TABLES}
     assert sizes['bigearthnet'] == 2 * 3 * 3
