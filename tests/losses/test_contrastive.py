@@ -175,6 +175,13 @@ class TestValue:
         bounded = CLIPLoss(0.01)(z)['loss']
         torch.testing.assert_close(criterion(z)['loss'], bounded)
 
+    def test_temperature_of_clip_comes_back_from_its_bound(self) -> None:
+        criterion = CLIPLoss(0.01)
+        optimizer = torch.optim.SGD(criterion.parameters(), 1.0)
+        criterion(make('ab'))['loss'].backward()
+        optimizer.step()
+        assert criterion.temperature > 0.011
+
 
 properties = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 2**31)
@@ -261,7 +268,10 @@ class TestErrors:
     @pytest.mark.parametrize(
         ('build', 'message'),
         [
-            (lambda: CLIPLoss(0.0), r'temperature must be positive, got 0\.0'),
+            (
+                lambda: CLIPLoss(0.009),
+                r'temperature must be at least 0\.01, got 0\.009',
+            ),
             (lambda: CoMMLoss(-1.0), r'temperature must be positive, got -1\.0'),
             (lambda: COrALLoss(0.0), r'temperature must be positive, got 0\.0'),
             (lambda: COrALLoss(0.1, -2.0), r'orthogonal_weight must be >= 0, got -2'),

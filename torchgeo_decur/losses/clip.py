@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from .crossmodal import CrossModalLoss
 
-_LARGEST_SCALE = 100.0
+_SMALLEST = 0.01
 
 
 class CLIPLoss(CrossModalLoss):
@@ -32,7 +32,7 @@ class CLIPLoss(CrossModalLoss):
         temperature: start of the temperature.
 
     Raises:
-        ValueError: if the temperature is not positive.
+        ValueError: if the temperature is below 0.01.
 
     Example:
         >>> z = {'s1': torch.eye(2)[None], 's2': torch.eye(2)[None]}
@@ -44,14 +44,16 @@ class CLIPLoss(CrossModalLoss):
 
     def __init__(self, temperature: float = 0.07) -> None:
         """Initialize a new CLIPLoss instance."""
-        if not temperature > 0:
-            raise ValueError(f'temperature must be positive, got {temperature}')
+        if not temperature >= _SMALLEST:
+            raise ValueError(
+                f'temperature must be at least {_SMALLEST}, got {temperature}'
+            )
         super().__init__(_Contrast(temperature))
 
     @property
     def temperature(self) -> Tensor:
         """The temperature now, a scalar."""
-        return 1 / cast(_Contrast, self.pair).scale()
+        return (-cast(_Contrast, self.pair).log_scale).exp().clamp(min=_SMALLEST)
 
 
 class _Contrast(nn.Module):
@@ -61,10 +63,11 @@ class _Contrast(nn.Module):
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
-    def scale(self) -> Tensor:
-        return self.log_scale.exp().clamp(max=_LARGEST_SCALE)
-
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        logits = self.scale() * normalize(a, dim=1) @ normalize(b, dim=1).T
+        # The parameter itself is bounded: beyond a bound of its value it would get no
+        # gradient, and never come back.
+        with torch.no_grad():
+            self.log_scale.clamp_(max=-math.log(_SMALLEST))
+        logits = self.log_scale.exp() * normalize(a, dim=1) @ normalize(b, dim=1).T
         own = torch.arange(len(a), device=a.device)
         return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
