@@ -51,7 +51,8 @@ class LateFusionClassification(LateFusionTask):
         loss: 'ce' (multiclass), 'soft_margin' (multilabel), 'bce' (binary and
             multilabel), 'jaccard', 'focal' or 'dice'.
         class_weights: weight of each class in 'ce'.
-        ignore_index: class that counts neither in the loss nor in the metrics.
+        ignore_index: class that counts neither in the loss nor in the metrics; not with
+            'jaccard'.
         label_key: key of the batch that has the labels.
         size: height and width in pixels that images are brought to, by the crop in
             training and else by resizing; by default they keep their size.
@@ -165,11 +166,12 @@ class LateFusionClassification(LateFusionTask):
     def _more_metrics(self) -> dict[str, Metric]:
         if self.hparams['task'] != 'multilabel':
             return {}
-        number = self.hparams['num_labels']
-        return {
-            'mAP_micro': MultilabelAveragePrecision(number, average='micro'),
-            'mAP_macro': MultilabelAveragePrecision(number, average='macro'),
-        }
+        average = partial(
+            MultilabelAveragePrecision,
+            self.hparams['num_labels'],
+            ignore_index=self.hparams['ignore_index'],
+        )
+        return {f'mAP_{kind}': average(average=kind) for kind in ('micro', 'macro')}
 
     def on_fit_start(self) -> None:
         """Compute the features of both splits if asked to.

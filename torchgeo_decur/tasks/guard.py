@@ -56,7 +56,7 @@ class FiniteGuard:
 
 
 class CheckedTask(BaseTask):
-    """A task that refuses the checkpoint of another model."""
+    """A task that refuses the checkpoint of another model, and seldom makes the host wait."""
 
     CHECKPOINT_HYPER_PARAMS_KEY = TASK_OPTIONS
     #: Hyperparameters that a checkpoint must share.
@@ -87,6 +87,11 @@ class CheckedTask(BaseTask):
         found = {k: stored.get(k) for k in self.shape} | {
             'task': checkpoint.get('task')
         }
+        if 'modalities' in self.shape:
+            # Features are concatenated, and optimisers count parameters, in this order.
+            order = 'order of modalities'
+            options[order] = list(options['modalities'])
+            found[order] = list(found['modalities'] or ())
         differ = [
             f'{k}: expected {_plain(v)}, found {_plain(found[k])}'
             for k, v in options.items()
@@ -94,6 +99,28 @@ class CheckedTask(BaseTask):
         ]
         if differ:
             raise ValueError(f'checkpoint is of another model; {"; ".join(differ)}')
+
+    def _looks(self, batch_idx: int) -> bool:
+        """Say whether the host may wait for the device in this training step.
+
+        It does where loggers get the step, in the first and the last step of an epoch,
+        and on a CPU. What is logged for the progress bar makes it wait.
+        """
+        # With 0 nothing is logged.
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        logged = every > 0 and (self.global_step + 1) % every == 0
+        ends = batch_idx == 0 or self.trainer.is_last_batch
+        return logged or ends or self.device.type == 'cpu'
+
+    def _may_fuse(self) -> bool:
+        """Say whether the optimiser may have a single kernel for all parameters.
+
+        In mixed precision Lightning clips no gradients for such a kernel.
+        """
+        trainer = self._trainer
+        if trainer is None or not trainer.gradient_clip_val:
+            return True
+        return 'mixed' not in str(trainer.precision)
 
 
 def _plain(value: Any) -> Any:

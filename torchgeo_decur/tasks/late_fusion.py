@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torch.optim.lr_scheduler import LambdaLR
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets.utils import Sample
 from torchgeo.tasks.mixins import ClassificationMixin
@@ -20,7 +21,8 @@ from ..modalities import pick_date, split
 from ..models import LateFusion
 from ..transforms import SharedCrop
 from .guard import CheckedTask
-from .optimizers import build_transfer_optimizer
+from .masked import MaskedBinaryCrossEntropy
+from .optimizers import build_transfer_optimizer, lay_schedule
 
 _FIGURES = 10
 _LOSSES = {
@@ -61,6 +63,11 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
                 f'loss must be one of {list(_LOSSES[task])} for a {task} task, '
                 f'got {loss!r}'
             )
+        if loss == 'jaccard' and options['ignore_index'] is not None:
+            raise ValueError(
+                "ignore_index must be left out with the loss 'jaccard', which counts all "
+                f"pixels, got {options['ignore_index']}; use 'dice'"
+            )
         needed = {'multiclass': 'num_classes', 'multilabel': 'num_labels'}
         for kind, name in needed.items():
             if (options[name] is not None) != (task == kind):
@@ -81,11 +88,11 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         return self.hparams['num_classes'] or self.hparams['num_labels'] or 1
 
     def configure_losses(self) -> None:
-        """Build the criterion; those of TorchGeo and the multi-label soft margin."""
-        if self.hparams['loss'] == 'soft_margin':
-            self.criterion: nn.Module = nn.MultiLabelSoftMarginLoss()
-        elif self.hparams['loss'] == 'bce':
-            self.criterion = nn.BCEWithLogitsLoss()
+        """Build the criterion; those of TorchGeo, and binary cross-entropy of labels."""
+        if self.hparams['loss'] in ('bce', 'soft_margin'):
+            # The multi-label soft margin is the same number.
+            ignore_index = self.hparams['ignore_index']
+            self.criterion: nn.Module = MaskedBinaryCrossEntropy(ignore_index)
         else:
             super().configure_losses()
 
@@ -116,7 +123,10 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         names = ('optimizer', 'lr', 'lr_backbone', 'layer_decay', 'weight_decay')
         options = {name: self.hparams[name] for name in (*names, 'schedule')}
         optimizer, scheduler = build_transfer_optimizer(
-            self.model, **options, epochs=self.trainer.max_epochs
+            self.model,
+            **options,
+            epochs=self.trainer.max_epochs,
+            fused=self._may_fuse(),
         )
         return {'optimizer': optimizer, 'lr_scheduler': scheduler}
 
@@ -124,6 +134,12 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         """Say nothing about frozen encoders in evaluation mode, which is meant."""
         if self.hparams['freeze_backbone']:
             warnings.filterwarnings('ignore', r'Found \d+ module\(s\) in eval mode')
+
+    def on_train_start(self) -> None:
+        """Set the rates of the first epoch, which may follow those of another fit."""
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, LambdaLR):
+            lay_schedule(scheduler)
 
     def forward(
         self,
@@ -160,7 +176,9 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         y_hat, y = self.model.decode(features, size).squeeze(1), self._target(batch)
         self.train_metrics.update(y_hat.detach(), y)
         loss = self._loss(y_hat, y)
-        self.log('train_loss', loss, batch_size=len(y), prog_bar=True)
+        if self._looks(batch_idx):
+            shown = loss.detach().cpu()
+            self.log('train_loss', shown, batch_size=len(y), prog_bar=True)
         return loss
 
     def validation_step(
@@ -292,8 +310,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         return (target.squeeze(1) if target.ndim == 4 else target).long()
 
     def _loss(self, y_hat: Tensor, y: Tensor) -> Tensor:
-        floating = self.hparams['loss'] in ('bce', 'soft_margin')
-        loss: Tensor = self.criterion(y_hat, y.float() if floating else y)
+        loss: Tensor = self.criterion(y_hat, y)
         return loss
 
     def _draw(self, batch: Sample, y_hat: Tensor, number: int) -> None:

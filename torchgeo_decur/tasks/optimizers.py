@@ -1,27 +1,25 @@
 """The optimisers and schedules that the published recipes use."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import timm
 from lightly.utils.lars import LARS
-from lightly.utils.scheduler import CosineWarmupScheduler
 from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import (
-    ConstantLR,
-    CosineAnnealingLR,
-    LRScheduler,
-    MultiStepLR,
-)
+from torch.optim.lr_scheduler import LambdaLR
 
 from ..models.checkpoints import place
 
 # Rate of weights, that of biases relative to it, and weight decay.
 _DEFAULTS = {'lars': (0.05, 0.096, 1e-6), 'adamw': (1e-4, 1.0, 0.01)}
+# lightly's LARS adapts no rate where there is no weight decay at all.
+_NO_DECAY = 1e-12
 # timm's names of plain ResNets: resnet50, resnet10t, resnet18d, resnet50.a1_in1k
 _PLAIN_RESNET = re.compile(r'resnet\d+[a-z]?(\..*)?')
 
@@ -33,6 +31,7 @@ def build_optimizer(
     lr: float | None = None,
     lr_biases: float | None = None,
     weight_decay: float | None = None,
+    fused: bool = True,
 ) -> Optimizer:
     """Build an optimiser with biases and normalisation parameters in their own group.
 
@@ -46,9 +45,11 @@ def build_optimizer(
         lr_biases: rate of the other group; by default ``lr`` for AdamW and 0.096 ``lr``
             for LARS.
         weight_decay: by default 0.01 for AdamW and 1e-6 for LARS.
+        fused: whether AdamW may update all parameters in one kernel.
 
     Returns:
-        The optimiser.
+        The optimiser. A checkpoint of it that is loaded brings its state, not its
+        options, see :func:`lay_schedule`.
 
     Example:
         >>> optimizer = build_optimizer(nn.Linear(4, 4), ['resnet50'])
@@ -59,11 +60,12 @@ def build_optimizer(
     name = name or ('lars' if plain else 'adamw')
     default_lr, ratio, default_decay = _DEFAULTS[name]
     lr = default_lr if lr is None else lr
+    decay = default_decay if weight_decay is None else weight_decay
     groups = [
         {
             'params': [p for p in module.parameters() if p.ndim > 1],
             'lr': lr,
-            'weight_decay': default_decay if weight_decay is None else weight_decay,
+            'weight_decay': max(decay, _NO_DECAY) if name == 'lars' else decay,
         },
         {
             'params': [p for p in module.parameters() if p.ndim <= 1],
@@ -71,7 +73,9 @@ def build_optimizer(
             'weight_decay': 0.0,
         },
     ]
-    return LARS(groups, lr=lr, momentum=0.9) if name == 'lars' else _adamw(groups)
+    if name == 'lars':
+        return _with_own_options(LARS(groups, lr=lr, momentum=0.9))
+    return _adamw(groups, fused)
 
 
 def build_transfer_optimizer(
@@ -83,7 +87,8 @@ def build_transfer_optimizer(
     weight_decay: float = 0.0,
     schedule: str = 'constant',
     epochs: int | None = None,
-) -> tuple[Optimizer, LRScheduler]:
+    fused: bool = True,
+) -> tuple[Optimizer, LambdaLR]:
     """Build the optimiser of a transfer, and a schedule that is stepped every epoch.
 
     Args:
@@ -99,9 +104,11 @@ def build_transfer_optimizer(
         schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
             'cosine' lets them fall to 0, 'constant' keeps them.
         epochs: epochs of the fit; a schedule other than 'constant' needs them.
+        fused: whether AdamW may update all parameters in one kernel.
 
     Returns:
-        The optimiser and the scheduler.
+        The optimiser and the scheduler. A checkpoint of them that is loaded brings their
+        state, not their options, see :func:`lay_schedule`.
 
     Raises:
         ValueError: if a name is unknown, the fit has no end that a schedule needs, or
@@ -141,37 +148,73 @@ def build_transfer_optimizer(
             inside[key.startswith('encoders.')].append(parameter)
     groups = [{'params': inside[k], 'lr': rates[k]} for k in inside if inside[k]]
     groups += layers
-    built = _adamw(groups, lr=lr, weight_decay=weight_decay)
     if optimizer == 'sgd':
-        built = SGD(groups, lr, momentum=0.9, weight_decay=weight_decay)
-    last = epochs or 1
-    if schedule == 'step':
-        milestones = [round(0.6 * last), round(0.8 * last)]
-        return built, MultiStepLR(built, milestones, gamma=0.1)
-    if schedule == 'cosine':
-        return built, CosineAnnealingLR(built, T_max=last)
-    return built, ConstantLR(built, factor=1.0)
+        sgd = SGD(groups, lr, momentum=0.9, weight_decay=weight_decay)
+        built = _with_own_options(sgd)
+    else:
+        built = _adamw(groups, fused, lr=lr, weight_decay=weight_decay)
+    return built, LambdaLR(built, partial(_share, schedule, epochs or 1))
 
 
-def lay_schedule(scheduler: CosineWarmupScheduler, warmup: int, steps: float) -> None:
-    """Lay warm-up and cosine over the steps of a fit, and set the rates of this step.
+def lay_schedule(scheduler: LambdaLR) -> None:
+    """Set the rates of this step, or epoch, by the options of this run.
+
+    After a checkpoint was loaded, the rates are those of the run that wrote it.
 
     Args:
-        scheduler: changed in place.
-        warmup: number of steps of the warm-up.
-        steps: number of steps of the fit; without an end there is no cosine.
+        scheduler: changed in place, and its optimiser with it.
     """
-    scheduler.warmup_epochs, scheduler.max_epochs = warmup, steps
-    factor = scheduler.scale_lr(scheduler.last_epoch)
     groups = scheduler.optimizer.param_groups
-    for group, lr in zip(groups, scheduler.base_lrs, strict=True):
-        group['lr'] = lr * factor
+    scheduler.base_lrs = [group['initial_lr'] for group in groups]
+    for group, share in zip(groups, scheduler.lr_lambdas, strict=True):
+        group['lr'] = group['initial_lr'] * share(scheduler.last_epoch)
 
 
-def _adamw(groups: list[dict[str, Any]], **options: Any) -> Optimizer:
+def _share(schedule: str, epochs: int, epoch: int) -> float:
+    """Share of its rate at which a parameter learns in an epoch."""
+    if schedule == 'step':
+        passed = sum(epoch >= round(part * epochs) for part in (0.6, 0.8))
+        return 0.1**passed
+    if schedule == 'cosine':
+        return (1 + math.cos(math.pi * epoch / epochs)) / 2
+    return 1.0
+
+
+def _adamw(groups: list[dict[str, Any]], fused: bool, **options: Any) -> Optimizer:
     """AdamW in one pass over the parameters where torch has that for their device."""
     devices = {p.device.type for group in groups for p in group['params']}
-    return AdamW(groups, fused=devices <= {'cpu', 'cuda'} or None, **options)
+    one_pass = (fused and devices <= {'cpu', 'cuda'}) or None
+    return _with_own_options(AdamW(groups, fused=one_pass, **options))
+
+
+def _with_own_options(optimizer: Optimizer) -> Optimizer:
+    optimizer.register_load_state_dict_pre_hook(_own_options)
+    return optimizer
+
+
+def _own_options(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Put the options of an optimiser in the place of those that a checkpoint has."""
+    own, stored = optimizer.param_groups, state['param_groups']
+    expected, found = _kind(own), _kind(stored)
+    if expected != found:
+        raise ValueError(
+            f'the checkpoint must be of the optimizer of this run, expected {expected}, '
+            f'found {found}; leave optimizer and what is trained (layer_decay, '
+            'freeze_backbone) as they were, or start a fit with these weights'
+        )
+    kept = ('initial_lr', 'weight_decay')
+    groups = [
+        saved | {k: group[k] for k in kept if k in group}
+        for saved, group in zip(stored, own, strict=True)
+    ]
+    return state | {'param_groups': groups}
+
+
+def _kind(groups: list[dict[str, Any]]) -> str:
+    names = {'betas': 'adamw', 'trust_coefficient': 'lars'}
+    name = next((name for key, name in names.items() if key in groups[0]), 'sgd')
+    sizes = ' + '.join(str(len(group['params'])) for group in groups)
+    return f'{name} of {sizes} parameters'
 
 
 class _Layered:

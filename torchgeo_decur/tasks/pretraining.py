@@ -34,7 +34,8 @@ class MultimodalPretraining(ResumableTask):
     the loss as on one device. Random draws of a step depend on the seed of the run, the
     epoch, the batch and the device alone, so a resumed fit repeats none and misses none.
 
-    Logged: the loss and its parts in every step (``train_loss``, ``train_<part>``) and
+    Logged: the loss and its parts (``train_loss``, ``train_<part>``) in the steps that
+    Lightning hands to loggers, on a CPU in every step, and
     on the validation split (``val_loss``, ``val_<part>``); the learning rate; and at the
     end of each epoch, from its last batch, the signs of collapse ``std_<m>`` (1 when
     features spread over all directions, 0 when all are one) and ``rank_<m>`` (effective
@@ -131,8 +132,10 @@ class MultimodalPretraining(ResumableTask):
             Optimiser, and scheduler stepped with every optimiser step.
         """
         names = ('optimizer', 'lr', 'lr_biases', 'weight_decay')
-        options = [self.hparams[name] for name in names]
-        optimizer = build_optimizer(self, self.encoders.model.values(), *options)
+        options: dict[str, Any] = {name: self.hparams[name] for name in names}
+        options['name'] = options.pop('optimizer')
+        models = self.encoders.model.values()
+        optimizer = build_optimizer(self, models, **options, fused=self._may_fuse())
         scheduler = CosineWarmupScheduler(optimizer, 0, math.inf, end_value=0.0)
         return {
             'optimizer': optimizer,
@@ -166,7 +169,9 @@ class MultimodalPretraining(ResumableTask):
                 f'warmup_epochs must be in [0, {limit:g}], the epochs of this fit, '
                 f'got {epochs}'
             )
-        lay_schedule(cast(CosineWarmupScheduler, self.lr_schedulers()), warmup, steps)
+        scheduler = cast(CosineWarmupScheduler, self.lr_schedulers())
+        scheduler.warmup_epochs, scheduler.max_epochs = warmup, steps
+        lay_schedule(scheduler)
 
     def steps_of_fit(self) -> float:
         """Count the optimiser steps of the fit.
@@ -268,16 +273,13 @@ class MultimodalPretraining(ResumableTask):
         terms, h, z = self.objective(images)
         last = self.trainer.is_last_batch
         self._guard.add(terms)
-        # With 0 nothing is logged, and nobody has to wait.
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        look = every > 0 and self.global_step % every == 0
-        if last or look or self.device.type == 'cpu':
-            self._guard.check(self.global_step)
         size = len(next(iter(h.values())))
-        parts = {f'train_{k}': v.detach() for k, v in terms.items()}
-        self.log_dict(parts, prog_bar=True, batch_size=size)
-        rate = self.trainer.optimizers[0].param_groups[0]['lr']
-        self.log('lr', rate, batch_size=size)
+        if self._looks(batch_idx):
+            self._guard.check(self.global_step)
+            parts = {f'train_{k}': v.detach().cpu() for k, v in terms.items()}
+            self.log_dict(parts, prog_bar=True, batch_size=size)
+            rate = self.trainer.optimizers[0].param_groups[0]['lr']
+            self.log('lr', rate, batch_size=size)
         if last:
             signs = self.indicators(h, z)
             log = partial(self.log_dict, on_step=False, on_epoch=True, prog_bar=True)
@@ -379,8 +381,12 @@ class MultimodalPretraining(ResumableTask):
         size = len(next(iter(images.values())))
         if size < 2 and batch_idx > 0:
             return
-        self._seed(-1, batch_idx)
-        terms, _, _ = self.objective(self._images(batch, batch_idx))
+        images = self._images(batch, batch_idx)
+        # What draws from the CPU's generator next, such as the order of an epoch, must
+        # not get the same numbers after every validation.
+        with torch.random.fork_rng(devices=[]):
+            self._seed(-1, batch_idx)
+            terms, _, _ = self.objective(images)
         parts = {f'{stage}_{k}': v for k, v in terms.items()}
         self.log_dict(parts, batch_size=size, sync_dist=True)
 

@@ -41,7 +41,8 @@ class LateFusionSegmentation(LateFusionTask):
         loss: 'ce' (multiclass), 'soft_margin' (multilabel), 'bce' (binary and
             multilabel), 'jaccard', 'focal' or 'dice'.
         class_weights: weight of each class in 'ce'.
-        ignore_index: class that counts neither in the loss nor in the metrics.
+        ignore_index: class that counts neither in the loss nor in the metrics; not with
+            'jaccard'.
         label_key: key of the batch that has the maps, shape (B, H, W) or (B, 1, H, W).
         crop_scale: range of the share of the area that random crops of training images
             keep, such as [0.8, 1.0]; flips come with them, and all modalities

@@ -1,0 +1,81 @@
+"""Optimisers where an option means more than it says."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from small_fits import MODALITIES, datamodule, trainer
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchgeo_decur.tasks import DeCUR, LateFusionClassification
+from torchgeo_decur.tasks.optimizers import build_optimizer
+
+
+def pretraining(**options: Any) -> DeCUR:
+    given: dict[str, Any] = {'projector': [8], 'size': 32, 'optimizer': 'adamw'}
+    return DeCUR(MODALITIES, 'test_resnet', **{**given, **options})
+
+
+def transfer() -> LateFusionClassification:
+    return LateFusionClassification(
+        MODALITIES, 'test_resnet', num_classes=8, label_key='label_common'
+    )
+
+
+def change(weight_decay: float) -> Tensor:
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 8)
+    before = layer.weight.detach().clone()
+    optimizer = build_optimizer(layer, ['resnet50'], weight_decay=weight_decay)
+    layer(torch.ones(1, 8)).square().sum().backward()
+    optimizer.step()
+    return layer.weight.detach() - before
+
+
+def test_lars_adapts_rates_without_weight_decay_too() -> None:
+    torch.testing.assert_close(change(0.0), change(1e-9), rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize('build', [pretraining, transfer])
+@pytest.mark.parametrize('precision', ['bf16-mixed', '32-true'])
+def test_gradients_can_be_clipped(build: Any, precision: Any) -> None:
+    module: LightningModule = build()
+    run = trainer(precision=precision, gradient_clip_val=1.0, limit_val_batches=0)
+    run.fit(module, datamodule=datamodule())
+    assert run.global_step == 2
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often a value is handed to the host."""
+
+    number = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.number += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **kwargs or {})
+
+
+def test_steps_that_are_not_logged_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = pretraining()
+    looks = type(module)._looks
+
+    def as_on_a_gpu(self: Any, batch_idx: int) -> bool:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(self), 'device', torch.device('meta'))
+            return bool(looks(self, batch_idx))
+
+    monkeypatch.setattr(type(module), '_looks', as_on_a_gpu)
+    counted: list[int] = []
+    module.on_train_batch_start = lambda batch, batch_idx: counted.append(waits.number)
+    run = trainer(log_every_n_steps=4, limit_val_batches=0)
+    with Waits() as waits:
+        run.fit(module, datamodule=datamodule(length=64))
+    steps = [b - a for a, b in pairwise(counted)]
+    assert len(counted) == 8
+    # Lightning looks at what it shows in every step: on a GPU that is on the host already.
+    assert steps[0] > steps[1] == steps[2] < steps[3]
