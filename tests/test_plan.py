@@ -50,6 +50,43 @@ def test_overlay_of_several_devices(config: Path, tmp_path: Path) -> None:
     assert found['hours'].startswith(f'{600 * 8 / 4 / 3600:.1f} ')
 
 
+@pytest.mark.parametrize(
+    ('trainer', 'an_epoch', 'steps', 'samples'),
+    [
+        ('max_steps: 8', '5', '8 in 1.6 epochs', 64),
+        ('max_steps: 50', '5', '15 in 3 epochs', 120),
+        ('max_epochs: -1, max_steps: 50', '5', '50 in 10 epochs', 400),
+        ('limit_train_batches: 3', '3', '9 in 3 epochs', 72),
+        ('limit_train_batches: 0.5', '2', '6 in 3 epochs', 48),
+        ('accumulate_grad_batches: 2', '3', '9 in 3 epochs', 144),
+    ],
+)
+def test_what_ends_a_fit(
+    config: Path, tmp_path: Path, trainer: str, an_epoch: str, steps: str, samples: int
+) -> None:
+    overlay = tmp_path / 'ends.yaml'
+    overlay.write_text(f'trainer: {{{trainer}}}\n')
+    found = plan([config, overlay], rate=1 / 3600)
+    assert (found['steps of an epoch'], found['steps']) == (an_epoch, steps)
+    assert found['hours'].startswith(f'{samples:.1f} ')
+
+
+@pytest.mark.parametrize(
+    ('trainer', 'message'),
+    [
+        ('max_epochs: -1', r'must have max_epochs or max_steps .*, got neither'),
+        ('limit_train_batches: 0', r'an epoch must have a batch .*, got none'),
+    ],
+)
+def test_what_cannot_be_planned(
+    config: Path, tmp_path: Path, trainer: str, message: str
+) -> None:
+    overlay = tmp_path / 'ends.yaml'
+    overlay.write_text(f'trainer: {{{trainer}}}\n')
+    with pytest.raises(ValueError, match=message):
+        plan([config, overlay])
+
+
 def test_chunks_take_less_memory(config: Path, tmp_path: Path) -> None:
     overlay = tmp_path / 'chunks.yaml'
     overlay.write_text('model: {init_args: {chunk_size: 2}}\n')

@@ -1,5 +1,6 @@
 """What a fit would take, before it starts: steps, exchange, memory, hours."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def plan(
         What was computed, by name, in words.
 
     Raises:
-        ValueError: if the files do not describe a self-supervised task.
+        ValueError: if the files do not describe a self-supervised task, or the fit has no
+            step or no end.
     """
     content: dict[str, Any] = {}
     for config in configs:
@@ -51,8 +53,8 @@ def plan(
         datamodule.setup('fit')
         samples = len(datamodule.train_dataset)
     batch = int(datamodule.batch_size)
-    steps = samples // (batch * world)
-    epochs = trainer.get('max_epochs') or 1000
+    accumulated = int(trainer.get('accumulate_grad_batches', 1))
+    per_epoch, steps = _steps(trainer, samples // (batch * world), accumulated)
     half = '16' in str(trainer.get('precision', '32'))
     kept, embeddings = _forward(task, batch)
     number, width = len(embeddings), next(iter(embeddings.values())).shape[1]
@@ -71,8 +73,8 @@ def plan(
         'devices': f'{world} ({nodes} nodes x {devices})',
         'batch': f'{batch} on each device, {batch * world} in the loss',
         'samples of an epoch': f'{samples:,}',
-        'steps of an epoch': f'{steps:,}',
-        'steps': f'{steps * epochs:,} in {epochs} epochs',
+        'steps of an epoch': f'{per_epoch:,}',
+        'steps': f'{steps:,} in {steps / per_epoch:.4g} epochs',
         'embeddings sent': f'{_size(3 * ring * gathered)} a step and device '
         f'({VIEWS} views x {number} x {batch * world} x {width}, there and back)',
         'gradients sent': f'{_size(2 * ring * weights)} a step and device',
@@ -80,11 +82,38 @@ def plan(
         + ', '.join(f'{name} {_size(size)}' for name, size in parts.items()),
     }
     if rate is not None:
-        hours = steps * epochs * batch / rate / 3600
+        seen = batch * accumulated
+        hours = steps * seen / rate / 3600
         found['hours'] = (
-            f'{hours:,.1f} ({steps * epochs:,} steps x {batch} / {rate:g} per second)'
+            f'{hours:,.1f} ({steps:,} steps x {seen} / {rate:g} per second)'
         )
     return found
+
+
+def _steps(
+    trainer: Mapping[str, Any], batches: int, accumulated: int
+) -> tuple[int, int]:
+    """Steps of the optimiser in an epoch and in the fit, as Lightning counts them."""
+    limit = trainer.get('limit_train_batches', 1.0)
+    share = isinstance(limit, float)
+    batches = int(batches * limit) if share else min(batches, int(limit))
+    per_epoch = math.ceil(batches / accumulated)
+    if not per_epoch:
+        raise ValueError(
+            'an epoch must have a batch to plan with, got none: give more samples, a '
+            'smaller batch_size, or another limit_train_batches'
+        )
+    most = trainer.get('max_steps', -1)
+    epochs = trainer.get('max_epochs')
+    if epochs is None:
+        epochs = 1000 if most == -1 else -1
+    ends = [end for end in (per_epoch * epochs, most) if end >= 0]
+    if not ends:
+        raise ValueError(
+            'trainer must have max_epochs or max_steps to plan with, got neither: '
+            'nothing but time ends this fit'
+        )
+    return per_epoch, min(ends)
 
 
 def _content(config: Path) -> dict[str, Any]:

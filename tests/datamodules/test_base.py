@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -73,14 +74,34 @@ def numbers(batches: Any) -> list[list[int]]:
     return [batch['number'].tolist() for batch in batches]
 
 
-def at(epochs: int, batches: int) -> Any:
+def at(epochs: int, batches: int, over: bool) -> Any:
     """A trainer whose loop has begun so many epochs, and done so many batches of one."""
-    progress = SimpleNamespace(current=SimpleNamespace(processed=batches))
+    current = SimpleNamespace(processed=batches)
+    progress = SimpleNamespace(current=current, is_last_batch=over)
     loop = SimpleNamespace(
         epoch_loop=SimpleNamespace(batch_progress=progress),
         epoch_progress=SimpleNamespace(current=SimpleNamespace(ready=epochs)),
     )
     return SimpleNamespace(fit_loop=loop, world_size=1, global_rank=0)
+
+
+class Recorder(LightningModule):
+    """Learns nothing, and remembers what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[list[int]] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.seen.append(batch['number'].tolist())
+        return 0 * self.weight
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
 
 
 class TestSampler:
@@ -147,11 +168,44 @@ class TestLoader:
         expected = datamodule().train_dataloader()
         expected.sampler.set_epoch(epoch)
         made = datamodule()
-        made.trainer = at(epochs, batches)
+        made.trainer = at(epochs, batches, over=epoch == epochs > 0)
         loader = made.train_dataloader()
         assert numbers(loader) == numbers(expected)[skipped:]
         assert len(loader) == 3  # as Lightning counts the batches of an epoch
         assert numbers(loader) == numbers(expected)
+
+    @pytest.mark.parametrize(
+        ('before', 'after'),
+        [
+            ({'limit_train_batches': 2}, {'limit_train_batches': 2}),
+            ({'limit_train_batches': 0.7}, {}),
+            ({}, {'batch_size': 2}),
+        ],
+    )
+    def test_resumes_after_an_epoch(
+        self, tmp_path: Path, before: dict[str, Any], after: dict[str, Any]
+    ) -> None:
+        def fit(
+            epochs: int, batch_size: int = 3, ckpt_path: Any = None, **options: Any
+        ) -> tuple[Trainer, list[list[int]]]:
+            model = Recorder()
+            run = small(max_epochs=epochs, limit_val_batches=0, **options)
+            data = NumbersDataModule(MODALITIES, batch_size)
+            run.fit(model, datamodule=data, ckpt_path=ckpt_path)
+            return run, model.seen
+
+        run, _ = fit(1, **before)
+        run.save_checkpoint(tmp_path / 'epoch.ckpt')
+        _, whole = fit(3, **after)
+        _, rest = fit(3, ckpt_path=tmp_path / 'epoch.ckpt', **after)
+        assert rest == whole[len(whole) // 3 :]
+
+    def test_overfits_a_few_batches(self) -> None:
+        model = Recorder()
+        run = small(max_epochs=2, overfit_batches=2)
+        with pytest.warns(UserWarning, match='turning off the train dataloader shuff'):
+            run.fit(model, datamodule=NumbersDataModule(MODALITIES, 3))
+        assert model.seen == [[0, 1, 2], [3, 4, 5]] * 2
 
     def test_has_no_state_of_its_own(self) -> None:
         loader = datamodule().train_dataloader()
@@ -189,7 +243,7 @@ class TestLoader:
         for rank in (0, 1):
             made = datamodule(batch_size=2)
             made.trainer = SimpleNamespace(
-                **{**vars(at(0, 0)), 'world_size': 2, 'global_rank': rank}
+                **{**vars(at(0, 0, False)), 'world_size': 2, 'global_rank': rank}
             )
             loader = made.train_dataloader()
             shares.append({i for batch in numbers(loader) for i in batch})

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets.utils import Sample
 
@@ -58,7 +58,8 @@ class ResumableLoader(DataLoader[Sample]):
 
     Args:
         dataset: map-style dataset.
-        sampler: its sampler.
+        sampler: its sampler; one that Lightning puts in its place, as for
+            ``overfit_batches``, always begins at the beginning.
         trainer: whose loop to follow; without one the loader begins at the beginning.
         kwargs: passed to :class:`torch.utils.data.DataLoader`.
     """
@@ -66,17 +67,18 @@ class ResumableLoader(DataLoader[Sample]):
     def __init__(
         self,
         dataset: Dataset[Sample],
-        sampler: ResumableSampler,
+        sampler: Sampler[Any],
         trainer: Trainer | None = None,
         **kwargs: Any,
     ) -> None:
         """Initialize a new ResumableLoader instance."""
         super().__init__(dataset, sampler=sampler, **kwargs)
-        if trainer is not None:
+        if trainer is not None and isinstance(sampler, ResumableSampler):
             loop = trainer.fit_loop
-            progress: Any = loop.epoch_loop.batch_progress.current
-            batches = progress.processed
-            over = batches >= len(self)
+            progress: Any = loop.epoch_loop.batch_progress
+            batches = progress.current.processed
+            # The trainer may end an epoch before the loader does.
+            over = progress.is_last_batch and batches > 0
             begun = loop.epoch_progress.current.ready
             sampler.set_epoch(max(begun - 1, 0) + over)
             sampler.skip = 0 if over else batches * cast(int, self.batch_size)
@@ -205,7 +207,11 @@ class MultimodalDataModule(BaseDataModule):
                 'is left out'
             )
         return ResumableLoader(
-            dataset, sampler, trainer, drop_last=True, **self._loader_options
+            dataset,
+            sampler=sampler,
+            trainer=trainer,
+            drop_last=True,
+            **self._loader_options,
         )
 
     def val_dataloader(self) -> DataLoader[Sample]:

@@ -205,6 +205,16 @@ class SSL4EOS12Pair(FileDataset):
                 stacklevel=3,
             )
         self.num_dates = min(counts[place] for place in self.samples)
+        few = [place for place in self.samples if counts[place] == self.num_dates]
+        most = max(counts.values())
+        if self.num_dates < most:
+            warnings.warn(
+                f'all places of {self.root} are taken with {self.num_dates} of up to '
+                f'{most} dates, for {len(few)} of {len(self.samples)} have no more, the '
+                f'first is {few[0]}; complete or remove them, or draw dates with '
+                "dates='independent'",
+                stacklevel=3,
+            )
 
     def _list_dates(self, modality: str, place: str) -> list[tuple[int, str]]:
         """Time and product of each date of a place, in the order of time."""
