@@ -126,7 +126,13 @@ class RasterPairDataModule(StatisticsDataModule):
             ValueError: if files cannot be read or used together, a window does not fit,
                 or nearly all windows hold too much nodata.
         """
-        rasters = self.rasters or self._open(stage)
+        # A prediction covers what has no labels too.
+        entries = {
+            k: v for k, v in self.entries.items() if k != 'mask' or stage != 'predict'
+        }
+        rasters = self.rasters
+        if rasters is None or set(rasters.leaves) != set(entries):
+            rasters = self._open(stage, entries)
         if stage == 'fit':
             self.train_dataset = RandomWindows(
                 rasters, self.areas['train'], self.length, self.seed
@@ -184,15 +190,26 @@ class RasterPairDataModule(StatisticsDataModule):
         masks = {str(k): sample[k] for k in ('mask', 'prediction') if k in sample}
         return plot_images(images, self.modalities, masks, **kwargs)
 
-    def _open(self, stage: str) -> JoinedRasters:
+    def _open(
+        self, stage: str, entries: Mapping[str, Mapping[str, Any]]
+    ) -> JoinedRasters:
         leaves, nodata = {}, {}
-        for name, entry in self.entries.items():
+        for name, entry in entries.items():
             bands = None if name == 'mask' else self.modalities[name].bands
             leaf, nodata[name] = open_rasters(name, entry, bands, self.skip_unreadable)
             # File handles must not be open when worker processes fork.
             leaf.cache = self.num_workers == 0
             leaves[name] = leaf
-        west, _, _, north = next(iter(leaves.values())).index.geometry.iloc[0].bounds
+        first = next(iter(leaves.values()))
+        for name, leaf in leaves.items():
+            if nodata[name] is None and len(leaf.index) > 1 and leaf.crs != first.crs:
+                raise ValueError(
+                    f'{name}: nodata must be given, for {len(leaf.index)} files that '
+                    f'declare none are warped from {leaf.crs.name!r} into '
+                    f'{first.crs.name!r}, where the zeros around one would cover its '
+                    'neighbour; give a value that no pixel has'
+                )
+        west, _, _, north = first.index.geometry.iloc[0].bounds
         joined, coarsest = join(leaves)
         rasters = JoinedRasters(
             joined,
@@ -201,7 +218,7 @@ class RasterPairDataModule(StatisticsDataModule):
             (west, north),
             self.patch_size,
             self.max_nodata,
-            self.entries.get('mask', {}).get('num_classes'),
+            entries.get('mask', {}).get('num_classes'),
         )
         width, height = rasters.pixels(rasters.footprint)
         if min(width, height) < self.patch_size:

@@ -80,7 +80,8 @@ class JoinedRasters:
             window: slices of x, y and, where files have dates, of time.
 
         Returns:
-            ``image_<m>`` float32 in physical units, shape (C, H, W), ``mask`` int64,
+            ``image_<m>`` float32 in physical units, shape (C, H, W), where what is NaN or
+            infinite counts as missing, ``mask`` int64,
             shape (H, W), ``bounds`` and ``transform`` as TorchGeo has them, but float64:
             in float32 a northing in metres may be a quarter of a metre off.
 
@@ -94,6 +95,8 @@ class JoinedRasters:
                 leaf.cache = True
             try:
                 sample |= leaf[window]
+                if name != 'mask':
+                    _fill(sample, f'image_{name}', self.nodata[name])
             except (RasterioError, OSError) as error:
                 x, y, *_ = cast(Window, window)
                 near = leaf.index.cx[x.start : x.stop, y.start : y.stop].filepath
@@ -254,6 +257,13 @@ def describe(window: GeoSlice) -> str:
     """Say where a window is."""
     x, y, *_ = cast(Window, window)
     return f'x {x.start:.10g} to {x.stop:.10g}, y {y.start:.10g} to {y.stop:.10g}'
+
+
+def _fill(sample: Sample, key: str, nodata: float | None) -> None:
+    """Give pixels that are no number the value of those that are missing."""
+    image: Tensor = sample[key]
+    if nodata is not None:
+        sample[key] = image.where(image.isfinite(), nodata)
 
 
 def _width(leaf: RasterDataset) -> float:

@@ -13,6 +13,8 @@ import numpy as np
 import rasterio
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 from torchgeo.datasets import RasterDataset
 from torchgeo.datasets.utils import find_files
@@ -50,6 +52,34 @@ class RasterFolder(RasterDataset):
     def resampling(self) -> Resampling:
         """How values between pixels are found."""
         return Resampling[self.method] if self.method else super().resampling
+
+    def _load_warp_file(
+        self, filepath: Any, crs: Any = None
+    ) -> DatasetReader | WarpedVRT:
+        file = super()._load_warp_file(filepath, crs)
+        if file.nodata is None or not extreme(file.nodata):
+            return file
+        return WarpedVRT(file, src_nodata=file.nodata, nodata=math.nan)
+
+
+def extreme(nodata: float) -> bool:
+    """Say whether rasterio's mosaics cannot mark missing pixels with a value.
+
+    They take the lowest number of float32, which ESRI's rasters are filled with, for one
+    that float32 does not have, and read zeros.
+
+    Args:
+        nodata: the value.
+
+    Returns:
+        Whether NaN stands for it in what is read.
+
+    Example:
+        >>> extreme(-3.4028234663852886e38), extreme(-9999.0), extreme(math.nan)
+        (True, False, False)
+    """
+    largest = float(np.finfo(np.float32).max)
+    return math.isfinite(nodata) and abs(nodata) >= 0.999 * largest
 
 
 @dataclass(frozen=True)
@@ -109,7 +139,7 @@ def open_rasters(
     Returns:
         The dataset, whose samples have ``image_<name>`` or ``mask``, and the value that
         marks a missing pixel: that of the entry, else of the files, else NaN for
-        floating point, else None.
+        floating point, else None. NaN stands for one at the end of float32.
 
     Raises:
         ValueError: naming the file, if one cannot be read, has no georeference or
@@ -146,6 +176,14 @@ def open_rasters(
     nodata = _nodata(name, leaf.nodata, files)
     if files[0].nodata is None:
         leaf.nodata = nodata
+    if nodata is not None and files[0].floating and extreme(nodata):
+        if not isinstance(leaf, RasterFolder):
+            raise ValueError(
+                f'{name}: nodata must be well within float32, got {nodata:g}, which '
+                f'{type(leaf).__name__} would read as zeros; give the folder by paths '
+                'and glob, without dataset'
+            )
+        nodata = math.nan
     if leaf.is_image:
         leaf.transforms = ToModalities(name)
     # Four corners are too few once a long edge is projected into another CRS.
@@ -284,6 +322,12 @@ def _nodata(name: str, given: float | None, files: Sequence[_File]) -> float | N
             raise ValueError(
                 f'{name}: nodata must be a value of the files, from {low:g} to '
                 f'{high:g}, got {given}'
+            )
+        declared = first.nodata is not None and not math.isnan(first.nodata)
+        if math.isnan(given) and declared:
+            raise ValueError(
+                f'{name}: nodata must be left out, got {given}: {first.path} declares '
+                f'{first.nodata:g}, and NaN counts as missing anyway'
             )
         return given
     for file in files:

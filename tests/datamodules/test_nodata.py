@@ -1,0 +1,162 @@
+"""Rasters whose missing pixels are marked in a way that tools trip over."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from numpy.typing import NDArray
+from rasterio.transform import from_origin
+
+from torchgeo_decur.datamodules import RasterPairDataModule
+
+LOWEST = float(np.finfo(np.float32).min)
+
+
+def write(path: Path, image: NDArray[Any], res: float, nodata: float | None) -> str:
+    _, height, width = image.shape
+    with rasterio.open(
+        path,
+        'w',
+        driver='GTiff',
+        height=height,
+        width=width,
+        count=1,
+        dtype=image.dtype,
+        crs='EPSG:32632',
+        transform=from_origin(500_000, 5_000_000, res, res),
+        nodata=nodata,
+    ) as file:
+        file.write(image)
+    return str(path)
+
+
+def rasters(
+    folder: Path,
+    mark: float,
+    *,
+    declared: bool = True,
+    res: float = 10.0,
+    holes: bool = False,
+    dtype: str = 'float32',
+) -> dict[str, Any]:
+    """Optics and heights of 300 x 200 pixels, of which the first 20 columns are missing."""
+    draw = np.random.default_rng(0)
+    optics = draw.normal(100, 10, (1, 200, 300)).astype(np.float32)
+    heights = draw.normal(1000, 50, (1, 200, 300)).astype(dtype)
+    heights[:, :, :20] = mark
+    if holes:
+        heights[:, 180:, 100:120] = np.nan
+        heights[:, 180:, 120:130] = np.inf
+    dem: dict[str, Any] = {'bands': ['z'], 'mean': [1000.0], 'std': [50.0]}
+    dem['paths'] = write(folder / 'dem.tif', heights, res, mark if declared else None)
+    if not declared:
+        dem['nodata'] = mark
+    path = write(folder / 'optics.tif', optics, 10.0, None)
+    return {
+        'optics': {'paths': path, 'bands': ['x'], 'mean': [100.0], 'std': [10.0]},
+        'dem': dem,
+    }
+
+
+def windows(entries: dict[str, Any], **options: Any) -> RasterPairDataModule:
+    dm = RasterPairDataModule(
+        entries, patch_size=32, length=60, batch_size=4, max_nodata=0.9, **options
+    )
+    dm.setup('fit')
+    return dm
+
+
+def check(dm: RasterPairDataModule) -> None:
+    """What is missing is the same pixels in all windows, and only they."""
+    missing = 0
+    for i in range(60):
+        x = dm.train_dataset[i]['image_dem']
+        nodata = dm.modalities['dem'].nodata
+        assert nodata is not None
+        invalid = x.isnan() if math.isnan(nodata) else x == nodata
+        missing += int(invalid.sum())
+        assert x[~invalid].min() > 500 and x[~invalid].max() < 1500
+        assert dm.aug({'image_dem': x[None]})['image_dem'].isfinite().all()
+    assert missing > 0
+
+
+@pytest.mark.parametrize('mark', [LOWEST, -LOWEST, -9999.0])
+@pytest.mark.parametrize('declared', [True, False])
+@pytest.mark.parametrize('res', [10.0, 20.0])
+@pytest.mark.filterwarnings('ignore:Converting RasterFolder res')
+def test_value_of_the_files(
+    tmp_path: Path, mark: float, declared: bool, res: float
+) -> None:
+    check(windows(rasters(tmp_path, mark, declared=declared, res=res)))
+
+
+def test_as_the_first_raster(tmp_path: Path) -> None:
+    entries = rasters(tmp_path, LOWEST)
+    check(windows(dict(reversed(entries.items()))))
+
+
+def test_estimated_statistics(tmp_path: Path) -> None:
+    entries = rasters(tmp_path, LOWEST)
+    del entries['dem']['mean'], entries['dem']['std']
+    mean = windows(entries).modalities['dem'].mean
+    assert mean is not None and mean[0] == pytest.approx(1000, abs=5)
+
+
+@pytest.mark.parametrize('mark', [-9999.0, LOWEST])
+def test_holes_beside_the_declared_value(tmp_path: Path, mark: float) -> None:
+    check(windows(rasters(tmp_path, mark, holes=True)))
+
+
+def test_nan_in_place_of_the_declared_value(tmp_path: Path) -> None:
+    entries = rasters(tmp_path, -9999.0)
+    entries['dem']['nodata'] = math.nan
+    with pytest.raises(ValueError, match=r'dem: nodata must be left out.*-9999'):
+        windows(entries)
+
+
+def test_tiles_that_are_warped_need_a_value(tmp_path: Path) -> None:
+    entries = rasters(tmp_path, -9999.0)
+    draw = np.random.default_rng(0)
+    (tmp_path / 'tiles').mkdir()
+    for number, (west, north) in enumerate(((9.0, 45.16), (9.02, 45.16))):
+        with rasterio.open(
+            tmp_path / 'tiles' / f'{number}.tif',
+            'w',
+            driver='GTiff',
+            height=300,
+            width=200,
+            count=1,
+            dtype='int16',
+            crs='EPSG:4326',
+            transform=from_origin(west, north, 1e-4, 1e-4),
+        ) as file:
+            file.write(draw.integers(500, 1500, (1, 300, 200), dtype=np.int16))
+    tiles = {'paths': str(tmp_path / 'tiles'), 'bands': ['t']}
+    entries['tiles'] = {**tiles, 'mean': [1000.0], 'std': [300.0]}
+    with pytest.raises(
+        ValueError, match=r"tiles: nodata must be given, for 2 files .*84'"
+    ):
+        windows(entries)
+    entries['tiles']['nodata'] = -32768
+    dm = windows(entries)
+    found = torch.cat([dm.train_dataset[i]['image_tiles'].flatten() for i in range(20)])
+    assert found[found != -32768].min() >= 500
+
+
+def test_prediction_covers_what_has_no_labels(tmp_path: Path) -> None:
+    entries = rasters(tmp_path, -9999.0)
+    labels = np.zeros((1, 100, 250), np.uint8)
+    mask = {'paths': write(tmp_path / 'labels.tif', labels, 10.0, None)}
+    dm = windows(entries, mask={**mask, 'num_classes': 2})
+    assert 'mask' in dm.train_dataset[0]
+    dm.setup('predict')
+    west, south, east, north = dm.predict_dataset.rasters.footprint.bounds
+    assert ((east - west) / 10, (north - south) / 10) == (300, 200)
+    assert 'mask' not in dm.predict_dataset[0]
+    dm.setup('validate')
+    assert 'mask' in dm.val_dataset[0]
+    assert len(dm.predict_dataset) == 70
