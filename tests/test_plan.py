@@ -58,6 +58,7 @@ def test_overlay_of_several_devices(config: Path, tmp_path: Path) -> None:
         ('max_epochs: -1, max_steps: 50', '5', '50 in 10 epochs', 400),
         ('limit_train_batches: 3', '3', '9 in 3 epochs', 72),
         ('limit_train_batches: 0.5', '2', '6 in 3 epochs', 48),
+        ('limit_train_batches: null', '5', '15 in 3 epochs', 120),
         ('accumulate_grad_batches: 2', '3', '9 in 3 epochs', 144),
     ],
 )

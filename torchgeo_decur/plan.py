@@ -94,7 +94,9 @@ def _steps(
     trainer: Mapping[str, Any], batches: int, accumulated: int
 ) -> tuple[int, int]:
     """Steps of the optimiser in an epoch and in the fit, as Lightning counts them."""
-    limit = trainer.get('limit_train_batches', 1.0)
+    limit = trainer.get('limit_train_batches')
+    if limit is None:  # as Lightning writes it into the config.yaml of a run
+        limit = 1.0
     share = isinstance(limit, float)
     batches = int(batches * limit) if share else min(batches, int(limit))
     per_epoch = math.ceil(batches / accumulated)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 from small_fits import trainer as small
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -76,24 +77,28 @@ def numbers(batches: Any) -> list[list[int]]:
 
 def at(epochs: int, batches: int, over: bool) -> Any:
     """A trainer whose loop has begun so many epochs, and done so many batches of one."""
-    current = SimpleNamespace(processed=batches)
+    current = SimpleNamespace(ready=batches, processed=batches)
     progress = SimpleNamespace(current=current, is_last_batch=over)
+    epoch = SimpleNamespace(started=epochs, processed=max(epochs - 1, 0))
     loop = SimpleNamespace(
         epoch_loop=SimpleNamespace(batch_progress=progress),
-        epoch_progress=SimpleNamespace(current=SimpleNamespace(ready=epochs)),
+        epoch_progress=SimpleNamespace(current=epoch),
     )
     return SimpleNamespace(fit_loop=loop, world_size=1, global_rank=0)
 
 
 class Recorder(LightningModule):
-    """Learns nothing, and remembers what it saw."""
+    """Learns nothing, and remembers what it saw; fails at a step, if told so."""
 
-    def __init__(self) -> None:
+    def __init__(self, fails: int | None = None) -> None:
         super().__init__()
+        self.fails = fails
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.seen: list[list[int]] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if self.global_step == self.fails:
+            raise RuntimeError('out of memory')
         self.seen.append(batch['number'].tolist())
         return 0 * self.weight
 
@@ -199,6 +204,58 @@ class TestLoader:
         _, whole = fit(3, **after)
         _, rest = fit(3, ckpt_path=tmp_path / 'epoch.ckpt', **after)
         assert rest == whole[len(whole) // 3 :]
+
+    @pytest.mark.parametrize('num_workers', [0, 1])
+    @pytest.mark.parametrize('step', [1, 2, 4, 5])
+    def test_resumes_a_batch_that_failed(
+        self, tmp_path: Path, num_workers: int, step: int
+    ) -> None:
+        def fit(model: Recorder, ckpt_path: Any = None) -> list[list[int]]:
+            data = NumbersDataModule(MODALITIES, 3, num_workers)
+            run = small(
+                max_epochs=2,
+                limit_val_batches=0,
+                enable_checkpointing=True,
+                callbacks=[
+                    ModelCheckpoint(
+                        tmp_path / str(model.fails),
+                        save_on_exception=True,
+                        every_n_train_steps=100,
+                    )
+                ],
+            )
+            run.fit(model, datamodule=data, ckpt_path=ckpt_path)
+            return model.seen
+
+        whole = fit(Recorder())
+        failed = Recorder(fails=step)
+        with pytest.raises(RuntimeError, match='out of memory'):
+            fit(failed)
+        (stored,) = (tmp_path / str(step)).glob('*.ckpt')
+        assert failed.seen + fit(Recorder(), stored) == whole
+
+    def test_resumes_after_an_epoch_that_was_cut_short(self, tmp_path: Path) -> None:
+        def fit(ckpt_path: Any = None, *callbacks: Callback) -> list[list[int]]:
+            model = Recorder()
+            run = small(
+                max_epochs=2,
+                limit_val_batches=0,
+                enable_checkpointing=True,
+                callbacks=[ModelCheckpoint(tmp_path, save_last=True), *callbacks],
+            )
+            data = NumbersDataModule(MODALITIES, 3)
+            run.fit(model, datamodule=data, ckpt_path=ckpt_path)
+            return model.seen
+
+        # As Timer and EarlyStopping do; Lightning goes on with the next epoch.
+        stop = LambdaCallback(
+            on_train_batch_end=lambda run, *_: setattr(run, 'should_stop', True)
+        )
+        begun = fit(None, stop)
+        rest = fit(tmp_path / 'last.ckpt')
+        whole = fit()
+        assert begun == whole[:1]
+        assert rest == whole[3:]
 
     def test_overfits_a_few_batches(self) -> None:
         model = Recorder()

@@ -75,13 +75,16 @@ class ResumableLoader(DataLoader[Sample]):
         super().__init__(dataset, sampler=sampler, **kwargs)
         if trainer is not None and isinstance(sampler, ResumableSampler):
             loop = trainer.fit_loop
+            epoch: Any = loop.epoch_progress.current
             progress: Any = loop.epoch_loop.batch_progress
-            batches = progress.current.processed
-            # The trainer may end an epoch before the loader does.
-            over = progress.is_last_batch and batches > 0
-            begun = loop.epoch_progress.current.ready
-            sampler.set_epoch(max(begun - 1, 0) + over)
-            sampler.skip = 0 if over else batches * cast(int, self.batch_size)
+            batches = progress.current
+            # The trainer may end an epoch before the loader does; the last batch counts
+            # when it was trained on, not when it was fetched.
+            over = epoch.processed == epoch.started or (
+                progress.is_last_batch and batches.processed == batches.ready
+            )
+            sampler.set_epoch(epoch.started - 1 + over)
+            sampler.skip = 0 if over else batches.processed * cast(int, self.batch_size)
 
     def state_dict(self) -> dict[str, int]:
         """Nothing: having this method tells Lightning that the loader can resume."""

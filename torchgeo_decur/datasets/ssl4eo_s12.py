@@ -54,7 +54,8 @@ class SSL4EOS12Pair(FileDataset):
         root: folder that has ``s1`` and ``s2c`` (or ``s2a``), or that receives them.
         dates: 'all' for as many dates as every place has in both modalities (T = 4 in
             the published data; the earliest where a place has more; counting them
-            visits each folder once), 'same' for ``num_dates`` dates of Sentinel-1 drawn
+            visits each folder once, and a warning names the first place that costs the
+            others dates), 'same' for ``num_dates`` dates of Sentinel-1 drawn
             at random, each with the date of Sentinel-2 nearest in time, or
             'independent' for ``num_dates`` drawn in each modality on its own.
         level: 'l1c' (top of the atmosphere) or 'l2a' (surface).
