@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from rasterio.transform import from_origin
 
 from torchgeo_decur.datamodules import RasterPairDataModule
+from torchgeo_decur.datamodules.statistics import Moments
+from torchgeo_decur.modalities import Modality
 
 LOWEST = float(np.finfo(np.float32).min)
 
@@ -117,6 +119,20 @@ def test_nan_in_place_of_the_declared_value(tmp_path: Path) -> None:
     entries['dem']['nodata'] = math.nan
     with pytest.raises(ValueError, match=r'dem: nodata must be left out.*-9999'):
         windows(entries)
+
+
+@pytest.mark.parametrize(
+    ('nodata', 'cure'), [(None, r'nodata: \.nan'), (-9999.0, r'value, -9999\.0$')]
+)
+def test_cure_of_holes_keeps_the_declared_value(
+    nodata: float | None, cure: str
+) -> None:
+    modality = Modality.of(
+        {'bands': ['z'], 'kind': 'rgb', 'unit': 'm', 'nodata': nodata}
+    )
+    image = torch.tensor([[[1.0, 2.0, torch.nan, -9999.0]]])
+    with pytest.raises(ValueError, match=f'^dem: expected finite values.*{cure}'):
+        Moments(modality).add('dem', image)
 
 
 def test_tiles_that_are_warped_need_a_value(tmp_path: Path) -> None:
