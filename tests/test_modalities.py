@@ -374,6 +374,22 @@ class TestCheck:
         with pytest.raises(ValueError, match=message):
             check_one(x, 'sentinel1_grd')
 
+    @pytest.mark.parametrize(
+        ('nodata', 'cure'),
+        [
+            (None, r'fill them, or give .*nodata: \.nan for NaN'),
+            (-9999.0, r"fill them with the modality's nodata value, -9999\.0$"),
+        ],
+    )
+    def test_cure_keeps_the_declared_value(
+        self, nodata: float | None, cure: str
+    ) -> None:
+        x = plausible(MODALITIES['sentinel1_grd'], 2)
+        x[1, 1, 3, 3:5] = torch.nan
+        x[0, :, :2] = -9999.0
+        with pytest.raises(ValueError, match=cure):
+            check_one(x, Modality.of({**SAR, 'nodata': nodata}))
+
     def test_linear_power(self) -> None:
         x = 10 ** (plausible(MODALITIES['sentinel1_grd'], 2) / 10)
         message = r'backscatter in dB .* as in linear power; convert with 10 \* log10'

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 
 from torchgeo_decur.datamodules import RasterPairDataModule
+from torchgeo_decur.datamodules.statistics import Moments
+from torchgeo_decur.modalities import Modality
 
 LOWEST = float(np.finfo(np.float32).min)
 
@@ -118,6 +121,20 @@ def test_nan_in_place_of_the_declared_value(tmp_path: Path) -> None:
         windows(entries)
 
 
+@pytest.mark.parametrize(
+    ('nodata', 'cure'), [(None, r'nodata: \.nan'), (-9999.0, r'value, -9999\.0$')]
+)
+def test_cure_of_holes_keeps_the_declared_value(
+    nodata: float | None, cure: str
+) -> None:
+    modality = Modality.of(
+        {'bands': ['z'], 'kind': 'rgb', 'unit': 'm', 'nodata': nodata}
+    )
+    image = torch.tensor([[[1.0, 2.0, torch.nan, -9999.0]]])
+    with pytest.raises(ValueError, match=f'^dem: expected finite values.*{cure}'):
+        Moments(modality).add('dem', image)
+
+
 def test_tiles_that_are_warped_need_a_value(tmp_path: Path) -> None:
     entries = rasters(tmp_path, -9999.0)
     draw = np.random.default_rng(0)
@@ -138,13 +155,97 @@ def test_tiles_that_are_warped_need_a_value(tmp_path: Path) -> None:
     tiles = {'paths': str(tmp_path / 'tiles'), 'bands': ['t']}
     entries['tiles'] = {**tiles, 'mean': [1000.0], 'std': [300.0]}
     with pytest.raises(
-        ValueError, match=r"tiles: nodata must be given, for 2 files .*84'"
+        ValueError, match=r"tiles: nodata must be given, for 2 files .*0\.tif .*32N'"
     ):
         windows(entries)
     entries['tiles']['nodata'] = -32768
     dm = windows(entries)
     found = torch.cat([dm.train_dataset[i]['image_tiles'].flatten() for i in range(20)])
     assert found[found != -32768].min() >= 500
+
+
+def tile(path: Path, crs: str, transform: Affine) -> None:
+    """Whole numbers from 500 to 1500, without a declared nodata value."""
+    with rasterio.open(
+        path,
+        'w',
+        driver='GTiff',
+        height=300,
+        width=300,
+        count=1,
+        dtype='uint16',
+        crs=crs,
+        transform=transform,
+    ) as file:
+        draw = np.random.default_rng(0)
+        file.write(draw.integers(500, 1500, (1, 300, 300), dtype=np.uint16))
+
+
+# Where two zones of UTM meet, in the two; the third tile lies on the second.
+ZONES = {
+    'a': ('EPSG:32632', from_origin(734_000, 4_988_000, 10, 10)),
+    'b': ('EPSG:32633', from_origin(263_600, 4_987_330, 10, 10)),
+    'c': ('EPSG:32633', from_origin(265_700, 4_987_330, 10, 10)),
+}
+TURN = Affine.rotation(-8) @ Affine.scale(10, -10)
+TURNED = {
+    'a': ('EPSG:32632', Affine.translation(734_000, 4_988_000) @ TURN),
+    'b': ('EPSG:32632', Affine.translation(736_600, 4_988_000) @ TURN),
+}
+UPRIGHT = {
+    'a': ('EPSG:32632', from_origin(734_000, 4_988_000, 10, 10)),
+    'b': ('EPSG:32632', from_origin(736_600, 4_988_000, 10, 10)),
+}
+OBLONG = {
+    'a': ('EPSG:32632', from_origin(734_000, 4_988_000, 10, 20)),
+    'b': ('EPSG:32632', from_origin(736_600, 4_988_000, 10, 20)),
+}
+
+
+def tiled(folder: Path, tiles: dict[str, tuple[str, Affine]]) -> dict[str, Any]:
+    folder.mkdir()
+    for name, place in tiles.items():
+        tile(folder / f'{name}.tif', *place)
+    entry: dict[str, Any] = {'paths': str(folder), 'bands': ['t']}
+    return {**entry, 'mean': [1000.0], 'std': [300.0]}
+
+
+@pytest.mark.parametrize(('tiles', 'named'), [(ZONES, 'b'), (TURNED, 'a')])
+@pytest.mark.parametrize('use', ['first', 'second', 'mask'])
+def test_tiles_turned_within_a_folder_need_a_value(
+    tmp_path: Path, tiles: dict[str, tuple[str, Affine]], named: str, use: str
+) -> None:
+    entry = tiled(tmp_path / 'tiles', tiles)
+    (tmp_path / 'other').mkdir()
+    tile(tmp_path / 'other' / 'a.tif', *UPRIGHT['a'])
+    other = {**entry, 'paths': str(tmp_path / 'other')}
+    name = 'mask' if use == 'mask' else 'tiles'
+    options: dict[str, Any] = {'mask': {'paths': entry['paths']}}
+
+    def opened() -> RasterPairDataModule:
+        if use == 'mask':
+            return windows({'o': other, 'p': other}, **options)
+        both = {'o': other, 'tiles': entry}
+        return windows(dict(reversed(both.items())) if use == 'first' else both)
+
+    message = rf'{name}: nodata must be given, for {len(tiles)} files .*{named}\.tif'
+    with pytest.raises(ValueError, match=message):
+        opened()
+    (options['mask'] if use == 'mask' else entry)['nodata'] = 0
+    dm = opened()
+    key = 'mask' if use == 'mask' else 'image_tiles'
+    found = torch.cat([dm.train_dataset[i][key].flatten() for i in range(60)])
+    assert found[found != 0].min() >= 500
+
+
+@pytest.mark.parametrize('tiles', [UPRIGHT, OBLONG])
+@pytest.mark.filterwarnings('ignore:Converting RasterFolder res')
+def test_upright_tiles_need_none(
+    tmp_path: Path, tiles: dict[str, tuple[str, Affine]]
+) -> None:
+    entry = tiled(tmp_path / 'tiles', tiles)
+    dm = windows({'tiles': entry, 'again': entry})
+    assert min(dm.train_dataset[i]['image_tiles'].min() for i in range(60)) >= 500
 
 
 def test_prediction_covers_what_has_no_labels(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import rasterio
 import torch
 import yaml
-from fake_data import fake
+from fake_data import fake, write_bands
 from torchgeo.datasets import ClayEmbeddings
 
 from torchgeo_decur.cli import main
@@ -277,6 +278,58 @@ class TestResuming:
             out.write_bytes(content)
         with pytest.raises(ValueError, match=r'out must be a new file, got .*; remove'):
             embed_rasters(decur(), rasters(root), out, device='cpu')
+
+
+class TestFeaturesThatAreNoNumbers:
+    """What readers of the file would take for embeddings."""
+
+    @pytest.mark.parametrize(
+        ('part', 'column'), [('encoders', 'embedding'), ('projectors', 'common_radar')]
+    )
+    def test_first_window_is_named(
+        self, root: Path, tmp_path: Path, part: str, column: str
+    ) -> None:
+        task = decur()
+        whole = embed_rasters(task, rasters(root), tmp_path / 'whole', device='cpu')
+        west, south, *_ = gpd.read_parquet(whole).geometry.iloc[6].bounds
+        modules = task.encoders.encoders if part == 'encoders' else task.projectors
+        batches = []
+
+        def spoil(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            batches.append(output)
+            here = torch.arange(len(output)) + 4 * (len(batches) - 1)
+            return output.where(here[:, None] < 6, torch.inf)
+
+        handle = modules['radar'].register_forward_hook(spoil)
+        out = tmp_path / 'out'
+        message = (
+            rf'expected finite features, found .* in {column} of window 6 '
+            rf'\(longitude {west:.4f} to .*, latitude {south:.4f} to '
+        )
+        with pytest.raises(ValueError, match=message):
+            embed_rasters(task, rasters(root), out, device='cpu', rows=3)
+        assert not out.exists()
+        handle.remove()
+        # The windows before it are done, and stay.
+        assert len(list((tmp_path / 'out.parts').glob('*.parquet'))) == 2
+        embed_rasters(task, rasters(root), out, device='cpu', rows=3)
+        # Other batches than in one go: equal but for the last digits.
+        tables = [gpd.read_parquet(file) for file in (whole, out)]
+        found = [np.stack(table['embedding']) for table in tables]
+        np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+def test_windows_without_labels_are_in_the_table(root: Path, tmp_path: Path) -> None:
+    with rasterio.open(next((root / 'labels').glob('*.tif'))) as file:
+        half = file.read()[:, :, :160]
+        place = {'crs': file.crs, 'transform': file.transform}
+    write_bands(tmp_path / 'half.tif', half, nodata=255, **place)
+    mask = {'paths': str(tmp_path / 'half.tif'), 'num_classes': 4}
+    for name, dm in (('without', rasters(root)), ('labels', rasters(root, mask=mask))):
+        embed_rasters(decur(), dm, tmp_path / name, device='cpu')
+    tables = [gpd.read_parquet(tmp_path / name) for name in ('without', 'labels')]
+    assert len(tables[0]) == WINDOWS
+    assert tables[0].equals(tables[1])
 
 
 class TestTasks:

@@ -11,7 +11,7 @@ from torchgeo.datasets.utils import Sample
 
 from ..datasets.joined import JoinedRasters, join, strips
 from ..datasets.plotting import plot_images
-from ..datasets.rasters import dataset_class, open_rasters
+from ..datasets.rasters import check_tiles, dataset_class, open_rasters
 from ..datasets.windows import GridWindows, RandomWindows
 from ..modalities import Modality, invalid_pixels
 from .statistics import Moments, StatisticsDataModule, report
@@ -46,7 +46,8 @@ class RasterPairDataModule(StatisticsDataModule):
       estimated from 64 windows of the training area, printed, and kept in checkpoints.
     - ``nodata``: value of a missing pixel, by default that of the files, or NaN for
       floating point. Where integer files declare none, nothing is taken for missing,
-      and 0 is read beyond the border of a file.
+      and 0 is read beyond the border of a file; several of which one is turned to be
+      read, for it is of another CRS or not upright, need a value.
     - ``resampling``: method of ``rasterio.enums.Resampling``, by default 'bilinear'.
       Files of another CRS are warped by nearest neighbour before, as TorchGeo does.
 
@@ -54,7 +55,8 @@ class RasterPairDataModule(StatisticsDataModule):
         rasters: two or more entries by name of the modality.
         mask: entry of a label raster with ``paths``, or ``dataset``; ``nodata`` and
             ``num_classes``. Its labels are read as they are, by nearest neighbour; give
-            its nodata value to the task as ``ignore_index``.
+            its nodata value to the task as ``ignore_index``. Prediction leaves it out,
+            and so covers what has no labels.
         patch_size: height and width of a window, in pixels of the first raster.
         length: number of random windows of an epoch, over all devices.
         batch_size: windows of a batch on each device.
@@ -202,13 +204,8 @@ class RasterPairDataModule(StatisticsDataModule):
             leaves[name] = leaf
         first = next(iter(leaves.values()))
         for name, leaf in leaves.items():
-            if nodata[name] is None and len(leaf.index) > 1 and leaf.crs != first.crs:
-                raise ValueError(
-                    f'{name}: nodata must be given, for {len(leaf.index)} files that '
-                    f'declare none are warped from {leaf.crs.name!r} into '
-                    f'{first.crs.name!r}, where the zeros around one would cover its '
-                    'neighbour; give a value that no pixel has'
-                )
+            if nodata[name] is None:
+                check_tiles(name, leaf, first.crs)
         west, _, _, north = first.index.geometry.iloc[0].bounds
         joined, coarsest = join(leaves)
         rasters = JoinedRasters(

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from ..modalities import Modality, invalid_pixels
+from ..modalities import Modality, cure_of_holes, invalid_pixels
 from .base import MultimodalDataModule
 
 
@@ -92,8 +92,8 @@ class Moments:
         valid = torch.ones_like(x) if invalid is None else (~invalid).double()
         if not (x.isfinite() | (valid == 0)).all():
             raise ValueError(
-                f'{name}: expected finite values, found NaN or infinite ones; give the '
-                'entry nodata: .nan, or repair the files'
+                f'{name}: expected finite values, found NaN or infinite ones; '
+                f'{cure_of_holes(self.modality)}'
             )
         x = torch.where(valid > 0, x, 0.0)
         n = valid.sum(1)

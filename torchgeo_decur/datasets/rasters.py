@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
@@ -191,6 +192,35 @@ def open_rasters(
     step = max(east - west, north - south) / 32
     leaf.index['geometry'] = leaf.index.geometry.segmentize(step)
     return leaf, nodata
+
+
+def check_tiles(name: str, leaf: RasterDataset, crs: Any) -> None:
+    """Refuse tiles without nodata of which one is turned to be read.
+
+    What is around a turned tile is then 0, which passes for a value and is mixed into
+    those of its neighbours.
+
+    Args:
+        name: name of the modality, or ``mask``.
+        leaf: the dataset of the tiles, which has no nodata value.
+        crs: CRS that they are read in.
+
+    Raises:
+        ValueError: naming the first file that is of another CRS, or is not upright.
+    """
+    if len(leaf.index) < 2:
+        return
+    # As TorchGeo compares them; names of the same CRS may differ.
+    target = CRS.from_user_input(crs)
+    for path in leaf.index.filepath:
+        with rasterio.open(path) as file:
+            upright = file.crs == target and file.transform.is_rectilinear
+        if not upright:
+            raise ValueError(
+                f'{name}: nodata must be given, for {len(leaf.index)} files declare none '
+                f'and {path} is turned into the grid of {crs.name!r}, where the zeros '
+                'around it would pass for values; give a value that no pixel has'
+            )
 
 
 def _paths(name: str, entry: Mapping[str, Any]) -> list[str]:

@@ -76,8 +76,15 @@ class Parts:
         Args:
             part: number of the part.
             columns: for each of its rows a vector, shape (N, D).
+
+        Raises:
+            ValueError: naming the first window of which a number is NaN or infinite.
         """
         span = self.spans[part]
+        for name, x in columns.items():
+            bad = (~x.isfinite()).any(1).nonzero().flatten().tolist()
+            if bad:
+                raise ValueError(self._not_finite(name, span[bad[0]]))
         places = self.places.iloc[span.start : span.stop]
         arrays = {'geometry': pa.array(shapely.to_wkb(places.geometry.to_numpy()))}
         if 'date' in places:
@@ -115,6 +122,15 @@ class Parts:
         write_whole(self.out, write)
         shutil.rmtree(self.folder)
         return self.out
+
+    def _not_finite(self, name: str, row: int) -> str:
+        west, south, east, north = self.places.geometry.iloc[row].bounds
+        return (
+            f'expected finite features, found NaN or infinite ones in {name} of window '
+            f'{row} (longitude {west:.4f} to {east:.4f}, latitude {south:.4f} to '
+            f'{north:.4f}); declare nodata of images that have NaN or infinite values '
+            'there, or take a checkpoint from before the fit diverged'
+        )
 
 
 def is_finished(out: Path, about: Mapping[str, Any]) -> bool:

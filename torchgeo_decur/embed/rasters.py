@@ -70,8 +70,8 @@ def embed_rasters(
 
     Raises:
         ValueError: if the task has no such encoders, the data no places or another CRS
-            than the earth's, a modality or the date is not valid, ``out`` exists, or the
-            parts are those of another run.
+            than the earth's, a modality or the date is not valid, ``out`` exists, the
+            parts are those of another run, or features are NaN or infinite.
     """
     out = Path(out)
     embedder = Embedder(task, modalities, projections)

@@ -9,7 +9,7 @@ Notation: B batch, T dates, C channels, H height, W width.
 """
 
 from .batch import check_grid, per_modality, pick_date, split
-from .checks import check, invalid_pixels
+from .checks import check, cure_of_holes, invalid_pixels
 from .pictures import hillshade, picture, stretch
 from .record import MODALITIES, Kind, Modality
 
@@ -19,6 +19,7 @@ __all__ = [
     'Modality',
     'check',
     'check_grid',
+    'cure_of_holes',
     'hillshade',
     'invalid_pixels',
     'per_modality',

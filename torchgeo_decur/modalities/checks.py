@@ -25,6 +25,21 @@ def invalid_pixels(x: Tensor, nodata: float | None) -> Tensor | None:
     return x.isnan() if math.isnan(nodata) else x == nodata
 
 
+def cure_of_holes(modality: Modality) -> str:
+    """Say what to do about NaN and infinite values that do not count as missing.
+
+    Args:
+        modality: what the images are. Where it has a nodata value, another would turn
+            the pixels that have it into measurements.
+
+    Returns:
+        The end of a message.
+    """
+    if modality.nodata is None:
+        return 'fill them, or give the modality a nodata value (nodata: .nan for NaN)'
+    return f"fill them with the modality's nodata value, {modality.nodata}"
+
+
 def check(images: Mapping[str, Tensor], modalities: Mapping[str, Modality]) -> None:
     """Look at one batch and refuse data in another unit, order or layout.
 
@@ -74,8 +89,8 @@ def check(images: Mapping[str, Tensor], modalities: Mapping[str, Modality]) -> N
             ]
             raise ValueError(
                 f'{name}: expected finite values, found '
-                f'{int((~finite).sum())} NaN or infinite in bands {bad}; fill them, or '
-                'give the modality a nodata value (nodata: .nan for NaN)'
+                f'{int((~finite).sum())} NaN or infinite in bands {bad}; '
+                f'{cure_of_holes(modality)}'
             )
         _check_constant(name, modality, bands, valid)
         if look := _LOOKS.get(modality.unit):
