@@ -35,12 +35,11 @@ class MultimodalPretraining(ResumableTask):
     epoch, the batch and the device alone, so a resumed fit repeats none and misses none.
 
     Logged: the loss and its parts (``train_loss``, ``train_<part>``) in the steps that
-    Lightning hands to loggers, on a CPU in every step, and
-    on the validation split (``val_loss``, ``val_<part>``); the learning rate; and at the
-    end of each epoch, from its last batch, the signs of collapse ``std_<m>`` (1 when
-    features spread over all directions, 0 when all are one) and ``rank_<m>`` (effective
-    rank of the embeddings), and the cross-modal ``alignment_*`` (mean correlation of a
-    dimension with itself in the other modality).
+    loggers get, and on the validation split (``val_loss``, ``val_<part>``); the learning
+    rate; and at the end of each epoch, from its last batch, the signs of collapse
+    ``std_<m>`` (1 when features spread over all directions, 0 when all are one) and
+    ``rank_<m>`` (effective rank of the embeddings), and the cross-modal ``alignment_*``
+    (mean correlation of a dimension with itself in the other modality).
 
     Args:
         modalities: number of channels of each modality, by name.
@@ -131,11 +130,11 @@ class MultimodalPretraining(ResumableTask):
         Returns:
             Optimiser, and scheduler stepped with every optimiser step.
         """
-        names = ('optimizer', 'lr', 'lr_biases', 'weight_decay')
-        options: dict[str, Any] = {name: self.hparams[name] for name in names}
-        options['name'] = options.pop('optimizer')
-        models = self.encoders.model.values()
-        optimizer = build_optimizer(self, models, **options, fused=self._may_fuse())
+        options = {k: self.hparams[k] for k in ('lr', 'lr_biases', 'weight_decay')}
+        models, name = self.encoders.model.values(), self.hparams['optimizer']
+        optimizer = build_optimizer(
+            self, models, name, **options, fused=self._may_fuse()
+        )
         scheduler = CosineWarmupScheduler(optimizer, 0, math.inf, end_value=0.0)
         return {
             'optimizer': optimizer,
@@ -382,8 +381,7 @@ class MultimodalPretraining(ResumableTask):
         if size < 2 and batch_idx > 0:
             return
         images = self._images(batch, batch_idx)
-        # What draws from the CPU's generator next, such as the order of an epoch, must
-        # not get the same numbers after every validation.
+        # What draws next, such as the order of an epoch, must not repeat itself.
         with torch.random.fork_rng(devices=[]):
             self._seed(-1, batch_idx)
             terms, _, _ = self.objective(images)
