@@ -360,6 +360,7 @@ myst_substitutions = {
     'lars_results': results_table('lars'),
     'few_labels_results': folded_table('few_labels'),
     'share_results': results_table('common_share'),
+    'strength_results': results_table('strength'),
     'projector_results': results_table('projector'),
     'adaptive_results': results_table('adaptive'),
     'attention_results': results_table('attention'),
