@@ -217,7 +217,11 @@ class TestResume:
             with pytest.raises(KeyboardInterrupt):
                 write_report(task, data, tmp_path, analyses=CHEAP)
         assert done == ['alignment', 'retrieval', 'retrieval']
-        assert {f.name for f in tmp_path.iterdir()} == {'alignment', 'cache'}
+        assert {f.name for f in tmp_path.iterdir()} == {
+            'alignment',
+            'cache',
+            store.REPORT,
+        }
         assert {f.name for f in (tmp_path / 'cache').iterdir()} == {
             'embeddings.safetensors'
         }
@@ -232,6 +236,40 @@ class TestResume:
             write_report(task, data, tmp_path, analyses=['rank'], max_samples=6)
             parameter -= 1
         assert done[8:] == ['rank']
+
+
+class TestFilesOfTheUser:
+    def test_folder_with_other_files_is_refused(
+        self, task: DeCUR, data: SyntheticEODataModule, tmp_path: Path
+    ) -> None:
+        (tmp_path / 'rank').mkdir()
+        notes = tmp_path / 'rank' / 'notes.txt'
+        page = tmp_path / 'report.html'
+        notes.write_text('mine')
+        page.write_text('mine')
+        with pytest.raises(
+            ValueError, match=r"holds \['rank', 'report.html'\]; choose"
+        ):
+            write_report(task, data, tmp_path, analyses=['rank'])
+        assert notes.read_text() == page.read_text() == 'mine'
+        assert not (tmp_path / store.REPORT).exists()
+
+    def test_files_beside_those_of_an_analysis_stay(
+        self, task: DeCUR, data: SyntheticEODataModule, tmp_path: Path
+    ) -> None:
+        write_report(task, data, tmp_path, analyses=['rank'])
+        # A report of an earlier version has no mark of its own.
+        (tmp_path / store.REPORT).unlink()
+        folder = tmp_path / 'rank'
+        (folder / 'notes.txt').write_text('mine')
+        marker = json.loads((folder / store.MARKER).read_text())
+        marker['tables']['older'] = []
+        (folder / store.MARKER).write_text(json.dumps(marker))
+        (folder / 'older.csv').write_text('of a table that is no longer made')
+        write_report(task, data, tmp_path, analyses=['rank'], max_samples=6)
+        assert (folder / 'notes.txt').read_text() == 'mine'
+        assert not (folder / 'older.csv').exists()
+        assert finding(tmp_path, 'rank')['tables']['ranks'][0]['samples'] == 6
 
 
 class TestWhat:

@@ -21,7 +21,7 @@ from ..embed.splits import Batches, Split
 from ..files import digest, writable, write_whole
 from ..modalities import Modality
 from .page import render
-from .store import load_embeddings, load_finding, save_embeddings, save_finding
+from .store import claim, load_embeddings, load_finding, save_embeddings, save_finding
 
 # What is asked of a file of an earlier version is done again.
 _FORMAT = 1
@@ -47,12 +47,13 @@ def write_report(
     for each analysis a folder of its figures as PNG and SVG, its tables as CSV, and
     ``finding.json`` with its words and numbers, which is there once the analysis is
     done. A report that was stopped and is started again goes on with what is missing;
-    with another checkpoint, other data or options it begins anew.
+    with another checkpoint, other data or options it begins anew. Only files of an
+    earlier report are replaced.
 
     Args:
         task: a self-supervised task, such as ``DeCUR``, with its trained parameters.
         datamodule: its data.
-        out: folder of the report.
+        out: folder of the report: a new or empty one, or that of an earlier report.
         baseline: another self-supervised task of the same modalities, such as
             ``BarlowTwins``, to compare the alignment with.
         metrics: ``metrics.csv`` of the fit.
@@ -68,7 +69,8 @@ def write_report(
         The page.
 
     Raises:
-        ValueError: if the task is not self-supervised, or an option is not valid.
+        ValueError: if the task is not self-supervised, an option is not valid, or the
+            folder holds files that no report wrote.
     """
     chosen = list(ANALYSES) if analyses is None else list(analyses)
     unknown = [name for name in chosen if name not in ANALYSES]
@@ -87,6 +89,7 @@ def write_report(
             )
     folder = Path(out)
     writable(folder)
+    claim(folder, ANALYSES)
     says = {'split': split, 'max_samples': max_samples, 'about': dict(about or {})}
     run = Run(task, datamodule, baseline, folder, split, device, says)
     run.metrics, run.max_images = Path(metrics) if metrics else None, max_images

@@ -1,8 +1,10 @@
-"""The files of a report: each appears whole, or not at all."""
+"""The files of a report: each is written atomically, and no file of the user is removed."""
 
 import csv
 import json
+import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,32 @@ from ..files import write_whole
 
 #: What the marker of an analysis is called.
 MARKER = 'finding.json'
+#: File that marks a folder as a report's own.
+REPORT = 'report.json'
+_MARK = {'torchgeo_decur': 'report'}
+
+
+def claim(folder: Path, names: Collection[str]) -> None:
+    """Mark a folder as that of a report; refuse one with other files.
+
+    Args:
+        folder: a new or empty folder, or one that a report was written to.
+        names: names of the analyses that a report may hold.
+
+    Raises:
+        ValueError: if the folder holds files that no report wrote.
+    """
+    mark = folder / REPORT
+    if mark.is_file() and _content(mark).get('torchgeo_decur') == 'report':
+        return
+    # Reports of earlier versions have no mark, but markers of their analyses.
+    ours = any('key' in _content(folder / name / MARKER) for name in names)
+    if folder.exists() and not ours and (found := sorted(folder.iterdir())):
+        raise ValueError(
+            f'out must be a new or empty folder, or one of an earlier report, but {folder} '
+            f'holds {[f.name for f in found[:3]]}; choose another folder with --out'
+        )
+    write_whole(mark, lambda file: file.write_text(json.dumps(_MARK)))
 
 
 def save_embeddings(file: Path, embeddings: Embeddings, key: str) -> None:
@@ -82,8 +110,10 @@ def load_embeddings(file: Path, key: str) -> Embeddings | None:
 def save_finding(folder: Path, finding: Finding, key: str) -> None:
     """Write figures, numbers and words of an analysis, and close its figures.
 
+    Files of an earlier run of the analysis are removed. Other files in the folder stay.
+
     Args:
-        folder: folder of the analysis; what is in it is replaced.
+        folder: folder of the analysis.
         finding: what was found.
         key: what it is of.
     """
@@ -108,9 +138,14 @@ def save_finding(folder: Path, finding: Finding, key: str) -> None:
             'figures': {n: describe(f, n) for n, f in finding.figures.items()},
             'tables': {n: list(rows) for n, rows in finding.tables.items()},
         }
-        (partial / MARKER).write_text(json.dumps(content, indent=1, default=float))
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        folder.mkdir(exist_ok=True)
+        for name in _files(_content(folder / MARKER)):
+            (folder / name).unlink(missing_ok=True)
+        for file in partial.iterdir():
+            os.replace(file, folder / file.name)
+        # Last: an analysis with its marker is whole.
+        text = json.dumps(content, indent=1, default=float)
+        write_whole(folder / MARKER, lambda file: file.write_text(text))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         for figure in finding.figures.values():
@@ -127,11 +162,25 @@ def load_finding(folder: Path, key: str) -> dict[str, Any] | None:
     Returns:
         What :func:`save_finding` wrote; None if there is nothing, or of something else.
     """
-    file = folder / MARKER
-    if not file.exists():
-        return None
-    content: dict[str, Any] = json.loads(file.read_text())
-    return content if content['key'] == key else None
+    content = _content(folder / MARKER)
+    return content if content.get('key') == key else None
+
+
+def _content(marker: Path) -> dict[str, Any]:
+    """Read a JSON file of a report; nothing if it is missing or another file."""
+    try:
+        content = json.loads(marker.read_text('utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _files(content: dict[str, Any]) -> list[str]:
+    """Name the files that the marker of an analysis stands for, the marker first."""
+    pictures = [
+        f'{n}.{end}' for n in content.get('figures', ()) for end in ('png', 'svg')
+    ]
+    return [MARKER, *pictures, *(f'{n}.csv' for n in content.get('tables', ()))]
 
 
 def describe(figure: Figure, name: str) -> str:
