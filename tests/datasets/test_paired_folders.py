@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from fake_data import fake, write_bands
+from torch.utils.data import DataLoader
 
 from torchgeo_decur.datasets import (
     Intrinsics,
@@ -185,11 +186,66 @@ def test_unreadable_file(root: Path, damage: str, folder: str) -> None:
     path = root / 'a' / folder / '2.png'
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2] if damage[1] == 'r' else b'nothing')
-    with pytest.raises(UnreadableFileError, match=re.escape(f'{path} is missing')):
+    with pytest.raises(UnreadableFileError, match=re.escape(f'{path} is truncated')):
         PairedFolders(root, IMAGES, MASK, ['a'])[1]
     dataset = PairedFolders(root, IMAGES, MASK, ['a'], skip_unreadable=True)
     with pytest.warns(UserWarning, match='skipped 1 of 3 samples'):
         assert dataset[1]['image_rgb'][0, 0, 0] == 40
+
+
+def test_missing_file_is_not_called_truncated(root: Path) -> None:
+    dataset = PairedFolders(root, IMAGES, MASK, ['a'])
+    path = root / 'a' / 'depth' / '2.png'
+    path.unlink()
+    with pytest.raises(UnreadableFileError, match=re.escape(f'{path} is missing; res')):
+        dataset[1]
+
+
+def test_frames_of_several_sizes_in_a_batch(root: Path) -> None:
+    for folder, bands in zip(
+        ('rgb', 'depth', 'label'), frame(1, (20, 30)), strict=True
+    ):
+        write_bands(root / 'a' / folder / '2.png', bands)
+    dataset = PairedFolders(root, IMAGES, MASK, ['a'])
+    assert dataset[1]['mask'].shape == (20, 30)
+    message = (
+        r'rgb/2\.png: expected image_rgb of shape \(3, 24, 36\), as of .*rgb/1\.png in the '
+        r'same batch, found \(3, 20, 30\); give the data a size'
+    )
+    with pytest.raises(ValueError, match=message):
+        list(DataLoader(dataset, batch_size=3))
+    assert len(list(DataLoader(dataset, batch_size=1))) == 3
+    sized = PairedFolders(root, IMAGES, MASK, ['a'], size=(8, 8))
+    (batch,) = DataLoader(sized, batch_size=3)
+    assert batch['image_rgb'].shape == (3, 3, 8, 8)
+    with pytest.raises(
+        ValueError, match=r'size must be .* such as \[256, 256\], got 8'
+    ):
+        PairedFolders(root, IMAGES, MASK, ['a'], size=8)  # type: ignore[arg-type]
+
+
+def test_hidden_files_are_no_frames(root: Path) -> None:
+    for folder in ('rgb', 'depth', 'label'):
+        inside = root / 'a' / folder
+        (inside / '._1.png').write_bytes(b'a copy of macOS')
+        (inside / '.ipynb_checkpoints').mkdir()
+        (inside / '.ipynb_checkpoints' / '1-checkpoint.png').write_bytes(b'a copy')
+    dataset = PairedFolders(root, IMAGES, MASK, ['a'])
+    assert [f.id for f in dataset.samples] == ['1', '2', '3']
+
+
+@pytest.mark.parametrize('bands', [3, 4])
+def test_colours_where_classes_are_expected(root: Path, bands: int) -> None:
+    colours = np.zeros((bands, 24, 36), np.uint8)
+    write_bands(root / 'a' / 'label' / '1.png', colours)
+    found = rf'label/1\.png: expected 1 band\(s\), found {bands}; write masks with one'
+    with pytest.raises(ValueError, match=found):
+        PairedFolders(root, IMAGES, MASK, ['a'])[0]
+    write_bands(root / 'a' / 'rgb' / '1.png', np.zeros((4, 24, 36), np.uint8))
+    with pytest.raises(
+        ValueError, match=r'found 4; name all bands of the files in bands'
+    ):
+        PairedFolders(root, IMAGES, MASK, ['a'])[0]
 
 
 def test_a_byte_short_of_a_png(root: Path) -> None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torchgeo.datasets.utils import Sample
 
-from torchgeo_decur.datasets.reading import FileDataset, UnreadableFileError, resize
+from torchgeo_decur.datasets.reading import FileDataset, UnreadableFileError
+from torchgeo_decur.datasets.resizing import resize
 
 
 class Damaged(FileDataset):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..datasets.paired_folders import PairedFolders, folder_modalities
-from ..datasets.reading import check_size
+from ..datasets.resizing import check_size
 from .splits import split_groups
 from .statistics import Moments, StatisticsDataModule, report
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from ..datasets.nyu_depth_v2 import NYUDepthV2
-from ..datasets.reading import check_size
+from ..datasets.resizing import check_size
 from ..datasets.rgbd import Depth, RGBDDataset, rgbd_modalities
 from ..datasets.sunrgbd import SUNRGBD
 from .base import MultimodalDataModule

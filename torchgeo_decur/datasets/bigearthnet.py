@@ -16,14 +16,8 @@ from torchgeo.datasets.utils import Sample
 
 from ..modalities import MODALITIES, Modality
 from .bigearthnet_download import obtain_split_v1, obtain_v1, obtain_v2
-from .reading import (
-    SENTINEL2_RATIO,
-    FileDataset,
-    UnreadableFileError,
-    not_found,
-    read,
-    resize,
-)
+from .reading import SENTINEL2_RATIO, FileDataset, UnreadableFileError, not_found, read
+from .resizing import resize
 
 Version = Literal['v1', 'v2']
 Split = Literal['train', 'val', 'test', 'all']

@@ -15,9 +15,16 @@ from torchgeo.datasets.utils import Sample
 from ..modalities import Modality
 from .hha import Intrinsics
 from .hha_cache import HHACache
-from .reading import FileDataset, check_size, read_image, resize_frame
+from .reading import FileDataset, read_image
+from .resizing import check_size, resize_frame
 
 _IMAGE = ('pattern', 'bands', 'kind', 'unit', 'mean', 'std', 'nodata', 'scale', 'hha')
+_ALL_BANDS = (
+    'name all bands of the files in bands, alpha too, or write files without the others'
+)
+_ONE_CLASS = (
+    'write masks with one band of class numbers; colours and alpha are not classes'
+)
 _MASK = ('pattern', 'values', 'num_classes', 'nodata')
 
 
@@ -145,7 +152,8 @@ class PairedFolders(FileDataset):
             shape = shape or tuple(image.shape[-2:])
             sample[f'image_{name}'] = image
         if self.mask is not None:
-            band = read_image(self.path('mask', item), 1, shape)[0]
+            path = self.path('mask', item)
+            band = read_image(path, 1, shape, _ONE_CLASS)[0]
             sample['mask'] = self._classes(band, item)
         smooth = {
             f'image_{m}'
@@ -167,10 +175,23 @@ class PairedFolders(FileDataset):
         pattern = self.patterns[name].replace('{split}', item.split)
         return self.root / pattern.replace('{id}', item.id)
 
+    def origin(self, item: Frame, key: str) -> str:
+        """Name the file of a key of a frame.
+
+        Args:
+            item: the frame.
+            key: ``mask`` or ``image_<modality>``.
+
+        Returns:
+            Its path.
+        """
+        return str(self.path(key.removeprefix('image_'), item))
+
     def _image(self, name: str, item: Frame, shape: tuple[int, ...] | None) -> Tensor:
         entry, path = self.images[name], self.path(name, item)
         if not entry.get('hha'):
-            image = read_image(path, self.modalities[name].channels, shape)
+            count = self.modalities[name].channels
+            image = read_image(path, count, shape, _ALL_BANDS)
             return _measured(image, entry)
         camera = {**entry['hha']}
         cache = HHACache(self.cache, camera.pop('camera_height', 1.3))
@@ -301,15 +322,22 @@ def _check_pattern(name: str, entry: Mapping[str, Any]) -> None:
 
 
 def _ids(root: Path, pattern: str, skipped: Path) -> set[str]:
-    """What stands for ``{id}`` in the files that match a pattern, outside a folder."""
+    """List what stands for ``{id}`` in the files that match, outside a folder."""
     fixed = pattern[: pattern.index('{id}')].rpartition('/')[0]
     before, after = (re.escape(part) for part in pattern.split('{id}'))
     matcher = re.compile(f'{before}(.+){after}')
     found = set()
     for folder, inner, files in os.walk(root / fixed, followlinks=True):
-        inner[:] = [name for name in inner if Path(folder, name) != skipped]
+        # Hidden ones are copies of an editor, a notebook or macOS, not frames.
+        inner[:] = [
+            name
+            for name in inner
+            if Path(folder, name) != skipped and not name.startswith('.')
+        ]
         inside = Path(folder).relative_to(root)
         for file in files:
+            if file.startswith('.'):
+                continue
             if match := matcher.fullmatch((inside / file).as_posix()):
                 found.add(match[1])
     return found

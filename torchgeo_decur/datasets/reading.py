@@ -3,7 +3,7 @@
 import copy
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window
 from torch import Tensor
-from torch.nn import functional as F
 from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
 from torchgeo.datasets.utils import Sample
 
@@ -29,6 +28,7 @@ _LEAN = {
     # Tiles are small, and the workers of a data loader use the cores already.
     'GDAL_NUM_THREADS': '1',
 }
+_RESTORE = 'restore the original file'
 # How many times coarser than 10 m Sentinel-2 sees a band.
 SENTINEL2_RATIO = dict.fromkeys(('B5', 'B6', 'B7', 'B8A', 'B11', 'B12'), 2) | (
     dict.fromkeys(('B1', 'B9', 'B10'), 6)
@@ -113,6 +113,49 @@ class FileDataset(NonGeoDataset):
         raise UnreadableFileError(
             f'expected at least one readable sample, found none among {len(self)}'
         )
+
+    def __getitems__(self, indices: list[int]) -> list[Sample]:
+        """Read the samples of a batch, which must have one size.
+
+        Args:
+            indices: numbers of the samples.
+
+        Returns:
+            The samples.
+
+        Raises:
+            UnreadableFileError: as :meth:`__getitem__`.
+            ValueError: if images or masks of one key differ in size.
+        """
+        samples = [self[i] for i in indices]
+        shapes = [
+            {k: tuple(x.shape) for k, x in s.items() if isinstance(x, Tensor)}
+            for s in samples
+        ]
+        for index, sizes in zip(indices, shapes, strict=True):
+            if differ := [k for k, v in sizes.items() if v != shapes[0].get(k, v)]:
+                key = differ[0]
+                first, other = (
+                    self.origin(self.samples[i], key) for i in (indices[0], index)
+                )
+                raise ValueError(
+                    f'{other}: expected {key} of shape {shapes[0][key]}, as of {first} in '
+                    f'the same batch, found {sizes[key]}; give the data a size, such as '
+                    'size: [256, 256], or batch_size: 1 where nothing is trained'
+                )
+        return samples
+
+    def origin(self, item: Any, key: str) -> str:
+        """Name a sample in messages; a subclass names the file.
+
+        Args:
+            item: one of ``samples``.
+            key: key of the sample, such as ``mask``.
+
+        Returns:
+            The name.
+        """
+        return str(item)
 
     def subset(self, indices: Iterable[int]) -> Self:
         """Restrict the dataset to some of its samples.
@@ -214,7 +257,10 @@ def read(
 
 
 def read_image(
-    path: str | Path, bands: int = 1, size: Sequence[int] | None = None
+    path: str | Path,
+    bands: int = 1,
+    size: Sequence[int] | None = None,
+    cure: str = _RESTORE,
 ) -> Tensor:
     """Read a raster or photograph of any shape.
 
@@ -222,6 +268,7 @@ def read_image(
         path: the file: PNG of 8 or 16 bits, JPEG, TIFF or any other that GDAL reads.
         bands: number of bands that it must have.
         size: height and width that it must have, or None for any.
+        cure: what to do if it has another number of bands.
 
     Returns:
         Its values, float32, shape (C, H, W).
@@ -231,7 +278,7 @@ def read_image(
         ValueError: if it has another number of bands or another size.
     """
     with rasterio.Env(**_LEAN), _opened(path) as file:
-        _check_count(path, file, bands)
+        _check_count(path, file, bands, cure)
         if size is not None and (file.height, file.width) != tuple(size):
             raise ValueError(
                 f'{path}: expected {size[0]} x {size[1]} pixels as in the other files of '
@@ -241,7 +288,7 @@ def read_image(
         # GDAL fills what a truncated PNG lacks with zeros and says nothing.
         if file.driver == 'PNG' and b'IEND' not in Path(path).read_bytes()[-16:]:
             raise UnreadableFileError(
-                f'{path} is missing, truncated or not a raster (a PNG without its end); '
+                f'{path} is truncated or not a raster (a PNG without its end); '
                 'restore it, or pass skip_unreadable=True'
             )
         return image
@@ -263,71 +310,6 @@ def read_size(path: str | Path) -> int:
         return int(min(file.width, file.height))
 
 
-def resize(image: Tensor, size: int) -> Tensor:
-    """Bring one band to another grid of the same extent, bilinearly.
-
-    Args:
-        image: shape (C, H, W).
-        size: height and width wanted.
-
-    Returns:
-        The image, shape (C, size, size); not rounded to whole numbers.
-    """
-    if image.shape[-2:] == (size, size):
-        return image
-    return F.interpolate(image[None], (size, size), mode='bilinear')[0]
-
-
-def resize_frame(
-    sample: Sample, size: Sequence[int] | None, smooth: Collection[str]
-) -> Sample:
-    """Bring the images and the mask of a frame to one size.
-
-    Args:
-        sample: images of shape (C, H, W) and perhaps a mask of shape (H, W).
-        size: height and width wanted, or None for those of the sample.
-        smooth: keys of images that are interpolated, with antialiasing. All others have
-            values that must not be mixed, missing pixels for one: they are sampled.
-
-    Returns:
-        A new sample.
-    """
-    if size is None:
-        return sample
-    out = dict(sample)
-    for key, x in sample.items():
-        if tuple(x.shape[-2:]) == tuple(size):
-            continue
-        stacked = x[None] if x.ndim == 3 else x[None, None].float()
-        if key in smooth:
-            moved = F.interpolate(
-                stacked, tuple(size), mode='bilinear', antialias=True
-            ).clamp(x.min(), x.max())
-        else:
-            moved = F.interpolate(stacked, tuple(size), mode='nearest-exact')
-        out[key] = (moved[0] if x.ndim == 3 else moved[0, 0]).to(x.dtype)
-    return out
-
-
-def check_size(size: Sequence[int] | None) -> tuple[int, int] | None:
-    """Refuse a size that is not two positive numbers.
-
-    Args:
-        size: height and width, or None.
-
-    Returns:
-        The size.
-
-    Raises:
-        ValueError: if it is not valid.
-    """
-    if size is None:
-        return None
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f'size must be a positive height and width, got {list(size)}')
-    return size[0], size[1]
-
-
 def not_found(dataset: NonGeoDataset, expected: str) -> DatasetNotFoundError:
     """Make TorchGeo's error for a missing dataset, with what was looked for.
 
@@ -343,11 +325,10 @@ def not_found(dataset: NonGeoDataset, expected: str) -> DatasetNotFoundError:
     return error
 
 
-def _check_count(path: str | Path, file: Any, bands: int) -> None:
+def _check_count(path: str | Path, file: Any, bands: int, cure: str = _RESTORE) -> None:
     if file.count != bands:
         raise ValueError(
-            f'{path}: expected {bands} band(s), found {file.count}; '
-            'restore the original file'
+            f'{path}: expected {bands} band(s), found {file.count}; {cure}'
         )
 
 
@@ -364,7 +345,11 @@ def _opened(path: str | Path) -> Iterator[Any]:
             with rasterio.open(path, **options) as file:
                 yield file
     except RasterioIOError as error:
+        if not Path(path).exists():
+            raise UnreadableFileError(
+                f'{path} is missing; restore it, or pass skip_unreadable=True'
+            ) from error
         raise UnreadableFileError(
-            f'{path} is missing, truncated or not a raster '
+            f'{path} is truncated or not a raster '
             f'({error.__cause__ or error}); restore it, or pass skip_unreadable=True'
         ) from error

@@ -16,7 +16,8 @@ from torchgeo.datasets.utils import Sample
 from ..modalities import MODALITIES, Modality
 from .hha import Intrinsics
 from .hha_cache import HHACache
-from .reading import FileDataset, UnreadableFileError, check_size, resize_frame
+from .reading import FileDataset, UnreadableFileError
+from .resizing import check_size, resize_frame
 
 Depth = Literal['hha', 'raw']
 
@@ -110,6 +111,10 @@ class RGBDDataset(FileDataset):
         key = 'image_hha' if self.depth == 'hha' else 'image_depth'
         sample: Sample = {'image_rgb': rgb, key: deep, 'mask': mask}
         return resize_frame(sample, self.size, {'image_rgb'})
+
+    def origin(self, item: Any, key: str) -> str:
+        """Name a frame in messages."""
+        return self.name(item)
 
     @abstractmethod
     def name(self, item: Any) -> str:

@@ -17,14 +17,8 @@ from torchgeo.datasets.utils import Path as PathLike
 from torchgeo.datasets.utils import Sample
 
 from ..modalities import MODALITIES, Modality
-from .reading import (
-    SENTINEL2_RATIO,
-    FileDataset,
-    UnreadableFileError,
-    not_found,
-    read,
-    resize,
-)
+from .reading import SENTINEL2_RATIO, FileDataset, UnreadableFileError, not_found, read
+from .resizing import resize
 
 Dates = Literal['all', 'same', 'independent']
 Level = Literal['l1c', 'l2a']

@@ -15,6 +15,7 @@ from torch.utils.data import Subset
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets.utils import Sample
 from torchgeo.tasks import BaseTask
+from tqdm import tqdm
 
 from ..files import digest, writable
 from ..modalities import pick_date, split
@@ -103,9 +104,10 @@ def embed_rasters(
             devices=1,
             logger=False,
             enable_checkpointing=False,
-            enable_progress_bar=progress,
+            # Lightning draws its bar on the standard output, where the file is named.
+            enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[_Writer(parts, todo)],
+            callbacks=[_Writer(parts, todo, progress)],
         )
         trainer.predict(embedder, datamodule=datamodule, return_predictions=False)
         datamodule.predict_dataset = dataset
@@ -190,9 +192,17 @@ class Embedder(LightningModule):
 class _Writer(Callback):
     """Asks for the windows that are left, and writes every part once it is full."""
 
-    def __init__(self, parts: Parts, todo: list[int]) -> None:
+    def __init__(self, parts: Parts, todo: list[int], progress: bool) -> None:
         self.parts, self.todo = parts, todo
         self.rows: dict[str, Tensor] = {}
+        spans = parts.spans
+        self.bar = tqdm(
+            desc='embedding',
+            total=sum(map(len, spans)),
+            initial=sum(len(s) for i, s in enumerate(spans) if i not in todo),
+            unit=' windows',
+            disable=not progress,
+        )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         datamodule = cast(Any, trainer).datamodule
@@ -209,6 +219,7 @@ class _Writer(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         new = {k: v.float().cpu() for k, v in outputs.items()}
+        self.bar.update(len(new['embedding']))
         self.rows = {
             k: torch.cat([self.rows[k], v]) if self.rows else v for k, v in new.items()
         }
@@ -219,6 +230,14 @@ class _Writer(Callback):
             part = self.todo.pop(0)
             self.parts.write(part, {k: v[:size] for k, v in self.rows.items()})
             self.rows = {k: v[size:] for k, v in self.rows.items()}
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar.close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self.bar.close()
 
 
 def _places(dataset: Any, date: str | None) -> gpd.GeoDataFrame:
