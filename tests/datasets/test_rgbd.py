@@ -231,7 +231,7 @@ def test_options(shared: dict[str, Path]) -> None:
     for options, message in (
         ({'split': 'val'}, "split must be one of .* got 'val'"),
         ({'depth': 'jet'}, "depth must be one of .* got 'jet'"),
-        ({'size': (0, 4)}, r'size must be .*, such as \[256, 256\], got \[0, 4\]'),
+        ({'size': (0, 4)}, r'size must be .*, such as \[256, 256\], got \(0, 4\)'),
     ):
         with pytest.raises(ValueError, match=message):
             SUNRGBD(shared['sunrgbd'], **options)

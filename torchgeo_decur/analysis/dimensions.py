@@ -104,8 +104,12 @@ def dimension_map(
     known = [next(p for p, s in parts.items() if s.start <= i < s.stop) for i in place]
     number = np.repeat(np.arange(len(names)), len(chosen))
     marks = Marks(number, np.array(known), place)
+    # Barnes-Hut pushes points apart that coincide, as aligned dimensions do.
     tsne = TSNE(
-        perplexity=min(30, (len(points) - 1) / 3), init='pca', random_state=seed
+        perplexity=min(30, (len(points) - 1) / 3),
+        init='pca',
+        method='exact',
+        random_state=seed,
     )
     with warnings.catch_warnings():
         # Principal components of dimensions that are all the same.
