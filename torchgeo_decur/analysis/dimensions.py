@@ -106,7 +106,7 @@ def dimension_map(
     marks = Marks(number, np.array(known), place)
     # Barnes-Hut pushes points apart that coincide, as aligned dimensions do.
     tsne = TSNE(
-        perplexity=min(30, (len(points) - 1) / 3),
+        perplexity=min(30, (len(points) - 1) / 4),
         init='pca',
         method='exact',
         random_state=seed,
