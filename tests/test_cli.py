@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from torchgeo.tasks import Classification
 
+from torchgeo_decur import __version__
 from torchgeo_decur.cli import main
 from torchgeo_decur.models import (
     MultimodalEncoder,
@@ -43,6 +44,13 @@ def published(tmp_path: Path) -> Path:
     file = tmp_path / 'rn50_geonrw_joint_decur_ep100.pth'
     torch.save({'epoch': 99, 'model': state}, file)
     return file
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(['--version'])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f'torchgeo-decur {__version__}\n'
 
 
 class TestConfig:

@@ -106,8 +106,19 @@ def test_command_prints_it(config: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_errors(config: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match='there is no'):
         plan([tmp_path / 'nothing.yaml'])
+    for options, message in (
+        ({'rate': 0.0}, 'rate must be positive, got 0'),
+        ({'rate': -5.0}, 'rate must be positive, got -5'),
+        ({'rate': float('nan')}, 'rate must be positive, got nan'),
+        ({'samples': -1}, 'samples must be positive, got -1'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plan([config], **options)
+    config.write_text(CONFIG.format(devices='1, num_nodes: 0'))
+    with pytest.raises(ValueError, match=r'num_nodes must be positive .*, got 1 and 0'):
+        plan([config])
     config.write_text(CONFIG.format(devices='auto'))
-    with pytest.raises(ValueError, match="to plan with, got 'auto'"):
+    with pytest.raises(ValueError, match="to plan with, got 'auto' and 1"):
         plan([config])
     config.write_text('trainer: {devices: 1}\n')
     with pytest.raises(ValueError, match='expected a config with model and data'):

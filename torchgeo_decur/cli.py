@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def main(args: list[str] | None = None) -> None:
         SystemExit: if the command fails, with a message for the user.
     """
     # Not jsonargparse.auto_cli: it keeps --config, which `report` has, to itself.
-    parser = ArgumentParser(prog='torchgeo-decur')
+    parser = ArgumentParser(prog='torchgeo-decur', version=version('torchgeo-decur'))
     subcommands = parser.add_subcommands()
     for name, command in _COMMANDS.items():
         subparser = ArgumentParser(description=_summary(command))
@@ -62,6 +63,12 @@ def main(args: list[str] | None = None) -> None:
         written = _COMMANDS[chosen.subcommand](**chosen[chosen.subcommand])
         if written is not None:
             print(written)
+    except KeyboardInterrupt:
+        # As a shell tells it: 128 and the number of the signal.
+        print(
+            'torchgeo-decur: stopped; run the command again to resume', file=sys.stderr
+        )
+        raise SystemExit(130) from None
     except BrokenPipeError:
         # Whoever read what was printed, such as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

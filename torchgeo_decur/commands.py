@@ -1,7 +1,9 @@
 """What the command `torchgeo-decur` does: all but training, which is `torchgeo`."""
 
 import re
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
@@ -165,14 +167,13 @@ def embed(
         batch_size: windows of a batch; by default that of the data.
         device: auto, cpu, gpu or mps.
     """
-    task, datamodule, about = load_run(run, ckpt_path)
-    if batch_size is not None:
-        datamodule.batch_size = batch_size
-    print(
+    # On the standard output is the name of the file, for scripts.
+    with redirect_stdout(sys.stderr):
+        task, datamodule, about = load_run(run, ckpt_path, batch_size=batch_size)
         embed_rasters(
             task, datamodule, out, modalities, projections, date, device, about
         )
-    )
+    print(out)
 
 
 def probe(

@@ -37,16 +37,19 @@ def plan(
         ValueError: if the files do not describe a self-supervised task, or the fit has no
             step or no end.
     """
+    for name, number in (('samples', samples), ('rate', rate)):
+        if number is not None and not 0 < number < math.inf:
+            raise ValueError(f'{name} must be positive, got {number:g}')
     content: dict[str, Any] = {}
     for config in configs:
         content = _merge(content, _content(config))
     trainer = content.pop('trainer', {})
     task, datamodule = _build(content, configs[0])
     devices, nodes = trainer.get('devices', 1), int(trainer.get('num_nodes', 1))
-    if not isinstance(devices, int) or devices < 1:
+    if not isinstance(devices, int) or devices < 1 or nodes < 1:
         raise ValueError(
-            f'trainer.devices must be a number to plan with, got {devices!r}; give a '
-            'file that sets it'
+            'trainer.devices and trainer.num_nodes must be positive numbers to plan with, '
+            f'got {devices!r} and {nodes}; give a file that sets them'
         )
     world = devices * nodes
     if samples is None:

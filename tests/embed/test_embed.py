@@ -375,6 +375,15 @@ class TestRun:
         with pytest.raises(SystemExit, match=f'^torchgeo-decur: .*{message}'):
             main(['embed', *map(str, arguments)])
 
+    def test_batch_size(self, copy: Path, tmp_path: Path) -> None:
+        out = tmp_path / 'out.parquet'
+        for size in (0, -2):
+            message = f'batch_size must be positive, got {size}'
+            self.fails(
+                message, copy / 'config.yaml', f'--out={out}', f'--batch_size={size}'
+            )
+        assert not list(tmp_path.glob('out.parquet*'))
+
     def test_which_checkpoint(self, copy: Path) -> None:
         config = copy / 'config.yaml'
         (file,) = (copy / 'checkpoints').glob('*.ckpt')

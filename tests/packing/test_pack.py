@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -305,6 +306,59 @@ def test_finished_folder_is_repaired(
         assert (
             datamodule.numbers.read[-3:] == [3, 4, 5] and len(PackedDataset(out)) == 10
         )
+
+
+@pytest.mark.parametrize('damage', ['removed', 'truncated'])
+def test_lost_manifest_is_written_again(
+    tmp_path: Path, numbers: Path, damage: str
+) -> None:
+    out = tmp_path / 'packed'
+    shutil.copytree(numbers, out)
+    manifest = out / 'manifest.json'
+    if damage == 'removed':
+        manifest.unlink()
+    else:
+        os.truncate(manifest, 100)
+    (out / 'train' / 'shard-00009.bin').write_bytes(b'of smaller shards')
+    # Nothing tells what the shards were packed with, so they are not trusted.
+    (out / 'train' / 'shard-00001.bin').write_bytes(b'other values')
+    pack(out)
+    assert content(out) == content(numbers)
+    manifest.unlink()
+    notes = out / 'train' / 'notes.txt'
+    notes.write_text('mine')
+    with pytest.raises(ValueError, match='out must be a new or empty folder, or one'):
+        pack(out)
+    assert notes.read_text() == 'mine'
+
+
+def test_interrupted_command_says_how_to_resume(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / 'config.yaml'
+    config.write_text(
+        'data:\n  class_path: torchgeo_decur.datamodules.SyntheticEODataModule\n'
+        '  init_args: {length: 100000, val_length: 8}\n'
+    )
+    out = tmp_path / 'packed'
+
+    def run() -> None:
+        # A group of its own, which gets the signal as from a terminal: workers too.
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        main(['pack', str(config), f'--out={out}', '--workers=1', '--shard_size=8'])
+
+    process = multiprocessing.get_context('fork').Process(target=run)
+    process.start()
+    deadline = time.monotonic() + 60
+    while not list(out.glob('train/shard-*.bin')) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid or 0, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
+    text = capfd.readouterr().err
+    assert text.endswith('torchgeo-decur: stopped; run the command again to resume\n')
+    assert 'Traceback' not in text
 
 
 def test_repair_needs_the_same_samples(tmp_path: Path, numbers: Path) -> None:

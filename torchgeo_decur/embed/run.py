@@ -16,6 +16,7 @@ def load_run(
     config: str | Path,
     ckpt_path: str | Path | None = None,
     data: str | Path | None = None,
+    batch_size: int | None = None,
 ) -> tuple[BaseTask, BaseDataModule, dict[str, Any]]:
     """Build the task and the datamodule of a run, with what a checkpoint has learned.
 
@@ -25,6 +26,7 @@ def load_run(
         ckpt_path: checkpoint of the task; by default ``checkpoints/last.ckpt`` next to
             the config, or the only one there.
         data: file whose ``data`` counts in place of that of the config.
+        batch_size: samples of a batch; by default that of the data.
 
     Returns:
         The task, the datamodule, and what was read of ``model`` and ``data``, but for
@@ -32,10 +34,12 @@ def load_run(
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if the config has no task or no datamodule, a part of it is not
-            valid, there is no checkpoint or more than one to choose from, or it is not
+        ValueError: if the config has no task or no datamodule, a part of it or
+            ``batch_size`` is not valid, there is no checkpoint or more than one to choose from, or it is not
             of this task.
     """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f'batch_size must be positive, got {batch_size}')
     config = Path(config)
     read = read_config(config, ('model', 'data') if data is None else ('model',))
     if data is not None:
@@ -51,6 +55,8 @@ def load_run(
     task: BaseTask = built['model']
     datamodule: BaseDataModule = built['data']
     _restore(task, datamodule, file)
+    if batch_size is not None:
+        datamodule.batch_size = batch_size
     for name in ('batch_size', 'num_workers'):
         about['data'].get('init_args', {}).pop(name, None)
     return task, datamodule, about

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
 from ..datasets.manifest import NAME, Manifest, Shard
 from ..datasets.packed import INDEX, RUN, Split, check_shard, read_manifest
 from ..datasets.reading import UnreadableFileError
-from .shards import ShardWriter, Written, spans, write_durably
+from .shards import SHARDS, ShardWriter, Written, spans, write_durably
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ def plan(
     about = {k: v for k, v in about.items() if k not in ('splits', 'versions')}
     about['samples'] = numbers
     run, finished = out / RUN, None
-    if (out / NAME).exists():
+    if _is_json(out / NAME):
         finished = read_manifest(out)
         found = json.loads(finished.text())
         found['samples'] = {s: split['samples'] for s, split in found['splits'].items()}
     elif run.exists():
         found = json.loads(run.read_text())
         size = found.pop('size')
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(out.iterdir()) and not _lost_manifest(out):
         raise ValueError(
             f'out must be a new or empty folder, or one that was packed before, got {out}'
         )
@@ -95,6 +95,26 @@ def plan(
                 done[number] = written
         parts.append(Part(name, writer, done, expected))
     return parts
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _lost_manifest(out: Path) -> bool:
+    """Check for a finished packing, and nothing else, without a manifest to be read.
+
+    Its shards are written again: nothing tells what they were packed with.
+    """
+    folders = {f for f in out.iterdir() if f.name != NAME}
+    files = {f for folder in folders if folder.is_dir() for f in folder.iterdir()}
+    ours = {f for folder in folders for f in (*folder.glob(SHARDS), folder / INDEX)}
+    names = {folder.name for folder in folders}
+    return bool(files) and names <= set(get_args(Split)) and files <= ours
 
 
 def _whole(folder: Path, shards: Sequence[Shard]) -> dict[int, Written]:
@@ -151,6 +171,10 @@ def finish(out: Path, manifest: Manifest, parts: Sequence[Part]) -> Path:
     for part in parts:
         for number in range(len(part.writer)):
             part.writer.record(number).unlink(missing_ok=True)
+        # Of a packing in smaller shards whose manifest was lost.
+        whole_files = {part.writer.path(i) for i in range(len(part.writer))}
+        for file in set(part.writer.folder.glob(SHARDS)) - whole_files:
+            file.unlink()
     (out / RUN).unlink(missing_ok=True)
     return out / NAME
 

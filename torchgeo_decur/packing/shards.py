@@ -18,6 +18,7 @@ from ..files import checksum_of, write_whole
 
 # Bytes of samples in a shard, about: small enough to fetch, large enough to be few.
 TARGET = 1 << 26
+SHARDS = 'shard-*.bin'
 Sample = dict[str, Any]
 
 

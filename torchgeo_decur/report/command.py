@@ -59,9 +59,7 @@ def report_checkpoint(
             f'config must be a file, but there is no {chosen}; give the config of the fit '
             'with --config'
         )
-    task, datamodule, about = load_run(chosen, checkpoint)
-    if batch_size is not None:
-        datamodule.batch_size = batch_size
+    task, datamodule, about = load_run(chosen, checkpoint, batch_size=batch_size)
     sources = {'Checkpoint': str(checkpoint), 'Config': str(chosen)}
     other = None
     if baseline is not None:

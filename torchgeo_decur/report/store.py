@@ -141,8 +141,8 @@ def save_finding(folder: Path, finding: Finding, key: str) -> None:
         folder.mkdir(exist_ok=True)
         for name in _files(_content(folder / MARKER)):
             (folder / name).unlink(missing_ok=True)
-        for file in partial.iterdir():
-            os.replace(file, folder / file.name)
+        for written in partial.iterdir():
+            os.replace(written, folder / written.name)
         # Last: an analysis with its marker is whole.
         text = json.dumps(content, indent=1, default=float)
         write_whole(folder / MARKER, lambda file: file.write_text(text))
