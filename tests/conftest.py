@@ -29,6 +29,14 @@ def close_figures() -> Iterator[None]:
     plt.close('all')
 
 
+@pytest.fixture(autouse=True)
+def no_global_seed() -> Iterator[None]:
+    """Forget the seed that ``seed_everything`` leaves to datamodules built after it."""
+    os.environ.pop('PL_GLOBAL_SEED', None)
+    yield
+    os.environ.pop('PL_GLOBAL_SEED', None)
+
+
 @pytest.fixture(scope='session')
 def project() -> dict[str, Any]:
     """What pyproject.toml says of the project."""

@@ -70,7 +70,11 @@ def test_ssl4eo_s12(roots: dict[str, str]) -> None:
 
 def test_ssl4eo_s12_draws_new_dates_each_epoch(roots: dict[str, str]) -> None:
     datamodule = SSL4EOS12PairDataModule(
-        roots['ssl4eo_s12'], 'independent', num_dates=2, val_fraction=0.5, batch_size=2
+        roots['ssl4eo_s12'],
+        dates='independent',
+        num_dates=2,
+        val_fraction=0.5,
+        batch_size=2,
     )
     datamodule.setup('fit')
     loader = datamodule.train_dataloader()
@@ -131,14 +135,18 @@ def test_label_fraction(roots: dict[str, str]) -> None:
     assert len(few.train_dataset) == 2
     assert few.train_dataset.labels().sum(1).tolist() == [2, 2]
     assert len(few.val_dataset) == 2
-    few = GeoNRWPatchDataModule(roots['geonrw'], 16, 0.25, 0.25, batch_size=2)
+    few = GeoNRWPatchDataModule(
+        roots['geonrw'], size=16, val_fraction=0.25, label_fraction=0.25, batch_size=2
+    )
     few.setup('fit')
     assert len(few.train_dataset) == 12
     assert len(few.val_dataset) == 16
 
 
 def test_geonrw(roots: dict[str, str]) -> None:
-    datamodule = GeoNRWPatchDataModule(roots['geonrw'], 16, 0.25, batch_size=4)
+    datamodule = GeoNRWPatchDataModule(
+        roots['geonrw'], size=16, val_fraction=0.25, batch_size=4
+    )
     for stage in ('fit', 'test', 'predict'):
         datamodule.setup(stage)
     tiles = [

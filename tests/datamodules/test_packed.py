@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 def scenes(**options: Any) -> SyntheticEODataModule:
     """What the fixture `packed` was packed from."""
     return SyntheticEODataModule(
-        length=32, val_length=24, size=32, num_dates=2, batch_size=8, **options
+        length=32, val_length=24, size=32, num_dates=2, batch_size=8, seed=0, **options
     )
 
 

@@ -31,7 +31,7 @@ def ids(dataset: Any) -> set[tuple[str, str]]:
 
 def test_splits_by_folder(root: str) -> None:
     datamodule = PairedFoldersDataModule(
-        root, IMAGES, MASK, ['dataset1'], test=['dataset3'], batch_size=2
+        root, IMAGES, MASK, train=['dataset1'], test=['dataset3'], batch_size=2
     )
     for stage in ('fit', 'validate', 'test', 'predict'):
         datamodule.setup(stage)
@@ -53,7 +53,7 @@ def test_splits_by_folder(root: str) -> None:
 
 def test_named_validation(root: str) -> None:
     datamodule = PairedFoldersDataModule(
-        root, IMAGES, MASK, ['dataset1'], val=['dataset3'], batch_size=2
+        root, IMAGES, MASK, train=['dataset1'], val=['dataset3'], batch_size=2
     )
     datamodule.setup('fit')
     assert len(datamodule.train_dataset) == 5
@@ -87,7 +87,7 @@ def test_splits_by_fraction(root: str) -> None:
 
 def test_label_fraction_and_order(root: str) -> None:
     few = PairedFoldersDataModule(
-        root, IMAGES, MASK, ['dataset1'], label_fraction=0.5, batch_size=2
+        root, IMAGES, MASK, train=['dataset1'], label_fraction=0.5, batch_size=2
     )
     few.setup('fit')
     assert len(few.train_dataset) == 2
@@ -98,7 +98,7 @@ def test_label_fraction_and_order(root: str) -> None:
 def test_statistics(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     images = {'rgb': IMAGES['rgb'], 'plain': PLAIN}
     datamodule = PairedFoldersDataModule(
-        root, images, MASK, ['dataset1'], val_fraction=0, batch_size=2
+        root, images, MASK, train=['dataset1'], val_fraction=0, batch_size=2
     )
     datamodule.setup('fit')
     printed = capsys.readouterr().out

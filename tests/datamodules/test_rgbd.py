@@ -31,7 +31,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize('depth', ['hha', 'raw'])
 def test_batches(roots: dict[str, str], name: str, depth: str) -> None:
     datamodule = CLASSES[name](
-        roots[name], depth, (16, 24), val_fraction=0.3, batch_size=2
+        roots[name], depth=depth, size=(16, 24), val_fraction=0.3, batch_size=2
     )
     for stage in ('fit', 'validate', 'test', 'predict'):
         datamodule.setup(stage)

@@ -1,5 +1,6 @@
 """What every datamodule of several modalities shares."""
 
+import os
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, cast
@@ -111,10 +112,12 @@ class MultimodalDataModule(BaseDataModule):
             the name of a known one, or a dictionary of its fields.
         batch_size: samples of a batch on each device.
         num_workers: worker processes of each data loader.
-        seed: seed of shuffles, splits and budgets.
+        seed: seed of shuffles, splits and budgets; by default that of
+            ``seed_everything`` when the datamodule is built, or 0 if there is none. A
+            resumed fit keeps the seed that it began with, unless one is given.
         label_fraction: fraction of the training samples to train with, such as 0.01: the
-            same on every device and in every run, a smaller one within a larger one, and
-            stratified where the subclass knows the labels.
+            same on every device and in every run of one seed, a smaller one within a
+            larger one, and stratified where the subclass knows the labels.
 
     Raises:
         ValueError: if a modality is not valid, ``batch_size`` is not positive or
@@ -126,7 +129,8 @@ class MultimodalDataModule(BaseDataModule):
         modalities: Mapping[str, Modality | str | Mapping[str, Any]],
         batch_size: int = 64,
         num_workers: int = 0,
-        seed: int = 0,
+        *,
+        seed: int | None = None,
         label_fraction: float = 1.0,
     ) -> None:
         """Initialize a new MultimodalDataModule instance."""
@@ -135,7 +139,8 @@ class MultimodalDataModule(BaseDataModule):
         if batch_size < 1:
             raise ValueError(f'batch_size must be positive, got {batch_size}')
         super().__init__(Dataset, batch_size, num_workers)
-        self.seed = seed
+        self.seed = global_seed() if seed is None else seed
+        self._seed_is_given = seed is not None
         self.label_fraction = label_fraction
         self.set_modalities(modalities)
 
@@ -156,6 +161,27 @@ class MultimodalDataModule(BaseDataModule):
             if modality.limits or modality.kind in ('elevation', 'depth')
         }
         self.aug = PerModality(known)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: the seed, on which the splits depend."""
+        return {'seed': self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the seed of the checkpoint, unless one was given, and split again.
+
+        Otherwise a fit that is resumed, or tested, under another ``seed_everything``
+        would validate on samples that it was trained with.
+
+        Args:
+            state_dict: as :meth:`state_dict` returned it.
+        """
+        seed = state_dict.get('seed', self.seed)
+        if self._seed_is_given or seed == self.seed:
+            return
+        self.seed = seed
+        # Lightning calls setup before it reads the checkpoint.
+        if self.trainer is not None and self.trainer.state.fn is not None:
+            self.setup(self.trainer.state.fn)
 
     def freeze(self) -> None:
         """Ask for samples that are the same in every epoch, as packing needs them.
@@ -291,3 +317,13 @@ class MultimodalDataModule(BaseDataModule):
             'persistent_workers': self.num_workers > 0,
             'pin_memory': torch.cuda.is_available(),
         }
+
+
+def global_seed() -> int:
+    """Return the seed that ``seed_everything`` has set for all processes of a run.
+
+    Returns:
+        The seed; 0 if none is set. The state of PyTorch's generator, which is random
+        then, is not used: splits must be those of the next run.
+    """
+    return int(os.environ.get('PL_GLOBAL_SEED', 0))

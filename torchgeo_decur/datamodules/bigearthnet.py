@@ -25,13 +25,14 @@ class BigEarthNetMMDataModule(MultimodalDataModule):
         version: 'v1' or 'v2'.
         modalities: 's1', 's2' or both.
         num_classes: 19, or 43 in v1.
-        label_fraction: fraction of the training patches to train with, such as 0.01 for
-            the experiments with few labels; stratified by the rarest class of a patch.
         s2_bands: bands of a Sentinel-2 image in a batch: 12 as in the files, or 13 for
             encoders of Level-1C, with a band B10 that is 0 everywhere.
+        label_fraction: fraction of the training patches to train with, such as 0.01 for
+            the experiments with few labels; stratified by the rarest class of a patch.
         batch_size: patches of a batch on each device.
         num_workers: worker processes of each data loader.
-        seed: seed of the fraction and of the shuffle.
+        seed: seed of the fraction and of the shuffle; by default that of
+            ``seed_everything``.
         download: whether to download what is missing (more than 100 GB).
         checksum: whether to verify downloads.
         skip_unreadable: whether the next patch replaces one with a damaged file.
@@ -43,14 +44,15 @@ class BigEarthNetMMDataModule(MultimodalDataModule):
     def __init__(
         self,
         root: str = 'data',
+        *,
         version: Version = 'v2',
         modalities: Sequence[str] = ('s1', 's2'),
         num_classes: int = 19,
-        label_fraction: float = 1.0,
         s2_bands: Literal[12, 13] = 12,
+        label_fraction: float = 1.0,
         batch_size: int = 64,
         num_workers: int = 0,
-        seed: int = 0,
+        seed: int | None = None,
         download: bool = False,
         checksum: bool = True,
         skip_unreadable: bool = False,
@@ -68,8 +70,8 @@ class BigEarthNetMMDataModule(MultimodalDataModule):
             {m: known[m] for m in modalities},
             batch_size,
             num_workers,
-            seed,
-            label_fraction,
+            seed=seed,
+            label_fraction=label_fraction,
         )
         self.s2_bands = s2_bands
         if s2_bands == 13 and 's2' in self.modalities:

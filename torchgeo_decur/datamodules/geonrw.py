@@ -22,7 +22,8 @@ class GeoNRWPatchDataModule(MultimodalDataModule):
             such as 0.01 for the experiments with few labels.
         batch_size: patches of a batch on each device.
         num_workers: worker processes of each data loader.
-        seed: seed of split, fraction and shuffle.
+        seed: seed of split, fraction and shuffle; by default that of
+            ``seed_everything``.
         download: whether to download what is missing.
         checksum: whether to verify downloads.
         skip_unreadable: whether the next patch replaces one with a damaged file.
@@ -34,12 +35,13 @@ class GeoNRWPatchDataModule(MultimodalDataModule):
     def __init__(
         self,
         root: str = 'data',
+        *,
         size: int = 250,
         val_fraction: float = 0.1,
         label_fraction: float = 1.0,
         batch_size: int = 64,
         num_workers: int = 0,
-        seed: int = 0,
+        seed: int | None = None,
         download: bool = False,
         checksum: bool = True,
         skip_unreadable: bool = False,
@@ -48,7 +50,11 @@ class GeoNRWPatchDataModule(MultimodalDataModule):
         if not 0 <= val_fraction < 1:
             raise ValueError(f'val_fraction must be in [0, 1), got {val_fraction}')
         super().__init__(
-            GeoNRWPatches.modalities, batch_size, num_workers, seed, label_fraction
+            GeoNRWPatches.modalities,
+            batch_size,
+            num_workers,
+            seed=seed,
+            label_fraction=label_fraction,
         )
         self.val_fraction = val_fraction
         self.kwargs = {

@@ -23,13 +23,13 @@ class PackedDataModule(MultimodalDataModule):
     Args:
         root: folder that pack wrote, or its copy at a URL that litdata reads, such as
             ``s3://bucket/folder``.
-        batch_size: samples of a batch on each device.
-        num_workers: worker processes of each data loader.
-        seed: seed of the shuffle.
         cache_dir: folder that keeps the shards of a URL, all of them in the end; without
             it, only the bytes of a sample are fetched, each time.
-        checksum: whether to verify the checksum of every shard of a folder at the start.
         storage_options: options of the client of the URL, passed to litdata.
+        batch_size: samples of a batch on each device.
+        num_workers: worker processes of each data loader.
+        seed: seed of the shuffle; by default that of ``seed_everything``.
+        checksum: whether to verify the checksum of every shard of a folder at the start.
 
     Raises:
         ImportError: if litdata is not installed.
@@ -40,16 +40,17 @@ class PackedDataModule(MultimodalDataModule):
     def __init__(
         self,
         root: str,
+        *,
+        cache_dir: str | None = None,
+        storage_options: dict[str, Any] | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
-        seed: int = 0,
-        cache_dir: str | None = None,
+        seed: int | None = None,
         checksum: bool = False,
-        storage_options: dict[str, Any] | None = None,
     ) -> None:
         """Initialize a new PackedDataModule instance."""
         litdata()
-        super().__init__({}, batch_size, num_workers, seed)
+        super().__init__({}, batch_size, num_workers, seed=seed)
         self.kwargs = {
             'root': root,
             'cache_dir': cache_dir,

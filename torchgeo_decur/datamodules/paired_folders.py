@@ -31,19 +31,20 @@ class PairedFoldersDataModule(StatisticsDataModule):
         test: those to test on.
         predict: those to predict, by default those to test on; without ``{split}`` all
             frames.
+        size: height and width that images and masks are brought to; needed where files
+            of one split differ.
+        cache: folder of HHA images, by default ``hha`` in the root.
+        skip_incomplete: leave out frames that lack a file.
         val_fraction: share of the frames to validate on where ``val`` names none. With
             0 there is no validation (``limit_val_batches: 0``).
         test_fraction: share of the frames to test on where ``test`` names none; with 0
             the validation frames are tested on.
         label_fraction: fraction of the remaining frames to train with, drawn at random.
-        size: height and width that images and masks are brought to; needed where files
-            of one split differ.
-        cache: folder of HHA images, by default ``hha`` in the root.
-        skip_incomplete: leave out frames that lack a file.
-        skip_unreadable: whether the next frame replaces one with a damaged file.
         batch_size: frames of a batch on each device.
         num_workers: worker processes of each data loader.
-        seed: seed of splits, fraction and shuffle.
+        seed: seed of splits, fraction and shuffle; by default that of
+            ``seed_everything``.
+        skip_unreadable: whether the next frame replaces one with a damaged file.
 
     Raises:
         ValueError: if an option or entry is not valid; from :meth:`setup`, for files
@@ -55,20 +56,21 @@ class PairedFoldersDataModule(StatisticsDataModule):
         root: str,
         images: dict[str, dict[str, Any]],
         mask: dict[str, Any] | None = None,
+        *,
         train: Sequence[str] = (),
         val: Sequence[str] = (),
         test: Sequence[str] = (),
         predict: Sequence[str] = (),
-        val_fraction: float = 0.2,
-        test_fraction: float = 0.0,
-        label_fraction: float = 1.0,
         size: Sequence[int] | None = None,
         cache: str | None = None,
         skip_incomplete: bool = False,
-        skip_unreadable: bool = False,
+        val_fraction: float = 0.2,
+        test_fraction: float = 0.0,
+        label_fraction: float = 1.0,
         batch_size: int = 8,
         num_workers: int = 0,
-        seed: int = 0,
+        seed: int | None = None,
+        skip_unreadable: bool = False,
     ) -> None:
         """Initialize a new PairedFoldersDataModule instance."""
         if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
@@ -77,7 +79,11 @@ class PairedFoldersDataModule(StatisticsDataModule):
                 f'than 1, got {val_fraction} and {test_fraction}'
             )
         super().__init__(
-            folder_modalities(images), batch_size, num_workers, seed, label_fraction
+            folder_modalities(images),
+            batch_size,
+            num_workers,
+            seed=seed,
+            label_fraction=label_fraction,
         )
         self.entries: Mapping[str, Mapping[str, Any]] = images
         self.mask = mask

@@ -59,14 +59,15 @@ class RasterPairDataModule(StatisticsDataModule):
             and so covers what has no labels.
         patch_size: height and width of a window, in pixels of the first raster.
         length: number of random windows of an epoch, over all devices.
-        batch_size: windows of a batch on each device.
-        val_fraction: share of the common footprint to validate on.
-        test_fraction: share to test on; with 0 the validation windows are tested on.
         max_nodata: training, validation and test skip windows in which a larger share of
             the pixels misses a band of some modality. The mask does not count.
-        skip_unreadable: leave out files that cannot be read, with a warning.
+        val_fraction: share of the common footprint to validate on.
+        test_fraction: share to test on; with 0 the validation windows are tested on.
+        batch_size: windows of a batch on each device.
         num_workers: worker processes of each data loader.
-        seed: seed of the windows and of the statistics.
+        seed: seed of the windows and of the statistics; by default that of
+            ``seed_everything``.
+        skip_unreadable: leave out files that cannot be read, with a warning.
 
     Raises:
         ValueError: if an entry has an unknown key or value, or there are fewer than two;
@@ -77,15 +78,16 @@ class RasterPairDataModule(StatisticsDataModule):
         self,
         rasters: dict[str, dict[str, Any]],
         mask: dict[str, Any] | None = None,
+        *,
         patch_size: int = 64,
         length: int = 1000,
-        batch_size: int = 64,
+        max_nodata: float = 0.1,
         val_fraction: float = 0.2,
         test_fraction: float = 0.0,
-        max_nodata: float = 0.1,
-        skip_unreadable: bool = False,
+        batch_size: int = 64,
         num_workers: int = 0,
-        seed: int = 0,
+        seed: int | None = None,
+        skip_unreadable: bool = False,
     ) -> None:
         """Initialize a new RasterPairDataModule instance."""
         if len(rasters) < 2 or 'mask' in rasters:
@@ -93,7 +95,7 @@ class RasterPairDataModule(StatisticsDataModule):
                 'rasters must name two or more modalities, none of them mask, '
                 f'got {list(rasters)}'
             )
-        if patch_size < 1 or length < 1 or seed < 0:
+        if patch_size < 1 or length < 1 or (seed or 0) < 0:
             raise ValueError(
                 'patch_size and length must be positive and seed not negative, '
                 f'got {patch_size}, {length} and {seed}'
@@ -116,7 +118,7 @@ class RasterPairDataModule(StatisticsDataModule):
         self.skip_unreadable = skip_unreadable
         self.rasters: JoinedRasters | None = None
         self.statistics: dict[str, dict[str, list[float]]] = {}
-        super().__init__(modalities, batch_size, num_workers, seed)
+        super().__init__(modalities, batch_size, num_workers, seed=seed)
 
     def setup(self, stage: str) -> None:
         """Open the rasters, cut the area and learn what the entries leave open.

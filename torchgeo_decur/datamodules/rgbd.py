@@ -30,7 +30,8 @@ class RGBDDataModule(MultimodalDataModule):
         label_fraction: fraction of the remaining frames to train with, drawn at random.
         batch_size: frames of a batch on each device.
         num_workers: worker processes of each data loader.
-        seed: seed of split, fraction and shuffle.
+        seed: seed of split, fraction and shuffle; by default that of
+            ``seed_everything``.
         skip_unreadable: whether the next frame replaces one with a damaged file.
 
     Raises:
@@ -42,6 +43,7 @@ class RGBDDataModule(MultimodalDataModule):
     def __init__(
         self,
         root: str = 'data',
+        *,
         depth: Depth = 'hha',
         size: Sequence[int] = (480, 640),
         cache: str | None = None,
@@ -49,14 +51,18 @@ class RGBDDataModule(MultimodalDataModule):
         label_fraction: float = 1.0,
         batch_size: int = 8,
         num_workers: int = 0,
-        seed: int = 0,
+        seed: int | None = None,
         skip_unreadable: bool = False,
     ) -> None:
         """Initialize a new RGBDDataModule instance."""
         if not 0 <= val_fraction < 1:
             raise ValueError(f'val_fraction must be in [0, 1), got {val_fraction}')
         super().__init__(
-            rgbd_modalities(depth), batch_size, num_workers, seed, label_fraction
+            rgbd_modalities(depth),
+            batch_size,
+            num_workers,
+            seed=seed,
+            label_fraction=label_fraction,
         )
         self.val_fraction = val_fraction
         self.kwargs: dict[str, Any] = {

@@ -18,7 +18,8 @@ class SSL4EOS12PairDataModule(MultimodalDataModule):
             With 0 all train and there is no validation (``limit_val_batches: 0``).
         batch_size: places of a batch on each device.
         num_workers: worker processes of each data loader.
-        seed: seed of the split, the shuffle and the dates.
+        seed: seed of the split, the shuffle and the dates; by default that of
+            ``seed_everything``.
         download: whether to download what is missing (about 1.5 TB).
         checksum: whether to verify downloads.
         skip_unreadable: whether the next place replaces one with a damaged file.
@@ -32,13 +33,14 @@ class SSL4EOS12PairDataModule(MultimodalDataModule):
     def __init__(
         self,
         root: str = 'data',
+        *,
         dates: Dates = 'all',
         level: Level = 'l1c',
         num_dates: int = 1,
         val_fraction: float = 0.01,
         batch_size: int = 64,
         num_workers: int = 0,
-        seed: int = 0,
+        seed: int | None = None,
         download: bool = False,
         checksum: bool = True,
         skip_unreadable: bool = False,
@@ -52,7 +54,7 @@ class SSL4EOS12PairDataModule(MultimodalDataModule):
             {'s1': 'sentinel1_grd', 's2': f'sentinel2_{level}'},
             batch_size,
             num_workers,
-            seed,
+            seed=seed,
         )
         self.val_fraction = val_fraction
         self.kwargs = {
@@ -60,7 +62,6 @@ class SSL4EOS12PairDataModule(MultimodalDataModule):
             'dates': dates,
             'level': level,
             'num_dates': num_dates,
-            'seed': seed,
             'download': download,
             'checksum': checksum,
             'skip_unreadable': skip_unreadable,
@@ -73,7 +74,7 @@ class SSL4EOS12PairDataModule(MultimodalDataModule):
     def prepare_data(self) -> None:
         """Download the dataset if asked to."""
         if self.kwargs['download']:
-            SSL4EOS12Pair(**self.kwargs)
+            self._make()
 
     def setup(self, stage: str) -> None:
         """Split the places.
@@ -81,8 +82,11 @@ class SSL4EOS12PairDataModule(MultimodalDataModule):
         Args:
             stage: 'fit', 'validate', 'test' or 'predict'.
         """
-        dataset = SSL4EOS12Pair(**self.kwargs)
+        dataset = self._make()
         self.hold_out(dataset, dataset.samples, self.val_fraction)
         if self.val_fraction:
             self.test_dataset = self.val_dataset
         self.predict_dataset = dataset
+
+    def _make(self) -> SSL4EOS12Pair:
+        return SSL4EOS12Pair(seed=self.seed, **self.kwargs)

@@ -23,15 +23,16 @@ class StatisticsDataModule(MultimodalDataModule):
     statistics: dict[str, dict[str, list[float]]]
 
     def state_dict(self) -> dict[str, Any]:
-        """The statistics that were estimated, for the checkpoint."""
-        return {'statistics': self.statistics}
+        """Return what a checkpoint keeps: the seed, and statistics that were estimated."""
+        return {**super().state_dict(), 'statistics': self.statistics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the statistics of a checkpoint instead of those estimated here.
+        """Take the seed and the statistics of a checkpoint instead of those found here.
 
         Args:
             state_dict: as :meth:`state_dict` returned it.
         """
+        super().load_state_dict(state_dict)
         found = state_dict.get('statistics', {})
         self.use({m: s for m, s in found.items() if m in self.modalities})
 

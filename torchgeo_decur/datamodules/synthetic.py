@@ -18,10 +18,6 @@ class SyntheticEODataModule(MultimodalDataModule):
         modalities: which of 's1', 's2', 'dem' and 'rgb'.
         length: number of training scenes.
         val_length: number of scenes of the validation, the test and the predict split.
-        batch_size: samples of a batch on each device.
-        num_workers: worker processes of each data loader.
-        seed: seed of the training scenes and of the shuffle; the other splits have
-            seeds of their own.
         size: height and width of a scene in pixels.
         num_dates: number of dates T of each place.
         common_strength: contrast of what both sensors see.
@@ -31,6 +27,10 @@ class SyntheticEODataModule(MultimodalDataModule):
         keep: whether training scenes stay in memory once they are made, in each process.
         label_fraction: fraction of the training scenes to train with, stratified by
             ``label_common``.
+        batch_size: samples of a batch on each device.
+        num_workers: worker processes of each data loader.
+        seed: seed of the training scenes and of the shuffle; the other splits have
+            seeds of their own. By default that of ``seed_everything``.
 
     Raises:
         ValueError: if a modality is unknown or a number is out of range.
@@ -45,11 +45,9 @@ class SyntheticEODataModule(MultimodalDataModule):
     def __init__(
         self,
         modalities: Sequence[str] = ('s1', 's2'),
+        *,
         length: int = 4096,
         val_length: int = 1024,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
         size: int = 64,
         num_dates: int = 1,
         common_strength: float = 1.0,
@@ -57,6 +55,9 @@ class SyntheticEODataModule(MultimodalDataModule):
         multilabel: bool = False,
         keep: bool = False,
         label_fraction: float = 1.0,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int | None = None,
     ) -> None:
         """Initialize a new SyntheticEODataModule instance."""
         known = SyntheticEO.all_modalities
@@ -67,8 +68,8 @@ class SyntheticEODataModule(MultimodalDataModule):
             {m: known[m] for m in modalities},
             batch_size,
             num_workers,
-            seed,
-            label_fraction,
+            seed=seed,
+            label_fraction=label_fraction,
         )
         self.length = length
         self.val_length = val_length

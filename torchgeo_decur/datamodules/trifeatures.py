@@ -21,15 +21,16 @@ class TrifeaturesDataModule(MultimodalDataModule):
     Args:
         length: number of training pairs.
         val_length: number of pairs of the validation, the test and the predict split.
-        batch_size: samples of a batch on each device.
-        num_workers: worker processes of each data loader; each keeps its own copy of
-            the drawings.
-        seed: seed of drawings, pairs and shuffle.
         size: height and width in pixels.
         pairing: 'unbiased' to pretrain for, and to probe, what is shared and what is
             unique; 'biased' to pretrain for synergy; 'balanced' to probe synergy.
         label_fraction: fraction of the training pairs to train with, stratified by
             ``label_share``.
+        batch_size: samples of a batch on each device.
+        num_workers: worker processes of each data loader; each keeps its own copy of
+            the drawings.
+        seed: seed of drawings, pairs and shuffle; by default that of
+            ``seed_everything``.
 
     Raises:
         ValueError: if a number is out of range.
@@ -43,18 +44,21 @@ class TrifeaturesDataModule(MultimodalDataModule):
 
     def __init__(
         self,
+        *,
         length: int = 10_000,
         val_length: int = 2_000,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
         size: int = 64,
         pairing: Pairing = 'unbiased',
         label_fraction: float = 1.0,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int | None = None,
     ) -> None:
         """Initialize a new TrifeaturesDataModule instance."""
         known = Trifeatures.all_modalities
-        super().__init__(known, batch_size, num_workers, seed, label_fraction)
+        super().__init__(
+            known, batch_size, num_workers, seed=seed, label_fraction=label_fraction
+        )
         self.length = length
         self.val_length = val_length
         self.size = size

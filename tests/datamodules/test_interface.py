@@ -1,0 +1,151 @@
+"""What all datamodules share: the order of their options, and the seed."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from torchgeo_decur import datamodules
+from torchgeo_decur.datamodules import MultimodalDataModule, SyntheticEODataModule
+from torchgeo_decur.datamodules.splits import split_groups
+
+#: Shared options, in the order in which every datamodule takes them.
+ORDER = (
+    *('val_fraction', 'test_fraction', 'label_fraction'),
+    *('batch_size', 'num_workers', 'seed'),
+    *('download', 'checksum', 'skip_unreadable'),
+)
+#: What the data are: the only arguments by position.
+DATA = ('root', 'rasters', 'images', 'mask', 'modalities')
+
+
+class Squares(Dataset[dict[str, Tensor]]):
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {'image_a': torch.full((1, 4, 4), float(index))}
+
+
+class SquaresDataModule(MultimodalDataModule):
+    """Draws the split by the seed; counts how often."""
+
+    setups = 0
+
+    def __init__(self, seed: int | None = None) -> None:
+        band = {'bands': ['x'], 'kind': 'elevation', 'unit': 'm'}
+        super().__init__({'a': band}, 4, seed=seed)
+
+    def setup(self, stage: str) -> None:
+        self.setups += 1
+        kept, out = split_groups(range(20), 0.4, self.seed)
+        self.train_dataset: Any = Subset(Squares(), kept)
+        self.val_dataset = self.test_dataset = Subset(Squares(), out)
+
+
+class Nothing(LightningModule):
+    """Learns nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return 0 * self.weight
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    def test_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def trainer(folder: Path, epochs: int) -> Trainer:
+    return Trainer(
+        accelerator='cpu',
+        max_epochs=epochs,
+        logger=False,
+        callbacks=[ModelCheckpoint(folder, save_last=True)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+
+
+@pytest.mark.parametrize('name', datamodules.__all__)
+def test_one_order_of_options(name: str) -> None:
+    cls = getattr(datamodules, name)
+    if not issubclass(cls, MultimodalDataModule):
+        return
+    parameters = inspect.signature(cls).parameters
+    if '__init__' in vars(cls) and cls is not MultimodalDataModule:
+        by_position = [
+            k for k, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD
+        ]
+        assert set(by_position) <= set(DATA)
+        shared = [k for k in parameters if k in ORDER]
+        assert shared == [k for k in ORDER if k in parameters]
+        assert {'batch_size', 'num_workers', 'seed'} <= set(shared)
+    assert parameters['seed'].default is None
+
+
+def test_the_base_has_the_places_of_torchgeo() -> None:
+    assert list(inspect.signature(MultimodalDataModule).parameters)[:3] == [
+        'modalities',
+        'batch_size',
+        'num_workers',
+    ]
+
+
+def test_the_global_seed_rules_unless_one_is_given() -> None:
+    torch.manual_seed(5)
+    assert SquaresDataModule().seed == 0
+    seed_everything(3, verbose=False)
+    assert SquaresDataModule().seed == 3
+    assert SquaresDataModule(seed=0).seed == 0
+
+    def scene(**options: Any) -> Tensor:
+        data = SyntheticEODataModule(length=1, val_length=1, size=16, **options)
+        data.setup('fit')
+        image: Tensor = data.train_dataset[0]['image_s1']
+        return image
+
+    assert scene().equal(scene(seed=3)) and not scene().equal(scene(seed=0))
+
+
+def test_a_checkpoint_keeps_its_split(tmp_path: Path) -> None:
+    seed_everything(3, verbose=False)
+    first = SquaresDataModule()
+    trainer(tmp_path, 1).fit(Nothing(), datamodule=first)
+    file = tmp_path / 'last.ckpt'
+
+    seed_everything(8, verbose=False)
+    resumed, tested = SquaresDataModule(), SquaresDataModule()
+    trainer(tmp_path, 2).fit(Nothing(), datamodule=resumed, ckpt_path=file)
+    trainer(tmp_path, 1).test(Nothing(), tested, ckpt_path=file, verbose=False)
+    before: Any = first.train_dataset.indices
+    assert resumed.train_dataset.indices == before
+    assert tested.test_dataset.indices == first.test_dataset.indices
+    assert (resumed.seed, resumed.setups) == (3, 2)
+
+    given = SquaresDataModule(seed=8)
+    trainer(tmp_path, 3).fit(Nothing(), datamodule=given, ckpt_path=file)
+    assert given.seed == 8 and given.setups == 1
+    assert given.train_dataset.indices != before
+
+
+def test_a_report_takes_the_seed_of_its_checkpoint(tmp_path: Path) -> None:
+    state = {'seed': 3}
+    data = SquaresDataModule()
+    data.load_state_dict(state)
+    data.setup('fit')
+    assert data.seed == 3 and data.setups == 1
+    data.load_state_dict({})
+    assert data.seed == 3
