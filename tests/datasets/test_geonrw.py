@@ -116,7 +116,8 @@ def test_unreadable_file(root: Path, damage: str, suffix: str) -> None:
     if damage == 'missing' and suffix == 'rgb.jp2':
         assert len(GeoNRWPatches(root, size=32)) == 4  # there is no such tile
         return
-    with pytest.raises(UnreadableFileError, match=re.escape(f'{path} is missing')):
+    said = 'missing;' if damage == 'missing' else 'truncated or not a raster'
+    with pytest.raises(UnreadableFileError, match=re.escape(f'{path} is {said}')):
         GeoNRWPatches(root, size=32)[3]
     dataset = GeoNRWPatches(root, size=32, skip_unreadable=True)
     with pytest.warns(UserWarning, match='skipped 1 of 8 samples'):
@@ -132,7 +133,7 @@ def test_unreadable_file(root: Path, damage: str, suffix: str) -> None:
 def test_no_readable_tile(root: Path) -> None:
     for path in root.glob('*/*.jp2'):
         path.write_bytes(b'nothing')
-    with pytest.raises(UnreadableFileError, match=r'300_5700_rgb\.jp2 is missing'):
+    with pytest.raises(UnreadableFileError, match=r'300_5700_rgb\.jp2 is truncated'):
         GeoNRWPatches(root)
     with pytest.raises(UnreadableFileError, match=r'one readable tile .* none among 2'):
         GeoNRWPatches(root, skip_unreadable=True)

@@ -212,6 +212,17 @@ def test_nothing_on_disk(tmp_path: Path, empty: str) -> None:
         SSL4EOS12Pair(root)
 
 
+def test_version_1_1_is_named(tmp_path: Path) -> None:
+    for folder in ('S1GRD', 'S2L1C'):
+        inside = tmp_path / 'train' / folder
+        inside.mkdir(parents=True)
+        (inside / 'ssl4eos12_train_seasonal_data_000001.zarr.zip').touch()
+    with pytest.raises(
+        ValueError, match=r'expected SSL4EO-S12 v1\.0 .*, found .*v1\.1'
+    ):
+        SSL4EOS12Pair(tmp_path)
+
+
 def test_no_common_place(tmp_path: Path) -> None:
     make(tmp_path, places=(0,), dates=(0,), splits=('s1',))
     make(tmp_path, places=(1,), dates=(0,), splits=('s2c',))
@@ -242,14 +253,13 @@ def test_unreadable_file(root: Path, damage: str) -> None:
     path = root / 's2c/0000000' / product('s2c', 1) / 'B8A.tif'
     content = path.read_bytes()
     path.unlink()
+    said = 'missing; restore' if damage == 'missing' else 'truncated or not a raster'
     if damage != 'missing':
         path.write_bytes(content[:40] if damage == 'truncated' else b'not a raster')
-    with pytest.raises(
-        UnreadableFileError, match=re.escape(f'{path} is missing, trunc')
-    ):
+    with pytest.raises(UnreadableFileError, match=re.escape(f'{path} is {said}')):
         SSL4EOS12Pair(root)[0]
     dataset = SSL4EOS12Pair(root, skip_unreadable=True)
-    with pytest.warns(UserWarning, match='skipped 1 of 2 samples .*B8A.tif is missing'):
+    with pytest.warns(UserWarning, match='skipped 1 of 2 samples .*B8A.tif is '):
         assert dataset[0]['index'] == 1
     assert dataset[0]['index'] == 1  # said once
     assert dataset.unreadable == {'0000000'}

@@ -16,6 +16,7 @@ from torchgeo.datasets.utils import Sample
 
 from ..modalities import MODALITIES, Modality
 from .bigearthnet_download import obtain_split_v1, obtain_v1, obtain_v2
+from .layouts import check_layout
 from .reading import SENTINEL2_RATIO, FileDataset, UnreadableFileError, not_found, read
 from .resizing import resize
 
@@ -74,7 +75,8 @@ class BigEarthNetMM(FileDataset):
 
     Raises:
         DatasetNotFoundError: if there is no patch on disk, and no download.
-        ValueError: if an option is not valid, or a label of v2 is none of the classes.
+        ValueError: if an option is not valid, the folder holds another version, or a
+            label of v2 is none of the classes.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class BigEarthNetMM(FileDataset):
         self.download = download
         self.checksum = checksum
         self.skip_unreadable = skip_unreadable
+        check_layout(root, f'BigEarthNet {version}')
         self._folders = self._find_folders()
         self.samples: list[Patch] = self._find_patches()
 

@@ -17,6 +17,7 @@ from torchgeo.datasets.utils import Path as PathLike
 from torchgeo.datasets.utils import Sample
 
 from ..modalities import MODALITIES, Modality
+from .layouts import check_layout
 from .reading import SENTINEL2_RATIO, FileDataset, UnreadableFileError, not_found, read
 from .resizing import resize
 
@@ -62,7 +63,7 @@ class SSL4EOS12Pair(FileDataset):
 
     Raises:
         DatasetNotFoundError: if there is no place on disk, and no download.
-        ValueError: if an option is not valid.
+        ValueError: if an option is not valid, or the folder holds version 1.1.
     """
 
     def __init__(
@@ -159,6 +160,7 @@ class SSL4EOS12Pair(FileDataset):
         places = {m: _subfolders(self._folder(m), _PLACE) for m in _FOLDERS}
         for m, found in places.items():
             if not found:
+                check_layout(self.root, 'SSL4EO-S12 v1.0 (GeoTIFFs)')
                 split = _FOLDERS[m][self.level]
                 try:
                     SSL4EOS12(

@@ -1,0 +1,46 @@
+"""Recognise folders of another version of a dataset than the one asked for."""
+
+from pathlib import Path
+
+from torchgeo.datasets.utils import Path as PathLike
+
+_CURES = {
+    'SSL4EO-S12 v1.1 (.zarr.zip)': 'download version 1.0, whose folders s1 and s2c hold '
+    'GeoTIFFs, or write the images as GeoTIFFs for RasterPairDataModule',
+    'BigEarthNet in LMDB (data.mdb)': 'give the folder of the archives with GeoTIFFs',
+    'BigEarthNet v1': "set version='v1'",
+    'BigEarthNet v2': "set version='v2'",
+}
+
+
+def check_layout(root: PathLike, expected: str) -> None:
+    """Refuse a folder that holds another version of a dataset.
+
+    Args:
+        root: the folder.
+        expected: what it should hold, such as 'BigEarthNet v2'.
+
+    Raises:
+        ValueError: naming the version that was found, unless the expected one is there
+            too or none is recognised.
+    """
+    found = _recognise(Path(root))
+    if found and expected not in found:
+        raise ValueError(
+            f'{root}: expected {expected}, found {found[0]}; {_CURES[found[0]]}'
+        )
+
+
+def _recognise(root: Path) -> list[str]:
+    known = {
+        'BigEarthNet v1': ('BigEarthNet-v1.0', 'BigEarthNet-S1-v1.0'),
+        'BigEarthNet v2': ('metadata.parquet',),
+        'BigEarthNet in LMDB (data.mdb)': ('data.mdb', '*/data.mdb'),
+        # <split>/<modality>/<file>
+        'SSL4EO-S12 v1.1 (.zarr.zip)': ('*.zarr.zip', '*/*.zarr.zip', '*/*/*.zarr.zip'),
+    }
+    return [
+        name
+        for name, patterns in known.items()
+        if any(next(root.glob(pattern), None) for pattern in patterns)
+    ]
