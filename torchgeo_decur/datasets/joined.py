@@ -94,7 +94,7 @@ class JoinedRasters:
                 # A handle opened before the fork would be shared with other workers.
                 leaf.cache = True
             try:
-                sample |= leaf[window]
+                sample |= leaf[self._timed(window)]
                 if name != 'mask':
                     _fill(sample, f'image_{name}', self.nodata[name])
             except (RasterioError, OSError) as error:
@@ -142,6 +142,17 @@ class JoinedRasters:
     def dated(self) -> bool:
         """Whether files have dates, so that a window needs a time too."""
         return len(pd.unique(self.joined.index.index)) > 1
+
+    def _timed(self, window: GeoSlice) -> GeoSlice:
+        """Add the time that all files share to a window without one.
+
+        A dataset with more dates than the others would else be read at its first.
+        """
+        x, y, *time = cast(Window, window)
+        if not time:
+            shared = self.joined.index.index[0]
+            time = [slice(shared.left, shared.right)]
+        return cast(GeoSlice, (x, y, *time))
 
     def _place(self, window: GeoSlice, times: Tensor) -> Sample:
         x, y, *_ = cast(Window, window)
