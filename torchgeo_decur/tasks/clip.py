@@ -1,11 +1,12 @@
 """CLIP, between modalities."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ..losses import CLIPLoss
+from ..models.encoder import Weights
 from .pretraining import MultimodalPretraining
 
 
@@ -19,9 +20,14 @@ class CLIP(MultimodalPretraining):
 
     Args:
         modalities: number of channels of each modality, by name; at least two.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: width of each layer of the projectors; the last is the number of
+            dimensions D of the embeddings. Without a layer, features are embeddings.
         temperature: start of the temperature.
-        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``model``,
-            ``weights``, ``projector``, ``size``, ``augmentations``, ``optimizer``, ...
+        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
+            ``augmentations``, ``optimizer``, ``lr``, ...
 
     Raises:
         ValueError: if an option is out of range or does not name the modalities.
@@ -33,14 +39,20 @@ class CLIP(MultimodalPretraining):
     """
 
     def __init__(
-        self, modalities: dict[str, int], temperature: float = 0.07, **options: Any
+        self,
+        modalities: dict[str, int],
+        model: str | dict[str, str] = 'resnet50',
+        weights: Weights | dict[str, Weights] = None,
+        projector: Sequence[int] = (8192, 8192, 8192),
+        temperature: float = 0.07,
+        **options: Any,
     ) -> None:
         """Initialize a new CLIP instance."""
         if len(modalities) < 2:
             raise ValueError(
                 f'modalities must name at least two for CLIP, got {list(modalities)}'
             )
-        super().__init__(modalities, **options)
+        super().__init__(modalities, model, weights, projector, **options)
 
     def configure_losses(self) -> None:
         """Build the loss."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..losses import CoMMLoss
 from ..models import FusionHead, JointHead
+from ..models.encoder import Weights
 from .fusion import FusionPretraining
 
 
@@ -27,13 +28,16 @@ class CoMM(FusionPretraining):
     Args:
         modalities: number of channels of each modality, by name; none may be called
             'joint' or 'shared'.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: width of each layer of the projector.
         temperature: temperature of InfoNCE.
         width: width of the fusion transformer, and number of features of ``joint``.
         depth: number of its layers.
         heads: number of its attention heads.
-        projector: width of each layer of the projector.
-        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``model``,
-            ``weights``, ``size``, ``augmentations``, ``optimizer``, ...
+        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
+            ``augmentations``, ``optimizer``, ``lr``, ...
 
     Raises:
         ValueError: if an option is out of range or does not name the modalities.
@@ -49,15 +53,19 @@ class CoMM(FusionPretraining):
     def __init__(
         self,
         modalities: dict[str, int],
+        model: str | dict[str, str] = 'resnet50',
+        weights: Weights | dict[str, Weights] = None,
+        projector: Sequence[int] = (512, 512, 256),
         temperature: float = 0.1,
         width: int = 512,
         depth: int = 1,
         heads: int = 8,
-        projector: Sequence[int] = (512, 512, 256),
         **options: Any,
     ) -> None:
         """Initialize a new CoMM instance."""
-        super().__init__(modalities, width, depth, heads, projector, **options)
+        super().__init__(
+            modalities, model, weights, projector, width, depth, heads, **options
+        )
 
     def configure_losses(self) -> None:
         """Build the loss."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..losses import COrALLoss
 from ..models import FusionHead, SharedUniqueHead
+from ..models.encoder import Weights
 from .fusion import FusionPretraining
 from .pretraining import VIEWS
 
@@ -33,6 +34,10 @@ class COrAL(FusionPretraining):
     Args:
         modalities: number of channels of each modality, by name; none may be called
             'joint' or 'shared'.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: width of each layer of the projectors.
         masking: probability that a token of the masked modality is set to zero, in
             [0, 1]; or two, at the start and at the end of the fit, and linear in between.
         temperature: temperature of InfoNCE.
@@ -43,9 +48,8 @@ class COrAL(FusionPretraining):
             of each modality.
         depth: number of its layers.
         heads: number of its attention heads.
-        projector: width of each layer of the projectors.
-        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``model``,
-            ``weights``, ``size``, ``augmentations``, ``optimizer``, ...
+        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
+            ``augmentations``, ``optimizer``, ``lr``, ...
 
     Raises:
         ValueError: if an option is out of range or does not name the modalities.
@@ -60,6 +64,9 @@ class COrAL(FusionPretraining):
     def __init__(
         self,
         modalities: dict[str, int],
+        model: str | dict[str, str] = 'resnet50',
+        weights: Weights | dict[str, Weights] = None,
+        projector: Sequence[int] = (512, 512, 256),
         masking: float | list[float] = 0.75,
         temperature: float = 0.1,
         orthogonal_weight: float = 1.0,
@@ -68,7 +75,6 @@ class COrAL(FusionPretraining):
         width: int = 512,
         depth: int = 1,
         heads: int = 8,
-        projector: Sequence[int] = (512, 512, 256),
         **options: Any,
     ) -> None:
         """Initialize a new COrAL instance."""
@@ -76,12 +82,14 @@ class COrAL(FusionPretraining):
         if len(ends) not in (1, 2) or not all(0 <= p <= 1 for p in ends):
             raise ValueError(f'masking must be one or two in [0, 1], got {masking}')
         self._steps = math.inf
-        super().__init__(modalities, width, depth, heads, projector, **options)
+        super().__init__(
+            modalities, model, weights, projector, width, depth, heads, **options
+        )
 
     def configure_losses(self) -> None:
         """Build the loss."""
-        weights = ('orthogonal_weight', 'unique_weight', 'shared_weight')
-        options = (self.hparams[name] for name in ('temperature', *weights))
+        terms = ('orthogonal_weight', 'unique_weight', 'shared_weight')
+        options = (self.hparams[name] for name in ('temperature', *terms))
         self.criterion = COrALLoss(*options)
 
     def build_fusion(self) -> FusionHead:

@@ -1,9 +1,9 @@
 """DeCUR: decoupling common and unique representations."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..losses import DeCURLoss
 from ..models.encoder import Weights
@@ -28,22 +28,8 @@ class DeCUR(MultimodalPretraining):
             1 does not decouple.
         lambda_param: weight of the off-diagonal elements of the correlation matrices.
         intra: whether the loss has intra-modal terms.
-        size: height and width in pixels of the views of the default augmentations.
-        augmentations: augmentation of a modality, on images in [0, 1]; where none is
-            given, that of :data:`~torchgeo_decur.transforms.PRESETS`.
-        optimizer: 'adamw' or 'lars'. By default 'lars' for a plain ResNet, as Barlow
-            Twins, and 'adamw' for others.
-        lr: learning rate; by default 1e-4 for AdamW and 0.05 for LARS.
-        lr_biases: learning rate of biases and normalisation parameters; by default
-            ``lr`` for AdamW and 0.096 ``lr`` for LARS.
-        weight_decay: of all other parameters; by default 0.01 for AdamW and 1e-6 for
-            LARS.
-        warmup_epochs: epochs of linear warm-up, before a cosine to 0 over the fit.
-        chunk_size: samples of a view whose activations are in memory at one time; the
-            loss and its gradient stay those of the whole batch, and BatchNorm sees a
-            chunk. By default the batch.
-        compile: whether encoders, projectors and loss are compiled by ``torch.compile``.
-            The first step then takes minutes; checkpoints do not change.
+        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
+            ``augmentations``, ``optimizer``, ``lr``, ...
 
     Raises:
         ValueError: if an option is out of range or does not name the modalities.
@@ -64,15 +50,7 @@ class DeCUR(MultimodalPretraining):
         common_ratio: float = 0.875,
         lambda_param: float = 0.0051,
         intra: bool = True,
-        size: int = 224,
-        augmentations: dict[str, nn.Module] | None = None,
-        optimizer: Literal['adamw', 'lars'] | None = None,
-        lr: float | None = None,
-        lr_biases: float | None = None,
-        weight_decay: float | None = None,
-        warmup_epochs: float = 0,
-        chunk_size: int | None = None,
-        compile: bool = False,
+        **options: Any,
     ) -> None:
         """Initialize a new DeCUR instance."""
         if len(modalities) < 2:
@@ -81,21 +59,7 @@ class DeCUR(MultimodalPretraining):
             )
         if not 0 <= common_ratio <= 1:
             raise ValueError(f'common_ratio must be in [0, 1], got {common_ratio}')
-        super().__init__(
-            modalities,
-            model,
-            weights,
-            projector,
-            size,
-            augmentations,
-            optimizer,
-            lr,
-            lr_biases,
-            weight_decay,
-            warmup_epochs,
-            chunk_size,
-            compile,
-        )
+        super().__init__(modalities, model, weights, projector, **options)
 
     @property
     def common_dim(self) -> int:

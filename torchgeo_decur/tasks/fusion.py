@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..models import FusionHead
+from ..models.encoder import Weights
 from .pretraining import MultimodalPretraining
 
 
@@ -20,10 +21,13 @@ class FusionPretraining(MultimodalPretraining):
     Args:
         modalities: number of channels of each modality, by name; none may be called
             'joint' or 'shared'.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: width of each layer of the projectors.
         width: width of the fusion transformer.
         depth: number of its layers.
         heads: number of its attention heads.
-        projector: width of each layer of the projectors.
         options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Raises:
@@ -35,16 +39,18 @@ class FusionPretraining(MultimodalPretraining):
     def __init__(
         self,
         modalities: dict[str, int],
+        model: str | dict[str, str] = 'resnet50',
+        weights: Weights | dict[str, Weights] = None,
+        projector: Sequence[int] = (512, 512, 256),
         width: int = 512,
         depth: int = 1,
         heads: int = 8,
-        projector: Sequence[int] = (512, 512, 256),
         **options: Any,
     ) -> None:
         """Initialize a new FusionPretraining instance."""
         if taken := sorted({'joint', 'shared'} & set(modalities)):
             raise ValueError(f"modalities must not be 'joint' or 'shared', got {taken}")
-        super().__init__(modalities, projector=projector, **options)
+        super().__init__(modalities, model, weights, projector, **options)
 
     def configure_models(self) -> None:
         """Build encoders, projectors and the fusion head."""

@@ -17,7 +17,7 @@ from ..losses.functional import effective_rank, feature_std, standardize
 from ..modalities import per_modality, pick_date, split
 from ..models import MultimodalEncoder, build_projectors
 from ..models.encoder import Weights
-from ..transforms import default_augmentations
+from ..transforms import Augmentation, default_augmentations
 from .chunks import in_chunks
 from .optimizers import build_optimizer, lay_schedule
 from .resume import ResumableTask
@@ -81,7 +81,7 @@ class MultimodalPretraining(ResumableTask):
         weights: Weights | dict[str, Weights] = None,
         projector: Sequence[int] = (8192, 8192, 8192),
         size: int = 224,
-        augmentations: dict[str, nn.Module] | None = None,
+        augmentations: dict[str, Augmentation] | None = None,
         optimizer: Literal['adamw', 'lars'] | None = None,
         lr: float | None = None,
         lr_biases: float | None = None,

@@ -1,10 +1,12 @@
 """SimCLR, between modalities or between views of one."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightly.loss import NTXentLoss
 
 from ..losses import CrossModalLoss
+from ..models.encoder import Weights
 from .pretraining import MultimodalPretraining
 
 
@@ -18,9 +20,14 @@ class CrossModalSimCLR(MultimodalPretraining):
     Args:
         modalities: number of channels of each modality, by name. A single one learns
             from its own two views.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: width of each layer of the projectors; the last is the number of
+            dimensions D of the embeddings. Without a layer, features are embeddings.
         temperature: temperature of NT-Xent.
-        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``model``,
-            ``weights``, ``projector``, ``size``, ``augmentations``, ``optimizer``, ...
+        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
+            ``augmentations``, ``optimizer``, ``lr``, ...
 
     Raises:
         ValueError: if an option is out of range or does not name the modalities.
@@ -32,12 +39,18 @@ class CrossModalSimCLR(MultimodalPretraining):
     """
 
     def __init__(
-        self, modalities: dict[str, int], temperature: float = 0.1, **options: Any
+        self,
+        modalities: dict[str, int],
+        model: str | dict[str, str] = 'resnet50',
+        weights: Weights | dict[str, Weights] = None,
+        projector: Sequence[int] = (8192, 8192, 8192),
+        temperature: float = 0.1,
+        **options: Any,
     ) -> None:
         """Initialize a new CrossModalSimCLR instance."""
         if not temperature > 0:
             raise ValueError(f'temperature must be positive, got {temperature}')
-        super().__init__(modalities, **options)
+        super().__init__(modalities, model, weights, projector, **options)
 
     def configure_losses(self) -> None:
         """Build the loss."""

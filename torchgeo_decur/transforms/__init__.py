@@ -1,5 +1,6 @@
 """Transforms: the scale of the input contract, and augmentations per modality."""
 
+from .augmentation import Augmentation, ModuleAugmentation
 from .multimodal import PadBands, PerModality, ScaleToUnit, SelectBands, ToModalities
 from .presets import (
     PRESETS,
@@ -16,9 +17,11 @@ from .steps import AugmentationChain, RandomBandMean
 
 __all__ = [
     'PRESETS',
+    'Augmentation',
     'AugmentationChain',
     'DepthAugmentation',
     'ElevationAugmentation',
+    'ModuleAugmentation',
     'OpticalAugmentation',
     'PadBands',
     'PerModality',

@@ -11,6 +11,7 @@ from typing import Any
 import kornia.augmentation as K
 from torch import nn
 
+from .augmentation import Augmentation
 from .steps import AugmentationChain, RandomBandMean
 
 Range = tuple[float, float]
@@ -271,7 +272,7 @@ class UprightRGBAugmentation(RGBAugmentation):
         )
 
 
-PRESETS: dict[str, Callable[..., nn.Module]] = {
+PRESETS: dict[str, Callable[..., Augmentation]] = {
     's1': SARAugmentation,
     's2': OpticalAugmentation,
     'rgb': RGBAugmentation,

@@ -11,12 +11,14 @@ from kornia.enhance import adjust_hue, adjust_saturation_with_gray_subtraction
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
+from .augmentation import Augmentation
+
 # Numbers that a CPU works on together: they stay in its cache, and their memory is used
 # again, which a whole batch of 13 bands of 224 x 224 pixels does not allow.
 _TOGETHER = 2**20
 
 
-class AugmentationChain(nn.Sequential):
+class AugmentationChain(Augmentation, nn.Sequential):
     """Crop, operations on values, and flips, each on the samples it was drawn for.
 
     Draws and results are those of the operations one after the other, as in

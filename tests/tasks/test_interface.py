@@ -1,0 +1,94 @@
+"""What all tasks share: the order of their options, their help, and what is refused."""
+
+import contextlib
+import inspect
+import io
+from typing import Any
+
+import pytest
+from jsonargparse import ArgumentError, ArgumentParser
+from torch import nn
+from torchgeo.tasks import BaseTask
+
+from torchgeo_decur import tasks
+from torchgeo_decur.tasks import DeCUR, FusionPretraining, MultimodalPretraining
+from torchgeo_decur.transforms import ModuleAugmentation
+
+ALL = [getattr(tasks, name) for name in tasks.__all__]
+OBJECTIVES = [
+    task
+    for task in ALL
+    if issubclass(task, MultimodalPretraining)
+    and task not in (MultimodalPretraining, FusionPretraining)
+]
+SHARED = list(inspect.signature(MultimodalPretraining).parameters)
+SMALL: dict[str, Any] = {'modalities': {'s1': 2, 's2': 3}, 'model': 'test_resnet'}
+
+
+def parser() -> ArgumentParser:
+    made = ArgumentParser(exit_on_error=False)
+    made.add_subclass_arguments(BaseTask, 'model', required=True)
+    return made
+
+
+def help_of(task: type[BaseTask]) -> str:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        parser().parse_args([f'--model.help={task.__module__}.{task.__name__}'])
+    return text.getvalue()
+
+
+def path_of(task: type[BaseTask]) -> str:
+    return f'{task.__module__}.{task.__name__}'
+
+
+@pytest.mark.parametrize('task', OBJECTIVES)
+class TestObjectives:
+    def test_one_order(self, task: type[MultimodalPretraining]) -> None:
+        parameters = list(inspect.signature(task).parameters)
+        assert parameters[:4] == SHARED[:4] == [*SMALL, 'weights', 'projector']
+        assert parameters[-1] == 'options'
+
+    def test_help_lists_every_option(self, task: type[MultimodalPretraining]) -> None:
+        text = help_of(task)
+        own = set(inspect.signature(task).parameters) - {'options'}
+        for option in own | set(SHARED):
+            assert f'  --model.{option} ' in text
+        assert '1e-4 for AdamW' in text
+        # Not the names of all modules that torch has.
+        assert text.count('\n') < 120 and 'SARAugmentation' in text
+
+    def test_options_are_flat(self, task: type[MultimodalPretraining]) -> None:
+        own = set(inspect.signature(task).parameters) - {'options'}
+        model = task(**SMALL, projector=[8], size=32)
+        expected = (own | set(SHARED)) - {'weights', 'augmentations'}
+        assert set(model.hparams) == expected
+        assert model.hparams['size'] == 32
+
+    def test_a_typo_is_refused(self, task: type[MultimodalPretraining]) -> None:
+        given = {'class_path': path_of(task), 'init_args': {**SMALL, 'sise': 32}}
+        with pytest.raises(ArgumentError, match='sise'):
+            parser().parse_object({'model': given})
+        with pytest.raises(TypeError, match='sise'):
+            task(**SMALL, sise=32)
+
+
+def test_a_module_is_an_augmentation_in_a_file() -> None:
+    module = {'class_path': 'torch.nn.AvgPool2d', 'init_args': {'kernel_size': 2}}
+    wrapped = {
+        'class_path': 'torchgeo_decur.transforms.ModuleAugmentation',
+        'init_args': {'module': module},
+    }
+
+    def built(augmentation: dict[str, Any]) -> DeCUR:
+        options = {**SMALL, 'projector': [8], 'augmentations': {'s1': augmentation}}
+        given = {'class_path': path_of(DeCUR), 'init_args': options}
+        made = parser()
+        task: DeCUR = made.instantiate_classes(made.parse_object({'model': given})).model
+        return task
+
+    augmentation = built(wrapped).augmentations['s1']
+    assert isinstance(augmentation, ModuleAugmentation)
+    assert isinstance(augmentation.module, nn.AvgPool2d)
+    with pytest.raises(ArgumentError, match='to a subclass of Augmentation'):
+        built(module)
