@@ -84,7 +84,9 @@ def test_a_module_is_an_augmentation_in_a_file() -> None:
         options = {**SMALL, 'projector': [8], 'augmentations': {'s1': augmentation}}
         given = {'class_path': path_of(DeCUR), 'init_args': options}
         made = parser()
-        task: DeCUR = made.instantiate_classes(made.parse_object({'model': given})).model
+        task: DeCUR = made.instantiate_classes(
+            made.parse_object({'model': given})
+        ).model
         return task
 
     augmentation = built(wrapped).augmentations['s1']
