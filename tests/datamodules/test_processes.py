@@ -1,0 +1,102 @@
+"""Datasets in worker processes that are started anew, as Python 3.14 starts them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fake_data import fake
+from torch.utils.data import ConcatDataset, DataLoader
+
+from torchgeo_decur.datamodules import (
+    BigEarthNetMMDataModule,
+    GeoNRWPatchDataModule,
+    MultimodalDataModule,
+    NYUDepthV2DataModule,
+    PackedDataModule,
+    PairedFoldersDataModule,
+    RasterPairDataModule,
+    SSL4EOS12PairDataModule,
+    SUNRGBDDataModule,
+    SyntheticEODataModule,
+    TrifeaturesDataModule,
+)
+
+
+@pytest.fixture(scope='module')
+def datasets(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The training split of every datamodule, which workers read."""
+    pytest.importorskip('h5py')
+
+    def make(name: str, **options: Any) -> str:
+        root = tmp_path_factory.mktemp(name)
+        fake(name).make(root, **options)
+        return str(root)
+
+    folders, rasters = fake('paired_folders'), make('rasters')
+    optical = {'bands': ['column', 'row'], 'mean': [2000, 1000], 'std': [900, 500]}
+    radar = {'bands': ['east', 'north'], 'mean': [16, 8], 'std': [9, 5]}
+    made: dict[str, MultimodalDataModule] = {
+        'bigearthnet': BigEarthNetMMDataModule(make('bigearthnet'), batch_size=2),
+        'geonrw': GeoNRWPatchDataModule(
+            make('geonrw', cities={'aachen': 3, 'bonn': 1}), size=32, batch_size=2
+        ),
+        'nyudepthv2': NYUDepthV2DataModule(make('nyudepthv2'), size=(8, 8)),
+        'packed': PackedDataModule(str(packed)),
+        'paired_folders': PairedFoldersDataModule(
+            make('paired_folders'), folders.IMAGES, folders.MASK, train=['dataset1']
+        ),
+        'rasters': RasterPairDataModule(
+            {
+                'optical': {'paths': f'{rasters}/optical', **optical},
+                'radar': {'paths': f'{rasters}/radar', **radar},
+            },
+            patch_size=32,
+            length=8,
+            batch_size=4,
+        ),
+        'ssl4eo_s12': SSL4EOS12PairDataModule(
+            make('ssl4eo_s12', places=range(4), dates=(0, 1)), dates='independent'
+        ),
+        'sunrgbd': SUNRGBDDataModule(make('sunrgbd'), size=(8, 8)),
+        'synthetic': SyntheticEODataModule(length=4, val_length=4, size=16),
+        'trifeatures': TrifeaturesDataModule(length=8, val_length=4, size=16),
+    }
+    for datamodule in made.values():
+        datamodule.setup('fit')
+    return {name: module.train_dataset for name, module in made.items()}
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
+    return bool(a == b)
+
+
+@pytest.mark.parametrize(
+    'method', ['forkserver', pytest.param('spawn', marks=pytest.mark.slow)]
+)
+def test_worker_reads_every_dataset(datasets: dict[str, Any], method: str) -> None:
+    joined = ConcatDataset(datasets.values())
+    # One process for all: it takes seconds to start.
+    loader = DataLoader(
+        joined,
+        batch_size=None,
+        sampler=[0, *joined.cumulative_sizes[:-1]],
+        num_workers=1,
+        persistent_workers=True,
+        multiprocessing_context=method,
+    )
+    windows = []
+    for epoch in range(2):
+        for dataset in datasets.values():
+            if hasattr(dataset, 'set_epoch'):
+                dataset.set_epoch(epoch)
+        for (name, dataset), sample in zip(datasets.items(), loader, strict=True):
+            expected = dataset[0]
+            assert sample.keys() == expected.keys(), name
+            assert all(same(sample[k], expected[k]) for k in expected), name
+            if name == 'rasters':
+                windows.append(sample['bounds'])
+    # The worker has heard of the second epoch.
+    assert not torch.equal(*windows)
