@@ -168,6 +168,23 @@ class TestConvert:
         kernel = original['backbone_2']['conv1.weight'].sum(1, keepdim=True)
         assert dem.model.conv1.weight.equal(kernel)
 
+    @pytest.mark.parametrize(
+        ('model', 'message'),
+        [
+            ('resnet99', r"must be the name of a timm model, got 'resnet99'; did you"),
+            ('resnet34', 'found another model: 96 missing .*; set model and number'),
+        ],
+    )
+    def test_another_model(
+        self, published: Path, tmp_path: Path, model: str, message: str
+    ) -> None:
+        out = tmp_path / 'out'
+        options = [f'--out={out}', f'--model={model}', '--modality=rgb']
+        for layout in ('torchgeo', 'timm'):
+            with pytest.raises(SystemExit, match=message):
+                main(['convert', str(published), f'--to={layout}', *options])
+        assert not out.exists()
+
     def test_to_safetensors_with_the_bands(
         self, published: Path, tmp_path: Path
     ) -> None:

@@ -21,6 +21,7 @@ from .files import writable, write_whole
 from .models import MultimodalEncoder, save_encoder, save_onnx
 from .models.describing import describe, label
 from .models.download import cached_file
+from .models.encoder import check_model
 from .models.loading import read_weights
 from .models.published import DeCURWeights, fold_repeated
 from .models.weights import WEIGHTS
@@ -91,8 +92,7 @@ def convert(
             a graph for images of 224 x 224 pixels, checked by onnxruntime.
         modality: which modality to write; all by default.
         out: folder of the files, which are called after the input and the modality.
-        model: name of the timm model, for 'torchgeo' and 'onnx' where the file does not
-            say it.
+        model: name of the timm model, where the file does not say it.
     """
     checkpoint = read_weights(file)
     held = [label(checkpoint, m) for m in checkpoint.states]
@@ -111,6 +111,8 @@ def convert(
         bands = checkpoint.bands.get(m)
         state = fold_repeated(tensors, len(bands)) if bands else tensors
         state = {k: v for k, v in state.items() if not _OUTSIDE.match(k)}
+        if model:
+            check_model(checkpoint, m, state, model)
         metadata = describe(checkpoint, named)
         path = out / f'{_stem(file)}_{named}'
         if to == 'onnx':

@@ -1,6 +1,7 @@
 import hashlib
 import os
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import pytest
 import safetensors.torch
 import torch
 from encoder_states import SMALL, State, assert_loaded, random_state
+from torchgeo import tasks
 from torchgeo.models import ResNet18_Weights
 
 from torchgeo_decur.models import create_encoder, load_weights
+from torchgeo_decur.models.loading import read_weights
 
 
 def with_prefix(prefix: str, state: State) -> State:
@@ -77,6 +80,62 @@ class TestFiles:
         encoder = create_encoder(SMALL, 2)
         load_weights(encoder, tmp_path / 'x.pt')
         assert_loaded(encoder, state)
+
+    @pytest.mark.parametrize(
+        'prefix',
+        ['_orig_mod.', 'module._orig_mod.', 'module.module.', 'model._orig_mod.'],
+    )
+    def test_compiled_and_distributed(self, tmp_path: Path, prefix: str) -> None:
+        state = random_state()
+        torch.save(with_prefix(prefix, state), tmp_path / 'x.pt')
+        encoder = create_encoder(SMALL, 2)
+        load_weights(encoder, tmp_path / 'x.pt')
+        assert_loaded(encoder, state)
+
+    def test_compiled_parts_of_a_task(self, tmp_path: Path) -> None:
+        state = random_state()
+        named = with_prefix('encoders.encoders.s1._orig_mod.', state)
+        torch.save({'state_dict': named}, tmp_path / 'last.ckpt')
+        encoder = create_encoder(SMALL, 2)
+        load_weights(encoder, tmp_path / 'last.ckpt', 's1')
+        assert_loaded(encoder, state)
+
+    @pytest.mark.parametrize(
+        ('task', 'model', 'where', 'options'),
+        [
+            ('BYOL', 'resnet18', 'model.backbone.model', {}),
+            ('MoCo', 'resnet18', 'backbone', {}),
+            ('SimCLR', 'resnet18', 'backbone', {}),
+            ('Classification', 'resnet18', 'model', {'num_classes': 3}),
+            ('SemanticSegmentation', 'unet', 'model.encoder', {'backbone': 'resnet18'}),
+            (
+                'SemanticSegmentation',
+                'unet',
+                'model.encoder.model',
+                {'backbone': 'tu-resnet18'},
+            ),
+        ],
+    )
+    def test_checkpoint_of_torchgeo(
+        self, tmp_path: Path, task: str, model: str, where: str, options: dict[str, Any]
+    ) -> None:
+        classes = {'num_classes': 3} if model == 'unet' else {}
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # what TorchGeo says of its own options
+            made = getattr(tasks, task)(
+                model=model, in_channels=2, **classes, **options
+            )
+        content = {
+            'state_dict': made.state_dict(),
+            'hyper_parameters': {**made.hparams},
+        }
+        torch.save(content, tmp_path / 'last.ckpt')
+        encoder = create_encoder('resnet18', 2)
+        load_weights(encoder, tmp_path / 'last.ckpt')
+        found = made.get_submodule(where).state_dict()
+        for key, value in encoder.state_dict().items():
+            assert value.equal(found[key]), key
+        assert read_weights(tmp_path / 'last.ckpt').model == {'': 'resnet18'}
 
     def test_other_entries_beside_tensors(self, tmp_path: Path) -> None:
         state = random_state()
@@ -183,6 +242,20 @@ def write_reference(file: Path) -> None:
 
 
 class TestErrors:
+    @pytest.mark.parametrize('value', [float('nan'), float('inf')])
+    def test_parameters_of_a_fit_that_diverged(
+        self, tmp_path: Path, value: float
+    ) -> None:
+        state = random_state()
+        state['conv_stem.weight'].view(-1)[0] = value
+        torch.save(state, tmp_path / 'x.pt')
+        encoder = create_encoder(SMALL, 2)
+        before = encoder.conv_stem.weight.clone()
+        message = r"x\.pt: expected finite .* in 1 of .*\['conv_stem\.weight'\]; take a"
+        with pytest.raises(ValueError, match=message):
+            load_weights(encoder, tmp_path / 'x.pt')
+        assert encoder.conv_stem.weight.equal(before)
+
     @pytest.mark.parametrize(
         'name', ['ResNet18_Weights.SENTINEL9', 'missing.pt', '', 'resnet18']
     )

@@ -34,7 +34,17 @@ _ABOUT = (
     *('hyper_parameters', TASK_OPTIONS, 'epoch', 'global_step'),
     *('encoder_modalities', 'encoder_training', 'fusion'),
 )
-_PREFIXES = ('model.', 'backbone.', '')
+# Those of TorchGeo's tasks first: BYOL, segmentation with timm's and smp's encoders.
+_PREFIXES = (
+    'model.backbone.model.',
+    'model.encoder.model.',
+    'model.encoder.',
+    'model.',
+    'backbone.',
+    '',
+)
+# What torch.compile, DDP and DataParallel put before the names of a module.
+_WRAPPERS = re.compile(r'^(?:module\.)+|\b_orig_mod\.(?:module\.)?')
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,8 @@ def read_checkpoint(file: str | Path, name: str = '') -> Checkpoint:
         The encoders, without projectors and classifiers of one modality.
 
     Raises:
-        ValueError: if the file cannot be read as a checkpoint or holds no tensors.
+        ValueError: if the file cannot be read as a checkpoint, holds no tensors, or
+            parameters that are NaN or infinite.
     """
     name = name or str(file)
     content: Any
@@ -103,13 +114,17 @@ def read_checkpoint(file: str | Path, name: str = '') -> Checkpoint:
     options = options if isinstance(options, Mapping) else {}
     # In a task of segmentation the model is the decoder.
     model = text.get('model') or options.get('backbone') or options.get('model')
+    if isinstance(model, str):
+        model = model.removeprefix('tu-')  # smp's prefix of timm's encoders
     models = model if isinstance(model, Mapping) else dict.fromkeys(states, model)
     known, named = text.get('encoder_modalities', {}), options.get('bands') or {}
     bands = {m: known.get(m, text).get('bands') or named.get(m) for m in states}
     left_out = dict.fromkeys(states, tuple(text.get('left_out', ())))
     if 'backbone' in options:
-        for m in filter(None, states):
+        for m in states:
             states[m], left_out[m] = _whole(states[m], str(models.get(m)))
+    for m, found in states.items():
+        check_finite(f'{name}{f", {m}" if m else ""}', found)
     return Checkpoint(
         name,
         states,
@@ -121,6 +136,24 @@ def read_checkpoint(file: str | Path, name: str = '') -> Checkpoint:
     )
 
 
+def check_finite(name: str, state: Mapping[str, Tensor]) -> None:
+    """Refuse parameters of a fit that diverged.
+
+    Args:
+        name: what they are of, for the message.
+        state: tensors by name.
+
+    Raises:
+        ValueError: naming those that are NaN or infinite.
+    """
+    bad = [k for k, v in state.items() if not v.isfinite().all()]
+    if bad:
+        raise ValueError(
+            f'{name}: expected finite parameters, found NaN or infinite ones in {len(bad)} '
+            f'of {len(state)}, {bad[:3]}; take a checkpoint from before the fit diverged'
+        )
+
+
 def split_states(state: Mapping[str, Tensor]) -> dict[str, State]:
     """Find the encoders in a state dictionary of any known layout.
 
@@ -128,7 +161,10 @@ def split_states(state: Mapping[str, Tensor]) -> dict[str, State]:
     - DeCUR as published: ``module.backbone_1.``, ``module.backbone_2.``. Deformable
       attention stands beside them; in training ``da1_*`` served every modality and the
       others never changed, so every encoder gets ``da1_*`` as ``da_*``;
-    - one encoder, bare or under ``model.`` or ``backbone.``.
+    - one encoder, bare or under ``model.`` or ``backbone.``, or where TorchGeo's BYOL
+      and segmentation keep it.
+
+    Prefixes of DDP and of ``torch.compile`` are left out.
 
     Args:
         state: tensors by name.
@@ -138,7 +174,7 @@ def split_states(state: Mapping[str, Tensor]) -> dict[str, State]:
         ``backbone_2``, a single one ''. Deformable attention that was never trained is
         left out.
     """
-    state = {k.removeprefix('module.'): v for k, v in state.items()}
+    state = {_WRAPPERS.sub('', k): v for k, v in state.items()}
     attention = {k: v for k, v in state.items() if _ATTENTION.match(k)}
     trained = _renamed(attention, r'da1_', 'da_')
     found: dict[str, State] = {}

@@ -5,14 +5,17 @@ from difflib import get_close_matches
 from typing import Any, Self
 
 import timm
+import torch
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
 from ..modalities import per_modality
+from .checkpoints import Checkpoint, State
 from .describing import count_channels, describe, label
 from .hub import HubFolder
 from .loading import Source, load_weights, prepare, read_weights
+from .published import first_convolution
 
 # Families whose position embeddings timm interpolates to the size of each input.
 _DYNAMIC_SIZE = {'vision_transformer', 'deit', 'eva'}
@@ -58,6 +61,27 @@ def create_encoder(
         model, pretrained=pretrained, in_chans=in_chans, num_classes=0, **kwargs
     )
     return encoder
+
+
+def check_model(
+    checkpoint: Checkpoint, modality: str, state: State, model: str
+) -> None:
+    """Check that parameters are those of a timm model.
+
+    Args:
+        checkpoint: the file that they are from.
+        modality: name of the encoder in it.
+        state: its parameters, as they are to be written.
+        model: name of the timm model.
+
+    Raises:
+        ValueError: if timm does not know the model, or they do not fit it.
+    """
+    kernel = first_convolution(state)
+    with torch.device('meta'):
+        encoder = create_encoder(model, state[kernel].shape[1] if kernel else 3)
+    left_out = {'': checkpoint.left_out.get(modality, ())}
+    prepare(encoder, Checkpoint(checkpoint.name, {'': state}, left_out=left_out), '')
 
 
 class MultimodalEncoder(nn.Module, HubFolder):
