@@ -13,6 +13,7 @@ from encoder_states import SMALL, State, assert_loaded, random_state
 from torchgeo import tasks
 from torchgeo.models import ResNet18_Weights
 
+from torchgeo_decur import tasks as our_tasks
 from torchgeo_decur.models import create_encoder, load_weights
 from torchgeo_decur.models.loading import read_weights
 
@@ -91,6 +92,19 @@ class TestFiles:
         encoder = create_encoder(SMALL, 2)
         load_weights(encoder, tmp_path / 'x.pt')
         assert_loaded(encoder, state)
+
+    @pytest.mark.parametrize('name', ['DeCUR', 'LateFusionClassification'])
+    def test_into_a_task(self, tmp_path: Path, name: str) -> None:
+        states = {m: random_state(SMALL, 2, seed=i) for i, m in enumerate('ab')}
+        file = {f'encoders.{m}.{k}': v for m in 'ab' for k, v in states[m].items()}
+        torch.save(file, tmp_path / 'x.pt')
+        options = {'projector': [4]} if name == 'DeCUR' else {'num_classes': 2}
+        task = getattr(our_tasks, name)({'a': 2, 'b': 2}, model=SMALL, **options)
+        reports = load_weights(task, tmp_path / 'x.pt')
+        assert list(reports) == ['a', 'b']
+        encoders = getattr(task, 'encoders', None) or task.model.encoders
+        for m, state in states.items():
+            assert_loaded(encoders.encoders[m], state)
 
     def test_compiled_parts_of_a_task(self, tmp_path: Path) -> None:
         state = random_state()

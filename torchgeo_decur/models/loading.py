@@ -63,8 +63,9 @@ def load_weights(
     transformers are interpolated to the grid of the encoder.
 
     Args:
-        encoder: a timm model without classifier; several by name of modality, or a
-            :class:`~torchgeo_decur.models.MultimodalEncoder`. Changed in place.
+        encoder: a timm model without classifier; several by name of modality, a
+            :class:`~torchgeo_decur.models.MultimodalEncoder`, or one of our tasks.
+            Changed in place.
         weights: enum, name of one, or path of a file; with several encoders also one for
             each.
         modality: with one encoder, which of the weights of several.
@@ -181,7 +182,15 @@ def _encoders(
 ) -> dict[str, nn.Module]:
     if isinstance(encoder, Mapping):
         return dict(encoder)
-    inside = getattr(encoder, 'encoders', encoder)
+    # A task of transfer has them in its model, and a MultimodalEncoder in a dictionary.
+    inside: Any = encoder
+    while not isinstance(inside, nn.ModuleDict):
+        holder = (
+            inside if hasattr(inside, 'encoders') else getattr(inside, 'model', None)
+        )
+        if not hasattr(holder, 'encoders'):
+            break
+        inside = holder.encoders
     # timm's pyramids are module dictionaries of one encoder.
     if isinstance(inside, nn.ModuleDict) and not hasattr(inside, 'feature_info'):
         return dict(inside.items())
