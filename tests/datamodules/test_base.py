@@ -378,17 +378,24 @@ class TestTransfer:
             other = torch.stack([sample['image_other'] for sample in raw])
             assert torch.equal(batch['image_other'], other)
 
-    def test_first_batch_alone_is_checked(
+    def test_first_batches_alone_are_checked(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        calls: list[set[str]] = []
-        monkeypatch.setattr(base, 'check', lambda images, _: calls.append(set(images)))
+        calls: list[tuple[str, set[str]]] = []
+        look = base.FirstBatches.look
+
+        def spy(self: Any, images: Any, stage: str, training: bool) -> None:
+            calls.append((stage, set(images)))
+            look(self, images, stage, training)
+
+        monkeypatch.setattr(base.FirstBatches, 'look', spy)
         made = datamodule()
         trainer().fit(Watch(), datamodule=made)
-        assert calls == [set(MODALITIES)]
+        every = set(MODALITIES)
+        assert calls == [('val', every), ('train', every)]
         made.set_modalities({'s1': MODALITIES['s1']})
         trainer().validate(Watch(), made, verbose=False)
-        assert calls == [set(MODALITIES), {'s1'}]
+        assert calls[2:] == [('val', {'s1'})]
 
     def test_wrong_unit(self) -> None:
         wrong = {**MODALITIES['other'], 'unit': 'DN', 'bands': ['x']}

@@ -39,7 +39,7 @@ def date_of(sample: dict[str, torch.Tensor], m: str) -> list[int]:
     first = [row[0] for row in corners(sample, m)]
     if m == 's1':
         return [round((-8 - place - v) / 0.25) for v in first]
-    return [round((v - 100 * place) / 1000) - 1 for v in first]
+    return [round((v - 100 * place) / 1000) - 2 for v in first]
 
 
 @pytest.mark.parametrize(('level', 'split'), [('l1c', 's2c'), ('l2a', 's2a')])
@@ -65,7 +65,7 @@ def test_bands_of_lower_resolution_come_on_the_ten_metre_grid(shared: Path) -> N
     image = SSL4EOS12Pair(shared)[0]['image_s2'][0]
     # Its two columns are 4 apart, six pixels wide each, centres at 2.5 and 8.5.
     column = torch.arange(12)
-    expected = 1000 + 4 * ((column - 2.5) / 6).clamp(0, 1)
+    expected = 2000 + 4 * ((column - 2.5) / 6).clamp(0, 1)
     torch.testing.assert_close(image[0], expected.expand(12, 12))
 
 

@@ -14,7 +14,7 @@ from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets.utils import Sample
 
 from ..datasets.reading import FileDataset
-from ..modalities import Modality, check, split
+from ..modalities import FirstBatches, Modality, split
 from ..transforms import PerModality, ScaleToUnit
 from .splits import split_groups, take_budget
 
@@ -154,7 +154,7 @@ class MultimodalDataModule(BaseDataModule):
                 nodata values in ``setup`` calls this again then.
         """
         self.modalities = {m: Modality.of(value) for m, value in modalities.items()}
-        self.checked = False
+        self.first_batches = FirstBatches(self.modalities)
         known = {
             m: ScaleToUnit(modality)
             for m, modality in self.modalities.items()
@@ -191,7 +191,7 @@ class MultimodalDataModule(BaseDataModule):
         """
 
     def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
-        """Check the first batch of a run, then scale every batch to [0, 1].
+        """Check the first batches of each stage, then scale every batch to [0, 1].
 
         Args:
             batch: a batch on the device, in physical units.
@@ -201,12 +201,19 @@ class MultimodalDataModule(BaseDataModule):
             The batch with scaled images.
 
         Raises:
-            ValueError: if the first batch is not what the modalities say.
+            ValueError: if a first batch is not what the modalities say.
         """
-        if not self.checked:
+        trainer = self.trainer
+        training = trainer is not None and trainer.training
+        # The sanity check sees the validation split.
+        checking = trainer is not None and (
+            trainer.validating or trainer.sanity_checking
+        )
+        stage = 'train' if training else 'val' if checking else 'other'
+        if not self.first_batches.done(stage):
             channels = {m: modality.channels for m, modality in self.modalities.items()}
-            check(split(batch, channels), self.modalities)
-            self.checked = True
+            images = split(batch, channels)
+            self.first_batches.look(images, stage, training)
         scaled: Sample = super().on_after_batch_transfer(batch, dataloader_idx)
         return scaled
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..datasets.packed import PackedDataset, Split, litdata, read_manifest
+from ..modalities import FirstBatches
 from .base import MultimodalDataModule
 
 
@@ -81,7 +82,7 @@ class PackedDataModule(MultimodalDataModule):
                 }
             )
             self.modalities = dict(manifest.modalities)
-            self.checked = True
+            self.first_batches = FirstBatches({})
         if stage == 'fit':
             self.train_dataset = self._open('train')
         if stage in ('fit', 'validate') and 'val' in manifest.splits:

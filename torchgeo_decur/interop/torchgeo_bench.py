@@ -13,9 +13,8 @@ from torch import Tensor
 from torchgeo_bench.datasets.base import BandSpec
 from torchgeo_bench.models.interface import BenchModel
 
-from ..modalities import Modality
+from ..modalities import Modality, canonical
 from ..models import MultimodalEncoder
-from ..models.loading import canonical
 from ..transforms import ScaleToUnit
 
 # What its data sets call the bands of Sentinel-2 where they do not number them.

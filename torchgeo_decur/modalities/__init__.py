@@ -8,17 +8,28 @@ when the dataset delivers T dates.
 Notation: B batch, T dates, C channels, H height, W width.
 """
 
+from .bands import canonical, contradiction
 from .batch import check_grid, per_modality, pick_date, split
-from .checks import check, cure_of_holes, invalid_pixels
+from .checks import (
+    FirstBatches,
+    check,
+    check_unit_interval,
+    cure_of_holes,
+    invalid_pixels,
+)
 from .pictures import hillshade, picture, stretch
 from .record import MODALITIES, Kind, Modality
 
 __all__ = [
     'MODALITIES',
+    'FirstBatches',
     'Kind',
     'Modality',
+    'canonical',
     'check',
     'check_grid',
+    'check_unit_interval',
+    'contradiction',
     'cure_of_holes',
     'hillshade',
     'invalid_pixels',

@@ -1,13 +1,23 @@
-"""Whether the values of a batch are in the unit, order and layout they should be in."""
+"""Checks that the values of a batch are in the unit, order and layout they should be in."""
 
 import math
+import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from .looks import Severity, Sign, inspect
 from .record import Modality
+from .values import Values
+
+SWITCH = 'TORCHGEO_DECUR_CHECK'
+# Batches of training that must agree before a suspicion ends it.
+_AGREE = 4
+# Batches of a stage that are looked at in any case until one holds something.
+_MOST = 16
 
 
 def invalid_pixels(x: Tensor, nodata: float | None) -> Tensor | None:
@@ -43,7 +53,7 @@ def cure_of_holes(modality: Modality) -> str:
 def check(images: Mapping[str, Tensor], modalities: Mapping[str, Modality]) -> None:
     """Look at one batch and refuse data in another unit, order or layout.
 
-    Meant for the first batch of a run: it moves a few numbers to the host.
+    Meant for the first batches of a run: it waits for the device.
 
     Args:
         images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W), in the
@@ -52,117 +62,183 @@ def check(images: Mapping[str, Tensor], modalities: Mapping[str, Modality]) -> N
 
     Raises:
         ValueError: naming modality, expected, found and cure, for a wrong number of
-            channels, NaN or infinite values, backscatter in linear power, swapped
-            polarisations, and reflectance that was already scaled.
+            channels, NaN or infinite values, and where a unit, an order of bands, a
+            scale or an undeclared value of missing pixels is wrong with near certainty.
+            With the environment variable ``TORCHGEO_DECUR_CHECK=warn`` these are
+            warnings, but for the first two.
 
     Warns:
-        UserWarning: if a band is constant over the whole batch.
+        UserWarning: if any of that may be wrong.
     """
-    for name, modality in modalities.items():
-        if name not in images:
+    FirstBatches(modalities).look(images)
+
+
+@dataclass
+class _Stage:
+    """What is known after some batches of a stage."""
+
+    batches: int = 0
+    done: bool = False
+    seen: set[str] = field(default_factory=set)
+    suspicions: set[tuple[str, str]] | None = None
+
+
+class FirstBatches:
+    """Look at the first batches of each stage of a run, and at no others.
+
+    What is near certain to be wrong is refused, on the rest there is one warning. A stage
+    is looked at until each modality had a batch that is not empty or constant. A
+    suspicion that several training batches share is refused too.
+
+    Args:
+        modalities: what each modality is.
+    """
+
+    def __init__(self, modalities: Mapping[str, Modality]) -> None:
+        """Initialize a new FirstBatches instance."""
+        self.modalities = modalities
+        self._stages: dict[str, _Stage] = {}
+        self._warned: set[tuple[str, str]] = set()
+
+    def done(self, stage: str = '') -> bool:
+        """Return whether no more batches of a stage need to be looked at.
+
+        Args:
+            stage: name of the stage.
+        """
+        state = self._stages.get(stage)
+        return not self.modalities or (state is not None and state.done)
+
+    def look(
+        self, images: Mapping[str, Tensor], stage: str = '', training: bool = False
+    ) -> None:
+        """Look at a batch; this waits for the device.
+
+        Args:
+            images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W).
+            stage: name of the stage; batches of different stages may be of other files.
+            training: whether batches are drawn at random, so that several which agree
+                are no accident.
+
+        Raises:
+            ValueError: as in :func:`check`.
+        """
+        state = self._stages.setdefault(stage, _Stage())
+        state.batches += 1
+        suspicions = {}
+        for name, modality in self.modalities.items():
+            values = _values(name, images, modality)
+            if values is None:
+                self._warn(name, 'empty', 'the first batch holds nothing but nodata')
+                continue
+            if values.varying.any():
+                state.seen.add(name)
+            for sign in inspect(values):
+                if sign.severity is Severity.ERROR:
+                    self._refuse(name, sign)
+                elif sign.severity is Severity.SUSPICION:
+                    suspicions[name, sign.topic] = sign
+                    self._warn(name, sign.topic, sign.message)
+                else:
+                    self._warn(name, sign.topic, sign.message)
+        shared = set(suspicions) & (state.suspicions or set(suspicions))
+        first = state.suspicions is None
+        state.suspicions = shared if first or state.suspicions else set()
+        agree = training and bool(state.suspicions)
+        if agree and state.batches >= _AGREE:
+            for name, topic in sorted(state.suspicions):
+                self._refuse(name, suspicions[name, topic])
+        state.done = state.batches >= _MOST or (
+            state.seen == set(self.modalities)
+            and (not agree or state.batches >= _AGREE)
+        )
+
+    def _warn(self, name: str, topic: str, message: str) -> None:
+        if (name, topic) not in self._warned:
+            self._warned.add((name, topic))
+            warnings.warn(f'{name}: {message}', stacklevel=4)
+
+    def _refuse(self, name: str, sign: Sign) -> None:
+        if only_warns():
+            self._warn(name, f'{sign.topic}, certain', sign.message)
+        else:
+            raise ValueError(f'{name}: {sign.message}. {HINT}')
+
+
+HINT = f'If the data are right as they are, set the environment variable {SWITCH}=warn'
+
+
+def only_warns() -> bool:
+    """Return whether the user asks for warnings in place of refusals.
+
+    Raises:
+        ValueError: if the environment variable has another value.
+    """
+    value = os.environ.get(SWITCH, '')
+    if value not in ('', 'warn'):
+        raise ValueError(
+            f"the environment variable {SWITCH} must be 'warn' or not set, got {value!r}"
+        )
+    return value == 'warn'
+
+
+def check_unit_interval(images: Mapping[str, Tensor]) -> None:
+    """Look at a batch and refuse images that nobody scaled to [0, 1].
+
+    Meant for the first batch that a task gets: it waits for the device.
+
+    Args:
+        images: images by modality, shape (..., C, H, W).
+
+    Raises:
+        ValueError: if images are integers, or values are outside of [0, 1]. With the
+            environment variable ``TORCHGEO_DECUR_CHECK=warn`` the latter is a warning.
+    """
+    for name, x in images.items():
+        if not x.is_floating_point():
             raise ValueError(
-                f'{name}: expected image_{name} in the batch, found {sorted(images)}'
+                f'{name}: expected images in [0, 1], floating point, found {x.dtype}; '
+                'scale them with transforms.ScaleToUnit, or divide bytes by 255'
             )
-        x = images[name]
-        if x.shape[-3] != modality.channels:
-            raise ValueError(
-                f'{name}: expected {modality.channels} bands {list(modality.bands)}, '
-                f'found {x.shape[-3]}; select or pad the bands'
+        low, high = (float(v) for v in x.detach().aminmax())
+        # Interpolation and half precision may go beyond by a little.
+        if x.numel() and (low < -0.02 or high > 1.02):
+            message = (
+                f'{name}: expected images in [0, 1], found values in [{low:.4g}, '
+                f'{high:.4g}]; use a datamodule of torchgeo_decur, or scale them with '
+                'transforms.ScaleToUnit'
             )
-        bands = x.detach().double().transpose(-3, 0).flatten(1)
-        # Compared in the precision of the data: -3.4028235e38 is no float64 of a float32.
-        invalid = invalid_pixels(x, modality.nodata)
-        valid = (
-            torch.ones_like(bands, dtype=torch.bool)
-            if invalid is None
-            else ~invalid.transpose(-3, 0).flatten(1)
-        )
-        if not valid.any():
-            warnings.warn(
-                f'{name}: the first batch holds nothing but nodata', stacklevel=2
-            )
-            continue
-        finite = bands.isfinite() | ~valid
-        if not finite.all():
-            bad = [
-                b for b, ok in zip(modality.bands, finite.all(1), strict=True) if not ok
-            ]
-            raise ValueError(
-                f'{name}: expected finite values, found '
-                f'{int((~finite).sum())} NaN or infinite in bands {bad}; '
-                f'{cure_of_holes(modality)}'
-            )
-        _check_constant(name, modality, bands, valid)
-        if look := _LOOKS.get(modality.unit):
-            look(name, modality, bands, valid)
+            if not only_warns():
+                raise ValueError(f'{message}. {HINT}')
+            warnings.warn(message, stacklevel=2)
 
 
-def _check_constant(
-    name: str, modality: Modality, bands: Tensor, valid: Tensor
-) -> None:
-    high = bands.masked_fill(~valid, -torch.inf).amax(1)
-    low = bands.masked_fill(~valid, torch.inf).amin(1)
-    constant = [b for b, flat in zip(modality.bands, high <= low, strict=True) if flat]
-    if constant:
-        warnings.warn(
-            f'{name}: bands {constant} are constant over the first batch; '
-            'they carry no information',
-            stacklevel=3,
-        )
-
-
-def _check_decibel(name: str, modality: Modality, bands: Tensor, valid: Tensor) -> None:
-    low, high = bands[valid].amin().item(), bands[valid].amax().item()
-    if low >= 0:
+def _values(
+    name: str, images: Mapping[str, Tensor], modality: Modality
+) -> Values | None:
+    """Return the values of a modality, or None where all are missing."""
+    if name not in images:
         raise ValueError(
-            f'{name}: expected backscatter in dB (mostly between -30 and 5), found only '
-            f'values in [{low:.3g}, {high:.3g}], as in linear power; convert with '
-            '10 * log10(x)'
+            f'{name}: expected image_{name} in the batch, found {sorted(images)}'
         )
-    if {'VV', 'VH'} <= set(modality.bands):
-        vv, vh = (modality.bands.index(b) for b in ('VV', 'VH'))
-        mean = [bands[i][valid[i]].mean().item() for i in (vv, vh)]
-        if mean[0] < mean[1]:
-            raise ValueError(
-                f'{name}: expected VV brighter than VH (bands {list(modality.bands)}), '
-                f'found mean VV {mean[0]:.2f} dB < VH {mean[1]:.2f} dB; the bands '
-                'are swapped; give bands in the order of the files, or use SelectBands'
-            )
-
-
-def _check_digital_number(
-    name: str, modality: Modality, bands: Tensor, valid: Tensor
-) -> None:
-    low, high = bands[valid].amin().item(), bands[valid].amax().item()
-    if high <= 2:
+    x = images[name].detach()
+    if x.shape[-3] != modality.channels:
         raise ValueError(
-            f'{name}: expected digital numbers (reflectance times 10,000), found values '
-            f'in [{low:.3g}, {high:.3g}], as in reflectance or scaled data; feed the '
-            'raw numbers, the datamodule scales them'
+            f'{name}: expected {modality.channels} bands {list(modality.bands)}, '
+            f'found {x.shape[-3]}; select or pad the bands'
         )
-    if high <= 255 and low >= 0 and bands.size(1) > 1 and modality.channels > 3:
+    # Compared in the precision of the data: -3.4028235e38 is no float64 of a float32.
+    invalid = invalid_pixels(x, modality.nodata)
+    valid = torch.ones_like(x, dtype=torch.bool) if invalid is None else ~invalid
+    if not valid.any():
+        return None
+    finite = x.isfinite() | ~valid
+    if not finite.all():
+        per_band = finite.transpose(-3, 0).flatten(1).all(1).tolist()
+        bad = [b for b, ok in zip(modality.bands, per_band, strict=True) if not ok]
         raise ValueError(
-            f'{name}: expected digital numbers (reflectance times 10,000), found values '
-            f'in [{low:.3g}, {high:.3g}], as in 8-bit data; feed the raw numbers'
+            f'{name}: expected finite values, found '
+            f'{int((~finite).sum())} NaN or infinite in bands {bad}; '
+            f'{cure_of_holes(modality)}'
         )
-    if low < -1000 or (bands[valid] < 0).float().mean().item() > 0.25:
-        raise ValueError(
-            f'{name}: expected digital numbers >= 0, found values in '
-            f'[{low:.3g}, {high:.3g}], as in standardised data; feed the raw numbers'
-        )
-
-
-def _check_byte(name: str, modality: Modality, bands: Tensor, valid: Tensor) -> None:
-    low, high = bands[valid].amin().item(), bands[valid].amax().item()
-    if low < 0 or high > 255 or high <= 1:
-        raise ValueError(
-            f'{name}: expected values from 0 to 255, found [{low:.3g}, {high:.3g}]; '
-            'feed the raw bytes, the datamodule scales them'
-        )
-
-
-_LOOKS: dict[str, Callable[[str, Modality, Tensor, Tensor], None]] = {
-    'dB': _check_decibel,
-    'DN': _check_digital_number,
-    'uint8': _check_byte,
-}
+    return Values.of(x, valid, modality)

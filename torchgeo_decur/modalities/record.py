@@ -9,6 +9,15 @@ from torch import Tensor
 Kind = Literal['sar', 'multispectral', 'rgb', 'elevation', 'depth']
 
 
+# Other spellings of the units that are known.
+_UNITS = {
+    **dict.fromkeys(('db', 'decibel', 'decibels'), 'dB'),
+    **dict.fromkeys(('dn', 'digital number', 'digital numbers'), 'DN'),
+    **dict.fromkeys(('uint8', 'byte', 'bytes'), 'uint8'),
+    **dict.fromkeys(('meter', 'meters', 'metre', 'metres'), 'm'),
+}
+
+
 @dataclass(frozen=True)
 class Modality:
     """One sensor's bands, their unit and their statistics.
@@ -17,7 +26,8 @@ class Modality:
         bands: name of each band, in the order of the channels.
         kind: 'sar', 'multispectral', 'rgb', 'elevation' or 'depth'.
         unit: unit of the values: 'dB' (backscatter), 'DN' (reflectance times
-            10,000), 'uint8' (0 to 255), 'm', or any other name.
+            10,000), 'uint8' (0 to 255), 'm', or any other name. Capitals do not count
+            in these, and neither do 'decibel', 'byte' and 'metre'.
         mean: mean of each band in ``unit``, or None.
         std: standard deviation of each band in ``unit``, or None.
         nodata: value that marks a missing pixel, or None. NaN is a valid choice.
@@ -45,6 +55,8 @@ class Modality:
 
     def __post_init__(self) -> None:
         """Check the record: a wrong one would fail far from here."""
+        unit = str(self.unit)
+        object.__setattr__(self, 'unit', _UNITS.get(unit.strip().casefold(), unit))
         bands: Any = self.bands
         if isinstance(bands, str) or not bands or len(set(bands)) != len(bands):
             raise ValueError(

@@ -1,7 +1,6 @@
 """Start encoders from weights that were trained elsewhere."""
 
 import os
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
+from ..modalities import canonical
 from .checkpoints import HEADS, Checkpoint, State, read_checkpoint, split_states
 from .download import fetch
 from .published import DeCURWeights, first_convolution, fold_repeated
@@ -355,19 +355,3 @@ def _fit_positions(state: State, encoder: Any) -> tuple[State, list[str]]:
         f'resized position embeddings from {side} x {side} to {grid[0]} x {grid[1]}'
     )
     return {**state, 'pos_embed': resized}, [change]
-
-
-def canonical(band: str) -> str:
-    """Write the name of a band as it is compared.
-
-    Args:
-        band: name of a band.
-
-    Returns:
-        The name without capitals and leading zeros.
-
-    Example:
-        >>> canonical('B08A') == canonical('B8a')
-        True
-    """
-    return re.sub(r'^b0*(?=\d)', 'b', band.casefold())

@@ -30,7 +30,8 @@ def value(patch: int, band: str) -> float:
     """Value of the upper left pixel, which tells patch and band."""
     if band in S1:
         return -8.25 - patch - 7 * S1.index(band)
-    return 1000.0 + 100 * patch + S2.index(band)
+    # 1000 and a little would be the offset of newer products.
+    return 2000.0 + 100 * patch + S2.index(band)
 
 
 def names(patch: int, version: str) -> tuple[str, str]:

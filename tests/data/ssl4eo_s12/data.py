@@ -20,7 +20,8 @@ def value(place: int, date: int, band: str, split: str = 's2c') -> float:
     """Value of the upper left pixel, which tells place, date and band."""
     if band in S1:
         return -8.0 - place - 0.25 * date - 7 * S1.index(band)
-    return 1000.0 * (date + 1) + 100 * place + S2[split].index(band)
+    # 1000 and a little in B10 would be the offset of newer products.
+    return 1000.0 * (date + 2) + 100 * place + S2[split].index(band)
 
 
 def product(split: str, date: int) -> str:

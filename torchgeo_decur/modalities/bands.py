@@ -1,0 +1,74 @@
+"""Names of bands, compared across the ways to write them."""
+
+import re
+from collections.abc import Sequence
+
+_POLARISATIONS = {'vv', 'vh', 'hh', 'hv'}
+# Words beside a polarisation that do not change which band it is.
+_BESIDE = {
+    *('', 'amplitude', 'backscatter', 'beta', 'beta0', 'db', 'gamma', 'gamma0', 'grd'),
+    *('intensity', 'iw', 'linear', 'rtc', 's1', 'sentinel1', 'sigma', 'sigma0'),
+}
+_NUMBERED = re.compile(r'b\d+a?')
+_COLOURS = {'red': 'r', 'green': 'g', 'blue': 'b'}
+
+
+def canonical(band: str) -> str:
+    """Write the name of a band as it is compared.
+
+    Args:
+        band: name of a band.
+
+    Returns:
+        The name without capitals and leading zeros; of backscatter, the polarisation.
+
+    Example:
+        >>> canonical('B08A') == canonical('B8a')
+        True
+        >>> canonical('Sigma0_VV_db')
+        'vv'
+    """
+    name = band.casefold()
+    words = re.split(r'[^a-z0-9]+', name)
+    polarisations = [w for w in words if w in _POLARISATIONS]
+    if len(polarisations) == 1 and set(words) <= _BESIDE | _POLARISATIONS:
+        return polarisations[0]
+    return re.sub(r'^b0*(?=\d)', 'b', name)
+
+
+def contradiction(
+    bands: Sequence[str], descriptions: Sequence[str | None]
+) -> str | None:
+    """Compare names of bands with the descriptions that a file gives them.
+
+    Descriptions that no name is known of, such as 'Band 1' or 'Gray', say nothing.
+
+    Args:
+        bands: name of each band, as the user gives it.
+        descriptions: of the bands of the file, in order.
+
+    Returns:
+        The first contradiction, or None.
+
+    Example:
+        >>> contradiction(['VV', 'VH'], ['Sigma0_VH', 'Sigma0_VV'])
+        "band 1 is given as 'VV' and described as 'Sigma0_VH'"
+        >>> contradiction(['VV', 'VH'], ['Band 1', None])
+    """
+    given = [_comparable(b) for b in bands]
+    for i, text in enumerate(descriptions[: len(bands)]):
+        described = _comparable(text or '')
+        named = described in given or _same_kind(described, given[i])
+        if named and described != given[i]:
+            return f'band {i + 1} is given as {bands[i]!r} and described as {text!r}'
+    return None
+
+
+def _comparable(band: str) -> str:
+    name = canonical(band)
+    return _COLOURS.get(name, name)
+
+
+def _same_kind(a: str, b: str) -> bool:
+    """Return whether both names are of one scheme, so that other names are other bands."""
+    return {a, b} <= _POLARISATIONS or all(_NUMBERED.fullmatch(x) for x in (a, b))
