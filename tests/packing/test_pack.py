@@ -190,7 +190,7 @@ def test_places_keep_all_their_dates(tmp_path: Path) -> None:
 
 def test_random_windows_are_those_of_the_first_epoch(tmp_path: Path) -> None:
     root = fake('rasters').make(tmp_path / 'raw')
-    known = {'mean': [16.0, 8.0], 'std': [8.0, 4.0]}
+    known = {'mean': [1800.0, 600.0], 'std': [800.0, 400.0]}
     entries = {
         name: {'paths': str(root / name), 'bands': ['x', 'y'], **known}
         for name in ('optical', 'radar')

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .looks import Severity, Sign, inspect
+from .looks import SHIFTED, Severity, Sign, inspect
 from .record import Modality
 from .values import Values
 
@@ -134,6 +134,9 @@ class FirstBatches:
             if values.varying.any():
                 state.seen.add(name)
             for sign in inspect(values):
+                if sign.topic == SHIFTED and stage and not training:
+                    # Statistics are of training; another place may well differ.
+                    continue
                 if sign.severity is Severity.ERROR:
                     self._refuse(name, sign)
                 elif sign.severity is Severity.SUSPICION:

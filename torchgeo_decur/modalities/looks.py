@@ -10,6 +10,8 @@ from torch import Tensor
 from .bands import canonical
 from .values import Values
 
+#: Topic of values that are beyond the statistics, as those of another place may be.
+SHIFTED = 'shifted'
 # Values that files use for missing pixels.
 _FILLS = (-32768.0, -32767.0, -9999.0, -99999.0)
 _HIGH_FILLS = (32767.0, 65535.0)
@@ -339,7 +341,7 @@ def _ends(values: Values) -> Iterator[Sign]:
         chosen = dark if dark.any() else nearly
         certain = bool(dark.any() or far.all())
         yield Sign(
-            'ends',
+            'ends' if certain else SHIFTED,
             Severity.ERROR if certain else Severity.SUSPICION,
             f'expected values that mean and std bring into [0, 1], found bands '
             f'{values.names(chosen)} nearly all at an end of it (medians '
@@ -351,7 +353,7 @@ def _ends(values: Values) -> Iterator[Sign]:
         shares = torch.maximum(below, above)[clipped]
         names = values.names(clipped)
         yield Sign(
-            'ends',
+            SHIFTED,
             Severity.NOTE,
             f'scaling puts bands {names} at an end of [0, 1], {shares.max():.0%} of '
             f'{names[int(shares.argmax())]}; {cure}',
