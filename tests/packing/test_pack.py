@@ -190,10 +190,16 @@ def test_places_keep_all_their_dates(tmp_path: Path) -> None:
 
 def test_random_windows_are_those_of_the_first_epoch(tmp_path: Path) -> None:
     root = fake('rasters').make(tmp_path / 'raw')
-    known = {'mean': [1800.0, 600.0], 'std': [800.0, 400.0]}
+    # Of values that are about 100 times larger in one folder.
+    known = {'optical': (1800.0, 800.0), 'radar': (16.0, 8.0)}
     entries = {
-        name: {'paths': str(root / name), 'bands': ['x', 'y'], **known}
-        for name in ('optical', 'radar')
+        name: {
+            'paths': str(root / name),
+            'bands': ['x', 'y'],
+            'mean': [mean, mean / 2],
+            'std': [std, std / 2],
+        }
+        for name, (mean, std) in known.items()
     }
     module = RasterPairDataModule(entries, patch_size=48, length=5)
     with pytest.warns(UserWarning, match='5 random windows of the first epoch'):
