@@ -185,12 +185,11 @@ def _encoders(
     # A task of transfer has them in its model, and a MultimodalEncoder in a dictionary.
     inside: Any = encoder
     while not isinstance(inside, nn.ModuleDict):
-        holder = (
-            inside if hasattr(inside, 'encoders') else getattr(inside, 'model', None)
-        )
-        if not hasattr(holder, 'encoders'):
+        holders = [x for x in (inside, getattr(inside, 'model', None)) if x is not None]
+        found = [x.encoders for x in holders if hasattr(x, 'encoders')]
+        if not found:
             break
-        inside = holder.encoders
+        inside = found[0]
     # timm's pyramids are module dictionaries of one encoder.
     if isinstance(inside, nn.ModuleDict) and not hasattr(inside, 'feature_info'):
         return dict(inside.items())
