@@ -14,7 +14,7 @@ from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets.utils import Sample
 
 from ..datasets.reading import FileDataset
-from ..modalities import FirstBatches, Modality, split
+from ..modalities import FirstBatches, Modality, check_names, split
 from ..transforms import PerModality, ScaleToUnit
 from .splits import split_groups, take_budget
 
@@ -153,6 +153,7 @@ class MultimodalDataModule(BaseDataModule):
             modalities: as in the constructor. A subclass that learns statistics or
                 nodata values in ``setup`` calls this again then.
         """
+        check_names(modalities)
         self.modalities = {m: Modality.of(value) for m, value in modalities.items()}
         self.first_batches = FirstBatches(self.modalities)
         known = {

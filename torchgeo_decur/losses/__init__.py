@@ -7,6 +7,7 @@ from .coral import COrALLoss
 from .crossmodal import CrossModalLoss
 from .decur import DeCURLoss
 from .functional import cross_correlation_terms, info_nce, standardize
+from .naming import display_names
 
 __all__ = [
     'CLIPLoss',
@@ -16,6 +17,7 @@ __all__ = [
     'DeCURLoss',
     'EmbeddingLoss',
     'cross_correlation_terms',
+    'display_names',
     'info_nce',
     'standardize',
 ]

@@ -9,6 +9,7 @@ from torch.nn.functional import cosine_similarity
 
 from .base import EmbeddingLoss
 from .functional import info_nce
+from .naming import display_names
 
 
 class COrALLoss(EmbeddingLoss):
@@ -85,11 +86,11 @@ class COrALLoss(EmbeddingLoss):
         names = ['shared', *(m for m in z if m != 'shared')]
         contrast = {n: info_nce(z[n][0], z[n][1], self.temperature) for n in names}
         orthogonal = {
-            f'orthogonal_{p}_{q}': cosine_similarity(z[p], z[q], dim=2)
+            f'orthogonal_{pair}': cosine_similarity(z[p], z[q], dim=2)
             .square()
             .mean(dim=1)
             .sum()
-            for p, q in combinations(names, 2)
+            for (p, q), pair in display_names(combinations(names, 2)).items()
         }
         shared = contrast.pop('shared')
         unique = {f'unique_{m}': x for m, x in contrast.items()}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import EmbeddingLoss
+from .naming import display_names
 
 
 class CrossModalLoss(EmbeddingLoss):
@@ -55,8 +56,8 @@ class CrossModalLoss(EmbeddingLoss):
             ``loss`` and its parts, scalars.
         """
         pairs = {
-            f'cross_{m}_{n}': list(zip(z[m], z[n], strict=True))
-            for m, n in combinations(z, 2)
+            f'cross_{pair}': list(zip(z[m], z[n], strict=True))
+            for (m, n), pair in display_names(combinations(z, 2)).items()
         } or {f'intra_{m}': list(combinations(x, 2)) for m, x in z.items()}
         parts = {
             name: torch.stack([self.pair(a, b) for a, b in both]).mean()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .base import EmbeddingLoss
 from .functional import cheaper_by_gram, cross_correlation_terms, gram, standardize
+from .naming import display_names
 
 # Standardised embeddings, shape (N, D), and their Gram matrix, where it is used.
 type _Embedding = tuple[Tensor, Tensor | None]
@@ -95,9 +96,9 @@ class DeCURLoss(EmbeddingLoss):
         views, common, unique = self._standardize(z)
         intra = {f'intra_{m}': self._intra(v) for m, v in views.items() if self.intra}
         cross: dict[str, Tensor] = {}
-        for m, n in combinations(z, 2):
-            cross[f'common_{m}_{n}'] = self._term(common[m], common[n], target=1)
-            cross[f'unique_{m}_{n}'] = self._term(unique[m], unique[n], target=0)
+        for (m, n), pair in display_names(combinations(z, 2)).items():
+            cross[f'common_{pair}'] = self._term(common[m], common[n], target=1)
+            cross[f'unique_{pair}'] = self._term(unique[m], unique[n], target=0)
         terms = len(intra) + len(cross) // 2
         loss = (sum(intra.values()) + sum(cross.values()) / 2) / terms
         return {'loss': torch.as_tensor(loss), **intra, **cross}

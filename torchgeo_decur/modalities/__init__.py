@@ -17,6 +17,7 @@ from .checks import (
     cure_of_holes,
     invalid_pixels,
 )
+from .names import check_names
 from .pictures import hillshade, picture, stretch
 from .record import MODALITIES, Kind, Modality
 
@@ -28,6 +29,7 @@ __all__ = [
     'canonical',
     'check',
     'check_grid',
+    'check_names',
     'check_unit_interval',
     'contradiction',
     'cure_of_holes',

@@ -10,7 +10,7 @@ from timm.models import is_model_in_modules
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
-from ..modalities import per_modality
+from ..modalities import check_names, per_modality
 from .checkpoints import Checkpoint, State
 from .describing import count_channels, describe, label
 from .hub import HubFolder
@@ -103,8 +103,9 @@ class MultimodalEncoder(nn.Module, HubFolder):
             by the names that exported files use: ``bands``, ``unit``, ``limits``, ...
 
     Raises:
-        ValueError: if there is no modality, a model is unknown, a per-modality option
-            does not name the modalities, or bands are not as many as the channels.
+        ValueError: if there is no modality or a name is not valid, a model is unknown,
+            a per-modality option does not name the modalities, or bands are not as many
+            as the channels.
 
     Example:
         >>> import torch
@@ -126,6 +127,7 @@ class MultimodalEncoder(nn.Module, HubFolder):
         super().__init__()
         if not modalities:
             raise ValueError('modalities must name at least one modality, got none')
+        check_names(modalities)
         for m, names in (bands or {}).items():
             if len(names) != modalities.get(m):
                 raise ValueError(

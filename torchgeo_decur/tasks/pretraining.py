@@ -7,18 +7,19 @@ from itertools import combinations
 from typing import Any, Literal, cast
 
 import torch
-from lightly.utils import dist
 from lightly.utils.scheduler import CosineWarmupScheduler
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchgeo.datasets.utils import Sample
 
+from ..losses import display_names
 from ..losses.functional import effective_rank, feature_std, standardize
 from ..modalities import per_modality, pick_date, split
 from ..models import MultimodalEncoder, build_projectors
 from ..models.encoder import Weights
 from ..transforms import Augmentation, default_augmentations
 from .chunks import in_chunks
+from .gathering import gather_embeddings
 from .optimizers import build_optimizer, lay_schedule
 from .resume import ResumableTask
 
@@ -246,7 +247,7 @@ class MultimodalPretraining(ResumableTask):
             first = first or {m: h.detach() for m, h in features.items()}
             for m, x in embeddings.items():
                 z.setdefault(m, []).append(x)
-        gathered = {m: _gather(torch.stack(x)) for m, x in z.items()}
+        gathered = {m: gather_embeddings(torch.stack(x)) for m, x in z.items()}
         terms: dict[str, Tensor] = self.criterion(gathered)
         return terms, first, gathered
 
@@ -351,7 +352,8 @@ class MultimodalPretraining(ResumableTask):
         rank = {f'rank_{m}': effective_rank(x[0]) for m, x in z.items()}
         first = {m: standardize(x[0]) for m, x in z.items()}
         diagonals = {
-            f'{m}_{n}': (first[m] * first[n]).mean(dim=0) for m, n in combinations(z, 2)
+            pair: (first[m] * first[n]).mean(dim=0)
+            for (m, n), pair in display_names(combinations(z, 2)).items()
         }
         return {**std, **rank, **self.alignment(diagonals)}
 
@@ -391,10 +393,3 @@ class MultimodalPretraining(ResumableTask):
     def _view(self, modality: str, x: Tensor) -> Tensor:
         view: Tensor = self.augmentations[modality](pick_date(x))
         return view.contiguous(memory_format=torch.channels_last)
-
-
-def _gather(z: Tensor) -> Tensor:
-    z = z if z.dtype == torch.float64 else z.float()
-    if dist.world_size() == 1:
-        return z
-    return torch.cat(dist.gather(z.contiguous()), dim=1)

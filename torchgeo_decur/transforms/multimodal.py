@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..modalities import Modality, invalid_pixels
+from ..modalities import Modality, check_names, invalid_pixels
 
 
 class ToModalities:
@@ -53,6 +53,9 @@ class PerModality(nn.Module):
     Args:
         modules: module for each modality, by name; others pass through.
 
+    Raises:
+        ValueError: if a name is not valid.
+
     Example:
         >>> double = PerModality({'s1': nn.Upsample(scale_factor=2)})
         >>> double({'image_s1': torch.zeros(1, 2, 4, 4)})['image_s1'].shape
@@ -62,6 +65,7 @@ class PerModality(nn.Module):
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         """Initialize a new PerModality instance."""
         super().__init__()
+        check_names(modules)
         self.per_modality = nn.ModuleDict(dict(modules))
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
