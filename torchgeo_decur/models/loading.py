@@ -8,7 +8,6 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
@@ -121,6 +120,9 @@ def load_weights(
     for m, (target, state, report) in ready.items():
         target.load_state_dict(state, strict=False)
         for change in report.changes:
+            # Lightning would double what importing this package adds to TorchGeo.
+            from lightning.pytorch.utilities import rank_zero_info
+
             rank_zero_info(f'{report.weights}{f", {m}" if m else ""}: {change}')
     return {m: report for m, (_, _, report) in ready.items()}
 
