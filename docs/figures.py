@@ -288,14 +288,14 @@ def imports() -> Drawing:
     """Who may import whom, from the leaves below to the commands above."""
     d = Drawing(
         'Parts of the package',
-        'Four floors: modalities, losses, config and files import nothing; transforms and models build on them; data and tasks on those, side by side; callbacks, analyses, reports and commands on top.',
+        'Four floors: modalities, losses, config, files and the catalog import nothing; transforms and models build on them; data and tasks on those, side by side; callbacks, analyses, reports and commands on top.',
         350,
     )
     floors = (
         (30, PLAIN, ('commands', 'callbacks', 'report', 'packing', 'plan', 'interop')),
         (110, WHITE, ('datasets, datamodules', 'tasks', 'analysis', 'embed')),
         (190, COMMON, ('transforms', 'models')),
-        (270, FIRST[0], ('modalities', 'losses', 'config', 'files')),
+        (270, FIRST[0], ('modalities', 'losses', 'config', 'files', 'catalog')),
     )
     notes = ('commands', 'data and training', 'what both share', 'leaves')
     for (y, fill, names), note in zip(floors, notes, strict=True):

@@ -15,11 +15,12 @@ ALLOWED = {
     '': {'models'},
     'modalities': set(),
     'losses': set(),
+    'catalog': set(),
     'config': set(),
     'files': set(),
     'transforms': {'modalities'},
     # An entry of weights carries the scale of its input; transforms know no model.
-    'models': {'files', 'modalities', 'transforms'},
+    'models': {'catalog', 'files', 'modalities', 'transforms'},
     'datasets': {'files', 'modalities', 'transforms'},
     'datamodules': {'datasets', 'modalities', 'transforms'},
     'tasks': {'losses', 'modalities', 'models', 'transforms'},
@@ -31,11 +32,12 @@ ALLOWED = {
     'report': {'analysis', 'embed', 'files', 'modalities'},
     'plan': {'config', 'tasks'},
     'callbacks': {'analysis', 'files', 'modalities', 'models', 'tasks'},
+    'listing': {'catalog', 'config'},
     'commands': {
-        *('analysis', 'callbacks', 'config', 'datasets', 'embed', 'files', 'models'),
+        *('analysis', 'callbacks', 'datasets', 'embed', 'files', 'models'),
         *('packing', 'plan', 'tasks'),
     },
-    'cli': {'commands', 'datasets', 'report'},
+    'cli': {'commands', 'files', 'listing', 'report'},
     'interop': {'modalities', 'models', 'transforms'},
     '__main__': {'cli'},
 }

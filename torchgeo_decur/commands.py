@@ -2,7 +2,6 @@
 
 import re
 import sys
-from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
@@ -13,66 +12,21 @@ from .analysis.classifiers import Classifier
 from .analysis.embeddings import collect
 from .analysis.split_probes import probe_splits
 from .callbacks.export import export_checkpoint
-from .config import find_experiments, summarize
 from .datasets.manifest import Values
 from .embed import Batches, embed_rasters, load_run
 from .embed.splits import Split
 from .files import writable, write_whole
 from .models import MultimodalEncoder, save_encoder, save_onnx
 from .models.describing import describe, label
-from .models.download import cached_file
 from .models.encoder import check_model
 from .models.loading import read_weights
-from .models.published import DeCURWeights, fold_repeated
-from .models.weights import WEIGHTS
+from .models.published import fold_repeated
 from .packing import pack_config
 from .plan import plan as plan_fit
 from .tasks import MultimodalPretraining
 
 _SUFFIXES = {'torchgeo': 'pt', 'timm': 'pth', 'safetensors': 'safetensors'}
 _OUTSIDE = re.compile(r'^(fc|head|classifier|head\.fc)\.(weight|bias)$|^projector')
-
-
-def config(name: str | None = None, out: Path | None = None) -> None:
-    """Print a config for `torchgeo fit --config`; without a name, those there are.
-
-    Args:
-        name: name of the config, such as quickstart.
-        out: folder to write all of them to instead, as they lie in the repository.
-    """
-    files = find_experiments()
-    if out is not None:
-        if name is not None:
-            raise ValueError(f'out takes all configs, so give no name, got {name!r}')
-        copies = {
-            (out / known).with_suffix('.yaml'): file.read_text()
-            for known, file in files.items()
-        }
-        for copy, text in copies.items():
-            if copy.exists() and copy.read_text() != text:
-                raise ValueError(f'{copy} must not exist or be unchanged; move it away')
-        for copy, text in copies.items():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_text(text)
-        print(f'{len(files)} configs in {out}')
-    elif name is None:
-        width = max(map(len, files))
-        for known, file in files.items():
-            print(f'{known:<{width}}  {summarize(file.read_text())}')
-    elif name in files:
-        print(files[name].read_text(), end='')
-    else:
-        raise ValueError(f'name must be among {list(files)}, got {name!r}')
-
-
-def weights() -> None:
-    """Print the published weights, and which of them are in the cache."""
-    rows = [['name', 'modality', 'bands', 'size', 'licence', 'cached']]
-    rows += [_row(entry) for enum in WEIGHTS for entry in enum]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        print('  '.join(cells).rstrip())
 
 
 def convert(
@@ -286,27 +240,6 @@ def plan(
     """
     for name, value in plan_fit([config, *(overlays or [])], samples, rate).items():
         print(f'{name}: {value}')
-
-
-def _row(entry: DeCURWeights) -> list[str]:
-    meta = entry.meta
-    several = isinstance(meta['bands'], dict)
-    bands = meta['bands'] if several else {'': meta['bands']}
-    files = [cached_file(url) for url in entry.urls]
-    cached = all(file.exists() for file in files)
-    size = sum(file.stat().st_size for file in files) / 1e6 if cached else 0
-    return [
-        str(entry),
-        '+'.join(meta['modalities']),
-        ' + '.join(_short(b) for b in bands.values()),
-        f'{size:.0f} MB' if cached else '-',
-        meta['licence'],
-        'yes' if cached else 'no',
-    ]
-
-
-def _short(bands: Sequence[str]) -> str:
-    return ' '.join(bands) if len(bands) < 5 else f'{bands[0]} to {bands[-1]}'
 
 
 def _stem(file: str) -> str:

@@ -1,4 +1,7 @@
-"""The files of `torchgeo`: ours, which parts they have, and the objects that these describe."""
+"""The files of `torchgeo`: ours, which parts they have, and the objects that these describe.
+
+The list of them needs neither torch nor TorchGeo, which are imported where they are used.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,11 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
-from lightning.pytorch.core.saving import load_hparams_from_yaml
-from torchgeo.datamodules import BaseDataModule
-from torchgeo.tasks import BaseTask
 
-_BASES = {'model': BaseTask, 'data': BaseDataModule}
 # The wheel has a copy of the folder in the package; in the repository it lies beside it.
 _INSIDE = Path(__file__).parent / 'experiments'
 _BESIDE = Path(__file__).parents[1] / 'experiments'
@@ -66,6 +65,8 @@ def read_config(config: str | Path, parts: Sequence[str]) -> dict[str, Any]:
         FileNotFoundError: if the file does not exist.
         ValueError: if it lacks a part.
     """
+    from lightning.pytorch.core.saving import load_hparams_from_yaml
+
     config = Path(config)
     if not config.exists():
         raise FileNotFoundError(f'config must be a file, but there is no {config}')
@@ -92,9 +93,13 @@ def build(parts: Mapping[str, Any], config: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: if a part is not valid.
     """
+    from torchgeo.datamodules import BaseDataModule
+    from torchgeo.tasks import BaseTask
+
+    bases = {'model': BaseTask, 'data': BaseDataModule}
     parser = ArgumentParser(exit_on_error=False)
     for name in parts:
-        parser.add_subclass_arguments(_BASES[name], name, required=True)
+        parser.add_subclass_arguments(bases[name], name, required=True)
     try:
         parsed = parser.parse_object(dict(parts))
         built = parser.instantiate_classes(parsed)

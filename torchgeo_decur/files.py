@@ -12,6 +12,10 @@ from uuid import uuid4
 type Write = Callable[[Path], Any]
 
 
+class UnreadableFileError(RuntimeError):
+    """A file is missing, truncated or not a raster."""
+
+
 def write_whole(path: Path, write: Write, shared: bool = False) -> None:
     """Write a file that appears whole or not at all, for whom the umask lets read it.
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
 from torchgeo.datasets.utils import Sample
 
+from ..files import UnreadableFileError as UnreadableFileError
 from ..modalities import Modality
 from .plotting import plot_images
 
@@ -33,10 +34,6 @@ _RESTORE = 'restore the original file'
 SENTINEL2_RATIO = dict.fromkeys(('B5', 'B6', 'B7', 'B8A', 'B11', 'B12'), 2) | (
     dict.fromkeys(('B1', 'B9', 'B10'), 6)
 )
-
-
-class UnreadableFileError(RuntimeError):
-    """A file is missing, truncated or not a raster."""
 
 
 class FileDataset(NonGeoDataset):

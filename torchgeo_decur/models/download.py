@@ -1,33 +1,15 @@
 """Files of published weights: downloaded once, whole, and the same ever after."""
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlparse
 
 import torch
 
+from ..catalog import cached_file
 from ..files import checksum_of, write_whole
 
 _HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})\.[^.]+$')
-
-
-def cached_file(url: str) -> Path:
-    """Where the file of a URL lies once it is downloaded.
-
-    Args:
-        url: address of the file.
-
-    Returns:
-        Path in the folder of :func:`torch.hub.load_state_dict_from_url`.
-
-    Example:
-        >>> cached_file('https://example.org/resolve/main/encoder.pth').name
-        'encoder.pth'
-    """
-    folder = Path(torch.hub.get_dir()) / 'checkpoints'
-    return folder / os.path.basename(urlparse(url).path)
 
 
 def record_file(url: str) -> Path:

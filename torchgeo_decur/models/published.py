@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torchvision.models import WeightsEnum
 
+from ..catalog import urls_of
 from ..modalities import MODALITIES
 from .checkpoints import Checkpoint, State, read_checkpoint
 from .download import fetch
@@ -33,8 +34,7 @@ class DeCURWeights(WeightsEnum, Enum):  # type: ignore[misc]
     @property
     def urls(self) -> list[str]:
         """Addresses of the files that are downloaded: one, or that of each part."""
-        parts = self.meta.get('parts', {}).values()
-        return [type(self)[p].url for p in parts] or [self.url]
+        return urls_of(str(self))
 
     def read(self, progress: bool = True) -> Checkpoint:
         """Read the encoders, downloaded on first use and verified always.

@@ -1,10 +1,8 @@
 """Published weights of DeCUR, in TorchGeo's idiom."""
 
 import re
-from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import torchgeo.models
 from torch import nn
@@ -12,25 +10,20 @@ from torchvision.models import WeightsEnum
 from torchvision.models._api import Weights
 from torchvision.transforms.v2 import Normalize
 
+from ..catalog import LICENCE, PUBLISHED
 from ..modalities import MODALITIES
 from ..transforms import PerModality, ScaleToUnit
 from .published import DeCURWeights
 
-_HUB = 'https://hf.co/wangyi111/DeCUR/resolve/main'
-_MIRROR = 'https://huggingface.co/torchgeo/decur/resolve'
-# Sensors by name of modality, in the order of the encoders in the joint files.
-_SSL4EO = {'s1': 'sentinel1_grd', 's2': 'sentinel2_l1c'}
-_GEONRW = {'rgb': 'geonrw_rgb', 'dem': 'geonrw_dem'}
-_SUNRGBD = {'rgb': 'sunrgbd_rgb', 'hha': 'sunrgbd_hha'}
 # Coded depth was standardised like ImageNet after it was mapped to [0, 1].
 _HHA = {'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}
 _DATASETS = {'sentinel': 'SSL4EO-S12', 'geonrw': 'GeoNRW', 'sunrgbd': 'SUN RGB-D'}
 
 
-def _weights(
-    url: str, model: str, sensors: Mapping[str, str], only: str = '', **meta: Any
-) -> Weights:
-    sensors = {only: sensors[only]} if only else sensors
+def _weights(name: str) -> Weights:
+    file = PUBLISHED[name]
+    sensors = file.sensors
+    only = next(iter(sensors)) if len(sensors) == 1 else ''
     scales: dict[str, nn.Module] = {m: ScaleToUnit(n) for m, n in sensors.items()}
     if 'hha' in scales:
         scales['hha'] = nn.Sequential(scales['hha'], Normalize(**_HHA))
@@ -45,23 +38,24 @@ def _weights(
     }
     channels = {m: len(b) for m, b in bands.items()}
     return Weights(
-        url=url if url.startswith('https:') else f'{_HUB}/{url}',
+        url=file.url,
         transforms=scales[only] if only else PerModality(scales),
         meta={
             'dataset': dataset,
             'modalities': list(sensors),
             'sensors': dict(sensors),
             'in_chans': channels[only] if only else channels,
-            'model': model,
+            'model': file.model,
             'publication': 'https://arxiv.org/abs/2309.05300',
             'repo': 'https://github.com/zhu-xlab/DeCUR',
             'ssl_method': 'decur',
             'bands': bands[only] if only else bands,
             'channel_order': order[only] if only else order,
             **({'normalize': {'hha': _HHA}} if 'hha' in sensors else {}),
-            'licence': 'Apache-2.0',
+            'licence': LICENCE,
             'epochs': 200 if dataset == 'SUN RGB-D' else 100,
-            **meta,
+            **({'parts': file.parts} if file.parts else {}),
+            **({'attention': file.attention} if file.attention else {}),
         },
     )
 
@@ -69,115 +63,50 @@ def _weights(
 class ResNet50_Weights(DeCURWeights):
     """ResNet-50. The Sentinel files are those that TorchGeo hosts, with their hash."""
 
-    SENTINEL1_GRD_DECUR = _weights(
-        f'{_MIRROR}/9328eeb90c686a88b30f8526ed757b4bc0f12027/rn50_ssl4eo-s12_sar_decur_ep100-f0e69ba2.pth',
-        'resnet50',
-        _SSL4EO,
-        's1',
-    )
-    SENTINEL2_ALL_DECUR = _weights(
-        f'{_MIRROR}/eba7ae5945d482a4319be046d34b552db5dd9950/rn50_ssl4eo-s12_ms_decur_ep100-fc6b09ff.pth',
-        'resnet50',
-        _SSL4EO,
-        's2',
-    )
-    SENTINEL1_2_DECUR = _weights(
-        'rn50_ssl4eo-s12_joint_decur_ep100.pth',
-        'resnet50',
-        _SSL4EO,
-        parts={'s1': 'SENTINEL1_GRD_DECUR', 's2': 'SENTINEL2_ALL_DECUR'},
-    )
-    GEONRW_RGB_DECUR = _weights(
-        'rn50_geonrw_rgb_decur_ep100.pth', 'resnet50', _GEONRW, 'rgb'
-    )
-    GEONRW_DEM_DECUR = _weights(
-        'rn50_geonrw_dem_decur_ep100.pth', 'resnet50', _GEONRW, 'dem'
-    )
-    GEONRW_RGB_DEM_DECUR = _weights(
-        'rn50_geonrw_joint_decur_ep100.pth', 'resnet50', _GEONRW
-    )
+    SENTINEL1_GRD_DECUR = _weights('ResNet50_Weights.SENTINEL1_GRD_DECUR')
+    SENTINEL2_ALL_DECUR = _weights('ResNet50_Weights.SENTINEL2_ALL_DECUR')
+    SENTINEL1_2_DECUR = _weights('ResNet50_Weights.SENTINEL1_2_DECUR')
+    GEONRW_RGB_DECUR = _weights('ResNet50_Weights.GEONRW_RGB_DECUR')
+    GEONRW_DEM_DECUR = _weights('ResNet50_Weights.GEONRW_DEM_DECUR')
+    GEONRW_RGB_DEM_DECUR = _weights('ResNet50_Weights.GEONRW_RGB_DEM_DECUR')
 
 
 class ResNet50RDA_Weights(DeCURWeights):
     """ResNet-50 with residual deformable attention."""
 
-    SENTINEL1_GRD_DECUR = _weights(
-        'rn50_rda_ssl4eo-s12_sar_decur_ep100.pth', 'resnet50_rda', _SSL4EO, 's1'
-    )
-    SENTINEL2_ALL_DECUR = _weights(
-        'rn50_rda_ssl4eo-s12_ms_decur_ep100.pth',
-        'resnet50_rda',
-        _SSL4EO,
-        's2',
-        attention='SENTINEL1_GRD_DECUR',
-    )
-    SENTINEL1_2_DECUR = _weights(
-        'rn50_rda_ssl4eo-s12_joint_decur_ep100.pth', 'resnet50_rda', _SSL4EO
-    )
-    GEONRW_RGB_DECUR = _weights(
-        'rn50_rda_geonrw_rgb_decur_ep100.pth', 'resnet50_rda', _GEONRW, 'rgb'
-    )
-    GEONRW_DEM_DECUR = _weights(
-        'rn50_rda_geonrw_dem_decur_ep100.pth',
-        'resnet50_rda',
-        _GEONRW,
-        'dem',
-        attention='GEONRW_RGB_DECUR',
-    )
-    GEONRW_RGB_DEM_DECUR = _weights(
-        'rn50_rda_geonrw_joint_decur_ep100.pth', 'resnet50_rda', _GEONRW
-    )
+    SENTINEL1_GRD_DECUR = _weights('ResNet50RDA_Weights.SENTINEL1_GRD_DECUR')
+    SENTINEL2_ALL_DECUR = _weights('ResNet50RDA_Weights.SENTINEL2_ALL_DECUR')
+    SENTINEL1_2_DECUR = _weights('ResNet50RDA_Weights.SENTINEL1_2_DECUR')
+    GEONRW_RGB_DECUR = _weights('ResNet50RDA_Weights.GEONRW_RGB_DECUR')
+    GEONRW_DEM_DECUR = _weights('ResNet50RDA_Weights.GEONRW_DEM_DECUR')
+    GEONRW_RGB_DEM_DECUR = _weights('ResNet50RDA_Weights.GEONRW_RGB_DEM_DECUR')
 
 
 class ViTSmall16_Weights(DeCURWeights):
     """Vision transformer, small, patches of 16 pixels."""
 
-    SENTINEL1_GRD_DECUR = _weights(
-        'vits16_ssl4eo-s12_sar_decur_ep100.pth', 'vit_small_patch16_224', _SSL4EO, 's1'
-    )
-    SENTINEL2_ALL_DECUR = _weights(
-        'vits16_ssl4eo-s12_ms_decur_ep100.pth', 'vit_small_patch16_224', _SSL4EO, 's2'
-    )
-    SENTINEL1_2_DECUR = _weights(
-        'vits16_ssl4eo-s12_joint_decur_ep100.pth', 'vit_small_patch16_224', _SSL4EO
-    )
-    GEONRW_RGB_DECUR = _weights(
-        'vits16_geonrw_rgb_decur_ep100.pth', 'vit_small_patch16_224', _GEONRW, 'rgb'
-    )
-    GEONRW_DEM_DECUR = _weights(
-        'vits16_geonrw_dem_decur_ep100.pth', 'vit_small_patch16_224', _GEONRW, 'dem'
-    )
-    GEONRW_RGB_DEM_DECUR = _weights(
-        'vits16_geonrw_joint_decur_ep100.pth', 'vit_small_patch16_224', _GEONRW
-    )
+    SENTINEL1_GRD_DECUR = _weights('ViTSmall16_Weights.SENTINEL1_GRD_DECUR')
+    SENTINEL2_ALL_DECUR = _weights('ViTSmall16_Weights.SENTINEL2_ALL_DECUR')
+    SENTINEL1_2_DECUR = _weights('ViTSmall16_Weights.SENTINEL1_2_DECUR')
+    GEONRW_RGB_DECUR = _weights('ViTSmall16_Weights.GEONRW_RGB_DECUR')
+    GEONRW_DEM_DECUR = _weights('ViTSmall16_Weights.GEONRW_DEM_DECUR')
+    GEONRW_RGB_DEM_DECUR = _weights('ViTSmall16_Weights.GEONRW_RGB_DEM_DECUR')
 
 
 class MiTB2_Weights(DeCURWeights):
     """Mix transformer B2 of SegFormer, indoor colour and depth."""
 
-    SUNRGBD_RGB_DECUR = _weights(
-        'mitb2_sunrgbd_backbone_rgb_decur_ep200.pth', 'mit_b2', _SUNRGBD, 'rgb'
-    )
-    SUNRGBD_HHA_DECUR = _weights(
-        'mitb2_sunrgbd_backbone_hha_decur_ep200.pth', 'mit_b2', _SUNRGBD, 'hha'
-    )
-    SUNRGBD_RGB_HHA_DECUR = _weights(
-        'mitb2_sunrgbd_rgb_hha_decur_ep200.pth', 'mit_b2', _SUNRGBD
-    )
+    SUNRGBD_RGB_DECUR = _weights('MiTB2_Weights.SUNRGBD_RGB_DECUR')
+    SUNRGBD_HHA_DECUR = _weights('MiTB2_Weights.SUNRGBD_HHA_DECUR')
+    SUNRGBD_RGB_HHA_DECUR = _weights('MiTB2_Weights.SUNRGBD_RGB_HHA_DECUR')
 
 
 class MiTB5_Weights(DeCURWeights):
     """Mix transformer B5 of SegFormer, indoor colour and depth."""
 
-    SUNRGBD_RGB_DECUR = _weights(
-        'mitb5_sunrgbd_backbone_rgb_decur_ep200.pth', 'mit_b5', _SUNRGBD, 'rgb'
-    )
-    SUNRGBD_HHA_DECUR = _weights(
-        'mitb5_sunrgbd_backbone_hha_decur_ep200.pth', 'mit_b5', _SUNRGBD, 'hha'
-    )
-    SUNRGBD_RGB_HHA_DECUR = _weights(
-        'mitb5_sunrgbd_rgb_hha_decur_ep200.pth', 'mit_b5', _SUNRGBD
-    )
+    SUNRGBD_RGB_DECUR = _weights('MiTB5_Weights.SUNRGBD_RGB_DECUR')
+    SUNRGBD_HHA_DECUR = _weights('MiTB5_Weights.SUNRGBD_HHA_DECUR')
+    SUNRGBD_RGB_HHA_DECUR = _weights('MiTB5_Weights.SUNRGBD_RGB_HHA_DECUR')
 
 
 WEIGHTS: tuple[type[DeCURWeights], ...] = (
