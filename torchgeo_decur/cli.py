@@ -62,7 +62,8 @@ def _parse(args: list[str]) -> Namespace:
         if name in args[:1]:
             _add_options(subparser, name)
         subcommands.add_subcommand(name, subparser, help=summary)
-    return parser.instantiate_classes(parser.parse_args(args))
+    chosen: Namespace = parser.instantiate_classes(parser.parse_args(args))
+    return chosen
 
 
 def _command(name: str) -> Callable[..., Path | None]:

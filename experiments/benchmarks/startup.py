@@ -1,10 +1,10 @@
-"""Start-up: seconds of ``import torchgeo_decur`` against ``import torchgeo``.
+"""Start-up: seconds of ``import torchgeo_decur`` and of what the command lists.
 
     python experiments/benchmarks/startup.py
 
-Each import runs in a process of its own, in turn; the first of each, which reads files that no
-cache holds, is left out. ``torchgeo`` is what its command imports; ``torchgeo_decur`` is the
-package, and its command.
+Each case runs in a process of its own, in turn; the first of each, which reads files that no
+cache holds, is left out. ``torchgeo.models`` is what ``torchgeo_decur`` builds on, and
+``torchgeo.main`` is what the command of TorchGeo imports.
 
 Rows are appended to ``experiments/benchmarks/results_startup.csv``.
 """
@@ -21,30 +21,37 @@ from record import FOLDER, record, render
 IMPORTS = {
     'nothing': 'pass',
     'torch': 'import torch',
-    'torchgeo': 'import torchgeo',
+    'torchgeo.models': 'import torchgeo.models',
     'torchgeo.main': 'import torchgeo.main',
     'torchgeo_decur': 'import torchgeo_decur',
     'torchgeo_decur.tasks': 'import torchgeo_decur.tasks',
-    'torchgeo_decur.cli': 'import torchgeo_decur.cli',
 }
+# The command, as its script starts it.
+COMMANDS = ('--help', 'weights', 'config')
+START = 'import sys; sys.argv = ["torchgeo-decur", "{}"]; from torchgeo_decur.cli import main; main()'
 
 
 def main(repeats: int = 5, results: Path = FOLDER / 'results_startup.csv') -> None:
     """Measure, print a table and append it.
 
     Args:
-        repeats: how often each import runs.
+        repeats: how often each case runs.
         results: CSV file to append to.
     """
-    run = partial(subprocess.run, check=True)
-    cases = {
-        name: partial(run, [sys.executable, '-c', code])
-        for name, code in IMPORTS.items()
-    }
-    seconds = take_turns(cases, repeats, minutes=4)
+    run = partial(subprocess.run, check=True, stdout=subprocess.DEVNULL)
+    cases = {f'import={name}': code for name, code in IMPORTS.items()}
+    cases |= {f'command={name}': START.format(name) for name in COMMANDS}
+    seconds = take_turns(
+        {
+            case: partial(run, [sys.executable, '-c', code])
+            for case, code in cases.items()
+        },
+        repeats,
+        minutes=4,
+    )
     rows = [
-        record('startup', {'import': name}, found, 's', results)
-        for name, found in seconds.items()
+        record('startup', dict([case.split('=')]), found, 's', results)
+        for case, found in seconds.items()
     ]
     print(render(rows))
 

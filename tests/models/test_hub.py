@@ -63,6 +63,22 @@ def test_round_trip(folder: Path) -> None:
     assert equal(MultimodalEncoder.from_pretrained(again), read)
 
 
+def test_options_of_older_versions_of_the_hub_are_no_arguments(folder: Path) -> None:
+    # As its mixin calls before version 1.
+    read = MultimodalEncoder._from_pretrained(
+        model_id=str(folder),
+        revision=None,
+        cache_dir=None,
+        force_download=False,
+        local_files_only=False,
+        token=None,
+        proxies=None,
+        resume_download=None,
+        **json.loads((folder / 'config.json').read_text()),
+    )
+    assert equal(read, encoders())
+
+
 def test_config_names_no_file_of_this_machine(tmp_path: Path) -> None:
     torch.save(encoders().encoders['s1'].state_dict(), tmp_path / 's1.pt')
     start = MultimodalEncoder({'s1': 2}, 'test_resnet', str(tmp_path / 's1.pt'))

@@ -80,9 +80,14 @@ class HubFolder(
         local_files_only: bool,
         token: str | bool | None,
         map_location: str = 'cpu',
+        proxies: object = None,
+        resume_download: object = None,
         **arguments: Any,
     ) -> Self:
-        """Build the encoders of a config, and load their parameters or fail."""
+        """Build the encoders of a config, and load their parameters or fail.
+
+        Versions of huggingface_hub before 1 hand over two options that later ones lack.
+        """
         if not isinstance(arguments.get('modalities'), Mapping):
             raise ValueError(_other(model_id, 'no modalities in it'))
         if os.path.isdir(model_id):
