@@ -135,7 +135,7 @@ def test_cure_of_holes_keeps_the_declared_value(
         Moments(modality).add('dem', image)
 
 
-def test_tiles_that_are_warped_need_a_value(tmp_path: Path) -> None:
+def test_tiles_that_are_warped(tmp_path: Path) -> None:
     entries = rasters(tmp_path, -9999.0)
     draw = np.random.default_rng(0)
     (tmp_path / 'tiles').mkdir()
@@ -154,14 +154,13 @@ def test_tiles_that_are_warped_need_a_value(tmp_path: Path) -> None:
             file.write(draw.integers(500, 1500, (1, 300, 200), dtype=np.int16))
     tiles = {'paths': str(tmp_path / 'tiles'), 'bands': ['t']}
     entries['tiles'] = {**tiles, 'mean': [1000.0], 'std': [300.0]}
-    with pytest.raises(
-        ValueError, match=r"tiles: nodata must be given, for 2 files .*0\.tif .*32N'"
-    ):
-        windows(entries)
-    entries['tiles']['nodata'] = -32768
-    dm = windows(entries)
-    found = torch.cat([dm.train_dataset[i]['image_tiles'].flatten() for i in range(20)])
-    assert found[found != -32768].min() >= 500
+    for nodata in (None, -32768):
+        entries['tiles']['nodata'] = nodata
+        dm = windows(entries)
+        images = [dm.train_dataset[i]['image_tiles'] for i in range(20)]
+        found = torch.cat([image.flatten() for image in images])
+        missing = found.isnan() if nodata is None else found == nodata
+        assert found[~missing].min() >= 500
 
 
 def tile(path: Path, crs: str, transform: Affine) -> None:
@@ -210,31 +209,43 @@ def tiled(folder: Path, tiles: dict[str, tuple[str, Affine]]) -> dict[str, Any]:
     return {**entry, 'mean': [1000.0], 'std': [300.0]}
 
 
-@pytest.mark.parametrize(('tiles', 'named'), [(ZONES, 'b'), (TURNED, 'a')])
-@pytest.mark.parametrize('use', ['first', 'second', 'mask'])
-def test_tiles_turned_within_a_folder_need_a_value(
-    tmp_path: Path, tiles: dict[str, tuple[str, Affine]], named: str, use: str
+@pytest.mark.parametrize('tiles', [ZONES, TURNED, {'a': TURNED['a']}])
+@pytest.mark.parametrize('use', ['first', 'second'])
+@pytest.mark.filterwarnings('ignore:Converting RasterFolder res')
+def test_what_is_around_turned_tiles_is_missing(
+    tmp_path: Path, tiles: dict[str, tuple[str, Affine]], use: str
+) -> None:
+    entry = tiled(tmp_path / 'tiles', tiles)
+    (tmp_path / 'other').mkdir()
+    tile(tmp_path / 'other' / 'a.tif', *UPRIGHT['a'])
+    both = {'o': {**entry, 'paths': str(tmp_path / 'other')}, 'tiles': entry}
+    for nodata in (None, 0):
+        entry['nodata'] = nodata
+        dm = windows(dict(reversed(both.items())) if use == 'first' else both)
+        images = [dm.train_dataset[i]['image_tiles'] for i in range(60)]
+        found = torch.cat([image.flatten() for image in images])
+        missing = found.isnan() if nodata is None else found == nodata
+        assert found[~missing].min() >= 500
+        assert missing.any() or tiles is ZONES
+
+
+@pytest.mark.parametrize(
+    ('tiles', 'named'), [(ZONES, 'b'), (TURNED, 'a'), ({'a': TURNED['a']}, 'a')]
+)
+def test_turned_labels_need_a_value(
+    tmp_path: Path, tiles: dict[str, tuple[str, Affine]], named: str
 ) -> None:
     entry = tiled(tmp_path / 'tiles', tiles)
     (tmp_path / 'other').mkdir()
     tile(tmp_path / 'other' / 'a.tif', *UPRIGHT['a'])
     other = {**entry, 'paths': str(tmp_path / 'other')}
-    name = 'mask' if use == 'mask' else 'tiles'
-    options: dict[str, Any] = {'mask': {'paths': entry['paths']}}
-
-    def opened() -> RasterPairDataModule:
-        if use == 'mask':
-            return windows({'o': other, 'p': other}, **options)
-        both = {'o': other, 'tiles': entry}
-        return windows(dict(reversed(both.items())) if use == 'first' else both)
-
-    message = rf'{name}: nodata must be given, for {len(tiles)} files .*{named}\.tif'
+    mask: dict[str, Any] = {'paths': entry['paths']}
+    message = rf'mask: nodata must be given, for {len(tiles)} files .*{named}\.tif'
     with pytest.raises(ValueError, match=message):
-        opened()
-    (options['mask'] if use == 'mask' else entry)['nodata'] = 0
-    dm = opened()
-    key = 'mask' if use == 'mask' else 'image_tiles'
-    found = torch.cat([dm.train_dataset[i][key].flatten() for i in range(60)])
+        windows({'o': other, 'p': other}, mask=mask)
+    mask['nodata'] = 0
+    dm = windows({'o': other, 'p': other}, mask=mask)
+    found = torch.cat([dm.train_dataset[i]['mask'].flatten() for i in range(60)])
     assert found[found != 0].min() >= 500
 
 

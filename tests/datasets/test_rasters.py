@@ -4,9 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import rasterio
+import torch
+from affine import Affine
 from fake_data import Dated, write_bands
 from numpy.typing import NDArray
+from rasterio.control import GroundControlPoint
 from rasterio.transform import from_origin
+from torch import Tensor
 
 from torchgeo_decur.datamodules import RasterPairDataModule
 
@@ -53,6 +59,32 @@ def module(
     return dm
 
 
+def image(folder: Path, *bands: str, **more: Any) -> tuple[Tensor, float | None]:
+    """Read all of the rasters of a folder beside others of the same place."""
+    scene(folder.parent / 'beside' / 'b.tif', 20)
+    rasters = {
+        'x': entry(folder, *bands, **more),
+        'b': entry(folder.parent / 'beside', nodata=0),
+    }
+    dm = module(rasters, patch_size=SIZE)
+    return dm.predict_dataset[0]['image_x'], dm.modalities['x'].nodata
+
+
+def refuse(message: str, folder: Path, *bands: str, **more: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        image(folder, *bands, **more)
+
+
+def labels(folder: Path, **more: Any) -> Tensor:
+    """Read labels beside images of the same place."""
+    scene(folder.parent / 'beside' / 'b.tif', 20)
+    both = {name: entry(folder.parent / 'beside') for name in ('a', 'b')}
+    mask = {'paths': str(folder), **more}
+    dm = module(both, 'fit', mask=mask, patch_size=SIZE // 4)
+    found: Tensor = torch.stack([s['mask'] for s in dm.val_dataset])
+    return found
+
+
 def test_labels_are_of_the_date_of_the_images(tmp_path: Path) -> None:
     both = np.arange(2 * SIZE * SIZE, dtype=np.uint16).reshape(2, SIZE, SIZE)
     scene(tmp_path / 'a' / '20200615.tif', both)
@@ -69,3 +101,271 @@ def test_labels_are_of_the_date_of_the_images(tmp_path: Path) -> None:
     assert {int(x) for s in dm.train_dataset for x in s['mask'].unique()} == {2}
     start = dm.train_dataset[0]['bounds'][6].item()
     assert start == np.datetime64('2020-06-15').astype('datetime64[s]').astype(int)
+
+
+HOLE = np.arange(SIZE) < 20
+
+
+def with_hole(value: float, *, bands: int = 2, dtype: Any = np.uint16) -> NDArray[Any]:
+    """Values 1000 and 1001, but for those of the first 20 columns."""
+    values = np.arange(bands * SIZE * SIZE).reshape(bands, SIZE, SIZE) % 2 + 1000
+    return np.where(HOLE, value, values).astype(dtype)
+
+
+@pytest.mark.parametrize('kind', ['inside', 'beside'])
+@pytest.mark.parametrize('nodata', [None, 7])
+def test_masks(tmp_path: Path, kind: str, nodata: int | None) -> None:
+    path = tmp_path / 'x' / 'x.tif'
+    values = with_hole(60_000)
+    values[0, 40:] = 7
+    scene(path, values)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=kind == 'inside'):
+        with rasterio.open(path, 'r+') as file:
+            file.write_mask(
+                np.where(HOLE, 0, 255).astype(np.uint8) * np.ones((SIZE, 1))
+            )
+    found, mark = image(path.parent, 'p', 'q', nodata=nodata)
+    assert mark == nodata or (nodata is None and np.isnan(mark))
+    missing = found.isnan() if nodata is None else found == nodata
+    expected = torch.from_numpy(HOLE).expand(2, SIZE, SIZE).clone()
+    expected[0, 40:] |= nodata == 7
+    assert torch.equal(missing, expected)
+    assert set(found[~missing].unique().tolist()) <= {7, 1000, 1001}
+
+
+def test_transparency(tmp_path: Path) -> None:
+    values = with_hole(9, bands=4, dtype=np.uint8)
+    values[3] = np.where(HOLE, 0, 255)
+    scene(tmp_path / 'x' / 'x.tif', values)
+    found, mark = image(tmp_path / 'x', 'r', 'g', 'b')
+    assert mark is not None and np.isnan(mark) and found.shape[0] == 3
+    assert (found.isnan() == torch.from_numpy(HOLE)).all()
+    # GDAL takes near infrared for transparency: all bands are named.
+    found, mark = image(tmp_path / 'x', 'r', 'g', 'b', 'nir')
+    assert mark is None
+    assert torch.equal(found, torch.from_numpy(values).float())
+
+
+@pytest.mark.parametrize('crs', [UTM, 'EPSG:32633'])
+@pytest.mark.filterwarnings('ignore:Converting RasterFolder')
+def test_nodata_of_each_band(tmp_path: Path, crs: str) -> None:
+    first = scene(tmp_path / 'one' / '1.tif', with_hole(11, bands=1), nodata=11)
+    second = with_hole(22, bands=1)
+    second[:, 50:, 20:] = 11
+    scene(tmp_path / 'one' / '2.tif', second, nodata=22)
+    (tmp_path / 'x').mkdir()
+    wide = '<VRTDataset rasterXSize="64" rasterYSize="64"><SRS>{}</SRS>{}</VRTDataset>'
+    place = ','.join(map(str, PLACE.to_gdal()))
+    bands = ''.join(
+        f'<VRTRasterBand dataType="UInt16" band="{band}"><NoDataValue>{value}'
+        f'</NoDataValue><SimpleSource><SourceFilename>{first[:-5]}{band}.tif'
+        '</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>'
+        for band, value in ((1, 11), (2, 22))
+    )
+    text = wide.format(UTM, f'<GeoTransform>{place}</GeoTransform>{bands}')
+    (tmp_path / 'x' / 'x.vrt').write_text(text)
+    if crs == UTM:
+        found, _ = image(tmp_path / 'x', 'p', 'q')
+        assert (found.isnan() == torch.from_numpy(HOLE)).all()
+    else:
+        # Beside a raster of another CRS, which is the first.
+        scene(tmp_path / 'y' / 'y.tif', 5, crs=crs, transform=Affine.translation(0, 0))
+        with rasterio.open(tmp_path / 'x' / 'x.vrt') as file:
+            bounds = rasterio.warp.transform_bounds(UTM, crs, *file.bounds)
+        place = from_origin(bounds[0], bounds[3], 10, 10)
+        scene(tmp_path / 'y' / 'y.tif', 5, crs=crs, transform=place)
+        rasters = {'y': entry(tmp_path / 'y'), 'x': entry(tmp_path / 'x', 'p', 'q')}
+        found = module(rasters, patch_size=SIZE).predict_dataset[0]['image_x']
+        assert (found[0].isnan() == found[1].isnan()).float().mean() > 0.99
+    # A value of the one band is a measurement in the other.
+    for band, lowest in zip(found, (1000, 11), strict=True):
+        values = band[~band.isnan()]
+        assert lowest <= values.min() < lowest + 1 and values.max() <= 1001
+
+
+def test_files_of_several_types(tmp_path: Path) -> None:
+    half = SIZE // 2
+    for name, dtype, value, first in (
+        ('a', np.uint8, 200, 0),
+        ('b', np.int16, -2260, half),
+    ):
+        values = np.full((1, SIZE, half), value, dtype)
+        place = PLACE @ Affine.translation(first, 0)
+        scene(tmp_path / 'x' / f'{name}.tif', values, transform=place)
+    found, _ = image(tmp_path / 'x')
+    assert (found[0, :, :half] == 200).all() and (found[0, :, half:] == -2260).all()
+
+
+def test_one_turned_file(tmp_path: Path) -> None:
+    turned = PLACE @ Affine.rotation(20)
+    scene(tmp_path / 'x' / 'x.tif', with_hole(1000, bands=1), transform=turned)
+    scene(tmp_path / 'y' / 'y.tif', 5)
+    rasters = {'y': entry(tmp_path / 'y'), 'x': entry(tmp_path / 'x')}
+    dm = module(rasters, patch_size=32)
+    values = torch.stack([sample['image_x'] for sample in dm.predict_dataset])
+    assert values.isnan().any() and values[~values.isnan()].min() == 1000
+
+
+@pytest.mark.parametrize('mark', [None, np.nan])
+def test_missing_labels_are_no_number(tmp_path: Path, mark: float | None) -> None:
+    values = with_hole(np.nan, bands=1, dtype=np.float32) - 999
+    values[:, :, 60:] = np.nan
+    scene(tmp_path / 'x' / 'x.tif', values, nodata=mark)
+    with pytest.raises(ValueError, match=r'mask: .*(NaN|nan).*such as 255'):
+        labels(tmp_path / 'x')
+    found = labels(tmp_path / 'x', nodata=255, num_classes=3)
+    assert set(found.unique().tolist()) == {1, 2, 255}
+
+
+def test_labels_are_whole(tmp_path: Path) -> None:
+    scene(tmp_path / 'x' / 'x.tif', np.full((1, SIZE, SIZE), 1.5, np.float32))
+    with pytest.raises(
+        ValueError, match=r'expected whole numbers .* found 1\.5 in .*x'
+    ):
+        labels(tmp_path / 'x')
+    scene(tmp_path / 'y' / 'y.tif', np.full((1, SIZE, SIZE), 2.0, np.float32))
+    assert (labels(tmp_path / 'y') == 2).all()
+    with pytest.raises(ValueError, match=r'mask: nodata must be whole, got 0.5'):
+        labels(tmp_path / 'y', nodata=0.5)
+
+
+def test_labels_with_a_mask_need_a_value(tmp_path: Path) -> None:
+    path = scene(tmp_path / 'x' / 'x.tif', with_hole(1000, bands=1))
+    with rasterio.open(path, 'r+') as file:
+        file.write_mask(np.where(HOLE, 0, 255).astype(np.uint8) * np.ones((SIZE, 1)))
+    with pytest.raises(ValueError, match=r'mask: nodata must be given.*has a mask'):
+        labels(tmp_path / 'x')
+
+
+def points(bend: float) -> list[GroundControlPoint]:
+    """Corners and centre of the scene, the centre off by some pixels."""
+    corners = [(r, c) for r in (0, SIZE) for c in (0, SIZE)]
+    places = [(*PLACE @ (c, r), r, c) for r, c in corners]
+    x, y = PLACE @ (SIZE / 2 + bend, SIZE / 2)
+    places.append((x, y, SIZE / 2, SIZE / 2))
+    return [GroundControlPoint(r, c, x, y) for x, y, r, c in places]
+
+
+def test_ground_control_points(tmp_path: Path) -> None:
+    values = with_hole(1000, bands=1)
+    scene(tmp_path / 'x' / 'x.tif', values, gcps=points(0), transform=None)
+    found, _ = image(tmp_path / 'x')
+    assert torch.equal(found, torch.from_numpy(values).float())
+    scene(tmp_path / 'y' / 'y.tif', values, gcps=points(5), transform=None)
+    refuse(r'x: .* up to 4\.0 pixels from it in .*y\.tif; warp', tmp_path / 'y')
+
+
+def test_several_files_of_one_place(tmp_path: Path) -> None:
+    for name in ('B2', 'B3'):
+        scene(tmp_path / 'x' / f'{name}.tif', 10)
+    refuse(r'x: .* found .*B2\.tif and .*B3\.tif of the same', tmp_path / 'x', 'B2')
+    refuse(r'expected 2 bands .* found 1 .*\(\?P<band>', tmp_path / 'x', 'B2', 'B3')
+
+
+def test_files_that_share_much(tmp_path: Path) -> None:
+    for name, shift in (('a', 0), ('b', 25)):
+        place = PLACE @ Affine.translation(shift, 0)
+        scene(tmp_path / 'x' / f'{name}.tif', 10, transform=place)
+    with pytest.warns(UserWarning, match=r'x: 1 pairs of files share .*a\.tif and .*b'):
+        image(tmp_path / 'x')
+
+
+def test_each_band_is_a_file(tmp_path: Path) -> None:
+    for place, shift in (('T1', 0), ('T2', SIZE)):
+        for number, band in enumerate(('B2', 'B3', 'B4')):
+            scene(
+                tmp_path / 'x' / f'{place}_{band}.tif',
+                100 * number + 10,
+                transform=PLACE @ Affine.translation(shift, 0),
+            )
+    pattern = r'.+_(?P<band>B\d)\.tif'
+    found, _ = image(tmp_path / 'x', 'B4', 'B2', filename_regex=pattern)
+    assert found.shape == (2, SIZE, SIZE)
+    assert set(found[0].unique().tolist()) == {210, 211}
+    assert set(found[1].unique().tolist()) == {10, 11}
+    (tmp_path / 'x' / 'T2_B2.tif').unlink()
+    refuse(
+        r'x: expected a file for each of .* no readable .*T2_B2\.tif',
+        tmp_path / 'x',
+        *('B4', 'B2'),
+        filename_regex=pattern,
+    )
+
+
+def test_dates_of_a_folder(tmp_path: Path) -> None:
+    for day in (1, 2):
+        scene(tmp_path / 'x' / f'S2_2020-01-0{day}.tif', 10 * day)
+        scene(tmp_path / 'y' / f'200{day}.tif', 50 * day)
+    scene(tmp_path / 'z' / '2020-01-02.tif', 90)
+    dates = {'filename_regex': r'(S2_)?(?P<date>[\d-]+)', 'date_format': '%Y-%m-%d'}
+    rasters = {name: entry(tmp_path / name, **dates) for name in ('x', 'z')}
+    sample = module(rasters, patch_size=SIZE).predict_dataset[0]
+    assert set(sample['image_x'].unique().tolist()) == {20, 21}
+    cases = {
+        r'\.tif does not match .*S2_2020-01-01': {
+            'filename_regex': r'(?P<date>.+)\.tif!'
+        },
+        'must have a group': {'filename_regex': '.*'},
+        'must be a regular expression': {'filename_regex': '(?P<date>'},
+        'x: time data': {'filename_regex': r'(?P<date>\w+)'},
+    }
+    for message, more in cases.items():
+        refuse(message.replace(r'\.tif does', 'does'), tmp_path / 'x', **more)
+
+
+def test_which_files_are_found(tmp_path: Path) -> None:
+    folder = tmp_path / 'place [1]'
+    path = scene(folder / 'inner' / 'x.tif', 10)
+    (folder / 'loop').symlink_to(folder)
+    (folder / 'again.tif').symlink_to(path)
+    (folder / '._x.tif').write_bytes(b'not a raster')
+    scene(folder / '.ipynb_checkpoints' / 'x.tif', 10)
+    found, _ = image(folder)
+    assert set(found.unique().tolist()) == {10, 11}
+    image(folder, glob='inner/*.tif')
+    odd = scene(tmp_path / 'odd' / 'x.tif', 10)
+    Path(odd).rename(tmp_path / 'odd' / 'x.data')
+    image(tmp_path / 'odd' / 'x.data')
+
+
+@pytest.mark.parametrize(
+    ('values', 'message'),
+    [
+        ({'mean': 1.0}, r'x: mean must be a list with one number .* got 1\.0'),
+        ({'std': ['a']}, 'x: std must be a list with one number'),
+        ({'nodata': 'none'}, "x: nodata must be a number .* got 'none'"),
+        ({'nodata': True}, 'x: nodata must be a number'),
+        ({'nodata': [0, 1]}, 'x: nodata must be one number'),
+        ({'bands': 'B2'}, 'x: bands must be a list of names'),
+        ({'bands': [1, 2]}, 'x: bands must be a list of names'),
+        ({'glob': ['*.tif']}, 'x: glob must be text'),
+        ({'paths': 3}, 'x: paths must be a folder'),
+        ({'resampling': 'max'}, r"must be one of \['nearest', .*'rms'\], got 'max'"),
+    ],
+)
+def test_types_of_an_entry(
+    tmp_path: Path, values: dict[str, Any], message: str
+) -> None:
+    scene(tmp_path / 'x' / 'x.tif', 10)
+    with pytest.raises(ValueError, match=message):
+        module({'x': entry(tmp_path / 'x') | values, 'b': entry(tmp_path / 'x')})
+
+
+def test_numbers_that_yaml_takes_for_text(tmp_path: Path) -> None:
+    scene(tmp_path / 'x' / 'x.tif', with_hole(np.nan, bands=1, dtype=np.float32))
+    found, mark = image(tmp_path / 'x', nodata='nan', mean=['1e3'])
+    assert mark is not None and np.isnan(mark) and found.isnan().any()
+    with pytest.raises(ValueError, match='mask: num_classes must be a whole number'):
+        labels(tmp_path / 'x', num_classes=2.5)
+
+
+def test_classes_that_would_read_wrongly(tmp_path: Path) -> None:
+    path = scene(tmp_path / 'x' / '20200101.tif', with_hole(1000))
+    with rasterio.open(path, 'r+') as file:
+        file.write_mask(np.where(HOLE, 0, 255).astype(np.uint8) * np.ones((SIZE, 1)))
+    refuse(
+        'x: .*has a mask, which Dated does not respect; give the folder by paths',
+        tmp_path / 'x',
+        *('first', 'second'),
+        dataset='fake_data.Dated',
+    )

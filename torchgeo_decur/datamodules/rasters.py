@@ -9,14 +9,18 @@ from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 from torchgeo.datasets.utils import Sample
 
+from ..datasets.entries import typed
 from ..datasets.joined import JoinedRasters, join, strips
 from ..datasets.plotting import plot_images
-from ..datasets.rasters import check_tiles, dataset_class, open_rasters
+from ..datasets.rasters import dataset_class, open_rasters
 from ..datasets.windows import GridWindows, RandomWindows
 from ..modalities import Modality, invalid_pixels
 from .statistics import Moments, StatisticsDataModule, report
 
-_FOLDER = ('paths', 'glob', 'bands', 'nodata', 'resampling')
+_FOLDER = (
+    *('paths', 'glob', 'bands', 'nodata', 'resampling'),
+    *('filename_regex', 'date_format'),
+)
 _CLASS = ('dataset', 'init_args', 'paths', 'bands', 'nodata')
 _IMAGE = ('kind', 'unit', 'mean', 'std')
 
@@ -38,24 +42,28 @@ class RasterPairDataModule(StatisticsDataModule):
 
     - ``paths``: a folder or a list of folders or files, searched for ``glob`` (by default
       GeoTIFF and a few others), or ``dataset``: path of a ``RasterDataset`` subclass,
-      with ``paths`` and ``init_args``. Only a class reads dates from file names.
+      with ``paths`` and ``init_args``. Hidden files are left out.
+    - ``filename_regex`` and ``date_format``: as those of ``RasterDataset``, for a folder.
+      A group ``date`` of the pattern reads dates, a group ``band`` makes each band a file.
     - ``bands``: name of each band of the files, in order (a class: those to read).
     - ``kind`` and ``unit`` as in :class:`~torchgeo_decur.modalities.Modality`, by default
       'multispectral' in the unit of the files, 'native'.
     - ``mean`` and ``std`` of each band. Where they are needed and not given they are
       estimated from 64 windows of the training area, printed, and kept in checkpoints.
     - ``nodata``: value of a missing pixel, by default that of the files, or NaN for
-      floating point. Where integer files declare none, nothing is taken for missing,
-      and 0 is read beyond the border of a file; several of which one is turned to be
-      read, for it is of another CRS or not upright, need a value.
-    - ``resampling``: method of ``rasterio.enums.Resampling``, by default 'bilinear'.
+      floating point. Pixels that a mask or transparency hides are missing too, and so is
+      what is around a file that is warped: without a value they are NaN. Where nothing
+      is declared, nothing is missing, and 0 is read beyond the border of a file.
+    - ``resampling``: one of ``torchgeo_decur.datasets.raster_folder.RESAMPLING``, by
+      default 'bilinear'.
       Files of another CRS are warped by nearest neighbour before, as TorchGeo does.
 
     Args:
         rasters: two or more entries by name of the modality.
         mask: entry of a label raster with ``paths``, or ``dataset``; ``nodata`` and
-            ``num_classes``. Its labels are read as they are, by nearest neighbour; give
-            its nodata value to the task as ``ignore_index``. Prediction leaves it out,
+            ``num_classes``. Its labels are whole numbers, read by nearest neighbour; give
+            its nodata value to the task as ``ignore_index``. Labels that are masked or
+            NaN, or turned to be read, need one. Prediction leaves it out,
             and so covers what has no labels.
         patch_size: height and width of a window, in pixels of the first raster.
         length: number of random windows of an epoch, over all devices.
@@ -107,8 +115,10 @@ class RasterPairDataModule(StatisticsDataModule):
             )
         if not 0 <= max_nodata < 1:
             raise ValueError(f'max_nodata must be in [0, 1), got {max_nodata}')
+        rasters = {name: typed(name, entry) for name, entry in rasters.items()}
         modalities = {name: _modality(name, entry) for name, entry in rasters.items()}
         if mask is not None:
+            mask = typed('mask', mask)
             _check_keys('mask', mask, ('num_classes',))
         self.entries = {**rasters, **({'mask': mask} if mask is not None else {})}
         self.patch_size = patch_size
@@ -197,17 +207,17 @@ class RasterPairDataModule(StatisticsDataModule):
     def _open(
         self, stage: str, entries: Mapping[str, Mapping[str, Any]]
     ) -> JoinedRasters:
-        leaves, nodata = {}, {}
+        leaves, nodata, crs = {}, {}, None
         for name, entry in entries.items():
             bands = None if name == 'mask' else self.modalities[name].bands
-            leaf, nodata[name] = open_rasters(name, entry, bands, self.skip_unreadable)
+            leaf, nodata[name] = open_rasters(
+                name, entry, bands, self.skip_unreadable, crs
+            )
+            crs = crs or leaf.crs
             # File handles must not be open when worker processes fork.
             leaf.cache = self.num_workers == 0
             leaves[name] = leaf
         first = next(iter(leaves.values()))
-        for name, leaf in leaves.items():
-            if nodata[name] is None:
-                check_tiles(name, leaf, first.crs)
         west, _, _, north = first.index.geometry.iloc[0].bounds
         joined, coarsest = join(leaves)
         rasters = JoinedRasters(

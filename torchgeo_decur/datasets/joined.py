@@ -217,8 +217,8 @@ def join(rasters: Mapping[str, RasterDataset]) -> tuple[GeoDataset, float]:
     except RuntimeError as error:
         raise ValueError(
             f'{list(rasters)} must have a common area and time, but TorchGeo says: '
-            f'{error}. Dates come from the file names of a dataset class; give the '
-            'folder by paths and glob instead to disregard them'
+            f'{error}. Dates come from filename_regex or from a dataset class; give '
+            'the folder by paths and glob alone to disregard them'
         ) from error
     return joined, max(_width(leaf) / columns[n] for n, leaf in rasters.items())
 
@@ -271,10 +271,12 @@ def describe(window: GeoSlice) -> str:
 
 
 def _fill(sample: Sample, key: str, nodata: float | None) -> None:
-    """Give pixels that are no number the value of those that are missing."""
+    """Give pixels that are no number the value of those that are missing.
+
+    Without one, they are beyond the border of a file.
+    """
     image: Tensor = sample[key]
-    if nodata is not None:
-        sample[key] = image.where(image.isfinite(), nodata)
+    sample[key] = image.where(image.isfinite(), 0.0 if nodata is None else nodata)
 
 
 def _width(leaf: RasterDataset) -> float:

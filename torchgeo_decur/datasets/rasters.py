@@ -5,66 +5,22 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 import numpy as np
-import rasterio
-from rasterio.crs import CRS
-from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.io import DatasetReader
-from rasterio.vrt import WarpedVRT
-from rasterio.windows import Window
 from torchgeo.datasets import RasterDataset
-from torchgeo.datasets.utils import find_files
 
 from ..transforms import ToModalities
+from .raster_files import RasterFile, check_overlap, check_places, find_rasters, inspect
+from .raster_folder import RESAMPLING, RasterFolder, is_label
 
-SUFFIXES = ('.tif', '.tiff', '.vrt', '.jp2', '.img')
-
-
-class RasterFolder(RasterDataset):
-    """The rasters of a list of files, all bands of each.
-
-    Args:
-        files: paths of the files.
-        is_image: False for a label raster.
-        nodata: value that marks a missing pixel, or None for what the files declare.
-        resampling: name of a method of :class:`rasterio.enums.Resampling`, or None for
-            bilinear, nearest for labels.
-    """
-
-    def __init__(
-        self,
-        files: Sequence[str],
-        is_image: bool = True,
-        nodata: float | None = None,
-        resampling: str | None = None,
-    ) -> None:
-        """Initialize a new RasterFolder instance."""
-        self.is_image = is_image
-        self.nodata = nodata
-        self.method = resampling
-        super().__init__(list(files))
-
-    @property
-    def resampling(self) -> Resampling:
-        """How values between pixels are found."""
-        return Resampling[self.method] if self.method else super().resampling
-
-    def _load_warp_file(
-        self, filepath: Any, crs: Any = None
-    ) -> DatasetReader | WarpedVRT:
-        file = super()._load_warp_file(filepath, crs)
-        if file.nodata is None or not extreme(file.nodata):
-            return file
-        return WarpedVRT(file, src_nodata=file.nodata, nodata=math.nan)
+_DATES = ('filename_regex', 'date_format')
+_PLAIN = 'give the folder by paths and glob, without dataset'
 
 
 def extreme(nodata: float) -> bool:
-    """Say whether rasterio's mosaics cannot mark missing pixels with a value.
+    """Return whether rasterio's mosaics cannot mark missing pixels with a value.
 
     They take the lowest number of float32, which ESRI's rasters are filled with, for one
     that float32 does not have, and read zeros.
@@ -83,18 +39,8 @@ def extreme(nodata: float) -> bool:
     return math.isfinite(nodata) and abs(nodata) >= 0.999 * largest
 
 
-@dataclass(frozen=True)
-class _File:
-    path: str
-    count: int
-    nodata: float | None
-    floating: bool
-    located: bool
-    limits: tuple[float, float]
-
-
 def dataset_class(name: str, path: str) -> type[RasterDataset]:
-    """Find a subclass of TorchGeo's ``RasterDataset`` by its path.
+    """Return a subclass of TorchGeo's ``RasterDataset`` by its path.
 
     Args:
         name: name of the modality, for the error message.
@@ -127,64 +73,53 @@ def open_rasters(
     entry: Mapping[str, Any],
     bands: Sequence[str] | None,
     skip_unreadable: bool = False,
+    crs: Any = None,
 ) -> tuple[RasterDataset, float | None]:
     """Open one folder of rasters, or one dataset class, and check every file.
 
     Args:
         name: name of the modality, or ``mask``.
-        entry: ``paths``, and ``glob``, ``resampling`` or ``dataset``, ``init_args``,
-            and ``nodata``.
+        entry: ``paths``, and ``glob``, ``resampling``, ``filename_regex`` and
+            ``date_format`` or ``dataset``, ``init_args``, and ``nodata``.
         bands: names of the bands; None for a label raster.
         skip_unreadable: leave out files that cannot be read, with a warning.
+        crs: CRS that the files are read in; by default that of the first of them.
 
     Returns:
         The dataset, whose samples have ``image_<name>`` or ``mask``, and the value that
-        marks a missing pixel: that of the entry, else of the files, else NaN for
-        floating point, else None. NaN stands for one at the end of float32.
+        marks a missing pixel: that of the entry, else of the files. It is NaN for images
+        of floating point, and for those of which pixels are missing in another way. It
+        is None where none can be missing.
 
     Raises:
         ValueError: naming the file, if one cannot be read, has no georeference or
-            another number of bands, or two disagree on nodata; and if there is none.
+            another number of bands, or two disagree on nodata or show the same place;
+            and if there is none.
     """
     paths = _paths(name, entry)
-    leaf, files, broken = (
-        _open_class(name, entry, paths, bands)
-        if entry.get('dataset')
-        else _open_folder(name, entry, paths, bands)
-    )
-    if broken and not skip_unreadable:
-        path, reason = next(iter(broken.items()))
-        raise ValueError(
-            f'{name}: expected readable rasters, found {len(broken)} that cannot be '
-            f'read, the first is {path} ({reason}); copy it again, or set '
-            'skip_unreadable: true'
-        )
-    if broken:
-        warnings.warn(
-            f'{name}: {len(broken)} of {len(broken) + len(files)} files cannot be read '
-            f'and are left out, the first is {next(iter(broken))}',
-            stacklevel=2,
-        )
-    if leaf is None or not files:
-        raise ValueError(f'{name}: expected readable rasters in {paths}, found none')
+    if isinstance(entry.get('nodata'), Sequence):
+        raise ValueError(f'{name}: nodata must be one number, got {entry["nodata"]}')
+    if entry.get('dataset'):
+        leaf, files, broken = _open_class(name, entry, paths, bands)
+        _report(name, files, broken, paths, skip_unreadable)
+    else:
+        leaf, files = _open_folder(name, entry, paths, bands, skip_unreadable)
     if leaf.is_image != (bands is not None):
         raise ValueError(
             f'{name}: {type(leaf).__name__} delivers '
             f'{"images" if leaf.is_image else "labels"}; give it '
             f'under {"rasters" if leaf.is_image else "mask"}'
         )
-    _check_files(name, leaf, files, bands)
-    nodata = _nodata(name, leaf.nodata, files)
-    if files[0].nodata is None:
-        leaf.nodata = nodata
-    if nodata is not None and files[0].floating and extreme(nodata):
-        if not isinstance(leaf, RasterFolder):
-            raise ValueError(
-                f'{name}: nodata must be well within float32, got {nodata:g}, which '
-                f'{type(leaf).__name__} would read as zeros; give the folder by paths '
-                'and glob, without dataset'
-            )
-        nodata = math.nan
+    nodata = _nodata(name, entry.get('nodata'), files)
+    warped = [f for f in files if f.is_warped(crs or leaf.crs)]
+    if isinstance(leaf, RasterFolder):
+        masked = [f for f in files if f.has_mask(leaf.count)]
+        nodata = _folder_nodata(name, leaf, nodata, warped, masked)
+    else:
+        masked = [f for f in files if f.masked]
+        _check_class(name, leaf, nodata, warped, masked, files)
+        if files[0].nodata[0] is None:
+            leaf.nodata = nodata
     if leaf.is_image:
         leaf.transforms = ToModalities(name)
     # Four corners are too few once a long edge is projected into another CRS.
@@ -192,35 +127,6 @@ def open_rasters(
     step = max(east - west, north - south) / 32
     leaf.index['geometry'] = leaf.index.geometry.segmentize(step)
     return leaf, nodata
-
-
-def check_tiles(name: str, leaf: RasterDataset, crs: Any) -> None:
-    """Refuse tiles without nodata of which one is turned to be read.
-
-    What is around a turned tile is then 0, which passes for a value and is mixed into
-    those of its neighbours.
-
-    Args:
-        name: name of the modality, or ``mask``.
-        leaf: the dataset of the tiles, which has no nodata value.
-        crs: CRS that they are read in.
-
-    Raises:
-        ValueError: naming the first file that is of another CRS, or is not upright.
-    """
-    if len(leaf.index) < 2:
-        return
-    # As TorchGeo compares them; names of the same CRS may differ.
-    target = CRS.from_user_input(crs)
-    for path in leaf.index.filepath:
-        with rasterio.open(path) as file:
-            upright = file.crs == target and file.transform.is_rectilinear
-        if not upright:
-            raise ValueError(
-                f'{name}: nodata must be given, for {len(leaf.index)} files declare none '
-                f'and {path} is turned into the grid of {crs.name!r}, where the zeros '
-                'around it would pass for values; give a value that no pixel has'
-            )
 
 
 def _paths(name: str, entry: Mapping[str, Any]) -> list[str]:
@@ -238,41 +144,64 @@ def _paths(name: str, entry: Mapping[str, Any]) -> list[str]:
 
 
 def _open_folder(
-    name: str, entry: Mapping[str, Any], paths: list[str], bands: Sequence[str] | None
-) -> tuple[RasterDataset | None, list[_File], dict[str, str]]:
-    glob = entry.get('glob')
-    found = sorted({f for path in paths for f in find_files(path, glob or '*')})
-    listed = [
-        f
-        for f in found
-        if not os.path.isdir(f) and (glob or f.lower().endswith(SUFFIXES))
-    ]
-    if not listed:
-        raise ValueError(
-            f'{name}: expected rasters ({glob or " ".join(SUFFIXES)}) in {paths}, found '
-            f'none among {len(found)} files; check paths and glob'
-        )
-    files, broken = _inspect(listed)
-    for file in files:
-        if not file.located:
-            raise ValueError(
-                f'{name}: expected georeferenced rasters, but {file.path} has no CRS or '
-                'no transform; add them, for instance with gdal_edit.py -a_srs -a_ullr'
-            )
+    name: str,
+    entry: Mapping[str, Any],
+    paths: list[str],
+    bands: Sequence[str] | None,
+    skip_unreadable: bool,
+) -> tuple[RasterFolder, list[RasterFile]]:
     method = entry.get('resampling')
-    if method is not None and method not in Resampling.__members__:
+    if method is not None and method not in RESAMPLING:
         raise ValueError(
-            f'{name}: resampling must be one of {list(Resampling.__members__)}, '
-            f'got {method!r}'
+            f'{name}: resampling must be one of {list(RESAMPLING)}, got {method!r}'
         )
-    good = [file.path for file in files]
-    arguments = (bands is not None, entry.get('nodata'), method)
-    return (RasterFolder(good, *arguments) if good else None), files, broken
+    dates = {key: entry[key] for key in _DATES if entry.get(key) is not None}
+    listed = find_rasters(name, paths, entry.get('glob'))
+    groups = _groups(name, dates, listed)
+    files, broken = inspect(listed)
+    _report(name, files, broken, paths, skip_unreadable)
+    check_places(name, files)
+    single = bands is None or 'band' in groups
+    expected = ['label'] if bands is None else [*bands]
+    _check_bands(name, files, expected[:1] if single else expected)
+    try:
+        leaf = RasterFolder(files, bands, entry.get('nodata'), method, **dates)
+    except ValueError as error:
+        raise ValueError(f'{name}: {error}') from error
+    check_overlap(name, leaf)
+    return leaf, files
+
+
+def _groups(name: str, dates: Mapping[str, str], files: Sequence[str]) -> set[str]:
+    """Check the pattern of names, and return what it finds in them."""
+    if 'filename_regex' not in dates:
+        return set()
+    try:
+        pattern = re.compile(dates['filename_regex'], re.VERBOSE)
+    except re.error as error:
+        raise ValueError(
+            f'{name}: filename_regex must be a regular expression, got '
+            f'{dates["filename_regex"]!r} ({error})'
+        ) from error
+    groups = set(pattern.groupindex)
+    if not ({'date', 'band'} & groups or {'start', 'stop'} <= groups):
+        raise ValueError(
+            f'{name}: filename_regex must have a group (?P<date>...) or (?P<band>...), '
+            f'got {pattern.pattern!r}'
+        )
+    for file in files:
+        if not pattern.match(os.path.basename(file)):
+            raise ValueError(
+                f'{name}: filename_regex must match the name of each file, but '
+                f'{pattern.pattern!r} does not match {file}; correct it, or leave the '
+                'file out by glob'
+            )
+    return groups
 
 
 def _open_class(
     name: str, entry: Mapping[str, Any], paths: list[str], bands: Sequence[str] | None
-) -> tuple[RasterDataset, list[_File], dict[str, str]]:
+) -> tuple[RasterDataset, list[RasterFile], dict[str, str]]:
     cls = dataset_class(name, entry['dataset'])
     arguments = {**(entry.get('init_args') or {})}
     if bands is not None and cls.all_bands:
@@ -286,84 +215,157 @@ def _open_class(
         ) from error
     if entry.get('nodata') is not None:
         leaf.nodata = entry['nodata']
-    files, broken = _inspect(list(leaf.index.filepath))
+    files, broken = inspect(list(leaf.index.filepath))
     pattern = re.compile(leaf.filename_regex, re.VERBOSE)
     matching = {f for f in leaf.files if pattern.match(os.path.basename(f))}
     skipped = sorted(matching - set(leaf.index.filepath))
     broken |= dict.fromkeys(skipped, 'TorchGeo cannot open it')
     leaf.index = leaf.index[~leaf.index.filepath.isin(list(broken))]
+    if not leaf.separate_files:
+        expected = list(leaf.all_bands or bands or ['label'])
+        _check_bands(name, files, expected, more=bool(leaf.all_bands))
     return leaf, files, broken
 
 
-def _inspect(paths: Sequence[str]) -> tuple[list[_File], dict[str, str]]:
-    """What each file says of itself, and why some cannot be read."""
-    files, broken = [], {}
-    for path in paths:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore', NotGeoreferencedWarning)
-                with rasterio.open(path) as src:
-                    files.append(_look(path, src))
-        except (RasterioError, OSError) as error:
-            broken[path] = str(error.__cause__ or error)
-    return files, broken
-
-
-def _look(path: str, src: Any) -> _File:
-    if any('complex' in dtype for dtype in src.dtypes):
-        raise ValueError(
-            f'rasters must hold real numbers, got {src.dtypes[0]} in {path}; convert '
-            'complex backscatter to dB'
-        )
-    # The end of the file is missing first: read the last block of the last band.
-    height, width = src.block_shapes[-1]
-    row, column = (src.height - 1) // height * height, (src.width - 1) // width * width
-    window = Window(column, row, src.width - column, src.height - row)
-    src.read(src.count, window=window)
-    affine = src.crs is not None and not src.transform.is_identity
-    types = [np.dtype(t) for t in src.dtypes]
-    floating = all(np.issubdtype(t, np.floating) for t in types)
-    info = np.finfo(types[0]) if floating else np.iinfo(types[0])
-    limits = (float(info.min), float(info.max))
-    located = affine or (bool(src.gcps[0]) and src.gcps[1] is not None)
-    return _File(path, src.count, src.nodata, floating, located, limits)
-
-
-def _check_files(
-    name: str, leaf: RasterDataset, files: Sequence[_File], bands: Sequence[str] | None
+def _report(
+    name: str,
+    files: Sequence[RasterFile],
+    broken: Mapping[str, str],
+    paths: Sequence[str],
+    skip_unreadable: bool,
 ) -> None:
-    if leaf.separate_files:
-        return
-    expected = list(leaf.all_bands or bands or ['label'])
+    """Refuse files that cannot be read, or warn of them."""
+    if broken and not skip_unreadable:
+        path, reason = next(iter(broken.items()))
+        raise ValueError(
+            f'{name}: expected readable rasters, found {len(broken)} that cannot be '
+            f'read, the first is {path} ({reason}); copy it again, or set '
+            'skip_unreadable: true'
+        )
+    if broken:
+        warnings.warn(
+            f'{name}: {len(broken)} of {len(broken) + len(files)} files cannot be read '
+            f'and are left out, the first is {next(iter(broken))}',
+            stacklevel=2,
+        )
+    if not files:
+        raise ValueError(
+            f'{name}: expected readable rasters in {list(paths)}, found none'
+        )
+
+
+def _check_bands(
+    name: str, files: Sequence[RasterFile], expected: Sequence[str], more: bool = False
+) -> None:
     for file in files:
-        enough = leaf.all_bands and file.count > len(expected)
-        if file.count != len(expected) and not enough:
-            raise ValueError(
-                f'{name}: expected {len(expected)} bands {expected}, found {file.count} '
-                f'in {file.path}; name every band of the file, in order'
+        found = len(file.bands(len(expected)))
+        if found == len(expected) or (more and found > len(expected)):
+            continue
+        cure = 'name every band of the file, in order'
+        if found == 1 and len(files) > 1:
+            cure = (
+                'where each band is a file of its own, give filename_regex with a group '
+                r"for its name, such as '(?P<band>.+)\.tif'"
             )
+        raise ValueError(
+            f'{name}: expected {len(expected)} bands {list(expected)}, found {found} in '
+            f'{file.path}; {cure}'
+        )
 
 
-def _nodata(name: str, given: float | None, files: Sequence[_File]) -> float | None:
+def _nodata(name: str, given: Any, files: Sequence[RasterFile]) -> float | None:
     first = files[0]
     if given is not None:
-        low, high = first.limits
-        if not first.floating and not (low <= given <= high):
+        value = float(given)
+        if not any(f.floating or f.limits[0] <= value <= f.limits[1] for f in files):
+            low, high = first.limits
             raise ValueError(
                 f'{name}: nodata must be a value of the files, from {low:g} to '
                 f'{high:g}, got {given}'
             )
-        declared = first.nodata is not None and not math.isnan(first.nodata)
-        if math.isnan(given) and declared:
+        declared = first.nodata[0] is not None and not math.isnan(first.nodata[0])
+        if math.isnan(value) and declared:
             raise ValueError(
                 f'{name}: nodata must be left out, got {given}: {first.path} declares '
-                f'{first.nodata:g}, and NaN counts as missing anyway'
+                f'{first.nodata[0]:g}, and NaN counts as missing anyway'
             )
-        return given
+        return value
     for file in files:
-        if str(file.nodata) != str(first.nodata):
+        if file.marks != first.marks:
             raise ValueError(
-                f'{name}: files must agree on nodata, got {first.nodata} in '
-                f'{first.path} and {file.nodata} in {file.path}; give nodata in the entry'
+                f'{name}: files must agree on nodata, got {first.marks} in '
+                f'{first.path} and {file.marks} in {file.path}; give nodata in the entry'
             )
-    return math.nan if first.nodata is None and first.floating else first.nodata
+    if len(set(map(str, first.nodata))) > 1:
+        return math.nan
+    floating = any(file.floating for file in files)
+    return math.nan if first.nodata[0] is None and floating else first.nodata[0]
+
+
+def _folder_nodata(
+    name: str,
+    leaf: RasterFolder,
+    nodata: float | None,
+    warped: Sequence[RasterFile],
+    masked: Sequence[RasterFile],
+) -> float | None:
+    """Choose the value of missing pixels in what is read of a folder."""
+    if leaf.is_image:
+        absent = nodata is None and bool(warped or masked)
+        return math.nan if absent or (nodata and extreme(nodata)) else nodata
+    if nodata is not None and is_label(nodata):
+        return nodata
+    first = next(iter(leaf.records.values()))
+    cure = (
+        'give a whole number that is no class, such as 255, and the task the same '
+        'ignore_index'
+    )
+    if leaf.marked is not None:
+        raise ValueError(f'{name}: nodata must be whole, got {leaf.marked:g}; {cure}')
+    if first.nodata[0] is not None:
+        raise ValueError(
+            f'{name}: nodata must be given, for {first.path} declares '
+            f'{first.nodata[0]:g}, which is no label; {cure}'
+        )
+    if found := [*masked, *warped]:
+        reason = 'has a mask' if masked else 'is turned into another grid'
+        raise ValueError(
+            f'{name}: nodata must be given, for {len(leaf.records)} files declare none '
+            f'and {found[0].path} {reason}, so that pixels have no label; {cure}'
+        )
+    return None
+
+
+def _check_class(
+    name: str,
+    leaf: RasterDataset,
+    nodata: float | None,
+    warped: Sequence[RasterFile],
+    masked: Sequence[RasterFile],
+    files: Sequence[RasterFile],
+) -> None:
+    """Refuse files whose missing pixels a dataset class would read as values."""
+    kind = type(leaf).__name__
+    if nodata is not None and files[0].floating and extreme(nodata):
+        raise ValueError(
+            f'{name}: nodata must be well within float32, got {nodata:g}, which {kind} '
+            f'would read as zeros; {_PLAIN}'
+        )
+    if nodata is None and warped:
+        raise ValueError(
+            f'{name}: nodata must be given, for {len(files)} files declare none and '
+            f'{warped[0].path} is turned into another grid, where {kind} would read the '
+            f'zeros around it as values; give a value that no pixel has, or {_PLAIN}'
+        )
+    if masked and not leaf.separate_files:
+        raise ValueError(
+            f'{name}: expected missing pixels to be declared by nodata, but '
+            f'{masked[0].path} has a mask, which {kind} does not respect; {_PLAIN}'
+        )
+    for file in files:
+        if file.limits != files[0].limits or len(set(file.nodata)) > 1:
+            raise ValueError(
+                f'{name}: expected files of one type with one nodata value for all '
+                f'bands, but {file.path} differs, which {kind} would read wrongly; '
+                f'{_PLAIN}'
+            )

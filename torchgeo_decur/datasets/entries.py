@@ -1,0 +1,120 @@
+"""Types of the values of an entry, which YAML leaves open."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+def typed(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the types of the values of an entry.
+
+    YAML reads ``nan`` and ``1e-3`` as text; both are taken for the numbers they mean.
+
+    Args:
+        name: name of the modality, or ``mask``.
+        entry: values by key; a key that is not known here stays as it is.
+
+    Returns:
+        The entry, with numbers as numbers.
+
+    Raises:
+        ValueError: naming the key, if a value has another type.
+
+    Example:
+        >>> typed('dem', {'paths': 'heights', 'nodata': 'nan'})
+        {'paths': 'heights', 'nodata': nan}
+    """
+    if not isinstance(entry, Mapping):
+        raise ValueError(
+            f'{name}: expected an entry with keys such as paths and bands, got {entry!r}'
+        )
+    found = {}
+    for key, value in entry.items():
+        convert, expected = _TYPES.get(key, (None, ''))
+        try:
+            found[key] = value if convert is None or value is None else convert(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f'{name}: {key} must be {expected}, got {value!r}'
+            ) from error
+    return found
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError
+    number = float(value)
+    # A whole number stays one: it may be the value of an integer.
+    return value if isinstance(value, int) else number
+
+
+def _factor(value: Any) -> float:
+    number = _number(value)
+    if not abs(number) > 0:
+        raise ValueError
+    return number
+
+
+def _number_or_several(value: Any) -> float | list[float]:
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    return _numbers(value) if several else _number(value)
+
+
+def _numbers(value: Any) -> list[float]:
+    return [_number(v) for v in _sequence(value)]
+
+
+def _sequence(value: Any) -> Sequence[Any]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError
+    return value
+
+
+def _whole(value: Any) -> int:
+    number = _number(value)
+    if number < 1 or number != int(number):
+        raise ValueError
+    return int(number)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _names(value: Any) -> list[str]:
+    return [_text(v) for v in _sequence(value)]
+
+
+def _paths(value: Any) -> Any:
+    several = [value] if isinstance(value, str | os.PathLike) else _sequence(value)
+    if not all(isinstance(path, str | os.PathLike) for path in several):
+        raise TypeError
+    return value
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError
+    return value
+
+
+_ONE_EACH = 'a list with one number for each band, such as [1.0, 2.0]'
+_TYPES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    'paths': (_paths, 'a folder, or a list of folders and files'),
+    'bands': (_names, 'a list of names'),
+    'mean': (_numbers, _ONE_EACH),
+    'std': (_numbers, _ONE_EACH),
+    'nodata': (_number_or_several, 'a number (.nan for NaN)'),
+    'scale': (_factor, 'a number other than 0'),
+    'num_classes': (_whole, 'a whole number from 1'),
+    'init_args': (_mapping, 'a dictionary of arguments'),
+    'values': (_mapping, 'a dictionary from values of the files to classes'),
+} | dict.fromkeys(
+    (
+        *('dataset', 'date_format', 'filename_regex', 'glob'),
+        *('kind', 'pattern', 'resampling', 'unit'),
+    ),
+    (_text, 'text'),
+)

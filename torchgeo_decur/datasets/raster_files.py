@@ -1,0 +1,289 @@
+"""Files of rasters: finding them, and reading their metadata."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import rasterio
+import shapely
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.transform import from_gcps
+from rasterio.windows import Window
+from torchgeo.datasets import RasterDataset
+from torchgeo.datasets.utils import find_files
+
+SUFFIXES = ('.tif', '.tiff', '.vrt', '.jp2', '.img')
+
+
+@dataclass(frozen=True)
+class RasterFile:
+    """Metadata of a readable raster file.
+
+    Args:
+        path: where it is.
+        size: width and height in pixels.
+        nodata: declared value of a missing pixel of each band, or None.
+        alpha: numbers of the bands that are transparency, from 1.
+        masked: whether it has a mask of its own, inside or as ``.msk``.
+        floating: whether values are floating point.
+        limits: lowest and highest value of its type.
+        scales: scale and offset of each band, which are not applied to the values.
+        crs: the CRS, or None.
+        transform: from pixels to coordinates. Where the file has none, the best fit of
+            its ground control points, or None.
+        residual: largest distance of a ground control point from ``transform``, in
+            pixels, or None where the transform is that of the file.
+    """
+
+    path: str
+    size: tuple[int, int]
+    nodata: tuple[float | None, ...]
+    alpha: tuple[int, ...]
+    masked: bool
+    floating: bool
+    limits: tuple[float, float]
+    scales: tuple[tuple[float, float], ...]
+    crs: CRS | None
+    transform: Affine | None
+    residual: float | None
+
+    @property
+    def count(self) -> int:
+        """Number of bands."""
+        return len(self.nodata)
+
+    @property
+    def marks(self) -> str:
+        """Describe how missing pixels are declared, equal where files agree."""
+        return ', '.join(str(v) for v in dict.fromkeys(self.nodata))
+
+    def bands(self, count: int | None = None) -> list[int]:
+        """Number the bands to read.
+
+        Args:
+            count: how many are named, or None for all that hold values.
+
+        Returns:
+            All bands where all are named, else those that are not transparency.
+        """
+        every = range(1, self.count + 1)
+        if count == self.count:
+            return [*every]
+        return [b for b in every if b not in self.alpha]
+
+    def has_mask(self, count: int | None = None) -> bool:
+        """Return whether pixels are marked as missing by a mask or transparency.
+
+        GDAL calls the fourth band of many files transparency that is near infrared: it is
+        no mask where all bands are named.
+        """
+        return self.masked or len(self.bands(count)) < self.count
+
+    def is_warped(self, crs: Any) -> bool:
+        """Return whether the file is turned to be read in a CRS."""
+        upright = self.transform is not None and self.transform.is_rectilinear
+        return not upright or self.crs != CRS.from_user_input(crs)
+
+
+def find_rasters(name: str, paths: Sequence[str], glob: str | None) -> list[str]:
+    """List the rasters of folders, each file once.
+
+    Hidden files and folders are left out, and so is a folder that was reached before,
+    by a link for instance.
+
+    Args:
+        name: name of the modality, for the error message.
+        paths: folders and files.
+        glob: pattern of names; by default those with a usual suffix.
+
+    Returns:
+        Paths, sorted.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    found = sorted(f for path in paths for f in _below(path))
+    listed: dict[str, str] = {}
+    for file in found:
+        if file in paths and not glob:
+            fits = True
+        elif glob:
+            fits = PurePath(file).match(glob)
+        else:
+            fits = file.lower().endswith(SUFFIXES)
+        if fits:
+            listed.setdefault(os.path.realpath(file), file)
+    if not listed:
+        raise ValueError(
+            f'{name}: expected rasters ({glob or " ".join(SUFFIXES)}) in {list(paths)}, '
+            f'found none among {len(found)} files; check paths and glob'
+        )
+    return sorted(listed.values())
+
+
+def inspect(paths: Sequence[str]) -> tuple[list[RasterFile], dict[str, str]]:
+    """Read the metadata of files.
+
+    Args:
+        paths: the files.
+
+    Returns:
+        Metadata of those that can be read, and why each other cannot.
+
+    Raises:
+        ValueError: if values are complex numbers.
+    """
+    files, broken = [], {}
+    for path in paths:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore', NotGeoreferencedWarning)
+                with rasterio.open(path) as src:
+                    files.append(_look(path, src))
+        except (RasterioError, OSError) as error:
+            broken[path] = str(error.__cause__ or error)
+    return files, broken
+
+
+def check_places(name: str, files: Sequence[RasterFile]) -> None:
+    """Refuse files whose place on the earth is not known to a pixel.
+
+    Args:
+        name: name of the modality, for the error message.
+        files: the files.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    for file in files:
+        if file.crs is None or file.transform is None:
+            raise ValueError(
+                f'{name}: expected georeferenced rasters, but {file.path} has no CRS or '
+                'no transform; add them, for instance with gdal_edit.py -a_srs -a_ullr'
+            )
+        if file.residual is not None and file.residual > 1:
+            raise ValueError(
+                f'{name}: expected ground control points on an even grid, but they are '
+                f'up to {file.residual:.1f} pixels from it in {file.path}; warp it '
+                'beforehand, for instance with gdalwarp -tps'
+            )
+
+
+def check_overlap(name: str, leaf: RasterDataset) -> None:
+    """Refuse several files of one place and time, of which only one would be read.
+
+    Args:
+        name: name of the modality, for the error message.
+        leaf: the dataset of the files.
+
+    Raises:
+        ValueError: if a file covers the place of another.
+
+    Warns:
+        UserWarning: if more than half of a file is covered by another.
+    """
+    partial = []
+    for _, rows in leaf.index.groupby(leaf.index.index.left):
+        boxes, paths = rows.geometry.to_numpy(), rows.filepath.to_numpy()
+        for first in range(0, len(boxes), 512):
+            a, b = rows.sindex.query(boxes[first : first + 512], predicate='intersects')
+            a = a + first
+            a, b = a[a < b], b[a < b]
+            both = shapely.area(shapely.intersection(boxes[a], boxes[b]))
+            areas = shapely.area(boxes[a]), shapely.area(boxes[b])
+            same = both > 0.9 * np.maximum(*areas)
+            if same.any():
+                one, other = paths[a[same][0]], paths[b[same][0]]
+                raise ValueError(
+                    f'{name}: expected one file for each place, found {one} and {other} '
+                    'of the same one, of which only the first would be read; give '
+                    'filename_regex with a group (?P<band>...) where each band is a '
+                    'file, or (?P<date>...) where files differ in date; leave copies '
+                    'out by glob; merge files of which one fills the holes of another'
+                )
+            half = both > 0.5 * np.minimum(*areas)
+            partial += [*zip(paths[a[half]], paths[b[half]], strict=True)]
+    if partial:
+        one, other = partial[0]
+        warnings.warn(
+            f'{name}: {len(partial)} pairs of files share more than half of their area, '
+            f'such as {one} and {other}; the first by name is read where it has data',
+            stacklevel=2,
+        )
+
+
+def _below(path: str) -> list[str]:
+    """List the files of a folder and the folders in it, or the file itself."""
+    if not os.path.isdir(path):
+        # Folders of archives and of remote storage are listed by TorchGeo.
+        files = find_files(path) if path.startswith('/vsi') else [path]
+        return [f for f in files if not os.path.basename(f).startswith('.')]
+    found, seen = [], set()
+    for folder, inner, names in os.walk(path, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = sorted(i for i in inner if not i.startswith('.'))
+        found += [os.path.join(folder, n) for n in names if not n.startswith('.')]
+    return found
+
+
+def _look(path: str, src: Any) -> RasterFile:
+    if any('complex' in dtype for dtype in src.dtypes):
+        raise ValueError(
+            f'rasters must hold real numbers, got {src.dtypes[0]} in {path}; convert '
+            'complex backscatter to dB'
+        )
+    # The end of the file is missing first: read the last block of the last band.
+    height, width = src.block_shapes[-1]
+    row, column = (src.height - 1) // height * height, (src.width - 1) // width * width
+    window = Window(column, row, src.width - column, src.height - row)
+    src.read(src.count, window=window)
+    types = [np.dtype(t) for t in src.dtypes]
+    floating = any(np.issubdtype(t, np.floating) for t in types)
+    ranges = [np.finfo(t) if t.kind == 'f' else np.iinfo(t) for t in types]
+    crs, transform, residual = _georeference(src)
+    flags = src.mask_flag_enums
+    return RasterFile(
+        path=path,
+        size=(src.width, src.height),
+        nodata=src.nodatavals,
+        alpha=tuple(
+            band
+            for band, meaning in enumerate(src.colorinterp, 1)
+            if meaning == ColorInterp.alpha
+        ),
+        masked=any(
+            MaskFlags.per_dataset in band and MaskFlags.alpha not in band
+            for band in flags
+        ),
+        floating=floating,
+        limits=(min(float(r.min) for r in ranges), max(float(r.max) for r in ranges)),
+        scales=tuple(zip(src.scales, src.offsets, strict=True)),
+        crs=crs,
+        transform=transform,
+        residual=residual,
+    )
+
+
+def _georeference(src: Any) -> tuple[CRS | None, Affine | None, float | None]:
+    if not src.transform.is_identity:
+        return src.crs, src.transform, None
+    points, crs = src.gcps
+    if not points or crs is None:
+        return src.crs, None, None
+    transform = from_gcps(points)
+    a, b, c, d, e, f, *_ = ~transform
+    distances = [
+        np.hypot(a * p.x + b * p.y + c - p.col, d * p.x + e * p.y + f - p.row)
+        for p in points
+    ]
+    return crs, transform, float(max(distances))
