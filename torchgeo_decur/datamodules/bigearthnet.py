@@ -8,7 +8,7 @@ from torchgeo.datasets.utils import Sample
 from torchvision.transforms import Compose
 
 from ..datasets.bigearthnet import BigEarthNetMM, Version
-from ..modalities import MODALITIES
+from ..modalities import MODALITIES, converted
 from ..transforms import PadBands, PerModality, SelectBands
 from .base import MultimodalDataModule
 
@@ -36,6 +36,9 @@ class BigEarthNetMMDataModule(MultimodalDataModule):
         download: whether to download what is missing (more than 100 GB).
         checksum: whether to verify downloads.
         skip_unreadable: whether the next patch replaces one with a damaged file.
+        conversion: where files hold other numbers than those of the unit, ``scale``,
+            ``offset`` and ``nodata`` by modality, such as ``{s2: {offset: -1000}}``
+            for Sentinel-2 products since processing baseline 04.00.
 
     Raises:
         ValueError: if an option is not valid.
@@ -56,6 +59,7 @@ class BigEarthNetMMDataModule(MultimodalDataModule):
         download: bool = False,
         checksum: bool = True,
         skip_unreadable: bool = False,
+        conversion: dict[str, dict[str, Any]] | None = None,
     ) -> None:
         """Initialize a new BigEarthNetMMDataModule instance."""
         known = {'s1': 'sentinel1_grd', 's2': 'sentinel2_l2a'}
@@ -67,7 +71,7 @@ class BigEarthNetMMDataModule(MultimodalDataModule):
         if s2_bands not in (12, 13):
             raise ValueError(f's2_bands must be 12 or 13, got {s2_bands}')
         super().__init__(
-            {m: known[m] for m in modalities},
+            converted({m: known[m] for m in modalities}, conversion),
             batch_size,
             num_workers,
             seed=seed,
@@ -85,6 +89,7 @@ class BigEarthNetMMDataModule(MultimodalDataModule):
             'download': download,
             'checksum': checksum,
             'skip_unreadable': skip_unreadable,
+            'conversion': conversion,
         }
 
     def prepare_data(self) -> None:

@@ -1,8 +1,9 @@
 """GeoNRW for pretraining and segmentation."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from ..datasets.geonrw import GeoNRWPatches
+from ..modalities import converted
 from .base import MultimodalDataModule
 
 
@@ -27,6 +28,8 @@ class GeoNRWPatchDataModule(MultimodalDataModule):
         download: whether to download what is missing.
         checksum: whether to verify downloads.
         skip_unreadable: whether the next patch replaces one with a damaged file.
+        conversion: where files hold other numbers than those of the unit, ``scale``,
+            ``offset`` and ``nodata`` by modality, such as ``{dem: {nodata: -9999}}``.
 
     Raises:
         ValueError: if an option is not valid.
@@ -45,12 +48,13 @@ class GeoNRWPatchDataModule(MultimodalDataModule):
         download: bool = False,
         checksum: bool = True,
         skip_unreadable: bool = False,
+        conversion: dict[str, dict[str, Any]] | None = None,
     ) -> None:
         """Initialize a new GeoNRWPatchDataModule instance."""
         if not 0 <= val_fraction < 1:
             raise ValueError(f'val_fraction must be in [0, 1), got {val_fraction}')
         super().__init__(
-            GeoNRWPatches.modalities,
+            converted(GeoNRWPatches.modalities, conversion),
             batch_size,
             num_workers,
             seed=seed,
@@ -63,6 +67,7 @@ class GeoNRWPatchDataModule(MultimodalDataModule):
             'download': download,
             'checksum': checksum,
             'skip_unreadable': skip_unreadable,
+            'conversion': conversion,
         }
 
     def prepare_data(self) -> None:

@@ -1,12 +1,14 @@
 """Any co-registered rasters as modalities: folders, or TorchGeo's dataset classes."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
+from torchgeo.datasets import RasterDataset
 from torchgeo.datasets.utils import Sample
 
 from ..datasets.entries import typed
@@ -14,7 +16,7 @@ from ..datasets.joined import JoinedRasters, join, strips
 from ..datasets.plotting import plot_images
 from ..datasets.rasters import dataset_class, open_rasters
 from ..datasets.windows import GridWindows, RandomWindows
-from ..modalities import Modality, invalid_pixels
+from ..modalities import Conversion, Modality, invalid_pixels
 from .statistics import Moments, StatisticsDataModule, report
 
 _FOLDER = (
@@ -23,6 +25,7 @@ _FOLDER = (
 )
 _CLASS = ('dataset', 'init_args', 'paths', 'bands', 'nodata')
 _IMAGE = ('kind', 'unit', 'mean', 'std')
+_CONVERSION = ('scale', 'offset')
 
 
 class RasterPairDataModule(StatisticsDataModule):
@@ -54,6 +57,9 @@ class RasterPairDataModule(StatisticsDataModule):
       floating point. Pixels that a mask or transparency hides are missing too, and so is
       what is around a file that is warped: without a value they are NaN. Where nothing
       is declared, nothing is missing, and 0 is read beyond the border of a file.
+    - ``scale``: factor from the values of the files to the unit, and ``offset``: what is
+      added after that, such as -1000 for newer products of Sentinel-2; one number, or
+      one for each band. ``nodata`` is a value of the files.
     - ``resampling``: one of ``torchgeo_decur.datasets.raster_folder.RESAMPLING``, by
       default 'bilinear'.
       Files of another CRS are warped by nearest neighbour before, as TorchGeo does.
@@ -214,6 +220,10 @@ class RasterPairDataModule(StatisticsDataModule):
                 name, entry, bands, self.skip_unreadable, crs
             )
             crs = crs or leaf.crs
+            if bands is not None:
+                convert = Conversion.of(name, entry, bands)
+                if convert.changes:
+                    nodata[name] = _convert(leaf, name, convert, nodata[name])
             # File handles must not be open when worker processes fork.
             leaf.cache = self.num_workers == 0
             leaves[name] = leaf
@@ -293,6 +303,31 @@ class RasterPairDataModule(StatisticsDataModule):
             )
 
 
+@dataclass(frozen=True)
+class _Converted:
+    """Convert the image of a sample after other transforms."""
+
+    before: Callable[[Sample], Sample]
+    key: str
+    convert: Conversion
+
+    def __call__(self, sample: Sample) -> Sample:
+        sample = self.before(sample)
+        return {**sample, self.key: self.convert(sample[self.key])}
+
+
+def _convert(
+    leaf: RasterDataset, name: str, convert: Conversion, nodata: float | None
+) -> float | None:
+    """Let a dataset deliver values in the unit; return its new value of missing pixels."""
+    marked = () if nodata is None else (nodata,)
+    before: Any = leaf.transforms
+    leaf.transforms = _Converted(
+        before, f'image_{name}', replace(convert, nodata=marked)
+    )
+    return None if nodata is None else math.nan
+
+
 def _check_keys(name: str, entry: Mapping[str, Any], more: tuple[str, ...]) -> None:
     known = sorted((_CLASS if entry.get('dataset') else _FOLDER) + more)
     if unknown := sorted(set(entry) - set(known)):
@@ -304,7 +339,7 @@ def _check_keys(name: str, entry: Mapping[str, Any], more: tuple[str, ...]) -> N
 
 def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
     """What an entry says of its modality, before any file is opened."""
-    _check_keys(name, entry, _IMAGE)
+    _check_keys(name, entry, (*_IMAGE, *_CONVERSION))
     bands = entry.get('bands')
     if entry.get('dataset'):
         cls = dataset_class(name, entry['dataset'])
@@ -315,6 +350,7 @@ def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
         )
     fields = {k: entry[k] for k in (*_IMAGE, 'nodata') if entry.get(k) is not None}
     defaults = {'kind': 'multispectral', 'unit': 'native', 'bands': list(bands)}
+    Conversion.of(name, entry, bands)
     try:
         return Modality.of({**defaults, **fields})
     except ValueError as error:

@@ -1,6 +1,9 @@
 """SSL4EO-S12 for pretraining."""
 
+from typing import Any
+
 from ..datasets.ssl4eo_s12 import Dates, Level, SSL4EOS12Pair
+from ..modalities import converted
 from .base import MultimodalDataModule
 
 
@@ -23,6 +26,9 @@ class SSL4EOS12PairDataModule(MultimodalDataModule):
         download: whether to download what is missing (about 1.5 TB).
         checksum: whether to verify downloads.
         skip_unreadable: whether the next place replaces one with a damaged file.
+        conversion: where files hold other numbers than those of the unit, ``scale``,
+            ``offset`` and ``nodata`` by modality, such as ``{s2: {offset: -1000}}``
+            for Sentinel-2 products since processing baseline 04.00.
 
     Raises:
         ValueError: if an option is not valid.
@@ -44,6 +50,7 @@ class SSL4EOS12PairDataModule(MultimodalDataModule):
         download: bool = False,
         checksum: bool = True,
         skip_unreadable: bool = False,
+        conversion: dict[str, dict[str, Any]] | None = None,
     ) -> None:
         """Initialize a new SSL4EOS12PairDataModule instance."""
         if not 0 <= val_fraction < 1:
@@ -51,7 +58,7 @@ class SSL4EOS12PairDataModule(MultimodalDataModule):
         if level not in ('l1c', 'l2a'):
             raise ValueError(f"level must be 'l1c' or 'l2a', got {level!r}")
         super().__init__(
-            {'s1': 'sentinel1_grd', 's2': f'sentinel2_{level}'},
+            converted({'s1': 'sentinel1_grd', 's2': f'sentinel2_{level}'}, conversion),
             batch_size,
             num_workers,
             seed=seed,
@@ -65,6 +72,7 @@ class SSL4EOS12PairDataModule(MultimodalDataModule):
             'download': download,
             'checksum': checksum,
             'skip_unreadable': skip_unreadable,
+            'conversion': conversion,
         }
 
     def freeze(self) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -72,6 +72,9 @@ class BigEarthNetMM(FileDataset):
         download: whether to download what is missing (more than 100 GB).
         checksum: whether to verify downloads.
         skip_unreadable: whether the next patch replaces one with a damaged file.
+        conversion: where files hold other numbers than those of the unit, ``scale``,
+            ``offset`` and ``nodata`` by modality, such as ``{s2: {offset: -1000}}``
+            for Sentinel-2 products since processing baseline 04.00.
 
     Raises:
         DatasetNotFoundError: if there is no patch on disk, and no download.
@@ -90,6 +93,7 @@ class BigEarthNetMM(FileDataset):
         download: bool = False,
         checksum: bool = True,
         skip_unreadable: bool = False,
+        conversion: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Initialize a new BigEarthNetMM instance."""
         sizes = {'v1': (19, 43), 'v2': (19,)}
@@ -115,6 +119,7 @@ class BigEarthNetMM(FileDataset):
         self.download = download
         self.checksum = checksum
         self.skip_unreadable = skip_unreadable
+        self.convert(conversion)
         check_layout(root, f'BigEarthNet {version}')
         self._folders = self._find_folders()
         self.samples: list[Patch] = self._find_patches()

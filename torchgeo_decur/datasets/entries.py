@@ -48,11 +48,11 @@ def _number(value: Any) -> float:
     return value if isinstance(value, int) else number
 
 
-def _factor(value: Any) -> float:
-    number = _number(value)
-    if not abs(number) > 0:
+def _factors(value: Any) -> float | list[float]:
+    found = _number_or_several(value)
+    if not all(abs(n) > 0 for n in (found if isinstance(found, list) else [found])):
         raise ValueError
-    return number
+    return found
 
 
 def _number_or_several(value: Any) -> float | list[float]:
@@ -107,7 +107,8 @@ _TYPES: dict[str, tuple[Callable[[Any], Any], str]] = {
     'mean': (_numbers, _ONE_EACH),
     'std': (_numbers, _ONE_EACH),
     'nodata': (_number_or_several, 'a number (.nan for NaN)'),
-    'scale': (_factor, 'a number other than 0'),
+    'scale': (_factors, 'a number other than 0, or one for each band'),
+    'offset': (_number_or_several, 'a number, or one for each band'),
     'num_classes': (_whole, 'a whole number from 1'),
     'init_args': (_mapping, 'a dictionary of arguments'),
     'values': (_mapping, 'a dictionary from values of the files to classes'),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from rasterio.windows import Window
 from torchgeo.datasets import DatasetNotFoundError, GeoNRW
@@ -54,6 +54,8 @@ class GeoNRWPatches(FileDataset, GeoNRW):
         download: whether to download the dataset where no city is on disk.
         checksum: whether to verify the download.
         skip_unreadable: whether the next patch replaces one with a damaged file.
+        conversion: where files hold other numbers than those of the unit, ``scale``,
+            ``offset`` and ``nodata`` by modality, such as ``{dem: {nodata: -9999}}``.
 
     Raises:
         DatasetNotFoundError: if there is no tile of the split on disk, and no download.
@@ -81,12 +83,14 @@ class GeoNRWPatches(FileDataset, GeoNRW):
         download: bool = False,
         checksum: bool = True,
         skip_unreadable: bool = False,
+        conversion: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Initialize a new GeoNRWPatches instance."""
         if split not in self.splits:
             raise ValueError(f'split must be one of {self.splits}, got {split!r}')
         GeoNRW.__init__(self, root, split, transforms, download, checksum)
         self.skip_unreadable = skip_unreadable
+        self.convert(conversion)
         self.size = size
         self.tile_size = self._find_tile_size()
         if not 1 <= size <= self.tile_size:

@@ -1,6 +1,5 @@
 """Folders of images without a map: frames of one camera rig, paired by their names."""
 
-import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +11,16 @@ from torch import Tensor
 from torchgeo.datasets.utils import Path as PathLike
 from torchgeo.datasets.utils import Sample
 
-from ..modalities import Modality
+from ..modalities import Conversion, Modality
 from .hha import Intrinsics
 from .hha_cache import HHACache
 from .reading import FileDataset, read_image
 from .resizing import check_size, resize_frame
 
-_IMAGE = ('pattern', 'bands', 'kind', 'unit', 'mean', 'std', 'nodata', 'scale', 'hha')
+_IMAGE = (
+    *('pattern', 'bands', 'kind', 'unit', 'mean', 'std', 'nodata', 'scale'),
+    *('offset', 'hha'),
+)
 _ALL_BANDS = (
     'name all bands of the files in bands, alpha too, or write files without the others'
 )
@@ -57,7 +59,8 @@ class PairedFolders(FileDataset):
     - ``nodata``: value of a missing pixel in the files, or a list of values. They become
       NaN.
     - ``scale``: factor from the values of the files to the unit, such as 0.001 for
-      millimetres and the unit m.
+      millimetres and the unit m, and ``offset``: what is added after that, such as
+      -1000 for newer products of Sentinel-2; one number, or one for each band.
     - ``hha``: ``{fx: ..., fy: ..., cx: ..., cy: ...}``, the camera of a depth image, in
       pixels of the files, and perhaps its ``camera_height``. The image then has the three
       bytes of :func:`~torchgeo_decur.datasets.encode_hha`, and the entry no ``bands``,
@@ -107,6 +110,10 @@ class PairedFolders(FileDataset):
         self.root = Path(root)
         self.modalities = folder_modalities(images)
         self.images = images
+        self.converters = {
+            m: Conversion.of(m, entry, entry.get('bands') or ('depth',))
+            for m, entry in images.items()
+        }
         self.mask = mask
         if mask is not None:
             _check_keys('mask', mask, _MASK)
@@ -192,14 +199,18 @@ class PairedFolders(FileDataset):
         if not entry.get('hha'):
             count = self.modalities[name].channels
             image = read_image(path, count, shape, _ALL_BANDS)
-            return _measured(image, entry)
+            return self.converters[name](image)
         camera = {**entry['hha']}
         cache = HHACache(self.cache, camera.pop('camera_height', 1.3))
         image = cache.get(
             path.relative_to(self.root).as_posix(),
             Intrinsics(**camera),
-            lambda: _measured(read_image(path, 1), entry)[0],
-            more=f'{entry.get("nodata")} {entry.get("scale")}',
+            lambda: self.converters[name](read_image(path, 1))[0],
+            more=' '.join(
+                str(entry.get(key))
+                for key in ('nodata', 'scale', 'offset')
+                if key != 'offset' or entry.get(key)
+            ),
         )
         if shape is not None and tuple(image.shape[-2:]) != shape:
             read_image(path, 1, shape)
@@ -300,11 +311,11 @@ def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
             f'{name}: bands must name every band of the files, in order, got {bands!r}'
         )
     defaults = {'kind': 'multispectral', 'unit': 'native'}
-    missing = {'nodata': math.nan} if entry.get('nodata') is not None else {}
     try:
-        return Modality.of({**defaults, **fields, **missing})
+        modality = Modality.of({**defaults, **fields})
     except ValueError as error:
         raise ValueError(f'{name}: {error}') from error
+    return Conversion.of(name, entry, modality.bands).record(modality)
 
 
 def _check_keys(name: str, entry: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -341,15 +352,3 @@ def _ids(root: Path, pattern: str, skipped: Path) -> set[str]:
             if match := matcher.fullmatch((inside / file).as_posix()):
                 found.add(match[1])
     return found
-
-
-def _measured(image: Tensor, entry: Mapping[str, Any]) -> Tensor:
-    """Values in their unit, NaN where missing."""
-    out = image * float(entry.get('scale') or 1)
-    missing = entry.get('nodata')
-    if missing is None:
-        return out
-    for value in missing if isinstance(missing, Sequence) else [missing]:
-        found = image.isnan() if math.isnan(value) else image == value
-        out = out.masked_fill(found, torch.nan)
-    return out

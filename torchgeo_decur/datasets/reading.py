@@ -20,7 +20,7 @@ from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
 from torchgeo.datasets.utils import Sample
 
 from ..files import UnreadableFileError as UnreadableFileError
-from ..modalities import Modality
+from ..modalities import Conversion, Modality, conversions, converted
 from .plotting import plot_images
 
 _LEAN = {
@@ -44,6 +44,7 @@ class FileDataset(NonGeoDataset):
     Attributes:
         samples: what :meth:`load` needs to know of each sample, in order.
         modalities: what each modality is.
+        conversions: from what files hold to the unit of a modality, where they differ.
         classes: name of each class, where there are labels.
         colormap: colours of the classes, where there are masks.
         transforms: function of a sample that returns the sample to use.
@@ -54,6 +55,7 @@ class FileDataset(NonGeoDataset):
 
     samples: Sequence[Any]
     modalities: Mapping[str, Modality]
+    conversions: Mapping[str, Conversion] = {}
     classes: tuple[str, ...] = ()
     colormap: Colormap | str = 'tab20'
     transforms: Callable[[Sample], Sample] | None = None
@@ -106,6 +108,8 @@ class FileDataset(NonGeoDataset):
                     raise
                 self._skip(item, error)
                 continue
+            for m, convert in self.conversions.items():
+                sample[f'image_{m}'] = convert(sample[f'image_{m}'])
             return sample if self.transforms is None else self.transforms(sample)
         raise UnreadableFileError(
             f'expected at least one readable sample, found none among {len(self)}'
@@ -141,6 +145,18 @@ class FileDataset(NonGeoDataset):
                     'size: [256, 256], or batch_size: 1 where nothing is trained'
                 )
         return samples
+
+    def convert(self, entries: Mapping[str, Mapping[str, Any]] | None) -> None:
+        """Convert what files hold, before ``transforms``.
+
+        Args:
+            entries: ``scale``, ``offset`` and ``nodata`` of some modalities, by name.
+
+        Raises:
+            ValueError: if a modality, a key or a value is not valid.
+        """
+        self.conversions = conversions(self.modalities, entries)
+        self.modalities = converted(self.modalities, entries)
 
     def origin(self, item: Any, key: str) -> str:
         """Name a sample in messages; a subclass names the file.

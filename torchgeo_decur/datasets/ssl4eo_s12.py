@@ -4,10 +4,10 @@ import os
 import re
 import warnings
 from calendar import timegm
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import strptime
-from typing import ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -60,6 +60,9 @@ class SSL4EOS12Pair(FileDataset):
         checksum: whether to verify downloads.
         skip_unreadable: whether the next place replaces one with a damaged file.
         seed: seed of the dates.
+        conversion: where files hold other numbers than those of the unit, ``scale``,
+            ``offset`` and ``nodata`` by modality, such as ``{s2: {offset: -1000}}``
+            for Sentinel-2 products since processing baseline 04.00.
 
     Raises:
         DatasetNotFoundError: if there is no place on disk, and no download.
@@ -77,6 +80,7 @@ class SSL4EOS12Pair(FileDataset):
         checksum: bool = True,
         skip_unreadable: bool = False,
         seed: int = 0,
+        conversion: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Initialize a new SSL4EOS12Pair instance."""
         if dates not in get_args(Dates):
@@ -98,6 +102,7 @@ class SSL4EOS12Pair(FileDataset):
             's1': MODALITIES['sentinel1_grd'],
             's2': MODALITIES[f'sentinel2_{level}'],
         }
+        self.convert(conversion)
         self._epoch = _shared_epoch()
         self.samples: list[str] = self._find_places()
         if dates == 'all':

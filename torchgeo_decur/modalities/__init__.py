@@ -17,12 +17,14 @@ from .checks import (
     cure_of_holes,
     invalid_pixels,
 )
+from .conversion import Conversion, conversions, converted
 from .names import check_names
 from .pictures import hillshade, picture, stretch
 from .record import MODALITIES, Kind, Modality
 
 __all__ = [
     'MODALITIES',
+    'Conversion',
     'FirstBatches',
     'Kind',
     'Modality',
@@ -32,6 +34,8 @@ __all__ = [
     'check_names',
     'check_unit_interval',
     'contradiction',
+    'conversions',
+    'converted',
     'cure_of_holes',
     'hillshade',
     'invalid_pixels',

@@ -1,0 +1,180 @@
+"""From the numbers in files to values in the unit of a modality."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from .record import Modality
+
+_KEYS = ('scale', 'offset', 'nodata')
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Multiply what files hold, add to it, and mark what is missing.
+
+    A value is ``scale`` times the number in the file, plus ``offset``.
+
+    Args:
+        scale: factor of each band, or one for all.
+        offset: what is added to each band after that, in the unit, or one for all.
+        nodata: numbers in the files that mark a missing pixel. They become NaN.
+
+    Example:
+        >>> convert = Conversion(offset=(-1000.0,), nodata=(0.0,))
+        >>> convert(torch.tensor([0.0, 1200.0]).reshape(1, 1, 2)).flatten()
+        tensor([nan, 200.])
+    """
+
+    scale: tuple[float, ...] = (1.0,)
+    offset: tuple[float, ...] = (0.0,)
+    nodata: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, entry: Mapping[str, Any], bands: Sequence[str]) -> Self:
+        """Read a conversion from an entry of a configuration.
+
+        Args:
+            name: name of the modality, for messages.
+            entry: ``scale`` and ``offset``, a number or one for each band, and
+                ``nodata``, a number or several. Other keys do not count.
+            bands: names of the bands.
+
+        Returns:
+            The conversion.
+
+        Raises:
+            ValueError: if a value is no number, a scale is 0, or there is another
+                number of values than bands.
+        """
+        found = {
+            key: _numbers(name, key, entry[key])
+            for key in _KEYS
+            if entry.get(key) is not None
+        }
+        for key in ('scale', 'offset'):
+            values = found.get(key, (1.0,))
+            if len(values) not in (1, len(bands)):
+                raise ValueError(
+                    f'{name}: {key} must be one number, or one for each of the '
+                    f'{len(bands)} bands {list(bands)}, got {len(values)}'
+                )
+            if not all(map(math.isfinite, values)) or (key == 'scale' and 0 in values):
+                raise ValueError(
+                    f'{name}: {key} must be finite'
+                    f'{" and not 0" if key == "scale" else ""}, got {list(values)}'
+                )
+        return cls(**found)
+
+    @property
+    def changes(self) -> bool:
+        """Whether values change; marking missing ones is no change."""
+        return set(self.scale) != {1.0} or set(self.offset) != {0.0}
+
+    def record(self, modality: Modality) -> Modality:
+        """Return what a modality is once it is converted.
+
+        Args:
+            modality: what it is.
+
+        Returns:
+            The modality, with NaN for missing pixels where there can be any.
+        """
+        return replace(modality, nodata=math.nan) if self.nodata else modality
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Convert an image.
+
+        Args:
+            image: numbers of a file, shape (..., C, H, W).
+
+        Returns:
+            Values in the unit, NaN where missing, floating point, same shape.
+        """
+        values = image if image.is_floating_point() else image.float()
+        out = values
+        if set(self.scale) != {1.0}:
+            out = out * _of_bands(self.scale, values)
+        if set(self.offset) != {0.0}:
+            out = out + _of_bands(self.offset, values)
+        for number in self.nodata:
+            missing = values.isnan() if math.isnan(number) else values == number
+            out = out.masked_fill(missing, torch.nan)
+        return out
+
+
+def conversions(
+    modalities: Mapping[str, Modality], entries: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, Conversion]:
+    """Read the conversions of the modalities of a data set.
+
+    Args:
+        modalities: what each modality is.
+        entries: ``scale``, ``offset`` and ``nodata`` of some modalities, by name.
+
+    Returns:
+        The conversions of these.
+
+    Raises:
+        ValueError: if a modality or a key is unknown, or a value is not valid.
+
+    Example:
+        >>> from torchgeo_decur.modalities import MODALITIES
+        >>> known = {'s2': MODALITIES['sentinel2_l1c']}
+        >>> conversions(known, {'s2': {'offset': -1000}})['s2'].offset
+        (-1000.0,)
+    """
+    entries = entries or {}
+    if unknown := [m for m in entries if m not in modalities]:
+        raise ValueError(
+            f'conversion must name modalities among {list(modalities)}, got {unknown}'
+        )
+    for name, entry in entries.items():
+        if not isinstance(entry, Mapping) or set(entry) - set(_KEYS):
+            raise ValueError(
+                f'{name}: conversion must have some of {list(_KEYS)}, got {entry!r}'
+            )
+    return {
+        name: Conversion.of(name, entry, modalities[name].bands)
+        for name, entry in entries.items()
+    }
+
+
+def converted(
+    modalities: Mapping[str, Modality | str],
+    entries: Mapping[str, Mapping[str, Any]] | None,
+) -> dict[str, Modality]:
+    """Return what the modalities of a data set are once they are converted.
+
+    Args:
+        modalities: what each modality is, or names of known ones.
+        entries: as in :func:`conversions`.
+
+    Returns:
+        The modalities, with NaN for missing pixels where there can be any.
+    """
+    records = {m: Modality.of(value) for m, value in modalities.items()}
+    found = conversions(records, entries)
+    return {m: found[m].record(r) if m in found else r for m, r in records.items()}
+
+
+def _numbers(name: str, key: str, value: Any) -> tuple[float, ...]:
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    listed: Sequence[Any] = value if several else [value]
+    try:
+        if not listed or any(isinstance(v, bool) for v in listed):
+            raise TypeError
+        # YAML takes nan and 1e-3 for text.
+        return tuple(float(v) for v in listed)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f'{name}: {key} must be a number, or a list of numbers, got {value!r}'
+        ) from error
+
+
+def _of_bands(numbers: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(numbers, dtype=like.dtype, device=like.device).reshape(-1, 1, 1)
