@@ -2,12 +2,17 @@
 
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import rasterio
 import torch
+from fake_data import fake
 from torch import Tensor
 
+from torchgeo_decur.datamodules import RasterPairDataModule
+from torchgeo_decur.datasets import PairedFolders
 from torchgeo_decur.modalities import (
     MODALITIES,
     FirstBatches,
@@ -314,3 +319,23 @@ class TestDescriptions:
         self, bands: list[str], descriptions: list[Any], agree: bool
     ) -> None:
         assert (contradiction(bands, descriptions) is None) == agree
+
+    def test_rasters_and_paired_folders(self, tmp_path: Path) -> None:
+        root = fake('rasters').make(tmp_path)
+        path = next((root / 'radar').glob('*.tif'))
+        with rasterio.open(path, 'r+') as file:
+            file.descriptions = ('Sigma0_VH', 'Sigma0_VV')
+        radar = {'bands': ['VV', 'VH'], 'kind': 'sar', 'unit': 'db'}
+        message = (
+            rf"s1: .*{path.name}, but band 1 is given as 'VV' and described as 'Sig"
+        )
+        entries = {
+            'optical': {'paths': str(root / 'optical'), 'bands': ['a', 'b']},
+            's1': {'paths': str(root / 'radar'), **radar},
+        }
+        with pytest.raises(ValueError, match=message):
+            RasterPairDataModule(entries, patch_size=32).setup('predict')
+        with pytest.raises(ValueError, match=message):
+            PairedFolders(root, {'s1': {'pattern': 'radar/{id}.tif', **radar}})
+        entries['s1']['bands'] = ['VH', 'VV']
+        RasterPairDataModule(entries, patch_size=32).setup('predict')

@@ -12,6 +12,7 @@ from torchgeo.datasets.utils import Path as PathLike
 from torchgeo.datasets.utils import Sample
 
 from ..modalities import Conversion, Modality
+from .descriptions import check_descriptions, read_descriptions
 from .hha import Intrinsics
 from .hha_cache import HHACache
 from .reading import FileDataset, read_image
@@ -136,6 +137,11 @@ class PairedFolders(FileDataset):
             for split in (splits or [''])
             for name in self._complete(split, skip_incomplete)
         ]
+        for name, entry in images.items():
+            if not entry.get('hha'):
+                files = [str(self.path(name, item)) for item in self.samples]
+                described = read_descriptions(files)
+                check_descriptions(name, described, self.modalities[name].bands)
 
     def load(self, item: Frame) -> Sample:
         """Read one frame.

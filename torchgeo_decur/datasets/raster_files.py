@@ -34,6 +34,7 @@ class RasterFile:
         masked: whether it has a mask of its own, inside or as ``.msk``.
         floating: whether values are floating point.
         limits: lowest and highest value of its type.
+        descriptions: what the file calls each band, or None.
         scales: scale and offset of each band, which are not applied to the values.
         crs: the CRS, or None.
         transform: from pixels to coordinates. Where the file has none, the best fit of
@@ -49,6 +50,7 @@ class RasterFile:
     masked: bool
     floating: bool
     limits: tuple[float, float]
+    descriptions: tuple[str | None, ...]
     scales: tuple[tuple[float, float], ...]
     crs: CRS | None
     transform: Affine | None
@@ -267,6 +269,7 @@ def _look(path: str, src: Any) -> RasterFile:
         ),
         floating=floating,
         limits=(min(float(r.min) for r in ranges), max(float(r.max) for r in ranges)),
+        descriptions=src.descriptions,
         scales=tuple(zip(src.scales, src.offsets, strict=True)),
         crs=crs,
         transform=transform,

@@ -12,6 +12,7 @@ import numpy as np
 from torchgeo.datasets import RasterDataset
 
 from ..transforms import ToModalities
+from .descriptions import check_descriptions
 from .raster_files import RasterFile, check_overlap, check_places, find_rasters, inspect
 from .raster_folder import RESAMPLING, RasterFolder, is_label
 
@@ -163,7 +164,7 @@ def _open_folder(
     check_places(name, files)
     single = bands is None or 'band' in groups
     expected = ['label'] if bands is None else [*bands]
-    _check_bands(name, files, expected[:1] if single else expected)
+    _check_bands(name, files, expected[:1] if single else expected, names=not single)
     try:
         leaf = RasterFolder(files, bands, entry.get('nodata'), method, **dates)
     except ValueError as error:
@@ -223,7 +224,8 @@ def _open_class(
     leaf.index = leaf.index[~leaf.index.filepath.isin(list(broken))]
     if not leaf.separate_files:
         expected = list(leaf.all_bands or bands or ['label'])
-        _check_bands(name, files, expected, more=bool(leaf.all_bands))
+        more = bool(leaf.all_bands)
+        _check_bands(name, files, expected, more, names=bands is not None)
     return leaf, files, broken
 
 
@@ -255,8 +257,13 @@ def _report(
 
 
 def _check_bands(
-    name: str, files: Sequence[RasterFile], expected: Sequence[str], more: bool = False
+    name: str,
+    files: Sequence[RasterFile],
+    expected: Sequence[str],
+    more: bool = False,
+    names: bool = False,
 ) -> None:
+    """Refuse files of another number of bands, or that describe them otherwise."""
     for file in files:
         found = len(file.bands(len(expected)))
         if found == len(expected) or (more and found > len(expected)):
@@ -271,6 +278,12 @@ def _check_bands(
             f'{name}: expected {len(expected)} bands {list(expected)}, found {found} in '
             f'{file.path}; {cure}'
         )
+    if names:
+        described = (
+            (f.path, [f.descriptions[b - 1] for b in f.bands(len(expected))])
+            for f in files
+        )
+        check_descriptions(name, described, expected)
 
 
 def _nodata(name: str, given: Any, files: Sequence[RasterFile]) -> float | None:

@@ -1,0 +1,58 @@
+"""Names that files give their bands, held against those that the user gives."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+
+from ..modalities import contradiction
+
+# Frames that are looked into: those of one folder are of one making.
+_FRAMES = 32
+
+
+def check_descriptions(
+    name: str,
+    described: Iterable[tuple[str, Sequence[str | None]]],
+    bands: Sequence[str],
+) -> None:
+    """Refuse names of bands that contradict the descriptions in files.
+
+    Args:
+        name: name of the modality.
+        described: paths of files, and descriptions of their bands.
+        bands: name of each band of the files, in order.
+
+    Raises:
+        ValueError: naming file and band.
+    """
+    for path, descriptions in described:
+        if found := contradiction(bands, descriptions):
+            raise ValueError(
+                f'{name}: expected bands {list(bands)} in {path}, but {found}; give '
+                f'bands in the order of the file, {list(descriptions)}, or correct its '
+                'descriptions'
+            )
+
+
+def read_descriptions(
+    files: Sequence[str],
+) -> Iterator[tuple[str, tuple[str | None, ...]]]:
+    """Read the descriptions in up to 32 files, spread over all.
+
+    Args:
+        files: paths. Those that cannot be read are left out.
+
+    Yields:
+        Path, and description of each band.
+    """
+    for path in files[:: max(-(-len(files) // _FRAMES), 1)]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore', NotGeoreferencedWarning)
+                with rasterio.open(path) as file:
+                    descriptions = file.descriptions
+        except RasterioIOError:
+            continue  # said where it is read, and perhaps left out there
+        yield path, descriptions
