@@ -154,6 +154,10 @@ class TestEffectiveRank:
         expected = rank_of_singular_values(torch.linalg.svdvals(z))
         assert effective_rank(z).item() == pytest.approx(expected, abs=1e-4)
 
+    def test_of_numbers_that_are_not_finite(self) -> None:
+        z = torch.eye(4)
+        assert effective_rank(z.index_fill(0, torch.tensor([1]), torch.inf)).isnan()
+
     def test_scale_and_rotation_do_not_count(self) -> None:
         z = randn(12, 5)
         rotation = torch.linalg.qr(randn(5, 5, seed=1)).Q

@@ -144,7 +144,9 @@ class TestInChunks:
             (8, 9, [8]),
             (8, 7, [4, 4]),
             (8, 3, [3, 3, 2]),
-            (3, 1, [1, 1, 1]),
+            (5, 2, [3, 2]),
+            (3, 2, [3]),
+            (1, 1, [1]),
         ],
     )
     def test_sizes(self, samples: int, size: int | None, sizes: list[int]) -> None:
@@ -212,6 +214,12 @@ class TestFit:
         found = self.fit(task(chunk_size=4, **options).float(), precision=precision)
         assert found == pytest.approx(expected, rel=tolerance)
 
-    def test_chunk_size_must_be_positive(self) -> None:
-        with pytest.raises(ValueError, match='chunk_size must be positive, got 0'):
-            task(chunk_size=0)
+    @pytest.mark.parametrize('chunk_size', [0, 1])
+    def test_chunks_of_one_are_refused(self, chunk_size: int) -> None:
+        with pytest.raises(ValueError, match=rf'at least 2.* got {chunk_size}'):
+            task(chunk_size=chunk_size)
+
+    def test_a_sample_left_over_joins_a_chunk(self) -> None:
+        # BatchNorm would raise on a chunk of one.
+        loss, gradient = step(task(chunk_size=2), batch=3)
+        assert loss.isfinite() and gradient.isfinite().all()

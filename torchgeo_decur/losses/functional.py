@@ -175,7 +175,8 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
         eps: added to each share.
 
     Returns:
-        A scalar in [1, min(N, D)], float64; 1 where all embeddings are 0.
+        A scalar in [1, min(N, D)], float64; 1 where all embeddings are 0, and NaN where
+        one is not finite.
 
     Example:
         >>> round(effective_rank(torch.eye(6)).item(), 2)
@@ -185,10 +186,13 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
     z = z.double()
     # The smaller Gram matrix has the squares of the singular values as eigenvalues.
     gram = z @ z.T if n < d else z.T @ z
+    finite = gram.isfinite().all()
+    # Of other matrices there are no eigenvalues, and some devices raise.
+    gram = gram.where(finite, 0)
     sigma = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     p = sigma / sigma.sum().clamp(min=torch.finfo(sigma.dtype).tiny) + eps
     entropy: Tensor = -(p * p.log()).sum()
-    return entropy.exp()
+    return entropy.exp().where(finite, torch.nan)
 
 
 class _Standardize(torch.autograd.Function):

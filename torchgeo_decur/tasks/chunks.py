@@ -33,7 +33,8 @@ def in_chunks(
         function: from images by name to dictionaries of tensors, samples first.
         images: images by name, shape (B, ...).
         size: largest number of samples of a chunk; chunks differ by one sample at most.
-            None, or B and more, computes all at once and keeps it.
+            BatchNorm needs two samples, so a single one is not left over but joins
+            another chunk. None, or B and more, computes all at once and keeps it.
         module: what the function computes with, whose buffers keep their values in the
             second pass.
 
@@ -50,7 +51,7 @@ def in_chunks(
     samples = len(next(iter(images.values())))
     if size is None or size >= samples:
         return function(dict(images))
-    number = -(-samples // size)
+    number = min(-(-samples // size), max(samples // 2, 1))
     names, parts = list(images), [x.tensor_split(number) for x in images.values()]
     chunks = [
         dict(zip(names, chunk, strict=True)) for chunk in zip(*parts, strict=True)

@@ -15,16 +15,25 @@ class FiniteGuard:
 
     The memory stays on the device, for looking at it makes the host wait.
 
+    Args:
+        patience: number of bad steps in a row that are no failure, because each is
+            skipped, as the gradient scaler of ``16-mixed`` does.
+
     Example:
         >>> guard = FiniteGuard()
         >>> guard.add({'loss': torch.tensor(1.0), 'intra_s1': torch.tensor(1.0)})
         >>> guard.check(step=0)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = 0) -> None:
         """Initialize a new FiniteGuard instance."""
+        self.patience = patience
         self.parts: list[str] = []
+        #: Which parts were bad in the first of the present bad steps in a row.
         self.first: Tensor | None = None
+        self._row: Tensor | int = 0
+        self._failed: Tensor | bool = False
+        self._never_good: Tensor | bool = True
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
         """Look at the loss of a step, without waiting.
@@ -32,21 +41,28 @@ class FiniteGuard:
         Args:
             terms: the loss and its parts, scalars.
         """
-        self.parts = [k for k in terms if k != 'loss']
-        bad = ~torch.stack([terms[k].detach() for k in self.parts]).isfinite()
-        first = self.first
-        self.first = bad if first is None else torch.where(first.any(), first, bad)
+        self.parts = [k for k in terms if k != 'loss'] or list(terms)
+        parts = ~torch.stack([terms[k].detach() for k in self.parts]).isfinite()
+        bad = parts.any()
+        if self.first is None:
+            self.first = parts
+        kept = (bad & (self._row > 0)) | self._failed
+        self.first = torch.where(kept, self.first, parts)
+        self._row = torch.where(bad, self._row + 1, 0)
+        self._failed = (self._row > self.patience) | self._failed
+        self._never_good = bad & self._never_good
 
-    def check(self, step: int) -> None:
+    def check(self, step: int, ended: bool = False) -> None:
         """Raise if a step was bad; this waits for the device.
 
         Args:
             step: number of optimiser steps so far, for the message.
+            ended: whether the fit has ended, in which at least one step must be good.
 
         Raises:
             FloatingPointError: naming the parts that were bad first.
         """
-        if self.first is None or not self.first.any():
+        if self.first is None or not (self._failed | (self._never_good & ended)):
             return
         flags = zip(self.parts, self.first.tolist(), strict=True)
         raise FloatingPointError(

@@ -11,7 +11,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from torch.optim.lr_scheduler import LambdaLR
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets.utils import Sample
 from torchgeo.tasks.mixins import ClassificationMixin
@@ -22,7 +21,7 @@ from ..models import LateFusion
 from ..transforms import SharedCrop
 from .guard import CheckedTask
 from .masked import MaskedBinaryCrossEntropy
-from .optimizers import build_transfer_optimizer, lay_schedule
+from .optimizers import EpochShare, build_transfer_optimizer, lay_schedule
 
 _FIGURES = 10
 _LOSSES = {
@@ -120,15 +119,8 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         Returns:
             Optimiser, and scheduler stepped every epoch.
         """
-        names = ('optimizer', 'lr', 'lr_backbone', 'layer_decay', 'weight_decay')
-        options = {name: self.hparams[name] for name in (*names, 'schedule')}
-        optimizer, scheduler = build_transfer_optimizer(
-            self.model,
-            **options,
-            epochs=self.trainer.max_epochs,
-            fused=self._may_fuse(),
-        )
-        return {'optimizer': optimizer, 'lr_scheduler': scheduler}
+        schedule = self._schedule()
+        return {'optimizer': schedule.optimizer, 'lr_scheduler': schedule}
 
     def on_fit_start(self) -> None:
         """Say nothing about frozen encoders in evaluation mode, which is meant."""
@@ -137,9 +129,9 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
 
     def on_train_start(self) -> None:
         """Set the rates of the first epoch, which may follow those of another fit."""
-        scheduler = self.lr_schedulers()
-        if isinstance(scheduler, LambdaLR):
-            lay_schedule(scheduler)
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, EpochShare):
+            lay_schedule(schedule, self._schedule().optimizer)
 
     def forward(
         self,
@@ -239,6 +231,16 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
     def _more_metrics(self) -> dict[str, Metric]:
         """Metrics of the validation and the test split that TorchGeo does not have."""
         return {}
+
+    def _schedule(self) -> EpochShare:
+        names = ('optimizer', 'lr', 'lr_backbone', 'layer_decay', 'weight_decay')
+        options = {name: self.hparams[name] for name in (*names, 'schedule')}
+        return build_transfer_optimizer(
+            self.model,
+            **options,
+            epochs=self.trainer.max_epochs,
+            fused=self._may_fuse(),
+        )[1]
 
     def _probabilities(self, batch: Sample) -> Tensor:
         features, size = self._encode(batch, 'predict')

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import timm
 from lightly.utils.lars import LARS
+from lightly.utils.scheduler import CosineWarmupScheduler
 from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import nn
@@ -22,6 +23,14 @@ _DEFAULTS = {'lars': (0.05, 0.096, 1e-6), 'adamw': (1e-4, 1.0, 0.01)}
 _NO_DECAY = 1e-12
 # timm's names of plain ResNets: resnet50, resnet10t, resnet18d, resnet50.a1_in1k
 _PLAIN_RESNET = re.compile(r'resnet\d+[a-z]?(\..*)?')
+
+
+class WarmupCosine(CosineWarmupScheduler):
+    """The schedule of a pretraining; one of a callback or user is of another class."""
+
+
+class EpochShare(LambdaLR):
+    """The schedule of a transfer; one of a callback or user is of another class."""
 
 
 def build_optimizer(
@@ -88,7 +97,7 @@ def build_transfer_optimizer(
     schedule: str = 'constant',
     epochs: int | None = None,
     fused: bool = True,
-) -> tuple[Optimizer, LambdaLR]:
+) -> tuple[Optimizer, EpochShare]:
     """Build the optimiser of a transfer, and a schedule that is stepped every epoch.
 
     Args:
@@ -153,18 +162,59 @@ def build_transfer_optimizer(
         built = _with_own_options(sgd)
     else:
         built = _adamw(groups, fused, lr=lr, weight_decay=weight_decay)
-    return built, LambdaLR(built, partial(_share, schedule, epochs or 1))
+    return built, EpochShare(built, partial(_share, schedule, epochs or 1))
 
 
-def lay_schedule(scheduler: LambdaLR) -> None:
+def warmup_steps(epochs: float, steps: float, batches: float, max_epochs: int) -> int:
+    """Count the optimiser steps of a warm-up.
+
+    Args:
+        epochs: epochs of the warm-up.
+        steps: optimiser steps of the fit; infinity where nothing but time ends it.
+        batches: optimiser steps of an epoch; infinity for data without a length.
+        max_epochs: epochs of the fit, or -1.
+
+    Returns:
+        The number.
+
+    Raises:
+        ValueError: if the warm-up is longer than the fit, or an epoch has no length.
+
+    Example:
+        >>> warmup_steps(0.5, steps=100, batches=20, max_epochs=5)
+        10
+    """
+    if epochs and math.isinf(batches):
+        raise ValueError(
+            f'warmup_epochs must be 0 for data without a length, got {epochs}'
+        )
+    # A fit of some epochs that is cut short by max_steps warms up by the same share.
+    if not epochs:
+        return 0
+    per_epoch = steps / max_epochs if max_epochs > 0 else math.ceil(batches)
+    warmup = round(epochs * per_epoch)
+    if not 0 <= warmup <= steps:
+        limit = max_epochs if max_epochs > 0 else steps / per_epoch
+        raise ValueError(
+            f'warmup_epochs must be in [0, {limit:g}], the epochs of this fit, '
+            f'got {epochs}'
+        )
+    return warmup
+
+
+def lay_schedule(scheduler: LambdaLR, options: Optimizer) -> None:
     """Set the rates of this step, or epoch, by the options of this run.
 
-    After a checkpoint was loaded, the rates are those of the run that wrote it.
+    After a checkpoint was loaded, the rates are those of the run that wrote it. After a
+    callback such as ``LearningRateFinder``, they are those that it tried.
 
     Args:
         scheduler: changed in place, and its optimiser with it.
+        options: an optimiser that was built by the options and is in a new schedule.
     """
     groups = scheduler.optimizer.param_groups
+    for group, new in zip(groups, options.param_groups, strict=True):
+        group['initial_lr'] = new['initial_lr']
     scheduler.base_lrs = [group['initial_lr'] for group in groups]
     for group, share in zip(groups, scheduler.lr_lambdas, strict=True):
         group['lr'] = group['initial_lr'] * share(scheduler.last_epoch)

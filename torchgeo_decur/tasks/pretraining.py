@@ -4,10 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import combinations
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-from lightly.utils.scheduler import CosineWarmupScheduler
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchgeo.datasets.utils import Sample
@@ -20,7 +19,8 @@ from ..models.encoder import Weights
 from ..transforms import Augmentation, default_augmentations
 from .chunks import in_chunks
 from .gathering import gather_embeddings
-from .optimizers import build_optimizer, lay_schedule
+from .guard import FiniteGuard
+from .optimizers import WarmupCosine, build_optimizer, lay_schedule, warmup_steps
 from .resume import ResumableTask
 
 VIEWS = 2  #: Views of each modality in a step.
@@ -94,8 +94,11 @@ class MultimodalPretraining(ResumableTask):
         """Initialize a new MultimodalPretraining instance."""
         if optimizer not in ('adamw', 'lars', None):
             raise ValueError(f"optimizer must be 'adamw' or 'lars', got {optimizer!r}")
-        if chunk_size is not None and chunk_size < 1:
-            raise ValueError(f'chunk_size must be positive, got {chunk_size}')
+        if chunk_size is not None and chunk_size < 2:
+            raise ValueError(
+                'chunk_size must be at least 2, as BatchNorm compares the samples of a '
+                f'chunk, got {chunk_size}'
+            )
         self.weights = weights
         super().__init__()
         if compile:
@@ -131,47 +134,34 @@ class MultimodalPretraining(ResumableTask):
         Returns:
             Optimiser, and scheduler stepped with every optimiser step.
         """
-        options = {k: self.hparams[k] for k in ('lr', 'lr_biases', 'weight_decay')}
-        models, name = self.encoders.model.values(), self.hparams['optimizer']
-        optimizer = build_optimizer(
-            self, models, name, **options, fused=self._may_fuse()
-        )
-        scheduler = CosineWarmupScheduler(optimizer, 0, math.inf, end_value=0.0)
+        schedule = self._schedule()
         return {
-            'optimizer': optimizer,
-            'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
+            'optimizer': schedule.optimizer,
+            'lr_scheduler': {'scheduler': schedule, 'interval': 'step'},
         }
 
     def on_train_start(self) -> None:
         """Lay warm-up and cosine over all steps of the fit; without an end, no cosine.
 
         Asking for the number of steps any earlier would make Lightning begin to load
-        data before a checkpoint has said where to go on.
+        data before a checkpoint has said where to go on. A schedule that a callback put
+        in the place of the task's own is left as it is.
 
         Raises:
             ValueError: if the warm-up is longer than the fit, or an epoch has no length.
         """
-        steps, epochs = self.steps_of_fit(), self.hparams['warmup_epochs']
-        batches = (
-            self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        )
-        if epochs and math.isinf(batches):
-            raise ValueError(
-                f'warmup_epochs must be 0 for data without a length, got {epochs}'
-            )
-        # A fit of some epochs that is cut short by max_steps warms up by the same share.
-        most = self.trainer.max_epochs or 1
-        per_epoch = steps / most if most > 0 else math.ceil(batches) if epochs else 0
-        warmup = round(epochs * per_epoch) if epochs else 0
-        if not 0 <= warmup <= steps:
-            limit = most if most > 0 else steps / per_epoch
-            raise ValueError(
-                f'warmup_epochs must be in [0, {limit:g}], the epochs of this fit, '
-                f'got {epochs}'
-            )
-        scheduler = cast(CosineWarmupScheduler, self.lr_schedulers())
-        scheduler.warmup_epochs, scheduler.max_epochs = warmup, steps
-        lay_schedule(scheduler)
+        schedule = self.lr_schedulers()
+        if not isinstance(schedule, WarmupCosine):
+            if type(schedule).__module__ == 'lightning.pytorch.tuner.lr_finder':
+                # It tries rates until the loss diverges, and then puts the weights back.
+                self._guard = FiniteGuard(patience=math.inf)
+            return
+        trainer, steps = self.trainer, self.steps_of_fit()
+        batches = trainer.num_training_batches / trainer.accumulate_grad_batches
+        epochs, most = self.hparams['warmup_epochs'], trainer.max_epochs or 1
+        schedule.warmup_epochs = warmup_steps(epochs, steps, batches, most)
+        schedule.max_epochs = steps
+        lay_schedule(schedule, self._schedule().optimizer)
 
     def steps_of_fit(self) -> float:
         """Count the optimiser steps of the fit.
@@ -367,6 +357,14 @@ class MultimodalPretraining(ResumableTask):
             ``alignment_<m>_<n>``, scalars.
         """
         return {f'alignment_{pair}': d.mean() for pair, d in diagonals.items()}
+
+    def _schedule(self) -> WarmupCosine:
+        options = {k: self.hparams[k] for k in ('lr', 'lr_biases', 'weight_decay')}
+        models, name = self.encoders.model.values(), self.hparams['optimizer']
+        optimizer = build_optimizer(
+            self, models, name, **options, fused=self._may_fuse()
+        )
+        return WarmupCosine(optimizer, 0, math.inf, end_value=0.0)
 
     def _images(self, batch: Sample, batch_idx: int) -> dict[str, Tensor]:
         images = split(batch, self.hparams['modalities'])

@@ -8,6 +8,10 @@ from torch import nn
 
 from .guard import CheckedTask, FiniteGuard
 
+# A gradient scaler begins at 2 ** 16, halves that in each step that it skips, and is then
+# no longer the cause.
+_SKIPPED = 16
+
 
 class ResumableTask(CheckedTask):
     """A task of which a resumed fit ends like one that never stopped.
@@ -30,7 +34,8 @@ class ResumableTask(CheckedTask):
         if self._run_seed is None:
             self._run_seed = torch.initial_seed()
         # A fit that went wrong must not speak of the next one.
-        self._guard = FiniteGuard()
+        scales = getattr(self.trainer.precision_plugin, 'scaler', None) is not None
+        self._guard = FiniteGuard(patience=_SKIPPED if scales else 0)
 
     def on_train_end(self) -> None:
         """Refuse a model that diverged in its last steps, before it is exported.
@@ -38,7 +43,7 @@ class ResumableTask(CheckedTask):
         Raises:
             FloatingPointError: if a part of the loss was NaN or infinite.
         """
-        self._guard.check(self.global_step)
+        self._guard.check(self.global_step, ended=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the seed of the run, and refuse to store a model that diverged.
