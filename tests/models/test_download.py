@@ -1,11 +1,16 @@
 import hashlib
+import os
 import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from torchgeo_decur.models.download import cached_file, fetch, record_file
+from torchgeo_decur.models.weights import WEIGHTS
 
 
 @pytest.fixture
@@ -129,3 +134,75 @@ def test_cache_that_cannot_be_made(
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'taken'))
     with pytest.raises(FileNotFoundError, match=r'environment variable TORCH_HOME$'):
         fetch(write(server, b'first'), Path.read_bytes)
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, bytes], str]]:
+    """Return a function that leaves one file in a cache that cannot be written."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / 'checkpoints').mkdir()
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(folder))
+    user = os.geteuid()
+
+    def leave(name: str, content: bytes) -> str:
+        (folder / 'checkpoints' / name).write_bytes(content)
+        for place in (folder / 'checkpoints', folder):
+            place.chmod(0o555)
+        if user == 0:  # may write anywhere
+            os.seteuid(65534)
+        return f'https://nowhere.invalid/{name}'
+
+    yield leave
+    os.seteuid(user)
+    (folder / 'checkpoints').chmod(0o755)
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_read_only_cache(read_only: Callable[[str, bytes], str]) -> None:
+    url = read_only('encoder.pth', b'first')
+    assert fetch(url, Path.read_bytes) == b'first'
+    assert not record_file(url).exists()
+
+
+def test_read_only_cache_without_the_file(
+    read_only: Callable[[str, bytes], str],
+) -> None:
+    read_only('encoder.pth', b'first')
+    message = r'^https://nowhere\.invalid/b\.pth is not in the cache, .* TORCH_HOME$'
+    with pytest.raises(FileNotFoundError, match=message):
+        fetch('https://nowhere.invalid/b.pth', Path.read_bytes)
+
+
+def test_read_only_cache_with_the_wrong_file(
+    read_only: Callable[[str, bytes], str],
+) -> None:
+    url = read_only(name_with_hash(b'first'), b'other')
+    message = (
+        r'expected a file with SHA-256 .* cannot be removed \(.*\); delete /.*pth$'
+    )
+    with pytest.raises(ValueError, match=message):
+        fetch(url, Path.read_bytes)
+
+
+def test_read_only_cache_with_refused_content(
+    read_only: Callable[[str, bytes], str],
+) -> None:
+    url = read_only('encoder.pth', b'<html>')
+    with pytest.raises(ValueError, match=r'^6 bytes .* it cannot be removed .*pth$'):
+        fetch(url, refuse)
+
+
+def test_pinned_files_are_those_that_the_page_names() -> None:
+    entries = {e: e.urls for enum in WEIGHTS for e in enum}
+    commit, digest = r'/resolve/[0-9a-f]{40}/', r'-[0-9a-f]{8,64}\.pth$'
+    for urls in entries.values():
+        for url in urls:
+            assert bool(re.search(commit, url)) == bool(re.search(digest, url))
+    pinned = [
+        e for e, urls in entries.items() if all(re.search(commit, u) for u in urls)
+    ]
+    page = (Path(__file__).parents[2] / 'docs' / 'weights.md').read_text()
+    (paragraph,) = re.findall(r'- \*\*Pinned\*\* .*?(?=\n- )', page, re.S)
+    assert set(re.findall(r'`(\w+_DECUR)`', paragraph)) == {e.name for e in pinned}
+    assert {type(e).__name__ for e in pinned} == {'ResNet50_Weights'}

@@ -1,7 +1,9 @@
 """Files of published weights: downloaded once, whole, and the same ever after."""
 
 import re
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -31,7 +33,8 @@ def fetch[T](url: str, read: Callable[[Path], T], progress: bool = True) -> T:
     A hash in the name of the file (``name-0123abcd.pth``) must be its own. Where the name
     has none, the SHA-256 is recorded when the file was first read, next to it, and
     every later use or download must have the same. Files appear in the cache whole or
-    not at all; one that is not what it should be is removed.
+    not at all; one that is not what it should be is removed. If the cache cannot be
+    written, a good file is read all the same, and no SHA-256 is recorded.
 
     Args:
         url: address of the file.
@@ -51,10 +54,13 @@ def fetch[T](url: str, read: Callable[[Path], T], progress: bool = True) -> T:
         return _read_verified(url, file, read)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
     except OSError as error:
         raise FileNotFoundError(
-            f'{file.parent} must be a folder that can be written, to download {url}: '
-            f'{error.strerror}; choose another with the environment variable TORCH_HOME'
+            f'{url} is not in the cache, and {file.parent} must be a folder that can be '
+            f'written to download it: {error.strerror}; choose another with the '
+            'environment variable TORCH_HOME'
         ) from error
     contents: list[T] = []
 
@@ -79,21 +85,30 @@ def _read_verified[T](url: str, file: Path, read: Callable[[Path], T]) -> T:
     expected = named[1] if named else ''.join(known)
     found = checksum_of(file)
     if not found.startswith(expected):
-        file.unlink()
         raise ValueError(
             f'{url}: expected a file with SHA-256 {expected}'
             f'{"" if named else f" as recorded in {record}"}, found {found}; it was '
-            'truncated or altered and has been removed'
+            f'truncated or altered and {_remove(file)}'
             f'{"" if named else f". If the publisher replaced it, delete {record.name}"}'
         )
     try:
         content = read(file)
     except ValueError as error:
         if not expected:
-            file.unlink()
-            raise ValueError(f'{error}; it has been removed') from error
+            raise ValueError(f'{error}; it {_remove(file)}') from error
         raise
     if not expected:
         line = f'{found}  {cached_file(url).name}\n'
-        write_whole(record, lambda partial: partial.write_text(line), shared=True)
+        # A cache that cannot be written holds files that its owner vouches for.
+        with suppress(OSError):
+            write_whole(record, lambda partial: partial.write_text(line), shared=True)
     return content
+
+
+def _remove(file: Path) -> str:
+    """Remove a file that is not what it should be; return what became of it."""
+    try:
+        file.unlink()
+    except OSError as error:
+        return f'cannot be removed ({error.strerror}); delete {file}'
+    return 'has been removed'
