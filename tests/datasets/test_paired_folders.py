@@ -248,6 +248,29 @@ def test_colours_where_classes_are_expected(root: Path, bands: int) -> None:
         PairedFolders(root, IMAGES, MASK, ['a'])[0]
 
 
+def test_classes_are_whole(root: Path) -> None:
+    values = np.full((1, *frame(0)[2].shape[1:]), 1.0, np.float32)
+    values[0, 0, 0], values[0, 0, 1] = np.nan, 2
+    write_bands(root / 'a' / 'label' / '1.tif', values)
+    masks = {'pattern': '{split}/label/{id}.tif'}
+    images = {'rgb': IMAGES['rgb']}
+
+    def read(**more: Any) -> torch.Tensor:
+        found: torch.Tensor = PairedFolders(
+            root, images, masks | more, ['a'], skip_incomplete=True
+        )[0]['mask']
+        return found
+
+    with pytest.raises(
+        ValueError, match=r'1\.tif: expected whole numbers .* found nan'
+    ):
+        read()
+    assert read(nodata=255).unique().tolist() == [1, 2, 255]
+    write_bands(root / 'a' / 'label' / '1.tif', values + 0.5)
+    with pytest.raises(ValueError, match=r'1\.tif: expected whole .* found 2\.5'):
+        read(nodata=255)
+
+
 def test_a_byte_short_of_a_png(root: Path) -> None:
     path = root / 'a' / 'depth' / '1.png'
     path.write_bytes(path.read_bytes()[:-12])
@@ -280,8 +303,14 @@ def test_files_that_do_not_fit(root: Path) -> None:
         (IMAGES, {'folder': 'x'}, BOTH, r"mask: keys must .* got \['folder'\]"),
         (entry('rgb', pattern='rgb/*.png'), None, BOTH, r'rgb: pattern .* \{id\} once'),
         (IMAGES, {}, BOTH, r'mask: pattern must .* got None'),
-        (entry('rgb', bands='RGB'), None, BOTH, "rgb: bands must name .* got 'RGB'"),
+        (entry('rgb', bands='RGB'), None, BOTH, "rgb: bands must be .* got 'RGB'"),
         (entry('rgb', kind='photo'), None, BOTH, "rgb: kind must be .* got 'photo'"),
+        (entry('rgb', mean=1.0, std=[1.0]), None, BOTH, 'rgb: mean must be a list'),
+        (entry('depth', scale=0), None, BOTH, 'depth: scale must be a number other'),
+        (entry('depth', nodata='none'), None, BOTH, 'depth: nodata must be a number'),
+        (IMAGES, {**MASK, 'values': [0, 255]}, BOTH, 'mask: values must be a dict'),
+        (IMAGES, {**MASK, 'values': {'a': 1}}, BOTH, 'mask: values must be a dict'),
+        (IMAGES, {**MASK, 'nodata': [1, 2]}, BOTH, 'mask: nodata must be one number'),
         (entry('depth', hha={'fx': 1}), None, BOTH, r"depth: hha must have \['fx'"),
         (IMAGES, MASK, (), r'patterns must all have \{split\} where splits'),
         (entry('rgb', pattern='a/{id}.png'), None, BOTH, 'patterns must all have'),

@@ -183,6 +183,22 @@ def test_nodata_of_each_band(tmp_path: Path, crs: str) -> None:
         assert lowest <= values.min() < lowest + 1 and values.max() <= 1001
 
 
+def test_scale_and_offset_of_the_files(tmp_path: Path) -> None:
+    path = scene(tmp_path / 'x' / 'x.tif', with_hole(1000))
+    with rasterio.open(path, 'r+') as file:
+        file.scales, file.offsets = (0.0001, 0.0001), (-0.1, -0.1)
+    message = r'x: .*x\.tif has scale 0\.0001 and offset -0\.1.* scale: 1 for'
+    refuse(message, tmp_path / 'x', 'p', 'q')
+    found, _ = image(tmp_path / 'x', 'p', 'q', scale=1)
+    assert found.min() == 1000
+    found, _ = image(tmp_path / 'x', 'p', 'q', scale=0.0001, offset=-0.1)
+    assert found.min() == pytest.approx(0, abs=1e-6)
+    with rasterio.open(path, 'r+') as file:
+        file.scales = (0.0001, 0.0002)
+    message = r'scale: \[0\.0001, 0\.0002\] and offset: -0\.1'
+    refuse(message, tmp_path / 'x', 'p', 'q')
+
+
 def test_files_of_several_types(tmp_path: Path) -> None:
     half = SIZE // 2
     for name, dtype, value, first in (

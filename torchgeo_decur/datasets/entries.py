@@ -37,6 +37,8 @@ def typed(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f'{name}: {key} must be {expected}, got {value!r}'
             ) from error
+    if name == 'mask' and isinstance(found.get('nodata'), list):
+        raise ValueError(f'mask: nodata must be one number, got {found["nodata"]}')
     return found
 
 
@@ -77,6 +79,13 @@ def _whole(value: Any) -> int:
     return int(number)
 
 
+def _classes(value: Any) -> dict[int, int]:
+    numbers = [(_number(k), _number(v)) for k, v in _mapping(value).items()]
+    if any(n != int(n) for pair in numbers for n in pair):
+        raise ValueError
+    return {int(k): int(v) for k, v in numbers}
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError
@@ -111,7 +120,7 @@ _TYPES: dict[str, tuple[Callable[[Any], Any], str]] = {
     'offset': (_number_or_several, 'a number, or one for each band'),
     'num_classes': (_whole, 'a whole number from 1'),
     'init_args': (_mapping, 'a dictionary of arguments'),
-    'values': (_mapping, 'a dictionary from values of the files to classes'),
+    'values': (_classes, 'a dictionary from values of the files to classes'),
 } | dict.fromkeys(
     (
         *('dataset', 'date_format', 'filename_regex', 'glob'),

@@ -13,6 +13,7 @@ from torchgeo.datasets.utils import Sample
 
 from ..modalities import Conversion, Modality
 from .descriptions import check_descriptions, read_descriptions
+from .entries import typed
 from .hha import Intrinsics
 from .hha_cache import HHACache
 from .reading import FileDataset, read_image
@@ -109,6 +110,8 @@ class PairedFolders(FileDataset):
     ) -> None:
         """Initialize a new PairedFolders instance."""
         self.root = Path(root)
+        images = {name: typed(name, entry) for name, entry in images.items()}
+        mask = None if mask is None else typed('mask', mask)
         self.modalities = folder_modalities(images)
         self.images = images
         self.converters = {
@@ -227,19 +230,28 @@ class PairedFolders(FileDataset):
 
     def _classes(self, band: Tensor, item: Frame) -> Tensor:
         entry = self.mask or {}
+        free = entry.get('nodata')
+        if free is not None:
+            band = band.where(~band.isnan(), free)
+        wrong = band[(band != band.round()) | ~band.isfinite()]
+        if wrong.numel():
+            raise ValueError(
+                f'{self.path("mask", item)}: expected whole numbers as classes, found '
+                f'{wrong[0].item():g}; give nodata, which stands for NaN, or a mask of classes'
+            )
         found = band.long()
-        values: Mapping[Any, Any] = entry.get('values') or {}
+        values: Mapping[int, int] = entry.get('values') or {}
         number = entry.get('num_classes')
         out, known = found, torch.full_like(found, not values, dtype=torch.bool)
         for value, index in values.items():
-            here = found == int(value)
-            out, known = torch.where(here, int(index), out), known | here
+            here = found == value
+            out, known = torch.where(here, index, out), known | here
         if number is not None:
             known = known & (out >= 0) & (out < number)
-        if (free := entry.get('nodata')) is not None:
+        if free is not None:
             out, known = torch.where(found == free, found, out), known | (found == free)
         if not known.all():
-            expected = [f'values {[int(v) for v in values]}'] if values else []
+            expected = [f'values {[*values]}'] if values else []
             expected += (
                 [f'classes from 0 to {number - 1}'] if number is not None else []
             )
@@ -298,9 +310,10 @@ def folder_modalities(images: Mapping[str, Mapping[str, Any]]) -> dict[str, Moda
 
 
 def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
+    entry = typed(name, entry)
     _check_keys(name, entry, _IMAGE)
     _check_pattern(name, entry)
-    fields = {
+    fields: dict[str, Any] = {
         k: entry[k] for k in ('bands', 'kind', 'unit', 'mean', 'std') if k in entry
     }
     if camera := entry.get('hha'):

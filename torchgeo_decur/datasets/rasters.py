@@ -1,6 +1,5 @@
 """Folders of georeferenced rasters, opened with checks that name the file at fault."""
 
-import math
 import os
 import re
 import warnings
@@ -8,36 +7,15 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-import numpy as np
 from torchgeo.datasets import RasterDataset
 
 from ..transforms import ToModalities
 from .descriptions import check_descriptions
 from .raster_files import RasterFile, check_overlap, check_places, find_rasters, inspect
-from .raster_folder import RESAMPLING, RasterFolder, is_label
+from .raster_folder import RESAMPLING, RasterFolder
+from .raster_nodata import choose_nodata
 
 _DATES = ('filename_regex', 'date_format')
-_PLAIN = 'give the folder by paths and glob, without dataset'
-
-
-def extreme(nodata: float) -> bool:
-    """Return whether rasterio's mosaics cannot mark missing pixels with a value.
-
-    They take the lowest number of float32, which ESRI's rasters are filled with, for one
-    that float32 does not have, and read zeros.
-
-    Args:
-        nodata: the value.
-
-    Returns:
-        Whether NaN stands for it in what is read.
-
-    Example:
-        >>> extreme(-3.4028234663852886e38), extreme(-9999.0), extreme(math.nan)
-        (True, False, False)
-    """
-    largest = float(np.finfo(np.float32).max)
-    return math.isfinite(nodata) and abs(nodata) >= 0.999 * largest
 
 
 def dataset_class(name: str, path: str) -> type[RasterDataset]:
@@ -94,8 +72,8 @@ def open_rasters(
 
     Raises:
         ValueError: naming the file, if one cannot be read, has no georeference or
-            another number of bands, or two disagree on nodata or show the same place;
-            and if there is none.
+            another number of bands, two disagree on nodata or show the same place, or
+            has a scale that the entry does not mention; and if there is none.
     """
     paths = _paths(name, entry)
     if isinstance(entry.get('nodata'), Sequence):
@@ -111,16 +89,11 @@ def open_rasters(
             f'{"images" if leaf.is_image else "labels"}; give it '
             f'under {"rasters" if leaf.is_image else "mask"}'
         )
-    nodata = _nodata(name, entry.get('nodata'), files)
-    warped = [f for f in files if f.is_warped(crs or leaf.crs)]
-    if isinstance(leaf, RasterFolder):
-        masked = [f for f in files if f.has_mask(leaf.count)]
-        nodata = _folder_nodata(name, leaf, nodata, warped, masked)
-    else:
-        masked = [f for f in files if f.masked]
-        _check_class(name, leaf, nodata, warped, masked, files)
-        if files[0].nodata[0] is None:
-            leaf.nodata = nodata
+    if leaf.is_image:
+        _check_scales(name, entry, files)
+    nodata = choose_nodata(name, entry, leaf, files, crs or leaf.crs)
+    if not isinstance(leaf, RasterFolder) and files[0].nodata[0] is None:
+        leaf.nodata = nodata
     if leaf.is_image:
         leaf.transforms = ToModalities(name)
     # Four corners are too few once a long edge is projected into another CRS.
@@ -286,99 +259,21 @@ def _check_bands(
         check_descriptions(name, described, expected)
 
 
-def _nodata(name: str, given: Any, files: Sequence[RasterFile]) -> float | None:
-    first = files[0]
-    if given is not None:
-        value = float(given)
-        if not any(f.floating or f.limits[0] <= value <= f.limits[1] for f in files):
-            low, high = first.limits
-            raise ValueError(
-                f'{name}: nodata must be a value of the files, from {low:g} to '
-                f'{high:g}, got {given}'
-            )
-        declared = first.nodata[0] is not None and not math.isnan(first.nodata[0])
-        if math.isnan(value) and declared:
-            raise ValueError(
-                f'{name}: nodata must be left out, got {given}: {first.path} declares '
-                f'{first.nodata[0]:g}, and NaN counts as missing anyway'
-            )
-        return value
-    for file in files:
-        if file.marks != first.marks:
-            raise ValueError(
-                f'{name}: files must agree on nodata, got {first.marks} in '
-                f'{first.path} and {file.marks} in {file.path}; give nodata in the entry'
-            )
-    if len(set(map(str, first.nodata))) > 1:
-        return math.nan
-    floating = any(file.floating for file in files)
-    return math.nan if first.nodata[0] is None and floating else first.nodata[0]
-
-
-def _folder_nodata(
-    name: str,
-    leaf: RasterFolder,
-    nodata: float | None,
-    warped: Sequence[RasterFile],
-    masked: Sequence[RasterFile],
-) -> float | None:
-    """Choose the value of missing pixels in what is read of a folder."""
-    if leaf.is_image:
-        absent = nodata is None and bool(warped or masked)
-        return math.nan if absent or (nodata and extreme(nodata)) else nodata
-    if nodata is not None and is_label(nodata):
-        return nodata
-    first = next(iter(leaf.records.values()))
-    cure = (
-        'give a whole number that is no class, such as 255, and the task the same '
-        'ignore_index'
-    )
-    if leaf.marked is not None:
-        raise ValueError(f'{name}: nodata must be whole, got {leaf.marked:g}; {cure}')
-    if first.nodata[0] is not None:
-        raise ValueError(
-            f'{name}: nodata must be given, for {first.path} declares '
-            f'{first.nodata[0]:g}, which is no label; {cure}'
-        )
-    if found := [*masked, *warped]:
-        reason = 'has a mask' if masked else 'is turned into another grid'
-        raise ValueError(
-            f'{name}: nodata must be given, for {len(leaf.records)} files declare none '
-            f'and {found[0].path} {reason}, so that pixels have no label; {cure}'
-        )
-    return None
-
-
-def _check_class(
-    name: str,
-    leaf: RasterDataset,
-    nodata: float | None,
-    warped: Sequence[RasterFile],
-    masked: Sequence[RasterFile],
-    files: Sequence[RasterFile],
+def _check_scales(
+    name: str, entry: Mapping[str, Any], files: Sequence[RasterFile]
 ) -> None:
-    """Refuse files whose missing pixels a dataset class would read as values."""
-    kind = type(leaf).__name__
-    if nodata is not None and files[0].floating and extreme(nodata):
-        raise ValueError(
-            f'{name}: nodata must be well within float32, got {nodata:g}, which {kind} '
-            f'would read as zeros; {_PLAIN}'
-        )
-    if nodata is None and warped:
-        raise ValueError(
-            f'{name}: nodata must be given, for {len(files)} files declare none and '
-            f'{warped[0].path} is turned into another grid, where {kind} would read the '
-            f'zeros around it as values; give a value that no pixel has, or {_PLAIN}'
-        )
-    if masked and not leaf.separate_files:
-        raise ValueError(
-            f'{name}: expected missing pixels to be declared by nodata, but '
-            f'{masked[0].path} has a mask, which {kind} does not respect; {_PLAIN}'
-        )
+    """Refuse a scale or an offset in files of which the entry says nothing."""
+    if entry.get('scale') is not None or entry.get('offset') is not None:
+        return
     for file in files:
-        if file.limits != files[0].limits or len(set(file.nodata)) > 1:
+        if set(file.scales) != {(1.0, 0.0)}:
+            scales, offsets = (
+                values[0] if len(set(values)) == 1 else [*values]
+                for values in zip(*file.scales, strict=True)
+            )
             raise ValueError(
-                f'{name}: expected files of one type with one nodata value for all '
-                f'bands, but {file.path} differs, which {kind} would read wrongly; '
-                f'{_PLAIN}'
+                f'{name}: expected scale or offset in the entry, for {file.path} has '
+                f'scale {scales} and offset {offsets}, which are not applied by '
+                f'themselves; give scale: {scales} and offset: {offsets} for values in '
+                'their unit, or scale: 1 for the numbers as they are stored'
             )
