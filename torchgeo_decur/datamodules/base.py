@@ -211,7 +211,9 @@ class MultimodalDataModule(BaseDataModule):
             trainer.validating or trainer.sanity_checking
         )
         stage = 'train' if training else 'val' if checking else 'other'
-        if not self.first_batches.done(stage):
+        # Cached features come without images.
+        has_images = any(str(key).startswith('image') for key in batch)
+        if has_images and not self.first_batches.done(stage):
             channels = {m: modality.channels for m, modality in self.modalities.items()}
             images = split(batch, channels)
             self.first_batches.look(images, stage, training)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchgeo.tasks import BaseTask
 
 from ..models.checkpoints import TASK_OPTIONS
+from .scale import ScaleCheck
 
 
 class FiniteGuard:
@@ -71,7 +72,7 @@ class FiniteGuard:
         )
 
 
-class CheckedTask(BaseTask):
+class CheckedTask(ScaleCheck, BaseTask):
     """A task that refuses the checkpoint of another model, and seldom makes the host wait."""
 
     CHECKPOINT_HYPER_PARAMS_KEY = TASK_OPTIONS
