@@ -13,6 +13,7 @@ from small_fits import MODALITIES, datamodule, trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from torchgeo.tasks import Classification, SemanticSegmentation
+from torchgeo.tasks.utils import extract_backbone
 
 from torchgeo_decur.callbacks import ExportEncoders
 from torchgeo_decur.losses import DeCURLoss
@@ -115,6 +116,15 @@ class TestCommandLine:
         assert checkpoint['task_hyper_parameters']['projector'] == [16, 16]
         restored = DeCUR.load_from_checkpoint(path)
         assert restored.common_dim == 14
+
+    def test_torchgeo_takes_an_exported_encoder(self, fitted: Path) -> None:
+        (path,) = fitted.rglob('*.ckpt')
+        # Two encoders are no backbone of TorchGeo, and its own error says so.
+        with pytest.raises(ValueError, match=r'^Unknown checkpoint task'):
+            extract_backbone(str(path))
+        name, state = extract_backbone(str(fitted / 'encoders' / 's1.pt'))
+        encoder = DeCUR.load_from_checkpoint(path).encoders.encoders['s1']
+        assert name == 'test_resnet' and set(state) == set(encoder.state_dict())
 
     def test_exported_encoder_starts_another_fit(self, fitted: Path) -> None:
         files = {m: str(fitted / 'encoders' / f'{m}.safetensors') for m in MODALITIES}

@@ -86,6 +86,9 @@ class CheckedTask(ScaleCheck, BaseTask):
             checkpoint: what is about to be written.
         """
         checkpoint['task'] = type(self).__name__
+        # TorchGeo reads this key without looking whether it is there. It stays empty, for
+        # Lightning's command would prefer what is in it to the options it is given.
+        checkpoint['hyper_parameters'] = {}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another model.
