@@ -160,9 +160,8 @@ class TestPublished:
         report = load_weights(encoder, str(entry))['']
         assert report.missing == ()
         assert report.unexpected == ('head.bias', 'head.weight')
-        flip = entry.meta['modalities'] == ['rgb']
-        kernel = state[KERNEL].flip(1) if flip else state[KERNEL]
-        assert_loaded(encoder, {**state, KERNEL: kernel})
+        # Both were read as blue, green, red: coded depth as angle, height, disparity.
+        assert_loaded(encoder, {**state, KERNEL: state[KERNEL].flip(1)})
 
     def test_joint_file(self, publish: Publish) -> None:
         entry = MiTB5_Weights.SUNRGBD_RGB_HHA_DECUR
@@ -171,9 +170,9 @@ class TestPublished:
         state = {f'{p}.{k}': v for p, s in parts.items() for k, v in s.items()}
         publish(entry, {'model': {**state, 'module.projector1.0.weight': Tensor(4)}})
         encoder = MultimodalEncoder({'hha': 3, 'rgb': 3}, 'mit_b0', entry)
-        assert_loaded(encoder.encoders['hha'], hha)
-        flipped = {**rgb, KERNEL: rgb[KERNEL].flip(1)}
-        assert_loaded(encoder.encoders['rgb'], flipped)
+        for m, state in (('rgb', rgb), ('hha', hha)):
+            flipped = {**state, KERNEL: state[KERNEL].flip(1)}
+            assert_loaded(encoder.encoders[m], flipped)
 
 
 @pytest.mark.parametrize('decoder', ['fcn', 'unet', 'segformer'])

@@ -13,7 +13,6 @@ from torchgeo.tasks import Classification
 
 from torchgeo_decur.models import (
     MiTB2_Weights,
-    MiTB5_Weights,
     MultimodalEncoder,
     ResNet50_Weights,
     get_weight,
@@ -24,6 +23,34 @@ from torchgeo_decur.models.weights import WEIGHTS, weights_of_file
 from torchgeo_decur.transforms import ScaleToUnit
 
 ENTRIES = [entry for enum in WEIGHTS for entry in enum]
+
+
+def _pixel(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32)[:, None, None]
+
+
+def _imagenet(*values: float) -> list[float]:
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return [(v / 255 - m) / s for v, m, s in zip(values, mean, std, strict=True)]
+
+
+# Pixel as our datasets deliver it, and what the published encoder saw, in its order.
+_ELEVATION = torch.arange(100.0).reshape(1, 10, 10)
+_PIXELS = {
+    'sentinel1_grd': (_pixel(-12.59, -20.26 + 5.91), [0.5, 0.75]),
+    'sentinel2_l1c': (
+        _pixel(
+            *(1612.9, 1397.6, 1322.3 - 878.7, 1373.1, 1561.0, 2108.4, 2390.7, 1e5),
+            *(2581.0, 837.7, 22.0 + 47.5, 2195.2, -1e5),
+        ),
+        [0.5, 0.5, 0.25, *[0.5] * 4, 1.0, 0.5, 0.5, 0.75, 0.5, 0.0],
+    ),
+    'geonrw_rgb': (_pixel(255, 128, 0), [0.0, 0.502, 1.0]),
+    'geonrw_dem': (_ELEVATION, [0.0]),
+    # cv2.imread reverses the channels of a PNG, of photographs and of coded depth.
+    'sunrgbd_rgb': (_pixel(255, 128, 0), _imagenet(0, 128, 255)),
+    'sunrgbd_hha': (_pixel(255, 128, 0), _imagenet(0, 128, 255)),
+}
 
 Publish = Callable[[Any, Any], Path]
 
@@ -70,7 +97,8 @@ class TestEntries:
         meta = MiTB2_Weights.SUNRGBD_RGB_HHA_DECUR.meta
         assert meta['channel_order']['rgb'] == ['B', 'G', 'R']
         assert meta['bands']['rgb'] == ['R', 'G', 'B']
-        assert meta['channel_order']['hha'] == meta['bands']['hha']
+        assert meta['channel_order']['hha'] == ['angle', 'height', 'disparity']
+        assert meta['bands']['hha'] == ['disparity', 'height', 'angle']
 
     def test_transforms_are_the_scale_of_the_pretraining(self) -> None:
         x = torch.rand(2, 2, 8, 8) * -30
@@ -82,11 +110,21 @@ class TestEntries:
         single = ResNet50_Weights.SENTINEL1_GRD_DECUR.transforms(x)
         assert single.equal(scaled['image_s1'])
 
-    def test_depth_is_standardised_too(self) -> None:
-        depth = torch.full((1, 3, 2, 2), 255.0)
-        out = MiTB5_Weights.SUNRGBD_HHA_DECUR.transforms(depth)
-        expected = torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224])
-        torch.testing.assert_close(out[0, :2, 0, 0], expected)
+    @pytest.mark.parametrize('entry', ENTRIES, ids=str)
+    def test_a_pixel_meets_the_weights_as_in_the_pretraining(self, entry: Any) -> None:
+        """The published loaders, written down: pixel of the file, first convolution."""
+        names = entry.meta['modalities']
+        pixels = {m: _PIXELS[entry.meta['sensors'][m]] for m in names}
+        images = {f'image_{m}': x[None] for m, (x, _) in pixels.items()}
+        several = len(names) > 1
+        found = entry.transforms(images if several else images[f'image_{names[0]}'])
+        for m, (_, expected) in pixels.items():
+            # In the order of the file's kernels, which reading puts in that of the bands.
+            bands, order = entry.meta['bands'], entry.meta['channel_order']
+            bands, order = (bands[m], order[m]) if several else (bands, order)
+            image = found[f'image_{m}'] if several else found
+            seen = image[0, [bands.index(b) for b in order], 0, 0]
+            torch.testing.assert_close(seen, torch.tensor(expected), rtol=0, atol=0.01)
 
 
 class TestNames:

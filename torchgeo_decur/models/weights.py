@@ -15,8 +15,9 @@ from ..modalities import MODALITIES
 from ..transforms import PerModality, ScaleToUnit
 from .published import DeCURWeights
 
-# Coded depth was standardised like ImageNet after it was mapped to [0, 1].
-_HHA = {'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}
+# Photographs and coded depth were standardised like ImageNet after they were mapped to
+# [0, 1], but read in reverse: what ImageNet has for red met blue, and the angle.
+_SUNRGBD_NORMALIZE = {'mean': [0.406, 0.456, 0.485], 'std': [0.225, 0.224, 0.229]}
 _DATASETS = {'sentinel': 'SSL4EO-S12', 'geonrw': 'GeoNRW', 'sunrgbd': 'SUN RGB-D'}
 
 
@@ -25,17 +26,21 @@ def _weights(name: str) -> Weights:
     sensors = file.sensors
     only = next(iter(sensors)) if len(sensors) == 1 else ''
     scales: dict[str, nn.Module] = {m: ScaleToUnit(n) for m, n in sensors.items()}
-    if 'hha' in scales:
-        scales['hha'] = nn.Sequential(scales['hha'], Normalize(**_HHA))
     bands = {m: list(MODALITIES[name].bands) for m, name in sensors.items()}
-    # Colour images were read as blue, green, red.
-    order = {m: b[::-1] if m == 'rgb' else b for m, b in bands.items()}
+    # Files of three bytes were read as blue, green, red, those of coded depth too.
+    order = {m: b[::-1] if m in ('rgb', 'hha') else b for m, b in bands.items()}
     (dataset,) = {
         text
         for name in sensors.values()
         for start, text in _DATASETS.items()
         if name.startswith(start)
     }
+    normalize = dict.fromkeys(sensors, _SUNRGBD_NORMALIZE)
+    if dataset == 'SUN RGB-D':
+        scales = {
+            m: nn.Sequential(scale, Normalize(**normalize[m]))
+            for m, scale in scales.items()
+        }
     channels = {m: len(b) for m, b in bands.items()}
     return Weights(
         url=file.url,
@@ -51,7 +56,7 @@ def _weights(name: str) -> Weights:
             'ssl_method': 'decur',
             'bands': bands[only] if only else bands,
             'channel_order': order[only] if only else order,
-            **({'normalize': {'hha': _HHA}} if 'hha' in sensors else {}),
+            **({'normalize': normalize} if dataset == 'SUN RGB-D' else {}),
             'licence': LICENCE,
             'epochs': 200 if dataset == 'SUN RGB-D' else 100,
             **({'parts': file.parts} if file.parts else {}),
