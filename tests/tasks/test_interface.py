@@ -11,7 +11,14 @@ from torch import nn
 from torchgeo.tasks import BaseTask
 
 from torchgeo_decur import tasks
-from torchgeo_decur.tasks import DeCUR, FusionPretraining, MultimodalPretraining
+from torchgeo_decur.tasks import (
+    DeCUR,
+    FusionPretraining,
+    LateFusionClassification,
+    LateFusionSegmentation,
+    LateFusionTask,
+    MultimodalPretraining,
+)
 from torchgeo_decur.transforms import ModuleAugmentation
 
 ALL = [getattr(tasks, name) for name in tasks.__all__]
@@ -71,6 +78,37 @@ class TestObjectives:
             parser().parse_object({'model': given})
         with pytest.raises(TypeError, match='sise'):
             task(**SMALL, sise=32)
+
+
+SHARED_BY_TRANSFER = set(inspect.signature(LateFusionTask).parameters)
+
+
+@pytest.mark.parametrize('task', [LateFusionClassification, LateFusionSegmentation])
+class TestTransfer:
+    def test_help_lists_every_option(self, task: type[LateFusionTask]) -> None:
+        text = ' '.join(help_of(task).split())
+        own = set(inspect.signature(task).parameters) - {'options'}
+        for option in own | SHARED_BY_TRANSFER:
+            assert f'--model.{option} ' in text
+        assert 'modalities that validation, test and prediction do without' in text
+        assert 'required' not in text.partition('--model.model MODEL ')[2]
+
+    def test_options_are_flat(self, task: type[LateFusionTask]) -> None:
+        own = set(inspect.signature(task).parameters) - {'options'}
+        given = {'modalities': {'s1': 2}, 'num_classes': 3, 'missing': []}
+        name = 'backbone' if task is LateFusionSegmentation else 'model'
+        model = task(**given, **{name: 'test_resnet'})
+        assert set(model.hparams) == (own | SHARED_BY_TRANSFER) - {'weights'}
+        assert model.hparams['num_classes'] == 3
+
+    def test_a_typo_is_refused(self, task: type[LateFusionTask]) -> None:
+        options = {'modalities': {'s1': 2}, 'num_classes': 3, 'mising': ['s1']}
+        with pytest.raises(ArgumentError, match='mising'):
+            parser().parse_object(
+                {'model': {'class_path': path_of(task), 'init_args': options}}
+            )
+        with pytest.raises(TypeError, match='mising'):
+            task(**options)
 
 
 def test_a_module_is_an_augmentation_in_a_file() -> None:

@@ -1,8 +1,8 @@
 """Scene classification from one or more modalities."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 from torchgeo.datasets.utils import Sample
@@ -39,44 +39,20 @@ class LateFusionClassification(LateFusionTask):
         model: name of a timm model, one for all modalities or one for each.
         weights: start of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        bands: names of the bands of the images, by modality, such as ``{s2: [B2, B3, B4,
-            B8]}``: the first convolution of weights that name theirs is adapted.
         fusion: 'concatenate', or the file ``fusion.safetensors`` that
             :class:`~torchgeo_decur.callbacks.ExportEncoders` wrote beside the encoders of
-            CoMM or COrAL: their joint features are classified. It learns at ``lr``.
-        task: 'binary', 'multiclass' or 'multilabel'.
-        num_classes: number of classes of a multiclass task.
-        num_labels: number of labels of a multilabel task.
-        labels: names of the classes, for the metrics of each.
-        loss: 'ce' (multiclass), 'soft_margin' (multilabel), 'bce' (binary and
-            multilabel), 'jaccard', 'focal' or 'dice'.
-        class_weights: weight of each class in 'ce'.
-        ignore_index: class that counts neither in the loss nor in the metrics; not with
-            'jaccard'.
+            CoMM or COrAL: their joint features are classified. It learns at ``lr``, and
+            is frozen with the encoders.
         label_key: key of the batch that has the labels.
         size: height and width in pixels that images are brought to, by the crop in
             training and else by resizing; by default they keep their size.
-        crop_scale: range of the share of the area that random crops of training images
-            keep, such as [0.8, 1.0]; flips come with them, and all modalities
-            of a sample are moved as one. By default nothing is augmented.
-        freeze_backbone: train the linear layer alone: encoders and fusion head get no
-            gradient, and their normalisation layers keep their statistics.
         cache_features: whether a fit runs the frozen encoders once over training and
             validation split, on the first date of each sample, and then trains on their
             features in memory (4 bytes for each feature of each sample).
-        missing: modalities that validation, test and prediction do without.
-        modality_dropout: in training, probability that a modality of a sample is left
-            out; at least one always stays.
-        test_subsets: whether the test also scores every subset of the modalities, and
-            prints a table of them.
-        optimizer: 'adamw' or 'sgd' with momentum 0.9.
         lr: learning rate.
-        lr_backbone: learning rate of the encoders, by default ``lr``.
-        layer_decay: rate of each layer of an encoder relative to that of the layer after
-            it, in (0, 1]; the last one learns at ``lr_backbone``. By default all do.
         weight_decay: weight decay of all parameters.
-        schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
-            'cosine' lets them fall to 0, 'constant' keeps them.
+        options: of :class:`~torchgeo_decur.tasks.LateFusionTask`: ``task``,
+            ``num_classes``, ``loss``, ``freeze_backbone``, ``missing``, ...
 
     Raises:
         ValueError: if options contradict each other.
@@ -96,35 +72,25 @@ class LateFusionClassification(LateFusionTask):
         modalities: dict[str, int],
         model: str | dict[str, str] = 'resnet50',
         weights: Weights | dict[str, Weights] = None,
-        bands: dict[str, list[str]] | None = None,
+        *,
         fusion: str | dict[str, Any] = 'concatenate',
-        task: Literal['binary', 'multiclass', 'multilabel'] = 'multiclass',
-        num_classes: int | None = None,
-        num_labels: int | None = None,
-        labels: list[str] | None = None,
-        loss: Literal['ce', 'bce', 'soft_margin', 'jaccard', 'focal', 'dice'] = 'ce',
-        class_weights: list[float] | None = None,
-        ignore_index: int | None = None,
         label_key: str = 'label',
         size: int | None = None,
-        crop_scale: Sequence[float] | None = None,
-        freeze_backbone: bool = False,
         cache_features: bool = False,
-        missing: Sequence[str] = (),
-        modality_dropout: float = 0.0,
-        test_subsets: bool = False,
-        optimizer: Literal['adamw', 'sgd'] = 'adamw',
         lr: float = 1e-3,
-        lr_backbone: float | None = None,
-        layer_decay: float | None = None,
         weight_decay: float = 0.0,
-        schedule: Literal['constant', 'step', 'cosine'] = 'constant',
+        **options: Any,
     ) -> None:
         """Initialize a new LateFusionClassification instance."""
-        self.weights = weights
-        self.missing = missing
-        self.test_subsets = test_subsets
-        super().__init__()
+        super().__init__(
+            modalities,
+            model,
+            weights,
+            label_key=label_key,
+            lr=lr,
+            weight_decay=weight_decay,
+            **options,
+        )
 
     def configure_models(self) -> None:
         """Build the encoders and the linear layer."""

@@ -2,8 +2,8 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations, count, takewhile
-from typing import Any, cast
+from itertools import count, takewhile
+from typing import Any, Literal, cast
 
 import matplotlib.pyplot as plt
 import torch
@@ -14,14 +14,16 @@ from torch.nn.functional import interpolate
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets.utils import Sample
 from torchgeo.tasks.mixins import ClassificationMixin
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import Metric
 
 from ..modalities import pick_date, split
 from ..models import LateFusion
+from ..models.encoder import Weights
 from ..transforms import SharedCrop
 from .guard import CheckedTask
 from .masked import MaskedBinaryCrossEntropy
 from .optimizers import EpochShare, build_transfer_optimizer, lay_schedule
+from .subsets import SubsetMetrics, collect
 
 _FIGURES = 10
 _LOSSES = {
@@ -38,14 +40,84 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
     :class:`~torchgeo_decur.models.LateFusion`, and predicts.
     Metrics gather predictions over the whole split and are computed once at its end:
     a mean over batches is another number.
+
+    Args:
+        modalities: number of channels of each modality, by name.
+        model: see the subclass.
+        weights: start of the encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        bands: names of the bands of the images, by modality, such as ``{s2: [B2, B3, B4,
+            B8]}``: the first convolution of weights that name theirs is adapted.
+        task: 'binary', 'multiclass' or 'multilabel'.
+        num_classes: number of classes of a multiclass task.
+        num_labels: number of labels of a multilabel task.
+        labels: names of the classes, for the metrics of each.
+        loss: 'ce' (multiclass), 'soft_margin' (multilabel), 'bce' (binary and
+            multilabel), 'jaccard', 'focal' or 'dice'.
+        class_weights: weight of each class in 'ce'.
+        ignore_index: class that counts neither in the loss nor in the metrics; not with
+            'jaccard'.
+        label_key: key of the batch that has the target.
+        crop_scale: range of the share of the area that random crops of training images
+            keep, such as [0.8, 1.0]; flips come with them, and all modalities, and the
+            map, of a sample are moved as one. By default nothing is augmented.
+        freeze_backbone: train what follows the encoders alone: they get no gradient, and
+            their normalisation layers keep their statistics.
+        missing: modalities that validation, test and prediction do without.
+        modality_dropout: in training, probability that a modality of a sample is left
+            out; at least one always stays.
+        test_subsets: whether the test also scores every subset of the modalities, and
+            prints a table of them.
+        optimizer: 'adamw' or 'sgd' with momentum 0.9.
+        lr: learning rate.
+        lr_backbone: learning rate of the encoders, by default ``lr``.
+        layer_decay: rate of each layer of an encoder relative to that of the layer after
+            it, in (0, 1]; the last one learns at ``lr_backbone``. By default all do.
+        weight_decay: weight decay of all parameters.
+        schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
+            'cosine' lets them fall to 0, 'constant' keeps them.
+
+    Raises:
+        ValueError: if options contradict each other.
     """
 
     shape: tuple[str, ...] = ('modalities', 'model', 'num_classes', 'num_labels')
     model: LateFusion
-    missing: Sequence[str]
-    test_subsets: bool
     #: Metrics of the table of subsets.
     summary: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        modalities: dict[str, int],
+        model: str | dict[str, str],
+        weights: Weights | dict[str, Weights] = None,
+        *,
+        bands: dict[str, list[str]] | None = None,
+        task: Literal['binary', 'multiclass', 'multilabel'] = 'multiclass',
+        num_classes: int | None = None,
+        num_labels: int | None = None,
+        labels: list[str] | None = None,
+        loss: Literal['ce', 'bce', 'soft_margin', 'jaccard', 'focal', 'dice'] = 'ce',
+        class_weights: list[float] | None = None,
+        ignore_index: int | None = None,
+        label_key: str,
+        crop_scale: Sequence[float] | None = None,
+        freeze_backbone: bool = False,
+        missing: Sequence[str] = (),
+        modality_dropout: float = 0.0,
+        test_subsets: bool = False,
+        optimizer: Literal['adamw', 'sgd'] = 'adamw',
+        lr: float,
+        lr_backbone: float | None = None,
+        layer_decay: float | None = None,
+        weight_decay: float,
+        schedule: Literal['constant', 'step', 'cosine'] = 'constant',
+    ) -> None:
+        """Initialize a new LateFusionTask instance."""
+        self.weights = weights
+        self.missing = missing
+        self.test_subsets = test_subsets
+        super().__init__()
 
     def _check(self) -> None:
         """Refuse options that contradict each other.
@@ -100,18 +172,12 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         super().configure_metrics()
         base = dict(self.train_metrics.items(keep_base=True))
         every = {**base, **self._more_metrics()}
-        # Sharing states in groups is wrong for the metrics that TorchGeo wraps.
-        self.train_metrics = _collect(base, 'train')
-        self.val_metrics = _collect(every, 'val')
-        self.test_metrics = _collect(every, 'test')
-        self.subset_metrics = nn.ModuleDict()
-        present = self._present()
-        if self.test_subsets:
-            chosen = {name: every[name] for name in self.summary}
-            for number in range(1, len(present)):
-                for names in combinations(present, number):
-                    metrics = _collect(chosen, 'test', f'_{"+".join(names)}')
-                    self.subset_metrics['+'.join(names)] = metrics
+        self.train_metrics = collect(base, 'train')
+        self.val_metrics = collect(every, 'val')
+        self.test_metrics = collect(every, 'test')
+        chosen = {name: every[name] for name in self.summary}
+        present = self._present() if self.test_subsets else []
+        self.subset_metrics = SubsetMetrics(chosen, present)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build optimiser and schedule of everything that is not frozen.
@@ -206,26 +272,16 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         self.test_metrics.update(y_hat, y)
         loss = self._loss(y_hat, y)
         self.log('test_loss', loss, batch_size=len(y), sync_dist=True)
-        for name, metrics in self.subset_metrics.items():
-            some = {m: features[m] for m in name.split('+')}
-            logits = self.model.decode(some, size).squeeze(1)
-            cast(MetricCollection, metrics).update(logits, y)
+        for names, metrics in self.subset_metrics.items():
+            some = {m: features[m] for m in names}
+            metrics.update(self.model.decode(some, size).squeeze(1), y)
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics, and print one row for each subset of modalities."""
-        rows = {}
-        for name, metrics in self.subset_metrics.items():
-            collection = cast(MetricCollection, metrics)
-            values = collection.compute()
+        if values := self.subset_metrics.compute():
             self.log_dict(values)
-            rows[name] = [values[f'test_{k}_{name}'] for k in self.summary]
-            collection.reset()
-        if rows:
-            values = self.test_metrics.compute()
-            rows['+'.join(self._present())] = [
-                values[f'test_{k}'] for k in self.summary
-            ]
-            rank_zero_info(_table(self.summary, rows))
+            whole = self.test_metrics.compute()
+            rank_zero_info(self.subset_metrics.table({**values, **whole}))
         super().on_test_epoch_end()
 
     def _more_metrics(self) -> dict[str, Metric]:
@@ -342,23 +398,3 @@ def _resize(x: Tensor, size: int) -> Tensor:
     if x.shape[-2:] == (size, size):
         return x
     return interpolate(x, size=(size, size), mode='bilinear', antialias=True)
-
-
-def _collect(
-    metrics: Mapping[str, Metric], stage: str, postfix: str = ''
-) -> MetricCollection:
-    copies: dict[str, Metric | MetricCollection] = {
-        name: metric.clone() for name, metric in metrics.items()
-    }
-    return MetricCollection(
-        copies, prefix=f'{stage}_', postfix=postfix, compute_groups=False
-    )
-
-
-def _table(columns: Sequence[str], rows: Mapping[str, Sequence[Tensor]]) -> str:
-    width = max(map(len, [*rows, 'modalities'])) + 2
-    lines = [f'{"modalities":<{width}}' + ''.join(f'{c:>24}' for c in columns)]
-    for name, values in rows.items():
-        cells = ''.join(f'{100 * float(v):>24.1f}' for v in values)
-        lines.append(f'{name:<{width}}{cells}')
-    return '\n'.join(['Test split by the modalities that are there, in %', *lines])
