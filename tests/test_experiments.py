@@ -44,6 +44,7 @@ SMALL = {
         '--model.model=resnet18_rda',
     ),
     'ssl4eo_s12_decur_vits16': ('--data.val_fraction=0.5', '--model.model=test_vit'),
+    'sunrgbd_decur_resnet50': ('--data.val_fraction=0.4', '--data.size=[32, 40]'),
     **dict.fromkeys(
         ('sunrgbd_decur_mit_b2', 'sunrgbd_decur_mit_b5'),
         ('--data.val_fraction=0.4', '--data.size=[32, 40]', '--model.model=mit_b0'),
