@@ -22,6 +22,30 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ['JSONARGPARSE_DEPRECATION_WARNINGS'] = 'off'
 
 
+# Raised by old versions about what newer ones of other packages call deprecated.
+OLD_WARNINGS = [
+    # matplotlib before 3.10.7, with pyparsing 3.3
+    "ignore:'\\w+' deprecated - use '\\w+':DeprecationWarning",
+    # rasterio before 1.5.2, with affine 3
+    'ignore:Use `?@`?.* matmul:DeprecationWarning',
+    # pyproj before 3.8, with numpy 2
+    'ignore:Conversion of an array with ndim > 0 to a scalar:DeprecationWarning',
+]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of the job that runs the lowest versions."""
+    parser.addoption(
+        '--lowest', action='store_true', help='ignore warnings of old versions'
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ignore warnings of old versions by name, if asked."""
+    for line in OLD_WARNINGS if config.getoption('--lowest') else []:
+        config.addinivalue_line('filterwarnings', line)
+
+
 @pytest.fixture(autouse=True)
 def close_figures() -> Iterator[None]:
     """Close what a test drew."""

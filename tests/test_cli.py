@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torchgeo.tasks import Classification
+from versions import needs_onnx
 
 from torchgeo_decur import __version__
 from torchgeo_decur.cli import main
@@ -290,6 +291,7 @@ class TestExport:
             ]
             assert all(states[0][k].equal(v) for k, v in states[1].items())
 
+    @needs_onnx
     def test_onnx_and_hub(self, fitted: Path, tmp_path: Path) -> None:
         (checkpoint,) = list((fitted / 'checkpoints').glob('*.ckpt'))[:1]
         out, hub = tmp_path / 'out', tmp_path / 'hub'

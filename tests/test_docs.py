@@ -19,6 +19,7 @@ import yaml
 from encoder_states import random_state
 from fake_data import fake
 from pages import DOCS, ROOT, TEXTS, blocks, commands
+from versions import NO_ONNX
 
 from torchgeo_decur import cli
 from torchgeo_decur.datamodules import RasterPairDataModule
@@ -149,6 +150,8 @@ def before_embeddings(reader: Reader) -> None:
 
 def before_interoperability(reader: Reader) -> None:
     """A checkpoint of encoders, and one of them as ONNX."""
+    if NO_ONNX:
+        pytest.skip('ONNX needs torch 2.10')
     encoder = MultimodalEncoder({'s1': 2, 's2': 13}, 'test_resnet')
     options = {'modalities': {'s1': 2, 's2': 13}, 'model': 'test_resnet', 'size': 32}
     state = {f'encoders.{key}': value for key, value in encoder.state_dict().items()}

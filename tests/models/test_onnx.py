@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
+from versions import needs_onnx
 
 from torchgeo_decur.models import create_encoder, save_onnx
 
@@ -19,6 +20,7 @@ def names(folder: Path) -> list[str]:
 
 
 # A plain network, one of tokens, and one with bilinear sampling at points of its own.
+@needs_onnx
 @pytest.mark.parametrize('model', ['test_resnet', 'test_vit', 'resnet18_rda'])
 def test_features_of_any_batch(model: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -62,6 +64,7 @@ def forged(change: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> Non
     )
 
 
+@needs_onnx
 @pytest.mark.parametrize('change', [lambda y: y * 1.001, lambda y: y * float('nan')])
 def test_other_features_leave_no_file(
     change: Callable[[Any], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -86,6 +89,7 @@ class Undecided(nn.Module):
         return y if y.sum() > 0 else -y
 
 
+@needs_onnx
 def test_a_model_that_cannot_be_exported(tmp_path: Path) -> None:
     message = r"torch exports to ONNX for images of 32 x 32 pixels, got 'undecided': \w"
     with pytest.raises(ValueError, match=message):
@@ -93,11 +97,21 @@ def test_a_model_that_cannot_be_exported(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+@needs_onnx
 def test_missing_parameters(tmp_path: Path) -> None:
     state = create_encoder('test_resnet', 2).state_dict()
     state.pop('layer1.0.conv1.weight')
     with pytest.raises(ValueError, match=r'1 missing'):
         save_onnx(state, tmp_path / 'x', 'test_resnet', {})
+
+
+def test_a_torch_that_is_too_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, '__version__', '2.9.1')
+    message = r'writing ONNX needs torch 2\.10 or later, found 2\.9\.1'
+    with pytest.raises(ImportError, match=message):
+        save_onnx({}, tmp_path / 'x', 'test_resnet', {})
 
 
 def test_without_the_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,8 +185,8 @@ def loadmat(path: Path, key: str) -> Any:
             path, variable_names=[key], squeeze_me=True, struct_as_record=False
         )[key]
     except (
-        *(KeyError, NotImplementedError, OSError, TypeError, ValueError, zlib.error),
-        io.matlab.MatReadError,
+        *(LookupError, NotImplementedError, OSError, TypeError, ValueError),
+        *(zlib.error, io.matlab.MatReadError),
     ) as error:
         raise UnreadableFileError(
             f'{path} must be a MATLAB 5 file with {key} ({error}); restore it'

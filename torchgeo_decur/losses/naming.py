@@ -1,6 +1,5 @@
 """Names of pairs and subsets of modalities, for display."""
 
-from collections import Counter
 from collections.abc import Iterable
 
 
@@ -26,8 +25,8 @@ def display_names(
         ["'a'_'b_c'", "'a_b'_'c'"]
     """
     joined = {key: separator.join(key) for key in keys}
-    times = Counter(joined.values())
+    texts = list(joined.values())
     return {
-        key: text if times[text] == 1 else separator.join(map(repr, key))
+        key: text if texts.count(text) == 1 else separator.join(map(repr, key))
         for key, text in joined.items()
     }

@@ -137,7 +137,7 @@ class FusionTransformer(nn.Module):
         Raises:
             ValueError: if there is no modality, or an unknown one.
         """
-        if not tokens or not set(tokens) <= set(self.adapters):
+        if not tokens or not all(m in self.adapters for m in tokens):
             raise ValueError(
                 f'tokens must be of some of {list(self.adapters)}, got {list(tokens)}'
             )

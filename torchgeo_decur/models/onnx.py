@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from ..files import writable, write_whole
 from .checkpoints import Checkpoint, as_text
@@ -18,6 +19,8 @@ from .published import first_convolution
 # Largest difference from torch, as a share of the largest feature.
 _TOLERANCE = 1e-4
 _PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
+# 2.6 fails at BatchNorm, 2.7 at transformers, 2.9 at bilinear sampling.
+_TORCH = '2.10'
 
 
 def save_onnx(
@@ -31,7 +34,8 @@ def save_onnx(
 
     The graph maps ``image``, shape (batch, C, ``size``, ``size``), in [0, 1], to
     ``features``, shape (batch, F). A batch may have any number of images, which have to
-    be of this size. It needs the extra ``onnx`` (``pip install torchgeo-decur[onnx]``).
+    be of this size. It needs the extra ``onnx`` (``pip install torchgeo-decur[onnx]``)
+    and torch 2.10.
 
     The file appears whole, and only if the features of random images, alone and several
     together, differ from those of torch by at most 1e-4 of the largest one.
@@ -48,13 +52,18 @@ def save_onnx(
         Path of the file, ``<path>.onnx``.
 
     Raises:
-        ImportError: if a package of the extra is missing.
+        ImportError: if a package of the extra is missing, or torch is older than 2.10.
         ValueError: if the folder cannot be written, parameters are missing, torch cannot
             export the model, or the features differ.
     """
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise ImportError(
             f'writing ONNX needs {", ".join(missing)}; pip install torchgeo-decur[onnx]'
+        )
+    if TorchVersion(torch.__version__) < _TORCH:
+        raise ImportError(
+            f'writing ONNX needs torch {_TORCH} or later, found {torch.__version__}; '
+            'pip install -U torch torchvision'
         )
     import onnx
 

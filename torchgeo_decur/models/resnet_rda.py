@@ -138,7 +138,8 @@ class ResNetRDA(ResNet):
         wanted, last = feature_take_indices(5, indices)
         found = []
         for i, names in enumerate(_STAGES[: last + 1 if stop_early else 5]):
-            for module in map(self.get_submodule, names):
+            for name in names:
+                module = self.get_submodule(name)
                 # The stem works in place, which nothing can compute again.
                 if self.grad_checkpointing and i > 0:
                     blocks = module if isinstance(module, nn.Sequential) else [module]
