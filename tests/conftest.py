@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
 
-matplotlib.use('Agg')
+os.environ['MPLBACKEND'] = 'Agg'
 # Tests run in a process a core; it counts for them and for the commands they start.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 # Lightning's command line calls what newer jsonargparse calls deprecated.
@@ -50,7 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def close_figures() -> Iterator[None]:
     """Close what a test drew."""
     yield
-    plt.close('all')
+    if plt := sys.modules.get('matplotlib.pyplot'):
+        plt.close('all')
 
 
 @pytest.fixture(autouse=True)

@@ -75,17 +75,9 @@ class ResumableLoader(DataLoader[Sample]):
         """Initialize a new ResumableLoader instance."""
         super().__init__(dataset, sampler=sampler, **kwargs)
         if trainer is not None and isinstance(sampler, ResumableSampler):
-            loop = trainer.fit_loop
-            epoch: Any = loop.epoch_progress.current
-            progress: Any = loop.epoch_loop.batch_progress
-            batches = progress.current
-            # The trainer may end an epoch before the loader does; the last batch counts
-            # when it was trained on, not when it was fetched.
-            over = epoch.processed == epoch.started or (
-                progress.is_last_batch and batches.processed == batches.ready
-            )
-            sampler.set_epoch(epoch.started - 1 + over)
-            sampler.skip = 0 if over else batches.processed * cast(int, self.batch_size)
+            epoch, batches = _progress(trainer)
+            sampler.set_epoch(epoch)
+            sampler.skip = batches * cast(int, self.batch_size)
 
     def state_dict(self) -> dict[str, int]:
         """Nothing: having this method tells Lightning that the loader can resume."""
@@ -97,6 +89,29 @@ class ResumableLoader(DataLoader[Sample]):
         Args:
             state: what :meth:`state_dict` returned.
         """
+
+
+def _progress(trainer: Trainer) -> tuple[int, int]:
+    """Return the epoch to train on, and the batches of it that are done.
+
+    The counts of Lightning's loops are not public. Without them the epoch begins again.
+    """
+    loop: Any = trainer.fit_loop
+    try:
+        epoch, progress = loop.epoch_progress.current, loop.epoch_loop.batch_progress
+        batches = progress.current
+        # The trainer may end an epoch before the loader does; the last batch counts
+        # when it was trained on, not when it was fetched.
+        over = epoch.processed == epoch.started or (
+            progress.is_last_batch and batches.processed == batches.ready
+        )
+        return epoch.started - 1 + over, 0 if over else batches.processed
+    except AttributeError:
+        rank_zero_warn(
+            'this version of Lightning does not say which batches are done: a fit that '
+            'resumes within an epoch begins the epoch again'
+        )
+        return trainer.current_epoch, 0
 
 
 class MultimodalDataModule(BaseDataModule):

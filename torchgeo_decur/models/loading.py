@@ -15,7 +15,7 @@ from torchvision.models import WeightsEnum
 from ..modalities import canonical
 from .checkpoints import HEADS, Checkpoint, State, read_checkpoint, split_states
 from .download import fetch
-from .published import DeCURWeights, first_convolution, fold_repeated
+from .published import ENUMS, DeCURWeights, first_convolution, fold_repeated
 from .weights import get_weight, weights_of_file
 
 type Source = WeightsEnum | str | Path
@@ -152,7 +152,7 @@ def read_weights(weights: Any) -> Checkpoint:
             ) from None
     if isinstance(weights, DeCURWeights):
         return weights.read()
-    if isinstance(weights, WeightsEnum):
+    if isinstance(weights, ENUMS):
         return _read_foreign(weights)
     if not isinstance(weights, str | Path):
         raise ValueError(

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
+from types import new_class
 from typing import Any
 
 from torch import Tensor
+from torchgeo.models import api
 from torchvision.models import WeightsEnum
 
 from ..catalog import urls_of
@@ -14,9 +16,29 @@ from ..modalities import MODALITIES
 from .checkpoints import Checkpoint, State, read_checkpoint
 from .download import fetch
 
+ENUMS = (WeightsEnum, getattr(api, 'WeightsEnum', WeightsEnum))
+"""Classes of weights that torchvision and TorchGeo look for: one, as long as TorchGeo has none of its own."""
+
+
+def join_enums(first: Any, second: Any) -> Any:
+    """Return a base for enums whose entries are instances of two classes.
+
+    Args:
+        first: torchvision's class of weights.
+        second: the one that TorchGeo's tasks look for, which may become its own.
+
+    Returns:
+        One of them if it is a subclass of the other, or else a subclass of both.
+    """
+    if issubclass(first, second):
+        return first
+    if issubclass(second, first):
+        return second
+    return new_class('WeightsEnum', (first, second))
+
 
 # Enum is named because torchvision has no annotations to find it by.
-class DeCURWeights(WeightsEnum, Enum):  # type: ignore[misc]
+class DeCURWeights(join_enums(*ENUMS), Enum):  # type: ignore[misc]
     """Base of the enums below: a file, the scale of its input and what it is.
 
     Keys of ``meta``, besides those of TorchGeo's own weights: ``modalities``, names of

@@ -1,6 +1,6 @@
 """Make the published weights known to TorchGeo, so that their names do in its configs."""
 
-import warnings
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,32 +13,41 @@ from .loading import load_weights
 from .published import DeCURWeights
 from .weights import WEIGHTS
 
+_log = logging.getLogger(__name__)
+
 
 def register() -> None:
     """Add our weights and models to those that TorchGeo finds by name.
 
     Models are called ``decur_<timm name>``. TorchGeo offers no public way, so this adds
     to the two dictionaries that its functions search, and leaves its own entries first.
-
-    Warns:
-        UserWarning: if TorchGeo has no such dictionaries any more; then its functions do
-            not find our names, and everything else works.
+    Without such dictionaries a message is logged: TorchGeo's functions do not find our
+    names then, and everything else works.
     """
-    models = getattr(api, '_model', None)
-    weights = getattr(api, '_model_weights', None)
-    if not isinstance(models, dict) or not isinstance(weights, dict):
-        warnings.warn(
+    registry = _registry()
+    if registry is None:
+        # Not a warning, which some projects and our own tests make an error.
+        _log.warning(
             'weights of torchgeo_decur cannot be registered with this version of '
-            'TorchGeo; use torchgeo_decur.models.get_weight',
-            stacklevel=2,
+            'TorchGeo; use torchgeo_decur.models.get_weight'
         )
         return
+    models, weights = registry
     for enum in WEIGHTS:
         model = next(iter(enum)).meta['model']
         builder = _builder(model)
         weights[f'decur_{model}'] = weights[builder] = enum
         if timm.is_model(model):
             models[f'decur_{model}'] = builder
+
+
+def _registry() -> tuple[dict[str, Any], dict[Any, Any]] | None:
+    """Return the private dictionaries of TorchGeo's models and weights, if it has them."""
+    models = getattr(api, '_model', None)
+    weights = getattr(api, '_model_weights', None)
+    if isinstance(models, dict) and isinstance(weights, dict):
+        return models, weights
+    return None
 
 
 def _builder(model: str) -> Callable[..., nn.Module]:
