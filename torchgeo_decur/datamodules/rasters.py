@@ -11,11 +11,13 @@ from matplotlib.figure import Figure
 from torchgeo.datasets import RasterDataset
 from torchgeo.datasets.utils import Sample
 
+from ..datasets.areas import divide
 from ..datasets.entries import typed
-from ..datasets.joined import JoinedRasters, join, strips
+from ..datasets.joined import JoinedRasters, join
 from ..datasets.plotting import plot_images
+from ..datasets.positions import holds_window
 from ..datasets.rasters import dataset_class, open_rasters
-from ..datasets.windows import GridWindows, RandomWindows
+from ..datasets.windows import GridWindows, RandomWindows, too_small
 from ..modalities import Conversion, Modality, invalid_pixels
 from .statistics import Moments, StatisticsDataModule, report
 
@@ -227,31 +229,22 @@ class RasterPairDataModule(StatisticsDataModule):
             # File handles must not be open when worker processes fork.
             leaf.cache = self.num_workers == 0
             leaves[name] = leaf
-        first = next(iter(leaves.values()))
-        west, _, _, north = first.index.geometry.iloc[0].bounds
-        joined, coarsest = join(leaves)
+        joined, widths = join(leaves)
         rasters = JoinedRasters(
             joined,
             leaves,
             nodata,
-            (west, north),
             self.patch_size,
             self.max_nodata,
             entries.get('mask', {}).get('num_classes'),
         )
-        width, height = rasters.pixels(rasters.footprint)
-        if min(width, height) < self.patch_size:
-            raise ValueError(
-                f'patch_size must fit in the common footprint of {width} x {height} '
-                f'pixels (width x height), got {self.patch_size}'
-            )
+        if not holds_window(rasters, rasters.footprint):
+            raise ValueError(too_small(rasters, rasters.footprint, 'common footprint'))
         val, test = self.fractions
         shares = {'train': 1 - val - test, 'val': val} | (
             {'test': test} if test else {}
         )
-        gap = 3 * coarsest - joined.res[0]
-        cut = strips(rasters, list(shares.values()), gap)
-        self.areas = dict(zip(shares, cut, strict=True))
+        self.areas = divide(rasters, shares, widths)
         self.set_modalities(
             {m: replace(v, nodata=nodata[m]) for m, v in self.modalities.items()}
         )
@@ -262,16 +255,15 @@ class RasterPairDataModule(StatisticsDataModule):
     def _grid(self, rasters: JoinedRasters, name: str) -> GridWindows:
         windows = GridWindows(rasters, self.areas[name])
         if not windows:
-            width, height = rasters.pixels(self.areas[name])
             reason = (
-                f'all {windows.skipped} hold more than {self.max_nodata:.0%} nodata'
+                f'all {windows.skipped} windows in it hold more than '
+                f'{self.max_nodata:.0%} nodata'
                 if windows.skipped
-                else f'none of {self.patch_size} fits'
+                else too_small(rasters, self.areas[name], f'{name} area')
             )
             raise ValueError(
-                f'{name} area must hold at least one window, but of its {width} x '
-                f'{height} pixels (width x height) {reason}; raise {name}_fraction, or '
-                'lower patch_size'
+                f'{name} area must hold at least one window, but {reason}; raise '
+                f'{name}_fraction, or lower patch_size'
             )
         return windows
 
@@ -282,7 +274,7 @@ class RasterPairDataModule(StatisticsDataModule):
         if stage == 'predict':
             if not wanted:
                 return
-            if min(rasters.pixels(area)) < self.patch_size:
+            if not holds_window(rasters, area):
                 area = rasters.footprint  # a small place has no training area
         windows = RandomWindows(rasters, area, count, self.seed)
         moments = {m: Moments(self.modalities[m]) for m in wanted}

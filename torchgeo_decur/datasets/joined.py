@@ -1,10 +1,8 @@
-"""Rasters joined by place: their common footprint, its strips, windows into them."""
+"""Rasters joined by place: their common footprint, and windows into them."""
 
-import copy
 import itertools
-import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -14,10 +12,12 @@ import numpy as np
 import pandas as pd
 import shapely
 import torch
+from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
 from rasterio.errors import RasterioError
 from rasterio.transform import from_origin
 from shapely import Polygon
+from shapely.geometry.base import BaseGeometry
 from torch import Tensor
 from torch.utils.data import get_worker_info
 from torchgeo.datasets import GeoDataset, RasterDataset
@@ -37,7 +37,6 @@ class JoinedRasters:
         joined: the datasets joined with ``&``; its index is the common footprint.
         leaves: the datasets by name of the modality; ``mask`` is the label raster.
         nodata: value that marks a missing pixel, or None, by the same names.
-        origin: a corner of a pixel of the first dataset (x, y), in units of the CRS.
         patch_size: height and width of a window, in pixels of the first dataset.
         max_nodata: largest share of missing pixels in any modality of a window.
         num_classes: labels of the mask are below it; None for no check.
@@ -46,7 +45,6 @@ class JoinedRasters:
     joined: GeoDataset
     leaves: Mapping[str, RasterDataset]
     nodata: Mapping[str, float | None]
-    origin: tuple[float, float]
     patch_size: int
     max_nodata: float
     num_classes: int | None = None
@@ -62,16 +60,44 @@ class JoinedRasters:
         xres, yres = self.joined.res
         return self.patch_size * xres, self.patch_size * yres
 
-    def pixels(self, area: Polygon) -> tuple[int, int]:
+    def pixels(self, area: BaseGeometry) -> tuple[int, int]:
         """Width and height of the bounding box of an area, in whole pixels."""
+        if area.is_empty:
+            return 0, 0
         west, south, east, north = area.bounds
         xres, yres = self.joined.res
         return round((east - west) / xres), round((north - south) / yres)
 
-    def snap(self, x: float, y: float) -> tuple[float, float]:
-        """Move a point to the nearest corner of a pixel of the first dataset."""
-        (x0, y0), (xres, yres) = self.origin, self.joined.res
-        return x0 + round((x - x0) / xres) * xres, y0 + round((y - y0) / yres) * yres
+    def files(self, parts: NDArray[np.object_]) -> NDArray[np.float64]:
+        """Find a file of the first dataset in each part of the footprint.
+
+        Args:
+            parts: polygons within the footprint, shape (N,).
+
+        Returns:
+            Bounds of the file (west, south, east, north), shape (N, 4). Its corner is
+            that of a pixel; chips need not be on one grid.
+        """
+        first = next(iter(self.leaves.values())).index.geometry
+        tree = shapely.STRtree(first.to_numpy())
+        points = shapely.point_on_surface(parts)
+        found, files = tree.query(points, predicate='intersects')
+        chosen = np.zeros(len(parts), dtype=np.int64)
+        # Of several files the first in order, so that a mosaic has one grid.
+        order = np.argsort(files)[::-1]
+        chosen[found[order]] = files[order]
+        return cast(NDArray[np.float64], first.bounds.to_numpy()[chosen])
+
+    @property
+    def max_outside(self) -> float:
+        """Largest share of a window outside the footprint, where some files have no data.
+
+        Without a nodata value, what is read there would pass for data.
+        """
+        known = [
+            self.nodata[name] is not None for name in self.leaves if name != 'mask'
+        ]
+        return self.max_nodata if all(known) else 0.0
 
     def read(self, window: GeoSlice) -> Sample:
         """Read all rasters at a window.
@@ -121,23 +147,6 @@ class JoinedRasters:
         """Whether no modality of a sample misses more than ``max_nodata``."""
         return max(self.missing(sample).values()) <= self.max_nodata
 
-    def stand_in(self, area: Polygon) -> GeoDataset:
-        """The joined dataset with the bounding box of an area, on the grid of pixels.
-
-        TorchGeo's samplers count pixels from the corner of the index, which is not on
-        the grid where another raster cuts the footprint.
-        """
-        west, south, east, north = area.bounds
-        (x0, y0), (xres, yres) = self.origin, self.joined.res
-        west = x0 + math.floor((west - x0) / xres + 1e-6) * xres
-        south = y0 + math.floor((south - y0) / yres + 1e-6) * yres
-        whole = self.joined.index.index
-        times = pd.IntervalIndex([whole[0]], closed='both', name='datetime')
-        view = copy.copy(self.joined)
-        box = shapely.box(west, south, east, north)
-        view.index = gpd.GeoDataFrame(index=times, geometry=[box], crs=self.joined.crs)
-        return view
-
     @property
     def dated(self) -> bool:
         """Whether files have dates, so that a window needs a time too."""
@@ -153,6 +162,17 @@ class JoinedRasters:
             shared = self.joined.index.index[0]
             time = [slice(shared.left, shared.right)]
         return cast(GeoSlice, (x, y, *time))
+
+    @cached_property
+    def footprints(self) -> list[tuple[slice, BaseGeometry]]:
+        """Each time, in order, and where all datasets have files of it."""
+        times: dict[Any, list[Any]] = {}
+        for time, shape in self.joined.index.geometry.items():
+            times.setdefault(time, []).append(shape)
+        return [
+            (slice(time.left, time.right), shapely.union_all(times[time]))
+            for time in sorted(times)
+        ]
 
     def _place(self, window: GeoSlice, times: Tensor) -> Sample:
         x, y, *_ = cast(Window, window)
@@ -176,15 +196,15 @@ class JoinedRasters:
             )
 
 
-def join(rasters: Mapping[str, RasterDataset]) -> tuple[GeoDataset, float]:
+def join(rasters: Mapping[str, RasterDataset]) -> tuple[GeoDataset, dict[str, float]]:
     """Join datasets where all of them have data, with TorchGeo's ``&``.
 
     Args:
         rasters: datasets by name. All take the CRS and the resolution of the first.
 
     Returns:
-        The joined dataset, and the largest width of a pixel of any dataset, in units
-        of the CRS of the first.
+        The joined dataset, and the width of a pixel of each dataset, in units of the
+        CRS of the first.
 
     Raises:
         ValueError: if a dataset cannot be projected into the CRS of the first, or
@@ -220,42 +240,7 @@ def join(rasters: Mapping[str, RasterDataset]) -> tuple[GeoDataset, float]:
             f'{error}. Dates come from filename_regex or from a dataset class; give '
             'the folder by paths and glob alone to disregard them'
         ) from error
-    return joined, max(_width(leaf) / columns[n] for n, leaf in rasters.items())
-
-
-def strips(
-    rasters: JoinedRasters, fractions: Sequence[float], gap: float = 0.0
-) -> list[Polygon]:
-    """Cut the common footprint into strips, from west to east, by area.
-
-    Args:
-        rasters: whose footprint to cut, along its columns of pixels.
-        fractions: share of the area of each strip; they add up to 1.
-        gap: width left free between two strips, in units of the CRS.
-
-    Returns:
-        One area for each fraction.
-    """
-    footprint = rasters.footprint
-    west, south, east, north = footprint.bounds
-    xres = rasters.joined.res[0]
-    edges = [west]
-    for share in np.cumsum(fractions)[:-1]:
-        low, high = west, east
-        while high - low > xres / 8:
-            middle = (low + high) / 2
-            part = footprint.intersection(shapely.box(west, south, middle, north))
-            if part.area < share * footprint.area:
-                low = middle
-            else:
-                high = middle
-        edges.append(rasters.snap((low + high) / 2, south)[0])
-    free = math.ceil(gap / xres - 1e-6) * xres
-    lefts = [edges[0], *(edge + free for edge in edges[1:])]
-    return [
-        footprint.intersection(shapely.box(left, south, max(left, right), north))
-        for left, right in zip(lefts, [*edges[1:], east], strict=True)
-    ]
+    return joined, {n: _width(leaf) / columns[n] for n, leaf in rasters.items()}
 
 
 def outline(window: GeoSlice) -> Polygon:

@@ -1,7 +1,5 @@
 """Windows into rasters that were joined: where they lie, and what they hold."""
 
-import itertools
-import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -10,18 +8,12 @@ import numpy as np
 import pandas as pd
 import shapely
 import torch
-from shapely import Polygon
-from shapely.affinity import translate
+from shapely.geometry.base import BaseGeometry
 from torch.utils.data import Dataset
 from torchgeo.datasets.utils import GeoSlice, Sample
-from torchgeo.samplers import (
-    GriddedPatchSampler,
-    RandomPatchSampler,
-    RandomTimestampSampler,
-    SequentialTimestampSampler,
-)
 
 from .joined import JoinedRasters, Window, outline
+from .positions import clear_of_others, grid_positions, random_positions
 
 TRIES = 64
 
@@ -34,7 +26,8 @@ class RandomWindows(Dataset[Sample]):
 
     Args:
         rasters: what to read.
-        area: where windows lie, wholly.
+        area: where windows lie, wholly, in any of its parts. Every position is equally
+            likely, so that a chip as large as a window counts as one.
         length: number of windows of an epoch.
         seed: seed of the draws.
 
@@ -43,7 +36,7 @@ class RandomWindows(Dataset[Sample]):
     """
 
     def __init__(
-        self, rasters: JoinedRasters, area: Polygon, length: int, seed: int = 0
+        self, rasters: JoinedRasters, area: BaseGeometry, length: int, seed: int = 0
     ) -> None:
         """Initialize a new RandomWindows instance."""
         self.rasters = rasters
@@ -53,9 +46,9 @@ class RandomWindows(Dataset[Sample]):
         # Shared memory: workers that persist see the epoch of the main process.
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
         self._drawn: tuple[int, list[GeoSlice]] = (-1, [])
-        self._centres = _centres(rasters, area)
-        xres, yres = rasters.joined.res
-        self._limit = shapely.buffer(area, 0.01 * min(xres, yres), join_style='mitre')
+        self._positions = random_positions(rasters, area)
+        if not self._positions:
+            raise ValueError(too_small(rasters, area))
 
     def __len__(self) -> int:
         """Number of windows of an epoch."""
@@ -100,8 +93,6 @@ class RandomWindows(Dataset[Sample]):
         windows = [self.windows()[index]]
         while True:
             for window in windows:
-                if not self._limit.covers(outline(window)):
-                    continue
                 sample = self.rasters.read(window)
                 if self.rasters.usable(sample):
                     return sample, len(shares)
@@ -109,10 +100,7 @@ class RandomWindows(Dataset[Sample]):
             if len(windows) > 1:
                 break
             windows = self._draw(TRIES, (self.seed, epoch, index))
-        mean = {
-            m: round(sum(s[m] for s in shares) / len(shares), 3)
-            for m in (shares or [{}])[0]
-        }
+        mean = {m: round(sum(s[m] for s in shares) / len(shares), 3) for m in shares[0]}
         raise ValueError(
             f'windows must have at most {self.rasters.max_nodata:.0%} nodata in each '
             f'modality, but {len(shares)} random windows in a row have more (on average '
@@ -121,17 +109,7 @@ class RandomWindows(Dataset[Sample]):
         )
 
     def _draw(self, length: int, seed: Sequence[int]) -> list[GeoSlice]:
-        view = self.rasters.stand_in(self.area)
-        generator = np.random.default_rng(list(seed))
-        sampler: Any = RandomPatchSampler(
-            view, size=self.rasters.patch_size, length=length, generator=generator
-        )
-        # TorchGeo keeps windows half a diagonal away from the border of the area.
-        sampler.series = gpd.GeoSeries([self._centres])
-        if self.rasters.dated:
-            times = RandomTimestampSampler(self.rasters.joined, generator=generator)
-            sampler = sampler @ times
-        return [_snapped(self.rasters, window) for window in sampler]
+        return self._positions.draw(length, np.random.default_rng(list(seed)))
 
 
 class GridWindows(Dataset[Sample]):
@@ -142,7 +120,7 @@ class GridWindows(Dataset[Sample]):
         area: what the windows cover.
         whole: True for windows that cover all of the area, beyond its border too, and
             are kept whatever they hold (to predict a map); False for windows inside
-            its bounding box, less those with too much nodata.
+            the bounding box of each part, less those with too much nodata.
 
     Attributes:
         windows: the windows.
@@ -150,14 +128,13 @@ class GridWindows(Dataset[Sample]):
     """
 
     def __init__(
-        self, rasters: JoinedRasters, area: Polygon, whole: bool = False
+        self, rasters: JoinedRasters, area: BaseGeometry, whole: bool = False
     ) -> None:
         """Initialize a new GridWindows instance."""
         self.rasters = rasters
-        parts = [area] if whole else list(getattr(area, 'geoms', [area]))
-        grid = [w for part in parts for w in _grid(rasters, part, whole)]
-        self.windows = [w for w in grid if whole or self._usable(w)]
-        self.skipped = len(grid) - len(self.windows)
+        windows = _grid(rasters, area, whole)
+        self.windows = windows if whole else _usable(rasters, windows)
+        self.skipped = len(windows) - len(self.windows)
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -197,62 +174,48 @@ class GridWindows(Dataset[Sample]):
         boxes = [outline(window) for window in self.windows]
         return gpd.GeoDataFrame(columns, geometry=boxes, crs=self.crs)
 
-    def _usable(self, window: GeoSlice) -> bool:
-        box = outline(window)
-        outside = 1 - self.rasters.footprint.intersection(box).area / box.area
-        if outside > self.rasters.max_nodata:
-            return False
-        marked = any(v is not None for m, v in self.rasters.nodata.items())
-        return not marked or self.rasters.usable(self.rasters.read(window))
+
+def too_small(rasters: JoinedRasters, area: BaseGeometry, name: str = 'area') -> str:
+    """Describe an area in which no window fits.
+
+    Args:
+        rasters: what to read.
+        area: the area.
+        name: what it is called.
+
+    Returns:
+        What patch_size must be, and the size of the largest part of the area.
+    """
+    parts = shapely.get_parts(area)
+    width, height = rasters.pixels(max(parts, key=shapely.area, default=area))
+    where = (
+        f'the {name} of {width} x {height} pixels'
+        if len(parts) < 2
+        else f'a part of the {name}, of whose {len(parts)} separate parts the largest '
+        f'has {width} x {height} pixels'
+    )
+    return f'patch_size must fit in {where} (width x height), got {rasters.patch_size}'
 
 
-def _centres(rasters: JoinedRasters, area: Polygon) -> Any:
-    """Where the centre of a window may be: an area less half a window at its border."""
-    dx, dy = (side / 2 for side in rasters.size)
-    fits = []
-    for part in getattr(area, 'geoms', [area]):
-        moved = [
-            translate(part, x, y) for x, y in itertools.product((-dx, dx), (-dy, dy))
-        ]
-        fits.append(shapely.intersection_all(moved))
-    inside = shapely.union_all(fits)
-    if inside.is_empty:
-        width, height = rasters.pixels(area)
-        raise ValueError(
-            f'patch_size must fit in the area of {width} x {height} pixels '
-            f'(width x height), got {rasters.patch_size}'
-        )
-    # Just under half a pixel, so that the outermost pixels are drawn as others are.
-    reach = 0.49 * min(rasters.joined.res)
-    return shapely.buffer(inside, reach, cap_style='square', join_style='mitre')
+def _grid(rasters: JoinedRasters, area: BaseGeometry, whole: bool) -> list[GeoSlice]:
+    """Lay windows side by side; those that stick out of a part too far are left out."""
+    positions = grid_positions(rasters, area, whole)
+    part, bounds = positions.place(np.arange(len(positions)))
+    kept = positions.inside[part]
+    check = np.flatnonzero(~kept)
+    boxes = shapely.box(*bounds[check].T)
+    shared = shapely.intersection(positions.parts[part[check]], boxes)
+    filled = shapely.area(shared) / np.prod(rasters.size)
+    if whole:
+        # Rounding errors are no part of an area.
+        kept[check] = filled > 0.25 / rasters.patch_size**2
+    else:
+        clear = clear_of_others(rasters, area, boxes)
+        kept[check] = (filled >= 1 - rasters.max_outside - 1e-6) & clear
+    return positions.windows(part[kept], bounds[kept])
 
 
-def _grid(rasters: JoinedRasters, area: Polygon, whole: bool) -> list[GeoSlice]:
-    if not whole:
-        (x0, y0), (xres, yres) = rasters.origin, rasters.joined.res
-        west, south, east, north = area.bounds
-        columns = math.floor((east - x0) / xres + 1e-6), (west - x0) / xres - 1e-6
-        rows = math.floor((north - y0) / yres + 1e-6), (south - y0) / yres - 1e-6
-        across = (columns[0] - math.ceil(columns[1])) // rasters.patch_size
-        down = (rows[0] - math.ceil(rows[1])) // rasters.patch_size
-        if across < 1 or down < 1:
-            return []
-        east, north = x0 + columns[0] * xres, y0 + rows[0] * yres
-        width, height = rasters.size
-        area = shapely.box(east - across * width, north - down * height, east, north)
-    view = rasters.stand_in(area)
-    # Rounding errors must not add a column, which would shift the others.
-    roi = area if whole else area.buffer(-min(rasters.joined.res) / 4, join_style=2)
-    sampler: Any = GriddedPatchSampler(view, size=rasters.patch_size, roi=roi)
-    if rasters.dated:
-        sampler = sampler @ SequentialTimestampSampler(rasters.joined)
-    return [_snapped(rasters, window) for window in sampler]
-
-
-def _snapped(rasters: JoinedRasters, window: GeoSlice) -> GeoSlice:
-    """Cancel rounding errors, so that the first dataset is read without resampling."""
-    x, y, *time = cast(Window, window)
-    west, south = rasters.snap(x.start, y.start)
-    width, height = rasters.size
-    place = slice(west, west + width), slice(south, south + height)
-    return cast(GeoSlice, (*place, *time))
+def _usable(rasters: JoinedRasters, windows: list[GeoSlice]) -> list[GeoSlice]:
+    if all(value is None for value in rasters.nodata.values()):
+        return windows
+    return [window for window in windows if rasters.usable(rasters.read(window))]
