@@ -37,9 +37,10 @@ class RasterPairDataModule(StatisticsDataModule):
     TorchGeo's ``RasterDataset``. They are joined with ``&``: windows lie where all have
     data, and all take the CRS and the resolution of the first. The common footprint is
     cut into strips by area: training in the west, then validation, then test in the
-    east; up to three pixels of the coarsest raster are left free between them, so that no
-    pixel is shared, not by interpolation either. Training draws random
-    windows that depend on seed and epoch alone, validation and test lay windows side by
+    east. Where it consists of many separate parts, such as chips, whole parts are shared
+    out instead, neighbours together. Up to three pixels of the coarsest raster are left
+    free between areas, so that no pixel is shared, not by interpolation either. Training
+    draws random windows that depend on seed and epoch alone, validation and test lay windows side by
     side, prediction covers the whole footprint. Each batch has ``bounds`` and
     ``transform``, in the CRS of the first, which is ``predict_dataset.crs``.
 

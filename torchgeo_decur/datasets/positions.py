@@ -138,7 +138,7 @@ def random_positions(rasters: JoinedRasters, area: BaseGeometry) -> Positions:
     size = np.array(rasters.size)
     limits = _widened(parts, SLACK * min(step))
     moved = [_moved(limits, size * (x, y)) for x in (0, 1) for y in (0, 1)]
-    free = cast(Shapes, reduce(cast(Any, shapely.intersection), moved))
+    free = reduce(cast(Any, shapely.intersection), moved)
     fits = ~shapely.is_empty(free)
     files = rasters.files(parts)
     origins = files[:, [0, 3]]
@@ -301,7 +301,7 @@ def _chosen(
     kept = np.flatnonzero(chosen)
     return Positions(
         parts[kept],
-        [times[i] for i in kept],
+        [times[i] for i in kept.tolist()],
         corners[kept],
         counts[kept].astype(np.int64),
         inside[kept],
