@@ -173,6 +173,8 @@ def test_chips_smaller_than_a_window(chips: tuple[Path, str], tmp_path: Path) ->
     )
     with pytest.raises(ValueError, match=message):
         dm.setup('fit')
+    dm.setup('predict')
+    assert len(dm.predict_dataset) == COUNT
     write_chips(tmp_path, 'EPSG:32632')
     values = np.ones((2, 16, 16), np.uint16)
     for m, bands in MODALITIES.items():

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torchgeo.datasets import RasterDataset
 from torchgeo.datasets.utils import Sample
 
-from ..datasets.areas import divide
+from ..datasets.areas import divide, report_parts
 from ..datasets.entries import typed
 from ..datasets.joined import JoinedRasters, join
 from ..datasets.plotting import plot_images
@@ -239,13 +239,16 @@ class RasterPairDataModule(StatisticsDataModule):
             self.max_nodata,
             entries.get('mask', {}).get('num_classes'),
         )
-        if not holds_window(rasters, rasters.footprint):
+        # A map covers a place that is smaller than a window too.
+        if stage != 'predict' and not holds_window(rasters, rasters.footprint):
             raise ValueError(too_small(rasters, rasters.footprint, 'common footprint'))
         val, test = self.fractions
         shares = {'train': 1 - val - test, 'val': val} | (
             {'test': test} if test else {}
         )
         self.areas = divide(rasters, shares, widths)
+        if stage != 'predict':
+            report_parts(rasters, self.areas)
         self.set_modalities(
             {m: replace(v, nodata=nodata[m]) for m, v in self.modalities.items()}
         )

@@ -143,17 +143,19 @@ def divide(
                     'between areas leave no room for a window; a larger fraction may'
                 )
             break
-    areas = dict(zip(shares, found or [], strict=True))
-    _report(rasters, areas)
-    return areas
+    return dict(zip(shares, found or [], strict=True))
 
 
-def _hold_all(rasters: JoinedRasters, areas: Sequence[BaseGeometry]) -> bool:
-    return all(holds_window(rasters, area) for area in areas)
+def report_parts(rasters: JoinedRasters, areas: Mapping[str, BaseGeometry]) -> None:
+    """Print how many separate parts each area has, where there are several.
 
+    Args:
+        rasters: whose footprint was divided.
+        areas: an area by name.
 
-def _report(rasters: JoinedRasters, areas: Mapping[str, BaseGeometry]) -> None:
-    """Print how many separate parts each area has, where there are several."""
+    Warns:
+        UserWarning: if parts have no room for a window.
+    """
     total = len(shapely.get_parts(rasters.footprint))
     if total == 1:
         return
@@ -167,6 +169,10 @@ def _report(rasters: JoinedRasters, areas: Mapping[str, BaseGeometry]) -> None:
             f'room for a window of {rasters.patch_size} pixels and are left out; lower '
             'patch_size to use them'
         )
+
+
+def _hold_all(rasters: JoinedRasters, areas: Sequence[BaseGeometry]) -> bool:
+    return all(holds_window(rasters, area) for area in areas)
 
 
 def _hold_windows(
