@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from matplotlib.figure import Figure
 from torchgeo.datasets import RasterDataset
 from torchgeo.datasets.utils import Sample
 
-from ..datasets.areas import divide, report_parts
+from ..datasets.areas import describe_parts, divide
 from ..datasets.entries import typed
 from ..datasets.joined import JoinedRasters, join
 from ..datasets.plotting import plot_images
@@ -247,8 +247,8 @@ class RasterPairDataModule(StatisticsDataModule):
             {'test': test} if test else {}
         )
         self.areas = divide(rasters, shares, widths)
-        if stage != 'predict':
-            report_parts(rasters, self.areas)
+        if stage != 'predict' and (text := describe_parts(rasters, self.areas)):
+            rank_zero_info(text)
         self.set_modalities(
             {m: replace(v, nodata=nodata[m]) for m, v in self.modalities.items()}
         )

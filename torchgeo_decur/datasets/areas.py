@@ -1,13 +1,13 @@
 """Areas of a common footprint to train, validate and test on; they share no pixel."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import cast
 
 import geopandas as gpd
 import numpy as np
 import shapely
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -137,38 +137,45 @@ def divide(
         if _hold_all(rasters, cut):
             found = cut
             if shared := {n: w for n, w in widths.items() if w > width}:
-                rank_zero_warn(
+                warnings.warn(
                     f'areas {list(shares)} share pixels of {list(shared)}, for three of '
                     f'their pixels of {max(shared.values()):g} (in units of the CRS) '
-                    'between areas leave no room for a window; a larger fraction may'
+                    'between areas leave no room for a window; a larger fraction may',
+                    stacklevel=2,
                 )
             break
     return dict(zip(shares, found or [], strict=True))
 
 
-def report_parts(rasters: JoinedRasters, areas: Mapping[str, BaseGeometry]) -> None:
-    """Print how many separate parts each area has, where there are several.
+def describe_parts(
+    rasters: JoinedRasters, areas: Mapping[str, BaseGeometry]
+) -> str | None:
+    """Count the separate parts of each area.
 
     Args:
         rasters: whose footprint was divided.
         areas: an area by name.
+
+    Returns:
+        A sentence, or None where the footprint is of one piece.
 
     Warns:
         UserWarning: if parts have no room for a window.
     """
     total = len(shapely.get_parts(rasters.footprint))
     if total == 1:
-        return
-    counts = {n: len(shapely.get_parts(area)) for n, area in areas.items()}
-    text = ', '.join(f'{count} for {name}' for name, count in counts.items())
-    rank_zero_info(f'Of {total} separate parts of the common footprint: {text}')
+        return None
     room = len(random_positions(rasters, rasters.footprint).parts)
     if not rasters.dated and room < total:
-        rank_zero_warn(
+        warnings.warn(
             f'{total - room} of {total} separate parts of the common footprint have no '
             f'room for a window of {rasters.patch_size} pixels and are left out; lower '
-            'patch_size to use them'
+            'patch_size to use them',
+            stacklevel=2,
         )
+    counts = {n: len(shapely.get_parts(area)) for n, area in areas.items()}
+    text = ', '.join(f'{count} for {name}' for name, count in counts.items())
+    return f'Of {total} separate parts of the common footprint: {text}'
 
 
 def _hold_all(rasters: JoinedRasters, areas: Sequence[BaseGeometry]) -> bool:
