@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..modalities import check_grid
 from .presets import Range
+from .steps import crop_axes, float32_by_default, resample, to_device
 
 
 class SharedCrop(nn.Module):
@@ -15,7 +16,8 @@ class SharedCrop(nn.Module):
 
     The training augmentation of transfer: where pretraining draws each view of each
     modality anew, pixels have to stay over their labels here. Values are moved, never
-    changed; those of the mask are not interpolated.
+    changed; those of the mask are not interpolated. Draws are made on the CPU in float32,
+    and reach the device in one copy that the host does not wait for.
 
     Args:
         size: height and width of the result in pixels; by default those of the image.
@@ -65,32 +67,30 @@ class SharedCrop(nn.Module):
             mask: classes of the pixels, shape (B, H, W) or (B, 1, H, W).
 
         Returns:
-            The images and the mask, of the new size.
+            The images and the mask, of the new size and the types that they had.
 
         Raises:
             ValueError: if the images have different sizes.
         """
         check_grid(images)
-        stacked = torch.cat([x.float() for x in images.values()], dim=1)
-        height, width = stacked.shape[-2:]
-        moves = K.AugmentationSequential(
-            K.RandomResizedCrop(
-                (self.size or height, self.size or width),
-                self.crop_scale,
-                self.crop_ratio,
-                cropping_mode='resample',
-            ),
-            K.RandomHorizontalFlip(p=self.hflip),
-            K.RandomVerticalFlip(p=self.vflip),
-            data_keys=['input'] if mask is None else ['input', 'mask'],
-        )
+        first = next(iter(images.values()))
+        shape, extent = first.shape, first.shape[2:]
+        height, width = (self.size or length for length in extent)
+        crop = K.RandomResizedCrop((height, width), self.crop_scale, self.crop_ratio)
+        flips = K.RandomHorizontalFlip(p=self.hflip), K.RandomVerticalFlip(p=self.vflip)
+        with float32_by_default():
+            box = crop.forward_parameters(shape)['src']
+            drawn = [flip.forward_parameters(shape) for flip in flips]
+        axes = crop_axes(box, drawn, extent, (height, width))
+        columns, rows = to_device(axes, first.device)
+        moved = {
+            m: resample(x, columns, rows).to(
+                x.dtype if x.is_floating_point() else torch.float32
+            )
+            for m, x in images.items()
+        }
         if mask is None:
-            moved = moves(stacked)
-        else:
-            band = mask if mask.ndim == 4 else mask[:, None]
-            moved, band = moves(stacked, band.float())
-            band = band.round().to(mask.dtype)
-            mask = band if mask.ndim == 4 else band[:, 0]
-        channels = [x.shape[1] for x in images.values()]
-        parts = moved.split(channels, dim=1)
-        return dict(zip(images, parts, strict=True)), mask
+            return moved, None
+        band = mask if mask.ndim == 4 else mask[:, None]
+        band = resample(band, columns, rows, 'nearest').to(mask.dtype)
+        return moved, band if mask.ndim == 4 else band[:, 0]

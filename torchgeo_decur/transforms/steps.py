@@ -1,7 +1,8 @@
 """Kornia's operations without what they waste, and the chain that runs them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import kornia.augmentation as K
@@ -25,14 +26,18 @@ class AugmentationChain(Augmentation, nn.Sequential):
     ``kornia.augmentation.AugmentationSequential``, up to rounding. But crop and flips,
     which commute with all others, are one resampling; other operations see no sample
     that they were not drawn for, and work in place; and the result is laid out
-    channels last, as convolutions take it. Draws are made on the CPU, whatever the
-    device of the images, so that no device has to be waited for.
+    channels last, as convolutions take it. Draws are made on the CPU in float32, whatever
+    the device and the precision of the images, and reach the device in one copy that
+    the host does not wait for. Images of half precision are augmented in float32.
 
     Args:
         crop: how the images are cropped; its probability is 1.
         steps: operations on values, in order, that keep the size of images in [0, 1].
         hflip: probability of a horizontal flip.
         vflip: probability of a vertical flip.
+
+    Raises:
+        ValueError: if the size of the result is too small for a blur.
 
     Example:
         >>> chain = AugmentationChain(K.RandomResizedCrop((32, 32)), [K.RandomSolarize()], 0.5, 0.5)
@@ -48,6 +53,9 @@ class AugmentationChain(Augmentation, nn.Sequential):
         vflip: float,
     ) -> None:
         """Initialize a new AugmentationChain instance."""
+        for step in steps:
+            if isinstance(step, K.RandomGaussianBlur) and step.p > 0:
+                _check_blur(step.flags['kernel_size'], crop.flags['size'])
         flips = K.RandomHorizontalFlip(p=hflip), K.RandomVerticalFlip(p=vflip)
         super().__init__(crop, *steps, *flips)
 
@@ -59,17 +67,24 @@ class AugmentationChain(Augmentation, nn.Sequential):
             input: images in [0, 1], shape (B, C, H, W).
 
         Returns:
-            Images in [0, 1], shape (B, C, ``size``, ``size``), channels last.
+            Images in [0, 1], shape (B, C, ``size``, ``size``), channels last, of the
+            type of the input.
+
+        Raises:
+            ValueError: if saturation or hue is to change other bands than red, green
+                and blue.
         """
         operations: list[Any] = list(self)
         crop, *steps, hflip, vflip = operations
         shape = (len(input), input.shape[1], *crop.flags['size'])
-        box = crop.forward_parameters(input.shape)['src']
-        draws = [step.forward_parameters(shape) for step in steps]
-        flipped = [
-            flip.forward_parameters(shape)['batch_prob'] for flip in (hflip, vflip)
-        ]
-        grid = _grid(box, flipped, input, shape[2:])
+        with float32_by_default():
+            box = crop.forward_parameters(input.shape)['src']
+            draws = [step.forward_parameters(shape) for step in steps]
+            flips = [flip.forward_parameters(shape) for flip in (hflip, vflip)]
+        axes = crop_axes(box, flips, input.shape[2:], shape[2:])
+        for step, drawn in zip(steps, draws, strict=True):
+            if isinstance(step, K.ColorJitter) and input.shape[1] != 3:
+                _check_colour(drawn, input.shape[1])
         result = torch.empty(
             shape,
             dtype=input.dtype,
@@ -82,11 +97,12 @@ class AugmentationChain(Augmentation, nn.Sequential):
             together = max(_TOGETHER // numbers, torch.get_num_threads())
         for start in range(0, len(input), together):
             part = slice(start, start + together)
-            x = grid_sample(
-                input[part], grid[part], padding_mode='border', align_corners=True
-            )
-            for step, drawn in zip(steps, draws, strict=True):
-                x = _apply(step, x, {k: v[part] for k, v in drawn.items()})
+            chosen = [_chosen(drawn, part) for drawn in draws]
+            indices = [index for index, _ in chosen]
+            moved = to_device([*(a[part] for a in axes), *indices], input.device)
+            x = resample(input[part], *moved[:2])
+            for step, index, (_, values) in zip(steps, moved[2:], chosen, strict=True):
+                x = _apply(step, x, index, values)
             result[part] = x
         return result
 
@@ -168,44 +184,132 @@ def jitter_(x: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
     return x
 
 
-def _apply(step: Any, x: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
-    """Apply an operation to the samples that it was drawn for; may change the images."""
-    chosen = (drawn['batch_prob'] > 0.5).nonzero()[:, 0]
-    if len(chosen) == 0:
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """Let Kornia draw in float32: Lightning makes the precision of a fit the default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def crop_axes(
+    box: Tensor,
+    flips: Sequence[Mapping[str, Tensor]],
+    extent: Sequence[int],
+    size: Sequence[int],
+) -> list[Tensor]:
+    """Compute where the columns and rows of flipped crops lie in their images.
+
+    Args:
+        box: corners of the crops in pixels, as Kornia draws them, shape (B, 4, 2).
+        flips: draws of the horizontal and of the vertical flip.
+        extent: height and width of the images.
+        size: height and width of the crops.
+
+    Returns:
+        Places of the columns, shape (B, ``size[1]``), and of the rows, shape
+        (B, ``size[0]``), in [-1, 1]. Corners of a crop are corners of its result.
+    """
+    axes = []
+    for axis, flip in enumerate(flips):
+        flipped = flip['batch_prob'] > 0.5
+        ends = box[:, 0, axis], box[:, 2, axis]
+        first, last = torch.where(flipped, *ends[::-1]), torch.where(flipped, *ends)
+        steps = torch.linspace(0, 1, size[1 - axis], dtype=torch.float32)
+        place = first[:, None] + (last - first)[:, None] * steps
+        axes.append(2 * place / max(extent[1 - axis] - 1, 1) - 1)
+    return axes
+
+
+def resample(
+    images: Tensor, columns: Tensor, rows: Tensor, mode: str = 'bilinear'
+) -> Tensor:
+    """Move pixels, in float32 at least: half precision cannot tell their places apart.
+
+    Args:
+        images: images, shape (B, C, H, W).
+        columns: place of each column of the result, shape (B, W'), in [-1, 1].
+        rows: place of each row of the result, shape (B, H').
+        mode: 'bilinear' or 'nearest'.
+
+    Returns:
+        Images, shape (B, C, H', W'), float32, or float64 where they were.
+    """
+    exact = torch.promote_types(images.dtype, torch.float32)
+    shape = (len(images), rows.shape[1], columns.shape[1])
+    places = columns[:, None].expand(shape), rows[:, :, None].expand(shape)
+    grid = torch.stack(places, dim=-1).to(exact)
+    return grid_sample(
+        images.to(exact), grid, mode, padding_mode='border', align_corners=True
+    )
+
+
+def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Copy some numbers to a device in one go that the host does not wait for.
+
+    Args:
+        tensors: tensors on the CPU, float32 or of whole numbers below 2**24.
+        device: the device.
+
+    Returns:
+        Tensors of the same shapes and types on the device.
+
+    Example:
+        >>> to_device([torch.tensor([3]), torch.tensor([0.5])], torch.device('cpu'))
+        [tensor([3]), tensor([0.5000])]
+    """
+    if device.type == 'cpu':
+        return list(tensors)
+    packed = torch.cat([t.flatten().float() for t in tensors])
+    parts = packed.to(device, non_blocking=True).split([t.numel() for t in tensors])
+    return [
+        part.view(t.shape).to(t.dtype) for part, t in zip(parts, tensors, strict=True)
+    ]
+
+
+def _chosen(
+    drawn: Mapping[str, Tensor], part: slice
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Choose the samples that an operation was drawn for, and their parameters."""
+    samples = len(drawn['batch_prob'])
+    index = (drawn['batch_prob'][part] > 0.5).nonzero()[:, 0]
+    return index, {k: v[part][index] for k, v in drawn.items() if len(v) == samples}
+
+
+def _apply(step: Any, x: Tensor, index: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    """Apply an operation to samples by their numbers; may change the images.
+
+    The numbers are on the device of the images, and the parameters on the CPU, where Kornia
+    checks them without making the device wait.
+    """
+    if len(index) == 0:
         return x
-    everywhere = len(chosen) == len(x)
-    part = x if everywhere else x[chosen]
-    values = {k: v[chosen] for k, v in drawn.items() if len(v) == len(x)}
+    everywhere = len(index) == len(x)
+    part = x if everywhere else x[index]
     if isinstance(step, K.ColorJitter):
         changed = jitter_(part, values)
     else:
         changed = step.apply_transform(part, values, step.flags)
     if everywhere:
         return changed.contiguous()
-    x[chosen] = changed
-    return x
+    return x.index_copy_(0, index, changed.to(x.dtype))
 
 
-def _grid(
-    box: Tensor, flipped: list[Tensor], images: Tensor, size: tuple[int, int]
-) -> Tensor:
-    """Places of the pixels of flipped crops in the images, shape (B, H, W, 2), in [-1, 1].
-
-    Corners of the crop are corners of the result.
-    """
-    axes = []
-    for axis, flip in enumerate(flipped):
-        length, extent = size[1 - axis], images.shape[3 - axis]
-        first, last = box[:, 0, axis], box[:, 2, axis]
-        first, last = (
-            torch.where(flip > 0.5, last, first),
-            torch.where(flip > 0.5, first, last),
+def _check_blur(kernel: Sequence[int], size: Sequence[int]) -> None:
+    least = max(kernel) // 2 + 1
+    if min(size) < least:
+        raise ValueError(
+            f'size must be at least {least} for a blur of {max(kernel)} pixels, got '
+            f'{min(size)}; enlarge size, lower blur_kernel, or set blur to 0'
         )
-        steps = torch.linspace(0, 1, length)
-        place = first[:, None] + (last - first)[:, None] * steps
-        axes.append(2 * place / max(extent - 1, 1) - 1)
-    columns, rows = (a.to(images.device, images.dtype, non_blocking=True) for a in axes)
-    shape = (len(box), *size)
-    return torch.stack(
-        [columns[:, None].expand(shape), rows[:, :, None].expand(shape)], dim=-1
-    )
+
+
+def _check_colour(drawn: Mapping[str, Tensor], channels: int) -> None:
+    if (drawn['saturation_factor'] != 1).any() or (drawn['hue_factor'] != 0).any():
+        raise ValueError(
+            f'saturation and hue need the 3 bands red, green, blue, got {channels} bands; '
+            'leave both at 0'
+        )
