@@ -123,7 +123,9 @@ class OnlineProbe(Callback):
         for m, h in pl_module(images).items():
             found[f'trained {m}'] = h
         if self._untrained is not None and not self._has_untrained():
-            state = {k: v.to(pl_module.device) for k, v in self._untrained.items()}
+            # In the precision of the fit, to which Lightning converted the task since.
+            now = pl_module.state_dict()
+            state = {k: v.to(now[k]) for k, v in self._untrained.items()}
             for m, h in _features_of(pl_module, state, images).items():
                 found[f'untrained {m}'] = h
         for key, value in found.items():

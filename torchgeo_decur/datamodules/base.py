@@ -16,6 +16,7 @@ from torchgeo.datasets.utils import Sample
 from ..datasets.reading import FileDataset
 from ..modalities import FirstBatches, Modality, check_names, split
 from ..transforms import PerModality, ScaleToUnit
+from .precision import Unconverted, collate_unconverted, convert_images, converts
 from .splits import split_groups, take_budget
 
 Split = Literal['train', 'val', 'test', 'predict']
@@ -206,6 +207,19 @@ class MultimodalDataModule(BaseDataModule):
         it.
         """
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Take a batch out of what kept Lightning from converting it.
+
+        Args:
+            batch: a batch, as the data loader has it.
+            dataloader_idx: index of the data loader.
+
+        Returns:
+            The batch, in the precision of its files.
+        """
+        batch = batch.batch if isinstance(batch, Unconverted) else batch
+        return super().on_before_batch_transfer(batch, dataloader_idx)
+
     def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
         """Check the first batches of each stage, then scale every batch to [0, 1].
 
@@ -214,7 +228,7 @@ class MultimodalDataModule(BaseDataModule):
             dataloader_idx: index of the data loader.
 
         Returns:
-            The batch with scaled images.
+            The batch with scaled images, in the precision of the trainer.
 
         Raises:
             ValueError: if a first batch is not what the modalities say.
@@ -233,7 +247,7 @@ class MultimodalDataModule(BaseDataModule):
             images = split(batch, channels)
             self.first_batches.look(images, stage, training)
         scaled: Sample = super().on_after_batch_transfer(batch, dataloader_idx)
-        return scaled
+        return cast(Sample, convert_images(scaled, trainer))
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Load shuffled batches, from where the fit stands.
@@ -336,12 +350,15 @@ class MultimodalDataModule(BaseDataModule):
 
     @property
     def _loader_options(self) -> dict[str, Any]:
-        return {
+        options: dict[str, Any] = {
             'batch_size': self.batch_size,
             'num_workers': self.num_workers,
             'persistent_workers': self.num_workers > 0,
             'pin_memory': torch.cuda.is_available(),
         }
+        if converts(self.trainer):
+            options['collate_fn'] = collate_unconverted
+        return options
 
 
 def global_seed() -> int:

@@ -130,5 +130,7 @@ def pick_date(x: Tensor, date: int | None = None) -> Tensor:
     if date is not None:
         return x[:, date]
     batch, dates = x.shape[:2]
-    chosen = torch.randint(dates, (batch,)).to(x.device, non_blocking=True)
+    chosen = torch.randint(dates, (batch,)).to(
+        x.device, non_blocking=x.device.type == 'cuda'
+    )
     return x[torch.arange(batch, device=x.device), chosen]

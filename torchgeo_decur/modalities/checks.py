@@ -32,7 +32,12 @@ def invalid_pixels(x: Tensor, nodata: float | None) -> Tensor | None:
     """
     if nodata is None:
         return None
-    return x.isnan() if math.isnan(nodata) else x == nodata
+    if math.isnan(nodata):
+        return x.isnan()
+    if x.is_floating_point():
+        # As the data hold it: half precision makes -3.4e38 an infinity.
+        nodata = torch.tensor(nodata, dtype=torch.float64).to(x.dtype).item()
+    return x == nodata
 
 
 def cure_of_holes(modality: Modality) -> str:

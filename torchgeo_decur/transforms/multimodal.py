@@ -220,10 +220,12 @@ class ScaleToUnit(nn.Module):
             x: images in the unit of the modality, shape (..., C, H, W).
 
         Returns:
-            Images in [0, 1], same shape, floating point.
+            Images in [0, 1], same shape, floating point. Half precision is scaled in
+            float32, but what it lost before is lost.
         """
-        x = x if x.is_floating_point() else x.float()
-        invalid = invalid_pixels(x, self.modality.nodata)
+        dtype = x.dtype if x.is_floating_point() else torch.float32
+        invalid = invalid_pixels(x.to(dtype), self.modality.nodata)
+        x = x.to(torch.promote_types(dtype, torch.float32))
         if self.low is None or self.high is None:
             low, high = _percentiles(x, invalid, (0.01, 0.99))
         else:
@@ -232,7 +234,7 @@ class ScaleToUnit(nn.Module):
         out = (x.clamp(low, high) - low) / torch.where(
             flat, torch.ones_like(high), high - low
         )
-        out = torch.where(flat, self.fill, out)
+        out = torch.where(flat, self.fill, out).to(dtype)
         return out if invalid is None else out.masked_fill(invalid, self.fill)
 
 

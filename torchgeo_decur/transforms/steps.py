@@ -99,9 +99,10 @@ class AugmentationChain(Augmentation, nn.Sequential):
             part = slice(start, start + together)
             chosen = [_chosen(drawn, part) for drawn in draws]
             indices = [index for index, _ in chosen]
-            moved = to_device([*(a[part] for a in axes), *indices], input.device)
-            x = resample(input[part], *moved[:2])
-            for step, index, (_, values) in zip(steps, moved[2:], chosen, strict=True):
+            host = [*(a[part] for a in axes), *indices]
+            columns, rows, *indices = to_device(host, input.device)
+            x = resample(input[part], columns, rows)
+            for step, index, (_, values) in zip(steps, indices, chosen, strict=True):
                 x = _apply(step, x, index, values)
             result[part] = x
         return result
@@ -170,7 +171,9 @@ def jitter_(x: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
     names = ('brightness', 'contrast', 'saturation', 'hue')
     factors = [drawn[f'{name}_factor'] for name in names]
     brightness, contrast = (
-        f.to(x.device, x.dtype, non_blocking=True)[:, None, None, None]
+        f.to(x.device, x.dtype, non_blocking=x.device.type == 'cuda')[
+            :, None, None, None
+        ]
         for f in factors[:2]
     )
     x.mul_(brightness).clamp_(0, 1)
@@ -264,7 +267,9 @@ def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     if device.type == 'cpu':
         return list(tensors)
     packed = torch.cat([t.flatten().float() for t in tensors])
-    parts = packed.to(device, non_blocking=True).split([t.numel() for t in tensors])
+    # Other devices may read the memory of the host after it was given back.
+    packed = packed.to(device, non_blocking=device.type == 'cuda')
+    parts = packed.split([t.numel() for t in tensors])
     return [
         part.view(t.shape).to(t.dtype) for part, t in zip(parts, tensors, strict=True)
     ]
