@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 import pytest
+import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 from torchgeo.tasks import BaseTask
@@ -78,6 +79,15 @@ class TestObjectives:
             parser().parse_object({'model': given})
         with pytest.raises(TypeError, match='sise'):
             task(**SMALL, sise=32)
+
+
+def test_model_is_what_torchgeo_calls_so() -> None:
+    task = DeCUR(**SMALL, projector=[8]).eval()
+    images = {'s1': torch.rand(2, 2, 32, 32), 's2': torch.rand(2, 3, 32, 32)}
+    features, found = task(images), task.model(images)
+    assert list(found) == ['s1', 's2']
+    assert all(torch.equal(features[m], found[m]) for m in found)
+    assert not [k for k in task.state_dict() if k.startswith('model.')]
 
 
 SHARED_BY_TRANSFER = set(inspect.signature(LateFusionTask).parameters)

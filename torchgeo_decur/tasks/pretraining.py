@@ -114,6 +114,11 @@ class MultimodalPretraining(ResumableTask):
         ).to(memory_format=torch.channels_last)
         self.projectors = build_projectors(self.projected(), self.hparams['projector'])
 
+    @property
+    def model(self) -> MultimodalEncoder:
+        """The encoders, under the name that TorchGeo gives what a task trains."""
+        return self.encoders
+
     def projected(self) -> dict[str, int]:
         """Say what is projected.
 
