@@ -55,7 +55,10 @@ def pothole(data: Path) -> None:
     draw = fake('paired_folders')
     for split, count in (('dataset1', 5), ('dataset3', 2)):
         for number in range(count):
-            images = draw.frame(number)
+            rgb, disparity, label = draw.frame(number)
+            # Real disparities have no second value for missing pixels.
+            disparity[disparity == 65535] = 0
+            images = rgb, disparity, label
             for folder, bands in zip(('rgb', 'disp_tg', 'label'), images, strict=True):
                 path = data / 'stereo_pothole_datasets' / split / folder
                 write_bands(
