@@ -289,6 +289,11 @@ class TestErrors:
             (BarlowTwins, {'lambda_param': -1}, 'lambda_param must be >= 0, got -1'),
             (VICReg, {'covariance': -1}, 'covariance must be >= 0, got -1'),
             (CoMM, {'modalities': {'joint': 2}}, r"got \['joint'\]"),
+            (
+                COrAL,
+                {'modalities': {'s1': 2, 's1_unique': 2, 'fusion': 1}},
+                r"its own results, got \['fusion', 's1_unique'\]; rename",
+            ),
             (CoMM, {'heads': 5}, 'width must be a multiple of 5 heads, got 32'),
             (CoMM, {'depth': 0}, 'depth must be positive, got 0'),
             (COrAL, {'masking': 1.5}, r'masking must be .* got 1.5'),

@@ -33,7 +33,7 @@ class COrAL(FusionPretraining):
 
     Args:
         modalities: number of channels of each modality, by name; none may be called
-            'joint' or 'shared'.
+            'joint', 'shared', 'fusion' or '<other>_unique'.
         model: name of a timm model, one for all modalities or one for each.
         weights: start of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.

@@ -20,7 +20,7 @@ class FusionPretraining(MultimodalPretraining):
 
     Args:
         modalities: number of channels of each modality, by name; none may be called
-            'joint' or 'shared'.
+            'joint', 'shared', 'fusion' or '<other>_unique'.
         model: name of a timm model, one for all modalities or one for each.
         weights: start of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
@@ -48,8 +48,13 @@ class FusionPretraining(MultimodalPretraining):
         **options: Any,
     ) -> None:
         """Initialize a new FusionPretraining instance."""
-        if taken := sorted({'joint', 'shared'} & set(modalities)):
-            raise ValueError(f"modalities must not be 'joint' or 'shared', got {taken}")
+        # Features, files of the fusion head and files of its encoders.
+        results = {'joint', 'shared', 'fusion', *(f'{m}_unique' for m in modalities)}
+        if taken := sorted(results & set(modalities)):
+            raise ValueError(
+                "modalities must not be 'joint', 'shared', 'fusion' or '<other>_unique', "
+                f'which the task calls its own results, got {taken}; rename them'
+            )
         super().__init__(modalities, model, weights, projector, **options)
 
     def configure_models(self) -> None:
