@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+import yaml
 from fake_data import fake
 from lightning.pytorch.cli import LightningCLI
 from rasterio.transform import from_origin
@@ -49,6 +50,24 @@ SMALL = {
         ('sunrgbd_decur_mit_b2', 'sunrgbd_decur_mit_b5'),
         ('--data.val_fraction=0.4', '--data.size=[32, 40]', '--model.model=mit_b0'),
     ),
+}
+# Options of the published scripts: backbone, batch of a device, epochs, rates of weights
+# and of biases, weight decay, dimensions in common.
+RECIPES = {
+    'geonrw_decur_resnet50': ('resnet50', 64, 100, 0.2, 0.0048, 1e-6, 6144),
+    'geonrw_decur_resnet50_rda': ('resnet50_rda', 64, 100, 1e-4, 1e-4, 0.01, 6144),
+    'ssl4eo_s12_decur_resnet50': ('resnet50', 64, 100, 0.05, 0.0048, 1e-6, 7168),
+    'ssl4eo_s12_decur_resnet50_rda': (
+        *('resnet50_rda', 128, 200),
+        *(1e-4, 1e-4, 0.01, 7168),
+    ),
+    'ssl4eo_s12_decur_vits16': (
+        *('vit_small_patch16_224', 128, 200),
+        *(1e-4, 1e-4, 0.01, 7168),
+    ),
+    'sunrgbd_decur_mit_b2': ('mit_b2', 32, 200, 1e-4, 0.0048, 1e-4, 6144),
+    'sunrgbd_decur_mit_b5': ('mit_b5', 32, 200, 1e-4, 0.0048, 1e-4, 6144),
+    'sunrgbd_decur_resnet50': ('resnet50', 32, 200, 0.05, 0.0048, 1e-6, 6144),
 }
 ALL = (
     '--model.model=test_resnet',
@@ -140,6 +159,21 @@ def test_builds_as_it_is(
     assert set(cli.model.encoders.num_features) == set(cli.datamodule.modalities)
     for m, modality in cli.datamodule.modalities.items():
         assert cli.model.hparams['modalities'][m] == modality.channels
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_recipe_is_that_of_the_published_script(name: str) -> None:
+    config = yaml.safe_load(FILES[name].read_text())
+    model, trainer = config['model']['init_args'], config['trainer']
+    found = (
+        *(model['model'], config['data']['init_args']['batch_size']),
+        *(trainer['max_epochs'], model['lr'], model['lr_biases']),
+        *(model['weight_decay'], model['common_ratio'] * model['projector'][-1]),
+    )
+    assert found == RECIPES[name]
+    assert trainer['devices'] == 4 and trainer['sync_batchnorm']
+    assert 'warmup_epochs' not in model and model['lambda_param'] == 0.0051
+    assert model['optimizer'] == ('lars' if model['model'] == 'resnet50' else 'adamw')
 
 
 @pytest.mark.parametrize('name', FILES)
