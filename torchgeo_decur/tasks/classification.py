@@ -19,6 +19,7 @@ from ..models import (
 from ..models.encoder import Weights
 from .cache import cache_features, evaluating
 from .late_fusion import LateFusionTask
+from .options import check_options
 
 
 class LateFusionClassification(LateFusionTask):
@@ -94,7 +95,7 @@ class LateFusionClassification(LateFusionTask):
 
     def configure_models(self) -> None:
         """Build the encoders and the linear layer."""
-        self._check()
+        check_options(self.hparams, self.missing)
         if self.hparams['cache_features'] and not self.hparams['freeze_backbone']:
             raise ValueError('cache_features needs freeze_backbone, got False')
         if self.hparams['cache_features'] and self.hparams['crop_scale'] is not None:
@@ -136,6 +137,7 @@ class LateFusionClassification(LateFusionTask):
             MultilabelAveragePrecision,
             self.hparams['num_labels'],
             ignore_index=self.hparams['ignore_index'],
+            validate_args=False,
         )
         return {f'mAP_{kind}': average(average=kind) for kind in ('micro', 'macro')}
 

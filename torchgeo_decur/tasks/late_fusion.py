@@ -21,16 +21,11 @@ from ..models import LateFusion
 from ..models.encoder import Weights
 from ..transforms import SharedCrop
 from .guard import CheckedTask
-from .masked import MaskedBinaryCrossEntropy
+from .masked import LabelGuard, MaskedLoss, target_weights
 from .optimizers import EpochShare, build_transfer_optimizer, lay_schedule
 from .subsets import SubsetMetrics, collect
 
 _FIGURES = 10
-_LOSSES = {
-    'binary': ('bce', 'jaccard', 'focal', 'dice'),
-    'multiclass': ('ce', 'jaccard', 'focal', 'dice'),
-    'multilabel': ('soft_margin', 'bce', 'jaccard', 'focal', 'dice'),
-}
 
 
 class LateFusionTask(ClassificationMixin, CheckedTask):
@@ -119,57 +114,32 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         self.test_subsets = test_subsets
         super().__init__()
 
-    def _check(self) -> None:
-        """Refuse options that contradict each other.
-
-        Raises:
-            ValueError: naming the option.
-        """
-        options = self.hparams
-        task, loss = options['task'], options['loss']
-        if task not in _LOSSES:
-            raise ValueError(f'task must be one of {list(_LOSSES)}, got {task!r}')
-        if loss not in _LOSSES[task]:
-            raise ValueError(
-                f'loss must be one of {list(_LOSSES[task])} for a {task} task, '
-                f'got {loss!r}'
-            )
-        if loss == 'jaccard' and options['ignore_index'] is not None:
-            raise ValueError(
-                "ignore_index must be left out with the loss 'jaccard', which counts all "
-                f"pixels, got {options['ignore_index']}; use 'dice'"
-            )
-        needed = {'multiclass': 'num_classes', 'multilabel': 'num_labels'}
-        for kind, name in needed.items():
-            if (options[name] is not None) != (task == kind):
-                raise ValueError(
-                    f'{name} must be {"given" if task == kind else "left out"} for a '
-                    f'{task} task, got {options[name]}'
-                )
-        known, missing = list(options['modalities']), set(self.missing)
-        if not missing < set(known):
-            raise ValueError(
-                f'missing must be some but not all of the modalities {known}, '
-                f'got {list(self.missing)}'
-            )
-
     @property
     def num_outputs(self) -> int:
         """Number of logits of a sample or pixel."""
         return self.hparams['num_classes'] or self.hparams['num_labels'] or 1
 
     def configure_losses(self) -> None:
-        """Build the criterion; those of TorchGeo, and binary cross-entropy of labels."""
-        if self.hparams['loss'] in ('bce', 'soft_margin'):
-            # The multi-label soft margin is the same number.
-            ignore_index = self.hparams['ignore_index']
-            self.criterion: nn.Module = MaskedBinaryCrossEntropy(ignore_index)
-        else:
+        """Build the criterion: a mean over known targets, or that of TorchGeo."""
+        loss, multiclass = self.hparams['loss'], self.hparams['task'] == 'multiclass'
+        index = self.hparams['ignore_index']
+        number = self.hparams['num_classes'] if multiclass else 2
+        self._labels = LabelGuard(number, index)
+        if loss in ('jaccard', 'dice'):
             super().configure_losses()
+            return
+        # The multi-label soft margin is the binary cross-entropy.
+        weights = self.hparams['class_weights'] if loss == 'ce' else None
+        gamma = 2.0 if loss == 'focal' else 0.0
+        self.criterion: nn.Module = MaskedLoss(multiclass, index, weights, gamma)
 
     def configure_metrics(self) -> None:
         """Build TorchGeo's metrics, and those of the table of subsets."""
         super().configure_metrics()
+        # torchmetrics would look at all labels in every step, and make the host wait.
+        for metric in self.train_metrics.modules():
+            if hasattr(metric, 'validate_args'):
+                metric.validate_args = False  # type: ignore[assignment]
         base = dict(self.train_metrics.items(keep_base=True))
         every = {**base, **self._more_metrics()}
         self.train_metrics = collect(base, 'train')
@@ -231,12 +201,16 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         """
         batch = self._augment(batch)
         features, size = self._encode(batch, 'train')
-        y_hat, y = self.model.decode(features, size).squeeze(1), self._target(batch)
-        self.train_metrics.update(y_hat.detach(), y)
+        y_hat = self.model.decode(features, size).squeeze(1)
+        y = self._labels.replace(self._target(batch))
         loss = self._loss(y_hat, y)
+        self.train_metrics.update(y_hat.detach(), y)
         if self._looks(batch_idx):
-            shown = loss.detach().cpu()
-            self.log('train_loss', shown, batch_size=len(y), prog_bar=True)
+            self._labels.check(self.hparams['label_key'])
+            # A batch without a known target has no loss.
+            if self._weight(y) > 0:
+                shown = loss.detach().cpu()
+                self.log('train_loss', shown, batch_size=len(y), prog_bar=True)
         return loss
 
     def validation_step(
@@ -250,10 +224,9 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
             dataloader_idx: index of the data loader.
         """
         features, size = self._encode(batch, 'val')
-        y_hat, y = self.model.decode(features, size).squeeze(1), self._target(batch)
+        y_hat = self.model.decode(features, size).squeeze(1)
+        y = self._evaluate(batch, batch_idx, y_hat, 'val_loss')
         self.val_metrics.update(y_hat, y)
-        loss = self._loss(y_hat, y)
-        self.log('val_loss', loss, batch_size=len(y), sync_dist=True)
         if batch_idx < _FIGURES:
             self._draw(batch, y_hat, batch_idx)
 
@@ -268,16 +241,21 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
             dataloader_idx: index of the data loader.
         """
         features, size = self._encode(batch, 'test')
-        y_hat, y = self.model.decode(features, size).squeeze(1), self._target(batch)
+        y_hat = self.model.decode(features, size).squeeze(1)
+        y = self._evaluate(batch, batch_idx, y_hat, 'test_loss')
         self.test_metrics.update(y_hat, y)
-        loss = self._loss(y_hat, y)
-        self.log('test_loss', loss, batch_size=len(y), sync_dist=True)
         for names, metrics in self.subset_metrics.items():
             some = {m: features[m] for m in names}
             metrics.update(self.model.decode(some, size).squeeze(1), y)
 
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._labels.check(self.hparams['label_key'])
+        super().on_validation_epoch_end()
+
     def on_test_epoch_end(self) -> None:
         """Log the test metrics, and print one row for each subset of modalities."""
+        self._labels.check(self.hparams['label_key'])
         if values := self.subset_metrics.compute():
             self.log_dict(values)
             whole = self.test_metrics.compute()
@@ -370,6 +348,23 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
     def _loss(self, y_hat: Tensor, y: Tensor) -> Tensor:
         loss: Tensor = self.criterion(y_hat, y)
         return loss
+
+    def _weight(self, y: Tensor) -> Tensor:
+        """Return the weight of a batch in the mean of a split: its known targets."""
+        weights = getattr(self.criterion, 'class_weights', None)
+        return target_weights(y, self.hparams['ignore_index'], weights).sum()
+
+    def _evaluate(
+        self, batch: Sample, batch_idx: int, y_hat: Tensor, name: str
+    ) -> Tensor:
+        """Log the loss over the known targets of the split, and return the targets."""
+        y = self._labels.replace(self._target(batch))
+        if batch_idx == 0 or self.device.type == 'cpu':
+            self._labels.check(self.hparams['label_key'])
+        # Lightning weighs the mean over batches by a tensor too, without a wait.
+        weight = cast(int, self._weight(y))
+        self.log(name, self._loss(y_hat, y), batch_size=weight, sync_dist=True)
+        return y
 
     def _draw(self, batch: Sample, y_hat: Tensor, number: int) -> None:
         """Give the first sample of a batch to a logger that takes figures."""

@@ -1,41 +1,161 @@
-"""Binary cross-entropy of targets some of which are not known."""
+"""Losses and checks of targets some of which are not known."""
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 
-class MaskedBinaryCrossEntropy(nn.Module):
-    """Mean binary cross-entropy over the targets that are known.
+class MaskedLoss(nn.Module):
+    r"""Mean cross-entropy or focal loss over the targets that are known.
+
+    With :math:`p` the probability of the true class, the loss of a target is
+    :math:`-(1 - p)^\gamma \log p`: for :math:`\gamma = 0` the cross-entropy, for
+    :math:`\gamma = 2` the focal loss of Lin et al., ICCV 2017,
+    https://arxiv.org/abs/1708.02002.
 
     Args:
+        multiclass: whether logits are of classes, shape (B, C, ...), that exclude each
+            other; otherwise each logit is of a target of its own.
         ignore_index: value of targets that are not known.
+        class_weights: weight of each class, with ``multiclass``.
+        gamma: exponent :math:`\gamma`.
 
     Example:
-        >>> import torch
-        >>> loss = MaskedBinaryCrossEntropy(ignore_index=255)
+        >>> loss = MaskedLoss(multiclass=False, ignore_index=255)
         >>> round(loss(torch.zeros(2), torch.tensor([1, 255])).item(), 4)  # log(2)
         0.6931
     """
 
-    def __init__(self, ignore_index: int | None = None) -> None:
-        """Initialize a new MaskedBinaryCrossEntropy instance."""
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        multiclass: bool,
+        ignore_index: int | None = None,
+        class_weights: list[float] | None = None,
+        gamma: float = 0.0,
+    ) -> None:
+        """Initialize a new MaskedLoss instance."""
         super().__init__()
+        self.multiclass = multiclass
         self.ignore_index = ignore_index
+        self.gamma = gamma
+        weights = None if class_weights is None else torch.tensor(class_weights).float()
+        self.register_buffer('class_weights', weights, persistent=False)
 
     def forward(self, y_hat: Tensor, y: Tensor) -> Tensor:
         """Compute the loss.
 
         Args:
-            y_hat: logits, any shape.
-            y: targets, 0, 1 or ``ignore_index``, same shape.
+            y_hat: logits, shape (B, C, ...), or that of the targets.
+            y: targets, classes or 0 and 1, or ``ignore_index``.
 
         Returns:
             The loss, a scalar; 0 where no target is known.
         """
-        if self.ignore_index is None:
-            return binary_cross_entropy_with_logits(y_hat, y.to(y_hat.dtype))
-        known = y != self.ignore_index
-        losses = binary_cross_entropy_with_logits(
-            y_hat, (y * known).to(y_hat.dtype), reduction='none'
-        )
-        return (losses * known).sum() / known.sum().clamp(min=1)
+        weights = target_weights(y, self.ignore_index, self.class_weights)
+        known = y.where(weights > 0, 0)
+        if self.multiclass:
+            losses = cross_entropy(y_hat, known, reduction='none')
+        else:
+            losses = binary_cross_entropy_with_logits(
+                y_hat, known.to(y_hat.dtype), reduction='none'
+            )
+        if self.gamma:
+            losses = (1 - torch.exp(-losses)).pow(self.gamma) * losses
+        total = weights.sum()
+        return (losses * weights).sum() / total.where(total > 0, 1)
+
+
+class LabelGuard:
+    """Remembers labels outside the classes, and keeps them from the device.
+
+    The memory stays on the device, for looking at it makes the host wait.
+
+    Args:
+        number: number of classes.
+        ignore_index: value of targets that are not known.
+
+    Example:
+        >>> guard = LabelGuard(3, ignore_index=255)
+        >>> guard.replace(torch.tensor([0, 2, 255]))
+        tensor([  0,   2, 255])
+        >>> guard.check('mask')
+    """
+
+    def __init__(self, number: int, ignore_index: int | None = None) -> None:
+        """Initialize a new LabelGuard instance."""
+        self.number = number
+        self.ignore_index = ignore_index
+        self._range: Tensor | None = None
+
+    def replace(self, y: Tensor) -> Tensor:
+        """Put the first class in the place of labels outside, without waiting.
+
+        A kernel that meets a label outside makes a GPU useless for the whole process.
+
+        Args:
+            y: labels, any shape.
+
+        Returns:
+            The labels, same shape.
+        """
+        outside = (y < 0) | (y >= self.number)
+        if self.ignore_index is not None:
+            outside &= y != self.ignore_index
+        strange = y.where(outside, 0)
+        found = torch.stack([strange.amin(), strange.amax()])
+        if self._range is not None:
+            before = self._range.to(y.device)
+            found = torch.stack(
+                [torch.minimum(found[0], before[0]), torch.maximum(found[1], before[1])]
+            )
+        self._range = found
+        return y.where(~outside, 0)
+
+    def check(self, key: str) -> None:
+        """Raise if there was a label outside the classes; this waits for the device.
+
+        Args:
+            key: key of the labels in the batch.
+
+        Raises:
+            ValueError: naming the labels.
+        """
+        if self._range is None:
+            return
+        extremes, self._range = self._range.tolist(), None
+        found = [x for x in extremes if not 0 <= x < self.number]
+        if found:
+            index = self.ignore_index
+            other = '' if index is None else f' or ignore_index {index}'
+            raise ValueError(
+                f'{key} must hold classes from 0 to {self.number - 1}{other}, got '
+                f'{" and ".join(map(str, found))}; set num_classes, or ignore_index for '
+                'pixels and labels that are not known, or map the labels'
+            )
+
+
+def target_weights(
+    y: Tensor, ignore_index: int | None = None, class_weights: Tensor | None = None
+) -> Tensor:
+    """Weight of each target in a mean.
+
+    Args:
+        y: targets, any shape.
+        ignore_index: value of targets that are not known, which weigh nothing.
+        class_weights: weight of each class; by default 1.
+
+    Returns:
+        The weights, shape of ``y``, float32.
+
+    Example:
+        >>> target_weights(torch.tensor([0, 1, 255]), 255)
+        tensor([1., 1., 0.])
+    """
+    known = torch.ones_like(y, dtype=torch.bool)
+    if ignore_index is not None:
+        known = y != ignore_index
+    if class_weights is None:
+        return known.float()
+    return class_weights[y.where(known, 0)] * known

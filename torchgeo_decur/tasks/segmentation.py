@@ -9,6 +9,7 @@ from ..models import CMXSegmenter, LateFusionSegmenter, Segmenter
 from ..models.decoders import Decoder
 from ..models.encoder import Weights
 from .late_fusion import LateFusionTask
+from .options import check_options
 
 
 class LateFusionSegmentation(LateFusionTask):
@@ -81,7 +82,7 @@ class LateFusionSegmentation(LateFusionTask):
 
     def configure_models(self) -> None:
         """Build the encoders and the decoder."""
-        self._check()
+        check_options(self.hparams, self.missing)
         names = ('modalities', 'backbone', 'bands', 'freeze_backbone')
         options = {name: self.hparams[name] for name in (*names, 'modality_dropout')}
         options |= {'weights': self.weights, 'num_classes': self.num_outputs}
