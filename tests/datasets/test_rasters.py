@@ -1,5 +1,6 @@
 """Rasters are read as they were meant: dates, missing pixels, types, one file a band."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 from rasterio.transform import from_origin
 from torch import Tensor
+from torchgeo.datasets import RasterDataset
 
 from torchgeo_decur.datamodules import RasterPairDataModule
 
@@ -385,3 +387,28 @@ def test_classes_that_would_read_wrongly(tmp_path: Path) -> None:
         *('first', 'second'),
         dataset='fake_data.Dated',
     )
+
+
+def test_classes_take_brackets_for_a_pattern(tmp_path: Path) -> None:
+    scene(tmp_path / 'place [1]' / '20200101.tif', with_hole(1000))
+    refuse(
+        r'x: .* found none .*; rename .*place \[1\], of which it takes \[',
+        tmp_path / 'place [1]',
+        *('first', 'second'),
+        dataset='fake_data.Dated',
+    )
+
+
+@pytest.mark.parametrize(
+    ('name', 'arguments'),
+    [
+        ('_load_warp_file', ['filepath', 'crs']),
+        ('_merge_or_stack', ['filepaths', 'index', 'band_indexes', 'out_crs']),
+        ('_update_filepath', ['band', 'filepath']),
+        ('_cached_load_warp_file', ['filepath', 'crs']),
+        ('_disambiguate_slice', ['index']),
+    ],
+)
+def test_private_hooks_of_torchgeo(name: str, arguments: list[str]) -> None:
+    found = inspect.signature(getattr(RasterDataset, name)).parameters
+    assert [*found] == ['self', *arguments], f'RasterFolder needs {name} of TorchGeo'

@@ -4,6 +4,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from glob import escape
 from importlib import import_module
 from typing import Any
 
@@ -183,9 +184,12 @@ def _open_class(
     try:
         leaf = cls(paths=paths, **arguments)
     except (AssertionError, AttributeError, OSError, TypeError, ValueError) as error:
+        odd = next((path for path in paths if escape(path) != path), None)
+        cure = f'; rename {odd}, of which it takes [, * and ? for a pattern'
         raise ValueError(
             f'{name}: expected rasters for {cls.__name__} with {arguments}, found none '
             f'that it accepts in {paths}: {type(error).__name__}: {error}'
+            f'{cure if odd is not None else ""}'
         ) from error
     if entry.get('nodata') is not None:
         leaf.nodata = entry['nodata']
