@@ -13,7 +13,7 @@ from .presets import (
     default_augmentations,
 )
 from .shared import SharedCrop
-from .steps import AugmentationChain, RandomBandMean
+from .steps import AugmentationChain, RandomBandMean, RandomColorJitter
 
 __all__ = [
     'PRESETS',
@@ -27,6 +27,7 @@ __all__ = [
     'PerModality',
     'RGBAugmentation',
     'RandomBandMean',
+    'RandomColorJitter',
     'SARAugmentation',
     'ScaleToUnit',
     'SelectBands',

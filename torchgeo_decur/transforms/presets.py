@@ -12,7 +12,7 @@ import kornia.augmentation as K
 from torch import nn
 
 from .augmentation import Augmentation
-from .steps import AugmentationChain, RandomBandMean
+from .steps import AugmentationChain, RandomBandMean, RandomColorJitter
 
 Range = tuple[float, float]
 
@@ -113,7 +113,7 @@ class OpticalAugmentation(AugmentationChain):
         crop_scale: range of the share of the area that the crop keeps.
         crop_ratio: range of the aspect ratio of the crop.
         brightness: brightness is multiplied by a factor in 1 - this to 1 + this.
-        contrast: so is the distance to the mean.
+        contrast: so is the distance to the mean of each band.
         jitter: probability of brightness and contrast, drawn together.
         grey: probability of replacing all bands by their mean.
         blur: probability of a Gaussian blur.
@@ -144,7 +144,7 @@ class OpticalAugmentation(AugmentationChain):
         super().__init__(
             _crop(size, crop_scale, crop_ratio),
             [
-                K.ColorJitter(brightness, contrast, p=jitter, order=(0, 1)),
+                RandomColorJitter(brightness, contrast, p=jitter, order=(0, 1)),
                 RandomBandMean(p=grey),
                 K.RandomGaussianBlur((blur_kernel, blur_kernel), blur_sigma, p=blur),
                 K.RandomSolarize((0.5, 0.5), additions=(0.0, 0.0), p=solarize),
@@ -167,7 +167,7 @@ class RGBAugmentation(OpticalAugmentation):
         crop_scale: range of the share of the area that the crop keeps.
         crop_ratio: range of the aspect ratio of the crop.
         brightness: brightness is multiplied by a factor in 1 - this to 1 + this.
-        contrast: so is the distance to the mean.
+        contrast: so is the distance to the mean of each band.
         saturation: so is the distance to grey; images must be red, green, blue.
         hue: hue is turned by up to this share of the circle, at most 0.5; likewise.
         jitter: probability of brightness, contrast, saturation and hue, drawn together.
@@ -216,7 +216,7 @@ class RGBAugmentation(OpticalAugmentation):
         )
         # Steps that do nothing are left out: they would cost a turn through hue.
         order = (0, 1, *[2] * (saturation > 0), *[3] * (hue > 0))
-        self[1] = K.ColorJitter(
+        self[1] = RandomColorJitter(
             brightness, contrast, saturation, hue, p=jitter, order=order
         )
 
@@ -231,7 +231,7 @@ class UprightRGBAugmentation(RGBAugmentation):
         crop_scale: range of the share of the area that the crop keeps.
         crop_ratio: range of the aspect ratio of the crop.
         brightness: brightness is multiplied by a factor in 1 - this to 1 + this.
-        contrast: so is the distance to the mean.
+        contrast: so is the distance to the mean of each band.
         jitter: probability of brightness and contrast, drawn together.
         grey: probability of replacing all bands by their mean.
         blur: probability of a Gaussian blur.

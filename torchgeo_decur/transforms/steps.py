@@ -7,7 +7,6 @@ from typing import Any, Self
 
 import kornia.augmentation as K
 import torch
-from kornia.color import rgb_to_grayscale
 from kornia.enhance import adjust_hue, adjust_saturation_with_gray_subtraction
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
@@ -83,7 +82,7 @@ class AugmentationChain(Augmentation, nn.Sequential):
             flips = [flip.forward_parameters(shape) for flip in (hflip, vflip)]
         axes = crop_axes(box, flips, input.shape[2:], shape[2:])
         for step, drawn in zip(steps, draws, strict=True):
-            if isinstance(step, K.ColorJitter) and input.shape[1] != 3:
+            if isinstance(step, RandomColorJitter) and input.shape[1] != 3:
                 _check_colour(drawn, input.shape[1])
         result = torch.empty(
             shape,
@@ -150,8 +149,43 @@ class RandomBandMean(K.IntensityAugmentationBase2D):
         return input.mean(dim=-3, keepdim=True).expand(input.shape)
 
 
+class RandomColorJitter(K.ColorJitter):
+    """Kornia's ColorJitter with contrast about the mean of each band, in this order.
+
+    Kornia takes one mean of all bands, so that its contrast changes their ratio. DeCUR was
+    trained with that of each band.
+
+    Example:
+        >>> change = RandomColorJitter(contrast=(2.0, 2.0), p=1.0)
+        >>> bands = torch.tensor([[0.2, 0.4], [0.5, 0.7]])[None, :, None]
+        >>> change(bands)[0, :, 0]
+        tensor([[0.1000, 0.5000],
+                [0.4000, 0.8000]])
+    """
+
+    def apply_transform(
+        self,
+        input: Tensor,
+        params: dict[str, Tensor],
+        flags: dict[str, Any],
+        transform: Tensor | None = None,
+    ) -> Tensor:
+        """Change the images.
+
+        Args:
+            input: images in [0, 1], shape (B, C, H, W).
+            params: drawn factors.
+            flags: fixed parameters, none here.
+            transform: geometric transformation, none here.
+
+        Returns:
+            New images, shape (B, C, H, W).
+        """
+        return jitter_(input.clone(), params)
+
+
 def jitter_(x: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
-    """Change brightness, contrast, saturation and hue in place, as Kornia's ColorJitter.
+    """Change brightness, contrast, saturation and hue, by the factors of Kornia's ColorJitter.
 
     Args:
         x: images in [0, 1], shape (B, C, H, W); changed.
@@ -177,8 +211,8 @@ def jitter_(x: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
         for f in factors[:2]
     )
     x.mul_(brightness).clamp_(0, 1)
+    # Of each band: one mean of all would change the ratio of the bands' means.
     mean = x.mean(dim=(2, 3), keepdim=True)
-    mean = rgb_to_grayscale(mean) if x.shape[1] == 3 else mean.mean(dim=1, keepdim=True)
     x.mul_(contrast).add_(mean * (1 - contrast)).clamp_(0, 1)
     if (factors[2] != 1).any():
         x = adjust_saturation_with_gray_subtraction(x, factors[2])
@@ -294,7 +328,7 @@ def _apply(step: Any, x: Tensor, index: Tensor, values: Mapping[str, Tensor]) ->
         return x
     everywhere = len(index) == len(x)
     part = x if everywhere else x[index]
-    if isinstance(step, K.ColorJitter):
+    if isinstance(step, RandomColorJitter):
         changed = jitter_(part, values)
     else:
         changed = step.apply_transform(part, values, step.flags)
