@@ -1,8 +1,10 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from torchgeo_decur.losses import cross_correlation_terms, standardize
 from torchgeo_decur.losses.functional import effective_rank, feature_std, gram
@@ -168,3 +170,18 @@ class TestEffectiveRank:
     def test_rows_and_columns_are_alike(self) -> None:
         z = randn(12, 5)
         torch.testing.assert_close(effective_rank(z.T), effective_rank(z))
+
+
+def test_effective_rank_needs_no_float64_of_the_device() -> None:
+    class NoFloat64(FakeTensorMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            out = super().__torch_dispatch__(func, types, args, kwargs)
+            if isinstance(out, FakeTensor) and out.fake_device.type == 'mps':
+                assert out.dtype != torch.float64
+            return out
+
+    with NoFloat64():
+        rank = effective_rank(torch.empty(8, 4, device='mps'))
+    assert rank.device.type == 'mps' and rank.dtype == torch.float32

@@ -79,3 +79,43 @@ def test_steps_that_are_not_logged_do_not_wait(monkeypatch: pytest.MonkeyPatch) 
     assert len(counted) == 8
     # Lightning looks at what it shows in every step: on a GPU that is on the host already.
     assert steps[0] > steps[1] == steps[2] < steps[3]
+
+
+def test_groups_are_those_of_parameters_before_they_were_sharded() -> None:
+    task = pretraining()
+    expected = [
+        {id(p) for p in group['params']}
+        for group in task.configure_optimizers()['optimizer'].param_groups
+    ]
+    for parameter in task.parameters():
+        # What FSDP does to the shard that a device has.
+        parameter.data = parameter.data.flatten()
+    for name, encoder in list(task.encoders.encoders.items()):
+        task.encoders.encoders[name] = nn.ModuleDict({'_fsdp_wrapped_module': encoder})
+    found = [
+        {id(p) for p in group['params']}
+        for group in task.configure_optimizers()['optimizer'].param_groups
+    ]
+    assert found == expected and all(len(group) > 4 for group in found)
+
+
+def test_validation_leaves_the_random_numbers_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What draws on a GPU goes on after validation as it would have without."""
+    forked: list[Any] = []
+    task: Any = pretraining()
+    fork = torch.random.fork_rng
+    monkeypatch.setattr(type(task), 'device', torch.device('cuda', 0))
+    monkeypatch.setattr(type(task), 'global_rank', 0)
+    monkeypatch.setattr(task, 'log_dict', lambda *_, **__: None)
+
+    def note(devices: Any) -> Any:
+        forked.extend(devices)
+        return fork([])
+
+    monkeypatch.setattr(torch.random, 'fork_rng', note)
+    task.validation_step(
+        {f'image_{m}': torch.rand(2, c, 32, 32) for m, c in MODALITIES.items()}, 0
+    )
+    assert forked == [torch.device('cuda', 0)]

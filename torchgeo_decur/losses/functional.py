@@ -175,15 +175,18 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
         eps: added to each share.
 
     Returns:
-        A scalar in [1, min(N, D)], float64; 1 where all embeddings are 0, and NaN where
-        one is not finite.
+        A scalar in [1, min(N, D)] on the device of the embeddings, float64, or float32
+        on a device of Apple, which lacks it; 1 where all embeddings are 0, and NaN
+        where one is not finite.
 
     Example:
         >>> round(effective_rank(torch.eye(6)).item(), 2)
         6.0
     """
     n, d = z.shape
-    z = z.double()
+    device = z.device
+    lacks_float64 = device.type == 'mps'
+    z = (z.cpu() if lacks_float64 else z).double()
     # The smaller Gram matrix has the squares of the singular values as eigenvalues.
     gram = z @ z.T if n < d else z.T @ z
     finite = gram.isfinite().all()
@@ -192,7 +195,8 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
     sigma = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     p = sigma / sigma.sum().clamp(min=torch.finfo(sigma.dtype).tiny) + eps
     entropy: Tensor = -(p * p.log()).sum()
-    return entropy.exp().where(finite, torch.nan)
+    rank = entropy.exp().where(finite, torch.nan)
+    return rank.float().to(device) if lacks_float64 else rank
 
 
 class _Standardize(torch.autograd.Function):

@@ -21,6 +21,8 @@ from ..models.checkpoints import place
 _DEFAULTS = {'lars': (0.05, 0.096, 1e-6), 'adamw': (1e-4, 1.0, 0.01)}
 # lightly's LARS adapts no rate where there is no weight decay at all.
 _NO_DECAY = 1e-12
+# What FSDP, activation checkpoints and torch.compile put into the names of parameters.
+_WRAPPERS = re.compile(r'(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.')
 # timm's names of plain ResNets: resnet50, resnet10t, resnet18d, resnet50.a1_in1k
 _PLAIN_RESNET = re.compile(r'resnet\d+[a-z]?(\..*)?')
 
@@ -41,6 +43,7 @@ def build_optimizer(
     lr_biases: float | None = None,
     weight_decay: float | None = None,
     fused: bool = True,
+    ndims: Mapping[str, int] | None = None,
 ) -> Optimizer:
     """Build an optimiser with biases and normalisation parameters in their own group.
 
@@ -55,6 +58,8 @@ def build_optimizer(
             for LARS.
         weight_decay: by default 0.01 for AdamW and 1e-6 for LARS.
         fused: whether AdamW may update all parameters in one kernel.
+        ndims: number of dimensions of each parameter as it was built, see
+            :func:`parameter_ndims`; by default those that it has now.
 
     Returns:
         The optimiser. A checkpoint of it that is loaded brings its state, not its
@@ -70,14 +75,17 @@ def build_optimizer(
     default_lr, ratio, default_decay = _DEFAULTS[name]
     lr = default_lr if lr is None else lr
     decay = default_decay if weight_decay is None else weight_decay
+    now = parameter_ndims(module)
+    parameters = dict(zip(now, module.parameters(), strict=True))
+    ndim = now | {k: v for k, v in (ndims or {}).items() if k in now}
     groups = [
         {
-            'params': [p for p in module.parameters() if p.ndim > 1],
+            'params': [p for k, p in parameters.items() if ndim[k] > 1],
             'lr': lr,
             'weight_decay': max(decay, _NO_DECAY) if name == 'lars' else decay,
         },
         {
-            'params': [p for p in module.parameters() if p.ndim <= 1],
+            'params': [p for k, p in parameters.items() if ndim[k] <= 1],
             'lr': ratio * lr if lr_biases is None else lr_biases,
             'weight_decay': 0.0,
         },
@@ -85,6 +93,24 @@ def build_optimizer(
     if name == 'lars':
         return _with_own_options(LARS(groups, lr=lr, momentum=0.9))
     return _adamw(groups, fused)
+
+
+def parameter_ndims(module: nn.Module) -> dict[str, int]:
+    """Count the dimensions of the parameters.
+
+    FSDP makes each parameter a vector and wraps modules, so a task counts before.
+
+    Args:
+        module: has the parameters.
+
+    Returns:
+        The numbers, by name without what wrappers add.
+
+    Example:
+        >>> parameter_ndims(nn.Linear(4, 2))
+        {'weight': 2, 'bias': 1}
+    """
+    return {_WRAPPERS.sub('', k): p.ndim for k, p in module.named_parameters()}
 
 
 def build_transfer_optimizer(
