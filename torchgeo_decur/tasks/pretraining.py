@@ -20,13 +20,7 @@ from ..transforms import Augmentation, default_augmentations
 from .chunks import in_chunks
 from .gathering import gather_embeddings
 from .guard import FiniteGuard
-from .optimizers import (
-    WarmupCosine,
-    build_optimizer,
-    lay_schedule,
-    parameter_ndims,
-    warmup_steps,
-)
+from .optimizers import WarmupCosine, build_optimizer, lay_schedule, warmup_steps
 from .resume import ResumableTask
 
 VIEWS = 2  #: Views of each modality in a step.
@@ -107,7 +101,6 @@ class MultimodalPretraining(ResumableTask):
             )
         self.weights = weights
         super().__init__()
-        self._ndims = parameter_ndims(self)
         if compile:
             self.compile_parts()
         self.augmentations = default_augmentations(modalities, size)
@@ -392,9 +385,8 @@ class MultimodalPretraining(ResumableTask):
         if size < 2 and batch_idx > 0:
             return
         images = self._images(batch, batch_idx)
-        # What draws next, on the CPU or on the GPU, must not repeat itself.
-        devices = [self.device] if self.device.type == 'cuda' else []
-        with torch.random.fork_rng(devices):
+        # What draws next, such as the order of an epoch, must not repeat itself.
+        with self._forked():
             self._seed(-1, batch_idx)
             terms, _, _ = self.objective(images)
         parts = {f'{stage}_{k}': v for k, v in terms.items()}

@@ -1,5 +1,6 @@
 """What lets a fit be stopped and go on: its seed, its checkpoint, and their checks."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from .guard import CheckedTask, FiniteGuard
+from .optimizers import parameter_ndims
 
 # A gradient scaler begins at 2 ** 16, halves that in each step that it skips, and is then
 # no longer the cause.
@@ -28,6 +30,7 @@ class ResumableTask(CheckedTask):
         self._run_seed: int | None = None
         self._guard = FiniteGuard()
         super().__init__()
+        self._ndims = parameter_ndims(self)
 
     def on_fit_start(self) -> None:
         """Remember the seed of the run, unless it comes from a checkpoint."""
@@ -78,6 +81,11 @@ class ResumableTask(CheckedTask):
         checkpoint['state_dict'] = own | {
             k: v for k, v in state.items() if not k.startswith('augmentations.')
         }
+
+    def _forked(self) -> AbstractContextManager[None]:
+        """Put the random states of the CPU and the GPU back at the end of a context."""
+        devices = [self.device] if self.device.type == 'cuda' else []
+        return torch.random.fork_rng(devices)
 
     def _seed(self, *step: int) -> None:
         words = [abs(self._run_seed or 0), *(s + 1 for s in step), self.global_rank]
