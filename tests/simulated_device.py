@@ -45,6 +45,9 @@ class SimulatedDevice(FakeTensorMode):
                 torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1
             )
             return torch.device('meta') if recorded else args[0].fake_device
+        args, kwargs = tree_map_only(
+            torch.device, lambda d: CUDA if d.type == 'meta' else d, (args, kwargs)
+        )
         given = tree_flatten((args, kwargs))[0]
         device = [x for x in given if isinstance(x, FakeTensor)]
         host = [
