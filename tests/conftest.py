@@ -25,7 +25,11 @@ OLD_WARNINGS = [
     # matplotlib before 3.10.7, with pyparsing 3.3
     "ignore:'\\w+' deprecated - use '\\w+':DeprecationWarning",
     # rasterio before 1.5.2, with affine 3
-    'ignore:Use `?@`?.* matmul:DeprecationWarning',
+    'ignore:Use `@` matmul instead:PendingDeprecationWarning',
+    # tqdm before 4.66.2, with Python 3.12
+    'ignore:datetime.datetime.utcfromtimestamp:DeprecationWarning',
+    # timm before 1.0.25, with torch 2.6
+    'ignore:torch.utils.checkpoint. the use_reentrant parameter:UserWarning',
     # pyproj before 3.8, with numpy 2
     'ignore:Conversion of an array with ndim > 0 to a scalar:DeprecationWarning',
 ]

@@ -9,6 +9,7 @@ import timm
 import torch
 from encoder_states import assert_loaded
 from torch import Tensor, nn
+from versions import needs_onnx
 
 from torchgeo_decur.models import (
     LateFusionClassifier,
@@ -255,6 +256,8 @@ class TestPlainWeights:
 
 
 class TestGraphs:
+    # What ONNX is written from.
+    @needs_onnx
     def test_export(self) -> None:
         model = build()
         batch = torch.export.Dim('batch', min=1, max=64)
