@@ -1,8 +1,14 @@
+from copy import deepcopy
 from typing import Any
 
 import kornia.augmentation as K
 import pytest
 import torch
+from kornia.enhance import (
+    adjust_brightness_accumulative,
+    adjust_hue,
+    adjust_saturation_with_gray_subtraction,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -139,6 +145,25 @@ class TestEvery:
         assert 16 < flipped < 48
 
 
+def plainly(chain: Any) -> nn.Module:
+    """Kornia's operations one after the other, with contrast in each band on its own."""
+
+    def jitter(x: Tensor, drawn: Any, flags: Any, transform: Any = None) -> Tensor:
+        x = adjust_brightness_accumulative(x, drawn['brightness_factor'])
+        mean, factor = x.mean((2, 3), keepdim=True), drawn['contrast_factor']
+        x = (mean + factor[:, None, None, None] * (x - mean)).clamp(0, 1)
+        if x.shape[1] != 3:
+            return x
+        x = adjust_saturation_with_gray_subtraction(x, drawn['saturation_factor'])
+        return adjust_hue(x, 2 * torch.pi * drawn['hue_factor'])
+
+    plain = deepcopy(list(chain))
+    for step in plain:
+        if isinstance(step, steps.RandomColorJitter):
+            step.apply_transform = jitter
+    return K.AugmentationSequential(*plain, data_keys=['input'])
+
+
 class TestAsKornia:
     """Draws and results are those of Kornia's operations one after the other."""
 
@@ -148,7 +173,7 @@ class TestAsKornia:
         self, augmentation: type[nn.Module], channels: int
     ) -> None:
         chain = augmentation(size=24)
-        plain = K.AugmentationSequential(*chain, data_keys=['input'])
+        plain = plainly(chain)
         for seed in range(3):
             # Smooth images: the rounding of places counts for little.
             x = functional.interpolate(torch.rand(32, channels, 5, 5), (40, 33))
@@ -160,7 +185,7 @@ class TestAsKornia:
 
     def test_with_saturation_and_hue(self) -> None:
         chain = RGBAugmentation(size=24, saturation=0.4, hue=0.1)
-        plain = K.AugmentationSequential(*chain, data_keys=['input'])
+        plain = plainly(chain)
         x = functional.interpolate(torch.rand(32, 3, 5, 5), (40, 33), mode='bilinear')
         torch.manual_seed(1)
         found = chain(x)
@@ -338,6 +363,14 @@ class TestTones:
         torch.testing.assert_close(view, expected, atol=1e-4, rtol=0)
         assert 0.7 - 1e-3 < factor.min() < 0.75
         assert 1.25 < factor.max() < 1.3 + 1e-3
+
+    def test_contrast_keeps_the_spectrum(self, augmentation: type[nn.Module]) -> None:
+        means = torch.tensor([0.25, 0.45, 0.65, 0.85])
+        noise = functional.interpolate(torch.rand(8, 4, 3, 3), (24, 24)) / 10
+        x = noise - noise.mean((2, 3), keepdim=True) + means[:, None, None]
+        view = alone(augmentation, jitter=1, brightness=0, contrast=0.4)(x)
+        assert (view - x).abs().amax() > 0.01
+        torch.testing.assert_close(view.mean((2, 3)), means.expand(8, 4))
 
     def test_jitter(self, augmentation: type[nn.Module]) -> None:
         x = torch.rand(64, 2, 24, 24)
