@@ -27,7 +27,7 @@ _WRAPPERS = re.compile(r'(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_
 _PLAIN_RESNET = re.compile(r'resnet\d+[a-z]?(\..*)?')
 
 
-class WarmupCosine(CosineWarmupScheduler):
+class WarmupCosine(CosineWarmupScheduler):  # type: ignore[misc]
     """The schedule of a pretraining; one of a callback or user is of another class."""
 
 

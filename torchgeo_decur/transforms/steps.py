@@ -149,7 +149,7 @@ class RandomBandMean(K.IntensityAugmentationBase2D):
         return input.mean(dim=-3, keepdim=True).expand(input.shape)
 
 
-class RandomColorJitter(K.ColorJitter):
+class RandomColorJitter(K.ColorJitter):  # type: ignore[misc]
     """Kornia's ColorJitter with contrast about the mean of each band, in this order.
 
     Kornia takes one mean of all bands, so that its contrast changes their ratio. DeCUR was
