@@ -129,14 +129,6 @@ class TestNoWaiting:
         with NoWaiting(), pytest.raises(AssertionError, match='waits for the device'):
             torch.ones(1).item()
 
-    def test_augmentation_draws_on_the_host(self) -> None:
-        # A tensor without memory cannot be waited for.
-        augmentation = DeCUR(MODALITIES, 'test_resnet', projector=[8]).augmentations[
-            's2'
-        ]
-        view = augmentation.to('meta')(torch.empty(8, 13, 264, 264, device='meta'))
-        assert view.shape == (8, 13, 224, 224)
-
 
 class TestFusedOptimizer:
     def test_is_used(self) -> None:
