@@ -6,8 +6,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from small_fits import trainer as small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
@@ -148,3 +149,14 @@ class TestErrors:
             ImportError, match=r'pip install torchgeo-decur\[analysis\]'
         ):
             trainer(tmp_path, LogFigures()).fit(decur(), data())
+
+
+def test_last_epoch_under_max_steps_is_due() -> None:
+    due: list[bool] = []
+
+    class Ask(Callback):
+        def on_validation_epoch_end(self, trainer: Trainer, _: LightningModule) -> None:
+            due.append(LogFigures(every_n_epochs=9)._due(trainer))
+
+    small(max_epochs=-1, max_steps=4, callbacks=[Ask()]).fit(decur(), data())
+    assert due == [False, True]

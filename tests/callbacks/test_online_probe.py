@@ -157,6 +157,22 @@ class TestWhen:
         fit.fit(Means(), datamodule=BitsDataModule(24))
         assert epochs(probe) == [-1, 1, 3, 4]
 
+    @pytest.mark.parametrize(
+        ('limits', 'expected'),
+        [
+            ({'max_epochs': -1, 'max_steps': 6}, [-1, 1, 2]),
+            # The third epoch is cut short, and not validated.
+            ({'max_epochs': -1, 'max_steps': 7}, [-1, 1, 2]),
+            ({'max_epochs': 9, 'max_steps': 2}, [-1, 0]),
+        ],
+    )
+    def test_last_epoch_under_max_steps(
+        self, tmp_path: Path, limits: dict[str, int], expected: list[int]
+    ) -> None:
+        probe = OnlineProbe(every_n_epochs=2)
+        trainer(tmp_path, probe, **limits).fit(Means(), datamodule=BitsDataModule(24))
+        assert epochs(probe) == expected
+
     def test_last_scores_of_an_epoch_count(self, tmp_path: Path) -> None:
         probe = OnlineProbe()
         fit = trainer(tmp_path, probe, max_epochs=2, val_check_interval=0.5)
@@ -187,6 +203,20 @@ class TestWhen:
 
 
 class TestWhat:
+    @pytest.mark.parametrize('first', [True, False])
+    def test_strings_maps_and_loaders_without_labels(
+        self, tmp_path: Path, first: bool
+    ) -> None:
+        strange = {'label_name': 'field', 'label_map': torch.zeros(8, 8)}
+        labelled: Any = DataLoader([{**x, **strange} for x in Bits(24)], 8)  # type: ignore[arg-type]
+        plain: Any = DataLoader(Bits(16, labels=False), 8)
+        probe, loaders = OnlineProbe(), [labelled, plain]
+        fit = trainer(tmp_path, probe)
+        fit.fit(Means(), labelled, loaders if first else loaders[::-1])
+        found = scores(probe, 0)
+        assert {label for label, _, _ in found} == {'label', 'label_bits', 'label_rare'}
+        assert found['label', 'a', 'linear'] == pytest.approx(100)
+
     def test_at_most_max_samples(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..analysis import Embeddings, LeftOut, alignment_histogram, spatial_saliency
 from ..analysis.attribution import import_captum
 from ..modalities import pick_date, split
-from .needs import need_encoders
+from .needs import need_encoders, validates_last
 
 
 class LogFigures(Callback):
@@ -158,8 +158,7 @@ class LogFigures(Callback):
 
     def _due(self, trainer: Trainer) -> bool:
         epoch = trainer.current_epoch + 1
-        last = epoch == trainer.max_epochs
-        due = last or epoch % self.every_n_epochs == 0
+        due = epoch % self.every_n_epochs == 0 or validates_last(trainer)
         return trainer.is_global_zero and not trainer.sanity_checking and due
 
     def _writers(self, trainer: Trainer) -> list[Any]:

@@ -1,6 +1,8 @@
-"""What callbacks need of the task."""
+"""What callbacks need of the task and the trainer."""
 
-from lightning.pytorch import Callback, LightningModule
+import math
+
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..tasks import MultimodalPretraining
 
@@ -20,3 +22,23 @@ def need_encoders(callback: Callback, task: LightningModule) -> None:
             f'{type(callback).__name__} needs a task with one encoder per modality, such '
             f'as torchgeo_decur.tasks.DeCUR, got {type(task).__name__}'
         )
+
+
+def validates_last(trainer: Trainer) -> bool:
+    """Check whether no later validation at the end of an epoch follows the present one.
+
+    Args:
+        trainer: a trainer that validates during a fit.
+
+    Returns:
+        Whether ``max_epochs``, ``max_steps`` or a request to stop ends the fit before.
+    """
+    most, batches = trainer.max_steps, trainer.num_training_batches
+    if trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop:
+        return True
+    if most == -1:
+        return False
+    # Lightning does not validate where max_steps ends a fit within an epoch.
+    endless = math.isinf(batches)
+    epoch = 1 if endless else math.ceil(batches / trainer.accumulate_grad_batches)
+    return trainer.global_step + epoch > most

@@ -18,14 +18,15 @@ from torch.func import functional_call
 from ..analysis.classifiers import Array, run_probes
 from ..files import write_whole
 from ..modalities import pick_date, split
-from .needs import need_encoders
+from .needs import need_encoders, validates_last
 
 
 class OnlineProbe(Callback):
     """Every k epochs, probe frozen features of the validation split with its labels.
 
     For each modality alone, all concatenated, and whatever else the task makes of them
-    (``joint``, ``shared``), and for every ``label*`` key of the batches, a nearest-neighbour classifier and a logistic regression (both of
+    (``joint``, ``shared``), and for every ``label*`` key of the batches that holds numbers,
+    shape (B,) or (B, L), a nearest-neighbour classifier and a logistic regression (both of
     scikit-learn, on standardised features) are fitted on one half of the validation
     samples and scored on the other, always the same halves. Scores are balanced accuracy
     for class labels and micro-averaged average precision for multi-label ones, in
@@ -119,7 +120,17 @@ class OnlineProbe(Callback):
         images = {m: pick_date(x, date=0) for m, x in images.items()}
         if len(next(iter(images.values()))) < 2:
             return
-        found = {k: v for k, v in batch.items() if str(k).startswith('label')}
+        samples = len(next(iter(images.values())))
+        found = {k: v for k, v in batch.items() if _is_label(k, v, samples)}
+        if self._store:
+            labels = {k for k in self._store if k.startswith('label')}
+            if not labels and found:
+                # Another loader has labels: samples without are of no use.
+                self._store = {}
+            elif not labels <= set(found):
+                return
+            else:
+                found = {k: found[k] for k in labels}
         for m, h in pl_module(images).items():
             found[f'trained {m}'] = h
         if self._untrained is not None and not self._has_untrained():
@@ -283,13 +294,22 @@ class OnlineProbe(Callback):
 
     def _due(self, trainer: Trainer) -> bool:
         epoch = trainer.current_epoch + 1
-        last = epoch == trainer.max_epochs
         return not trainer.sanity_checking and (
-            last or epoch % self.every_n_epochs == 0
+            epoch % self.every_n_epochs == 0 or validates_last(trainer)
         )
 
     def _has_untrained(self) -> bool:
         return any(r['epoch'] == -1 for r in self.rows)
+
+
+def _is_label(key: object, value: object, samples: int) -> bool:
+    """Check for numbers of each sample, not strings or maps that have such a key."""
+    return (
+        str(key).startswith('label')
+        and isinstance(value, Tensor)
+        and value.ndim in (1, 2)
+        and len(value) == samples
+    )
 
 
 def _features_of(
