@@ -239,3 +239,29 @@ def test_commands(
     path = conf('late_fusion_segmentation', num_classes=3)
     for command in ('fit', 'test', 'predict'):
         torchgeo(command, '--config', path)
+
+
+def test_nodata_is_looked_for_in_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(0)
+    for m, bands in MODALITIES.items():
+        values = generator.integers(1, 99, (bands, 160, 320)).astype(np.uint16)
+        values[:, :64, 250:300] = 0
+        values[:, 100, 310] = 0
+        place = from_origin(400000, 5500000, 10, 10)
+        path = tmp_path / m / 'scene.tif'
+        write_bands(path, values, crs='EPSG:32632', transform=place, nodata=0)
+    dm = module(tmp_path, 16, val_fraction=0.4)
+    dm.setup('fit')
+    found = [dm.rasters.usable(sample) for sample in dm.val_dataset]
+    # 7 columns and 10 rows of windows, of which 4 rows and 3 columns have a hole
+    assert all(found) and len(found) + dm.val_dataset.skipped == 70
+    assert dm.val_dataset.skipped == 16
+    reads = []
+    read = type(dm.rasters).read
+    monkeypatch.setattr(
+        type(dm.rasters), 'read', lambda self, w: reads.append(w) or read(self, w)
+    )
+    dm.setup('validate')
+    assert len(dm.val_dataset) == 54 and len(reads) < 20

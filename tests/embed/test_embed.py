@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rasterio
+import shapely
 import torch
 import yaml
 from fake_data import fake, write_bands
@@ -20,6 +21,7 @@ from torchgeo.datasets import ClayEmbeddings
 from torchgeo_decur.cli import main
 from torchgeo_decur.datamodules import RasterPairDataModule, SyntheticEODataModule
 from torchgeo_decur.embed import embed_rasters, load_run
+from torchgeo_decur.embed.parts import Parts
 from torchgeo_decur.tasks import DeCUR, LateFusionClassification, LateFusionSegmentation
 
 RASTERS = fake('rasters')
@@ -440,3 +442,16 @@ class TestRun:
         conf['model']['init_args']['weights'] = 'gone.pt'
         config.write_text(yaml.safe_dump(conf))
         assert load_run(config)
+
+
+def test_windows_across_180_degrees_are_cut(tmp_path: Path) -> None:
+    boxes = [shapely.box(179.5, 10, 180.5, 11), shapely.box(178, 10, 179, 11)]
+    # UTM zone 1 reaches over the line
+    places = gpd.GeoDataFrame(geometry=boxes, crs='OGC:CRS84').to_crs('EPSG:32601')
+    parts = Parts(tmp_path / 'x.parquet', places, {})
+    parts.write(0, {'embedding': torch.zeros(2, 3)})
+    table = gpd.read_parquet(parts.finish())
+    first, second = table.geometry
+    assert first.geom_type == 'MultiPolygon' and second.geom_type == 'Polygon'
+    assert all(part.bounds[2] - part.bounds[0] < 0.6 for part in first.geoms)
+    assert first.area == pytest.approx(1, rel=0.01)

@@ -143,6 +143,29 @@ class JoinedRasters:
                 shares[name] = share
         return shares
 
+    def missing_by_patch(
+        self, sample: Mapping[str, Any], rows: int, columns: int
+    ) -> NDArray[np.float64]:
+        """Compute the share of missing pixels of each window of a block.
+
+        Args:
+            sample: the block, as :meth:`read` returns it.
+            rows: number of windows from north to south.
+            columns: number of windows from west to east.
+
+        Returns:
+            The largest share of any modality, shape (rows, columns).
+        """
+        size = self.patch_size
+        shares = torch.zeros(rows, columns, dtype=torch.double)
+        for name in self.leaves:
+            if name != 'mask':
+                invalid = invalid_pixels(sample[f'image_{name}'], self.nodata[name])
+                if invalid is not None:
+                    patches = invalid.any(0).view(rows, size, columns, size)
+                    shares = shares.maximum(patches.double().mean((1, 3)))
+        return cast(NDArray[np.float64], shares.numpy())
+
     def usable(self, sample: Mapping[str, Any]) -> bool:
         """Whether no modality of a sample misses more than ``max_nodata``."""
         return max(self.missing(sample).values()) <= self.max_nodata

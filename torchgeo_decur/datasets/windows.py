@@ -13,9 +13,17 @@ from torch.utils.data import Dataset
 from torchgeo.datasets.utils import GeoSlice, Sample
 
 from .joined import JoinedRasters, Window, outline
-from .positions import clear_of_others, grid_positions, random_positions
+from .positions import (
+    Integers,
+    Positions,
+    clear_of_others,
+    grid_positions,
+    random_positions,
+)
 
 TRIES = 64
+# Pixels that are read at once to look for nodata.
+BLOCK = 1024
 
 
 class RandomWindows(Dataset[Sample]):
@@ -132,9 +140,11 @@ class GridWindows(Dataset[Sample]):
     ) -> None:
         """Initialize a new GridWindows instance."""
         self.rasters = rasters
-        windows = _grid(rasters, area, whole)
-        self.windows = windows if whole else _usable(rasters, windows)
-        self.skipped = len(windows) - len(self.windows)
+        positions = grid_positions(rasters, area, whole)
+        numbers = _covered(rasters, positions, area, whole)
+        usable = numbers if whole else _usable(rasters, positions, numbers)
+        self.windows = positions.windows(*positions.place(usable))
+        self.skipped = len(numbers) - len(self.windows)
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -197,9 +207,10 @@ def too_small(rasters: JoinedRasters, area: BaseGeometry, name: str = 'area') ->
     return f'patch_size must fit in {where} (width x height), got {rasters.patch_size}'
 
 
-def _grid(rasters: JoinedRasters, area: BaseGeometry, whole: bool) -> list[GeoSlice]:
-    """Lay windows side by side; those that stick out of a part too far are left out."""
-    positions = grid_positions(rasters, area, whole)
+def _covered(
+    rasters: JoinedRasters, positions: Positions, area: BaseGeometry, whole: bool
+) -> Integers:
+    """Number the positions that do not stick out of a part too far."""
     part, bounds = positions.place(np.arange(len(positions)))
     kept = positions.inside[part]
     check = np.flatnonzero(~kept)
@@ -212,10 +223,40 @@ def _grid(rasters: JoinedRasters, area: BaseGeometry, whole: bool) -> list[GeoSl
     else:
         clear = clear_of_others(rasters, area, boxes)
         kept[check] = (filled >= 1 - rasters.max_outside - 1e-6) & clear
-    return positions.windows(part[kept], bounds[kept])
+    return np.flatnonzero(kept)
 
 
-def _usable(rasters: JoinedRasters, windows: list[GeoSlice]) -> list[GeoSlice]:
+def _usable(
+    rasters: JoinedRasters, positions: Positions, numbers: Integers
+) -> Integers:
+    """Choose the positions whose windows do not miss too many pixels.
+
+    Blocks of windows are read at once. A window that is whole or empty is decided by
+    its block, another is read by itself, since resampling ends at its border.
+    """
     if all(value is None for value in rasters.nodata.values()):
-        return windows
-    return [window for window in windows if rasters.usable(rasters.read(window))]
+        return numbers
+    part, bounds = positions.place(numbers)
+    patch, size = rasters.patch_size, np.array(rasters.size)
+    cells = np.round((bounds[:, :2] - positions.corners[part]) / size).astype(np.int64)
+    side = max(1, BLOCK // patch)
+    keys = np.column_stack([part, cells // side])
+    _, block = np.unique(keys, axis=0, return_inverse=True)
+    kept = np.zeros(len(numbers), dtype=bool)
+    for members in np.split(
+        np.argsort(block, kind='stable'), np.cumsum(np.bincount(block))[:-1]
+    ):
+        low, high = cells[members].min(0), cells[members].max(0) + 1
+        corner = positions.corners[part[members[:1]]] + low * size
+        box = np.concatenate([corner, corner + (high - low) * size], axis=1)
+        [window] = positions.windows(part[members[:1]], box)
+        columns, rows = (high - low).tolist()
+        shares = rasters.missing_by_patch(rasters.read(window), rows, columns)
+        for i, (column, row) in zip(members, (cells[members] - low), strict=True):
+            share = shares[rows - 1 - row, column]
+            if 0 < share < 1:
+                [window] = positions.windows(part[[i]], bounds[[i]])
+                kept[i] = rasters.usable(rasters.read(window))
+            else:
+                kept[i] = share <= rasters.max_nodata
+    return numbers[kept]

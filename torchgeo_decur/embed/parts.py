@@ -45,7 +45,8 @@ class Parts:
         self.out, self.about = out, json.loads(json.dumps(dict(about)))
         self.folder = out.with_name(f'{out.name}.parts')
         # GeoParquet without a CRS, and TorchGeo's readers, mean longitude and latitude.
-        self.places = places.to_crs('OGC:CRS84')
+        places = places.to_crs('OGC:CRS84')
+        self.places = places.set_geometry(_cut_at_180(places.geometry))
         run = self.folder / 'run.json'
         if run.exists():
             found = json.loads(run.read_text())
@@ -105,7 +106,8 @@ class Parts:
         files = [self.path(i) for i in range(len(self.spans))]
         schema = pq.read_schema(files[0])
         box = [float(v) for v in self.places.total_bounds]
-        column = {'encoding': 'WKB', 'geometry_types': ['Polygon'], 'bbox': box}
+        types = sorted(self.places.geom_type.unique())
+        column = {'encoding': 'WKB', 'geometry_types': types, 'bbox': box}
         geo = {
             'version': '1.1.0',
             'primary_column': 'geometry',
@@ -161,6 +163,32 @@ def is_finished(out: Path, about: Mapping[str, Any]) -> bool:
 
 
 _OPTIONS: dict[str, Any] = {'compression': 'zstd', 'use_dictionary': False}
+
+
+def _cut_at_180(shapes: gpd.GeoSeries) -> gpd.GeoSeries:
+    """Cut polygons where they cross a longitude of 180 degrees, as GeoParquet asks for.
+
+    Args:
+        shapes: polygons in longitude and latitude. One that is wider than half of the
+            earth is taken for one that crosses.
+    """
+    bounds = shapes.bounds
+    crossing = bounds['maxx'] - bounds['minx'] > 180
+    if not crossing.any():
+        return shapes
+
+    def shifted(points: np.ndarray) -> np.ndarray:
+        return np.column_stack([points[:, 0] % 360, points[:, 1]])
+
+    def back(points: np.ndarray) -> np.ndarray:
+        return points - (360, 0)
+
+    whole = shapely.transform(shapes[crossing].to_numpy(), shifted)
+    west = shapely.intersection(whole, shapely.box(0, -90, 180, 90))
+    east = shapely.intersection(whole, shapely.box(180, -90, 360, 90))
+    cut = shapes.copy()
+    cut[crossing] = shapely.union(west, shapely.transform(east, back))
+    return cut
 
 
 def _lists(x: Tensor) -> pa.Array:
