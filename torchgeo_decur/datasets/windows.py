@@ -234,7 +234,8 @@ def _usable(
     Blocks of windows are read at once. A window that is whole or empty is decided by
     its block, another is read by itself, since resampling ends at its border.
     """
-    if all(value is None for value in rasters.nodata.values()):
+    unmarked = all(value is None for value in rasters.nodata.values())
+    if unmarked or not len(numbers):
         return numbers
     part, bounds = positions.place(numbers)
     patch, size = rasters.patch_size, np.array(rasters.size)
