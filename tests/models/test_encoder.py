@@ -2,6 +2,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -67,6 +68,15 @@ class TestCreateEncoder:
         encoder = create_encoder('vit_tiny_patch16_224.augreg_in21k', 2).eval()
         with torch.no_grad():
             assert encoder(torch.rand(1, 2, 64, 64)).shape == (1, 192)
+
+    def test_imagenet_weights_without_a_network(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+        monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))
+        message = r'weights of resnet10t are not in the cache .*; give weights: null'
+        with pytest.raises(FileNotFoundError, match=message):
+            create_encoder('resnet10t', 3, pretrained=True)
 
     def test_unknown_model_with_a_suggestion(self) -> None:
         message = r"name of a timm model, got 'resnet5O'; did you mean .*'resnet50'"

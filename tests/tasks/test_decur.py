@@ -221,7 +221,8 @@ class TestObjective:
 
 class TestStages:
     def test_loss_falls(self) -> None:
-        model = task(lr=1e-2, optimizer='adamw')
+        torch.manual_seed(0)
+        model = task(lr=3e-3, optimizer='adamw')
         losses: list[float] = []
         step = model.training_step
 

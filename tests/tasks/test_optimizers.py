@@ -119,3 +119,24 @@ def test_validation_leaves_the_random_numbers_of_a_gpu(
         {f'image_{m}': torch.rand(2, c, 32, 32) for m, c in MODALITIES.items()}, 0
     )
     assert forked == [torch.device('cuda', 0)]
+
+
+def test_parameters_in_one_vector_need_another_layout() -> None:
+    """As docs/traps.md says of parameters_to_vector, LBFGS and others that use view."""
+    made = DeCUR({'a': 2, 'b': 3}, model='test_resnet', projector=[8])
+    with pytest.raises(RuntimeError, match='view size is not compatible'):
+        nn.utils.parameters_to_vector(made.parameters())
+    made.to(memory_format=torch.contiguous_format)
+    vector = nn.utils.parameters_to_vector(made.parameters())
+    assert len(vector) == sum(p.numel() for p in made.parameters())
+    nn.utils.vector_to_parameters(vector, made.parameters())
+    optimizer = torch.optim.LBFGS(made.parameters(), max_iter=1)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = torch.stack([p.square().sum() for p in made.parameters()]).sum()
+        loss.backward()
+        return loss
+
+    first = optimizer.step(closure)
+    assert closure() < first

@@ -204,3 +204,18 @@ def test_binary() -> None:
     logits = task.model.decode(features, size).squeeze(1)
     assert logits.shape == (2, 32, 32)
     assert task._loss(logits, batch['mask']).isfinite()
+
+
+def test_last_training_batch_of_one() -> None:
+    task = LateFusionSegmentation(
+        {'a': 2, 'b': 3}, 'deeplabv3+', 'resnet18', num_classes=3
+    )
+    batch = {
+        'image_a': torch.rand(1, 2, 64, 64),
+        'image_b': torch.rand(1, 3, 64, 64),
+        'mask': torch.randint(3, (1, 64, 64)),
+    }
+    task.train()
+    task._trainer = trainer()
+    with pytest.raises(ValueError, match=r'two samples or more .*, got 1; leave out'):
+        task.training_step(batch, 1)

@@ -42,6 +42,8 @@ def create_encoder(
         divide is extended by zeros at the lower and right edge.
 
     Raises:
+        FileNotFoundError: if ImageNet weights are not in the cache and cannot be
+            downloaded.
         ValueError: if timm does not know the model.
 
     Example:
@@ -57,9 +59,20 @@ def create_encoder(
     if is_model_in_modules(model, _DYNAMIC_SIZE):
         kwargs.setdefault('dynamic_img_size', True)
         kwargs.setdefault('dynamic_img_pad', True)
-    encoder: nn.Module = timm.create_model(
-        model, pretrained=pretrained, in_chans=in_chans, num_classes=0, **kwargs
-    )
+    try:
+        encoder: nn.Module = timm.create_model(
+            model, pretrained=pretrained, in_chans=in_chans, num_classes=0, **kwargs
+        )
+    # Those of the Hub's client are OSErrors too.
+    except OSError as error:
+        if not pretrained:
+            raise
+        raise FileNotFoundError(
+            f'the ImageNet weights of {model} are not in the cache and cannot be '
+            f'downloaded ({type(error).__name__}); give weights: null for a random start, '
+            'or copy the cache of the Hugging Face Hub from a machine with a network '
+            '(HF_HOME)'
+        ) from error
     return encoder
 
 

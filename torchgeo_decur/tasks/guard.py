@@ -1,6 +1,7 @@
 """What a fit must not go on with: a loss that is no number, another model's weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -70,6 +71,28 @@ class FiniteGuard:
             f'the loss must be finite, got NaN or infinity in {[p for p, b in flags if b]} '
             f'by step {step}; lower lr or add warmup_epochs, and look at the data for NaN'
         )
+
+
+@contextmanager
+def batch_of(size: int) -> Iterator[None]:
+    """Explain the error of a BatchNorm that gets one value: a last batch of one sample.
+
+    Args:
+        size: number of samples of the batch.
+
+    Raises:
+        ValueError: if the block raises one and the batch has a single sample.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if size > 1:
+            raise
+        raise ValueError(
+            'a training batch must have two samples or more for this model, whose '
+            f'BatchNorm compares them, got {size}; leave out the last, smaller batch '
+            '(drop_last=True), or choose another batch_size'
+        ) from error
 
 
 class CheckedTask(ScaleCheck, BaseTask):

@@ -20,7 +20,7 @@ from ..modalities import pick_date, split
 from ..models import LateFusion
 from ..models.encoder import Weights
 from ..transforms import SharedCrop
-from .guard import CheckedTask
+from .guard import CheckedTask, batch_of
 from .masked import LabelGuard, MaskedLoss, target_weights
 from .optimizers import EpochShare, build_transfer_optimizer, lay_schedule
 from .subsets import SubsetMetrics, collect
@@ -200,9 +200,10 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
             The loss.
         """
         batch = self._augment(batch)
-        features, size = self._encode(batch, 'train')
-        y_hat = self.model.decode(features, size).squeeze(1)
         y = self._labels.replace(self._target(batch))
+        with batch_of(len(y)):
+            features, size = self._encode(batch, 'train')
+            y_hat = self.model.decode(features, size).squeeze(1)
         loss = self._loss(y_hat, y)
         self.train_metrics.update(y_hat.detach(), y)
         if self._looks(batch_idx):
