@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from torchgeo_decur.losses import cross_correlation_terms, standardize
+from torchgeo_decur.losses import DeCURLoss, cross_correlation_terms, standardize
 from torchgeo_decur.losses.functional import effective_rank, feature_std, gram
 
 
@@ -185,3 +185,37 @@ def test_effective_rank_needs_no_float64_of_the_device() -> None:
     with NoFloat64():
         rank = effective_rank(torch.empty(8, 4, device='mps'))
     assert rank.device.type == 'mps' and rank.dtype == torch.float32
+
+
+class TestHigherOrder:
+    """The functions with gradients of their own, under autograd and torch.func."""
+
+    @staticmethod
+    def embeddings() -> Tensor:
+        torch.manual_seed(0)
+        return torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+
+    @pytest.mark.parametrize('function', [standardize, gram])
+    def test_gradient_of_the_gradient(self, function: Any) -> None:
+        z = self.embeddings()
+        assert torch.autograd.gradgradcheck(function, (z,))
+
+    def test_hessian_and_batches_of_the_loss(self) -> None:
+        loss = DeCURLoss(common_dim=2)
+        a, b = self.embeddings(), self.embeddings().detach().flip(0)
+
+        def value(x: Tensor) -> Tensor:
+            found: Tensor = loss({'a': torch.stack([x, b]), 'b': torch.stack([b, x])})[
+                'loss'
+            ]
+            return found
+
+        expected = torch.autograd.functional.hessian(value, a)
+        a = a.detach()
+        torch.testing.assert_close(
+            torch.func.jacrev(torch.func.grad(value))(a), expected
+        )
+        many = torch.stack([a, 2 * b])
+        found = torch.func.vmap(torch.func.grad(value))(many)
+        each = torch.stack([torch.func.grad(value)(x) for x in many])
+        torch.testing.assert_close(found, each)

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, normalize
 
 
@@ -31,7 +30,8 @@ def standardize(z: Tensor, eps: float = 1e-5) -> Tensor:
         >>> standardize(torch.tensor([[1.0], [3.0]])).flatten()
         tensor([-1.0000,  1.0000])
     """
-    return cast(Tensor, _Standardize.apply(z, eps))
+    result, _ = _Standardize.apply(z, eps)
+    return cast(Tensor, result)
 
 
 def gram(a: Tensor) -> Tensor:
@@ -202,33 +202,56 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
 class _Standardize(torch.autograd.Function):
     """Keeps the result alone, where autograd keeps each step of the formula.
 
-    Not torch.batch_norm, which loses digits where the mean is large.
+    Not torch.batch_norm, which loses digits where the mean is large. The scale is a
+    result too, so that the gradient has a gradient. Without jvp, which would break the
+    graph of torch.compile: forward mode is not available.
     """
 
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, eps: float) -> Tensor:
-        centred = z - z.mean(dim=-2, keepdim=True)
-        scale = (centred.square().mean(dim=-2, keepdim=True) + eps).rsqrt()
-        result = centred.mul_(scale)
-        ctx.save_for_backward(result, scale)
-        return result
+    generate_vmap_rule = True
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (result, scale), (gradient,) = ctx.saved_tensors, gradients
-        along = (gradient * result).mean(dim=-2, keepdim=True)
-        centred = gradient - gradient.mean(dim=-2, keepdim=True)
-        return centred.addcmul_(result, along, value=-1).mul_(scale), None
+    def forward(z: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        centred = z - z.mean(dim=-2, keepdim=True)
+        scale = (centred.square().mean(dim=-2, keepdim=True) + eps).rsqrt()
+        return centred.mul_(scale), scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*output)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None]:
+        (result, scale), (to_result, to_scale) = ctx.saved_tensors, gradients
+        found = None if to_result is None else _project(to_result, result, scale)
+        if to_scale is not None:
+            n = result.shape[-2]
+            by_scale = -to_scale * scale.square() * result / n
+            found = by_scale if found is None else found + by_scale
+        return found, None
+
+
+def _project(x: Tensor, result: Tensor, scale: Tensor) -> Tensor:
+    """Take the part of a change of embeddings that standardising lets through."""
+    along = (x * result).mean(dim=-2, keepdim=True)
+    centred = x - x.mean(dim=-2, keepdim=True)
+    if torch.is_grad_enabled():
+        return (centred - result * along) * scale
+    return centred.addcmul_(result, along, value=-1).mul_(scale)
 
 
 class _Gram(torch.autograd.Function):
     """Knows that both factors are one."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, a: Tensor) -> Tensor:
-        ctx.save_for_backward(a)
+    def forward(a: Tensor) -> Tensor:
         return a @ a.T
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
