@@ -1,6 +1,7 @@
 """Every precision of the trainer, on a CPU."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,10 +31,16 @@ def transfer() -> LateFusionClassification:
 
 @pytest.mark.parametrize('build', [pretraining, transfer])
 @pytest.mark.parametrize('precision', PRECISIONS)
-def test_a_fit(build: Callable[[], Any], precision: Any) -> None:
+def test_a_fit(build: Callable[[], Any], precision: Any, tmp_path: Path) -> None:
     callbacks = [OnlineProbe(k=1)] if build is pretraining else []
     task = build()
-    run = trainer(precision=precision, callbacks=callbacks, limit_train_batches=1)
+    run = trainer(
+        precision=precision,
+        callbacks=callbacks,
+        limit_train_batches=1,
+        # Where the probe writes its table.
+        default_root_dir=tmp_path,
+    )
     run.fit(task, datamodule=datamodule())
     assert run.global_step == 1
     assert all(p.isfinite().all() for p in task.parameters())
