@@ -231,8 +231,8 @@ class TestConvert:
         assert model == 'mit_b2' and colour['bands'] == ['R', 'G', 'B']
         assert colour['limits'] == ((0.0,) * 3, (255.0,) * 3)
         assert colour['licence'] == 'Apache-2.0' and colour['data'] == 'SUN RGB-D'
-        assert 'normalize' not in colour
-        assert depth['normalize']['mean'] == [0.485, 0.456, 0.406]
+        for said in (colour, depth):
+            assert said['normalize']['mean'] == [0.406, 0.456, 0.485]
 
     def test_classifier_is_left_out(self, tmp_path: Path) -> None:
         state = {'conv1.weight': torch.rand(4, 3, 7, 7), 'fc.bias': torch.rand(3)}

@@ -368,7 +368,7 @@ class TestWeights:
         publish(MiTB2_Weights.SUNRGBD_RGB_HHA_DECUR, {'model': joint})
         publish(MiTB2_Weights.SUNRGBD_RGB_DECUR, {**rgb, 'head.bias': torch.rand(3)})
         publish(MiTB2_Weights.SUNRGBD_HHA_DECUR, {**hha, 'head.bias': torch.rand(3)})
-        flipped = {**rgb, KERNEL: rgb[KERNEL].flip(1)}
+        flipped = [{**s, KERNEL: s[KERNEL].flip(1)} for s in (rgb, hha)]
         for weights in (
             'MiTB2_Weights.SUNRGBD_RGB_HHA_DECUR',
             {
@@ -379,8 +379,8 @@ class TestWeights:
             model = segmenter(
                 modalities={'rgb': 3, 'hha': 3}, backbone='mit_b0', weights=weights
             )
-            assert_loaded(model.encoders.encoders['rgb'], flipped)
-            assert_loaded(model.encoders.encoders['hha'], hha)
+            assert_loaded(model.encoders.encoders['rgb'], flipped[0])
+            assert_loaded(model.encoders.encoders['hha'], flipped[1])
 
     def test_modalities_share_no_storage(self, tmp_path: Path) -> None:
         encoder = segmenter(backbone='mit_b0').encoders.encoders['s1']

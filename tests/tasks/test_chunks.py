@@ -205,10 +205,13 @@ class TestFit:
         return losses
 
     @pytest.mark.parametrize(
-        ('precision', 'tolerance'), [('64-true', 1e-5), ('bf16-mixed', 2e-2)]
+        ('precision', 'tolerance'), [('64-true', 1e-5), ('bf16-mixed', 1e-2)]
     )
     def test_equals_a_fit_without(self, precision: str, tolerance: float) -> None:
         options: dict[str, Any] = {'model': 'test_vit', 'projector': [16]}
+        if precision == 'bf16-mixed':
+            # AdamW makes whole steps of what is rounded; 64-true compares the gradient.
+            options['lr'] = 1e-6
         # Lightning turns to float64 itself, and under autocast weights are in float32.
         expected = self.fit(task(**options).float(), precision=precision)
         found = self.fit(task(chunk_size=4, **options).float(), precision=precision)

@@ -26,8 +26,8 @@ class Conversion:
 
     Example:
         >>> convert = Conversion(offset=(-1000.0,), nodata=(0.0,))
-        >>> convert(torch.tensor([0.0, 1200.0]).reshape(1, 1, 2)).flatten()
-        tensor([nan, 200.])
+        >>> convert(torch.tensor([0.0, 1200.0]).reshape(1, 1, 2)).flatten().tolist()
+        [nan, 200.0]
     """
 
     scale: tuple[float, ...] = (1.0,)
