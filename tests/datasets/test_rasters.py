@@ -11,6 +11,7 @@ import torch
 from affine import Affine
 from fake_data import Dated, write_bands
 from numpy.typing import NDArray
+from pyproj import Transformer
 from rasterio.control import GroundControlPoint
 from rasterio.transform import from_origin
 from torch import Tensor
@@ -103,6 +104,91 @@ def test_labels_are_of_the_date_of_the_images(tmp_path: Path) -> None:
     assert {int(x) for s in dm.train_dataset for x in s['mask'].unique()} == {2}
     start = dm.train_dataset[0]['bounds'][6].item()
     assert start == np.datetime64('2020-06-15').astype('datetime64[s]').astype(int)
+
+
+def world(path: Path, crs: str) -> str:
+    """Write a raster of the world whose values are longitude + 1000 * latitude."""
+    lon, lat = np.arange(-179.5, 180), np.arange(89.5, -90, -1)
+    place = from_origin(-180, 90, 1, 1)
+    if crs == 'EPSG:3857':
+        edge = np.pi * 6378137
+        place = from_origin(-edge, edge, edge / 180, edge / 180)
+        y = np.radians(np.arange(179.5, -180, -1))
+        lat = np.degrees(np.arctan(np.sinh(y)))
+    values = (lon + 1000 * lat[:, None])[None].astype(np.float32)
+    return scene(path, values, crs=crs, transform=place)
+
+
+@pytest.mark.parametrize('crs', ['EPSG:4326', 'EPSG:3857'])
+@pytest.mark.parametrize('zone', ['EPSG:32632', 'EPSG:32701'])
+@pytest.mark.filterwarnings('ignore:areas .* share pixels')
+def test_rasters_of_the_world(tmp_path: Path, crs: str, zone: str) -> None:
+    # A scene of 64 km that holds the edges of pixels of the world; or 180 degrees.
+    west = 470_000 if zone == UTM else 140_000
+    place = from_origin(west, 5_000_000, 1000, 1000)
+    scene(tmp_path / 'a' / 'a.tif', 20, crs=zone, transform=place)
+    world(tmp_path / 'near' / 'w.tif', crs)
+    world(tmp_path / 'between' / 'w.tif', crs)
+    rasters = {
+        'a': entry(tmp_path / 'a'),
+        'near': entry(tmp_path / 'near', resampling='nearest'),
+        'between': entry(tmp_path / 'between'),
+    }
+    dm = module(rasters, 'fit')
+    assert len(dm.val_dataset) > 0
+    to_world = Transformer.from_crs(zone, crs, always_xy=True)
+    with rasterio.open(tmp_path / 'near' / 'w.tif') as file:
+        for sample in [*dm.train_dataset, *dm.val_dataset]:
+            left, _, _, _, top, *_ = sample['bounds'].tolist()
+            x, y = np.meshgrid(np.arange(16) + 0.5, np.arange(16) + 0.5)
+            points = to_world.transform(left + 1000 * x, top - 1000 * y)
+            rows, columns = rasterio.transform.rowcol(
+                file.transform, *(p.ravel() for p in points)
+            )
+            expected = file.read(1)[rows, columns].reshape(16, 16)
+            found = sample['image_near'][0].numpy()
+            # GDAL warps to an eighth of a pixel.
+            assert (found == expected).mean() > 0.97
+            assert np.isfinite(sample['image_between'].numpy()).all()
+            away = abs(sample['image_between'][0].numpy() - expected)
+            assert (away < 1000 * 1.5 + 360).all()
+
+
+@pytest.mark.filterwarnings('ignore:areas .* share pixels')
+def test_rasters_of_the_world_elsewhere(tmp_path: Path) -> None:
+    scene(tmp_path / 'a' / 'a.tif', 20)
+    place = from_origin(100, 50, 0.1, 0.1)
+    scene(tmp_path / 'b' / 'b.tif', 5, crs='EPSG:4326', transform=place)
+    rasters = {'a': entry(tmp_path / 'a'), 'b': entry(tmp_path / 'b')}
+    message = r'a covers longitude 9\.0.* and b covers longitude 100\.0000 to 106\.4'
+    with pytest.raises(ValueError, match=message):
+        module(rasters)
+
+
+def test_rasters_of_the_world_that_cannot_be_projected(tmp_path: Path) -> None:
+    # The corners of a view of the globe show no place of it.
+    view = {
+        'crs': '+proj=ortho +lat_0=0 +lon_0=0 +datum=WGS84',
+        'transform': from_origin(-6.4e6, 6.4e6, 2e5, 2e5),
+    }
+    scene(tmp_path / 'a' / 'a.tif', 20, **view)
+    world(tmp_path / 'b' / 'w.tif', 'EPSG:4326')
+    rasters = {'a': entry(tmp_path / 'a'), 'b': entry(tmp_path / 'b')}
+    message = "b: cannot be projected from its CRS 'WGS 84' into that of a, 'unknown'"
+    with pytest.raises(ValueError, match=message):
+        module(rasters)
+
+
+def test_pixels_larger_than_an_area(tmp_path: Path) -> None:
+    scene(tmp_path / 'a' / 'a.tif', 20)
+    place = from_origin(490_000, 5_010_000, 1000, 1000)
+    scene(tmp_path / 'b' / 'b.tif', 5, transform=place)
+    rasters = {'a': entry(tmp_path / 'a'), 'b': entry(tmp_path / 'b')}
+    with pytest.warns(
+        UserWarning, match=r"areas .* share pixels of \['b'\], for three"
+    ):
+        dm = module(rasters, 'fit')
+    assert len(dm.train_dataset) > 0 and len(dm.val_dataset) > 0
 
 
 HOLE = np.arange(SIZE) < 20
@@ -404,6 +490,10 @@ def test_classes_take_brackets_for_a_pattern(tmp_path: Path) -> None:
     [
         ('_load_warp_file', ['filepath', 'crs']),
         ('_merge_or_stack', ['filepaths', 'index', 'band_indexes', 'out_crs']),
+        (
+            '_compute_affine_warp_grid',
+            ['crs', 'transform', 'width', 'height', 'dst_crs'],
+        ),
         ('_update_filepath', ['band', 'filepath']),
         ('_cached_load_warp_file', ['filepath', 'crs']),
         ('_disambiguate_slice', ['index']),

@@ -24,6 +24,8 @@ from torchgeo.datasets import GeoDataset, RasterDataset
 from torchgeo.datasets.utils import GeoSlice, Sample
 
 from ..modalities import invalid_pixels
+from .extents import Bounds, largest_part, project_extent
+from .raster_folder import RasterFolder
 
 # A window has slices of x, of y and, where dates count, of time.
 Window = tuple[slice, ...]
@@ -234,21 +236,28 @@ def join(rasters: Mapping[str, RasterDataset]) -> tuple[GeoDataset, dict[str, fl
             there is no area, or no time, that all of them share.
     """
     (reference, first), *others = rasters.items()
-    columns = {n: _width(leaf) / leaf.res[0] for n, leaf in rasters.items()}
+    own = {
+        n: (leaf.index.geometry.union_all(), leaf.crs) for n, leaf in rasters.items()
+    }
+    widths = {reference: first.res[0]}
     for name, leaf in others:
         try:
+            _clip(leaf, first)
+            if not leaf.index.empty:
+                widths[name] = _pixel_width(leaf, first.crs)
             leaf.crs, leaf.res = first.crs, first.res
         except ProjError as error:
-            raise ValueError(_irreconcilable(name, leaf, reference, first)) from error
-        if not np.isfinite(leaf.index.total_bounds).all():
-            raise ValueError(_irreconcilable(name, leaf, reference, first))
+            raise ValueError(_irreconcilable(name, reference, own)) from error
+        if not (leaf.index.empty or np.isfinite(leaf.index.total_bounds).all()):
+            raise ValueError(_irreconcilable(name, reference, own))
     shapes = {name: leaf.index.geometry.union_all() for name, leaf in rasters.items()}
     for a, b in itertools.combinations(shapes, 2):
         if shapes[a].intersection(shapes[b]).area == 0:
-            boxes = {n: _degrees(shapes[n], first.crs) for n in (a, b)}
+            place = '' if a == reference else f' within the extent of {reference}'
             raise ValueError(
-                f'{a} and {b} must overlap, but {a} covers {boxes[a]} and {b} covers '
-                f'{boxes[b]}; check the paths and the CRS of the files'
+                f'{a} and {b} must overlap{place}, but {a} covers {_degrees(*own[a])} '
+                f'and {b} covers {_degrees(*own[b])}; check the paths and the CRS of '
+                'the files'
             )
     joined: GeoDataset = first
     try:
@@ -263,7 +272,7 @@ def join(rasters: Mapping[str, RasterDataset]) -> tuple[GeoDataset, dict[str, fl
             f'{error}. Dates come from filename_regex or from a dataset class; give '
             'the folder by paths and glob alone to disregard them'
         ) from error
-    return joined, {n: _width(leaf) / columns[n] for n, leaf in rasters.items()}
+    return joined, widths
 
 
 def outline(window: GeoSlice) -> Polygon:
@@ -287,17 +296,40 @@ def _fill(sample: Sample, key: str, nodata: float | None) -> None:
     sample[key] = image.where(image.isfinite(), 0.0 if nodata is None else nodata)
 
 
-def _width(leaf: RasterDataset) -> float:
-    west, _, east, _ = leaf.index.geometry.iloc[0].bounds
-    return float(east - west)
+def _clip(leaf: RasterDataset, first: RasterDataset) -> None:
+    """Clip the files of a dataset to the extent of the first, if their CRS differ.
+
+    Most projections take a part of the world only. The rest of a larger file would come
+    back as infinity, or lie where it is not.
+    """
+    if leaf.crs == first.crs:
+        return
+    extent: Bounds = tuple(first.index.total_bounds.tolist())
+    area = project_extent(extent, first.crs, leaf.crs)
+    if area is None:
+        return
+    clipped = leaf.index.geometry.intersection(area)
+    west, south, east, north = area.bounds
+    step = max(east - west, north - south) / 32
+    index = leaf.index.set_geometry(clipped.segmentize(step))
+    leaf.index = index[shapely.area(clipped.to_numpy()) > 0]
+    if isinstance(leaf, RasterFolder):
+        leaf.extent = extent
 
 
-def _irreconcilable(
-    name: str, leaf: RasterDataset, reference: str, first: RasterDataset
-) -> str:
+def _pixel_width(leaf: RasterDataset, crs: Any) -> float:
+    """Compute the width of a pixel in another CRS, from the first file."""
+    part = gpd.GeoSeries([largest_part(leaf.index.geometry.iloc[0])], crs=leaf.crs)
+    west, _, east, _ = part.total_bounds
+    left, _, right, _ = part.to_crs(crs).total_bounds
+    return float((right - left) / (east - west) * leaf.res[0])
+
+
+def _irreconcilable(name: str, reference: str, own: Mapping[str, Any]) -> str:
+    (_, crs), (_, wanted) = own[name], own[reference]
     return (
-        f'{name}: cannot be projected from its CRS {leaf.crs.name!r} into that of '
-        f'{reference}, {first.crs.name!r}; warp the files beforehand, or put a raster '
+        f'{name}: cannot be projected from its CRS {crs.name!r} into that of '
+        f'{reference}, {wanted.name!r}; warp the files beforehand, or put a raster '
         'with a geographic CRS first'
     )
 

@@ -8,15 +8,23 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import shapely
 import torch
+from affine import Affine
 from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from rasterio.merge import merge
+from rasterio.transform import array_bounds, from_origin
 from rasterio.vrt import WarpedVRT
+from rasterio.warp import calculate_default_transform
+from rasterio.windows import Window
+from rasterio.windows import transform as window_transform
+from shapely.affinity import affine_transform
 from torch import Tensor
 from torchgeo.datasets import RasterDataset
 from torchgeo.datasets.utils import GeoSlice
 
+from .extents import Bounds, largest_part, project_extent
 from .raster_files import RasterFile
 
 # Those with which GDAL can read; the others are for warping only.
@@ -64,6 +72,8 @@ class RasterFolder(RasterDataset):
         self.marked = nodata
         self.count = 1 if bands is None else len(bands)
         self.date_format = date_format
+        # All that is read, in the CRS of the dataset, where files may cover far more.
+        self.extent: Bounds | None = None
         self.records = {file.path: file for file in files}
         paths = list(self.records)
         if filename_regex is not None:
@@ -115,6 +125,38 @@ class RasterFolder(RasterDataset):
         kind = 'Float32' if self.is_image else 'Float64'
         source = mark_missing(file, self.count, self._marks(file), kind)
         return super()._load_warp_file(source, crs)
+
+    def _compute_affine_warp_grid(
+        self, crs: Any, transform: Affine, width: int, height: int, dst_crs: Any
+    ) -> tuple[Affine, int, int, bool]:
+        """Choose the grid of a warped file, around the extent alone of a larger file."""
+        usual = (crs, transform, width, height, dst_crs)
+        area = None
+        if self.extent is not None and crs != dst_crs:
+            area = project_extent(self.extent, dst_crs, crs)
+        whole = shapely.box(*array_bounds(height, width, transform))
+        if area is None or not area.intersects(whole) or area.covers(whole):
+            return super()._compute_affine_warp_grid(*usual)
+        # Whole pixels of the file: the extent may be within one of them.
+        a, b, c, d, e, f, *_ = ~transform
+        part = largest_part(area.intersection(whole))
+        pixels = affine_transform(part, [a, b, d, e, c, f]).bounds
+        left, top = map(math.floor, pixels[:2])
+        right, bottom = map(math.ceil, pixels[2:])
+        columns, rows = max(right - left, 1), max(bottom - top, 1)
+        place = window_transform(Window(left, top, columns, rows), transform)
+        bounds = array_bounds(rows, columns, place)
+        grid, _, _ = calculate_default_transform(crs, dst_crs, columns, rows, *bounds)
+        xres, yres = grid.a, -grid.e
+        if self.resampling == Resampling.nearest:
+            # What is nearest must not be chosen twice.
+            xres, yres = min(xres, self.res[0]), min(yres, self.res[1])
+        west, south, east, north = self.extent
+        # Two pixels more, for what lies between pixels at the edge.
+        columns = math.ceil((east - west) / xres) + 4
+        rows = math.ceil((north - south) / yres) + 4
+        origin = from_origin(west - 2 * xres, north + 2 * yres, xres, yres)
+        return origin, columns, rows, True
 
     def _marks(self, file: RasterFile) -> list[tuple[float | None, ...]]:
         """List the values that mark missing pixels, by band, one set after another."""
