@@ -5,7 +5,7 @@ import shapely
 from pyproj import Transformer
 from shapely.geometry.base import BaseGeometry
 
-# A margin, in shares of the longer side: edges are curved once they are projected.
+# Share of the longer side that is left as a margin: edges are curved once they are projected.
 _MARGIN = 0.1
 Bounds = tuple[float, float, float, float]
 
@@ -39,18 +39,20 @@ def project_extent(
         (abs(b - g) < side / 100).all() for b, g in zip(back, grid, strict=True)
     ):
         return None
-    left, bottom, right, top = forth.transform_bounds(*bounds)
-    crosses = left > right
-    width = right - left + (360 if crosses else 0)
-    margin = _MARGIN * max(width, top - bottom)
-    left, bottom, right, top = (
-        *(left - margin, bottom - margin),
-        *(right + margin, top + margin),
-    )
-    if crosses:
-        east_of, west_of = (left, bottom, 180, top), (-180, bottom, right, top)
-        return shapely.MultiPolygon([shapely.box(*east_of), shapely.box(*west_of)])
-    return shapely.box(left, bottom, right, top)
+    degrees = Transformer.from_crs(source, 'EPSG:4326', always_xy=True)
+    left, bottom, right, top = degrees.transform_bounds(*bounds)
+    if left <= right:
+        return _with_margin(forth.transform_bounds(*bounds))
+    # The two sides of 180 degrees are apart in most CRS of the world.
+    onward = Transformer.from_crs('EPSG:4326', target, always_xy=True)
+    sides = (left, bottom, 180, top), (-180, bottom, right, top)
+    return shapely.union_all([_with_margin(onward.transform_bounds(*s)) for s in sides])
+
+
+def _with_margin(bounds: Bounds) -> BaseGeometry:
+    west, south, east, north = bounds
+    margin = _MARGIN * max(east - west, north - south)
+    return shapely.box(west - margin, south - margin, east + margin, north + margin)
 
 
 def largest_part(shape: BaseGeometry) -> BaseGeometry:
