@@ -5,7 +5,7 @@ import shapely
 from pyproj import Transformer
 from shapely.geometry.base import BaseGeometry
 
-# Share of the longer side that is left as a margin: edges are curved once they are projected.
+# A margin, as a share of the longer side: edges are curved once they are projected.
 _MARGIN = 0.1
 Bounds = tuple[float, float, float, float]
 

@@ -131,9 +131,9 @@ class RasterFolder(RasterDataset):
     ) -> tuple[Affine, int, int, bool]:
         """Choose the grid of a warped file, around the extent alone of a larger file."""
         usual = (crs, transform, width, height, dst_crs)
-        area = None
-        if self.extent is not None and crs != dst_crs:
-            area = project_extent(self.extent, dst_crs, crs)
+        if self.extent is None or crs == dst_crs:
+            return super()._compute_affine_warp_grid(*usual)
+        area = project_extent(self.extent, dst_crs, crs)
         whole = shapely.box(*array_bounds(height, width, transform))
         if area is None or not area.intersects(whole) or area.covers(whole):
             return super()._compute_affine_warp_grid(*usual)
