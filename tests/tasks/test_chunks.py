@@ -205,7 +205,7 @@ class TestFit:
         return losses
 
     @pytest.mark.parametrize(
-        ('precision', 'tolerance'), [('64-true', 1e-5), ('bf16-mixed', 1e-2)]
+        ('precision', 'tolerance'), [('64-true', 1e-5), ('bf16-mixed', 2e-2)]
     )
     def test_equals_a_fit_without(self, precision: str, tolerance: float) -> None:
         options: dict[str, Any] = {'model': 'test_vit', 'projector': [16]}
