@@ -97,7 +97,7 @@ class SimulatedDevice(FakeTensorMode):
 
 
 class Autocast(TorchFunctionMode):
-    """What autocast does on a GPU: it knows none here."""
+    """Do what autocast does on a GPU, which it does not know here."""
 
     lower = (
         'linear',

@@ -1,4 +1,4 @@
-"""What the package uses of TorchGeo and Lightning that is not public.
+"""Name what the package uses of TorchGeo and Lightning that is not public.
 
 A test that fails names the hook: the version is one that the package has not seen. What is done
 without the hook is tested too.

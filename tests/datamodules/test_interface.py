@@ -1,4 +1,4 @@
-"""What all datamodules share: the order of their options, and the seed."""
+"""Check what all datamodules share: the order of their options, and the seed."""
 
 import inspect
 from pathlib import Path

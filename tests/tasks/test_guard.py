@@ -1,4 +1,4 @@
-"""What ends a fit, and what does not."""
+"""Check what ends a fit, and what does not."""
 
 from collections.abc import Mapping
 from typing import Any

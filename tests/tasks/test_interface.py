@@ -1,4 +1,4 @@
-"""What all tasks share: the order of their options, their help, and what is refused."""
+"""Check what all tasks share: the order of their options, their help, and their errors."""
 
 import contextlib
 import inspect

@@ -102,7 +102,7 @@ def test_groups_are_those_of_parameters_before_they_were_sharded() -> None:
 def test_validation_leaves_the_random_numbers_of_a_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What draws on a GPU goes on after validation as it would have without."""
+    """Leave the random state of a GPU as it was before validation."""
     forked: list[Any] = []
     task: Any = pretraining()
     fork = torch.random.fork_rng
