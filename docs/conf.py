@@ -389,6 +389,7 @@ myst_substitutions = {
         f'{name}_benchmark': benchmark_table(name)
         for name in (
             'augmentation',
+            'chips',
             'data',
             'loss',
             'scaling',

@@ -68,6 +68,18 @@ def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 'what=read kept / read folder' in capsys.readouterr().out
 
 
+def test_chips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / 'results.csv'
+    chips = importlib.import_module('chips')
+    chips.main([12], draws=8, repeats=1, results=path)
+    found = {row['case']: row['unit'] for row in rows(path)}
+    start = 'chips=12 files=24 what='
+    units = {'setup': 's', 'setup-processor': 's', 'draw': 'windows/s'}
+    assert found == {f'{start}{what}': unit for what, unit in units.items()}
+    assert all(float(row['value']) > 0 for row in rows(path))
+    assert f'| {start}draw |' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(('slope', 'grown'), [(0.0, []), (60.0, ['main own_mib'])])
 def test_soak_sees_growth(slope: float, grown: list[str]) -> None:
     soak = importlib.import_module('soak')

@@ -17,7 +17,7 @@ from jsonargparse import auto_cli
 from record import FOLDER, render
 from targets import render_targets
 
-ALL = ('startup', 'loss', 'augmentation', 'data', 'step', 'scaling')
+ALL = ('startup', 'loss', 'augmentation', 'data', 'chips', 'step', 'scaling')
 
 
 def main(only: Sequence[str] = ALL) -> None:

@@ -18,6 +18,8 @@ from torch import Tensor
 from torchgeo.datasets import RasterDataset
 
 from torchgeo_decur.datamodules import RasterPairDataModule
+from torchgeo_decur.datasets.raster_files import inspect as inspect_files
+from torchgeo_decur.datasets.raster_folder import RasterFolder
 
 SIZE = 64
 UTM = 'EPSG:32632'
@@ -359,6 +361,38 @@ def test_ground_control_points(tmp_path: Path) -> None:
     refuse(r'x: .* up to 4\.0 pixels from it in .*y\.tif; warp', tmp_path / 'y')
 
 
+def test_index_is_that_of_torchgeo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: dict[str, dict[str, Any]] = {
+        'a': {},
+        'b': {'transform': from_origin(502_000, 5_000_000, 10, 10)},
+        'c': {'transform': from_origin(504_000, 5_000_000, 10, 20)},
+        'd': {'transform': Affine(8, 6, 506_000, 6, -8, 5_000_000)},
+        'e': {'crs': 'EPSG:32633', 'transform': PLACE},
+    }
+    paths = [scene(tmp_path / f'{n}.tif', 1, **p) for n, p in places.items()]
+    files, _ = inspect_files(paths)
+    opened = []
+    load = RasterDataset._load_warp_file
+    monkeypatch.setattr(
+        RasterDataset,
+        '_load_warp_file',
+        lambda self, path, crs=None: opened.append(path) or load(self, path, crs),
+    )
+    found = RasterFolder(files, ['x'])
+    assert opened == paths[:1]
+    expected = RasterDataset(paths)
+    assert found.index.equals(expected.index) and found.crs == expected.crs
+    assert found.res == expected.res and found.files == expected.files
+    x, y, t = expected.bounds
+    west, south, _, north = found.index.geometry.iloc[1].bounds
+    window = slice(west, west + 160), slice(south, north), t
+    assert torch.equal(found[window]['image'], expected[window]['image'])
+    with pytest.raises(IndexError, match='not found in dataset with bounds'):
+        found[x.stop + 10 : x.stop + 20, y, t]
+
+
 def test_several_files_of_one_place(tmp_path: Path) -> None:
     for name in ('B2', 'B3'):
         scene(tmp_path / 'x' / f'{name}.tif', 10)
@@ -497,6 +531,11 @@ def test_classes_take_brackets_for_a_pattern(tmp_path: Path) -> None:
         ('_update_filepath', ['band', 'filepath']),
         ('_cached_load_warp_file', ['filepath', 'crs']),
         ('_disambiguate_slice', ['index']),
+        (
+            '_compute_affine_warp_grid',
+            ['crs', 'transform', 'width', 'height', 'dst_crs'],
+        ),
+        ('_filepath_to_timestamp', ['filepath']),
     ],
 )
 def test_private_hooks_of_torchgeo(name: str, arguments: list[str]) -> None:

@@ -236,9 +236,7 @@ def join(rasters: Mapping[str, RasterDataset]) -> tuple[GeoDataset, dict[str, fl
             there is no area, or no time, that all of them share.
     """
     (reference, first), *others = rasters.items()
-    own = {
-        n: (leaf.index.geometry.union_all(), leaf.crs) for n, leaf in rasters.items()
-    }
+    own = {name: leaf.index.geometry.copy() for name, leaf in rasters.items()}
     widths = {reference: first.res[0]}
     for name, leaf in others:
         try:
@@ -250,13 +248,12 @@ def join(rasters: Mapping[str, RasterDataset]) -> tuple[GeoDataset, dict[str, fl
             raise ValueError(_irreconcilable(name, reference, own)) from error
         if not (leaf.index.empty or np.isfinite(leaf.index.total_bounds).all()):
             raise ValueError(_irreconcilable(name, reference, own))
-    shapes = {name: leaf.index.geometry.union_all() for name, leaf in rasters.items()}
-    for a, b in itertools.combinations(shapes, 2):
-        if shapes[a].intersection(shapes[b]).area == 0:
+    for a, b in itertools.combinations(rasters, 2):
+        if not _overlap(rasters[a].index.geometry, rasters[b].index.geometry):
             place = '' if a == reference else f' within the extent of {reference}'
             raise ValueError(
-                f'{a} and {b} must overlap{place}, but {a} covers {_degrees(*own[a])} '
-                f'and {b} covers {_degrees(*own[b])}; check the paths and the CRS of '
+                f'{a} and {b} must overlap{place}, but {a} covers {_degrees(own[a])} '
+                f'and {b} covers {_degrees(own[b])}; check the paths and the CRS of '
                 'the files'
             )
     joined: GeoDataset = first
@@ -326,7 +323,7 @@ def _pixel_width(leaf: RasterDataset, crs: Any) -> float:
 
 
 def _irreconcilable(name: str, reference: str, own: Mapping[str, Any]) -> str:
-    (_, crs), (_, wanted) = own[name], own[reference]
+    crs, wanted = own[name].crs, own[reference].crs
     return (
         f'{name}: cannot be projected from its CRS {crs.name!r} into that of '
         f'{reference}, {wanted.name!r}; warp the files beforehand, or put a raster '
@@ -334,6 +331,13 @@ def _irreconcilable(name: str, reference: str, own: Mapping[str, Any]) -> str:
     )
 
 
-def _degrees(shape: Any, crs: Any) -> str:
-    west, south, east, north = gpd.GeoSeries([shape], crs=crs).to_crs(4326).total_bounds
+def _overlap(some: gpd.GeoSeries, others: gpd.GeoSeries) -> bool:
+    """Return whether any two footprints of files share an area."""
+    a, b = others.sindex.query(some.to_numpy(), predicate='intersects')
+    shared = shapely.intersection(some.to_numpy()[a], others.to_numpy()[b])
+    return bool(shapely.area(shared).any())
+
+
+def _degrees(footprints: gpd.GeoSeries) -> str:
+    west, south, east, north = footprints.to_crs(4326).total_bounds
     return f'longitude {west:.4f} to {east:.4f}, latitude {south:.4f} to {north:.4f}'

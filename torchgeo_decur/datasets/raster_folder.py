@@ -4,13 +4,17 @@ import math
 import os
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from copy import copy
+from typing import Any, cast
 from xml.etree import ElementTree
 
+import geopandas as gpd
 import numpy as np
+import pandas as pd
 import shapely
 import torch
 from affine import Affine
+from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from rasterio.merge import merge
@@ -22,10 +26,10 @@ from rasterio.windows import transform as window_transform
 from shapely.affinity import affine_transform
 from torch import Tensor
 from torchgeo.datasets import RasterDataset
-from torchgeo.datasets.utils import GeoSlice
+from torchgeo.datasets.utils import GeoSlice, Sample
 
 from .extents import Bounds, largest_part, project_extent
-from .raster_files import RasterFile
+from .raster_files import RasterFile, without_listing
 
 # Those with which GDAL can read; the others are for warping only.
 RESAMPLING = (
@@ -74,6 +78,7 @@ class RasterFolder(RasterDataset):
         self.date_format = date_format
         # All that is read, in the CRS of the dataset, where files may cover far more.
         self.extent: Bounds | None = None
+        self.unwarped: set[tuple[Any, ...]] = set()
         self.records = {file.path: file for file in files}
         paths = list(self.records)
         if filename_regex is not None:
@@ -82,7 +87,11 @@ class RasterFolder(RasterDataset):
         if self.separate_files and bands is not None:
             self.all_bands, self.count = tuple(bands), 1
             paths = self._first_of_each(paths)
-        super().__init__(paths)
+        paths.sort()
+        # TorchGeo would open each file again, of which all is known but the first.
+        super().__init__(paths[:1])
+        self.paths = paths
+        self.index = self._index(paths)
         if not self.separate_files:
             # A file may have transparency too, which is no band to read.
             self.band_indexes = list(range(1, self.count + 1))
@@ -111,13 +120,65 @@ class RasterFolder(RasterDataset):
                     )
         return list(scenes)
 
+    def _index(self, paths: Sequence[str]) -> gpd.GeoDataFrame:
+        """Build the index of files from their metadata, as TorchGeo builds it."""
+        target = CRS.from_user_input(self.crs)
+        bounds = np.empty((len(paths), 4))
+        for i, file in enumerate(self.records[path] for path in paths):
+            transform: Any = file.transform
+            width, height = file.size
+            grid = self._compute_affine_warp_grid(
+                file.crs, transform, width, height, target
+            )
+            if grid[3]:
+                transform, width, height, _ = grid
+            bounds[i] = array_bounds(height, width, transform)
+        return gpd.GeoDataFrame(
+            {'filepath': paths},
+            index=pd.IntervalIndex.from_tuples(
+                [self._filepath_to_timestamp(path) for path in paths],
+                closed='both',
+                name='datetime',
+            ),
+            geometry=shapely.box(*bounds.T),
+            crs=self.crs,
+        )
+
+    def __getitem__(self, index: GeoSlice) -> Sample:
+        """Read a window.
+
+        Args:
+            index: slices of x, of y and of time.
+
+        Returns:
+            As TorchGeo's, which goes through all files several times for each window.
+        """
+        x, y, *_ = cast(tuple[slice, ...], index)
+        sides = (x.start, y.start, x.stop, y.stop)
+        if None in sides:
+            return super().__getitem__(index)
+        rows = self.index.sindex.query(shapely.box(*sides))
+        if not len(rows):
+            return super().__getitem__(index)
+        near = copy(self)
+        # Handles of files are kept by the whole.
+        vars(near).update(
+            index=self.index.iloc[np.sort(rows)],
+            _cached_load_warp_file=self._cached_load_warp_file,
+        )
+        return RasterDataset.__getitem__(near, index)
+
     def _load_warp_file(
         self, filepath: Any, crs: Any = None
     ) -> DatasetReader | WarpedVRT:
         file = self.records[str(filepath)]
+        with without_listing([file.path]):
+            return self._open(file, crs)
+
+    def _open(self, file: RasterFile, crs: Any) -> DatasetReader | WarpedVRT:
         marked = self.marked is not None or file.masked or bool(file.alpha)
         if not marked and file.residual is None:
-            opened = super()._load_warp_file(filepath, crs)
+            opened = super()._load_warp_file(file.path, crs)
             if not isinstance(opened, WarpedVRT):
                 return opened
             # What is around a warped file would be 0.
@@ -129,9 +190,11 @@ class RasterFolder(RasterDataset):
     def _compute_affine_warp_grid(
         self, crs: Any, transform: Affine, width: int, height: int, dst_crs: Any
     ) -> tuple[Affine, int, int, bool]:
-        """Choose the grid of a warped file, around the extent alone of a larger file."""
+        """Choose the grid of a file, around the extent alone of a larger one that is warped."""
         usual = (crs, transform, width, height, dst_crs)
-        if self.extent is None or crs == dst_crs:
+        if crs == dst_crs:
+            return self._own_grid(*usual)
+        if self.extent is None:
             return super()._compute_affine_warp_grid(*usual)
         area = project_extent(self.extent, dst_crs, crs)
         whole = shapely.box(*array_bounds(height, width, transform))
@@ -157,6 +220,23 @@ class RasterFolder(RasterDataset):
         rows = math.ceil((north - south) / yres) + 4
         origin = from_origin(west - 2 * xres, north + 2 * yres, xres, yres)
         return origin, columns, rows, True
+
+    def _own_grid(
+        self, crs: Any, transform: Affine, width: int, height: int, dst_crs: Any
+    ) -> tuple[Affine, int, int, bool]:
+        """Compute the grid that a file of the same CRS is read in.
+
+        Of files that differ only in their place all are warped, or none.
+        """
+        kind = (crs, width, height, *transform[:2], *transform[3:5])
+        if kind in self.unwarped:
+            return transform, width, height, False
+        grid: tuple[Affine, int, int, bool] = super()._compute_affine_warp_grid(
+            crs, transform, width, height, dst_crs
+        )
+        if not grid[3]:
+            self.unwarped.add(kind)
+        return grid
 
     def _marks(self, file: RasterFile) -> list[tuple[float | None, ...]]:
         """List the values that mark missing pixels, by band, one set after another."""

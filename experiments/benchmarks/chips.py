@@ -1,0 +1,150 @@
+"""Georeferenced chips: seconds to set up a folder of them, and windows drawn a second.
+
+    python experiments/benchmarks/chips.py
+
+Chips of two modalities, 64 x 64 pixels of 10 m, are scattered far apart and written to a
+temporary folder. Set-up is ``RasterPairDataModule.setup('fit')``: it opens every file, shares
+out the chips and looks for nodata in those to validate on. Windows are drawn, not read.
+``setup-processor`` is the time of the processor, which other work on the machine changes less.
+
+Rows are appended to ``experiments/benchmarks/results_chips.csv``.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import process_time
+from typing import Any
+
+import numpy as np
+import rasterio
+from jsonargparse import auto_cli
+from measure import take_turns
+from rasterio.transform import from_origin
+from record import FOLDER, Row, record, render
+
+from torchgeo_decur.datamodules import RasterPairDataModule
+
+SIDE = 64
+RESOLUTION = 10.0
+MODALITIES = {
+    's1': ('float32', ['VV', 'VH']),
+    's2': ('uint16', ['B4', 'B3', 'B2', 'B8']),
+}
+
+
+def write_chips(root: Path, number: int) -> None:
+    """Write chips of both modalities, off the pixels of each other.
+
+    Args:
+        root: folder to write to.
+        number: number of chips.
+    """
+    generator = np.random.default_rng(0)
+    columns = math.ceil(math.sqrt(2 * number))
+    cells = generator.permutation(columns**2)[:number]
+    for m in MODALITIES:
+        (root / m).mkdir(parents=True)
+    for chip, cell in enumerate(cells.tolist()):
+        row, column = divmod(cell, columns)
+        x, y = (np.array([column, row]) + generator.random(2) / 4) * 2 * SIDE
+        place = from_origin(
+            400000 + x * RESOLUTION, 5500000 + y * RESOLUTION, RESOLUTION, RESOLUTION
+        )
+        for m, (dtype, bands) in MODALITIES.items():
+            values = generator.integers(1, 1000, (len(bands), SIDE, SIDE), np.uint16)
+            about: dict[str, Any] = {
+                'driver': 'GTiff',
+                'width': SIDE,
+                'height': SIDE,
+                'count': len(bands),
+                'dtype': dtype,
+                'crs': 'EPSG:32632',
+                'transform': place,
+            }
+            with rasterio.open(root / m / f'{chip:06d}.tif', 'w', **about) as file:
+                file.write(values.astype(dtype))
+
+
+def module(root: Path, length: int) -> RasterPairDataModule:
+    """Return a data module of the chips in a folder.
+
+    Args:
+        root: the folder.
+        length: number of windows to draw.
+
+    Returns:
+        The data module, before it is set up.
+    """
+    rasters = {
+        m: {'paths': str(root / m), 'bands': bands}
+        for m, (_, bands) in MODALITIES.items()
+    }
+    return RasterPairDataModule(rasters, patch_size=SIDE, length=length)
+
+
+def _measure(
+    root: Path, number: int, draws: int, repeats: int, minutes: float, results: Path
+) -> list[Row]:
+    """Measure a folder of chips, and append its rows."""
+    made = module(root, draws)
+    epochs = count()
+    busy: list[float] = []
+
+    def set_up() -> None:
+        nonlocal made
+        made = module(root, draws)
+        start = process_time()
+        made.setup('fit')
+        busy.append(process_time() - start)
+
+    def draw() -> None:
+        made.train_dataset.set_epoch(next(epochs))
+        made.train_dataset.windows()
+
+    cases: dict[str, Callable[[], None]] = {'setup': set_up, 'draw': draw}
+    seconds = take_turns(cases, repeats, minutes)
+    case = {'chips': number, 'files': number * len(MODALITIES)}
+    rates = [draws / s for s in seconds['draw']]
+    found = {
+        'setup': (seconds['setup'], 's'),
+        # The first is left out here too.
+        'setup-processor': (busy[1:], 's'),
+        'draw': (rates, 'windows/s'),
+    }
+    return [
+        record('chips', {**case, 'what': what}, values, unit, results)
+        for what, (values, unit) in found.items()
+    ]
+
+
+def main(
+    chips: Sequence[int] = (1000, 10000),
+    draws: int = 20000,
+    repeats: int = 3,
+    minutes: float = 4.0,
+    results: Path = FOLDER / 'results_chips.csv',
+) -> None:
+    """Measure, print a table and append it.
+
+    Args:
+        chips: numbers of chips.
+        draws: number of windows that are drawn at once.
+        repeats: how often each case runs.
+        minutes: after how many no further repeat of a number of chips is begun.
+        results: CSV file to append to.
+    """
+    logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
+    rows = []
+    for number in chips:
+        with TemporaryDirectory() as folder:
+            write_chips(Path(folder), number)
+            rows += _measure(Path(folder), number, draws, repeats, minutes, results)
+    print(render(rows))
+
+
+if __name__ == '__main__':
+    auto_cli(main)
