@@ -378,7 +378,9 @@ def test_index_is_that_of_torchgeo(
     monkeypatch.setattr(
         RasterDataset,
         '_load_warp_file',
-        lambda self, path, crs=None: opened.append(path) or load(self, path, crs),
+        lambda self, filepath, crs=None: (
+            opened.append(filepath) or load(self, filepath, crs)
+        ),
     )
     found = RasterFolder(files, ['x'])
     assert opened == paths[:1]
