@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import process_time
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import rasterio
@@ -27,6 +27,7 @@ from rasterio.transform import from_origin
 from record import FOLDER, Row, record, render
 
 from torchgeo_decur.datamodules import RasterPairDataModule
+from torchgeo_decur.datasets.windows import RandomWindows
 
 SIDE = 64
 RESOLUTION = 10.0
@@ -102,8 +103,9 @@ def _measure(
         busy.append(process_time() - start)
 
     def draw() -> None:
-        made.train_dataset.set_epoch(next(epochs))
-        made.train_dataset.windows()
+        windows = cast(RandomWindows, made.train_dataset)
+        windows.set_epoch(next(epochs))
+        windows.windows()
 
     cases: dict[str, Callable[[], None]] = {'setup': set_up, 'draw': draw}
     seconds = take_turns(cases, repeats, minutes)
