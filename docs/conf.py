@@ -197,10 +197,29 @@ def results_table(name: str) -> str:
     return table
 
 
-def folded_table(name: str) -> str:
-    """Render the means over cells of a table, and all cells behind a click."""
+def summary_table() -> str:
+    """Render the table that leads the results page."""
+    path = Path(__file__).parents[1] / 'experiments' / 'summary.py'
+    table: str = runpy.run_path(str(path))['render_summary']()
+    return table
+
+
+def fold(text: str, summary: str) -> str:
+    """Put text behind a line that opens it."""
+    return f'<details>\n<summary>{summary}</summary>\n\n{text.strip()}\n\n</details>'
+
+
+def means_table(name: str) -> str:
+    """Render the means over cells of a table, and fold its cells."""
     cells, means = results_table(name).split('Means of several cells:')
-    return f'{means.strip()}\n\n<details>\n<summary>Each cell</summary>\n\n{cells.strip()}\n\n</details>'
+    return f'{means.strip()}\n\n{fold(cells, "Each cell")}'
+
+
+def parts_table(name: str, method: str) -> str:
+    """Render a table of experiments, and fold the probes of one method by part."""
+    title = f'{method}, by part'
+    cells, parts = results_table(name).split(f'{title}:')
+    return f'{cells.strip()}\n\n{fold(parts, title)}'
 
 
 def measured_table(method: str) -> str:
@@ -352,16 +371,19 @@ myst_substitutions = {
     'modality_table': modality_table(),
     's1_statistics': statistics_table('sentinel1_grd'),
     's2_statistics': statistics_table('sentinel2_l1c'),
+    'summary_results': summary_table(),
     'pothole_results': results_table('pothole'),
     'synthetic_results': results_table('synthetic'),
-    'trifeature_results': results_table('trifeature'),
-    'objectives_results': results_table('objectives'),
+    'trifeature_results': parts_table('trifeature', 'DeCUR'),
+    'objectives_results': fold(
+        results_table('objectives'), 'All tables of the comparison'
+    ),
     'precision_results': results_table('precision'),
-    'rates_results': results_table('learning_rates'),
+    'rates_results': fold(results_table('learning_rates'), 'All 27 pretrainings'),
     'lars_results': results_table('lars'),
-    'few_labels_results': folded_table('few_labels'),
+    'few_labels_results': means_table('few_labels'),
     'share_results': results_table('common_share'),
-    'strength_results': results_table('strength'),
+    'strength_results': fold(results_table('strength'), 'All cells'),
     'projector_results': results_table('projector'),
     'adaptive_results': results_table('adaptive'),
     'attention_results': results_table('attention'),

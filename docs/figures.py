@@ -5,6 +5,7 @@ pink what is unique to either. A thick blue line in a matrix has a target of one
 is not used.
 """
 
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -352,6 +353,40 @@ def lives() -> Drawing:
     return d
 
 
+def results() -> Drawing:
+    """Mean scores with one sensor, as dots with their confidence intervals."""
+    summary = Path(__file__).parents[1] / 'experiments' / 'summary.py'
+    scores = runpy.run_path(str(summary))['one_sensor']()
+    d = Drawing(
+        'Score with one sensor, by objective',
+        'A dot for each objective and a bar for its 95 % confidence interval, sorted by score. '
+        'COrAL and CoMM lead, DeCUR follows, encoders with random weights are last.',
+        352,
+    )
+    left, step, low, high = 260, 26, 40, 70
+    scale = 400 / (high - low)
+
+    def place(score: float) -> float:
+        return left + scale * (score - low)
+
+    bottom = 40 + step * len(scores)
+    for tick in range(low, high + 1, 5):
+        d.shape(f'M{place(tick):g} 30 V{bottom}', more=' stroke-opacity="0.25"')
+        d.text(place(tick), bottom + 18, str(tick), 12)
+    d.text(place((low + high) / 2), bottom + 38, 'balanced accuracy, %', 12)
+    ordered = sorted(scores.items(), key=lambda item: -item[1][0])
+    for i, (name, (mean, half)) in enumerate(ordered):
+        y = 50 + step * i
+        d.text(left - 12, y + 4, name, 13, 'end')
+        d.shape(f'M{place(mean - half):.1f} {y} H{place(mean + half):.1f}')
+        fill = COMMON if name.startswith('DeCUR') else PLAIN
+        d.parts.append(
+            f'  <circle cx="{place(mean):.1f}" cy="{y}" r="6" fill="{fill}" stroke="{LINE}"/>\n'
+        )
+        d.text(675, y + 4, f'{mean:.1f} ± {half:.1f}', 12, 'start')
+    return d
+
+
 FIGURES: dict[str, Callable[[], Drawing]] = {
     'methods/barlow_twins': barlow_twins,
     'methods/vicreg': vicreg,
@@ -363,6 +398,7 @@ FIGURES: dict[str, Callable[[], Drawing]] = {
     'methods/deformable_attention': deformable_attention,
     'imports': imports,
     'lives': lives,
+    'results': results,
 }
 
 

@@ -32,17 +32,16 @@ def render(path: Path, results: Path = RESULTS) -> str:
         The table, and a line on where its numbers are from.
     """
     table = Table.read(path)
-    rows = [row for row in read_rows(results) if row['table'] == table.name]
+    rows = _newest(table, results)
     if not rows:
         return 'Not measured.'
-    newest = {key: rows[-1][key] for key in ('commit', 'options', 'hardware')}
-    rows = [row for row in rows if row == row | newest]
+    newest = rows[-1]
     lines = []
     for title, columns in table.metrics.items():
         lines += [f'**{title}**', ''] if title else []
         lines += [*_means(table, rows, columns), '']
         if table.against:
-            lines += [f'Less {table.against}, seed by seed:', '']
+            lines += [f'Difference from *{table.against}*, paired by seed:', '']
             lines += [*_less(table, rows, columns), '']
     if table.summary:
         lines += ['Means of several cells:', '', *_summary(table, rows), '']
@@ -52,13 +51,45 @@ def render(path: Path, results: Path = RESULTS) -> str:
     for name in table.parts:
         if values := _values(rows, name):
             lines += [f'{name}, by part:', '', *_parts(values), '']
-    ratio = len(seeds) ** 0.5 / student.ppf(0.975, max(len(seeds) - 1, 1))
+    if len(seeds) > 1:
+        ratio = len(seeds) ** 0.5 / student.ppf(0.975, len(seeds) - 1)
+        spread = (
+            'mean ± half-width of the 95 % confidence interval (Student t) '
+            f'over the seeds {seeds}{fewer}. The standard deviation is {ratio:.2f} times the half-width.'
+        )
+    else:
+        spread = f'seed {seeds[0]}.'
     lines += [
-        f'In %, mean ± half of the 95 % interval (Student t) over the seeds {seeds}{fewer}, '
-        f'of which the standard deviation is {ratio:.2f} times; `experiments/tables/{path.name}`{extra}, commit `{newest["commit"]}`, '
-        f'{newest["hardware"]}.'
+        f'In %, {spread} Source: `experiments/tables/{path.name}`{extra}, '
+        f'commit `{newest["commit"]}`, {newest["hardware"]}.'
     ]
     return '\n'.join(lines)
+
+
+def read_columns(
+    path: Path, title: str, cells: Sequence[str], results: Path = RESULTS
+) -> dict[str, Columns]:
+    """Read the numbers of one section of a table.
+
+    Args:
+        path: YAML file of the table.
+        title: title of the section.
+        cells: the cells to read, in this order.
+        results: CSV file with the rows.
+
+    Returns:
+        By cell, by header, by seed, a number.
+    """
+    table = Table.read(path)
+    rows = _newest(table, results)
+    return {cell: _columns(table.metrics[title], rows, cell) for cell in cells}
+
+
+def _newest(table: Table, results: Path) -> list[Row]:
+    """Select the rows of a table that share commit, options and hardware with the last."""
+    rows = [row for row in read_rows(results) if row['table'] == table.name]
+    keys = ('commit', 'options', 'hardware')
+    return [row for row in rows if all(row[key] == rows[-1][key] for key in keys)]
 
 
 def _fewer(rows: Sequence[Row], seeds: Sequence[int]) -> str:
@@ -102,7 +133,7 @@ def _means(table: Table, rows: Sequence[Row], wanted: Headers) -> list[str]:
         measured = any(columns.values())
         cells = [*cell.name]
         cells += [
-            _interval([*found.values()]) if found or not measured else '-'
+            interval([*found.values()]) if found or not measured else '-'
             for found in columns.values()
         ]
         if chosen and measured:
@@ -180,16 +211,16 @@ def _summary(table: Table, rows: Sequence[Row]) -> list[str]:
                 if all((cell, seed, metric) in values for cell, metric in keys)
             }
     axis, headers = table.axes[0], [*table.summary]
-    less = [f'{header}, less {table.against}' for header in headers if table.against]
+    less = [f'{header}, minus {table.against}' for header in headers if table.against]
     rule = '|---|' + '---:|' * (len(headers) + len(less))
     lines = [f'| {" | ".join([axis, *headers, *less])} |', rule]
     for first, columns in means.items():
-        cells = [first, *(_interval([*found.values()]) for found in columns.values())]
+        cells = [first, *(interval([*found.values()]) for found in columns.values())]
         for header in headers if table.against else ():
             other = means[str(table.against)][header]
             mine = columns[header].items()
             pairs = [value - other[seed] for seed, value in mine if seed in other]
-            cells.append('' if first == table.against else _interval(pairs, '+'))
+            cells.append('' if first == table.against else interval(pairs, '+'))
         lines.append(f'| {" | ".join(cells)} |')
     return lines
 
@@ -208,7 +239,7 @@ def _less(table: Table, rows: Sequence[Row], wanted: Headers) -> list[str]:
         for metric, found in mine.items():
             other = theirs[metric]
             values = [v - other[seed] for seed, v in found.items() if seed in other]
-            cells.append(_interval(values, '+') if values else '-')
+            cells.append(interval(values, '+') if values else '-')
         lines.append(f'| {" | ".join([*cell.name, *cells])} |')
     return lines
 
@@ -220,18 +251,40 @@ def _parts(values: Mapping[str, Sequence[float]]) -> list[str]:
     labels, places = (list(dict.fromkeys(x)) for x in zip(*split, strict=True))
     lines = [f'| part | {" | ".join(labels)} |', '|---|' + '---:|' * len(labels)]
     for place in places:
-        cells = [_interval(values.get(f'{label} {place}', ())) for label in labels]
+        cells = [interval(values.get(f'{label} {place}', ())) for label in labels]
         lines.append(f'| {place} | {" | ".join(cells)} |')
     return lines
 
 
-def _interval(values: Sequence[float], sign: str = '') -> str:
+def interval(values: Sequence[float], sign: str = '') -> str:
+    """Format numbers between 0 and 1 as mean ± half of the 95 % interval, in %.
+
+    Args:
+        values: one number for each seed.
+        sign: ``+`` to show the sign of a positive mean.
+
+    Returns:
+        The text, without an interval for a single seed.
+    """
     if not values:
         return 'not measured'
     if len(values) == 1:
         return f'{100 * values[0]:{sign}.1f}'
-    half = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
+    half = half_width(values)
     return f'{100 * mean(values):{sign}.1f} ± {100 * half:.1f}'
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Compute half the width of the 95 % confidence interval of a mean (Student t).
+
+    Args:
+        values: two or more numbers.
+
+    Returns:
+        The half-width.
+    """
+    quantile = float(student.ppf(0.975, len(values) - 1))
+    return quantile * stdev(values) / len(values) ** 0.5
 
 
 def read_rows(results: Path) -> list[Row]:

@@ -111,3 +111,24 @@ def test_every_figure_has_a_page_and_words_for_those_who_do_not_see_it() -> None
         for f in re.findall(r'\{figure\}.*\n(?::.*\n)+', text)
     ]
     assert figures and all(re.search(r'^:alt: \S', f, re.M) for f in figures)
+
+
+def slugs(page: Path) -> set[str]:
+    """Anchors that MyST gives to the headings of a page, of the first three levels."""
+    text = re.sub(
+        r'^( *)(```|~~~|:::).*?^\1\2$', '', page.read_text(), flags=re.M | re.S
+    )
+    headings = re.findall(r'^#{1,3} (.+)$', text, re.M)
+    plain = (re.sub(r'\[([^]]*)\]\([^)]*\)', r'\1', h).lower() for h in headings)
+    return {re.sub(r'[^\w\- ]', '', h).replace(' ', '-') for h in plain}
+
+
+def test_links_to_headings_exist() -> None:
+    """A link to a section names a heading that its page has."""
+    broken = [
+        f'{page.name}: {path}#{anchor}'
+        for page in PAGES
+        for path, anchor in re.findall(r'\]\(([\w./-]*)#([\w-]+)\)', page.read_text())
+        if anchor not in slugs((page.parent / path) if path else page)
+    ]
+    assert broken == []

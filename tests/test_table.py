@@ -248,7 +248,7 @@ def test_against(table: ModuleType, tmp_path: Path) -> None:
         ]
         provenance.append(results, table.COLUMNS, rows)
     shown = rendering.render(path, results)
-    assert 'Less DeCUR, seed by seed:' in shown
+    assert 'Difference from *DeCUR*, paired by seed:' in shown
     assert shown.count('| DeCUR | x |') == 1
     assert '| CLIP | x | +20.0 ± 24.8 |' in shown
     assert 'the seeds [0, 1, 2, 3] (DeCUR: [0, 1, 2])' in shown
@@ -361,9 +361,9 @@ def test_summary(table: ModuleType, tmp_path: Path) -> None:
     more = {'cell': 'one / left', 'seed': 1, 'metric': 'x', 'value': 0.9}
     provenance.append(results, table.COLUMNS, [row | more])
     shown = rendering.render(path, results)
-    assert '| a | some | some, less one |\n|---|---:|---:|\n| one | 20.0 |  |' in shown
+    assert '| a | some | some, minus one |\n|---|---:|---:|\n| one | 20.0 |  |' in shown
     assert '| two | 40.0 | +20.0 |' in shown
-    assert 'the seeds [0, 1] (one / right: [0]; two: [0]), of which' in shown
+    assert 'the seeds [0, 1] (one / right: [0]; two: [0]).' in shown
     write(tmp_path, tmp_path / 'f', axes=axes, summary={'some': {'up': ['x']}})
     with pytest.raises(ValueError, match=r"summary names {'up'}"):
         definition.Table.read(path)
