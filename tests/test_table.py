@@ -14,6 +14,7 @@ import forked
 import provenance
 import pytest
 import rendering
+import summary
 import yaml
 
 from torchgeo_decur.cli import main
@@ -502,3 +503,17 @@ def test_forked(capfd: pytest.CaptureFixture[str]) -> None:
     assert 'torchgeo' in capfd.readouterr().out
     with pytest.raises(RuntimeError, match='probe ended with 2'):
         forked.run(['probe', '--wrong'])
+
+
+def test_summary_of_objectives_shows_the_numbers_of_their_table() -> None:
+    full = rendering.render(summary.TABLE).splitlines()
+    header, _, *rows = summary.render_summary().splitlines()
+    assert [row.split(' | ')[0] for row in rows] == [f'| {e}' for e in summary.ENCODERS]
+    scores = summary.one_sensor()
+    for row in rows:
+        name, *numbers = row.strip('| ').split(' | ')
+        assert len(numbers) == header.count(' | ') and '±' in numbers[-1]
+        theirs = [line for line in full if line.startswith(f'| {name} | ')]
+        assert all(any(n in line for line in theirs) for n in numbers), name
+        mean, half = scores[name]
+        assert numbers[-1] == f'{mean:.1f} ± {half:.1f}'
