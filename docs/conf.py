@@ -22,7 +22,7 @@ from sphinx.writers.html5 import HTML5Translator
 
 import torchgeo_decur
 from torchgeo_decur.modalities import MODALITIES
-from torchgeo_decur.models.weights import WEIGHTS
+from torchgeo_decur.weights.enums import WEIGHTS
 
 project = 'torchgeo-decur'
 author = 'torchgeo-decur contributors'
@@ -124,11 +124,11 @@ nitpick_ignore = [
     ('py:class', 'torchgeo_decur.datasets.bigearthnet.Patch'),
     ('py:class', 'torchgeo_decur.datasets.geonrw.Patch'),
     ('py:class', 'torchgeo_decur.datasets.paired_folders.Frame'),
-    ('py:class', 'torchgeo_decur.datasets.sunrgbd.SUNFrame'),
+    ('py:class', 'torchgeo_decur.datasets.rgbd.sunrgbd.SUNFrame'),
     ('py:class', 'torchgeo_decur.models.encoder.Weights'),
-    ('py:class', 'torchgeo_decur.models.loading.Source'),
-    ('py:class', 'torchgeo_decur.models.published.DeCURWeights'),
-    ('py:class', 'torchgeo_decur.tasks.scale.ScaleCheck'),
+    ('py:class', 'torchgeo_decur.weights.load.Source'),
+    ('py:class', 'torchgeo_decur.weights.published.DeCURWeights'),
+    ('py:class', 'torchgeo_decur.tasks.base.ScaleCheck'),
 ]
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchgeo.datasets.utils import Sample
 
 from torchgeo_decur.tasks import LateFusionClassification, LateFusionSegmentation
-from torchgeo_decur.tasks.late_fusion import LateFusionTask
+from torchgeo_decur.tasks.transfer.base import LateFusionTask
 
 
 class Constant(LateFusionTask):

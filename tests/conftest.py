@@ -124,7 +124,7 @@ def fitted(torchgeo: Callable[..., None], decur_yaml: Callable[..., Path]) -> Pa
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of 32 + 24 packed scenes of two dates, in shards of 5."""
     from torchgeo_decur.datamodules import SyntheticEODataModule
-    from torchgeo_decur.packing import pack_datamodule
+    from torchgeo_decur.packed import pack_datamodule
 
     folder = tmp_path_factory.mktemp('packed') / 'kept'
     datamodule = SyntheticEODataModule(length=32, val_length=24, size=32, num_dates=2)

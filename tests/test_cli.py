@@ -25,7 +25,7 @@ from torchgeo_decur.models import (
     list_weights,
     load_weights,
 )
-from torchgeo_decur.models.checkpoints import read_checkpoint
+from torchgeo_decur.weights.formats import read_checkpoint
 
 MODEL = 'resnet18'
 ROOT = Path(__file__).parents[1]
@@ -223,7 +223,7 @@ class TestConvert:
         torch.save({'model': state}, file)
         written: list[tuple[Any, ...]] = []
         monkeypatch.setattr(
-            'torchgeo_decur.commands.save_onnx', lambda *args: written.append(args)
+            'torchgeo_decur.cli.commands.save_onnx', lambda *args: written.append(args)
         )
         main(['convert', str(file), '--to=onnx', f'--out={tmp_path}'])
         (_, rgb, model, colour), (_, hha, _, depth) = written

@@ -2,7 +2,6 @@
 
 import functools
 import glob
-import importlib
 import inspect
 import re
 import runpy
@@ -21,12 +20,13 @@ from fake_data import fake
 from pages import DOCS, ROOT, TEXTS, blocks, commands
 from versions import NO_ONNX
 
-from torchgeo_decur import cli
+from torchgeo_decur.cli import parser
+from torchgeo_decur.cli.embed import embed_rasters
 from torchgeo_decur.datamodules import RasterPairDataModule
-from torchgeo_decur.embed import embed_rasters
-from torchgeo_decur.models import MultimodalEncoder, create_encoder, published
-from torchgeo_decur.models.checkpoints import save_encoder
+from torchgeo_decur.models import MultimodalEncoder, create_encoder
 from torchgeo_decur.tasks import DeCUR
+from torchgeo_decur.weights import published
+from torchgeo_decur.weights.formats import save_encoder
 
 # Pages that are run from the first block to the last, with their commands.
 WHOLE = ('extend.md', 'missing.md')
@@ -156,7 +156,7 @@ def before_interoperability(reader: Reader) -> None:
     options = {'modalities': {'s1': 2, 's2': 13}, 'model': 'test_resnet', 'size': 32}
     state = {f'encoders.{key}': value for key, value in encoder.state_dict().items()}
     torch.save({'state_dict': state, 'hyper_parameters': options}, 'last.ckpt')
-    cli.main(['export', 'last.ckpt', '--out', 'encoders', '--onnx'])
+    parser.main(['export', 'last.ckpt', '--out', 'encoders', '--onnx'])
 
 
 def before_modalities(reader: Reader) -> None:
@@ -250,7 +250,7 @@ def test_documented_option_exists(
 ) -> None:
     """Each documented `torchgeo-decur` is parsed to the end, and not run."""
     called = []
-    imported = cli._command
+    imported = parser._command
 
     def idle(name: str) -> Callable[..., None]:
         @functools.wraps(imported(name))
@@ -259,9 +259,9 @@ def test_documented_option_exists(
 
         return instead
 
-    monkeypatch.setattr(cli, '_command', idle)
+    monkeypatch.setattr(parser, '_command', idle)
     _, *args = shlex.split(command)
-    cli.main(args)
+    parser.main(args)
     assert called == [args[0]]
 
 
@@ -273,7 +273,7 @@ def test_documented_file_exists(command: str) -> None:
 
 def test_every_command_is_documented() -> None:
     shown = {c.split()[1] for c in ALL_COMMANDS if c.startswith('torchgeo-decur ')}
-    assert shown == set(cli._SUMMARIES)
+    assert shown == set(parser._SUMMARIES)
 
 
 def arguments(cls: type) -> set[str]:

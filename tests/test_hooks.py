@@ -17,7 +17,8 @@ from torchvision.models import WeightsEnum
 from torchvision.models._api import Weights
 
 from torchgeo_decur.datamodules import base
-from torchgeo_decur.models import ResNet50_Weights, published
+from torchgeo_decur.models import ResNet50_Weights
+from torchgeo_decur.weights import published
 
 
 def test_torchgeo_keeps_models_and_weights_in_dictionaries() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from torchgeo_decur.cli import main
-from torchgeo_decur.plan import plan
+from torchgeo_decur.cli.cost_estimate import plan
 
 CONFIG = """
 trainer: {{max_epochs: 3, devices: {devices}}}

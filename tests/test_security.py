@@ -10,9 +10,9 @@ import pytest
 import torch
 from torchgeo.tasks import Classification
 
+from torchgeo_decur.cli.embed import load_run
 from torchgeo_decur.datasets import PackedDataset
-from torchgeo_decur.datasets.reading import UnreadableFileError
-from torchgeo_decur.embed import load_run
+from torchgeo_decur.datasets.base import UnreadableFileError
 from torchgeo_decur.models import create_encoder, load_weights
 from torchgeo_decur.tasks import DeCUR
 

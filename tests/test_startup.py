@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchgeo_decur import cli, listing
-from torchgeo_decur.catalog import cached_file
+import torchgeo_decur
+from torchgeo_decur.cli import listing, parser
 from torchgeo_decur.models import get_weight, list_weights
+from torchgeo_decur.weights.catalog import cached_file
 
-PACKAGE = Path(cli.__file__).parent
+PACKAGE = Path(torchgeo_decur.__file__).parent
 # All that is slow to import, of what other commands need.
 SLOW = {'torch', 'lightning', 'torchgeo', 'sklearn', 'pandas', 'timm', 'kornia'}
 
@@ -44,11 +45,11 @@ def test_import_of_the_package_leaves_lightning_out() -> None:
                 assert not module.startswith('lightning'), file
 
 
-@pytest.mark.parametrize('name', cli._SUMMARIES)
+@pytest.mark.parametrize('name', parser._SUMMARIES)
 def test_summary_is_that_of_the_command(name: str) -> None:
-    text = getdoc(cli._command(name))
+    text = getdoc(parser._command(name))
     assert text is not None
-    assert text.splitlines()[0] == cli._SUMMARIES[name]
+    assert text.splitlines()[0] == parser._SUMMARIES[name]
 
 
 @pytest.mark.parametrize('name', list_weights())

@@ -27,7 +27,7 @@ from rasterio.transform import from_origin
 from record import FOLDER, Row, record, render
 
 from torchgeo_decur.datamodules import RasterPairDataModule
-from torchgeo_decur.datasets.windows import RandomWindows
+from torchgeo_decur.datasets.rasters.windows import RandomWindows
 
 SIDE = 64
 RESOLUTION = 10.0

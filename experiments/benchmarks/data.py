@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from torchgeo_decur.datamodules import SSL4EOS12PairDataModule
 from torchgeo_decur.datasets import PackedDataset, SSL4EOS12Pair, SyntheticEO
-from torchgeo_decur.packing import pack_datamodule
+from torchgeo_decur.packed import pack_datamodule
 
 BATCH = 4
 

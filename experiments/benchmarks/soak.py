@@ -35,7 +35,7 @@ from scipy.stats import linregress
 from scipy.stats import t as student
 
 from torchgeo_decur.datamodules import PackedDataModule, SyntheticEODataModule
-from torchgeo_decur.packing import pack_datamodule
+from torchgeo_decur.packed import pack_datamodule
 from torchgeo_decur.tasks import DeCUR
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from torchgeo_decur.analysis.attribution import (
     overlap,
     shares,
 )
-from torchgeo_decur.analysis.protocol import looking_at, parts_of, take
+from torchgeo_decur.analysis.pretrained import looking_at, parts_of, take
 
 COMMON, UNIQUE = slice(0, 2), slice(2, 3)
 # Two common dimensions and a unique one, of three bands.

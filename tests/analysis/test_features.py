@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from torchgeo_decur.analysis import LeftOut, feature_maps
-from torchgeo_decur.analysis.features import displacement, principal_components
+from torchgeo_decur.analysis.encoder_maps import displacement, principal_components
 from torchgeo_decur.modalities import MODALITIES
-from torchgeo_decur.models.deformable_attention import reference_points
+from torchgeo_decur.models.backbones.deformable_attention import reference_points
 from torchgeo_decur.tasks import DeCUR
 
 S1, S2 = MODALITIES['sentinel1_grd'], MODALITIES['sentinel2_l1c']

@@ -22,7 +22,11 @@ from torchgeo_decur.analysis import (
     probe_parts,
     training_curves,
 )
-from torchgeo_decur.analysis.dimensions import Marks, correlation_distance, silhouettes
+from torchgeo_decur.analysis.dimension_maps import (
+    Marks,
+    correlation_distance,
+    silhouettes,
+)
 
 COMMON, UNIQUE, N = 24, 16, 600
 

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from torchgeo_decur.analysis.maps import exposed, last_map
+from torchgeo_decur.analysis.activation_maps import exposed, last_map
 from torchgeo_decur.models.encoder import create_encoder
 
 MODELS = {

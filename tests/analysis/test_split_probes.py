@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from torchgeo_decur.analysis.embeddings import Embeddings
-from torchgeo_decur.analysis.finding import LeftOut
+from torchgeo_decur.analysis.result import LeftOut
 from torchgeo_decur.analysis.split_probes import probe_splits
 
 CLASSES = 4

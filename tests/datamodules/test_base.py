@@ -15,11 +15,8 @@ from torch.utils.data import Dataset
 from torchgeo.datamodules.utils import MisconfigurationException
 
 from torchgeo_decur.datamodules import base
-from torchgeo_decur.datamodules.base import (
-    MultimodalDataModule,
-    ResumableLoader,
-    ResumableSampler,
-)
+from torchgeo_decur.datamodules.base import MultimodalDataModule
+from torchgeo_decur.datamodules.loaders import ResumableLoader, ResumableSampler
 
 MODALITIES: dict[str, Any] = {
     's1': {

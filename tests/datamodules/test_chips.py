@@ -14,7 +14,7 @@ from rasterio.transform import from_origin
 
 from torchgeo_decur.cli import main
 from torchgeo_decur.datamodules import RasterPairDataModule
-from torchgeo_decur.datasets.windows import RandomWindows
+from torchgeo_decur.datasets.rasters.windows import RandomWindows
 
 SIDE, COUNT = 64, 30
 # Resolution, south-western corner and side of the square where chips lie.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rasterio.transform import from_origin
 
 from torchgeo_decur.datamodules import RasterPairDataModule
-from torchgeo_decur.datamodules.statistics import Moments
+from torchgeo_decur.datamodules.band_statistics import Moments
 from torchgeo_decur.modalities import Modality
 
 LOWEST = float(np.finfo(np.float32).min)

@@ -18,7 +18,7 @@ from small_fits import trainer
 from torch import Tensor
 
 from torchgeo_decur.datamodules import PackedDataModule, SyntheticEODataModule
-from torchgeo_decur.packing import pack_datamodule
+from torchgeo_decur.packed import pack_datamodule
 from torchgeo_decur.tasks import DeCUR
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 from small_fits import scaled
 
 from torchgeo_decur.datamodules import PairedFoldersDataModule
-from torchgeo_decur.datamodules.base import ResumableSampler
+from torchgeo_decur.datamodules.loaders import ResumableSampler
 
 FAKE = fake('paired_folders')
 make, IMAGES, MASK = FAKE.make, FAKE.IMAGES, FAKE.MASK

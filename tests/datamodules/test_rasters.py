@@ -17,7 +17,7 @@ from rasterio.windows import Window
 from small_fits import trainer
 
 from torchgeo_decur.datamodules.rasters import RasterPairDataModule
-from torchgeo_decur.datasets.windows import RandomWindows
+from torchgeo_decur.datasets.rasters.windows import RandomWindows
 
 RASTERS = fake('rasters')
 

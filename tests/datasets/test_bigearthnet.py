@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from torchgeo.datasets import BigEarthNet, BigEarthNetV2, DatasetNotFoundError
 
 from torchgeo_decur.datasets import bigearthnet_download
+from torchgeo_decur.datasets.base import UnreadableFileError
 from torchgeo_decur.datasets.bigearthnet import BigEarthNetMM
-from torchgeo_decur.datasets.reading import UnreadableFileError
 
 FAKE = fake('bigearthnet')
 make, names, value, write = (FAKE.make, FAKE.names, FAKE.value, FAKE.write)

@@ -8,8 +8,8 @@ import torch
 from fake_data import fake
 from torchgeo.datasets import DatasetNotFoundError, GeoNRW
 
+from torchgeo_decur.datasets.base import UnreadableFileError
 from torchgeo_decur.datasets.geonrw import GeoNRWPatches
-from torchgeo_decur.datasets.reading import UnreadableFileError
 
 FAKE = fake('geonrw')
 make, tile, write = (FAKE.make, FAKE.tile, FAKE.write)

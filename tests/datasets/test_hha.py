@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchgeo_decur.datasets.hha import (
+from torchgeo_decur.datasets.rgbd.hha import (
     Intrinsics,
     encode_hha,
     geocentric,

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from torchgeo_decur.datasets import PackedDataset, SyntheticEO, UnreadableFileError
-from torchgeo_decur.datasets.manifest import Manifest
+from torchgeo_decur.packed.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]
 

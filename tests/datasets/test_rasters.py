@@ -18,8 +18,8 @@ from torch import Tensor
 from torchgeo.datasets import RasterDataset
 
 from torchgeo_decur.datamodules import RasterPairDataModule
-from torchgeo_decur.datasets.raster_files import inspect as inspect_files
-from torchgeo_decur.datasets.raster_folder import RasterFolder
+from torchgeo_decur.datasets.rasters.files import inspect as inspect_files
+from torchgeo_decur.datasets.rasters.folder import RasterFolder
 
 SIZE = 64
 UTM = 'EPSG:32632'

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchgeo.datasets.utils import Sample
 
-from torchgeo_decur.datasets.reading import FileDataset, UnreadableFileError
+from torchgeo_decur.datasets.base import FileDataset, UnreadableFileError
 from torchgeo_decur.datasets.resizing import resize
 
 

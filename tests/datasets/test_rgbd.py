@@ -10,9 +10,9 @@ from fake_data import fake
 from torchgeo.datasets import DatasetNotFoundError
 
 from torchgeo_decur.datasets import SUNRGBD, NYUDepthV2
-from torchgeo_decur.datasets.hha import Intrinsics, encode_hha
-from torchgeo_decur.datasets.hha_cache import HHACache
-from torchgeo_decur.datasets.reading import UnreadableFileError
+from torchgeo_decur.datasets.base import UnreadableFileError
+from torchgeo_decur.datasets.rgbd.hha import Intrinsics, encode_hha
+from torchgeo_decur.datasets.rgbd.hha_cache import HHACache
 
 h5py = pytest.importorskip('h5py')
 pytest.importorskip('scipy')

@@ -9,7 +9,7 @@ from fake_data import fake
 from torch.utils.data import DataLoader
 from torchgeo.datasets import SSL4EOS12, DatasetNotFoundError
 
-from torchgeo_decur.datasets.reading import UnreadableFileError
+from torchgeo_decur.datasets.base import UnreadableFileError
 from torchgeo_decur.datasets.ssl4eo_s12 import SSL4EOS12Pair
 
 FAKE = fake('ssl4eo_s12')

@@ -13,7 +13,7 @@ from scipy.stats import chi2
 from torchgeo.datasets import SSL4EOS12, BigEarthNetV2, GeoNRW, NonGeoDataset
 
 from torchgeo_decur.datasets import SyntheticEO
-from torchgeo_decur.datasets.synthetic_layouts import _GEONRW, _surface
+from torchgeo_decur.datasets.synthetic.layouts import _GEONRW, _surface
 from torchgeo_decur.modalities import Modality, check
 from torchgeo_decur.transforms import ScaleToUnit
 

@@ -11,8 +11,8 @@ from scipy.stats import chi2
 from torchgeo.datasets import NonGeoDataset
 
 from torchgeo_decur.datasets import Trifeatures
-from torchgeo_decur.datasets.trifeatures import draw_pairs
-from torchgeo_decur.datasets.trifeatures_drawing import COLOURS, SHAPES, TEXTURES, draw
+from torchgeo_decur.datasets.trifeatures.dataset import draw_pairs
+from torchgeo_decur.datasets.trifeatures.drawing import COLOURS, SHAPES, TEXTURES, draw
 from torchgeo_decur.modalities import check
 
 LABELS = ('label_share', 'label_unique1', 'label_unique2', 'label_synergy')

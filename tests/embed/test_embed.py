@@ -19,9 +19,9 @@ from fake_data import fake, write_bands
 from torchgeo.datasets import ClayEmbeddings
 
 from torchgeo_decur.cli import main
+from torchgeo_decur.cli.embed import embed_rasters, load_run
+from torchgeo_decur.cli.embed.geoparquet_parts import Parts
 from torchgeo_decur.datamodules import RasterPairDataModule, SyntheticEODataModule
-from torchgeo_decur.embed import embed_rasters, load_run
-from torchgeo_decur.embed.parts import Parts
 from torchgeo_decur.tasks import DeCUR, LateFusionClassification, LateFusionSegmentation
 
 RASTERS = fake('rasters')
@@ -255,7 +255,9 @@ class TestResuming:
             raise StoppedError
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr('torchgeo_decur.embed.parts.Parts.finish', stop)
+            patch.setattr(
+                'torchgeo_decur.cli.embed.geoparquet_parts.Parts.finish', stop
+            )
             with pytest.raises(StoppedError):
                 embed_rasters(decur(), rasters(root), out, device='cpu')
         assert len(gpd.read_parquet(embed_rasters(decur(), rasters(root), out))) == 15

@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch import Trainer
 
 from torchgeo_decur.cli import main
+from torchgeo_decur.cli.embed import Batches, load_run
 from torchgeo_decur.datamodules import SyntheticEODataModule
-from torchgeo_decur.embed import Batches, load_run
 from torchgeo_decur.tasks import LateFusionClassification
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from torchgeo_decur.modalities import MODALITIES
 from torchgeo_decur.models import MultimodalEncoder
-from torchgeo_decur.models.describing import encoder_metadata
+from torchgeo_decur.weights.metadata import encoder_metadata
 
 
 class Registry(dict[str, Callable[..., Any]]):

@@ -18,7 +18,7 @@ from torchgeo_decur.models import (
     StagedPyramid,
     save_encoder,
 )
-from torchgeo_decur.models.cmx import attend, global_context
+from torchgeo_decur.models.fusion.cmx import attend, global_context
 
 MODALITIES = {'s1': 2, 's2': 13}
 KERNEL = 'patch_embed1.proj.weight'

@@ -8,7 +8,7 @@ from attention_loops import attend
 from torch import Tensor, nn
 
 from torchgeo_decur.models import DeformableAttention, ResidualDeformableAttention
-from torchgeo_decur.models.deformable_attention import (
+from torchgeo_decur.models.backbones.deformable_attention import (
     reference_points,
     relative_position_bias,
     sample,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchgeo_decur.models.download import cached_file, fetch, record_file
-from torchgeo_decur.models.weights import WEIGHTS
+from torchgeo_decur.weights.download import cached_file, fetch, record_file
+from torchgeo_decur.weights.enums import WEIGHTS
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from torchgeo_decur.modalities import MODALITIES
 from torchgeo_decur.models import MultimodalEncoder, load_weights
-from torchgeo_decur.models.describing import encoder_metadata
+from torchgeo_decur.weights.metadata import encoder_metadata
 
 MODALITIES_OF = {'s1': 2, 's2': 13}
 
@@ -178,7 +178,7 @@ def test_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return download(repo_id, filename, **options)
 
     monkeypatch.setattr('huggingface_hub.hub_mixin.hf_hub_download', config)
-    monkeypatch.setattr('torchgeo_decur.models.hub.hf_hub_download', download)
+    monkeypatch.setattr('torchgeo_decur.weights.hub.hf_hub_download', download)
     read = MultimodalEncoder.from_pretrained('me/mine', revision='v1')
     assert equal(read, encoders())
     assert asked == [

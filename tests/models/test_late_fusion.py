@@ -14,8 +14,8 @@ from torchgeo_decur.models import (
     create_encoder,
     save_encoder,
 )
-from torchgeo_decur.models.decoders import Decoder
-from torchgeo_decur.models.fusion import drop_modalities
+from torchgeo_decur.models.fusion.late_fusion import drop_modalities
+from torchgeo_decur.models.segmentation.decoders import Decoder
 
 MODALITIES = {'s1': 2, 's2': 13, 'dem': 1}
 DECODERS = get_args(Decoder)

@@ -15,7 +15,7 @@ from torchgeo.models import ResNet18_Weights
 
 from torchgeo_decur import tasks as our_tasks
 from torchgeo_decur.models import create_encoder, load_weights
-from torchgeo_decur.models.loading import read_weights
+from torchgeo_decur.weights.load import read_weights
 
 
 def with_prefix(prefix: str, state: State) -> State:

@@ -19,8 +19,8 @@ from torchgeo_decur.models import (
     list_weights,
     register,
 )
-from torchgeo_decur.models.weights import WEIGHTS, weights_of_file
 from torchgeo_decur.transforms import ScaleToUnit
+from torchgeo_decur.weights.enums import WEIGHTS, weights_of_file
 
 ENTRIES = [entry for enum in WEIGHTS for entry in enum]
 
@@ -134,7 +134,7 @@ class TestNames:
         assert all(str(get_weight(name)) == name for name in names)
 
     def test_torchgeo_finds_ours_and_its_own(self) -> None:
-        """If this fails, TorchGeo changed how it finds weights: see models/register.py."""
+        """If this fails, TorchGeo changed how it finds weights: see models/registry.py."""
         assert set(list_weights()) <= {
             str(w)
             for k, e in api._model_weights.items()

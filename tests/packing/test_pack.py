@@ -31,7 +31,7 @@ from torchgeo_decur.datamodules import (
 )
 from torchgeo_decur.datasets import PackedDataset
 from torchgeo_decur.modalities import Modality
-from torchgeo_decur.packing import pack_datamodule
+from torchgeo_decur.packed import pack_datamodule
 
 
 class Numbers(Dataset[dict[str, Any]]):
@@ -401,7 +401,7 @@ def test_options(tmp_path: Path, options: dict[str, Any], message: str) -> None:
 def test_compression_needs_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('torchgeo_decur.packing.pack.find_spec', lambda _: None)
+    monkeypatch.setattr('torchgeo_decur.packed.writer.find_spec', lambda _: None)
     with pytest.raises(ValueError, match='the package zstd is not installed, got'):
         pack(tmp_path / 'packed', compression='zstd')
 

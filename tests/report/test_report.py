@@ -16,9 +16,9 @@ from torchgeo.tasks import Classification
 
 from torchgeo_decur.analysis import Finding
 from torchgeo_decur.cli import main
+from torchgeo_decur.cli.report import ANALYSES, store, write_report, writer
 from torchgeo_decur.datamodules import SyntheticEODataModule
 from torchgeo_decur.datamodules.base import MultimodalDataModule
-from torchgeo_decur.report import ANALYSES, run, store, write_report
 from torchgeo_decur.tasks import BarlowTwins, CoMM, DeCUR
 
 MODALITIES = {'s1': 2, 's2': 13}
@@ -185,8 +185,8 @@ class TestResume:
             raise AssertionError
 
         before = {f: f.stat().st_mtime_ns for f in made.glob('*/*')}
-        monkeypatch.setattr(run.Run, 'analyse', never)
-        monkeypatch.setattr(run.analysis, 'collect', never)
+        monkeypatch.setattr(writer.Run, 'analyse', never)
+        monkeypatch.setattr(writer.analysis, 'collect', never)
         main(['report', str(checkpoint), f'--out={made}', '--max_images=8'])
         assert {f: f.stat().st_mtime_ns for f in made.glob('*/*')} == before
 
@@ -198,16 +198,16 @@ class TestResume:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         done: list[str] = []
-        analyse = run.Run.analyse
+        analyse = writer.Run.analyse
 
-        def note(self: run.Run, name: str) -> Finding:
+        def note(self: writer.Run, name: str) -> Finding:
             done.append(name)
             return analyse(self, name)
 
         def stop(*_: Any) -> Any:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(run.Run, 'analyse', note)
+        monkeypatch.setattr(writer.Run, 'analyse', note)
         with monkeypatch.context() as patch:
             patch.setitem(ANALYSES, 'retrieval', ('', stop))
             with pytest.raises(KeyboardInterrupt):
@@ -304,7 +304,7 @@ class TestWhat:
     def test_images_are_spread_over_the_split(
         self, data: SyntheticEODataModule
     ) -> None:
-        batches = run.Batches(data, 'val', 'cpu')
+        batches = writer.Batches(data, 'val', 'cpu')
         whole = torch.cat([b['image_s1'] for b in batches])
         some = [b['s1'] for b in batches.images(MODALITIES, 4, 3)]
         assert [len(x) for x in some] == [3, 1]

@@ -20,7 +20,7 @@ from torchgeo_decur.tasks import (
     DeCUR,
     VICReg,
 )
-from torchgeo_decur.tasks.chunks import in_chunks
+from torchgeo_decur.tasks.gradient_cache import in_chunks
 
 MODALITIES = {'s1': 2, 's2': 13}
 FUSED = (CoMM, COrAL)

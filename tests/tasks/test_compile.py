@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchgeo_decur.models import save_encoder
 from torchgeo_decur.tasks import CLIP, BarlowTwins, CoMM, COrAL, DeCUR
-from torchgeo_decur.tasks.guard import FiniteGuard
+from torchgeo_decur.tasks.base import FiniteGuard
 from torchgeo_decur.tasks.optimizers import build_optimizer, build_transfer_optimizer
 
 MODALITIES = {'s1': 2, 's2': 13}

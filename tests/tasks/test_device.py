@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from torchgeo_decur import tasks
-from torchgeo_decur.tasks.guard import FiniteGuard
+from torchgeo_decur.tasks.base import FiniteGuard
 
 MODALITIES = {'s1': 2, 's2': 13}
 FUSION = {'width': 32, 'heads': 4}

@@ -10,7 +10,7 @@ from small_fits import MODALITIES, datamodule, trainer
 from torch import Tensor, nn
 
 from torchgeo_decur.tasks import DeCUR
-from torchgeo_decur.tasks.guard import FiniteGuard
+from torchgeo_decur.tasks.base import FiniteGuard
 
 OK = {'loss': torch.tensor(1.0), 'a': torch.tensor(1.0), 'b': torch.tensor(2.0)}
 BAD = {**OK, 'loss': torch.tensor(torch.nan), 'a': torch.tensor(torch.nan)}

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 
 from torchgeo_decur.datasets import SyntheticEO
 from torchgeo_decur.tasks import LateFusionClassification
-from torchgeo_decur.tasks.cache import evaluating
 from torchgeo_decur.tasks.optimizers import build_transfer_optimizer
+from torchgeo_decur.tasks.transfer.feature_cache import evaluating
 
 Runner = Callable[..., dict[str, float]]
 

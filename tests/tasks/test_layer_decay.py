@@ -9,9 +9,9 @@ from small_fits import datamodule, trainer
 from torch import nn
 
 from torchgeo_decur.models import LateFusionClassifier, LateFusionSegmenter
-from torchgeo_decur.models.checkpoints import place
 from torchgeo_decur.tasks import LateFusionClassification, LateFusionSegmentation
 from torchgeo_decur.tasks.optimizers import build_transfer_optimizer
+from torchgeo_decur.weights.formats import place
 
 MODALITIES = {'s1': 2, 's2': 3}
 BUILD: dict[str, Callable[..., nn.Module]] = {

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from torchvision.ops import sigmoid_focal_loss
 
 from torchgeo_decur.tasks import LateFusionClassification, LateFusionSegmentation
-from torchgeo_decur.tasks.masked import MaskedLoss
+from torchgeo_decur.tasks.transfer.masked_loss import MaskedLoss
 
 
 def segmentation(task: str, loss: str, **options: Any) -> LateFusionSegmentation:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from torchgeo_decur.modalities import check_unit_interval
-from torchgeo_decur.tasks import DeCUR, LateFusionClassification, scale
+from torchgeo_decur.tasks import DeCUR, LateFusionClassification, base
 
 MODALITIES = {'s1': 2, 's2': 4}
 
@@ -66,7 +66,7 @@ def test_looks_once_at_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(list(images))
         check_unit_interval(images)
 
-    monkeypatch.setattr(scale, 'check_unit_interval', spy)
+    monkeypatch.setattr(base, 'check_unit_interval', spy)
     # What comes later is not looked at, so that no device waits.
     later = loader(s1=lambda x, index: x - 5 if index > 1 else x)
     task = pretraining()

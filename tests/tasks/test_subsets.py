@@ -6,7 +6,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from torchgeo_decur.tasks import LateFusionClassification
-from torchgeo_decur.tasks.subsets import SubsetMetrics
+from torchgeo_decur.tasks.transfer.modality_subsets import SubsetMetrics
 
 
 def test_names_with_the_separator() -> None:

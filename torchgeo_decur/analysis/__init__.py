@@ -5,20 +5,20 @@ returns a :class:`Finding`: words, numbers and pictures.
 """
 
 from .alignment import alignment_histogram, alignment_loss
-from .composites import composite
+from .band_composites import composite
+from .correlation import CorrelationStream, Reservoir
 from .curves import training_curves
-from .dimensions import dimension_map
-from .dropping import dropped_dimensions
+from .dimension_dropping import dropped_dimensions
+from .dimension_maps import dimension_map
 from .embeddings import Embeddings, collect
-from .features import feature_maps
-from .finding import Finding, LeftOut
+from .encoder_maps import feature_maps
+from .matplotlib_style import figure_style
+from .pretrained import Pretrained
 from .probes import probe_parts
-from .protocol import Pretrained
+from .result import Finding, LeftOut
 from .retrieval import cross_modal_retrieval, effective_ranks
 from .saliency import spatial_saliency, spectral_saliency
 from .split_probes import probe_splits
-from .statistics import CorrelationStream, Reservoir
-from .style import figure_style
 
 __all__ = (
     'CorrelationStream',

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .embeddings import Embeddings, Pair
-from .finding import Finding, LeftOut, Rows
-from .style import COLOURS, COLUMN, PAGE, figure_style
+from .matplotlib_style import COLOURS, COLUMN, PAGE, figure_style
+from .result import Finding, LeftOut, Rows
 
 #: Dimensions with a smaller loss are called aligned: correlated by more than 0.68.
 ALIGNED = 0.1

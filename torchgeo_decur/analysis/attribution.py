@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .finding import LeftOut
-from .maps import exposed
-from .protocol import Pretrained
+from .activation_maps import exposed
+from .pretrained import Pretrained
+from .result import LeftOut
 
 
 def gradcam(model: Pretrained, modality: str, x: Tensor, dimensions: slice) -> Tensor:

@@ -7,8 +7,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from .finding import Finding, LeftOut
-from .style import PAGE, figure_style
+from .matplotlib_style import PAGE, figure_style
+from .result import Finding, LeftOut
 
 type Curve = list[tuple[float, float]]
 

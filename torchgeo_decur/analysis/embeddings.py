@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..modalities import pick_date, split
-from .protocol import Pretrained
-from .statistics import CorrelationStream, Reservoir
+from .correlation import CorrelationStream, Reservoir
+from .pretrained import Pretrained
 
 type Pair = tuple[str, str]
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .classifiers import CLASSIFIERS, Array, Classifier, interval, resamples, run_probes
 from .embeddings import Embeddings
-from .finding import Finding, LeftOut, Rows
-from .style import COLOURS, PAGE, figure_style
+from .matplotlib_style import COLOURS, PAGE, figure_style
+from .result import Finding, LeftOut, Rows
 
 #: The larger of common and unique, less as many of its dimensions as the other lacks.
 MATCHED = 'matched'

@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 from ..losses.functional import effective_rank, standardize
 from .classifiers import Array, interval, resamples
 from .embeddings import Embeddings
-from .finding import Finding, LeftOut, Rows
-from .style import COLOURS, COLUMN, PAGE, figure_style
+from .matplotlib_style import COLOURS, COLUMN, PAGE, figure_style
+from .result import Finding, LeftOut, Rows
 
 #: How many of the nearest are looked at.
 AT = (1, 5, 10)

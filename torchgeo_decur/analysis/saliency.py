@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..modalities import Modality
 from .attribution import correlation, gradcam, integrated_gradients, overlap, shares
-from .finding import Finding
-from .protocol import Pretrained, looking_at, parts_of, take
+from .pretrained import Pretrained, looking_at, parts_of, take
+from .result import Finding
 from .saliency_figures import Example, draw_bands, draw_examples, draw_overlaps
 
 type Array = NDArray[Any]

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..modalities import Modality
-from .composites import describe
-from .style import COLOURS, COLUMN, PAGE, figure_style
+from .band_composites import describe
+from .matplotlib_style import COLOURS, COLUMN, PAGE, figure_style
 
 type Array = NDArray[Any]
 

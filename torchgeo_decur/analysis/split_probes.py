@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .classifiers import Array, Classifier, interval, resamples, run_probes
 from .embeddings import Embeddings
-from .finding import LeftOut
 from .probes import parts_by_name
+from .result import LeftOut
 
 #: Name of all modalities as a task hands them on.
 TOGETHER = 'together'

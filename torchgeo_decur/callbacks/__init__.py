@@ -1,7 +1,7 @@
 """Callbacks: a probe and figures during pretraining, and the export of encoders."""
 
 from .export import ExportEncoders, export_checkpoint
-from .figures import LogFigures
+from .log_figures import LogFigures
 from .online_probe import OnlineProbe
 
 __all__ = ['ExportEncoders', 'LogFigures', 'OnlineProbe', 'export_checkpoint']

@@ -11,10 +11,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from ..files import writable
 from ..modalities import Modality
 from ..models import FusionHead, build_fusion_head, save_encoder, save_onnx
-from ..models.checkpoints import Checkpoint, read_checkpoint
-from ..models.describing import describe, encoder_metadata
 from ..tasks import FusionPretraining, MultimodalPretraining
-from .needs import need_encoders
+from ..weights.formats import Checkpoint, read_checkpoint
+from ..weights.metadata import describe, encoder_metadata
+from .preconditions import need_encoders
 
 # What is known of a training, not of one modality.
 _TRAINING = ('task', 'data', 'hyper_parameters', 'epochs', 'steps')

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from ..analysis.classifiers import Array, run_probes
 from ..files import write_whole
 from ..modalities import pick_date, split
-from .needs import need_encoders, validates_last
+from .preconditions import need_encoders, validates_last
 
 
 class OnlineProbe(Callback):

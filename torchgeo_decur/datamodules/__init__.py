@@ -1,16 +1,22 @@
 """Datamodules: one a dataset, each owns the scale of its modalities."""
 
-from .base import MultimodalDataModule, ResumableSampler
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .band_statistics import StatisticsDataModule
+from .base import MultimodalDataModule
 from .bigearthnet import BigEarthNetMMDataModule
 from .geonrw import GeoNRWPatchDataModule
-from .packed import PackedDataModule
+from .loaders import ResumableSampler
 from .paired_folders import PairedFoldersDataModule
 from .rasters import RasterPairDataModule
 from .rgbd import NYUDepthV2DataModule, RGBDDataModule, SUNRGBDDataModule
 from .ssl4eo_s12 import SSL4EOS12PairDataModule
-from .statistics import StatisticsDataModule
 from .synthetic import SyntheticEODataModule
 from .trifeatures import TrifeaturesDataModule
+
+if TYPE_CHECKING:
+    from ..packed import PackedDataModule
 
 __all__ = [
     'BigEarthNetMMDataModule',
@@ -28,3 +34,10 @@ __all__ = [
     'SyntheticEODataModule',
     'TrifeaturesDataModule',
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import packed data at first use, as the package ``packed`` builds on this one."""
+    if name == 'PackedDataModule':
+        return getattr(import_module('..packed', __name__), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -7,8 +7,8 @@ import torch
 
 from ..datasets.paired_folders import PairedFolders, folder_modalities
 from ..datasets.resizing import check_size
+from .band_statistics import Moments, StatisticsDataModule, report
 from .splits import split_groups
-from .statistics import Moments, StatisticsDataModule, report
 
 
 class PairedFoldersDataModule(StatisticsDataModule):

@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 from torchgeo.datasets import RasterDataset
 from torchgeo.datasets.utils import Sample
 
-from ..datasets.areas import describe_parts, divide
-from ..datasets.entries import typed
-from ..datasets.joined import JoinedRasters, join
+from ..datasets.entry_types import typed
 from ..datasets.plotting import plot_images
-from ..datasets.positions import holds_window
-from ..datasets.rasters import dataset_class, open_rasters
-from ..datasets.windows import GridWindows, RandomWindows, too_small
+from ..datasets.rasters.join import JoinedRasters, join
+from ..datasets.rasters.open import dataset_class, open_rasters
+from ..datasets.rasters.split_areas import describe_parts, divide
+from ..datasets.rasters.window_positions import holds_window
+from ..datasets.rasters.windows import GridWindows, RandomWindows, too_small
 from ..modalities import Conversion, Modality, invalid_pixels
-from .statistics import Moments, StatisticsDataModule, report
+from .band_statistics import Moments, StatisticsDataModule, report
 
 _FOLDER = (
     *('paths', 'glob', 'bands', 'nodata', 'resampling'),
@@ -63,7 +63,7 @@ class RasterPairDataModule(StatisticsDataModule):
     - ``scale``: factor from the values of the files to the unit, and ``offset``: what is
       added after that, such as -1000 for newer products of Sentinel-2; one number, or
       one for each band. ``nodata`` is a value of the files.
-    - ``resampling``: one of ``torchgeo_decur.datasets.raster_folder.RESAMPLING``, by
+    - ``resampling``: one of ``torchgeo_decur.datasets.rasters.folder.RESAMPLING``, by
       default 'bilinear'.
       Files of another CRS are warped by nearest neighbour before, as TorchGeo does.
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from ..datasets.nyu_depth_v2 import NYUDepthV2
 from ..datasets.resizing import check_size
-from ..datasets.rgbd import Depth, RGBDDataset, rgbd_modalities
-from ..datasets.sunrgbd import SUNRGBD
+from ..datasets.rgbd.base import Depth, RGBDDataset, rgbd_modalities
+from ..datasets.rgbd.nyu_depth_v2 import NYUDepthV2
+from ..datasets.rgbd.sunrgbd import SUNRGBD
 from .base import MultimodalDataModule
 
 

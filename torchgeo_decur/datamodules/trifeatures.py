@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from ..datasets import Trifeatures
-from ..datasets.trifeatures import Pairing
+from ..datasets.trifeatures.dataset import Pairing
 from .base import MultimodalDataModule
 
 

@@ -1,20 +1,30 @@
 """Datasets of co-registered modalities that TorchGeo lacks or gets wrong."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .base import FileDataset, UnreadableFileError
 from .bigearthnet import BigEarthNetMM
 from .geonrw import GeoNRWPatches
-from .hha import Intrinsics, encode_hha, geocentric, gravity_direction, surface_normals
-from .hha_cache import HHACache
-from .manifest import Manifest, Shard
-from .nyu_depth_v2 import NYUDepthV2
-from .packed import PackedDataset
 from .paired_folders import PairedFolders
 from .plotting import plot_images
-from .reading import FileDataset, UnreadableFileError
-from .rgbd import RGBDDataset
+from .rgbd.base import RGBDDataset
+from .rgbd.hha import (
+    Intrinsics,
+    encode_hha,
+    geocentric,
+    gravity_direction,
+    surface_normals,
+)
+from .rgbd.hha_cache import HHACache
+from .rgbd.nyu_depth_v2 import NYUDepthV2
+from .rgbd.sunrgbd import SUNRGBD
 from .ssl4eo_s12 import SSL4EOS12Pair
-from .sunrgbd import SUNRGBD
-from .synthetic import SyntheticEO
-from .trifeatures import Trifeatures
+from .synthetic.scenes import SyntheticEO
+from .trifeatures.dataset import Trifeatures
+
+if TYPE_CHECKING:
+    from ..packed import Manifest, PackedDataset, Shard
 
 __all__ = [
     'SUNRGBD',
@@ -39,3 +49,10 @@ __all__ = [
     'plot_images',
     'surface_normals',
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import packed data at first use, as the package ``packed`` builds on this one."""
+    if name in ('Manifest', 'PackedDataset', 'Shard'):
+        return getattr(import_module('..packed', __name__), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -15,9 +15,10 @@ from torchgeo.datasets.utils import Path as PathLike
 from torchgeo.datasets.utils import Sample
 
 from ..modalities import MODALITIES, Modality
+from .base import FileDataset, UnreadableFileError
 from .bigearthnet_download import obtain_split_v1, obtain_v1, obtain_v2
-from .layouts import check_layout
-from .reading import SENTINEL2_RATIO, FileDataset, UnreadableFileError, not_found, read
+from .dataset_versions import check_layout
+from .io import SENTINEL2_RATIO, not_found, read
 from .resizing import resize
 
 Version = Literal['v1', 'v2']

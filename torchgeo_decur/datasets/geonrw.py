@@ -10,7 +10,8 @@ from torchgeo.datasets.utils import Path as PathLike
 from torchgeo.datasets.utils import Sample
 
 from ..modalities import MODALITIES, Modality
-from .reading import FileDataset, UnreadableFileError, not_found, read, read_size
+from .base import FileDataset, UnreadableFileError
+from .io import not_found, read, read_size
 
 
 class Patch(NamedTuple):

@@ -12,12 +12,13 @@ from torchgeo.datasets.utils import Path as PathLike
 from torchgeo.datasets.utils import Sample
 
 from ..modalities import Conversion, Modality
-from .descriptions import check_descriptions, read_descriptions
-from .entries import typed
-from .hha import Intrinsics
-from .hha_cache import HHACache
-from .reading import FileDataset, read_image
+from .band_descriptions import check_descriptions, read_descriptions
+from .base import FileDataset
+from .entry_types import typed
+from .io import read_image
 from .resizing import check_size, resize_frame
+from .rgbd.hha import Intrinsics
+from .rgbd.hha_cache import HHACache
 
 _IMAGE = (
     *('pattern', 'bands', 'kind', 'unit', 'mean', 'std', 'nodata', 'scale'),

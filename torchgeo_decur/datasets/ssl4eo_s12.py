@@ -17,8 +17,9 @@ from torchgeo.datasets.utils import Path as PathLike
 from torchgeo.datasets.utils import Sample
 
 from ..modalities import MODALITIES, Modality
-from .layouts import check_layout
-from .reading import SENTINEL2_RATIO, FileDataset, UnreadableFileError, not_found, read
+from .base import FileDataset, UnreadableFileError
+from .dataset_versions import check_layout
+from .io import SENTINEL2_RATIO, not_found, read
 from .resizing import resize
 
 Dates = Literal['all', 'same', 'independent']

@@ -12,7 +12,7 @@ from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
 from torch import Tensor, nn
 
 from ..models import MultimodalEncoder, MultimodalPyramid
-from ..models.loading import Source
+from ..weights.load import Source
 
 
 class EncoderBackbone(nn.Module):

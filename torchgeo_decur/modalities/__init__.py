@@ -8,19 +8,19 @@ when the dataset delivers T dates.
 Notation: B batch, T dates, C channels, H height, W width.
 """
 
-from .bands import canonical, contradiction
+from .band_names import canonical, contradiction
 from .batch import check_grid, per_modality, pick_date, split
-from .checks import (
+from .conversion import Conversion, conversions, converted
+from .modality import MODALITIES, Kind, Modality
+from .modality_names import check_names
+from .rendering import hillshade, picture, stretch
+from .validation import (
     FirstBatches,
     check,
     check_unit_interval,
     cure_of_holes,
     invalid_pixels,
 )
-from .conversion import Conversion, conversions, converted
-from .names import check_names
-from .pictures import hillshade, picture, stretch
-from .record import MODALITIES, Kind, Modality
 
 __all__ = [
     'MODALITIES',

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from .record import Modality
+from .modality import Modality
 
 _KEYS = ('scale', 'offset', 'nodata')
 

@@ -1,31 +1,6 @@
 """Models: an encoder per modality, heads, late fusion, and weights."""
 
-from .alexnet import AlexNet
-from .checkpoints import save_encoder
-from .cmx import CMXSegmenter, FeatureFusion, FeatureRectification
-from .decoders import SMPDecoder, build_decoder
-from .deformable_attention import DeformableAttention, ResidualDeformableAttention
-from .encoder import MultimodalEncoder, create_encoder
-from .fcn import FCNDecoder
-from .fused import FusionHeadClassifier
-from .fusion import LateFusion
-from .fusion_heads import (
-    FusionHead,
-    JointHead,
-    SharedUniqueHead,
-    build_fusion_head,
-    load_fusion_head,
-)
-from .heads import FusionTransformer, build_projector, build_projectors
-from .hub import HubFolder
-from .late_fusion import LateFusionClassifier, LateFusionSegmenter, Segmenter
-from .loading import LoadReport, load_weights
-from .mit import MixTransformer
-from .onnx import save_onnx
-from .pyramid import MultimodalPyramid, StagedPyramid
-from .register import register
-from .resnet_rda import ResNetRDA
-from .weights import (
+from ..weights.enums import (
     MiTB2_Weights,
     MiTB5_Weights,
     ResNet50_Weights,
@@ -34,6 +9,36 @@ from .weights import (
     get_weight,
     list_weights,
 )
+from ..weights.formats import save_encoder
+from ..weights.hub import HubFolder
+from ..weights.load import LoadReport, load_weights
+from .backbones.alexnet import AlexNet
+from .backbones.deformable_attention import (
+    DeformableAttention,
+    ResidualDeformableAttention,
+)
+from .backbones.mit import MixTransformer
+from .backbones.resnet_rda import ResNetRDA
+from .encoder import MultimodalEncoder, create_encoder
+from .fusion.cmx import CMXSegmenter, FeatureFusion, FeatureRectification
+from .fusion.fusion_transformer import FusionTransformer
+from .fusion.joint_classifier import FusionHeadClassifier
+from .fusion.joint_heads import (
+    FusionHead,
+    JointHead,
+    SharedUniqueHead,
+    build_fusion_head,
+    load_fusion_head,
+)
+from .fusion.late_fusion import LateFusion
+from .fusion.late_fusion_classifier import LateFusionClassifier
+from .onnx import save_onnx
+from .projector import build_projector, build_projectors
+from .registry import register
+from .segmentation.decoders import SMPDecoder, build_decoder
+from .segmentation.fcn import FCNDecoder
+from .segmentation.pyramid import MultimodalPyramid, StagedPyramid
+from .segmentation.segmenter import LateFusionSegmenter, Segmenter
 
 __all__ = [
     'AlexNet',

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
 from ..modalities import check_names, per_modality
-from .checkpoints import Checkpoint, State
-from .describing import count_channels, describe, label
-from .hub import HubFolder
-from .loading import Source, load_weights, prepare, read_weights
-from .published import first_convolution
+from ..weights.formats import Checkpoint, State
+from ..weights.hub import HubFolder
+from ..weights.load import Source, load_weights, prepare, read_weights
+from ..weights.metadata import count_channels, describe, label
+from ..weights.published import first_convolution
 
 # Families whose position embeddings timm interpolates to the size of each input.
 _DYNAMIC_SIZE = {'vision_transformer', 'deit', 'eva'}

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
 from ..files import writable, write_whole
-from .checkpoints import Checkpoint, as_text
+from ..weights.formats import Checkpoint, as_text
+from ..weights.load import prepare
+from ..weights.published import first_convolution
 from .encoder import create_encoder
-from .loading import prepare
-from .published import first_convolution
 
 # Largest difference from torch, as a share of the largest feature.
 _TOLERANCE = 1e-4

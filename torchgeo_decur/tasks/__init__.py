@@ -1,19 +1,15 @@
 """Tasks: what ``torchgeo fit`` trains."""
 
-from .barlow_twins import BarlowTwins
-from .classification import LateFusionClassification
-from .clip import CLIP
+from .base import CheckedTask, ResumableTask
 from .comm import CoMM
 from .coral import COrAL
+from .cross_modal import CLIP, BarlowTwins, CrossModalSimCLR, VICReg
 from .decur import DeCUR
-from .fusion import FusionPretraining
-from .guard import CheckedTask
-from .late_fusion import LateFusionTask
+from .joint_pretraining import FusionPretraining
 from .pretraining import MultimodalPretraining
-from .resume import ResumableTask
-from .segmentation import LateFusionSegmentation
-from .simclr import CrossModalSimCLR
-from .vicreg import VICReg
+from .transfer.base import LateFusionTask
+from .transfer.classification import LateFusionClassification
+from .transfer.segmentation import LateFusionSegmentation
 
 __all__ = [
     'CLIP',

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..losses import CoMMLoss
 from ..models import FusionHead, JointHead
 from ..models.encoder import Weights
-from .fusion import FusionPretraining
+from .joint_pretraining import FusionPretraining
 
 
 class CoMM(FusionPretraining):

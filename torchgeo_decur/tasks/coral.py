@@ -10,7 +10,7 @@ from torch import Tensor
 from ..losses import COrALLoss
 from ..models import FusionHead, SharedUniqueHead
 from ..models.encoder import Weights
-from .fusion import FusionPretraining
+from .joint_pretraining import FusionPretraining
 from .pretraining import VIEWS
 
 

@@ -17,11 +17,10 @@ from ..modalities import per_modality, pick_date, split
 from ..models import MultimodalEncoder, build_projectors
 from ..models.encoder import Weights
 from ..transforms import Augmentation, default_augmentations
-from .chunks import in_chunks
-from .gathering import gather_embeddings
-from .guard import FiniteGuard
+from .base import FiniteGuard, ResumableTask
+from .distributed import gather_embeddings
+from .gradient_cache import in_chunks
 from .optimizers import WarmupCosine, build_optimizer, lay_schedule, warmup_steps
-from .resume import ResumableTask
 
 VIEWS = 2  #: Views of each modality in a step.
 

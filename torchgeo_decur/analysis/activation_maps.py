@@ -1,0 +1,106 @@
+"""The last feature map of any timm model."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .result import LeftOut
+
+
+def last_map(encoder: nn.Module, x: Tensor) -> Tensor:
+    """Compute the last feature map.
+
+    Args:
+        encoder: a timm model.
+        x: images in [0, 1], shape (B, C, H, W).
+
+    Returns:
+        Map, shape (B, F, h, w): for a transformer, its tokens at their places, without
+        the class token.
+
+    Raises:
+        LeftOut: if the model has no map.
+
+    Example:
+        >>> import timm
+        >>> last_map(timm.create_model('test_vit'), torch.rand(2, 3, 160, 160)).shape
+        torch.Size([2, 64, 10, 10])
+    """
+    model: Any = encoder
+    return _as_map(encoder, model.forward_features(x), tuple(x.shape[-2:]))[0]
+
+
+@contextmanager
+def exposed(encoder: nn.Module, size: tuple[int, ...]) -> Iterator[nn.Module]:
+    """Lead the last feature map of an encoder through an identity.
+
+    Where maps become features by pooling, the map is the output of the last stage. The
+    class token of a transformer is all that is read of its last layer, so the map is that
+    of the tokens before the last attention.
+
+    Args:
+        encoder: a timm model.
+        size: height and width of the images in pixels.
+
+    Yields:
+        The identity, whose output is the map, shape (B, F, h, w), in every forward pass
+        of the encoder.
+
+    Raises:
+        LeftOut: if the model does not say which its last map is.
+    """
+    identity = nn.Identity()
+
+    def lead(module: nn.Module, args: Any, output: Any) -> Tensor:
+        maps, back = _as_map(encoder, output, size)
+        return back(identity(maps))
+
+    handle = _last_layer(encoder).register_forward_hook(lead)
+    try:
+        yield identity
+    finally:
+        handle.remove()
+
+
+def _last_layer(encoder: nn.Module) -> nn.Module:
+    """The module whose output is the last map."""
+    model: Any = encoder
+    if hasattr(encoder, 'num_prefix_tokens') and hasattr(encoder, 'blocks'):
+        norm: nn.Module = model.blocks[-1].norm1
+        return norm
+    try:
+        return encoder.get_submodule(model.feature_info[-1]['module'])
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise LeftOut(
+            "encoder must say in feature_info, as timm's models do, which module gives "
+            f'its last map, got {type(encoder).__name__}'
+        ) from error
+
+
+def _as_map(
+    encoder: nn.Module, output: Any, size: tuple[int, ...]
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """A map (B, F, h, w) of a module's output, and the way back."""
+    model: Any = encoder
+    if isinstance(output, Tensor) and output.ndim == 4:
+        if str(getattr(encoder, 'output_fmt', 'NCHW')) == 'NHWC':
+            return output.permute(0, 3, 1, 2), lambda x: x.permute(0, 2, 3, 1)
+        return output, lambda x: x
+    if (
+        isinstance(output, Tensor)
+        and output.ndim == 3
+        and hasattr(model, 'patch_embed')
+    ):
+        count = int(getattr(model, 'num_prefix_tokens', 0))
+        prefix, tokens = output[:, :count], output[:, count:]
+        grid = model.patch_embed.dynamic_feat_size(size)
+        maps = tokens.transpose(1, 2).unflatten(2, grid)
+        return maps, lambda x: torch.cat([prefix, x.flatten(2).transpose(1, 2)], 1)
+    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    raise LeftOut(
+        f'encoder must have a feature map or tokens, got {found} of '
+        f'{type(encoder).__name__}'
+    )

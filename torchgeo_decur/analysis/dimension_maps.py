@@ -1,0 +1,246 @@
+"""Where embedding dimensions lie among each other."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from sklearn.manifold import TSNE
+from sklearn.metrics import silhouette_samples
+from torch import Tensor
+
+from ..losses.functional import standardize
+from .classifiers import Array
+from .embeddings import Embeddings
+from .matplotlib_style import COLOURS, COLUMN, MARKERS, figure_style
+from .result import Finding, LeftOut
+
+_KNOWN = {
+    'pairs': 'clusters are the same dimension in all modalities (1 where they overlap)',
+    'groups': 'clusters are common, and unique of each modality (1 where they lie apart)',
+    'modalities': 'clusters are the modalities (0 where they mix)',
+}
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What each point of the picture is.
+
+    Args:
+        name: which modality it is of, by number, shape (P,).
+        part: 'common', 'unique' or 'all', shape (P,).
+        dimension: its number, shape (P,).
+    """
+
+    name: Array
+    part: Array
+    dimension: Array
+
+
+def correlation_distance(points: Array) -> Array:
+    """One less the correlation of two dimensions: 0 for the same, 1 for unrelated ones.
+
+    Args:
+        points: standardised values over the samples, shape (P, n).
+
+    Returns:
+        Distances, shape (P, P), float64, in [0, 2].
+    """
+    x = points.astype(np.float64)
+    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    distance: Array = np.clip(1 - x @ x.T, 0, 2)
+    np.fill_diagonal(distance, 0)
+    return distance
+
+
+def dimension_map(
+    embeddings: Embeddings, max_points: int = 1024, seed: int = 0
+) -> Finding:
+    r"""Draw every embedding dimension as a point, as in Fig. 1, and check the picture.
+
+    A point is the vector of a dimension's standardised values over the samples; t-SNE
+    (of scikit-learn) puts those next to each other that are correlated. Silhouettes say
+    whether what the picture shows is there,
+
+    .. math:: s = \frac{b - a}{\max(a, b)}
+
+    with a the mean distance of a point to its own cluster, b that to the nearest other
+    one: 1 for tight clusters far apart, 0 for none. They are computed for three kinds of
+    clusters: ``pairs``, the same dimension in all modalities, which tells whether common
+    dimensions *overlap*; and ``groups``, the common dimensions and the unique ones of each
+    modality, which tells whether these lie *apart*; and ``modalities``, among the common or
+    among the unique dimensions alone. Each is computed where the dimensions
+    are, with the distance :math:`1 - r` of their correlation, and in the picture, with the
+    Euclidean one.
+
+    Args:
+        embeddings: embeddings of two or more modalities.
+        max_points: at most so many points are drawn, the same dimensions of each
+            modality, spread evenly over common and unique ones.
+        seed: seed of t-SNE.
+
+    Returns:
+        Tables ``silhouettes`` and ``points``; figure ``tsne``.
+
+    Raises:
+        LeftOut: if there are no two modalities with as many dimensions, or fewer than two
+            dimensions.
+    """
+    names = [
+        m for m in embeddings.modalities if embeddings.z[m].shape[1] == embeddings.dim
+    ]
+    chosen = _choose(embeddings, max_points // max(len(names), 1))
+    if len(names) < 2 or len(chosen) < 2 or len(embeddings.z[names[0]]) < 3:
+        raise LeftOut(
+            'the map needs two modalities with as many dimensions, two or more, and three '
+            f'or more samples, got {[tuple(z.shape) for z in embeddings.z.values()]}'
+        )
+    points = np.concatenate([_points(embeddings.z[m], chosen) for m in names])
+    place = np.tile(chosen.numpy(), len(names))
+    parts = embeddings.parts()
+    known = [next(p for p, s in parts.items() if s.start <= i < s.stop) for i in place]
+    number = np.repeat(np.arange(len(names)), len(chosen))
+    marks = Marks(number, np.array(known), place)
+    # Barnes-Hut pushes points apart that coincide, as aligned dimensions do.
+    tsne = TSNE(
+        perplexity=min(30, (len(points) - 1) / 4),
+        init='pca',
+        method='exact',
+        random_state=seed,
+    )
+    with warnings.catch_warnings():
+        # Principal components of dimensions that are all the same.
+        warnings.simplefilter('ignore', RuntimeWarning)
+        picture = tsne.fit_transform(points)
+    spaces = {
+        'dimensions': correlation_distance(points),
+        'picture': np.linalg.norm(picture[:, None] - picture[None], axis=2),
+    }
+    rows = [
+        {'space': space, **row}
+        for space, distance in spaces.items()
+        for row in silhouettes(distance, marks)
+    ]
+    drawn = [
+        {
+            'modality': names[marks.name[i]],
+            'dimension': int(place[i]),
+            'part': known[i],
+            'x': round(float(x), 3),
+            'y': round(float(y), 3),
+        }
+        for i, (x, y) in enumerate(picture)
+    ]
+    return Finding(
+        name='dimensions',
+        title='Map of embedding dimensions',
+        text=_text(rows, len(chosen), embeddings),
+        tables={'silhouettes': rows, 'points': drawn},
+        figures={'tsne': _plot(picture, marks, names)},
+    )
+
+
+def silhouettes(distance: Array, marks: Marks) -> list[dict[str, Any]]:
+    """Mean silhouette of the points of each part, for each kind of clusters.
+
+    Args:
+        distance: distances of the points, shape (P, P).
+        marks: what each point is.
+
+    Returns:
+        A row for each part and kind.
+    """
+    rows: list[dict[str, Any]] = []
+    parts = list(dict.fromkeys(marks.part.tolist()))
+    kinds = {'pairs': marks.dimension}
+    if len(parts) > 1:
+        # Common dimensions are one cluster, unique ones are one for each modality.
+        kinds['groups'] = np.where(marks.part == 'common', -1, marks.name)
+    for kind, clusters in kinds.items():
+        each = silhouette_samples(distance, clusters, metric='precomputed')
+        rows += [_row(kind, part, each[marks.part == part]) for part in parts]
+    for part in parts:
+        among = np.flatnonzero(marks.part == part)
+        if len(among) > len(set(marks.name[among])):
+            inside = distance[np.ix_(among, among)]
+            each = silhouette_samples(inside, marks.name[among], metric='precomputed')
+            rows.append(_row('modalities', part, each))
+    return rows
+
+
+def _row(kind: str, part: str, each: Array) -> dict[str, Any]:
+    mean = round(float(each.mean()), 4)
+    return {'clusters': kind, 'part': part, 'silhouette': mean, 'points': len(each)}
+
+
+def _choose(embeddings: Embeddings, number: int) -> Tensor:
+    """Take dimensions of each part, in proportion, at equal steps."""
+    dim = embeddings.dim
+    if number >= dim:
+        return torch.arange(dim)
+    parts = {p: s for p, s in embeddings.parts().items() if p != 'all'}
+    spans = list(parts.values()) or [slice(0, dim)]
+    taken = []
+    for span in spans:
+        size = span.stop - span.start
+        share = min(size, max(1, round(number * size / dim)))
+        steps = torch.linspace(span.start, span.stop - 1, share, dtype=torch.float64)
+        taken.append(steps.round().long())
+    return torch.cat(taken)
+
+
+def _points(z: Tensor, chosen: Tensor) -> Array:
+    points: Array = standardize(z[:, chosen].double()).T.float().numpy()
+    return points
+
+
+def _text(rows: list[dict[str, Any]], dimensions: int, embeddings: Embeddings) -> str:
+    samples = len(next(iter(embeddings.z.values())))
+    lines = []
+    for kind, what in _KNOWN.items():
+        for part in dict.fromkeys(r['part'] for r in rows):
+            found = {
+                r['space']: r['silhouette']
+                for r in rows
+                if (r['clusters'], r['part']) == (kind, part)
+            }
+            if found:
+                lines.append(
+                    f'- {part} dimensions, {what}: {found["dimensions"]:.2f}, and '
+                    f'{found["picture"]:.2f} in the picture'
+                )
+    return (
+        f'Each point is one of {dimensions} dimensions of a modality, told by its values '
+        f'on {samples} samples; points are close where dimensions are correlated. '
+        'Silhouettes check the picture: 1 for tight clusters far apart, 0 for none, less '
+        'than 0 where points lie nearer to another cluster than to their own. By the '
+        'distance 1 - r of correlated dimensions they are\n\n' + '\n'.join(lines)
+    )
+
+
+def _plot(picture: Array, marks: Marks, names: list[str]) -> Figure:
+    with figure_style():
+        figure, axis = plt.subplots(figsize=(1.4 * COLUMN, 1.15 * COLUMN))
+        for number, name in enumerate(names):
+            marker = MARKERS[number % len(MARKERS)]
+            for part in dict.fromkeys(marks.part):
+                among = (marks.name == number) & (marks.part == part)
+                axis.scatter(
+                    picture[among, 0],
+                    picture[among, 1],
+                    s=12,
+                    marker=marker,
+                    facecolors='none' if number == 0 else COLOURS[part],
+                    edgecolors=COLOURS[part],
+                    linewidths=0.7,
+                    alpha=0.8,
+                    label=f'{part}, {name}',
+                )
+        axis.legend(loc='upper left', bbox_to_anchor=(1, 1))
+        axis.set(title='Embedding dimensions', xlabel='t-SNE 1', ylabel='t-SNE 2')
+        axis.set_xticks([])
+        axis.set_yticks([])
+    return figure

@@ -1,0 +1,172 @@
+"""Watch during pretraining what common and unique dimensions become."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from ..analysis import Embeddings, LeftOut, alignment_histogram, spatial_saliency
+from ..analysis.attribution import import_captum
+from ..modalities import pick_date, split
+from .preconditions import need_encoders, validates_last
+
+
+class LogFigures(Callback):
+    """Every k epochs, log what validation samples show: alignment and saliency.
+
+    To each logger that takes figures go ``alignment``, the histogram of the cross-modal
+    loss of each embedding dimension
+    (:func:`~torchgeo_decur.analysis.alignment_histogram`), and ``saliency``, GradCAM of a
+    few samples beside their images (:func:`~torchgeo_decur.analysis.spatial_saliency`),
+    unless the embeddings of the task have no such maps. The first device draws, of its
+    samples. The random numbers of training stay what they are.
+
+    It needs captum (``pip install torchgeo-decur[analysis]``).
+
+    Args:
+        every_n_epochs: epochs between two drawings; the last epoch is always drawn.
+        max_samples: at most so many validation samples are in the histogram. A
+            correlation of n samples has a standard error of about ``n ** -0.5``.
+        examples: number of samples with a map.
+
+    Raises:
+        ValueError: if an argument is not positive.
+    """
+
+    def __init__(
+        self, every_n_epochs: int = 10, max_samples: int = 1024, examples: int = 3
+    ) -> None:
+        """Initialize a new LogFigures instance."""
+        for name, value in (
+            ('every_n_epochs', every_n_epochs),
+            ('max_samples', max_samples),
+            ('examples', examples),
+        ):
+            if value < 1:
+                raise ValueError(f'{name} must be positive, got {value}')
+        self.every_n_epochs = every_n_epochs
+        self.max_samples = max_samples
+        self.examples = examples
+        self._z: list[dict[str, Tensor]] = []
+        self._images: list[dict[str, Tensor]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what could not be drawn, before hours of training.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the task.
+            stage: the stage.
+
+        Raises:
+            ImportError: if captum is not installed.
+            ValueError: if no logger takes figures, the task has no encoders, or the
+                datamodule does not say what its modalities are.
+        """
+        if stage != 'fit':
+            return
+        import_captum()
+        need_encoders(self, pl_module)
+        if not hasattr(_datamodule(trainer), 'modalities'):
+            raise ValueError(
+                'LogFigures needs a datamodule that says what its modalities are, such '
+                'as those of torchgeo_decur.datamodules, got '
+                f'{type(_datamodule(trainer)).__name__}'
+            )
+        if not self._writers(trainer):
+            found = [type(logger).__name__ for logger in trainer.loggers]
+            raise ValueError(
+                'LogFigures needs a logger whose experiment has add_figure, such as '
+                f'TensorBoardLogger, got {found}'
+            )
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Embed a batch, and keep its first images.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the task.
+            outputs: what the validation step returned.
+            batch: a batch in [0, 1].
+            batch_idx: index of the batch.
+            dataloader_idx: index of the data loader.
+        """
+        seen = sum(len(next(iter(z.values()))) for z in self._z)
+        if not self._due(trainer) or seen >= self.max_samples:
+            return
+        task: Any = pl_module
+        images = split(batch, task.hparams['modalities'])
+        images = {
+            m: pick_date(x, date=0)[: self.max_samples - seen]
+            for m, x in images.items()
+        }
+        with isolate_rng():
+            z = task.embed(images)
+        self._z.append({m: z[m].detach().float().cpu() for m in images})
+        if seen < self.examples:
+            left = self.examples - seen
+            self._images.append({m: x[:left].clone() for m, x in images.items()})
+
+    def on_validation_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> None:
+        """Draw and log the figures.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the task.
+        """
+        parts, images = self._z, self._images
+        self._z, self._images = [], []
+        if not parts:
+            return
+        task: Any = pl_module
+        common_dim = getattr(task, 'common_dim', None)
+        z = {m: torch.cat([part[m] for part in parts]) for m in parts[0]}
+        records = _datamodule(trainer).modalities
+        with isolate_rng():
+            findings = {'alignment': alignment_histogram(Embeddings.of(z, common_dim))}
+            try:
+                findings['saliency'] = spatial_saliency(
+                    task,
+                    images,
+                    {m: records[m] for m in z},
+                    common_dim,
+                    max_samples=self.examples,
+                    examples=self.examples,
+                )
+            except LeftOut as error:
+                rank_zero_info(f'LogFigures draws no saliency: {error}')
+        for tag, finding in findings.items():
+            for name, figure in finding.figures.items():
+                # The overlaps of a few samples are no histogram.
+                for writer in self._writers(trainer) if name != 'overlap' else ():
+                    writer.add_figure(tag, figure, trainer.global_step, close=False)
+                plt.close(figure)
+
+    def _due(self, trainer: Trainer) -> bool:
+        epoch = trainer.current_epoch + 1
+        due = epoch % self.every_n_epochs == 0 or validates_last(trainer)
+        return trainer.is_global_zero and not trainer.sanity_checking and due
+
+    def _writers(self, trainer: Trainer) -> list[Any]:
+        """What takes figures."""
+        loggers: list[Any] = trainer.loggers
+        found = [getattr(logger, 'experiment', None) for logger in loggers]
+        return [writer for writer in found if hasattr(writer, 'add_figure')]
+
+
+def _datamodule(trainer: Trainer) -> Any:
+    return getattr(trainer, 'datamodule', None)

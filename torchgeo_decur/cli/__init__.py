@@ -1,0 +1,5 @@
+"""The command ``torchgeo-decur``."""
+
+from .parser import main
+
+__all__ = ['main']

@@ -1,0 +1,247 @@
+"""What the command `torchgeo-decur` does: all but training, which is `torchgeo`."""
+
+import re
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from ..analysis.classifiers import Classifier
+from ..analysis.embeddings import collect
+from ..analysis.split_probes import probe_splits
+from ..callbacks.export import export_checkpoint
+from ..files import writable, write_whole
+from ..models import MultimodalEncoder, save_encoder, save_onnx
+from ..models.encoder import check_model
+from ..packed import pack_config
+from ..packed.manifest import Values
+from ..tasks import MultimodalPretraining
+from ..weights.load import read_weights
+from ..weights.metadata import describe, label
+from ..weights.published import fold_repeated
+from .cost_estimate import plan as plan_fit
+from .embed import Batches, embed_rasters, load_run
+from .embed.split_batches import Split
+
+_SUFFIXES = {'torchgeo': 'pt', 'timm': 'pth', 'safetensors': 'safetensors'}
+_OUTSIDE = re.compile(r'^(fc|head|classifier|head\.fc)\.(weight|bias)$|^projector')
+
+
+def convert(
+    file: str,
+    to: Literal['torchgeo', 'timm', 'safetensors', 'onnx'] = 'torchgeo',
+    modality: str | None = None,
+    out: Path = Path('.'),
+    model: str | None = None,
+) -> None:
+    """Write the encoders of a file in another layout.
+
+    Args:
+        file: a published file, a checkpoint of a task, a file of an encoder, or the name of
+            published weights.
+        to: 'torchgeo', a file that its tasks take as weights; 'timm', a bare state
+            dictionary; 'safetensors', the same with what is known of the images; 'onnx',
+            a graph for images of 224 x 224 pixels, checked by onnxruntime.
+        modality: which modality to write; all by default.
+        out: folder of the files, which are called after the input and the modality.
+        model: name of the timm model, where the file does not say it.
+    """
+    checkpoint = read_weights(file)
+    held = [label(checkpoint, m) for m in checkpoint.states]
+    if modality and modality not in held:
+        raise ValueError(f'modality must be among {held}, got {modality!r}')
+    for m, tensors in checkpoint.states.items():
+        named = label(checkpoint, m)
+        if modality and named != modality:
+            continue
+        name = model or checkpoint.model.get(m, '')
+        if to in ('torchgeo', 'onnx') and not name:
+            raise ValueError(
+                f'{file}: expected a file that says its model, found none; give the '
+                'name of a timm model with --model'
+            )
+        bands = checkpoint.bands.get(m)
+        state = fold_repeated(tensors, len(bands)) if bands else tensors
+        state = {k: v for k, v in state.items() if not _OUTSIDE.match(k)}
+        if model:
+            check_model(checkpoint, m, state, model)
+        metadata = describe(checkpoint, named)
+        path = out / f'{_stem(file)}_{named}'
+        if to == 'onnx':
+            print(save_onnx(state, path, name, metadata))
+            continue
+        for written in save_encoder(state, path, name, metadata, [_SUFFIXES[to]]):
+            print(written)
+
+
+def export(
+    checkpoint: Path,
+    out: Path | None = None,
+    onnx: bool = False,
+    hub: Path | None = None,
+) -> None:
+    """Write the encoders of a checkpoint, as at the end of a fit.
+
+    Args:
+        checkpoint: checkpoint of a task with one encoder per modality.
+        out: folder of the files; by default ``encoders`` next to the checkpoint.
+        onnx: write each encoder as ONNX too, checked by onnxruntime.
+        hub: folder to write all of them to as well, in the layout of the Hugging Face
+            Hub, with a model card.
+    """
+    folder = out or checkpoint.parent / 'encoders'
+    for written in export_checkpoint(checkpoint, folder, onnx):
+        print(written)
+    if hub:
+        MultimodalEncoder.from_weights(checkpoint).save_pretrained(hub)
+        print(hub)
+
+
+def embed(
+    run: Path,
+    out: Path = Path('embeddings.parquet'),
+    ckpt_path: Path | None = None,
+    modalities: list[str] | None = None,
+    projections: bool = True,
+    date: str | None = None,
+    batch_size: int | None = None,
+    device: str = 'auto',
+) -> None:
+    """Write what a model sees in each window of a scene, as GeoParquet.
+
+    A command that was stopped goes on where it stood.
+
+    Args:
+        run: config.yaml of a fit, or a file like it; its model and data count.
+        out: the file to write.
+        ckpt_path: checkpoint of the model; by default the last one next to the config.
+        modalities: which modalities to encode; all by default.
+        projections: whether to write common and unique parts of the embeddings too.
+        date: date of the images where the files have none, such as '2020-06-30'.
+        batch_size: windows of a batch; by default that of the data.
+        device: auto, cpu, gpu or mps.
+    """
+    # On the standard output is the name of the file, for scripts.
+    with redirect_stdout(sys.stderr):
+        task, datamodule, about = load_run(run, ckpt_path, batch_size=batch_size)
+        embed_rasters(
+            task, datamodule, out, modalities, projections, date, device, about
+        )
+    print(out)
+
+
+def probe(
+    run: Path,
+    out: Path = Path('probes.csv'),
+    ckpt_path: Path | None = None,
+    data: Path | None = None,
+    fit: Split = 'train',
+    score: Split = 'test',
+    fractions: list[float] = [1.0],  # noqa: B006
+    labels: list[str] | None = None,
+    classifiers: list[Classifier] = ['linear'],  # noqa: B006
+    max_samples: int = 16384,
+    device: str = 'auto',
+) -> None:
+    """Probe what the features and each part of the embeddings of a pretraining hold.
+
+    Args:
+        run: config.yaml of a fit, or a file like it; its model and data count.
+        out: CSV file to write.
+        ckpt_path: checkpoint of the model; by default the last one next to the config.
+        data: file whose data counts in place of that of the run.
+        fit: split whose labels a probe is fitted on.
+        score: split that it is scored on.
+        fractions: fractions of the samples to fit on.
+        labels: keys of the labels; all by default.
+        classifiers: knn or linear, or both.
+        max_samples: samples of a split that are kept, a random subset.
+        device: auto, cpu, gpu or mps.
+    """
+    writable(out.parent)
+    task, datamodule, _ = load_run(run, ckpt_path, data)
+    if not isinstance(task, MultimodalPretraining):
+        raise ValueError(
+            f'{run}: expected a self-supervised task with embeddings, such as DeCUR, '
+            f'found {type(task).__name__}'
+        )
+    found = []
+    for name in (fit, score):
+        batches = Batches(datamodule, name, device)
+        found.append(collect(task.to(batches.device), batches, max_samples))
+    fitted, scored = found
+    rows = probe_splits(fitted, scored, fractions, classifiers, labels)
+    table = pd.DataFrame(rows)
+    write_whole(out, lambda partial: table.to_csv(partial, index=False))
+    for row in rows:
+        where = f'{row["label"]:<18}{row["name"]:<14}{row["part"]:<10}'
+        print(
+            f'{where}{row["fraction"]:>7.0%} {row["classifier"]:<7}{row["score"]:6.1f} '
+            f'[{row["low"]:.1f}, {row["high"]:.1f}]  chance {row["chance"]:.1f}'
+        )
+    print(out)
+
+
+def pack(
+    run: Path,
+    out: Path = Path('packed'),
+    values: Values = 'kept',
+    splits: list[Split] | None = None,
+    workers: int | None = None,
+    shard_size: int | None = None,
+    compression: Literal['zstd'] | None = None,
+    data: dict[str, Any] | None = None,
+) -> None:
+    """Write the datasets of a config as shards that stream.
+
+    A command that was stopped goes on where it stood; on a folder that is finished, it
+    verifies checksums and writes shards again that are missing or damaged.
+
+    Args:
+        run: config.yaml of a fit, or a file like it; its data count.
+        out: folder of the shards.
+        values: kept, samples as they are; or uint8, images scaled to [0, 1], as bytes.
+        splits: some of train, val, test and predict; train and val by default.
+        workers: processes that read and write; by default one for each core.
+        shard_size: samples of a shard, by default as many as have about 64 MiB.
+        compression: zstd to compress each sample, where the package zstd is installed.
+        data: options of the datamodule that replace those of the config, such as
+            ``--data.root FOLDER``.
+    """
+    print(
+        pack_config(
+            run,
+            out,
+            data,
+            values=values,
+            splits=splits or ('train', 'val'),
+            workers=workers,
+            shard_size=shard_size,
+            compression=compression,
+        )
+    )
+
+
+def plan(
+    config: Path,
+    overlays: list[Path] | None = None,
+    samples: int | None = None,
+    rate: float | None = None,
+) -> None:
+    """Print what a fit would take: steps, exchange, memory of a device, hours.
+
+    Args:
+        config: a config of ``torchgeo`` with a self-supervised task.
+        overlays: files that change parts of it, such as ``experiments/scale/gpu4.yaml``.
+        samples: samples of an epoch; by default those of the training split on disk.
+        rate: samples a second of one device, for the hours.
+    """
+    for name, value in plan_fit([config, *(overlays or [])], samples, rate).items():
+        print(f'{name}: {value}')
+
+
+def _stem(file: str) -> str:
+    path = Path(file)
+    return path.stem if path.exists() else file.replace('.', '_')

@@ -1,0 +1,191 @@
+"""What a fit would take, before it starts: steps, exchange, memory, hours."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import build, read_config
+from ..tasks.pretraining import VIEWS
+
+# States of the optimiser per parameter.
+_STATES = {'adamw': 2, 'lars': 1}
+
+
+def plan(
+    configs: Sequence[Path], samples: int | None = None, rate: float | None = None
+) -> dict[str, str]:
+    """Compute what a fit of a self-supervised task takes, without weights or images.
+
+    Numbers of exchange are what each device sends in a step when collectives go round a
+    ring. Memory of activations is counted from a forward pass on torch's meta device in
+    float32, and halved where the fit computes in 16 bits: an estimate, which leaves out
+    what libraries and fragmentation take.
+
+    Args:
+        configs: a file of ``torchgeo``, and files that change parts of it.
+        samples: samples of an epoch; by default those of the training split on disk.
+        rate: samples a second of one device, for the hours.
+
+    Returns:
+        What was computed, by name, in words.
+
+    Raises:
+        ValueError: if the files do not describe a self-supervised task, or the fit has no
+            step or no end.
+    """
+    for name, number in (('samples', samples), ('rate', rate)):
+        if number is not None and not 0 < number < math.inf:
+            raise ValueError(f'{name} must be positive, got {number:g}')
+    content: dict[str, Any] = {}
+    for config in configs:
+        content = _merge(content, _content(config))
+    trainer = content.pop('trainer', {})
+    task, datamodule = _build(content, configs[0])
+    devices, nodes = trainer.get('devices', 1), int(trainer.get('num_nodes', 1))
+    if not isinstance(devices, int) or devices < 1 or nodes < 1:
+        raise ValueError(
+            'trainer.devices and trainer.num_nodes must be positive numbers to plan with, '
+            f'got {devices!r} and {nodes}; give a file that sets them'
+        )
+    world = devices * nodes
+    if samples is None:
+        datamodule.setup('fit')
+        samples = len(datamodule.train_dataset)
+    batch = int(datamodule.batch_size)
+    accumulated = int(trainer.get('accumulate_grad_batches', 1))
+    per_epoch, steps = _steps(trainer, samples // (batch * world), accumulated)
+    half = '16' in str(trainer.get('precision', '32'))
+    kept, embeddings = _forward(task, batch)
+    number, width = len(embeddings), next(iter(embeddings.values())).shape[1]
+    weights = 4 * sum(p.numel() for p in task.parameters())
+    optimizer = _optimizer(task)
+    gathered = 4 * VIEWS * number * batch * world * width
+    ring = (world - 1) / world
+    parts = {
+        'weights': weights,
+        'gradients': weights * (2 if world > 1 else 1),
+        f'states of {optimizer}': weights * _STATES[optimizer],
+        'activations': kept // (2 if half else 1),
+        'embeddings and their gradient': 2 * gathered,
+    }
+    found = {
+        'devices': f'{world} ({nodes} nodes x {devices})',
+        'batch': f'{batch} on each device, {batch * world} in the loss',
+        'samples of an epoch': f'{samples:,}',
+        'steps of an epoch': f'{per_epoch:,}',
+        'steps': f'{steps:,} in {steps / per_epoch:.4g} epochs',
+        'embeddings sent': f'{_size(3 * ring * gathered)} a step and device '
+        f'({VIEWS} views x {number} x {batch * world} x {width}, there and back)',
+        'gradients sent': f'{_size(2 * ring * weights)} a step and device',
+        'memory of a device': f'{_size(sum(parts.values()))}: '
+        + ', '.join(f'{name} {_size(size)}' for name, size in parts.items()),
+    }
+    if rate is not None:
+        seen = batch * accumulated
+        hours = steps * seen / rate / 3600
+        found['hours'] = (
+            f'{hours:,.1f} ({steps:,} steps x {seen} / {rate:g} per second)'
+        )
+    return found
+
+
+def _steps(
+    trainer: Mapping[str, Any], batches: int, accumulated: int
+) -> tuple[int, int]:
+    """Steps of the optimiser in an epoch and in the fit, as Lightning counts them."""
+    limit = trainer.get('limit_train_batches')
+    if limit is None:  # as Lightning writes it into the config.yaml of a run
+        limit = 1.0
+    share = isinstance(limit, float)
+    batches = int(batches * limit) if share else min(batches, int(limit))
+    per_epoch = math.ceil(batches / accumulated)
+    if not per_epoch:
+        raise ValueError(
+            'an epoch must have a batch to plan with, got none: give more samples, a '
+            'smaller batch_size, or another limit_train_batches'
+        )
+    most = trainer.get('max_steps', -1)
+    epochs = trainer.get('max_epochs')
+    if epochs is None:
+        epochs = 1000 if most == -1 else -1
+    ends = [end for end in (per_epoch * epochs, most) if end >= 0]
+    if not ends:
+        raise ValueError(
+            'trainer must have max_epochs or max_steps to plan with, got neither: '
+            'nothing but time ends this fit'
+        )
+    return per_epoch, min(ends)
+
+
+def _content(config: Path) -> dict[str, Any]:
+    names = [p for p in ('model', 'data', 'trainer') if _has(config, p)]
+    return read_config(config, names)
+
+
+def _has(config: Path, part: str) -> bool:
+    if not config.exists():
+        raise FileNotFoundError(f'config must be a file, but there is no {config}')
+    return any(line.startswith(f'{part}:') for line in config.read_text().splitlines())
+
+
+def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _build(content: Mapping[str, Any], config: Path) -> tuple[Any, Any]:
+    if not {'model', 'data'} <= set(content):
+        raise ValueError(
+            f'{config}: expected a config with model and data, found {sorted(content)}'
+        )
+    model = _merge(content['model'], {'init_args': {'weights': None}})
+    data = build({'data': content['data']}, config)['data']
+    with torch.device('meta'):
+        task = build({'model': model}, config)['model']
+    if not hasattr(task, 'represent'):
+        raise ValueError(
+            f'{config}: expected a self-supervised task, found {type(task).__name__}'
+        )
+    return task, data
+
+
+def _forward(task: Any, batch: int) -> tuple[int, dict[str, Tensor]]:
+    """Bytes that the graph of a step keeps, and embeddings of one view."""
+    own = {p.untyped_storage()._cdata for p in task.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
+            alive.append(storage)
+        return x
+
+    alive: list[Any] = []  # An address must not be used again.
+    chunk = task.hparams['chunk_size']
+    size = task.hparams['size']
+    images = {
+        m: torch.empty(min(batch, chunk or batch), c, size, size, device='meta')
+        for m, c in task.hparams['modalities'].items()
+    }
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        _, embeddings = task.represent(images)
+    return sum(kept.values()) * (1 if chunk and chunk < batch else VIEWS), embeddings
+
+
+def _optimizer(task: Any) -> str:
+    optimizer = type(task.configure_optimizers()['optimizer']).__name__
+    return optimizer.lower()
+
+
+def _size(number: float) -> str:
+    return (
+        f'{number / 2**30:.2f} GiB' if number >= 2**30 else f'{number / 2**20:.1f} MiB'
+    )

@@ -1,0 +1,7 @@
+"""What a run makes of data: embeddings of splits, and of whole scenes as GeoParquet."""
+
+from .runs import load_run
+from .split_batches import Batches
+from .write_embeddings import embed_rasters
+
+__all__ = ['Batches', 'embed_rasters', 'load_run']

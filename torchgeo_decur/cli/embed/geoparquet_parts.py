@@ -1,0 +1,198 @@
+"""GeoParquet in parts: what is written stays, and the whole appears at once or not at all."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+from torch import Tensor
+
+from ...files import write_whole
+
+KEY = b'torchgeo_decur'
+# Rows of a part: what a run that is stopped loses at most, and a row group of the file.
+ROWS = 1024
+
+
+class Parts:
+    """The parts of a file to come, in the folder ``<file>.parts``.
+
+    Args:
+        out: the file to come.
+        places: geometry and, where known, ``date`` of each row, in any CRS.
+        about: plain values that the file will say of itself. Parts are only continued by
+            a run that says the same.
+        rows: rows of a part, for a new run.
+
+    Raises:
+        ValueError: if there are parts of another run.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        places: gpd.GeoDataFrame,
+        about: Mapping[str, Any],
+        rows: int = ROWS,
+    ) -> None:
+        """Initialize a new Parts instance."""
+        self.out, self.about = out, json.loads(json.dumps(dict(about)))
+        self.folder = out.with_name(f'{out.name}.parts')
+        # GeoParquet without a CRS, and TorchGeo's readers, mean longitude and latitude.
+        places = places.to_crs('OGC:CRS84')
+        self.places = places.set_geometry(_cut_at_180(places.geometry))
+        run = self.folder / 'run.json'
+        if run.exists():
+            found = json.loads(run.read_text())
+            rows = found.pop('rows')
+            if found != self.about:
+                differ = sorted(k for k in self.about if found.get(k) != self.about[k])
+                raise ValueError(
+                    f'{self.folder} must hold parts of this run, but differs in '
+                    f'{differ}; remove it, or choose another file with --out'
+                )
+        else:
+            text = json.dumps({**self.about, 'rows': rows})
+            write_whole(run, lambda file: file.write_text(text))
+        starts = range(0, len(places), rows)
+        self.spans = [range(i, min(i + rows, len(places))) for i in starts]
+
+    def path(self, part: int) -> Path:
+        """File of a part."""
+        return self.folder / f'part-{part:05d}.parquet'
+
+    def todo(self) -> list[int]:
+        """Parts that are not written yet."""
+        return [i for i in range(len(self.spans)) if not self.path(i).exists()]
+
+    def write(self, part: int, columns: Mapping[str, Tensor]) -> None:
+        """Write a part; it appears whole or not at all.
+
+        Args:
+            part: number of the part.
+            columns: for each of its rows a vector, shape (N, D).
+
+        Raises:
+            ValueError: naming the first window of which a number is NaN or infinite.
+        """
+        span = self.spans[part]
+        for name, x in columns.items():
+            bad = (~x.isfinite()).any(1).nonzero().flatten().tolist()
+            if bad:
+                raise ValueError(self._not_finite(name, span[bad[0]]))
+        places = self.places.iloc[span.start : span.stop]
+        arrays = {'geometry': pa.array(shapely.to_wkb(places.geometry.to_numpy()))}
+        if 'date' in places:
+            dates = pa.timestamp('ms', tz='UTC')
+            arrays['date'] = pa.Array.from_pandas(places['date'], type=dates)
+        arrays |= {name: _lists(x) for name, x in columns.items()}
+        table = pa.table(arrays)
+        write_whole(
+            self.path(part), lambda file: pq.write_table(table, file, **_OPTIONS)
+        )
+
+    def finish(self) -> Path:
+        """Put the parts together, one in memory at a time, and remove them.
+
+        Returns:
+            The file.
+        """
+        files = [self.path(i) for i in range(len(self.spans))]
+        schema = pq.read_schema(files[0])
+        box = [float(v) for v in self.places.total_bounds]
+        types = sorted(self.places.geom_type.unique())
+        column = {'encoding': 'WKB', 'geometry_types': types, 'bbox': box}
+        geo = {
+            'version': '1.1.0',
+            'primary_column': 'geometry',
+            'columns': {'geometry': column},
+        }
+        text = {b'geo': json.dumps(geo), KEY: json.dumps(self.about)}
+        schema = schema.with_metadata({k: v.encode() for k, v in text.items()})
+
+        def write(path: Path) -> None:
+            with pq.ParquetWriter(path, schema, **_OPTIONS) as writer:
+                for file in files:
+                    writer.write_table(pq.ParquetFile(file).read().cast(schema))
+
+        write_whole(self.out, write)
+        shutil.rmtree(self.folder)
+        return self.out
+
+    def _not_finite(self, name: str, row: int) -> str:
+        west, south, east, north = self.places.geometry.iloc[row].bounds
+        return (
+            f'expected finite features, found NaN or infinite ones in {name} of window '
+            f'{row} (longitude {west:.4f} to {east:.4f}, latitude {south:.4f} to '
+            f'{north:.4f}); declare nodata of images that have NaN or infinite values '
+            'there, or take a checkpoint from before the fit diverged'
+        )
+
+
+def is_finished(out: Path, about: Mapping[str, Any]) -> bool:
+    """Whether a file has been written by this very run.
+
+    Args:
+        out: the file.
+        about: what this run says of itself.
+
+    Returns:
+        False if there is no file.
+
+    Raises:
+        ValueError: if there is a file, and it is another one.
+    """
+    if not out.exists():
+        return False
+    try:
+        found = (pq.read_schema(out).metadata or {}).get(KEY)
+    except (pa.ArrowInvalid, OSError):
+        found = None
+    if found is None or json.loads(found) != json.loads(json.dumps(dict(about))):
+        raise ValueError(
+            f'out must be a new file, got {out}, which holds something else than this '
+            'run would write; remove it, or choose another with --out'
+        )
+    return True
+
+
+_OPTIONS: dict[str, Any] = {'compression': 'zstd', 'use_dictionary': False}
+
+
+def _cut_at_180(shapes: gpd.GeoSeries) -> gpd.GeoSeries:
+    """Cut polygons where they cross a longitude of 180 degrees, as GeoParquet asks for.
+
+    Args:
+        shapes: polygons in longitude and latitude. One that is wider than half of the
+            earth is taken for one that crosses.
+    """
+    bounds = shapes.bounds
+    crossing = bounds['maxx'] - bounds['minx'] > 180
+    if not crossing.any():
+        return shapes
+
+    def shifted(points: np.ndarray) -> np.ndarray:
+        return np.column_stack([points[:, 0] % 360, points[:, 1]])
+
+    def back(points: np.ndarray) -> np.ndarray:
+        return points - (360, 0)
+
+    whole = shapely.transform(shapes[crossing].to_numpy(), shifted)
+    west = shapely.intersection(whole, shapely.box(0, -90, 180, 90))
+    east = shapely.intersection(whole, shapely.box(180, -90, 360, 90))
+    cut = shapes.copy()
+    cut[crossing] = shapely.union(west, shapely.transform(east, back))
+    return cut
+
+
+def _lists(x: Tensor) -> pa.Array:
+    rows, length = x.shape
+    offsets = np.arange(0, (rows + 1) * length, length, dtype=np.int32)
+    values = x.float().cpu().contiguous().flatten().numpy()
+    return pa.ListArray.from_arrays(offsets, values)

@@ -1,0 +1,106 @@
+"""The task and the data of a run, from the files that it left."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchgeo.datamodules import BaseDataModule
+from torchgeo.tasks import BaseTask
+
+from ...config import build, read_config
+
+
+def load_run(
+    config: str | Path,
+    ckpt_path: str | Path | None = None,
+    data: str | Path | None = None,
+    batch_size: int | None = None,
+) -> tuple[BaseTask, BaseDataModule, dict[str, Any]]:
+    """Build the task and the datamodule of a run, with what a checkpoint has learned.
+
+    Args:
+        config: file of ``torchgeo``, such as the ``config.yaml`` that a fit leaves; its
+            ``model`` and ``data`` count.
+        ckpt_path: checkpoint of the task; by default ``checkpoints/last.ckpt`` next to
+            the config, or the only one there.
+        data: file whose ``data`` counts in place of that of the config.
+        batch_size: samples of a batch; by default that of the data.
+
+    Returns:
+        The task, the datamodule, and what was read of ``model`` and ``data``, but for
+        how many samples are loaded at once.
+
+    Raises:
+        FileNotFoundError: if a file does not exist.
+        ValueError: if the config has no task or no datamodule, a part of it or
+            ``batch_size`` is not valid, there is no checkpoint or more than one to choose from, or it is not
+            of this task.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f'batch_size must be positive, got {batch_size}')
+    config = Path(config)
+    read = read_config(config, ('model', 'data') if data is None else ('model',))
+    if data is not None:
+        read |= read_config(data, ('data',))
+    # A copy, for the parser puts its own objects into what it is given.
+    about: dict[str, Any] = json.loads(json.dumps(read, default=str))
+    file = Path(ckpt_path) if ckpt_path else _checkpoint(config)
+    # The parameters come from the checkpoint: no other weights need to be there.
+    options = dict(read['model'].get('init_args') or {})
+    options.pop('weights', None)
+    model = {**read['model'], 'init_args': options}
+    built = build({'model': model, 'data': read['data']}, config)
+    task: BaseTask = built['model']
+    datamodule: BaseDataModule = built['data']
+    _restore(task, datamodule, file)
+    if batch_size is not None:
+        datamodule.batch_size = batch_size
+    for name in ('batch_size', 'num_workers'):
+        about['data'].get('init_args', {}).pop(name, None)
+    return task, datamodule, about
+
+
+def _checkpoint(config: Path) -> Path:
+    folder = config.parent / 'checkpoints'
+    found = sorted(folder.glob('*.ckpt'))
+    last = folder / 'last.ckpt'
+    if last in found:
+        return last
+    if len(found) != 1:
+        raise ValueError(
+            f'{folder} must have one checkpoint, or last.ckpt, found '
+            f'{[f.name for f in found]}; choose one with --ckpt_path'
+        )
+    return found[0]
+
+
+def _restore(task: BaseTask, datamodule: BaseDataModule, file: Path) -> None:
+    if not file.exists():
+        raise FileNotFoundError(f'ckpt_path must be a file, but there is no {file}')
+    try:
+        content: Any = torch.load(file, map_location='cpu', weights_only=True)
+    # On bytes that are no checkpoint, torch.load raises nearly anything.
+    except Exception as error:
+        raise ValueError(
+            f'{file}: expected a checkpoint of Lightning, found a file that cannot be '
+            f'read as one ({type(error).__name__})'
+        ) from error
+    if not isinstance(content, Mapping) or 'state_dict' not in content:
+        raise ValueError(
+            f'{file}: expected a checkpoint of Lightning, found no state_dict in it'
+        )
+    checkpoint = dict(content)
+    task.on_load_checkpoint(checkpoint)
+    try:
+        task.load_state_dict(checkpoint['state_dict'])
+    except RuntimeError as error:
+        raise ValueError(
+            f'{file}: expected a checkpoint of {type(task).__name__} as in the config, '
+            f'but {error}'
+        ) from error
+    # As Lightning names them; statistics of the training images are there.
+    state = checkpoint.get(type(datamodule).__qualname__)
+    if state is not None:
+        datamodule.load_state_dict(state)

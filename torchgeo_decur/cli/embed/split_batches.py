@@ -1,0 +1,104 @@
+"""The batches of a split as a trainer hands them over."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchgeo.datamodules import BaseDataModule
+from tqdm import tqdm
+
+from ...modalities import pick_date, split
+
+Split = Literal['train', 'val', 'test', 'predict']
+
+# As Trainer calls the stage of a split, and as its property does. Training samples are
+# looked at in order and without augmentation, as those of validation.
+_STAGES = {
+    'train': ('fit', 'validating'),
+    'val': ('validate', 'validating'),
+    'test': ('test', 'testing'),
+    'predict': ('predict', 'predicting'),
+}
+
+
+class Batches:
+    """The batches of a split: on the device, scaled to [0, 1], as often as asked for.
+
+    Args:
+        datamodule: whose split.
+        split: 'train', 'val', 'test' or 'predict'.
+        device: accelerator of Lightning: 'auto', 'cpu', 'gpu' or 'mps'.
+
+    Raises:
+        ValueError: if the split is unknown.
+    """
+
+    def __init__(
+        self, datamodule: BaseDataModule, split: Split = 'val', device: str = 'auto'
+    ) -> None:
+        """Initialize a new Batches instance."""
+        if split not in _STAGES:
+            raise ValueError(f'split must be one of {list(_STAGES)}, got {split!r}')
+        stage, running = _STAGES[split]
+        trainer = Trainer(
+            accelerator=device,
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+        )
+        # TorchGeo asks the trainer for the stage before it scales a batch.
+        setattr(trainer, running, True)
+        datamodule.trainer = trainer
+        datamodule.prepare_data()
+        datamodule.setup(stage)
+        self.datamodule = datamodule
+        self.device: torch.device = trainer.strategy.root_device
+        self.loader: DataLoader[Any]
+        if split == 'train':
+            dataset: Any = datamodule.train_dataset
+            self.loader = DataLoader(
+                dataset, datamodule.batch_size or 1, num_workers=datamodule.num_workers
+            )
+        else:
+            self.loader = getattr(datamodule, f'{split}_dataloader')()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Iterate over all batches, with a progress bar."""
+        return self._over(tqdm(self.loader, desc='embeddings', unit='batch'))
+
+    def images(
+        self, modalities: dict[str, int], number: int, batch_size: int
+    ) -> Iterator[dict[str, Tensor]]:
+        """Iterate over images alone, of samples spread evenly over the split.
+
+        Args:
+            modalities: number of channels of each modality, by name.
+            number: number of samples at most.
+            batch_size: samples of a batch.
+
+        Yields:
+            Images of the first date by modality, shape (B, C, H, W).
+        """
+        order = list(self.loader.sampler)
+        places = np.linspace(0, len(order) - 1, min(number, len(order)))
+        loader: DataLoader[Any] = DataLoader(
+            self.loader.dataset,
+            batch_size,
+            sampler=[order[int(i)] for i in places.round()],
+            num_workers=self.loader.num_workers,
+            collate_fn=self.loader.collate_fn,
+        )
+        for batch in self._over(loader):
+            found = split(batch, modalities)
+            yield {m: pick_date(x, date=0) for m, x in found.items()}
+
+    def _over(self, loader: Any) -> Iterator[dict[str, Any]]:
+        for batch in loader:
+            moved = self.datamodule.transfer_batch_to_device(batch, self.device, 0)
+            yield self.datamodule.on_after_batch_transfer(moved, 0)

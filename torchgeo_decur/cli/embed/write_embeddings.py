@@ -1,0 +1,259 @@
+"""One row for each window of a scene."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torch.utils.data import Subset
+from torchgeo.datamodules import BaseDataModule
+from torchgeo.datasets.utils import Sample
+from torchgeo.tasks import BaseTask
+from tqdm import tqdm
+
+from ...files import digest, writable
+from ...modalities import pick_date, split
+from ...models import MultimodalEncoder
+from .geoparquet_parts import ROWS, Parts, is_finished
+
+
+def embed_rasters(
+    task: BaseTask,
+    datamodule: BaseDataModule,
+    out: str | Path,
+    modalities: Sequence[str] | None = None,
+    projections: bool = True,
+    date: str | None = None,
+    device: str = 'auto',
+    about: Mapping[str, Any] | None = None,
+    rows: int = ROWS,
+    progress: bool = True,
+) -> Path:
+    """Write what a model sees in each window of the prediction split, as GeoParquet 1.1.
+
+    Columns are
+
+    - ``geometry``: outline of the window in longitude and latitude, a polygon;
+    - ``date``: beginning of the time that the images are of, UTC; left out where
+      neither the files nor ``date`` tell it, since TorchGeo's readers take no nulls;
+    - ``embedding``: the features of the modalities, one after the other, float32;
+    - ``common_<m>`` and ``unique_<m>``: the two parts of the embedding of a modality
+      behind its projector, float32, where the task is
+      :class:`~torchgeo_decur.tasks.DeCUR`.
+
+    The metadata ``torchgeo_decur`` of the file say which of the features are of which
+    modality. Windows are written in parts to ``<out>.parts``. A run that was stopped and
+    is started again goes on where it stood; the file appears at the end, whole.
+    ``torchgeo.datasets.ClayEmbeddings`` reads it.
+
+    Args:
+        task: has encoders of pooled features, such as ``DeCUR`` or
+            ``LateFusionClassification``; its parameters are those to use.
+        datamodule: whose prediction split has ``places()``, such as
+            :class:`~torchgeo_decur.datamodules.RasterPairDataModule`.
+        out: the file.
+        modalities: which modalities to encode; by default all of the task.
+        projections: whether to write ``common_<m>`` and ``unique_<m>``.
+        date: date of the images where the files have none, such as '2020-06-30'.
+        device: accelerator of Lightning: 'auto', 'cpu', 'gpu' or 'mps'.
+        about: plain values that the file shall say, and that tell one run from another.
+        rows: windows of a part.
+        progress: whether to draw a progress bar.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: if the task has no such encoders, the data no places or another CRS
+            than the earth's, a modality or the date is not valid, ``out`` exists, the
+            parts are those of another run, or features are NaN or infinite.
+    """
+    out = Path(out)
+    embedder = Embedder(task, modalities, projections)
+    writable(out.parent)
+    datamodule.prepare_data()
+    datamodule.setup('predict')
+    dataset: Any = datamodule.predict_dataset
+    places = _places(dataset, date)
+    says = {
+        **(about or {}),
+        'dimensions': embedder.dimensions(),
+        'projections': embedder.common_dim is not None,
+        'weights': digest(
+            v.float().cpu().numpy().tobytes() for v in embedder.state_dict().values()
+        ),
+        'places': digest([places.to_wkb().to_csv().encode()]),
+        'scaling': digest([repr(getattr(datamodule, 'modalities', '')).encode()]),
+    }
+    if is_finished(out, says):
+        rank_zero_info(f'{out} is complete')
+        return out
+    parts = Parts(out, places, says, rows)
+    todo = parts.todo()
+    if len(todo) < len(parts.spans):
+        rank_zero_info(f'{len(todo)} of {len(parts.spans)} parts are left to do')
+    if todo:
+        trainer = Trainer(
+            accelerator=device,
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            # Lightning draws its bar on the standard output, where the file is named.
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[_Writer(parts, todo, progress)],
+        )
+        trainer.predict(embedder, datamodule=datamodule, return_predictions=False)
+        datamodule.predict_dataset = dataset
+    return parts.finish()
+
+
+class Embedder(LightningModule):
+    """The encoders of a task, and its projectors where their dimensions have parts.
+
+    Args:
+        task: the task.
+        modalities: which modalities to encode; by default all.
+        projections: whether to compute the parts of the embeddings.
+
+    Raises:
+        ValueError: if the task has no encoders of pooled features, or a modality is
+            unknown.
+    """
+
+    def __init__(
+        self,
+        task: BaseTask,
+        modalities: Sequence[str] | None = None,
+        projections: bool = True,
+    ) -> None:
+        """Initialize a new Embedder instance."""
+        super().__init__()
+        holder = task if hasattr(task, 'encoders') else getattr(task, 'model', None)
+        encoders = getattr(holder, 'encoders', None)
+        if not isinstance(encoders, MultimodalEncoder):
+            raise ValueError(
+                'task must have an encoder of pooled features for each modality, such '
+                f'as DeCUR or LateFusionClassification, got {type(task).__name__}'
+            )
+        known: dict[str, int] = dict(task.hparams['modalities'])
+        chosen = list(known) if modalities is None else list(modalities)
+        if not chosen or not set(chosen) <= set(known):
+            raise ValueError(
+                f'modalities must be some of {list(known)}, got {chosen or "none"}'
+            )
+        self.channels = {m: known[m] for m in known if m in chosen}
+        self.num_features = {m: encoders.num_features[m] for m in self.channels}
+        self.encoders = nn.ModuleDict({m: encoders.encoders[m] for m in self.channels})
+        self.common_dim: int | None = None
+        if projections and hasattr(task, 'common_dim'):
+            self.common_dim = int(cast(Any, task).common_dim)
+            projectors = cast(nn.ModuleDict, task.projectors)
+            self.projectors = nn.ModuleDict({m: projectors[m] for m in self.channels})
+
+    def dimensions(self) -> dict[str, list[int]]:
+        """First and last but one of the features of each modality, within a row."""
+        ends = np.cumsum(list(self.num_features.values())).tolist()
+        return {
+            m: [end - self.num_features[m], end]
+            for m, end in zip(self.channels, ends, strict=True)
+        }
+
+    def predict_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor]:
+        """Compute the columns of a batch, of the first date where there are several.
+
+        Args:
+            batch: ``image_<m>`` in [0, 1].
+            batch_idx: index of the batch.
+            dataloader_idx: index of the data loader.
+
+        Returns:
+            ``embedding``, shape (B, sum of features), and the parts by modality.
+        """
+        images = split(batch, self.channels)
+        h = {m: self.encoders[m](pick_date(x, date=0)) for m, x in images.items()}
+        columns = {'embedding': torch.cat(list(h.values()), dim=1)}
+        if self.common_dim is not None:
+            for m, features in h.items():
+                z = self.projectors[m](features)
+                columns[f'common_{m}'] = z[:, : self.common_dim]
+                columns[f'unique_{m}'] = z[:, self.common_dim :]
+        return {name: x for name, x in columns.items() if x.shape[1]}
+
+
+class _Writer(Callback):
+    """Asks for the windows that are left, and writes every part once it is full."""
+
+    def __init__(self, parts: Parts, todo: list[int], progress: bool) -> None:
+        self.parts, self.todo = parts, todo
+        self.rows: dict[str, Tensor] = {}
+        spans = parts.spans
+        self.bar = tqdm(
+            desc='embedding',
+            total=sum(map(len, spans)),
+            initial=sum(len(s) for i, s in enumerate(spans) if i not in todo),
+            unit=' windows',
+            disable=not progress,
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        datamodule = cast(Any, trainer).datamodule
+        left = [i for part in self.todo for i in self.parts.spans[part]]
+        datamodule.predict_dataset = Subset(datamodule.predict_dataset, left)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        new = {k: v.float().cpu() for k, v in outputs.items()}
+        self.bar.update(len(new['embedding']))
+        self.rows = {
+            k: torch.cat([self.rows[k], v]) if self.rows else v for k, v in new.items()
+        }
+        while self.todo:
+            size = len(self.parts.spans[self.todo[0]])
+            if len(self.rows['embedding']) < size:
+                break
+            part = self.todo.pop(0)
+            self.parts.write(part, {k: v[:size] for k, v in self.rows.items()})
+            self.rows = {k: v[size:] for k, v in self.rows.items()}
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar.close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self.bar.close()
+
+
+def _places(dataset: Any, date: str | None) -> gpd.GeoDataFrame:
+    """Where each window lies, and when, where known."""
+    if not hasattr(dataset, 'places'):
+        raise ValueError(
+            'data must have places on the earth, such as those of '
+            f'RasterPairDataModule, got {type(dataset).__name__}'
+        )
+    places: gpd.GeoDataFrame = dataset.places()
+    if places.crs is None or places.empty:
+        raise ValueError(f'data must have a CRS and windows, got {places.crs}')
+    if date is None:
+        return places.drop(columns='date') if places['date'].isna().any() else places
+    try:
+        given = pd.Timestamp(date)
+    except ValueError as error:
+        raise ValueError(f"date must be like '2020-06-30', got {date!r}") from error
+    return places.assign(date=places['date'].fillna(given))

@@ -1,0 +1,6 @@
+"""What a checkpoint has learned, on one page."""
+
+from .report_command import report_checkpoint
+from .writer import ANALYSES, write_report
+
+__all__ = ['ANALYSES', 'report_checkpoint', 'write_report']

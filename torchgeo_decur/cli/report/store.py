@@ -1,0 +1,210 @@
+"""The files of a report: each is written atomically, and no file of the user is removed."""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ...analysis import Embeddings, Finding, figure_style
+from ...files import write_whole
+
+#: What the marker of an analysis is called.
+MARKER = 'finding.json'
+#: File that marks a folder as a report's own.
+REPORT = 'report.json'
+_MARK = {'torchgeo_decur': 'report'}
+
+
+def claim(folder: Path, names: Collection[str]) -> None:
+    """Mark a folder as that of a report; refuse one with other files.
+
+    Args:
+        folder: a new or empty folder, or one that a report was written to.
+        names: names of the analyses that a report may hold.
+
+    Raises:
+        ValueError: if the folder holds files that no report wrote.
+    """
+    mark = folder / REPORT
+    if mark.is_file() and _content(mark).get('torchgeo_decur') == 'report':
+        return
+    # Reports of earlier versions have no mark, but markers of their analyses.
+    ours = any('key' in _content(folder / name / MARKER) for name in names)
+    if folder.exists() and not ours and (found := sorted(folder.iterdir())):
+        raise ValueError(
+            f'out must be a new or empty folder, or one of an earlier report, but {folder} '
+            f'holds {[f.name for f in found[:3]]}; choose another folder with --out'
+        )
+    write_whole(mark, lambda file: file.write_text(json.dumps(_MARK)))
+
+
+def save_embeddings(file: Path, embeddings: Embeddings, key: str) -> None:
+    """Keep embeddings, for a report that is stopped to go on with.
+
+    Args:
+        file: the file.
+        embeddings: the embeddings.
+        key: what they are of.
+    """
+    tensors = {f'z/{m}': x for m, x in embeddings.z.items()}
+    tensors |= {f'h/{m}': x for m, x in embeddings.h.items()}
+    tensors |= {f'label/{name}': y for name, y in embeddings.labels.items()}
+    pairs = list(embeddings.diagonals)
+    tensors |= {f'pair/{i}': embeddings.diagonals[p] for i, p in enumerate(pairs)}
+    about = {
+        'key': key,
+        'names': list(tensors),
+        'pairs': pairs,
+        'modalities': embeddings.modalities,
+        'common_dim': embeddings.common_dim,
+        'number': embeddings.number,
+    }
+    stored = {name: x.contiguous() for name, x in tensors.items()}
+    text = {'torchgeo_decur': json.dumps(about)}
+    write_whole(file, lambda path: save_file(stored, path, text))
+
+
+def load_embeddings(file: Path, key: str) -> Embeddings | None:
+    """Read embeddings.
+
+    Args:
+        file: the file.
+        key: what they have to be of.
+
+    Returns:
+        The embeddings; None if there is no file, or it is of something else.
+    """
+    if not file.exists():
+        return None
+    with safe_open(file, 'pt') as opened:
+        about = json.loads(opened.metadata()['torchgeo_decur'])
+        if about['key'] != key:
+            return None
+        # In the order of the modalities, which the file does not keep.
+        tensors = {name: opened.get_tensor(name) for name in about['names']}
+
+    def of(kind: str) -> dict[str, Any]:
+        found = {n: x for n, x in tensors.items() if n.startswith(f'{kind}/')}
+        return {n.removeprefix(f'{kind}/'): x for n, x in found.items()}
+
+    pairs = [(m, n) for m, n in about['pairs']]
+    return Embeddings(
+        z=of('z'),
+        h=of('h'),
+        labels=of('label'),
+        diagonals=dict(zip(pairs, of('pair').values(), strict=True)),
+        modalities=tuple(about['modalities']),
+        common_dim=about['common_dim'],
+        number=about['number'],
+    )
+
+
+def save_finding(folder: Path, finding: Finding, key: str) -> None:
+    """Write figures, numbers and words of an analysis, and close its figures.
+
+    Files of an earlier run of the analysis are removed. Other files in the folder stay.
+
+    Args:
+        folder: folder of the analysis.
+        finding: what was found.
+        key: what it is of.
+    """
+    partial = folder.with_name(f'.{folder.name}.partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        with figure_style():
+            for name, figure in finding.figures.items():
+                figure.savefig(partial / f'{name}.png')
+                figure.savefig(partial / f'{name}.svg', metadata={'Date': None})
+        for name, rows in finding.tables.items():
+            with (partial / f'{name}.csv').open('w', newline='') as file:
+                writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+                writer.writeheader()
+                writer.writerows(rows)
+        content = {
+            'key': key,
+            'name': finding.name,
+            'title': finding.title,
+            'text': finding.text,
+            'figures': {n: describe(f, n) for n, f in finding.figures.items()},
+            'tables': {n: list(rows) for n, rows in finding.tables.items()},
+        }
+        folder.mkdir(exist_ok=True)
+        for name in _files(_content(folder / MARKER)):
+            (folder / name).unlink(missing_ok=True)
+        for written in partial.iterdir():
+            os.replace(written, folder / written.name)
+        # Last: an analysis with its marker is whole.
+        text = json.dumps(content, indent=1, default=float)
+        write_whole(folder / MARKER, lambda file: file.write_text(text))
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        for figure in finding.figures.values():
+            plt.close(figure)
+
+
+def load_finding(folder: Path, key: str) -> dict[str, Any] | None:
+    """Read the marker of an analysis.
+
+    Args:
+        folder: folder of the analysis.
+        key: what it has to be of.
+
+    Returns:
+        What :func:`save_finding` wrote; None if there is nothing, or of something else.
+    """
+    content = _content(folder / MARKER)
+    return content if content.get('key') == key else None
+
+
+def _content(marker: Path) -> dict[str, Any]:
+    """Read a JSON file of a report; nothing if it is missing or another file."""
+    try:
+        content = json.loads(marker.read_text('utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _files(content: dict[str, Any]) -> list[str]:
+    """Name the files that the marker of an analysis stands for, the marker first."""
+    pictures = [
+        f'{n}.{end}' for n in content.get('figures', ()) for end in ('png', 'svg')
+    ]
+    return [MARKER, *pictures, *(f'{n}.csv' for n in content.get('tables', ()))]
+
+
+def describe(figure: Figure, name: str) -> str:
+    """Say in words what a figure shows, for those who do not see it.
+
+    Args:
+        figure: the figure.
+        name: its name.
+
+    Returns:
+        Titles, axes and legend.
+    """
+    said: list[str] = []
+    legend: list[str] = []
+    for axis in figure.axes:
+        named = (axis.get_title(loc='left') or axis.get_title(), '')
+        across = (axis.get_xlabel(), 'across: ')
+        up = (axis.get_ylabel(), 'up: ')
+        words = [f'{lead}{text}' for text, lead in (named, across, up) if text]
+        if words:
+            said.append(', '.join(words))
+        legend += axis.get_legend_handles_labels()[1]
+    shown = f' Shown: {", ".join(dict.fromkeys(legend))}.' if legend else ''
+    panels = '; '.join(dict.fromkeys(said))
+    text = f'Figure {name.replace("_", " ")}. {panels}.{shown}'
+    # Signs of formulas and ends of lines are not read out.
+    return ' '.join(text.replace('$', '').split())

@@ -1,0 +1,218 @@
+"""The base of all datasets of files."""
+
+import copy
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import rasterio
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchgeo.datasets import NonGeoDataset
+from torchgeo.datasets.utils import Sample
+
+from ..files import UnreadableFileError as UnreadableFileError
+from ..modalities import Conversion, Modality, conversions, converted
+from .io import GDAL_OPTIONS
+from .plotting import plot_images
+
+
+class FileDataset(NonGeoDataset):
+    """Dataset of files, some of which may be damaged.
+
+    A subclass sets the attributes, and reads one sample in :meth:`load`.
+
+    Attributes:
+        samples: what :meth:`load` needs to know of each sample, in order.
+        modalities: what each modality is.
+        conversions: from what files hold to the unit of a modality, where they differ.
+        classes: name of each class, where there are labels.
+        colormap: colours of the classes, where there are masks.
+        transforms: function of a sample that returns the sample to use.
+        skip_unreadable: whether a sample with an unreadable file is replaced by the
+            next readable one (after the last comes the first). If not, it is an error.
+        unreadable: those of ``samples`` that this process could not read.
+    """
+
+    samples: Sequence[Any]
+    modalities: Mapping[str, Modality]
+    conversions: Mapping[str, Conversion] = {}
+    classes: tuple[str, ...] = ()
+    colormap: Colormap | str = 'tab20'
+    transforms: Callable[[Sample], Sample] | None = None
+    skip_unreadable: bool = False
+    unreadable: frozenset[Any] = frozenset()
+
+    @abstractmethod
+    def load(self, item: Any) -> Sample:
+        """Read one sample.
+
+        Args:
+            item: one of ``samples``.
+
+        Returns:
+            The sample, before ``transforms``.
+
+        Raises:
+            UnreadableFileError: if a file is missing, truncated or not a raster.
+        """
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read a sample and transform it.
+
+        Args:
+            index: number of the sample.
+
+        Returns:
+            The sample, or the next readable one.
+
+        Raises:
+            IndexError: if ``index`` is out of range.
+            UnreadableFileError: if a file of the sample cannot be read, or with
+                ``skip_unreadable`` if none can be.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f'index must be in [0, {len(self) - 1}], got {index}')
+        for step in range(len(self)):
+            item = self.samples[(index + step) % len(self)]
+            if item in self.unreadable:
+                continue
+            try:
+                with rasterio.Env(**GDAL_OPTIONS):
+                    sample = self.load(item)
+            except UnreadableFileError as error:
+                if not self.skip_unreadable:
+                    raise
+                self._skip(item, error)
+                continue
+            for m, convert in self.conversions.items():
+                sample[f'image_{m}'] = convert(sample[f'image_{m}'])
+            return sample if self.transforms is None else self.transforms(sample)
+        raise UnreadableFileError(
+            f'expected at least one readable sample, found none among {len(self)}'
+        )
+
+    def __getitems__(self, indices: list[int]) -> list[Sample]:
+        """Read the samples of a batch, which must have one size.
+
+        Args:
+            indices: numbers of the samples.
+
+        Returns:
+            The samples.
+
+        Raises:
+            UnreadableFileError: as :meth:`__getitem__`.
+            ValueError: if images or masks of one key differ in size.
+        """
+        samples = [self[i] for i in indices]
+        shapes = [
+            {k: tuple(x.shape) for k, x in s.items() if isinstance(x, Tensor)}
+            for s in samples
+        ]
+        for index, sizes in zip(indices, shapes, strict=True):
+            if differ := [k for k, v in sizes.items() if v != shapes[0].get(k, v)]:
+                key = differ[0]
+                first, other = (
+                    self.origin(self.samples[i], key) for i in (indices[0], index)
+                )
+                raise ValueError(
+                    f'{other}: expected {key} of shape {shapes[0][key]}, as of {first} in '
+                    f'the same batch, found {sizes[key]}; give the data a size, such as '
+                    'size: [256, 256], or batch_size: 1 where nothing is trained'
+                )
+        return samples
+
+    def convert(self, entries: Mapping[str, Mapping[str, Any]] | None) -> None:
+        """Convert what files hold, before ``transforms``.
+
+        Args:
+            entries: ``scale``, ``offset`` and ``nodata`` of some modalities, by name.
+
+        Raises:
+            ValueError: if a modality, a key or a value is not valid.
+        """
+        self.conversions = conversions(self.modalities, entries)
+        self.modalities = converted(self.modalities, entries)
+
+    def origin(self, item: Any, key: str) -> str:
+        """Name a sample in messages; a subclass names the file.
+
+        Args:
+            item: one of ``samples``.
+            key: key of the sample, such as ``mask``.
+
+        Returns:
+            The name.
+        """
+        return str(item)
+
+    def subset(self, indices: Iterable[int]) -> Self:
+        """Restrict the dataset to some of its samples.
+
+        Unlike a :class:`torch.utils.data.Subset`, it never replaces an unreadable
+        sample by one outside the subset.
+
+        Args:
+            indices: numbers of the samples, in the order wanted.
+
+        Returns:
+            A dataset of the same class.
+        """
+        other = copy.copy(self)
+        other.samples = [self.samples[i] for i in indices]
+        other.unreadable = frozenset()
+        return other
+
+    def plot(
+        self, sample: Sample, show_titles: bool = True, suptitle: str | None = None
+    ) -> Figure:
+        """Draw a sample.
+
+        Args:
+            sample: one that the dataset returned, less some keys or plus a
+                ``prediction`` of the shape of its ``label`` or ``mask``.
+            show_titles: whether to name bands, dates and classes.
+            suptitle: title of the figure.
+
+        Returns:
+            The figure. It is the caller's to close.
+        """
+        images = {
+            m: sample[f'image_{m}'] for m in self.modalities if f'image_{m}' in sample
+        }
+        known = {
+            key: sample[key] for key in ('label', 'mask', 'prediction') if key in sample
+        }
+        lines = [suptitle] if suptitle is not None else []
+        if show_titles:
+            for key, label in known.items():
+                if label.ndim == 1:
+                    present = [self.classes[i] for i in label.nonzero().flatten()]
+                    lines.append(f'{key}: {"; ".join(present) or "none"}')
+        return plot_images(
+            images,
+            self.modalities,
+            {key: mask for key, mask in known.items() if mask.ndim > 1},
+            self.classes,
+            self.colormap,
+            show_titles=show_titles,
+            suptitle='\n'.join(lines) or None,
+        )
+
+    def _skip(self, item: Any, error: UnreadableFileError) -> None:
+        self.unreadable = self.unreadable | {item}
+        count = len(self.unreadable)
+        # Said at the 1st, 10th, 100th ... : loud enough, and the log stays readable.
+        if str(count).rstrip('0') == '1':
+            warnings.warn(
+                f'skipped {count} of {len(self)} samples that cannot be read, '
+                f'the last because {error}',
+                stacklevel=3,
+            )

@@ -1,0 +1,166 @@
+"""Read raster files, and name those that cannot be read."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.windows import Window
+from torch import Tensor
+from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
+
+from ..files import UnreadableFileError as UnreadableFileError
+
+GDAL_OPTIONS = {
+    # Without it GDAL lists the folder at every file it opens, to look for side files.
+    'GDAL_DISABLE_READDIR_ON_OPEN': 'EMPTY_DIR',
+    # Tiles are small, and the workers of a data loader use the cores already.
+    'GDAL_NUM_THREADS': '1',
+}
+
+
+_RESTORE = 'restore the original file'
+
+
+# How many times coarser than 10 m Sentinel-2 sees a band.
+SENTINEL2_RATIO = dict.fromkeys(('B5', 'B6', 'B7', 'B8A', 'B11', 'B12'), 2) | (
+    dict.fromkeys(('B1', 'B9', 'B10'), 6)
+)
+
+
+def read(
+    path: str | Path,
+    bands: int = 1,
+    sizes: Sequence[int] | None = None,
+    window: Window | None = None,
+) -> Tensor:
+    """Read a square raster file.
+
+    Args:
+        path: the file.
+        bands: number of bands that it must have.
+        sizes: numbers of pixels along each side that it may have, or None for any.
+        window: the part to decode, or None for all.
+
+    Returns:
+        Its values, float32, shape (C, H, W).
+
+    Raises:
+        UnreadableFileError: if the file is missing, truncated or not a raster.
+        ValueError: if it has another number of bands, is not square, or has another
+            size.
+    """
+    with _opened(path) as file:
+        _check_count(path, file, bands)
+        wrong = sizes is not None and file.width not in sizes
+        if file.width != file.height or wrong:
+            expected = ' or '.join(f'{s} x {s}' for s in sizes or 'N')
+            raise ValueError(
+                f'{path}: expected {expected} pixels, found '
+                f'{file.height} x {file.width}; restore the original file'
+            )
+        return torch.from_numpy(file.read(window=window).astype(np.float32))
+
+
+def read_image(
+    path: str | Path,
+    bands: int = 1,
+    size: Sequence[int] | None = None,
+    cure: str = _RESTORE,
+) -> Tensor:
+    """Read a raster or photograph of any shape.
+
+    Args:
+        path: the file: PNG of 8 or 16 bits, JPEG, TIFF or any other that GDAL reads.
+        bands: number of bands that it must have.
+        size: height and width that it must have, or None for any.
+        cure: what to do if it has another number of bands.
+
+    Returns:
+        Its values, float32, shape (C, H, W).
+
+    Raises:
+        UnreadableFileError: if the file is missing, truncated or not a raster.
+        ValueError: if it has another number of bands or another size.
+    """
+    with rasterio.Env(**GDAL_OPTIONS), _opened(path) as file:
+        _check_count(path, file, bands, cure)
+        if size is not None and (file.height, file.width) != tuple(size):
+            raise ValueError(
+                f'{path}: expected {size[0]} x {size[1]} pixels as in the other files of '
+                f'the frame, found {file.height} x {file.width}; restore the original file'
+            )
+        image = torch.from_numpy(file.read().astype(np.float32))
+        # GDAL fills what a truncated PNG lacks with zeros and says nothing.
+        if file.driver == 'PNG' and b'IEND' not in Path(path).read_bytes()[-16:]:
+            raise UnreadableFileError(
+                f'{path} is truncated or not a raster (a PNG without its end); '
+                'restore it, or pass skip_unreadable=True'
+            )
+        return image
+
+
+def read_size(path: str | Path) -> int:
+    """Read the number of pixels along a side of a raster file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The shorter side.
+
+    Raises:
+        UnreadableFileError: if the file is missing, truncated or not a raster.
+    """
+    with _opened(path) as file:
+        return int(min(file.width, file.height))
+
+
+def not_found(dataset: NonGeoDataset, expected: str) -> DatasetNotFoundError:
+    """Make TorchGeo's error for a missing dataset, with what was looked for.
+
+    Args:
+        dataset: has ``root`` and ``download``.
+        expected: what should be there.
+
+    Returns:
+        The error.
+    """
+    error = DatasetNotFoundError(dataset)
+    error.args = (f'{error.args[0]} Expected {expected}.',)
+    return error
+
+
+def _check_count(path: str | Path, file: Any, bands: int, cure: str = _RESTORE) -> None:
+    if file.count != bands:
+        raise ValueError(
+            f'{path}: expected {bands} band(s), found {file.count}; {cure}'
+        )
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    """Open a raster file; failures to read it name the file and the cure."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', NotGeoreferencedWarning)
+            # Nobody here asks where a tile lies, and looking up its CRS costs time.
+            # As an option of the file, not of GDAL: another file's place must not get lost.
+            tile = Path(path).suffix.lower() in ('.tif', '.tiff')
+            options = {'GEOREF_SOURCES': 'NONE'} if tile else {}
+            with rasterio.open(path, **options) as file:
+                yield file
+    except RasterioIOError as error:
+        if not Path(path).exists():
+            raise UnreadableFileError(
+                f'{path} is missing; restore it, or pass skip_unreadable=True'
+            ) from error
+        raise UnreadableFileError(
+            f'{path} is truncated or not a raster '
+            f'({error.__cause__ or error}); restore it, or pass skip_unreadable=True'
+        ) from error

@@ -1,0 +1,1 @@
+"""Georeferenced rasters of any sensors."""

@@ -1,0 +1,165 @@
+"""The values that mark missing pixels of rasters."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torchgeo.datasets import RasterDataset
+
+from .files import RasterFile
+from .folder import RasterFolder, is_label
+
+_PLAIN = 'give the folder by paths and glob, without dataset'
+
+
+def choose_nodata(
+    name: str,
+    entry: Mapping[str, Any],
+    leaf: RasterDataset,
+    files: Sequence[RasterFile],
+    crs: Any,
+) -> float | None:
+    """Choose the value of missing pixels in what is read.
+
+    Args:
+        name: name of the modality, or ``mask``.
+        entry: may have ``nodata``.
+        leaf: the dataset of the files.
+        files: metadata of the files.
+        crs: CRS that they are read in.
+
+    Returns:
+        The value of the entry, else of the files. NaN for images of floating point, and
+        for those of which pixels are missing in another way. None where none can be.
+
+    Raises:
+        ValueError: if the value does not fit the files, they disagree, or a missing
+            pixel would be read as a value.
+    """
+    nodata = _declared(name, entry.get('nodata'), files)
+    warped = [f for f in files if f.is_warped(crs)]
+    if isinstance(leaf, RasterFolder):
+        masked = [f for f in files if f.has_mask(leaf.count)]
+        return _of_folder(name, leaf, nodata, warped, masked)
+    masked = [f for f in files if f.masked]
+    _check_class(name, leaf, nodata, warped, masked, files)
+    return nodata
+
+
+def extreme(nodata: float) -> bool:
+    """Return whether rasterio's mosaics cannot mark missing pixels with a value.
+
+    They take the lowest number of float32, which ESRI's rasters are filled with, for one
+    that float32 does not have, and read zeros.
+
+    Args:
+        nodata: the value.
+
+    Returns:
+        Whether NaN stands for it in what is read.
+
+    Example:
+        >>> extreme(-3.4028234663852886e38), extreme(-9999.0), extreme(math.nan)
+        (True, False, False)
+    """
+    largest = float(np.finfo(np.float32).max)
+    return math.isfinite(nodata) and abs(nodata) >= 0.999 * largest
+
+
+def _declared(name: str, given: Any, files: Sequence[RasterFile]) -> float | None:
+    first = files[0]
+    if given is not None:
+        value = float(given)
+        if not any(f.floating or f.limits[0] <= value <= f.limits[1] for f in files):
+            low, high = first.limits
+            raise ValueError(
+                f'{name}: nodata must be a value of the files, from {low:g} to '
+                f'{high:g}, got {given}'
+            )
+        declared = first.nodata[0] is not None and not math.isnan(first.nodata[0])
+        if math.isnan(value) and declared:
+            raise ValueError(
+                f'{name}: nodata must be left out, got {given}: {first.path} declares '
+                f'{first.nodata[0]:g}, and NaN counts as missing anyway'
+            )
+        return value
+    for file in files:
+        if file.marks != first.marks:
+            raise ValueError(
+                f'{name}: files must agree on nodata, got {first.marks} in '
+                f'{first.path} and {file.marks} in {file.path}; give nodata in the entry'
+            )
+    if len(set(map(str, first.nodata))) > 1:
+        return math.nan
+    floating = any(file.floating for file in files)
+    return math.nan if first.nodata[0] is None and floating else first.nodata[0]
+
+
+def _of_folder(
+    name: str,
+    leaf: RasterFolder,
+    nodata: float | None,
+    warped: Sequence[RasterFile],
+    masked: Sequence[RasterFile],
+) -> float | None:
+    """Choose the value of missing pixels in what is read of a folder."""
+    if leaf.is_image:
+        absent = nodata is None and bool(warped or masked)
+        return math.nan if absent or (nodata and extreme(nodata)) else nodata
+    if nodata is not None and is_label(nodata):
+        return nodata
+    first = next(iter(leaf.records.values()))
+    cure = (
+        'give a whole number that is no class, such as 255, and the task the same '
+        'ignore_index'
+    )
+    if leaf.marked is not None:
+        raise ValueError(f'{name}: nodata must be whole, got {leaf.marked:g}; {cure}')
+    if first.nodata[0] is not None:
+        raise ValueError(
+            f'{name}: nodata must be given, for {first.path} declares '
+            f'{first.nodata[0]:g}, which is no label; {cure}'
+        )
+    if found := [*masked, *warped]:
+        reason = 'has a mask' if masked else 'is turned into another grid'
+        raise ValueError(
+            f'{name}: nodata must be given, for {len(leaf.records)} files declare none '
+            f'and {found[0].path} {reason}, so that pixels have no label; {cure}'
+        )
+    return None
+
+
+def _check_class(
+    name: str,
+    leaf: RasterDataset,
+    nodata: float | None,
+    warped: Sequence[RasterFile],
+    masked: Sequence[RasterFile],
+    files: Sequence[RasterFile],
+) -> None:
+    """Refuse files whose missing pixels a dataset class would read as values."""
+    kind = type(leaf).__name__
+    if nodata is not None and files[0].floating and extreme(nodata):
+        raise ValueError(
+            f'{name}: nodata must be well within float32, got {nodata:g}, which {kind} '
+            f'would read as zeros; {_PLAIN}'
+        )
+    if nodata is None and warped:
+        raise ValueError(
+            f'{name}: nodata must be given, for {len(files)} files declare none and '
+            f'{warped[0].path} is turned into another grid, where {kind} would read the '
+            f'zeros around it as values; give a value that no pixel has, or {_PLAIN}'
+        )
+    if masked and not leaf.separate_files:
+        raise ValueError(
+            f'{name}: expected missing pixels to be declared by nodata, but '
+            f'{masked[0].path} has a mask, which {kind} does not respect; {_PLAIN}'
+        )
+    for file in files:
+        if file.limits != files[0].limits or len(set(file.nodata)) > 1:
+            raise ValueError(
+                f'{name}: expected files of one type with one nodata value for all '
+                f'bands, but {file.path} differs, which {kind} would read wrongly; '
+                f'{_PLAIN}'
+            )

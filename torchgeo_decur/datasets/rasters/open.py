@@ -1,0 +1,283 @@
+"""Folders of georeferenced rasters, opened with checks that name the file at fault."""
+
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from glob import escape
+from importlib import import_module
+from typing import Any
+
+from torchgeo.datasets import RasterDataset
+
+from ...transforms import ToModalities
+from ..band_descriptions import check_descriptions
+from .files import RasterFile, check_overlap, check_places, find_rasters, inspect
+from .folder import RESAMPLING, RasterFolder
+from .nodata import choose_nodata
+
+_DATES = ('filename_regex', 'date_format')
+
+
+def dataset_class(name: str, path: str) -> type[RasterDataset]:
+    """Return a subclass of TorchGeo's ``RasterDataset`` by its path.
+
+    Args:
+        name: name of the modality, for the error message.
+        path: path of the class, such as ``torchgeo.datasets.Landsat8``.
+
+    Returns:
+        The class.
+
+    Raises:
+        ValueError: if there is no such class, or it is not a ``RasterDataset``.
+    """
+    module, _, attribute = path.rpartition('.')
+    try:
+        found = getattr(import_module(module), attribute)
+    except (AttributeError, ImportError, ValueError) as error:
+        raise ValueError(
+            f'{name}: dataset must be the path of a class such as '
+            f'torchgeo.datasets.Landsat8, got {path!r} ({error})'
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, RasterDataset)):
+        raise ValueError(
+            f'{name}: dataset must be a subclass of torchgeo.datasets.RasterDataset, '
+            f'got {path!r}'
+        )
+    return found
+
+
+def open_rasters(
+    name: str,
+    entry: Mapping[str, Any],
+    bands: Sequence[str] | None,
+    skip_unreadable: bool = False,
+    crs: Any = None,
+) -> tuple[RasterDataset, float | None]:
+    """Open one folder of rasters, or one dataset class, and check every file.
+
+    Args:
+        name: name of the modality, or ``mask``.
+        entry: ``paths``, and ``glob``, ``resampling``, ``filename_regex`` and
+            ``date_format`` or ``dataset``, ``init_args``, and ``nodata``.
+        bands: names of the bands; None for a label raster.
+        skip_unreadable: leave out files that cannot be read, with a warning.
+        crs: CRS that the files are read in; by default that of the first of them.
+
+    Returns:
+        The dataset, whose samples have ``image_<name>`` or ``mask``, and the value that
+        marks a missing pixel: that of the entry, else of the files. It is NaN for images
+        of floating point, and for those of which pixels are missing in another way. It
+        is None where none can be missing.
+
+    Raises:
+        ValueError: naming the file, if one cannot be read, has no georeference or
+            another number of bands, two disagree on nodata or show the same place, or
+            has a scale that the entry does not mention; and if there is none.
+    """
+    paths = _paths(name, entry)
+    if isinstance(entry.get('nodata'), Sequence):
+        raise ValueError(f'{name}: nodata must be one number, got {entry["nodata"]}')
+    if entry.get('dataset'):
+        leaf, files, broken = _open_class(name, entry, paths, bands)
+        _report(name, files, broken, paths, skip_unreadable)
+    else:
+        leaf, files = _open_folder(name, entry, paths, bands, skip_unreadable)
+    if leaf.is_image != (bands is not None):
+        raise ValueError(
+            f'{name}: {type(leaf).__name__} delivers '
+            f'{"images" if leaf.is_image else "labels"}; give it '
+            f'under {"rasters" if leaf.is_image else "mask"}'
+        )
+    if leaf.is_image:
+        _check_scales(name, entry, files)
+    nodata = choose_nodata(name, entry, leaf, files, crs or leaf.crs)
+    if not isinstance(leaf, RasterFolder) and files[0].nodata[0] is None:
+        leaf.nodata = nodata
+    if leaf.is_image:
+        leaf.transforms = ToModalities(name)
+    # Four corners are too few once a long edge is projected into another CRS.
+    west, south, east, north = leaf.index.geometry.iloc[0].bounds
+    step = max(east - west, north - south) / 32
+    leaf.index['geometry'] = leaf.index.geometry.segmentize(step)
+    return leaf, nodata
+
+
+def _paths(name: str, entry: Mapping[str, Any]) -> list[str]:
+    value = entry.get('paths')
+    paths = [value] if isinstance(value, str | os.PathLike) else list(value or [])
+    if not paths:
+        raise ValueError(f'{name}: paths must name a folder or files, got {value!r}')
+    for path in paths:
+        if not (os.path.exists(path) or str(path).startswith('/vsi')):
+            raise ValueError(
+                f'{name}: paths must exist, but there is no {str(path)!r} '
+                f'(looked from {os.getcwd()})'
+            )
+    return [str(path) for path in paths]
+
+
+def _open_folder(
+    name: str,
+    entry: Mapping[str, Any],
+    paths: list[str],
+    bands: Sequence[str] | None,
+    skip_unreadable: bool,
+) -> tuple[RasterFolder, list[RasterFile]]:
+    method = entry.get('resampling')
+    if method is not None and method not in RESAMPLING:
+        raise ValueError(
+            f'{name}: resampling must be one of {list(RESAMPLING)}, got {method!r}'
+        )
+    dates = {key: entry[key] for key in _DATES if entry.get(key) is not None}
+    listed = find_rasters(name, paths, entry.get('glob'))
+    groups = _groups(name, dates, listed)
+    files, broken = inspect(listed)
+    _report(name, files, broken, paths, skip_unreadable)
+    check_places(name, files)
+    single = bands is None or 'band' in groups
+    expected = ['label'] if bands is None else [*bands]
+    _check_bands(name, files, expected[:1] if single else expected, names=not single)
+    try:
+        leaf = RasterFolder(files, bands, entry.get('nodata'), method, **dates)
+    except ValueError as error:
+        raise ValueError(f'{name}: {error}') from error
+    check_overlap(name, leaf)
+    return leaf, files
+
+
+def _groups(name: str, dates: Mapping[str, str], files: Sequence[str]) -> set[str]:
+    """Check the pattern of names, and return what it finds in them."""
+    if 'filename_regex' not in dates:
+        return set()
+    try:
+        pattern = re.compile(dates['filename_regex'], re.VERBOSE)
+    except re.error as error:
+        raise ValueError(
+            f'{name}: filename_regex must be a regular expression, got '
+            f'{dates["filename_regex"]!r} ({error})'
+        ) from error
+    groups = set(pattern.groupindex)
+    if not ({'date', 'band'} & groups or {'start', 'stop'} <= groups):
+        raise ValueError(
+            f'{name}: filename_regex must have a group (?P<date>...) or (?P<band>...), '
+            f'got {pattern.pattern!r}'
+        )
+    for file in files:
+        if not pattern.match(os.path.basename(file)):
+            raise ValueError(
+                f'{name}: filename_regex must match the name of each file, but '
+                f'{pattern.pattern!r} does not match {file}; correct it, or leave the '
+                'file out by glob'
+            )
+    return groups
+
+
+def _open_class(
+    name: str, entry: Mapping[str, Any], paths: list[str], bands: Sequence[str] | None
+) -> tuple[RasterDataset, list[RasterFile], dict[str, str]]:
+    cls = dataset_class(name, entry['dataset'])
+    arguments = {**(entry.get('init_args') or {})}
+    if bands is not None and cls.all_bands:
+        arguments['bands'] = list(bands)
+    try:
+        leaf = cls(paths=paths, **arguments)
+    except (AssertionError, AttributeError, OSError, TypeError, ValueError) as error:
+        odd = next((path for path in paths if escape(path) != path), None)
+        cure = f'; rename {odd}, of which it takes [, * and ? for a pattern'
+        raise ValueError(
+            f'{name}: expected rasters for {cls.__name__} with {arguments}, found none '
+            f'that it accepts in {paths}: {type(error).__name__}: {error}'
+            f'{cure if odd is not None else ""}'
+        ) from error
+    if entry.get('nodata') is not None:
+        leaf.nodata = entry['nodata']
+    files, broken = inspect(list(leaf.index.filepath))
+    pattern = re.compile(leaf.filename_regex, re.VERBOSE)
+    matching = {f for f in leaf.files if pattern.match(os.path.basename(f))}
+    skipped = sorted(matching - set(leaf.index.filepath))
+    broken |= dict.fromkeys(skipped, 'TorchGeo cannot open it')
+    leaf.index = leaf.index[~leaf.index.filepath.isin(list(broken))]
+    if not leaf.separate_files:
+        expected = list(leaf.all_bands or bands or ['label'])
+        more = bool(leaf.all_bands)
+        _check_bands(name, files, expected, more, names=bands is not None)
+    return leaf, files, broken
+
+
+def _report(
+    name: str,
+    files: Sequence[RasterFile],
+    broken: Mapping[str, str],
+    paths: Sequence[str],
+    skip_unreadable: bool,
+) -> None:
+    """Refuse files that cannot be read, or warn of them."""
+    if broken and not skip_unreadable:
+        path, reason = next(iter(broken.items()))
+        raise ValueError(
+            f'{name}: expected readable rasters, found {len(broken)} that cannot be '
+            f'read, the first is {path} ({reason}); copy it again, or set '
+            'skip_unreadable: true'
+        )
+    if broken:
+        warnings.warn(
+            f'{name}: {len(broken)} of {len(broken) + len(files)} files cannot be read '
+            f'and are left out, the first is {next(iter(broken))}',
+            stacklevel=2,
+        )
+    if not files:
+        raise ValueError(
+            f'{name}: expected readable rasters in {list(paths)}, found none'
+        )
+
+
+def _check_bands(
+    name: str,
+    files: Sequence[RasterFile],
+    expected: Sequence[str],
+    more: bool = False,
+    names: bool = False,
+) -> None:
+    """Refuse files of another number of bands, or that describe them otherwise."""
+    for file in files:
+        found = len(file.bands(len(expected)))
+        if found == len(expected) or (more and found > len(expected)):
+            continue
+        cure = 'name every band of the file, in order'
+        if found == 1 and len(files) > 1:
+            cure = (
+                'where each band is a file of its own, give filename_regex with a group '
+                r"for its name, such as '(?P<band>.+)\.tif'"
+            )
+        raise ValueError(
+            f'{name}: expected {len(expected)} bands {list(expected)}, found {found} in '
+            f'{file.path}; {cure}'
+        )
+    if names:
+        described = (
+            (f.path, [f.descriptions[b - 1] for b in f.bands(len(expected))])
+            for f in files
+        )
+        check_descriptions(name, described, expected)
+
+
+def _check_scales(
+    name: str, entry: Mapping[str, Any], files: Sequence[RasterFile]
+) -> None:
+    """Refuse a scale or an offset in files of which the entry says nothing."""
+    if entry.get('scale') is not None or entry.get('offset') is not None:
+        return
+    for file in files:
+        if set(file.scales) != {(1.0, 0.0)}:
+            scales, offsets = (
+                values[0] if len(set(values)) == 1 else [*values]
+                for values in zip(*file.scales, strict=True)
+            )
+            raise ValueError(
+                f'{name}: expected scale or offset in the entry, for {file.path} has '
+                f'scale {scales} and offset {offsets}, which are not applied by '
+                f'themselves; give scale: {scales} and offset: {offsets} for values in '
+                'their unit, or scale: 1 for the numbers as they are stored'
+            )

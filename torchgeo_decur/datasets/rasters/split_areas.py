@@ -1,0 +1,222 @@
+"""Areas of a common footprint to train, validate and test on; they share no pixel."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import geopandas as gpd
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from shapely import Polygon
+from shapely.geometry.base import BaseGeometry
+
+from .join import JoinedRasters
+from .window_positions import holds_window, random_positions
+
+# Neighbourhoods that the smallest area is made of, where there are so many chips.
+BLOCKS = 4
+
+
+def strips(
+    rasters: JoinedRasters, fractions: Sequence[float], gap: float = 0.0
+) -> list[BaseGeometry]:
+    """Cut the common footprint into strips, from west to east, by area.
+
+    Args:
+        rasters: whose footprint to cut, along its columns of pixels.
+        fractions: share of the area of each strip; they add up to 1.
+        gap: width left free between two strips, in units of the CRS.
+
+    Returns:
+        One area for each fraction. It is empty where the gap leaves nothing of it.
+    """
+    footprint = rasters.footprint
+    west, south, east, north = footprint.bounds
+    xres = rasters.joined.res[0]
+    origin = rasters.files(shapely.get_parts(footprint)[:1])[0, 0]
+    edges = [west]
+    for share in np.cumsum(fractions)[:-1]:
+        low, high = west, east
+        while high - low > xres / 8:
+            middle = (low + high) / 2
+            part = footprint.intersection(shapely.box(west, south, middle, north))
+            if part.area < share * footprint.area:
+                low = middle
+            else:
+                high = middle
+        edges.append(origin + round(((low + high) / 2 - origin) / xres) * xres)
+    free = math.ceil(gap / xres - 1e-6) * xres
+    lefts = [edges[0], *(edge + free for edge in edges[1:])]
+    return [
+        footprint.intersection(shapely.box(left, south, right, north))
+        if left < right
+        else Polygon()
+        for left, right in zip(lefts, [*edges[1:], east], strict=True)
+    ]
+
+
+def whole_parts(
+    rasters: JoinedRasters,
+    fractions: Sequence[float],
+    gap: float = 0.0,
+    uneven: bool = False,
+) -> list[BaseGeometry] | None:
+    """Share out the separate parts of the common footprint, such as chips, uncut.
+
+    Parts that are closer than the gap stay together. So do neighbourhoods, which are
+    successive parts along a Hilbert curve.
+
+    Args:
+        rasters: whose footprint to share out.
+        fractions: share of the area of each of the results; they add up to 1.
+        gap: smallest distance of parts in different results, in units of the CRS.
+        uneven: whether to allow parts that are larger than the smallest fraction.
+
+    Returns:
+        One area for each fraction, or None if the parts are too few or too large. Parts
+        without room for a window are left out.
+    """
+    parts = shapely.get_parts(rasters.footprint)
+    if len(parts) < len(fractions):
+        return None
+    parts = parts[_hold_windows(rasters, parts)]
+    group = _groups(parts, gap)
+    sizes = np.bincount(group, weights=shapely.area(parts))
+    total = sizes.sum()
+    if len(sizes) < len(fractions):
+        return None
+    if sizes.max() > min(fractions) * total and not uneven:
+        return None
+    block = _blocks(parts, group, sizes, math.ceil(BLOCKS / min(fractions)))
+    areas = np.bincount(block, weights=sizes) / total
+    owner = np.zeros(len(areas), dtype=np.int64)
+    got = np.zeros(len(fractions))
+    # The largest first; equal ones along the curve.
+    for i in np.argsort(-areas.round(6), kind='stable'):
+        owner[i] = np.argmin(got / fractions)
+        got[owner[i]] += areas[i]
+    chosen = owner[block[group]]
+    shares = [parts[chosen == i].tolist() for i in range(len(fractions))]
+    return [shapely.MultiPolygon(share) for share in shares] if all(shares) else None
+
+
+def divide(
+    rasters: JoinedRasters, shares: Mapping[str, float], widths: Mapping[str, float]
+) -> dict[str, BaseGeometry]:
+    """Divide the common footprint into areas that share no pixel.
+
+    Separate parts, such as chips, go whole to one of the areas, where none is larger
+    than the smallest area. Other footprints are cut into strips.
+
+    Args:
+        rasters: whose footprint to divide.
+        shares: fraction of the area, by name; they add up to 1.
+        widths: width of a pixel of each dataset, in units of the CRS. Three pixels of
+            the coarsest are left free between areas, so that interpolation mixes none,
+            or of the coarsest that leaves room for a window, with a warning.
+
+    Returns:
+        An area by the same names. Where no division leaves room for a window in each,
+        it is the one with the largest gap.
+    """
+    xres = rasters.joined.res[0]
+    fractions = list(shares.values())
+    found: list[BaseGeometry] | None = None
+    for width in sorted({*widths.values()}, reverse=True):
+        gap = 3 * width - xres
+        cut = whole_parts(rasters, fractions, gap)
+        if cut is None:
+            cut = strips(rasters, fractions, gap)
+            if not _hold_all(rasters, cut):
+                cut = whole_parts(rasters, fractions, gap, uneven=True) or cut
+        found = found or cut
+        if _hold_all(rasters, cut):
+            found = cut
+            if shared := {n: w for n, w in widths.items() if w > width}:
+                warnings.warn(
+                    f'areas {list(shares)} share pixels of {list(shared)}, for three of '
+                    f'their pixels of {max(shared.values()):g} (in units of the CRS) '
+                    'between areas leave no room for a window; a larger fraction may',
+                    stacklevel=2,
+                )
+            break
+    return dict(zip(shares, found or [], strict=True))
+
+
+def describe_parts(
+    rasters: JoinedRasters, areas: Mapping[str, BaseGeometry]
+) -> str | None:
+    """Count the separate parts of each area.
+
+    Args:
+        rasters: whose footprint was divided.
+        areas: an area by name.
+
+    Returns:
+        A sentence, or None where the footprint is of one piece.
+
+    Warns:
+        UserWarning: if parts have no room for a window.
+    """
+    total = len(shapely.get_parts(rasters.footprint))
+    if total == 1:
+        return None
+    room = len(random_positions(rasters, rasters.footprint).parts)
+    if not rasters.dated and room < total:
+        warnings.warn(
+            f'{total - room} of {total} separate parts of the common footprint have no '
+            f'room for a window of {rasters.patch_size} pixels and are left out; lower '
+            'patch_size to use them',
+            stacklevel=2,
+        )
+    counts = {n: len(shapely.get_parts(area)) for n, area in areas.items()}
+    text = ', '.join(f'{count} for {name}' for name, count in counts.items())
+    return f'Of {total} separate parts of the common footprint: {text}'
+
+
+def _hold_all(rasters: JoinedRasters, areas: Sequence[BaseGeometry]) -> bool:
+    return all(holds_window(rasters, area) for area in areas)
+
+
+def _hold_windows(
+    rasters: JoinedRasters, parts: NDArray[np.object_]
+) -> NDArray[np.bool_]:
+    held = random_positions(rasters, rasters.footprint).parts
+    tree = shapely.STRtree(parts)
+    _, found = tree.query(shapely.point_on_surface(held), predicate='intersects')
+    holds = np.zeros(len(parts), dtype=bool)
+    holds[found] = True
+    return holds
+
+
+def _groups(parts: NDArray[np.object_], gap: float) -> NDArray[np.int64]:
+    """Number the groups of parts that are closer than a gap."""
+    tree = shapely.STRtree(parts)
+    pairs = tree.query(parts, predicate='dwithin', distance=gap * (1 - 1e-6))
+    graph = coo_array((np.ones(pairs.shape[1]), pairs), shape=(len(parts), len(parts)))
+    _, group = connected_components(graph, directed=False)
+    return cast(NDArray[np.int64], group)
+
+
+def _blocks(
+    parts: NDArray[np.object_],
+    group: NDArray[np.int64],
+    sizes: NDArray[np.float64],
+    number: int,
+) -> NDArray[np.int64]:
+    """Number the block of each group, a stretch of a Hilbert curve."""
+    along = gpd.GeoSeries(parts).hilbert_distance().to_numpy().astype(np.int64)
+    first = np.full(len(sizes), along.max())
+    np.minimum.at(first, group, along)
+    order = np.argsort(first, kind='stable')
+    block = np.empty(len(sizes), dtype=np.int64)
+    if len(sizes) <= number:
+        block[order] = np.arange(len(sizes))
+    else:
+        middle = np.cumsum(sizes[order]) - sizes[order] / 2
+        block[order] = np.minimum(middle / sizes.sum() * number, number - 1)
+    return block

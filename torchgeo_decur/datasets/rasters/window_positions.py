@@ -1,0 +1,325 @@
+"""Positions of windows in an area: on the pixels of each separate part, at each date."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import Any, cast
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
+from torchgeo.datasets.utils import GeoSlice
+
+from .join import JoinedRasters
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Shapes = NDArray[np.object_]
+
+# Share of a pixel by which rounding errors may put the border of an area.
+SLACK = 0.01
+ROUNDS = 1000
+MANY = 64
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Windows at regular steps from a corner, for each part of an area.
+
+    Args:
+        parts: polygons, shape (N,).
+        times: slice of time of each part, or an empty tuple where files have no dates.
+        corners: south-western corner of the first window of each part, shape (N, 2).
+        counts: columns and rows of windows of each part, shape (N, 2).
+        inside: parts all of whose positions are valid, shape (N,).
+        step: width and height of a step from one window to the next.
+        size: width and height of a window.
+    """
+
+    parts: Shapes
+    times: Sequence[tuple[slice, ...]]
+    corners: Floats
+    counts: Integers
+    inside: NDArray[np.bool_]
+    step: tuple[float, float]
+    size: tuple[float, float]
+
+    @cached_property
+    def ends(self) -> Integers:
+        """Number of positions up to and including those of each part."""
+        return cast(Integers, np.cumsum(self.counts.prod(1)))
+
+    def __len__(self) -> int:
+        """Return the number of positions, valid or not."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def place(self, numbers: Integers) -> tuple[Integers, Floats]:
+        """Locate positions.
+
+        Args:
+            numbers: numbers of positions, shape (K,).
+
+        Returns:
+            The part of each, shape (K,), and its bounds (west, south, east, north),
+            shape (K, 4).
+        """
+        part = np.searchsorted(self.ends, numbers, side='right')
+        offset = numbers - (self.ends[part] - self.counts[part].prod(1))
+        columns = self.counts[part, 0]
+        steps = np.stack([offset % columns, offset // columns], axis=1)
+        corner = self.corners[part] + steps * self.step
+        return part, np.concatenate([corner, corner + self.size], axis=1)
+
+    def draw(self, count: int, generator: np.random.Generator) -> list[GeoSlice]:
+        """Draw windows that lie wholly in a part; all are equally likely.
+
+        Args:
+            count: number of windows.
+            generator: source of randomness.
+
+        Returns:
+            The windows.
+
+        Raises:
+            ValueError: if no window is found, for parts are too narrow.
+        """
+        found: list[GeoSlice] = []
+        rounds = 0
+        while len(found) < count:
+            numbers = generator.integers(len(self), size=max(count, MANY))
+            part, bounds = self.place(numbers)
+            valid = self.inside[part]
+            check = ~valid
+            valid[check] = shapely.covers(
+                self._limits[part[check]], shapely.box(*bounds[check].T)
+            )
+            found += self.windows(part[valid], bounds[valid])
+            rounds += 1
+            if not found and rounds == ROUNDS:
+                raise ValueError(
+                    f'patch_size must fit in the area, but {rounds * max(count, MANY)} windows '
+                    'drawn at random stick out of it; lower patch_size'
+                )
+        return found[:count]
+
+    def windows(self, part: Integers, bounds: Floats) -> list[GeoSlice]:
+        """Return the slices of windows, from what :meth:`place` returned."""
+        return [
+            cast(GeoSlice, (slice(west, east), slice(south, north), *self.times[i]))
+            for i, (west, south, east, north) in zip(
+                part.tolist(), bounds.tolist(), strict=True
+            )
+        ]
+
+    @cached_property
+    def _limits(self) -> Shapes:
+        limits = _widened(self.parts, SLACK * min(self.step))
+        shapely.prepare(limits[~self.inside])
+        return limits
+
+
+def random_positions(rasters: JoinedRasters, area: BaseGeometry) -> Positions:
+    """Find the positions of windows that lie wholly in a part of an area.
+
+    A part that is smaller than a window by no more than the nodata that a window may
+    have, such as a chip that was projected, holds one window.
+
+    Args:
+        rasters: what to read.
+        area: where windows lie.
+
+    Returns:
+        One position for each pixel that can be the corner of a window. Parts that hold
+        none are left out.
+    """
+    parts, times = separate(rasters, area)
+    step = rasters.joined.res
+    size = np.array(rasters.size)
+    limits = _widened(parts, SLACK * min(step))
+    moved = [_moved(limits, size * (x, y)) for x in (0, 1) for y in (0, 1)]
+    free = reduce(cast(Any, shapely.intersection), moved)
+    fits = ~shapely.is_empty(free)
+    files = rasters.files(parts)
+    origins = files[:, [0, 3]]
+    bounds = shapely.bounds(free)
+    first = np.ceil((bounds[:, :2] - origins) / step)
+    counts = np.floor((bounds[:, 2:] - origins) / step) - first + 1
+    fits &= (counts >= 1).all(1)
+    single, nearly = _single(rasters, area, parts, files, ~fits)
+    corners = np.where(fits[:, None], origins + first * step, single)
+    counts = np.where(fits[:, None], counts, 1)
+    inside = nearly | _are_boxes(parts)
+    return _chosen(
+        parts, times, corners, counts, inside, step, rasters.size, fits | nearly
+    )
+
+
+def holds_window(rasters: JoinedRasters, area: BaseGeometry) -> bool:
+    """Return whether there is a position in an area, as :func:`random_positions`."""
+    return len(random_positions(rasters, area)) > 0
+
+
+def grid_positions(
+    rasters: JoinedRasters, area: BaseGeometry, whole: bool = False
+) -> Positions:
+    """Lay windows side by side over each part of an area.
+
+    Args:
+        rasters: what to read.
+        area: what the windows cover.
+        whole: True for windows that cover all of each part, beyond its border too;
+            False for windows within its bounding box, from its north-eastern corner. A
+            part that is a little too small is covered by one window.
+
+    Returns:
+        The positions. ``inside`` is not known of those in parts that are no rectangle.
+    """
+    parts, times = separate(rasters, area)
+    step, size = rasters.joined.res, np.array(rasters.size)
+    files = rasters.files(parts)
+    origins = files[:, [0, 3]]
+    bounds = shapely.bounds(parts).reshape(-1, 2, 2)
+    low, high = bounds[:, 0], bounds[:, 1]
+    if whole:
+        counts = np.ceil((high - low) / size - 1e-6)
+        south_west = (low + high - counts * size) / 2
+        corners = origins + np.round((south_west - origins) / step) * step
+    else:
+        last = np.floor((high - origins) / step + 1e-6)
+        first = np.ceil((low - origins) / step - 1e-6)
+        counts = (last - first) // rasters.patch_size
+        south_west = origins + last * step - counts * size
+        small = (counts < 1).any(1)
+        single, nearly = _single(rasters, area, parts, files, small)
+        corners = np.where(nearly[:, None], single, south_west)
+        counts = np.where(nearly[:, None], 1, counts)
+    inside = _are_boxes(parts) & (counts * size <= high - low + 1e-6 * size).all(1)
+    return _chosen(
+        parts,
+        times,
+        corners,
+        counts,
+        inside,
+        (float(size[0]), float(size[1])),
+        rasters.size,
+        (counts >= 1).all(1),
+    )
+
+
+def separate(
+    rasters: JoinedRasters, area: BaseGeometry
+) -> tuple[Shapes, list[tuple[slice, ...]]]:
+    """Take an area apart.
+
+    Args:
+        rasters: whose dates to tell apart.
+        area: a polygon, or several.
+
+    Returns:
+        Its separate polygons, for each date those that the files of the date cover, and
+        the slice of time of each, or an empty tuple where files have no dates.
+    """
+    parts = shapely.get_parts(area)
+    parts = parts[shapely.get_type_id(parts) == 3]
+    if not rasters.dated:
+        return parts, [()] * len(parts)
+    tree = shapely.STRtree(parts)
+    shapes: list[Any] = []
+    times: list[tuple[slice, ...]] = []
+    for time, footprint in rasters.footprints:
+        near = parts[np.sort(tree.query(footprint, predicate='intersects'))]
+        found = shapely.get_parts(shapely.intersection(near, footprint))
+        found = found[shapely.get_type_id(found) == 3]
+        shapes += found.tolist()
+        times += [(time,)] * len(found)
+    return np.array(shapes, dtype=object), times
+
+
+def clear_of_others(
+    rasters: JoinedRasters, area: BaseGeometry, boxes: Shapes
+) -> NDArray[np.bool_]:
+    """Find windows that show no pixel of the footprint outside an area.
+
+    Args:
+        rasters: whose footprint.
+        area: a part of it.
+        boxes: outlines of windows, shape (N,).
+
+    Returns:
+        Whether each shows none, shape (N,).
+    """
+    clear = np.ones(len(boxes), dtype=bool)
+    others = rasters.footprint.difference(area) if len(boxes) else area
+    if not len(boxes) or others.is_empty:
+        return clear
+    tree = shapely.STRtree(shapely.get_parts(others))
+    smaller = shapely.buffer(boxes, -min(rasters.joined.res) / 4, join_style='mitre')
+    touched, _ = tree.query(smaller, predicate='intersects')
+    clear[touched] = False
+    return clear
+
+
+def _single(
+    rasters: JoinedRasters,
+    area: BaseGeometry,
+    parts: Shapes,
+    files: Floats,
+    small: NDArray[np.bool_],
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Lay one window over the middle of each small part, within the file that is there.
+
+    Returns:
+        Its south-western corner, shape (N, 2), and whether enough of it is in the part,
+        shape (N,).
+    """
+    step, size = rasters.joined.res, np.array(rasters.size)
+    origins = files[:, [0, 3]]
+    middle = shapely.bounds(parts).reshape(-1, 2, 2).mean(1)
+    corners = origins + np.round((middle - size / 2 - origins) / step) * step
+    corners = np.clip(corners, files[:, :2], files[:, 2:] - size)
+    within = files[:, 2:] - files[:, :2] >= size - SLACK * min(step)
+    chosen = np.flatnonzero(small & within.all(1))
+    boxes = shapely.box(*corners[chosen].T, *(corners[chosen] + size).T)
+    filled = shapely.area(shapely.intersection(parts[chosen], boxes)) / size.prod()
+    enough = filled >= 1 - rasters.max_outside - 1e-6
+    nearly = np.zeros(len(parts), dtype=bool)
+    nearly[chosen] = enough & clear_of_others(rasters, area, boxes)
+    return corners, nearly
+
+
+def _chosen(
+    parts: Shapes,
+    times: Sequence[tuple[slice, ...]],
+    corners: Floats,
+    counts: Floats,
+    inside: NDArray[np.bool_],
+    step: tuple[float, float],
+    size: tuple[float, float],
+    chosen: NDArray[np.bool_],
+) -> Positions:
+    kept = np.flatnonzero(chosen)
+    return Positions(
+        parts[kept],
+        [times[i] for i in kept.tolist()],
+        corners[kept],
+        counts[kept].astype(np.int64),
+        inside[kept],
+        step,
+        size,
+    )
+
+
+def _widened(parts: Shapes, distance: float) -> Shapes:
+    return cast(Shapes, shapely.buffer(parts, distance, join_style='mitre'))
+
+
+def _moved(parts: Shapes, distance: Any) -> Shapes:
+    return cast(Shapes, shapely.transform(parts, lambda points: points - distance))
+
+
+def _are_boxes(parts: Shapes) -> NDArray[np.bool_]:
+    boxes = shapely.box(*shapely.bounds(parts).T)
+    return cast(
+        NDArray[np.bool_], shapely.area(parts) >= (1 - 1e-9) * shapely.area(boxes)
+    )

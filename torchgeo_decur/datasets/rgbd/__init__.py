@@ -1,0 +1,1 @@
+"""Indoor images of color and depth."""

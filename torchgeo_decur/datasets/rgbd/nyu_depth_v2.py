@@ -1,0 +1,113 @@
+"""NYU Depth v2: indoor frames of a Kinect."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..base import UnreadableFileError
+from ..io import not_found
+from .base import CLASSES, RGBDDataset, hdf5, loadmat
+from .hha import Intrinsics
+
+
+class NYUDepthV2(RGBDDataset):
+    """NYU Depth v2 (Silberman et al., ECCV 2012): 1,449 frames of a Kinect, 40 classes.
+
+    A sample has the keys of :class:`SUNRGBD`, with classes from 1 to 40, and depth in the
+    filled-in version (``depths``). Frames have 480 x 640 pixels. The split is the official
+    one: 795 frames to train with, 654 of other places to test.
+
+    The root has three files: ``nyu_depth_v2_labeled.mat`` (2.8 GB) and ``splits.mat`` of
+    the authors, and ``classMapping40.mat``, the 40 classes of Gupta et al. (CVPR 2013).
+    They are read with h5py and scipy (``pip install torchgeo-decur[rgbd]``).
+
+    Args:
+        root: see :class:`RGBDDataset`, as all others.
+        split: 'train' or 'test'.
+        depth: 'hha' or 'raw'.
+        size: height and width that every key is brought to.
+        cache: folder of the HHA images.
+        transforms: function of a sample that returns the sample to use.
+        skip_unreadable: whether the next frame replaces one that cannot be read.
+
+    Raises:
+        DatasetNotFoundError: if a file is not there.
+        UnreadableFileError: if a file is damaged.
+        ValueError: if an option is not valid.
+    """
+
+    classes = ('unlabelled', *CLASSES)
+    labelled = 'nyu_depth_v2_labeled.mat'
+    urls: ClassVar[dict[str, str]] = {
+        labelled: 'http://horatio.cs.nyu.edu/mit/silberman/nyu_depth_v2',
+        'splits.mat': 'http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup',
+        'classMapping40.mat': 'https://github.com/ankurhanda/nyuv2-meta-data',
+    }
+    # The colour camera of the authors' toolbox, to which the depth is projected.
+    camera = Intrinsics(518.857901, 519.469611, 325.582449, 253.736166)
+
+    def name(self, item: int) -> str:
+        """Name a frame by its number, from 1 as the authors count."""
+        return f'{item + 1:04d}'
+
+    def group(self, item: int) -> str:
+        """Name the place of a frame."""
+        return self._places[item]
+
+    def _find(self) -> list[int]:
+        root = Path(self.root)
+        absent = {f: url for f, url in self.urls.items() if not (root / f).exists()}
+        if absent:
+            listed = ', '.join(f'{f} (from {url})' for f, url in absent.items())
+            raise not_found(self, f'in {root} the files {listed}')
+        path = root / self.labelled
+        with hdf5(path) as file:
+            sizes = {k: len(file[k]) for k in ('images', 'depths', 'labels')}
+            self._places = [_text(file[r]) for r in file['scenes'][()].flatten()]
+        sizes['scenes'] = len(self._places)
+        if len(set(sizes.values())) > 1:
+            raise UnreadableFileError(
+                f'{path}: expected as many of each, found {sizes}; download it again'
+            )
+        mapping = np.atleast_1d(loadmat(root / 'classMapping40.mat', 'mapClass'))
+        self._to_class = torch.from_numpy(np.append(0, mapping).astype(np.int64))
+        numbers = np.atleast_1d(loadmat(root / 'splits.mat', f'{self.split}Ndxs'))
+        frames = [int(n) - 1 for n in numbers]
+        if not frames or min(frames) < 0 or max(frames) >= sizes['images']:
+            raise UnreadableFileError(
+                f'{root / "splits.mat"}: expected frames from 1 to {sizes["images"]}, '
+                f'found {[f + 1 for f in frames][:3]} ...; download it again'
+            )
+        return frames
+
+    def _read(self, key: str, item: int) -> Tensor:
+        """One frame of an array, (..., H, W) as MATLAB shows it."""
+        path = Path(self.root) / self.labelled
+        with hdf5(path) as file:
+            return torch.from_numpy(np.swapaxes(file[key][item], -1, -2).copy())
+
+    def _rgb(self, item: int) -> Tensor:
+        return self._read('images', item).float()
+
+    def _depth(self, item: int) -> Tensor:
+        return self._read('depths', item).float()
+
+    def _mask(self, item: int) -> Tensor:
+        labels = self._read('labels', item).long()
+        if labels.max() >= len(self._to_class):
+            raise ValueError(
+                f'{self.name(item)}: expected labels up to {len(self._to_class) - 1}, the '
+                f'names of classMapping40.mat, found {labels.max().item()}; download the '
+                'files again'
+            )
+        return self._to_class[labels]
+
+    def _intrinsics(self, item: int) -> Intrinsics:
+        return self.camera
+
+
+def _text(characters: Any) -> str:
+    return ''.join(map(chr, characters[()].flatten()))

@@ -1,0 +1,153 @@
+"""SUN RGB-D: indoor frames of four depth sensors."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..base import UnreadableFileError
+from ..io import not_found, read_image
+from .base import CLASSES, RGBDDataset, hdf5, loadmat
+from .hha import Intrinsics
+
+
+class SUNFrame(NamedTuple):
+    """One frame of SUN RGB-D.
+
+    Args:
+        scene: folder of the frame, from the sensor on, such as kv1/NYUdata/NYU0001.
+        rgb: file name of the photograph.
+        depth: file name of the depth.
+        number: place in the metadata, from 0.
+    """
+
+    scene: str
+    rgb: str
+    depth: str
+    number: int
+
+
+class SUNRGBD(RGBDDataset):
+    """SUN RGB-D (Song et al., CVPR 2015): 10,335 frames of four sensors, 37 classes.
+
+    A sample has the keys
+
+    * ``image_rgb``: photograph, 0 to 255, red, green, blue, float32, shape (3, H, W)
+    * ``image_hha``: horizontal disparity, height, angle, 0 to 255, float32,
+      shape (3, H, W), see :func:`~torchgeo_decur.datasets.encode_hha`; or with ``depth='raw'``
+      ``image_depth``: depth in m up to 8 m, 0 where unknown, float32, shape (1, H, W)
+    * ``mask``: 0 where not labelled, else the class from 1 to 37, int64, shape (H, W)
+
+    The depth is the one that the authors refined over neighbouring frames (``depth_bfx``).
+    Sizes differ between the sensors; give ``size`` to make batches. The split is the
+    official one: 5,285 frames to train with, 5,050 to test.
+
+    The root has the two archives of https://rgbd.cs.princeton.edu, unpacked:
+    ``SUNRGBD.zip`` and ``SUNRGBDtoolbox.zip``. Labels are read with h5py and scipy
+    (``pip install torchgeo-decur[rgbd]``).
+
+    Args:
+        root: see :class:`RGBDDataset`, as all others.
+        split: 'train' or 'test'.
+        depth: 'hha' or 'raw'.
+        size: height and width that every key is brought to.
+        cache: folder of the HHA images.
+        transforms: function of a sample that returns the sample to use.
+        skip_unreadable: whether the next frame replaces one with a damaged file.
+
+    Raises:
+        DatasetNotFoundError: if the archives are not there.
+        UnreadableFileError: if the metadata are damaged, or frames are missing.
+        ValueError: if an option is not valid.
+    """
+
+    classes = ('unlabelled', *CLASSES[:37])
+    labels = 'SUNRGBDtoolbox/Metadata/SUNRGBD2Dseg.mat'
+    metadata = 'SUNRGBDtoolbox/Metadata/SUNRGBDMeta.mat'
+    official = 'SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat'
+    farthest = 8.0
+
+    def name(self, item: SUNFrame) -> str:
+        """Name a frame by its folder."""
+        return item.scene
+
+    def group(self, item: SUNFrame) -> str:
+        """Name the video of a frame, for those of SUN3D, else the frame."""
+        parent, _, _ = item.scene.rpartition('/')
+        return parent if '/sun3ddata/' in item.scene else item.scene
+
+    def _find(self) -> list[SUNFrame]:
+        root = Path(self.root)
+        wanted = [root / f for f in (self.labels, self.metadata, self.official)]
+        if absent := [f for f in (*wanted, root / 'SUNRGBD') if not f.exists()]:
+            raise not_found(
+                self,
+                f'{absent[0]}: unzip SUNRGBD.zip (6.4 GB) and SUNRGBDtoolbox.zip (MD5 '
+                '18d22e1761d36352f37232cba102f91f) of https://rgbd.cs.princeton.edu/data '
+                f'in {root}',
+            )
+        frames = np.atleast_1d(loadmat(wanted[1], 'SUNRGBDMeta'))
+        found = {}
+        for number, meta in enumerate(frames):
+            scene = _scene(str(meta.rgbpath).rsplit('/', 2)[0])
+            frame = SUNFrame(scene, str(meta.rgbname), str(meta.depthname), number)
+            found[scene] = frame
+        with hdf5(wanted[0]) as file:
+            count = file['SUNRGBD2Dseg']['seglabel'].size
+        if count != len(frames):
+            raise UnreadableFileError(
+                f'{wanted[0]}: expected labels of {len(frames)} frames as in '
+                f'{wanted[1].name}, found {count}; unzip SUNRGBDtoolbox.zip again'
+            )
+        listed = loadmat(wanted[2], f'all{self.split}')
+        scenes = [_scene(str(s)) for s in np.atleast_1d(listed)]
+        missing = [
+            s for s in scenes if s not in found or not (root / 'SUNRGBD' / s).is_dir()
+        ]
+        if missing and not self.skip_unreadable:
+            raise UnreadableFileError(
+                f'{root / "SUNRGBD"}: expected {len(scenes)} frames of the {self.split} '
+                f'split, {len(missing)} are missing, the first is {missing[0]}; unzip '
+                'SUNRGBD.zip again, or pass skip_unreadable=True'
+            )
+        lost = set(missing)
+        return [found[s] for s in scenes if s not in lost]
+
+    def _folder(self, item: SUNFrame) -> Path:
+        return Path(self.root) / 'SUNRGBD' / item.scene
+
+    def _rgb(self, item: SUNFrame) -> Tensor:
+        return read_image(self._folder(item) / 'image' / item.rgb, 3)
+
+    def _depth(self, item: SUNFrame) -> Tensor:
+        image = read_image(self._folder(item) / 'depth_bfx' / item.depth)[0]
+        # Stored with the lowest three bits at the top.
+        stored = image.int()
+        millimetres = (stored >> 3) | ((stored & 7) << 13)
+        return (millimetres / 1000).clamp(max=self.farthest)
+
+    def _mask(self, item: SUNFrame) -> Tensor:
+        path = Path(self.root) / self.labels
+        with hdf5(path) as file:
+            reference = file['SUNRGBD2Dseg']['seglabel'][()].flatten()[item.number]
+            # MATLAB's columns are HDF5's rows.
+            return torch.from_numpy(file[reference][()].T.astype(np.int64))
+
+    def _intrinsics(self, item: SUNFrame) -> Intrinsics:
+        path = self._folder(item) / 'intrinsics.txt'
+        try:
+            matrix = np.array(path.read_text().split(), dtype=float).reshape(3, 3)
+        except (OSError, ValueError) as error:
+            raise UnreadableFileError(
+                f'{path} must hold nine numbers ({error}); restore it, or pass '
+                'skip_unreadable=True'
+            ) from error
+        return Intrinsics(matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
+
+
+def _scene(path: str) -> str:
+    """Folder of a frame from the sensor on, of a path on the authors' machine."""
+    tail = path.rpartition('SUNRGBD/')[2]
+    return '/'.join(part for part in tail.split('/') if part)

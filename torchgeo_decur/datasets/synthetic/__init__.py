@@ -1,0 +1,1 @@
+"""Built-in scenes: landscapes seen by simulated sensors."""

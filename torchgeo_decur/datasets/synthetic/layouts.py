@@ -1,0 +1,327 @@
+"""Synthetic scenes as files, in the directory layouts of real datasets.
+
+For tests, tutorials and measurements of reading speed: the readers of TorchGeo and of
+this package take these directories for the real thing.
+
+``ssl4eo_s12``
+    ``s1/<id>/<product>/{VV,VH}.tif`` (float32, dB) and
+    ``s2c/<id>/<product>/<band>.tif`` (uint16), one product for each date; with
+    ``surface=True`` also ``s2a``, 12 bands without B10. Real tiles have 264 pixels.
+``bigearthnet_v2``
+    ``BigEarthNet-S1``, ``BigEarthNet-S2`` (12 bands, at 10, 20 and 60 m),
+    ``Reference_Maps`` (codes of CORINE land cover) and ``metadata.parquet`` with the
+    19-class names of all covers on at least 2 % of the pixels. ``splits`` gives the
+    shares of train, validation and test. Real patches have 120 pixels.
+``geonrw``
+    ``<city>/<x>_<y>_{rgb.jp2,dem.tif,seg.tif}``, at 1 m. Scenes go to the ``cities`` in
+    turn; the directories of all other cities exist and are empty, as TorchGeo's reader
+    wants them. Real tiles have 1000 pixels.
+
+Coarser bands are block means, and ``s2a`` and BigEarthNet's bands are the scene's
+without the light of a clear sky. Places lie side by side in UTM zone 33N (32N for
+GeoNRW) and dates in 2020 (2017 for BigEarthNet); neither says anything.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import rasterio
+from numpy.typing import NDArray
+from PIL import Image
+from rasterio.transform import from_origin
+from torchgeo.datasets import GeoNRW
+from tqdm import tqdm
+
+from .landscapes import BUILT, CROP, FOREST, GRASS, ROAD, SOIL, WATER, WETLAND
+
+if TYPE_CHECKING:
+    from .scenes import SyntheticEO
+
+# B1 to B12 as SSL4EO-S12 spells them; the resolution of each in units of 10 m.
+_BANDS = {
+    'B1': 6,
+    'B2': 1,
+    'B3': 1,
+    'B4': 1,
+    'B5': 2,
+    'B6': 2,
+    'B7': 2,
+    'B8': 1,
+    'B8A': 2,
+    'B9': 6,
+    'B10': 6,
+    'B11': 2,
+    'B12': 2,
+}
+# Light of a clear sky in each band, in digital numbers.
+_SKY = (900, 700, 500, 300, 220, 150, 120, 100, 80, 40, 0, 20, 10)
+# Name in BigEarthNet's 19 classes and code of CORINE land cover, by cover.
+_CORINE = {
+    WATER: ('Inland waters', 512),
+    FOREST: ('Broad-leaved forest', 311),
+    GRASS: ('Pastures', 231),
+    CROP: ('Arable land', 211),
+    SOIL: ('Natural grassland and sparsely vegetated areas', 333),
+    WETLAND: ('Inland wetlands', 411),
+    BUILT: ('Urban fabric', 112),
+    ROAD: ('Industrial or commercial units', 121),
+}
+_GEONRW = {
+    WATER: 2,
+    FOREST: 1,
+    GRASS: 5,
+    CROP: 3,
+    SOIL: 3,
+    WETLAND: 5,
+    BUILT: 10,
+    ROAD: 9,
+}
+_CITIES = (*GeoNRW.train_list, *GeoNRW.test_list)
+_SPLITS = ('train', 'validation', 'test')
+
+Array = NDArray[Any]
+
+
+def write(
+    dataset: 'SyntheticEO',
+    root: str | Path,
+    layout: str,
+    num_scenes: int | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> None:
+    """Write scenes in the layout of a real dataset; see the module for the layouts.
+
+    Args:
+        dataset: the scenes; its ``modalities`` and ``transforms`` do not matter.
+        root: new or empty directory.
+        layout: 'ssl4eo_s12', 'bigearthnet_v2' or 'geonrw'.
+        num_scenes: how many scenes, from the first; by default all.
+        progress: whether to show a progress bar.
+        options: ``surface``, ``splits`` or ``cities``, where the layout has it.
+
+    Raises:
+        ValueError: if the layout or an option is unknown, the size does not fit the
+            layout, there are not so many scenes, or ``root`` is not empty.
+    """
+    if layout not in _WRITERS:
+        raise ValueError(f'layout must be one of {list(_WRITERS)}, got {layout!r}')
+    writer, modalities, known = _WRITERS[layout]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f'options of {layout} must be among {known}, got {unknown}')
+    number = len(dataset) if num_scenes is None else num_scenes
+    if not 1 <= number <= len(dataset):
+        raise ValueError(f'num_scenes must be in [1, {len(dataset)}], got {number}')
+    root = Path(root)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise ValueError(f'root must be a new or an empty directory, got {root}')
+    scenes = type(dataset)(
+        length=number,
+        size=dataset.size,
+        seed=dataset.seed,
+        modalities=modalities,
+        num_dates=dataset.num_dates,
+        common_strength=dataset.common_strength,
+        unique_strength=dataset.unique_strength,
+    )
+    partial = root.with_name(f'{root.name}.partial')
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    steps = writer(partial, scenes, **options)
+    for _ in tqdm(steps, layout, total=number, unit='scene', disable=not progress):
+        pass
+    if root.exists():
+        root.rmdir()
+    partial.replace(root)
+
+
+def _ssl4eo_s12(
+    root: Path, scenes: 'SyntheticEO', surface: bool = False
+) -> Iterator[None]:
+    for index, sample in enumerate(_samples(scenes)):
+        x, y = _corner(index, scenes.size)
+        for date in range(scenes.num_dates):
+            day = timedelta(days=(index + 365 * date // scenes.num_dates) % 365)
+            radar, optical = (
+                (datetime(2020, 1, 1, hour) + day).strftime('%Y%m%dT%H%M%S')
+                for hour in (6, 10)
+            )
+            product = (
+                f'S1A_IW_GRDH_1SDV_{radar}_{radar}_030000_037000_{index % 65536:04X}'
+            )
+            _tiles(
+                root / 's1' / f'{index:07}' / product,
+                dict(zip(('VV', 'VH'), sample['image_s1'][date], strict=True)),
+                x,
+                y,
+            )
+            bands = dict(zip(_BANDS, sample['image_s2'][date], strict=True))
+            product = f'{optical}_{optical}_T33UUP'
+            folder = root / 's2c' / f'{index:07}' / product
+            _tiles(folder, {k: v.astype(np.uint16) for k, v in bands.items()}, x, y)
+            if surface:
+                folder = root / 's2a' / f'{index:07}' / product
+                _tiles(folder, _surface(sample['image_s2'][date]), x, y)
+        yield
+
+
+def _bigearthnet_v2(
+    root: Path, scenes: 'SyntheticEO', splits: Sequence[float] = (0.5, 0.25, 0.25)
+) -> Iterator[None]:
+    if scenes.size % 6:
+        raise ValueError(
+            f'size must be a multiple of 6 for bands of 60 m, got {scenes.size}'
+        )
+    if len(splits) != 3 or min(splits) < 0 or abs(sum(splits) - 1) > 1e-6:
+        raise ValueError(
+            f'splits must be the shares of {list(_SPLITS)} with sum 1, got {list(splits)}'
+        )
+    ends = np.cumsum(splits) * len(scenes)
+    rows = []
+    for index, sample in enumerate(_samples(scenes)):
+        x, y = _corner(index, scenes.size)
+        place = f'33UUP_{index % 90:02}_{index // 90:02}'
+        scene = 'S1A_IW_GRDH_1SDV_20170613T165043'
+        tile = 'S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP'
+        s1_name = f'{scene}_{place}'
+        patch = f'{tile}_{place[6:]}'
+        radar = zip(('VV', 'VH'), sample['image_s1'][0], strict=True)
+        _tiles(
+            root / 'BigEarthNet-S1' / scene / s1_name,
+            {f'{s1_name}_{k}': v for k, v in radar},
+            x,
+            y,
+        )
+        bands = {
+            f'{patch}_B{k[1:]:>02}': _blocks(v, _BANDS[k])
+            for k, v in _surface(sample['image_s2'][0]).items()
+        }
+        _tiles(root / 'BigEarthNet-S2' / tile / patch, bands, x, y, scenes.size)
+        codes = _recode(sample['mask'], {k: c for k, (_, c) in _CORINE.items()})
+        _tiles(
+            root / 'Reference_Maps' / tile / patch,
+            {f'{patch}_reference_map': codes.astype(np.uint16)},
+            x,
+            y,
+        )
+        share = np.bincount(sample['mask'].flat, minlength=8) / sample['mask'].size
+        rows.append(
+            {
+                'patch_id': patch,
+                'labels': sorted(_CORINE[k][0] for k in _CORINE if share[k] >= 0.02),
+                'split': _SPLITS[min(int(np.searchsorted(ends, index, 'right')), 2)],
+                'country': 'Austria',
+                's1_name': s1_name,
+                's2v1_name': f'S2A_MSIL2A_20170613T101031_{place[6:]}',
+                'contains_seasonal_snow': False,
+                'contains_cloud_or_shadow': False,
+            }
+        )
+        yield
+    pd.DataFrame(rows).to_parquet(root / 'metadata.parquet')
+
+
+def _geonrw(
+    root: Path, scenes: 'SyntheticEO', cities: Sequence[str] = ('aachen', 'duesseldorf')
+) -> Iterator[None]:
+    unknown = [c for c in cities if c not in _CITIES]
+    if unknown or not cities:
+        raise ValueError(
+            f'cities must be one or more of {list(_CITIES)}, got {list(cities)}'
+        )
+    for city in _CITIES:
+        (root / city).mkdir()
+    for index, sample in enumerate(_samples(scenes)):
+        folder = root / cities[index % len(cities)]
+        x, y = 280000 + index * scenes.size, 5600000
+        name = f'{x}_{y}'
+        rgb = sample['image_rgb'][0].astype(np.uint8).transpose(1, 2, 0)
+        # Pillow cannot decode what GDAL encodes; the world file tells where it lies.
+        Image.fromarray(rgb).save(folder / f'{name}_rgb.jp2', irreversible=False)
+        world = (1.0, 0.0, 0.0, -1.0, x + 0.5, y - 0.5)
+        text = ''.join(f'{number}\n' for number in world)
+        (folder / f'{name}_rgb.j2w').write_text(text)
+        seg = _recode(sample['mask'], _GEONRW).astype(np.uint8)
+        tiles = {f'{name}_dem': sample['image_dem'][0, 0], f'{name}_seg': seg}
+        _tiles(folder, tiles, x, y, resolution=1, epsg=25832)
+        yield
+
+
+def _samples(scenes: 'SyntheticEO') -> Iterator[dict[str, Array]]:
+    """Scenes as arrays, always with dates: images (T, C, H, W)."""
+    for index in range(len(scenes)):
+        sample = {k: v.numpy() for k, v in scenes[index].items()}
+        yield {
+            k: v[None] if k.startswith('image') and v.ndim == 3 else v
+            for k, v in sample.items()
+        }
+
+
+def _corner(index: int, size: int) -> tuple[float, float]:
+    """Easting and northing of the upper left corner, in m."""
+    return 300000.0 + index % 90 * size * 10, 5400000.0 - index // 90 * size * 10
+
+
+def _surface(image: Array) -> dict[str, Array]:
+    """Bands without B10 and without the light of a clear sky."""
+    return {
+        band: np.clip(x - sky, 1, None).astype(np.uint16)
+        for band, x, sky in zip(_BANDS, image, _SKY, strict=True)
+        if band != 'B10'
+    }
+
+
+def _blocks(x: Array, factor: int) -> Array:
+    """Mean of blocks of ``factor`` x ``factor`` pixels, rounded."""
+    height, width = (n // factor for n in x.shape)
+    blocks = x.reshape(height, factor, width, factor).mean((1, 3))
+    return np.rint(blocks).astype(x.dtype)
+
+
+def _recode(mask: Array, codes: dict[int, int]) -> Array:
+    """Replace each cover by its code."""
+    return np.array([codes[k] for k in range(len(codes))])[mask]
+
+
+def _tiles(
+    folder: Path,
+    bands: dict[str, Array],
+    x: float,
+    y: float,
+    size: int | None = None,
+    resolution: float = 10,
+    epsg: int = 32633,
+) -> None:
+    """Write one GeoTIFF for each band; smaller ones have larger pixels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, band in bands.items():
+        pixel = resolution * (size or len(band)) / len(band)
+        with rasterio.open(
+            folder / f'{name}.tif',
+            'w',
+            driver='GTiff',
+            height=band.shape[0],
+            width=band.shape[1],
+            count=1,
+            dtype=band.dtype,
+            crs=f'EPSG:{epsg}',
+            transform=from_origin(x, y, pixel, pixel),
+            compress='deflate',
+        ) as file:
+            file.write(band, 1)
+
+
+_WRITERS: dict[
+    str, tuple[Callable[..., Iterator[None]], tuple[str, ...], tuple[str, ...]]
+] = {
+    'ssl4eo_s12': (_ssl4eo_s12, ('s1', 's2'), ('surface',)),
+    'bigearthnet_v2': (_bigearthnet_v2, ('s1', 's2'), ('splits',)),
+    'geonrw': (_geonrw, ('rgb', 'dem'), ('cities',)),
+}

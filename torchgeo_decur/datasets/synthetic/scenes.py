@@ -1,0 +1,400 @@
+"""Procedural scenes whose shared and unique factors are known by construction."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from torch.nn.functional import one_hot
+from torchgeo.datasets import NonGeoDataset
+
+from ...modalities import MODALITIES
+from ..plotting import plot_images
+from .landscapes import COVERS, LANDSCAPES, Fields, Floats, Place, make_place
+from .sensors import (
+    BANDS,
+    OPTICAL_STATES,
+    RADAR_STATES,
+    aerial,
+    sentinel1,
+    sentinel2,
+    surface_model,
+)
+
+# Each part of a scene draws from a stream of its own, so that none disturbs another.
+_STREAMS = (
+    'labels',
+    'ground',
+    'layout',
+    's1',
+    's1_date',
+    's1_state',
+    's2',
+    's2_date',
+    's2_state',
+    'rgb_date',
+    'dem',
+    'grain',
+)
+# Sensor noise of Sentinel-2 in digital numbers, and how far its parts are shifted.
+_GRAIN, _SHIFT = 20.0, 4096
+_SYNERGY = len(RADAR_STATES)
+
+
+class SyntheticEO(NonGeoDataset):
+    r"""Co-registered radar, optical and elevation images, made as they are asked for.
+
+    A scene is a terrain and a land cover, seen by Sentinel-1 (backscatter in dB, gamma
+    speckle, tilt towards the radar), Sentinel-2 (13 bands in digital numbers, sun,
+    haze, clouds and their shadows), an elevation model with trees and buildings, and
+    an aerial camera. One pixel stands for 10 m. Seed and index decide everything: no
+    download, the same values in every process.
+
+    Four labels are known by construction. The first three are drawn uniformly and
+    independently of each other:
+
+    ================== =================== ======= =========================================
+    label              seen by             classes what it is
+    ================== =================== ======= =========================================
+    ``label_common``   every sensor        8       landscape: how the place is divided, and
+                                                   into what
+    ``label_s1``       radar alone         6       roughness (rows, moist patches,
+                                                   scatterers) in one polarisation
+    ``label_s2``       optical alone       6       state of the vegetation: which group of
+                                                   bands rises, and which falls, in patches
+    ``label_synergy``  both together       6       (``label_s1`` + ``label_s2``) mod 6
+    ================== =================== ======= =========================================
+
+    So ``label_synergy`` is independent of each of the other three, and only knowing
+    ``label_s1`` and ``label_s2`` together tells it. The last two factors never touch
+    the pixels of the other sensor; :meth:`render` shows it. An ``rgb`` image shows
+    those states of ``label_s2`` that change the visible bands.
+
+    With ``multilabel``, a sample also has ``label``, the classes of the first three labels
+    as one multi-label task, such as BigEarthNet's.
+
+    What stands in the way, and is drawn for each sensor and date on its own: offset of
+    the radar, looks and speckle, incidence side, brightness of the light, direction
+    of the sun, haze, clouds. With several dates, these differ between the dates and
+    the season moves on, while place, parcels and labels stay.
+
+    Training and validation scenes take different seeds.
+
+    Args:
+        length: number of scenes.
+        size: height and width in pixels.
+        seed: seed of all scenes.
+        modalities: which of 's1', 's2', 'dem' and 'rgb' to make, in order.
+        num_dates: number of dates T of each scene.
+        common_strength: contrast between covers in every modality; 0 hides
+            ``label_common``, 1 is the calibrated contrast.
+        unique_strength: contrast of what one sensor alone sees; 0 hides ``label_s1``
+            and ``label_s2``, 1 is the calibrated contrast.
+        multilabel: whether samples have ``label``.
+        keep: whether a scene stays in memory once it is made, in each process:
+            4 bytes for each value of its images, and 8 for each pixel.
+        transforms: a function that takes a sample and returns a new one.
+
+    Raises:
+        ValueError: if a modality is unknown or repeated, or a number is too small.
+
+    Example:
+        >>> dataset = SyntheticEO(length=8, size=32)
+        >>> sample = dataset[3]
+        >>> sample['image_s1'].shape, sample['image_s2'].shape, sample['mask'].shape
+        (torch.Size([2, 32, 32]), torch.Size([13, 32, 32]), torch.Size([32, 32]))
+        >>> dataset.num_classes['label_common']
+        8
+    """
+
+    #: Name of the known modality that each has the bands and the unit of.
+    all_modalities: ClassVar[dict[str, str]] = {
+        's1': 'sentinel1_grd',
+        's2': 'sentinel2_l1c',
+        'dem': 'geonrw_dem',
+        'rgb': 'geonrw_rgb',
+    }
+    classes: ClassVar[tuple[str, ...]] = COVERS
+    label_classes: ClassVar[dict[str, tuple[str, ...]]] = {
+        'label_common': tuple(LANDSCAPES),
+        'label_s1': RADAR_STATES,
+        'label_s2': OPTICAL_STATES,
+        'label_synergy': tuple(f'sum {i}' for i in range(_SYNERGY)),
+    }
+    colormap: ClassVar[ListedColormap] = ListedColormap(
+        [
+            '#2a6fb0',
+            '#1e6b34',
+            '#9bc968',
+            '#e3c74f',
+            '#b98a5e',
+            '#58a6a0',
+            '#c8423f',
+            '#8d8d8d',
+        ]
+    )
+
+    def __init__(
+        self,
+        length: int = 1024,
+        size: int = 64,
+        seed: int = 0,
+        modalities: Sequence[str] = ('s1', 's2'),
+        num_dates: int = 1,
+        common_strength: float = 1.0,
+        unique_strength: float = 1.0,
+        multilabel: bool = False,
+        keep: bool = False,
+        transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        """Initialize a new SyntheticEO instance."""
+        known = [m for m in self.all_modalities if m in modalities]
+        if not known or len(known) != len(modalities):
+            raise ValueError(
+                f'modalities must be one or more different of '
+                f'{list(self.all_modalities)}, got {list(modalities)}'
+            )
+        numbers = {
+            'length': (length, 1),
+            'size': (size, 16),
+            'seed': (seed, 0),
+            'num_dates': (num_dates, 1),
+            'common_strength': (common_strength, 0),
+            'unique_strength': (unique_strength, 0),
+        }
+        for name, (value, low) in numbers.items():
+            if not value >= low:
+                raise ValueError(f'{name} must be at least {low}, got {value}')
+        self.length = length
+        self.size = size
+        self.seed = seed
+        self.modalities = tuple(modalities)
+        self.num_dates = num_dates
+        self.common_strength = common_strength
+        self.unique_strength = unique_strength
+        self.multilabel = multilabel
+        self.keep = keep
+        self._kept: dict[int, dict[str, Any]] = {}
+        self.transforms = transforms
+        self._fields = Fields(size)
+        # Drawing this anew for every image would double the time of a scene.
+        self._grain: Floats | None = None
+        if 's2' in modalities:
+            self._grain = np.float32(_GRAIN) * self._rng(0, 'grain').standard_normal(
+                BANDS * size * size + _SHIFT, dtype=np.float32
+            )
+
+    @property
+    def num_classes(self) -> dict[str, int]:
+        """Number of classes of each label, by its key."""
+        return {k: len(v) for k, v in self.label_classes.items()}
+
+    def __len__(self) -> int:
+        """Number of scenes.
+
+        Returns:
+            Length of the dataset.
+        """
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Make a scene.
+
+        Args:
+            index: number of the scene.
+
+        Returns:
+            ``image_<m>`` of each modality, shape (C, H, W), or (T, C, H, W) with
+            ``num_dates`` > 1, float32: ``s1`` VV and VH in dB, ``s2`` 13 bands in digital
+            numbers, ``dem`` height in m, ``rgb`` from 0 to 255; the labels, integers
+            without dimensions; with ``multilabel``, ``label``, 20 numbers 0 or 1 in the
+            order of the classes of ``label_common``, ``label_s1`` and ``label_s2``;
+            ``mask``, the land cover, shape (H, W).
+
+        Raises:
+            IndexError: if ``index`` is out of range.
+        """
+        sample = self._kept.get(index) or self.render(index)
+        if self.keep:
+            self._kept[index] = sample
+        sample = dict(sample)
+        return sample if self.transforms is None else self.transforms(sample)
+
+    def draw_labels(self, index: int) -> dict[str, int]:
+        """Draw the labels of a scene, without making its images.
+
+        Args:
+            index: number of the scene.
+
+        Returns:
+            Each label by its key.
+
+        Raises:
+            IndexError: if ``index`` is out of range.
+
+        Example:
+            >>> sorted(SyntheticEO().draw_labels(0))
+            ['label_common', 'label_s1', 'label_s2', 'label_synergy']
+        """
+        if not 0 <= index < self.length:
+            raise IndexError(f'index must be in [0, {self.length - 1}], got {index}')
+        numbers = self.num_classes
+        drawn = self._rng(index, 'labels').integers([numbers[k] for k in _DRAWN])
+        return _with_synergy(dict(zip(_DRAWN, drawn.tolist(), strict=True)))
+
+    def render(self, index: int, **labels: int) -> dict[str, Any]:
+        """Make a scene, with some of its factors set by hand.
+
+        All else stays as it is, noise included: what differs from ``dataset[index]``
+        is the effect of the factor.
+
+        Args:
+            index: number of the scene.
+            labels: ``label_common``, ``label_s1`` or ``label_s2``.
+
+        Returns:
+            The sample, without ``transforms``.
+
+        Raises:
+            IndexError: if ``index`` is out of range.
+            ValueError: if a label is not one of the three, or is not one of its classes.
+
+        Example:
+            >>> dataset = SyntheticEO(size=32)
+            >>> a, b = (dataset.render(0, label_s1=i) for i in range(2))
+            >>> torch.equal(a['image_s2'], b['image_s2'])
+            True
+        """
+        for name, value in labels.items():
+            if name not in _DRAWN:
+                raise ValueError(f'labels must be among {list(_DRAWN)}, got {name!r}')
+            if not 0 <= value < self.num_classes[name]:
+                raise ValueError(
+                    f'{name} must be in [0, {self.num_classes[name] - 1}], got {value}'
+                )
+        chosen = _with_synergy({**self.draw_labels(index), **labels})
+        streams = partial(self._rng, index)
+        place = make_place(chosen['label_common'], self._fields, streams)
+        sample: dict[str, Any] = {}
+        for m in self.modalities:
+            dates = [self._image(m, place, chosen, streams, d) for d in self._dates]
+            image = dates[0] if self.num_dates == 1 else np.stack(dates)
+            sample[f'image_{m}'] = torch.from_numpy(image)
+        for name, value in chosen.items():
+            sample[name] = torch.tensor(value)
+        if self.multilabel:
+            hot = [one_hot(sample[k], self.num_classes[k]) for k in _DRAWN]
+            sample['label'] = torch.cat(hot)
+        sample['mask'] = torch.from_numpy(place.cover)
+        return sample
+
+    def write(
+        self,
+        root: str | Path,
+        layout: str,
+        num_scenes: int | None = None,
+        progress: bool = True,
+        **options: Any,
+    ) -> None:
+        """Write scenes as files, in the directory layout of a real dataset.
+
+        The files are written next to ``root`` and moved there when all are complete.
+
+        Args:
+            root: new or empty directory.
+            layout: 'ssl4eo_s12', 'bigearthnet_v2' or 'geonrw'; see
+                ``torchgeo_decur.datasets.synthetic.layouts`` for what each one holds.
+            num_scenes: how many scenes, from the first; by default all.
+            progress: whether to show a progress bar.
+            options: of the layout: ``surface`` (SSL4EO-S12), ``splits`` (BigEarthNet),
+                ``cities`` (GeoNRW).
+
+        Raises:
+            ValueError: if the layout or an option is unknown, the size does not fit
+                the layout, there are not so many scenes, or ``root`` is not empty.
+        """
+        from .layouts import write
+
+        write(self, root, layout, num_scenes, progress, **options)
+
+    def plot(
+        self,
+        sample: dict[str, Any],
+        show_titles: bool = True,
+        suptitle: str | None = None,
+    ) -> Figure:
+        """Plot the images and the land cover of a sample.
+
+        Args:
+            sample: a sample of this dataset, in physical units.
+            show_titles: whether to write what each panel shows.
+            suptitle: a title of the figure.
+
+        Returns:
+            The figure, one row for each date.
+        """
+        if suptitle is None and show_titles:
+            names = [
+                self.label_classes[k][int(sample[k])] for k in _DRAWN if k in sample
+            ]
+            suptitle = ' | '.join(names)
+        return plot_images(
+            {m: sample[f'image_{m}'] for m in self.modalities},
+            {m: MODALITIES[self.all_modalities[m]] for m in self.modalities},
+            {'land cover': sample['mask']},
+            self.classes,
+            self.colormap,
+            show_titles,
+            suptitle,
+        )
+
+    @property
+    def _dates(self) -> range:
+        return range(self.num_dates)
+
+    def _rng(self, index: int, stream: str, date: int = 0) -> np.random.Generator:
+        key = (self.seed, index, _STREAMS.index(stream), date)
+        return np.random.default_rng(key)
+
+    def _image(
+        self,
+        modality: str,
+        place: Place,
+        labels: dict[str, int],
+        streams: Callable[..., np.random.Generator],
+        date: int,
+    ) -> Floats:
+        """One modality on one date, shape (C, H, W)."""
+        contrast = (self.common_strength, self.unique_strength)
+        season = date / self.num_dates
+        if modality == 's1':
+            state = labels['label_s1']
+            return sentinel1(place, self._fields, streams, state, date, *contrast)
+        state = labels['label_s2']
+        if modality == 's2' and self._grain is not None:
+            return sentinel2(
+                place,
+                self._fields,
+                streams,
+                state,
+                self._grain,
+                season,
+                date,
+                *contrast,
+            )
+        if modality == 'rgb':
+            return aerial(place, self._fields, streams, state, season, date, *contrast)
+        return surface_model(place, streams, self.common_strength)
+
+
+_DRAWN = ('label_common', 'label_s1', 'label_s2')
+
+
+def _with_synergy(labels: dict[str, int]) -> dict[str, int]:
+    """Add the label that needs both sensors."""
+    total = labels['label_s1'] + labels['label_s2']
+    return {**labels, 'label_synergy': total % _SYNERGY}

@@ -1,0 +1,1 @@
+"""Images of shape, texture and color, drawn in pairs."""

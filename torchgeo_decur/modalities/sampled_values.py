@@ -1,0 +1,106 @@
+"""The values of one modality in a batch, ready to be looked at on the host."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .modality import Modality
+
+# As many numbers of a batch as are moved to the host.
+_NUMBERS = 2**21
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of one modality in a batch, without missing pixels.
+
+    Args:
+        modality: what the images are.
+        images: a sample of the pixels, on the CPU, NaN where missing, shape (N, C, P).
+        low: smallest value of each band in the whole batch, shape (C,).
+        high: largest value of each band, shape (C,).
+    """
+
+    modality: Modality
+    images: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, valid: Tensor, modality: Modality) -> 'Values':
+        """Take the values out of a batch; this waits for the device.
+
+        Args:
+            x: images, shape (..., C, H, W).
+            valid: whether each value is one, same shape.
+            modality: what they are.
+
+        Returns:
+            The values.
+        """
+        largest = torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).max
+        smallest = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
+        bands = tuple(d for d in range(x.ndim) if d != x.ndim - 3)
+        low = x.masked_fill(~valid, largest).amin(bands)
+        high = x.masked_fill(~valid, smallest).amax(bands)
+        pixels = x.flatten(-2).flatten(0, -3)
+        count = pixels.shape[-1]
+        most = max(_NUMBERS // max(pixels.shape[0] * pixels.shape[1], 1), 64)
+        if count > most:
+            # Multiples of the golden ratio are spread evenly, and follow no column.
+            place = torch.arange(most, dtype=torch.float64) * 0.6180339887498949
+            index = (place.frac() * count).long()
+            pixels = pixels[..., index.to(x.device)]
+            valid = valid.flatten(-2).flatten(0, -3)[..., index.to(x.device)]
+        else:
+            valid = valid.flatten(-2).flatten(0, -3)
+        values = pixels.cpu().double().masked_fill(~valid.cpu(), torch.nan)
+        return cls(modality, values, low.cpu().double(), high.cpu().double())
+
+    @property
+    def varying(self) -> Tensor:
+        """Whether each band has more than one value, shape (C,)."""
+        return self.high > self.low
+
+    @cached_property
+    def border(self) -> Tensor:
+        """Whether all bands of a pixel are exactly 0, shape (N, P)."""
+        return (self.images == 0).all(1)
+
+    @cached_property
+    def bands(self) -> Tensor:
+        """Values of each band outside of the border, NaN where missing, shape (C, M)."""
+        inside = self.images.masked_fill(self.border[:, None], torch.nan)
+        return inside.transpose(0, 1).flatten(1)
+
+    @cached_property
+    def medians(self) -> Tensor:
+        """Median of each band outside of the border, NaN without a value, shape (C,)."""
+        return self.bands.nanmedian(1).values
+
+    @cached_property
+    def median(self) -> float:
+        """Median of all bands that vary."""
+        return float(self.bands[self.varying].nanmedian())
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Smallest and largest value of the bands that vary, outside of the border."""
+        values = self.bands[self.varying]
+        values = values[~values.isnan()]
+        if not values.numel():
+            return 0.0, 0.0
+        return float(values.min()), float(values.max())
+
+    @property
+    def fractional(self) -> bool:
+        """Whether values are no whole numbers."""
+        values = self.bands[~self.bands.isnan()]
+        return bool((values != values.round()).any())
+
+    def names(self, chosen: Tensor) -> list[str]:
+        """Name the bands that a tensor (C,) chooses."""
+        pairs = zip(self.modality.bands, chosen.tolist(), strict=True)
+        return [band for band, is_chosen in pairs if is_chosen]

@@ -1,0 +1,375 @@
+"""Signs in the values of a batch that their unit, order or scale is not the one named."""
+
+from collections.abc import Callable, Iterator, Mapping
+from enum import IntEnum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .band_names import canonical
+from .sampled_values import Values
+
+#: Topic of values that are beyond the statistics, as those of another place may be.
+SHIFTED = 'shifted'
+# Values that files use for missing pixels.
+_FILLS = (-32768.0, -32767.0, -9999.0, -99999.0)
+_HIGH_FILLS = (32767.0, 65535.0)
+# Netcdf, ESRI and others fill with numbers near the end of float32.
+_BEYOND = 1e20
+# Offset of Sentinel-2 products since processing baseline 04.00, in digital numbers.
+_OFFSET = 1000
+_OFFSET_CURE = (
+    'Sentinel-2 products of processing baseline 04.00 and later (since January 2022) '
+    'hold digital numbers + 1000; give offset: -1000'
+)
+
+
+class Severity(IntEnum):
+    """How sure a sign is."""
+
+    #: Worth a warning; natural images may look so.
+    NOTE = 0
+    #: Worth a warning; an error where several training batches agree.
+    SUSPICION = 1
+    #: Near certain: an error.
+    ERROR = 2
+
+
+class Sign(NamedTuple):
+    """One thing that is wrong with a modality, or may be.
+
+    Args:
+        topic: what it is about; equal in several batches that agree.
+        severity: how sure it is.
+        message: expected, found and cure.
+    """
+
+    topic: str
+    severity: Severity
+    message: str
+
+
+def inspect(values: Values) -> list[Sign]:
+    """Look for signs of a wrong unit, order, scale or undeclared nodata.
+
+    Args:
+        values: of one modality.
+
+    Returns:
+        The signs, the surest first.
+    """
+    signs = list(_constant(values))
+    if values.varying.any():
+        for look in _LOOKS:
+            signs += look(values)
+        # A wrong unit explains the order and the scale too.
+        if not any(s.severity is Severity.ERROR for s in signs):
+            signs += _order(values)
+            signs += _ends(values)
+    return sorted(signs, key=lambda sign: -sign.severity)
+
+
+def _constant(values: Values) -> Iterator[Sign]:
+    # A single image may well have an even band.
+    if not values.varying.all() and (
+        len(values.images) > 1 or not values.varying.any()
+    ):
+        names = values.names(~values.varying)
+        yield Sign(
+            'constant',
+            Severity.NOTE,
+            f'bands {names} are constant over the batch; they carry no information',
+        )
+
+
+def _fills(values: Values) -> Iterator[Sign]:
+    """Look for values of missing pixels that no ``nodata`` declares."""
+    digital = values.modality.unit == 'DN'
+    for i, band in enumerate(values.modality.bands):
+        found = values.images[:, i]
+        for fill, end in ((values.low[i], -1), (values.high[i], 1)):
+            value = float(fill)
+            known = value in (_FILLS if end < 0 else _HIGH_FILLS)
+            # A saturated pixel of an optical sensor is 65535 too.
+            if not (abs(value) >= _BEYOND or (known and not (digital and end > 0))):
+                continue
+            rest = found[~found.isnan() & (found != value)]
+            if not rest.numel():
+                continue
+            low, high = float(rest.min()), float(rest.max())
+            gap = low - value if end < 0 else value - high
+            if gap > (high - low) / 2 and gap > 0:
+                share = float((found == value).double().mean())
+                yield Sign(
+                    'nodata',
+                    Severity.ERROR,
+                    f'expected measurements, found {value:g} in {share:.1%} of the '
+                    f'pixels of band {band}, and all others in [{low:.4g}, '
+                    f'{high:.4g}]: a missing pixel that nothing declares; give '
+                    f'nodata: {value:g}',
+                )
+                return
+
+
+def _borders(values: Values) -> Iterator[Sign]:
+    """Look for zeros around a scene, which are values of no sensor."""
+    decibel = values.modality.unit == 'dB'
+    share = float(values.border.double().mean())
+    several = values.modality.channels > 1
+    if (decibel and share >= 0.01) or (
+        several and values.modality.unit == 'DN' and share >= 0.3
+    ):
+        brightest = ', the brightest of all in dB' if decibel else ''
+        yield Sign(
+            'border',
+            Severity.NOTE,
+            f'{share:.0%} of the pixels are exactly 0 in all bands{brightest}, as at '
+            'the borders of scenes; if they are missing, give nodata: 0',
+        )
+
+
+def _decibel(values: Values) -> Iterator[Sign]:
+    if values.modality.unit != 'dB':
+        return
+    (low, high), median = values.span, values.median
+    start = 'expected backscatter in dB (mostly between -30 and 5), found '
+    spread = f'values in [{low:.4g}, {high:.4g}], '
+    if median > 60_000:
+        yield Sign(
+            'unit',
+            Severity.ERROR,
+            f'{start}{spread}as of negative numbers that were stored as unsigned '
+            'integers of 16 bits (uint16); write the files again as float32 or int16',
+        )
+    elif median > 40:
+        yield Sign(
+            'unit',
+            Severity.ERROR,
+            f'{start}{spread}as in amplitudes or digital numbers of a product that is '
+            'not calibrated; calibrate it, and convert power with 10 * log10(x)',
+        )
+    elif low >= 0:
+        yield Sign(
+            'unit',
+            Severity.ERROR if 0 < median <= 1.5 else Severity.SUSPICION,
+            f'{start}only {spread}as in linear power; convert with 10 * log10(x)',
+        )
+    elif median < -60:
+        factor = 100 if median < -300 else 10
+        yield Sign(
+            'unit',
+            Severity.ERROR,
+            f'{start}{spread}with a median of {median:.4g}, as in dB times {factor}, a '
+            f'common way to store integers; give scale: {1 / factor:g}',
+        )
+    else:
+        below = (values.bands < -36).double().sum(1)
+        below = below / (~values.bands.isnan()).sum(1).clamp(min=1)
+        if (below >= 0.3).any():
+            yield Sign(
+                'unit',
+                Severity.NOTE,
+                f'{below.max():.0%} of the pixels of band '
+                f'{values.modality.bands[int(below.argmax())]} are below -36 dB, which '
+                'is below the noise of the sensors; the logarithm may have been taken '
+                'twice over (20 * log10 of power: give scale: 0.5), or of zeros',
+            )
+
+
+def _digital(values: Values) -> Iterator[Sign]:
+    if values.modality.unit != 'DN':
+        return
+    low, high = values.span
+    start = 'expected digital numbers (reflectance times 10,000), found '
+    spread = f'values in [{low:.4g}, {high:.4g}], '
+    known = values.bands[~values.bands.isnan()]
+    negative = float((known < 0).double().mean()) if known.numel() else 0.0
+    full = int((values.high == 255).sum())
+    if high <= 2 and values.fractional:
+        yield Sign(
+            'unit',
+            Severity.ERROR,
+            f'{start}{spread}as in reflectance or scaled data; feed the raw numbers, '
+            'the datamodule scales them, or give scale: 10000',
+        )
+    elif low < -1100 or (negative > 0.25 and high <= 50 and values.fractional):
+        yield Sign(
+            'unit',
+            Severity.ERROR,
+            f'{start}{spread}as in standardised data; feed the raw numbers',
+        )
+    elif high <= 255 and low >= 0 and values.modality.channels > 3:
+        if full >= 3 or values.median >= 64:
+            yield Sign(
+                'unit',
+                Severity.ERROR if full >= 3 else Severity.SUSPICION,
+                f'{start}{spread}as in 8-bit data; feed the raw numbers',
+            )
+    elif negative > 0.25:
+        yield Sign(
+            'unit',
+            Severity.SUSPICION,
+            f'{start}{negative:.0%} of them negative; was an offset taken off twice?',
+        )
+    yield from _offset(values)
+
+
+def _offset(values: Values) -> Iterator[Sign]:
+    """Look for the offset of Sentinel-2, where no scene can be so bright by itself."""
+    names = [canonical(b) for b in values.modality.bands]
+    if 'b10' in names:
+        # Hardly any light of 1375 nm gets through the air: some tens, over clouds more.
+        cirrus = values.images[:, names.index('b10')]
+        cirrus = cirrus.masked_fill(cirrus == 0, torch.nan)
+        low = cirrus.nanquantile(0.05, dim=1)
+        middle = cirrus.nanmedian(1).values
+        # Towering clouds send some of it back too, and unevenly.
+        even = cirrus.nanquantile(0.95, dim=1) - low < 250
+        cloud = torch.zeros_like(even)
+        for band in {'b2', 'b3', 'b4'} & set(names):
+            bright = values.images[:, names.index(band)].nanmedian(1).values >= 6000
+            cloud = cloud | (bright & ~even)
+        looked_at = ~middle.isnan() & ~cloud
+        shifted = (low >= _OFFSET - 50) & (middle <= 1.5 * _OFFSET) & looked_at
+        known = int(looked_at.sum())
+        count = int(shifted.sum())
+        if count and count >= known / 10:
+            every = count == known
+            found = (
+                f'expected digital numbers near 0 in band B10, found {_OFFSET} and more'
+            )
+            yield Sign(
+                'offset',
+                Severity.ERROR if every else Severity.NOTE,
+                f'{found} in every image; {_OFFSET_CURE}'
+                if every
+                else f'{found} in {count} of {known} images; {_OFFSET_CURE} where all '
+                'images have it, or take 1000 from the files of these',
+            )
+    elif {'b11', 'b12'} & set(names) and {'b1', 'b2', 'b3', 'b4'} & set(names):
+        positive = values.bands[values.bands > 0]
+        floor, dark = (_lowest(positive, share) for share in (0.001, 0.1))
+        # Water, shadow and forest are just above the offset; bright deserts are not.
+        if 0.99 * _OFFSET <= floor <= 1.3 * _OFFSET and dark <= 1.5 * _OFFSET:
+            yield Sign(
+                'offset',
+                Severity.NOTE,
+                f'no pixel is darker than {floor:.0f} in any band, not even water, '
+                f'shadow or forest; {_OFFSET_CURE}',
+            )
+
+
+def _lowest(x: Tensor, share: float) -> float:
+    """Return the value that a share of the values is below; 0 without values."""
+    place = int(share * x.numel()) + 1
+    return float(x.kthvalue(place).values) if x.numel() else 0.0
+
+
+def _byte(values: Values) -> Iterator[Sign]:
+    if values.modality.unit != 'uint8':
+        return
+    low, high = float(values.low.min()), float(values.high.max())
+    if low < 0 or high > 255 or (high <= 1 and values.fractional):
+        yield Sign(
+            'unit',
+            Severity.ERROR,
+            f'expected values from 0 to 255, found [{low:.3g}, {high:.3g}]; feed the '
+            'raw bytes, the datamodule scales them',
+        )
+
+
+def _order(values: Values) -> Iterator[Sign]:
+    """Compare polarisations: surfaces send back more in the one they were lit with."""
+    names = [canonical(b) for b in values.modality.bands]
+    for co, cross in (('vv', 'vh'), ('hh', 'hv')):
+        if names.count(co) != 1 or names.count(cross) != 1:
+            continue
+        pair = [names.index(co), names.index(cross)]
+        if not values.varying[pair].all():
+            continue
+        first, second = values.bands[pair].nanmean(1).tolist()
+        if values.modality.unit == 'dB' or values.span[0] < 0:
+            difference = first - second
+        else:
+            ratio = torch.tensor(first / second if second else 1.0)
+            difference = float(10 * ratio.clamp(min=1e-9).log10())
+        # Both are noise over calm water, and differ by little.
+        if difference < -1.5:
+            a, b = (values.modality.bands[i] for i in pair)
+            yield Sign(
+                'order',
+                Severity.ERROR if difference < -3 else Severity.SUSPICION,
+                f'expected {a} brighter than {b} (bands '
+                f'{list(values.modality.bands)}), found mean {a} {first:.4g} < {b} '
+                f'{second:.4g}; the bands are swapped; give bands in the order of the '
+                'files, or use SelectBands',
+            )
+
+
+def _ends(values: Values) -> Iterator[Sign]:
+    """Measure the share of each band that scaling puts at an end of [0, 1]."""
+    modality = values.modality
+    plain = modality.unit == 'uint8' and modality.mean is None
+    if modality.limits is None or plain:
+        return
+    low, high = (torch.tensor(v, dtype=torch.float64) for v in modality.limits)
+    known = (~values.bands.isnan()).sum(1).clamp(min=1)
+    below = (values.bands <= low[:, None]).sum(1) / known
+    above = (values.bands >= high[:, None]).sum(1) / known
+    middle = values.medians
+    distance = torch.maximum(low - middle, middle - high) / (high - low)
+    inside = torch.zeros_like(middle, dtype=torch.bool)
+    if natural := _NATURAL.get(modality.unit):
+        inside = (middle >= natural[0]) & (middle <= natural[1])
+    # Snow is beyond the statistics of fields by many times their width, but not by 50.
+    most = 5.0 if natural else 50.0
+    far = distance > torch.where(inside, 50.0, most)
+    nearly = torch.maximum(below, above) >= 0.95
+    b10 = torch.tensor([canonical(b) == 'b10' for b in modality.bands])
+    dark = b10 & (below >= 0.95) & (low > _OFFSET / 2)
+    cure = (
+        'mean and std must be those of these values; compare them with the values of '
+        'the files, and give scale, offset or nodata where files hold another unit'
+    )
+    if dark.any():
+        cure = (
+            f'the statistics are of images with the offset of {_OFFSET} of processing '
+            f'baseline 04.00, and these have none; {cure}'
+        )
+    if dark.any() or (nearly & ~inside).all() or (nearly & far).all():
+        chosen = dark if dark.any() else nearly
+        certain = bool(dark.any() or far.all())
+        yield Sign(
+            'ends' if certain else SHIFTED,
+            Severity.ERROR if certain else Severity.SUSPICION,
+            f'expected values that mean and std bring into [0, 1], found bands '
+            f'{values.names(chosen)} nearly all at an end of it (medians '
+            f'{[float(f"{v:.4g}") for v in middle[chosen].tolist()]}); {cure}',
+        )
+        return
+    clipped = (torch.maximum(below, above) >= 0.3) & ~inside
+    if clipped.any():
+        shares = torch.maximum(below, above)[clipped]
+        names = values.names(clipped)
+        yield Sign(
+            SHIFTED,
+            Severity.NOTE,
+            f'scaling puts bands {names} at an end of [0, 1], {shares.max():.0%} of '
+            f'{names[int(shares.argmax())]}; {cure}',
+        )
+
+
+# Medians that bands have in extreme scenes too: water, snow, desert, cities, mountains.
+_NATURAL: Mapping[str, tuple[float, float]] = {
+    'dB': (-36, 15),
+    'DN': (0, 16_000),
+    'm': (-12_000, 9000),
+}
+_LOOKS: tuple[Callable[[Values], Iterator[Sign]], ...] = (
+    _fills,
+    _borders,
+    _decibel,
+    _digital,
+    _byte,
+)

@@ -1,0 +1,252 @@
+"""Checks that the values of a batch are in the unit, order and layout they should be in."""
+
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .modality import Modality
+from .sampled_values import Values
+from .unit_errors import SHIFTED, Severity, Sign, inspect
+
+SWITCH = 'TORCHGEO_DECUR_CHECK'
+# Batches of training that must agree before a suspicion ends it.
+_AGREE = 4
+# Batches of a stage that are looked at in any case until one holds something.
+_MOST = 16
+
+
+def invalid_pixels(x: Tensor, nodata: float | None) -> Tensor | None:
+    """Where pixels hold no data.
+
+    Args:
+        x: images of any shape.
+        nodata: the value that marks a missing pixel; NaN is a valid choice.
+
+    Returns:
+        Boolean tensor of the shape of ``x``, or None when ``nodata`` is None.
+    """
+    if nodata is None:
+        return None
+    if math.isnan(nodata):
+        return x.isnan()
+    if x.is_floating_point():
+        # As the data hold it: half precision makes -3.4e38 an infinity.
+        nodata = torch.tensor(nodata, dtype=torch.float64).to(x.dtype).item()
+    return x == nodata
+
+
+def cure_of_holes(modality: Modality) -> str:
+    """Say what to do about NaN and infinite values that do not count as missing.
+
+    Args:
+        modality: what the images are. Where it has a nodata value, another would turn
+            the pixels that have it into measurements.
+
+    Returns:
+        The end of a message.
+    """
+    if modality.nodata is None:
+        return 'fill them, or give the modality a nodata value (nodata: .nan for NaN)'
+    return f"fill them with the modality's nodata value, {modality.nodata}"
+
+
+def check(images: Mapping[str, Tensor], modalities: Mapping[str, Modality]) -> None:
+    """Look at one batch and refuse data in another unit, order or layout.
+
+    Meant for the first batches of a run: it waits for the device.
+
+    Args:
+        images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W), in the
+            unit that the modality names.
+        modalities: what each modality is.
+
+    Raises:
+        ValueError: naming modality, expected, found and cure, for a wrong number of
+            channels, NaN or infinite values, and where a unit, an order of bands, a
+            scale or an undeclared value of missing pixels is wrong with near certainty.
+            With the environment variable ``TORCHGEO_DECUR_CHECK=warn`` these are
+            warnings, but for the first two.
+
+    Warns:
+        UserWarning: if any of that may be wrong.
+    """
+    FirstBatches(modalities).look(images)
+
+
+@dataclass
+class _Stage:
+    """What is known after some batches of a stage."""
+
+    batches: int = 0
+    done: bool = False
+    seen: set[str] = field(default_factory=set)
+    suspicions: set[tuple[str, str]] | None = None
+
+
+class FirstBatches:
+    """Look at the first batches of each stage of a run, and at no others.
+
+    What is near certain to be wrong is refused, on the rest there is one warning. A stage
+    is looked at until each modality had a batch that is not empty or constant. A
+    suspicion that several training batches share is refused too.
+
+    Args:
+        modalities: what each modality is.
+    """
+
+    def __init__(self, modalities: Mapping[str, Modality]) -> None:
+        """Initialize a new FirstBatches instance."""
+        self.modalities = modalities
+        self._stages: dict[str, _Stage] = {}
+        self._warned: set[tuple[str, str]] = set()
+
+    def done(self, stage: str = '') -> bool:
+        """Return whether no more batches of a stage need to be looked at.
+
+        Args:
+            stage: name of the stage.
+        """
+        state = self._stages.get(stage)
+        return not self.modalities or (state is not None and state.done)
+
+    def look(
+        self, images: Mapping[str, Tensor], stage: str = '', training: bool = False
+    ) -> None:
+        """Look at a batch; this waits for the device.
+
+        Args:
+            images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W).
+            stage: name of the stage; batches of different stages may be of other files.
+            training: whether batches are drawn at random, so that several which agree
+                are no accident.
+
+        Raises:
+            ValueError: as in :func:`check`.
+        """
+        state = self._stages.setdefault(stage, _Stage())
+        state.batches += 1
+        suspicions = {}
+        for name, modality in self.modalities.items():
+            values = _values(name, images, modality)
+            if values is None:
+                self._warn(name, 'empty', 'the first batch holds nothing but nodata')
+                continue
+            if values.varying.any():
+                state.seen.add(name)
+            for sign in inspect(values):
+                if sign.topic == SHIFTED and stage and not training:
+                    # Statistics are of training; another place may well differ.
+                    continue
+                if sign.severity is Severity.ERROR:
+                    self._refuse(name, sign)
+                elif sign.severity is Severity.SUSPICION:
+                    suspicions[name, sign.topic] = sign
+                    self._warn(name, sign.topic, sign.message)
+                else:
+                    self._warn(name, sign.topic, sign.message)
+        shared = set(suspicions) & (state.suspicions or set(suspicions))
+        first = state.suspicions is None
+        state.suspicions = shared if first or state.suspicions else set()
+        agree = training and bool(state.suspicions)
+        if agree and state.batches >= _AGREE:
+            for name, topic in sorted(state.suspicions):
+                self._refuse(name, suspicions[name, topic])
+        state.done = state.batches >= _MOST or (
+            state.seen == set(self.modalities)
+            and (not agree or state.batches >= _AGREE)
+        )
+
+    def _warn(self, name: str, topic: str, message: str) -> None:
+        if (name, topic) not in self._warned:
+            self._warned.add((name, topic))
+            warnings.warn(f'{name}: {message}', stacklevel=4)
+
+    def _refuse(self, name: str, sign: Sign) -> None:
+        if only_warns():
+            self._warn(name, f'{sign.topic}, certain', sign.message)
+        else:
+            raise ValueError(f'{name}: {sign.message}. {HINT}')
+
+
+HINT = f'If the data are right as they are, set the environment variable {SWITCH}=warn'
+
+
+def only_warns() -> bool:
+    """Return whether the user asks for warnings in place of refusals.
+
+    Raises:
+        ValueError: if the environment variable has another value.
+    """
+    value = os.environ.get(SWITCH, '')
+    if value not in ('', 'warn'):
+        raise ValueError(
+            f"the environment variable {SWITCH} must be 'warn' or not set, got {value!r}"
+        )
+    return value == 'warn'
+
+
+def check_unit_interval(images: Mapping[str, Tensor]) -> None:
+    """Look at a batch and refuse images that nobody scaled to [0, 1].
+
+    Meant for the first batch that a task gets: it waits for the device.
+
+    Args:
+        images: images by modality, shape (..., C, H, W).
+
+    Raises:
+        ValueError: if images are integers, or values are outside of [0, 1]. With the
+            environment variable ``TORCHGEO_DECUR_CHECK=warn`` the latter is a warning.
+    """
+    for name, x in images.items():
+        if not x.is_floating_point():
+            raise ValueError(
+                f'{name}: expected images in [0, 1], floating point, found {x.dtype}; '
+                'scale them with transforms.ScaleToUnit, or divide bytes by 255'
+            )
+        low, high = (float(v) for v in x.detach().aminmax())
+        # Interpolation and half precision may go beyond by a little.
+        if x.numel() and (low < -0.02 or high > 1.02):
+            message = (
+                f'{name}: expected images in [0, 1], found values in [{low:.4g}, '
+                f'{high:.4g}]; use a datamodule of torchgeo_decur, or scale them with '
+                'transforms.ScaleToUnit'
+            )
+            if not only_warns():
+                raise ValueError(f'{message}. {HINT}')
+            warnings.warn(message, stacklevel=2)
+
+
+def _values(
+    name: str, images: Mapping[str, Tensor], modality: Modality
+) -> Values | None:
+    """Return the values of a modality, or None where all are missing."""
+    if name not in images:
+        raise ValueError(
+            f'{name}: expected image_{name} in the batch, found {sorted(images)}'
+        )
+    x = images[name].detach()
+    if x.shape[-3] != modality.channels:
+        raise ValueError(
+            f'{name}: expected {modality.channels} bands {list(modality.bands)}, '
+            f'found {x.shape[-3]}; select or pad the bands'
+        )
+    # Compared in the precision of the data: -3.4028235e38 is no float64 of a float32.
+    invalid = invalid_pixels(x, modality.nodata)
+    valid = torch.ones_like(x, dtype=torch.bool) if invalid is None else ~invalid
+    if not valid.any():
+        return None
+    finite = x.isfinite() | ~valid
+    if not finite.all():
+        per_band = finite.transpose(-3, 0).flatten(1).all(1).tolist()
+        bad = [b for b, ok in zip(modality.bands, per_band, strict=True) if not ok]
+        raise ValueError(
+            f'{name}: expected finite values, found '
+            f'{int((~finite).sum())} NaN or infinite in bands {bad}; '
+            f'{cure_of_holes(modality)}'
+        )
+    return Values.of(x, valid, modality)

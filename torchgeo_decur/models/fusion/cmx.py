@@ -1,0 +1,339 @@
+"""CMX: two modalities that correct each other after every stage of their encoders."""
+
+from collections.abc import Mapping, Sequence
+from math import gcd
+from typing import cast
+
+import torch
+from segmentation_models_pytorch.base.initialization import initialize_decoder
+from torch import Tensor, nn
+
+from ..encoder import Weights
+from ..segmentation.decoders import build_decoder
+from ..segmentation.pyramid import StagedPyramid
+from ..segmentation.segmenter import Segmenter
+from .late_fusion import fill
+
+
+def rectify(x: Tensor, other: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
+    r"""Add to a map what the other modality says, weighted by channel and by place.
+
+    .. math:: x' = x + \tfrac12 w^C \odot o + \tfrac12 w^S \odot o
+
+    Args:
+        x: map :math:`x`, shape (B, C, H, W).
+        other: map :math:`o` of the other modality, of the same shape.
+        channel: weights :math:`w^C` of its channels, shape (B, C).
+        spatial: weights :math:`w^S` of its places, shape (B, H, W).
+
+    Returns:
+        The rectified map, shape (B, C, H, W).
+
+    Example:
+        >>> x, other = torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 1, 2)
+        >>> rectify(x, other, torch.tensor([[1.0]]), torch.tensor([[[0.0, 1.0]]]))
+        tensor([[[[0.5000, 1.0000]]]])
+    """
+    return x + 0.5 * (channel[:, :, None, None] + spatial[:, None]) * other
+
+
+def global_context(keys: Tensor, values: Tensor, heads: int) -> Tensor:
+    r"""Summarise a map in one small matrix per head, at a cost linear in its size.
+
+    .. math:: G = \operatorname{softmax}\bigl(K^\top V / \sqrt{d}\bigr)
+
+    over the dimensions of the keys, with d dimensions a head. The sum over the places
+    is computed in float32 at least.
+
+    Args:
+        keys: :math:`K`, shape (B, N, C).
+        values: :math:`V`, shape (B, N, C).
+        heads: number of heads.
+
+    Returns:
+        Context, shape (B, heads, d, d); columns sum to 1.
+
+    Example:
+        >>> global_context(torch.zeros(1, 5, 4), torch.ones(1, 5, 4), heads=2)[0, 0]
+        tensor([[0.5000, 0.5000],
+                [0.5000, 0.5000]])
+    """
+    dtype = torch.promote_types(keys.dtype, torch.float32)
+    k, v = (_split(x.to(dtype), heads) for x in (keys, values))
+    with torch.autocast(k.device.type, enabled=False):
+        context: Tensor = (k.transpose(-2, -1) @ v / k.shape[-1] ** 0.5).softmax(-2)
+    return context
+
+
+def attend(queries: Tensor, context: Tensor) -> Tensor:
+    """Ask a context of the other modality.
+
+    Args:
+        queries: shape (B, N, C).
+        context: what :func:`global_context` returns, shape (B, heads, d, d).
+
+    Returns:
+        Answers, shape (B, N, C).
+    """
+    answers = _split(queries, context.shape[1]) @ context.to(queries.dtype)
+    return answers.transpose(1, 2).flatten(2)
+
+
+class FeatureRectification(nn.Module):
+    r"""Rectify the features of two modalities by each other.
+
+    Channel weights are a perceptron of the mean and the maximum of both maps, spatial
+    weights two 1x1 convolutions, both through a sigmoid, and :math:`x' = x + \tfrac12 (w^C + w^S) \odot o`
+    adds the other map o to x. A map of zeros adds nothing.
+
+    Args:
+        channels: number of channels C of either map.
+
+    Example:
+        >>> x = torch.rand(2, 8, 5, 6)
+        >>> first, second = FeatureRectification(8)(x, torch.zeros_like(x))
+        >>> first.equal(x), second.equal(x)
+        (True, False)
+    """
+
+    def __init__(self, channels: int) -> None:
+        """Initialize a new FeatureRectification instance."""
+        super().__init__()
+        self.channel = nn.Sequential(
+            nn.Linear(4 * channels, 4 * channels),
+            nn.ReLU(),
+            nn.Linear(4 * channels, 2 * channels),
+            nn.Sigmoid(),
+        )
+        self.spatial = nn.Sequential(
+            nn.Conv2d(2 * channels, channels, kernel_size=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, 2, kernel_size=1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Rectify two maps.
+
+        Args:
+            first: map of the first modality, shape (B, C, H, W).
+            second: map of the second modality, of the same shape.
+
+        Returns:
+            Both, rectified.
+        """
+        both = torch.cat([first, second], dim=1)
+        pooled = torch.cat([both.mean((2, 3)), both.amax((2, 3))], dim=1)
+        channel = self.channel(pooled).chunk(2, dim=1)
+        spatial = self.spatial(both).unbind(dim=1)
+        return (
+            rectify(first, second, channel[1], spatial[1]),
+            rectify(second, first, channel[0], spatial[0]),
+        )
+
+
+class FeatureFusion(nn.Module):
+    r"""Fuse the features of two modalities into one map.
+
+    Each modality is split into a residual y and an interactive part u. The u ask for
+    the global context of the other modality, :math:`\operatorname{softmax}(K^\top V /
+    \sqrt d)` of d x d numbers a head; y and the answer lead back to C channels, with a
+    residual and a LayerNorm. Both together are reduced
+    to C channels, in a shortcut and in a path with a depthwise convolution.
+
+    Args:
+        channels: number of channels C of either map.
+        heads: number of heads of the cross-attention; divides C.
+
+    Example:
+        >>> x = torch.rand(2, 8, 5, 6)
+        >>> FeatureFusion(8, heads=2)(x, x).shape
+        torch.Size([2, 8, 5, 6])
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        """Initialize a new FeatureFusion instance."""
+        super().__init__()
+        c = channels
+        self.heads = heads
+        self.split = nn.ModuleList(nn.Linear(c, 2 * c) for _ in range(2))
+        self.keys_values = nn.ModuleList(
+            nn.Linear(c, 2 * c, bias=False) for _ in range(2)
+        )
+        self.merge = nn.ModuleList(nn.Linear(2 * c, c) for _ in range(2))
+        self.norm = nn.ModuleList(nn.LayerNorm(c) for _ in range(2))
+        self.shortcut = nn.Conv2d(2 * c, c, kernel_size=1, bias=False)
+        self.embed = nn.Sequential(
+            nn.Conv2d(2 * c, c, kernel_size=1),
+            nn.Conv2d(c, c, kernel_size=3, padding=1, groups=c),
+            nn.ReLU(),
+            nn.Conv2d(c, c, kernel_size=1),
+            nn.BatchNorm2d(c),
+        )
+        self.embed_norm = nn.BatchNorm2d(c)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Fuse two maps.
+
+        Args:
+            first: map of the first modality, shape (B, C, H, W).
+            second: map of the second modality, of the same shape.
+
+        Returns:
+            The fused map, shape (B, C, H, W).
+        """
+        tokens = [x.flatten(2).transpose(1, 2) for x in (first, second)]
+        parts = [
+            split(x).relu().chunk(2, dim=-1)
+            for split, x in zip(self.split, tokens, strict=True)
+        ]
+        contexts = []
+        for project, (_, u) in zip(self.keys_values, parts, strict=True):
+            keys, values = project(u).chunk(2, dim=-1)
+            contexts.append(global_context(keys, values, self.heads))
+        exchanged = [
+            norm(x + merge(torch.cat([y, attend(u, context)], dim=-1)))
+            for norm, merge, x, (y, u), context in zip(
+                self.norm, self.merge, tokens, parts, reversed(contexts), strict=True
+            )
+        ]
+        both = torch.cat(exchanged, dim=-1).transpose(1, 2)
+        both = both.unflatten(2, first.shape[2:])
+        fused: Tensor = self.embed_norm(self.shortcut(both) + self.embed(both))
+        return fused
+
+
+class CMXSegmenter(Segmenter):
+    """Two encoders that rectify each other after every stage, and a SegFormer decoder.
+
+    Zhang et al., *CMX: Cross-Modal Fusion for RGB-X Semantic Segmentation with
+    Transformers*, IEEE Transactions on Intelligent Transportation Systems 2023,
+    https://arxiv.org/abs/2203.04838. The rectified features of a stage are what
+    the next stage of each encoder gets; the four fused maps are decoded.
+
+    An absent modality is zeros for rectification and fusion of every stage: it adds
+    nothing to the other modality, and gets nothing from it. Where it is absent in the
+    whole batch, its encoder is not run.
+
+    Args:
+        modalities: number of channels of each of the two modalities, by name.
+        backbone: name of a timm model, one for both or one for each. Its stages must
+            be a chain of modules, such as those of MiT, ResNet and ConvNeXt.
+        weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        num_classes: number of classes.
+        freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`; rectification,
+            fusion and decoder learn nevertheless.
+        modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
+        bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+
+    Raises:
+        ValueError: if there are not two modalities, a backbone does not suit, or an
+            option is not valid.
+
+    Example:
+        >>> segmenter = CMXSegmenter({'rgb': 3, 'hha': 3}, 'mit_b0', num_classes=37).eval()
+        >>> segmenter({'rgb': torch.rand(2, 3, 50, 61)}).shape
+        torch.Size([2, 37, 50, 61])
+    """
+
+    encoders: StagedPyramid
+
+    def __init__(
+        self,
+        modalities: Mapping[str, int],
+        backbone: str | Mapping[str, str] = 'mit_b2',
+        weights: Weights | Mapping[str, Weights] = None,
+        num_classes: int = 11,
+        freeze_backbone: bool = False,
+        modality_dropout: float = 0.0,
+        bands: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Initialize a new CMXSegmenter instance."""
+        if len(modalities) != 2:
+            raise ValueError(
+                f'modalities must be two for cmx, got {list(modalities)}; segformer '
+                'decodes any number with late fusion'
+            )
+        encoders = StagedPyramid(modalities, backbone, weights, bands)
+        widths, other = encoders.channels.values()
+        if widths != other:
+            raise ValueError(
+                'backbone must give both modalities levels of the same channels for '
+                f'cmx, got {encoders.channels}'
+            )
+        decoder = build_decoder('segformer', widths, encoders.strides, num_classes)
+        super().__init__(encoders, decoder, freeze_backbone, modality_dropout)
+        # As many as the stages of MiT have themselves: 1, 2, 5 and 8.
+        heads = [width // gcd(*widths) for width in widths]
+        self.rectification = nn.ModuleList(FeatureRectification(c) for c in widths)
+        self.fusion = nn.ModuleList(map(FeatureFusion, widths, heads))
+        initialize_decoder(self.rectification)
+        initialize_decoder(self.fusion)
+
+    def mask(
+        self,
+        features: Mapping[str, Sequence[Tensor]],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, list[Tensor]]:
+        """Set features of absent modalities to zero, and note who is there.
+
+        Args:
+            features: the first level of some or both modalities.
+            available: whether each sample has a modality, shape (B,).
+
+        Returns:
+            The first level, shape (B, C, h, w), and where a sample may lack a modality
+            the presence that later stages need, 1 or 0, shape (B, 1, 1, 1).
+        """
+        if not available and not (self.training and self.modality_dropout > 0):
+            return super().mask(features)
+        noted = {
+            m: [levels[0], levels[0].new_ones(len(levels[0]), 1, 1, 1)]
+            for m, levels in features.items()
+        }
+        return super().mask(noted, available)
+
+    def fuse(self, features: Mapping[str, Sequence[Tensor]]) -> list[Tensor]:
+        """Rectify, run the later stages on what is rectified, and fuse every stage.
+
+        Args:
+            features: what :meth:`~torchgeo_decur.models.Segmenter.encode` returns, of one or both modalities.
+
+        Returns:
+            The four fused levels, each (B, C, h, w).
+        """
+        x = {m: levels[0] for m, levels in features.items()}
+        presence = {m: p for m, levels in features.items() for p in levels[1:]}
+        absent = {m: p for m, p in presence.items() if not bool(p.all())}
+
+        def hide(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {m: t * absent[m] if m in absent else t for m, t in maps.items()}
+
+        def next_stage(i: int, m: str, t: Tensor) -> Tensor:
+            # BatchNorm must not see samples that are not there.
+            if m in absent:
+                t = fill(t, absent[m].flatten().bool())
+            return self.encoders.stage(m, i, t)
+
+        fused = []
+        for i, (rectification, fusion) in enumerate(
+            zip(self.rectification, self.fusion, strict=True)
+        ):
+            if i:
+                x = hide({m: next_stage(i, m, t) for m, t in x.items()})
+            rectified = dict(
+                zip(self.channels, rectification(*self._pair(x)), strict=True)
+            )
+            x = hide({m: rectified[m] for m in x})
+            fused.append(cast(Tensor, fusion(*self._pair(x))))
+        return fused
+
+    def _pair(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
+        """Maps of both modalities in order, zeros for one that is not there."""
+        zeros = torch.zeros_like(next(iter(maps.values())))
+        return [maps.get(m, zeros) for m in self.channels]
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """Split channels into heads: (B, N, C) to (B, heads, N, d)."""
+    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)

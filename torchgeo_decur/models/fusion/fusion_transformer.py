@@ -1,0 +1,98 @@
+"""A transformer that fuses the tokens of several modalities."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class FusionTransformer(nn.Module):
+    """A transformer over the tokens of several modalities; its class token sums them up.
+
+    A linear layer of its own brings the tokens of each modality to one width; its bias
+    tells modalities apart. No position is added: modalities are cropped independently,
+    so that a place in one feature map is not that place in another. Modalities that are
+    not there have no tokens; nothing stands for them.
+
+    Args:
+        channels: number of channels of the tokens of each modality, by name.
+        width: width of the transformer.
+        depth: number of layers.
+        heads: number of attention heads.
+
+    Raises:
+        ValueError: if an option is not positive, or ``heads`` do not divide ``width``.
+
+    Example:
+        >>> import torch
+        >>> fusion = FusionTransformer({'s1': 64, 's2': 32}, width=16, heads=4)
+        >>> fusion({'s2': torch.randn(2, 9, 32)}).shape
+        torch.Size([2, 16])
+    """
+
+    def __init__(
+        self,
+        channels: Mapping[str, int],
+        width: int = 512,
+        depth: int = 1,
+        heads: int = 8,
+    ) -> None:
+        """Initialize a new FusionTransformer instance."""
+        super().__init__()
+        for name, value in (('width', width), ('depth', depth), ('heads', heads)):
+            if value < 1:
+                raise ValueError(f'{name} must be positive, got {value}')
+        if width % heads:
+            raise ValueError(f'width must be a multiple of {heads} heads, got {width}')
+        self.adapters = nn.ModuleDict(
+            {m: nn.Linear(c, width) for m, c in channels.items()}
+        )
+        self.class_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, 0.0, 'gelu', batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(
+            layer, depth, nn.LayerNorm(width), enable_nested_tensor=False
+        )
+
+    def forward(
+        self,
+        tokens: Mapping[str, Tensor],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Fuse tokens.
+
+        Args:
+            tokens: tokens of some or all modalities, shape (B, N, C).
+            available: whether each sample has a modality, shape (B,), boolean; one
+                that is left out is there in all.
+
+        Returns:
+            The class token, shape (B, ``width``).
+
+        Raises:
+            ValueError: if there is no modality, or an unknown one.
+        """
+        if not tokens or not all(m in self.adapters for m in tokens):
+            raise ValueError(
+                f'tokens must be of some of {list(self.adapters)}, got {list(tokens)}'
+            )
+        size = len(next(iter(tokens.values())))
+        sequence = [self.class_token.expand(size, -1, -1)]
+        sequence += [self.adapters[m](x) for m, x in tokens.items()]
+        absent = None
+        if available:
+            absent = torch.zeros(
+                (size, sum(x.shape[1] for x in sequence)),
+                dtype=torch.bool,
+                device=self.class_token.device,
+            )
+            start = 1
+            for m, x in tokens.items():
+                if m in available:
+                    absent[:, start : start + x.shape[1]] = ~available[m][:, None]
+                start += x.shape[1]
+        fused: Tensor = self.layers(
+            torch.cat(sequence, dim=1), src_key_padding_mask=absent
+        )
+        return fused[:, 0]

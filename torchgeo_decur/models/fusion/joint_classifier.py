@@ -1,0 +1,123 @@
+"""Classification of what a pretrained fusion head makes of all modalities."""
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+from torch import Tensor, nn
+
+from ..encoder import MultimodalEncoder, Weights
+from .joint_heads import FusionHead
+from .late_fusion import LateFusion
+
+
+class FusionHeadClassifier(LateFusion):
+    """Tokens of every modality fused by a pretrained head, then one linear layer.
+
+    In place of the zeros of other late fusion, nothing stands for a modality that is
+    not there: the transformer does without its tokens, for the whole batch or for
+    single samples.
+
+    Args:
+        modalities: number of channels of each modality, by name; some or all of those
+            of the head.
+        fusion: the head, such as
+            :func:`~torchgeo_decur.models.load_fusion_head` returns.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        num_classes: number of outputs.
+        freeze_backbone: whether encoders and head neither learn nor adapt.
+        modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
+        bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+
+    Raises:
+        ValueError: if an option is not valid, or the head is of other encoders.
+
+    Example:
+        >>> import torch
+        >>> from torchgeo_decur.models import JointHead
+        >>> head = JointHead({'s1': 96, 's2': 96}, width=32, heads=4)
+        >>> modalities = {'s1': 2, 's2': 13}
+        >>> classifier = FusionHeadClassifier(modalities, head, 'test_resnet').eval()
+        >>> classifier({'s2': torch.randn(4, 13, 64, 64)}).shape
+        torch.Size([4, 19])
+    """
+
+    encoders: MultimodalEncoder
+
+    def __init__(
+        self,
+        modalities: Mapping[str, int],
+        fusion: FusionHead,
+        model: str | Mapping[str, str] = 'resnet50',
+        weights: Weights | Mapping[str, Weights] = None,
+        num_classes: int = 19,
+        freeze_backbone: bool = False,
+        modality_dropout: float = 0.0,
+        bands: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Initialize a new FusionHeadClassifier instance."""
+        encoders = MultimodalEncoder(modalities, model, weights, bands)
+        found = {
+            m: (c, modalities[m] if m in fusion.bands else None)
+            for m, c in encoders.num_channels.items()
+        }
+        expected = {m: (c, fusion.bands.get(m)) for m, c in fusion.channels.items()}
+        if any(expected.get(m) != pair for m, pair in found.items()):
+            raise ValueError(
+                'fusion must be a head of the same encoders and modalities, with '
+                f'(channels of tokens, of images) {found}, got {expected}'
+            )
+        channels = {m: [c] for m, c in encoders.num_channels.items()}
+        super().__init__(encoders, channels, freeze_backbone, modality_dropout)
+        self.fusion = fusion
+        if freeze_backbone:
+            self.fusion.requires_grad_(False).eval()
+        self.head = nn.Linear(fusion.num_features, num_classes)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of everything but frozen encoders and head.
+
+        Args:
+            mode: whether to train.
+
+        Returns:
+            This module.
+        """
+        super().train(mode)
+        if self.freeze_backbone:
+            self.fusion.eval()
+        return self
+
+    def features(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+        """Compute what the head takes of each modality.
+
+        Args:
+            images: images of some or all modalities in [0, 1], shape (B, C, H, W).
+
+        Returns:
+            The parts of the head, and a one, shape (B, 1), that becomes zero where a
+            sample lacks the modality.
+        """
+        _, tokens = self.encoders.tokens(images)
+        parts = self.fusion.parts(images, tokens)
+        return {
+            m: [*part, part[0].new_ones(len(part[0]), 1)] for m, part in parts.items()
+        }
+
+    def decode(
+        self, features: Mapping[str, Sequence[Tensor]], size: Sequence[int] = ()
+    ) -> Tensor:
+        """Fuse and classify.
+
+        Args:
+            features: what :meth:`~torchgeo_decur.models.LateFusion.encode` returns, of some or all modalities.
+            size: not used; the segmenter needs it.
+
+        Returns:
+            Logits, shape (B, ``num_classes``).
+        """
+        parts = {m: levels[:-1] for m, levels in features.items()}
+        there = {m: levels[-1][:, 0] > 0 for m, levels in features.items()}
+        logits: Tensor = self.head(self.fusion(parts, there)['joint'])
+        return logits

@@ -1,0 +1,318 @@
+"""Fusion heads: from tokens of several encoders to what the modalities tell together."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from timm.layers.attention_pool import AttentionPoolLatent
+from torch import Tensor, nn
+
+from ..encoder import MultimodalEncoder, Weights
+from .fusion_transformer import FusionTransformer
+
+
+class FusionHead(nn.Module, ABC):
+    """From tokens of some or all modalities to features of all of them, ``joint``.
+
+    What is computed of each modality alone (``parts``) is apart from what is
+    computed of them together (``forward``), so that modalities can be left out, of
+    a batch or of single samples, without running an encoder again.
+
+    Attributes:
+        arguments: plain arguments that build such a head.
+        num_features: number of features of ``joint``.
+        channels: number of channels of the tokens of each modality.
+        bands: number of channels of the images, if the head looks at them.
+    """
+
+    arguments: dict[str, Any]
+    num_features: int
+    channels: dict[str, int]
+    bands: dict[str, int]
+
+    @property
+    def encoders(self) -> dict[str, tuple[str, nn.Module]]:
+        """Modality and encoder of what of the head is one, by name of file."""
+        return {}
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What :func:`build_fusion_head` builds such a head from, in plain types."""
+        return {'class': type(self).__name__, **self.arguments}
+
+    @abstractmethod
+    def parts(
+        self, images: Mapping[str, Tensor], tokens: Mapping[str, Tensor]
+    ) -> dict[str, list[Tensor]]:
+        """Compute what depends on a single modality.
+
+        Args:
+            images: images of some or all modalities in [0, 1], shape (B, C, H, W).
+            tokens: tokens of their encoders, shape (B, N, C).
+
+        Returns:
+            Tensors of each modality given, shape (B, ...); its tokens are the first.
+        """
+
+    @abstractmethod
+    def forward(
+        self,
+        parts: Mapping[str, Sequence[Tensor]],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Compute features of the modalities that are there.
+
+        Args:
+            parts: what ``parts`` returns, of some or all modalities.
+            available: whether each sample has a modality, shape (B,), boolean; one
+                that is left out is there in all.
+
+        Returns:
+            Features by name, shape (B, F); ``joint`` is among them.
+        """
+
+
+class JointHead(FusionHead):
+    """The head of CoMM: the class token of a transformer over all tokens is ``joint``.
+
+    Args:
+        channels: number of channels of the tokens of each modality, by name.
+        width: width of the transformer.
+        depth: number of its layers.
+        heads: number of its attention heads.
+
+    Raises:
+        ValueError: if an option is not positive, or heads do not divide the width.
+
+    Example:
+        >>> head = JointHead({'s1': 64, 's2': 32}, width=16, depth=1, heads=4)
+        >>> tokens = {'s1': torch.randn(2, 9, 64), 's2': torch.randn(2, 4, 32)}
+        >>> parts = head.parts({}, tokens)
+        >>> head(parts)['joint'].shape
+        torch.Size([2, 16])
+        >>> head({'s2': parts['s2']})['joint'].shape
+        torch.Size([2, 16])
+    """
+
+    def __init__(
+        self,
+        channels: Mapping[str, int],
+        width: int = 512,
+        depth: int = 1,
+        heads: int = 8,
+    ) -> None:
+        """Initialize a new JointHead instance."""
+        super().__init__()
+        self.transformer = FusionTransformer(channels, width, depth, heads)
+        self.num_features = width
+        self.channels, self.bands = dict(channels), {}
+        self.arguments = {
+            'channels': self.channels,
+            'width': width,
+            'depth': depth,
+            'heads': heads,
+        }
+
+    def parts(
+        self, images: Mapping[str, Tensor], tokens: Mapping[str, Tensor]
+    ) -> dict[str, list[Tensor]]:
+        """Pass on tokens.
+
+        Args:
+            images: not used.
+            tokens: tokens of some or all modalities, shape (B, N, C).
+
+        Returns:
+            The tokens of each modality given.
+        """
+        return {m: [x] for m, x in tokens.items()}
+
+    def forward(
+        self,
+        parts: Mapping[str, Sequence[Tensor]],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Fuse tokens.
+
+        Args:
+            parts: what ``parts`` returns, of some or all modalities.
+            available: whether each sample has a modality, shape (B,), boolean.
+
+        Returns:
+            ``joint``, shape (B, ``width``).
+        """
+        tokens = {m: p[0] for m, p in parts.items()}
+        return {'joint': self.transformer(tokens, available)}
+
+
+class SharedUniqueHead(FusionHead):
+    """The head of COrAL: ``shared`` of a transformer, unique features of own encoders.
+
+    ``shared`` is the class token of a transformer over the tokens that the head is
+    given. The unique features of a modality, which have its name, are tokens of a second
+    encoder, of the same kind, pooled by the attention of one learned query. ``joint`` is
+    ``shared`` and the unique features of every modality, one after the other; zeros
+    stand for those of a modality that is not there.
+
+    Args:
+        modalities: number of channels of each modality, by name.
+        model: name of a timm model, one for all modalities or one for each.
+        width: width of the transformer and of unique features.
+        depth: number of its layers.
+        heads: number of attention heads.
+        weights: start of the second encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+
+    Raises:
+        ValueError: if an option is not valid.
+
+    Example:
+        >>> head = SharedUniqueHead({'s1': 2, 's2': 13}, 'test_resnet', width=16, heads=4)
+        >>> images = {'s2': torch.rand(2, 13, 32, 32)}
+        >>> features = head(head.parts(images, {'s2': torch.randn(2, 4, 96)}))
+        >>> {name: tuple(h.shape) for name, h in features.items()}
+        {'s2': (2, 16), 'shared': (2, 16), 'joint': (2, 48)}
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, int],
+        model: str | Mapping[str, str] = 'resnet50',
+        width: int = 512,
+        depth: int = 1,
+        heads: int = 8,
+        weights: Weights | Mapping[str, Weights] = None,
+    ) -> None:
+        """Initialize a new SharedUniqueHead instance."""
+        super().__init__()
+        self.unique = MultimodalEncoder(modalities, model, weights)
+        channels = self.unique.num_channels
+        self.transformer = FusionTransformer(channels, width, depth, heads)
+        self.pools = nn.ModuleDict(
+            {
+                m: nn.Sequential(
+                    nn.Linear(c, width), AttentionPoolLatent(width, num_heads=heads)
+                )
+                for m, c in channels.items()
+            }
+        )
+        self.num_features = width * (1 + len(channels))
+        self.channels, self.bands = channels, dict(modalities)
+        self.arguments = {
+            'modalities': self.bands,
+            'model': self.unique.model,
+            'width': width,
+            'depth': depth,
+            'heads': heads,
+        }
+
+    @property
+    def encoders(self) -> dict[str, tuple[str, nn.Module]]:
+        """Modality and encoder of each ``<modality>_unique``."""
+        return {f'{m}_unique': (m, e) for m, e in self.unique.encoders.items()}
+
+    def parts(
+        self, images: Mapping[str, Tensor], tokens: Mapping[str, Tensor]
+    ) -> dict[str, list[Tensor]]:
+        """Pass on tokens, and compute unique features.
+
+        Args:
+            images: images of some or all modalities in [0, 1], shape (B, C, H, W).
+            tokens: tokens of the first encoders, shape (B, N, C).
+
+        Returns:
+            Tokens and unique features of each modality given.
+        """
+        own = self.unique.tokens(images)[1]
+        return {m: [tokens[m], self.pools[m](x)] for m, x in own.items()}
+
+    def forward(
+        self,
+        parts: Mapping[str, Sequence[Tensor]],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Fuse tokens, and put unique features beside.
+
+        Args:
+            parts: what ``parts`` returns, of some or all modalities.
+            available: whether each sample has a modality, shape (B,), boolean.
+
+        Returns:
+            Unique features of each modality given, ``shared``, shape (B, ``width``)
+            each, and ``joint``.
+        """
+        there = available or {}
+        shared = self.transformer({m: p[0] for m, p in parts.items()}, there)
+        unique = {
+            m: p[1] * there[m].to(p[1].dtype)[:, None] if m in there else p[1]
+            for m, p in parts.items()
+        }
+        absent = torch.zeros_like(shared)
+        each = [unique.get(m, absent) for m in self.pools]
+        return {**unique, 'shared': shared, 'joint': torch.cat([shared, *each], dim=1)}
+
+
+_HEADS: dict[str, type[FusionHead]] = {
+    head.__name__: head for head in (JointHead, SharedUniqueHead)
+}
+
+
+def build_fusion_head(description: Mapping[str, Any]) -> FusionHead:
+    """Build a fusion head, at random.
+
+    Args:
+        description: what ``description`` of such a head says.
+
+    Returns:
+        The head.
+
+    Raises:
+        ValueError: if the class is unknown.
+
+    Example:
+        >>> head = JointHead({'s1': 64}, width=16, heads=4)
+        >>> type(build_fusion_head(head.description)).__name__
+        'JointHead'
+    """
+    arguments = dict(description)
+    name = arguments.pop('class', None)
+    if name not in _HEADS:
+        raise ValueError(f'fusion must be a head among {list(_HEADS)}, got {name!r}')
+    return _HEADS[name](**arguments)
+
+
+def load_fusion_head(file: str | Path) -> FusionHead:
+    """Build and load a fusion head that a fit has exported.
+
+    Args:
+        file: ``fusion.safetensors`` of
+            :class:`~torchgeo_decur.callbacks.ExportEncoders`.
+
+    Returns:
+        The head, with its weights.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file holds no fusion head.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(
+            f"fusion must be 'concatenate' or a file of a fusion head, got {str(file)!r}"
+        )
+    try:
+        with safetensors.safe_open(file, framework='pt') as opened:
+            metadata = opened.metadata() or {}
+        description = json.loads(metadata['fusion'])
+    except (KeyError, ValueError, safetensors.SafetensorError) as error:
+        raise ValueError(
+            f'{file}: expected a fusion head, such as fusion.safetensors of CoMM or '
+            f'COrAL, found another file ({type(error).__name__})'
+        ) from error
+    head = build_fusion_head(description)
+    head.load_state_dict(safetensors.torch.load_file(file))
+    return head

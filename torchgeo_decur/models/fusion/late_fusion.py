@@ -1,0 +1,269 @@
+"""What late fusion needs: encoders, concatenation, absence and freezing."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from ..encoder import MultimodalEncoder
+from ..segmentation.pyramid import MultimodalPyramid
+
+
+class LateFusion(nn.Module, ABC):
+    """What classifier and segmenter share: encoders, fusion, absence, freezing.
+
+    Features of a modality are a list of levels, each (B, C, ...); a pooled encoder has
+    one, (B, C). Fusion concatenates each level over the modalities in their order. A
+    modality that is not there counts as zeros, for the whole batch (its encoder is not
+    run) or for single samples (``available``).
+
+    Args:
+        encoders: from images by modality to features by modality.
+        channels: channels of each level of each modality.
+        freeze_backbone: whether the encoders neither learn nor adapt: no gradients,
+            and evaluation mode for good, so that the statistics of BatchNorm stay.
+        modality_dropout: in training, probability that a modality of a sample counts
+            as absent; at least one always stays.
+
+    Raises:
+        ValueError: if ``modality_dropout`` is not in [0, 1).
+    """
+
+    def __init__(
+        self,
+        encoders: MultimodalEncoder | MultimodalPyramid,
+        channels: Mapping[str, Sequence[int]],
+        freeze_backbone: bool = False,
+        modality_dropout: float = 0.0,
+    ) -> None:
+        """Initialize a new LateFusion instance."""
+        super().__init__()
+        if not 0 <= modality_dropout < 1:
+            raise ValueError(
+                f'modality_dropout must be in [0, 1), got {modality_dropout}'
+            )
+        self.encoders = encoders
+        self.channels = {m: list(c) for m, c in channels.items()}
+        self.freeze_backbone = freeze_backbone
+        self.modality_dropout = modality_dropout
+        if freeze_backbone:
+            self.encoders.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of everything but frozen encoders.
+
+        Args:
+            mode: whether to train.
+
+        Returns:
+            This module.
+        """
+        super().train(mode)
+        if self.freeze_backbone:
+            self.encoders.eval()
+        return self
+
+    def encode(
+        self,
+        images: Mapping[str, Tensor],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, list[Tensor]]:
+        """Compute features, zeros where a sample lacks a modality.
+
+        Args:
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+            available: whether each sample has a modality, shape (B,), boolean; one
+                that is left out is there in all. Images of absent samples are not
+                looked at.
+
+        Returns:
+            Features of each modality given.
+
+        Raises:
+            ValueError: if there is no image, one of an unknown modality, or a mask has
+                another shape.
+        """
+        available = available or {}
+        masks = self._masks(images, available)
+        filled = {
+            m: fill(x, masks[m]) if m in available else x for m, x in images.items()
+        }
+        with torch.no_grad() if self.freeze_backbone else nullcontext():
+            features = self.features(filled)
+        return self.mask(features, available)
+
+    def forward(
+        self,
+        images: Mapping[str, Tensor],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Compute logits of images.
+
+        Args:
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+            available: whether each sample has a modality, shape (B,).
+
+        Returns:
+            Logits, shape (B, ``num_classes``), of a segmenter
+            (B, ``num_classes``, H, W).
+        """
+        features = self.encode(images, available)
+        return self.decode(features, next(iter(images.values())).shape[-2:])
+
+    def features(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+        """Compute features of what is there.
+
+        Args:
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+
+        Returns:
+            Levels of each modality given.
+        """
+        return _levels(self.encoders(images))
+
+    def mask(
+        self,
+        features: Mapping[str, Sequence[Tensor]],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, list[Tensor]]:
+        """Set the features of absent modalities to zero; in training, drop more.
+
+        Args:
+            features: features of some or all modalities.
+            available: whether each sample has a modality, shape (B,).
+
+        Returns:
+            Features, zeros where they are absent.
+
+        Raises:
+            ValueError: if a mask has another shape.
+        """
+        drop = self.training and self.modality_dropout > 0
+        if not available and not drop:
+            return {m: list(levels) for m, levels in features.items()}
+        first = {m: levels[0] for m, levels in features.items()}
+        keep = torch.stack(list(self._masks(first, available or {}).values()), dim=1)
+        if drop:
+            keep = drop_modalities(keep, self.modality_dropout)
+        return {
+            m: [_mask(x, k) for x in levels]
+            for k, (m, levels) in zip(keep.unbind(1), features.items(), strict=True)
+        }
+
+    def fuse(self, features: Mapping[str, Sequence[Tensor]]) -> list[Tensor]:
+        """Concatenate features, zeros for those of modalities that are left out.
+
+        Args:
+            features: what :meth:`~torchgeo_decur.models.LateFusion.encode` returns, of some or all modalities.
+
+        Returns:
+            The levels, each (B, sum of channels, ...).
+        """
+        given = list(next(iter(features.values())))
+        return [
+            torch.cat(
+                [
+                    features[m][i]
+                    if m in features
+                    else x.new_zeros(len(x), channels[i], *x.shape[2:])
+                    for m, channels in self.channels.items()
+                ],
+                dim=1,
+            )
+            for i, x in enumerate(given)
+        ]
+
+    @abstractmethod
+    def decode(
+        self, features: Mapping[str, Sequence[Tensor]], size: Sequence[int]
+    ) -> Tensor:
+        """Compute logits from features.
+
+        Args:
+            features: what :meth:`~torchgeo_decur.models.LateFusion.encode` returns, of some or all modalities.
+            size: height and width of the images.
+
+        Returns:
+            Logits.
+        """
+
+    def _masks(
+        self, images: Mapping[str, Tensor], available: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        if not images:
+            raise ValueError(
+                f'images must have at least one of {list(self.channels)}, got none'
+            )
+        unknown = sorted({*images, *available} - set(self.channels))
+        if unknown:
+            raise ValueError(
+                f'images must be of the modalities {list(self.channels)}, got {unknown}'
+            )
+        masks = {}
+        for m, x in images.items():
+            mask = available.get(m)
+            if mask is None:
+                mask = torch.ones(len(x), dtype=torch.bool, device=x.device)
+            if mask.shape != (len(x),):
+                raise ValueError(
+                    f'available_{m} must have shape ({len(x)},), '
+                    f'got {tuple(mask.shape)}'
+                )
+            masks[m] = mask.to(x.device, torch.bool)
+        return masks
+
+
+def drop_modalities(available: Tensor, p: float) -> Tensor:
+    """Drop modalities of samples at random, never all that a sample has.
+
+    Args:
+        available: whether a sample has a modality, shape (B, M), boolean.
+        p: probability to drop one.
+
+    Returns:
+        What stays, shape (B, M), boolean.
+
+    Example:
+        >>> drop_modalities(torch.tensor([[True, False], [False, False]]), p=0.9)
+        tensor([[ True, False],
+                [False, False]])
+    """
+    draw = torch.rand(available.shape, device=available.device)
+    keep = available & (draw >= p)
+    one = draw.masked_fill(~available, -1).argmax(dim=1, keepdim=True)
+    last = torch.zeros_like(keep).scatter(1, one, True) & available
+    return torch.where(keep.any(dim=1, keepdim=True), keep, last)
+
+
+def fill(x: Tensor, mask: Tensor) -> Tensor:
+    """Put what is there in place of what is absent, which BatchNorm must not see.
+
+    Args:
+        x: images or maps, shape (B, ...).
+        mask: whether each is there, shape (B,), boolean.
+
+    Returns:
+        The same where they are there; else another one that is, zeros if none is.
+
+    Example:
+        >>> fill(torch.tensor([1.0, 9.0, 3.0]), torch.tensor([True, False, True]))
+        tensor([1., 1., 3.])
+    """
+    present = mask.nonzero().squeeze(1)
+    if not len(present):
+        return torch.zeros_like(x)
+    index = torch.arange(len(x), device=x.device)
+    absent = index[~mask]
+    index[absent] = present[torch.arange(len(absent), device=x.device) % len(present)]
+    return x[index]
+
+
+def _levels(features: Mapping[str, Tensor | list[Tensor]]) -> dict[str, list[Tensor]]:
+    return {m: [x] if isinstance(x, Tensor) else x for m, x in features.items()}
+
+
+def _mask(x: Tensor, keep: Tensor) -> Tensor:
+    return x * keep.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)

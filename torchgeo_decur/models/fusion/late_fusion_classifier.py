@@ -1,0 +1,62 @@
+"""Classification of late-fused features."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from ..encoder import MultimodalEncoder, Weights
+from .late_fusion import LateFusion
+
+
+class LateFusionClassifier(LateFusion):
+    """Features of every modality concatenated, then one linear layer.
+
+    Args:
+        modalities: number of channels of each modality, by name.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        num_classes: number of outputs.
+        freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`; a linear probe.
+        modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
+        bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+
+    Raises:
+        ValueError: if an option is not valid.
+
+    Example:
+        >>> import torch
+        >>> classifier = LateFusionClassifier({'s1': 2, 's2': 13}, 'resnet18').eval()
+        >>> classifier({'s2': torch.randn(4, 13, 64, 64)}).shape
+        torch.Size([4, 19])
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, int],
+        model: str | Mapping[str, str] = 'resnet50',
+        weights: Weights | Mapping[str, Weights] = None,
+        num_classes: int = 19,
+        freeze_backbone: bool = False,
+        modality_dropout: float = 0.0,
+        bands: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Initialize a new LateFusionClassifier instance."""
+        encoders = MultimodalEncoder(modalities, model, weights, bands)
+        channels = {m: [c] for m, c in encoders.num_features.items()}
+        super().__init__(encoders, channels, freeze_backbone, modality_dropout)
+        self.head = nn.Linear(sum(encoders.num_features.values()), num_classes)
+
+    def decode(
+        self, features: Mapping[str, Sequence[Tensor]], size: Sequence[int] = ()
+    ) -> Tensor:
+        """Classify features.
+
+        Args:
+            features: what :meth:`~torchgeo_decur.models.LateFusion.encode` returns, of some or all modalities.
+            size: not used; the segmenter needs it.
+
+        Returns:
+            Logits, shape (B, ``num_classes``).
+        """
+        logits: Tensor = self.head(self.fuse(features)[0])
+        return logits

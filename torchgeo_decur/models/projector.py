@@ -1,0 +1,69 @@
+"""Heads between encoders and losses."""
+
+from collections.abc import Mapping, Sequence
+
+from lightly.models.modules.heads import ProjectionHead
+from torch import nn
+
+
+def build_projector(in_features: int, widths: Sequence[int]) -> ProjectionHead:
+    """Build the projector of DeCUR and Barlow Twins.
+
+    Linear layers without bias, each but the last followed by BatchNorm and ReLU.
+
+    Args:
+        in_features: number of features of the encoder.
+        widths: output width of each layer; the last is the number of dimensions D of
+            the embedding. Without a layer, features are embeddings.
+
+    Returns:
+        A module from (B, ``in_features``) to (B, D).
+
+    Raises:
+        ValueError: if a width is not positive.
+
+    Example:
+        >>> import torch
+        >>> build_projector(512, [128, 128])(torch.randn(4, 512)).shape
+        torch.Size([4, 128])
+    """
+    if min(widths, default=1) < 1:
+        raise ValueError(
+            f'projector must be a list of positive layer widths, got {list(widths)}'
+        )
+    if not widths:
+        return ProjectionHead([])
+    sizes = list(zip([in_features, *widths[:-1]], widths, strict=True))
+    hidden = [(i, o, nn.BatchNorm1d(o), nn.ReLU(), False) for i, o in sizes[:-1]]
+    return ProjectionHead([*hidden, (*sizes[-1], None, None, False)])
+
+
+def build_projectors(
+    num_features: Mapping[str, int], widths: Sequence[int]
+) -> nn.ModuleDict:
+    """Build several projectors, to embeddings of the same dimensions.
+
+    Args:
+        num_features: number of features that each takes, by name.
+        widths: output width of each layer, see
+            :func:`~torchgeo_decur.models.build_projector`.
+
+    Returns:
+        The projectors, by name.
+
+    Raises:
+        ValueError: if a width is not positive, or there is no layer for features of
+            different numbers.
+
+    Example:
+        >>> sorted(build_projectors({'s1': 64, 's2': 32}, [128, 128]))
+        ['s1', 's2']
+    """
+    if not widths and len(set(num_features.values())) > 1:
+        raise ValueError(
+            'projector must have a layer for features of different numbers, '
+            f'{dict(num_features)}, got []'
+        )
+    return nn.ModuleDict(
+        {m: build_projector(f, widths) for m, f in num_features.items()}
+    )

@@ -1,0 +1,73 @@
+"""Make the published weights known to TorchGeo, so that their names do in its configs."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import timm
+from torch import nn
+from torchgeo.models import api
+
+from ..weights.enums import WEIGHTS
+from ..weights.load import load_weights
+from ..weights.published import DeCURWeights
+from .encoder import MultimodalEncoder, create_encoder
+
+_log = logging.getLogger(__name__)
+
+
+def register() -> None:
+    """Add our weights and models to those that TorchGeo finds by name.
+
+    Models are called ``decur_<timm name>``. TorchGeo offers no public way, so this adds
+    to the two dictionaries that its functions search, and leaves its own entries first.
+    Without such dictionaries a message is logged: TorchGeo's functions do not find our
+    names then, and everything else works.
+    """
+    registry = _registry()
+    if registry is None:
+        # Not a warning, which some projects and our own tests make an error.
+        _log.warning(
+            'weights of torchgeo_decur cannot be registered with this version of '
+            'TorchGeo; use torchgeo_decur.models.get_weight'
+        )
+        return
+    models, weights = registry
+    for enum in WEIGHTS:
+        model = next(iter(enum)).meta['model']
+        builder = _builder(model)
+        weights[f'decur_{model}'] = weights[builder] = enum
+        if timm.is_model(model):
+            models[f'decur_{model}'] = builder
+
+
+def _registry() -> tuple[dict[str, Any], dict[Any, Any]] | None:
+    """Return the private dictionaries of TorchGeo's models and weights, if it has them."""
+    models = getattr(api, '_model', None)
+    weights = getattr(api, '_model_weights', None)
+    if isinstance(models, dict) and isinstance(weights, dict):
+        return models, weights
+    return None
+
+
+def _builder(model: str) -> Callable[..., nn.Module]:
+    def build(weights: DeCURWeights | None = None, **kwargs: Any) -> nn.Module:
+        """Build an encoder, or one for each modality of joint weights.
+
+        Args:
+            weights: weights to start from, which give the number of channels.
+            kwargs: passed to :func:`~torchgeo_decur.models.create_encoder`.
+
+        Returns:
+            The encoder.
+        """
+        channels = weights.meta['in_chans'] if weights else kwargs.pop('in_chans', 3)
+        if isinstance(channels, dict):
+            return MultimodalEncoder(channels, model=model, weights=weights)
+        encoder = create_encoder(model, channels, **kwargs)
+        if weights:
+            load_weights(encoder, weights)
+        return encoder
+
+    build.__name__ = f'decur_{model}'
+    return build

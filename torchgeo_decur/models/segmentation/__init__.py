@@ -1,0 +1,1 @@
+"""Segmentation: pyramids of features, decoders and the models that join them."""

@@ -1,0 +1,195 @@
+"""One feature pyramid per modality, started from the same files as the encoders."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+from timm.models import FeatureListNet
+from torch import Tensor, nn
+
+from ...modalities import per_modality
+from ...weights.formats import place
+from ..encoder import MultimodalEncoder, Weights, create_encoder
+
+
+class MultimodalPyramid(nn.Module):
+    """The encoders of :class:`~torchgeo_decur.models.MultimodalEncoder`, giving the maps of every stage.
+
+    Each is timm's ``features_only`` version of the model. That version renames the
+    parameters of some families (``stages.0`` becomes ``stages_0``, or all get a prefix
+    ``model.``) and leaves out what only the pooled features need; a ResNet keeps every
+    name. So the whole encoder is built and loaded first, and its parameters are copied
+    by their place: any file that starts an encoder starts its pyramid.
+
+    Args:
+        modalities: number of channels of each modality, by name.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        output_stride: stride of the last level; 16 dilates the last stage, for models
+            that timm can dilate.
+        bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+
+    Attributes:
+        channels: channels of each level of each modality, finest first.
+        strides: stride of each level.
+
+    Raises:
+        ValueError: if a model has no pyramid, the modalities have levels of different
+            strides, or an option is not valid.
+
+    Example:
+        >>> import torch
+        >>> pyramid = MultimodalPyramid({'s1': 2}, model='resnet18')
+        >>> [tuple(x.shape[1:]) for x in pyramid({'s1': torch.randn(1, 2, 64, 64)})['s1']]
+        [(64, 32, 32), (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, int],
+        model: str | Mapping[str, str] = 'resnet50',
+        weights: Weights | Mapping[str, Weights] = None,
+        output_stride: int = 32,
+        bands: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Initialize a new MultimodalPyramid instance."""
+        super().__init__()
+        whole = MultimodalEncoder(modalities, model, weights, bands)
+        self.model = per_modality('model', model, modalities)
+        self.encoders = nn.ModuleDict()
+        self.channels: dict[str, list[int]] = {}
+        strides: dict[str, list[int]] = {}
+        # Not every family takes the argument.
+        options: dict[str, Any] = {}
+        if output_stride != 32:
+            options['output_stride'] = output_stride
+        for m, number in modalities.items():
+            try:
+                encoder = create_encoder(
+                    self.model[m], number, features_only=True, **options
+                )
+            except (RuntimeError, TypeError, NotImplementedError) as error:
+                raise ValueError(
+                    f'model must have a feature pyramid of output stride '
+                    f'{output_stride}, got {self.model[m]!r} for {m} ({error})'
+                ) from error
+            _copy(whole.encoders[m], encoder)
+            info: Any = encoder.feature_info
+            self.encoders[m] = encoder
+            self.channels[m] = info.channels()
+            strides[m] = info.reduction()
+        if len({tuple(s) for s in strides.values()}) > 1:
+            raise ValueError(
+                f'models must have levels of the same strides, got {strides}'
+            )
+        self.strides = next(iter(strides.values()))
+
+    def forward(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+        """Compute the pyramids.
+
+        Args:
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+
+        Returns:
+            The levels of each modality given, finest first, shape (B, C', h, w).
+        """
+        return {m: self._levels(m, x) for m, x in images.items()}
+
+    def _levels(self, modality: str, x: Tensor) -> list[Tensor]:
+        levels = cast(list[Tensor], self.encoders[modality](x))
+        # Swin and its kin put channels last.
+        return [
+            level if level.shape[1] == channels else level.permute(0, 3, 1, 2)
+            for level, channels in zip(levels, self.channels[modality], strict=True)
+        ]
+
+
+class StagedPyramid(MultimodalPyramid):
+    """A pyramid that is run stage by stage, so that modalities can meet in between.
+
+    Its levels have strides 4, 8, 16 and 32; what a model computes before belongs to the
+    first stage.
+
+    Args:
+        modalities: number of channels of each modality, by name.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+
+    Raises:
+        ValueError: if the stages of a model cannot be run one by one, or an option is
+            not valid.
+
+    Example:
+        >>> import torch
+        >>> pyramid = StagedPyramid({'rgb': 3}, model='mit_b0')
+        >>> (x,) = pyramid({'rgb': torch.rand(1, 3, 64, 64)})['rgb']
+        >>> pyramid.stage('rgb', 1, x).shape
+        torch.Size([1, 64, 8, 8])
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, int],
+        model: str | Mapping[str, str] = 'mit_b2',
+        weights: Weights | Mapping[str, Weights] = None,
+        bands: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Initialize a new StagedPyramid instance."""
+        super().__init__(modalities, model, weights, bands=bands)
+        self._stages: dict[str, list[list[str]]] = {}
+        for m, encoder in self.encoders.items():
+            # Swin and its kin put channels last, others are no chain of modules.
+            if not isinstance(encoder, FeatureListNet) or encoder.output_fmt != 'NCHW':
+                raise ValueError(
+                    'model must have stages that can be run one by one, such as those '
+                    f'of mit_b2 or resnet50, got {self.model[m]!r} for {m}'
+                )
+            # Modules that end a level, in order, among those that are run.
+            ends = zip(encoder.return_layers, self.strides, strict=True)
+            names = list(encoder)
+            cuts = [0, *(names.index(end) + 1 for end, s in ends if s > 2)]
+            self._stages[m] = [names[start:stop] for start, stop in pairwise(cuts)]
+        keep = [i for i, stride in enumerate(self.strides) if stride > 2]
+        self.strides = [self.strides[i] for i in keep]
+        self.channels = {m: [c[i] for i in keep] for m, c in self.channels.items()}
+
+    def stage(self, modality: str, index: int, x: Tensor) -> Tensor:
+        """Run one stage of one encoder.
+
+        Args:
+            modality: name of the modality.
+            index: number of the stage, from 0.
+            x: the images for stage 0, else what follows from the stage before, shape
+                (B, C, H, W).
+
+        Returns:
+            The level of this stage, shape (B, C', h, w).
+        """
+        encoder = cast(nn.ModuleDict, self.encoders[modality])
+        for name in self._stages[modality][index]:
+            x = encoder[name](x)
+        return x
+
+    def forward(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+        """Compute the first level, which each modality has on its own.
+
+        Args:
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+
+        Returns:
+            The level of stride 4 of each modality given, shape (B, C', h, w).
+        """
+        return {m: [self.stage(m, 0, x)] for m, x in images.items()}
+
+
+def _copy(source: nn.Module, target: nn.Module) -> None:
+    """Copy parameters and buffers between two namings of one model."""
+    state = {place(k): v for k, v in source.state_dict().items()}
+    wanted = target.state_dict()
+    lacking = sorted(k for k in wanted if place(k) not in state)
+    if lacking:
+        raise ValueError(
+            f'pyramid must have only parameters of its encoder, got also {lacking[:3]}'
+        )
+    target.load_state_dict({k: state[place(k)] for k in wanted})

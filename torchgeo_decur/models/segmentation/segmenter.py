@@ -1,0 +1,132 @@
+"""Late fusion: encode each modality on its own, then concatenate."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ...modalities import check_grid
+from ..encoder import Weights
+from ..fusion.late_fusion import LateFusion
+from .decoders import SMPDecoder, build_decoder, output_stride
+from .fcn import FCNDecoder
+from .pyramid import MultimodalPyramid
+
+
+class Segmenter(LateFusion):
+    """From pyramids of every modality to a map of classes, whatever fuses the pyramids.
+
+    The modalities must lie on one grid. Images whose size the decoder cannot take are
+    extended at the lower and right edge by repeating their last pixels, and the result
+    is cut.
+
+    Args:
+        encoders: from images by modality to levels by modality.
+        decoder: from fused levels and a size to logits.
+        freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`.
+        modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
+
+    Raises:
+        ValueError: if ``modality_dropout`` is not in [0, 1).
+    """
+
+    def __init__(
+        self,
+        encoders: MultimodalPyramid,
+        decoder: FCNDecoder | SMPDecoder,
+        freeze_backbone: bool = False,
+        modality_dropout: float = 0.0,
+    ) -> None:
+        """Initialize a new Segmenter instance."""
+        super().__init__(encoders, encoders.channels, freeze_backbone, modality_dropout)
+        self.decoder = decoder
+
+    def encode(
+        self,
+        images: Mapping[str, Tensor],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, list[Tensor]]:
+        """Compute pyramids; see :meth:`~torchgeo_decur.models.LateFusion.encode`.
+
+        Args:
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+            available: whether each sample has a modality, shape (B,).
+
+        Returns:
+            Levels of each modality given.
+
+        Raises:
+            ValueError: if the images have different sizes.
+        """
+        check_grid(images)
+        padded = {m: _pad(x, self.decoder.divisor) for m, x in images.items()}
+        return super().encode(padded, available)
+
+    def decode(
+        self, features: Mapping[str, Sequence[Tensor]], size: Sequence[int]
+    ) -> Tensor:
+        """Segment from pyramids.
+
+        Args:
+            features: what :meth:`~torchgeo_decur.models.LateFusion.encode` returns, of some or all modalities.
+            size: height and width of the images.
+
+        Returns:
+            Logits, shape (B, ``num_classes``, H, W).
+        """
+        d = self.decoder.divisor
+        height, width = size
+        logits: Tensor = self.decoder(
+            self.fuse(features), (-(-height // d) * d, -(-width // d) * d)
+        )
+        return logits[..., :height, :width]
+
+
+class LateFusionSegmenter(Segmenter):
+    """Pyramids of every modality concatenated per level, then a decoder.
+
+    See :class:`~torchgeo_decur.models.Segmenter` for the size of images.
+
+    Args:
+        modalities: number of channels of each modality, by name.
+        model: the decoder, see :func:`~torchgeo_decur.models.build_decoder`.
+        backbone: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        num_classes: number of classes.
+        freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`.
+        modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
+        bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+
+    Raises:
+        ValueError: if an option is not valid.
+
+    Example:
+        >>> import torch
+        >>> segmenter = LateFusionSegmenter({'rgb': 3, 'dem': 1}, 'fcn', 'resnet18').eval()
+        >>> segmenter({'rgb': torch.rand(2, 3, 50, 61)}).shape
+        torch.Size([2, 11, 50, 61])
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, int],
+        model: str = 'fcn',
+        backbone: str | Mapping[str, str] = 'resnet50',
+        weights: Weights | Mapping[str, Weights] = None,
+        num_classes: int = 11,
+        freeze_backbone: bool = False,
+        modality_dropout: float = 0.0,
+        bands: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Initialize a new LateFusionSegmenter instance."""
+        encoders = MultimodalPyramid(
+            modalities, backbone, weights, output_stride(model), bands
+        )
+        total = [sum(level) for level in zip(*encoders.channels.values(), strict=True)]
+        decoder = build_decoder(model, total, encoders.strides, num_classes)
+        super().__init__(encoders, decoder, freeze_backbone, modality_dropout)
+
+
+def _pad(x: Tensor, divisor: int) -> Tensor:
+    bottom, right = (-size % divisor for size in x.shape[-2:])
+    return pad(x, (0, right, 0, bottom), mode='replicate') if bottom or right else x

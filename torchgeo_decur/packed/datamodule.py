@@ -1,0 +1,102 @@
+"""Packed shards of any other datamodule's datasets, local or at a URL."""
+
+from collections.abc import Container
+from dataclasses import replace
+from typing import Any
+
+from ..datamodules.base import MultimodalDataModule
+from ..modalities import FirstBatches
+from .dataset import PackedDataset, Split, litdata, read_manifest
+
+
+class PackedDataModule(MultimodalDataModule):
+    """What ``torchgeo-decur pack`` wrote, in batches scaled to [0, 1].
+
+    Modalities and scaling are those of the manifest. Shuffling, sharding over devices and
+    resuming in the middle of an epoch are those of all datamodules here: each sample is
+    drawn once an epoch, in an order that depends on the seed alone, not on the shards nor on
+    ``num_workers``.
+
+    Where no validation split was packed there is no validation (``limit_val_batches: 0``).
+    The test split is the validation split where none was packed, the predict split
+    likewise the test split.
+
+    Args:
+        root: folder that pack wrote, or its copy at a URL that litdata reads, such as
+            ``s3://bucket/folder``.
+        cache_dir: folder that keeps the shards of a URL, all of them in the end; without
+            it, only the bytes of a sample are fetched, each time.
+        storage_options: options of the client of the URL, passed to litdata.
+        batch_size: samples of a batch on each device.
+        num_workers: worker processes of each data loader.
+        seed: seed of the shuffle; by default that of ``seed_everything``.
+        checksum: whether to verify the checksum of every shard of a folder at the start.
+
+    Raises:
+        ImportError: if litdata is not installed.
+        ValueError: if ``batch_size`` is not positive; from :meth:`setup`, if the manifest
+            is missing or not valid, or a shard is missing or not whole.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        cache_dir: str | None = None,
+        storage_options: dict[str, Any] | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int | None = None,
+        checksum: bool = False,
+    ) -> None:
+        """Initialize a new PackedDataModule instance."""
+        litdata()
+        super().__init__({}, batch_size, num_workers, seed=seed)
+        self.kwargs = {
+            'root': root,
+            'cache_dir': cache_dir,
+            'checksum': checksum,
+            'storage_options': storage_options,
+        }
+
+    def setup(self, stage: str) -> None:
+        """Read the manifest and find the shards.
+
+        Args:
+            stage: 'fit', 'validate', 'test' or 'predict'.
+
+        Raises:
+            FileNotFoundError: if there is no manifest.
+            UnreadableFileError: if a shard is missing or not whole.
+            ValueError: if the manifest is not valid, or lacks the split.
+        """
+        root, options = self.kwargs['root'], self.kwargs['storage_options']
+        manifest = read_manifest(root, options)
+        self.set_modalities(manifest.modalities)
+        if manifest.values == 'uint8':
+            # Bytes of the unit interval, whatever they were before; checked when packed.
+            self.set_modalities(
+                {
+                    m: replace(modality, unit='uint8', mean=None, std=None, nodata=None)
+                    for m, modality in manifest.modalities.items()
+                }
+            )
+            self.modalities = dict(manifest.modalities)
+            self.first_batches = FirstBatches({})
+        if stage == 'fit':
+            self.train_dataset = self._open('train')
+        if stage in ('fit', 'validate') and 'val' in manifest.splits:
+            self.val_dataset = self._open('val')
+        if stage == 'test':
+            self.test_dataset = self._first(manifest.splits, 'test', 'val')
+        if stage == 'predict':
+            self.predict_dataset = self._first(
+                manifest.splits, 'predict', 'test', 'val'
+            )
+
+    def _first(self, packed: Container[str], *names: Split) -> PackedDataset:
+        """Open the first of some splits that was packed."""
+        return self._open(next((n for n in names if n in packed), names[0]))
+
+    def _open(self, split: Split) -> PackedDataset:
+        return PackedDataset(split=split, **self.kwargs)

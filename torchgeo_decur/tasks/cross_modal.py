@@ -1,0 +1,226 @@
+"""The baselines of DeCUR: Barlow Twins, VICReg, SimCLR and CLIP across modalities."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
+from torch import Tensor
+
+from ..losses import CLIPLoss, CrossModalLoss
+from ..models.encoder import Weights
+from .pretraining import MultimodalPretraining
+
+
+class BarlowTwins(MultimodalPretraining):
+    """Pretrain one encoder per modality with Barlow Twins, modalities as views.
+
+    Zbontar et al., *Barlow Twins: Self-Supervised Learning via Redundancy Reduction*,
+    ICML 2021, https://arxiv.org/abs/2103.03230. Correlations of all dimensions across
+    modalities are driven to the identity: the baseline of DeCUR.
+
+    Args:
+        modalities: number of channels of each modality, by name. A single one learns
+            from its own two views.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: width of each layer of the projectors; the last is the number of
+            dimensions D of the embeddings. Without a layer, features are embeddings.
+        lambda_param: weight of the off-diagonal elements of the correlation matrix.
+        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
+            ``augmentations``, ``optimizer``, ``lr``, ...
+
+    Raises:
+        ValueError: if an option is out of range or does not name the modalities.
+
+    Example:
+        >>> task = BarlowTwins({'s1': 2, 's2': 13}, model='resnet18', projector=[64, 64])
+        >>> sorted(task.projectors)
+        ['s1', 's2']
+    """
+
+    def __init__(
+        self,
+        modalities: dict[str, int],
+        model: str | dict[str, str] = 'resnet50',
+        weights: Weights | dict[str, Weights] = None,
+        projector: Sequence[int] = (8192, 8192, 8192),
+        lambda_param: float = 0.0051,
+        **options: Any,
+    ) -> None:
+        """Initialize a new BarlowTwins instance."""
+        if lambda_param < 0:
+            raise ValueError(f'lambda_param must be >= 0, got {lambda_param}')
+        super().__init__(modalities, model, weights, projector, **options)
+
+    def configure_losses(self) -> None:
+        """Build the loss."""
+        loss = BarlowTwinsLoss(self.hparams['lambda_param'])
+        self.criterion = CrossModalLoss(loss)
+
+
+class VICReg(MultimodalPretraining):
+    """Pretrain one encoder per modality with VICReg, modalities as views.
+
+    Bardes et al., *VICReg: Variance-Invariance-Covariance Regularization for
+    Self-Supervised Learning*, ICLR 2022, https://arxiv.org/abs/2105.04906. Embeddings of
+    two modalities are made equal, each dimension keeps its variance, and dimensions
+    are decorrelated within each modality.
+
+    Args:
+        modalities: number of channels of each modality, by name. A single one learns
+            from its own two views.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: width of each layer of the projectors; the last is the number of
+            dimensions D of the embeddings. Without a layer, features are embeddings.
+        invariance: weight of the distance between embeddings.
+        variance: weight of the variance of each dimension.
+        covariance: weight of the covariance of dimensions.
+        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
+            ``augmentations``, ``optimizer``, ``lr``, ...
+
+    Raises:
+        ValueError: if an option is out of range or does not name the modalities.
+
+    Example:
+        >>> task = VICReg({'s1': 2, 's2': 13}, model='resnet18', projector=[64, 64])
+        >>> sorted(task.projectors)
+        ['s1', 's2']
+    """
+
+    def __init__(
+        self,
+        modalities: dict[str, int],
+        model: str | dict[str, str] = 'resnet50',
+        weights: Weights | dict[str, Weights] = None,
+        projector: Sequence[int] = (8192, 8192, 8192),
+        invariance: float = 25.0,
+        variance: float = 25.0,
+        covariance: float = 1.0,
+        **options: Any,
+    ) -> None:
+        """Initialize a new VICReg instance."""
+        terms = dict(invariance=invariance, variance=variance, covariance=covariance)
+        for name, weight in terms.items():
+            if weight < 0:
+                raise ValueError(f'{name} must be >= 0, got {weight}')
+        super().__init__(modalities, model, weights, projector, **options)
+
+    def configure_losses(self) -> None:
+        """Build the loss."""
+        names = ('invariance', 'variance', 'covariance')
+        loss = VICRegLoss(*(self.hparams[name] for name in names))
+        self.criterion = CrossModalLoss(loss)
+
+
+class CrossModalSimCLR(MultimodalPretraining):
+    """Pretrain one encoder per modality with SimCLR, modalities as views.
+
+    Chen et al., *A Simple Framework for Contrastive Learning of Visual Representations*,
+    ICML 2020, https://arxiv.org/abs/2002.05709. The loss is NT-Xent, with negatives in
+    both modalities. TorchGeo's ``SimCLR`` has one encoder for one modality.
+
+    Args:
+        modalities: number of channels of each modality, by name. A single one learns
+            from its own two views.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: width of each layer of the projectors; the last is the number of
+            dimensions D of the embeddings. Without a layer, features are embeddings.
+        temperature: temperature of NT-Xent.
+        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
+            ``augmentations``, ``optimizer``, ``lr``, ...
+
+    Raises:
+        ValueError: if an option is out of range or does not name the modalities.
+
+    Example:
+        >>> task = CrossModalSimCLR({'s1': 2, 's2': 13}, model='resnet18', projector=[64, 64])
+        >>> sorted(task.projectors)
+        ['s1', 's2']
+    """
+
+    def __init__(
+        self,
+        modalities: dict[str, int],
+        model: str | dict[str, str] = 'resnet50',
+        weights: Weights | dict[str, Weights] = None,
+        projector: Sequence[int] = (8192, 8192, 8192),
+        temperature: float = 0.1,
+        **options: Any,
+    ) -> None:
+        """Initialize a new CrossModalSimCLR instance."""
+        if not temperature > 0:
+            raise ValueError(f'temperature must be positive, got {temperature}')
+        super().__init__(modalities, model, weights, projector, **options)
+
+    def configure_losses(self) -> None:
+        """Build the loss."""
+        loss = NTXentLoss(self.hparams['temperature'])
+        self.criterion = CrossModalLoss(loss)
+
+
+class CLIP(MultimodalPretraining):
+    """Pretrain one encoder per modality with CLIP, images of one place as pairs.
+
+    Radford et al., *Learning Transferable Visual Models From Natural Language
+    Supervision*, ICML 2021, https://arxiv.org/abs/2103.00020. Negatives are of the other
+    modality alone, and the temperature is learned; it is logged with the signs of
+    collapse as ``temperature``.
+
+    Args:
+        modalities: number of channels of each modality, by name; at least two.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: width of each layer of the projectors; the last is the number of
+            dimensions D of the embeddings. Without a layer, features are embeddings.
+        temperature: start of the temperature.
+        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
+            ``augmentations``, ``optimizer``, ``lr``, ...
+
+    Raises:
+        ValueError: if an option is out of range or does not name the modalities.
+
+    Example:
+        >>> task = CLIP({'s1': 2, 's2': 13}, model='resnet18', projector=[64, 64])
+        >>> sorted(task.projectors)
+        ['s1', 's2']
+    """
+
+    def __init__(
+        self,
+        modalities: dict[str, int],
+        model: str | dict[str, str] = 'resnet50',
+        weights: Weights | dict[str, Weights] = None,
+        projector: Sequence[int] = (8192, 8192, 8192),
+        temperature: float = 0.07,
+        **options: Any,
+    ) -> None:
+        """Initialize a new CLIP instance."""
+        if len(modalities) < 2:
+            raise ValueError(
+                f'modalities must name at least two for CLIP, got {list(modalities)}'
+            )
+        super().__init__(modalities, model, weights, projector, **options)
+
+    def configure_losses(self) -> None:
+        """Build the loss."""
+        self.criterion: CLIPLoss = CLIPLoss(self.hparams['temperature'])
+
+    def indicators(
+        self, h: Mapping[str, Tensor], z: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Measure collapse and alignment, and tell the temperature.
+
+        Args:
+            h: features by name, shape (B, F).
+            z: embeddings by name, shape (V, N, D).
+
+        Returns:
+            Scalars by name.
+        """
+        return {**super().indicators(h, z), 'temperature': self.criterion.temperature}

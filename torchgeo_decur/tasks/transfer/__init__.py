@@ -1,0 +1,1 @@
+"""Transfer: classification and segmentation with pretrained encoders."""

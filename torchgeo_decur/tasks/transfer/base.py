@@ -1,0 +1,396 @@
+"""What the transfer tasks share: batches, metrics over the split, missing modalities."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, takewhile
+from typing import Any, Literal, cast
+
+import matplotlib.pyplot as plt
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torchgeo.datamodules import BaseDataModule
+from torchgeo.datasets.utils import Sample
+from torchgeo.tasks.mixins import ClassificationMixin
+from torchmetrics import Metric
+
+from ...modalities import pick_date, split
+from ...models import LateFusion
+from ...models.encoder import Weights
+from ...transforms import SharedCrop
+from ..base import CheckedTask, batch_of
+from ..optimizers import EpochShare, build_transfer_optimizer, lay_schedule
+from .masked_loss import LabelGuard, MaskedLoss, target_weights
+from .modality_subsets import SubsetMetrics, collect
+
+_FIGURES = 10
+
+
+class LateFusionTask(ClassificationMixin, CheckedTask):
+    """Base of the transfer tasks, with the metrics of TorchGeo's own.
+
+    A subclass builds ``self.model``, a
+    :class:`~torchgeo_decur.models.LateFusion`, and predicts.
+    Metrics gather predictions over the whole split and are computed once at its end:
+    a mean over batches is another number.
+
+    Args:
+        modalities: number of channels of each modality, by name.
+        model: see the subclass.
+        weights: start of the encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        bands: names of the bands of the images, by modality, such as ``{s2: [B2, B3, B4,
+            B8]}``: the first convolution of weights that name theirs is adapted.
+        task: 'binary', 'multiclass' or 'multilabel'.
+        num_classes: number of classes of a multiclass task.
+        num_labels: number of labels of a multilabel task.
+        labels: names of the classes, for the metrics of each.
+        loss: 'ce' (multiclass), 'soft_margin' (multilabel), 'bce' (binary and
+            multilabel), 'jaccard', 'focal' or 'dice'.
+        class_weights: weight of each class in 'ce'.
+        ignore_index: class that counts neither in the loss nor in the metrics; not with
+            'jaccard'.
+        label_key: key of the batch that has the target.
+        crop_scale: range of the share of the area that random crops of training images
+            keep, such as [0.8, 1.0]; flips come with them, and all modalities, and the
+            map, of a sample are moved as one. By default nothing is augmented.
+        freeze_backbone: train what follows the encoders alone: they get no gradient, and
+            their normalisation layers keep their statistics.
+        missing: modalities that validation, test and prediction do without.
+        modality_dropout: in training, probability that a modality of a sample is left
+            out; at least one always stays.
+        test_subsets: whether the test also scores every subset of the modalities, and
+            prints a table of them.
+        optimizer: 'adamw' or 'sgd' with momentum 0.9.
+        lr: learning rate.
+        lr_backbone: learning rate of the encoders, by default ``lr``.
+        layer_decay: rate of each layer of an encoder relative to that of the layer after
+            it, in (0, 1]; the last one learns at ``lr_backbone``. By default all do.
+        weight_decay: weight decay of all parameters.
+        schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
+            'cosine' lets them fall to 0, 'constant' keeps them.
+
+    Raises:
+        ValueError: if options contradict each other.
+    """
+
+    shape: tuple[str, ...] = ('modalities', 'model', 'num_classes', 'num_labels')
+    model: LateFusion
+    #: Metrics of the table of subsets.
+    summary: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        modalities: dict[str, int],
+        model: str | dict[str, str],
+        weights: Weights | dict[str, Weights] = None,
+        *,
+        bands: dict[str, list[str]] | None = None,
+        task: Literal['binary', 'multiclass', 'multilabel'] = 'multiclass',
+        num_classes: int | None = None,
+        num_labels: int | None = None,
+        labels: list[str] | None = None,
+        loss: Literal['ce', 'bce', 'soft_margin', 'jaccard', 'focal', 'dice'] = 'ce',
+        class_weights: list[float] | None = None,
+        ignore_index: int | None = None,
+        label_key: str,
+        crop_scale: Sequence[float] | None = None,
+        freeze_backbone: bool = False,
+        missing: Sequence[str] = (),
+        modality_dropout: float = 0.0,
+        test_subsets: bool = False,
+        optimizer: Literal['adamw', 'sgd'] = 'adamw',
+        lr: float,
+        lr_backbone: float | None = None,
+        layer_decay: float | None = None,
+        weight_decay: float,
+        schedule: Literal['constant', 'step', 'cosine'] = 'constant',
+    ) -> None:
+        """Initialize a new LateFusionTask instance."""
+        self.weights = weights
+        self.missing = missing
+        self.test_subsets = test_subsets
+        super().__init__()
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of logits of a sample or pixel."""
+        return self.hparams['num_classes'] or self.hparams['num_labels'] or 1
+
+    def configure_losses(self) -> None:
+        """Build the criterion: a mean over known targets, or that of TorchGeo."""
+        loss, multiclass = self.hparams['loss'], self.hparams['task'] == 'multiclass'
+        index = self.hparams['ignore_index']
+        number = self.hparams['num_classes'] if multiclass else 2
+        self._labels = LabelGuard(number, index)
+        if loss in ('jaccard', 'dice'):
+            super().configure_losses()
+            return
+        # The multi-label soft margin is the binary cross-entropy.
+        weights = self.hparams['class_weights'] if loss == 'ce' else None
+        gamma = 2.0 if loss == 'focal' else 0.0
+        self.criterion: nn.Module = MaskedLoss(multiclass, index, weights, gamma)
+
+    def configure_metrics(self) -> None:
+        """Build TorchGeo's metrics, and those of the table of subsets."""
+        super().configure_metrics()
+        # torchmetrics would look at all labels in every step, and make the host wait.
+        for metric in self.train_metrics.modules():
+            if hasattr(metric, 'validate_args'):
+                metric.validate_args = False  # type: ignore[assignment]
+        base = dict(self.train_metrics.items(keep_base=True))
+        every = {**base, **self._more_metrics()}
+        self.train_metrics = collect(base, 'train')
+        self.val_metrics = collect(every, 'val')
+        self.test_metrics = collect(every, 'test')
+        chosen = {name: every[name] for name in self.summary}
+        present = self._present() if self.test_subsets else []
+        self.subset_metrics = SubsetMetrics(chosen, present)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build optimiser and schedule of everything that is not frozen.
+
+        Returns:
+            Optimiser, and scheduler stepped every epoch.
+        """
+        schedule = self._schedule()
+        return {'optimizer': schedule.optimizer, 'lr_scheduler': schedule}
+
+    def on_fit_start(self) -> None:
+        """Say nothing about frozen encoders in evaluation mode, which is meant."""
+        if self.hparams['freeze_backbone']:
+            warnings.filterwarnings('ignore', r'Found \d+ module\(s\) in eval mode')
+
+    def on_train_start(self) -> None:
+        """Set the rates of the first epoch, which may follow those of another fit."""
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, EpochShare):
+            lay_schedule(schedule, self._schedule().optimizer)
+
+    def forward(
+        self,
+        images: Mapping[str, Tensor],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Compute logits.
+
+        Args:
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+            available: whether each sample has a modality, shape (B,).
+
+        Returns:
+            Logits of the model.
+        """
+        logits: Tensor = self.model(images, available)
+        return logits
+
+    def training_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor:
+        """Compute the loss of a training batch.
+
+        Args:
+            batch: images in [0, 1] and the target.
+            batch_idx: index of the batch.
+            dataloader_idx: index of the data loader.
+
+        Returns:
+            The loss.
+        """
+        batch = self._augment(batch)
+        y = self._labels.replace(self._target(batch))
+        with batch_of(len(y)):
+            features, size = self._encode(batch, 'train')
+            y_hat = self.model.decode(features, size).squeeze(1)
+        loss = self._loss(y_hat, y)
+        self.train_metrics.update(y_hat.detach(), y)
+        if self._looks(batch_idx):
+            self._labels.check(self.hparams['label_key'])
+            # A batch without a known target has no loss.
+            if self._weight(y) > 0:
+                shown = loss.detach().cpu()
+                self.log('train_loss', shown, batch_size=len(y), prog_bar=True)
+        return loss
+
+    def validation_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Compute the loss and metrics of a validation batch.
+
+        Args:
+            batch: images in [0, 1] and the target.
+            batch_idx: index of the batch.
+            dataloader_idx: index of the data loader.
+        """
+        features, size = self._encode(batch, 'val')
+        y_hat = self.model.decode(features, size).squeeze(1)
+        y = self._evaluate(batch, batch_idx, y_hat, 'val_loss')
+        self.val_metrics.update(y_hat, y)
+        if batch_idx < _FIGURES:
+            self._draw(batch, y_hat, batch_idx)
+
+    def test_step(self, batch: Sample, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Compute the loss and metrics of a test batch, for each subset if asked to.
+
+        The encoders run once; a subset leaves out the features of the others.
+
+        Args:
+            batch: images in [0, 1] and the target.
+            batch_idx: index of the batch.
+            dataloader_idx: index of the data loader.
+        """
+        features, size = self._encode(batch, 'test')
+        y_hat = self.model.decode(features, size).squeeze(1)
+        y = self._evaluate(batch, batch_idx, y_hat, 'test_loss')
+        self.test_metrics.update(y_hat, y)
+        for names, metrics in self.subset_metrics.items():
+            some = {m: features[m] for m in names}
+            metrics.update(self.model.decode(some, size).squeeze(1), y)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._labels.check(self.hparams['label_key'])
+        super().on_validation_epoch_end()
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics, and print one row for each subset of modalities."""
+        self._labels.check(self.hparams['label_key'])
+        if values := self.subset_metrics.compute():
+            self.log_dict(values)
+            whole = self.test_metrics.compute()
+            rank_zero_info(self.subset_metrics.table({**values, **whole}))
+        super().on_test_epoch_end()
+
+    def _more_metrics(self) -> dict[str, Metric]:
+        """Metrics of the validation and the test split that TorchGeo does not have."""
+        return {}
+
+    def _schedule(self) -> EpochShare:
+        names = ('optimizer', 'lr', 'lr_backbone', 'layer_decay', 'weight_decay')
+        options = {name: self.hparams[name] for name in (*names, 'schedule')}
+        return build_transfer_optimizer(
+            self.model,
+            **options,
+            epochs=self.trainer.max_epochs,
+            fused=self._may_fuse(),
+        )[1]
+
+    def _probabilities(self, batch: Sample) -> Tensor:
+        features, size = self._encode(batch, 'predict')
+        logits: Tensor = self.model.decode(features, size)
+        if self.hparams['task'] == 'multiclass':
+            return logits.softmax(dim=1)
+        return logits.sigmoid()
+
+    def _present(self) -> list[str]:
+        return [m for m in self.hparams['modalities'] if m not in self.missing]
+
+    def _encode(
+        self, batch: Sample, stage: str, first_date: bool = False
+    ) -> tuple[dict[str, list[Tensor]], Sequence[int]]:
+        """Features of the modalities that a stage has, and the size of the images."""
+        modalities: dict[str, int] = self.hparams['modalities']
+        wanted = list(modalities) if stage == 'train' else self._present()
+        stacked = 'image' in batch and not any(f'image_{m}' in batch for m in wanted)
+        available = {
+            m: batch[f'available_{m}'] for m in wanted if f'available_{m}' in batch
+        }
+        cached = {
+            m: [batch[k] for k in takewhile(batch.__contains__, _cached(m))]
+            for m in wanted
+            if f'features_{m}_0' in batch
+        }
+        if cached:
+            return self.model.mask(cached, available), ()
+        found = split(
+            batch, {m: modalities[m] for m in modalities if stacked or m in wanted}
+        )
+        date = None if stage == 'train' and not first_date else 0
+        images = {m: pick_date(found[m], date) for m in wanted}
+        if resize := self.hparams.get('size'):
+            images = {m: _resize(x, resize) for m, x in images.items()}
+        size = next(iter(images.values())).shape[-2:]
+        return self.model.encode(images, available), size
+
+    def _augment(self, batch: Sample) -> Sample:
+        """Crop and flip images, and a mask with them, where the task is asked to."""
+        keys = [f'image_{m}' for m in self.hparams['modalities']]
+        found = [k for k in [*keys, 'image'] if k in batch]
+        if self.hparams['crop_scale'] is None or not found:
+            return batch
+        crop = SharedCrop(
+            self.hparams.get('size'),
+            self.hparams['crop_scale'],
+            vflip=0.5 if self.hparams.get('vertical_flip', True) else 0.0,
+        )
+        key = self.hparams['label_key']
+        target = self._target(batch)
+        with torch.autocast(self.device.type, enabled=False):
+            images, mask = crop(
+                {k: pick_date(batch[k]) for k in found},
+                target if target.ndim > 2 else None,
+            )
+        moved = {**batch, **images}
+        return moved if mask is None else {**moved, key: mask}
+
+    def _target(self, batch: Sample) -> Tensor:
+        key = self.hparams['label_key']
+        if key not in batch:
+            raise ValueError(
+                f'batch must have the target {key!r}, got only '
+                f'{sorted(map(str, batch))}; set label_key'
+            )
+        target: Tensor = batch[key]
+        # Rasters of one band, where TorchGeo kept the band.
+        return (target.squeeze(1) if target.ndim == 4 else target).long()
+
+    def _loss(self, y_hat: Tensor, y: Tensor) -> Tensor:
+        loss: Tensor = self.criterion(y_hat, y)
+        return loss
+
+    def _weight(self, y: Tensor) -> Tensor:
+        """Return the weight of a batch in the mean of a split: its known targets."""
+        weights = getattr(self.criterion, 'class_weights', None)
+        return target_weights(y, self.hparams['ignore_index'], weights).sum()
+
+    def _evaluate(
+        self, batch: Sample, batch_idx: int, y_hat: Tensor, name: str
+    ) -> Tensor:
+        """Log the loss over the known targets of the split, and return the targets."""
+        y = self._labels.replace(self._target(batch))
+        if batch_idx == 0 or self.device.type == 'cpu':
+            self._labels.check(self.hparams['label_key'])
+        # Lightning weighs the mean over batches by a tensor too, without a wait.
+        weight = cast(int, self._weight(y))
+        self.log(name, self._loss(y_hat, y), batch_size=weight, sync_dist=True)
+        return y
+
+    def _draw(self, batch: Sample, y_hat: Tensor, number: int) -> None:
+        """Give the first sample of a batch to a logger that takes figures."""
+        experiment = getattr(self.logger, 'experiment', None)
+        datamodule = getattr(self.trainer, 'datamodule', None)
+        if not hasattr(experiment, 'add_figure') or not isinstance(
+            datamodule, BaseDataModule
+        ):
+            return
+        multiclass = self.hparams['task'] == 'multiclass'
+        prediction = y_hat.argmax(1) if multiclass else (y_hat >= 0).long()
+        sample = {str(k): v[0].cpu() for k, v in batch.items() if isinstance(v, Tensor)}
+        figure = datamodule.plot({**sample, 'prediction': prediction[0].cpu()})
+        if figure is not None:
+            cast(Any, experiment).add_figure(
+                f'image/{number}', figure, global_step=self.global_step
+            )
+            plt.close(figure)
+
+
+def _cached(modality: str) -> Iterator[str]:
+    return (f'features_{modality}_{level}' for level in count())
+
+
+def _resize(x: Tensor, size: int) -> Tensor:
+    if x.shape[-2:] == (size, size):
+        return x
+    return interpolate(x, size=(size, size), mode='bilinear', antialias=True)

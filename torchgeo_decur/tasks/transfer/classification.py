@@ -1,0 +1,198 @@
+"""Scene classification from one or more modalities."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from torchgeo.datasets.utils import Sample
+from torchmetrics import Metric
+from torchmetrics.classification import MultilabelAveragePrecision
+
+from ...models import (
+    FusionHeadClassifier,
+    LateFusion,
+    LateFusionClassifier,
+    build_fusion_head,
+    load_fusion_head,
+)
+from ...models.encoder import Weights
+from .base import LateFusionTask
+from .feature_cache import cache_features, evaluating
+from .options import check_options
+
+
+class LateFusionClassification(LateFusionTask):
+    """Fine-tune or probe pretrained encoders for classes of scenes.
+
+    Features of every modality are concatenated, or fused by a pretrained fusion head,
+    and one linear layer classifies them.
+    Metrics have the names of TorchGeo's ``Classification``; a multi-label task has also
+    ``mAP_micro`` and ``mAP_macro`` (mean average precision) of the validation and the
+    test split. All are computed over the whole split.
+
+    A modality may be missing in four ways: *never trained with*: leave it out of
+    ``modalities``; *absent at test*: ``missing``; *absent for some samples*: the batch
+    has ``available_<m>``, shape (B,), boolean; *prepared for*: ``modality_dropout``.
+
+    Args:
+        modalities: number of channels of each modality, by name.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        fusion: 'concatenate', or the file ``fusion.safetensors`` that
+            :class:`~torchgeo_decur.callbacks.ExportEncoders` wrote beside the encoders of
+            CoMM or COrAL: their joint features are classified. It learns at ``lr``, and
+            is frozen with the encoders.
+        label_key: key of the batch that has the labels.
+        size: height and width in pixels that images are brought to, by the crop in
+            training and else by resizing; by default they keep their size.
+        cache_features: whether a fit runs the frozen encoders once over training and
+            validation split, on the first date of each sample, and then trains on their
+            features in memory (4 bytes for each feature of each sample).
+        lr: learning rate.
+        weight_decay: weight decay of all parameters.
+        options: of :class:`~torchgeo_decur.tasks.LateFusionTask`: ``task``,
+            ``num_classes``, ``loss``, ``freeze_backbone``, ``missing``, ...
+
+    Raises:
+        ValueError: if options contradict each other.
+
+    Example:
+        >>> task = LateFusionClassification(
+        ...     {'s1': 2, 's2': 13}, 'resnet18', task='multilabel', num_labels=19,
+        ...     loss='soft_margin'
+        ... )
+        >>> import torch
+        >>> task.eval()({'s2': torch.rand(4, 13, 64, 64)}).shape
+        torch.Size([4, 19])
+    """
+
+    def __init__(
+        self,
+        modalities: dict[str, int],
+        model: str | dict[str, str] = 'resnet50',
+        weights: Weights | dict[str, Weights] = None,
+        *,
+        fusion: str | dict[str, Any] = 'concatenate',
+        label_key: str = 'label',
+        size: int | None = None,
+        cache_features: bool = False,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        **options: Any,
+    ) -> None:
+        """Initialize a new LateFusionClassification instance."""
+        super().__init__(
+            modalities,
+            model,
+            weights,
+            label_key=label_key,
+            lr=lr,
+            weight_decay=weight_decay,
+            **options,
+        )
+
+    def configure_models(self) -> None:
+        """Build the encoders and the linear layer."""
+        check_options(self.hparams, self.missing)
+        if self.hparams['cache_features'] and not self.hparams['freeze_backbone']:
+            raise ValueError('cache_features needs freeze_backbone, got False')
+        if self.hparams['cache_features'] and self.hparams['crop_scale'] is not None:
+            raise ValueError(
+                'cache_features needs images that do not change, got crop_scale '
+                f'{self.hparams["crop_scale"]}'
+            )
+        fusion = self.hparams['fusion']
+        build: Callable[..., LateFusion] = LateFusionClassifier
+        if fusion != 'concatenate':
+            # A checkpoint has to build the head where the file is not.
+            known = isinstance(fusion, Mapping)
+            head = build_fusion_head(fusion) if known else load_fusion_head(fusion)
+            self.hparams['fusion'] = head.description
+            build = partial(FusionHeadClassifier, fusion=head)
+        self.model = build(
+            self.hparams['modalities'],
+            model=self.hparams['model'],
+            weights=self.weights,
+            num_classes=self.num_outputs,
+            freeze_backbone=self.hparams['freeze_backbone'],
+            modality_dropout=self.hparams['modality_dropout'],
+            bands=self.hparams['bands'],
+        )
+
+    def configure_metrics(self) -> None:
+        """Build TorchGeo's metrics, and average precision for several labels."""
+        self.summary = ('OverallAccuracy', 'AverageAccuracy')
+        if self.hparams['task'] == 'multilabel':
+            self.summary = ('mAP_micro', 'mAP_macro')
+        elif self.hparams['task'] == 'binary':
+            self.summary = ('OverallAccuracy', 'OverallF1Score')
+        super().configure_metrics()
+
+    def _more_metrics(self) -> dict[str, Metric]:
+        if self.hparams['task'] != 'multilabel':
+            return {}
+        average = partial(
+            MultilabelAveragePrecision,
+            self.hparams['num_labels'],
+            ignore_index=self.hparams['ignore_index'],
+            validate_args=False,
+        )
+        return {f'mAP_{kind}': average(average=kind) for kind in ('micro', 'macro')}
+
+    def on_fit_start(self) -> None:
+        """Compute the features of both splits if asked to.
+
+        Raises:
+            ValueError: if the data come without a datamodule.
+        """
+        super().on_fit_start()
+        if not self.hparams['cache_features']:
+            return
+        self._datamodule: Any = getattr(self.trainer, 'datamodule', None)
+        if self._datamodule is None:
+            raise ValueError('cache_features needs a datamodule, got data loaders')
+        validates = self.trainer.limit_val_batches != 0
+        with evaluating(self.model):
+            self._replaced = cache_features(
+                self._datamodule,
+                ('train', 'val') if validates else ('train',),
+                self._features,
+            )
+
+    def on_fit_end(self) -> None:
+        """Give the datamodule its datasets back."""
+        if self.hparams['cache_features']:
+            for name, dataset in self._replaced.items():
+                setattr(self._datamodule, name, dataset)
+
+    def _features(self, stage: str, batch: Any) -> dict[str, Tensor]:
+        batch = self._datamodule.transfer_batch_to_device(
+            batch, self.trainer.strategy.root_device, 0
+        )
+        batch = self._datamodule.on_after_batch_transfer(batch, 0)
+        features, _ = self._encode(batch, stage, first_date=True)
+        key = self.hparams['label_key']
+        kept = {k: v for k, v in batch.items() if str(k).startswith('available_')}
+        kept |= {
+            f'features_{m}_{level}': x
+            for m, levels in features.items()
+            for level, x in enumerate(levels)
+        }
+        return {k: v.cpu() for k, v in {**kept, key: self._target(batch)}.items()}
+
+    def predict_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor:
+        """Compute the probabilities of the classes.
+
+        Args:
+            batch: images in [0, 1].
+            batch_idx: index of the batch.
+            dataloader_idx: index of the data loader.
+
+        Returns:
+            Probabilities, shape (B, ``num_classes``).
+        """
+        return self._probabilities(batch)

@@ -1,0 +1,101 @@
+"""Metrics of a test split, for every subset of the modalities."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import cast
+
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+
+from ...losses import display_names
+
+
+class SubsetMetrics(nn.Module):
+    """Metrics of each proper subset of the modalities, and their table.
+
+    Args:
+        metrics: metrics of a subset, by name.
+        modalities: the modalities; none for no subsets.
+
+    Example:
+        >>> list(SubsetMetrics({}, ['s1', 's2', 'dem']).names.values())
+        ['s1', 's2', 'dem', 's1+s2', 's1+dem', 's2+dem', 's1+s2+dem']
+    """
+
+    def __init__(
+        self, metrics: Mapping[str, Metric], modalities: Sequence[str]
+    ) -> None:
+        """Initialize a new SubsetMetrics instance."""
+        super().__init__()
+        self.columns = list(metrics)
+        self.whole = tuple(modalities)
+        sizes = range(1, len(modalities))
+        subsets = [names for size in sizes for names in combinations(modalities, size)]
+        #: For display; the subsets themselves are tuples.
+        self.names = display_names([*subsets, self.whole], '+')
+        self.subsets = subsets
+        self.collections = nn.ModuleList(
+            collect(metrics, 'test', f'_{self.names[subset]}') for subset in subsets
+        )
+
+    def items(self) -> Iterator[tuple[tuple[str, ...], MetricCollection]]:
+        """Iterate over the subsets and their metrics."""
+        for subset, metrics in zip(self.subsets, self.collections, strict=True):
+            yield subset, cast(MetricCollection, metrics)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Compute and reset the metrics.
+
+        Returns:
+            ``test_<metric>_<subset>``; nothing without subsets.
+        """
+        values: dict[str, Tensor] = {}
+        for _, metrics in self.items():
+            values |= metrics.compute()
+            metrics.reset()
+        return values
+
+    def table(self, values: Mapping[str, Tensor]) -> str:
+        """Render the metrics of every subset, and of all modalities.
+
+        Args:
+            values: what :meth:`compute` returns, and ``test_<metric>`` of all
+                modalities.
+
+        Returns:
+            A table in plain text.
+        """
+        rows = {
+            name: '' if subset == self.whole else f'_{name}'
+            for subset, name in self.names.items()
+        }
+        width = max(map(len, [*rows, 'modalities'])) + 2
+        columns = ''.join(f'{c:>24}' for c in self.columns)
+        lines = [f'{"modalities":<{width}}{columns}']
+        for name, postfix in rows.items():
+            cells = [100 * float(values[f'test_{c}{postfix}']) for c in self.columns]
+            lines.append(f'{name:<{width}}' + ''.join(f'{v:>24.1f}' for v in cells))
+        return '\n'.join(['Test split by the modalities that are there, in %', *lines])
+
+
+def collect(
+    metrics: Mapping[str, Metric], stage: str, postfix: str = ''
+) -> MetricCollection:
+    """Copy metrics into a collection of a stage.
+
+    Sharing states in groups is wrong for the metrics that TorchGeo wraps.
+
+    Args:
+        metrics: metrics by name.
+        stage: what their names begin with.
+        postfix: what their names end with.
+
+    Returns:
+        The collection.
+    """
+    copies: dict[str, Metric | MetricCollection] = {
+        name: metric.clone() for name, metric in metrics.items()
+    }
+    return MetricCollection(
+        copies, prefix=f'{stage}_', postfix=postfix, compute_groups=False
+    )

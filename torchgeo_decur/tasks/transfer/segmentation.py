@@ -1,0 +1,114 @@
+"""Semantic segmentation from one or more modalities."""
+
+from typing import Any, Literal
+
+from torch import Tensor
+from torchgeo.datasets.utils import Sample
+
+from ...models import CMXSegmenter, LateFusionSegmenter, Segmenter
+from ...models.encoder import Weights
+from ...models.segmentation.decoders import Decoder
+from .base import LateFusionTask
+from .options import check_options
+
+
+class LateFusionSegmentation(LateFusionTask):
+    """Fine-tune pretrained encoders, or train a decoder on them, for maps of classes.
+
+    The feature pyramids of every modality are concatenated level by level, and a decoder
+    segments them. Metrics have the names of TorchGeo's ``SemanticSegmentation``;
+    ``AverageJaccardIndex`` is the mean intersection over union (mIoU) over the classes
+    but ``ignore_index``. All are computed over the whole split.
+
+    A modality may be missing as in
+    :class:`~torchgeo_decur.tasks.LateFusionClassification`.
+
+    Args:
+        modalities: number of channels of each modality, by name; all on one grid.
+        model: the decoder: 'fcn' as in DeCUR's experiments, or 'unet', 'deeplabv3+',
+            'upernet', 'segformer' or 'fpn' of segmentation-models-pytorch; or 'cmx',
+            which lets two modalities meet after every stage, see
+            :class:`~torchgeo_decur.models.CMXSegmenter`.
+        backbone: name of a timm model, one for all modalities or one for each.
+        weights: start of the encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        label_key: key of the batch that has the maps, shape (B, H, W) or (B, 1, H, W).
+        vertical_flip: whether the flips are vertical too; not for photographs of rooms
+            and streets, which have an upright.
+        lr: learning rate.
+        weight_decay: weight decay of all parameters.
+        options: of :class:`~torchgeo_decur.tasks.LateFusionTask`: ``task``,
+            ``num_classes``, ``loss``, ``ignore_index``, ``missing``, ...
+
+    Raises:
+        ValueError: if options contradict each other.
+
+    Example:
+        >>> task = LateFusionSegmentation(
+        ...     {'rgb': 3, 'dem': 1}, 'fcn', 'resnet18', num_classes=11, ignore_index=0
+        ... )
+        >>> import torch
+        >>> task.eval()({'rgb': torch.rand(2, 3, 50, 50)}).shape
+        torch.Size([2, 11, 50, 50])
+    """
+
+    shape = (*LateFusionTask.shape, 'backbone')
+    model: Segmenter
+    summary = ('AverageJaccardIndex', 'OverallAccuracy')
+
+    def __init__(
+        self,
+        modalities: dict[str, int],
+        model: Decoder | Literal['cmx'] = 'fcn',
+        backbone: str | dict[str, str] = 'resnet50',
+        weights: Weights | dict[str, Weights] = None,
+        *,
+        label_key: str = 'mask',
+        vertical_flip: bool = True,
+        lr: float = 1e-4,
+        weight_decay: float = 0.01,
+        **options: Any,
+    ) -> None:
+        """Initialize a new LateFusionSegmentation instance."""
+        super().__init__(
+            modalities,
+            model,
+            weights,
+            label_key=label_key,
+            lr=lr,
+            weight_decay=weight_decay,
+            **options,
+        )
+
+    def configure_models(self) -> None:
+        """Build the encoders and the decoder."""
+        check_options(self.hparams, self.missing)
+        names = ('modalities', 'backbone', 'bands', 'freeze_backbone')
+        options = {name: self.hparams[name] for name in (*names, 'modality_dropout')}
+        options |= {'weights': self.weights, 'num_classes': self.num_outputs}
+        if self.hparams['model'] == 'cmx':
+            self.model = CMXSegmenter(**options)
+        else:
+            self.model = LateFusionSegmenter(model=self.hparams['model'], **options)
+
+    def predict_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Any]:
+        """Compute the probabilities of the classes of each pixel.
+
+        Args:
+            batch: images in [0, 1].
+            batch_idx: index of the batch.
+            dataloader_idx: index of the data loader.
+
+        Returns:
+            ``probabilities``, shape (B, ``num_classes``, H, W), and the ``bounds`` and
+            ``transform`` of the batch, shape (B, 9) as TorchGeo has them, for writing
+            georeferenced files; None where the data have no place.
+        """
+        probabilities: Tensor = self._probabilities(batch)
+        return {
+            'probabilities': probabilities,
+            'bounds': batch.get('bounds'),
+            'transform': batch.get('transform'),
+        }

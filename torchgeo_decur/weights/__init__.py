@@ -1,0 +1,1 @@
+"""Published weights, files of encoders, and what they say of an encoder."""

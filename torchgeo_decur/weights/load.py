@@ -1,0 +1,358 @@
+"""Start encoders from weights that were trained elsewhere."""
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+from timm.layers.pos_embed import resample_abs_pos_embed
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum
+
+from ..modalities import canonical
+from .download import fetch
+from .enums import get_weight, weights_of_file
+from .formats import HEADS, Checkpoint, State, read_checkpoint, split_states
+from .published import ENUMS, DeCURWeights, first_convolution, fold_repeated
+
+type Source = WeightsEnum | str | Path
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What :func:`load_weights` did to one encoder.
+
+    Args:
+        weights: name of the weights or the file.
+        loaded: number of parameters and buffers that were set.
+        missing: those of the encoder that the weights do not have.
+        unexpected: those of the weights that the encoder does not have.
+        changes: what was done to the first convolution or to position embeddings, in
+            words.
+    """
+
+    weights: str
+    loaded: int
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    changes: tuple[str, ...]
+
+
+def load_weights(
+    encoder: nn.Module | Mapping[str, nn.Module],
+    weights: Source | Mapping[str, Source],
+    modality: str = '',
+    bands: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    strict: bool = True,
+) -> dict[str, LoadReport]:
+    """Load weights into one encoder or several, all of them or an error.
+
+    Reads the weight enums of this package and of TorchGeo and their names; the published
+    files of DeCUR; files that :class:`~torchgeo_decur.callbacks.ExportEncoders` writes;
+    checkpoints of our tasks; plain timm or torchvision state dictionaries; safetensors.
+    Downloads are verified, and nothing but tensors and plain types is ever unpickled.
+    Classifiers and projectors are left out.
+
+    With ``bands``, the first convolution is adapted by name: its channels are selected
+    and put in the order of ``bands``, bands that the weights do not know start from
+    zero, those that they alone know are dropped. Position embeddings of vision
+    transformers are interpolated to the grid of the encoder.
+
+    Args:
+        encoder: a timm model without classifier; several by name of modality, a
+            :class:`~torchgeo_decur.models.MultimodalEncoder`, or one of our tasks.
+            Changed in place.
+        weights: enum, name of one, or path of a file; with several encoders also one for
+            each.
+        modality: with one encoder, which of the weights of several.
+        bands: names of the bands of the images to come, in order; with several encoders
+            by name of modality.
+        strict: raise if a parameter is missing or unexpected. Otherwise load what fits
+            and warn.
+
+    Returns:
+        What was done, by modality (``modality`` with one encoder).
+
+    Raises:
+        FileNotFoundError: if weights are not in the cache and cannot be downloaded.
+        ValueError: if the name is unknown and no file, the file is no checkpoint, does
+            not have the modality, or does not fit the encoder.
+
+    Example:
+        >>> import torch
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from torchgeo_decur.models import MultimodalEncoder
+        >>> encoder = MultimodalEncoder({'s1': 2, 'dem': 1}, model='resnet18')
+        >>> with TemporaryDirectory() as folder:
+        ...     torch.save(encoder.state_dict(), Path(folder) / 'encoder.pt')
+        ...     reports = load_weights(encoder, Path(folder) / 'encoder.pt')
+        >>> reports['dem'].loaded
+        120
+    """
+    encoders = _encoders(encoder, modality)
+    many = not (isinstance(encoder, nn.Module) and encoders.get(modality) is encoder)
+    sources = dict(weights) if isinstance(weights, Mapping) else {}
+    names = dict(bands) if isinstance(bands, Mapping) else {}
+    for option, given in (('weights', sources), ('bands', names)):
+        if unknown := sorted(set(given) - set(encoders)):
+            raise ValueError(
+                f'{option} must name encoders among {list(encoders)}, got {unknown}'
+            )
+    if many and bands is not None and not isinstance(bands, Mapping):
+        raise ValueError(
+            f'bands of several encoders must be a mapping with {list(encoders)}, '
+            f'got {bands!r}'
+        )
+    read: dict[str, Checkpoint] = {}
+    ready: dict[str, tuple[nn.Module, State, LoadReport]] = {}
+    for m, target in encoders.items():
+        if sources and m not in sources:
+            continue
+        source = sources.get(m, weights)
+        key = f'{type(source)} {source}'
+        checkpoint = read[key] = read.get(key) or read_weights(source)
+        wanted = names.get(m) if isinstance(bands, Mapping) else bands
+        ready[m] = (target, *prepare(target, checkpoint, m, wanted, strict))
+    for m, (target, state, report) in ready.items():
+        target.load_state_dict(state, strict=False)
+        for change in report.changes:
+            # Lightning would double what importing this package adds to TorchGeo.
+            from lightning.pytorch.utilities import rank_zero_info
+
+            rank_zero_info(f'{report.weights}{f", {m}" if m else ""}: {change}')
+    return {m: report for m, (_, _, report) in ready.items()}
+
+
+def read_weights(weights: Any) -> Checkpoint:
+    """Read the encoders of an enum, of its name or of a file.
+
+    Args:
+        weights: enum, name of one, or path of a file.
+
+    Returns:
+        The encoders. Published files are recognised by name, and their channels put in
+        the order of the bands.
+
+    Raises:
+        FileNotFoundError: if weights are not in the cache and cannot be downloaded.
+        ValueError: if the name is unknown and no file, or the file is no checkpoint.
+    """
+    if isinstance(weights, str) and not os.path.exists(weights):
+        try:
+            weights = get_weight(weights)
+        except ValueError as error:
+            raise ValueError(
+                'weights must be a weight enum, the name of one such as '
+                f'ResNet50_Weights.SENTINEL1_2_DECUR, or a file, got {weights!r}; '
+                f'{str(error).rpartition("; ")[2]}'
+            ) from None
+    if isinstance(weights, DeCURWeights):
+        return weights.read()
+    if isinstance(weights, ENUMS):
+        return _read_foreign(weights)
+    if not isinstance(weights, str | Path):
+        raise ValueError(
+            'weights must be a weight enum, the name of one, or a file, '
+            f'got {type(weights).__name__}'
+        )
+    checkpoint = read_checkpoint(weights)
+    entry = weights_of_file(weights)
+    return entry.interpret(checkpoint) if entry else checkpoint
+
+
+def _read_foreign(weights: WeightsEnum) -> Checkpoint:
+    """Weights of TorchGeo or torchvision; those that only have a URL are verified."""
+    name, bands = str(weights), weights.meta.get('bands')
+    if type(weights).get_state_dict is WeightsEnum.get_state_dict:
+        states = fetch(weights.url, lambda f: read_checkpoint(f, name)).states
+    else:
+        options = {'progress': True, 'check_hash': True, 'weights_only': True}
+        states = split_states(weights.get_state_dict(map_location='cpu', **options))
+    known = dict.fromkeys(states, tuple(bands)) if bands else {}
+    model = weights.meta.get('model')
+    return Checkpoint(
+        name, states, known, dict.fromkeys(states, model) if model else {}
+    )
+
+
+def _encoders(
+    encoder: nn.Module | Mapping[str, nn.Module], modality: str
+) -> dict[str, nn.Module]:
+    if isinstance(encoder, Mapping):
+        return dict(encoder)
+    # A task of transfer has them in its model, and a MultimodalEncoder in a dictionary.
+    inside: Any = encoder
+    while not isinstance(inside, nn.ModuleDict):
+        holders = [x for x in (inside, getattr(inside, 'model', None)) if x is not None]
+        found = [x.encoders for x in holders if hasattr(x, 'encoders')]
+        if not found:
+            break
+        inside = found[0]
+    # timm's pyramids are module dictionaries of one encoder.
+    if isinstance(inside, nn.ModuleDict) and not hasattr(inside, 'feature_info'):
+        return dict(inside.items())
+    return {modality: encoder}
+
+
+def prepare(
+    encoder: nn.Module,
+    checkpoint: Checkpoint,
+    modality: str,
+    bands: Sequence[str] | None = None,
+    strict: bool = True,
+) -> tuple[State, LoadReport]:
+    """Find the parameters to load into one encoder; nothing is changed yet.
+
+    Args:
+        encoder: a timm model.
+        checkpoint: what a file holds.
+        modality: name of the encoder in it.
+        bands: names of the bands of the images, in order.
+        strict: as of :func:`load_weights`.
+
+    Returns:
+        Parameters by their names in the encoder, and a report.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
+    held = list(checkpoint.states)
+    key = '' if held == [''] else modality
+    if key not in held and (modality or len(held) > 1):
+        raise ValueError(
+            f'{checkpoint.name}: expected an encoder of {modality or "one modality"}, '
+            f'found those of {held}; give modality, or name the modalities alike'
+        )
+    key = key if key in held else held[0]
+    where = f'{checkpoint.name}{f", {modality}" if modality else ""}'
+    expected, known = encoder.state_dict(), checkpoint.bands.get(key)
+    state, changes = _fit_bands(where, checkpoint.states[key], expected, known, bands)
+    state, resized = _fit_positions(state, encoder)
+    absent = sorted(set(expected) - set(state))
+    kept = [k for k in absent if k in checkpoint.left_out.get(key, ())]
+    missing = [k for k in absent if k not in kept]
+    if kept:
+        changes.append(f'{kept[:3]} are not part of a pyramid and keep their start')
+    unexpected = sorted(set(state) - set(expected))
+    wrong = [k for k in unexpected if not k.startswith(HEADS)]
+    shapes = {
+        k: (tuple(expected[k].shape), tuple(state[k].shape))
+        for k in sorted(set(expected) & set(state))
+        if expected[k].shape != state[k].shape
+    }
+    fitting = {k: state[k] for k in expected if k in state and k not in shapes}
+    # Shapes are never passed over: they mean another model, or other bands.
+    if shapes or not fitting or (strict and (missing or wrong)):
+        channels = first_convolution(expected) in shapes and known
+        hint = (
+            f', or name the bands of the images (the weights have {list(known or ())})'
+        )
+        untrained = any(k.startswith('da_') for k in missing)
+        raise ValueError(
+            f'{checkpoint.name}: expected the parameters of the encoder'
+            f'{f" of {modality}" if modality else ""}, found another model: '
+            f'{len(missing)} missing {missing[:3]}, {len(wrong)} unexpected '
+            f'{wrong[:3]}, {len(shapes)} of another shape '
+            f'{dict(list(shapes.items())[:3])}; set model and number of channels to '
+            f'those of the weights{hint if channels else ""}'
+            f'{_UNTRAINED if untrained else ""}'
+        )
+    if missing or wrong:
+        warnings.warn(
+            f'{where}: loaded {len(fitting)} parameters, {len(missing)} missing '
+            f'{missing[:3]}, {len(wrong)} unexpected {wrong[:3]}',
+            stacklevel=3,
+        )
+    report = LoadReport(
+        checkpoint.name,
+        len(fitting),
+        tuple(missing),
+        tuple(unexpected),
+        (*changes, *resized),
+    )
+    return fitting, report
+
+
+_UNTRAINED = (
+    '; a plain ResNet has no attention and loads with strict=False; the attention da2_* of '
+    'published files was never trained: take da1_* of the other modality, as the entries '
+    'of ResNet50RDA_Weights do, or the file of both'
+)
+
+
+def _fit_bands(
+    where: str,
+    state: State,
+    expected: Mapping[str, Tensor],
+    known: Sequence[str] | None,
+    wanted: Sequence[str] | None,
+) -> tuple[State, list[str]]:
+    """Adapt the first convolution by names of bands, and say what was done."""
+    key = first_convolution(expected)
+    changes: list[str] = []
+    if wanted is not None and (not key or len(wanted) != expected[key].shape[1]):
+        channels = expected[key].shape[1] if key else 'no'
+        raise ValueError(
+            f'{where}: bands must name the {channels} channels of the encoder, '
+            f'got {list(wanted)}'
+        )
+    if key not in state or state[key].ndim != 4:
+        return state, changes
+    channels, own = expected[key].shape[1], state[key].shape[1]
+    if known and len(known) == 1 and own > 1 and channels != own:
+        state = fold_repeated(state, 1)
+        changes.append(f'summed the {own} equal channels of {known[0]}')
+        own = 1
+    if wanted is None:
+        return state, changes
+    if not known or len(known) != own:
+        raise ValueError(
+            f'{where}: expected weights that name their {own} bands, found '
+            f'{list(known) if known else "none"}; they cannot be adapted by name, '
+            'so leave bands out and give images of the same bands'
+        )
+    sources = [canonical(b) for b in known]
+    targets = [canonical(b) for b in wanted]
+    if not set(sources) & set(targets):
+        raise ValueError(
+            f'{where}: bands must share at least one with those of the weights, '
+            f'{list(known)}, got {list(wanted)}'
+        )
+    kernel = state[key].new_zeros(
+        state[key].shape[0], len(targets), *state[key].shape[2:]
+    )
+    for i, band in enumerate(targets):
+        if band in sources:
+            kernel[:, i] = state[key][:, sources.index(band)]
+    new = [w for w, t in zip(wanted, targets, strict=True) if t not in sources]
+    lost = [k for k, s in zip(known, sources, strict=True) if s not in targets]
+    kept = [s for s in sources if s in targets]
+    if kept != [t for t in targets if t in sources]:
+        changes.append(f'put the bands {list(known)} in the order {list(wanted)}')
+    if new:
+        changes.append(f'bands {new} are new and start from zero')
+    if lost:
+        changes.append(f'bands {lost} of the weights are dropped')
+    return {**state, key: kernel}, changes
+
+
+def _fit_positions(state: State, encoder: Any) -> tuple[State, list[str]]:
+    """Interpolate position embeddings to the grid of a vision transformer."""
+    given, own = state.get('pos_embed'), getattr(encoder, 'pos_embed', None)
+    grid = getattr(getattr(encoder, 'patch_embed', None), 'grid_size', None)
+    if given is None or own is None or grid is None or given.shape == own.shape:
+        return state, []
+    # Those of a class token or registers come first, and have no place.
+    prefix = own.shape[1] - grid[0] * grid[1]
+    side = isqrt(max(given.shape[1] - prefix, 0)) if given.ndim == 3 else 0
+    if not side or side**2 + prefix != given.shape[1]:
+        return state, []
+    resized = resample_abs_pos_embed(given, list(grid), [side, side], prefix)
+    change = (
+        f'resized position embeddings from {side} x {side} to {grid[0]} x {grid[1]}'
+    )
+    return {**state, 'pos_embed': resized}, [change]
