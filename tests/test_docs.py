@@ -2,6 +2,7 @@
 
 import functools
 import glob
+import importlib
 import inspect
 import re
 import runpy

@@ -43,7 +43,7 @@ FOREIGN = {
     'modalities': {'lightning', 'lightly', 'torchgeo', 'timm'},
     'transforms': {'lightning', 'lightly', 'torchgeo', 'timm'},
     'models': {'torchgeo.tasks', 'torchgeo.datamodules', 'torchgeo.datasets'},
-    'weights': {'lightning', 'torchgeo.tasks', 'torchgeo.datasets'},
+    'weights': {'torchgeo.tasks', 'torchgeo.datamodules', 'torchgeo.datasets'},
     'datasets': {'lightning', 'timm'},
     'analysis': {'lightning', 'torchgeo'},
 }
