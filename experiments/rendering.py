@@ -284,7 +284,7 @@ def half_width(values: Sequence[float]) -> float:
         The half-width.
     """
     quantile = float(student.ppf(0.975, len(values) - 1))
-    return quantile * stdev(values) / len(values) ** 0.5
+    return float(quantile * stdev(values) / len(values) ** 0.5)
 
 
 def read_rows(results: Path) -> list[Row]:
