@@ -16,7 +16,7 @@ from torchgeo.samplers import RandomPatchSampler
 from torchvision.models import WeightsEnum
 from torchvision.models._api import Weights
 
-from torchgeo_decur.datamodules import base
+from torchgeo_decur.datamodules import loaders
 from torchgeo_decur.models import ResNet50_Weights
 from torchgeo_decur.weights import published
 
@@ -38,7 +38,10 @@ def test_patch_sampler_draws_from_an_attribute() -> None:
 
 
 def test_lightning_counts_batches() -> None:
-    assert base._progress(Trainer(logger=False, enable_checkpointing=False)) == (0, 0)
+    assert loaders._progress(Trainer(logger=False, enable_checkpointing=False)) == (
+        0,
+        0,
+    )
 
 
 def test_an_epoch_begins_again_without_the_counts() -> None:
@@ -46,7 +49,7 @@ def test_an_epoch_begins_again_without_the_counts() -> None:
         fit_loop, current_epoch = object(), 3
 
     with pytest.warns(UserWarning, match='does not say which batches are done'):
-        assert base._progress(Another()) == (3, 0)  # type: ignore[arg-type]
+        assert loaders._progress(Another()) == (3, 0)  # type: ignore[arg-type]
 
 
 def test_weights_pass_for_those_of_torchgeo() -> None:

@@ -15,11 +15,12 @@ ALLOWED = {
     '': {'models'},
     'modalities': set(),
     'losses': set(),
+    'catalog': set(),
     'config': set(),
     'files': set(),
     'transforms': {'modalities'},
     # An entry of weights carries the scale of its input; transforms know no model.
-    'weights': {'files', 'modalities', 'transforms'},
+    'weights': {'catalog', 'files', 'modalities', 'transforms'},
     'models': {'files', 'modalities', 'weights'},
     # Packed data are also found under the old path, at first use.
     'datasets': {'files', 'modalities', 'packed', 'transforms'},
@@ -31,7 +32,15 @@ ALLOWED = {
     'analysis': {'losses.functional', 'modalities', 'models'},
     'callbacks': {'analysis', 'files', 'modalities', 'models', 'tasks', 'weights'},
     'cli': {
-        *('analysis', 'callbacks', 'config', 'files', 'modalities', 'models'),
+        *(
+            'analysis',
+            'callbacks',
+            'catalog',
+            'config',
+            'files',
+            'modalities',
+            'models',
+        ),
         *('packed', 'tasks', 'weights'),
     },
     'interop': {'modalities', 'models', 'transforms', 'weights'},

@@ -1,6 +1,8 @@
 """Models: an encoder per modality, heads, late fusion, and weights."""
 
-from ..weights.enums import (
+from ..weights import (
+    HubFolder,
+    LoadReport,
     MiTB2_Weights,
     MiTB5_Weights,
     ResNet50_Weights,
@@ -8,10 +10,9 @@ from ..weights.enums import (
     ViTSmall16_Weights,
     get_weight,
     list_weights,
+    load_weights,
+    save_encoder,
 )
-from ..weights.formats import save_encoder
-from ..weights.hub import HubFolder
-from ..weights.load import LoadReport, load_weights
 from .backbones.alexnet import AlexNet
 from .backbones.deformable_attention import (
     DeformableAttention,

@@ -1,1 +1,28 @@
-"""Published weights, files of encoders, and what they say of an encoder."""
+"""Published weights, files of encoders, and the metadata that they carry."""
+
+from .enums import (
+    MiTB2_Weights,
+    MiTB5_Weights,
+    ResNet50_Weights,
+    ResNet50RDA_Weights,
+    ViTSmall16_Weights,
+    get_weight,
+    list_weights,
+)
+from .formats import save_encoder
+from .hub import HubFolder
+from .load import LoadReport, load_weights
+
+__all__ = [
+    'HubFolder',
+    'LoadReport',
+    'MiTB2_Weights',
+    'MiTB5_Weights',
+    'ResNet50RDA_Weights',
+    'ResNet50_Weights',
+    'ViTSmall16_Weights',
+    'get_weight',
+    'list_weights',
+    'load_weights',
+    'save_encoder',
+]

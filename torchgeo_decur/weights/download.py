@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from ..catalog import cached_file
 from ..files import checksum_of, write_whole
-from .catalog import cached_file
 
 _HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})\.[^.]+$')
 

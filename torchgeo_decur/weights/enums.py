@@ -10,9 +10,9 @@ from torchvision.models import WeightsEnum
 from torchvision.models._api import Weights
 from torchvision.transforms.v2 import Normalize
 
+from ..catalog import LICENCE, PUBLISHED
 from ..modalities import MODALITIES
 from ..transforms import PerModality, ScaleToUnit
-from .catalog import LICENCE, PUBLISHED
 from .published import DeCURWeights
 
 # Photographs and coded depth were standardised like ImageNet after they were mapped to

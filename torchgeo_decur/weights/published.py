@@ -11,8 +11,8 @@ from torch import Tensor
 from torchgeo.models import api
 from torchvision.models import WeightsEnum
 
+from ..catalog import urls_of
 from ..modalities import MODALITIES
-from .catalog import urls_of
 from .download import fetch
 from .formats import Checkpoint, State, read_checkpoint
 
