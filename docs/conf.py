@@ -134,7 +134,10 @@ nitpick_ignore = [
 
 def modality_table() -> str:
     """Render the known modalities as a table in Markdown."""
-    lines = ['| name | kind | unit | bands | to [0, 1] from |', '|---|---|---|---|---|']
+    lines = [
+        '| name | kind | unit | bands | range mapped to [0, 1] |',
+        '|---|---|---|---|---|',
+    ]
     for name, modality in MODALITIES.items():
         if modality.mean:
             scale = 'mean ± 2 std of each band'
