@@ -17,6 +17,7 @@ ALLOWED = {
     'losses': set(),
     'catalog': set(),
     'config': set(),
+    'deprecation': set(),
     'files': set(),
     'transforms': {'modalities'},
     # An entry of weights carries the scale of its input; transforms know no model.
@@ -28,7 +29,9 @@ ALLOWED = {
     'packed': {
         *('config', 'datamodules', 'datasets', 'files', 'modalities', 'transforms')
     },
-    'tasks': {'losses', 'modalities', 'models', 'transforms', 'weights'},
+    'tasks': {
+        *('deprecation', 'losses', 'modalities', 'models', 'transforms', 'weights')
+    },
     'analysis': {'losses.functional', 'modalities', 'models'},
     'callbacks': {'analysis', 'files', 'modalities', 'models', 'tasks', 'weights'},
     'cli': {

@@ -1,7 +1,9 @@
 """The base of all tasks: checks of losses, inputs and checkpoints, and the seed of a run."""
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torchgeo.datasets.utils import Sample
 from torchgeo.tasks import BaseTask
 
+from ..deprecation import collect_arguments, current_names, outermost, renamed
 from ..modalities import check_unit_interval
 from ..weights.formats import TASK_OPTIONS
 from .optimizers import parameter_ndims
@@ -181,6 +184,37 @@ class CheckedTask(ScaleCheck, BaseTask):
     #: Hyperparameters that a checkpoint must share.
     shape: tuple[str, ...] = ()
 
+    def save_hyperparameters(
+        self,
+        *args: Any,
+        ignore: Sequence[str] | str | None = None,
+        frame: FrameType | None = None,
+        logger: bool = True,
+    ) -> None:
+        """Save the arguments of the constructors by their present names.
+
+        Args:
+            args: names of those to save, by default all; or one mapping to save instead.
+            ignore: names of those not to save.
+            frame: frame of the innermost constructor, by default that of the caller.
+            logger: whether loggers get them.
+        """
+        caller = frame or sys._getframe(1)
+        # No constructor runs outside it: Lightning adds only what its command has parsed.
+        outside = outermost(caller)
+        super().save_hyperparameters(frame=outside, logger=logger)
+        parsed = '_instantiator' in self.hparams
+        options = current_names(
+            type(self), self.hparams if parsed else collect_arguments(caller, self)
+        )
+        for old in renamed(type(self)):
+            self.hparams.pop(old, None)
+        named = all(isinstance(name, str) for name in args)
+        chosen = ({name: options[name] for name in args or options},) if named else args
+        super().save_hyperparameters(
+            *chosen, ignore=ignore, frame=outside, logger=logger
+        )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store whose checkpoint it is.
 
@@ -202,7 +236,7 @@ class CheckedTask(ScaleCheck, BaseTask):
             ValueError: naming the task, or each hyperparameter that shapes the model,
                 that differs.
         """
-        stored = checkpoint.get(TASK_OPTIONS, {})
+        stored = current_names(type(self), checkpoint.get(TASK_OPTIONS, {}))
         options = {'task': type(self).__name__} | {
             k: self.hparams[k] for k in self.shape
         }
