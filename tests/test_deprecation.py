@@ -151,7 +151,7 @@ class TestCommand:
             torchgeo('fit', '--config', config(tmp_path, {'ratio': 0.5}))
         found = {str(w.message).split(';')[0] for w in caught if 'old name' in str(w)}
         assert found == {
-            'Base: ratio is now called common_ratio',
+            'Task: ratio is now called common_ratio',
             'Turned: mirror is now called hflip',
             'Scenes: number is now called length',
         }

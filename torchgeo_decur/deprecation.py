@@ -16,6 +16,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
+from pathlib import Path
 from types import FrameType
 from typing import Any, NotRequired
 
@@ -45,11 +46,13 @@ def renamed_arguments[**P, T](
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         signature = inspect.signature(function)
-        owner = function.__qualname__.removesuffix('.__init__')
 
         # The name of a constructor: collect_arguments knows its frame by it.
         @wraps(function)
         def __init__(*args: Any, **kwargs: Any) -> T:
+            owner = function.__name__
+            if owner == '__init__':
+                owner = type(args[0]).__name__
             for old in [name for name in kwargs if name in names]:
                 new, value = names[old], kwargs.pop(old)
                 _check_once(owner, old, value, signature.parameters[new], kwargs)
@@ -57,7 +60,8 @@ def renamed_arguments[**P, T](
                     f'{owner}: {old} is now called {new}; the old name will be removed in '
                     'the next release',
                     FutureWarning,
-                    stacklevel=2,
+                    # Point to the line of the user, also where a subclass hands options on.
+                    skip_file_prefixes=(str(Path(__file__).parent),),
                 )
                 kwargs[new] = value
             return function(*args, **kwargs)
