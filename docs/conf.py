@@ -5,7 +5,6 @@ import importlib
 import inspect
 import os
 import pkgutil
-import runpy
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +19,12 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.math import get_node_equation_number
 from sphinx.writers.html5 import HTML5Translator
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import torchgeo_decur
+from experiments import summary
+from experiments import table as tables
+from experiments.benchmarks import record, targets
 from torchgeo_decur.modalities import MODALITIES
 from torchgeo_decur.weights.enums import WEIGHTS
 
@@ -195,16 +199,12 @@ def weights_table() -> str:
 def results_table(name: str) -> str:
     """Render what was measured of a table of experiments."""
     folder = Path(__file__).parents[1] / 'experiments'
-    render = runpy.run_path(str(folder / 'table.py'))['render']
-    table: str = render(folder / 'tables' / f'{name}.yaml')
-    return table
+    return tables.render(folder / 'tables' / f'{name}.yaml')
 
 
 def summary_table() -> str:
     """Render the table that leads the results page."""
-    path = Path(__file__).parents[1] / 'experiments' / 'summary.py'
-    table: str = runpy.run_path(str(path))['render_summary']()
-    return table
+    return summary.render_summary()
 
 
 def fold(text: str, summary: str) -> str:
@@ -245,14 +245,13 @@ def benchmark_table(name: str) -> str:
     folder = Path(__file__).parents[1] / 'experiments' / 'benchmarks'
     path = folder / f'results_{name}.csv'
     if not path.exists():
-        return f'*Not measured yet: `python experiments/benchmarks/{name}.py`.*'
+        return f'*Not measured yet: `python -m experiments.benchmarks.{name}`.*'
     with path.open(newline='') as file:
         rows = list(csv.DictReader(file))
     last = [row for row in rows if row['commit'] == rows[-1]['commit']]
     # The parts of a step have a table of their own.
     shown = [row for row in last if ' part=' not in row['case']]
-    table: str = runpy.run_path(str(folder / 'record.py'))['render'](shown)
-    return table
+    return record.render(shown)
 
 
 def step_parts(batch: str = 'batch=32') -> str:
@@ -266,17 +265,12 @@ def step_parts(batch: str = 'batch=32') -> str:
         for row in rows
         if row['commit'] == rows[-1]['commit'] and batch in row['case'].split()
     ]
-    table: str = runpy.run_path(str(folder / 'record.py'))['render_parts'](last)
-    return table
+    return record.render_parts(last)
 
 
 def benchmark_targets() -> str:
     """Render what became of the targets of the benchmarks."""
-    folder = Path(__file__).parents[1] / 'experiments' / 'benchmarks'
-    # What Python does for a script: its folder is where it imports from.
-    sys.path.append(str(folder))
-    table: str = runpy.run_path(str(folder / 'targets.py'))['render_targets']()
-    return table
+    return targets.render_targets()
 
 
 def public_names(module: str) -> list[str]:

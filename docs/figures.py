@@ -5,7 +5,7 @@ pink what is unique to either. A thick blue line in a matrix has a target of one
 is not used.
 """
 
-import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -355,8 +355,10 @@ def lives() -> Drawing:
 
 def results() -> Drawing:
     """Mean scores with one sensor, as dots with their confidence intervals."""
-    summary = Path(__file__).parents[1] / 'experiments' / 'summary.py'
-    scores = runpy.run_path(str(summary))['one_sensor']()
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from experiments.summary import one_sensor
+
+    scores = one_sensor()
     d = Drawing(
         'Score with one sensor, by objective',
         'A dot for each objective and a bar for its 95 % confidence interval, sorted by score. '

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from definition import Table
-from provenance import ROOT
 from scipy.stats import t as student
+
+from experiments.definition import Table
+from experiments.provenance import ROOT
 
 RESULTS = ROOT / 'experiments' / 'results.csv'
 

@@ -1,14 +1,9 @@
 """Summarise the comparison of objectives: the figure and the table that lead the results page."""
 
-import sys
-from pathlib import Path
 from statistics import mean
 
-# The documentation runs this file from elsewhere: what it imports lies beside it.
-sys.path.append(str(Path(__file__).resolve().parent))
-
-from provenance import ROOT
-from rendering import RESULTS, Columns, half_width, interval, read_columns
+from experiments.provenance import ROOT
+from experiments.rendering import RESULTS, Columns, half_width, interval, read_columns
 
 TABLE = ROOT / 'experiments' / 'tables' / 'objectives.yaml'
 ENCODERS = (

@@ -1,7 +1,7 @@
 """Run a table of experiments, and show what was measured.
 
-    python experiments/table.py run experiments/tables/synthetic.yaml --seeds '[0, 1, 2]'
-    python experiments/table.py show experiments/tables/synthetic.yaml
+    python -m experiments.table run experiments/tables/synthetic.yaml --seeds '[0, 1, 2]'
+    python -m experiments.table show experiments/tables/synthetic.yaml
 
 A table is a YAML file with
 
@@ -39,7 +39,6 @@ pretrainings of the same package, options and files of options.
 
 import csv
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -48,13 +47,9 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-# The documentation runs this file from elsewhere: what it shares lies beside it.
-sys.path.append(str(Path(__file__).resolve().parent))
-
-import forked
-import provenance
-from definition import Cell, Table
-from rendering import RESULTS, read_rows, render
+from experiments import forked, provenance
+from experiments.definition import Cell, Table
+from experiments.rendering import RESULTS, read_rows, render
 
 ROOT = provenance.ROOT
 COLUMNS = ('table', 'cell', 'options', 'commit', 'seed', 'hardware', 'metric', 'value')
@@ -245,7 +240,7 @@ def _start(out: Path, options: Sequence[str], seed: int) -> Path:
         for option in options
     ]
     code = ['torchgeo_decur']
-    if any('adaptive.' in word for word in words):
+    if any('experiments.adaptive.' in word for word in words):
         code.append('experiments/adaptive.py')
     return out / 'pretrain' / provenance.commit(*code) / f'seed_{seed}' / _digest(words)
 

@@ -1,9 +1,9 @@
 """experiments/adaptive.py: weights of 0 and 1 are DeCUR, and both ways find constructed dimensions."""
 
-import adaptive
 import pytest
 import torch
 
+from experiments import adaptive
 from torchgeo_decur.losses import DeCURLoss
 
 

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from fake_data import fake
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from rasterio.transform import from_origin
-from small_fits import trainer
 from torch import nn
 from torchgeo.datasets import DatasetNotFoundError
 from torchgeo.tasks import Classification
 
+from tests.helpers.fake_data import fake
+from tests.helpers.small_fits import trainer
 from torchgeo_decur.callbacks import ExportEncoders
 from torchgeo_decur.datamodules import SyntheticEODataModule
 from torchgeo_decur.datamodules.geonrw import GeoNRWPatchDataModule

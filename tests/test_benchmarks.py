@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture
 def record() -> ModuleType:
-    return importlib.import_module('record')
+    return importlib.import_module('experiments.benchmarks.record')
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -52,7 +52,7 @@ def test_parts_of_a_step(record: ModuleType) -> None:
 
 def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / 'results.csv'
-    data = importlib.import_module('data')
+    data = importlib.import_module('experiments.benchmarks.data')
     data.main(places=4, dates=2, size=24, repeats=1, results=path)
     found = [row['case'].split(' places')[0] for row in rows(path)]
     sources = ('folder', 'kept', 'uint8', 'built-in')
@@ -70,7 +70,7 @@ def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_chips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / 'results.csv'
-    chips = importlib.import_module('chips')
+    chips = importlib.import_module('experiments.benchmarks.chips')
     chips.main([12], draws=8, repeats=1, results=path)
     found = {row['case']: row['unit'] for row in rows(path)}
     start = 'chips=12 files=24 what='
@@ -82,7 +82,7 @@ def test_chips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(('slope', 'grown'), [(0.0, []), (60.0, ['main own_mib'])])
 def test_soak_sees_growth(slope: float, grown: list[str]) -> None:
-    soak = importlib.import_module('soak')
+    soak = importlib.import_module('experiments.benchmarks.soak')
     noise = np.random.default_rng(0)
     seen = []
     for second in range(0, 1800, 2):
@@ -97,5 +97,7 @@ def test_soak_sees_growth(slope: float, grown: list[str]) -> None:
 
 @pytest.mark.skipif(not Path('/proc/self').exists(), reason='needs /proc')
 def test_soak_reads_memory() -> None:
-    rss, own = importlib.import_module('soak').memory(os.getpid())
+    rss, own = importlib.import_module('experiments.benchmarks.soak').memory(
+        os.getpid()
+    )
     assert 0 < own <= rss

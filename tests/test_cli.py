@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from torchgeo.tasks import Classification
-from versions import needs_onnx
 
+from tests.helpers.versions import needs_onnx
 from torchgeo_decur import __version__
 from torchgeo_decur.cli import main
 from torchgeo_decur.models import (

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from fake_data import fake
-from small_fits import scaled
 
+from tests.helpers.fake_data import fake
+from tests.helpers.small_fits import scaled
 from torchgeo_decur.datamodules import (
     BigEarthNetMMDataModule,
     GeoNRWPatchDataModule,

@@ -16,11 +16,11 @@ import pytest
 import timm
 import torch
 import yaml
-from encoder_states import random_state
-from fake_data import fake
-from pages import DOCS, ROOT, TEXTS, blocks, commands
-from versions import NO_ONNX
 
+from tests.helpers.encoder_states import random_state
+from tests.helpers.fake_data import fake
+from tests.helpers.pages import DOCS, ROOT, TEXTS, blocks, commands
+from tests.helpers.versions import NO_ONNX
 from torchgeo_decur.cli import parser
 from torchgeo_decur.cli.embed import embed_rasters
 from torchgeo_decur.datamodules import RasterPairDataModule
@@ -86,9 +86,12 @@ class Reader:
             for file in args:
                 self.test(file)
         elif program == 'python':
-            argv, sys.argv = sys.argv, args
+            argv, sys.argv = sys.argv, args[args[0] == '-m' :]
             try:
-                runpy.run_path(args[0], run_name='__main__')
+                if args[0] == '-m':
+                    runpy.run_module(args[1], run_name='__main__')
+                else:
+                    runpy.run_path(args[0], run_name='__main__')
             finally:
                 sys.argv = argv
         else:

@@ -15,10 +15,10 @@ import pytest
 import rasterio
 import torch
 import yaml
-from fake_data import fake
 from lightning.pytorch.cli import LightningCLI
 from rasterio.transform import from_origin
 
+from tests.helpers.fake_data import fake
 from torchgeo_decur.datasets import SyntheticEO
 from torchgeo_decur.tasks import DeCUR
 

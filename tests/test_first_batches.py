@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import rasterio
 import torch
-from fake_data import fake
 from torch import Tensor
 
+from tests.helpers.fake_data import fake
 from torchgeo_decur.datamodules import RasterPairDataModule
 from torchgeo_decur.datasets import PairedFolders
 from torchgeo_decur.modalities import (

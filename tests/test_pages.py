@@ -5,7 +5,8 @@ import runpy
 from pathlib import Path
 
 import pytest
-from pages import DOCS, PAGES, TEXTS
+
+from tests.helpers.pages import DOCS, PAGES, TEXTS
 
 # What is wrong outside of code and addresses, and how it is written.
 SPELLINGS = {

@@ -4,16 +4,14 @@ import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import constant
-import definition
 import numpy as np
 import pytest
-import table
 import torch
-from fake_data import fake, write_bands
 from PIL import Image
 from rasterio.transform import from_origin
 
+from experiments import constant, definition, table
+from tests.helpers.fake_data import fake, write_bands
 from torchgeo_decur.cli import main
 from torchgeo_decur.datasets import SyntheticEO
 

@@ -3,8 +3,6 @@
 import csv
 import importlib
 import re
-import runpy
-import sys
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -25,16 +23,9 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Python does for a script: its folder comes first."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.setattr(sys, 'path', list(sys.path))
-
-
 @pytest.mark.parametrize('name', SMALL)
 def test_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main = runpy.run_path(str(FOLDER / f'{name}.py'))['main']
+    main = importlib.import_module(f'experiments.benchmarks.{name}').main
     path = tmp_path / 'results.csv'
     main(**SMALL[name], repeats=1, results=path)
     with path.open(newline='') as file:
@@ -44,19 +35,19 @@ def test_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert 'times' in {row['unit'] for row in rows}
     assert rows[-1]['case'] in capsys.readouterr().out
     sizes = re.compile('N=256 D=8192 ')
-    for target in importlib.import_module('targets').TARGETS:
+    for target in importlib.import_module('experiments.benchmarks.targets').TARGETS:
         found = [r for r in rows if re.search(sizes.sub('', target.case), r['case'])]
         assert bool(found) == (target.benchmark == name)
 
 
 def test_matrix_loss_is_the_same_loss() -> None:
-    loss = runpy.run_path(str(FOLDER / 'published.py'))['matrix_loss']
+    loss = importlib.import_module('experiments.benchmarks.published').matrix_loss
     z = {m: torch.randn(2, 6, 16, dtype=torch.float64) for m in ('s1', 's2')}
     torch.testing.assert_close(loss(z, 14), DeCURLoss(14)(z)['loss'])
 
 
 def test_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main = runpy.run_path(str(FOLDER / 'step.py'))['main']
+    main = importlib.import_module('experiments.benchmarks.step').main
     path = tmp_path / 'results.csv'
     main(**SMALL['step'], profile=True, results=path)
     assert not path.exists()
@@ -66,14 +57,14 @@ def test_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_startup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    startup = importlib.import_module('startup')
+    startup = importlib.import_module('experiments.benchmarks.startup')
     monkeypatch.setattr(startup, 'IMPORTS', {'nothing': 'pass'})
     startup.main(repeats=1, results=tmp_path / 'results.csv')
     assert '| import=nothing | 0.' in capsys.readouterr().out
 
 
 def test_scaling(tmp_path: Path) -> None:
-    main = runpy.run_path(str(FOLDER / 'scaling.py'))['main']
+    main = importlib.import_module('experiments.benchmarks.scaling').main
     path = tmp_path / 'results.csv'
     main([1, 10**6], **TINY, batch_size=2, steps=2, results=path)
     with path.open(newline='') as file:
@@ -83,7 +74,7 @@ def test_scaling(tmp_path: Path) -> None:
 
 
 def test_turns_end_after_a_while() -> None:
-    measure = importlib.import_module('measure')
+    measure = importlib.import_module('experiments.benchmarks.measure')
     calls: list[str] = []
     cases = {name: partial(calls.append, name) for name in 'ab'}
     seconds = measure.take_turns(cases, repeats=5, minutes=0)
@@ -94,7 +85,7 @@ def test_turns_end_after_a_while() -> None:
 class TestTargets:
     @pytest.fixture
     def targets(self) -> ModuleType:
-        return importlib.import_module('targets')
+        return importlib.import_module('experiments.benchmarks.targets')
 
     def test_worst_of_the_last_commit_counts(
         self, targets: ModuleType, tmp_path: Path
@@ -120,6 +111,6 @@ class TestTargets:
 
 
 def test_run_refuses_unknown_names() -> None:
-    run = importlib.import_module('run')
+    run = importlib.import_module('experiments.benchmarks.run')
     with pytest.raises(ValueError, match=r"only must name some of .*got \['speed'\]"):
         run.main(['speed'])

@@ -1,37 +1,19 @@
 """experiments/table.py: what it runs, what it keeps, what it shows."""
 
 import csv
-import importlib.util
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from types import ModuleType
 
-import definition
-import forked
-import provenance
 import pytest
-import rendering
-import summary
 import yaml
 
+from experiments import definition, forked, provenance, rendering, summary, table
 from torchgeo_decur.cli import main
 
 ROOT = Path(__file__).parents[1]
 TABLES = sorted((ROOT / 'experiments' / 'tables').glob('*.yaml'))
-
-
-@pytest.fixture(scope='module')
-def table() -> ModuleType:
-    path = ROOT / 'experiments' / 'table.py'
-    spec = importlib.util.spec_from_file_location('experiments_table', path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def write(folder: Path, fit: Path, **more: object) -> Path:
@@ -42,7 +24,7 @@ def write(folder: Path, fit: Path, **more: object) -> Path:
 
 
 @pytest.mark.parametrize('path', TABLES, ids=lambda path: path.stem)
-def test_files(table: ModuleType, path: Path) -> None:
+def test_files(path: Path) -> None:
     read = definition.Table.read(path)
     assert len({cell.name for cell in read.cells}) == len(read.cells)
     for cell in read.cells:
@@ -78,17 +60,14 @@ def test_rate_of_lars_is_that_chosen() -> None:
     assert f'--model.init_args.lr={rate}' in given
 
 
-def test_cells(table: ModuleType) -> None:
+def test_cells() -> None:
     sizes = {path.stem: len(definition.Table.read(path).cells) for path in TABLES}
     assert sizes['bigearthnet'] == 2 * 3 * 3
     assert sizes['geonrw'] == 2 * 2 * 2
 
 
 def test_run(
-    table: ModuleType,
-    torchgeo: Callable[..., None],
-    decur_yaml: Callable[..., Path],
-    tmp_path: Path,
+    torchgeo: Callable[..., None], decur_yaml: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Pretrain, fit and test for real; a second call has nothing to do."""
     conf = ROOT / 'tests' / 'conf' / 'late_fusion_classification.yaml'
@@ -149,7 +128,7 @@ def test_run(
 
 
 def test_goes_on_where_it_stood_with_the_same_options_alone(
-    table: ModuleType, torchgeo: Callable[..., None], tmp_path: Path
+    torchgeo: Callable[..., None], tmp_path: Path
 ) -> None:
     """A cell stopped before its test takes its checkpoint; other options begin anew."""
     conf = ROOT / 'tests' / 'conf' / 'late_fusion_classification.yaml'
@@ -186,7 +165,7 @@ def test_goes_on_where_it_stood_with_the_same_options_alone(
     assert found == ['', '--model.init_args.lr=0.02']
 
 
-def test_interval(table: ModuleType, tmp_path: Path) -> None:
+def test_interval(tmp_path: Path) -> None:
     """The 95 % interval of 0.5, 0.6 and 0.7: 4.303 standard errors; an old commit is left out."""
     path = write(tmp_path, tmp_path / 'fit.yaml', axes={'a': {'x': []}})
     results = tmp_path / 'results.csv'
@@ -235,7 +214,7 @@ def test_commit_is_that_of_code(
     assert commit('torchgeo_decur').startswith(f'{head}+')
 
 
-def test_against(table: ModuleType, tmp_path: Path) -> None:
+def test_against(tmp_path: Path) -> None:
     """Paired differences: 10, 20 and 30 points, of which 4.303 standard errors are 24.8."""
     axes: dict[str, object] = {'a': {'DeCUR': [], 'CLIP': []}, 'b': {'x': []}}
     path = write(tmp_path, tmp_path / 'fit.yaml', axes=axes, against='DeCUR')
@@ -258,7 +237,7 @@ def test_against(table: ModuleType, tmp_path: Path) -> None:
         definition.Table.read(path)
 
 
-def test_mean_of_several(table: ModuleType, tmp_path: Path) -> None:
+def test_mean_of_several(tmp_path: Path) -> None:
     """A column may be a mean; a seed without one of its numbers does not count."""
     columns = {'x': 'x', 'x and y': ['x', 'y']}
     axes = {'a': {'one': [], 'two': []}}
@@ -282,7 +261,7 @@ def test_mean_of_several(table: ModuleType, tmp_path: Path) -> None:
     assert shown.split('| two |')[1].split('|')[1].strip() == '50.0'
 
 
-def test_sections(table: ModuleType, tmp_path: Path) -> None:
+def test_sections(tmp_path: Path) -> None:
     """Columns grouped by title are tables of their own, of the same cells."""
     columns = {'first': {'x': 'x'}, 'second': {'y': 'y', 'mean': ['x', 'y']}}
     path = write(tmp_path, tmp_path / 'f', axes={'a': {'one': []}}, metrics=columns)
@@ -297,7 +276,7 @@ def test_sections(table: ModuleType, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('workers', [1, 2])
-def test_several_pretrainings(table: ModuleType, tmp_path: Path, workers: int) -> None:
+def test_several_pretrainings(tmp_path: Path, workers: int) -> None:
     """A cell may take each encoder from a pretraining of its own; cells share them."""
     starts = {'each alone': {'s1': ['--m=s1'], 's2': ['--m=s2']}, 'both': ['--m=b']}
     weights = '--weights={encoders}'
@@ -342,7 +321,7 @@ def test_several_pretrainings(table: ModuleType, tmp_path: Path, workers: int) -
         definition.Table.read(path)
 
 
-def test_summary(table: ModuleType, tmp_path: Path) -> None:
+def test_summary(tmp_path: Path) -> None:
     """Means over cells, which only seeds that have all of them count in."""
     axes = {'a': {'one': [], 'two': []}, 'b': {'left': [], 'right': []}}
     summary = {'some': {'left': ['x', 'y'], 'right': ['x']}}
@@ -373,7 +352,7 @@ def test_summary(table: ModuleType, tmp_path: Path) -> None:
 class TestChoose:
     """A grid: pretrainings of each value, of which the best is marked."""
 
-    def test_tables_share_pretrainings(self, table: ModuleType, tmp_path: Path) -> None:
+    def test_tables_share_pretrainings(self, tmp_path: Path) -> None:
         """Not those of other options, nor of a file that has changed since."""
         conf = tmp_path / 'conf.yaml'
 
@@ -402,7 +381,7 @@ class TestChoose:
         path.write_text(yaml.safe_dump(content, sort_keys=False))
         return path
 
-    def test_each_value_is_a_pretraining(self, table: ModuleType, path: Path) -> None:
+    def test_each_value_is_a_pretraining(self, path: Path) -> None:
         cells = definition.Table.read(path).cells
         assert {c.name: c.pretrains[0] for c in cells} == {
             ('DeCUR', 'low'): ('--a', '--b', '--c'),
@@ -411,7 +390,7 @@ class TestChoose:
             ('CLIP', 'high'): ('--a',),
         }
 
-    def test_highest_mean(self, table: ModuleType, path: Path, tmp_path: Path) -> None:
+    def test_highest_mean(self, path: Path, tmp_path: Path) -> None:
         results = tmp_path / 'results.csv'
         row = {'table': 'grid', 'options': '', 'hardware': 'CPU', 'seed': '3'}
         found = {('DeCUR', 'low'): (0.2, 0.6), ('DeCUR', 'high'): (0.5, 0.1)}
@@ -433,13 +412,13 @@ class TestChoose:
         assert '| DeCUR | high | 50.0 | 10.0 | 30.0 |' in shown
         assert '| CLIP | low | not measured | not measured |' in shown
 
-    def test_last_axis(self, table: ModuleType, path: Path) -> None:
+    def test_last_axis(self, path: Path) -> None:
         path.write_text(path.read_text().replace('choose: rate', 'choose: encoders'))
         with pytest.raises(ValueError, match="choose must be the last axis, 'rate'"):
             definition.Table.read(path)
 
 
-def test_errors(table: ModuleType, tmp_path: Path) -> None:
+def test_errors(tmp_path: Path) -> None:
     path = tmp_path / 'x.yaml'
     path.write_text('fit: []')
     with pytest.raises(
@@ -455,10 +434,7 @@ def test_errors(table: ModuleType, tmp_path: Path) -> None:
 
 
 def test_probes(
-    table: ModuleType,
-    torchgeo: Callable[..., None],
-    decur_yaml: Callable[..., Path],
-    tmp_path: Path,
+    torchgeo: Callable[..., None], decur_yaml: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Pretrain and probe for real; the parts are shown."""
     pretrain = decur_yaml(trainer__logger__init_args={'save_dir': '.'})

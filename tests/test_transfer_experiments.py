@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_data import fake, write_bands
+
+from tests.helpers.fake_data import fake, write_bands
 
 ROOT = Path(__file__).parents[1]
 RGBD = [

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pages import DOCS, TUTORIALS, cells
+
+from tests.helpers.pages import DOCS, TUTORIALS, cells
 
 HEAD = """---
 file_format: mystnb

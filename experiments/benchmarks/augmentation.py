@@ -1,6 +1,6 @@
 """Views a second: the presets against plain Kornia with the same operations.
 
-    python experiments/benchmarks/augmentation.py
+    python -m experiments.benchmarks.augmentation
 
 Plain Kornia is ``K.AugmentationSequential`` of the operations of the preset; with the same seed it
 gives the same views, up to rounding. Both end in the layout of convolutions, channels last, and
@@ -16,10 +16,10 @@ from typing import Any
 import kornia.augmentation as K
 import torch
 from jsonargparse import auto_cli
-from measure import DEVICE, take_turns
-from record import FOLDER, record, render
 from torch import Tensor
 
+from experiments.benchmarks.measure import DEVICE, take_turns
+from experiments.benchmarks.record import FOLDER, record, render
 from torchgeo_decur.transforms import default_augmentations
 
 BANDS = {'s1': 2, 's2': 13, 'rgb': 3, 'dem': 1}

@@ -1,6 +1,6 @@
 """Georeferenced chips: seconds to set up a folder of them, and windows drawn a second.
 
-    python experiments/benchmarks/chips.py
+    python -m experiments.benchmarks.chips
 
 Chips of two modalities, 64 x 64 pixels of 10 m, are scattered far apart and written to a
 temporary folder. Set-up is ``RasterPairDataModule.setup('fit')``: it opens every file, shares
@@ -22,10 +22,10 @@ from typing import Any, cast
 import numpy as np
 import rasterio
 from jsonargparse import auto_cli
-from measure import take_turns
 from rasterio.transform import from_origin
-from record import FOLDER, Row, record, render
 
+from experiments.benchmarks.measure import take_turns
+from experiments.benchmarks.record import FOLDER, Row, record, render
 from torchgeo_decur.datamodules import RasterPairDataModule
 from torchgeo_decur.datasets.rasters.windows import RandomWindows
 

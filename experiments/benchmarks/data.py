@@ -1,6 +1,6 @@
 """Samples a second of one worker: GeoTIFF folders, packed shards, built-in scenes.
 
-    python experiments/benchmarks/data.py
+    python -m experiments.benchmarks.data
 
 Places of SSL4EO-S12's shape (2 + 13 bands, 264 pixels, one GeoTIFF a band and date) are written
 to a temporary folder and packed from there, values kept and as bytes. Each case then delivers
@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 from jsonargparse import auto_cli
-from record import FOLDER, record, render
 from torch.utils.data import DataLoader
 
+from experiments.benchmarks.record import FOLDER, record, render
 from torchgeo_decur.datamodules import SSL4EOS12PairDataModule
 from torchgeo_decur.datasets import PackedDataset, SSL4EOS12Pair, SyntheticEO
 from torchgeo_decur.packed import pack_datamodule

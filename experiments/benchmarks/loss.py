@@ -1,6 +1,6 @@
 """The loss of DeCUR: forward and backward, ours against the D x D matrices of the paper.
 
-    python experiments/benchmarks/loss.py
+    python -m experiments.benchmarks.loss
 
 Two modalities, two views, 87.5 % common dimensions, float32. Both take turns in one process, and
 get the same embeddings. Memory is the largest that tensors take beside the embeddings, gradients
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 from jsonargparse import auto_cli
-from measure import DEVICE, peak_mib, take_turns
-from published import matrix_loss
-from record import FOLDER, record, render
 from torch import Tensor
 
+from experiments.benchmarks.measure import DEVICE, peak_mib, take_turns
+from experiments.benchmarks.published import matrix_loss
+from experiments.benchmarks.record import FOLDER, record, render
 from torchgeo_decur.losses import DeCURLoss
 
 RATIO = 0.875

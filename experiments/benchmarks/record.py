@@ -1,14 +1,10 @@
 """What every benchmark writes: one row a case, median and quartiles, and its origin."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median, quantiles
 
-# A benchmark is a script: what all experiments share lies one folder up.
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-from provenance import append, commit, hardware, versions
+from experiments.provenance import append, commit, hardware, versions
 
 FOLDER = Path(__file__).resolve().parent
 COLUMNS = (

@@ -1,7 +1,7 @@
 """All benchmarks, one after the other, one table, and what became of the targets.
 
-    python experiments/benchmarks/run.py
-    python experiments/benchmarks/run.py --only '[loss, augmentation]'
+    python -m experiments.benchmarks.run
+    python -m experiments.benchmarks.run --only '[loss, augmentation]'
 
 Run it on a machine that does nothing else. Each benchmark is a process of its own and appends its
 rows to its own CSV file; the table is of the rows that this run has added.
@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import auto_cli
-from record import FOLDER, render
-from targets import render_targets
+
+from experiments.benchmarks.record import FOLDER, render
+from experiments.benchmarks.targets import render_targets
+from experiments.provenance import ROOT
 
 ALL = ('startup', 'loss', 'augmentation', 'data', 'chips', 'step', 'scaling')
 
@@ -35,7 +37,11 @@ def main(only: Sequence[str] = ALL) -> None:
     for name in only:
         path = FOLDER / f'results_{name}.csv'
         before = len(_rows(path))
-        subprocess.run([sys.executable, FOLDER / f'{name}.py'], check=True)
+        subprocess.run(
+            [sys.executable, '-m', f'experiments.benchmarks.{name}'],
+            check=True,
+            cwd=ROOT,
+        )
         added += _rows(path)[before:]
     print(render(added), render_targets(), sep='\n\n')
 

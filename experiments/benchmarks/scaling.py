@@ -1,6 +1,6 @@
 """Samples a second of a fit over 1, 2, 4 processes, by Lightning's DDP.
 
-    python experiments/benchmarks/scaling.py
+    python -m experiments.benchmarks.scaling
 
 Each process has its own share of the data and one thread on a CPU, or its own GPU. The batch of a
 process stays (weak scaling), so that embeddings of all are more with more processes. Processes
@@ -23,10 +23,11 @@ from typing import Any
 import torch
 from jsonargparse import auto_cli
 from lightning.pytorch import Callback, Trainer, seed_everything
-from measure import DEVICE
-from record import FOLDER, record, render
 from torch.utils.data import DataLoader
 
+from experiments.benchmarks.measure import DEVICE
+from experiments.benchmarks.record import FOLDER, record, render
+from experiments.provenance import ROOT
 from torchgeo_decur.tasks import DeCUR
 
 WARM = 2
@@ -75,8 +76,16 @@ def main(
         with TemporaryDirectory() as folder:
             options = [str(o) for o in (number, model, batch_size, size, steps)]
             widths = ','.join(map(str, projector))
-            command = [sys.executable, __file__, 'fit', folder, *options, widths]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            command = [
+                sys.executable,
+                '-m',
+                'experiments.benchmarks.scaling',
+                'fit',
+                folder,
+                *options,
+                widths,
+            ]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
             seconds = torch.load(Path(folder) / 'seconds.pt', weights_only=True)
         rates = [number * batch_size / s for s in seconds]
         alone = alone or median(rates) / number

@@ -1,6 +1,6 @@
 """A long fit on packed data: do memory and open files stay where they are?
 
-    python experiments/benchmarks/soak.py --minutes 30
+    python -m experiments.benchmarks.soak --minutes 30
 
 Built-in scenes are packed to a temporary folder, and a small DeCUR is fitted on them with worker
 processes, a logger, validation and checkpoints, epoch after epoch. Every few seconds the memory
@@ -30,10 +30,10 @@ from jsonargparse import auto_cli
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from record import FOLDER, record_interval
 from scipy.stats import linregress
 from scipy.stats import t as student
 
+from experiments.benchmarks.record import FOLDER, record_interval
 from torchgeo_decur.datamodules import PackedDataModule, SyntheticEODataModule
 from torchgeo_decur.packed import pack_datamodule
 from torchgeo_decur.tasks import DeCUR

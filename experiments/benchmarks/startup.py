@@ -1,6 +1,6 @@
 """Start-up: seconds of ``import torchgeo_decur`` and of what the command lists.
 
-    python experiments/benchmarks/startup.py
+    python -m experiments.benchmarks.startup
 
 Each case runs in a process of its own, in turn; the first of each, which reads files that no
 cache holds, is left out. ``torchgeo.models`` is what ``torchgeo_decur`` builds on, and
@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 
 from jsonargparse import auto_cli
-from measure import take_turns
-from record import FOLDER, record, render
+
+from experiments.benchmarks.measure import take_turns
+from experiments.benchmarks.record import FOLDER, record, render
 
 IMPORTS = {
     'nothing': 'pass',

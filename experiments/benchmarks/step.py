@@ -1,7 +1,7 @@
 """A whole training step, and its parts, against a step that follows the published loop.
 
-    python experiments/benchmarks/step.py
-    python experiments/benchmarks/step.py --profile true
+    python -m experiments.benchmarks.step
+    python -m experiments.benchmarks.step --profile true
 
 Two modalities (2 + 13 bands), two views, scaling to [0, 1], augmentation, encoders, projectors,
 loss of DeCUR, optimiser. The variants:
@@ -26,12 +26,12 @@ from typing import Any
 import kornia.augmentation as K
 import torch
 from jsonargparse import auto_cli
-from measure import DEVICE, Clock, peak_mib
-from published import matrix_loss
-from record import FOLDER, record, render, render_parts
 from torch import Tensor
 from torch.profiler import profile
 
+from experiments.benchmarks.measure import DEVICE, Clock, peak_mib
+from experiments.benchmarks.published import matrix_loss
+from experiments.benchmarks.record import FOLDER, record, render, render_parts
 from torchgeo_decur.tasks import DeCUR
 from torchgeo_decur.transforms import ScaleToUnit
 

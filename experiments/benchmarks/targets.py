@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from record import FOLDER
+from experiments.benchmarks.record import FOLDER
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@ import sys
 import pytest
 import torch
 from torch.testing import assert_close
-from toy_pretrained import ToyPretrained, corner
 
+from tests.helpers.toy_pretrained import ToyPretrained, corner
 from torchgeo_decur.analysis.attribution import (
     correlation,
     gradcam,

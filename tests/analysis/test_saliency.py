@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toy_pretrained import ToyPretrained, corner
 
+from tests.helpers.toy_pretrained import ToyPretrained, corner
 from torchgeo_decur.analysis import Finding, spatial_saliency, spectral_saliency
 from torchgeo_decur.modalities import MODALITIES, Modality
 from torchgeo_decur.tasks import CoMM, COrAL, DeCUR

@@ -8,11 +8,11 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from safetensors import safe_open
-from small_fits import datamodule
-from small_fits import trainer as small
 from torch.utils.data import DataLoader
 from torchgeo.tasks import Classification
 
+from tests.helpers.small_fits import datamodule
+from tests.helpers.small_fits import trainer as small
 from torchgeo_decur.callbacks import ExportEncoders
 from torchgeo_decur.datamodules import SyntheticEODataModule
 from torchgeo_decur.models import create_encoder, load_weights

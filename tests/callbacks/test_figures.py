@@ -8,10 +8,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from small_fits import trainer as small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
+from tests.helpers.small_fits import trainer as small
 from torchgeo_decur.callbacks import LogFigures
 from torchgeo_decur.datamodules import SyntheticEODataModule
 from torchgeo_decur.tasks import COrAL, DeCUR

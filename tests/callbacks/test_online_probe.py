@@ -7,11 +7,11 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from small_fits import trainer as small
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchgeo.tasks import Classification
 
+from tests.helpers.small_fits import trainer as small
 from torchgeo_decur.callbacks import OnlineProbe, online_probe
 from torchgeo_decur.datamodules import SyntheticEODataModule
 from torchgeo_decur.datamodules.base import MultimodalDataModule

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
-from small_fits import trainer as small
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchgeo.datamodules.utils import MisconfigurationException
 
+from tests.helpers.small_fits import trainer as small
 from torchgeo_decur.datamodules import base
 from torchgeo_decur.datamodules.base import MultimodalDataModule
 from torchgeo_decur.datamodules.loaders import ResumableLoader, ResumableSampler

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import shapely
 import yaml
-from fake_data import Dated, write_bands
 from rasterio.transform import from_origin
 
+from tests.helpers.fake_data import Dated, write_bands
 from torchgeo_decur.cli import main
 from torchgeo_decur.datamodules import RasterPairDataModule
 from torchgeo_decur.datasets.rasters.windows import RandomWindows

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from fake_data import fake
 from jsonargparse import ArgumentParser
 from torchgeo.datasets import DatasetNotFoundError
 
+from tests.helpers.fake_data import fake
 from torchgeo_decur.datamodules.bigearthnet import BigEarthNetMMDataModule
 from torchgeo_decur.datamodules.geonrw import GeoNRWPatchDataModule
 from torchgeo_decur.datamodules.ssl4eo_s12 import SSL4EOS12PairDataModule

@@ -14,9 +14,9 @@ import yaml
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from small_fits import trainer
 from torch import Tensor
 
+from tests.helpers.small_fits import trainer
 from torchgeo_decur.datamodules import PackedDataModule, SyntheticEODataModule
 from torchgeo_decur.packed import pack_datamodule
 from torchgeo_decur.tasks import DeCUR

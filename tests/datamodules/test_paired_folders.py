@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from fake_data import fake, write_bands
 from jsonargparse import ArgumentParser
-from small_fits import scaled
 
+from tests.helpers.fake_data import fake, write_bands
+from tests.helpers.small_fits import scaled
 from torchgeo_decur.datamodules import PairedFoldersDataModule
 from torchgeo_decur.datamodules.loaders import ResumableSampler
 

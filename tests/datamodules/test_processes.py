@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from fake_data import fake
 from torch.utils.data import ConcatDataset, DataLoader
 
+from tests.helpers.fake_data import fake
 from torchgeo_decur.datamodules import (
     BigEarthNetMMDataModule,
     GeoNRWPatchDataModule,

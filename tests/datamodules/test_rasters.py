@@ -10,12 +10,12 @@ import pytest
 import rasterio
 import shapely
 import torch
-from fake_data import fake
 from lightning.pytorch import LightningModule
 from rasterio.transform import from_origin
 from rasterio.windows import Window
-from small_fits import trainer
 
+from tests.helpers.fake_data import fake
+from tests.helpers.small_fits import trainer
 from torchgeo_decur.datamodules.rasters import RasterPairDataModule
 from torchgeo_decur.datasets.rasters.windows import RandomWindows
 

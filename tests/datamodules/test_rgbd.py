@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from fake_data import fake
 from jsonargparse import ArgumentParser
-from small_fits import scaled
 from torchgeo.datasets import DatasetNotFoundError
 
+from tests.helpers.fake_data import fake
+from tests.helpers.small_fits import scaled
 from torchgeo_decur.datamodules import NYUDepthV2DataModule, SUNRGBDDataModule
 from torchgeo_decur.tasks import DeCUR
 from torchgeo_decur.transforms import DepthAugmentation, UprightRGBAugmentation

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from fake_data import fake
 from torch.utils.data import DataLoader
 from torchgeo.datasets import BigEarthNet, BigEarthNetV2, DatasetNotFoundError
 
+from tests.helpers.fake_data import fake
 from torchgeo_decur.datasets import bigearthnet_download
 from torchgeo_decur.datasets.base import UnreadableFileError
 from torchgeo_decur.datasets.bigearthnet import BigEarthNetMM

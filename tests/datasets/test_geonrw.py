@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_data import fake
 from torchgeo.datasets import DatasetNotFoundError, GeoNRW
 
+from tests.helpers.fake_data import fake
 from torchgeo_decur.datasets.base import UnreadableFileError
 from torchgeo_decur.datasets.geonrw import GeoNRWPatches
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_data import fake, write_bands
 from torch.utils.data import DataLoader
 
+from tests.helpers.fake_data import fake, write_bands
 from torchgeo_decur.datasets import (
     Intrinsics,
     PairedFolders,

@@ -9,7 +9,6 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
-from fake_data import Dated, write_bands
 from numpy.typing import NDArray
 from pyproj import Transformer
 from rasterio.control import GroundControlPoint
@@ -17,6 +16,7 @@ from rasterio.transform import from_origin
 from torch import Tensor
 from torchgeo.datasets import RasterDataset
 
+from tests.helpers.fake_data import Dated, write_bands
 from torchgeo_decur.datamodules import RasterPairDataModule
 from torchgeo_decur.datasets.rasters.files import inspect as inspect_files
 from torchgeo_decur.datasets.rasters.folder import RasterFolder

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_data import fake
 from torchgeo.datasets import DatasetNotFoundError
 
+from tests.helpers.fake_data import fake
 from torchgeo_decur.datasets import SUNRGBD, NYUDepthV2
 from torchgeo_decur.datasets.base import UnreadableFileError
 from torchgeo_decur.datasets.rgbd.hha import Intrinsics, encode_hha

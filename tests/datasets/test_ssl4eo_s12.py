@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import rasterio
 import torch
-from fake_data import fake
 from torch.utils.data import DataLoader
 from torchgeo.datasets import SSL4EOS12, DatasetNotFoundError
 
+from tests.helpers.fake_data import fake
 from torchgeo_decur.datasets.base import UnreadableFileError
 from torchgeo_decur.datasets.ssl4eo_s12 import SSL4EOS12Pair
 

@@ -15,9 +15,9 @@ import rasterio
 import shapely
 import torch
 import yaml
-from fake_data import fake, write_bands
 from torchgeo.datasets import ClayEmbeddings
 
+from tests.helpers.fake_data import fake, write_bands
 from torchgeo_decur.cli import main
 from torchgeo_decur.cli.embed import embed_rasters, load_run
 from torchgeo_decur.cli.embed.geoparquet_parts import Parts

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from encoder_states import SMALL, State, assert_loaded, random_state
 from safetensors.torch import load_file
 from torch import nn
 from torchvision.models import WeightsEnum
 from torchvision.models._api import Weights
 
+from tests.helpers.encoder_states import SMALL, State, assert_loaded, random_state
 from torchgeo_decur.modalities import MODALITIES
 from torchgeo_decur.models import (
     MultimodalEncoder,

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from encoder_states import SMALL, assert_loaded, random_state
 from safetensors import safe_open
 from torch import nn
 
+from tests.helpers.encoder_states import SMALL, assert_loaded, random_state
 from torchgeo_decur.models import create_encoder, load_weights, save_encoder
 
 

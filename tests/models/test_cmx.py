@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from encoder_states import assert_loaded, random_state
 from torch import Tensor, nn
 
+from tests.helpers.encoder_states import assert_loaded, random_state
 from torchgeo_decur.models import (
     CMXSegmenter,
     FeatureFusion,

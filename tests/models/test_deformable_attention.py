@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from attention_loops import attend
 from torch import Tensor, nn
 
+from tests.helpers.attention_loops import attend
 from torchgeo_decur.models import DeformableAttention, ResidualDeformableAttention
 from torchgeo_decur.models.backbones.deformable_attention import (
     reference_points,

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from encoder_states import SMALL, State, assert_loaded, random_state
 from torchgeo import tasks
 from torchgeo.models import ResNet18_Weights
 
+from tests.helpers.encoder_states import SMALL, State, assert_loaded, random_state
 from torchgeo_decur import tasks as our_tasks
 from torchgeo_decur.models import create_encoder, load_weights
 from torchgeo_decur.weights.load import read_weights

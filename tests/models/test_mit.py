@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from encoder_states import State, assert_loaded, random_state
 from huggingface_hub import constants, file_download
 from safetensors.torch import save_file
 from segmentation_models_pytorch.encoders import get_encoder
@@ -17,6 +16,7 @@ from segmentation_models_pytorch.encoders.mix_transformer import (
 )
 from torch import Tensor
 
+from tests.helpers.encoder_states import State, assert_loaded, random_state
 from torchgeo_decur.models import (
     LateFusionSegmenter,
     MiTB2_Weights,

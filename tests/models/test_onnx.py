@@ -8,8 +8,8 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
-from versions import needs_onnx
 
+from tests.helpers.versions import needs_onnx
 from torchgeo_decur.models import create_encoder, save_onnx
 
 METADATA = {'modality': 's1', 'bands': ['VV', 'VH'], 'limits': [[-23, -32], [-2, -8]]}

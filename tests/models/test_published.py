@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import timm
 import torch
-from attention_loops import attend
-from encoder_states import State, assert_loaded, random_state
 from torch import Tensor
 
+from tests.helpers.attention_loops import attend
+from tests.helpers.encoder_states import State, assert_loaded, random_state
 from torchgeo_decur.models import (
     MultimodalEncoder,
     ResNet50_Weights,

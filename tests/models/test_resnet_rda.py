@@ -7,10 +7,10 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from encoder_states import assert_loaded
 from torch import Tensor, nn
-from versions import needs_onnx
 
+from tests.helpers.encoder_states import assert_loaded
+from tests.helpers.versions import needs_onnx
 from torchgeo_decur.models import (
     LateFusionClassifier,
     LateFusionSegmenter,

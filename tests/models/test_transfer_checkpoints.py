@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from encoder_states import State
 from lightning.pytorch import LightningDataModule
-from small_fits import trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from tests.helpers.encoder_states import State
+from tests.helpers.small_fits import trainer
 from torchgeo_decur.cli import main
 from torchgeo_decur.models import MultimodalEncoder, load_weights
 from torchgeo_decur.tasks import LateFusionClassification, LateFusionSegmentation

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 import torchgeo.models
-from encoder_states import State, assert_loaded, random_state
 from torchgeo.models import api
 from torchgeo.tasks import Classification
 
+from tests.helpers.encoder_states import State, assert_loaded, random_state
 from torchgeo_decur.models import (
     MiTB2_Weights,
     MultimodalEncoder,

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fake_data import fake
 from litdata.streaming.writer import BinaryWriter
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tests.helpers.fake_data import fake
 from torchgeo_decur.cli import main
 from torchgeo_decur.datamodules import (
     MultimodalDataModule,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from encoder_states import assert_loaded
 
+from tests.helpers.encoder_states import assert_loaded
 from torchgeo_decur.models import create_encoder, load_weights
 from torchgeo_decur.weights.formats import read_checkpoint
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
-from small_fits import datamodule, trainer
 from torch import Tensor, nn
 from torch.profiler import profile
 
+from tests.helpers.small_fits import datamodule, trainer
 from torchgeo_decur.tasks import (
     CLIP,
     BarlowTwins,

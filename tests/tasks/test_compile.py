@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_fits import datamodule, trainer
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.helpers.small_fits import datamodule, trainer
 from torchgeo_decur.models import save_encoder
 from torchgeo_decur.tasks import CLIP, BarlowTwins, CoMM, COrAL, DeCUR
 from torchgeo_decur.tasks.base import FiniteGuard

@@ -9,12 +9,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from safetensors import safe_open
-from small_fits import MODALITIES, datamodule, trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from torchgeo.tasks import Classification, SemanticSegmentation
 from torchgeo.tasks.utils import extract_backbone
 
+from tests.helpers.small_fits import MODALITIES, datamodule, trainer
 from torchgeo_decur.callbacks import ExportEncoders
 from torchgeo_decur.losses import DeCURLoss
 from torchgeo_decur.models import create_encoder, save_encoder

@@ -5,10 +5,10 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from simulated_device import CUDA, SimulatedDevice, simulated
 from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
+from tests.helpers.simulated_device import CUDA, SimulatedDevice, simulated
 from torchgeo_decur import tasks
 from torchgeo_decur.tasks.base import FiniteGuard
 

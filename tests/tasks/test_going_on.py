@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from small_fits import MODALITIES, trainer
 from torch.utils.data import DataLoader
 
+from tests.helpers.small_fits import MODALITIES, trainer
 from torchgeo_decur.tasks import DeCUR, LateFusionClassification
 
 type Build = Callable[..., LightningModule]

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
-from small_fits import MODALITIES, datamodule, trainer
 from torch import Tensor, nn
 
+from tests.helpers.small_fits import MODALITIES, datamodule, trainer
 from torchgeo_decur.tasks import DeCUR
 from torchgeo_decur.tasks.base import FiniteGuard
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 from sklearn.metrics import average_precision_score
-from small_fits import MODALITIES, datamodule, trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from tests.helpers.small_fits import MODALITIES, datamodule, trainer
 from torchgeo_decur.datasets import SyntheticEO
 from torchgeo_decur.tasks import LateFusionClassification
 from torchgeo_decur.tasks.optimizers import build_transfer_optimizer

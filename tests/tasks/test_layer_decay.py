@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from small_fits import datamodule, trainer
 from torch import nn
 
+from tests.helpers.small_fits import datamodule, trainer
 from torchgeo_decur.models import LateFusionClassifier, LateFusionSegmenter
 from torchgeo_decur.tasks import LateFusionClassification, LateFusionSegmentation
 from torchgeo_decur.tasks.optimizers import build_transfer_optimizer

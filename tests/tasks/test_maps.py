@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from fake_data import fake
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from tests.helpers.fake_data import fake
 from torchgeo_decur.datamodules import RasterPairDataModule
 from torchgeo_decur.tasks import LateFusionSegmentation
 

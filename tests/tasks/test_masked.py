@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 from kornia.losses import focal_loss
-from small_fits import trainer
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.ops import sigmoid_focal_loss
 
+from tests.helpers.small_fits import trainer
 from torchgeo_decur.tasks import LateFusionClassification, LateFusionSegmentation
 from torchgeo_decur.tasks.transfer.masked_loss import MaskedLoss
 

@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
-from small_fits import MODALITIES, datamodule, trainer
 from torch import Tensor, nn
 
+from tests.helpers.small_fits import MODALITIES, datamodule, trainer
 from torchgeo_decur.callbacks import ExportEncoders, OnlineProbe
 from torchgeo_decur.callbacks.export import export_checkpoint
 from torchgeo_decur.models import JointHead, load_fusion_head, save_encoder

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule
-from small_fits import MODALITIES, datamodule, trainer
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.helpers.small_fits import MODALITIES, datamodule, trainer
 from torchgeo_decur.tasks import DeCUR, LateFusionClassification
 from torchgeo_decur.tasks.optimizers import build_optimizer
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from small_fits import MODALITIES, datamodule, trainer
 
+from tests.helpers.small_fits import MODALITIES, datamodule, trainer
 from torchgeo_decur.callbacks import OnlineProbe
 from torchgeo_decur.datamodules import SyntheticEODataModule
 from torchgeo_decur.tasks import DeCUR, LateFusionClassification

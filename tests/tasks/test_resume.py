@@ -11,9 +11,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from small_fits import trainer
 from torch import Tensor
 
+from tests.helpers.small_fits import trainer
 from torchgeo_decur.callbacks import OnlineProbe
 from torchgeo_decur.datamodules import PackedDataModule, SyntheticEODataModule
 from torchgeo_decur.tasks import DeCUR

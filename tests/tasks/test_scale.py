@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_fits import trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from tests.helpers.small_fits import trainer
 from torchgeo_decur.modalities import check_unit_interval
 from torchgeo_decur.tasks import DeCUR, LateFusionClassification, base
 

@@ -10,10 +10,10 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
-from small_fits import MODALITIES, datamodule, trainer
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
+from tests.helpers.small_fits import MODALITIES, datamodule, trainer
 from torchgeo_decur.tasks import DeCUR, LateFusionClassification
 from torchgeo_decur.tasks.optimizers import WarmupCosine
 

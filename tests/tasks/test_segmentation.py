@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import jaccard_score
-from small_fits import trainer
 from torch.utils.data import DataLoader
 
+from tests.helpers.small_fits import trainer
 from torchgeo_decur.datamodules import SyntheticEODataModule
 from torchgeo_decur.tasks import LateFusionSegmentation
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from simulated_device import simulated
 
+from tests.helpers.simulated_device import simulated
 from torchgeo_decur.modalities import Modality, pick_date
 from torchgeo_decur.transforms import (
     AugmentationChain,

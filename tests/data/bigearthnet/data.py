@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from fake_data import write_growing
 from rasterio.transform import from_origin
+
+from tests.helpers.fake_data import write_growing
 
 S1 = ('VV', 'VH')
 S2 = tuple('B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B11 B12'.split())

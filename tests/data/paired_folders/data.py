@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fake_data import write_bands
+
+from tests.helpers.fake_data import write_bands
 
 SPLITS = {'dataset1': ('01', '02', '03', '04', '05'), 'dataset3': ('01', '02')}
 SHAPE = (24, 36)

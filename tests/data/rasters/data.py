@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fake_data import write_bands
 from pyproj import Transformer
 from rasterio.transform import Affine, from_origin, xy
+
+from tests.helpers.fake_data import write_bands
 
 UTM = 'EPSG:32612'
 WEST, SOUTH = 300000.0, 4100000.0

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fake_data import write_growing
 from rasterio.transform import from_origin
+
+from tests.helpers.fake_data import write_growing
 
 S1 = ('VV', 'VH')
 S2 = {

@@ -9,7 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import scipy.io
-from fake_data import write_bands
+
+from tests.helpers.fake_data import write_bands
 
 THEIRS = '/n/fs/sun3d/data/SUNRGBD'
 # Folder of each frame; sizes differ between the sensors.

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / 'docs'
 PAGES = sorted(DOCS.rglob('*.md'))
 TUTORIALS = sorted(p for p in (DOCS / 'tutorials').glob('*.md') if p.stem != 'index')

@@ -16,7 +16,7 @@ _DRIVERS = {'.png': 'PNG', '.jpg': 'JPEG', '.tif': 'GTiff'}
 
 def fake(name: str) -> Any:
     """What tests/data/<name>/data.py defines: `make` and more."""
-    path = Path(__file__).parent / 'data' / name / 'data.py'
+    path = Path(__file__).parents[1] / 'data' / name / 'data.py'
     return SimpleNamespace(**runpy.run_path(str(path)))
 
 

@@ -1,0 +1,1 @@
+"""Tables, figures and benchmarks of torchgeo-decur."""
