@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from torchgeo_decur.files import checksum_of, digest, write_together, write_whole
+from torchgeo_decur.files import atomic_write, atomic_write_all, checksum_of, short_hash
 
 
 @pytest.fixture(params=[0o022, 0o002, 0o077])
@@ -24,7 +24,7 @@ class TestWriteWhole:
     def test_file_and_folder(self, tmp_path: Path) -> None:
         file = tmp_path / 'new' / 'a.txt'
         for text in ('first', 'second'):
-            write_whole(file, lambda partial, text=text: partial.write_text(text))
+            atomic_write(file, lambda partial, text=text: partial.write_text(text))
             assert file.read_text() == text
             assert list(file.parent.iterdir()) == [file]
 
@@ -41,7 +41,7 @@ class TestWriteWhole:
             raise error
 
         with pytest.raises(error):
-            write_whole(file, write, shared)
+            atomic_write(file, write, shared)
         assert file.read_text() == 'old'
         assert list(tmp_path.iterdir()) == [file]
 
@@ -54,14 +54,14 @@ class TestWriteWhole:
 
         for write in (own, Path.touch):
             file = tmp_path / 'a.bin'
-            write_whole(file, write)
+            atomic_write(file, write)
             assert mode_of(file) == mode
 
     def test_what_a_killed_process_left_is_in_nobodys_way(self, tmp_path: Path) -> None:
         file, left = tmp_path / 'a.txt', tmp_path / '.a.txt.partial'
         left.write_text('much longer than the new one')
         left.chmod(0o400)
-        write_whole(file, lambda partial: partial.write_text('new'))
+        atomic_write(file, lambda partial: partial.write_text('new'))
         assert file.read_text() == 'new'
         assert mode_of(file) != 0o400
         assert list(tmp_path.iterdir()) == [file]
@@ -73,19 +73,19 @@ class TestWriteWhole:
             raise OSError(28, 'No space left on device')
 
         with pytest.raises(OSError, match='No space'):
-            write_together({files[0]: Path.touch, files[1]: fail})
+            atomic_write_all({files[0]: Path.touch, files[1]: fail})
         assert list(tmp_path.iterdir()) == []
-        write_together(dict.fromkeys(files, Path.touch))
+        atomic_write_all(dict.fromkeys(files, Path.touch))
         assert sorted(tmp_path.iterdir()) == files
 
     def test_two_that_share_do_not_meet(self, tmp_path: Path) -> None:
         file = tmp_path / 'a.txt'
 
         def write(partial: Path) -> None:
-            write_whole(file, lambda other: other.write_text('other'), shared=True)
+            atomic_write(file, lambda other: other.write_text('other'), shared=True)
             partial.write_text('own')
 
-        write_whole(file, write, shared=True)
+        atomic_write(file, write, shared=True)
         assert file.read_text() == 'own'
         assert list(tmp_path.iterdir()) == [file]
 
@@ -96,4 +96,4 @@ def test_contents_are_told_apart(tmp_path: Path) -> None:
     # The test vector of FIPS 180-2.
     expected = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
     assert checksum_of(file) == expected
-    assert digest([b'a', b'bc']) == digest([b'abc']) == expected[:16]
+    assert short_hash([b'a', b'bc']) == short_hash([b'abc']) == expected[:16]

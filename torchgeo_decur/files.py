@@ -16,7 +16,7 @@ class UnreadableFileError(RuntimeError):
     """A file is missing, truncated or not a raster."""
 
 
-def write_whole(path: Path, write: Write, shared: bool = False) -> None:
+def atomic_write(path: Path, write: Write, shared: bool = False) -> None:
     """Write a file that appears whole or not at all, for whom the umask lets read it.
 
     Args:
@@ -27,19 +27,19 @@ def write_whole(path: Path, write: Write, shared: bool = False) -> None:
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_whole(Path(folder, 'a.txt'), lambda file: file.write_text('whole'))
+        ...     atomic_write(Path(folder, 'a.txt'), lambda file: file.write_text('whole'))
         ...     os.listdir(folder)
         ['a.txt']
     """
-    write_together({path: write}, shared)
+    atomic_write_all({path: write}, shared)
 
 
-def write_together(writes: Mapping[Path, Write], shared: bool = False) -> None:
+def atomic_write_all(writes: Mapping[Path, Write], shared: bool = False) -> None:
     """Write files that belong together: none appears before all are whole.
 
     Args:
-        writes: by file, what writes it, as of :func:`write_whole`.
-        shared: as of :func:`write_whole`.
+        writes: by file, what writes it, as of :func:`atomic_write`.
+        shared: as of :func:`atomic_write`.
     """
     own = f'.{uuid4().hex}' if shared else ''
     partial = {path: path.with_name(f'.{path.name}{own}.partial') for path in writes}
@@ -60,7 +60,7 @@ def write_together(writes: Mapping[Path, Write], shared: bool = False) -> None:
             file.unlink(missing_ok=True)
 
 
-def writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """See that a folder can be made and a file be written there; leaves no trace.
 
     Args:
@@ -81,7 +81,7 @@ def writable(folder: Path) -> None:
         ) from error
 
 
-def digest(contents: Iterable[bytes]) -> str:
+def short_hash(contents: Iterable[bytes]) -> str:
     """Tell contents apart.
 
     Args:

@@ -11,7 +11,7 @@ from tests.helpers.small_fits import datamodule, trainer
 from torchgeo_decur.models import LateFusionClassifier, LateFusionSegmenter
 from torchgeo_decur.tasks import LateFusionClassification, LateFusionSegmentation
 from torchgeo_decur.tasks.optimizers import build_transfer_optimizer
-from torchgeo_decur.weights.formats import place
+from torchgeo_decur.weights.formats import normalize_key
 
 MODALITIES = {'s1': 2, 's2': 3}
 BUILD: dict[str, Callable[..., nn.Module]] = {
@@ -89,11 +89,11 @@ def test_each_layer_learns_more_slowly_than_the_next(kind: str, model: str) -> N
 @pytest.mark.parametrize('model', ['test_convnext', 'test_efficientnet'])
 def test_a_pyramid_has_the_layers_of_its_encoder(model: str) -> None:
     whole = {
-        place(k): v
+        normalize_key(k): v
         for k, v in rates(BUILD['classifier'](model), layer_decay=0.5).items()
     }
     found = {
-        place(k): v
+        normalize_key(k): v
         for k, v in rates(BUILD['segmenter'](model), layer_decay=0.5).items()
         if k.startswith('encoders.')
     }

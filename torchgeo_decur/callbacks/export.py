@@ -8,7 +8,7 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from ..files import writable
+from ..files import check_writable
 from ..modalities import Modality
 from ..models import FusionHead, build_fusion_head, save_encoder, save_onnx
 from ..tasks import FusionPretraining, MultimodalPretraining
@@ -56,7 +56,7 @@ class ExportEncoders(Callback):
         need_encoders(self, pl_module)
         folder = self._folder(trainer)
         if trainer.is_global_zero and not getattr(trainer, 'fast_dev_run', False):
-            writable(folder)
+            check_writable(folder)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the encoders.

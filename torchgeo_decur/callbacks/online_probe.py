@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ..analysis.classifiers import Array, run_probes
-from ..files import write_whole
+from ..files import atomic_write
 from ..modalities import pick_date, split
 from .preconditions import need_encoders, validates_last
 
@@ -216,9 +216,9 @@ class OnlineProbe(Callback):
         if dry or not self.rows or folder is None or not trainer.is_global_zero:
             return
         scores, picture = Path(folder, 'probe.csv'), Path(folder, 'probe.png')
-        write_whole(scores, self._write)
+        atomic_write(scores, self._write)
         figure = self.plot()
-        write_whole(
+        atomic_write(
             picture, lambda partial: figure.savefig(partial, dpi=150, format='png')
         )
         plt.close(figure)

@@ -12,7 +12,7 @@ from ..analysis.classifiers import Classifier
 from ..analysis.embeddings import collect
 from ..analysis.split_probes import probe_splits
 from ..callbacks.export import export_checkpoint
-from ..files import writable, write_whole
+from ..files import atomic_write, check_writable
 from ..models import MultimodalEncoder, save_encoder, save_onnx
 from ..models.encoder import check_model
 from ..packed import pack_config
@@ -160,7 +160,7 @@ def probe(
         max_samples: samples of a split that are kept, a random subset.
         device: auto, cpu, gpu or mps.
     """
-    writable(out.parent)
+    check_writable(out.parent)
     task, datamodule, _ = load_run(run, ckpt_path, data)
     if not isinstance(task, MultimodalPretraining):
         raise ValueError(
@@ -174,7 +174,7 @@ def probe(
     fitted, scored = found
     rows = probe_splits(fitted, scored, fractions, classifiers, labels)
     table = pd.DataFrame(rows)
-    write_whole(out, lambda partial: table.to_csv(partial, index=False))
+    atomic_write(out, lambda partial: table.to_csv(partial, index=False))
     for row in rows:
         where = f'{row["label"]:<18}{row["name"]:<14}{row["part"]:<10}'
         print(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchgeo_bench.datasets.base import BandSpec
 from torchgeo_bench.models.interface import BenchModel
 
-from ..modalities import Modality, canonical
+from ..modalities import Modality, normalize_band
 from ..models import MultimodalEncoder
 from ..transforms import ScaleToUnit
 
@@ -139,14 +139,14 @@ def _places(known: Mapping[str, Any], bands: Sequence[BandSpec]) -> dict[str, in
     found: dict[str, int] = {}
     for band in known['bands']:
         for i, own in enumerate(names):
-            if canonical(band) in own:
+            if normalize_band(band) in own:
                 found.setdefault(band, i)
     return found
 
 
 def _names(band: BandSpec) -> set[str]:
     """All names of a band of a data set."""
-    names = {canonical(band.name), canonical(band.source_name)}
+    names = {normalize_band(band.name), normalize_band(band.source_name)}
     names |= {_COLOURS.get(band.name, '')}
     if band.sensor == 's2':
         names |= {_SENTINEL2.get(band.name, '')}

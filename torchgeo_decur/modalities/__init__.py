@@ -8,7 +8,7 @@ when the dataset delivers T dates.
 Notation: B batch, T dates, C channels, H height, W width.
 """
 
-from .band_names import canonical, contradiction
+from .band_names import contradiction, normalize_band
 from .batch import check_grid, per_modality, pick_date, split
 from .conversion import Conversion, conversions, converted
 from .modality import MODALITIES, Kind, Modality
@@ -28,7 +28,6 @@ __all__ = [
     'FirstBatches',
     'Kind',
     'Modality',
-    'canonical',
     'check',
     'check_grid',
     'check_names',
@@ -39,6 +38,7 @@ __all__ = [
     'cure_of_holes',
     'hillshade',
     'invalid_pixels',
+    'normalize_band',
     'per_modality',
     'pick_date',
     'picture',

@@ -13,7 +13,7 @@ _NUMBERED = re.compile(r'b\d+a?')
 _COLOURS = {'red': 'r', 'green': 'g', 'blue': 'b'}
 
 
-def canonical(band: str) -> str:
+def normalize_band(band: str) -> str:
     """Write the name of a band as it is compared.
 
     Args:
@@ -23,9 +23,9 @@ def canonical(band: str) -> str:
         The name without capitals and leading zeros; of backscatter, the polarisation.
 
     Example:
-        >>> canonical('B08A') == canonical('B8a')
+        >>> normalize_band('B08A') == normalize_band('B8a')
         True
-        >>> canonical('Sigma0_VV_db')
+        >>> normalize_band('Sigma0_VV_db')
         'vv'
     """
     name = band.casefold()
@@ -65,7 +65,7 @@ def contradiction(
 
 
 def _comparable(band: str) -> str:
-    name = canonical(band)
+    name = normalize_band(band)
     return _COLOURS.get(name, name)
 
 

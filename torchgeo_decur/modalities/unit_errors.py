@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .band_names import canonical
+from .band_names import normalize_band
 from .sampled_values import Values
 
 #: Topic of values that are beyond the statistics, as those of another place may be.
@@ -217,7 +217,7 @@ def _digital(values: Values) -> Iterator[Sign]:
 
 def _offset(values: Values) -> Iterator[Sign]:
     """Look for the offset of Sentinel-2, where no scene can be so bright by itself."""
-    names = [canonical(b) for b in values.modality.bands]
+    names = [normalize_band(b) for b in values.modality.bands]
     if 'b10' in names:
         # Hardly any light of 1375 nm gets through the air: some tens, over clouds more.
         cirrus = values.images[:, names.index('b10')]
@@ -281,7 +281,7 @@ def _byte(values: Values) -> Iterator[Sign]:
 
 def _order(values: Values) -> Iterator[Sign]:
     """Compare polarisations: surfaces send back more in the one they were lit with."""
-    names = [canonical(b) for b in values.modality.bands]
+    names = [normalize_band(b) for b in values.modality.bands]
     for co, cross in (('vv', 'vh'), ('hh', 'hv')):
         if names.count(co) != 1 or names.count(cross) != 1:
             continue
@@ -326,7 +326,7 @@ def _ends(values: Values) -> Iterator[Sign]:
     most = 5.0 if natural else 50.0
     far = distance > torch.where(inside, 50.0, most)
     nearly = torch.maximum(below, above) >= 0.95
-    b10 = torch.tensor([canonical(b) == 'b10' for b in modality.bands])
+    b10 = torch.tensor([normalize_band(b) == 'b10' for b in modality.bands])
     dark = b10 & (below >= 0.95) & (low > _OFFSET / 2)
     cure = (
         'mean and std must be those of these values; compare them with the values of '

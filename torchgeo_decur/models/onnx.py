@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
-from ..files import writable, write_whole
+from ..files import atomic_write, check_writable
 from ..weights.formats import Checkpoint, as_text
 from ..weights.load import prepare
 from ..weights.published import first_convolution
@@ -68,7 +68,7 @@ def save_onnx(
     import onnx
 
     file = path.with_name(f'{path.name}.onnx')
-    writable(file.parent)
+    check_writable(file.parent)
     network = _network(encoder, model, file)
     state = network.state_dict()
     shape = (state[first_convolution(state)].shape[1], size, size)
@@ -104,7 +104,7 @@ def save_onnx(
                 'was written'
             )
 
-    write_whole(file, write)
+    atomic_write(file, write)
     return file
 
 

@@ -15,7 +15,7 @@ from torchgeo.datasets.utils import Sample
 
 from ..datasets.base import UnreadableFileError
 from ..datasets.plotting import plot_images
-from ..files import checksum_of, digest
+from ..files import checksum_of, short_hash
 from .manifest import NAME, Manifest, Shard
 
 Split = Literal['train', 'val', 'test', 'predict']
@@ -91,7 +91,7 @@ class PackedDataset(NonGeoDataset):
                 )
         elif cache_dir is not None:
             # Another manifest has other shards: they must not meet.
-            key = digest([self.manifest.text().encode()])
+            key = short_hash([self.manifest.text().encode()])
             self._folder = Path(cache_dir) / key / split
             self._fetch(INDEX, None)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..files import checksum_of, write_whole
+from ..files import atomic_write, checksum_of
 from .manifest import Shard
 
 # Bytes of samples in a shard, about: small enough to fetch, large enough to be few.
@@ -235,7 +235,7 @@ def write_durably(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
 
-    write_whole(path, write)
+    atomic_write(path, write)
 
 
 def is_full(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..weights.formats import place
+from ..weights.formats import normalize_key
 
 # Rate of weights, that of biases relative to it, and weight decay.
 _DEFAULTS = {'lars': (0.05, 0.096, 1e-6), 'adamw': (1e-4, 1.0, 0.01)}
@@ -301,7 +301,7 @@ class _Layered:
         self.layers = layers
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        return lambda key: self.layers[place(key)]
+        return lambda key: self.layers[normalize_key(key)]
 
 
 def _layers(
@@ -319,14 +319,14 @@ def _layers(
         )
     found = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
     named: Iterable[str] = getattr(whole, 'no_weight_decay', set)()
-    exempt = {place(key) for key in named}
-    layers = {place(key): layer for key, layer in found.items()}
+    exempt = {normalize_key(key) for key in named}
+    layers = {normalize_key(key): layer for key, layer in found.items()}
     layered: Any = _Layered(encoder, layers)
     groups = param_groups_layer_decay(
         layered,
         weight_decay=weight_decay,
         no_weight_decay_list=[
-            key for key, _ in encoder.named_parameters() if place(key) in exempt
+            key for key, _ in encoder.named_parameters() if normalize_key(key) in exempt
         ],
         layer_decay=layer_decay,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..catalog import cached_file
-from ..files import checksum_of, write_whole
+from ..files import atomic_write, checksum_of
 
 _HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})\.[^.]+$')
 
@@ -75,7 +75,7 @@ def fetch[T](url: str, read: Callable[[Path], T], progress: bool = True) -> T:
             ) from error
         contents.append(_read_verified(url, partial, read))
 
-    write_whole(file, download, shared=True)
+    atomic_write(file, download, shared=True)
     return contents[0]
 
 
@@ -101,7 +101,7 @@ def _read_verified[T](url: str, file: Path, read: Callable[[Path], T]) -> T:
         line = f'{found}  {cached_file(url).name}\n'
         # A cache that cannot be written holds files that its owner vouches for.
         with suppress(OSError):
-            write_whole(record, lambda partial: partial.write_text(line), shared=True)
+            atomic_write(record, lambda partial: partial.write_text(line), shared=True)
     return content
 
 

@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ..files import Write, writable, write_together, write_whole
+from ..files import Write, atomic_write, atomic_write_all, check_writable
 
 type State = dict[str, Tensor]
 
@@ -219,7 +219,7 @@ def save_encoder(
     Raises:
         ValueError: if the folder cannot be written.
     """
-    writable(path.parent)
+    check_writable(path.parent)
     state = plain_state(encoder)
     files = {suffix: path.with_name(f'{path.name}.{suffix}') for suffix in suffixes}
     contents: dict[str, Any] = {
@@ -230,7 +230,7 @@ def save_encoder(
         'pth': state,
     }
     said = {'model': model, **metadata}
-    write_together(
+    atomic_write_all(
         {
             file: _tensor_writer(state, said)
             if suffix == 'safetensors'
@@ -262,7 +262,7 @@ def save_tensors(state: State, file: Path, metadata: Mapping[str, Any]) -> None:
         file: the file.
         metadata: plain values.
     """
-    write_whole(file, _tensor_writer(state, metadata))
+    atomic_write(file, _tensor_writer(state, metadata))
 
 
 def as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -281,7 +281,7 @@ def as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
     return {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
 
 
-def place(key: str) -> str:
+def normalize_key(key: str) -> str:
     """Name of a parameter that an encoder and its pyramid share.
 
     Args:
@@ -292,8 +292,10 @@ def place(key: str) -> str:
         The same text for both.
 
     Example:
-        >>> place('stages.0.blocks.1.weight') == place('stages_0.blocks.1.weight')
-        True
+        >>> normalize_key('stages.0.blocks.1.weight')
+        'stages_0_blocks_1_weight'
+        >>> normalize_key('model.stages_0.blocks.1.weight')
+        'stages_0_blocks_1_weight'
     """
     return key.removeprefix('model.').replace('.', '_')
 
@@ -308,8 +310,8 @@ def _whole(state: State, model: str) -> tuple[State, tuple[str, ...]]:
     if not timm.is_model(model):
         return state, ()
     keys = timm.create_model(model, num_classes=0).state_dict()
-    names = {place(k): k for k in keys}
-    renamed = {names.get(place(k), k): v for k, v in state.items()}
+    names = {normalize_key(k): k for k in keys}
+    renamed = {names.get(normalize_key(k), k): v for k, v in state.items()}
     return renamed, tuple(k for k in keys if k not in renamed)
 
 

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from torch import nn
 
-from ..files import writable
+from ..files import check_writable
 from ..modalities import Modality
 from .formats import plain_state, save_tensors
 from .load import load_weights
@@ -109,7 +109,7 @@ class HubFolder(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write the parameters, and say what the config is."""
-        writable(save_directory)
+        check_writable(save_directory)
         config = {
             'modalities': self.modalities,
             'model': self.model,

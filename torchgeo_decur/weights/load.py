@@ -12,7 +12,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
-from ..modalities import canonical
+from ..modalities import normalize_band
 from .download import fetch
 from .enums import get_weight, weights_of_file
 from .formats import HEADS, Checkpoint, State, read_checkpoint, split_states
@@ -315,8 +315,8 @@ def _fit_bands(
             f'{list(known) if known else "none"}; they cannot be adapted by name, '
             'so leave bands out and give images of the same bands'
         )
-    sources = [canonical(b) for b in known]
-    targets = [canonical(b) for b in wanted]
+    sources = [normalize_band(b) for b in known]
+    targets = [normalize_band(b) for b in wanted]
     if not set(sources) & set(targets):
         raise ValueError(
             f'{where}: bands must share at least one with those of the weights, '

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import shapely
 from torch import Tensor
 
-from ...files import write_whole
+from ...files import atomic_write
 
 KEY = b'torchgeo_decur'
 # Rows of a part: what a run that is stopped loses at most, and a row group of the file.
@@ -59,7 +59,7 @@ class Parts:
                 )
         else:
             text = json.dumps({**self.about, 'rows': rows})
-            write_whole(run, lambda file: file.write_text(text))
+            atomic_write(run, lambda file: file.write_text(text))
         starts = range(0, len(places), rows)
         self.spans = [range(i, min(i + rows, len(places))) for i in starts]
 
@@ -93,7 +93,7 @@ class Parts:
             arrays['date'] = pa.Array.from_pandas(places['date'], type=dates)
         arrays |= {name: _lists(x) for name, x in columns.items()}
         table = pa.table(arrays)
-        write_whole(
+        atomic_write(
             self.path(part), lambda file: pq.write_table(table, file, **_OPTIONS)
         )
 
@@ -121,7 +121,7 @@ class Parts:
                 for file in files:
                     writer.write_table(pq.ParquetFile(file).read().cast(schema))
 
-        write_whole(self.out, write)
+        atomic_write(self.out, write)
         shutil.rmtree(self.folder)
         return self.out
 

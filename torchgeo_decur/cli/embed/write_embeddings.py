@@ -17,7 +17,7 @@ from torchgeo.datasets.utils import Sample
 from torchgeo.tasks import BaseTask
 from tqdm import tqdm
 
-from ...files import digest, writable
+from ...files import check_writable, short_hash
 from ...modalities import pick_date, split
 from ...models import MultimodalEncoder
 from .geoparquet_parts import ROWS, Parts, is_finished
@@ -76,7 +76,7 @@ def embed_rasters(
     """
     out = Path(out)
     embedder = Embedder(task, modalities, projections)
-    writable(out.parent)
+    check_writable(out.parent)
     datamodule.prepare_data()
     datamodule.setup('predict')
     dataset: Any = datamodule.predict_dataset
@@ -85,11 +85,11 @@ def embed_rasters(
         **(about or {}),
         'dimensions': embedder.dimensions(),
         'projections': embedder.common_dim is not None,
-        'weights': digest(
+        'weights': short_hash(
             v.float().cpu().numpy().tobytes() for v in embedder.state_dict().values()
         ),
-        'places': digest([places.to_wkb().to_csv().encode()]),
-        'scaling': digest([repr(getattr(datamodule, 'modalities', '')).encode()]),
+        'places': short_hash([places.to_wkb().to_csv().encode()]),
+        'scaling': short_hash([repr(getattr(datamodule, 'modalities', '')).encode()]),
     }
     if is_finished(out, says):
         rank_zero_info(f'{out} is complete')

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ...analysis import Embeddings, Finding, figure_style
-from ...files import write_whole
+from ...files import atomic_write
 
 #: What the marker of an analysis is called.
 MARKER = 'finding.json'
@@ -43,7 +43,7 @@ def claim(folder: Path, names: Collection[str]) -> None:
             f'out must be a new or empty folder, or one of an earlier report, but {folder} '
             f'holds {[f.name for f in found[:3]]}; choose another folder with --out'
         )
-    write_whole(mark, lambda file: file.write_text(json.dumps(_MARK)))
+    atomic_write(mark, lambda file: file.write_text(json.dumps(_MARK)))
 
 
 def save_embeddings(file: Path, embeddings: Embeddings, key: str) -> None:
@@ -69,7 +69,7 @@ def save_embeddings(file: Path, embeddings: Embeddings, key: str) -> None:
     }
     stored = {name: x.contiguous() for name, x in tensors.items()}
     text = {'torchgeo_decur': json.dumps(about)}
-    write_whole(file, lambda path: save_file(stored, path, text))
+    atomic_write(file, lambda path: save_file(stored, path, text))
 
 
 def load_embeddings(file: Path, key: str) -> Embeddings | None:
@@ -145,7 +145,7 @@ def save_finding(folder: Path, finding: Finding, key: str) -> None:
             os.replace(written, folder / written.name)
         # Last: an analysis with its marker is whole.
         text = json.dumps(content, indent=1, default=float)
-        write_whole(folder / MARKER, lambda file: file.write_text(text))
+        atomic_write(folder / MARKER, lambda file: file.write_text(text))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         for figure in finding.figures.values():

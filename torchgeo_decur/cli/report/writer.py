@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ... import analysis
 from ...analysis import Embeddings, Finding, LeftOut, Pretrained
-from ...files import digest, writable, write_whole
+from ...files import atomic_write, check_writable, short_hash
 from ...modalities import Modality
 from ..embed.split_batches import Batches, Split
 from .page import render
@@ -88,7 +88,7 @@ def write_report(
                 f'torchgeo_decur.tasks.DeCUR, got {type(model).__name__}'
             )
     folder = Path(out)
-    writable(folder)
+    check_writable(folder)
     claim(folder, ANALYSES)
     says = {'split': split, 'max_samples': max_samples, 'about': dict(about or {})}
     run = Run(task, datamodule, baseline, folder, split, device, says)
@@ -109,7 +109,7 @@ def write_report(
         folder,
     )
     file = folder / 'report.html'
-    write_whole(file, lambda partial: partial.write_text(page, 'utf-8'))
+    atomic_write(file, lambda partial: partial.write_text(page, 'utf-8'))
     return file
 
 
@@ -140,7 +140,7 @@ class Run:
         metrics = self.metrics
         logged = metrics.read_bytes() if metrics and metrics.is_file() else b''
         keys = [self._key(model).encode() for model in models]
-        return digest([*keys, str(self.max_images).encode(), logged])
+        return short_hash([*keys, str(self.max_images).encode(), logged])
 
     @cached_property
     def batches(self) -> Batches:
@@ -236,7 +236,7 @@ class Run:
             for k, v in model.state_dict().items()
             if not k.startswith('augmentations.')
         )
-        return digest([says.encode(), *weights])
+        return short_hash([says.encode(), *weights])
 
     def _embed(self, task: BaseTask, name: str) -> Embeddings:
         key, file = self._key(task), self.folder / 'cache' / f'{name}.safetensors'

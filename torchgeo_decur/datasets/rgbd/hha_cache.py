@@ -10,7 +10,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 from torch import Tensor
 
-from ...files import digest, write_whole
+from ...files import atomic_write, short_hash
 from ..base import UnreadableFileError
 from ..io import read_image
 from .hha import Intrinsics, encode_hha
@@ -51,7 +51,7 @@ class HHACache:
             Path of the PNG file.
         """
         key = (self.version, self.camera_height, *map(float, intrinsics), more)
-        return self.folder / f'{name}.{digest([repr(key).encode()])[:8]}.png'
+        return self.folder / f'{name}.{short_hash([repr(key).encode()])[:8]}.png'
 
     def get(
         self,
@@ -81,7 +81,7 @@ class HHACache:
         image = encode_hha(depth(), intrinsics, self.camera_height)
         try:
             png = _png(image)
-            write_whole(path, lambda partial: partial.write_bytes(png), shared=True)
+            atomic_write(path, lambda partial: partial.write_bytes(png), shared=True)
         except OSError as error:
             raise ValueError(
                 f'cache must be a folder for HHA images that can be written, got '

@@ -12,7 +12,7 @@ from ..encoder import Weights
 from ..segmentation.decoders import build_decoder
 from ..segmentation.pyramid import StagedPyramid
 from ..segmentation.segmenter import Segmenter
-from .late_fusion import fill
+from .late_fusion import impute_absent
 
 
 def rectify(x: Tensor, other: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
@@ -312,7 +312,7 @@ class CMXSegmenter(Segmenter):
         def next_stage(i: int, m: str, t: Tensor) -> Tensor:
             # BatchNorm must not see samples that are not there.
             if m in absent:
-                t = fill(t, absent[m].flatten().bool())
+                t = impute_absent(t, absent[m].flatten().bool())
             return self.encoders.stage(m, i, t)
 
         fused = []

@@ -89,7 +89,8 @@ class LateFusion(nn.Module, ABC):
         available = available or {}
         masks = self._masks(images, available)
         filled = {
-            m: fill(x, masks[m]) if m in available else x for m, x in images.items()
+            m: impute_absent(x, masks[m]) if m in available else x
+            for m, x in images.items()
         }
         with torch.no_grad() if self.freeze_backbone else nullcontext():
             features = self.features(filled)
@@ -238,7 +239,7 @@ def drop_modalities(available: Tensor, p: float) -> Tensor:
     return torch.where(keep.any(dim=1, keepdim=True), keep, last)
 
 
-def fill(x: Tensor, mask: Tensor) -> Tensor:
+def impute_absent(x: Tensor, mask: Tensor) -> Tensor:
     """Put what is there in place of what is absent, which BatchNorm must not see.
 
     Args:
@@ -249,7 +250,8 @@ def fill(x: Tensor, mask: Tensor) -> Tensor:
         The same where they are there; else another one that is, zeros if none is.
 
     Example:
-        >>> fill(torch.tensor([1.0, 9.0, 3.0]), torch.tensor([True, False, True]))
+        >>> x = torch.tensor([1.0, 9.0, 3.0])
+        >>> impute_absent(x, torch.tensor([True, False, True]))
         tensor([1., 1., 3.])
     """
     present = mask.nonzero().squeeze(1)

@@ -8,7 +8,7 @@ from timm.models import FeatureListNet
 from torch import Tensor, nn
 
 from ...modalities import per_modality
-from ...weights.formats import place
+from ...weights.formats import normalize_key
 from ..encoder import MultimodalEncoder, Weights, create_encoder
 
 
@@ -185,11 +185,11 @@ class StagedPyramid(MultimodalPyramid):
 
 def _copy(source: nn.Module, target: nn.Module) -> None:
     """Copy parameters and buffers between two namings of one model."""
-    state = {place(k): v for k, v in source.state_dict().items()}
+    state = {normalize_key(k): v for k, v in source.state_dict().items()}
     wanted = target.state_dict()
-    lacking = sorted(k for k in wanted if place(k) not in state)
+    lacking = sorted(k for k in wanted if normalize_key(k) not in state)
     if lacking:
         raise ValueError(
             f'pyramid must have only parameters of its encoder, got also {lacking[:3]}'
         )
-    target.load_state_dict({k: state[place(k)] for k in wanted})
+    target.load_state_dict({k: state[normalize_key(k)] for k in wanted})
