@@ -22,8 +22,9 @@ os.environ['JSONARGPARSE_DEPRECATION_WARNINGS'] = 'off'
 
 # Raised by old versions about what newer ones of other packages call deprecated.
 OLD_WARNINGS = [
-    # matplotlib before 3.10.7, with pyparsing 3.3
+    # matplotlib before 3.10.7, with pyparsing 3.3, for names of functions and arguments
     "ignore:'\\w+' deprecated - use '\\w+':DeprecationWarning",
+    "ignore:'\\w+' argument is deprecated, use '\\w+':DeprecationWarning",
     # rasterio before 1.5.2, with affine 3
     'ignore:Use `@` matmul instead:PendingDeprecationWarning',
     # tqdm before 4.66.2, with Python 3.12

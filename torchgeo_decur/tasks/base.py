@@ -225,6 +225,13 @@ class CheckedTask(ScaleCheck, BaseTask):
         # TorchGeo reads this key without looking whether it is there. It stays empty, for
         # Lightning's command would prefer what is in it to the options it is given.
         checkpoint['hyper_parameters'] = {}
+        # In torch 2.6 the schedule of weight averaging stores a function, with which the
+        # file could not be read. A new schedule has it already.
+        schedules = [*checkpoint.get('lr_schedulers', [])]
+        for callback in checkpoint.get('callbacks', {}).values():
+            schedules.append(callback.get('scheduler_state') or {})
+        for state in schedules:
+            state.pop('anneal_func', None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another model.
