@@ -1,6 +1,5 @@
 """Rasters are read as they were meant: dates, missing pixels, types, one file a band."""
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -374,9 +373,9 @@ def test_index_is_that_of_torchgeo(
     paths = [scene(tmp_path / f'{n}.tif', 1, **p) for n, p in places.items()]
     files, _ = inspect_files(paths)
     opened = []
-    load = RasterDataset._load_warp_file
+    load = RasterFolder._load_warp_file
     monkeypatch.setattr(
-        RasterDataset,
+        RasterFolder,
         '_load_warp_file',
         lambda self, filepath, crs=None: (
             opened.append(filepath) or load(self, filepath, crs)
@@ -519,27 +518,3 @@ def test_classes_take_brackets_for_a_pattern(tmp_path: Path) -> None:
         *('first', 'second'),
         dataset='fake_data.Dated',
     )
-
-
-@pytest.mark.parametrize(
-    ('name', 'arguments'),
-    [
-        ('_load_warp_file', ['filepath', 'crs']),
-        ('_merge_or_stack', ['filepaths', 'index', 'band_indexes', 'out_crs']),
-        (
-            '_compute_affine_warp_grid',
-            ['crs', 'transform', 'width', 'height', 'dst_crs'],
-        ),
-        ('_update_filepath', ['band', 'filepath']),
-        ('_cached_load_warp_file', ['filepath', 'crs']),
-        ('_disambiguate_slice', ['index']),
-        (
-            '_compute_affine_warp_grid',
-            ['crs', 'transform', 'width', 'height', 'dst_crs'],
-        ),
-        ('_filepath_to_timestamp', ['filepath']),
-    ],
-)
-def test_private_hooks_of_torchgeo(name: str, arguments: list[str]) -> None:
-    found = inspect.signature(getattr(RasterDataset, name)).parameters
-    assert [*found] == ['self', *arguments], f'RasterFolder needs {name} of TorchGeo'

@@ -1,9 +1,20 @@
 """Extents in another CRS, so that rasters of the world are projected in part only."""
 
+import math
+
 import numpy as np
 import shapely
+from affine import Affine
 from pyproj import Transformer
+from rasterio.crs import CRS
+from rasterio.transform import array_bounds, from_origin
+from rasterio.warp import calculate_default_transform
+from rasterio.windows import Window
+from rasterio.windows import transform as window_transform
+from shapely.affinity import affine_transform
 from shapely.geometry.base import BaseGeometry
+
+from .files import RasterFile
 
 # A margin, as a share of the longer side: edges are curved once they are projected.
 _MARGIN = 0.1
@@ -47,6 +58,65 @@ def project_extent(
     onward = Transformer.from_crs('EPSG:4326', target, always_xy=True)
     sides = (left, bottom, 180, top), (-180, bottom, right, top)
     return shapely.union_all([_with_margin(onward.transform_bounds(*s)) for s in sides])
+
+
+def warped_grid(
+    file: RasterFile, crs: CRS, extent: Bounds | None, finest: tuple[float, float]
+) -> tuple[Affine, int, int] | None:
+    """Choose the grid that a file is warped to, so that it can be read in a CRS.
+
+    Args:
+        file: the file, whose place is known.
+        crs: the CRS to read in.
+        extent: the extent of all that is read, in that CRS, or None if it is not known.
+            Of a larger file in another CRS, the grid covers the extent only.
+        finest: largest pixel of the grid of such a file, in units of the CRS.
+
+    Returns:
+        Transform, width and height. None if the file is read as it is.
+    """
+    width, height = file.size
+    transform: Affine = file.transform
+    left, bottom, right, top = array_bounds(height, width, transform)
+    west, east = sorted((left, right))
+    south, north = sorted((bottom, top))
+    if extent is not None and file.crs != crs:
+        whole = shapely.box(west, south, east, north)
+        area = project_extent(extent, crs, file.crs)
+        if area is not None and area.intersects(whole) and not area.covers(whole):
+            part = largest_part(area.intersection(whole))
+            return _grid_of_part(file, part, crs, extent, finest)
+    edges = (west, south, east, north)
+    grid = calculate_default_transform(file.crs, crs, width, height, *edges)
+    same = file.crs == crs and grid[1:] == file.size
+    return None if same and transform.almost_equals(grid[0]) else grid
+
+
+def _grid_of_part(
+    file: RasterFile,
+    part: BaseGeometry,
+    crs: CRS,
+    extent: Bounds,
+    finest: tuple[float, float],
+) -> tuple[Affine, int, int]:
+    """Choose the grid of an extent, in pixels as large as those of a part of a file."""
+    transform: Affine = file.transform
+    # Whole pixels of the file: the extent may be within one of them.
+    a, b, c, d, e, f, *_ = ~transform
+    pixels = affine_transform(part, [a, b, d, e, c, f]).bounds
+    left, top = map(math.floor, pixels[:2])
+    right, bottom = map(math.ceil, pixels[2:])
+    columns, rows = max(right - left, 1), max(bottom - top, 1)
+    place = window_transform(Window(left, top, columns, rows), transform)
+    bounds = array_bounds(rows, columns, place)
+    grid, _, _ = calculate_default_transform(file.crs, crs, columns, rows, *bounds)
+    xres, yres = min(grid.a, finest[0]), min(-grid.e, finest[1])
+    west, south, east, north = extent
+    # Two pixels more, for what lies between pixels at the edge.
+    columns = math.ceil((east - west) / xres) + 4
+    rows = math.ceil((north - south) / yres) + 4
+    origin = from_origin(west - 2 * xres, north + 2 * yres, xres, yres)
+    return origin, columns, rows
 
 
 def _with_margin(bounds: Bounds) -> BaseGeometry:

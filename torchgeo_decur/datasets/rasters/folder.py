@@ -1,16 +1,19 @@
 """Reading of a folder of rasters, in which missing pixels are NaN."""
 
+import atexit
+import functools
 import math
 import os
 import re
 from collections.abc import Iterable, Sequence
-from copy import copy
-from typing import Any, cast
+from itertools import zip_longest
+from typing import Any
 from xml.etree import ElementTree
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import rasterio
 import shapely
 import torch
 from affine import Affine
@@ -20,15 +23,11 @@ from rasterio.io import DatasetReader
 from rasterio.merge import merge
 from rasterio.transform import array_bounds, from_origin
 from rasterio.vrt import WarpedVRT
-from rasterio.warp import calculate_default_transform
-from rasterio.windows import Window
-from rasterio.windows import transform as window_transform
-from shapely.affinity import affine_transform
 from torch import Tensor
 from torchgeo.datasets import RasterDataset
 from torchgeo.datasets.utils import GeoSlice, Sample
 
-from .extents import Bounds, largest_part, project_extent
+from .extents import Bounds, warped_grid
 from .files import RasterFile, without_listing
 
 # Those with which GDAL can read; the others are for warping only.
@@ -108,10 +107,10 @@ class RasterFolder(RasterDataset):
         for path in paths:
             match = pattern.match(os.path.basename(path))
             if match and match['band'] in self.all_bands:
-                scenes[self._update_filepath(self.all_bands[0], path)] = path
+                scenes[self._path_of_band(self.all_bands[0], path)] = path
         for scene, path in scenes.items():
             for band in self.all_bands:
-                wanted = self._update_filepath(band, scene)
+                wanted = self._path_of_band(band, scene)
                 if wanted not in self.records:
                     raise ValueError(
                         f'expected a file for each of the bands {list(self.all_bands)}, '
@@ -125,13 +124,8 @@ class RasterFolder(RasterDataset):
         target = CRS.from_user_input(self.crs)
         bounds = np.empty((len(paths), 4))
         for i, file in enumerate(self.records[path] for path in paths):
-            transform: Any = file.transform
-            width, height = file.size
-            grid = self._compute_affine_warp_grid(
-                file.crs, transform, width, height, target
-            )
-            if grid[3]:
-                transform, width, height, _ = grid
+            grid = self._grid(file, target) or (file.transform, *file.size)
+            transform, width, height = grid
             bounds[i] = array_bounds(height, width, transform)
         return gpd.GeoDataFrame(
             {'filepath': paths},
@@ -145,98 +139,118 @@ class RasterFolder(RasterDataset):
         )
 
     def __getitem__(self, index: GeoSlice) -> Sample:
-        """Read a window.
+        """Read the mosaic of the files at a window.
 
         Args:
-            index: slices of x, of y and of time.
+            index: slices of x, y and time; what is not given is that of the dataset.
 
         Returns:
-            As TorchGeo's, which goes through all files several times for each window.
+            ``image`` float32, shape (C, H, W), or ``mask`` int64, shape (H, W), with
+            ``bounds`` and ``transform``.
+
+        Raises:
+            IndexError: if there is no file.
         """
-        x, y, *_ = cast(tuple[slice, ...], index)
-        sides = (x.start, y.start, x.stop, y.stop)
-        if None in sides:
-            return super().__getitem__(index)
-        rows = self.index.sindex.query(shapely.box(*sides))
-        if not len(rows):
-            return super().__getitem__(index)
-        near = copy(self)
-        # Handles of files are kept by the whole.
-        vars(near).update(
-            index=self.index.iloc[np.sort(rows)],
-            _cached_load_warp_file=self._cached_load_warp_file,
+        x, y, time = self._slices(index)
+        # The tree is asked first: going through the times of all files takes longer.
+        near = self.index.sindex.query(shapely.box(x.start, y.start, x.stop, y.stop))
+        rows = self.index.iloc[np.sort(near)]
+        rows = rows[rows.index.overlaps(pd.Interval(time.start, time.stop))]
+        paths = list(rows.filepath[:: time.step])
+        if not paths:
+            raise IndexError(f'{index} not found in dataset with bounds {self.bounds}')
+        if self.separate_files:
+            bands = [
+                self._mosaic([self._path_of_band(b, p) for p in paths], [1], x, y)
+                for b in self.bands
+            ]
+            values = torch.cat(bands)
+        else:
+            values = self._mosaic(paths, self.band_indexes, x, y)
+        times = [time.start.timestamp(), time.stop.timestamp(), time.step]
+        sides = [x.start, x.stop, x.step, y.start, y.stop, y.step]
+        transform = from_origin(x.start, y.stop, x.step, y.step)
+        sample: Sample = {
+            'bounds': torch.tensor([*sides, *times]),
+            'transform': torch.tensor(list(transform)),
+        }
+        if self.is_image:
+            sample['image'] = values.to(self.dtype)
+        else:
+            sample['mask'] = values.to(self.dtype)[0]
+        return self.transforms(sample) if self.transforms else sample
+
+    def _slices(self, index: GeoSlice) -> tuple[slice, slice, slice]:
+        """Return slices of x, y and time; what is not given is that of the dataset."""
+        given = (index,) if isinstance(index, slice) else tuple(index)
+        ends = [end for part in given for end in (part.start, part.stop)]
+        # The bounds of thousands of files take longer than to read a window.
+        whole = self.bounds if len(given) < 3 or None in ends else given
+        x, y, time = (
+            slice(
+                default.start if part.start is None else part.start,
+                default.stop if part.stop is None else part.stop,
+                step if part.step is None else part.step,
+            )
+            for part, default, step in zip_longest(
+                given, whole, (*self.res, 1), fillvalue=slice(None)
+            )
         )
-        return RasterDataset.__getitem__(near, index)
+        return x, y, time
+
+    def _path_of_band(self, band: str, path: str) -> str:
+        """Name the file of a band of the scene that a file is of."""
+        folder, name = os.path.split(path)
+        match = re.match(self.filename_regex, name, re.VERBOSE)
+        if match is None:
+            return path
+        start, end = match.span('band')
+        return os.path.join(folder, f'{name[:start]}{band}{name[end:]}')
+
+    def _grid(self, file: RasterFile, crs: CRS) -> tuple[Affine, int, int] | None:
+        """Choose the grid that a file is warped to, or None if it is read as it is."""
+        transform: Affine = file.transform
+        kind = (crs, file.crs, *file.size, *transform[:2], *transform[3:5])
+        # Of files of one CRS that differ only in their place all are warped, or none.
+        if kind in self.unwarped:
+            return None
+        nearest = self.resampling == Resampling.nearest
+        # What is nearest must not be chosen twice.
+        finest = self.res if nearest else (math.inf, math.inf)
+        grid = warped_grid(file, crs, self.extent, finest)
+        if grid is None:
+            self.unwarped.add(kind)
+        return grid
+
+    def _open(self, path: str, crs: Any = None) -> DatasetReader | WarpedVRT:
+        """Open a file in a CRS, by default its own, with missing pixels marked."""
+        file = self.records[path]
+        target = file.crs if crs is None else CRS.from_user_input(crs)
+        grid = self._grid(file, target)
+        marked = self.marked is not None or file.masked or bool(file.alpha)
+        if not (marked or grid or file.residual is not None):
+            with without_listing([path]):
+                return rasterio.open(path)
+        # What is around a warped file would be 0.
+        kind = 'Float32' if self.is_image else 'Float64'
+        source = mark_missing(file, self.count, self._marks(file), kind)
+        with without_listing([path]):
+            opened = rasterio.open(source)
+        if grid is None:
+            return opened
+        transform, width, height = grid
+        size: dict[str, Any] = {'width': width, 'height': height}
+        with opened:
+            return WarpedVRT(opened, crs=target, transform=transform, **size)
+
+    # Handles are kept for all datasets of a process, as TorchGeo keeps those of its own.
+    _keep_open = functools.lru_cache(maxsize=128)(_open)
 
     def _load_warp_file(
         self, filepath: Any, crs: Any = None
     ) -> DatasetReader | WarpedVRT:
-        file = self.records[str(filepath)]
-        with without_listing([file.path]):
-            return self._open(file, crs)
-
-    def _open(self, file: RasterFile, crs: Any) -> DatasetReader | WarpedVRT:
-        marked = self.marked is not None or file.masked or bool(file.alpha)
-        if not marked and file.residual is None:
-            opened = super()._load_warp_file(file.path, crs)
-            if not isinstance(opened, WarpedVRT):
-                return opened
-            # What is around a warped file would be 0.
-            opened.close()
-        kind = 'Float32' if self.is_image else 'Float64'
-        source = mark_missing(file, self.count, self._marks(file), kind)
-        return super()._load_warp_file(source, crs)
-
-    def _compute_affine_warp_grid(
-        self, crs: Any, transform: Affine, width: int, height: int, dst_crs: Any
-    ) -> tuple[Affine, int, int, bool]:
-        """Choose the grid of a file, around the extent alone of a larger one that is warped."""
-        usual = (crs, transform, width, height, dst_crs)
-        if crs == dst_crs:
-            return self._own_grid(*usual)
-        if self.extent is None:
-            return super()._compute_affine_warp_grid(*usual)
-        area = project_extent(self.extent, dst_crs, crs)
-        whole = shapely.box(*array_bounds(height, width, transform))
-        if area is None or not area.intersects(whole) or area.covers(whole):
-            return super()._compute_affine_warp_grid(*usual)
-        # Whole pixels of the file: the extent may be within one of them.
-        a, b, c, d, e, f, *_ = ~transform
-        part = largest_part(area.intersection(whole))
-        pixels = affine_transform(part, [a, b, d, e, c, f]).bounds
-        left, top = map(math.floor, pixels[:2])
-        right, bottom = map(math.ceil, pixels[2:])
-        columns, rows = max(right - left, 1), max(bottom - top, 1)
-        place = window_transform(Window(left, top, columns, rows), transform)
-        bounds = array_bounds(rows, columns, place)
-        grid, _, _ = calculate_default_transform(crs, dst_crs, columns, rows, *bounds)
-        xres, yres = grid.a, -grid.e
-        if self.resampling == Resampling.nearest:
-            # What is nearest must not be chosen twice.
-            xres, yres = min(xres, self.res[0]), min(yres, self.res[1])
-        west, south, east, north = self.extent
-        # Two pixels more, for what lies between pixels at the edge.
-        columns = math.ceil((east - west) / xres) + 4
-        rows = math.ceil((north - south) / yres) + 4
-        origin = from_origin(west - 2 * xres, north + 2 * yres, xres, yres)
-        return origin, columns, rows, True
-
-    def _own_grid(
-        self, crs: Any, transform: Affine, width: int, height: int, dst_crs: Any
-    ) -> tuple[Affine, int, int, bool]:
-        """Compute the grid that a file of the same CRS is read in.
-
-        Of files that differ only in their place all are warped, or none.
-        """
-        kind = (crs, width, height, *transform[:2], *transform[3:5])
-        if kind in self.unwarped:
-            return transform, width, height, False
-        grid: tuple[Affine, int, int, bool] = super()._compute_affine_warp_grid(
-            crs, transform, width, height, dst_crs
-        )
-        if not grid[3]:
-            self.unwarped.add(kind)
-        return grid
+        """Open a file for the index, which TorchGeo makes when the dataset is built."""
+        return self._open(str(filepath), crs)
 
     def _marks(self, file: RasterFile) -> list[tuple[float | None, ...]]:
         """List the values that mark missing pixels, by band, one set after another."""
@@ -247,17 +261,12 @@ class RasterFolder(RasterDataset):
         odd = any(v is not None and not is_label(v) for v in file.nodata)
         return [file.nodata, *given] if odd and not self.is_image else given
 
-    def _merge_or_stack(
-        self,
-        filepaths: Sequence[str],
-        index: GeoSlice,
-        band_indexes: Sequence[int] | None = None,
-        out_crs: Any = None,
+    def _mosaic(
+        self, paths: Sequence[str], bands: Sequence[int], x: slice, y: slice
     ) -> Tensor:
         """Read the mosaic of files: float32 images with NaN, or whole labels."""
-        load = self._cached_load_warp_file if self.cache else self._load_warp_file
-        opened = [load(path, out_crs or self.crs) for path in filepaths]
-        x, y, _ = self._disambiguate_slice(index)
+        load = self._keep_open if self.cache else self._open
+        opened = [load(path, self.crs) for path in paths]
         values, _ = merge(
             opened,
             bounds=(x.start, y.start, x.stop, y.stop),
@@ -265,20 +274,20 @@ class RasterFolder(RasterDataset):
             nodata=math.nan,
             # Each file in the type of the first would wrap around.
             dtype='float32' if self.is_image else 'float64',
-            indexes=list(band_indexes or [1]),
+            indexes=list(bands),
             resampling=self.resampling,
         )
         if not self.is_image:
-            values = self._whole(values, filepaths)
+            values = self._whole(values, paths)
         return torch.from_numpy(values)
 
-    def _whole(self, labels: Any, filepaths: Sequence[str]) -> Any:
+    def _whole(self, labels: Any, paths: Sequence[str]) -> Any:
         missing = np.isnan(labels)
-        files = [self.records[path] for path in filepaths]
+        files = [self.records[path] for path in paths]
         value = self.marked if self.marked is not None else files[0].nodata[0]
         if value is None and missing.any() and any(file.floating for file in files):
             raise ValueError(
-                f'mask: expected a label in each pixel, found NaN in {list(filepaths)}; '
+                f'mask: expected a label in each pixel, found NaN in {list(paths)}; '
                 'give the mask a nodata value that is no class, such as 255, and the '
                 'task the same ignore_index'
             )
@@ -287,9 +296,13 @@ class RasterFolder(RasterDataset):
         if wrong.size:
             raise ValueError(
                 f'mask: expected whole numbers as labels, found {wrong[0]:g} in '
-                f'{list(filepaths)}; give a raster of classes'
+                f'{list(paths)}; give a raster of classes'
             )
         return labels
+
+
+# What is open when Python ends is closed while rasterio can still do so.
+atexit.register(RasterFolder._keep_open.cache_clear)
 
 
 def is_label(value: float) -> bool:
