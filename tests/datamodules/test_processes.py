@@ -1,5 +1,7 @@
 """Datasets in worker processes that are started anew, as Python 3.14 starts them."""
 
+import pickle
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,15 @@ from torchgeo_decur.datamodules import (
     SyntheticEODataModule,
     TrifeaturesDataModule,
 )
+from torchgeo_decur.datamodules.precision import collate_unconverted
+from torchgeo_decur.packing.pack import _same
 
 
 @pytest.fixture(scope='module')
-def datasets(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The training split of every datamodule, which workers read."""
+def datamodules(
+    packed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, MultimodalDataModule]:
+    """Set up every datamodule."""
     pytest.importorskip('h5py')
 
     def make(name: str, **options: Any) -> str:
@@ -64,7 +70,39 @@ def datasets(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     }
     for datamodule in made.values():
         datamodule.setup('fit')
-    return {name: module.train_dataset for name, module in made.items()}
+    return made
+
+
+@pytest.fixture(scope='module')
+def datasets(datamodules: dict[str, MultimodalDataModule]) -> dict[str, Any]:
+    """The training split of every datamodule, which workers read."""
+    return {name: module.train_dataset for name, module in datamodules.items()}
+
+
+def test_all_that_a_worker_gets_is_pickled(
+    datamodules: dict[str, MultimodalDataModule],
+) -> None:
+    for name, datamodule in datamodules.items():
+        datamodule.batch_size = 2
+        loader = datamodule.train_dataloader()
+        parts = (loader.dataset, loader.collate_fn, loader.worker_init_fn)
+        dataset, collate, start = pickle.loads(ForkingPickler.dumps(parts))
+        assert start is None, name
+        batch = collate([dataset[0], dataset[0]])
+        expected = loader.collate_fn([loader.dataset[0], loader.dataset[0]])
+        assert batch.keys() == expected.keys(), name
+        assert all(same(batch[k], expected[k]) for k in expected), name
+
+
+@pytest.mark.parametrize('collate', [collate_unconverted, _same])
+def test_other_collate_functions_are_pickled(collate: Any) -> None:
+    assert pickle.loads(ForkingPickler.dumps(collate)) is collate
+
+
+def test_datamodule_is_pickled(datamodules: dict[str, MultimodalDataModule]) -> None:
+    for name, datamodule in datamodules.items():
+        found = pickle.loads(ForkingPickler.dumps(datamodule))
+        assert len(found.train_dataset) == len(datamodule.train_dataset), name
 
 
 def same(a: Any, b: Any) -> bool:
