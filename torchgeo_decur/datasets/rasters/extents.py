@@ -1,6 +1,7 @@
 """Extents in another CRS, so that rasters of the world are projected in part only."""
 
 import math
+from typing import Any
 
 import numpy as np
 import shapely
@@ -76,7 +77,7 @@ def warped_grid(
         Transform, width and height. None if the file is read as it is.
     """
     width, height = file.size
-    transform: Affine = file.transform
+    transform: Any = file.transform
     left, bottom, right, top = array_bounds(height, width, transform)
     west, east = sorted((left, right))
     south, north = sorted((bottom, top))
@@ -100,7 +101,7 @@ def _grid_of_part(
     finest: tuple[float, float],
 ) -> tuple[Affine, int, int]:
     """Choose the grid of an extent, in pixels as large as those of a part of a file."""
-    transform: Affine = file.transform
+    transform: Any = file.transform
     # Whole pixels of the file: the extent may be within one of them.
     a, b, c, d, e, f, *_ = ~transform
     pixels = affine_transform(part, [a, b, d, e, c, f]).bounds

@@ -166,7 +166,7 @@ class RasterFolder(RasterDataset):
             ]
             values = torch.cat(bands)
         else:
-            values = self._mosaic(paths, self.band_indexes, x, y)
+            values = self._mosaic(paths, self.band_indexes or [1], x, y)
         times = [time.start.timestamp(), time.stop.timestamp(), time.step]
         sides = [x.start, x.stop, x.step, y.start, y.stop, y.step]
         transform = from_origin(x.start, y.stop, x.step, y.step)
@@ -209,7 +209,7 @@ class RasterFolder(RasterDataset):
 
     def _grid(self, file: RasterFile, crs: CRS) -> tuple[Affine, int, int] | None:
         """Choose the grid that a file is warped to, or None if it is read as it is."""
-        transform: Affine = file.transform
+        transform: Any = file.transform
         kind = (crs, file.crs, *file.size, *transform[:2], *transform[3:5])
         # Of files of one CRS that differ only in their place all are warped, or none.
         if kind in self.unwarped:
