@@ -23,8 +23,8 @@ from torchgeo_decur.datamodules import (
     SyntheticEODataModule,
     TrifeaturesDataModule,
 )
-from torchgeo_decur.datamodules.precision import collate_unconverted
-from torchgeo_decur.packing.pack import _same
+from torchgeo_decur.datamodules.unconverted_batches import collate_unconverted
+from torchgeo_decur.packed.writer import _same
 
 
 @pytest.fixture(scope='module')
