@@ -47,7 +47,7 @@ def test_whole_data_set(task: DeCUR) -> None:
     task.eval()
     with torch.no_grad():
         (batch,) = batches(20, size=20)
-        h, z = task.represent({m: batch[f'image_{m}'] for m in MODALITIES})
+        h, z = task.encode_and_project({m: batch[f'image_{m}'] for m in MODALITIES})
     for m in MODALITIES:
         torch.testing.assert_close(found.z[m], z[m], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found.h[m], h[m], rtol=1e-4, atol=1e-5)
@@ -111,7 +111,7 @@ def test_images_follow_the_model() -> None:
 
         def train(self, mode: bool = True) -> None: ...
 
-        def represent(self, images: Mapping[str, Tensor]) -> Any:
+        def encode_and_project(self, images: Mapping[str, Tensor]) -> Any:
             assert images['s1'].device.type == 'meta'
             return {'s1': torch.rand(3, 4)}, {'s1': torch.rand(3, 5)}
 

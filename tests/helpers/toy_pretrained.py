@@ -45,14 +45,14 @@ class ToyPretrained(nn.Module):
             self.encoders.encoders[m] = ToyEncoder(w)
         self.projectors = nn.ModuleDict({m: nn.Identity() for m in weights})
 
-    def represent(
+    def encode_and_project(
         self, images: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         features = self.encoders(images)
         return features, {m: self.projectors[m](h) for m, h in features.items()}
 
     def embed(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return self.represent(images)[1]
+        return self.encode_and_project(images)[1]
 
 
 def corner(batch: int, channels: int, row: int, column: int, size: int = 8) -> Tensor:

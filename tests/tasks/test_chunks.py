@@ -20,7 +20,7 @@ from torchgeo_decur.tasks import (
     DeCUR,
     VICReg,
 )
-from torchgeo_decur.tasks.gradient_cache import in_chunks
+from torchgeo_decur.tasks.gradient_cache import apply_in_micro_batches
 
 MODALITIES = {'s1': 2, 's2': 13}
 FUSED = (CoMM, COrAL)
@@ -48,7 +48,7 @@ def images(batch: int = 8) -> dict[str, Tensor]:
 def step(model: Any, batch: int = 8) -> tuple[Tensor, Tensor]:
     """Loss and gradient of one step, always with the same draws."""
     torch.manual_seed(2)
-    loss: Tensor = model.objective(images(batch))[0]['loss']
+    loss: Tensor = model.compute_loss(images(batch))[0]['loss']
     loss.backward()
     gradient = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
     return loss.detach(), torch.cat(gradient)
@@ -78,9 +78,9 @@ class TestBatchNorm:
     """Statistics are of a chunk: equal to a plain loop that keeps all activations."""
 
     def loop(self, model: Any, size: int) -> tuple[Tensor, Tensor]:
-        whole = model.represent
+        whole = model.encode_and_project
 
-        def represent(views: dict[str, Tensor], view: int) -> Any:
+        def encode(views: dict[str, Tensor], view: int) -> Any:
             parts = {m: x.split(size) for m, x in views.items()}
             outputs = [
                 whole({m: x[i] for m, x in parts.items()}, view)
@@ -91,7 +91,7 @@ class TestBatchNorm:
                 for same in zip(*outputs, strict=True)
             )
 
-        model.represent = represent
+        model.encode_and_project = encode
         return step(model)
 
     @pytest.mark.parametrize('objective', [DeCUR, CoMM, COrAL])
@@ -124,9 +124,9 @@ class TestInChunks:
             if size is None:
                 z = torch.cat([layer(part) for part in x.split(2)])
             else:
-                z = in_chunks(lambda x: ({'a': layer(x['a'])},), {'a': x}, size, layer)[
-                    0
-                ]['a']
+                z = apply_in_micro_batches(
+                    lambda x: ({'a': layer(x['a'])},), {'a': x}, size, layer
+                )[0]['a']
             z.square().sum().backward()
             weight = layer[0].weight.grad
             assert weight is not None
@@ -158,7 +158,7 @@ class TestInChunks:
 
         x = torch.rand(samples, 2)
         with torch.no_grad():
-            (found,) = in_chunks(function, {'a': x}, size, nn.Identity())
+            (found,) = apply_in_micro_batches(function, {'a': x}, size, nn.Identity())
         assert seen == sizes and torch.equal(found['a'], x)
 
 

@@ -63,7 +63,7 @@ class TestCompile:
         for compiled in (True, False):
             model = task(objective, compile=compiled, **options)
             torch.manual_seed(1)
-            loss = model.objective(x)[0]['loss']
+            loss = model.compute_loss(x)[0]['loss']
             loss.backward()
             gradient = [
                 p.grad.flatten() for p in model.parameters() if p.grad is not None
@@ -119,7 +119,7 @@ class TestNoWaiting:
         optimizers = model.configure_optimizers()['optimizer']
         guard, x = FiniteGuard(), images()
         with NoWaiting():
-            terms = model.objective(x)[0]
+            terms = model.compute_loss(x)[0]
             guard.add(terms)
             terms['loss'].backward()
         # On a CPU the fused kernel reads its step; on a GPU it is on the device.

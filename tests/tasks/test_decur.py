@@ -157,7 +157,7 @@ class TestCommandLine:
 class TestObjective:
     def test_equals_the_loss_of_its_own_embeddings(self) -> None:
         model = task()
-        terms, h, z = model.objective(images())
+        terms, h, z = model.compute_loss(images())
         expected = DeCURLoss(14)(z)
         assert set(terms) == set(expected)
         torch.testing.assert_close(terms['loss'], expected['loss'])
@@ -171,7 +171,7 @@ class TestObjective:
     def test_every_parameter_gets_a_gradient(self) -> None:
         model = task(modalities={**MODALITIES, 'dem': 1})
         x = {**images(), 'dem': torch.rand(4, 1, 32, 32)}
-        model.objective(x)[0]['loss'].backward()
+        model.compute_loss(x)[0]['loss'].backward()
         assert not [n for n, p in model.named_parameters() if p.grad is None]
 
     def test_views_and_modalities_draw_on_their_own(self) -> None:
@@ -181,7 +181,7 @@ class TestObjective:
         model.encoders.register_forward_pre_hook(
             lambda _, x: seen.extend(x[0].values())
         )
-        model.objective({'a': same, 'b': same})
+        model.compute_loss({'a': same, 'b': same})
         assert len(seen) == 4
         assert not any(
             torch.equal(seen[i], seen[j]) for i in range(4) for j in range(i)
@@ -197,7 +197,7 @@ class TestObjective:
         model.encoders.register_forward_pre_hook(
             lambda _, x: seen.extend(x[0].values())
         )
-        model.objective({'a': x, 'b': x})
+        model.compute_loss({'a': x, 'b': x})
         dates = [s[:, 0, 0, 0].tolist() for s in seen]
         assert len({tuple(d) for d in dates}) == 4
         assert all(len(set(d)) > 1 for d in dates)
@@ -209,7 +209,7 @@ class TestObjective:
             lambda _, x: seen.extend(x[0].values())
         )
         with torch.autocast('cpu', torch.bfloat16):
-            terms, _, _ = model.objective(images())
+            terms, _, _ = model.compute_loss(images())
         assert {s.dtype for s in seen} == {torch.float32}
         assert terms['loss'].dtype == torch.float32
 

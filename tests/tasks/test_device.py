@@ -46,7 +46,7 @@ def test_a_step_of_pretraining(objective: str, dtype: torch.dtype) -> None:
         device.move(task)
         images = batch(device)
         with torch.autocast('cuda', dtype):
-            terms, _, z = task.objective(images)
+            terms, _, z = task.compute_loss(images)
         guard.add(terms)
         terms['loss'].backward()
         assert all(t.device == CUDA for t in (*terms.values(), *z.values()))
@@ -84,7 +84,7 @@ def test_a_step_of_transfer(kind: str, dtype: torch.dtype) -> None:
         images = {f'image_{m}': x for m, x in batch(device).items()}
         with (
             patch.object(type(task), 'device', CUDA),
-            patch.object(type(task), '_looks', lambda *_: False),
+            patch.object(type(task), '_should_log', lambda *_: False),
             torch.autocast('cuda', dtype),
         ):
             loss = task.training_step({**images, task.hparams['label_key']: target}, 1)

@@ -71,8 +71,8 @@ class Own(DeCUR):
         self.criterion = MeanSquare()
         self.bad = bad
 
-    def objective(self, images: Any) -> Any:
-        terms, h, z = super().objective(images)
+    def compute_loss(self, images: Any) -> Any:
+        terms, h, z = super().compute_loss(images)
         step = self.trainer.fit_loop.total_batch_idx
         if self.trainer.training and step in self.bad:
             terms = {'loss': terms['loss'] * torch.inf}

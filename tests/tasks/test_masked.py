@@ -184,7 +184,7 @@ class TestLabelsOutsideTheClasses:
             # As on a GPU: in the first and the last step of an epoch.
             return batch_idx in (0, 3)
 
-        monkeypatch.setattr(module, '_looks', looks)
+        monkeypatch.setattr(module, '_should_log', looks)
         monkeypatch.setattr(module._labels, 'check', lambda key: looked.append(1))
         samples = scenes(16)
         samples[6]['label'] = torch.tensor(9)

@@ -58,7 +58,7 @@ class TestEach:
         self, objective: Any, modalities: dict[str, int]
     ) -> None:
         model = task(objective, modalities=modalities)
-        terms, _, z = model.objective(images(modalities=modalities))
+        terms, _, z = model.compute_loss(images(modalities=modalities))
         terms['loss'].backward()
         assert not [n for n, p in model.named_parameters() if p.grad is None]
         assert {x.shape for x in z.values()} == {(2, 8, 16)}
@@ -72,7 +72,7 @@ class TestEach:
         x, losses = images(), []
         for _ in range(30):
             torch.manual_seed(0)
-            loss = model.objective(x)[0]['loss']
+            loss = model.compute_loss(x)[0]['loss']
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -90,9 +90,9 @@ class TestEach:
 
     def test_indicators_are_finite(self, objective: Any) -> None:
         model = task(objective)
-        _, h, z = model.objective(images())
+        _, h, z = model.compute_loss(images())
         with torch.no_grad():
-            signs = model.indicators(h, z)
+            signs = model.collapse_metrics(h, z)
         assert {f'std_{n}' for n in h} | {f'rank_{n}' for n in z} <= set(signs)
         assert all(math.isfinite(v) for v in signs.values())
 
@@ -100,14 +100,14 @@ class TestEach:
 @pytest.mark.parametrize('objective', [BarlowTwins, VICReg, CrossModalSimCLR])
 def test_a_single_modality_compares_its_views(objective: Any) -> None:
     model = task(objective, modalities={'s2': 13})
-    terms, _, _ = model.objective({'s2': images()['s2']})
+    terms, _, _ = model.compute_loss({'s2': images()['s2']})
     assert set(terms) == {'loss', 'intra_s2'}
 
 
 def test_clip_learns_its_temperature() -> None:
     model = task(CLIP)
-    terms, h, z = model.objective(images())
-    assert model.indicators(h, z)['temperature'].item() == pytest.approx(0.07)
+    terms, h, z = model.compute_loss(images())
+    assert model.collapse_metrics(h, z)['temperature'].item() == pytest.approx(0.07)
     terms['loss'].backward()
     assert model.criterion.pair.log_scale.grad != 0
 
@@ -125,7 +125,7 @@ class TestAblations:
         ],
     )
     def test_terms(self, options: dict[str, Any], parts: set[str]) -> None:
-        terms, _, _ = task(DeCUR, **options).objective(images())
+        terms, _, _ = task(DeCUR, **options).compute_loss(images())
         assert set(terms) == {'loss', *parts} and terms['loss'].isfinite()
         if 'common_ratio' in options:
             assert terms['unique_s1_s2'] == 0
@@ -135,7 +135,7 @@ class TestAblations:
         h, z = model(images()), model.embed(images())
         assert all(h[m].equal(z[m]) for m in MODALITIES)
         assert model.common_dim == 84
-        assert model.objective(images())[0]['loss'].isfinite()
+        assert model.compute_loss(images())[0]['loss'].isfinite()
 
 
 class TestCoMM:
@@ -145,7 +145,7 @@ class TestCoMM:
     )
     def test_any_backbone(self, model: Any) -> None:
         fused = task(CoMM, model=model, size=224 if isinstance(model, dict) else 32)
-        fused.objective(images(2))[0]['loss'].backward()
+        fused.compute_loss(images(2))[0]['loss'].backward()
         assert not [n for n, p in fused.named_parameters() if p.grad is None]
 
     def test_joint_alone_is_what_the_modality_embeds(self) -> None:
@@ -171,7 +171,7 @@ class TestCOrAL:
                 [m for m, x in arguments[0].items() if (x == 0).all(-1).any()]
             )
         )
-        model.objective(images(modalities=modalities))
+        model.compute_loss(images(modalities=modalities))
         hook.remove()
         return seen
 
@@ -310,7 +310,7 @@ class TestErrors:
 
 def test_all_share_one_training_step() -> None:
     for objective in (*OBJECTIVES, DeCUR):
-        for name in ('training_step', 'objective', 'configure_optimizers'):
+        for name in ('training_step', 'compute_loss', 'configure_optimizers'):
             assert getattr(objective, name) is getattr(MultimodalPretraining, name)
 
 

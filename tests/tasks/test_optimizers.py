@@ -62,14 +62,14 @@ class Waits(TorchDispatchMode):
 
 def test_steps_that_are_not_logged_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = pretraining()
-    looks = type(module)._looks
+    looks = type(module)._should_log
 
     def as_on_a_gpu(self: Any, batch_idx: int) -> bool:
         with monkeypatch.context() as patch:
             patch.setattr(type(self), 'device', torch.device('meta'))
             return bool(looks(self, batch_idx))
 
-    monkeypatch.setattr(type(module), '_looks', as_on_a_gpu)
+    monkeypatch.setattr(type(module), '_should_log', as_on_a_gpu)
     counted: list[int] = []
     module.on_train_batch_start = lambda batch, batch_idx: counted.append(waits.number)
     run = trainer(log_every_n_steps=4, limit_val_batches=0)

@@ -133,7 +133,7 @@ def collect(
                     for k, v in batch.items()
                     if str(k).startswith('label') and isinstance(v, Tensor)
                 }
-                collector.update(*model.represent(first), found)
+                collector.update(*model.encode_and_project(first), found)
     finally:
         model.train(training)
     return collector.finish()

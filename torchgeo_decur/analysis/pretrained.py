@@ -36,7 +36,7 @@ class Pretrained(Protocol):
         """Compute embeddings (B, D) of images (B, C, H, W) in [0, 1], by modality."""
         ...
 
-    def represent(
+    def encode_and_project(
         self, images: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute features (B, F) and embeddings (B, D) of images, by modality."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config import build, read_config
-from ..tasks.pretraining import VIEWS
+from ..tasks.pretraining import NUM_VIEWS
 
 # States of the optimiser per parameter.
 _STATES = {'adamw': 2, 'lars': 1}
@@ -63,7 +63,7 @@ def plan(
     number, width = len(embeddings), next(iter(embeddings.values())).shape[1]
     weights = 4 * sum(p.numel() for p in task.parameters())
     optimizer = _optimizer(task)
-    gathered = 4 * VIEWS * number * batch * world * width
+    gathered = 4 * NUM_VIEWS * number * batch * world * width
     ring = (world - 1) / world
     parts = {
         'weights': weights,
@@ -79,7 +79,7 @@ def plan(
         'steps of an epoch': f'{per_epoch:,}',
         'steps': f'{steps:,} in {steps / per_epoch:.4g} epochs',
         'embeddings sent': f'{_size(3 * ring * gathered)} a step and device '
-        f'({VIEWS} views x {number} x {batch * world} x {width}, there and back)',
+        f'({NUM_VIEWS} views x {number} x {batch * world} x {width}, there and back)',
         'gradients sent': f'{_size(2 * ring * weights)} a step and device',
         'memory of a device': f'{_size(sum(parts.values()))}: '
         + ', '.join(f'{name} {_size(size)}' for name, size in parts.items()),
@@ -149,7 +149,7 @@ def _build(content: Mapping[str, Any], config: Path) -> tuple[Any, Any]:
     data = build({'data': content['data']}, config)['data']
     with torch.device('meta'):
         task = build({'model': model}, config)['model']
-    if not hasattr(task, 'represent'):
+    if not hasattr(task, 'encode_and_project'):
         raise ValueError(
             f'{config}: expected a self-supervised task, found {type(task).__name__}'
         )
@@ -176,8 +176,10 @@ def _forward(task: Any, batch: int) -> tuple[int, dict[str, Tensor]]:
         for m, c in task.hparams['modalities'].items()
     }
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        _, embeddings = task.represent(images)
-    return sum(kept.values()) * (1 if chunk and chunk < batch else VIEWS), embeddings
+        _, embeddings = task.encode_and_project(images)
+    return sum(kept.values()) * (
+        1 if chunk and chunk < batch else NUM_VIEWS
+    ), embeddings
 
 
 def _optimizer(task: Any) -> str:

@@ -182,7 +182,7 @@ class CheckedTask(ScaleCheck, BaseTask):
 
     CHECKPOINT_HYPER_PARAMS_KEY = TASK_OPTIONS
     #: Hyperparameters that a checkpoint must share.
-    shape: tuple[str, ...] = ()
+    architecture_hparams: tuple[str, ...] = ()
 
     def save_hyperparameters(
         self,
@@ -245,12 +245,12 @@ class CheckedTask(ScaleCheck, BaseTask):
         """
         stored = current_names(type(self), checkpoint.get(TASK_OPTIONS, {}))
         options = {'task': type(self).__name__} | {
-            k: self.hparams[k] for k in self.shape
+            k: self.hparams[k] for k in self.architecture_hparams
         }
-        found = {k: stored.get(k) for k in self.shape} | {
+        found = {k: stored.get(k) for k in self.architecture_hparams} | {
             'task': checkpoint.get('task')
         }
-        if 'modalities' in self.shape:
+        if 'modalities' in self.architecture_hparams:
             # Features are concatenated, and optimisers count parameters, in this order.
             order = 'order of modalities'
             options[order] = list(options['modalities'])
@@ -263,7 +263,7 @@ class CheckedTask(ScaleCheck, BaseTask):
         if differ:
             raise ValueError(f'checkpoint is of another model; {"; ".join(differ)}')
 
-    def _looks(self, batch_idx: int) -> bool:
+    def _should_log(self, batch_idx: int) -> bool:
         """Say whether the host may wait for the device in this training step.
 
         It does where loggers get the step, in the first and the last step of an epoch,
@@ -275,7 +275,7 @@ class CheckedTask(ScaleCheck, BaseTask):
         ends = batch_idx == 0 or self.trainer.is_last_batch
         return logged or ends or self.device.type == 'cpu'
 
-    def _may_fuse(self) -> bool:
+    def _can_fuse_optimizer(self) -> bool:
         """Say whether the optimiser may have a single kernel for all parameters.
 
         In mixed precision Lightning clips no gradients for such a kernel.

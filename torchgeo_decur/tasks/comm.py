@@ -80,7 +80,7 @@ class CoMM(FusionPretraining):
         options = (self.hparams[name] for name in ('width', 'depth', 'heads'))
         return JointHead(self.encoders.num_channels, *options)
 
-    def projected(self) -> dict[str, int]:
+    def projector_in_features(self) -> dict[str, int]:
         """Say what is projected: the class token, of whichever modalities.
 
         Returns:
@@ -88,7 +88,7 @@ class CoMM(FusionPretraining):
         """
         return {'joint': self.hparams['width']}
 
-    def represent(
+    def encode_and_project(
         self, images: Mapping[str, Tensor], view: int | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute features and embeddings, of each modality alone and of all.

@@ -11,7 +11,7 @@ from ..losses import COrALLoss
 from ..models import FusionHead, SharedUniqueHead
 from ..models.encoder import Weights
 from .joint_pretraining import FusionPretraining
-from .pretraining import VIEWS
+from .pretraining import NUM_VIEWS
 
 
 class COrAL(FusionPretraining):
@@ -102,7 +102,7 @@ class COrAL(FusionPretraining):
         options = {name: self.hparams[name] for name in names}
         return SharedUniqueHead(**options, weights=self.weights)
 
-    def projected(self) -> dict[str, int]:
+    def projector_in_features(self) -> dict[str, int]:
         """Say what is projected: what is unique to each modality, and what is shared.
 
         Returns:
@@ -114,7 +114,7 @@ class COrAL(FusionPretraining):
     def on_train_start(self) -> None:
         """Lay the schedules over all steps of the fit."""
         super().on_train_start()
-        self._steps = self.steps_of_fit()
+        self._steps = self.total_steps()
 
     @property
     def masking(self) -> float:
@@ -123,7 +123,7 @@ class COrAL(FusionPretraining):
         ends = [option] if isinstance(option, int | float) else list(option)
         return ends[0] + (ends[-1] - ends[0]) * min(self.global_step / self._steps, 1)
 
-    def represent(
+    def encode_and_project(
         self, images: Mapping[str, Tensor], view: int | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute features and embeddings; in a training step, mask one modality.
@@ -138,7 +138,7 @@ class COrAL(FusionPretraining):
         """
         _, parts = self.encode(images)
         if self.training and view is not None:
-            masked = list(parts)[(view + VIEWS * self.global_step) % len(parts)]
+            masked = list(parts)[(view + NUM_VIEWS * self.global_step) % len(parts)]
             tokens, *rest = parts[masked]
             parts[masked] = [mask_tokens(tokens, self.masking), *rest]
         features: dict[str, Tensor] = self.fusion(parts)

@@ -211,7 +211,7 @@ class CLIP(MultimodalPretraining):
         """Build the loss."""
         self.criterion: CLIPLoss = CLIPLoss(self.hparams['temperature'])
 
-    def indicators(
+    def collapse_metrics(
         self, h: Mapping[str, Tensor], z: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Measure collapse and alignment, and tell the temperature.
@@ -223,4 +223,7 @@ class CLIP(MultimodalPretraining):
         Returns:
             Scalars by name.
         """
-        return {**super().indicators(h, z), 'temperature': self.criterion.temperature}
+        return {
+            **super().collapse_metrics(h, z),
+            'temperature': self.criterion.temperature,
+        }

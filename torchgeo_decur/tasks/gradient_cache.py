@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 type Outputs = tuple[dict[str, Tensor], ...]
 
 
-def in_chunks(
+def apply_in_micro_batches(
     function: Callable[[dict[str, Tensor]], Outputs],
     images: Mapping[str, Tensor],
     size: int | None,
@@ -44,7 +44,7 @@ def in_chunks(
     Example:
         >>> layer = nn.Linear(4, 2)
         >>> x = {'s1': torch.rand(5, 4)}
-        >>> (z,) = in_chunks(lambda x: ({'s1': layer(x['s1'])},), x, 2, layer)
+        >>> (z,) = apply_in_micro_batches(lambda x: ({'s1': layer(x['s1'])},), x, 2, layer)
         >>> z['s1'].shape
         torch.Size([5, 2])
     """

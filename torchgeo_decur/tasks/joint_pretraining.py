@@ -34,7 +34,14 @@ class FusionPretraining(MultimodalPretraining):
         ValueError: if an option is out of range or does not name the modalities.
     """
 
-    shape = ('modalities', 'model', 'projector', 'width', 'depth', 'heads')
+    architecture_hparams = (
+        'modalities',
+        'model',
+        'projector',
+        'width',
+        'depth',
+        'heads',
+    )
 
     def __init__(
         self,

@@ -63,7 +63,7 @@ def build_optimizer(
 
     Returns:
         The optimiser. A checkpoint of it that is loaded brings its state, not its
-        options, see :func:`lay_schedule`.
+        options, see :func:`reset_lr_schedule`.
 
     Example:
         >>> optimizer = build_optimizer(nn.Linear(4, 4), ['resnet50'])
@@ -143,7 +143,7 @@ def build_transfer_optimizer(
 
     Returns:
         The optimiser and the scheduler. A checkpoint of them that is loaded brings their
-        state, not their options, see :func:`lay_schedule`.
+        state, not their options, see :func:`reset_lr_schedule`.
 
     Raises:
         ValueError: if a name is unknown, the fit has no end that a schedule needs, or
@@ -228,7 +228,7 @@ def warmup_steps(epochs: float, steps: float, batches: float, max_epochs: int) -
     return warmup
 
 
-def lay_schedule(scheduler: LambdaLR, options: Optimizer) -> None:
+def reset_lr_schedule(scheduler: LambdaLR, options: Optimizer) -> None:
     """Set the rates of this step, or epoch, by the options of this run.
 
     After a checkpoint was loaded, the rates are those of the run that wrote it. After a

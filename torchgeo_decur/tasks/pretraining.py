@@ -19,10 +19,10 @@ from ..models.encoder import Weights
 from ..transforms import Augmentation, default_augmentations
 from .base import FiniteGuard, ResumableTask
 from .distributed import gather_embeddings
-from .gradient_cache import in_chunks
-from .optimizers import WarmupCosine, build_optimizer, lay_schedule, warmup_steps
+from .gradient_cache import apply_in_micro_batches
+from .optimizers import WarmupCosine, build_optimizer, reset_lr_schedule, warmup_steps
 
-VIEWS = 2  #: Views of each modality in a step.
+NUM_VIEWS = 2  #: Views of each modality in a step.
 
 
 class MultimodalPretraining(ResumableTask):
@@ -71,7 +71,7 @@ class MultimodalPretraining(ResumableTask):
 
     ignore = ('weights', 'augmentations')
     monitor = 'val_loss'
-    shape: tuple[str, ...] = ('modalities', 'model', 'projector')
+    architecture_hparams: tuple[str, ...] = ('modalities', 'model', 'projector')
     criterion: nn.Module
 
     def __init__(
@@ -111,14 +111,16 @@ class MultimodalPretraining(ResumableTask):
         self.encoders = MultimodalEncoder(
             self.hparams['modalities'], self.hparams['model'], self.weights
         ).to(memory_format=torch.channels_last)
-        self.projectors = build_projectors(self.projected(), self.hparams['projector'])
+        self.projectors = build_projectors(
+            self.projector_in_features(), self.hparams['projector']
+        )
 
     @property
     def model(self) -> MultimodalEncoder:
         """The encoders, under the name that TorchGeo gives what a task trains."""
         return self.encoders
 
-    def projected(self) -> dict[str, int]:
+    def projector_in_features(self) -> dict[str, int]:
         """Say what is projected.
 
         Returns:
@@ -160,14 +162,14 @@ class MultimodalPretraining(ResumableTask):
                 # It tries rates until the loss diverges, and then puts the weights back.
                 self._guard = FiniteGuard(patience=math.inf)
             return
-        trainer, steps = self.trainer, self.steps_of_fit()
+        trainer, steps = self.trainer, self.total_steps()
         batches = trainer.num_training_batches / trainer.accumulate_grad_batches
         epochs, most = self.hparams['warmup_epochs'], trainer.max_epochs or 1
         schedule.warmup_epochs = warmup_steps(epochs, steps, batches, most)
         schedule.max_epochs = steps
-        lay_schedule(schedule, self._schedule().optimizer)
+        reset_lr_schedule(schedule, self._schedule().optimizer)
 
-    def steps_of_fit(self) -> float:
+    def total_steps(self) -> float:
         """Count the optimiser steps of the fit.
 
         Returns:
@@ -189,7 +191,7 @@ class MultimodalPretraining(ResumableTask):
         features: dict[str, Tensor] = self.encoders(images)
         return features
 
-    def represent(
+    def encode_and_project(
         self, images: Mapping[str, Tensor], view: int | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute features and embeddings: the step that an objective may override.
@@ -213,9 +215,9 @@ class MultimodalPretraining(ResumableTask):
         Returns:
             Embeddings of each modality given, shape (B, D).
         """
-        return self.represent(images)[1]
+        return self.encode_and_project(images)[1]
 
-    def objective(
+    def compute_loss(
         self, images: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Compute the loss of a batch: views, embeddings, gathering, criterion.
@@ -233,11 +235,13 @@ class MultimodalPretraining(ResumableTask):
         z: dict[str, list[Tensor]] = {}
         device = next(iter(images.values())).device.type
         chunk_size: int | None = self.hparams['chunk_size']
-        for view in range(VIEWS):
+        for view in range(NUM_VIEWS):
             with torch.no_grad(), torch.autocast(device, enabled=False):
                 views = {m: self._view(m, x) for m, x in images.items()}
-            represent = partial(self.represent, view=view)
-            features, embeddings = in_chunks(represent, views, chunk_size, self)
+            encode = partial(self.encode_and_project, view=view)
+            features, embeddings = apply_in_micro_batches(
+                encode, views, chunk_size, self
+            )
             first = first or {m: h.detach() for m, h in features.items()}
             for m, x in embeddings.items():
                 z.setdefault(m, []).append(x)
@@ -264,18 +268,18 @@ class MultimodalPretraining(ResumableTask):
         """
         images = self._images(batch, batch_idx)
         self._seed(self.current_epoch, batch_idx)
-        terms, h, z = self.objective(images)
+        terms, h, z = self.compute_loss(images)
         last = self.trainer.is_last_batch
         self._guard.add(terms)
         size = len(next(iter(h.values())))
-        if self._looks(batch_idx):
+        if self._should_log(batch_idx):
             self._guard.check(self.global_step)
             parts = {f'train_{k}': v.detach().cpu() for k, v in terms.items()}
             self.log_dict(parts, prog_bar=True, batch_size=size)
             rate = self.trainer.optimizers[0].param_groups[0]['lr']
             self.log('lr', rate, batch_size=size)
         if last:
-            signs = self.indicators(h, z)
+            signs = self.collapse_metrics(h, z)
             log = partial(self.log_dict, on_step=False, on_epoch=True, prog_bar=True)
             log(signs, batch_size=size, sync_dist=True)
         return terms['loss']
@@ -323,14 +327,14 @@ class MultimodalPretraining(ResumableTask):
             image: bounds, transform, labels, ids.
         """
         images = split(batch, self.hparams['modalities'])
-        features, embeddings = self.represent(
+        features, embeddings = self.encode_and_project(
             {m: pick_date(x, date=0) for m, x in images.items()}
         )
         rest = {k: v for k, v in batch.items() if not str(k).startswith('image')}
         return {**rest, 'features': features, 'embeddings': embeddings}
 
     @torch.no_grad()
-    def indicators(
+    def collapse_metrics(
         self, h: Mapping[str, Tensor], z: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Measure collapse and alignment.
@@ -365,7 +369,7 @@ class MultimodalPretraining(ResumableTask):
     def _schedule(self) -> WarmupCosine:
         options = {k: self.hparams[k] for k in ('lr', 'lr_biases', 'weight_decay')}
         models, name = self.encoders.model.values(), self.hparams['optimizer']
-        options |= {'fused': self._may_fuse(), 'ndims': self._ndims}
+        options |= {'fused': self._can_fuse_optimizer(), 'ndims': self._ndims}
         optimizer = build_optimizer(self, models, name, **options)
         return WarmupCosine(optimizer, 0, math.inf, end_value=0.0)
 
@@ -387,7 +391,7 @@ class MultimodalPretraining(ResumableTask):
         # What draws next, such as the order of an epoch, must not repeat itself.
         with self._forked():
             self._seed(-1, batch_idx)
-            terms, _, _ = self.objective(images)
+            terms, _, _ = self.compute_loss(images)
         parts = {f'{stage}_{k}': v for k, v in terms.items()}
         self.log_dict(parts, batch_size=size, sync_dist=True)
 

@@ -82,7 +82,7 @@ def write_report(
         if value < 2:
             raise ValueError(f'{name} must be at least 2, got {value}')
     for model in (task, baseline):
-        if model is not None and not hasattr(model, 'represent'):
+        if model is not None and not hasattr(model, 'encode_and_project'):
             raise ValueError(
                 'the checkpoint must be of a self-supervised task, such as '
                 f'torchgeo_decur.tasks.DeCUR, got {type(model).__name__}'

@@ -21,7 +21,7 @@ from ...models import LateFusion
 from ...models.encoder import Weights
 from ...transforms import SharedCrop
 from ..base import CheckedTask, batch_of
-from ..optimizers import EpochShare, build_transfer_optimizer, lay_schedule
+from ..optimizers import EpochShare, build_transfer_optimizer, reset_lr_schedule
 from .masked_loss import LabelGuard, MaskedLoss, target_weights
 from .modality_subsets import SubsetMetrics, collect
 
@@ -76,7 +76,12 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         ValueError: if options contradict each other.
     """
 
-    shape: tuple[str, ...] = ('modalities', 'model', 'num_classes', 'num_labels')
+    architecture_hparams: tuple[str, ...] = (
+        'modalities',
+        'model',
+        'num_classes',
+        'num_labels',
+    )
     model: LateFusion
     #: Metrics of the table of subsets.
     summary: tuple[str, ...] = ()
@@ -167,7 +172,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         """Set the rates of the first epoch, which may follow those of another fit."""
         schedule = self.lr_schedulers()
         if isinstance(schedule, EpochShare):
-            lay_schedule(schedule, self._schedule().optimizer)
+            reset_lr_schedule(schedule, self._schedule().optimizer)
 
     def forward(
         self,
@@ -206,7 +211,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
             y_hat = self.model.decode(features, size).squeeze(1)
         loss = self._loss(y_hat, y)
         self.train_metrics.update(y_hat.detach(), y)
-        if self._looks(batch_idx):
+        if self._should_log(batch_idx):
             self._labels.check(self.hparams['label_key'])
             # A batch without a known target has no loss.
             if self._weight(y) > 0:
@@ -274,7 +279,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
             self.model,
             **options,
             epochs=self.trainer.max_epochs,
-            fused=self._may_fuse(),
+            fused=self._can_fuse_optimizer(),
         )[1]
 
     def _probabilities(self, batch: Sample) -> Tensor:

@@ -52,7 +52,7 @@ class LateFusionSegmentation(LateFusionTask):
         torch.Size([2, 11, 50, 50])
     """
 
-    shape = (*LateFusionTask.shape, 'backbone')
+    architecture_hparams = (*LateFusionTask.architecture_hparams, 'backbone')
     model: Segmenter
     summary = ('AverageJaccardIndex', 'OverallAccuracy')
 
