@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_data import write_bands
 from lightning.pytorch import Trainer
 from pyproj import Transformer
 from rasterio.transform import from_origin
@@ -22,6 +21,7 @@ from torchgeo.samplers import RandomPatchSampler
 from torchvision.models import WeightsEnum
 from torchvision.models._api import Weights
 
+from tests.helpers.fake_data import write_bands
 from torchgeo_decur.datamodules import loaders
 from torchgeo_decur.datasets.rasters.files import inspect
 from torchgeo_decur.datasets.rasters.folder import RasterFolder
