@@ -289,16 +289,16 @@ def imports() -> Drawing:
     """Who may import whom, from the leaves below to the commands above."""
     d = Drawing(
         'Parts of the package',
-        'Four floors: modalities, losses, config, files and the catalog import nothing; transforms and models build on them; data and tasks on those, side by side; callbacks, analyses, reports and commands on top.',
+        'Four floors: modalities, losses, config, files and the catalog import nothing; transforms, weights and models build on them; data and tasks on those, side by side; analyses, callbacks and the command on top.',
         350,
     )
     floors = (
-        (30, PLAIN, ('commands', 'callbacks', 'report', 'packing', 'plan', 'interop')),
-        (110, WHITE, ('datasets, datamodules', 'tasks', 'analysis', 'embed')),
-        (190, COMMON, ('transforms', 'models')),
+        (30, PLAIN, ('cli', 'callbacks', 'interop')),
+        (110, WHITE, ('datasets, datamodules', 'packed', 'tasks', 'analysis')),
+        (190, COMMON, ('transforms', 'weights', 'models')),
         (270, FIRST[0], ('modalities', 'losses', 'config', 'files', 'catalog')),
     )
-    notes = ('commands', 'data and training', 'what both share', 'leaves')
+    notes = ('top', 'data and training', 'shared', 'leaves')
     for (y, fill, names), note in zip(floors, notes, strict=True):
         d.text(12, y + 29, note, 12, 'start')
         gap = 12
@@ -310,7 +310,7 @@ def imports() -> Drawing:
     d.text(
         440,
         341,
-        'an arrow reads: may import. tasks and datamodules do not know each other: a batch is all they share',
+        'An arrow means: may import. Tasks and datamodules do not know each other; they share only a batch.',
         12,
     )
     return d

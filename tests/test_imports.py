@@ -192,3 +192,38 @@ def test_no_path_of_a_machine(file: Path) -> None:
 def test_every_form_of_import_is_seen(source: str, expected: str) -> None:
     found = imports(f'import torch\n{source}', 'torchgeo_decur.losses')
     assert found == ['torch', expected]
+
+
+def examples() -> dict[str, tuple[str, set[str]]]:
+    """Return the example of each row of 'Where to add something', and the files of the row."""
+    page = (ROOT / 'docs' / 'architecture.md').read_text()
+    table = page.split('## Where to add something')[1].split('## ')[0]
+    rows = re.findall(r'^\| (a [\w ]+) \| (.*) \| `(\w+)` \|$', table, re.M)
+    return {
+        what: (example, set(re.findall(r'`([\w/<>]+\.py)`', cells)))
+        for what, cells, example in rows
+    }
+
+
+@pytest.mark.parametrize('what', examples())
+def test_page_names_the_files_to_touch(what: str) -> None:
+    example, listed = examples()[what]
+    if what == 'a command':
+        # Its name is a word like others: a key of the parser, and a function.
+        pattern = rf"^    '{example}': |^def {example}\("
+    else:
+        # Not in a comment or a docstring, which may name anything.
+        pattern = rf'^(?!\s*(#|>>>)).*(?<![`\w.]){example}\b'
+    files = {
+        str(file.relative_to(PACKAGE))
+        for file in FILES
+        if re.search(pattern, file.read_text(), re.M)
+    }
+    named = {f.replace('<name>', stem) for f in listed for stem in NAMES}
+    missing = {f for f in listed if '<name>' not in f} - files
+    assert files - named == set()
+    assert missing == set()
+
+
+# What `<name>` stands for in the examples.
+NAMES = ('coral', 'mit', 'geonrw', 'pack')
