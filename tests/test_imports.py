@@ -19,7 +19,7 @@ ALLOWED = {
     'config': set(),
     'deprecation': set(),
     'files': set(),
-    'transforms': {'modalities'},
+    'transforms': {'deprecation', 'modalities'},
     # An entry of weights carries the scale of its input; transforms know no model.
     'weights': {'catalog', 'files', 'modalities', 'transforms'},
     'models': {'files', 'modalities', 'weights'},

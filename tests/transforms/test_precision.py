@@ -12,10 +12,10 @@ from torchgeo_decur.transforms import (
     DepthAugmentation,
     ElevationAugmentation,
     OpticalAugmentation,
+    PairedCrop,
     RGBAugmentation,
     SARAugmentation,
     ScaleToUnit,
-    SharedCrop,
     UprightRGBAugmentation,
 )
 
@@ -53,10 +53,10 @@ def test_views_are_those_of_float32(
 
 
 @pytest.mark.parametrize('dtype', [*HALVES, torch.float64])
-def test_shared_crop_keeps_types(dtype: torch.dtype) -> None:
+def test_paired_crop_keeps_types(dtype: torch.dtype) -> None:
     x, mask = torch.rand(2, 2, 40, 40).to(dtype), torch.randint(5, (2, 40, 40))
     torch.manual_seed(0)
-    images, moved = SharedCrop(16)({'a': x, 'b': x.float()}, mask)
+    images, moved = PairedCrop(16)({'a': x, 'b': x.float()}, mask)
     assert images['a'].dtype == dtype and images['b'].dtype == torch.float32
     torch.testing.assert_close(images['a'].float(), images['b'], atol=8e-3, rtol=0)
     assert moved is not None and moved.dtype == mask.dtype
@@ -84,7 +84,7 @@ def test_a_device_is_not_waited_for() -> None:
         torch.empty(4, device='cuda')[torch.tensor([0])]
         torch.ones(3).to('cuda')
         assert len(device.waits) == 2 and not device.copies
-    options: dict[str, Any] = {'jitter': 0.5, 'grey': 0.5, 'solarize': 0.5}
+    options: dict[str, Any] = {'jitter': 0.5, 'grayscale': 0.5, 'solarize': 0.5}
     with simulated() as device:
         x = torch.empty(16, 13, 64, 64, device='cuda')
         view = OpticalAugmentation(32, **options)(x)
@@ -93,7 +93,7 @@ def test_a_device_is_not_waited_for() -> None:
         assert 1 <= len(device.copies) <= 6
     with simulated() as device:
         x = torch.empty(4, 2, 40, 40, device='cuda')
-        SharedCrop(16)({'a': x, 'b': x}, x[:, 0].long())
+        PairedCrop(16)({'a': x, 'b': x}, x[:, 0].long())
         assert not device.waits and len(device.copies) == 1
     with simulated() as device:
         pick_date(torch.empty(4, 3, 2, 40, 40, device='cuda'))

@@ -1,29 +1,41 @@
-"""Transforms: the scale of the input contract, and augmentations per modality."""
+"""Transforms: scale to [0, 1], bands, and augmentations of each kind of modality."""
 
-from .augmentation import Augmentation, ModuleAugmentation
-from .multimodal import PadBands, PerModality, ScaleToUnit, SelectBands, ToModalities
-from .presets import (
+import warnings
+from typing import Any
+
+from .augmentation_chain import (
+    Augmentation,
+    AugmentationChain,
+    RandomBandMean,
+    RandomColorJitter,
+)
+from .augmentations import (
     PRESETS,
+    DeCURAugmentation,
     DepthAugmentation,
     ElevationAugmentation,
+    ModuleAugmentation,
     OpticalAugmentation,
     RGBAugmentation,
     SARAugmentation,
     UprightRGBAugmentation,
     default_augmentations,
 )
-from .shared import SharedCrop
-from .steps import AugmentationChain, RandomBandMean, RandomColorJitter
+from .bands import PadBands, PerModality, SelectBands, ToModalities
+from .paired_crop import PairedCrop
+from .scaling import ScaleToUnit
 
 __all__ = [
     'PRESETS',
     'Augmentation',
     'AugmentationChain',
+    'DeCURAugmentation',
     'DepthAugmentation',
     'ElevationAugmentation',
     'ModuleAugmentation',
     'OpticalAugmentation',
     'PadBands',
+    'PairedCrop',
     'PerModality',
     'RGBAugmentation',
     'RandomBandMean',
@@ -31,8 +43,20 @@ __all__ = [
     'SARAugmentation',
     'ScaleToUnit',
     'SelectBands',
-    'SharedCrop',
     'ToModalities',
     'UprightRGBAugmentation',
     'default_augmentations',
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return a class by its old name."""
+    if name == 'SharedCrop':
+        warnings.warn(
+            'SharedCrop is now called PairedCrop; the old name will be removed in the '
+            'next release',
+            FutureWarning,
+            stacklevel=2,
+        )
+        return PairedCrop
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -19,7 +19,7 @@ from torchmetrics import Metric
 from ...modalities import pick_date, split
 from ...models import LateFusion
 from ...models.encoder import Weights
-from ...transforms import SharedCrop
+from ...transforms import PairedCrop
 from ..base import CheckedTask, batch_of
 from ..optimizers import EpochShare, build_transfer_optimizer, reset_lr_schedule
 from .masked_loss import LabelGuard, MaskedLoss, target_weights
@@ -325,7 +325,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         found = [k for k in [*keys, 'image'] if k in batch]
         if self.hparams['crop_scale'] is None or not found:
             return batch
-        crop = SharedCrop(
+        crop = PairedCrop(
             self.hparams.get('size'),
             self.hparams['crop_scale'],
             vflip=0.5 if self.hparams.get('vertical_flip', True) else 0.0,

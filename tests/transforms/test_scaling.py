@@ -4,16 +4,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchgeo_decur.modalities import MODALITIES, Modality
-from torchgeo_decur.transforms import (
-    PadBands,
-    PerModality,
-    ScaleToUnit,
-    SelectBands,
-    ToModalities,
-)
+from torchgeo_decur.transforms import ScaleToUnit
 
 DEM = Modality(bands=('elevation',), kind='elevation', unit='m')
 
@@ -26,89 +20,6 @@ def terrain(*shape: int) -> Tensor:
 def by_percentiles(patch: np.ndarray) -> np.ndarray:
     low, high = np.percentile(patch, [1, 99])
     return (patch.clip(low, high) - low) / (high - low)
-
-
-class Add(nn.Module):
-    def __init__(self, value: float) -> None:
-        super().__init__()
-        self.value = value
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.value
-
-
-class TestToModalities:
-    def test_renames_the_image_alone(self) -> None:
-        sample = {'image': torch.rand(2, 4, 4), 'mask': torch.ones(4, 4), 'crs': 'x'}
-        before = dict(sample)
-        out = ToModalities('s1')(sample)
-        assert sample == before
-        assert set(out) == {'image_s1', 'mask', 'crs'}
-        assert out['image_s1'] is sample['image']
-        assert out['mask'] is sample['mask']
-
-    def test_no_image(self) -> None:
-        with pytest.raises(ValueError, match=r"s1: expected a sample .* \['mask'\]"):
-            ToModalities('s1')({'mask': torch.ones(4, 4)})
-
-
-class TestPerModality:
-    def test_each_image_its_own_module(self) -> None:
-        batch = {
-            'image_s1': torch.zeros(1, 2, 4, 4),
-            'image_s2': torch.zeros(1, 3, 4, 4),
-            'image_dem': torch.zeros(1, 1, 4, 4),
-            'label': torch.tensor([3]),
-            'bounds': ['here'],
-        }
-        before = dict(batch)
-        out = PerModality({'s1': Add(1), 's2': Add(2)})(batch)
-        assert out['image_s1'].eq(1).all()
-        assert out['image_s2'].eq(2).all()
-        assert all(out[k] is before[k] for k in ('image_dem', 'label', 'bounds'))
-        assert list(out) == list(batch)
-        assert all(batch[k] is before[k] for k in before)
-        assert batch['image_s1'].eq(0).all()
-
-    def test_absent_modality(self) -> None:
-        assert PerModality({'s1': Add(1)})({'label': 3}) == {'label': 3}
-
-    def test_modules_are_registered(self) -> None:
-        per = PerModality({'s1': ScaleToUnit('sentinel1_grd')}).double()
-        assert {b.dtype for b in per.buffers()} == {torch.float64}
-
-
-class TestSelectBands:
-    @pytest.mark.parametrize('lead', [(), (2,), (2, 3)])
-    def test_picks_by_name_in_order(self, lead: tuple[int, ...]) -> None:
-        x = torch.rand(*lead, 3, 4, 5)
-        out = SelectBands(['a', 'b', 'c'], ['c', 'a'])(x)
-        assert out.equal(torch.stack([x[..., 2, :, :], x[..., 0, :, :]], dim=-3))
-
-    def test_unknown_band(self) -> None:
-        message = r"select must be among \['a', 'b'\], got \['z'\]"
-        with pytest.raises(ValueError, match=message):
-            SelectBands(['a', 'b'], ['a', 'z'])
-
-
-class TestPadBands:
-    @pytest.mark.parametrize('lead', [(), (2,), (2, 3)])
-    def test_fills_what_is_absent(self, lead: tuple[int, ...]) -> None:
-        x = torch.rand(*lead, 2, 4, 5)
-        out = PadBands(['b', 'a'], ['a', 'z', 'b'], value=-1)(x)
-        assert out[..., 0, :, :].equal(x[..., 1, :, :])
-        assert out[..., 1, :, :].eq(-1).all()
-        assert out[..., 2, :, :].equal(x[..., 0, :, :])
-
-    def test_b10_of_sentinel2(self) -> None:
-        l2a, l1c = MODALITIES['sentinel2_l2a'].bands, MODALITIES['sentinel2_l1c'].bands
-        out = PadBands(l2a, l1c)(torch.ones(1, 12, 2, 2, dtype=torch.int16))
-        assert out.dtype == torch.int16
-        assert out[0, :, 0, 0].tolist() == [1] * 10 + [0] + [1] * 2
-
-    def test_band_without_place(self) -> None:
-        with pytest.raises(ValueError, match=r"every band .* lacks \['b'\]"):
-            PadBands(['a', 'b'], ['a', 'z'])
 
 
 class TestScaleByStatistics:

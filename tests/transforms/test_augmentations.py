@@ -1,9 +1,10 @@
 from copy import deepcopy
-from typing import Any
+from typing import Any, ClassVar
 
 import kornia.augmentation as K
 import pytest
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
 from kornia.enhance import (
     adjust_brightness_accumulative,
     adjust_hue,
@@ -14,26 +15,28 @@ from torch.nn import functional
 
 from torchgeo_decur.transforms import (
     PRESETS,
+    Augmentation,
     DepthAugmentation,
     ElevationAugmentation,
     OpticalAugmentation,
     RandomBandMean,
+    RandomColorJitter,
     RGBAugmentation,
     SARAugmentation,
     UprightRGBAugmentation,
+    augmentation_chain,
     default_augmentations,
-    steps,
 )
 
 WHOLE: dict[str, Any] = {'crop_scale': (1, 1), 'crop_ratio': (1, 1)}
 OFF: dict[type[nn.Module], dict[str, Any]] = {
     DepthAugmentation: {**WHOLE, 'hflip': 0},
     ElevationAugmentation: {**WHOLE, 'hflip': 0, 'vflip': 0},
-    SARAugmentation: {**WHOLE, 'grey': 0, 'blur': 0, 'hflip': 0, 'vflip': 0},
+    SARAugmentation: {**WHOLE, 'grayscale': 0, 'blur': 0, 'hflip': 0, 'vflip': 0},
     OpticalAugmentation: {
         **WHOLE,
         'jitter': 0,
-        'grey': 0,
+        'grayscale': 0,
         'blur': 0,
         'solarize': 0,
         'hflip': 0,
@@ -159,7 +162,7 @@ def plainly(chain: Any) -> nn.Module:
 
     plain = deepcopy(list(chain))
     for step in plain:
-        if isinstance(step, steps.RandomColorJitter):
+        if isinstance(step, RandomColorJitter):
             step.apply_transform = jitter
     return K.AugmentationSequential(*plain, data_keys=['input'])
 
@@ -199,7 +202,7 @@ class TestAsKornia:
         x, draw = torch.rand(16, 3, 40, 33), augmentation(size=24)
         views = []
         for numbers in (1, 3 * 24 * 24 * 5, 2**30):
-            monkeypatch.setattr(steps, '_TOGETHER', numbers)
+            monkeypatch.setattr(augmentation_chain, '_VALUES_AT_ONCE', numbers)
             torch.manual_seed(0)
             views.append(draw(x))
         torch.testing.assert_close(views[0], views[1])
@@ -221,6 +224,116 @@ class TestAsKornia:
     def test_layout_is_that_of_convolutions(self) -> None:
         view = OpticalAugmentation(size=24)(torch.rand(4, 13, 40, 33))
         assert view.is_contiguous(memory_format=torch.channels_last)
+
+
+#: Mean of the last band of 8 views of a ramp, drawn with seed 0 before the presets shared a class.
+RECORDED: list[tuple[type[nn.Module], dict[str, Any], int, list[float]]] = [
+    (
+        DepthAugmentation,
+        {},
+        1,
+        [0.4783, 0.4783, 0.4783, 0.4239, 0.5435, 0.5, 0.4565, 0.587],
+    ),
+    (
+        ElevationAugmentation,
+        {},
+        1,
+        [0.4457, 0.4783, 0.5652, 0.3696, 0.5652, 0.5109, 0.4457, 0.6304],
+    ),
+    (
+        SARAugmentation,
+        {},
+        2,
+        [0.4457, 0.4783, 0.5652, 0.3315, 0.5652, 0.5109, 0.4457, 0.6304],
+    ),
+    (
+        OpticalAugmentation,
+        {},
+        13,
+        [0.4057, 0.5458, 0.335, 0.3385, 0.373, 0.4796, 0.4457, 0.6234],
+    ),
+    (
+        RGBAugmentation,
+        {'saturation': 0.4, 'hue': 0.1},
+        3,
+        [0.4413, 0.551, 0.335, 0.3341, 0.3754, 0.4908, 0.4457, 0.6291],
+    ),
+    (
+        UprightRGBAugmentation,
+        {},
+        3,
+        [0.4792, 0.5458, 0.4783, 0.3883, 0.3643, 0.5039, 0.4565, 0.6195],
+    ),
+]
+
+
+@pytest.mark.parametrize(('augmentation', 'options', 'channels', 'expected'), RECORDED)
+def test_a_seed_keeps_its_views_between_releases(
+    augmentation: type[nn.Module],
+    options: dict[str, Any],
+    channels: int,
+    expected: list[float],
+) -> None:
+    draw, ramp = augmentation(size=16, **options), torch.linspace(0, 1, 24)
+    slopes = torch.arange(1, channels + 1)[:, None, None] / channels
+    x = (slopes * ramp + ramp[:, None]) / 2
+    torch.manual_seed(0)
+    means = draw(x.repeat(8, 1, 1, 1))[:, -1].mean((1, 2))
+    torch.testing.assert_close(means, torch.tensor(expected), atol=2e-4, rtol=0)
+
+
+def parse(name: str, **options: Any) -> Augmentation:
+    """Build an augmentation as a config of `torchgeo` names it."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Augmentation, 'view')
+    path = f'torchgeo_decur.transforms.{name}'
+    spec = {'class_path': path, 'init_args': {'size': 16, **options}}
+    view = parser.instantiate_classes(parser.parse_object({'view': spec})).view
+    assert isinstance(view, Augmentation)
+    return view
+
+
+class TestFixedOptions:
+    """A preset fixes what would change measurements: no config can set it."""
+
+    COLOUR = ('brightness', 'contrast', 'saturation', 'hue', 'jitter', 'solarize')
+    FIXED: ClassVar = [
+        *((SARAugmentation, option) for option in COLOUR),
+        *((ElevationAugmentation, option) for option in (*COLOUR, 'grayscale', 'blur')),
+        *((DepthAugmentation, option) for option in (*COLOUR, 'blur_sigma', 'vflip')),
+        *((OpticalAugmentation, option) for option in ('saturation', 'hue')),
+        *((UprightRGBAugmentation, option) for option in ('hue', 'solarize', 'vflip')),
+    ]
+
+    @pytest.mark.parametrize(('augmentation', 'option'), FIXED)
+    def test_a_fixed_option_is_no_argument(
+        self, augmentation: type[nn.Module], option: str
+    ) -> None:
+        with pytest.raises(TypeError, match=option):
+            augmentation(**{option: 0.5})
+        with pytest.raises(ArgumentError, match=option):
+            parse(augmentation.__name__, **{option: 0.5})
+
+    def test_a_config_sets_the_others(self) -> None:
+        for name in ('SARAugmentation', 'OpticalAugmentation', 'RGBAugmentation'):
+            view = parse(name, grayscale=1.0, crop_scale=[0.5, 0.6], blur=0.0)
+            steps = {type(step).__name__: step for step in view.children()}
+            assert steps['RandomBandMean'].p == 1.0
+            assert ('RandomSolarize' in steps) == (name != 'SARAugmentation')
+
+    @pytest.mark.parametrize('name', ['SARAugmentation', 'UprightRGBAugmentation'])
+    def test_the_old_name_of_grayscale_works(self, name: str) -> None:
+        with pytest.warns(FutureWarning, match='grey is now called grayscale'):
+            old = parse(name, grey=1.0)
+        x, views = torch.rand(4, 3, 24, 24), []
+        for draw in (old, parse(name, grayscale=1.0)):
+            torch.manual_seed(0)
+            views.append(draw(x))
+        assert torch.equal(*views)
+
+    def test_the_old_name_does_not_set_a_fixed_option(self) -> None:
+        with pytest.raises(ValueError, match='expected grayscale or its old name grey'):
+            ElevationAugmentation(grey=0.5)
 
 
 class TestMoving:
@@ -298,11 +411,11 @@ class TestSAR:
 @pytest.mark.parametrize(
     'augmentation', [SARAugmentation, OpticalAugmentation, RGBAugmentation]
 )
-class TestGreyAndBlur:
+class TestGrayscaleAndBlur:
     @pytest.mark.parametrize('channels', [1, 2, 3, 13])
-    def test_grey(self, augmentation: type[nn.Module], channels: int) -> None:
+    def test_grayscale(self, augmentation: type[nn.Module], channels: int) -> None:
         x = torch.rand(4, channels, 24, 24)
-        view = alone(augmentation, grey=1)(x)
+        view = alone(augmentation, grayscale=1)(x)
         expected = x.mean(1, keepdim=True).expand_as(x)
         torch.testing.assert_close(view, expected, atol=1e-5, rtol=0)
 
@@ -382,7 +495,7 @@ class TestTones:
 class TestColour:
     """Saturation and hue of red, green, blue."""
 
-    def test_hue_keeps_the_grey_and_the_range_of_bands(self) -> None:
+    def test_hue_keeps_gray_and_the_range_of_bands(self) -> None:
         x = torch.rand(64, 3, 24, 24)
         draw = alone(RGBAugmentation, jitter=1, brightness=0, contrast=0, hue=0.1)
         view = draw(x)
@@ -392,8 +505,8 @@ class TestColour:
             )
         changed = (view - x).abs().amax((1, 2, 3)) > 0.02
         assert changed.sum() > 48
-        grey = torch.rand(8, 1, 24, 24).expand(8, 3, 24, 24)
-        torch.testing.assert_close(draw(grey), grey, atol=1e-4, rtol=0)
+        gray = torch.rand(8, 1, 24, 24).expand(8, 3, 24, 24)
+        torch.testing.assert_close(draw(gray), gray, atol=1e-4, rtol=0)
 
     def test_hue_turns_by_a_tenth_at_most(self) -> None:
         red = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1).expand(64, 3, 24, 24)

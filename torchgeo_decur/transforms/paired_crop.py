@@ -1,4 +1,4 @@
-"""One geometric draw for every modality of a sample, and its mask."""
+"""Crop and flip all modalities of a sample together with its mask."""
 
 from collections.abc import Mapping
 
@@ -7,31 +7,36 @@ import torch
 from torch import Tensor, nn
 
 from ..modalities import check_grid
-from .presets import Range
-from .steps import crop_axes, float32_by_default, resample, to_device
+from .augmentation_chain import (
+    Range,
+    crop_axes,
+    float32_by_default,
+    resample,
+    to_device,
+)
 
 
-class SharedCrop(nn.Module):
-    """Random crop and flips that keep modalities and mask on one grid.
+class PairedCrop(nn.Module):
+    """Crop and flip at random, and keep modalities and mask on one grid.
 
-    The training augmentation of transfer: where pretraining draws each view of each
-    modality anew, pixels have to stay over their labels here. Values are moved, never
-    changed; those of the mask are not interpolated. Draws are made on the CPU in float32,
-    and reach the device in one copy that the host does not wait for.
+    This is the training augmentation of transfer: all modalities of a sample share one
+    crop, so pixels stay aligned with their labels. Images are resampled bilinearly, the
+    mask by nearest neighbour. Parameters are drawn on the CPU in float32 and reach the
+    device in one asynchronous copy.
 
     Args:
-        size: height and width of the result in pixels; by default those of the image.
+        size: height and width of the result in pixels, by default the size of the image.
         crop_scale: range of the share of the area that the crop keeps.
         crop_ratio: range of the aspect ratio of the crop.
         hflip: probability of a horizontal flip.
         vflip: probability of a vertical flip.
 
     Raises:
-        ValueError: if ``crop_scale`` is no range in (0, 1].
+        ValueError: if ``crop_scale`` is not a range in (0, 1].
 
     Example:
         >>> images = {'s1': torch.rand(4, 2, 64, 64), 's2': torch.rand(4, 13, 64, 64)}
-        >>> cropped, _ = SharedCrop(size=32)(images)
+        >>> cropped, _ = PairedCrop(size=32)(images)
         >>> cropped['s2'].shape
         torch.Size([4, 13, 32, 32])
     """
@@ -44,7 +49,7 @@ class SharedCrop(nn.Module):
         hflip: float = 0.5,
         vflip: float = 0.5,
     ) -> None:
-        """Initialize a new SharedCrop instance."""
+        """Initialize a new PairedCrop instance."""
         super().__init__()
         if len(crop_scale) != 2 or not 0 < crop_scale[0] <= crop_scale[1] <= 1:
             raise ValueError(
@@ -63,11 +68,12 @@ class SharedCrop(nn.Module):
         """Crop and flip.
 
         Args:
-            images: images by modality, shape (B, C, H, W), all of one size.
+            images: images by modality, shape (B, C, H, W), all of the same size.
             mask: classes of the pixels, shape (B, H, W) or (B, 1, H, W).
 
         Returns:
-            The images and the mask, of the new size and the types that they had.
+            The images and the mask, of the new size. Floating-point images and the mask
+            keep their dtype; other images become float32.
 
         Raises:
             ValueError: if the images have different sizes.

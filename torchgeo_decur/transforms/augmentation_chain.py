@@ -1,6 +1,7 @@
-"""Kornia's operations without what they waste, and the chain that runs them."""
+"""A faster chain of Kornia operations."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -11,32 +12,57 @@ from kornia.enhance import adjust_hue, adjust_saturation_with_gray_subtraction
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
-from .augmentation import Augmentation
+Range = tuple[float, float]
 
-# Numbers that a CPU works on together: they stay in its cache, and their memory is used
-# again, which a whole batch of 13 bands of 224 x 224 pixels does not allow.
-_TOGETHER = 2**20
+Range = tuple[float, float]
+
+Range = tuple[float, float]
+
+# Values that a CPU processes at one time. They stay in its cache, and their memory is reused;
+# a whole batch of 13 bands of 224 x 224 pixels is too large for that.
+_VALUES_AT_ONCE = 2**20
+
+
+class Augmentation(nn.Module, ABC):
+    """Base class of the augmentations that a config can name.
+
+    Each call draws new parameters for each sample, so two calls give two views.
+    """
+
+    @abstractmethod
+    def forward(self, input: Tensor) -> Tensor:
+        """Augment images.
+
+        Args:
+            input: images in [0, 1], shape (B, C, H, W).
+
+        Returns:
+            Images in [0, 1], shape (B, C, ``size``, ``size``).
+        """
 
 
 class AugmentationChain(Augmentation, nn.Sequential):
-    """Crop, operations on values, and flips, each on the samples it was drawn for.
+    """Crop images, change their values, and flip them.
 
-    Draws and results are those of the operations one after the other, as in
-    ``kornia.augmentation.AugmentationSequential``, up to rounding. But crop and flips,
-    which commute with all others, are one resampling; other operations see no sample
-    that they were not drawn for, and work in place; and the result is laid out
-    channels last, as convolutions take it. Draws are made on the CPU in float32, whatever
-    the device and the precision of the images, and reach the device in one copy that
-    the host does not wait for. Images of half precision are augmented in float32.
+    For a given seed, the result equals ``kornia.augmentation.AugmentationSequential`` of
+    the same operations, up to rounding. The chain is faster for these reasons:
+
+    - Crop and flips commute with the operations on values, so they are one resampling.
+    - An operation processes only the samples that it was drawn for, in place.
+    - The result has the memory format channels last, which convolutions prefer.
+    - Parameters are drawn on the CPU and reach the device in one asynchronous copy.
+
+    Parameters are drawn in float32 and images are augmented in float32 at least, whatever
+    the precision of the images.
 
     Args:
-        crop: how the images are cropped; its probability is 1.
-        steps: operations on values, in order, that keep the size of images in [0, 1].
+        crop: crop of the images, with probability 1.
+        steps: operations on the values of images in [0, 1], in order. They keep the size.
         hflip: probability of a horizontal flip.
         vflip: probability of a vertical flip.
 
     Raises:
-        ValueError: if the size of the result is too small for a blur.
+        ValueError: if the result is smaller than the kernel of a blur allows.
 
     Example:
         >>> chain = AugmentationChain(K.RandomResizedCrop((32, 32)), [K.RandomSolarize()], 0.5, 0.5)
@@ -66,12 +92,12 @@ class AugmentationChain(Augmentation, nn.Sequential):
             input: images in [0, 1], shape (B, C, H, W).
 
         Returns:
-            Images in [0, 1], shape (B, C, ``size``, ``size``), channels last, of the
-            type of the input.
+            Images in [0, 1], shape (B, C, ``size``, ``size``), channels last, with the
+            dtype of the input.
 
         Raises:
-            ValueError: if saturation or hue is to change other bands than red, green
-                and blue.
+            ValueError: if saturation or hue is not 0 and the images are not red, green,
+                blue.
         """
         operations: list[Any] = list(self)
         crop, *steps, hflip, vflip = operations
@@ -93,7 +119,7 @@ class AugmentationChain(Augmentation, nn.Sequential):
         together = len(input)
         if input.device.type == 'cpu':
             numbers = math.prod(shape[1:])
-            together = max(_TOGETHER // numbers, torch.get_num_threads())
+            together = max(_VALUES_AT_ONCE // numbers, torch.get_num_threads())
         for start in range(0, len(input), together):
             part = slice(start, start + together)
             chosen = [_chosen(drawn, part) for drawn in draws]
@@ -107,14 +133,14 @@ class AugmentationChain(Augmentation, nn.Sequential):
         return result
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
-        # Kornia would draw on the device, and in the precision, of the images.
+        # Kornia would draw on the device and in the dtype of the images.
         return self
 
 
 class RandomBandMean(K.IntensityAugmentationBase2D):
     """Replace all bands by their mean, for a random part of the batch.
 
-    The counterpart of a random grey image for any number of bands.
+    This generalises a random grayscale image to any number of bands.
 
     Args:
         p: probability for each sample.
@@ -139,9 +165,9 @@ class RandomBandMean(K.IntensityAugmentationBase2D):
 
         Args:
             input: images, shape (B, C, H, W).
-            params: drawn parameters, none here.
-            flags: fixed parameters, none here.
-            transform: geometric transformation, none here.
+            params: drawn parameters, not used.
+            flags: fixed parameters, not used.
+            transform: geometric transformation, not used.
 
         Returns:
             Images with equal bands, same shape.
@@ -150,10 +176,10 @@ class RandomBandMean(K.IntensityAugmentationBase2D):
 
 
 class RandomColorJitter(K.ColorJitter):  # type: ignore[misc]
-    """Kornia's ColorJitter with contrast about the mean of each band, in this order.
+    """Change brightness, contrast, saturation and hue, in this order.
 
-    Kornia takes one mean of all bands, so that its contrast changes their ratio. DeCUR was
-    trained with that of each band.
+    The contrast is relative to the mean of each band, as DeCUR was trained. Kornia's
+    ColorJitter uses one mean of all bands, so its contrast changes their ratio.
 
     Example:
         >>> change = RandomColorJitter(contrast=(2.0, 2.0), p=1.0)
@@ -175,8 +201,8 @@ class RandomColorJitter(K.ColorJitter):  # type: ignore[misc]
         Args:
             input: images in [0, 1], shape (B, C, H, W).
             params: drawn factors.
-            flags: fixed parameters, none here.
-            transform: geometric transformation, none here.
+            flags: fixed parameters, not used.
+            transform: geometric transformation, not used.
 
         Returns:
             New images, shape (B, C, H, W).
@@ -185,13 +211,13 @@ class RandomColorJitter(K.ColorJitter):  # type: ignore[misc]
 
 
 def jitter_(x: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
-    """Change brightness, contrast, saturation and hue, by the factors of Kornia's ColorJitter.
+    """Change brightness, contrast, saturation and hue in place, by Kornia's factors.
 
     Args:
-        x: images in [0, 1], shape (B, C, H, W); changed.
+        x: images in [0, 1], shape (B, C, H, W), overwritten.
         drawn: ``brightness_factor``, ``contrast_factor``, ``saturation_factor`` and
-            ``hue_factor`` of each sample, shape (B,), on the CPU. The last two change
-            images of red, green and blue alone, and only where they are not neutral.
+            ``hue_factor`` of each sample, shape (B,), on the CPU. The last two need
+            images of red, green and blue, unless they are neutral.
 
     Returns:
         The images.
@@ -211,7 +237,7 @@ def jitter_(x: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
         for f in factors[:2]
     )
     x.mul_(brightness).clamp_(0, 1)
-    # Of each band: one mean of all would change the ratio of the bands' means.
+    # One mean of all bands would change the ratio of their means.
     mean = x.mean(dim=(2, 3), keepdim=True)
     x.mul_(contrast).add_(mean * (1 - contrast)).clamp_(0, 1)
     if (factors[2] != 1).any():
@@ -223,7 +249,7 @@ def jitter_(x: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
 
 @contextmanager
 def float32_by_default() -> Iterator[None]:
-    """Let Kornia draw in float32: Lightning makes the precision of a fit the default."""
+    """Draw in float32: Lightning makes the precision of a fit the default dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -238,17 +264,17 @@ def crop_axes(
     extent: Sequence[int],
     size: Sequence[int],
 ) -> list[Tensor]:
-    """Compute where the columns and rows of flipped crops lie in their images.
+    """Compute the positions of the columns and rows of flipped crops.
 
     Args:
         box: corners of the crops in pixels, as Kornia draws them, shape (B, 4, 2).
-        flips: draws of the horizontal and of the vertical flip.
+        flips: drawn parameters of the horizontal and the vertical flip.
         extent: height and width of the images.
         size: height and width of the crops.
 
     Returns:
-        Places of the columns, shape (B, ``size[1]``), and of the rows, shape
-        (B, ``size[0]``), in [-1, 1]. Corners of a crop are corners of its result.
+        Positions of the columns, shape (B, ``size[1]``), and of the rows, shape
+        (B, ``size[0]``), in [-1, 1] of the image. Corners of a crop stay corners.
     """
     axes = []
     for axis, flip in enumerate(flips):
@@ -264,16 +290,18 @@ def crop_axes(
 def resample(
     images: Tensor, columns: Tensor, rows: Tensor, mode: str = 'bilinear'
 ) -> Tensor:
-    """Move pixels, in float32 at least: half precision cannot tell their places apart.
+    """Resample images at given columns and rows, in float32 at least.
+
+    Half precision cannot resolve the positions of single pixels.
 
     Args:
         images: images, shape (B, C, H, W).
-        columns: place of each column of the result, shape (B, W'), in [-1, 1].
-        rows: place of each row of the result, shape (B, H').
+        columns: position of each column of the result, shape (B, W'), in [-1, 1].
+        rows: position of each row of the result, shape (B, H'), in [-1, 1].
         mode: 'bilinear' or 'nearest'.
 
     Returns:
-        Images, shape (B, C, H', W'), float32, or float64 where they were.
+        Images, shape (B, C, H', W'), float32, or float64 if the input is.
     """
     exact = torch.promote_types(images.dtype, torch.float32)
     shape = (len(images), rows.shape[1], columns.shape[1])
@@ -285,14 +313,14 @@ def resample(
 
 
 def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Copy some numbers to a device in one go that the host does not wait for.
+    """Copy small tensors to a device in one asynchronous transfer.
 
     Args:
-        tensors: tensors on the CPU, float32 or of whole numbers below 2**24.
+        tensors: tensors on the CPU: float32, or integers below 2**24.
         device: the device.
 
     Returns:
-        Tensors of the same shapes and types on the device.
+        Tensors of the same shapes and dtypes on the device.
 
     Example:
         >>> to_device([torch.tensor([3]), torch.tensor([0.5])], torch.device('cpu'))
@@ -301,7 +329,7 @@ def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     if device.type == 'cpu':
         return list(tensors)
     packed = torch.cat([t.flatten().float() for t in tensors])
-    # Other devices may read the memory of the host after it was given back.
+    # Devices other than CUDA may read the memory of the host after it was freed.
     packed = packed.to(device, non_blocking=device.type == 'cuda')
     parts = packed.split([t.numel() for t in tensors])
     return [
@@ -312,17 +340,17 @@ def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
 def _chosen(
     drawn: Mapping[str, Tensor], part: slice
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Choose the samples that an operation was drawn for, and their parameters."""
+    """Select the samples that an operation was drawn for, and their parameters."""
     samples = len(drawn['batch_prob'])
     index = (drawn['batch_prob'][part] > 0.5).nonzero()[:, 0]
     return index, {k: v[part][index] for k, v in drawn.items() if len(v) == samples}
 
 
 def _apply(step: Any, x: Tensor, index: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-    """Apply an operation to samples by their numbers; may change the images.
+    """Apply an operation to the samples of an index, in place where possible.
 
-    The numbers are on the device of the images, and the parameters on the CPU, where Kornia
-    checks them without making the device wait.
+    The index is on the device of the images. The parameters stay on the CPU, where Kornia
+    checks them without synchronisation.
     """
     if len(index) == 0:
         return x
@@ -338,15 +366,17 @@ def _apply(step: Any, x: Tensor, index: Tensor, values: Mapping[str, Tensor]) ->
 
 
 def _check_blur(kernel: Sequence[int], size: Sequence[int]) -> None:
+    """Check that a blur's kernel fits the padding of the result."""
     least = max(kernel) // 2 + 1
     if min(size) < least:
         raise ValueError(
             f'size must be at least {least} for a blur of {max(kernel)} pixels, got '
-            f'{min(size)}; enlarge size, lower blur_kernel, or set blur to 0'
+            f'{min(size)}; increase size, lower blur_kernel, or set blur to 0'
         )
 
 
 def _check_colour(drawn: Mapping[str, Tensor], channels: int) -> None:
+    """Check that saturation and hue change images of three bands only."""
     if (drawn['saturation_factor'] != 1).any() or (drawn['hue_factor'] != 0).any():
         raise ValueError(
             f'saturation and hue need the 3 bands red, green, blue, got {channels} bands; '

@@ -1,0 +1,280 @@
+"""Augmentations for pretraining, one class for each kind of modality.
+
+All augment a batch on its device, on images in [0, 1]. The defaults are those of the DeCUR
+paper (Wang et al., ECCV 2024), with one exception: the values of SAR, elevation and depth
+never change in brightness or contrast, because they are measurements.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import kornia.augmentation as K
+from torch import Tensor, nn
+
+from ..deprecation import renamed_arguments
+from .augmentation_chain import (
+    Augmentation,
+    AugmentationChain,
+    RandomBandMean,
+    RandomColorJitter,
+    Range,
+)
+
+
+class DeCURAugmentation(AugmentationChain):
+    """Augment images as in DeCUR: crop, colour jitter, band mean, blur, solarise, flip.
+
+    This class has all options. Its subclasses fix the options that do not suit a kind of
+    modality; a fixed option is no argument, in Python or in a config.
+
+    Args:
+        size: height and width of the result in pixels.
+        crop_scale: range of the fraction of the area that the crop keeps.
+        crop_ratio: range of the aspect ratio of the crop.
+        brightness: the brightness is multiplied by a factor of 1 - this to 1 + this.
+        contrast: the distance to the mean of each band is multiplied likewise.
+        saturation: the distance to the grayscale image is multiplied likewise. Images
+            must be red, green, blue.
+        hue: the hue is rotated by up to this fraction of the circle, at most 0.5. Images
+            must be red, green, blue.
+        jitter: probability of brightness, contrast, saturation and hue together. None
+            leaves the operation out of the chain; so it does below.
+        grayscale: probability of replacing all bands by their mean, or None.
+        blur: probability of a Gaussian blur, or None.
+        blur_sigma: range of the standard deviation of the blur in pixels.
+        blur_kernel: width of the kernel of the blur in pixels, odd.
+        solarize: probability of inverting values above 0.5, or None.
+        hflip: probability of a horizontal flip.
+        vflip: probability of a vertical flip.
+    """
+
+    @renamed_arguments(grey='grayscale')
+    def __init__(
+        self,
+        size: int = 224,
+        crop_scale: Range = (0.2, 1.0),
+        crop_ratio: Range = (0.75, 4 / 3),
+        *,
+        brightness: float = 0.4,
+        contrast: float = 0.4,
+        saturation: float = 0.0,
+        hue: float = 0.0,
+        jitter: float | None = 0.8,
+        grayscale: float | None = 0.2,
+        blur: float | None = 0.5,
+        blur_sigma: Range = (0.1, 2.0),
+        blur_kernel: int = 9,
+        solarize: float | None = 0.2,
+        hflip: float = 0.5,
+        vflip: float = 0.5,
+    ) -> None:
+        """Initialize a new DeCURAugmentation instance."""
+        # An operation with probability 0 stays, because Kornia draws for it: the other draws
+        # of a seed must not depend on it.
+        steps: list[K.IntensityAugmentationBase2D] = []
+        if jitter is not None:
+            # For a hue of 0 Kornia would convert to HSV and back.
+            order = (0, 1, *[2] * (saturation > 0), *[3] * (hue > 0))
+            factors = (brightness, contrast, saturation, hue)
+            steps.append(RandomColorJitter(*factors, p=jitter, order=order))
+        if grayscale is not None:
+            steps.append(RandomBandMean(p=grayscale))
+        if blur is not None:
+            kernel = (blur_kernel, blur_kernel)
+            steps.append(K.RandomGaussianBlur(kernel, blur_sigma, p=blur))
+        if solarize is not None:
+            threshold, addition = (0.5, 0.5), (0.0, 0.0)
+            steps.append(K.RandomSolarize(threshold, addition, p=solarize))
+        crop = K.RandomResizedCrop(
+            (size, size),
+            tuple(crop_scale),
+            tuple(crop_ratio),
+            # 'resample' moves the whole batch at once, 'slice' loops over its samples.
+            cropping_mode='resample',
+        )
+        super().__init__(crop, steps, hflip, vflip)
+
+
+class ElevationAugmentation(DeCURAugmentation):
+    """Crop and flip: values move but never change. Also for unknown modalities.
+
+    Args:
+        size: height and width of the result in pixels.
+        options: ``crop_scale``, ``crop_ratio``, ``hflip`` and ``vflip`` of
+            :class:`DeCURAugmentation`.
+
+    Example:
+        >>> import torch
+        >>> ElevationAugmentation(size=32)(torch.rand(4, 1, 64, 64)).shape
+        torch.Size([4, 1, 32, 32])
+    """
+
+    def __init__(self, size: int = 224, **options: Any) -> None:
+        """Initialize a new ElevationAugmentation instance."""
+        super().__init__(
+            size,
+            brightness=0.0,
+            contrast=0.0,
+            saturation=0.0,
+            hue=0.0,
+            jitter=None,
+            grayscale=None,
+            blur=None,
+            blur_sigma=(0.0, 0.0),
+            blur_kernel=1,
+            solarize=None,
+            **options,
+        )
+
+
+class DepthAugmentation(ElevationAugmentation):
+    """Crop and flip horizontally: indoor scenes have an upright direction.
+
+    Args:
+        size: height and width of the result in pixels.
+        crop_scale: range of the fraction of the area that the crop keeps.
+        options: ``crop_ratio`` and ``hflip`` of :class:`DeCURAugmentation`.
+    """
+
+    def __init__(
+        self, size: int = 224, crop_scale: Range = (0.5, 1.0), **options: Any
+    ) -> None:
+        """Initialize a new DepthAugmentation instance."""
+        super().__init__(size, crop_scale=crop_scale, vflip=0.0, **options)
+
+
+class SARAugmentation(DeCURAugmentation):
+    """Crop, band mean, blur and flip: backscatter is never brightened or inverted.
+
+    Args:
+        size: height and width of the result in pixels.
+        options: ``crop_scale``, ``crop_ratio``, ``grayscale``, ``blur``, ``blur_sigma``,
+            ``blur_kernel``, ``hflip`` and ``vflip`` of :class:`DeCURAugmentation`.
+    """
+
+    def __init__(self, size: int = 224, **options: Any) -> None:
+        """Initialize a new SARAugmentation instance."""
+        super().__init__(
+            size,
+            brightness=0.0,
+            contrast=0.0,
+            saturation=0.0,
+            hue=0.0,
+            jitter=None,
+            solarize=None,
+            **options,
+        )
+
+
+class OpticalAugmentation(DeCURAugmentation):
+    """Crop, brightness and contrast, band mean, blur, solarise and flip.
+
+    Args:
+        size: height and width of the result in pixels.
+        options: of :class:`DeCURAugmentation`, without ``saturation`` and ``hue``.
+    """
+
+    def __init__(self, size: int = 224, **options: Any) -> None:
+        """Initialize a new OpticalAugmentation instance."""
+        super().__init__(size, saturation=0.0, hue=0.0, **options)
+
+
+class RGBAugmentation(DeCURAugmentation):
+    """Augment colour images from above, such as aerial photographs.
+
+    Photographs of rooms and streets have an upright direction: see
+    :class:`UprightRGBAugmentation`. The augmentation of SimCLR is ``crop_scale: [0.08,
+    1.0], saturation: 0.4, hue: 0.1, solarize: 0.0, vflip: 0.0``.
+
+    All options of :class:`DeCURAugmentation` are arguments.
+    """
+
+
+class UprightRGBAugmentation(DeCURAugmentation):
+    """Augment photographs of rooms and streets, which have an upright direction.
+
+    The crop is milder, and images are neither solarised nor flipped vertically.
+
+    Args:
+        size: height and width of the result in pixels.
+        crop_scale: range of the fraction of the area that the crop keeps.
+        options: of :class:`DeCURAugmentation`, without ``saturation``, ``hue``,
+            ``solarize`` and ``vflip``.
+    """
+
+    def __init__(
+        self, size: int = 224, crop_scale: Range = (0.5, 1.0), **options: Any
+    ) -> None:
+        """Initialize a new UprightRGBAugmentation instance."""
+        super().__init__(
+            size,
+            crop_scale,
+            saturation=0.0,
+            hue=0.0,
+            solarize=0.0,
+            vflip=0.0,
+            **options,
+        )
+
+
+class ModuleAugmentation(Augmentation):
+    """Use any module as an augmentation, such as one of Kornia named in a config.
+
+    Args:
+        module: maps images in [0, 1], shape (B, C, H, W), to images of one size.
+
+    Example:
+        >>> import torch
+        >>> ModuleAugmentation(nn.AvgPool2d(2))(torch.rand(4, 2, 64, 64)).shape
+        torch.Size([4, 2, 32, 32])
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        """Initialize a new ModuleAugmentation instance."""
+        super().__init__()
+        self.module = module
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Augment images.
+
+        Args:
+            input: images in [0, 1], shape (B, C, H, W).
+
+        Returns:
+            The output of the module.
+        """
+        result: Tensor = self.module(input)
+        return result
+
+
+PRESETS: dict[str, Callable[..., Augmentation]] = {
+    's1': SARAugmentation,
+    's2': OpticalAugmentation,
+    'rgb': RGBAugmentation,
+    'dem': ElevationAugmentation,
+    'depth': DepthAugmentation,
+    'hha': DepthAugmentation,
+    'disparity': DepthAugmentation,
+}
+"""Default augmentation of each modality, by its name.
+
+Beside a modality with :class:`DepthAugmentation`, ``rgb`` is a photograph of a room or street
+and gets :class:`UprightRGBAugmentation`.
+"""
+
+
+def default_augmentations(modalities: Mapping[str, Any], size: int) -> nn.ModuleDict:
+    """Build the default augmentation of each modality.
+
+    Args:
+        modalities: the modalities, by name. If a name is not in :data:`PRESETS`, its
+            augmentation is crop and flips, which suit any measurement.
+        size: height and width of the result in pixels.
+
+    Returns:
+        One augmentation per modality.
+    """
+    chosen = {m: PRESETS.get(m, ElevationAugmentation) for m in modalities}
+    if DepthAugmentation in chosen.values() and 'rgb' in chosen:
+        chosen['rgb'] = UprightRGBAugmentation
+    return nn.ModuleDict({m: make(size=size) for m, make in chosen.items()})

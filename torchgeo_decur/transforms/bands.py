@@ -1,0 +1,167 @@
+"""Name images by modality, and pick or pad their bands."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..modalities import check_names
+
+
+class ToModalities:
+    """Rename ``image`` of one dataset to ``image_<modality>``.
+
+    Give each dataset of ``dataset1 & dataset2`` its own instance in ``transforms=``.
+    The joined sample then has one key per modality and needs no collate function.
+
+    Args:
+        modality: name of the modality.
+
+    Example:
+        >>> import torch
+        >>> sorted(ToModalities('s1')({'image': torch.zeros(2, 4, 4)}))
+        ['image_s1']
+    """
+
+    def __init__(self, modality: str) -> None:
+        """Initialize a new ToModalities instance."""
+        self.modality = modality
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Rename the key of the image.
+
+        Args:
+            sample: has ``image``, shape (C, H, W).
+
+        Returns:
+            A new sample with ``image_<modality>`` in place of ``image``.
+
+        Raises:
+            ValueError: if the sample has no ``image``.
+        """
+        if 'image' not in sample:
+            raise ValueError(
+                f'{self.modality}: expected a sample with image, found {sorted(sample)}'
+            )
+        rest = {k: v for k, v in sample.items() if k != 'image'}
+        return {**rest, f'image_{self.modality}': sample['image']}
+
+
+class PerModality(nn.Module):
+    """Apply one module per modality to the images of a batch.
+
+    Args:
+        modules: module of each modality, by name. Other modalities pass through.
+
+    Raises:
+        ValueError: if a name is not valid.
+
+    Example:
+        >>> import torch
+        >>> double = PerModality({'s1': nn.Upsample(scale_factor=2)})
+        >>> double({'image_s1': torch.zeros(1, 2, 4, 4)})['image_s1'].shape
+        torch.Size([1, 2, 8, 8])
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        """Initialize a new PerModality instance."""
+        super().__init__()
+        check_names(modules)
+        self.per_modality = nn.ModuleDict(dict(modules))
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Apply the modules.
+
+        Args:
+            batch: ``image_<m>`` of some modalities, and any other keys.
+
+        Returns:
+            A new batch. Values without a module are the same objects.
+        """
+        changed = {
+            f'image_{m}': module(batch[f'image_{m}'])
+            for m, module in self.per_modality.items()
+            if f'image_{m}' in batch
+        }
+        return {**batch, **changed}
+
+
+class SelectBands(nn.Module):
+    """Select bands by name, in the given order.
+
+    Args:
+        bands: names of the bands of the input, in order.
+        select: names of the bands of the output, in order.
+
+    Raises:
+        ValueError: if a selected band is not among ``bands``.
+
+    Example:
+        >>> import torch
+        >>> SelectBands(['VH', 'VV'], ['VV', 'VH'])(torch.tensor([[[1.0]], [[2.0]]]))[0]
+        tensor([[2.]])
+    """
+
+    def __init__(self, bands: Sequence[str], select: Sequence[str]) -> None:
+        """Initialize a new SelectBands instance."""
+        super().__init__()
+        unknown = [b for b in select if b not in bands]
+        if unknown:
+            raise ValueError(f'select must be among {list(bands)}, got {unknown}')
+        self.index = [list(bands).index(b) for b in select]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Select the bands.
+
+        Args:
+            x: images, shape (..., C, H, W).
+
+        Returns:
+            Images of the selected bands, shape (..., C', H, W).
+        """
+        return x[..., self.index, :, :]
+
+
+class PadBands(nn.Module):
+    """Insert constant bands, so that images fit an encoder of more bands.
+
+    Args:
+        bands: names of the bands of the input, in order.
+        target: names of the bands of the output, in order. Bands that the input lacks
+            are inserted.
+        value: value of the inserted bands.
+
+    Raises:
+        ValueError: if ``target`` lacks a band of the input.
+
+    Example:
+        >>> import torch
+        >>> PadBands(['B9', 'B11'], ['B9', 'B10', 'B11'])(torch.ones(2, 1, 1)).squeeze()
+        tensor([1., 0., 1.])
+    """
+
+    def __init__(
+        self, bands: Sequence[str], target: Sequence[str], value: float = 0.0
+    ) -> None:
+        """Initialize a new PadBands instance."""
+        super().__init__()
+        lost = [b for b in bands if b not in target]
+        if lost:
+            raise ValueError(f'target must have every band of the input, lacks {lost}')
+        self.index = [list(target).index(b) for b in bands]
+        self.channels = len(target)
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Insert the bands.
+
+        Args:
+            x: images, shape (..., C, H, W).
+
+        Returns:
+            Images, shape (..., C', H, W).
+        """
+        shape = (*x.shape[:-3], self.channels, *x.shape[-2:])
+        out = x.new_full(shape, self.value)
+        out[..., self.index, :, :] = x
+        return out
