@@ -353,12 +353,19 @@ def write_equation(writer: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def hide_old_names(app: Sphinx, function: Any, bound: bool) -> None:
+    """Leave old names of arguments out of a signature."""
+    if hasattr(function, 'renamed'):
+        vars(function).pop('__signature__', None)
+
+
 def setup(app: Sphinx) -> None:
     """Register what is above."""
     app.add_html_math_renderer(
         'mathml', (write_inline_math, None), (write_equation, None)
     )
     app.public_paths = public_paths()  # type: ignore[attr-defined]
+    app.connect('autodoc-before-process-signature', hide_old_names)
     app.connect('autodoc-process-docstring', describe_data)
     app.connect('missing-reference', resolve_public)
 
