@@ -65,7 +65,7 @@ class Task(Base):
 
 HERE = __name__
 Command = Callable[..., None]
-old = pytest.mark.filterwarnings('ignore:.* is now called:FutureWarning')
+old = pytest.mark.filterwarnings('ignore:.* is deprecated:FutureWarning')
 
 
 def config(tmp_path: Path, options: dict[str, Any]) -> Path:
@@ -94,7 +94,7 @@ def config(tmp_path: Path, options: dict[str, Any]) -> Path:
 
 class TestPython:
     def test_an_old_name_warns_and_sets_the_new_argument(self) -> None:
-        message = r'^Turned: mirror is now called hflip; the old name will be removed'
+        message = r'^Turned: mirror is deprecated .*; use hflip$'
         with pytest.warns(FutureWarning, match=message) as caught:
             turned = Turned(mirror=1.0)
         assert turned.options == {'size': 16, 'hflip': 1.0}
@@ -149,11 +149,13 @@ class TestCommand:
     ) -> None:
         with pytest.warns(FutureWarning) as caught:
             torchgeo('fit', '--config', config(tmp_path, {'ratio': 0.5}))
-        found = {str(w.message).split(';')[0] for w in caught if 'old name' in str(w)}
-        assert found == {
-            'Task: ratio is now called common_ratio',
-            'Turned: mirror is now called hflip',
-            'Scenes: number is now called length',
+        message = ' is deprecated and will be removed in the next release; use '
+        found = [str(w.message).split(message) for w in caught]
+        names = {tuple(words) for words in found if len(words) == 2}
+        assert names == {
+            ('Task: ratio', 'common_ratio'),
+            ('Turned: mirror', 'hflip'),
+            ('Scenes: number', 'length'),
         }
 
     def test_a_config_is_written_without_old_names_that_it_lacks(
@@ -188,7 +190,9 @@ class TestCheckpoints:
         options['ratio'] = options.pop('common_ratio')
         options['widths'] = options.pop('projector')
         torch.save(stored, path)
-        with pytest.warns(FutureWarning, match='ratio is now called common_ratio'):
+        with pytest.warns(
+            FutureWarning, match='ratio is deprecated .* use common_ratio'
+        ):
             loaded = Task.load_from_checkpoint(path)
         assert loaded.hparams == {
             **task.hparams,

@@ -41,7 +41,7 @@ def renamed_arguments[**P, T](
         ...     augment(grey=0.5)
         0.5
         >>> print(caught[0].message)
-        augment: grey is now called grayscale; the old name will be removed in the next release
+        augment: grey is deprecated and will be removed in the next release; use grayscale
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
@@ -57,8 +57,8 @@ def renamed_arguments[**P, T](
                 new, value = names[old], kwargs.pop(old)
                 _check_once(owner, old, value, signature.parameters[new], kwargs)
                 warnings.warn(
-                    f'{owner}: {old} is now called {new}; the old name will be removed in '
-                    'the next release',
+                    f'{owner}: {old} is deprecated and will be removed in the next '
+                    f'release; use {new}',
                     FutureWarning,
                     # Point to the line of the user, also where a subclass hands options on.
                     skip_file_prefixes=(str(Path(__file__).parent),),

@@ -323,7 +323,7 @@ class TestFixedOptions:
 
     @pytest.mark.parametrize('name', ['SARAugmentation', 'UprightRGBAugmentation'])
     def test_the_old_name_of_grayscale_works(self, name: str) -> None:
-        with pytest.warns(FutureWarning, match='grey is now called grayscale'):
+        with pytest.warns(FutureWarning, match='grey is deprecated .* use grayscale'):
             old = parse(name, grey=1.0)
         x, views = torch.rand(4, 3, 24, 24), []
         for draw in (old, parse(name, grayscale=1.0)):

@@ -53,8 +53,8 @@ def __getattr__(name: str) -> Any:
     """Return a class by its old name."""
     if name == 'SharedCrop':
         warnings.warn(
-            'SharedCrop is now called PairedCrop; the old name will be removed in the '
-            'next release',
+            'SharedCrop is deprecated and will be removed in the next release; use '
+            'PairedCrop',
             FutureWarning,
             stacklevel=2,
         )

@@ -14,10 +14,6 @@ from torch.nn.functional import grid_sample
 
 Range = tuple[float, float]
 
-Range = tuple[float, float]
-
-Range = tuple[float, float]
-
 # Values that a CPU processes at one time. They stay in its cache, and their memory is reused;
 # a whole batch of 13 bands of 224 x 224 pixels is too large for that.
 _VALUES_AT_ONCE = 2**20
