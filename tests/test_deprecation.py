@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from small_fits import MODALITIES, datamodule, trainer
 
+from tests.helpers.small_fits import MODALITIES, datamodule, trainer
 from torchgeo_decur.datamodules import SyntheticEODataModule
 from torchgeo_decur.deprecation import current_names, renamed, renamed_arguments
 from torchgeo_decur.tasks import DeCUR
