@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -101,11 +101,18 @@ class JoinedRasters:
         ]
         return self.max_nodata if all(known) else 0.0
 
-    def read(self, window: GeoSlice) -> Sample:
-        """Read all rasters at a window.
+    @property
+    def marked(self) -> list[str]:
+        """Names of the modalities of which pixels may be missing."""
+        images = (name for name in self.leaves if name != 'mask')
+        return [name for name in images if self.nodata[name] is not None]
+
+    def read(self, window: GeoSlice, names: Iterable[str] | None = None) -> Sample:
+        """Read rasters at a window.
 
         Args:
             window: slices of x, y and, where files have dates, of time.
+            names: names of the datasets to read; all by default.
 
         Returns:
             ``image_<m>`` float32 in physical units, shape (C, H, W), where what is NaN or
@@ -117,7 +124,9 @@ class JoinedRasters:
             ValueError: if a file cannot be read, or a label is out of range.
         """
         sample: Sample = {}
-        for name, leaf in self.leaves.items():
+        chosen = list(self.leaves if names is None else names)
+        for name in chosen:
+            leaf = self.leaves[name]
             if get_worker_info() is not None:
                 # A handle opened before the fork would be shared with other workers.
                 leaf.cache = True
@@ -131,18 +140,17 @@ class JoinedRasters:
                 raise ValueError(
                     f'{name}: cannot read {describe(window)} from {list(near)}: {error}'
                 ) from error
-        if self.num_classes is not None:
+        if self.num_classes is not None and 'mask' in chosen:
             self._check_labels(sample['mask'], window)
         return {**sample, **self._place(window, sample['bounds'][6:])}
 
     def missing(self, sample: Mapping[str, Any]) -> dict[str, float]:
         """Share of the pixels of each modality that miss some band."""
-        shares = {}
-        for name in self.leaves:
-            if name != 'mask':
-                invalid = invalid_pixels(sample[f'image_{name}'], self.nodata[name])
-                share = 0.0 if invalid is None else invalid.any(0).float().mean().item()
-                shares[name] = share
+        shares = {name: 0.0 for name in self.leaves if name != 'mask'}
+        for name in self.marked:
+            invalid = invalid_pixels(sample[f'image_{name}'], self.nodata[name])
+            if invalid is not None:
+                shares[name] = invalid.any(0).float().mean().item()
         return shares
 
     def missing_by_patch(
@@ -160,12 +168,11 @@ class JoinedRasters:
         """
         size = self.patch_size
         shares = torch.zeros(rows, columns, dtype=torch.double)
-        for name in self.leaves:
-            if name != 'mask':
-                invalid = invalid_pixels(sample[f'image_{name}'], self.nodata[name])
-                if invalid is not None:
-                    patches = invalid.any(0).view(rows, size, columns, size)
-                    shares = shares.maximum(patches.double().mean((1, 3)))
+        for name in self.marked:
+            invalid = invalid_pixels(sample[f'image_{name}'], self.nodata[name])
+            if invalid is not None:
+                patches = invalid.any(0).view(rows, size, columns, size)
+                shares = shares.maximum(patches.double().mean((1, 3)))
         return cast(NDArray[np.float64], shares.numpy())
 
     def usable(self, sample: Mapping[str, Any]) -> bool:
@@ -304,14 +311,20 @@ def _clip(leaf: RasterDataset, first: RasterDataset) -> None:
     extent: Bounds = tuple(first.index.total_bounds.tolist())
     area = project_extent(extent, first.crs, leaf.crs)
     if area is None:
+        _segmentize(leaf, leaf.index.geometry.iloc[0])
         return
     clipped = leaf.index.geometry.intersection(area)
-    west, south, east, north = area.bounds
-    step = max(east - west, north - south) / 32
-    index = leaf.index.set_geometry(clipped.segmentize(step))
-    leaf.index = index[shapely.area(clipped.to_numpy()) > 0]
+    leaf.index = leaf.index.set_geometry(clipped)[shapely.area(clipped.to_numpy()) > 0]
+    _segmentize(leaf, area)
     if isinstance(leaf, RasterFolder):
         leaf.extent = extent
+
+
+def _segmentize(leaf: RasterDataset, extent: BaseGeometry) -> None:
+    """Add points to footprints: corners are too few to project a long edge."""
+    west, south, east, north = extent.bounds
+    step = max(east - west, north - south) / 32
+    leaf.index = leaf.index.set_geometry(leaf.index.geometry.segmentize(step))
 
 
 def _pixel_width(leaf: RasterDataset, crs: Any) -> float:

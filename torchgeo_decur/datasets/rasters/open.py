@@ -97,10 +97,6 @@ def open_rasters(
         leaf.nodata = nodata
     if leaf.is_image:
         leaf.transforms = ToModalities(name)
-    # Four corners are too few once a long edge is projected into another CRS.
-    west, south, east, north = leaf.index.geometry.iloc[0].bounds
-    step = max(east - west, north - south) / 32
-    leaf.index['geometry'] = leaf.index.geometry.segmentize(step)
     return leaf, nodata
 
 

@@ -234,8 +234,8 @@ def _usable(
     Blocks of windows are read at once. A window that is whole or empty is decided by
     its block, another is read by itself, since resampling ends at its border.
     """
-    unmarked = all(value is None for value in rasters.nodata.values())
-    if unmarked or not len(numbers):
+    marked = rasters.marked
+    if not marked or not len(numbers):
         return numbers
     part, bounds = positions.place(numbers)
     patch, size = rasters.patch_size, np.array(rasters.size)
@@ -252,12 +252,12 @@ def _usable(
         box = np.concatenate([corner, corner + (high - low) * size], axis=1)
         [window] = positions.windows(part[members[:1]], box)
         columns, rows = (high - low).tolist()
-        shares = rasters.missing_by_patch(rasters.read(window), rows, columns)
+        shares = rasters.missing_by_patch(rasters.read(window, marked), rows, columns)
         for i, (column, row) in zip(members, (cells[members] - low), strict=True):
             share = shares[rows - 1 - row, column]
             if 0 < share < 1:
                 [window] = positions.windows(part[[i]], bounds[[i]])
-                kept[i] = rasters.usable(rasters.read(window))
+                kept[i] = rasters.usable(rasters.read(window, marked))
             else:
                 kept[i] = share <= rasters.max_nodata
     return numbers[kept]
