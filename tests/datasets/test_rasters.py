@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import torch
 from affine import Affine
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from tests.helpers.fake_data import Dated, write_bands
 from torchgeo_decur.datamodules import RasterPairDataModule
 from torchgeo_decur.datasets.rasters.files import inspect as inspect_files
 from torchgeo_decur.datasets.rasters.folder import RasterFolder
+from torchgeo_decur.datasets.rasters.windows import GridWindows
 
 SIZE = 64
 UTM = 'EPSG:32632'
@@ -388,10 +390,37 @@ def test_index_is_that_of_torchgeo(
     assert found.res == expected.res and found.files == expected.files
     x, y, t = expected.bounds
     west, south, _, north = found.index.geometry.iloc[1].bounds
-    window = slice(west, west + 160), slice(south, north), t
-    assert torch.equal(found[window]['image'], expected[window]['image'])
+    for window in (
+        (slice(west, west + 160), slice(south, north), t),
+        (slice(west - 2000, west + 160), slice(south, north)),
+        slice(west, west + 160),
+    ):
+        sample, wanted = found[window], expected[window]
+        assert sample.keys() == wanted.keys()
+        assert all(torch.equal(sample[key], wanted[key]) for key in wanted)
     with pytest.raises(IndexError, match='not found in dataset with bounds'):
         found[x.stop + 10 : x.stop + 20, y, t]
+
+
+def test_validation_looks_only_into_rasters_with_nodata(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene(tmp_path / 'a' / 'a.tif', 20)
+    scene(tmp_path / 'b' / 'b.tif', 20, nodata=0)
+    rasters = {'a': entry(tmp_path / 'a'), 'b': entry(tmp_path / 'b')}
+    dm = module(rasters, 'fit')
+    assert dm.rasters is not None
+    assert len(shapely.get_coordinates(dm.rasters.footprint)) == 5
+    looked = []
+    read = RasterFolder.__getitem__
+    monkeypatch.setattr(
+        RasterFolder,
+        '__getitem__',
+        lambda self, index: looked.append(self) or read(self, index),
+    )
+    windows = GridWindows(dm.rasters, dm.areas['val'])
+    assert {*looked} == {dm.rasters.leaves['b']}
+    assert windows[0].keys() >= {'image_a', 'image_b'}
 
 
 def test_several_files_of_one_place(tmp_path: Path) -> None:
