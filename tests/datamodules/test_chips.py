@@ -261,7 +261,9 @@ def test_nodata_is_looked_for_in_blocks(
     reads = []
     read = type(dm.rasters).read
     monkeypatch.setattr(
-        type(dm.rasters), 'read', lambda self, w: reads.append(w) or read(self, w)
+        type(dm.rasters),
+        'read',
+        lambda self, w, names=None: reads.append(w) or read(self, w, names),
     )
     dm.setup('validate')
     assert len(dm.val_dataset) == 54 and len(reads) < 20

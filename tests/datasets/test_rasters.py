@@ -397,6 +397,8 @@ def test_index_is_that_of_torchgeo(
     ):
         sample, wanted = found[window], expected[window]
         assert sample.keys() == wanted.keys()
+        # TorchGeo reads 0 where no file is.
+        sample['image'] = sample['image'].nan_to_num()
         assert all(torch.equal(sample[key], wanted[key]) for key in wanted)
     with pytest.raises(IndexError, match='not found in dataset with bounds'):
         found[x.stop + 10 : x.stop + 20, y, t]
