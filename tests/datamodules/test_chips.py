@@ -122,7 +122,9 @@ def test_scattered_chips(
 
 def test_dated_chips_are_read_at_their_own_date(tmp_path: Path) -> None:
     write_chips(tmp_path, 'EPSG:32632', dated=True)
-    dated = entries(tmp_path, dataset='fake_data.Dated', bands=['first', 'second'])
+    dated = entries(
+        tmp_path, dataset='tests.helpers.fake_data.Dated', bands=['first', 'second']
+    )
     dated['s1'] |= {'dataset': f'{__name__}.DatedRadar', 'bands': ['VV']}
     dm = module(tmp_path, 32, rasters=dated, test_fraction=0.2)
     for stage in ('fit', 'test', 'predict'):

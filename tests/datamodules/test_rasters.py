@@ -414,7 +414,7 @@ class TestLoading:
                 values[:, ::2] += 10
                 path = tmp_path / name / f'2020010{day}.tif'
                 RASTERS.write(path, values, place, RASTERS.UTM)
-        entry = {'dataset': 'fake_data.Dated', 'bands': ['second']}
+        entry = {'dataset': 'tests.helpers.fake_data.Dated', 'bands': ['second']}
         rasters = {n: {**entry, 'paths': str(tmp_path / n)} for n in ('a', 'b')}
         dm = module(root, rasters=rasters, mask=None, length=12)
         dm.setup('fit')
@@ -647,7 +647,7 @@ class TestErrors:
         values = np.ones((2, RASTERS.ROWS, RASTERS.COLUMNS), np.uint16)
         for name, day in (('a', '20200101'), ('b', '20200301')):
             RASTERS.write(tmp_path / name / f'{day}.tif', values, place, RASTERS.UTM)
-        entry = {'dataset': 'fake_data.Dated'}
+        entry = {'dataset': 'tests.helpers.fake_data.Dated'}
         rasters = {n: {**entry, 'paths': str(tmp_path / n)} for n in ('a', 'b')}
         dm = module(root, rasters=rasters, mask=None)
         with pytest.raises(

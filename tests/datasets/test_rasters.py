@@ -98,7 +98,7 @@ def test_labels_are_of_the_date_of_the_images(tmp_path: Path) -> None:
     for year in (2018, 2019, 2020):
         labels = np.full((1, SIZE, SIZE), year - 2018, np.uint8)
         scene(tmp_path / 'labels' / f'{year}.tif', labels)
-    dated = {'dataset': 'fake_data.Dated', 'bands': ['first']}
+    dated = {'dataset': 'tests.helpers.fake_data.Dated', 'bands': ['first']}
     dm = module(
         {'a': entry(tmp_path / 'a') | dated, 'b': entry(tmp_path / 'b')},
         'fit',
@@ -537,7 +537,7 @@ def test_classes_that_would_read_wrongly(tmp_path: Path) -> None:
         'x: .*has a mask, which Dated does not respect; give the folder by paths',
         tmp_path / 'x',
         *('first', 'second'),
-        dataset='fake_data.Dated',
+        dataset='tests.helpers.fake_data.Dated',
     )
 
 
@@ -547,5 +547,5 @@ def test_classes_take_brackets_for_a_pattern(tmp_path: Path) -> None:
         r'x: .* found none .*; rename .*place \[1\], of which it takes \[',
         tmp_path / 'place [1]',
         *('first', 'second'),
-        dataset='fake_data.Dated',
+        dataset='tests.helpers.fake_data.Dated',
     )

@@ -193,7 +193,11 @@ class TestTorchGeo:
                 values = np.random.default_rng(day).random((2, 64, 64), np.float32)
                 path = tmp_path / name / f'2020010{day}.tif'
                 RASTERS.write(path, values, place, RASTERS.UTM)
-        entry = {'dataset': 'fake_data.Dated', 'mean': [0.5, 0.5], 'std': [0.3, 0.3]}
+        entry = {
+            'dataset': 'tests.helpers.fake_data.Dated',
+            'mean': [0.5, 0.5],
+            'std': [0.3, 0.3],
+        }
         files = {m: {**entry, 'paths': str(tmp_path / m)} for m in MODALITIES}
         dm = RasterPairDataModule(files, patch_size=32, batch_size=8)
         out = embed_rasters(decur(), dm, tmp_path / 'x.parquet', device='cpu')
