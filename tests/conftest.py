@@ -31,6 +31,8 @@ OLD_WARNINGS = [
     'ignore:datetime.datetime.utcfromtimestamp:DeprecationWarning',
     # timm before 1.0.25, with torch 2.6
     'ignore:torch.utils.checkpoint. the use_reentrant parameter:UserWarning',
+    # torch 2.6, where it compiles a function with a gradient of its own
+    'ignore:.*autograd.function.Function.* should not be instantiated:DeprecationWarning',
     # pyproj before 3.8, with numpy 2
     'ignore:Conversion of an array with ndim > 0 to a scalar:DeprecationWarning',
 ]

@@ -26,7 +26,10 @@ def display_names(
     """
     joined = {key: separator.join(key) for key in keys}
     texts = list(joined.values())
+    # Not texts.count, which torch.compile cannot follow in torch 2.6.
     return {
-        key: text if texts.count(text) == 1 else separator.join(map(repr, key))
+        key: text
+        if sum(t == text for t in texts) == 1
+        else separator.join(map(repr, key))
         for key, text in joined.items()
     }
