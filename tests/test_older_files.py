@@ -72,7 +72,8 @@ def test_fit_resumes_with_its_config(
         f'--ckpt_path={checkpoint}',
         f'--trainer.logger.save_dir={tmp_path}',
         f'--trainer.callbacks.dirpath={tmp_path}',
-        '--trainer.max_epochs=2',
+        '--trainer.callbacks.enable_version_counter=false',
+        '--trainer.max_epochs=3',
         '--trainer.max_steps=3',
     )
     resumed = torch.load(tmp_path / 'last.ckpt', weights_only=True)
