@@ -22,7 +22,7 @@ ALLOWED = {
     'transforms': {'deprecation', 'modalities'},
     # An entry of weights carries the scale of its input; transforms know no model.
     'weights': {'catalog', 'files', 'modalities', 'transforms'},
-    'models': {'files', 'modalities', 'weights'},
+    'models': {'deprecation', 'files', 'modalities', 'weights'},
     # Packed data are also found under the old path, at first use.
     'datasets': {'files', 'modalities', 'packed', 'transforms'},
     'datamodules': {'datasets', 'modalities', 'packed', 'transforms'},

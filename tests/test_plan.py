@@ -90,7 +90,7 @@ def test_what_cannot_be_planned(
 
 def test_chunks_take_less_memory(config: Path, tmp_path: Path) -> None:
     overlay = tmp_path / 'chunks.yaml'
-    overlay.write_text('model: {init_args: {chunk_size: 2}}\n')
+    overlay.write_text('model: {init_args: {micro_batch_size: 2}}\n')
     whole, chunks = (
         float(found['memory of a device'].partition('activations ')[2].split()[0])
         for found in (plan([config]), plan([config, overlay]))

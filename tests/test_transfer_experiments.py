@@ -115,7 +115,7 @@ def test_rasters(torchgeo: Callable[..., None], tmp_path: Path, modality: str) -
     torchgeo('fit', *options)
     (checkpoint,) = tmp_path.glob('rasters/version_0/checkpoints/*.ckpt')
     for missing in [[]] if modality else [[], ['spectral'], ['dem']]:
-        gone = f'--model.init_args.missing={missing}'
+        gone = f'--model.init_args.missing_modalities={missing}'
         for command in ('validate', 'test', 'predict'):
             torchgeo(command, *options, gone, f'--ckpt_path={checkpoint}')
         found = tmp_path.glob('rasters/version_*/metrics.csv')

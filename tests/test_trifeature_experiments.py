@@ -28,7 +28,7 @@ def test_both_tables_have_the_same_cells() -> None:
     )
     assert small['metrics'] == paper['metrics']
     # The small fusion transformer is narrower.
-    narrow = '--model.init_args.width=128'
+    narrow = '--model.init_args.embed_dim=128'
     assert paper['pretrain'] == {
         name: [o for o in options if o != narrow]
         for name, options in small['pretrain'].items()

@@ -88,7 +88,7 @@ def test_first_of_several_dates(task: DeCUR) -> None:
 def test_tasks_without_common_dimensions(
     task_class: Any, names: list[str], features: list[str]
 ) -> None:
-    options = {} if task_class is BarlowTwins else {'width': 8, 'heads': 2}
+    options = {} if task_class is BarlowTwins else {'embed_dim': 8, 'num_heads': 2}
     task = task_class(MODALITIES, model='test_resnet', projector=[8], **options)
     found = collect(task, batches(4))
     assert list(found.z) == names and list(found.h) == features

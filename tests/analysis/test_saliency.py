@@ -207,7 +207,12 @@ class TestTasks:
         assert len(found.figures['examples'].axes) == 2 * 3 * 3 + 1
 
     def test_fusion(self) -> None:
-        options = {'model': 'test_resnet', 'width': 32, 'heads': 4, 'projector': [16]}
+        options = {
+            'model': 'test_resnet',
+            'embed_dim': 32,
+            'num_heads': 4,
+            'projector': [16],
+        }
         data, known = batches(1, s1=2, s2=13), {'s1': S1, 's2': S2}
         comm = CoMM({'s1': 2, 's2': 13}, **options)
         found = spatial_saliency(comm, data, known, None)

@@ -111,7 +111,12 @@ def test_at_most_so_many_samples(tmp_path: Path) -> None:
 
 def test_a_task_without_maps_logs_the_alignment_alone(tmp_path: Path) -> None:
     task = COrAL(
-        CHANNELS, model='test_resnet', width=16, heads=2, projector=[16], size=32
+        CHANNELS,
+        model='test_resnet',
+        embed_dim=16,
+        num_heads=2,
+        projector=[16],
+        size=32,
     )
     run = trainer(tmp_path, LogFigures())
     run.fit_loop.max_epochs = 1

@@ -149,16 +149,16 @@ class TestFusion:
 
     def test_the_other_modality_is_asked(self) -> None:
         keys, values = torch.randn(2, 2, 9, 4)
-        context = global_context(keys, values, heads=2)
+        context = global_context(keys, values, num_heads=2)
         torch.testing.assert_close(context.sum(2), torch.ones(2, 2, 2))
         assert attend(torch.randn(2, 5, 4), context).shape == (2, 5, 4)
 
     def test_many_places_in_bfloat16(self) -> None:
         keys, values = torch.rand(2, 1, 20000, 8).bfloat16()
         with torch.autocast('cpu', torch.bfloat16):
-            context = global_context(keys, values, heads=1)
+            context = global_context(keys, values, num_heads=1)
         assert context.dtype == torch.float32
-        exact = global_context(keys.double(), values.double(), heads=1)
+        exact = global_context(keys.double(), values.double(), num_heads=1)
         torch.testing.assert_close(context.double(), exact, rtol=1e-2, atol=1e-3)
 
 
@@ -185,7 +185,7 @@ class TestSegmenter:
 
     def test_heads_of_mix_transformers(self) -> None:
         model = segmenter(backbone='mit_b0')
-        assert [f.heads for f in model.fusion] == [1, 2, 5, 8]
+        assert [f.num_heads for f in model.fusion] == [1, 2, 5, 8]
 
     def test_rectified_features_feed_the_next_stage(self) -> None:
         """Stage by stage, written out with what the encoders give by themselves."""

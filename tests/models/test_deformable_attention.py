@@ -18,7 +18,7 @@ from torchgeo_decur.models.backbones.deformable_attention import (
 LAYERS: dict[str, dict[str, Any]] = {
     'da_l3': {
         'channels': 1024,
-        'heads': 8,
+        'num_heads': 8,
         'groups': 4,
         'stride': 2,
         'kernel_size': 5,
@@ -26,7 +26,7 @@ LAYERS: dict[str, dict[str, Any]] = {
     },
     'da_l4': {
         'channels': 2048,
-        'heads': 16,
+        'num_heads': 16,
         'groups': 8,
         'stride': 1,
         'kernel_size': 3,
@@ -40,7 +40,7 @@ SIZES = {'da_l3': (14, 16, 8), 'da_l4': (7, 8, 4)}
 def build(spread: float = 1.0, **options: Any) -> DeformableAttention:
     """Attention whose offsets and biases are not as small as those of a fresh one."""
     torch.manual_seed(0)
-    defaults = {'channels': 16, 'heads': 4, 'groups': 2, 'table_size': (5, 4)}
+    defaults = {'channels': 16, 'num_heads': 4, 'groups': 2, 'table_size': (5, 4)}
     attention = DeformableAttention(**{**defaults, **options})
     with torch.no_grad():
         for name, parameter in attention.named_parameters():
@@ -54,7 +54,7 @@ def loops(attention: DeformableAttention, x: Tensor) -> tuple[Tensor, Tensor]:
     """What the slow loops make of a batch."""
     stride = attention.conv_offset[0].stride[0]
     found = [
-        attend(attention.state_dict(), y, attention.heads, attention.groups, stride)
+        attend(attention.state_dict(), y, attention.num_heads, attention.groups, stride)
         for y in x
     ]
     out, positions = zip(*found, strict=True)
@@ -162,7 +162,7 @@ class TestGradient:
         assert lacking in ([], ['proj_k.bias'])
 
     def test_is_right(self) -> None:
-        attention = build(channels=4, heads=2, groups=2, spread=0.2).double()
+        attention = build(channels=4, num_heads=2, groups=2, spread=0.2).double()
         x = torch.randn(1, 4, 3, 3).double().requires_grad_()
         assert torch.autograd.gradcheck(attention, (x,))
 
@@ -232,8 +232,8 @@ class TestErrors:
     @pytest.mark.parametrize(
         ('options', 'message'),
         [
-            ({'heads': 3}, r'heads must divide the 16 channels, got 3 heads'),
-            ({'groups': 3}, r'groups must divide the 4 heads, got 3 groups'),
+            ({'num_heads': 3}, r'num_heads must divide the 16 channels, got 3'),
+            ({'groups': 3}, r'groups must divide num_heads 4, got 3'),
             ({'kernel_size': 4}, r'kernel_size must be odd, got 4'),
             ({'stride': 0}, r'must be positive, got 16, 4, 2, 0, 3 and \(5, 4\)'),
         ],

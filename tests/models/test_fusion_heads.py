@@ -21,7 +21,7 @@ from torchgeo_decur.models import (
 from torchgeo_decur.models.encoder import to_tokens
 
 MODALITIES = {'s1': 2, 's2': 13, 'dem': 1}
-SMALL: dict[str, Any] = {'width': 16, 'heads': 4, 'depth': 2}
+SMALL: dict[str, Any] = {'embed_dim': 16, 'num_heads': 4, 'depth': 2}
 
 
 def tokens(batch: int = 3) -> dict[str, Tensor]:
@@ -193,6 +193,16 @@ class TestFiles:
             assert loaded.description == head.description
             state = loaded.state_dict()
             assert all(v.equal(state[k]) for k, v in head.state_dict().items())
+
+    def test_a_file_with_old_names_loads(self, tmp_path: Path) -> None:
+        old = {'embed_dim': 'width', 'num_heads': 'heads'}
+        for head in heads():
+            said = {old.get(k, k): v for k, v in head.description.items()}
+            assert {'width', 'heads'} < set(said)
+            about = {'fusion': said}
+            (file,) = save_encoder(head, tmp_path / 'f', '', about, ['safetensors'])
+            # Warnings are errors: a file cannot be changed by whoever loads it.
+            assert load_fusion_head(file).description == head.description
 
     def test_errors(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match="must be 'concatenate' or a file"):

@@ -36,7 +36,7 @@ class TestTimm:
         model = timm.create_model('resnet50_rda', in_chans=13, num_classes=0).eval()
         assert model.num_features == 2048
         attention = {
-            n: (m.heads, m.groups, m.conv_offset[0].stride[0], m.rpe_table.shape[1])
+            n: (m.num_heads, m.groups, m.conv_offset[0].stride[0], m.rpe_table.shape[1])
             for n, m in model.named_children()
             if n.startswith('da_')
         }

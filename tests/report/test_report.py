@@ -293,7 +293,9 @@ class TestWhat:
         assert 'test, 12 samples' in Page(page.read_text('utf-8')).words
 
     def test_task_that_fuses(self, data: SyntheticEODataModule, tmp_path: Path) -> None:
-        task = CoMM(MODALITIES, model='test_resnet', width=8, heads=2, projector=[8, 8])
+        task = CoMM(
+            MODALITIES, model='test_resnet', embed_dim=8, num_heads=2, projector=[8, 8]
+        )
         write_report(task, data, tmp_path, analyses=CHEAP)
         rows = finding(tmp_path, 'alignment')['tables']['alignment']
         pairs = ['s1 and s2', 's1 and joint', 's2 and joint']

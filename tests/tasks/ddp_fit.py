@@ -152,7 +152,9 @@ def fit_as_one(folder: Path, devices: int) -> dict[str, Any]:
     )
 
 
-def fit_in_chunks(folder: Path, devices: int, chunk_size: int | None) -> dict[str, Any]:
+def fit_in_micro_batches(
+    folder: Path, devices: int, micro_batch_size: int | None
+) -> dict[str, Any]:
     """One step of a model without BatchNorm, in chunks."""
     return fit(
         folder,
@@ -162,7 +164,11 @@ def fit_in_chunks(folder: Path, devices: int, chunk_size: int | None) -> dict[st
         logger=False,
         enable_checkpointing=False,
         precision='64-true',
-        model={'model': 'test_vit', 'projector': [16], 'chunk_size': chunk_size},
+        model={
+            'model': 'test_vit',
+            'projector': [16],
+            'micro_batch_size': micro_batch_size,
+        },
     )
 
 
@@ -236,9 +242,9 @@ def counted(module: Any, name: str, what: Callable[..., Any]) -> list[Any]:
 
 def main(folder: Path, devices: int) -> None:
     as_one = fit_as_one(folder, devices)
-    chunked = fit_in_chunks(folder, devices, chunk_size=2)
+    cached = fit_in_micro_batches(folder, devices, micro_batch_size=2)
     callbacks = fit_with_callbacks(folder, devices)
-    found = {'as_one': as_one, 'chunked': chunked, 'callbacks': callbacks}
+    found = {'as_one': as_one, 'cached': cached, 'callbacks': callbacks}
     found['packed'] = fit_packed(folder, devices)
     torch.save(found, folder / f'rank{dist.rank()}.pt')
 

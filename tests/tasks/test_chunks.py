@@ -31,7 +31,7 @@ def task(objective: Any = DeCUR, **kwargs: Any) -> Any:
     options: dict[str, Any] = {'model': 'test_resnet', 'projector': [32, 16]}
     options |= {'size': 32, 'optimizer': 'adamw', 'lr': 1e-3}
     if objective in FUSED:
-        options |= {'width': 32, 'heads': 4}
+        options |= {'embed_dim': 32, 'num_heads': 4}
     torch.manual_seed(0)
     # In float32, dimensions with little variance amplify the rounding of the encoders.
     return objective(**{'modalities': MODALITIES, **options, **kwargs}).double()
@@ -62,16 +62,18 @@ def assert_equal(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) 
 
 @pytest.mark.parametrize('objective', OBJECTIVES)
 class TestGradientIsThatOfTheWholeBatch:
-    @pytest.mark.parametrize('chunk_size', [2, 3])
-    def test_without_batch_statistics(self, objective: Any, chunk_size: int) -> None:
+    @pytest.mark.parametrize('micro_batch_size', [2, 3])
+    def test_without_batch_statistics(
+        self, objective: Any, micro_batch_size: int
+    ) -> None:
         options: dict[str, Any] = {'model': 'test_vit', 'projector': [16]}
         expected = step(task(objective, **options))
-        found = step(task(objective, chunk_size=chunk_size, **options))
+        found = step(task(objective, micro_batch_size=micro_batch_size, **options))
         assert_equal(found, expected)
 
     def test_with_fixed_batch_statistics(self, objective: Any) -> None:
         expected = step(task(objective).eval())
-        assert_equal(step(task(objective, chunk_size=3).eval()), expected)
+        assert_equal(step(task(objective, micro_batch_size=3).eval()), expected)
 
 
 class TestBatchNorm:
@@ -96,11 +98,11 @@ class TestBatchNorm:
 
     @pytest.mark.parametrize('objective', [DeCUR, CoMM, COrAL])
     def test_equals_a_loop(self, objective: Any) -> None:
-        model, reference = task(objective, chunk_size=4), task(objective)
+        model, reference = task(objective, micro_batch_size=4), task(objective)
         assert_equal(step(model), self.loop(reference, 4))
 
     def test_running_statistics_are_of_the_first_pass(self) -> None:
-        model, reference = task(chunk_size=4), task()
+        model, reference = task(micro_batch_size=4), task()
         step(model)
         self.loop(reference, 4)
         found, expected = dict(model.named_buffers()), dict(reference.named_buffers())
@@ -109,7 +111,7 @@ class TestBatchNorm:
         assert batches and {int(b) for b in batches} == {2 * 2}  # views, chunks
 
     def test_differs_from_the_whole_batch(self) -> None:
-        found, expected = step(task(chunk_size=4)), step(task())
+        found, expected = step(task(micro_batch_size=4)), step(task())
         assert (found[1] - expected[1]).norm() > 1e-2 * expected[1].norm()
 
 
@@ -180,7 +182,7 @@ def peak(function: Callable[[], Any]) -> int:
 def test_memory_is_that_of_a_chunk() -> None:
     still = {m: nn.Identity() for m in MODALITIES}
     options = {'projector': [16], 'augmentations': still}
-    cases = [({}, 32), ({'chunk_size': 4}, 32), ({}, 4)]
+    cases = [({}, 32), ({'micro_batch_size': 4}, 32), ({}, 4)]
     whole, chunked, small = (
         peak(partial(step, task(**o, **options), n)) for o, n in cases
     )
@@ -214,15 +216,17 @@ class TestFit:
             options['lr'] = 1e-6
         # Lightning turns to float64 itself, and under autocast weights are in float32.
         expected = self.fit(task(**options).float(), precision=precision)
-        found = self.fit(task(chunk_size=4, **options).float(), precision=precision)
+        found = self.fit(
+            task(micro_batch_size=4, **options).float(), precision=precision
+        )
         assert found == pytest.approx(expected, rel=tolerance)
 
-    @pytest.mark.parametrize('chunk_size', [0, 1])
-    def test_chunks_of_one_are_refused(self, chunk_size: int) -> None:
-        with pytest.raises(ValueError, match=rf'at least 2.* got {chunk_size}'):
-            task(chunk_size=chunk_size)
+    @pytest.mark.parametrize('micro_batch_size', [0, 1])
+    def test_chunks_of_one_are_refused(self, micro_batch_size: int) -> None:
+        with pytest.raises(ValueError, match=rf'at least 2.* got {micro_batch_size}'):
+            task(micro_batch_size=micro_batch_size)
 
     def test_a_sample_left_over_joins_a_chunk(self) -> None:
         # BatchNorm would raise on a chunk of one.
-        loss, gradient = step(task(chunk_size=2), batch=3)
+        loss, gradient = step(task(micro_batch_size=2), batch=3)
         assert loss.isfinite() and gradient.isfinite().all()

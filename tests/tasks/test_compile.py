@@ -25,7 +25,7 @@ def task(objective: Any = DeCUR, **kwargs: Any) -> Any:
     options |= {'size': 32, 'optimizer': 'adamw', 'lr': 1e-3}
     options |= {'augmentations': {m: nn.Identity() for m in MODALITIES}}
     if objective in FUSED:
-        options |= {'width': 32, 'heads': 4}
+        options |= {'embed_dim': 32, 'num_heads': 4}
     torch.manual_seed(0)
     return objective(**{'modalities': MODALITIES, **options, **kwargs})
 
@@ -53,7 +53,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 class TestCompile:
     @pytest.mark.parametrize(
         ('objective', 'options'),
-        [(DeCUR, {'chunk_size': 2}), (BarlowTwins, {'projector': [16]}), (COrAL, {})],
+        [
+            (DeCUR, {'micro_batch_size': 2}),
+            (BarlowTwins, {'projector': [16]}),
+            (COrAL, {}),
+        ],
     )
     def test_equals_eager_without_a_graph_break(
         self, objective: Any, options: dict[str, Any]
@@ -115,7 +119,7 @@ class TestNoWaiting:
     @pytest.mark.parametrize('objective', [DeCUR, CoMM, COrAL, CLIP])
     @pytest.mark.parametrize('optimizer', ['adamw', 'lars'])
     def test_a_step(self, objective: Any, optimizer: Any) -> None:
-        model = task(objective, optimizer=optimizer, chunk_size=2)
+        model = task(objective, optimizer=optimizer, micro_batch_size=2)
         optimizers = model.configure_optimizers()['optimizer']
         guard, x = FiniteGuard(), images()
         with NoWaiting():

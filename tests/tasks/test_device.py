@@ -13,7 +13,7 @@ from torchgeo_decur import tasks
 from torchgeo_decur.tasks.base import FiniteGuard
 
 MODALITIES = {'s1': 2, 's2': 13}
-FUSION = {'width': 32, 'heads': 4}
+FUSION = {'embed_dim': 32, 'num_heads': 4}
 OBJECTIVES: dict[str, dict[str, Any]] = {
     'DeCUR': {},
     'BarlowTwins': {},

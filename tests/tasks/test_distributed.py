@@ -67,10 +67,10 @@ def test_value_and_gradient_equal_one_process(
 def test_chunks_of_two_processes_equal_the_whole_batch_of_one(
     ranks: list[Found], tmp_path: Path
 ) -> None:
-    fit = runpy.run_path(str(SCRIPT))['fit_in_chunks']
-    expected = fit(tmp_path, 1, chunk_size=None)
+    fit = runpy.run_path(str(SCRIPT))['fit_in_micro_batches']
+    expected = fit(tmp_path, 1, micro_batch_size=None)
     for rank in ranks:
-        assert_equal(rank['chunked'], expected)
+        assert_equal(rank['cached'], expected)
 
 
 def test_processes_hold_different_data(

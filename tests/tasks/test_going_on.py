@@ -93,7 +93,7 @@ class TestOptions:
         assert found.decay == {0.3} and set(found.rates.values()) == {0.5}
 
     @pytest.mark.parametrize(
-        ('schedule', 'expected'),
+        ('lr_schedule', 'expected'),
         [
             ('step', [1.0, 1.0, 0.1, 0.01]),
             ('cosine', [0.9045, 0.6545, 0.3455, 0.0955]),
@@ -104,13 +104,15 @@ class TestOptions:
     def test_a_longer_transfer_has_the_schedule_of_its_length(
         self,
         stopped: Callable[..., Path],
-        schedule: str,
+        lr_schedule: str,
         expected: list[float],
         before: str,
     ) -> None:
         options: dict[str, Any] = {'optimizer': 'sgd', 'lr': 1.0}
-        checkpoint = stopped(transfer(**options, schedule=before))
-        found = go_on(transfer(**options, schedule=schedule), checkpoint, epochs=5)
+        checkpoint = stopped(transfer(**options, lr_schedule=before))
+        found = go_on(
+            transfer(**options, lr_schedule=lr_schedule), checkpoint, epochs=5
+        )
         assert list(found.rates.values()) == pytest.approx(expected, abs=1e-4)
 
     @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch import nn
 from torchgeo.tasks import BaseTask
 
 from torchgeo_decur import tasks
+from torchgeo_decur.deprecation import renamed
 from torchgeo_decur.tasks import (
     DeCUR,
     FusionPretraining,
@@ -29,7 +30,16 @@ OBJECTIVES = [
     if issubclass(task, MultimodalPretraining)
     and task not in (MultimodalPretraining, FusionPretraining)
 ]
-SHARED = list(inspect.signature(MultimodalPretraining).parameters)
+
+
+def options_of(task: type[BaseTask]) -> list[str]:
+    """Return the options of a constructor by their present names."""
+    return [
+        name for name in inspect.signature(task).parameters if name not in renamed(task)
+    ]
+
+
+SHARED = options_of(MultimodalPretraining)
 SMALL: dict[str, Any] = {'modalities': {'s1': 2, 's2': 3}, 'model': 'test_resnet'}
 
 
@@ -53,13 +63,13 @@ def path_of(task: type[BaseTask]) -> str:
 @pytest.mark.parametrize('task', OBJECTIVES)
 class TestObjectives:
     def test_one_order(self, task: type[MultimodalPretraining]) -> None:
-        parameters = list(inspect.signature(task).parameters)
+        parameters = options_of(task)
         assert parameters[:4] == SHARED[:4] == [*SMALL, 'weights', 'projector']
         assert parameters[-1] == 'options'
 
     def test_help_lists_every_option(self, task: type[MultimodalPretraining]) -> None:
         text = help_of(task)
-        own = set(inspect.signature(task).parameters) - {'options'}
+        own = set(options_of(task)) - {'options'}
         for option in own | set(SHARED):
             assert f'  --model.{option} ' in text
         assert '1e-4 for AdamW' in text
@@ -67,7 +77,7 @@ class TestObjectives:
         assert text.count('\n') < 120 and 'SARAugmentation' in text
 
     def test_options_are_flat(self, task: type[MultimodalPretraining]) -> None:
-        own = set(inspect.signature(task).parameters) - {'options'}
+        own = set(options_of(task)) - {'options'}
         model = task(**SMALL, projector=[8], size=32)
         expected = (own | set(SHARED)) - {'weights', 'augmentations'}
         assert set(model.hparams) == expected
@@ -90,22 +100,22 @@ def test_model_is_what_torchgeo_calls_so() -> None:
     assert not [k for k in task.state_dict() if k.startswith('model.')]
 
 
-SHARED_BY_TRANSFER = set(inspect.signature(LateFusionTask).parameters)
+SHARED_BY_TRANSFER = set(options_of(LateFusionTask))
 
 
 @pytest.mark.parametrize('task', [LateFusionClassification, LateFusionSegmentation])
 class TestTransfer:
     def test_help_lists_every_option(self, task: type[LateFusionTask]) -> None:
         text = ' '.join(help_of(task).split())
-        own = set(inspect.signature(task).parameters) - {'options'}
+        own = set(options_of(task)) - {'options'}
         for option in own | SHARED_BY_TRANSFER:
             assert f'--model.{option} ' in text
         assert 'modalities that validation, test and prediction do without' in text
         assert 'required' not in text.partition('--model.model MODEL ')[2]
 
     def test_options_are_flat(self, task: type[LateFusionTask]) -> None:
-        own = set(inspect.signature(task).parameters) - {'options'}
-        given = {'modalities': {'s1': 2}, 'num_classes': 3, 'missing': []}
+        own = set(options_of(task)) - {'options'}
+        given = {'modalities': {'s1': 2}, 'num_classes': 3, 'missing_modalities': []}
         name = 'backbone' if task is LateFusionSegmentation else 'model'
         model = task(**given, **{name: 'test_resnet'})
         assert set(model.hparams) == (own | SHARED_BY_TRANSFER) - {'weights'}

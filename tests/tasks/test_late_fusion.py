@@ -88,7 +88,9 @@ class TestCommandLine:
             expected = 100 * values[f'test_OverallAccuracy{suffix}']
             assert float(rows[name][0]) == pytest.approx(expected, abs=0.051)
         for missing, other in (('s1', '_s2'), ('s2', '_s1')):
-            alone = run('test', missing=[missing], test_subsets=False)
+            alone = run(
+                'test', missing_modalities=[missing], test_modality_subsets=False
+            )
             expected = values[f'test_OverallAccuracy{other}']
             assert alone['test_OverallAccuracy'] == pytest.approx(expected)
 
@@ -147,7 +149,7 @@ class TestMetrics:
             loss='bce',
             num_classes=None,
             label_key='label',
-            test_subsets=True,
+            test_modality_subsets=True,
         )
         run = trainer()
         run.fit(task, Binary())
@@ -160,7 +162,7 @@ class TestMetrics:
 class TestMissing:
     def test_samples_that_lack_a_modality(self) -> None:
         torch.manual_seed(0)
-        data, task = Multilabel(available=True), multilabel(test_subsets=True)
+        data, task = Multilabel(available=True), multilabel(test_modality_subsets=True)
         run = trainer()
         run.fit(task, data)
         (found,) = run.test(task, data, verbose=False)
@@ -185,13 +187,13 @@ class TestMissing:
                 for sample in self.samples:
                     del sample['image_s1']
 
-        task = multilabel(missing=['s1'])
+        task = multilabel(missing_modalities=['s1'])
         trainer().test(task, Optical(), verbose=False)
         with pytest.raises(ValueError, match=r"batch must have \['image_s1'\]"):
             trainer().fit(task, Optical())
 
     def test_stacked_images(self) -> None:
-        task = multilabel(missing=['s1']).eval()
+        task = multilabel(missing_modalities=['s1']).eval()
         images = Multilabel().samples[0]
         stacked = torch.cat([images['image_s1'], images['image_s2']])[None]
         features, _ = task._encode({'image': stacked}, 'test')
@@ -226,17 +228,17 @@ class TestTraining:
         assert all(v.equal(again.state_dict()[k]) for k, v in task.state_dict().items())
 
     @pytest.mark.parametrize(
-        ('schedule', 'expected'),
+        ('lr_schedule', 'expected'),
         [
             ('step', [1.0] * 6 + [0.1] * 2 + [0.01] * 2),
             ('constant', [1.0] * 10),
             ('cosine', [(1 + math.cos(math.pi * i / 10)) / 2 for i in range(10)]),
         ],
     )
-    def test_schedules(self, schedule: str, expected: list[float]) -> None:
+    def test_schedules(self, lr_schedule: str, expected: list[float]) -> None:
         model = classification().model
         optimizer, scheduler = build_transfer_optimizer(
-            model, 'sgd', 1.0, 0.5, schedule=schedule, epochs=10
+            model, 'sgd', 1.0, 0.5, lr_schedule=lr_schedule, epochs=10
         )
         rates = []
         for _ in range(10):
@@ -317,7 +319,7 @@ class TestCache:
         assert (calls_a, calls_b) == (4, 12)
 
     def test_with_dropout_and_a_modality_missing(self) -> None:
-        state, loss, _ = self.fit(True, modality_dropout=0.4, missing=['s1'])
+        state, loss, _ = self.fit(True, modality_dropout=0.4, missing_modalities=['s1'])
         assert loss.isfinite()
         other, _, _ = self.fit(True)
         assert not state['model.head.weight'].equal(other['model.head.weight'])
@@ -346,8 +348,11 @@ class TestErrors:
             ({'loss': 'soft_margin'}, r"for a multiclass task, got 'soft_margin'"),
             ({'num_classes': None}, r'num_classes must be given .* got None'),
             ({'num_labels': 3}, r'num_labels must be left out .* got 3'),
-            ({'missing': ['dem']}, r"missing must be some .* got \['dem'\]"),
-            ({'missing': ['s1', 's2']}, r'but not all .*'),
+            (
+                {'missing_modalities': ['dem']},
+                r"missing_modalities must be some .* got \['dem'\]",
+            ),
+            ({'missing_modalities': ['s1', 's2']}, r'but not all .*'),
             ({'modality_dropout': -1}, r'modality_dropout .* got -1'),
         ],
     )
@@ -359,8 +364,8 @@ class TestErrors:
         ('options', 'message'),
         [
             ({'optimizer': 'lars'}, r"optimizer must be .* got 'lars'"),
-            ({'schedule': 'poly'}, r"schedule must be .* got 'poly'"),
-            ({'schedule': 'step', 'epochs': -1}, r'max_epochs .* got -1'),
+            ({'lr_schedule': 'poly'}, r"lr_schedule must be .* got 'poly'"),
+            ({'lr_schedule': 'step', 'epochs': -1}, r'max_epochs .* got -1'),
         ],
     )
     def test_optimizer(self, options: dict[str, Any], message: str) -> None:

@@ -132,14 +132,14 @@ def test_frozen_layers_are_left_out() -> None:
     assert {n for n, _ in built.named_parameters()} - set(found) == frozen
 
 
-@pytest.mark.parametrize(('schedule', 'factor'), [('step', 0.1), ('cosine', 0.0)])
-def test_schedules_multiply_all_rates(schedule: str, factor: float) -> None:
+@pytest.mark.parametrize(('lr_schedule', 'factor'), [('step', 0.1), ('cosine', 0.0)])
+def test_schedules_multiply_all_rates(lr_schedule: str, factor: float) -> None:
     built = BUILD['classifier']('test_convnext')
-    options = {'layer_decay': 0.5, 'schedule': schedule, 'epochs': 10}
+    options = {'layer_decay': 0.5, 'lr_schedule': lr_schedule, 'epochs': 10}
     optimizer, scheduler = build_transfer_optimizer(built, 'sgd', 1.0, **options)
     before = [group['lr'] for group in optimizer.param_groups]
     optimizer.step()
-    for _ in range(6 if schedule == 'step' else 10):
+    for _ in range(6 if lr_schedule == 'step' else 10):
         scheduler.step()
     after = [group['lr'] for group in optimizer.param_groups]
     assert len(set(before)) > 3

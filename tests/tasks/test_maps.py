@@ -152,7 +152,11 @@ def test_a_model(
 ) -> None:
     torch.manual_seed(0)
     task = LateFusionSegmentation(
-        {'optical': 2, 'dem': 1}, 'fcn', 'test_resnet', num_classes=3, missing=missing
+        {'optical': 2, 'dem': 1},
+        'fcn',
+        'test_resnet',
+        num_classes=3,
+        missing_modalities=missing,
     )
     found, profile = draw(task, rasters(root), tmp_path, monkeypatch)
     assert profile['count'] == 3

@@ -36,7 +36,7 @@ def task(objective: Any, **kwargs: Any) -> Any:
     options: dict[str, Any] = {'model': 'test_resnet', 'projector': [32, 16]}
     options |= {'size': 32, 'optimizer': 'adamw', 'lr': 1e-3}
     if objective in FUSED:
-        options |= {'width': 32, 'heads': 4}
+        options |= {'embed_dim': 32, 'num_heads': 4}
     torch.manual_seed(0)
     return objective(**{'modalities': MODALITIES, **options, **kwargs})
 
@@ -187,7 +187,7 @@ class TestCOrAL:
 
     def test_nothing_is_masked_outside_training(self) -> None:
         assert self.masked(task(COrAL).eval(), MODALITIES) == [[], []]
-        assert self.masked(task(COrAL, masking=0.0), MODALITIES) == [[], []]
+        assert self.masked(task(COrAL, mask_ratio=0.0), MODALITIES) == [[], []]
 
     def test_share_of_masked_tokens(self) -> None:
         torch.manual_seed(0)
@@ -196,12 +196,12 @@ class TestCOrAL:
         assert (x == 0).float().mean().item() == pytest.approx(0.75, abs=0.02)
 
     def test_schedule_is_linear(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        model = task(COrAL, masking=[0.2, 0.8])
-        assert model.masking == 0.2
+        model = task(COrAL, mask_ratio=[0.2, 0.8])
+        assert model.mask_ratio == 0.2
         model._steps, found = 10, []
         for step in (0, 5, 10, 11):
             monkeypatch.setattr(COrAL, 'global_step', step)
-            found.append(model.masking)
+            found.append(model.mask_ratio)
         assert found == pytest.approx([0.2, 0.5, 0.8, 0.8])
 
     def test_joint_is_shared_and_unique(self) -> None:
@@ -269,9 +269,9 @@ class TestFit:
         assert all(v.equal(both[1][k]) for k, v in both[0].items())
         restored = objective.load_from_checkpoint(last)
         assert all(v.equal(state[k]) for k, v in restored.fusion.state_dict().items())
-        with pytest.raises(ValueError, match=r'width: expected 16, found 32'):
+        with pytest.raises(ValueError, match=r'embed_dim: expected 16, found 32'):
             trainer(max_epochs=3).fit(
-                task(objective, width=16), datamodule=datamodule(), ckpt_path=last
+                task(objective, embed_dim=16), datamodule=datamodule(), ckpt_path=last
             )
         (output,) = trainer().predict(model, datamodule(val_length=8)) or []
         assert set(output['features']) == expected - {'s1+s2'} | (
@@ -294,10 +294,18 @@ class TestErrors:
                 {'modalities': {'s1': 2, 's1_unique': 2, 'fusion': 1}},
                 r"its own results, got \['fusion', 's1_unique'\]; rename",
             ),
-            (CoMM, {'heads': 5}, 'width must be a multiple of 5 heads, got 32'),
+            (
+                CoMM,
+                {'num_heads': 5},
+                'embed_dim must be a multiple of num_heads 5, got 32',
+            ),
             (CoMM, {'depth': 0}, 'depth must be positive, got 0'),
-            (COrAL, {'masking': 1.5}, r'masking must be .* got 1.5'),
-            (COrAL, {'masking': [0, 0.5, 1]}, r'masking must be .* got \[0, 0.5, 1\]'),
+            (COrAL, {'mask_ratio': 1.5}, r'mask_ratio must be .* got 1.5'),
+            (
+                COrAL,
+                {'mask_ratio': [0, 0.5, 1]},
+                r'mask_ratio must be .* got \[0, 0.5, 1\]',
+            ),
             (COrAL, {'unique_weight': -1}, 'unique_weight must be >= 0, got -1'),
         ],
     )
@@ -331,7 +339,7 @@ def test_transfer_of_what_was_exported(objective: Any, tmp_path: Any) -> None:
         fusion=str(tmp_path / 'fusion.safetensors'),
         cache_features=True,
         modality_dropout=0.3,
-        test_subsets=True,
+        test_modality_subsets=True,
         **options,
     )
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -357,7 +365,7 @@ def test_transfer_of_what_was_exported(objective: Any, tmp_path: Any) -> None:
 
 
 def test_fusion_head_on_the_command_line(runner: Any, tmp_path: Any) -> None:
-    head = JointHead(dict.fromkeys(MODALITIES, 96), width=16, heads=4)
+    head = JointHead(dict.fromkeys(MODALITIES, 96), embed_dim=16, num_heads=4)
     about = {'fusion': head.description}
     (file,) = save_encoder(head, tmp_path / 'fusion', '', about, ['safetensors'])
     run = runner('late_fusion_classification.yaml')

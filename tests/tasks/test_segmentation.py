@@ -46,7 +46,9 @@ class TestCommandLine:
             for s in ('', '_s1', '_s2')
         )
         for missing, other in (('s1', '_s2'), ('s2', '_s1')):
-            alone = run('test', missing=[missing], test_subsets=False)
+            alone = run(
+                'test', missing_modalities=[missing], test_modality_subsets=False
+            )
             expected = values[f'test_AverageJaccardIndex{other}']
             assert alone['test_AverageJaccardIndex'] == pytest.approx(expected)
 
@@ -69,7 +71,7 @@ class TestCommandLine:
         values = run('test', **options)
         for missing, other in (('s1', '_s2'), ('s2', '_s1')):
             expected = values[f'test_AverageJaccardIndex{other}']
-            options |= {'missing': [missing], 'test_subsets': False}
+            options |= {'missing_modalities': [missing], 'test_modality_subsets': False}
             alone = run('test', **options)
             assert alone['test_AverageJaccardIndex'] == pytest.approx(expected)
             assert math.isfinite(alone['test_loss'])

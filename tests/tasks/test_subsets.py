@@ -12,7 +12,7 @@ from torchgeo_decur.tasks.transfer.modality_subsets import SubsetMetrics
 def test_names_with_the_separator() -> None:
     modalities = {'a+b': 1, 'a': 1, 'b': 1}
     task = LateFusionClassification(
-        modalities, 'test_resnet', num_classes=2, test_subsets=True
+        modalities, 'test_resnet', num_classes=2, test_modality_subsets=True
     ).eval()
     task.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
     images = {f'image_{m}': torch.rand(2, 1, 32, 32) for m in modalities}

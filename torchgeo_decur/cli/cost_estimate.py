@@ -169,7 +169,7 @@ def _forward(task: Any, batch: int) -> tuple[int, dict[str, Tensor]]:
         return x
 
     alive: list[Any] = []  # An address must not be used again.
-    chunk = task.hparams['chunk_size']
+    chunk = task.hparams['micro_batch_size']
     size = task.hparams['size']
     images = {
         m: torch.empty(min(batch, chunk or batch), c, size, size, device='meta')

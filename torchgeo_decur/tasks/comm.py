@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..deprecation import renamed_arguments
 from ..losses import CoMMLoss
 from ..models import FusionHead, JointHead
 from ..models.encoder import Weights
@@ -33,9 +34,9 @@ class CoMM(FusionPretraining):
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projector.
         temperature: temperature of InfoNCE.
-        width: width of the fusion transformer, and number of features of ``joint``.
+        embed_dim: width of the fusion transformer, and number of features of ``joint``.
         depth: number of its layers.
-        heads: number of its attention heads.
+        num_heads: number of its attention heads.
         options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
             ``augmentations``, ``optimizer``, ``lr``, ...
 
@@ -44,12 +45,13 @@ class CoMM(FusionPretraining):
 
     Example:
         >>> import torch
-        >>> task = CoMM({'s1': 2, 's2': 13}, model='test_resnet', width=32, heads=4)
+        >>> task = CoMM({'s1': 2, 's2': 13}, model='test_resnet', embed_dim=32, num_heads=4)
         >>> features = task({'s1': torch.rand(4, 2, 64, 64)})
         >>> {name: tuple(h.shape) for name, h in features.items()}
         {'s1': (4, 96), 'joint': (4, 32)}
     """
 
+    @renamed_arguments(width='embed_dim', heads='num_heads')
     def __init__(
         self,
         modalities: dict[str, int],
@@ -57,14 +59,21 @@ class CoMM(FusionPretraining):
         weights: Weights | dict[str, Weights] = None,
         projector: Sequence[int] = (512, 512, 256),
         temperature: float = 0.1,
-        width: int = 512,
+        embed_dim: int = 512,
         depth: int = 1,
-        heads: int = 8,
+        num_heads: int = 8,
         **options: Any,
     ) -> None:
         """Initialize a new CoMM instance."""
         super().__init__(
-            modalities, model, weights, projector, width, depth, heads, **options
+            modalities,
+            model,
+            weights,
+            projector,
+            embed_dim,
+            depth,
+            num_heads,
+            **options,
         )
 
     def configure_losses(self) -> None:
@@ -77,7 +86,7 @@ class CoMM(FusionPretraining):
         Returns:
             The head.
         """
-        options = (self.hparams[name] for name in ('width', 'depth', 'heads'))
+        options = (self.hparams[name] for name in ('embed_dim', 'depth', 'num_heads'))
         return JointHead(self.encoders.num_channels, *options)
 
     def projector_in_features(self) -> dict[str, int]:
@@ -86,7 +95,7 @@ class CoMM(FusionPretraining):
         Returns:
             Number of its features.
         """
-        return {'joint': self.hparams['width']}
+        return {'joint': self.hparams['embed_dim']}
 
     def encode_and_project(
         self, images: Mapping[str, Tensor], view: int | None = None

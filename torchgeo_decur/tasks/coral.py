@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..deprecation import renamed_arguments
 from ..losses import COrALLoss
 from ..models import FusionHead, SharedUniqueHead
 from ..models.encoder import Weights
@@ -38,16 +39,16 @@ class COrAL(FusionPretraining):
         weights: start of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projectors.
-        masking: probability that a token of the masked modality is set to zero, in
+        mask_ratio: probability that a token of the masked modality is set to zero, in
             [0, 1]; or two, at the start and at the end of the fit, and linear in between.
         temperature: temperature of InfoNCE.
         orthogonal_weight: weight of the orthogonality.
         unique_weight: weight of the unique terms.
         shared_weight: weight of the shared term.
-        width: width of the fusion transformer, and number of features of ``shared`` and
+        embed_dim: width of the fusion transformer, and number of features of ``shared`` and
             of each modality.
         depth: number of its layers.
-        heads: number of its attention heads.
+        num_heads: number of its attention heads.
         options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
             ``augmentations``, ``optimizer``, ``lr``, ...
 
@@ -55,35 +56,45 @@ class COrAL(FusionPretraining):
         ValueError: if an option is out of range or does not name the modalities.
 
     Example:
-        >>> task = COrAL({'s1': 2, 's2': 13}, model='test_resnet', width=32, heads=4)
+        >>> task = COrAL({'s1': 2, 's2': 13}, model='test_resnet', embed_dim=32, num_heads=4)
         >>> features = task({'s1': torch.rand(4, 2, 64, 64)})
         >>> {name: tuple(h.shape) for name, h in features.items()}
         {'s1': (4, 32), 'shared': (4, 32), 'joint': (4, 96)}
     """
 
+    @renamed_arguments(masking='mask_ratio', width='embed_dim', heads='num_heads')
     def __init__(
         self,
         modalities: dict[str, int],
         model: str | dict[str, str] = 'resnet50',
         weights: Weights | dict[str, Weights] = None,
         projector: Sequence[int] = (512, 512, 256),
-        masking: float | list[float] = 0.75,
+        mask_ratio: float | list[float] = 0.75,
         temperature: float = 0.1,
         orthogonal_weight: float = 1.0,
         unique_weight: float = 1.0,
         shared_weight: float = 1.0,
-        width: int = 512,
+        embed_dim: int = 512,
         depth: int = 1,
-        heads: int = 8,
+        num_heads: int = 8,
         **options: Any,
     ) -> None:
         """Initialize a new COrAL instance."""
-        ends = [masking] if isinstance(masking, int | float) else list(masking)
+        ends = [mask_ratio] if isinstance(mask_ratio, int | float) else list(mask_ratio)
         if len(ends) not in (1, 2) or not all(0 <= p <= 1 for p in ends):
-            raise ValueError(f'masking must be one or two in [0, 1], got {masking}')
+            raise ValueError(
+                f'mask_ratio must be one or two in [0, 1], got {mask_ratio}'
+            )
         self._steps = math.inf
         super().__init__(
-            modalities, model, weights, projector, width, depth, heads, **options
+            modalities,
+            model,
+            weights,
+            projector,
+            embed_dim,
+            depth,
+            num_heads,
+            **options,
         )
 
     def configure_losses(self) -> None:
@@ -98,7 +109,7 @@ class COrAL(FusionPretraining):
         Returns:
             The head.
         """
-        names = ('modalities', 'model', 'width', 'depth', 'heads')
+        names = ('modalities', 'model', 'embed_dim', 'depth', 'num_heads')
         options = {name: self.hparams[name] for name in names}
         return SharedUniqueHead(**options, weights=self.weights)
 
@@ -109,7 +120,7 @@ class COrAL(FusionPretraining):
             Number of features of each.
         """
         names = (*self.hparams['modalities'], 'shared')
-        return dict.fromkeys(names, self.hparams['width'])
+        return dict.fromkeys(names, self.hparams['embed_dim'])
 
     def on_train_start(self) -> None:
         """Lay the schedules over all steps of the fit."""
@@ -117,9 +128,9 @@ class COrAL(FusionPretraining):
         self._steps = self.total_steps()
 
     @property
-    def masking(self) -> float:
+    def mask_ratio(self) -> float:
         """Probability that a token of the masked modality is zero, at this step."""
-        option: float | list[float] = self.hparams['masking']
+        option: float | list[float] = self.hparams['mask_ratio']
         ends = [option] if isinstance(option, int | float) else list(option)
         return ends[0] + (ends[-1] - ends[0]) * min(self.global_step / self._steps, 1)
 
@@ -140,7 +151,7 @@ class COrAL(FusionPretraining):
         if self.training and view is not None:
             masked = list(parts)[(view + NUM_VIEWS * self.global_step) % len(parts)]
             tokens, *rest = parts[masked]
-            parts[masked] = [mask_tokens(tokens, self.masking), *rest]
+            parts[masked] = [mask_tokens(tokens, self.mask_ratio), *rest]
         features: dict[str, Tensor] = self.fusion(parts)
         names = (*parts, 'shared')
         return features, {n: self.projectors[n](features[n]) for n in names}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..deprecation import renamed_arguments
 from ..models import FusionHead
 from ..models.encoder import Weights
 from .pretraining import MultimodalPretraining
@@ -25,9 +26,9 @@ class FusionPretraining(MultimodalPretraining):
         weights: start of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projectors.
-        width: width of the fusion transformer.
+        embed_dim: width of the fusion transformer.
         depth: number of its layers.
-        heads: number of its attention heads.
+        num_heads: number of its attention heads.
         options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Raises:
@@ -38,20 +39,21 @@ class FusionPretraining(MultimodalPretraining):
         'modalities',
         'model',
         'projector',
-        'width',
+        'embed_dim',
         'depth',
-        'heads',
+        'num_heads',
     )
 
+    @renamed_arguments(width='embed_dim', heads='num_heads')
     def __init__(
         self,
         modalities: dict[str, int],
         model: str | dict[str, str] = 'resnet50',
         weights: Weights | dict[str, Weights] = None,
         projector: Sequence[int] = (512, 512, 256),
-        width: int = 512,
+        embed_dim: int = 512,
         depth: int = 1,
-        heads: int = 8,
+        num_heads: int = 8,
         **options: Any,
     ) -> None:
         """Initialize a new FusionPretraining instance."""

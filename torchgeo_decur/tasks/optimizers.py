@@ -120,7 +120,7 @@ def build_transfer_optimizer(
     lr_backbone: float | None = None,
     layer_decay: float | None = None,
     weight_decay: float = 0.0,
-    schedule: str = 'constant',
+    lr_schedule: str = 'constant',
     epochs: int | None = None,
     fused: bool = True,
 ) -> tuple[Optimizer, EpochShare]:
@@ -136,7 +136,7 @@ def build_transfer_optimizer(
             parameters without weight decay, such as biases. By default all layers
             learn at one rate.
         weight_decay: weight decay of all other parameters.
-        schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
+        lr_schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
             'cosine' lets them fall to 0, 'constant' keeps them.
         epochs: epochs of the fit; a schedule other than 'constant' needs them.
         fused: whether AdamW may update all parameters in one kernel.
@@ -157,14 +157,14 @@ def build_transfer_optimizer(
     """
     if optimizer not in ('adamw', 'sgd'):
         raise ValueError(f"optimizer must be 'adamw' or 'sgd', got {optimizer!r}")
-    if schedule not in ('constant', 'step', 'cosine'):
+    if lr_schedule not in ('constant', 'step', 'cosine'):
         raise ValueError(
-            f"schedule must be 'constant', 'step' or 'cosine', got {schedule!r}"
+            f"lr_schedule must be 'constant', 'step' or 'cosine', got {lr_schedule!r}"
         )
-    if schedule != 'constant' and (epochs is None or epochs < 1):
+    if lr_schedule != 'constant' and (epochs is None or epochs < 1):
         raise ValueError(
-            f'max_epochs must be positive for the schedule {schedule!r}, got {epochs}; '
-            "set it, or the schedule 'constant'"
+            f'max_epochs must be positive for lr_schedule {lr_schedule!r}, got {epochs}; '
+            "set it, or lr_schedule 'constant'"
         )
     if layer_decay is not None and not 0 < layer_decay <= 1:
         raise ValueError(f'layer_decay must be in (0, 1], got {layer_decay}')
@@ -188,7 +188,7 @@ def build_transfer_optimizer(
         built = _with_own_options(sgd)
     else:
         built = _adamw(groups, fused, lr=lr, weight_decay=weight_decay)
-    return built, EpochShare(built, partial(_share, schedule, epochs or 1))
+    return built, EpochShare(built, partial(_share, lr_schedule, epochs or 1))
 
 
 def warmup_steps(epochs: float, steps: float, batches: float, max_epochs: int) -> int:
@@ -246,12 +246,12 @@ def reset_lr_schedule(scheduler: LambdaLR, options: Optimizer) -> None:
         group['lr'] = group['initial_lr'] * share(scheduler.last_epoch)
 
 
-def _share(schedule: str, epochs: int, epoch: int) -> float:
+def _share(lr_schedule: str, epochs: int, epoch: int) -> float:
     """Share of its rate at which a parameter learns in an epoch."""
-    if schedule == 'step':
+    if lr_schedule == 'step':
         passed = sum(epoch >= round(part * epochs) for part in (0.6, 0.8))
         return 0.1**passed
-    if schedule == 'cosine':
+    if lr_schedule == 'cosine':
         return (1 + math.cos(math.pi * epoch / epochs)) / 2
     return 1.0
 

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchgeo.datasets.utils import Sample
 
+from ..deprecation import renamed_arguments
 from ..losses import display_names
 from ..losses.functional import effective_rank, feature_std, standardize
 from ..modalities import per_modality, pick_date, split
@@ -59,7 +60,7 @@ class MultimodalPretraining(ResumableTask):
         weight_decay: of all other parameters; by default 0.01 for AdamW and 1e-6 for
             LARS.
         warmup_epochs: epochs of linear warm-up, before a cosine to 0 over the fit.
-        chunk_size: samples of a view whose activations are in memory at one time; the
+        micro_batch_size: samples of a view whose activations are in memory at one time; the
             loss and its gradient stay those of the whole batch, and BatchNorm sees a
             chunk. By default the batch.
         compile: whether encoders, projectors and loss are compiled by ``torch.compile``.
@@ -74,6 +75,7 @@ class MultimodalPretraining(ResumableTask):
     architecture_hparams: tuple[str, ...] = ('modalities', 'model', 'projector')
     criterion: nn.Module
 
+    @renamed_arguments(chunk_size='micro_batch_size')
     def __init__(
         self,
         modalities: dict[str, int],
@@ -87,16 +89,16 @@ class MultimodalPretraining(ResumableTask):
         lr_biases: float | None = None,
         weight_decay: float | None = None,
         warmup_epochs: float = 0,
-        chunk_size: int | None = None,
+        micro_batch_size: int | None = None,
         compile: bool = False,
     ) -> None:
         """Initialize a new MultimodalPretraining instance."""
         if optimizer not in ('adamw', 'lars', None):
             raise ValueError(f"optimizer must be 'adamw' or 'lars', got {optimizer!r}")
-        if chunk_size is not None and chunk_size < 2:
+        if micro_batch_size is not None and micro_batch_size < 2:
             raise ValueError(
-                'chunk_size must be at least 2, as BatchNorm compares the samples of a '
-                f'chunk, got {chunk_size}'
+                'micro_batch_size must be at least 2, as BatchNorm compares the samples of a '
+                f'chunk, got {micro_batch_size}'
             )
         self.weights = weights
         super().__init__()
@@ -234,13 +236,13 @@ class MultimodalPretraining(ResumableTask):
         first: dict[str, Tensor] = {}
         z: dict[str, list[Tensor]] = {}
         device = next(iter(images.values())).device.type
-        chunk_size: int | None = self.hparams['chunk_size']
+        micro_batch_size: int | None = self.hparams['micro_batch_size']
         for view in range(NUM_VIEWS):
             with torch.no_grad(), torch.autocast(device, enabled=False):
                 views = {m: self._view(m, x) for m, x in images.items()}
             encode = partial(self.encode_and_project, view=view)
             features, embeddings = apply_in_micro_batches(
-                encode, views, chunk_size, self
+                encode, views, micro_batch_size, self
             )
             first = first or {m: h.detach() for m, h in features.items()}
             for m, x in embeddings.items():

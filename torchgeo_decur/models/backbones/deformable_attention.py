@@ -7,6 +7,8 @@ from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, scaled_dot_product_attention
 
+from ...deprecation import renamed_arguments
+
 
 class DeformableAttention(nn.Module):
     r"""Multi-head attention of all positions to a coarse grid of shifted points.
@@ -22,7 +24,7 @@ class DeformableAttention(nn.Module):
 
     with d channels a head and a bias b that depends on how far key and query are apart,
     interpolated from a table. Channels are split into groups with points of their own; a
-    group serves ``heads / groups`` consecutive heads. Maps of any size are taken.
+    group serves ``num_heads / groups`` consecutive heads. Maps of any size are taken.
 
     Xia et al., *Vision Transformer with Deformable Attention*, CVPR 2022,
     https://arxiv.org/abs/2201.00520. Parameters are named as in the published weights of
@@ -30,7 +32,7 @@ class DeformableAttention(nn.Module):
 
     Args:
         channels: number of channels C of the map.
-        heads: number of attention heads.
+        num_heads: number of attention heads.
         groups: number of groups of channels.
         stride: stride of the key grid: it has ``ceil(H / stride)`` rows.
         kernel_size: size of the convolution that sees the queries around a point, odd.
@@ -42,20 +44,21 @@ class DeformableAttention(nn.Module):
         (B, C, H, W) to (B, C, H, W).
 
     Raises:
-        ValueError: if heads do not divide channels, groups do not divide heads,
-            ``kernel_size`` is even, or a number is not positive.
+        ValueError: if ``num_heads`` does not divide ``channels``, ``groups`` does not
+            divide ``num_heads``, ``kernel_size`` is even, or a number is not positive.
 
     Example:
-        >>> attention = DeformableAttention(64, heads=4, groups=2, stride=2)
+        >>> attention = DeformableAttention(64, num_heads=4, groups=2, stride=2)
         >>> y, positions = attention.forward_with_positions(torch.randn(1, 64, 9, 12))
         >>> y.shape, positions.shape
         (torch.Size([1, 64, 9, 12]), torch.Size([1, 2, 5, 6, 2]))
     """
 
+    @renamed_arguments(heads='num_heads')
     def __init__(
         self,
         channels: int,
-        heads: int,
+        num_heads: int,
         groups: int,
         stride: int = 1,
         kernel_size: int = 3,
@@ -64,23 +67,21 @@ class DeformableAttention(nn.Module):
     ) -> None:
         """Initialize a new DeformableAttention instance."""
         super().__init__()
-        if min(channels, heads, groups, stride, kernel_size, *table_size) < 1:
+        if min(channels, num_heads, groups, stride, kernel_size, *table_size) < 1:
             raise ValueError(
-                'channels, heads, groups, stride, kernel_size and table_size must be '
-                f'positive, got {channels}, {heads}, {groups}, {stride}, {kernel_size} '
+                'channels, num_heads, groups, stride, kernel_size and table_size must be '
+                f'positive, got {channels}, {num_heads}, {groups}, {stride}, {kernel_size} '
                 f'and {table_size}'
             )
-        if channels % heads:
+        if channels % num_heads:
             raise ValueError(
-                f'heads must divide the {channels} channels, got {heads} heads'
+                f'num_heads must divide the {channels} channels, got {num_heads}'
             )
-        if heads % groups:
-            raise ValueError(
-                f'groups must divide the {heads} heads, got {groups} groups'
-            )
+        if num_heads % groups:
+            raise ValueError(f'groups must divide num_heads {num_heads}, got {groups}')
         if kernel_size % 2 == 0:
             raise ValueError(f'kernel_size must be odd, got {kernel_size}')
-        self.heads = heads
+        self.num_heads = num_heads
         self.groups = groups
         width = channels // groups
         # The published name is 1.norm, and its eps that of nn.LayerNorm.
@@ -99,7 +100,7 @@ class DeformableAttention(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
         height, breadth = table_size
         self.rpe_table = nn.Parameter(
-            torch.empty(heads, 2 * height - 1, 2 * breadth - 1)
+            torch.empty(num_heads, 2 * height - 1, 2 * breadth - 1)
         )
         nn.init.trunc_normal_(self.rpe_table, std=0.01)
         if zero_init:
@@ -149,8 +150,8 @@ class DeformableAttention(nn.Module):
         return out, positions
 
     def _split(self, x: Tensor) -> Tensor:
-        """Heads and tokens of a map: (B, C, H, W) to (B, heads, HW, C / heads)."""
-        tokens: Tensor = x.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)
+        """Heads and tokens of a map: (B, C, H, W) to (B, num_heads, HW, C / num_heads)."""
+        tokens: Tensor = x.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
         return tokens
 
 
@@ -239,14 +240,14 @@ def relative_position_bias(
     table is interpolated there, bilinearly.
 
     Args:
-        table: biases of each head by displacement, shape (heads, rows, columns).
+        table: biases of each head by displacement, shape (num_heads, rows, columns).
         positions: points (x, y) of the keys in [-1, 1], shape (B, groups, H_k, W_k, 2);
             a group serves consecutive heads.
         height: rows H of the map.
         width: columns W of the map.
 
     Returns:
-        Biases, shape (B, heads, H W, H_k W_k).
+        Biases, shape (B, num_heads, H W, H_k W_k).
 
     Example:
         >>> table = torch.arange(9.0).view(1, 3, 3)

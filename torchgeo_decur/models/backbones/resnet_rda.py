@@ -18,8 +18,20 @@ from .deformable_attention import DeformableAttention, ResidualDeformableAttenti
 
 # Sizes of the published weights; the tables fit the maps of images of 224 pixels.
 _ATTENTION: dict[int, dict[str, Any]] = {
-    3: {'heads': 8, 'groups': 4, 'stride': 2, 'kernel_size': 5, 'table_size': (14, 14)},
-    4: {'heads': 16, 'groups': 8, 'stride': 1, 'kernel_size': 3, 'table_size': (7, 7)},
+    3: {
+        'num_heads': 8,
+        'groups': 4,
+        'stride': 2,
+        'kernel_size': 5,
+        'table_size': (14, 14),
+    },
+    4: {
+        'num_heads': 16,
+        'groups': 8,
+        'stride': 1,
+        'kernel_size': 3,
+        'table_size': (7, 7),
+    },
 }
 # Modules of each level of the pyramid, in the order in which they run.
 _STAGES = (

@@ -8,6 +8,7 @@ import torch
 from segmentation_models_pytorch.base.initialization import initialize_decoder
 from torch import Tensor, nn
 
+from ...deprecation import renamed_arguments
 from ..encoder import Weights
 from ..segmentation.decoders import build_decoder
 from ..segmentation.pyramid import StagedPyramid
@@ -37,7 +38,7 @@ def rectify(x: Tensor, other: Tensor, channel: Tensor, spatial: Tensor) -> Tenso
     return x + 0.5 * (channel[:, :, None, None] + spatial[:, None]) * other
 
 
-def global_context(keys: Tensor, values: Tensor, heads: int) -> Tensor:
+def global_context(keys: Tensor, values: Tensor, num_heads: int) -> Tensor:
     r"""Summarise a map in one small matrix per head, at a cost linear in its size.
 
     .. math:: G = \operatorname{softmax}\bigl(K^\top V / \sqrt{d}\bigr)
@@ -48,18 +49,18 @@ def global_context(keys: Tensor, values: Tensor, heads: int) -> Tensor:
     Args:
         keys: :math:`K`, shape (B, N, C).
         values: :math:`V`, shape (B, N, C).
-        heads: number of heads.
+        num_heads: number of heads.
 
     Returns:
-        Context, shape (B, heads, d, d); columns sum to 1.
+        Context, shape (B, num_heads, d, d); columns sum to 1.
 
     Example:
-        >>> global_context(torch.zeros(1, 5, 4), torch.ones(1, 5, 4), heads=2)[0, 0]
+        >>> global_context(torch.zeros(1, 5, 4), torch.ones(1, 5, 4), num_heads=2)[0, 0]
         tensor([[0.5000, 0.5000],
                 [0.5000, 0.5000]])
     """
     dtype = torch.promote_types(keys.dtype, torch.float32)
-    k, v = (_split(x.to(dtype), heads) for x in (keys, values))
+    k, v = (_split(x.to(dtype), num_heads) for x in (keys, values))
     with torch.autocast(k.device.type, enabled=False):
         context: Tensor = (k.transpose(-2, -1) @ v / k.shape[-1] ** 0.5).softmax(-2)
     return context
@@ -70,7 +71,7 @@ def attend(queries: Tensor, context: Tensor) -> Tensor:
 
     Args:
         queries: shape (B, N, C).
-        context: what :func:`global_context` returns, shape (B, heads, d, d).
+        context: what :func:`global_context` returns, shape (B, num_heads, d, d).
 
     Returns:
         Answers, shape (B, N, C).
@@ -143,19 +144,20 @@ class FeatureFusion(nn.Module):
 
     Args:
         channels: number of channels C of either map.
-        heads: number of heads of the cross-attention; divides C.
+        num_heads: number of heads of the cross-attention; divides C.
 
     Example:
         >>> x = torch.rand(2, 8, 5, 6)
-        >>> FeatureFusion(8, heads=2)(x, x).shape
+        >>> FeatureFusion(8, num_heads=2)(x, x).shape
         torch.Size([2, 8, 5, 6])
     """
 
-    def __init__(self, channels: int, heads: int) -> None:
+    @renamed_arguments(heads='num_heads')
+    def __init__(self, channels: int, num_heads: int) -> None:
         """Initialize a new FeatureFusion instance."""
         super().__init__()
         c = channels
-        self.heads = heads
+        self.num_heads = num_heads
         self.split = nn.ModuleList(nn.Linear(c, 2 * c) for _ in range(2))
         self.keys_values = nn.ModuleList(
             nn.Linear(c, 2 * c, bias=False) for _ in range(2)
@@ -190,7 +192,7 @@ class FeatureFusion(nn.Module):
         contexts = []
         for project, (_, u) in zip(self.keys_values, parts, strict=True):
             keys, values = project(u).chunk(2, dim=-1)
-            contexts.append(global_context(keys, values, self.heads))
+            contexts.append(global_context(keys, values, self.num_heads))
         exchanged = [
             norm(x + merge(torch.cat([y, attend(u, context)], dim=-1)))
             for norm, merge, x, (y, u), context in zip(
@@ -264,9 +266,9 @@ class CMXSegmenter(Segmenter):
         decoder = build_decoder('segformer', widths, encoders.strides, num_classes)
         super().__init__(encoders, decoder, freeze_backbone, modality_dropout)
         # As many as the stages of MiT have themselves: 1, 2, 5 and 8.
-        heads = [width // gcd(*widths) for width in widths]
+        num_heads = [width // gcd(*widths) for width in widths]
         self.rectification = nn.ModuleList(FeatureRectification(c) for c in widths)
-        self.fusion = nn.ModuleList(map(FeatureFusion, widths, heads))
+        self.fusion = nn.ModuleList(map(FeatureFusion, widths, num_heads))
         initialize_decoder(self.rectification)
         initialize_decoder(self.fusion)
 
@@ -334,6 +336,6 @@ class CMXSegmenter(Segmenter):
         return [maps.get(m, zeros) for m in self.channels]
 
 
-def _split(x: Tensor, heads: int) -> Tensor:
-    """Split channels into heads: (B, N, C) to (B, heads, N, d)."""
-    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
+def _split(x: Tensor, num_heads: int) -> Tensor:
+    """Split channels into heads: (B, N, C) to (B, num_heads, N, d)."""
+    return torch.unflatten(x, -1, (num_heads, -1)).transpose(1, 2)

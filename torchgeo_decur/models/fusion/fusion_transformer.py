@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ...deprecation import renamed_arguments
+
 
 class FusionTransformer(nn.Module):
     """A transformer over the tokens of several modalities; its class token sums them up.
@@ -16,43 +18,56 @@ class FusionTransformer(nn.Module):
 
     Args:
         channels: number of channels of the tokens of each modality, by name.
-        width: width of the transformer.
+        embed_dim: width of the transformer.
         depth: number of layers.
-        heads: number of attention heads.
+        num_heads: number of attention heads.
 
     Raises:
-        ValueError: if an option is not positive, or ``heads`` do not divide ``width``.
+        ValueError: if an option is not positive, or ``num_heads`` do not divide ``embed_dim``.
 
     Example:
         >>> import torch
-        >>> fusion = FusionTransformer({'s1': 64, 's2': 32}, width=16, heads=4)
+        >>> fusion = FusionTransformer({'s1': 64, 's2': 32}, embed_dim=16, num_heads=4)
         >>> fusion({'s2': torch.randn(2, 9, 32)}).shape
         torch.Size([2, 16])
     """
 
+    @renamed_arguments(width='embed_dim', heads='num_heads')
     def __init__(
         self,
         channels: Mapping[str, int],
-        width: int = 512,
+        embed_dim: int = 512,
         depth: int = 1,
-        heads: int = 8,
+        num_heads: int = 8,
     ) -> None:
         """Initialize a new FusionTransformer instance."""
         super().__init__()
-        for name, value in (('width', width), ('depth', depth), ('heads', heads)):
+        for name, value in (
+            ('embed_dim', embed_dim),
+            ('depth', depth),
+            ('num_heads', num_heads),
+        ):
             if value < 1:
                 raise ValueError(f'{name} must be positive, got {value}')
-        if width % heads:
-            raise ValueError(f'width must be a multiple of {heads} heads, got {width}')
+        if embed_dim % num_heads:
+            raise ValueError(
+                f'embed_dim must be a multiple of num_heads {num_heads}, got {embed_dim}'
+            )
         self.adapters = nn.ModuleDict(
-            {m: nn.Linear(c, width) for m, c in channels.items()}
+            {m: nn.Linear(c, embed_dim) for m, c in channels.items()}
         )
-        self.class_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.class_token = nn.Parameter(0.02 * torch.randn(1, 1, embed_dim))
         layer = nn.TransformerEncoderLayer(
-            width, heads, 4 * width, 0.0, 'gelu', batch_first=True, norm_first=True
+            embed_dim,
+            num_heads,
+            4 * embed_dim,
+            0.0,
+            'gelu',
+            batch_first=True,
+            norm_first=True,
         )
         self.layers = nn.TransformerEncoder(
-            layer, depth, nn.LayerNorm(width), enable_nested_tensor=False
+            layer, depth, nn.LayerNorm(embed_dim), enable_nested_tensor=False
         )
 
     def forward(
@@ -68,7 +83,7 @@ class FusionTransformer(nn.Module):
                 that is left out is there in all.
 
         Returns:
-            The class token, shape (B, ``width``).
+            The class token, shape (B, ``embed_dim``).
 
         Raises:
             ValueError: if there is no modality, or an unknown one.

@@ -36,7 +36,7 @@ class FusionHeadClassifier(LateFusion):
     Example:
         >>> import torch
         >>> from torchgeo_decur.models import JointHead
-        >>> head = JointHead({'s1': 96, 's2': 96}, width=32, heads=4)
+        >>> head = JointHead({'s1': 96, 's2': 96}, embed_dim=32, num_heads=4)
         >>> modalities = {'s1': 2, 's2': 13}
         >>> classifier = FusionHeadClassifier(modalities, head, 'test_resnet').eval()
         >>> classifier({'s2': torch.randn(4, 13, 64, 64)}).shape

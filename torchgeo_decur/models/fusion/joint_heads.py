@@ -12,6 +12,7 @@ import torch
 from timm.layers.attention_pool import AttentionPoolLatent
 from torch import Tensor, nn
 
+from ...deprecation import current_names, renamed_arguments
 from ..encoder import MultimodalEncoder, Weights
 from .fusion_transformer import FusionTransformer
 
@@ -82,15 +83,15 @@ class JointHead(FusionHead):
 
     Args:
         channels: number of channels of the tokens of each modality, by name.
-        width: width of the transformer.
+        embed_dim: width of the transformer.
         depth: number of its layers.
-        heads: number of its attention heads.
+        num_heads: number of its attention heads.
 
     Raises:
-        ValueError: if an option is not positive, or heads do not divide the width.
+        ValueError: if an option is not positive, or num_heads do not divide embed_dim.
 
     Example:
-        >>> head = JointHead({'s1': 64, 's2': 32}, width=16, depth=1, heads=4)
+        >>> head = JointHead({'s1': 64, 's2': 32}, embed_dim=16, depth=1, num_heads=4)
         >>> tokens = {'s1': torch.randn(2, 9, 64), 's2': torch.randn(2, 4, 32)}
         >>> parts = head.parts({}, tokens)
         >>> head(parts)['joint'].shape
@@ -99,23 +100,24 @@ class JointHead(FusionHead):
         torch.Size([2, 16])
     """
 
+    @renamed_arguments(width='embed_dim', heads='num_heads')
     def __init__(
         self,
         channels: Mapping[str, int],
-        width: int = 512,
+        embed_dim: int = 512,
         depth: int = 1,
-        heads: int = 8,
+        num_heads: int = 8,
     ) -> None:
         """Initialize a new JointHead instance."""
         super().__init__()
-        self.transformer = FusionTransformer(channels, width, depth, heads)
-        self.num_features = width
+        self.transformer = FusionTransformer(channels, embed_dim, depth, num_heads)
+        self.num_features = embed_dim
         self.channels, self.bands = dict(channels), {}
         self.arguments = {
             'channels': self.channels,
-            'width': width,
+            'embed_dim': embed_dim,
             'depth': depth,
-            'heads': heads,
+            'num_heads': num_heads,
         }
 
     def parts(
@@ -144,7 +146,7 @@ class JointHead(FusionHead):
             available: whether each sample has a modality, shape (B,), boolean.
 
         Returns:
-            ``joint``, shape (B, ``width``).
+            ``joint``, shape (B, ``embed_dim``).
         """
         tokens = {m: p[0] for m, p in parts.items()}
         return {'joint': self.transformer(tokens, available)}
@@ -162,9 +164,9 @@ class SharedUniqueHead(FusionHead):
     Args:
         modalities: number of channels of each modality, by name.
         model: name of a timm model, one for all modalities or one for each.
-        width: width of the transformer and of unique features.
+        embed_dim: width of the transformer and of unique features.
         depth: number of its layers.
-        heads: number of attention heads.
+        num_heads: number of attention heads.
         weights: start of the second encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
@@ -172,43 +174,45 @@ class SharedUniqueHead(FusionHead):
         ValueError: if an option is not valid.
 
     Example:
-        >>> head = SharedUniqueHead({'s1': 2, 's2': 13}, 'test_resnet', width=16, heads=4)
+        >>> head = SharedUniqueHead({'s1': 2, 's2': 13}, 'test_resnet', embed_dim=16, num_heads=4)
         >>> images = {'s2': torch.rand(2, 13, 32, 32)}
         >>> features = head(head.parts(images, {'s2': torch.randn(2, 4, 96)}))
         >>> {name: tuple(h.shape) for name, h in features.items()}
         {'s2': (2, 16), 'shared': (2, 16), 'joint': (2, 48)}
     """
 
+    @renamed_arguments(width='embed_dim', heads='num_heads')
     def __init__(
         self,
         modalities: Mapping[str, int],
         model: str | Mapping[str, str] = 'resnet50',
-        width: int = 512,
+        embed_dim: int = 512,
         depth: int = 1,
-        heads: int = 8,
+        num_heads: int = 8,
         weights: Weights | Mapping[str, Weights] = None,
     ) -> None:
         """Initialize a new SharedUniqueHead instance."""
         super().__init__()
         self.unique = MultimodalEncoder(modalities, model, weights)
         channels = self.unique.num_channels
-        self.transformer = FusionTransformer(channels, width, depth, heads)
+        self.transformer = FusionTransformer(channels, embed_dim, depth, num_heads)
         self.pools = nn.ModuleDict(
             {
                 m: nn.Sequential(
-                    nn.Linear(c, width), AttentionPoolLatent(width, num_heads=heads)
+                    nn.Linear(c, embed_dim),
+                    AttentionPoolLatent(embed_dim, num_heads=num_heads),
                 )
                 for m, c in channels.items()
             }
         )
-        self.num_features = width * (1 + len(channels))
+        self.num_features = embed_dim * (1 + len(channels))
         self.channels, self.bands = channels, dict(modalities)
         self.arguments = {
             'modalities': self.bands,
             'model': self.unique.model,
-            'width': width,
+            'embed_dim': embed_dim,
             'depth': depth,
-            'heads': heads,
+            'num_heads': num_heads,
         }
 
     @property
@@ -243,7 +247,7 @@ class SharedUniqueHead(FusionHead):
             available: whether each sample has a modality, shape (B,), boolean.
 
         Returns:
-            Unique features of each modality given, ``shared``, shape (B, ``width``)
+            Unique features of each modality given, ``shared``, shape (B, ``embed_dim``)
             each, and ``joint``.
         """
         there = available or {}
@@ -275,7 +279,7 @@ def build_fusion_head(description: Mapping[str, Any]) -> FusionHead:
         ValueError: if the class is unknown.
 
     Example:
-        >>> head = JointHead({'s1': 64}, width=16, heads=4)
+        >>> head = JointHead({'s1': 64}, embed_dim=16, num_heads=4)
         >>> type(build_fusion_head(head.description)).__name__
         'JointHead'
     """
@@ -283,7 +287,8 @@ def build_fusion_head(description: Mapping[str, Any]) -> FusionHead:
     name = arguments.pop('class', None)
     if name not in _HEADS:
         raise ValueError(f'fusion must be a head among {list(_HEADS)}, got {name!r}')
-    return _HEADS[name](**arguments)
+    head = _HEADS[name]
+    return head(**current_names(head, arguments))
 
 
 def load_fusion_head(file: str | Path) -> FusionHead:

@@ -16,6 +16,7 @@ from torchgeo.datasets.utils import Sample
 from torchgeo.tasks.mixins import ClassificationMixin
 from torchmetrics import Metric
 
+from ...deprecation import renamed_arguments
 from ...modalities import pick_date, split
 from ...models import LateFusion
 from ...models.encoder import Weights
@@ -58,10 +59,10 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
             map, of a sample are moved as one. By default nothing is augmented.
         freeze_backbone: train what follows the encoders alone: they get no gradient, and
             their normalisation layers keep their statistics.
-        missing: modalities that validation, test and prediction do without.
+        missing_modalities: modalities that validation, test and prediction do without.
         modality_dropout: in training, probability that a modality of a sample is left
             out; at least one always stays.
-        test_subsets: whether the test also scores every subset of the modalities, and
+        test_modality_subsets: whether the test also scores every subset of the modalities, and
             prints a table of them.
         optimizer: 'adamw' or 'sgd' with momentum 0.9.
         lr: learning rate.
@@ -69,7 +70,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         layer_decay: rate of each layer of an encoder relative to that of the layer after
             it, in (0, 1]; the last one learns at ``lr_backbone``. By default all do.
         weight_decay: weight decay of all parameters.
-        schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
+        lr_schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
             'cosine' lets them fall to 0, 'constant' keeps them.
 
     Raises:
@@ -86,6 +87,11 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
     #: Metrics of the table of subsets.
     summary: tuple[str, ...] = ()
 
+    @renamed_arguments(
+        missing='missing_modalities',
+        test_subsets='test_modality_subsets',
+        schedule='lr_schedule',
+    )
     def __init__(
         self,
         modalities: dict[str, int],
@@ -103,20 +109,20 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         label_key: str,
         crop_scale: Sequence[float] | None = None,
         freeze_backbone: bool = False,
-        missing: Sequence[str] = (),
+        missing_modalities: Sequence[str] = (),
         modality_dropout: float = 0.0,
-        test_subsets: bool = False,
+        test_modality_subsets: bool = False,
         optimizer: Literal['adamw', 'sgd'] = 'adamw',
         lr: float,
         lr_backbone: float | None = None,
         layer_decay: float | None = None,
         weight_decay: float,
-        schedule: Literal['constant', 'step', 'cosine'] = 'constant',
+        lr_schedule: Literal['constant', 'step', 'cosine'] = 'constant',
     ) -> None:
         """Initialize a new LateFusionTask instance."""
         self.weights = weights
-        self.missing = missing
-        self.test_subsets = test_subsets
+        self.missing_modalities = missing_modalities
+        self.test_modality_subsets = test_modality_subsets
         super().__init__()
 
     @property
@@ -151,7 +157,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         self.val_metrics = collect(every, 'val')
         self.test_metrics = collect(every, 'test')
         chosen = {name: every[name] for name in self.summary}
-        present = self._present() if self.test_subsets else []
+        present = self._present() if self.test_modality_subsets else []
         self.subset_metrics = SubsetMetrics(chosen, present)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -274,7 +280,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
 
     def _schedule(self) -> EpochShare:
         names = ('optimizer', 'lr', 'lr_backbone', 'layer_decay', 'weight_decay')
-        options = {name: self.hparams[name] for name in (*names, 'schedule')}
+        options = {name: self.hparams[name] for name in (*names, 'lr_schedule')}
         return build_transfer_optimizer(
             self.model,
             **options,
@@ -290,7 +296,9 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         return logits.sigmoid()
 
     def _present(self) -> list[str]:
-        return [m for m in self.hparams['modalities'] if m not in self.missing]
+        return [
+            m for m in self.hparams['modalities'] if m not in self.missing_modalities
+        ]
 
     def _encode(
         self, batch: Sample, stage: str, first_date: bool = False

@@ -32,7 +32,7 @@ class LateFusionClassification(LateFusionTask):
     test split. All are computed over the whole split.
 
     A modality may be missing in four ways: *never trained with*: leave it out of
-    ``modalities``; *absent at test*: ``missing``; *absent for some samples*: the batch
+    ``modalities``; *absent at test*: ``missing_modalities``; *absent for some samples*: the batch
     has ``available_<m>``, shape (B,), boolean; *prepared for*: ``modality_dropout``.
 
     Args:
@@ -53,7 +53,7 @@ class LateFusionClassification(LateFusionTask):
         lr: learning rate.
         weight_decay: weight decay of all parameters.
         options: of :class:`~torchgeo_decur.tasks.LateFusionTask`: ``task``,
-            ``num_classes``, ``loss``, ``freeze_backbone``, ``missing``, ...
+            ``num_classes``, ``loss``, ``freeze_backbone``, ``missing_modalities``, ...
 
     Raises:
         ValueError: if options contradict each other.
@@ -95,7 +95,7 @@ class LateFusionClassification(LateFusionTask):
 
     def configure_models(self) -> None:
         """Build the encoders and the linear layer."""
-        check_options(self.hparams, self.missing)
+        check_options(self.hparams, self.missing_modalities)
         if self.hparams['cache_features'] and not self.hparams['freeze_backbone']:
             raise ValueError('cache_features needs freeze_backbone, got False')
         if self.hparams['cache_features'] and self.hparams['crop_scale'] is not None:

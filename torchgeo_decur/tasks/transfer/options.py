@@ -10,12 +10,14 @@ _LOSSES = {
 }
 
 
-def check_options(options: Mapping[str, Any], missing: Sequence[str]) -> None:
+def check_options(
+    options: Mapping[str, Any], missing_modalities: Sequence[str]
+) -> None:
     """Refuse options of a transfer task that contradict each other.
 
     Args:
         options: hyperparameters of the task.
-        missing: modalities that it does without.
+        missing_modalities: modalities that it does without.
 
     Raises:
         ValueError: naming the option.
@@ -39,9 +41,9 @@ def check_options(options: Mapping[str, Any], missing: Sequence[str]) -> None:
                 f'{name} must be {"given" if task == kind else "left out"} for a '
                 f'{task} task, got {options[name]}'
             )
-    known, absent = list(options['modalities']), set(missing)
+    known, absent = list(options['modalities']), set(missing_modalities)
     if not absent < set(known):
         raise ValueError(
-            f'missing must be some but not all of the modalities {known}, '
-            f'got {list(missing)}'
+            f'missing_modalities must be some but not all of the modalities {known}, '
+            f'got {list(missing_modalities)}'
         )

@@ -38,7 +38,7 @@ class LateFusionSegmentation(LateFusionTask):
         lr: learning rate.
         weight_decay: weight decay of all parameters.
         options: of :class:`~torchgeo_decur.tasks.LateFusionTask`: ``task``,
-            ``num_classes``, ``loss``, ``ignore_index``, ``missing``, ...
+            ``num_classes``, ``loss``, ``ignore_index``, ``missing_modalities``, ...
 
     Raises:
         ValueError: if options contradict each other.
@@ -82,7 +82,7 @@ class LateFusionSegmentation(LateFusionTask):
 
     def configure_models(self) -> None:
         """Build the encoders and the decoder."""
-        check_options(self.hparams, self.missing)
+        check_options(self.hparams, self.missing_modalities)
         names = ('modalities', 'backbone', 'bands', 'freeze_backbone')
         options = {name: self.hparams[name] for name in (*names, 'modality_dropout')}
         options |= {'weights': self.weights, 'num_classes': self.num_outputs}
