@@ -50,7 +50,7 @@ def test_every_task_has_files() -> None:
     assert {f.name.split('.')[0] for f in FOLDER.iterdir()} == set(TASKS)
 
 
-@pytest.mark.filterwarnings('ignore:.*is now called:FutureWarning')
+@pytest.mark.filterwarnings('ignore:.*is deprecated:FutureWarning')
 def test_checkpoint_loads(name: str, checkpoint: Path) -> None:
     stored = torch.load(checkpoint, weights_only=True)['state_dict']
     task = TASKS[name].load_from_checkpoint(checkpoint)
@@ -64,7 +64,7 @@ def test_checkpoint_loads(name: str, checkpoint: Path) -> None:
 
 # Lightning ends the stored epoch once more, and TorchGeo computes its metrics there.
 @pytest.mark.filterwarnings('ignore:The ``compute`` method of metric:UserWarning')
-@pytest.mark.filterwarnings('ignore:.*is now called:FutureWarning')
+@pytest.mark.filterwarnings('ignore:.*is deprecated:FutureWarning')
 def test_fit_resumes_with_its_config(
     name: str, checkpoint: Path, torchgeo: Callable[..., Any], tmp_path: Path
 ) -> None:
