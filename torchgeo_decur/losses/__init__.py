@@ -1,21 +1,24 @@
 """Losses on embeddings: ``forward(z: Mapping[str, Tensor]) -> dict[str, Tensor]``."""
 
-from .base import EmbeddingLoss
-from .clip import CLIPLoss
+from .barlow_twins import BarlowTwinsLoss
+from .base import CrossModalLoss, EmbeddingLoss, display_names
 from .comm import CoMMLoss
 from .coral import COrALLoss
-from .crossmodal import CrossModalLoss
 from .decur import DeCURLoss
-from .functional import cross_correlation_terms, info_nce, standardize
-from .naming import display_names
+from .functional import cross_correlation_terms, standardize
+from .info_nce import CLIPLoss, SimCLRLoss, info_nce
+from .vicreg import VICRegLoss
 
 __all__ = [
+    'BarlowTwinsLoss',
     'CLIPLoss',
     'COrALLoss',
     'CoMMLoss',
     'CrossModalLoss',
     'DeCURLoss',
     'EmbeddingLoss',
+    'SimCLRLoss',
+    'VICRegLoss',
     'cross_correlation_terms',
     'display_names',
     'info_nce',

@@ -1,7 +1,8 @@
-"""What all losses share: the form of the embeddings, and the precision."""
+"""Bases of all losses: checks, precision, and pairs of modalities."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 class EmbeddingLoss(nn.Module, ABC):
     """A loss of embeddings by name; a subclass computes its parts in ``terms``.
 
-    Embeddings are checked, and computed with in float32 (or float64, if they are) under
-    any autocast.
+    The embeddings are checked. The loss is computed in float32 under any autocast, or in
+    float64 if the embeddings have that precision.
 
     Attributes:
         minimum: smallest number of embeddings.
@@ -79,3 +80,183 @@ class EmbeddingLoss(nn.Module, ABC):
                 f'z must have {"" if self.exactly else "at least "}{least}, '
                 f'got shape {shape}'
             )
+
+
+class PairwiseLoss[View](EmbeddingLoss):
+    """Average a loss of two views over all pairs of modalities.
+
+    View v of one modality is compared with view v of the other, for every v, so that
+    each image of a step counts. With a single modality its views are compared.
+
+    A subclass computes in ``prepare`` what it needs of each view, once for all pairs,
+    and in ``compare`` the loss of two views.
+    """
+
+    minimum = 1
+    views = 1
+
+    @abstractmethod
+    def prepare(self, z: Mapping[str, Tensor], pairs: int) -> Mapping[str, list[View]]:
+        """Compute what the loss needs of each view.
+
+        Args:
+            z: embeddings by modality, shape (V, N, D) each, float32 or float64.
+            pairs: number of pairs of views that will be compared.
+
+        Returns:
+            The prepared views of each modality.
+        """
+
+    @abstractmethod
+    def compare(self, a: View, b: View) -> Tensor:
+        """Compute the loss of two views.
+
+        Args:
+            a: a prepared view.
+            b: another view of the same samples.
+
+        Returns:
+            A scalar.
+        """
+
+    def terms(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the loss and its parts of checked embeddings.
+
+        Args:
+            z: embeddings by modality, shape (V, N, D) each, float32 or float64.
+
+        Returns:
+            ``loss``, and ``cross_<m>_<n>`` of each pair of modalities, or ``intra_<m>``
+            of a single modality: scalars.
+        """
+        m, v = len(z), len(next(iter(z.values())))
+        number = m * (m - 1) // 2 * v if m > 1 else v * (v - 1) // 2
+        views = self.prepare(z, number)
+        pairs: dict[str, Iterable[tuple[View, View]]] = {
+            f'cross_{pair}': zip(views[m], views[n], strict=True)
+            for (m, n), pair in display_names(combinations(z, 2)).items()
+        }
+        pairs = pairs or {f'intra_{m}': combinations(views[m], 2) for m in z}
+        parts = {
+            name: mean([self.compare(a, b) for a, b in both])
+            for name, both in pairs.items()
+        }
+        return {'loss': mean([*parts.values()]), **parts}
+
+    def check(self, z: Mapping[str, Tensor]) -> None:
+        """Refuse embeddings that the loss is not defined for.
+
+        Args:
+            z: embeddings by modality.
+
+        Raises:
+            ValueError: if modalities, samples or the views of a single modality are too
+                few, or shapes differ.
+        """
+        super().check(z)
+        if len(z) == 1 and len(next(iter(z.values()))) < 2:
+            raise ValueError(
+                f'z must have at least 2 views of a single modality, got 1 of {list(z)}'
+            )
+
+
+class CrossModalLoss(PairwiseLoss[Tensor]):
+    """Make any loss of two embeddings a loss of any number of modalities.
+
+    View v of one modality is compared with view v of the other, for every v, and the
+    mean is taken over views and pairs of modalities. With a single modality its views are
+    compared.
+
+    Args:
+        loss: a module from two tensors (N, D) to a scalar, of samples of all devices: it
+            must not gather them itself.
+
+    Shape:
+        - Input: one tensor (V, N, D) per modality: V views (two or more of a single
+          modality), N >= 2 samples of all devices, D dimensions.
+        - Output: scalars: ``loss``, and ``cross_<m>_<n>`` of each pair, or ``intra_<m>``
+          of a single modality.
+
+    Example:
+        >>> from lightly.loss import DCLLoss
+        >>> _ = torch.manual_seed(0)
+        >>> z = {'s1': torch.randn(2, 8, 16), 's2': torch.randn(2, 8, 16)}
+        >>> sorted(CrossModalLoss(DCLLoss())(z))
+        ['cross_s1_s2', 'loss']
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        """Initialize a new CrossModalLoss instance."""
+        super().__init__()
+        self.pair = loss
+
+    def prepare(
+        self, z: Mapping[str, Tensor], pairs: int
+    ) -> Mapping[str, list[Tensor]]:
+        """Return the embeddings of each view.
+
+        Args:
+            z: embeddings by modality, shape (V, N, D) each.
+            pairs: number of pairs of views that will be compared.
+
+        Returns:
+            The views of each modality, shape (N, D) each.
+        """
+        return {m: list(x.unbind()) for m, x in z.items()}
+
+    def compare(self, a: Tensor, b: Tensor) -> Tensor:
+        """Compute the loss of two views.
+
+        Args:
+            a: embeddings, shape (N, D).
+            b: other embeddings of the same samples, shape (N, D).
+
+        Returns:
+            A scalar.
+        """
+        loss: Tensor = self.pair(a, b)
+        return loss
+
+
+def mean(terms: Sequence[Tensor]) -> Tensor:
+    """Return the mean of scalars.
+
+    Args:
+        terms: the scalars.
+
+    Returns:
+        A scalar.
+    """
+    return torch.stack(list(terms)).mean()
+
+
+def display_names(
+    keys: Iterable[tuple[str, ...]], separator: str = '_'
+) -> dict[tuple[str, ...], str]:
+    """Join the names of each key into one text; different keys get different texts.
+
+    Computations use the keys, since joined names may be equal: ``a`` and ``b_c``, ``a_b``
+    and ``c``. Such names are quoted.
+
+    Args:
+        keys: names of modalities, such as pairs.
+        separator: text between two names.
+
+    Returns:
+        The text of each key, in order.
+
+    Example:
+        >>> display_names([('s1', 's2'), ('s1', 'dem')])
+        {('s1', 's2'): 's1_s2', ('s1', 'dem'): 's1_dem'}
+        >>> list(display_names([('a', 'b_c'), ('a_b', 'c')]).values())
+        ["'a'_'b_c'", "'a_b'_'c'"]
+    """
+    joined = {key: separator.join(key) for key in keys}
+    texts = list(joined.values())
+    # torch.compile cannot follow texts.count in torch 2.6.
+    return {
+        key: text
+        if sum(t == text for t in texts) == 1
+        else separator.join(map(repr, key))
+        for key, text in joined.items()
+    }

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from .base import EmbeddingLoss
-from .functional import info_nce
+from .base import EmbeddingLoss, mean
+from .info_nce import Directions, contrast
 
 
 class CoMMLoss(EmbeddingLoss):
@@ -37,6 +36,7 @@ class CoMMLoss(EmbeddingLoss):
         - Output: scalars: ``loss``, and ``contrast_<name>`` of each.
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> z = {m: torch.randn(2, 8, 16) for m in ('s1', 's2', 'joint')}
         >>> sorted(CoMMLoss()(z))
@@ -61,16 +61,13 @@ class CoMMLoss(EmbeddingLoss):
         Returns:
             ``loss`` and its parts, scalars.
         """
-        joint = z['joint']
+        views = {n: [Directions(x, self.temperature) for x in v] for n, v in z.items()}
+        joint_a, joint_b = views['joint']
         parts = {
-            f'contrast_{n}': (
-                info_nce(x[0], joint[1], self.temperature)
-                + info_nce(x[1], joint[0], self.temperature)
-            )
-            / 2
-            for n, x in z.items()
+            f'contrast_{n}': mean([contrast(a, joint_b), contrast(b, joint_a)])
+            for n, (a, b) in views.items()
         }
-        return {'loss': torch.stack(list(parts.values())).mean(), **parts}
+        return {'loss': mean([*parts.values()]), **parts}
 
     def check(self, z: Mapping[str, Tensor]) -> None:
         """Refuse embeddings that the loss is not defined for.

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from .base import EmbeddingLoss
-from .functional import info_nce
-from .naming import display_names
+from .base import EmbeddingLoss, display_names
+from .info_nce import info_nce
 
 
 class COrALLoss(EmbeddingLoss):

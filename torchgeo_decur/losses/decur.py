@@ -6,13 +6,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from .base import EmbeddingLoss
-from .functional import cheaper_by_gram, cross_correlation_terms, gram, standardize
-from .naming import display_names
-
-# Standardised embeddings, shape (N, D), and their Gram matrix, where it is used.
-type _Embedding = tuple[Tensor, Tensor | None]
-type _ByModality = dict[str, _Embedding]
+from .base import EmbeddingLoss, display_names, mean
+from .functional import Embedding, embed, redundancy_reduction
 
 
 class DeCURLoss(EmbeddingLoss):
@@ -93,15 +88,23 @@ class DeCURLoss(EmbeddingLoss):
         Returns:
             ``loss`` and its parts, scalars.
         """
-        views, common, unique = self._standardize(z)
-        intra = {f'intra_{m}': self._intra(v) for m, v in views.items() if self.intra}
+        used = z if self.intra else {m: v[:1] for m, v in z.items()}
+        views = embed(used, self._entries(used))
+        first = {m: v[0].split(self.common_dim) for m, v in views.items()}
+        intra: dict[str, Tensor] = {}
         cross: dict[str, Tensor] = {}
-        for (m, n), pair in display_names(combinations(z, 2)).items():
-            cross[f'common_{pair}'] = self._term(common[m], common[n], target=1)
-            cross[f'unique_{pair}'] = self._term(unique[m], unique[n], target=0)
-        terms = len(intra) + len(cross) // 2
-        loss = (sum(intra.values()) + sum(cross.values()) / 2) / terms
-        return {'loss': torch.as_tensor(loss), **intra, **cross}
+        if self.intra:
+            for m, v in views.items():
+                pairs = [self._term(a, b, target=1) for a, b in combinations(v, 2)]
+                intra[f'intra_{m}'] = mean(pairs)
+        names = display_names(combinations(z, 2))
+        for (m, n), pair in names.items():
+            (common_m, unique_m), (common_n, unique_n) = first[m], first[n]
+            cross[f'common_{pair}'] = self._term(common_m, common_n, target=1)
+            cross[f'unique_{pair}'] = self._term(unique_m, unique_n, target=0)
+        total = sum(intra.values()) + sum(cross.values()) / 2
+        loss = torch.as_tensor(total / (len(intra) + len(names)))
+        return {'loss': loss, **intra, **cross}
 
     def check(self, z: Mapping[str, Tensor]) -> None:
         """Refuse embeddings that the loss is not defined for.
@@ -118,40 +121,12 @@ class DeCURLoss(EmbeddingLoss):
         if self.common_dim > dim:
             raise ValueError(f'common_dim must be in [0, {dim}], got {self.common_dim}')
 
-    def _standardize(
-        self, z: Mapping[str, Tensor]
-    ) -> tuple[dict[str, list[_Embedding]], _ByModality, _ByModality]:
-        """Standardise the views, and the common and the unique part of the first."""
-        by_gram = self._by_gram(z)
-        views: dict[str, list[_Embedding]] = {}
-        common: _ByModality = {}
-        unique: _ByModality = {}
-        for m, v in z.items():
-            used = v.unbind() if self.intra else v[:1]
-            first, *others = (standardize(x) for x in used)
-            c = self.common_dim
-            parts = first.split((c, first.shape[1] - c), dim=1)
-            g, h, *rest = (gram(x) if by_gram else None for x in (*parts, *others))
-            common[m], unique[m] = (parts[0], g), (parts[1], h)
-            # The Gram matrix of all dimensions is the sum of those of its blocks.
-            whole = None if g is None or h is None else g + h
-            views[m] = [(first, whole), *zip(others, rest, strict=True)]
-        return views, common, unique
+    def _term(self, a: Embedding, b: Embedding, target: int) -> Tensor:
+        return redundancy_reduction(a, b, self.lambda_param, target)
 
-    def _by_gram(self, z: Mapping[str, Tensor]) -> bool:
-        """Whether Gram matrices, one a view, are cheaper than those of all terms."""
-        m, (v, n, d) = len(z), next(iter(z.values())).shape
+    def _entries(self, z: Mapping[str, Tensor]) -> int:
+        """Count the entries of the correlation matrices of all terms."""
+        m, (v, _, d) = len(z), next(iter(z.values())).shape
         c = self.common_dim
-        squares = m * (m - 1) // 2 * (c**2 + (d - c) ** 2)
-        squares += m * v * (v - 1) // 2 * d**2 if self.intra else 0
-        return cheaper_by_gram(m * (v if self.intra else 1) * n * n * d, n * squares)
-
-    def _intra(self, views: list[_Embedding]) -> Tensor:
-        pairs = [self._term(a, b, target=1) for a, b in combinations(views, 2)]
-        return torch.stack(pairs).mean()
-
-    def _term(self, a: _Embedding, b: _Embedding, target: int) -> Tensor:
-        (x, g), (y, h) = a, b
-        grams = None if g is None or h is None else (g, h)
-        diagonal, off = cross_correlation_terms(x, y, grams)
-        return (target - diagonal).square().sum() + self.lambda_param * off
+        intra, cross = m * (v * (v - 1) // 2), m * (m - 1) // 2
+        return intra * d**2 + cross * (c**2 + (d - c) ** 2)

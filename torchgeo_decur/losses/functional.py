@@ -4,11 +4,13 @@ Notation: N samples (the batch of all devices), D dimensions.
 """
 
 import math
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
 
 def standardize(z: Tensor, eps: float = 1e-5) -> Tensor:
@@ -35,10 +37,10 @@ def standardize(z: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def gram(a: Tensor) -> Tensor:
-    r"""Inner products of all pairs of samples, :math:`A A^\top`.
+    r"""Compute the inner products of all pairs of samples, :math:`A A^\top`.
 
-    Its gradient takes one product of matrices; autograd's own, which does not know that
-    both factors are one, takes two.
+    The gradient takes one product of matrices. Autograd's own takes two, since it does
+    not know that both factors are the same.
 
     Args:
         a: embeddings, shape (N, D).
@@ -57,7 +59,7 @@ def gram(a: Tensor) -> Tensor:
 def cross_correlation_terms(
     a: Tensor, b: Tensor, grams: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    r"""Diagonal and off-diagonal energy of a cross-correlation matrix.
+    r"""Compute the diagonal and off-diagonal energy of a cross-correlation matrix.
 
     For standardised :math:`A, B` and :math:`C = A^\top B / N` these are
     :math:`C_{ii}` and :math:`\sum_{i \ne j} C_{ij}^2`. With Gram matrices no
@@ -68,8 +70,8 @@ def cross_correlation_terms(
     Args:
         a: standardised embeddings, shape (N, D).
         b: standardised embeddings, shape (N, D).
-        grams: Gram matrices of both, shape (N, N), where the caller has them. By default
-            they are computed where that takes fewer multiplications.
+        grams: Gram matrices of both, shape (N, N), if the caller has them. By default
+            they are computed if that takes fewer multiplications.
 
     Returns:
         The diagonal, shape (D,), and the sum of the squares off it, a scalar.
@@ -92,7 +94,7 @@ def cross_correlation_terms(
 
 
 def cheaper_by_gram(grams: int, correlations: int) -> bool:
-    """Whether Gram matrices take fewer multiplications than correlation matrices.
+    """Return whether Gram matrices take fewer multiplications than correlations.
 
     A step takes each number twice for Gram matrices, forward and backward, and three
     times for correlation matrices, which have two factors with a gradient.
@@ -102,7 +104,7 @@ def cheaper_by_gram(grams: int, correlations: int) -> bool:
         correlations: those of correlation matrices: :math:`N D^2` each.
 
     Returns:
-        Whether they do.
+        Whether Gram matrices are cheaper.
 
     Example:
         >>> n, d = 256, 8192
@@ -112,39 +114,128 @@ def cheaper_by_gram(grams: int, correlations: int) -> bool:
     return 2 * grams < 3 * correlations
 
 
-def info_nce(a: Tensor, b: Tensor, temperature: float = 0.1) -> Tensor:
-    r"""InfoNCE of two embeddings of the same samples, with negatives in both.
-
-    For the unit vectors :math:`u_1 \dots u_{2N}` of the rows of :math:`A` and then
-    :math:`B`, and :math:`p(i)` the other embedding of the sample of :math:`u_i`,
-
-    .. math:: \frac{1}{2N} \sum_i - \log
-              \frac{\exp(u_i \cdot u_{p(i)} / \tau)}{\sum_{j \ne i} \exp(u_i \cdot u_j / \tau)}.
-
-    It is the loss of SimCLR: Chen et al., ICML 2020, https://arxiv.org/abs/2002.05709.
+class Embedding:
+    """Standardised embeddings of one view, which cache their Gram matrix.
 
     Args:
-        a: embeddings, shape (N, D).
-        b: other embeddings of the same samples, shape (N, D).
-        temperature: :math:`\tau`.
+        z: standardised embeddings, shape (N, D).
+        by_gram: whether to compute correlations from Gram matrices.
+
+    Example:
+        >>> a = Embedding(standardize(torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 2.0]])))
+        >>> a.gram.shape
+        torch.Size([3, 3])
+    """
+
+    def __init__(self, z: Tensor, by_gram: bool = True) -> None:
+        """Initialize a new Embedding instance."""
+        self.z = z
+        self.by_gram = by_gram
+        self._blocks: tuple[Embedding, ...] = ()
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """The Gram matrix, shape (N, N); after ``split``, the sum over the blocks."""
+        if not self._blocks:
+            return gram(self.z)
+        return torch.stack([block.gram for block in self._blocks]).sum(dim=0)
+
+    def split(self, size: int) -> tuple['Embedding', 'Embedding']:
+        """Split the dimensions into two blocks.
+
+        Args:
+            size: number of dimensions of the first block.
+
+        Returns:
+            Both blocks.
+        """
+        first, second = self.z.split((size, self.z.shape[1] - size), dim=1)
+        blocks = Embedding(first, self.by_gram), Embedding(second, self.by_gram)
+        self._blocks = blocks
+        return blocks
+
+    def correlate(self, other: 'Embedding') -> tuple[Tensor, Tensor]:
+        """Compute the terms of the cross-correlation with another view.
+
+        Args:
+            other: standardised embeddings of the same samples.
+
+        Returns:
+            The diagonal, shape (D,), and the sum of the squares off it, a scalar.
+        """
+        grams = (self.gram, other.gram) if self.by_gram else None
+        return cross_correlation_terms(self.z, other.z, grams)
+
+
+def embed(z: Mapping[str, Tensor], entries: int) -> dict[str, list[Embedding]]:
+    """Standardise each view, and choose the cheaper form of all correlations.
+
+    Args:
+        z: embeddings by modality, shape (V, N, D) each.
+        entries: number of entries of all correlation matrices of the loss.
+
+    Returns:
+        The standardised views of each modality.
+    """
+    v, n, d = next(iter(z.values())).shape
+    by_gram = cheaper_by_gram(len(z) * v * n * n * d, n * entries)
+    return {m: [Embedding(standardize(x), by_gram) for x in v] for m, v in z.items()}
+
+
+def redundancy_reduction(
+    a: Embedding, b: Embedding, lambda_param: float, target: int = 1
+) -> Tensor:
+    r"""Compute the loss of Barlow Twins: the distance of correlations from a target.
+
+    .. math:: \sum_i (t - C_{ii})^2 + \lambda \sum_{i \ne j} C_{ij}^2
+
+    Args:
+        a: standardised embeddings.
+        b: other standardised embeddings of the same samples.
+        lambda_param: weight :math:`\lambda` of the off-diagonal elements.
+        target: target :math:`t` of the diagonal.
 
     Returns:
         A scalar.
 
     Example:
-        >>> z = torch.eye(2)
-        >>> round(info_nce(z, z, temperature=1.0).item(), 4)  # log(1 + 2 / e)
-        0.5514
+        >>> z = standardize(torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 1.0], [3.0, 3.0]]))
+        >>> a = Embedding(z)
+        >>> [round(redundancy_reduction(a, a, 0.0051, t).item(), 3) for t in (0, 1)]
+        [2.0, 0.0]
     """
-    u = normalize(torch.cat([a, b]), dim=1)
-    logits = u @ u.T / temperature
-    itself = torch.eye(len(u), dtype=torch.bool, device=u.device)
-    other = torch.arange(len(u), device=u.device).roll(len(a))
-    return cross_entropy(logits.masked_fill(itself, -torch.inf), other)
+    diagonal, off_diagonal = a.correlate(b)
+    return (target - diagonal).square().sum() + lambda_param * off_diagonal
+
+
+def covariance_terms(z: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Compute the variances and the off-diagonal energy of a covariance matrix.
+
+    For centred :math:`A` and :math:`\Sigma = A^\top A / (N - 1)` these are
+    :math:`\Sigma_{ii}` and :math:`\sum_{i \ne j} \Sigma_{ij}^2`. The sum of all squares is
+    that of :math:`A A^\top`, so only the smaller of both matrices is made.
+
+    Args:
+        z: embeddings, shape (N, D).
+
+    Returns:
+        The variances, shape (D,), and the sum of the squares of covariances, a scalar.
+
+    Example:
+        >>> z = torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 1.0], [3.0, 3.0]])
+        >>> variance, off_diagonal = covariance_terms(z)
+        >>> [round(v, 3) for v in variance.tolist()], round(off_diagonal.item(), 3)
+        ([1.333, 1.333], 0.0)
+    """
+    n, d = z.shape
+    centred = z - z.mean(dim=0)
+    variance = centred.square().sum(dim=0) / (n - 1)
+    total = gram(centred if n <= d else centred.T).square().sum() / (n - 1) ** 2
+    return variance, total - variance.square().sum()
 
 
 def feature_std(h: Tensor) -> Tensor:
-    r"""Spread of the directions of features: 1 when even, 0 when all are one.
+    r"""Measure the spread of the directions of features: 1 if even, 0 if all are equal.
 
     The standard deviation over the batch of each coordinate of the unit vectors
     :math:`h / \|h\|`, averaged and multiplied by :math:`\sqrt D`.
@@ -164,7 +255,7 @@ def feature_std(h: Tensor) -> Tensor:
 
 
 def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
-    r"""RankMe: a smooth count of the dimensions that embeddings use.
+    r"""Compute RankMe, a smooth count of the dimensions that embeddings use.
 
     Garrido et al., *RankMe*, ICML 2023, https://arxiv.org/abs/2210.02885: the
     exponential of the entropy of the normalised singular values
@@ -175,9 +266,9 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
         eps: added to each share.
 
     Returns:
-        A scalar in [1, min(N, D)] on the device of the embeddings, float64, or float32
-        on a device of Apple, which lacks it; 1 where all embeddings are 0, and NaN
-        where one is not finite.
+        A scalar in [1, min(N, D)] on the device of the embeddings: 1 if all embeddings
+        are 0, NaN if one is not finite. Its precision is float64, or float32 on a device
+        of Apple, which lacks float64.
 
     Example:
         >>> round(effective_rank(torch.eye(6)).item(), 2)
@@ -190,7 +281,7 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
     # The smaller Gram matrix has the squares of the singular values as eigenvalues.
     gram = z @ z.T if n < d else z.T @ z
     finite = gram.isfinite().all()
-    # Of other matrices there are no eigenvalues, and some devices raise.
+    # Other matrices have no eigenvalues, and some devices raise.
     gram = gram.where(finite, 0)
     sigma = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     p = sigma / sigma.sum().clamp(min=torch.finfo(sigma.dtype).tiny) + eps
@@ -200,11 +291,11 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
 
 
 class _Standardize(torch.autograd.Function):
-    """Keeps the result alone, where autograd keeps each step of the formula.
+    """Saves only the result, while autograd saves each step of the formula.
 
-    Not torch.batch_norm, which loses digits where the mean is large. The scale is a
-    result too, so that the gradient has a gradient. Without jvp, which would break the
-    graph of torch.compile: forward mode is not available.
+    torch.batch_norm loses digits if the mean is large. The scale is a result too, so that
+    the gradient has a gradient. A jvp would break the graph of torch.compile, so forward
+    mode is not available.
     """
 
     generate_vmap_rule = True
@@ -232,7 +323,7 @@ class _Standardize(torch.autograd.Function):
 
 
 def _project(x: Tensor, result: Tensor, scale: Tensor) -> Tensor:
-    """Take the part of a change of embeddings that standardising lets through."""
+    """Return the gradient of the embeddings from that of standardised embeddings."""
     along = (x * result).mean(dim=-2, keepdim=True)
     centred = x - x.mean(dim=-2, keepdim=True)
     if torch.is_grad_enabled():
@@ -241,7 +332,7 @@ def _project(x: Tensor, result: Tensor, scale: Tensor) -> Tensor:
 
 
 class _Gram(torch.autograd.Function):
-    """Knows that both factors are one."""
+    """Computes the gradient of a product whose factors are the same."""
 
     generate_vmap_rule = True
 

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
 from torch import Tensor
 
-from ..losses import CLIPLoss, CrossModalLoss
+from ..losses import BarlowTwinsLoss, CLIPLoss, SimCLRLoss, VICRegLoss
 from ..models.encoder import Weights
 from .pretraining import MultimodalPretraining
 
@@ -55,8 +54,7 @@ class BarlowTwins(MultimodalPretraining):
 
     def configure_losses(self) -> None:
         """Build the loss."""
-        loss = BarlowTwinsLoss(self.hparams['lambda_param'])
-        self.criterion = CrossModalLoss(loss)
+        self.criterion = BarlowTwinsLoss(self.hparams['lambda_param'])
 
 
 class VICReg(MultimodalPretraining):
@@ -111,8 +109,7 @@ class VICReg(MultimodalPretraining):
     def configure_losses(self) -> None:
         """Build the loss."""
         names = ('invariance', 'variance', 'covariance')
-        loss = VICRegLoss(*(self.hparams[name] for name in names))
-        self.criterion = CrossModalLoss(loss)
+        self.criterion = VICRegLoss(*(self.hparams[name] for name in names))
 
 
 class CrossModalSimCLR(MultimodalPretraining):
@@ -159,8 +156,7 @@ class CrossModalSimCLR(MultimodalPretraining):
 
     def configure_losses(self) -> None:
         """Build the loss."""
-        loss = NTXentLoss(self.hparams['temperature'])
-        self.criterion = CrossModalLoss(loss)
+        self.criterion = SimCLRLoss(self.hparams['temperature'])
 
 
 class CLIP(MultimodalPretraining):

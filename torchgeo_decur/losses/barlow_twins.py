@@ -1,0 +1,75 @@
+"""The loss of Barlow Twins, between modalities or between views of one."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .base import PairwiseLoss
+from .functional import Embedding, embed, redundancy_reduction
+
+
+class BarlowTwinsLoss(PairwiseLoss[Embedding]):
+    r"""Align dimensions across modalities, and decorrelate different dimensions.
+
+    Zbontar et al., *Barlow Twins: Self-Supervised Learning via Redundancy Reduction*,
+    ICML 2021, https://arxiv.org/abs/2103.03230.
+
+    With the cross-correlation matrix :math:`C` of two standardised embeddings (Eq. 1):
+
+    .. math:: \sum_i (1 - C_{ii})^2 + \lambda \sum_{i \ne j} C_{ij}^2.
+
+    All pairs of modalities and all views are averaged, see :class:`CrossModalLoss`. The
+    value is that of lightly's ``BarlowTwinsLoss``, which makes the matrix.
+
+    Args:
+        lambda_param: weight :math:`\lambda` of the off-diagonal elements.
+
+    Raises:
+        ValueError: if ``lambda_param`` is negative.
+
+    Shape:
+        - Input: one tensor (V, N, D) per modality: V views (two or more of a single
+          modality), N >= 2 samples of all devices, D dimensions.
+        - Output: scalars: ``loss``, and ``cross_<m>_<n>`` of each pair, or ``intra_<m>``
+          of a single modality.
+
+    Example:
+        >>> import torch
+        >>> z = torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 1.0], [3.0, 3.0]])[None]
+        >>> round(BarlowTwinsLoss()({'s1': z, 's2': z})['loss'].item(), 3)
+        0.0
+    """
+
+    def __init__(self, lambda_param: float = 0.0051) -> None:
+        """Initialize a new BarlowTwinsLoss instance."""
+        super().__init__()
+        if not lambda_param >= 0:
+            raise ValueError(f'lambda_param must be >= 0, got {lambda_param}')
+        self.lambda_param = lambda_param
+
+    def prepare(
+        self, z: Mapping[str, Tensor], pairs: int
+    ) -> Mapping[str, list[Embedding]]:
+        """Standardise each view.
+
+        Args:
+            z: embeddings by modality, shape (V, N, D) each, float32 or float64.
+            pairs: number of pairs of views that will be compared.
+
+        Returns:
+            The standardised views of each modality.
+        """
+        dim = next(iter(z.values())).shape[2]
+        return embed(z, entries=pairs * dim**2)
+
+    def compare(self, a: Embedding, b: Embedding) -> Tensor:
+        """Compute the loss of two views.
+
+        Args:
+            a: standardised embeddings.
+            b: other standardised embeddings of the same samples.
+
+        Returns:
+            A scalar.
+        """
+        return redundancy_reduction(a, b, self.lambda_param)

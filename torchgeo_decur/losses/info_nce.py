@@ -1,0 +1,204 @@
+"""InfoNCE, and the losses of SimCLR and CLIP between modalities."""
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from .base import CrossModalLoss, PairwiseLoss
+from .functional import gram
+
+_SMALLEST = 0.01
+
+
+class Directions:
+    r"""Unit vectors of one view, which cache their similarities to each other.
+
+    Args:
+        z: embeddings, shape (N, D).
+        temperature: temperature :math:`\tau` of the similarities.
+
+    Example:
+        >>> Directions(torch.eye(2), temperature=1.0).among
+        tensor([0., 0.])
+    """
+
+    def __init__(self, z: Tensor, temperature: float) -> None:
+        """Initialize a new Directions instance."""
+        # Both factors of a similarity carry the root of its scale.
+        self.u = normalize(z, dim=1) / math.sqrt(temperature)
+
+    @cached_property
+    def among(self) -> Tensor:
+        r"""Similarity to all other samples, :math:`\log \sum_{j \ne i} e^{s_{ij}}`, (N,)."""
+        itself = torch.eye(len(self.u), dtype=torch.bool, device=self.u.device)
+        return gram(self.u).masked_fill(itself, -torch.inf).logsumexp(dim=1)
+
+
+def contrast(a: Directions, b: Directions) -> Tensor:
+    """Compute InfoNCE of two views, with negatives in both; see :func:`info_nce`.
+
+    Args:
+        a: directions of embeddings.
+        b: directions of other embeddings of the same samples.
+
+    Returns:
+        A scalar.
+    """
+    similarity = a.u @ b.u.T
+    of_a = torch.logaddexp(similarity.logsumexp(dim=1), a.among)
+    of_b = torch.logaddexp(similarity.logsumexp(dim=0), b.among)
+    return ((of_a + of_b) / 2 - similarity.diagonal()).mean()
+
+
+def info_nce(a: Tensor, b: Tensor, temperature: float = 0.1) -> Tensor:
+    r"""Compute InfoNCE of two embeddings of the same samples, with negatives in both.
+
+    For the unit vectors :math:`u_1 \dots u_{2N}` of the rows of :math:`A` and then
+    :math:`B`, and :math:`p(i)` the other embedding of the sample of :math:`u_i`,
+
+    .. math:: \frac{1}{2N} \sum_i - \log
+              \frac{\exp(u_i \cdot u_{p(i)} / \tau)}{\sum_{j \ne i} \exp(u_i \cdot u_j / \tau)}.
+
+    It is the loss of SimCLR: Chen et al., ICML 2020, https://arxiv.org/abs/2002.05709.
+    lightly's ``NTXentLoss`` gives the same value, but waits for the device.
+
+    Args:
+        a: embeddings, shape (N, D).
+        b: other embeddings of the same samples, shape (N, D).
+        temperature: :math:`\tau`.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> z = torch.eye(2)
+        >>> round(info_nce(z, z, temperature=1.0).item(), 4)  # log(1 + 2 / e)
+        0.5514
+    """
+    return contrast(Directions(a, temperature), Directions(b, temperature))
+
+
+class SimCLRLoss(PairwiseLoss[Directions]):
+    r"""Find the other modality of a sample, among both modalities of all samples.
+
+    Chen et al., *A Simple Framework for Contrastive Learning of Visual Representations*,
+    ICML 2020, https://arxiv.org/abs/2002.05709. The loss of two modalities is NT-Xent,
+    see :func:`info_nce`: negatives are of both modalities. All pairs of modalities and
+    all views are averaged, see :class:`CrossModalLoss`.
+
+    Args:
+        temperature: temperature of InfoNCE.
+
+    Raises:
+        ValueError: if the temperature is not positive.
+
+    Shape:
+        - Input: one tensor (V, N, D) per modality: V views (two or more of a single
+          modality), N >= 2 samples of all devices, D dimensions.
+        - Output: scalars: ``loss``, and ``cross_<m>_<n>`` of each pair, or ``intra_<m>``
+          of a single modality.
+
+    Example:
+        >>> z = {'s1': torch.eye(2)[None], 's2': torch.eye(2)[None]}
+        >>> round(SimCLRLoss(temperature=1.0)(z)['loss'].item(), 4)  # log(1 + 2 / e)
+        0.5514
+    """
+
+    def __init__(self, temperature: float = 0.1) -> None:
+        """Initialize a new SimCLRLoss instance."""
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f'temperature must be positive, got {temperature}')
+        self.temperature = temperature
+
+    def prepare(
+        self, z: Mapping[str, Tensor], pairs: int
+    ) -> Mapping[str, list[Directions]]:
+        """Scale the embeddings of each view to unit length.
+
+        Args:
+            z: embeddings by modality, shape (V, N, D) each, float32 or float64.
+            pairs: number of pairs of views that will be compared.
+
+        Returns:
+            The directions of each view.
+        """
+        return {m: [Directions(x, self.temperature) for x in v] for m, v in z.items()}
+
+    def compare(self, a: Directions, b: Directions) -> Tensor:
+        """Compute the loss of two views.
+
+        Args:
+            a: directions of embeddings.
+            b: directions of other embeddings of the same samples.
+
+        Returns:
+            A scalar.
+        """
+        return contrast(a, b)
+
+
+class CLIPLoss(CrossModalLoss):
+    r"""Find the other modality of a sample, among the other modality of all samples.
+
+    Radford et al., *Learning Transferable Visual Models From Natural Language
+    Supervision*, ICML 2021, https://arxiv.org/abs/2103.00020.
+
+    With unit vectors :math:`a_i, b_j` of two modalities and :math:`s_{ij} = a_i \cdot b_j
+    / \tau`, the mean of both cross-entropies:
+
+    .. math:: \frac{1}{2N} \sum_i \Bigl( - \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}}
+              - \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ji}}} \Bigr).
+
+    Negatives are only of the other modality. The temperature :math:`\tau` is learned,
+    and never below 0.01. All pairs of modalities and all views are averaged, see
+    :class:`CrossModalLoss`.
+
+    Args:
+        temperature: start of the temperature.
+
+    Raises:
+        ValueError: if the temperature is below 0.01.
+
+    Example:
+        >>> z = {'s1': torch.eye(2)[None], 's2': torch.eye(2)[None]}
+        >>> round(CLIPLoss(temperature=1.0)(z)['loss'].item(), 4)  # log(1 + 1 / e)
+        0.3133
+    """
+
+    minimum = 2
+
+    def __init__(self, temperature: float = 0.07) -> None:
+        """Initialize a new CLIPLoss instance."""
+        if not temperature >= _SMALLEST:
+            raise ValueError(
+                f'temperature must be at least {_SMALLEST}, got {temperature}'
+            )
+        super().__init__(_Contrast(temperature))
+
+    @property
+    def temperature(self) -> Tensor:
+        """The current temperature, a scalar."""
+        return (-cast(_Contrast, self.pair).log_scale).exp().clamp(min=_SMALLEST)
+
+
+class _Contrast(nn.Module):
+    """CLIP's loss of two embeddings, and its temperature."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        # The parameter itself is bounded: beyond a bound of its value it would get no
+        # gradient, and never return.
+        with torch.no_grad():
+            self.log_scale.clamp_(max=-math.log(_SMALLEST))
+        logits = self.log_scale.exp() * normalize(a, dim=1) @ normalize(b, dim=1).T
+        own = torch.arange(len(a), device=a.device)
+        return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2

@@ -1,0 +1,100 @@
+"""The loss of VICReg, between modalities or between views of one."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+from torch.nn.functional import mse_loss, relu
+
+from .base import PairwiseLoss
+from .functional import covariance_terms
+
+_EPS = 1e-4
+
+
+class VICRegLoss(PairwiseLoss[tuple[Tensor, Tensor]]):
+    r"""Make embeddings equal, keep their variance, and remove their covariance.
+
+    Bardes et al., *VICReg: Variance-Invariance-Covariance Regularization for
+    Self-Supervised Learning*, ICLR 2022, https://arxiv.org/abs/2105.04906.
+
+    With the embeddings :math:`a_k, b_k` of sample k in two modalities, and the
+    covariance matrix :math:`\Sigma` of the embeddings of one modality over the batch:
+
+    .. math::
+        \ell(a, b) = \frac{\alpha}{N D} \sum_k \lVert a_k - b_k \rVert^2
+          + \frac{\beta}{2} \bigl( v(a) + v(b) \bigr) + \gamma \bigl( c(a) + c(b) \bigr),
+
+        v = \frac1D \sum_i \max \bigl( 0, 1 - \sqrt{\Sigma_{ii} + \epsilon} \bigr),
+        \qquad
+        c = \frac1D \sum_{i \ne j} \Sigma_{ij}^2.
+
+    All pairs of modalities and all views are averaged, see :class:`CrossModalLoss`. The
+    value is that of lightly's ``VICRegLoss``, which makes the matrix and waits for the
+    device.
+
+    Args:
+        invariance: weight :math:`\alpha` of the distance between embeddings.
+        variance: weight :math:`\beta` of the variance of each dimension.
+        covariance: weight :math:`\gamma` of the covariance of dimensions.
+
+    Raises:
+        ValueError: if a weight is negative.
+
+    Shape:
+        - Input: one tensor (V, N, D) per modality: V views (two or more of a single
+          modality), N >= 2 samples of all devices, D dimensions.
+        - Output: scalars: ``loss``, and ``cross_<m>_<n>`` of each pair, or ``intra_<m>``
+          of a single modality.
+
+    Example:
+        >>> import torch
+        >>> z = torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 1.0], [3.0, 3.0]])[None]
+        >>> round(VICRegLoss()({'s1': z, 's2': z + 1})['loss'].item(), 3)
+        25.0
+    """
+
+    def __init__(
+        self, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0
+    ) -> None:
+        """Initialize a new VICRegLoss instance."""
+        super().__init__()
+        weights = dict(invariance=invariance, variance=variance, covariance=covariance)
+        for name, weight in weights.items():
+            if not weight >= 0:
+                raise ValueError(f'{name} must be >= 0, got {weight}')
+        self.invariance = invariance
+        self.variance = variance
+        self.covariance = covariance
+
+    def prepare(
+        self, z: Mapping[str, Tensor], pairs: int
+    ) -> Mapping[str, list[tuple[Tensor, Tensor]]]:
+        """Compute the variance and covariance terms of each view.
+
+        Args:
+            z: embeddings by modality, shape (V, N, D) each, float32 or float64.
+            pairs: number of pairs of views that will be compared.
+
+        Returns:
+            The embeddings of each view, shape (N, D), and its terms, a scalar.
+        """
+        return {m: [(x, self._regularize(x)) for x in v] for m, v in z.items()}
+
+    def compare(self, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
+        """Compute the loss of two views.
+
+        Args:
+            a: embeddings and their variance and covariance terms.
+            b: the same of other embeddings of the same samples.
+
+        Returns:
+            A scalar.
+        """
+        return self.invariance * mse_loss(a[0], b[0]) + a[1] + b[1]
+
+    def _regularize(self, x: Tensor) -> Tensor:
+        """Return half the weighted variance term, and the weighted covariance term."""
+        variance, off_diagonal = covariance_terms(x)
+        spread = relu(1 - (variance + _EPS).sqrt()).mean()
+        redundancy = off_diagonal / x.shape[1]
+        return self.variance / 2 * spread + self.covariance * redundancy
