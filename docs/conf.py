@@ -251,7 +251,8 @@ def benchmark_table(name: str) -> str:
     last = [row for row in rows if row['commit'] == rows[-1]['commit']]
     # The parts of a step have a table of their own.
     shown = [row for row in last if ' part=' not in row['case']]
-    return record.render(shown)
+    # The loss has many cases: a table of its forms, without the ratios.
+    return record.render_forms(shown) if name == 'loss' else record.render(shown)
 
 
 def step_parts(batch: str = 'batch=32') -> str:

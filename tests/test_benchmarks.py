@@ -50,6 +50,24 @@ def test_parts_of_a_step(record: ModuleType) -> None:
     )
 
 
+def test_forms_of_a_loss(record: ModuleType, tmp_path: Path) -> None:
+    found = {('N=4', 'ours'): 1.0, ('N=4', 'matrices'): 2.0, ('N=8', 'ours'): 30.0}
+    rows = [
+        record.record('loss', {'N': size[2:], 'form': form}, [x], unit, tmp_path / 'x')
+        for (size, form), x in found.items()
+        for unit in ('ms', 'MiB')
+    ]
+    ratio = record.record(
+        'loss', {'N': 8, 'what': 'a / b'}, [2], 'times', tmp_path / 'x'
+    )
+    assert record.render_forms([*rows, ratio]).splitlines()[:4] == [
+        '| | ours | matrices |',
+        '|---|---:|---:|',
+        '| N=4 | 1 ms, 1 MiB | 2 ms, 2 MiB |',
+        '| N=8 | 30 ms, 30 MiB | not measured |',
+    ]
+
+
 def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / 'results.csv'
     data = importlib.import_module('experiments.benchmarks.data')

@@ -1,34 +1,44 @@
-"""The loss of DeCUR: forward and backward, ours against the D x D matrices of the paper.
+"""The losses: forward and backward pass of each objective, and of D x D matrices.
 
     python -m experiments.benchmarks.loss
 
-Two modalities, two views, 87.5 % common dimensions, float32. Both take turns in one process, and
-get the same embeddings. Memory is the largest that tensors take beside the embeddings, gradients
-included.
+Two modalities, two views, 87.5 % common dimensions for DeCUR, float32, random embeddings of seed 0.
+All cases of a size take turns in one process and get the same embeddings. ``matrices`` is the loss
+of DeCUR by D x D matrices; lightly computes Barlow Twins, VICReg and SimCLR (NT-Xent). CoMM and
+COrAL get a third embedding, as from their tasks. On a CPU, time is that of the processor, which
+other work on the machine changes less. Memory is the largest that tensors take beside the
+embeddings, gradients included.
 
 Rows are appended to ``experiments/benchmarks/results_loss.csv``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from time import process_time
 
 import torch
 from jsonargparse import auto_cli
+from lightly import loss as lightly
 from torch import Tensor
 
 from experiments.benchmarks.measure import DEVICE, peak_mib, take_turns
 from experiments.benchmarks.published import matrix_loss
 from experiments.benchmarks.record import FOLDER, record, render
-from torchgeo_decur.losses import DeCURLoss
+from torchgeo_decur import losses
 
 RATIO = 0.875
+MODALITIES = ('s1', 's2')
+
+type Case = Callable[[], None]
 
 
 def main(
     samples: Sequence[int] = (64, 256, 1024, 4096),
     dimensions: Sequence[int] = (512, 2048, 8192),
     repeats: int = 5,
+    threads: int = 1,
+    slow: int = 2048,
     results: Path = FOLDER / 'results_loss.csv',
 ) -> None:
     """Measure, print a table and append it.
@@ -37,43 +47,86 @@ def main(
         samples: numbers of samples N.
         dimensions: numbers of dimensions D.
         repeats: how often each form runs.
+        threads: threads of a CPU.
+        slow: largest D for lightly's losses, which take up to a minute a step above it.
         results: CSV file to append to.
     """
+    torch.set_num_threads(threads)
     rows = []
     for n in samples:
         for d in dimensions:
-            cases = _cases(n, d)
-            seconds = take_turns(cases, repeats)
+            cases = _cases(n, d, with_lightly=d <= slow)
+            clock = process_time if DEVICE.type == 'cpu' else None
+            seconds = take_turns(cases, repeats, clock=clock)
             memory = {name: peak_mib(case) for name, case in cases.items()}
-            ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
-            case = {'N': n, 'D': d}
+            case = {'N': n, 'D': d, 'threads': threads}
             for form in cases:
-                milliseconds = [1e3 * s for s in seconds[form]]
                 one = {**case, 'form': form}
+                milliseconds = [1e3 * s for s in seconds[form]]
                 rows.append(record('loss', one, milliseconds, 'ms', results))
                 rows.append(record('loss', one, [memory[form]], 'MiB', results))
-            faster = {**case, 'what': 'matrices / ours'}
-            rows.append(record('loss', faster, ratios, 'times', results))
-            share = [memory['ours'] / memory['matrices']]
-            less = {**case, 'what': 'ours / matrices, memory'}
-            rows.append(record('loss', less, share, 'times', results))
+            for a, b in _ratios(cases):
+                times = [p / q for p, q in zip(seconds[a], seconds[b], strict=True)]
+                what = {**case, 'what': f'{a} / {b}'}
+                rows.append(record('loss', what, times, 'times', results))
+                what = {**case, 'what': f'{a} / {b}, memory'}
+                share = [memory[a] / memory[b]]
+                rows.append(record('loss', what, share, 'times', results))
     print(render(rows))
 
 
-def _cases(n: int, d: int) -> dict[str, Callable[[], None]]:
+def _cases(n: int, d: int, with_lightly: bool) -> dict[str, Case]:
     generator = torch.Generator().manual_seed(0)
-    z = {m: torch.randn(2, n, d, generator=generator).to(DEVICE) for m in ('s1', 's2')}
+    z = {
+        m: torch.randn(2, n, d, generator=generator).to(DEVICE)
+        for m in (*MODALITIES, 'third')
+    }
     common = round(RATIO * d)
-    ours = DeCURLoss(common)
 
-    def step(loss: Callable[[dict[str, Tensor]], Tensor]) -> None:
-        leaves = {m: x.detach().requires_grad_() for m, x in z.items()}
+    def step(
+        loss: Callable[[dict[str, Tensor]], Tensor], names: Iterable[str] = MODALITIES
+    ) -> None:
+        # Embeddings are named as the loss wants them.
+        leaves = {
+            m: x.detach().requires_grad_()
+            for m, x in zip(names, z.values(), strict=False)
+        }
         loss(leaves).backward()
 
-    return {
-        'ours': partial(step, lambda x: ours(x)['loss']),
+    def whole(criterion: losses.EmbeddingLoss, *third: str) -> Case:
+        criterion = criterion.to(DEVICE)
+        names = (*MODALITIES, *third)
+        return partial(step, lambda x: criterion(x)['loss'], names)
+
+    cases = {
+        'DeCUR': whole(losses.DeCURLoss(common)),
         'matrices': partial(step, lambda x: matrix_loss(x, common)),
+        'BarlowTwins': whole(losses.BarlowTwinsLoss()),
+        'VICReg': whole(losses.VICRegLoss()),
+        'SimCLR': whole(losses.SimCLRLoss()),
+        'CLIP': whole(losses.CLIPLoss()),
+        'CoMM': whole(losses.CoMMLoss(), 'joint'),
+        'COrAL': whole(losses.COrALLoss(), 'shared'),
     }
+    theirs = {
+        'lightly-BarlowTwins': lightly.BarlowTwinsLoss(0.0051),
+        'lightly-VICReg': lightly.VICRegLoss(),
+        'lightly-SimCLR': lightly.NTXentLoss(0.1),
+    }
+    if with_lightly:
+        cases |= {k: whole(losses.CrossModalLoss(v)) for k, v in theirs.items()}
+    return cases
+
+
+def _ratios(cases: Iterable[str]) -> list[tuple[str, str]]:
+    """Pair each case with the one that it is compared with."""
+    found = [('matrices', 'DeCUR')]
+    for name in cases:
+        if name.startswith('lightly-'):
+            found.append((name, name.removeprefix('lightly-')))
+        elif name not in ('DeCUR', 'matrices'):
+            found.append((name, 'DeCUR'))
+    return found
 
 
 if __name__ == '__main__':

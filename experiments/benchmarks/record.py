@@ -140,3 +140,29 @@ def render_parts(rows: Sequence[Row]) -> str:
         ]
         lines.append(f'| {part} | {" | ".join(cells)} |')
     return '\n'.join(lines)
+
+
+def render_forms(rows: Sequence[Row]) -> str:
+    """Render the forms of a loss as a table in Markdown, a row for each size.
+
+    Args:
+        rows: of one run, with ``form=``, in milliseconds and MiB; others are left out.
+
+    Returns:
+        The table of medians, and a line on where its numbers are from.
+    """
+    cells: dict[str, dict[str, list[str]]] = {}
+    forms: list[str] = []
+    for row in rows:
+        size, mark, form = row['case'].partition(' form=')
+        if mark:
+            value = f'{float(row["value"]):.3g} {row["unit"]}'
+            cells.setdefault(size, {}).setdefault(form, []).append(value)
+            forms += [form] * (form not in forms)
+    lines = ['| | ' + ' | '.join(forms) + ' |', '|---' + '|---:' * len(forms) + '|']
+    for size, found in cells.items():
+        shown = (', '.join(found.get(form, ['not measured'])) for form in forms)
+        lines.append(f'| {size} | {" | ".join(shown)} |')
+    last = rows[-1]
+    source = f'Commit `{last["commit"]}`, {last["hardware"]}, {last["versions"]}.'
+    return '\n'.join([*lines, '', source])

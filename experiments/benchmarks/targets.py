@@ -44,19 +44,37 @@ TARGETS = (
     Target(
         'loss, N = 256, D = 8192: time of the D x D form over ours',
         'loss',
-        r'N=256 D=8192 what=matrices / ours$',
+        r'N=256 D=8192 .*what=matrices / DeCUR$',
         at_least=30,
     ),
     Target(
-        'loss, N = 256, D = 8192: our memory over that of the D x D form',
+        'loss, N = 256, D = 8192: memory of the D x D form over ours',
         'loss',
-        r'N=256 D=8192 what=ours / matrices, memory$',
-        at_most=1 / 3,
+        r'N=256 D=8192 .*what=matrices / DeCUR, memory$',
+        at_least=3,
     ),
     Target(
         'loss, any size: time of the D x D form over ours',
         'loss',
-        r'what=matrices / ours$',
+        r'what=matrices / DeCUR$',
+        at_least=1,
+    ),
+    Target(
+        'loss, any size: time of Barlow Twins or VICReg over that of DeCUR',
+        'loss',
+        r'what=(BarlowTwins|VICReg) / DeCUR$',
+        at_most=1.3,
+    ),
+    Target(
+        'loss, any size: memory of Barlow Twins or VICReg over that of DeCUR',
+        'loss',
+        r'what=(BarlowTwins|VICReg) / DeCUR, memory$',
+        at_most=1.3,
+    ),
+    Target(
+        "loss, any size: time of lightly's Barlow Twins, VICReg or SimCLR over ours",
+        'loss',
+        r'what=lightly-.* / \w+$',
         at_least=1,
     ),
     Target(

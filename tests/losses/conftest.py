@@ -1,4 +1,4 @@
-"""What the tests of several losses share."""
+"""Fixtures of the tests of several losses."""
 
 import subprocess
 import sys
@@ -10,10 +10,14 @@ import pytest
 import torch
 
 
-@pytest.fixture
-def run_processes(tmp_path: Path) -> Callable[[dict[str, object]], list[dict]]:
-    def run(case: dict[str, object]) -> list[dict]:
-        torch.save(case, tmp_path / 'case.pt')
+@pytest.fixture(scope='module')
+def run_processes(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[dict[str, dict]], list[dict]]:
+    tmp_path = tmp_path_factory.mktemp('processes')
+
+    def run(cases: dict[str, dict]) -> list[dict]:
+        torch.save(cases, tmp_path / 'cases.pt')
         script = Path(__file__).with_name('two_processes.py')
         with ExitStack() as stack:
             processes = []

@@ -1,6 +1,7 @@
-"""CrossModalLoss, CLIPLoss, CoMMLoss and COrALLoss."""
+"""CrossModalLoss, SimCLRLoss, CLIPLoss, CoMMLoss and COrALLoss."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from statistics import fmean
@@ -18,6 +19,7 @@ from torchgeo_decur.losses import (
     COrALLoss,
     CrossModalLoss,
     EmbeddingLoss,
+    SimCLRLoss,
     info_nce,
 )
 
@@ -104,7 +106,7 @@ def reference_coral(z: Embeddings) -> dict[str, float]:
 
 
 CASES: dict[str, tuple[Callable[[], EmbeddingLoss], Reference, str]] = {
-    'simclr': (lambda: CrossModalLoss(NTXentLoss(0.1)), reference_simclr, ''),
+    'simclr': (SimCLRLoss, reference_simclr, ''),
     'clip': (CLIPLoss, reference_clip, ''),
     'comm': (CoMMLoss, reference_comm, 'joint'),
     'coral': (COrALLoss, reference_coral, 'shared'),
@@ -147,6 +149,17 @@ class TestValue:
         expected = [pair()(z['a'][v], z['b'][v]) for v in (0, 1)]
         out = CrossModalLoss(pair())(z)
         torch.testing.assert_close(out['cross_a_b'], torch.stack(expected).mean())
+
+    @pytest.mark.parametrize(('name', 'grams'), [('simclr', 6), ('comm', 8)])
+    def test_similarities_of_a_view_are_computed_once(
+        self, name: str, grams: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = []
+        module = sys.modules[SimCLRLoss.__module__]
+        gram = module.gram
+        monkeypatch.setattr(module, 'gram', lambda u: made.append(u) or gram(u))
+        CASES[name][0]()(make(names(name, 3)))
+        assert len(made) == grams
 
     def test_weights_of_coral(self) -> None:
         z = make(['shared', 'a', 'b'])
@@ -272,6 +285,7 @@ class TestErrors:
                 lambda: CLIPLoss(0.009),
                 r'temperature must be at least 0\.01, got 0\.009',
             ),
+            (lambda: SimCLRLoss(0.0), r'temperature must be positive, got 0\.0'),
             (lambda: CoMMLoss(-1.0), r'temperature must be positive, got -1\.0'),
             (lambda: COrALLoss(0.0), r'temperature must be positive, got 0\.0'),
             (lambda: COrALLoss(0.1, -2.0), r'orthogonal_weight must be >= 0, got -2'),
@@ -312,25 +326,3 @@ class TestErrors:
     def test_embeddings(self, name: str, z: Embeddings, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             CASES[name][0]()(z)
-
-
-@pytest.mark.parametrize('name', ['clip', 'comm', 'coral'])
-def test_two_processes_equal_one(
-    name: str, run_processes: Callable[[dict[str, object]], list[dict]]
-) -> None:
-    """Embeddings gathered with their gradient: value and gradient of the whole batch."""
-    x = make(names(name, 3), n=8, d=4)
-    weight = {m: w[0] for m, w in make(names(name, 3), n=4, d=6, seed=1).items()}
-    criterion = CASES[name][0]()
-    loss = type(criterion).__name__
-    ranks = run_processes({'x': x, 'weight': weight, 'loss': loss, 'arguments': {}})
-
-    weight = {m: w.clone().requires_grad_() for m, w in weight.items()}
-    expected = criterion({m: v @ weight[m] for m, v in x.items()})
-    expected['loss'].backward()
-    gradient = {m: w.grad for m, w in weight.items()}
-    for rank in ranks:
-        assert rank['local'] != pytest.approx(expected['loss'].item(), rel=0.01)
-        parts = {k: v.detach() for k, v in expected.items()}
-        torch.testing.assert_close(rank['out'], parts, rtol=0, atol=1e-8)
-        torch.testing.assert_close(rank['gradient'], gradient, rtol=0, atol=1e-8)

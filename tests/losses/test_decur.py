@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from itertools import combinations
 from statistics import fmean
 
@@ -122,6 +121,18 @@ class TestValue:
         ):
             DeCURLoss(448, intra=intra).terms(z)
         assert bool({(512, 512), (448, 448)} & set(kept)) is direct
+
+    def test_each_gram_matrix_is_computed_once(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shapes: list[tuple[int, ...]] = []
+        gram = functional.gram
+        monkeypatch.setattr(
+            functional, 'gram', lambda a: shapes.append(tuple(a.shape)) or gram(a)
+        )
+        DeCURLoss(4)(make(n=6, d=7, names='abc'))
+        # Common and unique block of the first view, and the second view.
+        assert sorted(shapes) == [(6, 3)] * 3 + [(6, 4)] * 3 + [(6, 7)] * 3
 
     def test_total_of_two_modalities(self) -> None:
         out = DeCURLoss(3)(make())
@@ -320,34 +331,6 @@ class TestErrors:
     def test_embeddings(self, z: Embeddings, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             DeCURLoss(common_dim=3)(z)
-
-
-def test_two_processes_equal_one(
-    run_processes: Callable[[dict[str, object]], list[dict]],
-) -> None:
-    # Half of the batch has N < D and the whole N > D, so both forms take part.
-    x = make(n=8, d=4, names='abc')
-    x = {m: v + torch.arange(8.0)[:, None] for m, v in x.items()}
-    weight = {m: w[0] for m, w in make(n=4, d=6, names='abc', seed=1).items()}
-    case = {
-        'x': x,
-        'weight': weight,
-        'loss': 'DeCURLoss',
-        'arguments': {'common_dim': 4},
-    }
-    ranks = run_processes(case)
-
-    weight = {m: w.clone().requires_grad_() for m, w in weight.items()}
-    expected = DeCURLoss(4)({m: v @ weight[m] for m, v in x.items()})
-    expected['loss'].backward()
-    for rank in ranks:
-        assert rank['local'] != pytest.approx(expected['loss'].item(), rel=0.01)
-        torch.testing.assert_close(
-            rank['out'], {k: v.detach() for k, v in expected.items()}, rtol=0, atol=1e-5
-        )
-        torch.testing.assert_close(
-            rank['gradient'], {m: w.grad for m, w in weight.items()}, rtol=0, atol=1e-5
-        )
 
 
 class TestAblations:

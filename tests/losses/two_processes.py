@@ -1,4 +1,4 @@
-"""One of the processes of `test_two_processes_equal_one`.
+"""One of the processes of `TestTwoProcesses`.
 
 Imports the losses without the package above them, which would import TorchGeo: half a
 minute for two processes on one core.
@@ -14,11 +14,18 @@ from torch import Tensor
 
 
 def main(folder: Path, rank: int, world_size: int) -> None:
-    case = torch.load(folder / 'case.pt', weights_only=True)
+    cases = torch.load(folder / 'cases.pt', weights_only=True)
     torch.distributed.init_process_group(
         'gloo', f'file://{folder}/rendezvous', rank=rank, world_size=world_size
     )
-    criterion = getattr(import_losses(), case['loss'])(**case['arguments'])
+    losses = import_losses()
+    found = {name: step(losses, case, rank, world_size) for name, case in cases.items()}
+    torch.save(found, folder / f'rank{rank}.pt')
+    torch.distributed.destroy_process_group()
+
+
+def step(losses: object, case: dict, rank: int, world_size: int) -> dict[str, object]:
+    criterion = getattr(losses, case['loss'])(**case.get('arguments', {}))
     weight = {m: w.requires_grad_() for m, w in case['weight'].items()}
     z = {m: x.chunk(world_size, dim=1)[rank] @ weight[m] for m, x in case['x'].items()}
     local = criterion(z)['loss'].item()
@@ -26,15 +33,11 @@ def main(folder: Path, rank: int, world_size: int) -> None:
     out['loss'].backward()
     for w in weight.values():
         torch.distributed.all_reduce(w.grad)
-    torch.save(
-        {
-            'out': {k: v.detach() for k, v in out.items()},
-            'gradient': {m: w.grad / world_size for m, w in weight.items()},
-            'local': local,
-        },
-        folder / f'rank{rank}.pt',
-    )
-    torch.distributed.destroy_process_group()
+    return {
+        'out': {k: v.detach() for k, v in out.items()},
+        'gradient': {m: w.grad / world_size for m, w in weight.items()},
+        'local': local,
+    }
 
 
 def gather(z: Tensor) -> Tensor:

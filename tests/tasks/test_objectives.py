@@ -104,6 +104,13 @@ def test_a_single_modality_compares_its_views(objective: Any) -> None:
     assert set(terms) == {'loss', 'intra_s2'}
 
 
+def test_checkpoints_of_older_criteria_load() -> None:
+    """The losses of lightly had no state, and CLIP's temperature keeps its key."""
+    for objective in OBJECTIVES:
+        keys = {k for k in task(objective).state_dict() if k.startswith('criterion')}
+        assert keys == ({'criterion.pair.log_scale'} if objective is CLIP else set())
+
+
 def test_clip_learns_its_temperature() -> None:
     model = task(CLIP)
     terms, h, z = model.compute_loss(images())

@@ -50,14 +50,14 @@ class BarlowTwinsLoss(PairwiseLoss[Embedding]):
     def prepare(
         self, z: Mapping[str, Tensor], pairs: int
     ) -> Mapping[str, list[Embedding]]:
-        """Standardise each view.
+        """Choose the form of the correlations.
 
         Args:
             z: embeddings by modality, shape (V, N, D) each, float32 or float64.
             pairs: number of pairs of views that will be compared.
 
         Returns:
-            The standardised views of each modality.
+            The views of each modality.
         """
         dim = next(iter(z.values())).shape[2]
         return embed(z, entries=pairs * dim**2)
@@ -66,8 +66,8 @@ class BarlowTwinsLoss(PairwiseLoss[Embedding]):
         """Compute the loss of two views.
 
         Args:
-            a: standardised embeddings.
-            b: other standardised embeddings of the same samples.
+            a: embeddings of one view.
+            b: embeddings of another view of the same samples.
 
         Returns:
             A scalar.

@@ -89,13 +89,13 @@ class DeCURLoss(EmbeddingLoss):
             ``loss`` and its parts, scalars.
         """
         used = z if self.intra else {m: v[:1] for m, v in z.items()}
-        views = embed(used, self._entries(used))
-        first = {m: v[0].split(self.common_dim) for m, v in views.items()}
         intra: dict[str, Tensor] = {}
         cross: dict[str, Tensor] = {}
-        if self.intra:
-            for m, v in views.items():
-                pairs = [self._term(a, b, target=1) for a, b in combinations(v, 2)]
+        first = {}
+        for m, views in embed(used, self._entries(used)).items():
+            first[m] = views[0].split(self.common_dim)
+            if self.intra:
+                pairs = [self._term(a, b, target=1) for a, b in combinations(views, 2)]
                 intra[f'intra_{m}'] = mean(pairs)
         names = display_names(combinations(z, 2))
         for (m, n), pair in names.items():

@@ -115,23 +115,31 @@ def cheaper_by_gram(grams: int, correlations: int) -> bool:
 
 
 class Embedding:
-    """Standardised embeddings of one view, which cache their Gram matrix.
+    """Embeddings of one view, which cache their standardised form and Gram matrix.
+
+    Both are computed at first use. The backward pass then finishes one view before it
+    begins the next one, which keeps the memory small.
 
     Args:
-        z: standardised embeddings, shape (N, D).
+        x: embeddings, shape (N, D).
         by_gram: whether to compute correlations from Gram matrices.
 
     Example:
-        >>> a = Embedding(standardize(torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 2.0]])))
-        >>> a.gram.shape
-        torch.Size([3, 3])
+        >>> a = Embedding(torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 2.0]]))
+        >>> a.z.shape, a.gram.shape
+        (torch.Size([3, 2]), torch.Size([3, 3]))
     """
 
-    def __init__(self, z: Tensor, by_gram: bool = True) -> None:
+    def __init__(self, x: Tensor, by_gram: bool = True) -> None:
         """Initialize a new Embedding instance."""
-        self.z = z
+        self.x = x
         self.by_gram = by_gram
         self._blocks: tuple[Embedding, ...] = ()
+
+    @cached_property
+    def z(self) -> Tensor:
+        """The standardised embeddings, shape (N, D)."""
+        return standardize(self.x)
 
     @cached_property
     def gram(self) -> Tensor:
@@ -149,16 +157,18 @@ class Embedding:
         Returns:
             Both blocks.
         """
-        first, second = self.z.split((size, self.z.shape[1] - size), dim=1)
-        blocks = Embedding(first, self.by_gram), Embedding(second, self.by_gram)
-        self._blocks = blocks
-        return blocks
+        sizes = (size, self.x.shape[1] - size)
+        first, second = (Embedding(x, self.by_gram) for x in self.x.split(sizes, dim=1))
+        # Each dimension is standardised on its own.
+        first.z, second.z = self.z.split(sizes, dim=1)
+        self._blocks = first, second
+        return first, second
 
     def correlate(self, other: 'Embedding') -> tuple[Tensor, Tensor]:
         """Compute the terms of the cross-correlation with another view.
 
         Args:
-            other: standardised embeddings of the same samples.
+            other: another view of the same samples.
 
         Returns:
             The diagonal, shape (D,), and the sum of the squares off it, a scalar.
@@ -168,18 +178,18 @@ class Embedding:
 
 
 def embed(z: Mapping[str, Tensor], entries: int) -> dict[str, list[Embedding]]:
-    """Standardise each view, and choose the cheaper form of all correlations.
+    """Choose the cheaper form of the correlations for the views of all modalities.
 
     Args:
         z: embeddings by modality, shape (V, N, D) each.
         entries: number of entries of all correlation matrices of the loss.
 
     Returns:
-        The standardised views of each modality.
+        The views of each modality.
     """
     v, n, d = next(iter(z.values())).shape
     by_gram = cheaper_by_gram(len(z) * v * n * n * d, n * entries)
-    return {m: [Embedding(standardize(x), by_gram) for x in v] for m, v in z.items()}
+    return {m: [Embedding(x, by_gram) for x in v] for m, v in z.items()}
 
 
 def redundancy_reduction(
@@ -190,8 +200,8 @@ def redundancy_reduction(
     .. math:: \sum_i (t - C_{ii})^2 + \lambda \sum_{i \ne j} C_{ij}^2
 
     Args:
-        a: standardised embeddings.
-        b: other standardised embeddings of the same samples.
+        a: embeddings of one view.
+        b: embeddings of another view of the same samples.
         lambda_param: weight :math:`\lambda` of the off-diagonal elements.
         target: target :math:`t` of the diagonal.
 
@@ -199,8 +209,7 @@ def redundancy_reduction(
         A scalar.
 
     Example:
-        >>> z = standardize(torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 1.0], [3.0, 3.0]]))
-        >>> a = Embedding(z)
+        >>> a = Embedding(torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 1.0], [3.0, 3.0]]))
         >>> [round(redundancy_reduction(a, a, 0.0051, t).item(), 3) for t in (0, 1)]
         [2.0, 0.0]
     """
@@ -347,5 +356,6 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (a,), (gradient,) = ctx.saved_tensors, gradients
-        product: Tensor = (gradient + gradient.T) @ a
-        return product
+        both: Tensor = gradient + gradient.T
+        # The gradient of a transposed factor keeps its layout, so that sums stay fast.
+        return both @ a if a.is_contiguous() else (a.T @ both).T

@@ -1,6 +1,7 @@
 """The loss of VICReg, between modalities or between views of one."""
 
 from collections.abc import Mapping
+from functools import cached_property
 
 from torch import Tensor
 from torch.nn.functional import mse_loss, relu
@@ -11,7 +12,36 @@ from .functional import covariance_terms
 _EPS = 1e-4
 
 
-class VICRegLoss(PairwiseLoss[tuple[Tensor, Tensor]]):
+class View:
+    """Embeddings of one view, which cache their variance and covariance terms.
+
+    Args:
+        z: embeddings, shape (N, D).
+        variance: weight of the variance term.
+        covariance: weight of the covariance term.
+
+    Example:
+        >>> import torch
+        >>> View(torch.zeros(4, 2), variance=25.0, covariance=1.0).penalty.item()
+        12.375
+    """
+
+    def __init__(self, z: Tensor, variance: float, covariance: float) -> None:
+        """Initialize a new View instance."""
+        self.z = z
+        self.variance = variance
+        self.covariance = covariance
+
+    @cached_property
+    def penalty(self) -> Tensor:
+        """The share of this view in the loss of a pair, a scalar."""
+        variance, off_diagonal = covariance_terms(self.z)
+        spread = relu(1 - (variance + _EPS).sqrt()).mean()
+        redundancy = off_diagonal / self.z.shape[1]
+        return self.variance / 2 * spread + self.covariance * redundancy
+
+
+class VICRegLoss(PairwiseLoss[View]):
     r"""Make embeddings equal, keep their variance, and remove their covariance.
 
     Bardes et al., *VICReg: Variance-Invariance-Covariance Regularization for
@@ -66,35 +96,27 @@ class VICRegLoss(PairwiseLoss[tuple[Tensor, Tensor]]):
         self.variance = variance
         self.covariance = covariance
 
-    def prepare(
-        self, z: Mapping[str, Tensor], pairs: int
-    ) -> Mapping[str, list[tuple[Tensor, Tensor]]]:
-        """Compute the variance and covariance terms of each view.
+    def prepare(self, z: Mapping[str, Tensor], pairs: int) -> Mapping[str, list[View]]:
+        """Prepare the variance and covariance terms of each view.
 
         Args:
             z: embeddings by modality, shape (V, N, D) each, float32 or float64.
             pairs: number of pairs of views that will be compared.
 
         Returns:
-            The embeddings of each view, shape (N, D), and its terms, a scalar.
+            The views of each modality.
         """
-        return {m: [(x, self._regularize(x)) for x in v] for m, v in z.items()}
+        weights = (self.variance, self.covariance)
+        return {m: [View(x, *weights) for x in v] for m, v in z.items()}
 
-    def compare(self, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
+    def compare(self, a: View, b: View) -> Tensor:
         """Compute the loss of two views.
 
         Args:
-            a: embeddings and their variance and covariance terms.
-            b: the same of other embeddings of the same samples.
+            a: a view.
+            b: another view of the same samples.
 
         Returns:
             A scalar.
         """
-        return self.invariance * mse_loss(a[0], b[0]) + a[1] + b[1]
-
-    def _regularize(self, x: Tensor) -> Tensor:
-        """Return half the weighted variance term, and the weighted covariance term."""
-        variance, off_diagonal = covariance_terms(x)
-        spread = relu(1 - (variance + _EPS).sqrt()).mean()
-        redundancy = off_diagonal / x.shape[1]
-        return self.variance / 2 * spread + self.covariance * redundancy
+        return self.invariance * mse_loss(a.z, b.z) + a.penalty + b.penalty

@@ -1,0 +1,65 @@
+"""Two processes with different data give the value and gradient of one with all."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from lightly import loss as lightly
+from torch import Tensor
+
+from torchgeo_decur import losses
+from torchgeo_decur.losses import CrossModalLoss, EmbeddingLoss
+
+# A loss, its arguments, one more name than the modalities, and what computes the same.
+CASES: dict[str, tuple[str, dict, str, Callable[[], EmbeddingLoss]]] = {
+    'decur': ('DeCURLoss', {'common_dim': 4}, '', lambda: losses.DeCURLoss(4)),
+    'barlow_twins': (
+        'BarlowTwinsLoss',
+        {},
+        '',
+        lambda: CrossModalLoss(lightly.BarlowTwinsLoss(0.0051)),
+    ),
+    'vicreg': ('VICRegLoss', {}, '', lambda: CrossModalLoss(lightly.VICRegLoss())),
+    'simclr': ('SimCLRLoss', {}, '', lambda: CrossModalLoss(lightly.NTXentLoss(0.1))),
+    'clip': ('CLIPLoss', {}, '', losses.CLIPLoss),
+    'comm': ('CoMMLoss', {}, 'joint', losses.CoMMLoss),
+    'coral': ('COrALLoss', {}, 'shared', losses.COrALLoss),
+}
+
+
+def case(name: str) -> dict:
+    loss, arguments, extra, _ = CASES[name]
+    generator = torch.Generator().manual_seed(0)
+    names = [*'abc', *([extra] if extra else [])]
+
+    def randn(*shape: int) -> dict[str, Tensor]:
+        return {
+            m: torch.randn(shape, generator=generator, dtype=torch.double)
+            for m in names
+        }
+
+    # Half of the batch has N < D and the whole N > D, so both forms take part. The mean
+    # moves over the batch, so that statistics of one process are not those of all.
+    x = {m: v + torch.arange(8.0)[:, None] for m, v in randn(2, 8, 4).items()}
+    return {'x': x, 'weight': randn(4, 6), 'loss': loss, 'arguments': arguments}
+
+
+@pytest.fixture(scope='module')
+def ranks(run_processes: Callable[[dict[str, dict]], list[dict]]) -> list[dict]:
+    return run_processes({name: case(name) for name in CASES})
+
+
+@pytest.mark.parametrize('name', CASES)
+class TestTwoProcesses:
+    def test_equal_one(self, name: str, ranks: list[dict]) -> None:
+        given, criterion = case(name), CASES[name][3]()
+        weight = {m: w.requires_grad_() for m, w in given['weight'].items()}
+        expected = criterion({m: v @ weight[m] for m, v in given['x'].items()})
+        expected['loss'].backward()
+        parts = {k: v.detach() for k, v in expected.items()}
+        gradient = {m: w.grad for m, w in weight.items()}
+        for rank in ranks:
+            found = rank[name]
+            assert found['local'] != pytest.approx(expected['loss'].item(), rel=1e-3)
+            torch.testing.assert_close(found['out'], parts, rtol=0, atol=1e-6)
+            torch.testing.assert_close(found['gradient'], gradient, rtol=0, atol=1e-6)
