@@ -98,7 +98,7 @@ def _cases(n: int, d: int, with_lightly: bool) -> dict[str, Case]:
         names = (*MODALITIES, *third)
         return partial(step, lambda x: criterion(x)['loss'], names)
 
-    cases = {
+    cases: dict[str, Case] = {
         'DeCUR': whole(losses.DeCURLoss(common)),
         'matrices': partial(step, lambda x: matrix_loss(x, common)),
         'BarlowTwins': whole(losses.BarlowTwinsLoss()),
