@@ -5,7 +5,6 @@ Notation: N samples (the batch of all devices), D dimensions.
 
 import math
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -134,20 +133,28 @@ class Embedding:
         """Initialize a new Embedding instance."""
         self.x = x
         self.by_gram = by_gram
+        # torch.compile cannot follow functools.cached_property in torch 2.6.
+        self._z: Tensor | None = None
+        self._gram: Tensor | None = None
         self._blocks: tuple[Embedding, Embedding] | None = None
 
-    @cached_property
+    @property
     def z(self) -> Tensor:
         """The standardised embeddings, shape (N, D)."""
-        return standardize(self.x)
+        if self._z is None:
+            self._z = standardize(self.x)
+        return self._z
 
-    @cached_property
+    @property
     def gram(self) -> Tensor:
         """The Gram matrix, shape (N, N): the sum over the blocks after ``split``."""
-        if self._blocks is None:
-            return gram(self.z)
-        first, second = self._blocks
-        return first.gram + second.gram
+        if self._gram is None:
+            if self._blocks is None:
+                self._gram = gram(self.z)
+            else:
+                first, second = self._blocks
+                self._gram = first.gram + second.gram
+        return self._gram
 
     def split(self, size: int) -> tuple['Embedding', 'Embedding']:
         """Split the dimensions into two blocks.
@@ -161,7 +168,7 @@ class Embedding:
         sizes = (size, self.x.shape[1] - size)
         first, second = (Embedding(x, self.by_gram) for x in self.x.split(sizes, dim=1))
         # Each dimension is standardised on its own.
-        first.z, second.z = self.z.split(sizes, dim=1)
+        first._z, second._z = self.z.split(sizes, dim=1)
         self._blocks = first, second
         return first, second
 

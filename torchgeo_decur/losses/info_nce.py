@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from functools import cached_property
 from typing import cast
 
 import torch
@@ -31,12 +30,16 @@ class Directions:
         """Initialize a new Directions instance."""
         # Both factors of a similarity carry the root of its scale.
         self.u = normalize(z, dim=1) / math.sqrt(temperature)
+        self._among: Tensor | None = None
 
-    @cached_property
+    @property
     def among(self) -> Tensor:
         r"""Similarity to all other samples, :math:`\log \sum_{j \ne i} e^{s_{ij}}`, (N,)."""
-        itself = torch.eye(len(self.u), dtype=torch.bool, device=self.u.device)
-        return gram(self.u).masked_fill(itself, -torch.inf).logsumexp(dim=1)
+        if self._among is None:
+            itself = torch.eye(len(self.u), dtype=torch.bool, device=self.u.device)
+            similarity = gram(self.u).masked_fill(itself, -torch.inf)
+            self._among = similarity.logsumexp(dim=1)
+        return self._among
 
 
 def contrast(a: Directions, b: Directions) -> Tensor:

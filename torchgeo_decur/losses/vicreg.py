@@ -1,7 +1,6 @@
 """The loss of VICReg, between modalities or between views of one."""
 
 from collections.abc import Mapping
-from functools import cached_property
 
 from torch import Tensor
 from torch.nn.functional import mse_loss, relu
@@ -31,14 +30,17 @@ class View:
         self.z = z
         self.variance = variance
         self.covariance = covariance
+        self._penalty: Tensor | None = None
 
-    @cached_property
+    @property
     def penalty(self) -> Tensor:
         """The share of this view in the loss of a pair, a scalar."""
-        variance, off_diagonal = covariance_terms(self.z)
-        spread = relu(1 - (variance + _EPS).sqrt()).mean()
-        redundancy = off_diagonal / self.z.shape[1]
-        return self.variance / 2 * spread + self.covariance * redundancy
+        if self._penalty is None:
+            variance, off_diagonal = covariance_terms(self.z)
+            spread = relu(1 - (variance + _EPS).sqrt()).mean()
+            redundancy = off_diagonal / self.z.shape[1]
+            self._penalty = self.variance / 2 * spread + self.covariance * redundancy
+        return self._penalty
 
 
 class VICRegLoss(PairwiseLoss[View]):
