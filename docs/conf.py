@@ -125,8 +125,8 @@ nitpick_ignore_regex = [
 # Items of `samples`, which only their dataset looks into, the bases of enums and tasks, and aliases that are spelled
 # out where they are arguments.
 nitpick_ignore = [
-    ('py:class', 'torchgeo_decur.datasets.bigearthnet.Patch'),
-    ('py:class', 'torchgeo_decur.datasets.geonrw.Patch'),
+    ('py:class', 'torchgeo_decur.datasets.bigearthnet.BigEarthNetPatch'),
+    ('py:class', 'torchgeo_decur.datasets.geonrw.GeoNRWPatch'),
     ('py:class', 'torchgeo_decur.datasets.paired_folders.Frame'),
     ('py:class', 'torchgeo_decur.datasets.rgbd.sunrgbd.SUNFrame'),
     ('py:class', 'torchgeo_decur.models.encoder.Weights'),

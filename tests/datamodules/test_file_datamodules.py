@@ -71,7 +71,7 @@ def test_ssl4eo_s12(roots: dict[str, str]) -> None:
 def test_ssl4eo_s12_draws_new_dates_each_epoch(roots: dict[str, str]) -> None:
     datamodule = SSL4EOS12PairDataModule(
         roots['ssl4eo_s12'],
-        dates='independent',
+        date_sampling='independent',
         num_dates=2,
         val_fraction=0.5,
         batch_size=2,

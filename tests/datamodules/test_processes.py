@@ -62,7 +62,8 @@ def datamodules(
             batch_size=4,
         ),
         'ssl4eo_s12': SSL4EOS12PairDataModule(
-            make('ssl4eo_s12', places=range(4), dates=(0, 1)), dates='independent'
+            make('ssl4eo_s12', places=range(4), dates=(0, 1)),
+            date_sampling='independent',
         ),
         'sunrgbd': SUNRGBDDataModule(make('sunrgbd'), size=(8, 8)),
         'synthetic': SyntheticEODataModule(length=4, val_length=4, size=16),

@@ -70,7 +70,7 @@ def test_bands_of_lower_resolution_come_on_the_ten_metre_grid(shared: Path) -> N
 
 
 def test_same_takes_the_nearest_date(shared: Path) -> None:
-    dataset = SSL4EOS12Pair(shared, dates='same', num_dates=2)
+    dataset = SSL4EOS12Pair(shared, date_sampling='same', num_dates=2)
     seen = set()
     for epoch in range(12):
         dataset.set_epoch(epoch)
@@ -86,26 +86,28 @@ def test_same_repeats_a_date_of_sentinel2_that_is_nearest_to_several(
     root: Path,
 ) -> None:
     shutil.rmtree(root / 's2c/0000000' / product('s2c', 0))
-    sample = SSL4EOS12Pair(root, dates='same', num_dates=2)[0]
+    sample = SSL4EOS12Pair(root, date_sampling='same', num_dates=2)[0]
     assert sorted(date_of(sample, 's1')) == [0, 1]
     assert date_of(sample, 's2') == [1, 1]
 
 
 def test_independent_draws_each_modality_on_its_own(shared: Path) -> None:
-    dataset = SSL4EOS12Pair(shared, dates='independent')
+    dataset = SSL4EOS12Pair(shared, date_sampling='independent')
     pairs = set()
     for epoch in range(24):
         dataset.set_epoch(epoch)
         sample = dataset[1]
         pairs.add((*date_of(sample, 's1'), *date_of(sample, 's2')))
     assert len(pairs) > 6
-    drawn = SSL4EOS12Pair(shared, dates='independent', num_dates=3)[1]
+    drawn = SSL4EOS12Pair(shared, date_sampling='independent', num_dates=3)[1]
     assert len(set(date_of(drawn, 's1'))) == len(set(date_of(drawn, 's2'))) == 3
 
 
 def test_dates_depend_on_seed_epoch_and_place_alone(shared: Path) -> None:
     def draw(seed: int, epoch: int) -> list[int]:
-        dataset = SSL4EOS12Pair(shared, dates='independent', num_dates=4, seed=seed)
+        dataset = SSL4EOS12Pair(
+            shared, date_sampling='independent', num_dates=4, seed=seed
+        )
         dataset.set_epoch(epoch)
         sample = dataset[2]
         return date_of(sample, 's1') + date_of(sample, 's2')
@@ -116,7 +118,9 @@ def test_dates_depend_on_seed_epoch_and_place_alone(shared: Path) -> None:
 
 @pytest.mark.filterwarnings('ignore:This process')
 def test_persistent_workers_see_the_epoch(shared: Path) -> None:
-    dataset = SSL4EOS12Pair(shared, dates='independent', num_dates=4).subset([0, 1])
+    dataset = SSL4EOS12Pair(shared, date_sampling='independent', num_dates=4).subset(
+        [0, 1]
+    )
     loader = DataLoader(dataset, batch_size=2, num_workers=1, persistent_workers=True)
     for epoch in range(3):
         dataset.set_epoch(epoch)
@@ -126,7 +130,7 @@ def test_persistent_workers_see_the_epoch(shared: Path) -> None:
 
 
 def test_subset_has_an_epoch_of_its_own(shared: Path) -> None:
-    dataset = SSL4EOS12Pair(shared, dates='independent', num_dates=4)
+    dataset = SSL4EOS12Pair(shared, date_sampling='independent', num_dates=4)
     before = date_of(dataset[0], 's1')
     dataset.subset([0, 1]).set_epoch(5)
     assert date_of(dataset[0], 's1') == before
@@ -146,7 +150,7 @@ def test_only_files_of_the_dates_asked_for_are_opened(
         return true_open(path, *args, **options)
 
     monkeypatch.setattr(rasterio, 'open', record)
-    SSL4EOS12Pair(shared, dates='same')[0]
+    SSL4EOS12Pair(shared, date_sampling='same')[0]
     assert len(opened) == 15
     assert len(set(opened)) == 2
 
@@ -184,7 +188,7 @@ def test_place_without_dates_is_left_out(root: Path) -> None:
         shutil.rmtree(folder)
     with pytest.warns(UserWarning, match='left out 1 places .* without any date'):
         assert len(SSL4EOS12Pair(root)) == 1
-    dataset = SSL4EOS12Pair(root, dates='same')
+    dataset = SSL4EOS12Pair(root, date_sampling='same')
     with pytest.raises(
         UnreadableFileError, match=r'0000001 is missing or has no dates'
     ):
@@ -197,7 +201,7 @@ def test_place_without_dates_is_left_out(root: Path) -> None:
 
 def test_too_few_dates(root: Path) -> None:
     with pytest.raises(ValueError, match='at least num_dates=3 dates, found 2; ask'):
-        SSL4EOS12Pair(root, dates='independent', num_dates=3)[0]
+        SSL4EOS12Pair(root, date_sampling='independent', num_dates=3)[0]
 
 
 @pytest.mark.parametrize('empty', ['', 's1', 's2c'])
@@ -292,7 +296,10 @@ def test_sizes_must_agree(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'dates': 'any'}, "dates must be one of .*'independent'.*, got 'any'"),
+        (
+            {'date_sampling': 'any'},
+            "date_sampling must be one of .*'independent'.*, got 'any'",
+        ),
         ({'level': 'l3'}, "level must be one of .*, got 'l3'"),
         ({'num_dates': 0}, 'num_dates must be positive, got 0'),
     ],

@@ -177,7 +177,7 @@ class TestLabels:
         assert 'label' not in SyntheticEO(size=16)[5]
 
     def test_kept_scenes_are_the_same(self) -> None:
-        dataset = SyntheticEO(size=16, keep=True)
+        dataset = SyntheticEO(size=16, cache=True)
         first, again, fresh = dataset[3], dataset[3], SyntheticEO(size=16)[3]
         assert again['image_s1'] is first['image_s1'] and again is not first
         assert all(torch.equal(again[key], fresh[key]) for key in fresh)

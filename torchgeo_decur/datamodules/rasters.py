@@ -15,7 +15,7 @@ from ..datasets.entry_types import typed
 from ..datasets.plotting import plot_images
 from ..datasets.rasters.join import JoinedRasters, join
 from ..datasets.rasters.open import dataset_class, open_rasters
-from ..datasets.rasters.split_areas import describe_parts, divide
+from ..datasets.rasters.split_areas import divide, summarize_areas
 from ..datasets.rasters.window_positions import holds_window
 from ..datasets.rasters.windows import GridWindows, RandomWindows, too_small
 from ..modalities import Conversion, Modality, invalid_pixels
@@ -247,7 +247,7 @@ class RasterPairDataModule(StatisticsDataModule):
             {'test': test} if test else {}
         )
         self.areas = divide(rasters, shares, widths)
-        if stage != 'predict' and (text := describe_parts(rasters, self.areas)):
+        if stage != 'predict' and (text := summarize_areas(rasters, self.areas)):
             rank_zero_info(text)
         self.set_modalities(
             {m: replace(v, nodata=nodata[m]) for m, v in self.modalities.items()}

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ..datasets.ssl4eo_s12 import Dates, Level, SSL4EOS12Pair
+from ..datasets.ssl4eo_s12 import DateSampling, Level, SSL4EOS12Pair
+from ..deprecation import renamed_arguments
 from ..modalities import converted
 from .base import MultimodalDataModule
 
@@ -12,7 +13,7 @@ class SSL4EOS12PairDataModule(MultimodalDataModule):
 
     Args:
         root: folder that has ``s1`` and ``s2c`` (or ``s2a``), or that receives them.
-        dates: 'all', 'same' or 'independent', see
+        date_sampling: 'all', 'same' or 'independent', see
             :class:`~torchgeo_decur.datasets.SSL4EOS12Pair`. With several dates the task
             picks one for each view; drawing one here opens a quarter of the files.
         level: level of Sentinel-2, 'l1c' (13 bands) or 'l2a' (12 bands).
@@ -36,11 +37,12 @@ class SSL4EOS12PairDataModule(MultimodalDataModule):
     The test split is the validation split; the predict split has every place, in order.
     """
 
+    @renamed_arguments(dates='date_sampling')
     def __init__(
         self,
         root: str = 'data',
         *,
-        dates: Dates = 'all',
+        date_sampling: DateSampling = 'all',
         level: Level = 'l1c',
         num_dates: int = 1,
         val_fraction: float = 0.01,
@@ -66,7 +68,7 @@ class SSL4EOS12PairDataModule(MultimodalDataModule):
         self.val_fraction = val_fraction
         self.kwargs = {
             'root': root,
-            'dates': dates,
+            'date_sampling': date_sampling,
             'level': level,
             'num_dates': num_dates,
             'download': download,
@@ -77,7 +79,7 @@ class SSL4EOS12PairDataModule(MultimodalDataModule):
 
     def freeze(self) -> None:
         """Ask for all dates of each place: the task picks one for each view."""
-        self.kwargs['dates'] = 'all'
+        self.kwargs['date_sampling'] = 'all'
 
     def prepare_data(self) -> None:
         """Download the dataset if asked to."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from ..datasets import SyntheticEO
+from ..deprecation import renamed_arguments
 from .base import MultimodalDataModule
 
 
@@ -24,7 +25,7 @@ class SyntheticEODataModule(MultimodalDataModule):
         unique_strength: contrast of what one sensor alone sees.
         multilabel: whether samples have ``label``, the classes of ``label_common``,
             ``label_s1`` and ``label_s2`` as one multi-label task.
-        keep: whether training scenes stay in memory once they are made, in each process.
+        cache: whether training scenes stay in memory once they are made, in each process.
         label_fraction: fraction of the training scenes to train with, stratified by
             ``label_common``.
         batch_size: samples of a batch on each device.
@@ -42,6 +43,7 @@ class SyntheticEODataModule(MultimodalDataModule):
         torch.Size([4, 13, 32, 32])
     """
 
+    @renamed_arguments(keep='cache')
     def __init__(
         self,
         modalities: Sequence[str] = ('s1', 's2'),
@@ -53,7 +55,7 @@ class SyntheticEODataModule(MultimodalDataModule):
         common_strength: float = 1.0,
         unique_strength: float = 1.0,
         multilabel: bool = False,
-        keep: bool = False,
+        cache: bool = False,
         label_fraction: float = 1.0,
         batch_size: int = 64,
         num_workers: int = 0,
@@ -73,7 +75,7 @@ class SyntheticEODataModule(MultimodalDataModule):
         )
         self.length = length
         self.val_length = val_length
-        self.keep = keep
+        self.cache = cache
         self.kwargs = {
             'modalities': tuple(modalities),
             'size': size,
@@ -94,7 +96,7 @@ class SyntheticEODataModule(MultimodalDataModule):
             name: SyntheticEO(
                 self.length if name == 'train' else self.val_length,
                 seed=len(splits) * self.seed + number,
-                keep=self.keep and name == 'train',
+                cache=self.cache and name == 'train',
                 **self.kwargs,
             )
             for name, number in splits.items()

@@ -22,10 +22,10 @@ from .io import SENTINEL2_RATIO, not_found, read
 from .resizing import resize
 
 Version = Literal['v1', 'v2']
-Split = Literal['train', 'val', 'test', 'all']
+BigEarthNetSplit = Literal['train', 'val', 'test', 'all']
 
 
-class Patch(NamedTuple):
+class BigEarthNetPatch(NamedTuple):
     """Names of the folders of one patch, and its classes where they are known.
 
     Args:
@@ -87,7 +87,7 @@ class BigEarthNetMM(FileDataset):
         self,
         root: PathLike = 'data',
         version: Version = 'v2',
-        split: Split = 'train',
+        split: BigEarthNetSplit = 'train',
         modalities: Sequence[str] = ('s1', 's2'),
         num_classes: int = 19,
         transforms: Callable[[Sample], Sample] | None = None,
@@ -100,7 +100,7 @@ class BigEarthNetMM(FileDataset):
         sizes = {'v1': (19, 43), 'v2': (19,)}
         for name, value, allowed in (
             ('version', version, get_args(Version)),
-            ('split', split, get_args(Split)),
+            ('split', split, get_args(BigEarthNetSplit)),
             ('num_classes', num_classes, sizes.get(version, ())),
         ):
             if value not in allowed:
@@ -123,9 +123,9 @@ class BigEarthNetMM(FileDataset):
         self.convert(conversion)
         check_layout(root, f'BigEarthNet {version}')
         self._folders = self._find_folders()
-        self.samples: list[Patch] = self._find_patches()
+        self.samples: list[BigEarthNetPatch] = self._find_patches()
 
-    def load(self, item: Patch) -> Sample:
+    def load(self, item: BigEarthNetPatch) -> Sample:
         """Read one patch.
 
         Args:
@@ -195,7 +195,7 @@ class BigEarthNetMM(FileDataset):
         found = [folder for folder in root.glob(pattern) if folder.is_dir()]
         return found[0] if len(found) == 1 else None
 
-    def _find_patches(self) -> list[Patch]:
+    def _find_patches(self) -> list[BigEarthNetPatch]:
         """Patches of the split that are on disk."""
         present = {m: self._list_names(m) for m in self.modalities}
         wanted = list(
@@ -226,7 +226,7 @@ class BigEarthNetMM(FileDataset):
             folders = [folders[0] / name for name in _listing(folders[0])]
         return {name for folder in folders for name in _listing(folder)}
 
-    def _read_v2(self) -> Iterator[Patch]:
+    def _read_v2(self) -> Iterator[BigEarthNetPatch]:
         path = Path(self.root) / 'metadata.parquet'
         table = pd.read_parquet(
             path, columns=['patch_id', 'labels', 'split', 's1_name']
@@ -235,9 +235,9 @@ class BigEarthNetMM(FileDataset):
             table = table[table['split'] == BigEarthNetV2.split_map[self.split]]
         columns = (table[name] for name in ('s1_name', 'patch_id', 'labels'))
         for s1, s2, labels in zip(*columns, strict=True):
-            yield Patch(s1, s2, _to_classes(s2, labels, self.classes))
+            yield BigEarthNetPatch(s1, s2, _to_classes(s2, labels, self.classes))
 
-    def _read_v1(self, present: dict[str, set[str]]) -> Iterator[Patch]:
+    def _read_v1(self, present: dict[str, set[str]]) -> Iterator[BigEarthNetPatch]:
         if self.split != 'all':
             options = (self.split, self.download, self.checksum)
             try:
@@ -247,11 +247,15 @@ class BigEarthNetMM(FileDataset):
                 raise not_found(self, expected) from error
             for line in path.read_text().split():
                 s2, s1 = line.split(',')[:2]
-                yield Patch(s1, s2)
+                yield BigEarthNetPatch(s1, s2)
         elif len(present) == 1:
             ((modality, names),) = present.items()
             for name in sorted(names):
-                yield Patch(name, '') if modality == 's1' else Patch('', name)
+                yield (
+                    BigEarthNetPatch(name, '')
+                    if modality == 's1'
+                    else BigEarthNetPatch('', name)
+                )
         else:
             for s1 in sorted(present['s1']):
                 try:
@@ -260,7 +264,7 @@ class BigEarthNetMM(FileDataset):
                     if not self.skip_unreadable:
                         raise
                     s2 = ''  # on no disk, so that the patch is left out
-                yield Patch(s1, s2)
+                yield BigEarthNetPatch(s1, s2)
 
     def _read_json(self, modality: str, patch: str) -> dict[str, Any]:
         path = self._folders[modality] / patch / f'{patch}_labels_metadata.json'
@@ -274,10 +278,10 @@ class BigEarthNetMM(FileDataset):
             ) from error
         return content
 
-    def _classes_of(self, patch: Patch) -> tuple[int, ...]:
+    def _classes_of(self, patch: BigEarthNetPatch) -> tuple[int, ...]:
         return self._read_classes(patch) if patch.classes is None else patch.classes
 
-    def _read_classes(self, patch: Patch) -> tuple[int, ...]:
+    def _read_classes(self, patch: BigEarthNetPatch) -> tuple[int, ...]:
         """Classes of a patch of v1, among the 43 or the 19."""
         modality = 's2' if 's2' in self.modalities else 's1'
         name = patch.s2 if modality == 's2' else patch.s1
@@ -288,7 +292,7 @@ class BigEarthNetMM(FileDataset):
         convert = BigEarthNet.label_converter
         return tuple(convert[i] for i in classes if i in convert)
 
-    def _read_image(self, modality: str, patch: Patch) -> Tensor:
+    def _read_image(self, modality: str, patch: BigEarthNetPatch) -> Tensor:
         """Read the bands of one modality on the 10 m grid, shape (C, 120, 120)."""
         name = patch.s2 if modality == 's2' else patch.s1
         # v2 sorts patches by scene: tile (S1 only), row and column end the name.

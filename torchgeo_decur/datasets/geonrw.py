@@ -14,7 +14,7 @@ from .base import FileDataset, UnreadableFileError
 from .io import not_found, read, read_size
 
 
-class Patch(NamedTuple):
+class GeoNRWPatch(NamedTuple):
     """Where a patch lies.
 
     Args:
@@ -99,14 +99,14 @@ class GeoNRWPatches(FileDataset, GeoNRW):
                 f'size must be in [1, {self.tile_size}], the size of a tile, got {size}'
             )
         starts = range(0, self.tile_size - size + 1, size)
-        self.samples: list[Patch] = [
-            Patch(path.removesuffix(self.suffixes['rgb']), row, column)
+        self.samples: list[GeoNRWPatch] = [
+            GeoNRWPatch(path.removesuffix(self.suffixes['rgb']), row, column)
             for path in self.file_list
             for row in starts
             for column in starts
         ]
 
-    def load(self, item: Patch) -> Sample:
+    def load(self, item: GeoNRWPatch) -> Sample:
         """Read one patch.
 
         Args:

@@ -16,13 +16,14 @@ from torchgeo.datasets import SSL4EOS12, DatasetNotFoundError
 from torchgeo.datasets.utils import Path as PathLike
 from torchgeo.datasets.utils import Sample
 
+from ..deprecation import renamed_arguments
 from ..modalities import MODALITIES, Modality
 from .base import FileDataset, UnreadableFileError
 from .dataset_versions import check_layout
 from .io import SENTINEL2_RATIO, not_found, read
 from .resizing import resize
 
-Dates = Literal['all', 'same', 'independent']
+DateSampling = Literal['all', 'same', 'independent']
 Level = Literal['l1c', 'l2a']
 
 
@@ -48,7 +49,7 @@ class SSL4EOS12Pair(FileDataset):
 
     Args:
         root: folder that has ``s1`` and ``s2c`` (or ``s2a``), or that receives them.
-        dates: 'all' for as many dates as every place has in both modalities (T = 4 in
+        date_sampling: 'all' for as many dates as every place has in both modalities (T = 4 in
             the published data; the earliest where a place has more; counting them
             visits each folder once, and a warning names the first place that costs the
             others dates), 'same' for ``num_dates`` dates of Sentinel-1 drawn
@@ -70,10 +71,11 @@ class SSL4EOS12Pair(FileDataset):
         ValueError: if an option is not valid, or the folder holds version 1.1.
     """
 
+    @renamed_arguments(dates='date_sampling')
     def __init__(
         self,
         root: PathLike = 'data',
-        dates: Dates = 'all',
+        date_sampling: DateSampling = 'all',
         level: Level = 'l1c',
         num_dates: int = 1,
         transforms: Callable[[Sample], Sample] | None = None,
@@ -84,14 +86,17 @@ class SSL4EOS12Pair(FileDataset):
         conversion: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Initialize a new SSL4EOS12Pair instance."""
-        if dates not in get_args(Dates):
-            raise ValueError(f'dates must be one of {get_args(Dates)}, got {dates!r}')
+        if date_sampling not in get_args(DateSampling):
+            raise ValueError(
+                f'date_sampling must be one of {get_args(DateSampling)}, '
+                f'got {date_sampling!r}'
+            )
         if level not in get_args(Level):
             raise ValueError(f'level must be one of {get_args(Level)}, got {level!r}')
         if num_dates < 1:
             raise ValueError(f'num_dates must be positive, got {num_dates}')
         self.root = root
-        self.dates = dates
+        self.date_sampling = date_sampling
         self.level = level
         self.num_dates = num_dates
         self.transforms = transforms
@@ -106,11 +111,11 @@ class SSL4EOS12Pair(FileDataset):
         self.convert(conversion)
         self._epoch = _shared_epoch()
         self.samples: list[str] = self._find_places()
-        if dates == 'all':
+        if date_sampling == 'all':
             self._keep_common_dates()
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the dates of an epoch; without effect on ``dates='all'``.
+        """Choose the dates of an epoch; without effect on ``date_sampling='all'``.
 
         Args:
             epoch: number of the epoch, from 0.
@@ -215,7 +220,7 @@ class SSL4EOS12Pair(FileDataset):
                 f'all places of {self.root} are taken with {self.num_dates} of up to '
                 f'{most} dates, for {len(few)} of {len(self.samples)} have no more, the '
                 f'first is {few[0]}; complete or remove them, or draw dates with '
-                "dates='independent'",
+                "date_sampling='independent'",
                 stacklevel=3,
             )
 
@@ -228,10 +233,12 @@ class SSL4EOS12Pair(FileDataset):
     def _choose(
         self, place: str, dates: dict[str, list[tuple[int, str]]]
     ) -> dict[str, list[tuple[int, str]]]:
-        """Dates of the sample, by modality."""
+        """Return the dates of the sample, by modality."""
         needed = self.num_dates
         for m, found in dates.items():
-            if len(found) < (1 if m == 's2' and self.dates == 'same' else needed):
+            if len(found) < (
+                1 if m == 's2' and self.date_sampling == 'same' else needed
+            ):
                 where = self._folder(m) / place
                 if not found:
                     raise UnreadableFileError(f'{where} is missing or has no dates')
@@ -239,14 +246,14 @@ class SSL4EOS12Pair(FileDataset):
                     f'{where}: expected at least num_dates={needed} dates, found '
                     f'{len(found)}; ask for fewer'
                 )
-        if self.dates == 'all':
+        if self.date_sampling == 'all':
             return {m: found[:needed] for m, found in dates.items()}
         rng = np.random.default_rng([self.seed, int(self._epoch), int(place)])
         drawn = {
             m: [found[i] for i in rng.permutation(len(found))[:needed]]
             for m, found in dates.items()
         }
-        if self.dates == 'same':
+        if self.date_sampling == 'same':
             drawn['s2'] = [
                 min(dates['s2'], key=lambda date: abs(date[0] - time))
                 for time, _ in drawn['s1']

@@ -138,7 +138,7 @@ class JoinedRasters:
                 x, y, *_ = cast(Window, window)
                 near = leaf.index.cx[x.start : x.stop, y.start : y.stop].filepath
                 raise ValueError(
-                    f'{name}: cannot read {describe(window)} from {list(near)}: {error}'
+                    f'{name}: cannot read {describe_window(window)} from {list(near)}: {error}'
                 ) from error
         if self.num_classes is not None and 'mask' in chosen:
             self._check_labels(sample['mask'], window)
@@ -224,7 +224,7 @@ class JoinedRasters:
             raise ValueError(
                 f'mask: labels must be in [0, {self.num_classes}) or nodata '
                 f'({self.nodata["mask"]}), got {wrong[:5].tolist()} at '
-                f'{describe(window)}; correct num_classes or nodata'
+                f'{describe_window(window)}; correct num_classes or nodata'
             )
 
 
@@ -285,7 +285,7 @@ def outline(window: GeoSlice) -> Polygon:
     return shapely.box(x.start, y.start, x.stop, y.stop)
 
 
-def describe(window: GeoSlice) -> str:
+def describe_window(window: GeoSlice) -> str:
     """Say where a window is."""
     x, y, *_ = cast(Window, window)
     return f'x {x.start:.10g} to {x.stop:.10g}, y {y.start:.10g} to {y.stop:.10g}'

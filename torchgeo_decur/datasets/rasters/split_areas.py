@@ -21,7 +21,7 @@ from .window_positions import holds_window, random_positions
 BLOCKS = 4
 
 
-def strips(
+def split_by_area(
     rasters: JoinedRasters, fractions: Sequence[float], gap: float = 0.0
 ) -> list[BaseGeometry]:
     """Cut the common footprint into strips, from west to east, by area.
@@ -130,7 +130,7 @@ def divide(
         gap = 3 * width - xres
         cut = whole_parts(rasters, fractions, gap)
         if cut is None:
-            cut = strips(rasters, fractions, gap)
+            cut = split_by_area(rasters, fractions, gap)
             if not _hold_all(rasters, cut):
                 cut = whole_parts(rasters, fractions, gap, uneven=True) or cut
         found = found or cut
@@ -147,7 +147,7 @@ def divide(
     return dict(zip(shares, found or [], strict=True))
 
 
-def describe_parts(
+def summarize_areas(
     rasters: JoinedRasters, areas: Mapping[str, BaseGeometry]
 ) -> str | None:
     """Count the separate parts of each area.

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch.nn.functional import one_hot
 from torchgeo.datasets import NonGeoDataset
 
+from ...deprecation import renamed_arguments
 from ...modalities import MODALITIES
 from ..plotting import plot_images
 from .landscapes import COVERS, LANDSCAPES, Fields, Floats, Place, make_place
@@ -95,7 +96,7 @@ class SyntheticEO(NonGeoDataset):
         unique_strength: contrast of what one sensor alone sees; 0 hides ``label_s1``
             and ``label_s2``, 1 is the calibrated contrast.
         multilabel: whether samples have ``label``.
-        keep: whether a scene stays in memory once it is made, in each process:
+        cache: whether a scene stays in memory once it is made, in each process:
             4 bytes for each value of its images, and 8 for each pixel.
         transforms: a function that takes a sample and returns a new one.
 
@@ -138,6 +139,7 @@ class SyntheticEO(NonGeoDataset):
         ]
     )
 
+    @renamed_arguments(keep='cache')
     def __init__(
         self,
         length: int = 1024,
@@ -148,7 +150,7 @@ class SyntheticEO(NonGeoDataset):
         common_strength: float = 1.0,
         unique_strength: float = 1.0,
         multilabel: bool = False,
-        keep: bool = False,
+        cache: bool = False,
         transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         """Initialize a new SyntheticEO instance."""
@@ -177,8 +179,8 @@ class SyntheticEO(NonGeoDataset):
         self.common_strength = common_strength
         self.unique_strength = unique_strength
         self.multilabel = multilabel
-        self.keep = keep
-        self._kept: dict[int, dict[str, Any]] = {}
+        self.cache = cache
+        self._cached: dict[int, dict[str, Any]] = {}
         self.transforms = transforms
         self._fields = Fields(size)
         # Drawing this anew for every image would double the time of a scene.
@@ -218,9 +220,9 @@ class SyntheticEO(NonGeoDataset):
         Raises:
             IndexError: if ``index`` is out of range.
         """
-        sample = self._kept.get(index) or self.render(index)
-        if self.keep:
-            self._kept[index] = sample
+        sample = self._cached.get(index) or self.render(index)
+        if self.cache:
+            self._cached[index] = sample
         sample = dict(sample)
         return sample if self.transforms is None else self.transforms(sample)
 

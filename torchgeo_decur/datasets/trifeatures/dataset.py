@@ -14,7 +14,7 @@ from ...modalities import Modality
 from ..plotting import plot_images
 from .drawing import COLOURS, SHAPES, TEXTURES, draw
 
-Split = Literal['train', 'val', 'test']
+TrifeaturesSplit = Literal['train', 'val', 'test']
 Pairing = Literal['unbiased', 'biased', 'balanced']
 
 _RENDERINGS = 3
@@ -102,7 +102,7 @@ class Trifeatures(NonGeoDataset):
 
     def __init__(
         self,
-        split: Split = 'train',
+        split: TrifeaturesSplit = 'train',
         length: int = 10_000,
         size: int = 64,
         seed: int = 0,
@@ -111,7 +111,7 @@ class Trifeatures(NonGeoDataset):
     ) -> None:
         """Initialize a new Trifeatures instance."""
         for name, given, known in (
-            ('split', split, get_args(Split)),
+            ('split', split, get_args(TrifeaturesSplit)),
             ('pairing', pairing, get_args(Pairing)),
         ):
             if given not in known:
@@ -224,7 +224,7 @@ class Trifeatures(NonGeoDataset):
         )
 
     def _key(self, *stream: int) -> tuple[int, ...]:
-        return (self.seed, get_args(Split).index(self.split), *stream)
+        return (self.seed, get_args(TrifeaturesSplit).index(self.split), *stream)
 
     def _image(self, *features: int) -> Tensor:
         """An image of a shape, colour, texture and drawing, shape (3, H, W), float32."""
