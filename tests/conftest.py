@@ -129,7 +129,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from torchgeo_decur.datamodules import SyntheticEODataModule
     from torchgeo_decur.packed import pack_datamodule
 
-    folder = tmp_path_factory.mktemp('packed') / 'kept'
+    folder = tmp_path_factory.mktemp('packed') / 'raw'
     datamodule = SyntheticEODataModule(length=32, val_length=24, size=32, num_dates=2)
     pack_datamodule(datamodule, folder, workers=0, shard_size=5, progress=False)
     return folder

@@ -73,17 +73,17 @@ def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = importlib.import_module('experiments.benchmarks.data')
     data.main(places=4, dates=2, size=24, repeats=1, results=path)
     found = [row['case'].split(' places')[0] for row in rows(path)]
-    sources = ('folder', 'kept', 'uint8', 'built-in')
+    sources = ('folder', 'raw', 'uint8', 'built-in')
     kinds = ('read', 'batch', 'worker')
     expected = [f'what={kind} {source}' for kind in kinds for source in sources]
     expected += [
         f'what={kind} {packed} / {kind} folder'
         for kind in kinds
-        for packed in ('kept', 'uint8')
+        for packed in ('raw', 'uint8')
     ]
     assert found == expected
     assert all(float(row['value']) > 0 for row in rows(path))
-    assert 'what=read kept / read folder' in capsys.readouterr().out
+    assert 'what=read raw / read folder' in capsys.readouterr().out
 
 
 def test_chips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

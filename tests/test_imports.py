@@ -19,15 +19,17 @@ ALLOWED = {
     'config': set(),
     'deprecation': set(),
     'files': set(),
+    'resumable_parts': {'files'},
     'transforms': {'deprecation', 'modalities'},
     # An entry of weights carries the scale of its input; transforms know no model.
     'weights': {'catalog', 'files', 'modalities', 'transforms'},
     'models': {'deprecation', 'files', 'modalities', 'weights'},
     # Packed data are also found under the old path, at first use.
-    'datasets': {'files', 'modalities', 'packed', 'transforms'},
-    'datamodules': {'datasets', 'modalities', 'packed', 'transforms'},
+    'datasets': {'deprecation', 'files', 'modalities', 'packed', 'transforms'},
+    'datamodules': {*('datasets', 'deprecation', 'modalities', 'packed', 'transforms')},
     'packed': {
-        *('config', 'datamodules', 'datasets', 'files', 'modalities', 'transforms')
+        *('config', 'datamodules', 'datasets', 'files', 'modalities'),
+        *('resumable_parts', 'transforms'),
     },
     'tasks': {
         *('deprecation', 'losses', 'modalities', 'models', 'transforms', 'weights')
@@ -44,7 +46,7 @@ ALLOWED = {
             'modalities',
             'models',
         ),
-        *('packed', 'tasks', 'weights'),
+        *('packed', 'resumable_parts', 'tasks', 'weights'),
     },
     'interop': {'modalities', 'models', 'transforms', 'weights'},
     '__main__': {'cli'},

@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.data
 
 Places of SSL4EO-S12's shape (2 + 13 bands, 264 pixels, one GeoTIFF a band and date) are written
-to a temporary folder and packed from there, values kept and as bytes. Each case then delivers
+to a temporary folder and packed from there, raw values and bytes. Each case then delivers
 the same places in random order: ``read`` is the dataset alone, ``batch`` a data loader in this
 process, ``worker`` a data loader with one worker process, which hands its batches over in shared
 memory. The cases take turns, so that what else the machine does meets all. Files are in the page
@@ -61,7 +61,7 @@ def main(
     ]
     for kind in ('read', 'batch', 'worker'):
         folder_rates = rates[f'{kind} folder']
-        for name in ('kept', 'uint8'):
+        for name in ('raw', 'uint8'):
             ratios = [
                 packed / raw
                 for packed, raw in zip(
@@ -78,10 +78,10 @@ def _cases(
 ) -> Mapping[str, Callable[[], None]]:
     """What delivers all places once, by name."""
     synthetic = SyntheticEO(length=places, size=size, num_dates=dates)
-    synthetic.write(folder / 'raw', 'ssl4eo_s12', progress=False)
-    datasets: dict[str, Any] = {'folder': SSL4EOS12Pair(folder / 'raw')}
-    for values in ('kept', 'uint8'):
-        datamodule = SSL4EOS12PairDataModule(str(folder / 'raw'), val_fraction=0)
+    synthetic.write(folder / 'tiff', 'ssl4eo_s12', progress=False)
+    datasets: dict[str, Any] = {'folder': SSL4EOS12Pair(folder / 'tiff')}
+    for values in ('raw', 'uint8'):
+        datamodule = SSL4EOS12PairDataModule(str(folder / 'tiff'), val_fraction=0)
         out = folder / values
         pack_datamodule(datamodule, out, values, ('train',), progress=False)
         datasets[values] = PackedDataset(out)

@@ -104,7 +104,7 @@ TARGETS = (
     Target(
         'data, one worker: samples/s of packed values over those of the folder',
         'data',
-        r'what=worker kept / worker folder',
+        r'what=worker raw / worker folder',
         at_least=10,
     ),
 )

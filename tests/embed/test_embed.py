@@ -20,7 +20,7 @@ from torchgeo.datasets import ClayEmbeddings
 from tests.helpers.fake_data import fake, write_bands
 from torchgeo_decur.cli import main
 from torchgeo_decur.cli.embed import embed_rasters, load_run
-from torchgeo_decur.cli.embed.geoparquet_parts import Parts
+from torchgeo_decur.cli.embed.geoparquet_parts import GeoParquetParts
 from torchgeo_decur.datamodules import RasterPairDataModule, SyntheticEODataModule
 from torchgeo_decur.tasks import DeCUR, LateFusionClassification, LateFusionSegmentation
 
@@ -260,7 +260,7 @@ class TestResuming:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                'torchgeo_decur.cli.embed.geoparquet_parts.Parts.finish', stop
+                'torchgeo_decur.cli.embed.geoparquet_parts.GeoParquetParts.finish', stop
             )
             with pytest.raises(StoppedError):
                 embed_rasters(decur(), rasters(root), out, device='cpu')
@@ -272,7 +272,7 @@ class TestResuming:
         folder.mkdir()
         (folder / 'run.json').write_text('{"rows": 4, "dimensions": {}}')
         message = (
-            r"x\.parts must hold parts of this run, but differs in \['dimen.*--out"
+            r"x\.parts must hold parts of the same run, but differs in \['dimen.*--out"
         )
         with pytest.raises(ValueError, match=message):
             embed_rasters(decur(), rasters(root), out, device='cpu')
@@ -454,7 +454,7 @@ def test_windows_across_180_degrees_are_cut(tmp_path: Path) -> None:
     boxes = [shapely.box(179.5, 10, 180.5, 11), shapely.box(178, 10, 179, 11)]
     # UTM zone 1 reaches over the line
     places = gpd.GeoDataFrame(geometry=boxes, crs='OGC:CRS84').to_crs('EPSG:32601')
-    parts = Parts(tmp_path / 'x.parquet', places, {})
+    parts = GeoParquetParts(tmp_path / 'x.parquet', places, {})
     parts.write(0, {'embedding': torch.zeros(2, 3)})
     table = gpd.read_parquet(parts.finish())
     first, second = table.geometry

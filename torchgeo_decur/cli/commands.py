@@ -16,6 +16,7 @@ from ..files import atomic_write, check_writable
 from ..models import MultimodalEncoder, save_encoder, save_onnx
 from ..models.encoder import check_model
 from ..packed import pack_config
+from ..packed.dataset import Split
 from ..packed.manifest import Values
 from ..tasks import MultimodalPretraining
 from ..weights.load import read_weights
@@ -23,7 +24,6 @@ from ..weights.metadata import describe, label
 from ..weights.published import fold_repeated
 from .cost_estimate import plan as plan_fit
 from .embed import Batches, embed_rasters, load_run
-from .embed.split_batches import Split
 
 _SUFFIXES = {'torchgeo': 'pt', 'timm': 'pth', 'safetensors': 'safetensors'}
 _OUTSIDE = re.compile(r'^(fc|head|classifier|head\.fc)\.(weight|bias)$|^projector')
@@ -187,7 +187,7 @@ def probe(
 def pack(
     run: Path,
     out: Path = Path('packed'),
-    values: Values = 'kept',
+    values: Values | Literal['kept'] = 'raw',
     splits: list[Split] | None = None,
     workers: int | None = None,
     shard_size: int | None = None,
@@ -196,13 +196,14 @@ def pack(
 ) -> None:
     """Write the datasets of a config as shards that stream.
 
-    A command that was stopped goes on where it stood; on a folder that is finished, it
-    verifies checksums and writes shards again that are missing or damaged.
+    Run a stopped command again to resume. In a finished folder, the command verifies
+    checksums and writes missing or damaged shards again.
 
     Args:
         run: config.yaml of a fit, or a file like it; its data count.
         out: folder of the shards.
-        values: kept, samples as they are; or uint8, images scaled to [0, 1], as bytes.
+        values: raw for unchanged samples, or uint8 for images scaled to [0, 1], as bytes.
+            kept is the old name of raw.
         splits: some of train, val, test and predict; train and val by default.
         workers: processes that read and write; by default one for each core.
         shard_size: samples of a shard, by default as many as have about 64 MiB.

@@ -1,41 +1,41 @@
-"""Packed shards of any other datamodule's datasets, local or at a URL."""
+"""Datamodule of packed data, local or at a URL."""
 
 from collections.abc import Container
 from dataclasses import replace
 from typing import Any
 
-from ..datamodules.base import MultimodalDataModule
+from ..datamodules.base import MultimodalDataModule, Split
 from ..modalities import FirstBatches
-from .dataset import PackedDataset, Split, litdata, read_manifest
+from .dataset import PackedDataset, litdata, read_manifest
 
 
 class PackedDataModule(MultimodalDataModule):
-    """What ``torchgeo-decur pack`` wrote, in batches scaled to [0, 1].
+    """Packed data in batches scaled to [0, 1].
 
-    Modalities and scaling are those of the manifest. Shuffling, sharding over devices and
-    resuming in the middle of an epoch are those of all datamodules here: each sample is
-    drawn once an epoch, in an order that depends on the seed alone, not on the shards nor on
+    Modalities and scaling come from the manifest. Shuffling, sharding over devices and
+    resuming in the middle of an epoch work as in all datamodules of this package. Each
+    sample is drawn once per epoch. The order depends only on the seed, not on shards or
     ``num_workers``.
 
-    Where no validation split was packed there is no validation (``limit_val_batches: 0``).
-    The test split is the validation split where none was packed, the predict split
-    likewise the test split.
+    Without a packed validation split there is no validation (``limit_val_batches: 0``).
+    If no test split was packed, the validation split serves as one. If no predict split
+    was packed, the test split does.
 
     Args:
-        root: folder that pack wrote, or its copy at a URL that litdata reads, such as
-            ``s3://bucket/folder``.
-        cache_dir: folder that keeps the shards of a URL, all of them in the end; without
-            it, only the bytes of a sample are fetched, each time.
+        root: folder written by ``torchgeo-decur pack``, or its copy at a URL that litdata
+            reads, such as ``s3://bucket/folder``.
+        cache_dir: folder for the shards of a URL; it fills up with all of them. Without
+            it, the bytes of a sample are fetched each time.
         storage_options: options of the client of the URL, passed to litdata.
         batch_size: samples of a batch on each device.
         num_workers: worker processes of each data loader.
         seed: seed of the shuffle; by default that of ``seed_everything``.
-        checksum: whether to verify the checksum of every shard of a folder at the start.
+        checksum: whether to verify the checksum of every local shard at the start.
 
     Raises:
         ImportError: if litdata is not installed.
         ValueError: if ``batch_size`` is not positive; from :meth:`setup`, if the manifest
-            is missing or not valid, or a shard is missing or not whole.
+            is missing or not valid, or a shard is missing or incomplete.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class PackedDataModule(MultimodalDataModule):
 
         Raises:
             FileNotFoundError: if there is no manifest.
-            UnreadableFileError: if a shard is missing or not whole.
+            UnreadableFileError: if a shard is missing or incomplete.
             ValueError: if the manifest is not valid, or lacks the split.
         """
         root, options = self.kwargs['root'], self.kwargs['storage_options']
         manifest = read_manifest(root, options)
         self.set_modalities(manifest.modalities)
         if manifest.values == 'uint8':
-            # Bytes of the unit interval, whatever they were before; checked when packed.
+            # Bytes stand for [0, 1] in every modality. They were checked when packed.
             self.set_modalities(
                 {
                     m: replace(modality, unit='uint8', mean=None, std=None, nodata=None)
@@ -95,7 +95,7 @@ class PackedDataModule(MultimodalDataModule):
             )
 
     def _first(self, packed: Container[str], *names: Split) -> PackedDataset:
-        """Open the first of some splits that was packed."""
+        """Open the first of these splits that was packed."""
         return self._open(next((n for n in names if n in packed), names[0]))
 
     def _open(self, split: Split) -> PackedDataset:

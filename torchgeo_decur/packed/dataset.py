@@ -1,4 +1,4 @@
-"""Samples from packed shards, read one by one in any order."""
+"""Read samples from packed shards, in any order."""
 
 import os
 import tempfile
@@ -6,53 +6,52 @@ import warnings
 from bisect import bisect_right
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 from torchgeo.datasets.utils import Sample
 
+from ..datamodules.base import Split
 from ..datasets.base import UnreadableFileError
 from ..datasets.plotting import plot_images
 from ..files import checksum_of, short_hash
 from .manifest import NAME, Manifest, Shard
 
-Split = Literal['train', 'val', 'test', 'predict']
-
 INDEX = 'index.json'
-RUN = '.pack.json'  # what an unfinished packing goes on from
+RUN = '.pack.json'  # record of an unfinished packing
 
-# Samples are drawn from anywhere: fetching whole shards ahead would be in vain.
+# Samples are read in random order: reading shards ahead would not help.
 _NO_READ_AHEAD = {'LITDATA_POSIX_WILLNEED': '0'}
 
 
 class PackedDataset(NonGeoDataset):
-    """One split of what ``torchgeo-decur pack`` wrote, in a folder or at a URL.
+    """One split of packed data, in a folder or at a URL.
 
-    Any sample can be read at any time, so that samplers, sharding and resuming are those
-    of every map-style dataset. Files are memory-mapped; a handful is open at a time in
-    each process. From a URL, the bytes of a sample are fetched alone, or with
-    ``cache_dir`` its whole shard, once for all processes of a machine.
+    This is a map-style dataset with random access: sampling, sharding and resuming work
+    as with any other. Files are memory-mapped, and each process opens a few at a time.
+    From a URL only the bytes of a sample are fetched. With ``cache_dir`` its whole shard
+    is, once for all processes of a machine.
 
-    With values 'kept' a sample is equal, bit by bit, to that of the dataset that was
-    packed. With 'uint8' the images are scaled bytes, and all other values equal.
+    With values 'raw' a sample equals that of the packed dataset bit by bit. With 'uint8'
+    images are scaled bytes; all other values are equal.
 
     Args:
-        root: folder that pack wrote, or its copy at a URL that litdata reads, such as
-            ``s3://bucket/folder``.
+        root: folder written by ``torchgeo-decur pack``, or its copy at a URL that litdata
+            reads, such as ``s3://bucket/folder``.
         split: 'train', 'val', 'test' or 'predict'.
-        cache_dir: folder that keeps the shards of a URL, all of them in the end.
-        checksum: whether to verify the checksum of every shard of a folder at the start.
+        cache_dir: folder for the shards of a URL; it fills up with all of them.
+        checksum: whether to verify the checksum of every local shard at the start.
         storage_options: options of the client of the URL, passed to litdata.
 
     Attributes:
-        manifest: what the folder says of itself.
+        manifest: the manifest.
 
     Raises:
         FileNotFoundError: if there is no manifest.
         ImportError: if litdata is not installed.
-        UnreadableFileError: if a shard is missing or not whole.
+        UnreadableFileError: if a shard is missing or incomplete.
         ValueError: if the manifest is not valid, or has no such split.
     """
 
@@ -72,13 +71,13 @@ class PackedDataset(NonGeoDataset):
         self.manifest = read_manifest(root, storage_options)
         if split not in self.manifest.splits:
             raise ValueError(
-                f'split must be among {sorted(self.manifest.splits)}, which {root} has, '
+                f'split must be among those of {root}, {sorted(self.manifest.splits)}, '
                 f'got {split!r}; pack it with --splits'
             )
         self.shards = self.manifest.splits[split]
         self._ends = list(accumulate(shard.samples for shard in self.shards))
         self._opened: tuple[int, Any] = (-1, None)
-        # Where shards lie on this machine, if they do.
+        # Folder of the shards on this machine, if any.
         self._folder: Path | None = None
         if not is_remote(self.root):
             self._folder = Path(self.root) / split
@@ -86,17 +85,17 @@ class PackedDataset(NonGeoDataset):
                 check_shard(self._folder, shard, checksum)
             if not (self._folder / INDEX).exists():
                 raise UnreadableFileError(
-                    f'{self._folder} must have {INDEX}, but has none; copy it again, or '
-                    'run the same `torchgeo-decur pack`, which writes it again'
+                    f'{self._folder}: expected {INDEX}, found none; copy it again, or run the '
+                    'same `torchgeo-decur pack` to write it again'
                 )
         elif cache_dir is not None:
-            # Another manifest has other shards: they must not meet.
+            # Shards of another manifest must not mix with these.
             key = short_hash([self.manifest.text().encode()])
             self._folder = Path(cache_dir) / key / split
             self._fetch(INDEX, None)
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Sample:
@@ -110,7 +109,7 @@ class PackedDataset(NonGeoDataset):
 
         Raises:
             IndexError: if ``index`` is out of range.
-            UnreadableFileError: if its shard is missing or not whole.
+            UnreadableFileError: if its shard is missing or incomplete.
         """
         if not 0 <= index < len(self):
             raise IndexError(f'index must be in [0, {len(self) - 1}], got {index}')
@@ -118,29 +117,29 @@ class PackedDataset(NonGeoDataset):
         if self._folder is not None:
             if is_remote(self.root):
                 self._fetch(shard.file, shard)
-            # Reading beyond the end of a mapped file would kill the process.
+            # Reading beyond the end of a mapped file kills the process.
             check_shard(self._folder, shard)
         try:
             sample = self._reader(int(index))[int(index)]
-        # What goes wrong at a URL depends on its client.
+        # The type of an error depends on the client of the URL.
         except Exception as error:
             raise self._unreadable(shard.file, error) from error
-        # A copy: the tensors of the reader lie in the file, and writing to them crashes.
+        # A copy: tensors of the reader are memory-mapped, and writing to them crashes.
         return {k: v.clone() if isinstance(v, Tensor) else v for k, v in sample.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out open files, which another process opens for itself."""
+        """Return the state without open files, which another process opens itself."""
         return {**self.__dict__, '_opened': (-1, None)}
 
     def plot(self, sample: Sample, **kwargs: Any) -> Figure:
         """Draw a sample.
 
         Args:
-            sample: one that the dataset returned, or of a batch.
+            sample: a sample of the dataset or of a batch.
             kwargs: options of ``torchgeo_decur.datasets.plotting.plot_images``.
 
         Returns:
-            The figure. It is the caller's to close.
+            The figure; the caller closes it.
         """
         known = self.manifest.modalities
         images = {m: sample[f'image_{m}'] for m in known if f'image_{m}' in sample}
@@ -152,7 +151,7 @@ class PackedDataset(NonGeoDataset):
         return plot_images(images, known, masks, **kwargs)
 
     def _reader(self, index: int) -> Any:
-        """The reader of this process: what is open is not shared with a fork."""
+        """Return the reader of this process; a fork opens files of its own."""
         if self._opened[0] != os.getpid():
             for name, value in _NO_READ_AHEAD.items():
                 os.environ.setdefault(name, value)
@@ -162,14 +161,14 @@ class PackedDataset(NonGeoDataset):
                 serializers={'pickle': _Refused(), 'graph': _Refused()},
             )
             with warnings.catch_warnings():
-                # PyTorch says once that a file cannot be written to; we copy from it.
+                # PyTorch warns once of a read-only file; samples are copied from it.
                 warnings.filterwarnings('ignore', 'The given buffer is not writable')
                 reader[index]
             self._opened = os.getpid(), reader
         return self._opened[1]
 
     def _fetch(self, name: str, shard: Shard | None) -> None:
-        """Bring a file to this machine, unless it is there; whole or not at all."""
+        """Download a file atomically, unless it is present."""
         folder = cast(Path, self._folder)
         file = folder / name
         if file.exists():
@@ -185,7 +184,7 @@ class PackedDataset(NonGeoDataset):
                     found = download(
                         f'{self.root}/{self.split}', name, partial, self.storage_options
                     )
-                # What goes wrong depends on the client of the URL.
+                # The type of an error depends on the client of the URL.
                 except Exception as error:
                     raise self._unreadable(name, error) from error
                 if shard is not None:
@@ -195,16 +194,16 @@ class PackedDataset(NonGeoDataset):
     def _unreadable(self, name: str, error: Exception) -> UnreadableFileError:
         return UnreadableFileError(
             f'{self.root}/{self.split}/{name}: cannot be read ({type(error).__name__}: '
-            f'{error}); check that it is there, and the network, or copy it again'
+            f'{error}); check that the file exists and the network works, or copy it again'
         )
 
 
 class _Refused:
-    """In place of what unpickles: pack writes no such values, and they may hold code."""
+    """Serializer that refuses pickles, which may hold code; pack writes none."""
 
     def setup(self, metadata: str) -> None:
         raise ValueError(
-            f'values must be tensors, text and numbers, found {metadata!r}'
+            f'expected tensors, text and numbers, found {metadata!r}; pack the data again'
         )
 
 
@@ -215,20 +214,20 @@ def litdata() -> Any:
         The module.
 
     Raises:
-        ImportError: if it is not installed, with the extra that has it.
+        ImportError: if it is not installed; the message names the extra.
     """
     try:
         import litdata
     except ImportError as error:
         raise ImportError(
-            'packed data need litdata; install it with '
+            'packed data needs litdata; install it with '
             '`pip install "torchgeo-decur[streaming]"`'
         ) from error
     return litdata
 
 
 def is_remote(root: str | Path) -> bool:
-    """Whether the shards lie at a URL."""
+    """Return whether the shards are at a URL."""
     return '://' in str(root) or str(root).startswith('local:')
 
 
@@ -245,7 +244,7 @@ def read_manifest(
         The manifest.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if the manifest does not exist.
         ValueError: if it is not valid.
     """
     where = f'{root}/{NAME}'
@@ -253,21 +252,20 @@ def read_manifest(
         with tempfile.TemporaryDirectory() as folder:
             try:
                 text = download(str(root), NAME, folder, storage_options).read_text()
-            # What goes wrong depends on the client of the URL.
+            # The type of an error depends on the client of the URL.
             except Exception as error:
                 raise FileNotFoundError(
-                    f'root must have {NAME}, but {where} cannot be read '
-                    f'({type(error).__name__}: {error}); check the URL and the rights'
+                    f'root must contain {NAME}, but {where} cannot be read '
+                    f'({type(error).__name__}: {error}); check the URL and the permissions'
                 ) from error
         return Manifest.parse(text, where)
     file = Path(root) / NAME
     if not file.exists():
         begun = Path(root, RUN).exists()
         raise FileNotFoundError(
-            f'root must have {NAME}, but there is no {file}; '
+            f'root must contain {NAME}, but {file} does not exist; '
             + (
-                'the packing was stopped: run the same `torchgeo-decur pack` again, '
-                'which goes on there'
+                'packing was stopped: run the same `torchgeo-decur pack` again to resume'
                 if begun
                 else 'write it with `torchgeo-decur pack CONFIG --out FOLDER`'
             )
@@ -276,23 +274,23 @@ def read_manifest(
 
 
 def check_shard(folder: Path, shard: Shard, checksum: bool = False) -> None:
-    """Refuse a shard that is missing or not whole.
+    """Check that a shard is complete.
 
     Args:
         folder: folder of the split.
-        shard: what the manifest says of it.
-        checksum: whether to read it and compare its checksum.
+        shard: entry of the manifest.
+        checksum: whether to compare its checksum.
 
     Raises:
-        UnreadableFileError: if it is not what the manifest says.
+        UnreadableFileError: if it is missing or differs from the manifest.
     """
     file = folder / shard.file
-    cure = 'copy it again, or run the same `torchgeo-decur pack`, which writes it again'
+    cure = 'copy it again, or run the same `torchgeo-decur pack` to write it again'
     try:
         size = file.stat().st_size
     except FileNotFoundError:
         raise UnreadableFileError(
-            f'{file}: expected a shard of {shard.samples} samples, but it is missing; '
+            f'{file}: expected a shard of {shard.samples} samples, found no file; '
             f'{cure}'
         ) from None
     if size != shard.bytes:
@@ -308,12 +306,12 @@ def check_shard(folder: Path, shard: Shard, checksum: bool = False) -> None:
 def download(
     url: str, name: str, folder: str, storage_options: dict[str, Any] | None
 ) -> Path:
-    """Fetch one file as litdata fetches shards.
+    """Download one file with the client of litdata.
 
     Args:
         url: folder of the file.
-        name: its name.
-        folder: where to.
+        name: name of the file.
+        folder: destination.
         storage_options: options of the client of the URL.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a folder of packed shards says of itself."""
+"""Manifest of a folder of packed shards."""
 
 import json
 import math
@@ -13,7 +13,7 @@ NAME = 'manifest.json'
 FORMAT = 'torchgeo-decur packed samples'
 VERSION = 1
 
-Values = Literal['kept', 'uint8']
+Values = Literal['raw', 'uint8']
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Shard:
     """One file of samples.
 
     Args:
-        file: its name in the folder of the split.
+        file: file name in the folder of the split.
         samples: number of samples.
-        bytes: its size.
-        sha256: its checksum, hexadecimal.
+        bytes: size of the file.
+        sha256: SHA-256 of the file, hexadecimal.
     """
 
     file: str
@@ -35,21 +35,21 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What was packed, how, and into which files.
+    """Contents of a packed folder: source, format and shards.
 
     Args:
-        values: 'kept' for images as the dataset has them, in the unit of the modality;
-            'uint8' for images that were scaled to [0, 1], times 255, rounded.
-        modalities: what each modality is.
+        values: 'raw' for images as in the dataset, in the unit of the modality; 'uint8'
+            for images scaled to [0, 1], multiplied by 255 and rounded.
+        modalities: record of each modality.
         splits: shards of each split, in the order of its samples.
         compression: 'zstd' or None.
-        source: class and options of the datamodule that was packed.
-        versions: of the packages that packed.
+        source: class and options of the packed datamodule.
+        versions: versions of the packages that wrote the shards.
         keys: type of each value of a sample, such as 'float32' or 'str'.
 
     Example:
         >>> modality = Modality(('height',), 'elevation', 'm', nodata=float('nan'))
-        >>> manifest = Manifest('kept', {'dem': modality}, {'train': ()})
+        >>> manifest = Manifest('raw', {'dem': modality}, {'train': ()})
         >>> Manifest.parse(manifest.text(), 'manifest.json').modalities['dem'].unit
         'm'
     """
@@ -63,10 +63,10 @@ class Manifest:
     keys: Mapping[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
-        """Write it down.
+        """Return the manifest as JSON.
 
         Returns:
-            JSON.
+            Text of the file.
         """
         splits = {
             name: {
@@ -90,23 +90,23 @@ class Manifest:
 
     @classmethod
     def parse(cls, text: str, where: str | Path) -> Self:
-        """Read what :meth:`text` wrote.
+        """Read a manifest from JSON.
 
         Args:
             text: JSON.
-            where: file or URL that it is from, for the messages.
+            where: file or URL of the text, for error messages.
 
         Returns:
             The manifest.
 
         Raises:
-            ValueError: if it is no manifest, or one of another version.
+            ValueError: if the text is no manifest, or has another version.
         """
         try:
             content: Any = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(
-                f'{where}: expected a manifest in JSON, found a file that is not whole '
+                f'{where}: expected a manifest in JSON, found an incomplete file '
                 f'({error}); copy it again, or pack again'
             ) from error
         if not isinstance(content, Mapping) or content.get('format') != FORMAT:
@@ -121,6 +121,7 @@ class Manifest:
                 'with that release, or pack again with this one'
             )
         try:
+            content = current_values(content)
             return cls(
                 values=content['values'],
                 modalities={
@@ -137,13 +138,26 @@ class Manifest:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f'{where}: expected a whole manifest, found one that lacks or distorts '
+                f'{where}: expected a complete manifest, found one with a missing or invalid '
                 f'{error}; copy it again, or pack again'
             ) from error
 
 
+def current_values(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate the name of raw values in releases up to 0.1, which is 'kept'.
+
+    Args:
+        content: a manifest or the record of a run.
+
+    Returns:
+        The same with the current name.
+    """
+    values = content['values']
+    return {**content, 'values': 'raw' if values == 'kept' else values}
+
+
 def _plain(modality: Modality) -> dict[str, Any]:
-    """Fields of a modality and its limits, for JSON, which has no NaN."""
+    """Return the fields and limits of a modality; JSON has no NaN."""
     plain = asdict(modality)
     nodata = modality.nodata
     if nodata is not None and not math.isfinite(nodata):

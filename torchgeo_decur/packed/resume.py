@@ -1,4 +1,4 @@
-"""The folder of a packing: what an earlier run left, and what makes it whole."""
+"""Resume packing in a folder, and finish it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,21 +9,29 @@ from typing import Any, get_args
 
 from torch import nn
 
+from ..datamodules.base import Split
 from ..datasets.base import UnreadableFileError
-from .dataset import INDEX, RUN, Split, check_shard, read_manifest
-from .manifest import NAME, Manifest, Shard
-from .shards import SHARDS, ShardWriter, Written, spans, write_durably
+from ..resumable_parts import (
+    check_same_settings,
+    cut_into_parts,
+    read_json,
+    resume_run,
+    write_text,
+)
+from .dataset import INDEX, RUN, check_shard, read_manifest
+from .manifest import NAME, Manifest, Shard, current_values
+from .shards import SHARDS, ShardWriter, Written
 
 
 @dataclass(frozen=True)
-class Part:
-    """A split to pack, and what an earlier run has of it.
+class SplitProgress:
+    """A split to pack, and its shards on disk.
 
     Args:
         name: name of the split.
-        writer: what writes its shards.
-        done: shards that are whole, by number.
-        expected: what a manifest says of all shards, if the folder was finished once.
+        writer: writer of its shards.
+        done: complete shards, by number.
+        expected: shards according to the manifest, if the folder was finished before.
     """
 
     name: Split
@@ -31,84 +39,89 @@ class Part:
     done: dict[int, Written]
     expected: tuple[Shard, ...] | None
 
+    @property
+    def todo(self) -> list[int]:
+        """Numbers of the shards to write."""
+        return [i for i in range(len(self.writer)) if i not in self.done]
 
-def plan(
+    @property
+    def written(self) -> list[Written]:
+        """All shards in order, once none is left to write."""
+        return [self.done[i] for i in range(len(self.writer))]
+
+
+def find_progress(
     out: Path,
     manifest: Manifest,
     datasets: Mapping[Split, Any],
     size: int,
     scale: nn.Module | None,
-) -> list[Part]:
-    """Say which shards there will be, and which there are.
+) -> list[SplitProgress]:
+    """Find the shards of an earlier run, and cut each split into shards.
 
     Args:
         out: the folder.
-        manifest: what its manifest will say, without the shards.
+        manifest: its manifest to be, without shards.
         datasets: dataset of each split.
-        size: samples of a shard, for a new folder.
-        scale: what scales images that become bytes.
+        size: samples of a shard in a new folder.
+        scale: scales images that are stored as bytes.
 
     Returns:
-        The splits.
+        The progress of each split.
 
     Raises:
-        ValueError: if the folder holds something else.
+        ValueError: if the folder holds other files, or shards with other settings.
     """
     numbers = {s: len(dataset) for s, dataset in datasets.items()}
-    about = json.loads(manifest.text())
-    # Of another release the shards are the same, as long as the manifest has its version.
-    about = {k: v for k, v in about.items() if k not in ('splits', 'versions')}
-    about['samples'] = numbers
-    run, finished = out / RUN, None
-    if _is_json(out / NAME):
-        finished = read_manifest(out)
-        found = json.loads(finished.text())
-        found['samples'] = {s: split['samples'] for s, split in found['splits'].items()}
-    elif run.exists():
-        found = json.loads(run.read_text())
-        size = found.pop('size')
-    elif out.exists() and any(out.iterdir()) and not _lost_manifest(out):
+    settings = _settings(manifest.text()) | {'samples': numbers}
+    finished = read_manifest(out) if read_json(out / NAME) else None
+    if finished is not None:
+        packed = {
+            s: sum(shard.samples for shard in shards)
+            for s, shards in finished.splits.items()
+        }
+        found = _settings(finished.text()) | {'samples': packed}
+        check_same_settings(found, settings, out)
+    elif (
+        not (out / RUN).exists()
+        and out.exists()
+        and any(out.iterdir())
+        and not _lost_manifest(out)
+    ):
         raise ValueError(
-            f'out must be a new or empty folder, or one that was packed before, got {out}'
+            f'out must be a new folder, an empty one or one that `torchgeo-decur pack` '
+            f'wrote, got {out}; choose another folder with --out'
         )
     else:
-        found = about
-        out.mkdir(parents=True, exist_ok=True)
-        write_durably(run, json.dumps({**about, 'size': size}))
-    if differ := sorted(k for k in about if found.get(k) != about[k]):
-        raise ValueError(
-            f'out must hold the shards of this run, but {out} differs in {differ}; remove '
-            'it, or choose another folder'
-        )
-    parts = []
+        size = resume_run(out / RUN, settings, size, upgrade=current_values)
+    splits = []
     for name, dataset in datasets.items():
         folder = out / name
         folder.mkdir(exist_ok=True)
         expected = None if finished is None else finished.splits[name]
-        cut = spans(len(dataset), expected[0].samples if expected else size)
+        spans = cut_into_parts(len(dataset), expected[0].samples if expected else size)
         writer = ShardWriter(
-            dataset, folder, cut, scale, manifest.keys, manifest.compression
+            dataset, folder, spans, scale, manifest.keys, manifest.compression
         )
-        done = _whole(folder, expected) if expected else {}
-        for number in range(len(cut)):
+        done = _undamaged(folder, expected) if expected else {}
+        for number in range(len(writer)):
             if number not in done and (written := writer.find(number)):
                 done[number] = written
-        parts.append(Part(name, writer, done, expected))
-    return parts
+        splits.append(SplitProgress(name, writer, done, expected))
+    return splits
 
 
-def _is_json(file: Path) -> bool:
-    try:
-        json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return True
+def _settings(text: str) -> dict[str, Any]:
+    """Return the part of a manifest that determines the content of the shards."""
+    # Releases with the same version of the manifest write the same shards.
+    content = json.loads(text)
+    return {k: v for k, v in content.items() if k not in ('splits', 'versions')}
 
 
 def _lost_manifest(out: Path) -> bool:
-    """Check for a finished packing, and nothing else, without a manifest to be read.
+    """Check whether a folder holds packed splits only, without a readable manifest.
 
-    Its shards are written again: nothing tells what they were packed with.
+    Their settings are unknown, so they are written again.
     """
     folders = {f for f in out.iterdir() if f.name != NAME}
     files = {f for folder in folders if folder.is_dir() for f in folder.iterdir()}
@@ -117,12 +130,11 @@ def _lost_manifest(out: Path) -> bool:
     return bool(files) and names <= set(get_args(Split)) and files <= ours
 
 
-def _whole(folder: Path, shards: Sequence[Shard]) -> dict[int, Written]:
-    """Those of the shards of a finished split that are still there, by number."""
-    index = folder / INDEX
-    if not index.exists():
+def _undamaged(folder: Path, shards: Sequence[Shard]) -> dict[int, Written]:
+    """Return the undamaged shards of a finished split, by number."""
+    config = read_json(folder / INDEX).get('config')
+    if config is None:
         return {}
-    config = json.loads(index.read_text())['config']
     config.pop('chunk_size', None)
     found = {}
     for number, shard in enumerate(shards):
@@ -134,62 +146,61 @@ def _whole(folder: Path, shards: Sequence[Shard]) -> dict[int, Written]:
     return found
 
 
-def finish(out: Path, manifest: Manifest, parts: Sequence[Part]) -> Path:
-    """Write the index of each split and the manifest; then nothing else is needed.
+def finish(out: Path, manifest: Manifest, splits: Sequence[SplitProgress]) -> Path:
+    """Write the index of each split, then the manifest, and remove the records.
 
     Args:
         out: the folder.
-        manifest: what its manifest will say, without the shards.
-        parts: the splits, all their shards done.
+        manifest: its manifest to be, without shards.
+        splits: the splits, with all shards written.
 
     Returns:
-        The manifest.
+        Path of the manifest.
 
     Raises:
         ValueError: if shards do not belong together.
     """
-    for part in parts:
-        shards = tuple(part.done[i].shard for i in range(len(part.writer)))
-        if part.expected is not None and (
-            changed := {s.file for s in shards} - {s.file for s in part.expected}
-            or {s.file for s, e in zip(shards, part.expected, strict=True) if s != e}
+    for split in splits:
+        shards = tuple(w.shard for w in split.written)
+        if split.expected is not None and (
+            changed := {s.file for s in shards} - {s.file for s in split.expected}
+            or {s.file for s, e in zip(shards, split.expected, strict=True) if s != e}
         ):
             for name in changed:
-                (part.writer.folder / name).unlink()
+                (split.writer.folder / name).unlink()
             raise ValueError(
-                f'{part.writer.folder}: the shards {sorted(changed)} cannot be written '
-                'again, for the dataset has changed; pack into another folder'
+                f'{split.writer.folder}: expected the samples that were packed before, '
+                f'found others for the shards {sorted(changed)}: the dataset has '
+                'changed; pack into another folder'
             )
-        write_durably(part.writer.folder / INDEX, _index(part))
-    if all(part.expected is None for part in parts):
-        splits = {
-            part.name: tuple(part.done[i].shard for i in range(len(part.writer)))
-            for part in parts
-        }
-        whole = Manifest(**{**vars(manifest), 'splits': splits})
-        write_durably(out / NAME, whole.text())
-    for part in parts:
-        for number in range(len(part.writer)):
-            part.writer.record(number).unlink(missing_ok=True)
-        # Of a packing in smaller shards whose manifest was lost.
-        whole_files = {part.writer.path(i) for i in range(len(part.writer))}
-        for file in set(part.writer.folder.glob(SHARDS)) - whole_files:
+        write_text(split.writer.folder / INDEX, _index(split))
+    if all(split.expected is None for split in splits):
+        shards_of = {s.name: tuple(w.shard for w in s.written) for s in splits}
+        complete = Manifest(**{**vars(manifest), 'splits': shards_of})
+        write_text(out / NAME, complete.text())
+    for split in splits:
+        for number in range(len(split.writer)):
+            split.writer.record(number).unlink(missing_ok=True)
+        # A packing in smaller shards, without a manifest, leaves files with other numbers.
+        current = {split.writer.path(i) for i in range(len(split.writer))}
+        for file in set(split.writer.folder.glob(SHARDS)) - current:
             file.unlink()
     (out / RUN).unlink(missing_ok=True)
     return out / NAME
 
 
-def _index(part: Part) -> str:
-    """The file that litdata finds the samples of a split by."""
-    written = [part.done[i] for i in range(len(part.writer))]
+def _index(split: SplitProgress) -> str:
+    """Return the index in which litdata looks up the samples of a split."""
+    written = split.written
     config = dict(written[0].config)
     for other in written:
         if differ := [
             k for k in config if k != 'types' and config[k] != other.config[k]
         ]:
             raise ValueError(
-                f'{part.writer.folder}: samples must be alike, but {other.shard.file} '
-                f'differs in {differ} from {written[0].shard.file}'
+                f'{split.writer.folder}: expected samples of one kind, but '
+                f'{other.shard.file} differs in {differ} from {written[0].shard.file}; '
+                'make the samples of the dataset alike'
             )
     chunks = [
         {

@@ -1,7 +1,6 @@
-"""One shard at a time: its samples are read, and its file appears whole or not at all."""
+"""Write shards one at a time, each atomically."""
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..files import atomic_write, checksum_of
+from ..files import checksum_of
+from ..resumable_parts import read_json, write_json
 from .manifest import Shard
 
-# Bytes of samples in a shard, about: small enough to fetch, large enough to be few.
+# Approximate size of a shard in bytes: small enough to download, large enough to be few.
 TARGET = 1 << 26
 SHARDS = 'shard-*.bin'
 Sample = dict[str, Any]
@@ -27,8 +27,8 @@ class Written:
     """A shard on disk.
 
     Args:
-        shard: what the manifest will say of it.
-        config: how litdata reads its samples; equal for all shards of a split.
+        shard: entry of the manifest.
+        config: litdata's format of the samples; equal for all shards of a split.
     """
 
     shard: Shard
@@ -36,17 +36,17 @@ class Written:
 
 
 class ShardWriter(Dataset['Written | Exception']):
-    """The shards of one split: reading number i of this dataset writes shard i.
+    """Dataset of the shards of one split: reading item i writes shard i.
 
-    So the worker processes of a data loader write in parallel, and what they return is
-    small.
+    The worker processes of a data loader write shards in parallel and return short
+    records.
 
     Args:
         dataset: map-style dataset to pack.
         folder: folder of the split.
         spans: numbers of the samples of each shard.
-        scale: what brings the images of a batch to [0, 1], or None to keep values.
-        keys: type of each value of a sample, as :func:`describe` says.
+        scale: scales the images of a batch to [0, 1], or None for raw values.
+        keys: type of each value of a sample, see :func:`value_types`.
         compression: 'zstd' or None.
     """
 
@@ -68,33 +68,31 @@ class ShardWriter(Dataset['Written | Exception']):
         self.compression = compression
 
     def __len__(self) -> int:
-        """Number of shards."""
+        """Return the number of shards."""
         return len(self.spans)
 
     def path(self, number: int) -> Path:
-        """File of a shard."""
+        """Return the file of a shard."""
         return self.folder / f'shard-{number:05d}.bin'
 
     def record(self, number: int) -> Path:
-        """File that says that a shard is whole, until the manifest does."""
+        """Return the record of a complete shard, which exists until the manifest does."""
         return self.folder / f'shard-{number:05d}.json'
 
     def find(self, number: int) -> Written | None:
-        """Look for a shard that an earlier run wrote.
+        """Find a shard of an earlier run.
 
         Args:
             number: number of the shard.
 
         Returns:
-            The shard, or None if there is none, or not all of it.
+            The shard, or None if it is absent or incomplete.
         """
-        record, path = self.record(number), self.path(number)
-        if not (record.exists() and path.exists()):
+        content, path = read_json(self.record(number)), self.path(number)
+        if not content or not path.exists():
             return None
-        content = json.loads(record.read_text())
         written = Written(Shard(**content['shard']), content['config'])
-        whole = path.stat().st_size == written.shard.bytes
-        return written if whole else None
+        return written if path.stat().st_size == written.shard.bytes else None
 
     def __getitem__(self, number: int) -> 'Written | Exception':
         """Write a shard.
@@ -103,8 +101,8 @@ class ShardWriter(Dataset['Written | Exception']):
             number: number of the shard.
 
         Returns:
-            The shard, or why it could not be written: an exception of a worker process
-            that is returned keeps its message, one that is raised does not.
+            The shard, or the exception that prevented it. An exception that a worker
+            process returns keeps its message; one that it raises does not.
         """
         partial = self.folder / f'.{self.path(number).name}.partial'
         shutil.rmtree(partial, ignore_errors=True)
@@ -122,7 +120,7 @@ class ShardWriter(Dataset['Written | Exception']):
         options = {'compression': 'zstd', 'compression_level': 'sample'}
         writer = BinaryWriter(
             str(partial),
-            # One more than there are: the writer ends the file when it is told to.
+            # One more than there are, so that only `done` ends the file.
             chunk_size=len(span) + 1,
             **(options if self.compression else {}),
         )
@@ -136,21 +134,20 @@ class ShardWriter(Dataset['Written | Exception']):
         shard = Shard(path.name, len(span), file.stat().st_size, checksum_of(file))
         config = {k: v for k, v in writer.get_config().items() if k != 'chunk_size'}
         os.replace(file, path)
-        record = json.dumps({'shard': asdict(shard), 'config': config})
-        write_durably(self.record(number), record)
+        write_json(self.record(number), {'shard': asdict(shard), 'config': config})
         return Written(shard, config)
 
     def _read(self, index: int) -> Sample:
         sample = dict(self.dataset[index])
         if self.scale is not None:
             sample = to_bytes(sample, self.scale)
-        found = describe(sample)
+        found = value_types(sample)
         if found != self.keys:
             raise ValueError(
-                f'samples must be alike, but sample {index} has {found} and the first '
-                f'{dict(self.keys)}'
+                f'expected samples with {dict(self.keys)} as the first one, but sample '
+                f'{index} has {found}; make the samples of the dataset alike'
             )
-        # litdata knows values by their order.
+        # litdata identifies values by their order.
         return {key: _contiguous(sample[key]) for key in self.keys}
 
 
@@ -159,30 +156,30 @@ def to_bytes(sample: Sample, scale: nn.Module) -> Sample:
 
     Args:
         sample: has ``image_<m>``, shape (C, H, W) or (T, C, H, W).
-        scale: what scales the images of a batch.
+        scale: scales the images of a batch.
 
     Returns:
-        A new sample, images uint8.
+        A new sample with uint8 images.
     """
     images = {k: v for k, v in sample.items() if str(k).startswith('image_')}
     scaled = scale({k: v[None] for k, v in images.items()})
     return sample | {k: (255 * scaled[k][0]).round().to(torch.uint8) for k in images}
 
 
-def describe(sample: Mapping[str, Any]) -> dict[str, str]:
-    """Say of which type the values of a sample are.
+def value_types(sample: Mapping[str, Any]) -> dict[str, str]:
+    """Return the type of each value of a sample.
 
     Args:
         sample: one sample.
 
     Returns:
-        Type by key, in alphabetical order; of tensors the dtype.
+        Type by key, in alphabetical order; for tensors the dtype.
 
     Raises:
-        ValueError: if a value is neither a tensor, text, a number nor a truth value.
+        ValueError: if a value is no tensor, text, number or Boolean.
 
     Example:
-        >>> describe({'label': torch.tensor(3), 'image_s1': torch.zeros(2, 4, 4)})
+        >>> value_types({'label': torch.tensor(3), 'image_s1': torch.zeros(2, 4, 4)})
         {'image_s1': 'float32', 'label': 'int64'}
     """
     wrong = {
@@ -192,7 +189,8 @@ def describe(sample: Mapping[str, Any]) -> dict[str, str]:
     }
     if wrong:
         raise ValueError(
-            f'samples must hold tensors, text and numbers to be packed, got {wrong}'
+            f'samples must hold tensors, text and numbers, got {wrong}; remove these '
+            'keys with `transforms` before packing'
         )
     return {
         str(k): str(v.dtype).removeprefix('torch.')
@@ -202,44 +200,15 @@ def describe(sample: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def spans(number: int, size: int) -> list[range]:
-    """Cut samples into shards.
-
-    Args:
-        number: number of samples.
-        size: samples of a shard.
-
-    Returns:
-        Numbers of the samples of each shard; only the last may be smaller.
-
-    Example:
-        >>> spans(5, 2)
-        [range(0, 2), range(2, 4), range(4, 5)]
-    """
-    return [range(i, min(i + size, number)) for i in range(0, number, size)]
-
-
 def default_size(sample: Mapping[str, Any]) -> int:
-    """Samples of a shard of about 64 MiB, from one to 4096."""
+    """Return the number of samples in a shard of about 64 MiB, from 1 to 4096."""
     tensors = [v for v in sample.values() if isinstance(v, Tensor)]
     bytes_ = sum(v.numel() * v.element_size() for v in tensors)
     return min(max(TARGET // max(bytes_, 1), 1), 4096)
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Write a small file that is there, whole, even after a crash of the system."""
-
-    def write(partial: Path) -> None:
-        with partial.open('w') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-
-    atomic_write(path, write)
-
-
 def is_full(error: BaseException) -> bool:
-    """Whether a disk, or what one may write on it, is full."""
+    """Return whether the error is a full disk or an exhausted quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -1,8 +1,9 @@
-"""From a datamodule to a folder of shards: in parallel, and a stopped run goes on."""
+"""Pack the datasets of a datamodule into shards, in parallel; a stopped run resumes."""
 
 import json
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -15,12 +16,13 @@ from tqdm import tqdm
 
 from ..config import build, read_config
 from ..datamodules import MultimodalDataModule
+from ..datamodules.base import Split
 from ..modalities import check, split
 from ..transforms import PerModality, ScaleToUnit
-from .dataset import Split, litdata
+from .dataset import litdata
 from .manifest import Manifest, Values
-from .resume import Part, finish, plan
-from .shards import Written, default_size, describe, is_full, to_bytes
+from .resume import SplitProgress, find_progress, finish
+from .shards import Written, default_size, is_full, to_bytes, value_types
 
 Compression = Literal['zstd']
 _STAGES: dict[Split, str] = {
@@ -40,30 +42,31 @@ def pack_config(
     """Pack the datasets of the datamodule in a config of ``torchgeo``.
 
     Args:
-        config: the file; its ``data`` counts.
+        config: the file; only its ``data`` is used.
         out: folder of the shards.
-        data: options of the datamodule that replace those of the file.
+        data: options of the datamodule that override the file.
         kw: arguments of :func:`pack_datamodule`.
 
     Returns:
-        The manifest.
+        Path of the manifest.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the config has no valid datamodule, or as :func:`pack_datamodule`.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the config has no valid datamodule; see also
+            :func:`pack_datamodule`.
     """
     part = read_config(config, ['data'])['data']
     options = {**(part.get('init_args') or {}), **(data or {})}
     part = {'class_path': part.get('class_path'), 'init_args': options}
-    # A copy, for the parser puts its own objects into what it is given.
+    # A copy, because the parser changes its argument.
     source = json.loads(json.dumps(part, default=str))
     for name in ('batch_size', 'num_workers'):
         source['init_args'].pop(name, None)
     datamodule = build({'data': part}, config)['data']
     if not isinstance(datamodule, MultimodalDataModule):
         raise ValueError(
-            f'{config}: data must be a MultimodalDataModule, such as those of '
-            f'torchgeo_decur.datamodules, got {type(datamodule).__name__}'
+            f'{config}: expected a MultimodalDataModule of torchgeo_decur.datamodules '
+            f'in data, found {type(datamodule).__name__}; choose another class_path'
         )
     return pack_datamodule(datamodule, out, source=source, **kw)
 
@@ -71,7 +74,7 @@ def pack_config(
 def pack_datamodule(
     datamodule: MultimodalDataModule,
     out: str | Path,
-    values: Values = 'kept',
+    values: Values | Literal['kept'] = 'raw',
     splits: Sequence[Split] = ('train', 'val'),
     workers: int | None = None,
     shard_size: int | None = None,
@@ -81,28 +84,28 @@ def pack_datamodule(
 ) -> Path:
     """Write the datasets of a datamodule as shards of litdata, with a manifest.
 
-    Each shard appears whole or not at all, and the manifest last. A run that was stopped
-    goes on after the last whole shard; on a folder that is finished, checksums are
-    verified, and shards that are missing or damaged are written again.
+    Each shard is written atomically, and the manifest last. The same call resumes a
+    stopped run after its last complete shard. In a finished folder it verifies checksums
+    and writes missing or damaged shards again.
 
-    Places with several dates are packed with all of them.
+    Places with several dates are packed with all dates.
 
     Args:
-        datamodule: whose datasets to pack.
+        datamodule: the datamodule.
         out: folder of the shards.
-        values: 'kept' for samples as they are, or 'uint8' for images scaled to [0, 1],
-            times 255, rounded: a quarter of the bytes, as the method's authors trained.
-        splits: which splits; those of 'train' and 'val' that the datamodule lacks are
-            left out.
-        workers: processes that read and write; by default one for each core, 0 for none
-            but this one.
-        shard_size: samples of a shard, by default as many as have about 64 MiB.
-        compression: 'zstd' to compress each sample, where the package zstd is installed.
-        source: what the manifest says of the datamodule.
-        progress: whether to draw a progress bar.
+        values: 'raw' for unchanged samples, or 'uint8' for images scaled to [0, 1],
+            multiplied by 255 and rounded. The latter takes a quarter of the bytes; the
+            authors of DeCUR trained on it.
+        splits: splits to pack. A missing 'val' split is left out.
+        workers: processes that read and write; by default one for each core. With 0,
+            this process does both.
+        shard_size: samples of a shard; by default about 64 MiB.
+        compression: 'zstd' to compress each sample; needs the package zstd.
+        source: class and options of the datamodule, for the manifest.
+        progress: whether to show a progress bar.
 
     Returns:
-        The manifest.
+        Path of the manifest.
 
     Raises:
         ChildProcessError: if a worker process was killed.
@@ -110,8 +113,16 @@ def pack_datamodule(
         OSError: if the disk is full, or a file cannot be written.
         UnreadableFileError: if a file of the dataset cannot be read.
         ValueError: if an option is not valid, samples differ in their keys, or the
-            folder holds something else.
+            folder holds other files.
     """
+    if values == 'kept':
+        warnings.warn(
+            "values: 'kept' is now called 'raw'; the old name will be removed in the next "
+            'release',
+            FutureWarning,
+            stacklevel=2,
+        )
+        values = 'raw'
     _check(values, splits, workers, shard_size, compression)
     out = Path(out)
     count = _cores() if workers is None else workers
@@ -129,12 +140,13 @@ def pack_datamodule(
         compression=compression,
         source=source or {'class_path': _path(datamodule)},
         versions={p: version(p) for p in ('torchgeo-decur', 'litdata')},
-        keys=describe(sample),
+        keys=value_types(sample),
     )
-    parts = plan(out, manifest, datasets, shard_size or default_size(sample), scale)
-    for part in parts:
-        _write(part, count, progress)
-    return finish(out, manifest, parts)
+    size = shard_size or default_size(sample)
+    packed = find_progress(out, manifest, datasets, size, scale)
+    for progress_of_split in packed:
+        _write(progress_of_split, count, progress)
+    return finish(out, manifest, packed)
 
 
 def _check(
@@ -158,15 +170,15 @@ def _check(
     # Python has it since 3.14.
     if compression and sys.version_info < (3, 14) and find_spec('zstd') is None:
         raise ValueError(
-            "compression must be None where the package zstd is not installed, got 'zstd'; "
-            'install it with `pip install zstd`, also where the data are read'
+            "compression must be None without the package zstd, got 'zstd'; install it "
+            'with `pip install zstd` here and on every machine that reads the data'
         )
 
 
 def _datasets(
     datamodule: MultimodalDataModule, splits: Sequence[Split], workers: int
 ) -> dict[Split, Any]:
-    # Some datasets keep files open where there are no workers to inherit them.
+    # Without workers, some datasets keep files open.
     datamodule.num_workers = workers
     datamodule.freeze()
     datamodule.prepare_data()
@@ -177,16 +189,18 @@ def _datasets(
     lost = [s for s in splits if s not in there and s != 'val']
     if lost or not there:
         raise ValueError(
-            f'splits must be among those of {type(datamodule).__name__}, which lacks '
-            f'{lost or list(splits)}'
+            f'splits must be among those of {type(datamodule).__name__}, but it has no '
+            f'{lost or list(splits)}; choose others with --splits'
         )
     if empty := [s for s, dataset in there.items() if not len(dataset)]:
-        raise ValueError(f'splits must have samples, got none in {empty}')
+        raise ValueError(
+            f'splits must have samples, got none in {empty}; choose others with --splits'
+        )
     return there
 
 
 def _scale(datamodule: MultimodalDataModule) -> nn.Module:
-    """What scales the images, if all of them become numbers in [0, 1]."""
+    """Return the scaling of the images, if it maps all of them to [0, 1]."""
     scale: Any = datamodule.aug
     scaled = dict(scale.per_modality) if isinstance(scale, PerModality) else {}
     lost = [
@@ -194,19 +208,18 @@ def _scale(datamodule: MultimodalDataModule) -> nn.Module:
     ]
     if lost:
         raise ValueError(
-            f'values must be kept, for the images {lost} are not scaled to [0, 1] and '
-            'nothing else: give them mean and std, and no bands of zeros (s2_bands: 12)'
+            f"values must be 'raw', because images of {lost} are not only scaled to [0, 1]; "
+            'to pack bytes, set their mean and std, and no bands of zeros (s2_bands: 12)'
         )
     return cast(nn.Module, scale)
 
 
-def _write(part: Part, workers: int, progress: bool) -> None:
-    """Write the shards of a split that are not there yet."""
-    writer, done = part.writer, part.done
-    todo = [i for i in range(len(writer)) if i not in done]
+def _write(split: SplitProgress, workers: int, progress: bool) -> None:
+    """Write the missing shards of a split."""
+    writer, done, todo = split.writer, split.done, split.todo
     total = sum(map(len, writer.spans))
     bar = tqdm(
-        desc=part.name,
+        desc=split.name,
         total=total,
         initial=total - sum(len(writer.spans[i]) for i in todo),
         unit=' samples',
@@ -226,20 +239,20 @@ def _write(part: Part, workers: int, progress: bool) -> None:
                     raise written
                 done[number] = written
                 bar.update(written.shard.samples)
-        # What a data loader says of a worker that is gone.
+        # The data loader's message for a killed worker.
         except RuntimeError as error:
             if 'DataLoader worker' not in str(error):
                 raise
             raise ChildProcessError(
-                f'{writer.folder}: a worker process was killed ({error}); {_state(part)}, '
-                'with fewer --workers if it was short of memory'
+                f'{writer.folder}: a worker process was killed ({error}); '
+                f'{_how_to_resume(split)}, with fewer --workers if memory was short'
             ) from error
         except OSError as error:
             if not is_full(error):
                 raise
             raise OSError(
                 error.errno,
-                f'no space left for {writer.folder}; make room; {_state(part)}',
+                f'no space left for {writer.folder}; make room; {_how_to_resume(split)}',
             ) from error
 
 
@@ -247,15 +260,15 @@ def _path(datamodule: MultimodalDataModule) -> str:
     return f'{type(datamodule).__module__}.{type(datamodule).__qualname__}'
 
 
-def _state(part: Part) -> str:
+def _how_to_resume(split: SplitProgress) -> str:
     return (
-        f'{len(part.done)} of {len(part.writer)} shards are whole; run the same command '
-        'again, which goes on there'
+        f'{len(split.done)} of {len(split.writer)} shards are complete; run the same '
+        'command again to resume'
     )
 
 
 def _cores() -> int:
-    # Those that this process may use, where the system tells: Slurm gives a part of them.
+    # Slurm may allow this process a part of the cores.
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""GeoParquet in parts: what is written stays, and the whole appears at once or not at all."""
+"""Write GeoParquet in parts, so that a stopped run resumes."""
 
 import json
 import shutil
@@ -14,24 +14,25 @@ import shapely
 from torch import Tensor
 
 from ...files import atomic_write
+from ...resumable_parts import cut_into_parts, resume_run
 
 KEY = b'torchgeo_decur'
-# Rows of a part: what a run that is stopped loses at most, and a row group of the file.
+# Rows of a part: a stopped run loses at most these. A part is a row group of the file.
 ROWS = 1024
 
 
-class Parts:
-    """The parts of a file to come, in the folder ``<file>.parts``.
+class GeoParquetParts:
+    """Parts of an unfinished file, in the folder ``<file>.parts``.
 
     Args:
-        out: the file to come.
-        places: geometry and, where known, ``date`` of each row, in any CRS.
-        about: plain values that the file will say of itself. Parts are only continued by
-            a run that says the same.
-        rows: rows of a part, for a new run.
+        out: the finished file.
+        places: geometry and, if known, ``date`` of each row, in any CRS.
+        about: JSON values for the metadata of the file. Only a run with the same values
+            resumes the parts.
+        rows: rows of a part in a new run.
 
     Raises:
-        ValueError: if there are parts of another run.
+        ValueError: if the folder holds parts of another run.
     """
 
     def __init__(
@@ -41,45 +42,32 @@ class Parts:
         about: Mapping[str, Any],
         rows: int = ROWS,
     ) -> None:
-        """Initialize a new Parts instance."""
+        """Initialize a new GeoParquetParts instance."""
         self.out, self.about = out, json.loads(json.dumps(dict(about)))
         self.folder = out.with_name(f'{out.name}.parts')
-        # GeoParquet without a CRS, and TorchGeo's readers, mean longitude and latitude.
+        # The default CRS of GeoParquet, which TorchGeo's readers expect.
         places = places.to_crs('OGC:CRS84')
         self.places = places.set_geometry(_cut_at_180(places.geometry))
-        run = self.folder / 'run.json'
-        if run.exists():
-            found = json.loads(run.read_text())
-            rows = found.pop('rows')
-            if found != self.about:
-                differ = sorted(k for k in self.about if found.get(k) != self.about[k])
-                raise ValueError(
-                    f'{self.folder} must hold parts of this run, but differs in '
-                    f'{differ}; remove it, or choose another file with --out'
-                )
-        else:
-            text = json.dumps({**self.about, 'rows': rows})
-            atomic_write(run, lambda file: file.write_text(text))
-        starts = range(0, len(places), rows)
-        self.spans = [range(i, min(i + rows, len(places))) for i in starts]
+        rows = resume_run(self.folder / 'run.json', self.about, rows, 'rows')
+        self.spans = cut_into_parts(len(places), rows)
 
     def path(self, part: int) -> Path:
-        """File of a part."""
+        """Return the file of a part."""
         return self.folder / f'part-{part:05d}.parquet'
 
     def todo(self) -> list[int]:
-        """Parts that are not written yet."""
+        """Return the numbers of the parts to write."""
         return [i for i in range(len(self.spans)) if not self.path(i).exists()]
 
     def write(self, part: int, columns: Mapping[str, Tensor]) -> None:
-        """Write a part; it appears whole or not at all.
+        """Write a part atomically.
 
         Args:
             part: number of the part.
-            columns: for each of its rows a vector, shape (N, D).
+            columns: vectors of the rows, shape (N, D), by column.
 
         Raises:
-            ValueError: naming the first window of which a number is NaN or infinite.
+            ValueError: if a number is NaN or infinite; the message names the window.
         """
         span = self.spans[part]
         for name, x in columns.items():
@@ -98,7 +86,7 @@ class Parts:
         )
 
     def finish(self) -> Path:
-        """Put the parts together, one in memory at a time, and remove them.
+        """Join the parts, with one in memory at a time, and remove them.
 
         Returns:
             The file.
@@ -136,17 +124,17 @@ class Parts:
 
 
 def is_finished(out: Path, about: Mapping[str, Any]) -> bool:
-    """Whether a file has been written by this very run.
+    """Return whether the same run has finished a file.
 
     Args:
         out: the file.
-        about: what this run says of itself.
+        about: metadata that this run writes.
 
     Returns:
-        False if there is no file.
+        False if the file does not exist.
 
     Raises:
-        ValueError: if there is a file, and it is another one.
+        ValueError: if the file is another one.
     """
     if not out.exists():
         return False
@@ -156,8 +144,8 @@ def is_finished(out: Path, about: Mapping[str, Any]) -> bool:
         found = None
     if found is None or json.loads(found) != json.loads(json.dumps(dict(about))):
         raise ValueError(
-            f'out must be a new file, got {out}, which holds something else than this '
-            'run would write; remove it, or choose another with --out'
+            f'out must be a new file or the output of the same run, got {out}, which holds '
+            'something else; remove it, or choose another with --out'
         )
     return True
 
@@ -166,11 +154,11 @@ _OPTIONS: dict[str, Any] = {'compression': 'zstd', 'use_dictionary': False}
 
 
 def _cut_at_180(shapes: gpd.GeoSeries) -> gpd.GeoSeries:
-    """Cut polygons where they cross a longitude of 180 degrees, as GeoParquet asks for.
+    """Cut polygons at the longitude of 180 degrees, as GeoParquet requires.
 
     Args:
-        shapes: polygons in longitude and latitude. One that is wider than half of the
-            earth is taken for one that crosses.
+        shapes: polygons in longitude and latitude. One wider than half of the earth is
+            assumed to cross 180 degrees.
     """
     bounds = shapes.bounds
     crossing = bounds['maxx'] - bounds['minx'] > 180

@@ -1,7 +1,7 @@
 """The batches of a split as a trainer hands them over."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +12,7 @@ from torchgeo.datamodules import BaseDataModule
 from tqdm import tqdm
 
 from ...modalities import pick_date, split
-
-Split = Literal['train', 'val', 'test', 'predict']
+from ...packed.dataset import Split
 
 # As Trainer calls the stage of a split, and as its property does. Training samples are
 # looked at in order and without augmentation, as those of validation.

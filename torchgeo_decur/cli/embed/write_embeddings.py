@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ...files import check_writable, short_hash
 from ...modalities import pick_date, split
 from ...models import MultimodalEncoder
-from .geoparquet_parts import ROWS, Parts, is_finished
+from .geoparquet_parts import ROWS, GeoParquetParts, is_finished
 
 
 def embed_rasters(
@@ -94,7 +94,7 @@ def embed_rasters(
     if is_finished(out, says):
         rank_zero_info(f'{out} is complete')
         return out
-    parts = Parts(out, places, says, rows)
+    parts = GeoParquetParts(out, places, says, rows)
     todo = parts.todo()
     if len(todo) < len(parts.spans):
         rank_zero_info(f'{len(todo)} of {len(parts.spans)} parts are left to do')
@@ -192,7 +192,7 @@ class Embedder(LightningModule):
 class _Writer(Callback):
     """Asks for the windows that are left, and writes every part once it is full."""
 
-    def __init__(self, parts: Parts, todo: list[int], progress: bool) -> None:
+    def __init__(self, parts: GeoParquetParts, todo: list[int], progress: bool) -> None:
         self.parts, self.todo = parts, todo
         self.rows: dict[str, Tensor] = {}
         spans = parts.spans

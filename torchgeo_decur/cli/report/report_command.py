@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...packed.dataset import Split
 from ..embed import load_run
-from ..embed.split_batches import Split
 from .writer import write_report
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from ...analysis import Embeddings, Finding, figure_style
 from ...files import atomic_write
+from ...resumable_parts import read_json, write_json
 
 #: What the marker of an analysis is called.
 MARKER = 'finding.json'
@@ -34,16 +35,16 @@ def claim(folder: Path, names: Collection[str]) -> None:
         ValueError: if the folder holds files that no report wrote.
     """
     mark = folder / REPORT
-    if mark.is_file() and _content(mark).get('torchgeo_decur') == 'report':
+    if mark.is_file() and read_json(mark).get('torchgeo_decur') == 'report':
         return
     # Reports of earlier versions have no mark, but markers of their analyses.
-    ours = any('key' in _content(folder / name / MARKER) for name in names)
+    ours = any('key' in read_json(folder / name / MARKER) for name in names)
     if folder.exists() and not ours and (found := sorted(folder.iterdir())):
         raise ValueError(
             f'out must be a new or empty folder, or one of an earlier report, but {folder} '
             f'holds {[f.name for f in found[:3]]}; choose another folder with --out'
         )
-    atomic_write(mark, lambda file: file.write_text(json.dumps(_MARK)))
+    write_json(mark, _MARK)
 
 
 def save_embeddings(file: Path, embeddings: Embeddings, key: str) -> None:
@@ -139,13 +140,12 @@ def save_finding(folder: Path, finding: Finding, key: str) -> None:
             'tables': {n: list(rows) for n, rows in finding.tables.items()},
         }
         folder.mkdir(exist_ok=True)
-        for name in _files(_content(folder / MARKER)):
+        for name in _files(read_json(folder / MARKER)):
             (folder / name).unlink(missing_ok=True)
         for written in partial.iterdir():
             os.replace(written, folder / written.name)
-        # Last: an analysis with its marker is whole.
-        text = json.dumps(content, indent=1, default=float)
-        atomic_write(folder / MARKER, lambda file: file.write_text(text))
+        # Last: the marker tells that the analysis is complete.
+        write_json(folder / MARKER, content, indent=1)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         for figure in finding.figures.values():
@@ -162,17 +162,8 @@ def load_finding(folder: Path, key: str) -> dict[str, Any] | None:
     Returns:
         What :func:`save_finding` wrote; None if there is nothing, or of something else.
     """
-    content = _content(folder / MARKER)
+    content = read_json(folder / MARKER)
     return content if content.get('key') == key else None
-
-
-def _content(marker: Path) -> dict[str, Any]:
-    """Read a JSON file of a report; nothing if it is missing or another file."""
-    try:
-        content = json.loads(marker.read_text('utf-8'))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _files(content: dict[str, Any]) -> list[str]:

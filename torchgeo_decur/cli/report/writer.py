@@ -19,7 +19,8 @@ from ... import analysis
 from ...analysis import Embeddings, Finding, LeftOut, Pretrained
 from ...files import atomic_write, check_writable, short_hash
 from ...modalities import Modality
-from ..embed.split_batches import Batches, Split
+from ...packed.dataset import Split
+from ..embed.split_batches import Batches
 from .page import render
 from .store import claim, load_embeddings, load_finding, save_embeddings, save_finding
 

@@ -131,7 +131,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert manifest['modalities']['s1']['bands'] == ['VV', 'VH']
     assert manifest['modalities']['s1']['limits'][0] == pytest.approx([-23.11, -32.08])
     assert manifest['source']['init_args'] == {**options, 'seed': 3}
-    assert manifest['values'] == 'kept' and manifest['keys']['image_s1'] == 'float32'
+    assert manifest['values'] == 'raw' and manifest['keys']['image_s1'] == 'float32'
     train = manifest['splits']['train']
     assert train['samples'] == 11 and [s['samples'] for s in train['shards']] == [
         4,
@@ -178,9 +178,9 @@ def test_places_keep_all_their_dates(tmp_path: Path) -> None:
         tmp_path / 'raw', places=(0, 1, 2), dates=(0, 1, 2), splits=('s1', 's2c')
     )
     options = {'root': str(tmp_path / 'raw'), 'val_fraction': 0.0}
-    drawn = SSL4EOS12PairDataModule(dates='independent', **options)
+    drawn = SSL4EOS12PairDataModule(date_sampling='independent', **options)
     pack(tmp_path / 'packed', drawn)
-    whole = SSL4EOS12PairDataModule(dates='all', **options)
+    whole = SSL4EOS12PairDataModule(date_sampling='all', **options)
     whole.setup('fit')
     packed = PackedDataset(tmp_path / 'packed')
     assert packed.manifest.splits.keys() == {'train'}
@@ -383,7 +383,7 @@ def test_repair_needs_the_same_samples(tmp_path: Path, numbers: Path) -> None:
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'values': 'int8'}, r"values must be one of \('kept', 'uint8'\), got 'int8'"),
+        ({'values': 'int8'}, r"values must be one of \('raw', 'uint8'\), got 'int8'"),
         ({'splits': ('tests',)}, r"splits must be some of .*, got \['tests'\]"),
         ({'splits': ('train', 'test')}, r"NumbersDataModule, which lacks \['test'\]"),
         ({'workers': -1}, 'workers must not be negative, got -1'),

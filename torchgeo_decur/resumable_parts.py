@@ -1,0 +1,136 @@
+"""Long outputs in numbered parts, which a later run with the same settings resumes.
+
+A run writes its settings to a record, then one file per part, atomically. If it stops, the
+same run again finds the record and the finished parts, and writes only the rest. The whole
+output appears last.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .files import atomic_write
+
+
+def resume_run(
+    record: Path,
+    settings: Mapping[str, Any],
+    size: int,
+    size_key: str = 'size',
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> int:
+    """Continue the run of a record, or start a new record.
+
+    Args:
+        record: JSON file that exists while the output is unfinished.
+        settings: JSON values that determine the content of the parts.
+        size: items of a part in a new run.
+        size_key: key of that number in the record.
+        upgrade: translates the settings that an earlier release wrote.
+
+    Returns:
+        Items of a part: those of the interrupted run, if there is one.
+
+    Raises:
+        ValueError: if the interrupted run had other settings.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder, 'run.json')
+        ...     resume_run(file, {'seed': 0}, 64), resume_run(file, {'seed': 0}, 32)
+        (64, 64)
+    """
+    if not record.exists():
+        write_json(record, {**settings, size_key: size})
+        return size
+    found = upgrade(read_json(record))
+    size = found.pop(size_key, size)
+    check_same_settings(found, settings, record.parent)
+    return int(size)
+
+
+def check_same_settings(
+    found: Mapping[str, Any], settings: Mapping[str, Any], folder: Path
+) -> None:
+    """Check that parts belong to a run with these settings.
+
+    Args:
+        found: settings of the run that wrote the parts.
+        settings: settings of this run.
+        folder: folder of the parts.
+
+    Raises:
+        ValueError: if a setting differs.
+    """
+    differ = [k for k in {**settings, **found} if found.get(k) != settings.get(k)]
+    if differ:
+        raise ValueError(
+            f'{folder} must hold parts of the same run, but differs in {sorted(differ)}; remove '
+            'it, or choose another output with --out'
+        )
+
+
+def cut_into_parts(number: int, size: int) -> list[range]:
+    """Cut items into parts.
+
+    Args:
+        number: number of items.
+        size: items of a part.
+
+    Returns:
+        Numbers of the items of each part; only the last may be smaller.
+
+    Example:
+        >>> cut_into_parts(5, 2)
+        [range(0, 2), range(2, 4), range(4, 5)]
+    """
+    return [range(i, min(i + size, number)) for i in range(0, number, size)]
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        file: the file.
+
+    Returns:
+        The object; empty if the file is missing, damaged or holds something else.
+    """
+    try:
+        content = json.loads(file.read_text('utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_json(
+    file: Path, content: Mapping[str, Any], indent: int | None = None
+) -> None:
+    """Write a JSON object atomically; it survives a crash of the system.
+
+    Args:
+        file: the file.
+        content: the object. Values unknown to JSON become floats.
+        indent: spaces of a level, or None for a single line.
+    """
+    write_text(file, json.dumps(content, indent=indent, default=float))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a small file atomically; it survives a crash of the system.
+
+    Args:
+        file: the file.
+        text: its content.
+    """
+
+    def write(partial: Path) -> None:
+        with partial.open('w', encoding='utf-8') as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
+
+    atomic_write(file, write)
