@@ -229,3 +229,16 @@ def test_page_names_the_files_to_touch(what: str) -> None:
 
 # What `<name>` stands for in the examples.
 NAMES = ('coral', 'mit', 'geonrw', 'pack')
+
+
+def test_no_two_modules_import_each_other() -> None:
+    used = {module_of(file).partition('.')[2]: set(ours(file)) for file in FILES}
+    pairs = {
+        (module, other)
+        for module, found in used.items()
+        for other in found & used.keys()
+        # A package may import its modules, and they import one another through it.
+        if module in used[other] and not module.startswith(f'{other}.')
+        if not other.startswith(f'{module}.') and module != other
+    }
+    assert pairs == set()

@@ -69,3 +69,10 @@ def test_unknown_modality() -> None:
         match=r"among \['s1', 's2', 'dem', 'rgb'\], got \['radar', 'lidar'\]",
     ):
         SyntheticEODataModule(modalities=['radar', 's2', 'lidar'])
+
+
+def test_old_name_of_the_cache_warns() -> None:
+    with pytest.warns(FutureWarning, match='keep is deprecated .*; use cache'):
+        assert SyntheticEODataModule(keep=True).cache
+    with pytest.warns(FutureWarning, match='keep is deprecated .*; use cache'):
+        assert SyntheticEO(keep=True).cache

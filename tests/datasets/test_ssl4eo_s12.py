@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from torchgeo.datasets import SSL4EOS12, DatasetNotFoundError
 
 from tests.helpers.fake_data import fake
+from torchgeo_decur.datamodules import SSL4EOS12PairDataModule
 from torchgeo_decur.datasets.base import UnreadableFileError
 from torchgeo_decur.datasets.ssl4eo_s12 import SSL4EOS12Pair
 
@@ -315,3 +316,12 @@ def test_plot(shared: Path) -> None:
     assert len(figure.axes) == 8
     assert figure.axes[0].get_title() == 's1 (VV, dB), date 1'
     assert figure.axes[1].get_title() == 's2 (B4 B3 B2), date 1'
+
+
+def test_old_name_of_date_sampling_warns(shared: Path) -> None:
+    with pytest.warns(FutureWarning, match='dates is deprecated .*; use date_sampling'):
+        assert SSL4EOS12Pair(shared, dates='same').date_sampling == 'same'
+    with pytest.warns(FutureWarning, match='dates is deprecated .*; use date_sampling'):
+        datamodule = SSL4EOS12PairDataModule(str(shared), dates='same')
+    datamodule.setup('fit')
+    assert datamodule.predict_dataset.date_sampling == 'same'

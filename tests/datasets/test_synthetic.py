@@ -298,10 +298,13 @@ class TestErrors:
         [
             (
                 {'modalities': ('s1', 's3')},
-                r"modalities must be .* of \['s1', 's2', 'dem', 'rgb'\], got \['s1', 's3'\]",
+                r"must be .* of \['s1', 's2', 'dem', 'rgb'\], each once, got \['s1', 's3'\]",
             ),
             ({'modalities': ()}, r'modalities must be .*, got \[\]'),
-            ({'modalities': ('s1', 's1')}, 'modalities must be one or more different'),
+            (
+                {'modalities': ('s1', 's1')},
+                r"modalities must be .*, each once, got \['s1', 's1'\]",
+            ),
             ({'length': 0}, 'length must be at least 1, got 0'),
             ({'size': 15}, 'size must be at least 16, got 15'),
             ({'seed': -1}, 'seed must be at least 0, got -1'),
@@ -363,9 +366,7 @@ class TestErrors:
 
     def test_write_keeps_what_is_there(self, tmp_path: Path) -> None:
         (tmp_path / 'precious').touch()
-        with pytest.raises(
-            ValueError, match='root must be a new or an empty directory'
-        ):
+        with pytest.raises(ValueError, match='root must be a new or empty directory'):
             SyntheticEO(length=2, size=16).write(tmp_path, 'geonrw')
         assert (tmp_path / 'precious').exists()
 

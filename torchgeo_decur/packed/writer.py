@@ -117,8 +117,7 @@ def pack_datamodule(
     """
     if values == 'kept':
         warnings.warn(
-            "values: 'kept' is now called 'raw'; the old name will be removed in the next "
-            'release',
+            "values: 'kept' is deprecated and will be removed in the next release; use 'raw'",
             FutureWarning,
             stacklevel=2,
         )

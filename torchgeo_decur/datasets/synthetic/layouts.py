@@ -1,7 +1,7 @@
-"""Synthetic scenes as files, in the directory layouts of real datasets.
+"""Write synthetic scenes as files, in the directory layouts of real datasets.
 
-For tests, tutorials and measurements of reading speed: the readers of TorchGeo and of
-this package take these directories for the real thing.
+Tests, tutorials and benchmarks of reading speed use them: the readers of TorchGeo and of
+this package read these directories like the real ones.
 
 ``ssl4eo_s12``
     ``s1/<id>/<product>/{VV,VH}.tif`` (float32, dB) and
@@ -10,23 +10,23 @@ this package take these directories for the real thing.
 ``bigearthnet_v2``
     ``BigEarthNet-S1``, ``BigEarthNet-S2`` (12 bands, at 10, 20 and 60 m),
     ``Reference_Maps`` (codes of CORINE land cover) and ``metadata.parquet`` with the
-    19-class names of all covers on at least 2 % of the pixels. ``splits`` gives the
-    shares of train, validation and test. Real patches have 120 pixels.
+    19-class names of all covers on at least 2 % of the pixels. ``splits`` sets the
+    fractions of train, validation and test. Real patches have 120 pixels.
 ``geonrw``
-    ``<city>/<x>_<y>_{rgb.jp2,dem.tif,seg.tif}``, at 1 m. Scenes go to the ``cities`` in
-    turn; the directories of all other cities exist and are empty, as TorchGeo's reader
-    wants them. Real tiles have 1000 pixels.
+    ``<city>/<x>_<y>_{rgb.jp2,dem.tif,seg.tif}``, at 1 m. Scenes alternate between the
+    ``cities``. The directories of all other cities exist and are empty, as TorchGeo's
+    reader requires. Real tiles have 1000 pixels.
 
-Coarser bands are block means, and ``s2a`` and BigEarthNet's bands are the scene's
-without the light of a clear sky. Places lie side by side in UTM zone 33N (32N for
-GeoNRW) and dates in 2020 (2017 for BigEarthNet); neither says anything.
+Coarser bands are block means. ``s2a`` and the bands of BigEarthNet lack the light of a
+clear sky. Places lie side by side in UTM zone 33N (32N for GeoNRW), with dates in 2020
+(2017 for BigEarthNet); places and dates are arbitrary.
 """
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -39,10 +39,7 @@ from tqdm import tqdm
 
 from .landscapes import BUILT, CROP, FOREST, GRASS, ROAD, SOIL, WATER, WETLAND
 
-if TYPE_CHECKING:
-    from .scenes import SyntheticEO
-
-# B1 to B12 as SSL4EO-S12 spells them; the resolution of each in units of 10 m.
+# Resolution of each band in units of 10 m; names as in SSL4EO-S12.
 _BANDS = {
     'B1': 6,
     'B2': 1,
@@ -60,7 +57,7 @@ _BANDS = {
 }
 # Light of a clear sky in each band, in digital numbers.
 _SKY = (900, 700, 500, 300, 220, 150, 120, 100, 80, 40, 0, 20, 10)
-# Name in BigEarthNet's 19 classes and code of CORINE land cover, by cover.
+# Name among the 19 classes of BigEarthNet and CORINE code of each cover.
 _CORINE = {
     WATER: ('Inland waters', 512),
     FOREST: ('Broad-leaved forest', 311),
@@ -87,8 +84,29 @@ _SPLITS = ('train', 'validation', 'test')
 Array = NDArray[Any]
 
 
+class Scenes(Protocol):
+    """Scenes that can be written: samples by number, in any modalities.
+
+    Attributes:
+        size: height and width in pixels.
+        num_dates: number of dates of a scene.
+    """
+
+    size: int
+    num_dates: int
+
+    def __len__(self) -> int:
+        """Return the number of scenes."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return a sample of tensors."""
+
+    def with_modalities(self, modalities: Sequence[str], length: int) -> Self:
+        """Return the first scenes in other modalities."""
+
+
 def write(
-    dataset: 'SyntheticEO',
+    dataset: Scenes,
     root: str | Path,
     layout: str,
     num_scenes: int | None = None,
@@ -98,16 +116,16 @@ def write(
     """Write scenes in the layout of a real dataset; see the module for the layouts.
 
     Args:
-        dataset: the scenes; its ``modalities`` and ``transforms`` do not matter.
+        dataset: the scenes, in any modalities.
         root: new or empty directory.
         layout: 'ssl4eo_s12', 'bigearthnet_v2' or 'geonrw'.
-        num_scenes: how many scenes, from the first; by default all.
+        num_scenes: number of scenes, from the first; by default all.
         progress: whether to show a progress bar.
-        options: ``surface``, ``splits`` or ``cities``, where the layout has it.
+        options: options of the layout: ``surface``, ``splits`` or ``cities``.
 
     Raises:
         ValueError: if the layout or an option is unknown, the size does not fit the
-            layout, there are not so many scenes, or ``root`` is not empty.
+            layout, ``num_scenes`` is out of range, or ``root`` is not empty.
     """
     if layout not in _WRITERS:
         raise ValueError(f'layout must be one of {list(_WRITERS)}, got {layout!r}')
@@ -120,16 +138,10 @@ def write(
         raise ValueError(f'num_scenes must be in [1, {len(dataset)}], got {number}')
     root = Path(root)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ValueError(f'root must be a new or an empty directory, got {root}')
-    scenes = type(dataset)(
-        length=number,
-        size=dataset.size,
-        seed=dataset.seed,
-        modalities=modalities,
-        num_dates=dataset.num_dates,
-        common_strength=dataset.common_strength,
-        unique_strength=dataset.unique_strength,
-    )
+        raise ValueError(
+            f'root must be a new or empty directory, got {root}; choose another one'
+        )
+    scenes = dataset.with_modalities(modalities, number)
     partial = root.with_name(f'{root.name}.partial')
     if partial.exists():
         shutil.rmtree(partial)
@@ -142,9 +154,7 @@ def write(
     partial.replace(root)
 
 
-def _ssl4eo_s12(
-    root: Path, scenes: 'SyntheticEO', surface: bool = False
-) -> Iterator[None]:
+def _ssl4eo_s12(root: Path, scenes: Scenes, surface: bool = False) -> Iterator[None]:
     for index, sample in enumerate(_samples(scenes)):
         x, y = _corner(index, scenes.size)
         for date in range(scenes.num_dates):
@@ -173,7 +183,7 @@ def _ssl4eo_s12(
 
 
 def _bigearthnet_v2(
-    root: Path, scenes: 'SyntheticEO', splits: Sequence[float] = (0.5, 0.25, 0.25)
+    root: Path, scenes: Scenes, splits: Sequence[float] = (0.5, 0.25, 0.25)
 ) -> Iterator[None]:
     if scenes.size % 6:
         raise ValueError(
@@ -181,7 +191,7 @@ def _bigearthnet_v2(
         )
     if len(splits) != 3 or min(splits) < 0 or abs(sum(splits) - 1) > 1e-6:
         raise ValueError(
-            f'splits must be the shares of {list(_SPLITS)} with sum 1, got {list(splits)}'
+            f'splits must be fractions of {list(_SPLITS)} with sum 1, got {list(splits)}'
         )
     ends = np.cumsum(splits) * len(scenes)
     rows = []
@@ -229,7 +239,7 @@ def _bigearthnet_v2(
 
 
 def _geonrw(
-    root: Path, scenes: 'SyntheticEO', cities: Sequence[str] = ('aachen', 'duesseldorf')
+    root: Path, scenes: Scenes, cities: Sequence[str] = ('aachen', 'duesseldorf')
 ) -> Iterator[None]:
     unknown = [c for c in cities if c not in _CITIES]
     if unknown or not cities:
@@ -243,7 +253,7 @@ def _geonrw(
         x, y = 280000 + index * scenes.size, 5600000
         name = f'{x}_{y}'
         rgb = sample['image_rgb'][0].astype(np.uint8).transpose(1, 2, 0)
-        # Pillow cannot decode what GDAL encodes; the world file tells where it lies.
+        # Pillow cannot decode JPEG 2000 of GDAL; the world file georeferences its own.
         Image.fromarray(rgb).save(folder / f'{name}_rgb.jp2', irreversible=False)
         world = (1.0, 0.0, 0.0, -1.0, x + 0.5, y - 0.5)
         text = ''.join(f'{number}\n' for number in world)
@@ -254,8 +264,8 @@ def _geonrw(
         yield
 
 
-def _samples(scenes: 'SyntheticEO') -> Iterator[dict[str, Array]]:
-    """Scenes as arrays, always with dates: images (T, C, H, W)."""
+def _samples(scenes: Scenes) -> Iterator[dict[str, Array]]:
+    """Yield scenes as arrays, with images of shape (T, C, H, W)."""
     for index in range(len(scenes)):
         sample = {k: v.numpy() for k, v in scenes[index].items()}
         yield {
@@ -265,12 +275,12 @@ def _samples(scenes: 'SyntheticEO') -> Iterator[dict[str, Array]]:
 
 
 def _corner(index: int, size: int) -> tuple[float, float]:
-    """Easting and northing of the upper left corner, in m."""
+    """Return easting and northing of the upper left corner, in m."""
     return 300000.0 + index % 90 * size * 10, 5400000.0 - index // 90 * size * 10
 
 
 def _surface(image: Array) -> dict[str, Array]:
-    """Bands without B10 and without the light of a clear sky."""
+    """Remove B10 and the light of a clear sky."""
     return {
         band: np.clip(x - sky, 1, None).astype(np.uint16)
         for band, x, sky in zip(_BANDS, image, _SKY, strict=True)
@@ -279,7 +289,7 @@ def _surface(image: Array) -> dict[str, Array]:
 
 
 def _blocks(x: Array, factor: int) -> Array:
-    """Mean of blocks of ``factor`` x ``factor`` pixels, rounded."""
+    """Compute the mean of blocks of ``factor`` x ``factor`` pixels, rounded."""
     height, width = (n // factor for n in x.shape)
     blocks = x.reshape(height, factor, width, factor).mean((1, 3))
     return np.rint(blocks).astype(x.dtype)

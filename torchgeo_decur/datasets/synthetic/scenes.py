@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from ...deprecation import renamed_arguments
 from ...modalities import MODALITIES
 from ..plotting import plot_images
 from .landscapes import COVERS, LANDSCAPES, Fields, Floats, Place, make_place
+from .layouts import write
 from .sensors import (
     BANDS,
     OPTICAL_STATES,
@@ -26,7 +27,7 @@ from .sensors import (
     surface_model,
 )
 
-# Each part of a scene draws from a stream of its own, so that none disturbs another.
+# Each part of a scene has a random stream of its own, independent of the others.
 _STREAMS = (
     'labels',
     'ground',
@@ -41,64 +42,67 @@ _STREAMS = (
     'dem',
     'grain',
 )
-# Sensor noise of Sentinel-2 in digital numbers, and how far its parts are shifted.
+# Sensor noise of Sentinel-2 in digital numbers, and the largest offset into it.
 _GRAIN, _SHIFT = 20.0, 4096
 _SYNERGY = len(RADAR_STATES)
 
 
 class SyntheticEO(NonGeoDataset):
-    r"""Co-registered radar, optical and elevation images, made as they are asked for.
+    r"""Procedural scenes of co-registered radar, optical and elevation images.
 
-    A scene is a terrain and a land cover, seen by Sentinel-1 (backscatter in dB, gamma
-    speckle, tilt towards the radar), Sentinel-2 (13 bands in digital numbers, sun,
-    haze, clouds and their shadows), an elevation model with trees and buildings, and
-    an aerial camera. One pixel stands for 10 m. Seed and index decide everything: no
-    download, the same values in every process.
+    A scene has a terrain and a land cover. Four sensors observe it:
+
+    - Sentinel-1: backscatter in dB, with gamma speckle and slopes tilted to the radar;
+    - Sentinel-2: 13 bands in digital numbers, with sun, haze, clouds and shadows;
+    - an elevation model with trees and buildings;
+    - an aerial camera.
+
+    One pixel covers 10 m. Seed and index determine all values, in every process and
+    without a download.
 
     Four labels are known by construction. The first three are drawn uniformly and
     independently of each other:
 
     ================== =================== ======= =========================================
-    label              seen by             classes what it is
+    label              visible to          classes meaning
     ================== =================== ======= =========================================
-    ``label_common``   every sensor        8       landscape: how the place is divided, and
-                                                   into what
-    ``label_s1``       radar alone         6       roughness (rows, moist patches,
+    ``label_common``   every sensor        8       landscape: shapes of the parcels and
+                                                   their land cover
+    ``label_s1``       radar only          6       roughness (rows, moist patches,
                                                    scatterers) in one polarisation
-    ``label_s2``       optical alone       6       state of the vegetation: which group of
-                                                   bands rises, and which falls, in patches
+    ``label_s2``       optical only        6       state of the vegetation: one group of
+                                                   bands rises and one falls, in patches
     ``label_synergy``  both together       6       (``label_s1`` + ``label_s2``) mod 6
     ================== =================== ======= =========================================
 
-    So ``label_synergy`` is independent of each of the other three, and only knowing
-    ``label_s1`` and ``label_s2`` together tells it. The last two factors never touch
-    the pixels of the other sensor; :meth:`render` shows it. An ``rgb`` image shows
-    those states of ``label_s2`` that change the visible bands.
+    So ``label_synergy`` is independent of each other label; only ``label_s1`` and
+    ``label_s2`` together determine it. ``label_s1`` never changes a pixel of Sentinel-2,
+    and ``label_s2`` none of Sentinel-1; :meth:`render` shows it. An ``rgb`` image shows
+    the states of ``label_s2`` that change the visible bands.
 
-    With ``multilabel``, a sample also has ``label``, the classes of the first three labels
-    as one multi-label task, such as BigEarthNet's.
+    With ``multilabel``, a sample also has ``label``: the first three labels as one
+    multi-label task, as in BigEarthNet.
 
-    What stands in the way, and is drawn for each sensor and date on its own: offset of
-    the radar, looks and speckle, incidence side, brightness of the light, direction
-    of the sun, haze, clouds. With several dates, these differ between the dates and
-    the season moves on, while place, parcels and labels stay.
+    Nuisances are drawn for each sensor and date: radar offset, looks and speckle,
+    incidence side, brightness, direction of the sun, haze and clouds. They differ
+    between dates, and so does the season; place, parcels and labels stay.
 
-    Training and validation scenes take different seeds.
+    Use different seeds for training and validation.
 
     Args:
         length: number of scenes.
         size: height and width in pixels.
         seed: seed of all scenes.
-        modalities: which of 's1', 's2', 'dem' and 'rgb' to make, in order.
+        modalities: some of 's1', 's2', 'dem' and 'rgb', in order.
         num_dates: number of dates T of each scene.
         common_strength: contrast between covers in every modality; 0 hides
             ``label_common``, 1 is the calibrated contrast.
-        unique_strength: contrast of what one sensor alone sees; 0 hides ``label_s1``
-            and ``label_s2``, 1 is the calibrated contrast.
+        unique_strength: contrast of the factors of a single sensor; 0 hides
+            ``label_s1`` and ``label_s2``, 1 is the calibrated contrast.
         multilabel: whether samples have ``label``.
-        cache: whether a scene stays in memory once it is made, in each process:
-            4 bytes for each value of its images, and 8 for each pixel.
-        transforms: a function that takes a sample and returns a new one.
+        cache: whether each process keeps the scenes that it has made in memory. A scene
+            takes 4 bytes per image value and 8 per pixel.
+        transforms: function that takes a sample and returns a new one.
 
     Raises:
         ValueError: if a modality is unknown or repeated, or a number is too small.
@@ -112,7 +116,7 @@ class SyntheticEO(NonGeoDataset):
         8
     """
 
-    #: Name of the known modality that each has the bands and the unit of.
+    #: Known modality with the same bands and unit, by name.
     all_modalities: ClassVar[dict[str, str]] = {
         's1': 'sentinel1_grd',
         's2': 'sentinel2_l1c',
@@ -157,8 +161,8 @@ class SyntheticEO(NonGeoDataset):
         known = [m for m in self.all_modalities if m in modalities]
         if not known or len(known) != len(modalities):
             raise ValueError(
-                f'modalities must be one or more different of '
-                f'{list(self.all_modalities)}, got {list(modalities)}'
+                f'modalities must be one or more of {list(self.all_modalities)}, each '
+                f'once, got {list(modalities)}'
             )
         numbers = {
             'length': (length, 1),
@@ -183,7 +187,7 @@ class SyntheticEO(NonGeoDataset):
         self._cached: dict[int, dict[str, Any]] = {}
         self.transforms = transforms
         self._fields = Fields(size)
-        # Drawing this anew for every image would double the time of a scene.
+        # Drawing the noise for every image would double the time of a scene.
         self._grain: Floats | None = None
         if 's2' in modalities:
             self._grain = np.float32(_GRAIN) * self._rng(0, 'grain').standard_normal(
@@ -192,15 +196,11 @@ class SyntheticEO(NonGeoDataset):
 
     @property
     def num_classes(self) -> dict[str, int]:
-        """Number of classes of each label, by its key."""
+        """Return the number of classes of each label, by key."""
         return {k: len(v) for k, v in self.label_classes.items()}
 
     def __len__(self) -> int:
-        """Number of scenes.
-
-        Returns:
-            Length of the dataset.
-        """
+        """Return the number of scenes."""
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -210,12 +210,15 @@ class SyntheticEO(NonGeoDataset):
             index: number of the scene.
 
         Returns:
-            ``image_<m>`` of each modality, shape (C, H, W), or (T, C, H, W) with
-            ``num_dates`` > 1, float32: ``s1`` VV and VH in dB, ``s2`` 13 bands in digital
-            numbers, ``dem`` height in m, ``rgb`` from 0 to 255; the labels, integers
-            without dimensions; with ``multilabel``, ``label``, 20 numbers 0 or 1 in the
-            order of the classes of ``label_common``, ``label_s1`` and ``label_s2``;
-            ``mask``, the land cover, shape (H, W).
+            A dictionary with
+
+            - ``image_<m>``: image of modality m, float32, shape (C, H, W), or
+              (T, C, H, W) with several dates. ``s1`` has VV and VH in dB, ``s2`` 13 bands
+              in digital numbers, ``dem`` heights in m and ``rgb`` values from 0 to 255;
+            - the four labels: integers without dimensions;
+            - ``label``, with ``multilabel``: 20 zeros and ones, for the classes of
+              ``label_common``, ``label_s1`` and ``label_s2``;
+            - ``mask``: land cover, shape (H, W).
 
         Raises:
             IndexError: if ``index`` is out of range.
@@ -249,10 +252,10 @@ class SyntheticEO(NonGeoDataset):
         return _with_synergy(dict(zip(_DRAWN, drawn.tolist(), strict=True)))
 
     def render(self, index: int, **labels: int) -> dict[str, Any]:
-        """Make a scene, with some of its factors set by hand.
+        """Make a scene with some of its factors set by hand.
 
-        All else stays as it is, noise included: what differs from ``dataset[index]``
-        is the effect of the factor.
+        All else stays the same, noise included: any difference from ``dataset[index]`` is
+        an effect of the factor.
 
         Args:
             index: number of the scene.
@@ -263,7 +266,7 @@ class SyntheticEO(NonGeoDataset):
 
         Raises:
             IndexError: if ``index`` is out of range.
-            ValueError: if a label is not one of the three, or is not one of its classes.
+            ValueError: if a label is none of the three, or its value is out of range.
 
         Example:
             >>> dataset = SyntheticEO(size=32)
@@ -294,6 +297,26 @@ class SyntheticEO(NonGeoDataset):
         sample['mask'] = torch.from_numpy(place.cover)
         return sample
 
+    def with_modalities(self, modalities: Sequence[str], length: int) -> Self:
+        """Return the first scenes in other modalities, without transforms.
+
+        Args:
+            modalities: some of 's1', 's2', 'dem' and 'rgb', in order.
+            length: number of scenes.
+
+        Returns:
+            A dataset with the same places, labels and dates.
+        """
+        return type(self)(
+            length,
+            self.size,
+            self.seed,
+            modalities,
+            self.num_dates,
+            self.common_strength,
+            self.unique_strength,
+        )
+
     def write(
         self,
         root: str | Path,
@@ -304,23 +327,21 @@ class SyntheticEO(NonGeoDataset):
     ) -> None:
         """Write scenes as files, in the directory layout of a real dataset.
 
-        The files are written next to ``root`` and moved there when all are complete.
+        The directory is written atomically.
 
         Args:
             root: new or empty directory.
-            layout: 'ssl4eo_s12', 'bigearthnet_v2' or 'geonrw'; see
-                ``torchgeo_decur.datasets.synthetic.layouts`` for what each one holds.
-            num_scenes: how many scenes, from the first; by default all.
+            layout: 'ssl4eo_s12', 'bigearthnet_v2' or 'geonrw', described in
+                ``torchgeo_decur.datasets.synthetic.layouts``.
+            num_scenes: number of scenes, from the first; by default all.
             progress: whether to show a progress bar.
-            options: of the layout: ``surface`` (SSL4EO-S12), ``splits`` (BigEarthNet),
-                ``cities`` (GeoNRW).
+            options: options of the layout: ``surface`` (SSL4EO-S12), ``splits``
+                (BigEarthNet) or ``cities`` (GeoNRW).
 
         Raises:
-            ValueError: if the layout or an option is unknown, the size does not fit
-                the layout, there are not so many scenes, or ``root`` is not empty.
+            ValueError: if the layout or an option is unknown, the size does not fit the
+                layout, ``num_scenes`` is out of range, or ``root`` is not empty.
         """
-        from .layouts import write
-
         write(self, root, layout, num_scenes, progress, **options)
 
     def plot(
@@ -333,8 +354,8 @@ class SyntheticEO(NonGeoDataset):
 
         Args:
             sample: a sample of this dataset, in physical units.
-            show_titles: whether to write what each panel shows.
-            suptitle: a title of the figure.
+            show_titles: whether each panel has a title.
+            suptitle: title of the figure; by default the labels.
 
         Returns:
             The figure, one row for each date.
@@ -370,7 +391,7 @@ class SyntheticEO(NonGeoDataset):
         streams: Callable[..., np.random.Generator],
         date: int,
     ) -> Floats:
-        """One modality on one date, shape (C, H, W)."""
+        """Make one modality on one date, shape (C, H, W)."""
         contrast = (self.common_strength, self.unique_strength)
         season = date / self.num_dates
         if modality == 's1':

@@ -218,7 +218,7 @@ def stop() -> None:
     raise Stop
 
 
-def test_stopped_run_goes_on(tmp_path: Path, numbers: Path) -> None:
+def test_stopped_run_resumes(tmp_path: Path, numbers: Path) -> None:
     out = tmp_path / 'packed'
     with pytest.raises(Stop):
         pack(out, NumbersDataModule(7, stop))
@@ -236,7 +236,7 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_killed_run_goes_on(tmp_path: Path, numbers: Path) -> None:
+def test_killed_run_resumes(tmp_path: Path, numbers: Path) -> None:
     out = tmp_path / 'packed'
     process = multiprocessing.get_context('fork').Process(
         target=pack, args=(out, NumbersDataModule(8, kill))
@@ -254,7 +254,7 @@ def test_killed_worker_is_named(tmp_path: Path, numbers: Path) -> None:
     with pytest.raises(ChildProcessError, match='a worker process was killed') as error:
         pack(out, NumbersDataModule(8, kill), workers=1)
     # What the worker wrote last may not have been heard of.
-    assert re.search('[0-2] of 4 shards are whole; run the same', str(error.value))
+    assert re.search('[0-2] of 4 shards are complete; run the same', str(error.value))
     pack(out, workers=1)
     assert content(out) == content(numbers)
 
@@ -333,7 +333,7 @@ def test_lost_manifest_is_written_again(
     manifest.unlink()
     notes = out / 'train' / 'notes.txt'
     notes.write_text('mine')
-    with pytest.raises(ValueError, match='out must be a new or empty folder, or one'):
+    with pytest.raises(ValueError, match='out must be a new folder, an empty one or'):
         pack(out)
     assert notes.read_text() == 'mine'
 
@@ -373,7 +373,7 @@ def test_repair_needs_the_same_samples(tmp_path: Path, numbers: Path) -> None:
     (out / 'train' / 'shard-00001.bin').unlink()
     changed = {'image_dem': torch.ones(1, 4, 4), 'index': 4, 'name': '4'}
     with pytest.raises(
-        ValueError, match=r"'shard-00001.bin'\] cannot be written again"
+        ValueError, match=r"'shard-00001.bin'\]: the dataset has changed"
     ):
         pack(out, NumbersDataModule(4, lambda: changed))
     pack(out)
@@ -385,7 +385,7 @@ def test_repair_needs_the_same_samples(tmp_path: Path, numbers: Path) -> None:
     [
         ({'values': 'int8'}, r"values must be one of \('raw', 'uint8'\), got 'int8'"),
         ({'splits': ('tests',)}, r"splits must be some of .*, got \['tests'\]"),
-        ({'splits': ('train', 'test')}, r"NumbersDataModule, which lacks \['test'\]"),
+        ({'splits': ('train', 'test')}, r"NumbersDataModule, but it has no \['test'\]"),
         ({'workers': -1}, 'workers must not be negative, got -1'),
         ({'shard_size': 0}, 'shard_size must be positive, got 0'),
         ({'compression': 'gzip'}, "compression must be 'zstd' or None, got 'gzip'"),
@@ -397,12 +397,30 @@ def test_options(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     assert not (tmp_path / 'packed').exists()
 
 
+def test_old_name_of_raw_values_warns(tmp_path: Path, numbers: Path) -> None:
+    with pytest.warns(FutureWarning, match="'kept' is deprecated .*; use 'raw'"):
+        pack(tmp_path / 'packed', values='kept')
+    assert content(tmp_path / 'packed') == content(numbers)
+
+
+def test_run_of_an_earlier_release_resumes(tmp_path: Path, numbers: Path) -> None:
+    out = tmp_path / 'packed'
+    with pytest.raises(Stop):
+        pack(out, NumbersDataModule(7, stop))
+    record = out / '.pack.json'
+    record.write_text(record.read_text().replace('"raw"', '"kept"'))
+    datamodule = NumbersDataModule()
+    pack(out, datamodule)
+    assert [i for i in datamodule.numbers.read if i > 4] == [6, 7, 8, 9]
+    assert content(out) == content(numbers)
+
+
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason='Python has zstd itself')
 def test_compression_needs_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr('torchgeo_decur.packed.writer.find_spec', lambda _: None)
-    with pytest.raises(ValueError, match='the package zstd is not installed, got'):
+    with pytest.raises(ValueError, match='None without the package zstd, got'):
         pack(tmp_path / 'packed', compression='zstd')
 
 
@@ -416,25 +434,25 @@ def test_compressed_samples_are_equal(tmp_path: Path, numbers: Path) -> None:
 
 def test_folder_of_something_else(tmp_path: Path) -> None:
     (tmp_path / 'notes.txt').write_text('mine')
-    with pytest.raises(ValueError, match='out must be a new or empty folder, or one'):
+    with pytest.raises(ValueError, match='out must be a new folder, an empty one or'):
         pack(tmp_path)
 
 
 def test_samples_must_be_alike(tmp_path: Path) -> None:
     other = {'image_dem': torch.zeros(1, 4, 4).double(), 'index': 5, 'name': '5'}
-    with pytest.raises(ValueError, match=r'must be alike, but sample 5 has .*float64'):
+    with pytest.raises(ValueError, match=r'but sample 5 has .*float64.*; make the'):
         pack(tmp_path / 'packed', NumbersDataModule(5, lambda: other))
 
 
 def test_values_that_are_no_tensors(tmp_path: Path) -> None:
     other = {'image_dem': torch.zeros(1, 4, 4), 'name': ['a']}
-    with pytest.raises(ValueError, match=r"to be packed, got {'name': 'list'}"):
+    with pytest.raises(ValueError, match=r"text and numbers, got {'name': 'list'}"):
         pack(tmp_path / 'packed', NumbersDataModule(4, lambda: other))
 
 
 def test_bytes_need_a_scale(tmp_path: Path) -> None:
     datamodule = NumbersDataModule(kind='multispectral', unit='native')
-    with pytest.raises(ValueError, match=r"for the images \['dem'\] are not scaled"):
+    with pytest.raises(ValueError, match=r"because images of \['dem'\] are not only"):
         pack(tmp_path / 'packed', datamodule, values='uint8')
 
 
@@ -451,5 +469,5 @@ def test_config_must_have_data(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match='expected a config of torchgeo with data'):
         main(['pack', str(path)])
     path.write_text('data: {class_path: torchgeo.datamodules.EuroSATDataModule}')
-    with pytest.raises(SystemExit, match=r'must be a MultimodalDataModule, .* EuroSAT'):
+    with pytest.raises(SystemExit, match=r'expected a MultimodalDataModule .* EuroSAT'):
         main(['pack', str(path)])
