@@ -33,6 +33,10 @@ _ATTENTION: dict[int, dict[str, Any]] = {
         'table_size': (7, 7),
     },
 }
+_RESNETS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    'resnet18': (BasicBlock, (2, 2, 2, 2)),
+    'resnet50': (Bottleneck, (3, 4, 6, 3)),
+}
 # Modules of each level of the pyramid, in the order in which they run.
 _STAGES = (
     ('conv1', 'bn1', 'act1'),
@@ -46,15 +50,15 @@ _STAGES = (
 class ResNetRDA(ResNet):
     """A ResNet whose last two stages end in residual deformable attention.
 
-    ``x = x + DA(x)`` after ``layer3`` and after ``layer4``, by the modules ``da_l3`` and
-    ``da_l4``; see :class:`~torchgeo_decur.models.ResidualDeformableAttention`. All else
+    The modules ``da_l3`` and ``da_l4`` compute ``x = x + DA(x)`` after ``layer3`` and
+    ``layer4``; see :class:`~torchgeo_decur.models.ResidualDeformableAttention`. The rest
     is timm's :class:`~timm.models.resnet.ResNet`, with its names and options.
 
     Args:
-        block: kind of block, of timm.
+        block: timm's class of residual blocks.
         layers: number of blocks of each stage.
-        zero_init_attention: start with attention that adds nothing, as a plain ResNet.
-        residual: whether the attention is added to its input. Without it, ``x = DA(x)``,
+        zero_init_attention: start as a plain ResNet, with attention that adds nothing.
+        residual: whether to add the attention to its input. False gives ``x = DA(x)``,
             the ablation of the paper (Table 4).
         kwargs: passed to timm's ResNet.
 
@@ -101,7 +105,7 @@ class ResNetRDA(ResNet):
         return maps
 
     def forward_with_positions(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the last map, and say which points the attention sampled.
+        """Compute the last map; also return the points that the attention sampled.
 
         Args:
             x: images, shape (B, C, H, W).
@@ -109,7 +113,7 @@ class ResNetRDA(ResNet):
         Returns:
             Map, shape (B, ``num_features``, h, w), and the points by name of the module,
             (x, y) in [-1, 1], shape (B, groups, H_k, W_k, 2). -1 and 1 are the centres of
-            the first and last pixel of the map that is sampled.
+            the first and last pixel of the sampled map.
         """
         positions: dict[str, Tensor] = {}
         for name in chain(*_STAGES):
@@ -133,17 +137,17 @@ class ResNetRDA(ResNet):
 
         Args:
             x: images, shape (B, C, H, W).
-            indices: which of the five maps, or how many of the last; by default all.
+            indices: indices of maps, or the number of last maps; by default all five.
             norm: not used; these maps need none.
-            stop_early: leave out the stages after the last map wanted.
+            stop_early: skip the stages after the last wanted map.
             output_fmt: 'NCHW'.
-            intermediates_only: return the list of maps alone.
+            intermediates_only: return only the list of maps.
 
         Returns:
             The last map computed and the list of maps.
 
         Raises:
-            ValueError: if ``output_fmt`` is another.
+            ValueError: if ``output_fmt`` is not 'NCHW'.
         """
         if output_fmt != 'NCHW':
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
@@ -152,7 +156,7 @@ class ResNetRDA(ResNet):
         for i, names in enumerate(_STAGES[: last + 1 if stop_early else 5]):
             for name in names:
                 module = self.get_submodule(name)
-                # The stem works in place, which nothing can compute again.
+                # The stem works in place, so checkpointing cannot recompute it.
                 if self.grad_checkpointing and i > 0:
                     blocks = module if isinstance(module, nn.Sequential) else [module]
                     x = checkpoint_seq(blocks, x)
@@ -168,10 +172,10 @@ class ResNetRDA(ResNet):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Remove what is not needed for some of the maps, as timm's models do.
+        """Remove the layers that only other maps need, as timm's models do.
 
         Args:
-            indices: which of the five maps, or how many of the last.
+            indices: indices of the needed maps, or the number of last maps.
             prune_norm: not used; there is no last normalisation.
             prune_head: remove the classifier.
 
@@ -188,93 +192,50 @@ class ResNetRDA(ResNet):
 
 
 def _imagenet(model: str) -> dict[str, Any]:
-    """Where timm has the ImageNet weights of the plain ResNet, under our name."""
+    """Return timm's source of ImageNet weights of a plain ResNet, under our names."""
     found: Any = timm.get_pretrained_cfg(model)
     return {f'{model}_{kind}.{found.tag}': found for kind in ('rda', 'da')}
 
 
-default_cfgs = generate_default_cfgs({**_imagenet('resnet18'), **_imagenet('resnet50')})
+default_cfgs = generate_default_cfgs(
+    {tag: cfg for model in _RESNETS for tag, cfg in _imagenet(model).items()}
+)
 
 
 @register_model
 def resnet18_rda(pretrained: bool = False, **kwargs: Any) -> ResNetRDA:
-    """Build a ResNet-18 with residual deformable attention, for small work.
-
-    Heads and groups are those of :func:`resnet50_rda`, so a head has 32 channels.
-
-    Args:
-        pretrained: start the ResNet from ImageNet weights; the attention is new.
-        kwargs: passed to :class:`ResNetRDA`.
-
-    Returns:
-        The model.
-    """
-    return _build('resnet18_rda', pretrained, BasicBlock, (2, 2, 2, 2), kwargs)
+    """ResNet-18 with residual deformable attention, for small experiments."""
+    return _build('resnet18_rda', pretrained, **kwargs)
 
 
 @register_model
 def resnet50_rda(pretrained: bool = False, **kwargs: Any) -> ResNetRDA:
-    """Build a ResNet-50 with residual deformable attention, as of DeCUR.
-
-    Args:
-        pretrained: start the ResNet from ImageNet weights; the attention is new.
-        kwargs: passed to :class:`ResNetRDA`.
-
-    Returns:
-        The model.
-    """
-    return _build('resnet50_rda', pretrained, Bottleneck, (3, 4, 6, 3), kwargs)
+    """ResNet-50 with residual deformable attention, the backbone of DeCUR."""
+    return _build('resnet50_rda', pretrained, **kwargs)
 
 
 @register_model
 def resnet18_da(pretrained: bool = False, **kwargs: Any) -> ResNetRDA:
-    """Build a :func:`resnet18_rda` whose attention replaces its input: an ablation.
-
-    Args:
-        pretrained: start the ResNet from ImageNet weights; the attention is new.
-        kwargs: passed to :class:`ResNetRDA`.
-
-    Returns:
-        The model.
-    """
-    options = {'residual': False, **kwargs}
-    return _build('resnet18_da', pretrained, BasicBlock, (2, 2, 2, 2), options)
+    """ResNet-18 with attention that replaces its input, for an ablation."""
+    return _build('resnet18_da', pretrained, **kwargs)
 
 
 @register_model
 def resnet50_da(pretrained: bool = False, **kwargs: Any) -> ResNetRDA:
-    """Build a :func:`resnet50_rda` whose attention replaces its input: an ablation.
-
-    Args:
-        pretrained: start the ResNet from ImageNet weights; the attention is new.
-        kwargs: passed to :class:`ResNetRDA`.
-
-    Returns:
-        The model.
-    """
-    options = {'residual': False, **kwargs}
-    return _build('resnet50_da', pretrained, Bottleneck, (3, 4, 6, 3), options)
+    """ResNet-50 with attention that replaces its input, for an ablation."""
+    return _build('resnet50_da', pretrained, **kwargs)
 
 
-def _build(
-    name: str,
-    pretrained: bool,
-    block: Any,
-    layers: tuple[int, ...],
-    options: dict[str, Any],
-) -> ResNetRDA:
+def _build(name: str, pretrained: bool, **kwargs: Any) -> ResNetRDA:
+    resnet, _, kind = name.partition('_')
+    block, layers = _RESNETS[resnet]
+    options = {'block': block, 'layers': layers, 'residual': kind == 'rda', **kwargs}
     return build_model_with_cfg(
-        ResNetRDA,
-        name,
-        pretrained,
-        pretrained_filter_fn=_with_attention,
-        block=block,
-        layers=layers,
-        **options,
+        ResNetRDA, name, pretrained, pretrained_filter_fn=_with_attention, **options
     )
 
 
 def _with_attention(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The weights of a plain ResNet, and the attention of the model as it is."""
+    """Add the untrained attention of the model to the weights of a plain ResNet."""
     own = {k: v for k, v in model.state_dict().items() if k.startswith('da_')}
     return {**own, **state}
