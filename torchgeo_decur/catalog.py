@@ -1,4 +1,4 @@
-"""The published files as plain data, which a command lists without waiting for torch."""
+"""Published files as plain data, so that commands list them without importing torch."""
 
 import os
 import sys
@@ -8,12 +8,12 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 LICENCE = 'Apache-2.0'
-"""Licence of all files."""
+"""Licence of all published files."""
 _HUB = 'https://hf.co/wangyi111/DeCUR/resolve/main'
 _MIRROR = 'https://huggingface.co/torchgeo/decur/resolve'
 _RN50_S1 = f'{_MIRROR}/9328eeb90c686a88b30f8526ed757b4bc0f12027/rn50_ssl4eo-s12_sar_decur_ep100-f0e69ba2.pth'
 _RN50_S2 = f'{_MIRROR}/eba7ae5945d482a4319be046d34b552db5dd9950/rn50_ssl4eo-s12_ms_decur_ep100-fc6b09ff.pth'
-# Known modality that an encoder was trained on, by name.
+# Known modality of the images of each encoder, by modality.
 _S1 = {'s1': 'sentinel1_grd'}
 _S2 = {'s2': 'sentinel2_l1c'}
 _RGB = {'rgb': 'geonrw_rgb'}
@@ -24,15 +24,15 @@ _HHA = {'hha': 'sunrgbd_hha'}
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A published file: its address, and the encoders in it.
+    """A published file: its address and its encoders.
 
     Args:
-        file: address, or name in the repository of the authors.
+        file: address, or name in the authors' repository.
         model: name of the timm model.
-        sensors: known modality that each encoder was trained on, by name of the modality,
-            in the order of the encoders in the file.
-        parts: by modality, the entry of the same enum whose file is read in its place.
-        attention: entry of the same enum that has the attention that this file lacks.
+        sensors: known modality of the images of each encoder, by name of the modality, in
+            the order of the encoders in the file.
+        parts: entries of the same enum whose files replace this file, by modality.
+        attention: entry of the same enum with the attention that this file lacks.
     """
 
     file: str
@@ -126,7 +126,7 @@ PUBLISHED = {
         'mitb5_sunrgbd_rgb_hha_decur_ep200.pth', 'mit_b5', _PHOTO | _HHA
     ),
 }
-"""The published files by the names of the entries of our weight enums."""
+"""Published files by the name of their entry in our weight enums."""
 
 
 def urls_of(name: str) -> list[str]:
@@ -136,7 +136,7 @@ def urls_of(name: str) -> list[str]:
         name: name of the entry.
 
     Returns:
-        One address, or that of each part.
+        One address, or one for each part.
 
     Example:
         >>> len(urls_of('ResNet50_Weights.SENTINEL1_2_DECUR'))
@@ -148,7 +148,7 @@ def urls_of(name: str) -> list[str]:
 
 
 def cached_file(url: str) -> Path:
-    """Return where the file of a URL lies once it is downloaded.
+    """Return the path in the cache of a downloaded file.
 
     Args:
         url: address of the file.
@@ -164,7 +164,7 @@ def cached_file(url: str) -> Path:
 
 
 def _hub_folder() -> Path:
-    # Before torch is imported, nobody can have set another folder than the default.
+    # Until torch is imported, its folder is the default one.
     if torch := sys.modules.get('torch'):
         return Path(torch.hub.get_dir())
     cache = os.environ.get('XDG_CACHE_HOME', '~/.cache')

@@ -1,4 +1,4 @@
-"""Files: each appears whole or not at all, and what tells their contents apart."""
+"""Write files atomically, and compute checksums of their contents."""
 
 import hashlib
 import os
@@ -17,17 +17,17 @@ class UnreadableFileError(RuntimeError):
 
 
 def atomic_write(path: Path, write: Write, shared: bool = False) -> None:
-    """Write a file that appears whole or not at all, for whom the umask lets read it.
+    """Write a file atomically, with the default permissions.
 
     Args:
-        path: the file; its folder is made.
-        write: writes the file it is given, which lies beside and has another ending.
-        shared: whether other processes may write the same file at this time. What one
-            that is killed leaves beside is then not taken up by the next.
+        path: path of the file; its folder is created.
+        write: function that writes the temporary file it is given, beside ``path``.
+        shared: whether other processes may write the same file at the same time. Each
+            process then has its own temporary file.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     atomic_write(Path(folder, 'a.txt'), lambda file: file.write_text('whole'))
+        ...     atomic_write(Path(folder, 'a.txt'), lambda file: file.write_text('text'))
         ...     os.listdir(folder)
         ['a.txt']
     """
@@ -35,11 +35,11 @@ def atomic_write(path: Path, write: Write, shared: bool = False) -> None:
 
 
 def atomic_write_all(writes: Mapping[Path, Write], shared: bool = False) -> None:
-    """Write files that belong together: none appears before all are whole.
+    """Write files atomically that belong together: all are complete before any appears.
 
     Args:
-        writes: by file, what writes it, as of :func:`atomic_write`.
-        shared: as of :func:`atomic_write`.
+        writes: function that writes each file, by path; see :func:`atomic_write`.
+        shared: see :func:`atomic_write`.
     """
     own = f'.{uuid4().hex}' if shared else ''
     partial = {path: path.with_name(f'.{path.name}{own}.partial') for path in writes}
@@ -51,7 +51,7 @@ def atomic_write_all(writes: Mapping[Path, Write], shared: bool = False) -> None
             file.touch()
             mode = stat.S_IMODE(file.stat().st_mode)
             write(file)
-            # Some libraries put another file there, that its owner alone may read.
+            # Some libraries replace the file by one that only its owner may read.
             file.chmod(mode)
         for path, file in partial.items():
             os.replace(file, path)
@@ -61,13 +61,13 @@ def atomic_write_all(writes: Mapping[Path, Write], shared: bool = False) -> None
 
 
 def check_writable(folder: Path) -> None:
-    """See that a folder can be made and a file be written there; leaves no trace.
+    """Check that a folder can be created and written; nothing is left behind.
 
     Args:
         folder: the folder.
 
     Raises:
-        ValueError: if not.
+        ValueError: if the folder is not writable.
     """
     folder = folder.absolute()
     try:
@@ -82,13 +82,13 @@ def check_writable(folder: Path) -> None:
 
 
 def short_hash(contents: Iterable[bytes]) -> str:
-    """Tell contents apart.
+    """Compute a short hash of contents.
 
     Args:
-        contents: bytes, one after the other.
+        contents: consecutive parts of the contents.
 
     Returns:
-        16 characters, the beginning of their SHA-256.
+        The first 16 hexadecimal digits of the SHA-256.
     """
     found = hashlib.sha256()
     for content in contents:
@@ -97,6 +97,6 @@ def short_hash(contents: Iterable[bytes]) -> str:
 
 
 def checksum_of(file: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """Compute the SHA-256 of a file, in hexadecimal."""
     with file.open('rb') as opened:
         return hashlib.file_digest(opened, 'sha256').hexdigest()

@@ -1,4 +1,4 @@
-"""Heads between encoders and losses."""
+"""Projectors between encoders and losses."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +14,7 @@ def build_projector(in_features: int, widths: Sequence[int]) -> ProjectionHead:
     Args:
         in_features: number of features of the encoder.
         widths: output width of each layer; the last is the number of dimensions D of
-            the embedding. Without a layer, features are embeddings.
+            the embedding. If empty, features are embeddings.
 
     Returns:
         A module from (B, ``in_features``) to (B, D).
@@ -41,10 +41,10 @@ def build_projector(in_features: int, widths: Sequence[int]) -> ProjectionHead:
 def build_projectors(
     num_features: Mapping[str, int], widths: Sequence[int]
 ) -> nn.ModuleDict:
-    """Build several projectors, to embeddings of the same dimensions.
+    """Build several projectors with embeddings of the same dimensions.
 
     Args:
-        num_features: number of features that each takes, by name.
+        num_features: number of input features of each projector, by name.
         widths: output width of each layer, see
             :func:`~torchgeo_decur.models.build_projector`.
 
@@ -52,8 +52,8 @@ def build_projectors(
         The projectors, by name.
 
     Raises:
-        ValueError: if a width is not positive, or there is no layer for features of
-            different numbers.
+        ValueError: if a width is not positive, or there is no layer and the numbers of
+            features differ.
 
     Example:
         >>> sorted(build_projectors({'s1': 64, 's2': 32}, [128, 128]))
@@ -61,7 +61,7 @@ def build_projectors(
     """
     if not widths and len(set(num_features.values())) > 1:
         raise ValueError(
-            'projector must have a layer for features of different numbers, '
+            'projector must have a layer if the numbers of features differ, '
             f'{dict(num_features)}, got []'
         )
     return nn.ModuleDict(

@@ -7,26 +7,26 @@ from timm.layers.classifier import ClassifierHead
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-# ReLU of the first two convolutions, of the last one, and the last pooling.
+# Strides after the first two convolutions, the last convolution and the last pooling.
 _STRIDES = (4, 8, 16, 32)
 
 
 class AlexNet(nn.Module):
-    """The five convolutions of AlexNet, in the contract of timm's models.
+    """The five convolutions of AlexNet, with the interface of timm's models.
 
     Krizhevsky, *One weird trick for parallelizing convolutional neural networks*, 2014,
-    https://arxiv.org/abs/1404.5997. The names of the parameters are those of
-    torchvision's AlexNet without its classifier, so its ImageNet weights load. The last
-    map of an image of 224 pixels is 6 x 6.
+    https://arxiv.org/abs/1404.5997. Parameters have the names of torchvision's AlexNet
+    without its classifier, so its ImageNet weights load. The last map of an image of 224
+    pixels is 6 x 6.
 
     Args:
         widths: channels of the five convolutions.
-        first_kernel: width of the kernel of the first convolution.
-        first_stride: its stride.
-        norm: whether each convolution is followed by BatchNorm, and has no bias.
+        first_kernel: kernel size of the first convolution.
+        first_stride: stride of the first convolution.
+        norm: whether BatchNorm replaces the bias of each convolution.
         num_classes: outputs of the linear layer, 0 for none.
         in_chans: channels C of the images.
-        global_pool: how the map is pooled, '' for not at all.
+        global_pool: pooling of the last map, '' for none.
         drop_rate: dropout before the linear layer.
 
     Attributes:
@@ -61,7 +61,7 @@ class AlexNet(nn.Module):
             zip(inputs, widths, kernels, strict=True)
         ):
             stride = first_stride if i == 0 else 1
-            # The first convolution reaches less far over the edge.
+            # The first convolution has less padding than its kernel suggests.
             padding = 2 if i == 0 else kernel // 2
             layers.append(
                 nn.Conv2d(before, after, kernel, stride, padding, bias=not norm)
@@ -86,7 +86,7 @@ class AlexNet(nn.Module):
         )
 
     def get_classifier(self) -> nn.Module:
-        """Get the linear layer.
+        """Return the linear layer.
 
         Returns:
             The layer, or the identity.
@@ -100,8 +100,8 @@ class AlexNet(nn.Module):
         """Replace the linear layer.
 
         Args:
-            num_classes: its outputs, 0 for none.
-            global_pool: how the map is pooled, by default as before.
+            num_classes: outputs of the linear layer, 0 for none.
+            global_pool: pooling of the last map, by default unchanged.
         """
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
@@ -123,7 +123,7 @@ class AlexNet(nn.Module):
 
         Args:
             x: map, shape (B, ``num_features``, h, w).
-            pre_logits: whether to leave out the linear layer.
+            pre_logits: whether to skip the linear layer.
 
         Returns:
             Features or logits, shape (B, ...).
@@ -162,7 +162,7 @@ def alexnet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """AlexNet: 64 to 384 channels, 2.5 million weights.
 
     Args:
-        pretrained: timm has no weights of it.
+        pretrained: not supported; timm has no weights of AlexNet.
         kwargs: passed to :class:`AlexNet`.
 
     Returns:
@@ -176,7 +176,7 @@ def alexnet_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """AlexNet for images of about 64 pixels: half the stride and width, BatchNorm.
 
     Args:
-        pretrained: timm has no weights of it.
+        pretrained: not supported; timm has no weights of AlexNet.
         kwargs: passed to :class:`AlexNet`.
 
     Returns:

@@ -12,22 +12,22 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 _STAGES = (1, 2, 3, 4)
-# Below it, a map of keys is smaller than the kernel that reduces it.
+# For smaller images, a map of keys is smaller than the kernel that reduces it.
 _SMALLEST = 29
 
 
 class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
-    """The encoder of segmentation-models-pytorch behind the contract of timm's models.
+    """The encoder of segmentation-models-pytorch with the interface of timm's models.
 
     Xie et al., *SegFormer: Simple and Efficient Design for Semantic Segmentation with
-    Transformers*, NeurIPS 2021, https://arxiv.org/abs/2105.15203. Parameters keep smp's
-    names, which are those of the published files, ``head`` included. There are no
-    position embeddings: images may have any size from 29 x 29 pixels.
+    Transformers*, NeurIPS 2021, https://arxiv.org/abs/2105.15203. Parameters have smp's
+    names, as in the published files, including ``head``. There are no position
+    embeddings: images may have any size from 29 x 29 pixels.
 
     Args:
         in_chans: number of channels C of the images.
         num_classes: number of outputs of the classifier; 0 for features.
-        global_pool: how the last map becomes features, 'avg', 'max', or '' for not.
+        global_pool: pooling of the last map, 'avg', 'max', or '' for none.
         kwargs: passed to smp: widths, depths, ``drop_path_rate`` (0.1), ...
 
     Attributes:
@@ -52,7 +52,7 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
         super().__init__(in_chans=in_chans, num_classes=num_classes, **kwargs)
         self.feature_info = []
         for i in _STAGES:
-            # smp has the embeddings first; timm runs children one after another.
+            # smp registers all embeddings first; timm runs children in order.
             for name in (f'patch_embed{i}', f'block{i}', f'norm{i}'):
                 child = getattr(self, name)
                 delattr(self, name)
@@ -69,7 +69,7 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
         """Return the classifier.
 
         Returns:
-            A linear layer, or an identity without classes.
+            A linear layer, or an identity if there are no classes.
         """
         return self.head
 
@@ -80,7 +80,7 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
 
         Args:
             num_classes: number of outputs; 0 for features.
-            global_pool: how the last map becomes features, by default as it was.
+            global_pool: pooling of the last map, by default unchanged.
         """
         self.num_classes = num_classes
         if global_pool is not None:
@@ -109,7 +109,7 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
 
         Args:
             x: map, shape (B, F, h, w).
-            pre_logits: leave out the classifier.
+            pre_logits: skip the classifier.
 
         Returns:
             Features (B, F), or logits (B, ``num_classes``).
@@ -149,7 +149,7 @@ def _without_head(
 
 
 def _configuration(name: str) -> dict[str, Any]:
-    """Where smp has the ImageNet weights, in timm's words."""
+    """Return smp's source of ImageNet weights as a config of timm."""
     source = mix_transformer_encoders[name]['pretrained_settings']['imagenet']
     return {
         'hf_hub_id': f'{source["repo_id"]}@{source["revision"]}',
@@ -163,7 +163,7 @@ def _configuration(name: str) -> dict[str, Any]:
     }
 
 
-# timm looks for this name.
+# timm requires this name.
 default_cfgs = generate_default_cfgs(
     {f'{name}.imagenet': _configuration(name) for name in mix_transformer_encoders}
 )

@@ -1,4 +1,4 @@
-"""What late fusion needs: encoders, concatenation, absence and freezing."""
+"""Base of late fusion: encoders, concatenation, absent modalities and freezing."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,20 +13,20 @@ from ..segmentation.pyramid import MultimodalPyramid
 
 
 class LateFusion(nn.Module, ABC):
-    """What classifier and segmenter share: encoders, fusion, absence, freezing.
+    """Base of classifiers and segmenters: encoders, fusion, absent modalities, freezing.
 
     Features of a modality are a list of levels, each (B, C, ...); a pooled encoder has
-    one, (B, C). Fusion concatenates each level over the modalities in their order. A
-    modality that is not there counts as zeros, for the whole batch (its encoder is not
-    run) or for single samples (``available``).
+    one level, (B, C). Fusion concatenates each level over the modalities in their order.
+    Features of an absent modality are zeros. A modality may be absent from the whole
+    batch, and its encoder is not run, or from single samples (``available``).
 
     Args:
-        encoders: from images by modality to features by modality.
+        encoders: module from images by modality to features by modality.
         channels: channels of each level of each modality.
-        freeze_backbone: whether the encoders neither learn nor adapt: no gradients,
-            and evaluation mode for good, so that the statistics of BatchNorm stay.
-        modality_dropout: in training, probability that a modality of a sample counts
-            as absent; at least one always stays.
+        freeze_backbone: whether to freeze the encoders: they get no gradients and stay in
+            evaluation mode, so that statistics of BatchNorm do not change.
+        modality_dropout: in training, probability to treat a modality of a sample as
+            absent; at least one modality is always kept.
 
     Raises:
         ValueError: if ``modality_dropout`` is not in [0, 1).
@@ -75,16 +75,16 @@ class LateFusion(nn.Module, ABC):
 
         Args:
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
-            available: whether each sample has a modality, shape (B,), boolean; one
-                that is left out is there in all. Images of absent samples are not
-                looked at.
+            available: whether each sample has a modality, shape (B,), boolean. A modality
+                without a mask is present in all samples. Images of absent samples are
+                ignored.
 
         Returns:
-            Features of each modality given.
+            Features of each given modality.
 
         Raises:
-            ValueError: if there is no image, one of an unknown modality, or a mask has
-                another shape.
+            ValueError: if there is no image, a modality is unknown, or a mask has the
+                wrong shape.
         """
         available = available or {}
         masks = self._masks(images, available)
@@ -108,20 +108,20 @@ class LateFusion(nn.Module, ABC):
             available: whether each sample has a modality, shape (B,).
 
         Returns:
-            Logits, shape (B, ``num_classes``), of a segmenter
-            (B, ``num_classes``, H, W).
+            Logits, shape (B, ``num_classes``), or (B, ``num_classes``, H, W) from a
+            segmenter.
         """
         features = self.encode(images, available)
         return self.decode(features, next(iter(images.values())).shape[-2:])
 
     def features(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
-        """Compute features of what is there.
+        """Compute features of the given modalities.
 
         Args:
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
 
         Returns:
-            Levels of each modality given.
+            Levels of each given modality.
         """
         return _levels(self.encoders(images))
 
@@ -130,17 +130,17 @@ class LateFusion(nn.Module, ABC):
         features: Mapping[str, Sequence[Tensor]],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, list[Tensor]]:
-        """Set the features of absent modalities to zero; in training, drop more.
+        """Set the features of absent modalities to zero; in training, apply dropout.
 
         Args:
             features: features of some or all modalities.
             available: whether each sample has a modality, shape (B,).
 
         Returns:
-            Features, zeros where they are absent.
+            Features, with zeros for absent modalities.
 
         Raises:
-            ValueError: if a mask has another shape.
+            ValueError: if a mask has the wrong shape.
         """
         drop = self.training and self.modality_dropout > 0
         if not available and not drop:
@@ -155,10 +155,11 @@ class LateFusion(nn.Module, ABC):
         }
 
     def fuse(self, features: Mapping[str, Sequence[Tensor]]) -> list[Tensor]:
-        """Concatenate features, zeros for those of modalities that are left out.
+        """Concatenate features, with zeros for absent modalities.
 
         Args:
-            features: what :meth:`~torchgeo_decur.models.LateFusion.encode` returns, of some or all modalities.
+            features: features of some or all modalities, from
+                :meth:`~torchgeo_decur.models.LateFusion.encode`.
 
         Returns:
             The levels, each (B, sum of channels, ...).
@@ -184,7 +185,8 @@ class LateFusion(nn.Module, ABC):
         """Compute logits from features.
 
         Args:
-            features: what :meth:`~torchgeo_decur.models.LateFusion.encode` returns, of some or all modalities.
+            features: features of some or all modalities, from
+                :meth:`~torchgeo_decur.models.LateFusion.encode`.
             size: height and width of the images.
 
         Returns:
@@ -218,14 +220,14 @@ class LateFusion(nn.Module, ABC):
 
 
 def drop_modalities(available: Tensor, p: float) -> Tensor:
-    """Drop modalities of samples at random, never all that a sample has.
+    """Drop modalities of samples at random, but never the last one of a sample.
 
     Args:
         available: whether a sample has a modality, shape (B, M), boolean.
-        p: probability to drop one.
+        p: probability to drop a modality.
 
     Returns:
-        What stays, shape (B, M), boolean.
+        Whether each modality is kept, shape (B, M), boolean.
 
     Example:
         >>> drop_modalities(torch.tensor([[True, False], [False, False]]), p=0.9)
@@ -240,14 +242,15 @@ def drop_modalities(available: Tensor, p: float) -> Tensor:
 
 
 def impute_absent(x: Tensor, mask: Tensor) -> Tensor:
-    """Put what is there in place of what is absent, which BatchNorm must not see.
+    """Replace absent samples by present ones, so that BatchNorm sees no placeholders.
 
     Args:
         x: images or maps, shape (B, ...).
-        mask: whether each is there, shape (B,), boolean.
+        mask: whether each sample is present, shape (B,), boolean.
 
     Returns:
-        The same where they are there; else another one that is, zeros if none is.
+        Present samples unchanged and copies of them for absent ones; zeros if none is
+        present.
 
     Example:
         >>> x = torch.tensor([1.0, 9.0, 3.0])

@@ -1,4 +1,4 @@
-"""Classification of late-fused features."""
+"""Classification by late fusion."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,14 +9,15 @@ from .late_fusion import LateFusion
 
 
 class LateFusionClassifier(LateFusion):
-    """Features of every modality concatenated, then one linear layer.
+    """Concatenate the features of all modalities, then apply one linear layer.
 
     Args:
         modalities: number of channels of each modality, by name.
         model: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        weights: initial weights of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         num_classes: number of outputs.
-        freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`; a linear probe.
+        freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`; True gives a
+            linear probe.
         modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
         bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
@@ -52,8 +53,9 @@ class LateFusionClassifier(LateFusion):
         """Classify features.
 
         Args:
-            features: what :meth:`~torchgeo_decur.models.LateFusion.encode` returns, of some or all modalities.
-            size: not used; the segmenter needs it.
+            features: features of some or all modalities, from
+                :meth:`~torchgeo_decur.models.LateFusion.encode`.
+            size: not used; segmenters need it.
 
         Returns:
             Logits, shape (B, ``num_classes``).

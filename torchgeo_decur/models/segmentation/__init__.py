@@ -1,1 +1,1 @@
-"""Segmentation: pyramids of features, decoders and the models that join them."""
+"""Segmentation: feature pyramids, decoders and segmenters."""

@@ -19,7 +19,7 @@ from .fcn import FCNDecoder
 
 Decoder = Literal['fcn', 'unet', 'deeplabv3+', 'upernet', 'segformer', 'fpn']
 
-# Decoder, its output channels, and kernel and upsampling of its head, as smp builds them.
+# Decoder, its output channels, and kernel and upsampling of its head, as in smp.
 _Recipe = tuple[Callable[[list[int], int], nn.Module], int, int, int]
 _RECIPES: dict[str, _Recipe] = {
     'unet': (
@@ -46,8 +46,8 @@ class SMPDecoder(nn.Module):
     Args:
         name: 'unet', 'deeplabv3+', 'upernet', 'segformer' or 'fpn'.
         channels: channels of each level, all modalities together.
-        strides: stride of each level: 2, 4, 8, 16, 32, or without the 2; the last is
-            16 again for 'deeplabv3+'.
+        strides: stride of each level: 2, 4, 8, 16, 32, or the same without 2. The last
+            stride is 16 for 'deeplabv3+'.
         classes: number of classes.
 
     Raises:
@@ -65,12 +65,12 @@ class SMPDecoder(nn.Module):
         expected = [2, 4, 8, 16, output_stride(name)]
         if list(strides) not in (expected, expected[1:]):
             raise ValueError(
-                f'{name} needs levels of the strides {expected} or {expected[1:]}, '
+                f'{name} needs levels of strides {expected} or {expected[1:]}, '
                 f'got {list(strides)}; choose a backbone with a pyramid, such as resnet50'
             )
         build, width, kernel, upsampling = _RECIPES[name]
-        # smp counts the image as the first level, and one without channels where an
-        # encoder begins at stride 4.
+        # smp counts the image as the first level, and adds a level without channels if
+        # an encoder begins at stride 4.
         self.blanks = 1 + len(expected) - len(strides)
         self.decoder = build([0] * self.blanks + list(channels), len(expected))
         self.head: Any = SegmentationHead(
@@ -96,13 +96,13 @@ class SMPDecoder(nn.Module):
 
 
 def output_stride(name: str) -> int:
-    """Stride of the last level that a decoder takes.
+    """Return the stride of the last level of a decoder.
 
     Args:
         name: name of the decoder.
 
     Returns:
-        16 for DeepLabV3+, whose last stage is dilated; 32 for all others.
+        16 for DeepLabV3+, whose last stage is dilated; 32 for all other decoders.
     """
     return 16 if name == 'deeplabv3+' else 32
 
@@ -123,7 +123,7 @@ def build_decoder(
         A module from levels and a size (H, W) to logits (B, ``classes``, H, W).
 
     Raises:
-        ValueError: if the name is unknown or the levels do not suit the decoder.
+        ValueError: if the name is unknown or the levels do not fit the decoder.
 
     Example:
         >>> build_decoder('unet', [8, 8, 8, 8, 8], [2, 4, 8, 16, 32], 3).divisor

@@ -13,15 +13,15 @@ class FCNDecoder(nn.Module):
     r"""Fully convolutional decoder on the levels of stride 8, 16 and 32.
 
     Long et al., *Fully Convolutional Networks for Semantic Segmentation*, CVPR 2015,
-    https://arxiv.org/abs/1411.4038, as Wang et al. (ECCV 2024) use it for GeoNRW: each
-    level :math:`x_s` is reduced by a 1x1 convolution :math:`R_s` to 128, 256 and 512
-    channels and turned to classes by another, :math:`K_s`; the classes are summed at
-    stride 8 and brought to the size of the image,
+    https://arxiv.org/abs/1411.4038, as Wang et al. (ECCV 2024) use it for GeoNRW. A 1x1
+    convolution :math:`R_s` reduces each level :math:`x_s` to 128, 256 or 512 channels,
+    and another, :math:`K_s`, maps them to classes. The classes are summed at stride 8
+    and resized to the image,
 
     .. math:: y = U\Big(\sum_s U_8(K_s R_s x_s)\Big).
 
-    :math:`K_s` is linear per pixel and commutes with the bilinear :math:`U_8`, so it
-    goes first, where there are fewer pixels.
+    :math:`K_s` is linear per pixel and commutes with the bilinear :math:`U_8`, so it is
+    applied first, at fewer pixels.
 
     Args:
         channels: channels of each level, all modalities together.
@@ -39,7 +39,7 @@ class FCNDecoder(nn.Module):
         torch.Size([1, 3, 61, 64])
     """
 
-    #: The size of images is arbitrary.
+    #: Images may have any size.
     divisor = 1
 
     def __init__(
@@ -49,7 +49,7 @@ class FCNDecoder(nn.Module):
         super().__init__()
         if any(s not in strides for s in _STRIDES):
             raise ValueError(
-                f'fcn needs levels of the strides {list(_STRIDES)}, got {list(strides)}; '
+                f'fcn needs levels of strides {list(_STRIDES)}, got {list(strides)}; '
                 'choose a backbone with a pyramid, such as resnet50'
             )
         self.levels = [list(strides).index(s) for s in _STRIDES]

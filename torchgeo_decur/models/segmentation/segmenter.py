@@ -1,4 +1,4 @@
-"""Late fusion: encode each modality on its own, then concatenate."""
+"""Segmentation by late fusion: concatenate feature pyramids, then decode them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,15 +14,15 @@ from .pyramid import MultimodalPyramid
 
 
 class Segmenter(LateFusion):
-    """From pyramids of every modality to a map of classes, whatever fuses the pyramids.
+    """Base of segmenters: from the pyramids of all modalities to a map of classes.
 
-    The modalities must lie on one grid. Images whose size the decoder cannot take are
-    extended at the lower and right edge by repeating their last pixels, and the result
-    is cut.
+    The modalities must share one grid. If the decoder does not support the size of the
+    images, they are padded at the lower and right edge by repeating their last pixels,
+    and the result is cropped.
 
     Args:
-        encoders: from images by modality to levels by modality.
-        decoder: from fused levels and a size to logits.
+        encoders: module from images by modality to levels by modality.
+        decoder: module from fused levels and a size to logits.
         freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`.
         modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
 
@@ -53,7 +53,7 @@ class Segmenter(LateFusion):
             available: whether each sample has a modality, shape (B,).
 
         Returns:
-            Levels of each modality given.
+            Levels of each given modality.
 
         Raises:
             ValueError: if the images have different sizes.
@@ -65,10 +65,11 @@ class Segmenter(LateFusion):
     def decode(
         self, features: Mapping[str, Sequence[Tensor]], size: Sequence[int]
     ) -> Tensor:
-        """Segment from pyramids.
+        """Compute logits from pyramids.
 
         Args:
-            features: what :meth:`~torchgeo_decur.models.LateFusion.encode` returns, of some or all modalities.
+            features: features of some or all modalities, from
+                :meth:`~torchgeo_decur.models.LateFusion.encode`.
             size: height and width of the images.
 
         Returns:
@@ -83,15 +84,15 @@ class Segmenter(LateFusion):
 
 
 class LateFusionSegmenter(Segmenter):
-    """Pyramids of every modality concatenated per level, then a decoder.
+    """Concatenate the pyramids of all modalities level by level, then decode them.
 
     See :class:`~torchgeo_decur.models.Segmenter` for the size of images.
 
     Args:
         modalities: number of channels of each modality, by name.
-        model: the decoder, see :func:`~torchgeo_decur.models.build_decoder`.
+        model: name of the decoder, see :func:`~torchgeo_decur.models.build_decoder`.
         backbone: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        weights: initial weights of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         num_classes: number of classes.
         freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`.
         modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
