@@ -131,7 +131,7 @@ nitpick_ignore = [
     ('py:class', 'torchgeo_decur.datasets.rgbd.sunrgbd.SUNFrame'),
     ('py:class', 'torchgeo_decur.models.encoder.Weights'),
     ('py:class', 'torchgeo_decur.weights.load.Source'),
-    ('py:class', 'torchgeo_decur.weights.published.DeCURWeights'),
+    ('py:class', 'torchgeo_decur.weights.enums.DeCURWeights'),
     ('py:class', 'torchgeo_decur.tasks.base.ScaleCheck'),
 ]
 

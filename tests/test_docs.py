@@ -26,7 +26,7 @@ from torchgeo_decur.cli.embed import embed_rasters
 from torchgeo_decur.datamodules import RasterPairDataModule
 from torchgeo_decur.models import MultimodalEncoder, create_encoder
 from torchgeo_decur.tasks import DeCUR
-from torchgeo_decur.weights import published
+from torchgeo_decur.weights import enums
 from torchgeo_decur.weights.formats import save_encoder
 
 # Pages that are run from the first block to the last, with their commands.
@@ -226,7 +226,7 @@ def test_python_of_a_page_runs(
 
     timm_create = timm.create_model
     monkeypatch.setattr(timm, 'create_model', create)
-    monkeypatch.setattr(published, 'fetch', download)
+    monkeypatch.setattr(enums, 'fetch', download)
     Path('data').mkdir()
     Path('data/packed').symlink_to(packed)
     BEFORE.get(page.name, lambda reader: None)(reader)

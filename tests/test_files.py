@@ -20,8 +20,8 @@ def mode_of(file: Path) -> int:
     return stat.S_IMODE(file.stat().st_mode)
 
 
-class TestWriteWhole:
-    def test_file_and_folder(self, tmp_path: Path) -> None:
+class TestAtomicWrite:
+    def test_creates_file_and_folder(self, tmp_path: Path) -> None:
         file = tmp_path / 'new' / 'a.txt'
         for text in ('first', 'second'):
             atomic_write(file, lambda partial, text=text: partial.write_text(text))
@@ -30,7 +30,7 @@ class TestWriteWhole:
 
     @pytest.mark.parametrize('shared', [False, True])
     @pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt])
-    def test_one_that_is_not_whole_leaves_what_was_there(
+    def test_failure_keeps_the_old_file(
         self, tmp_path: Path, shared: bool, error: type[BaseException]
     ) -> None:
         file = tmp_path / 'a.txt'
@@ -45,7 +45,7 @@ class TestWriteWhole:
         assert file.read_text() == 'old'
         assert list(tmp_path.iterdir()) == [file]
 
-    def test_mode_is_that_of_the_umask(self, tmp_path: Path, mode: int) -> None:
+    def test_respects_the_umask(self, tmp_path: Path, mode: int) -> None:
         def own(partial: Path) -> None:
             # As safetensors does: another file, that its owner alone may read.
             other = partial.with_name('other')
@@ -57,7 +57,9 @@ class TestWriteWhole:
             atomic_write(file, write)
             assert mode_of(file) == mode
 
-    def test_what_a_killed_process_left_is_in_nobodys_way(self, tmp_path: Path) -> None:
+    def test_ignores_the_temporary_file_of_a_killed_process(
+        self, tmp_path: Path
+    ) -> None:
         file, left = tmp_path / 'a.txt', tmp_path / '.a.txt.partial'
         left.write_text('much longer than the new one')
         left.chmod(0o400)
@@ -66,7 +68,7 @@ class TestWriteWhole:
         assert mode_of(file) != 0o400
         assert list(tmp_path.iterdir()) == [file]
 
-    def test_none_appears_before_all_are_whole(self, tmp_path: Path) -> None:
+    def test_writes_all_files_or_none(self, tmp_path: Path) -> None:
         files = [tmp_path / 'a.txt', tmp_path / 'b.txt']
 
         def fail(partial: Path) -> None:
@@ -78,7 +80,7 @@ class TestWriteWhole:
         atomic_write_all(dict.fromkeys(files, Path.touch))
         assert sorted(tmp_path.iterdir()) == files
 
-    def test_two_that_share_do_not_meet(self, tmp_path: Path) -> None:
+    def test_processes_have_their_own_temporary_files(self, tmp_path: Path) -> None:
         file = tmp_path / 'a.txt'
 
         def write(partial: Path) -> None:
@@ -90,7 +92,7 @@ class TestWriteWhole:
         assert list(tmp_path.iterdir()) == [file]
 
 
-def test_contents_are_told_apart(tmp_path: Path) -> None:
+def test_short_hash_begins_the_sha256(tmp_path: Path) -> None:
     file = tmp_path / 'a'
     file.write_bytes(b'abc')
     # The test vector of FIPS 180-2.

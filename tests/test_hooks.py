@@ -26,7 +26,7 @@ from torchgeo_decur.datamodules import loaders
 from torchgeo_decur.datasets.rasters.files import inspect
 from torchgeo_decur.datasets.rasters.folder import RasterFolder
 from torchgeo_decur.models import ResNet50_Weights
-from torchgeo_decur.weights import published
+from torchgeo_decur.weights.enums import join_enums
 
 
 def test_torchgeo_keeps_models_and_weights_in_dictionaries() -> None:
@@ -115,7 +115,7 @@ class Derived(WeightsEnum):  # type: ignore[misc]
 
 @pytest.mark.parametrize('own', [Own, Derived, WeightsEnum])
 def test_weights_pass_for_those_of_another_torchgeo(own: Any) -> None:
-    bases = published.join_enums(WeightsEnum, own)
+    bases = join_enums(WeightsEnum, own)
     enum: Any = bases('Sensor_Weights', {'A': Weights('a.pth', int, {'bands': ['x']})})
     assert isinstance(enum.A, WeightsEnum) and isinstance(enum.A, own)
     assert enum.A.url == 'a.pth' and enum.A.meta == {'bands': ['x']}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from torchgeo_decur.modalities import MODALITIES
 from torchgeo_decur.models import MultimodalEncoder
-from torchgeo_decur.weights.metadata import encoder_metadata
+from torchgeo_decur.weights.metadata import EncoderMetadata
 
 
 class Registry(dict[str, Callable[..., Any]]):
@@ -91,7 +91,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {'s1': 2, 's2': 13},
         'test_resnet',
         metadata={
-            m: encoder_metadata(m, MODALITIES[n].channels, MODALITIES[n])
+            m: EncoderMetadata.of(m, MODALITIES[n].channels, MODALITIES[n]).to_dict()
             for m, n in names.items()
         },
     )

@@ -16,7 +16,9 @@ def build(adapter: Callable[[str], ModuleType]) -> Callable[..., Any]:
     return lambda **options: registry.build('decur_encoders', **options).eval()
 
 
-def test_one_modality(build: Callable[..., Any], weights: Path) -> None:
+def test_returns_levels_of_one_modality(
+    build: Callable[..., Any], weights: Path
+) -> None:
     backbone = build(weights=str(weights), modalities=['s2'])
     x = torch.rand(2, 13, 64, 64)
     with torch.no_grad():
@@ -28,7 +30,7 @@ def test_one_modality(build: Callable[..., Any], weights: Path) -> None:
         torch.testing.assert_close(level, own)
 
 
-def test_all_modalities_and_some_levels(
+def test_concatenates_modalities_of_some_levels(
     build: Callable[..., Any], weights: Path
 ) -> None:
     backbone = build(weights=str(weights), out_indices=[1, -1])
@@ -42,7 +44,7 @@ def test_all_modalities_and_some_levels(
     assert levels[0].shape[1] == 2 * s1[1].shape[1]
 
 
-def test_other_bands(build: Callable[..., Any], weights: Path) -> None:
+def test_adapts_to_other_bands(build: Callable[..., Any], weights: Path) -> None:
     bands = {'s2': ['B4', 'B3', 'B2']}
     backbone = build(weights=str(weights), modalities=['s2'], bands=bands)
     with torch.no_grad():
@@ -60,7 +62,7 @@ def test_other_bands(build: Callable[..., Any], weights: Path) -> None:
         ({'S2': torch.rand(1, 13, 64, 64)}, r"got \['S2'\]; name the modalities alike"),
     ],
 )
-def test_other_images(
+def test_rejects_other_images(
     build: Callable[..., Any], weights: Path, images: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -69,7 +71,7 @@ def test_other_images(
 
 # What other packages warn of is theirs.
 @pytest.mark.filterwarnings('default')
-def test_a_model_of_terratorch(build: Callable[..., Any], weights: Path) -> None:
+def test_serves_a_model_of_terratorch(build: Callable[..., Any], weights: Path) -> None:
     models = pytest.importorskip('terratorch.models')
     options = {'backbone': 'decur_encoders', 'backbone_weights': str(weights)}
     model = models.EncoderDecoderFactory().build_model(

@@ -44,7 +44,7 @@ def features(weights: Path, modality: str, x: Tensor, bands: list[str]) -> Tenso
         return encoder.eval()({modality: x})[modality]
 
 
-def test_names_of_bands_and_scale_of_the_data(bench: ModuleType, weights: Path) -> None:
+def test_matches_bands_and_scales_by_the_data(bench: ModuleType, weights: Path) -> None:
     bands = [
         spec(bench, 's2', 'b8a', 'B8A', mean=2000.0, std=500.0),
         spec(bench, 'aerial', 'height', 'height'),
@@ -63,7 +63,7 @@ def test_names_of_bands_and_scale_of_the_data(bench: ModuleType, weights: Path) 
     assert x.equal(before)
 
 
-def test_two_modalities_and_scale_of_the_pretraining(
+def test_encodes_two_modalities_in_the_scale_of_pretraining(
     bench: ModuleType, weights: Path
 ) -> None:
     bands = [
@@ -82,7 +82,7 @@ def test_two_modalities_and_scale_of_the_pretraining(
     torch.testing.assert_close(model.eval()(x), torch.cat(expected, 1))
 
 
-def test_one_of_them(bench: ModuleType, weights: Path) -> None:
+def test_encodes_one_of_the_modalities(bench: ModuleType, weights: Path) -> None:
     bands = [spec(bench, 's2', 'b02', 'B02'), spec(bench, 's1', 'vv', 'VV')]
     model = bench.EncoderBench(bands, str(weights), modalities=['s1'])
     assert list(model.encoders) == ['s1'] and model.num_channels == 2
@@ -95,7 +95,7 @@ def test_one_of_them(bench: ModuleType, weights: Path) -> None:
         ({'bands': ['thermal']}, r"bands of the data set, \['thermal'\], found \{'s1'"),
     ],
 )
-def test_errors(
+def test_rejects_invalid_options(
     bench: ModuleType, weights: Path, options: dict[str, Any], message: str
 ) -> None:
     names = options.pop('bands', ['red'])
@@ -104,7 +104,9 @@ def test_errors(
         bench.EncoderBench(bands, str(weights), **options)
 
 
-def test_weights_that_say_too_little(bench: ModuleType, tmp_path: Path) -> None:
+def test_rejects_weights_with_too_little_metadata(
+    bench: ModuleType, tmp_path: Path
+) -> None:
     encoder, bands = create_encoder('test_resnet', 1), [spec(bench, 's1', 'vv', 'VV')]
     save_encoder(encoder, tmp_path / 'a', 'test_resnet', {'modality': 's1'})
     with pytest.raises(ValueError, match=r'weights must name the bands of s1'):
@@ -139,7 +141,7 @@ def eurosat(root: Path) -> None:
 
 # What other packages warn of is theirs.
 @pytest.mark.filterwarnings('default')
-def test_a_run_of_the_benchmark(
+def test_runs_in_the_benchmark(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main = pytest.importorskip('torchgeo_bench.main').main

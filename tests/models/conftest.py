@@ -1,41 +1,5 @@
-"""Published files in their own layout and names, with values of our own."""
+"""Fixtures of published files."""
 
-import hashlib
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from tests.helpers.published_files import cache, publish
 
-import pytest
-import torch
-from torchvision.models import WeightsEnum
-
-Publish = Callable[[WeightsEnum, Any], Path]
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder in place of the cache of torch.hub."""
-    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
-    return tmp_path / 'hub' / 'checkpoints'
-
-
-@pytest.fixture
-def publish(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
-    """Put content where an entry downloads from; a hash in the name is made true."""
-    folder = tmp_path / 'server'
-    folder.mkdir()
-
-    def publish(entry: WeightsEnum, content: Any) -> Path:
-        name = entry.url.rpartition('/')[2]
-        file = folder / name
-        if isinstance(content, bytes):
-            file.write_bytes(content)
-        else:
-            torch.save(content, file)
-        if name.rpartition('-')[2].removesuffix('.pth').isalnum():
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()
-            file = file.rename(folder / f'{name.rpartition("-")[0]}-{digest[:8]}.pth')
-        monkeypatch.setattr(entry.value, 'url', file.as_uri())
-        return file
-
-    return publish
+__all__ = ['cache', 'publish']

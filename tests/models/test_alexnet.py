@@ -23,7 +23,9 @@ BOTH = pytest.mark.parametrize(
 
 @BOTH
 @pytest.mark.parametrize('in_chans', [1, 3, 13])
-def test_shapes(name: str, size: int, channels: int, side: int, in_chans: int) -> None:
+def test_has_the_shapes_of_its_layers(
+    name: str, size: int, channels: int, side: int, in_chans: int
+) -> None:
     encoder = create_encoder(name, in_chans).eval()
     x = torch.rand(2, in_chans, size, size)
     maps = encoder.forward_features(x)  # type: ignore[operator]
@@ -60,7 +62,9 @@ def test_equals_torchvision(tmp_path: Path) -> None:
 
 
 @BOTH
-def test_classifier(name: str, size: int, channels: int, side: int) -> None:
+def test_replaces_the_classifier(
+    name: str, size: int, channels: int, side: int
+) -> None:
     model = timm.create_model(name, num_classes=7)
     assert model(torch.rand(2, 3, size, size)).shape == (2, 7)
     assert isinstance(model.get_classifier(), nn.Linear)
@@ -72,7 +76,7 @@ def test_classifier(name: str, size: int, channels: int, side: int) -> None:
 
 
 @BOTH
-def test_pyramid(name: str, size: int, channels: int, side: int) -> None:
+def test_gives_a_pyramid(name: str, size: int, channels: int, side: int) -> None:
     encoders = MultimodalEncoder({'a': 2, 'b': 3}, name)
     pyramid = MultimodalPyramid({'a': 2, 'b': 3}, name)
     levels = pyramid({'b': torch.rand(1, 3, size, size)})['b']
@@ -83,6 +87,6 @@ def test_pyramid(name: str, size: int, channels: int, side: int) -> None:
     assert encoders.num_features == {'a': channels, 'b': channels}
 
 
-def test_imagenet_weights_are_not_promised() -> None:
+def test_promises_no_imagenet_weights() -> None:
     with pytest.raises(RuntimeError, match='No pretrained weights exist for alexnet'):
         create_encoder('alexnet', 3, pretrained=True)

@@ -70,7 +70,7 @@ class TestRectification:
                         torch.testing.assert_close(found[0][b, k, i, j], first)
                         torch.testing.assert_close(found[1][b, k, i, j], second)
 
-    def test_shares_nothing_between_samples(self) -> None:
+    def test_samples_are_independent(self) -> None:
         module = FeatureRectification(4)
         x, y = torch.randn(2, 3, 4, 5, 5)
         whole = module(x, y)
@@ -147,13 +147,13 @@ class TestFusion:
         expected = normalize(pointwise(both, module.shortcut) + path, module.embed_norm)
         torch.testing.assert_close(module(x[0], x[1]), expected)
 
-    def test_the_other_modality_is_asked(self) -> None:
+    def test_attends_to_the_other_modality(self) -> None:
         keys, values = torch.randn(2, 2, 9, 4)
         context = global_context(keys, values, num_heads=2)
         torch.testing.assert_close(context.sum(2), torch.ones(2, 2, 2))
         assert attend(torch.randn(2, 5, 4), context).shape == (2, 5, 4)
 
-    def test_many_places_in_bfloat16(self) -> None:
+    def test_sums_many_positions_in_bfloat16(self) -> None:
         keys, values = torch.rand(2, 1, 20000, 8).bfloat16()
         with torch.autocast('cpu', torch.bfloat16):
             context = global_context(keys, values, num_heads=1)
@@ -165,13 +165,13 @@ class TestFusion:
 class TestSegmenter:
     @pytest.mark.parametrize('backbone', ['mit_b0', 'test_resnet', 'test_convnext'])
     @pytest.mark.parametrize(('height', 'width'), [(64, 64), (45, 70), (33, 33)])
-    def test_any_size(self, backbone: str, height: int, width: int) -> None:
+    def test_segments_any_size(self, backbone: str, height: int, width: int) -> None:
         model = segmenter(backbone=backbone).eval()
         with torch.no_grad():
             assert model(images(2, height, width)).shape == (2, 4, height, width)
 
     @pytest.mark.parametrize('channels', [1, 2, 13])
-    def test_any_bands(self, channels: int) -> None:
+    def test_accepts_any_bands(self, channels: int) -> None:
         model = segmenter(modalities={'a': channels, 'b': 3}, backbone='mit_b0').eval()
         x = {'a': torch.rand(1, channels, 64, 64), 'b': torch.rand(1, 3, 64, 64)}
         with torch.no_grad():
@@ -183,7 +183,7 @@ class TestSegmenter:
         model(images()).square().sum().backward()
         assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
-    def test_heads_of_mix_transformers(self) -> None:
+    def test_has_the_heads_of_mix_transformers(self) -> None:
         model = segmenter(backbone='mit_b0')
         assert [f.num_heads for f in model.fusion] == [1, 2, 5, 8]
 
@@ -205,7 +205,7 @@ class TestSegmenter:
         expected = model.decoder(levels, (64, 64))
         torch.testing.assert_close(model(dict(reversed(x.items()))), expected)
 
-    def test_bfloat16(self) -> None:
+    def test_runs_in_bfloat16(self) -> None:
         model = segmenter(backbone='mit_b0').eval()
         x = images()
         with torch.no_grad():
@@ -234,18 +234,20 @@ class TestSegmenter:
             ({'modality_dropout': 1.0}, r'modality_dropout must be in \[0, 1\)'),
         ],
     )
-    def test_errors(self, options: dict[str, Any], message: str) -> None:
+    def test_rejects_invalid_options(
+        self, options: dict[str, Any], message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             segmenter(**options)
 
-    def test_channels_last_models_are_refused(self) -> None:
+    def test_rejects_channels_last_models(self) -> None:
         with pytest.raises(ValueError, match=r"run one by one, .* got 'swin_tiny"):
             StagedPyramid({'s1': 2}, 'swin_tiny_patch4_window7_224')
 
 
 class TestAbsence:
     @pytest.mark.parametrize('missing', MODALITIES)
-    def test_the_encoder_is_not_run(self, missing: str) -> None:
+    def test_skips_the_encoder(self, missing: str) -> None:
         model = segmenter().eval()
         rest = {m: t for m, t in images().items() if m != missing}
         (other,) = rest
@@ -255,7 +257,7 @@ class TestAbsence:
         assert run[missing] == [] and 'layer4' in run[other]
 
     @pytest.mark.parametrize('missing', MODALITIES)
-    def test_is_zeros_in_every_stage(self, missing: str) -> None:
+    def test_absent_modality_is_zeros_in_every_stage(self, missing: str) -> None:
         """The other modality is encoded as if it were alone."""
         model = segmenter().eval()
         rest = {m: t for m, t in images().items() if m != missing}
@@ -272,7 +274,7 @@ class TestAbsence:
 
     @pytest.mark.parametrize('backbone', ['mit_b0', 'test_resnet'])
     @pytest.mark.parametrize('missing', MODALITIES)
-    def test_for_one_sample(self, missing: str, backbone: str) -> None:
+    def test_one_sample_may_lack_a_modality(self, missing: str, backbone: str) -> None:
         model = segmenter(backbone=backbone).eval()
         x = images()
         mask = torch.tensor([True, False, True])
@@ -291,7 +293,7 @@ class TestAbsence:
             torch.testing.assert_close(none, without)
             assert not torch.allclose(whole, without)
 
-    def test_nothing_at_all_is_no_nan(self) -> None:
+    def test_a_sample_without_any_modality_is_finite(self) -> None:
         model = segmenter()
         nobody = dict.fromkeys(MODALITIES, torch.zeros(3, dtype=torch.bool))
         logits = model({m: t * torch.nan for m, t in images().items()}, nobody)
@@ -299,7 +301,7 @@ class TestAbsence:
         logits.sum().backward()
         assert all(p.grad.isfinite().all() for p in model.parameters())
 
-    def test_subsets_of_what_is_encoded(self) -> None:
+    def test_decodes_subsets_of_features(self) -> None:
         model = segmenter().eval()
         x = images()
         with torch.no_grad():
@@ -324,7 +326,7 @@ class TestAbsence:
             if 'running_mean' in name:
                 torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
 
-    def test_dropout_holds_through_all_stages(self) -> None:
+    def test_dropout_is_the_same_in_all_stages(self) -> None:
         model = segmenter(modality_dropout=0.9)
         model.encoders.eval()
         x = images(16)
@@ -341,7 +343,7 @@ class TestAbsence:
 
 class TestFrozen:
     @pytest.mark.parametrize('backbone', ['mit_b0', 'test_resnet'])
-    def test_all_but_the_encoders_learns(self, backbone: str) -> None:
+    def test_everything_but_frozen_encoders_learns(self, backbone: str) -> None:
         model = segmenter(
             backbone=backbone, freeze_backbone=True, modality_dropout=0.5
         ).train()
@@ -360,7 +362,7 @@ class TestFrozen:
 
 
 class TestWeights:
-    def test_published_files(self, publish: Publish) -> None:
+    def test_loads_published_files(self, publish: Publish) -> None:
         """A small backbone in place of the published one."""
         rgb, hha = (random_state('mit_b0', 3, seed=i) for i in (1, 2))
         parts = {'module.backbone_1': rgb, 'module.backbone_2': hha}

@@ -68,7 +68,7 @@ class TestLoops:
     @pytest.mark.parametrize(
         ('layer', 'size'), [(x, size) for x in SIZES for size in SIZES[x]]
     )
-    def test_published_sizes(self, layer: str, size: int) -> None:
+    def test_equals_plain_loops_at_published_sizes(self, layer: str, size: int) -> None:
         """Maps of images of 224, 256 and 120 pixels, in single precision."""
         attention = build(**LAYERS[layer])
         x = torch.randn(1, LAYERS[layer]['channels'], size, size)
@@ -82,7 +82,9 @@ class TestLoops:
     @pytest.mark.parametrize('size', [(5, 8), (1, 1), (1, 6), (7, 1), (2, 2), (3, 9)])
     @pytest.mark.parametrize('stride', [1, 2])
     @pytest.mark.parametrize('spread', [0.1, 5.0])
-    def test_any_size(self, size: tuple[int, int], stride: int, spread: float) -> None:
+    def test_equals_plain_loops_at_any_size(
+        self, size: tuple[int, int], stride: int, spread: float
+    ) -> None:
         attention = build(spread, stride=stride, kernel_size=5).double()
         x = torch.randn(2, 16, *size).double()
         with torch.no_grad():
@@ -91,7 +93,7 @@ class TestLoops:
         torch.testing.assert_close(positions, points)
         torch.testing.assert_close(out, expected)
 
-    def test_residual(self) -> None:
+    def test_residual_adds_the_input(self) -> None:
         attention = build()
         residual = ResidualDeformableAttention(16, 4, 2, table_size=(5, 4))
         residual.load_state_dict(attention.state_dict())
@@ -101,14 +103,14 @@ class TestLoops:
 
 
 class TestPositions:
-    def test_are_clipped(self) -> None:
+    def test_positions_are_clipped(self) -> None:
         attention = build(spread=20.0)
         _, positions = attention.forward_with_positions(torch.randn(2, 16, 7, 9))
         assert positions.shape == (2, 2, 7, 9, 2)
         assert positions.abs().max() == 1
         assert (positions.abs() < 1).any()
 
-    def test_without_offsets_are_the_reference(self) -> None:
+    def test_positions_without_offsets_are_the_reference(self) -> None:
         attention = build(spread=0.0, stride=2)
         _, positions = attention.forward_with_positions(torch.randn(1, 16, 8, 10))
         reference = reference_points(4, 5, positions).clamp(-1, 1)
@@ -133,7 +135,7 @@ class TestPositions:
         positions = torch.tensor([[-1.0, 0.0], [1.0, 0.0]]).view(1, 2, 1, 1, 2)
         assert sample(x, positions).flatten().tolist() == [0, 1, 3, 4]
 
-    def test_one_point_lies_in_the_middle(self) -> None:
+    def test_a_single_point_lies_in_the_middle(self) -> None:
         attention = build(spread=0.0, stride=2)
         out, positions = attention.forward_with_positions(torch.randn(1, 16, 2, 2))
         assert positions.equal(torch.zeros(1, 2, 1, 1, 2))
@@ -141,7 +143,7 @@ class TestPositions:
         # With one key, all queries get the same.
         torch.testing.assert_close(out, out[..., :1, :1].expand_as(out))
 
-    def test_bias_of_no_displacement_is_the_middle_of_the_table(self) -> None:
+    def test_bias_without_displacement_is_the_middle_of_the_table(self) -> None:
         table = torch.randn(4, 9, 7)
         positions = torch.zeros(2, 2, 1, 1, 2)
         bias = relative_position_bias(table, positions, 3, 5)
@@ -150,7 +152,7 @@ class TestPositions:
 
 
 class TestGradient:
-    def test_reaches_every_parameter(self) -> None:
+    def test_gradient_reaches_every_parameter(self) -> None:
         attention = build(stride=2, kernel_size=5)
         attention(torch.randn(2, 16, 6, 7)).square().sum().backward()
         lacking = [
@@ -161,12 +163,12 @@ class TestGradient:
         # A bias of all keys shifts every score alike.
         assert lacking in ([], ['proj_k.bias'])
 
-    def test_is_right(self) -> None:
+    def test_gradient_passes_gradcheck(self) -> None:
         attention = build(channels=4, num_heads=2, groups=2, spread=0.2).double()
         x = torch.randn(1, 4, 3, 3).double().requires_grad_()
         assert torch.autograd.gradcheck(attention, (x,))
 
-    def test_start_of_zeros_learns(self) -> None:
+    def test_zero_initialisation_learns(self) -> None:
         attention = ResidualDeformableAttention(16, 4, 2, zero_init=True)
         x = torch.randn(2, 16, 5, 5)
         assert attention(x).equal(x)
@@ -180,7 +182,7 @@ class TestGradient:
 
 class TestPrecision:
     @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-    def test_half(self, dtype: torch.dtype) -> None:
+    def test_runs_in_half_precision(self, dtype: torch.dtype) -> None:
         attention, x = build(stride=2), torch.randn(2, 16, 8, 8)
         exact = attention(x)
         out, positions = attention.to(dtype).forward_with_positions(x.to(dtype))
@@ -189,7 +191,7 @@ class TestPrecision:
         out.sum().backward()
         assert all(p.grad.isfinite().all() for p in attention.parameters())
 
-    def test_autocast(self) -> None:
+    def test_runs_in_autocast(self) -> None:
         attention, x = build(stride=2), torch.randn(2, 16, 8, 8)
         exact = attention(x)
         with torch.autocast('cpu', torch.bfloat16):
@@ -199,14 +201,14 @@ class TestPrecision:
         out.float().sum().backward()
         assert all(p.grad.isfinite().all() for p in attention.parameters())
 
-    def test_large_values(self) -> None:
+    def test_large_values_stay_finite(self) -> None:
         attention = build().half()
         out = attention(torch.full((1, 16, 4, 4), 1e4).half())
         assert out.isfinite().all()
 
 
 class TestGraphs:
-    def test_compile(self) -> None:
+    def test_compiles(self) -> None:
         torch.compiler.reset()
         attention = build(stride=2)
         compiled = torch.compile(attention, backend='aot_eager', fullgraph=True)
@@ -216,7 +218,7 @@ class TestGraphs:
         out.sum().backward()
         assert attention.rpe_table.grad is not None
 
-    def test_export_for_any_batch_and_size(self) -> None:
+    def test_exports_for_any_batch_and_size(self) -> None:
         attention = build(stride=2).eval()
         names = {0: 'batch', 2: 'height', 3: 'width'}
         shape = {i: torch.export.Dim(n, min=3, max=64) for i, n in names.items()}
@@ -238,12 +240,14 @@ class TestErrors:
             ({'stride': 0}, r'must be positive, got 16, 4, 2, 0, 3 and \(5, 4\)'),
         ],
     )
-    def test_message(self, options: dict[str, Any], message: str) -> None:
+    def test_rejects_invalid_options(
+        self, options: dict[str, Any], message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             build(**options)
 
 
-def test_names_are_the_published_ones() -> None:
+def test_parameters_have_the_published_names() -> None:
     shapes = {k: tuple(v.shape) for k, v in build(**LAYERS['da_l3']).named_parameters()}
     projections = {
         f'proj_{x}.{kind}': shape
@@ -261,7 +265,7 @@ def test_names_are_the_published_ones() -> None:
     }
 
 
-def test_input_is_not_changed() -> None:
+def test_keeps_the_input() -> None:
     x = torch.randn(1, 16, 4, 4)
     before = x.clone()
     nn.Sequential(build(), build())(x)

@@ -34,7 +34,9 @@ class TestCreateEncoder:
             ('vit_tiny_patch16_224', (120, 50)),
         ],
     )
-    def test_shapes(self, model: str, size: tuple[int, int], channels: int) -> None:
+    def test_returns_features_of_any_model_and_size(
+        self, model: str, size: tuple[int, int], channels: int
+    ) -> None:
         encoder = create_encoder(model, channels).eval()
         with torch.no_grad():
             h = encoder(torch.rand(2, channels, *size))
@@ -44,7 +46,7 @@ class TestCreateEncoder:
     @pytest.mark.parametrize(
         'model', ['test_vit', 'test_vit3', 'eva02_tiny_patch14_224']
     )
-    def test_what_patches_do_not_divide_is_extended(self, model: str) -> None:
+    def test_pads_images_that_patches_do_not_divide(self, model: str) -> None:
         encoder = create_encoder(model, 2).eval()
         patch = encoder.patch_embed.patch_size[0]
         x = torch.rand(2, 2, 3 * patch - 5, 4 * patch)
@@ -64,12 +66,12 @@ class TestCreateEncoder:
             maps = encoder.forward_features(torch.rand(1, 2, 64, 64))
         assert maps.shape == (1, 512, 8, 8)
 
-    def test_a_name_with_a_tag(self) -> None:
+    def test_accepts_a_name_with_a_tag(self) -> None:
         encoder = create_encoder('vit_tiny_patch16_224.augreg_in21k', 2).eval()
         with torch.no_grad():
             assert encoder(torch.rand(1, 2, 64, 64)).shape == (1, 192)
 
-    def test_imagenet_weights_without_a_network(
+    def test_explains_imagenet_weights_without_a_network(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
@@ -78,12 +80,12 @@ class TestCreateEncoder:
         with pytest.raises(FileNotFoundError, match=message):
             create_encoder('resnet10t', 3, pretrained=True)
 
-    def test_unknown_model_with_a_suggestion(self) -> None:
+    def test_suggests_names_for_an_unknown_model(self) -> None:
         message = r"name of a timm model, got 'resnet5O'; did you mean .*'resnet50'"
         with pytest.raises(ValueError, match=message):
             create_encoder('resnet5O', 2)
 
-    def test_unknown_model_without(self) -> None:
+    def test_rejects_an_unknown_model(self) -> None:
         message = r"got '#'; see timm\.list_models\(\)"
         with pytest.raises(ValueError, match=message):
             create_encoder('#', 2)
@@ -103,14 +105,14 @@ class TestMultimodalEncoder:
         without = [n for n, p in encoders.named_parameters() if p.grad is None]
         assert without == []
 
-    def test_a_modality_trains_its_encoder_alone(self) -> None:
+    def test_a_modality_only_trains_its_encoder(self) -> None:
         encoders = build()
         encoders({'s1': torch.rand(2, 2, 32, 32)})['s1'].sum().backward()
         assert all(p.grad is not None for p in encoders.encoders['s1'].parameters())
         assert all(p.grad is None for p in encoders.encoders['s2'].parameters())
 
     @pytest.mark.parametrize('model', FAMILIES)
-    def test_no_storage_is_shared(self, model: str) -> None:
+    def test_encoders_share_no_storage(self, model: str) -> None:
         def storages(module: nn.Module) -> set[int]:
             tensors = [*module.parameters(), *module.buffers()]
             return {t.untyped_storage().data_ptr() for t in tensors}
@@ -123,13 +125,13 @@ class TestMultimodalEncoder:
         assert not first.conv_stem.weight.equal(second.conv_stem.weight)
 
     @pytest.mark.parametrize('model', FAMILIES)
-    def test_num_features_are_those_of_the_output(self, model: str) -> None:
+    def test_num_features_equal_the_output(self, model: str) -> None:
         encoders = build(model).eval()
         with torch.no_grad():
             h = encoders({'s1': torch.rand(1, 2, 64, 64)})['s1']
         assert encoders.num_features == {'s1': h.shape[1], 's2': h.shape[1]}
 
-    def test_a_model_for_each_modality(self) -> None:
+    def test_accepts_a_model_for_each_modality(self) -> None:
         models = {'s2': 'resnet18', 's1': 'mobilenetv3_small_050'}
         encoders = MultimodalEncoder({'s1': 2, 's2': 13}, model=models)
         assert list(encoders.encoders) == ['s1', 's2']
@@ -138,13 +140,13 @@ class TestMultimodalEncoder:
         shapes = {m: tuple(h.shape) for m, h in encoders(images).items()}
         assert shapes == {'s1': (2, 1024), 's2': (2, 512)}
 
-    def test_any_number_of_modalities(self) -> None:
+    def test_accepts_any_number_of_modalities(self) -> None:
         modalities = {'a': 1, 'b': 2, 'c': 3, 'd': 4}
         encoders = MultimodalEncoder(modalities, model='mobilenetv3_small_050')
         images = {m: torch.rand(2, c, 32, 32) for m, c in modalities.items()}
         assert list(encoders(images)) == list(modalities)
 
-    def test_any_subset(self) -> None:
+    def test_encodes_any_subset(self) -> None:
         encoders = build().eval()
         images = {'s1': torch.rand(2, 2, 32, 32), 's2': torch.rand(2, 13, 32, 32)}
         with torch.no_grad():
@@ -175,12 +177,14 @@ class TestMultimodalEncoder:
             ),
         ],
     )
-    def test_errors(self, arguments: dict[str, Any], message: str) -> None:
+    def test_rejects_invalid_options(
+        self, arguments: dict[str, Any], message: str
+    ) -> None:
         options = {'modalities': {'s1': 2, 's2': 3}, 'model': 'mobilenetv3_small_050'}
         with pytest.raises(ValueError, match=message):
             MultimodalEncoder(**{**options, **arguments})
 
-    def test_unknown_modality(self) -> None:
+    def test_rejects_an_unknown_modality(self) -> None:
         message = r"images must be of the modalities \['s1', 's2'\], got \['dem'\]"
         with pytest.raises(ValueError, match=message):
             build()({'s1': torch.rand(1, 2, 32, 32), 'dem': torch.rand(1, 1, 32, 32)})
@@ -197,7 +201,7 @@ class TestStart:
             ({'s1': None, 's2': True}, [False, True]),
         ],
     )
-    def test_imagenet(
+    def test_starts_from_imagenet(
         self, weights: Any, expected: list[bool], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         create, asked = timm.create_model, []
@@ -211,7 +215,7 @@ class TestStart:
         MultimodalEncoder(modalities, 'mobilenetv3_small_050', weights)
         assert asked == expected
 
-    def test_a_file_for_one_modality(self, tmp_path: Any) -> None:
+    def test_loads_a_file_for_one_modality(self, tmp_path: Any) -> None:
         source = create_encoder('mobilenetv3_small_050', 13)
         file = tmp_path / 's2.pt'
         torch.save(source.state_dict(), file)
@@ -233,7 +237,7 @@ class TestFromWeights:
         torch.save({'state_dict': state, **content}, folder / 'last.ckpt')
         return folder / 'last.ckpt'
 
-    def test_a_checkpoint(self, tmp_path: Path) -> None:
+    def test_builds_the_encoders_of_a_checkpoint(self, tmp_path: Path) -> None:
         records = {'s1': asdict(MODALITIES['sentinel1_grd'])}
         options = {'modalities': {'s1': 2, 's2': 13}, 'model': 'test_resnet'}
         file = self.file(
@@ -250,7 +254,7 @@ class TestFromWeights:
         assert all(v.equal(expected[k]) for k, v in found.state_dict().items())
         assert found.metadata['s1']['bands'] == ['VV', 'VH']
         limits = MODALITIES['sentinel1_grd'].limits
-        assert found.metadata['s1']['limits'] == limits
+        assert found.metadata['s1']['limits'] == [list(end) for end in limits]
         assert found.metadata['s2'] == {
             'modality': 's2',
             'in_chans': 13,
@@ -261,13 +265,13 @@ class TestFromWeights:
             'steps': 10,
         }
 
-    def test_one_of_them(self, tmp_path: Path) -> None:
+    def test_builds_one_of_the_encoders(self, tmp_path: Path) -> None:
         file = self.file(tmp_path, hyper_parameters={'model': 'test_resnet'})
         assert list(MultimodalEncoder.from_weights(file, ['s2']).encoders) == ['s2']
         with pytest.raises(ValueError, match=r"among \['s1', 's2'\], got \['dem'\]"):
             MultimodalEncoder.from_weights(file, ['dem'])
 
-    def test_an_exported_encoder(self, tmp_path: Path) -> None:
+    def test_builds_an_exported_encoder(self, tmp_path: Path) -> None:
         encoder = create_encoder('test_resnet', 2)
         metadata = {'modality': 's1', 'bands': ['VV', 'VH'], 'unit': 'dB'}
         save_encoder(encoder, tmp_path / 's1', 'test_resnet', metadata)
@@ -277,6 +281,6 @@ class TestFromWeights:
         plain = MultimodalEncoder.from_weights(tmp_path / 's1.pt')
         assert plain.modalities == {'encoder': 2}
 
-    def test_a_file_without_its_model(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r'a file that says its models, found'):
+    def test_rejects_a_file_without_its_model(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r'a file that names its models, found'):
             MultimodalEncoder.from_weights(self.file(tmp_path))

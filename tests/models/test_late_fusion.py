@@ -43,7 +43,7 @@ def state(module: nn.Module) -> dict[str, Tensor]:
 
 class TestPyramid:
     @pytest.mark.parametrize('model', ['test_resnet', 'test_convnext', 'test_vit'])
-    def test_a_file_of_the_encoder_starts_it(self, model: str, tmp_path: Path) -> None:
+    def test_loads_a_file_of_its_encoder(self, model: str, tmp_path: Path) -> None:
         encoder = create_encoder(model, 2).eval()
         _, file = save_encoder(encoder, tmp_path / 's1', model, {})
         pyramid = MultimodalPyramid({'s1': 2}, model, str(file)).eval()
@@ -54,7 +54,7 @@ class TestPyramid:
         last = zip(levels[-2:], expected[-2:], strict=True)
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in last)
 
-    def test_channels_last_models_are_turned(self) -> None:
+    def test_permutes_channels_last_models(self) -> None:
         pyramid = MultimodalPyramid({'s1': 2}, 'swin_tiny_patch4_window7_224').eval()
         with torch.no_grad():
             levels = pyramid({'s1': torch.rand(1, 2, 224, 224)})['s1']
@@ -68,7 +68,9 @@ class TestPyramid:
             ('test_vit', 16, r"output stride 16, got 'test_vit' for s1"),
         ],
     )
-    def test_errors(self, models: Any, stride: int, message: str) -> None:
+    def test_rejects_invalid_options(
+        self, models: Any, stride: int, message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             MultimodalPyramid({'s1': 2, 's2': 3}, models, output_stride=stride)
 
@@ -95,14 +97,11 @@ class TestFCN:
                 'fcn',
                 r'the strides \[8, 16, 32\], got \[16, 16, 16\]; choose a backbone',
             ),
-            (
-                'unet',
-                r'levels of the strides .*, got \[16, 16, 16\]; choose a backbone',
-            ),
+            ('unet', r'levels of strides .*, got \[16, 16, 16\]; choose a backbone'),
             ('deeplabv3+', r"pyramid of output stride 16, got 'test_vit' for s1"),
         ],
     )
-    def test_a_plain_vision_transformer_has_no_pyramid(
+    def test_rejects_a_plain_vision_transformer(
         self, decoder: str, message: str
     ) -> None:
         with pytest.raises(ValueError, match=message):
@@ -114,7 +113,7 @@ class TestDecoders:
     @pytest.mark.parametrize(
         ('number', 'height', 'width'), [(1, 64, 64), (2, 45, 70), (3, 33, 33)]
     )
-    def test_any_size_and_number(
+    def test_segments_any_size_and_number(
         self, name: str, number: int, height: int, width: int
     ) -> None:
         model = segmenter(number, model=name).eval()
@@ -129,16 +128,16 @@ class TestDecoders:
         assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
     @pytest.mark.parametrize('name', ['fcn', 'unet', 'segformer'])
-    def test_encoders_that_begin_at_stride_four(self, name: str) -> None:
+    def test_accepts_encoders_that_begin_at_stride_four(self, name: str) -> None:
         model = segmenter(model=name, backbone='test_convnext')
         model(images()).sum().backward()
         assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
-    def test_the_last_stage_of_deeplab_is_dilated(self) -> None:
+    def test_dilates_the_last_stage_for_deeplab(self) -> None:
         model = segmenter(model='deeplabv3+')
         assert model.encoders.strides[-1] == 16
 
-    def test_the_padding_does_not_move_the_image(self) -> None:
+    def test_padding_does_not_move_the_image(self) -> None:
         torch.manual_seed(0)
         model = segmenter(model='unet').eval()
         whole = images(size=96)
@@ -158,7 +157,9 @@ class TestDecoders:
             ('unet', [8, 16, 32], r'unet needs levels .* or .*, got \[8, 16, 32\]'),
         ],
     )
-    def test_errors(self, name: str, strides: list[int], message: str) -> None:
+    def test_rejects_invalid_options(
+        self, name: str, strides: list[int], message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             build_decoder(name, [4] * len(strides), strides, 3)
 
@@ -176,7 +177,9 @@ class TestAbsence:
             assert all(p.equal(levels[m][i]) for m, p in zip(x, parts, strict=True))
 
     @pytest.mark.parametrize('build', [classifier, segmenter])
-    def test_missing_is_zeros_and_skips_the_encoder(self, build: Any) -> None:
+    def test_an_absent_modality_is_zeros_and_skips_its_encoder(
+        self, build: Any
+    ) -> None:
         model = build().eval()
         x = images()
         for m in x:
@@ -189,7 +192,7 @@ class TestAbsence:
             torch.testing.assert_close(model(rest), expected)
 
     @pytest.mark.parametrize('build', [classifier, segmenter])
-    def test_a_sample_without_a_modality(self, build: Any) -> None:
+    def test_a_sample_may_lack_a_modality(self, build: Any) -> None:
         model = build().eval()
         x = images()
         mask = torch.tensor([True, False, True])
@@ -216,7 +219,7 @@ class TestAbsence:
                 found = model.encoders.state_dict()[name]
                 torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-4)
 
-    def test_dropout_never_takes_all(self) -> None:
+    def test_dropout_keeps_at_least_one(self) -> None:
         available = torch.rand(500, 3) < 0.6
         kept = drop_modalities(available, 0.9)
         assert not (kept & ~available).any()
@@ -227,7 +230,7 @@ class TestAbsence:
         # Both are dropped with 0.09, and then one comes back: 0.7 + 0.045.
         assert share.tolist() == pytest.approx([0.745, 0.745], abs=0.02)
 
-    def test_dropout_is_for_training_alone(self) -> None:
+    def test_dropout_only_acts_in_training(self) -> None:
         model = classifier(modality_dropout=0.9)
         x = images(batch=32)
         zero = {m: (h[0] == 0).all(1) for m, h in model.encode(x).items()}
@@ -255,20 +258,20 @@ class TestAbsence:
             ),
         ],
     )
-    def test_errors(
+    def test_rejects_invalid_options(
         self, build: Any, x: dict[str, Any], available: Any, message: str
     ) -> None:
         with pytest.raises(ValueError, match=message):
             build()({m: torch.rand(s) for m, s in x.items()}, available)
 
-    def test_dropout_out_of_range(self) -> None:
+    def test_rejects_dropout_out_of_range(self) -> None:
         with pytest.raises(ValueError, match=r'modality_dropout .* got 1'):
             classifier(modality_dropout=1)
 
 
 class TestFrozen:
     @pytest.mark.parametrize('build', [classifier, segmenter])
-    def test_stays_as_it_is(self, build: Any) -> None:
+    def test_frozen_encoders_do_not_change(self, build: Any) -> None:
         model = build(freeze_backbone=True, modality_dropout=0.5)
         before = state(model.encoders)
         model.train()
@@ -282,7 +285,7 @@ class TestFrozen:
         learnt = [n for n, p in model.named_parameters() if p.grad is not None]
         assert learnt and not any(n.startswith('encoders') for n in learnt)
 
-    def test_else_it_learns(self) -> None:
+    def test_encoders_learn_unless_frozen(self) -> None:
         model = classifier()
         model(images()).sum().backward()
         assert [n for n, p in model.named_parameters() if p.grad is None] == []

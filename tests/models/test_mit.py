@@ -43,7 +43,7 @@ class TestContract:
         ('channels', 'height', 'width'),
         [(1, 29, 29), (2, 33, 61), (3, 64, 64), (13, 45, 70)],
     )
-    def test_features_of_any_size_and_bands(
+    def test_encodes_any_size_and_bands(
         self, channels: int, height: int, width: int
     ) -> None:
         encoder = create_encoder('mit_b0', channels).eval()
@@ -55,7 +55,7 @@ class TestContract:
             assert encoder.forward_head(maps, pre_logits=True).equal(encoder(x))
         assert encoder.num_features == 256
 
-    def test_levels(self) -> None:
+    def test_gives_levels(self) -> None:
         encoder = timm.create_model('mit_b0', in_chans=2, features_only=True)
         levels = encoder(torch.rand(1, 2, 61, 75))
         assert encoder.feature_info.reduction() == [4, 8, 16, 32]
@@ -64,7 +64,7 @@ class TestContract:
         two = timm.create_model('mit_b0', features_only=True, out_indices=(0, 2))
         assert [x.shape[1] for x in two(torch.rand(1, 3, 64, 64))] == [32, 160]
 
-    def test_classifier(self) -> None:
+    def test_replaces_the_classifier(self) -> None:
         model = timm.create_model('mit_b0', num_classes=5).eval()
         x = torch.rand(2, 3, 32, 32)
         assert model(x).shape == (2, 5) and model.num_classes == 5
@@ -80,7 +80,7 @@ class TestContract:
         encoder(torch.rand(2, 2, 64, 64)).sum().backward()
         assert [n for n, p in encoder.named_parameters() if p.grad is None] == []
 
-    def test_images_too_small(self) -> None:
+    def test_rejects_small_images(self) -> None:
         message = r'at least 29 x 29 pixels for a mix transformer, got 64 x 28'
         for options in ({}, {'features_only': True}):
             encoder = create_encoder('mit_b0', 3, **options)
@@ -90,7 +90,7 @@ class TestContract:
 
 class TestParameters:
     @pytest.mark.parametrize('name', NAMES)
-    def test_have_the_names_of_smp(self, name: str) -> None:
+    def test_parameters_have_the_names_of_smp(self, name: str) -> None:
         """As narrow as it can be: names and depths are those of the model."""
         narrow = {'embed_dims': [8, 16, 40, 64]}
         model = timm.create_model(name, **narrow)
@@ -100,7 +100,7 @@ class TestParameters:
         assert set(model.state_dict()) == set(theirs)
         assert timm.is_model_pretrained(name)
 
-    def test_do_the_same_as_in_smp(self) -> None:
+    def test_computes_the_same_as_smp(self) -> None:
         theirs = get_encoder('mit_b0', weights=None).eval()
         ours = create_encoder('mit_b0', 3).eval()
         ours.load_state_dict(theirs.state_dict())
@@ -129,7 +129,7 @@ class TestImageNet:
             monkeypatch.setattr(module, 'HF_HUB_CACHE', str(tmp_path), raising=False)
         return state
 
-    def test_start(self, state: State) -> None:
+    def test_starts_an_encoder(self, state: State) -> None:
         encoder = MultimodalEncoder({'rgb': 3, 's2': 13}, 'mit_b0', True)
         assert_loaded(encoder.encoders['rgb'], state)
         rest = {k: v for k, v in state.items() if k != KERNEL}
@@ -139,11 +139,11 @@ class TestImageNet:
         # Red, green and blue come again and again, for an image as bright as before.
         torch.testing.assert_close(adapted[KERNEL][:, :3], state[KERNEL] * 3 / 13)
 
-    def test_start_of_a_pyramid(self, state: State) -> None:
+    def test_starts_a_pyramid(self, state: State) -> None:
         pyramid = MultimodalPyramid({'rgb': 3}, 'mit_b0', True)
         assert_loaded(pyramid.encoders['rgb'], state)
 
-    def test_with_a_new_classifier(self, state: State) -> None:
+    def test_starts_with_a_new_classifier(self, state: State) -> None:
         model = timm.create_model('mit_b0', pretrained=True, num_classes=4)
         assert model.norm4.weight.equal(state['norm4.weight'])
         assert model.head.weight.shape == (4, 256)
@@ -155,7 +155,7 @@ class TestPublished:
     @pytest.mark.parametrize(
         'entry', [MiTB2_Weights.SUNRGBD_HHA_DECUR, MiTB5_Weights.SUNRGBD_RGB_DECUR]
     )
-    def test_file_of_one_modality(self, publish: Publish, entry: Any) -> None:
+    def test_loads_a_file_of_one_modality(self, publish: Publish, entry: Any) -> None:
         state = random_state('mit_b0', 3)
         publish(entry, with_head(state))
         encoder = create_encoder('mit_b0', 3)
@@ -165,7 +165,7 @@ class TestPublished:
         # Both were read as blue, green, red: coded depth as angle, height, disparity.
         assert_loaded(encoder, {**state, KERNEL: state[KERNEL].flip(1)})
 
-    def test_joint_file(self, publish: Publish) -> None:
+    def test_loads_a_joint_file(self, publish: Publish) -> None:
         entry = MiTB5_Weights.SUNRGBD_RGB_HHA_DECUR
         rgb, hha = (random_state('mit_b0', 3, seed=i) for i in (1, 2))
         parts = {'module.backbone_1': with_head(rgb), 'module.backbone_2': hha}
@@ -178,7 +178,7 @@ class TestPublished:
 
 
 @pytest.mark.parametrize('decoder', ['fcn', 'unet', 'segformer'])
-def test_decoders_take_the_pyramid(decoder: str) -> None:
+def test_decoders_accept_the_pyramid(decoder: str) -> None:
     model = LateFusionSegmenter({'s1': 2, 's2': 13}, decoder, 'mit_b0', num_classes=4)
     x = {'s1': torch.rand(2, 2, 70, 45), 's2': torch.rand(2, 13, 70, 45)}
     logits = model(x)

@@ -22,7 +22,7 @@ def names(folder: Path) -> list[str]:
 # A plain network, one of tokens, and one with bilinear sampling at points of its own.
 @needs_onnx
 @pytest.mark.parametrize('model', ['test_resnet', 'test_vit', 'resnet18_rda'])
-def test_features_of_any_batch(model: str, tmp_path: Path) -> None:
+def test_computes_features_of_any_batch(model: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = create_encoder(model, 2).train()
     state = {k: v.clone() for k, v in encoder.state_dict().items()}
@@ -90,7 +90,7 @@ class Undecided(nn.Module):
 
 
 @needs_onnx
-def test_a_model_that_cannot_be_exported(tmp_path: Path) -> None:
+def test_rejects_a_model_that_cannot_be_exported(tmp_path: Path) -> None:
     message = r"torch exports to ONNX for images of 32 x 32 pixels, got 'undecided': \w"
     with pytest.raises(ValueError, match=message):
         save_onnx(Undecided(), tmp_path / 'x', 'undecided', {}, size=32)
@@ -98,23 +98,23 @@ def test_a_model_that_cannot_be_exported(tmp_path: Path) -> None:
 
 
 @needs_onnx
-def test_missing_parameters(tmp_path: Path) -> None:
+def test_rejects_missing_parameters(tmp_path: Path) -> None:
     state = create_encoder('test_resnet', 2).state_dict()
     state.pop('layer1.0.conv1.weight')
     with pytest.raises(ValueError, match=r'1 missing'):
         save_onnx(state, tmp_path / 'x', 'test_resnet', {})
 
 
-def test_a_torch_that_is_too_old(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rejects_an_old_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, '__version__', '2.9.1')
     message = r'writing ONNX needs torch 2\.10 or later, found 2\.9\.1'
     with pytest.raises(ImportError, match=message):
         save_onnx({}, tmp_path / 'x', 'test_resnet', {})
 
 
-def test_without_the_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explains_missing_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr('torchgeo_decur.models.onnx.find_spec', lambda name: None)
     message = r'needs onnx, onnxruntime, onnxscript; pip install torchgeo-decur\[onnx\]'
     with pytest.raises(ImportError, match=message):

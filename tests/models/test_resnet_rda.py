@@ -32,7 +32,7 @@ def build(**options: Any) -> ResNetRDA:
 
 
 class TestTimm:
-    def test_full_size(self) -> None:
+    def test_has_the_published_size(self) -> None:
         model = timm.create_model('resnet50_rda', in_chans=13, num_classes=0).eval()
         assert model.num_features == 2048
         attention = {
@@ -47,7 +47,7 @@ class TestTimm:
         with torch.no_grad():
             assert model(torch.rand(1, 13, 64, 64)).shape == (1, 2048)
 
-    def test_without_residual(self) -> None:
+    def test_replaces_the_input_without_residual(self) -> None:
         """Zeros that are added leave the map as it is, and else are all there is."""
         for name, kept in ((SMALL, True), ('resnet18_da', False)):
             options = {'in_chans': 2, 'num_classes': 0, 'zero_init_attention': True}
@@ -63,13 +63,13 @@ class TestTimm:
 
     @pytest.mark.parametrize('channels', [1, 2, 13])
     @pytest.mark.parametrize('size', [(32, 32), (33, 47), (17, 120)])
-    def test_shapes(self, channels: int, size: tuple[int, int]) -> None:
+    def test_encodes_any_size(self, channels: int, size: tuple[int, int]) -> None:
         model = timm.create_model(SMALL, in_chans=channels, num_classes=0).eval()
         with torch.no_grad():
             h = model(torch.rand(2, channels, *size))
         assert h.shape == (2, 512) and h.isfinite().all()
 
-    def test_classifier(self) -> None:
+    def test_replaces_the_classifier(self) -> None:
         model = timm.create_model(SMALL, num_classes=7).eval()
         x = torch.rand(1, 3, 64, 64)
         with torch.no_grad():
@@ -96,7 +96,7 @@ class TestTimm:
         assert last.equal(maps[4])
         assert not torch.allclose(maps[3], expected[3], atol=1e-3)
 
-    def test_start_of_zeros_is_the_plain_resnet(self) -> None:
+    def test_zero_initialisation_equals_the_plain_resnet(self) -> None:
         model = build(zero_init_attention=True)
         plain = timm.create_model('resnet18', in_chans=2, num_classes=0).eval()
         plain.load_state_dict(model.state_dict(), strict=False)
@@ -104,7 +104,7 @@ class TestTimm:
         with torch.no_grad():
             torch.testing.assert_close(model(x), plain(x))
 
-    def test_positions(self) -> None:
+    def test_returns_positions(self) -> None:
         model, x = build(), torch.rand(2, 2, 120, 96)
         with torch.no_grad():
             maps, positions = model.forward_with_positions(x)
@@ -123,7 +123,7 @@ class TestTimm:
         torch.testing.assert_close(*gradients)
 
     @pytest.mark.parametrize(('indices', 'count'), [([1, 2], 3), (2, 5), ([3], 4)])
-    def test_some_maps(self, indices: Any, count: int) -> None:
+    def test_returns_some_maps(self, indices: Any, count: int) -> None:
         model, x = build(), torch.rand(1, 2, 64, 64)
         with torch.no_grad():
             expected = model.forward_intermediates(x, intermediates_only=True)
@@ -135,11 +135,13 @@ class TestTimm:
         kept = {n[:5] for n, _ in model.named_parameters() if n.startswith('da_l')}
         assert kept == {f'da_l{i}' for i in (3, 4) if i < count}
 
-    def test_other_format(self) -> None:
+    def test_rejects_another_format(self) -> None:
         with pytest.raises(ValueError, match=r"output_fmt must be 'NCHW', got 'NLC'"):
             build().forward_intermediates(torch.rand(1, 2, 64, 64), output_fmt='NLC')
 
-    def test_imagenet_is_that_of_the_plain_resnet(self, tmp_path: Path) -> None:
+    def test_imagenet_weights_equal_those_of_the_plain_resnet(
+        self, tmp_path: Path
+    ) -> None:
         for name in ('resnet18', 'resnet50'):
             plain = timm.get_pretrained_cfg(name)
             own = timm.get_pretrained_cfg(f'{name}_rda')
@@ -161,7 +163,7 @@ class TestTimm:
 
 class TestPyramid:
     @pytest.mark.parametrize('stride', [32, 16, 8])
-    def test_levels(self, stride: int) -> None:
+    def test_gives_levels(self, stride: int) -> None:
         options = {} if stride == 32 else {'output_stride': stride}
         model = build(**options)
         pyramid = timm.create_model(SMALL, in_chans=2, features_only=True, **options)
@@ -177,7 +179,7 @@ class TestPyramid:
         for level, reduction in zip(levels, info.reduction(), strict=True):
             assert level.shape[-2:] == (-(-96 // reduction), -(-70 // reduction))
 
-    def test_a_file_of_the_encoder_starts_it(self, tmp_path: Path) -> None:
+    def test_loads_a_file_of_its_encoder(self, tmp_path: Path) -> None:
         encoder = build()
         _, file = save_encoder(encoder, tmp_path / 's1', SMALL, {})
         pyramid = MultimodalPyramid({'s1': 2}, SMALL, str(file))
@@ -186,7 +188,7 @@ class TestPyramid:
     @pytest.mark.parametrize(
         'build_model', [smp.Unet, smp.FPN, smp.DeepLabV3Plus, smp.UPerNet]
     )
-    def test_segmentation_models_pytorch(
+    def test_serves_segmentation_models_pytorch(
         self, build_model: Any, tmp_path: Path
     ) -> None:
         model = build_model(
@@ -203,14 +205,14 @@ class TestPyramid:
 
 
 class TestTransfer:
-    def test_classifier(self) -> None:
+    def test_replaces_the_classifier(self) -> None:
         model = LateFusionClassifier({'s1': 2, 's2': 13}, SMALL, num_classes=5)
         images = {'s1': torch.rand(2, 2, 64, 64), 's2': torch.rand(2, 13, 64, 64)}
         model(images).sum().backward()
         assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
     @pytest.mark.parametrize('decoder', ['fcn', 'unet', 'deeplabv3+'])
-    def test_segmenter(self, decoder: str) -> None:
+    def test_serves_a_segmenter(self, decoder: str) -> None:
         model = LateFusionSegmenter({'rgb': 3, 'dem': 1}, decoder, SMALL).eval()
         images = {'rgb': torch.rand(2, 3, 50, 61), 'dem': torch.rand(2, 1, 50, 61)}
         with torch.no_grad():
@@ -218,7 +220,7 @@ class TestTransfer:
 
 
 class TestPlainWeights:
-    def test_load_without_attention(self, tmp_path: Path) -> None:
+    def test_loads_without_attention(self, tmp_path: Path) -> None:
         """A torchvision state dictionary; what it lacks stays as it is."""
         source = timm.create_model('resnet18', in_chans=2)
         torch.save(source.state_dict(), tmp_path / 'resnet18.pth')
@@ -232,7 +234,7 @@ class TestPlainWeights:
         assert encoder.layer3[0].conv1.weight.equal(source.layer3[0].conv1.weight)
         assert encoder.da_l3.proj_q.weight.equal(before)
 
-    def test_imagenet_through_the_encoders(
+    def test_encoders_start_from_imagenet(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         source = timm.create_model('resnet18')
@@ -258,7 +260,7 @@ class TestPlainWeights:
 class TestGraphs:
     # What ONNX is written from.
     @needs_onnx
-    def test_export(self) -> None:
+    def test_exports(self) -> None:
         model = build()
         batch = torch.export.Dim('batch', min=1, max=64)
         program = torch.export.export(
@@ -268,7 +270,7 @@ class TestGraphs:
         with torch.no_grad():
             torch.testing.assert_close(program.module()(x), model(x))
 
-    def test_autocast(self) -> None:
+    def test_runs_in_autocast(self) -> None:
         model, x = build(), torch.rand(1, 2, 64, 64)
         with torch.no_grad():
             exact = model(x)

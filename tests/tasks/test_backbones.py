@@ -37,7 +37,7 @@ def pretrained(
 def test_exported_encoders_are_whole(pretrained: tuple[str, dict[str, str]]) -> None:
     model, files = pretrained
     checkpoint = read_checkpoint(files['s2'])
-    assert checkpoint.model == {'': model}
+    assert checkpoint.metadata[''].model == model
     encoder = create_encoder(model, 13)
     fresh = {k: v.clone() for k, v in encoder.state_dict().items()}
     load_weights(encoder, files['s2'])

@@ -12,12 +12,9 @@ from ..files import check_writable
 from ..modalities import Modality
 from ..models import FusionHead, build_fusion_head, save_encoder, save_onnx
 from ..tasks import FusionPretraining, MultimodalPretraining
-from ..weights.formats import Checkpoint, read_checkpoint
-from ..weights.metadata import describe, encoder_metadata
+from ..weights.formats import read_checkpoint
+from ..weights.metadata import EncoderMetadata
 from .preconditions import need_encoders
-
-# What is known of a training, not of one modality.
-_TRAINING = ('task', 'data', 'hyper_parameters', 'epochs', 'steps')
 
 
 class ExportEncoders(Callback):
@@ -83,9 +80,9 @@ class ExportEncoders(Callback):
             rank_zero_info(f'fusion head: {file}')
         for name, (m, encoder) in encoders.items():
             channels = task.hparams['modalities'][m]
-            metadata = encoder_metadata(m, channels, known.get(m)) | about
+            metadata = EncoderMetadata.of(m, channels, known.get(m), about)
             model = task.encoders.model[m]
-            files = save_encoder(encoder, folder / name, model, metadata)
+            files = save_encoder(encoder, folder / name, model, metadata.to_dict())
             rank_zero_info(f'encoder of {name}: {", ".join(map(str, files))}')
 
     def on_save_checkpoint(
@@ -134,9 +131,9 @@ def export_checkpoint(
         ValueError: if the file is no such checkpoint, the folder cannot be written, or
             an encoder cannot be exported.
     """
-    checkpoint: Checkpoint = read_checkpoint(file)
-    options = checkpoint.metadata.get('hyper_parameters', {})
-    channels = options.get('modalities') if isinstance(options, Mapping) else None
+    checkpoint = read_checkpoint(file)
+    options = checkpoint.options
+    channels = options.get('modalities')
     if not isinstance(channels, Mapping) or set(channels) != set(checkpoint.states):
         raise ValueError(
             f'{file}: expected a checkpoint of a task such as torchgeo_decur.tasks.DeCUR, '
@@ -145,22 +142,22 @@ def export_checkpoint(
         )
     files = []
     states = {m: (m, state) for m, state in checkpoint.states.items()}
-    known = {m: describe(checkpoint, m) for m in states}
-    if 'fusion' in checkpoint.metadata:
-        fusion = build_fusion_head(checkpoint.metadata['fusion'])
-        fusion.load_state_dict(checkpoint.fusion)
+    known = checkpoint.metadata
+    if checkpoint.fusion:
+        fusion = build_fusion_head(checkpoint.fusion)
+        fusion.load_state_dict(checkpoint.fusion_state)
         unique = fusion.encoders.items()
         states |= {name: (m, encoder.state_dict()) for name, (m, encoder) in unique}
-        said = next(iter(known.values()))
-        about = {k: said[k] for k in _TRAINING if k in said}
+        about = next(iter(known.values())).training
         files += _save_fusion(fusion, Path(folder), about)
     for name, (m, state) in states.items():
-        model, path = checkpoint.model[m], Path(folder) / name
-        files += save_encoder(state, path, model, known[m])
+        model, path = known[m].model, Path(folder) / name
+        metadata = known[m].to_dict()
+        files += save_encoder(state, path, model, metadata)
         if onnx:
             # Augmentations of one's own may have another size, which nobody wrote down.
             size = int(options.get('size', 224))
-            files.append(save_onnx(state, path, model, known[m], size))
+            files.append(save_onnx(state, path, model, metadata, size))
     return files
 
 

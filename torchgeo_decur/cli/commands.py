@@ -20,8 +20,7 @@ from ..packed.dataset import Split
 from ..packed.manifest import Values
 from ..tasks import MultimodalPretraining
 from ..weights.load import read_weights
-from ..weights.metadata import describe, label
-from ..weights.published import fold_repeated
+from ..weights.state_dicts import fold_repeated
 from .cost_estimate import plan as plan_fit
 from .embed import Batches, embed_rasters, load_run
 
@@ -49,26 +48,25 @@ def convert(
         model: name of the timm model, where the file does not say it.
     """
     checkpoint = read_weights(file)
-    held = [label(checkpoint, m) for m in checkpoint.states]
+    held = [known.modality for known in checkpoint.metadata.values()]
     if modality and modality not in held:
         raise ValueError(f'modality must be among {held}, got {modality!r}')
     for m, tensors in checkpoint.states.items():
-        named = label(checkpoint, m)
-        if modality and named != modality:
+        known = checkpoint.metadata[m]
+        if modality and known.modality != modality:
             continue
-        name = model or checkpoint.model.get(m, '')
+        name = model or known.model
         if to in ('torchgeo', 'onnx') and not name:
             raise ValueError(
                 f'{file}: expected a file that says its model, found none; give the '
                 'name of a timm model with --model'
             )
-        bands = checkpoint.bands.get(m)
-        state = fold_repeated(tensors, len(bands)) if bands else tensors
+        state = fold_repeated(tensors, len(known.bands))
         state = {k: v for k, v in state.items() if not _OUTSIDE.match(k)}
         if model:
             check_model(checkpoint, m, state, model)
-        metadata = describe(checkpoint, named)
-        path = out / f'{_stem(file)}_{named}'
+        metadata = known.to_dict()
+        path = out / f'{_stem(file)}_{known.modality}'
         if to == 'onnx':
             print(save_onnx(state, path, name, metadata))
             continue

@@ -1,8 +1,8 @@
-"""Adapters for packages that this one does not need; each is imported by its full name.
+"""Adapters for other packages; import each adapter by its full name.
 
-``torchgeo_decur.interop.terratorch`` makes encoders a backbone of TerraTorch,
-``torchgeo_decur.interop.torchgeo_bench`` makes them a model of torchgeo-bench. Either
-imports the package that it is for.
+``torchgeo_decur.interop.terratorch`` provides encoders as a backbone of TerraTorch,
+``torchgeo_decur.interop.torchgeo_bench`` as a model of torchgeo-bench. Each adapter
+imports its package, which this package does not require.
 """
 
 __all__: list[str] = []

@@ -1,8 +1,8 @@
 """Encoders as a backbone of TerraTorch; importing this module registers it.
 
-https://github.com/torchgeo/terratorch. TerraTorch imports a folder ``custom_modules``
-where it is started; ``import torchgeo_decur.interop.terratorch`` there makes
-``backbone: decur_encoders`` a name.
+https://github.com/torchgeo/terratorch. TerraTorch imports a folder ``custom_modules`` from
+its working directory. After ``import torchgeo_decur.interop.terratorch`` there, its
+configs accept ``backbone: decur_encoders``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,18 +19,18 @@ class EncoderBackbone(nn.Module):
     """Pyramids of one or more modalities, concatenated level by level.
 
     Args:
-        weights: what the encoders start from, and what says their models: a checkpoint,
-            an exported encoder, a weight enum or its name.
-        modalities: which of its encoders; all by default.
-        bands: names of the bands of the images, in order, of some or all modalities,
-            where they are not those of the weights.
-        out_indices: which levels, finest first; all by default.
+        weights: a checkpoint, an exported encoder, a weight enum or its name, which
+            determines weights and models of the encoders.
+        modalities: modalities of the encoders to use; all by default.
+        bands: names of the bands of the images, in order, of modalities whose bands
+            differ from those of the weights.
+        out_indices: indices of the levels to return, finest first; all by default.
 
     Attributes:
         out_channels: channels of each level, all modalities together.
 
     Raises:
-        ValueError: if the weights do not say their models, or do not fit.
+        ValueError: if the weights do not name their models, or do not fit.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class EncoderBackbone(nn.Module):
         """Compute the levels.
 
         Args:
-            x: images in [0, 1], shape (B, C, H, W), or those of each modality by name.
+            x: images in [0, 1], shape (B, C, H, W), or a dictionary of them by modality.
 
         Returns:
             Maps, finest first, shape (B, ``out_channels``, h, w).
@@ -73,8 +73,8 @@ class EncoderBackbone(nn.Module):
         if isinstance(x, Tensor) or set(x) != set(expected):
             found = 'one tensor' if isinstance(x, Tensor) else list(x)
             raise ValueError(
-                f'images must be a dictionary with {expected}, got {found}; name the '
-                'modalities alike in the data'
+                f'images must be a dictionary with {expected}, got {found}; use the same '
+                'names of modalities in the data'
             )
         levels = self.pyramid({m: x[m] for m in expected})
         return [
@@ -89,7 +89,7 @@ def decur_encoders(
     bands: dict[str, list[str]] | None = None,
     out_indices: list[int] | None = None,
 ) -> EncoderBackbone:
-    """Build encoders for TerraTorch, where options have the prefix ``backbone_``.
+    """Build encoders for TerraTorch, whose options have the prefix ``backbone_``.
 
     Args:
         weights: see :class:`EncoderBackbone`.

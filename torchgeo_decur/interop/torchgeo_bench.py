@@ -1,11 +1,12 @@
 """Encoders as a model of torchgeo-bench.
 
-https://github.com/torchgeo/torchgeo-bench: the same data sets, probes and intervals for
-frozen models of any kind. Its config is ``conf/model/decur.yaml`` beside this file.
+https://github.com/torchgeo/torchgeo-bench evaluates frozen models with common data sets,
+probes and intervals. The config of this model is ``conf/model/decur.yaml`` beside this file.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from torchgeo_bench.models.interface import BenchModel
 from ..modalities import Modality, normalize_band
 from ..models import MultimodalEncoder
 from ..transforms import ScaleToUnit
+from ..weights.metadata import EncoderMetadata
 
-# What its data sets call the bands of Sentinel-2 where they do not number them.
+# Names of Sentinel-2 bands in data sets of torchgeo-bench that do not number them.
 _SENTINEL2 = {
     'coastal_aerosol': 'b1',
     'blue': 'b2',
@@ -38,25 +40,24 @@ _SCALES = ('bandspec_zscore', 'model_native')
 
 
 class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
-    """Features of every modality whose bands a data set has, concatenated.
+    """Concatenate features of all modalities whose bands a data set has.
 
-    Bands are found by name. The first convolution is adapted to those that are there;
-    bands of the data set that no encoder knows are left out. A modality without any is
-    left out too.
+    Bands are matched by name, and first convolutions are adapted to the matching bands.
+    Other bands of the data set, and modalities without a matching band, are ignored.
 
     Args:
         bands: bands of the data set.
-        weights: a checkpoint, an exported encoder, a weight enum or its name; it has to
+        weights: a checkpoint, an exported encoder, a weight enum or its name, which must
             name its bands.
-        modalities: which of its encoders; all by default.
-        normalization: where the ends of the unit interval are, which encoders expect:
-            'bandspec_zscore', mean - 2 std and mean + 2 std of the data set, or
-            'model_native', those of the pretraining, for images in its unit.
-        kwargs: what else the config has; not used.
+        modalities: modalities of the encoders to use; all by default.
+        normalization: values that map to 0 and 1: 'bandspec_zscore' for mean - 2 std and
+            mean + 2 std of the data set, or 'model_native' for the limits of pretraining,
+            if images have its unit.
+        kwargs: other entries of the config; not used.
 
     Raises:
         ValueError: if the weights do not name their bands, share none with the data set,
-            or ``normalization`` is another.
+            or ``normalization`` is unknown.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
         **kwargs: Any,
     ) -> None:
         """Initialize a new EncoderBench instance."""
-        # It would scale all bands in one way, and clip none.
+        # The base class would scale all bands alike, and not clip.
         super().__init__(bands=list(bands), normalization='identity')
         if str(normalization) not in _SCALES:
             raise ValueError(
@@ -109,7 +110,7 @@ class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
             images: images of the data set, shape (B, C, H, W).
 
         Returns:
-            The same with the bands of encoders in [0, 1].
+            The images with the bands of encoders in [0, 1].
         """
         scaled = images.clone()
         for m, places in self.places.items():
@@ -129,7 +130,7 @@ class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
 
 
 def _places(known: Mapping[str, Any], bands: Sequence[BandSpec]) -> dict[str, int]:
-    """Where in a data set each band of an encoder is, in the order of the encoder."""
+    """Return the index in the data set of each band of an encoder, in its order."""
     if 'bands' not in known:
         raise ValueError(
             f'weights must name the bands of {known["modality"]}, as the .safetensors of '
@@ -145,7 +146,7 @@ def _places(known: Mapping[str, Any], bands: Sequence[BandSpec]) -> dict[str, in
 
 
 def _names(band: BandSpec) -> set[str]:
-    """All names of a band of a data set."""
+    """Return all names of a band of a data set."""
     names = {normalize_band(band.name), normalize_band(band.source_name)}
     names |= {_COLOURS.get(band.name, '')}
     if band.sensor == 's2':
@@ -157,7 +158,7 @@ def _names(band: BandSpec) -> set[str]:
 
 
 def _of_dataset(bands: Sequence[BandSpec]) -> Modality:
-    """The scale of a data set; the kind matters only where there are no statistics."""
+    """Return the scale of a data set; the kind only matters without statistics."""
     return Modality(
         tuple(f'{i}' for i in range(len(bands))),
         'multispectral',
@@ -168,23 +169,22 @@ def _of_dataset(bands: Sequence[BandSpec]) -> Modality:
 
 
 def _native(known: Mapping[str, Any], names: Sequence[str]) -> Modality:
-    """The scale of the pretraining, for some of its bands."""
-    if not {'kind', 'unit'} <= set(known):
+    """Return the scale of pretraining for some of its bands."""
+    record = EncoderMetadata.from_dict(known).record
+    if record is None:
         raise ValueError(
-            f'weights must say the unit and the statistics of {known["modality"]} for '
+            f'weights must have the unit and the statistics of {known["modality"]} for '
             'dataset.normalization=model_native; take bandspec_zscore'
         )
-    at = [list(known['bands']).index(name) for name in names]
+    at = [record.bands.index(name) for name in names]
 
-    def some(key: str) -> tuple[float, ...] | None:
-        values = known.get(key)
+    def select(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
         return None if values is None else tuple(values[i] for i in at)
 
-    return Modality(
-        tuple(names),
-        known['kind'],
-        known['unit'],
-        some('mean'),
-        some('std'),
-        known.get('nodata'),
+    return replace(
+        record,
+        bands=tuple(names),
+        mean=select(record.mean),
+        std=select(record.std),
+        wavelengths=select(record.wavelengths),
     )

@@ -1,5 +1,6 @@
 """What a modality is: bands, unit and statistics, and the known ones."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
@@ -109,13 +110,33 @@ class Modality:
             return (0.0,) * self.channels, (255.0,) * self.channels
         return None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields and ``limits`` as values that JSON can hold.
+
+        Returns:
+            Numbers, text and lists by name. A ``nodata`` value that is not finite is
+            text, because JSON has no NaN.
+
+        Example:
+            >>> Modality(('height',), 'elevation', 'm', nodata=math.nan).to_dict()['nodata']
+            'nan'
+        """
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+        if self.nodata is not None and not math.isfinite(self.nodata):
+            plain['nodata'] = str(self.nodata)
+        limits = self.limits
+        plain['limits'] = [list(values) for values in limits] if limits else None
+        return plain
+
     @classmethod
     def of(cls, value: 'Modality | str | Mapping[str, Any]') -> Self:
         """Make a modality of a known name, of a plain dictionary, or of a modality.
 
         Args:
             value: a :class:`Modality`, the name of a known one, or a dictionary of
-                its fields as a YAML file holds it.
+                its fields as a YAML file or :meth:`to_dict` holds it. ``limits``
+                follow from the other fields and are ignored.
 
         Returns:
             The modality.
@@ -138,6 +159,7 @@ class Modality:
             raise ValueError(
                 f'modality must be a name or a dictionary, got {type(value).__name__}'
             )
+        value = {k: v for k, v in value.items() if k != 'limits'}
         names = [f.name for f in fields(cls)]
         unknown = sorted(set(value) - set(names))
         missing = [n for n in ('bands', 'kind', 'unit') if n not in value]
@@ -151,12 +173,21 @@ class Modality:
             for k, v in value.items()
             if isinstance(v, Sequence | Tensor) and not isinstance(v, str)
         }
+        if isinstance(value.get('nodata'), str):
+            value['nodata'] = _number(value['nodata'])
         return cls(**{**value, **lists})
 
     def _key(self) -> tuple[Any, ...]:
         values = (getattr(self, f.name) for f in fields(self))
         # NaN, the one value that is not equal to itself, would make a modality differ from itself.
         return tuple('nan' if v != v else v for v in values)
+
+
+def _number(nodata: str) -> float:
+    try:
+        return float(nodata)
+    except ValueError:
+        raise ValueError(f'nodata must be a number, got {nodata!r}') from None
 
 
 # Mean and standard deviation that the published weights were trained with; L2A is scaled

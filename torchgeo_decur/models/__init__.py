@@ -1,4 +1,4 @@
-"""Models: an encoder per modality, heads, late fusion, and weights."""
+"""Models: encoders, projectors, fusion and segmentation; and the names of weights."""
 
 from ..weights import (
     HubFolder,

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
 from ..modalities import check_names, per_modality
-from ..weights.formats import Checkpoint, State
+from ..weights.formats import Checkpoint
 from ..weights.hub import HubFolder
-from ..weights.load import Source, load_weights, prepare, read_weights
-from ..weights.metadata import count_channels, describe, label
-from ..weights.published import first_convolution
+from ..weights.load import Source, load_weights, match_parameters, read_weights
+from ..weights.metadata import EncoderMetadata
+from ..weights.state_dicts import State, count_channels
 
-# Families whose position embeddings timm interpolates to the size of each input.
+# Families whose position embeddings timm interpolates to the size of each image.
 _DYNAMIC_SIZE = {'vision_transformer', 'deit', 'eva'}
 
 type Weights = WeightsEnum | str | bool | None
@@ -31,15 +31,15 @@ def create_encoder(
     Args:
         model: name of a timm model.
         in_chans: number of channels C of the input.
-        pretrained: start from ImageNet weights, through timm; its first convolution is
+        pretrained: start from timm's ImageNet weights, with the first convolution
             adapted to ``in_chans``.
         kwargs: passed to :func:`timm.create_model`.
 
     Returns:
-        Encoder from images (B, C, H, W) to features (B, F); F is ``num_features``, or
-        ``head_hidden_size`` where timm has it. Vision transformers accept any size: their
-        position embeddings are interpolated, and an image that their patches do not
-        divide is extended by zeros at the lower and right edge.
+        Encoder from images (B, C, H, W) to features (B, F). F is ``num_features``, or
+        ``head_hidden_size`` if timm defines it. Vision transformers accept images of any
+        size: position embeddings are interpolated, and an image that the patches do not
+        divide is padded with zeros at the lower and right edge.
 
     Raises:
         FileNotFoundError: if ImageNet weights are not in the cache and cannot be
@@ -63,7 +63,7 @@ def create_encoder(
         encoder: nn.Module = timm.create_model(
             model, pretrained=pretrained, in_chans=in_chans, num_classes=0, **kwargs
         )
-    # Those of the Hub's client are OSErrors too.
+    # Errors of the Hub's client are OSErrors too.
     except OSError as error:
         if not pretrained:
             raise
@@ -79,46 +79,45 @@ def create_encoder(
 def check_model(
     checkpoint: Checkpoint, modality: str, state: State, model: str
 ) -> None:
-    """Check that parameters are those of a timm model.
+    """Check that parameters fit a timm model.
 
     Args:
-        checkpoint: the file that they are from.
+        checkpoint: encoders of the file.
         modality: name of the encoder in it.
-        state: its parameters, as they are to be written.
+        state: parameters of the encoder that are to be written.
         model: name of the timm model.
 
     Raises:
-        ValueError: if timm does not know the model, or they do not fit it.
+        ValueError: if timm does not know the model, or the parameters do not fit it.
     """
-    kernel = first_convolution(state)
     with torch.device('meta'):
-        encoder = create_encoder(model, state[kernel].shape[1] if kernel else 3)
-    left_out = {'': checkpoint.left_out.get(modality, ())}
-    prepare(encoder, Checkpoint(checkpoint.name, {'': state}, left_out=left_out), '')
+        encoder = create_encoder(model, count_channels(state) or 3)
+    known = EncoderMetadata(left_out=checkpoint.metadata[modality].left_out)
+    match_parameters(encoder, Checkpoint(checkpoint.name, {'': state}, {'': known}), '')
 
 
 class MultimodalEncoder(nn.Module, HubFolder):
     """An encoder per modality; any subset of modalities can be encoded.
 
-    ``save_pretrained(folder)`` writes them in the layout of the Hugging Face Hub, with a
-    model card from ``metadata``; ``push_to_hub('user/name')`` publishes them, and
-    :meth:`HubFolder.from_pretrained` reads either.
+    ``save_pretrained(folder)`` writes the encoders in the layout of the Hugging Face Hub,
+    with a model card from ``metadata``. ``push_to_hub('user/name')`` publishes them.
+    :meth:`HubFolder.from_pretrained` reads a folder or a repository.
 
     Args:
         modalities: number of channels of each modality, by name.
         model: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, one for all or one for each: None or False for
-            random, True for ImageNet (through timm), a weight enum or its name, or the
+        weights: initial weights, one for all or one for each: None or False for random
+            weights, True for timm's ImageNet weights, a weight enum or its name, or the
             path of a file that :func:`~torchgeo_decur.models.load_weights` reads.
-        bands: names of the bands of the images, in order, of some or all modalities:
-            the first convolution of weights that name their bands is adapted to them.
-        metadata: what is known of the encoder of some or all modalities, plain values
-            by the names that exported files use: ``bands``, ``unit``, ``limits``, ...
+        bands: names of the bands of the images, in order, of some or all modalities. If
+            weights name their bands, their first convolution is adapted.
+        metadata: metadata of the encoder of some or all modalities, as plain values by
+            the names of exported files: ``bands``, ``unit``, ``limits``, ...
 
     Raises:
         ValueError: if there is no modality or a name is not valid, a model is unknown,
-            a per-modality option does not name the modalities, or bands are not as many
-            as the channels.
+            an option by modality does not name the modalities, or the number of bands is
+            not that of the channels.
 
     Example:
         >>> import torch
@@ -164,18 +163,18 @@ class MultimodalEncoder(nn.Module, HubFolder):
     def from_weights(
         cls, weights: Source, modalities: Sequence[str] | None = None
     ) -> Self:
-        """Build the encoders that a file holds, with what it says of them.
+        """Build the encoders of a file, with their weights and metadata.
 
         Args:
-            weights: a weight enum, the name of one, or a file: checkpoint of a task,
-                exported encoder, published file.
-            modalities: which of them; all by default.
+            weights: a weight enum, its name, or a file: checkpoint of a task, exported
+                encoder, published file.
+            modalities: modalities to build; all by default.
 
         Returns:
             The encoders, with their ``metadata``.
 
         Raises:
-            ValueError: if the file does not say its models, has no such modality, or
+            ValueError: if the file does not name its models, has no such modality, or
                 lacks parameters.
 
         Example:
@@ -186,23 +185,23 @@ class MultimodalEncoder(nn.Module, HubFolder):
             'dB'
         """
         checkpoint = read_weights(weights)
-        keys = {label(checkpoint, m): m for m in checkpoint.states}
-        wanted = list(keys) if modalities is None else list(modalities)
-        if unknown := sorted(set(wanted) - set(keys)):
-            raise ValueError(f'modalities must be among {list(keys)}, got {unknown}')
-        models = {m: checkpoint.model.get(keys[m], '') for m in wanted}
+        held = {known.modality: known for known in checkpoint.metadata.values()}
+        wanted = list(held) if modalities is None else list(modalities)
+        if unknown := sorted(set(wanted) - set(held)):
+            raise ValueError(f'modalities must be among {list(held)}, got {unknown}')
+        models = {m: held[m].model for m in wanted}
         if '' in models.values():
             raise ValueError(
-                f'{checkpoint.name}: expected a file that says its models, found '
+                f'{checkpoint.name}: expected a file that names its models, found '
                 f'{models}; build MultimodalEncoder(modalities, model, weights) instead'
             )
         built = cls(
-            {m: count_channels(checkpoint, m) for m in wanted},
+            {m: held[m].in_chans for m in wanted},
             models,
-            metadata={m: describe(checkpoint, m) for m in wanted},
+            metadata={m: held[m].to_dict() for m in wanted},
         )
         for m, encoder in built.encoders.items():
-            state, _ = prepare(encoder, checkpoint, m)
+            state, _ = match_parameters(encoder, checkpoint, m)
             encoder.load_state_dict(state, strict=False)
         return built
 
@@ -229,7 +228,7 @@ class MultimodalEncoder(nn.Module, HubFolder):
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
 
         Returns:
-            Features of the modalities given, shape (B, ``num_features``) each.
+            Features of the given modalities, shape (B, ``num_features``) each.
 
         Raises:
             ValueError: if a modality is unknown.
@@ -240,15 +239,15 @@ class MultimodalEncoder(nn.Module, HubFolder):
     def tokens(
         self, images: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Encode images, and keep what the features are pooled from.
+        """Encode images; also return the tokens that the features are pooled from.
 
         Args:
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
 
         Returns:
-            Features of the modalities given, shape (B, ``num_features``), and their
-            tokens, one for each place of the last feature map or those of a
-            transformer, shape (B, N, ``num_channels``).
+            Features of the given modalities, shape (B, ``num_features``), and their
+            tokens, shape (B, N, ``num_channels``): one for each position of the last
+            feature map, or the tokens of a transformer.
 
         Raises:
             ValueError: if a modality is unknown, or a model has no tokens.
@@ -268,17 +267,17 @@ class MultimodalEncoder(nn.Module, HubFolder):
 
 
 def to_tokens(encoder: nn.Module, maps: Tensor) -> Tensor:
-    """Make tokens of what ``forward_features`` of a timm model returns.
+    """Convert the result of a timm model's ``forward_features`` to tokens.
 
     Args:
-        encoder: the model, which says how it orders its dimensions.
+        encoder: the model, which defines the order of dimensions.
         maps: a feature map, shape (B, C, H, W) or (B, H, W, C), or tokens, (B, N, C).
 
     Returns:
         Tokens, shape (B, N, C).
 
     Raises:
-        ValueError: if there is neither a map nor tokens.
+        ValueError: if ``maps`` is neither a feature map nor tokens.
 
     Example:
         >>> import torch

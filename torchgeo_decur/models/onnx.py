@@ -1,4 +1,4 @@
-"""Encoders for runtimes that know nothing of Python: ONNX."""
+"""Write encoders as ONNX, for runtimes without Python."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -12,8 +12,8 @@ from torch.torch_version import TorchVersion
 
 from ..files import atomic_write, check_writable
 from ..weights.formats import Checkpoint, as_text
-from ..weights.load import prepare
-from ..weights.published import first_convolution
+from ..weights.load import match_parameters
+from ..weights.state_dicts import count_channels
 from .encoder import create_encoder
 
 # Largest difference from torch, as a share of the largest feature.
@@ -30,22 +30,21 @@ def save_onnx(
     metadata: Mapping[str, Any],
     size: int = 224,
 ) -> Path:
-    """Write an encoder as ONNX, after onnxruntime has computed what torch does.
+    """Write an encoder as ONNX, and check that onnxruntime agrees with torch.
 
     The graph maps ``image``, shape (batch, C, ``size``, ``size``), in [0, 1], to
-    ``features``, shape (batch, F). A batch may have any number of images, which have to
-    be of this size. It needs the extra ``onnx`` (``pip install torchgeo-decur[onnx]``)
-    and torch 2.10.
+    ``features``, shape (batch, F). A batch may have any number of images of this size.
+    Writing needs the extra ``onnx`` (``pip install torchgeo-decur[onnx]``) and torch 2.10.
 
-    The file appears whole, and only if the features of random images, alone and several
-    together, differ from those of torch by at most 1e-4 of the largest one.
+    The file is written atomically. It is written only if the features of random images,
+    single and in a batch, differ from torch's by at most 1e-4 of the largest feature.
 
     Args:
         encoder: a timm model without classifier, or its state dictionary.
-        path: path of the file without suffix; its folder is made.
+        path: path of the file without suffix; its folder is created.
         model: name of the timm model.
-        metadata: plain values that say what the encoder expects; with the model, they
-            become ``metadata_props``, as text, JSON where they are no text.
+        metadata: plain values that describe the images. With the model, they become
+            ``metadata_props``: text unchanged, other values as JSON.
         size: height and width of the images, in pixels.
 
     Returns:
@@ -71,7 +70,7 @@ def save_onnx(
     check_writable(file.parent)
     network = _network(encoder, model, file)
     state = network.state_dict()
-    shape = (state[first_convolution(state)].shape[1], size, size)
+    shape = (count_channels(state), size, size)
     draw = torch.Generator().manual_seed(0)
     try:
         with torch.no_grad():
@@ -96,7 +95,7 @@ def save_onnx(
         onnx.save(proto, str(partial))
         images = [torch.rand(n, *shape, generator=draw) for n in (1, 3)]
         difference = max(_difference(network, partial, x) for x in images)
-        # Not "greater than": what is not a number must not pass.
+        # Not "greater than", which would accept NaN.
         if not difference <= _TOLERANCE:
             raise ValueError(
                 f'{file}: expected features of onnxruntime within {_TOLERANCE} of the '
@@ -111,18 +110,18 @@ def save_onnx(
 def _network(
     encoder: nn.Module | Mapping[str, Tensor], model: str, file: Path
 ) -> nn.Module:
-    """A copy on the CPU that can be exported; all of its parameters are known."""
+    """Copy or build the model on the CPU, with all parameters loaded."""
     if isinstance(encoder, nn.Module):
         return deepcopy(encoder).cpu().float().eval()
     state = dict(encoder)
-    built = create_encoder(model, state[first_convolution(state)].shape[1])
-    fitting, _ = prepare(built, Checkpoint(str(file), {'': state}), '')
+    built = create_encoder(model, count_channels(state))
+    fitting, _ = match_parameters(built, Checkpoint(str(file), {'': state}), '')
     built.load_state_dict(fitting, strict=False)
     return built.float().eval()
 
 
 def _difference(model: nn.Module, file: Path, images: Tensor) -> float:
-    """Largest difference between onnxruntime and torch, by the largest feature."""
+    """Compute the largest difference between onnxruntime and torch, relative to the largest feature."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(

@@ -1,4 +1,4 @@
-"""Make the published weights known to TorchGeo, so that their names do in its configs."""
+"""Register the published weights with TorchGeo so that its configs can name them."""
 
 import logging
 from collections.abc import Callable
@@ -8,9 +8,8 @@ import timm
 from torch import nn
 from torchgeo.models import api
 
-from ..weights.enums import WEIGHTS
+from ..weights.enums import WEIGHTS, DeCURWeights
 from ..weights.load import load_weights
-from ..weights.published import DeCURWeights
 from .encoder import MultimodalEncoder, create_encoder
 
 _log = logging.getLogger(__name__)
@@ -19,14 +18,14 @@ _log = logging.getLogger(__name__)
 def register() -> None:
     """Add our weights and models to those that TorchGeo finds by name.
 
-    Models are called ``decur_<timm name>``. TorchGeo offers no public way, so this adds
-    to the two dictionaries that its functions search, and leaves its own entries first.
-    Without such dictionaries a message is logged: TorchGeo's functions do not find our
-    names then, and everything else works.
+    Models are called ``decur_<timm name>``. TorchGeo has no public function for this, so
+    entries are added to the two dictionaries that it searches, after its own. If a
+    version of TorchGeo lacks them, a message is logged: its functions then do not find
+    our names, and everything else works.
     """
     registry = _registry()
     if registry is None:
-        # Not a warning, which some projects and our own tests make an error.
+        # Not a warning, because some projects and our own tests turn those into errors.
         _log.warning(
             'weights of torchgeo_decur cannot be registered with this version of '
             'TorchGeo; use torchgeo_decur.models.get_weight'
@@ -55,7 +54,7 @@ def _builder(model: str) -> Callable[..., nn.Module]:
         """Build an encoder, or one for each modality of joint weights.
 
         Args:
-            weights: weights to start from, which give the number of channels.
+            weights: initial weights, which determine the number of channels.
             kwargs: passed to :func:`~torchgeo_decur.models.create_encoder`.
 
         Returns:

@@ -1,7 +1,6 @@
 """Manifest of a folder of packed shards."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -80,7 +79,7 @@ class Manifest:
             'version': VERSION,
             'values': self.values,
             'compression': self.compression,
-            'modalities': {m: _plain(x) for m, x in self.modalities.items()},
+            'modalities': {m: x.to_dict() for m, x in self.modalities.items()},
             'keys': dict(self.keys),
             'source': dict(self.source),
             'versions': dict(self.versions),
@@ -125,7 +124,7 @@ class Manifest:
             return cls(
                 values=content['values'],
                 modalities={
-                    m: Modality.of(_parsed(x)) for m, x in content['modalities'].items()
+                    m: Modality.of(x) for m, x in content['modalities'].items()
                 },
                 splits={
                     name: tuple(Shard(**shard) for shard in split['shards'])
@@ -154,19 +153,3 @@ def current_values(content: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = content['values']
     return {**content, 'values': 'raw' if values == 'kept' else values}
-
-
-def _plain(modality: Modality) -> dict[str, Any]:
-    """Return the fields and limits of a modality; JSON has no NaN."""
-    plain = asdict(modality)
-    nodata = modality.nodata
-    if nodata is not None and not math.isfinite(nodata):
-        plain['nodata'] = str(nodata)
-    return {**plain, 'limits': modality.limits}
-
-
-def _parsed(content: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {k: v for k, v in content.items() if k != 'limits'}
-    if fields['nodata'] is not None:
-        fields['nodata'] = float(fields['nodata'])
-    return fields

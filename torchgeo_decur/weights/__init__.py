@@ -1,4 +1,4 @@
-"""Published weights, files of encoders, and the metadata that they carry."""
+"""Published weights, and files of encoders with their metadata."""
 
 from .enums import (
     MiTB2_Weights,

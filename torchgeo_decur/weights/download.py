@@ -1,4 +1,9 @@
-"""Files of published weights: downloaded once, whole, and the same ever after."""
+"""Download files of published weights once, and verify them at every use.
+
+The cache is that of torch.hub, because TorchGeo reads the same files from it, and because
+a file can be put there by hand. The Hub's ``hf_hub_download`` has a cache of its own, and
+only two of the files have a pinned revision.
+"""
 
 import re
 import tempfile
@@ -14,36 +19,35 @@ from ..files import atomic_write, checksum_of
 _HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})\.[^.]+$')
 
 
-def record_file(url: str) -> Path:
-    """Where the SHA-256 of a downloaded file is written, in the format of sha256sum.
+def checksum_file(url: str) -> Path:
+    """Return the path of the recorded SHA-256 of a file, in the format of sha256sum.
 
     Args:
         url: address of the file.
 
     Returns:
-        Path next to that of :func:`cached_file`.
+        Path next to the file in the cache.
     """
     file = cached_file(url)
     return file.with_name(f'{file.name}.sha256')
 
 
 def fetch[T](url: str, read: Callable[[Path], T], progress: bool = True) -> T:
-    """Read a published file, from the cache or else downloaded, and verified either way.
+    """Read a published file from the cache, downloaded if needed and always verified.
 
-    A hash in the name of the file (``name-0123abcd.pth``) must be its own. Where the name
-    has none, the SHA-256 is recorded when the file was first read, next to it, and
-    every later use or download must have the same. Files appear in the cache whole or
-    not at all; one that is not what it should be is removed. If the cache cannot be
-    written, a good file is read all the same, and no SHA-256 is recorded.
+    If the name of the file has a hash (``name-0123abcd.pth``), the content must match it.
+    Otherwise the SHA-256 is recorded next to the file at its first use, and every later
+    use or download must match the record. Files are written to the cache atomically, and
+    a file that fails its verification is removed. If the cache is not writable, a valid
+    file in it is read, and no SHA-256 is recorded.
 
     Args:
         url: address of the file.
-        read: reads the file, or raises ValueError if its content is not what it should
-            be.
+        read: function that reads the file, or raises ValueError if the content is wrong.
         progress: show a progress bar of the download.
 
     Returns:
-        What ``read`` returns.
+        The result of ``read``.
 
     Raises:
         FileNotFoundError: if the file is not in the cache and cannot be downloaded.
@@ -58,8 +62,8 @@ def fetch[T](url: str, read: Callable[[Path], T], progress: bool = True) -> T:
             pass
     except OSError as error:
         raise FileNotFoundError(
-            f'{url} is not in the cache, and {file.parent} must be a folder that can be '
-            f'written to download it: {error.strerror}; choose another with the '
+            f'{url} is not in the cache, and {file.parent} must be a writable folder to '
+            f'download it: {error.strerror}; choose another folder with the '
             'environment variable TORCH_HOME'
         ) from error
     contents: list[T] = []
@@ -80,7 +84,7 @@ def fetch[T](url: str, read: Callable[[Path], T], progress: bool = True) -> T:
 
 
 def _read_verified[T](url: str, file: Path, read: Callable[[Path], T]) -> T:
-    record, named = record_file(url), _HASH_IN_NAME.search(cached_file(url).name)
+    record, named = checksum_file(url), _HASH_IN_NAME.search(cached_file(url).name)
     known = record.read_text().split()[:1] if record.exists() and not named else []
     expected = named[1] if named else ''.join(known)
     found = checksum_of(file)
@@ -99,14 +103,14 @@ def _read_verified[T](url: str, file: Path, read: Callable[[Path], T]) -> T:
         raise
     if not expected:
         line = f'{found}  {cached_file(url).name}\n'
-        # A cache that cannot be written holds files that its owner vouches for.
+        # The owner of a cache that is not writable vouches for its files.
         with suppress(OSError):
             atomic_write(record, lambda partial: partial.write_text(line), shared=True)
     return content
 
 
 def _remove(file: Path) -> str:
-    """Remove a file that is not what it should be; return what became of it."""
+    """Remove a file that failed its verification; return the outcome for a message."""
     try:
         file.unlink()
     except OSError as error:

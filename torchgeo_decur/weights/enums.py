@@ -1,64 +1,238 @@
 """Published weights of DeCUR, in TorchGeo's idiom."""
 
 import re
+from dataclasses import replace
 from difflib import get_close_matches
+from enum import Enum
 from pathlib import Path
+from types import new_class
+from typing import Any
 
 import torchgeo.models
 from torch import nn
+from torchgeo.models import api
 from torchvision.models import WeightsEnum
 from torchvision.models._api import Weights
 from torchvision.transforms.v2 import Normalize
 
-from ..catalog import LICENCE, PUBLISHED
+from ..catalog import LICENCE, PUBLISHED, urls_of
 from ..modalities import MODALITIES
 from ..transforms import PerModality, ScaleToUnit
-from .published import DeCURWeights
+from .download import fetch
+from .formats import Checkpoint, read_checkpoint
+from .metadata import EncoderMetadata
+from .state_dicts import State, fold_repeated, reorder_channels
 
-# Photographs and coded depth were standardised like ImageNet after they were mapped to
-# [0, 1], but read in reverse: what ImageNet has for red met blue, and the angle.
+# Photographs and encoded depth were standardized like ImageNet after scaling to [0, 1],
+# but in reverse order: blue, and the angle, with ImageNet's values of red.
 _SUNRGBD_NORMALIZE = {'mean': [0.406, 0.456, 0.485], 'std': [0.225, 0.224, 0.229]}
 _DATASETS = {'sentinel': 'SSL4EO-S12', 'geonrw': 'GeoNRW', 'sunrgbd': 'SUN RGB-D'}
 
+ENUMS = (WeightsEnum, getattr(api, 'WeightsEnum', WeightsEnum))
+"""Classes of weights that torchvision and TorchGeo look for: the same class, unless TorchGeo defines its own."""
+
+
+def join_enums(first: Any, second: Any) -> Any:
+    """Return a base for enums whose entries are instances of two classes.
+
+    Args:
+        first: torchvision's class of weights.
+        second: the class that TorchGeo's tasks look for, which may become its own.
+
+    Returns:
+        One of them if it is a subclass of the other, or else a subclass of both.
+    """
+    if issubclass(first, second):
+        return first
+    if issubclass(second, first):
+        return second
+    return new_class('WeightsEnum', (first, second))
+
+
+# Enum is named because torchvision has no annotations to find it by.
+class DeCURWeights(join_enums(*ENUMS), Enum):  # type: ignore[misc]
+    """Base of the enums of published weights: a file, the scale of its input, metadata.
+
+    Keys of ``meta``, besides those of TorchGeo's own weights: ``modalities``, names of
+    the encoders in order; ``sensors``, the known modality of each; ``normalize``, mean
+    and standard deviation after scaling, if any; ``bands``, the bands of the images;
+    ``channel_order``, the bands in the order of the file, which reading puts in the order
+    of ``bands``; ``licence``; ``epochs``. With several modalities, ``in_chans``, ``bands``
+    and ``channel_order`` are dictionaries by name, and ``transforms`` takes a batch of
+    ``image_<modality>``.
+
+    ``transforms`` maps physical units to [0, 1] as in pretraining. TorchGeo's weights of
+    the same files (``torchgeo.models.ResNet50_Weights``) have the transforms of the
+    published transfer to BigEarthNet instead.
+    """
+
+    @property
+    def urls(self) -> list[str]:
+        """Addresses of the files that are downloaded: one, or one for each part."""
+        return urls_of(str(self))
+
+    @property
+    def encoders(self) -> dict[str, EncoderMetadata]:
+        """Metadata of each encoder by modality, in the order of the file."""
+        return _encoders(str(self))
+
+    def read(self, progress: bool = True) -> Checkpoint:
+        """Read the encoders; files are downloaded on first use and always verified.
+
+        Args:
+            progress: show a progress bar of the download.
+
+        Returns:
+            The encoders by modality; a single encoder is called ''. First convolutions
+            take the bands of ``meta['bands']``.
+
+        Raises:
+            FileNotFoundError: if a file is not in the cache and cannot be downloaded.
+            ValueError: if a file fails its verification.
+        """
+        if parts := self.meta.get('parts'):
+            found = {m: type(self)[p].read(progress) for m, p in parts.items()}
+            states = {m: part.states[''] for m, part in found.items()}
+            return Checkpoint(str(self), states, self.encoders)
+
+        def read(file: Path) -> Checkpoint:
+            return self.interpret(read_checkpoint(file, str(self)))
+
+        checkpoint: Checkpoint = fetch(self.url, read, progress)
+        other = self.meta.get('attention')
+        state = checkpoint.states.get('', {})
+        if other and not any(k.startswith('da_') for k in state):
+            attention = {
+                k: v
+                for k, v in type(self)[other].read(progress).states[''].items()
+                if k.startswith('da_')
+            }
+            return replace(checkpoint, states={'': {**state, **attention}})
+        return checkpoint
+
+    def interpret(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Name the encoders of a published file and put their channels in order.
+
+        Args:
+            checkpoint: content of the file of this entry.
+
+        Returns:
+            The encoders as :meth:`read` returns them.
+
+        Raises:
+            ValueError: if the file does not hold the encoders of this entry.
+        """
+        encoders = self.encoders
+        expected = [f'backbone_{i + 1}' for i in range(len(encoders))]
+        if len(encoders) == 1:
+            encoders, expected = dict(zip([''], encoders.values(), strict=True)), ['']
+        if sorted(checkpoint.states) != expected:
+            raise ValueError(
+                f'{self}: expected the encoders of {self.meta["modalities"]} under '
+                f'{expected}, found {sorted(checkpoint.states)}'
+            )
+        states = {
+            m: reorder_channels(checkpoint.states[key], e.channel_order, e.bands)
+            for key, (m, e) in zip(expected, encoders.items(), strict=True)
+        }
+        return Checkpoint(checkpoint.name, states, encoders)
+
+    def get_state_dict(self, *args: Any, **kwargs: Any) -> State:
+        """Read the state dictionary of one encoder, as torchvision and TorchGeo do.
+
+        Args:
+            args: see :func:`torch.hub.load_state_dict_from_url`; ignored, because files
+                are always verified, read on the CPU and never unpickled to code.
+            kwargs: ``modality``, the encoder of a joint entry; ``progress``; others are
+                ignored like ``args``.
+
+        Returns:
+            Parameters by their timm names, for ``meta['in_chans']`` channels.
+
+        Raises:
+            FileNotFoundError: if a file is not in the cache and cannot be downloaded.
+            ValueError: if a file fails its verification, or the entry has encoders of
+                several modalities and ``modality`` is none of them.
+        """
+        names, modality = self.meta['modalities'], kwargs.get('modality', '')
+        if modality not in (names if len(names) > 1 else ['', *names]):
+            raise ValueError(
+                f'modality must be one of {names}, the encoders of {self}, '
+                f'got {modality!r}; load all of them with '
+                'torchgeo_decur.models.load_weights, or take an entry of one modality'
+            )
+        key = modality if len(names) > 1 else ''
+        checkpoint = self.read(kwargs.get('progress', True))
+        channels = checkpoint.metadata[key].in_chans
+        return fold_repeated(checkpoint.states[key], channels)
+
+
+def _encoders(name: str) -> dict[str, EncoderMetadata]:
+    """Return the metadata of each encoder of an entry, by modality."""
+    file = PUBLISHED[name]
+    (dataset,) = {
+        dataset
+        for sensor in file.sensors.values()
+        for prefix, dataset in _DATASETS.items()
+        if sensor.startswith(prefix)
+    }
+    indoor = dataset == 'SUN RGB-D'
+    training = {
+        'task': 'DeCUR',
+        'data': dataset,
+        'epochs': 200 if indoor else 100,
+        'weights': name,
+        'licence': LICENCE,
+        'publication': 'https://arxiv.org/abs/2309.05300',
+    }
+    found = {}
+    for m, sensor in file.sensors.items():
+        record = MODALITIES[sensor]
+        encoder = EncoderMetadata.of(m, record.channels, record, training)
+        # Images of three bytes were read as blue, green, red; encoded depth too.
+        order = record.bands[::-1] if m in ('rgb', 'hha') else ()
+        normalize = _SUNRGBD_NORMALIZE if indoor else {}
+        found[m] = replace(
+            encoder, model=file.model, channel_order=order, normalize=normalize
+        )
+    return found
+
 
 def _weights(name: str) -> Weights:
-    file = PUBLISHED[name]
-    sensors = file.sensors
-    only = next(iter(sensors)) if len(sensors) == 1 else ''
-    scales: dict[str, nn.Module] = {m: ScaleToUnit(n) for m, n in sensors.items()}
-    bands = {m: list(MODALITIES[name].bands) for m, name in sensors.items()}
-    # Files of three bytes were read as blue, green, red, those of coded depth too.
-    order = {m: b[::-1] if m in ('rgb', 'hha') else b for m, b in bands.items()}
-    (dataset,) = {
-        text
-        for name in sensors.values()
-        for start, text in _DATASETS.items()
-        if name.startswith(start)
-    }
-    normalize = dict.fromkeys(sensors, _SUNRGBD_NORMALIZE)
-    if dataset == 'SUN RGB-D':
-        scales = {
-            m: nn.Sequential(scale, Normalize(**normalize[m]))
-            for m, scale in scales.items()
-        }
-    channels = {m: len(b) for m, b in bands.items()}
+    file, encoders = PUBLISHED[name], _encoders(name)
+
+    def single_or_all[T](values: dict[str, T]) -> T | dict[str, T]:
+        return next(iter(values.values())) if len(values) == 1 else values
+
+    scales: dict[str, nn.Module] = {}
+    for m, e in encoders.items():
+        scale = ScaleToUnit(file.sensors[m])
+        scales[m] = (
+            nn.Sequential(scale, Normalize(**e.normalize)) if e.normalize else scale
+        )
+    normalize = {m: dict(e.normalize) for m, e in encoders.items() if e.normalize}
+    training = next(iter(encoders.values())).training
     return Weights(
         url=file.url,
-        transforms=scales[only] if only else PerModality(scales),
+        transforms=PerModality(scales)
+        if len(scales) > 1
+        else next(iter(scales.values())),
         meta={
-            'dataset': dataset,
-            'modalities': list(sensors),
-            'sensors': dict(sensors),
-            'in_chans': channels[only] if only else channels,
+            'dataset': training['data'],
+            'modalities': list(encoders),
+            'sensors': dict(file.sensors),
+            'in_chans': single_or_all({m: e.in_chans for m, e in encoders.items()}),
             'model': file.model,
-            'publication': 'https://arxiv.org/abs/2309.05300',
+            'publication': training['publication'],
             'repo': 'https://github.com/zhu-xlab/DeCUR',
             'ssl_method': 'decur',
-            'bands': bands[only] if only else bands,
-            'channel_order': order[only] if only else order,
-            **({'normalize': normalize} if dataset == 'SUN RGB-D' else {}),
-            'licence': LICENCE,
-            'epochs': 200 if dataset == 'SUN RGB-D' else 100,
+            'bands': single_or_all({m: list(e.bands) for m, e in encoders.items()}),
+            'channel_order': single_or_all(
+                {m: list(e.channel_order or e.bands) for m, e in encoders.items()}
+            ),
+            **({'normalize': normalize} if normalize else {}),
+            'licence': training['licence'],
+            'epochs': training['epochs'],
             **({'parts': file.parts} if file.parts else {}),
             **({'attention': file.attention} if file.attention else {}),
         },
@@ -66,7 +240,7 @@ def _weights(name: str) -> Weights:
 
 
 class ResNet50_Weights(DeCURWeights):
-    """ResNet-50. The Sentinel files are those that TorchGeo hosts, with their hash."""
+    """ResNet-50. TorchGeo hosts the two files of single Sentinel modalities."""
 
     SENTINEL1_GRD_DECUR = _weights('ResNet50_Weights.SENTINEL1_GRD_DECUR')
     SENTINEL2_ALL_DECUR = _weights('ResNet50_Weights.SENTINEL2_ALL_DECUR')
@@ -88,7 +262,7 @@ class ResNet50RDA_Weights(DeCURWeights):
 
 
 class ViTSmall16_Weights(DeCURWeights):
-    """Vision transformer, small, patches of 16 pixels."""
+    """Small vision transformer with patches of 16 pixels."""
 
     SENTINEL1_GRD_DECUR = _weights('ViTSmall16_Weights.SENTINEL1_GRD_DECUR')
     SENTINEL2_ALL_DECUR = _weights('ViTSmall16_Weights.SENTINEL2_ALL_DECUR')
@@ -99,7 +273,7 @@ class ViTSmall16_Weights(DeCURWeights):
 
 
 class MiTB2_Weights(DeCURWeights):
-    """Mix transformer B2 of SegFormer, indoor colour and depth."""
+    """Mix transformer B2 of SegFormer, for indoor colour and depth."""
 
     SUNRGBD_RGB_DECUR = _weights('MiTB2_Weights.SUNRGBD_RGB_DECUR')
     SUNRGBD_HHA_DECUR = _weights('MiTB2_Weights.SUNRGBD_HHA_DECUR')
@@ -107,7 +281,7 @@ class MiTB2_Weights(DeCURWeights):
 
 
 class MiTB5_Weights(DeCURWeights):
-    """Mix transformer B5 of SegFormer, indoor colour and depth."""
+    """Mix transformer B5 of SegFormer, for indoor colour and depth."""
 
     SUNRGBD_RGB_DECUR = _weights('MiTB5_Weights.SUNRGBD_RGB_DECUR')
     SUNRGBD_HHA_DECUR = _weights('MiTB5_Weights.SUNRGBD_HHA_DECUR')
@@ -128,7 +302,7 @@ def list_weights() -> list[str]:
     """List the published weights.
 
     Returns:
-        Names for :func:`get_weight`, and wherever weights are asked for.
+        Names for :func:`get_weight` and for every option ``weights``.
 
     Example:
         >>> list_weights()[2]
@@ -138,7 +312,7 @@ def list_weights() -> list[str]:
 
 
 def get_weight(name: str) -> WeightsEnum:
-    """Get weights by name: ours, or TorchGeo's.
+    """Return weights of this package or of TorchGeo by name.
 
     Args:
         name: name such as ``ResNet50_Weights.SENTINEL1_2_DECUR``.
@@ -162,19 +336,19 @@ def get_weight(name: str) -> WeightsEnum:
         close = get_close_matches(name, ours, n=3)
         hint = f'did you mean one of {close}?' if close else 'see list_weights()'
         raise ValueError(
-            f'name must be that of weights, got {name!r}; {hint}'
+            f'name must be the name of weights, got {name!r}; {hint}'
         ) from None
     return found
 
 
 def weights_of_file(file: str | Path) -> DeCURWeights | None:
-    """Recognise a published file by its name, wherever it lies.
+    """Recognise a published file by its name, in any folder.
 
     Args:
         file: path of a file.
 
     Returns:
-        The entry whose file it is, or None.
+        The entry of the file, or None.
 
     Example:
         >>> weights_of_file('downloads/rn50_geonrw_joint_decur_ep100.pth')

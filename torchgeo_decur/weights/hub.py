@@ -1,8 +1,9 @@
-"""Encoders as a folder of the Hugging Face Hub: parameters, config and model card."""
+"""Folders of encoders for the Hugging Face Hub: parameters, config and model card."""
 
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -11,12 +12,11 @@ from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from torch import nn
 
 from ..files import check_writable
-from ..modalities import Modality
-from .formats import plain_state, save_tensors
+from .formats import save_tensors
 from .load import load_weights
+from .metadata import EncoderMetadata
 from .model_card import Encoders, card_text
-
-_RECORD = tuple(Modality.__dataclass_fields__)
+from .state_dicts import plain_state
 
 
 class HubFolder(
@@ -25,13 +25,13 @@ class HubFolder(
     pipeline_tag='image-feature-extraction',
     tags=['earth-observation', 'multimodal', 'self-supervised-learning', 'torchgeo'],
 ):
-    """What makes encoders a folder of the Hub, and encoders of such a folder.
+    """Base of encoders that are read from and written to folders of the Hub.
 
     ``model.safetensors`` has the parameters, ``config.json`` the arguments and
-    ``README.md`` the model card. Writing is ``save_pretrained(folder)``, publishing
-    ``push_to_hub('user/name')``, both of
-    :class:`huggingface_hub.PyTorchModelHubMixin`. A model card that is there already is
-    kept, for people edit it.
+    ``README.md`` the model card. ``save_pretrained(folder)`` writes them and
+    ``push_to_hub('user/name')`` publishes them, as in
+    :class:`huggingface_hub.PyTorchModelHubMixin`. An existing model card is kept, because
+    people edit it.
     """
 
     encoders: nn.ModuleDict
@@ -46,17 +46,17 @@ class HubFolder(
         """Read encoders from a folder that ``save_pretrained`` wrote, or from the Hub.
 
         Args:
-            pretrained_model_name_or_path: path of a folder, read without a network, or
+            pretrained_model_name_or_path: path of a folder, which needs no network, or
                 name of a repository of the Hub, such as 'user/name'.
             options: ``revision``, ``cache_dir``, ``force_download``, ``token`` and
-                ``local_files_only`` for the Hub; ``map_location``, the device.
+                ``local_files_only`` of the Hub; ``map_location``, the device.
 
         Returns:
             The encoders, in evaluation mode.
 
         Raises:
-            FileNotFoundError: if a path is no folder.
-            ValueError: if the folder or repository holds something else.
+            FileNotFoundError: if a path is not a folder.
+            ValueError: if the folder or repository does not hold encoders.
         """
         name = str(pretrained_model_name_or_path)
         if os.path.isdir(name):
@@ -84,16 +84,16 @@ class HubFolder(
         resume_download: object = None,
         **arguments: Any,
     ) -> Self:
-        """Build the encoders of a config, and load their parameters or fail.
+        """Build the encoders of a config, and load all of their parameters.
 
-        Versions of huggingface_hub before 1 hand over two options that later ones lack.
+        Versions of huggingface_hub before 1 pass two more options.
         """
         if not isinstance(arguments.get('modalities'), Mapping):
-            raise ValueError(_other(model_id, 'no modalities in it'))
+            raise ValueError(_not_ours(model_id, 'no modalities in it'))
         if os.path.isdir(model_id):
             file = os.path.join(model_id, SAFETENSORS_SINGLE_FILE)
         else:
-            # Never a pickle, which the mixin would fall back to.
+            # Unlike the mixin, never fall back to a pickle.
             file = hf_hub_download(
                 model_id,
                 SAFETENSORS_SINGLE_FILE,
@@ -108,7 +108,7 @@ class HubFolder(
         return read.to(map_location).eval()  # type: ignore[no-any-return]
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write the parameters, and say what the config is."""
+        """Write the parameters, and set the config that the mixin writes."""
         check_writable(save_directory)
         config = {
             'modalities': self.modalities,
@@ -121,25 +121,22 @@ class HubFolder(
             raise ValueError(
                 f'metadata must be plain values that JSON can hold, got {error}'
             ) from error
-        # What the mixin recorded of the arguments may name files of this machine.
+        # The arguments recorded by the mixin may name files of this machine.
         self._hub_mixin_config = config
-        records = {
-            m: {k: known[k] for k in _RECORD if k in known}
-            for m, known in self.metadata.items()
-            if {'bands', 'kind', 'unit'} <= set(known)
-        }
+        found = {m: EncoderMetadata.from_dict(v) for m, v in self.metadata.items()}
+        records = {m: asdict(e.record) for m, e in found.items() if e.record}
         about = {'model': self.model, 'encoder_modalities': records}
         tensors = plain_state(self.encoders)
         state = {f'encoders.{k}': v for k, v in tensors.items()}
         save_tensors(state, save_directory / SAFETENSORS_SINGLE_FILE, about)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """Write the model card from what is known of the encoders.
+        """Create the model card from the metadata of the encoders.
 
         Args:
             args: not used.
-            kwargs: ``repo_id``, the name of the repository for the example; anything
-                else becomes metadata of the card, such as ``license='mit'``.
+            kwargs: ``repo_id``, the name of the repository in the example; others
+                become metadata of the card, such as ``license='mit'``.
 
         Returns:
             The card.
@@ -154,19 +151,21 @@ class HubFolder(
 
 
 def _check_folder(folder: Path) -> None:
-    """See that a folder is one of ours before anything is built."""
+    """Check that ``save_pretrained`` wrote a folder, before anything is built."""
     for name in (CONFIG_NAME, SAFETENSORS_SINGLE_FILE):
         if not (folder / name).is_file():
-            raise ValueError(_other(folder, f'no {name}'))
+            raise ValueError(_not_ours(folder, f'no {name}'))
     try:
         config = json.loads((folder / CONFIG_NAME).read_text(encoding='utf-8'))
     except ValueError as error:
-        raise ValueError(_other(folder, f'a {CONFIG_NAME} that is no JSON')) from error
+        raise ValueError(
+            _not_ours(folder, f'a {CONFIG_NAME} that is not JSON')
+        ) from error
     if not isinstance(config, dict):
-        raise ValueError(_other(folder, f'a {CONFIG_NAME} without modalities'))
+        raise ValueError(_not_ours(folder, f'a {CONFIG_NAME} without modalities'))
 
 
-def _other(name: str | Path, found: str) -> str:
+def _not_ours(name: str | Path, found: str) -> str:
     return (
         f'{name}: expected a folder or repository that save_pretrained of '
         f'MultimodalEncoder wrote, with {CONFIG_NAME} and {SAFETENSORS_SINGLE_FILE}, '

@@ -1,4 +1,4 @@
-"""Start encoders from weights that were trained elsewhere."""
+"""Load weights into encoders."""
 
 import os
 import warnings
@@ -14,24 +14,32 @@ from torchvision.models import WeightsEnum
 
 from ..modalities import normalize_band
 from .download import fetch
-from .enums import get_weight, weights_of_file
-from .formats import HEADS, Checkpoint, State, read_checkpoint, split_states
-from .published import ENUMS, DeCURWeights, first_convolution, fold_repeated
+from .enums import ENUMS, DeCURWeights, get_weight, weights_of_file
+from .formats import Checkpoint, read_checkpoint
+from .metadata import EncoderMetadata
+from .state_dicts import (
+    HEADS,
+    State,
+    count_channels,
+    first_convolution,
+    fold_repeated,
+    split_states,
+)
 
 type Source = WeightsEnum | str | Path
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What :func:`load_weights` did to one encoder.
+    """Report of :func:`load_weights` on one encoder.
 
     Args:
         weights: name of the weights or the file.
-        loaded: number of parameters and buffers that were set.
-        missing: those of the encoder that the weights do not have.
-        unexpected: those of the weights that the encoder does not have.
-        changes: what was done to the first convolution or to position embeddings, in
-            words.
+        loaded: number of loaded parameters and buffers.
+        missing: parameters of the encoder that the weights lack.
+        unexpected: parameters of the weights that the encoder lacks.
+        changes: descriptions of changes to the first convolution or to position
+            embeddings.
     """
 
     weights: str
@@ -48,38 +56,38 @@ def load_weights(
     bands: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     strict: bool = True,
 ) -> dict[str, LoadReport]:
-    """Load weights into one encoder or several, all of them or an error.
+    """Load weights into one encoder or several; an error changes none of them.
 
-    Reads the weight enums of this package and of TorchGeo and their names; the published
-    files of DeCUR; files that :class:`~torchgeo_decur.callbacks.ExportEncoders` writes;
-    checkpoints of our tasks; plain timm or torchvision state dictionaries; safetensors.
-    Downloads are verified, and nothing but tensors and plain types is ever unpickled.
-    Classifiers and projectors are left out.
+    Weights may be enums of this package and of TorchGeo or their names, published files
+    of DeCUR, files of :class:`~torchgeo_decur.callbacks.ExportEncoders`, checkpoints of
+    our tasks, plain timm or torchvision state dictionaries, or safetensors files.
+    Downloads are verified, and only tensors and plain types are unpickled. Classifiers
+    and projectors are ignored.
 
     With ``bands``, the first convolution is adapted by name: its channels are selected
-    and put in the order of ``bands``, bands that the weights do not know start from
-    zero, those that they alone know are dropped. Position embeddings of vision
+    and put in the order of ``bands``. Bands that the weights lack start from zero, and
+    bands that only the weights have are dropped. Position embeddings of vision
     transformers are interpolated to the grid of the encoder.
 
     Args:
         encoder: a timm model without classifier; several by name of modality, a
             :class:`~torchgeo_decur.models.MultimodalEncoder`, or one of our tasks.
             Changed in place.
-        weights: enum, name of one, or path of a file; with several encoders also one for
-            each.
-        modality: with one encoder, which of the weights of several.
-        bands: names of the bands of the images to come, in order; with several encoders
+        weights: enum, its name, or path of a file; with several encoders also a mapping
             by name of modality.
-        strict: raise if a parameter is missing or unexpected. Otherwise load what fits
-            and warn.
+        modality: with one encoder, its modality in weights of several.
+        bands: names of the bands of future images, in order; with several encoders a
+            mapping by name of modality.
+        strict: raise if a parameter is missing or unexpected. Otherwise load the
+            parameters that fit and warn.
 
     Returns:
-        What was done, by modality (``modality`` with one encoder).
+        Report of each encoder, by modality (``modality`` with one encoder).
 
     Raises:
         FileNotFoundError: if weights are not in the cache and cannot be downloaded.
-        ValueError: if the name is unknown and no file, the file is no checkpoint, does
-            not have the modality, or does not fit the encoder.
+        ValueError: if ``weights`` is neither a known name nor a file, or the file is not
+            a checkpoint, lacks the modality, or does not fit the encoder.
 
     Example:
         >>> import torch
@@ -116,11 +124,11 @@ def load_weights(
         key = f'{type(source)} {source}'
         checkpoint = read[key] = read.get(key) or read_weights(source)
         wanted = names.get(m) if isinstance(bands, Mapping) else bands
-        ready[m] = (target, *prepare(target, checkpoint, m, wanted, strict))
+        ready[m] = (target, *match_parameters(target, checkpoint, m, wanted, strict))
     for m, (target, state, report) in ready.items():
         target.load_state_dict(state, strict=False)
         for change in report.changes:
-            # Lightning would double what importing this package adds to TorchGeo.
+            # Imported here, because Lightning would double the import time of the package.
             from lightning.pytorch.utilities import rank_zero_info
 
             rank_zero_info(f'{report.weights}{f", {m}" if m else ""}: {change}')
@@ -131,15 +139,16 @@ def read_weights(weights: Any) -> Checkpoint:
     """Read the encoders of an enum, of its name or of a file.
 
     Args:
-        weights: enum, name of one, or path of a file.
+        weights: enum, its name, or path of a file.
 
     Returns:
-        The encoders. Published files are recognised by name, and their channels put in
-        the order of the bands.
+        The encoders. Published files are recognised by name, and their channels are put
+        in the order of the bands.
 
     Raises:
         FileNotFoundError: if weights are not in the cache and cannot be downloaded.
-        ValueError: if the name is unknown and no file, or the file is no checkpoint.
+        ValueError: if ``weights`` is neither a known name nor a file, or the file is not
+            a checkpoint.
     """
     if isinstance(weights, str) and not os.path.exists(weights):
         try:
@@ -165,18 +174,22 @@ def read_weights(weights: Any) -> Checkpoint:
 
 
 def _read_foreign(weights: WeightsEnum) -> Checkpoint:
-    """Weights of TorchGeo or torchvision; those that only have a URL are verified."""
+    """Read weights of TorchGeo or torchvision, verified if they only have a URL."""
     name, bands = str(weights), weights.meta.get('bands')
     if type(weights).get_state_dict is WeightsEnum.get_state_dict:
         states = fetch(weights.url, lambda f: read_checkpoint(f, name)).states
     else:
         options = {'progress': True, 'check_hash': True, 'weights_only': True}
         states = split_states(weights.get_state_dict(map_location='cpu', **options))
-    known = dict.fromkeys(states, tuple(bands)) if bands else {}
-    model = weights.meta.get('model')
-    return Checkpoint(
-        name, states, known, dict.fromkeys(states, model) if model else {}
-    )
+    metadata = {
+        m: EncoderMetadata(
+            in_chans=len(bands or ()) or count_channels(state),
+            model=weights.meta.get('model') or '',
+            images={'bands': tuple(bands)} if bands else {},
+        )
+        for m, state in states.items()
+    }
+    return Checkpoint(name, states, metadata)
 
 
 def _encoders(
@@ -184,7 +197,7 @@ def _encoders(
 ) -> dict[str, nn.Module]:
     if isinstance(encoder, Mapping):
         return dict(encoder)
-    # A task of transfer has them in its model, and a MultimodalEncoder in a dictionary.
+    # A transfer task holds encoders in its model, a MultimodalEncoder in a dictionary.
     inside: Any = encoder
     while not isinstance(inside, nn.ModuleDict):
         holders = [x for x in (inside, getattr(inside, 'model', None)) if x is not None]
@@ -198,45 +211,49 @@ def _encoders(
     return {modality: encoder}
 
 
-def prepare(
+def match_parameters(
     encoder: nn.Module,
     checkpoint: Checkpoint,
     modality: str,
     bands: Sequence[str] | None = None,
     strict: bool = True,
 ) -> tuple[State, LoadReport]:
-    """Find the parameters to load into one encoder; nothing is changed yet.
+    """Find the parameters to load into one encoder, without changing it.
 
     Args:
         encoder: a timm model.
-        checkpoint: what a file holds.
-        modality: name of the encoder in it.
+        checkpoint: encoders of a file.
+        modality: name of the encoder in the file.
         bands: names of the bands of the images, in order.
-        strict: as of :func:`load_weights`.
+        strict: see :func:`load_weights`.
 
     Returns:
         Parameters by their names in the encoder, and a report.
 
     Raises:
-        ValueError: if they do not fit.
+        ValueError: if the parameters do not fit.
     """
     held = list(checkpoint.states)
     key = '' if held == [''] else modality
     if key not in held and (modality or len(held) > 1):
         raise ValueError(
             f'{checkpoint.name}: expected an encoder of {modality or "one modality"}, '
-            f'found those of {held}; give modality, or name the modalities alike'
+            f'found encoders of {held}; give modality, or use the same names'
         )
     key = key if key in held else held[0]
     where = f'{checkpoint.name}{f", {modality}" if modality else ""}'
-    expected, known = encoder.state_dict(), checkpoint.bands.get(key)
+    expected = encoder.state_dict()
+    about = checkpoint.metadata.get(key, EncoderMetadata())
+    known = about.bands
     state, changes = _fit_bands(where, checkpoint.states[key], expected, known, bands)
     state, resized = _fit_positions(state, encoder)
     absent = sorted(set(expected) - set(state))
-    kept = [k for k in absent if k in checkpoint.left_out.get(key, ())]
+    kept = [k for k in absent if k in about.left_out]
     missing = [k for k in absent if k not in kept]
     if kept:
-        changes.append(f'{kept[:3]} are not part of a pyramid and keep their start')
+        changes.append(
+            f'{kept[:3]} are not part of a pyramid and keep their initial values'
+        )
     unexpected = sorted(set(state) - set(expected))
     wrong = [k for k in unexpected if not k.startswith(HEADS)]
     shapes = {
@@ -245,12 +262,10 @@ def prepare(
         if expected[k].shape != state[k].shape
     }
     fitting = {k: state[k] for k in expected if k in state and k not in shapes}
-    # Shapes are never passed over: they mean another model, or other bands.
+    # Other shapes are always an error: they mean another model, or other bands.
     if shapes or not fitting or (strict and (missing or wrong)):
         channels = first_convolution(expected) in shapes and known
-        hint = (
-            f', or name the bands of the images (the weights have {list(known or ())})'
-        )
+        hint = f', or name the bands of the images (the weights have {list(known)})'
         untrained = any(k.startswith('da_') for k in missing)
         raise ValueError(
             f'{checkpoint.name}: expected the parameters of the encoder'
@@ -288,10 +303,10 @@ def _fit_bands(
     where: str,
     state: State,
     expected: Mapping[str, Tensor],
-    known: Sequence[str] | None,
+    known: Sequence[str],
     wanted: Sequence[str] | None,
 ) -> tuple[State, list[str]]:
-    """Adapt the first convolution by names of bands, and say what was done."""
+    """Adapt the first convolution by names of bands, and describe the changes."""
     key = first_convolution(expected)
     changes: list[str] = []
     if wanted is not None and (not key or len(wanted) != expected[key].shape[1]):
@@ -303,13 +318,13 @@ def _fit_bands(
     if key not in state or state[key].ndim != 4:
         return state, changes
     channels, own = expected[key].shape[1], state[key].shape[1]
-    if known and len(known) == 1 and own > 1 and channels != own:
+    if len(known) == 1 and own > 1 and channels != own:
         state = fold_repeated(state, 1)
         changes.append(f'summed the {own} equal channels of {known[0]}')
         own = 1
     if wanted is None:
         return state, changes
-    if not known or len(known) != own:
+    if len(known) != own:
         raise ValueError(
             f'{where}: expected weights that name their {own} bands, found '
             f'{list(known) if known else "none"}; they cannot be adapted by name, '
@@ -319,7 +334,7 @@ def _fit_bands(
     targets = [normalize_band(b) for b in wanted]
     if not set(sources) & set(targets):
         raise ValueError(
-            f'{where}: bands must share at least one with those of the weights, '
+            f'{where}: bands must include at least one of the weights, '
             f'{list(known)}, got {list(wanted)}'
         )
     kernel = state[key].new_zeros(
@@ -346,7 +361,7 @@ def _fit_positions(state: State, encoder: Any) -> tuple[State, list[str]]:
     grid = getattr(getattr(encoder, 'patch_embed', None), 'grid_size', None)
     if given is None or own is None or grid is None or given.shape == own.shape:
         return state, []
-    # Those of a class token or registers come first, and have no place.
+    # Embeddings of a class token or registers come first, and have no position.
     prefix = own.shape[1] - grid[0] * grid[1]
     side = isqrt(max(given.shape[1] - prefix, 0)) if given.ndim == 3 else 0
     if not side or side**2 + prefix != given.shape[1]:

@@ -1,109 +1,122 @@
-"""What is known of an encoder, in the words of the files that hold one."""
+"""Metadata stored with an encoder: its model, its images and its training."""
 
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
 from ..modalities import Modality
-from .formats import Checkpoint
-from .published import first_convolution
 
-# What a file of one encoder, or published weights, say themselves.
-_SAID = (
-    *('kind', 'unit', 'mean', 'std', 'nodata', 'wavelengths', 'limits'),
+TRAINING = (
     *('task', 'data', 'hyper_parameters', 'epochs', 'steps'),
     *('weights', 'licence', 'publication'),
 )
+"""Facts of the training of an encoder, by their names in files."""
+_IMAGES = (*(f.name for f in fields(Modality)), 'limits')
 
 
-def encoder_metadata(
-    modality: str, in_chans: int, record: Modality | None
-) -> dict[str, Any]:
-    """Say what images an encoder expects.
+@dataclass(frozen=True)
+class EncoderMetadata:
+    """Metadata of one encoder, the same for every file format and enum.
 
     Args:
         modality: name of the modality.
-        in_chans: number of channels of its images.
-        record: what the modality is, where known.
+        in_chans: number of channels of the images, 0 if unknown.
+        model: name of the timm model, '' if unknown.
+        images: known fields of the :class:`~torchgeo_decur.modalities.Modality` of the
+            images, and ``limits``, the values of each band that map to 0 and 1. Older
+            files may have only some fields.
+        normalize: ``mean`` and ``std`` that standardize the images after scaling, if any.
+        channel_order: bands in the order of the first kernel in the file, if it differs.
+        left_out: parameters that the file lacks because it holds a pyramid.
+        training: facts of the training, by the names in :data:`TRAINING`.
 
-    Returns:
-        Plain values, for :func:`~torchgeo_decur.models.save_encoder`: ``limits`` are the
-        values of each band that map to 0 and 1, None where they are not known or each
-        image has its own.
+    Example:
+        >>> values = {'bands': ['height'], 'kind': 'elevation', 'unit': 'm'}
+        >>> EncoderMetadata.from_dict({'modality': 'dem', **values}).record.unit
+        'm'
     """
-    return {
-        'modality': modality,
-        'in_chans': in_chans,
-        **(asdict(record) if record else {}),
-        'limits': record.limits if record else None,
-    }
 
+    modality: str = 'encoder'
+    in_chans: int = 0
+    model: str = ''
+    images: Mapping[str, Any] = field(default_factory=dict)
+    normalize: Mapping[str, Any] = field(default_factory=dict)
+    channel_order: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
 
-def describe(checkpoint: Checkpoint, modality: str) -> dict[str, Any]:
-    """Gather what a file says of one encoder and of its training.
+    @classmethod
+    def of(
+        cls,
+        modality: str,
+        in_chans: int,
+        record: Modality | None,
+        training: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Describe an encoder that was just trained.
 
-    Args:
-        checkpoint: what a file holds.
-        modality: name of an encoder in it, or how the single one is called.
+        Args:
+            modality: name of the modality.
+            in_chans: number of channels of its images.
+            record: bands, unit and statistics of the modality, if known.
+            training: facts of the training.
 
-    Returns:
-        Plain values as of :func:`encoder_metadata`, and where known ``task``, ``data``,
-        ``hyper_parameters``, ``epochs``, ``steps``, ``licence``, ``publication``,
-        ``weights`` (name of published ones), ``normalize`` (mean and standard deviation
-        that images are standardised with after scaling) and ``left_out``.
-    """
-    said, key = checkpoint.metadata, _key(checkpoint, modality)
-    record = said.get('encoder_modalities', {}).get(modality)
-    known = encoder_metadata(
-        modality,
-        count_channels(checkpoint, modality),
-        Modality.of(record) if record else None,
-    )
-    known |= {k: said[k] for k in _SAID if k in said}
-    known |= said.get('encoder_training', {})
-    normalize = said.get('normalize', {})
-    # Published weights say it by modality.
-    if normalize := normalize if 'mean' in normalize else normalize.get(modality):
-        known['normalize'] = normalize
-    # Lightning counts epochs from 0.
-    if 'epoch' in said:
-        known |= {'epochs': said['epoch'] + 1, 'steps': said.get('global_step', 0)}
-    found = {
-        'bands': checkpoint.bands.get(key),
-        'left_out': checkpoint.left_out.get(key),
-    }
-    return known | {k: list(v) for k, v in found.items() if v}
+        Returns:
+            The metadata.
+        """
+        images = record.to_dict() if record else {}
+        return cls(modality, in_chans, images=images, training=training or {})
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], **known: Any) -> Self:
+        """Read the plain values of :meth:`to_dict`, or some of them.
 
-def count_channels(checkpoint: Checkpoint, modality: str) -> int:
-    """Count the channels of the images of an encoder.
+        Args:
+            values: plain values by name; unknown names are ignored.
+            known: fields that take precedence.
 
-    Args:
-        checkpoint: what a file holds.
-        modality: name of an encoder in it, or how the single one is called.
+        Returns:
+            The metadata.
+        """
+        found = {
+            'images': {k: values[k] for k in _IMAGES if k in values},
+            'normalize': values.get('normalize') or {},
+            'left_out': tuple(values.get('left_out', ())),
+            'training': {k: values[k] for k in TRAINING if k in values},
+        }
+        found |= {k: values[k] for k in ('modality', 'in_chans') if k in values}
+        return cls(**{**found, **known})
 
-    Returns:
-        Number of its bands where the file names them, else that of the first kernel, 0
-        without one.
-    """
-    key = _key(checkpoint, modality)
-    state = checkpoint.states[key]
-    kernel = state.get(first_convolution(state))
-    inputs = 0 if kernel is None else kernel.shape[1]
-    return len(checkpoint.bands.get(key, ())) or inputs
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain values that exported files hold.
 
+        Returns:
+            ``modality``, ``in_chans`` and ``limits`` (None if unknown or if each image
+            has its own), the fields of the modality and the facts of the training by
+            name, and ``normalize`` and ``left_out`` if there are any. The model has an
+            entry of its own in every file.
+        """
+        record = self.record
+        images = {**self.images, **(record.to_dict() if record else {})}
+        images['limits'] = self.images.get('limits') or images.get('limits')
+        if self.bands:
+            images['bands'] = list(self.bands)
+        plain = {'modality': self.modality, 'in_chans': self.in_chans, **images}
+        plain |= self.training
+        if self.normalize:
+            plain['normalize'] = dict(self.normalize)
+        if self.left_out:
+            plain['left_out'] = list(self.left_out)
+        return plain
 
-def label(checkpoint: Checkpoint, modality: str) -> str:
-    """Name an encoder of a file for people and for other files.
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands, in the order of the channels; empty if unknown."""
+        return tuple(self.images.get('bands') or ())
 
-    Args:
-        checkpoint: what a file holds.
-        modality: name of an encoder in it, '' for a single one.
-
-    Returns:
-        The modality, 'encoder' where nobody said it.
-    """
-    return modality or str(checkpoint.metadata.get('modality', 'encoder'))
-
-
-def _key(checkpoint: Checkpoint, modality: str) -> str:
-    return modality if modality in checkpoint.states else ''
+    @property
+    def record(self) -> Modality | None:
+        """Modality of the images, or None if bands, kind or unit is unknown."""
+        if {'bands', 'kind', 'unit'} <= self.images.keys():
+            return Modality.of(self.images)
+        return None

@@ -1,11 +1,11 @@
-"""The model card of encoders, from what is known of them."""
+"""Model card of encoders, from their metadata."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import yaml
 
-# By the name of the task.
+# Paper to cite, by the name of the task.
 _PAPERS = {
     'DeCUR': 'Y. Wang et al., *Decoupling Common and Unique Representations for '
     'Multimodal Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300',
@@ -23,7 +23,7 @@ _PAPERS = {
     'CLIP': 'A. Radford et al., *Learning Transferable Visual Models From Natural '
     'Language Supervision*, ICML 2021, https://arxiv.org/abs/2103.00020',
 }
-# Facts of the training that become rows, and how they are called there.
+# Rows of the table of the training, by the name in the metadata.
 _ROWS = {
     'task': 'objective',
     'data': 'data',
@@ -35,7 +35,7 @@ _ROWS = {
 
 
 class Encoders(Protocol):
-    """What a card tells of."""
+    """Encoders that a card describes."""
 
     modalities: dict[str, int]
     model: dict[str, str]
@@ -52,8 +52,8 @@ def card_text(encoders: Encoders, data: Mapping[str, Any], repo_id: str) -> str:
 
     Args:
         encoders: the encoders.
-        data: metadata of the card, as the Hub names them.
-        repo_id: name of the repository, for the example.
+        data: metadata of the card, by the Hub's names.
+        repo_id: name of the repository in the example.
 
     Returns:
         Markdown with a YAML header.
@@ -76,9 +76,7 @@ def card_text(encoders: Encoders, data: Mapping[str, Any], repo_id: str) -> str:
         '## Training',
         _training(known),
         '## Licence',
-        str(
-            data.get('license', 'Not stated: whoever publishes these encoders adds it.')
-        ),
+        str(data.get('license', 'Not stated; please add it before publishing.')),
         '## Citation',
         '\n\n'.join(_PAPERS[t] for t in tasks if t in _PAPERS)
         or 'Please cite the paper of the objective.',
@@ -109,9 +107,7 @@ def _example(modality: str, channels: int, repo_id: str) -> str:
 def _images(known: Mapping[str, Any]) -> str:
     bands = known.get('bands')
     if not bands:
-        return (
-            'Bands, unit and scale were not recorded: whoever publishes them adds it.'
-        )
+        return 'Bands, unit and scale were not recorded; please add them before publishing.'
     unit, limits = known.get('unit'), known.get('limits')
     where = f'in {unit}' if unit else 'in a unit that was not recorded'
     text = f'{len(bands)} bands {where}: {", ".join(map(str, bands))}.'
@@ -141,5 +137,5 @@ def _training(known: Mapping[str, Mapping[str, Any]]) -> str:
         if any(values):
             rows.append(f'| {name} | {" | ".join(values)} |')
     if len(rows) == 2:
-        return 'Not recorded: whoever publishes these encoders adds it.'
+        return 'Not recorded; please add it before publishing.'
     return '\n'.join(rows)

@@ -1,4 +1,4 @@
-"""One feature pyramid per modality, started from the same files as the encoders."""
+"""One feature pyramid per modality, with the weights of encoders."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -8,25 +8,25 @@ from timm.models import FeatureListNet
 from torch import Tensor, nn
 
 from ...modalities import per_modality
-from ...weights.formats import normalize_key
+from ...weights.state_dicts import normalize_key
 from ..encoder import MultimodalEncoder, Weights, create_encoder
 
 
 class MultimodalPyramid(nn.Module):
-    """The encoders of :class:`~torchgeo_decur.models.MultimodalEncoder`, giving the maps of every stage.
+    """The encoders of :class:`~torchgeo_decur.models.MultimodalEncoder`, with the maps of every stage.
 
-    Each is timm's ``features_only`` version of the model. That version renames the
-    parameters of some families (``stages.0`` becomes ``stages_0``, or all get a prefix
-    ``model.``) and leaves out what only the pooled features need; a ResNet keeps every
-    name. So the whole encoder is built and loaded first, and its parameters are copied
-    by their place: any file that starts an encoder starts its pyramid.
+    Each is timm's ``features_only`` version of the model. That version renames parameters
+    of some families: ``stages.0`` becomes ``stages_0``, or all names get the prefix
+    ``model.``. It also lacks layers that only pooled features need. The whole encoder is
+    therefore built and loaded first, and its parameters are copied by normalized name, so
+    any weights of an encoder also fit its pyramid.
 
     Args:
         modalities: number of channels of each modality, by name.
         model: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        output_stride: stride of the last level; 16 dilates the last stage, for models
-            that timm can dilate.
+        weights: initial weights of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        output_stride: stride of the last level; 16 dilates the last stage, if timm can
+            dilate the model.
         bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Attributes:
@@ -91,13 +91,13 @@ class MultimodalPyramid(nn.Module):
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
 
         Returns:
-            The levels of each modality given, finest first, shape (B, C', h, w).
+            The levels of each given modality, finest first, shape (B, C', h, w).
         """
         return {m: self._levels(m, x) for m, x in images.items()}
 
     def _levels(self, modality: str, x: Tensor) -> list[Tensor]:
         levels = cast(list[Tensor], self.encoders[modality](x))
-        # Swin and its kin put channels last.
+        # Swin and similar models put channels last.
         return [
             level if level.shape[1] == channels else level.permute(0, 3, 1, 2)
             for level, channels in zip(levels, self.channels[modality], strict=True)
@@ -105,15 +105,15 @@ class MultimodalPyramid(nn.Module):
 
 
 class StagedPyramid(MultimodalPyramid):
-    """A pyramid that is run stage by stage, so that modalities can meet in between.
+    """A pyramid that runs stage by stage, so that modalities can interact in between.
 
-    Its levels have strides 4, 8, 16 and 32; what a model computes before belongs to the
-    first stage.
+    Its levels have strides 4, 8, 16 and 32; earlier layers of a model belong to the first
+    stage.
 
     Args:
         modalities: number of channels of each modality, by name.
         model: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        weights: initial weights of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Raises:
@@ -139,13 +139,13 @@ class StagedPyramid(MultimodalPyramid):
         super().__init__(modalities, model, weights, bands=bands)
         self._stages: dict[str, list[list[str]]] = {}
         for m, encoder in self.encoders.items():
-            # Swin and its kin put channels last, others are no chain of modules.
+            # Swin and similar models put channels last; others are no chain of modules.
             if not isinstance(encoder, FeatureListNet) or encoder.output_fmt != 'NCHW':
                 raise ValueError(
                     'model must have stages that can be run one by one, such as those '
                     f'of mit_b2 or resnet50, got {self.model[m]!r} for {m}'
                 )
-            # Modules that end a level, in order, among those that are run.
+            # Cut the chain of modules after each module that ends a level.
             ends = zip(encoder.return_layers, self.strides, strict=True)
             names = list(encoder)
             cuts = [0, *(names.index(end) + 1 for end, s in ends if s > 2)]
@@ -160,8 +160,7 @@ class StagedPyramid(MultimodalPyramid):
         Args:
             modality: name of the modality.
             index: number of the stage, from 0.
-            x: the images for stage 0, else what follows from the stage before, shape
-                (B, C, H, W).
+            x: images for stage 0, otherwise the level before, shape (B, C, H, W).
 
         Returns:
             The level of this stage, shape (B, C', h, w).
@@ -172,24 +171,24 @@ class StagedPyramid(MultimodalPyramid):
         return x
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
-        """Compute the first level, which each modality has on its own.
+        """Compute the first level, which does not depend on other modalities.
 
         Args:
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
 
         Returns:
-            The level of stride 4 of each modality given, shape (B, C', h, w).
+            The level of stride 4 of each given modality, shape (B, C', h, w).
         """
         return {m: [self.stage(m, 0, x)] for m, x in images.items()}
 
 
 def _copy(source: nn.Module, target: nn.Module) -> None:
-    """Copy parameters and buffers between two namings of one model."""
+    """Copy parameters and buffers between two versions of a model by normalized name."""
     state = {normalize_key(k): v for k, v in source.state_dict().items()}
     wanted = target.state_dict()
     lacking = sorted(k for k in wanted if normalize_key(k) not in state)
     if lacking:
         raise ValueError(
-            f'pyramid must have only parameters of its encoder, got also {lacking[:3]}'
+            f'pyramid must only have parameters of its encoder, got also {lacking[:3]}'
         )
     target.load_state_dict({k: state[normalize_key(k)] for k in wanted})

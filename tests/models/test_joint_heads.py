@@ -70,7 +70,7 @@ class TestTransformer:
         assert not torch.allclose(fusion({'a': x}), fusion({'b': x}))
 
     @pytest.mark.parametrize('training', [True, False])
-    def test_absent_sample_equals_tokens_left_out(self, training: bool) -> None:
+    def test_an_absent_sample_equals_omitted_tokens(self, training: bool) -> None:
         fusion, x = self.fusion().train(training), tokens()
         there = torch.tensor([True, False, True])
         found = fusion(
@@ -93,7 +93,7 @@ class TestTransformer:
         assert not [n for n, p in fusion.named_parameters() if p.grad is None]
 
     @pytest.mark.parametrize('given', [{}, {'rgb': torch.zeros(1, 1, 8)}])
-    def test_unknown_modalities(self, given: dict[str, Tensor]) -> None:
+    def test_rejects_unknown_modalities(self, given: dict[str, Tensor]) -> None:
         with pytest.raises(ValueError, match=r"tokens must be of some of \['s1'"):
             self.fusion()(given)
 
@@ -103,14 +103,14 @@ class TestTokens:
         ('model', 'number'),
         [('test_resnet', 4), ('test_vit', 17), ('test_convnext', 4)],
     )
-    def test_families(self, model: str, number: int) -> None:
+    def test_converts_maps_of_any_family(self, model: str, number: int) -> None:
         encoder = MultimodalEncoder({'s1': 2}, model).eval()
         x = {'s1': torch.rand(2, 2, 64, 64)}
         features, found = encoder.tokens(x)
         assert found['s1'].shape == (2, number, encoder.num_channels['s1'])
         torch.testing.assert_close(features['s1'], encoder(x)['s1'])
 
-    def test_channels_last(self) -> None:
+    def test_converts_channels_last_maps(self) -> None:
         encoder: Any = nn.Identity()
         encoder.output_fmt = 'NHWC'
         x = torch.rand(2, 3, 4, 8)
@@ -123,14 +123,14 @@ class TestTokens:
     @pytest.mark.parametrize(
         ('maps', 'got'), [(torch.rand(2, 8), r'\(2, 8\)'), ([torch.rand(2)], 'list')]
     )
-    def test_neither_map_nor_tokens(self, maps: Any, got: str) -> None:
+    def test_rejects_other_tensors(self, maps: Any, got: str) -> None:
         with pytest.raises(ValueError, match=f'tokens, got {got} of Identity'):
             to_tokens(nn.Identity(), maps)
 
 
 class TestClassifier:
     @pytest.mark.parametrize('index', [0, 1])
-    def test_samples_that_lack_a_modality(self, index: int) -> None:
+    def test_samples_may_lack_a_modality(self, index: int) -> None:
         model, x = classifier(heads()[index]).eval(), images()
         there = torch.tensor([True, False, True])
         broken = {
@@ -157,14 +157,14 @@ class TestClassifier:
         assert learned == {'head.weight', 'head.bias'}
         assert not model.fusion.training and model.training
 
-    def test_dropout_leaves_one(self) -> None:
+    def test_dropout_keeps_at_least_one(self) -> None:
         model = classifier(heads()[0], modality_dropout=0.9).train()
         features = model.encode(images(64))
         there = torch.stack([levels[-1][:, 0] for levels in features.values()])
         assert (there.sum(0) >= 1).all() and there.mean() < 0.6
         assert model.decode(features).isfinite().all()
 
-    def test_some_of_the_modalities_of_the_head(self) -> None:
+    def test_accepts_some_modalities_of_the_head(self) -> None:
         for head in heads():
             model = FusionHeadClassifier({'s2': 13}, head, 'test_resnet')
             assert model({'s2': images()['s2']}).shape == (3, 19)
@@ -177,7 +177,7 @@ class TestClassifier:
             ({'s1': 1}, 'test_resnet'),
         ],
     )
-    def test_head_of_other_encoders(
+    def test_rejects_a_head_of_other_encoders(
         self, modalities: dict[str, int], model: str
     ) -> None:
         with pytest.raises(ValueError, match='fusion must be a head of the same'):
@@ -185,7 +185,7 @@ class TestClassifier:
 
 
 class TestFiles:
-    def test_round_trip(self, tmp_path: Path) -> None:
+    def test_loads_what_is_saved(self, tmp_path: Path) -> None:
         for head in heads():
             about = {'fusion': head.description}
             (file,) = save_encoder(head, tmp_path / 'f', '', about, ['safetensors'])
@@ -194,7 +194,7 @@ class TestFiles:
             state = loaded.state_dict()
             assert all(v.equal(state[k]) for k, v in head.state_dict().items())
 
-    def test_a_file_with_old_names_loads(self, tmp_path: Path) -> None:
+    def test_loads_a_file_with_old_names(self, tmp_path: Path) -> None:
         old = {'embed_dim': 'width', 'num_heads': 'heads'}
         for head in heads():
             said = {old.get(k, k): v for k, v in head.description.items()}
@@ -204,7 +204,7 @@ class TestFiles:
             # Warnings are errors: a file cannot be changed by whoever loads it.
             assert load_fusion_head(file).description == head.description
 
-    def test_errors(self, tmp_path: Path) -> None:
+    def test_rejects_other_files(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match="must be 'concatenate' or a file"):
             load_fusion_head('mean')
         (tmp_path / 'text').write_text('text')

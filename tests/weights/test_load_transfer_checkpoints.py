@@ -115,7 +115,7 @@ def test_starts_another_transfer(
         assert all(actual[k].equal(expected[k]) for k in common)
 
 
-def test_says_its_bands(case: tuple[str, str, Task, Path]) -> None:
+def test_names_its_bands(case: tuple[str, str, Task, Path]) -> None:
     _, model, task, file = case
     encoder = MultimodalEncoder({'s2': 2}, model, str(file), {'s2': ['B8', 'B2']})
     kernel = next(p for p in encoder.parameters() if p.ndim == 4)
@@ -123,7 +123,7 @@ def test_says_its_bands(case: tuple[str, str, Task, Path]) -> None:
     assert kernel.equal(old[:, [3, 0]])
 
 
-def test_export_and_convert(
+def test_exports_and_converts(
     case: tuple[str, str, Task, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -140,15 +140,15 @@ def test_export_and_convert(
     ]
     for name in (tmp_path / 'encoders' / 's2.safetensors', written[-1]):
         read = read_checkpoint(name)
-        assert read.model[''] == model
-        assert read.bands[''] == tuple(BANDS['s2'])
+        assert read.metadata[''].model == model
+        assert read.metadata[''].bands == tuple(BANDS['s2'])
         encoder = MultimodalEncoder({'s2': 4}, model, str(name))
         actual = by_place(encoder.encoders['s2'])
         expected = by_place(task.model.encoders.encoders['s2'])
         assert all(actual[k].equal(v) for k, v in expected.items())
 
 
-def test_a_pyramid_of_another_model(tmp_path: Path) -> None:
+def test_rejects_a_pyramid_of_another_model(tmp_path: Path) -> None:
     file = save(segmentation(backbone=CONVNEXT), tmp_path)
     with pytest.raises(ValueError, match='found another model'):
         load_weights(MultimodalEncoder(MODALITIES, 'test_convnext2'), file)

@@ -56,7 +56,7 @@ Publish = Callable[[Any, Any], Path]
 
 
 class TestEntries:
-    def test_every_published_file_has_one(self) -> None:
+    def test_every_published_file_has_an_entry(self) -> None:
         files = {entry.url.rpartition('/')[2] for entry in ENTRIES}
         assert len(files) == len(ENTRIES) == 24
         for backbone in ('rn50_rda', 'vits16'):
@@ -70,7 +70,7 @@ class TestEntries:
                 assert f'{backbone}_sunrgbd_{part}_decur_ep200.pth' in files
 
     @pytest.mark.parametrize('name', ['SENTINEL1_GRD_DECUR', 'SENTINEL2_ALL_DECUR'])
-    def test_files_that_torchgeo_hosts(self, name: str) -> None:
+    def test_agrees_with_entries_of_torchgeo(self, name: str) -> None:
         theirs = torchgeo.models.ResNet50_Weights[name]
         ours = ResNet50_Weights[name]
         assert ours.url == theirs.url
@@ -80,7 +80,7 @@ class TestEntries:
         assert ours.meta['bands'] == bands
 
     @pytest.mark.parametrize('entry', ENTRIES, ids=str)
-    def test_meta(self, entry: Any) -> None:
+    def test_meta_is_consistent(self, entry: Any) -> None:
         meta = entry.meta
         assert meta['licence'] == 'Apache-2.0'
         assert meta['ssl_method'] == 'decur'
@@ -93,14 +93,14 @@ class TestEntries:
             assert len(bands) == channels
         assert entry.urls == [entry.url] or entry is ResNet50_Weights.SENTINEL1_2_DECUR
 
-    def test_colours_are_stored_in_another_order(self) -> None:
+    def test_names_the_order_of_colours_in_the_file(self) -> None:
         meta = MiTB2_Weights.SUNRGBD_RGB_HHA_DECUR.meta
         assert meta['channel_order']['rgb'] == ['B', 'G', 'R']
         assert meta['bands']['rgb'] == ['R', 'G', 'B']
         assert meta['channel_order']['hha'] == ['angle', 'height', 'disparity']
         assert meta['bands']['hha'] == ['disparity', 'height', 'angle']
 
-    def test_transforms_are_the_scale_of_the_pretraining(self) -> None:
+    def test_transforms_scale_as_in_pretraining(self) -> None:
         x = torch.rand(2, 2, 8, 8) * -30
         batch = {'image_s1': x, 'image_s2': torch.rand(2, 13, 8, 8) * 4000, 'label': 3}
         scaled = ResNet50_Weights.SENTINEL1_2_DECUR.transforms(batch)
@@ -111,7 +111,7 @@ class TestEntries:
         assert single.equal(scaled['image_s1'])
 
     @pytest.mark.parametrize('entry', ENTRIES, ids=str)
-    def test_a_pixel_meets_the_weights_as_in_the_pretraining(self, entry: Any) -> None:
+    def test_pixels_meet_the_weights_as_in_pretraining(self, entry: Any) -> None:
         """The published loaders, written down: pixel of the file, first convolution."""
         names = entry.meta['modalities']
         pixels = {m: _PIXELS[entry.meta['sensors'][m]] for m in names}
@@ -128,7 +128,7 @@ class TestEntries:
 
 
 class TestNames:
-    def test_list(self) -> None:
+    def test_lists_names_of_all_entries(self) -> None:
         names = list_weights()
         assert len(names) == len(set(names)) == 24
         assert all(str(get_weight(name)) == name for name in names)
@@ -160,14 +160,14 @@ class TestNames:
         register()
         assert torchgeo.models.list_models() == before
 
-    def test_a_torchgeo_that_keeps_no_dictionary(
+    def test_logs_a_torchgeo_without_dictionaries(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr(api, '_model_weights', None)
         register()
         assert 'cannot be registered with this version' in caplog.text
 
-    def test_unknown(self) -> None:
+    def test_suggests_names_for_an_unknown_one(self) -> None:
         message = (
             r"got 'ResNet50_Weights.GEONRW_DECUR'; did you mean .*GEONRW_RGB_DECUR"
         )
@@ -177,12 +177,12 @@ class TestNames:
             get_weight('#')
 
     @pytest.mark.parametrize('entry', ENTRIES, ids=str)
-    def test_a_file_is_known_by_its_name(self, entry: Any) -> None:
+    def test_recognises_a_file_by_its_name(self, entry: Any) -> None:
         name = entry.url.rpartition('/')[2]
         assert weights_of_file(Path('x') / name) is entry
         assert weights_of_file(f'my_{name}') is None
 
-    def test_a_hash_in_the_name_does_not_matter(self) -> None:
+    def test_ignores_a_hash_in_the_name(self) -> None:
         found = weights_of_file('rn50_ssl4eo-s12_ms_decur_ep100.pth')
         assert found is ResNet50_Weights.SENTINEL2_ALL_DECUR
 
@@ -200,7 +200,7 @@ class TestResNet50:
         publish(ResNet50_Weights.SENTINEL2_ALL_DECUR, states['s2'])
         return states
 
-    def test_joint(self, states: dict[str, State], cache: Path) -> None:
+    def test_loads_joint_weights(self, states: dict[str, State], cache: Path) -> None:
         encoder = MultimodalEncoder(
             {'s1': 2, 's2': 13}, weights=ResNet50_Weights.SENTINEL1_2_DECUR
         ).eval()

@@ -11,22 +11,22 @@ from safetensors import safe_open
 
 from torchgeo_decur.modalities import MODALITIES
 from torchgeo_decur.models import MultimodalEncoder, load_weights
-from torchgeo_decur.weights.metadata import encoder_metadata
+from torchgeo_decur.weights.metadata import EncoderMetadata
 
 MODALITIES_OF = {'s1': 2, 's2': 13}
 
 
 def encoders() -> MultimodalEncoder:
     torch.manual_seed(0)
-    metadata = {
-        's1': encoder_metadata('s1', 2, MODALITIES['sentinel1_grd']),
-        's2': encoder_metadata('s2', 13, MODALITIES['sentinel2_l1c']),
-    }
     training = {'task': 'DeCUR', 'data': 'SyntheticEODataModule', 'epochs': 6}
+    metadata = {
+        's1': EncoderMetadata.of('s1', 2, MODALITIES['sentinel1_grd'], training),
+        's2': EncoderMetadata.of('s2', 13, MODALITIES['sentinel2_l1c'], training),
+    }
     return MultimodalEncoder(
         MODALITIES_OF,
         {'s1': 'test_resnet', 's2': 'test_vit'},
-        metadata={m: {**known, **training} for m, known in metadata.items()},
+        metadata={m: known.to_dict() for m, known in metadata.items()},
     ).eval()
 
 
@@ -44,7 +44,7 @@ def equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     )
 
 
-def test_round_trip(folder: Path) -> None:
+def test_reads_what_it_writes(folder: Path) -> None:
     assert sorted(p.name for p in folder.iterdir()) == [
         'README.md',
         'config.json',
@@ -63,7 +63,7 @@ def test_round_trip(folder: Path) -> None:
     assert equal(MultimodalEncoder.from_pretrained(again), read)
 
 
-def test_options_of_older_versions_of_the_hub_are_no_arguments(folder: Path) -> None:
+def test_ignores_options_of_older_versions_of_the_hub(folder: Path) -> None:
     # As its mixin calls before version 1.
     read = MultimodalEncoder._from_pretrained(
         model_id=str(folder),
@@ -94,7 +94,7 @@ def test_config_names_no_file_of_this_machine(tmp_path: Path) -> None:
     assert equal(MultimodalEncoder.from_pretrained(str(tmp_path / 'hub')), start)
 
 
-def test_parameters_are_weights_of_everything_else(folder: Path) -> None:
+def test_parameters_start_other_encoders(folder: Path) -> None:
     file = folder / 'model.safetensors'
     with safe_open(file, framework='pt') as opened:
         assert json.loads(opened.metadata()['model'])['s2'] == 'test_vit'
@@ -107,7 +107,7 @@ def test_parameters_are_weights_of_everything_else(folder: Path) -> None:
     assert list(built.encoders) == ['s1'] and built.metadata['s1']['unit'] == 'dB'
 
 
-def test_model_card(folder: Path) -> None:
+def test_card_describes_the_encoders(folder: Path) -> None:
     _, header, text = (folder / 'README.md').read_text().split('---\n', 2)
     data = yaml.safe_load(header)
     assert data['library_name'] == 'torchgeo-decur' and 'license' not in data
@@ -119,7 +119,7 @@ def test_model_card(folder: Path) -> None:
     assert 'https://arxiv.org/abs/2309.05300' in text
 
 
-def test_the_example_of_the_card_runs(folder: Path) -> None:
+def test_example_of_the_card_runs(folder: Path) -> None:
     code = re.search(r'```python\n(.*?)```', (folder / 'README.md').read_text(), re.S)
     assert code is not None
     found: dict[str, Any] = {}
@@ -127,8 +127,8 @@ def test_the_example_of_the_card_runs(folder: Path) -> None:
     assert {m: tuple(h.shape) for m, h in found['features'].items()} == {'s2': (4, 64)}
 
 
-def test_a_card_of_unknown_encoders_and_of_elevation(tmp_path: Path) -> None:
-    known = encoder_metadata('dem', 1, MODALITIES['geonrw_dem'])
+def test_card_describes_unknown_encoders_and_elevation(tmp_path: Path) -> None:
+    known = EncoderMetadata.of('dem', 1, MODALITIES['geonrw_dem']).to_dict()
     normalize = {'mean': [0.5], 'std': [0.2]}
     plain = MultimodalEncoder(
         {'dem': 1, 'x': 3},
@@ -144,13 +144,13 @@ def test_a_card_of_unknown_encoders_and_of_elevation(tmp_path: Path) -> None:
     assert 'standardised with mean [0.5] and standard deviation [0.2]' in text
 
 
-def test_a_card_that_is_there_is_kept(tmp_path: Path) -> None:
+def test_keeps_an_existing_card(tmp_path: Path) -> None:
     (tmp_path / 'README.md').write_text('edited')
     MultimodalEncoder({'s1': 2}, 'test_resnet').save_pretrained(tmp_path)
     assert (tmp_path / 'README.md').read_text() == 'edited'
 
 
-def test_push_to_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pushes_to_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: dict[str, Any] = {}
 
     class Repository:
@@ -167,7 +167,7 @@ def test_push_to_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sent['files'] == ['README.md', 'config.json', 'model.safetensors']
 
 
-def test_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def download(repo_id: str, filename: str, **options: Any) -> str:
@@ -193,7 +193,7 @@ def test_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({'model.safetensors': None}, r'found no model\.safetensors'),
         ({'config.json': '{"model_type": "bert"}'}, r'found no modalities in it'),
         ({'config.json': '["a"]'}, r'found a config\.json without modalities'),
-        ({'config.json': '{'}, r'found a config\.json that is no JSON'),
+        ({'config.json': '{'}, r'found a config\.json that is not JSON'),
         (
             {'config.json': '{"modalities": {"s1": 3}, "model": "test_resnet"}'},
             r'expected the parameters of the encoder of s1, found another model',
@@ -201,7 +201,7 @@ def test_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({'model.safetensors': 'no'}, r'cannot be read as one'),
     ],
 )
-def test_a_folder_of_something_else(
+def test_rejects_another_folder(
     folder: Path, tmp_path: Path, change: dict[str, str | None], message: str
 ) -> None:
     for file in folder.iterdir():
@@ -215,7 +215,7 @@ def test_a_folder_of_something_else(
 
 
 @pytest.mark.parametrize('name', ['nowhere', 'file.pt'])
-def test_no_folder(tmp_path: Path, name: str) -> None:
+def test_rejects_a_missing_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / 'file.pt').write_text('')
     with pytest.raises(
         FileNotFoundError, match=r'must be a folder that save_pretrained'
@@ -223,7 +223,7 @@ def test_no_folder(tmp_path: Path, name: str) -> None:
         MultimodalEncoder.from_pretrained(tmp_path / name)
 
 
-def test_metadata_that_json_cannot_hold(tmp_path: Path) -> None:
+def test_rejects_metadata_that_json_cannot_hold(tmp_path: Path) -> None:
     encoder = MultimodalEncoder({'s1': 2}, 'test_resnet', metadata={'s1': {'a': {1}}})
     with pytest.raises(
         ValueError, match=r'plain values that JSON can hold, got .* set'

@@ -65,7 +65,7 @@ class TestBands:
             ),
         ],
     )
-    def test_by_name(
+    def test_adapts_by_name(
         self,
         file: Path,
         bands: list[str],
@@ -88,7 +88,7 @@ class TestBands:
             assert said in caplog.text
         assert report.loaded == len(encoder.state_dict())
 
-    def test_features_are_those_of_the_bands(self, file: Path) -> None:
+    def test_adapted_encoder_gives_the_features_of_the_bands(self, file: Path) -> None:
         first, second = create_encoder(SMALL, 4).eval(), create_encoder(SMALL, 4).eval()
         load_weights(first, file)
         load_weights(second, file, bands=['B8A', 'B4', 'B3', 'B2'])
@@ -96,7 +96,7 @@ class TestBands:
         with torch.no_grad():
             torch.testing.assert_close(first(x), second(x.flip(1)))
 
-    def test_the_others_stay_as_they_are(self, file: Path) -> None:
+    def test_keeps_other_parameters(self, file: Path) -> None:
         encoder = create_encoder(SMALL, 2)
         load_weights(encoder, file, bands=['B3', 'B4'])
         state = random_state(channels=4)
@@ -109,17 +109,17 @@ class TestBands:
         ('channels', 'bands', 'message'),
         [
             (4, ['B2'], r"bands must name the 4 channels of the encoder, got \['B2'\]"),
-            (2, ['VV', 'VH'], r'must share at least one .*, got \['),
+            (2, ['VV', 'VH'], r'must include at least one of the weights, .*, got \['),
             (3, None, r"name the bands of the images \(the weights have \['B2', 'B3'"),
         ],
     )
-    def test_errors(
+    def test_rejects_invalid_bands(
         self, file: Path, channels: int, bands: list[str] | None, message: str
     ) -> None:
         with pytest.raises(ValueError, match=message):
             load_weights(create_encoder(SMALL, channels), file, bands=bands)
 
-    def test_weights_without_names(self, tmp_path: Path) -> None:
+    def test_rejects_weights_without_names(self, tmp_path: Path) -> None:
         torch.save(random_state(channels=4), tmp_path / 'x.pt')
         message = r'expected weights that name their 4 bands, found none; they cannot'
         with pytest.raises(ValueError, match=message):
@@ -158,7 +158,9 @@ class TestBandsOfAModel:
         ],
         ids=['encoder', 'pyramid', 'classification', 'segmentation'],
     )
-    def test_first_convolution(self, file: Path, build: Callable[..., Any]) -> None:
+    def test_adapts_the_first_convolution(
+        self, file: Path, build: Callable[..., Any]
+    ) -> None:
         made = build(
             modalities={'s1': 2, 's2': 4},
             weights={'s2': str(file)},
@@ -174,7 +176,9 @@ class TestBandsOfAModel:
         ('bands', 'found'),
         [({'s2': ['B2']}, r"\['B2'\] for s2"), ({'s3': ['B2']}, r"\['B2'\] for s3")],
     )
-    def test_errors(self, bands: dict[str, list[str]], found: str) -> None:
+    def test_rejects_invalid_bands(
+        self, bands: dict[str, list[str]], found: str
+    ) -> None:
         message = rf'bands must name the channels of modalities, .* got {found}'
         with pytest.raises(ValueError, match=message):
             MultimodalEncoder({'s2': 4}, 'test_resnet', bands=bands)
@@ -198,23 +202,23 @@ class TestSeveral:
         torch.save(content, tmp_path / 'last.ckpt')
         return tmp_path / 'last.ckpt'
 
-    def test_checkpoint_of_a_task(self, file: Path) -> None:
+    def test_loads_a_checkpoint_of_a_task(self, file: Path) -> None:
         encoder = MultimodalEncoder(self.modalities, SMALL, str(file))
         for m, channels in self.modalities.items():
             assert_loaded(encoder.encoders[m], random_state(channels=channels))
 
-    def test_fewer_than_the_checkpoint_has(self, file: Path) -> None:
+    def test_loads_some_encoders_of_a_checkpoint(self, file: Path) -> None:
         encoder = MultimodalEncoder({'s2': 4}, SMALL, str(file))
         assert_loaded(encoder.encoders['s2'], random_state(channels=4))
 
-    def test_bands_of_some(self, file: Path) -> None:
+    def test_adapts_bands_of_some(self, file: Path) -> None:
         encoder = MultimodalEncoder({'s1': 2, 's2': 1}, SMALL)
         reports = load_weights(encoder, file, bands={'s2': ['B8']})
         assert reports['s1'].changes == ()
         kernel = random_state(channels=4)['conv_stem.weight'][:, 3:]
         assert encoder.encoders['s2'].conv_stem.weight.equal(kernel)
 
-    def test_weights_for_each(self, file: Path, tmp_path: Path) -> None:
+    def test_loads_weights_for_each(self, file: Path, tmp_path: Path) -> None:
         torch.save(random_state(seed=5), tmp_path / 's1.pt')
         encoder = MultimodalEncoder(self.modalities, SMALL)
         start = encoder.encoders['s2'].conv_stem.weight.clone()
@@ -222,7 +226,7 @@ class TestSeveral:
         assert_loaded(encoder.encoders['s1'], random_state(seed=5))
         assert encoder.encoders['s2'].conv_stem.weight.equal(start)
 
-    def test_nothing_is_changed_by_an_error(self, file: Path) -> None:
+    def test_an_error_changes_nothing(self, file: Path) -> None:
         encoder = MultimodalEncoder({'s1': 2, 's2': 3}, SMALL)
         before = {k: v.clone() for k, v in encoder.state_dict().items()}
         with pytest.raises(ValueError, match='1 of another shape'):
@@ -241,7 +245,9 @@ class TestSeveral:
             ({'weights': 3}, r'weights must be a weight enum, .* got int'),
         ],
     )
-    def test_errors(self, file: Path, options: dict[str, Any], message: str) -> None:
+    def test_rejects_invalid_bands(
+        self, file: Path, options: dict[str, Any], message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             load_weights(
                 MultimodalEncoder(self.modalities, SMALL),
@@ -250,7 +256,7 @@ class TestSeveral:
 
 
 class TestNotStrict:
-    def test_what_fits_is_loaded(self, tmp_path: Path) -> None:
+    def test_loads_what_fits(self, tmp_path: Path) -> None:
         state = random_state()
         del state['bn1.weight']
         torch.save({**state, 'extra': torch.rand(2)}, tmp_path / 'x.pt')
@@ -262,14 +268,14 @@ class TestNotStrict:
         assert report.unexpected == ('extra',)
         assert encoder.bn1.bias.equal(state['bn1.bias'])
 
-    def test_nothing_fits(self, tmp_path: Path) -> None:
+    def test_rejects_weights_of_which_nothing_fits(self, tmp_path: Path) -> None:
         torch.save({'extra': torch.rand(2)}, tmp_path / 'x.pt')
         with pytest.raises(ValueError, match='found another model'):
             load_weights(create_encoder(SMALL, 2), tmp_path / 'x.pt', strict=False)
 
 
 class OwnReader(WeightsEnum):
-    """Weights that are not read from their URL as they are."""
+    """Weights that modify the file of their URL."""
 
     ENTRY = Weights(
         'https://nowhere.invalid/x.pth', nn.Identity(), {'bands': ['a', 'b']}
@@ -280,7 +286,7 @@ class OwnReader(WeightsEnum):
         return random_state()
 
 
-def test_weights_with_a_reader_of_their_own() -> None:
+def test_uses_the_reader_of_foreign_weights() -> None:
     encoder = create_encoder(SMALL, 1)
     load_weights(encoder, OwnReader.ENTRY, bands=['b'])
     kernel = random_state()['conv_stem.weight'][:, 1:]

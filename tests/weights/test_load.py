@@ -23,7 +23,7 @@ def with_prefix(prefix: str, state: State) -> State:
 
 
 class TestFiles:
-    def test_layout_of_torchgeo(self, tmp_path: Path) -> None:
+    def test_loads_the_layout_of_torchgeo(self, tmp_path: Path) -> None:
         state = random_state('resnet18')
         checkpoint = {
             'hyper_parameters': {'model': 'resnet18'},
@@ -34,7 +34,7 @@ class TestFiles:
         load_weights(encoder, tmp_path / 's1.pt')
         assert_loaded(encoder, state)
 
-    def test_safetensors(self, tmp_path: Path) -> None:
+    def test_loads_safetensors(self, tmp_path: Path) -> None:
         state = random_state()
         safetensors.torch.save_file(state, tmp_path / 's1.safetensors')
         encoder = create_encoder(SMALL, 2)
@@ -42,7 +42,7 @@ class TestFiles:
         assert_loaded(encoder, state)
 
     @pytest.mark.parametrize('modality', ['s1', 's11', 's2'])
-    def test_checkpoint_of_several_modalities(
+    def test_loads_a_checkpoint_of_several_modalities(
         self, tmp_path: Path, modality: str
     ) -> None:
         states = {m: random_state(seed=i) for i, m in enumerate(['s2', 's11', 's1'])}
@@ -61,7 +61,7 @@ class TestFiles:
         assert_loaded(encoder, states[modality])
 
     @pytest.mark.parametrize('model', ['resnet18', 'vit_tiny_patch16_224', SMALL])
-    def test_classifier_is_left_out(self, tmp_path: Path, model: str) -> None:
+    def test_ignores_the_classifier(self, tmp_path: Path, model: str) -> None:
         state = random_state(model, 2, num_classes=5)
         torch.save(state, tmp_path / 'bare.pth')
         encoder = create_encoder(model, 2)
@@ -72,7 +72,7 @@ class TestFiles:
 
     @pytest.mark.parametrize('prefix', ['model.', 'backbone.', ''])
     @pytest.mark.parametrize('key', ['state_dict', 'model', None])
-    def test_keys_and_prefixes(
+    def test_accepts_keys_and_prefixes(
         self, tmp_path: Path, key: str | None, prefix: str
     ) -> None:
         state = random_state()
@@ -86,7 +86,9 @@ class TestFiles:
         'prefix',
         ['_orig_mod.', 'module._orig_mod.', 'module.module.', 'model._orig_mod.'],
     )
-    def test_compiled_and_distributed(self, tmp_path: Path, prefix: str) -> None:
+    def test_accepts_compiled_and_distributed_models(
+        self, tmp_path: Path, prefix: str
+    ) -> None:
         state = random_state()
         torch.save(with_prefix(prefix, state), tmp_path / 'x.pt')
         encoder = create_encoder(SMALL, 2)
@@ -94,7 +96,7 @@ class TestFiles:
         assert_loaded(encoder, state)
 
     @pytest.mark.parametrize('name', ['DeCUR', 'LateFusionClassification'])
-    def test_into_a_task(self, tmp_path: Path, name: str) -> None:
+    def test_loads_into_a_task(self, tmp_path: Path, name: str) -> None:
         states = {m: random_state(SMALL, 2, seed=i) for i, m in enumerate('ab')}
         file = {f'encoders.{m}.{k}': v for m in 'ab' for k, v in states[m].items()}
         torch.save(file, tmp_path / 'x.pt')
@@ -106,7 +108,7 @@ class TestFiles:
         for m, state in states.items():
             assert_loaded(encoders.encoders[m], state)
 
-    def test_compiled_parts_of_a_task(self, tmp_path: Path) -> None:
+    def test_loads_compiled_parts_of_a_task(self, tmp_path: Path) -> None:
         state = random_state()
         named = with_prefix('encoders.encoders.s1._orig_mod.', state)
         torch.save({'state_dict': named}, tmp_path / 'last.ckpt')
@@ -130,7 +132,7 @@ class TestFiles:
             ),
         ],
     )
-    def test_checkpoint_of_torchgeo(
+    def test_loads_a_checkpoint_of_torchgeo(
         self, tmp_path: Path, task: str, model: str, where: str, options: dict[str, Any]
     ) -> None:
         classes = {'num_classes': 3} if model == 'unet' else {}
@@ -149,9 +151,9 @@ class TestFiles:
         found = made.get_submodule(where).state_dict()
         for key, value in encoder.state_dict().items():
             assert value.equal(found[key]), key
-        assert read_weights(tmp_path / 'last.ckpt').model == {'': 'resnet18'}
+        assert read_weights(tmp_path / 'last.ckpt').metadata[''].model == 'resnet18'
 
-    def test_other_entries_beside_tensors(self, tmp_path: Path) -> None:
+    def test_ignores_other_entries_beside_tensors(self, tmp_path: Path) -> None:
         state = random_state()
         torch.save({**state, 'epoch': 3, 7: 'seven'}, tmp_path / 'x.pt')
         encoder = create_encoder(SMALL, 2)
@@ -188,7 +190,7 @@ class TestEnum:
         monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
         return publish
 
-    def test_by_name_and_by_value(self, publish: Callable[[State], Path]) -> None:
+    def test_loads_by_name_and_by_value(self, publish: Callable[[State], Path]) -> None:
         state = random_state('resnet18', 3)
         file = publish(
             {**state, 'fc.weight': torch.rand(5, 512), 'fc.bias': torch.rand(5)}
@@ -203,7 +205,7 @@ class TestEnum:
         load_weights(again, self.weight)
         assert_loaded(again, state)
 
-    def test_another_hash(self, publish: Callable[[State], Path]) -> None:
+    def test_rejects_another_hash(self, publish: Callable[[State], Path]) -> None:
         file = publish({'x': torch.zeros(1)})
         torch.save({'x': torch.ones(1)}, file)
         with pytest.raises(
@@ -211,7 +213,7 @@ class TestEnum:
         ):
             load_weights(create_encoder('resnet18', 3), self.weight)
 
-    def test_other_channels(self, publish: Callable[[State], Path]) -> None:
+    def test_rejects_other_channels(self, publish: Callable[[State], Path]) -> None:
         publish(random_state('resnet18', 3))
         message = (
             r'ResNet18_Weights\.SENTINEL2_RGB_MOCO: .* 1 of another shape '
@@ -257,7 +259,7 @@ def write_reference(file: Path) -> None:
 
 class TestErrors:
     @pytest.mark.parametrize('value', [float('nan'), float('inf')])
-    def test_parameters_of_a_fit_that_diverged(
+    def test_rejects_parameters_of_a_diverged_fit(
         self, tmp_path: Path, value: float
     ) -> None:
         state = random_state()
@@ -273,12 +275,12 @@ class TestErrors:
     @pytest.mark.parametrize(
         'name', ['ResNet18_Weights.SENTINEL9', 'missing.pt', '', 'resnet18']
     )
-    def test_unknown_name(self, name: str) -> None:
+    def test_rejects_an_unknown_name(self, name: str) -> None:
         message = f'weights must be a weight enum, the name of one .* got {name!r}'
         with pytest.raises(ValueError, match=message):
             load_weights(create_encoder(SMALL, 2), name)
 
-    def test_missing_path(self, tmp_path: Path) -> None:
+    def test_rejects_a_missing_path(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r'missing\.pt'):
             load_weights(create_encoder(SMALL, 2), tmp_path / 'missing.pt')
 
@@ -295,7 +297,7 @@ class TestErrors:
             ('folder.pt', Path.mkdir),
         ],
     )
-    def test_no_checkpoint(
+    def test_rejects_files_that_are_not_checkpoints(
         self, tmp_path: Path, name: str, write: Callable[[Path], None]
     ) -> None:
         write(tmp_path / name)
@@ -304,7 +306,7 @@ class TestErrors:
             load_weights(create_encoder(SMALL, 2), tmp_path / name)
 
     @pytest.mark.parametrize('content', [[1, 2], {'a': 1}, {'state_dict': {}}, 'text'])
-    def test_no_tensors(self, tmp_path: Path, content: Any) -> None:
+    def test_rejects_files_without_tensors(self, tmp_path: Path, content: Any) -> None:
         torch.save(content, tmp_path / 'x.pt')
         with pytest.raises(ValueError, match=r'x\.pt: .* found none in it'):
             load_weights(create_encoder(SMALL, 2), tmp_path / 'x.pt')
@@ -338,7 +340,7 @@ class TestErrors:
             (SMALL, 1, r'set model and number of channels to those of the weights'),
         ],
     )
-    def test_another_model(
+    def test_rejects_another_model(
         self, tmp_path: Path, model: str, channels: int, message: str
     ) -> None:
         torch.save(random_state(model, channels), tmp_path / 'x.pt')
@@ -349,7 +351,7 @@ class TestErrors:
         assert_loaded(encoder, before)
 
     @pytest.mark.parametrize('change', ['missing', 'unexpected'])
-    def test_one_parameter(self, tmp_path: Path, change: str) -> None:
+    def test_rejects_one_wrong_parameter(self, tmp_path: Path, change: str) -> None:
         state = random_state()
         if change == 'missing':
             del state['bn1.weight']
@@ -360,10 +362,10 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             load_weights(create_encoder(SMALL, 2), tmp_path / 'x.pt')
 
-    def test_modality_that_the_checkpoint_does_not_have(self, tmp_path: Path) -> None:
+    def test_rejects_a_modality_that_the_file_lacks(self, tmp_path: Path) -> None:
         state = with_prefix('encoders.encoders.s1.', random_state())
         torch.save({'state_dict': state}, tmp_path / 'x.ckpt')
         with pytest.raises(
-            ValueError, match=r"x\.ckpt: .* of dem, found those of \['s1'\]"
+            ValueError, match=r"x\.ckpt: .* of dem, found encoders of \['s1'\]"
         ):
             load_weights(create_encoder(SMALL, 2), tmp_path / 'x.ckpt', modality='dem')

@@ -45,7 +45,7 @@ def attention(prefix: str, seed: int) -> State:
 
 
 class TestLayouts:
-    def test_joint_file(self, publish: Publish) -> None:
+    def test_reads_a_joint_file(self, publish: Publish) -> None:
         rgb, dem = random_state(SMALL, 3, seed=1), random_state(SMALL, 1, seed=2)
         entry = ResNet50_Weights.GEONRW_RGB_DEM_DECUR
         publish(entry, joint(rgb, dem))
@@ -60,7 +60,7 @@ class TestLayouts:
         state = entry.get_state_dict(modality='rgb')
         assert state['conv1.weight'].equal(flipped['conv1.weight'])
 
-    def test_joint_file_bare_and_local(self, tmp_path: Path) -> None:
+    def test_reads_a_bare_local_joint_file(self, tmp_path: Path) -> None:
         states = random_state(SMALL, 3, seed=1), random_state(SMALL, 3, seed=2)
         file = tmp_path / 'mitb2_sunrgbd_rgb_hha_decur_ep200.pth'
         torch.save(joint(*states)['model'], file)
@@ -69,11 +69,13 @@ class TestLayouts:
             flipped = {**state, 'conv1.weight': state['conv1.weight'].flip(1)}
             assert_loaded(encoder.encoders[m], flipped)
 
-    def test_joint_file_of_an_unknown_name(self, tmp_path: Path) -> None:
+    def test_reads_a_joint_file_of_unknown_name_by_position(
+        self, tmp_path: Path
+    ) -> None:
         states = random_state(SMALL, 2, seed=1), random_state(SMALL, 13, seed=2)
         torch.save(joint(*states), tmp_path / 'checkpoint_0099.pth')
         encoder = MultimodalEncoder({'s1': 2, 's2': 13}, SMALL)
-        message = r"an encoder of s1, found those of \['backbone_1', 'backbone_2'\]"
+        message = r"an encoder of s1, found encoders of \['backbone_1', 'backbone_2'\]"
         with pytest.raises(ValueError, match=message):
             load_weights(encoder, tmp_path / 'checkpoint_0099.pth')
         named = {
@@ -83,7 +85,7 @@ class TestLayouts:
         for m, state in zip(encoder.encoders, states, strict=True):
             assert_loaded(encoder.encoders[m], state)
 
-    def test_vision_transformer(self, publish: Publish) -> None:
+    def test_reads_a_vision_transformer(self, publish: Publish) -> None:
         entry = ViTSmall16_Weights.SENTINEL2_ALL_DECUR
         state = random_state('vit_tiny_patch16_224', 13)
         publish(entry, state)
@@ -99,7 +101,7 @@ class TestLayouts:
             ('vit_tiny_patch16_384', 384, (24, 24)),
         ],
     )
-    def test_vision_transformer_of_another_size(
+    def test_resizes_position_embeddings(
         self, publish: Publish, model: str, size: Any, grid: tuple[int, int]
     ) -> None:
         """Embeddings resized once are those that timm resizes at each image."""
@@ -120,7 +122,9 @@ class TestLayouts:
         with torch.no_grad():
             torch.testing.assert_close(encoder(x), flexible(x))
 
-    def test_position_embeddings_of_another_width(self, publish: Publish) -> None:
+    def test_rejects_position_embeddings_of_another_width(
+        self, publish: Publish
+    ) -> None:
         entry = ViTSmall16_Weights.SENTINEL2_ALL_DECUR
         publish(entry, random_state('test_vit', 13))
         with pytest.raises(
@@ -128,7 +132,7 @@ class TestLayouts:
         ):
             load_weights(create_encoder('vit_tiny_patch16_224', 13), entry)
 
-    def test_colours_of_a_vision_transformer(self, publish: Publish) -> None:
+    def test_reorders_colours_of_a_vision_transformer(self, publish: Publish) -> None:
         state = random_state('vit_tiny_patch16_224', 3)
         publish(ViTSmall16_Weights.GEONRW_RGB_DECUR, state)
         encoder = create_encoder('vit_tiny_patch16_224', 3)
@@ -137,7 +141,7 @@ class TestLayouts:
         assert encoder.patch_embed.proj.weight.equal(expected)
 
     @pytest.mark.parametrize('channels', [1, 3])
-    def test_elevation_of_one_or_three_channels(
+    def test_reads_elevation_of_one_or_three_channels(
         self, publish: Publish, channels: int
     ) -> None:
         entry = ResNet50_Weights.GEONRW_DEM_DECUR
@@ -158,7 +162,9 @@ class TestLayouts:
             load_weights(wide, entry)
             assert wide.conv1.weight.equal(state['conv1.weight'])
 
-    def test_attention_of_a_joint_file(self, publish: Publish) -> None:
+    def test_gives_both_modalities_the_trained_attention(
+        self, publish: Publish
+    ) -> None:
         """Both modalities were trained with da1."""
         s1, s2 = random_state(SMALL, 2, seed=1), random_state(SMALL, 13, seed=2)
         trained, unused = attention('da1', 1), attention('da2', 2)
@@ -172,7 +178,7 @@ class TestLayouts:
         assert_loaded(encoders['s1'], {**s1, **named})
         assert_loaded(encoders['s2'], {**s2, **named})
 
-    def test_attention_of_the_files_of_one_modality(
+    def test_takes_untrained_attention_from_the_other_file(
         self, publish: Publish, tmp_path: Path
     ) -> None:
         """The second file has da2, which was never trained."""
@@ -197,7 +203,7 @@ class TestLayouts:
             load_weights(encoders['s2'], tmp_path / 'alone.pth')
 
     @pytest.mark.parametrize('size', [224, 256, 120])
-    def test_attention_module_by_module(self, publish: Publish, size: int) -> None:
+    def test_attention_equals_plain_loops(self, publish: Publish, size: int) -> None:
         """What a published file computes, against loops on the tensors of the file."""
         torch.manual_seed(size)
         source = create_encoder(f'{SMALL}_rda', 2).state_dict()
@@ -251,7 +257,9 @@ class TestErrors:
             {'epoch': 1},
         ],
     )
-    def test_no_checkpoint(self, publish: Publish, cache: Path, content: Any) -> None:
+    def test_removes_files_that_are_not_checkpoints(
+        self, publish: Publish, cache: Path, content: Any
+    ) -> None:
         publish(self.entry, content)
         message = (
             r'^ResNet50_Weights\.GEONRW_DEM_DECUR: expected a checkpoint .* removed'
@@ -260,14 +268,16 @@ class TestErrors:
             load_weights(create_encoder(SMALL, 1), self.entry)
         assert list(cache.iterdir()) == []
 
-    def test_truncated(self, publish: Publish, cache: Path) -> None:
+    def test_removes_a_truncated_file(self, publish: Publish, cache: Path) -> None:
         file = publish(self.entry, random_state(SMALL, 1))
         file.write_bytes(file.read_bytes()[:-4000])
         with pytest.raises(ValueError, match=r'may be truncated, .* has been removed$'):
             load_weights(create_encoder(SMALL, 1), self.entry)
         assert list(cache.iterdir()) == []
 
-    def test_altered_after_the_first_use(self, publish: Publish, cache: Path) -> None:
+    def test_removes_a_file_altered_after_the_first_use(
+        self, publish: Publish, cache: Path
+    ) -> None:
         file = publish(self.entry, random_state(SMALL, 1))
         load_weights(create_encoder(SMALL, 1), self.entry)
         torch.save(random_state(SMALL, 1, seed=1), cache / file.name)
@@ -288,33 +298,33 @@ class TestErrors:
         assert not made.exists()
         assert list(cache.iterdir()) == []
 
-    def test_file_of_other_encoders(self, publish: Publish) -> None:
+    def test_rejects_a_file_of_other_encoders(self, publish: Publish) -> None:
         entry = ResNet50_Weights.GEONRW_RGB_DEM_DECUR
         publish(entry, random_state(SMALL, 3))
         message = r"encoders of \['rgb', 'dem'\] under .*, found \[''\]"
         with pytest.raises(ValueError, match=message):
             load_weights(create_encoder(SMALL, 3), entry, modality='rgb')
 
-    def test_another_model(self, publish: Publish) -> None:
+    def test_rejects_another_model(self, publish: Publish) -> None:
         publish(self.entry, random_state(SMALL, 1))
         with pytest.raises(ValueError, match=r'found another model: \d+ missing'):
             load_weights(create_encoder('mobilenetv3_small_050', 1), self.entry)
 
-    def test_other_number_of_bands(self, publish: Publish) -> None:
+    def test_rejects_another_number_of_bands(self, publish: Publish) -> None:
         entry = ViTSmall16_Weights.SENTINEL1_GRD_DECUR
         publish(entry, random_state(SMALL, 2))
         message = r"name the bands of the images \(the weights have \['VV', 'VH'\]\)"
         with pytest.raises(ValueError, match=message):
             load_weights(create_encoder(SMALL, 3), entry)
 
-    def test_other_modalities(self, publish: Publish) -> None:
+    def test_rejects_other_modalities(self, publish: Publish) -> None:
         entry = ResNet50_Weights.GEONRW_RGB_DEM_DECUR
         publish(entry, joint(random_state(SMALL, 3), random_state(SMALL, 1)))
-        message = r"expected an encoder of s2, found those of \['rgb', 'dem'\]"
+        message = r"expected an encoder of s2, found encoders of \['rgb', 'dem'\]"
         with pytest.raises(ValueError, match=message):
             MultimodalEncoder({'rgb': 3, 's2': 13}, SMALL, entry)
         with pytest.raises(
-            ValueError, match=r'an encoder of one modality, found those'
+            ValueError, match=r'an encoder of one modality, found encoders'
         ):
             load_weights(create_encoder(SMALL, 3), entry)
 
@@ -322,11 +332,11 @@ class TestErrors:
         ('entry', 'modality'),
         [(ResNet50_Weights.SENTINEL1_2_DECUR, ''), (entry, 'rgb')],
     )
-    def test_state_of_no_modality(self, entry: Any, modality: str) -> None:
+    def test_rejects_an_unknown_modality(self, entry: Any, modality: str) -> None:
         with pytest.raises(ValueError, match=r'modality must be one of'):
             entry.get_state_dict(modality=modality)
 
-    def test_without_a_network(
+    def test_explains_a_missing_network(
         self, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         url = 'http://127.0.0.1:9/rn50_geonrw_dem_decur_ep100.pth'

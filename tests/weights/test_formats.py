@@ -21,7 +21,7 @@ class TestSaveEncoder:
         metadata = {'bands': ['VV', 'VH'], 'unit': 'dB'}
         return save_encoder(encoder, tmp_path / 'out' / 's1.v2', SMALL, metadata)
 
-    def test_both_layouts_are_read_back(
+    def test_reads_back_both_formats(
         self, encoder: nn.Module, files: list[Path]
     ) -> None:
         assert [file.name for file in files] == ['s1.v2.pt', 's1.v2.safetensors']
@@ -31,20 +31,22 @@ class TestSaveEncoder:
             load_weights(fresh, file)
             assert_loaded(fresh, encoder.state_dict())
 
-    def test_layout_of_torchgeo(self, encoder: nn.Module, files: list[Path]) -> None:
+    def test_writes_the_layout_of_torchgeo(
+        self, encoder: nn.Module, files: list[Path]
+    ) -> None:
         checkpoint = torch.load(files[0], weights_only=True)
         assert checkpoint['hyper_parameters'] == {'model': SMALL}
         expected = [f'model.{k}' for k in encoder.state_dict()]
         assert list(checkpoint['state_dict']) == expected
 
-    def test_metadata(self, files: list[Path]) -> None:
+    def test_stores_metadata(self, files: list[Path]) -> None:
         with safe_open(files[1], framework='pt') as opened:
             metadata = opened.metadata()
         assert metadata['bands'] == '["VV", "VH"]'
         assert metadata['unit'] == 'dB'
         assert metadata['model'] == SMALL
 
-    def test_all_files_can_be_read_by_the_same_people(
+    def test_all_files_have_the_same_permissions(
         self, encoder: nn.Module, tmp_path: Path
     ) -> None:
         (tmp_path / 'any').touch()
@@ -53,7 +55,7 @@ class TestSaveEncoder:
         modes = {file.stat().st_mode for file in files}
         assert modes == {(tmp_path / 'any').stat().st_mode}
 
-    def test_folder_that_cannot_be_written(
+    def test_rejects_a_read_only_folder(
         self, encoder: nn.Module, tmp_path: Path
     ) -> None:
         (tmp_path / 'file').touch()

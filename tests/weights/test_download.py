@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchgeo_decur.weights.download import cached_file, fetch, record_file
+from torchgeo_decur.weights.download import cached_file, checksum_file, fetch
 from torchgeo_decur.weights.enums import WEIGHTS
 
 
@@ -33,7 +33,7 @@ def refuse(file: Path) -> bytes:
     raise ValueError(f'{len(file.read_bytes())} bytes that are no checkpoint')
 
 
-def test_download_then_cache(server: Path, cache: Path) -> None:
+def test_downloads_once_then_reads_the_cache(server: Path, cache: Path) -> None:
     url = write(server, b'first')
     assert fetch(url, Path.read_bytes) == b'first'
     assert sorted(f.name for f in cache.iterdir()) == [
@@ -44,14 +44,14 @@ def test_download_then_cache(server: Path, cache: Path) -> None:
     assert fetch(url, Path.read_bytes, progress=False) == b'first'
 
 
-def test_record_is_that_of_sha256sum(server: Path) -> None:
+def test_records_the_checksum_like_sha256sum(server: Path) -> None:
     url = write(server, b'first')
     fetch(url, Path.read_bytes)
     digest = hashlib.sha256(b'first').hexdigest()
-    assert record_file(url).read_text() == f'{digest}  encoder.pth\n'
+    assert checksum_file(url).read_text() == f'{digest}  encoder.pth\n'
 
 
-def test_a_file_put_there_by_hand_is_recorded(server: Path, cache: Path) -> None:
+def test_records_a_file_put_there_by_hand(server: Path, cache: Path) -> None:
     cache.mkdir(parents=True)
     (cache / 'encoder.pth').write_bytes(b'by hand')
     assert fetch('https://nowhere.invalid/encoder.pth', Path.read_bytes) == b'by hand'
@@ -59,7 +59,9 @@ def test_a_file_put_there_by_hand_is_recorded(server: Path, cache: Path) -> None
 
 
 @pytest.mark.parametrize('changed', [b'fir', b'firsT', b''])
-def test_altered_after_the_first_use(server: Path, changed: bytes) -> None:
+def test_rejects_a_file_altered_after_the_first_use(
+    server: Path, changed: bytes
+) -> None:
     url = write(server, b'first')
     fetch(url, Path.read_bytes)
     cached_file(url).write_bytes(changed)
@@ -71,7 +73,7 @@ def test_altered_after_the_first_use(server: Path, changed: bytes) -> None:
     assert fetch(url, Path.read_bytes) == b'first'
 
 
-def test_another_file_at_the_same_address(server: Path, cache: Path) -> None:
+def test_rejects_another_file_at_the_same_address(server: Path, cache: Path) -> None:
     url = write(server, b'first')
     fetch(url, Path.read_bytes)
     cached_file(url).unlink()
@@ -82,7 +84,7 @@ def test_another_file_at_the_same_address(server: Path, cache: Path) -> None:
     assert [f.name for f in cache.iterdir()] == ['encoder.pth.sha256']
 
 
-def test_hash_in_the_name(server: Path, cache: Path) -> None:
+def test_accepts_the_hash_in_the_name(server: Path, cache: Path) -> None:
     name = name_with_hash(b'first')
     url = write(server, b'first', name)
     assert fetch(url, Path.read_bytes) == b'first'
@@ -90,7 +92,9 @@ def test_hash_in_the_name(server: Path, cache: Path) -> None:
 
 
 @pytest.mark.parametrize('where', ['server', 'cache'])
-def test_wrong_hash_in_the_name(server: Path, cache: Path, where: str) -> None:
+def test_rejects_a_wrong_hash_in_the_name(
+    server: Path, cache: Path, where: str
+) -> None:
     name = name_with_hash(b'first')
     cache.mkdir(parents=True)
     if where == 'cache':
@@ -101,14 +105,14 @@ def test_wrong_hash_in_the_name(server: Path, cache: Path, where: str) -> None:
     assert list(cache.iterdir()) == []
 
 
-def test_content_that_is_refused(server: Path, cache: Path) -> None:
+def test_removes_refused_content(server: Path, cache: Path) -> None:
     url = write(server, b'<html>')
     with pytest.raises(ValueError, match=r'^6 bytes .*; it has been removed$'):
         fetch(url, refuse)
     assert list(cache.iterdir()) == []
 
 
-def test_content_that_was_good_once_is_kept(server: Path, cache: Path) -> None:
+def test_keeps_content_that_was_valid_once(server: Path, cache: Path) -> None:
     url = write(server, b'first')
     fetch(url, Path.read_bytes)
     with pytest.raises(ValueError, match=r'^5 bytes that are no checkpoint$'):
@@ -117,7 +121,7 @@ def test_content_that_was_good_once_is_kept(server: Path, cache: Path) -> None:
 
 
 @pytest.mark.parametrize('scheme', ['file:///nowhere', 'http://127.0.0.1:9'])
-def test_without_a_network(cache: Path, scheme: str) -> None:
+def test_explains_a_missing_network(cache: Path, scheme: str) -> None:
     message = (
         rf'^{scheme}/encoder\.pth is not in the cache and cannot be downloaded .*'
         rf'put it at {re.escape(str(cache / "encoder.pth"))}$'
@@ -127,7 +131,7 @@ def test_without_a_network(cache: Path, scheme: str) -> None:
     assert list(cache.iterdir()) == []
 
 
-def test_cache_that_cannot_be_made(
+def test_explains_a_cache_that_cannot_be_created(
     server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / 'taken').touch()
@@ -159,13 +163,13 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, bytes]
     shutil.rmtree(folder)
 
 
-def test_read_only_cache(read_only: Callable[[str, bytes], str]) -> None:
+def test_reads_a_read_only_cache(read_only: Callable[[str, bytes], str]) -> None:
     url = read_only('encoder.pth', b'first')
     assert fetch(url, Path.read_bytes) == b'first'
-    assert not record_file(url).exists()
+    assert not checksum_file(url).exists()
 
 
-def test_read_only_cache_without_the_file(
+def test_explains_a_read_only_cache_without_the_file(
     read_only: Callable[[str, bytes], str],
 ) -> None:
     read_only('encoder.pth', b'first')
@@ -174,7 +178,7 @@ def test_read_only_cache_without_the_file(
         fetch('https://nowhere.invalid/b.pth', Path.read_bytes)
 
 
-def test_read_only_cache_with_the_wrong_file(
+def test_rejects_a_wrong_file_in_a_read_only_cache(
     read_only: Callable[[str, bytes], str],
 ) -> None:
     url = read_only(name_with_hash(b'first'), b'other')
@@ -185,7 +189,7 @@ def test_read_only_cache_with_the_wrong_file(
         fetch(url, Path.read_bytes)
 
 
-def test_read_only_cache_with_refused_content(
+def test_keeps_refused_content_in_a_read_only_cache(
     read_only: Callable[[str, bytes], str],
 ) -> None:
     url = read_only('encoder.pth', b'<html>')
@@ -193,7 +197,7 @@ def test_read_only_cache_with_refused_content(
         fetch(url, refuse)
 
 
-def test_pinned_files_are_those_that_the_page_names() -> None:
+def test_page_names_the_pinned_files() -> None:
     entries = {e: e.urls for enum in WEIGHTS for e in enum}
     commit, digest = r'/resolve/[0-9a-f]{40}/', r'-[0-9a-f]{8,64}\.pth$'
     for urls in entries.values():
