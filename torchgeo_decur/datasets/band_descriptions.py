@@ -27,7 +27,11 @@ def check_descriptions(
     Raises:
         ValueError: naming file and band.
     """
-    for path, descriptions in described:
+    # Of thousands of chips nearly all have the same.
+    first: dict[tuple[str | None, ...], str] = {}
+    for path, texts in described:
+        first.setdefault(tuple(texts), path)
+    for descriptions, path in first.items():
         if found := contradiction(bands, descriptions):
             raise ValueError(
                 f'{name}: expected bands {list(bands)} in {path}, but {found}; give '

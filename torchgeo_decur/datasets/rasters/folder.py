@@ -78,6 +78,10 @@ class RasterFolder(RasterDataset):
         # All that is read, in the CRS of the dataset, where files may cover far more.
         self.extent: Bounds | None = None
         self.unwarped: set[tuple[Any, ...]] = set()
+        # The index, and the times and paths in it: pandas is slow at single files.
+        self._listed: tuple[gpd.GeoDataFrame, list[pd.Interval], list[str]] | None = (
+            None
+        )
         self.records = {file.path: file for file in files}
         paths = list(self.records)
         if filename_regex is not None:
@@ -152,11 +156,7 @@ class RasterFolder(RasterDataset):
             IndexError: if there is no file.
         """
         x, y, time = self._slices(index)
-        # The tree is asked first: going through the times of all files takes longer.
-        near = self.index.sindex.query(shapely.box(x.start, y.start, x.stop, y.stop))
-        rows = self.index.iloc[np.sort(near)]
-        rows = rows[rows.index.overlaps(pd.Interval(time.start, time.stop))]
-        paths = list(rows.filepath[:: time.step])
+        paths = self._near(x, y, time)[:: time.step]
         if not paths:
             raise IndexError(f'{index} not found in dataset with bounds {self.bounds}')
         if self.separate_files:
@@ -179,6 +179,18 @@ class RasterFolder(RasterDataset):
         else:
             sample['mask'] = values.to(self.dtype)[0]
         return self.transforms(sample) if self.transforms else sample
+
+    def _near(self, x: slice, y: slice, time: slice) -> list[str]:
+        """List the files in a window, in the order of the index."""
+        if self._listed is None or self._listed[0] is not self.index:
+            columns = self.index.index.tolist(), self.index.filepath.tolist()
+            self._listed = (self.index, *columns)
+        _, times, paths = self._listed
+        # The tree is asked first: going through the times of all files takes longer.
+        window = shapely.box(x.start, y.start, x.stop, y.stop)
+        rows = self.index.sindex.query(window, 'intersects', sort=True).tolist()
+        wanted = pd.Interval(time.start, time.stop)
+        return [paths[row] for row in rows if times[row].overlaps(wanted)]
 
     def _slices(self, index: GeoSlice) -> tuple[slice, slice, slice]:
         """Return slices of x, y and time; what is not given is that of the dataset."""
