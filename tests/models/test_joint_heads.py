@@ -94,7 +94,9 @@ class TestTransformer:
 
     @pytest.mark.parametrize('given', [{}, {'rgb': torch.zeros(1, 1, 8)}])
     def test_rejects_unknown_modalities(self, given: dict[str, Tensor]) -> None:
-        with pytest.raises(ValueError, match=r"tokens must be of some of \['s1'"):
+        with pytest.raises(
+            ValueError, match=r"tokens must belong to modalities among \['s1'"
+        ):
             self.fusion()(given)
 
 

@@ -1,4 +1,4 @@
-"""Deformable attention: every position attends to points that the map itself chooses."""
+"""Deformable attention: every position attends to sampling points that depend on the map."""
 
 from collections import OrderedDict
 
@@ -13,18 +13,18 @@ from ...deprecation import renamed_arguments
 class DeformableAttention(nn.Module):
     r"""Multi-head attention of all positions to a coarse grid of shifted points.
 
-    The queries are a projection of every position. A small network turns them into an
-    offset for each cell of the key grid, and the map is sampled, bilinearly, at
-    reference point plus offset; keys and values are projections of these samples:
+    Queries are a projection of every position. A small network predicts from them an
+    offset for each cell of the key grid. The map is sampled bilinearly at reference point
+    plus offset, and keys and values are projections of these samples:
 
     .. math:: q = W_q x, \quad p = \mathrm{clip}(r + o(q), -1, 1), \quad
               k = W_k\,x(p), \quad v = W_v\,x(p)
 
     .. math:: DA(x) = W_o\,\mathrm{softmax}(q k^T / \sqrt{d} + b)\,v
 
-    with d channels a head and a bias b that depends on how far key and query are apart,
-    interpolated from a table. Channels are split into groups with points of their own; a
-    group serves ``num_heads / groups`` consecutive heads. Maps of any size are taken.
+    with d channels per head and a bias b that is interpolated from a table by the
+    displacement of key and query. Channels are split into groups with separate points; a
+    group serves ``num_heads / groups`` consecutive heads. Maps may have any size.
 
     Xia et al., *Vision Transformer with Deformable Attention*, CVPR 2022,
     https://arxiv.org/abs/2201.00520. Parameters are named as in the published weights of
@@ -35,10 +35,10 @@ class DeformableAttention(nn.Module):
         num_heads: number of attention heads.
         groups: number of groups of channels.
         stride: stride of the key grid: it has ``ceil(H / stride)`` rows.
-        kernel_size: size of the convolution that sees the queries around a point, odd.
+        kernel_size: kernel size of the convolution that predicts offsets, odd.
         table_size: rows and columns of the map for which the table of biases has one
             entry per displacement.
-        zero_init: start with ``DA(x) = 0``, by an output projection of zeros.
+        zero_init: initialise the output projection with zeros, so that ``DA(x) = 0``.
 
     Shape:
         (B, C, H, W) to (B, C, H, W).
@@ -84,7 +84,7 @@ class DeformableAttention(nn.Module):
         self.num_heads = num_heads
         self.groups = groups
         width = channels // groups
-        # The published name is 1.norm, and its eps that of nn.LayerNorm.
+        # Named 1.norm in the published weights, with the eps of nn.LayerNorm.
         norm = nn.Sequential(OrderedDict(norm=LayerNorm2d(width, eps=1e-5)))
         self.conv_offset = nn.Sequential(
             nn.Conv2d(
@@ -108,7 +108,7 @@ class DeformableAttention(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend.
+        """Apply attention.
 
         Args:
             x: map, shape (B, C, H, W).
@@ -119,22 +119,22 @@ class DeformableAttention(nn.Module):
         return self.forward_with_positions(x)[0]
 
     def forward_with_positions(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend, and say where.
+        """Apply attention; also return the sampling positions.
 
         Args:
             x: map, shape (B, C, H, W).
 
         Returns:
-            Attended map, shape (B, C, H, W), and the sampled points, (x, y) in [-1, 1]
-            where -1 and 1 are the centres of the first and last pixel, shape
-            (B, ``groups``, H_k, W_k, 2).
+            Attended map, shape (B, C, H, W), and the sampling positions (x, y) in [-1, 1],
+            shape (B, ``groups``, H_k, W_k, 2). -1 and 1 are the centres of the first and
+            last pixel.
         """
         q = self.proj_q(x)
         grouped = q.reshape(-1, q.shape[1] // self.groups, *q.shape[2:])
-        # Offsets are a few hundredths, which half precision loses beside a position.
+        # Offsets are a few hundredths, which half precision rounds away in a position.
         exact = torch.promote_types(x.dtype, torch.float32)
         offsets = self.conv_offset(grouped).to(exact)
-        # The published network says y first, and grid_sample x.
+        # The published network predicts (y, x), and grid_sample expects (x, y).
         offsets = offsets.permute(0, 2, 3, 1).flip(-1).unflatten(0, (-1, self.groups))
         reference = reference_points(offsets.shape[2], offsets.shape[3], offsets)
         positions = (reference + offsets).clamp(-1, 1)
@@ -150,15 +150,15 @@ class DeformableAttention(nn.Module):
         return out, positions
 
     def _split(self, x: Tensor) -> Tensor:
-        """Heads and tokens of a map: (B, C, H, W) to (B, num_heads, HW, C / num_heads)."""
+        """Split a map into heads and tokens: (B, C, H, W) to (B, num_heads, HW, C / num_heads)."""
         tokens: Tensor = x.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
         return tokens
 
 
 class ResidualDeformableAttention(DeformableAttention):
-    """Deformable attention that is added to its input: ``x + DA(x)``.
+    """Deformable attention with a residual connection: ``x + DA(x)``.
 
-    The residual connection keeps what a pretrained map says, wherever the points go.
+    The residual connection keeps the pretrained features, whatever points are sampled.
 
     Wang et al., *Decoupling Common and Unique Representations for Multimodal
     Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300, section 3.2.
@@ -172,13 +172,13 @@ class ResidualDeformableAttention(DeformableAttention):
     """
 
     def forward_with_positions(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend, add the input, and say where.
+        """Apply attention and add the input; also return the sampling positions.
 
         Args:
             x: map, shape (B, C, H, W).
 
         Returns:
-            The sum, shape (B, C, H, W), and the sampled points as of
+            The sum, shape (B, C, H, W), and the sampling positions, see
             :meth:`DeformableAttention.forward_with_positions`.
         """
         attended, positions = super().forward_with_positions(x)
@@ -186,17 +186,16 @@ class ResidualDeformableAttention(DeformableAttention):
 
 
 def reference_points(height: int, width: int, like: Tensor) -> Tensor:
-    """Compute the points of a key grid before they are shifted.
+    """Compute the points of a key grid before offsets are added.
 
-    Point i of n lies at ``2 (i + 0.5) / (n - 1) - 1``: half a cell further than the
-    centres of the cells of a grid over [-1, 1], as in the published code; so the last
-    one is outside and the clipping of positions brings it back. A single point lies in
-    the middle.
+    Point i of n lies at ``2 (i + 0.5) / (n - 1) - 1``, as in the published code. This is
+    half a cell beyond the centres of a grid over [-1, 1], so the last point lies outside
+    and is clipped later. A single point lies in the middle.
 
     Args:
         height: rows of the key grid.
         width: columns of the key grid.
-        like: a tensor of the wanted dtype and device.
+        like: a tensor with the wanted dtype and device.
 
     Returns:
         Points (x, y), shape (``height``, ``width``, 2).
@@ -211,7 +210,7 @@ def reference_points(height: int, width: int, like: Tensor) -> Tensor:
 
 
 def sample(x: Tensor, positions: Tensor) -> Tensor:
-    """Sample a map bilinearly, each group of channels at points of its own.
+    """Sample a map bilinearly, each group of channels at its own points.
 
     Args:
         x: map, shape (B, C, H, W).
@@ -233,11 +232,11 @@ def sample(x: Tensor, positions: Tensor) -> Tensor:
 def relative_position_bias(
     table: Tensor, positions: Tensor, height: int, width: int
 ) -> Tensor:
-    """Look up the bias of each pair of query and key by how far they are apart.
+    """Look up the bias of each pair of query and key by their displacement.
 
-    Queries are the pixels of the map, whose first and last have the coordinates -1 and 1
-    (a single one has 0). Half the displacement from key to query is in [-1, 1], and the
-    table is interpolated there, bilinearly.
+    Queries are the pixels of the map; the first and last have the coordinates -1 and 1,
+    a single one has 0. The table is interpolated bilinearly at half the displacement from
+    key to query, which is in [-1, 1].
 
     Args:
         table: biases of each head by displacement, shape (num_heads, rows, columns).
@@ -264,7 +263,7 @@ def relative_position_bias(
 
 
 def _axis(count: int, shift: float, like: Tensor) -> Tensor:
-    """Coordinates ``2 (i + shift) / (count - 1) - 1``; of a single one, the middle."""
+    """Return ``2 (i + shift) / (count - 1) - 1`` for each i, or 0 for a single one."""
     if count == 1:
         return like.new_zeros(1)
     steps = torch.arange(count, dtype=like.dtype, device=like.device)
@@ -272,6 +271,6 @@ def _axis(count: int, shift: float, like: Tensor) -> Tensor:
 
 
 def _mesh(y: Tensor, x: Tensor) -> Tensor:
-    """Points (x, y) of a grid."""
+    """Return the points (x, y) of a grid."""
     rows, columns = torch.meshgrid(y, x, indexing='ij')
     return torch.stack((columns, rows), dim=-1)

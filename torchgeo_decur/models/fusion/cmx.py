@@ -1,4 +1,4 @@
-"""CMX: two modalities that correct each other after every stage of their encoders."""
+"""CMX: two modalities that rectify each other after every stage of their encoders."""
 
 from collections.abc import Mapping, Sequence
 from math import gcd
@@ -17,7 +17,7 @@ from .late_fusion import impute_absent
 
 
 def rectify(x: Tensor, other: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
-    r"""Add to a map what the other modality says, weighted by channel and by place.
+    r"""Add the map of the other modality, weighted by channel and by position.
 
     .. math:: x' = x + \tfrac12 w^C \odot o + \tfrac12 w^S \odot o
 
@@ -25,7 +25,7 @@ def rectify(x: Tensor, other: Tensor, channel: Tensor, spatial: Tensor) -> Tenso
         x: map :math:`x`, shape (B, C, H, W).
         other: map :math:`o` of the other modality, of the same shape.
         channel: weights :math:`w^C` of its channels, shape (B, C).
-        spatial: weights :math:`w^S` of its places, shape (B, H, W).
+        spatial: weights :math:`w^S` of its positions, shape (B, H, W).
 
     Returns:
         The rectified map, shape (B, C, H, W).
@@ -39,12 +39,12 @@ def rectify(x: Tensor, other: Tensor, channel: Tensor, spatial: Tensor) -> Tenso
 
 
 def global_context(keys: Tensor, values: Tensor, num_heads: int) -> Tensor:
-    r"""Summarise a map in one small matrix per head, at a cost linear in its size.
+    r"""Summarise a map in one small matrix per head, at linear cost.
 
     .. math:: G = \operatorname{softmax}\bigl(K^\top V / \sqrt{d}\bigr)
 
-    over the dimensions of the keys, with d dimensions a head. The sum over the places
-    is computed in float32 at least.
+    over the dimensions of the keys, with d dimensions per head. The sum over the
+    positions is computed in float32 or a wider type.
 
     Args:
         keys: :math:`K`, shape (B, N, C).
@@ -67,14 +67,14 @@ def global_context(keys: Tensor, values: Tensor, num_heads: int) -> Tensor:
 
 
 def attend(queries: Tensor, context: Tensor) -> Tensor:
-    """Ask a context of the other modality.
+    """Attend to the context of the other modality.
 
     Args:
         queries: shape (B, N, C).
-        context: what :func:`global_context` returns, shape (B, num_heads, d, d).
+        context: result of :func:`global_context`, shape (B, num_heads, d, d).
 
     Returns:
-        Answers, shape (B, N, C).
+        Attended values, shape (B, N, C).
     """
     answers = _split(queries, context.shape[1]) @ context.to(queries.dtype)
     return answers.transpose(1, 2).flatten(2)
@@ -83,9 +83,10 @@ def attend(queries: Tensor, context: Tensor) -> Tensor:
 class FeatureRectification(nn.Module):
     r"""Rectify the features of two modalities by each other.
 
-    Channel weights are a perceptron of the mean and the maximum of both maps, spatial
-    weights two 1x1 convolutions, both through a sigmoid, and :math:`x' = x + \tfrac12 (w^C + w^S) \odot o`
-    adds the other map o to x. A map of zeros adds nothing.
+    A perceptron on the mean and the maximum of both maps gives channel weights, and two
+    1x1 convolutions give spatial weights, both with a sigmoid. Then
+    :math:`x' = x + \tfrac12 (w^C + w^S) \odot o` adds the other map o to x. A map of
+    zeros adds nothing.
 
     Args:
         channels: number of channels C of either map.
@@ -136,15 +137,15 @@ class FeatureRectification(nn.Module):
 class FeatureFusion(nn.Module):
     r"""Fuse the features of two modalities into one map.
 
-    Each modality is split into a residual y and an interactive part u. The u ask for
-    the global context of the other modality, :math:`\operatorname{softmax}(K^\top V /
-    \sqrt d)` of d x d numbers a head; y and the answer lead back to C channels, with a
-    residual and a LayerNorm. Both together are reduced
-    to C channels, in a shortcut and in a path with a depthwise convolution.
+    Each modality is split into a residual part y and an interactive part u. The parts u
+    attend to the global context of the other modality, :math:`\operatorname{softmax}(K^\top
+    V / \sqrt d)`, which has d x d numbers per head. A linear layer maps y and the attended
+    values back to C channels, with a residual connection and a LayerNorm. Both modalities
+    are then reduced to C channels, by a shortcut and a path with a depthwise convolution.
 
     Args:
         channels: number of channels C of either map.
-        num_heads: number of heads of the cross-attention; divides C.
+        num_heads: number of heads of the cross-attention, which must divide C.
 
     Example:
         >>> x = torch.rand(2, 8, 5, 6)
@@ -210,26 +211,26 @@ class CMXSegmenter(Segmenter):
 
     Zhang et al., *CMX: Cross-Modal Fusion for RGB-X Semantic Segmentation with
     Transformers*, IEEE Transactions on Intelligent Transportation Systems 2023,
-    https://arxiv.org/abs/2203.04838. The rectified features of a stage are what
-    the next stage of each encoder gets; the four fused maps are decoded.
+    https://arxiv.org/abs/2203.04838. The rectified features of a stage are the input of
+    the next stage of each encoder. The four fused maps are decoded.
 
-    An absent modality is zeros for rectification and fusion of every stage: it adds
-    nothing to the other modality, and gets nothing from it. Where it is absent in the
-    whole batch, its encoder is not run.
+    Features of an absent modality are zeros in every stage: it adds nothing to the other
+    modality, and receives nothing from it. If it is absent from the whole batch, its
+    encoder is not run.
 
     Args:
         modalities: number of channels of each of the two modalities, by name.
         backbone: name of a timm model, one for both or one for each. Its stages must
             be a chain of modules, such as those of MiT, ResNet and ConvNeXt.
-        weights: start of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        weights: initial weights of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         num_classes: number of classes.
         freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`; rectification,
-            fusion and decoder learn nevertheless.
+            fusion and decoder always learn.
         modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
         bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Raises:
-        ValueError: if there are not two modalities, a backbone does not suit, or an
+        ValueError: if there are not two modalities, a backbone does not fit, or an
             option is not valid.
 
     Example:
@@ -265,7 +266,7 @@ class CMXSegmenter(Segmenter):
             )
         decoder = build_decoder('segformer', widths, encoders.strides, num_classes)
         super().__init__(encoders, decoder, freeze_backbone, modality_dropout)
-        # As many as the stages of MiT have themselves: 1, 2, 5 and 8.
+        # The numbers of heads of the stages of MiT: 1, 2, 5 and 8.
         num_heads = [width // gcd(*widths) for width in widths]
         self.rectification = nn.ModuleList(FeatureRectification(c) for c in widths)
         self.fusion = nn.ModuleList(map(FeatureFusion, widths, num_heads))
@@ -277,15 +278,15 @@ class CMXSegmenter(Segmenter):
         features: Mapping[str, Sequence[Tensor]],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, list[Tensor]]:
-        """Set features of absent modalities to zero, and note who is there.
+        """Set features of absent modalities to zero, and record which are present.
 
         Args:
             features: the first level of some or both modalities.
             available: whether each sample has a modality, shape (B,).
 
         Returns:
-            The first level, shape (B, C, h, w), and where a sample may lack a modality
-            the presence that later stages need, 1 or 0, shape (B, 1, 1, 1).
+            The first level, shape (B, C, h, w). If samples may lack a modality, also 1 for
+            present and 0 for absent samples, shape (B, 1, 1, 1), for later stages.
         """
         if not available and not (self.training and self.modality_dropout > 0):
             return super().mask(features)
@@ -296,10 +297,11 @@ class CMXSegmenter(Segmenter):
         return super().mask(noted, available)
 
     def fuse(self, features: Mapping[str, Sequence[Tensor]]) -> list[Tensor]:
-        """Rectify, run the later stages on what is rectified, and fuse every stage.
+        """Rectify and fuse every stage, and run the next stage on rectified maps.
 
         Args:
-            features: what :meth:`~torchgeo_decur.models.Segmenter.encode` returns, of one or both modalities.
+            features: features of one or both modalities, from
+                :meth:`~torchgeo_decur.models.Segmenter.encode`.
 
         Returns:
             The four fused levels, each (B, C, h, w).
@@ -312,7 +314,7 @@ class CMXSegmenter(Segmenter):
             return {m: t * absent[m] if m in absent else t for m, t in maps.items()}
 
         def next_stage(i: int, m: str, t: Tensor) -> Tensor:
-            # BatchNorm must not see samples that are not there.
+            # BatchNorm must not see placeholders of absent samples.
             if m in absent:
                 t = impute_absent(t, absent[m].flatten().bool())
             return self.encoders.stage(m, i, t)
@@ -331,7 +333,7 @@ class CMXSegmenter(Segmenter):
         return fused
 
     def _pair(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
-        """Maps of both modalities in order, zeros for one that is not there."""
+        """Return the maps of both modalities in order, with zeros for an absent one."""
         zeros = torch.zeros_like(next(iter(maps.values())))
         return [maps.get(m, zeros) for m in self.channels]
 

@@ -9,12 +9,12 @@ from ...deprecation import renamed_arguments
 
 
 class FusionTransformer(nn.Module):
-    """A transformer over the tokens of several modalities; its class token sums them up.
+    """A transformer over the tokens of several modalities, summarised by a class token.
 
-    A linear layer of its own brings the tokens of each modality to one width; its bias
-    tells modalities apart. No position is added: modalities are cropped independently,
-    so that a place in one feature map is not that place in another. Modalities that are
-    not there have no tokens; nothing stands for them.
+    One linear layer for each modality projects its tokens to a common width, and its bias
+    distinguishes the modalities. No position is added: modalities are cropped
+    independently, so positions in their feature maps do not correspond. Absent modalities
+    have no tokens.
 
     Args:
         channels: number of channels of the tokens of each modality, by name.
@@ -23,7 +23,8 @@ class FusionTransformer(nn.Module):
         num_heads: number of attention heads.
 
     Raises:
-        ValueError: if an option is not positive, or ``num_heads`` do not divide ``embed_dim``.
+        ValueError: if an option is not positive, or ``num_heads`` does not divide
+            ``embed_dim``.
 
     Example:
         >>> import torch
@@ -79,18 +80,19 @@ class FusionTransformer(nn.Module):
 
         Args:
             tokens: tokens of some or all modalities, shape (B, N, C).
-            available: whether each sample has a modality, shape (B,), boolean; one
-                that is left out is there in all.
+            available: whether each sample has a modality, shape (B,), boolean. A modality
+                without a mask is present in all samples.
 
         Returns:
             The class token, shape (B, ``embed_dim``).
 
         Raises:
-            ValueError: if there is no modality, or an unknown one.
+            ValueError: if there is no modality, or a modality is unknown.
         """
         if not tokens or not all(m in self.adapters for m in tokens):
             raise ValueError(
-                f'tokens must be of some of {list(self.adapters)}, got {list(tokens)}'
+                f'tokens must belong to modalities among {list(self.adapters)}, '
+                f'got {list(tokens)}'
             )
         size = len(next(iter(tokens.values())))
         sequence = [self.class_token.expand(size, -1, -1)]

@@ -1,4 +1,4 @@
-"""Classification of what a pretrained fusion head makes of all modalities."""
+"""Classification of the joint features of a pretrained fusion head."""
 
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -11,27 +11,26 @@ from .late_fusion import LateFusion
 
 
 class FusionHeadClassifier(LateFusion):
-    """Tokens of every modality fused by a pretrained head, then one linear layer.
+    """Fuse the tokens of all modalities by a pretrained head, then apply a linear layer.
 
-    In place of the zeros of other late fusion, nothing stands for a modality that is
-    not there: the transformer does without its tokens, for the whole batch or for
-    single samples.
+    Unlike in other late fusion, zeros do not replace an absent modality: the transformer
+    runs without its tokens, for the whole batch or for single samples.
 
     Args:
-        modalities: number of channels of each modality, by name; some or all of those
+        modalities: number of channels of each modality, by name; some or all modalities
             of the head.
-        fusion: the head, such as
-            :func:`~torchgeo_decur.models.load_fusion_head` returns.
+        fusion: the head, for example from
+            :func:`~torchgeo_decur.models.load_fusion_head`.
         model: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, see
+        weights: initial weights of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         num_classes: number of outputs.
-        freeze_backbone: whether encoders and head neither learn nor adapt.
+        freeze_backbone: whether to freeze encoders and head.
         modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
         bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Raises:
-        ValueError: if an option is not valid, or the head is of other encoders.
+        ValueError: if an option is not valid, or the head belongs to other encoders.
 
     Example:
         >>> import torch
@@ -90,14 +89,14 @@ class FusionHeadClassifier(LateFusion):
         return self
 
     def features(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
-        """Compute what the head takes of each modality.
+        """Compute the input of the head from each modality.
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
 
         Returns:
-            The parts of the head, and a one, shape (B, 1), that becomes zero where a
-            sample lacks the modality.
+            Result of the head's ``parts``, and ones, shape (B, 1), which masking sets to
+            zero if a sample lacks the modality.
         """
         _, tokens = self.encoders.tokens(images)
         parts = self.fusion.parts(images, tokens)
@@ -111,13 +110,14 @@ class FusionHeadClassifier(LateFusion):
         """Fuse and classify.
 
         Args:
-            features: what :meth:`~torchgeo_decur.models.LateFusion.encode` returns, of some or all modalities.
-            size: not used; the segmenter needs it.
+            features: features of some or all modalities, from
+                :meth:`~torchgeo_decur.models.LateFusion.encode`.
+            size: not used; segmenters need it.
 
         Returns:
             Logits, shape (B, ``num_classes``).
         """
         parts = {m: levels[:-1] for m, levels in features.items()}
-        there = {m: levels[-1][:, 0] > 0 for m, levels in features.items()}
-        logits: Tensor = self.head(self.fusion(parts, there)['joint'])
+        available = {m: levels[-1][:, 0] > 0 for m, levels in features.items()}
+        logits: Tensor = self.head(self.fusion(parts, available)['joint'])
         return logits

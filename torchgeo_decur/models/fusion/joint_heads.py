@@ -1,4 +1,4 @@
-"""Fusion heads: from tokens of several encoders to what the modalities tell together."""
+"""Fusion heads: from tokens of several encoders to joint features."""
 
 import json
 from abc import ABC, abstractmethod
@@ -18,17 +18,17 @@ from .fusion_transformer import FusionTransformer
 
 
 class FusionHead(nn.Module, ABC):
-    """From tokens of some or all modalities to features of all of them, ``joint``.
+    """Base of fusion heads: from tokens of some or all modalities to ``joint`` features.
 
-    What is computed of each modality alone (``parts``) is apart from what is
-    computed of them together (``forward``), so that modalities can be left out, of
-    a batch or of single samples, without running an encoder again.
+    ``parts`` computes features of single modalities, and ``forward`` fuses them. Fusing
+    other subsets of modalities, for a batch or for single samples, therefore does not run
+    an encoder again.
 
     Attributes:
         arguments: plain arguments that build such a head.
         num_features: number of features of ``joint``.
         channels: number of channels of the tokens of each modality.
-        bands: number of channels of the images, if the head looks at them.
+        bands: number of channels of the images, if the head encodes them.
     """
 
     arguments: dict[str, Any]
@@ -38,26 +38,26 @@ class FusionHead(nn.Module, ABC):
 
     @property
     def encoders(self) -> dict[str, tuple[str, nn.Module]]:
-        """Modality and encoder of what of the head is one, by name of file."""
+        """Encoders inside the head with their modality, by name of file."""
         return {}
 
     @property
     def description(self) -> dict[str, Any]:
-        """What :func:`build_fusion_head` builds such a head from, in plain types."""
+        """Plain values from which :func:`build_fusion_head` builds such a head."""
         return {'class': type(self).__name__, **self.arguments}
 
     @abstractmethod
     def parts(
         self, images: Mapping[str, Tensor], tokens: Mapping[str, Tensor]
     ) -> dict[str, list[Tensor]]:
-        """Compute what depends on a single modality.
+        """Compute features of single modalities.
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
             tokens: tokens of their encoders, shape (B, N, C).
 
         Returns:
-            Tensors of each modality given, shape (B, ...); its tokens are the first.
+            Tensors of each given modality, shape (B, ...), with its tokens first.
         """
 
     @abstractmethod
@@ -66,29 +66,30 @@ class FusionHead(nn.Module, ABC):
         parts: Mapping[str, Sequence[Tensor]],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Compute features of the modalities that are there.
+        """Compute features of the given modalities.
 
         Args:
-            parts: what ``parts`` returns, of some or all modalities.
-            available: whether each sample has a modality, shape (B,), boolean; one
-                that is left out is there in all.
+            parts: result of ``parts``, for some or all modalities.
+            available: whether each sample has a modality, shape (B,), boolean. A modality
+                without a mask is present in all samples.
 
         Returns:
-            Features by name, shape (B, F); ``joint`` is among them.
+            Features by name, shape (B, F), including ``joint``.
         """
 
 
 class JointHead(FusionHead):
-    """The head of CoMM: the class token of a transformer over all tokens is ``joint``.
+    """Head of CoMM: ``joint`` is the class token of a transformer over all tokens.
 
     Args:
         channels: number of channels of the tokens of each modality, by name.
         embed_dim: width of the transformer.
-        depth: number of its layers.
-        num_heads: number of its attention heads.
+        depth: number of layers of the transformer.
+        num_heads: number of attention heads.
 
     Raises:
-        ValueError: if an option is not positive, or num_heads do not divide embed_dim.
+        ValueError: if an option is not positive, or ``num_heads`` does not divide
+            ``embed_dim``.
 
     Example:
         >>> head = JointHead({'s1': 64, 's2': 32}, embed_dim=16, depth=1, num_heads=4)
@@ -123,14 +124,14 @@ class JointHead(FusionHead):
     def parts(
         self, images: Mapping[str, Tensor], tokens: Mapping[str, Tensor]
     ) -> dict[str, list[Tensor]]:
-        """Pass on tokens.
+        """Return the tokens unchanged.
 
         Args:
             images: not used.
             tokens: tokens of some or all modalities, shape (B, N, C).
 
         Returns:
-            The tokens of each modality given.
+            The tokens of each given modality.
         """
         return {m: [x] for m, x in tokens.items()}
 
@@ -142,7 +143,7 @@ class JointHead(FusionHead):
         """Fuse tokens.
 
         Args:
-            parts: what ``parts`` returns, of some or all modalities.
+            parts: result of ``parts``, for some or all modalities.
             available: whether each sample has a modality, shape (B,), boolean.
 
         Returns:
@@ -153,21 +154,20 @@ class JointHead(FusionHead):
 
 
 class SharedUniqueHead(FusionHead):
-    """The head of COrAL: ``shared`` of a transformer, unique features of own encoders.
+    """Head of COrAL: shared features of a transformer, unique ones of second encoders.
 
-    ``shared`` is the class token of a transformer over the tokens that the head is
-    given. The unique features of a modality, which have its name, are tokens of a second
-    encoder, of the same kind, pooled by the attention of one learned query. ``joint`` is
-    ``shared`` and the unique features of every modality, one after the other; zeros
-    stand for those of a modality that is not there.
+    ``shared`` is the class token of a transformer over the given tokens. The unique
+    features of a modality have its name. They are tokens of a second encoder of the same
+    model, pooled by the attention of one learned query. ``joint`` concatenates ``shared``
+    and the unique features of all modalities, with zeros for absent ones.
 
     Args:
         modalities: number of channels of each modality, by name.
         model: name of a timm model, one for all modalities or one for each.
         embed_dim: width of the transformer and of unique features.
-        depth: number of its layers.
+        depth: number of layers of the transformer.
         num_heads: number of attention heads.
-        weights: start of the second encoders, see
+        weights: initial weights of the second encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Raises:
@@ -217,20 +217,20 @@ class SharedUniqueHead(FusionHead):
 
     @property
     def encoders(self) -> dict[str, tuple[str, nn.Module]]:
-        """Modality and encoder of each ``<modality>_unique``."""
+        """Second encoder and modality of each ``<modality>_unique``."""
         return {f'{m}_unique': (m, e) for m, e in self.unique.encoders.items()}
 
     def parts(
         self, images: Mapping[str, Tensor], tokens: Mapping[str, Tensor]
     ) -> dict[str, list[Tensor]]:
-        """Pass on tokens, and compute unique features.
+        """Return the tokens, and compute unique features.
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
             tokens: tokens of the first encoders, shape (B, N, C).
 
         Returns:
-            Tokens and unique features of each modality given.
+            Tokens and unique features of each given modality.
         """
         own = self.unique.tokens(images)[1]
         return {m: [tokens[m], self.pools[m](x)] for m, x in own.items()}
@@ -240,20 +240,20 @@ class SharedUniqueHead(FusionHead):
         parts: Mapping[str, Sequence[Tensor]],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Fuse tokens, and put unique features beside.
+        """Fuse tokens, and concatenate unique features.
 
         Args:
-            parts: what ``parts`` returns, of some or all modalities.
+            parts: result of ``parts``, for some or all modalities.
             available: whether each sample has a modality, shape (B,), boolean.
 
         Returns:
-            Unique features of each modality given, ``shared``, shape (B, ``embed_dim``)
+            Unique features of each given modality, ``shared``, shape (B, ``embed_dim``)
             each, and ``joint``.
         """
-        there = available or {}
-        shared = self.transformer({m: p[0] for m, p in parts.items()}, there)
+        masks = available or {}
+        shared = self.transformer({m: p[0] for m, p in parts.items()}, masks)
         unique = {
-            m: p[1] * there[m].to(p[1].dtype)[:, None] if m in there else p[1]
+            m: p[1] * masks[m].to(p[1].dtype)[:, None] if m in masks else p[1]
             for m, p in parts.items()
         }
         absent = torch.zeros_like(shared)
@@ -267,10 +267,10 @@ _HEADS: dict[str, type[FusionHead]] = {
 
 
 def build_fusion_head(description: Mapping[str, Any]) -> FusionHead:
-    """Build a fusion head, at random.
+    """Build a fusion head with random weights.
 
     Args:
-        description: what ``description`` of such a head says.
+        description: ``description`` of such a head.
 
     Returns:
         The head.
@@ -292,7 +292,7 @@ def build_fusion_head(description: Mapping[str, Any]) -> FusionHead:
 
 
 def load_fusion_head(file: str | Path) -> FusionHead:
-    """Build and load a fusion head that a fit has exported.
+    """Build and load an exported fusion head.
 
     Args:
         file: ``fusion.safetensors`` of
@@ -302,8 +302,8 @@ def load_fusion_head(file: str | Path) -> FusionHead:
         The head, with its weights.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file holds no fusion head.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file does not hold a fusion head.
     """
     if not Path(file).is_file():
         raise FileNotFoundError(
