@@ -10,7 +10,7 @@ from torchgeo_decur.files import atomic_write, atomic_write_all, checksum_of, sh
 
 @pytest.fixture(params=[0o022, 0o002, 0o077])
 def mode(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Mode of new files under a umask."""
+    """Return the mode of new files under a umask."""
     before = os.umask(request.param)
     yield 0o666 & ~request.param
     os.umask(before)

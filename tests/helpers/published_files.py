@@ -14,7 +14,7 @@ Publish = Callable[[WeightsEnum, Any], Path]
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder in place of the cache of torch.hub."""
+    """Replace the cache of torch.hub by an empty folder."""
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
     return tmp_path / 'hub' / 'checkpoints'
 

@@ -19,7 +19,7 @@ from torchgeo_decur.weights.metadata import EncoderMetadata
 
 
 class Registry(dict[str, Callable[..., Any]]):
-    """As of TerraTorch: constructors by their names."""
+    """Registry of constructors, like that of TerraTorch."""
 
     def register(self, constructor: Callable[..., Any]) -> Callable[..., Any]:
         self[constructor.__name__] = constructor
@@ -31,7 +31,7 @@ class Registry(dict[str, Callable[..., Any]]):
 
 @dataclass(frozen=True)
 class BandSpec:
-    """As of torchgeo-bench."""
+    """Band of a data set, like that of torchgeo-bench."""
 
     sensor: str
     name: str
@@ -44,7 +44,7 @@ class BandSpec:
 
 
 class BenchModel(nn.Module):
-    """As of torchgeo-bench: scales, then calls what a subclass has."""
+    """Model that scales images and then calls its subclass, as in torchgeo-bench."""
 
     def __init__(self, bands: list[BandSpec], normalization: str, **_: object) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def adapter() -> Iterator[Callable[[str], ModuleType]]:
 
 @pytest.fixture(scope='session')
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """File of encoders of Sentinel-1 and Sentinel-2 that says what they are."""
+    """Write encoders of Sentinel-1 and Sentinel-2 with their metadata."""
     torch.manual_seed(0)
     names = {'s1': 'sentinel1_grd', 's2': 'sentinel2_l1c'}
     encoders = MultimodalEncoder(

@@ -27,7 +27,7 @@ def spec(bench: ModuleType, sensor: str, name: str, source: str, **given: Any) -
 
 
 def images(*bands: tuple[float, float]) -> Tensor:
-    """Random images of bands with these means and standard deviations."""
+    """Draw images of bands with these means and standard deviations."""
     torch.manual_seed(0)
     each = [mean + std * torch.randn(3, 1, 32, 32) for mean, std in bands]
     return torch.cat(each, 1)
@@ -120,7 +120,7 @@ def test_rejects_weights_with_too_little_metadata(
 
 
 def eurosat(root: Path) -> None:
-    """Twelve images in the layout of EuroSAT, whose classes differ in brightness."""
+    """Write twelve images in the layout of EuroSAT, with classes that differ in brightness."""
     folder = root / 'ds/images/remote_sensing/otherDatasets/sentinel_2/tif'
     rng = np.random.default_rng(0)
     for i, name in enumerate(('Forest', 'River')):

@@ -47,7 +47,7 @@ def test_every_parameter_gets_a_gradient(
 
 
 def test_equals_torchvision(tmp_path: Path) -> None:
-    """The convolutions of torchvision's file give its maps; its classifier is left out."""
+    """Load torchvision's file without its classifier, and compare the maps."""
     reference = torchvision.models.AlexNet(num_classes=2)
     reference.classifier = nn.Sequential(nn.Linear(4, 2))
     torch.save(reference.state_dict(), tmp_path / 'alexnet.pth')

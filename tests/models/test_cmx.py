@@ -36,7 +36,7 @@ def images(batch: int = 3, height: int = 64, width: int = 64) -> dict[str, Tenso
 
 
 def calls(module: nn.Module) -> list[str]:
-    """Names of the modules inside that have been run, filled as they are."""
+    """Record the names of the modules inside as they run."""
     found: list[str] = []
     for name, inside in module.named_modules():
         inside.register_forward_hook(lambda *_, name=name: found.append(name))
@@ -188,7 +188,7 @@ class TestSegmenter:
         assert [f.num_heads for f in model.fusion] == [1, 2, 5, 8]
 
     def test_rectified_features_feed_the_next_stage(self) -> None:
-        """Stage by stage, written out with what the encoders give by themselves."""
+        """Compare with plain code, stage by stage."""
         model = segmenter().eval()
         x = images()
         a, b = (model.encoders.stage(m, 0, x[m]) for m in MODALITIES)
@@ -258,7 +258,7 @@ class TestAbsence:
 
     @pytest.mark.parametrize('missing', MODALITIES)
     def test_absent_modality_is_zeros_in_every_stage(self, missing: str) -> None:
-        """The other modality is encoded as if it were alone."""
+        """Check that the other modality is encoded independently."""
         model = segmenter().eval()
         rest = {m: t for m, t in images().items() if m != missing}
         (other,) = rest
@@ -363,7 +363,7 @@ class TestFrozen:
 
 class TestWeights:
     def test_loads_published_files(self, publish: Publish) -> None:
-        """A small backbone in place of the published one."""
+        """Use a small backbone instead of the published one."""
         rgb, hha = (random_state('mit_b0', 3, seed=i) for i in (1, 2))
         parts = {'module.backbone_1': rgb, 'module.backbone_2': hha}
         joint = {f'{p}.{k}': v for p, s in parts.items() for k, v in s.items()}

@@ -38,7 +38,7 @@ SIZES = {'da_l3': (14, 16, 8), 'da_l4': (7, 8, 4)}
 
 
 def build(spread: float = 1.0, **options: Any) -> DeformableAttention:
-    """Attention whose offsets and biases are not as small as those of a fresh one."""
+    """Build attention with larger offsets and biases than an initial one."""
     torch.manual_seed(0)
     defaults = {'channels': 16, 'num_heads': 4, 'groups': 2, 'table_size': (5, 4)}
     attention = DeformableAttention(**{**defaults, **options})
@@ -51,7 +51,7 @@ def build(spread: float = 1.0, **options: Any) -> DeformableAttention:
 
 
 def loops(attention: DeformableAttention, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What the slow loops make of a batch."""
+    """Compute a batch with slow loops."""
     stride = attention.conv_offset[0].stride[0]
     found = [
         attend(attention.state_dict(), y, attention.num_heads, attention.groups, stride)
@@ -69,7 +69,7 @@ class TestLoops:
         ('layer', 'size'), [(x, size) for x in SIZES for size in SIZES[x]]
     )
     def test_equals_plain_loops_at_published_sizes(self, layer: str, size: int) -> None:
-        """Maps of images of 224, 256 and 120 pixels, in single precision."""
+        """Use maps of images of 224, 256 and 120 pixels, in single precision."""
         attention = build(**LAYERS[layer])
         x = torch.randn(1, LAYERS[layer]['channels'], size, size)
         with torch.no_grad():

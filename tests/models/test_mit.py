@@ -34,7 +34,7 @@ Publish = Callable[[Any, Any], Path]
 
 
 def with_head(state: State) -> State:
-    """As published, with the classifier of smp's names."""
+    """Build a published state dictionary, with a classifier by smp's name."""
     return {**state, 'head.weight': torch.rand(7, 256), 'head.bias': torch.rand(7)}
 
 
@@ -91,7 +91,7 @@ class TestContract:
 class TestParameters:
     @pytest.mark.parametrize('name', NAMES)
     def test_parameters_have_the_names_of_smp(self, name: str) -> None:
-        """As narrow as it can be: names and depths are those of the model."""
+        """Build each model as narrow as possible, with its names and depths."""
         narrow = {'embed_dims': [8, 16, 40, 64]}
         model = timm.create_model(name, **narrow)
         options = {**mix_transformer_encoders[name]['params'], **narrow}
@@ -114,7 +114,7 @@ class TestParameters:
 
 
 class TestImageNet:
-    """The files that smp has on the hub, in a cache as the hub's own client fills it."""
+    """Files of smp on the Hub, in a cache like that of the Hub's client."""
 
     @pytest.fixture
     def state(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> State:
@@ -150,7 +150,7 @@ class TestImageNet:
 
 
 class TestPublished:
-    """A small backbone in place of the published one: the size does not matter."""
+    """A small backbone replaces the published one."""
 
     @pytest.mark.parametrize(
         'entry', [MiTB2_Weights.SUNRGBD_HHA_DECUR, MiTB5_Weights.SUNRGBD_RGB_DECUR]

@@ -78,7 +78,7 @@ def test_other_features_leave_no_file(
 
 
 class Undecided(nn.Module):
-    """Takes a way that depends on values, which no graph can."""
+    """Branch by values, which a graph cannot."""
 
     def __init__(self) -> None:
         super().__init__()

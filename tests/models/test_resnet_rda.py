@@ -48,7 +48,7 @@ class TestTimm:
             assert model(torch.rand(1, 13, 64, 64)).shape == (1, 2048)
 
     def test_replaces_the_input_without_residual(self) -> None:
-        """Zeros that are added leave the map as it is, and else are all there is."""
+        """Compare both kinds with attention that returns zeros."""
         for name, kept in ((SMALL, True), ('resnet18_da', False)):
             options = {'in_chans': 2, 'num_classes': 0, 'zero_init_attention': True}
             model = timm.create_model(name, **options).eval()
@@ -221,7 +221,7 @@ class TestTransfer:
 
 class TestPlainWeights:
     def test_loads_without_attention(self, tmp_path: Path) -> None:
-        """A torchvision state dictionary; what it lacks stays as it is."""
+        """Load a torchvision state dictionary, which lacks the attention."""
         source = timm.create_model('resnet18', in_chans=2)
         torch.save(source.state_dict(), tmp_path / 'resnet18.pth')
         encoder = build()

@@ -112,7 +112,7 @@ class TestEntries:
 
     @pytest.mark.parametrize('entry', ENTRIES, ids=str)
     def test_pixels_meet_the_weights_as_in_pretraining(self, entry: Any) -> None:
-        """The published loaders, written down: pixel of the file, first convolution."""
+        """Compare with the published loaders, from a pixel to the first convolution."""
         names = entry.meta['modalities']
         pixels = {m: _PIXELS[entry.meta['sensors'][m]] for m in names}
         images = {f'image_{m}': x[None] for m, (x, _) in pixels.items()}
@@ -134,7 +134,7 @@ class TestNames:
         assert all(str(get_weight(name)) == name for name in names)
 
     def test_torchgeo_finds_ours_and_its_own(self) -> None:
-        """If this fails, TorchGeo changed how it finds weights: see models/registry.py."""
+        """Fail if TorchGeo changes how it finds weights; see models/registry.py."""
         assert set(list_weights()) <= {
             str(w)
             for k, e in api._model_weights.items()
@@ -188,7 +188,7 @@ class TestNames:
 
 
 class TestResNet50:
-    """The headline, with the full key set of torchvision's ResNet-50."""
+    """Joint Sentinel weights, with all keys of torchvision's ResNet-50."""
 
     @pytest.fixture
     def states(self, publish: Publish) -> dict[str, State]:

@@ -224,7 +224,7 @@ class TestEnum:
 
 
 class Code:
-    """Makes a folder when unpickled."""
+    """Create a folder when unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -248,12 +248,12 @@ def write_page(file: Path) -> None:
 
 
 def write_noise(file: Path) -> None:
-    """What torch.load takes for text that is not UTF-8, which is a ValueError to it."""
+    """Return bytes that torch.load reads as text other than UTF-8: a ValueError."""
     file.write_bytes(b'X\x01\x00\x00\x00\xe9.')
 
 
 def write_reference(file: Path) -> None:
-    """What torch.load takes for a reference to nothing, a KeyError to it."""
+    """Return bytes that torch.load reads as a missing reference: a KeyError."""
     file.write_bytes(b'h\x07.')
 
 

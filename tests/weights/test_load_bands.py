@@ -25,7 +25,7 @@ from torchgeo_decur.tasks import LateFusionClassification, LateFusionSegmentatio
 
 
 class TestBands:
-    """The first convolution, adapted by names of bands."""
+    """The first convolution is adapted by names of bands."""
 
     known = ('B2', 'B3', 'B4', 'B8A')
 
@@ -129,7 +129,7 @@ class TestBands:
 
 
 class TestBandsOfAModel:
-    """Thirteen bands to four, wherever encoders are started."""
+    """Every class that starts encoders adapts thirteen bands to four."""
 
     wanted: ClassVar = ['B02', 'B03', 'B04', 'B08']
 
@@ -185,7 +185,7 @@ class TestBandsOfAModel:
 
 
 class TestSeveral:
-    """Several encoders at once, by name of modality."""
+    """Several encoders are loaded at once, by name of modality."""
 
     modalities: ClassVar = {'s1': 2, 's2': 4}
 

@@ -27,7 +27,7 @@ Publish = Callable[[Any, Any], Path]
 
 
 def joint(first: State, second: State, **others: Tensor) -> dict[str, Any]:
-    """A training checkpoint of two modalities, as published."""
+    """Build a training checkpoint of two modalities, as published."""
     projector = {'0.weight': torch.rand(4, 4), '1.running_mean': torch.rand(4)}
     state = {f'module.backbone_1.{k}': v for k, v in first.items()}
     state |= {f'module.backbone_2.{k}': v for k, v in second.items()}
@@ -38,7 +38,7 @@ def joint(first: State, second: State, **others: Tensor) -> dict[str, Any]:
 
 
 def attention(prefix: str, seed: int) -> State:
-    """Deformable attention of layers 3 and 4, by its published names."""
+    """Build deformable attention of layers 3 and 4, by its published names."""
     state = random_state(f'{SMALL}_rda', seed=seed)
     own = {k: v for k, v in state.items() if k.startswith('da_')}
     return {k.replace('da_', f'{prefix}_', 1): v for k, v in own.items()}
@@ -104,7 +104,7 @@ class TestLayouts:
     def test_resizes_position_embeddings(
         self, publish: Publish, model: str, size: Any, grid: tuple[int, int]
     ) -> None:
-        """Embeddings resized once are those that timm resizes at each image."""
+        """Compare with timm, which resizes embeddings at each image."""
         entry = ViTSmall16_Weights.SENTINEL2_ALL_DECUR
         torch.manual_seed(0)
         state = create_encoder('vit_tiny_patch16_224', 13).state_dict()
@@ -165,7 +165,7 @@ class TestLayouts:
     def test_gives_both_modalities_the_trained_attention(
         self, publish: Publish
     ) -> None:
-        """Both modalities were trained with da1."""
+        """Use da1 for both modalities, as in training."""
         s1, s2 = random_state(SMALL, 2, seed=1), random_state(SMALL, 13, seed=2)
         trained, unused = attention('da1', 1), attention('da2', 2)
         entry = ResNet50RDA_Weights.SENTINEL1_2_DECUR
@@ -181,7 +181,7 @@ class TestLayouts:
     def test_takes_untrained_attention_from_the_other_file(
         self, publish: Publish, tmp_path: Path
     ) -> None:
-        """The second file has da2, which was never trained."""
+        """Replace da2 of the second file, which was never trained."""
         s1, s2 = random_state(SMALL, 2, seed=1), random_state(SMALL, 13, seed=2)
         trained, unused = attention('da1', 1), attention('da2', 2)
         first = {f'backbone.{k}': v for k, v in s1.items()} | trained
@@ -204,7 +204,7 @@ class TestLayouts:
 
     @pytest.mark.parametrize('size', [224, 256, 120])
     def test_attention_equals_plain_loops(self, publish: Publish, size: int) -> None:
-        """What a published file computes, against loops on the tensors of the file."""
+        """Compare with loops on the tensors of a published file."""
         torch.manual_seed(size)
         source = create_encoder(f'{SMALL}_rda', 2).state_dict()
         for name, value in source.items():
