@@ -1,4 +1,8 @@
-"""Model card of encoders, from their metadata."""
+"""Model card of encoders, from their metadata.
+
+The text is written here and not by ``ModelCard.from_template``, which reorders the header
+and drops the last newline, and whose template would need code for the tables too.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
