@@ -95,7 +95,7 @@ class TestFCN:
         [
             (
                 'fcn',
-                r'the strides \[8, 16, 32\], got \[16, 16, 16\]; choose a backbone',
+                r'levels of strides \[8, 16, 32\], got \[16, 16, 16\]; choose a backbone',
             ),
             ('unet', r'levels of strides .*, got \[16, 16, 16\]; choose a backbone'),
             ('deeplabv3+', r"pyramid of output stride 16, got 'test_vit' for s1"),
