@@ -229,7 +229,7 @@ class TestConvert:
         (_, rgb, model, colour), (_, hha, _, depth) = written
         assert (rgb.name, hha.name) == (f'{file.stem}_rgb', f'{file.stem}_hha')
         assert model == 'mit_b2' and colour['bands'] == ['R', 'G', 'B']
-        assert colour['limits'] == ((0.0,) * 3, (255.0,) * 3)
+        assert colour['limits'] == [[0.0] * 3, [255.0] * 3]
         assert colour['licence'] == 'Apache-2.0' and colour['data'] == 'SUN RGB-D'
         for said in (colour, depth):
             assert said['normalize']['mean'] == [0.406, 0.456, 0.485]
