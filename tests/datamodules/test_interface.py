@@ -6,23 +6,30 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from torchgeo_decur import datamodules
-from torchgeo_decur.datamodules import MultimodalDataModule, SyntheticEODataModule
+from torchgeo_decur.datamodules import (
+    FileDataModule,
+    MultimodalDataModule,
+    SyntheticEODataModule,
+)
 from torchgeo_decur.datamodules.splits import split_groups
+from torchgeo_decur.deprecation import renamed
 
-#: Shared options, in the order in which every datamodule takes them.
+#: Shared options, in the order in which every datamodule lists them.
 ORDER = (
-    *('val_fraction', 'test_fraction', 'label_fraction'),
-    *('batch_size', 'num_workers', 'seed'),
-    *('download', 'checksum', 'skip_unreadable'),
+    *('val_fraction', 'test_fraction'),
+    *('download', 'checksum', 'skip_unreadable', 'conversion'),
+    *('batch_size', 'num_workers', 'seed', 'label_fraction'),
 )
 #: What the data are: the only arguments by position.
 DATA = ('root', 'rasters', 'images', 'mask', 'modalities')
+BASES = (MultimodalDataModule, FileDataModule)
 
 
 class Squares(Dataset[dict[str, Tensor]]):
@@ -84,16 +91,37 @@ def test_one_order_of_options(name: str) -> None:
     cls = getattr(datamodules, name)
     if not issubclass(cls, MultimodalDataModule):
         return
-    parameters = inspect.signature(cls).parameters
-    if '__init__' in vars(cls) and cls is not MultimodalDataModule:
+    if '__init__' in vars(cls) and cls not in BASES:
         by_position = [
-            k for k, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD
+            k
+            for k, p in inspect.signature(cls).parameters.items()
+            if p.kind is p.POSITIONAL_OR_KEYWORD
         ]
         assert set(by_position) <= set(DATA)
-        shared = [k for k in parameters if k in ORDER]
-        assert shared == [k for k in ORDER if k in parameters]
-        assert {'batch_size', 'num_workers', 'seed'} <= set(shared)
-    assert parameters['seed'].default is None
+    # What a config may set, those of the bases included, and what --help says of it.
+    parser = ArgumentParser()
+    parser.add_class_arguments(cls, 'data', skip=set(renamed(cls)))
+    texts = {
+        a.dest.removeprefix('data.'): a.help
+        for a in parser._actions
+        if a.dest.startswith('data.')
+    }
+    shared = [k for k in texts if k in ORDER]
+    assert shared == [k for k in ORDER if k in texts]
+    assert {'batch_size', 'num_workers', 'seed'} <= set(shared)
+    assert 'options' not in texts and all(texts.values())
+
+
+@pytest.mark.parametrize('name', ['RasterPairDataModule', 'PackedDataModule'])
+def test_no_fraction_of_labels_without_labels_to_choose(name: str) -> None:
+    parser = ArgumentParser()
+    parser.add_class_arguments(getattr(datamodules, name), 'data')
+    assert 'label_fraction' not in str(parser.format_help())
+
+
+def test_seed_is_not_negative() -> None:
+    with pytest.raises(ValueError, match='seed must not be negative, got -1'):
+        SquaresDataModule(seed=-1)
 
 
 def test_the_base_has_the_places_of_torchgeo() -> None:

@@ -1,10 +1,10 @@
-"""Datamodules: one a dataset, each owns the scale of its modalities."""
+"""Datamodules, one for each dataset; each scales its own modalities."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .band_statistics import StatisticsDataModule
-from .base import MultimodalDataModule
+from .base import FileDataModule, MultimodalDataModule
 from .bigearthnet import BigEarthNetMMDataModule
 from .geonrw import GeoNRWPatchDataModule
 from .loaders import ResumableSampler
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     'BigEarthNetMMDataModule',
+    'FileDataModule',
     'GeoNRWPatchDataModule',
     'MultimodalDataModule',
     'NYUDepthV2DataModule',
@@ -37,7 +38,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import packed data at first use, as the package ``packed`` builds on this one."""
+    """Import packed data at first use, because ``packed`` imports this package."""
     if name == 'PackedDataModule':
         return getattr(import_module('..packed', __name__), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

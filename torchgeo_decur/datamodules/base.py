@@ -1,4 +1,4 @@
-"""What every datamodule of several modalities shares."""
+"""Base classes of the datamodules."""
 
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -12,7 +12,7 @@ from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets.utils import Sample
 
 from ..datasets.base import FileDataset
-from ..modalities import FirstBatches, Modality, check_names, split
+from ..modalities import FirstBatches, Modality, check_names, converted, split
 from ..transforms import PerModality, ScaleToUnit
 from .loaders import ResumableLoader, ResumableSampler
 from .splits import split_groups, take_budget
@@ -27,28 +27,29 @@ Split = Literal['train', 'val', 'test', 'predict']
 
 
 class MultimodalDataModule(BaseDataModule):
-    """Base of the datamodules: scaling, the check of the first batch, exact resuming.
+    """Base of the datamodules: scaling, check of the first batch, exact resuming.
 
     A subclass sets ``train_dataset``, ``val_dataset``, ``test_dataset`` and
-    ``predict_dataset`` in ``setup``, map-style datasets whose samples have
-    ``image_<m>`` for every modality in its physical unit. Batches leave the datamodule
-    scaled to [0, 1] (:class:`~torchgeo_decur.transforms.ScaleToUnit`), on the device.
+    ``predict_dataset`` in ``setup``. They are map-style datasets with ``image_<m>`` of
+    every modality in its physical unit. The datamodule scales batches to [0, 1] on the
+    device (:class:`~torchgeo_decur.transforms.ScaleToUnit`).
 
     Args:
-        modalities: what each modality is: a :class:`~torchgeo_decur.modalities.Modality`,
-            the name of a known one, or a dictionary of its fields.
+        modalities: record of each modality, by name: a
+            :class:`~torchgeo_decur.modalities.Modality`, the name of a known one, or a
+            dictionary of its fields.
         batch_size: samples of a batch on each device.
         num_workers: worker processes of each data loader.
-        seed: seed of shuffles, splits and budgets; by default that of
-            ``seed_everything`` when the datamodule is built, or 0 if there is none. A
-            resumed fit keeps the seed that it began with, unless one is given.
-        label_fraction: fraction of the training samples to train with, such as 0.01: the
-            same on every device and in every run of one seed, a smaller one within a
-            larger one, and stratified where the subclass knows the labels.
+        seed: seed of everything that the data draws: shuffles, splits, fractions, dates,
+            windows and scenes. By default the seed of ``seed_everything``, or 0 if none is
+            set. A resumed fit keeps its first seed, unless this one is given.
+        label_fraction: fraction of the training samples to train with, such as 0.01. A
+            seed always selects the same samples, and a smaller fraction is part of a
+            larger one. The draw is stratified if the samples have class labels.
 
     Raises:
-        ValueError: if a modality is not valid, ``batch_size`` is not positive or
-            ``label_fraction`` out of range.
+        ValueError: if a modality is not valid, ``batch_size`` is not positive, ``seed`` is
+            negative or ``label_fraction`` is out of range.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class MultimodalDataModule(BaseDataModule):
             raise ValueError(f'label_fraction must be in (0, 1], got {label_fraction}')
         if batch_size < 1:
             raise ValueError(f'batch_size must be positive, got {batch_size}')
+        if seed is not None and seed < 0:
+            raise ValueError(f'seed must not be negative, got {seed}')
         super().__init__(Dataset, batch_size, num_workers)
         self.seed = global_seed() if seed is None else seed
         self._seed_is_given = seed is not None
@@ -74,11 +77,11 @@ class MultimodalDataModule(BaseDataModule):
     def set_modalities(
         self, modalities: Mapping[str, Modality | str | Mapping[str, Any]]
     ) -> None:
-        """Say what the modalities are, and so how they are scaled.
+        """Set the modalities and their scaling.
 
         Args:
-            modalities: as in the constructor. A subclass that learns statistics or
-                nodata values in ``setup`` calls this again then.
+            modalities: as in the constructor. A subclass that finds statistics or nodata
+                values in ``setup`` calls this method again.
         """
         check_names(modalities)
         self.modalities = {m: Modality.of(value) for m, value in modalities.items()}
@@ -91,17 +94,17 @@ class MultimodalDataModule(BaseDataModule):
         self.aug = PerModality(known)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps: the seed, on which the splits depend."""
+        """Return the state for a checkpoint: the seed, which determines the splits."""
         return {'seed': self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the seed of the checkpoint, unless one was given, and split again.
+        """Restore the seed of the checkpoint, unless one was given, and split again.
 
-        Otherwise a fit that is resumed, or tested, under another ``seed_everything``
-        would validate on samples that it was trained with.
+        Otherwise, under another ``seed_everything``, a resumed or tested fit would
+        validate on training samples.
 
         Args:
-            state_dict: as :meth:`state_dict` returned it.
+            state_dict: state from :meth:`state_dict`.
         """
         seed = state_dict.get('seed', self.seed)
         if self._seed_is_given or seed == self.seed:
@@ -112,17 +115,17 @@ class MultimodalDataModule(BaseDataModule):
             self.setup(self.trainer.state.fn)
 
     def freeze(self) -> None:
-        """Ask for samples that are the same in every epoch, as packing needs them.
+        """Fix the samples, so that all epochs are equal, as packing requires.
 
-        Called before ``setup``. A subclass whose samples change with the epoch overrides
-        it.
+        It is called before ``setup``. A subclass whose samples change with the epoch
+        overrides it.
         """
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Take a batch out of what kept Lightning from converting it.
+        """Unwrap a batch whose precision Lightning has left unchanged.
 
         Args:
-            batch: a batch, as the data loader has it.
+            batch: a batch of the data loader.
             dataloader_idx: index of the data loader.
 
         Returns:
@@ -142,7 +145,7 @@ class MultimodalDataModule(BaseDataModule):
             The batch with scaled images, in the precision of the trainer.
 
         Raises:
-            ValueError: if a first batch is not what the modalities say.
+            ValueError: if a first batch contradicts the modalities.
         """
         trainer = self.trainer
         training = trainer is not None and trainer.training
@@ -151,7 +154,7 @@ class MultimodalDataModule(BaseDataModule):
             trainer.validating or trainer.sanity_checking
         )
         stage = 'train' if training else 'val' if checking else 'other'
-        # Cached features come without images.
+        # Batches of cached features have no images.
         has_images = any(str(key).startswith('image') for key in batch)
         if has_images and not self.first_batches.done(stage):
             channels = {m: modality.channels for m, modality in self.modalities.items()}
@@ -161,19 +164,19 @@ class MultimodalDataModule(BaseDataModule):
         return cast(Sample, convert_images(scaled, trainer))
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Load shuffled batches, from where the fit stands.
+        """Load shuffled batches, from the position of the fit.
 
         Returns:
             The data loader.
 
         Raises:
-            ValueError: if a batch has fewer than two samples, or there are fewer
-                samples than a batch.
+            ValueError: if a batch has fewer than two samples, or more samples than the
+                training split.
         """
         dataset = self._dataset('train')
         trainer = self.trainer
         world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-        # torch shuffles by seed + epoch: neighbouring seeds must not share their epochs.
+        # torch shuffles by seed + epoch; neighbouring seeds must not share epochs.
         seed = 1_000_003 * self.seed
         sampler = ResumableSampler(
             dataset, world, rank, shuffle=True, seed=seed, drop_last=True
@@ -181,9 +184,8 @@ class MultimodalDataModule(BaseDataModule):
         if self.batch_size < 2 or len(sampler) < self.batch_size:
             raise ValueError(
                 f'batch_size must be from 2 to the number of training samples on each '
-                f'device ({len(sampler)}), got {self.batch_size}: the losses and '
-                'BatchNorm compare the samples of a batch, and the last, smaller batch '
-                'is left out'
+                f'device ({len(sampler)}), got {self.batch_size}; losses and BatchNorm '
+                'need several samples, and an incomplete last batch is dropped'
             )
         return ResumableLoader(
             dataset,
@@ -211,16 +213,16 @@ class MultimodalDataModule(BaseDataModule):
         labels: Callable[[], Tensor] | None = None,
         names: Sequence[str] = (),
     ) -> list[int]:
-        """Choose the training samples of ``label_fraction``; warn of classes it loses.
+        """Choose the training samples of ``label_fraction``; warn of lost classes.
 
         Args:
             number: number of training samples.
-            labels: gives their labels, shape (N,) or (N, K), if they are known; called
-                only when there is something to choose.
+            labels: returns the labels, shape (N,) or (N, K); called only if
+                ``label_fraction`` is less than 1. None for samples without labels.
             names: name of each class, for the warning.
 
         Returns:
-            Numbers of the samples to train with, in order.
+            Numbers of the chosen samples, in order.
         """
         if self.label_fraction == 1:
             return list(range(number))
@@ -237,14 +239,14 @@ class MultimodalDataModule(BaseDataModule):
     def hold_out(
         self, dataset: FileDataset, groups: Sequence[Hashable], fraction: float
     ) -> None:
-        """Set the training and the validation split; no group is on both sides.
+        """Set the training and the validation split; each group is in one of them.
 
-        Without a fraction there is no validation split.
+        If ``fraction`` is 0, there is no validation split.
 
         Args:
-            dataset: the samples of both.
+            dataset: samples of both splits.
             groups: group of each sample, such as its place.
-            fraction: fraction of the groups to validate on.
+            fraction: fraction of the groups for validation.
         """
         kept, held_out = split_groups(groups, fraction, self.seed)
         some = self.budget(len(kept))
@@ -272,11 +274,72 @@ class MultimodalDataModule(BaseDataModule):
         return options
 
 
-def global_seed() -> int:
-    """Return the seed that ``seed_everything`` has set for all processes of a run.
+class FileDataModule(MultimodalDataModule):
+    """Base of the datamodules of datasets that can be downloaded.
+
+    Args:
+        modalities: record of each modality, by name, in the unit of the files.
+        root: folder of the dataset, or of the download.
+        download: whether to download missing files.
+        checksum: whether to verify downloads.
+        skip_unreadable: whether the next sample replaces one with a damaged file.
+        conversion: ``scale``, ``offset`` and ``nodata`` by modality, if the files hold
+            other numbers than the unit, such as ``{s2: {offset: -1000}}`` for Sentinel-2
+            products since processing baseline 04.00, or ``{dem: {nodata: -9999}}``.
+        options: options of :class:`MultimodalDataModule`: ``batch_size``,
+            ``num_workers``, ``seed`` and ``label_fraction``.
+
+    Raises:
+        ValueError: if an option is not valid.
+
+    Attributes:
+        kwargs: options of the dataset.
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality | str],
+        root: str = 'data',
+        *,
+        download: bool = False,
+        checksum: bool = True,
+        skip_unreadable: bool = False,
+        conversion: dict[str, dict[str, Any]] | None = None,
+        **options: Any,
+    ) -> None:
+        """Initialize a new FileDataModule instance."""
+        super().__init__(converted(modalities, conversion), **options)
+        self.kwargs: dict[str, Any] = {
+            'root': root,
+            'download': download,
+            'checksum': checksum,
+            'skip_unreadable': skip_unreadable,
+            'conversion': conversion,
+        }
+
+
+def check_val_fraction(val_fraction: float) -> float:
+    """Check the fraction of a validation split.
+
+    Args:
+        val_fraction: the fraction.
 
     Returns:
-        The seed; 0 if none is set. The state of PyTorch's generator, which is random
-        then, is not used: splits must be those of the next run.
+        The fraction.
+
+    Raises:
+        ValueError: if it is not in [0, 1).
+    """
+    if not 0 <= val_fraction < 1:
+        raise ValueError(f'val_fraction must be in [0, 1), got {val_fraction}')
+    return val_fraction
+
+
+def global_seed() -> int:
+    """Return the seed of ``seed_everything``, which all processes of a run share.
+
+    Returns:
+        The seed, or 0 if none is set. PyTorch's own seed is then random, so it would
+        change the splits from run to run.
     """
     return int(os.environ.get('PL_GLOBAL_SEED', 0))

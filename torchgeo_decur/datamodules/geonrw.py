@@ -3,33 +3,23 @@
 from typing import Any, Literal
 
 from ..datasets.geonrw import GeoNRWPatches
-from ..modalities import converted
-from .base import MultimodalDataModule
+from .base import FileDataModule, check_val_fraction
 
 
-class GeoNRWPatchDataModule(MultimodalDataModule):
+class GeoNRWPatchDataModule(FileDataModule):
     """Patches of aerial photographs, elevation and land cover, images in [0, 1].
 
-    The test split is the published one. The validation split is drawn at random from the
-    training *tiles*: patches of one tile are never on both sides. The predict split is
-    the test split.
+    The test split is the published one. The validation split is drawn from the training
+    *tiles*: all patches of a tile are in one split. The predict split is the test split.
 
     Args:
-        root: folder that has one folder a city, or that receives them.
+        root: folder with one folder per city, or of the download.
         size: height and width of a patch in pixels.
-        val_fraction: fraction of the training tiles that training leaves out. With 0 all
-            train and there is no validation (``limit_val_batches: 0``).
-        label_fraction: fraction of the remaining patches to train with, drawn at random,
-            such as 0.01 for the experiments with few labels.
-        batch_size: patches of a batch on each device.
-        num_workers: worker processes of each data loader.
-        seed: seed of split, fraction and shuffle; by default that of
-            ``seed_everything``.
-        download: whether to download what is missing.
-        checksum: whether to verify downloads.
-        skip_unreadable: whether the next patch replaces one with a damaged file.
-        conversion: where files hold other numbers than those of the unit, ``scale``,
-            ``offset`` and ``nodata`` by modality, such as ``{dem: {nodata: -9999}}``.
+        val_fraction: fraction of the training tiles for validation. With 0 there is no
+            validation (``limit_val_batches: 0``).
+        options: options of :class:`~torchgeo_decur.datamodules.FileDataModule`:
+            ``download``, ``skip_unreadable``, ``conversion``, ``batch_size``,
+            ``num_workers``, ``seed``, ``label_fraction``, ...
 
     Raises:
         ValueError: if an option is not valid.
@@ -41,37 +31,15 @@ class GeoNRWPatchDataModule(MultimodalDataModule):
         *,
         size: int = 250,
         val_fraction: float = 0.1,
-        label_fraction: float = 1.0,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int | None = None,
-        download: bool = False,
-        checksum: bool = True,
-        skip_unreadable: bool = False,
-        conversion: dict[str, dict[str, Any]] | None = None,
+        **options: Any,
     ) -> None:
         """Initialize a new GeoNRWPatchDataModule instance."""
-        if not 0 <= val_fraction < 1:
-            raise ValueError(f'val_fraction must be in [0, 1), got {val_fraction}')
-        super().__init__(
-            converted(GeoNRWPatches.modalities, conversion),
-            batch_size,
-            num_workers,
-            seed=seed,
-            label_fraction=label_fraction,
-        )
-        self.val_fraction = val_fraction
-        self.kwargs = {
-            'root': root,
-            'size': size,
-            'download': download,
-            'checksum': checksum,
-            'skip_unreadable': skip_unreadable,
-            'conversion': conversion,
-        }
+        super().__init__(GeoNRWPatches.modalities, root, **options)
+        self.val_fraction = check_val_fraction(val_fraction)
+        self.kwargs['size'] = size
 
     def prepare_data(self) -> None:
-        """Download the dataset if asked to."""
+        """Download the dataset if ``download`` is set."""
         if self.kwargs['download']:
             self._make('train')
 

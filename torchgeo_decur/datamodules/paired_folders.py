@@ -1,4 +1,4 @@
-"""Folders of images paired by their names: street scenes, and whatever has no map."""
+"""Datamodule of folders of images paired by name, without georeference."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,41 +14,39 @@ from .splits import split_groups
 class PairedFoldersDataModule(StatisticsDataModule):
     """Frames of :class:`~torchgeo_decur.datasets.PairedFolders`, images in [0, 1].
 
-    Where patterns have ``{split}``, ``train``, ``val``, ``test`` and ``predict`` name its
-    values. Where ``val`` or ``test`` names none, frames are drawn from those to train with;
-    mind that neighbouring frames of a video look alike. Prediction reads no masks.
+    If patterns have ``{split}``, ``train``, ``val``, ``test`` and ``predict`` name its
+    values. If ``val`` or ``test`` names none, its frames are drawn from the training
+    frames; neighbouring frames of a video then look alike. Prediction reads no masks.
 
-    Statistics that are needed and not given are estimated from up to 64 training frames,
-    printed, and kept in checkpoints.
+    Missing statistics are estimated from up to 64 training frames, printed and stored in
+    checkpoints.
 
     Args:
-        root: folder that the patterns start in.
+        root: folder in which the patterns start.
         images: entries by name of the modality, see
             :class:`~torchgeo_decur.datasets.PairedFolders`.
         mask: entry of the mask.
-        train: values of ``{split}`` to train with.
-        val: those to validate on.
-        test: those to test on.
-        predict: those to predict, by default those to test on; without ``{split}`` all
-            frames.
-        size: height and width that images and masks are brought to; needed where files
-            of one split differ.
+        train: values of ``{split}`` for training.
+        val: values of ``{split}`` for validation.
+        test: values of ``{split}`` for testing.
+        predict: values of ``{split}`` for prediction, by default those for testing.
+            Without ``{split}``, prediction reads all frames.
+        size: height and width to which images and masks are resized; required if files
+            of one split differ in size.
         cache: folder of HHA images, by default ``hha`` in the root.
-        skip_incomplete: leave out frames that lack a file.
-        val_fraction: share of the frames to validate on where ``val`` names none. With
+        skip_incomplete: whether to leave out frames with a missing file.
+        val_fraction: fraction of the frames for validation, if ``val`` names none. With
             0 there is no validation (``limit_val_batches: 0``).
-        test_fraction: share of the frames to test on where ``test`` names none; with 0
-            the validation frames are tested on.
-        label_fraction: fraction of the remaining frames to train with, drawn at random.
-        batch_size: frames of a batch on each device.
-        num_workers: worker processes of each data loader.
-        seed: seed of splits, fraction and shuffle; by default that of
-            ``seed_everything``.
+        test_fraction: fraction of the frames for testing, if ``test`` names none. With 0
+            the validation frames are the test frames.
         skip_unreadable: whether the next frame replaces one with a damaged file.
+        batch_size: frames of a batch on each device.
+        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
+            ``num_workers``, ``seed`` and ``label_fraction``.
 
     Raises:
-        ValueError: if an option or entry is not valid; from :meth:`setup`, for files
-            that are not there or do not belong together.
+        ValueError: if an option or entry is not valid; from :meth:`setup`, if files are
+            missing or do not belong together.
     """
 
     def __init__(
@@ -66,11 +64,9 @@ class PairedFoldersDataModule(StatisticsDataModule):
         skip_incomplete: bool = False,
         val_fraction: float = 0.2,
         test_fraction: float = 0.0,
-        label_fraction: float = 1.0,
-        batch_size: int = 8,
-        num_workers: int = 0,
-        seed: int | None = None,
         skip_unreadable: bool = False,
+        batch_size: int = 8,
+        **options: Any,
     ) -> None:
         """Initialize a new PairedFoldersDataModule instance."""
         if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
@@ -78,19 +74,15 @@ class PairedFoldersDataModule(StatisticsDataModule):
                 'val_fraction and test_fraction must not be negative and their sum less '
                 f'than 1, got {val_fraction} and {test_fraction}'
             )
-        super().__init__(
-            folder_modalities(images),
-            batch_size,
-            num_workers,
-            seed=seed,
-            label_fraction=label_fraction,
-        )
+        super().__init__(folder_modalities(images), batch_size, **options)
         self.entries: Mapping[str, Mapping[str, Any]] = images
         self.mask = mask
         named = {'train': train, 'val': val, 'test': test, 'predict': predict}
         for name, values in named.items():
             if isinstance(values, str):
-                raise ValueError(f'{name} must be a list of splits, got {values!r}')
+                raise ValueError(
+                    f'{name} must be a list of splits, got {values!r}; write [{values}]'
+                )
         self.named = named
         self.fractions = (val_fraction, test_fraction)
         self.statistics = {}
@@ -104,7 +96,7 @@ class PairedFoldersDataModule(StatisticsDataModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Find the frames, split them and learn what the entries leave open.
+        """Find the frames, split them and estimate missing statistics.
 
         Args:
             stage: 'fit', 'validate', 'test' or 'predict'.
@@ -130,11 +122,11 @@ class PairedFoldersDataModule(StatisticsDataModule):
             self.test_dataset = test if len(test) else val
 
     def _split(self) -> tuple[PairedFolders, PairedFolders, PairedFolders]:
-        """Frames to train with, to validate and to test on."""
+        """Return the frames for training, validation and testing."""
         frames = self._find(self.named['train'])
         chosen = list(range(len(frames)))
         parts = []
-        # The test frames first: they do not change with val_fraction.
+        # Test frames come first, so that they do not depend on val_fraction.
         left = 1.0
         for name, share in zip(('test', 'val'), reversed(self.fractions), strict=True):
             if self.named[name]:

@@ -1,4 +1,4 @@
-"""Any co-registered rasters as modalities: folders, or TorchGeo's dataset classes."""
+"""Datamodule of co-registered rasters: folders, or dataset classes of TorchGeo."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -80,11 +80,9 @@ class RasterPairDataModule(StatisticsDataModule):
             the pixels misses a band of some modality. The mask does not count.
         val_fraction: share of the common footprint to validate on.
         test_fraction: share to test on; with 0 the validation windows are tested on.
-        batch_size: windows of a batch on each device.
-        num_workers: worker processes of each data loader.
-        seed: seed of the windows and of the statistics; by default that of
-            ``seed_everything``.
-        skip_unreadable: leave out files that cannot be read, with a warning.
+        skip_unreadable: whether to leave out unreadable files, with a warning.
+        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
+            ``batch_size``, ``num_workers`` and ``seed``.
 
     Raises:
         ValueError: if an entry has an unknown key or value, or there are fewer than two;
@@ -101,10 +99,8 @@ class RasterPairDataModule(StatisticsDataModule):
         max_nodata: float = 0.1,
         val_fraction: float = 0.2,
         test_fraction: float = 0.0,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int | None = None,
         skip_unreadable: bool = False,
+        **options: Any,
     ) -> None:
         """Initialize a new RasterPairDataModule instance."""
         if len(rasters) < 2 or 'mask' in rasters:
@@ -112,10 +108,9 @@ class RasterPairDataModule(StatisticsDataModule):
                 'rasters must name two or more modalities, none of them mask, '
                 f'got {list(rasters)}'
             )
-        if patch_size < 1 or length < 1 or (seed or 0) < 0:
+        if patch_size < 1 or length < 1:
             raise ValueError(
-                'patch_size and length must be positive and seed not negative, '
-                f'got {patch_size}, {length} and {seed}'
+                f'patch_size and length must be positive, got {patch_size} and {length}'
             )
         if not (val_fraction > 0 <= test_fraction and val_fraction + test_fraction < 1):
             raise ValueError(
@@ -137,7 +132,8 @@ class RasterPairDataModule(StatisticsDataModule):
         self.skip_unreadable = skip_unreadable
         self.rasters: JoinedRasters | None = None
         self.statistics: dict[str, dict[str, list[float]]] = {}
-        super().__init__(modalities, batch_size, num_workers, seed=seed)
+        # Windows are drawn at random: their number takes the place of a fraction.
+        super().__init__(modalities, label_fraction=1.0, **options)
 
     def setup(self, stage: str) -> None:
         """Open the rasters, cut the area and learn what the entries leave open.

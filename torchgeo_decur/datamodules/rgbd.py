@@ -7,32 +7,29 @@ from ..datasets.resizing import check_size
 from ..datasets.rgbd.base import Depth, RGBDDataset, rgbd_modalities
 from ..datasets.rgbd.nyu_depth_v2 import NYUDepthV2
 from ..datasets.rgbd.sunrgbd import SUNRGBD
-from .base import MultimodalDataModule
+from .base import MultimodalDataModule, check_val_fraction
 
 
 class RGBDDataModule(MultimodalDataModule):
     """Base of the datamodules of photographs with depth, images in [0, 1].
 
-    Training and test split are the official ones. The validation split is drawn at random
-    from the *places* of the training split: frames of one place are never on both sides.
-    The predict split is the test split.
+    The training and the test split are the official ones. The validation split is drawn
+    from the *places* of the training split: all frames of a place are in one split. The
+    predict split is the test split.
 
-    HHA images are computed when they are first asked for, about half a second each, and
-    kept in the cache.
+    HHA images are computed at first access, in about half a second each, and cached.
 
     Args:
         root: folder of the dataset.
         depth: 'hha' (three bands, modality ``hha``) or 'raw' (metres, ``depth``).
-        size: height and width that images and masks are brought to.
+        size: height and width to which images and masks are resized.
         cache: folder of the HHA images, by default ``hha`` in the root.
-        val_fraction: fraction of the training places that training leaves out. With 0
-            all train and there is no validation (``limit_val_batches: 0``).
-        label_fraction: fraction of the remaining frames to train with, drawn at random.
-        batch_size: frames of a batch on each device.
-        num_workers: worker processes of each data loader.
-        seed: seed of split, fraction and shuffle; by default that of
-            ``seed_everything``.
+        val_fraction: fraction of the training places for validation. With 0 there is no
+            validation (``limit_val_batches: 0``).
         skip_unreadable: whether the next frame replaces one with a damaged file.
+        batch_size: frames of a batch on each device.
+        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
+            ``num_workers``, ``seed`` and ``label_fraction``.
 
     Raises:
         ValueError: if an option is not valid.
@@ -48,23 +45,13 @@ class RGBDDataModule(MultimodalDataModule):
         size: Sequence[int] = (480, 640),
         cache: str | None = None,
         val_fraction: float = 0.1,
-        label_fraction: float = 1.0,
-        batch_size: int = 8,
-        num_workers: int = 0,
-        seed: int | None = None,
         skip_unreadable: bool = False,
+        batch_size: int = 8,
+        **options: Any,
     ) -> None:
         """Initialize a new RGBDDataModule instance."""
-        if not 0 <= val_fraction < 1:
-            raise ValueError(f'val_fraction must be in [0, 1), got {val_fraction}')
-        super().__init__(
-            rgbd_modalities(depth),
-            batch_size,
-            num_workers,
-            seed=seed,
-            label_fraction=label_fraction,
-        )
-        self.val_fraction = val_fraction
+        super().__init__(rgbd_modalities(depth), batch_size, **options)
+        self.val_fraction = check_val_fraction(val_fraction)
         self.kwargs: dict[str, Any] = {
             'root': root,
             'depth': depth,
@@ -93,19 +80,19 @@ class RGBDDataModule(MultimodalDataModule):
 
 
 class SUNRGBDDataModule(RGBDDataModule):
-    """Frames of SUN RGB-D, 37 classes, 0 where not labelled.
+    """Frames of SUN RGB-D with 37 classes, and 0 for unlabelled pixels.
 
-    Args and splits are those of :class:`RGBDDataModule`. Frames of one video are never
-    on both sides of the validation split.
+    Arguments and splits are those of :class:`RGBDDataModule`. All frames of a video are
+    in one split.
     """
 
     source = SUNRGBD
 
 
 class NYUDepthV2DataModule(RGBDDataModule):
-    """Frames of NYU Depth v2, 40 classes, 0 where not labelled.
+    """Frames of NYU Depth v2 with 40 classes, and 0 for unlabelled pixels.
 
-    Args and splits are those of :class:`RGBDDataModule`.
+    Arguments and splits are those of :class:`RGBDDataModule`.
     """
 
     source = NYUDepthV2

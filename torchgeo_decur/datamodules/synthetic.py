@@ -1,7 +1,8 @@
-"""The built-in data, for a first run, for tests and for controlled comparisons."""
+"""Datamodule of the built-in scenes, for first runs, tests and controlled comparisons."""
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,25 +14,24 @@ from .base import MultimodalDataModule
 
 
 class SyntheticEODataModule(MultimodalDataModule):
-    """Scenes of :class:`~torchgeo_decur.datasets.SyntheticEO`, made as they are needed.
+    """Scenes of :class:`~torchgeo_decur.datasets.SyntheticEO`, made at access.
+
+    The splits have different scenes. With ``label_fraction``, the training scenes are
+    stratified by ``label_common``.
 
     Args:
-        modalities: which of 's1', 's2', 'dem' and 'rgb'.
+        modalities: some of 's1', 's2', 'dem' and 'rgb'.
         length: number of training scenes.
         val_length: number of scenes of the validation, the test and the predict split.
         size: height and width of a scene in pixels.
         num_dates: number of dates T of each place.
-        common_strength: contrast of what both sensors see.
-        unique_strength: contrast of what one sensor alone sees.
-        multilabel: whether samples have ``label``, the classes of ``label_common``,
-            ``label_s1`` and ``label_s2`` as one multi-label task.
-        cache: whether training scenes stay in memory once they are made, in each process.
-        label_fraction: fraction of the training scenes to train with, stratified by
-            ``label_common``.
-        batch_size: samples of a batch on each device.
-        num_workers: worker processes of each data loader.
-        seed: seed of the training scenes and of the shuffle; the other splits have
-            seeds of their own. By default that of ``seed_everything``.
+        common_strength: contrast of the factor that all sensors see.
+        unique_strength: contrast of the factors of a single sensor.
+        multilabel: whether samples have ``label``: ``label_common``, ``label_s1`` and
+            ``label_s2`` as one multi-label task.
+        cache: whether each process keeps the training scenes that it has made in memory.
+        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
+            ``batch_size``, ``num_workers``, ``seed`` and ``label_fraction``.
 
     Raises:
         ValueError: if a modality is unknown or a number is out of range.
@@ -56,23 +56,14 @@ class SyntheticEODataModule(MultimodalDataModule):
         unique_strength: float = 1.0,
         multilabel: bool = False,
         cache: bool = False,
-        label_fraction: float = 1.0,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int | None = None,
+        **options: Any,
     ) -> None:
         """Initialize a new SyntheticEODataModule instance."""
         known = SyntheticEO.all_modalities
         unknown = [m for m in modalities if m not in known]
         if unknown:
             raise ValueError(f'modalities must be among {list(known)}, got {unknown}')
-        super().__init__(
-            {m: known[m] for m in modalities},
-            batch_size,
-            num_workers,
-            seed=seed,
-            label_fraction=label_fraction,
-        )
+        super().__init__({m: known[m] for m in modalities}, **options)
         self.length = length
         self.val_length = val_length
         self.cache = cache
@@ -86,7 +77,7 @@ class SyntheticEODataModule(MultimodalDataModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Make the datasets; scenes are made when they are read.
+        """Make the datasets; scenes are made at access.
 
         Args:
             stage: 'fit', 'validate', 'test' or 'predict'.

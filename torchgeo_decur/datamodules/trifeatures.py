@@ -1,6 +1,7 @@
-"""Pairs of drawn images that share one feature: a controlled comparison of methods."""
+"""Datamodule of drawn pairs that share a feature, for controlled comparisons."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,25 +13,21 @@ from .base import MultimodalDataModule
 
 
 class TrifeaturesDataModule(MultimodalDataModule):
-    """Pairs of :class:`~torchgeo_decur.datasets.Trifeatures`, drawn as they are needed.
+    """Pairs of :class:`~torchgeo_decur.datasets.Trifeatures`, drawn at access.
 
     Training and validation have the same combinations of shape, colour and texture, in
-    drawings of their own; the test and the predict split have combinations that were
-    held out.
+    different drawings. The test and the predict split have held-out combinations. With
+    ``label_fraction``, the training pairs are stratified by ``label_share``. Each worker
+    process keeps its own drawings in memory.
 
     Args:
         length: number of training pairs.
         val_length: number of pairs of the validation, the test and the predict split.
         size: height and width in pixels.
-        pairing: 'unbiased' to pretrain for, and to probe, what is shared and what is
-            unique; 'biased' to pretrain for synergy; 'balanced' to probe synergy.
-        label_fraction: fraction of the training pairs to train with, stratified by
-            ``label_share``.
-        batch_size: samples of a batch on each device.
-        num_workers: worker processes of each data loader; each keeps its own copy of
-            the drawings.
-        seed: seed of drawings, pairs and shuffle; by default that of
-            ``seed_everything``.
+        pairing: 'unbiased' to pretrain for shared and unique features and to probe them,
+            'biased' to pretrain for synergy, 'balanced' to probe synergy.
+        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
+            ``batch_size``, ``num_workers``, ``seed`` and ``label_fraction``.
 
     Raises:
         ValueError: if a number is out of range.
@@ -49,23 +46,17 @@ class TrifeaturesDataModule(MultimodalDataModule):
         val_length: int = 2_000,
         size: int = 64,
         pairing: Pairing = 'unbiased',
-        label_fraction: float = 1.0,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int | None = None,
+        **options: Any,
     ) -> None:
         """Initialize a new TrifeaturesDataModule instance."""
-        known = Trifeatures.all_modalities
-        super().__init__(
-            known, batch_size, num_workers, seed=seed, label_fraction=label_fraction
-        )
+        super().__init__(Trifeatures.all_modalities, **options)
         self.length = length
         self.val_length = val_length
         self.size = size
         self.pairing: Pairing = pairing
 
     def setup(self, stage: str) -> None:
-        """Draw the pairs; their images are drawn when they are read.
+        """Draw the pairs; their images are drawn at access.
 
         Args:
             stage: 'fit', 'validate', 'test' or 'predict'.

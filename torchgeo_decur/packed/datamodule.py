@@ -27,10 +27,9 @@ class PackedDataModule(MultimodalDataModule):
         cache_dir: folder for the shards of a URL; it fills up with all of them. Without
             it, the bytes of a sample are fetched each time.
         storage_options: options of the client of the URL, passed to litdata.
-        batch_size: samples of a batch on each device.
-        num_workers: worker processes of each data loader.
-        seed: seed of the shuffle; by default that of ``seed_everything``.
         checksum: whether to verify the checksum of every local shard at the start.
+        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
+            ``batch_size``, ``num_workers`` and ``seed``.
 
     Raises:
         ImportError: if litdata is not installed.
@@ -44,14 +43,13 @@ class PackedDataModule(MultimodalDataModule):
         *,
         cache_dir: str | None = None,
         storage_options: dict[str, Any] | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int | None = None,
         checksum: bool = False,
+        **options: Any,
     ) -> None:
         """Initialize a new PackedDataModule instance."""
         litdata()
-        super().__init__({}, batch_size, num_workers, seed=seed)
+        # A fraction of the labels is chosen when the data are packed.
+        super().__init__({}, label_fraction=1.0, **options)
         self.kwargs = {
             'root': root,
             'cache_dir': cache_dir,
