@@ -1,4 +1,4 @@
-"""Mean and standard deviation of bands, estimated where nobody gives them."""
+"""Estimate mean and standard deviation of bands."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,32 +12,32 @@ from .base import MultimodalDataModule
 
 
 class StatisticsDataModule(MultimodalDataModule):
-    """Base of the datamodules that estimate statistics, and keep them in checkpoints.
+    """Base of the datamodules that estimate statistics and store them in checkpoints.
 
     Attributes:
-        entries: what the user says of each modality; ``mean`` given there stays.
-        statistics: ``mean`` and ``std`` of each modality that were estimated.
+        entries: entry of each modality in the config. A ``mean`` in it has priority.
+        statistics: estimated ``mean`` and ``std``, by modality.
     """
 
     entries: Mapping[str, Mapping[str, Any]]
     statistics: dict[str, dict[str, list[float]]]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps: the seed, and statistics that were estimated."""
+        """Return the state for a checkpoint: the seed and the estimated statistics."""
         return {**super().state_dict(), 'statistics': self.statistics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the seed and the statistics of a checkpoint instead of those found here.
+        """Restore the seed and the statistics of a checkpoint.
 
         Args:
-            state_dict: as :meth:`state_dict` returned it.
+            state_dict: state from :meth:`state_dict`.
         """
         super().load_state_dict(state_dict)
         found = state_dict.get('statistics', {})
         self.use({m: s for m, s in found.items() if m in self.modalities})
 
     def wanted(self) -> list[str]:
-        """Modalities that cannot be scaled without statistics, and have none yet."""
+        """Return the modalities whose scaling still needs statistics."""
         return [
             m
             for m, modality in self.modalities.items()
@@ -47,7 +47,7 @@ class StatisticsDataModule(MultimodalDataModule):
         ]
 
     def use(self, statistics: Mapping[str, dict[str, list[float]]]) -> None:
-        """Scale by these statistics where the entries give none.
+        """Scale by these statistics, unless the entries have some.
 
         Args:
             statistics: ``mean`` and ``std`` of modalities, by name.
@@ -63,11 +63,11 @@ class StatisticsDataModule(MultimodalDataModule):
 
 
 class Moments:
-    """Mean and standard deviation of each band, one image after another.
+    """Running mean and standard deviation of each band.
 
     Args:
-        modality: what the images are.
-        windows: what they are called in messages.
+        modality: record of the modality.
+        windows: name of the images in messages.
     """
 
     def __init__(self, modality: Modality, windows: str = 'training windows') -> None:
@@ -79,14 +79,14 @@ class Moments:
         )
 
     def add(self, name: str, image: Tensor) -> None:
-        """Count one image.
+        """Add one image.
 
         Args:
             name: name of the modality, for the message.
             image: shape (C, H, W).
 
         Raises:
-            ValueError: if values are NaN or infinite that are not nodata.
+            ValueError: if values other than nodata are NaN or infinite.
         """
         x = image.double().flatten(1)
         invalid = invalid_pixels(x, self.modality.nodata)
@@ -107,7 +107,7 @@ class Moments:
         self.count = self.count + n
 
     def result(self, name: str) -> dict[str, list[float]]:
-        """Mean and standard deviation of what was counted.
+        """Compute mean and standard deviation of the images.
 
         Args:
             name: name of the modality, for the message.
@@ -122,10 +122,10 @@ class Moments:
         flat = [b for b, s in zip(self.modality.bands, std, strict=True) if s <= 0]
         if flat:
             raise ValueError(
-                f'{name}: expected values that vary, found a constant in bands {flat} of '
-                f'the {self.windows}; correct nodata, or leave the bands out'
+                f'{name}: expected varying values, found a constant in bands {flat} of the '
+                f'{self.windows}; correct nodata, or leave the bands out'
             )
-        # As many digits as are printed: pasted numbers are then those used here.
+        # Round to the printed digits, so that pasted numbers give the same scaling.
         return {
             key: [float(f'{v:.6g}') for v in values.tolist()]
             for key, values in (('mean', self.mean), ('std', std))
@@ -134,11 +134,11 @@ class Moments:
 
 @rank_zero_only
 def report(statistics: Mapping[str, dict[str, list[float]]], first: str) -> None:
-    """Print statistics so that they can be pasted into the configuration.
+    """Print statistics in the form of a config.
 
     Args:
         statistics: ``mean`` and ``std`` of modalities, by name.
-        first: the line before them.
+        first: the first line.
     """
     print(first)
     for m, values in statistics.items():

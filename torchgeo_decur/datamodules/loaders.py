@@ -1,4 +1,4 @@
-"""Loaders that a resumed fit continues in the middle of an epoch."""
+"""Data loaders that resume in the middle of an epoch."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -11,14 +11,14 @@ from torchgeo.datasets.utils import Sample
 
 
 class ResumableSampler(DistributedSampler[Any]):
-    """A shuffle that depends on seed, epoch and rank alone, and can start part-way.
+    """Shuffle that depends only on seed, epoch and rank, and can start anywhere.
 
-    With it a run that was stopped and resumed draws the samples that it would have
-    drawn, from the middle of an epoch too. A dataset whose content changes with the
-    epoch, such as random windows, may have a method ``set_epoch(epoch)``.
+    A resumed run draws the same samples as an uninterrupted one, even in the middle of an
+    epoch. A dataset whose samples change with the epoch, such as random windows, may have
+    a method ``set_epoch(epoch)``.
 
     Attributes:
-        skip: samples of this rank that the next iteration leaves out, once.
+        skip: number of samples of this rank that the next iteration skips, once.
     """
 
     skip: int = 0
@@ -34,24 +34,25 @@ class ResumableSampler(DistributedSampler[Any]):
             self.dataset.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate over the indices of this rank, less those to skip."""
+        """Iterate over the indices of this rank, after those to skip."""
         start, self.skip = self.skip, 0
         return islice(super().__iter__(), start, None)
 
 
 class ResumableLoader(DataLoader[Sample]):
-    """A data loader that begins where the training loop stands.
+    """Data loader that starts at the position of the training loop.
 
-    Lightning restores its loops before it asks for the loader, so the loop knows the
-    epoch and the batches of it that are done; batches that were fetched ahead and not
-    trained on are fetched again.
+    Lightning restores its loops before it requests the loader, so the loop knows the
+    epoch and the number of finished batches. Batches that were fetched but not trained on
+    are fetched again.
 
     Args:
         dataset: map-style dataset.
-        sampler: its sampler; one that Lightning puts in its place, as for
-            ``overfit_batches``, always begins at the beginning.
-        trainer: whose loop to follow; without one the loader begins at the beginning.
-        kwargs: passed to :class:`torch.utils.data.DataLoader`.
+        sampler: sampler of the dataset. A sampler that Lightning substitutes, as for
+            ``overfit_batches``, always starts at the beginning.
+        trainer: trainer whose loop to follow. Without one the loader starts at the
+            beginning.
+        kwargs: options of :class:`torch.utils.data.DataLoader`.
     """
 
     def __init__(
@@ -69,21 +70,21 @@ class ResumableLoader(DataLoader[Sample]):
             sampler.skip = batches * cast(int, self.batch_size)
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing: having this method tells Lightning that the loader can resume."""
+        """Return an empty state; the method tells Lightning that the loader can resume."""
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Do nothing: the loop has told where to begin.
+        """Do nothing, because the loop determines the position.
 
         Args:
-            state: what :meth:`state_dict` returned.
+            state: state from :meth:`state_dict`.
         """
 
 
 def _progress(trainer: Trainer) -> tuple[int, int]:
-    """Return the epoch to train on, and the batches of it that are done.
+    """Return the epoch to train on, and the number of its finished batches.
 
-    The counts of Lightning's loops are not public. Without them the epoch begins again.
+    The counts of Lightning's loops are not public. Without them the epoch starts again.
     """
     loop: Any = trainer.fit_loop
     try:
@@ -97,7 +98,7 @@ def _progress(trainer: Trainer) -> tuple[int, int]:
         return epoch.started - 1 + over, 0 if over else batches.processed
     except AttributeError:
         rank_zero_warn(
-            'this version of Lightning does not say which batches are done: a fit that '
-            'resumes within an epoch begins the epoch again'
+            'this version of Lightning does not report finished batches: a fit that '
+            'resumes within an epoch repeats the epoch'
         )
         return trainer.current_epoch, 0

@@ -31,62 +31,66 @@ _CONVERSION = ('scale', 'offset')
 
 
 class RasterPairDataModule(StatisticsDataModule):
-    """Windows into two or more co-registered rasters, joined by place.
+    """Windows of two or more co-registered rasters, joined by location.
 
     Each entry of ``rasters`` is a folder of georeferenced files or a subclass of
-    TorchGeo's ``RasterDataset``. They are joined with ``&``: windows lie where all have
-    data, and all take the CRS and the resolution of the first. The common footprint is
-    cut into strips by area: training in the west, then validation, then test in the
-    east. Where it consists of many separate parts, such as chips, whole parts are shared
-    out instead, neighbours together. Up to three pixels of the coarsest raster are left
-    free between areas, so that no pixel is shared, not by interpolation either. Training
-    draws random windows that depend on seed and epoch alone, validation and test lay windows side by
-    side, prediction covers the whole footprint. Each batch has ``bounds`` and
-    ``transform``, in the CRS of the first, which is ``predict_dataset.crs``.
+    TorchGeo's ``RasterDataset``. They are joined with ``&``: windows lie in the common
+    footprint, in the CRS and the resolution of the first entry.
+
+    The footprint is cut into strips by area: training in the west, then validation, then
+    test in the east. If it consists of many separate parts, such as chips, parts are
+    assigned without cuts, neighbours together. A gap of up to three pixels of the
+    coarsest raster separates the areas, so that interpolation shares no pixel either.
+
+    Training draws random windows, which depend only on seed and epoch. Validation and
+    test use windows side by side. Prediction covers the whole footprint. Each batch has
+    ``bounds`` and ``transform`` in the CRS of the first entry, which is also
+    ``predict_dataset.crs``.
 
     An entry has the keys
 
-    - ``paths``: a folder or a list of folders or files, searched for ``glob`` (by default
-      GeoTIFF and a few others), or ``dataset``: path of a ``RasterDataset`` subclass,
-      with ``paths`` and ``init_args``. Hidden files are left out.
-    - ``filename_regex`` and ``date_format``: as those of ``RasterDataset``, for a folder.
-      A group ``date`` of the pattern reads dates, a group ``band`` makes each band a file.
-    - ``bands``: name of each band of the files, in order (a class: those to read).
+    - ``paths``: folder, or list of folders and files. ``glob`` selects files, by default
+      GeoTIFF and a few others; hidden files are skipped. Alternatively ``dataset`` is the
+      path of a ``RasterDataset`` subclass, with ``paths`` and ``init_args``.
+    - ``filename_regex`` and ``date_format`` of a folder: as in ``RasterDataset``. A group
+      ``date`` reads dates; a group ``band`` reads each band from a file of its own.
+    - ``bands``: name of each band of the files, in order; for a class, the bands to read.
     - ``kind`` and ``unit`` as in :class:`~torchgeo_decur.modalities.Modality`, by default
       'multispectral' in the unit of the files, 'native'.
-    - ``mean`` and ``std`` of each band. Where they are needed and not given they are
-      estimated from 64 windows of the training area, printed, and kept in checkpoints.
+    - ``mean`` and ``std`` of each band. If they are necessary and missing, they are
+      estimated from 64 windows of the training area, printed and stored in checkpoints.
     - ``nodata``: value of a missing pixel, by default that of the files, or NaN for
-      floating point. Pixels that a mask or transparency hides are missing too, and so is
-      what is around a file that is warped: without a value they are NaN. Where nothing
-      is declared, nothing is missing, and 0 is read beyond the border of a file.
-    - ``scale``: factor from the values of the files to the unit, and ``offset``: what is
-      added after that, such as -1000 for newer products of Sentinel-2; one number, or
-      one for each band. ``nodata`` is a value of the files.
+      floating point. Masked or transparent pixels and the padding around a warped file
+      are missing too; without a nodata value they are NaN. If nothing is declared, no
+      pixel is missing, and pixels beyond the border of a file are 0.
+    - ``scale``: factor from values of the files to the unit. ``offset`` is added after
+      that, such as -1000 for newer products of Sentinel-2. Either is one number, or one
+      for each band. ``nodata`` is a value of the files.
     - ``resampling``: one of ``torchgeo_decur.datasets.rasters.folder.RESAMPLING``, by
-      default 'bilinear'.
-      Files of another CRS are warped by nearest neighbour before, as TorchGeo does.
+      default 'bilinear'. Before, files of another CRS are warped by nearest neighbour, as
+      in TorchGeo.
 
     Args:
         rasters: two or more entries by name of the modality.
-        mask: entry of a label raster with ``paths``, or ``dataset``; ``nodata`` and
-            ``num_classes``. Its labels are whole numbers, read by nearest neighbour; give
-            its nodata value to the task as ``ignore_index``. Labels that are masked or
-            NaN, or turned to be read, need one. Prediction leaves it out,
-            and so covers what has no labels.
+        mask: entry of a label raster: ``paths`` or ``dataset``, ``nodata`` and
+            ``num_classes``. Labels are integers, read by nearest neighbour. Set
+            ``ignore_index`` of the task to the nodata value. Labels that are masked, NaN
+            or warped need a nodata value. Prediction leaves the mask out, so it also
+            covers unlabelled areas.
         patch_size: height and width of a window, in pixels of the first raster.
         length: number of random windows of an epoch, over all devices.
-        max_nodata: training, validation and test skip windows in which a larger share of
-            the pixels misses a band of some modality. The mask does not count.
-        val_fraction: share of the common footprint to validate on.
-        test_fraction: share to test on; with 0 the validation windows are tested on.
+        max_nodata: largest fraction of pixels with a missing band in any modality.
+            Training, validation and test skip other windows. The mask does not count.
+        val_fraction: fraction of the common footprint for validation.
+        test_fraction: fraction for testing; with 0 the validation windows are the test
+            windows.
         skip_unreadable: whether to leave out unreadable files, with a warning.
         options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
             ``batch_size``, ``num_workers`` and ``seed``.
 
     Raises:
-        ValueError: if an entry has an unknown key or value, or there are fewer than two;
-            from :meth:`setup`, for files that cannot be used together, naming the file.
+        ValueError: if an entry is not valid or there are fewer than two; from
+            :meth:`setup`, if files cannot be used together. The message names the file.
     """
 
     def __init__(
@@ -136,16 +140,16 @@ class RasterPairDataModule(StatisticsDataModule):
         super().__init__(modalities, label_fraction=1.0, **options)
 
     def setup(self, stage: str) -> None:
-        """Open the rasters, cut the area and learn what the entries leave open.
+        """Open the rasters, divide the footprint and estimate missing statistics.
 
         Args:
             stage: 'fit', 'validate', 'test' or 'predict'.
 
         Raises:
             ValueError: if files cannot be read or used together, a window does not fit,
-                or nearly all windows hold too much nodata.
+                or nearly all windows have too much nodata.
         """
-        # A prediction covers what has no labels too.
+        # A prediction also covers unlabelled areas.
         entries = {
             k: v for k, v in self.entries.items() if k != 'mask' or stage != 'predict'
         }
@@ -165,25 +169,25 @@ class RasterPairDataModule(StatisticsDataModule):
             self.predict_dataset = GridWindows(rasters, rasters.footprint, whole=True)
 
     def freeze(self) -> None:
-        """Say that the random windows of training will be those of the first epoch."""
+        """Warn that all epochs will have the random windows of the first epoch."""
         rank_zero_warn(
-            f'the {self.length} random windows of the first epoch stand for those of all '
-            'epochs; raise length for more'
+            f'the {self.length} random windows of the first epoch are used in all epochs; '
+            'raise length for more'
         )
 
     def transfer_batch_to_device(
         self, batch: Sample, device: torch.device, dataloader_idx: int
     ) -> Sample:
-        """Move a batch to the device, but for its place.
+        """Move a batch to the device, except its location.
 
         Args:
             batch: a batch.
-            device: where to.
+            device: the device.
             dataloader_idx: index of the data loader.
 
         Returns:
-            The batch. ``bounds`` and ``transform`` stay where they are: they are float64,
-            which not every device has.
+            The batch. ``bounds`` and ``transform`` are float64, which not every device
+            supports, so they are not moved.
         """
         place = {k: batch[k] for k in ('bounds', 'transform')}
         rest = {k: v for k, v in batch.items() if k not in place}
@@ -194,12 +198,12 @@ class RasterPairDataModule(StatisticsDataModule):
         """Draw the modalities of one sample, and its mask.
 
         Args:
-            sample: one sample of a dataset, raw, or of a batch, scaled.
+            sample: a sample of a dataset, or of a scaled batch.
             **kwargs: options of
                 ``torchgeo_decur.datasets.plotting.plot_images``.
 
         Returns:
-            The figure. It is the caller's to close.
+            The figure; the caller closes it.
         """
         images = {}
         for m, modality in self.modalities.items():
@@ -223,7 +227,7 @@ class RasterPairDataModule(StatisticsDataModule):
                 convert = Conversion.of(name, entry, bands)
                 if convert.changes:
                     nodata[name] = _convert(leaf, name, convert, nodata[name])
-            # File handles must not be open when worker processes fork.
+            # No file may be open when worker processes fork.
             leaf.cache = self.num_workers == 0
             leaves[name] = leaf
         joined, widths = join(leaves)
@@ -235,7 +239,7 @@ class RasterPairDataModule(StatisticsDataModule):
             self.max_nodata,
             entries.get('mask', {}).get('num_classes'),
         )
-        # A map covers a place that is smaller than a window too.
+        # A map may cover a place smaller than a window.
         if stage != 'predict' and not holds_window(rasters, rasters.footprint):
             raise ValueError(too_small(rasters, rasters.footprint, 'common footprint'))
         val, test = self.fractions
@@ -256,7 +260,7 @@ class RasterPairDataModule(StatisticsDataModule):
         windows = GridWindows(rasters, self.areas[name])
         if not windows:
             reason = (
-                f'all {windows.skipped} windows in it hold more than '
+                f'all {windows.skipped} windows in it have more than '
                 f'{self.max_nodata:.0%} nodata'
                 if windows.skipped
                 else too_small(rasters, self.areas[name], f'{name} area')
@@ -268,18 +272,18 @@ class RasterPairDataModule(StatisticsDataModule):
         return windows
 
     def _learn(self, rasters: JoinedRasters, stage: str, count: int = 64) -> None:
-        """Look at some training windows: usable at all? which statistics?"""
+        """Check some training windows, and estimate missing statistics."""
         wanted = self.wanted()
         area = self.areas['train']
         if stage == 'predict':
             if not wanted:
                 return
             if not holds_window(rasters, area):
-                area = rasters.footprint  # a small place has no training area
+                area = rasters.footprint  # too small for a training area
         windows = RandomWindows(rasters, area, count, self.seed)
         moments = {m: Moments(self.modalities[m]) for m in wanted}
         skipped = 0
-        # A few tell whether files, labels and nodata are right.
+        # A few windows suffice to check files, labels and nodata.
         for index in range(count if wanted else 4):
             sample, before = windows.fetch(index)
             skipped += before
@@ -311,7 +315,7 @@ class _Converted:
 def _convert(
     leaf: RasterDataset, name: str, convert: Conversion, nodata: float | None
 ) -> float | None:
-    """Let a dataset deliver values in the unit; return its new value of missing pixels."""
+    """Convert samples of a dataset to the unit, and return the new nodata value."""
     marked = () if nodata is None else (nodata,)
     before: Any = leaf.transforms
     leaf.transforms = _Converted(
@@ -330,7 +334,7 @@ def _check_keys(name: str, entry: Mapping[str, Any], more: tuple[str, ...]) -> N
 
 
 def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
-    """What an entry says of its modality, before any file is opened."""
+    """Return the modality of an entry, before any file is opened."""
     _check_keys(name, entry, (*_IMAGE, *_CONVERSION))
     bands = entry.get('bands')
     if entry.get('dataset'):

@@ -1,4 +1,4 @@
-"""Random splits that keep groups together, and label budgets that keep classes."""
+"""Random splits that keep groups together, and stratified label budgets."""
 
 from collections.abc import Hashable, Sequence
 
@@ -13,13 +13,12 @@ def split_groups(
 
     Args:
         groups: group of each sample. Samples of one group are never separated.
-        fraction: fraction of the groups to hold out, in [0, 1]. Strictly in between,
-            both sides get at least one group.
+        fraction: fraction of the groups to hold out, in [0, 1]. Unless it is 0 or 1,
+            both sides have at least one group.
         seed: seed of the draw.
 
     Returns:
-        The numbers of the samples that are kept, and of those that are held out, in
-        order.
+        Numbers of the kept and of the held-out samples, in order.
 
     Raises:
         ValueError: if ``fraction`` is out of range, or a single group cannot be split.
@@ -36,8 +35,8 @@ def split_groups(
     if 0 < fraction < 1:
         if len(names) < 2:
             raise ValueError(
-                f'expected at least two groups to split, got {len(names)}; '
-                'give more data or a fraction of 0'
+                f'expected at least two groups to split, found {len(names)}; add data or '
+                'set the fraction to 0'
             )
         number = min(max(number, 1), len(names) - 1)
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
@@ -47,17 +46,15 @@ def split_groups(
 
 
 def order_for_budgets(labels: Tensor, seed: int) -> Tensor:
-    """Order samples so that every beginning is a stratified part of the whole.
+    """Order samples so that every first part is stratified.
 
-    A label budget is the beginning of this order, so a smaller budget lies in a larger
-    one. Each sample stands for its rarest class: the samples of a class are shuffled and
-    spread evenly over the order, the first of each class at its front. So every class
-    that is the rarest of some sample is in any budget of at least as many samples as
-    there are classes.
+    A label budget is the first part of this order, so a larger budget contains a smaller
+    one. Each sample represents its rarest class. The samples of a class are shuffled and
+    spread evenly over the order, with the first of each class at the front. So a budget
+    of at least as many samples as classes has every class that some sample represents.
 
     Args:
-        labels: class numbers, shape (N,), or 1 where a sample has a class, else 0,
-            shape (N, K).
+        labels: class numbers, shape (N,), or zeros and ones for each class, shape (N, K).
         seed: seed of the shuffle.
 
     Returns:
@@ -103,8 +100,7 @@ def take_budget(
         seed: seed of the choice.
 
     Returns:
-        The numbers of the samples in order, and the classes that are in the whole but
-        not in the budget.
+        Numbers of the samples in order, and the classes that the budget loses.
     """
     number = max(1, round(fraction * len(labels)))
     chosen = order_for_budgets(labels, seed)[:number].sort().values

@@ -1,8 +1,8 @@
-"""Images in the precision of their files until they are scaled.
+"""Keep images in the precision of their files until they are scaled.
 
-With ``trainer.precision`` ``bf16-true`` or ``16-true`` Lightning converts a batch before
-the datamodule scales it. Of an elevation of 1000 to 1020 m bfloat16 keeps six levels, and
-float16 has no place for a nodata value of -3.4e38.
+With ``trainer.precision`` ``bf16-true`` or ``16-true``, Lightning converts a batch before
+the datamodule scales it. bfloat16 has six levels for an elevation from 1000 to 1020 m, and
+float16 cannot represent a nodata value of -3.4e38.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from torch.utils.data import default_collate
 
 
 class Unconverted:
-    """A batch that Lightning does not convert, as it is no collection of tensors.
+    """Batch that Lightning does not convert, because it is no collection of tensors.
 
     Args:
         batch: the batch.
@@ -25,7 +25,7 @@ class Unconverted:
         self.batch = batch
 
     def pin_memory(self) -> 'Unconverted':
-        """Pin the memory of the tensors, as a data loader asks for it."""
+        """Pin the memory of the tensors; the data loader calls this method."""
         return Unconverted(
             {
                 k: v.pin_memory() if isinstance(v, Tensor) else v
@@ -60,10 +60,10 @@ def converts(trainer: Any) -> bool:
 
 
 def convert_images(batch: Mapping[str, Any], trainer: Any) -> dict[str, Any]:
-    """Convert the images of a batch to the precision of a trainer, and nothing else.
+    """Convert only the images of a batch to the precision of a trainer.
 
     Args:
-        batch: a batch, scaled. Coordinates keep their precision.
+        batch: a scaled batch. Coordinates keep their precision.
         trainer: a trainer, or None.
 
     Returns:

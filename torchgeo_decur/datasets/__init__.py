@@ -1,4 +1,4 @@
-"""Datasets of co-registered modalities that TorchGeo lacks or gets wrong."""
+"""Datasets of co-registered modalities that TorchGeo lacks or reads incorrectly."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import packed data at first use, as the package ``packed`` builds on this one."""
+    """Import packed data at first use, because ``packed`` imports this package."""
     if name in ('Manifest', 'PackedDataset', 'Shard'):
         return getattr(import_module('..packed', __name__), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,4 +1,4 @@
-"""Names that files give their bands, held against those that the user gives."""
+"""Compare the band descriptions in files with the names in a config."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +8,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from ..modalities import contradiction
 
-# Frames that are looked into: those of one folder are of one making.
+# Number of files to read; files of a folder usually have one origin.
 _FRAMES = 32
 
 
@@ -17,7 +17,7 @@ def check_descriptions(
     described: Iterable[tuple[str, Sequence[str | None]]],
     bands: Sequence[str],
 ) -> None:
-    """Refuse names of bands that contradict the descriptions in files.
+    """Check that band names do not contradict the descriptions in files.
 
     Args:
         name: name of the modality.
@@ -25,7 +25,7 @@ def check_descriptions(
         bands: name of each band of the files, in order.
 
     Raises:
-        ValueError: naming file and band.
+        ValueError: if they do; the message names file and band.
     """
     # Of thousands of chips nearly all have the same.
     first: dict[tuple[str | None, ...], str] = {}
@@ -34,7 +34,7 @@ def check_descriptions(
     for descriptions, path in first.items():
         if found := contradiction(bands, descriptions):
             raise ValueError(
-                f'{name}: expected bands {list(bands)} in {path}, but {found}; give '
+                f'{name}: expected bands {list(bands)} in {path}, but {found}; set '
                 f'bands in the order of the file, {list(descriptions)}, or correct its '
                 'descriptions'
             )
@@ -43,13 +43,13 @@ def check_descriptions(
 def read_descriptions(
     files: Sequence[str],
 ) -> Iterator[tuple[str, tuple[str | None, ...]]]:
-    """Read the descriptions in up to 32 files, spread over all.
+    """Read the descriptions of up to 32 files, at regular steps.
 
     Args:
-        files: paths. Those that cannot be read are left out.
+        files: paths. Unreadable files are skipped.
 
     Yields:
-        Path, and description of each band.
+        Path and description of each band.
     """
     for path in files[:: max(-(-len(files) // _FRAMES), 1)]:
         try:
@@ -58,5 +58,5 @@ def read_descriptions(
                 with rasterio.open(path) as file:
                     descriptions = file.descriptions
         except RasterioIOError:
-            continue  # said where it is read, and perhaps left out there
+            continue  # reading the sample reports it
         yield path, descriptions

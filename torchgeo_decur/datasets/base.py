@@ -1,4 +1,4 @@
-"""The base of all datasets of files."""
+"""Base class of the datasets of files."""
 
 import copy
 import warnings
@@ -22,18 +22,18 @@ from .plotting import plot_images
 class FileDataset(NonGeoDataset):
     """Dataset of files, some of which may be damaged.
 
-    A subclass sets the attributes, and reads one sample in :meth:`load`.
+    A subclass sets the attributes and reads one sample in :meth:`load`.
 
     Attributes:
-        samples: what :meth:`load` needs to know of each sample, in order.
-        modalities: what each modality is.
-        conversions: from what files hold to the unit of a modality, where they differ.
-        classes: name of each class, where there are labels.
-        colormap: colours of the classes, where there are masks.
-        transforms: function of a sample that returns the sample to use.
-        skip_unreadable: whether a sample with an unreadable file is replaced by the
-            next readable one (after the last comes the first). If not, it is an error.
-        unreadable: those of ``samples`` that this process could not read.
+        samples: item of each sample for :meth:`load`, in order.
+        modalities: record of each modality, by name.
+        conversions: conversion from values of the files to the unit, by modality.
+        classes: name of each class of the labels.
+        colormap: colours of the classes of masks.
+        transforms: function that takes a sample and returns a new one.
+        skip_unreadable: whether the next readable sample replaces one with an unreadable
+            file; the first follows the last. Otherwise an error is raised.
+        unreadable: items of ``samples`` that this process could not read.
     """
 
     samples: Sequence[Any]
@@ -60,7 +60,7 @@ class FileDataset(NonGeoDataset):
         """
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Sample:
@@ -74,8 +74,8 @@ class FileDataset(NonGeoDataset):
 
         Raises:
             IndexError: if ``index`` is out of range.
-            UnreadableFileError: if a file of the sample cannot be read, or with
-                ``skip_unreadable`` if none can be.
+            UnreadableFileError: if a file of the sample cannot be read; with
+                ``skip_unreadable``, if no sample can be read.
         """
         if not 0 <= index < len(self):
             raise IndexError(f'index must be in [0, {len(self) - 1}], got {index}')
@@ -95,11 +95,12 @@ class FileDataset(NonGeoDataset):
                 sample[f'image_{m}'] = convert(sample[f'image_{m}'])
             return sample if self.transforms is None else self.transforms(sample)
         raise UnreadableFileError(
-            f'expected at least one readable sample, found none among {len(self)}'
+            f'expected at least one readable sample, found none among {len(self)}; check '
+            'the files'
         )
 
     def __getitems__(self, indices: list[int]) -> list[Sample]:
-        """Read the samples of a batch, which must have one size.
+        """Read the samples of a batch, whose images must have the same size.
 
         Args:
             indices: numbers of the samples.
@@ -108,7 +109,7 @@ class FileDataset(NonGeoDataset):
             The samples.
 
         Raises:
-            UnreadableFileError: as :meth:`__getitem__`.
+            UnreadableFileError: see :meth:`__getitem__`.
             ValueError: if images or masks of one key differ in size.
         """
         samples = [self[i] for i in indices]
@@ -123,14 +124,14 @@ class FileDataset(NonGeoDataset):
                     self.origin(self.samples[i], key) for i in (indices[0], index)
                 )
                 raise ValueError(
-                    f'{other}: expected {key} of shape {shapes[0][key]}, as of {first} in '
-                    f'the same batch, found {sizes[key]}; give the data a size, such as '
-                    'size: [256, 256], or batch_size: 1 where nothing is trained'
+                    f'{other}: expected {key} of shape {shapes[0][key]} as in {first} of the '
+                    f'same batch, found {sizes[key]}; set the size of the data, such as '
+                    'size: [256, 256], or batch_size: 1 if nothing is trained'
                 )
         return samples
 
     def convert(self, entries: Mapping[str, Mapping[str, Any]] | None) -> None:
-        """Convert what files hold, before ``transforms``.
+        """Convert the values of the files to the unit, before ``transforms``.
 
         Args:
             entries: ``scale``, ``offset`` and ``nodata`` of some modalities, by name.
@@ -142,7 +143,7 @@ class FileDataset(NonGeoDataset):
         self.modalities = converted(self.modalities, entries)
 
     def origin(self, item: Any, key: str) -> str:
-        """Name a sample in messages; a subclass names the file.
+        """Return the name of a sample for messages; a subclass names the file.
 
         Args:
             item: one of ``samples``.
@@ -156,11 +157,11 @@ class FileDataset(NonGeoDataset):
     def subset(self, indices: Iterable[int]) -> Self:
         """Restrict the dataset to some of its samples.
 
-        Unlike a :class:`torch.utils.data.Subset`, it never replaces an unreadable
-        sample by one outside the subset.
+        Unlike :class:`torch.utils.data.Subset`, the result never replaces an unreadable
+        sample with one outside the subset.
 
         Args:
-            indices: numbers of the samples, in the order wanted.
+            indices: numbers of the samples, in order.
 
         Returns:
             A dataset of the same class.
@@ -176,13 +177,13 @@ class FileDataset(NonGeoDataset):
         """Draw a sample.
 
         Args:
-            sample: one that the dataset returned, less some keys or plus a
-                ``prediction`` of the shape of its ``label`` or ``mask``.
-            show_titles: whether to name bands, dates and classes.
+            sample: a sample of the dataset. Keys may be absent, and a ``prediction`` of
+                the shape of ``label`` or ``mask`` is drawn too.
+            show_titles: whether to show bands, dates and classes.
             suptitle: title of the figure.
 
         Returns:
-            The figure. It is the caller's to close.
+            The figure; the caller closes it.
         """
         images = {
             m: sample[f'image_{m}'] for m in self.modalities if f'image_{m}' in sample
@@ -209,7 +210,7 @@ class FileDataset(NonGeoDataset):
     def _skip(self, item: Any, error: UnreadableFileError) -> None:
         self.unreadable = self.unreadable | {item}
         count = len(self.unreadable)
-        # Said at the 1st, 10th, 100th ... : loud enough, and the log stays readable.
+        # Warn at the 1st, 10th, 100th ... only, so that the log stays readable.
         if str(count).rstrip('0') == '1':
             warnings.warn(
                 f'skipped {count} of {len(self)} samples that cannot be read, '

@@ -26,12 +26,12 @@ BigEarthNetSplit = Literal['train', 'val', 'test', 'all']
 
 
 class BigEarthNetPatch(NamedTuple):
-    """Names of the folders of one patch, and its classes where they are known.
+    """Folders of one patch, and its classes.
 
     Args:
         s1: name of the Sentinel-1 folder.
         s2: name of the Sentinel-2 folder.
-        classes: numbers of its classes, or None where a file in the folder has them.
+        classes: numbers of the classes, or None if a file in the folder lists them.
     """
 
     s1: str
@@ -40,47 +40,47 @@ class BigEarthNetPatch(NamedTuple):
 
 
 class BigEarthNetMM(FileDataset):
-    """Co-registered Sentinel-1 and Sentinel-2 patches with several labels each.
+    """Co-registered Sentinel-1 and Sentinel-2 patches with multi-label classes.
 
     BigEarthNet-MM (https://arxiv.org/abs/2105.07921) and its revision reBEN
     (https://arxiv.org/abs/2407.03653). A sample has the keys
 
     * ``image_s1``: backscatter in dB, bands (VV, VH), float32, shape (2, 120, 120)
     * ``image_s2``: digital numbers, float32, shape (12, 120, 120), in the order of
-      ``modalities['s2'].bands``; bands of 20 m and 60 m come bilinearly on the 10 m grid
-    * ``label``: 1 for each class that is present, else 0, int64, shape (num_classes,),
-      as TorchGeo's multilabel ``Classification`` takes it
+      ``modalities['s2'].bands``; bands of 20 m and 60 m are resampled bilinearly to 10 m
+    * ``label``: 1 for each class of the patch, else 0, int64, shape (num_classes,), as
+      expected by TorchGeo's multilabel ``Classification``
 
-    Differences from TorchGeo's ``BigEarthNet`` and ``BigEarthNetV2``: Sentinel-1 comes
-    as (VV, VH) and keeps its decimals, and v2 needs no reference maps.
+    Differences from TorchGeo's ``BigEarthNet`` and ``BigEarthNetV2``: Sentinel-1 has the
+    order (VV, VH) and keeps its decimals, and v2 does not require reference maps.
 
-    The layouts are those of the published archives. v2: ``metadata.parquet`` tells split
-    and labels. v1: the split is in TorchGeo's ``bigearthnet-<split>.csv`` (downloaded
-    alone when only it is missing and ``download`` is true), labels are in the JSON files
-    of the patches. A patch whose folders are not on disk is left out; how many is said
-    in a warning. Where the folder of a modality has not the published name, the only
-    one that starts with ``BigEarthNet-S1`` or ``BigEarthNet-S2`` is taken.
+    The layouts are those of the published archives. In v2, ``metadata.parquet`` has the
+    splits and labels. In v1, TorchGeo's ``bigearthnet-<split>.csv`` has the split, and
+    JSON files of the patches have the labels. If only the csv file is missing,
+    ``download`` fetches this file only. Patches whose folders are absent are left out,
+    with a warning. If the folder of a modality has another name, the only folder that
+    starts with ``BigEarthNet-S1`` or ``BigEarthNet-S2`` is used.
 
     Args:
-        root: folder of the dataset, or that receives it.
+        root: folder of the dataset, or of the download.
         version: 'v1' (590,326 patches, 43 or 19 classes) or 'v2' (549,488, 19 classes).
         split: 'train', 'val', 'test', or 'all' for every patch on disk. In v1, 'all'
-            needs no csv file, and pairs patches by the JSON files of Sentinel-1.
+            needs no csv file and pairs patches by the JSON files of Sentinel-1.
         modalities: 's1', 's2' or both.
-        num_classes: 19, or 43 in v1. Of the 43 classes, 11 have no counterpart in the 19
-            and are dropped from a label.
-        transforms: function of a sample that returns the sample to use.
-        download: whether to download what is missing (more than 100 GB).
+        num_classes: 19, or 43 in v1. The 19 classes have no counterpart for 11 of the 43
+            classes; these are dropped from a label.
+        transforms: function that takes a sample and returns a new one.
+        download: whether to download missing files (more than 100 GB).
         checksum: whether to verify downloads.
         skip_unreadable: whether the next patch replaces one with a damaged file.
-        conversion: where files hold other numbers than those of the unit, ``scale``,
-            ``offset`` and ``nodata`` by modality, such as ``{s2: {offset: -1000}}``
-            for Sentinel-2 products since processing baseline 04.00.
+        conversion: ``scale``, ``offset`` and ``nodata`` by modality, if the files hold
+            other numbers than the unit, such as ``{s2: {offset: -1000}}`` for Sentinel-2
+            products since processing baseline 04.00.
 
     Raises:
-        DatasetNotFoundError: if there is no patch on disk, and no download.
+        DatasetNotFoundError: if no patch is on disk and ``download`` is false.
         ValueError: if an option is not valid, the folder holds another version, or a
-            label of v2 is none of the classes.
+            label of v2 is unknown.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class BigEarthNetMM(FileDataset):
         """Read one patch.
 
         Args:
-            item: names of its folders.
+            item: the patch.
 
         Returns:
             The sample, before ``transforms``.
@@ -137,7 +137,7 @@ class BigEarthNetMM(FileDataset):
         Raises:
             UnreadableFileError: if a file is missing, truncated or not a raster.
             ValueError: if a file has another number of bands or size, or a label is
-                none of the classes.
+                unknown.
         """
         sample = {f'image_{m}': self._read_image(m, item) for m in self.modalities}
         classes = self._classes_of(item)
@@ -146,13 +146,13 @@ class BigEarthNetMM(FileDataset):
         return {**sample, 'label': label}
 
     def labels(self) -> Tensor:
-        """Collect the labels of all patches, without their images.
+        """Read the labels of all patches, without their images.
 
-        Of v1 this opens a JSON file of each patch. An unreadable one counts as without
-        label where ``skip_unreadable`` allows it.
+        In v1 this opens a JSON file of each patch. With ``skip_unreadable``, a patch with
+        an unreadable file has no labels.
 
         Returns:
-            1 for each class that is present, else 0, shape (N, ``num_classes``).
+            1 for each class of a patch, else 0, shape (N, ``num_classes``).
 
         Raises:
             UnreadableFileError: if a file with labels is missing or damaged.
@@ -169,7 +169,7 @@ class BigEarthNetMM(FileDataset):
         return labels
 
     def _find_folders(self) -> dict[str, Path]:
-        """Folder of each modality, after a download where one is needed."""
+        """Find the folder of each modality, after a download if it is necessary."""
         found = {m: self._find_folder(m) for m in self.modalities}
         missing = [m for m, folder in found.items() if folder is None]
         options = (self.download, self.checksum)
@@ -196,7 +196,7 @@ class BigEarthNetMM(FileDataset):
         return found[0] if len(found) == 1 else None
 
     def _find_patches(self) -> list[BigEarthNetPatch]:
-        """Patches of the split that are on disk."""
+        """Find the patches of the split that are on disk."""
         present = {m: self._list_names(m) for m in self.modalities}
         wanted = list(
             self._read_v2() if self.version == 'v2' else self._read_v1(present)
@@ -214,13 +214,13 @@ class BigEarthNetMM(FileDataset):
         if lost := len(wanted) - len(patches):
             warnings.warn(
                 f'left out {lost} of {len(wanted)} patches of split {self.split!r} '
-                f'that are not in {self.root}, or cannot be paired',
+                f'that are absent from {self.root} or cannot be paired',
                 stacklevel=4,
             )
         return patches
 
     def _list_names(self, modality: str) -> set[str]:
-        """Names of all patches on disk: v2 sorts them in one folder a scene."""
+        """Return the names of all patches on disk; v2 has one folder per scene."""
         folders = [self._folders[modality]]
         if self.version == 'v2':
             folders = [folders[0] / name for name in _listing(folders[0])]
@@ -263,7 +263,7 @@ class BigEarthNetMM(FileDataset):
                 except UnreadableFileError:
                     if not self.skip_unreadable:
                         raise
-                    s2 = ''  # on no disk, so that the patch is left out
+                    s2 = ''  # never on disk, so the patch is left out
                 yield BigEarthNetPatch(s1, s2)
 
     def _read_json(self, modality: str, patch: str) -> dict[str, Any]:
@@ -282,7 +282,7 @@ class BigEarthNetMM(FileDataset):
         return self._read_classes(patch) if patch.classes is None else patch.classes
 
     def _read_classes(self, patch: BigEarthNetPatch) -> tuple[int, ...]:
-        """Classes of a patch of v1, among the 43 or the 19."""
+        """Read the classes of a patch of v1, of the 43 or the 19."""
         modality = 's2' if 's2' in self.modalities else 's1'
         name = patch.s2 if modality == 's2' else patch.s1
         labels = self._read_json(modality, name)['labels']
@@ -295,7 +295,7 @@ class BigEarthNetMM(FileDataset):
     def _read_image(self, modality: str, patch: BigEarthNetPatch) -> Tensor:
         """Read the bands of one modality on the 10 m grid, shape (C, 120, 120)."""
         name = patch.s2 if modality == 's2' else patch.s1
-        # v2 sorts patches by scene: tile (S1 only), row and column end the name.
+        # v2 has a folder per scene. Tile (S1 only), row and column end the name.
         scene = name.rsplit('_', 2 if modality == 's2' else 3)[0]
         folder = (
             self._folders[modality] / ('' if self.version == 'v1' else scene) / name
@@ -317,7 +317,7 @@ _SIZE = 120
 
 
 def _listing(folder: Path) -> list[str]:
-    """Names of the folders in a folder."""
+    """Return the names of the subfolders of a folder."""
     with os.scandir(folder) as entries:
         return [entry.name for entry in entries if entry.is_dir()]
 
@@ -325,7 +325,7 @@ def _listing(folder: Path) -> list[str]:
 def _to_classes(
     patch: str, labels: Sequence[str], classes: Sequence[str]
 ) -> tuple[int, ...]:
-    """Numbers of the classes that a patch is labelled with."""
+    """Return the numbers of the classes of a patch."""
     if unknown := sorted(set(labels) - set(classes)):
         raise ValueError(
             f'{patch}: expected labels among the {len(classes)} classes of BigEarthNet, '

@@ -1,4 +1,4 @@
-"""Download of BigEarthNet, where TorchGeo's own would fetch too much or fail."""
+"""Download BigEarthNet; TorchGeo's own download fetches too much or fails."""
 
 import shutil
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ def obtain_v1(
     """Extract or download the images and split lists of BigEarthNet v1.
 
     Args:
-        root: folder that receives them.
+        root: folder of the dataset.
         modalities: 's1', 's2' or both.
-        download: whether to download what is missing.
+        download: whether to download missing files.
         checksum: whether to verify downloads.
 
     Raises:
-        FileNotFoundError: if something is missing and ``download`` is false.
+        FileNotFoundError: if a part is missing and ``download`` is false.
     """
     bands: Literal['s1', 's2', 'all'] = 'all'
     if len(modalities) == 1:
@@ -30,16 +30,16 @@ def obtain_v1(
 
 
 def obtain_split_v1(root: Path, split: str, download: bool, checksum: bool) -> Path:
-    """Find the list of one split of BigEarthNet v1, or download that file alone.
+    """Find the list of one split of BigEarthNet v1, or download this file only.
 
     Args:
-        root: folder that has it or receives it.
+        root: folder of the list, or of the download.
         split: 'train', 'val' or 'test'.
         download: whether to download it if it is missing.
         checksum: whether to verify the download.
 
     Returns:
-        Path of the list, one line ``<Sentinel-2 patch>,<Sentinel-1 patch>`` a patch.
+        Path of the list, with a line ``<Sentinel-2 patch>,<Sentinel-1 patch>`` per patch.
 
     Raises:
         FileNotFoundError: if it is missing and ``download`` is false.
@@ -57,17 +57,17 @@ def obtain_split_v1(root: Path, split: str, download: bool, checksum: bool) -> P
 def obtain_v2(root: Path, keys: Sequence[str], download: bool, checksum: bool) -> None:
     """Extract or download parts of BigEarthNet v2.
 
-    TorchGeo's ``BigEarthNetV2`` wants the reference maps too, does not extract archives
-    that it finds, and compares two published MD5 sums with SHA-256 sums.
+    TorchGeo's ``BigEarthNetV2`` also requires the reference maps, does not extract
+    existing archives, and compares two published MD5 sums with SHA-256 sums.
 
     Args:
-        root: folder that receives them.
+        root: folder of the dataset.
         keys: the parts: 's1', 's2' and 'metadata'.
-        download: whether to download what is missing.
+        download: whether to download missing files.
         checksum: whether to verify downloads.
 
     Raises:
-        FileNotFoundError: if something is missing and ``download`` is false.
+        FileNotFoundError: if a part is missing and ``download`` is false.
     """
     for key in keys:
         files = BigEarthNetV2.metadata_locs[key]['files']

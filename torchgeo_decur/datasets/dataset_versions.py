@@ -1,4 +1,4 @@
-"""Recognise folders of another version of a dataset than the one asked for."""
+"""Recognise folders of another version of a dataset."""
 
 from pathlib import Path
 
@@ -7,22 +7,21 @@ from torchgeo.datasets.utils import Path as PathLike
 _CURES = {
     'SSL4EO-S12 v1.1 (.zarr.zip)': 'download version 1.0, whose folders s1 and s2c hold '
     'GeoTIFFs, or write the images as GeoTIFFs for RasterPairDataModule',
-    'BigEarthNet in LMDB (data.mdb)': 'give the folder of the archives with GeoTIFFs',
+    'BigEarthNet in LMDB (data.mdb)': 'use the folder of the archives with GeoTIFFs',
     'BigEarthNet v1': "set version='v1'",
     'BigEarthNet v2': "set version='v2'",
 }
 
 
 def check_layout(root: PathLike, expected: str) -> None:
-    """Refuse a folder that holds another version of a dataset.
+    """Check that a folder does not hold another version of a dataset.
 
     Args:
         root: the folder.
-        expected: what it should hold, such as 'BigEarthNet v2'.
+        expected: expected version, such as 'BigEarthNet v2'.
 
     Raises:
-        ValueError: naming the version that was found, unless the expected one is there
-            too or none is recognised.
+        ValueError: if it holds only another known version; the message names it.
     """
     found = _recognise(Path(root))
     if found and expected not in found:

@@ -1,4 +1,4 @@
-"""Types of the values of an entry, which YAML leaves open."""
+"""Check the types of the values of an entry of YAML."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -8,17 +8,17 @@ from typing import Any
 def typed(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     """Check the types of the values of an entry.
 
-    YAML reads ``nan`` and ``1e-3`` as text; both are taken for the numbers they mean.
+    YAML reads ``nan`` and ``1e-3`` as text; both become numbers.
 
     Args:
         name: name of the modality, or ``mask``.
-        entry: values by key; a key that is not known here stays as it is.
+        entry: values by key; values of unknown keys stay the same.
 
     Returns:
         The entry, with numbers as numbers.
 
     Raises:
-        ValueError: naming the key, if a value has another type.
+        ValueError: if a value has another type; the message names the key.
 
     Example:
         >>> typed('dem', {'paths': 'heights', 'nodata': 'nan'})
@@ -38,7 +38,7 @@ def typed(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
                 f'{name}: {key} must be {expected}, got {value!r}'
             ) from error
     if name == 'mask' and isinstance(found.get('nodata'), list):
-        raise ValueError(f'mask: nodata must be one number, got {found["nodata"]}')
+        raise ValueError(f'mask: nodata must be a single number, got {found["nodata"]}')
     return found
 
 
@@ -46,7 +46,7 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise TypeError
     number = float(value)
-    # A whole number stays one: it may be the value of an integer.
+    # An int stays an int: it may be a value of an integer raster.
     return value if isinstance(value, int) else number
 
 
@@ -118,7 +118,7 @@ _TYPES: dict[str, tuple[Callable[[Any], Any], str]] = {
     'nodata': (_number_or_several, 'a number (.nan for NaN)'),
     'scale': (_factors, 'a number other than 0, or one for each band'),
     'offset': (_number_or_several, 'a number, or one for each band'),
-    'num_classes': (_whole, 'a whole number from 1'),
+    'num_classes': (_whole, 'a positive integer'),
     'init_args': (_mapping, 'a dictionary of arguments'),
     'values': (_classes, 'a dictionary from values of the files to classes'),
 } | dict.fromkeys(

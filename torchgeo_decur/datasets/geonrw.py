@@ -15,12 +15,12 @@ from .io import not_found, read, read_size
 
 
 class GeoNRWPatch(NamedTuple):
-    """Where a patch lies.
+    """Location of a patch.
 
     Args:
         tile: path of the photograph of the tile, without ``_rgb.jp2``.
         row: first row of the patch in the tile.
-        column: first column.
+        column: first column of the patch in the tile.
     """
 
     tile: str
@@ -31,35 +31,36 @@ class GeoNRWPatch(NamedTuple):
 class GeoNRWPatches(FileDataset, GeoNRW):
     """Patches of the tiles of GeoNRW (https://ieeexplore.ieee.org/document/9406194).
 
-    Each tile of 1000 x 1000 pixels of 1 m is cut into a grid of patches, 16 at the
-    default of 250 pixels, row by row; a rim that is narrower than a patch is left out.
-    A sample has the keys
+    Each tile of 1000 x 1000 pixels of 1 m is cut into a grid of patches, row by row: 16
+    at the default size of 250. A rim narrower than a patch is left out. A sample has the
+    keys
 
     * ``image_rgb``: photograph, 0 to 255, bands in the order red, green, blue, float32,
       shape (3, size, size). The published weights of DeCUR were trained on blue, green,
-      red: swap the bands to feed those.
+      red: reverse the bands for them.
     * ``image_dem``: height of the surface in m, float32, shape (1, size, size)
     * ``mask``: class of each pixel, 0 (background) to 10, int64, shape (size, size)
 
-    The dataset changes no pixel; ``transforms`` gets all three keys, so that a geometric
-    transform can hit them alike. Only the window of a patch is read: how much of the
-    file that decodes is up to its format (JPEG 2000 in one block decodes whole).
+    The dataset changes no pixel. ``transforms`` receives all three keys, so a geometric
+    transform can treat them alike. Only the window of a patch is read, but a JPEG 2000
+    file with a single block is decoded completely.
 
-    Cities that are not on disk are left out; TorchGeo's ``GeoNRW`` wants them all.
+    Absent cities are left out; TorchGeo's ``GeoNRW`` requires all of them.
 
     Args:
-        root: folder that has one folder a city, or that receives them.
+        root: folder with one folder per city, or of the download.
         split: 'train' (40 cities) or 'test' (Düsseldorf, Herne and Neuss).
         size: height and width of a patch in pixels.
-        transforms: function of a sample that returns the sample to use.
-        download: whether to download the dataset where no city is on disk.
+        transforms: function that takes a sample and returns a new one.
+        download: whether to download the dataset if no city is on disk.
         checksum: whether to verify the download.
         skip_unreadable: whether the next patch replaces one with a damaged file.
-        conversion: where files hold other numbers than those of the unit, ``scale``,
-            ``offset`` and ``nodata`` by modality, such as ``{dem: {nodata: -9999}}``.
+        conversion: ``scale``, ``offset`` and ``nodata`` by modality, if the files hold
+            other numbers than the unit, such as ``{dem: {nodata: -9999}}``.
 
     Raises:
-        DatasetNotFoundError: if there is no tile of the split on disk, and no download.
+        DatasetNotFoundError: if no tile of the split is on disk and ``download`` is
+            false.
         ValueError: if ``split`` or ``size`` is not valid.
     """
 
@@ -110,15 +111,15 @@ class GeoNRWPatches(FileDataset, GeoNRW):
         """Read one patch.
 
         Args:
-            item: where it lies.
+            item: location of the patch.
 
         Returns:
             The sample, before ``transforms``.
 
         Raises:
             UnreadableFileError: if a file is missing, truncated or not a raster.
-            ValueError: if a file has another number of bands or size than expected, or
-                the mask has a value that is no class.
+            ValueError: if a file has another number of bands or size, or a value of the
+                mask is no class.
         """
         window = Window(item.column, item.row, self.size, self.size)
         rgb, dem, mask = (
@@ -135,7 +136,7 @@ class GeoNRWPatches(FileDataset, GeoNRW):
         return {'image_rgb': rgb, 'image_dem': dem, 'mask': mask[0].long()}
 
     def _verify(self) -> None:
-        """Accept any city; extract or download where there is none."""
+        """Accept any city; extract or download if there is none."""
         if self._get_file_list():
             return
         cities = f'{self.city_names[0]} ... {self.city_names[-1]}'
@@ -151,7 +152,7 @@ class GeoNRWPatches(FileDataset, GeoNRW):
             raise not_found(self, expected)
 
     def _find_tile_size(self) -> int:
-        """Size of the first readable tile; every other must agree when it is read."""
+        """Return the size of the first readable tile, which all others must have."""
         for path in self.file_list:
             try:
                 return read_size(path)
@@ -160,5 +161,5 @@ class GeoNRWPatches(FileDataset, GeoNRW):
                     raise
         raise UnreadableFileError(
             f'expected at least one readable tile in {self.root}, found none among '
-            f'{len(self.file_list)}'
+            f'{len(self.file_list)}; restore the files'
         )

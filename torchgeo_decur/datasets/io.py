@@ -1,4 +1,4 @@
-"""Read raster files, and name those that cannot be read."""
+"""Read raster files; errors name the file."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,9 +17,9 @@ from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
 from ..files import UnreadableFileError as UnreadableFileError
 
 GDAL_OPTIONS = {
-    # Without it GDAL lists the folder at every file it opens, to look for side files.
+    # Otherwise GDAL lists the folder of every file, to find sidecar files.
     'GDAL_DISABLE_READDIR_ON_OPEN': 'EMPTY_DIR',
-    # Tiles are small, and the workers of a data loader use the cores already.
+    # Tiles are small, and the workers of the data loader already use the cores.
     'GDAL_NUM_THREADS': '1',
 }
 
@@ -27,7 +27,7 @@ GDAL_OPTIONS = {
 _RESTORE = 'restore the original file'
 
 
-# How many times coarser than 10 m Sentinel-2 sees a band.
+# Resolution of the coarser bands of Sentinel-2, in units of 10 m.
 SENTINEL2_RATIO = dict.fromkeys(('B5', 'B6', 'B7', 'B8A', 'B11', 'B12'), 2) | (
     dict.fromkeys(('B1', 'B9', 'B10'), 6)
 )
@@ -43,17 +43,17 @@ def read(
 
     Args:
         path: the file.
-        bands: number of bands that it must have.
-        sizes: numbers of pixels along each side that it may have, or None for any.
+        bands: expected number of bands.
+        sizes: allowed numbers of pixels along each side, or None for any.
         window: the part to decode, or None for all.
 
     Returns:
-        Its values, float32, shape (C, H, W).
+        The values, float32, shape (C, H, W).
 
     Raises:
         UnreadableFileError: if the file is missing, truncated or not a raster.
-        ValueError: if it has another number of bands, is not square, or has another
-            size.
+        ValueError: if it has another number of bands or another size, or is not
+            square.
     """
     with _opened(path) as file:
         _check_count(path, file, bands)
@@ -76,13 +76,13 @@ def read_image(
     """Read a raster or photograph of any shape.
 
     Args:
-        path: the file: PNG of 8 or 16 bits, JPEG, TIFF or any other that GDAL reads.
-        bands: number of bands that it must have.
-        size: height and width that it must have, or None for any.
-        cure: what to do if it has another number of bands.
+        path: the file: PNG of 8 or 16 bits, JPEG, TIFF or another format of GDAL.
+        bands: expected number of bands.
+        size: expected height and width, or None for any.
+        cure: advice for a file with another number of bands.
 
     Returns:
-        Its values, float32, shape (C, H, W).
+        The values, float32, shape (C, H, W).
 
     Raises:
         UnreadableFileError: if the file is missing, truncated or not a raster.
@@ -96,7 +96,7 @@ def read_image(
                 f'the frame, found {file.height} x {file.width}; restore the original file'
             )
         image = torch.from_numpy(file.read().astype(np.float32))
-        # GDAL fills what a truncated PNG lacks with zeros and says nothing.
+        # GDAL pads a truncated PNG with zeros, without a warning.
         if file.driver == 'PNG' and b'IEND' not in Path(path).read_bytes()[-16:]:
             raise UnreadableFileError(
                 f'{path} is truncated or not a raster (a PNG without its end); '
@@ -122,11 +122,11 @@ def read_size(path: str | Path) -> int:
 
 
 def not_found(dataset: NonGeoDataset, expected: str) -> DatasetNotFoundError:
-    """Make TorchGeo's error for a missing dataset, with what was looked for.
+    """Make TorchGeo's error for a missing dataset, with the expected files.
 
     Args:
-        dataset: has ``root`` and ``download``.
-        expected: what should be there.
+        dataset: a dataset with ``root`` and ``download``.
+        expected: the expected files.
 
     Returns:
         The error.
@@ -145,12 +145,12 @@ def _check_count(path: str | Path, file: Any, bands: int, cure: str = _RESTORE) 
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
-    """Open a raster file; failures to read it name the file and the cure."""
+    """Open a raster file; errors name the file and the solution."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            # Nobody here asks where a tile lies, and looking up its CRS costs time.
-            # As an option of the file, not of GDAL: another file's place must not get lost.
+            # The location of a tile is not used, and looking up its CRS takes time.
+            # This is an option of the file, so that other files keep their location.
             tile = Path(path).suffix.lower() in ('.tif', '.tiff')
             options = {'GEOREF_SOURCES': 'NONE'} if tile else {}
             with rasterio.open(path, **options) as file:

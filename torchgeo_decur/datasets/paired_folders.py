@@ -1,4 +1,4 @@
-"""Folders of images without a map: frames of one camera rig, paired by their names."""
+"""Folders of images without georeference, paired by file name."""
 
 import os
 import re
@@ -24,17 +24,15 @@ _IMAGE = (
     *('pattern', 'bands', 'kind', 'unit', 'mean', 'std', 'nodata', 'scale'),
     *('offset', 'hha'),
 )
-_ALL_BANDS = (
-    'name all bands of the files in bands, alpha too, or write files without the others'
-)
+_ALL_BANDS = 'name all bands of the files in bands, alpha too, or write files without extra bands'
 _ONE_CLASS = (
-    'write masks with one band of class numbers; colours and alpha are not classes'
+    'write masks with a single band of class numbers, without colours and alpha'
 )
 _MASK = ('pattern', 'values', 'num_classes', 'nodata')
 
 
 class Frame(NamedTuple):
-    """One frame.
+    """Identity of a frame.
 
     Args:
         split: value of ``{split}`` in the patterns, or ''.
@@ -46,55 +44,56 @@ class Frame(NamedTuple):
 
 
 class PairedFolders(FileDataset):
-    """Images of several modalities, one file each, that belong together by their names.
+    """Images of several modalities, one file each, paired by file name.
 
-    For frames that need no place on a map: PNG (8 or 16 bits), JPEG, TIFF and whatever
-    else GDAL reads. A pattern is a path in the root with ``{id}`` where the names of a
-    frame's files agree, such as ``rgb/{id}.png``, and with ``{split}`` where there is a
-    folder for each split, such as ``{split}/rgb/{id}.png``. An id may have slashes.
+    Files may be PNG (8 or 16 bits), JPEG, TIFF or any other format of GDAL, without
+    georeference. A pattern is a path in the root with ``{id}`` for the common name of a
+    frame, such as ``rgb/{id}.png``. If each split has a folder, patterns also have
+    ``{split}``, as in ``{split}/rgb/{id}.png``. An id may contain slashes.
 
     An entry of ``images`` has the keys
 
-    - ``pattern``.
+    - ``pattern``: pattern of the files.
     - ``bands``: name of each band of the files, in order.
     - ``kind`` and ``unit`` as in :class:`~torchgeo_decur.modalities.Modality`, by default
       'multispectral' in the unit of the files, 'native'; ``mean`` and ``std`` likewise.
     - ``nodata``: value of a missing pixel in the files, or a list of values. They become
       NaN.
-    - ``scale``: factor from the values of the files to the unit, such as 0.001 for
-      millimetres and the unit m, and ``offset``: what is added after that, such as
-      -1000 for newer products of Sentinel-2; one number, or one for each band.
+    - ``scale``: factor from values of the files to the unit, such as 0.001 from
+      millimetres to m. ``offset`` is added after that, such as -1000 for newer products
+      of Sentinel-2. Either is one number, or one for each band.
     - ``hha``: ``{fx: ..., fy: ..., cx: ..., cy: ...}``, the camera of a depth image, in
-      pixels of the files, and perhaps its ``camera_height``. The image then has the three
-      bytes of :func:`~torchgeo_decur.datasets.encode_hha`, and the entry no ``bands``,
-      ``kind`` or ``unit``; ``scale`` must lead to metres.
+      pixels of the files; ``camera_height`` is optional. The image is then encoded by
+      :func:`~torchgeo_decur.datasets.encode_hha`. The entry has no ``bands``, ``kind`` or
+      ``unit``, and ``scale`` must convert to metres.
 
-    An entry of a mask has ``pattern``, and
+    The entry of a mask has ``pattern`` and the optional keys
 
     - ``values``: class of each value of the files, such as ``{0: 0, 255: 1}``; by default
       a value is its class.
-    - ``num_classes``: classes are then checked to be from 0 to below it.
-    - ``nodata``: value of pixels without a label, kept as it is; give it to the task as
-      ``ignore_index``.
+    - ``num_classes``: exclusive upper bound of the classes, which is then checked.
+    - ``nodata``: value of pixels without a label, which stays the same; set
+      ``ignore_index`` of the task to it.
 
     A sample has ``image_<modality>`` (float32, shape (C, H, W)) for each entry, and
-    ``mask`` (int64, shape (H, W)) where there is an entry.
+    ``mask`` (int64, shape (H, W)) if it has an entry.
 
     Args:
-        root: folder that the patterns start in.
+        root: folder in which the patterns start.
         images: entries by name of the modality.
         mask: entry of the mask.
-        splits: values of ``{split}`` to take, in order.
-        size: height and width that every key is brought to, or None for those on disk.
-            Images without ``nodata`` or ``hha`` are interpolated, all else takes the
-            nearest pixel.
+        splits: values of ``{split}`` to read, in order.
+        size: height and width to which all keys are resized, or None. Images without
+            ``nodata`` or ``hha`` are interpolated; all else is sampled by nearest
+            neighbour.
         cache: folder of the HHA images, by default ``hha`` in the root.
-        skip_incomplete: leave out frames that lack a file. If not, they are an error.
-        transforms: function of a sample that returns the sample to use.
+        skip_incomplete: whether to leave out frames with a missing file. Otherwise they
+            raise an error.
+        transforms: function that takes a sample and returns a new one.
         skip_unreadable: whether the next frame replaces one with a damaged file.
 
     Raises:
-        ValueError: if an entry is not valid, no frame is found, or frames lack a file.
+        ValueError: if an entry is not valid, no frame is found, or a file is missing.
     """
 
     def __init__(
@@ -133,8 +132,8 @@ class PairedFolders(FileDataset):
         uses = {name: '{split}' in p for name, p in self.patterns.items()}
         if any(uses.values()) != bool(splits) or len(set(uses.values())) > 1:
             raise ValueError(
-                'patterns must all have {split} where splits are given, and none '
-                f'otherwise, got {self.patterns} and splits {list(splits)}'
+                'patterns must all have {split} if splits are given, and otherwise none of '
+                f'them, got {self.patterns} and splits {list(splits)}'
             )
         self.samples: list[Frame] = [
             Frame(split, name)
@@ -151,16 +150,15 @@ class PairedFolders(FileDataset):
         """Read one frame.
 
         Args:
-            item: its split and id.
+            item: the frame.
 
         Returns:
             The sample, before ``transforms``.
 
         Raises:
             UnreadableFileError: if a file is missing, truncated or no image.
-            ValueError: if a file has another number of bands than expected, the files
-                of the frame have different sizes, or the mask has a value that is no
-                class.
+            ValueError: if a file has another number of bands, files of the frame have
+                different sizes, or a value of the mask is no class.
         """
         sample: Sample = {}
         shape = None
@@ -180,7 +178,7 @@ class PairedFolders(FileDataset):
         return resize_frame(sample, self.size, smooth)
 
     def path(self, name: str, item: Frame) -> Path:
-        """Where a file of a frame lies.
+        """Return the path of a file of a frame.
 
         Args:
             name: name of the modality, or 'mask'.
@@ -193,14 +191,14 @@ class PairedFolders(FileDataset):
         return self.root / pattern.replace('{id}', item.id)
 
     def origin(self, item: Frame, key: str) -> str:
-        """Name the file of a key of a frame.
+        """Return the file of a key of a frame.
 
         Args:
             item: the frame.
             key: ``mask`` or ``image_<modality>``.
 
         Returns:
-            Its path.
+            Path of the file.
         """
         return str(self.path(key.removeprefix('image_'), item))
 
@@ -225,7 +223,8 @@ class PairedFolders(FileDataset):
         if shape is not None and tuple(image.shape[-2:]) != shape:
             read_image(path, 1, shape)
             raise ValueError(
-                f'{path} has changed since its HHA image was kept; delete {self.cache}'
+                f'{path}: expected the size of its cached HHA image, found another one; '
+                f'delete {self.cache}'
             )
         return image
 
@@ -264,7 +263,7 @@ class PairedFolders(FileDataset):
         return out
 
     def _complete(self, split: str, skip: bool) -> list[str]:
-        """Ids of the frames of a split that have all files."""
+        """Return the ids of the complete frames of a split."""
         found = {
             name: _ids(self.root, pattern.replace('{split}', split), self.cache)
             for name, pattern in self.patterns.items()
@@ -292,13 +291,13 @@ class PairedFolders(FileDataset):
 
 
 def folder_modalities(images: Mapping[str, Mapping[str, Any]]) -> dict[str, Modality]:
-    """Say what the entries of :class:`PairedFolders` are, before any file is opened.
+    """Return the modalities of entries, before any file is opened.
 
     Args:
         images: the entries, by name of the modality.
 
     Returns:
-        The modalities. Missing pixels are NaN where there can be any.
+        The modalities by name, with NaN for missing pixels if there can be any.
 
     Raises:
         ValueError: if an entry is not valid.
@@ -320,8 +319,8 @@ def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
     if camera := entry.get('hha'):
         if {*camera} - {'camera_height'} != {*Intrinsics._fields} or fields:
             raise ValueError(
-                f'{name}: hha must have {list(Intrinsics._fields)} and perhaps '
-                'camera_height, and the entry none of bands, kind, unit, mean and std, '
+                f'{name}: hha must have {list(Intrinsics._fields)} and optionally '
+                'camera_height, without bands, kind, unit, mean or std in the entry, '
                 f'got {dict(entry)}'
             )
         return Modality.of('sunrgbd_hha')
@@ -353,13 +352,13 @@ def _check_pattern(name: str, entry: Mapping[str, Any]) -> None:
 
 
 def _ids(root: Path, pattern: str, skipped: Path) -> set[str]:
-    """List what stands for ``{id}`` in the files that match, outside a folder."""
+    """Return the values of ``{id}`` in matching files, outside a folder."""
     fixed = pattern[: pattern.index('{id}')].rpartition('/')[0]
     before, after = (re.escape(part) for part in pattern.split('{id}'))
     matcher = re.compile(f'{before}(.+){after}')
     found = set()
     for folder, inner, files in os.walk(root / fixed, followlinks=True):
-        # Hidden ones are copies of an editor, a notebook or macOS, not frames.
+        # Hidden folders hold copies of an editor, a notebook or macOS.
         inner[:] = [
             name
             for name in inner

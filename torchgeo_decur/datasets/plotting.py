@@ -1,4 +1,4 @@
-"""One figure for the modalities, dates and masks of a sample."""
+"""Draw the modalities, dates and masks of a sample."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,24 +25,24 @@ def plot_images(
 ) -> Figure:
     """Draw the modalities of one sample side by side, one row for each date.
 
-    They are drawn as of :func:`~torchgeo_decur.modalities.picture`: radar in grey, optics
-    as a colour picture, elevation hill-shaded; depth of one band in false colour.
+    They are drawn as of :func:`~torchgeo_decur.modalities.picture`: radar in grey, optical
+    images in colour, elevation hill-shaded, single-band depth in false colour.
 
     Args:
         images: image of each modality, shape (C, H, W) or (T, C, H, W).
-        modalities: what each modality is.
+        modalities: record of each modality.
         masks: maps of classes by title, shape (H, W), drawn behind the images.
         classes: name of each class, for the legend.
         cmap: colours of the classes.
-        show_titles: whether each panel has a title, and masks a legend.
+        show_titles: whether panels have titles, and masks a legend.
         suptitle: title of the figure.
 
     Returns:
-        The figure. It is the caller's to close.
+        The figure; the caller closes it.
 
     Raises:
-        ValueError: if there is nothing to draw, or an image has not the bands of its
-            modality.
+        ValueError: if there is nothing to draw, or an image has another number of bands
+            than its modality.
     """
     masks = masks or {}
     if not images and not masks:
@@ -83,14 +83,14 @@ def plot_images(
 
 
 def _draw(ax: Axes, image: Tensor, modality: Modality) -> str:
-    """Draw one image; returns what is shown."""
+    """Draw one image, and return a description of the drawing."""
     drawn, shown = picture(image, modality)
     ax.imshow(drawn, 'terrain' if modality.kind == 'depth' else 'gray', vmin=0, vmax=1)
     return shown
 
 
 def _legend(ax: Axes, drawn: AxesImage, mask: Tensor, classes: Sequence[str]) -> None:
-    """Name the classes that the mask holds."""
+    """Add a legend of the classes in the mask."""
     present = [i for i in range(len(classes)) if (mask == i).any()]
     if present:
         patches = [

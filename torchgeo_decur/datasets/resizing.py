@@ -1,4 +1,4 @@
-"""Bring images and masks of one extent to one size."""
+"""Resize images and masks of the same extent."""
 
 from collections.abc import Collection, Sequence
 
@@ -8,14 +8,14 @@ from torchgeo.datasets.utils import Sample
 
 
 def resize(image: Tensor, size: int) -> Tensor:
-    """Bring one band to another grid of the same extent, bilinearly.
+    """Resize an image bilinearly to another grid of the same extent.
 
     Args:
         image: shape (C, H, W).
-        size: height and width wanted.
+        size: height and width.
 
     Returns:
-        The image, shape (C, size, size); not rounded to whole numbers.
+        The image, shape (C, size, size), not rounded to integers.
     """
     if image.shape[-2:] == (size, size):
         return image
@@ -25,13 +25,13 @@ def resize(image: Tensor, size: int) -> Tensor:
 def resize_frame(
     sample: Sample, size: Sequence[int] | None, smooth: Collection[str]
 ) -> Sample:
-    """Bring the images and the mask of a frame to one size.
+    """Resize the images and the mask of a frame.
 
     Args:
-        sample: images of shape (C, H, W) and perhaps a mask of shape (H, W).
-        size: height and width wanted, or None for those of the sample.
-        smooth: keys of images that are interpolated, with antialiasing. All others have
-            values that must not be mixed, missing pixels for one: they are sampled.
+        sample: images of shape (C, H, W), optionally a mask of shape (H, W).
+        size: height and width, or None to keep those of the sample.
+        smooth: keys of images to interpolate, with antialiasing. Values of all others must
+            not mix, for example missing pixels: they are sampled by nearest neighbour.
 
     Returns:
         A new sample.
@@ -54,7 +54,7 @@ def resize_frame(
 
 
 def check_size(size: Sequence[int] | None) -> tuple[int, int] | None:
-    """Refuse a size that is not two positive numbers.
+    """Check that a size is two positive numbers.
 
     Args:
         size: height and width, or None.

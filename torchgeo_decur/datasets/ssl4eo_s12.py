@@ -1,4 +1,4 @@
-"""SSL4EO-S12: Sentinel-1 and Sentinel-2 of one place, dates under control."""
+"""SSL4EO-S12: Sentinel-1 and Sentinel-2 of the same place, with controlled dates."""
 
 import os
 import re
@@ -39,16 +39,15 @@ class SSL4EOS12Pair(FileDataset):
     * ``date_s1``, ``date_s2``: acquisition in seconds since 1970, UTC, int64, shape (T,)
     * ``index``: number of the place, as in the name of its folder, int64
 
-    H and W are 264. Sentinel-2 bands of 20 m and 60 m come bilinearly on the 10 m grid.
-    The dates of a sample depend on ``seed``, the epoch (:meth:`set_epoch`) and the place
-    alone. Only files of the dates asked for are opened.
+    H and W are 264. Sentinel-2 bands of 20 m and 60 m are resampled bilinearly to 10 m.
+    The dates of a sample depend only on ``seed``, the epoch (:meth:`set_epoch`) and the
+    place. Only files of these dates are opened.
 
-    A place that only one of the two folders has is left out; how many is said in a
-    warning. TorchGeo's own ``SSL4EOS12`` reads one of the two at a random date, so a
-    pair of them is not synchronised.
+    Places of a single modality are left out, with a warning. TorchGeo's own ``SSL4EOS12``
+    reads one modality at a random date, so two such datasets are not synchronised.
 
     Args:
-        root: folder that has ``s1`` and ``s2c`` (or ``s2a``), or that receives them.
+        root: folder with ``s1`` and ``s2c`` (or ``s2a``), or of the download.
         date_sampling: 'all' for as many dates as every place has in both modalities (T = 4 in
             the published data; the earliest where a place has more; counting them
             visits each folder once, and a warning names the first place that costs the
@@ -56,18 +55,18 @@ class SSL4EOS12Pair(FileDataset):
             at random, each with the date of Sentinel-2 nearest in time, or
             'independent' for ``num_dates`` drawn in each modality on its own.
         level: 'l1c' (top of the atmosphere) or 'l2a' (surface).
-        num_dates: T of 'same' and 'independent'.
-        transforms: function of a sample that returns the sample to use.
-        download: whether to download what is missing (about 1.5 TB compressed).
+        num_dates: number of dates T for 'same' and 'independent'.
+        transforms: function that takes a sample and returns a new one.
+        download: whether to download missing files (about 1.5 TB compressed).
         checksum: whether to verify downloads.
         skip_unreadable: whether the next place replaces one with a damaged file.
         seed: seed of the dates.
-        conversion: where files hold other numbers than those of the unit, ``scale``,
-            ``offset`` and ``nodata`` by modality, such as ``{s2: {offset: -1000}}``
-            for Sentinel-2 products since processing baseline 04.00.
+        conversion: ``scale``, ``offset`` and ``nodata`` by modality, if the files hold
+            other numbers than the unit, such as ``{s2: {offset: -1000}}`` for Sentinel-2
+            products since processing baseline 04.00.
 
     Raises:
-        DatasetNotFoundError: if there is no place on disk, and no download.
+        DatasetNotFoundError: if no place is on disk and ``download`` is false.
         ValueError: if an option is not valid, or the folder holds version 1.1.
     """
 
@@ -126,10 +125,10 @@ class SSL4EOS12Pair(FileDataset):
         """Restrict the dataset to some of its places.
 
         Args:
-            indices: numbers of the samples, in the order wanted.
+            indices: numbers of the samples, in order.
 
         Returns:
-            A dataset of the same class, whose epoch is its own.
+            A dataset of the same class, with an epoch of its own.
         """
         other = super().subset(indices)
         other._epoch = _shared_epoch()
@@ -139,14 +138,14 @@ class SSL4EOS12Pair(FileDataset):
         """Read one place.
 
         Args:
-            item: name of its folder.
+            item: name of the folder of the place.
 
         Returns:
             The sample, before ``transforms``.
 
         Raises:
             UnreadableFileError: if a file is missing, truncated or not a raster.
-            ValueError: if the place has fewer dates than asked for, or its files
+            ValueError: if the place has fewer than ``num_dates`` dates, or its files
                 differ in size.
         """
         chosen = self._choose(item, {m: self._list_dates(m, item) for m in _FOLDERS})
@@ -167,7 +166,7 @@ class SSL4EOS12Pair(FileDataset):
         return Path(self.root) / _FOLDERS[modality][self.level]
 
     def _find_places(self) -> list[str]:
-        """Names of the places on disk, after a download where one is needed."""
+        """Find the places on disk, after a download if it is necessary."""
         places = {m: _subfolders(self._folder(m), _PLACE) for m in _FOLDERS}
         for m, found in places.items():
             if not found:
@@ -183,12 +182,10 @@ class SSL4EOS12Pair(FileDataset):
         both = set(places['s1']) & set(places['s2'])
         if not both:
             counts = {_FOLDERS[m][self.level]: len(x) for m, x in places.items()}
-            raise not_found(
-                self, f'places that both folders have, found none: {counts}'
-            )
+            raise not_found(self, f'places in both folders, found none: {counts}')
         if lost := len(set(places['s1']) ^ set(places['s2'])):
             warnings.warn(
-                f'left out {lost} places of {self.root} that only one modality has',
+                f'left out {lost} places of {self.root} with a single modality',
                 stacklevel=3,
             )
         return sorted(both)
@@ -198,7 +195,7 @@ class SSL4EOS12Pair(FileDataset):
         return f'files like {self._folder(modality) / name}'
 
     def _keep_common_dates(self) -> None:
-        """Count the dates of each place; leave out places that have none."""
+        """Find the number of dates of all places; leave out places without dates."""
         counts = {
             place: min(len(self._list_dates(m, place)) for m in _FOLDERS)
             for place in self.samples
@@ -208,8 +205,7 @@ class SSL4EOS12Pair(FileDataset):
             raise not_found(self, self._layout('s1'))
         if lost := len(counts) - len(self.samples):
             warnings.warn(
-                f'left out {lost} places of {self.root} without any date in one '
-                'modality',
+                f'left out {lost} places of {self.root} without a date in one modality',
                 stacklevel=3,
             )
         self.num_dates = min(counts[place] for place in self.samples)
@@ -217,15 +213,15 @@ class SSL4EOS12Pair(FileDataset):
         most = max(counts.values())
         if self.num_dates < most:
             warnings.warn(
-                f'all places of {self.root} are taken with {self.num_dates} of up to '
-                f'{most} dates, for {len(few)} of {len(self.samples)} have no more, the '
-                f'first is {few[0]}; complete or remove them, or draw dates with '
+                f'all places of {self.root} use {self.num_dates} of up to {most} dates, '
+                f'because {len(few)} of {len(self.samples)} have no more, the first is '
+                f'{few[0]}; complete or remove them, or draw dates with '
                 "date_sampling='independent'",
                 stacklevel=3,
             )
 
     def _list_dates(self, modality: str, place: str) -> list[tuple[int, str]]:
-        """Time and product of each date of a place, in the order of time."""
+        """Return time and product of each date of a place, in order of time."""
         pattern = self._pattern[modality]
         products = _subfolders(self._folder(modality) / place, pattern)
         return sorted((_seconds(pattern, product), product) for product in products)
@@ -244,7 +240,7 @@ class SSL4EOS12Pair(FileDataset):
                     raise UnreadableFileError(f'{where} is missing or has no dates')
                 raise ValueError(
                     f'{where}: expected at least num_dates={needed} dates, found '
-                    f'{len(found)}; ask for fewer'
+                    f'{len(found)}; lower num_dates'
                 )
         if self.date_sampling == 'all':
             return {m: found[:needed] for m, found in dates.items()}
@@ -265,7 +261,7 @@ class SSL4EOS12Pair(FileDataset):
     ) -> Tensor:
         """Read the bands of some dates, shape (T, C, H, W)."""
         bands = self.modalities[modality].bands
-        # The grid is that of a 10 m band, whatever its size.
+        # A 10 m band determines the grid.
         anchor = 'VV' if modality == 's1' else 'B2'
         images = torch.empty(0)
         sizes: dict[str, int] = {}
@@ -300,14 +296,14 @@ _PLACE = re.compile(r'^\d{7}$')
 
 
 def _shared_epoch() -> Tensor:
-    """Number of the epoch, which worker processes that persist see change too."""
+    """Return the number of the epoch in memory shared with persistent workers."""
     epoch = torch.zeros((), dtype=torch.int64)
     epoch.share_memory_()
     return epoch
 
 
 def _subfolders(folder: Path, pattern: re.Pattern[str]) -> list[str]:
-    """Names of the folders in a folder that match a pattern; none if it is missing."""
+    """Return the names of matching subfolders; none if the folder does not exist."""
     try:
         with os.scandir(folder) as entries:
             return [e.name for e in entries if pattern.match(e.name) and e.is_dir()]
@@ -316,6 +312,6 @@ def _subfolders(folder: Path, pattern: re.Pattern[str]) -> list[str]:
 
 
 def _seconds(pattern: re.Pattern[str], product: str) -> int:
-    """Time in the name of a product, in seconds since 1970, UTC."""
+    """Return the time in the name of a product, in seconds since 1970, UTC."""
     (date,) = pattern.findall(product)
     return timegm(strptime(date, '%Y%m%dT%H%M%S'))

@@ -1,4 +1,4 @@
-"""Files of rasters: finding them, and reading their metadata."""
+"""Find raster files and read their metadata."""
 
 import os
 import warnings
@@ -27,20 +27,20 @@ class RasterFile:
     """Metadata of a readable raster file.
 
     Args:
-        path: where it is.
+        path: path of the file.
         size: width and height in pixels.
         nodata: declared value of a missing pixel of each band, or None.
-        alpha: numbers of the bands that are transparency, from 1.
-        masked: whether it has a mask of its own, inside or as ``.msk``.
+        alpha: numbers of the transparency bands, from 1.
+        masked: whether the file has a mask, internal or as ``.msk``.
         floating: whether values are floating point.
-        limits: lowest and highest value of its type.
-        descriptions: what the file calls each band, or None.
+        limits: lowest and highest value of the data type.
+        descriptions: description of each band, or None.
         scales: scale and offset of each band, which are not applied to the values.
         crs: the CRS, or None.
-        transform: from pixels to coordinates. Where the file has none, the best fit of
-            its ground control points, or None.
+        transform: transform from pixels to coordinates. If the file has none, it is the
+            best fit of the ground control points, or None.
         residual: largest distance of a ground control point from ``transform``, in
-            pixels, or None where the transform is that of the file.
+            pixels. It is None if the file has a transform.
     """
 
     path: str
@@ -63,17 +63,17 @@ class RasterFile:
 
     @property
     def marks(self) -> str:
-        """Describe how missing pixels are declared, equal where files agree."""
+        """Declared nodata values as text, equal if files agree."""
         return ', '.join(str(v) for v in dict.fromkeys(self.nodata))
 
     def bands(self, count: int | None = None) -> list[int]:
-        """Number the bands to read.
+        """Return the numbers of the bands to read.
 
         Args:
-            count: how many are named, or None for all that hold values.
+            count: number of named bands, or None.
 
         Returns:
-            All bands where all are named, else those that are not transparency.
+            All bands if all are named, else all except transparency.
         """
         every = range(1, self.count + 1)
         if count == self.count:
@@ -83,13 +83,13 @@ class RasterFile:
     def has_mask(self, count: int | None = None) -> bool:
         """Return whether pixels are marked as missing by a mask or transparency.
 
-        GDAL calls the fourth band of many files transparency that is near infrared: it is
-        no mask where all bands are named.
+        In many files GDAL takes a fourth band of near infrared for transparency. It is no
+        mask if all bands are named.
         """
         return self.masked or len(self.bands(count)) < self.count
 
     def is_warped(self, crs: Any) -> bool:
-        """Return whether the file is turned to be read in a CRS."""
+        """Return whether reading the file in a CRS requires warping."""
         upright = self.transform is not None and self.transform.is_rectilinear
         return not upright or self.crs != CRS.from_user_input(crs)
 
@@ -97,19 +97,18 @@ class RasterFile:
 def find_rasters(name: str, paths: Sequence[str], glob: str | None) -> list[str]:
     """List the rasters of folders, each file once.
 
-    Hidden files and folders are left out, and so is a folder that was reached before,
-    by a link for instance.
+    Hidden files and folders are skipped, and so are folders that links reach twice.
 
     Args:
         name: name of the modality, for the error message.
         paths: folders and files.
-        glob: pattern of names; by default those with a usual suffix.
+        glob: pattern of file names; by default the usual suffixes.
 
     Returns:
-        Paths, sorted.
+        Sorted paths.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there is no raster.
     """
     found = sorted(f for path in paths for f in _below(path))
     listed: dict[str, str] = {}
@@ -137,7 +136,7 @@ def inspect(paths: Sequence[str]) -> tuple[list[RasterFile], dict[str, str]]:
         paths: the files.
 
     Returns:
-        Metadata of those that can be read, and why each other cannot.
+        Metadata of the readable files, and the error of each unreadable file.
 
     Raises:
         ValueError: if values are complex numbers.
@@ -157,12 +156,12 @@ def inspect(paths: Sequence[str]) -> tuple[list[RasterFile], dict[str, str]]:
 def without_listing(paths: Iterable[str]) -> rasterio.Env:
     """Return a GDAL environment that opens local files without listing their folder.
 
-    In a folder of thousands of files the listing takes as long as the rest of the
-    opening. Sidecar files are found by name all the same.
+    In a folder of thousands of files, listing takes as long as the rest of opening.
+    Sidecar files are still found by name.
 
     Args:
-        paths: the files. For those of archives and remote storage nothing is changed, as
-            GDAL lists them once and asks for each name over the network otherwise.
+        paths: the files. For archives and remote storage, listing stays on: GDAL lists
+            them once, and would otherwise request each name over the network.
 
     Returns:
         The environment, a context manager.
@@ -172,14 +171,14 @@ def without_listing(paths: Iterable[str]) -> rasterio.Env:
 
 
 def check_places(name: str, files: Sequence[RasterFile]) -> None:
-    """Refuse files whose place on the earth is not known to a pixel.
+    """Check that files are georeferenced to within a pixel.
 
     Args:
         name: name of the modality, for the error message.
         files: the files.
 
     Raises:
-        ValueError: naming the file.
+        ValueError: if a file is not; the message names it.
     """
     for file in files:
         if file.crs is None or file.transform is None:
@@ -196,14 +195,14 @@ def check_places(name: str, files: Sequence[RasterFile]) -> None:
 
 
 def check_overlap(name: str, leaf: RasterDataset) -> None:
-    """Refuse several files of one place and time, of which only one would be read.
+    """Check that no two files cover the same place and time; only one would be read.
 
     Args:
         name: name of the modality, for the error message.
         leaf: the dataset of the files.
 
     Raises:
-        ValueError: if a file covers the place of another.
+        ValueError: if a file covers another one.
 
     Warns:
         UserWarning: if more than half of a file is covered by another.
@@ -222,10 +221,10 @@ def check_overlap(name: str, leaf: RasterDataset) -> None:
                 one, other = paths[a[same][0]], paths[b[same][0]]
                 raise ValueError(
                     f'{name}: expected one file for each place, found {one} and {other} '
-                    'of the same one, of which only the first would be read; give '
-                    'filename_regex with a group (?P<band>...) where each band is a '
-                    'file, or (?P<date>...) where files differ in date; leave copies '
-                    'out by glob; merge files of which one fills the holes of another'
+                    'for the same one, and only the first would be read; set '
+                    'filename_regex with a group (?P<band>...) if each band is a '
+                    'file, or (?P<date>...) if files differ in date; exclude copies '
+                    'with glob; merge files that fill the gaps of each other'
                 )
             half = both > 0.5 * np.minimum(*areas)
             partial += [*zip(paths[a[half]], paths[b[half]], strict=True)]
@@ -233,7 +232,7 @@ def check_overlap(name: str, leaf: RasterDataset) -> None:
         one, other = partial[0]
         warnings.warn(
             f'{name}: {len(partial)} pairs of files share more than half of their area, '
-            f'such as {one} and {other}; the first by name is read where it has data',
+            f'such as {one} and {other}; where both have data, the first by name is read',
             stacklevel=2,
         )
 
@@ -241,7 +240,7 @@ def check_overlap(name: str, leaf: RasterDataset) -> None:
 def _below(path: str) -> list[str]:
     """List the files of a folder and the folders in it, or the file itself."""
     if not os.path.isdir(path):
-        # Folders of archives and of remote storage are listed by TorchGeo.
+        # TorchGeo lists folders of archives and remote storage.
         files = find_files(path) if path.startswith('/vsi') else [path]
         return [f for f in files if not os.path.basename(f).startswith('.')]
     found, seen = [], set()
@@ -261,7 +260,7 @@ def _look(path: str, src: Any) -> RasterFile:
             f'rasters must hold real numbers, got {src.dtypes[0]} in {path}; convert '
             'complex backscatter to dB'
         )
-    # The end of the file is missing first: read the last block of the last band.
+    # A truncated file lacks its end: read the last block of the last band.
     height, width = src.block_shapes[-1]
     row, column = (src.height - 1) // height * height, (src.width - 1) // width * width
     window = Window(column, row, src.width - column, src.height - row)

@@ -1,4 +1,4 @@
-"""Reading of a folder of rasters, in which missing pixels are NaN."""
+"""Read a folder of rasters, with NaN for missing pixels."""
 
 import atexit
 import functools
@@ -30,31 +30,30 @@ from torchgeo.datasets.utils import GeoSlice, Sample
 from .extents import Bounds, warped_grid
 from .files import RasterFile, without_listing
 
-# Those with which GDAL can read; the others are for warping only.
+# Methods for reading in GDAL; it has others for warping only.
 RESAMPLING = (
     *('nearest', 'bilinear', 'cubic', 'cubic_spline', 'lanczos'),
     *('average', 'mode', 'gauss', 'rms'),
 )
-# A number of float32 that no sensor measures. NaN would spread when it is interpolated.
+# A float32 that no sensor measures. NaN would spread in interpolation.
 _MISSING = float(np.float32(-1e38))
 
 
 class RasterFolder(RasterDataset):
-    """The rasters of a list of files, whose missing pixels are NaN.
+    """Mosaic of raster files, with NaN for missing pixels.
 
-    Missing are the pixels that have the nodata value of their band, are masked or
-    transparent, or lie where no file is. Files may differ in data type.
+    A pixel is missing if it has the nodata value of its band, is masked or transparent,
+    or lies outside all files. Files may differ in data type.
 
     Args:
-        files: the files.
+        files: metadata of the files.
         bands: names of the bands, or None for a label raster.
-        nodata: value that marks a missing pixel in place of what the files declare; of
-            labels also the one that stands for a missing label.
-        resampling: one of ``RESAMPLING``, or None for bilinear, nearest for labels.
-        filename_regex: pattern of the names of files, with a group ``date``, or
-            ``start`` and ``stop``, where they are dated, and a group ``band`` where each
-            band is a file of its own.
-        date_format: how dates are written, as in :meth:`datetime.datetime.strptime`.
+        nodata: value of a missing pixel; it overrides the value declared in the files. In
+            a label raster it also stands for a missing label.
+        resampling: one of ``RESAMPLING``; by default bilinear, and nearest for labels.
+        filename_regex: pattern of the file names. Dated files need a group ``date``, or
+            ``start`` and ``stop``; a group ``band`` reads each band from a file of its own.
+        date_format: format of dates, as in :meth:`datetime.datetime.strptime`.
 
     Raises:
         ValueError: if a date cannot be read, or the file of a band is missing.
@@ -75,10 +74,10 @@ class RasterFolder(RasterDataset):
         self.marked = nodata
         self.count = 1 if bands is None else len(bands)
         self.date_format = date_format
-        # All that is read, in the CRS of the dataset, where files may cover far more.
+        # Extent that is read, in the CRS of the dataset; files may extend far beyond it.
         self.extent: Bounds | None = None
         self.unwarped: set[tuple[Any, ...]] = set()
-        # The index, and the times and paths in it: pandas is slow at single files.
+        # The index with its times and paths as lists; pandas is slow for single files.
         self._listed: tuple[gpd.GeoDataFrame, list[pd.Interval], list[str]] | None = (
             None
         )
@@ -91,21 +90,21 @@ class RasterFolder(RasterDataset):
             self.all_bands, self.count = tuple(bands), 1
             paths = self._first_of_each(paths)
         paths.sort()
-        # TorchGeo would open each file again, of which all is known but the first.
+        # TorchGeo would open each file again; one file suffices, for the CRS.
         super().__init__(paths[:1])
         self.paths = paths
         self.index = self._index(paths)
         if not self.separate_files:
-            # A file may have transparency too, which is no band to read.
+            # A file may have a further band of transparency.
             self.band_indexes = list(range(1, self.count + 1))
 
     @property
     def resampling(self) -> Resampling:
-        """How values between pixels are found."""
+        """Resampling method."""
         return Resampling[self.method] if self.method else super().resampling
 
     def _first_of_each(self, paths: Iterable[str]) -> list[str]:
-        """List the file of the first band of each scene, which stands for all."""
+        """Return the file of the first band of each scene, which represents the scene."""
         pattern = re.compile(self.filename_regex, re.VERBOSE)
         scenes = {}
         for path in paths:
@@ -124,7 +123,7 @@ class RasterFolder(RasterDataset):
         return list(scenes)
 
     def _index(self, paths: Sequence[str]) -> gpd.GeoDataFrame:
-        """Build the index of files from their metadata, as TorchGeo builds it."""
+        """Build the index of files from their metadata, in the format of TorchGeo."""
         target = CRS.from_user_input(self.crs)
         bounds = np.empty((len(paths), 4))
         for i, file in enumerate(self.records[path] for path in paths):
@@ -146,14 +145,14 @@ class RasterFolder(RasterDataset):
         """Read the mosaic of the files at a window.
 
         Args:
-            index: slices of x, y and time; what is not given is that of the dataset.
+            index: slices of x, y and time; missing ones default to the whole dataset.
 
         Returns:
             ``image`` float32, shape (C, H, W), or ``mask`` int64, shape (H, W), with
             ``bounds`` and ``transform``.
 
         Raises:
-            IndexError: if there is no file.
+            IndexError: if no file covers the window.
         """
         x, y, time = self._slices(index)
         paths = self._near(x, y, time)[:: time.step]
@@ -181,22 +180,22 @@ class RasterFolder(RasterDataset):
         return self.transforms(sample) if self.transforms else sample
 
     def _near(self, x: slice, y: slice, time: slice) -> list[str]:
-        """List the files in a window, in the order of the index."""
+        """Return the files in a window, in the order of the index."""
         if self._listed is None or self._listed[0] is not self.index:
             columns = self.index.index.tolist(), self.index.filepath.tolist()
             self._listed = (self.index, *columns)
         _, times, paths = self._listed
-        # The tree is asked first: going through the times of all files takes longer.
+        # The spatial query comes first: comparing the times of all files takes longer.
         window = shapely.box(x.start, y.start, x.stop, y.stop)
         rows = self.index.sindex.query(window, 'intersects', sort=True).tolist()
         wanted = pd.Interval(time.start, time.stop)
         return [paths[row] for row in rows if times[row].overlaps(wanted)]
 
     def _slices(self, index: GeoSlice) -> tuple[slice, slice, slice]:
-        """Return slices of x, y and time; what is not given is that of the dataset."""
+        """Return slices of x, y and time; missing ones default to the whole dataset."""
         given = (index,) if isinstance(index, slice) else tuple(index)
         ends = [end for part in given for end in (part.start, part.stop)]
-        # The bounds of thousands of files take longer than to read a window.
+        # Computing the bounds of thousands of files takes longer than reading a window.
         whole = self.bounds if len(given) < 3 or None in ends else given
         x, y, time = (
             slice(
@@ -211,7 +210,7 @@ class RasterFolder(RasterDataset):
         return x, y, time
 
     def _path_of_band(self, band: str, path: str) -> str:
-        """Name the file of a band of the scene that a file is of."""
+        """Return the file of a band in the scene of another file."""
         folder, name = os.path.split(path)
         match = re.match(self.filename_regex, name, re.VERBOSE)
         if match is None:
@@ -220,14 +219,14 @@ class RasterFolder(RasterDataset):
         return os.path.join(folder, f'{name[:start]}{band}{name[end:]}')
 
     def _grid(self, file: RasterFile, crs: CRS) -> tuple[Affine, int, int] | None:
-        """Choose the grid that a file is warped to, or None if it is read as it is."""
+        """Choose the grid that a file is warped to; None if it is not warped."""
         transform: Any = file.transform
         kind = (crs, file.crs, *file.size, *transform[:2], *transform[3:5])
-        # Of files of one CRS that differ only in their place all are warped, or none.
+        # Files that differ only in location are either all warped or not at all.
         if kind in self.unwarped:
             return None
         nearest = self.resampling == Resampling.nearest
-        # What is nearest must not be chosen twice.
+        # Nearest-neighbour sampling must not happen twice.
         finest = self.res if nearest else (math.inf, math.inf)
         grid = warped_grid(file, crs, self.extent, finest)
         if grid is None:
@@ -243,7 +242,7 @@ class RasterFolder(RasterDataset):
         if not (marked or grid or file.residual is not None):
             with without_listing([path]):
                 return rasterio.open(path)
-        # What is around a warped file would be 0.
+        # Otherwise the padding around a warped file would be 0.
         kind = 'Float32' if self.is_image else 'Float64'
         source = mark_missing(file, self.count, self._marks(file), kind)
         with without_listing([path]):
@@ -255,28 +254,28 @@ class RasterFolder(RasterDataset):
         with opened:
             return WarpedVRT(opened, crs=target, transform=transform, **size)
 
-    # Handles are kept for all datasets of a process, as TorchGeo keeps those of its own.
+    # One cache of handles per process, as in TorchGeo.
     _keep_open = functools.lru_cache(maxsize=128)(_open)
 
     def _load_warp_file(
         self, filepath: Any, crs: Any = None
     ) -> DatasetReader | WarpedVRT:
-        """Open a file for the index, which TorchGeo makes when the dataset is built."""
+        """Open a file for the index that TorchGeo builds in the constructor."""
         return self._open(str(filepath), crs)
 
     def _marks(self, file: RasterFile) -> list[tuple[float | None, ...]]:
-        """List the values that mark missing pixels, by band, one set after another."""
+        """Return sets of values of missing pixels, each with one value per band."""
         if self.marked is None:
             return [file.nodata]
         given: list[tuple[float | None, ...]] = [(self.marked,) * file.count]
-        # A declared value that no label can have is not a label, whatever is given.
+        # A declared value that cannot be a label marks missing pixels as well.
         odd = any(v is not None and not is_label(v) for v in file.nodata)
         return [file.nodata, *given] if odd and not self.is_image else given
 
     def _mosaic(
         self, paths: Sequence[str], bands: Sequence[int], x: slice, y: slice
     ) -> Tensor:
-        """Read the mosaic of files: float32 images with NaN, or whole labels."""
+        """Read the mosaic of files: float32 images with NaN, or integer labels."""
         load = self._keep_open if self.cache else self._open
         opened = [load(path, self.crs) for path in paths]
         values, _ = merge(
@@ -284,7 +283,7 @@ class RasterFolder(RasterDataset):
             bounds=(x.start, y.start, x.stop, y.stop),
             res=(x.step, y.step),
             nodata=math.nan,
-            # Each file in the type of the first would wrap around.
+            # In the type of the first file, values of others would wrap around.
             dtype='float32' if self.is_image else 'float64',
             indexes=list(bands),
             resampling=self.resampling,
@@ -300,20 +299,20 @@ class RasterFolder(RasterDataset):
         if value is None and missing.any() and any(file.floating for file in files):
             raise ValueError(
                 f'mask: expected a label in each pixel, found NaN in {list(paths)}; '
-                'give the mask a nodata value that is no class, such as 255, and the '
-                'task the same ignore_index'
+                'set nodata of the mask to a value that is no class, such as 255, and '
+                'ignore_index of the task to the same value'
             )
         labels = np.where(missing, 0 if value is None else value, labels)
         wrong = labels[labels != np.round(labels)]
         if wrong.size:
             raise ValueError(
                 f'mask: expected whole numbers as labels, found {wrong[0]:g} in '
-                f'{list(paths)}; give a raster of classes'
+                f'{list(paths)}; provide a raster of classes'
             )
         return labels
 
 
-# What is open when Python ends is closed while rasterio can still do so.
+# Close open files before Python unloads rasterio.
 atexit.register(RasterFolder._keep_open.cache_clear)
 
 
@@ -324,7 +323,7 @@ def is_label(value: float) -> bool:
         value: the number.
 
     Returns:
-        Whether it is whole and fits in 64 bits.
+        True for an integer of 64 bits.
 
     Example:
         >>> is_label(255.0), is_label(0.5), is_label(float('nan')), is_label(-3.4e38)
@@ -336,18 +335,18 @@ def is_label(value: float) -> bool:
 def mark_missing(
     file: RasterFile, count: int, marks: Sequence[Sequence[float | None]], kind: str
 ) -> str:
-    """Describe a file as a virtual raster of which all missing pixels have one value.
+    """Describe a file as a virtual raster with a single value for missing pixels.
 
-    GDAL's own warping takes one nodata value for all bands, and either it or a mask.
+    GDAL's warping supports one nodata value for all bands, or a mask, but not both.
 
     Args:
         file: the file.
-        count: how many bands are named.
-        marks: values of missing pixels by band of the file, one set after another.
-        kind: GDAL's name of the type of the values, 'Float32' or 'Float64'.
+        count: number of named bands.
+        marks: sets of values of missing pixels, each with one value per band of the file.
+        kind: type of the values in GDAL, 'Float32' or 'Float64'.
 
     Returns:
-        The document, which can be opened in place of a path.
+        XML document, which can be opened in place of a path.
     """
     source, bands = file.path, file.bands(count)
     if file.has_mask(count):

@@ -1,4 +1,4 @@
-"""Rasters joined by place: their common footprint, and windows into them."""
+"""Join rasters by location: their common footprint, and windows of it."""
 
 import itertools
 import warnings
@@ -27,21 +27,21 @@ from ...modalities import invalid_pixels
 from .extents import Bounds, largest_part, project_extent
 from .folder import RasterFolder
 
-# A window has slices of x, of y and, where dates count, of time.
+# Slices of x, y and, for dated files, time.
 Window = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
 class JoinedRasters:
-    """Co-registered rasters, and what of them makes a usable window.
+    """Co-registered rasters, and the conditions for a usable window.
 
     Args:
         joined: the datasets joined with ``&``; its index is the common footprint.
         leaves: the datasets by name of the modality; ``mask`` is the label raster.
-        nodata: value that marks a missing pixel, or None, by the same names.
+        nodata: value of a missing pixel, or None, by the same names.
         patch_size: height and width of a window, in pixels of the first dataset.
-        max_nodata: largest share of missing pixels in any modality of a window.
-        num_classes: labels of the mask are below it; None for no check.
+        max_nodata: largest fraction of missing pixels in any modality of a window.
+        num_classes: exclusive upper bound of the labels of the mask; None for no check.
     """
 
     joined: GeoDataset
@@ -53,7 +53,7 @@ class JoinedRasters:
 
     @cached_property
     def footprint(self) -> Polygon:
-        """Where all datasets have files, in the CRS of the first."""
+        """Area that all datasets cover, in the CRS of the first."""
         return self.joined.index.geometry.union_all()
 
     @property
@@ -63,7 +63,7 @@ class JoinedRasters:
         return self.patch_size * xres, self.patch_size * yres
 
     def pixels(self, area: BaseGeometry) -> tuple[int, int]:
-        """Width and height of the bounding box of an area, in whole pixels."""
+        """Return width and height of the bounding box of an area, in pixels."""
         if area.is_empty:
             return 0, 0
         west, south, east, north = area.bounds
@@ -77,24 +77,24 @@ class JoinedRasters:
             parts: polygons within the footprint, shape (N,).
 
         Returns:
-            Bounds of the file (west, south, east, north), shape (N, 4). Its corner is
-            that of a pixel; chips need not be on one grid.
+            Bounds of the files (west, south, east, north), shape (N, 4). A corner of a
+            file is a corner of a pixel; chips may have different grids.
         """
         first = next(iter(self.leaves.values())).index.geometry
         tree = shapely.STRtree(first.to_numpy())
         points = shapely.point_on_surface(parts)
         found, files = tree.query(points, predicate='intersects')
         chosen = np.zeros(len(parts), dtype=np.int64)
-        # Of several files the first in order, so that a mosaic has one grid.
+        # Choose the first of several files, so that a mosaic has one grid.
         order = np.argsort(files)[::-1]
         chosen[found[order]] = files[order]
         return cast(NDArray[np.float64], first.bounds.to_numpy()[chosen])
 
     @property
     def max_outside(self) -> float:
-        """Largest share of a window outside the footprint, where some files have no data.
+        """Largest fraction of a window outside the footprint.
 
-        Without a nodata value, what is read there would pass for data.
+        Without a nodata value, pixels out there would be read as data.
         """
         known = [
             self.nodata[name] is not None for name in self.leaves if name != 'mask'
@@ -103,7 +103,7 @@ class JoinedRasters:
 
     @property
     def marked(self) -> list[str]:
-        """Names of the modalities of which pixels may be missing."""
+        """Names of the modalities that may have missing pixels."""
         images = (name for name in self.leaves if name != 'mask')
         return [name for name in images if self.nodata[name] is not None]
 
@@ -111,14 +111,17 @@ class JoinedRasters:
         """Read rasters at a window.
 
         Args:
-            window: slices of x, y and, where files have dates, of time.
+            window: slices of x, y and, for dated files, time.
             names: names of the datasets to read; all by default.
 
         Returns:
-            ``image_<m>`` float32 in physical units, shape (C, H, W), where what is NaN or
-            infinite counts as missing, ``mask`` int64,
-            shape (H, W), ``bounds`` and ``transform`` as TorchGeo has them, but float64:
-            in float32 a northing in metres may be a quarter of a metre off.
+            A dictionary with
+
+            - ``image_<m>``: float32 in physical units, shape (C, H, W); NaN and infinite
+              values count as missing;
+            - ``mask``: int64, shape (H, W);
+            - ``bounds`` and ``transform``: as in TorchGeo, but float64. In float32 a
+              northing in metres may be a quarter of a metre off.
 
         Raises:
             ValueError: if a file cannot be read, or a label is out of range.
@@ -128,7 +131,7 @@ class JoinedRasters:
         for name in chosen:
             leaf = self.leaves[name]
             if get_worker_info() is not None:
-                # A handle opened before the fork would be shared with other workers.
+                # Workers must not share a handle that was opened before the fork.
                 leaf.cache = True
             try:
                 sample |= leaf[self._timed(window)]
@@ -138,14 +141,15 @@ class JoinedRasters:
                 x, y, *_ = cast(Window, window)
                 near = leaf.index.cx[x.start : x.stop, y.start : y.stop].filepath
                 raise ValueError(
-                    f'{name}: cannot read {describe_window(window)} from {list(near)}: {error}'
+                    f'{name}: cannot read {describe_window(window)} from {list(near)}: '
+                    f'{error}; copy the files again'
                 ) from error
         if self.num_classes is not None and 'mask' in chosen:
             self._check_labels(sample['mask'], window)
         return {**sample, **self._place(window, sample['bounds'][6:])}
 
     def missing(self, sample: Mapping[str, Any]) -> dict[str, float]:
-        """Share of the pixels of each modality that miss some band."""
+        """Compute the fraction of pixels with a missing band, for each modality."""
         shares = {name: 0.0 for name in self.leaves if name != 'mask'}
         for name in self.marked:
             invalid = invalid_pixels(sample[f'image_{name}'], self.nodata[name])
@@ -156,15 +160,15 @@ class JoinedRasters:
     def missing_by_patch(
         self, sample: Mapping[str, Any], rows: int, columns: int
     ) -> NDArray[np.float64]:
-        """Compute the share of missing pixels of each window of a block.
+        """Compute the fraction of missing pixels for each window of a block.
 
         Args:
-            sample: the block, as :meth:`read` returns it.
+            sample: the block, from :meth:`read`.
             rows: number of windows from north to south.
             columns: number of windows from west to east.
 
         Returns:
-            The largest share of any modality, shape (rows, columns).
+            The largest fraction of any modality, shape (rows, columns).
         """
         size = self.patch_size
         shares = torch.zeros(rows, columns, dtype=torch.double)
@@ -176,18 +180,18 @@ class JoinedRasters:
         return cast(NDArray[np.float64], shares.numpy())
 
     def usable(self, sample: Mapping[str, Any]) -> bool:
-        """Whether no modality of a sample misses more than ``max_nodata``."""
+        """Return whether no modality of a sample misses more than ``max_nodata``."""
         return max(self.missing(sample).values()) <= self.max_nodata
 
     @property
     def dated(self) -> bool:
-        """Whether files have dates, so that a window needs a time too."""
+        """Whether files have different dates, so that a window needs a time."""
         return len(pd.unique(self.joined.index.index)) > 1
 
     def _timed(self, window: GeoSlice) -> GeoSlice:
-        """Add the time that all files share to a window without one.
+        """Add the common time of all files to a window without a time.
 
-        A dataset with more dates than the others would else be read at its first.
+        Otherwise a dataset with several dates would be read at its first date.
         """
         x, y, *time = cast(Window, window)
         if not time:
@@ -197,7 +201,7 @@ class JoinedRasters:
 
     @cached_property
     def footprints(self) -> list[tuple[slice, BaseGeometry]]:
-        """Each time, in order, and where all datasets have files of it."""
+        """Each time in order, and the area that all datasets cover at that time."""
         times: dict[Any, list[Any]] = {}
         for time, shape in self.joined.index.geometry.items():
             times.setdefault(time, []).append(shape)
@@ -229,18 +233,18 @@ class JoinedRasters:
 
 
 def join(rasters: Mapping[str, RasterDataset]) -> tuple[GeoDataset, dict[str, float]]:
-    """Join datasets where all of them have data, with TorchGeo's ``&``.
+    """Join datasets on their common area, with ``&`` of TorchGeo.
 
     Args:
-        rasters: datasets by name. All take the CRS and the resolution of the first.
+        rasters: datasets by name. All adopt the CRS and the resolution of the first.
 
     Returns:
         The joined dataset, and the width of a pixel of each dataset, in units of the
         CRS of the first.
 
     Raises:
-        ValueError: if a dataset cannot be projected into the CRS of the first, or
-            there is no area, or no time, that all of them share.
+        ValueError: if a dataset cannot be projected into the CRS of the first, or the
+            datasets have no common area or time.
     """
     (reference, first), *others = rasters.items()
     own = {name: leaf.index.geometry.copy() for name, leaf in rasters.items()}
@@ -273,28 +277,28 @@ def join(rasters: Mapping[str, RasterDataset]) -> tuple[GeoDataset, dict[str, fl
     except RuntimeError as error:
         raise ValueError(
             f'{list(rasters)} must have a common area and time, but TorchGeo says: '
-            f'{error}. Dates come from filename_regex or from a dataset class; give '
-            'the folder by paths and glob alone to disregard them'
+            f'{error}. Dates come from filename_regex or from a dataset class; to ignore '
+            'them, set only paths and glob'
         ) from error
     return joined, widths
 
 
 def outline(window: GeoSlice) -> Polygon:
-    """The rectangle of a window."""
+    """Return the rectangle of a window."""
     x, y, *_ = cast(Window, window)
     return shapely.box(x.start, y.start, x.stop, y.stop)
 
 
 def describe_window(window: GeoSlice) -> str:
-    """Say where a window is."""
+    """Return the coordinates of a window as text, for error messages."""
     x, y, *_ = cast(Window, window)
     return f'x {x.start:.10g} to {x.stop:.10g}, y {y.start:.10g} to {y.stop:.10g}'
 
 
 def _fill(sample: Sample, key: str, nodata: float | None) -> None:
-    """Give pixels that are no number the value of those that are missing.
+    """Replace NaN and infinite pixels by nodata, or by 0 without a nodata value.
 
-    Without one, they are beyond the border of a file.
+    Without a nodata value, such pixels lie only beyond the border of a file.
     """
     image: Tensor = sample[key]
     sample[key] = image.where(image.isfinite(), 0.0 if nodata is None else nodata)
@@ -303,8 +307,8 @@ def _fill(sample: Sample, key: str, nodata: float | None) -> None:
 def _clip(leaf: RasterDataset, first: RasterDataset) -> None:
     """Clip the files of a dataset to the extent of the first, if their CRS differ.
 
-    Most projections take a part of the world only. The rest of a larger file would come
-    back as infinity, or lie where it is not.
+    Most projections are valid in a part of the world. The rest of a larger file would
+    become infinite, or be projected to a wrong location.
     """
     if leaf.crs == first.crs:
         return
@@ -321,7 +325,7 @@ def _clip(leaf: RasterDataset, first: RasterDataset) -> None:
 
 
 def _segmentize(leaf: RasterDataset, extent: BaseGeometry) -> None:
-    """Add points to footprints: corners are too few to project a long edge."""
+    """Add points to footprints, because corners do not suffice to project long edges."""
     west, south, east, north = extent.bounds
     step = max(east - west, north - south) / 32
     leaf.index = leaf.index.set_geometry(leaf.index.geometry.segmentize(step))

@@ -1,4 +1,4 @@
-"""The values that mark missing pixels of rasters."""
+"""Choose the values of missing pixels in rasters."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from torchgeo.datasets import RasterDataset
 from .files import RasterFile
 from .folder import RasterFolder, is_label
 
-_PLAIN = 'give the folder by paths and glob, without dataset'
+_PLAIN = 'set paths and glob of the folder in place of dataset'
 
 
 def choose_nodata(
@@ -20,22 +20,23 @@ def choose_nodata(
     files: Sequence[RasterFile],
     crs: Any,
 ) -> float | None:
-    """Choose the value of missing pixels in what is read.
+    """Choose the value of missing pixels in samples.
 
     Args:
         name: name of the modality, or ``mask``.
-        entry: may have ``nodata``.
+        entry: entry of the modality, which may have ``nodata``.
         leaf: the dataset of the files.
         files: metadata of the files.
-        crs: CRS that they are read in.
+        crs: CRS in which they are read.
 
     Returns:
-        The value of the entry, else of the files. NaN for images of floating point, and
-        for those of which pixels are missing in another way. None where none can be.
+        The value of the entry, or else of the files. It is NaN for floating-point images,
+        and for images whose pixels are missing by a mask or by warping. It is None if no
+        pixel can be missing.
 
     Raises:
-        ValueError: if the value does not fit the files, they disagree, or a missing
-            pixel would be read as a value.
+        ValueError: if the value does not fit the files, the files disagree, or a missing
+            pixel would be read as data.
     """
     nodata = _declared(name, entry.get('nodata'), files)
     warped = [f for f in files if f.is_warped(crs)]
@@ -48,16 +49,16 @@ def choose_nodata(
 
 
 def extreme(nodata: float) -> bool:
-    """Return whether rasterio's mosaics cannot mark missing pixels with a value.
+    """Return whether a nodata value is too large for mosaics of rasterio.
 
-    They take the lowest number of float32, which ESRI's rasters are filled with, for one
-    that float32 does not have, and read zeros.
+    ESRI fills rasters with the lowest float32. Rasterio takes it for a number outside
+    float32 and reads zeros.
 
     Args:
         nodata: the value.
 
     Returns:
-        Whether NaN stands for it in what is read.
+        True if samples have NaN instead.
 
     Example:
         >>> extreme(-3.4028234663852886e38), extreme(-9999.0), extreme(math.nan)
@@ -75,20 +76,20 @@ def _declared(name: str, given: Any, files: Sequence[RasterFile]) -> float | Non
             low, high = first.limits
             raise ValueError(
                 f'{name}: nodata must be a value of the files, from {low:g} to '
-                f'{high:g}, got {given}'
+                f'{high:g}, got {given}; correct nodata'
             )
         declared = first.nodata[0] is not None and not math.isnan(first.nodata[0])
         if math.isnan(value) and declared:
             raise ValueError(
                 f'{name}: nodata must be left out, got {given}: {first.path} declares '
-                f'{first.nodata[0]:g}, and NaN counts as missing anyway'
+                f'{first.nodata[0]:g}, and NaN always counts as missing'
             )
         return value
     for file in files:
         if file.marks != first.marks:
             raise ValueError(
                 f'{name}: files must agree on nodata, got {first.marks} in '
-                f'{first.path} and {file.marks} in {file.path}; give nodata in the entry'
+                f'{first.path} and {file.marks} in {file.path}; set nodata in the entry'
             )
     if len(set(map(str, first.nodata))) > 1:
         return math.nan
@@ -103,7 +104,7 @@ def _of_folder(
     warped: Sequence[RasterFile],
     masked: Sequence[RasterFile],
 ) -> float | None:
-    """Choose the value of missing pixels in what is read of a folder."""
+    """Choose the value of missing pixels in samples of a folder."""
     if leaf.is_image:
         absent = nodata is None and bool(warped or masked)
         return math.nan if absent or (nodata and extreme(nodata)) else nodata
@@ -111,21 +112,23 @@ def _of_folder(
         return nodata
     first = next(iter(leaf.records.values()))
     cure = (
-        'give a whole number that is no class, such as 255, and the task the same '
-        'ignore_index'
+        'set it to an integer that is no class, such as 255, and ignore_index of the '
+        'task to the same value'
     )
     if leaf.marked is not None:
-        raise ValueError(f'{name}: nodata must be whole, got {leaf.marked:g}; {cure}')
+        raise ValueError(
+            f'{name}: nodata must be an integer, got {leaf.marked:g}; {cure}'
+        )
     if first.nodata[0] is not None:
         raise ValueError(
-            f'{name}: nodata must be given, for {first.path} declares '
+            f'{name}: nodata must be set, because {first.path} declares '
             f'{first.nodata[0]:g}, which is no label; {cure}'
         )
     if found := [*masked, *warped]:
-        reason = 'has a mask' if masked else 'is turned into another grid'
+        reason = 'has a mask' if masked else 'is warped to another grid'
         raise ValueError(
-            f'{name}: nodata must be given, for {len(leaf.records)} files declare none '
-            f'and {found[0].path} {reason}, so that pixels have no label; {cure}'
+            f'{name}: nodata must be set, because {len(leaf.records)} files declare none '
+            f'and {found[0].path} {reason}, so some pixels have no label; {cure}'
         )
     return None
 
@@ -138,7 +141,7 @@ def _check_class(
     masked: Sequence[RasterFile],
     files: Sequence[RasterFile],
 ) -> None:
-    """Refuse files whose missing pixels a dataset class would read as values."""
+    """Check that a dataset class does not read missing pixels as data."""
     kind = type(leaf).__name__
     if nodata is not None and files[0].floating and extreme(nodata):
         raise ValueError(
@@ -147,14 +150,14 @@ def _check_class(
         )
     if nodata is None and warped:
         raise ValueError(
-            f'{name}: nodata must be given, for {len(files)} files declare none and '
-            f'{warped[0].path} is turned into another grid, where {kind} would read the '
-            f'zeros around it as values; give a value that no pixel has, or {_PLAIN}'
+            f'{name}: nodata must be set, because {len(files)} files declare none and '
+            f'{warped[0].path} is warped to another grid, where {kind} would read the '
+            f'padding of zeros as data; set a value that no pixel has, or {_PLAIN}'
         )
     if masked and not leaf.separate_files:
         raise ValueError(
             f'{name}: expected missing pixels to be declared by nodata, but '
-            f'{masked[0].path} has a mask, which {kind} does not respect; {_PLAIN}'
+            f'{masked[0].path} has a mask, which {kind} ignores; {_PLAIN}'
         )
     for file in files:
         if file.limits != files[0].limits or len(set(file.nodata)) > 1:

@@ -1,4 +1,4 @@
-"""Folders of georeferenced rasters, opened with checks that name the file at fault."""
+"""Open and check folders of georeferenced rasters; messages name the file at fault."""
 
 import os
 import re
@@ -20,7 +20,7 @@ _DATES = ('filename_regex', 'date_format')
 
 
 def dataset_class(name: str, path: str) -> type[RasterDataset]:
-    """Return a subclass of TorchGeo's ``RasterDataset`` by its path.
+    """Import a subclass of TorchGeo's ``RasterDataset`` by its path.
 
     Args:
         name: name of the modality, for the error message.
@@ -30,7 +30,7 @@ def dataset_class(name: str, path: str) -> type[RasterDataset]:
         The class.
 
     Raises:
-        ValueError: if there is no such class, or it is not a ``RasterDataset``.
+        ValueError: if the class does not exist or is no ``RasterDataset``.
     """
     module, _, attribute = path.rpartition('.')
     try:
@@ -55,30 +55,31 @@ def open_rasters(
     skip_unreadable: bool = False,
     crs: Any = None,
 ) -> tuple[RasterDataset, float | None]:
-    """Open one folder of rasters, or one dataset class, and check every file.
+    """Open a folder of rasters or a dataset class, and check every file.
 
     Args:
         name: name of the modality, or ``mask``.
-        entry: ``paths``, and ``glob``, ``resampling``, ``filename_regex`` and
-            ``date_format`` or ``dataset``, ``init_args``, and ``nodata``.
+        entry: ``paths`` and ``nodata``; for a folder also ``glob``, ``resampling``,
+            ``filename_regex`` and ``date_format``, for a class ``dataset`` and
+            ``init_args``.
         bands: names of the bands; None for a label raster.
-        skip_unreadable: leave out files that cannot be read, with a warning.
-        crs: CRS that the files are read in; by default that of the first of them.
+        skip_unreadable: whether to leave out unreadable files, with a warning.
+        crs: CRS in which the files are read; by default that of the first file.
 
     Returns:
-        The dataset, whose samples have ``image_<name>`` or ``mask``, and the value that
-        marks a missing pixel: that of the entry, else of the files. It is NaN for images
-        of floating point, and for those of which pixels are missing in another way. It
-        is None where none can be missing.
+        The dataset, whose samples have ``image_<name>`` or ``mask``, and the value of a
+        missing pixel, see :func:`~torchgeo_decur.datasets.rasters.nodata.choose_nodata`.
 
     Raises:
-        ValueError: naming the file, if one cannot be read, has no georeference or
-            another number of bands, two disagree on nodata or show the same place, or
-            has a scale that the entry does not mention; and if there is none.
+        ValueError: if there is no file, or a file cannot be read, has no georeference,
+            another number of bands or a scale that the entry does not mention; or if two
+            files disagree on nodata or cover the same place. The message names the file.
     """
     paths = _paths(name, entry)
     if isinstance(entry.get('nodata'), Sequence):
-        raise ValueError(f'{name}: nodata must be one number, got {entry["nodata"]}')
+        raise ValueError(
+            f'{name}: nodata must be a single number, got {entry["nodata"]}'
+        )
     if entry.get('dataset'):
         leaf, files, broken = _open_class(name, entry, paths, bands)
         _report(name, files, broken, paths, skip_unreadable)
@@ -87,8 +88,8 @@ def open_rasters(
     if leaf.is_image != (bands is not None):
         raise ValueError(
             f'{name}: {type(leaf).__name__} delivers '
-            f'{"images" if leaf.is_image else "labels"}; give it '
-            f'under {"rasters" if leaf.is_image else "mask"}'
+            f'{"images" if leaf.is_image else "labels"}; move the entry to '
+            f'{"rasters" if leaf.is_image else "mask"}'
         )
     if leaf.is_image:
         _check_scales(name, entry, files)
@@ -144,7 +145,7 @@ def _open_folder(
 
 
 def _groups(name: str, dates: Mapping[str, str], files: Sequence[str]) -> set[str]:
-    """Check the pattern of names, and return what it finds in them."""
+    """Check the pattern of file names, and return the names of its groups."""
     if 'filename_regex' not in dates:
         return set()
     try:
@@ -164,8 +165,8 @@ def _groups(name: str, dates: Mapping[str, str], files: Sequence[str]) -> set[st
         if not pattern.match(os.path.basename(file)):
             raise ValueError(
                 f'{name}: filename_regex must match the name of each file, but '
-                f'{pattern.pattern!r} does not match {file}; correct it, or leave the '
-                'file out by glob'
+                f'{pattern.pattern!r} does not match {file}; correct it, or exclude the '
+                'file with glob'
             )
     return groups
 
@@ -181,7 +182,7 @@ def _open_class(
         leaf = cls(paths=paths, **arguments)
     except (AssertionError, AttributeError, OSError, TypeError, ValueError) as error:
         odd = next((path for path in paths if escape(path) != path), None)
-        cure = f'; rename {odd}, of which it takes [, * and ? for a pattern'
+        cure = f'; rename {odd}, because it reads [, * and ? as a pattern'
         raise ValueError(
             f'{name}: expected rasters for {cls.__name__} with {arguments}, found none '
             f'that it accepts in {paths}: {type(error).__name__}: {error}'
@@ -209,7 +210,7 @@ def _report(
     paths: Sequence[str],
     skip_unreadable: bool,
 ) -> None:
-    """Refuse files that cannot be read, or warn of them."""
+    """Raise an error for unreadable files, or warn of them."""
     if broken and not skip_unreadable:
         path, reason = next(iter(broken.items()))
         raise ValueError(
@@ -225,7 +226,7 @@ def _report(
         )
     if not files:
         raise ValueError(
-            f'{name}: expected readable rasters in {list(paths)}, found none'
+            f'{name}: expected readable rasters in {list(paths)}, found none; check paths'
         )
 
 
@@ -236,7 +237,7 @@ def _check_bands(
     more: bool = False,
     names: bool = False,
 ) -> None:
-    """Refuse files of another number of bands, or that describe them otherwise."""
+    """Check the number of bands and their descriptions in each file."""
     for file in files:
         found = len(file.bands(len(expected)))
         if found == len(expected) or (more and found > len(expected)):
@@ -244,8 +245,8 @@ def _check_bands(
         cure = 'name every band of the file, in order'
         if found == 1 and len(files) > 1:
             cure = (
-                'where each band is a file of its own, give filename_regex with a group '
-                r"for its name, such as '(?P<band>.+)\.tif'"
+                'if each band is a file of its own, set filename_regex with a group for '
+                r"its name, such as '(?P<band>.+)\.tif'"
             )
         raise ValueError(
             f'{name}: expected {len(expected)} bands {list(expected)}, found {found} in '
@@ -262,7 +263,7 @@ def _check_bands(
 def _check_scales(
     name: str, entry: Mapping[str, Any], files: Sequence[RasterFile]
 ) -> None:
-    """Refuse a scale or an offset in files of which the entry says nothing."""
+    """Check that the entry mentions the scale and the offset of its files."""
     if entry.get('scale') is not None or entry.get('offset') is not None:
         return
     for file in files:
@@ -272,8 +273,8 @@ def _check_scales(
                 for values in zip(*file.scales, strict=True)
             )
             raise ValueError(
-                f'{name}: expected scale or offset in the entry, for {file.path} has '
-                f'scale {scales} and offset {offsets}, which are not applied by '
-                f'themselves; give scale: {scales} and offset: {offsets} for values in '
-                'their unit, or scale: 1 for the numbers as they are stored'
+                f'{name}: expected scale or offset in the entry, because {file.path} has '
+                f'scale {scales} and offset {offsets}, which are not applied '
+                f'automatically; set scale: {scales} and offset: {offsets} for physical '
+                'values, or scale: 1 for the stored numbers'
             )

@@ -1,4 +1,4 @@
-"""Areas of a common footprint to train, validate and test on; they share no pixel."""
+"""Divide a common footprint into areas for training, validation and test."""
 
 import math
 import warnings
@@ -17,7 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from .join import JoinedRasters
 from .window_positions import holds_window, random_positions
 
-# Neighbourhoods that the smallest area is made of, where there are so many chips.
+# Number of neighbourhoods in the smallest area, if there are enough chips.
 BLOCKS = 4
 
 
@@ -27,12 +27,12 @@ def split_by_area(
     """Cut the common footprint into strips, from west to east, by area.
 
     Args:
-        rasters: whose footprint to cut, along its columns of pixels.
-        fractions: share of the area of each strip; they add up to 1.
-        gap: width left free between two strips, in units of the CRS.
+        rasters: the joined rasters. Cuts follow columns of pixels.
+        fractions: fraction of the area for each strip, with sum 1.
+        gap: width of the gap between two strips, in units of the CRS.
 
     Returns:
-        One area for each fraction. It is empty where the gap leaves nothing of it.
+        One area for each fraction. It is empty if the gap takes all of it.
     """
     footprint = rasters.footprint
     west, south, east, north = footprint.bounds
@@ -65,16 +65,16 @@ def whole_parts(
     gap: float = 0.0,
     uneven: bool = False,
 ) -> list[BaseGeometry] | None:
-    """Share out the separate parts of the common footprint, such as chips, uncut.
+    """Distribute separate parts of the common footprint, such as chips, without cuts.
 
-    Parts that are closer than the gap stay together. So do neighbourhoods, which are
-    successive parts along a Hilbert curve.
+    Parts closer than the gap stay together. So do neighbourhoods, which are successive
+    parts along a Hilbert curve.
 
     Args:
-        rasters: whose footprint to share out.
-        fractions: share of the area of each of the results; they add up to 1.
-        gap: smallest distance of parts in different results, in units of the CRS.
-        uneven: whether to allow parts that are larger than the smallest fraction.
+        rasters: the joined rasters.
+        fractions: fraction of the area for each result, with sum 1.
+        gap: smallest distance between parts of different results, in units of the CRS.
+        uneven: whether to allow parts larger than the smallest fraction.
 
     Returns:
         One area for each fraction, or None if the parts are too few or too large. Parts
@@ -95,7 +95,7 @@ def whole_parts(
     areas = np.bincount(block, weights=sizes) / total
     owner = np.zeros(len(areas), dtype=np.int64)
     got = np.zeros(len(fractions))
-    # The largest first; equal ones along the curve.
+    # The largest come first, equal ones in the order of the curve.
     for i in np.argsort(-areas.round(6), kind='stable'):
         owner[i] = np.argmin(got / fractions)
         got[owner[i]] += areas[i]
@@ -109,18 +109,19 @@ def divide(
 ) -> dict[str, BaseGeometry]:
     """Divide the common footprint into areas that share no pixel.
 
-    Separate parts, such as chips, go whole to one of the areas, where none is larger
-    than the smallest area. Other footprints are cut into strips.
+    Separate parts, such as chips, are not cut if none is larger than the smallest area.
+    Other footprints are cut into strips.
 
     Args:
-        rasters: whose footprint to divide.
-        shares: fraction of the area, by name; they add up to 1.
-        widths: width of a pixel of each dataset, in units of the CRS. Three pixels of
-            the coarsest are left free between areas, so that interpolation mixes none,
-            or of the coarsest that leaves room for a window, with a warning.
+        rasters: the joined rasters.
+        shares: fraction of the area, by name, with sum 1.
+        widths: width of a pixel of each dataset, in units of the CRS. The gap between
+            areas is three pixels of the coarsest dataset, so that interpolation mixes
+            none. If this leaves no room for a window, the gap is narrower and a warning
+            names the datasets.
 
     Returns:
-        An area by the same names. Where no division leaves room for a window in each,
+        An area by the same names. If no division leaves room for a window in each area,
         it is the one with the largest gap.
     """
     xres = rasters.joined.res[0]
@@ -138,9 +139,9 @@ def divide(
             found = cut
             if shared := {n: w for n, w in widths.items() if w > width}:
                 warnings.warn(
-                    f'areas {list(shares)} share pixels of {list(shared)}, for three of '
+                    f'areas {list(shares)} share pixels of {list(shared)}: a gap of three of '
                     f'their pixels of {max(shared.values()):g} (in units of the CRS) '
-                    'between areas leave no room for a window; a larger fraction may',
+                    'leaves no room for a window; use larger fractions',
                     stacklevel=2,
                 )
             break
@@ -153,11 +154,11 @@ def summarize_areas(
     """Count the separate parts of each area.
 
     Args:
-        rasters: whose footprint was divided.
-        areas: an area by name.
+        rasters: the joined rasters.
+        areas: areas by name.
 
     Returns:
-        A sentence, or None where the footprint is of one piece.
+        A sentence, or None if the footprint has a single part.
 
     Warns:
         UserWarning: if parts have no room for a window.
@@ -194,7 +195,7 @@ def _hold_windows(
 
 
 def _groups(parts: NDArray[np.object_], gap: float) -> NDArray[np.int64]:
-    """Number the groups of parts that are closer than a gap."""
+    """Return the group of each part; parts closer than a gap share a group."""
     tree = shapely.STRtree(parts)
     pairs = tree.query(parts, predicate='dwithin', distance=gap * (1 - 1e-6))
     graph = coo_array((np.ones(pairs.shape[1]), pairs), shape=(len(parts), len(parts)))
@@ -208,7 +209,7 @@ def _blocks(
     sizes: NDArray[np.float64],
     number: int,
 ) -> NDArray[np.int64]:
-    """Number the block of each group, a stretch of a Hilbert curve."""
+    """Return the block of each group, a section of a Hilbert curve."""
     along = gpd.GeoSeries(parts).hilbert_distance().to_numpy().astype(np.int64)
     first = np.full(len(sizes), along.max())
     np.minimum.at(first, group, along)

@@ -1,4 +1,4 @@
-"""Positions of windows in an area: on the pixels of each separate part, at each date."""
+"""Positions of windows in an area, on the pixels of each part and at each date."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Shapes = NDArray[np.object_]
 
-# Share of a pixel by which rounding errors may put the border of an area.
+# Largest error of the border of an area by rounding, as a fraction of a pixel.
 SLACK = 0.01
 ROUNDS = 1000
 MANY = 64
@@ -29,11 +29,11 @@ class Positions:
 
     Args:
         parts: polygons, shape (N,).
-        times: slice of time of each part, or an empty tuple where files have no dates.
+        times: slice of time of each part, or an empty tuple for undated files.
         corners: south-western corner of the first window of each part, shape (N, 2).
         counts: columns and rows of windows of each part, shape (N, 2).
-        inside: parts all of whose positions are valid, shape (N,).
-        step: width and height of a step from one window to the next.
+        inside: whether all positions of a part are valid, shape (N,).
+        step: distance between windows along x and y.
         size: width and height of a window.
     """
 
@@ -61,8 +61,8 @@ class Positions:
             numbers: numbers of positions, shape (K,).
 
         Returns:
-            The part of each, shape (K,), and its bounds (west, south, east, north),
-            shape (K, 4).
+            The part of each position, shape (K,), and its bounds (west, south, east,
+            north), shape (K, 4).
         """
         part = np.searchsorted(self.ends, numbers, side='right')
         offset = numbers - (self.ends[part] - self.counts[part].prod(1))
@@ -72,7 +72,7 @@ class Positions:
         return part, np.concatenate([corner, corner + self.size], axis=1)
 
     def draw(self, count: int, generator: np.random.Generator) -> list[GeoSlice]:
-        """Draw windows that lie wholly in a part; all are equally likely.
+        """Draw windows inside parts; all positions are equally likely.
 
         Args:
             count: number of windows.
@@ -82,7 +82,7 @@ class Positions:
             The windows.
 
         Raises:
-            ValueError: if no window is found, for parts are too narrow.
+            ValueError: if parts are too narrow for a window.
         """
         found: list[GeoSlice] = []
         rounds = 0
@@ -98,13 +98,13 @@ class Positions:
             rounds += 1
             if not found and rounds == ROUNDS:
                 raise ValueError(
-                    f'patch_size must fit in the area, but {rounds * max(count, MANY)} windows '
-                    'drawn at random stick out of it; lower patch_size'
+                    f'patch_size must fit in the area, but {rounds * max(count, MANY)} random '
+                    'windows extend beyond it; lower patch_size'
                 )
         return found[:count]
 
     def windows(self, part: Integers, bounds: Floats) -> list[GeoSlice]:
-        """Return the slices of windows, from what :meth:`place` returned."""
+        """Return the slices of windows, from the result of :meth:`place`."""
         return [
             cast(GeoSlice, (slice(west, east), slice(south, north), *self.times[i]))
             for i, (west, south, east, north) in zip(
@@ -210,15 +210,15 @@ def grid_positions(
 def separate(
     rasters: JoinedRasters, area: BaseGeometry
 ) -> tuple[Shapes, list[tuple[slice, ...]]]:
-    """Take an area apart.
+    """Separate an area into polygons, by date.
 
     Args:
-        rasters: whose dates to tell apart.
-        area: a polygon, or several.
+        rasters: the joined rasters.
+        area: one or more polygons.
 
     Returns:
-        Its separate polygons, for each date those that the files of the date cover, and
-        the slice of time of each, or an empty tuple where files have no dates.
+        The polygons that the files of each date cover, and the slice of time of each
+        polygon. Undated files have an empty tuple.
     """
     parts = shapely.get_parts(area)
     parts = parts[shapely.get_type_id(parts) == 3]
@@ -239,15 +239,15 @@ def separate(
 def clear_of_others(
     rasters: JoinedRasters, area: BaseGeometry, boxes: Shapes
 ) -> NDArray[np.bool_]:
-    """Find windows that show no pixel of the footprint outside an area.
+    """Find windows without any pixel of the footprint outside an area.
 
     Args:
-        rasters: whose footprint.
-        area: a part of it.
+        rasters: the joined rasters.
+        area: a part of their footprint.
         boxes: outlines of windows, shape (N,).
 
     Returns:
-        Whether each shows none, shape (N,).
+        Boolean for each window, shape (N,).
     """
     clear = np.ones(len(boxes), dtype=bool)
     others = rasters.footprint.difference(area) if len(boxes) else area
@@ -267,11 +267,11 @@ def _single(
     files: Floats,
     small: NDArray[np.bool_],
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Lay one window over the middle of each small part, within the file that is there.
+    """Place one window at the middle of each small part, within its file.
 
     Returns:
-        Its south-western corner, shape (N, 2), and whether enough of it is in the part,
-        shape (N,).
+        South-western corners, shape (N, 2), and whether enough of a window is in its
+        part, shape (N,).
     """
     step, size = rasters.joined.res, np.array(rasters.size)
     origins = files[:, [0, 3]]

@@ -1,4 +1,4 @@
-"""Windows into rasters that were joined: where they lie, and what they hold."""
+"""Datasets of windows of joined rasters."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -22,20 +22,20 @@ from .window_positions import (
 )
 
 TRIES = 64
-# Pixels that are read at once to look for nodata.
+# Side in pixels of the blocks that are searched for nodata.
 BLOCK = 1024
 
 
 class RandomWindows(Dataset[Sample]):
-    """Random windows inside an area, a function of seed and epoch alone.
+    """Random windows inside an area, which depend only on seed and epoch.
 
-    A window with too much nodata is replaced by the next usable one of a sequence that
-    depends on seed, epoch and index, so that the length of an epoch stays the same.
+    A window with too much nodata is replaced by the next usable one of a sequence, which
+    depends on seed, epoch and index. So the length of an epoch is constant.
 
     Args:
-        rasters: what to read.
-        area: where windows lie, wholly, in any of its parts. Every position is equally
-            likely, so that a chip as large as a window counts as one.
+        rasters: the joined rasters.
+        area: area of the windows. Each window lies inside one of its parts. All positions
+            are equally likely; a chip of the size of a window has a single position.
         length: number of windows of an epoch.
         seed: seed of the draws.
 
@@ -51,7 +51,7 @@ class RandomWindows(Dataset[Sample]):
         self.area = area
         self.length = length
         self.seed = seed
-        # Shared memory: workers that persist see the epoch of the main process.
+        # Shared memory: persistent workers see the epoch of the main process.
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
         self._drawn: tuple[int, list[GeoSlice]] = (-1, [])
         self._positions = random_positions(rasters, area)
@@ -59,7 +59,7 @@ class RandomWindows(Dataset[Sample]):
             raise ValueError(too_small(rasters, area))
 
     def __len__(self) -> int:
-        """Number of windows of an epoch."""
+        """Return the number of windows of an epoch."""
         return self.length
 
     def set_epoch(self, epoch: int) -> None:
@@ -71,7 +71,7 @@ class RandomWindows(Dataset[Sample]):
         self._epoch.fill_(epoch)
 
     def windows(self) -> list[GeoSlice]:
-        """Windows of the epoch, before those with too much nodata are replaced."""
+        """Return the windows of the epoch, before any is replaced for nodata."""
         epoch = int(self._epoch)
         if self._drawn[0] != epoch:
             self._drawn = (epoch, self._draw(self.length, (self.seed, epoch)))
@@ -84,16 +84,16 @@ class RandomWindows(Dataset[Sample]):
             index: number of the window.
 
         Returns:
-            As :meth:`JoinedRasters.read`.
+            The sample, see :meth:`JoinedRasters.read`.
 
         Raises:
-            IndexError: if there is no such window.
-            ValueError: if no usable window is found in its stead.
+            IndexError: if ``index`` is out of range.
+            ValueError: if no usable replacement is found.
         """
         return self.fetch(index)[0]
 
     def fetch(self, index: int) -> tuple[Sample, int]:
-        """Read a window, and count those that were skipped before it."""
+        """Read a window or its replacement, and count the skipped windows."""
         if not 0 <= index < self.length:
             raise IndexError(f'index must be in [0, {self.length}), got {index}')
         shares: list[dict[str, float]] = []
@@ -124,15 +124,15 @@ class GridWindows(Dataset[Sample]):
     """Windows side by side over an area.
 
     Args:
-        rasters: what to read.
-        area: what the windows cover.
-        whole: True for windows that cover all of the area, beyond its border too, and
-            are kept whatever they hold (to predict a map); False for windows inside
-            the bounding box of each part, less those with too much nodata.
+        rasters: the joined rasters.
+        area: area of the windows.
+        whole: True to cover the whole area and keep all windows, for the prediction of a
+            map; windows then extend beyond its border. False for windows inside the
+            bounding box of each part, without those with too much nodata.
 
     Attributes:
         windows: the windows.
-        skipped: number of windows that were left out.
+        skipped: number of windows left out for nodata.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class GridWindows(Dataset[Sample]):
         self.skipped = len(numbers) - len(self.windows)
 
     def __len__(self) -> int:
-        """Number of windows."""
+        """Return the number of windows."""
         return len(self.windows)
 
     def __getitem__(self, index: int) -> Sample:
@@ -157,7 +157,7 @@ class GridWindows(Dataset[Sample]):
             index: number of the window.
 
         Returns:
-            As :meth:`JoinedRasters.read`.
+            The sample, see :meth:`JoinedRasters.read`.
         """
         return self.rasters.read(self.windows[index])
 
@@ -167,18 +167,18 @@ class GridWindows(Dataset[Sample]):
         return self.rasters.joined.crs
 
     def places(self) -> gpd.GeoDataFrame:
-        """Say where and when each window is.
+        """Return place and time of each window.
 
         Returns:
-            One row for each window: its outline, and ``date``, the beginning of the time
-            that all rasters share, or missing where files have no dates.
+            One row per window: its outline, and ``date``, the start of the common time of
+            all rasters. The date is missing for undated files.
         """
         whole = self.rasters.joined.index.index[0].left
         starts = []
         for window in self.windows:
             _, _, *time = cast(Window, window)
             start = time[0].start if time else whole
-            # TorchGeo's beginning of time stands for files without dates.
+            # TorchGeo gives undated files the earliest timestamp of pandas.
             starts.append(None if start.year == pd.Timestamp.min.year else start)
         columns = {'date': pd.to_datetime(starts)}
         boxes = [outline(window) for window in self.windows]
@@ -186,15 +186,15 @@ class GridWindows(Dataset[Sample]):
 
 
 def too_small(rasters: JoinedRasters, area: BaseGeometry, name: str = 'area') -> str:
-    """Describe an area in which no window fits.
+    """Return the message for an area without room for a window.
 
     Args:
-        rasters: what to read.
+        rasters: the joined rasters.
         area: the area.
-        name: what it is called.
+        name: name of the area.
 
     Returns:
-        What patch_size must be, and the size of the largest part of the area.
+        The message, with the size of the largest part of the area.
     """
     parts = shapely.get_parts(area)
     width, height = rasters.pixels(max(parts, key=shapely.area, default=area))
@@ -210,7 +210,7 @@ def too_small(rasters: JoinedRasters, area: BaseGeometry, name: str = 'area') ->
 def _covered(
     rasters: JoinedRasters, positions: Positions, area: BaseGeometry, whole: bool
 ) -> Integers:
-    """Number the positions that do not stick out of a part too far."""
+    """Return the positions that lie sufficiently inside a part."""
     part, bounds = positions.place(np.arange(len(positions)))
     kept = positions.inside[part]
     check = np.flatnonzero(~kept)
@@ -218,7 +218,7 @@ def _covered(
     shared = shapely.intersection(positions.parts[part[check]], boxes)
     filled = shapely.area(shared) / np.prod(rasters.size)
     if whole:
-        # Rounding errors are no part of an area.
+        # Ignore slivers that come from rounding errors.
         kept[check] = filled > 0.25 / rasters.patch_size**2
     else:
         clear = clear_of_others(rasters, area, boxes)
@@ -229,10 +229,10 @@ def _covered(
 def _usable(
     rasters: JoinedRasters, positions: Positions, numbers: Integers
 ) -> Integers:
-    """Choose the positions whose windows do not miss too many pixels.
+    """Choose the positions whose windows have few enough missing pixels.
 
-    Blocks of windows are read at once. A window that is whole or empty is decided by
-    its block, another is read by itself, since resampling ends at its border.
+    Windows are read in blocks. The block decides on complete and on empty windows. Any
+    other window is read by itself, because resampling stops at its border.
     """
     marked = rasters.marked
     if not marked or not len(numbers):

@@ -1,4 +1,4 @@
-"""What the datasets of photographs with depth and classes share."""
+"""Base class of the datasets of photographs with depth and classes."""
 
 import zlib
 from abc import abstractmethod
@@ -21,7 +21,7 @@ from .hha_cache import HHACache
 
 Depth = Literal['hha', 'raw']
 
-# In the order of the numbers, from 1. Both datasets share them; NYU Depth v2 has all.
+# In order of their numbers, from 1. NYU Depth v2 has all, SUN RGB-D the first 37.
 CLASSES = tuple(
     """
     wall floor cabinet bed chair sofa table door window bookshelf picture counter blinds
@@ -38,11 +38,11 @@ class RGBDDataset(FileDataset):
     Args:
         root: folder of the dataset.
         split: 'train' or 'test'.
-        depth: what stands for depth: 'hha' or 'raw', metres.
-        size: height and width that every key is brought to, or None for those on disk:
-            the photograph by interpolation, all else by the nearest pixel.
-        cache: folder where HHA images are kept, by default ``hha`` in the root.
-        transforms: function of a sample that returns the sample to use.
+        depth: 'hha' for HHA images, or 'raw' for depth in metres.
+        size: height and width to which all keys are resized, or None. The photograph is
+            interpolated, all else is sampled by nearest neighbour.
+        cache: folder of the HHA images, by default ``hha`` in the root.
+        transforms: function that takes a sample and returns a new one.
         skip_unreadable: whether the next frame replaces one with a damaged file.
     """
 
@@ -83,8 +83,8 @@ class RGBDDataset(FileDataset):
 
         Raises:
             UnreadableFileError: if a file is missing, truncated or damaged.
-            ValueError: if the files of the frame do not belong together, the mask has a
-                value that is no class, or the HHA image cannot be kept.
+            ValueError: if the files of the frame do not belong together, a value of the
+                mask is no class, or the HHA image cannot be written.
         """
         rgb, mask = self._rgb(item), self._mask(item)
         shape = tuple(rgb.shape[-2:])
@@ -113,40 +113,40 @@ class RGBDDataset(FileDataset):
         return resize_frame(sample, self.size, {'image_rgb'})
 
     def origin(self, item: Any, key: str) -> str:
-        """Name a frame in messages."""
+        """Return the name of a frame for messages."""
         return self.name(item)
 
     @abstractmethod
     def name(self, item: Any) -> str:
-        """Name a frame, for messages and the cache."""
+        """Return the name of a frame, for messages and the cache."""
 
     @abstractmethod
     def group(self, item: Any) -> str:
-        """Name the place of a frame: frames of one place are never separated."""
+        """Return the place of a frame; frames of a place stay in one split."""
 
     @abstractmethod
     def _find(self) -> list[Any]:
-        """Frames of the split; an error if there are none or some are missing."""
+        """Find the frames of the split; raise an error if any is missing."""
 
     @abstractmethod
     def _rgb(self, item: Any) -> Tensor:
-        """Photograph, 0 to 255, float32, shape (3, H, W)."""
+        """Read the photograph, 0 to 255, float32, shape (3, H, W)."""
 
     @abstractmethod
     def _depth(self, item: Any) -> Tensor:
-        """Depth in m, 0 where unknown, float32, shape (H, W)."""
+        """Read the depth in m, 0 if unknown, float32, shape (H, W)."""
 
     @abstractmethod
     def _mask(self, item: Any) -> Tensor:
-        """Class of each pixel, int64, shape (H, W)."""
+        """Read the class of each pixel, int64, shape (H, W)."""
 
     @abstractmethod
     def _intrinsics(self, item: Any) -> Intrinsics:
-        """Camera of the frame."""
+        """Read the camera of the frame."""
 
 
 def rgbd_modalities(depth: Depth) -> Mapping[str, Modality]:
-    """What the modalities of a dataset with depth are.
+    """Return the modalities of a dataset with depth.
 
     Args:
         depth: 'hha' or 'raw'.
@@ -173,7 +173,7 @@ def loadmat(path: Path, key: str) -> Any:
         key: name of the variable.
 
     Returns:
-        Its value, without dimensions of one; structures are objects.
+        The value, without dimensions of size one; structures are objects.
 
     Raises:
         ImportError: if scipy is not installed.
@@ -195,17 +195,17 @@ def loadmat(path: Path, key: str) -> Any:
 
 @contextmanager
 def hdf5(path: Path) -> Iterator[Any]:
-    """Open a MATLAB 7.3 file; each time anew, for processes must not share a handle.
+    """Open a MATLAB 7.3 file, each time anew because processes must not share handles.
 
     Args:
         path: the file.
 
     Yields:
-        The file of h5py. MATLAB's columns are its rows.
+        The file of h5py, in which columns of MATLAB are rows.
 
     Raises:
         ImportError: if h5py is not installed.
-        UnreadableFileError: if the file is damaged or lacks what is asked of it.
+        UnreadableFileError: if the file is damaged or lacks a requested variable.
     """
     h5py = _needed('h5py')
     try:
@@ -213,8 +213,8 @@ def hdf5(path: Path) -> Iterator[Any]:
             yield file
     except (KeyError, OSError) as error:
         raise UnreadableFileError(
-            f'{path} is truncated or not the MATLAB 7.3 file it should be ({error}); '
-            'restore it'
+            f'{path} must be a MATLAB 7.3 file, but it is truncated or another file '
+            f'({error}); restore it'
         ) from error
 
 

@@ -1,6 +1,6 @@
-r"""HHA: what a depth image says of the scene, in three channels.
+r"""HHA: the geometry of a depth image in three channels.
 
-Horizontal disparity, height above ground and angle with gravity (Gupta et al., ECCV 2014,
+These are horizontal disparity, height above ground and angle with gravity (Gupta et al., ECCV 2014,
 https://arxiv.org/abs/1407.5736). A pixel at column :math:`c` and row :math:`r` of depth
 :math:`z` (m, along the axis of the camera) is the point
 
@@ -12,8 +12,8 @@ with x to the right, y down and z away from the camera. On a plane
 .. math:: 1 / z = (n_x u + n_y v + n_z) / b,
 
 so a least-squares fit of :math:`1 / z` in a window gives the normal :math:`n`, which
-points away from the camera. The direction of gravity is found from the normals: most are
-parallel or orthogonal to it.
+points away from the camera. Most normals are parallel or orthogonal to gravity, so they
+determine its direction.
 """
 
 import math
@@ -25,12 +25,12 @@ from torch import Tensor
 
 # Radius of the windows, in pixels: fine for the angle, coarse for gravity.
 _FINE, _COARSE = 3, 10
-# Normals within so many degrees of parallel or orthogonal vote, in two rounds.
+# Normals within these degrees of parallel or orthogonal vote, in two rounds.
 _THRESHOLDS = (45.0, 15.0)
 _ITERATIONS = 5
-# Windows whose points are this near to a plane, relative to their depth, are even.
+# Largest distance of points from a plane, relative to their depth, in an even window.
 _EVEN = 1e-3
-# Less of the scene below the camera than this (m), and the ground is not in view.
+# The ground is in view if the scene reaches at least this far below the camera, in m.
 _GROUND = 0.9
 
 
@@ -56,14 +56,14 @@ def surface_normals(
     """Fit a plane to the points around each pixel.
 
     Args:
-        depth: depth in m, shape (H, W); NaN or 0 where it is not known.
-        intrinsics: of the camera.
-        radius: the window has ``2 * radius + 1`` pixels along each side; pixels without
-            depth and those beyond the border are left out of it.
+        depth: depth in m, shape (H, W); NaN or 0 if unknown.
+        intrinsics: intrinsics of the camera.
+        radius: radius of the window of ``2 * radius + 1`` pixels along each side. Pixels
+            without depth or beyond the border are ignored.
 
     Returns:
-        Unit normals that point away from the camera, float64, shape (3, H, W); NaN
-        where there is no depth, or the window has too few points for a plane.
+        Unit normals that point away from the camera, float64, shape (3, H, W). They are
+        NaN without depth, or if the window has too few points for a plane.
 
     Example:
         >>> wall = torch.full((9, 9), 2.0)
@@ -74,20 +74,20 @@ def surface_normals(
 
 
 def gravity_direction(normals: Tensor) -> Tensor:
-    r"""Find which way is down from the normals of a scene.
+    r"""Estimate the direction of gravity from the normals of a scene.
 
-    Starts with the y axis of the camera, which so must not be tilted by more than 45
-    degrees. Normals near to parallel (floors, tables) and near to orthogonal (walls) to
-    the direction are chosen, and the direction g is moved to that which lies best in both
-    sets: the eigenvector of the smallest eigenvalue of
+    The search starts at the y axis of the camera, whose tilt must not exceed 45 degrees.
+    It selects normals nearly parallel to the direction (floors, tables) and nearly
+    orthogonal to it (walls). The new direction fits both sets best: it is the eigenvector
+    of the smallest eigenvalue of
 
     .. math:: \sum_{orthogonal} n n^T - \sum_{parallel} n n^T .
 
     Args:
-        normals: shape (3, ...), NaN where unknown.
+        normals: normals, shape (3, ...), NaN if unknown.
 
     Returns:
-        Unit vector, float64, shape (3,). Where no normal votes, the y axis.
+        Unit vector, float64, shape (3,). It is the y axis if no normal votes.
 
     Example:
         >>> floor = torch.tensor([0.0, 0.995, 0.0998]).reshape(3, 1)
@@ -106,8 +106,8 @@ def gravity_direction(normals: Tensor) -> Tensor:
             if parallel.shape[1] + orthogonal.shape[1] == 0:
                 break
             spread = orthogonal @ orthogonal.T - parallel @ parallel.T
-            # One wall alone leaves the direction open: what is nearest to `down` wins.
-            # Where it is not open this moves no fixed point, only the way there.
+            # A single wall leaves the direction ambiguous; the nearest to `down` wins.
+            # Otherwise this term does not change the fixed point.
             votes = parallel.shape[1] + orthogonal.shape[1]
             spread = spread - 1e-3 * votes * torch.outer(down, down)
             moved = torch.linalg.eigh(spread).eigenvectors[:, 0]
@@ -125,16 +125,16 @@ def geocentric(
     Args:
         depth: depth in m, shape (H, W). Values that are not finite or not positive are
             missing: they enter no fit and are missing in the result.
-        intrinsics: of the camera.
-        camera_height: height of the camera above ground in m, taken where no point lies
-            0.9 m or more below it, because then the ground is not in view. With None the
-            lowest point is always the ground.
+        intrinsics: intrinsics of the camera.
+        camera_height: height of the camera above ground in m. It is used if no point lies
+            0.9 m or more below the camera, because the ground is then not in view. With
+            None the lowest point is always the ground.
 
     Returns:
-        Inverse depth in 1/m; height along gravity in m, above the 1st percentile of the
-        points on even surfaces; angle of the surface with the horizontal in degrees: 0
-        floor, 90 wall, 180 ceiling. Shape (3, H, W), float32, NaN where missing; the
-        angle also where the surface is not known.
+        Three channels, float32, shape (3, H, W), NaN if missing: inverse depth in 1/m;
+        height along gravity in m, above the 1st percentile of points on even surfaces;
+        angle of the surface with the horizontal in degrees (0 floor, 90 wall, 180
+        ceiling), which is also NaN if the surface is unknown.
 
     Raises:
         ValueError: if the depth has another shape or is not in m, or a focal length is
@@ -155,12 +155,12 @@ def geocentric(
             '1000, and mark missing pixels with 0 or NaN'
         )
     u, v = _rays(z, intrinsics)
-    # A window across an edge has a normal that no surface has, and stray points lie below
-    # the ground: the flatter half of the windows decides.
+    # Windows across edges have wrong normals, and outliers lie below the ground. So only
+    # the flatter half of the windows counts.
     coarse, even = _planes(z, intrinsics, _COARSE)
     down = gravity_direction(coarse.masked_fill(~even, torch.nan))
     normals, even = _planes(z, intrinsics, _FINE)
-    # y is down: what lies lower has a larger coordinate along gravity.
+    # y points down: lower points have larger coordinates along gravity.
     above = -z * (down[0] * u + down[1] * v + down[2])
     ground = above[even] if even.any() else above[above.isfinite()]
     if len(ground):
@@ -177,7 +177,7 @@ def encode_hha(
     intrinsics: Intrinsics,
     camera_height: float | None = 1.3,
 ) -> Tensor:
-    """Encode metric depth in three bytes a pixel, in the published scale.
+    """Encode metric depth in three bytes per pixel, at the published scale.
 
     ====== ======================================= ===============================
     band   meaning                                 byte, rounded, within 0 and 255
@@ -189,12 +189,12 @@ def encode_hha(
 
     Args:
         depth: see :func:`geocentric`.
-        intrinsics: of the camera.
+        intrinsics: intrinsics of the camera.
         camera_height: see :func:`geocentric`.
 
     Returns:
-        The bands, uint8, shape (3, H, W). All are 0 where depth is missing, the last
-        alone where only the surface is not known.
+        The bands, uint8, shape (3, H, W). All are 0 if depth is missing, and the last one
+        if only the surface is unknown.
 
     Raises:
         ValueError: see :func:`geocentric`.
@@ -212,28 +212,28 @@ def encode_hha(
 def _planes(
     depth: Tensor, intrinsics: Intrinsics, radius: int
 ) -> tuple[Tensor, Tensor]:
-    """Normal of the plane around each pixel, and whether the points lie near to it."""
+    """Fit the plane around each pixel; return normals, and whether points are near it."""
     z = depth.double()
     valid = z.isfinite() & (z > 0)
     u, v = _rays(z, intrinsics)
     w = valid.double()
-    # 0 takes the place of a missing inverse depth, and weighs nothing.
+    # A missing inverse depth is 0 and has no weight.
     d = torch.where(valid, 1 / z, 0.0)
     terms = [w, u * w, v * w, d, u * u * w, u * v * w, v * v * w, u * d, v * d, d * d]
     n, su, sv, sd, suu, suv, svv, sud, svd, sdd = _box_sums(torch.stack(terms), radius)
     n = n.clamp(min=1)
-    # Moments about the mean of the window: the intercept drops out.
+    # With moments about the mean of the window, the intercept drops out.
     uu, uv, vv = suu - su * su / n, suv - su * sv / n, svv - sv * sv / n
     ud, vd = sud - su * sd / n, svd - sv * sd / n
     det = uu * vv - uv * uv
-    # Fewer points than a side and a half of the smallest window, or all on one line.
+    # Require points in two rows of the smallest window, and not all on one line.
     enough = valid & (n >= 6) & (det > 1e-6 * (uu + vv).square())
     det = torch.where(enough, det, 1.0)
     a, b = (vv * ud - uv * vd) / det, (uu * vd - uv * ud) / det
     c = (sd - a * su - b * sv) / n
     normals = torch.stack([a, b, c])
     normals = normals / normals.norm(dim=0).clamp(min=1e-12)
-    # What the plane leaves of the inverse depths, relative to their mean.
+    # Residual of the inverse depths, relative to their mean.
     dd = sdd - sd * sd / n
     rest = ((dd - a * ud - b * vd).clamp(min=0) / n).sqrt() / (sd / n).clamp(min=1e-12)
     rest = rest.masked_fill(~enough, torch.nan)
@@ -242,7 +242,7 @@ def _planes(
 
 
 def _rays(depth: Tensor, intrinsics: Intrinsics) -> tuple[Tensor, Tensor]:
-    """Slope of the ray of each pixel to the right and down, shapes (1, W) and (H, 1)."""
+    """Return the slopes of the rays to the right and down, shapes (1, W) and (H, 1)."""
     rows, columns = (
         torch.arange(n, dtype=torch.double, device=depth.device) for n in depth.shape
     )

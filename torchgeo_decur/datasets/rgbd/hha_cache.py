@@ -1,4 +1,4 @@
-"""HHA images that are computed once and kept in a folder."""
+"""Cache of HHA images in a folder."""
 
 import os
 import warnings
@@ -17,19 +17,18 @@ from .hha import Intrinsics, encode_hha
 
 
 class HHACache:
-    """A folder of HHA images, one PNG a frame, filled as frames are asked for.
+    """Folder of HHA images, one PNG per frame, filled at access.
 
-    A file appears whole or not at all, so runs that are stopped and processes that
-    compute the same frame do no harm; a file that cannot be read is computed anew. The
-    name of a file has a digest of everything that the image depends on besides the depth
-    itself: other intrinsics, for instance, never get the images of these.
+    Files are written atomically, so stopped runs and parallel processes do no harm. An
+    unreadable file is computed again. The name of a file has a hash of all options of the
+    image, so images of other intrinsics are never mixed up.
 
     Args:
-        folder: where the files lie; made with the first one.
+        folder: folder of the files, created with the first one.
         camera_height: see :func:`~torchgeo_decur.datasets.encode_hha`.
     """
 
-    # Raised when the encoding changes, so that old files are not taken for new ones.
+    # Increased when the encoding changes, so that old files are not reused.
     version = 1
 
     def __init__(
@@ -40,12 +39,12 @@ class HHACache:
         self.camera_height = camera_height
 
     def path(self, name: str, intrinsics: Intrinsics, more: str = '') -> Path:
-        """Where the image of a frame lies.
+        """Return the path of the image of a frame.
 
         Args:
-            name: name of the frame, unique in the folder; may have slashes.
-            intrinsics: of its camera.
-            more: what else the image depends on, such as the unit of the files.
+            name: unique name of the frame, which may contain slashes.
+            intrinsics: intrinsics of the camera.
+            more: further options of the image, such as the unit of the files.
 
         Returns:
             Path of the PNG file.
@@ -60,12 +59,12 @@ class HHACache:
         depth: Callable[[], Tensor],
         more: str = '',
     ) -> Tensor:
-        """Read the image of a frame, or compute and keep it.
+        """Read the image of a frame, or compute and store it.
 
         Args:
             name: see :meth:`path`.
-            intrinsics: of the camera.
-            depth: gives the depth in m, shape (H, W); called only where it is needed.
+            intrinsics: intrinsics of the camera.
+            depth: returns the depth in m, shape (H, W); called only if necessary.
             more: see :meth:`path`.
 
         Returns:
@@ -84,8 +83,8 @@ class HHACache:
             atomic_write(path, lambda partial: partial.write_bytes(png), shared=True)
         except OSError as error:
             raise ValueError(
-                f'cache must be a folder for HHA images that can be written, got '
-                f'{self.folder} ({error}); give another one'
+                f'cache must be a writable folder for HHA images, got {self.folder} '
+                f'({error}); choose another one'
             ) from error
         return image.float()
 

@@ -16,25 +16,25 @@ from .hha import Intrinsics
 class NYUDepthV2(RGBDDataset):
     """NYU Depth v2 (Silberman et al., ECCV 2012): 1,449 frames of a Kinect, 40 classes.
 
-    A sample has the keys of :class:`SUNRGBD`, with classes from 1 to 40, and depth in the
-    filled-in version (``depths``). Frames have 480 x 640 pixels. The split is the official
-    one: 795 frames to train with, 654 of other places to test.
+    A sample has the keys of :class:`SUNRGBD`, with classes from 1 to 40 and the filled-in
+    depth (``depths``). Frames have 480 x 640 pixels. The split is the official one: 795
+    frames for training, and 654 frames of other places for testing.
 
     The root has three files: ``nyu_depth_v2_labeled.mat`` (2.8 GB) and ``splits.mat`` of
     the authors, and ``classMapping40.mat``, the 40 classes of Gupta et al. (CVPR 2013).
     They are read with h5py and scipy (``pip install torchgeo-decur[rgbd]``).
 
     Args:
-        root: see :class:`RGBDDataset`, as all others.
+        root: folder of the dataset.
         split: 'train' or 'test'.
         depth: 'hha' or 'raw'.
-        size: height and width that every key is brought to.
+        size: height and width to which all keys are resized.
         cache: folder of the HHA images.
-        transforms: function of a sample that returns the sample to use.
+        transforms: function that takes a sample and returns a new one.
         skip_unreadable: whether the next frame replaces one that cannot be read.
 
     Raises:
-        DatasetNotFoundError: if a file is not there.
+        DatasetNotFoundError: if a file is missing.
         UnreadableFileError: if a file is damaged.
         ValueError: if an option is not valid.
     """
@@ -46,15 +46,15 @@ class NYUDepthV2(RGBDDataset):
         'splits.mat': 'http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup',
         'classMapping40.mat': 'https://github.com/ankurhanda/nyuv2-meta-data',
     }
-    # The colour camera of the authors' toolbox, to which the depth is projected.
+    # Colour camera of the authors' toolbox, onto which the depth is projected.
     camera = Intrinsics(518.857901, 519.469611, 325.582449, 253.736166)
 
     def name(self, item: int) -> str:
-        """Name a frame by its number, from 1 as the authors count."""
+        """Return the number of a frame, from 1 as in the published files."""
         return f'{item + 1:04d}'
 
     def group(self, item: int) -> str:
-        """Name the place of a frame."""
+        """Return the place of a frame."""
         return self._places[item]
 
     def _find(self) -> list[int]:
@@ -70,7 +70,7 @@ class NYUDepthV2(RGBDDataset):
         sizes['scenes'] = len(self._places)
         if len(set(sizes.values())) > 1:
             raise UnreadableFileError(
-                f'{path}: expected as many of each, found {sizes}; download it again'
+                f'{path}: expected equal numbers, found {sizes}; download it again'
             )
         mapping = np.atleast_1d(loadmat(root / 'classMapping40.mat', 'mapClass'))
         self._to_class = torch.from_numpy(np.append(0, mapping).astype(np.int64))
@@ -84,7 +84,7 @@ class NYUDepthV2(RGBDDataset):
         return frames
 
     def _read(self, key: str, item: int) -> Tensor:
-        """One frame of an array, (..., H, W) as MATLAB shows it."""
+        """Read one frame of an array, shape (..., H, W)."""
         path = Path(self.root) / self.labelled
         with hdf5(path) as file:
             return torch.from_numpy(np.swapaxes(file[key][item], -1, -2).copy())

@@ -20,7 +20,7 @@ class SUNFrame(NamedTuple):
         scene: folder of the frame, from the sensor on, such as kv1/NYUdata/NYU0001.
         rgb: file name of the photograph.
         depth: file name of the depth.
-        number: place in the metadata, from 0.
+        number: index in the metadata, from 0.
     """
 
     scene: str
@@ -37,28 +37,28 @@ class SUNRGBD(RGBDDataset):
     * ``image_rgb``: photograph, 0 to 255, red, green, blue, float32, shape (3, H, W)
     * ``image_hha``: horizontal disparity, height, angle, 0 to 255, float32,
       shape (3, H, W), see :func:`~torchgeo_decur.datasets.encode_hha`; or with ``depth='raw'``
-      ``image_depth``: depth in m up to 8 m, 0 where unknown, float32, shape (1, H, W)
-    * ``mask``: 0 where not labelled, else the class from 1 to 37, int64, shape (H, W)
+      ``image_depth``: depth in m up to 8 m, 0 if unknown, float32, shape (1, H, W)
+    * ``mask``: class from 1 to 37, or 0 if unlabelled, int64, shape (H, W)
 
-    The depth is the one that the authors refined over neighbouring frames (``depth_bfx``).
-    Sizes differ between the sensors; give ``size`` to make batches. The split is the
-    official one: 5,285 frames to train with, 5,050 to test.
+    The depth is refined over neighbouring frames by the authors (``depth_bfx``). Sizes
+    differ between sensors, so batches need ``size``. The split is the official one: 5,285
+    frames for training and 5,050 for testing.
 
     The root has the two archives of https://rgbd.cs.princeton.edu, unpacked:
     ``SUNRGBD.zip`` and ``SUNRGBDtoolbox.zip``. Labels are read with h5py and scipy
     (``pip install torchgeo-decur[rgbd]``).
 
     Args:
-        root: see :class:`RGBDDataset`, as all others.
+        root: folder of the dataset.
         split: 'train' or 'test'.
         depth: 'hha' or 'raw'.
-        size: height and width that every key is brought to.
+        size: height and width to which all keys are resized.
         cache: folder of the HHA images.
-        transforms: function of a sample that returns the sample to use.
+        transforms: function that takes a sample and returns a new one.
         skip_unreadable: whether the next frame replaces one with a damaged file.
 
     Raises:
-        DatasetNotFoundError: if the archives are not there.
+        DatasetNotFoundError: if an archive is missing.
         UnreadableFileError: if the metadata are damaged, or frames are missing.
         ValueError: if an option is not valid.
     """
@@ -70,11 +70,11 @@ class SUNRGBD(RGBDDataset):
     farthest = 8.0
 
     def name(self, item: SUNFrame) -> str:
-        """Name a frame by its folder."""
+        """Return the folder of a frame."""
         return item.scene
 
     def group(self, item: SUNFrame) -> str:
-        """Name the video of a frame, for those of SUN3D, else the frame."""
+        """Return the video of a frame of SUN3D, or else the frame."""
         parent, _, _ = item.scene.rpartition('/')
         return parent if '/sun3ddata/' in item.scene else item.scene
 
@@ -123,7 +123,7 @@ class SUNRGBD(RGBDDataset):
 
     def _depth(self, item: SUNFrame) -> Tensor:
         image = read_image(self._folder(item) / 'depth_bfx' / item.depth)[0]
-        # Stored with the lowest three bits at the top.
+        # The stored bits are rotated: the lowest three bits are at the top.
         stored = image.int()
         millimetres = (stored >> 3) | ((stored & 7) << 13)
         return (millimetres / 1000).clamp(max=self.farthest)
@@ -132,7 +132,7 @@ class SUNRGBD(RGBDDataset):
         path = Path(self.root) / self.labels
         with hdf5(path) as file:
             reference = file['SUNRGBD2Dseg']['seglabel'][()].flatten()[item.number]
-            # MATLAB's columns are HDF5's rows.
+            # Columns of MATLAB are rows in HDF5.
             return torch.from_numpy(file[reference][()].T.astype(np.int64))
 
     def _intrinsics(self, item: SUNFrame) -> Intrinsics:
@@ -148,6 +148,6 @@ class SUNRGBD(RGBDDataset):
 
 
 def _scene(path: str) -> str:
-    """Folder of a frame from the sensor on, of a path on the authors' machine."""
+    """Return the folder of a frame, from the sensor on, of a path in the metadata."""
     tail = path.rpartition('SUNRGBD/')[2]
     return '/'.join(part for part in tail.split('/') if part)

@@ -1,7 +1,7 @@
-"""The ground of a synthetic scene: terrain, land cover and parcels.
+"""Ground of a synthetic scene: terrain, land cover and parcels.
 
-Everything here is seen by all sensors. A *landscape* is a way to divide a place into
-parcels and to cover them; its kind survives crops, flips and a change of scale.
+All sensors see the ground. A *landscape* is a way to divide a place into parcels and to
+assign them land cover. Crops, flips and changes of scale preserve its kind.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ COVERS = (
 WATER, FOREST, GRASS, CROP, SOIL, WETLAND, BUILT, ROAD = range(len(COVERS))
 
 _PHASES = np.exp(2j * np.pi * np.arange(256) / 256).astype(np.complex64)
-# Name of a field: slope of its spectrum, wavelength of its strongest waves in pixels.
+# Slope of the spectrum and wavelength of the strongest waves in pixels, by field.
 _FIELDS = {
     'terrain': (2.2, 60),
     'cloud': (1.9, 35),
@@ -40,14 +40,14 @@ _FIELDS = {
 
 
 class Place(NamedTuple):
-    """What does not change between dates.
+    """Ground of a scene, which is the same at all dates.
 
     Args:
         elevation: height of the ground in m, shape (H, W).
         slope: rise per distance to the south and to the east, shape (2, H, W).
         cover: land cover, an index of ``COVERS``, shape (H, W).
         parcel: number of the parcel, shape (H, W).
-        parcels: how many parcels there are.
+        parcels: number of parcels.
     """
 
     elevation: Floats
@@ -104,7 +104,7 @@ class Fields:
 
 
 class _Draw(NamedTuple):
-    """What a landscape is drawn from: pixel positions, turned and slightly bent."""
+    """Input of a landscape: pixel positions, rotated and slightly bent."""
 
     rng: np.random.Generator
     fields: Fields
@@ -142,7 +142,7 @@ def make_place(kind: int, fields: Fields, streams: Streams) -> Place:
 
 
 def _cells(d: _Draw, width: float, height: float) -> tuple[Ints, Ints, Floats, Floats]:
-    """Row, column, and position within its cell of each pixel, in cells."""
+    """Return row and column of the cell of each pixel, and its position in the cell."""
     a, b = d.u / np.float32(width * d.scale), d.v / np.float32(height * d.scale)
     i, j = np.floor(a), np.floor(b)
     a -= i
@@ -152,15 +152,15 @@ def _cells(d: _Draw, width: float, height: float) -> tuple[Ints, Ints, Floats, F
 
 
 def _number(i: Ints, j: Ints) -> Ints:
-    """One number for row and column."""
+    """Return one number for each pair of row and column."""
     return i * (int(j.max()) + 1) + j
 
 
 def _voronoi(d: _Draw, width: float) -> tuple[Ints, Floats]:
-    """Nearest of one random seed per cell, and the distance to the border in pixels.
+    """Find the nearest of one random point per cell, and the distance to the border.
 
-    Only the seeds of the nine cells around a pixel are looked at, so that the time
-    grows with the number of pixels only.
+    Only the points of the nine cells around a pixel are compared, so the time grows only
+    with the number of pixels. The distance is in pixels.
     """
     i, j, a, b = _cells(d, width, width)
     columns = int(j.max()) + 3
@@ -182,7 +182,7 @@ def _voronoi(d: _Draw, width: float) -> tuple[Ints, Floats]:
 
 
 def _colour(d: _Draw, cell: Ints, *covers: int) -> Ints:
-    """Give each parcel one of the covers."""
+    """Assign one of the covers to each parcel."""
     table = np.array(covers)[d.rng.integers(len(covers), size=int(cell.max()) + 1)]
     out: Ints = table[cell]
     return out

@@ -37,7 +37,7 @@ _STATES = (
 )
 OPTICAL_STATES = tuple(f'{up} up, {down} down' for up, down in _STATES)
 
-# The numbers below follow the order of COVERS. Mean backscatter in dB: VV, VH.
+# Values are in the order of COVERS. Mean backscatter in dB: VV, VH.
 _BACKSCATTER = np.array(
     [
         (-19.5, -27.5),
@@ -76,25 +76,25 @@ _CLOUD = np.array(
 # Relative change of a green cover at midsummer; the opposite in midwinter.
 _SUMMER = np.array((0, -0.05, 0, -0.25, -0.1, 0.2, 0.3, 0.3, 0.3, 0.2, 0, -0.1, -0.25))
 _GREEN = np.array((0, 1, 1, 1, 0, 1, 0, 0))
-# How strongly the radar-only and the optical-only factor act on each cover.
+# Strength of the radar-only and the optical-only factor on each cover.
 _ROUGHNESS = np.array((0.7, 0.8, 1, 1, 1, 1, 0.7, 0.8))
 _VEGETATION = np.array((0.3, 1, 1, 1, 1, 1, 0.6, 0.3))
 # Height above the ground in m.
 _HEIGHT = np.array((0, 18, 0.2, 1, 0, 0.8, 9, 0))
-# Light of a clear sky in blue, green, red, which an aerial camera does not see.
+# Light of a clear sky in blue, green and red, which is absent from aerial images.
 _SKY = np.array((650, 450, 300), np.float32)
 
 
 def _contrast(table: NDArray[np.float64], strength: float) -> NDArray[np.float64]:
-    """Scale how much the covers differ; 0 makes all of them the same."""
+    """Scale the contrast between covers; 0 makes them equal."""
     middle = table[CROP : SOIL + 1].mean(0)
     return np.asarray(middle + strength * (table - middle))
 
 
 def _paint(table: NDArray[np.float64], place: Place) -> Floats:
-    """Give each pixel the values of its cover, shape (C, H, W)."""
+    """Return the values of the cover of each pixel, shape (C, H, W)."""
     bands = np.ascontiguousarray(table.T, dtype=np.float32)
-    # Indexing would put the bands last in memory, and slow all that follows.
+    # Indexing would put the bands last in memory and slow down later operations.
     out: Floats = np.take(bands, place.cover, axis=1, mode='clip')
     return out
 
@@ -108,7 +108,7 @@ def sentinel1(
     common: float = 1.0,
     unique: float = 1.0,
 ) -> Floats:
-    """Backscatter of one date.
+    """Simulate the backscatter of one date.
 
     Cover and parcel, tilt of the ground towards the radar, the radar-only texture in
     one polarisation, an offset of the date, and gamma speckle.
@@ -116,9 +116,9 @@ def sentinel1(
     Args:
         place: the ground.
         fields: random fields of the size of the place.
-        streams: gives the random generator of a name and a date.
+        streams: returns the random generator of a name and a date.
         state: index of ``RADAR_STATES``.
-        date: which date.
+        date: number of the date.
         common: contrast of the covers.
         unique: contrast of the radar-only texture.
 
@@ -157,17 +157,17 @@ def sentinel2(
     common: float = 1.0,
     unique: float = 1.0,
 ) -> Floats:
-    """Reflectance of one date, seen through the atmosphere.
+    """Simulate the reflectance of one date at the top of the atmosphere.
 
     Args:
         place: the ground.
         fields: random fields of the size of the place.
-        streams: gives the random generator of a name and a date.
+        streams: returns the random generator of a name and a date.
         state: index of ``OPTICAL_STATES``.
         grain: noise of the sensor, a flat array longer than the image, of which every
             image takes another part.
-        season: part of the year, in [0, 1), that the date comes after the first.
-        date: which date.
+        season: time after the first date, in years, in [0, 1).
+        date: number of the date.
         common: contrast of the covers.
         unique: contrast of the optical-only state.
 
@@ -204,15 +204,15 @@ def aerial(
     common: float = 1.0,
     unique: float = 1.0,
 ) -> Floats:
-    """Colours of one date as a camera below the clouds sees them.
+    """Simulate the colours of one date for a camera below the clouds.
 
     Args:
         place: the ground.
         fields: random fields of the size of the place.
-        streams: gives the random generator of a name and a date.
+        streams: returns the random generator of a name and a date.
         state: index of ``OPTICAL_STATES``.
-        season: part of the year, in [0, 1), that the date comes after the first.
-        date: which date.
+        season: time after the first date, in years, in [0, 1).
+        date: number of the date.
         common: contrast of the covers.
         unique: contrast of the optical-only state.
 
@@ -230,11 +230,11 @@ def aerial(
 
 
 def surface_model(place: Place, streams: Streams, common: float = 1.0) -> Floats:
-    """Height of the ground and of what stands on it.
+    """Simulate the height of the ground with trees and buildings.
 
     Args:
         place: the ground.
-        streams: gives the random generator of a name.
+        streams: returns the random generator of a name.
         common: contrast of the covers.
 
     Returns:
@@ -260,7 +260,7 @@ def _reflectance(
     common: float,
     unique: float,
 ) -> Floats:
-    """Sunlit ground without haze, clouds and noise, shape (13, H, W)."""
+    """Compute sunlit ground without haze, clouds and noise, shape (13, H, W)."""
     stable = streams('s2')
     change = stable.normal(0, 0.08, (len(COVERS), 1))
     change = change + stable.normal(0, 0.1, change.shape) * np.linspace(-1, 1, BANDS)
@@ -286,7 +286,7 @@ def _reflectance(
 
 
 def _rows(fields: Fields, rng: np.random.Generator) -> Floats:
-    """Ridges of tillage."""
+    """Draw ridges of tillage."""
     angle, phase, period = rng.uniform((0, 0, 5), (np.pi, 2 * np.pi, 7))
     wave = 2 * np.pi / period
     across = np.float32(wave * np.cos(angle)) * fields.x
@@ -296,13 +296,13 @@ def _rows(fields: Fields, rng: np.random.Generator) -> Floats:
 
 
 def _patches(fields: Fields, rng: np.random.Generator) -> Floats:
-    """Wet and dry patches."""
+    """Draw wet and dry patches."""
     out: Floats = np.float32(1.3) * fields.draw(rng, 'patches')[0]
     return out
 
 
 def _scatterers(fields: Fields, rng: np.random.Generator) -> Floats:
-    """Sparse strong reflectors."""
+    """Draw sparse strong reflectors."""
     shape = (fields.size, fields.size)
     out: Floats = (rng.random(shape, dtype=np.float32) < 0.025).astype(np.float32) * 6
     out[1:] += np.float32(0.6) * out[:-1]

@@ -1,4 +1,4 @@
-"""Pairs of drawn images that share one feature, and differ in two: a controlled test."""
+"""Pairs of drawn images that share one feature and differ in two."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, get_args
@@ -21,49 +21,50 @@ _RENDERINGS = 3
 _CLASSES = 10
 # A combination is held out if the sum of its three numbers, modulo 10, is one of these.
 _HELD_OUT = (0, 5)
-# Pairs and images draw from streams of their own.
+# Pairs and images have random streams of their own.
 _PAIRS, _IMAGES = 0, 1
 
 
 class Trifeatures(NonGeoDataset):
     r"""Pairs of drawn images that share the shape, and differ in colour and texture.
 
-    After Hermann and Lampinen, *What shapes feature representations?*, NeurIPS 2020,
-    https://arxiv.org/abs/2006.12433, in pairs as CoMM (ICLR 2025) and COrAL (2026) use
-    them to measure what a method keeps of what two modalities share, of what only one
-    has, and of what only both together tell. The images are drawn by code of this
-    package, so numbers are not those of other drawings.
+    The images follow Hermann and Lampinen, *What shapes feature representations?*,
+    NeurIPS 2020, https://arxiv.org/abs/2006.12433. CoMM (ICLR 2025) and COrAL (2026) use
+    them in pairs, to measure how much shared, unique and synergistic information a method
+    keeps. This package draws the images itself, so results are not comparable with those
+    of other drawings.
 
-    An image is one of 10 shapes, in one of 10 colours and one of 10 textures, on grey: at
-    a random place, rotated by up to 45 degrees, 128 / 224 of the canvas wide. Of the 1000
-    combinations 800 are for training, in three drawings each, and 200 are held out for
-    the test, such that every two features meet equally often in both: a held-out
-    combination is new, its parts are not. The validation split has other drawings of the
-    800. The split of the combinations is the same for every seed.
+    An image shows one of 10 shapes, in one of 10 colours and one of 10 textures, on grey.
+    The shape is 128 / 224 of the canvas wide, at a random place, rotated by up to 45
+    degrees. Of the 1000 combinations, 800 are for training, in three drawings each, and
+    200 are held out for the test. Every two features co-occur equally often in both, so a
+    held-out combination is new, but its features are not. The validation split has other
+    drawings of the 800. The split of the combinations is the same for every seed.
 
-    The two images of a pair, the modalities ``first`` and ``second``, are drawn with the
-    same shape. Labels:
+    The two images of a pair, the modalities ``first`` and ``second``, have the same
+    shape. Labels:
 
     ================== =================== ======= =========================================
-    label              seen by             classes what it is
+    label              visible to          classes meaning
     ================== =================== ======= =========================================
     ``label_share``    either image        10      shape
-    ``label_unique1``  the first alone     10      texture of the first image
-    ``label_unique2``  the second alone    10      texture of the second image
+    ``label_unique1``  the first only      10      texture of the first image
+    ``label_unique2``  the second only     10      texture of the second image
     ``label_synergy``  both together       2       whether the texture of the first and the
-                                                   colour of the second belong together:
-                                                   whether they have the same number
+                                                   colour of the second have the same
+                                                   number
     ================== =================== ======= =========================================
 
-    How texture of the first and colour of the second are drawn is the ``pairing``:
-    independently (``'unbiased'``, for the first three labels); always such that they
-    belong together (``'biased'``, for pretraining a method that shall learn synergy); or
-    so in every other pair (``'balanced'``, to train and test a classifier of
-    ``label_synergy``, of which one image alone tells nothing).
+    ``pairing`` determines the texture of the first and the colour of the second image:
 
-    Seed and index decide everything: no download, the same values in every process.
-    Each of the 2400 drawings (600 in the test split) is made when it is first asked for,
-    and kept in memory: 1 ms and 12 kB for 64 pixels, 11 ms and 150 kB for 224.
+    - ``'unbiased'``: they are independent, for the first three labels;
+    - ``'biased'``: they always have the same number, for pretraining for synergy;
+    - ``'balanced'``: they do so in every other pair, to train and test a classifier of
+      ``label_synergy``, which a single image does not reveal.
+
+    Seed and index determine all values, in every process and without a download. Each of
+    the 2400 drawings (600 in the test split) is made at first access and kept in memory:
+    1 ms and 12 kB for 64 pixels, 11 ms and 150 kB for 224.
 
     Args:
         split: 'train', 'val' or 'test'.
@@ -71,7 +72,7 @@ class Trifeatures(NonGeoDataset):
         size: height and width in pixels; 224 in the papers.
         seed: seed of the drawings and of the pairs.
         pairing: 'unbiased', 'biased' or 'balanced'.
-        transforms: a function that takes a sample and returns a new one.
+        transforms: function that takes a sample and returns a new one.
 
     Raises:
         ValueError: if an option is unknown, or a number too small.
@@ -85,7 +86,7 @@ class Trifeatures(NonGeoDataset):
         2
     """
 
-    #: What both modalities are.
+    #: Record of both modalities.
     all_modalities: ClassVar[dict[str, Modality]] = {
         m: Modality(bands=('R', 'G', 'B'), kind='rgb', unit='uint8')
         for m in ('first', 'second')
@@ -136,15 +137,11 @@ class Trifeatures(NonGeoDataset):
 
     @property
     def num_classes(self) -> dict[str, int]:
-        """Number of classes of each label, by its key."""
+        """Return the number of classes of each label, by key."""
         return {k: len(v) for k, v in self.label_classes.items()}
 
     def __len__(self) -> int:
-        """Number of pairs.
-
-        Returns:
-            Length of the dataset.
-        """
+        """Return the number of pairs."""
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -206,8 +203,8 @@ class Trifeatures(NonGeoDataset):
 
         Args:
             sample: a sample of this dataset.
-            show_titles: whether to write what each panel shows.
-            suptitle: a title of the figure, by default the labels.
+            show_titles: whether each panel has a title.
+            suptitle: title of the figure; by default the labels.
 
         Returns:
             The figure.
@@ -227,7 +224,7 @@ class Trifeatures(NonGeoDataset):
         return (self.seed, get_args(TrifeaturesSplit).index(self.split), *stream)
 
     def _image(self, *features: int) -> Tensor:
-        """An image of a shape, colour, texture and drawing, shape (3, H, W), float32."""
+        """Draw an image of a shape, colour, texture and number, shape (3, H, W)."""
         if features not in self._drawn:
             shape, colour, texture, _ = features
             rng = np.random.default_rng(self._key(_IMAGES, *features))
@@ -241,15 +238,15 @@ def draw_pairs(
 ) -> NDArray[np.int64]:
     """Draw shape, colour, texture and drawing of the two images of each pair.
 
-    The shape, the texture of the first image, and the colour of the second are uniform;
-    the second is independent of the first (``'unbiased'``), equal to it (``'biased'``),
-    or equal in every pair of even number and else another one (``'balanced'``). The other
-    colour and texture are uniform among those that make a combination of the split.
+    The shape, the texture of the first image and the colour of the second are uniform.
+    The colour is independent of the texture (``'unbiased'``), equal to it (``'biased'``),
+    or equal in even pairs and different in odd ones (``'balanced'``). The other colour
+    and texture are uniform over the combinations of the split.
 
     Args:
-        rng: the generator; fewer pairs from equal generators are the first of more.
+        rng: the generator; with equal generators, fewer pairs are the first of more.
         length: number N of pairs.
-        held_out: whether to draw the combinations of the test, else those of training.
+        held_out: True for the combinations of the test, False for those of training.
         pairing: 'unbiased', 'biased' or 'balanced'.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Drawing a shape of a colour and a texture on grey, with NumPy alone."""
+"""Draw a shape with a colour and a texture on grey, with NumPy."""
 
 from collections.abc import Callable
 
@@ -26,9 +26,9 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 # The canvas of the paper is 224 pixels wide, the shape on it 128.
 _SHARE = 128 / 224
 _GREY = 127.5
-# Rays of a pixel and side, for smooth edges; the dark parts of a texture keep their hue.
+# Rays per pixel and side, for smooth edges; brightness of the dark parts of a texture.
 _RAYS, _DARK = 3, np.float32(0.2)
-# Width of what repeats in a texture; a shape is 2 wide.
+# Period of a texture; a shape is 2 wide.
 _PERIOD = 0.35
 
 
@@ -74,11 +74,11 @@ _ROUND: dict[str, Callable[[Floats], Bools]] = {
 }
 
 SHAPES: tuple[str, ...] = (*_ROUND, *_POLYGONS)
-"""Names of the shapes. None is another one that was rotated or mirrored."""
+"""Names of the shapes. No shape is a rotated or mirrored version of another."""
 
 
 def _phase(x: Floats, period: float = _PERIOD) -> Floats:
-    """Part of a period that has passed, in [0, 1)."""
+    """Return the phase within a period, in [0, 1)."""
     turns = x / np.float32(period)
     passed: Floats = turns - np.floor(turns)
     return passed
@@ -128,7 +128,7 @@ _TEXTURES: dict[str, Callable[[Floats, Floats, Bools], Bools]] = {
 }
 
 TEXTURES: tuple[str, ...] = tuple(_TEXTURES)
-"""Names of the textures. Each is a pattern of the colour and of a dark tone of it."""
+"""Names of the textures. Each is a pattern of the colour and a dark tone of it."""
 
 
 def draw(
@@ -136,15 +136,15 @@ def draw(
 ) -> Bytes:
     """Draw a shape at a random place and angle on grey.
 
-    The shape is 128 / 224 of the width of the canvas, lies entirely on it, and is
-    rotated by up to 45 degrees with its texture.
+    The shape is 128 / 224 of the canvas wide and lies entirely on it. Shape and texture
+    are rotated by up to 45 degrees.
 
     Args:
         shape: one of :data:`SHAPES`.
         colour: one of :data:`COLOURS`.
         texture: one of :data:`TEXTURES`.
         size: height and width of the canvas in pixels.
-        rng: gives angle, place and noise.
+        rng: generator of angle, place and noise.
 
     Returns:
         Image, shape (3, ``size``, ``size``), red, green, blue from 0 to 255.
@@ -162,7 +162,7 @@ def draw(
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     reach = half * float(np.abs(cos) + np.abs(sin))
     x0, y0 = reach + place * (size - 2 * reach)
-    # Only the square around the shape is computed; the rest is grey.
+    # Only the square around the shape is computed; all else is grey.
     rows, columns = _around(y0, reach, size), _around(x0, reach, size)
     dy = (_rays(rows) - np.float32(y0))[:, None] / np.float32(half)
     dx = (_rays(columns) - np.float32(x0))[None, :] / np.float32(half)
@@ -178,7 +178,7 @@ def draw(
 
 
 def _inside(shape: str, u: Floats, v: Floats) -> Bools:
-    """Whether points are in a shape: an edge passes above an odd number of times."""
+    """Return whether points are in a shape: an odd number of edges is above them."""
     if shape in _ROUND:
         return _ROUND[shape](np.hypot(u, v))
     corners = np.array(_POLYGONS[shape], np.float32)
@@ -196,14 +196,14 @@ def _around(centre: float, reach: float, size: int) -> tuple[int, int]:
 
 
 def _rays(pixels: tuple[int, int]) -> Floats:
-    """Coordinates of the rays of a range of pixels."""
+    """Return the coordinates of the rays of a range of pixels."""
     first, last = pixels
     number = _RAYS * (last - first)
     return first + (np.arange(number, dtype=np.float32) + np.float32(0.5)) / _RAYS
 
 
 def _average(x: Floats) -> Floats:
-    """Mean over the rays of each pixel."""
+    """Compute the mean over the rays of each pixel."""
     height, width = (n // _RAYS for n in x.shape)
     mean: Floats = x.reshape(height, _RAYS, width, _RAYS).mean(axis=(1, 3))
     return mean
