@@ -91,7 +91,7 @@ def test_an_epoch_begins_again_without_the_counts() -> None:
     class Another:
         fit_loop, current_epoch = object(), 3
 
-    with pytest.warns(UserWarning, match='does not say which batches are done'):
+    with pytest.warns(UserWarning, match='does not report finished batches'):
         assert loaders._progress(Another()) == (3, 0)  # type: ignore[arg-type]
 
 

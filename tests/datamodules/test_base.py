@@ -315,7 +315,7 @@ class TestLoader:
         made = datamodule(batch_size=batch_size)
         with pytest.raises(
             ValueError,
-            match=rf'from 2 to the number .*\(10\), got {batch_size}: the losses and',
+            match=rf'from 2 to the number .*\(10\), got {batch_size}; losses and',
         ):
             made.train_dataloader()
 

@@ -639,7 +639,7 @@ class TestErrors:
     def test_mask_must_be_labels(self, root: Path) -> None:
         entry = {'dataset': 'torchgeo.datasets.RasterDataset'}
         dm = module(root, mask={**entry, 'paths': str(root / 'labels')})
-        with pytest.raises(ValueError, match='RasterDataset delivers images; give it'):
+        with pytest.raises(ValueError, match='RasterDataset delivers images; move the'):
             dm.setup('fit')
 
     def test_no_common_time(self, root: Path, tmp_path: Path) -> None:

@@ -114,7 +114,10 @@ def test_depth_that_changed_after_it_was_kept(root: Path) -> None:
     with pytest.raises(ValueError, match=r'depth/1\.png: expected 20 x 30 pixels'):
         dataset[0]
     write_bands(root / 'a/depth/1.png', depth)
-    with pytest.raises(ValueError, match=r'depth/1\.png has changed .* delete .*hha'):
+    with pytest.raises(
+        ValueError,
+        match=r'depth/1\.png: expected the size of its cached .* delete .*hha',
+    ):
         dataset[0]
 
 
@@ -210,7 +213,7 @@ def test_frames_of_several_sizes_in_a_batch(root: Path) -> None:
     assert dataset[1]['mask'].shape == (20, 30)
     message = (
         r'rgb/2\.png: expected image_rgb of shape \(3, 24, 36\), as of .*rgb/1\.png in the '
-        r'same batch, found \(3, 20, 30\); give the data a size'
+        r'same batch, found \(3, 20, 30\); set the size of the data'
     )
     with pytest.raises(ValueError, match=message):
         list(DataLoader(dataset, batch_size=3))
@@ -310,9 +313,14 @@ def test_files_that_do_not_fit(root: Path) -> None:
         (entry('depth', nodata='none'), None, BOTH, 'depth: nodata must be a number'),
         (IMAGES, {**MASK, 'values': [0, 255]}, BOTH, 'mask: values must be a dict'),
         (IMAGES, {**MASK, 'values': {'a': 1}}, BOTH, 'mask: values must be a dict'),
-        (IMAGES, {**MASK, 'nodata': [1, 2]}, BOTH, 'mask: nodata must be one number'),
+        (
+            IMAGES,
+            {**MASK, 'nodata': [1, 2]},
+            BOTH,
+            'mask: nodata must be a single number',
+        ),
         (entry('depth', hha={'fx': 1}), None, BOTH, r"depth: hha must have \['fx'"),
-        (IMAGES, MASK, (), r'patterns must all have \{split\} where splits'),
+        (IMAGES, MASK, (), r'patterns must all have \{split\} if splits'),
         (entry('rgb', pattern='a/{id}.png'), None, BOTH, 'patterns must all have'),
     ],
 )

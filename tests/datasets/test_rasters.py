@@ -188,7 +188,7 @@ def test_pixels_larger_than_an_area(tmp_path: Path) -> None:
     scene(tmp_path / 'b' / 'b.tif', 5, transform=place)
     rasters = {'a': entry(tmp_path / 'a'), 'b': entry(tmp_path / 'b')}
     with pytest.warns(
-        UserWarning, match=r"areas .* share pixels of \['b'\], for three"
+        UserWarning, match=r"areas .* share pixels of \['b'\]: a gap of three"
     ):
         dm = module(rasters, 'fit')
     assert len(dm.train_dataset) > 0 and len(dm.val_dataset) > 0
@@ -332,7 +332,7 @@ def test_labels_are_whole(tmp_path: Path) -> None:
         labels(tmp_path / 'x')
     scene(tmp_path / 'y' / 'y.tif', np.full((1, SIZE, SIZE), 2.0, np.float32))
     assert (labels(tmp_path / 'y') == 2).all()
-    with pytest.raises(ValueError, match=r'mask: nodata must be whole, got 0.5'):
+    with pytest.raises(ValueError, match=r'mask: nodata must be an integer, got 0.5'):
         labels(tmp_path / 'y', nodata=0.5)
 
 
@@ -340,7 +340,7 @@ def test_labels_with_a_mask_need_a_value(tmp_path: Path) -> None:
     path = scene(tmp_path / 'x' / 'x.tif', with_hole(1000, bands=1))
     with rasterio.open(path, 'r+') as file:
         file.write_mask(np.where(HOLE, 0, 255).astype(np.uint8) * np.ones((SIZE, 1)))
-    with pytest.raises(ValueError, match=r'mask: nodata must be given.*has a mask'):
+    with pytest.raises(ValueError, match=r'mask: nodata must be set.*has a mask'):
         labels(tmp_path / 'x')
 
 
@@ -505,7 +505,7 @@ def test_which_files_are_found(tmp_path: Path) -> None:
         ({'std': ['a']}, 'x: std must be a list with one number'),
         ({'nodata': 'none'}, "x: nodata must be a number .* got 'none'"),
         ({'nodata': True}, 'x: nodata must be a number'),
-        ({'nodata': [0, 1]}, 'x: nodata must be one number'),
+        ({'nodata': [0, 1]}, 'x: nodata must be a single number'),
         ({'bands': 'B2'}, 'x: bands must be a list of names'),
         ({'bands': [1, 2]}, 'x: bands must be a list of names'),
         ({'glob': ['*.tif']}, 'x: glob must be text'),
@@ -525,7 +525,9 @@ def test_numbers_that_yaml_takes_for_text(tmp_path: Path) -> None:
     scene(tmp_path / 'x' / 'x.tif', with_hole(np.nan, bands=1, dtype=np.float32))
     found, mark = image(tmp_path / 'x', nodata='nan', mean=['1e3'])
     assert mark is not None and np.isnan(mark) and found.isnan().any()
-    with pytest.raises(ValueError, match='mask: num_classes must be a whole number'):
+    with pytest.raises(
+        ValueError, match='mask: num_classes must be a positive integer'
+    ):
         labels(tmp_path / 'x', num_classes=2.5)
 
 
@@ -544,7 +546,7 @@ def test_classes_that_would_read_wrongly(tmp_path: Path) -> None:
 def test_classes_take_brackets_for_a_pattern(tmp_path: Path) -> None:
     scene(tmp_path / 'place [1]' / '20200101.tif', with_hole(1000))
     refuse(
-        r'x: .* found none .*; rename .*place \[1\], of which it takes \[',
+        r'x: .* found none .*; rename .*place \[1\], because it reads \[',
         tmp_path / 'place [1]',
         *('first', 'second'),
         dataset='tests.helpers.fake_data.Dated',
