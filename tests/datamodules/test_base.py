@@ -32,7 +32,7 @@ MODALITIES: dict[str, Any] = {
 
 
 class Numbers(Dataset[dict[str, Tensor]]):
-    """Sample i has the number i, and the epoch."""
+    """Dataset whose sample i has the number i and the epoch."""
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -73,7 +73,7 @@ def numbers(batches: Any) -> list[list[int]]:
 
 
 def at(epochs: int, batches: int, over: bool) -> Any:
-    """A trainer whose loop has begun so many epochs, and done so many batches of one."""
+    """Make a trainer whose loop has started these epochs and finished these batches."""
     current = SimpleNamespace(ready=batches, processed=batches)
     progress = SimpleNamespace(current=current, is_last_batch=over)
     epoch = SimpleNamespace(started=epochs, processed=max(epochs - 1, 0))
@@ -85,7 +85,7 @@ def at(epochs: int, batches: int, over: bool) -> Any:
 
 
 class Recorder(LightningModule):
-    """Learns nothing, and remembers what it saw; fails at a step, if told so."""
+    """Task that learns nothing and records its batches; it can fail at a given step."""
 
     def __init__(self, fails: int | None = None) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class TestSampler:
         seen = [i for share in shares for i in share]
         assert len(set(seen)) == len(seen) and set(seen) <= set(range(length))
 
-    def test_order_depends_on_seed_and_epoch_alone(self) -> None:
+    def test_order_depends_only_on_seed_and_epoch(self) -> None:
         def order(seed: int, epoch: int) -> list[int]:
             sampler = ResumableSampler(range(50), 1, 0, seed=seed)
             sampler.set_epoch(epoch)
@@ -304,7 +304,7 @@ class TestLoader:
         assert [len(share) for share in shares] == [4, 4]
         assert not shares[0] & shares[1]
 
-    def test_split_that_is_not_there(self) -> None:
+    def test_absent_split_is_refused(self) -> None:
         made = datamodule()
         made.test_dataset = None
         with pytest.raises(MisconfigurationException, match='test_dataset'):
@@ -325,7 +325,7 @@ class TestLoader:
 
 
 class Watch(LightningModule):
-    """Remembers the batches that it was shown, and calls of the check."""
+    """Callback that records batches and calls of the check."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -375,7 +375,7 @@ class TestTransfer:
             other = torch.stack([sample['image_other'] for sample in raw])
             assert torch.equal(batch['image_other'], other)
 
-    def test_first_batches_alone_are_checked(
+    def test_only_first_batches_are_checked(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         calls: list[tuple[str, set[str]]] = []
@@ -406,6 +406,6 @@ class TestTransfer:
         with pytest.raises(ValueError, match='other: expected 2 channels, found 1'):
             trainer().fit(Watch(), datamodule=made)
 
-    def test_modality_that_is_not_one(self) -> None:
+    def test_unknown_modality_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"modality must be one of .* got 'radar'"):
             datamodule(modalities={'s1': 'radar'})

@@ -1,4 +1,4 @@
-"""Folders of georeferenced chips that lie far apart."""
+"""Check folders of georeferenced chips that lie far apart."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ class DatedRadar(Dated):
 
 
 def corners(crs: str, count: int = COUNT) -> np.ndarray:
-    """South-western corners of chips, off the pixels of each other."""
+    """Return south-western corners of chips on different grids."""
     res, origin, extent = PLACES[crs]
     cells = int(np.ceil(np.sqrt(2 * count)))
     generator = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def module(root: Path, patch: int = SIDE, **options: Any) -> RasterPairDataModul
 
 
 def chip(sample: dict[str, Any]) -> int:
-    """Return the number of the one chip that all pixels of a window are of."""
+    """Return the number of the chip of all pixels of a window."""
     numbers = sample['image_s1'].floor().unique()
     assert len(numbers) == 1
     assert ((sample['image_s2'] - 1) / 100).floor().unique() == numbers
@@ -190,7 +190,7 @@ def test_chips_smaller_than_a_window(chips: tuple[Path, str], tmp_path: Path) ->
         module(tmp_path).setup('fit')
 
 
-def test_chips_of_which_the_other_raster_misses_a_rim(tmp_path: Path) -> None:
+def test_chips_without_a_rim_in_the_other_raster(tmp_path: Path) -> None:
     # Projected or cut a little smaller: the rim is nodata, the chip is one window.
     write_chips(tmp_path, 'EPSG:32632', nodata=0)
     for number, (west, south) in enumerate(corners('EPSG:32632')):

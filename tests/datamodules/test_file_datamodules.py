@@ -1,4 +1,4 @@
-"""The datamodules of the datasets that are read from files."""
+"""Check the datamodules of datasets of files."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ MAKE = {name: fake(name).make for name in ('ssl4eo_s12', 'bigearthnet', 'geonrw'
 
 @pytest.fixture(scope='module')
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Data that no test changes, by dataset."""
+    """Write data that no test changes, by dataset."""
     options: dict[str, dict[str, Any]] = {
         'ssl4eo_s12': {'places': range(6), 'dates': (0, 1)},
         'bigearthnet': {},
@@ -32,7 +32,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def batch_of(datamodule: Any, split: str) -> dict[str, torch.Tensor]:
-    """First batch of a split, as a task gets it."""
+    """Return the first batch of a split, as a task receives it."""
     batch = next(iter(getattr(datamodule, f'{split}_dataloader')()))
     now = dict.fromkeys(
         ('training', 'validating', 'sanity_checking', 'testing', 'predicting'), False

@@ -41,7 +41,7 @@ class Squares(Dataset[dict[str, Tensor]]):
 
 
 class SquaresDataModule(MultimodalDataModule):
-    """Draws the split by the seed; counts how often."""
+    """Datamodule that splits by the seed and counts its setups."""
 
     setups = 0
 
@@ -57,7 +57,7 @@ class SquaresDataModule(MultimodalDataModule):
 
 
 class Nothing(LightningModule):
-    """Learns nothing."""
+    """Task that learns nothing."""
 
     def __init__(self) -> None:
         super().__init__()

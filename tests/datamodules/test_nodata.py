@@ -1,4 +1,4 @@
-"""Rasters whose missing pixels are marked in a way that tools trip over."""
+"""Check rasters with unusual marks of missing pixels."""
 
 import math
 from pathlib import Path
@@ -46,7 +46,7 @@ def rasters(
     holes: bool = False,
     dtype: str = 'float32',
 ) -> dict[str, Any]:
-    """Optics and heights of 300 x 200 pixels, of which the first 20 columns are missing."""
+    """Write optics and heights of 300 x 200 pixels, with 20 missing columns."""
     draw = np.random.default_rng(0)
     optics = draw.normal(100, 10, (1, 200, 300)).astype(np.float32)
     heights = draw.normal(1000, 50, (1, 200, 300)).astype(dtype)
@@ -74,7 +74,7 @@ def windows(entries: dict[str, Any], **options: Any) -> RasterPairDataModule:
 
 
 def check(dm: RasterPairDataModule) -> None:
-    """What is missing is the same pixels in all windows, and only they."""
+    """Check that exactly the expected pixels are missing in all windows."""
     missing = 0
     for i in range(60):
         x = dm.train_dataset[i]['image_dem']
@@ -164,7 +164,7 @@ def test_tiles_that_are_warped(tmp_path: Path) -> None:
 
 
 def tile(path: Path, crs: str, transform: Affine) -> None:
-    """Whole numbers from 500 to 1500, without a declared nodata value."""
+    """Write integers from 500 to 1500, without a declared nodata value."""
     with rasterio.open(
         path,
         'w',
@@ -212,7 +212,7 @@ def tiled(folder: Path, tiles: dict[str, tuple[str, Affine]]) -> dict[str, Any]:
 @pytest.mark.parametrize('tiles', [ZONES, TURNED, {'a': TURNED['a']}])
 @pytest.mark.parametrize('use', ['first', 'second'])
 @pytest.mark.filterwarnings('ignore:Converting RasterFolder res')
-def test_what_is_around_turned_tiles_is_missing(
+def test_padding_of_rotated_tiles_is_missing(
     tmp_path: Path, tiles: dict[str, tuple[str, Affine]], use: str
 ) -> None:
     entry = tiled(tmp_path / 'tiles', tiles)
@@ -232,7 +232,7 @@ def test_what_is_around_turned_tiles_is_missing(
 @pytest.mark.parametrize(
     ('tiles', 'named'), [(ZONES, 'b'), (TURNED, 'a'), ({'a': TURNED['a']}, 'a')]
 )
-def test_turned_labels_need_a_value(
+def test_rotated_labels_need_a_nodata_value(
     tmp_path: Path, tiles: dict[str, tuple[str, Affine]], named: str
 ) -> None:
     entry = tiled(tmp_path / 'tiles', tiles)
@@ -259,7 +259,7 @@ def test_upright_tiles_need_none(
     assert min(dm.train_dataset[i]['image_tiles'].min() for i in range(60)) >= 500
 
 
-def test_prediction_covers_what_has_no_labels(tmp_path: Path) -> None:
+def test_prediction_covers_unlabelled_areas(tmp_path: Path) -> None:
     entries = rasters(tmp_path, -9999.0)
     labels = np.zeros((1, 100, 250), np.uint8)
     mask = {'paths': write(tmp_path / 'labels.tif', labels, 10.0, None)}

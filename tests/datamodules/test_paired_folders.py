@@ -1,4 +1,4 @@
-"""The datamodule of images paired by their names."""
+"""Check the datamodule of images paired by file name."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ PLAIN = {'pattern': '{split}/rgb/{id}.png', 'bands': ['a', 'b', 'c']}
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Data that no test changes."""
+    """Write data that no test changes."""
     return str(make(tmp_path_factory.mktemp('paired_folders')))
 
 

@@ -1,4 +1,4 @@
-"""Datasets in worker processes that are started anew, as Python 3.14 starts them."""
+"""Check datasets in spawned worker processes, the default of Python 3.14."""
 
 import pickle
 from multiprocessing.reduction import ForkingPickler
@@ -76,7 +76,7 @@ def datamodules(
 
 @pytest.fixture(scope='module')
 def datasets(datamodules: dict[str, MultimodalDataModule]) -> dict[str, Any]:
-    """The training split of every datamodule, which workers read."""
+    """Return the training split of every datamodule."""
     return {name: module.train_dataset for name, module in datamodules.items()}
 
 

@@ -30,7 +30,7 @@ class NotRaster:
 
 
 class Looker(LightningModule):
-    """Remembers which windows it was shown."""
+    """Callback that records its windows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def entries(root: Path) -> Entries:
 
 
 def unknown(root: Path) -> Entries:
-    """Entries without statistics of optical."""
+    """Return entries without statistics of optical."""
     rasters = entries(root)
     del rasters['optical']['mean'], rasters['optical']['std']
     return rasters
@@ -104,7 +104,7 @@ def fitted(root: Path) -> RasterPairDataModule:
 
 
 def corner(sample: dict[str, Any]) -> tuple[int, int]:
-    """Column and row of the north-western pixel of a window, from its bounds."""
+    """Return column and row of the north-western pixel of a window."""
     column = (sample['bounds'][0].item() - RASTERS.WEST) / RASTERS.RES
     row = (RASTERS.NORTH - sample['bounds'][4].item()) / RASTERS.RES
     assert column == round(column) and row == round(row)
@@ -449,7 +449,7 @@ def file(
     shift: float = 0.0,
     dtype: Any = np.uint16,
 ) -> Callable[..., Entries]:
-    """Let optical be a file of its own."""
+    """Write optical as a separate file."""
 
     def change(rasters: Entries, folder: Path) -> None:
         values = np.arange(bands * 160 * 320).reshape(bands, 160, 320) % 997
@@ -461,7 +461,7 @@ def file(
 
 
 def broken(kind: str) -> Callable[..., Entries]:
-    """Let a file of optical be damaged, or disagree."""
+    """Write a damaged or contradictory file of optical."""
 
     def change(rasters: Entries, folder: Path) -> None:
         shutil.copytree(rasters['optical']['paths'], folder, dirs_exist_ok=True)

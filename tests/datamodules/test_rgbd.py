@@ -1,4 +1,4 @@
-"""Datamodules of SUN RGB-D and NYU Depth v2."""
+"""Check the datamodules of SUN RGB-D and NYU Depth v2."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ CLASSES = {'sunrgbd': SUNRGBDDataModule, 'nyudepthv2': NYUDepthV2DataModule}
 
 @pytest.fixture(scope='module')
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Data that no test changes, by dataset."""
+    """Write data that no test changes, by dataset."""
     return {
         name: str(make(tmp_path_factory.mktemp(name))) for name, make in MAKE.items()
     }

@@ -46,7 +46,7 @@ def test_fraction_out_of_range(fraction: float) -> None:
 
 
 class TestBudget:
-    """Labels with one class in 2 of 1000 samples, and one in nearly all."""
+    """Check budgets of labels with a very rare and a very frequent class."""
 
     generator = torch.Generator().manual_seed(0)
     share = torch.tensor([0.95, 0.5, 0.2, 0.05, 0.0])
@@ -74,7 +74,7 @@ class TestBudget:
         counts = single[order_for_budgets(single, seed)[:30]].bincount()
         assert counts.tolist() == [10, 10, 10]
 
-    def test_says_which_class_vanished(self) -> None:
+    def test_names_lost_classes(self) -> None:
         chosen, lost = take_budget(torch.arange(10), 0.4, seed=0)
         assert len(chosen) == 4
         assert lost == sorted(set(range(10)) - set(chosen))

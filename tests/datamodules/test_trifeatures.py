@@ -1,4 +1,4 @@
-"""TrifeaturesDataModule: splits, scale, budgets and pairing."""
+"""Check splits, scale, budgets and pairing of TrifeaturesDataModule."""
 
 from typing import Any
 

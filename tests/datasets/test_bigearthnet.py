@@ -23,12 +23,12 @@ SPLITS = {'train': range(4), 'val': range(4, 6), 'test': range(6, 8)}
 
 @pytest.fixture(scope='module')
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Data that no test changes, by version."""
+    """Write data that no test changes, by version."""
     return {v: make(tmp_path_factory.mktemp(v), v) for v in ('v1', 'v2')}
 
 
 def damaged(root: Path, version: str) -> tuple[Path, Path]:
-    """Two training patches; and the Sentinel-2 folder of the first."""
+    """Write two training patches; return them and the Sentinel-2 folder of the first."""
     make(root, version, ('train', 'train'))
     s2 = names(0, version)[1]
     (folder,) = root.glob(f'**/{s2}')
@@ -137,7 +137,7 @@ def test_split_list_of_v1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize('version', ['v1', 'v2'])
-def test_patches_off_disk_are_left_out(tmp_path: Path, version: str) -> None:
+def test_absent_patches_are_left_out(tmp_path: Path, version: str) -> None:
     root, folder = damaged(tmp_path, version)
     shutil.rmtree(folder)
     with pytest.warns(UserWarning, match="left out 1 of 2 patches of split 'train'"):
@@ -163,7 +163,7 @@ def test_nothing_on_disk(tmp_path: Path, version: str, present: str) -> None:
         BigEarthNetMM(root, version)
 
 
-def test_download_of_v1_is_that_of_torchgeo(
+def test_download_of_v1_uses_torchgeo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def verify(self: BigEarthNet) -> None:

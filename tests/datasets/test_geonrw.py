@@ -17,13 +17,13 @@ make, tile, write = (FAKE.make, FAKE.tile, FAKE.write)
 
 @pytest.fixture(scope='module')
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data that no test changes: three training tiles and one for tests, of 64 px."""
+    """Write three training tiles and one test tile of 64 pixels, which no test changes."""
     return make(tmp_path_factory.mktemp('geonrw'))
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two tiles to damage."""
+    """Write two tiles to damage."""
     return make(tmp_path, {'aachen': 2})
 
 
@@ -97,7 +97,7 @@ def test_nothing_on_disk(tmp_path: Path, empty: bool) -> None:
         GeoNRWPatches(tmp_path)
 
 
-def test_download_is_that_of_torchgeo(
+def test_download_uses_torchgeo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GeoNRW, '_download', lambda self: make(Path(self.root)))
@@ -140,7 +140,7 @@ def test_no_readable_tile(root: Path) -> None:
 
 
 @pytest.mark.parametrize('value', [11, 255])
-def test_value_that_is_no_class(root: Path, value: int) -> None:
+def test_unknown_class_is_refused(root: Path, value: int) -> None:
     mask = np.zeros((1, 64, 64), np.uint8)
     mask[0, 40, 40] = value
     write(root / 'aachen/300_5700_seg.tif', mask, driver='GTiff')

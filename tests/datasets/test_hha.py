@@ -1,4 +1,4 @@
-"""HHA against a room whose planes are known, pixel by pixel."""
+"""Compare HHA with a room of known planes, pixel by pixel."""
 
 import math
 import time
@@ -34,7 +34,7 @@ BOX = ((-0.5, 0.7), (0.9, 1.5), (2.4, 3.0))
 
 
 def turn(pitch: float, roll: float) -> np.ndarray:
-    """Matrix from the camera's axes to the room's; the camera looks down by the pitch."""
+    """Return the rotation from camera to room, for a camera that looks down by the pitch."""
     a, b = math.radians(pitch), math.radians(roll)
     tilt = [[1, 0, 0], [0, math.cos(a), math.sin(a)], [0, -math.sin(a), math.cos(a)]]
     lean = [[math.cos(b), -math.sin(b), 0], [math.sin(b), math.cos(b), 0], [0, 0, 1]]
@@ -66,7 +66,7 @@ def cast(ray: np.ndarray) -> tuple[float, float, int]:
 
 @cache
 def room(pitch: float, roll: float) -> dict[str, np.ndarray]:
-    """Depth, height, angle and surface of each pixel, one after the other."""
+    """Compute depth, height, angle and surface of each pixel."""
     names = ('depth', 'height', 'angle', 'surface')
     out = {name: np.zeros(SHAPE) for name in names}
     matrix = turn(pitch, roll)
@@ -84,7 +84,7 @@ def room(pitch: float, roll: float) -> dict[str, np.ndarray]:
 
 
 def inside(surface: np.ndarray, margin: int = 4) -> np.ndarray:
-    """Where all pixels of a window see one surface."""
+    """Return the pixels whose window has a single surface."""
     found = np.ones(surface.shape, dtype=bool)
     for row in range(-margin, margin + 1):
         for column in range(-margin, margin + 1):

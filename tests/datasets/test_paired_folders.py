@@ -23,25 +23,25 @@ BOTH = ('dataset1', 'dataset3')
 
 @pytest.fixture(scope='module')
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data that no test changes."""
+    """Write data that no test changes."""
     made: Path = make(tmp_path_factory.mktemp('paired_folders'))
     return made
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Data to damage: three frames."""
+    """Write three frames to damage."""
     made: Path = make(tmp_path, {'a': ('1', '2', '3')})
     return made
 
 
 def entry(name: str, **changes: Any) -> dict[str, dict[str, Any]]:
-    """The entries, one of them changed."""
+    """Return the entries, with one of them changed."""
     return {**IMAGES, name: {**IMAGES[name], **changes}}
 
 
 def metres(depth: np.ndarray) -> torch.Tensor:
-    """Depth of a file in m, NaN where 0 or 65535."""
+    """Read the depth of a file in m, with NaN for 0 and 65535."""
     x = torch.from_numpy(depth.astype(np.float32))
     return (x * 0.001).masked_fill((x == 0) | (x == 65535), math.nan)
 
@@ -251,7 +251,7 @@ def test_colours_where_classes_are_expected(root: Path, bands: int) -> None:
         PairedFolders(root, IMAGES, MASK, ['a'])[0]
 
 
-def test_classes_are_whole(root: Path) -> None:
+def test_classes_are_integers(root: Path) -> None:
     values = np.full((1, *frame(0)[2].shape[1:]), 1.0, np.float32)
     values[0, 0, 0], values[0, 0, 1] = np.nan, 2
     write_bands(root / 'a' / 'label' / '1.tif', values)

@@ -1,4 +1,4 @@
-"""Rasters are read as they were meant: dates, missing pixels, types, one file a band."""
+"""Check the reading of rasters: dates, missing pixels, data types, one file per band."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ PLACE = from_origin(500_000, 5_000_000, 10, 10)
 
 
 class Yearly(Dated):
-    """Labels whose file names hold the year."""
+    """Labels with the year in the file name."""
 
     filename_regex = r'(?P<date>\d{4})'
     date_format = '%Y'
@@ -37,7 +37,7 @@ class Yearly(Dated):
 
 
 def scene(path: Path, values: NDArray[Any] | float, **options: Any) -> str:
-    """Write a raster of 64 x 64 pixels of 10 m, by default of one band that varies."""
+    """Write a raster of 64 x 64 pixels of 10 m, by default with one varying band."""
     if isinstance(values, int | float):
         values = values + np.arange(SIZE * SIZE).reshape(1, SIZE, SIZE) % 2
         values = values.astype(np.uint16)
@@ -66,7 +66,7 @@ def module(
 
 
 def image(folder: Path, *bands: str, **more: Any) -> tuple[Tensor, float | None]:
-    """Read all of the rasters of a folder beside others of the same place."""
+    """Read all rasters of a folder, joined with others of the same place."""
     scene(folder.parent / 'beside' / 'b.tif', 20)
     rasters = {
         'x': entry(folder, *bands, **more),
@@ -82,7 +82,7 @@ def refuse(message: str, folder: Path, *bands: str, **more: Any) -> None:
 
 
 def labels(folder: Path, **more: Any) -> Tensor:
-    """Read labels beside images of the same place."""
+    """Read labels, joined with images of the same place."""
     scene(folder.parent / 'beside' / 'b.tif', 20)
     both = {name: entry(folder.parent / 'beside') for name in ('a', 'b')}
     mask = {'paths': str(folder), **more}
@@ -198,7 +198,7 @@ HOLE = np.arange(SIZE) < 20
 
 
 def with_hole(value: float, *, bands: int = 2, dtype: Any = np.uint16) -> NDArray[Any]:
-    """Values 1000 and 1001, but for those of the first 20 columns."""
+    """Return values 1000 and 1001, with others in the first 20 columns."""
     values = np.arange(bands * SIZE * SIZE).reshape(bands, SIZE, SIZE) % 2 + 1000
     return np.where(HOLE, value, values).astype(dtype)
 
@@ -303,7 +303,7 @@ def test_files_of_several_types(tmp_path: Path) -> None:
     assert (found[0, :, :half] == 200).all() and (found[0, :, half:] == -2260).all()
 
 
-def test_one_turned_file(tmp_path: Path) -> None:
+def test_one_rotated_file_is_warped(tmp_path: Path) -> None:
     turned = PLACE @ Affine.rotation(20)
     scene(tmp_path / 'x' / 'x.tif', with_hole(1000, bands=1), transform=turned)
     scene(tmp_path / 'y' / 'y.tif', 5)
@@ -324,7 +324,7 @@ def test_missing_labels_are_no_number(tmp_path: Path, mark: float | None) -> Non
     assert set(found.unique().tolist()) == {1, 2, 255}
 
 
-def test_labels_are_whole(tmp_path: Path) -> None:
+def test_labels_are_integers(tmp_path: Path) -> None:
     scene(tmp_path / 'x' / 'x.tif', np.full((1, SIZE, SIZE), 1.5, np.float32))
     with pytest.raises(
         ValueError, match=r'expected whole numbers .* found 1\.5 in .*x'
@@ -345,7 +345,7 @@ def test_labels_with_a_mask_need_a_value(tmp_path: Path) -> None:
 
 
 def points(bend: float) -> list[GroundControlPoint]:
-    """Corners and centre of the scene, the centre off by some pixels."""
+    """Return the corners and the centre of the scene, with the centre moved by some pixels."""
     corners = [(r, c) for r in (0, SIZE) for c in (0, SIZE)]
     places = [(*PLACE @ (c, r), r, c) for r, c in corners]
     x, y = PLACE @ (SIZE / 2 + bend, SIZE / 2)
@@ -362,9 +362,7 @@ def test_ground_control_points(tmp_path: Path) -> None:
     refuse(r'x: .* up to 4\.0 pixels from it in .*y\.tif; warp', tmp_path / 'y')
 
 
-def test_index_is_that_of_torchgeo(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_index_equals_torchgeo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places: dict[str, dict[str, Any]] = {
         'a': {},
         'b': {'transform': from_origin(502_000, 5_000_000, 10, 10)},
@@ -483,7 +481,7 @@ def test_dates_of_a_folder(tmp_path: Path) -> None:
         refuse(message.replace(r'\.tif does', 'does'), tmp_path / 'x', **more)
 
 
-def test_which_files_are_found(tmp_path: Path) -> None:
+def test_finds_files_by_glob_and_suffix(tmp_path: Path) -> None:
     folder = tmp_path / 'place [1]'
     path = scene(folder / 'inner' / 'x.tif', 10)
     (folder / 'loop').symlink_to(folder)

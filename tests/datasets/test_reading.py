@@ -9,7 +9,7 @@ from torchgeo_decur.datasets.resizing import resize
 
 
 class Damaged(FileDataset):
-    """Numbers, of which all but the last of each hundred are damaged."""
+    """Numbers; all except the last of each hundred are damaged."""
 
     def __init__(self, length: int) -> None:
         self.samples = range(length)

@@ -24,7 +24,7 @@ CLASSES = {'sunrgbd': SUNRGBD, 'nyudepthv2': NYUDepthV2}
 
 @pytest.fixture(scope='module')
 def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Data that no test changes; their caches fill."""
+    """Write data that no test changes; only its caches fill."""
     return {
         'sunrgbd': SUN.make(tmp_path_factory.mktemp('sunrgbd')),
         'nyudepthv2': NYU.make(tmp_path_factory.mktemp('nyudepthv2')),
@@ -33,7 +33,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A SUN RGB-D to damage."""
+    """Write a SUN RGB-D to damage."""
     made: Path = SUN.make(tmp_path)
     return made
 
@@ -198,7 +198,7 @@ def test_files_of_other_frames(root: Path) -> None:
         SUNRGBD(root)[0]
 
 
-def test_value_that_is_no_class(root: Path) -> None:
+def test_unknown_class_is_refused(root: Path) -> None:
     with h5py.File(root / SUNRGBD.labels, 'a') as file:
         file['#refs#/2'][3, 3] = 38
     with pytest.raises(ValueError, match=r'NYU0001: .* from 0 to 37, found 38'):

@@ -20,13 +20,13 @@ S1, S2 = FAKE.S1, FAKE.S2
 
 @pytest.fixture(scope='module')
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data that no test changes."""
+    """Write data that no test changes."""
     return make(tmp_path_factory.mktemp('ssl4eo'), splits=('s1', 's2c', 's2a'))
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two places of two dates to damage."""
+    """Write two places with two dates to damage."""
     return make(tmp_path, places=(0, 1), dates=(0, 1))
 
 
@@ -35,7 +35,7 @@ def corners(sample: dict[str, torch.Tensor], m: str) -> list[list[float]]:
 
 
 def date_of(sample: dict[str, torch.Tensor], m: str) -> list[int]:
-    """Numbers of the dates, read from the pixels of the first band."""
+    """Read the numbers of the dates from the pixels of the first band."""
     place = int(sample['index'])
     first = [row[0] for row in corners(sample, m)]
     if m == 's1':
@@ -83,9 +83,7 @@ def test_same_takes_the_nearest_date(shared: Path) -> None:
     assert seen == {0, 1, 2, 3}
 
 
-def test_same_repeats_a_date_of_sentinel2_that_is_nearest_to_several(
-    root: Path,
-) -> None:
+def test_same_repeats_the_nearest_date_of_sentinel2(root: Path) -> None:
     shutil.rmtree(root / 's2c/0000000' / product('s2c', 0))
     sample = SSL4EOS12Pair(root, date_sampling='same', num_dates=2)[0]
     assert sorted(date_of(sample, 's1')) == [0, 1]
@@ -104,7 +102,7 @@ def test_independent_draws_each_modality_on_its_own(shared: Path) -> None:
     assert len(set(date_of(drawn, 's1'))) == len(set(date_of(drawn, 's2'))) == 3
 
 
-def test_dates_depend_on_seed_epoch_and_place_alone(shared: Path) -> None:
+def test_dates_depend_only_on_seed_epoch_and_place(shared: Path) -> None:
     def draw(seed: int, epoch: int) -> list[int]:
         dataset = SSL4EOS12Pair(
             shared, date_sampling='independent', num_dates=4, seed=seed
@@ -235,7 +233,7 @@ def test_no_common_place(tmp_path: Path) -> None:
         SSL4EOS12Pair(tmp_path)
 
 
-def test_download_is_that_of_torchgeo(
+def test_download_uses_torchgeo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched = []

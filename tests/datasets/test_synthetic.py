@@ -1,4 +1,4 @@
-"""SyntheticEO: what is drawn, what each sensor sees, and the files it writes."""
+"""Check SyntheticEO: its labels, the view of each sensor, and its files."""
 
 import multiprocessing
 from pathlib import Path
@@ -68,7 +68,7 @@ class TestSample:
             assert sample[name].shape == ()
             assert sample[name].dtype == torch.long
 
-    def test_only_what_is_asked_for(self) -> None:
+    def test_reads_only_requested_modalities(self) -> None:
         sample = SyntheticEO(size=16, modalities=('dem', 's1'))[0]
         assert [k for k in sample if k.startswith('image')] == ['image_dem', 'image_s1']
 
@@ -189,7 +189,7 @@ class TestLabels:
 
 
 class TestFactors:
-    """Changing one factor changes the pixels of the sensors that show it, alone."""
+    """Check that a factor changes only the pixels of the sensors that see it."""
 
     @pytest.mark.parametrize('dates', [1, 2])
     @pytest.mark.parametrize(
@@ -272,7 +272,9 @@ class TestUnits:
         assert deviation.max() < 0.35
         assert (unit.mean((0, 2, 3)) - 0.5).abs().max() < 0.2
 
-    def test_digital_numbers_are_whole(self, scenes: dict[str, torch.Tensor]) -> None:
+    def test_digital_numbers_are_integers(
+        self, scenes: dict[str, torch.Tensor]
+    ) -> None:
         for m in ('s2', 'rgb'):
             image = scenes[f'image_{m}']
             assert torch.equal(image, image.round())
@@ -364,7 +366,7 @@ class TestErrors:
                 tmp_path / 'x', 'bigearthnet_v2', splits=(0.5, 0.5)
             )
 
-    def test_write_keeps_what_is_there(self, tmp_path: Path) -> None:
+    def test_write_refuses_a_folder_with_files(self, tmp_path: Path) -> None:
         (tmp_path / 'precious').touch()
         with pytest.raises(ValueError, match='root must be a new or empty directory'):
             SyntheticEO(length=2, size=16).write(tmp_path, 'geonrw')

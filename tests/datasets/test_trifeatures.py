@@ -1,4 +1,4 @@
-"""Trifeatures: what is drawn, which pairs, and what each label needs."""
+"""Check the drawings and pairs of Trifeatures, and the information in each label."""
 
 import multiprocessing
 from itertools import combinations
@@ -24,7 +24,7 @@ def pairs_of(split: str, pairing: Any, length: int = 20_000) -> np.ndarray:
 
 
 def p_value(a: np.ndarray, b: np.ndarray) -> float:
-    """Of the chi-squared test that two columns are independent and uniform."""
+    """Compute the p-value of the chi-squared test of two independent, uniform columns."""
     table = np.zeros((a.max() + 1, b.max() + 1))
     np.add.at(table, (a, b), 1)
     expected = len(a) / table.size
@@ -170,7 +170,7 @@ class TestPairs:
 
     @pytest.mark.parametrize('split', ['train', 'test'])
     def test_unbiased(self, split: str) -> None:
-        """The textures are independent of the shape, of each other and of the other image."""
+        """Check that textures are independent of the shape, each other and the other image."""
         pairs = pairs_of(split, 'unbiased')
         shape, (colour1, texture1), (colour2, texture2) = (
             pairs[:, 0, 0],
@@ -194,7 +194,7 @@ class TestPairs:
 
     @pytest.mark.parametrize('split', ['train', 'test'])
     def test_balanced(self, split: str) -> None:
-        """No feature of one image tells the label, nor do any two of one image."""
+        """Check that no feature of one image reveals the label, nor do any two."""
         pairs = pairs_of(split, 'balanced')
         label = (pairs[:, 0, 2] == pairs[:, 1, 1]).astype(int)
         assert np.array_equal(label, 1 - np.arange(len(pairs)) % 2)
@@ -226,7 +226,7 @@ class TestDrawing:
     @pytest.mark.parametrize('shape', SHAPES)
     @pytest.mark.parametrize('size', [16, 64])
     def test_lies_on_the_canvas(self, shape: str, size: int) -> None:
-        """Its bounding box of 128 / 224 may be rotated, so it is at most that times root 2."""
+        """Allow for rotation: the bounding box is at most 128 / 224 times the root of 2."""
         for seed in range(20):
             image = draw(shape, 'red', 'solid', size, np.random.default_rng(seed))
             assert image.dtype == np.uint8
@@ -254,7 +254,7 @@ class TestDrawing:
         assert sorted(two) == sorted([list(COLOURS[colour]), [128] * 3])
 
     def test_textures_differ(self) -> None:
-        """The same place and angle, for each texture another share of dark pixels or pattern."""
+        """Check that textures differ in pattern or in the fraction of dark pixels."""
         images = [
             draw('square', 'white', t, 64, np.random.default_rng(1))[0].astype(float)
             for t in TEXTURES
@@ -266,7 +266,7 @@ class TestDrawing:
             assert 0.2 < (image[inside] > 150).mean() < 0.75
 
     def test_shapes_differ_at_any_angle(self) -> None:
-        """Area and second moments do not change with the angle, but for the sampling."""
+        """Compare area and second moments, which depend on the angle only by sampling."""
 
         def numbers(shape: str, seed: int) -> tuple[float, float, float]:
             image = draw(shape, 'white', 'solid', 96, np.random.default_rng(seed))

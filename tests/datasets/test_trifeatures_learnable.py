@@ -1,4 +1,4 @@
-"""What the labels of Trifeatures need: a small encoder and labels, and for synergy a layer."""
+"""Check that a small encoder learns the labels of Trifeatures, and synergy with a layer."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ EPOCHS, SIZE, BATCH = 15, 64, 64
 
 
 def drawings(split: str) -> tuple[Tensor, Tensor]:
-    """Every drawing of a split in [0, 1], and its shape, colour and texture."""
+    """Return all drawings of a split in [0, 1], with shape, colour and texture."""
     dataset = Trifeatures(split, size=SIZE)  # type: ignore[arg-type]
     drawn = torch.from_numpy(dataset.pairs).reshape(-1, 4).unique(dim=0)
     images = torch.stack([dataset._image(*features) for features in drawn.tolist()])
@@ -38,7 +38,7 @@ def fit(model: nn.Module, x: Tensor, y: Tensor, augment: nn.Module, lr: float) -
 
 
 def pair_features(encoder: nn.Module, split: str, length: int) -> tuple[Tensor, Tensor]:
-    """Standardised features of both images of balanced pairs, and whether they match."""
+    """Return standardised features of balanced pairs, and whether the pairs match."""
     dataset = Trifeatures(split, length, SIZE, pairing='balanced')  # type: ignore[arg-type]
     drawn, place = (
         torch.from_numpy(dataset.pairs)

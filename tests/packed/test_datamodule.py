@@ -1,4 +1,4 @@
-"""Packed data in a fit: the batches, their scale, and what a fit survives."""
+"""Check packed data in a fit: batches, scaling and failures."""
 
 import multiprocessing
 import os
@@ -25,14 +25,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def scenes(**options: Any) -> SyntheticEODataModule:
-    """What the fixture `packed` was packed from."""
+    """Make the source of the fixture `packed`."""
     return SyntheticEODataModule(
         length=32, val_length=24, size=32, num_dates=2, batch_size=8, seed=0, **options
     )
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_batches_are_those_of_the_dataset(packed: Path, workers: int) -> None:
+def test_batches_equal_the_dataset(packed: Path, workers: int) -> None:
     unpacked = scenes()
     datamodule = PackedDataModule(str(packed), batch_size=8, num_workers=workers)
     for found in (unpacked, datamodule):
@@ -98,7 +98,7 @@ def test_no_data(tmp_path: Path) -> None:
 
 
 class KillWorker(Callback):
-    """The system kills a worker process of the loader."""
+    """Callback that kills a worker process of the loader."""
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
         if trainer.global_step == 3:
@@ -107,7 +107,7 @@ class KillWorker(Callback):
 
 
 class RemoveShard(Callback):
-    """Someone removes a shard that is needed soon."""
+    """Callback that removes a shard before it is read."""
 
     def __init__(self, shard: Path) -> None:
         self.shard = shard
@@ -120,7 +120,7 @@ class RemoveShard(Callback):
 def fit(
     root: Path, folder: Path, *callbacks: Callback, ckpt_path: Path | None = None
 ) -> dict[str, Tensor]:
-    """Three epochs of four steps; the weights at the end."""
+    """Fit three epochs of four steps, and return the final weights."""
     seed_everything(7, verbose=False)
     task = DeCUR(
         {'s1': 2, 's2': 13}, 'test_resnet', projector=[16, 16], size=32, lr=1e-3

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def copy(packed: Path, tmp_path: Path) -> Path:
-    """A copy that can be damaged."""
+    """Make a copy to damage."""
     folder = tmp_path / 'copy'
     shutil.copytree(packed, folder)
     return folder
@@ -36,7 +36,7 @@ def same(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_samples_are_those_of_the_dataset(packed: Path) -> None:
+def test_samples_equal_the_dataset(packed: Path) -> None:
     scenes = SyntheticEO(32, size=32, num_dates=2, seed=0)
     dataset = PackedDataset(packed)
     assert len(dataset) == 32 and [s.samples for s in dataset.shards] == [5] * 6 + [2]

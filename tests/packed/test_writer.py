@@ -1,4 +1,4 @@
-"""`torchgeo-decur pack`: what it writes, and that a run that ends anywhere loses nothing."""
+"""Check the output of `torchgeo-decur pack`, and that a stopped run loses nothing."""
 
 import errno
 import json
@@ -35,7 +35,7 @@ from torchgeo_decur.packed import pack_datamodule
 
 
 class Numbers(Dataset[dict[str, Any]]):
-    """Images of one number; what happens at one of them is chosen."""
+    """Dataset of constant images, with a chosen event at one of them."""
 
     def __init__(self, length: int, at: int, event: Callable[[], Any]) -> None:
         self.length, self.at, self.event = length, at, event
@@ -64,7 +64,7 @@ class NumbersDataModule(MultimodalDataModule):
 
 
 def same(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
-    """Whether samples are equal bit by bit."""
+    """Return whether samples are equal bit by bit."""
     return sorted(a) == sorted(b) and all(
         v.dtype == b[k].dtype and torch.equal(v, b[k])
         if isinstance(v, Tensor)
@@ -74,7 +74,7 @@ def same(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All files of a folder, less the time in litdata's index."""
+    """Return all files of a folder, without the time in litdata's index."""
     files = {
         str(p.relative_to(folder)): p.read_bytes()
         for p in sorted(folder.rglob('*'))
@@ -96,7 +96,7 @@ def pack(out: Path, *args: Any, **options: Any) -> Path:
 
 @pytest.fixture(scope='module')
 def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten packed samples in four shards."""
+    """Pack ten samples in four shards."""
     folder = tmp_path_factory.mktemp('numbers') / 'packed'
     pack(folder)
     return folder
@@ -188,7 +188,7 @@ def test_places_keep_all_their_dates(tmp_path: Path) -> None:
     assert all(same(packed[i], whole.train_dataset[i]) for i in range(3))
 
 
-def test_random_windows_are_those_of_the_first_epoch(tmp_path: Path) -> None:
+def test_random_windows_are_packed_of_the_first_epoch(tmp_path: Path) -> None:
     root = fake('rasters').make(tmp_path / 'raw')
     # Of values that are about 100 times larger in one folder.
     known = {'optical': (1800.0, 800.0), 'radar': (16.0, 8.0)}
@@ -211,7 +211,7 @@ def test_random_windows_are_those_of_the_first_epoch(tmp_path: Path) -> None:
 
 
 class Stop(Exception):
-    """Stands for whatever ends a process."""
+    """Error that stands for any end of a process."""
 
 
 def stop() -> None:

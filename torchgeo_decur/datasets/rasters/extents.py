@@ -1,4 +1,4 @@
-"""Extents in another CRS, so that rasters of the world are projected in part only."""
+"""Project extents to another CRS, so that rasters of the world are only read in part."""
 
 import math
 from typing import Any
@@ -17,7 +17,7 @@ from shapely.geometry.base import BaseGeometry
 
 from .files import RasterFile
 
-# A margin, as a share of the longer side: edges are curved once they are projected.
+# Margin as a fraction of the longer side, because projected edges are curved.
 _MARGIN = 0.1
 Bounds = tuple[float, float, float, float]
 
@@ -25,7 +25,7 @@ Bounds = tuple[float, float, float, float]
 def project_extent(
     bounds: Bounds, source: object, target: object
 ) -> BaseGeometry | None:
-    """Return an area of another CRS that holds an extent.
+    """Project an extent to another CRS, with a margin.
 
     Args:
         bounds: west, south, east and north of the extent.
@@ -33,16 +33,16 @@ def project_extent(
         target: CRS of the area.
 
     Returns:
-        The area, with a margin. It is of two parts where it crosses the meridian of 180
-        degrees. None if parts of the extent cannot be projected.
+        An area that contains the extent, in two parts if it crosses the meridian of 180
+        degrees. None if the extent cannot be projected completely.
 
     Raises:
-        ProjError: if nothing can be projected between the two CRS.
+        ProjError: if there is no projection between the two CRS.
     """
     forth = Transformer.from_crs(source, target, always_xy=True)
     west, south, east, north = bounds
     side = max(east - west, north - south)
-    # The edges alone do not tell: those of the world may come back from beyond a fold.
+    # Edges do not suffice: beyond a fold, those of the world may still be inverted.
     grid = np.meshgrid(np.linspace(west, east, 21), np.linspace(south, north, 21))
     x, y = forth.transform(*grid)
     back = forth.transform(x, y, direction='INVERSE')
@@ -64,17 +64,17 @@ def project_extent(
 def warped_grid(
     file: RasterFile, crs: CRS, extent: Bounds | None, finest: tuple[float, float]
 ) -> tuple[Affine, int, int] | None:
-    """Choose the grid that a file is warped to, so that it can be read in a CRS.
+    """Choose the grid to which a file is warped, to read it in a CRS.
 
     Args:
-        file: the file, whose place is known.
-        crs: the CRS to read in.
-        extent: the extent of all that is read, in that CRS, or None if it is not known.
-            Of a larger file in another CRS, the grid covers the extent only.
-        finest: largest pixel of the grid of such a file, in units of the CRS.
+        file: a georeferenced file.
+        crs: the target CRS.
+        extent: extent of the window to read in the target CRS, or None if unknown. The grid
+            of a larger file in another CRS covers only the extent.
+        finest: largest pixel of such a grid, in units of the CRS.
 
     Returns:
-        Transform, width and height. None if the file is read as it is.
+        Transform, width and height, or None if the file is not warped.
     """
     width, height = file.size
     transform: Any = file.transform
@@ -100,9 +100,9 @@ def _grid_of_part(
     extent: Bounds,
     finest: tuple[float, float],
 ) -> tuple[Affine, int, int]:
-    """Choose the grid of an extent, in pixels as large as those of a part of a file."""
+    """Choose the grid of an extent, with pixels of the size of those of the file."""
     transform: Any = file.transform
-    # Whole pixels of the file: the extent may be within one of them.
+    # Round to pixels of the file: the extent may be smaller than a pixel.
     a, b, c, d, e, f, *_ = ~transform
     pixels = affine_transform(part, [a, b, d, e, c, f]).bounds
     left, top = map(math.floor, pixels[:2])
@@ -127,10 +127,10 @@ def _with_margin(bounds: Bounds) -> BaseGeometry:
 
 
 def largest_part(shape: BaseGeometry) -> BaseGeometry:
-    """Return the part of the largest area.
+    """Return the largest part of a shape.
 
     Args:
-        shape: a polygon, or several.
+        shape: one or more polygons.
 
     Returns:
         A polygon.

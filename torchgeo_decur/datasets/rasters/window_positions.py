@@ -120,18 +120,18 @@ class Positions:
 
 
 def random_positions(rasters: JoinedRasters, area: BaseGeometry) -> Positions:
-    """Find the positions of windows that lie wholly in a part of an area.
+    """Find the positions of windows inside the parts of an area.
 
-    A part that is smaller than a window by no more than the nodata that a window may
-    have, such as a chip that was projected, holds one window.
+    A part slightly smaller than a window, such as a projected chip, holds one window if
+    the rest of the window does not exceed the allowed nodata.
 
     Args:
-        rasters: what to read.
-        area: where windows lie.
+        rasters: the joined rasters.
+        area: area of the windows.
 
     Returns:
-        One position for each pixel that can be the corner of a window. Parts that hold
-        none are left out.
+        One position for each pixel that can be the corner of a window. Parts without room
+        for a window are left out.
     """
     parts, times = separate(rasters, area)
     step = rasters.joined.res
@@ -156,24 +156,24 @@ def random_positions(rasters: JoinedRasters, area: BaseGeometry) -> Positions:
 
 
 def holds_window(rasters: JoinedRasters, area: BaseGeometry) -> bool:
-    """Return whether there is a position in an area, as :func:`random_positions`."""
+    """Return whether an area has room for a window, see :func:`random_positions`."""
     return len(random_positions(rasters, area)) > 0
 
 
 def grid_positions(
     rasters: JoinedRasters, area: BaseGeometry, whole: bool = False
 ) -> Positions:
-    """Lay windows side by side over each part of an area.
+    """Place windows side by side in each part of an area.
 
     Args:
-        rasters: what to read.
-        area: what the windows cover.
-        whole: True for windows that cover all of each part, beyond its border too;
+        rasters: the joined rasters.
+        area: area of the windows.
+        whole: True to cover each part completely; windows then extend beyond its border.
             False for windows within its bounding box, from its north-eastern corner. A
-            part that is a little too small is covered by one window.
+            part slightly too small then gets one window.
 
     Returns:
-        The positions. ``inside`` is not known of those in parts that are no rectangle.
+        The positions. ``inside`` is False for parts that are no rectangles.
     """
     parts, times = separate(rasters, area)
     step, size = rasters.joined.res, np.array(rasters.size)
