@@ -212,7 +212,7 @@ def test_frames_of_several_sizes_in_a_batch(root: Path) -> None:
     dataset = PairedFolders(root, IMAGES, MASK, ['a'])
     assert dataset[1]['mask'].shape == (20, 30)
     message = (
-        r'rgb/2\.png: expected image_rgb of shape \(3, 24, 36\), as of .*rgb/1\.png in the '
+        r'rgb/2\.png: expected image_rgb of shape \(3, 24, 36\) as in .*rgb/1\.png of the '
         r'same batch, found \(3, 20, 30\); set the size of the data'
     )
     with pytest.raises(ValueError, match=message):
@@ -241,7 +241,9 @@ def test_hidden_files_are_no_frames(root: Path) -> None:
 def test_colours_where_classes_are_expected(root: Path, bands: int) -> None:
     colours = np.zeros((bands, 24, 36), np.uint8)
     write_bands(root / 'a' / 'label' / '1.png', colours)
-    found = rf'label/1\.png: expected 1 band\(s\), found {bands}; write masks with one'
+    found = (
+        rf'label/1\.png: expected 1 band\(s\), found {bands}; write masks with a single'
+    )
     with pytest.raises(ValueError, match=found):
         PairedFolders(root, IMAGES, MASK, ['a'])[0]
     write_bands(root / 'a' / 'rgb' / '1.png', np.zeros((4, 24, 36), np.uint8))

@@ -426,7 +426,7 @@ def test_validation_looks_only_into_rasters_with_nodata(
 def test_several_files_of_one_place(tmp_path: Path) -> None:
     for name in ('B2', 'B3'):
         scene(tmp_path / 'x' / f'{name}.tif', 10)
-    refuse(r'x: .* found .*B2\.tif and .*B3\.tif of the same', tmp_path / 'x', 'B2')
+    refuse(r'x: .* found .*B2\.tif and .*B3\.tif for the same', tmp_path / 'x', 'B2')
     refuse(r'expected 2 bands .* found 1 .*\(\?P<band>', tmp_path / 'x', 'B2', 'B3')
 
 
@@ -534,7 +534,7 @@ def test_classes_that_would_read_wrongly(tmp_path: Path) -> None:
     with rasterio.open(path, 'r+') as file:
         file.write_mask(np.where(HOLE, 0, 255).astype(np.uint8) * np.ones((SIZE, 1)))
     refuse(
-        'x: .*has a mask, which Dated does not respect; give the folder by paths',
+        'x: .*has a mask, which Dated ignores; set paths',
         tmp_path / 'x',
         *('first', 'second'),
         dataset='tests.helpers.fake_data.Dated',

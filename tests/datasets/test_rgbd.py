@@ -156,10 +156,10 @@ def test_damaged_metadata(root: Path) -> None:
     content = labels.read_bytes()
     with h5py.File(labels, 'a') as file:
         del file['SUNRGBD2Dseg']['seglabel']
-    with pytest.raises(UnreadableFileError, match=r'SUNRGBD2Dseg\.mat is truncated'):
+    with pytest.raises(UnreadableFileError, match=r'SUNRGBD2Dseg\.mat .* truncated'):
         SUNRGBD(root)
     labels.write_bytes(content[: len(content) // 2])
-    with pytest.raises(UnreadableFileError, match=r'SUNRGBD2Dseg\.mat is truncated'):
+    with pytest.raises(UnreadableFileError, match=r'SUNRGBD2Dseg\.mat .* truncated'):
         SUNRGBD(root)
     labels.write_bytes(content)
     (root / SUNRGBD.official).write_bytes(b'nothing')
@@ -223,7 +223,7 @@ def test_damaged_nyu(tmp_path: Path) -> None:
     with pytest.raises(UnreadableFileError, match=r"equal numbers.*'depths': 4"):
         NYUDepthV2(tmp_path)
     path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(UnreadableFileError, match=r'labeled\.mat is truncated'):
+    with pytest.raises(UnreadableFileError, match=r'labeled\.mat .* truncated'):
         NYUDepthV2(tmp_path)
 
 

@@ -174,7 +174,9 @@ def test_place_of_one_modality_is_left_out(root: Path) -> None:
 
 def test_all_takes_the_common_number_of_dates(root: Path) -> None:
     shutil.rmtree(root / 's2c/0000001' / product('s2c', 0))
-    with pytest.warns(UserWarning, match=r'1 of up to 2 dates, for 1 of 2 .* 0000001'):
+    with pytest.warns(
+        UserWarning, match=r'1 of up to 2 dates, because 1 of 2 .* 0000001'
+    ):
         dataset = SSL4EOS12Pair(root)
     assert dataset.num_dates == 1
     assert date_of(dataset[0], 's1') == date_of(dataset[0], 's2') == [0]
@@ -199,7 +201,7 @@ def test_place_without_dates_is_left_out(root: Path) -> None:
 
 
 def test_too_few_dates(root: Path) -> None:
-    with pytest.raises(ValueError, match='at least num_dates=3 dates, found 2; ask'):
+    with pytest.raises(ValueError, match='at least num_dates=3 dates, found 2; lower'):
         SSL4EOS12Pair(root, date_sampling='independent', num_dates=3)[0]
 
 
