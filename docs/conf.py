@@ -122,7 +122,7 @@ nitpick_ignore_regex = [
     ('py:.*', rf'({"|".join(_OTHERS)})\..*'),
     ('py:exc', r'[A-Z]\w*(Error|Warning)'),
 ]
-# Items of `samples`, which only their dataset looks into, the bases of enums and tasks, and aliases that are spelled
+# Items of `samples`, which only their dataset looks into, the bases of enums, and aliases that are spelled
 # out where they are arguments.
 nitpick_ignore = [
     ('py:class', 'torchgeo_decur.datasets.bigearthnet.BigEarthNetPatch'),
@@ -132,7 +132,6 @@ nitpick_ignore = [
     ('py:class', 'torchgeo_decur.models.encoder.Weights'),
     ('py:class', 'torchgeo_decur.weights.load.Source'),
     ('py:class', 'torchgeo_decur.weights.enums.DeCURWeights'),
-    ('py:class', 'torchgeo_decur.tasks.base.ScaleCheck'),
 ]
 
 

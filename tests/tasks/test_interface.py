@@ -110,7 +110,7 @@ class TestTransfer:
         own = set(options_of(task)) - {'options'}
         for option in own | SHARED_BY_TRANSFER:
             assert f'--model.{option} ' in text
-        assert 'modalities that validation, test and prediction do without' in text
+        assert 'modalities that validation, test and prediction do not use' in text
         assert 'required' not in text.partition('--model.model MODEL ')[2]
 
     def test_options_are_flat(self, task: type[LateFusionTask]) -> None:

@@ -346,8 +346,8 @@ class TestErrors:
         [
             ({'task': 'both'}, r"task must be one of .*, got 'both'"),
             ({'loss': 'soft_margin'}, r"for a multiclass task, got 'soft_margin'"),
-            ({'num_classes': None}, r'num_classes must be given .* got None'),
-            ({'num_labels': 3}, r'num_labels must be left out .* got 3'),
+            ({'num_classes': None}, r'num_classes must be set .* got None'),
+            ({'num_labels': 3}, r'num_labels must be None .* got 3'),
             (
                 {'missing_modalities': ['dem']},
                 r"missing_modalities must be some .* got \['dem'\]",

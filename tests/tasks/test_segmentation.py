@@ -219,5 +219,7 @@ def test_last_training_batch_of_one() -> None:
     }
     task.train()
     task._trainer = trainer()
-    with pytest.raises(ValueError, match=r'two samples or more .*, got 1; leave out'):
+    with pytest.raises(
+        ValueError, match=r'at least two samples .*, got 1; skip the last'
+    ):
         task.training_step(batch, 1)

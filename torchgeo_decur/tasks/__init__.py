@@ -1,6 +1,6 @@
-"""Tasks: what ``torchgeo fit`` trains."""
+"""Tasks that ``torchgeo fit`` trains: pretraining and transfer."""
 
-from .base import CheckedTask, ResumableTask
+from .base import CheckedTask
 from .comm import CoMM
 from .coral import COrAL
 from .cross_modal import CLIP, BarlowTwins, CrossModalSimCLR, VICReg
@@ -24,6 +24,5 @@ __all__ = [
     'LateFusionSegmentation',
     'LateFusionTask',
     'MultimodalPretraining',
-    'ResumableTask',
     'VICReg',
 ]

@@ -1,4 +1,4 @@
-"""CoMM: contrast each modality, and all, with all of them together."""
+"""CoMM: contrastive multimodal learning with one fusion transformer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,18 +19,18 @@ class CoMM(FusionPretraining):
     learning?*, ICLR 2025, https://arxiv.org/abs/2409.07402.
 
     The tokens of all encoders and a class token pass through one transformer; the class
-    token is ``joint``. With the tokens of one modality alone, the same transformer gives
-    what this modality contributes. One projector serves all.
+    token is ``joint``. With the tokens of only one modality, the same transformer gives
+    the contribution of this modality. All class tokens share one projector.
 
-    Features are ``joint``, of the modalities given, whichever they are, and the pooled
-    features of each encoder, by modality, which the loss reaches through their tokens.
-    Embeddings of a modality are those of its class token alone.
+    Features are ``joint`` of the modalities given, and the pooled features of each
+    encoder, which the loss trains through their tokens. The embedding of a modality is
+    the projected class token of only this modality.
 
     Args:
         modalities: number of channels of each modality, by name; none may be called
             'joint', 'shared', 'fusion' or '<other>_unique'.
         model: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, see
+        weights: initial weights of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projector.
         temperature: temperature of InfoNCE.
@@ -90,17 +90,17 @@ class CoMM(FusionPretraining):
         return JointHead(self.encoders.num_channels, *options)
 
     def projector_in_features(self) -> dict[str, int]:
-        """Say what is projected: the class token, of whichever modalities.
+        """Return the input width of the projector of all class tokens.
 
         Returns:
-            Number of its features.
+            Number of features of ``joint``.
         """
         return {'joint': self.hparams['embed_dim']}
 
     def encode_and_project(
         self, images: Mapping[str, Tensor], view: int | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute features and embeddings, of each modality alone and of all.
+        """Compute features and embeddings of each modality and of all together.
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).

@@ -22,31 +22,32 @@ class COrAL(FusionPretraining):
     Masking for Structured Representations*, 2026, https://arxiv.org/abs/2602.14983.
 
     The shared path: tokens of all ``encoders`` pass through one transformer, whose class
-    token is ``shared``. In training, a share of the tokens of one modality is set to
-    zero in each view, of another modality in the other view, so that the transformer
-    has to infer them from the rest; with more modalities than views, the masked ones
-    rotate over the steps. The unique paths: a second encoder of each modality, pooled by
-    attention. Nothing of them is masked.
+    token is ``shared``. In training, each view masks tokens of another modality: they
+    are set to zero, and the transformer must infer them from the rest. With more
+    modalities than views, the masked modalities rotate over the steps.
 
-    Features are the unique ones of each modality given, by its name, ``shared``, and
-    ``joint``: shared and unique of all modalities, one after the other, zeros for the
-    unique features of a modality that is not given.
+    The unique paths: a second encoder of each modality, pooled by attention, without
+    masking.
+
+    Features are the unique features of each modality given, by its name; ``shared``; and
+    ``joint``, the concatenation of shared and all unique features. Unique features of an
+    absent modality are zeros.
 
     Args:
         modalities: number of channels of each modality, by name; none may be called
             'joint', 'shared', 'fusion' or '<other>_unique'.
         model: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, see
+        weights: initial weights of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projectors.
         mask_ratio: probability that a token of the masked modality is set to zero, in
-            [0, 1]; or two, at the start and at the end of the fit, and linear in between.
+            [0, 1]; or two, at the start and at the end of a linear schedule.
         temperature: temperature of InfoNCE.
         orthogonal_weight: weight of the orthogonality.
         unique_weight: weight of the unique terms.
         shared_weight: weight of the shared term.
-        embed_dim: width of the fusion transformer, and number of features of ``shared`` and
-            of each modality.
+        embed_dim: width of the fusion transformer, and number of features of ``shared``
+            and of each modality.
         depth: number of its layers.
         num_heads: number of its attention heads.
         options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
@@ -83,7 +84,7 @@ class COrAL(FusionPretraining):
         ends = [mask_ratio] if isinstance(mask_ratio, int | float) else list(mask_ratio)
         if len(ends) not in (1, 2) or not all(0 <= p <= 1 for p in ends):
             raise ValueError(
-                f'mask_ratio must be one or two in [0, 1], got {mask_ratio}'
+                f'mask_ratio must be one or two numbers in [0, 1], got {mask_ratio}'
             )
         self._steps = math.inf
         super().__init__(
@@ -114,22 +115,22 @@ class COrAL(FusionPretraining):
         return SharedUniqueHead(**options, weights=self.weights)
 
     def projector_in_features(self) -> dict[str, int]:
-        """Say what is projected: what is unique to each modality, and what is shared.
+        """Return the input width of the projectors of unique and shared features.
 
         Returns:
-            Number of features of each.
+            Number of features, by name.
         """
         names = (*self.hparams['modalities'], 'shared')
         return dict.fromkeys(names, self.hparams['embed_dim'])
 
     def on_train_start(self) -> None:
-        """Lay the schedules over all steps of the fit."""
+        """Fit the schedules to the total number of steps."""
         super().on_train_start()
         self._steps = self.total_steps()
 
     @property
     def mask_ratio(self) -> float:
-        """Probability that a token of the masked modality is zero, at this step."""
+        """Return the present probability that a token of the masked modality is zero."""
         option: float | list[float] = self.hparams['mask_ratio']
         ends = [option] if isinstance(option, int | float) else list(option)
         return ends[0] + (ends[-1] - ends[0]) * min(self.global_step / self._steps, 1)
@@ -144,7 +145,7 @@ class COrAL(FusionPretraining):
             view: number of the view in the step, from 0; None outside a step.
 
         Returns:
-            Features by name, shape (B, F), and embeddings of what is unique to each
+            Features by name, shape (B, F), and embeddings of the unique features of each
             modality given and of ``shared``, shape (B, D).
         """
         _, parts = self.encode(images)

@@ -21,10 +21,10 @@ class BarlowTwins(MultimodalPretraining):
         modalities: number of channels of each modality, by name. A single one learns
             from its own two views.
         model: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, see
+        weights: initial weights of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projectors; the last is the number of
-            dimensions D of the embeddings. Without a layer, features are embeddings.
+            dimensions D of the embeddings. Without layers, features are embeddings.
         lambda_param: weight of the off-diagonal elements of the correlation matrix.
         options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
             ``augmentations``, ``optimizer``, ``lr``, ...
@@ -69,10 +69,10 @@ class VICReg(MultimodalPretraining):
         modalities: number of channels of each modality, by name. A single one learns
             from its own two views.
         model: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, see
+        weights: initial weights of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projectors; the last is the number of
-            dimensions D of the embeddings. Without a layer, features are embeddings.
+            dimensions D of the embeddings. Without layers, features are embeddings.
         invariance: weight of the distance between embeddings.
         variance: weight of the variance of each dimension.
         covariance: weight of the covariance of dimensions.
@@ -123,10 +123,10 @@ class CrossModalSimCLR(MultimodalPretraining):
         modalities: number of channels of each modality, by name. A single one learns
             from its own two views.
         model: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, see
+        weights: initial weights of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projectors; the last is the number of
-            dimensions D of the embeddings. Without a layer, features are embeddings.
+            dimensions D of the embeddings. Without layers, features are embeddings.
         temperature: temperature of NT-Xent.
         options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
             ``augmentations``, ``optimizer``, ``lr``, ...
@@ -170,10 +170,10 @@ class CLIP(MultimodalPretraining):
     Args:
         modalities: number of channels of each modality, by name; at least two.
         model: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, see
+        weights: initial weights of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projectors; the last is the number of
-            dimensions D of the embeddings. Without a layer, features are embeddings.
+            dimensions D of the embeddings. Without layers, features are embeddings.
         temperature: start of the temperature.
         options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
             ``augmentations``, ``optimizer``, ``lr``, ...

@@ -19,13 +19,13 @@ class DeCUR(MultimodalPretraining):
     Args:
         modalities: number of channels of each modality, by name; at least two.
         model: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, see
+        weights: initial weights of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projectors; the last is the number of
-            dimensions D of the embeddings. Without a layer, features are embeddings.
+            dimensions D of the embeddings. Without layers, features are embeddings.
         common_ratio: share of the dimensions that are common, in [0, 1]. The paper
-            found 0.875 best for radar and optical, 0.75 for RGB and elevation or depth;
-            1 does not decouple.
+            found 0.875 best for radar and optical images, 0.75 for RGB and elevation or
+            depth; 1 does not decouple.
         lambda_param: weight of the off-diagonal elements of the correlation matrices.
         intra: whether the loss has intra-modal terms.
         options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
@@ -63,7 +63,7 @@ class DeCUR(MultimodalPretraining):
 
     @property
     def common_dim(self) -> int:
-        """Number of common dimensions of the embeddings, the first ones."""
+        """Return the number of common dimensions, the first ones of an embedding."""
         ratio: float = self.hparams['common_ratio']
         widths: list[int] = list(self.hparams['projector'])
         # Without a projector the dimensions are those of the features.
@@ -76,15 +76,15 @@ class DeCUR(MultimodalPretraining):
         self.criterion = DeCURLoss(self.common_dim, *options)
 
     def alignment(self, diagonals: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Summarise the alignment of common and of unique dimensions.
+        """Compute the mean alignment of common and of unique dimensions.
 
         Args:
             diagonals: correlation of each dimension with itself across two modalities,
                 shape (D,), by ``<m>_<n>``.
 
         Returns:
-            ``alignment_common_<m>_<n>`` and ``alignment_unique_<m>_<n>``, scalars; a
-            part without dimensions is left out.
+            ``alignment_common_<m>_<n>`` and ``alignment_unique_<m>_<n>``, scalars; without
+            entries for a part without dimensions.
         """
         parts: dict[str, Tensor] = {}
         for pair, d in diagonals.items():

@@ -1,4 +1,4 @@
-"""Embeddings of all devices, so that every loss computes as on one."""
+"""Gathering of embeddings, so that every loss is the same as on one device."""
 
 import torch
 from lightly.utils import dist
@@ -12,7 +12,7 @@ def gather_embeddings(z: Tensor) -> Tensor:
         z: embeddings of this device, shape (V, B, D).
 
     Returns:
-        Those of all devices, shape (V, N, D), float32 or, where they are, float64.
+        Embeddings of all devices, shape (V, N, D); float64 if they are, else float32.
     """
     z = z if z.dtype == torch.float64 else z.float()
     if dist.world_size() == 1:

@@ -1,4 +1,4 @@
-"""A large batch with the memory of a small one."""
+"""Gradient caching for large batches."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,26 +17,25 @@ def apply_in_micro_batches(
     size: int | None,
     module: nn.Module,
 ) -> Outputs:
-    """Apply a function to a batch in chunks whose activations are not kept.
+    """Apply a function to a batch in micro-batches, without keeping their activations.
 
-    The first pass keeps the outputs of each chunk and nothing that led to them. When
-    the gradient of a loss of all outputs arrives, autograd computes a chunk again, with
-    the same random draws, and lets the gradient through, one chunk after the other. This
-    is the exact gradient of the loss of the whole batch, for the time of one more
-    forward pass; see Gao et al., *Scaling Deep Contrastive Learning Batch Size under
-    Memory Limited Setup*, RepL4NLP 2021, https://arxiv.org/abs/2101.06983.
+    The first pass keeps only the outputs of each micro-batch. When the gradient of a
+    loss of all outputs arrives, autograd computes one micro-batch after the other again,
+    with the same random draws, and propagates its gradient. This gives the exact
+    gradient of the loss of the whole batch, at the cost of one more forward pass; see
+    Gao et al., *Scaling Deep Contrastive Learning Batch Size under Memory Limited
+    Setup*, RepL4NLP 2021, https://arxiv.org/abs/2101.06983.
 
-    A layer that looks at its batch, as BatchNorm does, sees a chunk, in both passes. What
-    it remembers of it, such as running statistics, is of the first pass alone.
+    Layers with batch statistics, such as BatchNorm, see a micro-batch in both passes.
+    Only the first pass updates their buffers, such as running statistics.
 
     Args:
         function: from images by name to dictionaries of tensors, samples first.
         images: images by name, shape (B, ...).
-        size: largest number of samples of a chunk; chunks differ by one sample at most.
-            BatchNorm needs two samples, so a single one is not left over but joins
-            another chunk. None, or B and more, computes all at once and keeps it.
-        module: what the function computes with, whose buffers keep their values in the
-            second pass.
+        size: largest number of samples of a micro-batch; sizes differ by at most one.
+            Since BatchNorm needs two samples, a single remaining sample joins another
+            micro-batch. With None, or B and more, the batch is computed at once.
+        module: module that the function uses; the second pass restores its buffers.
 
     Returns:
         The outputs of the whole batch.
@@ -53,17 +52,17 @@ def apply_in_micro_batches(
         return function(dict(images))
     number = min(-(-samples // size), max(samples // 2, 1))
     names, parts = list(images), [x.tensor_split(number) for x in images.values()]
-    chunks = [
-        dict(zip(names, chunk, strict=True)) for chunk in zip(*parts, strict=True)
+    micro_batches = [
+        dict(zip(names, part, strict=True)) for part in zip(*parts, strict=True)
     ]
     if torch.is_grad_enabled():
         contexts = partial(_contexts, module)
         outputs: list[Outputs] = [
-            checkpoint(function, chunk, use_reentrant=False, context_fn=contexts)
-            for chunk in chunks
+            checkpoint(function, x, use_reentrant=False, context_fn=contexts)
+            for x in micro_batches
         ]
     else:
-        outputs = [function(chunk) for chunk in chunks]
+        outputs = [function(x) for x in micro_batches]
     return tuple(
         {name: torch.cat([x[name] for x in same]) for name in same[0]}
         for same in zip(*outputs, strict=True)
@@ -73,12 +72,13 @@ def apply_in_micro_batches(
 def _contexts(
     module: nn.Module,
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _same_buffers(module)
+    """Return the contexts of the first and the second pass."""
+    return nullcontext(), _restored_buffers(module)
 
 
 @contextmanager
-def _same_buffers(module: nn.Module) -> Iterator[None]:
-    # Not a momentum of 0: the second pass must compute just what the first did.
+def _restored_buffers(module: nn.Module) -> Iterator[None]:
+    # A momentum of 0 is no substitute: both passes must compute the same.
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the objectives share that fuse the tokens of all modalities."""
+"""The base of the objectives that fuse the tokens of all modalities."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ from .pretraining import MultimodalPretraining
 class FusionPretraining(MultimodalPretraining):
     """Base of the self-supervised tasks with a fusion head over tokens.
 
-    Tokens are the places of the last feature map of an encoder, or the tokens of a
-    transformer. A subclass builds the head, and says of what the loss is.
+    Tokens are the positions of the last feature map of an encoder, or the tokens of a
+    transformer. A subclass builds the head and the loss.
 
     Args:
         modalities: number of channels of each modality, by name; none may be called
             'joint', 'shared', 'fusion' or '<other>_unique'.
         model: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, see
+        weights: initial weights of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projectors.
         embed_dim: width of the fusion transformer.
@@ -57,12 +57,12 @@ class FusionPretraining(MultimodalPretraining):
         **options: Any,
     ) -> None:
         """Initialize a new FusionPretraining instance."""
-        # Features, files of the fusion head and files of its encoders.
+        # Names of features, and of the files of the fusion head and its encoders.
         results = {'joint', 'shared', 'fusion', *(f'{m}_unique' for m in modalities)}
         if taken := sorted(results & set(modalities)):
             raise ValueError(
                 "modalities must not be 'joint', 'shared', 'fusion' or '<other>_unique', "
-                f'which the task calls its own results, got {taken}; rename them'
+                f'which are names of results of the task, got {taken}; rename them'
             )
         super().__init__(modalities, model, weights, projector, **options)
 
@@ -72,12 +72,12 @@ class FusionPretraining(MultimodalPretraining):
         self.fusion = self.build_fusion().to(memory_format=torch.channels_last)
 
     def compile_parts(self) -> None:
-        """Compile what a step computes with, in place: names of weights stay."""
+        """Compile also the fusion head and the encoders' tokens in place."""
         super().compile_parts()
         self.fusion.compile()
         encoders: dict[str, Any] = dict(self.encoders.encoders.items())
         for encoder in encoders.values():
-            # Tokens are taken on the way to the features.
+            # Tokens are read before the features are pooled.
             encoder.forward_features = torch.compile(encoder.forward_features)
 
     @abstractmethod
@@ -91,36 +91,36 @@ class FusionPretraining(MultimodalPretraining):
     def encode(
         self, images: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
-        """Compute what depends on a single modality.
+        """Compute what depends on a single modality: encoders and parts of the head.
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
 
         Returns:
-            Features of the encoders, shape (B, ``num_features``), and what the fusion
-            head takes.
+            Features of the encoders, shape (B, ``num_features``), and the input of the
+            fusion head.
         """
         features, tokens = self.encoders.tokens(images)
         return features, self.fusion.parts(images, tokens)
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute features of some or all modalities, alone and together.
+        """Compute features of each modality and joint features.
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
 
         Returns:
-            Features of each modality given and what the fusion head makes of them, such
-            as ``joint``, shape (B, F).
+            Features of each modality given and the results of the fusion head, such as
+            ``joint``, shape (B, F).
         """
         features, parts = self.encode(images)
         return {**features, **self.fusion(parts)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say in the checkpoint how the fusion head is built.
+        """Store the description from which the fusion head can be built.
 
         Args:
-            checkpoint: what is about to be written.
+            checkpoint: content of the checkpoint, changed in place.
         """
         super().on_save_checkpoint(checkpoint)
         checkpoint['fusion'] = self.fusion.description

@@ -1,4 +1,4 @@
-"""The optimisers and schedules that the published recipes use."""
+"""Optimizers and schedules of the published recipes."""
 
 import math
 import re
@@ -17,22 +17,22 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..weights.state_dicts import normalize_key
 
-# Rate of weights, that of biases relative to it, and weight decay.
+# Learning rate of weights, ratio of the rate of biases to it, and weight decay.
 _DEFAULTS = {'lars': (0.05, 0.096, 1e-6), 'adamw': (1e-4, 1.0, 0.01)}
-# lightly's LARS adapts no rate where there is no weight decay at all.
+# Without any weight decay, lightly's LARS does not adapt the rate.
 _NO_DECAY = 1e-12
-# What FSDP, activation checkpoints and torch.compile put into the names of parameters.
+# Parts of the names of parameters that FSDP, activation checkpoints and torch.compile add.
 _WRAPPERS = re.compile(r'(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.')
 # timm's names of plain ResNets: resnet50, resnet10t, resnet18d, resnet50.a1_in1k
 _PLAIN_RESNET = re.compile(r'resnet\d+[a-z]?(\..*)?')
 
 
 class WarmupCosine(CosineWarmupScheduler):  # type: ignore[misc]
-    """The schedule of a pretraining; one of a callback or user is of another class."""
+    """Schedule of pretraining; schedules of callbacks and users have other classes."""
 
 
 class EpochShare(LambdaLR):
-    """The schedule of a transfer; one of a callback or user is of another class."""
+    """Schedule of a transfer; schedules of callbacks and users have other classes."""
 
 
 def build_optimizer(
@@ -45,12 +45,14 @@ def build_optimizer(
     fused: bool = True,
     ndims: Mapping[str, int] | None = None,
 ) -> Optimizer:
-    """Build an optimiser with biases and normalisation parameters in their own group.
+    """Build an optimizer with biases and normalisation parameters in their own group.
 
-    That group has no weight decay, and with LARS no adaptation of the rate.
+    This group has no weight decay, and LARS does not adapt its rate. Groups are not those
+    of timm: these have no rate for biases, and FSDP changes the number of dimensions that
+    they depend on.
 
     Args:
-        module: whose parameters to optimise.
+        module: module with the parameters to optimize.
         models: names of the timm models in it, for the default of ``name``.
         name: 'adamw' or 'lars'; by default 'lars' if all models are plain ResNets.
         lr: learning rate; by default 1e-4 for AdamW and 0.05 for LARS.
@@ -58,12 +60,12 @@ def build_optimizer(
             for LARS.
         weight_decay: by default 0.01 for AdamW and 1e-6 for LARS.
         fused: whether AdamW may update all parameters in one kernel.
-        ndims: number of dimensions of each parameter as it was built, see
-            :func:`parameter_ndims`; by default those that it has now.
+        ndims: number of dimensions of each parameter when it was built, see
+            :func:`parameter_ndims`; by default the present number.
 
     Returns:
-        The optimiser. A checkpoint of it that is loaded brings its state, not its
-        options, see :func:`reset_lr_schedule`.
+        The optimizer. Loading a checkpoint restores its state, not its options, see
+        :func:`reset_lr_schedule`.
 
     Example:
         >>> optimizer = build_optimizer(nn.Linear(4, 4), ['resnet50'])
@@ -91,20 +93,20 @@ def build_optimizer(
         },
     ]
     if name == 'lars':
-        return _with_own_options(LARS(groups, lr=lr, momentum=0.9))
+        return _with_options_of_run(LARS(groups, lr=lr, momentum=0.9))
     return _adamw(groups, fused)
 
 
 def parameter_ndims(module: nn.Module) -> dict[str, int]:
     """Count the dimensions of the parameters.
 
-    FSDP makes each parameter a vector and wraps modules, so a task counts before.
+    FSDP later flattens each parameter into a vector and wraps modules.
 
     Args:
-        module: has the parameters.
+        module: module with the parameters.
 
     Returns:
-        The numbers, by name without what wrappers add.
+        The numbers, by name of the parameter without additions of wrappers.
 
     Example:
         >>> parameter_ndims(nn.Linear(4, 2))
@@ -124,30 +126,30 @@ def build_transfer_optimizer(
     epochs: int | None = None,
     fused: bool = True,
 ) -> tuple[Optimizer, EpochShare]:
-    """Build the optimiser of a transfer, and a schedule that is stepped every epoch.
+    """Build the optimizer of a transfer, and a schedule that is stepped every epoch.
 
     Args:
-        model: has ``encoders``; frozen parameters are left out.
+        model: model with ``encoders``; frozen parameters are skipped.
         optimizer: 'adamw', or 'sgd' with momentum 0.9.
         lr: learning rate.
         lr_backbone: learning rate of the encoders, by default ``lr``.
-        layer_decay: rate of each layer of an encoder relative to that of the layer after
-            it; the last one learns at ``lr_backbone``. Layers are timm's, and so are the
-            parameters without weight decay, such as biases. By default all layers
-            learn at one rate.
+        layer_decay: ratio of the rate of each layer of an encoder to the rate of the
+            next layer; the last layer has ``lr_backbone``. Layers and parameters without
+            weight decay, such as biases, are timm's. By default all layers have the
+            same rate.
         weight_decay: weight decay of all other parameters.
         lr_schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
-            'cosine' lets them fall to 0, 'constant' keeps them.
-        epochs: epochs of the fit; a schedule other than 'constant' needs them.
+            'cosine' decays them to 0, 'constant' keeps them.
+        epochs: epochs of the fit; required unless the schedule is 'constant'.
         fused: whether AdamW may update all parameters in one kernel.
 
     Returns:
-        The optimiser and the scheduler. A checkpoint of them that is loaded brings their
-        state, not their options, see :func:`reset_lr_schedule`.
+        The optimizer and the scheduler. Loading a checkpoint restores their state, not
+        their options, see :func:`reset_lr_schedule`.
 
     Raises:
-        ValueError: if a name is unknown, the fit has no end that a schedule needs, or
-            ``layer_decay`` is not in (0, 1] or of a model whose layers timm does not know.
+        ValueError: if a name is unknown, the fit has no end that the schedule needs,
+            ``layer_decay`` is not in (0, 1], or timm does not know the layers of a model.
 
     Example:
         >>> model = nn.ModuleDict({'encoders': nn.Linear(4, 4), 'head': nn.Linear(4, 2)})
@@ -185,23 +187,23 @@ def build_transfer_optimizer(
     groups += layers
     if optimizer == 'sgd':
         sgd = SGD(groups, lr, momentum=0.9, weight_decay=weight_decay)
-        built = _with_own_options(sgd)
+        built = _with_options_of_run(sgd)
     else:
         built = _adamw(groups, fused, lr=lr, weight_decay=weight_decay)
     return built, EpochShare(built, partial(_share, lr_schedule, epochs or 1))
 
 
 def warmup_steps(epochs: float, steps: float, batches: float, max_epochs: int) -> int:
-    """Count the optimiser steps of a warm-up.
+    """Count the optimizer steps of a warm-up.
 
     Args:
         epochs: epochs of the warm-up.
-        steps: optimiser steps of the fit; infinity where nothing but time ends it.
-        batches: optimiser steps of an epoch; infinity for data without a length.
+        steps: optimizer steps of the fit; infinity if it is open-ended.
+        batches: optimizer steps of an epoch; infinity for data without a length.
         max_epochs: epochs of the fit, or -1.
 
     Returns:
-        The number.
+        The number of steps.
 
     Raises:
         ValueError: if the warm-up is longer than the fit, or an epoch has no length.
@@ -212,9 +214,9 @@ def warmup_steps(epochs: float, steps: float, batches: float, max_epochs: int) -
     """
     if epochs and math.isinf(batches):
         raise ValueError(
-            f'warmup_epochs must be 0 for data without a length, got {epochs}'
+            f'warmup_epochs must be 0 for data without a length, got {epochs}; set it to 0'
         )
-    # A fit of some epochs that is cut short by max_steps warms up by the same share.
+    # If max_steps cuts a fit short, the share of the warm-up stays the same.
     if not epochs:
         return 0
     per_epoch = steps / max_epochs if max_epochs > 0 else math.ceil(batches)
@@ -223,23 +225,23 @@ def warmup_steps(epochs: float, steps: float, batches: float, max_epochs: int) -
         limit = max_epochs if max_epochs > 0 else steps / per_epoch
         raise ValueError(
             f'warmup_epochs must be in [0, {limit:g}], the epochs of this fit, '
-            f'got {epochs}'
+            f'got {epochs}; lower it, or set a longer fit'
         )
     return warmup
 
 
-def reset_lr_schedule(scheduler: LambdaLR, options: Optimizer) -> None:
-    """Set the rates of this step, or epoch, by the options of this run.
+def reset_lr_schedule(scheduler: LambdaLR, fresh: Optimizer) -> None:
+    """Set the learning rates of this step, or epoch, from the options of this run.
 
-    After a checkpoint was loaded, the rates are those of the run that wrote it. After a
-    callback such as ``LearningRateFinder``, they are those that it tried.
+    A loaded checkpoint sets the rates of the run that wrote it. A callback such as
+    ``LearningRateFinder`` leaves the rates that it tried.
 
     Args:
-        scheduler: changed in place, and its optimiser with it.
-        options: an optimiser that was built by the options and is in a new schedule.
+        scheduler: scheduler, changed in place together with its optimizer.
+        fresh: optimizer of a new schedule, built from the options of this run.
     """
     groups = scheduler.optimizer.param_groups
-    for group, new in zip(groups, options.param_groups, strict=True):
+    for group, new in zip(groups, fresh.param_groups, strict=True):
         group['initial_lr'] = new['initial_lr']
     scheduler.base_lrs = [group['initial_lr'] for group in groups]
     for group, share in zip(groups, scheduler.lr_lambdas, strict=True):
@@ -247,7 +249,7 @@ def reset_lr_schedule(scheduler: LambdaLR, options: Optimizer) -> None:
 
 
 def _share(lr_schedule: str, epochs: int, epoch: int) -> float:
-    """Share of its rate at which a parameter learns in an epoch."""
+    """Return the factor of the learning rates in an epoch."""
     if lr_schedule == 'step':
         passed = sum(epoch >= round(part * epochs) for part in (0.6, 0.8))
         return 0.1**passed
@@ -257,26 +259,26 @@ def _share(lr_schedule: str, epochs: int, epoch: int) -> float:
 
 
 def _adamw(groups: list[dict[str, Any]], fused: bool, **options: Any) -> Optimizer:
-    """AdamW in one pass over the parameters where torch has that for their device."""
+    """Build AdamW, fused if torch supports it on the device of the parameters."""
     devices = {p.device.type for group in groups for p in group['params']}
     one_pass = (fused and devices <= {'cpu', 'cuda'}) or None
-    return _with_own_options(AdamW(groups, fused=one_pass, **options))
+    return _with_options_of_run(AdamW(groups, fused=one_pass, **options))
 
 
-def _with_own_options(optimizer: Optimizer) -> Optimizer:
-    optimizer.register_load_state_dict_pre_hook(_own_options)
+def _with_options_of_run(optimizer: Optimizer) -> Optimizer:
+    optimizer.register_load_state_dict_pre_hook(_keep_options)
     return optimizer
 
 
-def _own_options(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """Put the options of an optimiser in the place of those that a checkpoint has."""
+def _keep_options(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Replace the options in the state of a checkpoint by the options of this run."""
     own, stored = optimizer.param_groups, state['param_groups']
-    expected, found = _kind(own), _kind(stored)
+    expected, found = _describe(own), _describe(stored)
     if expected != found:
         raise ValueError(
-            f'the checkpoint must be of the optimizer of this run, expected {expected}, '
-            f'found {found}; leave optimizer and what is trained (layer_decay, '
-            'freeze_backbone) as they were, or start a fit with these weights'
+            f'checkpoint must have the optimizer of this run, expected {expected}, '
+            f'found {found}; set optimizer, layer_decay and freeze_backbone as in that run, '
+            'or start a new fit with these weights'
         )
     kept = ('initial_lr', 'weight_decay')
     groups = [
@@ -286,7 +288,7 @@ def _own_options(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
     return state | {'param_groups': groups}
 
 
-def _kind(groups: list[dict[str, Any]]) -> str:
+def _describe(groups: list[dict[str, Any]]) -> str:
     names = {'betas': 'adamw', 'trust_coefficient': 'lars'}
     name = next((name for key, name in names.items() if key in groups[0]), 'sgd')
     sizes = ' + '.join(str(len(group['params'])) for group in groups)
@@ -294,7 +296,7 @@ def _kind(groups: list[dict[str, Any]]) -> str:
 
 
 class _Layered:
-    """What timm asks of a model to group its parameters, for a pyramid too."""
+    """Adapter that lets timm group the parameters of an encoder or a pyramid."""
 
     def __init__(self, module: nn.Module, layers: Mapping[str, int]) -> None:
         self.named_parameters = module.named_parameters
@@ -307,15 +309,15 @@ class _Layered:
 def _layers(
     encoder: nn.Module, model: str, lr: float, layer_decay: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Groups of one encoder, each of one layer, with its rate."""
-    # A pyramid has the parameters of the model, but does not know its layers.
+    """Return parameter groups of one encoder, one or more for each layer."""
+    # A pyramid has the parameters of the model, but not its layers.
     whole: Any = encoder
     if not hasattr(encoder, 'group_matcher'):
         whole = timm.create_model(model, num_classes=0)
     if not hasattr(whole, 'group_matcher'):
         raise ValueError(
-            f'layer_decay needs a model whose layers timm knows, got {model!r}; leave it '
-            'out, and set lr_backbone'
+            f'layer_decay needs a model whose layers timm knows, got {model!r}; remove '
+            'layer_decay and set lr_backbone'
         )
     found = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
     named: Iterable[str] = getattr(whole, 'no_weight_decay', set)()

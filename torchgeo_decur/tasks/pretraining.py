@@ -1,11 +1,13 @@
-"""The one self-supervised training step that all objectives share."""
+"""The self-supervised training step that all objectives share."""
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import combinations
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -18,53 +20,67 @@ from ..modalities import per_modality, pick_date, split
 from ..models import MultimodalEncoder, build_projectors
 from ..models.encoder import Weights
 from ..transforms import Augmentation, default_augmentations
-from .base import FiniteGuard, ResumableTask
+from .base import CheckedTask, FiniteGuard
 from .distributed import gather_embeddings
 from .gradient_cache import apply_in_micro_batches
-from .optimizers import WarmupCosine, build_optimizer, reset_lr_schedule, warmup_steps
+from .optimizers import (
+    WarmupCosine,
+    build_optimizer,
+    parameter_ndims,
+    reset_lr_schedule,
+    warmup_steps,
+)
 
 NUM_VIEWS = 2  #: Views of each modality in a step.
 
 
-class MultimodalPretraining(ResumableTask):
+# The scale of a gradient scaler starts at 2 ** 16 and is halved by each step that it skips.
+# After so many skipped steps, the scale is no longer the cause.
+_MAX_SKIPPED = 16
+
+
+class MultimodalPretraining(CheckedTask):
     """Base of the self-supervised tasks: encoders, projectors and the training step.
 
-    A subclass sets ``self.criterion`` in ``configure_losses``. In each step every
-    modality is seen in two views, each with its own random date and augmentation; all
-    embeddings are gathered from all devices, with gradient, and the criterion computes
-    the loss as on one device. Random draws of a step depend on the seed of the run, the
-    epoch, the batch and the device alone, so a resumed fit repeats none and misses none.
+    A subclass sets ``self.criterion`` in ``configure_losses``. Each step makes two views
+    of every modality, each with its own random date and augmentation. Embeddings are
+    gathered from all devices, with gradient, so that the criterion computes the loss as
+    on one device.
+
+    Random draws of a step depend only on the seed of the run, the epoch, the batch and
+    the device. A resumed fit therefore gives the same result as an uninterrupted one. A
+    model that diverged is neither stored nor exported.
 
     Logged: the loss and its parts (``train_loss``, ``train_<part>``) in the steps that
     loggers get, and on the validation split (``val_loss``, ``val_<part>``); the learning
-    rate; and at the end of each epoch, from its last batch, the signs of collapse
-    ``std_<m>`` (1 when features spread over all directions, 0 when all are one) and
-    ``rank_<m>`` (effective rank of the embeddings), and the cross-modal ``alignment_*``
-    (mean correlation of a dimension with itself in the other modality).
+    rate. The last batch of each epoch gives metrics of collapse: ``std_<m>`` (1 if
+    features spread over all directions, 0 if all are equal) and ``rank_<m>`` (effective
+    rank of the embeddings). It also gives ``alignment_*``, the mean correlation of a
+    dimension with the same dimension of another modality.
 
     Args:
         modalities: number of channels of each modality, by name.
         model: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, see
+        weights: initial weights of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projectors; the last is the number of
-            dimensions D of the embeddings. Without a layer, features are embeddings.
+            dimensions D of the embeddings. Without layers, features are embeddings.
         size: height and width in pixels of the views of the default augmentations.
-        augmentations: augmentation of a modality, on images in [0, 1]; where none is
-            given, that of :data:`~torchgeo_decur.transforms.PRESETS`.
-        optimizer: 'adamw' or 'lars'. By default 'lars' for a plain ResNet, as Barlow
-            Twins, and 'adamw' for others.
+        augmentations: augmentation of each modality, on images in [0, 1]; by default
+            that of :data:`~torchgeo_decur.transforms.PRESETS`.
+        optimizer: 'adamw' or 'lars'. By default 'lars' for plain ResNets, as in Barlow
+            Twins, and 'adamw' for other models.
         lr: learning rate; by default 1e-4 for AdamW and 0.05 for LARS.
         lr_biases: learning rate of biases and normalisation parameters; by default
             ``lr`` for AdamW and 0.096 ``lr`` for LARS.
-        weight_decay: of all other parameters; by default 0.01 for AdamW and 1e-6 for
-            LARS.
-        warmup_epochs: epochs of linear warm-up, before a cosine to 0 over the fit.
-        micro_batch_size: samples of a view whose activations are in memory at one time; the
-            loss and its gradient stay those of the whole batch, and BatchNorm sees a
-            chunk. By default the batch.
-        compile: whether encoders, projectors and loss are compiled by ``torch.compile``.
-            The first step then takes minutes; checkpoints do not change.
+        weight_decay: weight decay of all other parameters; by default 0.01 for AdamW and
+            1e-6 for LARS.
+        warmup_epochs: epochs of linear warm-up; a cosine to 0 follows.
+        micro_batch_size: samples of a view whose activations are in memory at one time
+            (gradient caching). The loss and its gradient are those of the whole batch;
+            BatchNorm sees a micro-batch. By default the batch.
+        compile: whether ``torch.compile`` compiles encoders, projectors and loss. The
+            first step then takes minutes; checkpoints stay the same.
 
     Raises:
         ValueError: if an option is out of range or does not name the modalities.
@@ -97,11 +113,15 @@ class MultimodalPretraining(ResumableTask):
             raise ValueError(f"optimizer must be 'adamw' or 'lars', got {optimizer!r}")
         if micro_batch_size is not None and micro_batch_size < 2:
             raise ValueError(
-                'micro_batch_size must be at least 2, as BatchNorm compares the samples of a '
-                f'chunk, got {micro_batch_size}'
+                'micro_batch_size must be at least 2, because BatchNorm needs two samples, '
+                f'got {micro_batch_size}'
             )
         self.weights = weights
+        self._run_seed: int | None = None
+        self._guard = FiniteGuard()
         super().__init__()
+        # FSDP flattens parameters later.
+        self._ndims = parameter_ndims(self)
         if compile:
             self.compile_parts()
         self.augmentations = default_augmentations(modalities, size)
@@ -119,28 +139,28 @@ class MultimodalPretraining(ResumableTask):
 
     @property
     def model(self) -> MultimodalEncoder:
-        """The encoders, under the name that TorchGeo gives what a task trains."""
+        """Return the encoders, under the name that TorchGeo gives the trained model."""
         return self.encoders
 
     def projector_in_features(self) -> dict[str, int]:
-        """Say what is projected.
+        """Return the input width of each projector.
 
         Returns:
-            Number of features that each projector takes, by name.
+            Number of features, by name of the projector.
         """
         return self.encoders.num_features
 
     def compile_parts(self) -> None:
-        """Compile what a step computes with, in place: names of weights stay."""
+        """Compile encoders, projectors and loss in place; names of weights stay."""
         parts = (self.encoders.encoders, self.projectors)
         for module in (*(m for part in parts for m in part.values()), self.criterion):
             module.compile()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimiser and its schedule; :meth:`on_train_start` sets its length.
+        """Build the optimizer and its schedule; :meth:`on_train_start` sets its length.
 
         Returns:
-            Optimiser, and scheduler stepped with every optimiser step.
+            Optimizer, and scheduler stepped with every optimizer step.
         """
         schedule = self._schedule()
         return {
@@ -148,12 +168,21 @@ class MultimodalPretraining(ResumableTask):
             'lr_scheduler': {'scheduler': schedule, 'interval': 'step'},
         }
 
-    def on_train_start(self) -> None:
-        """Lay warm-up and cosine over all steps of the fit; without an end, no cosine.
+    def on_fit_start(self) -> None:
+        """Store the seed of the run, unless a checkpoint has set it."""
+        if self._run_seed is None:
+            self._run_seed = torch.initial_seed()
+        # Reset the guard: a failed fit must not affect the next one.
+        scales = getattr(self.trainer.precision_plugin, 'scaler', None) is not None
+        self._guard = FiniteGuard(patience=_MAX_SKIPPED if scales else 0)
 
-        Asking for the number of steps any earlier would make Lightning begin to load
-        data before a checkpoint has said where to go on. A schedule that a callback put
-        in the place of the task's own is left as it is.
+    def on_train_start(self) -> None:
+        """Fit the schedule to the total number of steps.
+
+        An open-ended fit has no cosine decay. A schedule that a callback has set stays.
+
+        The number of steps is not read earlier, because Lightning would then load data
+        before the checkpoint gives the position to resume from.
 
         Raises:
             ValueError: if the warm-up is longer than the fit, or an epoch has no length.
@@ -161,7 +190,7 @@ class MultimodalPretraining(ResumableTask):
         schedule = self.lr_schedulers()
         if not isinstance(schedule, WarmupCosine):
             if type(schedule).__module__ == 'lightning.pytorch.tuner.lr_finder':
-                # It tries rates until the loss diverges, and then puts the weights back.
+                # It tries rates until the loss diverges, and then restores the weights.
                 self._guard = FiniteGuard(patience=math.inf)
             return
         trainer, steps = self.trainer, self.total_steps()
@@ -171,14 +200,56 @@ class MultimodalPretraining(ResumableTask):
         schedule.max_epochs = steps
         reset_lr_schedule(schedule, self._schedule().optimizer)
 
+    def on_train_end(self) -> None:
+        """Refuse a model that diverged in its last steps, before it is exported.
+
+        Raises:
+            FloatingPointError: if a part of the loss was NaN or infinite.
+        """
+        self._guard.check(self.global_step, ended=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the seed of the run, and refuse to store a model that diverged.
+
+        Args:
+            checkpoint: content of the checkpoint, changed in place.
+
+        Raises:
+            FloatingPointError: if a part of the loss was NaN or infinite.
+        """
+        self._guard.check(self.global_step)
+        super().on_save_checkpoint(checkpoint)
+        checkpoint['run_seed'] = self._run_seed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the seed of the run, and refuse the checkpoint of another model.
+
+        Augmentations stay those of this task: they are options of the run, which
+        ``load_from_checkpoint`` does not know.
+
+        Args:
+            checkpoint: content of the checkpoint, changed in place.
+
+        Raises:
+            ValueError: naming the task, or each hyperparameter of the architecture,
+                that differs.
+        """
+        super().on_load_checkpoint(checkpoint)
+        self._run_seed = checkpoint.get('run_seed')
+        state = checkpoint['state_dict']
+        own = self.augmentations.state_dict(prefix='augmentations.')
+        checkpoint['state_dict'] = own | {
+            k: v for k, v in state.items() if not k.startswith('augmentations.')
+        }
+
     def total_steps(self) -> float:
-        """Count the optimiser steps of the fit.
+        """Count the optimizer steps of the fit.
 
         Returns:
-            The number; infinity where nothing but time ends it.
+            The number; infinity if the fit is open-ended.
         """
         steps = self.trainer.estimated_stepping_batches
-        # What Lightning says of data without a length.
+        # Lightning's value for data without a length is -1.
         return math.inf if steps < 0 else steps
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -196,7 +267,7 @@ class MultimodalPretraining(ResumableTask):
     def encode_and_project(
         self, images: Mapping[str, Tensor], view: int | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute features and embeddings: the step that an objective may override.
+        """Compute features and embeddings; an objective may override this method.
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
@@ -222,7 +293,7 @@ class MultimodalPretraining(ResumableTask):
     def compute_loss(
         self, images: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """Compute the loss of a batch: views, embeddings, gathering, criterion.
+        """Compute the loss of a batch: make views, embed, gather, apply the criterion.
 
         Args:
             images: images of every modality in [0, 1], shape (B, C, H, W) or
@@ -230,8 +301,8 @@ class MultimodalPretraining(ResumableTask):
 
         Returns:
             The loss and its parts, scalars; the features of the first view on this
-            device, shape (B, F); and all embeddings, shape (V, N, D), float32
-            or, where the model is, float64.
+            device, shape (B, F); and the embeddings of all devices, shape (V, N, D),
+            float32, or float64 if the model is.
         """
         first: dict[str, Tensor] = {}
         z: dict[str, list[Tensor]] = {}
@@ -271,7 +342,6 @@ class MultimodalPretraining(ResumableTask):
         images = self._images(batch, batch_idx)
         self._seed(self.current_epoch, batch_idx)
         terms, h, z = self.compute_loss(images)
-        last = self.trainer.is_last_batch
         self._guard.add(terms)
         size = len(next(iter(h.values())))
         if self._should_log(batch_idx):
@@ -280,10 +350,10 @@ class MultimodalPretraining(ResumableTask):
             self.log_dict(parts, prog_bar=True, batch_size=size)
             rate = self.trainer.optimizers[0].param_groups[0]['lr']
             self.log('lr', rate, batch_size=size)
-        if last:
-            signs = self.collapse_metrics(h, z)
+        if self.trainer.is_last_batch:
+            metrics = self.collapse_metrics(h, z)
             log = partial(self.log_dict, on_step=False, on_epoch=True, prog_bar=True)
-            log(signs, batch_size=size, sync_dist=True)
+            log(metrics, batch_size=size, sync_dist=True)
         return terms['loss']
 
     def validation_step(
@@ -291,7 +361,7 @@ class MultimodalPretraining(ResumableTask):
     ) -> None:
         """Compute the loss of a validation batch, with the same views in every epoch.
 
-        A last batch of one sample has no loss and is left out.
+        A last batch of one sample has no loss and is skipped.
 
         Args:
             batch: ``image_<m>`` of every modality, in [0, 1].
@@ -325,8 +395,8 @@ class MultimodalPretraining(ResumableTask):
 
         Returns:
             ``features`` and ``embeddings``, each a dictionary by modality of tensors
-            (B, ``num_features``) and (B, D), and everything in the batch that is no
-            image: bounds, transform, labels, ids.
+            (B, ``num_features``) and (B, D); and all other entries of the batch, such as
+            bounds, transform, labels and ids.
         """
         images = split(batch, self.hparams['modalities'])
         features, embeddings = self.encode_and_project(
@@ -339,7 +409,7 @@ class MultimodalPretraining(ResumableTask):
     def collapse_metrics(
         self, h: Mapping[str, Tensor], z: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Measure collapse and alignment.
+        """Compute metrics of collapse and alignment.
 
         Args:
             h: features by modality, shape (B, ``num_features``).
@@ -358,10 +428,10 @@ class MultimodalPretraining(ResumableTask):
         return {**std, **rank, **self.alignment(diagonals)}
 
     def alignment(self, diagonals: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Summarise the correlation of each dimension with itself across modalities.
+        """Compute the mean correlation of a dimension with itself across modalities.
 
         Args:
-            diagonals: the correlations, shape (D,), by ``<m>_<n>``.
+            diagonals: correlation of each dimension, shape (D,), by ``<m>_<n>``.
 
         Returns:
             ``alignment_<m>_<n>``, scalars.
@@ -390,8 +460,8 @@ class MultimodalPretraining(ResumableTask):
         if size < 2 and batch_idx > 0:
             return
         images = self._images(batch, batch_idx)
-        # What draws next, such as the order of an epoch, must not repeat itself.
-        with self._forked():
+        # Later draws, such as the order of an epoch, must not repeat.
+        with self._forked_rng():
             self._seed(-1, batch_idx)
             terms, _, _ = self.compute_loss(images)
         parts = {f'{stage}_{k}': v for k, v in terms.items()}
@@ -400,3 +470,14 @@ class MultimodalPretraining(ResumableTask):
     def _view(self, modality: str, x: Tensor) -> Tensor:
         view: Tensor = self.augmentations[modality](pick_date(x))
         return view.contiguous(memory_format=torch.channels_last)
+
+    def _forked_rng(self) -> AbstractContextManager[None]:
+        """Return a context that restores the random states of CPU and GPU at its end."""
+        devices = [self.device] if self.device.type == 'cuda' else []
+        return torch.random.fork_rng(devices)
+
+    def _seed(self, *step: int) -> None:
+        """Seed all draws of a step by the run, the step and the device."""
+        words = [abs(self._run_seed or 0), *(s + 1 for s in step), self.global_rank]
+        state = np.random.SeedSequence(words).generate_state(1, np.uint64)
+        torch.manual_seed(int(state[0]))

@@ -1,7 +1,8 @@
-"""What the transfer tasks share: batches, metrics over the split, missing modalities."""
+"""The base of the transfer tasks: batches, metrics of the split, missing modalities."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count, takewhile
 from typing import Any, Literal, cast
 
@@ -21,57 +22,65 @@ from ...modalities import pick_date, split
 from ...models import LateFusion
 from ...models.encoder import Weights
 from ...transforms import PairedCrop
-from ..base import CheckedTask, batch_of
+from ..base import CheckedTask
 from ..optimizers import EpochShare, build_transfer_optimizer, reset_lr_schedule
 from .masked_loss import LabelGuard, MaskedLoss, target_weights
 from .modality_subsets import SubsetMetrics, collect
 
-_FIGURES = 10
+# Batches of a validation epoch of which loggers get a figure.
+_MAX_FIGURES = 10
+
+_LOSSES = {
+    'binary': ('bce', 'jaccard', 'focal', 'dice'),
+    'multiclass': ('ce', 'jaccard', 'focal', 'dice'),
+    'multilabel': ('soft_margin', 'bce', 'jaccard', 'focal', 'dice'),
+}
 
 
 class LateFusionTask(ClassificationMixin, CheckedTask):
-    """Base of the transfer tasks, with the metrics of TorchGeo's own.
+    """Base of the transfer tasks, with the metrics of TorchGeo's tasks.
 
     A subclass builds ``self.model``, a
     :class:`~torchgeo_decur.models.LateFusion`, and predicts.
-    Metrics gather predictions over the whole split and are computed once at its end:
-    a mean over batches is another number.
+    Metrics collect the predictions of the whole split and are computed once at its end:
+    a mean over batches would be another number.
 
     Args:
         modalities: number of channels of each modality, by name.
         model: see the subclass.
-        weights: start of the encoders, see
+        weights: initial weights of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         bands: names of the bands of the images, by modality, such as ``{s2: [B2, B3, B4,
-            B8]}``: the first convolution of weights that name theirs is adapted.
+            B8]}``. The first convolution of weights with named bands is adapted to them.
         task: 'binary', 'multiclass' or 'multilabel'.
         num_classes: number of classes of a multiclass task.
         num_labels: number of labels of a multilabel task.
-        labels: names of the classes, for the metrics of each.
+        labels: names of the classes, for the metrics of each class.
         loss: 'ce' (multiclass), 'soft_margin' (multilabel), 'bce' (binary and
             multilabel), 'jaccard', 'focal' or 'dice'.
         class_weights: weight of each class in 'ce'.
-        ignore_index: class that counts neither in the loss nor in the metrics; not with
+        ignore_index: class that neither the loss nor the metrics count; not valid with
             'jaccard'.
-        label_key: key of the batch that has the target.
+        label_key: key of the target in the batch.
         crop_scale: range of the share of the area that random crops of training images
-            keep, such as [0.8, 1.0]; flips come with them, and all modalities, and the
-            map, of a sample are moved as one. By default nothing is augmented.
-        freeze_backbone: train what follows the encoders alone: they get no gradient, and
-            their normalisation layers keep their statistics.
-        missing_modalities: modalities that validation, test and prediction do without.
-        modality_dropout: in training, probability that a modality of a sample is left
-            out; at least one always stays.
-        test_modality_subsets: whether the test also scores every subset of the modalities, and
-            prints a table of them.
-        optimizer: 'adamw' or 'sgd' with momentum 0.9.
+            keep, such as [0.8, 1.0]. Flips are added; all modalities and the map of a
+            sample get the same crop and flips. By default there is no augmentation.
+        freeze_backbone: whether only the layers after the encoders are trained: encoders
+            get no gradient, and their normalisation layers keep their statistics.
+        missing_modalities: modalities that validation, test and prediction do not use.
+        modality_dropout: probability in training that a modality of a sample is dropped;
+            at least one always stays.
+        test_modality_subsets: whether the test also scores every subset of the
+            modalities, and prints a table of the scores.
+        optimizer: 'adamw', or 'sgd' with momentum 0.9.
         lr: learning rate.
         lr_backbone: learning rate of the encoders, by default ``lr``.
-        layer_decay: rate of each layer of an encoder relative to that of the layer after
-            it, in (0, 1]; the last one learns at ``lr_backbone``. By default all do.
+        layer_decay: ratio of the rate of each layer of an encoder to the rate of the
+            next layer, in (0, 1]; the last layer has ``lr_backbone``. By default all
+            layers have the same rate.
         weight_decay: weight decay of all parameters.
         lr_schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
-            'cosine' lets them fall to 0, 'constant' keeps them.
+            'cosine' decays them to 0, 'constant' keeps them.
 
     Raises:
         ValueError: if options contradict each other.
@@ -106,32 +115,63 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         loss: Literal['ce', 'bce', 'soft_margin', 'jaccard', 'focal', 'dice'] = 'ce',
         class_weights: list[float] | None = None,
         ignore_index: int | None = None,
-        label_key: str,
+        label_key: str = 'label',
         crop_scale: Sequence[float] | None = None,
         freeze_backbone: bool = False,
         missing_modalities: Sequence[str] = (),
         modality_dropout: float = 0.0,
         test_modality_subsets: bool = False,
         optimizer: Literal['adamw', 'sgd'] = 'adamw',
-        lr: float,
+        lr: float = 1e-3,
         lr_backbone: float | None = None,
         layer_decay: float | None = None,
-        weight_decay: float,
+        weight_decay: float = 0.0,
         lr_schedule: Literal['constant', 'step', 'cosine'] = 'constant',
     ) -> None:
         """Initialize a new LateFusionTask instance."""
         self.weights = weights
-        self.missing_modalities = missing_modalities
-        self.test_modality_subsets = test_modality_subsets
         super().__init__()
 
     @property
     def num_outputs(self) -> int:
-        """Number of logits of a sample or pixel."""
+        """Return the number of logits of a sample or pixel."""
         return self.hparams['num_classes'] or self.hparams['num_labels'] or 1
 
+    def configure_models(self) -> None:
+        """Check the options; a subclass then builds the model.
+
+        Raises:
+            ValueError: if options contradict each other.
+        """
+        options = self.hparams
+        task, loss = options['task'], options['loss']
+        if task not in _LOSSES:
+            raise ValueError(f'task must be one of {list(_LOSSES)}, got {task!r}')
+        if loss not in _LOSSES[task]:
+            raise ValueError(
+                f'loss must be one of {list(_LOSSES[task])} for a {task} task, got {loss!r}'
+            )
+        if loss == 'jaccard' and options['ignore_index'] is not None:
+            raise ValueError(
+                "ignore_index must be None for the loss 'jaccard', which counts all "
+                f"pixels, got {options['ignore_index']}; use 'dice'"
+            )
+        required = {'multiclass': 'num_classes', 'multilabel': 'num_labels'}
+        for kind, name in required.items():
+            if (options[name] is not None) != (task == kind):
+                raise ValueError(
+                    f'{name} must be {"set" if task == kind else "None"} for a '
+                    f'{task} task, got {options[name]}'
+                )
+        known, missing = list(options['modalities']), options['missing_modalities']
+        if not set(missing) < set(known):
+            raise ValueError(
+                f'missing_modalities must be some but not all of {known}, '
+                f'got {list(missing)}'
+            )
+
     def configure_losses(self) -> None:
-        """Build the criterion: a mean over known targets, or that of TorchGeo."""
+        """Build the criterion: a mean over known targets, or a loss of TorchGeo."""
         loss, multiclass = self.hparams['loss'], self.hparams['task'] == 'multiclass'
         index = self.hparams['ignore_index']
         number = self.hparams['num_classes'] if multiclass else 2
@@ -139,15 +179,15 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         if loss in ('jaccard', 'dice'):
             super().configure_losses()
             return
-        # The multi-label soft margin is the binary cross-entropy.
+        # Multi-label soft margin is the same as binary cross-entropy.
         weights = self.hparams['class_weights'] if loss == 'ce' else None
         gamma = 2.0 if loss == 'focal' else 0.0
         self.criterion: nn.Module = MaskedLoss(multiclass, index, weights, gamma)
 
     def configure_metrics(self) -> None:
-        """Build TorchGeo's metrics, and those of the table of subsets."""
+        """Build TorchGeo's metrics, and the metrics of the table of subsets."""
         super().configure_metrics()
-        # torchmetrics would look at all labels in every step, and make the host wait.
+        # Validating all labels in every step would synchronize with the device.
         for metric in self.train_metrics.modules():
             if hasattr(metric, 'validate_args'):
                 metric.validate_args = False  # type: ignore[assignment]
@@ -157,25 +197,25 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         self.val_metrics = collect(every, 'val')
         self.test_metrics = collect(every, 'test')
         chosen = {name: every[name] for name in self.summary}
-        present = self._present() if self.test_modality_subsets else []
+        present = self._present() if self.hparams['test_modality_subsets'] else []
         self.subset_metrics = SubsetMetrics(chosen, present)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build optimiser and schedule of everything that is not frozen.
+        """Build optimizer and schedule of all parameters that are not frozen.
 
         Returns:
-            Optimiser, and scheduler stepped every epoch.
+            Optimizer, and scheduler stepped every epoch.
         """
         schedule = self._schedule()
         return {'optimizer': schedule.optimizer, 'lr_scheduler': schedule}
 
     def on_fit_start(self) -> None:
-        """Say nothing about frozen encoders in evaluation mode, which is meant."""
+        """Silence Lightning's warning about modules in evaluation mode, if intended."""
         if self.hparams['freeze_backbone']:
             warnings.filterwarnings('ignore', r'Found \d+ module\(s\) in eval mode')
 
     def on_train_start(self) -> None:
-        """Set the rates of the first epoch, which may follow those of another fit."""
+        """Set the learning rates from the options of this run, not of a checkpoint."""
         schedule = self.lr_schedulers()
         if isinstance(schedule, EpochShare):
             reset_lr_schedule(schedule, self._schedule().optimizer)
@@ -189,7 +229,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
 
         Args:
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
-            available: whether each sample has a modality, shape (B,).
+            available: for each modality, which samples have it, shape (B,).
 
         Returns:
             Logits of the model.
@@ -212,14 +252,14 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         """
         batch = self._augment(batch)
         y = self._labels.replace(self._target(batch))
-        with batch_of(len(y)):
+        with _explain_single_sample(len(y)):
             features, size = self._encode(batch, 'train')
             y_hat = self.model.decode(features, size).squeeze(1)
         loss = self._loss(y_hat, y)
         self.train_metrics.update(y_hat.detach(), y)
         if self._should_log(batch_idx):
             self._labels.check(self.hparams['label_key'])
-            # A batch without a known target has no loss.
+            # A batch without known targets has no loss.
             if self._weight(y) > 0:
                 shown = loss.detach().cpu()
                 self.log('train_loss', shown, batch_size=len(y), prog_bar=True)
@@ -239,13 +279,13 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         y_hat = self.model.decode(features, size).squeeze(1)
         y = self._evaluate(batch, batch_idx, y_hat, 'val_loss')
         self.val_metrics.update(y_hat, y)
-        if batch_idx < _FIGURES:
+        if batch_idx < _MAX_FIGURES:
             self._draw(batch, y_hat, batch_idx)
 
     def test_step(self, batch: Sample, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Compute the loss and metrics of a test batch, for each subset if asked to.
+        """Compute the loss and metrics of a test batch, also of each modality subset.
 
-        The encoders run once; a subset leaves out the features of the others.
+        The encoders run once; a subset uses the features of its modalities.
 
         Args:
             batch: images in [0, 1] and the target.
@@ -266,7 +306,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         super().on_validation_epoch_end()
 
     def on_test_epoch_end(self) -> None:
-        """Log the test metrics, and print one row for each subset of modalities."""
+        """Log the test metrics, and print a table with a row for each subset."""
         self._labels.check(self.hparams['label_key'])
         if values := self.subset_metrics.compute():
             self.log_dict(values)
@@ -275,7 +315,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         super().on_test_epoch_end()
 
     def _more_metrics(self) -> dict[str, Metric]:
-        """Metrics of the validation and the test split that TorchGeo does not have."""
+        """Return metrics of validation and test that TorchGeo does not have."""
         return {}
 
     def _schedule(self) -> EpochShare:
@@ -296,14 +336,13 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         return logits.sigmoid()
 
     def _present(self) -> list[str]:
-        return [
-            m for m in self.hparams['modalities'] if m not in self.missing_modalities
-        ]
+        missing = self.hparams['missing_modalities']
+        return [m for m in self.hparams['modalities'] if m not in missing]
 
     def _encode(
         self, batch: Sample, stage: str, first_date: bool = False
     ) -> tuple[dict[str, list[Tensor]], Sequence[int]]:
-        """Features of the modalities that a stage has, and the size of the images."""
+        """Return features of the modalities of a stage, and the size of the images."""
         modalities: dict[str, int] = self.hparams['modalities']
         wanted = list(modalities) if stage == 'train' else self._present()
         stacked = 'image' in batch and not any(f'image_{m}' in batch for m in wanted)
@@ -328,7 +367,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         return self.model.encode(images, available), size
 
     def _augment(self, batch: Sample) -> Sample:
-        """Crop and flip images, and a mask with them, where the task is asked to."""
+        """Crop and flip images, and a mask with them, if ``crop_scale`` is set."""
         keys = [f'image_{m}' for m in self.hparams['modalities']]
         found = [k for k in [*keys, 'image'] if k in batch]
         if self.hparams['crop_scale'] is None or not found:
@@ -356,7 +395,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
                 f'{sorted(map(str, batch))}; set label_key'
             )
         target: Tensor = batch[key]
-        # Rasters of one band, where TorchGeo kept the band.
+        # TorchGeo keeps the band of rasters with one band.
         return (target.squeeze(1) if target.ndim == 4 else target).long()
 
     def _loss(self, y_hat: Tensor, y: Tensor) -> Tensor:
@@ -364,7 +403,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         return loss
 
     def _weight(self, y: Tensor) -> Tensor:
-        """Return the weight of a batch in the mean of a split: its known targets."""
+        """Return the weight of a batch in the mean of a split: that of known targets."""
         weights = getattr(self.criterion, 'class_weights', None)
         return target_weights(y, self.hparams['ignore_index'], weights).sum()
 
@@ -375,13 +414,13 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         y = self._labels.replace(self._target(batch))
         if batch_idx == 0 or self.device.type == 'cpu':
             self._labels.check(self.hparams['label_key'])
-        # Lightning weighs the mean over batches by a tensor too, without a wait.
+        # Lightning also takes a tensor as weight, which needs no synchronization.
         weight = cast(int, self._weight(y))
         self.log(name, self._loss(y_hat, y), batch_size=weight, sync_dist=True)
         return y
 
     def _draw(self, batch: Sample, y_hat: Tensor, number: int) -> None:
-        """Give the first sample of a batch to a logger that takes figures."""
+        """Log a figure of the first sample of a batch, if the logger takes figures."""
         experiment = getattr(self.logger, 'experiment', None)
         datamodule = getattr(self.trainer, 'datamodule', None)
         if not hasattr(experiment, 'add_figure') or not isinstance(
@@ -399,7 +438,23 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
             plt.close(figure)
 
 
+@contextmanager
+def _explain_single_sample(size: int) -> Iterator[None]:
+    """Explain the error that BatchNorm raises for a training batch of one sample."""
+    try:
+        yield
+    except ValueError as error:
+        if size > 1:
+            raise
+        raise ValueError(
+            'a training batch must have at least two samples for this model with '
+            f'BatchNorm, got {size}; skip the last, smaller batch (drop_last=True), or '
+            'set another batch_size'
+        ) from error
+
+
 def _cached(modality: str) -> Iterator[str]:
+    """Yield the keys of cached features of a modality, by level."""
     return (f'features_{modality}_{level}' for level in count())
 
 

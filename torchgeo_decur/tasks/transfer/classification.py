@@ -18,40 +18,37 @@ from ...models import (
 )
 from ...models.encoder import Weights
 from .base import LateFusionTask
-from .feature_cache import cache_features, evaluating
-from .options import check_options
+from .feature_cache import cache_features, eval_mode
 
 
 class LateFusionClassification(LateFusionTask):
     """Fine-tune or probe pretrained encoders for classes of scenes.
 
-    Features of every modality are concatenated, or fused by a pretrained fusion head,
+    Features of all modalities are concatenated, or fused by a pretrained fusion head,
     and one linear layer classifies them.
-    Metrics have the names of TorchGeo's ``Classification``; a multi-label task has also
+    Metrics have the names of TorchGeo's ``Classification``. A multi-label task also has
     ``mAP_micro`` and ``mAP_macro`` (mean average precision) of the validation and the
-    test split. All are computed over the whole split.
+    test split. All metrics are computed over the whole split.
 
-    A modality may be missing in four ways: *never trained with*: leave it out of
-    ``modalities``; *absent at test*: ``missing_modalities``; *absent for some samples*: the batch
-    has ``available_<m>``, shape (B,), boolean; *prepared for*: ``modality_dropout``.
+    There are four options for a missing modality. If it is absent in training, do not
+    name it in ``modalities``. If it is absent at test, set ``missing_modalities``. If
+    some samples lack it, add ``available_<m>``, shape (B,), boolean, to the batch. To
+    prepare a model for absence, set ``modality_dropout``.
 
     Args:
         modalities: number of channels of each modality, by name.
         model: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, see
+        weights: initial weights of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         fusion: 'concatenate', or the file ``fusion.safetensors`` that
-            :class:`~torchgeo_decur.callbacks.ExportEncoders` wrote beside the encoders of
-            CoMM or COrAL: their joint features are classified. It learns at ``lr``, and
-            is frozen with the encoders.
-        label_key: key of the batch that has the labels.
-        size: height and width in pixels that images are brought to, by the crop in
-            training and else by resizing; by default they keep their size.
-        cache_features: whether a fit runs the frozen encoders once over training and
+            :class:`~torchgeo_decur.callbacks.ExportEncoders` writes beside the encoders
+            of CoMM or COrAL, to classify their joint features. The fusion head has the
+            learning rate ``lr``, and is frozen with the encoders.
+        size: height and width of images in pixels, reached by the crop in training, else
+            by resizing; by default images keep their size.
+        cache_features: whether a fit runs the frozen encoders only once over training and
             validation split, on the first date of each sample, and then trains on their
             features in memory (4 bytes for each feature of each sample).
-        lr: learning rate.
-        weight_decay: weight decay of all parameters.
         options: of :class:`~torchgeo_decur.tasks.LateFusionTask`: ``task``,
             ``num_classes``, ``loss``, ``freeze_backbone``, ``missing_modalities``, ...
 
@@ -75,38 +72,34 @@ class LateFusionClassification(LateFusionTask):
         weights: Weights | dict[str, Weights] = None,
         *,
         fusion: str | dict[str, Any] = 'concatenate',
-        label_key: str = 'label',
         size: int | None = None,
         cache_features: bool = False,
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
         **options: Any,
     ) -> None:
         """Initialize a new LateFusionClassification instance."""
-        super().__init__(
-            modalities,
-            model,
-            weights,
-            label_key=label_key,
-            lr=lr,
-            weight_decay=weight_decay,
-            **options,
-        )
+        super().__init__(modalities, model, weights, **options)
 
     def configure_models(self) -> None:
-        """Build the encoders and the linear layer."""
-        check_options(self.hparams, self.missing_modalities)
+        """Build the encoders and the linear layer.
+
+        Raises:
+            ValueError: if options contradict each other.
+        """
+        super().configure_models()
         if self.hparams['cache_features'] and not self.hparams['freeze_backbone']:
-            raise ValueError('cache_features needs freeze_backbone, got False')
+            raise ValueError(
+                'cache_features needs frozen encoders, got freeze_backbone False; set it '
+                'to True'
+            )
         if self.hparams['cache_features'] and self.hparams['crop_scale'] is not None:
             raise ValueError(
                 'cache_features needs images that do not change, got crop_scale '
-                f'{self.hparams["crop_scale"]}'
+                f'{self.hparams["crop_scale"]}; remove crop_scale'
             )
         fusion = self.hparams['fusion']
         build: Callable[..., LateFusion] = LateFusionClassifier
         if fusion != 'concatenate':
-            # A checkpoint has to build the head where the file is not.
+            # A checkpoint stores the description: it must load without the file.
             known = isinstance(fusion, Mapping)
             head = build_fusion_head(fusion) if known else load_fusion_head(fusion)
             self.hparams['fusion'] = head.description
@@ -122,7 +115,7 @@ class LateFusionClassification(LateFusionTask):
         )
 
     def configure_metrics(self) -> None:
-        """Build TorchGeo's metrics, and average precision for several labels."""
+        """Build TorchGeo's metrics, and average precision of multi-label tasks."""
         self.summary = ('OverallAccuracy', 'AverageAccuracy')
         if self.hparams['task'] == 'multilabel':
             self.summary = ('mAP_micro', 'mAP_macro')
@@ -142,19 +135,22 @@ class LateFusionClassification(LateFusionTask):
         return {f'mAP_{kind}': average(average=kind) for kind in ('micro', 'macro')}
 
     def on_fit_start(self) -> None:
-        """Compute the features of both splits if asked to.
+        """Compute the features of both splits, if ``cache_features`` is set.
 
         Raises:
-            ValueError: if the data come without a datamodule.
+            ValueError: if there is no datamodule.
         """
         super().on_fit_start()
         if not self.hparams['cache_features']:
             return
         self._datamodule: Any = getattr(self.trainer, 'datamodule', None)
         if self._datamodule is None:
-            raise ValueError('cache_features needs a datamodule, got data loaders')
+            raise ValueError(
+                'cache_features needs a datamodule, got data loaders; pass a datamodule '
+                'to fit'
+            )
         validates = self.trainer.limit_val_batches != 0
-        with evaluating(self.model):
+        with eval_mode(self.model):
             self._replaced = cache_features(
                 self._datamodule,
                 ('train', 'val') if validates else ('train',),
@@ -162,7 +158,7 @@ class LateFusionClassification(LateFusionTask):
             )
 
     def on_fit_end(self) -> None:
-        """Give the datamodule its datasets back."""
+        """Restore the datasets of the datamodule."""
         if self.hparams['cache_features']:
             for name, dataset in self._replaced.items():
                 setattr(self._datamodule, name, dataset)

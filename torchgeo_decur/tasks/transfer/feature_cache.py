@@ -1,4 +1,4 @@
-"""Features of a split, computed once: what a linear probe needs of its encoders."""
+"""A cache of the features of frozen encoders, for linear probes."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class CachedFeatures(Dataset[dict[str, Tensor]]):
-    """Samples that are rows of tensors in memory.
+    """Samples in memory: the rows of one tensor for each key.
 
     Args:
         columns: tensor of each key, shape (N, ...).
@@ -26,14 +26,14 @@ class CachedFeatures(Dataset[dict[str, Tensor]]):
         self.columns = dict(columns)
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return len(next(iter(self.columns.values())))
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Take a row.
+        """Return a sample.
 
         Args:
-            index: number of the sample.
+            index: index of the sample.
 
         Returns:
             The row of each key.
@@ -46,18 +46,19 @@ def cache_features(
     splits: tuple[str, ...],
     encode: Callable[[str, dict[str, Any]], dict[str, Tensor]],
 ) -> dict[str, Any]:
-    """Put features in place of the datasets of a datamodule.
+    """Replace the datasets of a datamodule by their features.
 
     Args:
-        datamodule: has ``<split>_dataset``, map-style, and ``batch_size``.
+        datamodule: datamodule with map-style datasets ``<split>_dataset``, and
+            ``batch_size``.
         splits: names of the splits.
-        encode: from split and batch to what to keep of the batch, each (B, ...).
+        encode: from split and batch to the tensors to keep, each (B, ...).
 
     Returns:
-        The datasets that were replaced, by the name of their attribute.
+        The replaced datasets, by the name of their attribute.
 
     Raises:
-        ValueError: if a dataset has other samples in every epoch, or none at all.
+        ValueError: if a dataset is absent or changes its samples in every epoch.
     """
     replaced = {}
     for split in splits:
@@ -68,7 +69,8 @@ def cache_features(
         if dataset is None or hasattr(dataset, 'set_epoch'):
             raise ValueError(
                 f'cache_features needs a datamodule whose {name} has the same samples '
-                f'in every epoch, got {type(dataset).__name__}'
+                f'in every epoch, got {type(dataset).__name__}; set cache_features to '
+                'False'
             )
         loader = DataLoader(
             dataset,
@@ -84,8 +86,8 @@ def cache_features(
 
 
 @contextmanager
-def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Set a module to evaluation for a while.
+def eval_mode(module: torch.nn.Module) -> Iterator[None]:
+    """Set a module to evaluation mode within a context.
 
     Args:
         module: the module.

@@ -1,4 +1,4 @@
-"""Losses and checks of targets some of which are not known."""
+"""Losses and checks for targets that are partly unknown."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 
 class MaskedLoss(nn.Module):
-    r"""Mean cross-entropy or focal loss over the targets that are known.
+    r"""Mean cross-entropy or focal loss over known targets.
 
     With :math:`p` the probability of the true class, the loss of a target is
     :math:`-(1 - p)^\gamma \log p`: for :math:`\gamma = 0` the cross-entropy, for
@@ -14,9 +14,9 @@ class MaskedLoss(nn.Module):
     https://arxiv.org/abs/1708.02002.
 
     Args:
-        multiclass: whether logits are of classes, shape (B, C, ...), that exclude each
-            other; otherwise each logit is of a target of its own.
-        ignore_index: value of targets that are not known.
+        multiclass: whether the logits, shape (B, C, ...), are scores of mutually
+            exclusive classes; otherwise each logit has its own binary target.
+        ignore_index: value of unknown targets.
         class_weights: weight of each class, with ``multiclass``.
         gamma: exponent :math:`\gamma`.
 
@@ -47,11 +47,11 @@ class MaskedLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            y_hat: logits, shape (B, C, ...), or that of the targets.
+            y_hat: logits, shape (B, C, ...), or the shape of the targets.
             y: targets, classes or 0 and 1, or ``ignore_index``.
 
         Returns:
-            The loss, a scalar; 0 where no target is known.
+            The loss, a scalar; 0 if no target is known.
         """
         weights = target_weights(y, self.ignore_index, self.class_weights)
         known = y.where(weights > 0, 0)
@@ -68,13 +68,13 @@ class MaskedLoss(nn.Module):
 
 
 class LabelGuard:
-    """Remembers labels outside the classes, and keeps them from the device.
+    """Record labels outside the classes, and replace them before they reach a kernel.
 
-    The memory stays on the device, for looking at it makes the host wait.
+    The record stays on the device, because reading it synchronizes with the host.
 
     Args:
         number: number of classes.
-        ignore_index: value of targets that are not known.
+        ignore_index: value of unknown targets.
 
     Example:
         >>> guard = LabelGuard(3, ignore_index=255)
@@ -90,9 +90,9 @@ class LabelGuard:
         self._range: Tensor | None = None
 
     def replace(self, y: Tensor) -> Tensor:
-        """Put the first class in the place of labels outside, without waiting.
+        """Replace labels outside the classes by the first class, without synchronization.
 
-        A kernel that meets a label outside makes a GPU useless for the whole process.
+        Such a label in a kernel makes a GPU unusable for the whole process.
 
         Args:
             y: labels, any shape.
@@ -103,8 +103,8 @@ class LabelGuard:
         outside = (y < 0) | (y >= self.number)
         if self.ignore_index is not None:
             outside &= y != self.ignore_index
-        strange = y.where(outside, 0)
-        found = torch.stack([strange.amin(), strange.amax()])
+        invalid = y.where(outside, 0)
+        found = torch.stack([invalid.amin(), invalid.amax()])
         if self._range is not None:
             before = self._range.to(y.device)
             found = torch.stack(
@@ -114,7 +114,7 @@ class LabelGuard:
         return y.where(~outside, 0)
 
     def check(self, key: str) -> None:
-        """Raise if there was a label outside the classes; this waits for the device.
+        """Raise if a label was outside the classes; this synchronizes with the device.
 
         Args:
             key: key of the labels in the batch.
@@ -131,19 +131,19 @@ class LabelGuard:
             other = '' if index is None else f' or ignore_index {index}'
             raise ValueError(
                 f'{key} must hold classes from 0 to {self.number - 1}{other}, got '
-                f'{" and ".join(map(str, found))}; set num_classes, or ignore_index for '
-                'pixels and labels that are not known, or map the labels'
+                f'{" and ".join(map(str, found))}; set num_classes, set ignore_index for '
+                'unknown pixels and labels, or map the labels'
             )
 
 
 def target_weights(
     y: Tensor, ignore_index: int | None = None, class_weights: Tensor | None = None
 ) -> Tensor:
-    """Weight of each target in a mean.
+    """Return the weight of each target in a mean.
 
     Args:
         y: targets, any shape.
-        ignore_index: value of targets that are not known, which weigh nothing.
+        ignore_index: value of unknown targets, which have weight 0.
         class_weights: weight of each class; by default 1.
 
     Returns:

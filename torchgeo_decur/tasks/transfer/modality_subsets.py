@@ -15,7 +15,7 @@ class SubsetMetrics(nn.Module):
 
     Args:
         metrics: metrics of a subset, by name.
-        modalities: the modalities; none for no subsets.
+        modalities: the modalities; an empty sequence gives no subsets.
 
     Example:
         >>> list(SubsetMetrics({}, ['s1', 's2', 'dem']).names.values())
@@ -31,7 +31,7 @@ class SubsetMetrics(nn.Module):
         self.whole = tuple(modalities)
         sizes = range(1, len(modalities))
         subsets = [names for size in sizes for names in combinations(modalities, size)]
-        #: For display; the subsets themselves are tuples.
+        #: Names for display of the subsets, which are tuples.
         self.names = display_names([*subsets, self.whole], '+')
         self.subsets = subsets
         self.collections = nn.ModuleList(
@@ -47,7 +47,7 @@ class SubsetMetrics(nn.Module):
         """Compute and reset the metrics.
 
         Returns:
-            ``test_<metric>_<subset>``; nothing without subsets.
+            ``test_<metric>_<subset>``; empty without subsets.
         """
         values: dict[str, Tensor] = {}
         for _, metrics in self.items():
@@ -56,10 +56,10 @@ class SubsetMetrics(nn.Module):
         return values
 
     def table(self, values: Mapping[str, Tensor]) -> str:
-        """Render the metrics of every subset, and of all modalities.
+        """Render the metrics of every subset and of all modalities.
 
         Args:
-            values: what :meth:`compute` returns, and ``test_<metric>`` of all
+            values: the result of :meth:`compute`, and ``test_<metric>`` of all
                 modalities.
 
         Returns:
@@ -75,7 +75,9 @@ class SubsetMetrics(nn.Module):
         for name, postfix in rows.items():
             cells = [100 * float(values[f'test_{c}{postfix}']) for c in self.columns]
             lines.append(f'{name:<{width}}' + ''.join(f'{v:>24.1f}' for v in cells))
-        return '\n'.join(['Test split by the modalities that are there, in %', *lines])
+        return '\n'.join(
+            ['Scores of the test split by available modalities, in %', *lines]
+        )
 
 
 def collect(
@@ -83,12 +85,12 @@ def collect(
 ) -> MetricCollection:
     """Copy metrics into a collection of a stage.
 
-    Sharing states in groups is wrong for the metrics that TorchGeo wraps.
+    The copies share no states in groups, which is wrong for metrics that TorchGeo wraps.
 
     Args:
         metrics: metrics by name.
-        stage: what their names begin with.
-        postfix: what their names end with.
+        stage: prefix of their names.
+        postfix: suffix of their names.
 
     Returns:
         The collection.

@@ -9,32 +9,31 @@ from ...models import CMXSegmenter, LateFusionSegmenter, Segmenter
 from ...models.encoder import Weights
 from ...models.segmentation.decoders import Decoder
 from .base import LateFusionTask
-from .options import check_options
 
 
 class LateFusionSegmentation(LateFusionTask):
     """Fine-tune pretrained encoders, or train a decoder on them, for maps of classes.
 
-    The feature pyramids of every modality are concatenated level by level, and a decoder
+    The feature pyramids of all modalities are concatenated level by level, and a decoder
     segments them. Metrics have the names of TorchGeo's ``SemanticSegmentation``;
     ``AverageJaccardIndex`` is the mean intersection over union (mIoU) over the classes
-    but ``ignore_index``. All are computed over the whole split.
+    except ``ignore_index``. All metrics are computed over the whole split.
 
-    A modality may be missing as in
+    The options for a missing modality are those of
     :class:`~torchgeo_decur.tasks.LateFusionClassification`.
 
     Args:
-        modalities: number of channels of each modality, by name; all on one grid.
+        modalities: number of channels of each modality, by name; all have one grid.
         model: the decoder: 'fcn' as in DeCUR's experiments, or 'unet', 'deeplabv3+',
             'upernet', 'segformer' or 'fpn' of segmentation-models-pytorch; or 'cmx',
-            which lets two modalities meet after every stage, see
+            which exchanges features of two modalities after every stage, see
             :class:`~torchgeo_decur.models.CMXSegmenter`.
         backbone: name of a timm model, one for all modalities or one for each.
-        weights: start of the encoders, see
+        weights: initial weights of the encoders, see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        label_key: key of the batch that has the maps, shape (B, H, W) or (B, 1, H, W).
-        vertical_flip: whether the flips are vertical too; not for photographs of rooms
-            and streets, which have an upright.
+        label_key: key of the maps in the batch, shape (B, H, W) or (B, 1, H, W).
+        vertical_flip: whether flips may also be vertical; set it to False for photographs
+            of rooms and streets.
         lr: learning rate.
         weight_decay: weight decay of all parameters.
         options: of :class:`~torchgeo_decur.tasks.LateFusionTask`: ``task``,
@@ -82,7 +81,7 @@ class LateFusionSegmentation(LateFusionTask):
 
     def configure_models(self) -> None:
         """Build the encoders and the decoder."""
-        check_options(self.hparams, self.missing_modalities)
+        super().configure_models()
         names = ('modalities', 'backbone', 'bands', 'freeze_backbone')
         options = {name: self.hparams[name] for name in (*names, 'modality_dropout')}
         options |= {'weights': self.weights, 'num_classes': self.num_outputs}
@@ -103,8 +102,8 @@ class LateFusionSegmentation(LateFusionTask):
 
         Returns:
             ``probabilities``, shape (B, ``num_classes``, H, W), and the ``bounds`` and
-            ``transform`` of the batch, shape (B, 9) as TorchGeo has them, for writing
-            georeferenced files; None where the data have no place.
+            ``transform`` of the batch, shape (B, 9) as in TorchGeo, for writing
+            georeferenced files; None if the data have no location.
         """
         probabilities: Tensor = self._probabilities(batch)
         return {
