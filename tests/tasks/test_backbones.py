@@ -1,4 +1,4 @@
-"""Backbones by name in every task: pretraining from YAML, export, transfer."""
+"""Check backbones by name in pretraining from YAML, export and transfer."""
 
 import math
 from collections.abc import Callable

@@ -64,7 +64,7 @@ class TestCommandLine:
         assert all(-1 <= v <= 1 for k, v in last.items() if k.startswith('alignment_'))
         assert {'alignment_common_s1_s2', 'alignment_unique_s1_s2'} <= set(last)
 
-    def test_learning_rate_warms_up_and_falls_to_zero(self, fitted: Path) -> None:
+    def test_learning_rate_warms_up_and_decays_to_zero(self, fitted: Path) -> None:
         rows = table(fitted / 'metrics.csv')
         rates = [float(r['lr']) for r in rows if r['lr']]
         assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 0])
@@ -134,7 +134,7 @@ class TestCommandLine:
             started = task(weights=weights).encoders.state_dict()
             assert all(torch.equal(started[k], v) for k, v in trained.items())
 
-    def test_validate_test_predict(
+    def test_validates_tests_and_predicts(
         self,
         fitted: Path,
         torchgeo: Callable[..., None],
@@ -174,7 +174,7 @@ class TestObjective:
         model.compute_loss(x)[0]['loss'].backward()
         assert not [n for n, p in model.named_parameters() if p.grad is None]
 
-    def test_views_and_modalities_draw_on_their_own(self) -> None:
+    def test_views_and_modalities_draw_independently(self) -> None:
         same = torch.rand(4, 2, 32, 32)
         model = task(modalities={'a': 2, 'b': 2})
         seen: list[Tensor] = []
@@ -187,7 +187,7 @@ class TestObjective:
             torch.equal(seen[i], seen[j]) for i in range(4) for j in range(i)
         )
 
-    def test_each_view_and_modality_picks_its_own_date(self) -> None:
+    def test_each_view_and_modality_draws_its_own_date(self) -> None:
         model = task(
             modalities={'a': 1, 'b': 1},
             augmentations={'a': nn.Identity(), 'b': nn.Identity()},
@@ -246,7 +246,7 @@ class TestStages:
         ]
         assert losses[0] == losses[1]
 
-    def test_last_batch_of_one_is_left_out_of_validation(self) -> None:
+    def test_validation_skips_a_last_batch_of_one(self) -> None:
         results = trainer().validate(task(), datamodule(val_length=9), verbose=False)
         assert math.isfinite(results[0]['val_loss'])
 
@@ -256,7 +256,7 @@ class TestStages:
         ):
             trainer().validate(task(), datamodule(val_length=1), verbose=False)
 
-    def test_predict_gives_features_embeddings_and_the_rest(self) -> None:
+    def test_predict_returns_features_embeddings_and_metadata(self) -> None:
         outputs = trainer().predict(task(), datamodule(val_length=8, num_dates=2))
         assert outputs is not None
         (output,) = outputs
@@ -292,7 +292,7 @@ class TestStages:
                 model, datamodule=datamodule()
             )
 
-    def test_next_fit_begins_anew(self) -> None:
+    def test_next_fit_resets_the_guard(self) -> None:
         model = task()
         nan = torch.tensor(torch.nan)
         model._guard.add({'loss': nan, 'intra_s1': nan})
@@ -317,14 +317,14 @@ class TestStages:
             )
         assert not (tmp_path / 'encoders').exists()
 
-    def test_without_logging(self) -> None:
+    def test_fits_without_logging(self) -> None:
         run = trainer(log_every_n_steps=0, limit_val_batches=0)
         run.fit(task(), datamodule=datamodule())
         assert run.global_step == 2
 
 
 class TestOptimizer:
-    def test_plain_resnets_take_lars_others_adamw(self) -> None:
+    def test_default_is_lars_for_plain_resnets_else_adamw(self) -> None:
         model = task()
         for name, expected in (
             ('resnet50', 'LARS'),
@@ -353,7 +353,7 @@ class TestOptimizer:
         groups = build_optimizer(task(), [], 'lars', 0.2, 0.1, 0.3).param_groups
         assert [(g['lr'], g['weight_decay']) for g in groups] == [(0.2, 0.3), (0.1, 0)]
 
-    def test_endless_fit_keeps_its_rate(self) -> None:
+    def test_open_ended_fit_keeps_its_rate(self) -> None:
         model = task(optimizer='adamw', lr=0.1)
         rates: list[float] = []
 
@@ -377,7 +377,7 @@ class TestOptimizer:
             ({'max_epochs': 3, 'accumulate_grad_batches': 2}, 1, 3),
         ],
     )
-    def test_warmup_lasts_epochs_however_the_fit_ends(
+    def test_warmup_lasts_its_epochs_however_the_fit_ends(
         self, options: dict[str, Any], warmup: int, steps: float
     ) -> None:
         found: list[float] = []
@@ -395,7 +395,7 @@ class TestOptimizer:
         run.fit(task(warmup_epochs=1), datamodule=datamodule())
         assert found == [warmup, steps]
 
-    def test_data_without_a_length(self) -> None:
+    def test_data_without_a_length_have_no_warmup(self) -> None:
         class Endless(IterableDataset[dict[str, Tensor]]):
             def __iter__(self) -> Iterator[dict[str, Tensor]]:
                 while True:
@@ -450,11 +450,13 @@ class TestErrors:
             ({'lambda_param': -1}, 'lambda_param must be >= 0, got -1'),
         ],
     )
-    def test_arguments(self, kwargs: dict[str, Any], message: str) -> None:
+    def test_invalid_arguments_are_refused(
+        self, kwargs: dict[str, Any], message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             task(**kwargs)
 
-    def test_warmup_longer_than_the_fit(self) -> None:
+    def test_warmup_longer_than_the_fit_is_refused(self) -> None:
         model = task(warmup_epochs=3)
         with pytest.raises(
             ValueError,
@@ -462,14 +464,14 @@ class TestErrors:
         ):
             trainer().fit(model, datamodule=datamodule())
 
-    def test_training_batch_of_one(self) -> None:
+    def test_training_batch_of_one_is_refused(self) -> None:
         for data in (datamodule(batch_size=1), datamodule(length=4)):
             with pytest.raises(
                 ValueError, match='batch_size must be from 2 to the number'
             ):
                 trainer().fit(task(), datamodule=data)
 
-    def test_checkpoint_of_another_model(self, fitted: Path) -> None:
+    def test_checkpoint_of_another_model_is_refused(self, fitted: Path) -> None:
         (path,) = fitted.rglob('*.ckpt')
         with pytest.raises(
             ValueError,

@@ -31,7 +31,9 @@ def batch(device: SimulatedDevice) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize('objective', OBJECTIVES)
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_a_step_of_pretraining(objective: str, dtype: torch.dtype) -> None:
+def test_pretraining_step_does_not_synchronize(
+    objective: str, dtype: torch.dtype
+) -> None:
     task = getattr(tasks, objective)(
         MODALITIES, 'test_resnet', projector=[16, 16], size=32, **OBJECTIVES[objective]
     )
@@ -68,7 +70,7 @@ def transfer(kind: str) -> Any:
 
 @pytest.mark.parametrize('kind', ['classification', 'segmentation'])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_a_step_of_transfer(kind: str, dtype: torch.dtype) -> None:
+def test_transfer_step_does_not_synchronize(kind: str, dtype: torch.dtype) -> None:
     task = transfer(kind)
     task.train_metrics.update = lambda *_: None
     with simulated() as device:
@@ -87,7 +89,7 @@ def test_a_step_of_transfer(kind: str, dtype: torch.dtype) -> None:
         assert all(p.grad is None or p.grad.device == CUDA for p in task.parameters())
 
 
-def test_the_device_sees_what_it_is_for() -> None:
+def test_simulated_device_detects_synchronization() -> None:
     with simulated() as device:
         x = torch.ones(3).to(CUDA)
         with pytest.raises(Exception, match='two devices'):

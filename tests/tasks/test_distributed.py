@@ -64,7 +64,7 @@ def test_value_and_gradient_equal_one_process(
         assert_equal(rank['as_one'], alone)
 
 
-def test_chunks_of_two_processes_equal_the_whole_batch_of_one(
+def test_micro_batches_of_two_processes_equal_the_batch_of_one(
     ranks: list[Found], tmp_path: Path
 ) -> None:
     fit = runpy.run_path(str(SCRIPT))['fit_in_micro_batches']
@@ -122,7 +122,9 @@ class TestBatchNormOfEachProcess:
         assert rows[0] == rows[1]
         assert {row['epoch'] for row in rows[0]} == {-1, 0, 1}
 
-    def test_first_process_alone_writes(self, ranks: list[Found], folder: Path) -> None:
+    def test_only_the_first_process_writes(
+        self, ranks: list[Found], folder: Path
+    ) -> None:
         run = folder / 'run'
         paths = [str(run / 'encoders' / m) for m in ('s1', 's2')]
         assert [rank['callbacks']['saved'] for rank in ranks] == [paths, []]
@@ -137,7 +139,7 @@ class TestBatchNormOfEachProcess:
 class TestPackedData:
     """Two epochs of four steps with workers that read shards of five samples."""
 
-    def test_each_sample_is_seen_once_an_epoch(
+    def test_each_sample_is_seen_once_per_epoch(
         self, ranks: list[Found], packed: Path
     ) -> None:
         scenes = PackedDataModule(str(packed))

@@ -1,4 +1,4 @@
-"""A large batch in chunks: the gradient of the whole, the memory of a chunk."""
+"""Check gradient caching: the gradient of a large batch, the memory of a small one."""
 
 from collections.abc import Callable
 from functools import partial
@@ -46,7 +46,7 @@ def images(batch: int = 8) -> dict[str, Tensor]:
 
 
 def step(model: Any, batch: int = 8) -> tuple[Tensor, Tensor]:
-    """Loss and gradient of one step, always with the same draws."""
+    """Return loss and gradient of one step, always with the same draws."""
     torch.manual_seed(2)
     loss: Tensor = model.compute_loss(images(batch))[0]['loss']
     loss.backward()
@@ -61,7 +61,7 @@ def assert_equal(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) 
 
 
 @pytest.mark.parametrize('objective', OBJECTIVES)
-class TestGradientIsThatOfTheWholeBatch:
+class TestGradientEqualsThatOfTheBatch:
     @pytest.mark.parametrize('micro_batch_size', [2, 3])
     def test_without_batch_statistics(
         self, objective: Any, micro_batch_size: int
@@ -77,7 +77,7 @@ class TestGradientIsThatOfTheWholeBatch:
 
 
 class TestBatchNorm:
-    """Statistics are of a chunk: equal to a plain loop that keeps all activations."""
+    """Check statistics of a micro-batch against a loop that keeps all activations."""
 
     def loop(self, model: Any, size: int) -> tuple[Tensor, Tensor]:
         whole = model.encode_and_project
@@ -101,7 +101,7 @@ class TestBatchNorm:
         model, reference = task(objective, micro_batch_size=4), task(objective)
         assert_equal(step(model), self.loop(reference, 4))
 
-    def test_running_statistics_are_of_the_first_pass(self) -> None:
+    def test_only_the_first_pass_updates_running_statistics(self) -> None:
         model, reference = task(micro_batch_size=4), task()
         step(model)
         self.loop(reference, 4)
@@ -110,12 +110,12 @@ class TestBatchNorm:
         batches = [b for k, b in found.items() if k.endswith('num_batches_tracked')]
         assert batches and {int(b) for b in batches} == {2 * 2}  # views, chunks
 
-    def test_differs_from_the_whole_batch(self) -> None:
+    def test_differs_from_the_batch(self) -> None:
         found, expected = step(task(micro_batch_size=4)), step(task())
         assert (found[1] - expected[1]).norm() > 1e-2 * expected[1].norm()
 
 
-class TestInChunks:
+class TestApplyInMicroBatches:
     def test_random_draws_are_repeated(self) -> None:
         layer = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2))
         x = torch.rand(6, 4)
@@ -151,7 +151,9 @@ class TestInChunks:
             (1, 1, [1]),
         ],
     )
-    def test_sizes(self, samples: int, size: int | None, sizes: list[int]) -> None:
+    def test_sizes_of_micro_batches_differ_by_at_most_one(
+        self, samples: int, size: int | None, sizes: list[int]
+    ) -> None:
         seen: list[int] = []
 
         def function(x: dict[str, Tensor]) -> tuple[dict[str, Tensor]]:
@@ -165,7 +167,7 @@ class TestInChunks:
 
 
 def peak(function: Callable[[], Any]) -> int:
-    """Largest number of bytes that tensors take during a call, above that before."""
+    """Return the peak of the bytes of tensors during a call, above the start."""
     with profile(profile_memory=True) as recorded:
         function()
     assert recorded.profiler is not None
@@ -179,7 +181,7 @@ def peak(function: Callable[[], Any]) -> int:
     return most
 
 
-def test_memory_is_that_of_a_chunk() -> None:
+def test_memory_is_that_of_a_micro_batch() -> None:
     still = {m: nn.Identity() for m in MODALITIES}
     options = {'projector': [16], 'augmentations': still}
     cases = [({}, 32), ({'micro_batch_size': 4}, 32), ({}, 4)]
@@ -209,7 +211,9 @@ class TestFit:
     @pytest.mark.parametrize(
         ('precision', 'tolerance'), [('64-true', 1e-5), ('bf16-mixed', 2e-2)]
     )
-    def test_equals_a_fit_without(self, precision: str, tolerance: float) -> None:
+    def test_equals_a_fit_without_micro_batches(
+        self, precision: str, tolerance: float
+    ) -> None:
         options: dict[str, Any] = {'model': 'test_vit', 'projector': [16]}
         if precision == 'bf16-mixed':
             # AdamW makes whole steps of what is rounded; 64-true compares the gradient.
@@ -222,11 +226,11 @@ class TestFit:
         assert found == pytest.approx(expected, rel=tolerance)
 
     @pytest.mark.parametrize('micro_batch_size', [0, 1])
-    def test_chunks_of_one_are_refused(self, micro_batch_size: int) -> None:
+    def test_micro_batches_of_one_are_refused(self, micro_batch_size: int) -> None:
         with pytest.raises(ValueError, match=rf'at least 2.* got {micro_batch_size}'):
             task(micro_batch_size=micro_batch_size)
 
-    def test_a_sample_left_over_joins_a_chunk(self) -> None:
+    def test_a_remaining_sample_joins_a_micro_batch(self) -> None:
         # BatchNorm would raise on a chunk of one.
         loss, gradient = step(task(micro_batch_size=2), batch=3)
         assert loss.isfinite() and gradient.isfinite().all()

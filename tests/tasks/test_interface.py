@@ -62,7 +62,7 @@ def path_of(task: type[BaseTask]) -> str:
 
 @pytest.mark.parametrize('task', OBJECTIVES)
 class TestObjectives:
-    def test_one_order(self, task: type[MultimodalPretraining]) -> None:
+    def test_options_have_one_order(self, task: type[MultimodalPretraining]) -> None:
         parameters = options_of(task)
         assert parameters[:4] == SHARED[:4] == [*SMALL, 'weights', 'projector']
         assert parameters[-1] == 'options'
@@ -91,7 +91,7 @@ class TestObjectives:
             task(**SMALL, sise=32)
 
 
-def test_model_is_what_torchgeo_calls_so() -> None:
+def test_model_returns_the_encoders() -> None:
     task = DeCUR(**SMALL, projector=[8]).eval()
     images = {'s1': torch.rand(2, 2, 32, 32), 's2': torch.rand(2, 3, 32, 32)}
     features, found = task(images), task.model(images)
@@ -131,7 +131,7 @@ class TestTransfer:
             task(**options)
 
 
-def test_a_module_is_an_augmentation_in_a_file() -> None:
+def test_a_config_may_name_a_module_as_augmentation() -> None:
     module = {'class_path': 'torch.nn.AvgPool2d', 'init_args': {'kernel_size': 2}}
     wrapped = {
         'class_path': 'torchgeo_decur.transforms.ModuleAugmentation',

@@ -17,7 +17,7 @@ from tests.helpers.small_fits import MODALITIES, datamodule, trainer
 from torchgeo_decur.datasets import SyntheticEO
 from torchgeo_decur.tasks import LateFusionClassification
 from torchgeo_decur.tasks.optimizers import build_transfer_optimizer
-from torchgeo_decur.tasks.transfer.feature_cache import evaluating
+from torchgeo_decur.tasks.transfer.feature_cache import eval_mode
 
 Runner = Callable[..., dict[str, float]]
 
@@ -67,7 +67,7 @@ def multilabel(**kwargs: Any) -> LateFusionClassification:
 class TestCommandLine:
     """`torchgeo fit|validate|test|predict` of a classifier."""
 
-    def test_fit_and_all_others(
+    def test_fits_validates_tests_and_predicts(
         self, runner: Callable[[str], Runner], caplog: Any
     ) -> None:
         run = runner('late_fusion_classification.yaml')
@@ -95,7 +95,7 @@ class TestCommandLine:
             assert alone['test_OverallAccuracy'] == pytest.approx(expected)
 
     @pytest.mark.parametrize('modality', MODALITIES)
-    def test_trained_with_one(
+    def test_trains_with_one_modality(
         self, runner: Callable[[str], Runner], modality: str
     ) -> None:
         run = runner('late_fusion_classification.yaml')
@@ -105,7 +105,7 @@ class TestCommandLine:
 
 
 class TestMetrics:
-    def test_average_precision_is_that_of_the_whole_split(self) -> None:
+    def test_average_precision_is_computed_over_the_whole_split(self) -> None:
         torch.manual_seed(0)
         data, task = Multilabel(), multilabel()
         (found,) = trainer().test(task, data, verbose=False)
@@ -121,7 +121,7 @@ class TestMetrics:
         loss = torch.nn.functional.multilabel_soft_margin_loss(logits, whole['label'])
         assert found['test_loss'] == pytest.approx(loss.item(), rel=1e-4)
 
-    def test_accuracy_is_that_of_the_whole_split(self) -> None:
+    def test_accuracy_is_computed_over_the_whole_split(self) -> None:
         torch.manual_seed(0)
         data, task = datamodule(), classification()
         (found,) = trainer().test(task, data, verbose=False)
@@ -160,7 +160,7 @@ class TestMetrics:
 
 
 class TestMissing:
-    def test_samples_that_lack_a_modality(self) -> None:
+    def test_samples_may_lack_a_modality(self) -> None:
         torch.manual_seed(0)
         data, task = Multilabel(available=True), multilabel(test_modality_subsets=True)
         run = trainer()
@@ -180,7 +180,7 @@ class TestMissing:
                 )
         assert {'test_mAP_micro_s1', 'test_mAP_micro_s2'} <= set(found)
 
-    def test_a_stage_without_does_not_need_the_images(self) -> None:
+    def test_images_of_a_missing_modality_are_not_needed(self) -> None:
         class Optical(Multilabel):
             def __init__(self) -> None:
                 super().__init__()
@@ -207,7 +207,7 @@ class TestTraining:
         task(x).square().sum().backward()
         assert [n for n, p in task.named_parameters() if p.grad is None] == []
 
-    def test_frozen_stays_bitwise(self) -> None:
+    def test_frozen_encoders_do_not_change(self) -> None:
         task = multilabel(freeze_backbone=True, lr=0.1)
         before = {k: v.clone() for k, v in task.state_dict().items()}
         trainer(max_epochs=2).fit(task, Multilabel())
@@ -218,7 +218,7 @@ class TestTraining:
         task = classification()
         trainer().fit(task, datamodule(num_dates=2))
 
-    def test_a_checkpoint_brings_all_back(self, tmp_path: Path) -> None:
+    def test_a_checkpoint_restores_all(self, tmp_path: Path) -> None:
         task = multilabel(modality_dropout=0.2, lr=0.02)
         run = trainer()
         run.fit(task, Multilabel())
@@ -318,7 +318,7 @@ class TestCache:
         # Two batches of each split, once or in each epoch.
         assert (calls_a, calls_b) == (4, 12)
 
-    def test_with_dropout_and_a_modality_missing(self) -> None:
+    def test_equals_it_with_dropout_and_a_missing_modality(self) -> None:
         state, loss, _ = self.fit(True, modality_dropout=0.4, missing_modalities=['s1'])
         assert loss.isfinite()
         other, _, _ = self.fit(True)
@@ -372,7 +372,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             build_transfer_optimizer(torch.nn.Linear(2, 2), **options)
 
-    def test_no_target(self) -> None:
+    def test_a_batch_without_target_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"must have the target 'label', got only"):
             trainer().test(multilabel(), datamodule(), verbose=False)
 
@@ -382,9 +382,9 @@ def test_images_are_tensors() -> None:
     assert classification().eval()(x).shape == (2, 8)
 
 
-def test_evaluation_ends_with_an_error_too() -> None:
+def test_an_error_ends_evaluation_mode() -> None:
     module = nn.Linear(1, 1)
-    with pytest.raises(ValueError, match='damaged'), evaluating(module):
+    with pytest.raises(ValueError, match='damaged'), eval_mode(module):
         assert not module.training
         raise ValueError('damaged')
     assert module.training

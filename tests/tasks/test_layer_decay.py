@@ -102,7 +102,7 @@ def test_a_pyramid_has_the_layers_of_its_encoder(model: str) -> None:
     assert len(ratios) == 1 and len(set(found.values())) > 5
 
 
-def test_one_is_one_rate() -> None:
+def test_a_decay_of_one_gives_one_rate() -> None:
     built = BUILD['segmenter']('test_convnext')
     assert rates(built, layer_decay=1.0) == rates(built)
 
@@ -118,13 +118,13 @@ def test_weight_decay() -> None:
 
 
 @pytest.mark.parametrize('kind', list(BUILD))
-def test_frozen_encoders_are_left_out(kind: str) -> None:
+def test_frozen_encoders_are_skipped(kind: str) -> None:
     built = BUILD[kind]('test_convnext', freeze_backbone=True)
     found = rates(built, layer_decay=0.5)
     assert found and not any(k.startswith('encoders.') for k in found)
 
 
-def test_frozen_layers_are_left_out() -> None:
+def test_frozen_layers_are_skipped() -> None:
     built = BUILD['classifier']('test_convnext')
     stem = built.encoders.encoders['s1'].stem.requires_grad_(False)  # type: ignore[union-attr, index]
     found = rates(built, layer_decay=0.5)
@@ -147,7 +147,7 @@ def test_schedules_multiply_all_rates(lr_schedule: str, factor: float) -> None:
 
 
 @pytest.mark.parametrize('layer_decay', [0.0, 1.1, -0.5])
-def test_range(layer_decay: float) -> None:
+def test_a_decay_out_of_range_is_refused(layer_decay: float) -> None:
     message = rf'layer_decay must be in \(0, 1\], got {layer_decay}'
     with pytest.raises(ValueError, match=message):
         build_transfer_optimizer(
@@ -155,7 +155,7 @@ def test_range(layer_decay: float) -> None:
         )
 
 
-def test_a_model_without_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_layers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     built = BUILD['classifier']('test_resnet')
     monkeypatch.delattr(type(built.encoders.encoders['s1']), 'group_matcher')  # type: ignore[union-attr, index]
     message = r"layer_decay needs a model whose layers timm knows, got 'test_resnet'"
@@ -164,7 +164,7 @@ def test_a_model_without_layers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize('kind', ['classification', 'segmentation'])
-def test_a_fit(kind: str) -> None:
+def test_fits(kind: str) -> None:
     torch.manual_seed(0)
     options: dict[str, Any] = {
         'modalities': {'s1': 2, 's2': 13},

@@ -1,4 +1,4 @@
-"""Prediction over whole scenes: every pixel lands where it belongs."""
+"""Check that prediction over whole scenes puts every pixel where it belongs."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""From pretraining with MiT to each transfer, by configuration files."""
+"""Check MiT from pretraining to each transfer, by configuration files."""
 
 import math
 from collections.abc import Callable

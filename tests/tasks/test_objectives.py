@@ -1,4 +1,4 @@
-"""Every objective as a task: what is asked of each, and what is special of some."""
+"""Check every objective as a task."""
 
 import math
 from typing import Any
@@ -88,13 +88,13 @@ class TestEach:
         assert set(both) - set(one) == set(MODALITIES) - {modality}
         assert set(model.embed({modality: x[modality]})) >= {modality}
 
-    def test_indicators_are_finite(self, objective: Any) -> None:
+    def test_collapse_metrics_are_finite(self, objective: Any) -> None:
         model = task(objective)
         _, h, z = model.compute_loss(images())
         with torch.no_grad():
-            signs = model.collapse_metrics(h, z)
-        assert {f'std_{n}' for n in h} | {f'rank_{n}' for n in z} <= set(signs)
-        assert all(math.isfinite(v) for v in signs.values())
+            metrics = model.collapse_metrics(h, z)
+        assert {f'std_{n}' for n in h} | {f'rank_{n}' for n in z} <= set(metrics)
+        assert all(math.isfinite(v) for v in metrics.values())
 
 
 @pytest.mark.parametrize('objective', [BarlowTwins, VICReg, CrossModalSimCLR])
@@ -155,7 +155,7 @@ class TestCoMM:
         fused.compute_loss(images(2))[0]['loss'].backward()
         assert not [n for n, p in fused.named_parameters() if p.grad is None]
 
-    def test_joint_alone_is_what_the_modality_embeds(self) -> None:
+    def test_joint_of_one_modality_is_its_embedding(self) -> None:
         model, x = task(CoMM).eval(), images()
         z = model.embed({'s1': x['s1']})
         torch.testing.assert_close(z['s1'], z['joint'])
@@ -221,7 +221,7 @@ class TestCOrAL:
 
 
 class Stop(Callback):
-    """Stands for whatever ends a process."""
+    """End a process."""
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
         if trainer.global_step == 3:
@@ -232,7 +232,9 @@ class TestFit:
     """Fit, resume, export, probe and predict of what fuses tokens."""
 
     @pytest.mark.parametrize('objective', FUSED)
-    def test_whole_life(self, objective: Any, tmp_path: Any) -> None:
+    def test_fits_resumes_exports_probes_and_predicts(
+        self, objective: Any, tmp_path: Any
+    ) -> None:
         def fit(folder: str, *callbacks: Callback, ckpt_path: Any = None) -> Any:
             model, probe = task(objective), OnlineProbe(k=2)
             saved = ModelCheckpoint(tmp_path / folder, save_last=True)
@@ -330,7 +332,7 @@ def test_all_share_one_training_step() -> None:
 
 
 @pytest.mark.parametrize('objective', FUSED)
-def test_transfer_of_what_was_exported(objective: Any, tmp_path: Any) -> None:
+def test_exports_start_a_transfer(objective: Any, tmp_path: Any) -> None:
     export = ExportEncoders(tmp_path)
     pretrained = task(objective)
     trainer(callbacks=[export]).fit(pretrained, datamodule=datamodule())

@@ -1,4 +1,4 @@
-"""Optimisers where an option means more than it says."""
+"""Check optimizers and what their options imply."""
 
 from itertools import pairwise
 from typing import Any
@@ -49,7 +49,7 @@ def test_gradients_can_be_clipped(build: Any, precision: Any) -> None:
 
 
 class Waits(TorchDispatchMode):
-    """Counts how often a value is handed to the host."""
+    """Count how often a value is read by the host."""
 
     number = 0
 
@@ -60,7 +60,9 @@ class Waits(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-def test_steps_that_are_not_logged_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_that_are_not_logged_do_not_synchronize(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     module: Any = pretraining()
     looks = type(module)._should_log
 
@@ -81,7 +83,7 @@ def test_steps_that_are_not_logged_do_not_wait(monkeypatch: pytest.MonkeyPatch) 
     assert steps[0] > steps[1] == steps[2] < steps[3]
 
 
-def test_groups_are_those_of_parameters_before_they_were_sharded() -> None:
+def test_groups_are_those_before_sharding() -> None:
     task = pretraining()
     expected = [
         {id(p) for p in group['params']}

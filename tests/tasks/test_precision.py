@@ -1,4 +1,4 @@
-"""Every precision of the trainer, on a CPU."""
+"""Check every precision of the trainer, on a CPU."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,9 @@ def transfer() -> LateFusionClassification:
 
 @pytest.mark.parametrize('build', [pretraining, transfer])
 @pytest.mark.parametrize('precision', PRECISIONS)
-def test_a_fit(build: Callable[[], Any], precision: Any, tmp_path: Path) -> None:
+def test_fits_in_every_precision(
+    build: Callable[[], Any], precision: Any, tmp_path: Path
+) -> None:
     callbacks = [OnlineProbe(k=1)] if build is pretraining else []
     task = build()
     run = trainer(

@@ -1,4 +1,4 @@
-"""A fit that was stopped anywhere and resumed ends like one that never stopped."""
+"""Check that a resumed fit gives the same result as an uninterrupted one."""
 
 import signal
 import subprocess
@@ -36,7 +36,7 @@ main(['fit', '--config', {config!r}, '--trainer.callbacks+=kill.Kill'])
 
 
 class Stop(Exception):
-    """Stands for whatever ends a process."""
+    """End a process."""
 
 
 class StopAt(Callback):

@@ -1,4 +1,4 @@
-"""Schedules of callbacks and users beside those of the tasks."""
+"""Check schedules of callbacks and users beside those of tasks."""
 
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def test_resumes_after_weight_averaging_began(tmp_path: Path, kind: Any) -> None
     assert fit(3) == fit(3, tmp_path / 'epoch=1.ckpt') == pytest.approx(0.01)
 
 
-def test_schedule_of_a_user_is_left_as_it_is() -> None:
+def test_keeps_the_schedule_of_a_user() -> None:
     class Own(DeCUR):
         def configure_optimizers(self) -> Any:
             optimizer = SGD(self.parameters(), 1e-3)

@@ -1,4 +1,4 @@
-"""The segmentation task, where it differs from classification."""
+"""Check the segmentation task where it differs from classification."""
 
 import math
 from collections.abc import Callable
@@ -35,7 +35,9 @@ def datamodule(number: int = 2, size: int = 48) -> SyntheticEODataModule:
 
 
 class TestCommandLine:
-    def test_fit_and_all_others(self, runner: Callable[[str], Runner]) -> None:
+    def test_fits_validates_tests_and_predicts(
+        self, runner: Callable[[str], Runner]
+    ) -> None:
         run = runner('late_fusion_segmentation.yaml')
         assert 'val_AverageJaccardIndex' in run('fit')
         run('validate')
@@ -53,7 +55,7 @@ class TestCommandLine:
             assert alone['test_AverageJaccardIndex'] == pytest.approx(expected)
 
     @pytest.mark.parametrize('modality', ['s1', 's2'])
-    def test_trained_with_one(
+    def test_trains_with_one_modality(
         self, runner: Callable[[str], Runner], modality: str
     ) -> None:
         run = runner('late_fusion_segmentation.yaml')
@@ -78,7 +80,7 @@ class TestCommandLine:
             run('predict', **options)
 
 
-def test_mean_intersection_over_union_is_that_of_the_whole_split() -> None:
+def test_mean_intersection_over_union_is_computed_over_the_whole_split() -> None:
     torch.manual_seed(0)
     data, task = datamodule(), segmentation()
     (found,) = trainer().test(task, data, verbose=False)
@@ -99,7 +101,7 @@ def test_mean_intersection_over_union_is_that_of_the_whole_split() -> None:
 
 
 @pytest.mark.parametrize('number', [1, 3])
-def test_any_number_of_modalities_and_odd_sizes(number: int) -> None:
+def test_takes_any_number_of_modalities_and_odd_sizes(number: int) -> None:
     task, data = segmentation(number, model='unet'), datamodule(number, size=35)
     run = trainer()
     run.fit(task, data)
@@ -111,7 +113,7 @@ def test_any_number_of_modalities_and_odd_sizes(number: int) -> None:
     assert batches[0]['bounds'] is None
 
 
-def test_frozen_stays_bitwise() -> None:
+def test_frozen_encoders_do_not_change() -> None:
     task = segmentation(freeze_backbone=True)
     before = {k: v.clone() for k, v in task.state_dict().items()}
     trainer().fit(task, datamodule())
@@ -129,7 +131,7 @@ def test_frozen_cmx_learns_all_but_its_encoders() -> None:
         assert any(k.startswith(f'model.{part}.') for k in changed)
 
 
-def test_cmx_of_samples_that_lack_a_modality() -> None:
+def test_cmx_takes_samples_that_lack_a_modality() -> None:
     task = segmentation(model='cmx')
     batch = {
         'image_s1': torch.full((2, 2, 40, 40), torch.nan),
@@ -142,7 +144,7 @@ def test_cmx_of_samples_that_lack_a_modality() -> None:
     assert logits.shape == (2, 8, 40, 40) and logits.isfinite().all()
 
 
-def test_cmx_of_three_modalities() -> None:
+def test_cmx_refuses_three_modalities() -> None:
     with pytest.raises(
         ValueError, match=r"must be two for cmx, got \['s1', 's2', 'dem'\]"
     ):
@@ -150,7 +152,7 @@ def test_cmx_of_three_modalities() -> None:
 
 
 @pytest.mark.parametrize('vertical', [True, False])
-def test_upright_images_are_not_turned_over(vertical: bool) -> None:
+def test_upright_images_are_not_flipped_vertically(vertical: bool) -> None:
     torch.manual_seed(0)
     task = segmentation(crop_scale=[1.0, 1.0], vertical_flip=vertical)
     rows = torch.arange(48.0)[:, None].expand(16, 1, 48, 48) / 48
@@ -164,7 +166,7 @@ def test_upright_images_are_not_turned_over(vertical: bool) -> None:
     assert bool(turned.any()) == vertical
 
 
-def test_the_map_moves_with_the_images() -> None:
+def test_maps_are_cropped_and_flipped_with_images() -> None:
     torch.manual_seed(0)
     task = segmentation(crop_scale=[0.8, 1.0])
     mask = (
@@ -188,7 +190,7 @@ def test_the_map_moves_with_the_images() -> None:
     trainer().fit(task, datamodule())
 
 
-def test_masks_with_a_band() -> None:
+def test_takes_masks_with_a_band() -> None:
     mask = torch.ones(2, 1, 8, 8)
     assert segmentation()._target({'mask': mask}).shape == (2, 8, 8)
 
@@ -208,7 +210,7 @@ def test_binary() -> None:
     assert task._loss(logits, batch['mask']).isfinite()
 
 
-def test_last_training_batch_of_one() -> None:
+def test_a_last_training_batch_of_one_is_refused() -> None:
     task = LateFusionSegmentation(
         {'a': 2, 'b': 3}, 'deeplabv3+', 'resnet18', num_classes=3
     )

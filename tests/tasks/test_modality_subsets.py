@@ -1,4 +1,4 @@
-"""A test of every subset of modalities, whatever these are called."""
+"""Check the scores of every subset of modalities."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from torchgeo_decur.tasks import LateFusionClassification
 from torchgeo_decur.tasks.transfer.modality_subsets import SubsetMetrics
 
 
-def test_names_with_the_separator() -> None:
+def test_names_may_contain_the_separator() -> None:
     modalities = {'a+b': 1, 'a': 1, 'b': 1}
     task = LateFusionClassification(
         modalities, 'test_resnet', num_classes=2, test_modality_subsets=True
@@ -45,6 +45,6 @@ def test_each_subset_has_its_own_values() -> None:
 
 
 @pytest.mark.parametrize('modalities', [[], ['s1']])
-def test_without_subsets(modalities: list[str]) -> None:
+def test_one_modality_has_no_subsets(modalities: list[str]) -> None:
     metrics = SubsetMetrics({'acc': MulticlassAccuracy(2)}, modalities)
     assert not metrics.subsets and not metrics.compute()

@@ -1,4 +1,4 @@
-"""Check what ends a fit, and what does not."""
+"""Check which losses end a fit."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ ALL_BAD = dict.fromkeys(OK, torch.tensor(torch.inf))
 
 
 class TestFiniteGuard:
-    def test_names_the_part_that_was_first(self) -> None:
+    def test_names_the_first_bad_part(self) -> None:
         guard = FiniteGuard()
         guard.add(OK)
         guard.check(step=0)
@@ -27,7 +27,7 @@ class TestFiniteGuard:
         with pytest.raises(FloatingPointError, match=r"in \['a'\] by step 2"):
             guard.check(step=2)
 
-    def test_of_an_objective_without_parts(self) -> None:
+    def test_names_the_loss_of_an_objective_without_parts(self) -> None:
         guard = FiniteGuard()
         guard.add({'loss': torch.tensor(1.0)})
         guard.check(step=0)
@@ -35,7 +35,7 @@ class TestFiniteGuard:
         with pytest.raises(FloatingPointError, match=r"in \['loss'\] by step 1"):
             guard.check(step=1)
 
-    def test_steps_that_are_skipped_are_no_failure(self) -> None:
+    def test_allows_skipped_steps(self) -> None:
         guard = FiniteGuard(patience=2)
         for terms in (OK, ALL_BAD, ALL_BAD, OK, BAD, ALL_BAD):
             guard.add(terms)
@@ -46,7 +46,7 @@ class TestFiniteGuard:
         with pytest.raises(FloatingPointError, match=r"in \['a'\] by step 7"):
             guard.check(step=7)
 
-    def test_a_fit_that_skipped_all_steps_failed(self) -> None:
+    def test_refuses_a_fit_that_skipped_all_steps(self) -> None:
         guard = FiniteGuard(patience=9)
         guard.add(ALL_BAD)
         guard.check(step=1)
@@ -92,7 +92,7 @@ def test_own_objective_trains() -> None:
         trainer().fit(Own(bad=(1,)), datamodule())
 
 
-def test_step_that_the_scaler_skips_does_not_end_the_fit() -> None:
+def test_a_step_skipped_by_the_scaler_does_not_end_the_fit() -> None:
     run, task = trainer(max_epochs=2, plugins=mixed()), Own(bad=(0,))
     run.fit(task, datamodule())
     scaler: Any = run.precision_plugin.scaler  # type: ignore[attr-defined]

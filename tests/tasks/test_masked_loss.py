@@ -1,4 +1,4 @@
-"""Targets that are not known count nowhere."""
+"""Check that unknown targets do not count."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def test_logits_of_unknown_pixels_do_not_matter(
     assert 0 < expected < 5
 
 
-def test_mean_of_the_known() -> None:
+def test_mean_is_over_known_targets() -> None:
     torch.manual_seed(0)
     logits, y = torch.randn(4, 5), torch.randint(0, 2, (4, 5))
     plain = torch.nn.BCEWithLogitsLoss()
@@ -60,7 +60,7 @@ def test_mean_of_the_known() -> None:
 
 
 @pytest.mark.parametrize('weights', [None, [1.0, 0.0, 3.0]])
-def test_cross_entropy_is_that_of_torch(weights: list[float] | None) -> None:
+def test_cross_entropy_equals_that_of_torch(weights: list[float] | None) -> None:
     torch.manual_seed(0)
     logits, y = torch.randn(4, 3, 5), torch.randint(0, 3, (4, 5))
     y[0] = 255
@@ -69,7 +69,7 @@ def test_cross_entropy_is_that_of_torch(weights: list[float] | None) -> None:
     torch.testing.assert_close(MaskedLoss(True, 255, weights)(logits, y), expected)
 
 
-def test_focal_is_that_of_torchvision_and_kornia() -> None:
+def test_focal_loss_equals_those_of_torchvision_and_kornia() -> None:
     torch.manual_seed(0)
     logits, y = torch.randn(4, 3), torch.randint(0, 3, (4,))
     labels = torch.nn.functional.one_hot(y)
@@ -91,7 +91,7 @@ def test_focal_is_that_of_torchvision_and_kornia() -> None:
         ('binary', 'focal', None),
     ],
 )
-def test_nothing_known_teaches_nothing(
+def test_without_known_targets_nothing_is_learned(
     task: str, loss: str, number: int | None
 ) -> None:
     names = {'multiclass': 'num_classes', 'multilabel': 'num_labels'}
@@ -158,7 +158,9 @@ def test_loss_of_a_split_is_over_its_known_targets(loss: str) -> None:
 class TestLabelsOutsideTheClasses:
     @pytest.mark.parametrize('stage', ['fit', 'validate', 'test'])
     @pytest.mark.parametrize(('label', 'found'), [(4, '4'), (-1, '-1')])
-    def test_are_our_error(self, stage: str, label: int, found: str) -> None:
+    def test_are_refused_before_a_kernel(
+        self, stage: str, label: int, found: str
+    ) -> None:
         samples = scenes(8)
         samples[1]['label'] = torch.tensor(label)
         data: Any = DataLoader(samples, batch_size=4)  # type: ignore[arg-type]
@@ -167,14 +169,14 @@ class TestLabelsOutsideTheClasses:
             given = [data, data] if stage == 'fit' else [data]
             getattr(trainer(), stage)(classification('ce'), *given)
 
-    def test_of_labels(self) -> None:
+    def test_are_refused_in_multilabel_tasks(self) -> None:
         module = segmentation('multilabel', 'bce', num_labels=3)
         module._labels.replace(torch.tensor([0, 1, 255, 3]))
         message = r'mask must hold classes from 0 to 1 or ignore_index 255, got 3;'
         with pytest.raises(ValueError, match=message):
             module._labels.check('mask')
 
-    def test_steps_that_are_not_logged_do_not_look(
+    def test_steps_that_are_not_logged_do_not_check(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         looked: list[int] = []
@@ -198,7 +200,7 @@ class TestLabelsOutsideTheClasses:
 
 
 @pytest.mark.parametrize('loss', ['soft_margin', 'bce', 'focal'])
-def test_unknown_labels_of_a_fit(loss: Any) -> None:
+def test_a_fit_ignores_unknown_labels(loss: Any) -> None:
     torch.manual_seed(0)
     samples = [
         {
@@ -224,6 +226,6 @@ def test_unknown_labels_of_a_fit(loss: Any) -> None:
 
 
 @pytest.mark.parametrize(('task', 'number'), [('binary', None), ('multiclass', 3)])
-def test_jaccard_leaves_out_nothing(task: str, number: int | None) -> None:
+def test_jaccard_refuses_ignore_index(task: str, number: int | None) -> None:
     with pytest.raises(ValueError, match=r"'jaccard', .* got 255; use 'dice'"):
         segmentation(task, 'jaccard', num_classes=number)

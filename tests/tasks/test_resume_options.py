@@ -1,4 +1,4 @@
-"""A fit that goes on from a checkpoint, with options of its own."""
+"""Check fits that resume from a checkpoint with other options."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +43,7 @@ def transfer(**options: Any) -> LightningModule:
 
 
 class Watch(Callback):
-    """Remembers samples, and rate and weight decay of the first group, of each epoch."""
+    """Record samples, and rate and weight decay of the first group, of each epoch."""
 
     def __init__(self) -> None:
         self.order: dict[int, list[int]] = {}
@@ -61,7 +61,7 @@ class Watch(Callback):
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> Callable[..., Path]:
-    """Fit an epoch, and say where its checkpoint is."""
+    """Return a function that fits an epoch and returns the path of its checkpoint."""
 
     def fit(module: LightningModule) -> Path:
         run = trainer(limit_val_batches=0)
@@ -72,7 +72,7 @@ def stopped(tmp_path: Path) -> Callable[..., Path]:
     return fit
 
 
-def go_on(module: LightningModule, checkpoint: Path, epochs: int = 3) -> Watch:
+def resume(module: LightningModule, checkpoint: Path, epochs: int = 3) -> Watch:
     watch = Watch()
     run = trainer(max_epochs=epochs, callbacks=[watch], limit_val_batches=0)
     run.fit(module, loader(), loader(), ckpt_path=checkpoint)
@@ -81,15 +81,19 @@ def go_on(module: LightningModule, checkpoint: Path, epochs: int = 3) -> Watch:
 
 
 class TestOptions:
-    def test_of_a_pretraining_count(self, stopped: Callable[..., Path]) -> None:
-        found = go_on(
+    def test_options_of_a_pretraining_replace_those_of_the_checkpoint(
+        self, stopped: Callable[..., Path]
+    ) -> None:
+        found = resume(
             pretraining(lr=1e-2, weight_decay=0.5), stopped(pretraining(lr=1e-4))
         )
         assert found.decay == {0.5}
         assert 1e-3 < found.rates[1] < 1e-2
 
-    def test_of_a_transfer_count(self, stopped: Callable[..., Path]) -> None:
-        found = go_on(transfer(lr=0.5, weight_decay=0.3), stopped(transfer()))
+    def test_options_of_a_transfer_replace_those_of_the_checkpoint(
+        self, stopped: Callable[..., Path]
+    ) -> None:
+        found = resume(transfer(lr=0.5, weight_decay=0.3), stopped(transfer()))
         assert found.decay == {0.3} and set(found.rates.values()) == {0.5}
 
     @pytest.mark.parametrize(
@@ -110,7 +114,7 @@ class TestOptions:
     ) -> None:
         options: dict[str, Any] = {'optimizer': 'sgd', 'lr': 1.0}
         checkpoint = stopped(transfer(**options, lr_schedule=before))
-        found = go_on(
+        found = resume(
             transfer(**options, lr_schedule=lr_schedule), checkpoint, epochs=5
         )
         assert list(found.rates.values()) == pytest.approx(expected, abs=1e-4)
@@ -133,12 +137,12 @@ class TestOptions:
     ) -> None:
         checkpoint = stopped(build(optimizer=before))
         with pytest.raises(ValueError, match=message):
-            go_on(build(optimizer=after), checkpoint)
+            resume(build(optimizer=after), checkpoint)
 
     def test_other_parameters_are_refused(self, stopped: Callable[..., Path]) -> None:
         checkpoint = stopped(transfer())
         with pytest.raises(ValueError, match=r'expected adamw of 2 parameters, found'):
-            go_on(transfer(freeze_backbone=True), checkpoint)
+            resume(transfer(freeze_backbone=True), checkpoint)
 
 
 @pytest.mark.parametrize('build', [pretraining, transfer])
@@ -149,10 +153,10 @@ def test_another_order_of_modalities_is_refused(
     turned = dict(reversed(MODALITIES.items()))
     message = r"order of modalities: expected \['s2', 's1'\], found \['s1', 's2'\]"
     with pytest.raises(ValueError, match=message):
-        go_on(build(modalities=turned), checkpoint)
+        resume(build(modalities=turned), checkpoint)
 
 
-def test_every_epoch_has_an_order_of_its_own() -> None:
+def test_every_epoch_has_its_own_order() -> None:
     seed_everything(0, verbose=False)
     watch = Watch()
     run = trainer(max_epochs=4, callbacks=[watch])

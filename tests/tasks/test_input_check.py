@@ -1,4 +1,4 @@
-"""Images that nobody scaled are refused by the task itself."""
+"""Check that tasks refuse images outside [0, 1]."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ MODALITIES = {'s1': 2, 's2': 4}
 
 
 def loader(**change: Any) -> DataLoader[Any]:
-    """Six samples in [0, 1], in batches of two; a change of the images of a modality."""
+    """Return six samples in [0, 1], in batches of two, with changed images."""
 
     def sample(index: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(index)
@@ -59,7 +59,7 @@ class TestRefuses:
             trainer().predict(task(), raw)
 
 
-def test_looks_once_at_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checks_each_stage_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
 
     def spy(images: Any) -> None:
@@ -67,7 +67,7 @@ def test_looks_once_at_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
         check_unit_interval(images)
 
     monkeypatch.setattr(base, 'check_unit_interval', spy)
-    # What comes later is not looked at, so that no device waits.
+    # Later batches are not checked, to avoid device synchronization.
     later = loader(s1=lambda x, index: x - 5 if index > 1 else x)
     task = pretraining()
     trainer(num_sanity_val_steps=1, max_epochs=2).fit(task, later, later)
@@ -76,7 +76,7 @@ def test_looks_once_at_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 3
 
 
-def test_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warns_if_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('TORCHGEO_DECUR_CHECK', 'warn')
     with pytest.warns(UserWarning, match='s1: expected images in'):
         trainer().predict(transfer(), loader(s1=lambda x, _: x - 5))
