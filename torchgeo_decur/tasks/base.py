@@ -87,7 +87,7 @@ class CheckedTask(BaseTask):
     CHECKPOINT_HYPER_PARAMS_KEY = TASK_OPTIONS
     #: Hyperparameters that define the architecture: a checkpoint must have the same.
     architecture_hparams: tuple[str, ...] = ()
-    _checked: frozenset[tuple[str, int]] = frozenset()
+    _checked: frozenset[tuple[str | None, int]] = frozenset()
 
     def save_hyperparameters(
         self,
@@ -144,7 +144,7 @@ class CheckedTask(BaseTask):
         """
         stage = self.trainer.state.stage
         # Sanity checking reads the batches of validation.
-        key = (stage.dataloader_prefix if stage else '', dataloader_idx)
+        key = (stage.dataloader_prefix if stage else None, dataloader_idx)
         if key in self._checked:
             return
         self._checked |= {key}
@@ -211,7 +211,7 @@ class CheckedTask(BaseTask):
         It may if loggers get the step, in the first and the last step of an epoch, and
         on a CPU. Logging to the progress bar synchronizes.
         """
-        # With 0 nothing is logged.
+        # 0 disables logging.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         logged = every > 0 and (self.global_step + 1) % every == 0
         ends = batch_idx == 0 or self.trainer.is_last_batch

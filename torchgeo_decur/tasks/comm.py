@@ -112,7 +112,7 @@ class CoMM(FusionPretraining):
         """
         pooled, parts = self.encode(images)
         joint = self.fusion(parts)
-        alone = {m: self.fusion({m: part})['joint'] for m, part in parts.items()}
+        single = {m: self.fusion({m: part})['joint'] for m, part in parts.items()}
         project = self.projectors['joint']
-        embeddings = {n: project(h) for n, h in {**alone, **joint}.items()}
+        embeddings = {n: project(h) for n, h in {**single, **joint}.items()}
         return {**pooled, **joint}, embeddings

@@ -14,8 +14,9 @@ class BarlowTwins(MultimodalPretraining):
     """Pretrain one encoder per modality with Barlow Twins, modalities as views.
 
     Zbontar et al., *Barlow Twins: Self-Supervised Learning via Redundancy Reduction*,
-    ICML 2021, https://arxiv.org/abs/2103.03230. Correlations of all dimensions across
-    modalities are driven to the identity: the baseline of DeCUR.
+    ICML 2021, https://arxiv.org/abs/2103.03230. The correlation
+    matrix of all dimensions across modalities is driven to the identity. This is the
+    baseline of DeCUR.
 
     Args:
         modalities: number of channels of each modality, by name. A single one learns
@@ -61,9 +62,9 @@ class VICReg(MultimodalPretraining):
     """Pretrain one encoder per modality with VICReg, modalities as views.
 
     Bardes et al., *VICReg: Variance-Invariance-Covariance Regularization for
-    Self-Supervised Learning*, ICLR 2022, https://arxiv.org/abs/2105.04906. Embeddings of
-    two modalities are made equal, each dimension keeps its variance, and dimensions
-    are decorrelated within each modality.
+    Self-Supervised Learning*, ICLR 2022, https://arxiv.org/abs/2105.04906. The loss makes
+    embeddings of two modalities equal, keeps the variance of each dimension, and
+    decorrelates dimensions within each modality.
 
     Args:
         modalities: number of channels of each modality, by name. A single one learns
@@ -160,12 +161,12 @@ class CrossModalSimCLR(MultimodalPretraining):
 
 
 class CLIP(MultimodalPretraining):
-    """Pretrain one encoder per modality with CLIP, images of one place as pairs.
+    """Pretrain one encoder per modality with CLIP, with images of one place as pairs.
 
     Radford et al., *Learning Transferable Visual Models From Natural Language
-    Supervision*, ICML 2021, https://arxiv.org/abs/2103.00020. Negatives are of the other
-    modality alone, and the temperature is learned; it is logged with the signs of
-    collapse as ``temperature``.
+    Supervision*, ICML 2021, https://arxiv.org/abs/2103.00020. Negatives come only
+    from the other modality. The temperature is learned and logged as ``temperature``,
+    with the metrics of collapse.
 
     Args:
         modalities: number of channels of each modality, by name; at least two.
@@ -174,7 +175,7 @@ class CLIP(MultimodalPretraining):
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projectors; the last is the number of
             dimensions D of the embeddings. Without layers, features are embeddings.
-        temperature: start of the temperature.
+        temperature: initial temperature.
         options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
             ``augmentations``, ``optimizer``, ``lr``, ...
 
@@ -210,7 +211,7 @@ class CLIP(MultimodalPretraining):
     def collapse_metrics(
         self, h: Mapping[str, Tensor], z: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Measure collapse and alignment, and tell the temperature.
+        """Compute metrics of collapse and alignment, and the temperature.
 
         Args:
             h: features by name, shape (B, F).

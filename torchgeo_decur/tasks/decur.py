@@ -66,7 +66,7 @@ class DeCUR(MultimodalPretraining):
         """Return the number of common dimensions, the first ones of an embedding."""
         ratio: float = self.hparams['common_ratio']
         widths: list[int] = list(self.hparams['projector'])
-        # Without a projector the dimensions are those of the features.
+        # Without a projector, embeddings are the features.
         widths = widths or list(self.encoders.num_features.values())
         return round(ratio * widths[-1])
 
