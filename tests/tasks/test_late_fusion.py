@@ -325,7 +325,9 @@ class TestCache:
         assert not state['model.head.weight'].equal(other['model.head.weight'])
 
     def test_errors(self) -> None:
-        with pytest.raises(ValueError, match=r'cache_features needs freeze_backbone'):
+        with pytest.raises(
+            ValueError, match=r'needs frozen encoders, got freeze_backbone False'
+        ):
             classification(cache_features=True)
         with pytest.raises(ValueError, match=r'do not change, got crop_scale'):
             classification(
