@@ -13,7 +13,7 @@ from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 from torchgeo.datasets.utils import Sample
 
-from ..datamodules.base import Split
+from ..datamodules.base import Split as Split
 from ..datasets.base import UnreadableFileError
 from ..datasets.plotting import plot_images
 from ..files import checksum_of, short_hash
