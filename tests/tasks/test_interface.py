@@ -11,6 +11,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 from torchgeo.tasks import BaseTask
 
+from tests.helpers.versions import NO_NESTED_CLASSES
 from torchgeo_decur import tasks
 from torchgeo_decur.deprecation import renamed
 from torchgeo_decur.tasks import (
@@ -74,7 +75,8 @@ class TestObjectives:
             assert f'  --model.{option} ' in text
         assert '1e-4 for AdamW' in text
         # Not the names of all modules that torch has.
-        assert text.count('\n') < 120 and 'SARAugmentation' in text
+        assert text.count('\n') < 120
+        assert 'SARAugmentation' in text or NO_NESTED_CLASSES
 
     def test_options_are_flat(self, task: type[MultimodalPretraining]) -> None:
         own = set(options_of(task)) - {'options'}

@@ -108,15 +108,21 @@ class CheckedTask(BaseTask):
         caller = frame or sys._getframe(1)
         # No constructor runs outside it: Lightning adds only what its command has parsed.
         outside = outermost(caller)
-        super().save_hyperparameters(frame=outside, logger=logger)
+        super().save_hyperparameters(ignore=ignore, frame=outside, logger=logger)
         parsed = '_instantiator' in self.hparams
         options = current_names(
             type(self), self.hparams if parsed else collect_arguments(caller, self)
         )
-        for old in renamed(type(self)):
-            self.hparams.pop(old, None)
+        # Lightning 2.6.0 does not apply `ignore` to a mapping.
+        ignored = {ignore} if isinstance(ignore, str) else {*(ignore or ())}
+        for name in {*renamed(type(self)), *ignored}:
+            self.hparams.pop(name, None)
         named = all(isinstance(name, str) for name in args)
-        chosen = ({name: options[name] for name in args or options},) if named else args
+        chosen = (
+            ({name: options[name] for name in args or options if name not in ignored},)
+            if named
+            else args
+        )
         super().save_hyperparameters(
             *chosen, ignore=ignore, frame=outside, logger=logger
         )
