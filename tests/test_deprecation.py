@@ -124,7 +124,9 @@ class TestPython:
         assert by_new.hparams == {**plain.hparams, 'extra': 5}
 
     def test_names_of_bases_are_known(self) -> None:
-        assert renamed(Task) == {'ratio': 'common_ratio', 'widths': 'projector'}
+        own = {'ratio': 'common_ratio', 'widths': 'projector'}
+        assert renamed(Task) == {**renamed(DeCUR), **own}
+        assert renamed(DeCUR)['chunk_size'] == 'micro_batch_size'
         stored = {'ratio': 0.5, 'common_ratio': 0.75, 'lr': 1}
         assert current_names(Task, stored) == {'common_ratio': 0.5, 'lr': 1}
 
