@@ -1,6 +1,7 @@
 """Renamed arguments: from Python, from configs of `torchgeo`, and from checkpoints."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,34 @@ class TestPython:
         assert renamed(DeCUR)['chunk_size'] == 'micro_batch_size'
         stored = {'ratio': 0.5, 'common_ratio': 0.75, 'lr': 1}
         assert current_names(Task, stored) == {'common_ratio': 0.5, 'lr': 1}
+
+
+class TestFunctions:
+    @pytest.mark.parametrize(
+        ('module', 'name', 'present'),
+        [
+            ('analysis', 'Finding', 'AnalysisResult'),
+            ('analysis', 'LeftOut', 'NotApplicable'),
+            ('modalities', 'pick_date', 'select_date'),
+            ('modalities', 'picture', 'render'),
+            ('modalities', 'cure_of_holes', 'nodata_hint'),
+        ],
+    )
+    def test_an_old_name_warns_and_gives_the_present_function(
+        self, module: str, name: str, present: str
+    ) -> None:
+        owner = import_module(f'torchgeo_decur.{module}')
+        message = f'^{name} is deprecated .*; use {present}$'
+        with pytest.warns(FutureWarning, match=message) as caught:
+            found = getattr(owner, name)
+        assert found is getattr(owner, present)
+        assert caught[0].filename == __file__
+
+    def test_an_unknown_name_is_no_attribute(self) -> None:
+        with pytest.raises(
+            AttributeError, match="analysis' has no attribute 'nothing'"
+        ):
+            _ = import_module('torchgeo_decur.analysis').nothing
 
 
 class TestCommand:

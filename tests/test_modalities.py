@@ -12,7 +12,7 @@ from torchgeo_decur.modalities import (
     check,
     invalid_pixels,
     per_modality,
-    pick_date,
+    select_date,
     split,
 )
 
@@ -292,17 +292,17 @@ class TestPickDate:
 
     def test_no_dates(self) -> None:
         x = torch.rand(2, 3, 4, 5)
-        assert pick_date(x) is x
-        assert pick_date(x, date=1) is x
+        assert select_date(x) is x
+        assert select_date(x, date=1) is x
 
     def test_given_date(self) -> None:
-        picked = pick_date(self.dated(6, 4), date=2)
+        picked = select_date(self.dated(6, 4), date=2)
         assert picked.shape == (6, 3, 4, 5)
         assert picked[:, 0, 0, 0].tolist() == [100 * i + 2 for i in range(6)]
 
     def test_random_dates_of_each_sample(self) -> None:
         torch.manual_seed(0)
-        picked = pick_date(self.dated(64, 4))
+        picked = select_date(self.dated(64, 4))
         assert picked.shape == (64, 3, 4, 5)
         sample, date = picked[:, 0, 0, 0] // 100, picked[:, 0, 0, 0] % 100
         assert sample.tolist() == list(range(64))
@@ -312,16 +312,16 @@ class TestPickDate:
     def test_draws_are_independent(self) -> None:
         torch.manual_seed(0)
         x = self.dated(64, 4)
-        first, second = (pick_date(x)[:, 0, 0, 0] % 100 for _ in range(2))
+        first, second = (select_date(x)[:, 0, 0, 0] % 100 for _ in range(2))
         # Four equally likely dates agree in a quarter of the samples, here 16 +- 3.5.
         assert 4 < first.eq(second).sum().item() < 30
 
     def test_seed_repeats_the_draw(self) -> None:
         x = self.dated(16, 4)
         torch.manual_seed(1)
-        first = pick_date(x)
+        first = select_date(x)
         torch.manual_seed(1)
-        assert pick_date(x).equal(first)
+        assert select_date(x).equal(first)
 
 
 class TestInvalidPixels:

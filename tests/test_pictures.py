@@ -3,27 +3,27 @@ import pytest
 import torch
 
 from torchgeo_decur.analysis import composite
-from torchgeo_decur.modalities import MODALITIES, Modality, hillshade, picture, stretch
+from torchgeo_decur.modalities import MODALITIES, Modality, hillshade, render, stretch
 
 S1, S2 = MODALITIES['sentinel1_grd'], MODALITIES['sentinel2_l1c']
 
 
 def test_radar_in_colour_is_vv_vh_and_their_ratio() -> None:
     x = torch.randn(2, 6, 7) * 5 - 15
-    image, shown = picture(x, S1, radar='colour')
+    image, shown = render(x, S1, radar='colour')
     expected = stretch(torch.stack([x[0], x[1], x[0] - x[1]]))
     assert np.array_equal(image, expected.permute(1, 2, 0).numpy())
     assert shown == 'VV VH VV-VH, dB'
-    grey, shown = picture(x, S1)
+    grey, shown = render(x, S1)
     assert grey.shape == (6, 7)
     assert shown == 'VV, dB'
 
 
 def test_a_ratio_needs_both_polarisations_in_db() -> None:
     single = Modality(bands=('HH',), kind='sar', unit='dB')
-    assert picture(torch.rand(1, 4, 4), single, radar='colour')[1] == 'HH, dB'
+    assert render(torch.rand(1, 4, 4), single, radar='colour')[1] == 'HH, dB'
     linear = Modality(bands=('VV', 'VH'), kind='sar', unit='power')
-    assert picture(torch.rand(2, 4, 4), linear, radar='colour')[1] == 'VV, power'
+    assert render(torch.rand(2, 4, 4), linear, radar='colour')[1] == 'VV, power'
 
 
 def test_composite_undoes_the_scale_of_radar() -> None:
@@ -31,13 +31,13 @@ def test_composite_undoes_the_scale_of_radar() -> None:
     low, high = (torch.tensor(v)[:, None, None] for v in S1.limits or ())
     db = low + x * (high - low)
     np.testing.assert_allclose(
-        composite(x, S1), picture(db, S1, radar='colour')[0], atol=1e-5
+        composite(x, S1), render(db, S1, radar='colour')[0], atol=1e-5
     )
 
 
 def test_composite_of_optics_and_bytes() -> None:
     x = torch.rand(13, 6, 7)
-    assert np.array_equal(composite(x, S2), picture(x, S2)[0])
+    assert np.array_equal(composite(x, S2), render(x, S2)[0])
     rgb = torch.full((3, 2, 2), 0.25)
     assert (composite(rgb, MODALITIES['geonrw_rgb']) == 0.25).all()
     assert (composite(rgb, MODALITIES['sunrgbd_hha']) == 0.25).all()
@@ -60,7 +60,7 @@ def test_hillshade_lights_the_north_west_in_any_unit() -> None:
     shade = hillshade(hill)
     assert shade[6, 6] > 0.9 > 0.1 > shade[14, 14]
     np.testing.assert_allclose(hillshade(300 + 1000 * hill), shade, atol=1e-4)
-    image, shown = picture(hill[None], MODALITIES['geonrw_dem'])
+    image, shown = render(hill[None], MODALITIES['geonrw_dem'])
     assert np.array_equal(image, shade)
     assert shown == 'elevation, m'
 
@@ -80,6 +80,6 @@ def test_holes_in_a_surface() -> None:
 
 def test_wrong_bands() -> None:
     with pytest.raises(ValueError, match=r"2 bands \['VV', 'VH'\], got 3"):
-        picture(torch.rand(3, 4, 4), S1)
+        render(torch.rand(3, 4, 4), S1)
     with pytest.raises(ValueError, match=r'2 bands .*, got \(1, 2, 4, 4\)'):
         composite(torch.rand(1, 2, 4, 4), S1)

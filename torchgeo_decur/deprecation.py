@@ -1,4 +1,4 @@
-"""Renamed arguments: the old names work for one release, with a warning.
+"""Renamed arguments and functions: the old names work for one release, with a warning.
 
 To rename an argument, rename it in the constructor and name both in the decorator::
 
@@ -10,9 +10,11 @@ To rename an argument, rename it in the constructor and name both in the decorat
 checkpoint that holds the old name. The constructor, and the hyperparameters of a task,
 see only new names. Decorate the constructor that declares the argument: subclasses that hand on
 ``**options`` follow. A file read without a constructor is translated by :func:`current_names`.
+For functions and classes of a public module, see :func:`renamed_names`.
 """
 
 import inspect
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
@@ -73,6 +75,39 @@ def renamed_arguments[**P, T](
         return __init__
 
     return decorate
+
+
+def renamed_names(module: str, **names: str) -> Callable[[str], Any]:
+    """Let a module offer its functions and classes by their old names.
+
+    Args:
+        module: full name of the module.
+        names: present name of each function or class, by its old name.
+
+    Returns:
+        The ``__getattr__`` of the module. It warns with a ``FutureWarning``.
+
+    Example:
+        >>> find = renamed_names('torchgeo_decur.deprecation', renames='renamed')
+        >>> with warnings.catch_warnings(record=True, action='always') as caught:
+        ...     find('renames') is renamed
+        True
+        >>> print(caught[0].message)
+        renames is deprecated and will be removed in the next release; use renamed
+    """
+
+    def find(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f'module {module!r} has no attribute {name!r}')
+        warnings.warn(
+            f'{name} is deprecated and will be removed in the next release; '
+            f'use {names[name]}',
+            FutureWarning,
+            skip_file_prefixes=(str(Path(__file__).parent),),
+        )
+        return getattr(sys.modules[module], names[name])
+
+    return find
 
 
 def renamed(component: type) -> dict[str, str]:

@@ -12,7 +12,7 @@ from torchgeo_decur.analysis.attribution import (
     overlap,
     shares,
 )
-from torchgeo_decur.analysis.pretrained import looking_at, parts_of, take
+from torchgeo_decur.analysis.pretrained import eval_mode, iter_batches, parts_of
 
 COMMON, UNIQUE = slice(0, 2), slice(2, 3)
 # Two common dimensions and a unique one, of three bands.
@@ -109,7 +109,7 @@ class TestProtocol:
         toy.projectors.eval()
         toy.encoders.encoders['m'].conv.weight.grad = torch.ones(3, 3, 1, 1)
         toy.encoders.encoders['m'].conv.weight.requires_grad = False
-        with torch.inference_mode(), looking_at(toy):
+        with torch.inference_mode(), eval_mode(toy):
             assert not any(m.training for m in toy.modules())
             x = torch.rand(2, 3, 4, 4)
             assert gradcam(toy, 'm', x, COMMON).any()
@@ -123,7 +123,7 @@ class TestProtocol:
 
     def test_modes_come_back_after_an_error(self) -> None:
         toy = ToyPretrained(m=WEIGHTS)
-        with pytest.raises(RuntimeError, match='stop'), looking_at(toy):
+        with pytest.raises(RuntimeError, match='stop'), eval_mode(toy):
             raise RuntimeError('stop')
         assert all(m.training for m in toy.modules())
 
@@ -131,20 +131,22 @@ class TestProtocol:
         toy = ToyPretrained(m=WEIGHTS)
         x = torch.arange(10.0).view(10, 1, 1, 1)
         batches = [{'m': x[:6], 'other': x}, {'m': x[6:], 'other': x}]
-        found = [p['m'].flatten().tolist() for p in take(toy, batches, ['m'], 8, 4)]
+        found = [
+            p['m'].flatten().tolist() for p in iter_batches(toy, batches, ['m'], 8, 4)
+        ]
         assert found == [[0, 1, 2, 3], [4, 5], [6, 7]]
 
     def test_errors(self) -> None:
         toy = ToyPretrained(m=WEIGHTS)
         batch = {'m': torch.rand(2, 3, 4, 4)}
         with pytest.raises(ValueError, match='max_samples must be positive, got 0'):
-            next(take(toy, [batch], ['m'], 0, 4))
+            next(iter_batches(toy, [batch], ['m'], 0, 4))
         with pytest.raises(
             ValueError, match=r"\['m', 'n'\], got \['m'\] without \['n'\]"
         ):
-            next(take(toy, [batch], ['m', 'n'], 4, 4))
+            next(iter_batches(toy, [batch], ['m', 'n'], 4, 4))
         with pytest.raises(ValueError, match='at least one sample, got none'):
-            next(take(toy, [], ['m'], 4, 4))
+            next(iter_batches(toy, [], ['m'], 4, 4))
         with pytest.raises(ValueError, match=r'common_dim must be in \[0, 4\], got 5'):
             parts_of(5, 4)
 

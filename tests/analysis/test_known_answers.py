@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from torchgeo_decur.analysis import (
+    AnalysisResult,
     Embeddings,
-    Finding,
-    LeftOut,
+    NotApplicable,
     alignment_histogram,
     alignment_loss,
     cross_modal_retrieval,
@@ -31,37 +31,37 @@ from torchgeo_decur.analysis.dimension_maps import (
 COMMON, UNIQUE, N = 24, 16, 600
 
 
-def only(finding: Finding, table: str, **values: Any) -> dict[str, Any]:
+def only(result: AnalysisResult, table: str, **values: Any) -> dict[str, Any]:
     """The only row of a table with these values."""
     rows = [
-        r for r in finding.tables[table] if all(r[k] == v for k, v in values.items())
+        r for r in result.tables[table] if all(r[k] == v for k, v in values.items())
     ]
     assert len(rows) == 1, (values, len(rows))
     return dict(rows[0])
 
 
 @pytest.fixture(scope='module')
-def mapped(known: Embeddings) -> Finding:
+def mapped(known: Embeddings) -> AnalysisResult:
     return dimension_map(known)
 
 
 @pytest.fixture(scope='module')
-def probed(known: Embeddings) -> Finding:
+def probed(known: Embeddings) -> AnalysisResult:
     return probe_parts(known, times=200)
 
 
 class TestAlignment:
     def test_values(self, known: Embeddings) -> None:
-        finding = alignment_histogram(known)
-        common = only(finding, 'alignment', part='common')
+        result = alignment_histogram(known)
+        common = only(result, 'alignment', part='common')
         assert common['dimensions'] == COMMON
         assert common['mean_loss'] == pytest.approx(0, abs=1e-4)
         assert common['aligned_percent'] == 100
-        unique = only(finding, 'alignment', part='unique')
+        unique = only(result, 'alignment', part='unique')
         assert unique['dimensions'] == UNIQUE
         assert unique['mean_loss'] == pytest.approx(1, abs=0.05)
         assert unique['aligned_percent'] == 0
-        each = finding.tables['dimensions']
+        each = result.tables['dimensions']
         assert [r['part'] for r in each] == ['common'] * COMMON + ['unique'] * UNIQUE
         assert all(r['loss'] < 1e-4 for r in each[:COMMON])
         assert all(0.6 < r['loss'] < 1.5 for r in each[COMMON:])
@@ -78,16 +78,14 @@ class TestAlignment:
     def test_baseline(self, known: Embeddings) -> None:
         z = next(iter(known.z.values()))
         other = Embeddings.of({'s1': z, 's2': -z})
-        finding = alignment_histogram(known, other)
-        row = only(finding, 'alignment', part='baseline')
+        result = alignment_histogram(known, other)
+        row = only(result, 'alignment', part='baseline')
         assert row['mean_loss'] == pytest.approx(4, abs=1e-3)
 
     def test_every_pair(self) -> None:
         z = torch.randn(50, 3)
-        finding = alignment_histogram(Embeddings.of({'a': z, 'b': z, 'c': -z}))
-        losses = [
-            (r['modalities'], r['mean_loss']) for r in finding.tables['alignment']
-        ]
+        result = alignment_histogram(Embeddings.of({'a': z, 'b': z, 'c': -z}))
+        losses = [(r['modalities'], r['mean_loss']) for r in result.tables['alignment']]
         assert losses == [
             ('a and b', pytest.approx(0, abs=1e-3)),
             ('a and c', pytest.approx(4, abs=1e-3)),
@@ -98,12 +96,14 @@ class TestAlignment:
         assert alignment_loss(torch.tensor([1.0, 0.0, -1.0])).tolist() == [0, 1, 4]
 
     def test_one_modality(self) -> None:
-        with pytest.raises(LeftOut, match=r"needs two modalities .*, got \{'s1': 2\}"):
+        with pytest.raises(
+            NotApplicable, match=r"needs two modalities .*, got \{'s1': 2\}"
+        ):
             alignment_histogram(Embeddings.of({'s1': torch.rand(4, 2)}))
 
 
 class TestDimensions:
-    def test_pairs(self, mapped: Finding) -> None:
+    def test_pairs(self, mapped: AnalysisResult) -> None:
         def silhouette(part: str, space: str) -> float:
             row = only(mapped, 'silhouettes', clusters='pairs', part=part, space=space)
             return float(row['silhouette'])
@@ -151,7 +151,7 @@ class TestDimensions:
             }
             assert values['common'] < 0.1 and values['unique'] > 0.8
 
-    def test_every_point_is_told(self, mapped: Finding) -> None:
+    def test_every_point_is_told(self, mapped: AnalysisResult) -> None:
         points = mapped.tables['points']
         assert len(points) == 2 * (COMMON + UNIQUE)
         assert {r['modality'] for r in points} == {'s1', 's2'}
@@ -173,7 +173,9 @@ class TestDimensions:
 
 class TestProbes:
     @pytest.mark.parametrize('classifier', ['knn', 'linear'])
-    def test_label_in_common_dimensions(self, probed: Finding, classifier: str) -> None:
+    def test_label_in_common_dimensions(
+        self, probed: AnalysisResult, classifier: str
+    ) -> None:
         for name in ('s1', 's2', 's1+s2'):
             what = {'label': 'label', 'name': name, 'classifier': classifier}
             assert only(probed, 'probes', part='common', **what)['score'] > 95
@@ -192,7 +194,7 @@ class TestProbes:
             assert all_of_each['dimensions'] == '{} and {}'.format(*widths)
             assert as_many['dimensions'] == f'{widths[1]} and {widths[1]}'
 
-    def test_label_in_unique_dimensions_of_s1(self, probed: Finding) -> None:
+    def test_label_in_unique_dimensions_of_s1(self, probed: AnalysisResult) -> None:
         def verdict(name: str) -> str:
             rows = [
                 r
@@ -206,7 +208,7 @@ class TestProbes:
         assert verdict('s2') == 'not learned, at chance in the features too'
         assert '- unique holds more: label_s1 in s1' in probed.text
 
-    def test_features(self, probed: Finding) -> None:
+    def test_features(self, probed: AnalysisResult) -> None:
         for name, score in (('s1', 33), ('s2', 100)):
             row = only(
                 probed,
@@ -218,35 +220,35 @@ class TestProbes:
             )
             assert row['score'] == pytest.approx(score, abs=8)
 
-    def test_several_labels(self, probed: Finding) -> None:
+    def test_several_labels(self, probed: AnalysisResult) -> None:
         what = {'label': 'label_several', 'name': 's1', 'classifier': 'linear'}
         row = only(probed, 'probes', part='all', **what)
         assert row['metric'] == 'average precision' and row['score'] > 95
 
-    def test_one_panel_for_each_label(self, probed: Finding) -> None:
+    def test_one_panel_for_each_label(self, probed: AnalysisResult) -> None:
         titles = [a.get_title(loc='left') for a in probed.figures['probes'].axes]
         labels = ['label', 'label_s1', 'label_several']
         assert titles[:3] == [f'{label}, linear probe' for label in labels]
 
     def test_nothing_to_tell_apart(self, known: Embeddings) -> None:
-        finding = probe_parts(replace(known, common_dim=None), times=20)
-        assert {r['part'] for r in finding.tables['probes']} == {'all', 'features'}
-        assert 'differences' not in finding.tables
-        assert 'does not tell common from unique' in finding.text
+        result = probe_parts(replace(known, common_dim=None), times=20)
+        assert {r['part'] for r in result.tables['probes']} == {'all', 'features'}
+        assert 'differences' not in result.tables
+        assert 'does not tell common from unique' in result.text
 
     def test_no_labels(self, known: Embeddings) -> None:
         for analyse in (probe_parts, dropped_dimensions):
-            with pytest.raises(LeftOut, match=r'need labels .*\(keys label\*\)'):
+            with pytest.raises(NotApplicable, match=r'need labels .*\(keys label\*\)'):
                 analyse(replace(known, labels={}))
 
 
 class TestDropping:
     def test_what_falls(self, known: Embeddings) -> None:
-        finding = dropped_dimensions(known, (0.0, COMMON / (COMMON + UNIQUE)), times=50)
+        result = dropped_dimensions(known, (0.0, COMMON / (COMMON + UNIQUE)), times=50)
 
         def score(label: str, dropped: str, number: int) -> float:
             row = only(
-                finding,
+                result,
                 'dropped',
                 label=label,
                 modality='s1',
@@ -269,17 +271,17 @@ class TestDropping:
 
 class TestRetrieval:
     def test_values(self, known: Embeddings) -> None:
-        finding = cross_modal_retrieval(known)
+        result = cross_modal_retrieval(known)
         for m, n in (('s1', 's2'), ('s2', 's1')):
             way = {'from': m, 'to': n}
-            common = only(finding, 'retrieval', part='common', **way)
+            common = only(result, 'retrieval', part='common', **way)
             assert [common[f'recall_{k}'] for k in (1, 5, 10)] == [100, 100, 100]
-            unique = only(finding, 'retrieval', part='unique', **way)
+            unique = only(result, 'retrieval', part='unique', **way)
             for k in (1, 5, 10):
                 assert unique[f'recall_{k}'] == pytest.approx(100 * k / N, abs=1.5)
             low, high = unique['low_10'], unique['high_10']
             assert low < 1000 / N < high
-        assert 'among those of the other' in finding.text
+        assert 'among those of the other' in result.text
 
     def test_collapse_scores_as_chance_does(self) -> None:
         z = torch.ones(50, 4)
@@ -294,8 +296,8 @@ class TestRank:
         random = torch.Generator().manual_seed(0)
         full = torch.linalg.qr(torch.randn(64, 8, generator=random))[0]
         low = full[:, :2] @ torch.randn(2, 8, generator=random)
-        finding = effective_ranks(Embeddings.of({'a': full, 'b': low}, h={'a': full}))
-        ranks = {(r['name'], r['part']): r['rank'] for r in finding.tables['ranks']}
+        result = effective_ranks(Embeddings.of({'a': full, 'b': low}, h={'a': full}))
+        ranks = {(r['name'], r['part']): r['rank'] for r in result.tables['ranks']}
         assert ranks['a', 'all'] == ranks['a', 'features'] == pytest.approx(8, abs=0.01)
         assert 1 < ranks['b', 'all'] <= 2.01
 
@@ -309,15 +311,15 @@ class TestCurves:
             writer.writerows(
                 [[0, 0, 3.0, '', 1], [0, 1, 2.0, 0.5, ''], [1, 2, 2.5, '', '']]
             )
-        finding = training_curves(file)
-        row = only(finding, 'metrics', metric='train_loss')
+        result = training_curves(file)
+        row = only(result, 'metrics', metric='train_loss')
         assert [row[k] for k in ('first', 'lowest', 'highest', 'last')] == [
             3,
             2,
             3,
             2.5,
         ]
-        axes = finding.figures['curves'].axes
+        axes = result.figures['curves'].axes
         assert [a.get_title(loc='left') for a in axes] == [
             'Loss',
             'Spread of the features',
@@ -346,5 +348,5 @@ class TestCurves:
         file = tmp_path / 'metrics.csv'
         if text is not None:
             file.write_text(text)
-        with pytest.raises(LeftOut, match=r'metrics\.csv'):
+        with pytest.raises(NotApplicable, match=r'metrics\.csv'):
             training_curves(file)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tests.helpers.toy_pretrained import ToyPretrained, corner
-from torchgeo_decur.analysis import Finding, spatial_saliency, spectral_saliency
+from torchgeo_decur.analysis import AnalysisResult, spatial_saliency, spectral_saliency
 from torchgeo_decur.modalities import MODALITIES, Modality
 from torchgeo_decur.tasks import CoMM, COrAL, DeCUR
 
@@ -23,10 +23,10 @@ def batches(
     ]
 
 
-def rows(finding: Finding, table: str, **wanted: Any) -> list[dict[str, Any]]:
+def rows(result: AnalysisResult, table: str, **wanted: Any) -> list[dict[str, Any]]:
     return [
         dict(r)
-        for r in finding.tables[table]
+        for r in result.tables[table]
         if all(r[k] == v for k, v in wanted.items())
     ]
 

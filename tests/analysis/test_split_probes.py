@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from torchgeo_decur.analysis.embeddings import Embeddings
-from torchgeo_decur.analysis.result import LeftOut
+from torchgeo_decur.analysis.result import NotApplicable
 from torchgeo_decur.analysis.split_probes import probe_splits
 
 CLASSES = 4
@@ -74,5 +74,5 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match=r"labels must be among \['label'\], got 'x'"):
         probe_splits(data, data, labels=['x'])
     same = Embeddings.of(data.z, 8, {'label': torch.zeros(40)}, data.h)
-    with pytest.raises(LeftOut, match='labels of two or more classes'):
+    with pytest.raises(NotApplicable, match='labels of two or more classes'):
         probe_splits(same, same)

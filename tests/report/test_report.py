@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchgeo.tasks import Classification
 
-from torchgeo_decur.analysis import Finding
+from torchgeo_decur.analysis import AnalysisResult
 from torchgeo_decur.cli import main
 from torchgeo_decur.cli.report import ANALYSES, store, write_report, writer
 from torchgeo_decur.datamodules import SyntheticEODataModule
@@ -109,7 +109,7 @@ def data() -> SyntheticEODataModule:
     return SyntheticEODataModule(length=8, val_length=12, batch_size=4, size=32)
 
 
-def finding(folder: Path, name: str) -> dict[str, Any]:
+def result(folder: Path, name: str) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / name / store.MARKER).read_text())
     return content
 
@@ -161,7 +161,7 @@ class TestFiles:
         folders = {f.parent.name for f in made.glob(f'*/{store.MARKER}')}
         assert folders == set(ANALYSES)
         for name in ANALYSES:
-            content = finding(made, name)
+            content = result(made, name)
             assert 'Left out' not in content['text'], name
             for figure in content['figures']:
                 assert (made / name / f'{figure}.svg').read_text().startswith('<?xml')
@@ -200,7 +200,7 @@ class TestResume:
         done: list[str] = []
         analyse = writer.Run.analyse
 
-        def note(self: writer.Run, name: str) -> Finding:
+        def note(self: writer.Run, name: str) -> AnalysisResult:
             done.append(name)
             return analyse(self, name)
 
@@ -213,7 +213,7 @@ class TestResume:
             with pytest.raises(KeyboardInterrupt):
                 write_report(task, data, tmp_path, analyses=CHEAP)
         with monkeypatch.context() as patch:
-            patch.setattr(store, 'describe', stop)
+            patch.setattr(store, 'alternative_text', stop)
             with pytest.raises(KeyboardInterrupt):
                 write_report(task, data, tmp_path, analyses=CHEAP)
         assert done == ['alignment', 'retrieval', 'retrieval']
@@ -229,13 +229,31 @@ class TestResume:
         assert done[3:] == ['retrieval', 'rank']
         write_report(task, data, tmp_path, analyses=CHEAP, max_samples=6)
         assert done[5:] == CHEAP
-        assert finding(tmp_path, 'rank')['tables']['ranks'][0]['samples'] == 6
+        assert result(tmp_path, 'rank')['tables']['ranks'][0]['samples'] == 6
         with torch.no_grad():
             parameter = next(task.parameters())
             parameter += 1
             write_report(task, data, tmp_path, analyses=['rank'], max_samples=6)
             parameter -= 1
         assert done[8:] == ['rank']
+
+    def test_continues_a_report_with_the_old_name_of_markers(
+        self,
+        task: DeCUR,
+        data: SyntheticEODataModule,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        write_report(task, data, tmp_path, analyses=['rank'])
+        old = tmp_path / 'rank' / 'finding.json'
+        (tmp_path / 'rank' / store.MARKER).rename(old)
+        (tmp_path / store.REPORT).unlink()
+        with monkeypatch.context() as patch:
+            patch.setitem(ANALYSES, 'rank', ('', lambda run: pytest.fail('run again')))
+            write_report(task, data, tmp_path, analyses=['rank'])
+        write_report(task, data, tmp_path, analyses=['rank'], max_samples=6)
+        assert not old.exists()
+        assert result(tmp_path, 'rank')['tables']['ranks'][0]['samples'] == 6
 
 
 class TestFilesOfTheUser:
@@ -269,7 +287,7 @@ class TestFilesOfTheUser:
         write_report(task, data, tmp_path, analyses=['rank'], max_samples=6)
         assert (folder / 'notes.txt').read_text() == 'mine'
         assert not (folder / 'older.csv').exists()
-        assert finding(tmp_path, 'rank')['tables']['ranks'][0]['samples'] == 6
+        assert result(tmp_path, 'rank')['tables']['ranks'][0]['samples'] == 6
 
 
 class TestWhat:
@@ -288,7 +306,7 @@ class TestWhat:
         page = write_report(
             task, data, tmp_path, baseline=other, analyses=['alignment'], split='test'
         )
-        rows = finding(tmp_path, 'alignment')['tables']['alignment']
+        rows = result(tmp_path, 'alignment')['tables']['alignment']
         assert [r['part'] for r in rows] == ['common', 'unique', 'all', 'baseline']
         assert 'test, 12 samples' in Page(page.read_text('utf-8')).words
 
@@ -297,7 +315,7 @@ class TestWhat:
             MODALITIES, model='test_resnet', embed_dim=8, num_heads=2, projector=[8, 8]
         )
         write_report(task, data, tmp_path, analyses=CHEAP)
-        rows = finding(tmp_path, 'alignment')['tables']['alignment']
+        rows = result(tmp_path, 'alignment')['tables']['alignment']
         pairs = ['s1 and s2', 's1 and joint', 's2 and joint']
         assert [(r['modalities'], r['part']) for r in rows] == [
             (pair, 'all') for pair in pairs

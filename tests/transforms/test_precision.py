@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.helpers.simulated_device import simulated
-from torchgeo_decur.modalities import Modality, pick_date
+from torchgeo_decur.modalities import Modality, select_date
 from torchgeo_decur.transforms import (
     AugmentationChain,
     DepthAugmentation,
@@ -96,7 +96,7 @@ def test_a_device_is_not_waited_for() -> None:
         PairedCrop(16)({'a': x, 'b': x}, x[:, 0].long())
         assert not device.waits and len(device.copies) == 1
     with simulated() as device:
-        pick_date(torch.empty(4, 3, 2, 40, 40, device='cuda'))
+        select_date(torch.empty(4, 3, 2, 40, 40, device='cuda'))
         assert not device.waits and len(device.copies) == 1
 
 

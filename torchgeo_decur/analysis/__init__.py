@@ -1,9 +1,12 @@
 """What was learned: the analyses of the paper, each one call.
 
 An analysis takes :class:`Embeddings` (see :func:`collect`) or a task and its images, and
-returns a :class:`Finding`: words, numbers and pictures.
+returns a :class:`AnalysisResult`: words, numbers and pictures.
 """
 
+from typing import TYPE_CHECKING
+
+from ..deprecation import renamed_names
 from .alignment import alignment_histogram, alignment_loss
 from .band_composites import composite
 from .correlation import CorrelationStream, Reservoir
@@ -15,16 +18,16 @@ from .encoder_maps import feature_maps
 from .matplotlib_style import figure_style
 from .pretrained import Pretrained
 from .probes import probe_parts
-from .result import Finding, LeftOut
+from .result import AnalysisResult, NotApplicable
 from .retrieval import cross_modal_retrieval, effective_ranks
 from .saliency import spatial_saliency, spectral_saliency
 from .split_probes import probe_splits
 
 __all__ = (
+    'AnalysisResult',
     'CorrelationStream',
     'Embeddings',
-    'Finding',
-    'LeftOut',
+    'NotApplicable',
     'Pretrained',
     'Reservoir',
     'alignment_histogram',
@@ -43,3 +46,8 @@ __all__ = (
     'spectral_saliency',
     'training_curves',
 )
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed_names(
+        __name__, Finding='AnalysisResult', LeftOut='NotApplicable'
+    )

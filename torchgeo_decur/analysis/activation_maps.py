@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .result import LeftOut
+from .result import NotApplicable
 
 
 def last_map(encoder: nn.Module, x: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def last_map(encoder: nn.Module, x: Tensor) -> Tensor:
         the class token.
 
     Raises:
-        LeftOut: if the model has no map.
+        NotApplicable: if the model has no map.
 
     Example:
         >>> import timm
@@ -50,7 +50,7 @@ def exposed(encoder: nn.Module, size: tuple[int, ...]) -> Iterator[nn.Module]:
         of the encoder.
 
     Raises:
-        LeftOut: if the model does not say which its last map is.
+        NotApplicable: if the model does not say which its last map is.
     """
     identity = nn.Identity()
 
@@ -74,7 +74,7 @@ def _last_layer(encoder: nn.Module) -> nn.Module:
     try:
         return encoder.get_submodule(model.feature_info[-1]['module'])
     except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise LeftOut(
+        raise NotApplicable(
             "encoder must say in feature_info, as timm's models do, which module gives "
             f'its last map, got {type(encoder).__name__}'
         ) from error
@@ -100,7 +100,7 @@ def _as_map(
         maps = tokens.transpose(1, 2).unflatten(2, grid)
         return maps, lambda x: torch.cat([prefix, x.flatten(2).transpose(1, 2)], 1)
     found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    raise LeftOut(
+    raise NotApplicable(
         f'encoder must have a feature map or tokens, got {found} of '
         f'{type(encoder).__name__}'
     )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .embeddings import Embeddings, Pair
 from .matplotlib_style import COLOURS, COLUMN, PAGE, figure_style
-from .result import Finding, LeftOut, Rows
+from .result import AnalysisResult, NotApplicable, Rows
 
 #: Dimensions with a smaller loss are called aligned: correlated by more than 0.68.
 ALIGNED = 0.1
@@ -33,7 +33,7 @@ def alignment_loss(diagonal: Tensor) -> Tensor:
 
 def alignment_histogram(
     embeddings: Embeddings, baseline: Embeddings | None = None
-) -> Finding:
+) -> AnalysisResult:
     """Show how the cross-modal loss is spread over the dimensions, as in Fig. 5a.
 
     Args:
@@ -45,7 +45,7 @@ def alignment_histogram(
         and ``dimensions``, for each dimension; figure ``histogram``.
 
     Raises:
-        LeftOut: if there are no two modalities with as many dimensions.
+        NotApplicable: if there are no two modalities with as many dimensions.
 
     Example:
         >>> import torch
@@ -55,7 +55,7 @@ def alignment_histogram(
         [('all', 0.0)]
     """
     if not embeddings.diagonals:
-        raise LeftOut(
+        raise NotApplicable(
             'alignment needs two modalities with as many dimensions, got '
             f'{ {m: z.shape[1] for m, z in embeddings.z.items()} }'
         )
@@ -78,7 +78,7 @@ def alignment_histogram(
             other = baseline.diagonals[pair]
             curves[pair]['baseline'] = alignment_loss(other)
             rows.append(_row(pair, 'baseline', other))
-    return Finding(
+    return AnalysisResult(
         name='alignment',
         title='Alignment of embedding dimensions',
         text=_text(embeddings, rows),

@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate
 
 from .activation_maps import exposed
 from .pretrained import Pretrained
-from .result import LeftOut
+from .result import NotApplicable
 
 
 def gradcam(model: Pretrained, modality: str, x: Tensor, dimensions: slice) -> Tensor:
@@ -37,11 +37,11 @@ def gradcam(model: Pretrained, modality: str, x: Tensor, dimensions: slice) -> T
 
     Raises:
         ImportError: if captum is not installed.
-        LeftOut: if the embeddings do not come from the last map of the encoder.
+        NotApplicable: if the embeddings do not come from the last map of the encoder.
     """
     attr = import_captum()
     if 'shared' in model.projectors:
-        raise LeftOut(
+        raise NotApplicable(
             'model must compute the embeddings of a modality by its entry in encoders, '
             f'got {type(model).__name__}, whose unique embeddings have encoders of '
             'their own'

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..modalities import Modality, picture
+from ..modalities import Modality, render
 
 
 def composite(image: Tensor, modality: Modality) -> NDArray[Any]:
@@ -14,7 +14,7 @@ def composite(image: Tensor, modality: Modality) -> NDArray[Any]:
 
     Optics are a colour picture stretched by percentiles, VV and VH in dB a false-colour
     one (VV, VH and their ratio), other radar grey, elevation hill-shaded; see
-    :func:`~torchgeo_decur.modalities.picture`.
+    :func:`~torchgeo_decur.modalities.render`.
 
     Args:
         image: an image as a task takes it, in [0, 1], shape (C, H, W).
@@ -31,10 +31,10 @@ def composite(image: Tensor, modality: Modality) -> NDArray[Any]:
         >>> composite(torch.rand(2, 8, 9), MODALITIES['sentinel1_grd']).shape
         (8, 9, 3)
     """
-    return describe(image, modality)[0]
+    return composite_and_bands(image, modality)[0]
 
 
-def describe(image: Tensor, modality: Modality) -> tuple[NDArray[Any], str]:
+def composite_and_bands(image: Tensor, modality: Modality) -> tuple[NDArray[Any], str]:
     """Turn an image in [0, 1] into a picture, and say what it shows.
 
     Args:
@@ -50,4 +50,4 @@ def describe(image: Tensor, modality: Modality) -> tuple[NDArray[Any], str]:
         # there, where saturated bands are equally bright.
         low, high = (torch.tensor(x)[:, None, None] for x in modality.limits)
         image = low + image * (high - low)
-    return picture(image, modality, radar='colour')
+    return render(image, modality, radar='colour')

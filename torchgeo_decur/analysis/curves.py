@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from .matplotlib_style import PAGE, figure_style
-from .result import Finding, LeftOut
+from .result import AnalysisResult, NotApplicable
 
 type Curve = list[tuple[float, float]]
 
@@ -34,15 +34,17 @@ def read_metrics(file: str | Path) -> dict[str, Curve]:
         For each metric its points, as step and value.
 
     Raises:
-        LeftOut: if there is no such file, or it has no column ``step``.
+        NotApplicable: if there is no such file, or it has no column ``step``.
     """
     if not Path(file).is_file():
-        raise LeftOut(f'training curves need the metrics.csv of a fit, found no {file}')
+        raise NotApplicable(
+            f'training curves need the metrics.csv of a fit, found no {file}'
+        )
     curves: dict[str, Curve] = defaultdict(list)
     with Path(file).open(newline='') as opened:
         reader = csv.DictReader(opened)
         if 'step' not in (reader.fieldnames or ()):
-            raise LeftOut(
+            raise NotApplicable(
                 f'{file}: expected a column step, found {reader.fieldnames or "none"}'
             )
         for row in reader:
@@ -52,7 +54,7 @@ def read_metrics(file: str | Path) -> dict[str, Curve]:
     return dict(curves)
 
 
-def training_curves(file: str | Path) -> Finding:
+def training_curves(file: str | Path) -> AnalysisResult:
     """Draw loss and parts, alignment, signs of collapse and probes over the steps.
 
     Args:
@@ -63,12 +65,14 @@ def training_curves(file: str | Path) -> Finding:
         of each metric; figure ``curves``.
 
     Raises:
-        LeftOut: if the file does not exist or has nothing to draw.
+        NotApplicable: if the file does not exist or has nothing to draw.
     """
     curves = read_metrics(file)
     panels = _assign(curves)
     if not panels:
-        raise LeftOut(f'{file}: expected metrics of a fit, found {sorted(curves)}')
+        raise NotApplicable(
+            f'{file}: expected metrics of a fit, found {sorted(curves)}'
+        )
     rows = [
         {
             'metric': name,
@@ -81,7 +85,7 @@ def training_curves(file: str | Path) -> Finding:
         for name, curve in sorted(curves.items())
     ]
     steps = max(step for curve in curves.values() for step, _ in curve)
-    return Finding(
+    return AnalysisResult(
         name='curves',
         title='Training curves',
         text=(

@@ -11,7 +11,7 @@ from torch import Tensor
 from .classifiers import Classifier, interval, resamples, run_probes
 from .embeddings import Embeddings
 from .matplotlib_style import COLOURS, PAGE, figure_style
-from .result import Finding, LeftOut, Rows
+from .result import AnalysisResult, NotApplicable, Rows
 
 #: Shares of the dimensions that are dropped.
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.875)
@@ -28,7 +28,7 @@ def alignment_of(embeddings: Embeddings, name: str) -> Tensor:
         The means, shape (D,).
 
     Raises:
-        LeftOut: if no other modality has as many dimensions.
+        NotApplicable: if no other modality has as many dimensions.
     """
     found = [
         d
@@ -36,7 +36,7 @@ def alignment_of(embeddings: Embeddings, name: str) -> Tensor:
         if name in pair and set(pair) <= set(embeddings.modalities)
     ]
     if not found:
-        raise LeftOut(
+        raise NotApplicable(
             f'{name}: alignment needs another modality with as many dimensions, got '
             f'{ {m: z.shape[1] for m, z in embeddings.z.items()} }'
         )
@@ -50,7 +50,7 @@ def dropped_dimensions(
     k: int = 5,
     times: int = 1000,
     seed: int = 0,
-) -> Finding:
+) -> AnalysisResult:
     """Probe what is left of each modality without its most aligned dimensions.
 
     What falls faster than with as many dimensions at random was held by those that are
@@ -68,7 +68,7 @@ def dropped_dimensions(
         Table ``dropped``; figure ``dropped``.
 
     Raises:
-        LeftOut: if there are no labels that can be probed, or no correlations.
+        NotApplicable: if there are no labels that can be probed, or no correlations.
         ValueError: if a share is out of range.
     """
     if not all(0 <= share < 1 for share in shares):
@@ -103,11 +103,11 @@ def dropped_dimensions(
                         }
                         rows.append(row)
     if not rows:
-        raise LeftOut(
+        raise NotApplicable(
             'probes need labels of two or more classes in the batches (keys label*), got '
             f'labels {list(embeddings.labels)}'
         )
-    return Finding(
+    return AnalysisResult(
         name='dropping',
         title='Without the most aligned dimensions',
         text=(

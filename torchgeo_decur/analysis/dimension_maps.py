@@ -16,7 +16,7 @@ from ..losses.functional import standardize
 from .classifiers import Array
 from .embeddings import Embeddings
 from .matplotlib_style import COLOURS, COLUMN, MARKERS, figure_style
-from .result import Finding, LeftOut
+from .result import AnalysisResult, NotApplicable
 
 _KNOWN = {
     'pairs': 'clusters are the same dimension in all modalities (1 where they overlap)',
@@ -58,7 +58,7 @@ def correlation_distance(points: Array) -> Array:
 
 def dimension_map(
     embeddings: Embeddings, max_points: int = 1024, seed: int = 0
-) -> Finding:
+) -> AnalysisResult:
     r"""Draw every embedding dimension as a point, as in Fig. 1, and check the picture.
 
     A point is the vector of a dimension's standardised values over the samples; t-SNE
@@ -86,7 +86,7 @@ def dimension_map(
         Tables ``silhouettes`` and ``points``; figure ``tsne``.
 
     Raises:
-        LeftOut: if there are no two modalities with as many dimensions, or fewer than two
+        NotApplicable: if there are no two modalities with as many dimensions, or fewer than two
             dimensions.
     """
     names = [
@@ -94,7 +94,7 @@ def dimension_map(
     ]
     chosen = _choose(embeddings, max_points // max(len(names), 1))
     if len(names) < 2 or len(chosen) < 2 or len(embeddings.z[names[0]]) < 3:
-        raise LeftOut(
+        raise NotApplicable(
             'the map needs two modalities with as many dimensions, two or more, and three '
             f'or more samples, got {[tuple(z.shape) for z in embeddings.z.values()]}'
         )
@@ -134,7 +134,7 @@ def dimension_map(
         }
         for i, (x, y) in enumerate(picture)
     ]
-    return Finding(
+    return AnalysisResult(
         name='dimensions',
         title='Map of embedding dimensions',
         text=_text(rows, len(chosen), embeddings),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..modalities import pick_date, split
+from ..modalities import select_date, split
 from .correlation import CorrelationStream, Reservoir
 from .pretrained import Pretrained
 
@@ -127,7 +127,9 @@ def collect(
         with torch.no_grad():
             for batch in batches:
                 images = split(batch, modalities)
-                first = {m: pick_date(x, date=0).to(device) for m, x in images.items()}
+                first = {
+                    m: select_date(x, date=0).to(device) for m, x in images.items()
+                }
                 found = {
                     str(k): v
                     for k, v in batch.items()

@@ -16,10 +16,10 @@ from ..modalities import Modality
 from ..models import ResNetRDA
 from ..models.backbones.deformable_attention import reference_points
 from .activation_maps import last_map
-from .band_composites import describe
+from .band_composites import composite_and_bands
 from .matplotlib_style import PAGE, figure_style
-from .pretrained import Pretrained, looking_at, take
-from .result import Finding, LeftOut
+from .pretrained import Pretrained, eval_mode, iter_batches
+from .result import AnalysisResult, NotApplicable
 from .saliency_figures import empty_panel, entitle
 
 type Array = NDArray[Any]
@@ -34,7 +34,7 @@ def feature_maps(
     modalities: Mapping[str, Modality],
     max_samples: int = 64,
     examples: int = 4,
-) -> Finding:
+) -> AnalysisResult:
     """Show the first principal components of the last feature map (paper, Fig. 5b).
 
     The components are those of all places of all samples, so that a colour means the
@@ -56,14 +56,14 @@ def feature_maps(
         Share of each component in the variance, how far points moved, and the pictures.
 
     Raises:
-        LeftOut: if an encoder has no map.
+        NotApplicable: if an encoder has no map.
         ValueError: if an option is out of range.
     """
     if examples < 1:
         raise ValueError(f'examples must be positive, got {examples}')
     views = {m: _View(modality) for m, modality in modalities.items()}
-    with looking_at(model), torch.no_grad():
-        for images in take(model, batches, modalities, max_samples, _PORTION):
+    with eval_mode(model), torch.no_grad():
+        for images in iter_batches(model, batches, modalities, max_samples, _PORTION):
             for m, x in images.items():
                 views[m].add(model.encoders.encoders[m], x, examples)
     tables: dict[str, list[dict[str, Any]]] = {'components': []}
@@ -90,7 +90,7 @@ def feature_maps(
                 f'- {m}: the points of the last attention moved by {moved.mean():.2f} '
                 'cells of the map on average.'
             )
-    return Finding(
+    return AnalysisResult(
         'feature_maps',
         'What the last feature map shows',
         'First principal components of the last feature map, of all places of all samples: '
@@ -112,7 +112,7 @@ def principal_components(maps: Tensor, number: int) -> tuple[Array, Array]:
         maps, in [0, 1], shape (N, h, w, ``number``), and their shares of the variance.
 
     Raises:
-        LeftOut: if there is a single place.
+        NotApplicable: if there is a single place.
 
     Example:
         >>> x = torch.arange(8.0).view(2, 1, 2, 2) * torch.tensor([3.0, 4]).view(1, 2, 1, 1)
@@ -122,7 +122,9 @@ def principal_components(maps: Tensor, number: int) -> tuple[Array, Array]:
     """
     places = maps.permute(0, 2, 3, 1).flatten(0, 2).double().numpy()
     if len(places) < 2:
-        raise LeftOut(f'maps must have at least 2 places in all, got {len(places)}')
+        raise NotApplicable(
+            f'maps must have at least 2 places in all, got {len(places)}'
+        )
     number = min(number, *places.shape)
     # This solver draws nothing at random.
     pca = PCA(number, svd_solver='covariance_eigh')
@@ -183,7 +185,7 @@ def _draw(views: Mapping[str, _View], pictures: Mapping[str, Array]) -> Figure:
             points = torch.cat(view.points).numpy() if view.points else None
             for row, image in enumerate(view.images):
                 height, breadth = image.shape[1:]
-                drawn, shown = describe(image, view.modality)
+                drawn, shown = composite_and_bands(image, view.modality)
                 titles = [f'{m}\n{shown.split(",")[0]}', f'{m}\n{_named(pictures[m])}']
                 titles = ['', ''] if row else titles
                 ax = empty_panel(axes[row, 2 * i], titles[0])

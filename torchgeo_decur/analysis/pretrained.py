@@ -52,7 +52,7 @@ class Pretrained(Protocol):
 
 
 @contextmanager
-def looking_at(model: Pretrained) -> Iterator[None]:
+def eval_mode(model: Pretrained) -> Iterator[None]:
     """Put a model in evaluation mode for a while, with gradients of its inputs.
 
     Args:
@@ -72,7 +72,7 @@ def looking_at(model: Pretrained) -> Iterator[None]:
             module.training = mode
 
 
-def take(
+def iter_batches(
     model: Pretrained,
     batches: Iterable[Mapping[str, Tensor]],
     modalities: Iterable[str],

@@ -11,7 +11,7 @@ from torch import Tensor
 from .classifiers import CLASSIFIERS, Array, Classifier, interval, resamples, run_probes
 from .embeddings import Embeddings
 from .matplotlib_style import COLOURS, PAGE, figure_style
-from .result import Finding, LeftOut, Rows
+from .result import AnalysisResult, NotApplicable, Rows
 
 #: The larger of common and unique, less as many of its dimensions as the other lacks.
 MATCHED = 'matched'
@@ -25,7 +25,7 @@ def probe_parts(
     k: int = 5,
     classifiers: Sequence[Classifier] = CLASSIFIERS,
     times: int = 1000,
-) -> Finding:
+) -> AnalysisResult:
     """Probe common, unique and all dimensions of the embeddings, and the features.
 
     For each modality alone, all concatenated, and whatever else the task makes of them,
@@ -48,7 +48,7 @@ def probe_parts(
         ``probes``, scores in percent; figure ``probes``.
 
     Raises:
-        LeftOut: if there are no labels that can be probed.
+        NotApplicable: if there are no labels that can be probed.
 
     Example:
         >>> z = torch.randn(64, 4)
@@ -87,13 +87,13 @@ def probe_parts(
                     known = scored.get('features', scored['all'])
                     differences.append(_difference(scored[a], scored[b], known, change))
     if not rows:
-        raise LeftOut(
+        raise NotApplicable(
             'probes need labels of two or more classes in the batches (keys label*), and '
             f'more than {2 * k} samples, got labels {list(embeddings.labels)} of '
             f'{len(next(iter(embeddings.z.values())))} samples'
         )
     tables = {'differences': differences, 'probes': rows}
-    return Finding(
+    return AnalysisResult(
         name='probes',
         title='What is where: probes',
         text=_text(rows, differences),

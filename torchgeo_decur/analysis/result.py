@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 type Rows = Sequence[Mapping[str, Any]]
 
 
-class LeftOut(ValueError):
+class NotApplicable(ValueError):
     """There is nothing to look at: an analysis does not apply to a task or its data."""
 
 
 @dataclass(frozen=True)
-class Finding:
+class AnalysisResult:
     """The outcome of one analysis.
 
     Args:

@@ -14,7 +14,7 @@ from ..losses.functional import effective_rank, standardize
 from .classifiers import Array, interval, resamples
 from .embeddings import Embeddings
 from .matplotlib_style import COLOURS, COLUMN, PAGE, figure_style
-from .result import Finding, LeftOut, Rows
+from .result import AnalysisResult, NotApplicable, Rows
 
 #: How many of the nearest are looked at.
 AT = (1, 5, 10)
@@ -58,7 +58,7 @@ def retrieval_hits(
     return torch.cat(hits)
 
 
-def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Finding:
+def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> AnalysisResult:
     """Retrieve each sample from each modality to each other.
 
     Args:
@@ -70,7 +70,7 @@ def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Finding:
         dimensions; figure ``recall``.
 
     Raises:
-        LeftOut: if there are no two modalities with as many dimensions.
+        NotApplicable: if there are no two modalities with as many dimensions.
     """
     rows: list[dict[str, Any]] = []
     for m, n in permutations(embeddings.z, 2):
@@ -90,7 +90,7 @@ def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Finding:
                 row[f'low_{k}'], row[f'high_{k}'] = round(low, 2), round(high, 2)
             rows.append(row | {'samples': len(a)})
     if not rows:
-        raise LeftOut(
+        raise NotApplicable(
             'retrieval needs two modalities with as many dimensions, got '
             f'{ {m: z.shape[1] for m, z in embeddings.z.items()} }'
         )
@@ -101,7 +101,7 @@ def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Finding:
         + ', '.join(f'{r[f"recall_{k}"]:.1f}' for k in AT)
         for r in rows
     ]
-    return Finding(
+    return AnalysisResult(
         name='retrieval',
         title='Cross-modal retrieval',
         text=(
@@ -116,7 +116,7 @@ def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Finding:
     )
 
 
-def effective_ranks(embeddings: Embeddings) -> Finding:
+def effective_ranks(embeddings: Embeddings) -> AnalysisResult:
     """Count the dimensions that embeddings and features use.
 
     The count is RankMe's
@@ -139,7 +139,7 @@ def effective_ranks(embeddings: Embeddings) -> Finding:
         parts = {p: z[:, place] for p, place in embeddings.parts(name).items()}
         rows += [_rank(name, part, x) for part, x in parts.items()]
     rows += [_rank(name, 'features', h) for name, h in embeddings.h.items()]
-    return Finding(
+    return AnalysisResult(
         name='rank',
         title='Effective rank',
         text=(

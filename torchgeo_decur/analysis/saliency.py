@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..modalities import Modality
 from .attribution import correlation, gradcam, integrated_gradients, overlap, shares
-from .pretrained import Pretrained, looking_at, parts_of, take
-from .result import Finding
+from .pretrained import Pretrained, eval_mode, iter_batches, parts_of
+from .result import AnalysisResult
 from .saliency_figures import Example, draw_bands, draw_examples, draw_overlaps
 
 type Array = NDArray[Any]
@@ -28,7 +28,7 @@ def spatial_saliency(
     common_dim: int | None,
     max_samples: int = 256,
     examples: int = 4,
-) -> Finding:
+) -> AnalysisResult:
     """Compare where the modalities' common and unique embeddings look (paper, Fig. 6a).
 
     The common dimensions of an embedding are averaged to one value, the unique ones to
@@ -58,14 +58,14 @@ def spatial_saliency(
 
     Raises:
         ImportError: if captum is not installed.
-        LeftOut: if the model has no maps.
+        NotApplicable: if the model has no maps.
         ValueError: if an option is out of range.
     """
     pairs = list(combinations(modalities, 2))
     found: dict[tuple[str, str], list[Tensor]] = {}
     shown: list[Example] = []
-    with looking_at(model):
-        for images in take(model, batches, modalities, max_samples, _PORTION):
+    with eval_mode(model):
+        for images in iter_batches(model, batches, modalities, max_samples, _PORTION):
             parts = _parts(model, images, common_dim)
             maps = {
                 (m, part): gradcam(model, m, x, parts[part]).float().cpu()
@@ -98,7 +98,7 @@ def spatial_saliency(
             for i in range(x.shape[1])
         ],
     }
-    return Finding(
+    return AnalysisResult(
         'spatial_saliency',
         'Where common and unique embeddings look',
         _spatial_text(overlaps, sizes),
@@ -114,7 +114,7 @@ def spectral_saliency(
     common_dim: int | None,
     max_samples: int = 128,
     steps: int = 16,
-) -> Finding:
+) -> AnalysisResult:
     """Compare which bands common and unique embeddings rest on (paper, Fig. 6b).
 
     What each band adds to the mean of the common dimensions, and to that of the unique
@@ -143,8 +143,8 @@ def spectral_saliency(
     """
     found: dict[tuple[str, str], list[Tensor]] = {}
     errors: dict[tuple[str, str], list[Tensor]] = {}
-    with looking_at(model):
-        for images in take(model, batches, modalities, max_samples, _PORTION):
+    with eval_mode(model):
+        for images in iter_batches(model, batches, modalities, max_samples, _PORTION):
             parts = _parts(model, images, common_dim)
             for (m, x), part in product(images.items(), parts):
                 bands, error = integrated_gradients(model, m, x, parts[part], steps)
@@ -168,7 +168,7 @@ def spectral_saliency(
             for (m, part), x in missed.items()
         ],
     }
-    return Finding(
+    return AnalysisResult(
         'spectral_saliency',
         'Which bands common and unique embeddings rest on',
         _spectral_text(by_band, missed, modalities, steps),

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..modalities import Modality
-from .band_composites import describe
+from .band_composites import composite_and_bands
 from .matplotlib_style import COLOURS, COLUMN, PAGE, figure_style
 
 type Array = NDArray[Any]
@@ -107,7 +107,7 @@ def draw_examples(
         for i, example in enumerate(examples):
             panels = iter(axes[i])
             for m in names:
-                image, shown = describe(example.images[m], modalities[m])
+                image, shown = composite_and_bands(example.images[m], modalities[m])
                 title = '' if i else f'{m}\n{shown.split(",")[0]}'
                 ax = empty_panel(next(panels), title, size)
                 ax.imshow(image, 'gray', vmin=0, vmax=1)

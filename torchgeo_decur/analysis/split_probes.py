@@ -10,7 +10,7 @@ from torch import Tensor
 from .classifiers import Array, Classifier, interval, resamples, run_probes
 from .embeddings import Embeddings
 from .probes import parts_by_name
-from .result import LeftOut
+from .result import NotApplicable
 
 #: Name of all modalities as a task hands them on.
 TOGETHER = 'together'
@@ -47,7 +47,7 @@ def probe_splits(
         scored, and the numbers of dimensions and samples.
 
     Raises:
-        LeftOut: if nothing can be probed.
+        NotApplicable: if nothing can be probed.
         ValueError: if a fraction is not in (0, 1], or a label is unknown.
 
     Example:
@@ -93,7 +93,7 @@ def probe_splits(
                         }
                     )
     if not rows:
-        raise LeftOut(
+        raise NotApplicable(
             'probes need labels of two or more classes in the batches (keys label*), got '
             f'labels {list(fit.labels)} of {fit.number} samples'
         )

@@ -9,9 +9,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from ..analysis import Embeddings, LeftOut, alignment_histogram, spatial_saliency
+from ..analysis import Embeddings, NotApplicable, alignment_histogram, spatial_saliency
 from ..analysis.attribution import import_captum
-from ..modalities import pick_date, split
+from ..modalities import select_date, split
 from .preconditions import need_encoders, validates_last
 
 
@@ -109,7 +109,7 @@ class LogFigures(Callback):
         task: Any = pl_module
         images = split(batch, task.hparams['modalities'])
         images = {
-            m: pick_date(x, date=0)[: self.max_samples - seen]
+            m: select_date(x, date=0)[: self.max_samples - seen]
             for m, x in images.items()
         }
         with isolate_rng():
@@ -137,9 +137,9 @@ class LogFigures(Callback):
         z = {m: torch.cat([part[m] for part in parts]) for m in parts[0]}
         records = _datamodule(trainer).modalities
         with isolate_rng():
-            findings = {'alignment': alignment_histogram(Embeddings.of(z, common_dim))}
+            results = {'alignment': alignment_histogram(Embeddings.of(z, common_dim))}
             try:
-                findings['saliency'] = spatial_saliency(
+                results['saliency'] = spatial_saliency(
                     task,
                     images,
                     {m: records[m] for m in z},
@@ -147,10 +147,10 @@ class LogFigures(Callback):
                     max_samples=self.examples,
                     examples=self.examples,
                 )
-            except LeftOut as error:
+            except NotApplicable as error:
                 rank_zero_info(f'LogFigures draws no saliency: {error}')
-        for tag, finding in findings.items():
-            for name, figure in finding.figures.items():
+        for tag, result in results.items():
+            for name, figure in result.figures.items():
                 # The overlaps of a few samples are no histogram.
                 for writer in self._writers(trainer) if name != 'overlap' else ():
                     writer.add_figure(tag, figure, trainer.global_step, close=False)

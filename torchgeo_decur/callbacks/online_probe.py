@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from ..analysis.classifiers import Array, run_probes
 from ..files import atomic_write
-from ..modalities import pick_date, split
+from ..modalities import select_date, split
 from .preconditions import need_encoders, validates_last
 
 
@@ -117,7 +117,7 @@ class OnlineProbe(Callback):
         if self._told or not self._due(trainer) or seen >= self.max_samples:
             return
         images = split(batch, pl_module.hparams['modalities'])
-        images = {m: pick_date(x, date=0) for m, x in images.items()}
+        images = {m: select_date(x, date=0) for m, x in images.items()}
         if len(next(iter(images.values()))) < 2:
             return
         samples = len(next(iter(images.values())))

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from ..modalities import Modality, cure_of_holes, invalid_pixels
+from ..modalities import Modality, invalid_pixels, nodata_hint
 from .base import MultimodalDataModule
 
 
@@ -94,7 +94,7 @@ class Moments:
         if not (x.isfinite() | (valid == 0)).all():
             raise ValueError(
                 f'{name}: expected finite values, found NaN or infinite ones; '
-                f'{cure_of_holes(self.modality)}'
+                f'{nodata_hint(self.modality)}'
             )
         x = torch.where(valid > 0, x, 0.0)
         n = valid.sum(1)

@@ -11,7 +11,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from ..modalities import Modality, picture
+from ..modalities import Modality, render
 
 
 def plot_images(
@@ -25,7 +25,7 @@ def plot_images(
 ) -> Figure:
     """Draw the modalities of one sample side by side, one row for each date.
 
-    They are drawn as of :func:`~torchgeo_decur.modalities.picture`: radar in grey, optical
+    They are drawn as of :func:`~torchgeo_decur.modalities.render`: radar in grey, optical
     images in colour, elevation hill-shaded, single-band depth in false colour.
 
     Args:
@@ -84,7 +84,7 @@ def plot_images(
 
 def _draw(ax: Axes, image: Tensor, modality: Modality) -> str:
     """Draw one image, and return a description of the drawing."""
-    drawn, shown = picture(image, modality)
+    drawn, shown = render(image, modality)
     ax.imshow(drawn, 'terrain' if modality.kind == 'depth' else 'gray', vmin=0, vmax=1)
     return shown
 

@@ -8,18 +8,21 @@ when the dataset delivers T dates.
 Notation: B batch, T dates, C channels, H height, W width.
 """
 
+from typing import TYPE_CHECKING
+
+from ..deprecation import renamed_names
 from .band_names import contradiction, normalize_band
-from .batch import check_grid, per_modality, pick_date, split
+from .batch import check_grid, per_modality, select_date, split
 from .conversion import Conversion, conversions, converted
 from .modality import MODALITIES, Kind, Modality
 from .modality_names import check_names
-from .rendering import hillshade, picture, stretch
+from .rendering import hillshade, render, stretch
 from .validation import (
     FirstBatches,
     check,
     check_unit_interval,
-    cure_of_holes,
     invalid_pixels,
+    nodata_hint,
 )
 
 __all__ = [
@@ -35,13 +38,18 @@ __all__ = [
     'contradiction',
     'conversions',
     'converted',
-    'cure_of_holes',
     'hillshade',
     'invalid_pixels',
+    'nodata_hint',
     'normalize_band',
     'per_modality',
-    'pick_date',
-    'picture',
+    'render',
+    'select_date',
     'split',
     'stretch',
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed_names(
+        __name__, pick_date='select_date', picture='render', cure_of_holes='nodata_hint'
+    )

@@ -114,7 +114,7 @@ def check_grid(images: Mapping[str, Tensor]) -> None:
         )
 
 
-def pick_date(x: Tensor, date: int | None = None) -> Tensor:
+def select_date(x: Tensor, date: int | None = None) -> Tensor:
     """Pick one of the T dates of each sample.
 
     Args:

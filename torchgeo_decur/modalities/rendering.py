@@ -14,7 +14,7 @@ from .modality import Modality
 _COMPOSITES = (('B4', 'B3', 'B2'), ('R', 'G', 'B'))
 
 
-def picture(
+def render(
     image: Tensor, modality: Modality, radar: Literal['grey', 'colour'] = 'grey'
 ) -> tuple[NDArray[Any], str]:
     """Turn an image into a picture.
@@ -37,7 +37,7 @@ def picture(
 
     Example:
         >>> from torchgeo_decur.modalities import MODALITIES
-        >>> image, shown = picture(torch.rand(13, 8, 9), MODALITIES['sentinel2_l1c'])
+        >>> image, shown = render(torch.rand(13, 8, 9), MODALITIES['sentinel2_l1c'])
         >>> image.shape, shown
         ((8, 9, 3), 'B4 B3 B2')
     """

@@ -40,7 +40,7 @@ def invalid_pixels(x: Tensor, nodata: float | None) -> Tensor | None:
     return x == nodata
 
 
-def cure_of_holes(modality: Modality) -> str:
+def nodata_hint(modality: Modality) -> str:
     """Say what to do about NaN and infinite values that do not count as missing.
 
     Args:
@@ -247,6 +247,6 @@ def _values(
         raise ValueError(
             f'{name}: expected finite values, found '
             f'{int((~finite).sum())} NaN or infinite in bands {bad}; '
-            f'{cure_of_holes(modality)}'
+            f'{nodata_hint(modality)}'
         )
     return Values.of(x, valid, modality)

@@ -16,7 +16,7 @@ from torchgeo.datasets.utils import Sample
 from ..deprecation import renamed_arguments
 from ..losses import display_names
 from ..losses.functional import effective_rank, feature_std, standardize
-from ..modalities import per_modality, pick_date, split
+from ..modalities import per_modality, select_date, split
 from ..models import MultimodalEncoder, build_projectors
 from ..models.encoder import Weights
 from ..transforms import Augmentation, default_augmentations
@@ -400,7 +400,7 @@ class MultimodalPretraining(CheckedTask):
         """
         images = split(batch, self.hparams['modalities'])
         features, embeddings = self.encode_and_project(
-            {m: pick_date(x, date=0) for m, x in images.items()}
+            {m: select_date(x, date=0) for m, x in images.items()}
         )
         rest = {k: v for k, v in batch.items() if not str(k).startswith('image')}
         return {**rest, 'features': features, 'embeddings': embeddings}
@@ -468,7 +468,7 @@ class MultimodalPretraining(CheckedTask):
         self.log_dict(parts, batch_size=size, sync_dist=True)
 
     def _view(self, modality: str, x: Tensor) -> Tensor:
-        view: Tensor = self.augmentations[modality](pick_date(x))
+        view: Tensor = self.augmentations[modality](select_date(x))
         return view.contiguous(memory_format=torch.channels_last)
 
     def _forked_rng(self) -> AbstractContextManager[None]:

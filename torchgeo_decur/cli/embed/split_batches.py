@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from torchgeo.datamodules import BaseDataModule
 from tqdm import tqdm
 
-from ...modalities import pick_date, split
+from ...modalities import select_date, split
 from ...packed.dataset import Split
 
 # As Trainer calls the stage of a split, and as its property does. Training samples are
@@ -95,7 +95,7 @@ class Batches:
         )
         for batch in self._over(loader):
             found = split(batch, modalities)
-            yield {m: pick_date(x, date=0) for m, x in found.items()}
+            yield {m: select_date(x, date=0) for m, x in found.items()}
 
     def _over(self, loader: Any) -> Iterator[dict[str, Any]]:
         for batch in loader:

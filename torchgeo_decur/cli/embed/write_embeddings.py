@@ -18,7 +18,7 @@ from torchgeo.tasks import BaseTask
 from tqdm import tqdm
 
 from ...files import check_writable, short_hash
-from ...modalities import pick_date, split
+from ...modalities import select_date, split
 from ...models import MultimodalEncoder
 from .geoparquet_parts import ROWS, GeoParquetParts, is_finished
 
@@ -179,7 +179,7 @@ class Embedder(LightningModule):
             ``embedding``, shape (B, sum of features), and the parts by modality.
         """
         images = split(batch, self.channels)
-        h = {m: self.encoders[m](pick_date(x, date=0)) for m, x in images.items()}
+        h = {m: self.encoders[m](select_date(x, date=0)) for m, x in images.items()}
         columns = {'embedding': torch.cat(list(h.values()), dim=1)}
         if self.common_dim is not None:
             for m, features in h.items():

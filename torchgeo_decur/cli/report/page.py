@@ -32,10 +32,10 @@ th, td { padding: .2rem .7rem .2rem 0; text-align: left; white-space: nowrap;
 """
 
 
-def render(
+def render_page(
     title: str,
     about: Mapping[str, str],
-    findings: Sequence[Mapping[str, Any]],
+    results: Sequence[Mapping[str, Any]],
     folder: Path,
 ) -> str:
     """Write the page.
@@ -43,8 +43,8 @@ def render(
     Args:
         title: its heading.
         about: what it is of, by name.
-        findings: what :func:`~torchgeo_decur.cli.report.store.save_finding` wrote, in order.
-        folder: where the figures are, in a folder for each finding.
+        results: what :func:`~torchgeo_decur.cli.report.store.save_result` wrote, in order.
+        folder: where the figures are, in a folder for each result.
 
     Returns:
         HTML, with the figures in it.
@@ -53,9 +53,9 @@ def render(
         f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in about.items()
     )
     links = ''.join(
-        f'<li><a href="#{f["name"]}">{escape(f["title"])}</a></li>' for f in findings
+        f'<li><a href="#{f["name"]}">{escape(f["title"])}</a></li>' for f in results
     )
-    sections = '\n'.join(_section(finding, folder) for finding in findings)
+    sections = '\n'.join(_section(result, folder) for result in results)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -66,11 +66,11 @@ def render(
 <style>{_CSS}</style>
 </head>
 <body>
-<a class="skip" href="#findings">To the findings</a>
+<a class="skip" href="#results">To the results</a>
 <header><h1>{escape(title)}</h1>
 <dl>{known}</dl></header>
 <nav aria-label="Contents"><h2>Contents</h2><ol>{links}</ol></nav>
-<main id="findings" tabindex="-1">
+<main id="results" tabindex="-1">
 {sections}
 </main>
 <footer><p>Figures and numbers are also in the folders beside this page, as PNG, SVG, CSV
@@ -80,19 +80,19 @@ and JSON.</p></footer>
 """
 
 
-def _section(finding: Mapping[str, Any], folder: Path) -> str:
-    name = finding['name']
-    said = finding['text'].split('\n\n')
+def _section(result: Mapping[str, Any], folder: Path) -> str:
+    name = result['name']
+    said = result['text'].split('\n\n')
     parts = [_paragraph(text) for text in said]
-    for figure, alt in finding['figures'].items():
+    for figure, alt in result['figures'].items():
         content = (folder / name / f'{figure}.png').read_bytes()
         source = f'data:image/png;base64,{base64.b64encode(content).decode()}'
         parts.append(
             f'<figure class="box" tabindex="0"><img src="{source}" alt="{escape(alt)}"></figure>'
         )
-    for table, rows in finding['tables'].items():
+    for table, rows in result['tables'].items():
         parts.append(_table(table, rows, f'{name}/{table}.csv'))
-    heading = f'<h2 id="{name}">{escape(finding["title"])}</h2>'
+    heading = f'<h2 id="{name}">{escape(result["title"])}</h2>'
     return (
         f'<section aria-labelledby="{name}">{heading}\n'
         + '\n'.join(parts)

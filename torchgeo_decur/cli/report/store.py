@@ -13,12 +13,14 @@ from matplotlib.figure import Figure
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ...analysis import Embeddings, Finding, figure_style
+from ...analysis import AnalysisResult, Embeddings, figure_style
 from ...files import atomic_write
 from ...resumable_parts import read_json, write_json
 
-#: What the marker of an analysis is called.
-MARKER = 'finding.json'
+#: Marker of an analysis: the last file that is written.
+MARKER = 'result.json'
+# Its name in reports of 0.1.
+_OLD_MARKER = 'finding.json'
 #: File that marks a folder as a report's own.
 REPORT = 'report.json'
 _MARK = {'torchgeo_decur': 'report'}
@@ -38,7 +40,7 @@ def claim(folder: Path, names: Collection[str]) -> None:
     if mark.is_file() and read_json(mark).get('torchgeo_decur') == 'report':
         return
     # Reports of earlier versions have no mark, but markers of their analyses.
-    ours = any('key' in read_json(folder / name / MARKER) for name in names)
+    ours = any('key' in _stored(folder / name) for name in names)
     if folder.exists() and not ours and (found := sorted(folder.iterdir())):
         raise ValueError(
             f'out must be a new or empty folder, or one of an earlier report, but {folder} '
@@ -108,14 +110,14 @@ def load_embeddings(file: Path, key: str) -> Embeddings | None:
     )
 
 
-def save_finding(folder: Path, finding: Finding, key: str) -> None:
+def save_result(folder: Path, result: AnalysisResult, key: str) -> None:
     """Write figures, numbers and words of an analysis, and close its figures.
 
     Files of an earlier run of the analysis are removed. Other files in the folder stay.
 
     Args:
         folder: folder of the analysis.
-        finding: what was found.
+        result: what was found.
         key: what it is of.
     """
     partial = folder.with_name(f'.{folder.name}.partial')
@@ -123,24 +125,24 @@ def save_finding(folder: Path, finding: Finding, key: str) -> None:
     partial.mkdir(parents=True)
     try:
         with figure_style():
-            for name, figure in finding.figures.items():
+            for name, figure in result.figures.items():
                 figure.savefig(partial / f'{name}.png')
                 figure.savefig(partial / f'{name}.svg', metadata={'Date': None})
-        for name, rows in finding.tables.items():
+        for name, rows in result.tables.items():
             with (partial / f'{name}.csv').open('w', newline='') as file:
                 writer = csv.DictWriter(file, list(rows[0]) if rows else [])
                 writer.writeheader()
                 writer.writerows(rows)
         content = {
             'key': key,
-            'name': finding.name,
-            'title': finding.title,
-            'text': finding.text,
-            'figures': {n: describe(f, n) for n, f in finding.figures.items()},
-            'tables': {n: list(rows) for n, rows in finding.tables.items()},
+            'name': result.name,
+            'title': result.title,
+            'text': result.text,
+            'figures': {n: alternative_text(f, n) for n, f in result.figures.items()},
+            'tables': {n: list(rows) for n, rows in result.tables.items()},
         }
         folder.mkdir(exist_ok=True)
-        for name in _files(read_json(folder / MARKER)):
+        for name in _files(_stored(folder)):
             (folder / name).unlink(missing_ok=True)
         for written in partial.iterdir():
             os.replace(written, folder / written.name)
@@ -148,11 +150,11 @@ def save_finding(folder: Path, finding: Finding, key: str) -> None:
         write_json(folder / MARKER, content, indent=1)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        for figure in finding.figures.values():
+        for figure in result.figures.values():
             plt.close(figure)
 
 
-def load_finding(folder: Path, key: str) -> dict[str, Any] | None:
+def load_result(folder: Path, key: str) -> dict[str, Any] | None:
     """Read the marker of an analysis.
 
     Args:
@@ -160,10 +162,15 @@ def load_finding(folder: Path, key: str) -> dict[str, Any] | None:
         key: what it has to be of.
 
     Returns:
-        What :func:`save_finding` wrote; None if there is nothing, or of something else.
+        What :func:`save_result` wrote; None if there is nothing, or of something else.
     """
-    content = read_json(folder / MARKER)
+    content = _stored(folder)
     return content if content.get('key') == key else None
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """Read the marker of an analysis, by its present or its old name."""
+    return read_json(folder / MARKER) or read_json(folder / _OLD_MARKER)
 
 
 def _files(content: dict[str, Any]) -> list[str]:
@@ -171,10 +178,15 @@ def _files(content: dict[str, Any]) -> list[str]:
     pictures = [
         f'{n}.{end}' for n in content.get('figures', ()) for end in ('png', 'svg')
     ]
-    return [MARKER, *pictures, *(f'{n}.csv' for n in content.get('tables', ()))]
+    return [
+        MARKER,
+        _OLD_MARKER,
+        *pictures,
+        *(f'{n}.csv' for n in content.get('tables', ())),
+    ]
 
 
-def describe(figure: Figure, name: str) -> str:
+def alternative_text(figure: Figure, name: str) -> str:
     """Say in words what a figure shows, for those who do not see it.
 
     Args:

@@ -16,13 +16,13 @@ from torchgeo.tasks import BaseTask
 from tqdm import tqdm
 
 from ... import analysis
-from ...analysis import Embeddings, Finding, LeftOut, Pretrained
+from ...analysis import AnalysisResult, Embeddings, NotApplicable, Pretrained
 from ...files import atomic_write, check_writable, short_hash
 from ...modalities import Modality
 from ...packed.dataset import Split
 from ..embed.split_batches import Batches
-from .page import render
-from .store import claim, load_embeddings, load_finding, save_embeddings, save_finding
+from .page import render_page
+from .store import claim, load_embeddings, load_result, save_embeddings, save_result
 
 # What is asked of a file of an earlier version is done again.
 _FORMAT = 1
@@ -46,7 +46,7 @@ def write_report(
 
     In the folder are ``report.html``, a page that needs no other file and no network, and
     for each analysis a folder of its figures as PNG and SVG, its tables as CSV, and
-    ``finding.json`` with its words and numbers, which is there once the analysis is
+    ``result.json`` with its words and numbers, which is there once the analysis is
     done. A report that was stopped and is started again goes on with what is missing;
     with another checkpoint, other data or options it begins anew. Only files of an
     earlier report are replaced.
@@ -94,20 +94,17 @@ def write_report(
     says = {'split': split, 'max_samples': max_samples, 'about': dict(about or {})}
     run = Run(task, datamodule, baseline, folder, split, device, says)
     run.metrics, run.max_images = Path(metrics) if metrics else None, max_images
-    findings = []
+    results = []
     bar = tqdm(chosen, desc='analyses')
     for name in bar:
         bar.set_postfix_str(name)
-        finding = load_finding(folder / name, run.key)
-        if finding is None:
-            save_finding(folder / name, run.analyse(name), run.key)
-            finding = load_finding(folder / name, run.key)
-        findings.append(cast(dict[str, Any], finding))
-    page = render(
-        f'What {type(task).__name__} learned',
-        run.facts(sources or {}),
-        findings,
-        folder,
+        result = load_result(folder / name, run.key)
+        if result is None:
+            save_result(folder / name, run.analyse(name), run.key)
+            result = load_result(folder / name, run.key)
+        results.append(cast(dict[str, Any], result))
+    page = render_page(
+        f'What {type(task).__name__} learned', run.facts(sources or {}), results, folder
     )
     file = folder / 'report.html'
     atomic_write(file, lambda partial: partial.write_text(page, 'utf-8'))
@@ -164,7 +161,7 @@ class Run:
         known: dict[str, Modality] = getattr(self.datamodule, 'modalities', {})
         modalities = self.task.hparams['modalities']
         if not set(modalities) <= set(known):
-            raise LeftOut(
+            raise NotApplicable(
                 f'the datamodule must say what {list(modalities)} are (bands, kind), got '
                 f'{type(self.datamodule).__name__}'
             )
@@ -180,7 +177,7 @@ class Run:
         modalities = dict(self.task.hparams['modalities'])
         return self.batches.images(modalities, self.max_images, batch_size)
 
-    def analyse(self, name: str) -> Finding:
+    def analyse(self, name: str) -> AnalysisResult:
         """Run an analysis.
 
         Args:
@@ -192,8 +189,8 @@ class Run:
         title, analyse = ANALYSES[name]
         try:
             return analyse(self)
-        except (LeftOut, ImportError) as error:
-            return Finding(name, title, f'Left out: {str(error).rstrip(".")}.')
+        except (NotApplicable, ImportError) as error:
+            return AnalysisResult(name, title, f'Left out: {str(error).rstrip(".")}.')
 
     def facts(self, sources: Mapping[str, str]) -> dict[str, str]:
         """Say what the report is of.
@@ -249,17 +246,17 @@ class Run:
         return found
 
 
-type Analysis = Callable[[Run], Finding]
+type Analysis = Callable[[Run], AnalysisResult]
 
 
-def _saliency(run: Run, analyse: Callable[..., Finding]) -> Finding:
+def _saliency(run: Run, analyse: Callable[..., AnalysisResult]) -> AnalysisResult:
     common_dim: int | None = getattr(run.task, 'common_dim', None)
     return analyse(run.model, run.images(), run.records, common_dim, run.max_images)
 
 
-def _curves(run: Run) -> Finding:
+def _curves(run: Run) -> AnalysisResult:
     if run.metrics is None:
-        raise LeftOut('no metrics.csv of the fit was given')
+        raise NotApplicable('no metrics.csv of the fit was given')
     return analysis.training_curves(run.metrics)
 
 

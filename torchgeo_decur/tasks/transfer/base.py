@@ -18,7 +18,7 @@ from torchgeo.tasks.mixins import ClassificationMixin
 from torchmetrics import Metric
 
 from ...deprecation import renamed_arguments
-from ...modalities import pick_date, split
+from ...modalities import select_date, split
 from ...models import LateFusion
 from ...models.encoder import Weights
 from ...transforms import PairedCrop
@@ -360,7 +360,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
             batch, {m: modalities[m] for m in modalities if stacked or m in wanted}
         )
         date = None if stage == 'train' and not first_date else 0
-        images = {m: pick_date(found[m], date) for m in wanted}
+        images = {m: select_date(found[m], date) for m in wanted}
         if resize := self.hparams.get('size'):
             images = {m: _resize(x, resize) for m, x in images.items()}
         size = next(iter(images.values())).shape[-2:]
@@ -381,7 +381,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         target = self._target(batch)
         with torch.autocast(self.device.type, enabled=False):
             images, mask = crop(
-                {k: pick_date(batch[k]) for k in found},
+                {k: select_date(batch[k]) for k in found},
                 target if target.ndim > 2 else None,
             )
         moved = {**batch, **images}
