@@ -1,4 +1,4 @@
-"""What a fit would take, against what is counted by hand."""
+"""Compare the estimates of `plan` with counts by hand."""
 
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def test_errors(config: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'num_nodes must be positive .*, got 1 and 0'):
         plan([config])
     config.write_text(CONFIG.format(devices='auto'))
-    with pytest.raises(ValueError, match="to plan with, got 'auto' and 1"):
+    with pytest.raises(ValueError, match="must be positive numbers, got 'auto' and 1"):
         plan([config])
     config.write_text('trainer: {devices: 1}\n')
     with pytest.raises(ValueError, match='expected a config with model and data'):

@@ -1,6 +1,6 @@
-"""The files of `torchgeo`: ours, which parts they have, and the objects that these describe.
+"""Find and read configs of `torchgeo`, and build the task and datamodule they describe.
 
-The list of them needs neither torch nor TorchGeo, which are imported where they are used.
+Finding configs needs neither torch nor TorchGeo; other functions import them when called.
 """
 
 import re
@@ -10,36 +10,36 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-# The wheel has a copy of the folder in the package; in the repository it lies beside it.
+# The wheel contains a copy of the folder; in the repository, it lies beside the package.
 _INSIDE = Path(__file__).parent / 'experiments'
 _BESIDE = Path(__file__).parents[1] / 'experiments'
 
 
 def find_experiments() -> dict[str, Path]:
-    """Find the files of experiments that this package brings along.
+    """Find the configs of this package.
 
     Returns:
-        File by name: its path in the folder of experiments, without the ending.
+        Files by name. A name is the path in the folder of experiments, without suffix.
 
     Example:
         >>> find_experiments()['transfer/rasters'].name
         'rasters.yaml'
     """
     folder = _INSIDE if _INSIDE.exists() else _BESIDE
-    # Files of tables are read by a script of the repository, not by `torchgeo`.
+    # Tables are read by a script of the repository, not by `torchgeo`.
     files = [p for p in folder.rglob('*.yaml') if p.parent.name != 'tables']
     files.sort(key=lambda path: (len(path.parts), path))
     return {p.relative_to(folder).with_suffix('').as_posix(): p for p in files}
 
 
 def summarize(text: str) -> str:
-    r"""Take the first sentence of the comment that a file begins with.
+    r"""Return the first sentence of the comment at the start of a file.
 
     Args:
         text: content of the file.
 
     Returns:
-        The sentence, on one line, without its full stop.
+        The sentence on one line, without its full stop.
 
     Example:
         >>> summarize('# Radar and optics,\n# on a CPU. Six epochs.\ntrainer: {}')
@@ -52,18 +52,18 @@ def summarize(text: str) -> str:
 
 
 def read_config(config: str | Path, parts: Sequence[str]) -> dict[str, Any]:
-    """Read parts of a file of ``torchgeo``, such as the ``config.yaml`` that a fit leaves.
+    """Read parts of a config of ``torchgeo``, such as the ``config.yaml`` of a fit.
 
     Args:
         config: the file.
-        parts: which of 'model' and 'data' it must have.
+        parts: names of the required parts, such as 'model' and 'data'.
 
     Returns:
-        What it says of each part.
+        Content of each part, by name.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if it lacks a part.
+        ValueError: if the file lacks a part.
     """
     from lightning.pytorch.core.saving import load_hparams_from_yaml
 
@@ -85,10 +85,10 @@ def build(parts: Mapping[str, Any], config: str | Path) -> dict[str, Any]:
 
     Args:
         parts: ``class_path`` and ``init_args`` of 'model', 'data' or both.
-        config: the file that they are from, for the message.
+        config: file of the parts, for error messages.
 
     Returns:
-        The objects by the name of their part.
+        The objects, by the name of their part.
 
     Raises:
         ValueError: if a part is not valid.

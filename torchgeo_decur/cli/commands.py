@@ -1,4 +1,4 @@
-"""What the command `torchgeo-decur` does: all but training, which is `torchgeo`."""
+"""Implement the commands of `torchgeo-decur` that import torch. `torchgeo` trains."""
 
 import re
 import sys
@@ -35,17 +35,17 @@ def convert(
     out: Path = Path('.'),
     model: str | None = None,
 ) -> None:
-    """Write the encoders of a file in another layout.
+    """Convert the encoders of a file to another format.
 
     Args:
-        file: a published file, a checkpoint of a task, a file of an encoder, or the name of
-            published weights.
-        to: 'torchgeo', a file that its tasks take as weights; 'timm', a bare state
-            dictionary; 'safetensors', the same with what is known of the images; 'onnx',
-            a graph for images of 224 x 224 pixels, checked by onnxruntime.
-        modality: which modality to write; all by default.
-        out: folder of the files, which are called after the input and the modality.
-        model: name of the timm model, where the file does not say it.
+        file: a published file, a checkpoint of a task, a file of an encoder, or the name
+            of published weights.
+        to: 'torchgeo', weights for the tasks of TorchGeo; 'timm', a bare state
+            dictionary; 'safetensors', a state dictionary with metadata of the input;
+            'onnx', a graph for images of 224 x 224 pixels, checked with onnxruntime.
+        modality: modality to write; all by default.
+        out: folder of the files, which are named after the input and the modality.
+        model: name of the timm model, if the file does not name it.
     """
     checkpoint = read_weights(file)
     held = [known.modality for known in checkpoint.metadata.values()]
@@ -58,8 +58,8 @@ def convert(
         name = model or known.model
         if to in ('torchgeo', 'onnx') and not name:
             raise ValueError(
-                f'{file}: expected a file that says its model, found none; give the '
-                'name of a timm model with --model'
+                f'{file}: expected a file that names its model, found no name; name the '
+                'timm model with --model'
             )
         state = fold_repeated(tensors, len(known.bands))
         state = {k: v for k, v in state.items() if not _OUTSIDE.match(k)}
@@ -80,14 +80,14 @@ def export(
     onnx: bool = False,
     hub: Path | None = None,
 ) -> None:
-    """Write the encoders of a checkpoint, as at the end of a fit.
+    """Export the encoders of a checkpoint, as at the end of a fit.
 
     Args:
         checkpoint: checkpoint of a task with one encoder per modality.
         out: folder of the files; by default ``encoders`` next to the checkpoint.
-        onnx: write each encoder as ONNX too, checked by onnxruntime.
-        hub: folder to write all of them to as well, in the layout of the Hugging Face
-            Hub, with a model card.
+        onnx: also write each encoder as ONNX, checked with onnxruntime.
+        hub: also write all encoders to this folder, in the layout of the Hugging Face
+            Hub and with a model card.
     """
     folder = out or checkpoint.parent / 'encoders'
     for written in export_checkpoint(checkpoint, folder, onnx):
@@ -107,21 +107,21 @@ def embed(
     batch_size: int | None = None,
     device: str = 'auto',
 ) -> None:
-    """Write what a model sees in each window of a scene, as GeoParquet.
+    """Write the embedding of each window of a scene to a GeoParquet file.
 
-    A command that was stopped goes on where it stood.
+    Run an interrupted command again to resume.
 
     Args:
-        run: config.yaml of a fit, or a file like it; its model and data count.
-        out: the file to write.
-        ckpt_path: checkpoint of the model; by default the last one next to the config.
-        modalities: which modalities to encode; all by default.
-        projections: whether to write common and unique parts of the embeddings too.
-        date: date of the images where the files have none, such as '2020-06-30'.
-        batch_size: windows of a batch; by default that of the data.
+        run: config with model and data, such as the config.yaml of a fit.
+        out: file to write.
+        ckpt_path: checkpoint of the model; by default, the last one next to the config.
+        modalities: modalities to encode; all by default.
+        projections: also write the common and unique parts of the embeddings.
+        date: date of images whose files have none, such as '2020-06-30'.
+        batch_size: windows of a batch; by default, the batch size of the data.
         device: auto, cpu, gpu or mps.
     """
-    # On the standard output is the name of the file, for scripts.
+    # Scripts read the name of the file from the standard output.
     with redirect_stdout(sys.stderr):
         task, datamodule, about = load_run(run, ckpt_path, batch_size=batch_size)
         embed_rasters(
@@ -143,19 +143,19 @@ def probe(
     max_samples: int = 16384,
     device: str = 'auto',
 ) -> None:
-    """Probe what the features and each part of the embeddings of a pretraining hold.
+    """Fit probes on the features and on each part of the embeddings of a pretraining.
 
     Args:
-        run: config.yaml of a fit, or a file like it; its model and data count.
+        run: config with model and data, such as the config.yaml of a fit.
         out: CSV file to write.
-        ckpt_path: checkpoint of the model; by default the last one next to the config.
-        data: file whose data counts in place of that of the run.
-        fit: split whose labels a probe is fitted on.
-        score: split that it is scored on.
+        ckpt_path: checkpoint of the model; by default, the last one next to the config.
+        data: config whose data replace those of the run.
+        fit: split that the probes are fitted on.
+        score: split that the probes are scored on.
         fractions: fractions of the samples to fit on.
         labels: keys of the labels; all by default.
-        classifiers: knn or linear, or both.
-        max_samples: samples of a split that are kept, a random subset.
+        classifiers: knn, linear or both.
+        max_samples: number of random samples of each split that are used.
         device: auto, cpu, gpu or mps.
     """
     check_writable(out.parent)
@@ -192,21 +192,21 @@ def pack(
     compression: Literal['zstd'] | None = None,
     data: dict[str, Any] | None = None,
 ) -> None:
-    """Write the datasets of a config as shards that stream.
+    """Pack the datasets of a config into shards for streaming.
 
     Run a stopped command again to resume. In a finished folder, the command verifies
     checksums and writes missing or damaged shards again.
 
     Args:
-        run: config.yaml of a fit, or a file like it; its data count.
+        run: config with data, such as the config.yaml of a fit.
         out: folder of the shards.
         values: raw for unchanged samples, or uint8 for images scaled to [0, 1], as bytes.
             kept is the old name of raw.
         splits: some of train, val, test and predict; train and val by default.
-        workers: processes that read and write; by default one for each core.
-        shard_size: samples of a shard, by default as many as have about 64 MiB.
-        compression: zstd to compress each sample, where the package zstd is installed.
-        data: options of the datamodule that replace those of the config, such as
+        workers: processes that read and write; one for each core by default.
+        shard_size: samples of a shard; by default, the number that fills about 64 MiB.
+        compression: zstd to compress each sample; requires the package zstd.
+        data: options of the datamodule that override the config, such as
             ``--data.root FOLDER``.
     """
     print(
@@ -229,13 +229,14 @@ def plan(
     samples: int | None = None,
     rate: float | None = None,
 ) -> None:
-    """Print what a fit would take: steps, exchange, memory of a device, hours.
+    """Estimate steps, communication, device memory and hours of a fit.
 
     Args:
-        config: a config of ``torchgeo`` with a self-supervised task.
-        overlays: files that change parts of it, such as ``experiments/scale/gpu4.yaml``.
-        samples: samples of an epoch; by default those of the training split on disk.
-        rate: samples a second of one device, for the hours.
+        config: config of ``torchgeo`` with a self-supervised task.
+        overlays: configs that override parts of it, such as
+            ``experiments/scale/gpu4.yaml``.
+        samples: samples of an epoch; by default, the size of the training split on disk.
+        rate: samples per second of one device; gives the hours.
     """
     for name, value in plan_fit([config, *(overlays or [])], samples, rate).items():
         print(f'{name}: {value}')

@@ -1,4 +1,4 @@
-"""What a fit would take, before it starts: steps, exchange, memory, hours."""
+"""Estimate the steps, communication, memory and hours of a fit before it starts."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,31 +11,31 @@ from torch import Tensor
 from ..config import build, read_config
 from ..tasks.pretraining import NUM_VIEWS
 
-# States of the optimiser per parameter.
+# States of the optimizer per parameter.
 _STATES = {'adamw': 2, 'lars': 1}
 
 
 def plan(
     configs: Sequence[Path], samples: int | None = None, rate: float | None = None
 ) -> dict[str, str]:
-    """Compute what a fit of a self-supervised task takes, without weights or images.
+    """Estimate the cost of a fit of a self-supervised task, without weights or images.
 
-    Numbers of exchange are what each device sends in a step when collectives go round a
-    ring. Memory of activations is counted from a forward pass on torch's meta device in
-    float32, and halved where the fit computes in 16 bits: an estimate, which leaves out
-    what libraries and fragmentation take.
+    Communication is the number of bytes that each device sends in a step, with ring
+    collectives. Memory of activations is counted in a forward pass on torch's meta device
+    in float32, and halved if the fit computes in 16 bits. The estimate excludes the
+    memory of libraries and fragmentation.
 
     Args:
-        configs: a file of ``torchgeo``, and files that change parts of it.
-        samples: samples of an epoch; by default those of the training split on disk.
-        rate: samples a second of one device, for the hours.
+        configs: a config of ``torchgeo``, and configs that override parts of it.
+        samples: samples of an epoch; by default, the size of the training split on disk.
+        rate: samples per second of one device; gives the hours.
 
     Returns:
-        What was computed, by name, in words.
+        Each estimate as text, by name.
 
     Raises:
-        ValueError: if the files do not describe a self-supervised task, or the fit has no
-            step or no end.
+        ValueError: if the configs do not describe a self-supervised task, or the fit has
+            no step or no end.
     """
     for name, number in (('samples', samples), ('rate', rate)):
         if number is not None and not 0 < number < math.inf:
@@ -48,8 +48,8 @@ def plan(
     devices, nodes = trainer.get('devices', 1), int(trainer.get('num_nodes', 1))
     if not isinstance(devices, int) or devices < 1 or nodes < 1:
         raise ValueError(
-            'trainer.devices and trainer.num_nodes must be positive numbers to plan with, '
-            f'got {devices!r} and {nodes}; give a file that sets them'
+            'trainer.devices and trainer.num_nodes must be positive numbers, got '
+            f'{devices!r} and {nodes}; add a config that sets them'
         )
     world = devices * nodes
     if samples is None:
@@ -96,7 +96,7 @@ def plan(
 def _steps(
     trainer: Mapping[str, Any], batches: int, accumulated: int
 ) -> tuple[int, int]:
-    """Steps of the optimiser in an epoch and in the fit, as Lightning counts them."""
+    """Count the steps of the optimizer in an epoch and in the fit, as Lightning does."""
     limit = trainer.get('limit_train_batches')
     if limit is None:  # as Lightning writes it into the config.yaml of a run
         limit = 1.0
@@ -105,8 +105,8 @@ def _steps(
     per_epoch = math.ceil(batches / accumulated)
     if not per_epoch:
         raise ValueError(
-            'an epoch must have a batch to plan with, got none: give more samples, a '
-            'smaller batch_size, or another limit_train_batches'
+            'an epoch must have at least one batch, got none; increase the samples or '
+            'limit_train_batches, or reduce batch_size'
         )
     most = trainer.get('max_steps', -1)
     epochs = trainer.get('max_epochs')
@@ -115,8 +115,8 @@ def _steps(
     ends = [end for end in (per_epoch * epochs, most) if end >= 0]
     if not ends:
         raise ValueError(
-            'trainer must have max_epochs or max_steps to plan with, got neither: '
-            'nothing but time ends this fit'
+            'trainer must have max_epochs or max_steps, got neither, so the fit has no '
+            'last step; set one of them'
         )
     return per_epoch, min(ends)
 
@@ -157,7 +157,7 @@ def _build(content: Mapping[str, Any], config: Path) -> tuple[Any, Any]:
 
 
 def _forward(task: Any, batch: int) -> tuple[int, dict[str, Tensor]]:
-    """Bytes that the graph of a step keeps, and embeddings of one view."""
+    """Return the bytes that the graph of a step keeps, and the embeddings of one view."""
     own = {p.untyped_storage()._cdata for p in task.parameters()}
     kept: dict[int, int] = {}
 
@@ -168,7 +168,7 @@ def _forward(task: Any, batch: int) -> tuple[int, dict[str, Tensor]]:
             alive.append(storage)
         return x
 
-    alive: list[Any] = []  # An address must not be used again.
+    alive: list[Any] = []  # Keep storages alive, so that no address is used twice.
     chunk = task.hparams['micro_batch_size']
     size = task.hparams['size']
     images = {

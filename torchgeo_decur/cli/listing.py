@@ -1,4 +1,4 @@
-"""Commands that list what the package brings along, without waiting for torch."""
+"""List the configs and weights of this package, without importing torch."""
 
 from pathlib import Path
 
@@ -15,23 +15,28 @@ _BANDS = {
 
 
 def config(name: str | None = None, out: Path | None = None) -> None:
-    """Print a config for `torchgeo fit --config`; without a name, those there are.
+    """Print a config for `torchgeo fit --config`; without a name, list all configs.
 
     Args:
         name: name of the config, such as quickstart.
-        out: folder to write all of them to instead, as they lie in the repository.
+        out: folder to write all configs to, with the layout of the repository.
     """
     files = find_experiments()
     if out is not None:
         if name is not None:
-            raise ValueError(f'out takes all configs, so give no name, got {name!r}')
+            raise ValueError(
+                f'out writes all configs; expected no name with it, got {name!r}'
+            )
         copies = {
             (out / known).with_suffix('.yaml'): file.read_text()
             for known, file in files.items()
         }
         for copy, text in copies.items():
             if copy.exists() and copy.read_text() != text:
-                raise ValueError(f'{copy} must not exist or be unchanged; move it away')
+                raise ValueError(
+                    f'{copy} exists and differs from the config of this package; move it, '
+                    'or choose another folder with --out'
+                )
         for copy, text in copies.items():
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text(text)
@@ -47,7 +52,7 @@ def config(name: str | None = None, out: Path | None = None) -> None:
 
 
 def weights() -> None:
-    """Print the published weights, and which of them are in the cache."""
+    """List the published weights, and which of them are in the cache."""
     rows = [['name', 'modality', 'bands', 'size', 'licence', 'cached']]
     rows += [_row(name) for name in PUBLISHED]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

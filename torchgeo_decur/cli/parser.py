@@ -1,4 +1,4 @@
-"""The command `torchgeo-decur`: its parser, and its errors."""
+"""Parse the command `torchgeo-decur` and report its errors."""
 
 import os
 import re
@@ -13,15 +13,15 @@ from jsonargparse import ArgumentParser, Namespace
 from ..files import UnreadableFileError
 
 _SUMMARIES = {
-    'config': 'Print a config for `torchgeo fit --config`; without a name, those there are.',
-    'weights': 'Print the published weights, and which of them are in the cache.',
-    'convert': 'Write the encoders of a file in another layout.',
-    'export': 'Write the encoders of a checkpoint, as at the end of a fit.',
-    'embed': 'Write what a model sees in each window of a scene, as GeoParquet.',
-    'report': 'Write what a checkpoint has learned on one page, with figures and numbers.',
-    'probe': 'Probe what the features and each part of the embeddings of a pretraining hold.',
-    'pack': 'Write the datasets of a config as shards that stream.',
-    'plan': 'Print what a fit would take: steps, exchange, memory of a device, hours.',
+    'config': 'Print a config for `torchgeo fit --config`; without a name, list all configs.',
+    'weights': 'List the published weights, and which of them are in the cache.',
+    'convert': 'Convert the encoders of a file to another format.',
+    'export': 'Export the encoders of a checkpoint, as at the end of a fit.',
+    'embed': 'Write the embedding of each window of a scene to a GeoParquet file.',
+    'report': 'Analyse a checkpoint, and write a page of figures and numbers.',
+    'probe': 'Fit probes on the features and on each part of the embeddings of a pretraining.',
+    'pack': 'Pack the datasets of a config into shards for streaming.',
+    'plan': 'Estimate steps, communication, device memory and hours of a fit.',
 }
 
 
@@ -29,10 +29,10 @@ def main(args: list[str] | None = None) -> None:
     """Run the command.
 
     Args:
-        args: arguments; by default those of the process.
+        args: arguments; by default, the arguments of the process.
 
     Raises:
-        SystemExit: if the command fails, with a message for the user.
+        SystemExit: if the command fails; it carries a message for the user.
     """
     try:
         chosen = _parse(sys.argv[1:] if args is None else args)
@@ -40,25 +40,25 @@ def main(args: list[str] | None = None) -> None:
         if written is not None:
             print(written)
     except KeyboardInterrupt:
-        # As a shell tells it: 128 and the number of the signal.
+        # The convention of shells: 128 plus the number of the signal.
         print(
             'torchgeo-decur: stopped; run the command again to resume', file=sys.stderr
         )
         raise SystemExit(130) from None
     except BrokenPipeError:
-        # Whoever read what was printed, such as `head`, has seen enough.
+        # The reader of the output, such as `head`, has closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError, UnreadableFileError) as error:
         raise SystemExit(f'torchgeo-decur: {error}') from error
 
 
 def _parse(args: list[str]) -> Namespace:
-    # Not jsonargparse.auto_cli: it keeps --config, which `report` has, to itself.
+    # jsonargparse.auto_cli reserves --config, which is an option of `report`.
     parser = ArgumentParser(prog='torchgeo-decur', version=version('torchgeo-decur'))
     subcommands = parser.add_subcommands()
     for name, summary in _SUMMARIES.items():
         subparser = ArgumentParser(description=summary)
-        # Most commands take seconds to import: only the one that is called is.
+        # Most commands take seconds to import: import only the chosen one.
         if name in args[:1]:
             _add_options(subparser, name)
         subcommands.add_subcommand(name, subparser, help=summary)
@@ -67,7 +67,7 @@ def _parse(args: list[str]) -> Namespace:
 
 
 def _command(name: str) -> Callable[..., Path | None]:
-    """Import a command; what it returns is the file that it wrote."""
+    """Import a command. It returns the file that it wrote, if any."""
     if name in ('config', 'weights'):
         from . import listing
 
@@ -86,7 +86,7 @@ def _command(name: str) -> Callable[..., Path | None]:
 def _add_options(parser: ArgumentParser, name: str) -> None:
     """Add the parameters of a command to its parser."""
     command = _command(name)
-    # A switch that is off takes no value: `--onnx`, not `--onnx true`.
+    # A switch takes no value: `--onnx`, not `--onnx true`.
     options = signature(command).parameters.values()
     switches = {option.name for option in options if option.default is False}
     skip: set[str | int] = {*switches, *(['name'] if name == 'config' else [])}
@@ -94,7 +94,7 @@ def _add_options(parser: ArgumentParser, name: str) -> None:
         command, as_group=False, as_positional=True, skip=skip
     )
     if name == 'config':
-        # jsonargparse makes an option of what has a default; this one needs no dash.
+        # jsonargparse makes options of parameters with a default; this one is positional.
         parser.add_argument('name', nargs='?', help='such as quickstart')
     for switch in sorted(switches):
         text = re.search(rf'^ +{switch}: (.+)', str(command.__doc__), re.M)
