@@ -74,13 +74,15 @@ class TestConfig:
     def test_writes_over_nothing_of_the_user(self, tmp_path: Path) -> None:
         mine = tmp_path / 'quickstart.yaml'
         mine.write_text('seed_everything: 1\n')
-        with pytest.raises(SystemExit, match=r'quickstart\.yaml must not exist or'):
+        with pytest.raises(SystemExit, match=r'quickstart\.yaml exists and differs'):
             main(['config', '--out', str(tmp_path)])
         assert mine.read_text() == 'seed_everything: 1\n'
         assert [*tmp_path.rglob('*.yaml')] == [mine]
 
     def test_writes_all_or_prints_one(self, tmp_path: Path) -> None:
-        with pytest.raises(SystemExit, match=r"give no name, got 'quickstart'"):
+        with pytest.raises(
+            SystemExit, match=r"expected no name with it, got 'quickstart'"
+        ):
             main(['config', 'quickstart', '--out', str(tmp_path)])
 
     def test_reader_that_has_seen_enough(self) -> None:
@@ -258,7 +260,7 @@ class TestConvert:
 
     def test_a_file_that_does_not_say_its_model(self, tmp_path: Path) -> None:
         torch.save({'conv1.weight': torch.rand(4, 3, 7, 7)}, tmp_path / 'plain.pth')
-        with pytest.raises(SystemExit, match=r'give the name of a timm model with --m'):
+        with pytest.raises(SystemExit, match=r'name the timm model with --m'):
             main(['convert', str(tmp_path / 'plain.pth'), f'--out={tmp_path}'])
 
     def test_no_such_file(self) -> None:

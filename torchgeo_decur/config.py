@@ -1,6 +1,6 @@
 """Find and read configs of `torchgeo`, and build the task and datamodule they describe.
 
-AnalysisResult configs needs neither torch nor TorchGeo; other functions import them when called.
+Finding configs needs neither torch nor TorchGeo; other functions import them when called.
 """
 
 import re

@@ -162,7 +162,7 @@ class TestFiles:
         assert folders == set(ANALYSES)
         for name in ANALYSES:
             content = result(made, name)
-            assert 'Left out' not in content['text'], name
+            assert 'Not computed' not in content['text'], name
             for figure in content['figures']:
                 assert (made / name / f'{figure}.svg').read_text().startswith('<?xml')
             for table, rows in content['tables'].items():
@@ -295,9 +295,9 @@ class TestWhat:
         names = ['probes', 'dropping', 'curves']
         page = write_report(task, PlainDataModule(), tmp_path, analyses=names)
         words = Page(page.read_text('utf-8')).words
-        assert 'none: probes are left out' in words
-        assert words.count('Left out: ') == 3
-        assert 'no metrics.csv of the fit was given' in words
+        assert 'none, so probes do not apply' in words
+        assert words.count('Not computed: ') == 3
+        assert 'need the metrics.csv of the fit, got none' in words
 
     def test_baseline_and_the_test_split(
         self, task: DeCUR, data: SyntheticEODataModule, tmp_path: Path

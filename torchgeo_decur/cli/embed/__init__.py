@@ -1,4 +1,4 @@
-"""What a run makes of data: embeddings of splits, and of whole scenes as GeoParquet."""
+"""Compute the embeddings of a run: of splits, and of whole scenes as GeoParquet."""
 
 from .runs import load_run
 from .split_batches import Batches

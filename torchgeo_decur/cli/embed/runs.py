@@ -1,4 +1,4 @@
-"""The task and the data of a run, from the files that it left."""
+"""Rebuild the task and the data of a run from its files."""
 
 import json
 from collections.abc import Mapping
@@ -18,25 +18,24 @@ def load_run(
     data: str | Path | None = None,
     batch_size: int | None = None,
 ) -> tuple[BaseTask, BaseDataModule, dict[str, Any]]:
-    """Build the task and the datamodule of a run, with what a checkpoint has learned.
+    """Build the task and the datamodule of a run, and load a checkpoint.
 
     Args:
-        config: file of ``torchgeo``, such as the ``config.yaml`` that a fit leaves; its
-            ``model`` and ``data`` count.
-        ckpt_path: checkpoint of the task; by default ``checkpoints/last.ckpt`` next to
-            the config, or the only one there.
-        data: file whose ``data`` counts in place of that of the config.
-        batch_size: samples of a batch; by default that of the data.
+        config: config with ``model`` and ``data``, such as the ``config.yaml`` of a fit.
+        ckpt_path: checkpoint of the task; by default, ``checkpoints/last.ckpt`` next to
+            the config, or the only checkpoint in that folder.
+        data: config whose ``data`` replace those of ``config``.
+        batch_size: samples of a batch; by default, the batch size of the data.
 
     Returns:
-        The task, the datamodule, and what was read of ``model`` and ``data``, but for
-        how many samples are loaded at once.
+        The task, the datamodule, and the content of ``model`` and ``data`` without batch
+        size and number of workers.
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if the config has no task or no datamodule, a part of it or
-            ``batch_size`` is not valid, there is no checkpoint or more than one to choose from, or it is not
-            of this task.
+        ValueError: if the config lacks a task or a datamodule, a part of it or
+            ``batch_size`` is not valid, the folder does not have exactly one checkpoint
+            to choose, or the checkpoint belongs to another task.
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f'batch_size must be positive, got {batch_size}')
@@ -44,10 +43,10 @@ def load_run(
     read = read_config(config, ('model', 'data') if data is None else ('model',))
     if data is not None:
         read |= read_config(data, ('data',))
-    # A copy, for the parser puts its own objects into what it is given.
+    # A copy, because the parser puts its own objects into its argument.
     about: dict[str, Any] = json.loads(json.dumps(read, default=str))
     file = Path(ckpt_path) if ckpt_path else _checkpoint(config)
-    # The parameters come from the checkpoint: no other weights need to be there.
+    # The checkpoint holds all parameters: a file of initial weights may be absent.
     options = dict(read['model'].get('init_args') or {})
     options.pop('weights', None)
     model = {**read['model'], 'init_args': options}
@@ -70,7 +69,7 @@ def _checkpoint(config: Path) -> Path:
         return last
     if len(found) != 1:
         raise ValueError(
-            f'{folder} must have one checkpoint, or last.ckpt, found '
+            f'{folder} must have exactly one checkpoint, or last.ckpt, found '
             f'{[f.name for f in found]}; choose one with --ckpt_path'
         )
     return found[0]
@@ -81,7 +80,7 @@ def _restore(task: BaseTask, datamodule: BaseDataModule, file: Path) -> None:
         raise FileNotFoundError(f'ckpt_path must be a file, but there is no {file}')
     try:
         content: Any = torch.load(file, map_location='cpu', weights_only=True)
-    # On bytes that are no checkpoint, torch.load raises nearly anything.
+    # torch.load raises almost any error for a file that is not a checkpoint.
     except Exception as error:
         raise ValueError(
             f'{file}: expected a checkpoint of Lightning, found a file that cannot be '
@@ -100,7 +99,7 @@ def _restore(task: BaseTask, datamodule: BaseDataModule, file: Path) -> None:
             f'{file}: expected a checkpoint of {type(task).__name__} as in the config, '
             f'but {error}'
         ) from error
-    # As Lightning names them; statistics of the training images are there.
+    # Lightning stores the state of a datamodule, with its statistics, by class name.
     state = checkpoint.get(type(datamodule).__qualname__)
     if state is not None:
         datamodule.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""The batches of a split as a trainer hands them over."""
+"""Load the batches of a split as a trainer does."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,8 +14,8 @@ from tqdm import tqdm
 from ...modalities import select_date, split
 from ...packed.dataset import Split
 
-# As Trainer calls the stage of a split, and as its property does. Training samples are
-# looked at in order and without augmentation, as those of validation.
+# Stage of a split, and the property of Trainer that names it. Training samples are read
+# in order and without augmentation, like validation samples.
 _STAGES = {
     'train': ('fit', 'validating'),
     'val': ('validate', 'validating'),
@@ -25,10 +25,10 @@ _STAGES = {
 
 
 class Batches:
-    """The batches of a split: on the device, scaled to [0, 1], as often as asked for.
+    """Batches of a split, on the device and scaled to [0, 1]. Iterate any number of times.
 
     Args:
-        datamodule: whose split.
+        datamodule: the datamodule.
         split: 'train', 'val', 'test' or 'predict'.
         device: accelerator of Lightning: 'auto', 'cpu', 'gpu' or 'mps'.
 
@@ -74,11 +74,11 @@ class Batches:
     def images(
         self, modalities: dict[str, int], number: int, batch_size: int
     ) -> Iterator[dict[str, Tensor]]:
-        """Iterate over images alone, of samples spread evenly over the split.
+        """Iterate over the images of samples spread evenly over the split.
 
         Args:
             modalities: number of channels of each modality, by name.
-            number: number of samples at most.
+            number: largest number of samples.
             batch_size: samples of a batch.
 
         Yields:

@@ -1,4 +1,4 @@
-"""One row for each window of a scene."""
+"""Write one row of embeddings for each window of a scene."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,44 +35,42 @@ def embed_rasters(
     rows: int = ROWS,
     progress: bool = True,
 ) -> Path:
-    """Write what a model sees in each window of the prediction split, as GeoParquet 1.1.
+    """Write the embedding of each window of the prediction split as GeoParquet 1.1.
 
     Columns are
 
     - ``geometry``: outline of the window in longitude and latitude, a polygon;
-    - ``date``: beginning of the time that the images are of, UTC; left out where
-      neither the files nor ``date`` tell it, since TorchGeo's readers take no nulls;
-    - ``embedding``: the features of the modalities, one after the other, float32;
-    - ``common_<m>`` and ``unique_<m>``: the two parts of the embedding of a modality
-      behind its projector, float32, where the task is
-      :class:`~torchgeo_decur.tasks.DeCUR`.
+    - ``date``: start of the acquisition in UTC. The column is absent if a date is
+      unknown, because TorchGeo's readers do not accept nulls;
+    - ``embedding``: concatenated features of the modalities, float32;
+    - ``common_<m>`` and ``unique_<m>``: the two parts of the projected embedding of a
+      modality, float32, if the task is :class:`~torchgeo_decur.tasks.DeCUR`.
 
-    The metadata ``torchgeo_decur`` of the file say which of the features are of which
-    modality. Windows are written in parts to ``<out>.parts``. A run that was stopped and
-    is started again goes on where it stood; the file appears at the end, whole.
-    ``torchgeo.datasets.ClayEmbeddings`` reads it.
+    The metadata ``torchgeo_decur`` of the file map features to modalities. Windows are
+    written in parts to ``<out>.parts``. To resume an interrupted run, start it again. The
+    file is written atomically at the end. ``torchgeo.datasets.ClayEmbeddings`` reads it.
 
     Args:
-        task: has encoders of pooled features, such as ``DeCUR`` or
-            ``LateFusionClassification``; its parameters are those to use.
-        datamodule: whose prediction split has ``places()``, such as
+        task: task with encoders of pooled features, such as ``DeCUR`` or
+            ``LateFusionClassification``, and with trained parameters.
+        datamodule: datamodule whose prediction split has ``places()``, such as
             :class:`~torchgeo_decur.datamodules.RasterPairDataModule`.
         out: the file.
-        modalities: which modalities to encode; by default all of the task.
-        projections: whether to write ``common_<m>`` and ``unique_<m>``.
-        date: date of the images where the files have none, such as '2020-06-30'.
+        modalities: modalities to encode; by default, all modalities of the task.
+        projections: write ``common_<m>`` and ``unique_<m>`` too.
+        date: date of images whose files have none, such as '2020-06-30'.
         device: accelerator of Lightning: 'auto', 'cpu', 'gpu' or 'mps'.
-        about: plain values that the file shall say, and that tell one run from another.
+        about: JSON values for the metadata of the file, which identify the run.
         rows: windows of a part.
-        progress: whether to draw a progress bar.
+        progress: draw a progress bar.
 
     Returns:
         The file.
 
     Raises:
-        ValueError: if the task has no such encoders, the data no places or another CRS
-            than the earth's, a modality or the date is not valid, ``out`` exists, the
-            parts are those of another run, or features are NaN or infinite.
+        ValueError: if the task has no encoders of pooled features, the data have no
+            places or no geographic CRS, a modality or the date is not valid, ``out`` is
+            another file, the parts belong to another run, or features are not finite.
     """
     out = Path(out)
     embedder = Embedder(task, modalities, projections)
@@ -104,7 +102,7 @@ def embed_rasters(
             devices=1,
             logger=False,
             enable_checkpointing=False,
-            # Lightning draws its bar on the standard output, where the file is named.
+            # Lightning draws its bar on the standard output, which is for the file name.
             enable_progress_bar=False,
             enable_model_summary=False,
             callbacks=[_Writer(parts, todo, progress)],
@@ -115,12 +113,12 @@ def embed_rasters(
 
 
 class Embedder(LightningModule):
-    """The encoders of a task, and its projectors where their dimensions have parts.
+    """The encoders of a task and, if its embeddings have two parts, its projectors.
 
     Args:
         task: the task.
-        modalities: which modalities to encode; by default all.
-        projections: whether to compute the parts of the embeddings.
+        modalities: modalities to encode; all by default.
+        projections: compute the parts of the embeddings too.
 
     Raises:
         ValueError: if the task has no encoders of pooled features, or a modality is
@@ -158,7 +156,7 @@ class Embedder(LightningModule):
             self.projectors = nn.ModuleDict({m: projectors[m] for m in self.channels})
 
     def dimensions(self) -> dict[str, list[int]]:
-        """First and last but one of the features of each modality, within a row."""
+        """Return the first feature of each modality in a row, and the end of its features."""
         ends = np.cumsum(list(self.num_features.values())).tolist()
         return {
             m: [end - self.num_features[m], end]
@@ -168,7 +166,7 @@ class Embedder(LightningModule):
     def predict_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor]:
-        """Compute the columns of a batch, of the first date where there are several.
+        """Compute the columns of a batch. Images with several dates use the first.
 
         Args:
             batch: ``image_<m>`` in [0, 1].
@@ -190,7 +188,7 @@ class Embedder(LightningModule):
 
 
 class _Writer(Callback):
-    """Asks for the windows that are left, and writes every part once it is full."""
+    """Request the remaining windows, and write each part when it is full."""
 
     def __init__(self, parts: GeoParquetParts, todo: list[int], progress: bool) -> None:
         self.parts, self.todo = parts, todo
@@ -241,7 +239,7 @@ class _Writer(Callback):
 
 
 def _places(dataset: Any, date: str | None) -> gpd.GeoDataFrame:
-    """Where each window lies, and when, where known."""
+    """Return the outline of each window and, if known, its date."""
     if not hasattr(dataset, 'places'):
         raise ValueError(
             'data must have places on the earth, such as those of '

@@ -1,4 +1,4 @@
-"""What a checkpoint has learned, on one page."""
+"""Report what a checkpoint has learned on one page."""
 
 from .report_command import report_checkpoint
 from .writer import ANALYSES, write_report

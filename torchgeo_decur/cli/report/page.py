@@ -1,4 +1,4 @@
-"""The page: one file that needs no other, and no network."""
+"""Render a report as one HTML file that needs no other file and no network."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-#: Longer tables are folded, and much longer ones are in their files alone.
+#: Rows from which a table is folded, and rows from which the page only links to its file.
 FOLDED, LEFT_TO_FILE = 12, 250
 
 _CSS = """
@@ -38,16 +38,17 @@ def render_page(
     results: Sequence[Mapping[str, Any]],
     folder: Path,
 ) -> str:
-    """Write the page.
+    """Render the page.
 
     Args:
-        title: its heading.
-        about: what it is of, by name.
-        results: what :func:`~torchgeo_decur.cli.report.store.save_result` wrote, in order.
-        folder: where the figures are, in a folder for each result.
+        title: heading of the page.
+        about: facts about the report, by name.
+        results: content of the markers of the analyses, in order; see
+            :func:`~torchgeo_decur.cli.report.store.save_result`.
+        folder: folder of the report, with one folder for each analysis.
 
     Returns:
-        HTML, with the figures in it.
+        HTML that contains the figures.
     """
     known = ''.join(
         f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in about.items()
@@ -73,8 +74,8 @@ def render_page(
 <main id="results" tabindex="-1">
 {sections}
 </main>
-<footer><p>Figures and numbers are also in the folders beside this page, as PNG, SVG, CSV
-and JSON.</p></footer>
+<footer><p>The folders beside this page hold the figures as PNG and SVG, and the numbers
+as CSV and JSON.</p></footer>
 </body>
 </html>
 """

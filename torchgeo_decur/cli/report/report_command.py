@@ -1,4 +1,4 @@
-"""A report of a checkpoint, from the files that a fit left."""
+"""Report on a checkpoint, from the files of its fit."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,24 +21,22 @@ def report_checkpoint(
     batch_size: int | None = None,
     device: str = 'auto',
 ) -> Path:
-    """Write what a checkpoint has learned on one page, with figures and numbers.
+    """Analyse a checkpoint, and write a page of figures and numbers.
 
-    A report that was stopped goes on where it stood.
+    Run an interrupted report again to resume.
 
     Args:
         checkpoint: checkpoint of a self-supervised task.
-        config: config of the fit; its model and data count. By default the config.yaml
-            that the fit left.
+        config: config with model and data; by default, the config.yaml of the fit.
         out: folder of the report.
-        baseline: another checkpoint, such as of Barlow Twins, to compare the alignment
-            with.
-        baseline_config: config of its fit; by default the config.yaml that the fit left,
-            or else that of the checkpoint.
-        analyses: names of those to run; all by default.
-        max_samples: samples that are kept for all but the alignment, a random subset.
-        max_images: images for saliency and feature maps, spread over the split.
+        baseline: checkpoint to compare the alignment with, such as of Barlow Twins.
+        baseline_config: config of the baseline; by default, the config.yaml of its fit
+            or, if absent, the config of the checkpoint.
+        analyses: names of the analyses to run; all by default.
+        max_samples: number of random samples for all analyses but the alignment.
+        max_images: number of images for saliency and feature maps, spread over the split.
         split: train, val, test or predict.
-        batch_size: samples of a batch; by default that of the data.
+        batch_size: samples of a batch; by default, the batch size of the data.
         device: auto, cpu, gpu or mps.
 
     Returns:
@@ -46,8 +44,8 @@ def report_checkpoint(
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if a checkpoint is not of the model of its config, or an option is not
-            valid.
+        ValueError: if a checkpoint does not belong to the model of its config, or an
+            option is not valid.
     """
     for name, file in (('checkpoint', checkpoint), ('baseline', baseline)):
         if file is not None and not file.is_file():

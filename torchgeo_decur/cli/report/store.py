@@ -1,4 +1,4 @@
-"""The files of a report: each is written atomically, and no file of the user is removed."""
+"""Write and read the files of a report atomically, and keep other files."""
 
 import csv
 import json
@@ -27,11 +27,11 @@ _MARK = {'torchgeo_decur': 'report'}
 
 
 def claim(folder: Path, names: Collection[str]) -> None:
-    """Mark a folder as that of a report; refuse one with other files.
+    """Mark a folder as the folder of a report; reject a folder with other files.
 
     Args:
-        folder: a new or empty folder, or one that a report was written to.
-        names: names of the analyses that a report may hold.
+        folder: a new or empty folder, or the folder of an earlier report.
+        names: names of all analyses.
 
     Raises:
         ValueError: if the folder holds files that no report wrote.
@@ -39,23 +39,23 @@ def claim(folder: Path, names: Collection[str]) -> None:
     mark = folder / REPORT
     if mark.is_file() and read_json(mark).get('torchgeo_decur') == 'report':
         return
-    # Reports of earlier versions have no mark, but markers of their analyses.
+    # Reports of earlier versions have only the markers of their analyses.
     ours = any('key' in _stored(folder / name) for name in names)
     if folder.exists() and not ours and (found := sorted(folder.iterdir())):
         raise ValueError(
-            f'out must be a new or empty folder, or one of an earlier report, but {folder} '
+            f'out must be new, empty or the folder of an earlier report, but {folder} '
             f'holds {[f.name for f in found[:3]]}; choose another folder with --out'
         )
     write_json(mark, _MARK)
 
 
 def save_embeddings(file: Path, embeddings: Embeddings, key: str) -> None:
-    """Keep embeddings, for a report that is stopped to go on with.
+    """Store embeddings, so that an interrupted report resumes.
 
     Args:
         file: the file.
         embeddings: the embeddings.
-        key: what they are of.
+        key: hash of parameters, data and options.
     """
     tensors = {f'z/{m}': x for m, x in embeddings.z.items()}
     tensors |= {f'h/{m}': x for m, x in embeddings.h.items()}
@@ -80,10 +80,10 @@ def load_embeddings(file: Path, key: str) -> Embeddings | None:
 
     Args:
         file: the file.
-        key: what they have to be of.
+        key: expected hash.
 
     Returns:
-        The embeddings; None if there is no file, or it is of something else.
+        The embeddings; None if the file is absent or has another hash.
     """
     if not file.exists():
         return None
@@ -91,7 +91,7 @@ def load_embeddings(file: Path, key: str) -> Embeddings | None:
         about = json.loads(opened.metadata()['torchgeo_decur'])
         if about['key'] != key:
             return None
-        # In the order of the modalities, which the file does not keep.
+        # Restore the order of the modalities, which the file does not keep.
         tensors = {name: opened.get_tensor(name) for name in about['names']}
 
     def of(kind: str) -> dict[str, Any]:
@@ -111,14 +111,14 @@ def load_embeddings(file: Path, key: str) -> Embeddings | None:
 
 
 def save_result(folder: Path, result: AnalysisResult, key: str) -> None:
-    """Write figures, numbers and words of an analysis, and close its figures.
+    """Write figures, tables and text of an analysis, and close its figures.
 
     Files of an earlier run of the analysis are removed. Other files in the folder stay.
 
     Args:
         folder: folder of the analysis.
-        result: what was found.
-        key: what it is of.
+        result: the result.
+        key: hash of parameters, data and options.
     """
     partial = folder.with_name(f'.{folder.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)
@@ -159,10 +159,10 @@ def load_result(folder: Path, key: str) -> dict[str, Any] | None:
 
     Args:
         folder: folder of the analysis.
-        key: what it has to be of.
+        key: expected hash.
 
     Returns:
-        What :func:`save_result` wrote; None if there is nothing, or of something else.
+        Content of the marker; None if it is absent or has another hash.
     """
     content = _stored(folder)
     return content if content.get('key') == key else None
@@ -174,7 +174,7 @@ def _stored(folder: Path) -> dict[str, Any]:
 
 
 def _files(content: dict[str, Any]) -> list[str]:
-    """Name the files that the marker of an analysis stands for, the marker first."""
+    """Return the names of the files of an analysis, its marker first."""
     pictures = [
         f'{n}.{end}' for n in content.get('figures', ()) for end in ('png', 'svg')
     ]
@@ -187,14 +187,14 @@ def _files(content: dict[str, Any]) -> list[str]:
 
 
 def alternative_text(figure: Figure, name: str) -> str:
-    """Say in words what a figure shows, for those who do not see it.
+    """Return the alternative text of a figure, for screen readers.
 
     Args:
         figure: the figure.
         name: its name.
 
     Returns:
-        Titles, axes and legend.
+        Titles, axes and legend in words.
     """
     said: list[str] = []
     legend: list[str] = []
@@ -209,5 +209,5 @@ def alternative_text(figure: Figure, name: str) -> str:
     shown = f' Shown: {", ".join(dict.fromkeys(legend))}.' if legend else ''
     panels = '; '.join(dict.fromkeys(said))
     text = f'Figure {name.replace("_", " ")}. {panels}.{shown}'
-    # Signs of formulas and ends of lines are not read out.
+    # Remove signs of formulas and ends of lines, which screen readers would read.
     return ' '.join(text.replace('$', '').split())

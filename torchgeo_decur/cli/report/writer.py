@@ -1,4 +1,4 @@
-"""The analyses of a report, in order, each kept once it is done."""
+"""Run the analyses of a report in order, and keep each finished one."""
 
 import json
 import platform
@@ -24,7 +24,7 @@ from ..embed.split_batches import Batches
 from .page import render_page
 from .store import claim, load_embeddings, load_result, save_embeddings, save_result
 
-# What is asked of a file of an earlier version is done again.
+# Increase to compute the analyses of earlier versions again.
 _FORMAT = 1
 
 
@@ -44,27 +44,27 @@ def write_report(
 ) -> Path:
     """Run the analyses of a self-supervised task and write them on one page.
 
-    In the folder are ``report.html``, a page that needs no other file and no network, and
-    for each analysis a folder of its figures as PNG and SVG, its tables as CSV, and
-    ``result.json`` with its words and numbers, which is there once the analysis is
-    done. A report that was stopped and is started again goes on with what is missing;
-    with another checkpoint, other data or options it begins anew. Only files of an
-    earlier report are replaced.
+    The page ``report.html`` needs no other file and no network. The folder of each
+    analysis holds its figures as PNG and SVG, its tables as CSV, and text and numbers in
+    ``result.json``, which is written last. An interrupted report resumes with the missing
+    analyses. With another checkpoint, other data or other options, it starts anew. Only
+    files of an earlier report are replaced.
 
     Args:
-        task: a self-supervised task, such as ``DeCUR``, with its trained parameters.
-        datamodule: its data.
-        out: folder of the report: a new or empty one, or that of an earlier report.
-        baseline: another self-supervised task of the same modalities, such as
-            ``BarlowTwins``, to compare the alignment with.
+        task: a self-supervised task, such as ``DeCUR``, with trained parameters.
+        datamodule: data of the task.
+        out: folder of the report: new, empty or the folder of an earlier report.
+        baseline: self-supervised task of the same modalities, such as ``BarlowTwins``, to
+            compare the alignment with.
         metrics: ``metrics.csv`` of the fit.
-        analyses: names of those to run; by default all of :data:`ANALYSES`.
-        max_samples: samples that are kept for all but the alignment, a random subset.
-        max_images: images for saliency and feature maps, spread evenly over the split.
+        analyses: names of the analyses to run, from :data:`ANALYSES`; all by default.
+        max_samples: number of random samples for all analyses but the alignment.
+        max_images: number of images for saliency and feature maps, spread evenly over the
+            split.
         split: 'train', 'val', 'test' or 'predict'.
         device: accelerator of Lightning: 'auto', 'cpu', 'gpu' or 'mps'.
-        about: plain values that tell the data of this report from others.
-        sources: what the page shall say of where task and data are from, by name.
+        about: JSON values that identify the data.
+        sources: origin of task and data, by name, for the page.
 
     Returns:
         The page.
@@ -112,7 +112,7 @@ def write_report(
 
 
 class Run:
-    """What analyses ask for; nothing is loaded before it is asked for."""
+    """Lazily loaded inputs of the analyses."""
 
     metrics: Path | None = None
     max_images: int = 2
@@ -133,7 +133,7 @@ class Run:
 
     @cached_property
     def key(self) -> str:
-        """Tells this report from others: parameters, data and options."""
+        """Hash of parameters, data and options."""
         models = [m for m in (self.task, self.baseline) if m is not None]
         metrics = self.metrics
         logged = metrics.read_bytes() if metrics and metrics.is_file() else b''
@@ -142,7 +142,7 @@ class Run:
 
     @cached_property
     def batches(self) -> Batches:
-        """The data."""
+        """Batches of the split."""
         return Batches(self.datamodule, self.split, self.device)
 
     @cached_property
@@ -152,28 +152,28 @@ class Run:
 
     @cached_property
     def other(self) -> Embeddings | None:
-        """Embeddings of the baseline, if there is one."""
+        """Embeddings of the baseline, if given."""
         return self._embed(self.baseline, 'baseline') if self.baseline else None
 
     @property
     def records(self) -> dict[str, Modality]:
-        """What the modalities are."""
+        """Records of the modalities."""
         known: dict[str, Modality] = getattr(self.datamodule, 'modalities', {})
         modalities = self.task.hparams['modalities']
         if not set(modalities) <= set(known):
             raise NotApplicable(
-                f'the datamodule must say what {list(modalities)} are (bands, kind), got '
-                f'{type(self.datamodule).__name__}'
+                f'the datamodule must have records of {list(modalities)} (bands, kind) in '
+                f'modalities, got {type(self.datamodule).__name__}'
             )
         return {m: known[m] for m in modalities}
 
     @property
     def model(self) -> Pretrained:
-        """The task, where the images are."""
+        """The task, on the device of the images."""
         return cast(Pretrained, self.task.to(self.batches.device))
 
     def images(self, batch_size: int = 32) -> Iterator[dict[str, Tensor]]:
-        """Images of some samples."""
+        """Return batches of images of some samples."""
         modalities = dict(self.task.hparams['modalities'])
         return self.batches.images(modalities, self.max_images, batch_size)
 
@@ -184,19 +184,21 @@ class Run:
             name: its name.
 
         Returns:
-            What was found, or why it was left out.
+            The result, or the reason why the analysis does not apply.
         """
         title, analyse = ANALYSES[name]
         try:
             return analyse(self)
         except (NotApplicable, ImportError) as error:
-            return AnalysisResult(name, title, f'Left out: {str(error).rstrip(".")}.')
+            return AnalysisResult(
+                name, title, f'Not computed: {str(error).rstrip(".")}.'
+            )
 
     def facts(self, sources: Mapping[str, str]) -> dict[str, str]:
-        """Say what the report is of.
+        """Collect facts about the report.
 
         Args:
-            sources: where task and data are from.
+            sources: origin of task and data, by name.
 
         Returns:
             Facts by name.
@@ -206,7 +208,7 @@ class Run:
         parts = ', '.join(f'{number} {part}' for part, number in dims.items())
         kept = len(next(iter(e.z.values())))
         subset = (
-            '' if kept == e.number else f'; {kept} of them for all but the alignment'
+            '' if kept == e.number else f'; {kept} of them except for the alignment'
         )
         versions = {
             'torchgeo-decur': _version(),
@@ -221,7 +223,7 @@ class Run:
                 f'{m} ({n} bands)' for m, n in self.task.hparams['modalities'].items()
             ),
             'Dimensions': parts,
-            'Labels': ', '.join(e.labels) or 'none: probes are left out',
+            'Labels': ', '.join(e.labels) or 'none, so probes do not apply',
             'Split': f'{self.split}, {e.number} samples{subset}',
             'Versions': ', '.join(f'{name} {v}' for name, v in versions.items()),
             'Date': f'{datetime.now(UTC):%Y-%m-%d %H:%M} UTC',
@@ -256,7 +258,7 @@ def _saliency(run: Run, analyse: Callable[..., AnalysisResult]) -> AnalysisResul
 
 def _curves(run: Run) -> AnalysisResult:
     if run.metrics is None:
-        raise NotApplicable('no metrics.csv of the fit was given')
+        raise NotApplicable('training curves need the metrics.csv of the fit, got none')
     return analysis.training_curves(run.metrics)
 
 
