@@ -76,7 +76,7 @@ def test_resamples() -> None:
 def test_interval_has_the_right_width() -> None:
     # The accuracy of a coin on 400 samples has a standard error of 2.5 percent.
     outcome = Outcome(np.tile([0, 1], 200), np.tile([0, 0, 1, 1], 100))
-    low, high = interval(outcome.score(resamples(400, 2000)))
+    low, high = interval(outcome.score(resamples(400, 2000))).values()
     assert high - low == pytest.approx(2 * 1.96 * 2.5, rel=0.1)
     assert low < 50 < high
 

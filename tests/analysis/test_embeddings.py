@@ -107,9 +107,9 @@ def test_images_follow_the_model() -> None:
     class Elsewhere:
         hparams: ClassVar = {'modalities': {'s1': 2}}
         encoders = nn.Linear(1, 1, device='meta')
-        training = False
 
-        def train(self, mode: bool = True) -> None: ...
+        def modules(self) -> Iterator[nn.Module]:
+            return self.encoders.modules()
 
         def encode_and_project(self, images: Mapping[str, Tensor]) -> Any:
             assert images['s1'].device.type == 'meta'

@@ -188,7 +188,7 @@ class TestProbes:
                 if all(r[k] == v for k, v in what.items())
             ]
             (all_of_each, as_many) = rows
-            assert all_of_each['verdict'] == 'common holds more'
+            assert all_of_each['verdict'] == 'common significantly better'
             assert all_of_each['low'] > 50 < all_of_each['difference']
             widths = (2 * COMMON, 2 * UNIQUE) if name == 's1+s2' else (COMMON, UNIQUE)
             assert all_of_each['dimensions'] == '{} and {}'.format(*widths)
@@ -204,9 +204,9 @@ class TestProbes:
             ]
             return str(rows[0]['verdict'])
 
-        assert verdict('s1') == 'unique holds more'
-        assert verdict('s2') == 'not learned, at chance in the features too'
-        assert '- unique holds more: label_s1 in s1' in probed.text
+        assert verdict('s1') == 'unique significantly better'
+        assert verdict('s2') == 'embeddings and features at chance'
+        assert '- unique significantly better: label_s1 in s1' in probed.text
 
     def test_features(self, probed: AnalysisResult) -> None:
         for name, score in (('s1', 33), ('s2', 100)):
@@ -234,7 +234,7 @@ class TestProbes:
         result = probe_parts(replace(known, common_dim=None), times=20)
         assert {r['part'] for r in result.tables['probes']} == {'all', 'features'}
         assert 'differences' not in result.tables
-        assert 'does not tell common from unique' in result.text
+        assert 'has no common and unique dimensions' in result.text
 
     def test_no_labels(self, known: Embeddings) -> None:
         for analyse in (probe_parts, dropped_dimensions):
@@ -281,7 +281,7 @@ class TestRetrieval:
                 assert unique[f'recall_{k}'] == pytest.approx(100 * k / N, abs=1.5)
             low, high = unique['low_10'], unique['high_10']
             assert low < 1000 / N < high
-        assert 'among those of the other' in result.text
+        assert 'among all samples of the other' in result.text
 
     def test_collapse_scores_as_chance_does(self) -> None:
         z = torch.ones(50, 4)

@@ -63,8 +63,8 @@ class TestSpatial:
         assert (unique['samples'], unique['positive_samples']) == (4, 0)
         assert unique['overlap_of_positive_parts'] is None
         assert 'a and b: common minus unique is 1.00 (95 %' in found.text
-        assert 'it is 2.00 (2.00 to 2.00): for unique dimensions' in found.text
-        assert 'fewer places, as in the paper' in found.text
+        assert 'it is 2.00 (2.00 to 2.00): unique dimensions' in found.text
+        assert 'overlap significantly less, as in the paper' in found.text
         assert [r['overlap'] for r in rows(found, 'samples', part='common')] == [1] * 4
 
     def test_a_habit_is_no_finding(self, toy: ToyPretrained) -> None:
@@ -72,9 +72,7 @@ class TestSpatial:
         x = torch.cat([corner(4, 1, *c) for c in ((0, 0), (0, 1), (1, 1))], 1)
         found = spatial_saliency(toy, [{'a': x, 'b': x}], {'a': THREE, 'b': THREE}, 1)
         assert 'common minus unique is 1.00' in found.text
-        assert (
-            'it is 0.00 (0.00 to 0.00): that the modalities share fewer' in found.text
-        )
+        assert 'it is 0.00 (0.00 to 0.00): no significant difference' in found.text
 
     def test_panel_shows_the_corner(self, toy: ToyPretrained) -> None:
         x = torch.cat([corner(1, 1, *c) for c in ((0, 0), (0, 1), (1, 1))], 1)
@@ -97,7 +95,7 @@ class TestSpatial:
         found = spatial_saliency(
             toy, [{'a': nothing, 'b': nothing}], {'a': THREE, 'b': THREE}, 1
         )
-        assert 'common: no sample has a map in both' in found.text
+        assert 'common: no sample has maps in both' in found.text
 
     @pytest.mark.parametrize(
         ('common_dim', 'parts'), [(None, {'all'}), (2, {'all'}), (0, {'unique'})]
@@ -142,14 +140,17 @@ class TestSpectral:
             ('unique', 'VH'): 0,
         }
         assert shares == pytest.approx(expected, abs=1e-6)
-        assert 's1: common dimensions rest most on VH (75%), VV (25%)' in found.text
-        assert 's1: the mean shares of common and unique differ in 75%' in found.text
-        assert 'dem has one band, to which all belongs' in found.text
+        assert 's1: common dimensions use most VH (75%), VV (25%)' in found.text
+        assert (
+            's1: the mean shares of common and unique dimensions differ by 75%'
+            in found.text
+        )
+        assert 'dem has only one band' in found.text
         (row,) = rows(found, 'bands', modality='dem', part='common')
         assert (row['mean'], row['wavelength_nm']) == (1, None)
         (figure,) = found.figures.values()
         assert [ax.get_title(loc='left') for ax in figure.axes] == [
-            'Bands that embeddings of s1 rest on'
+            'Bands that embeddings of s1 use'
         ]
 
     def test_bands_have_names_and_wavelengths(self) -> None:
@@ -218,7 +219,7 @@ class TestTasks:
         found = spatial_saliency(comm, data, known, None)
         assert [r['part'] for r in found.tables['overlap']] == ['all']
         coral = COrAL({'s1': 2, 's2': 13}, **options)
-        with pytest.raises(ValueError, match='encoders, got COrAL, whose unique'):
+        with pytest.raises(ValueError, match='encoders, got COrAL, which has separate'):
             spatial_saliency(coral, data, known, None)
         found = spectral_saliency(coral, data, known, None, steps=2)
         assert len(found.tables['bands']) == 15

@@ -209,7 +209,7 @@ class TestResume:
 
         monkeypatch.setattr(writer.Run, 'analyse', note)
         with monkeypatch.context() as patch:
-            patch.setitem(ANALYSES, 'retrieval', ('', stop))
+            patch.setitem(ANALYSES, 'retrieval', stop)
             with pytest.raises(KeyboardInterrupt):
                 write_report(task, data, tmp_path, analyses=CHEAP)
         with monkeypatch.context() as patch:
@@ -249,7 +249,7 @@ class TestResume:
         (tmp_path / 'rank' / store.MARKER).rename(old)
         (tmp_path / store.REPORT).unlink()
         with monkeypatch.context() as patch:
-            patch.setitem(ANALYSES, 'rank', ('', lambda run: pytest.fail('run again')))
+            patch.setitem(ANALYSES, 'rank', lambda run: pytest.fail('run again'))
             write_report(task, data, tmp_path, analyses=['rank'])
         write_report(task, data, tmp_path, analyses=['rank'], max_samples=6)
         assert not old.exists()

@@ -1,7 +1,7 @@
-"""What was learned: the analyses of the paper, each one call.
+"""Analyse what a pretraining learned, with one function for each analysis of the paper.
 
-An analysis takes :class:`Embeddings` (see :func:`collect`) or a task and its images, and
-returns a :class:`AnalysisResult`: words, numbers and pictures.
+An analysis takes :class:`Embeddings` (see :func:`collect`), or a task and its images. It
+returns an :class:`AnalysisResult` with text, tables and figures.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The last feature map of any timm model."""
+"""Compute the last feature map of any timm model."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,8 +18,8 @@ def last_map(encoder: nn.Module, x: Tensor) -> Tensor:
         x: images in [0, 1], shape (B, C, H, W).
 
     Returns:
-        Map, shape (B, F, h, w): for a transformer, its tokens at their places, without
-        the class token.
+        Map, shape (B, F, h, w). A transformer's map is the grid of its tokens, without the
+        class token.
 
     Raises:
         NotApplicable: if the model has no map.
@@ -35,22 +35,22 @@ def last_map(encoder: nn.Module, x: Tensor) -> Tensor:
 
 @contextmanager
 def exposed(encoder: nn.Module, size: tuple[int, ...]) -> Iterator[nn.Module]:
-    """Lead the last feature map of an encoder through an identity.
+    """Pass the last feature map of an encoder through an identity module.
 
-    Where maps become features by pooling, the map is the output of the last stage. The
-    class token of a transformer is all that is read of its last layer, so the map is that
-    of the tokens before the last attention.
+    If the encoder pools maps, the map is the output of the last stage. If it reads only
+    the class token of a transformer, the map is the grid of tokens before the last
+    attention.
 
     Args:
         encoder: a timm model.
         size: height and width of the images in pixels.
 
     Yields:
-        The identity, whose output is the map, shape (B, F, h, w), in every forward pass
-        of the encoder.
+        The identity. In every forward pass of the encoder, its output is the map, shape
+        (B, F, h, w).
 
     Raises:
-        NotApplicable: if the model does not say which its last map is.
+        NotApplicable: if the model does not name the module of its last map.
     """
     identity = nn.Identity()
 
@@ -66,7 +66,7 @@ def exposed(encoder: nn.Module, size: tuple[int, ...]) -> Iterator[nn.Module]:
 
 
 def _last_layer(encoder: nn.Module) -> nn.Module:
-    """The module whose output is the last map."""
+    """Return the module whose output is the last map."""
     model: Any = encoder
     if hasattr(encoder, 'num_prefix_tokens') and hasattr(encoder, 'blocks'):
         norm: nn.Module = model.blocks[-1].norm1
@@ -75,15 +75,15 @@ def _last_layer(encoder: nn.Module) -> nn.Module:
         return encoder.get_submodule(model.feature_info[-1]['module'])
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise NotApplicable(
-            "encoder must say in feature_info, as timm's models do, which module gives "
-            f'its last map, got {type(encoder).__name__}'
+            "encoder must name the module of its last map in feature_info, as timm's models "
+            f'do, got {type(encoder).__name__}'
         ) from error
 
 
 def _as_map(
     encoder: nn.Module, output: Any, size: tuple[int, ...]
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """A map (B, F, h, w) of a module's output, and the way back."""
+    """Convert a module's output to a map (B, F, h, w); also return the inverse."""
     model: Any = encoder
     if isinstance(output, Tensor) and output.ndim == 4:
         if str(getattr(encoder, 'output_fmt', 'NCHW')) == 'NHWC':

@@ -1,29 +1,27 @@
-"""How well each embedding dimension is aligned across modalities."""
+"""Measure how well each embedding dimension is aligned across modalities."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from .embeddings import Embeddings, Pair
-from .matplotlib_style import COLOURS, COLUMN, PAGE, figure_style
-from .result import AnalysisResult, NotApplicable, Rows
+from .matplotlib_style import COLOURS, COLUMN, PAGE, figure_style, grid_of_panels
+from .result import TITLES, AnalysisResult, Rows
 
-#: Dimensions with a smaller loss are called aligned: correlated by more than 0.68.
+#: A dimension with a smaller loss counts as aligned; its correlation exceeds 0.68.
 ALIGNED = 0.1
 
 
 def alignment_loss(diagonal: Tensor) -> Tensor:
-    r"""Cross-modal loss of each dimension.
+    r"""Return the cross-modal loss of each dimension.
 
     .. math:: L_i = (1 - C_{ii})^2
 
-    It is Eq. 7 of Wang et al., ECCV 2024, https://arxiv.org/abs/2309.05300: 0 for a
-    dimension that is the same in both modalities, 1 for one that is uncorrelated, 4 for
-    one that is opposite.
+    Eq. 7 of Wang et al., ECCV 2024, https://arxiv.org/abs/2309.05300. The loss is 0 for
+    identical, 1 for uncorrelated and 4 for opposite dimensions.
 
     Args:
-        diagonal: correlation of each dimension with itself, shape (D,).
+        diagonal: correlation of each dimension across the modalities, shape (D,).
 
     Returns:
         The losses, shape (D,).
@@ -34,37 +32,35 @@ def alignment_loss(diagonal: Tensor) -> Tensor:
 def alignment_histogram(
     embeddings: Embeddings, baseline: Embeddings | None = None
 ) -> AnalysisResult:
-    """Show how the cross-modal loss is spread over the dimensions, as in Fig. 5a.
+    """Draw the distribution of the cross-modal loss over the dimensions, as in Fig. 5a.
 
     Args:
         embeddings: embeddings, with the correlations over a whole data set.
-        baseline: embeddings of another model, such as Barlow Twins, of the same data.
+        baseline: embeddings of the same data by another model, such as Barlow Twins.
 
     Returns:
-        Tables ``alignment``, for each pair of modalities and each part of the dimensions,
-        and ``dimensions``, for each dimension; figure ``histogram``.
+        Tables ``alignment``, with a row for each pair of modalities and part of the
+        dimensions, and ``dimensions``, with a row for each dimension; figure
+        ``histogram``.
 
     Raises:
-        NotApplicable: if there are no two modalities with as many dimensions.
+        NotApplicable: if no two modalities have the same number of dimensions.
 
     Example:
         >>> import torch
         >>> z = torch.randn(64, 4)
-        >>> finding = alignment_histogram(Embeddings.of({'s1': z, 's2': z}))
-        >>> [(row['part'], row['mean_loss']) for row in finding.tables['alignment']]
+        >>> result = alignment_histogram(Embeddings.of({'s1': z, 's2': z}))
+        >>> [(row['part'], row['mean_loss']) for row in result.tables['alignment']]
         [('all', 0.0)]
     """
     if not embeddings.diagonals:
-        raise NotApplicable(
-            'alignment needs two modalities with as many dimensions, got '
-            f'{ {m: z.shape[1] for m, z in embeddings.z.items()} }'
-        )
+        raise embeddings.no_pair('alignment')
     rows: list[dict[str, object]] = []
     each: list[dict[str, object]] = []
     curves: dict[Pair, dict[str, Tensor]] = {}
     for pair, diagonal in embeddings.diagonals.items():
         losses = alignment_loss(diagonal)
-        parts = _parts(embeddings, pair)
+        parts = embeddings.pair_parts(*pair)
         curves[pair] = {part: losses[place] for part, place in parts.items()}
         for part, place in parts.items():
             rows.append(_row(pair, part, diagonal[place]))
@@ -80,16 +76,11 @@ def alignment_histogram(
             rows.append(_row(pair, 'baseline', other))
     return AnalysisResult(
         name='alignment',
-        title='Alignment of embedding dimensions',
+        title=TITLES['alignment'],
         text=_text(embeddings, rows),
         tables={'alignment': rows, 'dimensions': each},
         figures={'histogram': _histogram(curves)},
     )
-
-
-def _parts(embeddings: Embeddings, pair: Pair) -> dict[str, slice]:
-    m, n = (embeddings.parts(name) for name in pair)
-    return m if len(m) < len(n) else n
 
 
 def _name(pair: Pair) -> str:
@@ -116,29 +107,23 @@ def _text(embeddings: Embeddings, rows: Rows) -> str:
         for r in rows
     ]
     return (
-        'The loss of a dimension is (1 - C)², with C its correlation with the same '
-        f'dimension of the other modality, over {embeddings.number} samples: 0 where both '
-        'modalities say the same, 1 where they have nothing to do with each other.\n\n'
-        + '\n'.join(lines)
+        'The loss of a dimension is (1 - C)², where C is its correlation across the two '
+        f'modalities over {embeddings.number} samples. It is 0 for identical and 1 for '
+        'uncorrelated dimensions.\n\n' + '\n'.join(lines)
     )
 
 
 def _histogram(curves: dict[Pair, dict[str, Tensor]]) -> Figure:
     columns = min(len(curves), 3)
-    lines = -(-len(curves) // columns)
     width = min(PAGE, COLUMN * max(columns, 1.4))
     top = max(x.max().item() for c in curves.values() for x in c.values())
     bins = np.linspace(0, max(1.2, 0.1 * np.ceil(10 * top)), 49)
     with figure_style():
-        figure, axes = plt.subplots(
-            lines, columns, figsize=(width, 2.4 * lines), squeeze=False, sharey=True
-        )
-        for axis in axes.flat[len(curves) :]:
-            axis.set_axis_off()
-        for axis, (pair, losses) in zip(axes.flat, curves.items(), strict=False):
+        figure, axes = grid_of_panels(len(curves), columns, (width, 2.4))
+        for axis, (pair, losses) in zip(axes, curves.items(), strict=True):
             for part, x in losses.items():
                 other = part == 'baseline'
-                # `all` is the sum of the two before it: a line over their areas.
+                # `all` is the sum of common and unique: a line over their areas.
                 axis.hist(
                     x.numpy(),
                     bins,
@@ -152,6 +137,6 @@ def _histogram(curves: dict[Pair, dict[str, Tensor]]) -> Figure:
             axis.set(
                 title=f'Alignment of {_name(pair)}', xlabel='loss $(1 - C_{ii})^2$'
             )
-        axes[0, 0].set_ylabel('share of the dimensions (%)')
-        axes[0, 0].legend()
+        axes[0].set_ylabel('share of the dimensions (%)')
+        axes[0].legend()
     return figure

@@ -1,4 +1,4 @@
-"""Which places and which bands of an image an embedding rests on."""
+"""Attribute an embedding to positions and bands of an image."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -13,18 +13,18 @@ from .result import NotApplicable
 
 
 def gradcam(model: Pretrained, modality: str, x: Tensor, dimensions: slice) -> Tensor:
-    r"""Map which places change the mean of some dimensions of an embedding (GradCAM).
+    r"""Map the positions that change the mean of some dimensions of an embedding (GradCAM).
 
-    With the last feature map :math:`A_{kp}` of channel k at place p and the output y:
+    With the last feature map :math:`A_{kp}` of channel k at position p and the output y:
 
     .. math:: L_p = \sum_k A_{kp} \cdot
               \frac{1}{P} \sum_q \frac{\partial y}{\partial A_{kq}}
 
     Selvaraju et al., *Grad-CAM: Visual Explanations from Deep Networks via
-    Gradient-based Localization*, ICCV 2017, https://arxiv.org/abs/1610.02391. There y is
-    the score of a class, and L is rectified, for only what raises a score speaks for the
-    class. The sign of a dimension of an embedding has no meaning, so L keeps its sign.
-    Computed by captum.
+    Gradient-based Localization*, ICCV 2017, https://arxiv.org/abs/1610.02391. In the
+    paper, y is the score of a class and L is rectified, because only a higher score
+    supports the class. The sign of an embedding dimension has no meaning, so L keeps its
+    sign. captum computes the map.
 
     Args:
         model: a pretraining task in evaluation mode.
@@ -33,18 +33,17 @@ def gradcam(model: Pretrained, modality: str, x: Tensor, dimensions: slice) -> T
         dimensions: the dimensions whose mean is y.
 
     Returns:
-        Map of each image, shape (B, h, w), in the size of the feature map.
+        Map of each image, shape (B, h, w), with the size of the feature map.
 
     Raises:
         ImportError: if captum is not installed.
-        NotApplicable: if the embeddings do not come from the last map of the encoder.
+        NotApplicable: if the embeddings do not use the last map of the encoder.
     """
     attr = import_captum()
     if 'shared' in model.projectors:
         raise NotApplicable(
-            'model must compute the embeddings of a modality by its entry in encoders, '
-            f'got {type(model).__name__}, whose unique embeddings have encoders of '
-            'their own'
+            'model must compute the embeddings of a modality with its entry in encoders, '
+            f'got {type(model).__name__}, which has separate encoders of unique embeddings'
         )
     x = x.detach().requires_grad_()
     with exposed(model.encoders.encoders[modality], tuple(x.shape[-2:])) as layer:
@@ -56,16 +55,16 @@ def gradcam(model: Pretrained, modality: str, x: Tensor, dimensions: slice) -> T
 def integrated_gradients(
     model: Pretrained, modality: str, x: Tensor, dimensions: slice, steps: int = 16
 ) -> tuple[Tensor, Tensor]:
-    r"""Sum per band what it adds to the mean of some dimensions of an embedding.
+    r"""Attribute the mean of some dimensions of an embedding to bands.
 
     .. math:: I_c = \sum_p x_{cp} \int_0^1
               \frac{\partial y(\alpha x)}{\partial x_{cp}} d\alpha
 
-    The path starts at 0, the lowest value of every band, so that the bands add up to
+    The path starts at 0, the lowest value of every band, so the attributions sum to
     :math:`y(x) - y(0)`.
 
     Sundararajan et al., *Axiomatic Attribution for Deep Networks*, ICML 2017,
-    https://arxiv.org/abs/1703.01365. Computed by captum.
+    https://arxiv.org/abs/1703.01365. captum computes the integral.
 
     Args:
         model: a pretraining task in evaluation mode.
@@ -75,8 +74,8 @@ def integrated_gradients(
         steps: steps of the integral.
 
     Returns:
-        What each band adds, shape (B, C), and by how much the integral misses what they
-        must add up to, shape (B,).
+        Attribution of each band, shape (B, C), and the absolute error of their sum, shape
+        (B,).
 
     Raises:
         ImportError: if captum is not installed.
@@ -86,7 +85,7 @@ def integrated_gradients(
     found, delta = attr.IntegratedGradients(output).attribute(
         x.detach().requires_grad_(),
         n_steps=steps,
-        # As many images as given are in memory at once, not that many times the steps.
+        # Bound the memory: captum would compute all steps of all images at once.
         internal_batch_size=max(len(x), 64),
         return_convergence_delta=True,
     )
@@ -94,13 +93,13 @@ def integrated_gradients(
 
 
 def shares(bands: Tensor) -> Tensor:
-    """Normalise the bands of each sample: the share of a band in all that they add.
+    """Return the share of each band in the absolute attributions of a sample.
 
     Args:
-        bands: what each band adds, with its sign, shape (B, C).
+        bands: signed attribution of each band, shape (B, C).
 
     Returns:
-        Shares in [0, 1], shape (B, C), NaN for a sample to which no band adds.
+        Shares in [0, 1], shape (B, C); NaN for a sample without any attribution.
 
     Example:
         >>> shares(torch.tensor([[3.0, -1.0]]))
@@ -111,9 +110,9 @@ def shares(bands: Tensor) -> Tensor:
 
 
 def overlap(a: Tensor, b: Tensor) -> Tensor:
-    r"""Say how far two maps point at the same places: their histogram intersection.
+    r"""Compute the overlap of two maps: their histogram intersection.
 
-    Each map is divided by its sum, without signs:
+    Each map is divided by the sum of its absolute values:
 
     .. math:: o = \sum_p \min(a_p, b_p), \quad \sum_p a_p = \sum_p b_p = 1
 
@@ -122,8 +121,8 @@ def overlap(a: Tensor, b: Tensor) -> Tensor:
         b: maps, shape (B, h', w'); both are resized to the finer grid.
 
     Returns:
-        Overlaps, 0 for disjoint and 1 for identical maps, shape (B,); NaN where a map
-        is zero everywhere.
+        Overlaps, shape (B,): 0 for disjoint and 1 for identical maps; NaN if a map is
+        zero everywhere.
 
     Example:
         >>> a, b = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[3.0, -1.0]]])
@@ -135,14 +134,14 @@ def overlap(a: Tensor, b: Tensor) -> Tensor:
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Correlate two maps, with their signs, over the places (Pearson).
+    """Compute Pearson's correlation of two signed maps over their positions.
 
     Args:
         a: maps, shape (B, h, w).
         b: maps, shape (B, h', w'); both are resized to the finer grid.
 
     Returns:
-        Correlations in [-1, 1], shape (B,); NaN where a map is constant.
+        Correlations in [-1, 1], shape (B,); NaN if a map is constant.
 
     Example:
         >>> a = torch.tensor([[[1.0, 0.0, 2.0]]])
@@ -160,16 +159,16 @@ def import_captum() -> Any:
     """Import captum, which only saliency needs.
 
     Returns:
-        Its module of attributions.
+        captum's module of attributions.
 
     Raises:
-        ImportError: if it is not installed.
+        ImportError: if captum is not installed.
     """
     try:
         from captum import attr
     except ImportError as error:
         raise ImportError(
-            'saliency is computed by captum; pip install torchgeo-decur[analysis]'
+            'saliency needs captum; pip install torchgeo-decur[analysis]'
         ) from error
     return attr
 
@@ -177,7 +176,7 @@ def import_captum() -> Any:
 def _output(
     model: Pretrained, modality: str, dimensions: slice
 ) -> Callable[[Tensor], Tensor]:
-    """From images of one modality to the mean of dimensions of their embedding, (B,)."""
+    """Return a function from images of a modality to the mean of dimensions, (B,)."""
     return lambda x: model.embed({modality: x})[modality][:, dimensions].mean(1)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what a model sees: images in the unit interval."""
+"""Render the input of a model: images in the unit interval."""
 
 from typing import Any
 
@@ -10,21 +10,21 @@ from ..modalities import Modality, render
 
 
 def composite(image: Tensor, modality: Modality) -> NDArray[Any]:
-    """Turn an image in [0, 1] into a picture.
+    """Render an image in [0, 1] for display.
 
-    Optics are a colour picture stretched by percentiles, VV and VH in dB a false-colour
-    one (VV, VH and their ratio), other radar grey, elevation hill-shaded; see
+    Optical images become colour composites, and VV and VH in dB a false-colour composite
+    of VV, VH and their ratio. Other radar is grey, and elevation is hill-shaded; see
     :func:`~torchgeo_decur.modalities.render`.
 
     Args:
-        image: an image as a task takes it, in [0, 1], shape (C, H, W).
-        modality: what it is.
+        image: image as a task receives it, in [0, 1], shape (C, H, W).
+        modality: record of the modality.
 
     Returns:
-        Picture in [0, 1], shape (H, W) or (H, W, 3).
+        Rendering in [0, 1], shape (H, W) or (H, W, 3).
 
     Raises:
-        ValueError: if the image has not the bands of the modality.
+        ValueError: if the image does not have the bands of the modality.
 
     Example:
         >>> from torchgeo_decur.modalities import MODALITIES
@@ -35,19 +35,19 @@ def composite(image: Tensor, modality: Modality) -> NDArray[Any]:
 
 
 def composite_and_bands(image: Tensor, modality: Modality) -> tuple[NDArray[Any], str]:
-    """Turn an image in [0, 1] into a picture, and say what it shows.
+    """Render an image in [0, 1] for display, and name the bands shown.
 
     Args:
-        image: an image as a task takes it, in [0, 1], shape (C, H, W).
-        modality: what it is.
+        image: image as a task receives it, in [0, 1], shape (C, H, W).
+        modality: record of the modality.
 
     Returns:
-        What :func:`composite` returns, and the bands that it shows.
+        The rendering of :func:`composite`, and the names of its bands.
     """
     image = image.detach().cpu().float()
     if modality.kind == 'sar' and modality.limits and len(image) == modality.channels:
-        # A ratio is one of backscatter, not of parts of the unit interval. Optics stay
-        # there, where saturated bands are equally bright.
+        # The ratio needs backscatter in dB. Optical images stay in the unit interval, in
+        # which saturated bands are equally bright.
         low, high = (torch.tensor(x)[:, None, None] for x in modality.limits)
         image = low + image * (high - low)
     return render(image, modality, radar='colour')

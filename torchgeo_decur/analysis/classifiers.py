@@ -1,4 +1,4 @@
-"""Probes of frozen features: two classifiers, their scores, and what chance gives."""
+"""Probe frozen features with two classifiers, and compare their scores with chance."""
 
 import warnings
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 Array = NDArray[Any]
-# Below so many values threads of BLAS wait for each other more than they work: a probe of
-# 512 x 512 takes several times as long with two of them as with one.
+# With fewer values, several BLAS threads are slower than one: a probe of 512 x 512 takes
+# several times as long with two threads.
 _SMALL = 10_000_000
 Classifier = Literal['knn', 'linear']
 #: The classifiers: nearest neighbours, and logistic regression.
@@ -27,7 +27,7 @@ CLASSIFIERS: tuple[Classifier, ...] = ('knn', 'linear')
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a probe says of the samples that it was not fitted on.
+    """Predictions of a probe for held-out samples.
 
     Args:
         y: class of each sample, shape (n,), or its labels, shape (n, K).
@@ -44,18 +44,19 @@ class Outcome:
 
     @property
     def chance(self) -> float:
-        """Score of a probe that knows nothing, in percent."""
+        """Expected score of random predictions, in percent."""
         share = self.y.mean() if self.y.ndim == 2 else 1 / len(np.unique(self.y))
         return 100 * float(share)
 
     def score(self, weights: Array | None = None) -> Array:
-        """Score the samples, all once, or each as often as a resample drew it.
+        """Score the samples, or bootstrap resamples of them.
 
-        The score is balanced accuracy for classes, over those that there are, and
-        micro-averaged average precision for several labels.
+        The score is balanced accuracy over the classes that occur, or micro-averaged
+        average precision for multi-label data.
 
         Args:
-            weights: how often each sample counts, shape (R, n); by default once.
+            weights: number of times that each sample counts, shape (R, n); by default
+                once.
 
         Returns:
             The scores in percent, shape (R,).
@@ -72,20 +73,40 @@ class Outcome:
         member = (self.y[:, None] == np.unique(self.y)).astype(np.float64)
         hits = weights @ (member * (self.y == self.predicted)[:, None])
         there = weights @ member
-        # A class that a resample lacks has no recall.
+        # A class that is absent from a resample has no recall.
         recall = np.where(there > 0, hits / np.maximum(there, 1), np.nan)
         mean: Array = np.nanmean(recall, axis=1)
         return 100 * mean
 
+    def summary(self, resampled: Array, digits: int | None = 2) -> dict[str, Any]:
+        """Summarize the score for a row of a table.
+
+        Args:
+            resampled: scores of resamples, shape (R,).
+            digits: decimal places; None does not round.
+
+        Returns:
+            Score and ends of its 95 % interval, in percent; score of chance, name of the
+            metric, and number of scored samples.
+        """
+        numbers = {
+            'score': float(self.score()[0]),
+            **interval(resampled),
+            'chance': self.chance,
+        }
+        if digits is not None:
+            numbers = {name: round(x, digits) for name, x in numbers.items()}
+        return {**numbers, 'metric': self.metric, 'scored': len(self.y)}
+
 
 def halves(number: int) -> tuple[Array, Array]:
-    """Split samples at random, always in the same way.
+    """Split samples into two random halves, with a fixed seed.
 
     Args:
         number: number of samples.
 
     Returns:
-        Places of those to fit on, and of those to score.
+        Indices of the samples to fit on, and of the samples to score.
     """
     order = np.random.default_rng(0).permutation(number)
     return order[::2], order[1::2]
@@ -98,20 +119,20 @@ def run_probes(
     classifiers: tuple[Classifier, ...] = CLASSIFIERS,
     places: tuple[Array, Array] | None = None,
 ) -> Iterator[tuple[Classifier, Outcome]]:
-    """Fit probes on some of the samples, on standardised features.
+    """Fit probes on standardised features of some samples, and predict the others.
 
     Args:
         x: features, shape (N, F).
-        y: classes, shape (N,), or labels of 0 and 1, shape (N, K). A label that is not
-            among both the fitted and the scored samples is left out.
+        y: classes, shape (N,), or labels of 0 and 1, shape (N, K). A label must occur in
+            both the fitted and the scored samples; others are ignored.
         k: number of nearest neighbours.
-        classifiers: which of 'knn' and 'linear'.
-        places: places of the samples to fit on, and of those to score; by default the
-            two :func:`halves`.
+        classifiers: some of 'knn' and 'linear'.
+        places: indices of the samples to fit on, and of the samples to score; by default
+            the two :func:`halves`.
 
     Yields:
-        The name of the classifier, and what it says of the samples to score; nothing
-        where there are no two classes, or too few samples.
+        The name of the classifier and its predictions; nothing if there are fewer than
+        two classes or too few samples.
 
     Example:
         >>> x = np.repeat([[0.0, 1.0], [9.0, 1.0]], 20, axis=0)
@@ -120,7 +141,7 @@ def run_probes(
     """
     train, test = places or halves(len(x))
     multilabel = y.ndim == 2
-    # A label that one half lacks cannot be learned, or not be scored.
+    # A label that is absent from one half cannot be learned or scored.
     if multilabel:
         y = y[:, [len(set(c[train])) > 1 and c[test].any() for c in y.T]]
     y = y.astype(int)
@@ -135,7 +156,7 @@ def run_probes(
     for name in classifiers:
         threads = threadpool_limits(1 if x.size < _SMALL else None)
         with threads, warnings.catch_warnings():
-            # Scores no longer change long before the optimiser is satisfied.
+            # Scores stop changing long before the optimizer converges.
             warnings.simplefilter('ignore', ConvergenceWarning)
             probe = make_pipeline(StandardScaler(), models[name])
             probe.fit(x[train], target[train])
@@ -152,7 +173,7 @@ def run_probes(
 
 @lru_cache(maxsize=2)
 def resamples(number: int, times: int, seed: int = 0) -> Array:
-    """Draw bootstrap resamples: how often each of the samples is in each.
+    """Draw bootstrap resamples.
 
     Args:
         number: number of samples n.
@@ -160,35 +181,36 @@ def resamples(number: int, times: int, seed: int = 0) -> Array:
         seed: seed of the draws.
 
     Returns:
-        Weights, shape (R, n); each row adds up to n.
+        Number of times that each resample has each sample, shape (R, n); each row sums
+        to n.
     """
     even = np.full(number, 1 / number)
     drawn = np.random.default_rng(seed).multinomial(number, even, size=times)
-    # Products of integers do not go through BLAS.
+    # BLAS does not multiply integers.
     weights = drawn.astype(np.float64)
     weights.flags.writeable = False
     return weights
 
 
-def interval(values: Array) -> tuple[float, float]:
-    """Percentile interval of 95 %.
+def interval(values: Array) -> dict[str, float]:
+    """Return the percentile interval of 95 %.
 
     Args:
         values: scores of the resamples, shape (R,).
 
     Returns:
-        Lower and upper end.
+        Its ends ``low`` and ``high``.
     """
     low, high = np.percentile(values, (2.5, 97.5))
-    return float(low), float(high)
+    return {'low': float(low), 'high': float(high)}
 
 
 def _average_precision(y: Array, p: Array, weights: Array) -> Array:
-    """Micro-averaged average precision of each resample, from one sort of the scores."""
+    """Compute the micro-averaged average precision of all resamples with one sort."""
     labels = y.shape[1]
     order = np.argsort(-p.ravel(), kind='stable')
     scores, truth = p.ravel()[order], y.ravel()[order]
-    # Where equal scores end: a threshold cannot come between them.
+    # A threshold cannot separate equal scores, so take the last of each.
     last = np.flatnonzero(np.append(np.diff(scores), 1))
     found = np.empty(len(weights))
     for i, weight in enumerate(weights):

@@ -1,4 +1,4 @@
-"""Statistics of a stream: batches come one after the other, and none is kept."""
+"""Compute statistics of a stream of batches, without keeping the batches."""
 
 from collections.abc import Mapping
 
@@ -11,16 +11,18 @@ EPS = 1e-5
 
 
 class CorrelationStream:
-    r"""Correlation of each dimension with itself across two modalities, over a stream.
+    r"""Correlation of each dimension across two modalities, over a stream of batches.
 
     .. math:: C_{ii} = \frac{\mathrm{Cov}[a_i, b_i]}
               {\sqrt{(\mathrm{Var}[a_i] + \epsilon)(\mathrm{Var}[b_i] + \epsilon)}}
 
-    the diagonal of the cross-correlation matrix of
-    :func:`~torchgeo_decur.losses.functional.standardize`-d embeddings. Means and sums of
-    squares about them are merged batch by batch in float64 (Chan, Golub and LeVeque,
-    *Updating formulae and a pairwise algorithm for computing sample variances*, 1979), so
-    a large mean costs no digits. The state has five vectors, however many samples pass.
+    is the diagonal of the cross-correlation matrix of embeddings after
+    :func:`~torchgeo_decur.losses.functional.standardize`. Means and central sums of squares
+    are merged batch by batch in float64, so that a large mean costs no precision (Chan,
+    Golub and LeVeque, *Updating formulae and a pairwise algorithm for computing sample
+    variances*, 1979). The state has five vectors for any number of samples.
+    ``torchmetrics.PearsonCorrCoef`` has the same update and accuracy, but no
+    :math:`\epsilon`: its result is NaN for a constant dimension.
 
     Args:
         dim: number of dimensions D.
@@ -38,11 +40,11 @@ class CorrelationStream:
         """Initialize a new CorrelationStream instance."""
         self.count = 0
         self._mean = torch.zeros(2, dim, dtype=torch.float64)
-        # About the means: sum of squares of a, of b, and of the products.
+        # Central sums: of squares of a, of squares of b, and of products.
         self._sums = torch.zeros(3, dim, dtype=torch.float64)
 
     def update(self, a: Tensor, b: Tensor) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             a: embeddings, shape (B, D).
@@ -70,21 +72,21 @@ class CorrelationStream:
         self._mean += weight * step
 
     def mean(self) -> Tensor:
-        """Mean of each dimension of both modalities, shape (2, D), float64."""
+        """Return the mean of each dimension of both modalities, shape (2, D), float64."""
         return self._mean.clone()
 
     def variance(self) -> Tensor:
-        """Population variance of each dimension, shape (2, D), float64."""
+        """Return the population variance of each dimension, shape (2, D), float64."""
         return self._sums[:2] / max(self.count, 1)
 
     def diagonal(self, eps: float = EPS) -> Tensor:
-        """Correlation of each dimension with itself.
+        """Return the correlation of each dimension across the modalities.
 
         Args:
             eps: added to the variances.
 
         Returns:
-            The correlations, shape (D,), float64; 0 for a dimension that is constant.
+            The correlations, shape (D,), float64; 0 for a constant dimension.
         """
         a, b = self.variance() + eps
         diagonal: Tensor = self._sums[2] / max(self.count, 1) / (a * b).sqrt()
@@ -99,12 +101,12 @@ class CorrelationStream:
 class Reservoir:
     """A random subset of the rows of a stream, of bounded size.
 
-    Every row draws a number, and those with the smallest are kept: each subset is as
-    likely as any other. The draws depend on the seed and the place of a row in the stream
-    alone, so the subset does not depend on the size of the batches.
+    Every row draws a number, and the rows with the smallest numbers are kept, so all
+    subsets are equally likely. The draws depend only on the seed and the position in the
+    stream; the size of the batches does not change the subset.
 
     Args:
-        max_samples: number of rows kept at most.
+        max_samples: largest number of rows to keep.
         seed: seed of the draws.
 
     Raises:
@@ -130,21 +132,21 @@ class Reservoir:
         self._kept: dict[str, Tensor] = {}
 
     def update(self, rows: Mapping[str, Tensor]) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
-            rows: tensors by name, the same number of rows in each, shape (B, ...); the
-                names and the shape of a row are those of the first batch.
+            rows: tensors by name, shape (B, ...), with the same number of rows. Names and
+                row shapes must equal those of the first batch.
 
         Raises:
-            ValueError: if the names differ from those before, or the numbers of rows
-                from each other.
+            ValueError: if the names differ from earlier batches, or the tensors have
+                different numbers of rows.
         """
         sizes = {name: len(x) for name, x in rows.items()}
         known = self._kept or rows
         if set(rows) != set(known) or len(set(sizes.values())) > 1:
             raise ValueError(
-                f'rows must have the names {sorted(known)} and as many rows in each, '
+                f'rows must have the names {sorted(known)} and equal numbers of rows, '
                 f'got {sizes}'
             )
         new = next(iter(sizes.values()), 0)
@@ -153,7 +155,7 @@ class Reservoir:
                 shape = (self.max_samples, *x.shape[1:])
                 self._kept[name] = torch.empty(shape, dtype=x.dtype)
         for row, draw in enumerate(self._random.random(new)):
-            # Until it is full, the draw of a free place is infinite: the largest.
+            # A free place has an infinite draw, which is the largest.
             place = self.count if self.count < self.max_samples else None
             if place is None:
                 place = int(self._draws.argmax())
@@ -164,7 +166,7 @@ class Reservoir:
             self.count += 1
 
     def rows(self) -> dict[str, Tensor]:
-        """Return the rows that are kept, in the order of the stream.
+        """Return the kept rows, in the order of the stream.
 
         Returns:
             Tensors by name, shape (n, ...), on the CPU.

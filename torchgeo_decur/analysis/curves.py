@@ -1,4 +1,4 @@
-"""What a fit logged, drawn over its steps."""
+"""Draw the logged metrics of a fit over its steps."""
 
 import csv
 from collections import defaultdict
@@ -7,12 +7,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from .matplotlib_style import PAGE, figure_style
-from .result import AnalysisResult, NotApplicable
+from .matplotlib_style import PAGE, figure_style, grid_of_panels
+from .result import TITLES, AnalysisResult, NotApplicable
 
 type Curve = list[tuple[float, float]]
 
-# Title of a panel, label of its axis, and beginnings of the names of its metrics.
+# Title of a panel, label of its axis, and prefixes of the names of its metrics.
 _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ('Loss', 'loss', ('train_loss', 'val_loss')),
     ('Parts of the loss', 'part of the loss', ('train_', 'val_')),
@@ -25,16 +25,16 @@ _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 
 def read_metrics(file: str | Path) -> dict[str, Curve]:
-    """Read what Lightning's CSVLogger wrote.
+    """Read the metrics that Lightning's CSVLogger wrote.
 
     Args:
         file: a ``metrics.csv``.
 
     Returns:
-        For each metric its points, as step and value.
+        Points (step, value) by metric.
 
     Raises:
-        NotApplicable: if there is no such file, or it has no column ``step``.
+        NotApplicable: if the file does not exist or has no column ``step``.
     """
     if not Path(file).is_file():
         raise NotApplicable(
@@ -55,17 +55,17 @@ def read_metrics(file: str | Path) -> dict[str, Curve]:
 
 
 def training_curves(file: str | Path) -> AnalysisResult:
-    """Draw loss and parts, alignment, signs of collapse and probes over the steps.
+    """Draw loss, alignment, signs of collapse and probes over the steps.
 
     Args:
         file: the ``metrics.csv`` of a fit.
 
     Returns:
-        Table ``metrics``, with the first, the best of both directions and the last value
-        of each metric; figure ``curves``.
+        Table ``metrics``, with the first, lowest, highest and last value of each metric;
+        figure ``curves``.
 
     Raises:
-        NotApplicable: if the file does not exist or has nothing to draw.
+        NotApplicable: if the file does not exist or has no metrics of a fit.
     """
     curves = read_metrics(file)
     panels = _assign(curves)
@@ -87,9 +87,9 @@ def training_curves(file: str | Path) -> AnalysisResult:
     steps = max(step for curve in curves.values() for step, _ in curve)
     return AnalysisResult(
         name='curves',
-        title='Training curves',
+        title=TITLES['curves'],
         text=(
-            f'What the fit logged over its {steps + 1:.0f} steps. Features that collapse '
+            f'Logged metrics over the {steps + 1:.0f} steps of the fit. Collapsed features '
             'have a spread near 0 and a rank near 1.'
         ),
         tables={'metrics': rows},
@@ -98,7 +98,7 @@ def training_curves(file: str | Path) -> AnalysisResult:
 
 
 def _assign(curves: dict[str, Curve]) -> dict[tuple[str, str], dict[str, Curve]]:
-    """Give each metric to the first panel that it belongs to; a panel for each label."""
+    """Assign each metric to the first panel that matches; each label has its own panel."""
     left = dict(curves)
     panels: dict[tuple[str, str], dict[str, Curve]] = defaultdict(dict)
     for title, label, prefixes in _PANELS:
@@ -114,16 +114,9 @@ def _assign(curves: dict[str, Curve]) -> dict[tuple[str, str], dict[str, Curve]]
 
 
 def _plot(panels: dict[tuple[str, str], dict[str, Curve]]) -> Figure:
-    lines = -(-len(panels) // 2)
     with figure_style():
-        figure, axes = plt.subplots(
-            lines, 2, figsize=(PAGE, 2.6 * lines), squeeze=False
-        )
-        for axis in axes.flat[len(panels) :]:
-            axis.set_axis_off()
-        for axis, ((title, label), curves) in zip(
-            axes.flat, panels.items(), strict=False
-        ):
+        figure, axes = grid_of_panels(len(panels), 2, (PAGE, 2.6), sharey=False)
+        for axis, ((title, label), curves) in zip(axes, panels.items(), strict=True):
             colours = [c['color'] for c in plt.rcParams['axes.prop_cycle']]
             shown = list(dict.fromkeys(_part(name) for name in curves))
             for name, curve in curves.items():
@@ -134,7 +127,7 @@ def _plot(panels: dict[tuple[str, str], dict[str, Curve]]) -> Figure:
                     color=colours[number % len(colours)],
                     linestyle='--' if validation else '-',
                     marker='o' if len(curve) < 12 else None,
-                    # Where both were logged, the line of training stands for them.
+                    # If both were logged, only the training curve is in the legend.
                     label=None
                     if validation and f'train_{_part(name)}' in curves
                     else _part(name),
@@ -143,7 +136,7 @@ def _plot(panels: dict[tuple[str, str], dict[str, Curve]]) -> Figure:
             axis.set_title(f'{title} (validation dashed)' if dashed else title)
             axis.set(xlabel='step', ylabel=label)
             if len(shown) > 1:
-                # Below the panel, where it hides no curve.
+                # Below the panel, so that it hides no curve.
                 longest = max(len(name) for name in shown)
                 columns = 3 if longest < 14 else 2
                 axis.legend(

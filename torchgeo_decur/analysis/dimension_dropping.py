@@ -1,4 +1,4 @@
-"""What is lost with the dimensions that are aligned best."""
+"""Probe embeddings without their most aligned dimensions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,17 +8,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .classifiers import Classifier, interval, resamples, run_probes
+from .classifiers import Classifier, resamples, run_probes
 from .embeddings import Embeddings
-from .matplotlib_style import COLOURS, PAGE, figure_style
-from .result import AnalysisResult, NotApplicable, Rows
+from .matplotlib_style import COLOURS, PAGE, figure_style, plot_scores
+from .result import TITLES, AnalysisResult, Rows
 
-#: Shares of the dimensions that are dropped.
+#: Default shares of the dimensions to drop.
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.875)
 
 
 def alignment_of(embeddings: Embeddings, name: str) -> Tensor:
-    """Mean correlation of each dimension of a modality with itself in the others.
+    """Return the mean correlation of each dimension with the other modalities.
 
     Args:
         embeddings: embeddings, with their correlations.
@@ -28,7 +28,7 @@ def alignment_of(embeddings: Embeddings, name: str) -> Tensor:
         The means, shape (D,).
 
     Raises:
-        NotApplicable: if no other modality has as many dimensions.
+        NotApplicable: if no other modality has the same number of dimensions.
     """
     found = [
         d
@@ -36,10 +36,7 @@ def alignment_of(embeddings: Embeddings, name: str) -> Tensor:
         if name in pair and set(pair) <= set(embeddings.modalities)
     ]
     if not found:
-        raise NotApplicable(
-            f'{name}: alignment needs another modality with as many dimensions, got '
-            f'{ {m: z.shape[1] for m, z in embeddings.z.items()} }'
-        )
+        raise embeddings.no_pair(f'dropping dimensions of {name}')
     return torch.stack(found).mean(dim=0)
 
 
@@ -51,10 +48,10 @@ def dropped_dimensions(
     times: int = 1000,
     seed: int = 0,
 ) -> AnalysisResult:
-    """Probe what is left of each modality without its most aligned dimensions.
+    """Probe each modality without its most aligned dimensions.
 
-    What falls faster than with as many dimensions at random was held by those that are
-    aligned; what falls more slowly was held by the others.
+    Compare with dropping random dimensions: if the score of a label falls faster, aligned
+    dimensions hold the label; if it falls more slowly, the others do.
 
     Args:
         embeddings: embeddings, their correlations, and labels.
@@ -88,34 +85,27 @@ def dropped_dimensions(
                     x = z[:, order[number:]].numpy()
                     for _, outcome in run_probes(x, y.numpy(), k, (classifier,)):
                         again = outcome.score(resamples(len(outcome.y), times))
-                        low, high = interval(again)
-                        row: dict[str, Any] = {
-                            'label': label,
-                            'modality': name,
-                            'dropped': dropped,
-                            'dimensions_dropped': number,
-                            'left': x.shape[1],
-                            'score': round(float(outcome.score()[0]), 2),
-                            'low': round(low, 2),
-                            'high': round(high, 2),
-                            'chance': round(outcome.chance, 2),
-                            'metric': outcome.metric,
-                        }
-                        rows.append(row)
+                        rows.append(
+                            {
+                                'label': label,
+                                'modality': name,
+                                'dropped': dropped,
+                                'dimensions_dropped': number,
+                                'left': x.shape[1],
+                                **outcome.summary(again),
+                            }
+                        )
     if not rows:
-        raise NotApplicable(
-            'probes need labels of two or more classes in the batches (keys label*), got '
-            f'labels {list(embeddings.labels)}'
-        )
+        raise embeddings.no_labels(k)
     return AnalysisResult(
         name='dropping',
-        title='Without the most aligned dimensions',
+        title=TITLES['dropping'],
         text=(
-            f'Score of a {classifier} probe on what is left when the dimensions most '
-            'aligned with the other modality are dropped, against as many dropped at '
-            'random, with intervals of 95 % over resamples of the scored samples. A label '
-            'that falls faster than at random is held by aligned dimensions; one that '
-            'falls more slowly, by the others.'
+            f'Score of a {classifier} probe after the dimensions most aligned with the '
+            'other modality are dropped, compared with dropping the same number at random. '
+            'Intervals of 95 % are over resamples of the scored samples. If the score of a '
+            'label falls faster than at random, aligned dimensions hold the label; if it '
+            'falls more slowly, the others do.'
         ),
         tables={'dropped': rows},
         figures={'dropped': _plot(rows, classifier)},
@@ -125,7 +115,7 @@ def dropped_dimensions(
 def _plot(rows: Rows, classifier: str) -> Figure:
     labels = list(dict.fromkeys(r['label'] for r in rows))
     names = list(dict.fromkeys(r['modality'] for r in rows))
-    # Aligned dimensions are the common ones of an ideal model.
+    # In an ideal model, the aligned dimensions are the common ones.
     colours = {'most aligned': COLOURS['common'], 'at random': COLOURS['features']}
     with figure_style():
         figure, axes = plt.subplots(
@@ -142,17 +132,13 @@ def _plot(rows: Rows, classifier: str) -> Figure:
                 mine = [r for r in rows if (r['label'], r['modality']) == (label, name)]
                 for dropped, colour in colours.items():
                     curve = [r for r in mine if r['dropped'] == dropped]
-                    axis.errorbar(
+                    plot_scores(
+                        axis,
                         [r['dimensions_dropped'] for r in curve],
-                        [r['score'] for r in curve],
-                        (
-                            [max(r['score'] - r['low'], 0) for r in curve],
-                            [max(r['high'] - r['score'], 0) for r in curve],
-                        ),
+                        curve,
                         marker='o',
                         color=colour,
                         linestyle='-' if dropped == 'most aligned' else '--',
-                        elinewidth=1,
                         label=f'{dropped} dropped',
                     )
                 if mine:

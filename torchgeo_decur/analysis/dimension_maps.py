@@ -1,4 +1,4 @@
-"""Where embedding dimensions lie among each other."""
+"""Map the embedding dimensions by their correlation."""
 
 import warnings
 from dataclasses import dataclass
@@ -16,23 +16,23 @@ from ..losses.functional import standardize
 from .classifiers import Array
 from .embeddings import Embeddings
 from .matplotlib_style import COLOURS, COLUMN, MARKERS, figure_style
-from .result import AnalysisResult, NotApplicable
+from .result import TITLES, AnalysisResult, NotApplicable
 
 _KNOWN = {
-    'pairs': 'clusters are the same dimension in all modalities (1 where they overlap)',
-    'groups': 'clusters are common, and unique of each modality (1 where they lie apart)',
-    'modalities': 'clusters are the modalities (0 where they mix)',
+    'pairs': 'same dimension in all modalities (1 if they overlap)',
+    'groups': 'common, and unique of each modality (1 if they lie apart)',
+    'modalities': 'modalities (0 if they mix)',
 }
 
 
 @dataclass(frozen=True)
 class Marks:
-    """What each point of the picture is.
+    """Modality, part and dimension of each point of the map.
 
     Args:
-        name: which modality it is of, by number, shape (P,).
+        name: number of the modality, shape (P,).
         part: 'common', 'unique' or 'all', shape (P,).
-        dimension: its number, shape (P,).
+        dimension: number of the dimension, shape (P,).
     """
 
     name: Array
@@ -41,7 +41,7 @@ class Marks:
 
 
 def correlation_distance(points: Array) -> Array:
-    """One less the correlation of two dimensions: 0 for the same, 1 for unrelated ones.
+    """Return 1 minus the correlation of dimensions: 0 if identical, 1 if uncorrelated.
 
     Args:
         points: standardised values over the samples, shape (P, n).
@@ -59,35 +59,38 @@ def correlation_distance(points: Array) -> Array:
 def dimension_map(
     embeddings: Embeddings, max_points: int = 1024, seed: int = 0
 ) -> AnalysisResult:
-    r"""Draw every embedding dimension as a point, as in Fig. 1, and check the picture.
+    r"""Draw every embedding dimension as a point, as in Fig. 1, and check the clusters.
 
-    A point is the vector of a dimension's standardised values over the samples; t-SNE
-    (of scikit-learn) puts those next to each other that are correlated. Silhouettes say
-    whether what the picture shows is there,
+    A dimension is the vector of its standardised values over the samples. scikit-learn's
+    t-SNE places correlated dimensions close together. Silhouettes check the clusters of
+    the map:
 
     .. math:: s = \frac{b - a}{\max(a, b)}
 
-    with a the mean distance of a point to its own cluster, b that to the nearest other
-    one: 1 for tight clusters far apart, 0 for none. They are computed for three kinds of
-    clusters: ``pairs``, the same dimension in all modalities, which tells whether common
-    dimensions *overlap*; and ``groups``, the common dimensions and the unique ones of each
-    modality, which tells whether these lie *apart*; and ``modalities``, among the common or
-    among the unique dimensions alone. Each is computed where the dimensions
-    are, with the distance :math:`1 - r` of their correlation, and in the picture, with the
-    Euclidean one.
+    where a is the mean distance of a point to its own cluster, and b the distance to the
+    nearest other one. The value is 1 for tight clusters far apart, and 0 for none. There
+    are three kinds of clusters:
+
+    - ``pairs``: the same dimension in all modalities. Common dimensions should *overlap*;
+    - ``groups``: the common dimensions, and the unique ones of each modality, which should
+      lie *apart*;
+    - ``modalities``, computed among the common and among the unique dimensions.
+
+    Silhouettes of the dimensions use the distance :math:`1 - r` of their correlation;
+    silhouettes of the map use the Euclidean distance.
 
     Args:
         embeddings: embeddings of two or more modalities.
-        max_points: at most so many points are drawn, the same dimensions of each
-            modality, spread evenly over common and unique ones.
+        max_points: largest number of points. All modalities show the same dimensions,
+            spread evenly over common and unique ones.
         seed: seed of t-SNE.
 
     Returns:
         Tables ``silhouettes`` and ``points``; figure ``tsne``.
 
     Raises:
-        NotApplicable: if there are no two modalities with as many dimensions, or fewer than two
-            dimensions.
+        NotApplicable: if no two modalities have the same number of dimensions, or there
+            are fewer than two dimensions or three samples.
     """
     names = [
         m for m in embeddings.modalities if embeddings.z[m].shape[1] == embeddings.dim
@@ -95,8 +98,9 @@ def dimension_map(
     chosen = _choose(embeddings, max_points // max(len(names), 1))
     if len(names) < 2 or len(chosen) < 2 or len(embeddings.z[names[0]]) < 3:
         raise NotApplicable(
-            'the map needs two modalities with as many dimensions, two or more, and three '
-            f'or more samples, got {[tuple(z.shape) for z in embeddings.z.values()]}'
+            'the map needs two modalities with the same number of dimensions, at least two '
+            'dimensions and three samples, got '
+            f'{[tuple(z.shape) for z in embeddings.z.values()]}'
         )
     points = np.concatenate([_points(embeddings.z[m], chosen) for m in names])
     place = np.tile(chosen.numpy(), len(names))
@@ -104,7 +108,7 @@ def dimension_map(
     known = [next(p for p, s in parts.items() if s.start <= i < s.stop) for i in place]
     number = np.repeat(np.arange(len(names)), len(chosen))
     marks = Marks(number, np.array(known), place)
-    # Barnes-Hut pushes points apart that coincide, as aligned dimensions do.
+    # Barnes-Hut separates coinciding points, such as aligned dimensions.
     tsne = TSNE(
         perplexity=min(30, (len(points) - 1) / 4),
         init='pca',
@@ -112,7 +116,7 @@ def dimension_map(
         random_state=seed,
     )
     with warnings.catch_warnings():
-        # Principal components of dimensions that are all the same.
+        # Identical dimensions have no principal components.
         warnings.simplefilter('ignore', RuntimeWarning)
         picture = tsne.fit_transform(points)
     spaces = {
@@ -136,7 +140,7 @@ def dimension_map(
     ]
     return AnalysisResult(
         name='dimensions',
-        title='Map of embedding dimensions',
+        title=TITLES['dimensions'],
         text=_text(rows, len(chosen), embeddings),
         tables={'silhouettes': rows, 'points': drawn},
         figures={'tsne': _plot(picture, marks, names)},
@@ -144,11 +148,11 @@ def dimension_map(
 
 
 def silhouettes(distance: Array, marks: Marks) -> list[dict[str, Any]]:
-    """Mean silhouette of the points of each part, for each kind of clusters.
+    """Compute the mean silhouette of the points of each part, for each kind of cluster.
 
     Args:
         distance: distances of the points, shape (P, P).
-        marks: what each point is.
+        marks: modality, part and dimension of each point.
 
     Returns:
         A row for each part and kind.
@@ -157,7 +161,7 @@ def silhouettes(distance: Array, marks: Marks) -> list[dict[str, Any]]:
     parts = list(dict.fromkeys(marks.part.tolist()))
     kinds = {'pairs': marks.dimension}
     if len(parts) > 1:
-        # Common dimensions are one cluster, unique ones are one for each modality.
+        # Common dimensions are one cluster; each modality has a cluster of unique ones.
         kinds['groups'] = np.where(marks.part == 'common', -1, marks.name)
     for kind, clusters in kinds.items():
         each = silhouette_samples(distance, clusters, metric='precomputed')
@@ -177,7 +181,7 @@ def _row(kind: str, part: str, each: Array) -> dict[str, Any]:
 
 
 def _choose(embeddings: Embeddings, number: int) -> Tensor:
-    """Take dimensions of each part, in proportion, at equal steps."""
+    """Choose dimensions of each part, in proportion and at equal steps."""
     dim = embeddings.dim
     if number >= dim:
         return torch.arange(dim)
@@ -210,14 +214,14 @@ def _text(rows: list[dict[str, Any]], dimensions: int, embeddings: Embeddings) -
             if found:
                 lines.append(
                     f'- {part} dimensions, {what}: {found["dimensions"]:.2f}, and '
-                    f'{found["picture"]:.2f} in the picture'
+                    f'{found["picture"]:.2f} in the map'
                 )
     return (
-        f'Each point is one of {dimensions} dimensions of a modality, told by its values '
-        f'on {samples} samples; points are close where dimensions are correlated. '
-        'Silhouettes check the picture: 1 for tight clusters far apart, 0 for none, less '
-        'than 0 where points lie nearer to another cluster than to their own. By the '
-        'distance 1 - r of correlated dimensions they are\n\n' + '\n'.join(lines)
+        f'Each point is one of {dimensions} dimensions of a modality, on {samples} '
+        'samples. Correlated dimensions are close together. Silhouettes check the '
+        'clusters: 1 for tight clusters far apart, 0 for none, and less than 0 for points '
+        'nearer to another cluster. With the distance 1 - r of the correlation, and in the '
+        'map, the silhouettes are\n\n' + '\n'.join(lines)
     )
 
 

@@ -1,4 +1,4 @@
-"""What the analyses look at: embeddings, features and labels of a data set."""
+"""Collect embeddings, features and labels of a data set for the analyses."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,26 +10,27 @@ from torch import Tensor
 
 from ..modalities import select_date, split
 from .correlation import CorrelationStream, Reservoir
-from .pretrained import Pretrained
+from .pretrained import Pretrained, eval_mode, parts_of
+from .result import NotApplicable
 
 type Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of a random subset of a data set, and the correlations over all of it.
+    """Embeddings of a random subset of a data set, and correlations over the whole set.
 
     Args:
-        z: embeddings by name, shape (n, D): of the modalities, and of what a task makes
-            of them, such as ``joint``.
+        z: embeddings by name, shape (n, D). Names are the modalities and, for some tasks,
+            further embeddings such as ``joint``.
         h: features by name, shape (n, F).
-        labels: by key, shape (n,) for classes or (n, K) for several labels at once.
-        diagonals: correlation of each dimension with itself, shape (D,), for each pair
-            of names of ``z`` with as many dimensions, over all samples.
-        modalities: which of the names are modalities.
-        common_dim: number of common dimensions, the first ones; None where a task does
-            not tell common from unique.
-        number: number of samples that were seen.
+        labels: labels by key, shape (n,) for classes or (n, K) for multi-label data.
+        diagonals: correlation of each dimension, shape (D,), over all samples, for each
+            pair of names of ``z`` with the same number of dimensions.
+        modalities: names that are modalities.
+        common_dim: number of common dimensions, which come first; None if the task has no
+            common and unique dimensions.
+        number: number of samples in the data set.
     """
 
     z: Mapping[str, Tensor]
@@ -48,7 +49,7 @@ class Embeddings:
         labels: Mapping[str, Tensor] | None = None,
         h: Mapping[str, Tensor] | None = None,
     ) -> 'Embeddings':
-        """Make a record of embeddings that are at hand as a whole.
+        """Build the record from embeddings of a whole data set.
 
         Args:
             z: embeddings by modality, shape (N, D).
@@ -74,21 +75,60 @@ class Embeddings:
         return next(iter(self.z.values())).shape[1]
 
     def parts(self, name: str | None = None) -> dict[str, slice]:
-        """Say which dimensions are which.
+        """Return the dimensions of each part.
 
         Args:
             name: name of the embeddings; by default the first.
 
         Returns:
-            Dimensions of ``common``, ``unique`` and ``all``; of ``all`` alone where
-            there is nothing to tell apart, as in what is no modality.
+            Dimensions of ``common``, ``unique`` and ``all``, or only of ``all`` if the
+            embeddings have no two parts, as for names that are not modalities.
         """
         dim = self.dim if name is None else self.z[name].shape[1]
-        k = self.common_dim
-        whole = {'all': slice(0, dim)}
-        if k is None or not 0 < k < dim or name not in (None, *self.modalities):
-            return whole
-        return {'common': slice(0, k), 'unique': slice(k, dim), **whole}
+        decoupled = name in (None, *self.modalities)
+        parts = parts_of(self.common_dim if decoupled else None, dim)
+        return (parts if len(parts) > 1 else {}) | {'all': slice(0, dim)}
+
+    def pair_parts(self, first: str, second: str) -> dict[str, slice]:
+        """Return the dimensions of the parts that two embeddings share.
+
+        Args:
+            first: name of embeddings.
+            second: name of embeddings with the same number of dimensions.
+
+        Returns:
+            The parts, as :meth:`parts` returns them.
+        """
+        return min(self.parts(first), self.parts(second), key=len)
+
+    def no_pair(self, analysis: str) -> NotApplicable:
+        """Return the error of an analysis that compares modalities.
+
+        Args:
+            analysis: name of the analysis.
+
+        Returns:
+            The error for embeddings without two modalities of equal dimensions.
+        """
+        return NotApplicable(
+            f'{analysis} needs two modalities with the same number of dimensions, got '
+            f'{ {m: z.shape[1] for m, z in self.z.items()} }'
+        )
+
+    def no_labels(self, k: int = 1) -> NotApplicable:
+        """Return the error of an analysis that probes labels.
+
+        Args:
+            k: number of nearest neighbours.
+
+        Returns:
+            The error for data without labels that can be probed.
+        """
+        return NotApplicable(
+            'probes need labels of two or more classes in the batches (keys label*), and '
+            f'more than {2 * k} samples, got labels {list(self.labels)} of '
+            f'{len(next(iter(self.z.values())))} samples'
+        )
 
 
 def collect(
@@ -97,22 +137,21 @@ def collect(
     max_samples: int = 4096,
     seed: int = 0,
 ) -> Embeddings:
-    """Embed a data set, of which only a subset and what was counted stays in memory.
+    """Embed a data set, and keep only a random subset and the correlations.
 
-    The model is in evaluation mode meanwhile; images are of the first date, and are not
-    augmented.
+    The model is in evaluation mode. Images have the first date, without augmentation.
 
     Args:
         model: a self-supervised task, such as ``DeCUR``.
         batches: ``image_<m>`` of every modality in [0, 1], shape (B, C, H, W) or
             (B, T, C, H, W), on any device, and any ``label*``.
-        max_samples: size of the subset, for all but the correlations. It takes
-            ``4 * max_samples * (D + F)`` bytes for each modality: 160 MB for 4096
-            samples, 8192 dimensions and 2048 features.
+        max_samples: size of the subset. Each modality needs
+            ``4 * max_samples * (D + F)`` bytes: 160 MB for 4096 samples, 8192 dimensions
+            and 2048 features. Correlations always use all samples.
         seed: seed of the subset.
 
     Returns:
-        The record.
+        The embeddings.
 
     Raises:
         ValueError: if there is no batch, or a batch lacks a modality.
@@ -121,28 +160,21 @@ def collect(
     common_dim: int | None = getattr(model, 'common_dim', None)
     collector = _Collector(tuple(modalities), common_dim, max_samples, seed)
     device = next(model.encoders.parameters()).device
-    training = model.training
-    model.train(False)
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                images = split(batch, modalities)
-                first = {
-                    m: select_date(x, date=0).to(device) for m, x in images.items()
-                }
-                found = {
-                    str(k): v
-                    for k, v in batch.items()
-                    if str(k).startswith('label') and isinstance(v, Tensor)
-                }
-                collector.update(*model.encode_and_project(first), found)
-    finally:
-        model.train(training)
+    with eval_mode(model), torch.no_grad():
+        for batch in batches:
+            images = split(batch, modalities)
+            first = {m: select_date(x, date=0).to(device) for m, x in images.items()}
+            labels = {
+                str(k): v
+                for k, v in batch.items()
+                if str(k).startswith('label') and isinstance(v, Tensor)
+            }
+            collector.update(*model.encode_and_project(first), labels)
     return collector.finish()
 
 
 class _Collector:
-    """Takes in batches; what it holds does not grow with their number."""
+    """Collect batches in memory that does not grow with their number."""
 
     def __init__(
         self,

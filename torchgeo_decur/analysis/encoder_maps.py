@@ -7,7 +7,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -17,14 +16,11 @@ from ..models import ResNetRDA
 from ..models.backbones.deformable_attention import reference_points
 from .activation_maps import last_map
 from .band_composites import composite_and_bands
-from .matplotlib_style import PAGE, figure_style
+from .classifiers import Array
+from .matplotlib_style import PAGE, empty_panel, figure_style, set_title
 from .pretrained import Pretrained, eval_mode, iter_batches
-from .result import AnalysisResult, NotApplicable
-from .saliency_figures import empty_panel, entitle
+from .result import TITLES, AnalysisResult, NotApplicable
 
-type Array = NDArray[Any]
-
-_PORTION = 32
 _OPTICAL = ('multispectral', 'rgb')
 
 
@@ -35,25 +31,27 @@ def feature_maps(
     max_samples: int = 64,
     examples: int = 4,
 ) -> AnalysisResult:
-    """Show the first principal components of the last feature map (paper, Fig. 5b).
+    """Draw the first principal components of the last feature map (paper, Fig. 5b).
 
-    The components are those of all places of all samples, so that a colour means the
-    same in each picture. Optics have three, as red, green and blue; other modalities one,
-    in grey. Where an encoder has residual deformable attention, the points are drawn that
-    its last attention samples; how far they moved is measured in cells of the map.
+    The components are computed over all positions of all samples, so that a colour has
+    the same meaning in every image. Optical modalities show three components as red,
+    green and blue; others show one in grey. For encoders with residual deformable
+    attention, the figure also shows the sampling points of the last attention. Their
+    displacement is measured in cells of the map.
 
     Wang et al., *Decoupling Common and Unique Representations for Multimodal
     Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300, section 7.
 
     Args:
-        model: a pretraining task; its modules get back the mode that they came in.
+        model: a pretraining task. On exit, its modules return to their earlier mode.
         batches: images in [0, 1] by modality, shape (B, C, H, W), all of one size.
-        modalities: what each modality is.
-        max_samples: at most so many samples count.
-        examples: number of samples that are shown, the first ones.
+        modalities: record of each modality.
+        max_samples: largest number of samples.
+        examples: number of samples in the figure, from the first.
 
     Returns:
-        Share of each component in the variance, how far points moved, and the pictures.
+        Table ``components`` with shares of the variance, table ``points`` with mean
+        displacements if there are points, and figure ``maps``.
 
     Raises:
         NotApplicable: if an encoder has no map.
@@ -63,7 +61,7 @@ def feature_maps(
         raise ValueError(f'examples must be positive, got {examples}')
     views = {m: _View(modality) for m, modality in modalities.items()}
     with eval_mode(model), torch.no_grad():
-        for images in iter_batches(model, batches, modalities, max_samples, _PORTION):
+        for images in iter_batches(model, batches, modalities, max_samples):
             for m, x in images.items():
                 views[m].add(model.encoders.encoders[m], x, examples)
     tables: dict[str, list[dict[str, Any]]] = {'components': []}
@@ -79,40 +77,41 @@ def feature_maps(
         ]
         h, w = view.maps[0].shape[2:]
         lines.append(
-            f'- {m}: the map has {h} x {w} places and {view.maps[0].shape[1]} channels; '
-            f'the components shown hold {explained.sum():.0%} of the variance.'
+            f'- {m}: the map has {h} x {w} positions and {view.maps[0].shape[1]} channels; '
+            f'the components shown explain {explained.sum():.0%} of the variance.'
         )
         if view.points:
             moved = displacement(torch.cat(view.points), (h, w))
             row = {'modality': m, 'mean_move_in_cells': float(moved.mean())}
             tables.setdefault('points', []).append(row)
             lines.append(
-                f'- {m}: the points of the last attention moved by {moved.mean():.2f} '
-                'cells of the map on average.'
+                f'- {m}: the sampling points of the last attention move by '
+                f'{moved.mean():.2f} cells of the map on average.'
             )
     return AnalysisResult(
         'feature_maps',
-        'What the last feature map shows',
-        'First principal components of the last feature map, of all places of all samples: '
-        'a colour means the same in each picture of a modality.\n\n' + '\n'.join(lines),
+        TITLES['feature_maps'],
+        'First principal components of the last feature map, over all positions of all '
+        'samples. A colour has the same meaning in all images of a modality.\n\n'
+        + '\n'.join(lines),
         tables,
         {'maps': _draw(views, pictures)},
     )
 
 
 def principal_components(maps: Tensor, number: int) -> tuple[Array, Array]:
-    """Project the places of feature maps on their first principal components.
+    """Project the positions of feature maps on their first principal components.
 
     Args:
         maps: feature maps, shape (N, F, h, w).
-        number: number of components; fewer where there are fewer channels or places.
+        number: largest number of components.
 
     Returns:
-        The components as pictures, each from its 2nd to its 98th percentile over all
-        maps, in [0, 1], shape (N, h, w, ``number``), and their shares of the variance.
+        The components, shape (N, h, w, ``number``), and their shares of the variance.
+        Each component is scaled from its 2nd and 98th percentile over all maps to [0, 1].
 
     Raises:
-        NotApplicable: if there is a single place.
+        NotApplicable: if there is only one position.
 
     Example:
         >>> x = torch.arange(8.0).view(2, 1, 2, 2) * torch.tensor([3.0, 4]).view(1, 2, 1, 1)
@@ -123,13 +122,13 @@ def principal_components(maps: Tensor, number: int) -> tuple[Array, Array]:
     places = maps.permute(0, 2, 3, 1).flatten(0, 2).double().numpy()
     if len(places) < 2:
         raise NotApplicable(
-            f'maps must have at least 2 places in all, got {len(places)}'
+            f'maps must have at least 2 positions in all, got {len(places)}'
         )
     number = min(number, *places.shape)
-    # This solver draws nothing at random.
+    # This solver is deterministic.
     pca = PCA(number, svd_solver='covariance_eigh')
     with np.errstate(invalid='ignore'):
-        # Maps that are constant have no variance to divide by.
+        # Constant maps have no variance to divide by.
         projected = pca.fit_transform(places)
     low, high = np.quantile(projected, [0.02, 0.98], axis=0)
     scaled = np.clip((projected - low) / np.maximum(high - low, 1e-12), 0, 1)
@@ -138,11 +137,11 @@ def principal_components(maps: Tensor, number: int) -> tuple[Array, Array]:
 
 
 def displacement(points: Tensor, size: tuple[int, int]) -> Tensor:
-    """Measure how far the points of a deformable attention are from where they began.
+    """Measure the displacement of the sampling points of a deformable attention.
 
     Args:
         points: points (x, y) in [-1, 1], shape (B, groups, H_k, W_k, 2).
-        size: height and width of the map that they sample.
+        size: height and width of the sampled map.
 
     Returns:
         Distances in cells of the map, shape (B, groups, H_k, W_k).
@@ -154,7 +153,7 @@ def displacement(points: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class _View:
-    """What is kept of one modality."""
+    """Maps, sampling points and first images of one modality."""
 
     def __init__(self, modality: Modality) -> None:
         self.modality = modality
@@ -165,7 +164,7 @@ class _View:
     def add(self, encoder: nn.Module, x: Tensor, examples: int) -> None:
         if isinstance(encoder, ResNetRDA):
             maps, points = encoder.forward_with_positions(x)
-            # Of several attentions the last one samples the last map.
+            # The last attention samples the last map.
             self.points.append(list(points.values())[-1].float().cpu())
         else:
             maps = last_map(encoder, x)
@@ -180,7 +179,7 @@ def _draw(views: Mapping[str, _View], pictures: Mapping[str, Array]) -> Figure:
         figure, axes = plt.subplots(
             rows, columns, figsize=(width, width / columns * rows + 0.6), squeeze=False
         )
-        entitle(figure, 'First principal components of the last feature map')
+        set_title(figure, 'First principal components of the last feature map')
         for i, (m, view) in enumerate(views.items()):
             points = torch.cat(view.points).numpy() if view.points else None
             for row, image in enumerate(view.images):
@@ -196,7 +195,7 @@ def _draw(views: Mapping[str, _View], pictures: Mapping[str, Array]) -> Figure:
                 ax.imshow(_colour(big[0]), 'gray', vmin=0, vmax=1)
                 if points is not None:
                     h, w = view.maps[0].shape[2:]
-                    # -1 and 1 are the centres of the first and last cell of the map.
+                    # -1 and 1 are the centres of the first and last cell.
                     cells = (points[row].reshape(-1, 2) + 1) / 2 * [w - 1, h - 1]
                     x, y = ((cells + 0.5) * [breadth / w, height / h] - 0.5).T
                     ax.scatter(x, y, s=3, c='white', edgecolors='black', linewidths=0.3)
@@ -209,7 +208,7 @@ def _named(pictures: Array) -> str:
 
 
 def _colour(x: Tensor) -> Array:
-    """Components (K, H, W) as a picture; a missing third colour is black."""
+    """Convert components (K, H, W) to an image; an absent third colour is black."""
     if len(x) == 1:
         return x[0].numpy()
     blank = x.new_zeros(3 - len(x), *x.shape[1:])

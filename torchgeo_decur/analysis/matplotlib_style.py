@@ -1,14 +1,18 @@
-"""The look of every figure: one style file, one colour for each meaning."""
+"""Style of all figures: one style file, and one colour for each meaning."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 _FILE = Path(__file__).with_name('figures.mplstyle')
 
-# Okabe and Ito, https://jfly.uni-koeln.de/color/: told apart by all kinds of colour vision.
-#: Colour of common, of unique and of all dimensions, and of features.
+# Okabe and Ito, https://jfly.uni-koeln.de/color/: distinct for all kinds of colour vision.
+#: Colours of common, unique and all dimensions, and of features.
 COLOURS = {
     'common': '#0072B2',
     'unique': '#D55E00',
@@ -22,10 +26,10 @@ COLUMN, PAGE = 3.4, 7.0
 
 
 def figure_style() -> AbstractContextManager[None]:
-    """Draw in the style of the reports.
+    """Apply the style of the reports.
 
     Returns:
-        A context in which figures have that style.
+        A context in which figures have this style.
 
     Example:
         >>> with figure_style():
@@ -33,3 +37,74 @@ def figure_style() -> AbstractContextManager[None]:
         150.0
     """
     return plt.rc_context(fname=_FILE)
+
+
+def grid_of_panels(
+    number: int, columns: int, size: tuple[float, float], sharey: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """Create a figure with panels in rows.
+
+    Args:
+        number: number of panels.
+        columns: number of panels of a row.
+        size: width of the figure and height of a row, in inches.
+        sharey: share the vertical axis.
+
+    Returns:
+        The figure and its panels, row by row. Free cells of the last row are empty.
+    """
+    rows = -(-number // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(size[0], size[1] * rows), squeeze=False, sharey=sharey
+    )
+    for axis in axes.flat[number:]:
+        axis.set_axis_off()
+    return figure, list(axes.flat[:number])
+
+
+def plot_scores(
+    axis: Axes, x: Sequence[float], rows: Sequence[Mapping[str, Any]], **style: Any
+) -> None:
+    """Draw scores with their intervals.
+
+    Args:
+        axis: the panel.
+        x: position of each score.
+        rows: rows with ``score``, ``low`` and ``high``.
+        style: options of matplotlib's ``errorbar``.
+    """
+    scores, low, high = (
+        [float(row[name]) for row in rows] for name in ('score', 'low', 'high')
+    )
+    # An interval of resamples may exclude the score itself.
+    below = [max(score - end, 0) for score, end in zip(scores, low, strict=True)]
+    above = [max(end - score, 0) for score, end in zip(scores, high, strict=True)]
+    axis.errorbar(x, scores, (below, above), elinewidth=1, **style)
+
+
+def empty_panel(ax: Axes, title: str, size: float = 7.5) -> Axes:
+    """Prepare a panel for an image.
+
+    Args:
+        ax: the panel.
+        title: its title.
+        size: font size of the title in points.
+
+    Returns:
+        The panel, without ticks and lines.
+    """
+    ax.set_title(title, fontsize=size, loc='center')
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    ax.grid(False)
+    return ax
+
+
+def set_title(figure: Figure, title: str) -> None:
+    """Set the title of a figure with several panels of images.
+
+    Args:
+        figure: the figure.
+        title: its title.
+    """
+    figure.suptitle(title, x=0.01, ha='left', fontsize=9)

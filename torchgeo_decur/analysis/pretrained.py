@@ -1,4 +1,4 @@
-"""What the analyses ask of a model, and how they feed it."""
+"""Define the model that analyses require, and feed it with images."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,24 +13,19 @@ from ..models import MultimodalEncoder
 class Pretrained(Protocol):
     """A model with an encoder and embeddings of each modality.
 
-    Every task of :mod:`torchgeo_decur.tasks` that pretrains is one.
+    Every pretraining task of :mod:`torchgeo_decur.tasks` is one.
 
     Attributes:
         encoders: one encoder per modality.
-        projectors: from features to embeddings.
-        training: whether the model is in training mode.
+        projectors: modules that map features to embeddings.
     """
 
     encoders: MultimodalEncoder
     projectors: nn.ModuleDict
-    training: bool
 
     @property
     def hparams(self) -> Any:
         """Hyperparameters, with the ``modalities``."""
-
-    def train(self, mode: bool = True) -> Any:
-        """Set whether the model is in training mode."""
 
     def embed(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute embeddings (B, D) of images (B, C, H, W) in [0, 1], by modality."""
@@ -43,20 +38,20 @@ class Pretrained(Protocol):
         ...
 
     def modules(self) -> Iterator[nn.Module]:
-        """Yield every module, as of :class:`torch.nn.Module`."""
+        """Yield every module, like :class:`torch.nn.Module`."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield every parameter, as of :class:`torch.nn.Module`."""
+        """Yield every parameter, like :class:`torch.nn.Module`."""
         ...
 
 
 @contextmanager
 def eval_mode(model: Pretrained) -> Iterator[None]:
-    """Put a model in evaluation mode for a while, with gradients of its inputs.
+    """Put a model in evaluation mode, with gradients enabled.
 
     Args:
-        model: any model; each of its modules gets back the mode that it came in.
+        model: any model. On exit, each of its modules returns to its earlier mode.
 
     Yields:
         Nothing. Gradients are recorded inside, even within ``torch.inference_mode``.
@@ -77,16 +72,16 @@ def iter_batches(
     batches: Iterable[Mapping[str, Tensor]],
     modalities: Iterable[str],
     max_samples: int,
-    size: int,
+    size: int = 32,
 ) -> Iterator[dict[str, Tensor]]:
-    """Take the first samples of batches, in small portions, to where the model is.
+    """Move the first samples of batches to the device of a model, in small batches.
 
     Args:
-        model: whose device and floating-point type the images get.
+        model: model whose device and floating-point type the images get.
         batches: images by modality, shape (B, C, H, W).
-        modalities: which of them to take.
-        max_samples: at most so many samples are taken.
-        size: at most so many samples are in a portion.
+        modalities: names of the modalities to read.
+        max_samples: largest number of samples in all.
+        size: largest number of samples of a small batch.
 
     Yields:
         Copies of the images of each modality, shape (at most ``size``, C, H, W).
@@ -109,8 +104,8 @@ def iter_batches(
         count = min(len(batch[names[0]]), left)
         for start in range(0, count, size):
             part = slice(start, min(start + size, count))
-            # A copy, since tensors of inference mode take no gradient, laid out as those
-            # that the tasks train with.
+            # Tensors of inference mode take no gradient, so copy them. Use the memory
+            # format that the tasks train with.
             copies = {m: batch[m][part].detach().clone().to(like) for m in names}
             yield {
                 m: x.contiguous(memory_format=torch.channels_last)
@@ -124,16 +119,16 @@ def iter_batches(
 
 
 def parts_of(common_dim: int | None, dimensions: int) -> dict[str, slice]:
-    """Say which parts the dimensions of an embedding have.
+    """Return the parts of the dimensions of an embedding.
 
     Args:
-        common_dim: number of common dimensions, the first ones; None if the model does
-            not tell common from unique.
+        common_dim: number of common dimensions, which come first; None if the model has
+            no common and unique dimensions.
         dimensions: number of dimensions D.
 
     Returns:
-        The dimensions of 'common' and of 'unique', without a part that is empty; 'all'
-        if nothing is unique by construction.
+        Dimensions of 'common' and 'unique', without an empty part; 'all' if no dimension
+        is unique.
 
     Raises:
         ValueError: if ``common_dim`` is out of range.

@@ -1,19 +1,18 @@
-"""Which dimensions hold which label."""
+"""Probe which dimensions hold the information of which label."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from .classifiers import CLASSIFIERS, Array, Classifier, interval, resamples, run_probes
 from .embeddings import Embeddings
-from .matplotlib_style import COLOURS, PAGE, figure_style
-from .result import AnalysisResult, NotApplicable, Rows
+from .matplotlib_style import COLOURS, PAGE, figure_style, grid_of_panels, plot_scores
+from .result import TITLES, AnalysisResult, Rows
 
-#: The larger of common and unique, less as many of its dimensions as the other lacks.
+#: Part of the larger of common and unique that has as many dimensions as the smaller.
 MATCHED = 'matched'
 PARTS = ('common', 'unique', MATCHED, 'all', 'features')
 
@@ -28,24 +27,24 @@ def probe_parts(
 ) -> AnalysisResult:
     """Probe common, unique and all dimensions of the embeddings, and the features.
 
-    For each modality alone, all concatenated, and whatever else the task makes of them,
-    and for each label, a nearest-neighbour classifier and a logistic regression are
-    fitted on one half of the samples and scored on the other, as
-    :class:`~torchgeo_decur.callbacks.OnlineProbe` does. Intervals of 95 % are percentiles
-    over bootstrap resamples of the scored samples; they do not tell how much another
-    training would differ. Differences of common and unique dimensions are paired: both
-    are scored on the same resamples. More dimensions hold more, whichever they are, so
-    the comparison is made a second time with as many dimensions of each.
+    The inputs are each modality, all modalities concatenated, and further embeddings of
+    the task. For each input and label, a nearest-neighbour classifier and a logistic
+    regression are fitted on one half of the samples and scored on the other, as in
+    :class:`~torchgeo_decur.callbacks.OnlineProbe`. Intervals of 95 % are percentiles over
+    bootstrap resamples of the scored samples; they exclude the variation between
+    trainings. Differences of common and unique dimensions are paired: both are scored on
+    the same resamples. Because more dimensions usually hold more information, a second
+    comparison uses equal numbers of dimensions.
 
     Args:
         embeddings: embeddings, features and labels.
         k: number of nearest neighbours.
-        classifiers: which of 'knn' and 'linear'.
+        classifiers: some of 'knn' and 'linear'.
         times: number of resamples.
 
     Returns:
-        Tables ``differences``, where there are common and unique dimensions, and
-        ``probes``, scores in percent; figure ``probes``.
+        Table ``probes`` with scores in percent, and table ``differences`` if there are
+        common and unique dimensions; figure ``probes``.
 
     Raises:
         NotApplicable: if there are no labels that can be probed.
@@ -53,8 +52,8 @@ def probe_parts(
     Example:
         >>> z = torch.randn(64, 4)
         >>> data = Embeddings.of({'s1': z, 's2': -z}, labels={'label': z[:, 0] > 0})
-        >>> finding = probe_parts(data, classifiers=['linear'], times=10)
-        >>> [(row['name'], row['part'], row['metric']) for row in finding.tables['probes']][-1]
+        >>> result = probe_parts(data, classifiers=['linear'], times=10)
+        >>> [(row['name'], row['part'], row['metric']) for row in result.tables['probes']][-1]
         ('s1+s2', 'all', 'balanced accuracy')
     """
     rows: list[Row] = []
@@ -69,16 +68,13 @@ def probe_parts(
                 for classifier, outcome in probes:
                     scores = outcome.score(resamples(len(outcome.y), times))
                     again[part, classifier] = scores
-                    what = {'label': label, 'name': name, 'classifier': classifier}
                     found[classifier][part] = {
-                        **what,
+                        'label': label,
+                        'name': name,
+                        'classifier': classifier,
                         'part': part,
-                        'score': round(float(outcome.score()[0]), 2),
-                        **_ends(scores),
-                        'chance': round(outcome.chance, 2),
                         'dimensions': x.shape[1],
-                        'metric': outcome.metric,
-                        'scored': len(outcome.y),
+                        **outcome.summary(scores),
                     }
             for classifier, scored in found.items():
                 rows += scored.values()
@@ -87,15 +83,11 @@ def probe_parts(
                     known = scored.get('features', scored['all'])
                     differences.append(_difference(scored[a], scored[b], known, change))
     if not rows:
-        raise NotApplicable(
-            'probes need labels of two or more classes in the batches (keys label*), and '
-            f'more than {2 * k} samples, got labels {list(embeddings.labels)} of '
-            f'{len(next(iter(embeddings.z.values())))} samples'
-        )
+        raise embeddings.no_labels(k)
     tables = {'differences': differences, 'probes': rows}
     return AnalysisResult(
         name='probes',
-        title='What is where: probes',
+        title=TITLES['probes'],
         text=_text(rows, differences),
         tables={name: table for name, table in tables.items() if table},
         figures={'probes': _plot(rows)},
@@ -103,7 +95,7 @@ def probe_parts(
 
 
 def parts_by_name(embeddings: Embeddings) -> dict[str, dict[str, Tensor]]:
-    """What to probe: by name, the parts of the embeddings, and the features."""
+    """Return the inputs of probes: parts of embeddings, and features, by name and part."""
     found: dict[str, dict[str, Tensor]] = {}
     for name, z in embeddings.z.items():
         places = embeddings.parts(name)
@@ -130,7 +122,7 @@ def _width(x: Tensor) -> int:
 
 
 def _compared(scored: dict[str, Row]) -> list[tuple[str, str]]:
-    """Which parts to compare: common with unique, and as many dimensions of each."""
+    """Return the parts to compare: all dimensions, and equal numbers of dimensions."""
     if not {'common', 'unique'} <= set(scored):
         return []
     pairs = [('common', 'unique')]
@@ -140,24 +132,19 @@ def _compared(scored: dict[str, Row]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _ends(values: Array) -> dict[str, float]:
-    low, high = interval(values)
-    return {'low': round(low, 2), 'high': round(high, 2)}
-
-
 def _difference(common: Row, unique: Row, features: Row, change: Array) -> Row:
-    ends = _ends(change)
+    ends = {name: round(end, 2) for name, end in interval(change).items()}
     above = [row['low'] > row['chance'] for row in (common, unique, features)]
     if not any(above):
-        verdict = 'not learned, at chance in the features too'
+        verdict = 'embeddings and features at chance'
     elif not any(above[:2]):
-        verdict = 'in the features alone, both at chance'
+        verdict = 'only features above chance'
     elif ends['low'] > 0:
-        verdict = 'common holds more'
+        verdict = 'common significantly better'
     elif ends['high'] < 0:
-        verdict = 'unique holds more'
+        verdict = 'unique significantly better'
     else:
-        verdict = 'no difference seen'
+        verdict = 'no significant difference'
     return {
         'label': common['label'],
         'name': common['name'],
@@ -173,15 +160,14 @@ def _difference(common: Row, unique: Row, features: Row, change: Array) -> Row:
 
 def _text(rows: Rows, differences: Rows) -> str:
     paragraphs = [
-        f'Half of the samples fit a probe, the other {rows[0]["scored"]} score it. Scores '
-        'are balanced accuracy for classes and micro-averaged average precision for '
-        'several labels, in percent, with intervals of 95 % over resamples of the scored '
-        'samples. Intervals do not cover other trainings, and of many some miss by chance.'
+        f'Probes are fitted on half of the samples and scored on the other {rows[0]["scored"]}. '
+        'Scores are balanced accuracy for classes and micro-averaged average precision for '
+        'multi-label data, in percent. Intervals of 95 % are over resamples of the scored '
+        'samples. They exclude the variation between trainings, and some of many intervals '
+        'miss by chance.'
     ]
     if not differences:
-        paragraphs.append(
-            'This task does not tell common from unique dimensions, so none are compared.'
-        )
+        paragraphs.append('This task has no common and unique dimensions to compare.')
     linear = [d for d in differences if d['classifier'] == 'linear'] or differences
     widths = list(dict.fromkeys(d['dimensions'] for d in linear))
     for alike in (False, True):
@@ -193,16 +179,16 @@ def _text(rows: Rows, differences: Rows) -> str:
                 what = f'{d["label"]} in {d["name"]}: {numbers}'
                 said.setdefault(d['verdict'], []).append(what)
         if said:
-            how = 'As many dimensions of each' if alike else 'All dimensions of each'
+            how = 'Equal numbers of dimensions' if alike else 'All dimensions'
             lines = [f'- {v}: {"; ".join(w)}' for v, w in said.items()]
             paragraphs.append(
-                f'{how}, {linear[0]["classifier"]} probe, common less unique:\n\n'
+                f'{how}, {linear[0]["classifier"]} probe, common minus unique:\n\n'
                 + '\n'.join(lines)
             )
     if len(widths) > 1:
         paragraphs.append(
-            'A difference that is gone with as many dimensions of each is one of their '
-            'number, not of what they were trained for.'
+            'A difference that vanishes with equal numbers of dimensions comes from their '
+            'number, not from the objective.'
         )
     return '\n\n'.join(paragraphs)
 
@@ -212,15 +198,9 @@ def _plot(rows: Rows) -> Figure:
     names = list(dict.fromkeys(r['name'] for r in rows))
     parts = [p for p in PARTS if any(r['part'] == p for r in rows)]
     shown = 'linear' if any(r['classifier'] == 'linear' for r in rows) else 'knn'
-    columns = min(len(labels), 2)
-    lines = -(-len(labels) // columns)
     with figure_style():
-        figure, axes = plt.subplots(
-            lines, columns, figsize=(PAGE, 2.3 * lines), squeeze=False, sharey=True
-        )
-        for axis in axes.flat[len(labels) :]:
-            axis.set_axis_off()
-        for axis, label in zip(axes.flat, labels, strict=False):
+        figure, axes = grid_of_panels(len(labels), min(len(labels), 2), (PAGE, 2.3))
+        for axis, label in zip(axes, labels, strict=True):
             for number, part in enumerate(parts):
                 mine = [
                     r
@@ -230,19 +210,14 @@ def _plot(rows: Rows) -> Figure:
                 if not mine:
                     continue
                 shift = 0.14 * (number - (len(parts) - 1) / 2)
-                scores = [r['score'] for r in mine]
-                # An interval of resamples need not hold the score itself.
-                below = [max(r['score'] - r['low'], 0) for r in mine]
-                above = [max(r['high'] - r['score'], 0) for r in mine]
                 colour, face = _colour(part, mine[0], rows)
-                axis.errorbar(
+                plot_scores(
+                    axis,
                     [names.index(r['name']) + shift for r in mine],
-                    scores,
-                    (below, above),
+                    mine,
                     fmt='o',
                     color=colour,
                     markerfacecolor=face,
-                    elinewidth=1,
                     label=part,
                 )
             chance = next(r['chance'] for r in rows if r['label'] == label)
@@ -251,13 +226,13 @@ def _plot(rows: Rows) -> Figure:
             axis.set_xticklabels(names)
             metric = next(r['metric'] for r in rows if r['label'] == label)
             axis.set_ylabel(f'{metric} (%)')
-        handles, texts = axes[0, 0].get_legend_handles_labels()
+        handles, texts = axes[0].get_legend_handles_labels()
         figure.legend(handles, texts, loc='outside lower center', ncols=len(texts))
     return figure
 
 
 def _colour(part: str, row: Mapping[str, Any], rows: Rows) -> tuple[str, str]:
-    """Colour of a part and of the face of its marker: open where it is a choice."""
+    """Return the colours of a part and of its marker, which is open for a subset."""
     if part != MATCHED:
         return COLOURS[part], COLOURS[part]
     common = max(

@@ -1,4 +1,4 @@
-"""What an analysis returns: words, numbers and pictures."""
+"""Define the result of an analysis: text, tables and figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,24 +8,38 @@ from matplotlib.figure import Figure
 
 type Rows = Sequence[Mapping[str, Any]]
 
+#: Heading of each analysis, by name.
+TITLES = {
+    'alignment': 'Alignment of embedding dimensions',
+    'dimensions': 'Map of embedding dimensions',
+    'probes': 'Probes of common and unique dimensions',
+    'dropping': 'Probes without the most aligned dimensions',
+    'retrieval': 'Cross-modal retrieval',
+    'rank': 'Effective rank',
+    'spatial_saliency': 'Image regions that common and unique embeddings use',
+    'spectral_saliency': 'Bands that common and unique embeddings use',
+    'feature_maps': 'Principal components of the last feature map',
+    'curves': 'Training curves',
+}
+
 
 class NotApplicable(ValueError):
-    """There is nothing to look at: an analysis does not apply to a task or its data."""
+    """An analysis does not apply to the task or its data."""
 
 
 @dataclass(frozen=True)
 class AnalysisResult:
-    """The outcome of one analysis.
+    """The result of one analysis.
+
+    A notebook shows the text of a result; matplotlib shows the figures.
 
     Args:
-        name: short name, which names its files: letters, digits and underscores.
-        title: what was looked at, as a heading.
-        text: what the numbers say: paragraphs, with an empty line between, of which
-            those whose lines begin with '- ' are lists.
-        tables: numbers by name; the rows of a table share their columns.
-        figures: pictures by name. They are the caller's to close.
-
-    In a notebook a finding shows its words, and the notebook its figures.
+        name: short name for files, of letters, digits and underscores.
+        title: heading.
+        text: interpretation of the numbers. Empty lines separate paragraphs; a paragraph
+            whose lines begin with '- ' is a list.
+        tables: rows by name of the table; the rows of a table share their columns.
+        figures: figures by name. The caller must close them.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Finding a place again by what another modality saw of it; and the rank of embeddings."""
+"""Retrieve samples across modalities, and measure the rank of embeddings."""
 
 from itertools import permutations
 from typing import Any
@@ -13,27 +13,27 @@ from torch.nn.functional import normalize
 from ..losses.functional import effective_rank, standardize
 from .classifiers import Array, interval, resamples
 from .embeddings import Embeddings
-from .matplotlib_style import COLOURS, COLUMN, PAGE, figure_style
-from .result import AnalysisResult, NotApplicable, Rows
+from .matplotlib_style import COLOURS, COLUMN, PAGE, figure_style, grid_of_panels
+from .result import TITLES, AnalysisResult, Rows
 
-#: How many of the nearest are looked at.
+#: Numbers of nearest samples k.
 AT = (1, 5, 10)
 
 
 def retrieval_hits(
     query: Tensor, gallery: Tensor, at: tuple[int, ...] = AT, chunk: int = 1024
 ) -> Tensor:
-    """Whether the sample of a query is among its nearest in another modality.
+    """Check for each query if its sample is among the nearest of another modality.
 
-    Similarity is the cosine of standardised embeddings. Where samples are equally
-    similar, a hit counts with its probability under a random order, so that embeddings
-    that are all one score as chance does.
+    Similarity is the cosine of standardised embeddings. A hit among equally similar
+    samples counts with its probability under a random order, so that constant embeddings
+    score as chance.
 
     Args:
         query: embeddings of a modality, shape (N, D).
-        gallery: embeddings of the same samples in another, shape (N, D).
+        gallery: embeddings of the same samples in another modality, shape (N, D).
         at: numbers of nearest samples k.
-        chunk: queries at a time.
+        chunk: number of queries to compute at once.
 
     Returns:
         Probability of a hit of each query, shape (N, number of ks).
@@ -51,7 +51,7 @@ def retrieval_hits(
     for start in range(0, len(a), chunk):
         near = a[start : start + chunk] @ b.T
         own = near.diagonal(start)[:, None]
-        # Rounding must not decide between equals.
+        # Rounding errors must not break ties.
         closer = (near > own + 1e-9).sum(dim=1, keepdim=True)
         equal = ((near - own).abs() <= 1e-9).sum(dim=1, keepdim=True)
         hits.append(((ks - closer) / equal).clamp(0, 1))
@@ -59,7 +59,7 @@ def retrieval_hits(
 
 
 def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> AnalysisResult:
-    """Retrieve each sample from each modality to each other.
+    """Retrieve each sample of each modality among the samples of every other.
 
     Args:
         embeddings: embeddings of two or more modalities.
@@ -70,30 +70,25 @@ def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Analysis
         dimensions; figure ``recall``.
 
     Raises:
-        NotApplicable: if there are no two modalities with as many dimensions.
+        NotApplicable: if no two modalities have the same number of dimensions.
     """
     rows: list[dict[str, Any]] = []
     for m, n in permutations(embeddings.z, 2):
         a, b = embeddings.z[m], embeddings.z[n]
         if a.shape != b.shape:
             continue
-        places = min(embeddings.parts(m), embeddings.parts(n), key=len)
         weights = resamples(len(a), times) / len(a)
-        for part in places:
-            place = places[part]
+        for part, place in embeddings.pair_parts(m, n).items():
             hits = 100 * retrieval_hits(a[:, place], b[:, place]).numpy()
             again = weights @ hits
             row: dict[str, Any] = {'from': m, 'to': n, 'part': part}
             for i, k in enumerate(AT):
-                low, high = interval(again[:, i])
                 row[f'recall_{k}'] = round(float(hits[:, i].mean()), 2)
-                row[f'low_{k}'], row[f'high_{k}'] = round(low, 2), round(high, 2)
+                ends = interval(again[:, i])
+                row |= {f'{name}_{k}': round(end, 2) for name, end in ends.items()}
             rows.append(row | {'samples': len(a)})
     if not rows:
-        raise NotApplicable(
-            'retrieval needs two modalities with as many dimensions, got '
-            f'{ {m: z.shape[1] for m, z in embeddings.z.items()} }'
-        )
+        raise embeddings.no_pair('retrieval')
     number = rows[0]['samples']
     chance = ', '.join(f'{100 * min(k / number, 1):.2g}' for k in AT)
     lines = [
@@ -103,13 +98,13 @@ def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Analysis
     ]
     return AnalysisResult(
         name='retrieval',
-        title='Cross-modal retrieval',
+        title=TITLES['retrieval'],
         text=(
-            f'Each of {number} samples of one modality looks for itself among those of the '
+            f'Each of {number} samples of one modality is searched among all samples of the '
             'other, by the cosine of standardised embeddings. Recall is the share of '
-            f'samples found among the nearest 1, 5 and 10, in percent; chance is {chance}. '
-            'Recall falls with the number of samples to find one among, so compare it only '
-            'at the same number.\n\n' + '\n'.join(lines)
+            'samples found among the nearest 1, 5 and 10, in percent; chance is '
+            f'{chance}. Recall falls with the number of samples, so compare it only at the '
+            'same number.\n\n' + '\n'.join(lines)
         ),
         tables={'retrieval': rows},
         figures={'recall': _plot(rows)},
@@ -117,11 +112,10 @@ def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Analysis
 
 
 def effective_ranks(embeddings: Embeddings) -> AnalysisResult:
-    """Count the dimensions that embeddings and features use.
+    """Compute the effective rank of embeddings and features.
 
-    The count is RankMe's
-    (``losses.functional.effective_rank``), which is defined on a
-    sample: that of the record, whose size bounds it.
+    The rank is RankMe (``losses.functional.effective_rank``). The number of samples
+    bounds it.
 
     Args:
         embeddings: embeddings and features.
@@ -130,8 +124,8 @@ def effective_ranks(embeddings: Embeddings) -> AnalysisResult:
         Table ``ranks``; figure ``ranks``.
 
     Example:
-        >>> finding = effective_ranks(Embeddings.of({'s1': torch.eye(4)}))
-        >>> round(finding.tables['ranks'][0]['rank'])
+        >>> result = effective_ranks(Embeddings.of({'s1': torch.eye(4)}))
+        >>> round(result.tables['ranks'][0]['rank'])
         4
     """
     rows: list[dict[str, Any]] = []
@@ -141,11 +135,10 @@ def effective_ranks(embeddings: Embeddings) -> AnalysisResult:
     rows += [_rank(name, 'features', h) for name, h in embeddings.h.items()]
     return AnalysisResult(
         name='rank',
-        title='Effective rank',
+        title=TITLES['rank'],
         text=(
-            f'How many dimensions are used, on {rows[0]["samples"]} samples (RankMe). The '
-            'rank cannot exceed the number of dimensions or of samples; one near 1 is a '
-            'collapse.'
+            f'Effective rank (RankMe) on {rows[0]["samples"]} samples. The rank cannot '
+            'exceed the number of dimensions or samples; a rank near 1 is a collapse.'
         ),
         tables={'ranks': rows},
         figures={'ranks': _plot_ranks(rows)},
@@ -167,15 +160,11 @@ def _rank(name: str, part: str, x: Tensor) -> dict[str, Any]:
 def _plot(rows: Rows) -> Figure:
     ways = list(dict.fromkeys((r['from'], r['to']) for r in rows))
     columns = min(len(ways), 3)
-    lines = -(-len(ways) // columns)
-    width = min(PAGE, 2.4 * columns)
     with figure_style():
-        figure, axes = plt.subplots(
-            lines, columns, figsize=(width, 2.2 * lines), squeeze=False, sharey=True
+        figure, axes = grid_of_panels(
+            len(ways), columns, (min(PAGE, 2.4 * columns), 2.2)
         )
-        for axis in axes.flat[len(ways) :]:
-            axis.set_axis_off()
-        for axis, (m, n) in zip(axes.flat, ways, strict=False):
+        for axis, (m, n) in zip(axes, ways, strict=True):
             for r in (r for r in rows if (r['from'], r['to']) == (m, n)):
                 recall = np.array([r[f'recall_{k}'] for k in AT])
                 ends = np.array([[r[f'low_{k}'], r[f'high_{k}']] for k in AT]).T
@@ -192,8 +181,8 @@ def _plot(rows: Rows) -> Figure:
             chance = [100 * min(k / rows[0]['samples'], 1) for k in AT]
             axis.plot(AT, chance, color='black', ls=':', lw=1, label='chance')
             axis.set(title=f'From {m} to {n}', xlabel='nearest samples k', xticks=AT)
-        axes[0, 0].set_ylabel('recall at k (%)')
-        axes[0, 0].legend()
+        axes[0].set_ylabel('recall at k (%)')
+        axes[0].legend()
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Where in the image and in which bands common and unique embeddings look."""
+"""Compare the image regions and the bands that common and unique embeddings use."""
 
 from collections.abc import Iterable, Mapping
 from itertools import combinations, product
@@ -7,18 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..modalities import Modality
 from .attribution import correlation, gradcam, integrated_gradients, overlap, shares
+from .classifiers import Array
 from .pretrained import Pretrained, eval_mode, iter_batches, parts_of
-from .result import AnalysisResult
+from .result import TITLES, AnalysisResult
 from .saliency_figures import Example, draw_bands, draw_examples, draw_overlaps
-
-type Array = NDArray[Any]
-
-_PORTION = 32
 
 
 def spatial_saliency(
@@ -29,32 +25,31 @@ def spatial_saliency(
     max_samples: int = 256,
     examples: int = 4,
 ) -> AnalysisResult:
-    """Compare where the modalities' common and unique embeddings look (paper, Fig. 6a).
+    """Compare the image regions of common and unique embeddings (paper, Fig. 6a).
 
-    The common dimensions of an embedding are averaged to one value, the unique ones to
-    another, and GradCAM maps which places of the image change it, for each modality. For
-    each pair of modalities and each sample, the overlap of their maps
-    (``analysis.attribution.overlap``) is 1 if both look at the same
-    places and 0 if they share none. Beside it stands the overlap of maps of different
-    samples, which is what a fixed habit, such as looking at the centre, explains. What
-    raises and what lowers a value count alike; the tables also have the overlap of the
-    positive parts alone, of the samples in which both maps have one.
+    For each modality, GradCAM maps the positions that change the mean of the common
+    dimensions, and the positions that change the mean of the unique ones. For each pair of
+    modalities and each sample, the overlap of the maps
+    (``analysis.attribution.overlap``) is 1 for the same positions and 0 for disjoint ones.
+    The overlap of maps of different samples is a baseline: a fixed habit, such as looking
+    at the centre, explains it. Positive and negative values count alike. The tables also
+    have the overlap of only the positive values, for samples whose maps both have some.
 
     Wang et al., *Decoupling Common and Unique Representations for Multimodal
     Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300, section 7.
 
     Args:
-        model: a pretraining task; its modules get back the mode that they came in.
+        model: a pretraining task. On exit, its modules return to their earlier mode.
         batches: images in [0, 1] by modality, shape (B, C, H, W).
-        modalities: what each modality is.
-        common_dim: number of common dimensions, the first ones; None if the model does
-            not tell common from unique.
-        max_samples: at most so many samples count.
-        examples: number of samples that are shown, the first ones.
+        modalities: record of each modality.
+        common_dim: number of common dimensions, which come first; None if the model has
+            no common and unique dimensions.
+        max_samples: largest number of samples.
+        examples: number of samples in the figure, from the first.
 
     Returns:
-        Overlaps of each pair of modalities and each part, in all and of each sample;
-        their histogram; and maps of the first samples beside their images.
+        Tables ``overlap``, for each pair of modalities and part, and ``samples``; figures
+        ``overlap``, a histogram, and ``examples``, maps beside their images.
 
     Raises:
         ImportError: if captum is not installed.
@@ -65,7 +60,7 @@ def spatial_saliency(
     found: dict[tuple[str, str], list[Tensor]] = {}
     shown: list[Example] = []
     with eval_mode(model):
-        for images in iter_batches(model, batches, modalities, max_samples, _PORTION):
+        for images in iter_batches(model, batches, modalities, max_samples):
             parts = _parts(model, images, common_dim)
             maps = {
                 (m, part): gradcam(model, m, x, parts[part]).float().cpu()
@@ -100,7 +95,7 @@ def spatial_saliency(
     }
     return AnalysisResult(
         'spatial_saliency',
-        'Where common and unique embeddings look',
+        TITLES['spatial_saliency'],
         _spatial_text(overlaps, sizes),
         {name: rows for name, rows in tables.items() if rows},
         figures,
@@ -115,27 +110,27 @@ def spectral_saliency(
     max_samples: int = 128,
     steps: int = 16,
 ) -> AnalysisResult:
-    """Compare which bands common and unique embeddings rest on (paper, Fig. 6b).
+    """Compare the bands that common and unique embeddings use (paper, Fig. 6b).
 
-    What each band adds to the mean of the common dimensions, and to that of the unique
-    ones, is found by integrated gradients from an image of zeros, summed over all places.
-    Its share in what all bands of the sample add, without signs, is what counts: so the
-    shares of a sample sum to 1.
+    Integrated gradients from an image of zeros attribute the mean of the common
+    dimensions, and the mean of the unique ones, to bands. Attributions are summed over all
+    positions. The shares of the absolute attributions of a sample sum to 1.
 
     Wang et al., *Decoupling Common and Unique Representations for Multimodal
     Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300, section 7.
 
     Args:
-        model: a pretraining task; its modules get back the mode that they came in.
+        model: a pretraining task. On exit, its modules return to their earlier mode.
         batches: images in [0, 1] by modality, shape (B, C, H, W).
-        modalities: what each modality is.
-        common_dim: number of common dimensions, the first ones; None if the model does
-            not tell common from unique.
-        max_samples: at most so many samples count.
+        modalities: record of each modality.
+        common_dim: number of common dimensions, which come first; None if the model has
+            no common and unique dimensions.
+        max_samples: largest number of samples.
         steps: steps of the integral.
 
     Returns:
-        Shares of each band and part over the samples, and their box plot.
+        Table ``bands``, shares of each band and part; table ``integral``, errors of the
+        integral; figure ``bands``, a box plot.
 
     Raises:
         ImportError: if captum is not installed.
@@ -144,7 +139,7 @@ def spectral_saliency(
     found: dict[tuple[str, str], list[Tensor]] = {}
     errors: dict[tuple[str, str], list[Tensor]] = {}
     with eval_mode(model):
-        for images in iter_batches(model, batches, modalities, max_samples, _PORTION):
+        for images in iter_batches(model, batches, modalities, max_samples):
             parts = _parts(model, images, common_dim)
             for (m, x), part in product(images.items(), parts):
                 bands, error = integrated_gradients(model, m, x, parts[part], steps)
@@ -152,7 +147,7 @@ def spectral_saliency(
                 error = error / bands.abs().sum(1)
                 errors.setdefault((m, part), []).append(error.cpu())
     by_band = {key: torch.cat(x).double().numpy() for key, x in found.items()}
-    # A sample to which no band adds has no shares.
+    # A sample without any attribution has no shares.
     by_band = {key: x[np.isfinite(x).all(1)] for key, x in by_band.items()}
     missed = {key: float(torch.cat(x).nanmedian()) for key, x in errors.items()}
     drawn = {key: x for key, x in by_band.items() if x.shape[1] > 1 and len(x)}
@@ -170,7 +165,7 @@ def spectral_saliency(
     }
     return AnalysisResult(
         'spectral_saliency',
-        'Which bands common and unique embeddings rest on',
+        TITLES['spectral_saliency'],
         _spectral_text(by_band, missed, modalities, steps),
         tables,
         figures,
@@ -186,7 +181,7 @@ def _parts(
 
 
 def _scores(a: Tensor, b: Tensor) -> Tensor:
-    """Overlap, correlation, overlap with another sample, of positive parts: (4, B)."""
+    """Return overlap, correlation, baseline and overlap of positive values, (4, B)."""
     other = overlap(a, b.roll(1, 0)) if len(b) > 1 else torch.full((1,), torch.nan)
     positive = overlap(a.clamp(min=0), b.clamp(min=0))
     return torch.stack([overlap(a, b), correlation(a, b), other, positive])
@@ -227,7 +222,7 @@ def _band_row(
 
 
 def _mean(x: Array) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval, without what is not finite."""
+    """Return the mean of finite values, and half the width of its 95 % interval."""
     x = x[np.isfinite(x)]
     if len(x) < 2:
         return (float(x[0]) if len(x) else float('nan')), float('nan')
@@ -235,7 +230,7 @@ def _mean(x: Array) -> tuple[float, float]:
 
 
 def _plain(x: float) -> float | None:
-    """A number as JSON has it."""
+    """Return a number for JSON, which has no NaN."""
     return float(x) if isfinite(x) else None
 
 
@@ -247,7 +242,7 @@ def _spatial_text(
     for (pair, part), x in overlaps.items():
         row = _overlap_row(pair, part, x)
         if row['overlap'] is None:
-            lines.append(f'- {pair}, {part}: no sample has a map in both modalities.')
+            lines.append(f'- {pair}, {part}: no sample has maps in both modalities.')
             continue
         words = f'- {pair}, {part}: overlap {row["overlap"]:.2f}'
         if (other := row['overlap_of_different_samples']) is not None:
@@ -261,9 +256,8 @@ def _spatial_text(
             lines += _compared(pair, *both)
     return (
         'GradCAM of the mean of the dimensions of each part, for each modality. The '
-        'overlap is 1 where both modalities look at the same places, 0 where they share '
-        f'none. Maps have as many places as the last feature map: {grids}.\n\n'
-        + '\n'.join(lines)
+        'overlap is 1 if both modalities use the same positions, and 0 for disjoint ones. '
+        f'Maps have the grid of the last feature map: {grids}.\n\n' + '\n'.join(lines)
     )
 
 
@@ -275,21 +269,17 @@ def _compared(pair: str, common: Array, unique: Array) -> list[str]:
         f'- {pair}: common minus unique is {mean:.2f} (95 % interval {mean - half:.2f} '
         f'to {mean + half:.2f}).'
     ]
-    # Maps of an untrained network overlap as well, whatever the images.
+    # Maps of an untrained network overlap too, for any images.
     mean, half = _mean((common[0] - common[2]) - (unique[0] - unique[2]))
     if mean - half > 0:
-        verdict = (
-            'for unique dimensions the modalities share fewer places, as in the paper'
-        )
+        verdict = 'unique dimensions overlap significantly less, as in the paper'
     elif mean + half < 0:
-        verdict = 'for unique dimensions the modalities share more places'
+        verdict = 'unique dimensions overlap significantly more'
     else:
-        verdict = (
-            'that the modalities share fewer places for unique dimensions is not seen'
-        )
+        verdict = 'no significant difference'
     if isfinite(half):
         lines.append(
-            f'- {pair}: beyond what maps of different samples share, it is {mean:.2f} '
+            f'- {pair}: less the overlap of different samples, it is {mean:.2f} '
             f'({mean - half:.2f} to {mean + half:.2f}): {verdict}.'
         )
     return lines
@@ -306,7 +296,7 @@ def _spectral_text(
         bands = modalities[m].bands
         parts = {part: x for (n, part), x in by_band.items() if n == m and len(x)}
         if len(bands) == 1:
-            lines.append(f'- {m} has one band, to which all belongs.')
+            lines.append(f'- {m} has only one band.')
             continue
         for part, x in parts.items():
             medians = np.median(x, 0)
@@ -314,18 +304,17 @@ def _spectral_text(
                 f'{bands[i]} ({medians[i]:.0%})' for i in np.argsort(-medians)[:3]
             )
             lines.append(
-                f'- {m}: {part} dimensions rest most on {first}; medians of {len(x)} '
-                'samples.'
+                f'- {m}: {part} dimensions use most {first}; medians of {len(x)} samples.'
             )
         if len(parts) == 2:
             common, unique = (x.mean(0) for x in parts.values())
             lines.append(
-                f'- {m}: the mean shares of common and unique differ in '
-                f'{np.abs(common - unique).sum() / 2:.0%} of all.'
+                f'- {m}: the mean shares of common and unique dimensions differ by '
+                f'{np.abs(common - unique).sum() / 2:.0%}.'
             )
     return (
-        'What each band adds to the mean of the dimensions of a part, by integrated '
-        'gradients from an image of zeros, as a share in what all bands of the sample add. '
-        f'The integral of {steps} steps misses at most {max(missed.values()):.1%} of it '
-        '(median of the samples).\n\n' + '\n'.join(lines)
+        'Share of each band in the attribution of the mean of the dimensions of a part, by '
+        'integrated gradients from an image of zeros. The median error of the integral '
+        f'with {steps} steps is at most {max(missed.values()):.1%}.\n\n'
+        + '\n'.join(lines)
     )

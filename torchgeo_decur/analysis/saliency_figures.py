@@ -1,25 +1,28 @@
-"""Figures of saliency: overlaps, maps beside images, shares of bands."""
+"""Draw figures of saliency: overlaps, maps beside images, shares of bands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..modalities import Modality
 from .band_composites import composite_and_bands
-from .matplotlib_style import COLOURS, COLUMN, PAGE, figure_style
-
-type Array = NDArray[Any]
+from .classifiers import Array
+from .matplotlib_style import (
+    COLOURS,
+    COLUMN,
+    PAGE,
+    empty_panel,
+    figure_style,
+    set_title,
+)
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,14 @@ class Example:
 
 
 def draw_overlaps(overlaps: Mapping[tuple[str, str], Array]) -> Figure:
-    """Draw how far the maps of two modalities overlap, over the samples.
+    """Draw a histogram of the overlaps of the maps of two modalities.
 
     Args:
-        overlaps: by pair and part; first row: overlaps, shape (N,); third row: those of
-            maps of different samples.
+        overlaps: scores by pair and part, shape (4, N). The first row has the overlaps,
+            and the third the overlaps of maps of different samples.
 
     Returns:
-        One panel per pair. The figure is the caller's to close.
+        A figure with one panel per pair. The caller must close it.
     """
     pairs = list(dict.fromkeys(pair for pair, _ in overlaps))
     parts = list(dict.fromkeys(part for _, part in overlaps))
@@ -70,7 +73,7 @@ def draw_overlaps(overlaps: Mapping[tuple[str, str], Array]) -> Figure:
                 if len(other):
                     ax.axvline(other.mean(), color=COLOURS[part], linestyle=':')
             ax.set(xlim=(0, 1), ylabel='samples (%)')
-            ax.set_title(f'Where {pair} look: overlap of maps')
+            ax.set_title(f'Overlap of maps of {pair}')
         axes[-1, 0].set_xlabel('overlap of GradCAM maps (0 disjoint, 1 identical)')
         handles: list[Artist] = [_swatch(part) for part in parts]
         for style, label in (('-', 'mean'), (':', 'mean, different samples')):
@@ -89,8 +92,8 @@ def draw_examples(
         modalities: what each modality is.
 
     Returns:
-        For each modality its image and the map of each part, without signs, from 0 to its
-        largest value. The figure is the caller's to close.
+        A figure with the image of each modality and the absolute map of each part, from 0
+        to its maximum. The caller must close it.
     """
     keys = list(examples[0].maps)
     parts = list(dict.fromkeys(part for _, part in keys))
@@ -115,41 +118,11 @@ def draw_examples(
                     ax = empty_panel(next(panels), '' if i else f'{m}\n{part}', size)
                     x = _upsampled(example.maps[m, part], image.shape[:2])
                     drawn = ax.imshow(x, vmin=0, vmax=1)
-        entitle(
-            figure, 'Where embeddings look: GradCAM of the mean of their dimensions'
-        )
+        set_title(figure, 'GradCAM of the mean of the dimensions of each part')
         bar = figure.colorbar(drawn, ax=axes, aspect=30, fraction=0.02, shrink=0.6)
         bar.set_label('relative to its maximum')
         bar.outline.set_visible(False)
     return figure
-
-
-def empty_panel(ax: Axes, title: str, size: float = 7.5) -> Axes:
-    """Make room for a picture.
-
-    Args:
-        ax: the axes.
-        title: its title.
-        size: size of the letters in points.
-
-    Returns:
-        The axes, without ticks and lines.
-    """
-    ax.set_title(title, fontsize=size, loc='center')
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-    ax.grid(False)
-    return ax
-
-
-def entitle(figure: Figure, title: str) -> None:
-    """Say above a panel of pictures what they are.
-
-    Args:
-        figure: the figure.
-        title: its title.
-    """
-    figure.suptitle(title, x=0.01, ha='left', fontsize=9)
 
 
 def draw_bands(
@@ -159,11 +132,11 @@ def draw_bands(
 
     Args:
         by_band: shares in [0, 1] by modality and part, shape (N, C).
-        modalities: what each modality is.
+        modalities: record of each modality.
 
     Returns:
-        One panel per modality: a box from quartile to quartile with the median, and
-        whiskers from the 5th to the 95th percentile. The figure is the caller's to close.
+        A figure with one panel per modality. Boxes have quartiles and median, and whiskers
+        the 5th and 95th percentile. The caller must close it.
     """
     names = list(dict.fromkeys(m for m, _ in by_band))
     parts = list(dict.fromkeys(part for _, part in by_band))
@@ -200,7 +173,7 @@ def draw_bands(
             ax.set(ylim=(0, None), xlim=(-0.6, len(places) - 0.4))
             ax.grid(axis='x', visible=False)
             ax.set_ylabel('share of attribution (%)')
-            ax.set_title(f'Bands that embeddings of {m} rest on')
+            ax.set_title(f'Bands that embeddings of {m} use')
         wavelengths = any(modalities[m].wavelengths for m in names)
         axes[-1, 0].set_xlabel('band' + ', central wavelength' * wavelengths)
         handles = [_swatch(part) for part in parts]
@@ -213,7 +186,7 @@ def _swatch(part: str) -> Patch:
 
 
 def _upsampled(x: Tensor, size: tuple[int, ...]) -> Array:
-    """A map without signs in the size of the image, from 0 to 1."""
+    """Return an absolute map in the size of the image, from 0 to 1."""
     big = interpolate(x.abs()[None, None], size, mode='bilinear')[0, 0]
     return (big / big.max().clamp(min=1e-12)).numpy()
 
@@ -222,6 +195,6 @@ def _label(modality: Modality, band: int) -> str:
     if modality.wavelengths is None:
         return modality.bands[band]
     nm = modality.wavelengths[band]
-    # Of radar, a wavelength is given in centimetres.
+    # Radar wavelengths are usual in centimetres.
     length = f'{nm:.0f} nm' if nm < 1e5 else f'{nm / 1e7:.1f} cm'
     return f'{modality.bands[band]}, {length}'

@@ -1,4 +1,4 @@
-"""Probes fitted on the labels of one split of a data set, and scored on another."""
+"""Fit probes on the labels of one split of a data set, and score them on another."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .classifiers import Array, Classifier, interval, resamples, run_probes
+from .classifiers import Array, Classifier, resamples, run_probes
 from .embeddings import Embeddings
 from .probes import parts_by_name
-from .result import NotApplicable
 
-#: Name of all modalities as a task hands them on.
+#: Name of the features of all modalities, as a transfer uses them.
 TOGETHER = 'together'
 
 
@@ -28,26 +27,26 @@ def probe_splits(
 ) -> list[dict[str, Any]]:
     """Probe each modality, and all together, in common, unique and all dimensions.
 
-    ``together`` stands for what a task hands to a classifier of all modalities: the
-    joint features where it has such, else all its features, concatenated.
+    ``together`` is the input of a classifier of all modalities: the joint features of a
+    task that has them, or the concatenated features of all modalities.
 
     Args:
         fit: embeddings to fit on.
-        score: embeddings to score, of the same task.
-        fractions: fractions of the samples to fit on, of each class the same.
-        classifiers: which of 'knn' and 'linear'.
+        score: embeddings of the same task to score.
+        fractions: fractions of the samples to fit on, equal for all classes.
+        classifiers: some of 'knn' and 'linear'.
         labels: keys of the labels to probe; all by default.
         k: number of nearest neighbours.
         times: number of bootstrap resamples of the scored samples.
-        seed: seed of which samples make a fraction.
+        seed: seed of the random fractions.
 
     Returns:
-        For each label, name, part, fraction and classifier the score in percent, the 95 %
-        interval over resamples of the scored samples, the score of chance, what is
-        scored, and the numbers of dimensions and samples.
+        A row for each label, name, part, fraction and classifier. It has the score in
+        percent, its 95 % interval over resamples, the score of chance, the metric, and
+        the numbers of dimensions and samples.
 
     Raises:
-        NotApplicable: if nothing can be probed.
+        NotApplicable: if there are no labels that can be probed.
         ValueError: if a fraction is not in (0, 1], or a label is unknown.
 
     Example:
@@ -74,7 +73,7 @@ def probe_splits(
                 both = torch.cat([x, inputs[1][name, part]]).numpy()
                 probes = run_probes(both, y, k, tuple(classifiers), (train, test))
                 for classifier, outcome in probes:
-                    low, high = interval(outcome.score(resamples(len(test), times)))
+                    resampled = outcome.score(resamples(len(test), times))
                     rows.append(
                         {
                             'label': label,
@@ -82,21 +81,13 @@ def probe_splits(
                             'part': part,
                             'fraction': fraction,
                             'classifier': classifier,
-                            'score': float(outcome.score()[0]),
-                            'low': low,
-                            'high': high,
-                            'chance': outcome.chance,
-                            'metric': outcome.metric,
                             'dimensions': x.shape[1],
                             'fitted': len(train),
-                            'scored': len(test),
+                            **outcome.summary(resampled, digits=None),
                         }
                     )
     if not rows:
-        raise NotApplicable(
-            'probes need labels of two or more classes in the batches (keys label*), got '
-            f'labels {list(fit.labels)} of {fit.number} samples'
-        )
+        raise fit.no_labels(k)
     return rows
 
 
@@ -114,7 +105,7 @@ def _inputs(embeddings: Embeddings) -> dict[tuple[str, str], Tensor]:
 
 
 def _share(y: Array, fraction: float, seed: int) -> Array:
-    """Places of a fraction of the samples, of each class the same, at least one."""
+    """Draw the indices of a fraction of each class, with at least one sample."""
     order = np.random.default_rng(seed).permutation(len(y))
     if y.ndim == 2 or fraction == 1:
         return order[: max(1, round(fraction * len(y)))]

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ... import analysis
 from ...analysis import AnalysisResult, Embeddings, NotApplicable, Pretrained
+from ...analysis.result import TITLES
 from ...files import atomic_write, check_writable, short_hash
 from ...modalities import Modality
 from ...packed.dataset import Split
@@ -186,12 +187,11 @@ class Run:
         Returns:
             The result, or the reason why the analysis does not apply.
         """
-        title, analyse = ANALYSES[name]
         try:
-            return analyse(self)
+            return ANALYSES[name](self)
         except (NotApplicable, ImportError) as error:
             return AnalysisResult(
-                name, title, f'Not computed: {str(error).rstrip(".")}.'
+                name, TITLES[name], f'Not computed: {str(error).rstrip(".")}.'
             )
 
     def facts(self, sources: Mapping[str, str]) -> dict[str, str]:
@@ -262,42 +262,20 @@ def _curves(run: Run) -> AnalysisResult:
     return analysis.training_curves(run.metrics)
 
 
-#: The analyses by name, in the order of the page, each with its title.
-ANALYSES: dict[str, tuple[str, Analysis]] = {
-    'alignment': (
-        'Alignment of embedding dimensions',
-        lambda run: analysis.alignment_histogram(run.embeddings, run.other),
+#: The analyses by name, in the order of the page.
+ANALYSES: dict[str, Analysis] = {
+    'alignment': lambda run: analysis.alignment_histogram(run.embeddings, run.other),
+    'dimensions': lambda run: analysis.dimension_map(run.embeddings),
+    'probes': lambda run: analysis.probe_parts(run.embeddings),
+    'dropping': lambda run: analysis.dropped_dimensions(run.embeddings),
+    'retrieval': lambda run: analysis.cross_modal_retrieval(run.embeddings),
+    'rank': lambda run: analysis.effective_ranks(run.embeddings),
+    'spatial_saliency': lambda run: _saliency(run, analysis.spatial_saliency),
+    'spectral_saliency': lambda run: _saliency(run, analysis.spectral_saliency),
+    'feature_maps': lambda run: analysis.feature_maps(
+        run.model, run.images(), run.records
     ),
-    'dimensions': (
-        'Map of embedding dimensions',
-        lambda run: analysis.dimension_map(run.embeddings),
-    ),
-    'probes': (
-        'What is where: probes',
-        lambda run: analysis.probe_parts(run.embeddings),
-    ),
-    'dropping': (
-        'Without the most aligned dimensions',
-        lambda run: analysis.dropped_dimensions(run.embeddings),
-    ),
-    'retrieval': (
-        'Cross-modal retrieval',
-        lambda run: analysis.cross_modal_retrieval(run.embeddings),
-    ),
-    'rank': ('Effective rank', lambda run: analysis.effective_ranks(run.embeddings)),
-    'spatial_saliency': (
-        'Where common and unique embeddings look',
-        lambda run: _saliency(run, analysis.spatial_saliency),
-    ),
-    'spectral_saliency': (
-        'Which bands common and unique embeddings rest on',
-        lambda run: _saliency(run, analysis.spectral_saliency),
-    ),
-    'feature_maps': (
-        'What the last feature map shows',
-        lambda run: analysis.feature_maps(run.model, run.images(), run.records),
-    ),
-    'curves': ('Training curves', _curves),
+    'curves': _curves,
 }
 
 
