@@ -1,4 +1,4 @@
-"""Callbacks: a probe and figures during pretraining, and the export of encoders."""
+"""Probe features and draw figures during pretraining, and export encoders."""
 
 from .export import ExportEncoders, export_checkpoint
 from .log_figures import LogFigures

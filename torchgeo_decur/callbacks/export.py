@@ -1,4 +1,4 @@
-"""Write the encoders when a fit ends."""
+"""Export the encoders at the end of a fit."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,19 +18,18 @@ from .preconditions import need_encoders
 
 
 class ExportEncoders(Callback):
-    """At the end of a fit, write one encoder per modality for use elsewhere.
+    """Export one encoder per modality at the end of a fit.
 
-    For each modality ``<folder>/<modality>.pt``, which TorchGeo's own ``Classification``
-    and ``SemanticSegmentation`` load with ``weights=``, and
-    ``<folder>/<modality>.safetensors``, whose metadata say the bands, the scaling and
-    the hyperparameters. Files appear whole or not at all.
+    Each modality has two files, written atomically. TorchGeo's ``Classification`` and
+    ``SemanticSegmentation`` load ``<folder>/<modality>.pt`` with ``weights=``. The metadata
+    of ``<folder>/<modality>.safetensors`` hold bands, scaling and hyperparameters.
 
-    Of a task with a fusion head (``CoMM``, ``COrAL``) also ``fusion.safetensors``, which
-    :class:`~torchgeo_decur.tasks.LateFusionClassification` takes as ``fusion``, and the
-    encoders in the head, ``<modality>_unique``.
+    For a task with a fusion head (``CoMM``, ``COrAL``), the export adds the encoders in
+    the head, ``<modality>_unique``, and ``fusion.safetensors``, which
+    :class:`~torchgeo_decur.tasks.LateFusionClassification` loads as ``fusion``.
 
     Args:
-        folder: where to write; by default ``encoders`` in the folder of the logger.
+        folder: output folder; by default ``encoders`` in the folder of the logger.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
@@ -38,7 +37,7 @@ class ExportEncoders(Callback):
         self.folder = folder
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See that the folder can be written, before anything else writes there.
+        """Check that the folder is writable and the task has encoders.
 
         Args:
             trainer: the trainer.
@@ -46,7 +45,7 @@ class ExportEncoders(Callback):
             stage: the stage.
 
         Raises:
-            ValueError: if it cannot, or the task has no encoders.
+            ValueError: if the folder is not writable, or the task has no encoders.
         """
         if stage != 'fit':
             return
@@ -88,12 +87,12 @@ class ExportEncoders(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Say in the checkpoint what each modality is, for :func:`export_checkpoint`.
+        """Store the records of the modalities for :func:`export_checkpoint`.
 
         Args:
             trainer: the trainer.
             pl_module: the task.
-            checkpoint: the checkpoint, which gets ``encoder_modalities`` and
+            checkpoint: the checkpoint; receives ``encoder_modalities`` and
                 ``encoder_training``.
         """
         checkpoint['encoder_training'] = _training(trainer, pl_module)
@@ -102,7 +101,7 @@ class ExportEncoders(Callback):
         }
 
     def _folder(self, trainer: Trainer) -> Path:
-        # log_dir is broadcast from the first process: every process has to ask.
+        # Every process must read log_dir, which the first process broadcasts.
         log_dir = trainer.log_dir or trainer.default_root_dir
         return Path(self.folder) if self.folder else Path(log_dir) / 'encoders'
 
@@ -110,26 +109,26 @@ class ExportEncoders(Callback):
 def export_checkpoint(
     file: str | Path, folder: str | Path, onnx: bool = False
 ) -> list[Path]:
-    """Write the encoders of a checkpoint, as the callback does at the end of a fit.
+    """Export the encoders of a checkpoint, as the callback does at the end of a fit.
 
-    Bands and scaling are in the metadata if :class:`ExportEncoders` was in the fit that
-    wrote the checkpoint.
+    The metadata include bands and scaling if the fit of the checkpoint used
+    :class:`ExportEncoders`.
 
     Args:
         file: checkpoint of a task with one encoder per modality.
-        folder: where to write.
-        onnx: whether to write ``<modality>.onnx`` too, by
+        folder: output folder.
+        onnx: also write ``<modality>.onnx`` with
             :func:`~torchgeo_decur.models.save_onnx`, for images of the ``size`` of the
             task.
 
     Returns:
-        Paths of the files, ``<modality>.pt`` and ``<modality>.safetensors``, and those
-        of a fusion head.
+        Paths of ``<modality>.pt`` and ``<modality>.safetensors``, and of the files of a
+        fusion head.
 
     Raises:
-        ImportError: if ONNX is asked for and its packages are missing.
-        ValueError: if the file is no such checkpoint, the folder cannot be written, or
-            an encoder cannot be exported.
+        ImportError: if ``onnx`` is set and its packages are not installed.
+        ValueError: if the file is another kind of checkpoint, the folder is not writable,
+            or an encoder cannot be exported.
     """
     checkpoint = read_checkpoint(file)
     options = checkpoint.options
@@ -155,7 +154,7 @@ def export_checkpoint(
         metadata = known[m].to_dict()
         files += save_encoder(state, path, model, metadata)
         if onnx:
-            # Augmentations of one's own may have another size, which nobody wrote down.
+            # User-defined augmentations may have another size, which is not stored.
             size = int(options.get('size', 224))
             files.append(save_onnx(state, path, model, metadata, size))
     return files

@@ -1,4 +1,4 @@
-"""Watch during pretraining what common and unique dimensions become."""
+"""Draw common and unique dimensions during pretraining."""
 
 from typing import Any
 
@@ -16,22 +16,22 @@ from .preconditions import need_encoders, validates_last
 
 
 class LogFigures(Callback):
-    """Every k epochs, log what validation samples show: alignment and saliency.
+    """Log figures of alignment and saliency of validation samples every k epochs.
 
-    To each logger that takes figures go ``alignment``, the histogram of the cross-modal
-    loss of each embedding dimension
-    (:func:`~torchgeo_decur.analysis.alignment_histogram`), and ``saliency``, GradCAM of a
+    Each logger that accepts figures receives ``alignment`` and ``saliency``. The first is
+    the histogram of the cross-modal loss of each embedding dimension
+    (:func:`~torchgeo_decur.analysis.alignment_histogram`). The second shows GradCAM of a
     few samples beside their images (:func:`~torchgeo_decur.analysis.spatial_saliency`),
-    unless the embeddings of the task have no such maps. The first device draws, of its
-    samples. The random numbers of training stay what they are.
+    if the embeddings of the task have such maps. The first device draws the figures from
+    its samples. The random state of training does not change.
 
-    It needs captum (``pip install torchgeo-decur[analysis]``).
+    The callback needs captum (``pip install torchgeo-decur[analysis]``).
 
     Args:
-        every_n_epochs: epochs between two drawings; the last epoch is always drawn.
-        max_samples: at most so many validation samples are in the histogram. A
+        every_n_epochs: epochs between figures; the last epoch always has figures.
+        max_samples: largest number of validation samples in the histogram. A
             correlation of n samples has a standard error of about ``n ** -0.5``.
-        examples: number of samples with a map.
+        examples: number of samples with maps.
 
     Raises:
         ValueError: if an argument is not positive.
@@ -55,7 +55,7 @@ class LogFigures(Callback):
         self._images: list[dict[str, Tensor]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what could not be drawn, before hours of training.
+        """Check before training that figures can be drawn and logged.
 
         Args:
             trainer: the trainer.
@@ -64,8 +64,8 @@ class LogFigures(Callback):
 
         Raises:
             ImportError: if captum is not installed.
-            ValueError: if no logger takes figures, the task has no encoders, or the
-                datamodule does not say what its modalities are.
+            ValueError: if no logger accepts figures, the task has no encoders, or the
+                datamodule has no records of modalities.
         """
         if stage != 'fit':
             return
@@ -73,8 +73,8 @@ class LogFigures(Callback):
         need_encoders(self, pl_module)
         if not hasattr(_datamodule(trainer), 'modalities'):
             raise ValueError(
-                'LogFigures needs a datamodule that says what its modalities are, such '
-                'as those of torchgeo_decur.datamodules, got '
+                'LogFigures needs a datamodule with modalities, such as those of '
+                'torchgeo_decur.datamodules, got '
                 f'{type(_datamodule(trainer)).__name__}'
             )
         if not self._writers(trainer):
@@ -98,7 +98,7 @@ class LogFigures(Callback):
         Args:
             trainer: the trainer.
             pl_module: the task.
-            outputs: what the validation step returned.
+            outputs: output of the validation step.
             batch: a batch in [0, 1].
             batch_idx: index of the batch.
             dataloader_idx: index of the data loader.
@@ -148,10 +148,10 @@ class LogFigures(Callback):
                     examples=self.examples,
                 )
             except NotApplicable as error:
-                rank_zero_info(f'LogFigures draws no saliency: {error}')
+                rank_zero_info(f'LogFigures cannot draw saliency: {error}')
         for tag, result in results.items():
             for name, figure in result.figures.items():
-                # The overlaps of a few samples are no histogram.
+                # A histogram needs more overlaps than those of a few samples.
                 for writer in self._writers(trainer) if name != 'overlap' else ():
                     writer.add_figure(tag, figure, trainer.global_step, close=False)
                 plt.close(figure)
@@ -162,7 +162,7 @@ class LogFigures(Callback):
         return trainer.is_global_zero and not trainer.sanity_checking and due
 
     def _writers(self, trainer: Trainer) -> list[Any]:
-        """What takes figures."""
+        """Return the experiments of loggers that accept figures."""
         loggers: list[Any] = trainer.loggers
         found = [getattr(logger, 'experiment', None) for logger in loggers]
         return [writer for writer in found if hasattr(writer, 'add_figure')]

@@ -1,4 +1,4 @@
-"""Watch during pretraining what frozen features are worth."""
+"""Probe frozen features during pretraining."""
 
 import csv
 from collections.abc import Iterator
@@ -22,23 +22,24 @@ from .preconditions import need_encoders, validates_last
 
 
 class OnlineProbe(Callback):
-    """Every k epochs, probe frozen features of the validation split with its labels.
+    """Probe frozen features of the validation split with its labels, every k epochs.
 
-    For each modality alone, all concatenated, and whatever else the task makes of them
-    (``joint``, ``shared``), and for every ``label*`` key of the batches that holds numbers,
-    shape (B,) or (B, L), a nearest-neighbour classifier and a logistic regression (both of
-    scikit-learn, on standardised features) are fitted on one half of the validation
-    samples and scored on the other, always the same halves. Scores are balanced accuracy
-    for class labels and micro-averaged average precision for multi-label ones, in
-    percent. The same is done once for the untrained encoders, whose BatchNorm takes the
-    statistics of each batch. Scores are logged as
-    ``probe_<label>_<features>_<classifier>``, printed as a table, and written with a
-    figure to ``probe.csv`` and ``probe.png`` in the folder of the logger.
+    The inputs are the features of each modality, of all modalities concatenated, and
+    further features of the task (``joint``, ``shared``). Labels are the ``label*`` keys of
+    the batches with numbers, shape (B,) or (B, L). For each, scikit-learn's
+    nearest-neighbour classifier and logistic regression are fitted on standardised
+    features of one half of the validation samples, and scored on the other. The halves
+    are fixed. Scores are balanced accuracy for classes and micro-averaged average
+    precision for multi-label data, in percent.
+
+    Untrained encoders are probed once, and their BatchNorm uses the statistics of each
+    batch. Scores are logged as ``probe_<label>_<features>_<classifier>`` and printed as a
+    table. The folder of the logger receives ``probe.csv`` and ``probe.png``.
 
     Args:
-        every_n_epochs: epochs between two probes; the last epoch is always probed.
+        every_n_epochs: epochs between probes; the last epoch is always probed.
         k: number of nearest neighbours.
-        max_samples: at most so many validation samples of each device are used.
+        max_samples: largest number of validation samples of each device.
 
     Raises:
         ValueError: if an argument is not positive.
@@ -62,19 +63,19 @@ class OnlineProbe(Callback):
         self._told = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the scores so far in checkpoints."""
+        """Return the scores so far for a checkpoint."""
         return {'rows': self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the scores of an interrupted fit.
+        """Restore the scores of an interrupted fit.
 
         Args:
-            state_dict: what :meth:`state_dict` returned.
+            state_dict: output of :meth:`state_dict`.
         """
         self.rows = state_dict['rows']
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep a copy of the untrained encoders: a checkpoint is not yet loaded here.
+        """Copy the untrained encoders before a checkpoint is loaded.
 
         Args:
             trainer: the trainer.
@@ -103,12 +104,12 @@ class OnlineProbe(Callback):
     ) -> None:
         """Collect the features and labels of a batch.
 
-        A last batch of one sample is left out: BatchNorm has no statistics of it.
+        A batch of one sample is ignored, because BatchNorm cannot compute its statistics.
 
         Args:
             trainer: the trainer.
             pl_module: the task.
-            outputs: what the validation step returned.
+            outputs: output of the validation step.
             batch: a batch in [0, 1].
             batch_idx: index of the batch.
             dataloader_idx: index of the data loader.
@@ -125,7 +126,7 @@ class OnlineProbe(Callback):
         if self._store:
             labels = {k for k in self._store if k.startswith('label')}
             if not labels and found:
-                # Another loader has labels: samples without are of no use.
+                # Another loader has labels, so discard samples without labels.
                 self._store = {}
             elif not labels <= set(found):
                 return
@@ -134,7 +135,7 @@ class OnlineProbe(Callback):
         for m, h in pl_module(images).items():
             found[f'trained {m}'] = h
         if self._untrained is not None and not self._has_untrained():
-            # In the precision of the fit, to which Lightning converted the task since.
+            # Lightning has converted the task to the precision of the fit.
             now = pl_module.state_dict()
             state = {k: v.to(now[k]) for k, v in self._untrained.items()}
             for m, h in _features_of(pl_module, state, images).items():
@@ -163,7 +164,7 @@ class OnlineProbe(Callback):
         labels = {k: v.numpy() for k, v in store.items() if k.startswith('label')}
         modalities = list(pl_module.hparams['modalities'])
         epoch = trainer.current_epoch
-        # Validation several times an epoch: its last scores count.
+        # With several validations per epoch, keep the last scores.
         self.rows = [r for r in self.rows if r['epoch'] != epoch]
         for stage in ('untrained', 'trained'):
             if f'{stage} {modalities[0]}' not in store:
@@ -191,7 +192,7 @@ class OnlineProbe(Callback):
                 'OnlineProbe: expected labels of two or more classes and more than '
                 f'{2 * self.k} samples in the validation split, found labels '
                 f'{list(labels)} of {len(store[f"trained {modalities[0]}"])} samples; '
-                'nothing is probed'
+                'the probe is skipped'
             )
             return
         pl_module.log_dict(
@@ -210,7 +211,7 @@ class OnlineProbe(Callback):
             trainer: the trainer.
             pl_module: the task.
         """
-        # log_dir is broadcast from the first process: every process has to ask.
+        # Every process must read log_dir, which the first process broadcasts.
         folder = trainer.log_dir
         dry = getattr(trainer, 'fast_dev_run', False)
         if dry or not self.rows or folder is None or not trainer.is_global_zero:
@@ -225,7 +226,7 @@ class OnlineProbe(Callback):
         rank_zero_info(f'probe: {scores}, {picture}')
 
     def table(self) -> str:
-        """Render the latest scores next to those of the untrained encoders.
+        """Render the latest scores beside the scores of the untrained encoders.
 
         Returns:
             A table in plain text.
@@ -259,8 +260,8 @@ class OnlineProbe(Callback):
         """Plot the scores of the linear probe over the epochs.
 
         Returns:
-            One panel per label, one line per modality and all together; the point at
-            epoch 0 is the untrained encoder.
+            A figure with one panel per label, and one line per modality and for all
+            together. Epoch 0 is the untrained encoder.
         """
         labels = list(dict.fromkeys(r['label'] for r in self.rows))
         figure, axes = plt.subplots(
@@ -303,7 +304,7 @@ class OnlineProbe(Callback):
 
 
 def _is_label(key: object, value: object, samples: int) -> bool:
-    """Check for numbers of each sample, not strings or maps that have such a key."""
+    """Check that a value is a label with numbers for each sample, not strings or maps."""
     return (
         str(key).startswith('label')
         and isinstance(value, Tensor)
@@ -315,7 +316,7 @@ def _is_label(key: object, value: object, samples: int) -> bool:
 def _features_of(
     task: LightningModule, state: dict[str, Tensor], images: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Features of a task with other weights, whose BatchNorm takes those of the batch."""
+    """Compute features with other weights and the BatchNorm statistics of the batch."""
     training = task.training
     task.train()
     with torch.no_grad():
@@ -325,6 +326,6 @@ def _features_of(
 
 
 def _scores(x: Array, y: Array, k: int) -> Iterator[tuple[str, float]]:
-    """Score a kNN and a linear probe, fitted on one half, on the other, in percent."""
+    """Fit a kNN and a linear probe on one half, and score them on the other in percent."""
     for name, outcome in run_probes(x, y, k):
         yield name, float(outcome.score()[0])

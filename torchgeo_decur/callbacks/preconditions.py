@@ -1,4 +1,4 @@
-"""What callbacks need of the task and the trainer."""
+"""Check what callbacks require of the task and the trainer."""
 
 import math
 
@@ -8,10 +8,10 @@ from ..tasks import MultimodalPretraining
 
 
 def need_encoders(callback: Callback, task: LightningModule) -> None:
-    """Refuse a task that does not pretrain, before hours of training.
+    """Check before training that a task has encoders.
 
     Args:
-        callback: which needs it.
+        callback: the callback, for the message.
         task: the task.
 
     Raises:
@@ -25,20 +25,21 @@ def need_encoders(callback: Callback, task: LightningModule) -> None:
 
 
 def validates_last(trainer: Trainer) -> bool:
-    """Check whether no later validation at the end of an epoch follows the present one.
+    """Check if the current validation is the last one at the end of an epoch.
 
     Args:
         trainer: a trainer that validates during a fit.
 
     Returns:
-        Whether ``max_epochs``, ``max_steps`` or a request to stop ends the fit before.
+        True if ``max_epochs``, ``max_steps`` or a request to stop ends the fit before the
+        next validation.
     """
     most, batches = trainer.max_steps, trainer.num_training_batches
     if trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop:
         return True
     if most == -1:
         return False
-    # Lightning does not validate where max_steps ends a fit within an epoch.
+    # Lightning does not validate if max_steps ends a fit within an epoch.
     endless = math.isinf(batches)
     epoch = 1 if endless else math.ceil(batches / trainer.accumulate_grad_batches)
     return trainer.global_step + epoch > most

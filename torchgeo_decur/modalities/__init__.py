@@ -1,9 +1,9 @@
-"""What a modality is, and the only code that knows batch keys and physical units.
+"""Define modalities, batch keys and physical units; no other part knows these.
 
-A *modality* is one sensor's image of a place: its bands by name, the unit of its
-values and the statistics that map them to the unit interval. In a batch it lives
-under the key ``image_<modality>``, shape ``(B, C, H, W)``, or ``(B, T, C, H, W)``
-when the dataset delivers T dates.
+A *modality* is one sensor's image of a place. Its record has named bands, the unit of the
+values, and the statistics that map them to the unit interval. In a batch, its key is
+``image_<modality>``, shape ``(B, C, H, W)``, or ``(B, T, C, H, W)`` if the dataset has T
+dates.
 
 Notation: B batch, T dates, C channels, H height, W width.
 """

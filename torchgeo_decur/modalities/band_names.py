@@ -1,10 +1,10 @@
-"""Names of bands, compared across the ways to write them."""
+"""Compare names of bands in different spellings."""
 
 import re
 from collections.abc import Sequence
 
 _POLARISATIONS = {'vv', 'vh', 'hh', 'hv'}
-# Words beside a polarisation that do not change which band it is.
+# Words beside a polarisation that do not change the band.
 _BESIDE = {
     *('', 'amplitude', 'backscatter', 'beta', 'beta0', 'db', 'gamma', 'gamma0', 'grd'),
     *('intensity', 'iw', 'linear', 'rtc', 's1', 'sentinel1', 'sigma', 'sigma0'),
@@ -14,13 +14,13 @@ _COLOURS = {'red': 'r', 'green': 'g', 'blue': 'b'}
 
 
 def normalize_band(band: str) -> str:
-    """Write the name of a band as it is compared.
+    """Normalize the name of a band for comparison.
 
     Args:
         band: name of a band.
 
     Returns:
-        The name without capitals and leading zeros; of backscatter, the polarisation.
+        The name in lower case, without leading zeros; for backscatter, the polarisation.
 
     Example:
         >>> normalize_band('B08A') == normalize_band('B8a')
@@ -39,13 +39,13 @@ def normalize_band(band: str) -> str:
 def contradiction(
     bands: Sequence[str], descriptions: Sequence[str | None]
 ) -> str | None:
-    """Compare names of bands with the descriptions that a file gives them.
+    """Compare names of bands with their descriptions in a file.
 
-    Descriptions that no name is known of, such as 'Band 1' or 'Gray', say nothing.
+    Unknown descriptions, such as 'Band 1' or 'Gray', are ignored.
 
     Args:
-        bands: name of each band, as the user gives it.
-        descriptions: of the bands of the file, in order.
+        bands: name of each band, from the user.
+        descriptions: description of each band of the file, in order.
 
     Returns:
         The first contradiction, or None.
@@ -70,5 +70,5 @@ def _comparable(band: str) -> str:
 
 
 def _same_kind(a: str, b: str) -> bool:
-    """Return whether both names are of one scheme, so that other names are other bands."""
+    """Return whether both names use one scheme, in which different names differ."""
     return {a, b} <= _POLARISATIONS or all(_NUMBERED.fullmatch(x) for x in (a, b))

@@ -1,4 +1,4 @@
-"""The keys of a batch, and options that differ per modality."""
+"""Read modalities from a batch, and options that differ per modality."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,20 +10,20 @@ from torch import Tensor
 def per_modality(
     name: str, value: Any, modalities: Mapping[str, Any], default: Any = None
 ) -> dict[str, Any]:
-    """Spread an option over the modalities: one value for all, or one for each.
+    """Return the value of an option for each modality.
 
     Args:
         name: name of the option, for the error message.
-        value: one value for all modalities, or a mapping with their names.
+        value: one value for all modalities, or a mapping by modality.
         modalities: the modalities, by name.
-        default: value of a modality that the mapping leaves out. Without one, every
-            modality must be named.
+        default: value of a modality that is absent from the mapping. Without a default,
+            the mapping must have every modality.
 
     Returns:
         One value per modality.
 
     Raises:
-        ValueError: if the mapping names an unknown modality or leaves one out.
+        ValueError: if the mapping has an unknown modality or lacks one.
 
     Example:
         >>> per_modality('model', 'resnet18', {'s1': 2, 's2': 13})
@@ -42,19 +42,19 @@ def per_modality(
 
 
 def split(batch: Mapping[str, Any], modalities: Mapping[str, int]) -> dict[str, Tensor]:
-    """Take the image of each modality out of a batch.
+    """Return the image of each modality in a batch.
 
     Args:
-        batch: has ``image_<m>`` for every modality, shape (B, C, H, W) or
-            (B, T, C, H, W), or one ``image`` with their channels stacked in order.
+        batch: batch with ``image_<m>`` for every modality, shape (B, C, H, W) or
+            (B, T, C, H, W), or one ``image`` with the channels of all modalities in order.
         modalities: number of channels of each modality, by name.
 
     Returns:
-        The images by modality, as views where the batch holds one stacked ``image``.
+        The images by modality; views if the batch has one stacked ``image``.
 
     Raises:
-        ValueError: if an image is missing, has the wrong number of dimensions or of
-            channels, or the modalities do not hold the same number of samples.
+        ValueError: if an image is absent, has the wrong number of dimensions or channels,
+            or the modalities have different numbers of samples.
 
     Example:
         >>> images = split({'image': torch.zeros(4, 15, 8, 8)}, {'s1': 2, 's2': 13})
@@ -99,31 +99,32 @@ def split(batch: Mapping[str, Any], modalities: Mapping[str, int]) -> dict[str, 
 
 
 def check_grid(images: Mapping[str, Tensor]) -> None:
-    """Refuse images that cannot lie on one grid.
+    """Check that images have the same height and width.
 
     Args:
         images: images by modality, shape (..., H, W).
 
     Raises:
-        ValueError: if they have different sizes.
+        ValueError: if the sizes differ.
     """
     sizes = {m: tuple(x.shape[-2:]) for m, x in images.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(
-            f'modalities must lie on one grid, got images of {sizes}; resample them'
+            f'modalities must lie on one grid, got images of {sizes}; resample them to '
+            'one size'
         )
 
 
 def select_date(x: Tensor, date: int | None = None) -> Tensor:
-    """Pick one of the T dates of each sample.
+    """Select one of the T dates of each sample.
 
     Args:
         x: images, shape (B, T, C, H, W) or (B, C, H, W).
-        date: the date of all samples; by default one at random for each sample, from
-            PyTorch's generator.
+        date: index of the date of all samples; by default, PyTorch's generator draws one
+            for each sample.
 
     Returns:
-        Images of one date, shape (B, C, H, W); ``x`` itself when it has no dates.
+        Images of one date, shape (B, C, H, W); ``x`` itself if it has no dates.
     """
     if x.ndim == 4:
         return x

@@ -1,4 +1,4 @@
-"""From the numbers in files to values in the unit of a modality."""
+"""Convert numbers in files to values in the unit of a modality."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ _KEYS = ('scale', 'offset', 'nodata')
 
 @dataclass(frozen=True)
 class Conversion:
-    """Multiply what files hold, add to it, and mark what is missing.
+    """Linear conversion of the numbers in files, with missing pixels as NaN.
 
     A value is ``scale`` times the number in the file, plus ``offset``.
 
     Args:
         scale: factor of each band, or one for all.
-        offset: what is added to each band after that, in the unit, or one for all.
-        nodata: numbers in the files that mark a missing pixel. They become NaN.
+        offset: offset of each band in the unit, or one for all.
+        nodata: numbers that mark a missing pixel in the files.
 
     Example:
         >>> convert = Conversion(offset=(-1000.0,), nodata=(0.0,))
@@ -40,16 +40,16 @@ class Conversion:
 
         Args:
             name: name of the modality, for messages.
-            entry: ``scale`` and ``offset``, a number or one for each band, and
-                ``nodata``, a number or several. Other keys do not count.
+            entry: ``scale`` and ``offset``, each one number or one for each band, and
+                ``nodata``, one or several numbers. Other keys are ignored.
             bands: names of the bands.
 
         Returns:
             The conversion.
 
         Raises:
-            ValueError: if a value is no number, a scale is 0, or there is another
-                number of values than bands.
+            ValueError: if a value is not a number, a scale is 0, or the number of values
+                differs from the number of bands.
         """
         found = {
             key: _numbers(name, key, entry[key])
@@ -72,17 +72,17 @@ class Conversion:
 
     @property
     def changes(self) -> bool:
-        """Whether values change; marking missing ones is no change."""
+        """True if values change; marking missing pixels does not count."""
         return set(self.scale) != {1.0} or set(self.offset) != {0.0}
 
     def record(self, modality: Modality) -> Modality:
-        """Return what a modality is once it is converted.
+        """Return the record of a modality after conversion.
 
         Args:
-            modality: what it is.
+            modality: record before conversion.
 
         Returns:
-            The modality, with NaN for missing pixels where there can be any.
+            The record, with NaN for missing pixels if files mark any.
         """
         return replace(modality, nodata=math.nan) if self.nodata else modality
 
@@ -93,7 +93,7 @@ class Conversion:
             image: numbers of a file, shape (..., C, H, W).
 
         Returns:
-            Values in the unit, NaN where missing, floating point, same shape.
+            Values in the unit, floating point, same shape; missing pixels are NaN.
         """
         values = image if image.is_floating_point() else image.float()
         out = values
@@ -113,11 +113,11 @@ def conversions(
     """Read the conversions of the modalities of a data set.
 
     Args:
-        modalities: what each modality is.
+        modalities: record of each modality.
         entries: ``scale``, ``offset`` and ``nodata`` of some modalities, by name.
 
     Returns:
-        The conversions of these.
+        The conversions of these modalities.
 
     Raises:
         ValueError: if a modality or a key is unknown, or a value is not valid.
@@ -148,14 +148,14 @@ def converted(
     modalities: Mapping[str, Modality | str],
     entries: Mapping[str, Mapping[str, Any]] | None,
 ) -> dict[str, Modality]:
-    """Return what the modalities of a data set are once they are converted.
+    """Return the records of the modalities of a data set after conversion.
 
     Args:
-        modalities: what each modality is, or names of known ones.
-        entries: as in :func:`conversions`.
+        modalities: record of each modality, or name of a known one.
+        entries: entries of :func:`conversions`.
 
     Returns:
-        The modalities, with NaN for missing pixels where there can be any.
+        The records, with NaN for missing pixels if files mark any.
     """
     records = {m: Modality.of(value) for m, value in modalities.items()}
     found = conversions(records, entries)
@@ -168,7 +168,7 @@ def _numbers(name: str, key: str, value: Any) -> tuple[float, ...]:
     try:
         if not listed or any(isinstance(v, bool) for v in listed):
             raise TypeError
-        # YAML takes nan and 1e-3 for text.
+        # YAML reads nan and 1e-3 as text.
         return tuple(float(v) for v in listed)
     except (TypeError, ValueError) as error:
         raise ValueError(

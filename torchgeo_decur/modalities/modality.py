@@ -1,4 +1,4 @@
-"""What a modality is: bands, unit and statistics, and the known ones."""
+"""Define the record of a modality, and the known modalities."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 Kind = Literal['sar', 'multispectral', 'rgb', 'elevation', 'depth']
 
 
-# Other spellings of the units that are known.
+# Other spellings of known units.
 _UNITS = {
     **dict.fromkeys(('db', 'decibel', 'decibels'), 'dB'),
     **dict.fromkeys(('dn', 'digital number', 'digital numbers'), 'DN'),
@@ -21,23 +21,23 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class Modality:
-    """One sensor's bands, their unit and their statistics.
+    """The bands of one sensor, their unit and their statistics.
 
     Args:
         bands: name of each band, in the order of the channels.
         kind: 'sar', 'multispectral', 'rgb', 'elevation' or 'depth'.
         unit: unit of the values: 'dB' (backscatter), 'DN' (reflectance times
-            10,000), 'uint8' (0 to 255), 'm', or any other name. Capitals do not count
-            in these, and neither do 'decibel', 'byte' and 'metre'.
+            10,000), 'uint8' (0 to 255), 'm', or any other name. Case is ignored, and
+            'decibel', 'byte' and 'metre' are synonyms.
         mean: mean of each band in ``unit``, or None.
         std: standard deviation of each band in ``unit``, or None.
-        nodata: value that marks a missing pixel, or None. NaN is a valid choice.
+        nodata: value that marks a missing pixel, or None. NaN is allowed.
         wavelengths: central wavelength of each band in nanometres, or None.
 
     Raises:
-        ValueError: if ``bands`` is empty or repeats a name, ``kind`` is unknown, or
-            ``mean``, ``std`` and ``wavelengths`` do not have one entry per band, positive
-            for the latter two.
+        ValueError: if ``bands`` is empty or repeats a name, ``kind`` is unknown, ``mean``,
+            ``std`` or ``wavelengths`` does not have one entry per band, or ``std`` or
+            ``wavelengths`` is not positive.
 
     Example:
         >>> Modality(bands=('VV', 'VH'), kind='sar', unit='dB').channels
@@ -55,7 +55,7 @@ class Modality:
     wavelengths: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Check the record: a wrong one would fail far from here."""
+        """Check the fields, because an invalid record fails much later."""
         unit = str(self.unit)
         object.__setattr__(self, 'unit', _UNITS.get(unit.strip().casefold(), unit))
         bands: Any = self.bands
@@ -80,13 +80,13 @@ class Modality:
                 raise ValueError(f'{name} must be positive, got {list(values)}')
 
     def __eq__(self, other: object) -> bool:
-        """Tell whether all fields agree; NaN agrees with NaN."""
+        """Return whether all fields are equal; NaN equals NaN."""
         if not isinstance(other, Modality):
             return NotImplemented
         return self._key() == other._key()
 
     def __hash__(self) -> int:
-        """Equal modalities have one hash."""
+        """Return the hash; equal modalities have the same one."""
         return hash(self._key())
 
     @property
@@ -96,10 +96,10 @@ class Modality:
 
     @property
     def limits(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Lower and upper value of each band that map to 0 and 1.
+        """Lower and upper values of each band, which scale to 0 and 1.
 
-        Mean - 2 std and mean + 2 std where statistics are known, 0 and 255 for
-        ``uint8``, and None where each patch has its own limits.
+        These are mean - 2 std and mean + 2 std if statistics are known, and 0 and 255 for
+        ``uint8``. Otherwise, the value is None, and each patch has its own limits.
         """
         if self.mean is not None and self.std is not None:
             pairs = list(zip(self.mean, self.std, strict=True))
@@ -131,19 +131,20 @@ class Modality:
 
     @classmethod
     def of(cls, value: 'Modality | str | Mapping[str, Any]') -> Self:
-        """Make a modality of a known name, of a plain dictionary, or of a modality.
+        """Create a modality from a known name, a dictionary or a modality.
 
         Args:
             value: a :class:`Modality`, the name of a known one, or a dictionary of
                 its fields as a YAML file or :meth:`to_dict` holds it. ``limits``
                 follow from the other fields and are ignored.
+                its fields as in a YAML file.
 
         Returns:
             The modality.
 
         Raises:
             ValueError: if the name or a field is unknown, or ``bands``, ``kind`` or
-                ``unit`` is missing.
+                ``unit`` is absent.
         """
         if isinstance(value, cls):
             return value
@@ -179,7 +180,7 @@ class Modality:
 
     def _key(self) -> tuple[Any, ...]:
         values = (getattr(self, f.name) for f in fields(self))
-        # NaN, the one value that is not equal to itself, would make a modality differ from itself.
+        # NaN is not equal to itself.
         return tuple('nan' if v != v else v for v in values)
 
 
@@ -190,8 +191,8 @@ def _number(nodata: str) -> float:
         raise ValueError(f'nodata must be a number, got {nodata!r}') from None
 
 
-# Mean and standard deviation that the published weights were trained with; L2A is scaled
-# like L1C. Then the central wavelength in nm, of ESA's Sentinel-2 User Handbook (2015).
+# Mean and standard deviation of the published weights, and the central wavelength in nm
+# (ESA's Sentinel-2 User Handbook, 2015). L2A is scaled like L1C.
 _SENTINEL2 = {
     'B1': (1612.9, 791.0, 443),
     'B2': (1397.6, 854.3, 490),
@@ -236,4 +237,4 @@ MODALITIES: dict[str, Modality] = {
     ),
     'sunrgbd_depth': Modality(bands=('depth',), kind='depth', unit='m', nodata=0.0),
 }
-"""The known modalities by name, with the statistics of the published weights."""
+"""Known modalities by name, with the statistics of the published weights."""

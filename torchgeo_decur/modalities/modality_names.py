@@ -1,24 +1,24 @@
-"""Which names modalities may have."""
+"""Check the names of modalities."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
-# A modality has a part of its own in dictionaries of modules. Their keys are attributes,
-# which must not hide those that PyTorch has; layouts of files find ours by 'encoders'.
+# Dictionaries of modules have a key for each modality. Keys are attributes, which must not
+# hide PyTorch's own. File formats recognise models of this package by 'encoders'.
 _TAKEN = frozenset(dir(nn.ModuleDict())) | {'encoders'}
 
 
 def check_names(names: Iterable[Any]) -> None:
-    """Refuse names of modalities that a model cannot store.
+    """Check that a model can store the names of modalities.
 
     Args:
         names: the names.
 
     Raises:
-        ValueError: if a name is no text, empty, has a dot, or is one of PyTorch's, such
-            as 'type', 'values' or 'forward'.
+        ValueError: if a name is not a string, is empty, has a dot, or is an attribute of
+            PyTorch, such as 'type', 'values' or 'forward'.
 
     Example:
         >>> check_names(['s1', 'elevation'])

@@ -1,4 +1,4 @@
-"""Pictures of images: what a person sees of bands in their units."""
+"""Render images in their units for display."""
 
 from typing import Any, Literal
 
@@ -10,30 +10,30 @@ from torch import Tensor
 
 from .modality import Modality
 
-# Bands of a colour picture, in the order red, green, blue.
+# Bands of a colour composite, in the order red, green, blue.
 _COMPOSITES = (('B4', 'B3', 'B2'), ('R', 'G', 'B'))
 
 
 def render(
     image: Tensor, modality: Modality, radar: Literal['grey', 'colour'] = 'grey'
 ) -> tuple[NDArray[Any], str]:
-    """Turn an image into a picture.
+    """Render an image for display.
 
-    Radar in dB is grey (VV where there is one), or VV, VH and their ratio VV - VH in red,
-    green and blue; optics are a colour picture, elevation is hill-shaded, and depth of
-    one band is left in one. All is stretched from the 2nd to the 98th percentile; bytes
+    Radar is grey, from VV if present, or shows VV, VH and their ratio VV - VH in red,
+    green and blue. Optical images become colour composites, elevation is hill-shaded, and
+    depth has one channel. Values are stretched from the 2nd to the 98th percentile; bytes
     keep their range.
 
     Args:
         image: values in the unit of the modality, shape (C, H, W).
-        modality: what it is.
-        radar: 'grey' or 'colour'. Without VV and VH in dB radar is grey.
+        modality: record of the modality.
+        radar: 'grey' or 'colour'. Radar without VV and VH in dB is always grey.
 
     Returns:
-        Picture in [0, 1], shape (H, W) or (H, W, 3), and what of the image it shows.
+        Rendering in [0, 1], shape (H, W) or (H, W, 3), and the names of the bands shown.
 
     Raises:
-        ValueError: if the image has not the bands of the modality.
+        ValueError: if the image does not have the bands of the modality.
 
     Example:
         >>> from torchgeo_decur.modalities import MODALITIES
@@ -63,7 +63,7 @@ def render(
     chosen = next((c for c in _COMPOSITES if set(c) <= set(bands)), bands[:3])
     image = image[[bands.index(b) for b in chosen]]
     if modality.unit == 'uint8':
-        # A batch that the datamodule scaled is in [0, 1] already.
+        # The datamodule may have scaled the image to [0, 1].
         image = (image / (255 if image.max() > 1 else 1)).clamp(0, 1)
     else:
         image = stretch(image)
@@ -71,16 +71,17 @@ def render(
 
 
 def stretch(image: Tensor, low: float = 0.02, high: float = 0.98) -> Tensor:
-    """Map each band's range between two quantiles to [0, 1].
+    """Stretch the range between two quantiles of each band to [0, 1].
 
     Args:
-        image: shape (C, H, W); pixels that are not finite count in no quantile.
+        image: image, shape (C, H, W); quantiles ignore values that are not finite.
         low: lower quantile.
         high: upper quantile.
 
     Returns:
-        The stretched image, same shape, 0 where it is not finite. A band with one value
-        alone between its quantiles, such as a saturated one, takes the range of all.
+        The stretched image, same shape; values that are not finite become 0. If the
+        quantiles of a band are equal, as in a saturated band, the range of all bands
+        counts.
     """
     limits = torch.tensor([low, high], dtype=image.dtype)
     everything = image[image.isfinite()]
@@ -97,16 +98,16 @@ def stretch(image: Tensor, low: float = 0.02, high: float = 0.98) -> Tensor:
 
 
 def hillshade(elevation: Tensor) -> NDArray[Any]:
-    """Light a surface from the north-west.
+    """Shade a surface with light from the north-west.
 
-    Heights are exaggerated so that the steeper slopes (98th percentile) have 45 degrees:
-    the shape counts, whatever the unit of the heights and the size of a pixel.
+    Heights are exaggerated so that steep slopes (98th percentile) have 45 degrees. The
+    result does not depend on the unit of the heights or the size of a pixel.
 
     Args:
-        elevation: shape (H, W); pixels that are not finite take the median.
+        elevation: heights, shape (H, W); values that are not finite become the median.
 
     Returns:
-        Grey, shape (H, W), in [0, 1]; 0.5 where there is no slope at all.
+        Grey, shape (H, W), in [0, 1]; 0.5 for a flat surface.
 
     Example:
         >>> ridge = 5 - (torch.arange(11.0) - 5).abs().expand(11, 11)
@@ -123,7 +124,7 @@ def hillshade(elevation: Tensor) -> NDArray[Any]:
     steep = np.quantile(np.hypot(*np.gradient(z)), 0.98)
     if steep <= 1e-9 * max(1.0, np.abs(z).max()):
         return flat
-    # The first row is the northern one.
+    # The first row is the northernmost.
     light = LightSource(azdeg=315, altdeg=45)
     return np.asarray(light.hillshade(z, vert_exag=1 / steep), np.float32)
 

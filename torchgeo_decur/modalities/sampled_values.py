@@ -1,4 +1,4 @@
-"""The values of one modality in a batch, ready to be looked at on the host."""
+"""Sample the values of one modality in a batch, for inspection on the host."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .modality import Modality
 
-# As many numbers of a batch as are moved to the host.
+# Largest number of values of a batch to copy to the host.
 _NUMBERS = 2**21
 
 
@@ -17,8 +17,8 @@ class Values:
     """The values of one modality in a batch, without missing pixels.
 
     Args:
-        modality: what the images are.
-        images: a sample of the pixels, on the CPU, NaN where missing, shape (N, C, P).
+        modality: record of the modality.
+        images: sample of the pixels on the CPU, shape (N, C, P); missing pixels are NaN.
         low: smallest value of each band in the whole batch, shape (C,).
         high: largest value of each band, shape (C,).
     """
@@ -30,12 +30,12 @@ class Values:
 
     @classmethod
     def of(cls, x: Tensor, valid: Tensor, modality: Modality) -> 'Values':
-        """Take the values out of a batch; this waits for the device.
+        """Sample the values of a batch. This synchronises with the device.
 
         Args:
             x: images, shape (..., C, H, W).
-            valid: whether each value is one, same shape.
-            modality: what they are.
+            valid: True for values that are not missing, same shape.
+            modality: record of the modality.
 
         Returns:
             The values.
@@ -49,7 +49,7 @@ class Values:
         count = pixels.shape[-1]
         most = max(_NUMBERS // max(pixels.shape[0] * pixels.shape[1], 1), 64)
         if count > most:
-            # Multiples of the golden ratio are spread evenly, and follow no column.
+            # Multiples of the golden ratio are spread evenly and do not follow columns.
             place = torch.arange(most, dtype=torch.float64) * 0.6180339887498949
             index = (place.frac() * count).long()
             pixels = pixels[..., index.to(x.device)]
@@ -61,17 +61,17 @@ class Values:
 
     @property
     def varying(self) -> Tensor:
-        """Whether each band has more than one value, shape (C,)."""
+        """True for each band with more than one value, shape (C,)."""
         return self.high > self.low
 
     @cached_property
     def border(self) -> Tensor:
-        """Whether all bands of a pixel are exactly 0, shape (N, P)."""
+        """True for each pixel with exactly 0 in all bands, shape (N, P)."""
         return (self.images == 0).all(1)
 
     @cached_property
     def bands(self) -> Tensor:
-        """Values of each band outside of the border, NaN where missing, shape (C, M)."""
+        """Values of each band outside of the border, shape (C, M); missing ones are NaN."""
         inside = self.images.masked_fill(self.border[:, None], torch.nan)
         return inside.transpose(0, 1).flatten(1)
 
@@ -96,11 +96,11 @@ class Values:
 
     @property
     def fractional(self) -> bool:
-        """Whether values are no whole numbers."""
+        """True if a value is not a whole number."""
         values = self.bands[~self.bands.isnan()]
         return bool((values != values.round()).any())
 
     def names(self, chosen: Tensor) -> list[str]:
-        """Name the bands that a tensor (C,) chooses."""
+        """Return the names of the bands for which a tensor (C,) is True."""
         pairs = zip(self.modality.bands, chosen.tolist(), strict=True)
         return [band for band, is_chosen in pairs if is_chosen]

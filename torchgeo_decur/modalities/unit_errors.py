@@ -1,4 +1,4 @@
-"""Signs in the values of a batch that their unit, order or scale is not the one named."""
+"""Find signs of a wrong unit, order or scale in the values of a batch."""
 
 from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
@@ -10,12 +10,12 @@ from torch import Tensor
 from .band_names import normalize_band
 from .sampled_values import Values
 
-#: Topic of values that are beyond the statistics, as those of another place may be.
+#: Topic of values beyond the statistics, which is natural for another place.
 SHIFTED = 'shifted'
-# Values that files use for missing pixels.
+# Usual nodata values.
 _FILLS = (-32768.0, -32767.0, -9999.0, -99999.0)
 _HIGH_FILLS = (32767.0, 65535.0)
-# Netcdf, ESRI and others fill with numbers near the end of float32.
+# NetCDF, ESRI and others use nodata values near the limits of float32.
 _BEYOND = 1e20
 # Offset of Sentinel-2 products since processing baseline 04.00, in digital numbers.
 _OFFSET = 1000
@@ -26,23 +26,23 @@ _OFFSET_CURE = (
 
 
 class Severity(IntEnum):
-    """How sure a sign is."""
+    """Certainty of a sign."""
 
-    #: Worth a warning; natural images may look so.
+    #: A warning; natural images may look like this.
     NOTE = 0
-    #: Worth a warning; an error where several training batches agree.
+    #: A warning, and an error if several training batches agree.
     SUSPICION = 1
-    #: Near certain: an error.
+    #: An error, because the sign is almost certain.
     ERROR = 2
 
 
 class Sign(NamedTuple):
-    """One thing that is wrong with a modality, or may be.
+    """A possible error in the values of a modality.
 
     Args:
-        topic: what it is about; equal in several batches that agree.
-        severity: how sure it is.
-        message: expected, found and cure.
+        topic: kind of the error; batches with the same topic agree.
+        severity: certainty.
+        message: expectation, finding and remedy.
     """
 
     topic: str
@@ -54,16 +54,16 @@ def inspect(values: Values) -> list[Sign]:
     """Look for signs of a wrong unit, order, scale or undeclared nodata.
 
     Args:
-        values: of one modality.
+        values: values of one modality.
 
     Returns:
-        The signs, the surest first.
+        The signs, from the most certain.
     """
     signs = list(_constant(values))
     if values.varying.any():
         for look in _LOOKS:
             signs += look(values)
-        # A wrong unit explains the order and the scale too.
+        # A wrong unit also explains a wrong order and scale.
         if not any(s.severity is Severity.ERROR for s in signs):
             signs += _order(values)
             signs += _ends(values)
@@ -71,7 +71,7 @@ def inspect(values: Values) -> list[Sign]:
 
 
 def _constant(values: Values) -> Iterator[Sign]:
-    # A single image may well have an even band.
+    # A single image may have a constant band.
     if not values.varying.all() and (
         len(values.images) > 1 or not values.varying.any()
     ):
@@ -84,14 +84,14 @@ def _constant(values: Values) -> Iterator[Sign]:
 
 
 def _fills(values: Values) -> Iterator[Sign]:
-    """Look for values of missing pixels that no ``nodata`` declares."""
+    """Look for nodata values that ``nodata`` does not declare."""
     digital = values.modality.unit == 'DN'
     for i, band in enumerate(values.modality.bands):
         found = values.images[:, i]
         for fill, end in ((values.low[i], -1), (values.high[i], 1)):
             value = float(fill)
             known = value in (_FILLS if end < 0 else _HIGH_FILLS)
-            # A saturated pixel of an optical sensor is 65535 too.
+            # Saturated pixels of optical sensors also have 65535.
             if not (abs(value) >= _BEYOND or (known and not (digital and end > 0))):
                 continue
             rest = found[~found.isnan() & (found != value)]
@@ -113,7 +113,7 @@ def _fills(values: Values) -> Iterator[Sign]:
 
 
 def _borders(values: Values) -> Iterator[Sign]:
-    """Look for zeros around a scene, which are values of no sensor."""
+    """Look for zeros around a scene, which are not measurements."""
     decibel = values.modality.unit == 'dB'
     share = float(values.border.double().mean())
     several = values.modality.channels > 1
@@ -139,8 +139,8 @@ def _decibel(values: Values) -> Iterator[Sign]:
         yield Sign(
             'unit',
             Severity.ERROR,
-            f'{start}{spread}as of negative numbers that were stored as unsigned '
-            'integers of 16 bits (uint16); write the files again as float32 or int16',
+            f'{start}{spread}as in negative numbers stored as unsigned integers of 16 '
+            'bits (uint16); write the files again as float32 or int16',
         )
     elif median > 40:
         yield Sign(
@@ -216,15 +216,16 @@ def _digital(values: Values) -> Iterator[Sign]:
 
 
 def _offset(values: Values) -> Iterator[Sign]:
-    """Look for the offset of Sentinel-2, where no scene can be so bright by itself."""
+    """Look for the offset of Sentinel-2 in bands that are dark in every scene."""
     names = [normalize_band(b) for b in values.modality.bands]
     if 'b10' in names:
-        # Hardly any light of 1375 nm gets through the air: some tens, over clouds more.
+        # The atmosphere absorbs light of 1375 nm: values are some tens, and more over
+        # clouds.
         cirrus = values.images[:, names.index('b10')]
         cirrus = cirrus.masked_fill(cirrus == 0, torch.nan)
         low = cirrus.nanquantile(0.05, dim=1)
         middle = cirrus.nanmedian(1).values
-        # Towering clouds send some of it back too, and unevenly.
+        # High clouds reflect some of it, unevenly.
         even = cirrus.nanquantile(0.95, dim=1) - low < 250
         cloud = torch.zeros_like(even)
         for band in {'b2', 'b3', 'b4'} & set(names):
@@ -261,7 +262,7 @@ def _offset(values: Values) -> Iterator[Sign]:
 
 
 def _lowest(x: Tensor, share: float) -> float:
-    """Return the value that a share of the values is below; 0 without values."""
+    """Return a quantile of the values; 0 without values."""
     place = int(share * x.numel()) + 1
     return float(x.kthvalue(place).values) if x.numel() else 0.0
 
@@ -280,7 +281,7 @@ def _byte(values: Values) -> Iterator[Sign]:
 
 
 def _order(values: Values) -> Iterator[Sign]:
-    """Compare polarisations: surfaces send back more in the one they were lit with."""
+    """Compare polarisations: co-polarised backscatter is stronger than cross-polarised."""
     names = [normalize_band(b) for b in values.modality.bands]
     for co, cross in (('vv', 'vh'), ('hh', 'hv')):
         if names.count(co) != 1 or names.count(cross) != 1:
@@ -294,7 +295,7 @@ def _order(values: Values) -> Iterator[Sign]:
         else:
             ratio = torch.tensor(first / second if second else 1.0)
             difference = float(10 * ratio.clamp(min=1e-9).log10())
-        # Both are noise over calm water, and differ by little.
+        # Over calm water, both are noise and differ little.
         if difference < -1.5:
             a, b = (values.modality.bands[i] for i in pair)
             yield Sign(
@@ -308,7 +309,7 @@ def _order(values: Values) -> Iterator[Sign]:
 
 
 def _ends(values: Values) -> Iterator[Sign]:
-    """Measure the share of each band that scaling puts at an end of [0, 1]."""
+    """Measure the share of each band that scaling clips to an end of [0, 1]."""
     modality = values.modality
     plain = modality.unit == 'uint8' and modality.mean is None
     if modality.limits is None or plain:
@@ -322,7 +323,7 @@ def _ends(values: Values) -> Iterator[Sign]:
     inside = torch.zeros_like(middle, dtype=torch.bool)
     if natural := _NATURAL.get(modality.unit):
         inside = (middle >= natural[0]) & (middle <= natural[1])
-    # Snow is beyond the statistics of fields by many times their width, but not by 50.
+    # Snow exceeds the statistics of fields by several times their range, but not by 50.
     most = 5.0 if natural else 50.0
     far = distance > torch.where(inside, 50.0, most)
     nearly = torch.maximum(below, above) >= 0.95
@@ -343,7 +344,7 @@ def _ends(values: Values) -> Iterator[Sign]:
         yield Sign(
             'ends' if certain else SHIFTED,
             Severity.ERROR if certain else Severity.SUSPICION,
-            f'expected values that mean and std bring into [0, 1], found bands '
+            f'expected values that mean and std scale to [0, 1], found bands '
             f'{values.names(chosen)} nearly all at an end of it (medians '
             f'{[float(f"{v:.4g}") for v in middle[chosen].tolist()]}); {cure}',
         )
@@ -360,7 +361,7 @@ def _ends(values: Values) -> Iterator[Sign]:
         )
 
 
-# Medians that bands have in extreme scenes too: water, snow, desert, cities, mountains.
+# Range of medians, including extreme scenes: water, snow, desert, cities, mountains.
 _NATURAL: Mapping[str, tuple[float, float]] = {
     'dB': (-36, 15),
     'DN': (0, 16_000),

@@ -1,4 +1,4 @@
-"""Checks that the values of a batch are in the unit, order and layout they should be in."""
+"""Check unit, order and layout of the values of a batch."""
 
 import math
 import os
@@ -14,41 +14,41 @@ from .sampled_values import Values
 from .unit_errors import SHIFTED, Severity, Sign, inspect
 
 SWITCH = 'TORCHGEO_DECUR_CHECK'
-# Batches of training that must agree before a suspicion ends it.
+# Training batches that must agree before a suspicion becomes an error.
 _AGREE = 4
-# Batches of a stage that are looked at in any case until one holds something.
+# Largest number of batches of a stage to check.
 _MOST = 16
 
 
 def invalid_pixels(x: Tensor, nodata: float | None) -> Tensor | None:
-    """Where pixels hold no data.
+    """Return a mask of missing pixels.
 
     Args:
         x: images of any shape.
-        nodata: the value that marks a missing pixel; NaN is a valid choice.
+        nodata: value that marks a missing pixel; NaN is allowed.
 
     Returns:
-        Boolean tensor of the shape of ``x``, or None when ``nodata`` is None.
+        Boolean tensor of the shape of ``x``, or None if ``nodata`` is None.
     """
     if nodata is None:
         return None
     if math.isnan(nodata):
         return x.isnan()
     if x.is_floating_point():
-        # As the data hold it: half precision makes -3.4e38 an infinity.
+        # Convert to the type of the data: in half precision, -3.4e38 is infinite.
         nodata = torch.tensor(nodata, dtype=torch.float64).to(x.dtype).item()
     return x == nodata
 
 
 def nodata_hint(modality: Modality) -> str:
-    """Say what to do about NaN and infinite values that do not count as missing.
+    """Return the advice for NaN and infinite values that are not nodata.
 
     Args:
-        modality: what the images are. Where it has a nodata value, another would turn
-            the pixels that have it into measurements.
+        modality: record of the modality. If it has a nodata value, the advice is to use
+            this value, because another would turn missing pixels into measurements.
 
     Returns:
-        The end of a message.
+        The end of an error message.
     """
     if modality.nodata is None:
         return 'fill them, or give the modality a nodata value (nodata: .nan for NaN)'
@@ -56,31 +56,31 @@ def nodata_hint(modality: Modality) -> str:
 
 
 def check(images: Mapping[str, Tensor], modalities: Mapping[str, Modality]) -> None:
-    """Look at one batch and refuse data in another unit, order or layout.
+    """Check unit, order and layout of one batch.
 
-    Meant for the first batches of a run: it waits for the device.
+    Use it for the first batches of a run, because it synchronises with the device.
 
     Args:
         images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W), in the
-            unit that the modality names.
-        modalities: what each modality is.
+            unit of the modality.
+        modalities: record of each modality.
 
     Raises:
-        ValueError: naming modality, expected, found and cure, for a wrong number of
-            channels, NaN or infinite values, and where a unit, an order of bands, a
-            scale or an undeclared value of missing pixels is wrong with near certainty.
-            With the environment variable ``TORCHGEO_DECUR_CHECK=warn`` these are
-            warnings, but for the first two.
+        ValueError: if the number of channels is wrong, values are NaN or infinite, or the
+            unit, the order of bands, the scale or an undeclared nodata value is almost
+            certainly wrong. The message has the modality, the expectation, the finding and
+            the remedy. With the environment variable ``TORCHGEO_DECUR_CHECK=warn``, only
+            the first two are errors; the others are warnings.
 
     Warns:
-        UserWarning: if any of that may be wrong.
+        UserWarning: if one of these may be wrong.
     """
     FirstBatches(modalities).look(images)
 
 
 @dataclass
 class _Stage:
-    """What is known after some batches of a stage."""
+    """Findings after some batches of a stage."""
 
     batches: int = 0
     done: bool = False
@@ -89,14 +89,14 @@ class _Stage:
 
 
 class FirstBatches:
-    """Look at the first batches of each stage of a run, and at no others.
+    """Check the first batches of each stage of a run.
 
-    What is near certain to be wrong is refused, on the rest there is one warning. A stage
-    is looked at until each modality had a batch that is not empty or constant. A
-    suspicion that several training batches share is refused too.
+    An almost certain error raises; each other finding warns once. Batches are checked
+    until each modality had one that is neither empty nor constant. A suspicion that
+    several training batches share is an error too.
 
     Args:
-        modalities: what each modality is.
+        modalities: record of each modality.
     """
 
     def __init__(self, modalities: Mapping[str, Modality]) -> None:
@@ -106,7 +106,7 @@ class FirstBatches:
         self._warned: set[tuple[str, str]] = set()
 
     def done(self, stage: str = '') -> bool:
-        """Return whether no more batches of a stage need to be looked at.
+        """Return whether a stage needs no further checks.
 
         Args:
             stage: name of the stage.
@@ -117,16 +117,16 @@ class FirstBatches:
     def look(
         self, images: Mapping[str, Tensor], stage: str = '', training: bool = False
     ) -> None:
-        """Look at a batch; this waits for the device.
+        """Check a batch. This synchronises with the device.
 
         Args:
             images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W).
-            stage: name of the stage; batches of different stages may be of other files.
-            training: whether batches are drawn at random, so that several which agree
-                are no accident.
+            stage: name of the stage; stages may read different files.
+            training: True if batches are drawn at random, so that agreement of several
+                batches is not an accident.
 
         Raises:
-            ValueError: as in :func:`check`.
+            ValueError: under the conditions of :func:`check`.
         """
         state = self._stages.setdefault(stage, _Stage())
         state.batches += 1
@@ -134,13 +134,13 @@ class FirstBatches:
         for name, modality in self.modalities.items():
             values = _values(name, images, modality)
             if values is None:
-                self._warn(name, 'empty', 'the first batch holds nothing but nodata')
+                self._warn(name, 'empty', 'the first batch has only nodata')
                 continue
             if values.varying.any():
                 state.seen.add(name)
             for sign in inspect(values):
                 if sign.topic == SHIFTED and stage and not training:
-                    # Statistics are of training; another place may well differ.
+                    # Statistics describe the training split; other places may differ.
                     continue
                 if sign.severity is Severity.ERROR:
                     self._refuse(name, sign)
@@ -177,7 +177,7 @@ HINT = f'If the data are right as they are, set the environment variable {SWITCH
 
 
 def only_warns() -> bool:
-    """Return whether the user asks for warnings in place of refusals.
+    """Return whether the user asks for warnings instead of errors.
 
     Raises:
         ValueError: if the environment variable has another value.
@@ -191,16 +191,16 @@ def only_warns() -> bool:
 
 
 def check_unit_interval(images: Mapping[str, Tensor]) -> None:
-    """Look at a batch and refuse images that nobody scaled to [0, 1].
+    """Check that images are scaled to [0, 1].
 
-    Meant for the first batch that a task gets: it waits for the device.
+    Use it for the first batch of a task, because it synchronises with the device.
 
     Args:
         images: images by modality, shape (..., C, H, W).
 
     Raises:
         ValueError: if images are integers, or values are outside of [0, 1]. With the
-            environment variable ``TORCHGEO_DECUR_CHECK=warn`` the latter is a warning.
+            environment variable ``TORCHGEO_DECUR_CHECK=warn``, the latter is a warning.
     """
     for name, x in images.items():
         if not x.is_floating_point():
@@ -209,7 +209,7 @@ def check_unit_interval(images: Mapping[str, Tensor]) -> None:
                 'scale them with transforms.ScaleToUnit, or divide bytes by 255'
             )
         low, high = (float(v) for v in x.detach().aminmax())
-        # Interpolation and half precision may go beyond by a little.
+        # Interpolation and half precision may exceed the interval slightly.
         if x.numel() and (low < -0.02 or high > 1.02):
             message = (
                 f'{name}: expected images in [0, 1], found values in [{low:.4g}, '
@@ -224,7 +224,7 @@ def check_unit_interval(images: Mapping[str, Tensor]) -> None:
 def _values(
     name: str, images: Mapping[str, Tensor], modality: Modality
 ) -> Values | None:
-    """Return the values of a modality, or None where all are missing."""
+    """Return the values of a modality, or None if all are missing."""
     if name not in images:
         raise ValueError(
             f'{name}: expected image_{name} in the batch, found {sorted(images)}'
@@ -235,7 +235,7 @@ def _values(
             f'{name}: expected {modality.channels} bands {list(modality.bands)}, '
             f'found {x.shape[-3]}; select or pad the bands'
         )
-    # Compared in the precision of the data: -3.4028235e38 is no float64 of a float32.
+    # Compare in the precision of the data: -3.4028235e38 differs in float32 and float64.
     invalid = invalid_pixels(x, modality.nodata)
     valid = torch.ones_like(x, dtype=torch.bool) if invalid is None else ~invalid
     if not valid.any():
