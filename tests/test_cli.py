@@ -100,7 +100,7 @@ class TestConfig:
             for p in files
         }
         assert set(found) == {n for n in names if not n.startswith('tables/')}
-        assert found['objectives/vicreg'] == 'VICReg, modalities as views'
+        assert found['objectives/vicreg'] == 'VICReg with modalities as views'
         assert found['transfer/synthetic'] == (
             'Built-in scenes, landscape (8 classes), a linear layer on frozen encoders of '
             'experiments/quickstart.yaml'
