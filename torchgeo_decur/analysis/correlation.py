@@ -18,9 +18,9 @@ class CorrelationStream:
 
     is the diagonal of the cross-correlation matrix of embeddings after
     :func:`~torchgeo_decur.losses.functional.standardize`. Means and central sums of squares
-    are merged batch by batch in float64, so that a large mean costs no precision (Chan,
-    Golub and LeVeque, *Updating formulae and a pairwise algorithm for computing sample
-    variances*, 1979). The state has five vectors for any number of samples.
+    are merged batch by batch in float64, so that a large mean costs no precision. The state
+    has five vectors for any number of samples. Chan, Golub and LeVeque, *Updating formulae
+    and a pairwise algorithm for computing sample variances*, 1979.
     ``torchmetrics.PearsonCorrCoef`` has the same update and accuracy, but no
     :math:`\epsilon`: its result is NaN for a constant dimension.
 

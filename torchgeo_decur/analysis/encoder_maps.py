@@ -1,4 +1,4 @@
-"""What the last feature map of an encoder shows."""
+"""Draw the last feature map of an encoder."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

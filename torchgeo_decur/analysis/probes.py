@@ -28,9 +28,9 @@ def probe_parts(
     """Probe common, unique and all dimensions of the embeddings, and the features.
 
     The inputs are each modality, all modalities concatenated, and further embeddings of
-    the task. For each input and label, a nearest-neighbour classifier and a logistic
-    regression are fitted on one half of the samples and scored on the other, as in
-    :class:`~torchgeo_decur.callbacks.OnlineProbe`. Intervals of 95 % are percentiles over
+    the task. For each input and label, probes are fitted on one half of the samples and
+    scored on the other, as in :class:`~torchgeo_decur.callbacks.OnlineProbe`. The probes
+    are a nearest-neighbour classifier and a logistic regression. Intervals of 95 % are percentiles over
     bootstrap resamples of the scored samples; they exclude the variation between
     trainings. Differences of common and unique dimensions are paired: both are scored on
     the same resamples. Because more dimensions usually hold more information, a second

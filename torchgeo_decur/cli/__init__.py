@@ -1,4 +1,4 @@
-"""The command ``torchgeo-decur``."""
+"""Run the command ``torchgeo-decur``."""
 
 from .parser import main
 

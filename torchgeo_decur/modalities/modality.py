@@ -135,9 +135,8 @@ class Modality:
 
         Args:
             value: a :class:`Modality`, the name of a known one, or a dictionary of
-                its fields as a YAML file or :meth:`to_dict` holds it. ``limits``
-                follow from the other fields and are ignored.
-                its fields as in a YAML file.
+                its fields, as in a YAML file or from :meth:`to_dict`. ``limits`` are
+                ignored, because they follow from the other fields.
 
         Returns:
             The modality.
