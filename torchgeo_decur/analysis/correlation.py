@@ -21,6 +21,7 @@ class CorrelationStream:
     are merged batch by batch in float64, so that a large mean costs no precision. The state
     has five vectors for any number of samples. Chan, Golub and LeVeque, *Updating formulae
     and a pairwise algorithm for computing sample variances*, 1979.
+
     ``torchmetrics.PearsonCorrCoef`` has the same update and accuracy, but no
     :math:`\epsilon`: its result is NaN for a constant dimension.
 
