@@ -1,4 +1,4 @@
-"""The command, run in this process."""
+"""Run the command in this process."""
 
 import json
 import runpy
@@ -71,7 +71,7 @@ class TestConfig:
         main(['config', '--out', str(tmp_path)])
         assert f'configs in {tmp_path}' in capsys.readouterr().out
 
-    def test_writes_over_nothing_of_the_user(self, tmp_path: Path) -> None:
+    def test_keeps_changed_files_of_the_user(self, tmp_path: Path) -> None:
         mine = tmp_path / 'quickstart.yaml'
         mine.write_text('seed_everything: 1\n')
         with pytest.raises(SystemExit, match=r'quickstart\.yaml exists and differs'):
@@ -85,7 +85,7 @@ class TestConfig:
         ):
             main(['config', 'quickstart', '--out', str(tmp_path)])
 
-    def test_reader_that_has_seen_enough(self) -> None:
+    def test_closed_pipe_is_no_error(self) -> None:
         run = f'"{sys.executable}" -m torchgeo_decur config | true'
         done = subprocess.run(run, shell=True, capture_output=True, text=True, cwd=ROOT)
         assert 'pipe' not in done.stderr.lower()
@@ -118,7 +118,7 @@ class TestConfig:
         main(['config', 'mine'])
         assert capsys.readouterr().out == 'mine  Mine\n# Mine.\ntrainer: {}\n'
 
-    def test_another_name(self) -> None:
+    def test_refuses_an_unknown_name(self) -> None:
         with pytest.raises(
             SystemExit, match=r"among \['geonrw_.*'quickstart'.*got 'quick'"
         ):
@@ -236,7 +236,7 @@ class TestConvert:
         for said in (colour, depth):
             assert said['normalize']['mean'] == [0.406, 0.456, 0.485]
 
-    def test_classifier_is_left_out(self, tmp_path: Path) -> None:
+    def test_writes_no_classifier(self, tmp_path: Path) -> None:
         state = {'conv1.weight': torch.rand(4, 3, 7, 7), 'fc.bias': torch.rand(3)}
         torch.save(state, tmp_path / 'plain.pth')
         main(['convert', str(tmp_path / 'plain.pth'), '--to=timm', f'--out={tmp_path}'])
@@ -258,7 +258,7 @@ class TestConvert:
         with pytest.raises(SystemExit, match=rf'^torchgeo-decur: {message}'):
             main(['convert', str(published), *arguments])
 
-    def test_a_file_that_does_not_say_its_model(self, tmp_path: Path) -> None:
+    def test_a_file_without_the_name_of_its_model(self, tmp_path: Path) -> None:
         torch.save({'conv1.weight': torch.rand(4, 3, 7, 7)}, tmp_path / 'plain.pth')
         with pytest.raises(SystemExit, match=r'name the timm model with --m'):
             main(['convert', str(tmp_path / 'plain.pth'), f'--out={tmp_path}'])
@@ -269,7 +269,7 @@ class TestConvert:
 
 
 class TestExport:
-    def test_what_the_callback_writes(
+    def test_writes_the_files_of_the_callback(
         self, fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (checkpoint,) = list((fitted / 'checkpoints').glob('*.ckpt'))[:1]
@@ -333,21 +333,21 @@ class TestExport:
             main(['export', str(published)])
 
 
-def test_probe_sees_where_it_will_write_before_it_begins(tmp_path: Path) -> None:
+def test_probe_checks_its_output_first(tmp_path: Path) -> None:
     (tmp_path / 'file').touch()
     out = tmp_path / 'file' / 'probes.csv'
     with pytest.raises(SystemExit, match=r'output folder must be writable, got .*file'):
         main(['probe', str(tmp_path / 'no.yaml'), f'--out={out}'])
 
 
-def test_as_a_script() -> None:
+def test_runs_as_a_script() -> None:
     project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
     module, _, name = project['scripts']['torchgeo-decur'].partition(':')
     script: Callable[..., None] = getattr(import_module(module), name)
     assert script is main
 
 
-def test_as_a_module(
+def test_runs_as_a_module(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, 'argv', ['torchgeo-decur', '--help'])

@@ -1,4 +1,4 @@
-"""Units, orders and offsets that users get wrong, and scenes that only look so."""
+"""Check wrong units, orders and offsets, and natural scenes that resemble them."""
 
 import warnings
 from dataclasses import replace
@@ -93,7 +93,7 @@ class TestNaturalScenes:
             (torch.tensor([-9999.0, -9998, -9000, -5000]).reshape(1, 1, 2, 2), DEM),
         ],
     )  # fmt: skip
-    def test_pass_without_a_word(self, x: Tensor, modality: Modality) -> None:
+    def test_pass_without_a_warning(self, x: Tensor, modality: Modality) -> None:
         # Warnings are errors.
         check({'m': x}, {'m': modality})
 
@@ -168,7 +168,7 @@ class TestErrors:
         with pytest.raises(ValueError, match='linear power'):
             check({'s1': 10 ** (LAND / 10)}, {'s1': modality})
 
-    def test_one_switch_for_who_knows_better(
+    def test_one_switch_turns_errors_into_warnings(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with pytest.raises(ValueError, match=r'TORCHGEO_DECUR_CHECK=warn$'):
@@ -209,7 +209,7 @@ class TestWarnings:
             (torch.zeros(2, 3, 8, 8), MODALITIES['geonrw_rgb'], r'constant'),
         ],
     )  # fmt: skip
-    def test_what_may_be_wrong(
+    def test_warns_of_possible_errors(
         self, x: Tensor, modality: Modality, message: str
     ) -> None:
         with warnings.catch_warnings():
@@ -221,7 +221,7 @@ class TestWarnings:
 class TestFirstBatches:
     swapped = radar(-20, -18, 1)
 
-    def test_an_empty_batch_does_not_end_the_look(self) -> None:
+    def test_an_empty_batch_does_not_end_the_checks(self) -> None:
         nan = replace(S1, nodata=float('nan'))
         first = FirstBatches({'s1': nan})
         with pytest.warns(UserWarning, match='has only nodata'):
@@ -231,7 +231,7 @@ class TestFirstBatches:
         with pytest.raises(ValueError, match='dB times 100'):
             first.look({'s1': LAND * 100})
 
-    def test_a_constant_batch_does_not_end_the_look(self) -> None:
+    def test_a_constant_batch_does_not_end_the_checks(self) -> None:
         first = FirstBatches({'s1': S1})
         with pytest.warns(UserWarning, match='constant'):
             first.look({'s1': torch.zeros_like(LAND)}, 'other')
@@ -239,14 +239,14 @@ class TestFirstBatches:
         first.look({'s1': LAND}, 'other')
         assert first.done('other') and not first.done('train')
 
-    def test_batches_without_data_are_not_looked_at_for_ever(self) -> None:
+    def test_checks_of_empty_batches_end(self) -> None:
         first = FirstBatches({'s1': replace(S1, nodata=0.0)})
         with pytest.warns(UserWarning, match='has only nodata'):
             for _ in range(16):
                 first.look({'s1': torch.zeros_like(LAND)})
         assert first.done()
 
-    def test_training_batches_that_agree_end_it(self) -> None:
+    def test_training_batches_that_agree_raise(self) -> None:
         first = FirstBatches({'s1': S1})
         with pytest.warns(UserWarning, match='brighter'):
             first.look({'s1': self.swapped}, 'train', training=True)
@@ -256,14 +256,14 @@ class TestFirstBatches:
         with pytest.raises(ValueError, match='expected VV brighter'):
             first.look({'s1': self.swapped}, 'train', training=True)
 
-    def test_one_that_disagrees_settles_it(self) -> None:
+    def test_a_batch_that_disagrees_ends_the_suspicion(self) -> None:
         first = FirstBatches({'s1': S1})
         with pytest.warns(UserWarning, match='brighter'):
             first.look({'s1': self.swapped}, 'train', training=True)
         first.look({'s1': LAND}, 'train', training=True)
         assert first.done('train')
 
-    def test_prediction_goes_on(self) -> None:
+    def test_prediction_continues(self) -> None:
         first = FirstBatches({'s1': S1})
         with pytest.warns(UserWarning, match='brighter'):
             first.look({'s1': self.swapped}, 'other')

@@ -68,7 +68,7 @@ class TestModality:
             ),
         ],
     )
-    def test_wrong_records(self, change: dict[str, Any], message: str) -> None:
+    def test_refuses_wrong_records(self, change: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             Modality(**{**SAR, **change})
 
@@ -109,7 +109,7 @@ class TestOf:
     def test_name(self) -> None:
         assert Modality.of('sentinel1_grd') == MODALITIES['sentinel1_grd']
 
-    def test_dictionary_as_yaml_holds_it(self) -> None:
+    def test_dictionary_of_yaml(self) -> None:
         value = {
             'bands': ['VV', 'VH'],
             'kind': 'sar',
@@ -125,7 +125,7 @@ class TestOf:
         assert modality.nodata is not None
         assert math.isnan(modality.nodata)
 
-    def test_nan_agrees_with_nan(self) -> None:
+    def test_nan_equals_nan(self) -> None:
         one, same = (Modality(**SAR, nodata=float('nan')) for _ in range(2))
         assert one == same and len({one, same}) == 1
         assert one != Modality(**SAR) and one != 'sentinel1_grd'
@@ -284,7 +284,7 @@ class TestSplit:
             split(batch, self.modalities)
 
 
-class TestPickDate:
+class TestSelectDate:
     def dated(self, batch: int, dates: int) -> Tensor:
         """Images that hold 100 * sample + date everywhere."""
         x = 100 * torch.arange(batch)[:, None] + torch.arange(dates)
@@ -296,18 +296,18 @@ class TestPickDate:
         assert select_date(x, date=1) is x
 
     def test_given_date(self) -> None:
-        picked = select_date(self.dated(6, 4), date=2)
-        assert picked.shape == (6, 3, 4, 5)
-        assert picked[:, 0, 0, 0].tolist() == [100 * i + 2 for i in range(6)]
+        selected = select_date(self.dated(6, 4), date=2)
+        assert selected.shape == (6, 3, 4, 5)
+        assert selected[:, 0, 0, 0].tolist() == [100 * i + 2 for i in range(6)]
 
     def test_random_dates_of_each_sample(self) -> None:
         torch.manual_seed(0)
-        picked = select_date(self.dated(64, 4))
-        assert picked.shape == (64, 3, 4, 5)
-        sample, date = picked[:, 0, 0, 0] // 100, picked[:, 0, 0, 0] % 100
+        selected = select_date(self.dated(64, 4))
+        assert selected.shape == (64, 3, 4, 5)
+        sample, date = selected[:, 0, 0, 0] // 100, selected[:, 0, 0, 0] % 100
         assert sample.tolist() == list(range(64))
         assert set(date.tolist()) == {0, 1, 2, 3}
-        assert picked.eq(picked[:, :1, :1, :1]).all()
+        assert selected.eq(selected[:, :1, :1, :1]).all()
 
     def test_draws_are_independent(self) -> None:
         torch.manual_seed(0)
@@ -381,7 +381,7 @@ class TestCheck:
             (-9999.0, r"fill them with the modality's nodata value, -9999\.0$"),
         ],
     )
-    def test_cure_keeps_the_declared_value(
+    def test_hint_keeps_the_declared_value(
         self, nodata: float | None, cure: str
     ) -> None:
         x = plausible(MODALITIES['sentinel1_grd'], 2)
@@ -465,12 +465,12 @@ class TestCheck:
         with pytest.warns(UserWarning, match=r"bands \['z'\] are constant"):
             check_one(x, modality)
 
-    def test_nothing_but_nodata(self) -> None:
+    def test_warns_of_a_batch_of_nodata(self) -> None:
         modality = Modality.of({**SAR, 'nodata': float('nan')})
-        with pytest.warns(UserWarning, match='m: the first batch holds nothing but'):
+        with pytest.warns(UserWarning, match='m: the first batch has only nodata'):
             check_one(torch.full((2, 2, 4, 4), float('nan')), modality)
 
-    def test_every_modality_is_looked_at(self) -> None:
+    def test_checks_every_modality(self) -> None:
         known = MODALITIES['sentinel1_grd']
         images = {'s1': plausible(known, 2), 'asar': plausible(known, 2).flip(1)}
         with pytest.raises(ValueError, match='asar: expected VV brighter'):

@@ -62,7 +62,7 @@ def test_overlay_of_several_devices(config: Path, tmp_path: Path) -> None:
         ('accumulate_grad_batches: 2', '3', '9 in 3 epochs', 144),
     ],
 )
-def test_what_ends_a_fit(
+def test_steps_follow_what_ends_a_fit(
     config: Path, tmp_path: Path, trainer: str, an_epoch: str, steps: str, samples: int
 ) -> None:
     overlay = tmp_path / 'ends.yaml'
@@ -79,7 +79,7 @@ def test_what_ends_a_fit(
         ('limit_train_batches: 0', r'an epoch must have at least one batch, got none'),
     ],
 )
-def test_what_cannot_be_planned(
+def test_refuses_a_fit_without_steps_or_end(
     config: Path, tmp_path: Path, trainer: str, message: str
 ) -> None:
     overlay = tmp_path / 'ends.yaml'
@@ -88,7 +88,7 @@ def test_what_cannot_be_planned(
         plan([config, overlay])
 
 
-def test_chunks_take_less_memory(config: Path, tmp_path: Path) -> None:
+def test_micro_batches_need_less_memory(config: Path, tmp_path: Path) -> None:
     overlay = tmp_path / 'chunks.yaml'
     overlay.write_text('model: {init_args: {micro_batch_size: 2}}\n')
     whole, chunks = (
@@ -98,7 +98,9 @@ def test_chunks_take_less_memory(config: Path, tmp_path: Path) -> None:
     assert chunks == pytest.approx(whole / 8, abs=0.1)
 
 
-def test_command_prints_it(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_the_estimates(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(['plan', str(config), '--samples', '80'])
     assert 'steps of an epoch: 10\n' in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""What the command lists comes without torch, and says the same as the code."""
+"""Check that help and lists need no torch and agree with the code."""
 
 import ast
 import subprocess
@@ -15,7 +15,7 @@ from torchgeo_decur.cli import listing, parser
 from torchgeo_decur.models import get_weight, list_weights
 
 PACKAGE = Path(torchgeo_decur.__file__).parent
-# All that is slow to import, of what other commands need.
+# Slow imports that other commands need.
 SLOW = {'torch', 'lightning', 'torchgeo', 'sklearn', 'pandas', 'timm', 'kornia'}
 
 
@@ -46,14 +46,14 @@ def test_import_of_the_package_leaves_lightning_out() -> None:
 
 
 @pytest.mark.parametrize('name', parser._SUMMARIES)
-def test_summary_is_that_of_the_command(name: str) -> None:
+def test_summary_equals_the_docstring(name: str) -> None:
     text = getdoc(parser._command(name))
     assert text is not None
     assert text.splitlines()[0] == parser._SUMMARIES[name]
 
 
 @pytest.mark.parametrize('name', list_weights())
-def test_bands_of_the_list_are_those_of_the_weights(name: str) -> None:
+def test_listed_bands_equal_those_of_the_weights(name: str) -> None:
     bands = get_weight(name).meta['bands']
     several = bands.values() if isinstance(bands, dict) else [bands]
     shown = [f'{b[0]} to {b[-1]}' if len(b) > 5 else ' '.join(b) for b in several]
@@ -61,7 +61,7 @@ def test_bands_of_the_list_are_those_of_the_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize('variable', ['', 'TORCH_HOME', 'XDG_CACHE_HOME'])
-def test_cache_is_that_of_torch(
+def test_cache_is_the_cache_of_torch(
     variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for known in ('TORCH_HOME', 'XDG_CACHE_HOME'):

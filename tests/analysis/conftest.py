@@ -1,4 +1,4 @@
-"""Embeddings whose answers are known."""
+"""Embeddings with known answers."""
 
 import pytest
 import torch

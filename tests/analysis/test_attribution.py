@@ -40,7 +40,7 @@ class TestGradCAM:
         assert_close(gradcam(toy, 'n', x, COMMON), -x[:, 0] / (2 * 64))
         assert_close(gradcam(toy, 'n', x, UNIQUE), 2 * x[:, 0] / 64)
 
-    def test_places_of_another_part_count_nothing(self, toy: ToyPretrained) -> None:
+    def test_ignores_positions_of_the_other_part(self, toy: ToyPretrained) -> None:
         x = torch.cat([corner(1, 1, 0, 0), corner(1, 1, 1, 1), corner(1, 1, 0, 0)], 1)
         assert_close(gradcam(toy, 'm', x, COMMON), x[:, 0] * 6 / 128)
         assert_close(gradcam(toy, 'm', x, UNIQUE), x[:, 1] * 5 / 64)
@@ -127,7 +127,7 @@ class TestProtocol:
             raise RuntimeError('stop')
         assert all(m.training for m in toy.modules())
 
-    def test_take(self) -> None:
+    def test_small_batches(self) -> None:
         toy = ToyPretrained(m=WEIGHTS)
         x = torch.arange(10.0).view(10, 1, 1, 1)
         batches = [{'m': x[:6], 'other': x}, {'m': x[6:], 'other': x}]

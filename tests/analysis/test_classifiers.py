@@ -1,4 +1,4 @@
-"""Scores of probes against those of scikit-learn."""
+"""Compare scores of probes with scikit-learn."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ class TestOutcome:
         assert several.metric == 'average precision'
         assert several.chance == pytest.approx(100 * y.mean())
 
-    def test_a_class_that_a_resample_lacks(self) -> None:
+    def test_a_class_that_is_absent_from_a_resample(self) -> None:
         outcome = Outcome(np.array([0, 0, 1]), np.array([0, 1, 1]))
         assert outcome.score(np.array([[2, 1, 0]])) == pytest.approx(200 / 3)
 
@@ -81,7 +81,7 @@ def test_interval_has_the_right_width() -> None:
     assert low < 50 < high
 
 
-def test_only_the_classifiers_asked_for() -> None:
+def test_fits_only_the_chosen_classifiers() -> None:
     x = RANDOM.normal(size=(40, 2))
     found = list(run_probes(x, x[:, 0] > 0, classifiers=('knn',)))
     assert [name for name, _ in found] == ['knn']

@@ -1,4 +1,4 @@
-"""Embedding a data set."""
+"""Embed a data set."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, cast
@@ -96,13 +96,13 @@ def test_tasks_without_common_dimensions(
     assert all(list(found.parts(name)) == ['all'] for name in names)
 
 
-def test_no_batch(task: DeCUR) -> None:
+def test_refuses_no_batch(task: DeCUR) -> None:
     with pytest.raises(ValueError, match='batches must have one sample or more'):
         collect(task, [])
 
 
 def test_images_follow_the_model() -> None:
-    """Batches of a loader are on the CPU, wherever the model is."""
+    """Move batches of a loader to the device of the model."""
 
     class Elsewhere:
         hparams: ClassVar = {'modalities': {'s1': 2}}

@@ -1,4 +1,4 @@
-"""Embeddings whose answers are known give the known values."""
+"""Compare analyses with known answers."""
 
 import csv
 from dataclasses import replace
@@ -151,7 +151,7 @@ class TestDimensions:
             }
             assert values['common'] < 0.1 and values['unique'] > 0.8
 
-    def test_every_point_is_told(self, mapped: AnalysisResult) -> None:
+    def test_table_has_every_point(self, mapped: AnalysisResult) -> None:
         points = mapped.tables['points']
         assert len(points) == 2 * (COMMON + UNIQUE)
         assert {r['modality'] for r in points} == {'s1', 's2'}
@@ -230,7 +230,7 @@ class TestProbes:
         labels = ['label', 'label_s1', 'label_several']
         assert titles[:3] == [f'{label}, linear probe' for label in labels]
 
-    def test_nothing_to_tell_apart(self, known: Embeddings) -> None:
+    def test_no_common_and_unique_dimensions(self, known: Embeddings) -> None:
         result = probe_parts(replace(known, common_dim=None), times=20)
         assert {r['part'] for r in result.tables['probes']} == {'all', 'features'}
         assert 'differences' not in result.tables
@@ -243,7 +243,9 @@ class TestProbes:
 
 
 class TestDropping:
-    def test_what_falls(self, known: Embeddings) -> None:
+    def test_scores_fall_with_the_dimensions_of_the_label(
+        self, known: Embeddings
+    ) -> None:
         result = dropped_dimensions(known, (0.0, COMMON / (COMMON + UNIQUE)), times=50)
 
         def score(label: str, dropped: str, number: int) -> float:
@@ -283,7 +285,7 @@ class TestRetrieval:
             assert low < 1000 / N < high
         assert 'among all samples of the other' in result.text
 
-    def test_collapse_scores_as_chance_does(self) -> None:
+    def test_collapse_scores_as_chance(self) -> None:
         z = torch.ones(50, 4)
         row = cross_modal_retrieval(Embeddings.of({'a': z, 'b': z})).tables[
             'retrieval'

@@ -40,7 +40,7 @@ def toy() -> ToyPretrained:
 
 
 class TestSpatial:
-    def test_same_and_other_places(self, toy: ToyPretrained) -> None:
+    def test_same_and_other_positions(self, toy: ToyPretrained) -> None:
         # Each band has a corner, one further in each sample, the same in both modalities.
         corners = [corner(1, 1, *c) for c in ((0, 0), (0, 1), (1, 1), (1, 0))]
         x = torch.cat(
@@ -67,7 +67,7 @@ class TestSpatial:
         assert 'overlap significantly less, as in the paper' in found.text
         assert [r['overlap'] for r in rows(found, 'samples', part='common')] == [1] * 4
 
-    def test_a_habit_is_no_finding(self, toy: ToyPretrained) -> None:
+    def test_a_fixed_habit_is_not_significant(self, toy: ToyPretrained) -> None:
         # All samples are alike, so the same overlap is found between them.
         x = torch.cat([corner(4, 1, *c) for c in ((0, 0), (0, 1), (1, 1))], 1)
         found = spatial_saliency(toy, [{'a': x, 'b': x}], {'a': THREE, 'b': THREE}, 1)

@@ -1,4 +1,4 @@
-"""Probes fitted on one split and scored on another."""
+"""Fit probes on one split and score them on another."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def made(number: int, seed: int, **more: torch.Tensor) -> Embeddings:
     )
 
 
-def test_label_is_found_where_it_is() -> None:
+def test_finds_the_part_that_holds_the_label() -> None:
     rows = probe_splits(made(200, 0), made(400, 1), times=50)
     found = {(row['name'], row['part']): row for row in rows}
     for name, part in (('s1', 'common'), ('s1', 'features'), ('together', 'features')):
@@ -47,7 +47,7 @@ def test_fraction_keeps_every_class() -> None:
     assert min(best) > 60
 
 
-def test_score_is_not_of_the_samples_fitted_on() -> None:
+def test_scores_other_samples_than_it_fits() -> None:
     """Labels drawn anew for the scored samples cannot be told from anything."""
     fit, score = made(100, 0), made(1000, 1)
     order = torch.randperm(1000, generator=torch.Generator().manual_seed(2))

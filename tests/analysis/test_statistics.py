@@ -1,4 +1,4 @@
-"""Streamed statistics equal those of the whole, and do not grow."""
+"""Compare streamed statistics with those of the whole set, and bound their size."""
 
 import tracemalloc
 
@@ -42,7 +42,7 @@ class TestCorrelationStream:
         torch.testing.assert_close(stream.variance(), whole.var(dim=1, correction=0))
         assert stream.count == len(a)
 
-    def test_a_large_mean_costs_no_digits(self) -> None:
+    def test_a_large_mean_costs_no_precision(self) -> None:
         a, b = pair(512)
         far = streamed(a + 1e6, b - 1e6, [64] * 8).diagonal()
         near = streamed(a, b, [512]).diagonal()
@@ -53,7 +53,7 @@ class TestCorrelationStream:
             streamed(torch.ones(8, 2), torch.ones(8, 2), [4, 4]).diagonal().eq(0).all()
         )
 
-    def test_inputs_stay_as_they_are(self) -> None:
+    def test_inputs_do_not_change(self) -> None:
         a, b = pair(8)
         before = a.clone(), b.clone()
         streamed(a, b, [3, 5])
@@ -95,7 +95,7 @@ class TestReservoir:
             chosen.append(rows['x'])
         assert chosen[0].equal(chosen[1]) and len(chosen[0]) == kept
 
-    def test_everything_where_there_is_room(self) -> None:
+    def test_keeps_everything_if_there_is_room(self) -> None:
         reservoir = Reservoir(10)
         reservoir.update({'x': torch.arange(7)})
         assert reservoir.rows()['x'].tolist() == list(range(7))

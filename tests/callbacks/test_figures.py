@@ -77,7 +77,7 @@ def test_figures_are_in_the_event_file(with_figures: tuple[Path, Any]) -> None:
     assert not plt.get_fignums()
 
 
-def test_training_does_not_notice(
+def test_does_not_change_training(
     with_figures: tuple[Path, Any], tmp_path: Path
 ) -> None:
     expected = fit(tmp_path, decur())
@@ -91,7 +91,7 @@ def test_training_does_not_notice(
     assert metrics(with_figures[0]) == metrics(tmp_path)
 
 
-def test_at_most_so_many_samples(tmp_path: Path) -> None:
+def test_uses_at_most_max_samples(tmp_path: Path) -> None:
     callback = LogFigures(every_n_epochs=1, max_samples=6, examples=1)
     seen: list[list[int]] = []
     draw = callback.on_validation_epoch_end
@@ -109,7 +109,7 @@ def test_at_most_so_many_samples(tmp_path: Path) -> None:
     assert seen == [[], [], [4, 2], [1]]
 
 
-def test_a_task_without_maps_logs_the_alignment_alone(tmp_path: Path) -> None:
+def test_a_task_without_maps_logs_only_the_alignment(tmp_path: Path) -> None:
     task = COrAL(
         CHANNELS,
         model='test_resnet',
@@ -140,7 +140,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=r'such as .*DeCUR, got LightningModule'):
             LogFigures().setup(run, LightningModule(), 'fit')
 
-    def test_data_that_do_not_say_what_they_are(self, tmp_path: Path) -> None:
+    def test_datamodule_without_modalities(self, tmp_path: Path) -> None:
         run = trainer(tmp_path, LogFigures())
         loader: DataLoader[Any] = DataLoader([0])  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r'what its modalities are, .* NoneType'):

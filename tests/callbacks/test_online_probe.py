@@ -144,13 +144,13 @@ class TestKnownAnswers:
         assert plt.imread(folder / 'probe.png').ndim == 3
         assert not list(folder.glob('.*partial*'))
 
-    def test_label_of_one_class_is_left_out(self) -> None:
+    def test_ignores_a_label_of_one_class(self) -> None:
         x = torch.rand(40, 2).numpy()
         for y in (torch.zeros(40), torch.zeros(40, 3), torch.ones(40, 1)):
             assert list(online_probe._scores(x, y.numpy(), 3)) == []
 
 
-class TestWhen:
+class TestEpochs:
     def test_every_n_epochs_and_the_last(self, tmp_path: Path) -> None:
         probe = OnlineProbe(every_n_epochs=2)
         fit = trainer(tmp_path, probe, max_epochs=5, num_sanity_val_steps=2)
@@ -192,7 +192,7 @@ class TestWhen:
         assert epochs(second) == [-1, 0, 1, 2]
         assert second.rows[: len(first.rows)] == first.rows
 
-    def test_validation_alone(self, tmp_path: Path) -> None:
+    def test_validation_without_a_fit(self, tmp_path: Path) -> None:
         probe = OnlineProbe()
         (metrics,) = trainer(tmp_path, probe).validate(
             Means(), BitsDataModule(24), verbose=False
@@ -202,7 +202,7 @@ class TestWhen:
         assert list(tmp_path.iterdir()) == []
 
 
-class TestWhat:
+class TestSamples:
     @pytest.mark.parametrize('first', [True, False])
     def test_strings_maps_and_loaders_without_labels(
         self, tmp_path: Path, first: bool
@@ -232,7 +232,7 @@ class TestWhat:
         trainer(tmp_path, probe).fit(Means(), datamodule=BitsDataModule())
         assert set(sizes) == {(20, 20)}
 
-    def test_training_is_not_disturbed(self, tmp_path: Path) -> None:
+    def test_does_not_change_training(self, tmp_path: Path) -> None:
         def fit(*callbacks: Callback) -> dict[str, Tensor]:
             seed_everything(3, verbose=False)
             task = DeCUR(
@@ -247,7 +247,7 @@ class TestWhat:
         without, probed = fit(), fit(OnlineProbe(k=3))
         assert not [k for k, v in without.items() if not torch.equal(v, probed[k])]
 
-    def test_last_batch_of_one_is_left_out(self, tmp_path: Path) -> None:
+    def test_ignores_a_batch_of_one_sample(self, tmp_path: Path) -> None:
         task = DeCUR({'s1': 2, 's2': 13}, 'test_resnet', projector=[8], size=32)
         data = SyntheticEODataModule(length=8, val_length=17, batch_size=8, size=32)
         probe = OnlineProbe(k=3)
@@ -271,7 +271,7 @@ class TestWhat:
             ({'val_length': 10}, "['label', 'label_bits', 'label_rare'] of 10 samples"),
         ],
     )
-    def test_nothing_to_probe_is_said_once(
+    def test_reports_once_that_nothing_can_be_probed(
         self,
         tmp_path: Path,
         caplog: pytest.LogCaptureFixture,

@@ -1,4 +1,4 @@
-"""Embeddings of a folder of rasters, from the command to TorchGeo's reader."""
+"""Embed a folder of rasters, and read the file with TorchGeo."""
 
 import json
 import shutil
@@ -164,7 +164,7 @@ class TestTorchGeo:
         assert RASTERS.SOUTH - 400 < point.y < RASTERS.NORTH + 400
         assert 't' not in sample
 
-    def test_a_date_that_is_given(self, root: Path, tmp_path: Path) -> None:
+    def test_writes_the_given_date(self, root: Path, tmp_path: Path) -> None:
         options = {'date': '2020-06-30', 'modalities': ['radar'], 'projections': False}
         out = embed_rasters(
             decur(), rasters(root), tmp_path / 'x.parquet', device='cpu', **options
@@ -212,7 +212,7 @@ class StoppedError(Exception):
 
 
 class TestResuming:
-    def test_goes_on_where_it_stood(self, root: Path, tmp_path: Path) -> None:
+    def test_resumes_after_an_interruption(self, root: Path, tmp_path: Path) -> None:
         whole = embed_rasters(decur(), rasters(root), tmp_path / 'a', device='cpu')
         task, out = decur(), tmp_path / 'b'
         seen: list[int] = []
@@ -250,7 +250,7 @@ class TestResuming:
         assert embed_rasters(task, rasters(root), out, device='cpu') == out
         assert seen == []
 
-    def test_assembles_what_is_complete(self, root: Path, tmp_path: Path) -> None:
+    def test_joins_complete_parts(self, root: Path, tmp_path: Path) -> None:
         out = tmp_path / 'x'
         copy = tmp_path / 'copy'
 
@@ -266,7 +266,7 @@ class TestResuming:
                 embed_rasters(decur(), rasters(root), out, device='cpu')
         assert len(gpd.read_parquet(embed_rasters(decur(), rasters(root), out))) == 15
 
-    def test_parts_of_another_run(self, root: Path, tmp_path: Path) -> None:
+    def test_refuses_parts_of_another_run(self, root: Path, tmp_path: Path) -> None:
         out = tmp_path / 'x'
         folder = tmp_path / 'x.parts'
         folder.mkdir()
@@ -278,7 +278,7 @@ class TestResuming:
             embed_rasters(decur(), rasters(root), out, device='cpu')
 
     @pytest.mark.parametrize('content', [b'text', None])
-    def test_another_file(
+    def test_refuses_another_file(
         self, root: Path, tmp_path: Path, content: bytes | None
     ) -> None:
         out = tmp_path / 'x'
@@ -292,8 +292,8 @@ class TestResuming:
             embed_rasters(decur(), rasters(root), out, device='cpu')
 
 
-class TestFeaturesThatAreNoNumbers:
-    """What readers of the file would take for embeddings."""
+class TestFeaturesThatAreNotFinite:
+    """Refuse values that readers would use as embeddings."""
 
     @pytest.mark.parametrize(
         ('part', 'column'), [('encoders', 'embedding'), ('projectors', 'common_radar')]
@@ -394,7 +394,7 @@ class TestRun:
             )
         assert not list(tmp_path.glob('out.parquet*'))
 
-    def test_which_checkpoint(self, copy: Path) -> None:
+    def test_chooses_the_checkpoint(self, copy: Path) -> None:
         config = copy / 'config.yaml'
         (file,) = (copy / 'checkpoints').glob('*.ckpt')
         shutil.copy(file, file.with_name('other.ckpt'))
@@ -406,14 +406,14 @@ class TestRun:
         self.fails(r'found \[\]; choose one with --ckpt_path', config)
         self.fails('but there is no', config, f'--ckpt_path={file}')
 
-    def test_what_is_no_checkpoint(self, copy: Path) -> None:
+    def test_refuses_other_files(self, copy: Path) -> None:
         (file,) = (copy / 'checkpoints').glob('*.ckpt')
         torch.save({'a': torch.zeros(2)}, file)
         self.fails('found no state_dict in it', copy / 'config.yaml')
         file.write_bytes(b'text')
         self.fails('cannot be read as one', copy / 'config.yaml')
 
-    def test_another_model(self, copy: Path) -> None:
+    def test_refuses_another_model(self, copy: Path) -> None:
         conf = yaml.safe_load((copy / 'config.yaml').read_text())
         conf['model']['init_args']['projector'] = [8]
         (copy / 'config.yaml').write_text(yaml.safe_dump(conf))
@@ -444,7 +444,7 @@ class TestRun:
         config.write_text('model: {class_path: x}\n')
         self.fails(r"with model and data, found \['model'\]", config)
 
-    def test_weights_of_the_start_are_not_needed(self, copy: Path) -> None:
+    def test_initial_weights_may_be_absent(self, copy: Path) -> None:
         config = copy / 'config.yaml'
         conf = yaml.safe_load(config.read_text())
         conf['model']['init_args']['weights'] = 'gone.pt'

@@ -1,4 +1,4 @@
-"""Batches of a split outside a trainer, and the command that probes them."""
+"""Iterate over batches of a split without a trainer, and probe them."""
 
 import csv
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_probe_command(
     assert [path.name for path in tmp_path.iterdir()] == ['probes.csv']
 
 
-def test_data_of_another_file(fitted: Path, tmp_path: Path) -> None:
+def test_reads_data_from_another_file(fitted: Path, tmp_path: Path) -> None:
     data = tmp_path / 'data.yaml'
     data.write_text(
         'data:\n  class_path: torchgeo_decur.datamodules.SyntheticEODataModule\n'

@@ -1,4 +1,4 @@
-"""A report of a tiny fit, end to end."""
+"""Report on a tiny fit, end to end."""
 
 import base64
 import csv
@@ -119,13 +119,13 @@ class TestPage:
     def page(self, made: Path) -> Page:
         return Page((made / 'report.html').read_text('utf-8'))
 
-    def test_needs_nothing_else(self, page: Page) -> None:
+    def test_needs_no_other_file(self, page: Page) -> None:
         assert not page.all('script')
         assert page.all('link') == [{'rel': 'icon', 'href': 'data:,'}]
         targets = [a['href'] for a in page.all('a')]
         assert not [t for t in targets if ':' in t]
 
-    def test_every_image_is_in_it(self, page: Page, made: Path) -> None:
+    def test_contains_every_image(self, page: Page, made: Path) -> None:
         images = page.all('img')
         files = sorted(file.read_bytes() for file in made.glob('*/*.png'))
         start = 'data:image/png;base64,'
@@ -145,7 +145,7 @@ class TestPage:
         boxes = [d for d in page.all('div') if d.get('class') == 'box']
         assert boxes and all(d['tabindex'] == '0' and d['aria-label'] for d in boxes)
 
-    def test_says_what_it_is_of(self, page: Page, checkpoint: Path) -> None:
+    def test_states_its_sources(self, page: Page, checkpoint: Path) -> None:
         for text in (str(checkpoint), '14 common, 2 unique, 16 all', 'val, 24 samples'):
             assert text in page.words
         for name in ('Config', 'Versions', 'Date', 'label_common, label_s1'):
@@ -173,12 +173,12 @@ class TestFiles:
                 ]
                 assert written == read
 
-    def test_nothing_is_left_half_done(self, made: Path) -> None:
+    def test_leaves_no_partial_files(self, made: Path) -> None:
         assert not [f for f in made.rglob('*') if 'partial' in f.name]
 
 
 class TestResume:
-    def test_nothing_is_done_twice(
+    def test_computes_nothing_twice(
         self, made: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def never(*_: Any) -> Any:
@@ -190,7 +190,7 @@ class TestResume:
         main(['report', str(checkpoint), f'--out={made}', '--max_images=8'])
         assert {f: f.stat().st_mtime_ns for f in made.glob('*/*')} == before
 
-    def test_interrupted(
+    def test_resumes_after_an_interruption(
         self,
         task: DeCUR,
         data: SyntheticEODataModule,
@@ -237,7 +237,7 @@ class TestResume:
             parameter -= 1
         assert done[8:] == ['rank']
 
-    def test_continues_a_report_with_the_old_name_of_markers(
+    def test_resumes_a_report_with_old_markers(
         self,
         task: DeCUR,
         data: SyntheticEODataModule,
@@ -257,7 +257,7 @@ class TestResume:
 
 
 class TestFilesOfTheUser:
-    def test_folder_with_other_files_is_refused(
+    def test_refuses_a_folder_with_other_files(
         self, task: DeCUR, data: SyntheticEODataModule, tmp_path: Path
     ) -> None:
         (tmp_path / 'rank').mkdir()
@@ -290,7 +290,7 @@ class TestFilesOfTheUser:
         assert result(tmp_path, 'rank')['tables']['ranks'][0]['samples'] == 6
 
 
-class TestWhat:
+class TestContent:
     def test_no_labels_and_no_metrics(self, task: DeCUR, tmp_path: Path) -> None:
         names = ['probes', 'dropping', 'curves']
         page = write_report(task, PlainDataModule(), tmp_path, analyses=names)
