@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
-    """A joint file of GeoNRW, as published, with a small backbone."""
+    """Write a joint file of GeoNRW in the published format, with a small backbone."""
     torch.manual_seed(0)
     state = {}
     for i, channels in enumerate((3, 3), start=1):

@@ -34,7 +34,7 @@ HAZE = (2600, 2400, 2100, 2000, 2200, 2700, 2900, 2800, 3100, 1300, 190, 1800, 1
 
 
 def optical(means: tuple[int, ...], spread: float = 0.15, seed: int = 0) -> Tensor:
-    """Digital numbers around means, shape (4, C, 24, 24)."""
+    """Return digital numbers around means, shape (4, C, 24, 24)."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(4, len(means), 24, 24, generator=generator)
     mean = torch.tensor(means, dtype=torch.float32)[:, None, None]
@@ -42,7 +42,7 @@ def optical(means: tuple[int, ...], spread: float = 0.15, seed: int = 0) -> Tens
 
 
 def radar(vv: float, vh: float, spread: float = 2.0, seed: int = 0) -> Tensor:
-    """Backscatter in dB around means, shape (4, 2, 24, 24)."""
+    """Return backscatter in dB around means, shape (4, 2, 24, 24)."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(4, 2, 24, 24, generator=generator)
     return torch.tensor([vv, vh])[:, None, None] + spread * noise

@@ -20,7 +20,7 @@ SAR: dict[str, Any] = {'bands': ('VV', 'VH'), 'kind': 'sar', 'unit': 'dB'}
 
 
 def plausible(modality: Modality, *shape: int) -> Tensor:
-    """Raw data as the sensor delivers them, shape (*shape, C, 16, 16)."""
+    """Return raw data like those of the sensor, shape (*shape, C, 16, 16)."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(*shape, modality.channels, 16, 16, generator=generator)
     if modality.mean is not None and modality.std is not None:
@@ -286,7 +286,7 @@ class TestSplit:
 
 class TestSelectDate:
     def dated(self, batch: int, dates: int) -> Tensor:
-        """Images that hold 100 * sample + date everywhere."""
+        """Return images with the value 100 * sample + date everywhere."""
         x = 100 * torch.arange(batch)[:, None] + torch.arange(dates)
         return x[..., None, None, None].expand(batch, dates, 3, 4, 5)
 

@@ -32,7 +32,7 @@ COMMON, UNIQUE, N = 24, 16, 600
 
 
 def only(result: AnalysisResult, table: str, **values: Any) -> dict[str, Any]:
-    """The only row of a table with these values."""
+    """Return the only row of a table with these values."""
     rows = [
         r for r in result.tables[table] if all(r[k] == v for k, v in values.items())
     ]

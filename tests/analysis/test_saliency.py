@@ -33,7 +33,7 @@ def rows(result: AnalysisResult, table: str, **wanted: Any) -> list[dict[str, An
 
 @pytest.fixture
 def toy() -> ToyPretrained:
-    """Common looks at the first band of both; unique of a at its second, of b at its third."""
+    """Return a model: common uses band 1; unique uses band 2 of a and band 3 of b."""
     a = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
     b = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, -2.0]])
     return ToyPretrained(a=a, b=b)

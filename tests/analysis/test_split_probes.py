@@ -11,7 +11,7 @@ CLASSES = 4
 
 
 def made(number: int, seed: int, **more: torch.Tensor) -> Embeddings:
-    """The first 8 dimensions of `s1` hold the label, the other 8 do not, nor does `s2`."""
+    """Return embeddings whose first 8 dimensions of `s1` hold the label."""
     generator = torch.Generator().manual_seed(seed)
     label = torch.arange(number) % CLASSES
     z = torch.randn(number, 16, generator=generator)
@@ -48,7 +48,7 @@ def test_fraction_keeps_every_class() -> None:
 
 
 def test_scores_other_samples_than_it_fits() -> None:
-    """Labels drawn anew for the scored samples cannot be told from anything."""
+    """Score random labels, which no probe can predict."""
     fit, score = made(100, 0), made(1000, 1)
     order = torch.randperm(1000, generator=torch.Generator().manual_seed(2))
     shuffled = Embeddings.of(

@@ -20,7 +20,7 @@ from torchgeo_decur.tasks import DeCUR
 
 
 class Bits(Dataset[dict[str, Tensor]]):
-    """Modality `a` shows three random bits in its bands, `b` shows noise."""
+    """Data whose modality `a` has three random bits in its bands, and `b` noise."""
 
     def __init__(self, length: int, labels: bool = True) -> None:
         generator = torch.Generator().manual_seed(length)
@@ -55,11 +55,11 @@ class BitsDataModule(MultimodalDataModule):
         return {'bands': bands, 'kind': 'multispectral', 'unit': 'native'}
 
     def setup(self, stage: str) -> None:
-        """The datasets are there."""
+        """Do nothing: the datasets exist."""
 
 
 class Means(DeCUR):
-    """The features of an image are the means of its bands, before training and after."""
+    """Task whose features are the means of the bands, before and after training."""
 
     def __init__(self) -> None:
         identity = {'a': nn.Identity(), 'b': nn.Identity()}
@@ -89,7 +89,7 @@ def scores(probe: OnlineProbe, epoch: int) -> dict[tuple[str, str, str], float]:
 
 
 def epochs(probe: OnlineProbe) -> list[int]:
-    """Epochs of the rows of one label, features and classifier, in order."""
+    """Return the epochs of the rows of one label, features and classifier."""
     chosen = ('label', 'a', 'knn')
     return [
         r['epoch']
@@ -100,7 +100,7 @@ def epochs(probe: OnlineProbe) -> list[int]:
 
 @pytest.fixture(scope='module')
 def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[OnlineProbe, Path, Any]:
-    """Probe of features that are known, the folder of the fit, and what was logged."""
+    """Return a probe of known features, the folder of the fit and the logged scores."""
     folder, probe = tmp_path_factory.mktemp('known'), OnlineProbe(k=3)
     fit = trainer(folder, probe)
     fit.fit(Means(), datamodule=BitsDataModule())
@@ -297,7 +297,7 @@ class TestSamples:
 
 @pytest.fixture
 def probe() -> OnlineProbe:
-    """A probe after two of its epochs, as from a checkpoint."""
+    """Return a probe after two epochs, as from a checkpoint."""
     rows = [
         {
             'epoch': epoch,

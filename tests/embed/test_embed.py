@@ -58,7 +58,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(
     root: Path, torchgeo: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Folder of a fit on rasters whose statistics were estimated."""
+    """Fit on rasters with estimated statistics, and return the folder."""
     folder = tmp_path_factory.mktemp('run')
     conf = yaml.safe_load(
         (Path(__file__).parents[1] / 'conf' / 'decur.yaml')
@@ -87,7 +87,7 @@ def run(
 
 @pytest.fixture(scope='module')
 def written(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the command writes of that fit."""
+    """Return the file that the command writes."""
     out = tmp_path_factory.mktemp('out') / 'scene.parquet'
     main(['embed', str(run / 'config.yaml'), f'--out={out}', '--device=cpu'])
     return out
@@ -208,7 +208,7 @@ class TestTorchGeo:
 
 
 class StoppedError(Exception):
-    """The power is cut."""
+    """A simulated interruption."""
 
 
 class TestResuming:

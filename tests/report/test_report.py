@@ -26,7 +26,7 @@ CHEAP = ['alignment', 'retrieval', 'rank']
 
 
 class Page(HTMLParser):
-    """What a page has: headings, links, pictures and the nesting of its elements."""
+    """Headings, links, images and nesting of the elements of a page."""
 
     VOID = ('meta', 'link', 'img', 'br', 'hr')
 
@@ -79,7 +79,7 @@ class PlainDataModule(MultimodalDataModule):
         self.val_dataset = Plain()
 
     def setup(self, stage: str) -> None:
-        """The data are there."""
+        """Do nothing: the data exist."""
 
 
 @pytest.fixture(scope='module')
@@ -90,7 +90,7 @@ def checkpoint(fitted: Path) -> Path:
 
 @pytest.fixture(scope='module')
 def made(checkpoint: Path, fitted: Path, tmp_path_factory: Any) -> Path:
-    """Folder of a report."""
+    """Write a report and return its folder."""
     folder: Path = tmp_path_factory.mktemp('report') / 'out'
     config = fitted / 'config.yaml'
     options = [f'--config={config}', f'--out={folder}', '--max_images=8']
