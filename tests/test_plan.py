@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from torchgeo_decur.cli import main
-from torchgeo_decur.cli.cost_estimate import plan
+from torchgeo_decur.cli.cost_estimate import estimate_cost
 
 CONFIG = """
 trainer: {{max_epochs: 3, devices: {devices}}}
@@ -31,7 +31,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_one_device(config: Path) -> None:
-    found = plan([config])
+    found = estimate_cost([config])
     assert found['steps of an epoch'] == '5'
     assert found['steps'] == '15 in 3 epochs'
     assert found['embeddings sent'].startswith('0.0 MiB')
@@ -41,7 +41,7 @@ def test_one_device(config: Path) -> None:
 def test_overlay_of_several_devices(config: Path, tmp_path: Path) -> None:
     overlay = tmp_path / 'two.yaml'
     overlay.write_text('trainer: {devices: 2, num_nodes: 2}\n')
-    found = plan([config, overlay], samples=6400, rate=4.0)
+    found = estimate_cost([config, overlay], samples=6400, rate=4.0)
     assert found['devices'] == '4 (2 nodes x 2)'
     assert found['batch'] == '8 on each device, 32 in the loss'
     assert found['steps of an epoch'] == '200'
@@ -67,7 +67,7 @@ def test_steps_follow_what_ends_a_fit(
 ) -> None:
     overlay = tmp_path / 'ends.yaml'
     overlay.write_text(f'trainer: {{{trainer}}}\n')
-    found = plan([config, overlay], rate=1 / 3600)
+    found = estimate_cost([config, overlay], rate=1 / 3600)
     assert (found['steps of an epoch'], found['steps']) == (an_epoch, steps)
     assert found['hours'].startswith(f'{samples:.1f} ')
 
@@ -85,7 +85,7 @@ def test_refuses_a_fit_without_steps_or_end(
     overlay = tmp_path / 'ends.yaml'
     overlay.write_text(f'trainer: {{{trainer}}}\n')
     with pytest.raises(ValueError, match=message):
-        plan([config, overlay])
+        estimate_cost([config, overlay])
 
 
 def test_micro_batches_need_less_memory(config: Path, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_micro_batches_need_less_memory(config: Path, tmp_path: Path) -> None:
     overlay.write_text('model: {init_args: {micro_batch_size: 2}}\n')
     whole, chunks = (
         float(found['memory of a device'].partition('activations ')[2].split()[0])
-        for found in (plan([config]), plan([config, overlay]))
+        for found in (estimate_cost([config]), estimate_cost([config, overlay]))
     )
     assert chunks == pytest.approx(whole / 8, abs=0.1)
 
@@ -107,7 +107,7 @@ def test_command_prints_the_estimates(
 
 def test_errors(config: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match='there is no'):
-        plan([tmp_path / 'nothing.yaml'])
+        estimate_cost([tmp_path / 'nothing.yaml'])
     for options, message in (
         ({'rate': 0.0}, 'rate must be positive, got 0'),
         ({'rate': -5.0}, 'rate must be positive, got -5'),
@@ -115,13 +115,13 @@ def test_errors(config: Path, tmp_path: Path) -> None:
         ({'samples': -1}, 'samples must be positive, got -1'),
     ):
         with pytest.raises(ValueError, match=message):
-            plan([config], **options)
+            estimate_cost([config], **options)
     config.write_text(CONFIG.format(devices='1, num_nodes: 0'))
     with pytest.raises(ValueError, match=r'num_nodes must be positive .*, got 1 and 0'):
-        plan([config])
+        estimate_cost([config])
     config.write_text(CONFIG.format(devices='auto'))
     with pytest.raises(ValueError, match="must be positive numbers, got 'auto' and 1"):
-        plan([config])
+        estimate_cost([config])
     config.write_text('trainer: {devices: 1}\n')
     with pytest.raises(ValueError, match='expected a config with model and data'):
-        plan([config])
+        estimate_cost([config])

@@ -21,7 +21,7 @@ from ..packed.manifest import Values
 from ..tasks import MultimodalPretraining
 from ..weights.load import read_weights
 from ..weights.state_dicts import fold_repeated
-from .cost_estimate import plan as plan_fit
+from .cost_estimate import estimate_cost
 from .embed import Batches, embed_rasters, load_run
 
 _SUFFIXES = {'torchgeo': 'pt', 'timm': 'pth', 'safetensors': 'safetensors'}
@@ -238,7 +238,9 @@ def plan(
         samples: samples of an epoch; by default, the size of the training split on disk.
         rate: samples per second of one device; gives the hours.
     """
-    for name, value in plan_fit([config, *(overlays or [])], samples, rate).items():
+    for name, value in estimate_cost(
+        [config, *(overlays or [])], samples, rate
+    ).items():
         print(f'{name}: {value}')
 
 

@@ -15,7 +15,7 @@ from ..tasks.pretraining import NUM_VIEWS
 _STATES = {'adamw': 2, 'lars': 1}
 
 
-def plan(
+def estimate_cost(
     configs: Sequence[Path], samples: int | None = None, rate: float | None = None
 ) -> dict[str, str]:
     """Estimate the cost of a fit of a self-supervised task, without weights or images.
