@@ -96,7 +96,7 @@ def dropped_dimensions(
                             }
                         )
     if not rows:
-        raise embeddings.no_labels(k)
+        raise embeddings.no_labels(2 * k)
     return AnalysisResult(
         name='dropping',
         title=TITLES['dropping'],

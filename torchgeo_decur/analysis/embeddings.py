@@ -115,18 +115,18 @@ class Embeddings:
             f'{ {m: z.shape[1] for m, z in self.z.items()} }'
         )
 
-    def no_labels(self, k: int = 1) -> NotApplicable:
+    def no_labels(self, samples: int) -> NotApplicable:
         """Return the error of an analysis that probes labels.
 
         Args:
-            k: number of nearest neighbours.
+            samples: number of samples that the probes must exceed.
 
         Returns:
             The error for data without labels that can be probed.
         """
         return NotApplicable(
             'probes need labels of two or more classes in the batches (keys label*), and '
-            f'more than {2 * k} samples, got labels {list(self.labels)} of '
+            f'more than {samples} samples, got labels {list(self.labels)} of '
             f'{len(next(iter(self.z.values())))} samples'
         )
 

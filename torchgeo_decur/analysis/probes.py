@@ -83,7 +83,7 @@ def probe_parts(
                     known = scored.get('features', scored['all'])
                     differences.append(_difference(scored[a], scored[b], known, change))
     if not rows:
-        raise embeddings.no_labels(k)
+        raise embeddings.no_labels(2 * k)
     tables = {'differences': differences, 'probes': rows}
     return AnalysisResult(
         name='probes',
