@@ -143,7 +143,9 @@ class TestErrors:
     def test_datamodule_without_modalities(self, tmp_path: Path) -> None:
         run = trainer(tmp_path, LogFigures())
         loader: DataLoader[Any] = DataLoader([0])  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match=r'what its modalities are, .* NoneType'):
+        with pytest.raises(
+            ValueError, match=r'a datamodule with modalities, .* NoneType'
+        ):
             run.fit(decur(), loader, loader)
 
     def test_captum_is_missing(

@@ -398,7 +398,9 @@ class TestRun:
         config = copy / 'config.yaml'
         (file,) = (copy / 'checkpoints').glob('*.ckpt')
         shutil.copy(file, file.with_name('other.ckpt'))
-        self.fails(r"must have exactly one checkpoint, or last.ckpt, found \['epoch", config)
+        self.fails(
+            r"must have exactly one checkpoint, or last.ckpt, found \['epoch", config
+        )
         assert load_run(config, file)[0].hparams['projector'] == [16, 16]
         file.rename(file.with_name('last.ckpt'))
         assert load_run(config)
