@@ -102,7 +102,7 @@ class TestConfig:
         assert set(found) == {n for n in names if not n.startswith('tables/')}
         assert found['objectives/vicreg'] == 'VICReg with modalities as views'
         assert found['transfer/synthetic'] == (
-            'Built-in scenes, landscape (8 classes), a linear layer on frozen encoders of '
+            'Built-in scenes, landscape (8 classes): a linear layer on frozen encoders of '
             'experiments/quickstart.yaml'
         )
 
@@ -354,4 +354,4 @@ def test_runs_as_a_module(
     with pytest.raises(SystemExit) as stopped:
         runpy.run_module('torchgeo_decur', run_name='__main__')
     assert stopped.value.code == 0
-    assert 'Print the published weights' in capsys.readouterr().out
+    assert 'List the published weights' in capsys.readouterr().out

@@ -117,7 +117,7 @@ def _histogram(curves: dict[Pair, dict[str, Tensor]]) -> Figure:
     columns = min(len(curves), 3)
     width = min(PAGE, COLUMN * max(columns, 1.4))
     top = max(x.max().item() for c in curves.values() for x in c.values())
-    bins = np.linspace(0, max(1.2, 0.1 * np.ceil(10 * top)), 49)
+    bins = np.linspace(0, max(1.2, 0.1 * np.ceil(10 * top)), 49).tolist()
     with figure_style():
         figure, axes = grid_of_panels(len(curves), columns, (width, 2.4))
         for axis, (pair, losses) in zip(axes, curves.items(), strict=True):
