@@ -11,7 +11,7 @@ from experiments.benchmarks.record import FOLDER
 
 @dataclass(frozen=True)
 class Target:
-    """A ratio of a benchmark, and the bound that it should keep.
+    """A number of a benchmark, and the bound that it should keep.
 
     Args:
         says: the target, in words.
@@ -28,10 +28,10 @@ class Target:
     at_most: float | None = None
 
     def met(self, value: float) -> bool:
-        """Tell whether a measured ratio keeps the bound.
+        """Tell whether a measured number keeps the bound.
 
         Args:
-            value: the ratio.
+            value: the number.
 
         Returns:
             Whether it does.
@@ -107,6 +107,18 @@ TARGETS = (
         r'what=worker raw / worker folder',
         at_least=10,
     ),
+    Target(
+        'chips, 10,000 of two modalities: seconds to set them up',
+        'chips',
+        r'chips=10000 .*what=setup$',
+        at_most=30,
+    ),
+    Target(
+        'chips, any number: windows drawn a second',
+        'chips',
+        r'what=draw$',
+        at_least=5000,
+    ),
 )
 
 
@@ -137,7 +149,7 @@ def render_targets(targets: Sequence[Target] = TARGETS, folder: Path = FOLDER) -
 
 
 def _measured(target: Target, path: Path) -> float | None:
-    """The worst ratio at the last commit that a file holds, None if there is none."""
+    """The worst number at the last commit that a file holds, None if there is none."""
     if not path.exists():
         return None
     with path.open(newline='') as file:
