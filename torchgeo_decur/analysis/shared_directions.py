@@ -1,0 +1,154 @@
+"""Count the directions that two sets of features share, with a confidence interval."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+type Array = NDArray[np.float64]
+
+# Directions of less variance than this share of the largest are numerical noise.
+_VARIANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class SharedDirections:
+    """The number of directions that two sets of features share.
+
+    Args:
+        number: directions that are significantly correlated on held-out samples.
+        lower: lower end of the interval.
+        upper: upper end of the interval.
+        of: number of directions that could be shared.
+        correlations: canonical correlations on held-out samples, in descending order of
+            those on the samples that they were fitted on, shape (``of``,).
+        smallest: smallest correlation that counts as shared.
+        scored: number of held-out samples.
+    """
+
+    number: int
+    lower: int
+    upper: int
+    of: int
+    correlations: Array
+    smallest: float
+    scored: int
+
+    def __str__(self) -> str:
+        """Return the result as a phrase."""
+        return (
+            f'{self.number} of {self.of} directions are shared '
+            f'(95 % interval {self.lower} to {self.upper})'
+        )
+
+
+def count_shared_directions(
+    x: NDArray[Any],
+    y: NDArray[Any],
+    smallest: float = 0.2,
+    permutations: int = 1000,
+    seed: int = 0,
+) -> SharedDirections:
+    """Count the directions that two sets of features share.
+
+    Canonical directions are fitted on one half of the samples and correlated on the
+    other. A step-down permutation test (Westfall and Young, *Resampling-Based Multiple
+    Testing*, 1993) counts the correlations that chance does not explain, at 5 %. The
+    lower end of the interval is the count at 2.5 %. The upper end counts every direction
+    whose correlation may be as large as ``smallest``, by the upper 97.5 % limit of
+    Fisher's z.
+
+    The result holds for linear maps of the features. Few samples make the interval wide:
+    use at least ten times as many as there are dimensions.
+
+    Args:
+        x: features of one encoder, shape (N, D).
+        y: features of another encoder for the same samples, shape (N, E).
+        smallest: smallest correlation that counts as shared, in (0, 1).
+        permutations: number of permutations of the test.
+        seed: seed of the halves and of the permutations.
+
+    Returns:
+        The number of shared directions, its interval, and the correlations.
+
+    Raises:
+        ValueError: if samples differ in number, are fewer than 40, or are not finite.
+
+    Example:
+        >>> generator = np.random.default_rng(0)
+        >>> common = generator.normal(size=(1000, 3))
+        >>> views = [np.hstack([common, generator.normal(size=(1000, 5))]) for _ in 'ab']
+        >>> print(count_shared_directions(*views))
+        3 of 8 directions are shared (95 % interval 3 to 3)
+    """
+    x, y = (np.asarray(a, np.float64) for a in (x, y))
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) < 40:
+        raise ValueError(
+            'x and y must have shapes (N, D) and (N, E) with at least 40 samples, got '
+            f'{x.shape} and {y.shape}'
+        )
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError('x and y must be finite, got NaN or infinity')
+    if not 0 < smallest < 1:
+        raise ValueError(f'smallest must be in (0, 1), got {smallest}')
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(x))
+    fitted, scored = order[: len(x) // 2], order[len(x) // 2 :]
+    a, b = _canonical(x, y, fitted)
+    a, b = _standardize(a[scored]), _standardize(b[scored])
+    found = (a * b).mean(0)
+    chance = np.stack(
+        [(a * b[generator.permutation(len(b))]).mean(0) for _ in range(permutations)]
+    )
+    # Fisher's z: its error does not depend on the correlation.
+    z, error = np.arctanh(np.clip(found, -0.999, 0.999)), (len(b) - 3) ** -0.5
+    excess = z - np.arctanh(smallest / 2)
+    number, lower = (
+        _step_down(excess, np.arctanh(chance), level) for level in (0.05, 0.025)
+    )
+    possible = int((z + 1.96 * error >= np.arctanh(smallest)).sum())
+    return SharedDirections(
+        number=number,
+        lower=lower,
+        upper=max(number, possible),
+        of=len(found),
+        correlations=found,
+        smallest=smallest,
+        scored=len(b),
+    )
+
+
+def _canonical(x: Array, y: Array, fitted: NDArray[np.int64]) -> tuple[Array, Array]:
+    """Return all samples along the canonical directions of the fitted ones."""
+    a, b = _whiten(x, fitted), _whiten(y, fitted)
+    left, _, right = np.linalg.svd(
+        a[fitted].T @ b[fitted] / len(fitted), full_matrices=False
+    )
+    return a @ left, b @ right.T
+
+
+def _whiten(x: Array, fitted: NDArray[np.int64]) -> Array:
+    """Return principal components of unit variance, as many as the fit can bear."""
+    x = x - x[fitted].mean(0)
+    _, singular, directions = np.linalg.svd(x[fitted], full_matrices=False)
+    variance = singular**2
+    kept = variance > _VARIANCE * variance.max()
+    # A whitened direction needs several samples, or it fits their noise.
+    kept[len(fitted) // 5 :] = False
+    scale = singular[kept] / len(fitted) ** 0.5
+    return np.asarray(x @ directions[kept].T / scale)
+
+
+def _standardize(x: Array) -> Array:
+    x = x - x.mean(0)
+    return np.asarray(x / np.maximum(x.std(0), 1e-12))
+
+
+def _step_down(found: Array, chance: Array, level: float) -> int:
+    """Count the correlations that exceed the largest that chance gives to the rest."""
+    order = np.argsort(-found)
+    # Largest correlation by chance of each direction and all that follow it.
+    largest = np.maximum.accumulate(chance[:, order[::-1]], axis=1)[:, ::-1]
+    p = (1 + (largest >= found[order]).sum(0)) / (1 + len(chance))
+    return int(np.argmin(np.append(p <= level, False)))
