@@ -21,6 +21,7 @@ from .probes import probe_parts
 from .result import AnalysisResult, NotApplicable
 from .retrieval import cross_modal_retrieval, effective_ranks
 from .saliency import spatial_saliency, spectral_saliency
+from .shared_directions import SharedDirections, count_shared_directions
 from .split_probes import probe_splits
 
 __all__ = (
@@ -30,10 +31,12 @@ __all__ = (
     'NotApplicable',
     'Pretrained',
     'Reservoir',
+    'SharedDirections',
     'alignment_histogram',
     'alignment_loss',
     'collect',
     'composite',
+    'count_shared_directions',
     'cross_modal_retrieval',
     'dimension_map',
     'dropped_dimensions',
