@@ -17,7 +17,7 @@ class Constant(LateFusionTask):
 
     def configure_models(self) -> None:
         """Build the model of the task, and forget what its classifiers would look at."""
-        super().configure_models()  # type: ignore[safe-super]
+        super().configure_models()
         # The FCN has one for each stage, and adds their logits.
         for layer in self.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):

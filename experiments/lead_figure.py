@@ -21,6 +21,7 @@ from torchgeo_decur.analysis import Embeddings
 from torchgeo_decur.analysis.embeddings import collect
 from torchgeo_decur.analysis.matplotlib_style import COLOURS, PAGE, figure_style
 from torchgeo_decur.cli.embed import Batches, load_run
+from torchgeo_decur.tasks import MultimodalPretraining
 
 _FIGURE = ROOT / 'docs' / '_static' / 'dimensions.png'
 
@@ -62,6 +63,8 @@ def embed(run: Path) -> Embeddings:
         Embeddings, with the correlation of each dimension across modalities.
     """
     task, datamodule, _ = load_run(run / 'config.yaml')
+    if not isinstance(task, MultimodalPretraining):
+        raise ValueError(f'{run}: expected a pretraining, found {type(task).__name__}')
     return collect(task, Batches(datamodule, 'val', 'cpu'))
 
 
