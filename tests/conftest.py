@@ -33,6 +33,8 @@ OLD_WARNINGS = [
     'ignore:torch.utils.checkpoint. the use_reentrant parameter:UserWarning',
     # torch 2.6, where it compiles a function with a gradient of its own
     'ignore:.*autograd.function.Function.* should not be instantiated:DeprecationWarning',
+    # Lightning before the one that wrote tests/data/before_layout
+    'ignore:The loaded checkpoint was produced with Lightning:UserWarning',
     # pyproj before 3.8, with numpy 2
     'ignore:Conversion of an array with ndim > 0 to a scalar:DeprecationWarning',
 ]
