@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rasterio._env import del_gdal_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -111,6 +112,9 @@ def torchgeo() -> Callable[..., None]:
             main([str(arg) for arg in args])
         finally:
             sys.argv = argv
+            # rasterio keeps options that it finds in the environment.
+            for name in os.environ.keys() - before:
+                del_gdal_config(name)
             os.environ.clear()
             os.environ.update(before)
 

@@ -139,7 +139,6 @@ def main(
         minutes: after how many no further repeat of a number of chips is begun.
         results: CSV file to append to.
     """
-    logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
     rows = []
     for number in chips:
         with TemporaryDirectory() as folder:
@@ -149,4 +148,5 @@ def main(
 
 
 if __name__ == '__main__':
+    logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
     auto_cli(main)

@@ -20,7 +20,7 @@ def test_sides_are_a_partition_and_share_no_group(
     groups: list[int], fraction: float, seed: int
 ) -> None:
     if len(set(groups)) == 1 and 0 < fraction < 1:
-        with pytest.raises(ValueError, match='at least two groups to split, got 1'):
+        with pytest.raises(ValueError, match='at least two groups to split, found 1'):
             split_groups(groups, fraction, seed)
         return
     kept, held_out = split_groups(groups, fraction, seed)
