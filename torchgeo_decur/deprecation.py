@@ -142,16 +142,17 @@ def current_names(component: type, options: Mapping[str, Any]) -> dict[str, Any]
 
 
 def collect_arguments(frame: FrameType | None, instance: object) -> dict[str, Any]:
-    """Collect the arguments of the constructors of an instance that are running.
+    """Collect the constructor arguments of an instance under construction.
 
-    Lightning does the same, but fails where a signature names more than a constructor takes.
+    Lightning does the same, but fails if a signature lists arguments that a constructor
+    does not accept.
 
     Args:
         frame: frame of the innermost constructor.
-        instance: what is constructed.
+        instance: the instance under construction.
 
     Returns:
-        Values by name; those that the outermost constructor was given win.
+        Values by name; a value of the outermost constructor takes precedence.
     """
     found: dict[str, Any] = {}
     while frame is not None and frame.f_code.co_name == '__init__':

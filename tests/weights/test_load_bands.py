@@ -179,7 +179,7 @@ class TestBandsOfAModel:
     def test_rejects_invalid_bands(
         self, bands: dict[str, list[str]], found: str
     ) -> None:
-        message = rf'bands must name the channels of modalities, .* got {found}'
+        message = rf'bands must have one name per channel of .* got {found}'
         with pytest.raises(ValueError, match=message):
             MultimodalEncoder({'s2': 4}, 'test_resnet', bands=bands)
 

@@ -52,7 +52,7 @@ def config(name: str | None = None, out: Path | None = None) -> None:
 
 
 def weights() -> None:
-    """List the published weights, and which of them are in the cache."""
+    """List the published weights, and show which are cached."""
     rows = [['name', 'modality', 'bands', 'size', 'licence', 'cached']]
     rows += [_row(name) for name in PUBLISHED]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

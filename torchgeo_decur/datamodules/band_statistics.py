@@ -47,7 +47,7 @@ class StatisticsDataModule(MultimodalDataModule):
         ]
 
     def use(self, statistics: Mapping[str, dict[str, list[float]]]) -> None:
-        """Scale by these statistics, unless the entries have some.
+        """Use these statistics for modalities whose entries have none.
 
         Args:
             statistics: ``mean`` and ``std`` of modalities, by name.

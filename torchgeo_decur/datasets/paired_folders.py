@@ -156,9 +156,9 @@ class PairedFolders(FileDataset):
             The sample, before ``transforms``.
 
         Raises:
-            UnreadableFileError: if a file is missing, truncated or no image.
-            ValueError: if a file has another number of bands, files of the frame have
-                different sizes, or a value of the mask is no class.
+            UnreadableFileError: if a file is missing, truncated or not an image.
+            ValueError: if a file has the wrong number of bands, the files of the frame
+                differ in size, or a value of the mask is not a class.
         """
         sample: Sample = {}
         shape = None
@@ -275,7 +275,7 @@ class PairedFolders(FileDataset):
         if not complete:
             raise ValueError(
                 f'expected files in {self.root.absolute()} that match {where}, found '
-                f'{counts}, and none that belong together; check root and patterns'
+                f'{counts} and no frame with a file of each; check root and patterns'
             )
         lacking = sorted(every - complete)
         if lacking and not skip:

@@ -74,7 +74,7 @@ class EncoderBackbone(nn.Module):
             found = 'one tensor' if isinstance(x, Tensor) else list(x)
             raise ValueError(
                 f'images must be a dictionary with {expected}, got {found}; use the same '
-                'names of modalities in the data'
+                'modality names in the data'
             )
         levels = self.pyramid({m: x[m] for m in expected})
         return [

@@ -19,7 +19,7 @@ class BarlowTwinsLoss(PairwiseLoss[Embedding]):
     .. math:: \sum_i (1 - C_{ii})^2 + \lambda \sum_{i \ne j} C_{ij}^2.
 
     All pairs of modalities and all views are averaged, see :class:`CrossModalLoss`. The
-    value is that of lightly's ``BarlowTwinsLoss``, which makes the matrix.
+    value equals lightly's ``BarlowTwinsLoss``, which computes the matrix.
 
     Args:
         lambda_param: weight :math:`\lambda` of the off-diagonal elements.

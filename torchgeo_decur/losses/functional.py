@@ -254,8 +254,8 @@ def covariance_terms(z: Tensor) -> tuple[Tensor, Tensor]:
 def feature_std(h: Tensor) -> Tensor:
     r"""Measure the spread of the directions of features: 1 if even, 0 if all are equal.
 
-    The standard deviation over the batch of each coordinate of the unit vectors
-    :math:`h / \|h\|`, averaged and multiplied by :math:`\sqrt D`.
+    The standard deviation over the batch is computed for each coordinate of the unit
+    vectors :math:`h / \|h\|`, averaged, and multiplied by :math:`\sqrt D`.
 
     Args:
         h: features, shape (N, D).

@@ -143,7 +143,7 @@ class MultimodalEncoder(nn.Module, HubFolder):
         for m, names in (bands or {}).items():
             if len(names) != modalities.get(m):
                 raise ValueError(
-                    f'bands must name the channels of modalities, {dict(modalities)}, '
+                    f'bands must have one name per channel of {dict(modalities)}, '
                     f'got {list(names)} for {m}'
                 )
         self.modalities = {m: int(channels) for m, channels in modalities.items()}

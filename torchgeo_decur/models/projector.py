@@ -9,7 +9,7 @@ from torch import nn
 def build_projector(in_features: int, widths: Sequence[int]) -> ProjectionHead:
     """Build the projector of DeCUR and Barlow Twins.
 
-    Linear layers without bias, each but the last followed by BatchNorm and ReLU.
+    The linear layers have no bias. BatchNorm and ReLU follow each layer but the last.
 
     Args:
         in_features: number of features of the encoder.

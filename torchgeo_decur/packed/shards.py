@@ -44,7 +44,7 @@ class ShardWriter(Dataset['Written | Exception']):
     Args:
         dataset: map-style dataset to pack.
         folder: folder of the split.
-        spans: numbers of the samples of each shard.
+        spans: range of sample indices of each shard.
         scale: scales the images of a batch to [0, 1], or None for raw values.
         keys: type of each value of a sample, see :func:`value_types`.
         compression: 'zstd' or None.

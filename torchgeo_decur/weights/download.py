@@ -33,7 +33,7 @@ def checksum_file(url: str) -> Path:
 
 
 def fetch[T](url: str, read: Callable[[Path], T], progress: bool = True) -> T:
-    """Read a published file from the cache, downloaded if needed and always verified.
+    """Read and verify a published file; download it if it is not cached.
 
     If the name of the file has a hash (``name-0123abcd.pth``), the content must match it.
     Otherwise the SHA-256 is recorded next to the file at its first use, and every later

@@ -221,10 +221,10 @@ def check_overlap(name: str, leaf: RasterDataset) -> None:
                 one, other = paths[a[same][0]], paths[b[same][0]]
                 raise ValueError(
                     f'{name}: expected one file for each place, found {one} and {other} '
-                    'for the same one, and only the first would be read; set '
-                    'filename_regex with a group (?P<band>...) if each band is a '
-                    'file, or (?P<date>...) if files differ in date; exclude copies '
-                    'with glob; merge files that fill the gaps of each other'
+                    'of the same place, of which only the first would be read. If each '
+                    'band is a file, set filename_regex with a group (?P<band>...). If '
+                    'files differ in date, use a group (?P<date>...). Exclude copies with '
+                    'glob, and merge files that fill gaps in each other'
                 )
             half = both > 0.5 * np.minimum(*areas)
             partial += [*zip(paths[a[half]], paths[b[half]], strict=True)]

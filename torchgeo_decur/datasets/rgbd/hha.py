@@ -193,8 +193,8 @@ def encode_hha(
         camera_height: see :func:`geocentric`.
 
     Returns:
-        The bands, uint8, shape (3, H, W). All are 0 if depth is missing, and the last one
-        if only the surface is unknown.
+        The bands, uint8, shape (3, H, W). If depth is missing, all are 0. If only the
+        surface is unknown, the last one is 0.
 
     Raises:
         ValueError: see :func:`geocentric`.

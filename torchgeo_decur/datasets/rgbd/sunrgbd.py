@@ -17,7 +17,7 @@ class SUNFrame(NamedTuple):
     """One frame of SUN RGB-D.
 
     Args:
-        scene: folder of the frame, from the sensor on, such as kv1/NYUdata/NYU0001.
+        scene: path of the frame, starting with the sensor: kv1/NYUdata/NYU0001.
         rgb: file name of the photograph.
         depth: file name of the depth.
         number: index in the metadata, from 0.

@@ -85,7 +85,7 @@ class SyntheticEO(NonGeoDataset):
 
     Nuisances are drawn for each sensor and date: radar offset, looks and speckle,
     incidence side, brightness, direction of the sun, haze and clouds. They differ
-    between dates, and so does the season; place, parcels and labels stay.
+    between dates, and so does the season; place, parcels and labels do not change.
 
     Use different seeds for training and validation.
 

@@ -1,4 +1,4 @@
-"""AlexNet as an encoder, registered with timm, which has none."""
+"""AlexNet as an encoder, registered with timm, which lacks one."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -18,7 +18,7 @@ from .fusion_transformer import FusionTransformer
 
 
 class FusionHead(nn.Module, ABC):
-    """Base of fusion heads: from tokens of some or all modalities to ``joint`` features.
+    """Base of heads that fuse tokens of some or all modalities into ``joint`` features.
 
     ``parts`` computes features of single modalities, and ``forward`` fuses them. Fusing
     other subsets of modalities, for a batch or for single samples, therefore does not run
