@@ -426,7 +426,9 @@ def test_validation_looks_only_into_rasters_with_nodata(
 def test_several_files_of_one_place(tmp_path: Path) -> None:
     for name in ('B2', 'B3'):
         scene(tmp_path / 'x' / f'{name}.tif', 10)
-    refuse(r'x: .* found .*B2\.tif and .*B3\.tif for the same', tmp_path / 'x', 'B2')
+    refuse(
+        r'x: .* found .*B2\.tif and .*B3\.tif of the same place', tmp_path / 'x', 'B2'
+    )
     refuse(r'expected 2 bands .* found 1 .*\(\?P<band>', tmp_path / 'x', 'B2', 'B3')
 
 
