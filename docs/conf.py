@@ -130,6 +130,11 @@ nitpick_ignore = [
     ('py:class', 'torchgeo_decur.datasets.paired_folders.Frame'),
     ('py:class', 'torchgeo_decur.datasets.rgbd.sunrgbd.SUNFrame'),
     ('py:class', 'torchgeo_decur.models.encoder.Weights'),
+    ('py:class', 'torchgeo_decur.losses.base.PairwiseLoss'),
+    ('py:class', 'torchgeo_decur.losses.functional.Embedding'),
+    ('py:class', 'torchgeo_decur.losses.info_nce.Directions'),
+    ('py:class', 'torchgeo_decur.losses.vicreg.View'),
+    ('py:class', 'torchgeo_decur.analysis.shared_directions.Array'),
     ('py:class', 'torchgeo_decur.weights.load.Source'),
     ('py:class', 'torchgeo_decur.weights.enums.DeCURWeights'),
 ]
@@ -277,7 +282,7 @@ def public_names(module: str) -> list[str]:
     """List what a module offers: its `__all__`, or what it defines and documents."""
     found = importlib.import_module(module)
     if hasattr(found, '__all__'):
-        return list(found.__all__)
+        return [n for n in found.__all__ if is_described(found, n)]
     own = [
         name
         for name, value in vars(found).items()
@@ -285,6 +290,13 @@ def public_names(module: str) -> list[str]:
         or (getattr(value, '__module__', None) == module and inspect.getdoc(value))
     ]
     return [name for name in own if not name.startswith('_')]
+
+
+def is_described(package: Any, name: str) -> bool:
+    """Return whether the page of a package describes a name that it offers."""
+    home = getattr(getattr(package, name), '__module__', package.__name__)
+    path = f'{package.__name__}.{name}'
+    return public_paths().get(f'{home}.{name}', path) == path
 
 
 def public_paths() -> dict[str, str]:
@@ -295,7 +307,8 @@ def public_paths() -> dict[str, str]:
             package = importlib.import_module(module.name)
             for name in getattr(package, '__all__', ()):
                 home = getattr(getattr(package, name), '__module__', module.name)
-                paths[f'{home}.{name}'] = f'{module.name}.{name}'
+                # The first package that offers a name describes it.
+                paths.setdefault(f'{home}.{name}', f'{module.name}.{name}')
     return paths
 
 

@@ -85,7 +85,7 @@ class CheckedTask(BaseTask):
     """
 
     CHECKPOINT_HYPER_PARAMS_KEY = TASK_OPTIONS
-    #: Hyperparameters that define the architecture: a checkpoint must have the same.
+    #: Hyperparameters that define the architecture. A checkpoint must have the same.
     architecture_hparams: tuple[str, ...] = ()
     _checked: frozenset[tuple[str | None, int]] = frozenset()
 

@@ -131,10 +131,11 @@ def geocentric(
             None the lowest point is always the ground.
 
     Returns:
-        Three channels, float32, shape (3, H, W), NaN if missing: inverse depth in 1/m;
+        A tensor of three channels. They are the inverse depth in 1/m; the
         height along gravity in m, above the 1st percentile of points on even surfaces;
         angle of the surface with the horizontal in degrees (0 floor, 90 wall, 180
-        ceiling), which is also NaN if the surface is unknown.
+        ceiling), which is also NaN if the surface is unknown. Its shape is (3, H, W), in float32,
+        and missing pixels are NaN.
 
     Raises:
         ValueError: if the depth has another shape or is not in m, or a focal length is
