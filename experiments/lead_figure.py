@@ -1,4 +1,4 @@
-"""Draw the figure of the README: how DeCUR and Barlow Twins align each embedding dimension.
+"""Draw the figure of the README: what DeCUR and Barlow Twins align, and what they keep.
 
     torchgeo fit --config experiments/quickstart.yaml
     torchgeo fit --config experiments/quickstart.yaml --config experiments/objectives/barlow_twins.yaml \
@@ -6,12 +6,13 @@
     python -m experiments.lead_figure outputs/quickstart/version_0 \
         outputs/quickstart_barlow_twins/version_0
 
-Both runs have the same data, encoders, seed and number of steps.
+Both runs have the same data, encoders, seed and number of steps. Each panel shows held-out scenes.
 """
 
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
 from jsonargparse import auto_cli
 from torch import Tensor
@@ -35,22 +36,63 @@ def main(decur: Path, barlow_twins: Path, out: Path = _FIGURE) -> None:
         out: file of the figure.
     """
     runs = {
-        'Barlow Twins aligns all dimensions': embed(barlow_twins),
-        'DeCUR splits them into common and unique': embed(decur),
+        'Barlow Twins: all aligned': embed(barlow_twins),
+        'DeCUR: common and unique': embed(decur),
     }
+    probes = {'Barlow Twins': probe(barlow_twins), 'DeCUR': probe(decur)}
     with figure_style():
-        figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.6), sharey=True)
-        for axis, (title, embeddings) in zip(axes, runs.items(), strict=True):
+        figure, axes = plt.subplots(
+            1, 3, figsize=(PAGE, 2.5), width_ratios=(2, 2, 2), layout='constrained'
+        )
+        for axis, (title, embeddings) in zip(axes, runs.items(), strict=False):
             for part, (start, values) in curves(embeddings).items():
                 dimensions = range(start, start + len(values))
-                label = part if part != 'all' else 'all, aligned'
-                axis.fill_between(dimensions, values, color=COLOURS[part], label=label)
+                axis.fill_between(dimensions, values, color=COLOURS[part], label=part)
                 print(f'{title}: {part}, {len(values)}, mean {values.mean():.3f}')
-            axis.set(title=title, xlabel='embedding dimension, sorted', xlim=(0, None))
+            axis.set(title=title, xlabel='embedding dimension, sorted', ylim=(-0.35, 1))
             axis.legend(loc='lower left')
-        axes[0].set(ylabel='correlation of radar and optical', ylim=(None, 1))
+        axes[0].set(ylabel='correlation across sensors')
+        untrained = probes['DeCUR'].untrained
+        bars = {'untrained': untrained, **{k: v.score for k, v in probes.items()}}
+        colors = ('#BBBBBB', COLOURS['all'], COLOURS['common'])
+        for i, ((name, values), color) in enumerate(
+            zip(bars.items(), colors, strict=True)
+        ):
+            places = [place + 0.27 * (i - 1) for place in range(len(values))]
+            drawn = axes[2].bar(places, values, 0.25, color=color, label=name)
+            axes[2].bar_label(drawn, fmt='%.0f', fontsize=6.5)
+            print(name, dict(zip(values.index, values.round(1), strict=True)))
+        axes[2].set(title='Linear probe (%)', ylim=(0, 118))
+        axes[2].set_xticks(range(len(untrained)), untrained.index)
+        axes[2].grid(visible=False)
+        axes[2].legend(
+            loc='upper center', ncols=3, columnspacing=0.6, handlelength=0.6, fontsize=6
+        )
         out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out)
+        figure.savefig(out, dpi=200)
+
+
+def probe(run: Path) -> pd.DataFrame:
+    """Read the linear probes of two labels after the last epoch.
+
+    Args:
+        run: folder of the run, with the ``probe.csv`` of its online probe.
+
+    Returns:
+        Columns ``score`` and ``untrained`` in %, by what the label needs.
+    """
+    table = pd.read_csv(run / 'probe.csv')
+    table = table[table.classifier == 'linear']
+    shown = {
+        'seen by\nboth': ('label_common', 's1+s2'),
+        'seen by\noptical only': ('label_s2', 's2'),
+    }
+    rows = {}
+    for name, (label, features) in shown.items():
+        of = table[(table.label == label) & (table.features == features)]
+        scores = of.sort_values('epoch').score
+        rows[name] = {'score': scores.iloc[-1], 'untrained': scores.iloc[0]}
+    return pd.DataFrame(rows).T
 
 
 def embed(run: Path) -> Embeddings:
