@@ -289,14 +289,18 @@ def imports() -> Drawing:
     """Who may import whom, from the leaves below to the commands above."""
     d = Drawing(
         'Parts of the package',
-        'Four floors: modalities, losses, config, files and the catalog import nothing; transforms, weights and models build on them; data and tasks on those, side by side; analyses, callbacks and the command on top.',
+        'Four floors: modalities, losses, config, files and the published weights import nothing; transforms, weights and models build on them; data and tasks on those, side by side; analyses, callbacks and the command on top.',
         350,
     )
     floors = (
         (30, PLAIN, ('cli', 'callbacks', 'interop')),
         (110, WHITE, ('datasets, datamodules', 'packed', 'tasks', 'analysis')),
         (190, COMMON, ('transforms', 'weights', 'models')),
-        (270, FIRST[0], ('modalities', 'losses', 'config', 'files', 'catalog')),
+        (
+            270,
+            FIRST[0],
+            ('modalities', 'losses', 'config', 'files', 'published_weights'),
+        ),
     )
     notes = ('top', 'data and training', 'shared', 'leaves')
     for (y, fill, names), note in zip(floors, notes, strict=True):

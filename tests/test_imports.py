@@ -15,14 +15,14 @@ ALLOWED = {
     '': {'models'},
     'modalities': {'deprecation'},
     'losses': set(),
-    'catalog': set(),
+    'published_weights': set(),
     'config': set(),
     'deprecation': set(),
     'files': set(),
     'resumable_parts': {'files'},
     'transforms': {'deprecation', 'modalities'},
     # An entry of weights carries the scale of its input; transforms know no model.
-    'weights': {'catalog', 'files', 'modalities', 'transforms'},
+    'weights': {'published_weights', 'files', 'modalities', 'transforms'},
     'models': {'deprecation', 'files', 'modalities', 'weights'},
     # Packed data are also found under the old path, at first use.
     'datasets': {'deprecation', 'files', 'modalities', 'packed', 'transforms'},
@@ -40,7 +40,7 @@ ALLOWED = {
         *(
             'analysis',
             'callbacks',
-            'catalog',
+            'published_weights',
             'config',
             'files',
             'modalities',

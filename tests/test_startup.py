@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import torchgeo_decur
-from torchgeo_decur.catalog import cached_file
 from torchgeo_decur.cli import listing, parser
 from torchgeo_decur.models import get_weight, list_weights
+from torchgeo_decur.published_weights import cached_file
 
 PACKAGE = Path(torchgeo_decur.__file__).parent
 # Slow imports that other commands need.

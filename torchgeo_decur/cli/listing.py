@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ..catalog import LICENCE, PUBLISHED, cached_file, urls_of
 from ..config import find_experiments, summarize
+from ..published_weights import LICENCE, PUBLISHED, cached_file, urls_of
 
 _BANDS = {
     's1': 'VV VH',

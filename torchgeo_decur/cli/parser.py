@@ -14,7 +14,7 @@ from ..files import UnreadableFileError
 
 _SUMMARIES = {
     'config': 'Print a config for `torchgeo fit --config`; without a name, list all configs.',
-    'weights': 'List the published weights, and which of them are in the cache.',
+    'weights': 'List the published weights, and show which are cached.',
     'convert': 'Convert the encoders of a file to another format.',
     'export': 'Export the encoders of a checkpoint, as at the end of a fit.',
     'embed': 'Write the embedding of each window of a scene to a GeoParquet file.',

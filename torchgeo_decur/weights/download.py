@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from ..catalog import cached_file
 from ..files import atomic_write, checksum_of
+from ..published_weights import cached_file
 
 _HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})\.[^.]+$')
 

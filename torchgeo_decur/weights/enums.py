@@ -15,8 +15,8 @@ from torchvision.models import WeightsEnum
 from torchvision.models._api import Weights
 from torchvision.transforms.v2 import Normalize
 
-from ..catalog import LICENCE, PUBLISHED, urls_of
 from ..modalities import MODALITIES
+from ..published_weights import LICENCE, PUBLISHED, urls_of
 from ..transforms import PerModality, ScaleToUnit
 from .download import fetch
 from .formats import Checkpoint, read_checkpoint
