@@ -153,7 +153,7 @@ class AdaptiveDeCUR(DeCUR):
         self.criterion = self.loss(dim, pairs, self.hparams['lambda_param'])
 
     def on_train_batch_start(self, *args: Any) -> None:
-        """Tell the loss how far the fit is, and log the share of common dimensions."""
+        """Set the progress of the fit in the loss, and log the share of common dimensions."""
         criterion = cast(WeightedLoss, self.criterion)
         steps = self.trainer.estimated_stepping_batches
         criterion.progress = self.global_step / steps

@@ -1,4 +1,4 @@
-"""What knows no image: each class by its share of the training labels, for tables/constant_*.yaml."""
+"""Predict each class by its share of the training labels, for tables/constant_*.yaml."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a table of experiments is: its cells, and what is shown of them."""
+"""Define a table of experiments: its cells, and the columns that it shows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Where a number is from: hardware, versions and commit, and how its row is kept."""
+"""Record hardware, versions and commit of a number, and append its row."""
 
 import csv
 import fcntl

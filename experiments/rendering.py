@@ -110,7 +110,7 @@ def _fewer(rows: Sequence[Row], seeds: Sequence[int]) -> str:
 
 
 def best(path: Path, results: Path = RESULTS) -> dict[tuple[str, ...], str]:
-    """Tell which value of the axis to choose is best, by the newest commit of a table.
+    """Find which value of the axis to choose is best, by the newest commit of a table.
 
     Args:
         path: YAML file of the table.

@@ -1,4 +1,4 @@
-"""What the published loop does, for comparison: the loss by D x D matrices, written anew."""
+"""Compute the loss by D x D matrices, as the published loop does, for comparison."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What every benchmark writes: one row a case, median and quartiles, and its origin."""
+"""Write the row of a benchmark case: median, quartiles and origin."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the benchmarks should show on two cores of a CPU, and whether they do."""
+"""Check the results of the benchmarks on two CPU cores against their targets."""
 
 import csv
 import re
@@ -28,13 +28,13 @@ class Target:
     at_most: float | None = None
 
     def met(self, value: float) -> bool:
-        """Tell whether a measured number keeps the bound.
+        """Check a measured number against the bounds.
 
         Args:
             value: the number.
 
         Returns:
-            Whether it does.
+            True if the number keeps them.
         """
         low = self.at_least is None or value >= self.at_least
         return low and (self.at_most is None or value <= self.at_most)

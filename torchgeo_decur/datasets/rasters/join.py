@@ -185,7 +185,7 @@ class JoinedRasters:
 
     @property
     def dated(self) -> bool:
-        """Whether files have different dates, so that a window needs a time."""
+        """Check for files of different dates, in which case a window needs a time."""
         return len(pd.unique(self.joined.index.index)) > 1
 
     def _timed(self, window: GeoSlice) -> GeoSlice:

@@ -1,4 +1,4 @@
-"""What each sensor sees of a synthetic place: backscatter, reflectance, height.
+"""Simulate each sensor for a synthetic place: backscatter, reflectance, height.
 
 Every function draws from streams of its own: those that end in ``_state`` shape the
 factor that only one sensor shows, those of a date what changes from date to date. So
