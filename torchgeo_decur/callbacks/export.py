@@ -39,11 +39,6 @@ class ExportEncoders(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that the folder is writable and the task has encoders.
 
-        Args:
-            trainer: the trainer.
-            pl_module: the task.
-            stage: the stage.
-
         Raises:
             ValueError: if the folder is not writable, or the task has no encoders.
         """
@@ -55,12 +50,7 @@ class ExportEncoders(Callback):
             check_writable(folder)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the encoders.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the task.
-        """
+        """Write the encoders."""
         folder = self._folder(trainer)
         if not trainer.is_global_zero or getattr(trainer, 'fast_dev_run', False):
             return
@@ -87,14 +77,7 @@ class ExportEncoders(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Store the records of the modalities for :func:`export_checkpoint`.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the task.
-            checkpoint: the checkpoint; receives ``encoder_modalities`` and
-                ``encoder_training``.
-        """
+        """Store the records of the modalities for :func:`export_checkpoint`."""
         checkpoint['encoder_training'] = _training(trainer, pl_module)
         checkpoint['encoder_modalities'] = {
             m: asdict(modality) for m, modality in _modalities(trainer).items()

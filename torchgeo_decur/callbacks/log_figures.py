@@ -57,11 +57,6 @@ class LogFigures(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check before training that figures can be drawn and logged.
 
-        Args:
-            trainer: the trainer.
-            pl_module: the task.
-            stage: the stage.
-
         Raises:
             ImportError: if captum is not installed.
             ValueError: if no logger accepts figures, the task has no encoders, or the
@@ -93,16 +88,7 @@ class LogFigures(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Embed a batch, and keep its first images.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the task.
-            outputs: output of the validation step.
-            batch: a batch in [0, 1].
-            batch_idx: index of the batch.
-            dataloader_idx: index of the data loader.
-        """
+        """Embed a batch, and keep its first images."""
         seen = sum(len(next(iter(z.values()))) for z in self._z)
         if not self._due(trainer) or seen >= self.max_samples:
             return
@@ -122,12 +108,7 @@ class LogFigures(Callback):
     def on_validation_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> None:
-        """Draw and log the figures.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the task.
-        """
+        """Draw and log the figures."""
         parts, images = self._z, self._images
         self._z, self._images = [], []
         if not parts:

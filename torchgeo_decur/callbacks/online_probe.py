@@ -67,20 +67,11 @@ class OnlineProbe(Callback):
         return {'rows': self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the scores of an interrupted fit.
-
-        Args:
-            state_dict: output of :meth:`state_dict`.
-        """
+        """Restore the scores of an interrupted fit."""
         self.rows = state_dict['rows']
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copy the untrained encoders before a checkpoint is loaded.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the task.
-            stage: the stage.
 
         Raises:
             ValueError: if the task has no encoders.
@@ -105,14 +96,6 @@ class OnlineProbe(Callback):
         """Collect the features and labels of a batch.
 
         A batch of one sample is ignored, because BatchNorm cannot compute its statistics.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the task.
-            outputs: output of the validation step.
-            batch: a batch in [0, 1].
-            batch_idx: index of the batch.
-            dataloader_idx: index of the data loader.
         """
         seen = sum(map(len, next(iter(self._store.values()), [])))
         if self._told or not self._due(trainer) or seen >= self.max_samples:
@@ -146,12 +129,7 @@ class OnlineProbe(Callback):
     def on_validation_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> None:
-        """Fit the probes, log and print their scores.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the task.
-        """
+        """Fit the probes, log and print their scores."""
         store = {k: torch.cat(v)[: self.max_samples] for k, v in self._store.items()}
         self._store = {}
         if not store:
@@ -205,12 +183,7 @@ class OnlineProbe(Callback):
         rank_zero_info(self.table())
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the scores and the figure.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the task.
-        """
+        """Write the scores and the figure."""
         # Every process must read log_dir, which the first process broadcasts.
         folder = trainer.log_dir
         dry = getattr(trainer, 'fast_dev_run', False)

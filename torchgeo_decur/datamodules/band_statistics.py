@@ -27,11 +27,7 @@ class StatisticsDataModule(MultimodalDataModule):
         return {**super().state_dict(), 'statistics': self.statistics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the seed and the statistics of a checkpoint.
-
-        Args:
-            state_dict: state from :meth:`state_dict`.
-        """
+        """Restore the seed and the statistics of a checkpoint."""
         super().load_state_dict(state_dict)
         found = state_dict.get('statistics', {})
         self.use({m: s for m, s in found.items() if m in self.modalities})

@@ -102,9 +102,6 @@ class MultimodalDataModule(BaseDataModule):
 
         Otherwise, under another ``seed_everything``, a resumed or tested fit would
         validate on training samples.
-
-        Args:
-            state_dict: state from :meth:`state_dict`.
         """
         seed = state_dict.get('seed', self.seed)
         if self._seed_is_given or seed == self.seed:
@@ -124,10 +121,6 @@ class MultimodalDataModule(BaseDataModule):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Unwrap a batch whose precision Lightning has left unchanged.
 
-        Args:
-            batch: a batch of the data loader.
-            dataloader_idx: index of the data loader.
-
         Returns:
             The batch, in the precision of its files.
         """
@@ -136,10 +129,6 @@ class MultimodalDataModule(BaseDataModule):
 
     def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
         """Check the first batches of each stage, then scale every batch to [0, 1].
-
-        Args:
-            batch: a batch on the device, in physical units.
-            dataloader_idx: index of the data loader.
 
         Returns:
             The batch with scaled images, in the precision of the trainer.

@@ -73,11 +73,7 @@ class BigEarthNetMMDataModule(FileDataModule):
                 BigEarthNetMM(split=split, **self.kwargs)
 
     def setup(self, stage: str) -> None:
-        """Find the patches of the splits of a stage.
-
-        Args:
-            stage: 'fit', 'validate', 'test' or 'predict'.
-        """
+        """Find the patches of the splits of a stage."""
         if stage == 'fit':
             train = self._make('train')
             kept = self.budget(len(train), train.labels, train.classes)

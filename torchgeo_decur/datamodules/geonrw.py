@@ -44,11 +44,7 @@ class GeoNRWPatchDataModule(FileDataModule):
             self._make('train')
 
     def setup(self, stage: str) -> None:
-        """Split the tiles.
-
-        Args:
-            stage: 'fit', 'validate', 'test' or 'predict'.
-        """
+        """Split the tiles."""
         if stage in ('fit', 'validate'):
             dataset = self._make('train')
             tiles = [patch.tile for patch in dataset.samples]

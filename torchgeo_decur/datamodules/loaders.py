@@ -74,11 +74,7 @@ class ResumableLoader(DataLoader[Sample]):
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Do nothing, because the loop determines the position.
-
-        Args:
-            state: state from :meth:`state_dict`.
-        """
+        """Do nothing, because the loop determines the position."""
 
 
 def _progress(trainer: Trainer) -> tuple[int, int]:

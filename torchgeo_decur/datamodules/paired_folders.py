@@ -98,9 +98,6 @@ class PairedFoldersDataModule(StatisticsDataModule):
     def setup(self, stage: str) -> None:
         """Find the frames, split them and estimate missing statistics.
 
-        Args:
-            stage: 'fit', 'validate', 'test' or 'predict'.
-
         Raises:
             ValueError: if no frames are found, or they do not belong together.
         """

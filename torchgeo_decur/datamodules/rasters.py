@@ -142,9 +142,6 @@ class RasterPairDataModule(StatisticsDataModule):
     def setup(self, stage: str) -> None:
         """Open the rasters, divide the footprint and estimate missing statistics.
 
-        Args:
-            stage: 'fit', 'validate', 'test' or 'predict'.
-
         Raises:
             ValueError: if files cannot be read or used together, a window does not fit,
                 or nearly all windows have too much nodata.
@@ -179,11 +176,6 @@ class RasterPairDataModule(StatisticsDataModule):
         self, batch: Sample, device: torch.device, dataloader_idx: int
     ) -> Sample:
         """Move a batch to the device, except its location.
-
-        Args:
-            batch: a batch.
-            device: the device.
-            dataloader_idx: index of the data loader.
 
         Returns:
             The batch. ``bounds`` and ``transform`` are float64, which not every device

@@ -61,11 +61,7 @@ class RGBDDataModule(MultimodalDataModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Split the places.
-
-        Args:
-            stage: 'fit', 'validate', 'test' or 'predict'.
-        """
+        """Split the places."""
         if stage in ('fit', 'validate'):
             dataset = self._make('train')
             places = [dataset.group(item) for item in dataset.samples]

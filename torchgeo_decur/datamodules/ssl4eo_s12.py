@@ -64,11 +64,7 @@ class SSL4EOS12PairDataModule(FileDataModule):
             self._make()
 
     def setup(self, stage: str) -> None:
-        """Split the places.
-
-        Args:
-            stage: 'fit', 'validate', 'test' or 'predict'.
-        """
+        """Split the places."""
         dataset = self._make()
         self.hold_out(dataset, dataset.samples, self.val_fraction)
         if self.val_fraction:

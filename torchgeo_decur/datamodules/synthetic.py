@@ -77,11 +77,7 @@ class SyntheticEODataModule(MultimodalDataModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Make the datasets; scenes are made at access.
-
-        Args:
-            stage: 'fit', 'validate', 'test' or 'predict'.
-        """
+        """Make the datasets; scenes are made at access."""
         splits = {'train': 0, 'val': 1, 'test': 2, 'predict': 3}
         scenes = {
             name: SyntheticEO(

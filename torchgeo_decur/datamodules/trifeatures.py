@@ -58,9 +58,6 @@ class TrifeaturesDataModule(MultimodalDataModule):
     def setup(self, stage: str) -> None:
         """Draw the pairs; their images are drawn at access.
 
-        Args:
-            stage: 'fit', 'validate', 'test' or 'predict'.
-
         Raises:
             ValueError: if an option of the dataset is not valid.
         """

@@ -128,12 +128,6 @@ class BigEarthNetMM(FileDataset):
     def load(self, item: BigEarthNetPatch) -> Sample:
         """Read one patch.
 
-        Args:
-            item: the patch.
-
-        Returns:
-            The sample, before ``transforms``.
-
         Raises:
             UnreadableFileError: if a file is missing, truncated or not a raster.
             ValueError: if a file has another number of bands or size, or a label is

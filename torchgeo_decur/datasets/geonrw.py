@@ -110,12 +110,6 @@ class GeoNRWPatches(FileDataset, GeoNRW):
     def load(self, item: GeoNRWPatch) -> Sample:
         """Read one patch.
 
-        Args:
-            item: location of the patch.
-
-        Returns:
-            The sample, before ``transforms``.
-
         Raises:
             UnreadableFileError: if a file is missing, truncated or not a raster.
             ValueError: if a file has another number of bands or size, or a value of the

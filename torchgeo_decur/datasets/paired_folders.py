@@ -149,12 +149,6 @@ class PairedFolders(FileDataset):
     def load(self, item: Frame) -> Sample:
         """Read one frame.
 
-        Args:
-            item: the frame.
-
-        Returns:
-            The sample, before ``transforms``.
-
         Raises:
             UnreadableFileError: if a file is missing, truncated or not an image.
             ValueError: if a file has the wrong number of bands, the files of the frame
@@ -192,10 +186,6 @@ class PairedFolders(FileDataset):
 
     def origin(self, item: Frame, key: str) -> str:
         """Return the file of a key of a frame.
-
-        Args:
-            item: the frame.
-            key: ``mask`` or ``image_<modality>``.
 
         Returns:
             Path of the file.

@@ -124,9 +124,6 @@ class SSL4EOS12Pair(FileDataset):
     def subset(self, indices: Iterable[int]) -> Self:
         """Restrict the dataset to some of its places.
 
-        Args:
-            indices: numbers of the samples, in order.
-
         Returns:
             A dataset of the same class, with an epoch of its own.
         """
@@ -136,12 +133,6 @@ class SSL4EOS12Pair(FileDataset):
 
     def load(self, item: str) -> Sample:
         """Read one place.
-
-        Args:
-            item: name of the folder of the place.
-
-        Returns:
-            The sample, before ``transforms``.
 
         Raises:
             UnreadableFileError: if a file is missing, truncated or not a raster.

@@ -14,12 +14,14 @@ class BarlowTwinsLoss(PairwiseLoss[Embedding]):
     Zbontar et al., *Barlow Twins: Self-Supervised Learning via Redundancy Reduction*,
     ICML 2021, https://arxiv.org/abs/2103.03230.
 
-    With the cross-correlation matrix :math:`C` of two standardised embeddings (Eq. 1):
+    The loss of the cross-correlation matrix :math:`C` of two standardised embeddings is
+    (Eq. 1)
 
     .. math:: \sum_i (1 - C_{ii})^2 + \lambda \sum_{i \ne j} C_{ij}^2.
 
-    All pairs of modalities and all views are averaged, see :class:`CrossModalLoss`. The
-    value equals lightly's ``BarlowTwinsLoss``, which computes the matrix.
+    It is averaged over all pairs of modalities and all views, see
+    :class:`CrossModalLoss`. lightly's ``BarlowTwinsLoss`` has the same value, but always
+    computes the D x D matrix.
 
     Args:
         lambda_param: weight :math:`\lambda` of the off-diagonal elements.
@@ -52,10 +54,6 @@ class BarlowTwinsLoss(PairwiseLoss[Embedding]):
     ) -> Mapping[str, list[Embedding]]:
         """Choose the form of the correlations.
 
-        Args:
-            z: embeddings by modality, shape (V, N, D) each, float32 or float64.
-            pairs: number of pairs of views that will be compared.
-
         Returns:
             The views of each modality.
         """
@@ -63,13 +61,5 @@ class BarlowTwinsLoss(PairwiseLoss[Embedding]):
         return embed(z, entries=pairs * dim**2)
 
     def compare(self, a: Embedding, b: Embedding) -> Tensor:
-        """Compute the loss of two views.
-
-        Args:
-            a: embeddings of one view.
-            b: embeddings of another view of the same samples.
-
-        Returns:
-            A scalar.
-        """
+        """Compute the loss of two views."""
         return redundancy_reduction(a, b, self.lambda_param)

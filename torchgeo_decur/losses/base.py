@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 
 class EmbeddingLoss(nn.Module, ABC):
-    """A loss of embeddings by name; a subclass computes its parts in ``terms``.
+    """Base of all losses; a subclass computes the loss and its parts in ``terms``.
 
-    The embeddings are checked. The loss is computed in float32 under any autocast, or in
-    float64 if the embeddings have that precision.
+    Embeddings are checked first. The loss is computed in float32 even under autocast, or
+    in float64 if the embeddings are float64.
 
     Attributes:
         minimum: smallest number of embeddings.
         views: smallest number of views V.
-        exactly: whether more views are refused.
+        exactly: whether more views are an error.
     """
 
     minimum = 2
@@ -45,7 +45,7 @@ class EmbeddingLoss(nn.Module, ABC):
 
     @abstractmethod
     def terms(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the loss and its parts of checked embeddings.
+        """Compute the loss and its parts from checked embeddings.
 
         Args:
             z: embeddings by name, shape (V, N, D) each, float32 or float64.
@@ -55,7 +55,7 @@ class EmbeddingLoss(nn.Module, ABC):
         """
 
     def check(self, z: Mapping[str, Tensor]) -> None:
-        """Refuse embeddings that the loss is not defined for.
+        """Check the number and the shape of the embeddings.
 
         Args:
             z: embeddings by name.
@@ -85,11 +85,11 @@ class EmbeddingLoss(nn.Module, ABC):
 class PairwiseLoss[View](EmbeddingLoss):
     """Average a loss of two views over all pairs of modalities.
 
-    View v of one modality is compared with view v of the other, for every v, so that
-    each image of a step counts. With a single modality its views are compared.
+    View v of one modality is compared with view v of another modality, for every v. With
+    a single modality, its views are compared with each other.
 
-    A subclass computes in ``prepare`` what it needs of each view, once for all pairs,
-    and in ``compare`` the loss of two views.
+    A subclass prepares each view once for all pairs (``prepare``), and computes the loss
+    of two prepared views (``compare``).
     """
 
     minimum = 1
@@ -97,7 +97,7 @@ class PairwiseLoss[View](EmbeddingLoss):
 
     @abstractmethod
     def prepare(self, z: Mapping[str, Tensor], pairs: int) -> Mapping[str, list[View]]:
-        """Compute what the loss needs of each view.
+        """Prepare each view once for all its pairs.
 
         Args:
             z: embeddings by modality, shape (V, N, D) each, float32 or float64.
@@ -120,10 +120,7 @@ class PairwiseLoss[View](EmbeddingLoss):
         """
 
     def terms(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the loss and its parts of checked embeddings.
-
-        Args:
-            z: embeddings by modality, shape (V, N, D) each, float32 or float64.
+        """Compute the loss and its parts from checked embeddings.
 
         Returns:
             ``loss``, and ``cross_<m>_<n>`` of each pair of modalities, or ``intra_<m>``
@@ -144,10 +141,7 @@ class PairwiseLoss[View](EmbeddingLoss):
         return {'loss': mean([*parts.values()]), **parts}
 
     def check(self, z: Mapping[str, Tensor]) -> None:
-        """Refuse embeddings that the loss is not defined for.
-
-        Args:
-            z: embeddings by modality.
+        """Check embeddings, and the views of a single modality.
 
         Raises:
             ValueError: if modalities, samples or the views of a single modality are too
@@ -161,15 +155,14 @@ class PairwiseLoss[View](EmbeddingLoss):
 
 
 class CrossModalLoss(PairwiseLoss[Tensor]):
-    """Make any loss of two embeddings a loss of any number of modalities.
+    """Average any loss of two embeddings over views and pairs of modalities.
 
-    View v of one modality is compared with view v of the other, for every v, and the
-    mean is taken over views and pairs of modalities. With a single modality its views are
-    compared.
+    View v of one modality is compared with view v of another modality, for every v. With
+    a single modality, its views are compared with each other.
 
     Args:
-        loss: a module from two tensors (N, D) to a scalar, of samples of all devices: it
-            must not gather them itself.
+        loss: a module from two tensors (N, D) to a scalar. It gets the samples of all
+            devices, and must not gather them itself.
 
     Shape:
         - Input: one tensor (V, N, D) per modality: V views (two or more of a single
@@ -195,25 +188,13 @@ class CrossModalLoss(PairwiseLoss[Tensor]):
     ) -> Mapping[str, list[Tensor]]:
         """Return the embeddings of each view.
 
-        Args:
-            z: embeddings by modality, shape (V, N, D) each.
-            pairs: number of pairs of views that will be compared.
-
         Returns:
             The views of each modality, shape (N, D) each.
         """
         return {m: list(x.unbind()) for m, x in z.items()}
 
     def compare(self, a: Tensor, b: Tensor) -> Tensor:
-        """Compute the loss of two views.
-
-        Args:
-            a: embeddings, shape (N, D).
-            b: other embeddings of the same samples, shape (N, D).
-
-        Returns:
-            A scalar.
-        """
+        """Compute the loss of two views."""
         loss: Tensor = self.pair(a, b)
         return loss
 
@@ -233,17 +214,17 @@ def mean(terms: Sequence[Tensor]) -> Tensor:
 def display_names(
     keys: Iterable[tuple[str, ...]], separator: str = '_'
 ) -> dict[tuple[str, ...], str]:
-    """Join the names of each key into one text; different keys get different texts.
+    """Join the names of each key, with different results for different keys.
 
-    Computations use the keys, since joined names may be equal: ``a`` and ``b_c``, ``a_b``
-    and ``c``. Such names are quoted.
+    Names are quoted if two keys would otherwise give the same result, as
+    ``('a', 'b_c')`` and ``('a_b', 'c')`` do.
 
     Args:
-        keys: names of modalities, such as pairs.
+        keys: tuples of modality names, such as pairs.
         separator: text between two names.
 
     Returns:
-        The text of each key, in order.
+        The joined names of each key, in order.
 
     Example:
         >>> display_names([('s1', 's2'), ('s1', 'dem')])

@@ -1,4 +1,4 @@
-"""The loss of CoMM: agreement of each modality with all of them together."""
+"""The loss of CoMM: each modality is contrasted with all modalities together."""
 
 from collections.abc import Mapping
 
@@ -9,20 +9,20 @@ from .info_nce import Directions, contrast
 
 
 class CoMMLoss(EmbeddingLoss):
-    r"""Bring the embedding of each modality, and of all, close to that of all.
+    r"""Contrast the joint embedding with the embedding of each modality, and with itself.
 
     Dufumier, Castillo-Navarro et al., *What to align in multimodal contrastive
     learning?*, ICLR 2025, https://arxiv.org/abs/2409.07402.
 
-    With the embeddings :math:`z_n^{(v)}` of view :math:`v` for each name :math:`n` among
-    the modalities and ``joint``, which is made of all modalities,
+    The names :math:`n` are the modalities and ``joint``, the embedding of all modalities.
+    With the embedding :math:`z_n^{(v)}` of each name and view :math:`v`,
 
     .. math:: \mathcal{L}_n = \tfrac12 \bigl(
               \mathrm{InfoNCE}(z_n^{(1)}, z_{joint}^{(2)}) +
               \mathrm{InfoNCE}(z_n^{(2)}, z_{joint}^{(1)}) \bigr),
 
-    and the loss is the mean over all names. What agrees with a single modality is
-    redundant or unique; what only the two joint views share is synergy.
+    and the loss is the mean over all names. The terms of a single modality learn
+    redundant and unique information. Only the term of ``joint`` also learns synergy.
 
     Args:
         temperature: temperature of InfoNCE.
@@ -53,14 +53,7 @@ class CoMMLoss(EmbeddingLoss):
         self.temperature = temperature
 
     def terms(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the loss and its parts of checked embeddings.
-
-        Args:
-            z: embeddings by name, shape (2, N, D) each, float32 or float64.
-
-        Returns:
-            ``loss`` and its parts, scalars.
-        """
+        """Compute the loss and its parts from checked embeddings."""
         views = {n: [Directions(x, self.temperature) for x in v] for n, v in z.items()}
         joint_a, joint_b = views['joint']
         parts = {
@@ -70,10 +63,7 @@ class CoMMLoss(EmbeddingLoss):
         return {'loss': mean([*parts.values()]), **parts}
 
     def check(self, z: Mapping[str, Tensor]) -> None:
-        """Refuse embeddings that the loss is not defined for.
-
-        Args:
-            z: embeddings by name.
+        """Check that the embeddings include ``joint`` and have two views.
 
         Raises:
             ValueError: if there is no ``joint`` or nothing else, views are not two,

@@ -12,18 +12,18 @@ from .info_nce import info_nce
 
 
 class COrALLoss(EmbeddingLoss):
-    r"""Contrast what is shared and what is unique, and keep them orthogonal.
+    r"""Contrast shared and unique representations, and keep them orthogonal.
 
     Cissee et al., 2026, https://arxiv.org/abs/2602.14983.
 
-    With the embeddings :math:`s` of all modalities together, ``shared``, and :math:`u_m`
-    of what modality :math:`m` alone has, in two views,
+    With two views of the embedding :math:`s` of all modalities, ``shared``, and of the
+    unique embedding :math:`u_m` of each modality :math:`m`,
 
     .. math:: \mathcal{L} = w_s \, \mathrm{InfoNCE}(s^{(1)}, s^{(2)})
               + w_u \sum_m \mathrm{InfoNCE}(u_m^{(1)}, u_m^{(2)})
               + w_o \sum_{p < q} \sum_v \mathrm{E}_b [\cos^2(p_b^{(v)}, q_b^{(v)})],
 
-    :math:`p, q` among ``shared`` and all modalities.
+    where :math:`p, q` are ``shared`` and all modalities.
 
     Args:
         temperature: temperature of InfoNCE.
@@ -37,8 +37,8 @@ class COrALLoss(EmbeddingLoss):
     Shape:
         - Input: tensors (2, N, D) of one or more modalities and of ``shared``, N >= 2
           samples of all devices.
-        - Output: scalars: ``loss``, and without weights ``shared``, ``unique_<m>`` of
-          each modality, ``orthogonal_<p>_<q>`` of each pair.
+        - Output: scalars: ``loss``, and before weighting ``shared``, ``unique_<m>`` of
+          each modality, and ``orthogonal_<p>_<q>`` of each pair.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -74,14 +74,7 @@ class COrALLoss(EmbeddingLoss):
         self.shared_weight = shared_weight
 
     def terms(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the loss and its parts of checked embeddings.
-
-        Args:
-            z: embeddings by name, shape (2, N, D) each, float32 or float64.
-
-        Returns:
-            ``loss`` and its parts, scalars.
-        """
+        """Compute the loss and its parts from checked embeddings."""
         names = ['shared', *(m for m in z if m != 'shared')]
         contrast = {n: info_nce(z[n][0], z[n][1], self.temperature) for n in names}
         orthogonal = {
@@ -101,10 +94,7 @@ class COrALLoss(EmbeddingLoss):
         return {'loss': loss, 'shared': shared, **unique, **orthogonal}
 
     def check(self, z: Mapping[str, Tensor]) -> None:
-        """Refuse embeddings that the loss is not defined for.
-
-        Args:
-            z: embeddings by name.
+        """Check that the embeddings include ``shared`` and have two views.
 
         Raises:
             ValueError: if there is no ``shared`` or nothing else, views are not two,

@@ -29,27 +29,25 @@ class DeCURLoss(EmbeddingLoss):
       (paper Eq. 4, 5);
     * ``common_<m>_<n>`` = :math:`\mathcal{L}_{id}` of :math:`m` and :math:`n`, first
       view, the first ``common_dim`` dimensions (Eq. 2);
-    * ``unique_<m>_<n>`` = :math:`\mathcal{L}_{0}` of the same, the other dimensions
-      (Eq. 3).
+    * ``unique_<m>_<n>`` = :math:`\mathcal{L}_{0}` of :math:`m` and :math:`n`, first
+      view, the other dimensions (Eq. 3).
 
-    The total is the mean over all intra-modal terms and all pairs of modalities, a pair
-    counting (common + unique) / 2. For two modalities that is
+    The total is the mean over all intra-modal terms and all pairs of modalities, where
+    the term of a pair is (common + unique) / 2. For two modalities this is
 
     .. math:: \mathcal{L} = \tfrac13 \bigl( \mathcal{L}_{M1} + \mathcal{L}_{M2} +
               \tfrac12 (\mathcal{L}_{com} + \mathcal{L}_{uni}) \bigr),
 
     the weighting of the code that trained the published weights. Eq. 6 of the paper is
-    the plain sum of the four parts; up to a factor 3 it weighs the cross-modal parts
-    twice as much.
+    the plain sum of the four parts, which doubles the share of the cross-modal parts.
 
-    The ablations of the paper: ``common_dim`` = D does not decouple, ``intra=False``
-    leaves out the intra-modal terms, so that the mean is over the pairs alone, and the
-    first views are all that learns.
+    Two options give the ablations of the paper. ``common_dim`` = D does not decouple.
+    ``intra=False`` drops the intra-modal terms; only the first views are then used.
 
     Args:
         common_dim: number of common dimensions, the first ones.
         lambda_param: weight :math:`\lambda` of the off-diagonal elements.
-        intra: whether there are intra-modal terms.
+        intra: whether to include the intra-modal terms.
 
     Raises:
         ValueError: if ``common_dim`` or ``lambda_param`` is negative.
@@ -80,14 +78,7 @@ class DeCURLoss(EmbeddingLoss):
         self.intra = intra
 
     def terms(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the loss and its parts of checked embeddings.
-
-        Args:
-            z: embeddings by modality, shape (V, N, D) each, float32 or float64.
-
-        Returns:
-            ``loss`` and its parts, scalars.
-        """
+        """Compute the loss and its parts from checked embeddings."""
         used = z if self.intra else {m: v[:1] for m, v in z.items()}
         intra: dict[str, Tensor] = {}
         cross: dict[str, Tensor] = {}
@@ -107,10 +98,7 @@ class DeCURLoss(EmbeddingLoss):
         return {'loss': loss, **intra, **cross}
 
     def check(self, z: Mapping[str, Tensor]) -> None:
-        """Refuse embeddings that the loss is not defined for.
-
-        Args:
-            z: embeddings by modality.
+        """Check the embeddings, and that they have the common dimensions.
 
         Raises:
             ValueError: if there are fewer than two modalities, views or samples, if

@@ -38,8 +38,7 @@ def standardize(z: Tensor, eps: float = 1e-5) -> Tensor:
 def gram(a: Tensor) -> Tensor:
     r"""Compute the inner products of all pairs of samples, :math:`A A^\top`.
 
-    The gradient takes one product of matrices. Autograd's own takes two, since it does
-    not know that both factors are the same.
+    The backward pass needs one matrix product. Autograd would use two, one per factor.
 
     Args:
         a: embeddings, shape (N, D).
@@ -61,19 +60,19 @@ def cross_correlation_terms(
     r"""Compute the diagonal and off-diagonal energy of a cross-correlation matrix.
 
     For standardised :math:`A, B` and :math:`C = A^\top B / N` these are
-    :math:`C_{ii}` and :math:`\sum_{i \ne j} C_{ij}^2`. With Gram matrices no
-    :math:`D \times D` matrix is made:
+    :math:`C_{ii}` and :math:`\sum_{i \ne j} C_{ij}^2`. Gram matrices avoid the
+    :math:`D \times D` matrix:
 
     .. math:: \sum_{ij} C_{ij}^2 = \frac{1}{N^2} \sum_{kl} (A A^\top)_{kl} (B B^\top)_{kl}.
 
     Args:
         a: standardised embeddings, shape (N, D).
         b: standardised embeddings, shape (N, D).
-        grams: Gram matrices of both, shape (N, N), if the caller has them. By default
-            they are computed if that takes fewer multiplications.
+        grams: Gram matrices of both, shape (N, N). By default they are computed if this
+            takes fewer multiplications.
 
     Returns:
-        The diagonal, shape (D,), and the sum of the squares off it, a scalar.
+        The diagonal, shape (D,), and the sum of the squared off-diagonal elements.
 
     Example:
         >>> z = standardize(torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 1.0], [3.0, 3.0]]))
@@ -93,14 +92,15 @@ def cross_correlation_terms(
 
 
 def cheaper_by_gram(grams: int, correlations: int) -> bool:
-    """Return whether Gram matrices take fewer multiplications than correlations.
+    """Return whether Gram matrices need fewer multiplications than correlations.
 
-    A step takes each number twice for Gram matrices, forward and backward, and three
-    times for correlation matrices, which have two factors with a gradient.
+    With the backward pass, a Gram matrix costs twice its forward pass. A correlation
+    matrix costs three times its forward pass, because two factors need a gradient.
 
     Args:
-        grams: multiplications that Gram matrices take forward: :math:`N^2 D` each.
-        correlations: those of correlation matrices: :math:`N D^2` each.
+        grams: multiplications of the Gram matrices in the forward pass, each
+            :math:`N^2 D`.
+        correlations: multiplications of the correlation matrices, each :math:`N D^2`.
 
     Returns:
         Whether Gram matrices are cheaper.
@@ -116,8 +116,8 @@ def cheaper_by_gram(grams: int, correlations: int) -> bool:
 class Embedding:
     """Embeddings of one view, which cache their standardised form and Gram matrix.
 
-    Both are computed at first use. The backward pass then finishes one view before it
-    begins the next one, which keeps the memory small.
+    Both are computed at first use, so that the backward pass finishes one view before it
+    starts the next. This saves memory.
 
     Args:
         x: embeddings, shape (N, D).
@@ -147,7 +147,7 @@ class Embedding:
 
     @property
     def gram(self) -> Tensor:
-        """The Gram matrix, shape (N, N): the sum over the blocks after ``split``."""
+        """The Gram matrix, shape (N, N); after ``split``, the sum over both blocks."""
         if self._gram is None:
             if self._blocks is None:
                 self._gram = gram(self.z)
@@ -167,7 +167,6 @@ class Embedding:
         """
         sizes = (size, self.x.shape[1] - size)
         first, second = (Embedding(x, self.by_gram) for x in self.x.split(sizes, dim=1))
-        # Each dimension is standardised on its own.
         first._z, second._z = self.z.split(sizes, dim=1)
         self._blocks = first, second
         return first, second
@@ -179,14 +178,14 @@ class Embedding:
             other: another view of the same samples.
 
         Returns:
-            The diagonal, shape (D,), and the sum of the squares off it, a scalar.
+            The diagonal, shape (D,), and the sum of the squared off-diagonal elements.
         """
         grams = (self.gram, other.gram) if self.by_gram else None
         return cross_correlation_terms(self.z, other.z, grams)
 
 
 def embed(z: Mapping[str, Tensor], entries: int) -> dict[str, list[Embedding]]:
-    """Choose the cheaper form of the correlations for the views of all modalities.
+    """Wrap the views of all modalities, with the cheaper form of the correlations.
 
     Args:
         z: embeddings by modality, shape (V, N, D) each.
@@ -229,14 +228,14 @@ def covariance_terms(z: Tensor) -> tuple[Tensor, Tensor]:
     r"""Compute the variances and the off-diagonal energy of a covariance matrix.
 
     For centred :math:`A` and :math:`\Sigma = A^\top A / (N - 1)` these are
-    :math:`\Sigma_{ii}` and :math:`\sum_{i \ne j} \Sigma_{ij}^2`. The sum of all squares is
-    that of :math:`A A^\top`, so only the smaller of both matrices is made.
+    :math:`\Sigma_{ii}` and :math:`\sum_{i \ne j} \Sigma_{ij}^2`. :math:`A^\top A` and
+    :math:`A A^\top` have the same sum of squares, so only the smaller one is computed.
 
     Args:
         z: embeddings, shape (N, D).
 
     Returns:
-        The variances, shape (D,), and the sum of the squares of covariances, a scalar.
+        The variances, shape (D,), and the sum of the squared covariances, a scalar.
 
     Example:
         >>> z = torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 1.0], [3.0, 3.0]])
@@ -252,10 +251,10 @@ def covariance_terms(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def feature_std(h: Tensor) -> Tensor:
-    r"""Measure the spread of the directions of features: 1 if even, 0 if all are equal.
+    r"""Measure the spread of feature directions: 1 if uniform, 0 if all are equal.
 
-    The standard deviation over the batch is computed for each coordinate of the unit
-    vectors :math:`h / \|h\|`, averaged, and multiplied by :math:`\sqrt D`.
+    This is the standard deviation over the batch of each coordinate of the unit vectors
+    :math:`h / \|h\|`, averaged over coordinates and multiplied by :math:`\sqrt D`.
 
     Args:
         h: features, shape (N, D).
@@ -283,9 +282,8 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
         eps: added to each share.
 
     Returns:
-        A scalar in [1, min(N, D)] on the device of the embeddings: 1 if all embeddings
-        are 0, NaN if one is not finite. Its precision is float64, or float32 on a device
-        of Apple, which lacks float64.
+        A scalar in [1, min(N, D)]: 1 if all embeddings are 0, NaN if one is not finite.
+        It is float64, or float32 on Apple devices, which lack float64.
 
     Example:
         >>> round(effective_rank(torch.eye(6)).item(), 2)
@@ -295,10 +293,10 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
     device = z.device
     lacks_float64 = device.type == 'mps'
     z = (z.cpu() if lacks_float64 else z).double()
-    # The smaller Gram matrix has the squares of the singular values as eigenvalues.
+    # The eigenvalues of both Gram matrices are the squared singular values.
     gram = z @ z.T if n < d else z.T @ z
     finite = gram.isfinite().all()
-    # Other matrices have no eigenvalues, and some devices raise.
+    # eigvalsh raises for NaN on some devices.
     gram = gram.where(finite, 0)
     sigma = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     p = sigma / sigma.sum().clamp(min=torch.finfo(sigma.dtype).tiny) + eps
@@ -308,11 +306,10 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
 
 
 class _Standardize(torch.autograd.Function):
-    """Saves only the result, while autograd saves each step of the formula.
+    """Saves only the result for backward, while autograd would save each step.
 
-    torch.batch_norm loses digits if the mean is large. The scale is a result too, so that
-    the gradient has a gradient. A jvp would break the graph of torch.compile, so forward
-    mode is not available.
+    torch.batch_norm loses digits if the mean is large. The scale is also an output, for
+    second derivatives. Forward mode is absent: a jvp breaks the graph of torch.compile.
     """
 
     generate_vmap_rule = True
@@ -349,7 +346,7 @@ def _project(x: Tensor, result: Tensor, scale: Tensor) -> Tensor:
 
 
 class _Gram(torch.autograd.Function):
-    """Computes the gradient of a product whose factors are the same."""
+    """Computes the product of a matrix with its transpose, with a cheaper gradient."""
 
     generate_vmap_rule = True
 
@@ -365,6 +362,6 @@ class _Gram(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (a,), (gradient,) = ctx.saved_tensors, gradients
         both: Tensor = gradient + gradient.T
-        # The gradient of a transposed factor keeps its layout, so that sums stay fast.
+        # Keep the memory layout of the factor: sums of equal layouts are faster.
         product: Tensor = both @ a if a.is_contiguous() else (a.T @ both).T
         return product

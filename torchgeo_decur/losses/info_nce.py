@@ -15,7 +15,7 @@ _SMALLEST = 0.01
 
 
 class Directions:
-    r"""Unit vectors of one view, which cache their similarities to each other.
+    r"""Normalized embeddings of one view, which cache their mutual similarities.
 
     Args:
         z: embeddings, shape (N, D).
@@ -28,13 +28,13 @@ class Directions:
 
     def __init__(self, z: Tensor, temperature: float) -> None:
         """Initialize a new Directions instance."""
-        # Both factors of a similarity carry the root of its scale.
+        # A similarity multiplies two of these, so each has the square root of 1 / tau.
         self.u = normalize(z, dim=1) / math.sqrt(temperature)
         self._among: Tensor | None = None
 
     @property
     def among(self) -> Tensor:
-        r"""Similarity to all other samples, :math:`\log \sum_{j \ne i} e^{s_{ij}}`, (N,)."""
+        r"""The :math:`\log \sum_{j \ne i} e^{s_{ij}}` over other samples, shape (N,)."""
         if self._among is None:
             itself = torch.eye(len(self.u), dtype=torch.bool, device=self.u.device)
             similarity = gram(self.u).masked_fill(itself, -torch.inf)
@@ -68,7 +68,7 @@ def info_nce(a: Tensor, b: Tensor, temperature: float = 0.1) -> Tensor:
               \frac{\exp(u_i \cdot u_{p(i)} / \tau)}{\sum_{j \ne i} \exp(u_i \cdot u_j / \tau)}.
 
     It is the loss of SimCLR: Chen et al., ICML 2020, https://arxiv.org/abs/2002.05709.
-    lightly's ``NTXentLoss`` gives the same value, but waits for the device.
+    lightly's ``NTXentLoss`` has the same value, but synchronizes with the device.
 
     Args:
         a: embeddings, shape (N, D).
@@ -87,12 +87,12 @@ def info_nce(a: Tensor, b: Tensor, temperature: float = 0.1) -> Tensor:
 
 
 class SimCLRLoss(PairwiseLoss[Directions]):
-    r"""Find the other modality of a sample, among both modalities of all samples.
+    r"""Contrast two modalities of a sample, with negatives from both modalities.
 
     Chen et al., *A Simple Framework for Contrastive Learning of Visual Representations*,
     ICML 2020, https://arxiv.org/abs/2002.05709. The loss of two modalities is NT-Xent,
-    see :func:`info_nce`: negatives are of both modalities. All pairs of modalities and
-    all views are averaged, see :class:`CrossModalLoss`.
+    see :func:`info_nce`. It is averaged over all pairs of modalities and all views, see
+    :class:`CrossModalLoss`.
 
     Args:
         temperature: temperature of InfoNCE.
@@ -122,11 +122,7 @@ class SimCLRLoss(PairwiseLoss[Directions]):
     def prepare(
         self, z: Mapping[str, Tensor], pairs: int
     ) -> Mapping[str, list[Directions]]:
-        """Scale the embeddings of each view to unit length.
-
-        Args:
-            z: embeddings by modality, shape (V, N, D) each, float32 or float64.
-            pairs: number of pairs of views that will be compared.
+        """Normalize the embeddings of each view.
 
         Returns:
             The directions of each view.
@@ -134,36 +130,27 @@ class SimCLRLoss(PairwiseLoss[Directions]):
         return {m: [Directions(x, self.temperature) for x in v] for m, v in z.items()}
 
     def compare(self, a: Directions, b: Directions) -> Tensor:
-        """Compute the loss of two views.
-
-        Args:
-            a: directions of embeddings.
-            b: directions of other embeddings of the same samples.
-
-        Returns:
-            A scalar.
-        """
+        """Compute the loss of two views."""
         return contrast(a, b)
 
 
 class CLIPLoss(CrossModalLoss):
-    r"""Find the other modality of a sample, among the other modality of all samples.
+    r"""Contrast two modalities of a sample, with negatives from the other modality.
 
     Radford et al., *Learning Transferable Visual Models From Natural Language
     Supervision*, ICML 2021, https://arxiv.org/abs/2103.00020.
 
-    With unit vectors :math:`a_i, b_j` of two modalities and :math:`s_{ij} = a_i \cdot b_j
-    / \tau`, the mean of both cross-entropies:
+    For unit vectors :math:`a_i, b_j` of two modalities and :math:`s_{ij} = a_i \cdot b_j
+    / \tau`, the loss is the mean of both cross-entropies:
 
     .. math:: \frac{1}{2N} \sum_i \Bigl( - \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}}
               - \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ji}}} \Bigr).
 
-    Negatives are only of the other modality. The temperature :math:`\tau` is learned,
-    and never below 0.01. All pairs of modalities and all views are averaged, see
-    :class:`CrossModalLoss`.
+    The temperature :math:`\tau` is learned, with a minimum of 0.01. The loss is averaged
+    over all pairs of modalities and all views, see :class:`CrossModalLoss`.
 
     Args:
-        temperature: start of the temperature.
+        temperature: initial temperature.
 
     Raises:
         ValueError: if the temperature is below 0.01.
@@ -198,8 +185,7 @@ class _Contrast(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        # The parameter itself is bounded: beyond a bound of its value it would get no
-        # gradient, and never return.
+        # Clamp the parameter, not its value: a clamped value has no gradient.
         with torch.no_grad():
             self.log_scale.clamp_(max=-math.log(_SMALLEST))
         logits = self.log_scale.exp() * normalize(a, dim=1) @ normalize(b, dim=1).T

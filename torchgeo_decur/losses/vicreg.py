@@ -34,7 +34,7 @@ class View:
 
     @property
     def penalty(self) -> Tensor:
-        """The share of this view in the loss of a pair, a scalar."""
+        """The contribution of this view to the loss of a pair, a scalar."""
         if self._penalty is None:
             variance, off_diagonal = covariance_terms(self.z)
             spread = relu(1 - (variance + _EPS).sqrt()).mean()
@@ -44,13 +44,13 @@ class View:
 
 
 class VICRegLoss(PairwiseLoss[View]):
-    r"""Make embeddings equal, keep their variance, and remove their covariance.
+    r"""Match embeddings of two modalities, keep their variance, remove covariance.
 
     Bardes et al., *VICReg: Variance-Invariance-Covariance Regularization for
     Self-Supervised Learning*, ICLR 2022, https://arxiv.org/abs/2105.04906.
 
-    With the embeddings :math:`a_k, b_k` of sample k in two modalities, and the
-    covariance matrix :math:`\Sigma` of the embeddings of one modality over the batch:
+    Let :math:`a_k, b_k` be the embeddings of sample k in two modalities, and
+    :math:`\Sigma` the covariance matrix of one modality over the batch:
 
     .. math::
         \ell(a, b) = \frac{\alpha}{N D} \sum_k \lVert a_k - b_k \rVert^2
@@ -60,9 +60,9 @@ class VICRegLoss(PairwiseLoss[View]):
         \qquad
         c = \frac1D \sum_{i \ne j} \Sigma_{ij}^2.
 
-    All pairs of modalities and all views are averaged, see :class:`CrossModalLoss`. The
-    value is that of lightly's ``VICRegLoss``, which makes the matrix and waits for the
-    device.
+    The loss is averaged over all pairs of modalities and all views, see
+    :class:`CrossModalLoss`. lightly's ``VICRegLoss`` has the same value, but computes
+    the D x D matrix and synchronizes with the device.
 
     Args:
         invariance: weight :math:`\alpha` of the distance between embeddings.
@@ -99,11 +99,7 @@ class VICRegLoss(PairwiseLoss[View]):
         self.covariance = covariance
 
     def prepare(self, z: Mapping[str, Tensor], pairs: int) -> Mapping[str, list[View]]:
-        """Prepare the variance and covariance terms of each view.
-
-        Args:
-            z: embeddings by modality, shape (V, N, D) each, float32 or float64.
-            pairs: number of pairs of views that will be compared.
+        """Wrap each view, to compute its variance and covariance once.
 
         Returns:
             The views of each modality.
@@ -112,13 +108,5 @@ class VICRegLoss(PairwiseLoss[View]):
         return {m: [View(x, *weights) for x in v] for m, v in z.items()}
 
     def compare(self, a: View, b: View) -> Tensor:
-        """Compute the loss of two views.
-
-        Args:
-            a: a view.
-            b: another view of the same samples.
-
-        Returns:
-            A scalar.
-        """
+        """Compute the loss of two views."""
         return self.invariance * mse_loss(a.z, b.z) + a.penalty + b.penalty

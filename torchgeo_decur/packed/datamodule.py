@@ -60,9 +60,6 @@ class PackedDataModule(MultimodalDataModule):
     def setup(self, stage: str) -> None:
         """Read the manifest and find the shards.
 
-        Args:
-            stage: 'fit', 'validate', 'test' or 'predict'.
-
         Raises:
             FileNotFoundError: if there is no manifest.
             UnreadableFileError: if a shard is missing or incomplete.

@@ -128,22 +128,13 @@ class CheckedTask(BaseTask):
         )
 
     def setup(self, stage: str) -> None:
-        """Forget which stages were checked: their data may have changed.
-
-        Args:
-            stage: 'fit', 'validate', 'test' or 'predict'.
-        """
+        """Forget which stages were checked: their data may have changed."""
         self._checked = frozenset()
 
     def on_train_batch_start(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Check the images of the first batch of a stage and data loader.
-
-        Args:
-            batch: has images, in [0, 1].
-            batch_idx: index of the batch.
-            dataloader_idx: index of the data loader.
 
         Raises:
             ValueError: if values are outside [0, 1].
@@ -164,11 +155,7 @@ class CheckedTask(BaseTask):
     on_predict_batch_start = on_train_batch_start
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the name of the task.
-
-        Args:
-            checkpoint: content of the checkpoint, changed in place.
-        """
+        """Store the name of the task."""
         checkpoint['task'] = type(self).__name__
         # TorchGeo reads this key even if it is absent. It stays empty, because Lightning's
         # command would prefer its content to the options of the command.
@@ -183,9 +170,6 @@ class CheckedTask(BaseTask):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another task or architecture.
-
-        Args:
-            checkpoint: content of the checkpoint.
 
         Raises:
             ValueError: naming the task, or each hyperparameter of the architecture,

@@ -81,11 +81,7 @@ class CoMM(FusionPretraining):
         self.criterion = CoMMLoss(self.hparams['temperature'])
 
     def build_fusion(self) -> FusionHead:
-        """Build the fusion transformer.
-
-        Returns:
-            The head.
-        """
+        """Build the fusion transformer."""
         options = (self.hparams[name] for name in ('embed_dim', 'depth', 'num_heads'))
         return JointHead(self.encoders.num_channels, *options)
 
@@ -101,10 +97,6 @@ class CoMM(FusionPretraining):
         self, images: Mapping[str, Tensor], view: int | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute features and embeddings of each modality and of all together.
-
-        Args:
-            images: images of some or all modalities in [0, 1], shape (B, C, H, W).
-            view: not used.
 
         Returns:
             Features by name, shape (B, F), and embeddings of each modality given and of

@@ -105,11 +105,7 @@ class COrAL(FusionPretraining):
         self.criterion = COrALLoss(*options)
 
     def build_fusion(self) -> FusionHead:
-        """Build the fusion transformer and the second encoders.
-
-        Returns:
-            The head.
-        """
+        """Build the fusion transformer and the second encoders."""
         names = ('modalities', 'model', 'embed_dim', 'depth', 'num_heads')
         options = {name: self.hparams[name] for name in names}
         return SharedUniqueHead(**options, weights=self.weights)
@@ -139,10 +135,6 @@ class COrAL(FusionPretraining):
         self, images: Mapping[str, Tensor], view: int | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute features and embeddings; in a training step, mask one modality.
-
-        Args:
-            images: images of some or all modalities in [0, 1], shape (B, C, H, W).
-            view: number of the view in the step, from 0; None outside a step.
 
         Returns:
             Features by name, shape (B, F), and embeddings of the unique features of each

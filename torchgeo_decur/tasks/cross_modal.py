@@ -213,10 +213,6 @@ class CLIP(MultimodalPretraining):
     ) -> dict[str, Tensor]:
         """Compute metrics of collapse and alignment, and the temperature.
 
-        Args:
-            h: features by name, shape (B, F).
-            z: embeddings by name, shape (V, N, D).
-
         Returns:
             Scalars by name.
         """

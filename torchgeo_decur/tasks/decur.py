@@ -78,10 +78,6 @@ class DeCUR(MultimodalPretraining):
     def alignment(self, diagonals: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the mean alignment of common and of unique dimensions.
 
-        Args:
-            diagonals: correlation of each dimension with itself across two modalities,
-                shape (D,), by ``<m>_<n>``.
-
         Returns:
             ``alignment_common_<m>_<n>`` and ``alignment_unique_<m>_<n>``, scalars; without
             entries for a part without dimensions.

@@ -106,9 +106,6 @@ class FusionPretraining(MultimodalPretraining):
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute features of each modality and joint features.
 
-        Args:
-            images: images of some or all modalities in [0, 1], shape (B, C, H, W).
-
         Returns:
             Features of each modality given and the results of the fusion head, such as
             ``joint``, shape (B, F).
@@ -117,10 +114,6 @@ class FusionPretraining(MultimodalPretraining):
         return {**features, **self.fusion(parts)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the description from which the fusion head can be built.
-
-        Args:
-            checkpoint: content of the checkpoint, changed in place.
-        """
+        """Store the description from which the fusion head can be built."""
         super().on_save_checkpoint(checkpoint)
         checkpoint['fusion'] = self.fusion.description

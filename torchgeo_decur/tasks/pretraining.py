@@ -211,9 +211,6 @@ class MultimodalPretraining(CheckedTask):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the seed of the run, and refuse to store a model that diverged.
 
-        Args:
-            checkpoint: content of the checkpoint, changed in place.
-
         Raises:
             FloatingPointError: if a part of the loss was NaN or infinite.
         """
@@ -226,9 +223,6 @@ class MultimodalPretraining(CheckedTask):
 
         Augmentations stay those of this task: they are options of the run, which
         ``load_from_checkpoint`` does not know.
-
-        Args:
-            checkpoint: content of the checkpoint, changed in place.
 
         Raises:
             ValueError: naming the task, or each hyperparameter of the architecture,
@@ -327,11 +321,6 @@ class MultimodalPretraining(CheckedTask):
     ) -> Tensor:
         """Compute the loss of a training batch.
 
-        Args:
-            batch: ``image_<m>`` of every modality, in [0, 1].
-            batch_idx: index of the batch.
-            dataloader_idx: index of the data loader.
-
         Returns:
             The loss.
 
@@ -363,35 +352,19 @@ class MultimodalPretraining(CheckedTask):
 
         A last batch of one sample has no loss and is skipped.
 
-        Args:
-            batch: ``image_<m>`` of every modality, in [0, 1].
-            batch_idx: index of the batch.
-            dataloader_idx: index of the data loader.
-
         Raises:
             ValueError: if the first batch has one sample, or lacks a modality.
         """
         self._evaluate(batch, batch_idx, 'val')
 
     def test_step(self, batch: Sample, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Compute the loss of a test batch, as in validation.
-
-        Args:
-            batch: ``image_<m>`` of every modality, in [0, 1].
-            batch_idx: index of the batch.
-            dataloader_idx: index of the data loader.
-        """
+        """Compute the loss of a test batch, as in validation."""
         self._evaluate(batch, batch_idx, 'test')
 
     def predict_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Any]:
         """Compute features and embeddings of the first date, without augmentation.
-
-        Args:
-            batch: ``image_<m>`` of every modality, in [0, 1].
-            batch_idx: index of the batch.
-            dataloader_idx: index of the data loader.
 
         Returns:
             ``features`` and ``embeddings``, each a dictionary by modality of tensors

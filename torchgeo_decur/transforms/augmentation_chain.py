@@ -84,9 +84,6 @@ class AugmentationChain(Augmentation, nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:
         """Augment images.
 
-        Args:
-            input: images in [0, 1], shape (B, C, H, W).
-
         Returns:
             Images in [0, 1], shape (B, C, ``size``, ``size``), channels last, with the
             dtype of the input.

@@ -237,9 +237,6 @@ class ModuleAugmentation(Augmentation):
     def forward(self, input: Tensor) -> Tensor:
         """Augment images.
 
-        Args:
-            input: images in [0, 1], shape (B, C, H, W).
-
         Returns:
             The output of the module.
         """

@@ -168,11 +168,6 @@ class Embedder(LightningModule):
     ) -> dict[str, Tensor]:
         """Compute the columns of a batch. Images with several dates use the first.
 
-        Args:
-            batch: ``image_<m>`` in [0, 1].
-            batch_idx: index of the batch.
-            dataloader_idx: index of the data loader.
-
         Returns:
             ``embedding``, shape (B, sum of features), and the parts by modality.
         """

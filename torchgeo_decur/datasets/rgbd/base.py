@@ -75,12 +75,6 @@ class RGBDDataset(FileDataset):
     def load(self, item: Any) -> Sample:
         """Read one frame.
 
-        Args:
-            item: one of ``samples``.
-
-        Returns:
-            The sample, before ``transforms``.
-
         Raises:
             UnreadableFileError: if a file is missing, truncated or damaged.
             ValueError: if the files of the frame do not belong together, a value of the

@@ -174,9 +174,6 @@ class ResidualDeformableAttention(DeformableAttention):
     def forward_with_positions(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Apply attention and add the input; also return the sampling positions.
 
-        Args:
-            x: map, shape (B, C, H, W).
-
         Returns:
             The sum, shape (B, C, H, W), and the sampling positions, see
             :meth:`DeformableAttention.forward_with_positions`.

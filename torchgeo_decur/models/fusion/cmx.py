@@ -280,10 +280,6 @@ class CMXSegmenter(Segmenter):
     ) -> dict[str, list[Tensor]]:
         """Set features of absent modalities to zero, and record which are present.
 
-        Args:
-            features: the first level of some or both modalities.
-            available: whether each sample has a modality, shape (B,).
-
         Returns:
             The first level, shape (B, C, h, w). If samples may lack a modality, also 1 for
             present and 0 for absent samples, shape (B, 1, 1, 1), for later stages.
@@ -298,10 +294,6 @@ class CMXSegmenter(Segmenter):
 
     def fuse(self, features: Mapping[str, Sequence[Tensor]]) -> list[Tensor]:
         """Rectify and fuse every stage, and run the next stage on rectified maps.
-
-        Args:
-            features: features of one or both modalities, from
-                :meth:`~torchgeo_decur.models.Segmenter.encode`.
 
         Returns:
             The four fused levels, each (B, C, h, w).

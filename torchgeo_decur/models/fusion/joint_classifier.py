@@ -75,14 +75,7 @@ class FusionHeadClassifier(LateFusion):
         self.head = nn.Linear(fusion.num_features, num_classes)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of everything but frozen encoders and head.
-
-        Args:
-            mode: whether to train.
-
-        Returns:
-            This module.
-        """
+        """Set the mode of everything but frozen encoders and head."""
         super().train(mode)
         if self.freeze_backbone:
             self.fusion.eval()
@@ -90,9 +83,6 @@ class FusionHeadClassifier(LateFusion):
 
     def features(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         """Compute the input of the head from each modality.
-
-        Args:
-            images: images of some or all modalities in [0, 1], shape (B, C, H, W).
 
         Returns:
             Result of the head's ``parts``, and ones, shape (B, 1), which masking sets to
@@ -108,11 +98,6 @@ class FusionHeadClassifier(LateFusion):
         self, features: Mapping[str, Sequence[Tensor]], size: Sequence[int] = ()
     ) -> Tensor:
         """Fuse and classify.
-
-        Args:
-            features: features of some or all modalities, from
-                :meth:`~torchgeo_decur.models.LateFusion.encode`.
-            size: not used; segmenters need it.
 
         Returns:
             Logits, shape (B, ``num_classes``).

@@ -126,10 +126,6 @@ class JointHead(FusionHead):
     ) -> dict[str, list[Tensor]]:
         """Return the tokens unchanged.
 
-        Args:
-            images: not used.
-            tokens: tokens of some or all modalities, shape (B, N, C).
-
         Returns:
             The tokens of each given modality.
         """
@@ -141,10 +137,6 @@ class JointHead(FusionHead):
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Fuse tokens.
-
-        Args:
-            parts: result of ``parts``, for some or all modalities.
-            available: whether each sample has a modality, shape (B,), boolean.
 
         Returns:
             ``joint``, shape (B, ``embed_dim``).
@@ -225,10 +217,6 @@ class SharedUniqueHead(FusionHead):
     ) -> dict[str, list[Tensor]]:
         """Return the tokens, and compute unique features.
 
-        Args:
-            images: images of some or all modalities in [0, 1], shape (B, C, H, W).
-            tokens: tokens of the first encoders, shape (B, N, C).
-
         Returns:
             Tokens and unique features of each given modality.
         """
@@ -241,10 +229,6 @@ class SharedUniqueHead(FusionHead):
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Fuse tokens, and concatenate unique features.
-
-        Args:
-            parts: result of ``parts``, for some or all modalities.
-            available: whether each sample has a modality, shape (B,), boolean.
 
         Returns:
             Unique features of each given modality, ``shared``, shape (B, ``embed_dim``)

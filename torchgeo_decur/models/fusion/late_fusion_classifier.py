@@ -52,11 +52,6 @@ class LateFusionClassifier(LateFusion):
     ) -> Tensor:
         """Classify features.
 
-        Args:
-            features: features of some or all modalities, from
-                :meth:`~torchgeo_decur.models.LateFusion.encode`.
-            size: not used; segmenters need it.
-
         Returns:
             Logits, shape (B, ``num_classes``).
         """

@@ -173,9 +173,6 @@ class StagedPyramid(MultimodalPyramid):
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         """Compute the first level, which does not depend on other modalities.
 
-        Args:
-            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
-
         Returns:
             The level of stride 4 of each given modality, shape (B, C', h, w).
         """

@@ -48,10 +48,6 @@ class Segmenter(LateFusion):
     ) -> dict[str, list[Tensor]]:
         """Compute pyramids; see :meth:`~torchgeo_decur.models.LateFusion.encode`.
 
-        Args:
-            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
-            available: whether each sample has a modality, shape (B,).
-
         Returns:
             Levels of each given modality.
 
@@ -66,11 +62,6 @@ class Segmenter(LateFusion):
         self, features: Mapping[str, Sequence[Tensor]], size: Sequence[int]
     ) -> Tensor:
         """Compute logits from pyramids.
-
-        Args:
-            features: features of some or all modalities, from
-                :meth:`~torchgeo_decur.models.LateFusion.encode`.
-            size: height and width of the images.
 
         Returns:
             Logits, shape (B, ``num_classes``, H, W).

@@ -242,11 +242,6 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
     ) -> Tensor:
         """Compute the loss of a training batch.
 
-        Args:
-            batch: images in [0, 1] and the target.
-            batch_idx: index of the batch.
-            dataloader_idx: index of the data loader.
-
         Returns:
             The loss.
         """
@@ -268,13 +263,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
     def validation_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Compute the loss and metrics of a validation batch.
-
-        Args:
-            batch: images in [0, 1] and the target.
-            batch_idx: index of the batch.
-            dataloader_idx: index of the data loader.
-        """
+        """Compute the loss and metrics of a validation batch."""
         features, size = self._encode(batch, 'val')
         y_hat = self.model.decode(features, size).squeeze(1)
         y = self._evaluate(batch, batch_idx, y_hat, 'val_loss')
@@ -286,11 +275,6 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         """Compute the loss and metrics of a test batch, also of each modality subset.
 
         The encoders run once; a subset uses the features of its modalities.
-
-        Args:
-            batch: images in [0, 1] and the target.
-            batch_idx: index of the batch.
-            dataloader_idx: index of the data loader.
         """
         features, size = self._encode(batch, 'test')
         y_hat = self.model.decode(features, size).squeeze(1)

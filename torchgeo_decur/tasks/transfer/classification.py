@@ -183,11 +183,6 @@ class LateFusionClassification(LateFusionTask):
     ) -> Tensor:
         """Compute the probabilities of the classes.
 
-        Args:
-            batch: images in [0, 1].
-            batch_idx: index of the batch.
-            dataloader_idx: index of the data loader.
-
         Returns:
             Probabilities, shape (B, ``num_classes``).
         """

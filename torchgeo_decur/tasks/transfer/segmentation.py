@@ -95,11 +95,6 @@ class LateFusionSegmentation(LateFusionTask):
     ) -> dict[str, Any]:
         """Compute the probabilities of the classes of each pixel.
 
-        Args:
-            batch: images in [0, 1].
-            batch_idx: index of the batch.
-            dataloader_idx: index of the data loader.
-
         Returns:
             ``probabilities``, shape (B, ``num_classes``, H, W), and the ``bounds`` and
             ``transform`` of the batch, shape (B, 9) as in TorchGeo, for writing
