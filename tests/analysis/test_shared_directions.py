@@ -1,10 +1,17 @@
 """Known answers of the count of shared directions."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from torchgeo_decur.analysis.shared_directions import count_shared_directions
+from torchgeo_decur.analysis import (
+    Embeddings,
+    NotApplicable,
+    compare_features,
+    count_shared_directions,
+    shared_directions_of,
+)
 
 
 def gaussian(
@@ -86,3 +93,37 @@ def test_refuses_nan() -> None:
     x = np.random.default_rng(0).normal(size=(50, 4))
     with pytest.raises(ValueError, match='finite'):
         count_shared_directions(x, np.where(x > 2, np.nan, x) * np.nan)
+
+
+def test_compares_every_pair() -> None:
+    x, y = gaussian(0, 1000, (12, 8), 3, 0.8)
+    result = compare_features({'s1': x, 's2': y, 'dem': x[:, :4]})
+    rows = {(r['first'], r['second']): r for r in result.tables['shared']}
+    assert {pair: r['of'] for pair, r in rows.items()} == {
+        ('s1', 's2'): 8,
+        ('s1', 'dem'): 4,
+        ('s2', 'dem'): 4,
+    }
+    assert rows['s1', 's2']['shared'] == 3 and rows['s1', 'dem']['shared'] == 4
+    assert 's1 and s2: 3 of 8 directions are shared' in result.text
+    assert len(result.figures['correlations'].axes) == 3
+    plt.close(result.figures['correlations'])
+
+
+def test_text_says_that_few_samples_limit_the_test() -> None:
+    x = np.random.default_rng(0).normal(size=(100, 64))
+    result = compare_features({'a': x, 'b': x})
+    plt.close(result.figures['correlations'])
+    assert 'only the 10 directions of largest variance are tested' in result.text
+
+
+def test_analysis_uses_features_of_modalities(known: Embeddings) -> None:
+    result = shared_directions_of(known)
+    plt.close(result.figures['correlations'])
+    # The features of s1 are noise.
+    assert [r['shared'] for r in result.tables['shared']] == [0]
+
+
+def test_one_modality_is_not_applicable() -> None:
+    with pytest.raises(NotApplicable, match=r"got \['s1'\] with 50 samples"):
+        compare_features({'s1': np.zeros((50, 2))})

@@ -21,7 +21,12 @@ from .probes import probe_parts
 from .result import AnalysisResult, NotApplicable
 from .retrieval import cross_modal_retrieval, effective_ranks
 from .saliency import spatial_saliency, spectral_saliency
-from .shared_directions import SharedDirections, count_shared_directions
+from .shared_directions import (
+    SharedDirections,
+    compare_features,
+    count_shared_directions,
+    shared_directions_of,
+)
 from .split_probes import probe_splits
 
 __all__ = (
@@ -35,6 +40,7 @@ __all__ = (
     'alignment_histogram',
     'alignment_loss',
     'collect',
+    'compare_features',
     'composite',
     'count_shared_directions',
     'cross_modal_retrieval',
@@ -45,6 +51,7 @@ __all__ = (
     'figure_style',
     'probe_parts',
     'probe_splits',
+    'shared_directions_of',
     'spatial_saliency',
     'spectral_saliency',
     'training_curves',

@@ -15,6 +15,7 @@ TITLES = {
     'probes': 'Probes of common and unique dimensions',
     'dropping': 'Probes without the most aligned dimensions',
     'retrieval': 'Cross-modal retrieval',
+    'shared': 'Directions that modalities share',
     'rank': 'Effective rank',
     'spatial_saliency': 'Image regions that common and unique embeddings use',
     'spectral_saliency': 'Bands that common and unique embeddings use',

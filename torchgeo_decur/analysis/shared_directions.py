@@ -1,13 +1,22 @@
 """Count the directions that two sets of features share, with a confidence interval."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from .embeddings import Embeddings
+from .matplotlib_style import COLOURS, PAGE, figure_style, grid_of_panels
+from .result import TITLES, AnalysisResult, NotApplicable
 
 type Array = NDArray[np.float64]
 
+# Fewer samples leave no direction to test.
+_LEAST = 40
 # Directions of less variance than this share of the largest are numerical noise.
 _VARIANCE = 1e-12
 
@@ -83,10 +92,10 @@ def count_shared_directions(
         3 of 8 directions are shared (95 % interval 3 to 3)
     """
     x, y = (np.asarray(a, np.float64) for a in (x, y))
-    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) < 40:
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) < _LEAST:
         raise ValueError(
-            'x and y must have shapes (N, D) and (N, E) with at least 40 samples, got '
-            f'{x.shape} and {y.shape}'
+            'x and y must have shapes (N, D) and (N, E) with at least '
+            f'{_LEAST} samples, got {x.shape} and {y.shape}'
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError('x and y must be finite, got NaN or infinity')
@@ -117,6 +126,120 @@ def count_shared_directions(
         smallest=smallest,
         scored=len(b),
     )
+
+
+def compare_features(
+    features: Mapping[str, NDArray[Any]], smallest: float = 0.2, seed: int = 0
+) -> AnalysisResult:
+    """Count the directions that each pair of feature sets shares.
+
+    Args:
+        features: features of the same samples by name, shape (N, D) each. D may differ.
+        smallest: smallest correlation that counts as shared, in (0, 1).
+        seed: seed of :func:`count_shared_directions`.
+
+    Returns:
+        Table ``shared``, one row for each pair; table ``correlations``, one row for each
+        direction; figure ``correlations``.
+
+    Raises:
+        NotApplicable: if there are fewer than two sets, or too few samples.
+        ValueError: if samples differ in number or are not finite.
+
+    Example:
+        >>> generator = np.random.default_rng(0)
+        >>> x = generator.normal(size=(500, 4))
+        >>> result = compare_features({'s1': x, 's2': x[:, :2]})
+        >>> result.tables['shared'][0]['shared']
+        2
+    """
+    samples = min((len(x) for x in features.values()), default=0)
+    if len(features) < 2 or samples < _LEAST:
+        raise NotApplicable(
+            f'shared directions need features of two modalities and {_LEAST} samples, got '
+            f'{list(features)} with {samples} samples'
+        )
+    counts = {
+        (m, n): count_shared_directions(features[m], features[n], smallest, seed=seed)
+        for m, n in combinations(features, 2)
+    }
+    rows = [
+        {
+            'first': m,
+            'second': n,
+            'shared': c.number,
+            'low': c.lower,
+            'high': c.upper,
+            'of': c.of,
+            'samples': samples,
+        }
+        for (m, n), c in counts.items()
+    ]
+    each = [
+        {'first': m, 'second': n, 'direction': i, 'correlation': round(float(r), 4)}
+        for (m, n), c in counts.items()
+        for i, r in enumerate(c.correlations, start=1)
+    ]
+    lines = [f'- {m} and {n}: {c}' for (m, n), c in counts.items()]
+    tested = min(c.of for c in counts.values())
+    dims = min(x.shape[1] for x in features.values())
+    note = (
+        f' With fewer than ten samples for each dimension, only the {tested} directions of '
+        'largest variance are tested.'
+        if samples < 10 * dims
+        else ''
+    )
+    return AnalysisResult(
+        name='shared',
+        title=TITLES['shared'],
+        text=(
+            f'Canonical correlations of features, fitted on one half of {samples} samples '
+            'and measured on the other half. A permutation test counts the directions '
+            f'that correlate. Correlations below {smallest / 2:g} never count.{note}\n\n'
+            + '\n'.join(lines)
+        ),
+        tables={'shared': rows, 'correlations': each},
+        figures={'correlations': _plot(counts)},
+    )
+
+
+def shared_directions_of(embeddings: Embeddings) -> AnalysisResult:
+    """Count the directions that the features of each pair of modalities share.
+
+    Args:
+        embeddings: features of two or more modalities.
+
+    Returns:
+        The result of :func:`compare_features`.
+
+    Raises:
+        NotApplicable: if there are fewer than two modalities, or too few samples.
+    """
+    return compare_features(
+        {m: embeddings.h[m].numpy() for m in embeddings.modalities if m in embeddings.h}
+    )
+
+
+def _plot(counts: Mapping[tuple[str, str], SharedDirections]) -> Figure:
+    columns = min(len(counts), 3)
+    with figure_style():
+        figure, axes = grid_of_panels(
+            len(counts), columns, (min(PAGE, 2.8 * columns), 2.2)
+        )
+        for axis, ((m, n), c) in zip(axes, counts.items(), strict=True):
+            order = np.sort(c.correlations)[::-1]
+            axis.axvspan(
+                c.lower + 0.5, c.upper + 0.5, color=COLOURS['common'], alpha=0.2, lw=0
+            )
+            axis.axvline(
+                c.number + 0.5, color=COLOURS['common'], lw=1, label='shared, 95 %'
+            )
+            axis.plot(range(1, c.of + 1), order, color=COLOURS['features'])
+            axis.axhline(0, color='black', ls=':', lw=1)
+            axis.set(title=f'{m} and {n}', xlabel='direction')
+        axes[0].set_ylabel('held-out correlation')
+        axes[0].legend()
+    return figure
 
 
 def _canonical(x: Array, y: Array, fitted: NDArray[np.int64]) -> tuple[Array, Array]:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+from torchgeo.datamodules import BaseDataModule
 
 from ..analysis.classifiers import Classifier
 from ..analysis.embeddings import collect
+from ..analysis.shared_directions import compare_features
 from ..analysis.split_probes import probe_splits
 from ..callbacks.export import export_checkpoint
 from ..files import atomic_write, check_writable
@@ -23,6 +25,8 @@ from ..weights.load import read_weights
 from ..weights.state_dicts import fold_repeated
 from .cost_estimate import estimate_cost
 from .embed import Batches, embed_rasters, load_run
+from .feature_files import Features, read_features
+from .report.store import save_result
 
 _SUFFIXES = {'torchgeo': 'pt', 'timm': 'pth', 'safetensors': 'safetensors'}
 _OUTSIDE = re.compile(r'^(fc|head|classifier|head\.fc)\.(weight|bias)$|^projector')
@@ -159,12 +163,7 @@ def probe(
         device: auto, cpu, gpu or mps.
     """
     check_writable(out.parent)
-    task, datamodule, _ = load_run(run, ckpt_path, data)
-    if not isinstance(task, MultimodalPretraining):
-        raise ValueError(
-            f'{run}: expected a self-supervised task with embeddings, such as DeCUR, '
-            f'found {type(task).__name__}'
-        )
+    task, datamodule = _load_pretraining(run, ckpt_path, data)
     found = []
     for name in (fit, score):
         batches = Batches(datamodule, name, device)
@@ -180,6 +179,73 @@ def probe(
             f'[{row["low"]:.1f}, {row["high"]:.1f}]  chance {row["chance"]:.1f}'
         )
     print(out)
+
+
+def shared(
+    source: Path,
+    other: Path | None = None,
+    out: Path = Path('shared'),
+    column: str = 'embedding',
+    smallest: float = 0.2,
+    ckpt_path: Path | None = None,
+    split: Split = 'val',
+    max_samples: int = 16384,
+    device: str = 'auto',
+) -> Path:
+    """Count the directions that the features of two encoders share.
+
+    Args:
+        source: config with model and data, such as the config.yaml of a fit, or a file of
+            features: Parquet, such as of ``torchgeo-decur embed``, or NumPy (.npy).
+        other: second file of features, with the same samples in the same order.
+        out: folder of the tables and the figure.
+        column: column of Parquet files.
+        smallest: smallest correlation that counts as shared.
+        ckpt_path: checkpoint of the model; by default, the last one next to the config.
+        split: split of the data of a config.
+        max_samples: number of random samples of the split.
+        device: auto, cpu, gpu or mps.
+    """
+    check_writable(out)
+    if source.suffix in ('.yaml', '.yml'):
+        if other:
+            raise ValueError(
+                f'other must be left out with a config, got {other}; write features with '
+                'torchgeo-decur embed to compare two files'
+            )
+        task, datamodule = _load_pretraining(source, ckpt_path)
+        batches = Batches(datamodule, split, device)
+        found = collect(task.to(batches.device), batches, max_samples)
+        features = {m: h.numpy() for m, h in found.h.items()}
+    else:
+        features = read_features(source, column)
+        if other:
+            second = read_features(other, column)
+            clash = features.keys() & second.keys()
+            names = (source.stem, other.stem)
+            first, last = names if len(set(names)) == 2 else ('first', 'second')
+            features = _label(features, first, clash) | _label(second, last, clash)
+    result = compare_features(features, smallest)
+    save_result(out, result, '')
+    print(result.text)
+    return out
+
+
+def _load_pretraining(
+    run: Path, ckpt_path: Path | None, data: Path | None = None
+) -> tuple[MultimodalPretraining, BaseDataModule]:
+    task, datamodule, _ = load_run(run, ckpt_path, data)
+    if not isinstance(task, MultimodalPretraining):
+        raise ValueError(
+            f'{run}: expected a self-supervised task with embeddings, such as DeCUR, '
+            f'found {type(task).__name__}'
+        )
+    return task, datamodule
+
+
+def _label(features: Features, file: str, clash: set[str]) -> Features:
+    """Add the name of the file to the names that two files have in common."""
+    return {f'{m} ({file})' if m in clash else m: x for m, x in features.items()}
 
 
 def pack(

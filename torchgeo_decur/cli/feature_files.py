@@ -1,0 +1,68 @@
+"""Read features that were computed elsewhere, or that `embed` has written."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from .embed.geoparquet_parts import KEY
+
+type Features = dict[str, NDArray[np.float32]]
+
+
+def read_features(file: Path, column: str = 'embedding') -> Features:
+    """Read features from a file of NumPy or Parquet.
+
+    Args:
+        file: ``.npy``, shape (N, D), or Parquet with one list of numbers in each row.
+        column: column of a Parquet file.
+
+    Returns:
+        Features by name, shape (N, D). A file of ``torchgeo-decur embed`` gives one entry
+        for each modality; other files give one entry, named after the file.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file has another format, lacks the column, or its rows differ
+            in length.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f'{file} does not exist')
+    if file.suffix == '.npy':
+        x = np.load(file, allow_pickle=False)
+        if x.ndim != 2:
+            raise ValueError(f'{file}: expected shape (N, D), found {x.shape}')
+        return {file.stem: x}
+    try:
+        table = pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f'{file}: expected a file of NumPy (.npy) or Parquet, found another one'
+        ) from error
+    names = table.schema_arrow.names
+    if column not in names:
+        raise ValueError(
+            f'{file}: expected the column {column}, found {names}; choose one with --column'
+        )
+    x = _matrix(file, table.read([column])[column].combine_chunks())
+    metadata: Mapping[bytes, bytes] = table.schema_arrow.metadata or {}
+    about: dict[str, Any] = json.loads(metadata.get(KEY, b'{}'))
+    spans: dict[str, list[int]] = about.get('dimensions') or {}
+    if column != 'embedding' or not spans:
+        return {file.stem: x}
+    return {m: x[:, start:stop] for m, (start, stop) in spans.items()}
+
+
+def _matrix(file: Path, column: Any) -> NDArray[np.float32]:
+    lengths = set(column.value_lengths().unique().to_pylist())
+    if len(lengths) != 1 or None in lengths:
+        raise ValueError(
+            f'{file}: expected lists of one length in every row, found {lengths or "no row"}'
+        )
+    values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    return np.asarray(values.reshape(len(column), -1))
