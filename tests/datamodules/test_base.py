@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from torchgeo.datamodules.utils import MisconfigurationException
 
 from tests.helpers.small_fits import trainer as small
@@ -409,3 +410,27 @@ class TestTransfer:
     def test_unknown_modality_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"modality must be one of .* got 'radar'"):
             datamodule(modalities={'s1': 'radar'})
+
+
+@pytest.mark.parametrize('absent', [0.0, float('nan')])
+def test_the_first_check_ignores_absent_images(absent: float) -> None:
+    datamodule = NumbersDataModule(
+        {'s1': 'sentinel1_grd', 'dem': MODALITIES['dem']}, batch_size=4
+    )
+    datamodule.trainer = SimpleNamespace(  # type: ignore[assignment]
+        training=True, validating=False, sanity_checking=False
+    )
+    batch = default_collate([Numbers(4)[i] for i in range(4)])
+    batch['image_s1'][:3] = absent
+    kept = {**batch, 'available_s1': torch.tensor([False, False, False, True])}
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        scaled = datamodule.on_after_batch_transfer(dict(kept), 0)
+        # No sample of the batch has the modality.
+        kept['available_s1'] = torch.zeros(4, dtype=torch.bool)
+        datamodule.set_modalities(datamodule.modalities)
+        datamodule.on_after_batch_transfer(dict(kept), 0)
+    assert 0 < scaled['image_s1'][3].mean() < 1
+    datamodule.set_modalities(datamodule.modalities)
+    with pytest.raises((ValueError, UserWarning), match='s1: '):
+        datamodule.on_after_batch_transfer(batch, 0)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from jsonargparse import ArgumentParser
 
@@ -12,6 +13,7 @@ from tests.helpers.fake_data import fake, write_bands
 from tests.helpers.small_fits import scaled
 from torchgeo_decur.datamodules import PairedFoldersDataModule
 from torchgeo_decur.datamodules.loaders import ResumableSampler
+from torchgeo_decur.datamodules.subset_counts import report_subsets
 
 FAKE = fake('paired_folders')
 make, IMAGES, MASK = FAKE.make, FAKE.IMAGES, FAKE.MASK
@@ -117,6 +119,62 @@ def test_statistics(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ''
 
 
+def test_partly_paired_frames(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        for m, (low, high) in {'s1': (50, 90), 's2': (800, 1200)}.items():
+            if m == 's2' or number % 5 < 2:
+                values = rng.integers(low, high, (2, 8, 8)).astype(np.uint16)
+                write_bands(tmp_path / m / f'place/{number:02d}.tif', values)
+    (tmp_path / 's2/place/00.tif').unlink()
+    images = {
+        m: {'pattern': m + '/{id}.tif', 'bands': ['a', 'b']} for m in ('s1', 's2')
+    }
+    datamodule = PairedFoldersDataModule(
+        str(tmp_path), images, skip_incomplete='keep', batch_size=8, seed=1
+    )
+    datamodule.setup('fit')
+    # Absent images of zeros would lower the mean of s1 to 28.
+    assert datamodule.modalities['s1'].mean == pytest.approx([70, 70], rel=0.05)
+    capsys.readouterr()
+    batch = scaled(datamodule, 'train')
+    assert batch['available_s1'].dtype == torch.bool and batch['available_s1'].any()
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    val = datamodule.val_dataset.availability
+    both = int((val['s1'] & val['s2']).sum())
+    assert table[:2] == [
+        ['modalities', 'train', 'val'],
+        ['s1', '+', 's2', str(7 - both), str(both)],
+    ]
+    assert sorted(row[0] for row in table[2:]) == ['s1', 's2']
+    assert sum(int(row[-2]) for row in table[1:]) == 16
+    # The table is printed once.
+    datamodule.train_dataloader()
+    assert capsys.readouterr().out == ''
+
+
+def test_counts_of_subsets(capsys: pytest.CaptureFixture[str]) -> None:
+    counts: dict[str, dict[tuple[str, ...], int]] = {
+        'train': {('s2',): 900, ('s1', 's2'): 12000},
+        'val': {('s1',): 30},
+    }
+    report_subsets(counts, ['s1', 's2'])
+    assert capsys.readouterr().out.splitlines() == [
+        'modalities   train  val',
+        's1 + s2     12,000    0',
+        's1 only          0   30',
+        's2 only        900    0',
+    ]
+    report_subsets({'train': {('s1', 's2'): 5}}, ['s1', 's2'])
+    assert capsys.readouterr().out == ''
+    with pytest.warns(UserWarning, match='no training sample has two modalities'):
+        report_subsets({'train': {('s1',): 5, ('s2',): 2}}, ['s1', 's2'])
+    with pytest.warns(UserWarning, match='no training sample has dem; check'):
+        report_subsets({'train': {('s1', 's2'): 5}}, ['s1', 's2', 'dem'])
+
+
 def test_constant_band(tmp_path: Path) -> None:
     for name in 'ab':
         write_bands(tmp_path / f'{name}.png', np.full((1, 8, 8), 7, np.uint8))
@@ -152,6 +210,7 @@ def test_options_of_a_yaml_file(root: str) -> None:
         'mask': MASK,
         'train': ['dataset1'],
         'size': [12, 18],
+        'skip_incomplete': 'keep',
     }
     options = parser.parse_string(yaml.safe_dump({'data': written}))
     datamodule = PairedFoldersDataModule(**vars(options.data))

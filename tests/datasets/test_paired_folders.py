@@ -176,6 +176,59 @@ def test_incomplete_frames(root: Path, missing: str) -> None:
     assert [f.id for f in some.samples] == ['1', '3']
 
 
+def test_kept_frames_have_some_of_the_modalities(root: Path) -> None:
+    (root / 'a/depth/1.png').unlink()
+    (root / 'a/rgb/2.png').unlink()
+    images = {m: IMAGES[m] for m in ('rgb', 'depth')}
+    dataset = PairedFolders(root, images, MASK, ['a'], skip_incomplete='keep')
+    has = {m: x.tolist() for m, x in dataset.availability.items()}
+    assert has == {'rgb': [True, False, True], 'depth': [False, True, True]}
+    for number, sample in enumerate(dataset):
+        assert list(sample)[:3] == ['image_rgb', 'image_depth', 'mask']
+        for m, there in has.items():
+            assert sample[f'available_{m}'].shape == ()
+            assert bool(sample[f'available_{m}']) is there[number]
+            assert there[number] or not sample[f'image_{m}'].any()
+        shapes = [sample[f'image_{m}'].shape for m in images]
+        assert shapes == [(3, 24, 36), (1, 24, 36)]
+    (batch,) = DataLoader(dataset.subset([2, 0]), batch_size=2)
+    assert batch['available_depth'].tolist() == [True, False]
+    assert dataset.subset([2, 0]).availability['depth'].tolist() == [True, False]
+    titles = [ax.get_title() for ax in dataset.plot(dataset[0]).axes]
+    assert titles == ['rgb (R G B)', 'mask']
+
+
+def test_kept_frames_have_a_mask_and_an_image(root: Path) -> None:
+    (root / 'a/label/1.png').unlink()
+    for folder in ('rgb', 'depth'):
+        (root / 'a' / folder / '2.png').unlink()
+    kept = PairedFolders(root, IMAGES, MASK, ['a'], skip_incomplete='keep')
+    assert [f.id for f in kept.samples] == ['3']
+    assert 'available_rgb' not in kept[0]
+    kept = PairedFolders(root, IMAGES, None, ['a'], skip_incomplete='keep')
+    assert [f.id for f in kept.samples] == ['1', '3']
+    with pytest.raises(ValueError, match="must be true, false or 'keep', got 'all'"):
+        PairedFolders(root, IMAGES, MASK, ['a'], skip_incomplete='all')  # type: ignore[arg-type]
+
+
+def test_absent_images_of_a_resized_frame(root: Path) -> None:
+    rgb, *_ = frame(1, (20, 30))
+    write_bands(root / 'a/rgb/2.png', rgb)
+    (root / 'a/depth/2.png').unlink()
+    camera = {'fx': 30, 'fy': 30, 'cx': 18, 'cy': 12}
+    common = {k: IMAGES['depth'][k] for k in ('pattern', 'nodata', 'scale')}
+    images = {'hha': {**common, 'hha': camera}, 'rgb': IMAGES['rgb']}
+    options: dict[str, Any] = {'splits': ['a'], 'skip_incomplete': 'keep'}
+    dataset = PairedFolders(root, images, **options)
+    assert dataset[1]['image_hha'].shape == (3, 20, 30)
+    with pytest.raises(ValueError, match=r'a/rgb/2\.png: expected image_hha of shape'):
+        next(iter(DataLoader(dataset, batch_size=3)))
+    sized = PairedFolders(root, images, size=(8, 8), **options)
+    (batch,) = DataLoader(sized, batch_size=3)
+    assert batch['image_hha'].shape == (3, 3, 8, 8)
+    assert batch['image_hha'].flatten(1).any(1).tolist() == [True, False, True]
+
+
 def test_nothing_found(root: Path) -> None:
     with pytest.raises(ValueError, match=r"match .*'b/rgb/\{id\}\.png'.* found .*: 0"):
         PairedFolders(root, IMAGES, MASK, ['b'])

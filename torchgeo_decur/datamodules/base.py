@@ -12,10 +12,19 @@ from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets.utils import Sample
 
 from ..datasets.base import FileDataset
-from ..modalities import FirstBatches, Modality, check_names, converted, split
+from ..modalities import (
+    FirstBatches,
+    Modality,
+    check_names,
+    converted,
+    drop_absent,
+    get_available,
+    split,
+)
 from ..transforms import PerModality, ScaleToUnit
 from .loaders import ResumableLoader, ResumableSampler
 from .splits import split_groups, take_budget
+from .subset_counts import count_subsets, report_subsets
 from .unconverted_batches import (
     Unconverted,
     collate_unconverted,
@@ -71,6 +80,7 @@ class MultimodalDataModule(BaseDataModule):
         super().__init__(Dataset, batch_size, num_workers)
         self.seed = global_seed() if seed is None else seed
         self._seed_is_given = seed is not None
+        self._has_reported = False
         self.label_fraction = label_fraction
         self.set_modalities(modalities)
 
@@ -147,7 +157,7 @@ class MultimodalDataModule(BaseDataModule):
         has_images = any(str(key).startswith('image') for key in batch)
         if has_images and not self.first_batches.done(stage):
             channels = {m: modality.channels for m, modality in self.modalities.items()}
-            images = split(batch, channels)
+            images = drop_absent(split(batch, channels), get_available(batch, channels))
             self.first_batches.look(images, stage, training)
         scaled: Sample = super().on_after_batch_transfer(batch, dataloader_idx)
         return cast(Sample, convert_images(scaled, trainer))
@@ -163,6 +173,7 @@ class MultimodalDataModule(BaseDataModule):
                 training split.
         """
         dataset = self._dataset('train')
+        self._report_subsets()
         trainer = self.trainer
         world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         # torch shuffles by seed + epoch; neighbouring seeds must not share epochs.
@@ -246,6 +257,21 @@ class MultimodalDataModule(BaseDataModule):
     def _dataset(self, name: Split) -> Dataset[Sample]:
         dataset: Dataset[Sample] = self._valid_attribute(f'{name}_dataset', 'dataset')
         return dataset
+
+    def _report_subsets(self) -> None:
+        """Print the number of samples of each subset of the modalities, once."""
+        if self._has_reported:
+            return
+        self._has_reported = True
+        datasets = {name: getattr(self, f'{name}_dataset') for name in ('train', 'val')}
+        report_subsets(
+            {
+                name: count_subsets(dataset.availability)
+                for name, dataset in datasets.items()
+                if hasattr(dataset, 'availability')
+            },
+            list(self.modalities),
+        )
 
     def _loader(self, dataset: Dataset[Sample]) -> DataLoader[Sample]:
         return DataLoader(dataset, **self._loader_options)

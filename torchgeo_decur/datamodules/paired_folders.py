@@ -1,7 +1,7 @@
 """Datamodule of folders of images paired by name, without georeference."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -34,7 +34,9 @@ class PairedFoldersDataModule(StatisticsDataModule):
         size: height and width to which images and masks are resized; required if files
             of one split differ in size.
         cache: folder of HHA images, by default ``hha`` in the root.
-        skip_incomplete: whether to leave out frames with a missing file.
+        skip_incomplete: frames with a missing file raise an error if False and are left
+            out if True. With 'keep', all frames with one or more images stay, as
+            :class:`~torchgeo_decur.datasets.PairedFolders` describes.
         val_fraction: fraction of the frames for validation, if ``val`` names none. With
             0 there is no validation (``limit_val_batches: 0``).
         test_fraction: fraction of the frames for testing, if ``test`` names none. With 0
@@ -61,7 +63,7 @@ class PairedFoldersDataModule(StatisticsDataModule):
         predict: Sequence[str] = (),
         size: Sequence[int] | None = None,
         cache: str | None = None,
-        skip_incomplete: bool = False,
+        skip_incomplete: Literal['keep'] | bool = False,
         val_fraction: float = 0.2,
         test_fraction: float = 0.0,
         skip_unreadable: bool = False,
@@ -145,15 +147,26 @@ class PairedFoldersDataModule(StatisticsDataModule):
             return
         order = torch.randperm(
             len(frames), generator=torch.Generator().manual_seed(self.seed)
-        )[:most].tolist()
+        ).tolist()
+        available = frames.availability
         moments = {m: Moments(self.modalities[m], 'training frames') for m in wanted}
-        for index in order:
+        chosen = {m: [i for i in order if available[m][i]][:most] for m in wanted}
+        for m, indices in chosen.items():
+            if not indices:
+                raise ValueError(
+                    f'{m}: expected frames with this modality to estimate mean and std, '
+                    f'found none among {len(frames)}; check its pattern, or give mean '
+                    'and std'
+                )
+        some = set().union(*chosen.values())
+        for index in filter(some.__contains__, order):
             sample = frames[index]
             for m in wanted:
-                moments[m].add(m, sample[f'image_{m}'])
+                if index in chosen[m]:
+                    moments[m].add(m, sample[f'image_{m}'])
         self.use({**self.statistics, **{m: moments[m].result(m) for m in wanted}})
         report(
             {m: self.statistics[m] for m in wanted},
-            f'Statistics of {len(order)} training frames. To keep them, paste them into '
+            f'Statistics of {len(some)} training frames. To keep them, paste them into '
             'images:',
         )

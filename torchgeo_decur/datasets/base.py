@@ -6,15 +6,17 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
+import numpy as np
 import rasterio
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 from torchgeo.datasets.utils import Sample
 
 from ..files import UnreadableFileError as UnreadableFileError
-from ..modalities import Conversion, Modality, conversions, converted
+from ..modalities import Conversion, Modality, conversions, converted, mark_available
 from .io import GDAL_OPTIONS
 from .plotting import plot_images
 
@@ -28,6 +30,8 @@ class FileDataset(NonGeoDataset):
         samples: item of each sample for :meth:`load`, in order.
         modalities: record of each modality, by name.
         conversions: conversion from values of the files to the unit, by modality.
+        lacking: modalities that an item lacks, for items that lack any. If there are
+            such items, samples have ``available_<m>`` of every modality.
         classes: name of each class of the labels.
         colormap: colours of the classes of masks.
         transforms: function that takes a sample and returns a new one.
@@ -39,6 +43,7 @@ class FileDataset(NonGeoDataset):
     samples: Sequence[Any]
     modalities: Mapping[str, Modality]
     conversions: Mapping[str, Conversion] = {}
+    lacking: Mapping[Any, frozenset[str]] = {}
     classes: tuple[str, ...] = ()
     colormap: Colormap | str = 'tab20'
     transforms: Callable[[Sample], Sample] | None = None
@@ -53,11 +58,21 @@ class FileDataset(NonGeoDataset):
             item: one of ``samples``.
 
         Returns:
-            The sample, before ``transforms``.
+            The sample, before ``transforms``. A modality that it lacks is an image of
+            zeros.
 
         Raises:
             UnreadableFileError: if a file is missing, truncated or not a raster.
         """
+
+    @property
+    def availability(self) -> dict[str, NDArray[np.bool_]]:
+        """Boolean array for each modality: which samples have it, in order."""
+        absent = [self.lacking.get(item, frozenset()) for item in self.samples]
+        return {
+            m: np.fromiter((m not in names for names in absent), bool, len(absent))
+            for m in self.modalities
+        }
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -91,8 +106,12 @@ class FileDataset(NonGeoDataset):
                     raise
                 self._skip(item, error)
                 continue
+            absent = self.lacking.get(item, frozenset())
             for m, convert in self.conversions.items():
-                sample[f'image_{m}'] = convert(sample[f'image_{m}'])
+                if m not in absent:
+                    sample[f'image_{m}'] = convert(sample[f'image_{m}'])
+            if self.lacking:
+                sample |= mark_available(self.modalities, absent)
             return sample if self.transforms is None else self.transforms(sample)
         raise UnreadableFileError(
             f'expected at least one readable sample, found none among {len(self)}; check '
@@ -186,7 +205,9 @@ class FileDataset(NonGeoDataset):
             The figure; the caller closes it.
         """
         images = {
-            m: sample[f'image_{m}'] for m in self.modalities if f'image_{m}' in sample
+            m: sample[f'image_{m}']
+            for m in self.modalities
+            if f'image_{m}' in sample and sample.get(f'available_{m}', True)
         }
         known = {
             key: sample[key] for key in ('label', 'mask', 'prediction') if key in sample

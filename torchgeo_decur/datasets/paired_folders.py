@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,7 +76,9 @@ class PairedFolders(FileDataset):
       ``ignore_index`` of the task to it.
 
     A sample has ``image_<modality>`` (float32, shape (C, H, W)) for each entry, and
-    ``mask`` (int64, shape (H, W)) if it has an entry.
+    ``mask`` (int64, shape (H, W)) if it has an entry. If frames without some of the
+    modalities are kept, absent images are zeros, and each sample has
+    ``available_<modality>`` (bool, shape ()) for each entry.
 
     Args:
         root: folder in which the patterns start.
@@ -87,8 +89,9 @@ class PairedFolders(FileDataset):
             ``nodata`` or ``hha`` are interpolated; all else is sampled by nearest
             neighbour.
         cache: folder of the HHA images, by default ``hha`` in the root.
-        skip_incomplete: whether to leave out frames with a missing file. Otherwise they
-            raise an error.
+        skip_incomplete: frames with a missing file raise an error if False and are left
+            out if True. With 'keep', all frames with one or more images stay; only those
+            without a mask are left out, if there is an entry of a mask.
         transforms: function that takes a sample and returns a new one.
         skip_unreadable: whether the next frame replaces one with a damaged file.
 
@@ -104,7 +107,7 @@ class PairedFolders(FileDataset):
         splits: Sequence[str] = (),
         size: Sequence[int] | None = None,
         cache: PathLike | None = None,
-        skip_incomplete: bool = False,
+        skip_incomplete: Literal['keep'] | bool = False,
         transforms: Callable[[Sample], Sample] | None = None,
         skip_unreadable: bool = False,
     ) -> None:
@@ -118,6 +121,10 @@ class PairedFolders(FileDataset):
             m: Conversion.of(m, entry, entry.get('bands') or ('depth',))
             for m, entry in images.items()
         }
+        if skip_incomplete not in (True, False, 'keep'):
+            raise ValueError(
+                f"skip_incomplete must be true, false or 'keep', got {skip_incomplete!r}"
+            )
         self.mask = mask
         if mask is not None:
             _check_keys('mask', mask, _MASK)
@@ -135,14 +142,20 @@ class PairedFolders(FileDataset):
                 'patterns must all have {split} if splits are given, and otherwise none of '
                 f'them, got {self.patterns} and splits {list(splits)}'
             )
-        self.samples: list[Frame] = [
-            Frame(split, name)
+        frames = {
+            Frame(split, name): absent
             for split in (splits or [''])
-            for name in self._complete(split, skip_incomplete)
-        ]
+            for name, absent in self._find(split, skip_incomplete).items()
+        }
+        self.samples: list[Frame] = list(frames)
+        self.lacking = {item: absent for item, absent in frames.items() if absent}
         for name, entry in images.items():
             if not entry.get('hha'):
-                files = [str(self.path(name, item)) for item in self.samples]
+                files = [
+                    str(self.path(name, item))
+                    for item, absent in frames.items()
+                    if name not in absent
+                ]
                 described = read_descriptions(files)
                 check_descriptions(name, described, self.modalities[name].bands)
 
@@ -154,12 +167,19 @@ class PairedFolders(FileDataset):
             ValueError: if a file has the wrong number of bands, the files of the frame
                 differ in size, or a value of the mask is not a class.
         """
-        sample: Sample = {}
-        shape = None
+        absent = self.lacking.get(item, frozenset())
+        found: dict[str, Tensor] = {}
+        shape: tuple[int, ...] | None = None
         for name in self.images:
-            image = self._image(name, item, shape)
-            shape = shape or tuple(image.shape[-2:])
-            sample[f'image_{name}'] = image
+            if name not in absent:
+                found[name] = self._image(name, item, shape)
+                shape = shape or tuple(found[name].shape[-2:])
+        sample: Sample = {
+            f'image_{name}': found[name]
+            if name in found
+            else torch.zeros(self.modalities[name].channels, *(shape or ()))
+            for name in self.images
+        }
         if self.mask is not None:
             path = self.path('mask', item)
             band = read_image(path, 1, shape, _ONE_CLASS)[0]
@@ -188,9 +208,11 @@ class PairedFolders(FileDataset):
         """Return the file of a key of a frame.
 
         Returns:
-            Path of the file.
+            Path of the file; if the frame lacks it, of another file of the frame.
         """
-        return str(self.path(key.removeprefix('image_'), item))
+        name, absent = key.removeprefix('image_'), self.lacking.get(item, frozenset())
+        present = [name, *self.images] if name not in absent else [*self.images]
+        return str(self.path(next(m for m in present if m not in absent), item))
 
     def _image(self, name: str, item: Frame, shape: tuple[int, ...] | None) -> Tensor:
         entry, path = self.images[name], self.path(name, item)
@@ -252,22 +274,29 @@ class PairedFolders(FileDataset):
             )
         return out
 
-    def _complete(self, split: str, skip: bool) -> list[str]:
-        """Return the ids of the complete frames of a split."""
+    def _find(
+        self, split: str, skip: Literal['keep'] | bool
+    ) -> dict[str, frozenset[str]]:
+        """Return the ids of the frames of a split, and the modalities each one lacks."""
         found = {
             name: _ids(self.root, pattern.replace('{split}', split), self.cache)
             for name, pattern in self.patterns.items()
         }
         every = set().union(*found.values())
-        complete = set.intersection(*found.values())
+        needed = [
+            ids for name, ids in found.items() if name == 'mask' or skip != 'keep'
+        ]
+        usable = set().union(*(found[name] for name in self.images))
+        usable = usable.intersection(*needed)
         counts = {name: len(ids) for name, ids in found.items()}
         where = {n: p.replace('{split}', split) for n, p in self.patterns.items()}
-        if not complete:
+        if not usable:
+            expected = 'a mask and an image' if skip == 'keep' else 'a file of each'
             raise ValueError(
                 f'expected files in {self.root.absolute()} that match {where}, found '
-                f'{counts} and no frame with a file of each; check root and patterns'
+                f'{counts} and no frame with {expected}; check root and patterns'
             )
-        lacking = sorted(every - complete)
+        lacking = sorted(every - usable)
         if lacking and not skip:
             first = lacking[0]
             without = [name for name, ids in found.items() if first not in ids]
@@ -275,9 +304,14 @@ class PairedFolders(FileDataset):
                 f'expected every frame in {self.root.absolute()} to have {list(where)}, '
                 f'but {len(lacking)} of {len(every)} lack a file, the first are '
                 f'{lacking[:3]} ({first!r} has no {without[0]}: '
-                f'{where[without[0]]}); add the files, or set skip_incomplete: true'
+                f'{where[without[0]]}); add the files, set skip_incomplete: true to '
+                'leave these frames out, or skip_incomplete: keep to use their other '
+                'images'
             )
-        return sorted(complete)
+        return {
+            name: frozenset(m for m in self.images if name not in found[m])
+            for name in sorted(usable)
+        }
 
 
 def folder_modalities(images: Mapping[str, Mapping[str, Any]]) -> dict[str, Modality]:

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 from ..deprecation import renamed_names
 from .band_names import contradiction, normalize_band
-from .batch import check_grid, per_modality, select_date, split
+from .batch import (
+    check_grid,
+    drop_absent,
+    get_available,
+    mark_available,
+    per_modality,
+    select_date,
+    split,
+)
 from .conversion import Conversion, conversions, converted
 from .modality import MODALITIES, Kind, Modality
 from .modality_names import check_names
@@ -38,8 +46,11 @@ __all__ = [
     'contradiction',
     'conversions',
     'converted',
+    'drop_absent',
+    'get_available',
     'hillshade',
     'invalid_pixels',
+    'mark_available',
     'nodata_hint',
     'normalize_band',
     'per_modality',

@@ -1,6 +1,6 @@
 """Read modalities from a batch, and options that differ per modality."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -96,6 +96,74 @@ def split(batch: Mapping[str, Any], modalities: Mapping[str, int]) -> dict[str, 
     if len(set(sizes.values())) > 1:
         raise ValueError(f'modalities must hold the same samples, got {sizes}')
     return images
+
+
+def mark_available(
+    modalities: Collection[str], absent: Collection[str]
+) -> dict[str, Tensor]:
+    """Return the keys of a sample that tell which modalities it has.
+
+    Args:
+        modalities: names of the modalities.
+        absent: names of those that the sample lacks.
+
+    Returns:
+        ``available_<m>`` of every modality, Boolean tensors of shape ().
+
+    Example:
+        >>> mark_available(['s1', 's2'], ['s1'])
+        {'available_s1': tensor(False), 'available_s2': tensor(True)}
+    """
+    return {f'available_{m}': torch.tensor(m not in absent) for m in modalities}
+
+
+def get_available(
+    batch: Mapping[str, Any], modalities: Collection[str]
+) -> dict[str, Tensor]:
+    """Return which samples of a batch have each modality.
+
+    Args:
+        batch: batch with ``available_<m>``, shape (B,), for modalities that some samples
+            lack.
+        modalities: names of the modalities.
+
+    Returns:
+        Boolean tensors by modality. A modality without the key is present in all samples
+        and absent from the result.
+    """
+    keys = {m: f'available_{m}' for m in modalities}
+    return {m: batch[key] for m, key in keys.items() if key in batch}
+
+
+def drop_absent(
+    images: Mapping[str, Tensor], available: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return only the images of samples that have the modality.
+
+    This synchronises with the device.
+
+    Args:
+        images: images by modality, shape (B, ...); without B for one sample.
+        available: result of :func:`get_available`.
+
+    Returns:
+        Images by modality; their numbers may differ. A modality that one sample lacks is
+        absent.
+
+    Example:
+        >>> images = {'s1': torch.zeros(3, 2, 4, 4), 's2': torch.zeros(3, 13, 4, 4)}
+        >>> there = {'s1': torch.tensor([True, False, True])}
+        >>> {m: len(x) for m, x in drop_absent(images, there).items()}
+        {'s1': 2, 's2': 3}
+    """
+    found = {}
+    for m, x in images.items():
+        mask = available.get(m)
+        if mask is None or (mask.ndim == 0 and mask):
+            found[m] = x
+        elif mask.ndim:
+            found[m] = x[mask]
+    return found
 
 
 def check_grid(images: Mapping[str, Tensor]) -> None:

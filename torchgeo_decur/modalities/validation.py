@@ -120,7 +120,8 @@ class FirstBatches:
         """Check a batch. This synchronises with the device.
 
         Args:
-            images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W).
+            images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W). An
+                empty tensor stands for a modality that no sample of the batch has.
             stage: name of the stage; stages may read different files.
             training: True if batches are drawn at random, so that agreement of several
                 batches is not an accident.
@@ -132,6 +133,8 @@ class FirstBatches:
         state.batches += 1
         suspicions = {}
         for name, modality in self.modalities.items():
+            if name in images and not len(images[name]):
+                continue
             values = _values(name, images, modality)
             if values is None:
                 self._warn(name, 'empty', 'the first batch has only nodata')
