@@ -326,10 +326,10 @@ class TestCache:
 
     def test_errors(self) -> None:
         with pytest.raises(
-            ValueError, match=r'needs frozen encoders, got freeze_backbone False'
+            ValueError, match=r'needs frozen encoders, got freeze_backbone=False'
         ):
             classification(cache_features=True)
-        with pytest.raises(ValueError, match=r'do not change, got crop_scale'):
+        with pytest.raises(ValueError, match=r'without random crops, got crop_scale'):
             classification(
                 cache_features=True, freeze_backbone=True, crop_scale=[0.8, 1]
             )
@@ -347,7 +347,7 @@ class TestErrors:
         ('options', 'message'),
         [
             ({'task': 'both'}, r"task must be one of .*, got 'both'"),
-            ({'loss': 'soft_margin'}, r"for a multiclass task, got 'soft_margin'"),
+            ({'loss': 'soft_margin'}, r"for task 'multiclass', got 'soft_margin'"),
             ({'num_classes': None}, r'num_classes must be set .* got None'),
             ({'num_labels': 3}, r'num_labels must be None .* got 3'),
             (

@@ -158,7 +158,9 @@ def test_a_decay_out_of_range_is_refused(layer_decay: float) -> None:
 def test_a_model_without_layers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     built = BUILD['classifier']('test_resnet')
     monkeypatch.delattr(type(built.encoders.encoders['s1']), 'group_matcher')  # type: ignore[union-attr, index]
-    message = r"layer_decay needs a model whose layers timm knows, got 'test_resnet'"
+    message = (
+        r"layer_decay needs a model with layers defined by timm, got 'test_resnet'"
+    )
     with pytest.raises(ValueError, match=message):
         build_transfer_optimizer(built, layer_decay=0.5)
 

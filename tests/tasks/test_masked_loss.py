@@ -164,7 +164,7 @@ class TestLabelsOutsideTheClasses:
         samples = scenes(8)
         samples[1]['label'] = torch.tensor(label)
         data: Any = DataLoader(samples, batch_size=4)  # type: ignore[arg-type]
-        message = rf'label must hold classes from 0 to 3, got {found}; set num_classes'
+        message = rf'label must have classes from 0 to 3, got {found}; set num_classes'
         with pytest.raises(ValueError, match=message):
             given = [data, data] if stage == 'fit' else [data]
             getattr(trainer(), stage)(classification('ce'), *given)
@@ -172,7 +172,7 @@ class TestLabelsOutsideTheClasses:
     def test_are_refused_in_multilabel_tasks(self) -> None:
         module = segmentation('multilabel', 'bce', num_labels=3)
         module._labels.replace(torch.tensor([0, 1, 255, 3]))
-        message = r'mask must hold classes from 0 to 1 or ignore_index 255, got 3;'
+        message = r'mask must have classes from 0 to 1 or ignore_index 255, got 3;'
         with pytest.raises(ValueError, match=message):
             module._labels.check('mask')
 

@@ -18,12 +18,11 @@ from ..weights.formats import TASK_OPTIONS
 class FiniteGuard:
     """Stop a fit whose loss is NaN or infinite.
 
-    The record of bad steps stays on the device, because reading it synchronizes with
-    the host.
+    Bad steps are recorded on the device, because reading them synchronizes with it.
 
     Args:
-        patience: number of consecutive bad steps that are allowed, because each is
-            skipped, as by the gradient scaler of ``16-mixed``.
+        patience: number of consecutive bad steps to allow. The gradient scaler of
+            ``16-mixed``, for example, skips bad steps.
 
     Example:
         >>> guard = FiniteGuard()
@@ -35,7 +34,7 @@ class FiniteGuard:
         """Initialize a new FiniteGuard instance."""
         self.patience = patience
         self.parts: list[str] = []
-        #: Parts that were bad in the first of the present consecutive bad steps.
+        #: Bad parts of the loss in the first of the current consecutive bad steps.
         self.first: Tensor | None = None
         self._row: Tensor | int = 0
         self._failed: Tensor | bool = False
@@ -63,7 +62,7 @@ class FiniteGuard:
 
         Args:
             step: number of optimizer steps so far, for the message.
-            ended: whether the fit has ended; then at least one step must be good.
+            ended: whether the fit has ended, so that at least one step must be good.
 
         Raises:
             FloatingPointError: naming the parts that were bad first.
@@ -72,7 +71,7 @@ class FiniteGuard:
             return
         flags = zip(self.parts, self.first.tolist(), strict=True)
         raise FloatingPointError(
-            f'the loss must be finite, got NaN or infinity in {[p for p, b in flags if b]} '
+            f'loss must be finite, got NaN or infinity in {[p for p, b in flags if b]} '
             f'by step {step}; lower lr or add warmup_epochs, and check the data for NaN'
         )
 
@@ -80,8 +79,8 @@ class FiniteGuard:
 class CheckedTask(BaseTask):
     """Base of all tasks: it checks input images and checkpoints.
 
-    Images must be in [0, 1]. To avoid device synchronization, only the first batch of
-    each stage is checked. A checkpoint must belong to the same task and architecture.
+    Images must be in [0, 1]. Only the first batch of each stage is checked, to avoid
+    device synchronization. A checkpoint must belong to the same task and architecture.
     """
 
     CHECKPOINT_HYPER_PARAMS_KEY = TASK_OPTIONS
@@ -96,17 +95,17 @@ class CheckedTask(BaseTask):
         frame: FrameType | None = None,
         logger: bool = True,
     ) -> None:
-        """Save the arguments of the constructors by their present names.
+        """Save the arguments of the constructors by their current names.
 
         Args:
             args: names of the arguments to save, by default all; or one mapping to save
                 instead.
             ignore: names of the arguments not to save.
-            frame: frame of the innermost constructor, by default that of the caller.
-            logger: whether loggers get them.
+            frame: frame of the innermost constructor, by default the caller's frame.
+            logger: whether to log them.
         """
         caller = frame or sys._getframe(1)
-        # No constructor runs outside it: Lightning adds only what its command has parsed.
+        # In the outermost frame, Lightning adds only the options that its CLI has parsed.
         outside = outermost(caller)
         super().save_hyperparameters(ignore=ignore, frame=outside, logger=logger)
         parsed = '_instantiator' in self.hparams
@@ -128,7 +127,7 @@ class CheckedTask(BaseTask):
         )
 
     def setup(self, stage: str) -> None:
-        """Forget which stages were checked: their data may have changed."""
+        """Check the data of every stage again, because they may have changed."""
         self._checked = frozenset()
 
     def on_train_batch_start(
@@ -157,11 +156,11 @@ class CheckedTask(BaseTask):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the name of the task."""
         checkpoint['task'] = type(self).__name__
-        # TorchGeo reads this key even if it is absent. It stays empty, because Lightning's
-        # command would prefer its content to the options of the command.
+        # TorchGeo needs this key. It is empty, because Lightning's CLI would prefer its
+        # content to the options of the command.
         checkpoint['hyper_parameters'] = {}
-        # In torch 2.6 the schedule of weight averaging stores a function, with which the
-        # file could not be read. A new schedule has it already.
+        # In torch 2.6 the schedule of weight averaging stores a function, which prevents
+        # safe loading of the file. A new schedule sets this function itself.
         schedules = [*checkpoint.get('lr_schedulers', [])]
         for callback in checkpoint.get('callbacks', {}).values():
             schedules.append(callback.get('scheduler_state') or {})
@@ -169,7 +168,7 @@ class CheckedTask(BaseTask):
             state.pop('anneal_func', None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another task or architecture.
+        """Check that a checkpoint belongs to this task and architecture.
 
         Raises:
             ValueError: naming the task, or each hyperparameter of the architecture,
@@ -180,7 +179,7 @@ class CheckedTask(BaseTask):
         expected = {'task': type(self).__name__, **{k: self.hparams[k] for k in names}}
         found = {'task': checkpoint.get('task'), **{k: stored.get(k) for k in names}}
         if 'modalities' in names:
-            # Features are concatenated, and optimizers count parameters, in this order.
+            # The order of features and of parameters depends on it.
             order = 'order of modalities'
             expected[order] = list(expected['modalities'])
             found[order] = list(found['modalities'] or ())
@@ -192,14 +191,14 @@ class CheckedTask(BaseTask):
         if differ:
             raise ValueError(
                 f'checkpoint is of another model; {"; ".join(differ)}; use the options '
-                'of the fit that wrote it, or start a new fit from its encoders (weights)'
+                'of the run that wrote it, or start a new fit from its encoders (weights)'
             )
 
     def _should_log(self, batch_idx: int) -> bool:
-        """Return whether this training step may synchronize with the device.
+        """Return whether to log this training step, which synchronizes with the device.
 
-        It may if loggers get the step, in the first and the last step of an epoch, and
-        on a CPU. Logging to the progress bar synchronizes.
+        Logged are the steps of the loggers, the first and last step of an epoch, and all
+        steps on a CPU.
         """
         # 0 disables logging.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -208,9 +207,9 @@ class CheckedTask(BaseTask):
         return logged or ends or self.device.type == 'cpu'
 
     def _can_fuse_optimizer(self) -> bool:
-        """Return whether the optimizer may update all parameters in one kernel.
+        """Return whether the optimizer may be fused.
 
-        In mixed precision, Lightning does not clip gradients for such a kernel.
+        In mixed precision, Lightning cannot clip gradients for a fused optimizer.
         """
         trainer = self._trainer
         if trainer is None or not trainer.gradient_clip_val:
@@ -219,7 +218,7 @@ class CheckedTask(BaseTask):
 
 
 def _plain(value: Any) -> Any:
-    """Turn tuples into lists, so that a value equals its copy from a checkpoint."""
+    """Convert tuples to lists, as in a checkpoint."""
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}
     return list(value) if isinstance(value, list | tuple) else value

@@ -19,29 +19,27 @@ class CoMM(FusionPretraining):
     learning?*, ICLR 2025, https://arxiv.org/abs/2409.07402.
 
     The tokens of all encoders and a class token pass through one transformer; the class
-    token is ``joint``. With the tokens of only one modality, the same transformer gives
-    the contribution of this modality. All class tokens share one projector.
+    token is ``joint``. The class token of a single modality comes from the same
+    transformer, applied to the tokens of this modality. All class tokens share one
+    projector.
 
-    Features are ``joint`` of the modalities given, and the pooled features of each
-    encoder, which the loss trains through their tokens. The embedding of a modality is
-    the projected class token of only this modality.
+    Features are ``joint`` and the pooled features of each encoder, which the loss trains
+    through their tokens. The embedding of a modality is its projected class token.
 
     Args:
-        modalities: number of channels of each modality, by name; none may be called
+        modalities: number of channels of each modality, by name; names must not be
             'joint', 'shared', 'fusion' or '<other>_unique'.
         model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights of the encoders, see
-            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projector.
         temperature: temperature of InfoNCE.
         embed_dim: width of the fusion transformer, and number of features of ``joint``.
-        depth: number of its layers.
-        num_heads: number of its attention heads.
-        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
-            ``augmentations``, ``optimizer``, ``lr``, ...
+        depth: number of layers of the fusion transformer.
+        num_heads: number of attention heads of the fusion transformer.
+        options: other options of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Raises:
-        ValueError: if an option is out of range or does not name the modalities.
+        ValueError: if the temperature is not positive, or a name is reserved.
 
     Example:
         >>> import torch
@@ -99,7 +97,7 @@ class CoMM(FusionPretraining):
         """Compute features and embeddings of each modality and of all together.
 
         Returns:
-            Features by name, shape (B, F), and embeddings of each modality given and of
+            Features by name, shape (B, F), and embeddings of each given modality and of
             ``joint``, shape (B, D).
         """
         pooled, parts = self.encode(images)

@@ -21,40 +21,38 @@ class COrAL(FusionPretraining):
     Cissee et al., *Orthogonalized Multimodal Contrastive Learning with Asymmetric
     Masking for Structured Representations*, 2026, https://arxiv.org/abs/2602.14983.
 
-    The shared path: tokens of all ``encoders`` pass through one transformer, whose class
-    token is ``shared``. In training, each view masks tokens of another modality: they
-    are set to zero, and the transformer must infer them from the rest. With more
+    In the shared path, tokens of all ``encoders`` pass through one transformer, whose
+    class token is ``shared``. In training, each view sets tokens of a different modality
+    to zero, and the transformer must infer them from the other tokens. With more
     modalities than views, the masked modalities rotate over the steps.
 
-    The unique paths: a second encoder of each modality, pooled by attention, without
+    In the unique paths, a second encoder of each modality is pooled by attention, without
     masking.
 
-    Features are the unique features of each modality given, by its name; ``shared``; and
+    Features are the unique features of each given modality, by its name; ``shared``; and
     ``joint``, the concatenation of shared and all unique features. Unique features of an
     absent modality are zeros.
 
     Args:
-        modalities: number of channels of each modality, by name; none may be called
+        modalities: number of channels of each modality, by name; names must not be
             'joint', 'shared', 'fusion' or '<other>_unique'.
         model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights of the encoders, see
-            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projectors.
-        mask_ratio: probability that a token of the masked modality is set to zero, in
-            [0, 1]; or two, at the start and at the end of a linear schedule.
+        mask_ratio: probability in [0, 1] that a token of the masked modality is set to
+            zero; or two values, the start and the end of a linear schedule.
         temperature: temperature of InfoNCE.
         orthogonal_weight: weight of the orthogonality.
         unique_weight: weight of the unique terms.
         shared_weight: weight of the shared term.
         embed_dim: width of the fusion transformer, and number of features of ``shared``
             and of each modality.
-        depth: number of its layers.
-        num_heads: number of its attention heads.
-        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
-            ``augmentations``, ``optimizer``, ``lr``, ...
+        depth: number of layers of the fusion transformer.
+        num_heads: number of attention heads of the fusion transformer.
+        options: other options of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Raises:
-        ValueError: if an option is out of range or does not name the modalities.
+        ValueError: if ``mask_ratio`` is not in [0, 1], or a name is reserved.
 
     Example:
         >>> task = COrAL({'s1': 2, 's2': 13}, model='test_resnet', embed_dim=32, num_heads=4)
@@ -126,7 +124,7 @@ class COrAL(FusionPretraining):
 
     @property
     def mask_ratio(self) -> float:
-        """Return the present probability that a token of the masked modality is zero."""
+        """Return the mask ratio of the current step."""
         option: float | list[float] = self.hparams['mask_ratio']
         ends = [option] if isinstance(option, int | float) else list(option)
         return ends[0] + (ends[-1] - ends[0]) * min(self.global_step / self._steps, 1)
@@ -137,8 +135,8 @@ class COrAL(FusionPretraining):
         """Compute features and embeddings; in a training step, mask one modality.
 
         Returns:
-            Features by name, shape (B, F), and embeddings of the unique features of each
-            modality given and of ``shared``, shape (B, D).
+            Features by name, shape (B, F), and embeddings of ``shared`` and of the unique
+            features of each given modality, shape (B, D).
         """
         _, parts = self.encode(images)
         if self.training and view is not None:
@@ -151,11 +149,11 @@ class COrAL(FusionPretraining):
 
 
 def mask_tokens(tokens: Tensor, ratio: float) -> Tensor:
-    """Set tokens to zero, each with the same probability.
+    """Set random tokens to zero.
 
     Args:
         tokens: tokens, shape (B, N, C).
-        ratio: the probability.
+        ratio: probability that a token is set to zero.
 
     Returns:
         Tokens, same shape.

@@ -14,24 +14,16 @@ class BarlowTwins(MultimodalPretraining):
     """Pretrain one encoder per modality with Barlow Twins, modalities as views.
 
     Zbontar et al., *Barlow Twins: Self-Supervised Learning via Redundancy Reduction*,
-    ICML 2021, https://arxiv.org/abs/2103.03230. The correlation
-    matrix of all dimensions across modalities is driven to the identity. This is the
-    baseline of DeCUR.
+    ICML 2021, https://arxiv.org/abs/2103.03230. The cross-correlation matrix of two
+    modalities approaches the identity. This is DeCUR without decoupling.
 
     Args:
-        modalities: number of channels of each modality, by name. A single one learns
-            from its own two views.
+        modalities: number of channels of each modality, by name; one or more.
         model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights of the encoders, see
-            :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        projector: width of each layer of the projectors; the last is the number of
-            dimensions D of the embeddings. Without layers, features are embeddings.
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: width of each layer of the projectors.
         lambda_param: weight of the off-diagonal elements of the correlation matrix.
-        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
-            ``augmentations``, ``optimizer``, ``lr``, ...
-
-    Raises:
-        ValueError: if an option is out of range or does not name the modalities.
+        options: other options of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Example:
         >>> task = BarlowTwins({'s1': 2, 's2': 13}, model='resnet18', projector=[64, 64])
@@ -49,8 +41,6 @@ class BarlowTwins(MultimodalPretraining):
         **options: Any,
     ) -> None:
         """Initialize a new BarlowTwins instance."""
-        if lambda_param < 0:
-            raise ValueError(f'lambda_param must be >= 0, got {lambda_param}')
         super().__init__(modalities, model, weights, projector, **options)
 
     def configure_losses(self) -> None:
@@ -62,26 +52,19 @@ class VICReg(MultimodalPretraining):
     """Pretrain one encoder per modality with VICReg, modalities as views.
 
     Bardes et al., *VICReg: Variance-Invariance-Covariance Regularization for
-    Self-Supervised Learning*, ICLR 2022, https://arxiv.org/abs/2105.04906. The loss makes
-    embeddings of two modalities equal, keeps the variance of each dimension, and
-    decorrelates dimensions within each modality.
+    Self-Supervised Learning*, ICLR 2022, https://arxiv.org/abs/2105.04906. The loss
+    matches the embeddings of two modalities, keeps the variance of each dimension, and
+    decorrelates the dimensions of each modality.
 
     Args:
-        modalities: number of channels of each modality, by name. A single one learns
-            from its own two views.
+        modalities: number of channels of each modality, by name; one or more.
         model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights of the encoders, see
-            :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        projector: width of each layer of the projectors; the last is the number of
-            dimensions D of the embeddings. Without layers, features are embeddings.
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: width of each layer of the projectors.
         invariance: weight of the distance between embeddings.
         variance: weight of the variance of each dimension.
         covariance: weight of the covariance of dimensions.
-        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
-            ``augmentations``, ``optimizer``, ``lr``, ...
-
-    Raises:
-        ValueError: if an option is out of range or does not name the modalities.
+        options: other options of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Example:
         >>> task = VICReg({'s1': 2, 's2': 13}, model='resnet18', projector=[64, 64])
@@ -101,10 +84,6 @@ class VICReg(MultimodalPretraining):
         **options: Any,
     ) -> None:
         """Initialize a new VICReg instance."""
-        terms = dict(invariance=invariance, variance=variance, covariance=covariance)
-        for name, weight in terms.items():
-            if weight < 0:
-                raise ValueError(f'{name} must be >= 0, got {weight}')
         super().__init__(modalities, model, weights, projector, **options)
 
     def configure_losses(self) -> None:
@@ -121,19 +100,12 @@ class CrossModalSimCLR(MultimodalPretraining):
     both modalities. TorchGeo's ``SimCLR`` has one encoder for one modality.
 
     Args:
-        modalities: number of channels of each modality, by name. A single one learns
-            from its own two views.
+        modalities: number of channels of each modality, by name; one or more.
         model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights of the encoders, see
-            :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        projector: width of each layer of the projectors; the last is the number of
-            dimensions D of the embeddings. Without layers, features are embeddings.
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: width of each layer of the projectors.
         temperature: temperature of NT-Xent.
-        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
-            ``augmentations``, ``optimizer``, ``lr``, ...
-
-    Raises:
-        ValueError: if an option is out of range or does not name the modalities.
+        options: other options of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Example:
         >>> task = CrossModalSimCLR({'s1': 2, 's2': 13}, model='resnet18', projector=[64, 64])
@@ -151,8 +123,6 @@ class CrossModalSimCLR(MultimodalPretraining):
         **options: Any,
     ) -> None:
         """Initialize a new CrossModalSimCLR instance."""
-        if not temperature > 0:
-            raise ValueError(f'temperature must be positive, got {temperature}')
         super().__init__(modalities, model, weights, projector, **options)
 
     def configure_losses(self) -> None:
@@ -161,26 +131,20 @@ class CrossModalSimCLR(MultimodalPretraining):
 
 
 class CLIP(MultimodalPretraining):
-    """Pretrain one encoder per modality with CLIP, with images of one place as pairs.
+    """Pretrain one encoder per modality with CLIP; images of one place are pairs.
 
     Radford et al., *Learning Transferable Visual Models From Natural Language
-    Supervision*, ICML 2021, https://arxiv.org/abs/2103.00020. Negatives come only
-    from the other modality. The temperature is learned and logged as ``temperature``,
-    with the metrics of collapse.
+    Supervision*, ICML 2021, https://arxiv.org/abs/2103.00020. Negatives come only from
+    the other modality. The temperature is learned, and logged with the metrics of
+    collapse.
 
     Args:
         modalities: number of channels of each modality, by name; at least two.
         model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights of the encoders, see
-            :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        projector: width of each layer of the projectors; the last is the number of
-            dimensions D of the embeddings. Without layers, features are embeddings.
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: width of each layer of the projectors.
         temperature: initial temperature.
-        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
-            ``augmentations``, ``optimizer``, ``lr``, ...
-
-    Raises:
-        ValueError: if an option is out of range or does not name the modalities.
+        options: other options of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Example:
         >>> task = CLIP({'s1': 2, 's2': 13}, model='resnet18', projector=[64, 64])

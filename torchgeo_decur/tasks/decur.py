@@ -19,20 +19,18 @@ class DeCUR(MultimodalPretraining):
     Args:
         modalities: number of channels of each modality, by name; at least two.
         model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights of the encoders, see
-            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projectors; the last is the number of
             dimensions D of the embeddings. Without layers, features are embeddings.
-        common_ratio: share of the dimensions that are common, in [0, 1]. The paper
-            found 0.875 best for radar and optical images, 0.75 for RGB and elevation or
-            depth; 1 does not decouple.
+        common_ratio: share of common dimensions, in [0, 1]; 1 does not decouple. In the
+            paper, 0.875 was best for radar and optical images, and 0.75 for RGB and
+            elevation or depth.
         lambda_param: weight of the off-diagonal elements of the correlation matrices.
         intra: whether the loss has intra-modal terms.
-        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
-            ``augmentations``, ``optimizer``, ``lr``, ...
+        options: other options of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Raises:
-        ValueError: if an option is out of range or does not name the modalities.
+        ValueError: if there are fewer than two modalities, or an option is out of range.
 
     Example:
         >>> import torch
@@ -79,8 +77,8 @@ class DeCUR(MultimodalPretraining):
         """Compute the mean alignment of common and of unique dimensions.
 
         Returns:
-            ``alignment_common_<m>_<n>`` and ``alignment_unique_<m>_<n>``, scalars; without
-            entries for a part without dimensions.
+            ``alignment_common_<m>_<n>`` and ``alignment_unique_<m>_<n>``, scalars, each
+            only if it has dimensions.
         """
         parts: dict[str, Tensor] = {}
         for pair, d in diagonals.items():

@@ -1,4 +1,4 @@
-"""Gathering of embeddings, so that every loss is the same as on one device."""
+"""Gathering of embeddings, so that losses see the samples of all devices."""
 
 import torch
 from lightly.utils import dist
@@ -12,7 +12,7 @@ def gather_embeddings(z: Tensor) -> Tensor:
         z: embeddings of this device, shape (V, B, D).
 
     Returns:
-        Embeddings of all devices, shape (V, N, D); float64 if they are, else float32.
+        Embeddings of all devices, shape (V, N, D); float32, or float64 if given.
     """
     z = z if z.dtype == torch.float64 else z.float()
     if dist.world_size() == 1:

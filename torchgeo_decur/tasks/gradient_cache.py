@@ -17,24 +17,23 @@ def apply_in_micro_batches(
     size: int | None,
     module: nn.Module,
 ) -> Outputs:
-    """Apply a function to a batch in micro-batches, without keeping their activations.
+    """Apply a function to a batch in micro-batches, without storing their activations.
 
-    The first pass keeps only the outputs of each micro-batch. When the gradient of a
-    loss of all outputs arrives, autograd computes one micro-batch after the other again,
-    with the same random draws, and propagates its gradient. This gives the exact
-    gradient of the loss of the whole batch, at the cost of one more forward pass; see
-    Gao et al., *Scaling Deep Contrastive Learning Batch Size under Memory Limited
+    The first pass stores only the outputs of each micro-batch. The backward pass
+    computes one micro-batch after the other again, with the same random draws. This
+    gives the exact gradient of the loss of the whole batch for one more forward pass;
+    see Gao et al., *Scaling Deep Contrastive Learning Batch Size under Memory Limited
     Setup*, RepL4NLP 2021, https://arxiv.org/abs/2101.06983.
 
-    Layers with batch statistics, such as BatchNorm, see a micro-batch in both passes.
-    Only the first pass updates their buffers, such as running statistics.
+    BatchNorm computes its statistics for each micro-batch. Only the first pass updates
+    buffers, such as running statistics.
 
     Args:
-        function: from images by name to dictionaries of tensors, samples first.
+        function: maps images by name to dictionaries of tensors, samples first.
         images: images by name, shape (B, ...).
         size: largest number of samples of a micro-batch; sizes differ by at most one.
-            Since BatchNorm needs two samples, a single remaining sample joins another
-            micro-batch. With None, or B and more, the batch is computed at once.
+            No micro-batch has a single sample, because BatchNorm needs two. With None,
+            or B and more, the batch is computed at once.
         module: module that the function uses; the second pass restores its buffers.
 
     Returns:
@@ -78,7 +77,7 @@ def _contexts(
 
 @contextmanager
 def _restored_buffers(module: nn.Module) -> Iterator[None]:
-    # A momentum of 0 is no substitute: both passes must compute the same.
+    # A momentum of 0 would change the computation of the second pass.
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield

@@ -1,4 +1,4 @@
-"""The base of the objectives that fuse the tokens of all modalities."""
+"""Base of the tasks that fuse the tokens of all modalities."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -20,19 +20,18 @@ class FusionPretraining(MultimodalPretraining):
     transformer. A subclass builds the head and the loss.
 
     Args:
-        modalities: number of channels of each modality, by name; none may be called
+        modalities: number of channels of each modality, by name; names must not be
             'joint', 'shared', 'fusion' or '<other>_unique'.
         model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights of the encoders, see
-            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projectors.
         embed_dim: width of the fusion transformer.
-        depth: number of its layers.
-        num_heads: number of its attention heads.
-        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
+        depth: number of layers of the fusion transformer.
+        num_heads: number of attention heads of the fusion transformer.
+        options: other options of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Raises:
-        ValueError: if an option is out of range or does not name the modalities.
+        ValueError: if a name is reserved.
     """
 
     architecture_hparams = (
@@ -57,12 +56,12 @@ class FusionPretraining(MultimodalPretraining):
         **options: Any,
     ) -> None:
         """Initialize a new FusionPretraining instance."""
-        # Names of features, and of the files of the fusion head and its encoders.
+        # Features, the fusion head and its encoders are stored under these names.
         results = {'joint', 'shared', 'fusion', *(f'{m}_unique' for m in modalities)}
         if taken := sorted(results & set(modalities)):
             raise ValueError(
-                "modalities must not be 'joint', 'shared', 'fusion' or '<other>_unique', "
-                f'which are names of results of the task, got {taken}; rename them'
+                "modalities must not be named 'joint', 'shared', 'fusion' or "
+                f"'<other>_unique', which the task's outputs use, got {taken}; rename them"
             )
         super().__init__(modalities, model, weights, projector, **options)
 
@@ -72,7 +71,7 @@ class FusionPretraining(MultimodalPretraining):
         self.fusion = self.build_fusion().to(memory_format=torch.channels_last)
 
     def compile_parts(self) -> None:
-        """Compile also the fusion head and the encoders' tokens in place."""
+        """Compile encoders, projectors, loss and fusion head in place."""
         super().compile_parts()
         self.fusion.compile()
         encoders: dict[str, Any] = dict(self.encoders.encoders.items())
@@ -91,7 +90,7 @@ class FusionPretraining(MultimodalPretraining):
     def encode(
         self, images: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
-        """Compute what depends on a single modality: encoders and parts of the head.
+        """Compute the features of each modality and the input of the fusion head.
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
@@ -107,13 +106,13 @@ class FusionPretraining(MultimodalPretraining):
         """Compute features of each modality and joint features.
 
         Returns:
-            Features of each modality given and the results of the fusion head, such as
+            Features of each given modality and outputs of the fusion head, such as
             ``joint``, shape (B, F).
         """
         features, parts = self.encode(images)
         return {**features, **self.fusion(parts)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the description from which the fusion head can be built."""
+        """Store the description of the fusion head."""
         super().on_save_checkpoint(checkpoint)
         checkpoint['fusion'] = self.fusion.description

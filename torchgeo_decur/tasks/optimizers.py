@@ -19,20 +19,20 @@ from ..weights.state_dicts import normalize_key
 
 # Learning rate of weights, ratio of the rate of biases to it, and weight decay.
 _DEFAULTS = {'lars': (0.05, 0.096, 1e-6), 'adamw': (1e-4, 1.0, 0.01)}
-# Without any weight decay, lightly's LARS does not adapt the rate.
+# lightly's LARS adapts the rate only of groups with weight decay.
 _NO_DECAY = 1e-12
-# Parts of the names of parameters that FSDP, activation checkpoints and torch.compile add.
+# Prefixes that FSDP, activation checkpointing and torch.compile add to parameter names.
 _WRAPPERS = re.compile(r'(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.')
 # timm's names of plain ResNets: resnet50, resnet10t, resnet18d, resnet50.a1_in1k
 _PLAIN_RESNET = re.compile(r'resnet\d+[a-z]?(\..*)?')
 
 
 class WarmupCosine(CosineWarmupScheduler):  # type: ignore[misc]
-    """Schedule of pretraining; schedules of callbacks and users have other classes."""
+    """Schedule of pretraining, with a class that tells it from schedules of callbacks."""
 
 
 class EpochShare(LambdaLR):
-    """Schedule of a transfer; schedules of callbacks and users have other classes."""
+    """Schedule of a transfer, with a class that tells it from schedules of callbacks."""
 
 
 def build_optimizer(
@@ -45,11 +45,10 @@ def build_optimizer(
     fused: bool = True,
     ndims: Mapping[str, int] | None = None,
 ) -> Optimizer:
-    """Build an optimizer with biases and normalisation parameters in their own group.
+    """Build an optimizer with a separate group for biases and normalisation layers.
 
-    This group has no weight decay, and LARS does not adapt its rate. Groups are not those
-    of timm: these have no rate for biases, and FSDP changes the number of dimensions that
-    they depend on.
+    This group has no weight decay, and LARS does not adapt its rate. timm's groups are
+    the same, but have no rate for biases, and fail for parameters that FSDP has flattened.
 
     Args:
         module: module with the parameters to optimize.
@@ -60,12 +59,12 @@ def build_optimizer(
             for LARS.
         weight_decay: by default 0.01 for AdamW and 1e-6 for LARS.
         fused: whether AdamW may update all parameters in one kernel.
-        ndims: number of dimensions of each parameter when it was built, see
-            :func:`parameter_ndims`; by default the present number.
+        ndims: original number of dimensions of each parameter, see
+            :func:`parameter_ndims`; by default the current number.
 
     Returns:
-        The optimizer. Loading a checkpoint restores its state, not its options, see
-        :func:`reset_lr_schedule`.
+        The optimizer. Loading a checkpoint restores its state, but keeps its options,
+        see :func:`reset_lr_schedule`.
 
     Example:
         >>> optimizer = build_optimizer(nn.Linear(4, 4), ['resnet50'])
@@ -98,15 +97,13 @@ def build_optimizer(
 
 
 def parameter_ndims(module: nn.Module) -> dict[str, int]:
-    """Count the dimensions of the parameters.
-
-    FSDP later flattens each parameter into a vector and wraps modules.
+    """Count the dimensions of the parameters, before FSDP flattens them.
 
     Args:
         module: module with the parameters.
 
     Returns:
-        The numbers, by name of the parameter without additions of wrappers.
+        Number of dimensions by parameter name, without prefixes of wrappers.
 
     Example:
         >>> parameter_ndims(nn.Linear(4, 2))
@@ -126,7 +123,7 @@ def build_transfer_optimizer(
     epochs: int | None = None,
     fused: bool = True,
 ) -> tuple[Optimizer, EpochShare]:
-    """Build the optimizer of a transfer, and a schedule that is stepped every epoch.
+    """Build the optimizer of a transfer, and a schedule with one step per epoch.
 
     Args:
         model: model with ``encoders``; frozen parameters are skipped.
@@ -134,9 +131,8 @@ def build_transfer_optimizer(
         lr: learning rate.
         lr_backbone: learning rate of the encoders, by default ``lr``.
         layer_decay: ratio of the rate of each layer of an encoder to the rate of the
-            next layer; the last layer has ``lr_backbone``. Layers and parameters without
-            weight decay, such as biases, are timm's. By default all layers have the
-            same rate.
+            next layer; the last layer has ``lr_backbone``. timm defines the layers, and
+            exempts biases from weight decay. By default all layers have the same rate.
         weight_decay: weight decay of all other parameters.
         lr_schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
             'cosine' decays them to 0, 'constant' keeps them.
@@ -144,12 +140,12 @@ def build_transfer_optimizer(
         fused: whether AdamW may update all parameters in one kernel.
 
     Returns:
-        The optimizer and the scheduler. Loading a checkpoint restores their state, not
-        their options, see :func:`reset_lr_schedule`.
+        The optimizer and the scheduler. Loading a checkpoint restores their state, but
+        keeps their options, see :func:`reset_lr_schedule`.
 
     Raises:
-        ValueError: if a name is unknown, the fit has no end that the schedule needs,
-            ``layer_decay`` is not in (0, 1], or timm does not know the layers of a model.
+        ValueError: if a name is unknown, the schedule needs ``epochs``, ``layer_decay``
+            is not in (0, 1], or timm defines no layers for a model.
 
     Example:
         >>> model = nn.ModuleDict({'encoders': nn.Linear(4, 4), 'head': nn.Linear(4, 2)})
@@ -216,7 +212,7 @@ def warmup_steps(epochs: float, steps: float, batches: float, max_epochs: int) -
         raise ValueError(
             f'warmup_epochs must be 0 for data without a length, got {epochs}; set it to 0'
         )
-    # If max_steps cuts a fit short, the share of the warm-up stays the same.
+    # If max_steps shortens the fit, the warm-up keeps its share of the steps.
     if not epochs:
         return 0
     per_epoch = steps / max_epochs if max_epochs > 0 else math.ceil(batches)
@@ -231,14 +227,14 @@ def warmup_steps(epochs: float, steps: float, batches: float, max_epochs: int) -
 
 
 def reset_lr_schedule(scheduler: LambdaLR, fresh: Optimizer) -> None:
-    """Set the learning rates of this step, or epoch, from the options of this run.
+    """Reset the learning rates of the current step to the options of this run.
 
-    A loaded checkpoint sets the rates of the run that wrote it. A callback such as
-    ``LearningRateFinder`` leaves the rates that it tried.
+    A checkpoint restores the rates of an earlier run, and ``LearningRateFinder`` leaves
+    the last rates it tried.
 
     Args:
         scheduler: scheduler, changed in place together with its optimizer.
-        fresh: optimizer of a new schedule, built from the options of this run.
+        fresh: new optimizer, built from the options of this run.
     """
     groups = scheduler.optimizer.param_groups
     for group, new in zip(groups, fresh.param_groups, strict=True):
@@ -277,8 +273,8 @@ def _keep_options(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]
     if expected != found:
         raise ValueError(
             f'checkpoint must have the optimizer of this run, expected {expected}, '
-            f'found {found}; set optimizer, layer_decay and freeze_backbone as in that run, '
-            'or start a new fit with these weights'
+            f'found {found}; set optimizer, layer_decay and freeze_backbone as in the run '
+            'that wrote it, or start a new fit from its encoders (weights)'
         )
     kept = ('initial_lr', 'weight_decay')
     groups = [
@@ -296,7 +292,7 @@ def _describe(groups: list[dict[str, Any]]) -> str:
 
 
 class _Layered:
-    """Adapter that lets timm group the parameters of an encoder or a pyramid."""
+    """An encoder or pyramid with the layers that timm's grouping expects."""
 
     def __init__(self, module: nn.Module, layers: Mapping[str, int]) -> None:
         self.named_parameters = module.named_parameters
@@ -309,15 +305,15 @@ class _Layered:
 def _layers(
     encoder: nn.Module, model: str, lr: float, layer_decay: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Return parameter groups of one encoder, one or more for each layer."""
+    """Return the parameter groups of one encoder by layer."""
     # A pyramid has the parameters of the model, but not its layers.
     whole: Any = encoder
     if not hasattr(encoder, 'group_matcher'):
         whole = timm.create_model(model, num_classes=0)
     if not hasattr(whole, 'group_matcher'):
         raise ValueError(
-            f'layer_decay needs a model whose layers timm knows, got {model!r}; remove '
-            'layer_decay and set lr_backbone'
+            f'layer_decay needs a model with layers defined by timm, got {model!r}; '
+            'remove layer_decay and set lr_backbone'
         )
     found = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
     named: Iterable[str] = getattr(whole, 'no_weight_decay', set)()

@@ -1,4 +1,4 @@
-"""The self-supervised training step that all objectives share."""
+"""Base of the self-supervised tasks."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -34,40 +34,41 @@ from .optimizers import (
 NUM_VIEWS = 2  #: Views of each modality in a step.
 
 
-# The scale of a gradient scaler starts at 2 ** 16 and is halved by each step that it skips.
-# After so many skipped steps, the scale is no longer the cause.
+# A gradient scaler starts at 2 ** 16 and halves its scale with each skipped step.
+# After 16 skipped steps, the scale cannot be the cause.
 _MAX_SKIPPED = 16
 
 
 class MultimodalPretraining(CheckedTask):
     """Base of the self-supervised tasks: encoders, projectors and the training step.
 
-    A subclass sets ``self.criterion`` in ``configure_losses``. Each step makes two views
-    of every modality, each with its own random date and augmentation. Embeddings are
-    gathered from all devices, with gradient, so that the criterion computes the loss as
-    on one device.
+    A subclass sets ``self.criterion`` in ``configure_losses``. Batches have
+    ``image_<m>`` of every modality, in [0, 1]. Each step makes two views of every
+    modality, each with its own random date and augmentation. Embeddings are gathered
+    from all devices, with gradient.
 
     Random draws of a step depend only on the seed of the run, the epoch, the batch and
     the device. A resumed fit therefore gives the same result as an uninterrupted one. A
-    model that diverged is neither stored nor exported.
+    diverged model is neither stored nor exported.
 
-    Logged: the loss and its parts (``train_loss``, ``train_<part>``) in the steps that
-    loggers get, and on the validation split (``val_loss``, ``val_<part>``); the learning
-    rate. The last batch of each epoch gives metrics of collapse: ``std_<m>`` (1 if
-    features spread over all directions, 0 if all are equal) and ``rank_<m>`` (effective
-    rank of the embeddings). It also gives ``alignment_*``, the mean correlation of a
-    dimension with the same dimension of another modality.
+    The task logs the loss and its parts in training (``train_loss``, ``train_<part>``)
+    and validation (``val_loss``, ``val_<part>``), and the learning rate. At the end of
+    each epoch it logs metrics of collapse from the last batch:
+
+    * ``std_<m>``: 1 if features spread over all directions, 0 if all are equal;
+    * ``rank_<m>``: effective rank of the embeddings;
+    * ``alignment_*``: mean correlation of a dimension with the same dimension of another
+      modality.
 
     Args:
         modalities: number of channels of each modality, by name.
         model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights of the encoders, see
-            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projectors; the last is the number of
             dimensions D of the embeddings. Without layers, features are embeddings.
         size: height and width in pixels of the views of the default augmentations.
         augmentations: augmentation of each modality, on images in [0, 1]; by default
-            that of :data:`~torchgeo_decur.transforms.PRESETS`.
+            from :data:`~torchgeo_decur.transforms.PRESETS`.
         optimizer: 'adamw' or 'lars'. By default 'lars' for plain ResNets, as in Barlow
             Twins, and 'adamw' for other models.
         lr: learning rate; by default 1e-4 for AdamW and 0.05 for LARS.
@@ -75,10 +76,10 @@ class MultimodalPretraining(CheckedTask):
             ``lr`` for AdamW and 0.096 ``lr`` for LARS.
         weight_decay: weight decay of all other parameters; by default 0.01 for AdamW and
             1e-6 for LARS.
-        warmup_epochs: epochs of linear warm-up; a cosine to 0 follows.
-        micro_batch_size: samples of a view whose activations are in memory at one time
-            (gradient caching). The loss and its gradient are those of the whole batch;
-            BatchNorm sees a micro-batch. By default the batch.
+        warmup_epochs: epochs of linear warm-up, before cosine decay to 0.
+        micro_batch_size: number of samples of a micro-batch, for gradient caching: less
+            memory, the same loss and gradient, but BatchNorm statistics of a
+            micro-batch. By default the whole batch.
         compile: whether ``torch.compile`` compiles encoders, projectors and loss. The
             first step then takes minutes; checkpoints stay the same.
 
@@ -120,7 +121,7 @@ class MultimodalPretraining(CheckedTask):
         self._run_seed: int | None = None
         self._guard = FiniteGuard()
         super().__init__()
-        # FSDP flattens parameters later.
+        # Before FSDP flattens the parameters.
         self._ndims = parameter_ndims(self)
         if compile:
             self.compile_parts()
@@ -139,7 +140,7 @@ class MultimodalPretraining(CheckedTask):
 
     @property
     def model(self) -> MultimodalEncoder:
-        """Return the encoders, under the name that TorchGeo gives the trained model."""
+        """Return the encoders, under the name of the model in TorchGeo's tasks."""
         return self.encoders
 
     def projector_in_features(self) -> dict[str, int]:
@@ -151,7 +152,7 @@ class MultimodalPretraining(CheckedTask):
         return self.encoders.num_features
 
     def compile_parts(self) -> None:
-        """Compile encoders, projectors and loss in place; names of weights stay."""
+        """Compile encoders, projectors and loss in place."""
         parts = (self.encoders.encoders, self.projectors)
         for module in (*(m for part in parts for m in part.values()), self.criterion):
             module.compile()
@@ -160,7 +161,7 @@ class MultimodalPretraining(CheckedTask):
         """Build the optimizer and its schedule; :meth:`on_train_start` sets its length.
 
         Returns:
-            Optimizer, and scheduler stepped with every optimizer step.
+            The optimizer, and a scheduler with one step per optimizer step.
         """
         schedule = self._schedule()
         return {
@@ -179,10 +180,10 @@ class MultimodalPretraining(CheckedTask):
     def on_train_start(self) -> None:
         """Fit the schedule to the total number of steps.
 
-        An open-ended fit has no cosine decay. A schedule that a callback has set stays.
+        An open-ended fit has no cosine decay. A schedule set by a callback is kept.
 
-        The number of steps is not read earlier, because Lightning would then load data
-        before the checkpoint gives the position to resume from.
+        Reading the number of steps earlier would make Lightning load data before the
+        checkpoint gives the position to resume from.
 
         Raises:
             ValueError: if the warm-up is longer than the fit, or an epoch has no length.
@@ -190,7 +191,7 @@ class MultimodalPretraining(CheckedTask):
         schedule = self.lr_schedulers()
         if not isinstance(schedule, WarmupCosine):
             if type(schedule).__module__ == 'lightning.pytorch.tuner.lr_finder':
-                # It tries rates until the loss diverges, and then restores the weights.
+                # The finder raises the rate until the loss diverges, then restores weights.
                 self._guard = FiniteGuard(patience=math.inf)
             return
         trainer, steps = self.trainer, self.total_steps()
@@ -201,7 +202,7 @@ class MultimodalPretraining(CheckedTask):
         reset_lr_schedule(schedule, self._schedule().optimizer)
 
     def on_train_end(self) -> None:
-        """Refuse a model that diverged in its last steps, before it is exported.
+        """Raise if the model diverged in the last steps, before it is exported.
 
         Raises:
             FloatingPointError: if a part of the loss was NaN or infinite.
@@ -209,7 +210,7 @@ class MultimodalPretraining(CheckedTask):
         self._guard.check(self.global_step, ended=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the seed of the run, and refuse to store a model that diverged.
+        """Store the seed of the run; raise if the model diverged.
 
         Raises:
             FloatingPointError: if a part of the loss was NaN or infinite.
@@ -219,10 +220,9 @@ class MultimodalPretraining(CheckedTask):
         checkpoint['run_seed'] = self._run_seed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the seed of the run, and refuse the checkpoint of another model.
+        """Restore the seed of the run, and check that the checkpoint fits the model.
 
-        Augmentations stay those of this task: they are options of the run, which
-        ``load_from_checkpoint`` does not know.
+        Augmentations are not restored: they are options of the run.
 
         Raises:
             ValueError: naming the task, or each hyperparameter of the architecture,
@@ -240,7 +240,7 @@ class MultimodalPretraining(CheckedTask):
         """Count the optimizer steps of the fit.
 
         Returns:
-            The number; infinity if the fit is open-ended.
+            The number of steps; infinity if the fit is open-ended.
         """
         steps = self.trainer.estimated_stepping_batches
         # Lightning's value for data without a length is -1.
@@ -253,7 +253,7 @@ class MultimodalPretraining(CheckedTask):
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
 
         Returns:
-            Features of each modality given, shape (B, ``num_features``).
+            Features of each given modality, shape (B, ``num_features``).
         """
         features: dict[str, Tensor] = self.encoders(images)
         return features
@@ -261,11 +261,11 @@ class MultimodalPretraining(CheckedTask):
     def encode_and_project(
         self, images: Mapping[str, Tensor], view: int | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute features and embeddings; an objective may override this method.
+        """Compute features and embeddings; a subclass may override this method.
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
-            view: number of the view in the step, from 0; None outside a step.
+            view: index of the view in a training or validation step; else None.
 
         Returns:
             Features by name, shape (B, F), and embeddings by name, shape (B, D).
@@ -280,23 +280,23 @@ class MultimodalPretraining(CheckedTask):
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
 
         Returns:
-            Embeddings of each modality given, shape (B, D).
+            Embeddings of each given modality, shape (B, D).
         """
         return self.encode_and_project(images)[1]
 
     def compute_loss(
         self, images: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """Compute the loss of a batch: make views, embed, gather, apply the criterion.
+        """Compute the loss of a batch from its views.
 
         Args:
             images: images of every modality in [0, 1], shape (B, C, H, W) or
                 (B, T, C, H, W).
 
         Returns:
-            The loss and its parts, scalars; the features of the first view on this
-            device, shape (B, F); and the embeddings of all devices, shape (V, N, D),
-            float32, or float64 if the model is.
+            The loss and its parts, scalars; features of the first view on this device,
+            shape (B, F); and embeddings of all devices, shape (V, N, D), float32, or
+            float64 for a float64 model.
         """
         first: dict[str, Tensor] = {}
         z: dict[str, list[Tensor]] = {}
@@ -350,7 +350,7 @@ class MultimodalPretraining(CheckedTask):
     ) -> None:
         """Compute the loss of a validation batch, with the same views in every epoch.
 
-        A last batch of one sample has no loss and is skipped.
+        A last batch with a single sample is skipped.
 
         Raises:
             ValueError: if the first batch has one sample, or lacks a modality.
@@ -367,9 +367,9 @@ class MultimodalPretraining(CheckedTask):
         """Compute features and embeddings of the first date, without augmentation.
 
         Returns:
-            ``features`` and ``embeddings``, each a dictionary by modality of tensors
-            (B, ``num_features``) and (B, D); and all other entries of the batch, such as
-            bounds, transform, labels and ids.
+            ``features``, shape (B, ``num_features``), and ``embeddings``, shape (B, D),
+            by modality; and all other entries of the batch, such as bounds, transform,
+            labels and ids.
         """
         images = split(batch, self.hparams['modalities'])
         features, embeddings = self.encode_and_project(
@@ -401,7 +401,7 @@ class MultimodalPretraining(CheckedTask):
         return {**std, **rank, **self.alignment(diagonals)}
 
     def alignment(self, diagonals: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the mean correlation of a dimension with itself across modalities.
+        """Compute the mean correlation of the same dimension across modalities.
 
         Args:
             diagonals: correlation of each dimension, shape (D,), by ``<m>_<n>``.
@@ -422,8 +422,8 @@ class MultimodalPretraining(CheckedTask):
         images = split(batch, self.hparams['modalities'])
         if len(next(iter(images.values()))) < 2:
             raise ValueError(
-                f'batch {batch_idx} must have at least 2 samples on each device, got 1: '
-                'the loss compares samples; set batch_size to 2 or more, and drop_last'
+                f'batch {batch_idx} must have at least 2 samples on each device, because '
+                'the loss compares samples, got 1; set batch_size >= 2 and drop_last'
             )
         return images
 
@@ -433,7 +433,7 @@ class MultimodalPretraining(CheckedTask):
         if size < 2 and batch_idx > 0:
             return
         images = self._images(batch, batch_idx)
-        # Later draws, such as the order of an epoch, must not repeat.
+        # Seeding here must not affect later draws, such as the order of an epoch.
         with self._forked_rng():
             self._seed(-1, batch_idx)
             terms, _, _ = self.compute_loss(images)
@@ -450,7 +450,7 @@ class MultimodalPretraining(CheckedTask):
         return torch.random.fork_rng(devices)
 
     def _seed(self, *step: int) -> None:
-        """Seed all draws of a step by the run, the step and the device."""
+        """Seed all random draws of a step by run, step and device."""
         words = [abs(self._run_seed or 0), *(s + 1 for s in step), self.global_rank]
         state = np.random.SeedSequence(words).generate_state(1, np.uint64)
         torch.manual_seed(int(state[0]))

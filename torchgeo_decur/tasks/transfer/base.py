@@ -1,4 +1,4 @@
-"""The base of the transfer tasks: batches, metrics of the split, missing modalities."""
+"""Base of the transfer tasks."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ from ..optimizers import EpochShare, build_transfer_optimizer, reset_lr_schedule
 from .masked_loss import LabelGuard, MaskedLoss, target_weights
 from .modality_subsets import SubsetMetrics, collect
 
-# Batches of a validation epoch of which loggers get a figure.
+# Number of validation batches per epoch with a logged figure.
 _MAX_FIGURES = 10
 
 _LOSSES = {
@@ -40,18 +40,16 @@ _LOSSES = {
 class LateFusionTask(ClassificationMixin, CheckedTask):
     """Base of the transfer tasks, with the metrics of TorchGeo's tasks.
 
-    A subclass builds ``self.model``, a
-    :class:`~torchgeo_decur.models.LateFusion`, and predicts.
-    Metrics collect the predictions of the whole split and are computed once at its end:
-    a mean over batches would be another number.
+    A subclass builds ``self.model``, a :class:`~torchgeo_decur.models.LateFusion`, and
+    predicts. Metrics are computed once over all predictions of a split, not averaged
+    over batches.
 
     Args:
         modalities: number of channels of each modality, by name.
         model: see the subclass.
-        weights: initial weights of the encoders, see
-            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         bands: names of the bands of the images, by modality, such as ``{s2: [B2, B3, B4,
-            B8]}``. The first convolution of weights with named bands is adapted to them.
+            B8]}``. If the weights name their bands, their first convolution is adapted.
         task: 'binary', 'multiclass' or 'multilabel'.
         num_classes: number of classes of a multiclass task.
         num_labels: number of labels of a multilabel task.
@@ -59,19 +57,18 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         loss: 'ce' (multiclass), 'soft_margin' (multilabel), 'bce' (binary and
             multilabel), 'jaccard', 'focal' or 'dice'.
         class_weights: weight of each class in 'ce'.
-        ignore_index: class that neither the loss nor the metrics count; not valid with
-            'jaccard'.
+        ignore_index: class that the loss and the metrics ignore; invalid with 'jaccard'.
         label_key: key of the target in the batch.
-        crop_scale: range of the share of the area that random crops of training images
-            keep, such as [0.8, 1.0]. Flips are added; all modalities and the map of a
-            sample get the same crop and flips. By default there is no augmentation.
-        freeze_backbone: whether only the layers after the encoders are trained: encoders
-            get no gradient, and their normalisation layers keep their statistics.
-        missing_modalities: modalities that validation, test and prediction do not use.
-        modality_dropout: probability in training that a modality of a sample is dropped;
-            at least one always stays.
-        test_modality_subsets: whether the test also scores every subset of the
-            modalities, and prints a table of the scores.
+        crop_scale: range of the area of random training crops, such as [0.8, 1.0] of the
+            image, followed by random flips. All modalities and the mask of a sample get
+            the same crop and flips. By default there is no augmentation.
+        freeze_backbone: whether to freeze the encoders, including the statistics of
+            their normalisation layers.
+        missing_modalities: modalities to leave out in validation, test and prediction.
+        modality_dropout: probability of dropping a modality of a training sample; at
+            least one modality is kept.
+        test_modality_subsets: whether the test also prints the scores of every subset of
+            the modalities.
         optimizer: 'adamw', or 'sgd' with momentum 0.9.
         lr: learning rate.
         lr_backbone: learning rate of the encoders, by default ``lr``.
@@ -138,7 +135,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         return self.hparams['num_classes'] or self.hparams['num_labels'] or 1
 
     def configure_models(self) -> None:
-        """Check the options; a subclass then builds the model.
+        """Check the options, before a subclass builds the model.
 
         Raises:
             ValueError: if options contradict each other.
@@ -149,12 +146,12 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
             raise ValueError(f'task must be one of {list(_LOSSES)}, got {task!r}')
         if loss not in _LOSSES[task]:
             raise ValueError(
-                f'loss must be one of {list(_LOSSES[task])} for a {task} task, got {loss!r}'
+                f'loss must be one of {list(_LOSSES[task])} for task {task!r}, got {loss!r}'
             )
         if loss == 'jaccard' and options['ignore_index'] is not None:
             raise ValueError(
-                "ignore_index must be None for the loss 'jaccard', which counts all "
-                f"pixels, got {options['ignore_index']}; use 'dice'"
+                "ignore_index must be None for loss 'jaccard', which includes all pixels, "
+                f"got {options['ignore_index']}; use loss 'dice'"
             )
         required = {'multiclass': 'num_classes', 'multilabel': 'num_labels'}
         for kind, name in required.items():
@@ -171,7 +168,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
             )
 
     def configure_losses(self) -> None:
-        """Build the criterion: a mean over known targets, or a loss of TorchGeo."""
+        """Build the loss: a mean over known targets, or a loss of TorchGeo."""
         loss, multiclass = self.hparams['loss'], self.hparams['task'] == 'multiclass'
         index = self.hparams['ignore_index']
         number = self.hparams['num_classes'] if multiclass else 2
@@ -210,12 +207,12 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         return {'optimizer': schedule.optimizer, 'lr_scheduler': schedule}
 
     def on_fit_start(self) -> None:
-        """Silence Lightning's warning about modules in evaluation mode, if intended."""
+        """Silence Lightning's warning about modules in evaluation mode, if frozen."""
         if self.hparams['freeze_backbone']:
             warnings.filterwarnings('ignore', r'Found \d+ module\(s\) in eval mode')
 
     def on_train_start(self) -> None:
-        """Set the learning rates from the options of this run, not of a checkpoint."""
+        """Set the learning rates from the options of this run, not of its checkpoint."""
         schedule = self.lr_schedulers()
         if isinstance(schedule, EpochShare):
             reset_lr_schedule(schedule, self._schedule().optimizer)
@@ -229,7 +226,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
 
         Args:
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
-            available: for each modality, which samples have it, shape (B,).
+            available: whether each sample has a modality, shape (B,), by modality.
 
         Returns:
             Logits of the model.
@@ -272,9 +269,9 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
             self._draw(batch, y_hat, batch_idx)
 
     def test_step(self, batch: Sample, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Compute the loss and metrics of a test batch, also of each modality subset.
+        """Compute the loss and metrics of a test batch, and metrics of each subset.
 
-        The encoders run once; a subset uses the features of its modalities.
+        The encoders run once for all subsets.
         """
         features, size = self._encode(batch, 'test')
         y_hat = self.model.decode(features, size).squeeze(1)
@@ -326,7 +323,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
     def _encode(
         self, batch: Sample, stage: str, first_date: bool = False
     ) -> tuple[dict[str, list[Tensor]], Sequence[int]]:
-        """Return features of the modalities of a stage, and the size of the images."""
+        """Return the features of each modality, and the size of the images."""
         modalities: dict[str, int] = self.hparams['modalities']
         wanted = list(modalities) if stage == 'train' else self._present()
         stacked = 'image' in batch and not any(f'image_{m}' in batch for m in wanted)
@@ -351,7 +348,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         return self.model.encode(images, available), size
 
     def _augment(self, batch: Sample) -> Sample:
-        """Crop and flip images, and a mask with them, if ``crop_scale`` is set."""
+        """Crop and flip images and the mask, if ``crop_scale`` is set."""
         keys = [f'image_{m}' for m in self.hparams['modalities']]
         found = [k for k in [*keys, 'image'] if k in batch]
         if self.hparams['crop_scale'] is None or not found:
@@ -387,7 +384,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         return loss
 
     def _weight(self, y: Tensor) -> Tensor:
-        """Return the weight of a batch in the mean of a split: that of known targets."""
+        """Return the weight of a batch in the mean of a split."""
         weights = getattr(self.criterion, 'class_weights', None)
         return target_weights(y, self.hparams['ignore_index'], weights).sum()
 
@@ -398,13 +395,13 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         y = self._labels.replace(self._target(batch))
         if batch_idx == 0 or self.device.type == 'cpu':
             self._labels.check(self.hparams['label_key'])
-        # Lightning also takes a tensor as weight, which needs no synchronization.
+        # Lightning also accepts a tensor as weight, without synchronization.
         weight = cast(int, self._weight(y))
         self.log(name, self._loss(y_hat, y), batch_size=weight, sync_dist=True)
         return y
 
     def _draw(self, batch: Sample, y_hat: Tensor, number: int) -> None:
-        """Log a figure of the first sample of a batch, if the logger takes figures."""
+        """Log a figure of the first sample of a batch, if the logger supports figures."""
         experiment = getattr(self.logger, 'experiment', None)
         datamodule = getattr(self.trainer, 'datamodule', None)
         if not hasattr(experiment, 'add_figure') or not isinstance(
@@ -431,9 +428,9 @@ def _explain_single_sample(size: int) -> Iterator[None]:
         if size > 1:
             raise
         raise ValueError(
-            'a training batch must have at least two samples for this model with '
-            f'BatchNorm, got {size}; skip the last, smaller batch (drop_last=True), or '
-            'set another batch_size'
+            'a training batch must have at least two samples for a model with BatchNorm, '
+            f'got {size}; drop the last, smaller batch (drop_last=True), or change '
+            'batch_size'
         ) from error
 
 

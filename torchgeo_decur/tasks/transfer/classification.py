@@ -22,35 +22,32 @@ from .feature_cache import cache_features, eval_mode
 
 
 class LateFusionClassification(LateFusionTask):
-    """Fine-tune or probe pretrained encoders for classes of scenes.
+    """Fine-tune or probe pretrained encoders for scene classification.
 
     Features of all modalities are concatenated, or fused by a pretrained fusion head,
-    and one linear layer classifies them.
-    Metrics have the names of TorchGeo's ``Classification``. A multi-label task also has
-    ``mAP_micro`` and ``mAP_macro`` (mean average precision) of the validation and the
-    test split. All metrics are computed over the whole split.
+    and one linear layer classifies them. Metrics have the names of TorchGeo's
+    ``Classification`` and are computed over the whole split. In validation and test, a
+    multi-label task adds the mean average precision, ``mAP_micro`` and ``mAP_macro``.
 
-    There are four options for a missing modality. If it is absent in training, do not
-    name it in ``modalities``. If it is absent at test, set ``missing_modalities``. If
-    some samples lack it, add ``available_<m>``, shape (B,), boolean, to the batch. To
-    prepare a model for absence, set ``modality_dropout``.
+    There are four options for a missing modality. If it is absent in training, omit it
+    from ``modalities``. If it is absent at test, set ``missing_modalities``. If some
+    samples lack it, add ``available_<m>``, shape (B,), boolean, to the batch. To make a
+    model robust to absence, set ``modality_dropout``.
 
     Args:
         modalities: number of channels of each modality, by name.
         model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights of the encoders, see
-            :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        fusion: 'concatenate', or the file ``fusion.safetensors`` that
-            :class:`~torchgeo_decur.callbacks.ExportEncoders` writes beside the encoders
-            of CoMM or COrAL, to classify their joint features. The fusion head has the
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        fusion: 'concatenate', or the file ``fusion.safetensors`` of CoMM or COrAL, to
+            classify their joint features. The file comes from
+            :class:`~torchgeo_decur.callbacks.ExportEncoders`. The fusion head has the
             learning rate ``lr``, and is frozen with the encoders.
-        size: height and width of images in pixels, reached by the crop in training, else
-            by resizing; by default images keep their size.
-        cache_features: whether a fit runs the frozen encoders only once over training and
-            validation split, on the first date of each sample, and then trains on their
-            features in memory (4 bytes for each feature of each sample).
-        options: of :class:`~torchgeo_decur.tasks.LateFusionTask`: ``task``,
-            ``num_classes``, ``loss``, ``freeze_backbone``, ``missing_modalities``, ...
+        size: height and width to which images are cropped in training and otherwise
+            resized, in pixels; by default images keep their size.
+        cache_features: whether to run frozen encoders only once, and train on their
+            features of the first date of each sample. Features stay in memory, with 4
+            bytes each.
+        options: other options of :class:`~torchgeo_decur.tasks.LateFusionTask`.
 
     Raises:
         ValueError: if options contradict each other.
@@ -88,18 +85,18 @@ class LateFusionClassification(LateFusionTask):
         super().configure_models()
         if self.hparams['cache_features'] and not self.hparams['freeze_backbone']:
             raise ValueError(
-                'cache_features needs frozen encoders, got freeze_backbone False; set it '
-                'to True'
+                'cache_features needs frozen encoders, got freeze_backbone=False; set '
+                'freeze_backbone to True'
             )
         if self.hparams['cache_features'] and self.hparams['crop_scale'] is not None:
             raise ValueError(
-                'cache_features needs images that do not change, got crop_scale '
+                'cache_features needs images without random crops, got crop_scale '
                 f'{self.hparams["crop_scale"]}; remove crop_scale'
             )
         fusion = self.hparams['fusion']
         build: Callable[..., LateFusion] = LateFusionClassifier
         if fusion != 'concatenate':
-            # A checkpoint stores the description: it must load without the file.
+            # A checkpoint stores the description, so that it loads without the file.
             known = isinstance(fusion, Mapping)
             head = build_fusion_head(fusion) if known else load_fusion_head(fusion)
             self.hparams['fusion'] = head.description

@@ -52,7 +52,7 @@ def cache_features(
         datamodule: datamodule with map-style datasets ``<split>_dataset``, and
             ``batch_size``.
         splits: names of the splits.
-        encode: from split and batch to the tensors to keep, each (B, ...).
+        encode: maps split and batch to the tensors to keep, each (B, ...).
 
     Returns:
         The replaced datasets, by the name of their attribute.
@@ -68,9 +68,8 @@ def cache_features(
             continue
         if dataset is None or hasattr(dataset, 'set_epoch'):
             raise ValueError(
-                f'cache_features needs a datamodule whose {name} has the same samples '
-                f'in every epoch, got {type(dataset).__name__}; set cache_features to '
-                'False'
+                f'cache_features needs a {name} with the same samples in every epoch, '
+                f'got {type(dataset).__name__}; set cache_features to False'
             )
         loader = DataLoader(
             dataset,
@@ -87,14 +86,7 @@ def cache_features(
 
 @contextmanager
 def eval_mode(module: torch.nn.Module) -> Iterator[None]:
-    """Set a module to evaluation mode within a context.
-
-    Args:
-        module: the module.
-
-    Yields:
-        Nothing.
-    """
+    """Set a module to evaluation mode within a context."""
     before = module.training
     module.eval()
     try:

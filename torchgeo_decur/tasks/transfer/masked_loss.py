@@ -68,9 +68,9 @@ class MaskedLoss(nn.Module):
 
 
 class LabelGuard:
-    """Record labels outside the classes, and replace them before they reach a kernel.
+    """Record invalid labels, and replace them before they crash a GPU kernel.
 
-    The record stays on the device, because reading it synchronizes with the host.
+    The record stays on the device, because reading it synchronizes with the device.
 
     Args:
         number: number of classes.
@@ -90,9 +90,9 @@ class LabelGuard:
         self._range: Tensor | None = None
 
     def replace(self, y: Tensor) -> Tensor:
-        """Replace labels outside the classes by the first class, without synchronization.
+        """Replace invalid labels by the first class, without synchronization.
 
-        Such a label in a kernel makes a GPU unusable for the whole process.
+        In a kernel, an invalid label makes the GPU unusable for the whole process.
 
         Args:
             y: labels, any shape.
@@ -114,7 +114,7 @@ class LabelGuard:
         return y.where(~outside, 0)
 
     def check(self, key: str) -> None:
-        """Raise if a label was outside the classes; this synchronizes with the device.
+        """Raise if a label was invalid; this synchronizes with the device.
 
         Args:
             key: key of the labels in the batch.
@@ -130,9 +130,9 @@ class LabelGuard:
             index = self.ignore_index
             other = '' if index is None else f' or ignore_index {index}'
             raise ValueError(
-                f'{key} must hold classes from 0 to {self.number - 1}{other}, got '
+                f'{key} must have classes from 0 to {self.number - 1}{other}, got '
                 f'{" and ".join(map(str, found))}; set num_classes, set ignore_index for '
-                'unknown pixels and labels, or map the labels'
+                'unknown pixels and labels, or remap the labels'
             )
 
 

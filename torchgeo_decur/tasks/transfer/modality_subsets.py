@@ -11,7 +11,7 @@ from ...losses import display_names
 
 
 class SubsetMetrics(nn.Module):
-    """Metrics of each proper subset of the modalities, and their table.
+    """Metrics of each proper subset of the modalities.
 
     Args:
         metrics: metrics of a subset, by name.
@@ -31,7 +31,7 @@ class SubsetMetrics(nn.Module):
         self.whole = tuple(modalities)
         sizes = range(1, len(modalities))
         subsets = [names for size in sizes for names in combinations(modalities, size)]
-        #: Names for display of the subsets, which are tuples.
+        #: Display names of the subsets.
         self.names = display_names([*subsets, self.whole], '+')
         self.subsets = subsets
         self.collections = nn.ModuleList(
@@ -85,7 +85,7 @@ def collect(
 ) -> MetricCollection:
     """Copy metrics into a collection of a stage.
 
-    The copies share no states in groups, which is wrong for metrics that TorchGeo wraps.
+    Compute groups are off, because they are wrong for metrics that TorchGeo wraps.
 
     Args:
         metrics: metrics by name.

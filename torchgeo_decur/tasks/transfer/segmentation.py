@@ -12,32 +12,29 @@ from .base import LateFusionTask
 
 
 class LateFusionSegmentation(LateFusionTask):
-    """Fine-tune pretrained encoders, or train a decoder on them, for maps of classes.
+    """Fine-tune or probe pretrained encoders for semantic segmentation.
 
-    The feature pyramids of all modalities are concatenated level by level, and a decoder
-    segments them. Metrics have the names of TorchGeo's ``SemanticSegmentation``;
-    ``AverageJaccardIndex`` is the mean intersection over union (mIoU) over the classes
-    except ``ignore_index``. All metrics are computed over the whole split.
+    A decoder segments the feature pyramids of all modalities, concatenated level by
+    level. Metrics have the names of TorchGeo's ``SemanticSegmentation`` and are computed
+    over the whole split. ``AverageJaccardIndex`` is the mean intersection over union
+    (mIoU) of all classes except ``ignore_index``.
 
     The options for a missing modality are those of
     :class:`~torchgeo_decur.tasks.LateFusionClassification`.
 
     Args:
-        modalities: number of channels of each modality, by name; all have one grid.
+        modalities: number of channels of each modality, by name; all share one grid.
         model: the decoder: 'fcn' as in DeCUR's experiments, or 'unet', 'deeplabv3+',
             'upernet', 'segformer' or 'fpn' of segmentation-models-pytorch; or 'cmx',
             which exchanges features of two modalities after every stage, see
             :class:`~torchgeo_decur.models.CMXSegmenter`.
         backbone: name of a timm model, one for all modalities or one for each.
-        weights: initial weights of the encoders, see
-            :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        label_key: key of the maps in the batch, shape (B, H, W) or (B, 1, H, W).
-        vertical_flip: whether flips may also be vertical; set it to False for photographs
-            of rooms and streets.
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        label_key: key of the mask in the batch, shape (B, H, W) or (B, 1, H, W).
+        vertical_flip: whether to flip vertically; set it to False for photographs.
         lr: learning rate.
         weight_decay: weight decay of all parameters.
-        options: of :class:`~torchgeo_decur.tasks.LateFusionTask`: ``task``,
-            ``num_classes``, ``loss``, ``ignore_index``, ``missing_modalities``, ...
+        options: other options of :class:`~torchgeo_decur.tasks.LateFusionTask`.
 
     Raises:
         ValueError: if options contradict each other.
@@ -96,9 +93,9 @@ class LateFusionSegmentation(LateFusionTask):
         """Compute the probabilities of the classes of each pixel.
 
         Returns:
-            ``probabilities``, shape (B, ``num_classes``, H, W), and the ``bounds`` and
-            ``transform`` of the batch, shape (B, 9) as in TorchGeo, for writing
-            georeferenced files; None if the data have no location.
+            ``probabilities``, shape (B, ``num_classes``, H, W); and, to write
+            georeferenced files, ``bounds`` and ``transform`` of the batch, shape (B, 9)
+            as in TorchGeo, or None.
         """
         probabilities: Tensor = self._probabilities(batch)
         return {
