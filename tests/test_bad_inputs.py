@@ -175,7 +175,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'missing folder, rasters': (
         rasters(lambda r, _: r['radar'].update(paths='/no/folder')),
         ValueError,
-        r"radar: paths must exist, but there is no '/no/folder' \(looked from ",
+        r"radar: paths must exist, but '/no/folder' does not \(current folder ",
     ),
     'empty folder': (
         lambda folder: fit(model(), SSL4EOS12PairDataModule(str(empty(folder)))),
@@ -325,7 +325,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'batch of one': (
         lambda _: fit(model(), synthetic(batch_size=1)),
         ValueError,
-        'batch 0 must have at least 2 samples .*, got 1: .*set batch_size to 2 or more',
+        'batch 0 must have at least 2 samples .*, got 1; set batch_size >= 2',
     ),
     'batch of one, without validation': (
         lambda _: fit(model(), synthetic(batch_size=1), limit_val_batches=0),

@@ -117,7 +117,7 @@ def test_holes_beside_the_declared_value(tmp_path: Path, mark: float) -> None:
 def test_nan_in_place_of_the_declared_value(tmp_path: Path) -> None:
     entries = rasters(tmp_path, -9999.0)
     entries['dem']['nodata'] = math.nan
-    with pytest.raises(ValueError, match=r'dem: nodata must be left out.*-9999'):
+    with pytest.raises(ValueError, match=r'dem: nodata must not be NaN.*-9999'):
         windows(entries)
 
 

@@ -576,7 +576,7 @@ class TestErrors:
             (altered(constant), r"found a constant in bands \['column', 'row'\]"),
             (
                 altered(elsewhere),
-                "dem: cannot be projected .* CRS 'site' into that of opt",
+                "dem: cannot be projected .* CRS 'site' into the CRS .* of opt",
             ),
             (
                 altered(
@@ -585,7 +585,7 @@ class TestErrors:
                         and r['radar'].update(dataset='torchgeo.datasets.NLCD')
                     )
                 ),
-                'radar: expected rasters for NLCD',
+                'radar: expected rasters that NLCD',
             ),
         ],
     )

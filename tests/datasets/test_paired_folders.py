@@ -115,8 +115,7 @@ def test_depth_that_changed_after_it_was_kept(root: Path) -> None:
         dataset[0]
     write_bands(root / 'a/depth/1.png', depth)
     with pytest.raises(
-        ValueError,
-        match=r'depth/1\.png: expected the size of its cached .* delete .*hha',
+        ValueError, match=r'depth/1\.png: size differs from its cached .* delete .*hha'
     ):
         dataset[0]
 
@@ -266,7 +265,7 @@ def test_frames_of_several_sizes_in_a_batch(root: Path) -> None:
     assert dataset[1]['mask'].shape == (20, 30)
     message = (
         r'rgb/2\.png: expected image_rgb of shape \(3, 24, 36\) as in .*rgb/1\.png of the '
-        r'same batch, found \(3, 20, 30\); set the size of the data'
+        r'same batch, found \(3, 20, 30\); set a common size'
     )
     with pytest.raises(ValueError, match=message):
         list(DataLoader(dataset, batch_size=3))
@@ -355,11 +354,11 @@ def test_files_that_do_not_fit(root: Path) -> None:
 @pytest.mark.parametrize(
     ('images', 'mask', 'splits', 'message'),
     [
-        ({}, None, BOTH, r'images must name one or more .* got \[\]'),
-        ({'mask': IMAGES['rgb']}, None, BOTH, r"none of them mask, got \['mask'\]"),
+        ({}, None, BOTH, r'images must have one or more .* got \[\]'),
+        ({'mask': IMAGES['rgb']}, None, BOTH, r"not named mask, got \['mask'\]"),
         (entry('rgb', path='x'), None, BOTH, r"rgb: keys must .* got \['path'\]"),
         (IMAGES, {'folder': 'x'}, BOTH, r"mask: keys must .* got \['folder'\]"),
-        (entry('rgb', pattern='rgb/*.png'), None, BOTH, r'rgb: pattern .* \{id\} once'),
+        (entry('rgb', pattern='rgb/*.png'), None, BOTH, r'rgb: pattern .* one \{id\}'),
         (IMAGES, {}, BOTH, r'mask: pattern must .* got None'),
         (entry('rgb', bands='RGB'), None, BOTH, "rgb: bands must be .* got 'RGB'"),
         (entry('rgb', kind='photo'), None, BOTH, "rgb: kind must be .* got 'photo'"),
@@ -375,8 +374,8 @@ def test_files_that_do_not_fit(root: Path) -> None:
             'mask: nodata must be a single number',
         ),
         (entry('depth', hha={'fx': 1}), None, BOTH, r"depth: hha must have \['fx'"),
-        (IMAGES, MASK, (), r'patterns must all have \{split\} if splits'),
-        (entry('rgb', pattern='a/{id}.png'), None, BOTH, 'patterns must all have'),
+        (IMAGES, MASK, (), r'without splits none'),
+        (entry('rgb', pattern='a/{id}.png'), None, BOTH, 'all patterns must have'),
     ],
 )
 def test_entries(

@@ -252,7 +252,7 @@ class TestStages:
 
     def test_validation_batch_of_one_is_an_error(self) -> None:
         with pytest.raises(
-            ValueError, match='at least 2 samples on each device, got 1'
+            ValueError, match=r'at least 2 samples on each device.* got 1'
         ):
             trainer().validate(task(), datamodule(val_length=1), verbose=False)
 

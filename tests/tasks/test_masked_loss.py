@@ -227,5 +227,5 @@ def test_a_fit_ignores_unknown_labels(loss: Any) -> None:
 
 @pytest.mark.parametrize(('task', 'number'), [('binary', None), ('multiclass', 3)])
 def test_jaccard_refuses_ignore_index(task: str, number: int | None) -> None:
-    with pytest.raises(ValueError, match=r"'jaccard', .* got 255; use 'dice'"):
+    with pytest.raises(ValueError, match=r"'jaccard', .* got 255; use loss 'dice'"):
         segmentation(task, 'jaccard', num_classes=number)

@@ -301,7 +301,7 @@ class TestErrors:
             (
                 COrAL,
                 {'modalities': {'s1': 2, 's1_unique': 2, 'fusion': 1}},
-                r"names of results of the task, got \['fusion', 's1_unique'\]; rename",
+                r"outputs use, got \['fusion', 's1_unique'\]; rename",
             ),
             (
                 CoMM,

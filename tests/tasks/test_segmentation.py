@@ -222,6 +222,6 @@ def test_a_last_training_batch_of_one_is_refused() -> None:
     task.train()
     task._trainer = trainer()
     with pytest.raises(
-        ValueError, match=r'at least two samples .*, got 1; skip the last'
+        ValueError, match=r'at least two samples .*, got 1; drop the last'
     ):
         task.training_step(batch, 1)

@@ -29,14 +29,14 @@ class FileDataset(NonGeoDataset):
     Attributes:
         samples: item of each sample for :meth:`load`, in order.
         modalities: record of each modality, by name.
-        conversions: conversion from values of the files to the unit, by modality.
-        lacking: modalities that an item lacks, for items that lack any. If there are
-            such items, samples have ``available_<m>`` of every modality.
+        conversions: conversion from file values to the unit, by modality.
+        lacking: missing modalities of each incomplete item. If there are incomplete
+            items, samples have ``available_<m>`` of every modality.
         classes: name of each class of the labels.
         colormap: colours of the classes of masks.
         transforms: function that takes a sample and returns a new one.
-        skip_unreadable: whether the next readable sample replaces one with an unreadable
-            file; the first follows the last. Otherwise an error is raised.
+        skip_unreadable: whether to replace a sample with an unreadable file by the next
+            readable sample, cyclically. Otherwise an error is raised.
         unreadable: items of ``samples`` that this process could not read.
     """
 
@@ -144,13 +144,13 @@ class FileDataset(NonGeoDataset):
                 )
                 raise ValueError(
                     f'{other}: expected {key} of shape {shapes[0][key]} as in {first} of the '
-                    f'same batch, found {sizes[key]}; set the size of the data, such as '
-                    'size: [256, 256], or batch_size: 1 if nothing is trained'
+                    f'same batch, found {sizes[key]}; set a common size, such as '
+                    'size: [256, 256], or, without training, batch_size: 1'
                 )
         return samples
 
     def convert(self, entries: Mapping[str, Mapping[str, Any]] | None) -> None:
-        """Convert the values of the files to the unit, before ``transforms``.
+        """Convert file values to the unit of each modality, before ``transforms``.
 
         Args:
             entries: ``scale``, ``offset`` and ``nodata`` of some modalities, by name.
@@ -162,7 +162,7 @@ class FileDataset(NonGeoDataset):
         self.modalities = converted(self.modalities, entries)
 
     def origin(self, item: Any, key: str) -> str:
-        """Return the name of a sample for messages; a subclass names the file.
+        """Return the name of a sample for error messages; a subclass names the file.
 
         Args:
             item: one of ``samples``.
@@ -176,8 +176,8 @@ class FileDataset(NonGeoDataset):
     def subset(self, indices: Iterable[int]) -> Self:
         """Restrict the dataset to some of its samples.
 
-        Unlike :class:`torch.utils.data.Subset`, the result never replaces an unreadable
-        sample with one outside the subset.
+        Unlike :class:`torch.utils.data.Subset`, the result replaces unreadable samples
+        only by samples of the subset.
 
         Args:
             indices: numbers of the samples, in order.
@@ -231,7 +231,7 @@ class FileDataset(NonGeoDataset):
     def _skip(self, item: Any, error: UnreadableFileError) -> None:
         self.unreadable = self.unreadable | {item}
         count = len(self.unreadable)
-        # Warn at the 1st, 10th, 100th ... only, so that the log stays readable.
+        # Warn only at the 1st, 10th, 100th ... skipped sample.
         if str(count).rstrip('0') == '1':
             warnings.warn(
                 f'skipped {count} of {len(self)} samples that cannot be read, '

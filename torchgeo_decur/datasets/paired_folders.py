@@ -24,10 +24,10 @@ _IMAGE = (
     *('pattern', 'bands', 'kind', 'unit', 'mean', 'std', 'nodata', 'scale'),
     *('offset', 'hha'),
 )
-_ALL_BANDS = 'name all bands of the files in bands, alpha too, or write files without extra bands'
-_ONE_CLASS = (
-    'write masks with a single band of class numbers, without colours and alpha'
+_ALL_BANDS = (
+    'name all bands of the files in bands, including alpha, or remove extra bands'
 )
+_ONE_CLASS = 'write masks with a single band of class numbers, not of colors'
 _MASK = ('pattern', 'values', 'num_classes', 'nodata')
 
 
@@ -47,7 +47,7 @@ class PairedFolders(FileDataset):
     """Images of several modalities, one file each, paired by file name.
 
     Files may be PNG (8 or 16 bits), JPEG, TIFF or any other format of GDAL, without
-    georeference. A pattern is a path in the root with ``{id}`` for the common name of a
+    georeference. A pattern is a path in the root in which ``{id}`` is the name of a
     frame, such as ``rgb/{id}.png``. If each split has a folder, patterns also have
     ``{split}``, as in ``{split}/rgb/{id}.png``. An id may contain slashes.
 
@@ -55,45 +55,46 @@ class PairedFolders(FileDataset):
 
     - ``pattern``: pattern of the files.
     - ``bands``: name of each band of the files, in order.
-    - ``kind`` and ``unit`` as in :class:`~torchgeo_decur.modalities.Modality`, by default
-      'multispectral' in the unit of the files, 'native'; ``mean`` and ``std`` likewise.
+    - ``kind``, ``unit``, ``mean`` and ``std``: as in
+      :class:`~torchgeo_decur.modalities.Modality`; by default 'multispectral' and
+      'native', the unit of the files.
     - ``nodata``: value of a missing pixel in the files, or a list of values. They become
       NaN.
-    - ``scale``: factor from values of the files to the unit, such as 0.001 from
-      millimetres to m. ``offset`` is added after that, such as -1000 for newer products
-      of Sentinel-2. Either is one number, or one for each band.
+    - ``scale`` and ``offset``: factor from file values to the unit, such as 0.001 from
+      millimetres to m, and a number added after it, such as -1000 for newer Sentinel-2
+      products. Each is one number, or one number per band.
     - ``hha``: ``{fx: ..., fy: ..., cx: ..., cy: ...}``, the camera of a depth image, in
-      pixels of the files; ``camera_height`` is optional. The image is then encoded by
-      :func:`~torchgeo_decur.datasets.encode_hha`. The entry has no ``bands``, ``kind`` or
-      ``unit``, and ``scale`` must convert to metres.
+      pixels of the files; ``camera_height`` is optional.
+      :func:`~torchgeo_decur.datasets.encode_hha` then encodes the image. Such an entry
+      has no ``bands``, ``kind`` or ``unit``, and its ``scale`` must convert to metres.
 
     The entry of a mask has ``pattern`` and the optional keys
 
-    - ``values``: class of each value of the files, such as ``{0: 0, 255: 1}``; by default
-      a value is its class.
-    - ``num_classes``: exclusive upper bound of the classes, which is then checked.
-    - ``nodata``: value of pixels without a label, which stays the same; set
-      ``ignore_index`` of the task to it.
+    - ``values``: class of each file value, such as ``{0: 0, 255: 1}``; by default file
+      values are classes.
+    - ``num_classes``: exclusive upper bound of the classes; other classes are an error.
+    - ``nodata``: value of pixels without a label, which is kept; set ``ignore_index`` of
+      the task to it.
 
     A sample has ``image_<modality>`` (float32, shape (C, H, W)) for each entry, and
-    ``mask`` (int64, shape (H, W)) if it has an entry. If frames without some of the
-    modalities are kept, absent images are zeros, and each sample has
-    ``available_<modality>`` (bool, shape ()) for each entry.
+    ``mask`` (int64, shape (H, W)) if there is a mask entry. If incomplete frames are
+    kept, absent images are zeros, and each sample has ``available_<modality>`` (bool,
+    shape ()) for each entry.
 
     Args:
-        root: folder in which the patterns start.
+        root: folder that the patterns are relative to.
         images: entries by name of the modality.
         mask: entry of the mask.
         splits: values of ``{split}`` to read, in order.
-        size: height and width to which all keys are resized, or None. Images without
-            ``nodata`` or ``hha`` are interpolated; all else is sampled by nearest
+        size: height and width to which images and masks are resized, or None. Images are
+            interpolated; masks, and images with ``nodata`` or ``hha``, use the nearest
             neighbour.
         cache: folder of the HHA images, by default ``hha`` in the root.
-        skip_incomplete: frames with a missing file raise an error if False and are left
-            out if True. With 'keep', all frames with one or more images stay; only those
-            without a mask are left out, if there is an entry of a mask.
+        skip_incomplete: False to raise an error for frames with a missing file, True to
+            leave them out. 'keep' keeps frames with at least one image and, if there is a
+            mask entry, a mask.
         transforms: function that takes a sample and returns a new one.
-        skip_unreadable: whether the next frame replaces one with a damaged file.
+        skip_unreadable: whether to replace a frame with a damaged file by the next frame.
 
     Raises:
         ValueError: if an entry is not valid, no frame is found, or a file is missing.
@@ -139,8 +140,8 @@ class PairedFolders(FileDataset):
         uses = {name: '{split}' in p for name, p in self.patterns.items()}
         if any(uses.values()) != bool(splits) or len(set(uses.values())) > 1:
             raise ValueError(
-                'patterns must all have {split} if splits are given, and otherwise none of '
-                f'them, got {self.patterns} and splits {list(splits)}'
+                'with splits, all patterns must have {split}, and without splits none, '
+                f'got {self.patterns} and splits {list(splits)}'
             )
         frames = {
             Frame(split, name): absent
@@ -235,8 +236,7 @@ class PairedFolders(FileDataset):
         if shape is not None and tuple(image.shape[-2:]) != shape:
             read_image(path, 1, shape)
             raise ValueError(
-                f'{path}: expected the size of its cached HHA image, found another one; '
-                f'delete {self.cache}'
+                f'{path}: size differs from its cached HHA image; delete {self.cache}'
             )
         return image
 
@@ -249,7 +249,7 @@ class PairedFolders(FileDataset):
         if wrong.numel():
             raise ValueError(
                 f'{self.path("mask", item)}: expected whole numbers as classes, found '
-                f'{wrong[0].item():g}; give nodata, which stands for NaN, or a mask of classes'
+                f'{wrong[0].item():g}; set nodata for NaN, or write a mask of classes'
             )
         found = band.long()
         values: Mapping[int, int] = entry.get('values') or {}
@@ -269,8 +269,7 @@ class PairedFolders(FileDataset):
             )
             raise ValueError(
                 f'{self.path("mask", item)}: expected {" and ".join(expected)}, found '
-                f'{found[~known][0].item()}; correct values, num_classes or nodata of '
-                'the mask'
+                f'{found[~known][0].item()}; correct values, num_classes or nodata of mask'
             )
         return out
 
@@ -301,8 +300,8 @@ class PairedFolders(FileDataset):
             first = lacking[0]
             without = [name for name, ids in found.items() if first not in ids]
             raise ValueError(
-                f'expected every frame in {self.root.absolute()} to have {list(where)}, '
-                f'but {len(lacking)} of {len(every)} lack a file, the first are '
+                f'expected {list(where)} of every frame in {self.root.absolute()}, but '
+                f'{len(lacking)} of {len(every)} frames lack a file, the first are '
                 f'{lacking[:3]} ({first!r} has no {without[0]}: '
                 f'{where[without[0]]}); add the files, set skip_incomplete: true to '
                 'leave these frames out, or skip_incomplete: keep to use their other '
@@ -321,14 +320,14 @@ def folder_modalities(images: Mapping[str, Mapping[str, Any]]) -> dict[str, Moda
         images: the entries, by name of the modality.
 
     Returns:
-        The modalities by name, with NaN for missing pixels if there can be any.
+        The modalities by name.
 
     Raises:
         ValueError: if an entry is not valid.
     """
     if not images or 'mask' in images:
         raise ValueError(
-            f'images must name one or more modalities, none of them mask, got {[*images]}'
+            f'images must have one or more modalities, not named mask, got {[*images]}'
         )
     return {name: _modality(name, entry) for name, entry in images.items()}
 
@@ -370,19 +369,19 @@ def _check_pattern(name: str, entry: Mapping[str, Any]) -> None:
     pattern = str(entry.get('pattern'))
     if pattern.count('{id}') != 1 or pattern.count('{split}') > 1:
         raise ValueError(
-            f'{name}: pattern must be a path in the root with {{id}} once, and at most '
-            f'one {{split}}, such as rgb/{{id}}.png, got {entry.get("pattern")!r}'
+            f'{name}: pattern must be a path in the root with one {{id}} and at most one '
+            f'{{split}}, such as rgb/{{id}}.png, got {entry.get("pattern")!r}'
         )
 
 
 def _ids(root: Path, pattern: str, skipped: Path) -> set[str]:
-    """Return the values of ``{id}`` in matching files, outside a folder."""
+    """Return the values of ``{id}`` in matching files, outside the folder ``skipped``."""
     fixed = pattern[: pattern.index('{id}')].rpartition('/')[0]
     before, after = (re.escape(part) for part in pattern.split('{id}'))
     matcher = re.compile(f'{before}(.+){after}')
     found = set()
     for folder, inner, files in os.walk(root / fixed, followlinks=True):
-        # Hidden folders hold copies of an editor, a notebook or macOS.
+        # Hidden folders contain copies made by editors, notebooks or macOS.
         inner[:] = [
             name
             for name in inner

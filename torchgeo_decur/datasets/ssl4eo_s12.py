@@ -30,44 +30,42 @@ Level = Literal['l1c', 'l2a']
 class SSL4EOS12Pair(FileDataset):
     """Sentinel-1 and Sentinel-2 images of the same place at one or more dates.
 
-    SSL4EO-S12 (https://arxiv.org/abs/2211.07044) has about 250,000 places, four dates
+    SSL4EO-S12 (https://arxiv.org/abs/2211.07044) has about 250,000 places with four dates
     each. A sample is one place, with the keys
 
     * ``image_s1``: backscatter in dB, bands (VV, VH), float32, shape (T, 2, H, W)
     * ``image_s2``: digital numbers, float32, shape (T, 13, H, W) at level 'l1c' or
       (T, 12, H, W) at level 'l2a', in the order of ``modalities['s2'].bands``
-    * ``date_s1``, ``date_s2``: acquisition in seconds since 1970, UTC, int64, shape (T,)
-    * ``index``: number of the place, as in the name of its folder, int64
+    * ``date_s1``, ``date_s2``: seconds since 1970, UTC, int64, shape (T,)
+    * ``index``: number of the place, from the name of its folder, int64
 
     H and W are 264. Sentinel-2 bands of 20 m and 60 m are resampled bilinearly to 10 m.
     The dates of a sample depend only on ``seed``, the epoch (:meth:`set_epoch`) and the
     place. Only files of these dates are opened.
 
-    Places of a single modality are left out, with a warning. TorchGeo's own ``SSL4EOS12``
-    reads one modality at a random date, so two such datasets are not synchronised.
+    Places with only one modality are left out, with a warning. TorchGeo's ``SSL4EOS12``
+    reads one modality at a random date, so that two such datasets are not synchronised.
 
     Args:
         root: folder with ``s1`` and ``s2c`` (or ``s2a``), or of the download.
-        date_sampling: 'all' for as many dates as every place has in both modalities (T = 4 in
-            the published data; the earliest where a place has more; counting them
-            visits each folder once, and a warning names the first place that costs the
-            others dates), 'same' for ``num_dates`` dates of Sentinel-1 drawn
-            at random, each with the date of Sentinel-2 nearest in time, or
-            'independent' for ``num_dates`` drawn in each modality on its own.
+        date_sampling: 'all' for the earliest dates, as many as every place has in both
+            modalities (T = 4 in the published data); 'same' for ``num_dates`` random
+            dates of Sentinel-1, each with the nearest date of Sentinel-2; 'independent'
+            for ``num_dates`` random dates of each modality.
         level: 'l1c' (top of the atmosphere) or 'l2a' (surface).
         num_dates: number of dates T for 'same' and 'independent'.
         transforms: function that takes a sample and returns a new one.
         download: whether to download missing files (about 1.5 TB compressed).
         checksum: whether to verify downloads.
-        skip_unreadable: whether the next place replaces one with a damaged file.
+        skip_unreadable: whether to replace a place with a damaged file by the next place.
         seed: seed of the dates.
-        conversion: ``scale``, ``offset`` and ``nodata`` by modality, if the files hold
-            other numbers than the unit, such as ``{s2: {offset: -1000}}`` for Sentinel-2
-            products since processing baseline 04.00.
+        conversion: ``scale``, ``offset`` and ``nodata`` by modality, to convert the files
+            to the unit, such as ``{s2: {offset: -1000}}`` for Sentinel-2 products since
+            processing baseline 04.00.
 
     Raises:
         DatasetNotFoundError: if no place is on disk and ``download`` is false.
-        ValueError: if an option is not valid, or the folder holds version 1.1.
+        ValueError: if an option is not valid, or the folder has version 1.1.
     """
 
     @renamed_arguments(dates='date_sampling')
@@ -114,7 +112,7 @@ class SSL4EOS12Pair(FileDataset):
             self._keep_common_dates()
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the dates of an epoch; without effect on ``date_sampling='all'``.
+        """Choose the dates of an epoch; no effect with ``date_sampling='all'``.
 
         Args:
             epoch: number of the epoch, from 0.
@@ -125,7 +123,7 @@ class SSL4EOS12Pair(FileDataset):
         """Restrict the dataset to some of its places.
 
         Returns:
-            A dataset of the same class, with an epoch of its own.
+            A dataset of the same class, with its own epoch.
         """
         other = super().subset(indices)
         other._epoch = _shared_epoch()
@@ -157,7 +155,7 @@ class SSL4EOS12Pair(FileDataset):
         return Path(self.root) / _FOLDERS[modality][self.level]
 
     def _find_places(self) -> list[str]:
-        """Find the places on disk, after a download if it is necessary."""
+        """Find the places on disk; download them if necessary."""
         places = {m: _subfolders(self._folder(m), _PLACE) for m in _FOLDERS}
         for m, found in places.items():
             if not found:
@@ -176,7 +174,7 @@ class SSL4EOS12Pair(FileDataset):
             raise not_found(self, f'places in both folders, found none: {counts}')
         if lost := len(set(places['s1']) ^ set(places['s2'])):
             warnings.warn(
-                f'left out {lost} places of {self.root} with a single modality',
+                f'left out {lost} places of {self.root} with only one modality',
                 stacklevel=3,
             )
         return sorted(both)
@@ -186,7 +184,7 @@ class SSL4EOS12Pair(FileDataset):
         return f'files like {self._folder(modality) / name}'
 
     def _keep_common_dates(self) -> None:
-        """Find the number of dates of all places; leave out places without dates."""
+        """Find the common number of dates; leave out places without dates."""
         counts = {
             place: min(len(self._list_dates(m, place)) for m in _FOLDERS)
             for place in self.samples
@@ -196,7 +194,7 @@ class SSL4EOS12Pair(FileDataset):
             raise not_found(self, self._layout('s1'))
         if lost := len(counts) - len(self.samples):
             warnings.warn(
-                f'left out {lost} places of {self.root} without a date in one modality',
+                f'left out {lost} places of {self.root} with no date in one modality',
                 stacklevel=3,
             )
         self.num_dates = min(counts[place] for place in self.samples)
@@ -205,14 +203,14 @@ class SSL4EOS12Pair(FileDataset):
         if self.num_dates < most:
             warnings.warn(
                 f'all places of {self.root} use {self.num_dates} of up to {most} dates, '
-                f'because {len(few)} of {len(self.samples)} have no more, the first is '
-                f'{few[0]}; complete or remove them, or draw dates with '
+                f'because {len(few)} of {len(self.samples)} places have only these, the '
+                f'first is {few[0]}; complete or remove them, or set '
                 "date_sampling='independent'",
                 stacklevel=3,
             )
 
     def _list_dates(self, modality: str, place: str) -> list[tuple[int, str]]:
-        """Return time and product of each date of a place, in order of time."""
+        """Return time and product of each date of a place, sorted by time."""
         pattern = self._pattern[modality]
         products = _subfolders(self._folder(modality) / place, pattern)
         return sorted((_seconds(pattern, product), product) for product in products)
@@ -252,7 +250,7 @@ class SSL4EOS12Pair(FileDataset):
     ) -> Tensor:
         """Read the bands of some dates, shape (T, C, H, W)."""
         bands = self.modalities[modality].bands
-        # A 10 m band determines the grid.
+        # A 10 m band defines the grid.
         anchor = 'VV' if modality == 's1' else 'B2'
         images = torch.empty(0)
         sizes: dict[str, int] = {}
@@ -287,14 +285,14 @@ _PLACE = re.compile(r'^\d{7}$')
 
 
 def _shared_epoch() -> Tensor:
-    """Return the number of the epoch in memory shared with persistent workers."""
+    """Return an epoch number in memory shared with persistent workers."""
     epoch = torch.zeros((), dtype=torch.int64)
     epoch.share_memory_()
     return epoch
 
 
 def _subfolders(folder: Path, pattern: re.Pattern[str]) -> list[str]:
-    """Return the names of matching subfolders; none if the folder does not exist."""
+    """Return the names of matching subfolders; empty if the folder does not exist."""
     try:
         with os.scandir(folder) as entries:
             return [e.name for e in entries if pattern.match(e.name) and e.is_dir()]

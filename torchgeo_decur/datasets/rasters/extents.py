@@ -1,4 +1,4 @@
-"""Project extents to another CRS, so that rasters of the world are only read in part."""
+"""Project extents to another CRS, to read only the needed part of large rasters."""
 
 import math
 from typing import Any
@@ -33,8 +33,8 @@ def project_extent(
         target: CRS of the area.
 
     Returns:
-        An area that contains the extent, in two parts if it crosses the meridian of 180
-        degrees. None if the extent cannot be projected completely.
+        An area that contains the extent, in two parts if it crosses the antimeridian.
+        None if the extent cannot be projected completely.
 
     Raises:
         ProjError: if there is no projection between the two CRS.
@@ -42,11 +42,11 @@ def project_extent(
     forth = Transformer.from_crs(source, target, always_xy=True)
     west, south, east, north = bounds
     side = max(east - west, north - south)
-    # Edges do not suffice: beyond a fold, those of the world may still be inverted.
+    # Test inner points too: edges may invert correctly although the inside folds.
     grid = np.meshgrid(np.linspace(west, east, 21), np.linspace(south, north, 21))
     x, y = forth.transform(*grid)
     back = forth.transform(x, y, direction='INVERSE')
-    # Infinity fails the comparison too.
+    # Infinite values also fail the comparison.
     if not all(
         (abs(b - g) < side / 100).all() for b, g in zip(back, grid, strict=True)
     ):
@@ -55,7 +55,7 @@ def project_extent(
     left, bottom, right, top = degrees.transform_bounds(*bounds)
     if left <= right:
         return _with_margin(forth.transform_bounds(*bounds))
-    # The two sides of 180 degrees are apart in most CRS of the world.
+    # Most global CRS separate the two sides of the antimeridian.
     onward = Transformer.from_crs('EPSG:4326', target, always_xy=True)
     sides = (left, bottom, 180, top), (-180, bottom, right, top)
     return shapely.union_all([_with_margin(onward.transform_bounds(*s)) for s in sides])
@@ -69,9 +69,9 @@ def warped_grid(
     Args:
         file: a georeferenced file.
         crs: the target CRS.
-        extent: extent of the window to read in the target CRS, or None if unknown. The grid
-            of a larger file in another CRS covers only the extent.
-        finest: largest pixel of such a grid, in units of the CRS.
+        extent: extent to read in the target CRS, or None if unknown. If a file in another
+            CRS is larger, the grid covers only this extent.
+        finest: upper limit of the pixel size of such a grid, in units of the CRS.
 
     Returns:
         Transform, width and height, or None if the file is not warped.
@@ -100,9 +100,9 @@ def _grid_of_part(
     extent: Bounds,
     finest: tuple[float, float],
 ) -> tuple[Affine, int, int]:
-    """Choose the grid of an extent, with pixels of the size of those of the file."""
+    """Choose the grid of an extent, with the pixel size of the file."""
     transform: Any = file.transform
-    # Round to pixels of the file: the extent may be smaller than a pixel.
+    # Round to whole pixels of the file, because the extent may be smaller than a pixel.
     a, b, c, d, e, f, *_ = ~transform
     pixels = affine_transform(part, [a, b, d, e, c, f]).bounds
     left, top = map(math.floor, pixels[:2])
@@ -113,7 +113,7 @@ def _grid_of_part(
     grid, _, _ = calculate_default_transform(file.crs, crs, columns, rows, *bounds)
     xres, yres = min(grid.a, finest[0]), min(-grid.e, finest[1])
     west, south, east, north = extent
-    # Two pixels more, for what lies between pixels at the edge.
+    # Two more pixels at each edge, for interpolation.
     columns = math.ceil((east - west) / xres) + 4
     rows = math.ceil((north - south) / yres) + 4
     origin = from_origin(west - 2 * xres, north + 2 * yres, xres, yres)

@@ -37,10 +37,10 @@ class RasterFile:
         descriptions: description of each band, or None.
         scales: scale and offset of each band, which are not applied to the values.
         crs: the CRS, or None.
-        transform: transform from pixels to coordinates. If the file has none, it is the
-            best fit of the ground control points, or None.
-        residual: largest distance of a ground control point from ``transform``, in
-            pixels. It is None if the file has a transform.
+        transform: transform from pixels to coordinates, or the best fit of the ground
+            control points, or None.
+        residual: largest distance of a ground control point from this fit, in pixels;
+            None if the file has a transform.
     """
 
     path: str
@@ -63,14 +63,14 @@ class RasterFile:
 
     @property
     def marks(self) -> str:
-        """Declared nodata values as text, equal if files agree."""
+        """Declared nodata values as text, for comparison between files."""
         return ', '.join(str(v) for v in dict.fromkeys(self.nodata))
 
     def bands(self, count: int | None = None) -> list[int]:
         """Return the numbers of the bands to read.
 
         Args:
-            count: number of named bands, or None.
+            count: number of bands that the user has named, or None.
 
         Returns:
             All bands if all are named, else all except transparency.
@@ -83,8 +83,8 @@ class RasterFile:
     def has_mask(self, count: int | None = None) -> bool:
         """Return whether pixels are marked as missing by a mask or transparency.
 
-        In many files GDAL takes a fourth band of near infrared for transparency. It is no
-        mask if all bands are named.
+        GDAL often takes a near-infrared fourth band for transparency. It is data if the
+        user has named all bands.
         """
         return self.masked or len(self.bands(count)) < self.count
 
@@ -95,9 +95,7 @@ class RasterFile:
 
 
 def find_rasters(name: str, paths: Sequence[str], glob: str | None) -> list[str]:
-    """List the rasters of folders, each file once.
-
-    Hidden files and folders are skipped, and so are folders that links reach twice.
+    """List the rasters of folders, each file once, without hidden files and folders.
 
     Args:
         name: name of the modality, for the error message.
@@ -156,15 +154,15 @@ def inspect(paths: Sequence[str]) -> tuple[list[RasterFile], dict[str, str]]:
 def without_listing(paths: Iterable[str]) -> rasterio.Env:
     """Return a GDAL environment that opens local files without listing their folder.
 
-    In a folder of thousands of files, listing takes as long as the rest of opening.
-    Sidecar files are still found by name.
+    In a folder of thousands of files, listing doubles the time to open a file. Sidecar
+    files are still found by name.
 
     Args:
-        paths: the files. For archives and remote storage, listing stays on: GDAL lists
-            them once, and would otherwise request each name over the network.
+        paths: the files. Archives and remote storage are still listed, because GDAL would
+            otherwise request each sidecar file over the network.
 
     Returns:
-        The environment, a context manager.
+        A context manager.
     """
     remote = any(path.startswith('/vsi') for path in paths)
     return rasterio.Env(**({} if remote else {'GDAL_DISABLE_READDIR_ON_OPEN': 'TRUE'}))
@@ -178,7 +176,7 @@ def check_places(name: str, files: Sequence[RasterFile]) -> None:
         files: the files.
 
     Raises:
-        ValueError: if a file is not; the message names it.
+        ValueError: if a file is not georeferenced; the message names it.
     """
     for file in files:
         if file.crs is None or file.transform is None:
@@ -188,24 +186,24 @@ def check_places(name: str, files: Sequence[RasterFile]) -> None:
             )
         if file.residual is not None and file.residual > 1:
             raise ValueError(
-                f'{name}: expected ground control points on an even grid, but they are '
-                f'up to {file.residual:.1f} pixels from it in {file.path}; warp it '
-                'beforehand, for instance with gdalwarp -tps'
+                f'{name}: expected ground control points that fit an affine transform, '
+                f'found distances up to {file.residual:.1f} pixels in {file.path}; warp '
+                'it beforehand, for instance with gdalwarp -tps'
             )
 
 
 def check_overlap(name: str, leaf: RasterDataset) -> None:
-    """Check that no two files cover the same place and time; only one would be read.
+    """Check that no two files cover the same place and time.
 
     Args:
         name: name of the modality, for the error message.
         leaf: the dataset of the files.
 
     Raises:
-        ValueError: if a file covers another one.
+        ValueError: if two files share more than 90 % of the area of the larger one.
 
     Warns:
-        UserWarning: if more than half of a file is covered by another.
+        UserWarning: if two files share more than half of the area of the smaller one.
     """
     partial = []
     for _, rows in leaf.index.groupby(leaf.index.index.left):
@@ -221,10 +219,10 @@ def check_overlap(name: str, leaf: RasterDataset) -> None:
                 one, other = paths[a[same][0]], paths[b[same][0]]
                 raise ValueError(
                     f'{name}: expected one file for each place, found {one} and {other} '
-                    'of the same place, of which only the first would be read. If each '
-                    'band is a file, set filename_regex with a group (?P<band>...). If '
-                    'files differ in date, use a group (?P<date>...). Exclude copies with '
-                    'glob, and merge files that fill gaps in each other'
+                    'of the same place. If each band is a file, set filename_regex with a '
+                    'group (?P<band>...). If files differ in date, use a group '
+                    '(?P<date>...). Exclude copies with glob, and merge files that fill '
+                    'gaps in each other'
                 )
             half = both > 0.5 * np.minimum(*areas)
             partial += [*zip(paths[a[half]], paths[b[half]], strict=True)]
@@ -232,13 +230,13 @@ def check_overlap(name: str, leaf: RasterDataset) -> None:
         one, other = partial[0]
         warnings.warn(
             f'{name}: {len(partial)} pairs of files share more than half of their area, '
-            f'such as {one} and {other}; where both have data, the first by name is read',
+            f'such as {one} and {other}; their common area is read from the first by name',
             stacklevel=2,
         )
 
 
 def _below(path: str) -> list[str]:
-    """List the files of a folder and the folders in it, or the file itself."""
+    """List the files below a folder, or the file itself."""
     if not os.path.isdir(path):
         # TorchGeo lists folders of archives and remote storage.
         files = find_files(path) if path.startswith('/vsi') else [path]
@@ -257,10 +255,10 @@ def _below(path: str) -> list[str]:
 def _look(path: str, src: Any) -> RasterFile:
     if any('complex' in dtype for dtype in src.dtypes):
         raise ValueError(
-            f'rasters must hold real numbers, got {src.dtypes[0]} in {path}; convert '
+            f'rasters must have real numbers, got {src.dtypes[0]} in {path}; convert '
             'complex backscatter to dB'
         )
-    # A truncated file lacks its end: read the last block of the last band.
+    # Read the last block of the last band, which a truncated file lacks.
     height, width = src.block_shapes[-1]
     row, column = (src.height - 1) // height * height, (src.width - 1) // width * width
     window = Window(column, row, src.width - column, src.height - row)

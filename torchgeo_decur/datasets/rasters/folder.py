@@ -30,12 +30,12 @@ from torchgeo.datasets.utils import GeoSlice, Sample
 from .extents import Bounds, warped_grid
 from .files import RasterFile, without_listing
 
-# Methods for reading in GDAL; it has others for warping only.
+# GDAL supports other methods only for warping.
 RESAMPLING = (
     *('nearest', 'bilinear', 'cubic', 'cubic_spline', 'lanczos'),
     *('average', 'mode', 'gauss', 'rms'),
 )
-# A float32 that no sensor measures. NaN would spread in interpolation.
+# A float32 outside any physical range. NaN would spread in interpolation.
 _MISSING = float(np.float32(-1e38))
 
 
@@ -48,11 +48,11 @@ class RasterFolder(RasterDataset):
     Args:
         files: metadata of the files.
         bands: names of the bands, or None for a label raster.
-        nodata: value of a missing pixel; it overrides the value declared in the files. In
-            a label raster it also stands for a missing label.
+        nodata: value of a missing pixel or label; it overrides the value declared in the
+            files.
         resampling: one of ``RESAMPLING``; by default bilinear, and nearest for labels.
         filename_regex: pattern of the file names. Dated files need a group ``date``, or
-            ``start`` and ``stop``; a group ``band`` reads each band from a file of its own.
+            ``start`` and ``stop``. A group ``band`` reads each band from a separate file.
         date_format: format of dates, as in :meth:`datetime.datetime.strptime`.
 
     Raises:
@@ -74,10 +74,10 @@ class RasterFolder(RasterDataset):
         self.marked = nodata
         self.count = 1 if bands is None else len(bands)
         self.date_format = date_format
-        # Extent that is read, in the CRS of the dataset; files may extend far beyond it.
+        # Extent to read, in the CRS of the dataset; files may be far larger.
         self.extent: Bounds | None = None
         self.unwarped: set[tuple[Any, ...]] = set()
-        # The index with its times and paths as lists; pandas is slow for single files.
+        # Times and paths of the index as lists, because pandas is slow for single rows.
         self._listed: tuple[gpd.GeoDataFrame, list[pd.Interval], list[str]] | None = (
             None
         )
@@ -90,12 +90,12 @@ class RasterFolder(RasterDataset):
             self.all_bands, self.count = tuple(bands), 1
             paths = self._first_of_each(paths)
         paths.sort()
-        # TorchGeo would open each file again; one file suffices, for the CRS.
+        # Pass one file, for its CRS; TorchGeo would open all of them again.
         super().__init__(paths[:1])
         self.paths = paths
         self.index = self._index(paths)
         if not self.separate_files:
-            # A file may have a further band of transparency.
+            # A file may also have a transparency band.
             self.band_indexes = list(range(1, self.count + 1))
 
     @property
@@ -104,7 +104,7 @@ class RasterFolder(RasterDataset):
         return Resampling[self.method] if self.method else super().resampling
 
     def _first_of_each(self, paths: Iterable[str]) -> list[str]:
-        """Return the file of the first band of each scene, which represents the scene."""
+        """Return the file of the first band of each scene."""
         pattern = re.compile(self.filename_regex, re.VERBOSE)
         scenes = {}
         for path in paths:
@@ -123,7 +123,7 @@ class RasterFolder(RasterDataset):
         return list(scenes)
 
     def _index(self, paths: Sequence[str]) -> gpd.GeoDataFrame:
-        """Build the index of files from their metadata, in the format of TorchGeo."""
+        """Build TorchGeo's index of the files from their metadata."""
         target = CRS.from_user_input(self.crs)
         bounds = np.empty((len(paths), 4))
         for i, file in enumerate(self.records[path] for path in paths):
@@ -145,7 +145,7 @@ class RasterFolder(RasterDataset):
         """Read the mosaic of the files at a window.
 
         Args:
-            index: slices of x, y and time; missing ones default to the whole dataset.
+            index: slices of x, y and time; by default the whole dataset.
 
         Returns:
             ``image`` float32, shape (C, H, W), or ``mask`` int64, shape (H, W), with
@@ -185,17 +185,17 @@ class RasterFolder(RasterDataset):
             columns = self.index.index.tolist(), self.index.filepath.tolist()
             self._listed = (self.index, *columns)
         _, times, paths = self._listed
-        # The spatial query comes first: comparing the times of all files takes longer.
+        # Query locations first, because comparing the times of all files is slower.
         window = shapely.box(x.start, y.start, x.stop, y.stop)
         rows = self.index.sindex.query(window, 'intersects', sort=True).tolist()
         wanted = pd.Interval(time.start, time.stop)
         return [paths[row] for row in rows if times[row].overlaps(wanted)]
 
     def _slices(self, index: GeoSlice) -> tuple[slice, slice, slice]:
-        """Return slices of x, y and time; missing ones default to the whole dataset."""
+        """Return slices of x, y and time, by default of the whole dataset."""
         given = (index,) if isinstance(index, slice) else tuple(index)
         ends = [end for part in given for end in (part.start, part.stop)]
-        # Computing the bounds of thousands of files takes longer than reading a window.
+        # The bounds of thousands of files are slower to compute than a window is to read.
         whole = self.bounds if len(given) < 3 or None in ends else given
         x, y, time = (
             slice(
@@ -219,14 +219,14 @@ class RasterFolder(RasterDataset):
         return os.path.join(folder, f'{name[:start]}{band}{name[end:]}')
 
     def _grid(self, file: RasterFile, crs: CRS) -> tuple[Affine, int, int] | None:
-        """Choose the grid that a file is warped to; None if it is not warped."""
+        """Return the grid to which a file is warped; None if it is not warped."""
         transform: Any = file.transform
         kind = (crs, file.crs, *file.size, *transform[:2], *transform[3:5])
-        # Files that differ only in location are either all warped or not at all.
+        # Files that differ only in location have the same answer.
         if kind in self.unwarped:
             return None
         nearest = self.resampling == Resampling.nearest
-        # Nearest-neighbour sampling must not happen twice.
+        # Avoid sampling by nearest neighbour twice.
         finest = self.res if nearest else (math.inf, math.inf)
         grid = warped_grid(file, crs, self.extent, finest)
         if grid is None:
@@ -234,7 +234,7 @@ class RasterFolder(RasterDataset):
         return grid
 
     def _open(self, path: str, crs: Any = None) -> DatasetReader | WarpedVRT:
-        """Open a file in a CRS, by default its own, with missing pixels marked."""
+        """Open a file in a CRS, by default its own, and mark missing pixels."""
         file = self.records[path]
         target = file.crs if crs is None else CRS.from_user_input(crs)
         grid = self._grid(file, target)
@@ -242,7 +242,7 @@ class RasterFolder(RasterDataset):
         if not (marked or grid or file.residual is not None):
             with without_listing([path]):
                 return rasterio.open(path)
-        # Otherwise the padding around a warped file would be 0.
+        # Mark missing pixels: the padding around a warped file would otherwise be 0.
         kind = 'Float32' if self.is_image else 'Float64'
         source = mark_missing(file, self.count, self._marks(file), kind)
         with without_listing([path]):
@@ -260,7 +260,7 @@ class RasterFolder(RasterDataset):
     def _load_warp_file(
         self, filepath: Any, crs: Any = None
     ) -> DatasetReader | WarpedVRT:
-        """Open a file for the index that TorchGeo builds in the constructor."""
+        """Open a file for TorchGeo's constructor."""
         return self._open(str(filepath), crs)
 
     def _marks(self, file: RasterFile) -> list[tuple[float | None, ...]]:
@@ -268,7 +268,7 @@ class RasterFolder(RasterDataset):
         if self.marked is None:
             return [file.nodata]
         given: list[tuple[float | None, ...]] = [(self.marked,) * file.count]
-        # A declared value that cannot be a label marks missing pixels as well.
+        # A declared value that is no valid label also marks missing pixels.
         odd = any(v is not None and not is_label(v) for v in file.nodata)
         return [file.nodata, *given] if odd and not self.is_image else given
 
@@ -283,7 +283,7 @@ class RasterFolder(RasterDataset):
             bounds=(x.start, y.start, x.stop, y.stop),
             res=(x.step, y.step),
             nodata=math.nan,
-            # In the type of the first file, values of others would wrap around.
+            # In the integer type of the first file, values of other files could overflow.
             dtype='float32' if self.is_image else 'float64',
             indexes=list(bands),
             resampling=self.resampling,
@@ -299,7 +299,7 @@ class RasterFolder(RasterDataset):
         if value is None and missing.any() and any(file.floating for file in files):
             raise ValueError(
                 f'mask: expected a label in each pixel, found NaN in {list(paths)}; '
-                'set nodata of the mask to a value that is no class, such as 255, and '
+                'set nodata of the mask to a value outside the classes, such as 255, and '
                 'ignore_index of the task to the same value'
             )
         labels = np.where(missing, 0 if value is None else value, labels)
@@ -323,7 +323,7 @@ def is_label(value: float) -> bool:
         value: the number.
 
     Returns:
-        True for an integer of 64 bits.
+        True for a 64-bit integer.
 
     Example:
         >>> is_label(255.0), is_label(0.5), is_label(float('nan')), is_label(-3.4e38)
@@ -335,7 +335,7 @@ def is_label(value: float) -> bool:
 def mark_missing(
     file: RasterFile, count: int, marks: Sequence[Sequence[float | None]], kind: str
 ) -> str:
-    """Describe a file as a virtual raster with a single value for missing pixels.
+    """Wrap a file in a virtual raster (VRT) with a single value for missing pixels.
 
     GDAL's warping supports one nodata value for all bands, or a mask, but not both.
 
@@ -343,10 +343,10 @@ def mark_missing(
         file: the file.
         count: number of named bands.
         marks: sets of values of missing pixels, each with one value per band of the file.
-        kind: type of the values in GDAL, 'Float32' or 'Float64'.
+        kind: data type in GDAL, 'Float32' or 'Float64'.
 
     Returns:
-        XML document, which can be opened in place of a path.
+        The XML of the VRT, which rasterio opens like a path.
     """
     source, bands = file.path, file.bands(count)
     if file.has_mask(count):

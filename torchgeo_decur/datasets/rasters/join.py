@@ -77,25 +77,21 @@ class JoinedRasters:
             parts: polygons within the footprint, shape (N,).
 
         Returns:
-            Bounds of the files (west, south, east, north), shape (N, 4). A corner of a
-            file is a corner of a pixel; chips may have different grids.
+            Bounds of the files (west, south, east, north), shape (N, 4).
         """
         first = next(iter(self.leaves.values())).index.geometry
         tree = shapely.STRtree(first.to_numpy())
         points = shapely.point_on_surface(parts)
         found, files = tree.query(points, predicate='intersects')
         chosen = np.zeros(len(parts), dtype=np.int64)
-        # Choose the first of several files, so that a mosaic has one grid.
+        # Of several files, choose the first, so that a mosaic has one grid.
         order = np.argsort(files)[::-1]
         chosen[found[order]] = files[order]
         return cast(NDArray[np.float64], first.bounds.to_numpy()[chosen])
 
     @property
     def max_outside(self) -> float:
-        """Largest fraction of a window outside the footprint.
-
-        Without a nodata value, pixels out there would be read as data.
-        """
+        """Largest fraction of a window outside the footprint: 0 without a nodata value."""
         known = [
             self.nodata[name] is not None for name in self.leaves if name != 'mask'
         ]
@@ -120,8 +116,8 @@ class JoinedRasters:
             - ``image_<m>``: float32 in physical units, shape (C, H, W); NaN and infinite
               values count as missing;
             - ``mask``: int64, shape (H, W);
-            - ``bounds`` and ``transform``: as in TorchGeo, but float64. In float32 a
-              northing in metres may be a quarter of a metre off.
+            - ``bounds`` and ``transform``: as in TorchGeo, but float64, because float32
+              rounds a northing to a quarter of a metre.
 
         Raises:
             ValueError: if a file cannot be read, or a label is out of range.
@@ -131,7 +127,7 @@ class JoinedRasters:
         for name in chosen:
             leaf = self.leaves[name]
             if get_worker_info() is not None:
-                # Workers must not share a handle that was opened before the fork.
+                # Workers must not share a file handle opened before the fork.
                 leaf.cache = True
             try:
                 sample |= leaf[self._timed(window)]
@@ -180,19 +176,16 @@ class JoinedRasters:
         return cast(NDArray[np.float64], shares.numpy())
 
     def usable(self, sample: Mapping[str, Any]) -> bool:
-        """Return whether no modality of a sample misses more than ``max_nodata``."""
+        """Return whether each modality misses at most ``max_nodata`` of its pixels."""
         return max(self.missing(sample).values()) <= self.max_nodata
 
     @property
     def dated(self) -> bool:
-        """Check for files of different dates, in which case a window needs a time."""
+        """Return whether files have different dates, so that a window needs a time."""
         return len(pd.unique(self.joined.index.index)) > 1
 
     def _timed(self, window: GeoSlice) -> GeoSlice:
-        """Add the common time of all files to a window without a time.
-
-        Otherwise a dataset with several dates would be read at its first date.
-        """
+        """Add the common time of all files to a window without a time."""
         x, y, *time = cast(Window, window)
         if not time:
             shared = self.joined.index.index[0]
@@ -201,7 +194,7 @@ class JoinedRasters:
 
     @cached_property
     def footprints(self) -> list[tuple[slice, BaseGeometry]]:
-        """Each time in order, and the area that all datasets cover at that time."""
+        """Each time, sorted, with the area that all datasets cover at this time."""
         times: dict[Any, list[Any]] = {}
         for time, shape in self.joined.index.geometry.items():
             times.setdefault(time, []).append(shape)
@@ -233,14 +226,14 @@ class JoinedRasters:
 
 
 def join(rasters: Mapping[str, RasterDataset]) -> tuple[GeoDataset, dict[str, float]]:
-    """Join datasets on their common area, with ``&`` of TorchGeo.
+    """Join datasets on their common area, with TorchGeo's ``&``.
 
     Args:
-        rasters: datasets by name. All adopt the CRS and the resolution of the first.
+        rasters: datasets by name, changed in place to the CRS and resolution of the first.
 
     Returns:
-        The joined dataset, and the width of a pixel of each dataset, in units of the
-        CRS of the first.
+        The joined dataset, and the pixel width of each dataset, in units of the CRS of
+        the first.
 
     Raises:
         ValueError: if a dataset cannot be projected into the CRS of the first, or the
@@ -276,7 +269,7 @@ def join(rasters: Mapping[str, RasterDataset]) -> tuple[GeoDataset, dict[str, fl
                 joined = joined & leaf
     except RuntimeError as error:
         raise ValueError(
-            f'{list(rasters)} must have a common area and time, but TorchGeo says: '
+            f'{list(rasters)} must have a common area and time, but have none: '
             f'{error}. Dates come from filename_regex or from a dataset class; to ignore '
             'them, set only paths and glob'
         ) from error
@@ -298,7 +291,7 @@ def describe_window(window: GeoSlice) -> str:
 def _fill(sample: Sample, key: str, nodata: float | None) -> None:
     """Replace NaN and infinite pixels by nodata, or by 0 without a nodata value.
 
-    Without a nodata value, such pixels lie only beyond the border of a file.
+    Without a nodata value, only pixels outside the files can be NaN.
     """
     image: Tensor = sample[key]
     sample[key] = image.where(image.isfinite(), 0.0 if nodata is None else nodata)
@@ -307,8 +300,7 @@ def _fill(sample: Sample, key: str, nodata: float | None) -> None:
 def _clip(leaf: RasterDataset, first: RasterDataset) -> None:
     """Clip the files of a dataset to the extent of the first, if their CRS differ.
 
-    Most projections are valid in a part of the world. The rest of a larger file would
-    become infinite, or be projected to a wrong location.
+    Most projections are valid only in a part of the world.
     """
     if leaf.crs == first.crs:
         return
@@ -325,7 +317,7 @@ def _clip(leaf: RasterDataset, first: RasterDataset) -> None:
 
 
 def _segmentize(leaf: RasterDataset, extent: BaseGeometry) -> None:
-    """Add points to footprints, because corners do not suffice to project long edges."""
+    """Add points to the edges of footprints, because projected edges are curved."""
     west, south, east, north = extent.bounds
     step = max(east - west, north - south) / 32
     leaf.index = leaf.index.set_geometry(leaf.index.geometry.segmentize(step))
@@ -342,8 +334,8 @@ def _pixel_width(leaf: RasterDataset, crs: Any) -> float:
 def _irreconcilable(name: str, reference: str, own: Mapping[str, Any]) -> str:
     crs, wanted = own[name].crs, own[reference].crs
     return (
-        f'{name}: cannot be projected from its CRS {crs.name!r} into that of '
-        f'{reference}, {wanted.name!r}; warp the files beforehand, or put a raster '
+        f'{name}: cannot be projected from its CRS {crs.name!r} into the CRS '
+        f'{wanted.name!r} of {reference}; warp the files beforehand, or put a raster '
         'with a geographic CRS first'
     )
 

@@ -30,9 +30,9 @@ def choose_nodata(
         crs: CRS in which they are read.
 
     Returns:
-        The value of the entry, or else of the files. It is NaN for floating-point images,
-        and for images whose pixels are missing by a mask or by warping. It is None if no
-        pixel can be missing.
+        The value of the entry, or else of the files. Without one, it is NaN for
+        floating-point images, and for images with a mask or that are warped. It is None
+        if no pixel can be missing.
 
     Raises:
         ValueError: if the value does not fit the files, the files disagree, or a missing
@@ -51,14 +51,13 @@ def choose_nodata(
 def extreme(nodata: float) -> bool:
     """Return whether a nodata value is too large for mosaics of rasterio.
 
-    ESRI fills rasters with the lowest float32. Rasterio takes it for a number outside
-    float32 and reads zeros.
+    ESRI uses the lowest float32. Rasterio treats it as outside float32 and reads zeros.
 
     Args:
         nodata: the value.
 
     Returns:
-        True if samples have NaN instead.
+        True if samples must have NaN instead.
 
     Example:
         >>> extreme(-3.4028234663852886e38), extreme(-9999.0), extreme(math.nan)
@@ -81,8 +80,8 @@ def _declared(name: str, given: Any, files: Sequence[RasterFile]) -> float | Non
         declared = first.nodata[0] is not None and not math.isnan(first.nodata[0])
         if math.isnan(value) and declared:
             raise ValueError(
-                f'{name}: nodata must be left out, got {given}: {first.path} declares '
-                f'{first.nodata[0]:g}, and NaN always counts as missing'
+                f'{name}: nodata must not be NaN, because {first.path} declares '
+                f'{first.nodata[0]:g}; remove nodata, NaN always counts as missing'
             )
         return value
     for file in files:
@@ -112,7 +111,7 @@ def _of_folder(
         return nodata
     first = next(iter(leaf.records.values()))
     cure = (
-        'set it to an integer that is no class, such as 255, and ignore_index of the '
+        'set it to an integer outside the classes, such as 255, and ignore_index of the '
         'task to the same value'
     )
     if leaf.marked is not None:
@@ -122,13 +121,13 @@ def _of_folder(
     if first.nodata[0] is not None:
         raise ValueError(
             f'{name}: nodata must be set, because {first.path} declares '
-            f'{first.nodata[0]:g}, which is no label; {cure}'
+            f'{first.nodata[0]:g}, which is no valid label; {cure}'
         )
     if found := [*masked, *warped]:
         reason = 'has a mask' if masked else 'is warped to another grid'
         raise ValueError(
-            f'{name}: nodata must be set, because {len(leaf.records)} files declare none '
-            f'and {found[0].path} {reason}, so some pixels have no label; {cure}'
+            f'{name}: nodata must be set, because {found[0].path} {reason} and no file '
+            f'declares nodata, so some pixels have no label; {cure}'
         )
     return None
 
@@ -145,14 +144,14 @@ def _check_class(
     kind = type(leaf).__name__
     if nodata is not None and files[0].floating and extreme(nodata):
         raise ValueError(
-            f'{name}: nodata must be well within float32, got {nodata:g}, which {kind} '
-            f'would read as zeros; {_PLAIN}'
+            f'{name}: nodata must be within float32, got {nodata:g}, which {kind} would '
+            f'read as zeros; {_PLAIN}'
         )
     if nodata is None and warped:
         raise ValueError(
-            f'{name}: nodata must be set, because {len(files)} files declare none and '
+            f'{name}: nodata must be set, because no file declares it and '
             f'{warped[0].path} is warped to another grid, where {kind} would read the '
-            f'padding of zeros as data; set a value that no pixel has, or {_PLAIN}'
+            f'zero padding as data; set a value that no pixel has, or {_PLAIN}'
         )
     if masked and not leaf.separate_files:
         raise ValueError(

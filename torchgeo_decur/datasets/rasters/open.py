@@ -1,4 +1,4 @@
-"""Open and check folders of georeferenced rasters; messages name the file at fault."""
+"""Open and check folders of georeferenced rasters; error messages name the file."""
 
 import os
 import re
@@ -64,7 +64,7 @@ def open_rasters(
             ``init_args``.
         bands: names of the bands; None for a label raster.
         skip_unreadable: whether to leave out unreadable files, with a warning.
-        crs: CRS in which the files are read; by default that of the first file.
+        crs: CRS in which the files are read; by default the CRS of the first file.
 
     Returns:
         The dataset, whose samples have ``image_<name>`` or ``mask``, and the value of a
@@ -72,8 +72,8 @@ def open_rasters(
 
     Raises:
         ValueError: if there is no file, or a file cannot be read, has no georeference,
-            another number of bands or a scale that the entry does not mention; or if two
-            files disagree on nodata or cover the same place. The message names the file.
+            the wrong number of bands or a scale missing from the entry; or if two files
+            disagree on nodata or cover the same place. The message names the file.
     """
     paths = _paths(name, entry)
     if isinstance(entry.get('nodata'), Sequence):
@@ -87,7 +87,7 @@ def open_rasters(
         leaf, files = _open_folder(name, entry, paths, bands, skip_unreadable)
     if leaf.is_image != (bands is not None):
         raise ValueError(
-            f'{name}: {type(leaf).__name__} delivers '
+            f'{name}: {type(leaf).__name__} has '
             f'{"images" if leaf.is_image else "labels"}; move the entry to '
             f'{"rasters" if leaf.is_image else "mask"}'
         )
@@ -109,8 +109,8 @@ def _paths(name: str, entry: Mapping[str, Any]) -> list[str]:
     for path in paths:
         if not (os.path.exists(path) or str(path).startswith('/vsi')):
             raise ValueError(
-                f'{name}: paths must exist, but there is no {str(path)!r} '
-                f'(looked from {os.getcwd()})'
+                f'{name}: paths must exist, but {str(path)!r} does not (current folder '
+                f'{os.getcwd()})'
             )
     return [str(path) for path in paths]
 
@@ -165,8 +165,8 @@ def _groups(name: str, dates: Mapping[str, str], files: Sequence[str]) -> set[st
         if not pattern.match(os.path.basename(file)):
             raise ValueError(
                 f'{name}: filename_regex must match the name of each file, but '
-                f'{pattern.pattern!r} does not match {file}; correct it, or exclude the '
-                'file with glob'
+                f'{pattern.pattern!r} does not match {file}; correct filename_regex, or '
+                'exclude the file with glob'
             )
     return groups
 
@@ -182,10 +182,10 @@ def _open_class(
         leaf = cls(paths=paths, **arguments)
     except (AssertionError, AttributeError, OSError, TypeError, ValueError) as error:
         odd = next((path for path in paths if escape(path) != path), None)
-        cure = f'; rename {odd}, because it reads [, * and ? as a pattern'
+        cure = f'; rename {odd}, because [, * and ? form a pattern'
         raise ValueError(
-            f'{name}: expected rasters for {cls.__name__} with {arguments}, found none '
-            f'that it accepts in {paths}: {type(error).__name__}: {error}'
+            f'{name}: expected rasters that {cls.__name__} accepts with {arguments}, '
+            f'found none in {paths}: {type(error).__name__}: {error}'
             f'{cure if odd is not None else ""}'
         ) from error
     if entry.get('nodata') is not None:
@@ -210,7 +210,7 @@ def _report(
     paths: Sequence[str],
     skip_unreadable: bool,
 ) -> None:
-    """Raise an error for unreadable files, or warn of them."""
+    """Raise an error or warn if files are unreadable."""
     if broken and not skip_unreadable:
         path, reason = next(iter(broken.items()))
         raise ValueError(
@@ -245,7 +245,7 @@ def _check_bands(
         cure = 'name every band of the file, in order'
         if found == 1 and len(files) > 1:
             cure = (
-                'if each band is a file of its own, set filename_regex with a group for '
+                'if each band has a separate file, set filename_regex with a group for '
                 r"its name, such as '(?P<band>.+)\.tif'"
             )
         raise ValueError(
@@ -273,8 +273,7 @@ def _check_scales(
                 for values in zip(*file.scales, strict=True)
             )
             raise ValueError(
-                f'{name}: expected scale or offset in the entry, because {file.path} has '
-                f'scale {scales} and offset {offsets}, which are not applied '
-                f'automatically; set scale: {scales} and offset: {offsets} for physical '
+                f'{name}: expected scale or offset in the entry, because {file.path} '
+                f'declares scale {scales} and offset {offsets}; set them for physical '
                 'values, or scale: 1 for the stored numbers'
             )

@@ -17,7 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from .join import JoinedRasters
 from .window_positions import holds_window, random_positions
 
-# Number of neighbourhoods in the smallest area, if there are enough chips.
+# Number of neighborhoods in the smallest area, if there are enough chips.
 BLOCKS = 4
 
 
@@ -32,7 +32,7 @@ def split_by_area(
         gap: width of the gap between two strips, in units of the CRS.
 
     Returns:
-        One area for each fraction. It is empty if the gap takes all of it.
+        One area for each fraction, empty if the gap covers it.
     """
     footprint = rasters.footprint
     west, south, east, north = footprint.bounds
@@ -67,8 +67,8 @@ def whole_parts(
 ) -> list[BaseGeometry] | None:
     """Distribute separate parts of the common footprint, such as chips, without cuts.
 
-    Parts closer than the gap stay together. So do neighbourhoods, which are successive
-    parts along a Hilbert curve.
+    Parts closer than the gap get the same area. So do most neighbors along a Hilbert
+    curve.
 
     Args:
         rasters: the joined rasters.
@@ -95,7 +95,7 @@ def whole_parts(
     areas = np.bincount(block, weights=sizes) / total
     owner = np.zeros(len(areas), dtype=np.int64)
     got = np.zeros(len(fractions))
-    # The largest come first, equal ones in the order of the curve.
+    # From the largest block to the smallest; equal ones in the order of the curve.
     for i in np.argsort(-areas.round(6), kind='stable'):
         owner[i] = np.argmin(got / fractions)
         got[owner[i]] += areas[i]
@@ -115,14 +115,14 @@ def divide(
     Args:
         rasters: the joined rasters.
         shares: fraction of the area, by name, with sum 1.
-        widths: width of a pixel of each dataset, in units of the CRS. The gap between
-            areas is three pixels of the coarsest dataset, so that interpolation mixes
-            none. If this leaves no room for a window, the gap is narrower and a warning
-            names the datasets.
+        widths: pixel width of each dataset, in units of the CRS. The gap between areas is
+            three pixels of the coarsest dataset, so that interpolation does not mix
+            areas. If a window then does not fit, the gap is narrower and a warning names
+            the datasets.
 
     Returns:
-        An area by the same names. If no division leaves room for a window in each area,
-        it is the one with the largest gap.
+        An area by the same names. If no gap leaves room for a window in each area, the
+        result has the largest gap.
     """
     xres = rasters.joined.res[0]
     fractions = list(shares.values())
@@ -139,9 +139,9 @@ def divide(
             found = cut
             if shared := {n: w for n, w in widths.items() if w > width}:
                 warnings.warn(
-                    f'areas {list(shares)} share pixels of {list(shared)}: a gap of three of '
-                    f'their pixels of {max(shared.values()):g} (in units of the CRS) '
-                    'leaves no room for a window; use larger fractions',
+                    f'areas {list(shares)} share pixels of {list(shared)}, because a gap '
+                    f'of three pixels of {max(shared.values()):g} CRS units leaves no '
+                    'room for a window; use larger fractions',
                     stacklevel=2,
                 )
             break

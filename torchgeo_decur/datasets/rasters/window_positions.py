@@ -1,4 +1,4 @@
-"""Positions of windows in an area, on the pixels of each part and at each date."""
+"""Positions of windows in an area, aligned to pixels, for each part and date."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Shapes = NDArray[np.object_]
 
-# Largest error of the border of an area by rounding, as a fraction of a pixel.
+# Tolerance for rounded borders of areas, as a fraction of a pixel.
 SLACK = 0.01
 ROUNDS = 1000
 MANY = 64
@@ -47,7 +47,7 @@ class Positions:
 
     @cached_property
     def ends(self) -> Integers:
-        """Number of positions up to and including those of each part."""
+        """Cumulative number of positions over the parts."""
         return cast(Integers, np.cumsum(self.counts.prod(1)))
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class Positions:
         return part, np.concatenate([corner, corner + self.size], axis=1)
 
     def draw(self, count: int, generator: np.random.Generator) -> list[GeoSlice]:
-        """Draw windows inside parts; all positions are equally likely.
+        """Draw random windows inside parts, uniformly over all positions.
 
         Args:
             count: number of windows.
@@ -98,8 +98,8 @@ class Positions:
             rounds += 1
             if not found and rounds == ROUNDS:
                 raise ValueError(
-                    f'patch_size must fit in the area, but {rounds * max(count, MANY)} random '
-                    'windows extend beyond it; lower patch_size'
+                    f'patch_size must fit in the area, but all {rounds * max(count, MANY)} '
+                    'random windows extend beyond it; lower patch_size'
                 )
         return found[:count]
 
@@ -122,16 +122,16 @@ class Positions:
 def random_positions(rasters: JoinedRasters, area: BaseGeometry) -> Positions:
     """Find the positions of windows inside the parts of an area.
 
-    A part slightly smaller than a window, such as a projected chip, holds one window if
-    the rest of the window does not exceed the allowed nodata.
+    A part slightly smaller than a window, such as a projected chip, gets one window if
+    the missing part of the window does not exceed the allowed nodata.
 
     Args:
         rasters: the joined rasters.
         area: area of the windows.
 
     Returns:
-        One position for each pixel that can be the corner of a window. Parts without room
-        for a window are left out.
+        One position for each possible corner pixel of a window. Parts too small for a
+        window are left out.
     """
     parts, times = separate(rasters, area)
     step = rasters.joined.res
@@ -168,12 +168,12 @@ def grid_positions(
     Args:
         rasters: the joined rasters.
         area: area of the windows.
-        whole: True to cover each part completely; windows then extend beyond its border.
-            False for windows within its bounding box, from its north-eastern corner. A
-            part slightly too small then gets one window.
+        whole: True to cover each part completely, so that windows extend beyond its
+            border. False for windows within its bounding box, from its north-eastern
+            corner; a part slightly too small gets one window.
 
     Returns:
-        The positions. ``inside`` is False for parts that are no rectangles.
+        The positions. ``inside`` is False for parts that are not rectangles.
     """
     parts, times = separate(rasters, area)
     step, size = rasters.joined.res, np.array(rasters.size)
@@ -217,8 +217,8 @@ def separate(
         area: one or more polygons.
 
     Returns:
-        The polygons that the files of each date cover, and the slice of time of each
-        polygon. Undated files have an empty tuple.
+        The polygons that the files of each date cover, and the time slice of each
+        polygon, an empty tuple for undated files.
     """
     parts = shapely.get_parts(area)
     parts = parts[shapely.get_type_id(parts) == 3]
@@ -239,7 +239,7 @@ def separate(
 def clear_of_others(
     rasters: JoinedRasters, area: BaseGeometry, boxes: Shapes
 ) -> NDArray[np.bool_]:
-    """Find windows without any pixel of the footprint outside an area.
+    """Find windows whose pixels in the footprint are all inside an area.
 
     Args:
         rasters: the joined rasters.
@@ -270,8 +270,8 @@ def _single(
     """Place one window at the middle of each small part, within its file.
 
     Returns:
-        South-western corners, shape (N, 2), and whether enough of a window is in its
-        part, shape (N,).
+        South-western corners, shape (N, 2), and whether a window is sufficiently inside
+        its part, shape (N,).
     """
     step, size = rasters.joined.res, np.array(rasters.size)
     origins = files[:, [0, 3]]

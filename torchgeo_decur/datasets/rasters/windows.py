@@ -22,20 +22,20 @@ from .window_positions import (
 )
 
 TRIES = 64
-# Side in pixels of the blocks that are searched for nodata.
+# Side in pixels of the blocks in which nodata is counted.
 BLOCK = 1024
 
 
 class RandomWindows(Dataset[Sample]):
     """Random windows inside an area, which depend only on seed and epoch.
 
-    A window with too much nodata is replaced by the next usable one of a sequence, which
-    depends on seed, epoch and index. So the length of an epoch is constant.
+    A window with too much nodata is replaced by the next usable window of a sequence that
+    depends on seed, epoch and index. An epoch therefore has a constant length.
 
     Args:
         rasters: the joined rasters.
-        area: area of the windows. Each window lies inside one of its parts. All positions
-            are equally likely; a chip of the size of a window has a single position.
+        area: area of the windows. Each window is inside one of its parts, at a uniformly
+            random position.
         length: number of windows of an epoch.
         seed: seed of the draws.
 
@@ -51,7 +51,7 @@ class RandomWindows(Dataset[Sample]):
         self.area = area
         self.length = length
         self.seed = seed
-        # Shared memory: persistent workers see the epoch of the main process.
+        # In shared memory, so that persistent workers see the epoch.
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
         self._drawn: tuple[int, list[GeoSlice]] = (-1, [])
         self._positions = random_positions(rasters, area)
@@ -71,7 +71,7 @@ class RandomWindows(Dataset[Sample]):
         self._epoch.fill_(epoch)
 
     def windows(self) -> list[GeoSlice]:
-        """Return the windows of the epoch, before any is replaced for nodata."""
+        """Return the windows of the epoch, before replacements for nodata."""
         epoch = int(self._epoch)
         if self._drawn[0] != epoch:
             self._drawn = (epoch, self._draw(self.length, (self.seed, epoch)))
@@ -111,9 +111,9 @@ class RandomWindows(Dataset[Sample]):
         mean = {m: round(sum(s[m] for s in shares) / len(shares), 3) for m in shares[0]}
         raise ValueError(
             f'windows must have at most {self.rasters.max_nodata:.0%} nodata in each '
-            f'modality, but {len(shares)} random windows in a row have more (on average '
-            f'{mean}, where nodata is {dict(self.rasters.nodata)}); correct nodata, '
-            'raise max_nodata or lower patch_size'
+            f'modality, but {len(shares)} random windows in a row have more: on average '
+            f'{mean}, with nodata {dict(self.rasters.nodata)}; correct nodata, raise '
+            'max_nodata or lower patch_size'
         )
 
     def _draw(self, length: int, seed: Sequence[int]) -> list[GeoSlice]:
@@ -126,9 +126,9 @@ class GridWindows(Dataset[Sample]):
     Args:
         rasters: the joined rasters.
         area: area of the windows.
-        whole: True to cover the whole area and keep all windows, for the prediction of a
-            map; windows then extend beyond its border. False for windows inside the
-            bounding box of each part, without those with too much nodata.
+        whole: True to cover the whole area, for the prediction of a map; windows then
+            extend beyond its border. False for windows inside the bounding box of each
+            part, without too much nodata.
 
     Attributes:
         windows: the windows.
@@ -163,15 +163,15 @@ class GridWindows(Dataset[Sample]):
 
     @property
     def crs(self) -> Any:
-        """CRS of the windows, that of the first raster."""
+        """CRS of the first raster."""
         return self.rasters.joined.crs
 
     def places(self) -> gpd.GeoDataFrame:
-        """Return place and time of each window.
+        """Return the outline and date of each window.
 
         Returns:
-            One row per window: its outline, and ``date``, the start of the common time of
-            all rasters. The date is missing for undated files.
+            One row per window. The ``date`` is the start of the common time of all
+            rasters, missing for undated files.
         """
         whole = self.rasters.joined.index.index[0].left
         starts = []
@@ -186,7 +186,7 @@ class GridWindows(Dataset[Sample]):
 
 
 def too_small(rasters: JoinedRasters, area: BaseGeometry, name: str = 'area') -> str:
-    """Return the message for an area without room for a window.
+    """Return the error message for an area too small for a window.
 
     Args:
         rasters: the joined rasters.
@@ -194,15 +194,15 @@ def too_small(rasters: JoinedRasters, area: BaseGeometry, name: str = 'area') ->
         name: name of the area.
 
     Returns:
-        The message, with the size of the largest part of the area.
+        The message, which includes the size of the largest part of the area.
     """
     parts = shapely.get_parts(area)
     width, height = rasters.pixels(max(parts, key=shapely.area, default=area))
     where = (
         f'the {name} of {width} x {height} pixels'
         if len(parts) < 2
-        else f'a part of the {name}, of whose {len(parts)} separate parts the largest '
-        f'has {width} x {height} pixels'
+        else f'a part of the {name}; the largest of {len(parts)} separate parts has '
+        f'{width} x {height} pixels'
     )
     return f'patch_size must fit in {where} (width x height), got {rasters.patch_size}'
 
@@ -210,7 +210,7 @@ def too_small(rasters: JoinedRasters, area: BaseGeometry, name: str = 'area') ->
 def _covered(
     rasters: JoinedRasters, positions: Positions, area: BaseGeometry, whole: bool
 ) -> Integers:
-    """Return the positions that lie sufficiently inside a part."""
+    """Return the positions that are sufficiently inside a part."""
     part, bounds = positions.place(np.arange(len(positions)))
     kept = positions.inside[part]
     check = np.flatnonzero(~kept)
@@ -231,8 +231,8 @@ def _usable(
 ) -> Integers:
     """Choose the positions whose windows have few enough missing pixels.
 
-    Windows are read in blocks. The block decides on complete and on empty windows. Any
-    other window is read by itself, because resampling stops at its border.
+    Windows are read in blocks. Partly filled windows are then read again one by one,
+    because resampling depends on the border of the window that is read.
     """
     marked = rasters.marked
     if not marked or not len(numbers):
