@@ -573,7 +573,10 @@ class TestErrors:
                 altered(nothing_but_nodata),
                 r"65 random windows .*'optical': .*correct nodata",
             ),
-            (altered(constant), r"found a constant in bands \['column', 'row'\]"),
+            (
+                altered(constant),
+                r"expected varying values, but bands \['column', 'row'\]",
+            ),
             (
                 altered(elsewhere),
                 "dem: cannot be projected .* CRS 'site' into the CRS .* of opt",
@@ -604,8 +607,8 @@ class TestErrors:
             ({'val_fraction': 0.5, 'test_fraction': 0.5}, 'their sum less than 1'),
             ({'max_nodata': 1.0}, r'max_nodata must be in \[0, 1\), got 1.0'),
             ({'mask': {'paths': '.', 'kind': 'sar'}}, r"mask: keys .* got \['kind'\]"),
-            ({'rasters': {'a': {}}}, r"rasters must name two .* got \['a'\]"),
-            ({'rasters': {'a': {}, 'mask': {}}}, 'none of them mask'),
+            ({'rasters': {'a': {}}}, r"rasters must have two .* got \['a'\]"),
+            ({'rasters': {'a': {}, 'mask': {}}}, 'not named mask'),
         ],
     )
     def test_options(self, options: dict[str, Any], message: str, root: Path) -> None:

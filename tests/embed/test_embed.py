@@ -370,7 +370,7 @@ class TestTasks:
         with pytest.raises(ValueError, match=r"date must be like .*, got 'soon'"):
             embed_rasters(decur(), dm, out, date='soon')
         scenes = SyntheticEODataModule(length=4, val_length=4, batch_size=4, size=32)
-        with pytest.raises(ValueError, match='data must have places on the earth'):
+        with pytest.raises(ValueError, match='data must be georeferenced'):
             embed_rasters(decur(), scenes, out)
         assert list(tmp_path.iterdir()) == []
 
@@ -406,14 +406,14 @@ class TestRun:
         assert load_run(config)
         shutil.rmtree(copy / 'checkpoints')
         self.fails(r'found \[\]; choose one with --ckpt_path', config)
-        self.fails('but there is no', config, f'--ckpt_path={file}')
+        self.fails('ckpt_path must exist', config, f'--ckpt_path={file}')
 
     def test_refuses_other_files(self, copy: Path) -> None:
         (file,) = (copy / 'checkpoints').glob('*.ckpt')
         torch.save({'a': torch.zeros(2)}, file)
-        self.fails('found no state_dict in it', copy / 'config.yaml')
+        self.fails('found a file without', copy / 'config.yaml')
         file.write_bytes(b'text')
-        self.fails('cannot be read as one', copy / 'config.yaml')
+        self.fails('found an unreadable file', copy / 'config.yaml')
 
     def test_refuses_another_model(self, copy: Path) -> None:
         conf = yaml.safe_load((copy / 'config.yaml').read_text())
@@ -433,7 +433,7 @@ class TestRun:
         content = torch.load(file, weights_only=True)
         del content['state_dict'][next(iter(content['state_dict']))]
         torch.save(content, file)
-        message = 'expected a checkpoint of DeCUR as in the config, but .*Missing key'
+        message = 'expected a checkpoint of DeCUR as in the config, found another: .*Missing key'
         self.fails(f'(?s:{message})', copy / 'config.yaml')
 
     def test_configs(self, copy: Path, tmp_path: Path) -> None:

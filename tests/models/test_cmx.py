@@ -226,7 +226,7 @@ class TestSegmenter:
                 {'modalities': {'a': 1, 'b': 1, 'c': 1}},
                 r"two for cmx, got \['a', 'b', ",
             ),
-            ({'backbone': 'test_vit'}, r"run one by one, .* got 'test_vit' for s1"),
+            ({'backbone': 'test_vit'}, r"sequential stages, .* got 'test_vit' for s1"),
             (
                 {'backbone': {'s1': 'test_resnet', 's2': 'resnet18'}},
                 r'levels of the same channels for cmx, got .*s2',
@@ -241,7 +241,7 @@ class TestSegmenter:
             segmenter(**options)
 
     def test_rejects_channels_last_models(self) -> None:
-        with pytest.raises(ValueError, match=r"run one by one, .* got 'swin_tiny"):
+        with pytest.raises(ValueError, match=r"sequential stages, .* got 'swin_tiny"):
             StagedPyramid({'s1': 2}, 'swin_tiny_patch4_window7_224')
 
 

@@ -179,9 +179,7 @@ class TestManifest:
 
     def test_other_file(self, copy: Path) -> None:
         edit(copy, format='a list')
-        with pytest.raises(
-            ValueError, match='found another JSON file; give the folder'
-        ):
+        with pytest.raises(ValueError, match='found another JSON file; use the folder'):
             PackedDataset(copy)
 
     def test_of_an_earlier_release(self, copy: Path) -> None:

@@ -338,7 +338,7 @@ class TestCache:
             data = Multilabel()
             trainer().fit(task, data.train_dataloader(), data.val_dataloader())
         task = multilabel(freeze_backbone=True, cache_features=True)
-        with pytest.raises(ValueError, match=r'train_dataset has .* got NoneType'):
+        with pytest.raises(ValueError, match=r'train_dataset with .* got NoneType'):
             trainer().fit(task, Multilabel())
 
 

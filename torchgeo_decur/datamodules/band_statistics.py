@@ -43,7 +43,7 @@ class StatisticsDataModule(MultimodalDataModule):
         ]
 
     def use(self, statistics: Mapping[str, dict[str, list[float]]]) -> None:
-        """Use these statistics for modalities whose entries have none.
+        """Set the statistics of modalities whose entries have none.
 
         Args:
             statistics: ``mean`` and ``std`` of modalities, by name.
@@ -89,7 +89,7 @@ class Moments:
         valid = torch.ones_like(x) if invalid is None else (~invalid).double()
         if not (x.isfinite() | (valid == 0)).all():
             raise ValueError(
-                f'{name}: expected finite values, found NaN or infinite ones; '
+                f'{name}: expected finite values, found NaN or infinity; '
                 f'{nodata_hint(self.modality)}'
             )
         x = torch.where(valid > 0, x, 0.0)
@@ -118,10 +118,10 @@ class Moments:
         flat = [b for b, s in zip(self.modality.bands, std, strict=True) if s <= 0]
         if flat:
             raise ValueError(
-                f'{name}: expected varying values, found a constant in bands {flat} of the '
-                f'{self.windows}; correct nodata, or leave the bands out'
+                f'{name}: expected varying values, but bands {flat} of the {self.windows} '
+                'are constant; correct nodata, or leave out these bands'
             )
-        # Round to the printed digits, so that pasted numbers give the same scaling.
+        # Round as in the report, so that pasted numbers give the same scaling.
         return {
             key: [float(f'{v:.6g}') for v in values.tolist()]
             for key, values in (('mean', self.mean), ('std', std))
@@ -130,12 +130,7 @@ class Moments:
 
 @rank_zero_only
 def report(statistics: Mapping[str, dict[str, list[float]]], first: str) -> None:
-    """Print statistics in the form of a config.
-
-    Args:
-        statistics: ``mean`` and ``std`` of modalities, by name.
-        first: the first line.
-    """
+    """Print a first line, and statistics by modality in the form of a config."""
     print(first)
     for m, values in statistics.items():
         print(f'  {m}:', *(f'    {k}: {v}' for k, v in values.items()), sep='\n')

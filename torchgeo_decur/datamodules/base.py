@@ -36,7 +36,7 @@ Split = Literal['train', 'val', 'test', 'predict']
 
 
 class MultimodalDataModule(BaseDataModule):
-    """Base of the datamodules: scaling, check of the first batch, exact resuming.
+    """Base of the datamodules: scaling, checks of first batches, exact resuming.
 
     A subclass sets ``train_dataset``, ``val_dataset``, ``test_dataset`` and
     ``predict_dataset`` in ``setup``. They are map-style datasets with ``image_<m>`` of
@@ -44,17 +44,17 @@ class MultimodalDataModule(BaseDataModule):
     device (:class:`~torchgeo_decur.transforms.ScaleToUnit`).
 
     Args:
-        modalities: record of each modality, by name: a
-            :class:`~torchgeo_decur.modalities.Modality`, the name of a known one, or a
-            dictionary of its fields.
+        modalities: each modality by name: a
+            :class:`~torchgeo_decur.modalities.Modality`, the name of a predefined one, or
+            a dictionary of its fields.
         batch_size: samples of a batch on each device.
         num_workers: worker processes of each data loader.
-        seed: seed of everything that the data draws: shuffles, splits, fractions, dates,
-            windows and scenes. By default the seed of ``seed_everything``, or 0 if none is
-            set. A resumed fit keeps its first seed, unless this one is given.
-        label_fraction: fraction of the training samples to train with, such as 0.01. A
-            seed always selects the same samples, and a smaller fraction is part of a
-            larger one. The draw is stratified if the samples have class labels.
+        seed: seed of all random draws of the data. By default the seed of
+            ``seed_everything``, or 0 if none is set. A resumed fit restores its first
+            seed, unless a seed is given.
+        label_fraction: fraction of the training samples to use, such as 0.01. For one
+            seed, a smaller fraction is part of a larger one. The draw is stratified if
+            the samples have class labels.
 
     Raises:
         ValueError: if a modality is not valid, ``batch_size`` is not positive, ``seed`` is
@@ -90,8 +90,8 @@ class MultimodalDataModule(BaseDataModule):
         """Set the modalities and their scaling.
 
         Args:
-            modalities: as in the constructor. A subclass that finds statistics or nodata
-                values in ``setup`` calls this method again.
+            modalities: as in the constructor. A subclass may call this method again in
+                ``setup``, with statistics or nodata values from the data.
         """
         check_names(modalities)
         self.modalities = {m: Modality.of(value) for m, value in modalities.items()}
@@ -104,14 +104,13 @@ class MultimodalDataModule(BaseDataModule):
         self.aug = PerModality(known)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for a checkpoint: the seed, which determines the splits."""
+        """Return the state for a checkpoint: the seed."""
         return {'seed': self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the seed of the checkpoint, unless one was given, and split again.
 
-        Otherwise, under another ``seed_everything``, a resumed or tested fit would
-        validate on training samples.
+        With another seed, a resumed fit would validate on training samples.
         """
         seed = state_dict.get('seed', self.seed)
         if self._seed_is_given or seed == self.seed:
@@ -122,18 +121,13 @@ class MultimodalDataModule(BaseDataModule):
             self.setup(self.trainer.state.fn)
 
     def freeze(self) -> None:
-        """Fix the samples, so that all epochs are equal, as packing requires.
+        """Make all epochs equal for packing; called before ``setup``.
 
-        It is called before ``setup``. A subclass whose samples change with the epoch
-        overrides it.
+        A subclass whose samples change with the epoch overrides this method.
         """
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Unwrap a batch whose precision Lightning has left unchanged.
-
-        Returns:
-            The batch, in the precision of its files.
-        """
+        """Unwrap a batch that kept the precision of its files."""
         batch = batch.batch if isinstance(batch, Unconverted) else batch
         return super().on_before_batch_transfer(batch, dataloader_idx)
 
@@ -148,7 +142,7 @@ class MultimodalDataModule(BaseDataModule):
         """
         trainer = self.trainer
         training = trainer is not None and trainer.training
-        # The sanity check sees the validation split.
+        # The sanity check uses the validation split.
         checking = trainer is not None and (
             trainer.validating or trainer.sanity_checking
         )
@@ -163,10 +157,7 @@ class MultimodalDataModule(BaseDataModule):
         return cast(Sample, convert_images(scaled, trainer))
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Load shuffled batches, from the position of the fit.
-
-        Returns:
-            The data loader.
+        """Load shuffled batches, from the current position of the fit.
 
         Raises:
             ValueError: if a batch has fewer than two samples, or more samples than the
@@ -176,7 +167,7 @@ class MultimodalDataModule(BaseDataModule):
         self._report_subsets()
         trainer = self.trainer
         world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-        # torch shuffles by seed + epoch; neighbouring seeds must not share epochs.
+        # torch shuffles by seed + epoch, so seeds 0 and 1 would share shuffles.
         seed = 1_000_003 * self.seed
         sampler = ResumableSampler(
             dataset, world, rank, shuffle=True, seed=seed, drop_last=True
@@ -184,8 +175,7 @@ class MultimodalDataModule(BaseDataModule):
         if self.batch_size < 2 or len(sampler) < self.batch_size:
             raise ValueError(
                 f'batch_size must be from 2 to the number of training samples on each '
-                f'device ({len(sampler)}), got {self.batch_size}; losses and BatchNorm '
-                'need several samples, and an incomplete last batch is dropped'
+                f'device ({len(sampler)}), got {self.batch_size}; change batch_size'
             )
         return ResumableLoader(
             dataset,
@@ -217,12 +207,12 @@ class MultimodalDataModule(BaseDataModule):
 
         Args:
             number: number of training samples.
-            labels: returns the labels, shape (N,) or (N, K); called only if
+            labels: returns the labels, shape (N,) or (N, K); only called if
                 ``label_fraction`` is less than 1. None for samples without labels.
             names: name of each class, for the warning.
 
         Returns:
-            Numbers of the chosen samples, in order.
+            Indices of the chosen samples, in order.
         """
         if self.label_fraction == 1:
             return list(range(number))
@@ -231,7 +221,7 @@ class MultimodalDataModule(BaseDataModule):
         if lost:
             rank_zero_warn(
                 f'label_fraction {self.label_fraction} keeps {len(chosen)} of {number} '
-                f'training samples and none of the classes '
+                f'training samples, with none of the classes '
                 f'{[names[i] if names else i for i in lost]}'
             )
         return chosen
@@ -239,14 +229,12 @@ class MultimodalDataModule(BaseDataModule):
     def hold_out(
         self, dataset: FileDataset, groups: Sequence[Hashable], fraction: float
     ) -> None:
-        """Set the training and the validation split; each group is in one of them.
-
-        If ``fraction`` is 0, there is no validation split.
+        """Set the training and the validation split, without splitting a group.
 
         Args:
             dataset: samples of both splits.
             groups: group of each sample, such as its place.
-            fraction: fraction of the groups for validation.
+            fraction: fraction of the groups for validation; 0 for no validation split.
         """
         kept, held_out = split_groups(groups, fraction, self.seed)
         some = self.budget(len(kept))
@@ -293,16 +281,15 @@ class FileDataModule(MultimodalDataModule):
     """Base of the datamodules of datasets that can be downloaded.
 
     Args:
-        modalities: record of each modality, by name, in the unit of the files.
+        modalities: each modality by name.
         root: folder of the dataset, or of the download.
         download: whether to download missing files.
         checksum: whether to verify downloads.
-        skip_unreadable: whether the next sample replaces one with a damaged file.
-        conversion: ``scale``, ``offset`` and ``nodata`` by modality, if the files hold
-            other numbers than the unit, such as ``{s2: {offset: -1000}}`` for Sentinel-2
-            products since processing baseline 04.00, or ``{dem: {nodata: -9999}}``.
-        options: options of :class:`MultimodalDataModule`: ``batch_size``,
-            ``num_workers``, ``seed`` and ``label_fraction``.
+        skip_unreadable: whether to replace a sample with a damaged file by the next one.
+        conversion: ``scale``, ``offset`` and ``nodata`` by modality, to convert the files
+            to the unit, such as ``{s2: {offset: -1000}}`` for Sentinel-2 products since
+            processing baseline 04.00, or ``{dem: {nodata: -9999}}``.
+        options: options of :class:`MultimodalDataModule`.
 
     Raises:
         ValueError: if an option is not valid.
@@ -334,27 +321,16 @@ class FileDataModule(MultimodalDataModule):
 
 
 def check_val_fraction(val_fraction: float) -> float:
-    """Check the fraction of a validation split.
-
-    Args:
-        val_fraction: the fraction.
-
-    Returns:
-        The fraction.
-
-    Raises:
-        ValueError: if it is not in [0, 1).
-    """
+    """Return the fraction of a validation split; raise if it is not in [0, 1)."""
     if not 0 <= val_fraction < 1:
         raise ValueError(f'val_fraction must be in [0, 1), got {val_fraction}')
     return val_fraction
 
 
 def global_seed() -> int:
-    """Return the seed of ``seed_everything``, which all processes of a run share.
+    """Return the seed of ``seed_everything``, or 0 if none is set.
 
-    Returns:
-        The seed, or 0 if none is set. PyTorch's own seed is then random, so it would
-        change the splits from run to run.
+    All processes of a run share it. PyTorch's seed is random by default, which would
+    change the splits from run to run.
     """
     return int(os.environ.get('PL_GLOBAL_SEED', 0))

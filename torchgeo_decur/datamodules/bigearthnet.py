@@ -18,7 +18,7 @@ _L1C, _L2A = (MODALITIES[f'sentinel2_{level}'].bands for level in ('l1c', 'l2a')
 class BigEarthNetMMDataModule(FileDataModule):
     """Sentinel-1 and Sentinel-2 patches with labels, scaled to [0, 1].
 
-    The splits are the published ones. The predict split is the test split. With
+    The splits are as published. The predict split is the test split. With
     ``label_fraction``, the training patches are stratified by their rarest class.
 
     Args:
@@ -26,11 +26,9 @@ class BigEarthNetMMDataModule(FileDataModule):
         version: 'v1' or 'v2'.
         modalities: 's1', 's2' or both.
         num_classes: 19, or 43 in v1.
-        s2_bands: number of Sentinel-2 bands in a batch: 12 as in the files, or 13 with a
-            band B10 of zeros, for encoders of Level-1C.
-        options: options of :class:`~torchgeo_decur.datamodules.FileDataModule`:
-            ``download``, ``skip_unreadable``, ``conversion``, ``batch_size``,
-            ``num_workers``, ``seed``, ``label_fraction``, ...
+        s2_bands: number of Sentinel-2 bands in a batch: 12 as in the files, or 13 with
+            zeros as band B10, for encoders of Level-1C.
+        options: options of :class:`~torchgeo_decur.datamodules.FileDataModule`.
 
     Raises:
         ValueError: if an option is not valid.
@@ -86,15 +84,7 @@ class BigEarthNetMMDataModule(FileDataModule):
             self.predict_dataset = self._make('test')
 
     def plot(self, sample: Sample, **kwargs: Any) -> Figure | None:
-        """Draw a sample of the validation split.
-
-        Args:
-            sample: a sample of a batch.
-            kwargs: options of the dataset's ``plot``.
-
-        Returns:
-            The figure, or None if there is no validation dataset.
-        """
+        """Draw a sample of a batch; return None without a validation dataset."""
         if self.s2_bands == 13 and 'image_s2' in sample:
             image = SelectBands(_L1C, _L2A)(sample['image_s2'])
             sample = {**sample, 'image_s2': image}

@@ -9,17 +9,15 @@ from .base import FileDataModule, check_val_fraction
 class GeoNRWPatchDataModule(FileDataModule):
     """Patches of aerial photographs, elevation and land cover, images in [0, 1].
 
-    The test split is the published one. The validation split is drawn from the training
-    *tiles*: all patches of a tile are in one split. The predict split is the test split.
+    The test split is as published, and is also the predict split. The validation split
+    is drawn from the training *tiles*: all patches of a tile are in one split.
 
     Args:
         root: folder with one folder per city, or of the download.
         size: height and width of a patch in pixels.
         val_fraction: fraction of the training tiles for validation. With 0 there is no
             validation (``limit_val_batches: 0``).
-        options: options of :class:`~torchgeo_decur.datamodules.FileDataModule`:
-            ``download``, ``skip_unreadable``, ``conversion``, ``batch_size``,
-            ``num_workers``, ``seed``, ``label_fraction``, ...
+        options: options of :class:`~torchgeo_decur.datamodules.FileDataModule`.
 
     Raises:
         ValueError: if an option is not valid.

@@ -11,14 +11,14 @@ from torchgeo.datasets.utils import Sample
 
 
 class ResumableSampler(DistributedSampler[Any]):
-    """Shuffle that depends only on seed, epoch and rank, and can start anywhere.
+    """Sampler that depends only on seed, epoch and rank, and can start anywhere.
 
     A resumed run draws the same samples as an uninterrupted one, even in the middle of an
-    epoch. A dataset whose samples change with the epoch, such as random windows, may have
-    a method ``set_epoch(epoch)``.
+    epoch. If samples change with the epoch, such as random windows, the dataset needs a
+    method ``set_epoch(epoch)``.
 
     Attributes:
-        skip: number of samples of this rank that the next iteration skips, once.
+        skip: number of samples that only the next iteration skips.
     """
 
     skip: int = 0
@@ -34,7 +34,7 @@ class ResumableSampler(DistributedSampler[Any]):
             self.dataset.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate over the indices of this rank, after those to skip."""
+        """Iterate over the indices of this rank, and skip the first ``skip``."""
         start, self.skip = self.skip, 0
         return islice(super().__iter__(), start, None)
 
@@ -42,16 +42,15 @@ class ResumableSampler(DistributedSampler[Any]):
 class ResumableLoader(DataLoader[Sample]):
     """Data loader that starts at the position of the training loop.
 
-    Lightning restores its loops before it requests the loader, so the loop knows the
-    epoch and the number of finished batches. Batches that were fetched but not trained on
-    are fetched again.
+    Lightning restores its loops before it requests the loader, which gives the epoch and
+    the number of finished batches. Batches that were loaded but not trained on are
+    loaded again.
 
     Args:
         dataset: map-style dataset.
-        sampler: sampler of the dataset. A sampler that Lightning substitutes, as for
-            ``overfit_batches``, always starts at the beginning.
-        trainer: trainer whose loop to follow. Without one the loader starts at the
-            beginning.
+        sampler: sampler of the dataset. Another sampler than :class:`ResumableSampler`,
+            as for ``overfit_batches``, starts at the beginning.
+        trainer: trainer that gives the position; by default the beginning.
         kwargs: options of :class:`torch.utils.data.DataLoader`.
     """
 
@@ -70,31 +69,31 @@ class ResumableLoader(DataLoader[Sample]):
             sampler.skip = batches * cast(int, self.batch_size)
 
     def state_dict(self) -> dict[str, int]:
-        """Return an empty state; the method tells Lightning that the loader can resume."""
+        """Return an empty state, which makes Lightning treat the loader as resumable."""
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Do nothing, because the loop determines the position."""
+        """Do nothing, because the loop gives the position."""
 
 
 def _progress(trainer: Trainer) -> tuple[int, int]:
     """Return the epoch to train on, and the number of its finished batches.
 
-    The counts of Lightning's loops are not public. Without them the epoch starts again.
+    The counters of Lightning's loops are not public. Without them, the epoch restarts.
     """
     loop: Any = trainer.fit_loop
     try:
         epoch, progress = loop.epoch_progress.current, loop.epoch_loop.batch_progress
         batches = progress.current
-        # The trainer may end an epoch before the loader does; the last batch counts
-        # when it was trained on, not when it was fetched.
+        # The trainer may end an epoch before the loader does. The last batch counts as
+        # finished after training on it, not after loading it.
         over = epoch.processed == epoch.started or (
             progress.is_last_batch and batches.processed == batches.ready
         )
         return epoch.started - 1 + over, 0 if over else batches.processed
     except AttributeError:
         rank_zero_warn(
-            'this version of Lightning does not report finished batches: a fit that '
-            'resumes within an epoch repeats the epoch'
+            'this version of Lightning does not report finished batches, so a resumed '
+            'fit repeats its unfinished epoch'
         )
         return trainer.current_epoch, 0

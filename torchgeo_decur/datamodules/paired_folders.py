@@ -1,4 +1,4 @@
-"""Datamodule of folders of images paired by name, without georeference."""
+"""Datamodule of folders of images paired by name."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -14,15 +14,16 @@ from .splits import split_groups
 class PairedFoldersDataModule(StatisticsDataModule):
     """Frames of :class:`~torchgeo_decur.datasets.PairedFolders`, images in [0, 1].
 
-    If patterns have ``{split}``, ``train``, ``val``, ``test`` and ``predict`` name its
-    values. If ``val`` or ``test`` names none, its frames are drawn from the training
-    frames; neighbouring frames of a video then look alike. Prediction reads no masks.
+    If patterns have ``{split}``, ``train``, ``val``, ``test`` and ``predict`` list its
+    values. Without values, validation and test frames are drawn from the training frames,
+    which can put similar frames of a video into different splits. Prediction reads no
+    masks.
 
     Missing statistics are estimated from up to 64 training frames, printed and stored in
     checkpoints.
 
     Args:
-        root: folder in which the patterns start.
+        root: folder that the patterns are relative to.
         images: entries by name of the modality, see
             :class:`~torchgeo_decur.datasets.PairedFolders`.
         mask: entry of the mask.
@@ -37,14 +38,13 @@ class PairedFoldersDataModule(StatisticsDataModule):
         skip_incomplete: frames with a missing file raise an error if False and are left
             out if True. With 'keep', all frames with one or more images stay, as
             :class:`~torchgeo_decur.datasets.PairedFolders` describes.
-        val_fraction: fraction of the frames for validation, if ``val`` names none. With
-            0 there is no validation (``limit_val_batches: 0``).
-        test_fraction: fraction of the frames for testing, if ``test`` names none. With 0
-            the validation frames are the test frames.
-        skip_unreadable: whether the next frame replaces one with a damaged file.
+        val_fraction: fraction of the frames for validation, if ``val`` is empty. With 0
+            there is no validation (``limit_val_batches: 0``).
+        test_fraction: fraction of the frames for testing, if ``test`` is empty. With 0,
+            the test uses the validation frames.
+        skip_unreadable: whether to replace a frame with a damaged file by the next frame.
         batch_size: frames of a batch on each device.
-        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
-            ``num_workers``, ``seed`` and ``label_fraction``.
+        options: other options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`.
 
     Raises:
         ValueError: if an option or entry is not valid; from :meth:`setup`, if files are
@@ -125,7 +125,7 @@ class PairedFoldersDataModule(StatisticsDataModule):
         frames = self._find(self.named['train'])
         chosen = list(range(len(frames)))
         parts = []
-        # Test frames come first, so that they do not depend on val_fraction.
+        # Draw test frames first, so that they do not depend on val_fraction.
         left = 1.0
         for name, share in zip(('test', 'val'), reversed(self.fractions), strict=True):
             if self.named[name]:
@@ -167,6 +167,6 @@ class PairedFoldersDataModule(StatisticsDataModule):
         self.use({**self.statistics, **{m: moments[m].result(m) for m in wanted}})
         report(
             {m: self.statistics[m] for m in wanted},
-            f'Statistics of {len(some)} training frames. To keep them, paste them into '
+            f'Statistics of {len(some)} training frames. To keep them, add them to '
             'images:',
         )

@@ -34,63 +34,61 @@ class RasterPairDataModule(StatisticsDataModule):
     """Windows of two or more co-registered rasters, joined by location.
 
     Each entry of ``rasters`` is a folder of georeferenced files or a subclass of
-    TorchGeo's ``RasterDataset``. They are joined with ``&``: windows lie in the common
-    footprint, in the CRS and the resolution of the first entry.
+    TorchGeo's ``RasterDataset``. Windows are inside the common footprint of all entries,
+    in the CRS and the resolution of the first entry.
 
-    The footprint is cut into strips by area: training in the west, then validation, then
-    test in the east. If it consists of many separate parts, such as chips, parts are
-    assigned without cuts, neighbours together. A gap of up to three pixels of the
-    coarsest raster separates the areas, so that interpolation shares no pixel either.
+    The footprint is divided by area: training in the west, then validation, then test in
+    the east. Separate parts, such as chips, are not cut, and neighbors mostly get the
+    same split. A gap of up to three pixels of the coarsest raster keeps interpolation
+    from mixing splits.
 
     Training draws random windows, which depend only on seed and epoch. Validation and
     test use windows side by side. Prediction covers the whole footprint. Each batch has
-    ``bounds`` and ``transform`` in the CRS of the first entry, which is also
-    ``predict_dataset.crs``.
+    ``bounds`` and ``transform`` in the CRS of the first entry, ``predict_dataset.crs``.
 
     An entry has the keys
 
     - ``paths``: folder, or list of folders and files. ``glob`` selects files, by default
-      GeoTIFF and a few others; hidden files are skipped. Alternatively ``dataset`` is the
-      path of a ``RasterDataset`` subclass, with ``paths`` and ``init_args``.
+      GeoTIFF and a few other formats. Instead of ``glob``, ``dataset`` can be the path of
+      a ``RasterDataset`` subclass, with ``init_args``.
     - ``filename_regex`` and ``date_format`` of a folder: as in ``RasterDataset``. A group
-      ``date`` reads dates; a group ``band`` reads each band from a file of its own.
+      ``date`` gives dates; a group ``band`` reads each band from a separate file.
     - ``bands``: name of each band of the files, in order; for a class, the bands to read.
-    - ``kind`` and ``unit`` as in :class:`~torchgeo_decur.modalities.Modality`, by default
-      'multispectral' in the unit of the files, 'native'.
-    - ``mean`` and ``std`` of each band. If they are necessary and missing, they are
-      estimated from 64 windows of the training area, printed and stored in checkpoints.
-    - ``nodata``: value of a missing pixel, by default that of the files, or NaN for
-      floating point. Masked or transparent pixels and the padding around a warped file
-      are missing too; without a nodata value they are NaN. If nothing is declared, no
-      pixel is missing, and pixels beyond the border of a file are 0.
-    - ``scale``: factor from values of the files to the unit. ``offset`` is added after
-      that, such as -1000 for newer products of Sentinel-2. Either is one number, or one
-      for each band. ``nodata`` is a value of the files.
+    - ``kind`` and ``unit``: as in :class:`~torchgeo_decur.modalities.Modality`; by
+      default 'multispectral' and 'native', the unit of the files.
+    - ``mean`` and ``std`` of each band. If scaling needs them and they are missing, they
+      are estimated from 64 training windows, printed and stored in checkpoints.
+    - ``nodata``: file value of a missing pixel, by default as declared in the files, or
+      NaN for floating point. Masked and transparent pixels and the padding around a
+      warped file are also missing. If no pixel can be missing, pixels outside the files
+      are 0.
+    - ``scale`` and ``offset``: factor from file values to the unit, and a number added
+      after it, such as -1000 for newer Sentinel-2 products. Each is one number, or one
+      number per band.
     - ``resampling``: one of ``torchgeo_decur.datasets.rasters.folder.RESAMPLING``, by
-      default 'bilinear'. Before, files of another CRS are warped by nearest neighbour, as
-      in TorchGeo.
+      default 'bilinear'. Files of another CRS are first warped by nearest neighbor, as in
+      TorchGeo.
 
     Args:
         rasters: two or more entries by name of the modality.
         mask: entry of a label raster: ``paths`` or ``dataset``, ``nodata`` and
-            ``num_classes``. Labels are integers, read by nearest neighbour. Set
-            ``ignore_index`` of the task to the nodata value. Labels that are masked, NaN
-            or warped need a nodata value. Prediction leaves the mask out, so it also
-            covers unlabelled areas.
+            ``num_classes``. Labels are integers, read by nearest neighbor. If labels are
+            masked, NaN or warped, ``nodata`` is required; set ``ignore_index`` of the
+            task to the same value. Prediction does not read the mask, so that it covers
+            unlabelled areas.
         patch_size: height and width of a window, in pixels of the first raster.
         length: number of random windows of an epoch, over all devices.
-        max_nodata: largest fraction of pixels with a missing band in any modality.
-            Training, validation and test skip other windows. The mask does not count.
+        max_nodata: largest fraction of missing pixels in each modality, except the mask.
+            Training, validation and test skip other windows.
         val_fraction: fraction of the common footprint for validation.
-        test_fraction: fraction for testing; with 0 the validation windows are the test
-            windows.
+        test_fraction: fraction for testing; with 0, the test uses the validation windows.
         skip_unreadable: whether to leave out unreadable files, with a warning.
-        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
-            ``batch_size``, ``num_workers`` and ``seed``.
+        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`,
+            except ``label_fraction``.
 
     Raises:
         ValueError: if an entry is not valid or there are fewer than two; from
-            :meth:`setup`, if files cannot be used together. The message names the file.
+            :meth:`setup`, if files do not fit together. The message names the file.
     """
 
     def __init__(
@@ -109,7 +107,7 @@ class RasterPairDataModule(StatisticsDataModule):
         """Initialize a new RasterPairDataModule instance."""
         if len(rasters) < 2 or 'mask' in rasters:
             raise ValueError(
-                'rasters must name two or more modalities, none of them mask, '
+                'rasters must have two or more modalities, not named mask, '
                 f'got {list(rasters)}'
             )
         if patch_size < 1 or length < 1:
@@ -136,15 +134,15 @@ class RasterPairDataModule(StatisticsDataModule):
         self.skip_unreadable = skip_unreadable
         self.rasters: JoinedRasters | None = None
         self.statistics: dict[str, dict[str, list[float]]] = {}
-        # Windows are drawn at random: their number takes the place of a fraction.
+        # The length of an epoch replaces a fraction of the random windows.
         super().__init__(modalities, label_fraction=1.0, **options)
 
     def setup(self, stage: str) -> None:
         """Open the rasters, divide the footprint and estimate missing statistics.
 
         Raises:
-            ValueError: if files cannot be read or used together, a window does not fit,
-                or nearly all windows have too much nodata.
+            ValueError: if files cannot be read or do not fit together, a window does not
+                fit, or nearly all windows have too much nodata.
         """
         # A prediction also covers unlabelled areas.
         entries = {
@@ -166,7 +164,7 @@ class RasterPairDataModule(StatisticsDataModule):
             self.predict_dataset = GridWindows(rasters, rasters.footprint, whole=True)
 
     def freeze(self) -> None:
-        """Warn that all epochs will have the random windows of the first epoch."""
+        """Warn that all epochs have the random windows of the first epoch."""
         rank_zero_warn(
             f'the {self.length} random windows of the first epoch are used in all epochs; '
             'raise length for more'
@@ -177,9 +175,7 @@ class RasterPairDataModule(StatisticsDataModule):
     ) -> Sample:
         """Move a batch to the device, except its location.
 
-        Returns:
-            The batch. ``bounds`` and ``transform`` are float64, which not every device
-            supports, so they are not moved.
+        ``bounds`` and ``transform`` are float64, which not every device supports.
         """
         place = {k: batch[k] for k in ('bounds', 'transform')}
         rest = {k: v for k, v in batch.items() if k not in place}
@@ -191,8 +187,7 @@ class RasterPairDataModule(StatisticsDataModule):
 
         Args:
             sample: a sample of a dataset, or of a scaled batch.
-            **kwargs: options of
-                ``torchgeo_decur.datasets.plotting.plot_images``.
+            **kwargs: options of ``torchgeo_decur.datasets.plotting.plot_images``.
 
         Returns:
             The figure; the caller closes it.
@@ -219,7 +214,7 @@ class RasterPairDataModule(StatisticsDataModule):
                 convert = Conversion.of(name, entry, bands)
                 if convert.changes:
                     nodata[name] = _convert(leaf, name, convert, nodata[name])
-            # No file may be open when worker processes fork.
+            # Files must be closed when worker processes fork.
             leaf.cache = self.num_workers == 0
             leaves[name] = leaf
         joined, widths = join(leaves)
@@ -231,7 +226,7 @@ class RasterPairDataModule(StatisticsDataModule):
             self.max_nodata,
             entries.get('mask', {}).get('num_classes'),
         )
-        # A map may cover a place smaller than a window.
+        # A prediction may cover an area smaller than a window.
         if stage != 'predict' and not holds_window(rasters, rasters.footprint):
             raise ValueError(too_small(rasters, rasters.footprint, 'common footprint'))
         val, test = self.fractions
@@ -258,7 +253,7 @@ class RasterPairDataModule(StatisticsDataModule):
                 else too_small(rasters, self.areas[name], f'{name} area')
             )
             raise ValueError(
-                f'{name} area must hold at least one window, but {reason}; raise '
+                f'{name} area must have at least one window, but {reason}; raise '
                 f'{name}_fraction, or lower patch_size'
             )
         return windows
@@ -286,8 +281,8 @@ class RasterPairDataModule(StatisticsDataModule):
             report(
                 {m: self.statistics[m] for m in wanted},
                 f'Statistics of {count} training windows ({skipped} of '
-                f'{count + skipped} drawn were skipped for nodata). To keep them, paste '
-                'them into rasters:',
+                f'{count + skipped} windows were skipped for nodata). To keep them, add '
+                'them to rasters:',
             )
 
 
@@ -321,7 +316,7 @@ def _check_keys(name: str, entry: Mapping[str, Any], more: tuple[str, ...]) -> N
     if unknown := sorted(set(entry) - set(known)):
         start = 'dataset' if entry.get('dataset') else 'paths'
         raise ValueError(
-            f'{name}: keys of an entry with {start} must be among {known}, got {unknown}'
+            f'{name}: keys must be among {known} with {start}, got {unknown}'
         )
 
 

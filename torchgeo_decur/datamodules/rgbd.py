@@ -13,9 +13,8 @@ from .base import MultimodalDataModule, check_val_fraction
 class RGBDDataModule(MultimodalDataModule):
     """Base of the datamodules of photographs with depth, images in [0, 1].
 
-    The training and the test split are the official ones. The validation split is drawn
-    from the *places* of the training split: all frames of a place are in one split. The
-    predict split is the test split.
+    The official test split is also the predict split. The validation split is drawn from
+    the *places* of the official training split: all frames of a place are in one split.
 
     HHA images are computed at first access, in about half a second each, and cached.
 
@@ -26,10 +25,9 @@ class RGBDDataModule(MultimodalDataModule):
         cache: folder of the HHA images, by default ``hha`` in the root.
         val_fraction: fraction of the training places for validation. With 0 there is no
             validation (``limit_val_batches: 0``).
-        skip_unreadable: whether the next frame replaces one with a damaged file.
+        skip_unreadable: whether to replace a frame with a damaged file by the next frame.
         batch_size: frames of a batch on each device.
-        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
-            ``num_workers``, ``seed`` and ``label_fraction``.
+        options: other options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`.
 
     Raises:
         ValueError: if an option is not valid.
@@ -78,8 +76,8 @@ class RGBDDataModule(MultimodalDataModule):
 class SUNRGBDDataModule(RGBDDataModule):
     """Frames of SUN RGB-D with 37 classes, and 0 for unlabelled pixels.
 
-    Arguments and splits are those of :class:`RGBDDataModule`. All frames of a video are
-    in one split.
+    For arguments and splits see :class:`RGBDDataModule`. All frames of a video are in one
+    split.
     """
 
     source = SUNRGBD
@@ -88,7 +86,7 @@ class SUNRGBDDataModule(RGBDDataModule):
 class NYUDepthV2DataModule(RGBDDataModule):
     """Frames of NYU Depth v2 with 40 classes, and 0 for unlabelled pixels.
 
-    Arguments and splits are those of :class:`RGBDDataModule`.
+    For arguments and splits see :class:`RGBDDataModule`.
     """
 
     source = NYUDepthV2

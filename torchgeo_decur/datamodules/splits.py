@@ -12,13 +12,13 @@ def split_groups(
     """Hold out a fraction of the groups at random.
 
     Args:
-        groups: group of each sample. Samples of one group are never separated.
+        groups: group of each sample. Samples of one group stay together.
         fraction: fraction of the groups to hold out, in [0, 1]. Unless it is 0 or 1,
             both sides have at least one group.
         seed: seed of the draw.
 
     Returns:
-        Numbers of the kept and of the held-out samples, in order.
+        Indices of the kept and of the held-out samples, in order.
 
     Raises:
         ValueError: if ``fraction`` is out of range, or a single group cannot be split.
@@ -46,19 +46,19 @@ def split_groups(
 
 
 def order_for_budgets(labels: Tensor, seed: int) -> Tensor:
-    """Order samples so that every first part is stratified.
+    """Order samples so that every prefix is stratified.
 
-    A label budget is the first part of this order, so a larger budget contains a smaller
-    one. Each sample represents its rarest class. The samples of a class are shuffled and
-    spread evenly over the order, with the first of each class at the front. So a budget
-    of at least as many samples as classes has every class that some sample represents.
+    A label budget is a prefix of this order, so a larger budget contains a smaller one.
+    Each sample represents its rarest class. The samples of a class are shuffled and
+    spread evenly over the order, with the first of each class at the front. A budget of
+    at least as many samples as classes therefore has every represented class.
 
     Args:
         labels: class numbers, shape (N,), or zeros and ones for each class, shape (N, K).
         seed: seed of the shuffle.
 
     Returns:
-        Numbers of the samples, shape (N,).
+        Indices of the samples, shape (N,).
 
     Raises:
         ValueError: if the labels have another shape.
@@ -96,11 +96,11 @@ def take_budget(
 
     Args:
         labels: see :func:`order_for_budgets`.
-        fraction: fraction of the samples, in (0, 1]; at least one is taken.
+        fraction: fraction of the samples, in (0, 1]; at least one sample is chosen.
         seed: seed of the choice.
 
     Returns:
-        Numbers of the samples in order, and the classes that the budget loses.
+        Indices of the samples in order, and the classes that the budget loses.
     """
     number = max(1, round(fraction * len(labels)))
     chosen = order_for_budgets(labels, seed)[:number].sort().values

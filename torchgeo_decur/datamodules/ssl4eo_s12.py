@@ -16,15 +16,13 @@ class SSL4EOS12PairDataModule(FileDataModule):
         root: folder with ``s1`` and ``s2c`` (or ``s2a``), or of the download of about
             1.5 TB.
         date_sampling: 'all', 'same' or 'independent', see
-            :class:`~torchgeo_decur.datasets.SSL4EOS12Pair`. With several dates the task
-            selects one for each view. A single date opens a quarter of the files.
+            :class:`~torchgeo_decur.datasets.SSL4EOS12Pair`. With several dates, the task
+            selects one for each view. With a single date, a quarter of the files is read.
         level: level of Sentinel-2, 'l1c' (13 bands) or 'l2a' (12 bands).
         num_dates: dates of a sample for 'same' and 'independent'.
-        val_fraction: fraction of the places for validation, drawn at random. With 0
-            there is no validation (``limit_val_batches: 0``).
-        options: options of :class:`~torchgeo_decur.datamodules.FileDataModule`:
-            ``download``, ``skip_unreadable``, ``conversion``, ``batch_size``,
-            ``num_workers``, ``seed``, ``label_fraction``, ...
+        val_fraction: fraction of random places for validation. With 0 there is no
+            validation (``limit_val_batches: 0``).
+        options: options of :class:`~torchgeo_decur.datamodules.FileDataModule`.
 
     Raises:
         ValueError: if an option is not valid.
@@ -55,7 +53,7 @@ class SSL4EOS12PairDataModule(FileDataModule):
         }
 
     def freeze(self) -> None:
-        """Deliver all dates of each place; the task selects one for each view."""
+        """Read all dates of each place; the task selects one for each view."""
         self.kwargs['date_sampling'] = 'all'
 
     def prepare_data(self) -> None:

@@ -14,7 +14,7 @@ from .base import MultimodalDataModule
 
 
 class SyntheticEODataModule(MultimodalDataModule):
-    """Scenes of :class:`~torchgeo_decur.datasets.SyntheticEO`, made at access.
+    """Scenes of :class:`~torchgeo_decur.datasets.SyntheticEO`, computed on access.
 
     The splits have different scenes. With ``label_fraction``, the training scenes are
     stratified by ``label_common``.
@@ -25,13 +25,12 @@ class SyntheticEODataModule(MultimodalDataModule):
         val_length: number of scenes of the validation, the test and the predict split.
         size: height and width of a scene in pixels.
         num_dates: number of dates T of each place.
-        common_strength: contrast of the factor that all sensors see.
+        common_strength: contrast of the factor common to all sensors.
         unique_strength: contrast of the factors of a single sensor.
-        multilabel: whether samples have ``label``: ``label_common``, ``label_s1`` and
-            ``label_s2`` as one multi-label task.
-        cache: whether each process keeps the training scenes that it has made in memory.
-        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
-            ``batch_size``, ``num_workers``, ``seed`` and ``label_fraction``.
+        multilabel: whether to add ``label``, the multi-label target of ``label_common``,
+            ``label_s1`` and ``label_s2``.
+        cache: whether each process keeps its training scenes in memory.
+        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`.
 
     Raises:
         ValueError: if a modality is unknown or a number is out of range.
@@ -77,7 +76,7 @@ class SyntheticEODataModule(MultimodalDataModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Make the datasets; scenes are made at access."""
+        """Create the datasets."""
         splits = {'train': 0, 'val': 1, 'test': 2, 'predict': 3}
         scenes = {
             name: SyntheticEO(

@@ -13,21 +13,20 @@ from .base import MultimodalDataModule
 
 
 class TrifeaturesDataModule(MultimodalDataModule):
-    """Pairs of :class:`~torchgeo_decur.datasets.Trifeatures`, drawn at access.
+    """Pairs of :class:`~torchgeo_decur.datasets.Trifeatures`, drawn on access.
 
-    Training and validation have the same combinations of shape, colour and texture, in
-    different drawings. The test and the predict split have held-out combinations. With
-    ``label_fraction``, the training pairs are stratified by ``label_share``. Each worker
-    process keeps its own drawings in memory.
+    Training and validation have different drawings of the same combinations of shape,
+    color and texture. The test split, also the predict split, has held-out combinations.
+    With ``label_fraction``, training pairs are stratified by ``label_share``. Each worker
+    process keeps its drawings in memory.
 
     Args:
         length: number of training pairs.
         val_length: number of pairs of the validation, the test and the predict split.
         size: height and width in pixels.
-        pairing: 'unbiased' to pretrain for shared and unique features and to probe them,
-            'biased' to pretrain for synergy, 'balanced' to probe synergy.
-        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
-            ``batch_size``, ``num_workers``, ``seed`` and ``label_fraction``.
+        pairing: 'unbiased' to pretrain and probe shared and unique features, 'biased' to
+            pretrain synergy, 'balanced' to probe synergy.
+        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`.
 
     Raises:
         ValueError: if a number is out of range.
@@ -56,7 +55,7 @@ class TrifeaturesDataModule(MultimodalDataModule):
         self.pairing: Pairing = pairing
 
     def setup(self, stage: str) -> None:
-        """Draw the pairs; their images are drawn at access.
+        """Draw the pairs; their images are drawn on access.
 
         Raises:
             ValueError: if an option of the dataset is not valid.

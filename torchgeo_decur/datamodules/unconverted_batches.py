@@ -1,8 +1,8 @@
 """Keep images in the precision of their files until they are scaled.
 
 With ``trainer.precision`` ``bf16-true`` or ``16-true``, Lightning converts a batch before
-the datamodule scales it. bfloat16 has six levels for an elevation from 1000 to 1020 m, and
-float16 cannot represent a nodata value of -3.4e38.
+the datamodule scales it. bfloat16 has only six values from 1000 to 1020 m of elevation,
+and float16 cannot represent a nodata value of -3.4e38.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from torch.utils.data import default_collate
 
 
 class Unconverted:
-    """Batch that Lightning does not convert, because it is no collection of tensors.
+    """Batch that Lightning does not convert, because it is not a collection of tensors.
 
     Args:
         batch: the batch.
@@ -35,23 +35,12 @@ class Unconverted:
 
 
 def collate_unconverted(samples: list[dict[str, Any]]) -> Unconverted:
-    """Make a batch that Lightning does not convert.
-
-    Args:
-        samples: samples of a dataset.
-
-    Returns:
-        The batch.
-    """
+    """Collate samples to a batch that Lightning does not convert."""
     return Unconverted(default_collate(samples))
 
 
 def converts(trainer: Any) -> bool:
-    """Return whether a trainer converts the tensors of a batch to another precision.
-
-    Args:
-        trainer: a trainer, or None.
-    """
+    """Return whether a trainer, or None, converts batches to another precision."""
     plugin = getattr(trainer, 'precision_plugin', None)
     if plugin is None:
         return False

@@ -12,24 +12,23 @@ from .dataset import PackedDataset, litdata, read_manifest
 class PackedDataModule(MultimodalDataModule):
     """Packed data in batches scaled to [0, 1].
 
-    Modalities and scaling come from the manifest. Shuffling, sharding over devices and
-    resuming in the middle of an epoch work as in all datamodules of this package. Each
-    sample is drawn once per epoch. The order depends only on the seed, not on shards or
-    ``num_workers``.
+    Modalities and scaling come from the manifest. Shuffling, distribution over devices
+    and resuming in the middle of an epoch work as in all datamodules of this package. The
+    order of samples depends only on the seed, not on shards or ``num_workers``.
 
     Without a packed validation split there is no validation (``limit_val_batches: 0``).
-    If no test split was packed, the validation split serves as one. If no predict split
-    was packed, the test split does.
+    A missing test split is replaced by the validation split, and a missing predict split
+    by the test split.
 
     Args:
         root: folder written by ``torchgeo-decur pack``, or its copy at a URL that litdata
             reads, such as ``s3://bucket/folder``.
-        cache_dir: folder for the shards of a URL; it fills up with all of them. Without
-            it, the bytes of a sample are fetched each time.
+        cache_dir: folder for downloaded shards of a URL, which needs space for all of
+            them. Without it, the bytes of each sample are fetched when read.
         storage_options: options of the client of the URL, passed to litdata.
         checksum: whether to verify the checksum of every local shard at the start.
-        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
-            ``batch_size``, ``num_workers`` and ``seed``.
+        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`,
+            except ``label_fraction``.
 
     Raises:
         ImportError: if litdata is not installed.
@@ -48,7 +47,7 @@ class PackedDataModule(MultimodalDataModule):
     ) -> None:
         """Initialize a new PackedDataModule instance."""
         litdata()
-        # A fraction of the labels is chosen when the data are packed.
+        # label_fraction applies when the data are packed.
         super().__init__({}, label_fraction=1.0, **options)
         self.kwargs = {
             'root': root,
@@ -69,7 +68,7 @@ class PackedDataModule(MultimodalDataModule):
         manifest = read_manifest(root, options)
         self.set_modalities(manifest.modalities)
         if manifest.values == 'uint8':
-            # Bytes stand for [0, 1] in every modality. They were checked when packed.
+            # Bytes map to [0, 1] in every modality. They were checked when packed.
             self.set_modalities(
                 {
                     m: replace(modality, unit='uint8', mean=None, std=None, nodata=None)
@@ -90,7 +89,7 @@ class PackedDataModule(MultimodalDataModule):
             )
 
     def _first(self, packed: Container[str], *names: Split) -> PackedDataset:
-        """Open the first of these splits that was packed."""
+        """Open the first packed split among these names."""
         return self._open(next((n for n in names if n in packed), names[0]))
 
     def _open(self, split: Split) -> PackedDataset:

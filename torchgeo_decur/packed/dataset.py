@@ -22,26 +22,26 @@ from .manifest import NAME, Manifest, Shard
 INDEX = 'index.json'
 RUN = '.pack.json'  # record of an unfinished packing
 
-# Samples are read in random order: reading shards ahead would not help.
+# Samples are read in random order, so reading ahead is useless.
 _NO_READ_AHEAD = {'LITDATA_POSIX_WILLNEED': '0'}
 
 
 class PackedDataset(NonGeoDataset):
     """One split of packed data, in a folder or at a URL.
 
-    This is a map-style dataset with random access: sampling, sharding and resuming work
-    as with any other. Files are memory-mapped, and each process opens a few at a time.
-    From a URL only the bytes of a sample are fetched. With ``cache_dir`` its whole shard
-    is, once for all processes of a machine.
+    This is a map-style dataset with random access. Files are memory-mapped, and each
+    process opens a few at a time. From a URL, the bytes of one sample are fetched. With
+    ``cache_dir``, whole shards are fetched once for all processes of a machine.
 
-    With values 'raw' a sample equals that of the packed dataset bit by bit. With 'uint8'
-    images are scaled bytes; all other values are equal.
+    With values 'raw', samples equal the packed samples exactly. With 'uint8', images are
+    scaled to bytes, and all other values are equal.
 
     Args:
         root: folder written by ``torchgeo-decur pack``, or its copy at a URL that litdata
             reads, such as ``s3://bucket/folder``.
         split: 'train', 'val', 'test' or 'predict'.
-        cache_dir: folder for the shards of a URL; it fills up with all of them.
+        cache_dir: folder for downloaded shards of a URL, which needs space for all of
+            them.
         checksum: whether to verify the checksum of every local shard at the start.
         storage_options: options of the client of the URL, passed to litdata.
 
@@ -52,7 +52,7 @@ class PackedDataset(NonGeoDataset):
         FileNotFoundError: if there is no manifest.
         ImportError: if litdata is not installed.
         UnreadableFileError: if a shard is missing or incomplete.
-        ValueError: if the manifest is not valid, or has no such split.
+        ValueError: if the manifest is not valid, or lacks the split.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class PackedDataset(NonGeoDataset):
         self.manifest = read_manifest(root, storage_options)
         if split not in self.manifest.splits:
             raise ValueError(
-                f'split must be among those of {root}, {sorted(self.manifest.splits)}, '
-                f'got {split!r}; pack it with --splits'
+                f'split must be one of {sorted(self.manifest.splits)} in {root}, got '
+                f'{split!r}; pack it with --splits'
             )
         self.shards = self.manifest.splits[split]
         self._ends = list(accumulate(shard.samples for shard in self.shards))
@@ -89,7 +89,7 @@ class PackedDataset(NonGeoDataset):
                     'same `torchgeo-decur pack` to write it again'
                 )
         elif cache_dir is not None:
-            # Shards of another manifest must not mix with these.
+            # Keep shards of different manifests apart.
             key = short_hash([self.manifest.text().encode()])
             self._folder = Path(cache_dir) / key / split
             self._fetch(INDEX, None)
@@ -117,18 +117,18 @@ class PackedDataset(NonGeoDataset):
         if self._folder is not None:
             if is_remote(self.root):
                 self._fetch(shard.file, shard)
-            # Reading beyond the end of a mapped file kills the process.
+            # Reading past the end of a memory-mapped file kills the process.
             check_shard(self._folder, shard)
         try:
             sample = self._reader(int(index))[int(index)]
         # The type of an error depends on the client of the URL.
         except Exception as error:
             raise self._unreadable(shard.file, error) from error
-        # A copy: tensors of the reader are memory-mapped, and writing to them crashes.
+        # Copy, because writing to memory-mapped tensors crashes.
         return {k: v.clone() if isinstance(v, Tensor) else v for k, v in sample.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without open files, which another process opens itself."""
+        """Return the state without open files, for another process."""
         return {**self.__dict__, '_opened': (-1, None)}
 
     def plot(self, sample: Sample, **kwargs: Any) -> Figure:
@@ -151,7 +151,7 @@ class PackedDataset(NonGeoDataset):
         return plot_images(images, known, masks, **kwargs)
 
     def _reader(self, index: int) -> Any:
-        """Return the reader of this process; a fork opens files of its own."""
+        """Return the reader of this process, because forks must not share files."""
         if self._opened[0] != os.getpid():
             for name, value in _NO_READ_AHEAD.items():
                 os.environ.setdefault(name, value)
@@ -161,7 +161,7 @@ class PackedDataset(NonGeoDataset):
                 serializers={'pickle': _Refused(), 'graph': _Refused()},
             )
             with warnings.catch_warnings():
-                # PyTorch warns once of a read-only file; samples are copied from it.
+                # PyTorch warns of read-only memory, but samples are copied from it.
                 warnings.filterwarnings('ignore', 'The given buffer is not writable')
                 reader[index]
             self._opened = os.getpid(), reader
@@ -194,12 +194,12 @@ class PackedDataset(NonGeoDataset):
     def _unreadable(self, name: str, error: Exception) -> UnreadableFileError:
         return UnreadableFileError(
             f'{self.root}/{self.split}/{name}: cannot be read ({type(error).__name__}: '
-            f'{error}); check that the file exists and the network works, or copy it again'
+            f'{error}); check the file and the network, or copy the file again'
         )
 
 
 class _Refused:
-    """Serializer that refuses pickles, which may hold code; pack writes none."""
+    """Serializer that refuses pickles, which may contain code."""
 
     def setup(self, metadata: str) -> None:
         raise ValueError(
@@ -208,14 +208,7 @@ class _Refused:
 
 
 def litdata() -> Any:
-    """Import litdata.
-
-    Returns:
-        The module.
-
-    Raises:
-        ImportError: if it is not installed; the message names the extra.
-    """
+    """Import litdata, or raise an error that names the extra to install."""
     try:
         import litdata
     except ImportError as error:
@@ -265,7 +258,7 @@ def read_manifest(
         raise FileNotFoundError(
             f'root must contain {NAME}, but {file} does not exist; '
             + (
-                'packing was stopped: run the same `torchgeo-decur pack` again to resume'
+                'packing is unfinished: run the same `torchgeo-decur pack` again to resume'
                 if begun
                 else 'write it with `torchgeo-decur pack CONFIG --out FOLDER`'
             )

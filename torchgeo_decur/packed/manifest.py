@@ -62,11 +62,7 @@ class Manifest:
     keys: Mapping[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
-        """Return the manifest as JSON.
-
-        Returns:
-            Text of the file.
-        """
+        """Return the manifest as JSON."""
         splits = {
             name: {
                 'samples': sum(s.samples for s in shards),
@@ -99,7 +95,7 @@ class Manifest:
             The manifest.
 
         Raises:
-            ValueError: if the text is no manifest, or has another version.
+            ValueError: if the text is not a manifest, or has another version.
         """
         try:
             content: Any = json.loads(text)
@@ -111,7 +107,7 @@ class Manifest:
         if not isinstance(content, Mapping) or content.get('format') != FORMAT:
             raise ValueError(
                 f'{where}: expected a manifest of `torchgeo-decur pack`, found another '
-                'JSON file; give the folder that pack wrote'
+                'JSON file; use the folder that `torchgeo-decur pack` wrote'
             )
         if content.get('version') != VERSION:
             raise ValueError(
@@ -137,19 +133,12 @@ class Manifest:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f'{where}: expected a complete manifest, found one with a missing or invalid '
-                f'{error}; copy it again, or pack again'
+                f'{where}: expected a complete manifest, but {error} is missing or '
+                'invalid; copy it again, or pack again'
             ) from error
 
 
 def current_values(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate the name of raw values in releases up to 0.1, which is 'kept'.
-
-    Args:
-        content: a manifest or the record of a run.
-
-    Returns:
-        The same with the current name.
-    """
+    """Rename the values 'kept' of releases up to 0.1 in a manifest or record to 'raw'."""
     values = content['values']
     return {**content, 'values': 'raw' if values == 'kept' else values}

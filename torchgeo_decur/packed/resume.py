@@ -31,7 +31,7 @@ class SplitProgress:
         name: name of the split.
         writer: writer of its shards.
         done: complete shards, by number.
-        expected: shards according to the manifest, if the folder was finished before.
+        expected: shards in the manifest of a finished folder.
     """
 
     name: Split
@@ -46,7 +46,7 @@ class SplitProgress:
 
     @property
     def written(self) -> list[Written]:
-        """All shards in order, once none is left to write."""
+        """All shards in order, after writing."""
         return [self.done[i] for i in range(len(self.writer))]
 
 
@@ -61,7 +61,7 @@ def find_progress(
 
     Args:
         out: the folder.
-        manifest: its manifest to be, without shards.
+        manifest: its future manifest, without shards.
         datasets: dataset of each split.
         size: samples of a shard in a new folder.
         scale: scales images that are stored as bytes.
@@ -70,7 +70,7 @@ def find_progress(
         The progress of each split.
 
     Raises:
-        ValueError: if the folder holds other files, or shards with other settings.
+        ValueError: if the folder has other files, or shards with other settings.
     """
     numbers = {s: len(dataset) for s, dataset in datasets.items()}
     settings = _settings(manifest.text()) | {'samples': numbers}
@@ -89,8 +89,8 @@ def find_progress(
         and not _lost_manifest(out)
     ):
         raise ValueError(
-            f'out must be a new folder, an empty one or one that `torchgeo-decur pack` '
-            f'wrote, got {out}; choose another folder with --out'
+            f'out must be new, empty or written by `torchgeo-decur pack`, got {out}; '
+            'choose another folder with --out'
         )
     else:
         size = resume_run(out / RUN, settings, size, upgrade=current_values)
@@ -112,16 +112,16 @@ def find_progress(
 
 
 def _settings(text: str) -> dict[str, Any]:
-    """Return the part of a manifest that determines the content of the shards."""
-    # Releases with the same version of the manifest write the same shards.
+    """Return the part of a manifest that determines the shards."""
+    # All releases with the same manifest version write the same shards.
     content = json.loads(text)
     return {k: v for k, v in content.items() if k not in ('splits', 'versions')}
 
 
 def _lost_manifest(out: Path) -> bool:
-    """Check whether a folder holds packed splits only, without a readable manifest.
+    """Return whether a folder has only packed splits, without a readable manifest.
 
-    Their settings are unknown, so they are written again.
+    Without their settings, they must be written again.
     """
     folders = {f for f in out.iterdir() if f.name != NAME}
     files = {f for folder in folders if folder.is_dir() for f in folder.iterdir()}
@@ -151,7 +151,7 @@ def finish(out: Path, manifest: Manifest, splits: Sequence[SplitProgress]) -> Pa
 
     Args:
         out: the folder.
-        manifest: its manifest to be, without shards.
+        manifest: its future manifest, without shards.
         splits: the splits, with all shards written.
 
     Returns:
@@ -169,9 +169,9 @@ def finish(out: Path, manifest: Manifest, splits: Sequence[SplitProgress]) -> Pa
             for name in changed:
                 (split.writer.folder / name).unlink()
             raise ValueError(
-                f'{split.writer.folder}: expected the samples that were packed before, '
-                f'found others for the shards {sorted(changed)}: the dataset has '
-                'changed; pack into another folder'
+                f'{split.writer.folder}: expected the same samples as before, found others '
+                f'for the shards {sorted(changed)}; pack a changed dataset into another '
+                'folder'
             )
         write_text(split.writer.folder / INDEX, _index(split))
     if all(split.expected is None for split in splits):
@@ -181,7 +181,7 @@ def finish(out: Path, manifest: Manifest, splits: Sequence[SplitProgress]) -> Pa
     for split in splits:
         for number in range(len(split.writer)):
             split.writer.record(number).unlink(missing_ok=True)
-        # A packing in smaller shards, without a manifest, leaves files with other numbers.
+        # Remove shards of an unfinished run with smaller shards.
         current = {split.writer.path(i) for i in range(len(split.writer))}
         for file in set(split.writer.folder.glob(SHARDS)) - current:
             file.unlink()
@@ -190,7 +190,7 @@ def finish(out: Path, manifest: Manifest, splits: Sequence[SplitProgress]) -> Pa
 
 
 def _index(split: SplitProgress) -> str:
-    """Return the index in which litdata looks up the samples of a split."""
+    """Return litdata's index of the samples of a split."""
     written = split.written
     config = dict(written[0].config)
     for other in written:
@@ -198,9 +198,9 @@ def _index(split: SplitProgress) -> str:
             k for k in config if k != 'types' and config[k] != other.config[k]
         ]:
             raise ValueError(
-                f'{split.writer.folder}: expected samples of one kind, but '
+                f'{split.writer.folder}: expected samples of one format, but '
                 f'{other.shard.file} differs in {differ} from {written[0].shard.file}; '
-                'make the samples of the dataset alike'
+                'give all samples the same keys and types'
             )
     chunks = [
         {

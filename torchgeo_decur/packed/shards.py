@@ -16,7 +16,7 @@ from ..files import checksum_of
 from ..resumable_parts import read_json, write_json
 from .manifest import Shard
 
-# Approximate size of a shard in bytes: small enough to download, large enough to be few.
+# Approximate size of a shard in bytes.
 TARGET = 1 << 26
 SHARDS = 'shard-*.bin'
 Sample = dict[str, Any]
@@ -38,8 +38,7 @@ class Written:
 class ShardWriter(Dataset['Written | Exception']):
     """Dataset of the shards of one split: reading item i writes shard i.
 
-    The worker processes of a data loader write shards in parallel and return short
-    records.
+    The worker processes of a data loader thus write shards in parallel.
 
     Args:
         dataset: map-style dataset to pack.
@@ -76,7 +75,7 @@ class ShardWriter(Dataset['Written | Exception']):
         return self.folder / f'shard-{number:05d}.bin'
 
     def record(self, number: int) -> Path:
-        """Return the record of a complete shard, which exists until the manifest does."""
+        """Return the temporary record of a complete shard."""
         return self.folder / f'shard-{number:05d}.json'
 
     def find(self, number: int) -> Written | None:
@@ -101,8 +100,8 @@ class ShardWriter(Dataset['Written | Exception']):
             number: number of the shard.
 
         Returns:
-            The shard, or the exception that prevented it. An exception that a worker
-            process returns keeps its message; one that it raises does not.
+            The shard, or an exception. Unlike a raised exception, a returned one keeps
+            its message between processes.
         """
         partial = self.folder / f'.{self.path(number).name}.partial'
         shutil.rmtree(partial, ignore_errors=True)
@@ -120,7 +119,7 @@ class ShardWriter(Dataset['Written | Exception']):
         options = {'compression': 'zstd', 'compression_level': 'sample'}
         writer = BinaryWriter(
             str(partial),
-            # One more than there are, so that only `done` ends the file.
+            # More than all samples, so that only `done` ends the file.
             chunk_size=len(span) + 1,
             **(options if self.compression else {}),
         )
@@ -144,8 +143,8 @@ class ShardWriter(Dataset['Written | Exception']):
         found = value_types(sample)
         if found != self.keys:
             raise ValueError(
-                f'expected samples with {dict(self.keys)} as the first one, but sample '
-                f'{index} has {found}; make the samples of the dataset alike'
+                f'expected {dict(self.keys)} as in the first sample, but sample {index} '
+                f'has {found}; give all samples the same keys and types'
             )
         # litdata identifies values by their order.
         return {key: _contiguous(sample[key]) for key in self.keys}
@@ -176,7 +175,7 @@ def value_types(sample: Mapping[str, Any]) -> dict[str, str]:
         Type by key, in alphabetical order; for tensors the dtype.
 
     Raises:
-        ValueError: if a value is no tensor, text, number or Boolean.
+        ValueError: if a value is not a tensor, text, number or Boolean.
 
     Example:
         >>> value_types({'label': torch.tensor(3), 'image_s1': torch.zeros(2, 4, 4)})
@@ -189,7 +188,7 @@ def value_types(sample: Mapping[str, Any]) -> dict[str, str]:
     }
     if wrong:
         raise ValueError(
-            f'samples must hold tensors, text and numbers, got {wrong}; remove these '
+            f'samples must have tensors, text and numbers, got {wrong}; remove these '
             'keys with `transforms` before packing'
         )
     return {

@@ -1,4 +1,4 @@
-"""Pack the datasets of a datamodule into shards, in parallel; a stopped run resumes."""
+"""Pack the datasets of a datamodule into shards, in parallel and resumably."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def pack_config(
     Args:
         config: the file; only its ``data`` is used.
         out: folder of the shards.
-        data: options of the datamodule that override the file.
+        data: options of the datamodule, which override the file.
         kw: arguments of :func:`pack_datamodule`.
 
     Returns:
@@ -94,9 +94,9 @@ def pack_datamodule(
         datamodule: the datamodule.
         out: folder of the shards.
         values: 'raw' for unchanged samples, or 'uint8' for images scaled to [0, 1],
-            multiplied by 255 and rounded. The latter takes a quarter of the bytes; the
-            authors of DeCUR trained on it.
-        splits: splits to pack. A missing 'val' split is left out.
+            multiplied by 255 and rounded. Bytes take a quarter of the space, and were
+            used to train DeCUR.
+        splits: splits to pack; a missing 'val' split is skipped.
         workers: processes that read and write; by default one for each core. With 0,
             this process does both.
         shard_size: samples of a shard; by default about 64 MiB.
@@ -113,7 +113,7 @@ def pack_datamodule(
         OSError: if the disk is full, or a file cannot be written.
         UnreadableFileError: if a file of the dataset cannot be read.
         ValueError: if an option is not valid, samples differ in their keys, or the
-            folder holds other files.
+            folder has other files.
     """
     if values == 'kept':
         warnings.warn(
@@ -166,7 +166,7 @@ def _check(
         raise ValueError(f'shard_size must be positive, got {shard_size}')
     if compression not in (None, 'zstd'):
         raise ValueError(f"compression must be 'zstd' or None, got {compression!r}")
-    # Python has it since 3.14.
+    # Python includes zstd since 3.14.
     if compression and sys.version_info < (3, 14) and find_spec('zstd') is None:
         raise ValueError(
             "compression must be None without the package zstd, got 'zstd'; install it "
@@ -177,7 +177,7 @@ def _check(
 def _datasets(
     datamodule: MultimodalDataModule, splits: Sequence[Split], workers: int
 ) -> dict[Split, Any]:
-    # Without workers, some datasets keep files open.
+    # Some datasets keep files open if there are no workers.
     datamodule.num_workers = workers
     datamodule.freeze()
     datamodule.prepare_data()
@@ -188,7 +188,7 @@ def _datasets(
     lost = [s for s in splits if s not in there and s != 'val']
     if lost or not there:
         raise ValueError(
-            f'splits must be among those of {type(datamodule).__name__}, but it has no '
+            f'splits must exist in {type(datamodule).__name__}, but it has no '
             f'{lost or list(splits)}; choose others with --splits'
         )
     if empty := [s for s, dataset in there.items() if not len(dataset)]:
@@ -207,8 +207,8 @@ def _scale(datamodule: MultimodalDataModule) -> nn.Module:
     ]
     if lost:
         raise ValueError(
-            f"values must be 'raw', because images of {lost} are not only scaled to [0, 1]; "
-            'to pack bytes, set their mean and std, and no bands of zeros (s2_bands: 12)'
+            f"values must be 'raw', because images of {lost} are not scaled to [0, 1] "
+            'only; to pack bytes, set their mean and std, and s2_bands: 12'
         )
     return cast(nn.Module, scale)
 
@@ -238,7 +238,7 @@ def _write(split: SplitProgress, workers: int, progress: bool) -> None:
                     raise written
                 done[number] = written
                 bar.update(written.shard.samples)
-        # The data loader's message for a killed worker.
+        # The data loader raises it for a killed worker.
         except RuntimeError as error:
             if 'DataLoader worker' not in str(error):
                 raise
@@ -267,7 +267,7 @@ def _how_to_resume(split: SplitProgress) -> str:
 
 
 def _cores() -> int:
-    # Slurm may allow this process a part of the cores.
+    # Slurm may limit this process to some of the cores.
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Compute the embeddings of a run: of splits, and of whole scenes as GeoParquet."""
+"""Compute embeddings of splits, and of whole scenes as GeoParquet."""
 
 from .runs import load_run
 from .split_batches import Batches

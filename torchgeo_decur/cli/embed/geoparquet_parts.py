@@ -1,4 +1,4 @@
-"""Write GeoParquet in parts, so that a stopped run resumes."""
+"""Write GeoParquet in parts, so that an interrupted run can resume."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from ...files import atomic_write
 from ...resumable_parts import cut_into_parts, resume_run
 
 KEY = b'torchgeo_decur'
-# Rows of a part: a stopped run loses at most these. A part is a row group of the file.
+# Rows of a part, which becomes a row group of the file.
 ROWS = 1024
 
 
@@ -28,11 +28,11 @@ class GeoParquetParts:
         out: the finished file.
         places: geometry and, if known, ``date`` of each row, in any CRS.
         about: JSON values for the metadata of the file. Only a run with the same values
-            resumes the parts.
+            can resume.
         rows: rows of a part in a new run.
 
     Raises:
-        ValueError: if the folder holds parts of another run.
+        ValueError: if the folder has parts of another run.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class GeoParquetParts:
 
         Args:
             part: number of the part.
-            columns: vectors of the rows, shape (N, D), by column.
+            columns: values by column, shape (N, D).
 
         Raises:
             ValueError: if a number is NaN or infinite; the message names the window.
@@ -86,7 +86,7 @@ class GeoParquetParts:
         )
 
     def finish(self) -> Path:
-        """Join the parts, with one in memory at a time, and remove them.
+        """Join the parts one by one into the file, and remove them.
 
         Returns:
             The file.
@@ -116,10 +116,10 @@ class GeoParquetParts:
     def _not_finite(self, name: str, row: int) -> str:
         west, south, east, north = self.places.geometry.iloc[row].bounds
         return (
-            f'expected finite features, found NaN or infinite ones in {name} of window '
-            f'{row} (longitude {west:.4f} to {east:.4f}, latitude {south:.4f} to '
-            f'{north:.4f}); declare nodata of images that have NaN or infinite values '
-            'there, or take a checkpoint from before the fit diverged'
+            f'expected finite features, found NaN or infinity in {name} of window {row} '
+            f'(longitude {west:.4f} to {east:.4f}, latitude {south:.4f} to {north:.4f}); '
+            'declare nodata if images have NaN or infinity there, or use a checkpoint '
+            'from before the fit diverged'
         )
 
 
@@ -128,13 +128,13 @@ def is_finished(out: Path, about: Mapping[str, Any]) -> bool:
 
     Args:
         out: the file.
-        about: metadata that this run writes.
+        about: metadata of this run.
 
     Returns:
         False if the file does not exist.
 
     Raises:
-        ValueError: if the file is another one.
+        ValueError: if the file is from another run or program.
     """
     if not out.exists():
         return False
@@ -144,8 +144,8 @@ def is_finished(out: Path, about: Mapping[str, Any]) -> bool:
         found = None
     if found is None or json.loads(found) != json.loads(json.dumps(dict(about))):
         raise ValueError(
-            f'out must be a new file or the output of the same run, got {out}, which holds '
-            'something else; remove it, or choose another with --out'
+            f'out must be a new file or the output of the same run, got another file '
+            f'{out}; remove it, or choose another with --out'
         )
     return True
 
@@ -154,11 +154,9 @@ _OPTIONS: dict[str, Any] = {'compression': 'zstd', 'use_dictionary': False}
 
 
 def _cut_at_180(shapes: gpd.GeoSeries) -> gpd.GeoSeries:
-    """Cut polygons at the longitude of 180 degrees, as GeoParquet requires.
+    """Cut polygons at the antimeridian, as GeoParquet requires.
 
-    Args:
-        shapes: polygons in longitude and latitude. One wider than half of the earth is
-            assumed to cross 180 degrees.
+    A polygon wider than 180 degrees is assumed to cross it.
     """
     bounds = shapes.bounds
     crossing = bounds['maxx'] - bounds['minx'] > 180

@@ -24,18 +24,17 @@ def load_run(
         config: config with ``model`` and ``data``, such as the ``config.yaml`` of a fit.
         ckpt_path: checkpoint of the task; by default, ``checkpoints/last.ckpt`` next to
             the config, or the only checkpoint in that folder.
-        data: config whose ``data`` replace those of ``config``.
+        data: config whose ``data`` replaces that of ``config``.
         batch_size: samples of a batch; by default, the batch size of the data.
 
     Returns:
-        The task, the datamodule, and the content of ``model`` and ``data`` without batch
+        The task, the datamodule, and the configs ``model`` and ``data`` without batch
         size and number of workers.
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if the config lacks a task or a datamodule, a part of it or
-            ``batch_size`` is not valid, the folder does not have exactly one checkpoint
-            to choose, or the checkpoint belongs to another task.
+        ValueError: if the config or ``batch_size`` is not valid, the folder does not have
+            exactly one checkpoint, or the checkpoint belongs to another task.
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f'batch_size must be positive, got {batch_size}')
@@ -43,10 +42,10 @@ def load_run(
     read = read_config(config, ('model', 'data') if data is None else ('model',))
     if data is not None:
         read |= read_config(data, ('data',))
-    # A copy, because the parser puts its own objects into its argument.
+    # Copy, because the parser changes its argument.
     about: dict[str, Any] = json.loads(json.dumps(read, default=str))
     file = Path(ckpt_path) if ckpt_path else _checkpoint(config)
-    # The checkpoint holds all parameters: a file of initial weights may be absent.
+    # The checkpoint has all parameters, and files of initial weights may be absent.
     options = dict(read['model'].get('init_args') or {})
     options.pop('weights', None)
     model = {**read['model'], 'init_args': options}
@@ -77,18 +76,19 @@ def _checkpoint(config: Path) -> Path:
 
 def _restore(task: BaseTask, datamodule: BaseDataModule, file: Path) -> None:
     if not file.exists():
-        raise FileNotFoundError(f'ckpt_path must be a file, but there is no {file}')
+        raise FileNotFoundError(f'ckpt_path must exist, but {file} does not')
     try:
         content: Any = torch.load(file, map_location='cpu', weights_only=True)
     # torch.load raises almost any error for a file that is not a checkpoint.
     except Exception as error:
         raise ValueError(
-            f'{file}: expected a checkpoint of Lightning, found a file that cannot be '
-            f'read as one ({type(error).__name__})'
+            f'{file}: expected a checkpoint of Lightning, found an unreadable file '
+            f'({type(error).__name__}); copy it again, or choose another'
         ) from error
     if not isinstance(content, Mapping) or 'state_dict' not in content:
         raise ValueError(
-            f'{file}: expected a checkpoint of Lightning, found no state_dict in it'
+            f'{file}: expected a checkpoint of Lightning, found a file without '
+            'state_dict; choose another'
         )
     checkpoint = dict(content)
     task.on_load_checkpoint(checkpoint)
@@ -97,7 +97,7 @@ def _restore(task: BaseTask, datamodule: BaseDataModule, file: Path) -> None:
     except RuntimeError as error:
         raise ValueError(
             f'{file}: expected a checkpoint of {type(task).__name__} as in the config, '
-            f'but {error}'
+            f'found another: {error}'
         ) from error
     # Lightning stores the state of a datamodule, with its statistics, by class name.
     state = checkpoint.get(type(datamodule).__qualname__)

@@ -1,4 +1,4 @@
-"""Load the batches of a split as a trainer does."""
+"""Load the batches of a split as in a trainer."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,8 +14,8 @@ from tqdm import tqdm
 from ...modalities import select_date, split
 from ...packed.dataset import Split
 
-# Stage of a split, and the property of Trainer that names it. Training samples are read
-# in order and without augmentation, like validation samples.
+# Stage of a split, and the Trainer property for it. Training samples are read in order
+# and without augmentation, like validation samples.
 _STAGES = {
     'train': ('fit', 'validating'),
     'val': ('validate', 'validating'),
@@ -25,7 +25,7 @@ _STAGES = {
 
 
 class Batches:
-    """Batches of a split, on the device and scaled to [0, 1]. Iterate any number of times.
+    """Batches of a split, on the device and scaled to [0, 1], for repeated iteration.
 
     Args:
         datamodule: the datamodule.
@@ -51,7 +51,7 @@ class Batches:
             enable_model_summary=False,
             enable_progress_bar=False,
         )
-        # TorchGeo asks the trainer for the stage before it scales a batch.
+        # TorchGeo reads the stage of the trainer before it scales a batch.
         setattr(trainer, running, True)
         datamodule.trainer = trainer
         datamodule.prepare_data()

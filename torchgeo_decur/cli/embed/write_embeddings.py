@@ -1,4 +1,4 @@
-"""Write one row of embeddings for each window of a scene."""
+"""Write the embedding of each window of a scene."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,8 +40,8 @@ def embed_rasters(
     Columns are
 
     - ``geometry``: outline of the window in longitude and latitude, a polygon;
-    - ``date``: start of the acquisition in UTC. The column is absent if a date is
-      unknown, because TorchGeo's readers do not accept nulls;
+    - ``date``: start of the acquisition in UTC. If a date is unknown, the column is
+      absent, because TorchGeo's readers do not accept nulls;
     - ``embedding``: concatenated features of the modalities, float32;
     - ``common_<m>`` and ``unique_<m>``: the two parts of the projected embedding of a
       modality, float32, if the task is :class:`~torchgeo_decur.tasks.DeCUR`.
@@ -57,20 +57,20 @@ def embed_rasters(
             :class:`~torchgeo_decur.datamodules.RasterPairDataModule`.
         out: the file.
         modalities: modalities to encode; by default, all modalities of the task.
-        projections: write ``common_<m>`` and ``unique_<m>`` too.
-        date: date of images whose files have none, such as '2020-06-30'.
+        projections: whether to write ``common_<m>`` and ``unique_<m>``.
+        date: date of images without a date, such as '2020-06-30'.
         device: accelerator of Lightning: 'auto', 'cpu', 'gpu' or 'mps'.
         about: JSON values for the metadata of the file, which identify the run.
         rows: windows of a part.
-        progress: draw a progress bar.
+        progress: whether to show a progress bar.
 
     Returns:
         The file.
 
     Raises:
         ValueError: if the task has no encoders of pooled features, the data have no
-            places or no geographic CRS, a modality or the date is not valid, ``out`` is
-            another file, the parts belong to another run, or features are not finite.
+            places or CRS, an option is not valid, ``out`` or its parts belong to another
+            run, or features are not finite.
     """
     out = Path(out)
     embedder = Embedder(task, modalities, projections)
@@ -102,7 +102,7 @@ def embed_rasters(
             devices=1,
             logger=False,
             enable_checkpointing=False,
-            # Lightning draws its bar on the standard output, which is for the file name.
+            # Lightning's bar writes to standard output, which is for the file name.
             enable_progress_bar=False,
             enable_model_summary=False,
             callbacks=[_Writer(parts, todo, progress)],
@@ -113,12 +113,12 @@ def embed_rasters(
 
 
 class Embedder(LightningModule):
-    """The encoders of a task and, if its embeddings have two parts, its projectors.
+    """The encoders of a task, and the projectors of DeCUR.
 
     Args:
         task: the task.
         modalities: modalities to encode; all by default.
-        projections: compute the parts of the embeddings too.
+        projections: whether to compute common and unique embeddings.
 
     Raises:
         ValueError: if the task has no encoders of pooled features, or a modality is
@@ -156,7 +156,7 @@ class Embedder(LightningModule):
             self.projectors = nn.ModuleDict({m: projectors[m] for m in self.channels})
 
     def dimensions(self) -> dict[str, list[int]]:
-        """Return the first feature of each modality in a row, and the end of its features."""
+        """Return start and end of the features of each modality in a row."""
         ends = np.cumsum(list(self.num_features.values())).tolist()
         return {
             m: [end - self.num_features[m], end]
@@ -166,10 +166,11 @@ class Embedder(LightningModule):
     def predict_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor]:
-        """Compute the columns of a batch. Images with several dates use the first.
+        """Compute the columns of a batch, from the first date.
 
         Returns:
-            ``embedding``, shape (B, sum of features), and the parts by modality.
+            ``embedding``, shape (B, sum of features), and for DeCUR ``common_<m>`` and
+            ``unique_<m>``.
         """
         images = split(batch, self.channels)
         h = {m: self.encoders[m](select_date(x, date=0)) for m, x in images.items()}
@@ -183,7 +184,7 @@ class Embedder(LightningModule):
 
 
 class _Writer(Callback):
-    """Request the remaining windows, and write each part when it is full."""
+    """Predict the remaining windows, and write each part when it is complete."""
 
     def __init__(self, parts: GeoParquetParts, todo: list[int], progress: bool) -> None:
         self.parts, self.todo = parts, todo
@@ -237,8 +238,8 @@ def _places(dataset: Any, date: str | None) -> gpd.GeoDataFrame:
     """Return the outline of each window and, if known, its date."""
     if not hasattr(dataset, 'places'):
         raise ValueError(
-            'data must have places on the earth, such as those of '
-            f'RasterPairDataModule, got {type(dataset).__name__}'
+            'data must be georeferenced, as in RasterPairDataModule, got '
+            f'{type(dataset).__name__}'
         )
     places: gpd.GeoDataFrame = dataset.places()
     if places.crs is None or places.empty:

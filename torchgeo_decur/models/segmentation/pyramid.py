@@ -13,18 +13,17 @@ from ..encoder import MultimodalEncoder, Weights, create_encoder
 
 
 class MultimodalPyramid(nn.Module):
-    """The encoders of :class:`~torchgeo_decur.models.MultimodalEncoder`, with the maps of every stage.
+    """The encoders of :class:`~torchgeo_decur.models.MultimodalEncoder`, with the feature maps of every stage.
 
-    Each is timm's ``features_only`` version of the model. That version renames parameters
-    of some families: ``stages.0`` becomes ``stages_0``, or all names get the prefix
-    ``model.``. It also lacks layers that only pooled features need. The whole encoder is
-    therefore built and loaded first, and its parameters are copied by normalized name, so
-    any weights of an encoder also fit its pyramid.
+    Each is timm's ``features_only`` version of the model, which renames parameters of
+    some families and lacks unused layers. The whole encoder is therefore built and loaded
+    first, and its parameters are copied by normalized name. Any weights of an encoder
+    also fit its pyramid.
 
     Args:
         modalities: number of channels of each modality, by name.
         model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         output_stride: stride of the last level; 16 dilates the last stage, if timm can
             dilate the model.
         bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
@@ -34,7 +33,7 @@ class MultimodalPyramid(nn.Module):
         strides: stride of each level.
 
     Raises:
-        ValueError: if a model has no pyramid, the modalities have levels of different
+        ValueError: if a model has no pyramid, modalities have levels of different
             strides, or an option is not valid.
 
     Example:
@@ -59,7 +58,7 @@ class MultimodalPyramid(nn.Module):
         self.encoders = nn.ModuleDict()
         self.channels: dict[str, list[int]] = {}
         strides: dict[str, list[int]] = {}
-        # Not every family takes the argument.
+        # Some families do not accept output_stride.
         options: dict[str, Any] = {}
         if output_stride != 32:
             options['output_stride'] = output_stride
@@ -97,7 +96,7 @@ class MultimodalPyramid(nn.Module):
 
     def _levels(self, modality: str, x: Tensor) -> list[Tensor]:
         levels = cast(list[Tensor], self.encoders[modality](x))
-        # Swin and similar models put channels last.
+        # Swin and similar models have channels last.
         return [
             level if level.shape[1] == channels else level.permute(0, 3, 1, 2)
             for level, channels in zip(levels, self.channels[modality], strict=True)
@@ -107,18 +106,17 @@ class MultimodalPyramid(nn.Module):
 class StagedPyramid(MultimodalPyramid):
     """A pyramid that runs stage by stage, so that modalities can interact in between.
 
-    Its levels have strides 4, 8, 16 and 32; earlier layers of a model belong to the first
-    stage.
+    Its levels have strides 4, 8, 16 and 32. The first stage includes all earlier layers.
 
     Args:
         modalities: number of channels of each modality, by name.
         model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Raises:
-        ValueError: if the stages of a model cannot be run one by one, or an option is
-            not valid.
+        ValueError: if the stages of a model cannot run one by one, or an option is not
+            valid.
 
     Example:
         >>> import torch
@@ -139,13 +137,13 @@ class StagedPyramid(MultimodalPyramid):
         super().__init__(modalities, model, weights, bands=bands)
         self._stages: dict[str, list[list[str]]] = {}
         for m, encoder in self.encoders.items():
-            # Swin and similar models put channels last; others are no chain of modules.
+            # Swin and similar models have channels last; others are not sequential.
             if not isinstance(encoder, FeatureListNet) or encoder.output_fmt != 'NCHW':
                 raise ValueError(
-                    'model must have stages that can be run one by one, such as those '
-                    f'of mit_b2 or resnet50, got {self.model[m]!r} for {m}'
+                    'model must have sequential stages, such as mit_b2 or resnet50, '
+                    f'got {self.model[m]!r} for {m}'
                 )
-            # Cut the chain of modules after each module that ends a level.
+            # Split the sequence after each module that ends a level.
             ends = zip(encoder.return_layers, self.strides, strict=True)
             names = list(encoder)
             cuts = [0, *(names.index(end) + 1 for end, s in ends if s > 2)]
@@ -160,7 +158,7 @@ class StagedPyramid(MultimodalPyramid):
         Args:
             modality: name of the modality.
             index: number of the stage, from 0.
-            x: images for stage 0, otherwise the level before, shape (B, C, H, W).
+            x: images for stage 0, else the previous level, shape (B, C, H, W).
 
         Returns:
             The level of this stage, shape (B, C', h, w).
@@ -171,7 +169,7 @@ class StagedPyramid(MultimodalPyramid):
         return x
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
-        """Compute the first level, which does not depend on other modalities.
+        """Compute the first level of each modality.
 
         Returns:
             The level of stride 4 of each given modality, shape (B, C', h, w).
@@ -186,6 +184,6 @@ def _copy(source: nn.Module, target: nn.Module) -> None:
     lacking = sorted(k for k in wanted if normalize_key(k) not in state)
     if lacking:
         raise ValueError(
-            f'pyramid must only have parameters of its encoder, got also {lacking[:3]}'
+            f'pyramid must have the parameters of its encoder only, got {lacking[:3]}'
         )
     target.load_state_dict({k: state[normalize_key(k)] for k in wanted})

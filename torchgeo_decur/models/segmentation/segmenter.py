@@ -14,15 +14,14 @@ from .pyramid import MultimodalPyramid
 
 
 class Segmenter(LateFusion):
-    """Base of segmenters: from the pyramids of all modalities to a map of classes.
+    """Base of segmenters, which decode the pyramids of all modalities to logits.
 
     The modalities must share one grid. If the decoder does not support the size of the
-    images, they are padded at the lower and right edge by repeating their last pixels,
-    and the result is cropped.
+    images, their last row and column are repeated, and the result is cropped.
 
     Args:
-        encoders: module from images by modality to levels by modality.
-        decoder: module from fused levels and a size to logits.
+        encoders: module that maps images to levels by modality.
+        decoder: module that maps fused levels and a size to logits.
         freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`.
         modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
 
@@ -77,13 +76,13 @@ class Segmenter(LateFusion):
 class LateFusionSegmenter(Segmenter):
     """Concatenate the pyramids of all modalities level by level, then decode them.
 
-    See :class:`~torchgeo_decur.models.Segmenter` for the size of images.
+    For the size of images see :class:`~torchgeo_decur.models.Segmenter`.
 
     Args:
         modalities: number of channels of each modality, by name.
         model: name of the decoder, see :func:`~torchgeo_decur.models.build_decoder`.
         backbone: name of a timm model, one for all modalities or one for each.
-        weights: initial weights of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         num_classes: number of classes.
         freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`.
         modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
