@@ -289,7 +289,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         ),
         ValueError,
         r'other\.ckpt: expected the parameters of the encoder of s2, found another '
-        'model: .*1 of another shape .*; set model and number of channels to',
+        'model: .*1 of another shape .*; set model and number of channels as',
     ),
     'checkpoint of another model, as ckpt_path': (
         lambda folder: fit(

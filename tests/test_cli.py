@@ -201,7 +201,7 @@ class TestConvert:
         encoder = create_encoder(MODEL, 2)
         report = load_weights(encoder, file, bands=['B', 'R'])['']
         assert report.changes == (
-            "put the bands ['R', 'G', 'B'] in the order ['B', 'R']",
+            "reordered the bands ['R', 'G', 'B'] to ['B', 'R']",
             "bands ['G'] of the weights are dropped",
         )
 

@@ -65,7 +65,9 @@ def test_weights_run_no_code(
 
 
 def test_a_run_runs_no_code(checkpoint: Path, trace: Path, fitted: Path) -> None:
-    with pytest.raises(ValueError, match=r'cannot be read as one \(UnpicklingError\)'):
+    with pytest.raises(
+        ValueError, match=r'found an unreadable file \(UnpicklingError\)'
+    ):
         load_run(fitted / 'config.yaml', checkpoint)
     assert not trace.exists()
 

@@ -1,4 +1,4 @@
-"""Published files as plain data, so that commands list them without importing torch."""
+"""Published files as plain data, which commands list without importing torch."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ _HUB = 'https://hf.co/wangyi111/DeCUR/resolve/main'
 _MIRROR = 'https://huggingface.co/torchgeo/decur/resolve'
 _RN50_S1 = f'{_MIRROR}/9328eeb90c686a88b30f8526ed757b4bc0f12027/rn50_ssl4eo-s12_sar_decur_ep100-f0e69ba2.pth'
 _RN50_S2 = f'{_MIRROR}/eba7ae5945d482a4319be046d34b552db5dd9950/rn50_ssl4eo-s12_ms_decur_ep100-fc6b09ff.pth'
-# Known modality of the images of each encoder, by modality.
+# Predefined modality of each encoder, by name of the modality.
 _S1 = {'s1': 'sentinel1_grd'}
 _S2 = {'s2': 'sentinel2_l1c'}
 _RGB = {'rgb': 'geonrw_rgb'}
@@ -29,8 +29,7 @@ class PublishedFile:
     Args:
         file: address, or name in the authors' repository.
         model: name of the timm model.
-        sensors: known modality of the images of each encoder, by name of the modality, in
-            the order of the encoders in the file.
+        sensors: predefined modality of each encoder, by name, in the order of the file.
         parts: entries of the same enum whose files replace this file, by modality.
         attention: entry of the same enum with the attention that this file lacks.
     """
@@ -130,7 +129,7 @@ PUBLISHED = {
 
 
 def urls_of(name: str) -> list[str]:
-    """Return the addresses of the files that an entry needs.
+    """Return the addresses of the files of an entry.
 
     Args:
         name: name of the entry.
@@ -164,7 +163,7 @@ def cached_file(url: str) -> Path:
 
 
 def _hub_folder() -> Path:
-    # Until torch is imported, its folder is the default one.
+    # Before torch is imported, its folder is the default.
     if torch := sys.modules.get('torch'):
         return Path(torch.hub.get_dir())
     cache = os.environ.get('XDG_CACHE_HOME', '~/.cache')

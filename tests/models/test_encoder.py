@@ -76,7 +76,7 @@ class TestCreateEncoder:
     ) -> None:
         monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
         monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))
-        message = r'weights of resnet10t are not in the cache .*; give weights: null'
+        message = r'weights of resnet10t are not in the cache .*; set weights: null'
         with pytest.raises(FileNotFoundError, match=message):
             create_encoder('resnet10t', 3, pretrained=True)
 
@@ -160,7 +160,7 @@ class TestMultimodalEncoder:
     @pytest.mark.parametrize(
         ('arguments', 'message'),
         [
-            ({'modalities': {}}, r'must name at least one modality, got none'),
+            ({'modalities': {}}, r'must have at least one modality, got none'),
             (
                 {'model': {'s1': 'resnet18'}},
                 r"model must be .* got unknown \[\], missing \['s2'\]",
@@ -185,7 +185,7 @@ class TestMultimodalEncoder:
             MultimodalEncoder(**{**options, **arguments})
 
     def test_rejects_an_unknown_modality(self) -> None:
-        message = r"images must be of the modalities \['s1', 's2'\], got \['dem'\]"
+        message = r"images must have modalities among \['s1', 's2'\], got \['dem'\]"
         with pytest.raises(ValueError, match=message):
             build()({'s1': torch.rand(1, 2, 32, 32), 'dem': torch.rand(1, 1, 32, 32)})
 

@@ -95,7 +95,7 @@ class TestTransformer:
     @pytest.mark.parametrize('given', [{}, {'rgb': torch.zeros(1, 1, 8)}])
     def test_rejects_unknown_modalities(self, given: dict[str, Tensor]) -> None:
         with pytest.raises(
-            ValueError, match=r"tokens must belong to modalities among \['s1'"
+            ValueError, match=r"tokens must have modalities among \['s1'"
         ):
             self.fusion()(given)
 
@@ -207,7 +207,9 @@ class TestFiles:
             assert load_fusion_head(file).description == head.description
 
     def test_rejects_other_files(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match="must be 'concatenate' or a file"):
+        with pytest.raises(
+            FileNotFoundError, match="must be 'concatenate' or an existing"
+        ):
             load_fusion_head('mean')
         (tmp_path / 'text').write_text('text')
         encoder = nn.Linear(1, 1)

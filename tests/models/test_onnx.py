@@ -71,7 +71,7 @@ def test_other_features_leave_no_file(
 ) -> None:
     (tmp_path / 'old.onnx').write_text('old')
     forged(change, monkeypatch)
-    with pytest.raises(ValueError, match=r'within 0\.0001 of the largest one of torch'):
+    with pytest.raises(ValueError, match=r'at most 0\.0001 of the largest feature'):
         save_onnx(tiny(), tmp_path / 'old', 'tiny', {}, size=8)
     assert names(tmp_path) == ['old.onnx']
     assert (tmp_path / 'old.onnx').read_text() == 'old'
@@ -91,7 +91,7 @@ class Undecided(nn.Module):
 
 @needs_onnx
 def test_rejects_a_model_that_cannot_be_exported(tmp_path: Path) -> None:
-    message = r"torch exports to ONNX for images of 32 x 32 pixels, got 'undecided': \w"
+    message = r"exportable to ONNX for images of 32 x 32 pixels, got 'undecided': \w"
     with pytest.raises(ValueError, match=message):
         save_onnx(Undecided(), tmp_path / 'x', 'undecided', {}, size=32)
     assert names(tmp_path) == []

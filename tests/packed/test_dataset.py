@@ -200,7 +200,7 @@ class TestManifest:
 
     def test_no_such_split(self, packed: Path) -> None:
         with pytest.raises(
-            ValueError, match=r"among those of .*\['train', 'val'\], got 'test'"
+            ValueError, match=r"one of \['train', 'val'\] in .* got 'test'"
         ):
             PackedDataset(packed, 'test')
 

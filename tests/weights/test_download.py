@@ -124,7 +124,7 @@ def test_keeps_content_that_was_valid_once(server: Path, cache: Path) -> None:
 def test_explains_a_missing_network(cache: Path, scheme: str) -> None:
     message = (
         rf'^{scheme}/encoder\.pth is not in the cache and cannot be downloaded .*'
-        rf'put it at {re.escape(str(cache / "encoder.pth"))}$'
+        rf'copy the file to {re.escape(str(cache / "encoder.pth"))}$'
     )
     with pytest.raises(FileNotFoundError, match=message):
         fetch(f'{scheme}/encoder.pth', Path.read_bytes)

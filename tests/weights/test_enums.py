@@ -165,7 +165,7 @@ class TestNames:
     ) -> None:
         monkeypatch.setattr(api, '_model_weights', None)
         register()
-        assert 'cannot be registered with this version' in caplog.text
+        assert 'cannot register the weights' in caplog.text
 
     def test_suggests_names_for_an_unknown_one(self) -> None:
         message = (

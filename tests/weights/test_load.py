@@ -301,14 +301,14 @@ class TestErrors:
         self, tmp_path: Path, name: str, write: Callable[[Path], None]
     ) -> None:
         write(tmp_path / name)
-        message = rf'{name}: expected a checkpoint of tensors, found a file that cannot'
+        message = rf'{name}: expected a checkpoint of tensors, found an unreadable file'
         with pytest.raises(ValueError, match=message):
             load_weights(create_encoder(SMALL, 2), tmp_path / name)
 
     @pytest.mark.parametrize('content', [[1, 2], {'a': 1}, {'state_dict': {}}, 'text'])
     def test_rejects_files_without_tensors(self, tmp_path: Path, content: Any) -> None:
         torch.save(content, tmp_path / 'x.pt')
-        with pytest.raises(ValueError, match=r'x\.pt: .* found none in it'):
+        with pytest.raises(ValueError, match=r'x\.pt: .* found none; choose'):
             load_weights(create_encoder(SMALL, 2), tmp_path / 'x.pt')
 
     @pytest.mark.parametrize('save', [torch.save, None])
@@ -322,7 +322,7 @@ class TestErrors:
         encoder = create_encoder(SMALL, 2)
         before = {k: v.clone() for k, v in encoder.state_dict().items()}
         with pytest.raises(
-            ValueError, match=r'evil\.pt: .* or hold code, which is never'
+            ValueError, match=r'evil\.pt: .* or contain code, which is never'
         ):
             load_weights(encoder, file)
         assert not made.exists()
@@ -337,7 +337,7 @@ class TestErrors:
                 3,
                 r"0 missing \[\], 0 unexpected \[\], 1 of another shape \{'conv_stem",
             ),
-            (SMALL, 1, r'set model and number of channels to those of the weights'),
+            (SMALL, 1, r'set model and number of channels as in the weights'),
         ],
     )
     def test_rejects_another_model(

@@ -44,9 +44,7 @@ class TestBands:
             (
                 ['B4', 'B3', 'B2', 'B8A'],
                 [2, 1, 0, 3],
-                [
-                    r"put the bands \['B2', .*\] in the order \['B4', 'B3', 'B2', 'B8A'\]"
-                ],
+                [r"reordered the bands \['B2', .*\] to \['B4', 'B3', 'B2', 'B8A'\]"],
             ),
             (['B3', 'B8A'], [1, 3], [r"bands \['B2', 'B4'\] .* are dropped"]),
             (
@@ -58,7 +56,7 @@ class TestBands:
                 ['B11', 'B8A', 'B2'],
                 [None, 3, 0],
                 [
-                    'put the bands',
+                    'reordered the bands',
                     'are new',
                     r"\['B3', 'B4'\] of the weights are dropped",
                 ],
@@ -121,7 +119,7 @@ class TestBands:
 
     def test_rejects_weights_without_names(self, tmp_path: Path) -> None:
         torch.save(random_state(channels=4), tmp_path / 'x.pt')
-        message = r'expected weights that name their 4 bands, found none; they cannot'
+        message = r'expected weights with names of their 4 bands, found none; remove'
         with pytest.raises(ValueError, match=message):
             load_weights(
                 create_encoder(SMALL, 2), tmp_path / 'x.pt', bands=['B2', 'B3']
@@ -237,10 +235,13 @@ class TestSeveral:
         ('options', 'message'),
         [
             ({'bands': ['B2']}, r"must be a mapping with \['s1', 's2'\], got \['B2'\]"),
-            ({'bands': {'s3': ['B2']}}, r"bands must name encoders .*, got \['s3'\]"),
+            (
+                {'bands': {'s3': ['B2']}},
+                r"bands must have keys among the encoders .*, got \['s3'\]",
+            ),
             (
                 {'weights': {'s3': 'x.pt'}},
-                r"weights must name encoders .* got \['s3'\]",
+                r"weights must have keys among the encoders .* got \['s3'\]",
             ),
             ({'weights': 3}, r'weights must be a weight enum, .* got int'),
         ],

@@ -293,7 +293,9 @@ class TestErrors:
     ) -> None:
         made = tmp_path / 'made'
         publish(self.entry, f'cos\nmkdir\n(V{made}\ntR.'.encode())
-        with pytest.raises(ValueError, match=r'hold code, which is never run; it has'):
+        with pytest.raises(
+            ValueError, match=r'contain code, which is never run; it has'
+        ):
             load_weights(create_encoder(SMALL, 1), self.entry)
         assert not made.exists()
         assert list(cache.iterdir()) == []
@@ -341,5 +343,7 @@ class TestErrors:
     ) -> None:
         url = 'http://127.0.0.1:9/rn50_geonrw_dem_decur_ep100.pth'
         monkeypatch.setattr(self.entry.value, 'url', url)
-        with pytest.raises(FileNotFoundError, match=r'ep100\.pth is not .* put it at'):
+        with pytest.raises(
+            FileNotFoundError, match=r'ep100\.pth is not .* copy the file to'
+        ):
             load_weights(create_encoder(SMALL, 1), self.entry)

@@ -1,4 +1,4 @@
-"""Models: encoders, projectors, fusion and segmentation; and the names of weights."""
+"""Encoders, projectors, fusion and segmentation models, and published weights."""
 
 from ..weights import (
     HubFolder,
@@ -84,5 +84,5 @@ __all__ = [
     'save_onnx',
 ]
 
-# Last, when every backbone of this package is a name that timm knows.
+# Last, when timm knows every backbone of this package.
 register()

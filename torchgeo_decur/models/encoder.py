@@ -1,4 +1,4 @@
-"""One encoder per modality, behind one dictionary."""
+"""One encoder per modality."""
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -31,15 +31,15 @@ def create_encoder(
     Args:
         model: name of a timm model.
         in_chans: number of channels C of the input.
-        pretrained: start from timm's ImageNet weights, with the first convolution
+        pretrained: whether to load timm's ImageNet weights, with the first convolution
             adapted to ``in_chans``.
         kwargs: passed to :func:`timm.create_model`.
 
     Returns:
         Encoder from images (B, C, H, W) to features (B, F). F is ``num_features``, or
         ``head_hidden_size`` if timm defines it. Vision transformers accept images of any
-        size: position embeddings are interpolated, and an image that the patches do not
-        divide is padded with zeros at the lower and right edge.
+        size: position embeddings are interpolated, and incomplete patches at the lower
+        and right edge are padded with zeros.
 
     Raises:
         FileNotFoundError: if ImageNet weights are not in the cache and cannot be
@@ -63,15 +63,14 @@ def create_encoder(
         encoder: nn.Module = timm.create_model(
             model, pretrained=pretrained, in_chans=in_chans, num_classes=0, **kwargs
         )
-    # Errors of the Hub's client are OSErrors too.
+    # Errors of the Hub's client are also OSErrors.
     except OSError as error:
         if not pretrained:
             raise
         raise FileNotFoundError(
             f'the ImageNet weights of {model} are not in the cache and cannot be '
-            f'downloaded ({type(error).__name__}); give weights: null for a random start, '
-            'or copy the cache of the Hugging Face Hub from a machine with a network '
-            '(HF_HOME)'
+            f'downloaded ({type(error).__name__}); set weights: null for random weights, '
+            'or copy the cache of the Hugging Face Hub (HF_HOME) from another machine'
         ) from error
     return encoder
 
@@ -84,7 +83,7 @@ def check_model(
     Args:
         checkpoint: encoders of the file.
         modality: name of the encoder in it.
-        state: parameters of the encoder that are to be written.
+        state: parameters of the encoder.
         model: name of the timm model.
 
     Raises:
@@ -97,10 +96,10 @@ def check_model(
 
 
 class MultimodalEncoder(nn.Module, HubFolder):
-    """An encoder per modality; any subset of modalities can be encoded.
+    """One encoder per modality, which encode any subset of modalities.
 
-    ``save_pretrained(folder)`` writes the encoders in the layout of the Hugging Face Hub,
-    with a model card from ``metadata``. ``push_to_hub('user/name')`` publishes them.
+    ``save_pretrained(folder)`` writes the encoders as for the Hugging Face Hub, with a
+    model card from ``metadata``. ``push_to_hub('user/name')`` publishes them.
     :meth:`HubFolder.from_pretrained` reads a folder or a repository.
 
     Args:
@@ -109,15 +108,14 @@ class MultimodalEncoder(nn.Module, HubFolder):
         weights: initial weights, one for all or one for each: None or False for random
             weights, True for timm's ImageNet weights, a weight enum or its name, or the
             path of a file that :func:`~torchgeo_decur.models.load_weights` reads.
-        bands: names of the bands of the images, in order, of some or all modalities. If
-            weights name their bands, their first convolution is adapted.
-        metadata: metadata of the encoder of some or all modalities, as plain values by
-            the names of exported files: ``bands``, ``unit``, ``limits``, ...
+        bands: names of the bands of the images, in order, by modality. If the weights
+            name their bands, their first convolution is adapted.
+        metadata: metadata of the encoders, by modality, with the names of exported files:
+            ``bands``, ``unit``, ``limits``, ...
 
     Raises:
         ValueError: if there is no modality or a name is not valid, a model is unknown,
-            an option by modality does not name the modalities, or the number of bands is
-            not that of the channels.
+            an option has an unknown modality, or bands and channels differ in number.
 
     Example:
         >>> import torch
@@ -138,7 +136,7 @@ class MultimodalEncoder(nn.Module, HubFolder):
         """Initialize a new MultimodalEncoder instance."""
         super().__init__()
         if not modalities:
-            raise ValueError('modalities must name at least one modality, got none')
+            raise ValueError('modalities must have at least one modality, got none')
         check_names(modalities)
         for m, names in (bands or {}).items():
             if len(names) != modalities.get(m):
@@ -166,16 +164,16 @@ class MultimodalEncoder(nn.Module, HubFolder):
         """Build the encoders of a file, with their weights and metadata.
 
         Args:
-            weights: a weight enum, its name, or a file: checkpoint of a task, exported
-                encoder, published file.
+            weights: a weight enum, its name, or a file: a checkpoint of a task, an
+                exported encoder or a published file.
             modalities: modalities to build; all by default.
 
         Returns:
             The encoders, with their ``metadata``.
 
         Raises:
-            ValueError: if the file does not name its models, has no such modality, or
-                lacks parameters.
+            ValueError: if the file does not name its models, or lacks a modality or
+                parameters.
 
         Example:
             >>> encoder = MultimodalEncoder.from_weights(
@@ -239,7 +237,7 @@ class MultimodalEncoder(nn.Module, HubFolder):
     def tokens(
         self, images: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Encode images; also return the tokens that the features are pooled from.
+        """Encode images; also return the tokens before pooling.
 
         Args:
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
@@ -262,7 +260,7 @@ class MultimodalEncoder(nn.Module, HubFolder):
         unknown = sorted(set(images) - set(self.encoders))
         if unknown:
             raise ValueError(
-                f'images must be of the modalities {list(self.encoders)}, got {unknown}'
+                f'images must have modalities among {list(self.encoders)}, got {unknown}'
             )
 
 

@@ -16,7 +16,7 @@ from ..weights.load import match_parameters
 from ..weights.state_dicts import count_channels
 from .encoder import create_encoder
 
-# Largest difference from torch, as a share of the largest feature.
+# Largest difference from torch, relative to the largest feature.
 _TOLERANCE = 1e-4
 _PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
 # 2.6 fails at BatchNorm, 2.7 at transformers, 2.9 at bilinear sampling.
@@ -33,17 +33,17 @@ def save_onnx(
     """Write an encoder as ONNX, and check that onnxruntime agrees with torch.
 
     The graph maps ``image``, shape (batch, C, ``size``, ``size``), in [0, 1], to
-    ``features``, shape (batch, F). A batch may have any number of images of this size.
-    Writing needs the extra ``onnx`` (``pip install torchgeo-decur[onnx]``) and torch 2.10.
+    ``features``, shape (batch, F), for any batch size. Writing needs the extra ``onnx``
+    (``pip install torchgeo-decur[onnx]``) and torch 2.10.
 
-    The file is written atomically. It is written only if the features of random images,
-    single and in a batch, differ from torch's by at most 1e-4 of the largest feature.
+    The file is written atomically, and only if the features of random images differ from
+    torch by at most 1e-4 of the largest feature.
 
     Args:
         encoder: a timm model without classifier, or its state dictionary.
         path: path of the file without suffix; its folder is created.
         model: name of the timm model.
-        metadata: plain values that describe the images. With the model, they become
+        metadata: plain values that describe the images. They and the model become
             ``metadata_props``: text unchanged, other values as JSON.
         size: height and width of the images, in pixels.
 
@@ -52,7 +52,7 @@ def save_onnx(
 
     Raises:
         ImportError: if a package of the extra is missing, or torch is older than 2.10.
-        ValueError: if the folder cannot be written, parameters are missing, torch cannot
+        ValueError: if the folder is not writable, parameters are missing, torch cannot
             export the model, or the features differ.
     """
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
@@ -85,8 +85,8 @@ def save_onnx(
             )
     except (torch.onnx.OnnxExporterError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f'model must be one that torch exports to ONNX for images of {size} x {size} '
-            f'pixels, got {model!r}: {_first_line(error)}'
+            f'model must be exportable to ONNX for images of {size} x {size} pixels, got '
+            f'{model!r}: {_first_line(error)}'
         ) from error
     proto: Any = cast(Any, program).model_proto
     onnx.helper.set_model_props(proto, as_text({'model': model, **metadata}))
@@ -95,11 +95,11 @@ def save_onnx(
         onnx.save(proto, str(partial))
         images = [torch.rand(n, *shape, generator=draw) for n in (1, 3)]
         difference = max(_difference(network, partial, x) for x in images)
-        # Not "greater than", which would accept NaN.
+        # "not <=" also catches NaN.
         if not difference <= _TOLERANCE:
             raise ValueError(
-                f'{file}: expected features of onnxruntime within {_TOLERANCE} of the '
-                f'largest one of torch, found a difference of {difference:.1e}; nothing '
+                f'{file}: expected onnxruntime to differ from torch by at most '
+                f'{_TOLERANCE} of the largest feature, found {difference:.1e}; nothing '
                 'was written'
             )
 
@@ -121,7 +121,7 @@ def _network(
 
 
 def _difference(model: nn.Module, file: Path, images: Tensor) -> float:
-    """Compute the largest difference between onnxruntime and torch, relative to the largest feature."""
+    """Return the difference of onnxruntime from torch, relative to the largest feature."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(

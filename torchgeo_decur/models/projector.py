@@ -41,7 +41,7 @@ def build_projector(in_features: int, widths: Sequence[int]) -> ProjectionHead:
 def build_projectors(
     num_features: Mapping[str, int], widths: Sequence[int]
 ) -> nn.ModuleDict:
-    """Build several projectors with embeddings of the same dimensions.
+    """Build projectors with embeddings of the same width.
 
     Args:
         num_features: number of input features of each projector, by name.
@@ -52,7 +52,7 @@ def build_projectors(
         The projectors, by name.
 
     Raises:
-        ValueError: if a width is not positive, or there is no layer and the numbers of
+        ValueError: if a width is not positive, or ``widths`` is empty and the numbers of
             features differ.
 
     Example:
@@ -61,7 +61,7 @@ def build_projectors(
     """
     if not widths and len(set(num_features.values())) > 1:
         raise ValueError(
-            'projector must have a layer if the numbers of features differ, '
+            'projector must have a layer, because the numbers of features differ: '
             f'{dict(num_features)}, got []'
         )
     return nn.ModuleDict(

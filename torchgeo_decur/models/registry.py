@@ -16,18 +16,17 @@ _log = logging.getLogger(__name__)
 
 
 def register() -> None:
-    """Add our weights and models to those that TorchGeo finds by name.
+    """Add our weights and models to TorchGeo's registry.
 
     Models are called ``decur_<timm name>``. TorchGeo has no public function for this, so
-    entries are added to the two dictionaries that it searches, after its own. If a
-    version of TorchGeo lacks them, a message is logged: its functions then do not find
-    our names, and everything else works.
+    entries are added to its two private dictionaries. If a version of TorchGeo lacks
+    them, this is logged, and only TorchGeo's functions do not find our names.
     """
     registry = _registry()
     if registry is None:
-        # Not a warning, because some projects and our own tests turn those into errors.
+        # Log, because some projects turn warnings into errors.
         _log.warning(
-            'weights of torchgeo_decur cannot be registered with this version of '
+            'cannot register the weights of torchgeo_decur with this version of '
             'TorchGeo; use torchgeo_decur.models.get_weight'
         )
         return
@@ -41,7 +40,7 @@ def register() -> None:
 
 
 def _registry() -> tuple[dict[str, Any], dict[Any, Any]] | None:
-    """Return the private dictionaries of TorchGeo's models and weights, if it has them."""
+    """Return TorchGeo's private dictionaries of models and weights, if present."""
     models = getattr(api, '_model', None)
     weights = getattr(api, '_model_weights', None)
     if isinstance(models, dict) and isinstance(weights, dict):
@@ -56,9 +55,6 @@ def _builder(model: str) -> Callable[..., nn.Module]:
         Args:
             weights: initial weights, which determine the number of channels.
             kwargs: passed to :func:`~torchgeo_decur.models.create_encoder`.
-
-        Returns:
-            The encoder.
         """
         channels = weights.meta['in_chans'] if weights else kwargs.pop('in_chans', 3)
         if isinstance(channels, dict):

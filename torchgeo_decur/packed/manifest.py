@@ -133,8 +133,8 @@ class Manifest:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f'{where}: expected a complete manifest, but {error} is missing or '
-                'invalid; copy it again, or pack again'
+                f'{where}: expected a complete manifest, found a missing or '
+                f'invalid entry ({error}); copy it again, or pack again'
             ) from error
 
 

@@ -1,8 +1,7 @@
 """Download files of published weights once, and verify them at every use.
 
-The cache is that of torch.hub, because TorchGeo reads the same files from it, and because
-a file can be put there by hand. The Hub's ``hf_hub_download`` has a cache of its own, and
-only two of the files have a pinned revision.
+Files are cached like those of torch.hub, which TorchGeo reads and users can fill by hand.
+``hf_hub_download`` has another cache and does not verify the checksum of cached files.
 """
 
 import re
@@ -35,23 +34,22 @@ def checksum_file(url: str) -> Path:
 def fetch[T](url: str, read: Callable[[Path], T], progress: bool = True) -> T:
     """Read and verify a published file; download it if it is not cached.
 
-    If the name of the file has a hash (``name-0123abcd.pth``), the content must match it.
-    Otherwise the SHA-256 is recorded next to the file at its first use, and every later
-    use or download must match the record. Files are written to the cache atomically, and
-    a file that fails its verification is removed. If the cache is not writable, a valid
-    file in it is read, and no SHA-256 is recorded.
+    If the file name has a hash (``name-0123abcd.pth``), the content must match it.
+    Otherwise the SHA-256 is recorded next to the file at first use, and every later use
+    or download must match the record. Files are cached atomically, and a file that fails
+    its verification is removed. A read-only cache also works, without a new record.
 
     Args:
         url: address of the file.
         read: function that reads the file, or raises ValueError if the content is wrong.
-        progress: show a progress bar of the download.
+        progress: whether to show a progress bar of the download.
 
     Returns:
         The result of ``read``.
 
     Raises:
         FileNotFoundError: if the file is not in the cache and cannot be downloaded.
-        ValueError: if the file has another hash, or ``read`` refuses it.
+        ValueError: if the file has another hash, or ``read`` raises.
     """
     file = cached_file(url)
     if file.exists():
@@ -62,9 +60,9 @@ def fetch[T](url: str, read: Callable[[Path], T], progress: bool = True) -> T:
             pass
     except OSError as error:
         raise FileNotFoundError(
-            f'{url} is not in the cache, and {file.parent} must be a writable folder to '
-            f'download it: {error.strerror}; choose another folder with the '
-            'environment variable TORCH_HOME'
+            f'{url} is not in the cache, and {file.parent} must be writable to download '
+            f'it: {error.strerror}; set the environment variable TORCH_HOME to another '
+            'folder'
         ) from error
     contents: list[T] = []
 
@@ -74,8 +72,8 @@ def fetch[T](url: str, read: Callable[[Path], T], progress: bool = True) -> T:
         except Exception as error:
             raise FileNotFoundError(
                 f'{url} is not in the cache and cannot be downloaded '
-                f'({type(error).__name__}: {error}); without a network, get the file '
-                f'elsewhere and put it at {file}'
+                f'({type(error).__name__}: {error}); without a network, copy the file to '
+                f'{file}'
             ) from error
         contents.append(_read_verified(url, partial, read))
 
@@ -103,7 +101,7 @@ def _read_verified[T](url: str, file: Path, read: Callable[[Path], T]) -> T:
         raise
     if not expected:
         line = f'{found}  {cached_file(url).name}\n'
-        # The owner of a cache that is not writable vouches for its files.
+        # Trust the owner of a read-only cache.
         with suppress(OSError):
             atomic_write(record, lambda partial: partial.write_text(line), shared=True)
     return content

@@ -23,25 +23,17 @@ from .formats import Checkpoint, read_checkpoint
 from .metadata import EncoderMetadata
 from .state_dicts import State, fold_repeated, reorder_channels
 
-# Photographs and encoded depth were standardized like ImageNet after scaling to [0, 1],
-# but in reverse order: blue, and the angle, with ImageNet's values of red.
+# After scaling to [0, 1], photographs and HHA were standardized with ImageNet's values in
+# reverse order: blue, and the angle, with the values of red.
 _SUNRGBD_NORMALIZE = {'mean': [0.406, 0.456, 0.485], 'std': [0.225, 0.224, 0.229]}
 _DATASETS = {'sentinel': 'SSL4EO-S12', 'geonrw': 'GeoNRW', 'sunrgbd': 'SUN RGB-D'}
 
 ENUMS = (WeightsEnum, getattr(api, 'WeightsEnum', WeightsEnum))
-"""Classes of weights that torchvision and TorchGeo look for: the same class, unless TorchGeo defines its own."""
+"""Base classes of the weights of torchvision and TorchGeo, at present the same class."""
 
 
 def join_enums(first: Any, second: Any) -> Any:
-    """Return a base for enums whose entries are instances of two classes.
-
-    Args:
-        first: torchvision's class of weights.
-        second: the class that TorchGeo's tasks look for, which may become its own.
-
-    Returns:
-        One of them if it is a subclass of the other, or else a subclass of both.
-    """
+    """Return a common subclass of torchvision's and TorchGeo's class of weights."""
     if issubclass(first, second):
         return first
     if issubclass(second, first):
@@ -49,26 +41,30 @@ def join_enums(first: Any, second: Any) -> Any:
     return new_class('WeightsEnum', (first, second))
 
 
-# Enum is named because torchvision has no annotations to find it by.
+# Enum is explicit for mypy, because torchvision has no annotations.
 class DeCURWeights(join_enums(*ENUMS), Enum):  # type: ignore[misc]
-    """Base of the enums of published weights: a file, the scale of its input, metadata.
+    """Base of the enums of published weights: URL, transforms and metadata.
 
-    Keys of ``meta``, besides those of TorchGeo's own weights: ``modalities``, names of
-    the encoders in order; ``sensors``, the known modality of each; ``normalize``, mean
-    and standard deviation after scaling, if any; ``bands``, the bands of the images;
-    ``channel_order``, the bands in the order of the file, which reading puts in the order
-    of ``bands``; ``licence``; ``epochs``. With several modalities, ``in_chans``, ``bands``
-    and ``channel_order`` are dictionaries by name, and ``transforms`` takes a batch of
-    ``image_<modality>``.
+    Additional keys of ``meta`` are
 
-    ``transforms`` maps physical units to [0, 1] as in pretraining. TorchGeo's weights of
+    * ``modalities``: names of the encoders, in order;
+    * ``sensors``: predefined modality of each encoder;
+    * ``normalize``: mean and standard deviation after scaling, if any;
+    * ``bands``: bands of the images;
+    * ``channel_order``: bands in the order of the file; reading reorders channels;
+    * ``licence`` and ``epochs``.
+
+    With several modalities, ``in_chans``, ``bands`` and ``channel_order`` are
+    dictionaries by name, and ``transforms`` takes a batch of ``image_<modality>``.
+
+    ``transforms`` scales physical units to [0, 1] as in pretraining. TorchGeo's weights of
     the same files (``torchgeo.models.ResNet50_Weights``) have the transforms of the
-    published transfer to BigEarthNet instead.
+    published transfer to BigEarthNet.
     """
 
     @property
     def urls(self) -> list[str]:
-        """Addresses of the files that are downloaded: one, or one for each part."""
+        """Addresses of the downloaded files, one or one per part."""
         return urls_of(str(self))
 
     @property
@@ -80,11 +76,11 @@ class DeCURWeights(join_enums(*ENUMS), Enum):  # type: ignore[misc]
         """Read the encoders; files are downloaded on first use and always verified.
 
         Args:
-            progress: show a progress bar of the download.
+            progress: whether to show a progress bar of the download.
 
         Returns:
             The encoders by modality; a single encoder is called ''. First convolutions
-            take the bands of ``meta['bands']``.
+            expect ``meta['bands']``.
 
         Raises:
             FileNotFoundError: if a file is not in the cache and cannot be downloaded.
@@ -111,16 +107,16 @@ class DeCURWeights(join_enums(*ENUMS), Enum):  # type: ignore[misc]
         return checkpoint
 
     def interpret(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Name the encoders of a published file and put their channels in order.
+        """Name the encoders of a published file, and reorder their channels.
 
         Args:
             checkpoint: content of the file of this entry.
 
         Returns:
-            The encoders as :meth:`read` returns them.
+            The encoders, as in :meth:`read`.
 
         Raises:
-            ValueError: if the file does not hold the encoders of this entry.
+            ValueError: if the file lacks the encoders of this entry.
         """
         encoders = self.encoders
         expected = [f'backbone_{i + 1}' for i in range(len(encoders))]
@@ -138,28 +134,28 @@ class DeCURWeights(join_enums(*ENUMS), Enum):  # type: ignore[misc]
         return Checkpoint(checkpoint.name, states, encoders)
 
     def get_state_dict(self, *args: Any, **kwargs: Any) -> State:
-        """Read the state dictionary of one encoder, as torchvision and TorchGeo do.
+        """Read the state dictionary of one encoder.
 
         Args:
-            args: see :func:`torch.hub.load_state_dict_from_url`; ignored, because files
-                are always verified, read on the CPU and never unpickled to code.
+            args: ignored; files are always verified, read on the CPU and safely
+                unpickled.
             kwargs: ``modality``, the encoder of a joint entry; ``progress``; others are
-                ignored like ``args``.
+                ignored.
 
         Returns:
             Parameters by their timm names, for ``meta['in_chans']`` channels.
 
         Raises:
             FileNotFoundError: if a file is not in the cache and cannot be downloaded.
-            ValueError: if a file fails its verification, or the entry has encoders of
-                several modalities and ``modality`` is none of them.
+            ValueError: if a file fails its verification, or ``modality`` is not one of
+                several modalities.
         """
         names, modality = self.meta['modalities'], kwargs.get('modality', '')
         if modality not in (names if len(names) > 1 else ['', *names]):
             raise ValueError(
                 f'modality must be one of {names}, the encoders of {self}, '
                 f'got {modality!r}; load all of them with '
-                'torchgeo_decur.models.load_weights, or take an entry of one modality'
+                'torchgeo_decur.models.load_weights, or use an entry of one modality'
             )
         key = modality if len(names) > 1 else ''
         checkpoint = self.read(kwargs.get('progress', True))
@@ -189,7 +185,7 @@ def _encoders(name: str) -> dict[str, EncoderMetadata]:
     for m, sensor in file.sensors.items():
         record = MODALITIES[sensor]
         encoder = EncoderMetadata.of(m, record.channels, record, training)
-        # Images of three bytes were read as blue, green, red; encoded depth too.
+        # Three-byte images, including HHA, were read as blue, green, red.
         order = record.bands[::-1] if m in ('rgb', 'hha') else ()
         normalize = _SUNRGBD_NORMALIZE if indoor else {}
         found[m] = replace(
@@ -273,7 +269,7 @@ class ViTSmall16_Weights(DeCURWeights):
 
 
 class MiTB2_Weights(DeCURWeights):
-    """Mix transformer B2 of SegFormer, for indoor colour and depth."""
+    """Mix transformer B2 of SegFormer, for indoor color and depth."""
 
     SUNRGBD_RGB_DECUR = _weights('MiTB2_Weights.SUNRGBD_RGB_DECUR')
     SUNRGBD_HHA_DECUR = _weights('MiTB2_Weights.SUNRGBD_HHA_DECUR')
@@ -281,7 +277,7 @@ class MiTB2_Weights(DeCURWeights):
 
 
 class MiTB5_Weights(DeCURWeights):
-    """Mix transformer B5 of SegFormer, for indoor colour and depth."""
+    """Mix transformer B5 of SegFormer, for indoor color and depth."""
 
     SUNRGBD_RGB_DECUR = _weights('MiTB5_Weights.SUNRGBD_RGB_DECUR')
     SUNRGBD_HHA_DECUR = _weights('MiTB5_Weights.SUNRGBD_HHA_DECUR')
@@ -302,7 +298,7 @@ def list_weights() -> list[str]:
     """List the published weights.
 
     Returns:
-        Names for :func:`get_weight` and for every option ``weights``.
+        Names for :func:`get_weight` and for options ``weights``.
 
     Example:
         >>> list_weights()[2]
@@ -336,13 +332,13 @@ def get_weight(name: str) -> WeightsEnum:
         close = get_close_matches(name, ours, n=3)
         hint = f'did you mean one of {close}?' if close else 'see list_weights()'
         raise ValueError(
-            f'name must be the name of weights, got {name!r}; {hint}'
+            f'name must be a known name of weights, got {name!r}; {hint}'
         ) from None
     return found
 
 
 def weights_of_file(file: str | Path) -> DeCURWeights | None:
-    """Recognise a published file by its name, in any folder.
+    """Find the entry of a published file by its name, in any folder.
 
     Args:
         file: path of a file.

@@ -1,4 +1,4 @@
-"""Files of encoders: read the formats of others, write ours."""
+"""Read and write files of encoders."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -24,8 +24,8 @@ from .state_dicts import (
     split_states,
 )
 
-# Key of a task's options in Lightning's checkpoint. Under Lightning's own key they would
-# silently replace the options that a command is given beside ``--ckpt_path``.
+# Key of a task's options in Lightning's checkpoint. With Lightning's own key, they would
+# silently override the options of a command with ``--ckpt_path``.
 TASK_OPTIONS = 'task_hyper_parameters'
 
 # Entries of a file of torch.load, besides tensors.
@@ -41,8 +41,8 @@ class Checkpoint:
 
     Args:
         name: name of the file or of the weights, for messages.
-        states: timm state dictionary of each modality, by name. A file of one encoder
-            that does not name its modality has the key ''.
+        states: timm state dictionary of each modality, by name; '' if a file of one
+            encoder does not name its modality.
         metadata: metadata of each encoder, by the same keys.
         options: hyperparameters of the task that wrote the file, if any.
         fusion: description of the fusion head, if there is one.
@@ -65,11 +65,11 @@ def read_checkpoint(file: str | Path, name: str = '') -> Checkpoint:
         name: name for messages; by default the path.
 
     Returns:
-        The encoders, without projectors and classifiers of one modality.
+        The encoders, without projectors and classifiers.
 
     Raises:
-        ValueError: if the file cannot be read as a checkpoint, holds no tensors, or
-            parameters that are NaN or infinite.
+        ValueError: if the file is not a checkpoint, has no tensors, or has parameters
+            that are NaN or infinite.
     """
     name = name or str(file)
     content: Any
@@ -82,12 +82,12 @@ def read_checkpoint(file: str | Path, name: str = '') -> Checkpoint:
             entries = {k: _from_text(v) for k, v in texts.items()}
         else:
             content = torch.load(file, map_location='cpu', weights_only=True)
-    # On bytes that are no checkpoint, torch.load raises nearly anything.
+    # torch.load raises almost any error for other files.
     except Exception as error:
         raise ValueError(
-            f'{name}: expected a checkpoint of tensors, found a file that cannot be '
-            f'read as one ({type(error).__name__}); it may be truncated, have another '
-            'format, or hold code, which is never run'
+            f'{name}: expected a checkpoint of tensors, found an unreadable file '
+            f'({type(error).__name__}); it may be truncated, have another format, or '
+            'contain code, which is never run'
         ) from error
     if isinstance(content, Mapping):
         entries |= {k: content[k] for k in _ENTRIES if k in content}
@@ -99,7 +99,7 @@ def read_checkpoint(file: str | Path, name: str = '') -> Checkpoint:
     states = split_states(tensors)
     metadata = {}
     for m, state in states.items():
-        # In a task of segmentation the model is the decoder.
+        # The model of a segmentation task is the decoder.
         model = entries.get('model') or options.get('backbone') or options.get('model')
         model = str((model.get(m) if isinstance(model, Mapping) else model) or '')
         model = model.removeprefix('tu-')  # smp's prefix of timm's encoders
@@ -122,9 +122,9 @@ def save_encoder(
 ) -> list[Path]:
     """Write an encoder in one or more formats, atomically: all files or none.
 
-    ``<path>.pt`` is a file for ``weights=`` of TorchGeo's own tasks.
-    ``<path>.safetensors`` has the bare timm state dictionary, and ``metadata`` beside the
-    tensors. ``<path>.pth`` has only the bare timm state dictionary.
+    ``<path>.pt`` is for ``weights=`` of TorchGeo's tasks. ``<path>.safetensors`` has the
+    timm state dictionary and ``metadata``. ``<path>.pth`` has only the timm state
+    dictionary.
 
     Args:
         encoder: a timm model, or its state dictionary.
@@ -172,7 +172,7 @@ def save_tensors(state: State, file: Path, metadata: Mapping[str, Any]) -> None:
 
 
 def as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Convert plain values to text, for formats whose metadata are text.
+    """Convert plain values to text, for formats with text metadata.
 
     Args:
         metadata: plain values by name.
@@ -188,7 +188,7 @@ def as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _from_text(text: str) -> Any:
-    """Return the plain value that :func:`as_text` converted."""
+    """Return the plain value of a text from :func:`as_text`."""
     try:
         return json.loads(text)
     except ValueError:
@@ -208,7 +208,7 @@ def _describe(
     options: Mapping[str, Any],
 ) -> EncoderMetadata:
     """Gather the metadata of one encoder from the entries of its file."""
-    # A file of one encoder has its metadata at the top, one of several by modality.
+    # Metadata are by modality in a file of several encoders, else at the top level.
     named = modality or str(entries.get('modality', 'encoder'))
     own = dict(entries.get('encoder_modalities', {}).get(named, {}))
     values = {**own, **entries, **entries.get('encoder_training', {})}
@@ -235,5 +235,7 @@ def _tensors(name: str, content: Any) -> State:
         else {}
     )
     if not tensors:
-        raise ValueError(f'{name}: expected a checkpoint of tensors, found none in it')
+        raise ValueError(
+            f'{name}: expected a checkpoint of tensors, found none; choose another file'
+        )
     return tensors

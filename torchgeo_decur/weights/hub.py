@@ -25,13 +25,12 @@ class HubFolder(
     pipeline_tag='image-feature-extraction',
     tags=['earth-observation', 'multimodal', 'self-supervised-learning', 'torchgeo'],
 ):
-    """Base of encoders that are read from and written to folders of the Hub.
+    """Base of encoders in folders of the Hugging Face Hub.
 
     ``model.safetensors`` has the parameters, ``config.json`` the arguments and
     ``README.md`` the model card. ``save_pretrained(folder)`` writes them and
     ``push_to_hub('user/name')`` publishes them, as in
-    :class:`huggingface_hub.PyTorchModelHubMixin`. An existing model card is kept, because
-    people edit it.
+    :class:`huggingface_hub.PyTorchModelHubMixin`. An existing model card is kept.
     """
 
     encoders: nn.ModuleDict
@@ -43,11 +42,11 @@ class HubFolder(
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, **options: Any
     ) -> Self:
-        """Read encoders from a folder that ``save_pretrained`` wrote, or from the Hub.
+        """Read encoders from a folder of ``save_pretrained``, or from the Hub.
 
         Args:
-            pretrained_model_name_or_path: path of a folder, which needs no network, or
-                name of a repository of the Hub, such as 'user/name'.
+            pretrained_model_name_or_path: path of a folder, or name of a repository of
+                the Hub, such as 'user/name'.
             options: ``revision``, ``cache_dir``, ``force_download``, ``token`` and
                 ``local_files_only`` of the Hub; ``map_location``, the device.
 
@@ -56,15 +55,15 @@ class HubFolder(
 
         Raises:
             FileNotFoundError: if a path is not a folder.
-            ValueError: if the folder or repository does not hold encoders.
+            ValueError: if the folder or repository has no encoders.
         """
         name = str(pretrained_model_name_or_path)
         if os.path.isdir(name):
             _check_folder(Path(name))
         elif os.path.exists(name) or os.path.isabs(name) or name.startswith(('.', '~')):
             raise FileNotFoundError(
-                f'{name} must be a folder that save_pretrained wrote, or the name of a '
-                'repository of the Hub; files of encoders are read by from_weights'
+                f'{name} must be a folder of save_pretrained, or the name of a repository '
+                'of the Hub; read files of encoders with from_weights'
             )
         read: Self = super().from_pretrained(name, **options)
         return read
@@ -84,10 +83,7 @@ class HubFolder(
         resume_download: object = None,
         **arguments: Any,
     ) -> Self:
-        """Build the encoders of a config, and load all of their parameters.
-
-        Versions of huggingface_hub before 1 pass two more options.
-        """
+        """Build the encoders of a config, and load their parameters."""
         if not isinstance(arguments.get('modalities'), Mapping):
             raise ValueError(_not_ours(model_id, 'no modalities in it'))
         if os.path.isdir(model_id):
@@ -108,7 +104,7 @@ class HubFolder(
         return read.to(map_location).eval()  # type: ignore[no-any-return]
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write the parameters, and set the config that the mixin writes."""
+        """Write the parameters, and set the config for the mixin to write."""
         check_writable(save_directory)
         config = {
             'modalities': self.modalities,
@@ -119,9 +115,9 @@ class HubFolder(
             json.dumps(config)
         except TypeError as error:
             raise ValueError(
-                f'metadata must be plain values that JSON can hold, got {error}'
+                f'metadata must have plain values for JSON, got {error}'
             ) from error
-        # The arguments recorded by the mixin may name files of this machine.
+        # The arguments that the mixin records may include local paths.
         self._hub_mixin_config = config
         found = {m: EncoderMetadata.from_dict(v) for m, v in self.metadata.items()}
         records = {m: asdict(e.record) for m, e in found.items() if e.record}
@@ -135,8 +131,8 @@ class HubFolder(
 
         Args:
             args: not used.
-            kwargs: ``repo_id``, the name of the repository in the example; others
-                become metadata of the card, such as ``license='mit'``.
+            kwargs: ``repo_id``, the name of the repository in the example; and metadata
+                of the card, such as ``license='mit'``.
 
         Returns:
             The card.
@@ -151,7 +147,7 @@ class HubFolder(
 
 
 def _check_folder(folder: Path) -> None:
-    """Check that ``save_pretrained`` wrote a folder, before anything is built."""
+    """Check that ``save_pretrained`` wrote a folder."""
     for name in (CONFIG_NAME, SAFETENSORS_SINGLE_FILE):
         if not (folder / name).is_file():
             raise ValueError(_not_ours(folder, f'no {name}'))
@@ -167,7 +163,7 @@ def _check_folder(folder: Path) -> None:
 
 def _not_ours(name: str | Path, found: str) -> str:
     return (
-        f'{name}: expected a folder or repository that save_pretrained of '
-        f'MultimodalEncoder wrote, with {CONFIG_NAME} and {SAFETENSORS_SINGLE_FILE}, '
-        f'found {found}'
+        f'{name}: expected {CONFIG_NAME} and {SAFETENSORS_SINGLE_FILE} from '
+        f'save_pretrained of MultimodalEncoder, found {found}; choose another folder or '
+        'repository'
     )

@@ -31,15 +31,14 @@ type Source = WeightsEnum | str | Path
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Report of :func:`load_weights` on one encoder.
+    """Result of :func:`load_weights` for one encoder.
 
     Args:
         weights: name of the weights or the file.
         loaded: number of loaded parameters and buffers.
         missing: parameters of the encoder that the weights lack.
         unexpected: parameters of the weights that the encoder lacks.
-        changes: descriptions of changes to the first convolution or to position
-            embeddings.
+        changes: changes to the first convolution or to position embeddings.
     """
 
     weights: str
@@ -56,38 +55,37 @@ def load_weights(
     bands: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     strict: bool = True,
 ) -> dict[str, LoadReport]:
-    """Load weights into one encoder or several; an error changes none of them.
+    """Load weights into one or more encoders; after an error, all are unchanged.
 
-    Weights may be enums of this package and of TorchGeo or their names, published files
-    of DeCUR, files of :class:`~torchgeo_decur.callbacks.ExportEncoders`, checkpoints of
-    our tasks, plain timm or torchvision state dictionaries, or safetensors files.
-    Downloads are verified, and only tensors and plain types are unpickled. Classifiers
-    and projectors are ignored.
+    Weights can be an enum of this package or of TorchGeo, its name, or a file: published
+    by DeCUR, written by :class:`~torchgeo_decur.callbacks.ExportEncoders`, a checkpoint
+    of our tasks, or a state dictionary of timm or torchvision. Downloads are verified,
+    and only tensors and plain types are unpickled. Classifiers and projectors are
+    ignored.
 
-    With ``bands``, the first convolution is adapted by name: its channels are selected
-    and put in the order of ``bands``. Bands that the weights lack start from zero, and
-    bands that only the weights have are dropped. Position embeddings of vision
-    transformers are interpolated to the grid of the encoder.
+    With ``bands``, the channels of the first convolution are selected and ordered by
+    name. New bands start from zero, and other bands of the weights are dropped. Position
+    embeddings of vision transformers are interpolated to the grid of the encoder.
 
     Args:
-        encoder: a timm model without classifier; several by name of modality, a
+        encoder: a timm model without classifier, a mapping of them by modality, a
             :class:`~torchgeo_decur.models.MultimodalEncoder`, or one of our tasks.
             Changed in place.
-        weights: enum, its name, or path of a file; with several encoders also a mapping
-            by name of modality.
-        modality: with one encoder, its modality in weights of several.
-        bands: names of the bands of future images, in order; with several encoders a
-            mapping by name of modality.
-        strict: raise if a parameter is missing or unexpected. Otherwise load the
-            parameters that fit and warn.
+        weights: enum, its name, or path of a file; or a mapping by modality for several
+            encoders.
+        modality: modality of a single encoder in weights of several modalities.
+        bands: names of the bands of the images, in order; or a mapping by modality for
+            several encoders.
+        strict: whether to raise if a parameter is missing or unexpected. Otherwise
+            fitting parameters are loaded, with a warning.
 
     Returns:
-        Report of each encoder, by modality (``modality`` with one encoder).
+        Report of each encoder, by modality (``modality`` for one encoder).
 
     Raises:
         FileNotFoundError: if weights are not in the cache and cannot be downloaded.
-        ValueError: if ``weights`` is neither a known name nor a file, or the file is not
-            a checkpoint, lacks the modality, or does not fit the encoder.
+        ValueError: if ``weights`` is no known name or file, or the file is not a
+            checkpoint, lacks the modality, or does not fit the encoder.
 
     Example:
         >>> import torch
@@ -108,7 +106,8 @@ def load_weights(
     for option, given in (('weights', sources), ('bands', names)):
         if unknown := sorted(set(given) - set(encoders)):
             raise ValueError(
-                f'{option} must name encoders among {list(encoders)}, got {unknown}'
+                f'{option} must have keys among the encoders {list(encoders)}, '
+                f'got {unknown}'
             )
     if many and bands is not None and not isinstance(bands, Mapping):
         raise ValueError(
@@ -128,7 +127,7 @@ def load_weights(
     for m, (target, state, report) in ready.items():
         target.load_state_dict(state, strict=False)
         for change in report.changes:
-            # Imported here, because Lightning would double the import time of the package.
+            # Imported late, because Lightning doubles the import time of the package.
             from lightning.pytorch.utilities import rank_zero_info
 
             rank_zero_info(f'{report.weights}{f", {m}" if m else ""}: {change}')
@@ -136,19 +135,18 @@ def load_weights(
 
 
 def read_weights(weights: Any) -> Checkpoint:
-    """Read the encoders of an enum, of its name or of a file.
+    """Read the encoders of an enum or a file.
 
     Args:
         weights: enum, its name, or path of a file.
 
     Returns:
-        The encoders. Published files are recognised by name, and their channels are put
-        in the order of the bands.
+        The encoders. The channels of published files, found by name, are reordered.
 
     Raises:
         FileNotFoundError: if weights are not in the cache and cannot be downloaded.
-        ValueError: if ``weights`` is neither a known name nor a file, or the file is not
-            a checkpoint.
+        ValueError: if ``weights`` is no known name or file, or the file is not a
+            checkpoint.
     """
     if isinstance(weights, str) and not os.path.exists(weights):
         try:
@@ -174,7 +172,7 @@ def read_weights(weights: Any) -> Checkpoint:
 
 
 def _read_foreign(weights: WeightsEnum) -> Checkpoint:
-    """Read weights of TorchGeo or torchvision, verified if they only have a URL."""
+    """Read weights of TorchGeo or torchvision."""
     name, bands = str(weights), weights.meta.get('bands')
     if type(weights).get_state_dict is WeightsEnum.get_state_dict:
         states = fetch(weights.url, lambda f: read_checkpoint(f, name)).states
@@ -197,7 +195,7 @@ def _encoders(
 ) -> dict[str, nn.Module]:
     if isinstance(encoder, Mapping):
         return dict(encoder)
-    # A transfer task holds encoders in its model, a MultimodalEncoder in a dictionary.
+    # Transfer tasks have encoders in their model, a MultimodalEncoder in a dictionary.
     inside: Any = encoder
     while not isinstance(inside, nn.ModuleDict):
         holders = [x for x in (inside, getattr(inside, 'model', None)) if x is not None]
@@ -238,7 +236,7 @@ def match_parameters(
     if key not in held and (modality or len(held) > 1):
         raise ValueError(
             f'{checkpoint.name}: expected an encoder of {modality or "one modality"}, '
-            f'found encoders of {held}; give modality, or use the same names'
+            f'found encoders of {held}; set modality, or use the same names'
         )
     key = key if key in held else held[0]
     where = f'{checkpoint.name}{f", {modality}" if modality else ""}'
@@ -252,7 +250,7 @@ def match_parameters(
     missing = [k for k in absent if k not in kept]
     if kept:
         changes.append(
-            f'{kept[:3]} are not part of a pyramid and keep their initial values'
+            f'{kept[:3]} are absent from the pyramid and keep their initial values'
         )
     unexpected = sorted(set(state) - set(expected))
     wrong = [k for k in unexpected if not k.startswith(HEADS)]
@@ -262,7 +260,7 @@ def match_parameters(
         if expected[k].shape != state[k].shape
     }
     fitting = {k: state[k] for k in expected if k in state and k not in shapes}
-    # Other shapes are always an error: they mean another model, or other bands.
+    # Other shapes are always an error, because the model or the bands differ.
     if shapes or not fitting or (strict and (missing or wrong)):
         channels = first_convolution(expected) in shapes and known
         hint = f', or name the bands of the images (the weights have {list(known)})'
@@ -272,8 +270,8 @@ def match_parameters(
             f'{f" of {modality}" if modality else ""}, found another model: '
             f'{len(missing)} missing {missing[:3]}, {len(wrong)} unexpected '
             f'{wrong[:3]}, {len(shapes)} of another shape '
-            f'{dict(list(shapes.items())[:3])}; set model and number of channels to '
-            f'those of the weights{hint if channels else ""}'
+            f'{dict(list(shapes.items())[:3])}; set model and number of channels as in '
+            f'the weights{hint if channels else ""}'
             f'{_UNTRAINED if untrained else ""}'
         )
     if missing or wrong:
@@ -293,9 +291,9 @@ def match_parameters(
 
 
 _UNTRAINED = (
-    '; a plain ResNet has no attention and loads with strict=False; the attention da2_* of '
-    'published files was never trained: take da1_* of the other modality, as the entries '
-    'of ResNet50RDA_Weights do, or the file of both'
+    '; a plain ResNet has no attention and loads with strict=False. The attention da2_* of '
+    'published files was never trained: use ResNet50RDA_Weights, or the file of both '
+    'modalities'
 )
 
 
@@ -306,7 +304,7 @@ def _fit_bands(
     known: Sequence[str],
     wanted: Sequence[str] | None,
 ) -> tuple[State, list[str]]:
-    """Adapt the first convolution by names of bands, and describe the changes."""
+    """Adapt the first convolution to named bands, and return the changes."""
     key = first_convolution(expected)
     changes: list[str] = []
     if wanted is not None and (not key or len(wanted) != expected[key].shape[1]):
@@ -326,9 +324,9 @@ def _fit_bands(
         return state, changes
     if len(known) != own:
         raise ValueError(
-            f'{where}: expected weights that name their {own} bands, found '
-            f'{list(known) if known else "none"}; they cannot be adapted by name, '
-            'so leave bands out and give images of the same bands'
+            f'{where}: expected weights with names of their {own} bands, found '
+            f'{list(known) if known else "none"}; remove bands, and use images of the '
+            'same bands as the weights'
         )
     sources = [normalize_band(b) for b in known]
     targets = [normalize_band(b) for b in wanted]
@@ -347,7 +345,7 @@ def _fit_bands(
     lost = [k for k, s in zip(known, sources, strict=True) if s not in targets]
     kept = [s for s in sources if s in targets]
     if kept != [t for t in targets if t in sources]:
-        changes.append(f'put the bands {list(known)} in the order {list(wanted)}')
+        changes.append(f'reordered the bands {list(known)} to {list(wanted)}')
     if new:
         changes.append(f'bands {new} are new and start from zero')
     if lost:
@@ -361,7 +359,7 @@ def _fit_positions(state: State, encoder: Any) -> tuple[State, list[str]]:
     grid = getattr(getattr(encoder, 'patch_embed', None), 'grid_size', None)
     if given is None or own is None or grid is None or given.shape == own.shape:
         return state, []
-    # Embeddings of a class token or registers come first, and have no position.
+    # The first embeddings are for a class token or registers.
     prefix = own.shape[1] - grid[0] * grid[1]
     side = isqrt(max(given.shape[1] - prefix, 0)) if given.ndim == 3 else 0
     if not side or side**2 + prefix != given.shape[1]:

@@ -1,4 +1,4 @@
-"""Metadata stored with an encoder: its model, its images and its training."""
+"""Metadata stored with an encoder: model, images and training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -10,25 +10,25 @@ TRAINING = (
     *('task', 'data', 'hyper_parameters', 'epochs', 'steps'),
     *('weights', 'licence', 'publication'),
 )
-"""Facts of the training of an encoder, by their names in files."""
+"""Keys of the metadata of the training of an encoder."""
 _IMAGES = (*(f.name for f in fields(Modality)), 'limits')
 
 
 @dataclass(frozen=True)
 class EncoderMetadata:
-    """Metadata of one encoder, the same for every file format and enum.
+    """Metadata of one encoder, for all file formats and enums.
 
     Args:
         modality: name of the modality.
         in_chans: number of channels of the images, 0 if unknown.
         model: name of the timm model, '' if unknown.
-        images: known fields of the :class:`~torchgeo_decur.modalities.Modality` of the
-            images, and ``limits``, the values of each band that map to 0 and 1. Older
-            files may have only some fields.
+        images: fields of the :class:`~torchgeo_decur.modalities.Modality` of the images,
+            not all in older files, and ``limits``, the values of each band that map to 0
+            and 1.
         normalize: ``mean`` and ``std`` that standardize the images after scaling, if any.
         channel_order: bands in the order of the first kernel in the file, if it differs.
-        left_out: parameters that the file lacks because it holds a pyramid.
-        training: facts of the training, by the names in :data:`TRAINING`.
+        left_out: parameters that a file of a pyramid lacks.
+        training: metadata of the training, with the keys :data:`TRAINING`.
 
     Example:
         >>> values = {'bands': ['height'], 'kind': 'elevation', 'unit': 'm'}
@@ -53,30 +53,24 @@ class EncoderMetadata:
         record: Modality | None,
         training: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Describe an encoder that was just trained.
+        """Create the metadata of a trained encoder.
 
         Args:
             modality: name of the modality.
             in_chans: number of channels of its images.
-            record: bands, unit and statistics of the modality, if known.
-            training: facts of the training.
-
-        Returns:
-            The metadata.
+            record: the modality, if known.
+            training: metadata of the training.
         """
         images = record.to_dict() if record else {}
         return cls(modality, in_chans, images=images, training=training or {})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **known: Any) -> Self:
-        """Read the plain values of :meth:`to_dict`, or some of them.
+        """Create metadata from the plain values of :meth:`to_dict`, or some of them.
 
         Args:
             values: plain values by name; unknown names are ignored.
-            known: fields that take precedence.
-
-        Returns:
-            The metadata.
+            known: fields that override ``values``.
         """
         found = {
             'images': {k: values[k] for k in _IMAGES if k in values},
@@ -88,13 +82,12 @@ class EncoderMetadata:
         return cls(**{**found, **known})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plain values that exported files hold.
+        """Return the plain values for exported files, without the model.
 
         Returns:
-            ``modality``, ``in_chans`` and ``limits`` (None if unknown or if each image
-            has its own), the fields of the modality and the facts of the training by
-            name, and ``normalize`` and ``left_out`` if there are any. The model has an
-            entry of its own in every file.
+            ``modality``, ``in_chans`` and ``limits`` (None if unknown or different for
+            each image), the fields of the modality and the metadata of the training by
+            name, and ``normalize`` and ``left_out`` if present.
         """
         record = self.record
         images = {**self.images, **(record.to_dict() if record else {})}

@@ -1,7 +1,7 @@
 """Model card of encoders, from their metadata.
 
-The text is written here and not by ``ModelCard.from_template``, which reorders the header
-and drops the last newline, and whose template would need code for the tables too.
+``ModelCard.from_template`` would reorder the header and drop the last newline, and its
+template would also need code for the tables.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ _PAPERS = {
     'CLIP': 'A. Radford et al., *Learning Transferable Visual Models From Natural '
     'Language Supervision*, ICML 2021, https://arxiv.org/abs/2103.00020',
 }
-# Rows of the table of the training, by the name in the metadata.
+# Rows of the training table, by key of the metadata.
 _ROWS = {
     'task': 'objective',
     'data': 'data',
@@ -75,7 +75,7 @@ def card_text(encoders: Encoders, data: Mapping[str, Any], repo_id: str) -> str:
         '## Use',
         _example(names[-1], encoders.modalities[names[-1]], repo_id),
         '## Images',
-        'Images go in scaled to [0, 1], shape (B, C, H, W), bands in this order.',
+        'Images must be scaled to [0, 1], shape (B, C, H, W), with bands in this order.',
         *(f'### {m}\n\n{_images(k)}' for m, k in known.items()),
         '## Training',
         _training(known),
@@ -116,7 +116,7 @@ def _images(known: Mapping[str, Any]) -> str:
     where = f'in {unit}' if unit else 'in a unit that was not recorded'
     text = f'{len(bands)} bands {where}: {", ".join(map(str, bands))}.'
     if limits:
-        text += ' Values are clipped to these limits, which become 0 and 1:\n\n'
+        text += ' Values are clipped to these limits, which map to 0 and 1:\n\n'
         text += '\n'.join(_limit_rows(bands, *limits))
     elif unit:
         text += ' Each image is clipped to its own 1st and 99th percentile.'

@@ -1,4 +1,4 @@
-"""State dictionaries of encoders: their layouts, names and first convolutions."""
+"""Layouts, names and first convolutions of the state dictionaries of encoders."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,11 @@ type State = dict[str, Tensor]
 # Parameters that an encoder without a classifier does not have.
 HEADS = ('fc.', 'head.', 'classifier.', 'projector')
 
-# Our checkpoints hold encoders.encoders.<m>, a MultimodalEncoder holds encoders.<m>.
+# encoders.encoders.<m> in our checkpoints, encoders.<m> in a MultimodalEncoder.
 _OURS = re.compile(r'^(?:(?:\w+\.)*encoders\.)?encoders\.([^.]+)\.(.+)$')
 _PUBLISHED = re.compile(r'^backbone_(\d+)\.(.+)$')
 _ATTENTION = re.compile(r'^da(\d+)_(l\d+\..+)$')
-# TorchGeo's tasks come first: BYOL, segmentation with encoders of timm and of smp.
+# First the prefixes of TorchGeo's BYOL, and of its segmentation with timm and smp.
 _PREFIXES = (
     'model.backbone.model.',
     'model.encoder.model.',
@@ -33,10 +33,10 @@ def split_states(state: Mapping[str, Tensor]) -> dict[str, State]:
 
     - Ours: ``encoders.encoders.<m>.``, with or without the prefix of a task.
     - DeCUR as published: ``module.backbone_1.``, ``module.backbone_2.``, and deformable
-      attention beside them. In training ``da1_*`` served every modality and the others
-      never changed, so every encoder gets ``da1_*`` as ``da_*``.
-    - One encoder: bare, under ``model.`` or ``backbone.``, or where TorchGeo's tasks of
-      BYOL and segmentation keep it.
+      attention. Only ``da1_*`` was trained, for all modalities, so every encoder gets
+      ``da1_*`` as ``da_*``.
+    - One encoder: without prefix, or with a prefix such as ``model.``, ``backbone.`` or
+      those of TorchGeo's tasks.
 
     Prefixes of DDP and of ``torch.compile`` are removed.
 
@@ -44,8 +44,8 @@ def split_states(state: Mapping[str, Tensor]) -> dict[str, State]:
         state: tensors by name.
 
     Returns:
-        State dictionary of each modality. Published encoders are called ``backbone_1``
-        and ``backbone_2``, a single encoder ''. Untrained attention is removed.
+        State dictionary of each modality, without untrained attention. Published encoders
+        are called ``backbone_1`` and ``backbone_2``, a single encoder ''.
     """
     state = {_WRAPPERS.sub('', k): v for k, v in state.items()}
     attention = {k: v for k, v in state.items() if _ATTENTION.match(k)}
@@ -71,8 +71,8 @@ def replace_prefix(state: Mapping[str, Tensor], old: str, new: str) -> State:
 
     Args:
         state: tensors by name.
-        old: prefix of the parameters to keep.
-        new: prefix to give them instead.
+        old: prefix of the selected parameters.
+        new: new prefix.
 
     Returns:
         The selected tensors by their new names.
@@ -81,14 +81,15 @@ def replace_prefix(state: Mapping[str, Tensor], old: str, new: str) -> State:
 
 
 def normalize_key(key: str) -> str:
-    """Normalize the name of a parameter that an encoder and its pyramid share.
+    """Normalize the name of a parameter, to be equal in an encoder and its pyramid.
+
+    timm's pyramids rename ``stages.0`` to ``stages_0``, or add the prefix ``model.``.
 
     Args:
-        key: name in either; timm's pyramids rename ``stages.0`` to ``stages_0``, or put
-            ``model.`` before all names.
+        key: name in an encoder or a pyramid.
 
     Returns:
-        The same text for both.
+        The common name.
 
     Example:
         >>> normalize_key('stages.0.blocks.1.weight')
@@ -100,14 +101,14 @@ def normalize_key(key: str) -> str:
 
 
 def restore_keys(state: State, model: str) -> tuple[State, tuple[str, ...]]:
-    """Give the parameters of a pyramid the names of its encoder.
+    """Rename the parameters of a pyramid as in its encoder.
 
     Args:
         state: state dictionary of a pyramid.
         model: name of the timm model.
 
     Returns:
-        The state dictionary, unchanged if timm does not know the model, and the
+        The renamed state dictionary, unchanged for a model unknown to timm, and the
         parameters of the encoder that the pyramid lacks.
     """
     if not timm.is_model(model):
@@ -119,7 +120,7 @@ def restore_keys(state: State, model: str) -> tuple[State, tuple[str, ...]]:
 
 
 def check_finite(name: str, state: Mapping[str, Tensor]) -> None:
-    """Check that all parameters are finite; a fit that diverged leaves NaN.
+    """Check that all parameters are finite.
 
     Args:
         name: file and modality, for the message.
@@ -131,8 +132,8 @@ def check_finite(name: str, state: Mapping[str, Tensor]) -> None:
     bad = [k for k, v in state.items() if not v.isfinite().all()]
     if bad:
         raise ValueError(
-            f'{name}: expected finite parameters, found NaN or infinite ones in {len(bad)} '
-            f'of {len(state)}, {bad[:3]}; take a checkpoint from before the fit diverged'
+            f'{name}: expected finite parameters, found NaN or infinity in {len(bad)} of '
+            f'{len(state)}, {bad[:3]}; use a checkpoint from before the fit diverged'
         )
 
 
@@ -143,20 +144,20 @@ def plain_state(encoder: nn.Module | Mapping[str, Tensor]) -> State:
         encoder: a model, or its state dictionary.
 
     Returns:
-        The tensors by name, as safetensors takes them.
+        The tensors by name, ready for safetensors.
     """
     tensors = encoder.state_dict() if isinstance(encoder, nn.Module) else dict(encoder)
     return {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
 
 
 def first_convolution(state: Mapping[str, Tensor]) -> str:
-    """Find the parameter that is applied to the bands of an image.
+    """Return the name of the first convolution of an encoder.
 
     Args:
         state: state dictionary of an encoder, in the order of its modules.
 
     Returns:
-        Name of the first kernel of four dimensions, '' if there is none.
+        Name of the first four-dimensional parameter, or '' without one.
 
     Example:
         >>> import timm
@@ -167,7 +168,7 @@ def first_convolution(state: Mapping[str, Tensor]) -> str:
 
 
 def count_channels(state: Mapping[str, Tensor]) -> int:
-    """Count the channels that an encoder takes.
+    """Return the number of input channels of an encoder.
 
     Args:
         state: state dictionary of an encoder, in the order of its modules.
@@ -180,18 +181,18 @@ def count_channels(state: Mapping[str, Tensor]) -> int:
 
 
 def fold_repeated(state: State, channels: int) -> State:
-    """Let an encoder of one repeated band take the band once.
+    """Convert an encoder of one repeated band to a single channel.
 
-    The kernels are summed over their channels, so the response to the band equals the
-    response to an image of equal channels.
+    Kernels are summed over their channels, so that one band gives the same features as
+    its copies in all channels.
 
     Args:
         state: state dictionary of an encoder.
-        channels: number of channels of its future images.
+        channels: number of channels of the images.
 
     Returns:
         The state dictionary, unchanged if ``channels`` is not 1 or the first convolution
-        has one channel already.
+        already has one channel.
     """
     key = first_convolution(state)
     if channels != 1 or not key or state[key].shape[1] == 1:
@@ -200,12 +201,12 @@ def fold_repeated(state: State, channels: int) -> State:
 
 
 def reorder_channels(state: State, order: Sequence[str], bands: Sequence[str]) -> State:
-    """Put the channels of the first convolution in the order of the bands.
+    """Reorder the channels of the first convolution.
 
     Args:
         state: state dictionary of an encoder.
-        order: bands in the order of the kernel; if empty, that of ``bands``.
-        bands: bands in the wanted order.
+        order: bands in the order of the kernel; if empty, the order is kept.
+        bands: bands in the new order.
 
     Returns:
         The state dictionary, unchanged if its kernel has another number of channels.

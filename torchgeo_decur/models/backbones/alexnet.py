@@ -15,9 +15,8 @@ class AlexNet(nn.Module):
     """The five convolutions of AlexNet, with the interface of timm's models.
 
     Krizhevsky, *One weird trick for parallelizing convolutional neural networks*, 2014,
-    https://arxiv.org/abs/1404.5997. Parameters have the names of torchvision's AlexNet
-    without its classifier, so its ImageNet weights load. The last map of an image of 224
-    pixels is 6 x 6.
+    https://arxiv.org/abs/1404.5997. Parameters have the names of torchvision's AlexNet,
+    so that its ImageNet weights load, without the classifier.
 
     Args:
         widths: channels of the five convolutions.
@@ -61,7 +60,7 @@ class AlexNet(nn.Module):
             zip(inputs, widths, kernels, strict=True)
         ):
             stride = first_stride if i == 0 else 1
-            # The first convolution has less padding than its kernel suggests.
+            # Unlike the others, the first convolution does not pad by half its kernel.
             padding = 2 if i == 0 else kernel // 2
             layers.append(
                 nn.Conv2d(before, after, kernel, stride, padding, bias=not norm)
@@ -86,11 +85,7 @@ class AlexNet(nn.Module):
         )
 
     def get_classifier(self) -> nn.Module:
-        """Return the linear layer.
-
-        Returns:
-            The layer, or the identity.
-        """
+        """Return the linear layer, or the identity without one."""
         classifier: nn.Module = self.head.fc
         return classifier
 
@@ -159,29 +154,13 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def alexnet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """AlexNet: 64 to 384 channels, 2.5 million weights.
-
-    Args:
-        pretrained: not supported; timm has no weights of AlexNet.
-        kwargs: passed to :class:`AlexNet`.
-
-    Returns:
-        The model.
-    """
+    """AlexNet: 64 to 384 channels, 2.5 million weights, none of them pretrained."""
     return _create('alexnet', pretrained, **kwargs)
 
 
 @register_model
 def alexnet_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """AlexNet for images of about 64 pixels: half the stride and width, BatchNorm.
-
-    Args:
-        pretrained: not supported; timm has no weights of AlexNet.
-        kwargs: passed to :class:`AlexNet`.
-
-    Returns:
-        The model.
-    """
+    """AlexNet for images of about 64 pixels: half the stride and width, BatchNorm."""
     small = {
         'widths': (32, 64, 128, 128, 128),
         'first_kernel': 5,

@@ -1,4 +1,4 @@
-"""Deformable attention: every position attends to sampling points that depend on the map."""
+"""Deformable attention: every position attends to predicted sampling points."""
 
 from collections import OrderedDict
 
@@ -13,32 +13,33 @@ from ...deprecation import renamed_arguments
 class DeformableAttention(nn.Module):
     r"""Multi-head attention of all positions to a coarse grid of shifted points.
 
-    Queries are a projection of every position. A small network predicts from them an
-    offset for each cell of the key grid. The map is sampled bilinearly at reference point
-    plus offset, and keys and values are projections of these samples:
+    Queries are projections of all positions. From them, a small network predicts an
+    offset for each point of the key grid. Keys and values are projections of the map,
+    sampled bilinearly at the shifted points:
 
     .. math:: q = W_q x, \quad p = \mathrm{clip}(r + o(q), -1, 1), \quad
               k = W_k\,x(p), \quad v = W_v\,x(p)
 
     .. math:: DA(x) = W_o\,\mathrm{softmax}(q k^T / \sqrt{d} + b)\,v
 
-    with d channels per head and a bias b that is interpolated from a table by the
-    displacement of key and query. Channels are split into groups with separate points; a
-    group serves ``num_heads / groups`` consecutive heads. Maps may have any size.
+    with d channels per head. The bias b is interpolated from a table by the displacement
+    of key and query. Each of several groups of channels has its own points, for
+    ``num_heads / groups`` consecutive heads. Maps may have any size.
 
     Xia et al., *Vision Transformer with Deformable Attention*, CVPR 2022,
-    https://arxiv.org/abs/2201.00520. Parameters are named as in the published weights of
-    DeCUR.
+    https://arxiv.org/abs/2201.00520. Parameters have the names of the published weights
+    of DeCUR.
 
     Args:
         channels: number of channels C of the map.
         num_heads: number of attention heads.
         groups: number of groups of channels.
-        stride: stride of the key grid: it has ``ceil(H / stride)`` rows.
+        stride: stride of the key grid, which has ``ceil(H / stride)`` rows.
         kernel_size: kernel size of the convolution that predicts offsets, odd.
-        table_size: rows and columns of the map for which the table of biases has one
+        table_size: height and width of the map for which the table of biases has one
             entry per displacement.
-        zero_init: initialise the output projection with zeros, so that ``DA(x) = 0``.
+        zero_init: whether to initialize the output projection with zeros, so that
+            ``DA(x) = 0``.
 
     Shape:
         (B, C, H, W) to (B, C, H, W).
@@ -131,7 +132,7 @@ class DeformableAttention(nn.Module):
         """
         q = self.proj_q(x)
         grouped = q.reshape(-1, q.shape[1] // self.groups, *q.shape[2:])
-        # Offsets are a few hundredths, which half precision rounds away in a position.
+        # Half precision would lose the offsets, which are a few hundredths.
         exact = torch.promote_types(x.dtype, torch.float32)
         offsets = self.conv_offset(grouped).to(exact)
         # The published network predicts (y, x), and grid_sample expects (x, y).
@@ -150,7 +151,7 @@ class DeformableAttention(nn.Module):
         return out, positions
 
     def _split(self, x: Tensor) -> Tensor:
-        """Split a map into heads and tokens: (B, C, H, W) to (B, num_heads, HW, C / num_heads)."""
+        """Split a map (B, C, H, W) into heads (B, num_heads, HW, C / num_heads)."""
         tokens: Tensor = x.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
         return tokens
 
@@ -158,11 +159,11 @@ class DeformableAttention(nn.Module):
 class ResidualDeformableAttention(DeformableAttention):
     """Deformable attention with a residual connection: ``x + DA(x)``.
 
-    The residual connection keeps the pretrained features, whatever points are sampled.
+    The residual connection preserves the pretrained features.
 
     Wang et al., *Decoupling Common and Unique Representations for Multimodal
     Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300, section 3.2.
-    Arguments and shapes are those of :class:`DeformableAttention`.
+    For arguments and shapes see :class:`DeformableAttention`.
 
     Example:
         >>> attention = ResidualDeformableAttention(64, 4, 2, zero_init=True)
@@ -185,9 +186,9 @@ class ResidualDeformableAttention(DeformableAttention):
 def reference_points(height: int, width: int, like: Tensor) -> Tensor:
     """Compute the points of a key grid before offsets are added.
 
-    Point i of n lies at ``2 (i + 0.5) / (n - 1) - 1``, as in the published code. This is
-    half a cell beyond the centres of a grid over [-1, 1], so the last point lies outside
-    and is clipped later. A single point lies in the middle.
+    The coordinate of point i of n is ``2 (i + 0.5) / (n - 1) - 1``, as in the published
+    code, and 0 for a single point. The last point is outside [-1, 1] and is clipped
+    later.
 
     Args:
         height: rows of the key grid.
@@ -231,14 +232,13 @@ def relative_position_bias(
 ) -> Tensor:
     """Look up the bias of each pair of query and key by their displacement.
 
-    Queries are the pixels of the map; the first and last have the coordinates -1 and 1,
-    a single one has 0. The table is interpolated bilinearly at half the displacement from
-    key to query, which is in [-1, 1].
+    Queries are the pixels of the map, with coordinates from -1 to 1, or 0 for a single
+    pixel. The table is interpolated bilinearly at half the displacement from key to
+    query, which is in [-1, 1].
 
     Args:
         table: biases of each head by displacement, shape (num_heads, rows, columns).
-        positions: points (x, y) of the keys in [-1, 1], shape (B, groups, H_k, W_k, 2);
-            a group serves consecutive heads.
+        positions: points (x, y) of the keys in [-1, 1], shape (B, groups, H_k, W_k, 2).
         height: rows H of the map.
         width: columns W of the map.
 
@@ -260,7 +260,7 @@ def relative_position_bias(
 
 
 def _axis(count: int, shift: float, like: Tensor) -> Tensor:
-    """Return ``2 (i + shift) / (count - 1) - 1`` for each i, or 0 for a single one."""
+    """Return ``2 (i + shift) / (count - 1) - 1`` for each i, or 0 for one point."""
     if count == 1:
         return like.new_zeros(1)
     steps = torch.arange(count, dtype=like.dtype, device=like.device)

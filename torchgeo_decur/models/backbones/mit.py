@@ -12,7 +12,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 _STAGES = (1, 2, 3, 4)
-# For smaller images, a map of keys is smaller than the kernel that reduces it.
+# Smaller images give a map of keys smaller than the kernel that reduces it.
 _SMALLEST = 29
 
 
@@ -21,8 +21,8 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
 
     Xie et al., *SegFormer: Simple and Efficient Design for Semantic Segmentation with
     Transformers*, NeurIPS 2021, https://arxiv.org/abs/2105.15203. Parameters have smp's
-    names, as in the published files, including ``head``. There are no position
-    embeddings: images may have any size from 29 x 29 pixels.
+    names, as in the published files. Without position embeddings, images may have any
+    size from 29 x 29 pixels.
 
     Args:
         in_chans: number of channels C of the images.
@@ -52,7 +52,7 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
         super().__init__(in_chans=in_chans, num_classes=num_classes, **kwargs)
         self.feature_info = []
         for i in _STAGES:
-            # smp registers all embeddings first; timm runs children in order.
+            # timm runs children in order, but smp registers all embeddings first.
             for name in (f'patch_embed{i}', f'block{i}', f'norm{i}'):
                 child = getattr(self, name)
                 delattr(self, name)
@@ -66,17 +66,13 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
         self.reset_classifier(num_classes, global_pool)
 
     def get_classifier(self) -> nn.Module:
-        """Return the classifier.
-
-        Returns:
-            A linear layer, or an identity if there are no classes.
-        """
+        """Return the classifier, or the identity without classes."""
         return self.head
 
     def reset_classifier(
         self, num_classes: int, global_pool: str | None = None
     ) -> None:
-        """Replace the classifier by a new one.
+        """Replace the classifier.
 
         Args:
             num_classes: number of outputs; 0 for features.
@@ -109,7 +105,7 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
 
         Args:
             x: map, shape (B, F, h, w).
-            pre_logits: skip the classifier.
+            pre_logits: whether to skip the classifier.
 
         Returns:
             Features (B, F), or logits (B, ``num_classes``).
@@ -149,7 +145,7 @@ def _without_head(
 
 
 def _configuration(name: str) -> dict[str, Any]:
-    """Return smp's source of ImageNet weights as a config of timm."""
+    """Return smp's source of ImageNet weights as a timm config."""
     source = mix_transformer_encoders[name]['pretrained_settings']['imagenet']
     return {
         'hf_hub_id': f'{source["repo_id"]}@{source["revision"]}',

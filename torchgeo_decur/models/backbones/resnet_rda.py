@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .deformable_attention import DeformableAttention, ResidualDeformableAttention
 
-# Sizes of the published weights; the tables fit the maps of images of 224 pixels.
+# Sizes of the published weights; tables fit images of 224 pixels.
 _ATTENTION: dict[int, dict[str, Any]] = {
     3: {
         'num_heads': 8,
@@ -37,7 +37,7 @@ _RESNETS: dict[str, tuple[Any, tuple[int, ...]]] = {
     'resnet18': (BasicBlock, (2, 2, 2, 2)),
     'resnet50': (Bottleneck, (3, 4, 6, 3)),
 }
-# Modules of each level of the pyramid, in the order in which they run.
+# Modules of each level of the pyramid, in order of execution.
 _STAGES = (
     ('conv1', 'bn1', 'act1'),
     ('maxpool', 'layer1'),
@@ -51,13 +51,13 @@ class ResNetRDA(ResNet):
     """A ResNet whose last two stages end in residual deformable attention.
 
     The modules ``da_l3`` and ``da_l4`` compute ``x = x + DA(x)`` after ``layer3`` and
-    ``layer4``; see :class:`~torchgeo_decur.models.ResidualDeformableAttention`. The rest
-    is timm's :class:`~timm.models.resnet.ResNet`, with its names and options.
+    ``layer4``; see :class:`~torchgeo_decur.models.ResidualDeformableAttention`. All other
+    modules and options are from timm's :class:`~timm.models.resnet.ResNet`.
 
     Args:
         block: timm's class of residual blocks.
         layers: number of blocks of each stage.
-        zero_init_attention: start as a plain ResNet, with attention that adds nothing.
+        zero_init_attention: whether attention initially adds zero, as in a plain ResNet.
         residual: whether to add the attention to its input. False gives ``x = DA(x)``,
             the ablation of the paper (Table 4).
         kwargs: passed to timm's ResNet.
@@ -88,7 +88,7 @@ class ResNetRDA(ResNet):
             attention = kind(info['num_chs'], zero_init=zero_init_attention, **options)
             setattr(self, f'da_l{stage}', attention.to(next(self.parameters())))
             info['module'] = f'da_l{stage}'
-        # timm's pyramid runs the modules in the order of their registration.
+        # timm's pyramid runs modules in the order of registration.
         for name in ('layer4', 'da_l4', 'global_pool', 'fc'):
             self._modules[name] = self._modules.pop(name)
 
@@ -105,15 +105,15 @@ class ResNetRDA(ResNet):
         return maps
 
     def forward_with_positions(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the last map; also return the points that the attention sampled.
+        """Compute the last map; also return the sampling positions of the attention.
 
         Args:
             x: images, shape (B, C, H, W).
 
         Returns:
-            Map, shape (B, ``num_features``, h, w), and the points by name of the module,
-            (x, y) in [-1, 1], shape (B, groups, H_k, W_k, 2). -1 and 1 are the centres of
-            the first and last pixel of the sampled map.
+            Map, shape (B, ``num_features``, h, w), and the positions (x, y) in [-1, 1] by
+            name of the module, shape (B, groups, H_k, W_k, 2). -1 and 1 are the centres
+            of the first and last pixel of the sampled map.
         """
         positions: dict[str, Tensor] = {}
         for name in chain(*_STAGES):
@@ -133,15 +133,15 @@ class ResNetRDA(ResNet):
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
     ) -> Any:
-        """Compute the maps of the stages, as timm's models do.
+        """Compute the maps of the stages, with the interface of timm's models.
 
         Args:
             x: images, shape (B, C, H, W).
             indices: indices of maps, or the number of last maps; by default all five.
-            norm: not used; these maps need none.
-            stop_early: skip the stages after the last wanted map.
+            norm: not used.
+            stop_early: whether to skip the stages after the last requested map.
             output_fmt: 'NCHW'.
-            intermediates_only: return only the list of maps.
+            intermediates_only: whether to return only the list of maps.
 
         Returns:
             The last map computed and the list of maps.
@@ -156,7 +156,7 @@ class ResNetRDA(ResNet):
         for i, names in enumerate(_STAGES[: last + 1 if stop_early else 5]):
             for name in names:
                 module = self.get_submodule(name)
-                # The stem works in place, so checkpointing cannot recompute it.
+                # Checkpointing cannot recompute the stem, which works in place.
                 if self.grad_checkpointing and i > 0:
                     blocks = module if isinstance(module, nn.Sequential) else [module]
                     x = checkpoint_seq(blocks, x)
@@ -172,12 +172,12 @@ class ResNetRDA(ResNet):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Remove the layers that only other maps need, as timm's models do.
+        """Remove unused layers, with the interface of timm's models.
 
         Args:
-            indices: indices of the needed maps, or the number of last maps.
-            prune_norm: not used; there is no last normalisation.
-            prune_head: remove the classifier.
+            indices: indices of the used maps, or the number of last maps.
+            prune_norm: not used.
+            prune_head: whether to remove the classifier.
 
         Returns:
             Indices of the maps.
@@ -192,7 +192,7 @@ class ResNetRDA(ResNet):
 
 
 def _imagenet(model: str) -> dict[str, Any]:
-    """Return timm's source of ImageNet weights of a plain ResNet, under our names."""
+    """Return timm's source of ImageNet weights of a ResNet by our names."""
     found: Any = timm.get_pretrained_cfg(model)
     return {f'{model}_{kind}.{found.tag}': found for kind in ('rda', 'da')}
 
@@ -236,6 +236,6 @@ def _build(name: str, pretrained: bool, **kwargs: Any) -> ResNetRDA:
 
 
 def _with_attention(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Add the untrained attention of the model to the weights of a plain ResNet."""
+    """Add the untrained attention of a model to the weights of a plain ResNet."""
     own = {k: v for k, v in model.state_dict().items() if k.startswith('da_')}
     return {**own, **state}

@@ -1,4 +1,4 @@
-"""CMX: two modalities that rectify each other after every stage of their encoders."""
+"""CMX, a segmenter whose two encoders exchange features after every stage."""
 
 from collections.abc import Mapping, Sequence
 from math import gcd
@@ -17,7 +17,7 @@ from .late_fusion import impute_absent
 
 
 def rectify(x: Tensor, other: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
-    r"""Add the map of the other modality, weighted by channel and by position.
+    r"""Add the map of the other modality, weighted by channel and position.
 
     .. math:: x' = x + \tfrac12 w^C \odot o + \tfrac12 w^S \odot o
 
@@ -39,12 +39,12 @@ def rectify(x: Tensor, other: Tensor, channel: Tensor, spatial: Tensor) -> Tenso
 
 
 def global_context(keys: Tensor, values: Tensor, num_heads: int) -> Tensor:
-    r"""Summarise a map in one small matrix per head, at linear cost.
+    r"""Summarize a map in one small matrix per head, at linear cost.
 
     .. math:: G = \operatorname{softmax}\bigl(K^\top V / \sqrt{d}\bigr)
 
-    over the dimensions of the keys, with d dimensions per head. The sum over the
-    positions is computed in float32 or a wider type.
+    The softmax is over the dimensions of the keys, and d is the number of dimensions per
+    head. The sum over positions is computed in float32 or a wider type.
 
     Args:
         keys: :math:`K`, shape (B, N, C).
@@ -84,9 +84,8 @@ class FeatureRectification(nn.Module):
     r"""Rectify the features of two modalities by each other.
 
     A perceptron on the mean and the maximum of both maps gives channel weights, and two
-    1x1 convolutions give spatial weights, both with a sigmoid. Then
-    :math:`x' = x + \tfrac12 (w^C + w^S) \odot o` adds the other map o to x. A map of
-    zeros adds nothing.
+    1x1 convolutions give spatial weights, both with a sigmoid. The result
+    :math:`x' = x + \tfrac12 (w^C + w^S) \odot o` adds the weighted other map o to x.
 
     Args:
         channels: number of channels C of either map.
@@ -122,7 +121,7 @@ class FeatureRectification(nn.Module):
             second: map of the second modality, of the same shape.
 
         Returns:
-            Both, rectified.
+            Both rectified maps.
         """
         both = torch.cat([first, second], dim=1)
         pooled = torch.cat([both.mean((2, 3)), both.amax((2, 3))], dim=1)
@@ -137,11 +136,11 @@ class FeatureRectification(nn.Module):
 class FeatureFusion(nn.Module):
     r"""Fuse the features of two modalities into one map.
 
-    Each modality is split into a residual part y and an interactive part u. The parts u
-    attend to the global context of the other modality, :math:`\operatorname{softmax}(K^\top
-    V / \sqrt d)`, which has d x d numbers per head. A linear layer maps y and the attended
-    values back to C channels, with a residual connection and a LayerNorm. Both modalities
-    are then reduced to C channels, by a shortcut and a path with a depthwise convolution.
+    Each modality is split into a residual part y and an interactive part u. The part u
+    attends to the global context of the other modality, a d x d matrix per head. A linear
+    layer maps y and the attended values back to C channels, with a residual connection
+    and a LayerNorm. A shortcut and a depthwise convolution then reduce both modalities to
+    C channels.
 
     Args:
         channels: number of channels C of either map.
@@ -207,25 +206,24 @@ class FeatureFusion(nn.Module):
 
 
 class CMXSegmenter(Segmenter):
-    """Two encoders that rectify each other after every stage, and a SegFormer decoder.
+    """Segment two modalities with encoders that rectify each other after every stage.
 
     Zhang et al., *CMX: Cross-Modal Fusion for RGB-X Semantic Segmentation with
     Transformers*, IEEE Transactions on Intelligent Transportation Systems 2023,
     https://arxiv.org/abs/2203.04838. The rectified features of a stage are the input of
-    the next stage of each encoder. The four fused maps are decoded.
+    the next stage of each encoder. A SegFormer decoder decodes the four fused maps.
 
-    Features of an absent modality are zeros in every stage: it adds nothing to the other
-    modality, and receives nothing from it. If it is absent from the whole batch, its
-    encoder is not run.
+    Features of an absent modality are zeros in every stage, so that it does not affect
+    the other modality. If it is absent from the whole batch, its encoder does not run.
 
     Args:
         modalities: number of channels of each of the two modalities, by name.
-        backbone: name of a timm model, one for both or one for each. Its stages must
-            be a chain of modules, such as those of MiT, ResNet and ConvNeXt.
-        weights: initial weights of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        backbone: name of a timm model, one for both or one for each. Its stages must be
+            sequential, as in MiT, ResNet and ConvNeXt.
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         num_classes: number of classes.
         freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`; rectification,
-            fusion and decoder always learn.
+            fusion and decoder are always trained.
         modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
         bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
@@ -254,19 +252,19 @@ class CMXSegmenter(Segmenter):
         """Initialize a new CMXSegmenter instance."""
         if len(modalities) != 2:
             raise ValueError(
-                f'modalities must be two for cmx, got {list(modalities)}; segformer '
-                'decodes any number with late fusion'
+                f'modalities must be two for cmx, got {list(modalities)}; use segformer '
+                'for any number'
             )
         encoders = StagedPyramid(modalities, backbone, weights, bands)
         widths, other = encoders.channels.values()
         if widths != other:
             raise ValueError(
-                'backbone must give both modalities levels of the same channels for '
+                'backbone must have levels of the same channels for both modalities with '
                 f'cmx, got {encoders.channels}'
             )
         decoder = build_decoder('segformer', widths, encoders.strides, num_classes)
         super().__init__(encoders, decoder, freeze_backbone, modality_dropout)
-        # The numbers of heads of the stages of MiT: 1, 2, 5 and 8.
+        # 1, 2, 5 and 8 heads for MiT.
         num_heads = [width // gcd(*widths) for width in widths]
         self.rectification = nn.ModuleList(FeatureRectification(c) for c in widths)
         self.fusion = nn.ModuleList(map(FeatureFusion, widths, num_heads))
@@ -278,11 +276,11 @@ class CMXSegmenter(Segmenter):
         features: Mapping[str, Sequence[Tensor]],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, list[Tensor]]:
-        """Set features of absent modalities to zero, and record which are present.
+        """Set features of absent modalities to zero, and record the present ones.
 
         Returns:
-            The first level, shape (B, C, h, w). If samples may lack a modality, also 1 for
-            present and 0 for absent samples, shape (B, 1, 1, 1), for later stages.
+            The first level, shape (B, C, h, w). If samples may lack a modality, also 1
+            for present and 0 for absent samples, shape (B, 1, 1, 1).
         """
         if not available and not (self.training and self.modality_dropout > 0):
             return super().mask(features)
@@ -306,7 +304,7 @@ class CMXSegmenter(Segmenter):
             return {m: t * absent[m] if m in absent else t for m, t in maps.items()}
 
         def next_stage(i: int, m: str, t: Tensor) -> Tensor:
-            # BatchNorm must not see placeholders of absent samples.
+            # Keep placeholders of absent samples out of BatchNorm.
             if m in absent:
                 t = impute_absent(t, absent[m].flatten().bool())
             return self.encoders.stage(m, i, t)
@@ -325,7 +323,7 @@ class CMXSegmenter(Segmenter):
         return fused
 
     def _pair(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the maps of both modalities in order, with zeros for an absent one."""
+        """Return the maps of both modalities in order, zeros for an absent one."""
         zeros = torch.zeros_like(next(iter(maps.values())))
         return [maps.get(m, zeros) for m in self.channels]
 

@@ -9,12 +9,11 @@ from ...deprecation import renamed_arguments
 
 
 class FusionTransformer(nn.Module):
-    """A transformer over the tokens of several modalities, summarised by a class token.
+    """A transformer over the tokens of several modalities, with a class token.
 
     One linear layer for each modality projects its tokens to a common width, and its bias
-    distinguishes the modalities. No position is added: modalities are cropped
-    independently, so positions in their feature maps do not correspond. Absent modalities
-    have no tokens.
+    marks the modality. There are no position embeddings, because modalities are cropped
+    independently. Absent modalities have no tokens.
 
     Args:
         channels: number of channels of the tokens of each modality, by name.
@@ -80,8 +79,8 @@ class FusionTransformer(nn.Module):
 
         Args:
             tokens: tokens of some or all modalities, shape (B, N, C).
-            available: whether each sample has a modality, shape (B,), boolean. A modality
-                without a mask is present in all samples.
+            available: whether each sample has a modality, shape (B,), boolean; by default
+                all samples have it.
 
         Returns:
             The class token, shape (B, ``embed_dim``).
@@ -91,8 +90,8 @@ class FusionTransformer(nn.Module):
         """
         if not tokens or not all(m in self.adapters for m in tokens):
             raise ValueError(
-                f'tokens must belong to modalities among {list(self.adapters)}, '
-                f'got {list(tokens)}'
+                f'tokens must have modalities among {list(self.adapters)}, got '
+                f'{list(tokens)}'
             )
         size = len(next(iter(tokens.values())))
         sequence = [self.class_token.expand(size, -1, -1)]

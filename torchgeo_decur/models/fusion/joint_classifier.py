@@ -11,10 +11,10 @@ from .late_fusion import LateFusion
 
 
 class FusionHeadClassifier(LateFusion):
-    """Fuse the tokens of all modalities by a pretrained head, then apply a linear layer.
+    """Fuse the tokens of all modalities with a pretrained head, and classify them.
 
-    Unlike in other late fusion, zeros do not replace an absent modality: the transformer
-    runs without its tokens, for the whole batch or for single samples.
+    An absent modality is not replaced by zeros: the transformer runs without its tokens,
+    for the whole batch or for single samples.
 
     Args:
         modalities: number of channels of each modality, by name; some or all modalities
@@ -22,15 +22,14 @@ class FusionHeadClassifier(LateFusion):
         fusion: the head, for example from
             :func:`~torchgeo_decur.models.load_fusion_head`.
         model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights of the encoders, see
-            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         num_classes: number of outputs.
         freeze_backbone: whether to freeze encoders and head.
         modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
         bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Raises:
-        ValueError: if an option is not valid, or the head belongs to other encoders.
+        ValueError: if an option is not valid, or the head is for other encoders.
 
     Example:
         >>> import torch
@@ -64,8 +63,8 @@ class FusionHeadClassifier(LateFusion):
         expected = {m: (c, fusion.bands.get(m)) for m, c in fusion.channels.items()}
         if any(expected.get(m) != pair for m, pair in found.items()):
             raise ValueError(
-                'fusion must be a head of the same encoders and modalities, with '
-                f'(channels of tokens, of images) {found}, got {expected}'
+                'fusion must be a head of the same encoders and modalities with channels '
+                f'of (tokens, images) {found}, got {expected}'
             )
         channels = {m: [c] for m, c in encoders.num_channels.items()}
         super().__init__(encoders, channels, freeze_backbone, modality_dropout)
@@ -75,7 +74,7 @@ class FusionHeadClassifier(LateFusion):
         self.head = nn.Linear(fusion.num_features, num_classes)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of everything but frozen encoders and head."""
+        """Set the mode, except of frozen encoders and head."""
         super().train(mode)
         if self.freeze_backbone:
             self.fusion.eval()
@@ -85,8 +84,8 @@ class FusionHeadClassifier(LateFusion):
         """Compute the input of the head from each modality.
 
         Returns:
-            Result of the head's ``parts``, and ones, shape (B, 1), which masking sets to
-            zero if a sample lacks the modality.
+            The ``parts`` of the head, and ones, shape (B, 1), which :meth:`mask` sets to
+            zero for samples without the modality.
         """
         _, tokens = self.encoders.tokens(images)
         parts = self.fusion.parts(images, tokens)

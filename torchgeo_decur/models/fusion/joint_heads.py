@@ -20,12 +20,11 @@ from .fusion_transformer import FusionTransformer
 class FusionHead(nn.Module, ABC):
     """Base of heads that fuse tokens of some or all modalities into ``joint`` features.
 
-    ``parts`` computes features of single modalities, and ``forward`` fuses them. Fusing
-    other subsets of modalities, for a batch or for single samples, therefore does not run
-    an encoder again.
+    ``parts`` computes features of single modalities, and ``forward`` fuses them.
+    Other subsets of modalities can thus be fused without running an encoder again.
 
     Attributes:
-        arguments: plain arguments that build such a head.
+        arguments: arguments of the constructor, as plain values.
         num_features: number of features of ``joint``.
         channels: number of channels of the tokens of each modality.
         bands: number of channels of the images, if the head encodes them.
@@ -38,12 +37,12 @@ class FusionHead(nn.Module, ABC):
 
     @property
     def encoders(self) -> dict[str, tuple[str, nn.Module]]:
-        """Encoders inside the head with their modality, by name of file."""
+        """Modality and encoder of each encoder in the head, by file name."""
         return {}
 
     @property
     def description(self) -> dict[str, Any]:
-        """Plain values from which :func:`build_fusion_head` builds such a head."""
+        """Plain values for :func:`build_fusion_head`."""
         return {'class': type(self).__name__, **self.arguments}
 
     @abstractmethod
@@ -70,8 +69,8 @@ class FusionHead(nn.Module, ABC):
 
         Args:
             parts: result of ``parts``, for some or all modalities.
-            available: whether each sample has a modality, shape (B,), boolean. A modality
-                without a mask is present in all samples.
+            available: whether each sample has a modality, shape (B,), boolean; by default
+                all samples have it.
 
         Returns:
             Features by name, shape (B, F), including ``joint``.
@@ -146,12 +145,12 @@ class JointHead(FusionHead):
 
 
 class SharedUniqueHead(FusionHead):
-    """Head of COrAL: shared features of a transformer, unique ones of second encoders.
+    """Head of COrAL: shared features of a transformer, unique features of encoders.
 
-    ``shared`` is the class token of a transformer over the given tokens. The unique
-    features of a modality have its name. They are tokens of a second encoder of the same
-    model, pooled by the attention of one learned query. ``joint`` concatenates ``shared``
-    and the unique features of all modalities, with zeros for absent ones.
+    ``shared`` is the class token of a transformer over the given tokens. A second encoder
+    of each modality gives its unique features, which have its name: tokens pooled by the
+    attention of one learned query. ``joint`` concatenates ``shared`` and the unique
+    features of all modalities, with zeros for absent modalities.
 
     Args:
         modalities: number of channels of each modality, by name.
@@ -287,11 +286,11 @@ def load_fusion_head(file: str | Path) -> FusionHead:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file does not hold a fusion head.
+        ValueError: if the file is not a fusion head.
     """
     if not Path(file).is_file():
         raise FileNotFoundError(
-            f"fusion must be 'concatenate' or a file of a fusion head, got {str(file)!r}"
+            f"fusion must be 'concatenate' or an existing file, got {str(file)!r}"
         )
     try:
         with safetensors.safe_open(file, framework='pt') as opened:
@@ -300,7 +299,7 @@ def load_fusion_head(file: str | Path) -> FusionHead:
     except (KeyError, ValueError, safetensors.SafetensorError) as error:
         raise ValueError(
             f'{file}: expected a fusion head, such as fusion.safetensors of CoMM or '
-            f'COrAL, found another file ({type(error).__name__})'
+            f'COrAL, found another file ({type(error).__name__}); choose another file'
         ) from error
     head = build_fusion_head(description)
     head.load_state_dict(safetensors.torch.load_file(file))

@@ -16,17 +16,17 @@ class LateFusion(nn.Module, ABC):
     """Base of classifiers and segmenters: encoders, fusion, absent modalities, freezing.
 
     Features of a modality are a list of levels, each (B, C, ...); a pooled encoder has
-    one level, (B, C). Fusion concatenates each level over the modalities in their order.
-    Features of an absent modality are zeros. A modality may be absent from the whole
-    batch, and its encoder is not run, or from single samples (``available``).
+    one level, (B, C). Fusion concatenates the modalities level by level. Features of an
+    absent modality are zeros. It can be absent from single samples (``available``), or
+    from the whole batch, in which case its encoder does not run.
 
     Args:
-        encoders: module from images by modality to features by modality.
+        encoders: module that maps images to features by modality.
         channels: channels of each level of each modality.
-        freeze_backbone: whether to freeze the encoders: they get no gradients and stay in
-            evaluation mode, so that statistics of BatchNorm do not change.
-        modality_dropout: in training, probability to treat a modality of a sample as
-            absent; at least one modality is always kept.
+        freeze_backbone: whether to freeze the encoders, including the statistics of
+            their normalisation layers.
+        modality_dropout: probability in training to treat a modality of a sample as
+            absent; at least one modality is kept.
 
     Raises:
         ValueError: if ``modality_dropout`` is not in [0, 1).
@@ -53,14 +53,7 @@ class LateFusion(nn.Module, ABC):
             self.encoders.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of everything but frozen encoders.
-
-        Args:
-            mode: whether to train.
-
-        Returns:
-            This module.
-        """
+        """Set the mode, except of frozen encoders."""
         super().train(mode)
         if self.freeze_backbone:
             self.encoders.eval()
@@ -71,13 +64,12 @@ class LateFusion(nn.Module, ABC):
         images: Mapping[str, Tensor],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, list[Tensor]]:
-        """Compute features, zeros where a sample lacks a modality.
+        """Compute features, with zeros for absent modalities.
 
         Args:
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
-            available: whether each sample has a modality, shape (B,), boolean. A modality
-                without a mask is present in all samples. Images of absent samples are
-                ignored.
+            available: whether each sample has a modality, shape (B,), boolean; by default
+                all samples have it. Images of absent samples are ignored.
 
         Returns:
             Features of each given modality.
@@ -108,7 +100,7 @@ class LateFusion(nn.Module, ABC):
             available: whether each sample has a modality, shape (B,).
 
         Returns:
-            Logits, shape (B, ``num_classes``), or (B, ``num_classes``, H, W) from a
+            Logits, shape (B, ``num_classes``), or (B, ``num_classes``, H, W) of a
             segmenter.
         """
         features = self.encode(images, available)
@@ -203,7 +195,7 @@ class LateFusion(nn.Module, ABC):
         unknown = sorted({*images, *available} - set(self.channels))
         if unknown:
             raise ValueError(
-                f'images must be of the modalities {list(self.channels)}, got {unknown}'
+                f'images must have modalities among {list(self.channels)}, got {unknown}'
             )
         masks = {}
         for m, x in images.items():
@@ -220,7 +212,7 @@ class LateFusion(nn.Module, ABC):
 
 
 def drop_modalities(available: Tensor, p: float) -> Tensor:
-    """Drop modalities of samples at random, but never the last one of a sample.
+    """Drop random modalities of each sample, but keep at least one.
 
     Args:
         available: whether a sample has a modality, shape (B, M), boolean.
@@ -242,15 +234,15 @@ def drop_modalities(available: Tensor, p: float) -> Tensor:
 
 
 def impute_absent(x: Tensor, mask: Tensor) -> Tensor:
-    """Replace absent samples by present ones, so that BatchNorm sees no placeholders.
+    """Replace absent samples by present ones, to keep placeholders out of BatchNorm.
 
     Args:
         x: images or maps, shape (B, ...).
         mask: whether each sample is present, shape (B,), boolean.
 
     Returns:
-        Present samples unchanged and copies of them for absent ones; zeros if none is
-        present.
+        Present samples unchanged, and copies of them for absent ones. If no sample is
+        present, zeros.
 
     Example:
         >>> x = torch.tensor([1.0, 9.0, 3.0])

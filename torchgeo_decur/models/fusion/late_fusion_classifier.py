@@ -14,10 +14,10 @@ class LateFusionClassifier(LateFusion):
     Args:
         modalities: number of channels of each modality, by name.
         model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights of the encoders, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         num_classes: number of outputs.
-        freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`; True gives a
-            linear probe.
+        freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`; True for a linear
+            probe.
         modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
         bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
 

@@ -1,4 +1,4 @@
-"""Decoders of segmentation-models-pytorch on the pyramids of several encoders."""
+"""Decoders of segmentation-models-pytorch for the pyramids of several encoders."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
@@ -19,7 +19,7 @@ from .fcn import FCNDecoder
 
 Decoder = Literal['fcn', 'unet', 'deeplabv3+', 'upernet', 'segformer', 'fpn']
 
-# Decoder, its output channels, and kernel and upsampling of its head, as in smp.
+# Decoder, output channels, and kernel size and upsampling of the head, as in smp.
 _Recipe = tuple[Callable[[list[int], int], nn.Module], int, int, int]
 _RECIPES: dict[str, _Recipe] = {
     'unet': (
@@ -45,9 +45,9 @@ class SMPDecoder(nn.Module):
 
     Args:
         name: 'unet', 'deeplabv3+', 'upernet', 'segformer' or 'fpn'.
-        channels: channels of each level, all modalities together.
-        strides: stride of each level: 2, 4, 8, 16, 32, or the same without 2. The last
-            stride is 16 for 'deeplabv3+'.
+        channels: total channels of each level over all modalities.
+        strides: stride of each level: 2, 4, 8, 16, 32, or 4, 8, 16, 32. For 'deeplabv3+'
+            the last stride is 16.
         classes: number of classes.
 
     Raises:
@@ -69,8 +69,8 @@ class SMPDecoder(nn.Module):
                 f'got {list(strides)}; choose a backbone with a pyramid, such as resnet50'
             )
         build, width, kernel, upsampling = _RECIPES[name]
-        # smp counts the image as the first level, and adds a level without channels if
-        # an encoder begins at stride 4.
+        # smp treats the image as the first level, and adds a level without channels if
+        # an encoder starts at stride 4.
         self.blanks = 1 + len(expected) - len(strides)
         self.decoder = build([0] * self.blanks + list(channels), len(expected))
         self.head: Any = SegmentationHead(
@@ -102,7 +102,7 @@ def output_stride(name: str) -> int:
         name: name of the decoder.
 
     Returns:
-        16 for DeepLabV3+, whose last stage is dilated; 32 for all other decoders.
+        16 for DeepLabV3+, whose last stage is dilated; else 32.
     """
     return 16 if name == 'deeplabv3+' else 32
 
@@ -115,12 +115,12 @@ def build_decoder(
     Args:
         name: 'fcn', or a decoder of segmentation-models-pytorch: 'unet', 'deeplabv3+',
             'upernet', 'segformer', 'fpn'.
-        channels: channels of each level, all modalities together.
+        channels: total channels of each level over all modalities.
         strides: stride of each level.
         classes: number of classes.
 
     Returns:
-        A module from levels and a size (H, W) to logits (B, ``classes``, H, W).
+        A module that maps levels and a size (H, W) to logits (B, ``classes``, H, W).
 
     Raises:
         ValueError: if the name is unknown or the levels do not fit the decoder.

@@ -13,23 +13,23 @@ class FCNDecoder(nn.Module):
     r"""Fully convolutional decoder on the levels of stride 8, 16 and 32.
 
     Long et al., *Fully Convolutional Networks for Semantic Segmentation*, CVPR 2015,
-    https://arxiv.org/abs/1411.4038, as Wang et al. (ECCV 2024) use it for GeoNRW. A 1x1
+    https://arxiv.org/abs/1411.4038, as used for GeoNRW by Wang et al. (ECCV 2024). A 1x1
     convolution :math:`R_s` reduces each level :math:`x_s` to 128, 256 or 512 channels,
-    and another, :math:`K_s`, maps them to classes. The classes are summed at stride 8
-    and resized to the image,
+    and another, :math:`K_s`, maps them to classes. The class scores are summed at stride
+    8 and resized to the image,
 
     .. math:: y = U\Big(\sum_s U_8(K_s R_s x_s)\Big).
 
-    :math:`K_s` is linear per pixel and commutes with the bilinear :math:`U_8`, so it is
-    applied first, at fewer pixels.
+    :math:`K_s` commutes with the bilinear :math:`U_8`, so it is applied first, to fewer
+    pixels.
 
     Args:
-        channels: channels of each level, all modalities together.
+        channels: total channels of each level over all modalities.
         strides: stride of each level.
         classes: number of classes.
 
     Raises:
-        ValueError: if a stride is not among the levels.
+        ValueError: if a level of stride 8, 16 or 32 is missing.
 
     Example:
         >>> import torch
