@@ -81,7 +81,7 @@ class TestConfig:
 
     def test_writes_all_or_prints_one(self, tmp_path: Path) -> None:
         with pytest.raises(
-            SystemExit, match=r"expected no name with it, got 'quickstart'"
+            SystemExit, match=r"must be absent with out, .* got 'quickstart'"
         ):
             main(['config', 'quickstart', '--out', str(tmp_path)])
 
@@ -260,7 +260,7 @@ class TestConvert:
 
     def test_a_file_without_the_name_of_its_model(self, tmp_path: Path) -> None:
         torch.save({'conv1.weight': torch.rand(4, 3, 7, 7)}, tmp_path / 'plain.pth')
-        with pytest.raises(SystemExit, match=r'name the timm model with --m'):
+        with pytest.raises(SystemExit, match=r'set the timm model with --m'):
             main(['convert', str(tmp_path / 'plain.pth'), f'--out={tmp_path}'])
 
     def test_no_such_file(self) -> None:

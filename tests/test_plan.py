@@ -106,7 +106,7 @@ def test_command_prints_the_estimates(
 
 
 def test_errors(config: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match='there is no'):
+    with pytest.raises(FileNotFoundError, match='config must exist'):
         estimate_cost([tmp_path / 'nothing.yaml'])
     for options, message in (
         ({'rate': 0.0}, 'rate must be positive, got 0'),

@@ -75,7 +75,7 @@ def test_run(fitted: Path, tmp_path: Path) -> None:
     main(['shared', str(config), *options])
     (row,) = rows(tmp_path / 'out')
     assert (row['first'], row['second'], row['samples']) == ('s1', 's2', '48')
-    with pytest.raises(SystemExit, match='other must be left out with a config'):
+    with pytest.raises(SystemExit, match='other must be absent with a config'):
         main(['shared', str(config), '--other=x.npy', *options])
 
 
@@ -83,7 +83,7 @@ def test_run(fitted: Path, tmp_path: Path) -> None:
     ('content', 'message'),
     [
         (None, 'does not exist'),
-        (b'text', 'expected a file of NumPy .* or Parquet'),
+        (b'text', 'expected NumPy .* or Parquet'),
         (pa.table({'embedding': [[1.0], [1.0, 2.0]]}), 'lists of one length'),
     ],
 )

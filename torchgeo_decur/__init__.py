@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-# Registers backbones with timm and weights with TorchGeo, so that their names work. The
-# command does so when it needs them: its help and its lists shall not wait for torch.
+# Register backbones with timm and weights with TorchGeo. The command does this only when
+# needed, because its help and lists must not import torch.
 if Path(*sys.argv[:1]).stem != 'torchgeo-decur':
     from . import models as models
 

@@ -238,7 +238,7 @@ def test_rotated_labels_need_a_nodata_value(
     tile(tmp_path / 'other' / 'a.tif', *UPRIGHT['a'])
     other = {**entry, 'paths': str(tmp_path / 'other')}
     mask: dict[str, Any] = {'paths': entry['paths']}
-    message = rf'mask: nodata must be set, because {len(tiles)} files .*{named}\.tif'
+    message = rf'mask: nodata must be set, because .*{named}\.tif'
     with pytest.raises(ValueError, match=message):
         windows({'o': other, 'p': other}, mask=mask)
     mask['nodata'] = 0

@@ -542,7 +542,7 @@ class TestErrors:
         [
             (
                 use('dem', paths='/no/folder'),
-                "dem: paths must exist, .* no '/no/folder'",
+                "dem: paths must exist, .*'/no/folder' does not",
             ),
             (use('dem', paths=[]), 'dem: paths must name a folder or files'),
             (altered(empty), r'dem: expected rasters .* found none among 1 files'),
@@ -642,7 +642,7 @@ class TestErrors:
     def test_mask_must_be_labels(self, root: Path) -> None:
         entry = {'dataset': 'torchgeo.datasets.RasterDataset'}
         dm = module(root, mask={**entry, 'paths': str(root / 'labels')})
-        with pytest.raises(ValueError, match='RasterDataset delivers images; move the'):
+        with pytest.raises(ValueError, match='RasterDataset has images; move the'):
             dm.setup('fit')
 
     def test_no_common_time(self, root: Path, tmp_path: Path) -> None:

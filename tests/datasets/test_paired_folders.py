@@ -168,7 +168,7 @@ def test_incomplete_frames(root: Path, missing: str) -> None:
     (root / 'a' / missing / '2.png').unlink()
     with pytest.raises(
         ValueError,
-        match=rf"1 of 3 lack a file, the first are \['2'\].*a/{missing}/.*skip_incomplete",
+        match=rf"1 of 3 frames lack a file, the first are \['2'\].*a/{missing}/.*skip_incomplete",
     ):
         PairedFolders(root, IMAGES, MASK, ['a'])
     some = PairedFolders(root, IMAGES, MASK, ['a'], skip_incomplete=True)

@@ -188,7 +188,7 @@ def test_pixels_larger_than_an_area(tmp_path: Path) -> None:
     scene(tmp_path / 'b' / 'b.tif', 5, transform=place)
     rasters = {'a': entry(tmp_path / 'a'), 'b': entry(tmp_path / 'b')}
     with pytest.warns(
-        UserWarning, match=r"areas .* share pixels of \['b'\]: a gap of three"
+        UserWarning, match=r"areas .* share pixels of \['b'\], because a gap of three"
     ):
         dm = module(rasters, 'fit')
     assert len(dm.train_dataset) > 0 and len(dm.val_dataset) > 0
@@ -278,7 +278,7 @@ def test_scale_and_offset_of_the_files(tmp_path: Path) -> None:
     path = scene(tmp_path / 'x' / 'x.tif', with_hole(1000))
     with rasterio.open(path, 'r+') as file:
         file.scales, file.offsets = (0.0001, 0.0001), (-0.1, -0.1)
-    message = r'x: .*x\.tif has scale 0\.0001 and offset -0\.1.* scale: 1 for'
+    message = r'x: .*x\.tif declares scale 0\.0001 and offset -0\.1.* scale: 1 for'
     refuse(message, tmp_path / 'x', 'p', 'q')
     found, _ = image(tmp_path / 'x', 'p', 'q', scale=1)
     assert found.min() == 1000

@@ -344,11 +344,9 @@ class TestErrors:
     def test_files(self, checkpoint: Path, tmp_path: Path) -> None:
         absent = tmp_path / 'none.ckpt'
         said = self.stop(str(absent))
-        assert said == (
-            f'torchgeo-decur: checkpoint must be a file, but there is no {absent}'
-        )
+        assert said == (f'torchgeo-decur: checkpoint must exist, but {absent} does not')
         assert 'baseline must be' in self.stop(str(checkpoint), f'--baseline={absent}')
-        assert 'give the config of the fit with --config' in self.stop(
+        assert 'set the config of the fit with --config' in self.stop(
             str(checkpoint), f'--config={absent}'
         )
 

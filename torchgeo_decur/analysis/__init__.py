@@ -1,6 +1,6 @@
-"""Analyse what a pretraining learned, with one function for each analysis of the paper.
+"""Analyse pretrained encoders, with one function for each analysis.
 
-An analysis takes :class:`Embeddings` (see :func:`collect`), or a task and its images. It
+An analysis needs :class:`Embeddings` (see :func:`collect`), or a task and its images. It
 returns an :class:`AnalysisResult` with text, tables and figures.
 """
 

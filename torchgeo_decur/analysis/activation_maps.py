@@ -18,7 +18,7 @@ def last_map(encoder: nn.Module, x: Tensor) -> Tensor:
         x: images in [0, 1], shape (B, C, H, W).
 
     Returns:
-        Map, shape (B, F, h, w). A transformer's map is the grid of its tokens, without the
+        Map, shape (B, F, h, w); for a transformer, the grid of its tokens without the
         class token.
 
     Raises:
@@ -37,17 +37,15 @@ def last_map(encoder: nn.Module, x: Tensor) -> Tensor:
 def exposed(encoder: nn.Module, size: tuple[int, ...]) -> Iterator[nn.Module]:
     """Pass the last feature map of an encoder through an identity module.
 
-    If the encoder pools maps, the map is the output of the last stage. If it reads only
-    the class token of a transformer, the map is the grid of tokens before the last
-    attention.
+    For an encoder that pools maps, this is the output of the last stage. For a
+    transformer with a class token, it is the grid of tokens before the last attention.
 
     Args:
         encoder: a timm model.
         size: height and width of the images in pixels.
 
     Yields:
-        The identity. In every forward pass of the encoder, its output is the map, shape
-        (B, F, h, w).
+        The identity module, whose output is the map, shape (B, F, h, w).
 
     Raises:
         NotApplicable: if the model does not name the module of its last map.
@@ -75,8 +73,8 @@ def _last_layer(encoder: nn.Module) -> nn.Module:
         return encoder.get_submodule(model.feature_info[-1]['module'])
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise NotApplicable(
-            "encoder must name the module of its last map in feature_info, as timm's models "
-            f'do, got {type(encoder).__name__}'
+            "encoder must have timm's feature_info with the module of its last map, got "
+            f'{type(encoder).__name__}'
         ) from error
 
 

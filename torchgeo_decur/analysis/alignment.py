@@ -36,12 +36,11 @@ def alignment_histogram(
 
     Args:
         embeddings: embeddings, with the correlations over a whole data set.
-        baseline: embeddings of the same data by another model, such as Barlow Twins.
+        baseline: embeddings of the same data from another model, such as Barlow Twins.
 
     Returns:
-        Tables ``alignment``, with a row for each pair of modalities and part of the
-        dimensions, and ``dimensions``, with a row for each dimension; figure
-        ``histogram``.
+        Table ``alignment``, one row per pair of modalities and part of the dimensions;
+        table ``dimensions``, one row per dimension; figure ``histogram``.
 
     Raises:
         NotApplicable: if no two modalities have the same number of dimensions.
@@ -123,7 +122,7 @@ def _histogram(curves: dict[Pair, dict[str, Tensor]]) -> Figure:
         for axis, (pair, losses) in zip(axes, curves.items(), strict=True):
             for part, x in losses.items():
                 other = part == 'baseline'
-                # `all` is the sum of common and unique: a line over their areas.
+                # Draw `all`, the sum of common and unique, as a line over their areas.
                 axis.hist(
                     x.numpy(),
                     bins,

@@ -13,7 +13,7 @@ from .result import NotApplicable
 
 
 def gradcam(model: Pretrained, modality: str, x: Tensor, dimensions: slice) -> Tensor:
-    r"""Map the positions that change the mean of some dimensions of an embedding (GradCAM).
+    r"""Attribute the mean of some embedding dimensions to positions, with GradCAM.
 
     With the last feature map :math:`A_{kp}` of channel k at position p and the output y:
 
@@ -22,9 +22,8 @@ def gradcam(model: Pretrained, modality: str, x: Tensor, dimensions: slice) -> T
 
     Selvaraju et al., *Grad-CAM: Visual Explanations from Deep Networks via
     Gradient-based Localization*, ICCV 2017, https://arxiv.org/abs/1610.02391. In the
-    paper, y is the score of a class and L is rectified, because only a higher score
-    supports the class. The sign of an embedding dimension has no meaning, so L keeps its
-    sign. captum computes the map.
+    paper, y is the score of a class, and L is rectified. Here L keeps its sign, because
+    the sign of an embedding dimension has no meaning. captum computes the map.
 
     Args:
         model: a pretraining task in evaluation mode.
@@ -42,8 +41,8 @@ def gradcam(model: Pretrained, modality: str, x: Tensor, dimensions: slice) -> T
     attr = import_captum()
     if 'shared' in model.projectors:
         raise NotApplicable(
-            'model must compute the embeddings of a modality with its entry in encoders, '
-            f'got {type(model).__name__}, which has separate encoders of unique embeddings'
+            'model must compute embeddings with its encoders, got '
+            f'{type(model).__name__}, which has separate encoders for unique embeddings'
         )
     x = x.detach().requires_grad_()
     with exposed(model.encoders.encoders[modality], tuple(x.shape[-2:])) as layer:
@@ -55,7 +54,7 @@ def gradcam(model: Pretrained, modality: str, x: Tensor, dimensions: slice) -> T
 def integrated_gradients(
     model: Pretrained, modality: str, x: Tensor, dimensions: slice, steps: int = 16
 ) -> tuple[Tensor, Tensor]:
-    r"""Attribute the mean of some dimensions of an embedding to bands.
+    r"""Attribute the mean of some embedding dimensions to bands.
 
     .. math:: I_c = \sum_p x_{cp} \int_0^1
               \frac{\partial y(\alpha x)}{\partial x_{cp}} d\alpha
@@ -85,7 +84,7 @@ def integrated_gradients(
     found, delta = attr.IntegratedGradients(output).attribute(
         x.detach().requires_grad_(),
         n_steps=steps,
-        # Bound the memory: captum would compute all steps of all images at once.
+        # Limit the memory: captum would compute all steps of all images at once.
         internal_batch_size=max(len(x), 64),
         return_convergence_delta=True,
     )
@@ -110,7 +109,7 @@ def shares(bands: Tensor) -> Tensor:
 
 
 def overlap(a: Tensor, b: Tensor) -> Tensor:
-    r"""Compute the overlap of two maps: their histogram intersection.
+    r"""Compute the overlap of two maps, their histogram intersection.
 
     Each map is divided by the sum of its absolute values:
 
@@ -156,14 +155,7 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def import_captum() -> Any:
-    """Import captum, which only saliency needs.
-
-    Returns:
-        captum's module of attributions.
-
-    Raises:
-        ImportError: if captum is not installed.
-    """
+    """Import ``captum.attr``, or raise an error that names the extra to install."""
     try:
         from captum import attr
     except ImportError as error:
@@ -176,7 +168,7 @@ def import_captum() -> Any:
 def _output(
     model: Pretrained, modality: str, dimensions: slice
 ) -> Callable[[Tensor], Tensor]:
-    """Return a function from images of a modality to the mean of dimensions, (B,)."""
+    """Return a function that maps images to the mean of some dimensions, (B,)."""
     return lambda x: model.embed({modality: x})[modality][:, dimensions].mean(1)
 
 

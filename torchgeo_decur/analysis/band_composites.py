@@ -12,12 +12,12 @@ from ..modalities import Modality, render
 def composite(image: Tensor, modality: Modality) -> NDArray[Any]:
     """Render an image in [0, 1] for display.
 
-    Optical images become colour composites, and VV and VH in dB a false-colour composite
-    of VV, VH and their ratio. Other radar is grey, and elevation is hill-shaded; see
-    :func:`~torchgeo_decur.modalities.render`.
+    Optical images become color composites, and VV and VH in dB become a false-color
+    composite of VV, VH and their ratio. Other radar is gray, and elevation is
+    hill-shaded; see :func:`~torchgeo_decur.modalities.render`.
 
     Args:
-        image: image as a task receives it, in [0, 1], shape (C, H, W).
+        image: image in [0, 1], shape (C, H, W).
         modality: record of the modality.
 
     Returns:
@@ -38,7 +38,7 @@ def composite_and_bands(image: Tensor, modality: Modality) -> tuple[NDArray[Any]
     """Render an image in [0, 1] for display, and name the bands shown.
 
     Args:
-        image: image as a task receives it, in [0, 1], shape (C, H, W).
+        image: image in [0, 1], shape (C, H, W).
         modality: record of the modality.
 
     Returns:
@@ -46,8 +46,7 @@ def composite_and_bands(image: Tensor, modality: Modality) -> tuple[NDArray[Any]
     """
     image = image.detach().cpu().float()
     if modality.kind == 'sar' and modality.limits and len(image) == modality.channels:
-        # The ratio needs backscatter in dB. Optical images stay in the unit interval, in
-        # which saturated bands are equally bright.
+        # The ratio of VV and VH needs backscatter in dB.
         low, high = (torch.tensor(x)[:, None, None] for x in modality.limits)
         image = low + image * (high - low)
     return render(image, modality, radar='colour')

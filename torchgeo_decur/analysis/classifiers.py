@@ -17,8 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 Array = NDArray[Any]
-# With fewer values, several BLAS threads are slower than one: a probe of 512 x 512 takes
-# several times as long with two threads.
+# With fewer values, several BLAS threads are slower than one.
 _SMALL = 10_000_000
 Classifier = Literal['knn', 'linear']
 #: The classifiers: nearest neighbours, and logistic regression.
@@ -51,12 +50,11 @@ class Outcome:
     def score(self, weights: Array | None = None) -> Array:
         """Score the samples, or bootstrap resamples of them.
 
-        The score is balanced accuracy over the classes that occur, or micro-averaged
+        The score is balanced accuracy over the classes of the samples, or micro-averaged
         average precision for multi-label data.
 
         Args:
-            weights: number of times that each sample counts, shape (R, n); by default
-                once.
+            weights: number of copies of each sample, shape (R, n); by default one.
 
         Returns:
             The scores in percent, shape (R,).
@@ -73,7 +71,7 @@ class Outcome:
         member = (self.y[:, None] == np.unique(self.y)).astype(np.float64)
         hits = weights @ (member * (self.y == self.predicted)[:, None])
         there = weights @ member
-        # A class that is absent from a resample has no recall.
+        # A class without samples has no recall.
         recall = np.where(there > 0, hits / np.maximum(there, 1), np.nan)
         mean: Array = np.nanmean(recall, axis=1)
         return 100 * mean
@@ -83,10 +81,10 @@ class Outcome:
 
         Args:
             resampled: scores of resamples, shape (R,).
-            digits: decimal places; None does not round.
+            digits: decimal places, or None for no rounding.
 
         Returns:
-            Score and ends of its 95 % interval, in percent; score of chance, name of the
+            Score, ends of its 95 % interval and score of chance, in percent; name of the
             metric, and number of scored samples.
         """
         numbers = {
@@ -123,16 +121,16 @@ def run_probes(
 
     Args:
         x: features, shape (N, F).
-        y: classes, shape (N,), or labels of 0 and 1, shape (N, K). A label must occur in
-            both the fitted and the scored samples; others are ignored.
+        y: classes, shape (N,), or labels of 0 and 1, shape (N, K). Labels that do not
+            occur in both the fitted and the scored samples are ignored.
         k: number of nearest neighbours.
         classifiers: some of 'knn' and 'linear'.
         places: indices of the samples to fit on, and of the samples to score; by default
             the two :func:`halves`.
 
     Yields:
-        The name of the classifier and its predictions; nothing if there are fewer than
-        two classes or too few samples.
+        Name and predictions of each classifier; nothing if there are fewer than two
+        classes or too few samples.
 
     Example:
         >>> x = np.repeat([[0.0, 1.0], [9.0, 1.0]], 20, axis=0)
@@ -156,7 +154,7 @@ def run_probes(
     for name in classifiers:
         threads = threadpool_limits(1 if x.size < _SMALL else None)
         with threads, warnings.catch_warnings():
-            # Scores stop changing long before the optimizer converges.
+            # Scores are stable long before the optimizer converges.
             warnings.simplefilter('ignore', ConvergenceWarning)
             probe = make_pipeline(StandardScaler(), models[name])
             probe.fit(x[train], target[train])
@@ -181,26 +179,18 @@ def resamples(number: int, times: int, seed: int = 0) -> Array:
         seed: seed of the draws.
 
     Returns:
-        Number of times that each resample has each sample, shape (R, n); each row sums
-        to n.
+        Number of copies of each sample in each resample, shape (R, n); rows sum to n.
     """
     even = np.full(number, 1 / number)
     drawn = np.random.default_rng(seed).multinomial(number, even, size=times)
-    # BLAS does not multiply integers.
+    # Floating point, because BLAS does not multiply integers.
     weights = drawn.astype(np.float64)
     weights.flags.writeable = False
     return weights
 
 
 def interval(values: Array) -> dict[str, float]:
-    """Return the percentile interval of 95 %.
-
-    Args:
-        values: scores of the resamples, shape (R,).
-
-    Returns:
-        Its ends ``low`` and ``high``.
-    """
+    """Return the ends ``low`` and ``high`` of the 95 % percentile interval of scores."""
     low, high = np.percentile(values, (2.5, 97.5))
     return {'low': float(low), 'high': float(high)}
 
@@ -210,7 +200,7 @@ def _average_precision(y: Array, p: Array, weights: Array) -> Array:
     labels = y.shape[1]
     order = np.argsort(-p.ravel(), kind='stable')
     scores, truth = p.ravel()[order], y.ravel()[order]
-    # A threshold cannot separate equal scores, so take the last of each.
+    # A threshold cannot separate equal scores, so use the last of each.
     last = np.flatnonzero(np.append(np.diff(scores), 1))
     found = np.empty(len(weights))
     for i, weight in enumerate(weights):

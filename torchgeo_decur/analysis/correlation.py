@@ -1,4 +1,4 @@
-"""Compute statistics of a stream of batches, without keeping the batches."""
+"""Compute statistics of a stream of batches, without storing the batches."""
 
 from collections.abc import Mapping
 
@@ -16,14 +16,13 @@ class CorrelationStream:
     .. math:: C_{ii} = \frac{\mathrm{Cov}[a_i, b_i]}
               {\sqrt{(\mathrm{Var}[a_i] + \epsilon)(\mathrm{Var}[b_i] + \epsilon)}}
 
-    is the diagonal of the cross-correlation matrix of embeddings after
-    :func:`~torchgeo_decur.losses.functional.standardize`. Means and central sums of squares
-    are merged batch by batch in float64, so that a large mean costs no precision. The state
-    has five vectors for any number of samples. Chan, Golub and LeVeque, *Updating formulae
-    and a pairwise algorithm for computing sample variances*, 1979.
+    is the diagonal of the cross-correlation matrix of standardised embeddings. Means and
+    central sums of squares are merged batch by batch in float64, with the pairwise
+    algorithm of Chan, Golub and LeVeque, 1979. The state has five vectors for any number
+    of samples.
 
-    ``torchmetrics.PearsonCorrCoef`` has the same update and accuracy, but no
-    :math:`\epsilon`: its result is NaN for a constant dimension.
+    ``torchmetrics.PearsonCorrCoef`` has the same update, but no :math:`\epsilon`: its
+    result is NaN for a constant dimension.
 
     Args:
         dim: number of dimensions D.

@@ -12,7 +12,7 @@ from .result import TITLES, AnalysisResult, NotApplicable
 
 type Curve = list[tuple[float, float]]
 
-# Title of a panel, label of its axis, and prefixes of the names of its metrics.
+# Title, axis label and prefixes of the metrics of each panel.
 _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ('Loss', 'loss', ('train_loss', 'val_loss')),
     ('Parts of the loss', 'part of the loss', ('train_', 'val_')),
@@ -25,7 +25,7 @@ _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 
 def read_metrics(file: str | Path) -> dict[str, Curve]:
-    """Read the metrics that Lightning's CSVLogger wrote.
+    """Read the metrics of Lightning's CSVLogger.
 
     Args:
         file: a ``metrics.csv``.
@@ -38,7 +38,7 @@ def read_metrics(file: str | Path) -> dict[str, Curve]:
     """
     if not Path(file).is_file():
         raise NotApplicable(
-            f'training curves need the metrics.csv of a fit, found no {file}'
+            f'training curves need the metrics.csv of a fit, but {file} does not exist'
         )
     curves: dict[str, Curve] = defaultdict(list)
     with Path(file).open(newline='') as opened:
@@ -55,7 +55,7 @@ def read_metrics(file: str | Path) -> dict[str, Curve]:
 
 
 def training_curves(file: str | Path) -> AnalysisResult:
-    """Draw loss, alignment, signs of collapse and probes over the steps.
+    """Draw loss, alignment, metrics of collapse and probes over the steps.
 
     Args:
         file: the ``metrics.csv`` of a fit.
@@ -89,8 +89,8 @@ def training_curves(file: str | Path) -> AnalysisResult:
         name='curves',
         title=TITLES['curves'],
         text=(
-            f'Logged metrics over the {steps + 1:.0f} steps of the fit. Collapsed features '
-            'have a spread near 0 and a rank near 1.'
+            f'Logged metrics over the {steps + 1:.0f} steps of the fit. A spread near 0 and '
+            'a rank near 1 indicate collapsed features.'
         ),
         tables={'metrics': rows},
         figures={'curves': _plot(panels)},
@@ -98,7 +98,7 @@ def training_curves(file: str | Path) -> AnalysisResult:
 
 
 def _assign(curves: dict[str, Curve]) -> dict[tuple[str, str], dict[str, Curve]]:
-    """Assign each metric to the first panel that matches; each label has its own panel."""
+    """Assign each metric to the first matching panel; each label has its own panel."""
     left = dict(curves)
     panels: dict[tuple[str, str], dict[str, Curve]] = defaultdict(dict)
     for title, label, prefixes in _PANELS:
@@ -127,7 +127,7 @@ def _plot(panels: dict[tuple[str, str], dict[str, Curve]]) -> Figure:
                     color=colours[number % len(colours)],
                     linestyle='--' if validation else '-',
                     marker='o' if len(curve) < 12 else None,
-                    # If both were logged, only the training curve is in the legend.
+                    # The legend has only the training curve, if there are both.
                     label=None
                     if validation and f'train_{_part(name)}' in curves
                     else _part(name),
@@ -136,7 +136,7 @@ def _plot(panels: dict[tuple[str, str], dict[str, Curve]]) -> Figure:
             axis.set_title(f'{title} (validation dashed)' if dashed else title)
             axis.set(xlabel='step', ylabel=label)
             if len(shown) > 1:
-                # Below the panel, so that it hides no curve.
+                # Place the legend below the panel, away from the curves.
                 longest = max(len(name) for name in shown)
                 columns = 3 if longest < 14 else 2
                 axis.legend(

@@ -50,8 +50,8 @@ def dropped_dimensions(
 ) -> AnalysisResult:
     """Probe each modality without its most aligned dimensions.
 
-    Compare with dropping random dimensions: if the score of a label falls faster, aligned
-    dimensions hold the label; if it falls more slowly, the others do.
+    Dropping random dimensions is the baseline. If the score of a label falls faster,
+    aligned dimensions encode it; if it falls more slowly, other dimensions do.
 
     Args:
         embeddings: embeddings, their correlations, and labels.
@@ -104,8 +104,8 @@ def dropped_dimensions(
             f'Score of a {classifier} probe after the dimensions most aligned with the '
             'other modality are dropped, compared with dropping the same number at random. '
             'Intervals of 95 % are over resamples of the scored samples. If the score of a '
-            'label falls faster than at random, aligned dimensions hold the label; if it '
-            'falls more slowly, the others do.'
+            'label falls faster than at random, aligned dimensions encode it; if it falls '
+            'more slowly, other dimensions do.'
         ),
         tables={'dropped': rows},
         figures={'dropped': _plot(rows, classifier)},
@@ -115,7 +115,7 @@ def dropped_dimensions(
 def _plot(rows: Rows, classifier: str) -> Figure:
     labels = list(dict.fromkeys(r['label'] for r in rows))
     names = list(dict.fromkeys(r['modality'] for r in rows))
-    # In an ideal model, the aligned dimensions are the common ones.
+    # Ideally, the aligned dimensions are the common ones.
     colours = {'most aligned': COLOURS['common'], 'at random': COLOURS['features']}
     with figure_style():
         figure, axes = plt.subplots(

@@ -20,7 +20,7 @@ from .result import TITLES, AnalysisResult, NotApplicable
 
 _KNOWN = {
     'pairs': 'same dimension in all modalities (1 if they overlap)',
-    'groups': 'common, and unique of each modality (1 if they lie apart)',
+    'groups': 'common, and unique of each modality (1 if they are separate)',
     'modalities': 'modalities (0 if they mix)',
 }
 
@@ -61,28 +61,27 @@ def dimension_map(
 ) -> AnalysisResult:
     r"""Draw every embedding dimension as a point, as in Fig. 1, and check the clusters.
 
-    A dimension is the vector of its standardised values over the samples. scikit-learn's
-    t-SNE places correlated dimensions close together. Silhouettes check the clusters of
-    the map:
+    A dimension is the vector of its standardised values over the samples. t-SNE places
+    correlated dimensions close together. Silhouettes measure how separate clusters are:
 
     .. math:: s = \frac{b - a}{\max(a, b)}
 
-    where a is the mean distance of a point to its own cluster, and b the distance to the
-    nearest other one. The value is 1 for tight clusters far apart, and 0 for none. There
-    are three kinds of clusters:
+    where a is the mean distance of a point to its own cluster, and b to the nearest other
+    cluster. The value is 1 for tight, distant clusters, and 0 without clusters. There are
+    three kinds of clusters:
 
-    - ``pairs``: the same dimension in all modalities. Common dimensions should *overlap*;
-    - ``groups``: the common dimensions, and the unique ones of each modality, which should
-      lie *apart*;
-    - ``modalities``, computed among the common and among the unique dimensions.
+    - ``pairs``: the same dimension in all modalities. Common dimensions should overlap.
+    - ``groups``: the common dimensions, and the unique dimensions of each modality. They
+      should be separate.
+    - ``modalities``: the modalities, among common and among unique dimensions.
 
-    Silhouettes of the dimensions use the distance :math:`1 - r` of their correlation;
-    silhouettes of the map use the Euclidean distance.
+    Silhouettes of the dimensions use the distance :math:`1 - r` with their correlation r.
+    Silhouettes of the map use the Euclidean distance.
 
     Args:
         embeddings: embeddings of two or more modalities.
-        max_points: largest number of points. All modalities show the same dimensions,
-            spread evenly over common and unique ones.
+        max_points: largest number of points. All modalities show the same dimensions, in
+            equal steps over the common and the unique dimensions.
         seed: seed of t-SNE.
 
     Returns:
@@ -108,7 +107,7 @@ def dimension_map(
     known = [next(p for p, s in parts.items() if s.start <= i < s.stop) for i in place]
     number = np.repeat(np.arange(len(names)), len(chosen))
     marks = Marks(number, np.array(known), place)
-    # Barnes-Hut separates coinciding points, such as aligned dimensions.
+    # Barnes-Hut would separate coinciding points, such as aligned dimensions.
     tsne = TSNE(
         perplexity=min(30, (len(points) - 1) / 4),
         init='pca',
@@ -148,7 +147,7 @@ def dimension_map(
 
 
 def silhouettes(distance: Array, marks: Marks) -> list[dict[str, Any]]:
-    """Compute the mean silhouette of the points of each part, for each kind of cluster.
+    """Compute the mean silhouette of each part, for each kind of cluster.
 
     Args:
         distance: distances of the points, shape (P, P).
@@ -161,7 +160,7 @@ def silhouettes(distance: Array, marks: Marks) -> list[dict[str, Any]]:
     parts = list(dict.fromkeys(marks.part.tolist()))
     kinds = {'pairs': marks.dimension}
     if len(parts) > 1:
-        # Common dimensions are one cluster; each modality has a cluster of unique ones.
+        # One cluster of common dimensions, and one of unique dimensions per modality.
         kinds['groups'] = np.where(marks.part == 'common', -1, marks.name)
     for kind, clusters in kinds.items():
         each = silhouette_samples(distance, clusters, metric='precomputed')
@@ -181,7 +180,7 @@ def _row(kind: str, part: str, each: Array) -> dict[str, Any]:
 
 
 def _choose(embeddings: Embeddings, number: int) -> Tensor:
-    """Choose dimensions of each part, in proportion and at equal steps."""
+    """Choose dimensions of each part in equal steps, in proportion to its size."""
     dim = embeddings.dim
     if number >= dim:
         return torch.arange(dim)
@@ -218,10 +217,10 @@ def _text(rows: list[dict[str, Any]], dimensions: int, embeddings: Embeddings) -
                 )
     return (
         f'Each point is one of {dimensions} dimensions of a modality, on {samples} '
-        'samples. Correlated dimensions are close together. Silhouettes check the '
-        'clusters: 1 for tight clusters far apart, 0 for none, and less than 0 for points '
-        'nearer to another cluster. With the distance 1 - r of the correlation, and in the '
-        'map, the silhouettes are\n\n' + '\n'.join(lines)
+        'samples. Correlated dimensions are close together. Silhouettes are 1 for tight, '
+        'distant clusters, 0 without clusters, and negative for points nearer to another '
+        'cluster. They are computed with the distance 1 - r of the correlation, and in the '
+        'map:\n\n' + '\n'.join(lines)
     )
 
 

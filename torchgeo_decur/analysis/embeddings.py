@@ -18,11 +18,11 @@ type Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of a random subset of a data set, and correlations over the whole set.
+    """Embeddings of random samples of a data set, and correlations of all samples.
 
     Args:
         z: embeddings by name, shape (n, D). Names are the modalities and, for some tasks,
-            further embeddings such as ``joint``.
+            other embeddings such as ``joint``.
         h: features by name, shape (n, F).
         labels: labels by key, shape (n,) for classes or (n, K) for multi-label data.
         diagonals: correlation of each dimension, shape (D,), over all samples, for each
@@ -49,16 +49,13 @@ class Embeddings:
         labels: Mapping[str, Tensor] | None = None,
         h: Mapping[str, Tensor] | None = None,
     ) -> 'Embeddings':
-        """Build the record from embeddings of a whole data set.
+        """Build an instance from embeddings of a whole data set.
 
         Args:
             z: embeddings by modality, shape (N, D).
             common_dim: number of common dimensions.
             labels: labels by key.
             h: features by modality, shape (N, F).
-
-        Returns:
-            The record.
 
         Example:
             >>> z = torch.rand(8, 4)
@@ -82,7 +79,7 @@ class Embeddings:
 
         Returns:
             Dimensions of ``common``, ``unique`` and ``all``, or only of ``all`` if the
-            embeddings have no two parts, as for names that are not modalities.
+            embeddings do not have both parts.
         """
         dim = self.dim if name is None else self.z[name].shape[1]
         decoupled = name in (None, *self.modalities)
@@ -90,43 +87,21 @@ class Embeddings:
         return (parts if len(parts) > 1 else {}) | {'all': slice(0, dim)}
 
     def pair_parts(self, first: str, second: str) -> dict[str, slice]:
-        """Return the dimensions of the parts that two embeddings share.
-
-        Args:
-            first: name of embeddings.
-            second: name of embeddings with the same number of dimensions.
-
-        Returns:
-            The parts, as :meth:`parts` returns them.
-        """
+        """Return the :meth:`parts` that two embeddings of equal dimensions have."""
         return min(self.parts(first), self.parts(second), key=len)
 
     def no_pair(self, analysis: str) -> NotApplicable:
-        """Return the error of an analysis that compares modalities.
-
-        Args:
-            analysis: name of the analysis.
-
-        Returns:
-            The error for embeddings without two modalities of equal dimensions.
-        """
+        """Return the error of an analysis that needs two comparable modalities."""
         return NotApplicable(
             f'{analysis} needs two modalities with the same number of dimensions, got '
             f'{ {m: z.shape[1] for m, z in self.z.items()} }'
         )
 
     def no_labels(self, samples: int) -> NotApplicable:
-        """Return the error of an analysis that probes labels.
-
-        Args:
-            samples: number of samples that the probes must exceed.
-
-        Returns:
-            The error for data without labels that can be probed.
-        """
+        """Return the error of an analysis that needs labels of enough samples."""
         return NotApplicable(
             'probes need labels of two or more classes in the batches (keys label*), and '
-            f'more than {samples} samples, got labels {list(self.labels)} of '
+            f'more than {samples} samples, got labels {list(self.labels)} for '
             f'{len(next(iter(self.z.values())))} samples'
         )
 
@@ -137,18 +112,18 @@ def collect(
     max_samples: int = 4096,
     seed: int = 0,
 ) -> Embeddings:
-    """Embed a data set, and keep only a random subset and the correlations.
+    """Embed a data set, and return random samples and the correlations of all samples.
 
-    The model is in evaluation mode. Images have the first date, without augmentation.
+    The model is in evaluation mode. Only first dates are used, without augmentation.
 
     Args:
         model: a self-supervised task, such as ``DeCUR``.
         batches: ``image_<m>`` of every modality in [0, 1], shape (B, C, H, W) or
             (B, T, C, H, W), on any device, and any ``label*``.
-        max_samples: size of the subset. Each modality needs
+        max_samples: largest number of random samples. Each modality needs
             ``4 * max_samples * (D + F)`` bytes: 160 MB for 4096 samples, 8192 dimensions
-            and 2048 features. Correlations always use all samples.
-        seed: seed of the subset.
+            and 2048 features. Correlations use all samples.
+        seed: seed of the random samples.
 
     Returns:
         The embeddings.
@@ -174,7 +149,7 @@ def collect(
 
 
 class _Collector:
-    """Collect batches in memory that does not grow with their number."""
+    """Collect batches in constant memory."""
 
     def __init__(
         self,

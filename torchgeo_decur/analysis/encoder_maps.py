@@ -164,7 +164,7 @@ class _View:
     def add(self, encoder: nn.Module, x: Tensor, examples: int) -> None:
         if isinstance(encoder, ResNetRDA):
             maps, points = encoder.forward_with_positions(x)
-            # The last attention samples the last map.
+            # The last attention samples from the last map.
             self.points.append(list(points.values())[-1].float().cpu())
         else:
             maps = last_map(encoder, x)
@@ -208,7 +208,7 @@ def _named(pictures: Array) -> str:
 
 
 def _colour(x: Tensor) -> Array:
-    """Convert components (K, H, W) to an image; an absent third colour is black."""
+    """Convert components (K, H, W) to an image; missing colors are black."""
     if len(x) == 1:
         return x[0].numpy()
     blank = x.new_zeros(3 - len(x), *x.shape[1:])

@@ -1,4 +1,4 @@
-"""Style of all figures: one style file, and one colour for each meaning."""
+"""Style of all figures."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 
 _FILE = Path(__file__).with_name('figures.mplstyle')
 
-# Okabe and Ito, https://jfly.uni-koeln.de/color/: distinct for all kinds of colour vision.
-#: Colours of common, unique and all dimensions, and of features.
+# Okabe and Ito, https://jfly.uni-koeln.de/color/: distinct for all color vision.
+#: Colors of common, unique and all dimensions, and of features.
 COLOURS = {
     'common': '#0072B2',
     'unique': '#D55E00',
     'all': '#009E73',
     'features': '#555555',
 }
-#: Markers of modalities, in their order.
+#: Markers of modalities, in order.
 MARKERS = 'osD^vP*X'
 #: Width of a column and of a page, in inches.
 COLUMN, PAGE = 3.4, 7.0
@@ -48,7 +48,7 @@ def grid_of_panels(
         number: number of panels.
         columns: number of panels of a row.
         size: width of the figure and height of a row, in inches.
-        sharey: share the vertical axis.
+        sharey: whether to share the vertical axis.
 
     Returns:
         The figure and its panels, row by row. Free cells of the last row are empty.
@@ -76,22 +76,22 @@ def plot_scores(
     scores, low, high = (
         [float(row[name]) for row in rows] for name in ('score', 'low', 'high')
     )
-    # An interval of resamples may exclude the score itself.
+    # The interval of resamples may exclude the score.
     below = [max(score - end, 0) for score, end in zip(scores, low, strict=True)]
     above = [max(end - score, 0) for score, end in zip(scores, high, strict=True)]
     axis.errorbar(x, scores, (below, above), elinewidth=1, **style)
 
 
 def empty_panel(ax: Axes, title: str, size: float = 7.5) -> Axes:
-    """Prepare a panel for an image.
+    """Set the title of a panel for an image, and remove ticks and lines.
 
     Args:
         ax: the panel.
-        title: its title.
+        title: title of the panel.
         size: font size of the title in points.
 
     Returns:
-        The panel, without ticks and lines.
+        The panel.
     """
     ax.set_title(title, fontsize=size, loc='center')
     ax.set(xticks=[], yticks=[])
@@ -101,10 +101,5 @@ def empty_panel(ax: Axes, title: str, size: float = 7.5) -> Axes:
 
 
 def set_title(figure: Figure, title: str) -> None:
-    """Set the title of a figure with several panels of images.
-
-    Args:
-        figure: the figure.
-        title: its title.
-    """
+    """Set the title of a figure with several panels of images."""
     figure.suptitle(title, x=0.01, ha='left', fontsize=9)

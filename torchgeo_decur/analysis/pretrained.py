@@ -1,4 +1,4 @@
-"""Define the model that analyses require, and feed it with images."""
+"""Interface of the models that can be analysed, and batches for them."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from ..models import MultimodalEncoder
 class Pretrained(Protocol):
     """A model with an encoder and embeddings of each modality.
 
-    Every pretraining task of :mod:`torchgeo_decur.tasks` is one.
+    All pretraining tasks of :mod:`torchgeo_decur.tasks` have this interface.
 
     Attributes:
         encoders: one encoder per modality.
@@ -48,13 +48,12 @@ class Pretrained(Protocol):
 
 @contextmanager
 def eval_mode(model: Pretrained) -> Iterator[None]:
-    """Put a model in evaluation mode, with gradients enabled.
+    """Set a model to evaluation mode within a context, with gradients enabled.
+
+    Gradients are recorded even within ``torch.inference_mode``.
 
     Args:
-        model: any model. On exit, each of its modules returns to its earlier mode.
-
-    Yields:
-        Nothing. Gradients are recorded inside, even within ``torch.inference_mode``.
+        model: any model. On exit, the mode of each module is restored.
     """
     modes = {module: module.training for module in model.modules()}
     for module in modes:
@@ -77,10 +76,10 @@ def iter_batches(
     """Move the first samples of batches to the device of a model, in small batches.
 
     Args:
-        model: model whose device and floating-point type the images get.
+        model: model that determines device and floating-point type of the images.
         batches: images by modality, shape (B, C, H, W).
         modalities: names of the modalities to read.
-        max_samples: largest number of samples in all.
+        max_samples: largest total number of samples.
         size: largest number of samples of a small batch.
 
     Yields:
@@ -98,14 +97,14 @@ def iter_batches(
     for batch in batches:
         if missing := [m for m in names if m not in batch]:
             raise ValueError(
-                f'batches must hold the modalities {names}, got {list(batch)} '
+                f'batches must have the modalities {names}, got {list(batch)} '
                 f'without {missing}'
             )
         count = min(len(batch[names[0]]), left)
         for start in range(0, count, size):
             part = slice(start, min(start + size, count))
-            # Tensors of inference mode take no gradient, so copy them. Use the memory
-            # format that the tasks train with.
+            # Copy, because tensors of inference mode cannot have gradients. Use the
+            # memory format of training.
             copies = {m: batch[m][part].detach().clone().to(like) for m in names}
             yield {
                 m: x.contiguous(memory_format=torch.channels_last)
@@ -115,7 +114,7 @@ def iter_batches(
         if not left:
             return
     if left == max_samples:
-        raise ValueError('batches must hold at least one sample, got none')
+        raise ValueError('batches must have at least one sample, got none')
 
 
 def parts_of(common_dim: int | None, dimensions: int) -> dict[str, slice]:
@@ -127,8 +126,8 @@ def parts_of(common_dim: int | None, dimensions: int) -> dict[str, slice]:
         dimensions: number of dimensions D.
 
     Returns:
-        Dimensions of 'common' and 'unique', without an empty part; 'all' if no dimension
-        is unique.
+        Dimensions of the non-empty parts 'common' and 'unique', or of 'all' if no
+        dimension is unique.
 
     Raises:
         ValueError: if ``common_dim`` is out of range.

@@ -1,4 +1,4 @@
-"""Probe which dimensions hold the information of which label."""
+"""Probe common and unique dimensions for labels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,14 +27,15 @@ def probe_parts(
 ) -> AnalysisResult:
     """Probe common, unique and all dimensions of the embeddings, and the features.
 
-    The inputs are each modality, all modalities concatenated, and further embeddings of
-    the task. For each input and label, probes are fitted on one half of the samples and
-    scored on the other, as in :class:`~torchgeo_decur.callbacks.OnlineProbe`. The probes
-    are a nearest-neighbour classifier and a logistic regression. Intervals of 95 % are percentiles over
-    bootstrap resamples of the scored samples; they exclude the variation between
-    trainings. Differences of common and unique dimensions are paired: both are scored on
-    the same resamples. Because more dimensions usually hold more information, a second
-    comparison uses equal numbers of dimensions.
+    The inputs are each modality, all modalities concatenated, and other embeddings of the
+    task. The probes are a nearest-neighbour classifier and a logistic regression. They
+    are fitted on one half of the samples and scored on the other, as in
+    :class:`~torchgeo_decur.callbacks.OnlineProbe`.
+
+    Intervals of 95 % are percentiles over bootstrap resamples of the scored samples; they
+    exclude the variation between trainings. Common and unique dimensions are compared on
+    the same resamples. A second comparison uses equal numbers of dimensions, because more
+    dimensions usually have higher scores.
 
     Args:
         embeddings: embeddings, features and labels.
@@ -187,8 +188,8 @@ def _text(rows: Rows, differences: Rows) -> str:
             )
     if len(widths) > 1:
         paragraphs.append(
-            'A difference that vanishes with equal numbers of dimensions comes from their '
-            'number, not from the objective.'
+            'A difference that vanishes with equal numbers of dimensions is an effect of '
+            'their number, not of the objective.'
         )
     return '\n\n'.join(paragraphs)
 
@@ -232,7 +233,7 @@ def _plot(rows: Rows) -> Figure:
 
 
 def _colour(part: str, row: Mapping[str, Any], rows: Rows) -> tuple[str, str]:
-    """Return the colours of a part and of its marker, which is open for a subset."""
+    """Return the colors of a part and of its marker, which is open for a subset."""
     if part != MATCHED:
         return COLOURS[part], COLOURS[part]
     common = max(

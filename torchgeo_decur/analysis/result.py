@@ -1,4 +1,4 @@
-"""Define the result of an analysis: text, tables and figures."""
+"""Results of analyses: text, tables and figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,17 +15,17 @@ TITLES = {
     'probes': 'Probes of common and unique dimensions',
     'dropping': 'Probes without the most aligned dimensions',
     'retrieval': 'Cross-modal retrieval',
-    'shared': 'Directions that modalities share',
+    'shared': 'Shared directions of modalities',
     'rank': 'Effective rank',
-    'spatial_saliency': 'Image regions that common and unique embeddings use',
-    'spectral_saliency': 'Bands that common and unique embeddings use',
+    'spatial_saliency': 'Image regions used by common and unique embeddings',
+    'spectral_saliency': 'Bands used by common and unique embeddings',
     'feature_maps': 'Principal components of the last feature map',
     'curves': 'Training curves',
 }
 
 
 class NotApplicable(ValueError):
-    """An analysis does not apply to the task or its data."""
+    """Error of an analysis that does not apply to the task or its data."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class AnalysisResult:
     Args:
         name: short name for files, of letters, digits and underscores.
         title: heading.
-        text: interpretation of the numbers. Empty lines separate paragraphs; a paragraph
-            whose lines begin with '- ' is a list.
+        text: interpretation of the numbers. Empty lines separate paragraphs; lines that
+            begin with '- ' are list items.
         tables: rows by name of the table; the rows of a table share their columns.
         figures: figures by name. The caller must close them.
     """

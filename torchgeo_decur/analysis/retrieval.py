@@ -23,11 +23,11 @@ AT = (1, 5, 10)
 def retrieval_hits(
     query: Tensor, gallery: Tensor, at: tuple[int, ...] = AT, chunk: int = 1024
 ) -> Tensor:
-    """Check for each query if its sample is among the nearest of another modality.
+    """Compute for each query if its sample is among the nearest of another modality.
 
-    Similarity is the cosine of standardised embeddings. A hit among equally similar
-    samples counts with its probability under a random order, so that constant embeddings
-    score as chance.
+    Similarity is the cosine of standardised embeddings. Ties are counted with the
+    probability of a hit under a random order, so that constant embeddings score as
+    chance.
 
     Args:
         query: embeddings of a modality, shape (N, D).
@@ -51,7 +51,7 @@ def retrieval_hits(
     for start in range(0, len(a), chunk):
         near = a[start : start + chunk] @ b.T
         own = near.diagonal(start)[:, None]
-        # Rounding errors must not break ties.
+        # The tolerance keeps rounding errors from breaking ties.
         closer = (near > own + 1e-9).sum(dim=1, keepdim=True)
         equal = ((near - own).abs() <= 1e-9).sum(dim=1, keepdim=True)
         hits.append(((ks - closer) / equal).clamp(0, 1))
@@ -59,15 +59,15 @@ def retrieval_hits(
 
 
 def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> AnalysisResult:
-    """Retrieve each sample of each modality among the samples of every other.
+    """Retrieve each sample of a modality among the samples of each other modality.
 
     Args:
         embeddings: embeddings of two or more modalities.
         times: number of bootstrap resamples of the queries, for intervals of 95 %.
 
     Returns:
-        Table ``retrieval``, recall at 1, 5 and 10 in percent by direction and part of the
-        dimensions; figure ``recall``.
+        Table ``retrieval``, with recall at 1, 5 and 10 in percent by direction and part
+        of the dimensions; figure ``recall``.
 
     Raises:
         NotApplicable: if no two modalities have the same number of dimensions.
@@ -103,8 +103,8 @@ def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Analysis
             f'Each of {number} samples of one modality is searched among all samples of the '
             'other, by the cosine of standardised embeddings. Recall is the share of '
             'samples found among the nearest 1, 5 and 10, in percent; chance is '
-            f'{chance}. Recall falls with the number of samples, so compare it only at the '
-            'same number.\n\n' + '\n'.join(lines)
+            f'{chance}. Recall decreases with the number of samples, so compare it only for '
+            'the same number.\n\n' + '\n'.join(lines)
         ),
         tables={'retrieval': rows},
         figures={'recall': _plot(rows)},
@@ -114,8 +114,8 @@ def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Analysis
 def effective_ranks(embeddings: Embeddings) -> AnalysisResult:
     """Compute the effective rank of embeddings and features.
 
-    The rank is RankMe (``losses.functional.effective_rank``). The number of samples
-    bounds it.
+    The rank is RankMe (``losses.functional.effective_rank``). It cannot exceed the number
+    of samples.
 
     Args:
         embeddings: embeddings and features.
@@ -137,8 +137,8 @@ def effective_ranks(embeddings: Embeddings) -> AnalysisResult:
         name='rank',
         title=TITLES['rank'],
         text=(
-            f'Effective rank (RankMe) on {rows[0]["samples"]} samples. The rank cannot '
-            'exceed the number of dimensions or samples; a rank near 1 is a collapse.'
+            f'Effective rank (RankMe) on {rows[0]["samples"]} samples. It cannot exceed the '
+            'number of dimensions or samples. A rank near 1 indicates collapse.'
         ),
         tables={'ranks': rows},
         figures={'ranks': _plot_ranks(rows)},

@@ -1,4 +1,4 @@
-"""Compare the image regions and the bands that common and unique embeddings use."""
+"""Compare the image regions and bands used by common and unique embeddings."""
 
 from collections.abc import Iterable, Mapping
 from itertools import combinations, product
@@ -27,25 +27,24 @@ def spatial_saliency(
 ) -> AnalysisResult:
     """Compare the image regions of common and unique embeddings (paper, Fig. 6a).
 
-    For each modality, GradCAM maps the positions that change the mean of the common
-    dimensions, and the positions that change the mean of the unique ones. For each pair of
-    modalities and each sample, the overlap of the maps
-    (``analysis.attribution.overlap``) is 1 for the same positions and 0 for disjoint ones.
-    The overlap of maps of different samples is a baseline: a fixed habit, such as looking
-    at the centre, explains it. Positive and negative values count alike. The tables also
-    have the overlap of only the positive values, for samples whose maps both have some.
+    For each modality, GradCAM maps the positions that change the mean of the common or of
+    the unique dimensions. For each pair of modalities and each sample, the overlap of the
+    maps (``analysis.attribution.overlap``) is 1 for the same and 0 for disjoint
+    positions. The baseline is the overlap of maps of different samples, for example from
+    a bias to the image centre. Overlaps use absolute values; the tables also have the
+    overlap of the positive values.
 
     Wang et al., *Decoupling Common and Unique Representations for Multimodal
     Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300, section 7.
 
     Args:
-        model: a pretraining task. On exit, its modules return to their earlier mode.
+        model: a pretraining task. On exit, the mode of its modules is restored.
         batches: images in [0, 1] by modality, shape (B, C, H, W).
         modalities: record of each modality.
         common_dim: number of common dimensions, which come first; None if the model has
             no common and unique dimensions.
         max_samples: largest number of samples.
-        examples: number of samples in the figure, from the first.
+        examples: number of first samples in the figure.
 
     Returns:
         Tables ``overlap``, for each pair of modalities and part, and ``samples``; figures
@@ -112,15 +111,15 @@ def spectral_saliency(
 ) -> AnalysisResult:
     """Compare the bands that common and unique embeddings use (paper, Fig. 6b).
 
-    Integrated gradients from an image of zeros attribute the mean of the common
-    dimensions, and the mean of the unique ones, to bands. Attributions are summed over all
-    positions. The shares of the absolute attributions of a sample sum to 1.
+    Integrated gradients from an image of zeros attribute the mean of the common or of the
+    unique dimensions to bands. Attributions are summed over all positions. The shares of
+    the absolute attributions of a sample sum to 1.
 
     Wang et al., *Decoupling Common and Unique Representations for Multimodal
     Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300, section 7.
 
     Args:
-        model: a pretraining task. On exit, its modules return to their earlier mode.
+        model: a pretraining task. On exit, the mode of its modules is restored.
         batches: images in [0, 1] by modality, shape (B, C, H, W).
         modalities: record of each modality.
         common_dim: number of common dimensions, which come first; None if the model has
@@ -147,7 +146,7 @@ def spectral_saliency(
                 error = error / bands.abs().sum(1)
                 errors.setdefault((m, part), []).append(error.cpu())
     by_band = {key: torch.cat(x).double().numpy() for key, x in found.items()}
-    # A sample without any attribution has no shares.
+    # Leave out samples without any attribution.
     by_band = {key: x[np.isfinite(x).all(1)] for key, x in by_band.items()}
     missed = {key: float(torch.cat(x).nanmedian()) for key, x in errors.items()}
     drawn = {key: x for key, x in by_band.items() if x.shape[1] > 1 and len(x)}
@@ -256,7 +255,7 @@ def _spatial_text(
             lines += _compared(pair, *both)
     return (
         'GradCAM of the mean of the dimensions of each part, for each modality. The '
-        'overlap is 1 if both modalities use the same positions, and 0 for disjoint ones. '
+        'overlap is 1 if both modalities use the same positions, and 0 if they share none. '
         f'Maps have the grid of the last feature map: {grids}.\n\n' + '\n'.join(lines)
     )
 
@@ -269,7 +268,7 @@ def _compared(pair: str, common: Array, unique: Array) -> list[str]:
         f'- {pair}: common minus unique is {mean:.2f} (95 % interval {mean - half:.2f} '
         f'to {mean + half:.2f}).'
     ]
-    # Maps of an untrained network overlap too, for any images.
+    # Maps of any images overlap, even for an untrained network.
     mean, half = _mean((common[0] - common[2]) - (unique[0] - unique[2]))
     if mean - half > 0:
         verdict = 'unique dimensions overlap significantly less, as in the paper'
@@ -279,8 +278,8 @@ def _compared(pair: str, common: Array, unique: Array) -> list[str]:
         verdict = 'no significant difference'
     if isfinite(half):
         lines.append(
-            f'- {pair}: less the overlap of different samples, it is {mean:.2f} '
-            f'({mean - half:.2f} to {mean + half:.2f}): {verdict}.'
+            f'- {pair}: after subtracting the overlap of different samples, it is '
+            f'{mean:.2f} ({mean - half:.2f} to {mean + half:.2f}): {verdict}.'
         )
     return lines
 
@@ -304,7 +303,7 @@ def _spectral_text(
                 f'{bands[i]} ({medians[i]:.0%})' for i in np.argsort(-medians)[:3]
             )
             lines.append(
-                f'- {m}: {part} dimensions use most {first}; medians of {len(x)} samples.'
+                f'- {m}: {part} dimensions mostly use {first}; medians of {len(x)} samples.'
             )
         if len(parts) == 2:
             common, unique = (x.mean(0) for x in parts.values())

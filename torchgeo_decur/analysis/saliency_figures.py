@@ -88,8 +88,8 @@ def draw_examples(
     """Draw maps beside their images.
 
     Args:
-        examples: the samples, one a row.
-        modalities: what each modality is.
+        examples: the samples, one per row.
+        modalities: record of each modality.
 
     Returns:
         A figure with the image of each modality and the absolute map of each part, from 0
@@ -173,7 +173,7 @@ def draw_bands(
             ax.set(ylim=(0, None), xlim=(-0.6, len(places) - 0.4))
             ax.grid(axis='x', visible=False)
             ax.set_ylabel('share of attribution (%)')
-            ax.set_title(f'Bands that embeddings of {m} use')
+            ax.set_title(f'Bands used by embeddings of {m}')
         wavelengths = any(modalities[m].wavelengths for m in names)
         axes[-1, 0].set_xlabel('band' + ', central wavelength' * wavelengths)
         handles = [_swatch(part) for part in parts]
@@ -195,6 +195,6 @@ def _label(modality: Modality, band: int) -> str:
     if modality.wavelengths is None:
         return modality.bands[band]
     nm = modality.wavelengths[band]
-    # Radar wavelengths are usual in centimetres.
+    # Radar wavelengths are usually in centimetres.
     length = f'{nm:.0f} nm' if nm < 1e5 else f'{nm / 1e7:.1f} cm'
     return f'{modality.bands[band]}, {length}'

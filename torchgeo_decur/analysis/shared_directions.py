@@ -15,9 +15,9 @@ from .result import TITLES, AnalysisResult, NotApplicable
 
 type Array = NDArray[np.float64]
 
-# Fewer samples leave no direction to test.
+# Smallest number of samples for a test.
 _LEAST = 40
-# Directions of less variance than this share of the largest are numerical noise.
+# Directions with a smaller share of the largest variance are numerical noise.
 _VARIANCE = 1e-12
 
 
@@ -30,8 +30,8 @@ class SharedDirections:
         lower: lower end of the interval.
         upper: upper end of the interval.
         of: number of directions that could be shared.
-        correlations: canonical correlations on held-out samples, in descending order of
-            those on the samples that they were fitted on, shape (``of``,).
+        correlations: canonical correlations on held-out samples, shape (``of``,), sorted
+            by the correlations on the fitted samples.
         smallest: smallest correlation that counts as shared.
         scored: number of held-out samples.
     """
@@ -63,13 +63,12 @@ def count_shared_directions(
 
     Canonical directions are fitted on one half of the samples and correlated on the
     other. A step-down permutation test (Westfall and Young, *Resampling-Based Multiple
-    Testing*, 1993) counts the correlations that chance does not explain, at 5 %. The
-    lower end of the interval is the count at 2.5 %. The upper end counts every direction
-    whose correlation may be as large as ``smallest``, by the upper 97.5 % limit of
-    Fisher's z.
+    Testing*, 1993) counts the significant correlations, at 5 %. The lower end of the
+    interval is the count at 2.5 %. The upper end counts the directions whose correlation
+    can reach ``smallest``, by the upper 97.5 % limit of Fisher's z.
 
-    The result holds for linear maps of the features. Few samples make the interval wide:
-    use at least ten times as many as there are dimensions.
+    The result does not change with invertible linear maps of the features. Few samples
+    give a wide interval: use at least ten samples per dimension.
 
     Args:
         x: features of one encoder, shape (N, D).
@@ -110,7 +109,7 @@ def count_shared_directions(
     chance = np.stack(
         [(a * b[generator.permutation(len(b))]).mean(0) for _ in range(permutations)]
     )
-    # Fisher's z: its error does not depend on the correlation.
+    # The error of Fisher's z does not depend on the correlation.
     z, error = np.arctanh(np.clip(found, -0.999, 0.999)), (len(b) - 3) ** -0.5
     excess = z - np.arctanh(smallest / 2)
     number, lower = (
@@ -139,8 +138,8 @@ def compare_features(
         seed: seed of :func:`count_shared_directions`.
 
     Returns:
-        Table ``shared``, one row for each pair; table ``correlations``, one row for each
-        direction; figure ``correlations``.
+        Table ``shared``, one row per pair; table ``correlations``, one row per direction;
+        figure ``correlations``.
 
     Raises:
         NotApplicable: if there are fewer than two sets, or too few samples.
@@ -184,7 +183,7 @@ def compare_features(
     tested = min(c.of for c in counts.values())
     dims = min(x.shape[1] for x in features.values())
     note = (
-        f' With fewer than ten samples for each dimension, only the {tested} directions of '
+        f' With fewer than ten samples per dimension, only the {tested} directions of '
         'largest variance are tested.'
         if samples < 10 * dims
         else ''
@@ -243,7 +242,7 @@ def _plot(counts: Mapping[tuple[str, str], SharedDirections]) -> Figure:
 
 
 def _canonical(x: Array, y: Array, fitted: NDArray[np.int64]) -> tuple[Array, Array]:
-    """Return all samples along the canonical directions of the fitted ones."""
+    """Project all samples on the canonical directions of the fitted samples."""
     a, b = _whiten(x, fitted), _whiten(y, fitted)
     left, _, right = np.linalg.svd(
         a[fitted].T @ b[fitted] / len(fitted), full_matrices=False
@@ -252,12 +251,12 @@ def _canonical(x: Array, y: Array, fitted: NDArray[np.int64]) -> tuple[Array, Ar
 
 
 def _whiten(x: Array, fitted: NDArray[np.int64]) -> Array:
-    """Return principal components of unit variance, as many as the fit can bear."""
+    """Return whitened principal components, limited by the number of fitted samples."""
     x = x - x[fitted].mean(0)
     _, singular, directions = np.linalg.svd(x[fitted], full_matrices=False)
     variance = singular**2
     kept = variance > _VARIANCE * variance.max()
-    # A whitened direction needs several samples, or it fits their noise.
+    # Without five samples per direction, whitening would fit their noise.
     kept[len(fitted) // 5 :] = False
     scale = singular[kept] / len(fitted) ** 0.5
     return np.asarray(x @ directions[kept].T / scale)

@@ -20,13 +20,13 @@ from .preconditions import need_encoders
 class ExportEncoders(Callback):
     """Export one encoder per modality at the end of a fit.
 
-    Each modality has two files, written atomically. TorchGeo's ``Classification`` and
-    ``SemanticSegmentation`` load ``<folder>/<modality>.pt`` with ``weights=``. The metadata
-    of ``<folder>/<modality>.safetensors`` hold bands, scaling and hyperparameters.
+    Each modality has two files, written atomically. ``<folder>/<modality>.pt`` is for
+    ``weights=`` of TorchGeo's ``Classification`` and ``SemanticSegmentation``.
+    ``<folder>/<modality>.safetensors`` also has bands, scaling and hyperparameters.
 
-    For a task with a fusion head (``CoMM``, ``COrAL``), the export adds the encoders in
-    the head, ``<modality>_unique``, and ``fusion.safetensors``, which
-    :class:`~torchgeo_decur.tasks.LateFusionClassification` loads as ``fusion``.
+    For a task with a fusion head (``CoMM``, ``COrAL``), the export adds the encoders of
+    the head, ``<modality>_unique``, and ``fusion.safetensors`` for the option ``fusion``
+    of :class:`~torchgeo_decur.tasks.LateFusionClassification`.
 
     Args:
         folder: output folder; by default ``encoders`` in the folder of the logger.
@@ -84,7 +84,7 @@ class ExportEncoders(Callback):
         }
 
     def _folder(self, trainer: Trainer) -> Path:
-        # Every process must read log_dir, which the first process broadcasts.
+        # Read log_dir in every process, because the first process broadcasts it.
         log_dir = trainer.log_dir or trainer.default_root_dir
         return Path(self.folder) if self.folder else Path(log_dir) / 'encoders'
 
@@ -92,15 +92,14 @@ class ExportEncoders(Callback):
 def export_checkpoint(
     file: str | Path, folder: str | Path, onnx: bool = False
 ) -> list[Path]:
-    """Export the encoders of a checkpoint, as the callback does at the end of a fit.
+    """Export the encoders of a checkpoint, like :class:`ExportEncoders`.
 
-    The metadata include bands and scaling if the fit of the checkpoint used
-    :class:`ExportEncoders`.
+    The metadata include bands and scaling only if the fit used :class:`ExportEncoders`.
 
     Args:
         file: checkpoint of a task with one encoder per modality.
         folder: output folder.
-        onnx: also write ``<modality>.onnx`` with
+        onnx: whether to write ``<modality>.onnx`` with
             :func:`~torchgeo_decur.models.save_onnx`, for images of the ``size`` of the
             task.
 
@@ -119,8 +118,8 @@ def export_checkpoint(
     if not isinstance(channels, Mapping) or set(channels) != set(checkpoint.states):
         raise ValueError(
             f'{file}: expected a checkpoint of a task such as torchgeo_decur.tasks.DeCUR, '
-            f'found encoders of {list(checkpoint.states)} without their hyperparameters; '
-            'torchgeo-decur convert reads other files'
+            f'found encoders of {list(checkpoint.states)} without hyperparameters; use '
+            'torchgeo-decur convert for other files'
         )
     files = []
     states = {m: (m, state) for m, state in checkpoint.states.items()}
@@ -137,7 +136,7 @@ def export_checkpoint(
         metadata = known[m].to_dict()
         files += save_encoder(state, path, model, metadata)
         if onnx:
-            # User-defined augmentations may have another size, which is not stored.
+            # The size of user-defined augmentations is not stored.
             size = int(options.get('size', 224))
             files.append(save_onnx(state, path, model, metadata, size))
     return files

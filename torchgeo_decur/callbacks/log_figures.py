@@ -18,19 +18,19 @@ from .preconditions import need_encoders, validates_last
 class LogFigures(Callback):
     """Log figures of alignment and saliency of validation samples every k epochs.
 
-    Each logger that accepts figures receives ``alignment`` and ``saliency``. The first is
-    the histogram of the cross-modal loss of each embedding dimension
-    (:func:`~torchgeo_decur.analysis.alignment_histogram`). The second shows GradCAM of a
-    few samples beside their images (:func:`~torchgeo_decur.analysis.spatial_saliency`),
-    if the embeddings of the task have such maps. The first device draws the figures from
-    its samples. The random state of training does not change.
+    ``alignment`` is a histogram of the cross-modal loss of each embedding dimension
+    (:func:`~torchgeo_decur.analysis.alignment_histogram`). ``saliency`` shows GradCAM of
+    a few samples beside their images
+    (:func:`~torchgeo_decur.analysis.spatial_saliency`), if the task has such maps. The
+    first device draws the figures from its samples. The random state of training does not
+    change.
 
     The callback needs captum (``pip install torchgeo-decur[analysis]``).
 
     Args:
         every_n_epochs: epochs between figures; the last epoch always has figures.
-        max_samples: largest number of validation samples in the histogram. A
-            correlation of n samples has a standard error of about ``n ** -0.5``.
+        max_samples: largest number of validation samples in the histogram. The standard
+            error of a correlation of n samples is about ``n ** -0.5``.
         examples: number of samples with maps.
 
     Raises:
@@ -68,7 +68,7 @@ class LogFigures(Callback):
         need_encoders(self, pl_module)
         if not hasattr(_datamodule(trainer), 'modalities'):
             raise ValueError(
-                'LogFigures needs a datamodule with modalities, such as those of '
+                'LogFigures needs a datamodule with modalities, as in '
                 'torchgeo_decur.datamodules, got '
                 f'{type(_datamodule(trainer)).__name__}'
             )
@@ -132,7 +132,7 @@ class LogFigures(Callback):
                 rank_zero_info(f'LogFigures cannot draw saliency: {error}')
         for tag, result in results.items():
             for name, figure in result.figures.items():
-                # A histogram needs more overlaps than those of a few samples.
+                # A few samples are not enough for the histogram of overlaps.
                 for writer in self._writers(trainer) if name != 'overlap' else ():
                     writer.add_figure(tag, figure, trainer.global_step, close=False)
                 plt.close(figure)

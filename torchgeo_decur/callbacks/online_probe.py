@@ -22,19 +22,18 @@ from .preconditions import need_encoders, validates_last
 
 
 class OnlineProbe(Callback):
-    """Probe frozen features of the validation split with its labels, every k epochs.
+    """Probe frozen features of the validation split every k epochs.
 
     The inputs are the features of each modality, of all modalities concatenated, and
-    further features of the task (``joint``, ``shared``). Labels are the ``label*`` keys of
-    the batches with numbers, shape (B,) or (B, L). For each, scikit-learn's
-    nearest-neighbour classifier and logistic regression are fitted on standardised
-    features of one half of the validation samples, and scored on the other. The halves
-    are fixed. Scores are balanced accuracy for classes and micro-averaged average
-    precision for multi-label data, in percent.
+    other features of the task (``joint``, ``shared``). Labels are the ``label*`` keys of
+    the batches, shape (B,) or (B, L). scikit-learn's nearest-neighbour classifier and
+    logistic regression are fitted on standardised features of one fixed half of the
+    validation samples, and scored on the other. Scores are balanced accuracy for classes
+    and micro-averaged average precision for multi-label data, in percent.
 
-    Untrained encoders are probed once, and their BatchNorm uses the statistics of each
-    batch. Scores are logged as ``probe_<label>_<features>_<classifier>`` and printed as a
-    table. The folder of the logger receives ``probe.csv`` and ``probe.png``.
+    Untrained encoders are probed once, with the BatchNorm statistics of each batch.
+    Scores are logged as ``probe_<label>_<features>_<classifier>``, printed as a table,
+    and written to ``probe.csv`` and ``probe.png`` in the folder of the logger.
 
     Args:
         every_n_epochs: epochs between probes; the last epoch is always probed.
@@ -93,10 +92,7 @@ class OnlineProbe(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Collect the features and labels of a batch.
-
-        A batch of one sample is ignored, because BatchNorm cannot compute its statistics.
-        """
+        """Collect the features and labels of a batch of two or more samples."""
         seen = sum(map(len, next(iter(self._store.values()), [])))
         if self._told or not self._due(trainer) or seen >= self.max_samples:
             return
@@ -109,7 +105,7 @@ class OnlineProbe(Callback):
         if self._store:
             labels = {k for k in self._store if k.startswith('label')}
             if not labels and found:
-                # Another loader has labels, so discard samples without labels.
+                # Discard samples without labels, because another loader has labels.
                 self._store = {}
             elif not labels <= set(found):
                 return
@@ -170,7 +166,7 @@ class OnlineProbe(Callback):
                 'OnlineProbe: expected labels of two or more classes and more than '
                 f'{2 * self.k} samples in the validation split, found labels '
                 f'{list(labels)} of {len(store[f"trained {modalities[0]}"])} samples; '
-                'the probe is skipped'
+                'skipping the probe'
             )
             return
         pl_module.log_dict(
@@ -184,7 +180,7 @@ class OnlineProbe(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the scores and the figure."""
-        # Every process must read log_dir, which the first process broadcasts.
+        # Read log_dir in every process, because the first process broadcasts it.
         folder = trainer.log_dir
         dry = getattr(trainer, 'fast_dev_run', False)
         if dry or not self.rows or folder is None or not trainer.is_global_zero:
@@ -199,11 +195,7 @@ class OnlineProbe(Callback):
         rank_zero_info(f'probe: {scores}, {picture}')
 
     def table(self) -> str:
-        """Render the latest scores beside the scores of the untrained encoders.
-
-        Returns:
-            A table in plain text.
-        """
+        """Return a text table of the latest scores and those of untrained encoders."""
         epoch = max(r['epoch'] for r in self.rows)
         lines = [
             f'Probe of frozen features after epoch {epoch + 1}, in %: trained (untrained)',
@@ -233,8 +225,8 @@ class OnlineProbe(Callback):
         """Plot the scores of the linear probe over the epochs.
 
         Returns:
-            A figure with one panel per label, and one line per modality and for all
-            together. Epoch 0 is the untrained encoder.
+            A figure with one panel per label, and one line per input. Epoch 0 is the
+            untrained encoder.
         """
         labels = list(dict.fromkeys(r['label'] for r in self.rows))
         figure, axes = plt.subplots(
@@ -277,7 +269,7 @@ class OnlineProbe(Callback):
 
 
 def _is_label(key: object, value: object, samples: int) -> bool:
-    """Check that a value is a label with numbers for each sample, not strings or maps."""
+    """Return whether a value is a tensor of labels, one row per sample."""
     return (
         str(key).startswith('label')
         and isinstance(value, Tensor)
@@ -289,7 +281,7 @@ def _is_label(key: object, value: object, samples: int) -> bool:
 def _features_of(
     task: LightningModule, state: dict[str, Tensor], images: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Compute features with other weights and the BatchNorm statistics of the batch."""
+    """Compute features with given weights and the BatchNorm statistics of the batch."""
     training = task.training
     task.train()
     with torch.no_grad():
@@ -299,6 +291,6 @@ def _features_of(
 
 
 def _scores(x: Array, y: Array, k: int) -> Iterator[tuple[str, float]]:
-    """Fit a kNN and a linear probe on one half, and score them on the other in percent."""
+    """Fit both probes on one half, and score them on the other in percent."""
     for name, outcome in run_probes(x, y, k):
         yield name, float(outcome.score()[0])

@@ -1,4 +1,4 @@
-"""Implement the commands of `torchgeo-decur` that import torch. `torchgeo` trains."""
+"""Commands of `torchgeo-decur` that import torch."""
 
 import re
 import sys
@@ -44,12 +44,12 @@ def convert(
     Args:
         file: a published file, a checkpoint of a task, a file of an encoder, or the name
             of published weights.
-        to: 'torchgeo', weights for the tasks of TorchGeo; 'timm', a bare state
-            dictionary; 'safetensors', a state dictionary with metadata of the input;
-            'onnx', a graph for images of 224 x 224 pixels, checked with onnxruntime.
+        to: 'torchgeo', weights for the tasks of TorchGeo; 'timm', a state dictionary;
+            'safetensors', a state dictionary with metadata; 'onnx', a graph for images of
+            224 x 224 pixels, checked with onnxruntime.
         modality: modality to write; all by default.
         out: folder of the files, which are named after the input and the modality.
-        model: name of the timm model, if the file does not name it.
+        model: name of the timm model, if the file does not have it.
     """
     checkpoint = read_weights(file)
     held = [known.modality for known in checkpoint.metadata.values()]
@@ -62,7 +62,7 @@ def convert(
         name = model or known.model
         if to in ('torchgeo', 'onnx') and not name:
             raise ValueError(
-                f'{file}: expected a file that names its model, found no name; name the '
+                f'{file}: expected a file with the name of its model, found none; set the '
                 'timm model with --model'
             )
         state = fold_repeated(tensors, len(known.bands))
@@ -90,8 +90,7 @@ def export(
         checkpoint: checkpoint of a task with one encoder per modality.
         out: folder of the files; by default ``encoders`` next to the checkpoint.
         onnx: also write each encoder as ONNX, checked with onnxruntime.
-        hub: also write all encoders to this folder, in the layout of the Hugging Face
-            Hub and with a model card.
+        hub: folder for all encoders as for the Hugging Face Hub, with a model card.
     """
     folder = out or checkpoint.parent / 'encoders'
     for written in export_checkpoint(checkpoint, folder, onnx):
@@ -121,11 +120,11 @@ def embed(
         ckpt_path: checkpoint of the model; by default, the last one next to the config.
         modalities: modalities to encode; all by default.
         projections: also write the common and unique parts of the embeddings.
-        date: date of images whose files have none, such as '2020-06-30'.
+        date: date of images without a date, such as '2020-06-30'.
         batch_size: windows of a batch; by default, the batch size of the data.
         device: auto, cpu, gpu or mps.
     """
-    # Scripts read the name of the file from the standard output.
+    # Only the file name goes to standard output, for scripts.
     with redirect_stdout(sys.stderr):
         task, datamodule, about = load_run(run, ckpt_path, batch_size=batch_size)
         embed_rasters(
@@ -153,13 +152,13 @@ def probe(
         run: config with model and data, such as the config.yaml of a fit.
         out: CSV file to write.
         ckpt_path: checkpoint of the model; by default, the last one next to the config.
-        data: config whose data replace those of the run.
-        fit: split that the probes are fitted on.
-        score: split that the probes are scored on.
+        data: config whose data replaces that of the run.
+        fit: split for fitting the probes.
+        score: split for scoring the probes.
         fractions: fractions of the samples to fit on.
         labels: keys of the labels; all by default.
         classifiers: knn, linear or both.
-        max_samples: number of random samples of each split that are used.
+        max_samples: largest number of random samples of each split.
         device: auto, cpu, gpu or mps.
     """
     check_writable(out.parent)
@@ -203,14 +202,14 @@ def shared(
         smallest: smallest correlation that counts as shared.
         ckpt_path: checkpoint of the model; by default, the last one next to the config.
         split: split of the data of a config.
-        max_samples: number of random samples of the split.
+        max_samples: largest number of random samples of the split.
         device: auto, cpu, gpu or mps.
     """
     check_writable(out)
     if source.suffix in ('.yaml', '.yml'):
         if other:
             raise ValueError(
-                f'other must be left out with a config, got {other}; write features with '
+                f'other must be absent with a config, got {other}; write features with '
                 'torchgeo-decur embed to compare two files'
             )
         task, datamodule = _load_pretraining(source, ckpt_path)
@@ -237,14 +236,14 @@ def _load_pretraining(
     task, datamodule, _ = load_run(run, ckpt_path, data)
     if not isinstance(task, MultimodalPretraining):
         raise ValueError(
-            f'{run}: expected a self-supervised task with embeddings, such as DeCUR, '
-            f'found {type(task).__name__}'
+            f'{run}: expected a self-supervised task, such as DeCUR, found '
+            f'{type(task).__name__}; choose another config'
         )
     return task, datamodule
 
 
 def _label(features: Features, file: str, clash: set[str]) -> Features:
-    """Add the name of the file to the names that two files have in common."""
+    """Add the file name to names of features that two files have in common."""
     return {f'{m} ({file})' if m in clash else m: x for m, x in features.items()}
 
 
@@ -260,17 +259,17 @@ def pack(
 ) -> None:
     """Pack the datasets of a config into shards for streaming.
 
-    Run a stopped command again to resume. In a finished folder, the command verifies
+    Run an interrupted command again to resume. In a finished folder, the command verifies
     checksums and writes missing or damaged shards again.
 
     Args:
         run: config with data, such as the config.yaml of a fit.
         out: folder of the shards.
-        values: raw for unchanged samples, or uint8 for images scaled to [0, 1], as bytes.
-            kept is the old name of raw.
+        values: raw for unchanged samples, or uint8 for images scaled to bytes. kept is
+            the old name of raw.
         splits: some of train, val, test and predict; train and val by default.
         workers: processes that read and write; one for each core by default.
-        shard_size: samples of a shard; by default, the number that fills about 64 MiB.
+        shard_size: samples of a shard; by default, about 64 MiB.
         compression: zstd to compress each sample; requires the package zstd.
         data: options of the datamodule that override the config, such as
             ``--data.root FOLDER``.
@@ -302,7 +301,7 @@ def plan(
         overlays: configs that override parts of it, such as
             ``experiments/scale/gpu4.yaml``.
         samples: samples of an epoch; by default, the size of the training split on disk.
-        rate: samples per second of one device; gives the hours.
+        rate: samples per second of one device, to estimate the hours.
     """
     for name, value in estimate_cost(
         [config, *(overlays or [])], samples, rate

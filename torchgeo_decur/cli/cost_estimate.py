@@ -20,15 +20,15 @@ def estimate_cost(
 ) -> dict[str, str]:
     """Estimate the cost of a fit of a self-supervised task, without weights or images.
 
-    Communication is the number of bytes that each device sends in a step, with ring
-    collectives. Memory of activations is counted in a forward pass on torch's meta device
-    in float32, and halved if the fit computes in 16 bits. The estimate excludes the
-    memory of libraries and fragmentation.
+    Communication is the number of bytes sent by each device in a step, with ring
+    collectives. Memory of activations is measured in a float32 forward pass on torch's
+    meta device, and halved for 16-bit fits. The estimate excludes the memory of libraries
+    and fragmentation.
 
     Args:
         configs: a config of ``torchgeo``, and configs that override parts of it.
         samples: samples of an epoch; by default, the size of the training split on disk.
-        rate: samples per second of one device; gives the hours.
+        rate: samples per second of one device, to estimate the hours.
 
     Returns:
         Each estimate as text, by name.
@@ -49,7 +49,7 @@ def estimate_cost(
     if not isinstance(devices, int) or devices < 1 or nodes < 1:
         raise ValueError(
             'trainer.devices and trainer.num_nodes must be positive numbers, got '
-            f'{devices!r} and {nodes}; add a config that sets them'
+            f'{devices!r} and {nodes}; set them in another config'
         )
     world = devices * nodes
     if samples is None:
@@ -96,9 +96,9 @@ def estimate_cost(
 def _steps(
     trainer: Mapping[str, Any], batches: int, accumulated: int
 ) -> tuple[int, int]:
-    """Count the steps of the optimizer in an epoch and in the fit, as Lightning does."""
+    """Count the optimizer steps in an epoch and in the fit, as in Lightning."""
     limit = trainer.get('limit_train_batches')
-    if limit is None:  # as Lightning writes it into the config.yaml of a run
+    if limit is None:  # in the config.yaml of a run
         limit = 1.0
     share = isinstance(limit, float)
     batches = int(batches * limit) if share else min(batches, int(limit))
@@ -115,8 +115,7 @@ def _steps(
     ends = [end for end in (per_epoch * epochs, most) if end >= 0]
     if not ends:
         raise ValueError(
-            'trainer must have max_epochs or max_steps, got neither, so the fit has no '
-            'last step; set one of them'
+            'trainer must have max_epochs or max_steps, got neither; set one of them'
         )
     return per_epoch, min(ends)
 
@@ -128,7 +127,7 @@ def _content(config: Path) -> dict[str, Any]:
 
 def _has(config: Path, part: str) -> bool:
     if not config.exists():
-        raise FileNotFoundError(f'config must be a file, but there is no {config}')
+        raise FileNotFoundError(f'config must exist, but {config} does not')
     return any(line.startswith(f'{part}:') for line in config.read_text().splitlines())
 
 
@@ -151,13 +150,14 @@ def _build(content: Mapping[str, Any], config: Path) -> tuple[Any, Any]:
         task = build({'model': model}, config)['model']
     if not hasattr(task, 'encode_and_project'):
         raise ValueError(
-            f'{config}: expected a self-supervised task, found {type(task).__name__}'
+            f'{config}: expected a self-supervised task, found {type(task).__name__}; '
+            'choose another config'
         )
     return task, data
 
 
 def _forward(task: Any, batch: int) -> tuple[int, dict[str, Tensor]]:
-    """Return the bytes that the graph of a step keeps, and the embeddings of one view."""
+    """Return the bytes of the graph of a step, and the embeddings of one view."""
     own = {p.untyped_storage()._cdata for p in task.parameters()}
     kept: dict[int, int] = {}
 
@@ -168,7 +168,7 @@ def _forward(task: Any, batch: int) -> tuple[int, dict[str, Tensor]]:
             alive.append(storage)
         return x
 
-    alive: list[Any] = []  # Keep storages alive, so that no address is used twice.
+    alive: list[Any] = []  # keeps storages alive, so that addresses are not reused
     chunk = task.hparams['micro_batch_size']
     size = task.hparams['size']
     images = {

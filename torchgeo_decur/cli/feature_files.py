@@ -1,4 +1,4 @@
-"""Read features that were computed elsewhere, or that `embed` has written."""
+"""Read files of features, from `torchgeo-decur embed` or other programs."""
 
 import json
 from collections.abc import Mapping
@@ -23,8 +23,8 @@ def read_features(file: Path, column: str = 'embedding') -> Features:
         column: column of a Parquet file.
 
     Returns:
-        Features by name, shape (N, D). A file of ``torchgeo-decur embed`` gives one entry
-        for each modality; other files give one entry, named after the file.
+        Features by name, shape (N, D). A file of ``torchgeo-decur embed`` has one entry
+        per modality; other files have one entry, named after the file.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -32,7 +32,9 @@ def read_features(file: Path, column: str = 'embedding') -> Features:
             in length.
     """
     if not file.is_file():
-        raise FileNotFoundError(f'{file} does not exist')
+        raise FileNotFoundError(
+            f'{file} must be a file of features, but does not exist'
+        )
     if file.suffix == '.npy':
         x = np.load(file, allow_pickle=False)
         if x.ndim != 2:
@@ -42,7 +44,7 @@ def read_features(file: Path, column: str = 'embedding') -> Features:
         table = pq.ParquetFile(file)
     except pa.ArrowInvalid as error:
         raise ValueError(
-            f'{file}: expected a file of NumPy (.npy) or Parquet, found another one'
+            f'{file}: expected NumPy (.npy) or Parquet, found another format'
         ) from error
     names = table.schema_arrow.names
     if column not in names:

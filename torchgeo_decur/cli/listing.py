@@ -19,13 +19,13 @@ def config(name: str | None = None, out: Path | None = None) -> None:
 
     Args:
         name: name of the config, such as quickstart.
-        out: folder to write all configs to, with the layout of the repository.
+        out: folder for a copy of all configs.
     """
     files = find_experiments()
     if out is not None:
         if name is not None:
             raise ValueError(
-                f'out writes all configs; expected no name with it, got {name!r}'
+                f'name must be absent with out, which writes all configs, got {name!r}'
             )
         copies = {
             (out / known).with_suffix('.yaml'): file.read_text()

@@ -33,7 +33,7 @@ def main(args: list[str] | None = None) -> None:
         args: arguments; by default, the arguments of the process.
 
     Raises:
-        SystemExit: if the command fails; it carries a message for the user.
+        SystemExit: if the command fails, with a message for the user.
     """
     try:
         chosen = _parse(sys.argv[1:] if args is None else args)
@@ -41,25 +41,25 @@ def main(args: list[str] | None = None) -> None:
         if written is not None:
             print(written)
     except KeyboardInterrupt:
-        # The convention of shells: 128 plus the number of the signal.
+        # As in shells, the exit status is 128 plus the number of the signal.
         print(
             'torchgeo-decur: stopped; run the command again to resume', file=sys.stderr
         )
         raise SystemExit(130) from None
     except BrokenPipeError:
-        # The reader of the output, such as `head`, has closed the pipe.
+        # The reader, such as `head`, has closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError, UnreadableFileError) as error:
         raise SystemExit(f'torchgeo-decur: {error}') from error
 
 
 def _parse(args: list[str]) -> Namespace:
-    # jsonargparse.auto_cli reserves --config, which is an option of `report`.
+    # Not jsonargparse.auto_cli, which reserves --config, an option of `report`.
     parser = ArgumentParser(prog='torchgeo-decur', version=version('torchgeo-decur'))
     subcommands = parser.add_subcommands()
     for name, summary in _SUMMARIES.items():
         subparser = ArgumentParser(description=summary)
-        # Most commands take seconds to import: import only the chosen one.
+        # Import only the chosen command, because most take seconds to import.
         if name in args[:1]:
             _add_options(subparser, name)
         subcommands.add_subcommand(name, subparser, help=summary)
@@ -68,7 +68,7 @@ def _parse(args: list[str]) -> Namespace:
 
 
 def _command(name: str) -> Callable[..., Path | None]:
-    """Import a command. It returns the file that it wrote, if any."""
+    """Import a command, which returns the path of its output, if any."""
     if name in ('config', 'weights'):
         from . import listing
 
@@ -87,7 +87,7 @@ def _command(name: str) -> Callable[..., Path | None]:
 def _add_options(parser: ArgumentParser, name: str) -> None:
     """Add the parameters of a command to its parser."""
     command = _command(name)
-    # A switch takes no value: `--onnx`, not `--onnx true`.
+    # Switches have no value: `--onnx`, not `--onnx true`.
     options = signature(command).parameters.values()
     switches = {option.name for option in options if option.default is False}
     skip: set[str | int] = {*switches, *(['name'] if name == 'config' else [])}
@@ -95,7 +95,7 @@ def _add_options(parser: ArgumentParser, name: str) -> None:
         command, as_group=False, as_positional=True, skip=skip
     )
     if name == 'config':
-        # jsonargparse makes options of parameters with a default; this one is positional.
+        # Positional, but jsonargparse makes an option of a parameter with a default.
         parser.add_argument('name', nargs='?', help='such as quickstart')
     for switch in sorted(switches):
         text = re.search(rf'^ +{switch}: (.+)', str(command.__doc__), re.M)

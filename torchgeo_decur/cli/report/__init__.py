@@ -1,4 +1,4 @@
-"""Report what a checkpoint has learned on one page."""
+"""Write a report on a checkpoint."""
 
 from .report_command import report_checkpoint
 from .writer import ANALYSES, write_report

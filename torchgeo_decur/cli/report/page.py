@@ -1,4 +1,4 @@
-"""Render a report as one HTML file that needs no other file and no network."""
+"""Render a report as one self-contained HTML file."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-#: Rows from which a table is folded, and rows from which the page only links to its file.
+#: Largest number of rows of an unfolded table, and of a table on the page.
 FOLDED, LEFT_TO_FILE = 12, 250
 
 _CSS = """
@@ -43,12 +43,12 @@ def render_page(
     Args:
         title: heading of the page.
         about: facts about the report, by name.
-        results: content of the markers of the analyses, in order; see
+        results: stored results of the analyses, in order; see
             :func:`~torchgeo_decur.cli.report.store.save_result`.
         folder: folder of the report, with one folder for each analysis.
 
     Returns:
-        HTML that contains the figures.
+        HTML with embedded figures.
     """
     known = ''.join(
         f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in about.items()
@@ -74,7 +74,7 @@ def render_page(
 <main id="results" tabindex="-1">
 {sections}
 </main>
-<footer><p>The folders beside this page hold the figures as PNG and SVG, and the numbers
+<footer><p>The folders next to this page have the figures as PNG and SVG, and the numbers
 as CSV and JSON.</p></footer>
 </body>
 </html>

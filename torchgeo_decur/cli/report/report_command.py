@@ -1,4 +1,4 @@
-"""Report on a checkpoint, from the files of its fit."""
+"""Write a report on a checkpoint, from the files of its fit."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def report_checkpoint(
         checkpoint: checkpoint of a self-supervised task.
         config: config with model and data; by default, the config.yaml of the fit.
         out: folder of the report.
-        baseline: checkpoint to compare the alignment with, such as of Barlow Twins.
+        baseline: checkpoint for comparison of the alignment, such as of Barlow Twins.
         baseline_config: config of the baseline; by default, the config.yaml of its fit
             or, if absent, the config of the checkpoint.
         analyses: names of the analyses to run; all by default.
@@ -44,18 +44,17 @@ def report_checkpoint(
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if a checkpoint does not belong to the model of its config, or an
-            option is not valid.
+        ValueError: if a checkpoint does not fit its config, or an option is not valid.
     """
     for name, file in (('checkpoint', checkpoint), ('baseline', baseline)):
         if file is not None and not file.is_file():
-            raise FileNotFoundError(f'{name} must be a file, but there is no {file}')
+            raise FileNotFoundError(f'{name} must exist, but {file} does not')
     beside = checkpoint.parent.parent
     chosen = config or beside / 'config.yaml'
     if not chosen.is_file():
         raise FileNotFoundError(
-            f'config must be a file, but there is no {chosen}; give the config of the fit '
-            'with --config'
+            f'config must exist, but {chosen} does not; set the config of the fit with '
+            '--config'
         )
     task, datamodule, about = load_run(chosen, checkpoint, batch_size=batch_size)
     sources = {'Checkpoint': str(checkpoint), 'Config': str(chosen)}

@@ -1,4 +1,4 @@
-"""Write and read the files of a report atomically, and keep other files."""
+"""Write and read the files of a report."""
 
 import csv
 import json
@@ -17,40 +17,40 @@ from ...analysis import AnalysisResult, Embeddings, figure_style
 from ...files import atomic_write
 from ...resumable_parts import read_json, write_json
 
-#: Marker of an analysis: the last file that is written.
+#: Stored result of an analysis, the last file that is written.
 MARKER = 'result.json'
-# Its name in reports of 0.1.
+# Name of this file in release 0.1.
 _OLD_MARKER = 'finding.json'
-#: File that marks a folder as a report's own.
+#: File that marks the folder of a report.
 REPORT = 'report.json'
 _MARK = {'torchgeo_decur': 'report'}
 
 
 def claim(folder: Path, names: Collection[str]) -> None:
-    """Mark a folder as the folder of a report; reject a folder with other files.
+    """Mark a folder as the folder of a report, unless it has other files.
 
     Args:
         folder: a new or empty folder, or the folder of an earlier report.
         names: names of all analyses.
 
     Raises:
-        ValueError: if the folder holds files that no report wrote.
+        ValueError: if the folder has files that no report wrote.
     """
     mark = folder / REPORT
     if mark.is_file() and read_json(mark).get('torchgeo_decur') == 'report':
         return
-    # Reports of earlier versions have only the markers of their analyses.
+    # Older reports have only the stored results.
     ours = any('key' in _stored(folder / name) for name in names)
     if folder.exists() and not ours and (found := sorted(folder.iterdir())):
         raise ValueError(
             f'out must be new, empty or the folder of an earlier report, but {folder} '
-            f'holds {[f.name for f in found[:3]]}; choose another folder with --out'
+            f'has {[f.name for f in found[:3]]}; choose another folder with --out'
         )
     write_json(mark, _MARK)
 
 
 def save_embeddings(file: Path, embeddings: Embeddings, key: str) -> None:
-    """Store embeddings, so that an interrupted report resumes.
+    """Store embeddings, so that an interrupted report can resume.
 
     Args:
         file: the file.
@@ -91,7 +91,7 @@ def load_embeddings(file: Path, key: str) -> Embeddings | None:
         about = json.loads(opened.metadata()['torchgeo_decur'])
         if about['key'] != key:
             return None
-        # Restore the order of the modalities, which the file does not keep.
+        # Restore the order of the modalities, because safetensors does not keep it.
         tensors = {name: opened.get_tensor(name) for name in about['names']}
 
     def of(kind: str) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def load_embeddings(file: Path, key: str) -> Embeddings | None:
 def save_result(folder: Path, result: AnalysisResult, key: str) -> None:
     """Write figures, tables and text of an analysis, and close its figures.
 
-    Files of an earlier run of the analysis are removed. Other files in the folder stay.
+    Files of an earlier run of the analysis are removed; other files are kept.
 
     Args:
         folder: folder of the analysis.
@@ -146,7 +146,7 @@ def save_result(folder: Path, result: AnalysisResult, key: str) -> None:
             (folder / name).unlink(missing_ok=True)
         for written in partial.iterdir():
             os.replace(written, folder / written.name)
-        # Last: the marker tells that the analysis is complete.
+        # Write this file last, because it marks the analysis as complete.
         write_json(folder / MARKER, content, indent=1)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -155,26 +155,26 @@ def save_result(folder: Path, result: AnalysisResult, key: str) -> None:
 
 
 def load_result(folder: Path, key: str) -> dict[str, Any] | None:
-    """Read the marker of an analysis.
+    """Read the stored result of an analysis.
 
     Args:
         folder: folder of the analysis.
         key: expected hash.
 
     Returns:
-        Content of the marker; None if it is absent or has another hash.
+        Content of the file; None if it is absent or has another hash.
     """
     content = _stored(folder)
     return content if content.get('key') == key else None
 
 
 def _stored(folder: Path) -> dict[str, Any]:
-    """Read the marker of an analysis, by its present or its old name."""
+    """Read the stored result of an analysis, by its current or old name."""
     return read_json(folder / MARKER) or read_json(folder / _OLD_MARKER)
 
 
 def _files(content: dict[str, Any]) -> list[str]:
-    """Return the names of the files of an analysis, its marker first."""
+    """Return the names of the files of an analysis."""
     pictures = [
         f'{n}.{end}' for n in content.get('figures', ()) for end in ('png', 'svg')
     ]
@@ -191,10 +191,10 @@ def alternative_text(figure: Figure, name: str) -> str:
 
     Args:
         figure: the figure.
-        name: its name.
+        name: name of the figure.
 
     Returns:
-        Titles, axes and legend in words.
+        Titles, axes and legend as text.
     """
     said: list[str] = []
     legend: list[str] = []
@@ -209,5 +209,5 @@ def alternative_text(figure: Figure, name: str) -> str:
     shown = f' Shown: {", ".join(dict.fromkeys(legend))}.' if legend else ''
     panels = '; '.join(dict.fromkeys(said))
     text = f'Figure {name.replace("_", " ")}. {panels}.{shown}'
-    # Remove signs of formulas and ends of lines, which screen readers would read.
+    # Remove dollar signs and line breaks for screen readers.
     return ' '.join(text.replace('$', '').split())

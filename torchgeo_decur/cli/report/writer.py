@@ -1,4 +1,4 @@
-"""Run the analyses of a report in order, and keep each finished one."""
+"""Run the analyses of a report in order, and store each result."""
 
 import json
 import platform
@@ -25,7 +25,7 @@ from ..embed.split_batches import Batches
 from .page import render_page
 from .store import claim, load_embeddings, load_result, save_embeddings, save_result
 
-# Increase to compute the analyses of earlier versions again.
+# Increase it to compute stored analyses again.
 _FORMAT = 1
 
 
@@ -45,18 +45,18 @@ def write_report(
 ) -> Path:
     """Run the analyses of a self-supervised task and write them on one page.
 
-    The page ``report.html`` needs no other file and no network. The folder of each
-    analysis holds its figures as PNG and SVG, its tables as CSV, and text and numbers in
-    ``result.json``, which is written last. An interrupted report resumes with the missing
-    analyses. With another checkpoint, other data or other options, it starts anew. Only
-    files of an earlier report are replaced.
+    The page ``report.html`` is self-contained. Each analysis has a folder with its
+    figures as PNG and SVG, its tables as CSV, and text and numbers in ``result.json``. An
+    interrupted report resumes with the missing analyses. With another checkpoint, other
+    data or other options, all analyses run again. Only files of an earlier report are
+    replaced.
 
     Args:
         task: a self-supervised task, such as ``DeCUR``, with trained parameters.
         datamodule: data of the task.
         out: folder of the report: new, empty or the folder of an earlier report.
-        baseline: self-supervised task of the same modalities, such as ``BarlowTwins``, to
-            compare the alignment with.
+        baseline: self-supervised task of the same modalities, such as ``BarlowTwins``,
+            for comparison of the alignment.
         metrics: ``metrics.csv`` of the fit.
         analyses: names of the analyses to run, from :data:`ANALYSES`; all by default.
         max_samples: number of random samples for all analyses but the alignment.
@@ -72,7 +72,7 @@ def write_report(
 
     Raises:
         ValueError: if the task is not self-supervised, an option is not valid, or the
-            folder holds files that no report wrote.
+            folder has files that no report wrote.
     """
     chosen = list(ANALYSES) if analyses is None else list(analyses)
     unknown = [name for name in chosen if name not in ANALYSES]
@@ -86,7 +86,7 @@ def write_report(
     for model in (task, baseline):
         if model is not None and not hasattr(model, 'encode_and_project'):
             raise ValueError(
-                'the checkpoint must be of a self-supervised task, such as '
+                'checkpoint must be of a self-supervised task, such as '
                 f'torchgeo_decur.tasks.DeCUR, got {type(model).__name__}'
             )
     folder = Path(out)
@@ -105,7 +105,7 @@ def write_report(
             result = load_result(folder / name, run.key)
         results.append(cast(dict[str, Any], result))
     page = render_page(
-        f'What {type(task).__name__} learned', run.facts(sources or {}), results, folder
+        f'Report on {type(task).__name__}', run.facts(sources or {}), results, folder
     )
     file = folder / 'report.html'
     atomic_write(file, lambda partial: partial.write_text(page, 'utf-8'))
@@ -143,7 +143,7 @@ class Run:
 
     @cached_property
     def batches(self) -> Batches:
-        """Batches of the split."""
+        """Batches of the split to analyse."""
         return Batches(self.datamodule, self.split, self.device)
 
     @cached_property
@@ -163,14 +163,14 @@ class Run:
         modalities = self.task.hparams['modalities']
         if not set(modalities) <= set(known):
             raise NotApplicable(
-                f'the datamodule must have records of {list(modalities)} (bands, kind) in '
-                f'modalities, got {type(self.datamodule).__name__}'
+                f'datamodule must have modalities with records of {list(modalities)}, '
+                f'got {type(self.datamodule).__name__}'
             )
         return {m: known[m] for m in modalities}
 
     @property
     def model(self) -> Pretrained:
-        """The task, on the device of the images."""
+        """Task on the device of the images."""
         return cast(Pretrained, self.task.to(self.batches.device))
 
     def images(self, batch_size: int = 32) -> Iterator[dict[str, Tensor]]:
@@ -179,14 +179,7 @@ class Run:
         return self.batches.images(modalities, self.max_images, batch_size)
 
     def analyse(self, name: str) -> AnalysisResult:
-        """Run an analysis.
-
-        Args:
-            name: its name.
-
-        Returns:
-            The result, or the reason why the analysis does not apply.
-        """
+        """Run an analysis by name; return the reason if it does not apply."""
         try:
             return ANALYSES[name](self)
         except (NotApplicable, ImportError) as error:
