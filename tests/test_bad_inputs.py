@@ -216,7 +216,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'wrong band count, of the task': (
         lambda _: fit(model(modalities={'s1': 2, 's2': 12}), synthetic()),
         ValueError,
-        's2: expected 12 channels, found 13; set the number in modalities',
+        's2: expected 12 channels, found 13; set this number in modalities',
     ),
     'swapped polarisations': (
         ssl4eo(swap),
@@ -232,7 +232,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'NaN tile': (
         ssl4eo(backscatter(hole)),
         ValueError,
-        r"s1: expected finite values, found 4 NaN .*\['VV', 'VH'\]; fill them, or give",
+        r"s1: expected finite values, found 4 NaN .*\['VV', 'VH'\]; fill them, or set nodata",
     ),
     'CRS mismatch, none': (
         rasters(own(crs=None)),
@@ -242,7 +242,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'CRS mismatch, no way between them': (
         rasters(own(crs=LOCAL)),
         ValueError,
-        r"radar: cannot be projected from its CRS 'WGS 84 .*optical, 'site'; warp the",
+        r"radar: cannot be projected from its CRS 'WGS 84 .* 'site' of optical; warp the",
     ),
     'no overlap between rasters': (
         rasters(own(east=1e5)),
@@ -320,7 +320,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'one modality only, in the data': (
         lambda _: fit(model(), synthetic(modalities=['s1'])),
         ValueError,
-        r"batch must have \['image_s2'\], got only \['image_s1'\]; name the modalities",
+        r"batch must have \['image_s2'\], got only \['image_s1'\]; use the same names",
     ),
     'batch of one': (
         lambda _: fit(model(), synthetic(batch_size=1)),
@@ -364,7 +364,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
             enable_checkpointing=True,
         ),
         ValueError,
-        r'got .*file/run/encoders .*choose another, for example with --trainer\.default',
+        r'got .*file/run/encoders .*choose another folder, for example with --trainer\.default',
     ),
     # Lightning makes the folder of a logger before any code of ours runs.
     'unwritable output folder, of the logger': (

@@ -44,8 +44,8 @@ class TestModality:
             ({'bands': ('VV', 'VV')}, r"different names, got \('VV', 'VV'\)"),
             ({'bands': 'VH'}, r"different names, got 'VH'"),
             ({'kind': 'radar'}, r"kind must be one of \('sar', .*, got 'radar'"),
-            ({'mean': (0.0, 0.0)}, r'mean and std must be given together'),
-            ({'std': (1.0, 1.0)}, r'mean and std must be given together'),
+            ({'mean': (0.0, 0.0)}, r'mean and std must be set together'),
+            ({'std': (1.0, 1.0)}, r'mean and std must be set together'),
             (
                 {'mean': (0.0,), 'std': (1.0, 1.0)},
                 r"mean must have one value for each of the 2 bands \['VV', 'VH'\], got 1",
@@ -270,11 +270,11 @@ class TestSplit:
             ),
             (
                 {'image_s1': (4, 2, 8, 8), 'image_s2': (4, 13, 8, 8)},
-                r's2: expected 3 channels, found 13; set the number in modalities',
+                r's2: expected 3 channels, found 13; set this number in modalities',
             ),
             (
                 {'image_s1': (4, 2, 8, 8), 'image_s2': (5, 3, 8, 8)},
-                r"the same samples, got \{'s1': 4, 's2': 5\}",
+                r"the same number of samples, got \{'s1': 4, 's2': 5\}",
             ),
         ],
     )
@@ -377,7 +377,7 @@ class TestCheck:
     @pytest.mark.parametrize(
         ('nodata', 'cure'),
         [
-            (None, r'fill them, or give .*nodata: \.nan for NaN'),
+            (None, r'fill them, or set nodata .*nodata: \.nan for NaN'),
             (-9999.0, r"fill them with the modality's nodata value, -9999\.0$"),
         ],
     )
@@ -417,12 +417,9 @@ class TestCheck:
                 r'digital numbers .* as in reflectance or scaled data',
             ),
             (lambda x: x / 10_000 - 0.5, r'as in reflectance or scaled data'),
-            (
-                lambda x: (x / 12).clamp(0, 255).byte(),
-                r'as in 8-bit data; feed the raw',
-            ),
-            (lambda x: (x - 2000) / 500, r'as in standardised data; feed the raw'),
-            (lambda x: x - 5000, r'as in standardised data; feed the raw'),
+            (lambda x: (x / 12).clamp(0, 255).byte(), r'as in 8-bit data; use the raw'),
+            (lambda x: (x - 2000) / 500, r'as in standardised data; use the raw'),
+            (lambda x: x - 5000, r'as in standardised data; use the raw'),
         ],
     )
     def test_scaled_digital_numbers(self, change: Any, message: str) -> None:

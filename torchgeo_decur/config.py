@@ -1,6 +1,6 @@
-"""Find and read configs of `torchgeo`, and build the task and datamodule they describe.
+"""Find and read configs of `torchgeo`, and build their tasks and datamodules.
 
-Finding configs needs neither torch nor TorchGeo; other functions import them when called.
+Torch and TorchGeo are imported late, because finding configs does not need them.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-# The wheel contains a copy of the folder; in the repository, it lies beside the package.
+# The wheel contains a copy of the folder; in the repository, it is next to the package.
 _INSIDE = Path(__file__).parent / 'experiments'
 _BESIDE = Path(__file__).parents[1] / 'experiments'
 
@@ -26,7 +26,7 @@ def find_experiments() -> dict[str, Path]:
         'rasters.yaml'
     """
     folder = _INSIDE if _INSIDE.exists() else _BESIDE
-    # Tables are read by a script of the repository, not by `torchgeo`.
+    # Tables are for a script of the repository, not for `torchgeo`.
     files = [p for p in folder.rglob('*.yaml') if p.parent.name != 'tables']
     files.sort(key=lambda path: (len(path.parts), path))
     return {p.relative_to(folder).with_suffix('').as_posix(): p for p in files}
@@ -69,7 +69,7 @@ def read_config(config: str | Path, parts: Sequence[str]) -> dict[str, Any]:
 
     config = Path(config)
     if not config.exists():
-        raise FileNotFoundError(f'config must be a file, but there is no {config}')
+        raise FileNotFoundError(f'config must exist, but {config} does not')
     content = load_hparams_from_yaml(config, use_omegaconf=False)
     read = {part: content.get(part) for part in parts}
     if not all(isinstance(value, Mapping) for value in read.values()):
@@ -81,7 +81,7 @@ def read_config(config: str | Path, parts: Sequence[str]) -> dict[str, Any]:
 
 
 def build(parts: Mapping[str, Any], config: str | Path) -> dict[str, Any]:
-    """Build the task and the datamodule that parts of a config describe.
+    """Build the task and the datamodule of a config.
 
     Args:
         parts: ``class_path`` and ``init_args`` of 'model', 'data' or both.

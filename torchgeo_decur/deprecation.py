@@ -1,16 +1,16 @@
 """Renamed arguments and functions: the old names work for one release, with a warning.
 
-To rename an argument, rename it in the constructor and name both in the decorator::
+To rename an argument, rename it in the constructor and add both names to the decorator::
 
     class COrAL(FusionPretraining):
         @renamed_arguments(masking='mask_ratio', heads='num_heads')
         def __init__(self, ..., mask_ratio: float = 0.75, num_heads: int = 8, ...) -> None:
 
-``COrAL(masking=0.5)`` and ``masking: 0.5`` in a config of ``torchgeo`` then still work, as does a
-checkpoint that holds the old name. The constructor, and the hyperparameters of a task,
-see only new names. Decorate the constructor that declares the argument: subclasses that hand on
-``**options`` follow. A file read without a constructor is translated by :func:`current_names`.
-For functions and classes of a public module, see :func:`renamed_names`.
+``COrAL(masking=0.5)``, ``masking: 0.5`` in a config of ``torchgeo`` and checkpoints with the
+old name then still work. The constructor and the hyperparameters of a task have only new
+names. Decorate the constructor that declares the argument, which also covers subclasses with
+``**options``. :func:`current_names` translates files that are read without a constructor. For
+functions and classes of a public module, see :func:`renamed_names`.
 """
 
 import inspect
@@ -29,11 +29,11 @@ def renamed_arguments[**P, T](
     """Let a constructor or function accept arguments by their old names.
 
     Args:
-        names: present name of each argument, by its old name.
+        names: new name of each argument, by its old name.
 
     Returns:
-        The decorator. What it returns warns with a ``FutureWarning`` where an old name is
-        given, and raises a ``ValueError`` where the new name has another value.
+        A decorator. The decorated function gives a ``FutureWarning`` for an old name, and
+        raises a ``ValueError`` if the new name has another value.
 
     Example:
         >>> @renamed_arguments(grey='grayscale')
@@ -49,7 +49,7 @@ def renamed_arguments[**P, T](
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         signature = inspect.signature(function)
 
-        # The name of a constructor: collect_arguments knows its frame by it.
+        # collect_arguments finds the frame by the name __init__.
         @wraps(function)
         def __init__(*args: Any, **kwargs: Any) -> T:
             owner = function.__name__
@@ -62,14 +62,14 @@ def renamed_arguments[**P, T](
                     f'{owner}: {old} is deprecated and will be removed in the next '
                     f'release; use {new}',
                     FutureWarning,
-                    # Point to the line of the user, also where a subclass hands options on.
+                    # Point to the line of the user, also for subclasses with options.
                     skip_file_prefixes=(str(Path(__file__).parent),),
                 )
                 kwargs[new] = value
             return function(*args, **kwargs)
 
-        # jsonargparse accepts what the signature has. An argument that is not required and has
-        # no default is absent from what it parses and writes, unless it is given.
+        # jsonargparse accepts the arguments of the signature. It leaves out an argument that
+        # is neither required nor has a default.
         __init__.__signature__ = _with_old_names(signature, names)  # type: ignore[attr-defined]
         __init__.renamed = names  # type: ignore[attr-defined]
         return __init__
@@ -78,14 +78,14 @@ def renamed_arguments[**P, T](
 
 
 def renamed_names(module: str, **names: str) -> Callable[[str], Any]:
-    """Let a module offer its functions and classes by their old names.
+    """Return a ``__getattr__`` of a module for old names of functions and classes.
 
     Args:
         module: full name of the module.
-        names: present name of each function or class, by its old name.
+        names: new name of each function or class, by its old name.
 
     Returns:
-        The ``__getattr__`` of the module. It warns with a ``FutureWarning``.
+        The function, which gives a ``FutureWarning`` for an old name.
 
     Example:
         >>> find = renamed_names('torchgeo_decur.deprecation', renames='renamed')
@@ -111,14 +111,7 @@ def renamed_names(module: str, **names: str) -> Callable[[str], Any]:
 
 
 def renamed(component: type) -> dict[str, str]:
-    """Return the renamed arguments of a class and of its bases.
-
-    Args:
-        component: the class.
-
-    Returns:
-        Present name of each argument, by its old name.
-    """
+    """Return the new name of each renamed argument of a class, by its old name."""
     names: dict[str, str] = {}
     for base in component.__mro__:
         names = {**getattr(vars(base).get('__init__'), 'renamed', {}), **names}
@@ -126,15 +119,15 @@ def renamed(component: type) -> dict[str, str]:
 
 
 def current_names(component: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate old names of arguments, such as those that a checkpoint holds.
+    """Translate old names of arguments, such as in a checkpoint.
 
     Args:
-        component: the class whose arguments they are.
-        options: values by old or present name.
+        component: the class of the arguments.
+        options: values by old or new name.
 
     Returns:
-        The values by present name. The value of an old name wins: a parser adds the default
-        of the present one.
+        The values by new name. The value of an old name has priority, because a parser adds
+        the default of the new name.
     """
     names = renamed(component)
     kept = {name: value for name, value in options.items() if name not in names}
@@ -144,15 +137,15 @@ def current_names(component: type, options: Mapping[str, Any]) -> dict[str, Any]
 def collect_arguments(frame: FrameType | None, instance: object) -> dict[str, Any]:
     """Collect the constructor arguments of an instance under construction.
 
-    Lightning does the same, but fails if a signature lists arguments that a constructor
-    does not accept.
+    Lightning's function fails if a signature lists arguments that the constructor does
+    not accept.
 
     Args:
         frame: frame of the innermost constructor.
         instance: the instance under construction.
 
     Returns:
-        Values by name; a value of the outermost constructor takes precedence.
+        Values by name; values of the outermost constructor have priority.
     """
     found: dict[str, Any] = {}
     while frame is not None and frame.f_code.co_name == '__init__':
@@ -167,14 +160,7 @@ def collect_arguments(frame: FrameType | None, instance: object) -> dict[str, An
 
 
 def outermost(frame: FrameType) -> FrameType:
-    """Return the outermost frame that a frame runs in.
-
-    Args:
-        frame: the frame.
-
-    Returns:
-        A frame that nothing called.
-    """
+    """Return the outermost frame around a frame."""
     while frame.f_back is not None:
         frame = frame.f_back
     return frame
@@ -201,7 +187,7 @@ def _with_old_names(
 def _check_once(
     owner: str, old: str, value: Any, new: inspect.Parameter, given: Mapping[str, Any]
 ) -> None:
-    # A parser gives the default of the new name beside the value of the old one.
+    # A parser adds the default of the new name to the value of the old one.
     allowed = [_plain(new.default), _plain(value)]
     if new.name in given and _plain(given[new.name]) not in allowed:
         raise ValueError(
@@ -211,5 +197,5 @@ def _check_once(
 
 
 def _plain(value: Any) -> Any:
-    """Make a list of a tuple, as a parser does."""
+    """Convert tuples to lists, like a parser."""
     return list(value) if isinstance(value, tuple) else value

@@ -13,7 +13,7 @@ type Write = Callable[[Path], Any]
 
 
 class UnreadableFileError(RuntimeError):
-    """A file is missing, truncated or not a raster."""
+    """Error for a file that is missing, truncated or not a raster."""
 
 
 def atomic_write(path: Path, write: Write, shared: bool = False) -> None:
@@ -21,9 +21,9 @@ def atomic_write(path: Path, write: Write, shared: bool = False) -> None:
 
     Args:
         path: path of the file; its folder is created.
-        write: function that writes the temporary file it is given, beside ``path``.
-        shared: whether other processes may write the same file at the same time. Each
-            process then has its own temporary file.
+        write: function that writes to the path of a temporary file, next to ``path``.
+        shared: whether other processes may write the same file at the same time, so that
+            each process needs its own temporary file.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -35,7 +35,7 @@ def atomic_write(path: Path, write: Write, shared: bool = False) -> None:
 
 
 def atomic_write_all(writes: Mapping[Path, Write], shared: bool = False) -> None:
-    """Write files atomically that belong together: all are complete before any appears.
+    """Write several files atomically, so that all are complete before one appears.
 
     Args:
         writes: function that writes each file, by path; see :func:`atomic_write`.
@@ -51,7 +51,7 @@ def atomic_write_all(writes: Mapping[Path, Write], shared: bool = False) -> None
             file.touch()
             mode = stat.S_IMODE(file.stat().st_mode)
             write(file)
-            # Some libraries replace the file by one that only its owner may read.
+            # Some libraries replace the file, with more restrictive permissions.
             file.chmod(mode)
         for path, file in partial.items():
             os.replace(file, path)
@@ -61,7 +61,7 @@ def atomic_write_all(writes: Mapping[Path, Write], shared: bool = False) -> None
 
 
 def check_writable(folder: Path) -> None:
-    """Check that a folder can be created and written; nothing is left behind.
+    """Check that a folder can be created and written, without creating it.
 
     Args:
         folder: the folder.
@@ -77,7 +77,7 @@ def check_writable(folder: Path) -> None:
     except OSError as error:
         raise ValueError(
             f'output folder must be writable, got {folder} ({error.strerror}); choose '
-            'another, for example with --trainer.default_root_dir'
+            'another folder, for example with --trainer.default_root_dir'
         ) from error
 
 

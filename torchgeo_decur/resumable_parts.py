@@ -1,8 +1,7 @@
-"""Long outputs in numbered parts, which a later run with the same settings resumes.
+"""Write long outputs in parts, so that an interrupted run can resume.
 
-A run writes its settings to a record, then one file per part, atomically. If it stops, the
-same run again finds the record and the finished parts, and writes only the rest. The whole
-output appears last.
+A run writes its settings to a record, and one file per part, atomically. Another run with
+the same settings then writes only the missing parts. The output is written last.
 """
 
 import json
@@ -27,11 +26,11 @@ def resume_run(
         record: JSON file that exists while the output is unfinished.
         settings: JSON values that determine the content of the parts.
         size: items of a part in a new run.
-        size_key: key of that number in the record.
-        upgrade: translates the settings that an earlier release wrote.
+        size_key: key of ``size`` in the record.
+        upgrade: function that translates the settings of an earlier release.
 
     Returns:
-        Items of a part: those of the interrupted run, if there is one.
+        Items of a part, from the interrupted run if there is one.
 
     Raises:
         ValueError: if the interrupted run had other settings.
@@ -68,20 +67,20 @@ def check_same_settings(
     differ = [k for k in {**settings, **found} if found.get(k) != settings.get(k)]
     if differ:
         raise ValueError(
-            f'{folder} must hold parts of the same run, but differs in {sorted(differ)}; remove '
-            'it, or choose another output with --out'
+            f'{folder} must have parts of the same run, but differs in {sorted(differ)}; '
+            'remove it, or choose another output with --out'
         )
 
 
 def cut_into_parts(number: int, size: int) -> list[range]:
-    """Cut items into parts.
+    """Divide items into parts.
 
     Args:
         number: number of items.
         size: items of a part.
 
     Returns:
-        Numbers of the items of each part; only the last may be smaller.
+        Indices of the items of each part; the last part may be smaller.
 
     Example:
         >>> cut_into_parts(5, 2)
@@ -91,14 +90,7 @@ def cut_into_parts(number: int, size: int) -> list[range]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Args:
-        file: the file.
-
-    Returns:
-        The object; empty if the file is missing, damaged or holds something else.
-    """
+    """Read a JSON object; return an empty one for a missing, damaged or other file."""
     try:
         content = json.loads(file.read_text('utf-8'))
     except (OSError, ValueError):
@@ -109,7 +101,7 @@ def read_json(file: Path) -> dict[str, Any]:
 def write_json(
     file: Path, content: Mapping[str, Any], indent: int | None = None
 ) -> None:
-    """Write a JSON object atomically; it survives a crash of the system.
+    """Write a JSON object atomically, and flush it to the disk.
 
     Args:
         file: the file.
@@ -120,12 +112,7 @@ def write_json(
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a small file atomically; it survives a crash of the system.
-
-    Args:
-        file: the file.
-        text: its content.
-    """
+    """Write a small text file atomically, and flush it to the disk."""
 
     def write(partial: Path) -> None:
         with partial.open('w', encoding='utf-8') as opened:

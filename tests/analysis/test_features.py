@@ -86,5 +86,5 @@ def test_errors() -> None:
     task = DeCUR({'s1': 2, 's2': 13}, 'test_resnet', projector=[16])
     with pytest.raises(ValueError, match='examples must be positive, got 0'):
         feature_maps(task, [], {'s1': S1, 's2': S2}, examples=0)
-    with pytest.raises(NotApplicable, match='at least 2 positions in all, got 1'):
+    with pytest.raises(NotApplicable, match='at least 2 positions in total, got 1'):
         principal_components(torch.rand(1, 8, 1, 1), 3)

@@ -528,7 +528,7 @@ class TestErrors:
             ),
             (use('optical', bands=None), 'optical: bands must name every band'),
             (use('optical', kind='smell'), 'optical: kind must be one of'),
-            (use('optical', std=None), 'optical: mean and std must be given together'),
+            (use('optical', std=None), 'optical: mean and std must be set together'),
         ],
     )
     def test_entry(

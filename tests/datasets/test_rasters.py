@@ -286,7 +286,7 @@ def test_scale_and_offset_of_the_files(tmp_path: Path) -> None:
     assert found.min() == pytest.approx(0, abs=1e-6)
     with rasterio.open(path, 'r+') as file:
         file.scales = (0.0001, 0.0002)
-    message = r'scale: \[0\.0001, 0\.0002\] and offset: -0\.1'
+    message = r'declares scale \[0\.0001, 0\.0002\] and offset -0\.1'
     refuse(message, tmp_path / 'x', 'p', 'q')
 
 

@@ -272,7 +272,7 @@ class TestResuming:
         folder.mkdir()
         (folder / 'run.json').write_text('{"rows": 4, "dimensions": {}}')
         message = (
-            r"x\.parts must hold parts of the same run, but differs in \['dimen.*--out"
+            r"x\.parts must have parts of the same run, but differs in \['dimen.*--out"
         )
         with pytest.raises(ValueError, match=message):
             embed_rasters(decur(), rasters(root), out, device='cpu')
@@ -437,7 +437,7 @@ class TestRun:
         self.fails(f'(?s:{message})', copy / 'config.yaml')
 
     def test_configs(self, copy: Path, tmp_path: Path) -> None:
-        self.fails('config must be a file', tmp_path / 'x.yaml')
+        self.fails('config must exist', tmp_path / 'x.yaml')
         config = copy / 'config.yaml'
         conf = yaml.safe_load(config.read_text())
         conf['model']['init_args']['nothing'] = 3

@@ -60,7 +60,7 @@ def test_reads_data_from_another_file(fitted: Path, tmp_path: Path) -> None:
     )
     task, datamodule, _ = load_run(fitted / 'config.yaml', data=data)
     assert datamodule.length == 3 and type(task).__name__ == 'DeCUR'
-    with pytest.raises(FileNotFoundError, match=r'there is no .*none.yaml'):
+    with pytest.raises(FileNotFoundError, match=r'config must exist, .*none.yaml'):
         load_run(fitted / 'config.yaml', data=tmp_path / 'none.yaml')
     data.write_text('model: {}\n')
     with pytest.raises(ValueError, match='a config of torchgeo with data'):

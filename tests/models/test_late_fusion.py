@@ -254,7 +254,7 @@ class TestAbsence:
                 segmenter,
                 {'s1': (2, 2, 64, 64), 's2': (2, 13, 32, 32)},
                 None,
-                r'must lie on one grid, got images of .*32',
+                r'must share one grid, got images of .*32',
             ),
         ],
     )

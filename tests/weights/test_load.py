@@ -267,7 +267,7 @@ class TestErrors:
         torch.save(state, tmp_path / 'x.pt')
         encoder = create_encoder(SMALL, 2)
         before = encoder.conv_stem.weight.clone()
-        message = r"x\.pt: expected finite .* in 1 of .*\['conv_stem\.weight'\]; take a"
+        message = r"x\.pt: expected finite .* in 1 of .*\['conv_stem\.weight'\]; use a"
         with pytest.raises(ValueError, match=message):
             load_weights(encoder, tmp_path / 'x.pt')
         assert encoder.conv_stem.weight.equal(before)

@@ -33,25 +33,25 @@ def feature_maps(
 ) -> AnalysisResult:
     """Draw the first principal components of the last feature map (paper, Fig. 5b).
 
-    The components are computed over all positions of all samples, so that a colour has
-    the same meaning in every image. Optical modalities show three components as red,
-    green and blue; others show one in grey. For encoders with residual deformable
-    attention, the figure also shows the sampling points of the last attention. Their
-    displacement is measured in cells of the map.
+    The components are computed over all positions of all samples, so that a color has the
+    same meaning in all images. Optical modalities show three components as red, green and
+    blue; others show one in gray. For encoders with residual deformable attention, the
+    figure also shows the sampling points of the last attention. Their displacement is
+    measured in cells of the map.
 
     Wang et al., *Decoupling Common and Unique Representations for Multimodal
     Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300, section 7.
 
     Args:
-        model: a pretraining task. On exit, its modules return to their earlier mode.
+        model: a pretraining task. On exit, the mode of its modules is restored.
         batches: images in [0, 1] by modality, shape (B, C, H, W), all of one size.
         modalities: record of each modality.
         max_samples: largest number of samples.
-        examples: number of samples in the figure, from the first.
+        examples: number of first samples in the figure.
 
     Returns:
-        Table ``components`` with shares of the variance, table ``points`` with mean
-        displacements if there are points, and figure ``maps``.
+        Table ``components`` with shares of the variance; for deformable attention, table
+        ``points`` with mean displacements; figure ``maps``.
 
     Raises:
         NotApplicable: if an encoder has no map.
@@ -78,7 +78,7 @@ def feature_maps(
         h, w = view.maps[0].shape[2:]
         lines.append(
             f'- {m}: the map has {h} x {w} positions and {view.maps[0].shape[1]} channels; '
-            f'the components shown explain {explained.sum():.0%} of the variance.'
+            f'these components explain {explained.sum():.0%} of the variance.'
         )
         if view.points:
             moved = displacement(torch.cat(view.points), (h, w))
@@ -92,7 +92,7 @@ def feature_maps(
         'feature_maps',
         TITLES['feature_maps'],
         'First principal components of the last feature map, over all positions of all '
-        'samples. A colour has the same meaning in all images of a modality.\n\n'
+        'samples. A color has the same meaning in all images of a modality.\n\n'
         + '\n'.join(lines),
         tables,
         {'maps': _draw(views, pictures)},
@@ -107,8 +107,8 @@ def principal_components(maps: Tensor, number: int) -> tuple[Array, Array]:
         number: largest number of components.
 
     Returns:
-        The components, shape (N, h, w, ``number``), and their shares of the variance.
-        Each component is scaled from its 2nd and 98th percentile over all maps to [0, 1].
+        The components, shape (N, h, w, ``number``), and their shares of the variance. The
+        2nd and 98th percentile of each component over all maps are scaled to 0 and 1.
 
     Raises:
         NotApplicable: if there is only one position.
@@ -122,13 +122,13 @@ def principal_components(maps: Tensor, number: int) -> tuple[Array, Array]:
     places = maps.permute(0, 2, 3, 1).flatten(0, 2).double().numpy()
     if len(places) < 2:
         raise NotApplicable(
-            f'maps must have at least 2 positions in all, got {len(places)}'
+            f'maps must have at least 2 positions in total, got {len(places)}'
         )
     number = min(number, *places.shape)
     # This solver is deterministic.
     pca = PCA(number, svd_solver='covariance_eigh')
     with np.errstate(invalid='ignore'):
-        # Constant maps have no variance to divide by.
+        # Constant maps have zero variance.
         projected = pca.fit_transform(places)
     low, high = np.quantile(projected, [0.02, 0.98], axis=0)
     scaled = np.clip((projected - low) / np.maximum(high - low, 1e-12), 0, 1)
@@ -137,7 +137,7 @@ def principal_components(maps: Tensor, number: int) -> tuple[Array, Array]:
 
 
 def displacement(points: Tensor, size: tuple[int, int]) -> Tensor:
-    """Measure the displacement of the sampling points of a deformable attention.
+    """Compute the displacement of the sampling points of a deformable attention.
 
     Args:
         points: points (x, y) in [-1, 1], shape (B, groups, H_k, W_k, 2).

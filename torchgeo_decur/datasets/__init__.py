@@ -1,4 +1,4 @@
-"""Datasets of co-registered modalities that TorchGeo lacks or reads incorrectly."""
+"""Datasets of co-registered modalities."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -8,7 +8,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from ..modalities import contradiction
 
-# Number of files to read; files of a folder usually have one origin.
+# Number of files to read, because files of a folder usually have the same descriptions.
 _FRAMES = 32
 
 
@@ -25,9 +25,9 @@ def check_descriptions(
         bands: name of each band of the files, in order.
 
     Raises:
-        ValueError: if they do; the message names file and band.
+        ValueError: if a name contradicts a description.
     """
-    # Of thousands of chips nearly all have the same.
+    # Most files of a folder have the same descriptions.
     first: dict[tuple[str | None, ...], str] = {}
     for path, texts in described:
         first.setdefault(tuple(texts), path)
@@ -58,5 +58,5 @@ def read_descriptions(
                 with rasterio.open(path) as file:
                     descriptions = file.descriptions
         except RasterioIOError:
-            continue  # reading the sample reports it
+            continue  # reading the sample raises the error
         yield path, descriptions

@@ -26,12 +26,12 @@ BigEarthNetSplit = Literal['train', 'val', 'test', 'all']
 
 
 class BigEarthNetPatch(NamedTuple):
-    """Folders of one patch, and its classes.
+    """Folders and classes of one patch.
 
     Args:
         s1: name of the Sentinel-1 folder.
         s2: name of the Sentinel-2 folder.
-        classes: numbers of the classes, or None if a file in the folder lists them.
+        classes: indices of the classes, or None to read them from the folder.
     """
 
     s1: str
@@ -48,39 +48,38 @@ class BigEarthNetMM(FileDataset):
     * ``image_s1``: backscatter in dB, bands (VV, VH), float32, shape (2, 120, 120)
     * ``image_s2``: digital numbers, float32, shape (12, 120, 120), in the order of
       ``modalities['s2'].bands``; bands of 20 m and 60 m are resampled bilinearly to 10 m
-    * ``label``: 1 for each class of the patch, else 0, int64, shape (num_classes,), as
-      expected by TorchGeo's multilabel ``Classification``
+    * ``label``: 1 for each class of the patch, else 0, int64, shape (num_classes,), for
+      TorchGeo's multilabel ``Classification``
 
-    Differences from TorchGeo's ``BigEarthNet`` and ``BigEarthNetV2``: Sentinel-1 has the
-    order (VV, VH) and keeps its decimals, and v2 does not require reference maps.
+    Unlike in TorchGeo's ``BigEarthNet`` and ``BigEarthNetV2``, Sentinel-1 has the order
+    (VV, VH) and keeps its decimals, and v2 does not require reference maps.
 
-    The layouts are those of the published archives. In v2, ``metadata.parquet`` has the
-    splits and labels. In v1, TorchGeo's ``bigearthnet-<split>.csv`` has the split, and
-    JSON files of the patches have the labels. If only the csv file is missing,
-    ``download`` fetches this file only. Patches whose folders are absent are left out,
-    with a warning. If the folder of a modality has another name, the only folder that
-    starts with ``BigEarthNet-S1`` or ``BigEarthNet-S2`` is used.
+    The layouts are as published. In v2, ``metadata.parquet`` has the splits and labels.
+    In v1, TorchGeo's ``bigearthnet-<split>.csv`` has the split, and JSON files of the
+    patches have the labels. If only the csv file is missing, only this file is
+    downloaded. Patches with absent folders are left out, with a warning. The folder of a
+    modality may have another name that starts with ``BigEarthNet-S1`` or
+    ``BigEarthNet-S2``, if there is only one.
 
     Args:
         root: folder of the dataset, or of the download.
         version: 'v1' (590,326 patches, 43 or 19 classes) or 'v2' (549,488, 19 classes).
-        split: 'train', 'val', 'test', or 'all' for every patch on disk. In v1, 'all'
-            needs no csv file and pairs patches by the JSON files of Sentinel-1.
+        split: 'train', 'val', 'test', or 'all' for every patch on disk. In v1, 'all' does
+            not use the csv file, and pairs patches by the JSON files of Sentinel-1.
         modalities: 's1', 's2' or both.
-        num_classes: 19, or 43 in v1. The 19 classes have no counterpart for 11 of the 43
-            classes; these are dropped from a label.
+        num_classes: 19, or 43 in v1. With 19 classes, 11 of the 43 classes are dropped.
         transforms: function that takes a sample and returns a new one.
         download: whether to download missing files (more than 100 GB).
         checksum: whether to verify downloads.
-        skip_unreadable: whether the next patch replaces one with a damaged file.
-        conversion: ``scale``, ``offset`` and ``nodata`` by modality, if the files hold
-            other numbers than the unit, such as ``{s2: {offset: -1000}}`` for Sentinel-2
-            products since processing baseline 04.00.
+        skip_unreadable: whether to replace a patch with a damaged file by the next patch.
+        conversion: ``scale``, ``offset`` and ``nodata`` by modality, to convert the files
+            to the unit, such as ``{s2: {offset: -1000}}`` for Sentinel-2 products since
+            processing baseline 04.00.
 
     Raises:
         DatasetNotFoundError: if no patch is on disk and ``download`` is false.
-        ValueError: if an option is not valid, the folder holds another version, or a
-            label of v2 is unknown.
+        ValueError: if an option is not valid, the folder has another version, or a label
+            of v2 is unknown.
     """
 
     def __init__(
@@ -142,7 +141,7 @@ class BigEarthNetMM(FileDataset):
     def labels(self) -> Tensor:
         """Read the labels of all patches, without their images.
 
-        In v1 this opens a JSON file of each patch. With ``skip_unreadable``, a patch with
+        In v1 this opens one JSON file per patch. With ``skip_unreadable``, a patch with
         an unreadable file has no labels.
 
         Returns:
@@ -163,7 +162,7 @@ class BigEarthNetMM(FileDataset):
         return labels
 
     def _find_folders(self) -> dict[str, Path]:
-        """Find the folder of each modality, after a download if it is necessary."""
+        """Find the folder of each modality; download it if necessary."""
         found = {m: self._find_folder(m) for m in self.modalities}
         missing = [m for m, folder in found.items() if folder is None]
         options = (self.download, self.checksum)
@@ -203,7 +202,7 @@ class BigEarthNetMM(FileDataset):
         if not patches:
             counts = {str(self._folders[m]): len(x) for m, x in present.items()}
             raise not_found(
-                self, f'patches of split {self.split!r}; the folders hold {counts}'
+                self, f'patches of split {self.split!r}; the folders have {counts}'
             )
         if lost := len(wanted) - len(patches):
             warnings.warn(
@@ -214,7 +213,7 @@ class BigEarthNetMM(FileDataset):
         return patches
 
     def _list_names(self, modality: str) -> set[str]:
-        """Return the names of all patches on disk; v2 has one folder per scene."""
+        """Return the names of all patches on disk."""
         folders = [self._folders[modality]]
         if self.version == 'v2':
             folders = [folders[0] / name for name in _listing(folders[0])]
@@ -276,7 +275,7 @@ class BigEarthNetMM(FileDataset):
         return self._read_classes(patch) if patch.classes is None else patch.classes
 
     def _read_classes(self, patch: BigEarthNetPatch) -> tuple[int, ...]:
-        """Read the classes of a patch of v1, of the 43 or the 19."""
+        """Read the 43 or 19 classes of a patch of v1."""
         modality = 's2' if 's2' in self.modalities else 's1'
         name = patch.s2 if modality == 's2' else patch.s1
         labels = self._read_json(modality, name)['labels']
@@ -289,7 +288,7 @@ class BigEarthNetMM(FileDataset):
     def _read_image(self, modality: str, patch: BigEarthNetPatch) -> Tensor:
         """Read the bands of one modality on the 10 m grid, shape (C, 120, 120)."""
         name = patch.s2 if modality == 's2' else patch.s1
-        # v2 has a folder per scene. Tile (S1 only), row and column end the name.
+        # v2 has a folder per scene. Names end with tile (only S1), row and column.
         scene = name.rsplit('_', 2 if modality == 's2' else 3)[0]
         folder = (
             self._folders[modality] / ('' if self.version == 'v1' else scene) / name
@@ -319,7 +318,7 @@ def _listing(folder: Path) -> list[str]:
 def _to_classes(
     patch: str, labels: Sequence[str], classes: Sequence[str]
 ) -> tuple[int, ...]:
-    """Return the numbers of the classes of a patch."""
+    """Return the indices of the classes of a patch."""
     if unknown := sorted(set(labels) - set(classes)):
         raise ValueError(
             f'{patch}: expected labels among the {len(classes)} classes of BigEarthNet, '

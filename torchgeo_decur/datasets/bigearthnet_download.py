@@ -1,4 +1,4 @@
-"""Download BigEarthNet; TorchGeo's own download fetches too much or fails."""
+"""Download BigEarthNet, because TorchGeo downloads too much or fails."""
 
 import shutil
 from collections.abc import Sequence
@@ -30,19 +30,20 @@ def obtain_v1(
 
 
 def obtain_split_v1(root: Path, split: str, download: bool, checksum: bool) -> Path:
-    """Find the list of one split of BigEarthNet v1, or download this file only.
+    """Find or download the list of one split of BigEarthNet v1.
 
     Args:
         root: folder of the list, or of the download.
         split: 'train', 'val' or 'test'.
-        download: whether to download it if it is missing.
+        download: whether to download a missing list.
         checksum: whether to verify the download.
 
     Returns:
-        Path of the list, with a line ``<Sentinel-2 patch>,<Sentinel-1 patch>`` per patch.
+        Path of the list, with one line ``<Sentinel-2 patch>,<Sentinel-1 patch>`` per
+        patch.
 
     Raises:
-        FileNotFoundError: if it is missing and ``download`` is false.
+        FileNotFoundError: if the list is missing and ``download`` is false.
     """
     about = BigEarthNet.splits_metadata[split]
     path = root / about['filename']
@@ -58,7 +59,7 @@ def obtain_v2(root: Path, keys: Sequence[str], download: bool, checksum: bool) -
     """Extract or download parts of BigEarthNet v2.
 
     TorchGeo's ``BigEarthNetV2`` also requires the reference maps, does not extract
-    existing archives, and compares two published MD5 sums with SHA-256 sums.
+    existing archives, and compares two MD5 sums with SHA-256 sums.
 
     Args:
         root: folder of the dataset.

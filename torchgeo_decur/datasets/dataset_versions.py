@@ -1,12 +1,12 @@
-"""Recognise folders of another version of a dataset."""
+"""Detect folders of another version of a dataset."""
 
 from pathlib import Path
 
 from torchgeo.datasets.utils import Path as PathLike
 
 _CURES = {
-    'SSL4EO-S12 v1.1 (.zarr.zip)': 'download version 1.0, whose folders s1 and s2c hold '
-    'GeoTIFFs, or write the images as GeoTIFFs for RasterPairDataModule',
+    'SSL4EO-S12 v1.1 (.zarr.zip)': 'download version 1.0, with GeoTIFFs in the folders s1 '
+    'and s2c, or write the images as GeoTIFFs for RasterPairDataModule',
     'BigEarthNet in LMDB (data.mdb)': 'use the folder of the archives with GeoTIFFs',
     'BigEarthNet v1': "set version='v1'",
     'BigEarthNet v2': "set version='v2'",
@@ -14,14 +14,14 @@ _CURES = {
 
 
 def check_layout(root: PathLike, expected: str) -> None:
-    """Check that a folder does not hold another version of a dataset.
+    """Check that a folder does not have another version of a dataset.
 
     Args:
         root: the folder.
         expected: expected version, such as 'BigEarthNet v2'.
 
     Raises:
-        ValueError: if it holds only another known version; the message names it.
+        ValueError: if the folder has only another known version.
     """
     found = _recognise(Path(root))
     if found and expected not in found:

@@ -12,13 +12,13 @@ def typed(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         name: name of the modality, or ``mask``.
-        entry: values by key; values of unknown keys stay the same.
+        entry: values by key; values of unknown keys are unchanged.
 
     Returns:
-        The entry, with numbers as numbers.
+        The entry, with text converted to numbers.
 
     Raises:
-        ValueError: if a value has another type; the message names the key.
+        ValueError: if a value has the wrong type; the message names the key.
 
     Example:
         >>> typed('dem', {'paths': 'heights', 'nodata': 'nan'})
@@ -46,7 +46,7 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise TypeError
     number = float(value)
-    # An int stays an int: it may be a value of an integer raster.
+    # Keep an int, which may be a value of an integer raster.
     return value if isinstance(value, int) else number
 
 
@@ -120,7 +120,7 @@ _TYPES: dict[str, tuple[Callable[[Any], Any], str]] = {
     'offset': (_number_or_several, 'a number, or one for each band'),
     'num_classes': (_whole, 'a positive integer'),
     'init_args': (_mapping, 'a dictionary of arguments'),
-    'values': (_classes, 'a dictionary from values of the files to classes'),
+    'values': (_classes, 'a dictionary from file values to classes'),
 } | dict.fromkeys(
     (
         *('dataset', 'date_format', 'filename_regex', 'glob'),

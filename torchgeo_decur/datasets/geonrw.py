@@ -32,20 +32,18 @@ class GeoNRWPatches(FileDataset, GeoNRW):
     """Patches of the tiles of GeoNRW (https://ieeexplore.ieee.org/document/9406194).
 
     Each tile of 1000 x 1000 pixels of 1 m is cut into a grid of patches, row by row: 16
-    at the default size of 250. A rim narrower than a patch is left out. A sample has the
-    keys
+    at the default size of 250. Incomplete patches at the edges are left out. A sample has
+    the keys
 
     * ``image_rgb``: photograph, 0 to 255, bands in the order red, green, blue, float32,
-      shape (3, size, size). The published weights of DeCUR were trained on blue, green,
-      red: reverse the bands for them.
+      shape (3, size, size). The files of the published DeCUR weights expect the order
+      blue, green, red.
     * ``image_dem``: height of the surface in m, float32, shape (1, size, size)
     * ``mask``: class of each pixel, 0 (background) to 10, int64, shape (size, size)
 
-    The dataset changes no pixel. ``transforms`` receives all three keys, so a geometric
-    transform can treat them alike. Only the window of a patch is read, but a JPEG 2000
-    file with a single block is decoded completely.
-
-    Absent cities are left out; TorchGeo's ``GeoNRW`` requires all of them.
+    Only the window of a patch is read, but a JPEG 2000 file with a single block is
+    decoded completely. Absent cities are left out; TorchGeo's ``GeoNRW`` requires all of
+    them.
 
     Args:
         root: folder with one folder per city, or of the download.
@@ -54,9 +52,9 @@ class GeoNRWPatches(FileDataset, GeoNRW):
         transforms: function that takes a sample and returns a new one.
         download: whether to download the dataset if no city is on disk.
         checksum: whether to verify the download.
-        skip_unreadable: whether the next patch replaces one with a damaged file.
-        conversion: ``scale``, ``offset`` and ``nodata`` by modality, if the files hold
-            other numbers than the unit, such as ``{dem: {nodata: -9999}}``.
+        skip_unreadable: whether to replace a patch with a damaged file by the next patch.
+        conversion: ``scale``, ``offset`` and ``nodata`` by modality, to convert the files
+            to the unit, such as ``{dem: {nodata: -9999}}``.
 
     Raises:
         DatasetNotFoundError: if no tile of the split is on disk and ``download`` is
@@ -113,7 +111,7 @@ class GeoNRWPatches(FileDataset, GeoNRW):
         Raises:
             UnreadableFileError: if a file is missing, truncated or not a raster.
             ValueError: if a file has another number of bands or size, or a value of the
-                mask is no class.
+                mask is not a class.
         """
         window = Window(item.column, item.row, self.size, self.size)
         rgb, dem, mask = (
@@ -130,7 +128,7 @@ class GeoNRWPatches(FileDataset, GeoNRW):
         return {'image_rgb': rgb, 'image_dem': dem, 'mask': mask[0].long()}
 
     def _verify(self) -> None:
-        """Accept any city; extract or download if there is none."""
+        """Extract or download the dataset if there is no city."""
         if self._get_file_list():
             return
         cities = f'{self.city_names[0]} ... {self.city_names[-1]}'
@@ -146,7 +144,7 @@ class GeoNRWPatches(FileDataset, GeoNRW):
             raise not_found(self, expected)
 
     def _find_tile_size(self) -> int:
-        """Return the size of the first readable tile, which all others must have."""
+        """Return the size of the first readable tile."""
         for path in self.file_list:
             try:
                 return read_size(path)

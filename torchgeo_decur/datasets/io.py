@@ -1,4 +1,4 @@
-"""Read raster files; errors name the file."""
+"""Read raster files, with errors that name the file."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,9 +17,9 @@ from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
 from ..files import UnreadableFileError as UnreadableFileError
 
 GDAL_OPTIONS = {
-    # Otherwise GDAL lists the folder of every file, to find sidecar files.
+    # Keep GDAL from listing the folder of every file to find sidecar files.
     'GDAL_DISABLE_READDIR_ON_OPEN': 'EMPTY_DIR',
-    # Tiles are small, and the workers of the data loader already use the cores.
+    # Tiles are small, and the workers of the data loader already use all cores.
     'GDAL_NUM_THREADS': '1',
 }
 
@@ -52,7 +52,7 @@ def read(
 
     Raises:
         UnreadableFileError: if the file is missing, truncated or not a raster.
-        ValueError: if it has another number of bands or another size, or is not
+        ValueError: if the file has another number of bands or another size, or is not
             square.
     """
     with _opened(path) as file:
@@ -79,14 +79,14 @@ def read_image(
         path: the file: PNG of 8 or 16 bits, JPEG, TIFF or another format of GDAL.
         bands: expected number of bands.
         size: expected height and width, or None for any.
-        cure: advice for a file with another number of bands.
+        cure: advice for a file with the wrong number of bands.
 
     Returns:
         The values, float32, shape (C, H, W).
 
     Raises:
         UnreadableFileError: if the file is missing, truncated or not a raster.
-        ValueError: if it has another number of bands or another size.
+        ValueError: if the file has another number of bands or another size.
     """
     with rasterio.Env(**GDAL_OPTIONS), _opened(path) as file:
         _check_count(path, file, bands, cure)
@@ -96,7 +96,7 @@ def read_image(
                 f'the frame, found {file.height} x {file.width}; restore the original file'
             )
         image = torch.from_numpy(file.read().astype(np.float32))
-        # GDAL pads a truncated PNG with zeros, without a warning.
+        # GDAL silently pads a truncated PNG with zeros.
         if file.driver == 'PNG' and b'IEND' not in Path(path).read_bytes()[-16:]:
             raise UnreadableFileError(
                 f'{path} is truncated or not a raster (a PNG without its end); '
@@ -106,13 +106,7 @@ def read_image(
 
 
 def read_size(path: str | Path) -> int:
-    """Read the number of pixels along a side of a raster file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The shorter side.
+    """Read the number of pixels along the shorter side of a raster file.
 
     Raises:
         UnreadableFileError: if the file is missing, truncated or not a raster.
@@ -122,15 +116,7 @@ def read_size(path: str | Path) -> int:
 
 
 def not_found(dataset: NonGeoDataset, expected: str) -> DatasetNotFoundError:
-    """Make TorchGeo's error for a missing dataset, with the expected files.
-
-    Args:
-        dataset: a dataset with ``root`` and ``download``.
-        expected: the expected files.
-
-    Returns:
-        The error.
-    """
+    """Return TorchGeo's error for a missing dataset, with the expected files."""
     error = DatasetNotFoundError(dataset)
     error.args = (f'{error.args[0]} Expected {expected}.',)
     return error
@@ -145,12 +131,12 @@ def _check_count(path: str | Path, file: Any, bands: int, cure: str = _RESTORE) 
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
-    """Open a raster file; errors name the file and the solution."""
+    """Open a raster file, with errors that name the file and the solution."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            # The location of a tile is not used, and looking up its CRS takes time.
-            # This is an option of the file, so that other files keep their location.
+            # The location of a tile is not used, and its CRS takes time to look up. An
+            # option of the file, not of GDAL, does not affect other files.
             tile = Path(path).suffix.lower() in ('.tif', '.tiff')
             options = {'GEOREF_SOURCES': 'NONE'} if tile else {}
             with rasterio.open(path, **options) as file:

@@ -25,15 +25,15 @@ def plot_images(
 ) -> Figure:
     """Draw the modalities of one sample side by side, one row for each date.
 
-    They are drawn as of :func:`~torchgeo_decur.modalities.render`: radar in grey, optical
-    images in colour, elevation hill-shaded, single-band depth in false colour.
+    :func:`~torchgeo_decur.modalities.render` draws radar in gray, optical images in color,
+    and elevation hill-shaded. Single-band depth has false colors.
 
     Args:
         images: image of each modality, shape (C, H, W) or (T, C, H, W).
         modalities: record of each modality.
-        masks: maps of classes by title, shape (H, W), drawn behind the images.
+        masks: masks by title, shape (H, W), drawn after the images.
         classes: name of each class, for the legend.
-        cmap: colours of the classes.
+        cmap: colors of the classes.
         show_titles: whether panels have titles, and masks a legend.
         suptitle: title of the figure.
 
@@ -46,7 +46,7 @@ def plot_images(
     """
     masks = masks or {}
     if not images and not masks:
-        raise ValueError('images must hold at least one modality, got none')
+        raise ValueError('images must have at least one modality, got none')
     stacks = {m: x.detach().cpu().float() for m, x in images.items()}
     stacks = {m: x if x.ndim == 4 else x[None] for m, x in stacks.items()}
     for m, x in stacks.items():

@@ -29,9 +29,9 @@ def resize_frame(
 
     Args:
         sample: images of shape (C, H, W), optionally a mask of shape (H, W).
-        size: height and width, or None to keep those of the sample.
-        smooth: keys of images to interpolate, with antialiasing. Values of all others must
-            not mix, for example missing pixels: they are sampled by nearest neighbour.
+        size: height and width, or None to keep the size of the sample.
+        smooth: keys of images to interpolate, with antialiasing. All others are sampled
+            by nearest neighbour, so that values do not mix, such as missing pixels.
 
     Returns:
         A new sample.
@@ -63,7 +63,7 @@ def check_size(size: Sequence[int] | None) -> tuple[int, int] | None:
         The size.
 
     Raises:
-        ValueError: if it is not valid.
+        ValueError: if the size is not valid.
     """
     if size is None:
         return None

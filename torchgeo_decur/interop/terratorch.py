@@ -1,8 +1,8 @@
-"""Encoders as a backbone of TerraTorch; importing this module registers it.
+"""Encoders as a backbone of TerraTorch (https://github.com/torchgeo/terratorch).
 
-https://github.com/torchgeo/terratorch. TerraTorch imports a folder ``custom_modules`` from
-its working directory. After ``import torchgeo_decur.interop.terratorch`` there, its
-configs accept ``backbone: decur_encoders``.
+Importing this module registers the backbone. TerraTorch imports the folder
+``custom_modules`` of its working directory: with ``import
+torchgeo_decur.interop.terratorch`` in it, configs accept ``backbone: decur_encoders``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,15 @@ class EncoderBackbone(nn.Module):
         weights: a checkpoint, an exported encoder, a weight enum or its name, which
             determines weights and models of the encoders.
         modalities: modalities of the encoders to use; all by default.
-        bands: names of the bands of the images, in order, of modalities whose bands
-            differ from those of the weights.
+        bands: names of the bands of the images, in order, by modality, if they differ
+            from the bands of the weights.
         out_indices: indices of the levels to return, finest first; all by default.
 
     Attributes:
-        out_channels: channels of each level, all modalities together.
+        out_channels: total channels of each level over all modalities.
 
     Raises:
-        ValueError: if the weights do not name their models, or do not fit.
+        ValueError: if the weights lack the names of their models, or do not fit.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class EncoderBackbone(nn.Module):
             Maps, finest first, shape (B, ``out_channels``, h, w).
 
         Raises:
-            ValueError: if the images are not those of all modalities.
+            ValueError: if the images do not have all modalities.
         """
         expected = list(self.pyramid.encoders)
         if isinstance(x, Tensor) and len(expected) == 1:
@@ -89,15 +89,5 @@ def decur_encoders(
     bands: dict[str, list[str]] | None = None,
     out_indices: list[int] | None = None,
 ) -> EncoderBackbone:
-    """Build encoders for TerraTorch, whose options have the prefix ``backbone_``.
-
-    Args:
-        weights: see :class:`EncoderBackbone`.
-        modalities: see :class:`EncoderBackbone`.
-        bands: see :class:`EncoderBackbone`.
-        out_indices: see :class:`EncoderBackbone`.
-
-    Returns:
-        The backbone.
-    """
+    """Build an :class:`EncoderBackbone` with options that TerraTorch prefixes ``backbone_``."""
     return EncoderBackbone(weights, modalities, bands, out_indices)

@@ -1,7 +1,7 @@
-"""Encoders as a model of torchgeo-bench.
+"""Encoders as a model of torchgeo-bench (https://github.com/torchgeo/torchgeo-bench).
 
-https://github.com/torchgeo/torchgeo-bench evaluates frozen models with common data sets,
-probes and intervals. The config of this model is ``conf/model/decur.yaml`` beside this file.
+torchgeo-bench evaluates frozen models with common data sets, probes and intervals. The
+config of this model is ``conf/model/decur.yaml``.
 """
 
 import re
@@ -19,7 +19,7 @@ from ..models import MultimodalEncoder
 from ..transforms import ScaleToUnit
 from ..weights.metadata import EncoderMetadata
 
-# Names of Sentinel-2 bands in data sets of torchgeo-bench that do not number them.
+# Names of Sentinel-2 bands in data sets of torchgeo-bench without band numbers.
 _SENTINEL2 = {
     'coastal_aerosol': 'b1',
     'blue': 'b2',
@@ -40,24 +40,24 @@ _SCALES = ('bandspec_zscore', 'model_native')
 
 
 class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
-    """Concatenate features of all modalities whose bands a data set has.
+    """Concatenated features of all modalities that a data set has bands of.
 
-    Bands are matched by name, and first convolutions are adapted to the matching bands.
-    Other bands of the data set, and modalities without a matching band, are ignored.
+    First convolutions are adapted to the bands with matching names. Other bands of the
+    data set, and modalities without a matching band, are ignored.
 
     Args:
         bands: bands of the data set.
-        weights: a checkpoint, an exported encoder, a weight enum or its name, which must
-            name its bands.
+        weights: a checkpoint, an exported encoder, a weight enum or its name, with names
+            of its bands.
         modalities: modalities of the encoders to use; all by default.
         normalization: values that map to 0 and 1: 'bandspec_zscore' for mean - 2 std and
             mean + 2 std of the data set, or 'model_native' for the limits of pretraining,
-            if images have its unit.
+            if images have the same unit.
         kwargs: other entries of the config; not used.
 
     Raises:
-        ValueError: if the weights do not name their bands, share none with the data set,
-            or ``normalization`` is unknown.
+        ValueError: if the weights have no names of bands, share no band with the data
+            set, or ``normalization`` is unknown.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
         **kwargs: Any,
     ) -> None:
         """Initialize a new EncoderBench instance."""
-        # The base class would scale all bands alike, and not clip.
+        # The base class would scale all bands in the same way, without clipping.
         super().__init__(bands=list(bands), normalization='identity')
         if str(normalization) not in _SCALES:
             raise ValueError(
-                f'dataset.normalization must be one of {_SCALES}, since encoders expect '
-                f'mean - 2 std to mean + 2 std as [0, 1], got {str(normalization)!r}'
+                f'dataset.normalization must be one of {_SCALES}, got '
+                f'{str(normalization)!r}'
             )
         held = MultimodalEncoder.from_weights(
             weights, None if modalities is None else list(modalities)
@@ -130,11 +130,11 @@ class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
 
 
 def _places(known: Mapping[str, Any], bands: Sequence[BandSpec]) -> dict[str, int]:
-    """Return the index in the data set of each band of an encoder, in its order."""
+    """Return the index in the data set of each matching band of an encoder."""
     if 'bands' not in known:
         raise ValueError(
-            f'weights must name the bands of {known["modality"]}, as the .safetensors of '
-            'ExportEncoders and the published weights do'
+            f'weights must have names of the bands of {known["modality"]}; use a '
+            '.safetensors file of ExportEncoders, or published weights'
         )
     names = [_names(band) for band in bands]
     found: dict[str, int] = {}
@@ -158,23 +158,23 @@ def _names(band: BandSpec) -> set[str]:
 
 
 def _of_dataset(bands: Sequence[BandSpec]) -> Modality:
-    """Return the scale of a data set; the kind only matters without statistics."""
+    """Return a modality with the statistics of a data set."""
     return Modality(
         tuple(f'{i}' for i in range(len(bands))),
         'multispectral',
-        'that of the data set',
+        'unit of the data set',
         tuple(float(band.mean) for band in bands),
         tuple(max(float(band.std), 1e-8) for band in bands),
     )
 
 
 def _native(known: Mapping[str, Any], names: Sequence[str]) -> Modality:
-    """Return the scale of pretraining for some of its bands."""
+    """Return the modality of pretraining, with only some of its bands."""
     record = EncoderMetadata.from_dict(known).record
     if record is None:
         raise ValueError(
             f'weights must have the unit and the statistics of {known["modality"]} for '
-            'dataset.normalization=model_native; take bandspec_zscore'
+            'dataset.normalization=model_native; use bandspec_zscore'
         )
     at = [record.bands.index(name) for name in names]
 

@@ -1,9 +1,8 @@
-"""Define modalities, batch keys and physical units; no other part knows these.
+"""Define modalities, batch keys and physical units.
 
-A *modality* is one sensor's image of a place. Its record has named bands, the unit of the
-values, and the statistics that map them to the unit interval. In a batch, its key is
-``image_<modality>``, shape ``(B, C, H, W)``, or ``(B, T, C, H, W)`` if the dataset has T
-dates.
+A *modality* is the image of one sensor. Its record has the names of its bands, their unit
+and their statistics. In a batch, its key is ``image_<modality>``, shape ``(B, C, H, W)``,
+or ``(B, T, C, H, W)`` for datasets with T dates.
 
 Notation: B batch, T dates, C channels, H height, W width.
 """

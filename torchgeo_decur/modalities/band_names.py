@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 _POLARISATIONS = {'vv', 'vh', 'hh', 'hv'}
-# Words beside a polarisation that do not change the band.
+# Words next to a polarisation that do not change the band.
 _BESIDE = {
     *('', 'amplitude', 'backscatter', 'beta', 'beta0', 'db', 'gamma', 'gamma0', 'grd'),
     *('intensity', 'iw', 'linear', 'rtc', 's1', 'sentinel1', 'sigma', 'sigma0'),
@@ -70,5 +70,5 @@ def _comparable(band: str) -> str:
 
 
 def _same_kind(a: str, b: str) -> bool:
-    """Return whether both names use one scheme, in which different names differ."""
+    """Return whether both names are polarisations, or both are numbered bands."""
     return {a, b} <= _POLARISATIONS or all(_NUMBERED.fullmatch(x) for x in (a, b))

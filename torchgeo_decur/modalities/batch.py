@@ -50,7 +50,7 @@ def split(batch: Mapping[str, Any], modalities: Mapping[str, int]) -> dict[str, 
         modalities: number of channels of each modality, by name.
 
     Returns:
-        The images by modality; views if the batch has one stacked ``image``.
+        The images by modality; views of ``image`` if the batch has only this.
 
     Raises:
         ValueError: if an image is absent, has the wrong number of dimensions or channels,
@@ -78,8 +78,8 @@ def split(batch: Mapping[str, Any], modalities: Mapping[str, int]) -> dict[str, 
     else:
         found = sorted(k for k in batch if str(k).startswith('image'))
         raise ValueError(
-            f'batch must have {[f"image_{m}" for m in missing]}, got only {found}; name '
-            'the modalities of the task as the datamodule does'
+            f'batch must have {[f"image_{m}" for m in missing]}, got only {found}; use '
+            'the same names of modalities in task and datamodule'
         )
     for m, image in images.items():
         if image.ndim not in (4, 5):
@@ -90,22 +90,24 @@ def split(batch: Mapping[str, Any], modalities: Mapping[str, int]) -> dict[str, 
         if image.shape[-3] != modalities[m]:
             raise ValueError(
                 f'{m}: expected {modalities[m]} channels, found {image.shape[-3]}; '
-                'set the number in modalities to that of the data'
+                'set this number in modalities'
             )
     sizes = {m: len(image) for m, image in images.items()}
     if len(set(sizes.values())) > 1:
-        raise ValueError(f'modalities must hold the same samples, got {sizes}')
+        raise ValueError(
+            f'modalities must have the same number of samples, got {sizes}'
+        )
     return images
 
 
 def mark_available(
     modalities: Collection[str], absent: Collection[str]
 ) -> dict[str, Tensor]:
-    """Return the keys of a sample that tell which modalities it has.
+    """Return the availability of each modality of a sample.
 
     Args:
         modalities: names of the modalities.
-        absent: names of those that the sample lacks.
+        absent: names of the absent modalities.
 
     Returns:
         ``available_<m>`` of every modality, Boolean tensors of shape ().
@@ -120,16 +122,14 @@ def mark_available(
 def get_available(
     batch: Mapping[str, Any], modalities: Collection[str]
 ) -> dict[str, Tensor]:
-    """Return which samples of a batch have each modality.
+    """Return the availability of each modality in a batch.
 
     Args:
-        batch: batch with ``available_<m>``, shape (B,), for modalities that some samples
-            lack.
+        batch: batch with ``available_<m>``, shape (B,), of incomplete modalities.
         modalities: names of the modalities.
 
     Returns:
-        Boolean tensors by modality. A modality without the key is present in all samples
-        and absent from the result.
+        Boolean tensors by modality, without modalities that all samples have.
     """
     keys = {m: f'available_{m}' for m in modalities}
     return {m: batch[key] for m, key in keys.items() if key in batch}
@@ -138,17 +138,15 @@ def get_available(
 def drop_absent(
     images: Mapping[str, Tensor], available: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return only the images of samples that have the modality.
-
-    This synchronises with the device.
+    """Return the images of available modalities; this synchronises with the device.
 
     Args:
         images: images by modality, shape (B, ...); without B for one sample.
         available: result of :func:`get_available`.
 
     Returns:
-        Images by modality; their numbers may differ. A modality that one sample lacks is
-        absent.
+        Images by modality, of different numbers of samples. For a single sample, absent
+        modalities are left out.
 
     Example:
         >>> images = {'s1': torch.zeros(3, 2, 4, 4), 's2': torch.zeros(3, 13, 4, 4)}
@@ -178,7 +176,7 @@ def check_grid(images: Mapping[str, Tensor]) -> None:
     sizes = {m: tuple(x.shape[-2:]) for m, x in images.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(
-            f'modalities must lie on one grid, got images of {sizes}; resample them to '
+            f'modalities must share one grid, got images of {sizes}; resample them to '
             'one size'
         )
 
@@ -188,8 +186,7 @@ def select_date(x: Tensor, date: int | None = None) -> Tensor:
 
     Args:
         x: images, shape (B, T, C, H, W) or (B, C, H, W).
-        date: index of the date of all samples; by default, PyTorch's generator draws one
-            for each sample.
+        date: index of the date of all samples; by default a random date of each sample.
 
     Returns:
         Images of one date, shape (B, C, H, W); ``x`` itself if it has no dates.

@@ -1,4 +1,4 @@
-"""Convert numbers in files to values in the unit of a modality."""
+"""Convert file values to the unit of a modality."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ _KEYS = ('scale', 'offset', 'nodata')
 
 @dataclass(frozen=True)
 class Conversion:
-    """Linear conversion of the numbers in files, with missing pixels as NaN.
+    """Linear conversion of file values to the unit, with missing pixels as NaN.
 
-    A value is ``scale`` times the number in the file, plus ``offset``.
+    The converted value is ``scale`` times the file value, plus ``offset``.
 
     Args:
         scale: factor of each band, or one for all.
         offset: offset of each band in the unit, or one for all.
-        nodata: numbers that mark a missing pixel in the files.
+        nodata: file values of missing pixels.
 
     Example:
         >>> convert = Conversion(offset=(-1000.0,), nodata=(0.0,))
@@ -36,16 +36,13 @@ class Conversion:
 
     @classmethod
     def of(cls, name: str, entry: Mapping[str, Any], bands: Sequence[str]) -> Self:
-        """Read a conversion from an entry of a configuration.
+        """Read a conversion from an entry of a config.
 
         Args:
             name: name of the modality, for messages.
-            entry: ``scale`` and ``offset``, each one number or one for each band, and
+            entry: ``scale`` and ``offset``, each one number or one per band, and
                 ``nodata``, one or several numbers. Other keys are ignored.
             bands: names of the bands.
-
-        Returns:
-            The conversion.
 
         Raises:
             ValueError: if a value is not a number, a scale is 0, or the number of values
@@ -72,25 +69,18 @@ class Conversion:
 
     @property
     def changes(self) -> bool:
-        """True if values change; marking missing pixels does not count."""
+        """True if the values of valid pixels change."""
         return set(self.scale) != {1.0} or set(self.offset) != {0.0}
 
     def record(self, modality: Modality) -> Modality:
-        """Return the record of a modality after conversion.
-
-        Args:
-            modality: record before conversion.
-
-        Returns:
-            The record, with NaN for missing pixels if files mark any.
-        """
+        """Return the record of a modality after conversion, with NaN as nodata if any."""
         return replace(modality, nodata=math.nan) if self.nodata else modality
 
     def __call__(self, image: Tensor) -> Tensor:
         """Convert an image.
 
         Args:
-            image: numbers of a file, shape (..., C, H, W).
+            image: file values, shape (..., C, H, W).
 
         Returns:
             Values in the unit, floating point, same shape; missing pixels are NaN.
@@ -117,7 +107,7 @@ def conversions(
         entries: ``scale``, ``offset`` and ``nodata`` of some modalities, by name.
 
     Returns:
-        The conversions of these modalities.
+        The conversions of these modalities, by name.
 
     Raises:
         ValueError: if a modality or a key is unknown, or a value is not valid.
@@ -131,7 +121,7 @@ def conversions(
     entries = entries or {}
     if unknown := [m for m in entries if m not in modalities]:
         raise ValueError(
-            f'conversion must name modalities among {list(modalities)}, got {unknown}'
+            f'conversion must have modalities among {list(modalities)}, got {unknown}'
         )
     for name, entry in entries.items():
         if not isinstance(entry, Mapping) or set(entry) - set(_KEYS):
@@ -151,11 +141,11 @@ def converted(
     """Return the records of the modalities of a data set after conversion.
 
     Args:
-        modalities: record of each modality, or name of a known one.
+        modalities: record of each modality, or name of a predefined one.
         entries: entries of :func:`conversions`.
 
     Returns:
-        The records, with NaN for missing pixels if files mark any.
+        The records, with NaN as nodata for entries with ``nodata``.
     """
     records = {m: Modality.of(value) for m, value in modalities.items()}
     found = conversions(records, entries)

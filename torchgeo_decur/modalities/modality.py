@@ -1,4 +1,4 @@
-"""Define the record of a modality, and the known modalities."""
+"""Define modalities and predefined modalities."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,12 @@ class Modality:
     Args:
         bands: name of each band, in the order of the channels.
         kind: 'sar', 'multispectral', 'rgb', 'elevation' or 'depth'.
-        unit: unit of the values: 'dB' (backscatter), 'DN' (reflectance times
-            10,000), 'uint8' (0 to 255), 'm', or any other name. Case is ignored, and
-            'decibel', 'byte' and 'metre' are synonyms.
+        unit: unit of the values: 'dB' (backscatter), 'DN' (reflectance times 10,000),
+            'uint8' (0 to 255), 'm', or any other name. Case is ignored, and 'decibel',
+            'byte' and 'metre' are synonyms.
         mean: mean of each band in ``unit``, or None.
         std: standard deviation of each band in ``unit``, or None.
-        nodata: value that marks a missing pixel, or None. NaN is allowed.
+        nodata: value of missing pixels, which can be NaN, or None.
         wavelengths: central wavelength of each band in nanometres, or None.
 
     Raises:
@@ -55,7 +55,7 @@ class Modality:
     wavelengths: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Check the fields, because an invalid record fails much later."""
+        """Normalize the unit, and check the fields."""
         unit = str(self.unit)
         object.__setattr__(self, 'unit', _UNITS.get(unit.strip().casefold(), unit))
         bands: Any = self.bands
@@ -66,7 +66,7 @@ class Modality:
         if self.kind not in get_args(Kind):
             raise ValueError(f'kind must be one of {get_args(Kind)}, got {self.kind!r}')
         if (self.mean is None) != (self.std is None):
-            raise ValueError('mean and std must be given together, got only one')
+            raise ValueError('mean and std must be set together, got only one')
         for name in ('mean', 'std', 'wavelengths'):
             values = getattr(self, name)
             if values is not None and len(values) != self.channels:
@@ -86,7 +86,7 @@ class Modality:
         return self._key() == other._key()
 
     def __hash__(self) -> int:
-        """Return the hash; equal modalities have the same one."""
+        """Return the hash, equal for equal modalities."""
         return hash(self._key())
 
     @property
@@ -98,8 +98,8 @@ class Modality:
     def limits(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Lower and upper values of each band, which scale to 0 and 1.
 
-        These are mean - 2 std and mean + 2 std if statistics are known, and 0 and 255 for
-        ``uint8``. Otherwise, the value is None, and each patch has its own limits.
+        These are mean - 2 std and mean + 2 std, or 0 and 255 for ``uint8``. Without
+        statistics, this is None, and each patch has its own limits.
         """
         if self.mean is not None and self.std is not None:
             pairs = list(zip(self.mean, self.std, strict=True))
@@ -111,11 +111,11 @@ class Modality:
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields and ``limits`` as values that JSON can hold.
+        """Return the fields and ``limits`` as values for JSON.
 
         Returns:
-            Numbers, text and lists by name. A ``nodata`` value that is not finite is
-            text, because JSON has no NaN.
+            Numbers, text and lists by name. A ``nodata`` value of NaN or infinity is
+            text, because JSON has neither.
 
         Example:
             >>> Modality(('height',), 'elevation', 'm', nodata=math.nan).to_dict()['nodata']
@@ -131,12 +131,12 @@ class Modality:
 
     @classmethod
     def of(cls, value: 'Modality | str | Mapping[str, Any]') -> Self:
-        """Create a modality from a known name, a dictionary or a modality.
+        """Create a modality from a name, a dictionary or a modality.
 
         Args:
-            value: a :class:`Modality`, the name of a known one, or a dictionary of
+            value: a :class:`Modality`, the name of a predefined one, or a dictionary of
                 its fields, as in a YAML file or from :meth:`to_dict`. ``limits`` are
-                ignored, because they follow from the other fields.
+                ignored.
 
         Returns:
             The modality.
@@ -190,8 +190,8 @@ def _number(nodata: str) -> float:
         raise ValueError(f'nodata must be a number, got {nodata!r}') from None
 
 
-# Mean and standard deviation of the published weights, and the central wavelength in nm
-# (ESA's Sentinel-2 User Handbook, 2015). L2A is scaled like L1C.
+# Mean and standard deviation as in the published weights, also for L2A, and central
+# wavelength in nm (ESA's Sentinel-2 User Handbook, 2015).
 _SENTINEL2 = {
     'B1': (1612.9, 791.0, 443),
     'B2': (1397.6, 854.3, 490),
@@ -236,4 +236,4 @@ MODALITIES: dict[str, Modality] = {
     ),
     'sunrgbd_depth': Modality(bands=('depth',), kind='depth', unit='m', nodata=0.0),
 }
-"""Known modalities by name, with the statistics of the published weights."""
+"""Predefined modalities by name, with the statistics of the published weights."""

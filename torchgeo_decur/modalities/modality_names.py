@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
-# Dictionaries of modules have a key for each modality. Keys are attributes, which must not
-# hide PyTorch's own. File formats recognise models of this package by 'encoders'.
+# Modalities are attributes of module dictionaries, which must not hide PyTorch's own. The
+# name 'encoders' marks models of this package in files.
 _TAKEN = frozenset(dir(nn.ModuleDict())) | {'encoders'}
 
 
@@ -17,7 +17,7 @@ def check_names(names: Iterable[Any]) -> None:
         names: the names.
 
     Raises:
-        ValueError: if a name is not a string, is empty, has a dot, or is an attribute of
+        ValueError: if a name is not a string, is empty, has a dot, or is an attribute in
             PyTorch, such as 'type', 'values' or 'forward'.
 
     Example:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .modality import Modality
 
-# Bands of a colour composite, in the order red, green, blue.
+# Bands of color composites, in the order red, green, blue.
 _COMPOSITES = (('B4', 'B3', 'B2'), ('R', 'G', 'B'))
 
 
@@ -19,15 +19,15 @@ def render(
 ) -> tuple[NDArray[Any], str]:
     """Render an image for display.
 
-    Radar is grey, from VV if present, or shows VV, VH and their ratio VV - VH in red,
-    green and blue. Optical images become colour composites, elevation is hill-shaded, and
-    depth has one channel. Values are stretched from the 2nd to the 98th percentile; bytes
-    keep their range.
+    Radar is gray, from VV if present, or shows VV, VH and their ratio VV - VH in red,
+    green and blue. Optical images become color composites, elevation is hill-shaded, and
+    depth has one channel. Values are stretched from the 2nd to the 98th percentile, except
+    bytes.
 
     Args:
         image: values in the unit of the modality, shape (C, H, W).
         modality: record of the modality.
-        radar: 'grey' or 'colour'. Radar without VV and VH in dB is always grey.
+        radar: 'grey' or 'colour'. Radar without VV and VH in dB is always gray.
 
     Returns:
         Rendering in [0, 1], shape (H, W) or (H, W, 3), and the names of the bands shown.
@@ -74,14 +74,13 @@ def stretch(image: Tensor, low: float = 0.02, high: float = 0.98) -> Tensor:
     """Stretch the range between two quantiles of each band to [0, 1].
 
     Args:
-        image: image, shape (C, H, W); quantiles ignore values that are not finite.
+        image: image, shape (C, H, W); quantiles ignore NaN and infinity.
         low: lower quantile.
         high: upper quantile.
 
     Returns:
-        The stretched image, same shape; values that are not finite become 0. If the
-        quantiles of a band are equal, as in a saturated band, the range of all bands
-        counts.
+        The stretched image, same shape; NaN and infinity become 0. If the quantiles of a
+        band are equal, as in a saturated band, the range of all bands is used.
     """
     limits = torch.tensor([low, high], dtype=image.dtype)
     everything = image[image.isfinite()]
@@ -104,15 +103,15 @@ def hillshade(elevation: Tensor) -> NDArray[Any]:
     result does not depend on the unit of the heights or the size of a pixel.
 
     Args:
-        elevation: heights, shape (H, W); values that are not finite become the median.
+        elevation: heights, shape (H, W); NaN and infinity become the median.
 
     Returns:
-        Grey, shape (H, W), in [0, 1]; 0.5 for a flat surface.
+        Gray values in [0, 1], shape (H, W); 0.5 for a flat surface.
 
     Example:
         >>> ridge = 5 - (torch.arange(11.0) - 5).abs().expand(11, 11)
         >>> shade = hillshade(ridge)
-        >>> bool(shade[5, 2] > shade[5, 8])  # the western side is the lit one
+        >>> bool(shade[5, 2] > shade[5, 8])  # light is on the western side
         True
     """
     z = elevation.detach().cpu().double().numpy()
@@ -124,7 +123,7 @@ def hillshade(elevation: Tensor) -> NDArray[Any]:
     steep = np.quantile(np.hypot(*np.gradient(z)), 0.98)
     if steep <= 1e-9 * max(1.0, np.abs(z).max()):
         return flat
-    # The first row is the northernmost.
+    # The first row is in the north.
     light = LightSource(azdeg=315, altdeg=45)
     return np.asarray(light.hillshade(z, vert_exag=1 / steep), np.float32)
 

@@ -1,4 +1,4 @@
-"""Sample the values of one modality in a batch, for inspection on the host."""
+"""Sample the values of one modality in a batch, to check them on the CPU."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .modality import Modality
 
-# Largest number of values of a batch to copy to the host.
+# Largest number of values of a batch to copy to the CPU.
 _NUMBERS = 2**21
 
 
@@ -30,15 +30,12 @@ class Values:
 
     @classmethod
     def of(cls, x: Tensor, valid: Tensor, modality: Modality) -> 'Values':
-        """Sample the values of a batch. This synchronises with the device.
+        """Sample the values of a batch; this synchronises with the device.
 
         Args:
             x: images, shape (..., C, H, W).
             valid: True for values that are not missing, same shape.
             modality: record of the modality.
-
-        Returns:
-            The values.
         """
         largest = torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).max
         smallest = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
@@ -49,7 +46,7 @@ class Values:
         count = pixels.shape[-1]
         most = max(_NUMBERS // max(pixels.shape[0] * pixels.shape[1], 1), 64)
         if count > most:
-            # Multiples of the golden ratio are spread evenly and do not follow columns.
+            # Multiples of the golden ratio give even positions, not aligned to columns.
             place = torch.arange(most, dtype=torch.float64) * 0.6180339887498949
             index = (place.frac() * count).long()
             pixels = pixels[..., index.to(x.device)]
@@ -71,23 +68,23 @@ class Values:
 
     @cached_property
     def bands(self) -> Tensor:
-        """Values of each band outside of the border, shape (C, M); missing ones are NaN."""
+        """Values of each band outside the border, shape (C, M); NaN if missing."""
         inside = self.images.masked_fill(self.border[:, None], torch.nan)
         return inside.transpose(0, 1).flatten(1)
 
     @cached_property
     def medians(self) -> Tensor:
-        """Median of each band outside of the border, NaN without a value, shape (C,)."""
+        """Median of each band outside the border, shape (C,); NaN without values."""
         return self.bands.nanmedian(1).values
 
     @cached_property
     def median(self) -> float:
-        """Median of all bands that vary."""
+        """Median of all varying bands."""
         return float(self.bands[self.varying].nanmedian())
 
     @property
     def span(self) -> tuple[float, float]:
-        """Smallest and largest value of the bands that vary, outside of the border."""
+        """Smallest and largest value of the varying bands, outside the border."""
         values = self.bands[self.varying]
         values = values[~values.isnan()]
         if not values.numel():

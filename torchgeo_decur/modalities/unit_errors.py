@@ -1,4 +1,4 @@
-"""Find signs of a wrong unit, order or scale in the values of a batch."""
+"""Detect a wrong unit, order or scale from the values of a batch."""
 
 from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
@@ -10,7 +10,7 @@ from torch import Tensor
 from .band_names import normalize_band
 from .sampled_values import Values
 
-#: Topic of values beyond the statistics, which is natural for another place.
+#: Topic of values beyond the statistics, which can be natural in other places.
 SHIFTED = 'shifted'
 # Usual nodata values.
 _FILLS = (-32768.0, -32767.0, -9999.0, -99999.0)
@@ -21,18 +21,18 @@ _BEYOND = 1e20
 _OFFSET = 1000
 _OFFSET_CURE = (
     'Sentinel-2 products of processing baseline 04.00 and later (since January 2022) '
-    'hold digital numbers + 1000; give offset: -1000'
+    'have digital numbers + 1000; set offset: -1000'
 )
 
 
 class Severity(IntEnum):
-    """Certainty of a sign."""
+    """Certainty of a possible error."""
 
-    #: A warning; natural images may look like this.
+    #: A warning, because natural images can have such values.
     NOTE = 0
     #: A warning, and an error if several training batches agree.
     SUSPICION = 1
-    #: An error, because the sign is almost certain.
+    #: An error, because it is almost certain.
     ERROR = 2
 
 
@@ -40,7 +40,7 @@ class Sign(NamedTuple):
     """A possible error in the values of a modality.
 
     Args:
-        topic: kind of the error; batches with the same topic agree.
+        topic: kind of the error, the same in all batches.
         severity: certainty.
         message: expectation, finding and remedy.
     """
@@ -51,14 +51,7 @@ class Sign(NamedTuple):
 
 
 def inspect(values: Values) -> list[Sign]:
-    """Look for signs of a wrong unit, order, scale or undeclared nodata.
-
-    Args:
-        values: values of one modality.
-
-    Returns:
-        The signs, from the most certain.
-    """
+    """Return signs of a wrong unit, order, scale or nodata, the most certain first."""
     signs = list(_constant(values))
     if values.varying.any():
         for look in _LOOKS:
@@ -79,12 +72,12 @@ def _constant(values: Values) -> Iterator[Sign]:
         yield Sign(
             'constant',
             Severity.NOTE,
-            f'bands {names} are constant over the batch; they carry no information',
+            f'bands {names} are constant over the batch, without information',
         )
 
 
 def _fills(values: Values) -> Iterator[Sign]:
-    """Look for nodata values that ``nodata`` does not declare."""
+    """Detect nodata values that are not declared."""
     digital = values.modality.unit == 'DN'
     for i, band in enumerate(values.modality.bands):
         found = values.images[:, i]
@@ -106,14 +99,13 @@ def _fills(values: Values) -> Iterator[Sign]:
                     Severity.ERROR,
                     f'expected measurements, found {value:g} in {share:.1%} of the '
                     f'pixels of band {band}, and all others in [{low:.4g}, '
-                    f'{high:.4g}]: a missing pixel that nothing declares; give '
-                    f'nodata: {value:g}',
+                    f'{high:.4g}], as for missing pixels; set nodata: {value:g}',
                 )
                 return
 
 
 def _borders(values: Values) -> Iterator[Sign]:
-    """Look for zeros around a scene, which are not measurements."""
+    """Detect zeros around a scene, which are not measurements."""
     decibel = values.modality.unit == 'dB'
     share = float(values.border.double().mean())
     several = values.modality.channels > 1
@@ -125,7 +117,7 @@ def _borders(values: Values) -> Iterator[Sign]:
             'border',
             Severity.NOTE,
             f'{share:.0%} of the pixels are exactly 0 in all bands{brightest}, as at '
-            'the borders of scenes; if they are missing, give nodata: 0',
+            'the borders of scenes; if they are missing, set nodata: 0',
         )
 
 
@@ -139,15 +131,15 @@ def _decibel(values: Values) -> Iterator[Sign]:
         yield Sign(
             'unit',
             Severity.ERROR,
-            f'{start}{spread}as in negative numbers stored as unsigned integers of 16 '
-            'bits (uint16); write the files again as float32 or int16',
+            f'{start}{spread}as in negative numbers stored as uint16; write the files '
+            'again as float32 or int16',
         )
     elif median > 40:
         yield Sign(
             'unit',
             Severity.ERROR,
-            f'{start}{spread}as in amplitudes or digital numbers of a product that is '
-            'not calibrated; calibrate it, and convert power with 10 * log10(x)',
+            f'{start}{spread}as in amplitudes or digital numbers of an uncalibrated '
+            'product; calibrate it, and convert power with 10 * log10(x)',
         )
     elif low >= 0:
         yield Sign(
@@ -160,8 +152,8 @@ def _decibel(values: Values) -> Iterator[Sign]:
         yield Sign(
             'unit',
             Severity.ERROR,
-            f'{start}{spread}with a median of {median:.4g}, as in dB times {factor}, a '
-            f'common way to store integers; give scale: {1 / factor:g}',
+            f'{start}{spread}with a median of {median:.4g}, as in integers of dB times '
+            f'{factor}; set scale: {1 / factor:g}',
         )
     else:
         below = (values.bands < -36).double().sum(1)
@@ -171,9 +163,9 @@ def _decibel(values: Values) -> Iterator[Sign]:
                 'unit',
                 Severity.NOTE,
                 f'{below.max():.0%} of the pixels of band '
-                f'{values.modality.bands[int(below.argmax())]} are below -36 dB, which '
-                'is below the noise of the sensors; the logarithm may have been taken '
-                'twice over (20 * log10 of power: give scale: 0.5), or of zeros',
+                f'{values.modality.bands[int(below.argmax())]} are below -36 dB, the '
+                'noise of the sensors; for 20 * log10 of power, set scale: 0.5, and for '
+                'the logarithm of zeros, set nodata',
             )
 
 
@@ -190,42 +182,42 @@ def _digital(values: Values) -> Iterator[Sign]:
         yield Sign(
             'unit',
             Severity.ERROR,
-            f'{start}{spread}as in reflectance or scaled data; feed the raw numbers, '
-            'the datamodule scales them, or give scale: 10000',
+            f'{start}{spread}as in reflectance or scaled data; use the raw numbers, '
+            'which the datamodule scales, or set scale: 10000',
         )
     elif low < -1100 or (negative > 0.25 and high <= 50 and values.fractional):
         yield Sign(
             'unit',
             Severity.ERROR,
-            f'{start}{spread}as in standardised data; feed the raw numbers',
+            f'{start}{spread}as in standardised data; use the raw numbers',
         )
     elif high <= 255 and low >= 0 and values.modality.channels > 3:
         if full >= 3 or values.median >= 64:
             yield Sign(
                 'unit',
                 Severity.ERROR if full >= 3 else Severity.SUSPICION,
-                f'{start}{spread}as in 8-bit data; feed the raw numbers',
+                f'{start}{spread}as in 8-bit data; use the raw numbers',
             )
     elif negative > 0.25:
         yield Sign(
             'unit',
             Severity.SUSPICION,
-            f'{start}{negative:.0%} of them negative; was an offset taken off twice?',
+            f'{start}{negative:.0%} negative numbers; check if an offset was subtracted '
+            'twice',
         )
     yield from _offset(values)
 
 
 def _offset(values: Values) -> Iterator[Sign]:
-    """Look for the offset of Sentinel-2 in bands that are dark in every scene."""
+    """Detect the offset of Sentinel-2 from bands that are dark in every scene."""
     names = [normalize_band(b) for b in values.modality.bands]
     if 'b10' in names:
-        # The atmosphere absorbs light of 1375 nm: values are some tens, and more over
-        # clouds.
+        # The atmosphere absorbs light at 1375 nm: values are below 100, except in clouds.
         cirrus = values.images[:, names.index('b10')]
         cirrus = cirrus.masked_fill(cirrus == 0, torch.nan)
         low = cirrus.nanquantile(0.05, dim=1)
         middle = cirrus.nanmedian(1).values
-        # High clouds reflect some of it, unevenly.
+        # High clouds reflect some light, unevenly.
         even = cirrus.nanquantile(0.95, dim=1) - low < 250
         cloud = torch.zeros_like(even)
         for band in {'b2', 'b3', 'b4'} & set(names):
@@ -245,19 +237,19 @@ def _offset(values: Values) -> Iterator[Sign]:
                 Severity.ERROR if every else Severity.NOTE,
                 f'{found} in every image; {_OFFSET_CURE}'
                 if every
-                else f'{found} in {count} of {known} images; {_OFFSET_CURE} where all '
-                'images have it, or take 1000 from the files of these',
+                else f'{found} in {count} of {known} images; {_OFFSET_CURE} if all images '
+                'have it, or subtract 1000 in these files',
             )
     elif {'b11', 'b12'} & set(names) and {'b1', 'b2', 'b3', 'b4'} & set(names):
         positive = values.bands[values.bands > 0]
         floor, dark = (_lowest(positive, share) for share in (0.001, 0.1))
-        # Water, shadow and forest are just above the offset; bright deserts are not.
+        # Water, shadow and forest are just above the offset, bright deserts far above it.
         if 0.99 * _OFFSET <= floor <= 1.3 * _OFFSET and dark <= 1.5 * _OFFSET:
             yield Sign(
                 'offset',
                 Severity.NOTE,
-                f'no pixel is darker than {floor:.0f} in any band, not even water, '
-                f'shadow or forest; {_OFFSET_CURE}',
+                f'no pixel is darker than {floor:.0f} in any band, even in water, shadow '
+                f'or forest; {_OFFSET_CURE}',
             )
 
 
@@ -275,13 +267,13 @@ def _byte(values: Values) -> Iterator[Sign]:
         yield Sign(
             'unit',
             Severity.ERROR,
-            f'expected values from 0 to 255, found [{low:.3g}, {high:.3g}]; feed the '
-            'raw bytes, the datamodule scales them',
+            f'expected values from 0 to 255, found [{low:.3g}, {high:.3g}]; use the raw '
+            'bytes, which the datamodule scales',
         )
 
 
 def _order(values: Values) -> Iterator[Sign]:
-    """Compare polarisations: co-polarised backscatter is stronger than cross-polarised."""
+    """Check that co-polarised backscatter is stronger than cross-polarised."""
     names = [normalize_band(b) for b in values.modality.bands]
     for co, cross in (('vv', 'vh'), ('hh', 'hv')):
         if names.count(co) != 1 or names.count(cross) != 1:
@@ -295,7 +287,7 @@ def _order(values: Values) -> Iterator[Sign]:
         else:
             ratio = torch.tensor(first / second if second else 1.0)
             difference = float(10 * ratio.clamp(min=1e-9).log10())
-        # Over calm water, both are noise and differ little.
+        # Over calm water, both are noise of similar strength.
         if difference < -1.5:
             a, b = (values.modality.bands[i] for i in pair)
             yield Sign(
@@ -303,13 +295,13 @@ def _order(values: Values) -> Iterator[Sign]:
                 Severity.ERROR if difference < -3 else Severity.SUSPICION,
                 f'expected {a} brighter than {b} (bands '
                 f'{list(values.modality.bands)}), found mean {a} {first:.4g} < {b} '
-                f'{second:.4g}; the bands are swapped; give bands in the order of the '
+                f'{second:.4g}; the bands are swapped; set bands in the order of the '
                 'files, or use SelectBands',
             )
 
 
 def _ends(values: Values) -> Iterator[Sign]:
-    """Measure the share of each band that scaling clips to an end of [0, 1]."""
+    """Detect bands with many values that scaling clips to 0 or 1."""
     modality = values.modality
     plain = modality.unit == 'uint8' and modality.mean is None
     if modality.limits is None or plain:
@@ -323,20 +315,20 @@ def _ends(values: Values) -> Iterator[Sign]:
     inside = torch.zeros_like(middle, dtype=torch.bool)
     if natural := _NATURAL.get(modality.unit):
         inside = (middle >= natural[0]) & (middle <= natural[1])
-    # Snow exceeds the statistics of fields by several times their range, but not by 50.
+    # Snow exceeds the statistics of fields by several times their range, but not 50 times.
     most = 5.0 if natural else 50.0
     far = distance > torch.where(inside, 50.0, most)
     nearly = torch.maximum(below, above) >= 0.95
     b10 = torch.tensor([normalize_band(b) == 'b10' for b in modality.bands])
     dark = b10 & (below >= 0.95) & (low > _OFFSET / 2)
     cure = (
-        'mean and std must be those of these values; compare them with the values of '
-        'the files, and give scale, offset or nodata where files hold another unit'
+        'compare mean and std with the values of the files, and set scale, offset or '
+        'nodata if files have another unit'
     )
     if dark.any():
         cure = (
-            f'the statistics are of images with the offset of {_OFFSET} of processing '
-            f'baseline 04.00, and these have none; {cure}'
+            f'the statistics include the offset of {_OFFSET} of processing baseline 04.00, '
+            f'which these images do not have; {cure}'
         )
     if dark.any() or (nearly & ~inside).all() or (nearly & far).all():
         chosen = dark if dark.any() else nearly
@@ -344,8 +336,8 @@ def _ends(values: Values) -> Iterator[Sign]:
         yield Sign(
             'ends' if certain else SHIFTED,
             Severity.ERROR if certain else Severity.SUSPICION,
-            f'expected values that mean and std scale to [0, 1], found bands '
-            f'{values.names(chosen)} nearly all at an end of it (medians '
+            f'expected values that mean and std scale to [0, 1], but bands '
+            f'{values.names(chosen)} are nearly all clipped to 0 or 1 (medians '
             f'{[float(f"{v:.4g}") for v in middle[chosen].tolist()]}); {cure}',
         )
         return
@@ -356,7 +348,7 @@ def _ends(values: Values) -> Iterator[Sign]:
         yield Sign(
             SHIFTED,
             Severity.NOTE,
-            f'scaling puts bands {names} at an end of [0, 1], {shares.max():.0%} of '
+            f'scaling clips many values of bands {names} to 0 or 1, {shares.max():.0%} of '
             f'{names[int(shares.argmax())]}; {cure}',
         )
 

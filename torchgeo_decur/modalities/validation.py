@@ -25,7 +25,7 @@ def invalid_pixels(x: Tensor, nodata: float | None) -> Tensor | None:
 
     Args:
         x: images of any shape.
-        nodata: value that marks a missing pixel; NaN is allowed.
+        nodata: value of missing pixels, which can be NaN, or None.
 
     Returns:
         Boolean tensor of the shape of ``x``, or None if ``nodata`` is None.
@@ -44,21 +44,18 @@ def nodata_hint(modality: Modality) -> str:
     """Return the advice for NaN and infinite values that are not nodata.
 
     Args:
-        modality: record of the modality. If it has a nodata value, the advice is to use
-            this value, because another would turn missing pixels into measurements.
+        modality: record of the modality.
 
     Returns:
         The end of an error message.
     """
     if modality.nodata is None:
-        return 'fill them, or give the modality a nodata value (nodata: .nan for NaN)'
+        return 'fill them, or set nodata of the modality (nodata: .nan for NaN)'
     return f"fill them with the modality's nodata value, {modality.nodata}"
 
 
 def check(images: Mapping[str, Tensor], modalities: Mapping[str, Modality]) -> None:
-    """Check unit, order and layout of one batch.
-
-    Use it for the first batches of a run, because it synchronises with the device.
+    """Check unit, order and layout of one batch; this synchronises with the device.
 
     Args:
         images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W), in the
@@ -66,21 +63,19 @@ def check(images: Mapping[str, Tensor], modalities: Mapping[str, Modality]) -> N
         modalities: record of each modality.
 
     Raises:
-        ValueError: if the number of channels is wrong, values are NaN or infinite, or the
-            unit, the order of bands, the scale or an undeclared nodata value is almost
-            certainly wrong. The message has the modality, the expectation, the finding and
-            the remedy. With the environment variable ``TORCHGEO_DECUR_CHECK=warn``, only
-            the first two are errors; the others are warnings.
+        ValueError: if the number of channels is wrong, or values are NaN or infinite.
+            Also if the unit, the order of bands, the scale or nodata is almost certainly
+            wrong, unless the environment variable ``TORCHGEO_DECUR_CHECK`` is ``warn``.
 
     Warns:
-        UserWarning: if one of these may be wrong.
+        UserWarning: if the unit, the order of bands, the scale or nodata may be wrong.
     """
     FirstBatches(modalities).look(images)
 
 
 @dataclass
 class _Stage:
-    """Findings after some batches of a stage."""
+    """State of the checks of a stage."""
 
     batches: int = 0
     done: bool = False
@@ -91,9 +86,9 @@ class _Stage:
 class FirstBatches:
     """Check the first batches of each stage of a run.
 
-    An almost certain error raises; each other finding warns once. Batches are checked
-    until each modality had one that is neither empty nor constant. A suspicion that
-    several training batches share is an error too.
+    An almost certain error raises an exception; each other finding gives one warning.
+    Batches are checked until each modality had values that are not constant. A suspicion
+    that several training batches share is also an error.
 
     Args:
         modalities: record of each modality.
@@ -117,14 +112,14 @@ class FirstBatches:
     def look(
         self, images: Mapping[str, Tensor], stage: str = '', training: bool = False
     ) -> None:
-        """Check a batch. This synchronises with the device.
+        """Check a batch; this synchronises with the device.
 
         Args:
-            images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W). An
-                empty tensor stands for a modality that no sample of the batch has.
-            stage: name of the stage; stages may read different files.
-            training: True if batches are drawn at random, so that agreement of several
-                batches is not an accident.
+            images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W); an
+                empty tensor if no sample has the modality.
+            stage: name of the stage.
+            training: whether batches are random, so that a suspicion shared by several
+                batches is an error.
 
         Raises:
             ValueError: under the conditions of :func:`check`.
@@ -143,7 +138,7 @@ class FirstBatches:
                 state.seen.add(name)
             for sign in inspect(values):
                 if sign.topic == SHIFTED and stage and not training:
-                    # Statistics describe the training split; other places may differ.
+                    # Statistics are of the training split; other places may differ.
                     continue
                 if sign.severity is Severity.ERROR:
                     self._refuse(name, sign)
@@ -176,11 +171,11 @@ class FirstBatches:
             raise ValueError(f'{name}: {sign.message}. {HINT}')
 
 
-HINT = f'If the data are right as they are, set the environment variable {SWITCH}=warn'
+HINT = f'If the data are correct, set the environment variable {SWITCH}=warn'
 
 
 def only_warns() -> bool:
-    """Return whether the user asks for warnings instead of errors.
+    """Return whether the user has chosen warnings instead of errors.
 
     Raises:
         ValueError: if the environment variable has another value.
@@ -194,15 +189,13 @@ def only_warns() -> bool:
 
 
 def check_unit_interval(images: Mapping[str, Tensor]) -> None:
-    """Check that images are scaled to [0, 1].
-
-    Use it for the first batch of a task, because it synchronises with the device.
+    """Check that images are scaled to [0, 1]; this synchronises with the device.
 
     Args:
         images: images by modality, shape (..., C, H, W).
 
     Raises:
-        ValueError: if images are integers, or values are outside of [0, 1]. With the
+        ValueError: if images are integers, or values are outside [0, 1]. With the
             environment variable ``TORCHGEO_DECUR_CHECK=warn``, the latter is a warning.
     """
     for name, x in images.items():

@@ -1,4 +1,4 @@
-"""Transforms: scale to [0, 1], bands, and augmentations of each kind of modality."""
+"""Scaling to [0, 1], selection of bands, and augmentations of each kind of modality."""
 
 import warnings
 from typing import Any

@@ -14,15 +14,14 @@ from torch.nn.functional import grid_sample
 
 Range = tuple[float, float]
 
-# Values that a CPU processes at one time. They stay in its cache, and their memory is reused;
-# a whole batch of 13 bands of 224 x 224 pixels is too large for that.
+# Number of values that a CPU processes at one time, small enough for its cache.
 _VALUES_AT_ONCE = 2**20
 
 
 class Augmentation(nn.Module, ABC):
-    """Base class of the augmentations that a config can name.
+    """Base class of augmentations for configs.
 
-    Each call draws new parameters for each sample, so two calls give two views.
+    Each call draws new parameters for each sample, so that two calls give two views.
     """
 
     @abstractmethod
@@ -41,24 +40,23 @@ class AugmentationChain(Augmentation, nn.Sequential):
     """Crop images, change their values, and flip them.
 
     For a given seed, the result equals ``kornia.augmentation.AugmentationSequential`` of
-    the same operations, up to rounding. The chain is faster for these reasons:
+    the same operations, up to rounding. The chain is faster:
 
-    - Crop and flips commute with the operations on values, so they are one resampling.
-    - An operation processes only the samples that it was drawn for, in place.
-    - The result has the memory format channels last, which convolutions prefer.
-    - Parameters are drawn on the CPU and reach the device in one asynchronous copy.
+    - Crop and flips commute with operations on values, so they are one resampling.
+    - An operation processes only its selected samples, in place.
+    - The result has the memory format channels last, which suits convolutions.
+    - Parameters are drawn on the CPU and copied in one asynchronous transfer.
 
-    Parameters are drawn in float32 and images are augmented in float32 at least, whatever
-    the precision of the images.
+    Parameters are drawn in float32, and images are augmented in at least float32.
 
     Args:
         crop: crop of the images, with probability 1.
-        steps: operations on the values of images in [0, 1], in order. They keep the size.
+        steps: operations on the values of images in [0, 1], in order, without resizing.
         hflip: probability of a horizontal flip.
         vflip: probability of a vertical flip.
 
     Raises:
-        ValueError: if the result is smaller than the kernel of a blur allows.
+        ValueError: if the result is too small for the kernel of a blur.
 
     Example:
         >>> chain = AugmentationChain(K.RandomResizedCrop((32, 32)), [K.RandomSolarize()], 0.5, 0.5)
@@ -89,8 +87,7 @@ class AugmentationChain(Augmentation, nn.Sequential):
             dtype of the input.
 
         Raises:
-            ValueError: if saturation or hue is not 0 and the images are not red, green,
-                blue.
+            ValueError: if saturation or hue is not 0 and the images do not have 3 bands.
         """
         operations: list[Any] = list(self)
         crop, *steps, hflip, vflip = operations
@@ -126,14 +123,14 @@ class AugmentationChain(Augmentation, nn.Sequential):
         return result
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
-        # Kornia would draw on the device and in the dtype of the images.
+        # Ignore device and dtype: Kornia would draw parameters there.
         return self
 
 
 class RandomBandMean(K.IntensityAugmentationBase2D):
-    """Replace all bands by their mean, for a random part of the batch.
+    """Replace all bands by their mean, in random samples of the batch.
 
-    This generalises a random grayscale image to any number of bands.
+    This generalises random grayscale to any number of bands.
 
     Args:
         p: probability for each sample.
@@ -171,8 +168,8 @@ class RandomBandMean(K.IntensityAugmentationBase2D):
 class RandomColorJitter(K.ColorJitter):  # type: ignore[misc]
     """Change brightness, contrast, saturation and hue, in this order.
 
-    The contrast is relative to the mean of each band, as DeCUR was trained. Kornia's
-    ColorJitter uses one mean of all bands, so its contrast changes their ratio.
+    The contrast is relative to the mean of each band, as in DeCUR. Kornia's ColorJitter
+    uses one mean of all bands, so that its contrast changes their ratio.
 
     Example:
         >>> change = RandomColorJitter(contrast=(2.0, 2.0), p=1.0)
@@ -204,13 +201,13 @@ class RandomColorJitter(K.ColorJitter):  # type: ignore[misc]
 
 
 def jitter_(x: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
-    """Change brightness, contrast, saturation and hue in place, by Kornia's factors.
+    """Change brightness, contrast, saturation and hue in place, with Kornia's factors.
 
     Args:
         x: images in [0, 1], shape (B, C, H, W), overwritten.
         drawn: ``brightness_factor``, ``contrast_factor``, ``saturation_factor`` and
-            ``hue_factor`` of each sample, shape (B,), on the CPU. The last two need
-            images of red, green and blue, unless they are neutral.
+            ``hue_factor`` of each sample, shape (B,), on the CPU. Unless they are
+            neutral, the last two need images of red, green and blue.
 
     Returns:
         The images.
@@ -242,7 +239,7 @@ def jitter_(x: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
 
 @contextmanager
 def float32_by_default() -> Iterator[None]:
-    """Draw in float32: Lightning makes the precision of a fit the default dtype."""
+    """Set the default dtype to float32, because Lightning changes it in a fit."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -267,7 +264,7 @@ def crop_axes(
 
     Returns:
         Positions of the columns, shape (B, ``size[1]``), and of the rows, shape
-        (B, ``size[0]``), in [-1, 1] of the image. Corners of a crop stay corners.
+        (B, ``size[0]``), in [-1, 1] of the image, with aligned corners.
     """
     axes = []
     for axis, flip in enumerate(flips):
@@ -283,7 +280,7 @@ def crop_axes(
 def resample(
     images: Tensor, columns: Tensor, rows: Tensor, mode: str = 'bilinear'
 ) -> Tensor:
-    """Resample images at given columns and rows, in float32 at least.
+    """Resample images at given columns and rows, in at least float32.
 
     Half precision cannot resolve the positions of single pixels.
 
@@ -294,7 +291,7 @@ def resample(
         mode: 'bilinear' or 'nearest'.
 
     Returns:
-        Images, shape (B, C, H', W'), float32, or float64 if the input is.
+        Images, shape (B, C, H', W'), float32, or float64 for float64 images.
     """
     exact = torch.promote_types(images.dtype, torch.float32)
     shape = (len(images), rows.shape[1], columns.shape[1])
@@ -322,7 +319,7 @@ def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     if device.type == 'cpu':
         return list(tensors)
     packed = torch.cat([t.flatten().float() for t in tensors])
-    # Devices other than CUDA may read the memory of the host after it was freed.
+    # Only CUDA copies safely in the background: other devices may read freed memory.
     packed = packed.to(device, non_blocking=device.type == 'cuda')
     parts = packed.split([t.numel() for t in tensors])
     return [
@@ -333,17 +330,17 @@ def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
 def _chosen(
     drawn: Mapping[str, Tensor], part: slice
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Select the samples that an operation was drawn for, and their parameters."""
+    """Return the samples to which an operation applies, and their parameters."""
     samples = len(drawn['batch_prob'])
     index = (drawn['batch_prob'][part] > 0.5).nonzero()[:, 0]
     return index, {k: v[part][index] for k, v in drawn.items() if len(v) == samples}
 
 
 def _apply(step: Any, x: Tensor, index: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-    """Apply an operation to the samples of an index, in place where possible.
+    """Apply an operation to the samples of an index, in place if possible.
 
-    The index is on the device of the images. The parameters stay on the CPU, where Kornia
-    checks them without synchronisation.
+    The index is on the device of the images. The parameters are on the CPU, so that
+    Kornia checks them without synchronisation.
     """
     if len(index) == 0:
         return x
@@ -373,5 +370,5 @@ def _check_colour(drawn: Mapping[str, Tensor], channels: int) -> None:
     if (drawn['saturation_factor'] != 1).any() or (drawn['hue_factor'] != 0).any():
         raise ValueError(
             f'saturation and hue need the 3 bands red, green, blue, got {channels} bands; '
-            'leave both at 0'
+            'set both to 0'
         )

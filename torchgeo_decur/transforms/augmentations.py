@@ -1,8 +1,8 @@
 """Augmentations for pretraining, one class for each kind of modality.
 
-All augment a batch on its device, on images in [0, 1]. The defaults are those of the DeCUR
-paper (Wang et al., ECCV 2024), with one exception: the values of SAR, elevation and depth
-never change in brightness or contrast, because they are measurements.
+They augment batches of images in [0, 1] on the device. The defaults are from the DeCUR
+paper (Wang et al., ECCV 2024), with one exception: SAR, elevation and depth are
+measurements, so their brightness and contrast never change.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,23 +22,24 @@ from .augmentation_chain import (
 
 
 class DeCURAugmentation(AugmentationChain):
-    """Augment images as in DeCUR: crop, colour jitter, band mean, blur, solarise, flip.
+    """Augment images as in DeCUR: crop, color jitter, band mean, blur, solarize, flip.
 
-    This class has all options. Its subclasses fix the options that do not suit a kind of
-    modality; a fixed option is no argument, in Python or in a config.
+    Subclasses fix the options that do not suit a kind of modality. A fixed option is not
+    an argument, in Python or in a config.
 
     Args:
         size: height and width of the result in pixels.
-        crop_scale: range of the fraction of the area that the crop keeps.
+        crop_scale: range of the area of the crop, as a fraction of the image.
         crop_ratio: range of the aspect ratio of the crop.
-        brightness: the brightness is multiplied by a factor of 1 - this to 1 + this.
-        contrast: the distance to the mean of each band is multiplied likewise.
-        saturation: the distance to the grayscale image is multiplied likewise. Images
-            must be red, green, blue.
-        hue: the hue is rotated by up to this fraction of the circle, at most 0.5. Images
-            must be red, green, blue.
-        jitter: probability of brightness, contrast, saturation and hue together. None
-            leaves the operation out of the chain; so it does below.
+        brightness: largest relative change b of the brightness, a factor in
+            [1 - b, 1 + b].
+        contrast: likewise for the distance to the mean of each band.
+        saturation: likewise for the distance to the grayscale image, for red, green and
+            blue images.
+        hue: largest rotation of the hue as a fraction of the circle, at most 0.5, for
+            red, green and blue images.
+        jitter: probability of changing brightness, contrast, saturation and hue, or None
+            to remove the operation from the chain.
         grayscale: probability of replacing all bands by their mean, or None.
         blur: probability of a Gaussian blur, or None.
         blur_sigma: range of the standard deviation of the blur in pixels.
@@ -69,11 +70,11 @@ class DeCURAugmentation(AugmentationChain):
         vflip: float = 0.5,
     ) -> None:
         """Initialize a new DeCURAugmentation instance."""
-        # An operation with probability 0 stays, because Kornia draws for it: the other draws
-        # of a seed must not depend on it.
+        # Keep operations with probability 0: Kornia draws for them, and the other draws of
+        # a seed must not change.
         steps: list[K.IntensityAugmentationBase2D] = []
         if jitter is not None:
-            # For a hue of 0 Kornia would convert to HSV and back.
+            # Skip a hue of 0, for which Kornia would convert to HSV and back.
             order = (0, 1, *[2] * (saturation > 0), *[3] * (hue > 0))
             factors = (brightness, contrast, saturation, hue)
             steps.append(RandomColorJitter(*factors, p=jitter, order=order))
@@ -89,14 +90,14 @@ class DeCURAugmentation(AugmentationChain):
             (size, size),
             tuple(crop_scale),
             tuple(crop_ratio),
-            # 'resample' moves the whole batch at once, 'slice' loops over its samples.
+            # 'resample' processes the whole batch at once, 'slice' loops over samples.
             cropping_mode='resample',
         )
         super().__init__(crop, steps, hflip, vflip)
 
 
 class ElevationAugmentation(DeCURAugmentation):
-    """Crop and flip: values move but never change. Also for unknown modalities.
+    """Crop and flip elevation and unknown modalities, without changing values.
 
     Args:
         size: height and width of the result in pixels.
@@ -128,11 +129,11 @@ class ElevationAugmentation(DeCURAugmentation):
 
 
 class DepthAugmentation(ElevationAugmentation):
-    """Crop and flip horizontally: indoor scenes have an upright direction.
+    """Crop depth images, and flip them horizontally.
 
     Args:
         size: height and width of the result in pixels.
-        crop_scale: range of the fraction of the area that the crop keeps.
+        crop_scale: range of the area of the crop, as a fraction of the image.
         options: ``crop_ratio`` and ``hflip`` of :class:`DeCURAugmentation`.
     """
 
@@ -144,7 +145,7 @@ class DepthAugmentation(ElevationAugmentation):
 
 
 class SARAugmentation(DeCURAugmentation):
-    """Crop, band mean, blur and flip: backscatter is never brightened or inverted.
+    """Crop, average bands of, blur and flip SAR, without brightening or inverting it.
 
     Args:
         size: height and width of the result in pixels.
@@ -167,11 +168,11 @@ class SARAugmentation(DeCURAugmentation):
 
 
 class OpticalAugmentation(DeCURAugmentation):
-    """Crop, brightness and contrast, band mean, blur, solarise and flip.
+    """Augment multispectral images, without changing saturation and hue.
 
     Args:
         size: height and width of the result in pixels.
-        options: of :class:`DeCURAugmentation`, without ``saturation`` and ``hue``.
+        options: options of :class:`DeCURAugmentation`, except ``saturation`` and ``hue``.
     """
 
     def __init__(self, size: int = 224, **options: Any) -> None:
@@ -180,25 +181,23 @@ class OpticalAugmentation(DeCURAugmentation):
 
 
 class RGBAugmentation(DeCURAugmentation):
-    """Augment colour images from above, such as aerial photographs.
+    """Augment color images from above, such as aerial photographs.
 
-    Photographs of rooms and streets have an upright direction: see
-    :class:`UprightRGBAugmentation`. The augmentation of SimCLR is ``crop_scale: [0.08,
-    1.0], saturation: 0.4, hue: 0.1, solarize: 0.0, vflip: 0.0``.
-
-    All options of :class:`DeCURAugmentation` are arguments.
+    All options of :class:`DeCURAugmentation` are arguments. For photographs of rooms and
+    streets see :class:`UprightRGBAugmentation`. The augmentation of SimCLR is
+    ``crop_scale: [0.08, 1.0], saturation: 0.4, hue: 0.1, solarize: 0.0, vflip: 0.0``.
     """
 
 
 class UprightRGBAugmentation(DeCURAugmentation):
-    """Augment photographs of rooms and streets, which have an upright direction.
+    """Augment photographs of rooms and streets.
 
-    The crop is milder, and images are neither solarised nor flipped vertically.
+    Crops are larger, and images are neither solarized nor flipped vertically.
 
     Args:
         size: height and width of the result in pixels.
-        crop_scale: range of the fraction of the area that the crop keeps.
-        options: of :class:`DeCURAugmentation`, without ``saturation``, ``hue``,
+        crop_scale: range of the area of the crop, as a fraction of the image.
+        options: options of :class:`DeCURAugmentation`, except ``saturation``, ``hue``,
             ``solarize`` and ``vflip``.
     """
 
@@ -218,10 +217,11 @@ class UprightRGBAugmentation(DeCURAugmentation):
 
 
 class ModuleAugmentation(Augmentation):
-    """Use any module as an augmentation, such as one of Kornia named in a config.
+    """Use any module as an augmentation in a config, such as one of Kornia.
 
     Args:
-        module: maps images in [0, 1], shape (B, C, H, W), to images of one size.
+        module: module that maps images in [0, 1], shape (B, C, H, W), to images of one
+            size.
 
     Example:
         >>> import torch
@@ -255,8 +255,8 @@ PRESETS: dict[str, Callable[..., Augmentation]] = {
 }
 """Default augmentation of each modality, by its name.
 
-Beside a modality with :class:`DepthAugmentation`, ``rgb`` is a photograph of a room or street
-and gets :class:`UprightRGBAugmentation`.
+Together with a modality with :class:`DepthAugmentation`, ``rgb`` has
+:class:`UprightRGBAugmentation`.
 """
 
 
@@ -264,8 +264,8 @@ def default_augmentations(modalities: Mapping[str, Any], size: int) -> nn.Module
     """Build the default augmentation of each modality.
 
     Args:
-        modalities: the modalities, by name. If a name is not in :data:`PRESETS`, its
-            augmentation is crop and flips, which suit any measurement.
+        modalities: the modalities, by name. Names that are not in :data:`PRESETS` get
+            :class:`ElevationAugmentation`.
         size: height and width of the result in pixels.
 
     Returns:

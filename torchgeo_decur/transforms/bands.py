@@ -1,4 +1,4 @@
-"""Name images by modality, and pick or pad their bands."""
+"""Name images by modality, and select or pad their bands."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from ..modalities import check_names
 class ToModalities:
     """Rename ``image`` of one dataset to ``image_<modality>``.
 
-    Give each dataset of ``dataset1 & dataset2`` its own instance in ``transforms=``.
-    The joined sample then has one key per modality and needs no collate function.
+    Each dataset of ``dataset1 & dataset2`` needs its own instance in ``transforms=``. The
+    joined sample then has one key per modality.
 
     Args:
         modality: name of the modality.
@@ -51,7 +51,7 @@ class PerModality(nn.Module):
     """Apply one module per modality to the images of a batch.
 
     Args:
-        modules: module of each modality, by name. Other modalities pass through.
+        modules: module of each modality, by name. Other modalities are unchanged.
 
     Raises:
         ValueError: if a name is not valid.
@@ -76,7 +76,7 @@ class PerModality(nn.Module):
             batch: ``image_<m>`` of some modalities, and any other keys.
 
         Returns:
-            A new batch. Values without a module are the same objects.
+            A new batch. Values without a module are unchanged.
         """
         changed = {
             f'image_{m}': module(batch[f'image_{m}'])
@@ -123,12 +123,11 @@ class SelectBands(nn.Module):
 
 
 class PadBands(nn.Module):
-    """Insert constant bands, so that images fit an encoder of more bands.
+    """Insert constant bands, so that images fit an encoder with more bands.
 
     Args:
         bands: names of the bands of the input, in order.
-        target: names of the bands of the output, in order. Bands that the input lacks
-            are inserted.
+        target: names of the bands of the output, in order. Missing bands are inserted.
         value: value of the inserted bands.
 
     Raises:

@@ -17,16 +17,15 @@ from .augmentation_chain import (
 
 
 class PairedCrop(nn.Module):
-    """Crop and flip at random, and keep modalities and mask on one grid.
+    """Crop and flip all modalities and the mask of a sample in the same way.
 
-    This is the training augmentation of transfer: all modalities of a sample share one
-    crop, so pixels stay aligned with their labels. Images are resampled bilinearly, the
-    mask by nearest neighbour. Parameters are drawn on the CPU in float32 and reach the
-    device in one asynchronous copy.
+    This is the training augmentation of transfer tasks. Images are resampled bilinearly,
+    masks by nearest neighbour. Parameters are drawn on the CPU in float32 and copied in
+    one asynchronous transfer.
 
     Args:
         size: height and width of the result in pixels, by default the size of the image.
-        crop_scale: range of the share of the area that the crop keeps.
+        crop_scale: range of the area of the crop, as a fraction of the image.
         crop_ratio: range of the aspect ratio of the crop.
         hflip: probability of a horizontal flip.
         vflip: probability of a vertical flip.

@@ -12,24 +12,23 @@ from ..modalities import Modality, invalid_pixels
 class ScaleToUnit(nn.Module):
     r"""Map the physical values of one modality to the unit interval.
 
-    If the limits :math:`l, u` of each band are known (mean :math:`\mp` 2 std; 0 and 255
-    for bytes),
+    With limits :math:`l, u` of each band (mean :math:`\mp` 2 std; 0 and 255 for bytes),
 
     .. math:: y = \frac{\min(\max(x, l), u) - l}{u - l}.
 
     Without limits (elevation, depth), :math:`l, u` are the 1st and 99th percentile of
-    the band in each patch: the shape of the terrain counts, absolute height does not.
-    A flat patch becomes 0.5 everywhere.
+    the band in each patch, so that absolute heights have no effect. A flat patch becomes
+    0.5 everywhere.
 
-    Nodata pixels count in no percentile and become 0.5, the middle of the interval.
+    Nodata pixels are excluded from percentiles and become 0.5.
 
     Args:
         modality: modality of the images: a :class:`~torchgeo_decur.modalities.Modality`,
-            a known name, or a dictionary of its fields.
+            the name of a predefined one, or a dictionary of its fields.
 
     Raises:
-        ValueError: if the modality is neither elevation, depth nor bytes and has no
-            statistics.
+        ValueError: if the modality has no statistics and is not elevation, depth or
+            bytes.
 
     Example:
         >>> scale = ScaleToUnit('sentinel1_grd')
@@ -49,7 +48,7 @@ class ScaleToUnit(nn.Module):
         if limits is None and self.modality.kind not in ('elevation', 'depth'):
             raise ValueError(
                 f'{self.modality.kind} bands {list(self.modality.bands)} need mean and '
-                f'std to be scaled, got none; give them, or the unit uint8'
+                f'std for scaling, got none; set them, or set the unit uint8'
             )
         low, high = limits or (None, None)
         for name, values in (('low', low), ('high', high)):
@@ -86,7 +85,7 @@ def _percentiles(
 ) -> tuple[Tensor, Tensor]:
     """Compute two quantiles of each band and patch, shape (..., C, 1, 1), without NaN."""
     values = x if invalid is None else x.masked_fill(invalid, torch.nan)
-    # Sorting puts NaN last; torch.quantile refuses more than 2**24 elements.
+    # torch.quantile fails for more than 2**24 elements. Sorting puts NaN last.
     ordered = values.flatten(-2).float().sort(dim=-1).values
     last = (ordered.isnan().logical_not().sum(-1, keepdim=True) - 1).clamp(min=0)
     limits = []

@@ -21,7 +21,7 @@ from .hha_cache import HHACache
 
 Depth = Literal['hha', 'raw']
 
-# In order of their numbers, from 1. NYU Depth v2 has all, SUN RGB-D the first 37.
+# Sorted by class number, from 1. NYU Depth v2 has all, SUN RGB-D the first 37.
 CLASSES = tuple(
     """
     wall floor cabinet bed chair sofa table door window bookshelf picture counter blinds
@@ -39,11 +39,11 @@ class RGBDDataset(FileDataset):
         root: folder of the dataset.
         split: 'train' or 'test'.
         depth: 'hha' for HHA images, or 'raw' for depth in metres.
-        size: height and width to which all keys are resized, or None. The photograph is
-            interpolated, all else is sampled by nearest neighbour.
+        size: height and width to which images and masks are resized, or None. The
+            photograph is interpolated; depth and masks use the nearest neighbour.
         cache: folder of the HHA images, by default ``hha`` in the root.
         transforms: function that takes a sample and returns a new one.
-        skip_unreadable: whether the next frame replaces one with a damaged file.
+        skip_unreadable: whether to replace a frame with a damaged file by the next frame.
     """
 
     splits: ClassVar[tuple[str, ...]] = ('train', 'test')
@@ -77,8 +77,8 @@ class RGBDDataset(FileDataset):
 
         Raises:
             UnreadableFileError: if a file is missing, truncated or damaged.
-            ValueError: if the files of the frame do not belong together, a value of the
-                mask is no class, or the HHA image cannot be written.
+            ValueError: if the files of the frame differ in size, a value of the mask is
+                not a class, or the HHA image cannot be written.
         """
         rgb, mask = self._rgb(item), self._mask(item)
         shape = tuple(rgb.shape[-2:])
@@ -149,7 +149,7 @@ def rgbd_modalities(depth: Depth) -> Mapping[str, Modality]:
         The modalities, by name.
 
     Raises:
-        ValueError: if ``depth`` is neither.
+        ValueError: if ``depth`` is unknown.
     """
     if depth not in get_args(Depth):
         raise ValueError(f'depth must be one of {get_args(Depth)}, got {depth!r}')
@@ -189,13 +189,13 @@ def loadmat(path: Path, key: str) -> Any:
 
 @contextmanager
 def hdf5(path: Path) -> Iterator[Any]:
-    """Open a MATLAB 7.3 file, each time anew because processes must not share handles.
+    """Open a MATLAB 7.3 file, without sharing handles between processes.
 
     Args:
         path: the file.
 
     Yields:
-        The file of h5py, in which columns of MATLAB are rows.
+        The file of h5py, in which MATLAB's columns are rows.
 
     Raises:
         ImportError: if h5py is not installed.
@@ -207,7 +207,7 @@ def hdf5(path: Path) -> Iterator[Any]:
             yield file
     except (KeyError, OSError) as error:
         raise UnreadableFileError(
-            f'{path} must be a MATLAB 7.3 file, but it is truncated or another file '
+            f'{path} must be a MATLAB 7.3 file, but is truncated or has another format '
             f'({error}); restore it'
         ) from error
 

@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Radius of the windows, in pixels: fine for the angle, coarse for gravity.
+# Radius of the windows in pixels, fine for the angle and coarse for gravity.
 _FINE, _COARSE = 3, 10
-# Normals within these degrees of parallel or orthogonal vote, in two rounds.
+# Largest angle in degrees from parallel or orthogonal of normals that vote, in two rounds.
 _THRESHOLDS = (45.0, 15.0)
 _ITERATIONS = 5
 # Largest distance of points from a plane, relative to their depth, in an even window.
 _EVEN = 1e-3
-# The ground is in view if the scene reaches at least this far below the camera, in m.
+# The ground is in view if the lowest points are at least this far below the camera, in m.
 _GROUND = 0.9
 
 
@@ -40,8 +40,8 @@ class Intrinsics(NamedTuple):
     Args:
         fx: focal length along the columns.
         fy: focal length along the rows.
-        cx: column of the principal point; that of the first pixel is 0.
-        cy: row of the principal point.
+        cx: column of the principal point; the first pixel has 0.
+        cy: row of the principal point; the first pixel has 0.
     """
 
     fx: float
@@ -58,12 +58,12 @@ def surface_normals(
     Args:
         depth: depth in m, shape (H, W); NaN or 0 if unknown.
         intrinsics: intrinsics of the camera.
-        radius: radius of the window of ``2 * radius + 1`` pixels along each side. Pixels
-            without depth or beyond the border are ignored.
+        radius: radius of the window, which has ``2 * radius + 1`` pixels along each side.
+            Pixels without depth or outside the image are ignored.
 
     Returns:
-        Unit normals that point away from the camera, float64, shape (3, H, W). They are
-        NaN without depth, or if the window has too few points for a plane.
+        Unit normals that point away from the camera, float64, shape (3, H, W); NaN without
+        depth or with too few points in the window.
 
     Example:
         >>> wall = torch.full((9, 9), 2.0)
@@ -78,8 +78,8 @@ def gravity_direction(normals: Tensor) -> Tensor:
 
     The search starts at the y axis of the camera, whose tilt must not exceed 45 degrees.
     It selects normals nearly parallel to the direction (floors, tables) and nearly
-    orthogonal to it (walls). The new direction fits both sets best: it is the eigenvector
-    of the smallest eigenvalue of
+    orthogonal to it (walls). The new direction, which fits both sets best, is the
+    eigenvector of the smallest eigenvalue of
 
     .. math:: \sum_{orthogonal} n n^T - \sum_{parallel} n n^T .
 
@@ -106,8 +106,8 @@ def gravity_direction(normals: Tensor) -> Tensor:
             if parallel.shape[1] + orthogonal.shape[1] == 0:
                 break
             spread = orthogonal @ orthogonal.T - parallel @ parallel.T
-            # A single wall leaves the direction ambiguous; the nearest to `down` wins.
-            # Otherwise this term does not change the fixed point.
+            # For a single wall, the direction is ambiguous: prefer the nearest to `down`.
+            # In other cases, this term does not change the fixed point.
             votes = parallel.shape[1] + orthogonal.shape[1]
             spread = spread - 1e-3 * votes * torch.outer(down, down)
             moved = torch.linalg.eigh(spread).eigenvectors[:, 0]
@@ -123,19 +123,18 @@ def geocentric(
     """Compute inverse depth, height above ground and angle with gravity.
 
     Args:
-        depth: depth in m, shape (H, W). Values that are not finite or not positive are
-            missing: they enter no fit and are missing in the result.
+        depth: depth in m, shape (H, W). Values that are not finite and positive are
+            missing.
         intrinsics: intrinsics of the camera.
-        camera_height: height of the camera above ground in m. It is used if no point lies
-            0.9 m or more below the camera, because the ground is then not in view. With
-            None the lowest point is always the ground.
+        camera_height: height of the camera above ground in m, used if the ground is not
+            in view: no point is 0.9 m or more below the camera. With None, the lowest
+            point is always the ground.
 
     Returns:
-        A tensor of three channels. They are the inverse depth in 1/m; the
-        height along gravity in m, above the 1st percentile of points on even surfaces;
-        angle of the surface with the horizontal in degrees (0 floor, 90 wall, 180
-        ceiling), which is also NaN if the surface is unknown. Its shape is (3, H, W), in float32,
-        and missing pixels are NaN.
+        Three channels, float32, shape (3, H, W), with NaN for missing pixels: the inverse
+        depth in 1/m; the height along gravity in m, above the 1st percentile of points on
+        even surfaces; and the angle of the surface with the horizontal in degrees (0
+        floor, 90 wall, 180 ceiling), NaN if unknown.
 
     Raises:
         ValueError: if the depth has another shape or is not in m, or a focal length is
@@ -156,12 +155,12 @@ def geocentric(
             '1000, and mark missing pixels with 0 or NaN'
         )
     u, v = _rays(z, intrinsics)
-    # Windows across edges have wrong normals, and outliers lie below the ground. So only
-    # the flatter half of the windows counts.
+    # Use only the flatter half of the windows: windows across edges have wrong normals,
+    # and outliers may be below the ground.
     coarse, even = _planes(z, intrinsics, _COARSE)
     down = gravity_direction(coarse.masked_fill(~even, torch.nan))
     normals, even = _planes(z, intrinsics, _FINE)
-    # y points down: lower points have larger coordinates along gravity.
+    # y points down, so lower points have larger coordinates along gravity.
     above = -z * (down[0] * u + down[1] * v + down[2])
     ground = above[even] if even.any() else above[above.isfinite()]
     if len(ground):
@@ -194,8 +193,8 @@ def encode_hha(
         camera_height: see :func:`geocentric`.
 
     Returns:
-        The bands, uint8, shape (3, H, W). If depth is missing, all are 0. If only the
-        surface is unknown, the last one is 0.
+        The bands, uint8, shape (3, H, W). All are 0 if depth is missing, and the last one
+        is 0 if the surface is unknown.
 
     Raises:
         ValueError: see :func:`geocentric`.
@@ -213,7 +212,7 @@ def encode_hha(
 def _planes(
     depth: Tensor, intrinsics: Intrinsics, radius: int
 ) -> tuple[Tensor, Tensor]:
-    """Fit the plane around each pixel; return normals, and whether points are near it."""
+    """Fit a plane around each pixel; return normals, and whether the fit is close."""
     z = depth.double()
     valid = z.isfinite() & (z > 0)
     u, v = _rays(z, intrinsics)
@@ -223,7 +222,7 @@ def _planes(
     terms = [w, u * w, v * w, d, u * u * w, u * v * w, v * v * w, u * d, v * d, d * d]
     n, su, sv, sd, suu, suv, svv, sud, svd, sdd = _box_sums(torch.stack(terms), radius)
     n = n.clamp(min=1)
-    # With moments about the mean of the window, the intercept drops out.
+    # Moments about the mean of the window eliminate the intercept.
     uu, uv, vv = suu - su * su / n, suv - su * sv / n, svv - sv * sv / n
     ud, vd = sud - su * sd / n, svd - sv * sd / n
     det = uu * vv - uv * uv

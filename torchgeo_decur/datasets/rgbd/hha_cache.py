@@ -17,18 +17,17 @@ from .hha import Intrinsics, encode_hha
 
 
 class HHACache:
-    """Folder of HHA images, one PNG per frame, filled at access.
+    """Folder of HHA images, one PNG per frame, computed at first access.
 
-    Files are written atomically, so stopped runs and parallel processes do no harm. An
-    unreadable file is computed again. The name of a file has a hash of all options of the
-    image, so images of other intrinsics are never mixed up.
+    Files are written atomically, so that interrupted runs and parallel processes do no
+    harm. An unreadable file is computed again. File names have a hash of all options.
 
     Args:
         folder: folder of the files, created with the first one.
         camera_height: see :func:`~torchgeo_decur.datasets.encode_hha`.
     """
 
-    # Increased when the encoding changes, so that old files are not reused.
+    # Increase it when the encoding changes, so that old files are not used.
     version = 1
 
     def __init__(
@@ -44,7 +43,7 @@ class HHACache:
         Args:
             name: unique name of the frame, which may contain slashes.
             intrinsics: intrinsics of the camera.
-            more: further options of the image, such as the unit of the files.
+            more: other options of the image, such as the unit of the files.
 
         Returns:
             Path of the PNG file.
@@ -64,14 +63,14 @@ class HHACache:
         Args:
             name: see :meth:`path`.
             intrinsics: intrinsics of the camera.
-            depth: returns the depth in m, shape (H, W); called only if necessary.
+            depth: function that returns the depth in m, shape (H, W), called if necessary.
             more: see :meth:`path`.
 
         Returns:
             HHA, 0 to 255, float32, shape (3, H, W).
 
         Raises:
-            ValueError: if the folder cannot be written, or the depth is not valid.
+            ValueError: if the folder is not writable, or the depth is not valid.
         """
         path = self.path(name, intrinsics, more)
         if path.exists():
@@ -84,7 +83,7 @@ class HHACache:
         except OSError as error:
             raise ValueError(
                 f'cache must be a writable folder for HHA images, got {self.folder} '
-                f'({error}); choose another one'
+                f'({error}); choose another folder'
             ) from error
         return image.float()
 

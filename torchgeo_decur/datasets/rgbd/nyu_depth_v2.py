@@ -17,8 +17,8 @@ class NYUDepthV2(RGBDDataset):
     """NYU Depth v2 (Silberman et al., ECCV 2012): 1,449 frames of a Kinect, 40 classes.
 
     A sample has the keys of :class:`SUNRGBD`, with classes from 1 to 40 and the filled-in
-    depth (``depths``). Frames have 480 x 640 pixels. The split is the official one: 795
-    frames for training, and 654 frames of other places for testing.
+    depth (``depths``). Frames have 480 x 640 pixels. The official split has 795 frames
+    for training, and 654 frames of other places for testing.
 
     The root has three files: ``nyu_depth_v2_labeled.mat`` (2.8 GB) and ``splits.mat`` of
     the authors, and ``classMapping40.mat``, the 40 classes of Gupta et al. (CVPR 2013).
@@ -28,10 +28,10 @@ class NYUDepthV2(RGBDDataset):
         root: folder of the dataset.
         split: 'train' or 'test'.
         depth: 'hha' or 'raw'.
-        size: height and width to which all keys are resized.
+        size: height and width to which images and masks are resized.
         cache: folder of the HHA images.
         transforms: function that takes a sample and returns a new one.
-        skip_unreadable: whether the next frame replaces one that cannot be read.
+        skip_unreadable: whether to replace an unreadable frame by the next frame.
 
     Raises:
         DatasetNotFoundError: if a file is missing.
@@ -46,11 +46,11 @@ class NYUDepthV2(RGBDDataset):
         'splits.mat': 'http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup',
         'classMapping40.mat': 'https://github.com/ankurhanda/nyuv2-meta-data',
     }
-    # Colour camera of the authors' toolbox, onto which the depth is projected.
+    # Color camera of the authors' toolbox, to which the depth is projected.
     camera = Intrinsics(518.857901, 519.469611, 325.582449, 253.736166)
 
     def name(self, item: int) -> str:
-        """Return the number of a frame, from 1 as in the published files."""
+        """Return the number of a frame, from 1."""
         return f'{item + 1:04d}'
 
     def group(self, item: int) -> str:
@@ -70,7 +70,8 @@ class NYUDepthV2(RGBDDataset):
         sizes['scenes'] = len(self._places)
         if len(set(sizes.values())) > 1:
             raise UnreadableFileError(
-                f'{path}: expected equal numbers, found {sizes}; download it again'
+                f'{path}: expected the same number of entries, found {sizes}; download it '
+                'again'
             )
         mapping = np.atleast_1d(loadmat(root / 'classMapping40.mat', 'mapClass'))
         self._to_class = torch.from_numpy(np.append(0, mapping).astype(np.int64))
@@ -99,9 +100,9 @@ class NYUDepthV2(RGBDDataset):
         labels = self._read('labels', item).long()
         if labels.max() >= len(self._to_class):
             raise ValueError(
-                f'{self.name(item)}: expected labels up to {len(self._to_class) - 1}, the '
-                f'names of classMapping40.mat, found {labels.max().item()}; download the '
-                'files again'
+                f'{self.name(item)}: expected labels up to {len(self._to_class) - 1}, as '
+                f'in classMapping40.mat, found {labels.max().item()}; download the files '
+                'again'
             )
         return self._to_class[labels]
 

@@ -17,7 +17,8 @@ class SUNFrame(NamedTuple):
     """One frame of SUN RGB-D.
 
     Args:
-        scene: path of the frame, starting with the sensor: kv1/NYUdata/NYU0001.
+        scene: path of the frame that starts with the sensor, such as
+            kv1/NYUdata/NYU0001.
         rgb: file name of the photograph.
         depth: file name of the depth.
         number: index in the metadata, from 0.
@@ -40,9 +41,9 @@ class SUNRGBD(RGBDDataset):
       ``image_depth``: depth in m up to 8 m, 0 if unknown, float32, shape (1, H, W)
     * ``mask``: class from 1 to 37, or 0 if unlabelled, int64, shape (H, W)
 
-    The depth is refined over neighbouring frames by the authors (``depth_bfx``). Sizes
-    differ between sensors, so batches need ``size``. The split is the official one: 5,285
-    frames for training and 5,050 for testing.
+    The authors refined the depth over several frames (``depth_bfx``). Sizes differ
+    between sensors, so batches need ``size``. The official split has 5,285 frames for
+    training and 5,050 for testing.
 
     The root has the two archives of https://rgbd.cs.princeton.edu, unpacked:
     ``SUNRGBD.zip`` and ``SUNRGBDtoolbox.zip``. Labels are read with h5py and scipy
@@ -52,10 +53,10 @@ class SUNRGBD(RGBDDataset):
         root: folder of the dataset.
         split: 'train' or 'test'.
         depth: 'hha' or 'raw'.
-        size: height and width to which all keys are resized.
+        size: height and width to which images and masks are resized.
         cache: folder of the HHA images.
         transforms: function that takes a sample and returns a new one.
-        skip_unreadable: whether the next frame replaces one with a damaged file.
+        skip_unreadable: whether to replace a frame with a damaged file by the next frame.
 
     Raises:
         DatasetNotFoundError: if an archive is missing.
@@ -123,7 +124,7 @@ class SUNRGBD(RGBDDataset):
 
     def _depth(self, item: SUNFrame) -> Tensor:
         image = read_image(self._folder(item) / 'depth_bfx' / item.depth)[0]
-        # The stored bits are rotated: the lowest three bits are at the top.
+        # The stored bits are rotated: the lowest three bits come first.
         stored = image.int()
         millimetres = (stored >> 3) | ((stored & 7) << 13)
         return (millimetres / 1000).clamp(max=self.farthest)
@@ -132,7 +133,7 @@ class SUNRGBD(RGBDDataset):
         path = Path(self.root) / self.labels
         with hdf5(path) as file:
             reference = file['SUNRGBD2Dseg']['seglabel'][()].flatten()[item.number]
-            # Columns of MATLAB are rows in HDF5.
+            # MATLAB's columns are rows in HDF5.
             return torch.from_numpy(file[reference][()].T.astype(np.int64))
 
     def _intrinsics(self, item: SUNFrame) -> Intrinsics:
@@ -141,13 +142,13 @@ class SUNRGBD(RGBDDataset):
             matrix = np.array(path.read_text().split(), dtype=float).reshape(3, 3)
         except (OSError, ValueError) as error:
             raise UnreadableFileError(
-                f'{path} must hold nine numbers ({error}); restore it, or pass '
+                f'{path} must have nine numbers ({error}); restore it, or pass '
                 'skip_unreadable=True'
             ) from error
         return Intrinsics(matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
 
 
 def _scene(path: str) -> str:
-    """Return the folder of a frame, from the sensor on, of a path in the metadata."""
+    """Return the part of a path that starts with the sensor."""
     tail = path.rpartition('SUNRGBD/')[2]
     return '/'.join(part for part in tail.split('/') if part)

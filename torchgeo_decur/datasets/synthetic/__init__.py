@@ -1,1 +1,1 @@
-"""Built-in scenes: landscapes seen by simulated sensors."""
+"""Built-in scenes of simulated sensors."""

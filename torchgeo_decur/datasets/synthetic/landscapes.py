@@ -1,7 +1,7 @@
 """Ground of a synthetic scene: terrain, land cover and parcels.
 
-All sensors see the ground. A *landscape* is a way to divide a place into parcels and to
-assign them land cover. Crops, flips and changes of scale preserve its kind.
+All sensors observe the ground. A *landscape* defines the shapes of parcels and their land
+cover. Crops, flips and changes of scale preserve its kind.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ COVERS = (
 WATER, FOREST, GRASS, CROP, SOIL, WETLAND, BUILT, ROAD = range(len(COVERS))
 
 _PHASES = np.exp(2j * np.pi * np.arange(256) / 256).astype(np.complex64)
-# Slope of the spectrum and wavelength of the strongest waves in pixels, by field.
+# Spectral slope and wavelength of the strongest waves in pixels of each field.
 _FIELDS = {
     'terrain': (2.2, 60),
     'cloud': (1.9, 35),
@@ -40,7 +40,7 @@ _FIELDS = {
 
 
 class Place(NamedTuple):
-    """Ground of a scene, which is the same at all dates.
+    """Ground of a scene, the same at all dates.
 
     Args:
         elevation: height of the ground in m, shape (H, W).
@@ -58,10 +58,10 @@ class Place(NamedTuple):
 
 
 class Fields:
-    r"""Random fields of unit variance, by filtering waves of random phase.
+    r"""Random fields of unit variance, from filtered waves of random phase.
 
-    The amplitude at frequency :math:`f` (per pixel) rises as :math:`f / f_0` up to
-    :math:`f_0` and falls as :math:`(f / f_0)^{-\beta}` above.
+    The amplitude at frequency :math:`f` (per pixel) is proportional to :math:`f / f_0` up
+    to :math:`f_0`, and to :math:`(f / f_0)^{-\beta}` above.
 
     Args:
         size: height and width in pixels.
@@ -119,10 +119,7 @@ def make_place(kind: int, fields: Fields, streams: Streams) -> Place:
     Args:
         kind: index of ``LANDSCAPES``.
         fields: random fields of the size of the scene.
-        streams: gives the random generator of a name.
-
-    Returns:
-        The place.
+        streams: function that returns the random generator of a name.
     """
     rng = streams('ground')
     terrain, bend = fields.draw(rng, 'terrain', 'smooth')
@@ -157,10 +154,10 @@ def _number(i: Ints, j: Ints) -> Ints:
 
 
 def _voronoi(d: _Draw, width: float) -> tuple[Ints, Floats]:
-    """Find the nearest of one random point per cell, and the distance to the border.
+    """Return the nearest of one random point per cell, and the distance to the border.
 
-    Only the points of the nine cells around a pixel are compared, so the time grows only
-    with the number of pixels. The distance is in pixels.
+    Only the points of the nine cells around a pixel are compared. The distance is in
+    pixels.
     """
     i, j, a, b = _cells(d, width, width)
     columns = int(j.max()) + 3

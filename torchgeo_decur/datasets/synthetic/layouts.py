@@ -1,7 +1,6 @@
 """Write synthetic scenes as files, in the directory layouts of real datasets.
 
-Tests, tutorials and benchmarks of reading speed use them: the readers of TorchGeo and of
-this package read these directories like the real ones.
+Tests, tutorials and benchmarks read these directories like the real ones.
 
 ``ssl4eo_s12``
     ``s1/<id>/<product>/{VV,VH}.tif`` (float32, dB) and
@@ -9,17 +8,18 @@ this package read these directories like the real ones.
     ``surface=True`` also ``s2a``, 12 bands without B10. Real tiles have 264 pixels.
 ``bigearthnet_v2``
     ``BigEarthNet-S1``, ``BigEarthNet-S2`` (12 bands, at 10, 20 and 60 m),
-    ``Reference_Maps`` (codes of CORINE land cover) and ``metadata.parquet`` with the
-    19-class names of all covers on at least 2 % of the pixels. ``splits`` sets the
-    fractions of train, validation and test. Real patches have 120 pixels.
+    ``Reference_Maps`` (codes of CORINE land cover) and ``metadata.parquet``. Its labels
+    are all covers of at least 2 % of the pixels, by their names among the 19 classes.
+    ``splits`` sets the fractions of train, validation and test. Real patches have 120
+    pixels.
 ``geonrw``
     ``<city>/<x>_<y>_{rgb.jp2,dem.tif,seg.tif}``, at 1 m. Scenes alternate between the
-    ``cities``. The directories of all other cities exist and are empty, as TorchGeo's
-    reader requires. Real tiles have 1000 pixels.
+    ``cities``. All other cities have empty directories, which TorchGeo's reader requires.
+    Real tiles have 1000 pixels.
 
-Coarser bands are block means. ``s2a`` and the bands of BigEarthNet lack the light of a
-clear sky. Places lie side by side in UTM zone 33N (32N for GeoNRW), with dates in 2020
-(2017 for BigEarthNet); places and dates are arbitrary.
+Coarser bands are block means. ``s2a`` and the bands of BigEarthNet do not include the light
+of a clear sky. Places and dates are arbitrary: UTM zone 33N (32N for GeoNRW), in 2020 (2017
+for BigEarthNet).
 """
 
 import shutil
@@ -55,9 +55,9 @@ _BANDS = {
     'B11': 2,
     'B12': 2,
 }
-# Light of a clear sky in each band, in digital numbers.
+# Contribution of a clear sky to each band, in digital numbers.
 _SKY = (900, 700, 500, 300, 220, 150, 120, 100, 80, 40, 0, 20, 10)
-# Name among the 19 classes of BigEarthNet and CORINE code of each cover.
+# Name of each cover among the 19 classes of BigEarthNet, and its CORINE code.
 _CORINE = {
     WATER: ('Inland waters', 512),
     FOREST: ('Broad-leaved forest', 311),
@@ -85,7 +85,7 @@ Array = NDArray[Any]
 
 
 class Scenes(Protocol):
-    """Scenes that can be written: samples by number, in any modalities.
+    """Interface of scenes that can be written.
 
     Attributes:
         size: height and width in pixels.
@@ -119,7 +119,7 @@ def write(
         dataset: the scenes, in any modalities.
         root: new or empty directory.
         layout: 'ssl4eo_s12', 'bigearthnet_v2' or 'geonrw'.
-        num_scenes: number of scenes, from the first; by default all.
+        num_scenes: number of scenes to write; by default all.
         progress: whether to show a progress bar.
         options: options of the layout: ``surface``, ``splits`` or ``cities``.
 
@@ -139,7 +139,7 @@ def write(
     root = Path(root)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise ValueError(
-            f'root must be a new or empty directory, got {root}; choose another one'
+            f'root must be a new or empty directory, got {root}; choose another directory'
         )
     scenes = dataset.with_modalities(modalities, number)
     partial = root.with_name(f'{root.name}.partial')
@@ -253,7 +253,7 @@ def _geonrw(
         x, y = 280000 + index * scenes.size, 5600000
         name = f'{x}_{y}'
         rgb = sample['image_rgb'][0].astype(np.uint8).transpose(1, 2, 0)
-        # Pillow cannot decode JPEG 2000 of GDAL; the world file georeferences its own.
+        # Pillow cannot decode JPEG 2000 of GDAL. Its own needs a world file.
         Image.fromarray(rgb).save(folder / f'{name}_rgb.jp2', irreversible=False)
         world = (1.0, 0.0, 0.0, -1.0, x + 0.5, y - 0.5)
         text = ''.join(f'{number}\n' for number in world)
@@ -280,7 +280,7 @@ def _corner(index: int, size: int) -> tuple[float, float]:
 
 
 def _surface(image: Array) -> dict[str, Array]:
-    """Remove B10 and the light of a clear sky."""
+    """Remove B10 and the contribution of a clear sky."""
     return {
         band: np.clip(x - sky, 1, None).astype(np.uint16)
         for band, x, sky in zip(_BANDS, image, _SKY, strict=True)
@@ -309,7 +309,7 @@ def _tiles(
     resolution: float = 10,
     epsg: int = 32633,
 ) -> None:
-    """Write one GeoTIFF for each band; smaller ones have larger pixels."""
+    """Write one GeoTIFF for each band, with larger pixels for smaller bands."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, band in bands.items():
         pixel = resolution * (size or len(band)) / len(band)

@@ -1,4 +1,4 @@
-"""Procedural scenes whose shared and unique factors are known by construction."""
+"""Procedural scenes with known shared and unique factors."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,7 +27,7 @@ from .sensors import (
     surface_model,
 )
 
-# Each part of a scene has a random stream of its own, independent of the others.
+# Random streams, one for each part of a scene.
 _STREAMS = (
     'labels',
     'ground',
@@ -52,16 +52,15 @@ class SyntheticEO(NonGeoDataset):
 
     A scene has a terrain and a land cover. Four sensors observe it:
 
-    - Sentinel-1: backscatter in dB, with gamma speckle and slopes tilted to the radar;
+    - Sentinel-1: backscatter in dB, with gamma speckle and the effect of slopes;
     - Sentinel-2: 13 bands in digital numbers, with sun, haze, clouds and shadows;
     - an elevation model with trees and buildings;
     - an aerial camera.
 
-    One pixel covers 10 m. Seed and index determine all values, in every process and
-    without a download.
+    One pixel covers 10 m. Seed and index determine all values in every process, without a
+    download.
 
-    Four labels are known by construction. The first three are drawn uniformly and
-    independently of each other:
+    Four labels are known. The first three are drawn uniformly and independently:
 
     ================== =================== ======= =========================================
     label              visible to          classes meaning
@@ -75,17 +74,17 @@ class SyntheticEO(NonGeoDataset):
     ``label_synergy``  both together       6       (``label_s1`` + ``label_s2``) mod 6
     ================== =================== ======= =========================================
 
-    So ``label_synergy`` is independent of each other label; only ``label_s1`` and
+    ``label_synergy`` is independent of each other label; only ``label_s1`` and
     ``label_s2`` together determine it. ``label_s1`` never changes a pixel of Sentinel-2,
-    and ``label_s2`` none of Sentinel-1; :meth:`render` shows it. An ``rgb`` image shows
-    the states of ``label_s2`` that change the visible bands.
+    and ``label_s2`` never changes one of Sentinel-1; see :meth:`render`. An ``rgb`` image
+    shows the states of ``label_s2`` that change the visible bands.
 
-    With ``multilabel``, a sample also has ``label``: the first three labels as one
-    multi-label task, as in BigEarthNet.
+    With ``multilabel``, a sample also has ``label``, which combines the first three labels
+    into one multi-label target, as in BigEarthNet.
 
-    Nuisances are drawn for each sensor and date: radar offset, looks and speckle,
-    incidence side, brightness, direction of the sun, haze and clouds. They differ
-    between dates, and so does the season; place, parcels and labels do not change.
+    Nuisance factors are drawn for each sensor and date: radar offset, looks and speckle,
+    incidence side, brightness, direction of the sun, haze and clouds. They and the season
+    differ between dates; place, parcels and labels do not.
 
     Use different seeds for training and validation.
 
@@ -95,13 +94,13 @@ class SyntheticEO(NonGeoDataset):
         seed: seed of all scenes.
         modalities: some of 's1', 's2', 'dem' and 'rgb', in order.
         num_dates: number of dates T of each scene.
-        common_strength: contrast between covers in every modality; 0 hides
-            ``label_common``, 1 is the calibrated contrast.
-        unique_strength: contrast of the factors of a single sensor; 0 hides
-            ``label_s1`` and ``label_s2``, 1 is the calibrated contrast.
+        common_strength: contrast between covers in every modality, 1 by default; 0 hides
+            ``label_common``.
+        unique_strength: contrast of the factors of a single sensor, 1 by default; 0 hides
+            ``label_s1`` and ``label_s2``.
         multilabel: whether samples have ``label``.
-        cache: whether each process keeps the scenes that it has made in memory. A scene
-            takes 4 bytes per image value and 8 per pixel.
+        cache: whether each process keeps its scenes in memory, with 4 bytes per image
+            value and 8 bytes per pixel.
         transforms: function that takes a sample and returns a new one.
 
     Raises:
@@ -116,7 +115,7 @@ class SyntheticEO(NonGeoDataset):
         8
     """
 
-    #: Known modality with the same bands and unit, by name.
+    #: Predefined modality with the same bands and unit, by name.
     all_modalities: ClassVar[dict[str, str]] = {
         's1': 'sentinel1_grd',
         's2': 'sentinel2_l1c',
@@ -187,7 +186,7 @@ class SyntheticEO(NonGeoDataset):
         self._cached: dict[int, dict[str, Any]] = {}
         self.transforms = transforms
         self._fields = Fields(size)
-        # Drawing the noise for every image would double the time of a scene.
+        # Draw the noise once, because drawing it for each image would double the time.
         self._grain: Floats | None = None
         if 's2' in modalities:
             self._grain = np.float32(_GRAIN) * self._rng(0, 'grain').standard_normal(
@@ -204,7 +203,7 @@ class SyntheticEO(NonGeoDataset):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Make a scene.
+        """Compute a scene.
 
         Args:
             index: number of the scene.
@@ -215,7 +214,7 @@ class SyntheticEO(NonGeoDataset):
             - ``image_<m>``: image of modality m, float32, shape (C, H, W), or
               (T, C, H, W) with several dates. ``s1`` has VV and VH in dB, ``s2`` 13 bands
               in digital numbers, ``dem`` heights in m and ``rgb`` values from 0 to 255;
-            - the four labels: integers without dimensions;
+            - the four labels: integers, shape ();
             - ``label``, with ``multilabel``: 20 zeros and ones, for the classes of
               ``label_common``, ``label_s1`` and ``label_s2``;
             - ``mask``: land cover, shape (H, W).
@@ -230,7 +229,7 @@ class SyntheticEO(NonGeoDataset):
         return sample if self.transforms is None else self.transforms(sample)
 
     def draw_labels(self, index: int) -> dict[str, int]:
-        """Draw the labels of a scene, without making its images.
+        """Draw the labels of a scene, without its images.
 
         Args:
             index: number of the scene.
@@ -252,10 +251,10 @@ class SyntheticEO(NonGeoDataset):
         return _with_synergy(dict(zip(_DRAWN, drawn.tolist(), strict=True)))
 
     def render(self, index: int, **labels: int) -> dict[str, Any]:
-        """Make a scene with some of its factors set by hand.
+        """Compute a scene with given factors.
 
-        All else stays the same, noise included: any difference from ``dataset[index]`` is
-        an effect of the factor.
+        Everything else, including the noise, is as in ``dataset[index]``, so that any
+        difference is an effect of the factors.
 
         Args:
             index: number of the scene.
@@ -266,7 +265,7 @@ class SyntheticEO(NonGeoDataset):
 
         Raises:
             IndexError: if ``index`` is out of range.
-            ValueError: if a label is none of the three, or its value is out of range.
+            ValueError: if a label is unknown, or its value is out of range.
 
         Example:
             >>> dataset = SyntheticEO(size=32)
@@ -333,7 +332,7 @@ class SyntheticEO(NonGeoDataset):
             root: new or empty directory.
             layout: 'ssl4eo_s12', 'bigearthnet_v2' or 'geonrw', described in
                 ``torchgeo_decur.datasets.synthetic.layouts``.
-            num_scenes: number of scenes, from the first; by default all.
+            num_scenes: number of scenes to write; by default all.
             progress: whether to show a progress bar.
             options: options of the layout: ``surface`` (SSL4EO-S12), ``splits``
                 (BigEarthNet) or ``cities`` (GeoNRW).
@@ -391,7 +390,7 @@ class SyntheticEO(NonGeoDataset):
         streams: Callable[..., np.random.Generator],
         date: int,
     ) -> Floats:
-        """Make one modality on one date, shape (C, H, W)."""
+        """Compute one modality at one date, shape (C, H, W)."""
         contrast = (self.common_strength, self.unique_strength)
         season = date / self.num_dates
         if modality == 's1':
@@ -418,6 +417,6 @@ _DRAWN = ('label_common', 'label_s1', 'label_s2')
 
 
 def _with_synergy(labels: dict[str, int]) -> dict[str, int]:
-    """Add the label that needs both sensors."""
+    """Add ``label_synergy``."""
     total = labels['label_s1'] + labels['label_s2']
     return {**labels, 'label_synergy': total % _SYNERGY}

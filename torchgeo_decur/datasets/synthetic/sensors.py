@@ -1,11 +1,11 @@
 """Simulate each sensor for a synthetic place: backscatter, reflectance, height.
 
-Every function draws from streams of its own: those that end in ``_state`` shape the
-factor that only one sensor shows, those of a date what changes from date to date. So
-changing one factor leaves the pixels of the other sensors as they are, bit by bit.
+Every function has its own random streams: ``_state`` for the unique factor of a sensor,
+and one for the changes between dates. Changing one factor therefore does not change any
+pixel of another sensor.
 
-``common`` and ``unique`` scale the contrast of what all sensors see and of what one
-sensor alone sees.
+``common`` and ``unique`` scale the contrast of the common factor and of the unique factor
+of a sensor.
 """
 
 from collections.abc import Callable
@@ -65,7 +65,7 @@ _SPECTRA = np.array(
     dtype=np.float64,
 )
 BANDS = _SPECTRA.shape[1]
-# Light scattered by a hazy sky, and the spectrum of a cloud.
+# Light scattered by haze, and the spectrum of a cloud.
 _HAZE = np.array(
     (900, 800, 620, 460, 400, 320, 280, 250, 220, 120, 6, 80, 50), np.float32
 )
@@ -73,15 +73,15 @@ _CLOUD = np.array(
     (4900, 4800, 4700, 4900, 5000, 5100, 5200, 5100, 5300, 2400, 130, 3400, 2500),
     np.float32,
 )
-# Relative change of a green cover at midsummer; the opposite in midwinter.
+# Relative change of a green cover in midsummer, negated in midwinter.
 _SUMMER = np.array((0, -0.05, 0, -0.25, -0.1, 0.2, 0.3, 0.3, 0.3, 0.2, 0, -0.1, -0.25))
 _GREEN = np.array((0, 1, 1, 1, 0, 1, 0, 0))
-# Strength of the radar-only and the optical-only factor on each cover.
+# Strength of the unique factor of radar and of optics on each cover.
 _ROUGHNESS = np.array((0.7, 0.8, 1, 1, 1, 1, 0.7, 0.8))
 _VEGETATION = np.array((0.3, 1, 1, 1, 1, 1, 0.6, 0.3))
 # Height above the ground in m.
 _HEIGHT = np.array((0, 18, 0.2, 1, 0, 0.8, 9, 0))
-# Light of a clear sky in blue, green and red, which is absent from aerial images.
+# Contribution of a clear sky to blue, green and red, which aerial images lack.
 _SKY = np.array((650, 450, 300), np.float32)
 
 
@@ -94,7 +94,7 @@ def _contrast(table: NDArray[np.float64], strength: float) -> NDArray[np.float64
 def _paint(table: NDArray[np.float64], place: Place) -> Floats:
     """Return the values of the cover of each pixel, shape (C, H, W)."""
     bands = np.ascontiguousarray(table.T, dtype=np.float32)
-    # Indexing would put the bands last in memory and slow down later operations.
+    # np.take is faster later: indexing would put the bands last in memory.
     out: Floats = np.take(bands, place.cover, axis=1, mode='clip')
     return out
 
@@ -110,17 +110,17 @@ def sentinel1(
 ) -> Floats:
     """Simulate the backscatter of one date.
 
-    Cover and parcel, tilt of the ground towards the radar, the radar-only texture in
-    one polarisation, an offset of the date, and gamma speckle.
+    The backscatter depends on cover, parcel, tilt of the ground towards the radar, the
+    unique texture in one polarisation, an offset of the date, and gamma speckle.
 
     Args:
         place: the ground.
         fields: random fields of the size of the place.
-        streams: returns the random generator of a name and a date.
+        streams: function that returns the random generator of a name and a date.
         state: index of ``RADAR_STATES``.
         date: number of the date.
         common: contrast of the covers.
-        unique: contrast of the radar-only texture.
+        unique: contrast of the unique texture.
 
     Returns:
         VV and VH in dB, shape (2, H, W).
@@ -162,10 +162,10 @@ def sentinel2(
     Args:
         place: the ground.
         fields: random fields of the size of the place.
-        streams: returns the random generator of a name and a date.
+        streams: function that returns the random generator of a name and a date.
         state: index of ``OPTICAL_STATES``.
-        grain: noise of the sensor, a flat array longer than the image, of which every
-            image takes another part.
+        grain: noise of the sensor, a flat array longer than the image; each image uses
+            another part.
         season: time after the first date, in years, in [0, 1).
         date: number of the date.
         common: contrast of the covers.
@@ -204,12 +204,12 @@ def aerial(
     common: float = 1.0,
     unique: float = 1.0,
 ) -> Floats:
-    """Simulate the colours of one date for a camera below the clouds.
+    """Simulate the colors of one date for a camera below the clouds.
 
     Args:
         place: the ground.
         fields: random fields of the size of the place.
-        streams: returns the random generator of a name and a date.
+        streams: function that returns the random generator of a name and a date.
         state: index of ``OPTICAL_STATES``.
         season: time after the first date, in years, in [0, 1).
         date: number of the date.
@@ -234,7 +234,7 @@ def surface_model(place: Place, streams: Streams, common: float = 1.0) -> Floats
 
     Args:
         place: the ground.
-        streams: returns the random generator of a name.
+        streams: function that returns the random generator of a name.
         common: contrast of the covers.
 
     Returns:

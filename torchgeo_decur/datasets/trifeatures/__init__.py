@@ -1,1 +1,1 @@
-"""Images of shape, texture and color, drawn in pairs."""
+"""Pairs of drawn images of shape, texture and color."""

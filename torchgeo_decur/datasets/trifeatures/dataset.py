@@ -19,27 +19,26 @@ Pairing = Literal['unbiased', 'biased', 'balanced']
 
 _RENDERINGS = 3
 _CLASSES = 10
-# A combination is held out if the sum of its three numbers, modulo 10, is one of these.
+# Combinations are held out if the sum of their three numbers, modulo 10, is one of these.
 _HELD_OUT = (0, 5)
-# Pairs and images have random streams of their own.
+# Random streams of pairs and images.
 _PAIRS, _IMAGES = 0, 1
 
 
 class Trifeatures(NonGeoDataset):
-    r"""Pairs of drawn images that share the shape, and differ in colour and texture.
+    r"""Pairs of drawn images that share the shape, and differ in color and texture.
 
     The images follow Hermann and Lampinen, *What shapes feature representations?*,
     NeurIPS 2020, https://arxiv.org/abs/2006.12433. CoMM (ICLR 2025) and COrAL (2026) use
-    them in pairs, to measure how much shared, unique and synergistic information a method
-    keeps. This package draws the images itself, so results are not comparable with those
-    of other drawings.
+    pairs of them to measure shared, unique and synergistic information. This package
+    draws its own images, so results are not comparable with other drawings.
 
-    An image shows one of 10 shapes, in one of 10 colours and one of 10 textures, on grey.
-    The shape is 128 / 224 of the canvas wide, at a random place, rotated by up to 45
-    degrees. Of the 1000 combinations, 800 are for training, in three drawings each, and
-    200 are held out for the test. Every two features co-occur equally often in both, so a
-    held-out combination is new, but its features are not. The validation split has other
-    drawings of the 800. The split of the combinations is the same for every seed.
+    An image shows one of 10 shapes, in one of 10 colors and one of 10 textures, on gray.
+    The width of the shape is 128 / 224 of the canvas, at a random place, rotated by up to
+    45 degrees. Of the 1000 combinations, 800 are for training, in three drawings each,
+    and 200 are held out for the test. All pairs of features occur equally often in both.
+    The validation split has other drawings of the 800 combinations. All seeds have the
+    same split of the combinations.
 
     The two images of a pair, the modalities ``first`` and ``second``, have the same
     shape. Labels:
@@ -51,19 +50,18 @@ class Trifeatures(NonGeoDataset):
     ``label_unique1``  the first only      10      texture of the first image
     ``label_unique2``  the second only     10      texture of the second image
     ``label_synergy``  both together       2       whether the texture of the first and the
-                                                   colour of the second have the same
-                                                   number
+                                                   color of the second have the same number
     ================== =================== ======= =========================================
 
-    ``pairing`` determines the texture of the first and the colour of the second image:
+    ``pairing`` determines the texture of the first and the color of the second image:
 
     - ``'unbiased'``: they are independent, for the first three labels;
-    - ``'biased'``: they always have the same number, for pretraining for synergy;
-    - ``'balanced'``: they do so in every other pair, to train and test a classifier of
-      ``label_synergy``, which a single image does not reveal.
+    - ``'biased'``: they always have the same number, to pretrain synergy;
+    - ``'balanced'``: they have the same number in every other pair, to train and test a
+      classifier of ``label_synergy``.
 
-    Seed and index determine all values, in every process and without a download. Each of
-    the 2400 drawings (600 in the test split) is made at first access and kept in memory:
+    Seed and index determine all values in every process, without a download. Each of the
+    2400 drawings (600 in the test split) is computed at first access and kept in memory:
     1 ms and 12 kB for 64 pixels, 11 ms and 150 kB for 224.
 
     Args:
@@ -131,7 +129,7 @@ class Trifeatures(NonGeoDataset):
         self.pairing = pairing
         self.transforms = transforms
         rng = np.random.default_rng(self._key(_PAIRS))
-        #: Shape, colour, texture and drawing of both images of each pair, (N, 2, 4).
+        #: Shape, color, texture and drawing of both images of each pair, (N, 2, 4).
         self.pairs = draw_pairs(rng, length, split == 'test', pairing)
         self._drawn: dict[tuple[int, ...], Tensor] = {}
 
@@ -145,14 +143,14 @@ class Trifeatures(NonGeoDataset):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Make a pair.
+        """Return a pair.
 
         Args:
             index: number of the pair.
 
         Returns:
             ``image_first`` and ``image_second``, shape (3, H, W), red, green, blue from 0
-            to 255, float32; the labels, integers without dimensions.
+            to 255, float32; the labels, integers, shape ().
 
         Raises:
             IndexError: if ``index`` is out of range.
@@ -168,7 +166,7 @@ class Trifeatures(NonGeoDataset):
         return sample if self.transforms is None else self.transforms(sample)
 
     def draw_labels(self, index: int) -> dict[str, int]:
-        """Draw the labels of a pair, without making its images.
+        """Return the labels of a pair, without its images.
 
         Args:
             index: number of the pair.
@@ -224,7 +222,7 @@ class Trifeatures(NonGeoDataset):
         return (self.seed, get_args(TrifeaturesSplit).index(self.split), *stream)
 
     def _image(self, *features: int) -> Tensor:
-        """Draw an image of a shape, colour, texture and number, shape (3, H, W)."""
+        """Draw an image of a shape, color, texture and number, shape (3, H, W)."""
         if features not in self._drawn:
             shape, colour, texture, _ = features
             rng = np.random.default_rng(self._key(_IMAGES, *features))
@@ -236,17 +234,17 @@ class Trifeatures(NonGeoDataset):
 def draw_pairs(
     rng: np.random.Generator, length: int, held_out: bool, pairing: Pairing
 ) -> NDArray[np.int64]:
-    """Draw shape, colour, texture and drawing of the two images of each pair.
+    """Draw shape, color, texture and drawing of the two images of each pair.
 
-    The shape, the texture of the first image and the colour of the second are uniform.
-    The colour is independent of the texture (``'unbiased'``), equal to it (``'biased'``),
-    or equal in even pairs and different in odd ones (``'balanced'``). The other colour
-    and texture are uniform over the combinations of the split.
+    The shape, the texture of the first image and the color of the second are uniform. The
+    color is independent of the texture (``'unbiased'``), equal to it (``'biased'``), or
+    equal in even pairs and different in odd ones (``'balanced'``). The other color and
+    texture are uniform over the combinations of the split.
 
     Args:
-        rng: the generator; with equal generators, fewer pairs are the first of more.
+        rng: the generator; the first pairs do not depend on ``length``.
         length: number N of pairs.
-        held_out: True for the combinations of the test, False for those of training.
+        held_out: True for test combinations, False for training combinations.
         pairing: 'unbiased', 'biased' or 'balanced'.
 
     Returns:

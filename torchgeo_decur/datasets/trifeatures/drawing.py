@@ -1,4 +1,4 @@
-"""Draw a shape with a colour and a texture on grey, with NumPy."""
+"""Draw a shape with a color and a texture on gray, with NumPy."""
 
 from collections.abc import Callable
 
@@ -21,14 +21,14 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     'pink': (255, 165, 195),
     'white': (255, 255, 255),
 }
-"""Red, green and blue of each colour."""
+"""Red, green and blue of each color."""
 
-# The canvas of the paper is 224 pixels wide, the shape on it 128.
+# In the paper, the canvas is 224 pixels wide and the shape 128.
 _SHARE = 128 / 224
 _GREY = 127.5
-# Rays per pixel and side, for smooth edges; brightness of the dark parts of a texture.
+# Rays per pixel and side, for smooth edges, and brightness of dark parts of a texture.
 _RAYS, _DARK = 3, np.float32(0.2)
-# Period of a texture; a shape is 2 wide.
+# Period of a texture, for a shape of width 2.
 _PERIOD = 0.35
 
 
@@ -74,7 +74,7 @@ _ROUND: dict[str, Callable[[Floats], Bools]] = {
 }
 
 SHAPES: tuple[str, ...] = (*_ROUND, *_POLYGONS)
-"""Names of the shapes. No shape is a rotated or mirrored version of another."""
+"""Names of the shapes, none a rotated or mirrored version of another."""
 
 
 def _phase(x: Floats, period: float = _PERIOD) -> Floats:
@@ -85,7 +85,7 @@ def _phase(x: Floats, period: float = _PERIOD) -> Floats:
 
 
 def _dots(u: Floats, v: Floats, bits: Bools) -> Bools:
-    # Every other row is shifted by half a period.
+    # Shift every other row by half a period.
     odd = np.floor(v / _PERIOD) % 2
     x, y = _phase(u + odd * np.float32(_PERIOD / 2)), _phase(v)
     return (x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.35**2
@@ -128,16 +128,16 @@ _TEXTURES: dict[str, Callable[[Floats, Floats, Bools], Bools]] = {
 }
 
 TEXTURES: tuple[str, ...] = tuple(_TEXTURES)
-"""Names of the textures. Each is a pattern of the colour and a dark tone of it."""
+"""Names of the textures, patterns of a color and a dark tone of it."""
 
 
 def draw(
     shape: str, colour: str, texture: str, size: int, rng: np.random.Generator
 ) -> Bytes:
-    """Draw a shape at a random place and angle on grey.
+    """Draw a shape at a random place and angle on gray.
 
-    The shape is 128 / 224 of the canvas wide and lies entirely on it. Shape and texture
-    are rotated by up to 45 degrees.
+    The width of the shape is 128 / 224 of the canvas, which contains it completely. Shape
+    and texture are rotated by up to 45 degrees.
 
     Args:
         shape: one of :data:`SHAPES`.
@@ -162,7 +162,7 @@ def draw(
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     reach = half * float(np.abs(cos) + np.abs(sin))
     x0, y0 = reach + place * (size - 2 * reach)
-    # Only the square around the shape is computed; all else is grey.
+    # Compute only the square around the shape; all else is gray.
     rows, columns = _around(y0, reach, size), _around(x0, reach, size)
     dy = (_rays(rows) - np.float32(y0))[:, None] / np.float32(half)
     dx = (_rays(columns) - np.float32(x0))[None, :] / np.float32(half)

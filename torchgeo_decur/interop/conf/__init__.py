@@ -1,1 +1,1 @@
-"""Configs of other packages; Hydra looks for files in a package only."""
+"""Configs for other packages, in a package because Hydra requires one."""
