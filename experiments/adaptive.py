@@ -35,6 +35,7 @@ class WeightedLoss(DeCURLoss):
         lambda_param: weight of the elements off the diagonal.
     """
 
+    takes_available = False
     mean: Tensor
 
     def __init__(self, dim: int, pairs: int, lambda_param: float) -> None:
@@ -59,11 +60,14 @@ class WeightedLoss(DeCURLoss):
         """
         raise NotImplementedError
 
-    def terms(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def terms(
+        self, z: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Compute the loss and its parts.
 
         Args:
             z: embeddings by modality, shape (V, N, D) each.
+            available: not used.
 
         Returns:
             ``loss`` and its parts, scalars.

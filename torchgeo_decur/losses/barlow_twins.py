@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from .base import PairwiseLoss
-from .functional import Embedding, embed, redundancy_reduction
+from .functional import Embedding, Subset, embed, redundancy_reduction
 
 
 class BarlowTwinsLoss(PairwiseLoss[Embedding]):
@@ -50,7 +50,7 @@ class BarlowTwinsLoss(PairwiseLoss[Embedding]):
         self.lambda_param = lambda_param
 
     def prepare(
-        self, z: Mapping[str, Tensor], pairs: int
+        self, z: Mapping[str, Tensor], pairs: int, subset: Subset | None = None
     ) -> Mapping[str, list[Embedding]]:
         """Choose the form of the correlations.
 
@@ -58,7 +58,7 @@ class BarlowTwinsLoss(PairwiseLoss[Embedding]):
             The views of each modality.
         """
         dim = next(iter(z.values())).shape[2]
-        return embed(z, entries=pairs * dim**2)
+        return embed(z, pairs * dim**2, dict.fromkeys(z, subset))
 
     def compare(self, a: Embedding, b: Embedding) -> Tensor:
         """Compute the loss of two views."""

@@ -7,6 +7,8 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
+from .functional import Subset
+
 
 class EmbeddingLoss(nn.Module, ABC):
     """Base of all losses; a subclass computes the loss and its parts in ``terms``.
@@ -14,45 +16,100 @@ class EmbeddingLoss(nn.Module, ABC):
     Embeddings are checked first. The loss is computed in float32 even under autocast, or
     in float64 if the embeddings are float64.
 
+    With ``available``, samples may lack modalities. A term of one modality then uses the
+    samples that have it, and a term of two modalities those that have both. A term with
+    fewer than ``min_samples`` is 0, without gradient; if the whole batch is smaller, all
+    its samples are enough. The divisor of the total does not change: each term keeps its
+    weight, whatever else the batch has. A mean over the remaining terms would weigh the
+    terms of one modality more in a batch without pairs, and losses of batches could not
+    be compared.
+
     Attributes:
         minimum: smallest number of embeddings.
         views: smallest number of views V.
         exactly: whether more views are an error.
+        takes_available: whether ``terms`` takes ``available``.
+        min_samples: smallest number of samples of a term. The correlation r of n samples
+            of independent dimensions has a density proportional to
+            (1 - r²)^((n - 4) / 2): it is ±1 for two, mostly near ±1 for three, uniform
+            for four. Only from five samples on is a correlation near 0 the most probable.
+        joint: name of the embeddings of all modalities together, if the loss has any. A
+            sample has them if it has any modality.
     """
 
     minimum = 2
     views = 2
     exactly = False
+    takes_available = False
+    min_samples = 5
+    joint: str | None = None
 
-    def forward(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(
+        self, z: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Compute the loss and its parts.
 
         Args:
             z: embeddings by name, shape (V, N, D) each.
+            available: whether each sample has a modality, shape (N,), boolean, by name. A
+                modality without a mask is present in all samples. By default all are.
 
         Returns:
-            ``loss`` and its parts, scalars.
+            ``loss`` and its parts, scalars. With ``available`` also ``pairs_<m>_<n>``,
+            the number of samples that have both modalities.
 
         Raises:
-            ValueError: if embeddings, views or samples are too few, or shapes differ.
+            ValueError: if embeddings, views or samples are too few, shapes differ, or the
+                loss is not defined for samples without a modality.
         """
         self.check(z)
+        masks = None if available is None else self._masks(z, available)
         device = next(iter(z.values())).device.type
         with torch.autocast(device, enabled=False):
-            return self.terms(
-                {m: x if x.dtype == torch.float64 else x.float() for m, x in z.items()}
-            )
+            z = {m: x if x.dtype == torch.float64 else x.float() for m, x in z.items()}
+            if masks is None:
+                return self.terms(z)
+            counts = {
+                f'pairs_{pair}': (masks[m] & masks[n]).sum().float()
+                for (m, n), pair in display_names(
+                    combinations((m for m in z if m != self.joint), 2)
+                ).items()
+            }
+            return {**self.terms(z, masks), **counts}
 
     @abstractmethod
-    def terms(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def terms(
+        self, z: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Compute the loss and its parts from checked embeddings.
 
         Args:
             z: embeddings by name, shape (V, N, D) each, float32 or float64.
+            available: whether each sample has each embedding, shape (N,), boolean; None
+                if all have all.
 
         Returns:
             ``loss`` and its parts, scalars.
         """
+
+    def subset(
+        self, available: Mapping[str, Tensor] | None, *names: str
+    ) -> Subset | None:
+        """Return the samples that have all these embeddings.
+
+        Args:
+            available: masks by name, shape (N,).
+            names: names of embeddings.
+
+        Returns:
+            The samples; None if all samples have all embeddings.
+        """
+        if available is None:
+            return None
+        mask = available[names[0]]
+        for name in names[1:]:
+            mask = mask & available[name]
+        return Subset(mask, self.min_samples)
 
     def check(self, z: Mapping[str, Tensor]) -> None:
         """Check the number and the shape of the embeddings.
@@ -81,6 +138,31 @@ class EmbeddingLoss(nn.Module, ABC):
                 f'got shape {shape}'
             )
 
+    def _masks(
+        self, z: Mapping[str, Tensor], available: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Check the masks, and complete them."""
+        if not self.takes_available:
+            raise ValueError(
+                f'{type(self).__name__} is not defined for samples that lack a modality; '
+                'use DeCURLoss, BarlowTwinsLoss, VICRegLoss, SimCLRLoss, CLIPLoss, '
+                'CoMMLoss or COrALLoss, or leave incomplete samples out'
+            )
+        first = next(iter(z.values()))
+        names = [m for m in z if m != self.joint]
+        found = {m: (tuple(x.shape), x.dtype) for m, x in available.items()}
+        expected = (first.shape[1:2], torch.bool)
+        if set(found) - set(names) or any(x != expected for x in found.values()):
+            raise ValueError(
+                f'available must have boolean masks of shape ({first.shape[1]},) for some '
+                f'of {names}, got {found}'
+            )
+        everything = torch.ones(expected[0], dtype=torch.bool, device=first.device)
+        masks = {m: available.get(m, everything) for m in names}
+        if self.joint is not None:
+            masks[self.joint] = torch.stack(list(masks.values())).any(dim=0)
+        return masks
+
 
 class PairwiseLoss[View](EmbeddingLoss):
     """Average a loss of two views over all pairs of modalities.
@@ -94,14 +176,18 @@ class PairwiseLoss[View](EmbeddingLoss):
 
     minimum = 1
     views = 1
+    takes_available = True
 
     @abstractmethod
-    def prepare(self, z: Mapping[str, Tensor], pairs: int) -> Mapping[str, list[View]]:
+    def prepare(
+        self, z: Mapping[str, Tensor], pairs: int, subset: Subset | None = None
+    ) -> Mapping[str, list[View]]:
         """Prepare each view once for all its pairs.
 
         Args:
             z: embeddings by modality, shape (V, N, D) each, float32 or float64.
             pairs: number of pairs of views that will be compared.
+            subset: samples to use; by default all.
 
         Returns:
             The prepared views of each modality.
@@ -119,25 +205,32 @@ class PairwiseLoss[View](EmbeddingLoss):
             A scalar.
         """
 
-    def terms(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def terms(
+        self, z: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Compute the loss and its parts from checked embeddings.
 
         Returns:
             ``loss``, and ``cross_<m>_<n>`` of each pair of modalities, or ``intra_<m>``
             of a single modality: scalars.
         """
-        m, v = len(z), len(next(iter(z.values())))
-        number = m * (m - 1) // 2 * v if m > 1 else v * (v - 1) // 2
-        views = self.prepare(z, number)
-        pairs: dict[str, Iterable[tuple[View, View]]] = {
-            f'cross_{pair}': zip(views[m], views[n], strict=True)
-            for (m, n), pair in display_names(combinations(z, 2)).items()
-        }
-        pairs = pairs or {f'intra_{m}': combinations(views[m], 2) for m in z}
-        parts = {
-            name: mean([self.compare(a, b) for a, b in both])
-            for name, both in pairs.items()
-        }
+        v = len(next(iter(z.values())))
+        keys: list[tuple[str, ...]] = [*combinations(z, 2)] or [(m,) for m in z]
+        each = v if len(z) > 1 else v * (v - 1) // 2
+        # All pairs share what is computed of a view, if they have the same samples.
+        views = self.prepare(z, len(keys) * each) if available is None else {}
+        parts: dict[str, Tensor] = {}
+        for names, text in display_names(keys).items():
+            subset = self.subset(available, *names)
+            if subset is not None:
+                views = self.prepare({m: z[m] for m in names}, each, subset)
+            chosen = [views[m] for m in names]
+            both: Iterable[tuple[View, View]] = (
+                zip(*chosen, strict=True) if len(z) > 1 else combinations(chosen[0], 2)
+            )
+            part = mean([self.compare(a, b) for a, b in both])
+            name = f'cross_{text}' if len(z) > 1 else f'intra_{text}'
+            parts[name] = part if subset is None else subset.term(part)
         return {'loss': mean([*parts.values()]), **parts}
 
     def check(self, z: Mapping[str, Tensor]) -> None:
@@ -158,7 +251,8 @@ class CrossModalLoss(PairwiseLoss[Tensor]):
     """Average any loss of two embeddings over views and pairs of modalities.
 
     View v of one modality is compared with view v of another modality, for every v. With
-    a single modality, its views are compared with each other.
+    a single modality, its views are compared with each other. All samples must have all
+    modalities.
 
     Args:
         loss: a module from two tensors (N, D) to a scalar. It gets the samples of all
@@ -178,13 +272,15 @@ class CrossModalLoss(PairwiseLoss[Tensor]):
         ['cross_s1_s2', 'loss']
     """
 
+    takes_available = False
+
     def __init__(self, loss: nn.Module) -> None:
         """Initialize a new CrossModalLoss instance."""
         super().__init__()
         self.pair = loss
 
     def prepare(
-        self, z: Mapping[str, Tensor], pairs: int
+        self, z: Mapping[str, Tensor], pairs: int, subset: Subset | None = None
     ) -> Mapping[str, list[Tensor]]:
         """Return the embeddings of each view.
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from .base import EmbeddingLoss, mean
+from .functional import Subset
 from .info_nce import Directions, contrast
 
 
@@ -44,6 +45,9 @@ class CoMMLoss(EmbeddingLoss):
     """
 
     exactly = True
+    takes_available = True
+    min_samples = 2
+    joint = 'joint'
 
     def __init__(self, temperature: float = 0.1) -> None:
         """Initialize a new CoMMLoss instance."""
@@ -52,14 +56,19 @@ class CoMMLoss(EmbeddingLoss):
             raise ValueError(f'temperature must be positive, got {temperature}')
         self.temperature = temperature
 
-    def terms(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def terms(
+        self, z: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Compute the loss and its parts from checked embeddings."""
-        views = {n: [Directions(x, self.temperature) for x in v] for n, v in z.items()}
-        joint_a, joint_b = views['joint']
-        parts = {
-            f'contrast_{n}': mean([contrast(a, joint_b), contrast(b, joint_a)])
-            for n, (a, b) in views.items()
-        }
+        joint = self._views(z, 'joint', self.subset(available, 'joint'))
+        parts: dict[str, Tensor] = {}
+        for n in z:
+            subset = self.subset(available, n)
+            a, b = joint if n == 'joint' else self._views(z, n, subset)
+            # A sample with any modality has a joint embedding.
+            whole = subset is None or n == 'joint'
+            joint_a, joint_b = joint if whole else self._views(z, 'joint', subset)
+            parts[f'contrast_{n}'] = mean([contrast(a, joint_b), contrast(b, joint_a)])
         return {'loss': mean([*parts.values()]), **parts}
 
     def check(self, z: Mapping[str, Tensor]) -> None:
@@ -72,3 +81,8 @@ class CoMMLoss(EmbeddingLoss):
         if 'joint' not in z:
             raise ValueError(f"z must have 'joint', got {list(z)}")
         super().check(z)
+
+    def _views(
+        self, z: Mapping[str, Tensor], name: str, subset: Subset | None
+    ) -> list[Directions]:
+        return [Directions(x, self.temperature, subset) for x in z[name]]

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from .base import EmbeddingLoss, display_names
-from .info_nce import info_nce
+from .functional import Subset
+from .info_nce import Directions, contrast
 
 
 class COrALLoss(EmbeddingLoss):
@@ -48,6 +49,9 @@ class COrALLoss(EmbeddingLoss):
     """
 
     exactly = True
+    takes_available = True
+    min_samples = 2
+    joint = 'shared'
 
     def __init__(
         self,
@@ -73,19 +77,23 @@ class COrALLoss(EmbeddingLoss):
         self.unique_weight = unique_weight
         self.shared_weight = shared_weight
 
-    def terms(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def terms(
+        self, z: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Compute the loss and its parts from checked embeddings."""
         names = ['shared', *(m for m in z if m != 'shared')]
-        contrast = {n: info_nce(z[n][0], z[n][1], self.temperature) for n in names}
-        orthogonal = {
-            f'orthogonal_{pair}': cosine_similarity(z[p], z[q], dim=2)
-            .square()
-            .mean(dim=1)
-            .sum()
-            for (p, q), pair in display_names(combinations(names, 2)).items()
-        }
-        shared = contrast.pop('shared')
-        unique = {f'unique_{m}': x for m, x in contrast.items()}
+        contrasts = {n: self._contrast(z[n], self.subset(available, n)) for n in names}
+        orthogonal: dict[str, Tensor] = {}
+        for (p, q), pair in display_names(combinations(names, 2)).items():
+            cosines = cosine_similarity(z[p], z[q], dim=2).square()
+            subset = self.subset(available, p, q)
+            orthogonal[f'orthogonal_{pair}'] = (
+                cosines.mean(dim=1).sum()
+                if subset is None
+                else subset.term(torch.stack([*map(subset.mean, cosines)]).sum())
+            )
+        shared = contrasts.pop('shared')
+        unique = {f'unique_{m}': x for m, x in contrasts.items()}
         loss = (
             self.shared_weight * shared
             + self.unique_weight * torch.stack(list(unique.values())).sum()
@@ -103,3 +111,7 @@ class COrALLoss(EmbeddingLoss):
         if 'shared' not in z:
             raise ValueError(f"z must have 'shared', got {list(z)}")
         super().check(z)
+
+    def _contrast(self, z: Tensor, subset: Subset | None) -> Tensor:
+        a, b = (Directions(x, self.temperature, subset) for x in z)
+        return contrast(a, b)

@@ -41,6 +41,10 @@ class DeCURLoss(EmbeddingLoss):
     the weighting of the code that trained the published weights. Eq. 6 of the paper is
     the plain sum of the four parts, which doubles the share of the cross-modal parts.
 
+    If samples lack modalities, :math:`C` is that of the samples that have what a term
+    compares: ``intra_<m>`` of all that have :math:`m`, and ``common_<m>_<n>`` and
+    ``unique_<m>_<n>`` of all that have both.
+
     Two options give the ablations of the paper. ``common_dim`` = D does not decouple.
     ``intra=False`` drops the intra-modal terms; only the first views are then used.
 
@@ -64,6 +68,8 @@ class DeCURLoss(EmbeddingLoss):
         ['common_s1_s2', 'intra_s1', 'intra_s2', 'loss', 'unique_s1_s2']
     """
 
+    takes_available = True
+
     def __init__(
         self, common_dim: int, lambda_param: float = 0.0051, intra: bool = True
     ) -> None:
@@ -77,20 +83,27 @@ class DeCURLoss(EmbeddingLoss):
         self.lambda_param = lambda_param
         self.intra = intra
 
-    def terms(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def terms(
+        self, z: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Compute the loss and its parts from checked embeddings."""
         used = z if self.intra else {m: v[:1] for m, v in z.items()}
+        having = {m: self.subset(available, m) for m in z}
         intra: dict[str, Tensor] = {}
         cross: dict[str, Tensor] = {}
         first = {}
-        for m, views in embed(used, self._entries(used)).items():
-            first[m] = views[0].split(self.common_dim)
+        for m, views in embed(used, self._entries(used), having).items():
+            first[m] = views[0]
             if self.intra:
+                views[0].split(self.common_dim)
                 pairs = [self._term(a, b, target=1) for a, b in combinations(views, 2)]
                 intra[f'intra_{m}'] = mean(pairs)
         names = display_names(combinations(z, 2))
         for (m, n), pair in names.items():
-            (common_m, unique_m), (common_n, unique_n) = first[m], first[n]
+            both = self.subset(available, m, n)
+            a, b = first[m].among(both), first[n].among(both)
+            common_m, unique_m = a.split(self.common_dim)
+            common_n, unique_n = b.split(self.common_dim)
             cross[f'common_{pair}'] = self._term(common_m, common_n, target=1)
             cross[f'unique_{pair}'] = self._term(unique_m, unique_n, target=0)
         total = sum(intra.values()) + sum(cross.values()) / 2

@@ -12,7 +12,68 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 
-def standardize(z: Tensor, eps: float = 1e-5) -> Tensor:
+class Subset:
+    r"""The samples that a term uses: those that have its modalities.
+
+    Statistics are those of only these samples. Standardised rows of all other samples are
+    zero, so that products over samples leave them out. Shapes are those of the whole
+    batch, and the device need not be read.
+
+    A term with too few samples is 0 and has no gradient.
+
+    Args:
+        mask: whether the term uses a sample, shape (N,), boolean.
+        minimum: smallest number of samples of a term, if the batch has as many.
+
+    Example:
+        >>> some = Subset(torch.tensor([True, False, True]), minimum=2)
+        >>> some.rows(torch.ones(3, 1)).flatten(), some.mean(torch.tensor([1.0, 9.0, 2.0]))
+        (tensor([1., 0., 1.]), tensor(1.5000))
+    """
+
+    def __init__(self, mask: Tensor, minimum: int) -> None:
+        """Initialize a new Subset instance."""
+        self.mask = mask
+        size = mask.sum()
+        self.enough = size >= min(minimum, len(mask))
+        #: Number of samples, at least 1, which may divide.
+        self.count = size.clamp(min=1)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Set the rows of other samples to zero.
+
+        Args:
+            x: rows, shape (N, D).
+
+        Returns:
+            Rows, same shape.
+        """
+        return x.masked_fill(~self.mask[:, None], 0)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Average over the samples.
+
+        Args:
+            x: a number of each sample, shape (N,).
+
+        Returns:
+            A scalar.
+        """
+        return x.masked_fill(~self.mask, 0).sum() / self.count
+
+    def term(self, value: Tensor) -> Tensor:
+        """Leave out a term with too few samples.
+
+        Args:
+            value: the term, a scalar.
+
+        Returns:
+            The term, or 0.
+        """
+        return value.where(self.enough, 0)
+
+
+def standardize(z: Tensor, eps: float = 1e-5, subset: Subset | None = None) -> Tensor:
     r"""Give every embedding dimension mean 0 and variance 1 over the batch.
 
     .. math:: \hat z_{bi} = \frac{z_{bi} - \mathrm{E}_b[z_{bi}]}
@@ -23,6 +84,7 @@ def standardize(z: Tensor, eps: float = 1e-5) -> Tensor:
     Args:
         z: embeddings, shape (..., N, D).
         eps: added to the variance.
+        subset: samples whose mean and variance are used; all others become 0.
 
     Returns:
         Standardised embeddings, same shape.
@@ -31,7 +93,10 @@ def standardize(z: Tensor, eps: float = 1e-5) -> Tensor:
         >>> standardize(torch.tensor([[1.0], [3.0]])).flatten()
         tensor([-1.0000,  1.0000])
     """
-    result, _ = _Standardize.apply(z, eps)
+    if subset is None:
+        result, _ = _Standardize.apply(z, eps)
+    else:
+        result, _ = _StandardizeSubset.apply(z, subset.mask, subset.count, eps)
     return cast(Tensor, result)
 
 
@@ -55,7 +120,10 @@ def gram(a: Tensor) -> Tensor:
 
 
 def cross_correlation_terms(
-    a: Tensor, b: Tensor, grams: tuple[Tensor, Tensor] | None = None
+    a: Tensor,
+    b: Tensor,
+    grams: tuple[Tensor, Tensor] | None = None,
+    count: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Compute the diagonal and off-diagonal energy of a cross-correlation matrix.
 
@@ -70,6 +138,7 @@ def cross_correlation_terms(
         b: standardised embeddings, shape (N, D).
         grams: Gram matrices of both, shape (N, N). By default they are computed if this
             takes fewer multiplications.
+        count: number of samples, a scalar, if all other rows are 0; by default N.
 
     Returns:
         The diagonal, shape (D,), and the sum of the squared off-diagonal elements.
@@ -83,12 +152,13 @@ def cross_correlation_terms(
     n, d = a.shape
     if grams is None and cheaper_by_gram(2 * n * n * d, n * d * d):
         grams = gram(a), gram(b)
+    samples = n if count is None else count
     if grams is None:
         matrix = a.T @ b
-        diagonal, total = matrix.diagonal() / n, matrix.square().sum()
+        diagonal, total = matrix.diagonal() / samples, matrix.square().sum()
     else:
-        diagonal, total = (a * b).sum(dim=0) / n, (grams[0] * grams[1]).sum()
-    return diagonal, total / n**2 - diagonal.square().sum()
+        diagonal, total = (a * b).sum(dim=0) / samples, (grams[0] * grams[1]).sum()
+    return diagonal, total / samples**2 - diagonal.square().sum()
 
 
 def cheaper_by_gram(grams: int, correlations: int) -> bool:
@@ -122,6 +192,7 @@ class Embedding:
     Args:
         x: embeddings, shape (N, D).
         by_gram: whether to compute correlations from Gram matrices.
+        subset: samples to use; by default all.
 
     Example:
         >>> a = Embedding(torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 2.0]]))
@@ -129,10 +200,13 @@ class Embedding:
         (torch.Size([3, 2]), torch.Size([3, 3]))
     """
 
-    def __init__(self, x: Tensor, by_gram: bool = True) -> None:
+    def __init__(
+        self, x: Tensor, by_gram: bool = True, subset: Subset | None = None
+    ) -> None:
         """Initialize a new Embedding instance."""
         self.x = x
         self.by_gram = by_gram
+        self.subset = subset
         # torch.compile cannot follow functools.cached_property in torch 2.6.
         self._z: Tensor | None = None
         self._gram: Tensor | None = None
@@ -142,7 +216,7 @@ class Embedding:
     def z(self) -> Tensor:
         """The standardised embeddings, shape (N, D)."""
         if self._z is None:
-            self._z = standardize(self.x)
+            self._z = standardize(self.x, subset=self.subset)
         return self._z
 
     @property
@@ -156,8 +230,19 @@ class Embedding:
                 self._gram = first.gram + second.gram
         return self._gram
 
+    def among(self, subset: Subset | None) -> 'Embedding':
+        """Restrict the view to some samples.
+
+        Args:
+            subset: the samples; None for all that this view uses.
+
+        Returns:
+            The view of these samples; this view itself without a subset.
+        """
+        return self if subset is None else Embedding(self.x, self.by_gram, subset)
+
     def split(self, size: int) -> tuple['Embedding', 'Embedding']:
-        """Split the dimensions into two blocks.
+        """Split the dimensions into two blocks, the same ones at each call.
 
         Args:
             size: number of dimensions of the first block.
@@ -165,11 +250,15 @@ class Embedding:
         Returns:
             Both blocks.
         """
-        sizes = (size, self.x.shape[1] - size)
-        first, second = (Embedding(x, self.by_gram) for x in self.x.split(sizes, dim=1))
-        first._z, second._z = self.z.split(sizes, dim=1)
-        self._blocks = first, second
-        return first, second
+        if self._blocks is None:
+            sizes = (size, self.x.shape[1] - size)
+            first, second = (
+                Embedding(x, self.by_gram, self.subset)
+                for x in self.x.split(sizes, dim=1)
+            )
+            first._z, second._z = self.z.split(sizes, dim=1)
+            self._blocks = first, second
+        return self._blocks
 
     def correlate(self, other: 'Embedding') -> tuple[Tensor, Tensor]:
         """Compute the terms of the cross-correlation with another view.
@@ -181,22 +270,29 @@ class Embedding:
             The diagonal, shape (D,), and the sum of the squared off-diagonal elements.
         """
         grams = (self.gram, other.gram) if self.by_gram else None
-        return cross_correlation_terms(self.z, other.z, grams)
+        count = None if self.subset is None else self.subset.count
+        return cross_correlation_terms(self.z, other.z, grams, count)
 
 
-def embed(z: Mapping[str, Tensor], entries: int) -> dict[str, list[Embedding]]:
+def embed(
+    z: Mapping[str, Tensor],
+    entries: int,
+    subsets: Mapping[str, Subset | None] | None = None,
+) -> dict[str, list[Embedding]]:
     """Wrap the views of all modalities, with the cheaper form of the correlations.
 
     Args:
         z: embeddings by modality, shape (V, N, D) each.
         entries: number of entries of all correlation matrices of the loss.
+        subsets: samples to use of each modality; by default all.
 
     Returns:
         The views of each modality.
     """
     v, n, d = next(iter(z.values())).shape
     by_gram = cheaper_by_gram(len(z) * v * n * n * d, n * entries)
-    return {m: [Embedding(x, by_gram) for x in v] for m, v in z.items()}
+    some = subsets or {}
+    return {m: [Embedding(x, by_gram, some.get(m)) for x in v] for m, v in z.items()}
 
 
 def redundancy_reduction(
@@ -213,7 +309,7 @@ def redundancy_reduction(
         target: target :math:`t` of the diagonal.
 
     Returns:
-        A scalar.
+        A scalar; 0 if both views use too few samples.
 
     Example:
         >>> a = Embedding(torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 1.0], [3.0, 3.0]]))
@@ -221,10 +317,11 @@ def redundancy_reduction(
         [2.0, 0.0]
     """
     diagonal, off_diagonal = a.correlate(b)
-    return (target - diagonal).square().sum() + lambda_param * off_diagonal
+    loss = (target - diagonal).square().sum() + lambda_param * off_diagonal
+    return loss if a.subset is None else a.subset.term(loss)
 
 
-def covariance_terms(z: Tensor) -> tuple[Tensor, Tensor]:
+def covariance_terms(z: Tensor, subset: Subset | None = None) -> tuple[Tensor, Tensor]:
     r"""Compute the variances and the off-diagonal energy of a covariance matrix.
 
     For centred :math:`A` and :math:`\Sigma = A^\top A / (N - 1)` these are
@@ -233,6 +330,7 @@ def covariance_terms(z: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         z: embeddings, shape (N, D).
+        subset: samples to use; by default all N.
 
     Returns:
         The variances, shape (D,), and the sum of the squared covariances, a scalar.
@@ -244,9 +342,15 @@ def covariance_terms(z: Tensor) -> tuple[Tensor, Tensor]:
         ([1.333, 1.333], True)
     """
     n, d = z.shape
-    centred = z - z.mean(dim=0)
-    variance = centred.square().sum(dim=0) / (n - 1)
-    total = gram(centred if n <= d else centred.T).square().sum() / (n - 1) ** 2
+    freedom: int | Tensor = n - 1
+    if subset is None:
+        centred = z - z.mean(dim=0)
+    else:
+        freedom = (subset.count - 1).clamp(min=1)
+        z = subset.rows(z)
+        centred = subset.rows(z - z.sum(dim=0) / subset.count)
+    variance = centred.square().sum(dim=0) / freedom
+    total = gram(centred if n <= d else centred.T).square().sum() / freedom**2
     return variance, total - variance.square().sum()
 
 
@@ -334,6 +438,48 @@ class _Standardize(torch.autograd.Function):
             by_scale = -to_scale * scale.square() * result / n
             found = by_scale if found is None else found + by_scale
         return found, None
+
+
+class _StandardizeSubset(torch.autograd.Function):
+    """Standardises some rows as :class:`_Standardize`; all others become 0."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        z: Tensor, mask: Tensor, count: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        others = ~mask[:, None]
+        z = z.masked_fill(others, 0)
+        centred = (z - z.sum(dim=-2, keepdim=True) / count).masked_fill(others, 0)
+        variance = centred.square().sum(dim=-2, keepdim=True) / count
+        scale = (variance + eps).rsqrt()
+        return centred * scale, scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*output, *inputs[1:3])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(
+        ctx: Any, *gradients: Tensor | None
+    ) -> tuple[Tensor | None, None, None, None]:
+        (result, scale, mask, count), (to_result, to_scale) = (
+            ctx.saved_tensors,
+            gradients,
+        )
+        found = None
+        if to_result is not None:
+            others = ~mask[:, None]
+            x = to_result.masked_fill(others, 0)
+            along = (x * result).sum(dim=-2, keepdim=True) / count
+            centred = x - x.sum(dim=-2, keepdim=True) / count
+            found = ((centred - result * along) * scale).masked_fill(others, 0)
+        if to_scale is not None:
+            by_scale = -to_scale * scale.square() * result / count
+            found = by_scale if found is None else found + by_scale
+        return found, None, None, None
 
 
 def _project(x: Tensor, result: Tensor, scale: Tensor) -> Tensor:

@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from .base import CrossModalLoss, PairwiseLoss
-from .functional import gram
+from .base import PairwiseLoss
+from .functional import Subset, gram
 
 _SMALLEST = 0.01
+# Similarity to a sample that a term does not use. Unlike infinity it has a gradient, 0, even
+# if a term uses no sample.
+_NONE = -1e30
 
 
 class Directions:
@@ -20,16 +22,21 @@ class Directions:
     Args:
         z: embeddings, shape (N, D).
         temperature: temperature :math:`\tau` of the similarities.
+        subset: samples to use; by default all.
 
     Example:
         >>> Directions(torch.eye(2), temperature=1.0).among
         tensor([0., 0.])
     """
 
-    def __init__(self, z: Tensor, temperature: float) -> None:
+    def __init__(
+        self, z: Tensor, temperature: float, subset: Subset | None = None
+    ) -> None:
         """Initialize a new Directions instance."""
+        z = z if subset is None else subset.rows(z)
         # A similarity multiplies two of these, so each has the square root of 1 / tau.
         self.u = normalize(z, dim=1) / math.sqrt(temperature)
+        self.subset = subset
         self._among: Tensor | None = None
 
     @property
@@ -37,7 +44,8 @@ class Directions:
         r"""The :math:`\log \sum_{j \ne i} e^{s_{ij}}` over other samples, shape (N,)."""
         if self._among is None:
             itself = torch.eye(len(self.u), dtype=torch.bool, device=self.u.device)
-            similarity = gram(self.u).masked_fill(itself, -torch.inf)
+            similarity = used(gram(self.u), self.subset)
+            similarity = similarity.masked_fill(itself, -torch.inf)
             self._among = similarity.logsumexp(dim=1)
         return self._among
 
@@ -52,10 +60,27 @@ def contrast(a: Directions, b: Directions) -> Tensor:
     Returns:
         A scalar.
     """
-    similarity = a.u @ b.u.T
+    similarity = used(a.u @ b.u.T, a.subset)
     of_a = torch.logaddexp(similarity.logsumexp(dim=1), a.among)
     of_b = torch.logaddexp(similarity.logsumexp(dim=0), b.among)
-    return ((of_a + of_b) / 2 - similarity.diagonal()).mean()
+    each = (of_a + of_b) / 2 - similarity.diagonal()
+    return each.mean() if a.subset is None else a.subset.term(a.subset.mean(each))
+
+
+def used(similarity: Tensor, subset: Subset | None) -> Tensor:
+    """Leave out the similarities of samples that a term does not use.
+
+    Args:
+        similarity: similarities of all samples, shape (N, N).
+        subset: samples that the term uses; None for all.
+
+    Returns:
+        Similarities, with a large negative number for pairs of other samples.
+    """
+    if subset is None:
+        return similarity
+    both = subset.mask[:, None] & subset.mask[None]
+    return similarity.masked_fill(~both, _NONE)
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float = 0.1) -> Tensor:
@@ -112,6 +137,8 @@ class SimCLRLoss(PairwiseLoss[Directions]):
         0.5514
     """
 
+    min_samples = 2
+
     def __init__(self, temperature: float = 0.1) -> None:
         """Initialize a new SimCLRLoss instance."""
         super().__init__()
@@ -120,21 +147,25 @@ class SimCLRLoss(PairwiseLoss[Directions]):
         self.temperature = temperature
 
     def prepare(
-        self, z: Mapping[str, Tensor], pairs: int
+        self, z: Mapping[str, Tensor], pairs: int, subset: Subset | None = None
     ) -> Mapping[str, list[Directions]]:
         """Normalize the embeddings of each view.
 
         Returns:
             The directions of each view.
         """
-        return {m: [Directions(x, self.temperature) for x in v] for m, v in z.items()}
+        options = (self.temperature, subset)
+        return {m: [Directions(x, *options) for x in v] for m, v in z.items()}
 
     def compare(self, a: Directions, b: Directions) -> Tensor:
         """Compute the loss of two views."""
         return contrast(a, b)
 
 
-class CLIPLoss(CrossModalLoss):
+type _Part = tuple[Tensor, Subset | None]
+
+
+class CLIPLoss(PairwiseLoss[_Part]):
     r"""Contrast two modalities of a sample, with negatives from the other modality.
 
     Radford et al., *Learning Transferable Visual Models From Natural Language
@@ -162,6 +193,7 @@ class CLIPLoss(CrossModalLoss):
     """
 
     minimum = 2
+    min_samples = 2
 
     def __init__(self, temperature: float = 0.07) -> None:
         """Initialize a new CLIPLoss instance."""
@@ -169,12 +201,28 @@ class CLIPLoss(CrossModalLoss):
             raise ValueError(
                 f'temperature must be at least {_SMALLEST}, got {temperature}'
             )
-        super().__init__(_Contrast(temperature))
+        super().__init__()
+        self.pair = _Contrast(temperature)
 
     @property
     def temperature(self) -> Tensor:
         """The current temperature, a scalar."""
-        return (-cast(_Contrast, self.pair).log_scale).exp().clamp(min=_SMALLEST)
+        return (-self.pair.log_scale).exp().clamp(min=_SMALLEST)
+
+    def prepare(
+        self, z: Mapping[str, Tensor], pairs: int, subset: Subset | None = None
+    ) -> Mapping[str, list[_Part]]:
+        """Return the embeddings of each view.
+
+        Returns:
+            The embeddings of each view, shape (N, D), and the samples to use.
+        """
+        return {m: [(x, subset) for x in v] for m, v in z.items()}
+
+    def compare(self, a: _Part, b: _Part) -> Tensor:
+        """Compute the loss of two views."""
+        loss: Tensor = self.pair(a[0], b[0], a[1])
+        return loss
 
 
 class _Contrast(nn.Module):
@@ -184,10 +232,18 @@ class _Contrast(nn.Module):
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+    def forward(self, a: Tensor, b: Tensor, subset: Subset | None) -> Tensor:
         # Clamp the parameter, not its value: a clamped value has no gradient.
         with torch.no_grad():
             self.log_scale.clamp_(max=-math.log(_SMALLEST))
+        if subset is not None:
+            a, b = subset.rows(a), subset.rows(b)
         logits = self.log_scale.exp() * normalize(a, dim=1) @ normalize(b, dim=1).T
+        logits = used(logits, subset)
         own = torch.arange(len(a), device=a.device)
-        return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
+        if subset is None:
+            return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
+        of_a, of_b = (
+            cross_entropy(x, own, reduction='none') for x in (logits, logits.T)
+        )
+        return subset.mean((of_a + of_b) / 2)

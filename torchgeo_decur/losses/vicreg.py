@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss, relu
 
 from .base import PairwiseLoss
-from .functional import covariance_terms
+from .functional import Subset, covariance_terms
 
 _EPS = 1e-4
 
@@ -18,6 +18,7 @@ class View:
         z: embeddings, shape (N, D).
         variance: weight of the variance term.
         covariance: weight of the covariance term.
+        subset: samples to use; by default all.
 
     Example:
         >>> import torch
@@ -25,9 +26,16 @@ class View:
         12.375
     """
 
-    def __init__(self, z: Tensor, variance: float, covariance: float) -> None:
+    def __init__(
+        self,
+        z: Tensor,
+        variance: float,
+        covariance: float,
+        subset: Subset | None = None,
+    ) -> None:
         """Initialize a new View instance."""
-        self.z = z
+        self.z = z if subset is None else subset.rows(z)
+        self.subset = subset
         self.variance = variance
         self.covariance = covariance
         self._penalty: Tensor | None = None
@@ -36,7 +44,7 @@ class View:
     def penalty(self) -> Tensor:
         """The contribution of this view to the loss of a pair, a scalar."""
         if self._penalty is None:
-            variance, off_diagonal = covariance_terms(self.z)
+            variance, off_diagonal = covariance_terms(self.z, self.subset)
             spread = relu(1 - (variance + _EPS).sqrt()).mean()
             redundancy = off_diagonal / self.z.shape[1]
             self._penalty = self.variance / 2 * spread + self.covariance * redundancy
@@ -98,15 +106,21 @@ class VICRegLoss(PairwiseLoss[View]):
         self.variance = variance
         self.covariance = covariance
 
-    def prepare(self, z: Mapping[str, Tensor], pairs: int) -> Mapping[str, list[View]]:
+    def prepare(
+        self, z: Mapping[str, Tensor], pairs: int, subset: Subset | None = None
+    ) -> Mapping[str, list[View]]:
         """Wrap each view, to compute its variance and covariance once.
 
         Returns:
             The views of each modality.
         """
-        weights = (self.variance, self.covariance)
-        return {m: [View(x, *weights) for x in v] for m, v in z.items()}
+        options = (self.variance, self.covariance, subset)
+        return {m: [View(x, *options) for x in v] for m, v in z.items()}
 
     def compare(self, a: View, b: View) -> Tensor:
         """Compute the loss of two views."""
-        return self.invariance * mse_loss(a.z, b.z) + a.penalty + b.penalty
+        if a.subset is None:
+            distance = mse_loss(a.z, b.z)
+        else:
+            distance = a.subset.mean((a.z - b.z).square().mean(dim=1))
+        return self.invariance * distance + a.penalty + b.penalty
