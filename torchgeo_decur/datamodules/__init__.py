@@ -9,6 +9,7 @@ from .bigearthnet import BigEarthNetMMDataModule
 from .geonrw import GeoNRWPatchDataModule
 from .loaders import ResumableSampler
 from .paired_folders import PairedFoldersDataModule
+from .paired_sampler import PairedSampler
 from .rasters import RasterPairDataModule
 from .rgbd import NYUDepthV2DataModule, RGBDDataModule, SUNRGBDDataModule
 from .ssl4eo_s12 import SSL4EOS12PairDataModule
@@ -26,6 +27,7 @@ __all__ = [
     'NYUDepthV2DataModule',
     'PackedDataModule',
     'PairedFoldersDataModule',
+    'PairedSampler',
     'RGBDDataModule',
     'RasterPairDataModule',
     'ResumableSampler',

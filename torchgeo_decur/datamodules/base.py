@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -23,6 +24,7 @@ from ..modalities import (
 )
 from ..transforms import PerModality, ScaleToUnit
 from .loaders import ResumableLoader, ResumableSampler
+from .paired_sampler import PairedSampler, get_availability
 from .splits import split_groups, take_budget
 from .subset_counts import count_subsets, report_subsets
 from .unconverted_batches import (
@@ -55,10 +57,14 @@ class MultimodalDataModule(BaseDataModule):
         label_fraction: fraction of the training samples to use, such as 0.01. For one
             seed, a smaller fraction is part of a larger one. The draw is stratified if
             the samples have class labels.
+        paired_fraction: share of each training batch that has all modalities, in (0, 1],
+            if some samples lack one; see
+            :class:`~torchgeo_decur.datamodules.PairedSampler`. By default batches are
+            drawn from all samples alike.
 
     Raises:
         ValueError: if a modality is not valid, ``batch_size`` is not positive, ``seed`` is
-            negative or ``label_fraction`` is out of range.
+            negative, ``label_fraction`` or ``paired_fraction`` is out of range.
     """
 
     def __init__(
@@ -69,8 +75,13 @@ class MultimodalDataModule(BaseDataModule):
         *,
         seed: int | None = None,
         label_fraction: float = 1.0,
+        paired_fraction: float | None = None,
     ) -> None:
         """Initialize a new MultimodalDataModule instance."""
+        if paired_fraction is not None and not 0 < paired_fraction <= 1:
+            raise ValueError(
+                f'paired_fraction must be in (0, 1], got {paired_fraction}'
+            )
         if not 0 < label_fraction <= 1:
             raise ValueError(f'label_fraction must be in (0, 1], got {label_fraction}')
         if batch_size < 1:
@@ -82,6 +93,7 @@ class MultimodalDataModule(BaseDataModule):
         self._seed_is_given = seed is not None
         self._has_reported = False
         self.label_fraction = label_fraction
+        self.paired_fraction = paired_fraction
         self.set_modalities(modalities)
 
     def set_modalities(
@@ -131,6 +143,26 @@ class MultimodalDataModule(BaseDataModule):
         batch = batch.batch if isinstance(batch, Unconverted) else batch
         return super().on_before_batch_transfer(batch, dataloader_idx)
 
+    def transfer_batch_to_device(
+        self, batch: Sample, device: torch.device, dataloader_idx: int
+    ) -> Sample:
+        """Move a batch to the device, except ``available_<m>``.
+
+        Tasks choose the samples that have a modality on the CPU. Reading these small
+        tensors from the device would synchronise with it.
+        """
+        kept = {k: v for k, v in batch.items() if str(k).startswith('available_')}
+        if not kept:
+            moved: Sample = super().transfer_batch_to_device(
+                batch, device, dataloader_idx
+            )
+            return moved
+        rest = {k: v for k, v in batch.items() if k not in kept}
+        return {
+            **super().transfer_batch_to_device(rest, device, dataloader_idx),
+            **kept,
+        }
+
     def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
         """Check the first batches of each stage, then scale every batch to [0, 1].
 
@@ -167,11 +199,7 @@ class MultimodalDataModule(BaseDataModule):
         self._report_subsets()
         trainer = self.trainer
         world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-        # torch shuffles by seed + epoch, so seeds 0 and 1 would share shuffles.
-        seed = 1_000_003 * self.seed
-        sampler = ResumableSampler(
-            dataset, world, rank, shuffle=True, seed=seed, drop_last=True
-        )
+        sampler = self._sampler(dataset, world, rank)
         if self.batch_size < 2 or len(sampler) < self.batch_size:
             raise ValueError(
                 f'batch_size must be from 2 to the number of training samples on each '
@@ -242,6 +270,30 @@ class MultimodalDataModule(BaseDataModule):
         if held_out:
             self.val_dataset = dataset.subset(held_out)
 
+    def _sampler(
+        self, dataset: Dataset[Sample], world: int, rank: int
+    ) -> ResumableSampler:
+        # torch shuffles by seed + epoch, so seeds 0 and 1 would share shuffles.
+        seed = 1_000_003 * self.seed
+        if self.paired_fraction is not None and self.batch_size > 1:
+            availability = get_availability(dataset)
+            if availability and not np.all(list(availability.values())):
+                return PairedSampler(
+                    dataset,
+                    world,
+                    rank,
+                    batch_size=self.batch_size,
+                    paired_fraction=self.paired_fraction,
+                    seed=seed,
+                )
+            rank_zero_warn(
+                f'paired_fraction {self.paired_fraction} has no effect, because all '
+                'training samples have all modalities'
+            )
+        return ResumableSampler(
+            dataset, world, rank, shuffle=True, seed=seed, drop_last=True
+        )
+
     def _dataset(self, name: Split) -> Dataset[Sample]:
         dataset: Dataset[Sample] = self._valid_attribute(f'{name}_dataset', 'dataset')
         return dataset
@@ -251,13 +303,12 @@ class MultimodalDataModule(BaseDataModule):
         if self._has_reported:
             return
         self._has_reported = True
-        datasets = {name: getattr(self, f'{name}_dataset') for name in ('train', 'val')}
+        found = {
+            name: get_availability(getattr(self, f'{name}_dataset'))
+            for name in ('train', 'val')
+        }
         report_subsets(
-            {
-                name: count_subsets(dataset.availability)
-                for name, dataset in datasets.items()
-                if hasattr(dataset, 'availability')
-            },
+            {name: count_subsets(x) for name, x in found.items() if x is not None},
             list(self.modalities),
         )
 

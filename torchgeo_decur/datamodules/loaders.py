@@ -1,6 +1,6 @@
 """Data loaders that resume in the middle of an epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, cast
 
@@ -36,7 +36,15 @@ class ResumableSampler(DistributedSampler[Any]):
     def __iter__(self) -> Iterator[Any]:
         """Iterate over the indices of this rank, and skip the first ``skip``."""
         start, self.skip = self.skip, 0
-        return islice(super().__iter__(), start, None)
+        return islice(self.order(), start, None)
+
+    def order(self) -> Iterable[Any]:
+        """Draw the order of an epoch; a subclass may override this method.
+
+        Returns:
+            Indices of this rank.
+        """
+        return super().__iter__()
 
 
 class ResumableLoader(DataLoader[Sample]):

@@ -30,6 +30,8 @@ class SyntheticEODataModule(MultimodalDataModule):
         multilabel: whether to add ``label``, the multi-label target of ``label_common``,
             ``label_s1`` and ``label_s2``.
         cache: whether each process keeps its training scenes in memory.
+        paired: probability that a training scene has all modalities; any other has one.
+        drop_unpaired: whether to train only on the scenes that have all modalities.
         options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`.
 
     Raises:
@@ -55,6 +57,8 @@ class SyntheticEODataModule(MultimodalDataModule):
         unique_strength: float = 1.0,
         multilabel: bool = False,
         cache: bool = False,
+        paired: float = 1.0,
+        drop_unpaired: bool = False,
         **options: Any,
     ) -> None:
         """Initialize a new SyntheticEODataModule instance."""
@@ -66,6 +70,8 @@ class SyntheticEODataModule(MultimodalDataModule):
         self.length = length
         self.val_length = val_length
         self.cache = cache
+        self.paired = paired
+        self.drop_unpaired = drop_unpaired
         self.kwargs = {
             'modalities': tuple(modalities),
             'size': size,
@@ -83,15 +89,19 @@ class SyntheticEODataModule(MultimodalDataModule):
                 self.length if name == 'train' else self.val_length,
                 seed=len(splits) * self.seed + number,
                 cache=self.cache and name == 'train',
+                paired=self.paired if name == 'train' else 1.0,
                 **self.kwargs,
             )
             for name, number in splits.items()
         }
         for name, dataset in scenes.items():
             setattr(self, f'{name}_dataset', dataset)
-        if self.label_fraction < 1:
-            train = scenes['train']
-            kept = self.budget(len(train), partial(_labels, train))
+        train = scenes['train']
+        kept = self.budget(len(train), partial(_labels, train))
+        if self.drop_unpaired:
+            has = train.availability.values()
+            kept = [i for i in kept if all(x[i] for x in has)]
+        if len(kept) < len(train):
             self.train_dataset = Subset(train, kept)
 
 

@@ -1,7 +1,7 @@
 """Procedural scenes with known shared and unique factors."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch.nn.functional import one_hot
 from torchgeo.datasets import NonGeoDataset
 
 from ...deprecation import renamed_arguments
-from ...modalities import MODALITIES
+from ...modalities import MODALITIES, mark_available
 from ..plotting import plot_images
 from .landscapes import COVERS, LANDSCAPES, Fields, Floats, Place, make_place
 from .layouts import write
@@ -41,6 +42,7 @@ _STREAMS = (
     'rgb_date',
     'dem',
     'grain',
+    'absent',
 )
 # Sensor noise of Sentinel-2 in digital numbers, and the largest offset into it.
 _GRAIN, _SHIFT = 20.0, 4096
@@ -101,6 +103,9 @@ class SyntheticEO(NonGeoDataset):
         multilabel: whether samples have ``label``.
         cache: whether each process keeps its scenes in memory, with 4 bytes per image
             value and 8 bytes per pixel.
+        paired: probability that a scene has all modalities. Any other scene has only one,
+            drawn uniformly; the images of the others are zeros, and each sample has
+            ``available_<m>``.
         transforms: function that takes a sample and returns a new one.
 
     Raises:
@@ -154,9 +159,12 @@ class SyntheticEO(NonGeoDataset):
         unique_strength: float = 1.0,
         multilabel: bool = False,
         cache: bool = False,
+        paired: float = 1.0,
         transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         """Initialize a new SyntheticEO instance."""
+        if not 0 <= paired <= 1:
+            raise ValueError(f'paired must be in [0, 1], got {paired}')
         known = [m for m in self.all_modalities if m in modalities]
         if not known or len(known) != len(modalities):
             raise ValueError(
@@ -183,6 +191,7 @@ class SyntheticEO(NonGeoDataset):
         self.unique_strength = unique_strength
         self.multilabel = multilabel
         self.cache = cache
+        self.paired = paired
         self._cached: dict[int, dict[str, Any]] = {}
         self.transforms = transforms
         self._fields = Fields(size)
@@ -197,6 +206,17 @@ class SyntheticEO(NonGeoDataset):
     def num_classes(self) -> dict[str, int]:
         """Return the number of classes of each label, by key."""
         return {k: len(v) for k, v in self.label_classes.items()}
+
+    @cached_property
+    def availability(self) -> dict[str, NDArray[np.bool_]]:
+        """Boolean array for each modality: which scenes have it, in order."""
+        found = np.ones((len(self.modalities), self.length), dtype=bool)
+        for index in range(self.length if self.paired < 1 else 0):
+            rng = self._rng(index, 'absent')
+            if rng.random() >= self.paired:
+                found[:, index] = False
+                found[rng.integers(len(self.modalities)), index] = True
+        return dict(zip(self.modalities, found, strict=True))
 
     def __len__(self) -> int:
         """Return the number of scenes."""
@@ -285,9 +305,19 @@ class SyntheticEO(NonGeoDataset):
         place = make_place(chosen['label_common'], self._fields, streams)
         sample: dict[str, Any] = {}
         for m in self.modalities:
+            if not self.availability[m][index]:
+                shape = (self.num_dates,) * (self.num_dates > 1)
+                channels = MODALITIES[self.all_modalities[m]].channels
+                sample[f'image_{m}'] = torch.zeros(
+                    *shape, channels, self.size, self.size
+                )
+                continue
             dates = [self._image(m, place, chosen, streams, d) for d in self._dates]
             image = dates[0] if self.num_dates == 1 else np.stack(dates)
             sample[f'image_{m}'] = torch.from_numpy(image)
+        if self.paired < 1:
+            absent = [m for m, has in self.availability.items() if not has[index]]
+            sample |= mark_available(self.modalities, absent)
         for name, value in chosen.items():
             sample[name] = torch.tensor(value)
         if self.multilabel:
@@ -365,7 +395,11 @@ class SyntheticEO(NonGeoDataset):
             ]
             suptitle = ' | '.join(names)
         return plot_images(
-            {m: sample[f'image_{m}'] for m in self.modalities},
+            {
+                m: sample[f'image_{m}']
+                for m in self.modalities
+                if sample.get(f'available_{m}', True)
+            },
             {m: MODALITIES[self.all_modalities[m]] for m in self.modalities},
             {'land cover': sample['mask']},
             self.classes,

@@ -18,7 +18,7 @@ from torchgeo.tasks.mixins import ClassificationMixin
 from torchmetrics import Metric
 
 from ...deprecation import renamed_arguments
-from ...modalities import select_date, split
+from ...modalities import get_available, select_date, split
 from ...models import LateFusion
 from ...models.encoder import Weights
 from ...transforms import PairedCrop
@@ -327,8 +327,10 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         modalities: dict[str, int] = self.hparams['modalities']
         wanted = list(modalities) if stage == 'train' else self._present()
         stacked = 'image' in batch and not any(f'image_{m}' in batch for m in wanted)
+        # Datamodules leave these small tensors on the CPU.
         available = {
-            m: batch[f'available_{m}'] for m in wanted if f'available_{m}' in batch
+            m: x.to(self.device, non_blocking=self.device.type == 'cuda')
+            for m, x in get_available(batch, wanted).items()
         }
         cached = {
             m: [batch[k] for k in takewhile(batch.__contains__, _cached(m))]

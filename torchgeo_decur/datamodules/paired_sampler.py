@@ -1,0 +1,129 @@
+"""Draw batches with enough samples that have all modalities."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, Subset
+
+from .loaders import ResumableSampler
+
+type Availability = Mapping[str, NDArray[np.bool_]]
+
+
+def get_availability(dataset: Any) -> Availability | None:
+    """Return which samples of a dataset have each modality.
+
+    Args:
+        dataset: a dataset; it may have an attribute ``availability``.
+
+    Returns:
+        Boolean arrays by modality, shape (N,), or None if the dataset has no such
+        attribute. All its samples then have all modalities.
+
+    Example:
+        >>> get_availability(range(3)) is None
+        True
+    """
+    if isinstance(dataset, Subset):
+        whole = get_availability(dataset.dataset)
+        if whole is None:
+            return None
+        return {m: x[np.asarray(dataset.indices)] for m, x in whole.items()}
+    found: Availability | None = getattr(dataset, 'availability', None)
+    return found
+
+
+class PairedSampler(ResumableSampler):
+    """Shuffle in which each batch has the same number of complete samples.
+
+    A complete sample has all modalities. Each pass over the complete samples shuffles
+    them, and so does each pass over the others; an epoch has as many batches as without
+    this sampler. Complete samples therefore repeat within an epoch if they are rare, and
+    an epoch then leaves some of the others out. No sample is twice in the batch of all
+    devices. Like :class:`ResumableSampler`, the order depends only on seed, epoch and
+    rank, and can start anywhere.
+
+    Args:
+        dataset: dataset with ``availability``, or a subset of one.
+        num_replicas: number of devices.
+        rank: number of this device.
+        batch_size: samples of a batch on each device.
+        paired_fraction: share of complete samples in each batch, in (0, 1]; at least one
+            sample is complete.
+        seed: seed of the shuffles.
+
+    Raises:
+        ValueError: if complete or other samples are too few for a batch of all devices.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        num_replicas: int,
+        rank: int,
+        *,
+        batch_size: int,
+        paired_fraction: float,
+        seed: int = 0,
+    ) -> None:
+        """Initialize a new PairedSampler instance."""
+        super().__init__(dataset, num_replicas, rank, seed=seed, drop_last=True)
+        self.batch_size = batch_size
+        paired = min(max(round(paired_fraction * batch_size), 1), batch_size)
+        self.shares = (paired, batch_size - paired)
+        pools = self._pools()
+        needed = [share * num_replicas for share in self.shares]
+        for pool, number, kind in zip(
+            pools, needed, ('all modalities', 'some of them'), strict=True
+        ):
+            if len(pool) < number:
+                raise ValueError(
+                    f'paired_fraction {paired_fraction} needs {number} training samples '
+                    f'with {kind} in each batch of all devices, found {len(pool)} in the '
+                    'training split; change paired_fraction or batch_size'
+                )
+
+    def order(self) -> list[int]:
+        """Draw the order of an epoch.
+
+        Returns:
+            Indices of this rank.
+        """
+        rng = np.random.default_rng((self.seed, self.epoch))
+        batches = self.num_samples // self.batch_size
+        rows = [
+            self._draw(rng, pool, share, batches)
+            for pool, share in zip(self._pools(), self.shares, strict=True)
+        ]
+        # Micro-batches are parts of a batch, and need both kinds.
+        mixed = rng.permuted(np.concatenate(rows, axis=2), axis=2)
+        found: list[int] = mixed[:, self.rank].ravel().tolist()
+        return found
+
+    def _pools(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the indices of complete samples, and of all others."""
+        availability = get_availability(self.dataset) or {}
+        complete = np.all(list(availability.values()), axis=0)
+        return np.flatnonzero(complete), np.flatnonzero(~complete)
+
+    def _draw(
+        self,
+        rng: np.random.Generator,
+        pool: NDArray[np.int64],
+        share: int,
+        batches: int,
+    ) -> NDArray[np.int64]:
+        """Draw samples of a pool, shape (batches, devices, share)."""
+        each = share * self.num_replicas
+        if each == 0 or batches == 0:
+            return np.empty((batches, self.num_replicas, share), dtype=np.int64)
+        # The rest of a pass, less than a batch needs, is left to later passes.
+        of_a_pass = len(pool) // each
+        passes = [
+            rng.permutation(pool)[: of_a_pass * each]
+            for _ in range(-(-batches // of_a_pass))
+        ]
+        rows = np.concatenate(passes).reshape(-1, self.num_replicas, share)
+        return rows[:batches]
