@@ -18,6 +18,10 @@ from torchgeo_decur.tasks.optimizers import build_optimizer, build_transfer_opti
 
 MODALITIES = {'s1': 2, 's2': 13}
 FUSED = (CoMM, COrAL)
+PARTLY = {
+    's1': torch.tensor([True, True, False, True]),
+    's2': torch.tensor([False, True, True, True]),
+}
 
 
 def task(objective: Any = DeCUR, **kwargs: Any) -> Any:
@@ -57,6 +61,8 @@ class TestCompile:
             (DeCUR, {'micro_batch_size': 2}),
             (BarlowTwins, {'projector': [16]}),
             (COrAL, {}),
+            (DeCUR, {'masks': PARTLY}),
+            (CoMM, {'masks': PARTLY}),
         ],
     )
     def test_equals_eager_without_a_graph_break(
@@ -64,10 +70,12 @@ class TestCompile:
     ) -> None:
         x = images()
         found = []
+        options = dict(options)
+        masks = options.pop('masks', None)
         for compiled in (True, False):
             model = task(objective, compile=compiled, **options)
             torch.manual_seed(1)
-            loss = model.compute_loss(x)[0]['loss']
+            loss = model.compute_loss(x, masks)[0]['loss']
             loss.backward()
             gradient = [
                 p.grad.flatten() for p in model.parameters() if p.grad is not None

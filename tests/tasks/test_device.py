@@ -53,6 +53,24 @@ def test_pretraining_step_does_not_synchronize(
         assert 8 <= len(device.copies) <= 2 * (2 + 2 + 1 + 5)
 
 
+@pytest.mark.parametrize('objective', OBJECTIVES)
+def test_partly_paired_step_does_not_synchronize(objective: str) -> None:
+    task = getattr(tasks, objective)(
+        MODALITIES, 'test_resnet', projector=[16, 16], size=32, **OBJECTIVES[objective]
+    )
+    masks = {'s1': torch.arange(8) % 4 > 0, 's2': torch.arange(8) != 2}
+    with simulated() as device:
+        device.move(task)
+        with torch.autocast('cuda', torch.bfloat16):
+            terms, h, z = task.compute_loss(batch(device), masks)
+        FiniteGuard().add(terms)
+        terms['loss'].backward()
+        task.collapse_metrics(h, z, {m: x[0].any(1) for m, x in z.items()})
+        assert terms['pairs_s1_s2'].device == CUDA and len(h['s1']) == 6
+        # The collapse metrics find eigenvalues, and nothing else waits.
+        assert not device.waits
+
+
 def transfer(kind: str) -> Any:
     if kind == 'classification':
         return tasks.LateFusionClassification(

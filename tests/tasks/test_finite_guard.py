@@ -71,8 +71,8 @@ class Own(DeCUR):
         self.criterion = MeanSquare()
         self.bad = bad
 
-    def compute_loss(self, images: Any) -> Any:
-        terms, h, z = super().compute_loss(images)
+    def compute_loss(self, images: Any, available: Any = None) -> Any:
+        terms, h, z = super().compute_loss(images, available)
         step = self.trainer.fit_loop.total_batch_idx
         if self.trainer.training and step in self.bad:
             terms = {'loss': terms['loss'] * torch.inf}

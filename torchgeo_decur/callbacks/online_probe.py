@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from ..analysis.classifiers import Array, run_probes
 from ..files import atomic_write
-from ..modalities import select_date, split
+from ..modalities import get_available, select_date, split
 from .preconditions import need_encoders, validates_last
 
 
@@ -30,6 +30,9 @@ class OnlineProbe(Callback):
     logistic regression are fitted on standardised features of one fixed half of the
     validation samples, and scored on the other. Scores are balanced accuracy for classes
     and micro-averaged average precision for multi-label data, in percent.
+
+    Samples that lack a modality are left out, so that all features are probed on the
+    same samples.
 
     Untrained encoders are probed once, with the BatchNorm statistics of each batch.
     Scores are logged as ``probe_<label>_<features>_<classifier>``, printed as a table,
@@ -98,10 +101,10 @@ class OnlineProbe(Callback):
             return
         images = split(batch, pl_module.hparams['modalities'])
         images = {m: select_date(x, date=0) for m, x in images.items()}
-        if len(next(iter(images.values()))) < 2:
-            return
         samples = len(next(iter(images.values())))
         found = {k: v for k, v in batch.items() if _is_label(k, v, samples)}
+        if samples < 2:
+            return
         if self._store:
             labels = {k for k in self._store if k.startswith('label')}
             if not labels and found:
@@ -111,14 +114,24 @@ class OnlineProbe(Callback):
                 return
             else:
                 found = {k: found[k] for k in labels}
+        rows = None
+        if available := get_available(batch, list(images)):
+            complete = torch.stack([x.cpu() for x in available.values()]).all(dim=0)
+            # BatchNorm of untrained encoders must not see blank images.
+            if complete.sum() < 2:
+                complete = torch.zeros(samples, dtype=torch.bool)
+            else:
+                rows = complete.nonzero()[:, 0].to(pl_module.device)
+                images = {m: x[rows] for m, x in images.items()}
+            found['complete'] = complete
         for m, h in pl_module(images).items():
-            found[f'trained {m}'] = h
+            found[f'trained {m}'] = _spread(h, rows, samples)
         if self._untrained is not None and not self._has_untrained():
             # Lightning has converted the task to the precision of the fit.
             now = pl_module.state_dict()
             state = {k: v.to(now[k]) for k, v in self._untrained.items()}
             for m, h in _features_of(pl_module, state, images).items():
-                found[f'untrained {m}'] = h
+                found[f'untrained {m}'] = _spread(h, rows, samples)
         for key, value in found.items():
             self._store.setdefault(key, []).append(value.detach().float().cpu())
 
@@ -135,6 +148,9 @@ class OnlineProbe(Callback):
                 k: torch.cat(dist.gather(v.to(pl_module.device))).cpu()
                 for k, v in store.items()
             }
+        if 'complete' in store:
+            complete = store.pop('complete').bool()
+            store = {k: v[complete] for k, v in store.items()}
         labels = {k: v.numpy() for k, v in store.items() if k.startswith('label')}
         modalities = list(pl_module.hparams['modalities'])
         epoch = trainer.current_epoch
@@ -276,6 +292,13 @@ def _is_label(key: object, value: object, samples: int) -> bool:
         and value.ndim in (1, 2)
         and len(value) == samples
     )
+
+
+def _spread(h: Tensor, rows: Tensor | None, samples: int) -> Tensor:
+    """Return features of all samples from those of some; all devices have as many."""
+    if rows is None:
+        return h
+    return h.new_zeros(samples, h.shape[1]).index_copy(0, rows, h)
 
 
 def _features_of(

@@ -92,7 +92,10 @@ class CoMM(FusionPretraining):
         return {'joint': self.hparams['embed_dim']}
 
     def encode_and_project(
-        self, images: Mapping[str, Tensor], view: int | None = None
+        self,
+        images: Mapping[str, Tensor],
+        view: int | None = None,
+        available: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute features and embeddings of each modality and of all together.
 
@@ -101,7 +104,7 @@ class CoMM(FusionPretraining):
             ``joint``, shape (B, D).
         """
         pooled, parts = self.encode(images)
-        joint = self.fusion(parts)
+        joint = self.fuse(parts, available)
         single = {m: self.fusion({m: part})['joint'] for m, part in parts.items()}
         project = self.projectors['joint']
         embeddings = {n: project(h) for n, h in {**single, **joint}.items()}

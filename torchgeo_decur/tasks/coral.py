@@ -130,7 +130,10 @@ class COrAL(FusionPretraining):
         return ends[0] + (ends[-1] - ends[0]) * min(self.global_step / self._steps, 1)
 
     def encode_and_project(
-        self, images: Mapping[str, Tensor], view: int | None = None
+        self,
+        images: Mapping[str, Tensor],
+        view: int | None = None,
+        available: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute features and embeddings; in a training step, mask one modality.
 
@@ -143,7 +146,7 @@ class COrAL(FusionPretraining):
             masked = list(parts)[(view + NUM_VIEWS * self.global_step) % len(parts)]
             tokens, *rest = parts[masked]
             parts[masked] = [mask_tokens(tokens, self.mask_ratio), *rest]
-        features: dict[str, Tensor] = self.fusion(parts)
+        features = self.fuse(parts, available)
         names = (*parts, 'shared')
         return features, {n: self.projectors[n](features[n]) for n in names}
 

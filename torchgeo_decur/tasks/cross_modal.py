@@ -173,7 +173,10 @@ class CLIP(MultimodalPretraining):
         self.criterion: CLIPLoss = CLIPLoss(self.hparams['temperature'])
 
     def collapse_metrics(
-        self, h: Mapping[str, Tensor], z: Mapping[str, Tensor]
+        self,
+        h: Mapping[str, Tensor],
+        z: Mapping[str, Tensor],
+        available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Compute metrics of collapse and alignment, and the temperature.
 
@@ -181,6 +184,6 @@ class CLIP(MultimodalPretraining):
             Scalars by name.
         """
         return {
-            **super().collapse_metrics(h, z),
+            **super().collapse_metrics(h, z, available),
             'temperature': self.criterion.temperature,
         }

@@ -1,5 +1,7 @@
 """Gathering of embeddings, so that losses see the samples of all devices."""
 
+from collections.abc import Mapping
+
 import torch
 from lightly.utils import dist
 from torch import Tensor
@@ -18,3 +20,19 @@ def gather_embeddings(z: Tensor) -> Tensor:
     if dist.world_size() == 1:
         return z
     return torch.cat(dist.gather(z.contiguous()), dim=1)
+
+
+def gather_masks(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gather masks from all devices, in one transfer.
+
+    Args:
+        masks: masks of this device by name, shape (B,), boolean.
+
+    Returns:
+        Masks of all devices, shape (N,), boolean.
+    """
+    if dist.world_size() == 1:
+        return dict(masks)
+    rows = torch.stack(list(masks.values())).to(torch.uint8)
+    gathered = torch.cat(dist.gather(rows), dim=1).bool()
+    return dict(zip(masks, gathered, strict=True))

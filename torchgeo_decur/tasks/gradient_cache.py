@@ -11,11 +11,31 @@ from torch.utils.checkpoint import checkpoint
 type Outputs = tuple[dict[str, Tensor], ...]
 
 
+def count_micro_batches(samples: int, size: int | None) -> int:
+    """Return the number of micro-batches of a batch.
+
+    Args:
+        samples: number of samples of the batch.
+        size: largest number of samples of a micro-batch; None for the whole batch.
+
+    Returns:
+        The number. Each micro-batch has two samples or more, if the batch has.
+
+    Example:
+        >>> count_micro_batches(5, 2), count_micro_batches(5, None)
+        (2, 1)
+    """
+    if size is None or size >= samples:
+        return 1
+    return min(-(-samples // size), max(samples // 2, 1))
+
+
 def apply_in_micro_batches(
-    function: Callable[[dict[str, Tensor]], Outputs],
+    function: Callable[..., Outputs],
     images: Mapping[str, Tensor],
     size: int | None,
     module: nn.Module,
+    masks: Mapping[str, Tensor] | None = None,
 ) -> Outputs:
     """Apply a function to a batch in micro-batches, without storing their activations.
 
@@ -29,12 +49,15 @@ def apply_in_micro_batches(
     buffers, such as running statistics.
 
     Args:
-        function: maps images by name to dictionaries of tensors, samples first.
+        function: maps images by name to dictionaries of tensors, samples first. With
+            ``masks``, those of the micro-batch are the second argument.
         images: images by name, shape (B, ...).
         size: largest number of samples of a micro-batch; sizes differ by at most one.
             No micro-batch has a single sample, because BatchNorm needs two. With None,
             or B and more, the batch is computed at once.
         module: module that the function uses; the second pass restores its buffers.
+        masks: whether each sample has images of a name, shape (B,), boolean, on the CPU.
+            ``images`` then holds only these samples, in order.
 
     Returns:
         The outputs of the whole batch.
@@ -46,26 +69,38 @@ def apply_in_micro_batches(
         >>> z['s1'].shape
         torch.Size([5, 2])
     """
-    samples = len(next(iter(images.values())))
-    if size is None or size >= samples:
-        return function(dict(images))
-    number = min(-(-samples // size), max(samples // 2, 1))
-    names, parts = list(images), [x.tensor_split(number) for x in images.values()]
-    micro_batches = [
-        dict(zip(names, part, strict=True)) for part in zip(*parts, strict=True)
-    ]
+    samples = len(next(iter((masks or images).values())))
+    number = count_micro_batches(samples, size)
+    if number == 1:
+        return function(dict(images), *([] if masks is None else [masks]))
+    micro_batches: list[tuple[dict[str, Tensor], ...]]
+    if masks is None:
+        micro_batches = [(x,) for x in _unzip(images, number)]
+    else:
+        parts = _unzip(masks, number)
+        sizes = {m: [int(x[m].sum()) for x in parts] for m in images}
+        chosen = {m: images[m].split(sizes[m]) for m in images}
+        micro_batches = [
+            ({m: x[i] for m, x in chosen.items()}, part) for i, part in enumerate(parts)
+        ]
     if torch.is_grad_enabled():
         contexts = partial(_contexts, module)
         outputs: list[Outputs] = [
-            checkpoint(function, x, use_reentrant=False, context_fn=contexts)
+            checkpoint(function, *x, use_reentrant=False, context_fn=contexts)
             for x in micro_batches
         ]
     else:
-        outputs = [function(x) for x in micro_batches]
+        outputs = [function(*x) for x in micro_batches]
     return tuple(
         {name: torch.cat([x[name] for x in same]) for name in same[0]}
         for same in zip(*outputs, strict=True)
     )
+
+
+def _unzip(tensors: Mapping[str, Tensor], number: int) -> list[dict[str, Tensor]]:
+    """Split tensors into parts of equal samples."""
+    parts = [x.tensor_split(number) for x in tensors.values()]
+    return [dict(zip(tensors, part, strict=True)) for part in zip(*parts, strict=True)]
 
 
 def _contexts(

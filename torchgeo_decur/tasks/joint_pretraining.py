@@ -10,6 +10,7 @@ from torch import Tensor
 from ..deprecation import renamed_arguments
 from ..models import FusionHead
 from ..models.encoder import Weights
+from .present_samples import PresentSamples
 from .pretraining import MultimodalPretraining
 
 
@@ -101,6 +102,30 @@ class FusionPretraining(MultimodalPretraining):
         """
         features, tokens = self.encoders.tokens(images)
         return features, self.fusion.parts(images, tokens)
+
+    def fuse(
+        self,
+        parts: Mapping[str, Sequence[Tensor]],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Apply the fusion head; tokens of absent modalities are masked.
+
+        Args:
+            parts: input of the fusion head, from :meth:`encode`.
+            available: whether each sample has a modality, shape (B,), boolean, on the
+                CPU. ``parts`` then holds only the samples that have the modality.
+
+        Returns:
+            The results of the head, of the samples that have them.
+        """
+        if available is None:
+            alone: dict[str, Tensor] = self.fusion(parts)
+            return alone
+        device = next(iter(parts.values()))[0].device
+        samples = PresentSamples(available, device)
+        whole = {m: [samples.spread(m, x) for x in p] for m, p in parts.items()}
+        fused: dict[str, Tensor] = self.fusion(whole, samples.on_device())
+        return {n: samples.select(n, x) for n, x in fused.items()}
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute features of each modality and joint features.

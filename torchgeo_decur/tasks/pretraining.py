@@ -1,8 +1,8 @@
 """Base of the self-supervised tasks."""
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import combinations
 from typing import Any, Literal
@@ -11,18 +11,19 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchgeo.datasets.utils import Sample
 
 from ..deprecation import renamed_arguments
 from ..losses import display_names
-from ..losses.functional import effective_rank, feature_std, standardize
+from ..losses.functional import Subset, effective_rank, feature_std, standardize
 from ..modalities import per_modality, select_date, split
 from ..models import MultimodalEncoder, build_projectors
 from ..models.encoder import Weights
 from ..transforms import Augmentation, default_augmentations
 from .base import CheckedTask, FiniteGuard
-from .distributed import gather_embeddings
-from .gradient_cache import apply_in_micro_batches
+from .distributed import gather_embeddings, gather_masks
+from .gradient_cache import apply_in_micro_batches, count_micro_batches
 from .optimizers import (
     WarmupCosine,
     build_optimizer,
@@ -30,6 +31,7 @@ from .optimizers import (
     reset_lr_schedule,
     warmup_steps,
 )
+from .present_samples import PresentSamples, drop_small_parts, read_masks
 
 NUM_VIEWS = 2  #: Views of each modality in a step.
 
@@ -259,16 +261,23 @@ class MultimodalPretraining(CheckedTask):
         return features
 
     def encode_and_project(
-        self, images: Mapping[str, Tensor], view: int | None = None
+        self,
+        images: Mapping[str, Tensor],
+        view: int | None = None,
+        available: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute features and embeddings; a subclass may override this method.
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
             view: index of the view in a training or validation step; else None.
+            available: whether each sample has a modality, shape (B,), boolean, on the
+                CPU. ``images`` then holds only the samples that have the modality.
 
         Returns:
-            Features by name, shape (B, F), and embeddings by name, shape (B, D).
+            Features by name, shape (B, F), and embeddings by name, shape (B, D). With
+            ``available``, they have only the samples that have the modality, or any
+            modality if they are made of several.
         """
         features = self(images)
         return features, {m: self.projectors[m](h) for m, h in features.items()}
@@ -285,35 +294,60 @@ class MultimodalPretraining(CheckedTask):
         return self.encode_and_project(images)[1]
 
     def compute_loss(
-        self, images: Mapping[str, Tensor]
+        self,
+        images: Mapping[str, Tensor],
+        available: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Compute the loss of a batch from its views.
+
+        Only images of samples that have the modality are augmented and encoded. Where
+        BatchNorm would see a single sample, that modality of the sample is left out.
 
         Args:
             images: images of every modality in [0, 1], shape (B, C, H, W) or
                 (B, T, C, H, W).
+            available: whether each sample has a modality, shape (B,), boolean, on the
+                CPU; by default all have all.
 
         Returns:
             The loss and its parts, scalars; features of the first view on this device,
             shape (B, F); and embeddings of all devices, shape (V, N, D), float32, or
-            float64 for a float64 model.
+            float64 for a float64 model. Features are those of samples that have the
+            modality. Embeddings of other samples are 0.
         """
         first: dict[str, Tensor] = {}
         z: dict[str, list[Tensor]] = {}
-        device = next(iter(images.values())).device.type
-        micro_batch_size: int | None = self.hparams['micro_batch_size']
+        some = next(iter(images.values()))
+        size: int | None = self.hparams['micro_batch_size']
+        samples = None
+        if available is not None:
+            number = count_micro_batches(len(some), size)
+            masks = drop_small_parts(available, number, self._fewest_samples())
+            samples = PresentSamples(masks, some.device)
         for view in range(NUM_VIEWS):
-            with torch.no_grad(), torch.autocast(device, enabled=False):
-                views = {m: self._view(m, x) for m, x in images.items()}
-            encode = partial(self.encode_and_project, view=view)
+            with torch.no_grad(), torch.autocast(some.device.type, enabled=False):
+                views = {m: self._view(m, x, samples) for m, x in images.items()}
+            encode = partial(
+                self.encode_and_project if samples is None else self._encode_present,
+                view=view,
+            )
+            masks = None if samples is None else samples.masks
             features, embeddings = apply_in_micro_batches(
-                encode, views, micro_batch_size, self
+                encode, views, size, self, masks
             )
             first = first or {m: h.detach() for m, h in features.items()}
             for m, x in embeddings.items():
                 z.setdefault(m, []).append(x)
-        gathered = {m: gather_embeddings(torch.stack(x)) for m, x in z.items()}
-        terms: dict[str, Tensor] = self.criterion(gathered)
+        stacked = {m: torch.stack(x) for m, x in z.items()}
+        if samples is None:
+            gathered = {m: gather_embeddings(x) for m, x in stacked.items()}
+            terms: dict[str, Tensor] = self.criterion(gathered)
+            return terms, first, gathered
+        gathered = {
+            m: gather_embeddings(samples.spread(m, x, dim=1))
+            for m, x in stacked.items()
+        }
+        terms = self.criterion(gathered, gather_masks(samples.on_device()))
         return terms, first, gathered
 
     def training_step(
@@ -329,10 +363,11 @@ class MultimodalPretraining(CheckedTask):
             FloatingPointError: if a part of the loss is NaN or infinite.
         """
         images = self._images(batch, batch_idx)
+        size = len(next(iter(images.values())))
+        masks = read_masks(batch, list(images), size)
         self._seed(self.current_epoch, batch_idx)
-        terms, h, z = self.compute_loss(images)
+        terms, h, z = self.compute_loss(images, masks)
         self._guard.add(terms)
-        size = len(next(iter(h.values())))
         if self._should_log(batch_idx):
             self._guard.check(self.global_step)
             parts = {f'train_{k}': v.detach().cpu() for k, v in terms.items()}
@@ -340,7 +375,9 @@ class MultimodalPretraining(CheckedTask):
             rate = self.trainer.optimizers[0].param_groups[0]['lr']
             self.log('lr', rate, batch_size=size)
         if self.trainer.is_last_batch:
-            metrics = self.collapse_metrics(h, z)
+            # Embeddings of absent samples are 0.
+            present = None if masks is None else {m: x[0].any(1) for m, x in z.items()}
+            metrics = self.collapse_metrics(h, z, present)
             log = partial(self.log_dict, on_step=False, on_epoch=True, prog_bar=True)
             log(metrics, batch_size=size, sync_dist=True)
         return terms['loss']
@@ -369,35 +406,57 @@ class MultimodalPretraining(CheckedTask):
         Returns:
             ``features``, shape (B, ``num_features``), and ``embeddings``, shape (B, D),
             by modality; and all other entries of the batch, such as bounds, transform,
-            labels and ids.
+            labels and ids. Rows of samples without the modality are 0.
         """
-        images = split(batch, self.hparams['modalities'])
-        features, embeddings = self.encode_and_project(
-            {m: select_date(x, date=0) for m, x in images.items()}
-        )
+        found = split(batch, self.hparams['modalities'])
+        images = {m: select_date(x, date=0) for m, x in found.items()}
+        some = next(iter(images.values()))
+        masks = read_masks(batch, list(images), len(some))
+        if masks is None:
+            features, embeddings = self.encode_and_project(images)
+        else:
+            samples = PresentSamples(masks, some.device)
+            present = {m: samples.select(m, x) for m, x in images.items()}
+            features, embeddings = (
+                {m: samples.spread(m, x) for m, x in found.items()}
+                for found in self._encode_present(present, masks)
+            )
         rest = {k: v for k, v in batch.items() if not str(k).startswith('image')}
         return {**rest, 'features': features, 'embeddings': embeddings}
 
     @torch.no_grad()
     def collapse_metrics(
-        self, h: Mapping[str, Tensor], z: Mapping[str, Tensor]
+        self,
+        h: Mapping[str, Tensor],
+        z: Mapping[str, Tensor],
+        available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Compute metrics of collapse and alignment.
 
         Args:
             h: features by modality, shape (B, ``num_features``).
             z: embeddings by modality, shape (V, N, D).
+            available: whether each sample has an embedding, shape (N,), boolean; by
+                default all have. Embeddings of other samples are 0.
 
         Returns:
-            ``std_<m>``, ``rank_<m>`` and the alignments, scalars.
+            ``std_<m>``, ``rank_<m>`` and the alignments, scalars. ``std_<m>`` is NaN if no
+            sample of this device has the modality.
         """
-        std = {f'std_{m}': feature_std(x) for m, x in h.items()}
-        rank = {f'rank_{m}': effective_rank(x[0]) for m, x in z.items()}
-        first = {m: standardize(x[0]) for m, x in z.items()}
-        diagonals = {
-            pair: (first[m] * first[n]).mean(dim=0)
-            for (m, n), pair in display_names(combinations(z, 2)).items()
+        std = {
+            f'std_{m}': feature_std(x) if len(x) else x.new_full((), math.nan)
+            for m, x in h.items()
         }
+        rank = {f'rank_{m}': effective_rank(x[0]) for m, x in z.items()}
+        whole = {m: standardize(x[0]) for m, x in z.items()} if not available else {}
+        diagonals: dict[str, Tensor] = {}
+        for (m, n), pair in display_names(combinations(z, 2)).items():
+            if available is None:
+                diagonals[pair] = (whole[m] * whole[n]).mean(dim=0)
+            else:
+                both = Subset(available[m] & available[n], minimum=1)
+                a, b = (standardize(z[k][0], subset=both) for k in (m, n))
+                diagonals[pair] = (a * b).sum(dim=0) / both.count
         return {**std, **rank, **self.alignment(diagonals)}
 
     def alignment(self, diagonals: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -436,13 +495,65 @@ class MultimodalPretraining(CheckedTask):
         # Seeding here must not affect later draws, such as the order of an epoch.
         with self._forked_rng():
             self._seed(-1, batch_idx)
-            terms, _, _ = self.compute_loss(images)
+            masks = read_masks(batch, list(images), size)
+            terms, _, _ = self.compute_loss(images, masks)
         parts = {f'{stage}_{k}': v for k, v in terms.items()}
         self.log_dict(parts, batch_size=size, sync_dist=True)
 
-    def _view(self, modality: str, x: Tensor) -> Tensor:
+    def _encode_present(
+        self,
+        images: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        view: int | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Compute features and embeddings of the samples that have a modality.
+
+        All parameters take part, so that each has a gradient on every device. If no
+        sample has a modality, its encoder sees one blank image, whose outputs are dropped.
+        BatchNorm then neither uses nor updates statistics of the batch.
+        """
+        # SyncBatchNorm takes an empty batch, and other devices wait for it.
+        empty = [m for m, x in images.items() if not len(x)]
+        absent = [] if self._fewest_samples() == 0 else empty
+        found = {m: x for m, x in images.items() if m not in absent}
+        features: dict[str, Tensor] = {}
+        embeddings: dict[str, Tensor] = {}
+        if found:
+            some = {m: masks[m] for m in found}
+            features, embeddings = self.encode_and_project(found, view, some)
+        for m in absent:
+            shape = (1, *images[m].shape[1:])
+            blank = images[m].new_zeros(shape)
+            with _evaluating(self):
+                outputs = self.encode_and_project({m: blank}, view)
+            for results, more in zip((features, embeddings), outputs, strict=True):
+                for name, x in more.items():
+                    none = x[:0]
+                    known = results.get(name)
+                    results[name] = none if known is None else torch.cat([known, none])
+        first, second = (
+            {n: x[n] for n in [*(m for m in images if m in x), *x]}
+            for x in (features, embeddings)
+        )
+        return first, second
+
+    def _fewest_samples(self) -> int:
+        """Return the smallest number of samples that the layers can train on."""
+        norms = [m for m in self.modules() if isinstance(m, _BatchNorm) and m.training]
+        if any(isinstance(m, nn.SyncBatchNorm) for m in norms):
+            return 0
+        return 2 if norms else 1
+
+    def _view(
+        self, modality: str, x: Tensor, samples: PresentSamples | None = None
+    ) -> Tensor:
+        number = len(x)
+        if samples is not None:
+            number = samples.count(modality)
+            # An empty batch has no view, but the view of a sample gives its shape.
+            x = samples.select(modality, x) if number else x[:1]
         view: Tensor = self.augmentations[modality](select_date(x))
-        return view.contiguous(memory_format=torch.channels_last)
+        return view[:number].contiguous(memory_format=torch.channels_last)
 
     def _forked_rng(self) -> AbstractContextManager[None]:
         """Return a context that restores the random states of CPU and GPU at its end."""
@@ -454,3 +565,15 @@ class MultimodalPretraining(CheckedTask):
         words = [abs(self._run_seed or 0), *(s + 1 for s in step), self.global_rank]
         state = np.random.SeedSequence(words).generate_state(1, np.uint64)
         torch.manual_seed(int(state[0]))
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Set a module to evaluation, and each of its parts back to its own mode."""
+    before = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in before:
+            part.training = training
