@@ -5,7 +5,8 @@
 Two modalities, two views, 87.5 % common dimensions for DeCUR, float32, random embeddings of seed 0.
 All cases of a size take turns in one process and get the same embeddings. ``matrices`` is the loss
 of DeCUR by D x D matrices; lightly computes Barlow Twins, VICReg and SimCLR (NT-Xent). CoMM and
-COrAL get a third embedding, as from their tasks. On a CPU, time is that of the processor, which
+COrAL get a third embedding, as from their tasks. ``<loss>-partly`` is a loss of samples of which half have
+both modalities and a quarter has only one or the other, ``<loss>-all`` the same form if all have both. On a CPU, time is that of the processor, which
 other work on the machine changes less. Memory is the largest that tensors take beside the
 embeddings, gradients included.
 
@@ -93,10 +94,20 @@ def _cases(n: int, d: int, with_lightly: bool) -> dict[str, Case]:
         }
         loss(leaves).backward()
 
-    def whole(criterion: losses.EmbeddingLoss, *third: str) -> Case:
+    def whole(
+        criterion: losses.EmbeddingLoss,
+        *third: str,
+        masks: dict[str, Tensor] | None = None,
+    ) -> Case:
         criterion = criterion.to(DEVICE)
         names = (*MODALITIES, *third)
-        return partial(step, lambda x: criterion(x)['loss'], names)
+        return partial(step, lambda x: criterion(x, masks)['loss'], names)
+
+    number = torch.arange(n, device=DEVICE)
+    masks = {
+        'partly': {'s1': number % 4 > 0, 's2': number % 4 < 3},
+        'all': {m: number >= 0 for m in MODALITIES},
+    }
 
     cases: dict[str, Case] = {
         'DeCUR': whole(losses.DeCURLoss(common)),
@@ -108,6 +119,9 @@ def _cases(n: int, d: int, with_lightly: bool) -> dict[str, Case]:
         'CoMM': whole(losses.CoMMLoss(), 'joint'),
         'COrAL': whole(losses.COrALLoss(), 'shared'),
     }
+    for name, some in masks.items():
+        cases[f'DeCUR-{name}'] = whole(losses.DeCURLoss(common), masks=some)
+        cases[f'BarlowTwins-{name}'] = whole(losses.BarlowTwinsLoss(), masks=some)
     theirs = {
         'lightly-BarlowTwins': lightly.BarlowTwinsLoss(0.0051),
         'lightly-VICReg': lightly.VICRegLoss(),
@@ -122,7 +136,9 @@ def _ratios(cases: Iterable[str]) -> list[tuple[str, str]]:
     """Pair each case with the one that it is compared with."""
     found = [('matrices', 'DeCUR')]
     for name in cases:
-        if name.startswith('lightly-'):
+        if name.endswith(('-partly', '-all')):
+            found.append((name, name.partition('-')[0]))
+        elif name.startswith('lightly-'):
             found.append((name, name.removeprefix('lightly-')))
         elif name not in ('DeCUR', 'matrices'):
             found.append((name, 'DeCUR'))

@@ -27,7 +27,7 @@ CASES: dict[str, tuple[str, dict, str, Callable[[], EmbeddingLoss]]] = {
 }
 
 
-def case(name: str) -> dict:
+def case(name: str, partly: bool = False) -> dict:
     loss, arguments, extra, _ = CASES[name]
     generator = torch.Generator().manual_seed(0)
     names = [*'abc', *([extra] if extra else [])]
@@ -41,12 +41,19 @@ def case(name: str) -> dict:
     # Half of the batch has N < D and the whole N > D, so both forms take part. The mean
     # moves over the batch, so that statistics of one process are not those of all.
     x = {m: v + torch.arange(8.0)[:, None] for m, v in randn(2, 8, 4).items()}
-    return {'x': x, 'weight': randn(4, 6), 'loss': loss, 'arguments': arguments}
+    # The second process has no b.
+    number = torch.arange(8)
+    masks = {'a': number != 1, 'b': number < 4, 'c': number % 4 != 2} if partly else {}
+    weight = randn(4, 6)
+    given = {'x': x, 'weight': weight, 'loss': loss, 'arguments': arguments}
+    return {**given, 'masks': masks}
 
 
 @pytest.fixture(scope='module')
 def ranks(run_processes: Callable[[dict[str, dict]], list[dict]]) -> list[dict]:
-    return run_processes({name: case(name) for name in CASES})
+    cases = {name: case(name) for name in CASES}
+    partly = {f'partly {name}': case(name, partly=True) for name in CASES}
+    return run_processes({**cases, **partly})
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -61,5 +68,24 @@ class TestTwoProcesses:
         for rank in ranks:
             found = rank[name]
             assert found['local'] != pytest.approx(expected['loss'].item(), rel=1e-3)
+            torch.testing.assert_close(found['out'], parts, rtol=0, atol=1e-6)
+            torch.testing.assert_close(found['gradient'], gradient, rtol=0, atol=1e-6)
+
+    def test_equal_one_if_samples_lack_modalities(
+        self, name: str, ranks: list[dict]
+    ) -> None:
+        given = case(name, partly=True)
+        criterion = getattr(losses, given['loss'])(**given['arguments'])
+        weight = {m: w.requires_grad_() for m, w in given['weight'].items()}
+        z = {m: v @ weight[m] for m, v in given['x'].items()}
+        expected = criterion(z, given['masks'])
+        expected['loss'].backward()
+        parts = {k: v.detach() for k, v in expected.items()}
+        gradient = {m: w.grad for m, w in weight.items()}
+        assert parts['pairs_a_c'].item() == 5 and any(
+            w.any() for w in gradient.values()
+        )
+        for rank in ranks:
+            found = rank[f'partly {name}']
             torch.testing.assert_close(found['out'], parts, rtol=0, atol=1e-6)
             torch.testing.assert_close(found['gradient'], gradient, rtol=0, atol=1e-6)

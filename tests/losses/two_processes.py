@@ -29,7 +29,9 @@ def step(losses: object, case: dict, rank: int, world_size: int) -> dict[str, ob
     weight = {m: w.requires_grad_() for m, w in case['weight'].items()}
     z = {m: x.chunk(world_size, dim=1)[rank] @ weight[m] for m, x in case['x'].items()}
     local = criterion(z)['loss'].item()
-    out = criterion({m: gather(v) for m, v in z.items()})
+    masks = {m: x.chunk(world_size)[rank] for m, x in case['masks'].items()}
+    gathered = {m: gather(v[None])[0].bool() for m, v in masks.items()}
+    out = criterion({m: gather(v) for m, v in z.items()}, gathered or None)
     out['loss'].backward()
     for w in weight.values():
         torch.distributed.all_reduce(w.grad)
@@ -41,6 +43,7 @@ def step(losses: object, case: dict, rank: int, world_size: int) -> dict[str, ob
 
 
 def gather(z: Tensor) -> Tensor:
+    z = z.to(torch.uint8) if z.dtype == torch.bool else z
     return torch.cat(dist.gather(z.contiguous()), dim=1)
 
 

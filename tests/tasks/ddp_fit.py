@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightly.utils import dist
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
@@ -20,7 +21,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchgeo_decur.callbacks import ExportEncoders, OnlineProbe, export, online_probe
-from torchgeo_decur.datamodules import PackedDataModule, SyntheticEODataModule
+from torchgeo_decur.datamodules import (
+    PackedDataModule,
+    ResumableSampler,
+    SyntheticEODataModule,
+)
 from torchgeo_decur.tasks import DeCUR
 
 BATCH = 8
@@ -66,6 +71,18 @@ class IdentityThenFlip(nn.Module):
         return x if self.calls % 2 else x.flip(-1)
 
 
+class PartlyPaired(SyntheticEODataModule):
+    """16 scenes in one batch; the second of two processes sees no optical image."""
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        length = len(self.train_dataset)
+        order = list(ResumableSampler(range(length), 1, 0, seed=1_000_003 * self.seed))
+        place = np.argsort(order)
+        self.train_dataset.paired = 0.0
+        self.train_dataset.availability = {'s1': place % 8 > 0, 's2': place % 2 == 0}
+
+
 class Record(Callback):
     """What this process sees of each step, and its gradients."""
 
@@ -100,7 +117,14 @@ class StopAfter(Callback):
         trainer.should_stop = trainer.global_step == self.steps
 
 
-def fit(folder: Path, devices: int, epochs: int, **options: Any) -> dict[str, Any]:
+def fit(
+    folder: Path,
+    devices: int,
+    epochs: int,
+    scenes: type[SyntheticEODataModule] = SyntheticEODataModule,
+    batch: int = BATCH,
+    **options: Any,
+) -> dict[str, Any]:
     """Fit a task of one batch an epoch, shared by all processes."""
     seed_everything(0, verbose=False)
     still = {m: IdentityThenFlip() for m in ('s1', 's2')}
@@ -108,9 +132,7 @@ def fit(folder: Path, devices: int, epochs: int, **options: Any) -> dict[str, An
     task = DeCUR(
         {'s1': 2, 's2': 13}, augmentations=still, optimizer='adamw', lr=1e-3, **model
     )
-    data = SyntheticEODataModule(
-        length=BATCH, val_length=24, batch_size=BATCH // devices, size=32
-    )
+    data = scenes(length=batch, val_length=24, batch_size=batch // devices, size=32)
     record = Record()
     callbacks = [record, *options.pop('callbacks', [])]
     trainer = Trainer(
@@ -169,6 +191,22 @@ def fit_in_micro_batches(
             'projector': [16],
             'micro_batch_size': micro_batch_size,
         },
+    )
+
+
+def fit_partly_paired(folder: Path, devices: int) -> dict[str, Any]:
+    """One step of a model without BatchNorm, on scenes that lack modalities."""
+    return fit(
+        folder,
+        devices,
+        epochs=1,
+        scenes=PartlyPaired,
+        batch=16,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        precision='64-true',
+        model={'model': 'test_vit', 'projector': [16], 'micro_batch_size': 3},
     )
 
 
@@ -245,6 +283,7 @@ def main(folder: Path, devices: int) -> None:
     cached = fit_in_micro_batches(folder, devices, micro_batch_size=2)
     callbacks = fit_with_callbacks(folder, devices)
     found = {'as_one': as_one, 'cached': cached, 'callbacks': callbacks}
+    found['partly'] = fit_partly_paired(folder, devices)
     found['packed'] = fit_packed(folder, devices)
     torch.save(found, folder / f'rank{dist.rank()}.pt')
 

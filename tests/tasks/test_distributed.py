@@ -73,6 +73,18 @@ def test_micro_batches_of_two_processes_equal_the_batch_of_one(
         assert_equal(rank['cached'], expected)
 
 
+def test_processes_with_different_modalities_equal_one(
+    ranks: list[Found], tmp_path: Path
+) -> None:
+    fit = runpy.run_path(str(SCRIPT))['fit_partly_paired']
+    expected = fit(tmp_path, 1)
+    assert expected['metrics']['train_pairs_s1_s2'] == 6
+    assert expected['metrics']['train_common_s1_s2'] > 0
+    for rank in ranks:
+        assert_equal(rank['partly'], expected)
+        assert rank['partly']['metrics']['train_pairs_s1_s2'] == 6
+
+
 def test_processes_hold_different_data(
     ranks: list[Found], alone: dict[str, Any]
 ) -> None:
