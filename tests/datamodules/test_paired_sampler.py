@@ -1,14 +1,17 @@
 """Batches with enough samples that have all modalities."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning.pytorch import LightningModule
 from torch.utils.data import Subset
 
-from tests.helpers.small_fits import datamodule
+from tests.helpers.small_fits import datamodule, trainer
 from torchgeo_decur.datamodules import PairedSampler, SyntheticEODataModule
 from torchgeo_decur.datamodules.paired_sampler import get_availability
 from torchgeo_decur.datasets import SyntheticEO
@@ -87,7 +90,39 @@ def test_too_few_samples(fraction: float, world: int, message: str) -> None:
         sampler(Partly(30), world, paired_fraction=fraction)
 
 
+class Recorder(LightningModule):
+    """A task that records its batches and learns nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[torch.Tensor] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.seen.append(batch['image_s1'].sum((1, 2, 3)))
+        return 0 * self.weight
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
 class TestDataModule:
+    def test_resumes_inside_an_epoch(self, tmp_path: Path) -> None:
+        def fit(path: Path | None, **options: Any) -> list[torch.Tensor]:
+            data = datamodule(
+                length=24, size=16, batch_size=4, paired=0.5, paired_fraction=0.5
+            )
+            task, made = Recorder(), trainer(**options, limit_val_batches=0)
+            made.fit(task, datamodule=data, ckpt_path=path)
+            made.save_checkpoint(tmp_path / 'last.ckpt')
+            return task.seen
+
+        whole = fit(None, max_epochs=2)
+        first = fit(None, max_epochs=2, max_steps=4)
+        rest = fit(tmp_path / 'last.ckpt', max_epochs=2)
+        assert len(whole) == 12 and len(first) == 4
+        assert torch.stack(first + rest).equal(torch.stack(whole))
+
     def loader(self, **options: Any) -> Any:
         made = datamodule(length=60, paired=0.4, seed=1, **options)
         made.setup('fit')
