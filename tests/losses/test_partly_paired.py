@@ -243,7 +243,7 @@ class Own(CrossModalLoss):
         (
             Own(nn.MSELoss()),
             {'a': torch.ones(N, dtype=torch.bool)},
-            r'Own is not defined for samples that lack a modality; use DeCURLoss, .*',
+            r"Own is not defined for samples that lack a modality; use one of .*'DeCURLoss'",
         ),
         (
             losses.DeCURLoss(2),

@@ -1,7 +1,8 @@
 """Bases of all losses: checks, precision, and pairs of modalities."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from inspect import isabstract
 from itertools import combinations
 
 import torch
@@ -143,10 +144,14 @@ class EmbeddingLoss(nn.Module, ABC):
     ) -> dict[str, Tensor]:
         """Check the masks, and complete them."""
         if not self.takes_available:
+            known = sorted(
+                loss.__name__
+                for loss in _subclasses(EmbeddingLoss)
+                if loss.takes_available and not isabstract(loss)
+            )
             raise ValueError(
                 f'{type(self).__name__} is not defined for samples that lack a modality; '
-                'use DeCURLoss, BarlowTwinsLoss, VICRegLoss, SimCLRLoss, CLIPLoss, '
-                'CoMMLoss or COrALLoss, or leave incomplete samples out'
+                f'use one of {known}, or leave incomplete samples out'
             )
         first = next(iter(z.values()))
         names = [m for m in z if m != self.joint]
@@ -337,3 +342,10 @@ def display_names(
         else separator.join(map(repr, key))
         for key, text in joined.items()
     }
+
+
+def _subclasses[Class](base: type[Class]) -> Iterator[type[Class]]:
+    """Yield all subclasses of a class."""
+    for subclass in base.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
