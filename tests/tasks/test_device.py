@@ -9,7 +9,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from tests.helpers.simulated_device import CUDA, SimulatedDevice, simulated
-from torchgeo_decur import tasks
+from torchgeo_decur import losses, tasks
+from torchgeo_decur.losses import EmbeddingLoss
 from torchgeo_decur.tasks.base import FiniteGuard
 
 MODALITIES = {'s1': 2, 's2': 13}
@@ -53,7 +54,7 @@ def test_pretraining_step_does_not_synchronize(
         assert 8 <= len(device.copies) <= 2 * (2 + 2 + 1 + 5)
 
 
-@pytest.mark.parametrize('objective', OBJECTIVES)
+@pytest.mark.parametrize('objective', ['DeCUR', 'CoMM'])
 def test_partly_paired_step_does_not_synchronize(objective: str) -> None:
     task = getattr(tasks, objective)(
         MODALITIES, 'test_resnet', projector=[16, 16], size=32, **OBJECTIVES[objective]
@@ -67,8 +68,28 @@ def test_partly_paired_step_does_not_synchronize(objective: str) -> None:
         terms['loss'].backward()
         task.collapse_metrics(h, z, {m: x[0].any(1) for m, x in z.items()})
         assert terms['pairs_s1_s2'].device == CUDA and len(h['s1']) == 6
-        # The collapse metrics find eigenvalues, and nothing else waits.
         assert not device.waits
+
+
+def test_losses_of_partly_paired_samples_do_not_synchronize() -> None:
+    found: dict[str, EmbeddingLoss] = {
+        '': losses.DeCURLoss(8),
+        ' ': losses.VICRegLoss(),
+        '  ': losses.SimCLRLoss(),
+        '   ': losses.CLIPLoss(),
+        'joint': losses.CoMMLoss(),
+        'shared': losses.COrALLoss(),
+    }
+    for extra, criterion in found.items():
+        names = [*MODALITIES, *([extra] if extra.strip() else [])]
+        with simulated() as device:
+            device.move(criterion)
+            z = {
+                m: torch.empty(2, 8, 12, device=CUDA, requires_grad=True) for m in names
+            }
+            masks = {'s1': torch.empty(8, dtype=torch.bool, device=CUDA)}
+            criterion(z, masks)['loss'].backward()
+            assert not device.waits, criterion
 
 
 def transfer(kind: str) -> Any:
