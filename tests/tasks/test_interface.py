@@ -18,8 +18,11 @@ from torchgeo_decur.tasks import (
     DeCUR,
     FusionPretraining,
     LateFusionClassification,
+    LateFusionPixelwiseRegression,
+    LateFusionRegression,
     LateFusionSegmentation,
     LateFusionTask,
+    MapTask,
     MultimodalPretraining,
 )
 from torchgeo_decur.transforms import ModuleAugmentation
@@ -102,29 +105,45 @@ def test_model_returns_the_encoders() -> None:
     assert not [k for k in task.state_dict() if k.startswith('model.')]
 
 
-SHARED_BY_TRANSFER = set(options_of(LateFusionTask))
+TRANSFER: list[type[LateFusionTask]] = [
+    LateFusionClassification,
+    LateFusionRegression,
+    LateFusionSegmentation,
+    LateFusionPixelwiseRegression,
+]
 
 
-@pytest.mark.parametrize('task', [LateFusionClassification, LateFusionSegmentation])
+def options_of_bases(task: type[LateFusionTask]) -> set[str]:
+    """Return the options that a transfer task collects from its bases."""
+    bases = [b for b in task.__mro__ if issubclass(b, LateFusionTask)]
+    return {name for base in bases for name in options_of(base)} - {'options'}
+
+
+@pytest.mark.parametrize('task', TRANSFER)
 class TestTransfer:
+    def given(self, task: type[LateFusionTask]) -> dict[str, Any]:
+        name = 'backbone' if issubclass(task, MapTask) else 'model'
+        number = 'num_classes' if 'num_classes' in options_of_bases(task) else None
+        return {
+            'modalities': {'s1': 2},
+            name: 'test_resnet',
+            number or 'num_outputs': 3,
+        }
+
     def test_help_lists_every_option(self, task: type[LateFusionTask]) -> None:
         text = ' '.join(help_of(task).split())
-        own = set(options_of(task)) - {'options'}
-        for option in own | SHARED_BY_TRANSFER:
+        for option in options_of_bases(task):
             assert f'--model.{option} ' in text
-        assert 'modalities that validation, test and prediction do not use' in text
+        assert 'modalities to leave out in validation, test and prediction' in text
         assert 'required' not in text.partition('--model.model MODEL ')[2]
 
     def test_options_are_flat(self, task: type[LateFusionTask]) -> None:
-        own = set(options_of(task)) - {'options'}
-        given = {'modalities': {'s1': 2}, 'num_classes': 3, 'missing_modalities': []}
-        name = 'backbone' if task is LateFusionSegmentation else 'model'
-        model = task(**given, **{name: 'test_resnet'})
-        assert set(model.hparams) == (own | SHARED_BY_TRANSFER) - {'weights'}
-        assert model.hparams['num_classes'] == 3
+        model = task(**self.given(task), missing_modalities=[])
+        assert set(model.hparams) == options_of_bases(task) - {'weights'}
+        assert model.num_outputs == 3
 
     def test_a_typo_is_refused(self, task: type[LateFusionTask]) -> None:
-        options = {'modalities': {'s1': 2}, 'num_classes': 3, 'mising': ['s1']}
+        options = {**self.given(task), 'mising': ['s1']}
         with pytest.raises(ArgumentError, match='mising'):
             parser().parse_object(
                 {'model': {'class_path': path_of(task), 'init_args': options}}

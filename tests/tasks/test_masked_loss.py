@@ -171,10 +171,10 @@ class TestLabelsOutsideTheClasses:
 
     def test_are_refused_in_multilabel_tasks(self) -> None:
         module = segmentation('multilabel', 'bce', num_labels=3)
-        module._labels.replace(torch.tensor([0, 1, 255, 3]))
+        module.guard.replace(torch.tensor([0, 1, 255, 3]))
         message = r'mask must have classes from 0 to 1 or ignore_index 255, got 3;'
         with pytest.raises(ValueError, match=message):
-            module._labels.check('mask')
+            module.guard.check('mask')
 
     def test_steps_that_are_not_logged_do_not_check(
         self, monkeypatch: pytest.MonkeyPatch
@@ -187,7 +187,7 @@ class TestLabelsOutsideTheClasses:
             return batch_idx in (0, 3)
 
         monkeypatch.setattr(module, '_should_log', looks)
-        monkeypatch.setattr(module._labels, 'check', lambda key: looked.append(1))
+        monkeypatch.setattr(module.guard, 'check', lambda key: looked.append(1))
         samples = scenes(16)
         samples[6]['label'] = torch.tensor(9)
         data: Any = DataLoader(samples, batch_size=4)  # type: ignore[arg-type]
@@ -196,7 +196,7 @@ class TestLabelsOutsideTheClasses:
         monkeypatch.undo()
         # The label did not reach the kernels, and is not forgotten.
         with pytest.raises(ValueError, match=r'got 9;'):
-            module._labels.check('label')
+            module.guard.check('label')
 
 
 @pytest.mark.parametrize('loss', ['soft_margin', 'bce', 'focal'])

@@ -18,7 +18,7 @@ from torchgeo.datasets.utils import Sample
 from ..files import UnreadableFileError as UnreadableFileError
 from ..modalities import Conversion, Modality, conversions, converted, mark_available
 from .io import GDAL_OPTIONS
-from .plotting import plot_images
+from .plotting import describe_label, plot_images
 
 
 class FileDataset(NonGeoDataset):
@@ -215,9 +215,8 @@ class FileDataset(NonGeoDataset):
         lines = [suptitle] if suptitle is not None else []
         if show_titles:
             for key, label in known.items():
-                if label.ndim == 1:
-                    present = [self.classes[i] for i in label.nonzero().flatten()]
-                    lines.append(f'{key}: {"; ".join(present) or "none"}')
+                if label.ndim < 2:
+                    lines.append(f'{key}: {describe_label(label, self.classes)}')
         return plot_images(
             images,
             self.modalities,

@@ -31,7 +31,8 @@ def plot_images(
     Args:
         images: image of each modality, shape (C, H, W) or (T, C, H, W).
         modalities: record of each modality.
-        masks: masks by title, shape (H, W), drawn after the images.
+        masks: masks by title, shape (H, W) or (K, H, W), drawn after the images. Masks of
+            floating point are numbers, and share one scale of colors.
         classes: name of each class, for the legend.
         cmap: colors of the classes.
         show_titles: whether panels have titles, and masks a legend.
@@ -44,7 +45,7 @@ def plot_images(
         ValueError: if there is nothing to draw, or an image has another number of bands
             than its modality.
     """
-    masks = masks or {}
+    masks = _single_maps(masks or {})
     if not images and not masks:
         raise ValueError('images must have at least one modality, got none')
     stacks = {m: x.detach().cpu().float() for m, x in images.items()}
@@ -69,9 +70,16 @@ def plot_images(
             if show_titles:
                 date = f', date {row + 1}' if len(x) > 1 else ''
                 ax.set_title(f'{m} ({shown}){date}')
-    for column, (title, mask) in enumerate(masks.items(), start=len(stacks)):
+    numbers = [x for x in masks.values() if x.is_floating_point()]
+    low, high = _limits(numbers)
+    for column, (title, values) in enumerate(masks.items(), start=len(stacks)):
         ax = axes[0, column]
-        values = mask.detach().cpu().squeeze()
+        if values.is_floating_point():
+            drawn = ax.imshow(values.numpy(), 'viridis', vmin=low, vmax=high)
+            if show_titles:
+                ax.set_title(title)
+                figure.colorbar(drawn, ax=ax)
+            continue
         last = max(len(classes) - 1, 1) if classes else None
         drawn = ax.imshow(values.numpy(), cmap, vmin=0, vmax=last, interpolation='none')
         if show_titles:
@@ -80,6 +88,52 @@ def plot_images(
     if suptitle is not None:
         figure.suptitle(suptitle)
     return figure
+
+
+def describe_label(label: Tensor, classes: Sequence[str] = ()) -> str:
+    """Describe the label of a scene in words.
+
+    Args:
+        label: a class or number, shape (); or zeros and ones for each class, or several
+            numbers, shape (K,).
+        classes: name of each class.
+
+    Returns:
+        Names of classes, or numbers.
+
+    Example:
+        >>> import torch
+        >>> describe_label(torch.tensor([1, 0, 1]), ['water', 'urban', 'forest'])
+        'water; forest'
+        >>> describe_label(torch.tensor(0.51234))
+        '0.5123'
+    """
+    values = label.detach().cpu().flatten()
+    if values.is_floating_point():
+        return ', '.join(f'{value:.4g}' for value in values.tolist())
+    present = [int(values)] if label.ndim == 0 else values.nonzero().flatten().tolist()
+    return '; '.join(classes[i] if classes else str(i) for i in present) or 'none'
+
+
+def _single_maps(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return maps of shape (H, W); several maps of one title get a number."""
+    found = {}
+    for title, mask in masks.items():
+        maps = mask.detach().cpu().squeeze()
+        if maps.ndim < 3:
+            found[title] = maps
+        else:
+            found |= {f'{title} {k}': x for k, x in enumerate(maps)}
+    return found
+
+
+def _limits(maps: Sequence[Tensor]) -> tuple[float, float]:
+    """Return the smallest and the largest known number of maps."""
+    known = [x[x.isfinite()].float() for x in maps]
+    values = [x for x in known if x.numel()]
+    if not values:
+        return 0.0, 1.0
+    return min(x.min().item() for x in values), max(x.max().item() for x in values)
 
 
 def _draw(ax: Axes, image: Tensor, modality: Modality) -> str:

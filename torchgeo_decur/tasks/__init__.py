@@ -8,7 +8,12 @@ from .decur import DeCUR
 from .joint_pretraining import FusionPretraining
 from .pretraining import MultimodalPretraining
 from .transfer.base import LateFusionTask
+from .transfer.class_targets import ClassTargets
 from .transfer.classification import LateFusionClassification
+from .transfer.maps import MapTask
+from .transfer.number_targets import NumberTargets
+from .transfer.regression import LateFusionPixelwiseRegression, LateFusionRegression
+from .transfer.scenes import SceneTask
 from .transfer.segmentation import LateFusionSegmentation
 
 __all__ = [
@@ -16,13 +21,19 @@ __all__ = [
     'BarlowTwins',
     'COrAL',
     'CheckedTask',
+    'ClassTargets',
     'CoMM',
     'CrossModalSimCLR',
     'DeCUR',
     'FusionPretraining',
     'LateFusionClassification',
+    'LateFusionPixelwiseRegression',
+    'LateFusionRegression',
     'LateFusionSegmentation',
     'LateFusionTask',
+    'MapTask',
     'MultimodalPretraining',
+    'NumberTargets',
+    'SceneTask',
     'VICReg',
 ]

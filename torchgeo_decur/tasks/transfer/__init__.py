@@ -1,1 +1,1 @@
-"""Transfer: classification and segmentation with pretrained encoders."""
+"""Transfer: classification, segmentation and regression with pretrained encoders."""

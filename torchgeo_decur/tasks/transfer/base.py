@@ -1,10 +1,11 @@
 """Base of the transfer tasks."""
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count, takewhile
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import matplotlib.pyplot as plt
 import torch
@@ -14,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets.utils import Sample
-from torchgeo.tasks.mixins import ClassificationMixin
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
 from ...deprecation import renamed_arguments
 from ...modalities import get_available, select_date, split
@@ -24,25 +24,29 @@ from ...models.encoder import Weights
 from ...transforms import PairedCrop
 from ..base import CheckedTask
 from ..optimizers import EpochShare, build_transfer_optimizer, reset_lr_schedule
-from .masked_loss import LabelGuard, MaskedLoss, target_weights
 from .modality_subsets import SubsetMetrics, collect
 
 # Number of validation batches per epoch with a logged figure.
 _MAX_FIGURES = 10
 
-_LOSSES = {
-    'binary': ('bce', 'jaccard', 'focal', 'dice'),
-    'multiclass': ('ce', 'jaccard', 'focal', 'dice'),
-    'multilabel': ('soft_margin', 'bce', 'jaccard', 'focal', 'dice'),
-}
+
+class TargetGuard(Protocol):
+    """Check of targets that does not synchronize with the device in every step."""
+
+    def replace(self, y: Tensor) -> Tensor:
+        """Replace targets that are not valid, and record them."""
+
+    def check(self, key: str) -> None:
+        """Raise if a target was not valid; this synchronizes with the device."""
 
 
-class LateFusionTask(ClassificationMixin, CheckedTask):
-    """Base of the transfer tasks, with the metrics of TorchGeo's tasks.
+class LateFusionTask(CheckedTask):
+    """Base of the transfer tasks: batches, missing modalities, optimizers, the loop.
 
-    A subclass builds ``self.model``, a :class:`~torchgeo_decur.models.LateFusion`, and
-    predicts. Metrics are computed once over all predictions of a split, not averaged
-    over batches.
+    Two families of subclasses meet in a task. :class:`ClassTargets` and
+    :class:`NumberTargets` define loss, metrics and predictions. ``SceneTask`` and
+    ``MapTask`` build ``self.model``, a :class:`~torchgeo_decur.models.LateFusion`.
+    Metrics are computed once over all predictions of a split, not averaged over batches.
 
     Args:
         modalities: number of channels of each modality, by name.
@@ -50,14 +54,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         bands: names of the bands of the images, by modality, such as ``{s2: [B2, B3, B4,
             B8]}``. If the weights name their bands, their first convolution is adapted.
-        task: 'binary', 'multiclass' or 'multilabel'.
-        num_classes: number of classes of a multiclass task.
-        num_labels: number of labels of a multilabel task.
-        labels: names of the classes, for the metrics of each class.
-        loss: 'ce' (multiclass), 'soft_margin' (multilabel), 'bce' (binary and
-            multilabel), 'jaccard', 'focal' or 'dice'.
-        class_weights: weight of each class in 'ce'.
-        ignore_index: class that the loss and the metrics ignore; invalid with 'jaccard'.
+        labels: names of the classes or numbers, for the metrics of each.
         label_key: key of the target in the batch.
         crop_scale: range of the area of random training crops, such as [0.8, 1.0] of the
             image, followed by random flips. All modalities and the mask of a sample get
@@ -83,15 +80,20 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         ValueError: if options contradict each other.
     """
 
-    architecture_hparams: tuple[str, ...] = (
-        'modalities',
-        'model',
-        'num_classes',
-        'num_labels',
-    )
+    architecture_hparams: tuple[str, ...] = ('modalities', 'model')
     model: LateFusion
+    criterion: nn.Module
     #: Metrics of the table of subsets.
     summary: tuple[str, ...] = ()
+    #: Key of the predictions of maps.
+    output_name: str
+    #: Whether the table shows these metrics in percent.
+    percent: bool = True
+    #: Check of the targets, which replaces those that are not valid.
+    guard: TargetGuard
+    train_metrics: MetricCollection
+    val_metrics: MetricCollection
+    test_metrics: MetricCollection
 
     @renamed_arguments(
         missing='missing_modalities',
@@ -105,13 +107,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         weights: Weights | dict[str, Weights] = None,
         *,
         bands: dict[str, list[str]] | None = None,
-        task: Literal['binary', 'multiclass', 'multilabel'] = 'multiclass',
-        num_classes: int | None = None,
-        num_labels: int | None = None,
         labels: list[str] | None = None,
-        loss: Literal['ce', 'bce', 'soft_margin', 'jaccard', 'focal', 'dice'] = 'ce',
-        class_weights: list[float] | None = None,
-        ignore_index: int | None = None,
         label_key: str = 'label',
         crop_scale: Sequence[float] | None = None,
         freeze_backbone: bool = False,
@@ -130,9 +126,9 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         super().__init__()
 
     @property
+    @abstractmethod
     def num_outputs(self) -> int:
-        """Return the number of logits of a sample or pixel."""
-        return self.hparams['num_classes'] or self.hparams['num_labels'] or 1
+        """Return the number of outputs of the model for a sample or pixel."""
 
     def configure_models(self) -> None:
         """Check the options, before a subclass builds the model.
@@ -140,62 +136,24 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         Raises:
             ValueError: if options contradict each other.
         """
-        options = self.hparams
-        task, loss = options['task'], options['loss']
-        if task not in _LOSSES:
-            raise ValueError(f'task must be one of {list(_LOSSES)}, got {task!r}')
-        if loss not in _LOSSES[task]:
-            raise ValueError(
-                f'loss must be one of {list(_LOSSES[task])} for task {task!r}, got {loss!r}'
-            )
-        if loss == 'jaccard' and options['ignore_index'] is not None:
-            raise ValueError(
-                "ignore_index must be None for loss 'jaccard', which includes all pixels, "
-                f"got {options['ignore_index']}; use loss 'dice'"
-            )
-        required = {'multiclass': 'num_classes', 'multilabel': 'num_labels'}
-        for kind, name in required.items():
-            if (options[name] is not None) != (task == kind):
-                raise ValueError(
-                    f'{name} must be {"set" if task == kind else "None"} for a '
-                    f'{task} task, got {options[name]}'
-                )
-        known, missing = list(options['modalities']), options['missing_modalities']
+        known = list(self.hparams['modalities'])
+        missing = self.hparams['missing_modalities']
         if not set(missing) < set(known):
             raise ValueError(
                 f'missing_modalities must be some but not all of {known}, '
                 f'got {list(missing)}'
             )
 
-    def configure_losses(self) -> None:
-        """Build the loss: a mean over known targets, or a loss of TorchGeo."""
-        loss, multiclass = self.hparams['loss'], self.hparams['task'] == 'multiclass'
-        index = self.hparams['ignore_index']
-        number = self.hparams['num_classes'] if multiclass else 2
-        self._labels = LabelGuard(number, index)
-        if loss in ('jaccard', 'dice'):
-            super().configure_losses()
-            return
-        # Multi-label soft margin is the same as binary cross-entropy.
-        weights = self.hparams['class_weights'] if loss == 'ce' else None
-        gamma = 2.0 if loss == 'focal' else 0.0
-        self.criterion: nn.Module = MaskedLoss(multiclass, index, weights, gamma)
-
     def configure_metrics(self) -> None:
-        """Build TorchGeo's metrics, and the metrics of the table of subsets."""
-        super().configure_metrics()
-        # Validating all labels in every step would synchronize with the device.
-        for metric in self.train_metrics.modules():
-            if hasattr(metric, 'validate_args'):
-                metric.validate_args = False  # type: ignore[assignment]
-        base = dict(self.train_metrics.items(keep_base=True))
-        every = {**base, **self._more_metrics()}
+        """Build the metrics of each split, and the metrics of the table of subsets."""
+        base, more = self._metrics()
+        every = {**base, **more}
         self.train_metrics = collect(base, 'train')
         self.val_metrics = collect(every, 'val')
         self.test_metrics = collect(every, 'test')
         chosen = {name: every[name] for name in self.summary}
         present = self._present() if self.hparams['test_modality_subsets'] else []
-        self.subset_metrics = SubsetMetrics(chosen, present)
+        self.subset_metrics = SubsetMetrics(chosen, present, self.percent)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build optimizer and schedule of all parameters that are not frozen.
@@ -243,14 +201,14 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
             The loss.
         """
         batch = self._augment(batch)
-        y = self._labels.replace(self._target(batch))
+        y = self._checked_target(batch)
         with _explain_single_sample(len(y)):
             features, size = self._encode(batch, 'train')
-            y_hat = self.model.decode(features, size).squeeze(1)
+            y_hat = self._decode(features, size)
         loss = self._loss(y_hat, y)
-        self.train_metrics.update(y_hat.detach(), y)
+        self._update(self.train_metrics, y_hat.detach(), y)
         if self._should_log(batch_idx):
-            self._labels.check(self.hparams['label_key'])
+            self.guard.check(self.hparams['label_key'])
             # A batch without known targets has no loss.
             if self._weight(y) > 0:
                 shown = loss.detach().cpu()
@@ -262,9 +220,9 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
     ) -> None:
         """Compute the loss and metrics of a validation batch."""
         features, size = self._encode(batch, 'val')
-        y_hat = self.model.decode(features, size).squeeze(1)
+        y_hat = self._decode(features, size)
         y = self._evaluate(batch, batch_idx, y_hat, 'val_loss')
-        self.val_metrics.update(y_hat, y)
+        self._update(self.val_metrics, y_hat, y)
         if batch_idx < _MAX_FIGURES:
             self._draw(batch, y_hat, batch_idx)
 
@@ -274,30 +232,66 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         The encoders run once for all subsets.
         """
         features, size = self._encode(batch, 'test')
-        y_hat = self.model.decode(features, size).squeeze(1)
+        y_hat = self._decode(features, size)
         y = self._evaluate(batch, batch_idx, y_hat, 'test_loss')
-        self.test_metrics.update(y_hat, y)
+        self._update(self.test_metrics, y_hat, y)
         for names, metrics in self.subset_metrics.items():
             some = {m: features[m] for m in names}
-            metrics.update(self.model.decode(some, size).squeeze(1), y)
+            self._update(metrics, self._decode(some, size), y)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the training metrics."""
+        self._log_metrics(self.train_metrics)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics."""
-        self._labels.check(self.hparams['label_key'])
-        super().on_validation_epoch_end()
+        self.guard.check(self.hparams['label_key'])
+        self._log_metrics(self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics, and print a table with a row for each subset."""
-        self._labels.check(self.hparams['label_key'])
+        self.guard.check(self.hparams['label_key'])
         if values := self.subset_metrics.compute():
             self.log_dict(values)
             whole = self.test_metrics.compute()
             rank_zero_info(self.subset_metrics.table({**values, **whole}))
-        super().on_test_epoch_end()
+        self._log_metrics(self.test_metrics)
 
-    def _more_metrics(self) -> dict[str, Metric]:
-        """Return metrics of validation and test that TorchGeo does not have."""
-        return {}
+    @abstractmethod
+    def _metrics(self) -> tuple[dict[str, Metric], dict[str, Metric]]:
+        """Return the metrics of all splits, and those of validation and test only."""
+
+    @abstractmethod
+    def _target(self, batch: Sample) -> Tensor:
+        """Return the targets of a batch, before any check."""
+
+    @abstractmethod
+    def _weight(self, y: Tensor) -> Tensor:
+        """Return the weight of a batch in the mean of a split."""
+
+    @abstractmethod
+    def _shown(self, y_hat: Tensor) -> Tensor:
+        """Return the predictions of a batch for a figure."""
+
+    @abstractmethod
+    def _outputs(self, batch: Sample) -> Tensor:
+        """Return the predictions of a batch for users."""
+
+    def _checked_target(self, batch: Sample) -> Tensor:
+        return self.guard.replace(self._target(batch))
+
+    def _decode(
+        self, features: Mapping[str, Sequence[Tensor]], size: Sequence[int]
+    ) -> Tensor:
+        outputs: Tensor = self.model.decode(features, size)
+        return outputs
+
+    def _update(self, metrics: MetricCollection, y_hat: Tensor, y: Tensor) -> None:
+        metrics.update(y_hat, y)
+
+    def _log_metrics(self, metrics: MetricCollection) -> None:
+        self.log_dict(metrics.compute())
+        metrics.reset()
 
     def _schedule(self) -> EpochShare:
         names = ('optimizer', 'lr', 'lr_backbone', 'layer_decay', 'weight_decay')
@@ -308,13 +302,6 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
             epochs=self.trainer.max_epochs,
             fused=self._can_fuse_optimizer(),
         )[1]
-
-    def _probabilities(self, batch: Sample) -> Tensor:
-        features, size = self._encode(batch, 'predict')
-        logits: Tensor = self.model.decode(features, size)
-        if self.hparams['task'] == 'multiclass':
-            return logits.softmax(dim=1)
-        return logits.sigmoid()
 
     def _present(self) -> list[str]:
         missing = self.hparams['missing_modalities']
@@ -370,7 +357,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
         moved = {**batch, **images}
         return moved if mask is None else {**moved, key: mask}
 
-    def _target(self, batch: Sample) -> Tensor:
+    def _stored_target(self, batch: Sample) -> Tensor:
         key = self.hparams['label_key']
         if key not in batch:
             raise ValueError(
@@ -378,25 +365,19 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
                 f'{sorted(map(str, batch))}; set label_key'
             )
         target: Tensor = batch[key]
-        # TorchGeo keeps the band of rasters with one band.
-        return (target.squeeze(1) if target.ndim == 4 else target).long()
+        return target
 
     def _loss(self, y_hat: Tensor, y: Tensor) -> Tensor:
         loss: Tensor = self.criterion(y_hat, y)
         return loss
 
-    def _weight(self, y: Tensor) -> Tensor:
-        """Return the weight of a batch in the mean of a split."""
-        weights = getattr(self.criterion, 'class_weights', None)
-        return target_weights(y, self.hparams['ignore_index'], weights).sum()
-
     def _evaluate(
         self, batch: Sample, batch_idx: int, y_hat: Tensor, name: str
     ) -> Tensor:
         """Log the loss over the known targets of the split, and return the targets."""
-        y = self._labels.replace(self._target(batch))
+        y = self._checked_target(batch)
         if batch_idx == 0 or self.device.type == 'cpu':
-            self._labels.check(self.hparams['label_key'])
+            self.guard.check(self.hparams['label_key'])
         # Lightning also accepts a tensor as weight, without synchronization.
         weight = cast(int, self._weight(y))
         self.log(name, self._loss(y_hat, y), batch_size=weight, sync_dist=True)
@@ -410,8 +391,7 @@ class LateFusionTask(ClassificationMixin, CheckedTask):
             datamodule, BaseDataModule
         ):
             return
-        multiclass = self.hparams['task'] == 'multiclass'
-        prediction = y_hat.argmax(1) if multiclass else (y_hat >= 0).long()
+        prediction = self._shown(y_hat[:1])
         sample = {str(k): v[0].cpu() for k, v in batch.items() if isinstance(v, Tensor)}
         figure = datamodule.plot({**sample, 'prediction': prediction[0].cpu()})
         if figure is not None:

@@ -19,6 +19,8 @@ class MaskedLoss(nn.Module):
         ignore_index: value of unknown targets.
         class_weights: weight of each class, with ``multiclass``.
         gamma: exponent :math:`\gamma`.
+        pos_weight: weight of positive targets of each label, without ``multiclass``.
+        persistent: whether checkpoints hold ``pos_weight``.
 
     Example:
         >>> loss = MaskedLoss(multiclass=False, ignore_index=255)
@@ -27,6 +29,7 @@ class MaskedLoss(nn.Module):
     """
 
     class_weights: Tensor | None
+    pos_weight: Tensor | None
 
     def __init__(
         self,
@@ -34,6 +37,8 @@ class MaskedLoss(nn.Module):
         ignore_index: int | None = None,
         class_weights: list[float] | None = None,
         gamma: float = 0.0,
+        pos_weight: Tensor | None = None,
+        persistent: bool = False,
     ) -> None:
         """Initialize a new MaskedLoss instance."""
         super().__init__()
@@ -42,6 +47,7 @@ class MaskedLoss(nn.Module):
         self.gamma = gamma
         weights = None if class_weights is None else torch.tensor(class_weights).float()
         self.register_buffer('class_weights', weights, persistent=False)
+        self.register_buffer('pos_weight', pos_weight, persistent=persistent)
 
     def forward(self, y_hat: Tensor, y: Tensor) -> Tensor:
         """Compute the loss.
@@ -59,7 +65,10 @@ class MaskedLoss(nn.Module):
             losses = cross_entropy(y_hat, known, reduction='none')
         else:
             losses = binary_cross_entropy_with_logits(
-                y_hat, known.to(y_hat.dtype), reduction='none'
+                y_hat,
+                known.to(y_hat.dtype),
+                pos_weight=_by_label(self.pos_weight, y_hat),
+                reduction='none',
             )
         if self.gamma:
             losses = (1 - torch.exp(-losses)).pow(self.gamma) * losses
@@ -159,3 +168,10 @@ def target_weights(
     if class_weights is None:
         return known.float()
     return class_weights[y.where(known, 0)] * known
+
+
+def _by_label(weight: Tensor | None, y_hat: Tensor) -> Tensor | None:
+    """Return weights of labels in a shape that broadcasts with logits (B, L, ...)."""
+    if weight is None or y_hat.ndim < 3:
+        return weight
+    return weight.reshape(-1, *[1] * (y_hat.ndim - 2)) if len(weight) > 1 else weight

@@ -16,6 +16,7 @@ class SubsetMetrics(nn.Module):
     Args:
         metrics: metrics of a subset, by name.
         modalities: the modalities; an empty sequence gives no subsets.
+        percent: whether the table shows percent.
 
     Example:
         >>> list(SubsetMetrics({}, ['s1', 's2', 'dem']).names.values())
@@ -23,11 +24,15 @@ class SubsetMetrics(nn.Module):
     """
 
     def __init__(
-        self, metrics: Mapping[str, Metric], modalities: Sequence[str]
+        self,
+        metrics: Mapping[str, Metric],
+        modalities: Sequence[str],
+        percent: bool = True,
     ) -> None:
         """Initialize a new SubsetMetrics instance."""
         super().__init__()
         self.columns = list(metrics)
+        self.percent = percent
         self.whole = tuple(modalities)
         sizes = range(1, len(modalities))
         subsets = [names for size in sizes for names in combinations(modalities, size)]
@@ -73,10 +78,12 @@ class SubsetMetrics(nn.Module):
         columns = ''.join(f'{c:>24}' for c in self.columns)
         lines = [f'{"modalities":<{width}}{columns}']
         for name, postfix in rows.items():
-            cells = [100 * float(values[f'test_{c}{postfix}']) for c in self.columns]
-            lines.append(f'{name:<{width}}' + ''.join(f'{v:>24.1f}' for v in cells))
+            found = [float(values[f'test_{c}{postfix}']) for c in self.columns]
+            cells = [f'{100 * v:.1f}' if self.percent else f'{v:.4g}' for v in found]
+            lines.append(f'{name:<{width}}' + ''.join(f'{cell:>24}' for cell in cells))
+        unit = ', in %' if self.percent else ''
         return '\n'.join(
-            ['Scores of the test split by available modalities, in %', *lines]
+            [f'Scores of the test split by available modalities{unit}', *lines]
         )
 
 

@@ -1,17 +1,10 @@
 """Semantic segmentation from one or more modalities."""
 
-from typing import Any, Literal
-
-from torch import Tensor
-from torchgeo.datasets.utils import Sample
-
-from ...models import CMXSegmenter, LateFusionSegmenter, Segmenter
-from ...models.encoder import Weights
-from ...models.segmentation.decoders import Decoder
-from .base import LateFusionTask
+from .class_targets import ClassTargets
+from .maps import MapTask
 
 
-class LateFusionSegmentation(LateFusionTask):
+class LateFusionSegmentation(MapTask, ClassTargets):
     """Fine-tune or probe pretrained encoders for semantic segmentation.
 
     A decoder segments the feature pyramids of all modalities, concatenated level by
@@ -24,17 +17,14 @@ class LateFusionSegmentation(LateFusionTask):
 
     Args:
         modalities: number of channels of each modality, by name; all share one grid.
-        model: the decoder: 'fcn' as in DeCUR's experiments, or 'unet', 'deeplabv3+',
-            'upernet', 'segformer' or 'fpn' of segmentation-models-pytorch; or 'cmx',
-            which exchanges features of two modalities after every stage, see
-            :class:`~torchgeo_decur.models.CMXSegmenter`.
+        model: the decoder, see :class:`~torchgeo_decur.tasks.MapTask`.
         backbone: name of a timm model, one for all modalities or one for each.
         weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        label_key: key of the mask in the batch, shape (B, H, W) or (B, 1, H, W).
-        vertical_flip: whether to flip vertically; set it to False for photographs.
-        lr: learning rate.
-        weight_decay: weight decay of all parameters.
-        options: other options of :class:`~torchgeo_decur.tasks.LateFusionTask`.
+        options: of :class:`~torchgeo_decur.tasks.ClassTargets`: ``task``,
+            ``num_classes``, ``loss``, ``ignore_index``, ...; of
+            :class:`~torchgeo_decur.tasks.MapTask`: ``vertical_flip``, ...; and of
+            :class:`~torchgeo_decur.tasks.LateFusionTask`: ``freeze_backbone``,
+            ``missing_modalities``, ...
 
     Raises:
         ValueError: if options contradict each other.
@@ -48,58 +38,5 @@ class LateFusionSegmentation(LateFusionTask):
         torch.Size([2, 11, 50, 50])
     """
 
-    architecture_hparams = (*LateFusionTask.architecture_hparams, 'backbone')
-    model: Segmenter
+    architecture_hparams = (*ClassTargets.architecture_hparams, 'backbone')
     summary = ('AverageJaccardIndex', 'OverallAccuracy')
-
-    def __init__(
-        self,
-        modalities: dict[str, int],
-        model: Decoder | Literal['cmx'] = 'fcn',
-        backbone: str | dict[str, str] = 'resnet50',
-        weights: Weights | dict[str, Weights] = None,
-        *,
-        label_key: str = 'mask',
-        vertical_flip: bool = True,
-        lr: float = 1e-4,
-        weight_decay: float = 0.01,
-        **options: Any,
-    ) -> None:
-        """Initialize a new LateFusionSegmentation instance."""
-        super().__init__(
-            modalities,
-            model,
-            weights,
-            label_key=label_key,
-            lr=lr,
-            weight_decay=weight_decay,
-            **options,
-        )
-
-    def configure_models(self) -> None:
-        """Build the encoders and the decoder."""
-        super().configure_models()
-        names = ('modalities', 'backbone', 'bands', 'freeze_backbone')
-        options = {name: self.hparams[name] for name in (*names, 'modality_dropout')}
-        options |= {'weights': self.weights, 'num_classes': self.num_outputs}
-        if self.hparams['model'] == 'cmx':
-            self.model = CMXSegmenter(**options)
-        else:
-            self.model = LateFusionSegmenter(model=self.hparams['model'], **options)
-
-    def predict_step(
-        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
-    ) -> dict[str, Any]:
-        """Compute the probabilities of the classes of each pixel.
-
-        Returns:
-            ``probabilities``, shape (B, ``num_classes``, H, W); and, to write
-            georeferenced files, ``bounds`` and ``transform`` of the batch, shape (B, 9)
-            as in TorchGeo, or None.
-        """
-        probabilities: Tensor = self._probabilities(batch)
-        return {
-            'probabilities': probabilities,
-            'bounds': batch.get('bounds'),
-            'transform': batch.get('transform'),
-        }

@@ -1,0 +1,192 @@
+"""Targets that are numbers, such as biomass or height: losses, metrics and units."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torchgeo.datasets.utils import Sample
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.wrappers import ClasswiseWrapper
+
+from ...models.encoder import Weights
+from .base import LateFusionTask
+from .masked_regression import (
+    MaskedMeanAbsoluteError,
+    MaskedMeanSquaredError,
+    MaskedR2Score,
+    MaskedRegressionLoss,
+    NumberGuard,
+    RegressionLoss,
+    target_moments,
+)
+from .training_targets import training_targets
+
+
+class NumberTargets(LateFusionTask):
+    """Base of the transfer tasks for numbers, with the metrics of TorchGeo's tasks.
+
+    Metrics are ``RMSE``, ``MSE``, ``MAE`` and ``R2``, in the unit of the targets. With
+    several outputs, each metric has the name of the output (``RMSE_height``), and ``R2``
+    is the mean over the outputs. Unknown targets count neither in the loss nor in the
+    metrics.
+
+    Args:
+        modalities: number of channels of each modality, by name.
+        model: see the subclass.
+        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        num_outputs: numbers to predict for each sample or pixel.
+        loss: 'mse', 'mae' or 'huber', which is quadratic below an error of 1 and linear
+            above.
+        standardize_targets: whether the model learns targets with mean 0 and standard
+            deviation 1 of the training split. The loss is then in these units;
+            predictions, metrics and figures keep the unit of the targets. Checkpoints
+            keep mean and standard deviation.
+        nodata: value of unknown targets, such as -9999. NaN always is unknown.
+        options: of :class:`~torchgeo_decur.tasks.LateFusionTask`: ``bands``, ``labels``,
+            ``freeze_backbone``, ``missing_modalities``, ``lr``, ...
+
+    Raises:
+        ValueError: if options contradict each other.
+    """
+
+    architecture_hparams = (*LateFusionTask.architecture_hparams, 'num_outputs')
+    output_name = 'values'
+    percent = False
+    target_mean: Tensor
+    target_std: Tensor
+
+    def __init__(
+        self,
+        modalities: dict[str, int],
+        model: str | dict[str, str],
+        weights: Weights | dict[str, Weights] = None,
+        *,
+        num_outputs: int = 1,
+        loss: RegressionLoss = 'mse',
+        standardize_targets: bool = False,
+        nodata: float | None = None,
+        **options: Any,
+    ) -> None:
+        """Initialize a new NumberTargets instance."""
+        super().__init__(modalities, model, weights, **options)
+
+    @property
+    def num_outputs(self) -> int:
+        """Return the number of outputs of the model for a sample or pixel."""
+        number: int = self.hparams['num_outputs']
+        return number
+
+    def configure_models(self) -> None:
+        """Check the options, before a subclass builds the model.
+
+        Raises:
+            ValueError: if options contradict each other.
+        """
+        number, labels = self.num_outputs, self.hparams['labels']
+        if number < 1:
+            raise ValueError(f'num_outputs must be positive, got {number}')
+        if labels is not None and len(labels) != number:
+            raise ValueError(
+                f'labels must name {number} outputs, got {labels}; set num_outputs'
+            )
+        super().configure_models()
+
+    def configure_losses(self) -> None:
+        """Build the loss, a mean over known targets, and the units of the targets."""
+        self.guard = NumberGuard()
+        self.criterion = MaskedRegressionLoss(self.hparams['loss'])
+        self.register_buffer('target_mean', torch.zeros(self.num_outputs))
+        # Zeros stand for a deviation that a fit has yet to compute.
+        known = torch.zeros if self.hparams['standardize_targets'] else torch.ones
+        self.register_buffer('target_std', known(self.num_outputs))
+
+    def on_fit_start(self) -> None:
+        """Compute mean and deviation of the training targets, if they standardise."""
+        super().on_fit_start()
+        # A resumed fit keeps the units of its checkpoint.
+        if self.target_std.all():
+            return
+        key = self.hparams['label_key']
+        batches = training_targets(self.trainer, key, 'standardize_targets')
+        mean, std, number = target_moments(
+            (self.guard.replace(self._target({key: y})) for y in batches),
+            self.num_outputs,
+        )
+        self.guard.check(key)
+        self.target_mean.copy_(mean)
+        self.target_std.copy_(std)
+        rank_zero_info(
+            f'Targets of {number} training samples: mean '
+            f'{_digits(mean)}, standard deviation {_digits(std)}'
+        )
+
+    def _metrics(self) -> tuple[dict[str, Metric], dict[str, Metric]]:
+        number = self.num_outputs
+        builders: dict[str, Any] = {
+            'RMSE': partial(MaskedMeanSquaredError, squared=False),
+            'MSE': MaskedMeanSquaredError,
+            'MAE': MaskedMeanAbsoluteError,
+            'R2': MaskedR2Score,
+        }
+        metrics: dict[str, Metric] = {k: build(number) for k, build in builders.items()}
+        if number > 1:
+            each = {**metrics, 'R2': MaskedR2Score(number, 'raw_values')}
+            labels = self.hparams['labels']
+            metrics = {
+                f'Classwise{k}': ClasswiseWrapper(metric, labels, f'{k}_')
+                for k, metric in each.items()
+            } | {'R2': metrics['R2']}
+        self.summary = ('RMSE', 'MAE', 'R2') if number == 1 else ('R2',)
+        return metrics, {}
+
+    def _target(self, batch: Sample) -> Tensor:
+        target = self._stored_target(batch).float()
+        number = self.num_outputs
+        missing = 1 if target.ndim in (1, 3) else None
+        y = target if missing is None else target.unsqueeze(missing)
+        if y.shape[1] != number:
+            key = self.hparams['label_key']
+            raise ValueError(
+                f'{key} must have shape (B, {number}) for scenes or (B, {number}, H, W) '
+                f'for pixels, got {tuple(target.shape)}; set num_outputs to the number '
+                'of targets'
+            )
+        nodata = self.hparams['nodata']
+        return y if nodata is None else y.where(y != nodata, torch.nan)
+
+    def _checked_target(self, batch: Sample) -> Tensor:
+        y = super()._checked_target(batch)
+        return (y - self._by_output(self.target_mean, y)) / self._scale(y)
+
+    def _update(self, metrics: MetricCollection, y_hat: Tensor, y: Tensor) -> None:
+        # Errors and R2 do not depend on the mean, and sums without it are more exact.
+        scale = self._scale(y)
+        super()._update(metrics, y_hat.float() * scale, y * scale)
+
+    def _weight(self, y: Tensor) -> Tensor:
+        return (~y.isnan()).sum().float()
+
+    def _shown(self, y_hat: Tensor) -> Tensor:
+        y_hat = y_hat.float()
+        values = y_hat * self._scale(y_hat) + self._by_output(self.target_mean, y_hat)
+        return values.squeeze(1)
+
+    def _outputs(self, batch: Sample) -> Tensor:
+        y_hat = self.model.decode(*self._encode(batch, 'predict')).float()
+        return y_hat * self._scale(y_hat) + self._by_output(self.target_mean, y_hat)
+
+    def _scale(self, y: Tensor) -> Tensor:
+        """Return the unit of the model, which is 1 before a fit."""
+        std = self.target_std.where(self.target_std > 0, 1)
+        return self._by_output(std, y)
+
+    @staticmethod
+    def _by_output(values: Tensor, y: Tensor) -> Tensor:
+        """Return values of the outputs in a shape that broadcasts with (B, K, ...)."""
+        return values.reshape(-1, *[1] * (y.ndim - 2))
+
+
+def _digits(values: Tensor) -> list[float]:
+    return [float(f'{v:.4g}') for v in values.tolist()]

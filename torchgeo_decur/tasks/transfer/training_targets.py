@@ -1,0 +1,62 @@
+"""Read the targets of the training split, for statistics of a fit."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+# Largest number of samples that are read, with their images, for their targets.
+_MOST = 4096
+
+
+def training_targets(trainer: Trainer, key: str, purpose: str) -> Iterator[Tensor]:
+    """Iterate over the targets of the training split, in batches.
+
+    A dataset with a method ``labels()`` gives all its ``label`` without reading an image.
+    Of other datasets, up to 4096 random samples are read. Every process reads the same.
+
+    Args:
+        trainer: trainer of a fit with a datamodule.
+        key: key of the target in a sample.
+        purpose: option that needs the targets, for messages.
+
+    Yields:
+        Targets, shape (B, ...).
+
+    Raises:
+        ValueError: if there is no datamodule with a training split, or a sample has no
+            target.
+    """
+    datamodule: Any = getattr(trainer, 'datamodule', None)
+    dataset: Any = getattr(datamodule, 'train_dataset', None)
+    if not hasattr(dataset, '__len__'):
+        raise ValueError(
+            f'{purpose} needs a datamodule with train_dataset, got '
+            f'{type(datamodule).__name__}; pass a datamodule to fit, or set the option '
+            'to numbers or null'
+        )
+    if key == 'label' and hasattr(dataset, 'labels'):
+        yield dataset.labels()
+        return
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
+    loader: DataLoader[Any] = DataLoader(
+        Subset(dataset, order[:_MOST].sort().values.tolist()),
+        batch_size=getattr(datamodule, 'batch_size', None) or 64,
+        num_workers=getattr(datamodule, 'num_workers', 0),
+        collate_fn=partial(_stack, key),
+    )
+    yield from loader
+
+
+def _stack(key: str, samples: Sequence[dict[str, Any]]) -> Tensor:
+    """Stack the targets of samples."""
+    if key not in samples[0]:
+        raise ValueError(
+            f'samples must have the target {key!r}, got only {sorted(samples[0])}; set '
+            'label_key'
+        )
+    return torch.stack([torch.as_tensor(sample[key]) for sample in samples])
