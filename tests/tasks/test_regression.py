@@ -18,6 +18,7 @@ from torchgeo.tasks import Regression
 from tests.helpers.small_fits import trainer
 from torchgeo_decur.datamodules import MultimodalDataModule
 from torchgeo_decur.datasets.plotting import plot_images
+from torchgeo_decur.modalities import Modality
 from torchgeo_decur.tasks import (
     LateFusionClassification,
     LateFusionPixelwiseRegression,
@@ -58,10 +59,8 @@ class Numbers(MultimodalDataModule):
             if outputs > 1:
                 target = torch.stack([target, *[-target] * (outputs - 1)])
             if i % 5 == 1:
-                target = target.clone()
-                target[..., :9, :] = unknown if size else 0
-                if not size:
-                    target = torch.full_like(target, unknown)
+                gone = torch.full_like(target, unknown)
+                target = target.where(level[0] > level.mean(), gone) if size else gone
             images = {
                 f'image_{m}': level.expand(n, -1, -1) for m, n in MODALITIES.items()
             }
@@ -87,7 +86,13 @@ class Samples(Dataset[Any]):
 
     def plot(self, sample: dict[str, Tensor]) -> Any:
         maps = {k: sample[k] for k in ('mask', 'prediction') if k in sample}
-        return plot_images({}, {}, {k: v for k, v in maps.items() if v.ndim > 1})
+        images = {
+            k.removeprefix('image_'): v for k, v in sample.items() if 'image' in k
+        }
+        records = {m: Modality.of(record) for m, record in RECORDS.items()}
+        return plot_images(
+            images, records, {k: v for k, v in maps.items() if v.ndim > 1}
+        )
 
 
 def regression(**options: Any) -> LateFusionRegression:
@@ -151,7 +156,7 @@ def test_figures_show_numbers_in_their_unit() -> None:
 
     class Experiment:
         def add_figure(self, name: str, figure: Any, global_step: int) -> None:
-            seen.append(np.asarray(figure.axes[1].images[0].get_array()))
+            seen.append(np.asarray(figure.axes[3].images[0].get_array()))
 
     class Logger:
         experiment = Experiment()
@@ -176,10 +181,11 @@ def test_several_outputs_have_metrics_of_their_own() -> None:
     y_hat = predictions(run.predict(task, data))
     known = torch.stack([s['label'] for s in data.samples])
     valid = ~known[:, 0].isnan()
+    known, y_hat = known.double(), y_hat.double()
     scores = r2_score(known[valid], y_hat[valid], multioutput='raw_values')
     for name, score in zip(('up', 'down'), scores, strict=True):
-        assert found[f'test_R2_{name}'] == pytest.approx(score, rel=1e-3)
-    assert found['test_R2'] == pytest.approx(scores.mean(), rel=1e-3)
+        assert found[f'test_R2_{name}'] == pytest.approx(score, rel=1e-2)
+    assert found['test_R2'] == pytest.approx(scores.mean(), rel=1e-2)
     assert {'test_RMSE_up', 'test_MAE_down', 'test_MSE_up'} <= set(found)
 
 

@@ -105,7 +105,7 @@ class NumberGuard:
         if self._worst is None:
             return
         extremes, self._worst = self._worst.tolist(), None
-        if found := [x for x in extremes if x]:
+        if found := sorted({x for x in extremes if x}):
             raise ValueError(
                 f'{key} must hold numbers, or NaN where unknown, got '
                 f'{" and ".join(f"{x:g}" for x in found)}; set nodata to the value of '

@@ -1,7 +1,7 @@
 """Targets that are numbers, such as biomass or height: losses, metrics and units."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -18,7 +18,6 @@ from .masked_regression import (
     MaskedR2Score,
     MaskedRegressionLoss,
     NumberGuard,
-    RegressionLoss,
     target_moments,
 )
 from .training_targets import training_targets
@@ -64,7 +63,7 @@ class NumberTargets(LateFusionTask):
         weights: Weights | dict[str, Weights] = None,
         *,
         num_outputs: int = 1,
-        loss: RegressionLoss = 'mse',
+        loss: Literal['mse', 'mae', 'huber'] = 'mse',
         standardize_targets: bool = False,
         nodata: float | None = None,
         **options: Any,
