@@ -125,9 +125,6 @@ def collect(
             and 2048 features. Correlations use all samples.
         seed: seed of the random samples.
 
-    Returns:
-        The embeddings.
-
     Raises:
         ValueError: if there is no batch, or a batch lacks a modality.
     """

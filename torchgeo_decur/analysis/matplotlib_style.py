@@ -89,9 +89,6 @@ def empty_panel(ax: Axes, title: str, size: float = 7.5) -> Axes:
         ax: the panel.
         title: title of the panel.
         size: font size of the title in points.
-
-    Returns:
-        The panel.
     """
     ax.set_title(title, fontsize=size, loc='center')
     ax.set(xticks=[], yticks=[])

@@ -54,9 +54,6 @@ def convert_images(batch: Mapping[str, Any], trainer: Any) -> dict[str, Any]:
     Args:
         batch: a scaled batch. Coordinates keep their precision.
         trainer: a trainer, or None.
-
-    Returns:
-        The batch.
     """
     if not converts(trainer):
         return dict(batch)

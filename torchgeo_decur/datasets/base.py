@@ -124,9 +124,6 @@ class FileDataset(NonGeoDataset):
         Args:
             indices: numbers of the samples.
 
-        Returns:
-            The samples.
-
         Raises:
             UnreadableFileError: see :meth:`__getitem__`.
             ValueError: if images or masks of one key differ in size.
@@ -167,9 +164,6 @@ class FileDataset(NonGeoDataset):
         Args:
             item: one of ``samples``.
             key: key of the sample, such as ``mask``.
-
-        Returns:
-            The name.
         """
         return str(item)
 

@@ -198,9 +198,6 @@ class PairedFolders(FileDataset):
         Args:
             name: name of the modality, or 'mask'.
             item: the frame.
-
-        Returns:
-            The path.
         """
         pattern = self.patterns[name].replace('{split}', item.split)
         return self.root / pattern.replace('{id}', item.id)
@@ -318,9 +315,6 @@ def folder_modalities(images: Mapping[str, Mapping[str, Any]]) -> dict[str, Moda
 
     Args:
         images: the entries, by name of the modality.
-
-    Returns:
-        The modalities by name.
 
     Raises:
         ValueError: if an entry is not valid.

@@ -32,9 +32,6 @@ def resize_frame(
         size: height and width, or None to keep the size of the sample.
         smooth: keys of images to interpolate, with antialiasing. All others are sampled
             by nearest neighbour, so that values do not mix, such as missing pixels.
-
-    Returns:
-        A new sample.
     """
     if size is None:
         return sample
@@ -58,9 +55,6 @@ def check_size(size: Sequence[int] | None) -> tuple[int, int] | None:
 
     Args:
         size: height and width, or None.
-
-    Returns:
-        The size.
 
     Raises:
         ValueError: if the size is not valid.

@@ -138,9 +138,6 @@ class Modality:
                 its fields, as in a YAML file or from :meth:`to_dict`. ``limits`` are
                 ignored.
 
-        Returns:
-            The modality.
-
         Raises:
             ValueError: if the name or a field is unknown, or ``bands``, ``kind`` or
                 ``unit`` is absent.

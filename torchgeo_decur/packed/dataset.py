@@ -104,9 +104,6 @@ class PackedDataset(NonGeoDataset):
         Args:
             index: number of the sample.
 
-        Returns:
-            The sample.
-
         Raises:
             IndexError: if ``index`` is out of range.
             UnreadableFileError: if its shard is missing or incomplete.
@@ -233,9 +230,6 @@ def read_manifest(
         root: folder or URL.
         storage_options: options of the client of the URL.
 
-    Returns:
-        The manifest.
-
     Raises:
         FileNotFoundError: if the manifest does not exist.
         ValueError: if it is not valid.
@@ -306,9 +300,6 @@ def download(
         name: name of the file.
         folder: destination.
         storage_options: options of the client of the URL.
-
-    Returns:
-        The file.
     """
     litdata()
     from litdata.streaming.downloader import get_downloader

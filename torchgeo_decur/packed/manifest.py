@@ -91,9 +91,6 @@ class Manifest:
             text: JSON.
             where: file or URL of the text, for error messages.
 
-        Returns:
-            The manifest.
-
         Raises:
             ValueError: if the text is not a manifest, or has another version.
         """

@@ -82,11 +82,7 @@ class FusionPretraining(MultimodalPretraining):
 
     @abstractmethod
     def build_fusion(self) -> FusionHead:
-        """Build the fusion head.
-
-        Returns:
-            The head.
-        """
+        """Build the fusion head."""
 
     def encode(
         self, images: Mapping[str, Tensor]

@@ -198,9 +198,6 @@ def warmup_steps(epochs: float, steps: float, batches: float, max_epochs: int) -
         batches: optimizer steps of an epoch; infinity for data without a length.
         max_epochs: epochs of the fit, or -1.
 
-    Returns:
-        The number of steps.
-
     Raises:
         ValueError: if the warm-up is longer than the fit, or an epoch has no length.
 

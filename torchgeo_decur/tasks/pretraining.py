@@ -355,9 +355,6 @@ class MultimodalPretraining(CheckedTask):
     ) -> Tensor:
         """Compute the loss of a training batch.
 
-        Returns:
-            The loss.
-
         Raises:
             ValueError: if the batch has one sample, or lacks a modality.
             FloatingPointError: if a part of the loss is NaN or infinite.

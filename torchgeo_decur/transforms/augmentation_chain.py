@@ -209,9 +209,6 @@ def jitter_(x: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
             ``hue_factor`` of each sample, shape (B,), on the CPU. Unless they are
             neutral, the last two need images of red, green and blue.
 
-    Returns:
-        The images.
-
     Example:
         >>> names = ('brightness', 'contrast', 'saturation', 'hue')
         >>> drawn = dict(zip((f'{n}_factor' for n in names), torch.tensor([[2.0], [1], [1], [0]])))

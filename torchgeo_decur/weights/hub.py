@@ -133,9 +133,6 @@ class HubFolder(
             args: not used.
             kwargs: ``repo_id``, the name of the repository in the example; and metadata
                 of the card, such as ``license='mit'``.
-
-        Returns:
-            The card.
         """
         repo_id = kwargs.pop('repo_id', 'user/name')
         card_data: Any = self._hub_mixin_info.model_card_data

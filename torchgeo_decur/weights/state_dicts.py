@@ -88,9 +88,6 @@ def normalize_key(key: str) -> str:
     Args:
         key: name in an encoder or a pyramid.
 
-    Returns:
-        The common name.
-
     Example:
         >>> normalize_key('stages.0.blocks.1.weight')
         'stages_0_blocks_1_weight'

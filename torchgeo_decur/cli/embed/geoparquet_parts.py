@@ -86,11 +86,7 @@ class GeoParquetParts:
         )
 
     def finish(self) -> Path:
-        """Join the parts one by one into the file, and remove them.
-
-        Returns:
-            The file.
-        """
+        """Join the parts one by one into the file, and remove them."""
         files = [self.path(i) for i in range(len(self.spans))]
         schema = pq.read_schema(files[0])
         box = [float(v) for v in self.places.total_bounds]

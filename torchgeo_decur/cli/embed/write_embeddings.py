@@ -64,9 +64,6 @@ def embed_rasters(
         rows: windows of a part.
         progress: whether to show a progress bar.
 
-    Returns:
-        The file.
-
     Raises:
         ValueError: if the task has no encoders of pooled features, the data have no
             places or CRS, an option is not valid, ``out`` or its parts belong to another

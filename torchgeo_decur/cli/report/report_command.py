@@ -39,9 +39,6 @@ def report_checkpoint(
         batch_size: samples of a batch; by default, the batch size of the data.
         device: auto, cpu, gpu or mps.
 
-    Returns:
-        The page.
-
     Raises:
         FileNotFoundError: if a file does not exist.
         ValueError: if a checkpoint does not fit its config, or an option is not valid.

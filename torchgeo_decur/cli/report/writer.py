@@ -67,9 +67,6 @@ def write_report(
         about: JSON values that identify the data.
         sources: origin of task and data, by name, for the page.
 
-    Returns:
-        The page.
-
     Raises:
         ValueError: if the task is not self-supervised, an option is not valid, or the
             folder has files that no report wrote.

@@ -131,9 +131,6 @@ def largest_part(shape: BaseGeometry) -> BaseGeometry:
 
     Args:
         shape: one or more polygons.
-
-    Returns:
-        A polygon.
     """
     parts = shapely.get_parts(shape)
     largest: BaseGeometry = parts[int(np.argmax(shapely.area(parts)))]

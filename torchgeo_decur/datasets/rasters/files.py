@@ -160,9 +160,6 @@ def without_listing(paths: Iterable[str]) -> rasterio.Env:
     Args:
         paths: the files. Archives and remote storage are still listed, because GDAL would
             otherwise request each sidecar file over the network.
-
-    Returns:
-        A context manager.
     """
     remote = any(path.startswith('/vsi') for path in paths)
     return rasterio.Env(**({} if remote else {'GDAL_DISABLE_READDIR_ON_OPEN': 'TRUE'}))

@@ -26,9 +26,6 @@ def dataset_class(name: str, path: str) -> type[RasterDataset]:
         name: name of the modality, for the error message.
         path: path of the class, such as ``torchgeo.datasets.Landsat8``.
 
-    Returns:
-        The class.
-
     Raises:
         ValueError: if the class does not exist or is no ``RasterDataset``.
     """

@@ -78,9 +78,6 @@ class Positions:
             count: number of windows.
             generator: source of randomness.
 
-        Returns:
-            The windows.
-
         Raises:
             ValueError: if parts are too narrow for a window.
         """

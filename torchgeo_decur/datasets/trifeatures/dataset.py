@@ -203,9 +203,6 @@ class Trifeatures(NonGeoDataset):
             sample: a sample of this dataset.
             show_titles: whether each panel has a title.
             suptitle: title of the figure; by default the labels.
-
-        Returns:
-            The figure.
         """
         if suptitle is None and show_titles:
             suptitle = ' | '.join(

@@ -255,9 +255,6 @@ def build_fusion_head(description: Mapping[str, Any]) -> FusionHead:
     Args:
         description: ``description`` of such a head.
 
-    Returns:
-        The head.
-
     Raises:
         ValueError: if the class is unknown.
 

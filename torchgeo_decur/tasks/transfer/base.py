@@ -195,11 +195,7 @@ class LateFusionTask(CheckedTask):
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
-        """Compute the loss of a training batch.
-
-        Returns:
-            The loss.
-        """
+        """Compute the loss of a training batch."""
         batch = self._augment(batch)
         y = self._checked_target(batch)
         with _explain_single_sample(len(y)):

@@ -98,9 +98,6 @@ def collect(
         metrics: metrics by name.
         stage: prefix of their names.
         postfix: suffix of their names.
-
-    Returns:
-        The collection.
     """
     copies: dict[str, Metric | MetricCollection] = {
         name: metric.clone() for name, metric in metrics.items()
