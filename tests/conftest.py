@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and options of all tests."""
 
 import csv
 import os
@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def close_figures() -> Iterator[None]:
-    """Close what a test drew."""
+    """Close the figures of a test."""
     yield
     if plt := sys.modules.get('matplotlib.pyplot'):
         plt.close('all')
@@ -64,7 +64,7 @@ def close_figures() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_global_seed() -> Iterator[None]:
-    """Forget the seed that ``seed_everything`` leaves to datamodules built after it."""
+    """Reset the seed of ``seed_everything``, which later datamodules would use."""
     os.environ.pop('PL_GLOBAL_SEED', None)
     yield
     os.environ.pop('PL_GLOBAL_SEED', None)
@@ -72,7 +72,7 @@ def no_global_seed() -> Iterator[None]:
 
 @pytest.fixture(scope='session')
 def project() -> dict[str, Any]:
-    """What pyproject.toml says of the project."""
+    """Return the project table of pyproject.toml."""
     content = tomllib.loads((ROOT / 'pyproject.toml').read_text())
     found: dict[str, Any] = content['project']
     return found
@@ -80,7 +80,7 @@ def project() -> dict[str, Any]:
 
 @pytest.fixture(scope='session')
 def decur_yaml(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Write tests/conf/decur.yaml with a folder of its own; dotted options override."""
+    """Write tests/conf/decur.yaml with a separate folder and dotted options."""
 
     def write(**overrides: Any) -> Path:
         folder = tmp_path_factory.mktemp('decur')
@@ -101,7 +101,7 @@ def decur_yaml(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture(scope='session')
 def torchgeo() -> Callable[..., None]:
-    """The command `torchgeo`, in this process, leaving its environment as it was."""
+    """Return the command `torchgeo` in this process, which restores the environment."""
     from torchgeo.main import main
 
     def run(*args: object) -> None:
@@ -123,7 +123,7 @@ def torchgeo() -> Callable[..., None]:
 
 @pytest.fixture(scope='session')
 def fitted(torchgeo: Callable[..., None], decur_yaml: Callable[..., Path]) -> Path:
-    """Folder of a small DeCUR fit, made by ../conf.yaml: metrics.csv, probe.*, encoders/*."""
+    """Return the folder of a small DeCUR fit: metrics.csv, probe.*, encoders/*."""
     path = decur_yaml()
     torchgeo('fit', '--config', path)
     return path.parent / 'run'
@@ -131,7 +131,7 @@ def fitted(torchgeo: Callable[..., None], decur_yaml: Callable[..., Path]) -> Pa
 
 @pytest.fixture(scope='session')
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of 32 + 24 packed scenes of two dates, in shards of 5."""
+    """Return a folder of 32 + 24 packed scenes of two dates, in shards of 5."""
     from torchgeo_decur.datamodules import SyntheticEODataModule
     from torchgeo_decur.packed import pack_datamodule
 
@@ -142,7 +142,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Runner:
-    """The command `torchgeo` on a file of tests/conf, each run in a folder of its own."""
+    """Command `torchgeo` on a file of tests/conf, with one folder per run."""
 
     def __init__(self, torchgeo: Callable[..., None], folder: Path, name: str) -> None:
         self.torchgeo, self.folder = torchgeo, folder
@@ -155,7 +155,7 @@ class Runner:
         self.runs = 0
 
     def __call__(self, command: str, **options: Any) -> dict[str, float]:
-        """Run a command with some options of the task; its last metrics."""
+        """Run a command with options of the task, and return its last metrics."""
         conf = yaml.safe_load(self.text)
         conf['model']['init_args'].update(options)
         run = f'run{self.runs}'
@@ -177,5 +177,5 @@ class Runner:
 
 @pytest.fixture
 def runner(torchgeo: Callable[..., None], tmp_path: Path) -> Callable[[str], Runner]:
-    """Make a Runner of a file of tests/conf."""
+    """Return a function that creates a Runner of a file of tests/conf."""
     return lambda name: Runner(torchgeo, tmp_path, name)

@@ -1,4 +1,4 @@
-"""experiments/adaptive.py: weights of 0 and 1 are DeCUR, and both ways find constructed dimensions."""
+"""Check experiments/adaptive.py: weights of 0 and 1 equal DeCUR, and both losses find known dimensions."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torchgeo_decur.losses import DeCURLoss
 
 
 def embeddings(common: int, dim: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Two views of two modalities that share some dimensions and nothing else."""
+    """Return two views of two modalities that share only some dimensions."""
     generator = torch.Generator().manual_seed(seed)
     own = {m: torch.randn(64, dim, generator=generator) for m in ('s1', 's2')}
     own['s2'][:, :common] = own['s1'][:, :common]

@@ -1,4 +1,4 @@
-"""Twenty mistakes of users, each answered by one clear error within seconds."""
+"""Check that twenty mistakes of users each give one clear error within seconds."""
 
 import re
 import shutil
@@ -58,7 +58,7 @@ def checkpoint(task: LightningModule, folder: Path) -> Path:
 
 
 def file(folder: Path) -> Path:
-    """Path of a file where a folder should be: root may write in any folder."""
+    """Return a file instead of a folder, because root can write in any folder."""
     (folder / 'file').touch()
     return folder / 'file'
 
@@ -145,7 +145,7 @@ def rasters(
 
 
 def own(**how: Any) -> Callable[[dict[str, dict[str, Any]], Path], None]:
-    """Let optical be one file, made to order."""
+    """Replace optical by one given file."""
 
     def change(entries: dict[str, dict[str, Any]], folder: Path) -> None:
         corner = from_origin(RASTERS.WEST + how.get('east', 0), RASTERS.NORTH, 10, 10)
@@ -383,7 +383,7 @@ def test_there_are_twenty() -> None:
 
 
 def clear(error: BaseException) -> None:
-    """See that a message is one paragraph."""
+    """Check that a message is one paragraph."""
     assert len(str(error)) < 1000 and '\n' not in str(error).strip(), str(error)
 
 
@@ -415,7 +415,7 @@ def test_nan_in_a_later_batch_stops_the_fit(tmp_path: Path) -> None:
 
 
 class TestUnreadableFilesAreSkipped:
-    """If the user asks for that; how many is said."""
+    """Check the warning about skipped samples."""
 
     def test_ssl4eo(self, tmp_path: Path) -> None:
         SSL4EO.make(tmp_path, places=range(4), dates=(0,))
@@ -455,7 +455,7 @@ def test_rasters_of_another_crs_are_reprojected_and_said_so(
 
 
 class TestCommandLine:
-    """What `torchgeo fit` shows: the same error, before anything is written."""
+    """Check that `torchgeo fit` shows the same error before it writes a file."""
 
     def test_model(
         self, torchgeo: Callable[..., None], decur_yaml: Callable[..., Path]

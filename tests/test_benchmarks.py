@@ -1,4 +1,4 @@
-"""experiments/benchmarks: what they record, and that the small ones run."""
+"""Check the records of experiments/benchmarks, and run the small ones."""
 
 import csv
 import importlib

@@ -1,4 +1,4 @@
-"""Offsets, factors and missing values of files: one way for every kind of data."""
+"""Check offsets, factors and missing values in files of every kind of data."""
 
 import math
 from pathlib import Path

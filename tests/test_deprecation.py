@@ -1,4 +1,4 @@
-"""Renamed arguments: from Python, from configs of `torchgeo`, and from checkpoints."""
+"""Check renamed arguments in Python, in configs of `torchgeo` and in checkpoints."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -18,7 +18,7 @@ from torchgeo_decur.weights.formats import TASK_OPTIONS
 
 
 class Scenes(SyntheticEODataModule):
-    """Scenes whose number was once called `number`."""
+    """Scenes with an argument that was called `number`."""
 
     @renamed_arguments(number='length')
     def __init__(self, length: int = 16, **options: Any) -> None:
@@ -26,7 +26,7 @@ class Scenes(SyntheticEODataModule):
 
 
 class Turned(ElevationAugmentation):
-    """An augmentation whose flip was once called `mirror`."""
+    """Augmentation with an argument that was called `mirror`."""
 
     @renamed_arguments(mirror='hflip')
     def __init__(self, size: int = 16, hflip: float = 0.5) -> None:
@@ -35,7 +35,7 @@ class Turned(ElevationAugmentation):
 
 
 class Base(DeCUR):
-    """A base task: two of its arguments were once called `ratio` and `widths`."""
+    """Base task with two arguments that were called `ratio` and `widths`."""
 
     seen: Any
 
@@ -56,7 +56,7 @@ class Base(DeCUR):
 
 
 class Task(Base):
-    """A task that hands arguments on, and adds one."""
+    """Task that passes arguments on, and adds one."""
 
     def __init__(
         self, modalities: dict[str, int], extra: int = 3, **options: Any
@@ -70,7 +70,7 @@ old = pytest.mark.filterwarnings('ignore:.* is deprecated:FutureWarning')
 
 
 def config(tmp_path: Path, options: dict[str, Any]) -> Path:
-    """A config of one step that names old arguments of a task, its parts and its data."""
+    """Return a config with old arguments of a task, its parts and its data."""
     quiet = {
         'accelerator': 'cpu',
         'max_steps': 1,

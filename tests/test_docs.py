@@ -1,4 +1,4 @@
-"""What the pages say is so: their code runs, and their commands are understood."""
+"""Check the code and the commands of the pages."""
 
 import functools
 import glob
@@ -56,7 +56,7 @@ SMALL = {
 
 
 class Reader:
-    """Does what a page says, in the current folder."""
+    """Run the code of a page in the current folder."""
 
     def __init__(self, torchgeo: Callable[..., None]) -> None:
         self.torchgeo = torchgeo
@@ -117,7 +117,7 @@ class Reader:
 def reader(
     torchgeo: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Reader]:
-    """A reader in an empty folder beside the experiments."""
+    """Return a reader in an empty folder next to the experiments."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / 'experiments').symlink_to(ROOT / 'experiments')
@@ -136,7 +136,7 @@ def test_page_runs_from_the_first_block_to_the_last(name: str, reader: Reader) -
 
 
 def write_scene(folder: Path) -> dict[str, dict[str, Any]]:
-    """Rasters of two modalities and their entries."""
+    """Return rasters of two modalities and their entries."""
     fake('rasters').make(folder)
     dem = {'bands': ['elevation'], 'kind': 'elevation', 'unit': 'm'}
     return {
@@ -146,14 +146,14 @@ def write_scene(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def before_embeddings(reader: Reader) -> None:
-    """The table that the command of the page writes."""
+    """Return the table of the command of the page."""
     datamodule = RasterPairDataModule(write_scene(Path('data')), patch_size=64)
     task = DeCUR({'spectral': 2, 'dem': 1}, 'test_resnet', projector=[16, 16], size=32)
     embed_rasters(task, datamodule, Path('scene.parquet'))
 
 
 def before_interoperability(reader: Reader) -> None:
-    """A checkpoint of encoders, and one of them as ONNX."""
+    """Write a checkpoint of encoders, and one of them as ONNX."""
     if NO_ONNX:
         pytest.skip('ONNX needs torch 2.10')
     encoder = MultimodalEncoder({'s1': 2, 's2': 13}, 'test_resnet')
@@ -164,24 +164,24 @@ def before_interoperability(reader: Reader) -> None:
 
 
 def before_modalities(reader: Reader) -> None:
-    """An image in digital numbers."""
+    """Return an image in digital numbers."""
     reader.namespace['image'] = 3000 * torch.rand(13, 8, 8)
 
 
 def before_runs(reader: Reader) -> None:
-    """An encoder that a fit exported."""
+    """Write an encoder as exported by a fit."""
     encoder = create_encoder('resnet18', 4)
     save_encoder(encoder, Path('encoders/spectral'), 'resnet18', {})
 
 
 def before_start(reader: Reader) -> None:
-    """An encoder that the quickstart exported."""
+    """Write an encoder as exported by the quickstart."""
     path = Path('path/to/encoders/s2')
     save_encoder(create_encoder('resnet18', 13), path, 'resnet18', {})
 
 
 def before_weights(reader: Reader) -> None:
-    """Images of both modalities; and files of the published shape for downloads."""
+    """Return images of both modalities, with files in place of downloads."""
     reader.namespace |= {
         'image': torch.rand(2, 13, 32, 32),
         'decibels': -30 * torch.rand(2, 2, 32, 32),
@@ -252,7 +252,7 @@ ALL_COMMANDS = sorted(
 def test_documented_option_exists(
     command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each documented `torchgeo-decur` is parsed to the end, and not run."""
+    """Check that each documented `torchgeo-decur` command parses."""
     called = []
     imported = parser._command
 
@@ -281,7 +281,7 @@ def test_every_command_is_documented() -> None:
 
 
 def arguments(cls: type) -> set[str]:
-    """Options of a class, and of those that it passes options on to."""
+    """Return the options of a class and of its base classes."""
     found: set[str] = set()
     for base in cls.__mro__:
         parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
@@ -292,7 +292,7 @@ def arguments(cls: type) -> set[str]:
 
 
 def classes(node: Any) -> Iterator[tuple[type, set[str]]]:
-    """Classes that a config names, with the options that it gives them."""
+    """Yield the classes in a config, with their options."""
     if isinstance(node, dict):
         for value in node.values():
             yield from classes(value)

@@ -1,4 +1,4 @@
-"""Every YAML file under experiments/: as it is, and for two steps on small files."""
+"""Check every YAML file under experiments/, also for two steps on small files."""
 
 import csv
 import math
@@ -88,7 +88,7 @@ ALL = (
 
 @pytest.fixture(scope='module')
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with fake files where the experiments look for data."""
+    """Return a folder with fake files in place of the data of the experiments."""
     folder = tmp_path_factory.mktemp('experiments')
     data = folder / 'data'
     SyntheticEO(length=4, size=48, num_dates=4).write(
@@ -129,7 +129,7 @@ def write(path: Path, bands: Any) -> None:
 def command(
     torchgeo: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., LightningCLI]:
-    """The command `torchgeo`, that parses and builds and does not run."""
+    """Return the command `torchgeo`, which parses and builds but does not run."""
 
     def build(*args: Any) -> LightningCLI:
         found: list[LightningCLI] = []
@@ -233,7 +233,7 @@ def test_tables_name_every_file() -> None:
 
 
 def commands() -> list[str]:
-    """Each documented command that starts from a file of experiments/."""
+    """Return each documented command with a file of experiments/."""
     texts = [ROOT / 'experiments' / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
     joined = '\n'.join(path.read_text() for path in texts).replace('\\\n', ' ')
     found = r'^(?:\$ )?(torchgeo \w+ --config experiments/.*)$'

@@ -1,4 +1,4 @@
-"""Name what the package uses of TorchGeo and Lightning that is not public.
+"""Check the private parts of TorchGeo and Lightning that the package uses.
 
 A test that fails names the hook: the version is one that the package has not seen. What is done
 without the hook is tested too.
@@ -43,7 +43,7 @@ def test_raster_dataset_opens_files_by_one_method() -> None:
 def test_raster_folder_is_read_without_hooks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Read the same where TorchGeo opens and joins files by methods of other names."""
+    """Check reading with other names of TorchGeo's private methods."""
     values = np.arange(256.0).reshape(1, 16, 16)
     place = {'crs': 'EPSG:32632', 'transform': from_origin(500_000, 5_000_000, 10, 10)}
     write_bands(tmp_path / 'a.tif', values % 7, nodata=3, **place)
@@ -102,7 +102,7 @@ def test_weights_pass_for_those_of_torchgeo() -> None:
 
 
 class Own(Enum):
-    """As an enum of TorchGeo's own may be."""
+    """Weights of a separate enum of TorchGeo."""
 
     @property
     def url(self) -> str:
@@ -110,7 +110,7 @@ class Own(Enum):
 
 
 class Derived(WeightsEnum):  # type: ignore[misc]
-    """One that TorchGeo derives from torchvision's."""
+    """Weights of an enum that TorchGeo derives from torchvision's."""
 
 
 @pytest.mark.parametrize('own', [Own, Derived, WeightsEnum])

@@ -1,4 +1,4 @@
-"""The shape of the package: who may import whom, and what no file holds."""
+"""Check the rules of imports, and forbidden content of files."""
 
 import ast
 import re
@@ -64,12 +64,12 @@ FOREIGN = {
 
 
 def part(module: str) -> str:
-    """Part of the package that a module belongs to, '' for the package itself."""
+    """Return the part of the package of a module, '' for the package itself."""
     return [*module.split('.'), ''][1]
 
 
 def imports(source: str, package: str) -> list[str]:
-    """Modules that code in a package imports anywhere, by absolute names."""
+    """Return the modules that code imports, by absolute names."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -85,7 +85,7 @@ def imports(source: str, package: str) -> list[str]:
 
 
 def ours(file: Path) -> list[str]:
-    """Modules of the package that a file imports, '' for the package itself."""
+    """Return the modules of the package that a file imports, '' for the package itself."""
     found = imports(file.read_text(), package_of(file))
     inside = [m for m in found if m.split('.')[0] == PACKAGE.name]
     # What is no part, such as `__version__`, is of the package itself.

@@ -1,4 +1,4 @@
-"""Names of modalities: what a model can store works, anything else is one clear error."""
+"""Check names of modalities: valid names work, others give one clear error."""
 
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def test_whatever_torch_cannot_store_is_refused() -> None:
 
 
 def test_names_that_look_like_parts_of_files_load(tmp_path: Path) -> None:
-    """Their checkpoint starts an encoder; nothing in it is taken for another."""
+    """Check that a checkpoint with such names loads into an encoder."""
     names = {'model': 1, 'encoder': 1, 'a_b': 1, 'a+b': 1, 'module': 1}
     task = DeCUR(names, **SMALL)
     trainer = Trainer(accelerator='cpu', logger=False, enable_checkpointing=False)

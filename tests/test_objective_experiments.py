@@ -1,4 +1,4 @@
-"""Every file of experiments/objectives: the quickstart with another objective."""
+"""Check every file of experiments/objectives with the quickstart."""
 
 import csv
 import math

@@ -1,4 +1,4 @@
-"""Checkpoints and configs of version 0.1 still work.
+"""Check that checkpoints and configs of version 0.1 still work.
 
 `tests/data/before_layout` holds a config and a checkpoint of each task, written before
 modules moved and options were renamed. Each weight of a checkpoint has one value, its
@@ -38,7 +38,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def checkpoint(name: str, tmp_path: Path) -> Path:
-    """Write the checkpoint of the task, unpacked."""
+    """Extract the checkpoint of the task."""
     file = tmp_path / f'{name}.ckpt'
     file.write_bytes(lzma.decompress((FOLDER / f'{name}.ckpt.xz').read_bytes()))
     return file

@@ -1,4 +1,4 @@
-"""How the pages are written: names are spelt in one way, figures are those of the script."""
+"""Check spelling, links and figures of the pages."""
 
 import re
 import runpy
@@ -40,7 +40,7 @@ SPELLINGS = {
 
 
 def prose(text: str) -> str:
-    """Text without code, equations, addresses and citations."""
+    """Return text without code, equations, addresses and citations."""
     patterns = (
         r'^( *)(```|~~~).*?^\1\2$',
         r'\{[\w:]+\}`[^`]*`',
@@ -114,7 +114,7 @@ def test_every_figure_has_a_page_and_words_for_those_who_do_not_see_it() -> None
 
 
 def slugs(page: Path) -> set[str]:
-    """Anchors that MyST gives to the headings of a page, of the first three levels."""
+    """Return MyST's anchors of the headings of a page, of the first three levels."""
     text = re.sub(
         r'^( *)(```|~~~|:::).*?^\1\2$', '', page.read_text(), flags=re.M | re.S
     )
@@ -124,7 +124,7 @@ def slugs(page: Path) -> set[str]:
 
 
 def test_links_to_headings_exist() -> None:
-    """A link to a section names a heading that its page has."""
+    """Check that each link to a section has a heading."""
     broken = [
         f'{page.name}: {path}#{anchor}'
         for page in PAGES

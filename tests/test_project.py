@@ -1,4 +1,4 @@
-"""What the files around the package promise of each other."""
+"""Check the consistency of the files of the project."""
 
 import re
 from collections.abc import Mapping

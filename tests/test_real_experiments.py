@@ -1,4 +1,4 @@
-"""The tables on real pixels, a cell of each, on small files in the true layout."""
+"""Run one cell of each table on real pixels, on small files in the true layout."""
 
 import csv
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ FIRST = ('--model.init_args.warmup_epochs=0',)
 
 
 def zion(data: Path) -> None:
-    """One scene in three files, packed as the table says."""
+    """Check one scene in three files, packed as in the table."""
     pytest.importorskip('litdata')
     scene = SyntheticEO(length=1, size=320, modalities=('s2', 'dem'))[0]
     files = {
@@ -77,7 +77,7 @@ def test_pretrains_fits_and_tests(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With the objective of another class, and at random: all columns are measured."""
+    """Check all columns of tables with another objective, and of random encoders."""
     monkeypatch.chdir(tmp_path)
     make(tmp_path / 'data')
 
@@ -129,7 +129,7 @@ def test_share_of_each_label() -> None:
 def test_constant_answers(
     torchgeo: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the street's pixels as many are right as are of one class."""
+    """Check that the accuracy is the share of one class."""
     monkeypatch.chdir(tmp_path)
     for make in (zion, pothole, bigearthnet):
         make(tmp_path / 'data')

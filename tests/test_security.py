@@ -1,4 +1,4 @@
-"""What SECURITY.md says: no file that is loaded runs code."""
+"""Check SECURITY.md: loading a file never runs code."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from torchgeo_decur.tasks import DeCUR
 
 
 class Code:
-    """Makes a file when it is unpickled."""
+    """Object that creates a file when unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -34,7 +34,7 @@ def trace(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def checkpoint(fitted: Path, tmp_path: Path, trace: Path) -> Path:
-    """A checkpoint of a fit that is whole, and holds code."""
+    """Return a complete checkpoint that contains code."""
     (original,) = list((fitted / 'checkpoints').glob('*.ckpt'))[:1]
     content = torch.load(original, weights_only=True)
     path = tmp_path / 'code.ckpt'

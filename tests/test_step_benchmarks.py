@@ -1,4 +1,4 @@
-"""Each benchmark runs, in small; and the loss that ours is compared with is the same loss."""
+"""Run each benchmark with small data, and check the loss that it compares with."""
 
 import csv
 import importlib

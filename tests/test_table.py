@@ -1,4 +1,4 @@
-"""experiments/table.py: what it runs, what it keeps, what it shows."""
+"""Check runs, records and output of experiments/table.py."""
 
 import csv
 import subprocess
@@ -38,7 +38,7 @@ def test_files(path: Path) -> None:
 
 @pytest.mark.parametrize('name', ['objectives', 'few_labels'])
 def test_rates_are_those_chosen(name: str) -> None:
-    """Every objective that the grid knows has the rate that validation chose."""
+    """Check that each objective has the learning rate chosen by validation."""
     folder = ROOT / 'experiments' / 'tables'
     chosen = rendering.best(folder / 'learning_rates.yaml')
     default = yaml.safe_load((folder / '../evidence/pretrain.yaml').read_text())
@@ -69,7 +69,7 @@ def test_cells() -> None:
 def test_run(
     torchgeo: Callable[..., None], decur_yaml: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Pretrain, fit and test for real; a second call has nothing to do."""
+    """Check pretraining, fit and test, and that a second call runs nothing."""
     conf = ROOT / 'tests' / 'conf' / 'late_fusion_classification.yaml'
     fit = tmp_path / 'fit.yaml'
     fit.write_text(
@@ -130,7 +130,7 @@ def test_run(
 def test_goes_on_where_it_stood_with_the_same_options_alone(
     torchgeo: Callable[..., None], tmp_path: Path
 ) -> None:
-    """A cell stopped before its test takes its checkpoint; other options begin anew."""
+    """Check that an interrupted cell resumes, and other options start again."""
     conf = ROOT / 'tests' / 'conf' / 'late_fusion_classification.yaml'
     fit = tmp_path / 'fit.yaml'
     fit.write_text(
@@ -166,7 +166,7 @@ def test_goes_on_where_it_stood_with_the_same_options_alone(
 
 
 def test_interval(tmp_path: Path) -> None:
-    """The 95 % interval of 0.5, 0.6 and 0.7: 4.303 standard errors; an old commit is left out."""
+    """Check the 95 % interval of 0.5, 0.6 and 0.7, 4.303 standard errors, without an old commit."""
     path = write(tmp_path, tmp_path / 'fit.yaml', axes={'a': {'x': []}})
     results = tmp_path / 'results.csv'
     row = {'table': 'small', 'cell': 'x', 'options': '', 'hardware': '1 x CPU'}
@@ -184,7 +184,7 @@ def test_interval(tmp_path: Path) -> None:
 def test_commit_is_that_of_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows that a run has appended do not make its number one of another commit."""
+    """Check that appended rows do not change the commit of a number."""
 
     def git(*args: str) -> str:
         names = ['-c', 'user.name=a', '-c', 'user.email=a@b.c']
@@ -215,7 +215,7 @@ def test_commit_is_that_of_code(
 
 
 def test_against(tmp_path: Path) -> None:
-    """Paired differences: 10, 20 and 30 points, of which 4.303 standard errors are 24.8."""
+    """Check paired differences of 10, 20 and 30 points, with 4.303 standard errors of 24.8."""
     axes: dict[str, object] = {'a': {'DeCUR': [], 'CLIP': []}, 'b': {'x': []}}
     path = write(tmp_path, tmp_path / 'fit.yaml', axes=axes, against='DeCUR')
     results = tmp_path / 'results.csv'
@@ -238,7 +238,7 @@ def test_against(tmp_path: Path) -> None:
 
 
 def test_mean_of_several(tmp_path: Path) -> None:
-    """A column may be a mean; a seed without one of its numbers does not count."""
+    """Check columns of means, without seeds that lack a number."""
     columns = {'x': 'x', 'x and y': ['x', 'y']}
     axes = {'a': {'one': [], 'two': []}}
     path = write(tmp_path, tmp_path / 'f', axes=axes, metrics=columns, against='one')
@@ -262,7 +262,7 @@ def test_mean_of_several(tmp_path: Path) -> None:
 
 
 def test_sections(tmp_path: Path) -> None:
-    """Columns grouped by title are tables of their own, of the same cells."""
+    """Check that columns grouped by title are separate tables of the same cells."""
     columns = {'first': {'x': 'x'}, 'second': {'y': 'y', 'mean': ['x', 'y']}}
     path = write(tmp_path, tmp_path / 'f', axes={'a': {'one': []}}, metrics=columns)
     results = tmp_path / 'results.csv'
@@ -277,7 +277,7 @@ def test_sections(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('workers', [1, 2])
 def test_several_pretrainings(tmp_path: Path, workers: int) -> None:
-    """A cell may take each encoder from a pretraining of its own; cells share them."""
+    """Check cells with encoders of several pretrainings, which cells share."""
     starts = {'each alone': {'s1': ['--m=s1'], 's2': ['--m=s2']}, 'both': ['--m=b']}
     weights = '--weights={encoders}'
     path = tmp_path / 'small.yaml'
@@ -287,7 +287,7 @@ def test_several_pretrainings(tmp_path: Path, workers: int) -> None:
     calls: list[Sequence[str]] = []
 
     def command(args: Sequence[str]) -> None:
-        """Write what the command would: encoders, or the metrics of a test."""
+        """Write encoders or test metrics in place of the command."""
         calls.append(args)
         options = dict(arg.lstrip('-').split('=', 1) for arg in args[1:])
         logger = 'trainer.logger.init_args'
@@ -322,7 +322,7 @@ def test_several_pretrainings(tmp_path: Path, workers: int) -> None:
 
 
 def test_summary(tmp_path: Path) -> None:
-    """Means over cells, which only seeds that have all of them count in."""
+    """Check means over cells, of seeds with all cells."""
     axes = {'a': {'one': [], 'two': []}, 'b': {'left': [], 'right': []}}
     summary = {'some': {'left': ['x', 'y'], 'right': ['x']}}
     more = {'axes': axes, 'summary': summary, 'against': 'one'}
@@ -350,10 +350,10 @@ def test_summary(tmp_path: Path) -> None:
 
 
 class TestChoose:
-    """A grid: pretrainings of each value, of which the best is marked."""
+    """Check a grid of pretrainings, with a mark at the best value."""
 
     def test_tables_share_pretrainings(self, tmp_path: Path) -> None:
-        """Not those of other options, nor of a file that has changed since."""
+        """Check that other options and changed files are not reused."""
         conf = tmp_path / 'conf.yaml'
 
         def start(text: str, *options: str, seed: int = 0) -> Path:
@@ -436,7 +436,7 @@ def test_errors(tmp_path: Path) -> None:
 def test_probes(
     torchgeo: Callable[..., None], decur_yaml: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Pretrain and probe for real; the parts are shown."""
+    """Check pretraining and probes, and the table of parts."""
     pretrain = decur_yaml(trainer__logger__init_args={'save_dir': '.'})
     path = tmp_path / 'small.yaml'
     content = {

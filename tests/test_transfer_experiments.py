@@ -1,4 +1,4 @@
-"""The files of experiments/transfer do what they say, on small files in the true layout."""
+"""Check the files of experiments/transfer on small files in the true layout."""
 
 import csv
 from collections.abc import Callable
@@ -85,7 +85,7 @@ def test_transfer(
 
 @pytest.mark.parametrize('modality', ['spectral', 'dem', ''])
 def test_rasters(torchgeo: Callable[..., None], tmp_path: Path, modality: str) -> None:
-    """Maps from one modality, or from two of which either may be missing at test."""
+    """Check maps from one modality, or from two of which one may be missing at test."""
     root = fake('rasters').make(tmp_path / 'data')
     channels = {'spectral': 2, 'dem': 1}
     wanted = {modality: channels[modality]} if modality else channels

@@ -1,4 +1,4 @@
-"""The files of experiments/trifeature, and the tables of them: a few steps of each."""
+"""Run a few steps of the files and tables of experiments/trifeature."""
 
 import csv
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How the tutorials are written; building the site runs them."""
+"""Check the style of the tutorials, which building the site runs."""
 
 import ast
 import importlib
@@ -34,7 +34,7 @@ def test_is_found_from_the_table(page: Path) -> None:
 
 @pytest.mark.parametrize('page', TUTORIALS, ids=lambda page: page.stem)
 def test_what_it_imports_exists(page: Path) -> None:
-    """Half a minute before the build says so; and cells are Python, without magic."""
+    """Check that cells are plain Python, faster than the build."""
     found = set()
     for _, code in cells(page):
         for node in ast.walk(ast.parse(code)):

@@ -1,4 +1,4 @@
-"""The files of GitHub: what they run exists, and is what `.ci/run` runs."""
+"""Check that GitHub's workflows run the same commands as `.ci/run`."""
 
 import re
 import shlex

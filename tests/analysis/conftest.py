@@ -10,7 +10,7 @@ N, COMMON, UNIQUE = 600, 24, 16
 
 @pytest.fixture(scope='session')
 def known() -> Embeddings:
-    """Common dimensions are the same in both modalities, unique ones are independent.
+    """Return embeddings with equal common and independent unique dimensions.
 
     The first common dimensions tell ``label``, and the first unique ones of s1 tell
     ``label_s1``; the labels of ``label_several`` are those two, and a constant.

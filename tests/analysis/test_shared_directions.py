@@ -1,4 +1,4 @@
-"""Known answers of the count of shared directions."""
+"""Compare counts of shared directions with known answers."""
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -11,7 +11,7 @@ CLASSES = 4
 
 
 def made(number: int, seed: int, **more: torch.Tensor) -> Embeddings:
-    """Return embeddings whose first 8 dimensions of `s1` hold the label."""
+    """Return embeddings whose first 8 dimensions of `s1` encode the label."""
     generator = torch.Generator().manual_seed(seed)
     label = torch.arange(number) % CLASSES
     z = torch.randn(number, 16, generator=generator)

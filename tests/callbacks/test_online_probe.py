@@ -55,7 +55,7 @@ class BitsDataModule(MultimodalDataModule):
         return {'bands': bands, 'kind': 'multispectral', 'unit': 'native'}
 
     def setup(self, stage: str) -> None:
-        """Do nothing: the datasets exist."""
+        """Do nothing, because the datasets exist."""
 
 
 class Means(DeCUR):

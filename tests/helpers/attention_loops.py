@@ -1,4 +1,4 @@
-"""Deformable attention in float64, one query, key, head and group after the other."""
+"""Deformable attention in float64, with loops over queries, keys, heads and groups."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 def attend(
     state: Mapping[str, Tensor], x: Tensor, heads: int, groups: int, stride: int
 ) -> tuple[Array, Array]:
-    """Attend from the parameters by their published names.
+    """Compute attention from parameters with their published names.
 
     Args:
         state: parameters, without a prefix.
@@ -87,7 +87,7 @@ def attend(
 
 
 def offset(p: Mapping[str, Array], queries: Array, i: int, j: int) -> tuple[float, ...]:
-    """Offset (y, x) of the key whose convolution is centred at a query."""
+    """Return the offset (y, x) of the key whose convolution is centred at a query."""
     kernel = p['conv_offset.0.weight'][:, 0]
     half = kernel.shape[-1] // 2
     hidden = p['conv_offset.0.bias'].copy()
@@ -110,7 +110,7 @@ def centre(index: int, count: int) -> float:
 
 
 def bilinear(image: Array, y: float, x: float) -> Array:
-    """Value between pixels, whose first and last centre have the coordinates -1 and 1."""
+    """Interpolate between pixels; the outer centres have the coordinates -1 and 1."""
     _, height, width = image.shape
     row, column = (y + 1) / 2 * (height - 1), (x + 1) / 2 * (width - 1)
     top, left = math.floor(row), math.floor(column)

@@ -1,4 +1,4 @@
-"""State dictionaries of encoders, for the tests that load them."""
+"""State dictionaries of encoders for tests."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ State = dict[str, Tensor]
 def random_state(
     model: str = SMALL, channels: int = 2, seed: int = 0, **options: Any
 ) -> State:
-    """Parameters and statistics, all of them different from a fresh model's."""
+    """Return parameters and statistics that all differ from a new model's."""
     generator = torch.Generator().manual_seed(seed)
     options = {'num_classes': 0, **options}
     state = timm.create_model(model, in_chans=channels, **options).state_dict()

@@ -1,4 +1,4 @@
-"""Fake files: those of tests/data, and what their writers share."""
+"""Write fake files, as in tests/data."""
 
 import runpy
 import warnings
@@ -15,13 +15,13 @@ _DRIVERS = {'.png': 'PNG', '.jpg': 'JPEG', '.tif': 'GTiff'}
 
 
 def fake(name: str) -> Any:
-    """What tests/data/<name>/data.py defines: `make` and more."""
+    """Return the namespace of tests/data/<name>/data.py."""
     path = Path(__file__).parents[1] / 'data' / name / 'data.py'
     return SimpleNamespace(**runpy.run_path(str(path)))
 
 
 def write_bands(path: Path, bands: np.ndarray, **options: Any) -> None:
-    """Write an image of shape (C, H, W), in the format that its name tells."""
+    """Write an image of shape (C, H, W), in the format of its suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count, height, width = bands.shape
     driver = _DRIVERS[path.suffix]
@@ -36,14 +36,14 @@ def write_bands(path: Path, bands: np.ndarray, **options: Any) -> None:
 def write_growing(
     path: Path, size: int, corner: float, dtype: str, bands: int, **options: Any
 ) -> None:
-    """Write a square file that grows to the right from the value of its corner."""
+    """Write a square file with values that increase to the right from a start value."""
     step = 0.125 if dtype == 'float32' else 4
     values = np.full((bands, size, size), corner) + step * np.arange(size)
     write_bands(path, values.astype(dtype), **options)
 
 
 class Dated(RasterDataset):
-    """Files whose names hold the date."""
+    """Dataset of files with the date in their names."""
 
     filename_glob = '*.tif'
     filename_regex = r'(?P<date>\d{8})'

@@ -1,4 +1,4 @@
-"""The pages, and what is in them: for the tests that read them."""
+"""Read pages of the documentation."""
 
 import inspect
 import re
@@ -14,19 +14,19 @@ TEXTS.append(ROOT / 'experiments' / 'README.md')
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """Language and content of each fenced block."""
+    """Return language and content of each fenced block."""
     found = re.findall(r'^( *)```(\w+)\n(.*?)^\1```$', page.read_text(), re.M | re.S)
     return [(language, inspect.cleandoc(body)) for _, language, body in found]
 
 
 def cells(page: Path) -> list[tuple[str, str]]:
-    """Options, in YAML, and code of each cell of a notebook."""
+    """Return the options, in YAML, and the code of each cell of a notebook."""
     cell = r'^```\{code-cell\}\n(?:---\n(.*?)^---\n)?(.*?)^```$'
     return re.findall(cell, page.read_text(), re.M | re.S)
 
 
 def commands(text: str) -> Iterator[str]:
-    """Commands of a block, those over several lines as one; not where they write to."""
+    """Return the commands of a block, with joined lines and without redirections."""
     joined = re.sub(r'\\\n\s*', '', text)
     for line in joined.splitlines():
         if re.match(r'(\$ )?(torchgeo|torchgeo-decur|python|pytest) ', line):

@@ -1,4 +1,4 @@
-"""Fixtures: published files in their own layout and names, with small values."""
+"""Fixtures of published files with small values."""
 
 import hashlib
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def publish(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
-    """Put content where an entry downloads from; a hash in the name is made true."""
+    """Write content to the URL of an entry, with its hash in the name if any."""
     folder = tmp_path / 'server'
     folder.mkdir()
 

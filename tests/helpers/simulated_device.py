@@ -1,4 +1,4 @@
-"""A GPU that is not there: tensors on ``cuda`` without memory, beside real ones on the CPU.
+"""Simulate a GPU with tensors on ``cuda`` without memory, next to real ones on the CPU.
 
 What is on the device has a shape and a type and no values, so a program runs as far as it
 does not ask for one. Copies between host and device are written down, and so is every
@@ -25,7 +25,7 @@ _SIZES = ('nonzero', 'masked_select', 'unique', '_unique2', 'unique_dim', 'binco
 
 
 class SimulatedDevice(FakeTensorMode):
-    """Tensors on ``cuda`` have no values; those on the CPU are real.
+    """Mode in which tensors on ``cuda`` have no values and tensors on the CPU are real.
 
     Attributes:
         copies: operations that copied from the host without a wait.
@@ -100,7 +100,7 @@ class SimulatedDevice(FakeTensorMode):
 
 
 class Autocast(TorchFunctionMode):
-    """Do what autocast does on a GPU, which it does not know here."""
+    """Apply autocast as on a real GPU."""
 
     lower = (
         'linear',

@@ -1,4 +1,4 @@
-"""Fits of seconds: a trainer that leaves nothing behind, and built-in scenes."""
+"""Trainers and built-in scenes for fits of seconds."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ MODALITIES = {'s1': 2, 's2': 13}
 
 
 def trainer(**options: Any) -> Trainer:
-    """A trainer of one epoch on the CPU, silent; options override."""
+    """Return a silent trainer of one epoch on the CPU, with options."""
     quiet: dict[str, Any] = {
         'accelerator': 'cpu',
         'logger': False,
@@ -27,7 +27,7 @@ def trainer(**options: Any) -> Trainer:
 
 
 def datamodule(**options: Any) -> SyntheticEODataModule:
-    """16 scenes of 32 pixels, in batches of 8, and 12 to validate; options override."""
+    """Return 16 scenes of 32 pixels, in batches of 8, and 12 for validation, with options."""
     small: dict[str, Any] = {
         'length': 16,
         'val_length': 12,
@@ -38,7 +38,7 @@ def datamodule(**options: Any) -> SyntheticEODataModule:
 
 
 def scaled(datamodule: Any, split: str) -> dict[str, Any]:
-    """First batch of a split, checked and scaled."""
+    """Return the first batch of a split, checked and scaled."""
     batch = next(iter(getattr(datamodule, f'{split}_dataloader')()))
     datamodule.trainer = torch.nn.Module()
     for name in ('training', 'validating', 'sanity_checking', 'testing', 'predicting'):

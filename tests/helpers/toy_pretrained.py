@@ -1,4 +1,4 @@
-"""A model whose embeddings are known sums of bands, to test analyses with."""
+"""Model whose embeddings are known sums of bands, to test analyses."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from torchgeo_decur.models import MultimodalEncoder
 
 
 class ToyEncoder(nn.Module):
-    """Band weights at every place, then the mean of all places.
+    """Encoder that weights bands at each position and averages all positions.
 
     Args:
         weights: feature by band, shape (F, C).
@@ -31,7 +31,7 @@ class ToyEncoder(nn.Module):
 
 
 class ToyPretrained(nn.Module):
-    """One toy encoder per modality; features are embeddings.
+    """Task with one toy encoder per modality, whose features are embeddings.
 
     Args:
         weights: feature by band of each modality, shape (F, C).
@@ -56,7 +56,7 @@ class ToyPretrained(nn.Module):
 
 
 def corner(batch: int, channels: int, row: int, column: int, size: int = 8) -> Tensor:
-    """Images that are 1 in one quarter, 0 elsewhere."""
+    """Return images that are 1 in one quarter and 0 elsewhere."""
     x = torch.zeros(batch, channels, size, size)
     half = size // 2
     x[:, :, row * half : (row + 1) * half, column * half : (column + 1) * half] = 1

@@ -1,4 +1,4 @@
-"""Stand-ins for packages that are not installed: only what an adapter uses of them."""
+"""Replacements for packages that are not installed, with the parts that adapters use."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -66,7 +66,7 @@ STAND_INS = {
 
 @pytest.fixture(scope='session')
 def adapter() -> Iterator[Callable[[str], ModuleType]]:
-    """Import a module of interop, with the package that it is for or a stand-in."""
+    """Import a module of interop, with its package or a replacement."""
     added = []
     missing = [n for n in STAND_INS if find_spec(n.partition('.')[0]) is None]
     for name in missing:

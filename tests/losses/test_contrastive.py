@@ -41,7 +41,7 @@ def cosine(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def slow_info_nce(a: Tensor, b: Tensor, temperature: float) -> float:
-    """Row by row, over the 2 N vectors of both."""
+    """Compute the loss row by row, over the 2 N vectors of both views."""
     rows: Vectors = [*a.tolist(), *b.tolist()]
     n = len(a)
     losses = []

@@ -32,7 +32,7 @@ def make(
 
 
 def reference(z: Embeddings, common_dim: int, lambda_param: float) -> dict[str, float]:
-    """The formulas of the paper (Eq. 2 to 5), entry by entry."""
+    """Compute the formulas of the paper (Eq. 2 to 5), entry by entry."""
 
     def column(x: Tensor, i: int) -> list[float]:
         values = x[:, i].tolist()
@@ -171,7 +171,7 @@ class TestValue:
 
 
 def spread(n: int, d: int, names: str, seed: int) -> Embeddings:
-    """Embeddings of a variance that makes eps negligible, also for two samples."""
+    """Return embeddings with so large a variance that eps is negligible."""
     generator = torch.Generator().manual_seed(seed)
     shape = (2, n, d)
     ranks = {m: torch.rand(shape, generator=generator).argsort(1) for m in names}

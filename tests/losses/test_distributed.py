@@ -1,4 +1,4 @@
-"""Two processes with different data give the value and gradient of one with all."""
+"""Compare value and gradient of two processes with one process that has all data."""
 
 from collections.abc import Callable
 

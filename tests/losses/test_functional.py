@@ -189,7 +189,7 @@ def test_effective_rank_needs_no_float64_of_the_device() -> None:
 
 
 class TestHigherOrder:
-    """The functions with gradients of their own, under autograd and torch.func."""
+    """Check functions with custom gradients under autograd and torch.func."""
 
     @staticmethod
     def embeddings() -> Tensor:

@@ -1,4 +1,4 @@
-"""Modalities whose joined names are alike: each pair counts, and has a name."""
+"""Check losses of modalities whose joined names are equal."""
 
 from itertools import combinations
 

@@ -1,4 +1,4 @@
-"""Losses that lightly has too, against lightly's: value, gradient and form."""
+"""Compare value, gradient and form of losses with lightly's."""
 
 from collections.abc import Callable
 

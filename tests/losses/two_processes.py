@@ -1,4 +1,4 @@
-"""One of the processes of `TestTwoProcesses`.
+"""Run one of the processes of `TestTwoProcesses`.
 
 Imports the losses without the package above them, which would import TorchGeo: half a
 minute for two processes on one core.

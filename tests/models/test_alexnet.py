@@ -1,4 +1,4 @@
-"""AlexNet in timm's contract, with torchvision's names."""
+"""Check AlexNet with timm's interface and torchvision's names."""
 
 from pathlib import Path
 

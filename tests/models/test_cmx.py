@@ -1,4 +1,4 @@
-"""CMX: its modules against plain loops, and modalities that are not there."""
+"""Compare CMX with plain loops, and check absent modalities."""
 
 import math
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def images(batch: int = 3, height: int = 64, width: int = 64) -> dict[str, Tenso
 
 
 def calls(module: nn.Module) -> list[str]:
-    """Record the names of the modules inside as they run."""
+    """Record the names of the inner modules as they run."""
     found: list[str] = []
     for name, inside in module.named_modules():
         inside.register_forward_hook(lambda *_, name=name: found.append(name))

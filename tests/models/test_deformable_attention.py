@@ -1,4 +1,4 @@
-"""Deformable attention against a slow loop, and at its edges."""
+"""Compare deformable attention with a slow loop, and check its borders."""
 
 from typing import Any
 

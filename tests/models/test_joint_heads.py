@@ -1,4 +1,4 @@
-"""Fusion heads, and the classifier on top of them: modalities that are not there."""
+"""Check fusion heads and their classifier, also with absent modalities."""
 
 from pathlib import Path
 from typing import Any

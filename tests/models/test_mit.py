@@ -1,4 +1,4 @@
-"""MiT behind timm's contract, with smp's parameters."""
+"""Check MiT with timm's interface and smp's parameters."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -114,7 +114,7 @@ class TestParameters:
 
 
 class TestImageNet:
-    """Files of smp on the Hub, in a cache like that of the Hub's client."""
+    """Write files of smp to a cache of the Hub."""
 
     @pytest.fixture
     def state(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> State:
@@ -150,7 +150,7 @@ class TestImageNet:
 
 
 class TestPublished:
-    """A small backbone replaces the published one."""
+    """Use a small backbone instead of the published one."""
 
     @pytest.mark.parametrize(
         'entry', [MiTB2_Weights.SUNRGBD_HHA_DECUR, MiTB5_Weights.SUNRGBD_RGB_DECUR]

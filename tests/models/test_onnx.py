@@ -55,7 +55,7 @@ def tiny() -> nn.Module:
 
 
 def forged(change: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let onnxruntime compute something else."""
+    """Change the results of onnxruntime."""
     run = onnxruntime.InferenceSession.run
     monkeypatch.setattr(
         onnxruntime.InferenceSession,
@@ -78,7 +78,7 @@ def test_other_features_leave_no_file(
 
 
 class Undecided(nn.Module):
-    """Branch by values, which a graph cannot."""
+    """Model that branches by values, which a graph cannot."""
 
     def __init__(self) -> None:
         super().__init__()

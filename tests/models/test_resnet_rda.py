@@ -1,4 +1,4 @@
-"""ResNets with residual deformable attention, wherever timm's models go."""
+"""Check ResNets with residual deformable attention in all uses of timm's models."""
 
 from pathlib import Path
 from typing import Any

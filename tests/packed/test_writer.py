@@ -1,4 +1,4 @@
-"""Check the output of `torchgeo-decur pack`, and that a stopped run loses nothing."""
+"""Check the output of `torchgeo-decur pack`, and the resumption of a stopped run."""
 
 import errno
 import json
@@ -211,7 +211,7 @@ def test_random_windows_are_packed_of_the_first_epoch(tmp_path: Path) -> None:
 
 
 class Stop(Exception):
-    """Error that stands for any end of a process."""
+    """Error that simulates the end of a process."""
 
 
 def stop() -> None:

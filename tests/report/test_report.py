@@ -26,7 +26,7 @@ CHEAP = ['alignment', 'retrieval', 'rank']
 
 
 class Page(HTMLParser):
-    """Headings, links, images and nesting of the elements of a page."""
+    """Parser of headings, links, images and nesting of a page."""
 
     VOID = ('meta', 'link', 'img', 'br', 'hr')
 
@@ -55,7 +55,7 @@ class Page(HTMLParser):
 
 
 class Plain(Dataset[dict[str, Tensor]]):
-    """Noise without labels."""
+    """Dataset of noise without labels."""
 
     def __len__(self) -> int:
         return 12
@@ -79,7 +79,7 @@ class PlainDataModule(MultimodalDataModule):
         self.val_dataset = Plain()
 
     def setup(self, stage: str) -> None:
-        """Do nothing: the data exist."""
+        """Do nothing, because the data exist."""
 
 
 @pytest.fixture(scope='module')

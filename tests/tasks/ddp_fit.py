@@ -1,4 +1,4 @@
-"""Small fits of `test_distributed.py`, in one process or in several.
+"""Run the small fits of `test_distributed.py`, in one process or in several.
 
 Usage: python ddp_fit.py FOLDER DEVICES
 
@@ -60,7 +60,7 @@ class GatheredBatchNorm(LayerSync):
 
 
 class IdentityThenFlip(nn.Module):
-    """Views without chance: the image, then its mirror image, and so on."""
+    """Augmentation that alternates between the image and its mirror image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class PartlyPaired(SyntheticEODataModule):
 
 
 class Record(Callback):
-    """What this process sees of each step, and its gradients."""
+    """Record the inputs and gradients of each step in this process."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -161,7 +161,7 @@ def fit(
 
 
 def fit_as_one(folder: Path, devices: int) -> dict[str, Any]:
-    """One step with BatchNorm over the batch of all processes, as if they were one."""
+    """Run one step with BatchNorm over the batch of all processes."""
     return fit(
         folder,
         devices,
@@ -177,7 +177,7 @@ def fit_as_one(folder: Path, devices: int) -> dict[str, Any]:
 def fit_in_micro_batches(
     folder: Path, devices: int, micro_batch_size: int | None
 ) -> dict[str, Any]:
-    """One step of a model without BatchNorm, in chunks."""
+    """Run one step of a model without BatchNorm, in micro-batches."""
     return fit(
         folder,
         devices,
@@ -227,7 +227,7 @@ def fit_with_callbacks(folder: Path, devices: int) -> dict[str, Any]:
 
 
 def fit_packed(folder: Path, devices: int) -> dict[str, Any]:
-    """Two epochs of packed data at once, and again with a stop inside the first."""
+    """Fit two epochs of packed data, and again with a stop inside the first."""
 
     def run(
         name: str, *callbacks: Callback, ckpt_path: Path | None = None
@@ -266,7 +266,7 @@ def fit_packed(folder: Path, devices: int) -> dict[str, Any]:
 
 
 def counted(module: Any, name: str, what: Callable[..., Any]) -> list[Any]:
-    """Note something of every call of a function of a module."""
+    """Record a value of every call of a function of a module."""
     calls: list[Any] = []
     function = getattr(module, name)
 

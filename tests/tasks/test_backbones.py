@@ -20,7 +20,7 @@ def pretrained(
     torchgeo: Callable[..., None],
     decur_yaml: Callable[..., Path],
 ) -> tuple[str, dict[str, str]]:
-    """A backbone, and the files of encoders of three real steps on built-in scenes."""
+    """Return a backbone, and exported encoders after three steps on built-in scenes."""
     path = decur_yaml(
         trainer__max_epochs=1,
         trainer__max_steps=3,

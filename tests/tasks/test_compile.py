@@ -1,4 +1,4 @@
-"""Compiled parts: without a graph break, with the same values and the same checkpoints."""
+"""Check that compiled parts have no graph break, equal values and equal checkpoints."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,7 +102,7 @@ class TestCompile:
 
 
 class NoWaiting(TorchDispatchMode):
-    """Fails where the host would wait for the device."""
+    """Module that fails if the host would wait for the device."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None

@@ -38,7 +38,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 class TestCommandLine:
-    """One fit by `torchgeo fit --config`, and what it leaves."""
+    """Check one fit by `torchgeo fit --config`, and its files."""
 
     def test_every_part_is_logged(self, fitted: Path) -> None:
         rows = table(fitted / 'metrics.csv')
@@ -300,7 +300,7 @@ class TestStages:
 
     def test_diverged_model_is_not_exported(self, tmp_path: Path) -> None:
         class Late(DeCUR):
-            """Its last step diverges where nobody looks, as in most steps on a GPU."""
+            """Task that diverges in a last step that is not checked, as on a GPU."""
 
             def training_step(self, *args: Any) -> Tensor:
                 loss = super().training_step(*args)

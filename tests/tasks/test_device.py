@@ -1,4 +1,4 @@
-"""Steps on a GPU that is simulated: nothing is left on the CPU, and the host never waits."""
+"""Check steps on a simulated GPU: no tensor on the CPU, and no synchronization."""
 
 from typing import Any
 from unittest.mock import patch

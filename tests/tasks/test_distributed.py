@@ -1,4 +1,4 @@
-"""Two processes that hold different data do what one does with all of it."""
+"""Compare two processes with different data with one process that has all data."""
 
 import runpy
 import subprocess
@@ -19,7 +19,7 @@ Found = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory: pytest.TempPathFactory, packed: Path) -> Path:
-    """Where two processes have fitted: the second is started by Lightning."""
+    """Return the folder of a fit in two processes, the second started by Lightning."""
     folder = tmp_path_factory.mktemp('ddp')
     (folder / 'packed').symlink_to(packed)
     done = subprocess.run(
@@ -35,13 +35,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, packed: Path) -> Path:
 
 @pytest.fixture(scope='module')
 def ranks(folder: Path) -> list[Found]:
-    """What each of the two has stored."""
+    """Return the records of both processes."""
     return [torch.load(folder / f'rank{i}.pt', weights_only=True) for i in (0, 1)]
 
 
 @pytest.fixture(scope='module')
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The same step in this process, with the batch of both."""
+    """Run the same step in this process, with the batch of both."""
     fit = runpy.run_path(str(SCRIPT))['fit_as_one']
     found: dict[str, Any] = fit(tmp_path_factory.mktemp('alone'), 1)
     return found
@@ -96,7 +96,7 @@ def test_processes_hold_different_data(
 
 
 class TestBatchNormOfEachProcess:
-    """A fit of two epochs as users run it, with logger, probe and export."""
+    """Check a fit of two epochs with logger, probe and export."""
 
     def test_criterion_is_equal_on_both_ranks(
         self, ranks: list[Found], alone: dict[str, Any]
@@ -149,7 +149,7 @@ class TestBatchNormOfEachProcess:
 
 
 class TestPackedData:
-    """Two epochs of four steps with workers that read shards of five samples."""
+    """Check two epochs of four steps with workers that read shards of five samples."""
 
     def test_each_sample_is_seen_once_per_epoch(
         self, ranks: list[Found], packed: Path

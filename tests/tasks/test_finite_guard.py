@@ -1,4 +1,4 @@
-"""Check which losses end a fit."""
+"""Check that NaN and infinite losses end a fit."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -55,14 +55,14 @@ class TestFiniteGuard:
 
 
 class MeanSquare(nn.Module):
-    """An objective that names no part."""
+    """Loss without named parts."""
 
     def forward(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {'loss': torch.stack([x.square().mean() for x in z.values()]).mean()}
 
 
 class Own(DeCUR):
-    """DeCUR's models with another objective, infinite in some batches."""
+    """DeCUR with another loss, infinite in some batches."""
 
     def __init__(self, bad: tuple[int, ...] = ()) -> None:
         super().__init__(
@@ -80,7 +80,7 @@ class Own(DeCUR):
 
 
 def mixed() -> MixedPrecision:
-    """The precision of 16-mixed, which Lightning would not choose on a CPU."""
+    """Precision 16-mixed, which Lightning refuses on a CPU."""
     return MixedPrecision('16-mixed', 'cpu', torch.amp.GradScaler('cpu'))
 
 

@@ -181,7 +181,7 @@ class TestApplyInMicroBatches:
 
 
 def peak(function: Callable[[], Any]) -> int:
-    """Return the peak of the bytes of tensors during a call, above the start."""
+    """Return the peak memory of tensors during a call, above the start."""
     with profile(profile_memory=True) as recorded:
         function()
     assert recorded.profiler is not None

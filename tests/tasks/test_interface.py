@@ -1,4 +1,4 @@
-"""Check what all tasks share: the order of their options, their help, and their errors."""
+"""Check the order of options, the help and the errors of all tasks."""
 
 import contextlib
 import inspect
@@ -37,7 +37,7 @@ OBJECTIVES = [
 
 
 def options_of(task: type[BaseTask]) -> list[str]:
-    """Return the options of a constructor by their present names."""
+    """Return the options of a constructor by their current names."""
     return [
         name for name in inspect.signature(task).parameters if name not in renamed(task)
     ]

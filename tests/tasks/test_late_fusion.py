@@ -1,4 +1,4 @@
-"""The transfer tasks: what classification and segmentation share, and classification."""
+"""Check classification, and the common parts of the transfer tasks."""
 
 import logging
 import math
@@ -297,7 +297,7 @@ class TestAugmentation:
 
 
 class TestCache:
-    """A linear probe on features in memory equals one on images."""
+    """Check that a linear probe on cached features equals one on images."""
 
     def fit(self, cache: bool, **kwargs: Any) -> tuple[dict[str, Tensor], Tensor, int]:
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Learning rates that decay from layer to layer."""
+"""Check learning rates that decay from layer to layer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ BUILD: dict[str, Callable[..., nn.Module]] = {
 
 
 def rates(model: nn.Module, key: str = 'lr', **options: Any) -> dict[str, float]:
-    """Rate, or another value, of every parameter that learns, by its name."""
+    """Return the rate, or another value, of every trained parameter, by name."""
     optimizer, _ = build_transfer_optimizer(model, lr=1.0, **options)
     names = {id(p): name for name, p in model.named_parameters()}
     found = [

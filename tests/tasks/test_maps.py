@@ -1,4 +1,4 @@
-"""Check that prediction over whole scenes puts every pixel where it belongs."""
+"""Check the location of every pixel in the prediction of whole scenes."""
 
 import os
 import re
@@ -42,7 +42,7 @@ def rasters(root: Path, first: str = 'optical', **options: Any) -> RasterPairDat
 
 
 class Echo(nn.Module):
-    """In place of a model: the optical image as logits."""
+    """Model that returns the optical image as logits."""
 
     def encode(
         self, images: Mapping[str, Tensor], available: Any
@@ -72,7 +72,7 @@ def draw(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[np.ndarray, Any]:
-    """Run the code of the documentation; the map and its profile."""
+    """Run the code of the documentation, and return the map and its profile."""
     text = (ROOT / 'docs' / 'transfer.md').read_text()
     (code,) = re.findall(r'```python\n(.*?GTiff.*?)```', text, re.DOTALL)
     assert len(code.splitlines()) <= 22

@@ -1,4 +1,4 @@
-"""Check that unknown targets do not count."""
+"""Check that unknown targets are ignored."""
 
 from typing import Any
 

@@ -16,7 +16,7 @@ Runner = Callable[..., dict[str, float]]
 
 @pytest.fixture(scope='module')
 def encoders(torchgeo: Callable[..., None], decur_yaml: Callable[..., Path]) -> Path:
-    """Folder with the encoders that a small fit exports."""
+    """Return a folder with encoders exported by a small fit."""
     path = decur_yaml(model__init_args__model='mit_b0', trainer__max_epochs=1)
     torchgeo('fit', '--config', path)
     return path.parent / 'run' / 'encoders'

@@ -105,7 +105,7 @@ def test_a_single_modality_compares_its_views(objective: Any) -> None:
 
 
 def test_checkpoints_of_older_criteria_load() -> None:
-    """The losses of lightly had no state, and CLIP's temperature keeps its key."""
+    """Check the state of losses in older checkpoints."""
     for objective in OBJECTIVES:
         keys = {k for k in task(objective).state_dict() if k.startswith('criterion')}
         assert keys == ({'criterion.pair.log_scale'} if objective is CLIP else set())
@@ -171,7 +171,7 @@ class TestCoMM:
 
 class TestCOrAL:
     def masked(self, model: Any, modalities: dict[str, int]) -> list[list[str]]:
-        """Modalities with tokens of zero, of each call of the transformer."""
+        """Return the modalities with zero tokens in each call of the transformer."""
         seen: list[list[str]] = []
         hook = model.fusion.transformer.register_forward_pre_hook(
             lambda _, arguments: seen.append(
@@ -229,7 +229,7 @@ class Stop(Callback):
 
 
 class TestFit:
-    """Fit, resume, export, probe and predict of what fuses tokens."""
+    """Check fit, resume, export, probe and predict of tasks that fuse tokens."""
 
     @pytest.mark.parametrize('objective', FUSED)
     def test_fits_resumes_exports_probes_and_predicts(

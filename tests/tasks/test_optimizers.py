@@ -1,4 +1,4 @@
-"""Check optimizers and what their options imply."""
+"""Check optimizers and the effects of their options."""
 
 from itertools import pairwise
 from typing import Any
@@ -49,7 +49,7 @@ def test_gradients_can_be_clipped(build: Any, precision: Any) -> None:
 
 
 class Waits(TorchDispatchMode):
-    """Count how often a value is read by the host."""
+    """Count synchronizations with the host."""
 
     number = 0
 
@@ -104,7 +104,7 @@ def test_groups_are_those_before_sharding() -> None:
 def test_validation_leaves_the_random_numbers_of_a_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Leave the random state of a GPU as it was before validation."""
+    """Check that validation restores the random state of a GPU."""
     forked: list[Any] = []
     task: Any = pretraining()
     fork = torch.random.fork_rng
@@ -124,7 +124,7 @@ def test_validation_leaves_the_random_numbers_of_a_gpu(
 
 
 def test_parameters_in_one_vector_need_another_layout() -> None:
-    """As docs/traps.md says of parameters_to_vector, LBFGS and others that use view."""
+    """Check parameters_to_vector, LBFGS and others that use view, see docs/traps.md."""
     made = DeCUR({'a': 2, 'b': 3}, model='test_resnet', projector=[8])
     with pytest.raises(RuntimeError, match='view size is not compatible'):
         nn.utils.parameters_to_vector(made.parameters())

@@ -1,4 +1,4 @@
-"""Check schedules of callbacks and users beside those of tasks."""
+"""Check schedules of callbacks and users together with those of tasks."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Check the segmentation task where it differs from classification."""
+"""Check the differences of the segmentation task from classification."""
 
 import math
 from collections.abc import Callable

@@ -60,12 +60,12 @@ def seed() -> None:
 
 
 def alone(augmentation: type[nn.Module], size: int = 24, **options: Any) -> nn.Module:
-    """The augmentation with every step off but those in the options."""
+    """Return the augmentation with only the steps in the options."""
     return augmentation(size=size, **{**OFF[augmentation], **options})
 
 
 def ramps(batch: int, side: int) -> Tensor:
-    """The same image for each sample: column in band 0, row in band 1, in [0, 1]."""
+    """Return equal images with the column in band 0 and the row in band 1, in [0, 1]."""
     ramp = torch.linspace(0, 1, side)
     columns, rows = ramp.expand(side, side), ramp[:, None].expand(side, side)
     return torch.stack([columns, rows]).expand(batch, 2, side, side)
@@ -149,7 +149,7 @@ class TestEvery:
 
 
 def plainly(chain: Any) -> nn.Module:
-    """Kornia's operations one after the other, with contrast in each band on its own."""
+    """Apply Kornia's operations one by one, with separate contrast of each band."""
 
     def jitter(x: Tensor, drawn: Any, flags: Any, transform: Any = None) -> Tensor:
         x = adjust_brightness_accumulative(x, drawn['brightness_factor'])
@@ -168,7 +168,7 @@ def plainly(chain: Any) -> nn.Module:
 
 
 class TestAsKornia:
-    """Draws and results are those of Kornia's operations one after the other."""
+    """Compare draws and results with Kornia's operations one by one."""
 
     @every
     @pytest.mark.parametrize('channels', [2, 3, 13])
@@ -283,7 +283,7 @@ def test_a_seed_keeps_its_views_between_releases(
 
 
 def parse(name: str, **options: Any) -> Augmentation:
-    """Build an augmentation as a config of `torchgeo` names it."""
+    """Build an augmentation from a config of `torchgeo`."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Augmentation, 'view')
     path = f'torchgeo_decur.transforms.{name}'
@@ -294,7 +294,7 @@ def parse(name: str, **options: Any) -> Augmentation:
 
 
 class TestFixedOptions:
-    """A preset fixes what would change measurements: no config can set it."""
+    """Check that configs cannot set the fixed options of presets."""
 
     COLOUR = ('brightness', 'contrast', 'saturation', 'hue', 'jitter', 'solarize')
     FIXED: ClassVar = [
@@ -337,7 +337,7 @@ class TestFixedOptions:
 
 
 class TestMoving:
-    """Elevation and depth: values are moved and never changed."""
+    """Check that values of elevation and depth move but never change."""
 
     @moving
     def test_values_stay_within_those_of_their_sample(
@@ -493,7 +493,7 @@ class TestTones:
 
 
 class TestColour:
-    """Saturation and hue of red, green, blue."""
+    """Check saturation and hue of red, green and blue."""
 
     def test_hue_keeps_gray_and_the_range_of_bands(self) -> None:
         x = torch.rand(64, 3, 24, 24)

@@ -1,4 +1,4 @@
-"""Transforms of images in half precision, and what a device waits for."""
+"""Check transforms in half precision, and synchronization with the device."""
 
 from typing import Any
 

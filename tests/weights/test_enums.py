@@ -1,4 +1,4 @@
-"""Published weights, their names, and the headline through the real download."""
+"""Check published weights, their names and their download."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -188,7 +188,7 @@ class TestNames:
 
 
 class TestResNet50:
-    """Joint Sentinel weights, with all keys of torchvision's ResNet-50."""
+    """Return joint Sentinel weights, with all keys of torchvision's ResNet-50."""
 
     @pytest.fixture
     def states(self, publish: Publish) -> dict[str, State]:

@@ -1,4 +1,4 @@
-"""Weights that are adapted by names of bands, or loaded into several encoders."""
+"""Check weights that are adapted to bands, or loaded into several encoders."""
 
 import re
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from torchgeo_decur.tasks import LateFusionClassification, LateFusionSegmentatio
 
 
 class TestBands:
-    """The first convolution is adapted by names of bands."""
+    """Check that the first convolution is adapted to named bands."""
 
     known = ('B2', 'B3', 'B4', 'B8A')
 
@@ -127,7 +127,7 @@ class TestBands:
 
 
 class TestBandsOfAModel:
-    """Every class that starts encoders adapts thirteen bands to four."""
+    """Check that every class with encoders adapts thirteen bands to four."""
 
     wanted: ClassVar = ['B02', 'B03', 'B04', 'B08']
 
@@ -183,7 +183,7 @@ class TestBandsOfAModel:
 
 
 class TestSeveral:
-    """Several encoders are loaded at once, by name of modality."""
+    """Check that several encoders are loaded at once, by name of modality."""
 
     modalities: ClassVar = {'s1': 2, 's2': 4}
 
@@ -276,7 +276,7 @@ class TestNotStrict:
 
 
 class OwnReader(WeightsEnum):
-    """Weights that modify the file of their URL."""
+    """Enum of weights that modify the file of their URL."""
 
     ENTRY = Weights(
         'https://nowhere.invalid/x.pth', nn.Identity(), {'bands': ['a', 'b']}

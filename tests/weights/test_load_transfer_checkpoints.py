@@ -1,4 +1,4 @@
-"""Checkpoints of the transfer tasks, which start encoders and transfers again."""
+"""Check encoders and transfers that start from checkpoints of transfer tasks."""
 
 import logging
 from pathlib import Path
@@ -26,7 +26,7 @@ type Task = LateFusionClassification | LateFusionSegmentation
 
 
 class Noise(LightningDataModule):
-    """A few random images."""
+    """Dataset of a few random images."""
 
     def val_dataloader(self) -> DataLoader[Any]:
         images = {f'image_{m}': torch.rand(c, 64, 64) for m, c in MODALITIES.items()}
@@ -35,7 +35,7 @@ class Noise(LightningDataModule):
 
 
 def save(task: Task, folder: Path) -> Path:
-    """Write the checkpoint that Lightning writes, of parameters that are all new."""
+    """Write a checkpoint like Lightning's, with random parameters."""
     generator = torch.Generator().manual_seed(0)
     for value in task.state_dict().values():
         if value.is_floating_point():

@@ -1,4 +1,4 @@
-"""Every format of files holds the same metadata of an encoder."""
+"""Check that all file formats have the same metadata of an encoder."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Published files, in their layout and names, through the real download."""
+"""Check published files, with their layout, names and download."""
 
 from collections.abc import Callable
 from pathlib import Path
