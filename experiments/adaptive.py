@@ -1,14 +1,14 @@
-"""Attempts to find the number of common dimensions in one run, for tables/adaptive.yaml.
+"""Learn the number of common dimensions in one run, for tables/adaptive.yaml.
 
-Two weights a dimension: w for the common part of DeCUR's cross-modal loss, 1 - w for the unique one,
+Each dimension has a weight w for the common part of DeCUR's cross-modal loss, and 1 - w for the unique part,
 
     sum_i w_i (1 - C_ii)^2 + lambda sum_{i != j} w_i w_j C_ij^2
     + sum_i u_i C_ii^2 + lambda sum_{i != j} u_i u_j C_ij^2,    u = 1 - w,
 
-so that w in {0, 1} is DeCUR with another order of the dimensions. Both ways begin with all dimensions
-common, and leave them so for half of the fit. Then they look at the correlation C_ii of each dimension, in a
-running mean, relative to that of the tenth of the dimensions with the highest: with little training their
-mean stays well below one half, from which on (1 - C)^2 is less than C^2.
+so that w in {0, 1} is DeCUR with another order of the dimensions. In the first half of the fit, all dimensions
+are common. Then both losses use the running mean of the correlation C_ii of each dimension, relative to the
+mean of the tenth with the highest correlations. Absolute correlations would not work: after little training
+they are well below one half, above which (1 - C)^2 is less than C^2.
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ from torchgeo_decur.losses import DeCURLoss
 from torchgeo_decur.losses.functional import cross_correlation_terms, standardize
 from torchgeo_decur.tasks import DeCUR
 
-# Share of the fit after which dimensions may be unique, and after which weights are 0 or 1.
+# Shares of the fit after which dimensions can be unique, and after which weights are 0 or 1.
 _BEGIN, _END = 0.5, 0.75
 
 
 class WeightedLoss(DeCURLoss):
-    """DeCUR's loss with a weight of each dimension for each pair of modalities.
+    """DeCUR's loss with weights of the dimensions for each pair of modalities.
 
     Args:
         dim: number of dimensions D.
@@ -45,7 +45,7 @@ class WeightedLoss(DeCURLoss):
         self.progress = 0.0
 
     def weights(self) -> Tensor:
-        """Weight of each dimension in the common part, shape (pairs, D)."""
+        """Return the weight of each dimension in the common part, shape (pairs, D)."""
         raise NotImplementedError
 
     def learn(self, pair: int, relative: Tensor) -> Tensor | float:
@@ -56,7 +56,7 @@ class WeightedLoss(DeCURLoss):
             relative: correlation of each dimension, 1 for the tenth with the highest.
 
         Returns:
-            A loss of the weights alone.
+            A loss of only the weights.
         """
         raise NotImplementedError
 
@@ -96,7 +96,7 @@ class WeightedLoss(DeCURLoss):
 
 
 class SwitchLoss(WeightedLoss):
-    """Common dimensions whose relative correlation falls below one half become unique, for good."""
+    """Make common dimensions unique once their relative correlation is below one half."""
 
     common: Tensor
 
@@ -106,30 +106,30 @@ class SwitchLoss(WeightedLoss):
         self.register_buffer('common', torch.ones(pairs, dim))
 
     def weights(self) -> Tensor:
-        """Weight of each dimension in the common part, shape (pairs, D)."""
+        """Return the weight of each dimension in the common part, shape (pairs, D)."""
         return self.common
 
     def learn(self, pair: int, relative: Tensor) -> float:
-        """Switch what is below one half."""
+        """Make dimensions below one half unique."""
         self.common[pair] *= relative >= 0.5
         return 0.0
 
 
 class GateLoss(WeightedLoss):
-    """A gate of each dimension is learned by gradient, and ends at 0 or 1.
+    """Learn a gate of each dimension by gradient, which ends at 0 or 1.
 
-    For a gate w and a relative correlation r, by w (1 - r)^2 + (1 - w) r^2.
+    The loss of a gate w is w (1 - r)^2 + (1 - w) r^2, with the relative correlation r.
     """
 
     def __init__(self, dim: int, pairs: int, lambda_param: float) -> None:
         """Initialize a new GateLoss instance."""
         super().__init__(dim, pairs, lambda_param)
-        # A step of AdamW moves a parameter by about its rate, which is small for a gate.
+        # A step of AdamW changes a parameter by about its learning rate, which is small for a gate.
         self.speed = 50.0
         self.gate = nn.Parameter(torch.full((pairs, dim), 2.0 / self.speed))
 
     def weights(self) -> Tensor:
-        """Weight of each dimension in the common part, shape (pairs, D)."""
+        """Return the weight of each dimension in the common part, shape (pairs, D)."""
         if self.progress < _BEGIN:
             return torch.ones_like(self.gate)
         if self.progress >= _END:
@@ -137,15 +137,15 @@ class GateLoss(WeightedLoss):
         return torch.sigmoid(self.speed * self.gate)
 
     def learn(self, pair: int, relative: Tensor) -> Tensor:
-        """A loss of the gates."""
+        """Compute the loss of the gates."""
         w = self.weights()[pair]
         return (w * (1 - relative).square() + (1 - w) * relative.square()).sum()
 
 
 class AdaptiveDeCUR(DeCUR):
-    """DeCUR with a loss of this file; arguments are those of DeCUR.
+    """DeCUR with a weighted loss, and the arguments of DeCUR.
 
-    Its embeddings are not in the order common, unique: only features are to be probed.
+    Probe only its features, because its common dimensions do not come first.
     """
 
     loss: type[WeightedLoss]

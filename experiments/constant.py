@@ -11,14 +11,14 @@ from torchgeo_decur.tasks.transfer.base import LateFusionTask
 
 
 class Constant(LateFusionTask):
-    """A task whose classifiers have no weights: a bias is a class's share, counted in a fit."""
+    """Base of tasks that predict the share of each class in the training labels."""
 
     counts: Tensor
 
     def configure_models(self) -> None:
-        """Build the model of the task, and forget what its classifiers would look at."""
+        """Build the model of the task, with zero weights in its classifiers."""
         super().configure_models()
-        # The FCN has one for each stage, and adds their logits.
+        # The FCN has one classifier per stage, and adds their logits.
         for layer in self.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 if len(layer.weight) == self.num_outputs:
@@ -29,16 +29,10 @@ class Constant(LateFusionTask):
         self.register_buffer('counts', torch.zeros(self.num_outputs))
 
     def configure_optimizers(self) -> None:
-        """Nothing is optimised."""
+        """Return no optimizer."""
 
     def on_train_batch_end(self, outputs: Any, batch: Sample, batch_idx: int) -> None:
-        """Count the classes of a batch.
-
-        Args:
-            outputs: the loss, which is of no use.
-            batch: has the labels of scenes, shape (B, L), or pixels, shape (B, H, W).
-            batch_idx: index of the batch.
-        """
+        """Count the classes of a batch, and set the biases to the log of their shares."""
         labels = self._target(batch)
         if self.hparams['task'] == 'multilabel':
             self.counts += labels.sum(dim=0)
@@ -51,8 +45,8 @@ class Constant(LateFusionTask):
 
 
 class Classification(Constant, LateFusionClassification):
-    """Scenes of which each has the labels by their share."""
+    """Classification that predicts the share of each label."""
 
 
 class Segmentation(Constant, LateFusionSegmentation):
-    """Pixels that all are of the most frequent class."""
+    """Segmentation that predicts the most frequent class."""

@@ -1,4 +1,4 @@
-"""Define a table of experiments: its cells, and the columns that it shows."""
+"""Define the cells and columns of a table of experiments."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 _STARTS = ('pretrain', 'pretrain_all', 'pretrain_axes')
-# Which keys a table may have, and which of them it must have: one that fits, one that probes.
+# Required and optional keys of a table of fits, and of a table of probes.
 _KEYS = (
     ({'fit', 'metrics'}, {'axes', 'against', 'summary', *_STARTS}),
     ({'probe', 'metrics', 'pretrain'}, {'parts', 'choose', 'against', *_STARTS}),
@@ -21,9 +21,9 @@ class Cell:
     """One experiment of a table.
 
     Args:
-        name: its value on each axis.
-        pretrains: options of each pretraining that it starts from.
-        fit: options of the fit, if there is one.
+        name: value on each axis.
+        pretrains: options of each pretraining of its encoders.
+        fit: options of the fit, if any.
         probes: options of each probe of the pretraining.
     """
 
@@ -41,12 +41,12 @@ class Table:
         name: name of its file.
         axes: names of the axes.
         cells: the experiments.
-        metrics: by section, by header, the measured numbers whose mean is shown.
-        parts: cells whose probes are shown in full.
-        choose: the last axis, if its best value is chosen.
-        against: value of the first axis that the others are compared with.
-        summary: by header, which numbers of which cells are averaged for each value of
-            the first axis: a value of another axis, and the numbers.
+        metrics: measured numbers of each column, by section and header; a column shows
+            their mean.
+        parts: cells with a table of all probes.
+        choose: the last axis, if its best value is marked.
+        against: value of the first axis for comparison with the others.
+        summary: measured numbers to average, by header and value of an axis.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Table:
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """Numbers that are shown, or that something shown is the mean of."""
+        """Names of all measured numbers in the columns."""
         columns = [names for found in self.metrics.values() for names in found.values()]
         return tuple(dict.fromkeys(chain.from_iterable(columns)))
 
@@ -156,7 +156,7 @@ class Table:
 
 
 def _several(start: Any) -> list[list[str]]:
-    """One pretraining is a list of options, several are such lists by name."""
+    """Return the options of each pretraining, from one list or several lists by name."""
     if start is None:
         return []
     return [*start.values()] if isinstance(start, dict) else [start]

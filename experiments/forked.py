@@ -1,6 +1,6 @@
-"""Run commands in processes forked from one that has imported everything.
+"""Run commands in separate processes, forked from one with all imports.
 
-Importing takes longer than many a probe; a process of its own keeps runs apart.
+Importing takes longer than many probes.
 """
 
 import multiprocessing
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 
 def run(args: Sequence[str]) -> None:
-    """Run a subcommand of ``torchgeo`` or, if that has no such, of ``torchgeo-decur``.
+    """Run a subcommand of ``torchgeo`` or ``torchgeo-decur``.
 
     Args:
         args: the subcommand and its options.

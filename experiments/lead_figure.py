@@ -1,4 +1,4 @@
-"""Draw the figure of the README: what DeCUR and Barlow Twins align, and what they keep.
+"""Draw the figure of the README, which compares DeCUR and Barlow Twins.
 
     torchgeo fit --config experiments/quickstart.yaml
     torchgeo fit --config experiments/quickstart.yaml --config experiments/objectives/barlow_twins.yaml \
@@ -28,7 +28,7 @@ _FIGURE = ROOT / 'docs' / '_static' / 'dimensions.png'
 
 
 def main(decur: Path, barlow_twins: Path, out: Path = _FIGURE) -> None:
-    """Draw the figure, and print the means that its caption gives.
+    """Draw the figure, and print the means for its caption.
 
     Args:
         decur: folder of the run of DeCUR, with its ``config.yaml``.
@@ -79,7 +79,7 @@ def probe(run: Path) -> pd.DataFrame:
         run: folder of the run, with the ``probe.csv`` of its online probe.
 
     Returns:
-        Columns ``score`` and ``untrained`` in %, by what the label needs.
+        Columns ``score`` and ``untrained`` in %, by label.
     """
     table = pd.read_csv(run / 'probe.csv')
     table = table[table.classifier == 'linear']

@@ -1,4 +1,4 @@
-"""Record hardware, versions and commit of a number, and append its row."""
+"""Record hardware, versions and commit of measured numbers."""
 
 import csv
 import fcntl
@@ -12,19 +12,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# What decides a number: not the documentation, nor the numbers themselves.
+# Paths that affect measured numbers, without documentation and results.
 _CODE = ('torchgeo_decur', 'experiments', ':!experiments/*.csv', ':!*.md')
 
 
 @cache
 def commit(*paths: str) -> str:
-    """Last commit that changed package or experiments, and a hash of what differs.
+    """Return the last commit of the package or experiments, with a hash of changes.
 
     Args:
-        paths: what counts in place of these.
+        paths: paths to consider instead.
 
     Returns:
-        Such as ``1a2b3c4``, or ``1a2b3c4+5d6e7f8`` where files differ from it.
+        Such as ``1a2b3c4``, or ``1a2b3c4+5d6e7f8`` with uncommitted changes.
     """
 
     def git(*args: str) -> str:
@@ -39,7 +39,7 @@ def commit(*paths: str) -> str:
 
 @cache
 def hardware() -> str:
-    """Processor and cores, and accelerators where there are some."""
+    """Return processor, cores and accelerators, if any."""
     import torch
 
     lines = _lines(Path('/proc/cpuinfo'))
@@ -55,14 +55,7 @@ def hardware() -> str:
 
 @cache
 def versions(*packages: str) -> str:
-    """Versions of Python, torch and more.
-
-    Args:
-        packages: names of distributions.
-
-    Returns:
-        Such as ``python 3.12.3, torch 2.9.1``.
-    """
+    """Return versions of Python, torch and packages, as ``python 3.12.3, torch 2.9.1``."""
     names = ('torch', *packages)
     return ', '.join(
         [f'python {platform.python_version()}', *(f'{n} {version(n)}' for n in names)]
@@ -72,12 +65,12 @@ def versions(*packages: str) -> str:
 def append(
     path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]
 ) -> None:
-    """Append rows to a CSV file as one write; several runs may share the file.
+    """Append rows to a CSV file, which several runs may share.
 
     Args:
-        path: the file; its folder exists.
+        path: the file, in an existing folder.
         columns: names of the columns.
-        rows: what to append.
+        rows: the rows to append.
     """
     with path.open('a', newline='') as file:
         fcntl.flock(file, fcntl.LOCK_EX)

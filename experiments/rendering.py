@@ -1,4 +1,4 @@
-"""Tables of results in Markdown, from the rows that were measured."""
+"""Render tables of results in Markdown."""
 
 import csv
 from collections import defaultdict
@@ -14,23 +14,23 @@ from experiments.provenance import ROOT
 RESULTS = ROOT / 'experiments' / 'results.csv'
 
 type Row = dict[str, str]
-# By header of a column, by seed, a number.
+# Numbers by header of a column and seed.
 type Columns = dict[str, dict[str, float]]
-# By header of a column, the numbers whose mean it shows.
+# Measured numbers of a column, by header.
 type Headers = Mapping[str, tuple[str, ...]]
 
 
 def render(path: Path, results: Path = RESULTS) -> str:
     """Render a table in Markdown: mean and 95 % interval over the seeds, in %.
 
-    Rows of the newest commit of the table are taken, for a comparison is side by side.
+    Only rows of the newest commit are used, so that numbers are comparable.
 
     Args:
         path: YAML file of the table.
         results: CSV file with the rows.
 
     Returns:
-        The table, and a line on where its numbers are from.
+        The table, and a line with the source of its numbers.
     """
     table = Table.read(path)
     rows = _newest(table, results)
@@ -79,7 +79,7 @@ def read_columns(
         results: CSV file with the rows.
 
     Returns:
-        By cell, by header, by seed, a number.
+        Numbers by cell, header and seed.
     """
     table = Table.read(path)
     rows = _newest(table, results)
@@ -94,7 +94,7 @@ def _newest(table: Table, results: Path) -> list[Row]:
 
 
 def _fewer(rows: Sequence[Row], seeds: Sequence[int]) -> str:
-    """Which cells have fewer seeds, in brackets, by the first axis where it says all."""
+    """Return the cells with fewer seeds in brackets, by first axis if possible."""
     found: dict[str, set[int]] = defaultdict(set)
     for row in rows:
         found[row['cell']].add(int(row['seed']))
@@ -110,14 +110,14 @@ def _fewer(rows: Sequence[Row], seeds: Sequence[int]) -> str:
 
 
 def best(path: Path, results: Path = RESULTS) -> dict[tuple[str, ...], str]:
-    """Find which value of the axis to choose is best, by the newest commit of a table.
+    """Return the best value of the axis ``choose``, for the newest commit of a table.
 
     Args:
         path: YAML file of the table.
         results: CSV file with the rows.
 
     Returns:
-        The value, by those on the other axes.
+        The best value, by values on the other axes.
     """
     table = Table.read(path)
     rows = [row for row in read_rows(results) if row['table'] == table.name]
@@ -125,7 +125,7 @@ def best(path: Path, results: Path = RESULTS) -> dict[tuple[str, ...], str]:
 
 
 def _means(table: Table, rows: Sequence[Row], wanted: Headers) -> list[str]:
-    """Lines of a table of means."""
+    """Render a table of means as lines."""
     chosen = _choose(table, rows) if table.choose else {}
     header = [*table.axes, *wanted, *(['mean'] if chosen else [])]
     lines = _header(table, header)
@@ -166,7 +166,7 @@ def _mean(columns: Columns) -> float:
 
 
 def _columns(wanted: Headers, rows: Sequence[Row], cell: str) -> Columns:
-    """Each column of a cell, by seed; a seed counts where all numbers are there."""
+    """Return the columns of a cell by seed, for seeds with all numbers."""
     found: dict[str, dict[str, float]] = defaultdict(dict)
     for row in rows:
         if row['cell'] == cell:
@@ -190,7 +190,7 @@ def _values(rows: Sequence[Row], cell: str) -> dict[str, list[float]]:
 
 
 def _summary(table: Table, rows: Sequence[Row]) -> list[str]:
-    """Lines of a table of means over cells, and of their differences, seed by seed."""
+    """Render means over cells, and their differences paired by seed, as lines."""
     values = {
         (row['cell'], row['seed'], row['metric']): float(row['value']) for row in rows
     }
@@ -227,7 +227,7 @@ def _summary(table: Table, rows: Sequence[Row]) -> list[str]:
 
 
 def _less(table: Table, rows: Sequence[Row], wanted: Headers) -> list[str]:
-    """Lines of a table of differences to one value of the first axis, of the same seeds."""
+    """Render differences to one value of the first axis, paired by seed, as lines."""
     lines = _header(table, [*table.axes, *wanted])
     for cell in table.cells:
         if cell.name[0] == table.against:
@@ -246,8 +246,8 @@ def _less(table: Table, rows: Sequence[Row], wanted: Headers) -> list[str]:
 
 
 def _parts(values: Mapping[str, Sequence[float]]) -> list[str]:
-    """Lines of a table of probes: a row for what is probed, a column for each label."""
-    # Those of some of the labels end in their fraction.
+    """Render a table of probes as lines, with one column per label."""
+    # Names of probes on a fraction of the labels end with the fraction.
     split = [m.split(maxsplit=1) for m in values if not m[-1].isdigit()]
     labels, places = (list(dict.fromkeys(x)) for x in zip(*split, strict=True))
     lines = [f'| part | {" | ".join(labels)} |', '|---|' + '---:|' * len(labels)]
@@ -289,14 +289,7 @@ def half_width(values: Sequence[float]) -> float:
 
 
 def read_rows(results: Path) -> list[Row]:
-    """Read what was measured.
-
-    Args:
-        results: CSV file with the rows; it may not be there yet.
-
-    Returns:
-        The rows.
-    """
+    """Read the rows of a CSV file of results, which may be absent."""
     if not results.exists():
         return []
     with results.open(newline='') as file:

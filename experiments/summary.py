@@ -1,4 +1,4 @@
-"""Summarise the comparison of objectives: the figure and the table that lead the results page."""
+"""Draw the figure and the table at the start of the results page."""
 
 from statistics import mean
 

@@ -1,40 +1,39 @@
-"""Run a table of experiments, and show what was measured.
+"""Run a table of experiments, and show the results.
 
     python -m experiments.table run experiments/tables/synthetic.yaml --seeds '[0, 1, 2]'
     python -m experiments.table show experiments/tables/synthetic.yaml
 
 A table is a YAML file with
 
-- ``fit``: options of ``torchgeo fit`` that all cells share;
-- ``axes``: by name of an axis, by name of a value, the options that it adds. The cells are
-  all combinations;
-- ``pretrain``: by name, the options of a pretraining that exports encoders; those of
-  ``pretrain_all`` come before them. The names are the first axis, ``encoders``, whose values
-  may add options too; ``{encoders}`` in the options of a cell is the folder of the export.
-  A name may have several pretrainings, by names of their own, each of other modalities;
-- ``pretrain_axes``: axes whose options are those of the pretraining;
-- ``against``: a value of the first axis; a second table shows what the others are more or
-  less than it, paired by seed;
-- ``summary``: by header, by value of an axis, measured numbers: their mean over all cells with one of
-  these values, for each value of the first axis, in a table of its own;
-- ``choose``: the last axis, of whose values the one with the highest mean of the metrics is
-  marked, for each combination of the others;
-- ``probe``, in place of ``fit``: a list of options of ``torchgeo-decur probe``, one list
-  for each time that it is run on a pretraining;
-- ``metrics``: columns of the metrics of ``torchgeo test``, or, by header, of the probes, such
-  as ``label_s1 together features``; a list of them is shown as its mean. Columns may be
-  grouped by title, for several tables of the same cells. Only the first must be there in all cells;
-- ``parts``: cells whose probes are shown in full, below the table.
+- ``fit``: options of ``torchgeo fit`` for all cells;
+- ``axes``: options of each value of each axis, by name. The cells are all combinations;
+- ``pretrain``: options of each pretraining that exports encoders, by name, after the options
+  ``pretrain_all``. The names are the first axis, ``encoders``, whose values can add options.
+  ``{encoders}`` in the options of a cell is the folder of the export. A name can have several
+  pretrainings of different modalities, by name;
+- ``pretrain_axes``: axes with options of the pretraining;
+- ``against``: a value of the first axis; a second table shows the differences of the other
+  values from it, paired by seed;
+- ``summary``: measured numbers by header and value of an axis. A separate table shows their mean
+  over all cells with these values, for each value of the first axis;
+- ``choose``: the last axis, whose value with the highest mean of the metrics is marked, for each
+  combination of the other axes;
+- ``probe``, instead of ``fit``: a list of options of ``torchgeo-decur probe`` for each of its
+  runs on a pretraining;
+- ``metrics``: columns of metrics of ``torchgeo test``, or, by header, of the probes, such as
+  ``label_s1 together features``; a list is shown as its mean. Columns can be grouped by title,
+  for several tables of the same cells. Only the first column is required in all cells;
+- ``parts``: cells with a table of all probes.
 
-A relative ``--config`` or ``--data`` starts at the folder of the table, ``{seed}`` is the seed.
-Each cell is fitted, and its last checkpoint is tested once; the logger must be Lightning's
+A relative ``--config`` or ``--data`` starts at the folder of the table, and ``{seed}`` is the
+seed. Each cell is fitted, and its last checkpoint is tested once; the logger must be Lightning's
 CSVLogger.
 
 Rows are appended to ``experiments/results.csv``: table and cell, extra options, commit, seed,
-hardware, metric, value. The commit is the last one that changed the package or the
-experiments, followed by a hash of what differs from it, if anything does. Cells whose rows are
-there are not run again; an interrupted fit goes on from its checkpoint. Tables share
-pretrainings of the same package, options and files of options.
+hardware, metric, value. The commit is the last one of the package or the experiments, with a
+hash of uncommitted changes. Cells with rows do not run again, and an interrupted fit resumes from
+its checkpoint. Tables share pretrainings with the same package, options and config files. The
+rows are keyed by commit and options, not numbered, so ``resumable_parts`` would not shorten this.
 """
 
 import csv
@@ -66,7 +65,7 @@ def run(
     results: Path = RESULTS,
     workers: int = 1,
 ) -> None:
-    """Run the cells of a table that have no result yet.
+    """Run the cells of a table without results.
 
     Args:
         table: YAML file of the table.
@@ -75,7 +74,7 @@ def run(
         only: names of values of axes; cells that lack one of them are left out.
         out: folder of checkpoints and logs.
         results: CSV file to append rows to.
-        workers: cells that run at once, each with its share of the cores.
+        workers: cells that run in parallel, each with its share of the cores.
     """
     if workers > 1:
         os.environ['OMP_NUM_THREADS'] = str(max(1, (os.cpu_count() or 1) // workers))
@@ -84,7 +83,7 @@ def run(
 
 
 def show(table: Path, results: Path = RESULTS) -> None:
-    """Print what was measured of a table.
+    """Print the results of a table.
 
     Args:
         table: YAML file of the table.
@@ -103,7 +102,7 @@ def fill(
     command: Command,
     workers: int = 1,
 ) -> None:
-    """Run what is missing of a table, seed by seed.
+    """Run the missing cells of a table, seed by seed.
 
     Args:
         path: YAML file of the table.
@@ -112,12 +111,12 @@ def fill(
         only: names of values of axes.
         out: folder of checkpoints and logs.
         results: CSV file to append rows to.
-        command: runs a subcommand of ``torchgeo`` or ``torchgeo-decur``, with its options.
-        workers: cells that run at once.
+        command: function that runs a subcommand of ``torchgeo`` or ``torchgeo-decur``.
+        workers: cells that run in parallel.
 
     Raises:
         ValueError: if a name is on no axis.
-        RuntimeError: if a cell failed; the others were run.
+        RuntimeError: if a cell failed, after all others.
     """
     table = Table.read(path)
     if unknown := set(only) - {name for cell in table.cells for name in cell.name}:
@@ -159,11 +158,11 @@ def fill(
                 if set(only) <= set(cell.name) and ' / '.join(cell.name) not in done
             ]
             if workers > 1:
-                # Cells that run at once share pretrainings: those come first.
+                # Run pretrainings first, because parallel cells share them.
                 starts = dict.fromkeys(s for cell in cells for s in cell.pretrains)
                 tries = [pool.submit(_pretrain, s, seed, out, command) for s in starts]
                 for start in tries:
-                    start.exception()  # the cells will tell
+                    start.exception()  # the cells raise the error
             tasks = [pool.submit(measure, cell, seed) for cell in cells]
             for task in tasks:
                 task.result()
@@ -181,7 +180,7 @@ def _measure(
     out: Path,
     command: Command,
 ) -> dict[str, str]:
-    """Pretrain if needed, fit and test, or probe, one cell; its metrics."""
+    """Pretrain if needed, then fit and test or probe a cell, and return its metrics."""
     words = {'seed': str(seed), 'encoders': ''}
     exports = [_pretrain(options, seed, out, command) for options in cell.pretrains]
     if cell.probes:
@@ -189,7 +188,7 @@ def _measure(
     if exports:
         words['encoders'] = str(_together(exports))
     given = [*cell.fit, *options]
-    # What was fitted with other options is not gone on from.
+    # A fit with other options must not resume.
     name = f'{_slug(cell.name)}_{_digest(given)}'
     here = out / table.name / provenance.commit() / f'seed_{seed}' / name
     command(_command('fit', given, words, here, 'fit'))
@@ -204,7 +203,7 @@ def _measure(
 
 
 def _pretrain(options: Sequence[str], seed: int, out: Path, command: Command) -> Path:
-    """Pretrain, where no table has done so; the folder of the encoders."""
+    """Pretrain unless another table has, and return the folder of the encoders."""
     start = _start(out, options, seed)
     if not (export := _newest(start, 'encoders')):
         words = {'seed': str(seed), 'encoders': ''}
@@ -216,7 +215,7 @@ def _pretrain(options: Sequence[str], seed: int, out: Path, command: Command) ->
 
 
 def _together(exports: Sequence[Path]) -> Path:
-    """One folder with the encoders of all pretrainings."""
+    """Return one folder with the encoders of all pretrainings."""
     if len(exports) == 1:
         return exports[0]
     files = [file for export in exports for file in sorted(export.iterdir())]
@@ -232,7 +231,7 @@ def _together(exports: Sequence[Path]) -> Path:
 
 
 def _start(out: Path, options: Sequence[str], seed: int) -> Path:
-    """Folder of a pretraining, by all that decides it; its name in a table does not."""
+    """Return the folder of a pretraining, which depends on code, options and seed."""
     words = [
         Path(option.removeprefix('--config=')).read_text()
         if option.startswith('--config=')
@@ -283,7 +282,7 @@ def _command(
     fitted: str,
     name: str = '',
 ) -> list[str]:
-    """Arguments of ``torchgeo``; goes on from the newest checkpoint of a fit."""
+    """Return the arguments of ``torchgeo``, which resume the newest checkpoint."""
     filled = list(options)
     for word, value in words.items():
         filled = [option.replace(f'{{{word}}}', value) for option in filled]

@@ -104,9 +104,9 @@ class TestErrors:
         [
             (FIELDS + 1000, S2, r'1000 and more in every image; .*offset: -1000'),
             (optical(SNOW) + 1000, S2, r'1000 and more in every image'),
-            (LAND * 100, S1, r'as in integers of dB times 100, .*scale: 0\.01'),
+            (LAND * 100, S1, r'as in integers of dB times 100; set scale: 0\.01'),
             (LAND.mul(100).short(), S1, r'as in integers of dB times 100'),
-            (LAND * 10, S1, r'as in integers of dB times 10, .*scale: 0\.1'),
+            (LAND * 10, S1, r'as in integers of dB times 10; set scale: 0\.1'),
             (LAND % 65536, S1, r'stored as uint16'),
             (LAND.abs() * 20, S1, r'as in amplitudes or digital numbers'),
             (

@@ -1,1 +1,1 @@
-"""Benchmarks: speed and memory, each with the commit and the hardware."""
+"""Benchmarks of speed and memory."""

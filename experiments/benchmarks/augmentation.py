@@ -1,10 +1,10 @@
-"""Views a second: the presets against plain Kornia with the same operations.
+"""Compare the presets with plain Kornia, in views per second.
 
     python -m experiments.benchmarks.augmentation
 
 Plain Kornia is ``K.AugmentationSequential`` of the operations of the preset; with the same seed it
-gives the same views, up to rounding. Both end in the layout of convolutions, channels last, and
-take turns in one process.
+gives the same views, up to rounding. Both end in the memory format channels last, and alternate in
+one process.
 
 Rows are appended to ``experiments/benchmarks/results_augmentation.csv``.
 """
@@ -36,7 +36,7 @@ def main(
     Args:
         batch_size: number of images.
         sizes: sizes of the views in pixels; images are 40 pixels larger.
-        repeats: how often each batch is augmented.
+        repeats: number of augmentations of each batch.
         results: CSV file to append to.
     """
     rows = []

@@ -1,11 +1,11 @@
-"""Georeferenced chips: seconds to set up a folder of them, and windows drawn a second.
+"""Measure the set-up of a folder of georeferenced chips, and windows per second.
 
     python -m experiments.benchmarks.chips
 
-Chips of two modalities, 64 x 64 pixels of 10 m, are scattered far apart and written to a
-temporary folder. Set-up is ``RasterPairDataModule.setup('fit')``: it opens every file, shares
-out the chips and looks for nodata in those to validate on. Windows are drawn, not read.
-``setup-processor`` is the time of the processor, which other work on the machine changes less.
+Chips of two modalities, 64 x 64 pixels of 10 m, at distant places are written to a temporary
+folder. Set-up is ``RasterPairDataModule.setup('fit')``: it opens every file, splits the chips and
+checks validation chips for nodata. Windows are drawn, not read. ``setup-processor`` is the
+processor time, which depends less on other work of the machine.
 
 Rows are appended to ``experiments/benchmarks/results_chips.csv``.
 """
@@ -38,7 +38,7 @@ MODALITIES = {
 
 
 def write_chips(root: Path, number: int) -> None:
-    """Write chips of both modalities, off the pixels of each other.
+    """Write chips of both modalities on different grids.
 
     Args:
         root: folder to write to.
@@ -113,7 +113,7 @@ def _measure(
     rates = [draws / s for s in seconds['draw']]
     found = {
         'setup': (seconds['setup'], 's'),
-        # The first is left out here too.
+        # Leave out the first run.
         'setup-processor': (busy[1:], 's'),
         'draw': (rates, 'windows/s'),
     }
@@ -134,9 +134,9 @@ def main(
 
     Args:
         chips: numbers of chips.
-        draws: number of windows that are drawn at once.
-        repeats: how often each case runs.
-        minutes: after how many no further repeat of a number of chips is begun.
+        draws: number of windows of a draw.
+        repeats: number of runs of each case.
+        minutes: time limit for the start of another repeat.
         results: CSV file to append to.
     """
     rows = []

@@ -1,13 +1,12 @@
-"""Samples a second of one worker: GeoTIFF folders, packed shards, built-in scenes.
+"""Measure samples per second of GeoTIFF folders, packed shards and built-in scenes.
 
     python -m experiments.benchmarks.data
 
-Places of SSL4EO-S12's shape (2 + 13 bands, 264 pixels, one GeoTIFF a band and date) are written
-to a temporary folder and packed from there, raw values and bytes. Each case then delivers
-the same places in random order: ``read`` is the dataset alone, ``batch`` a data loader in this
-process, ``worker`` a data loader with one worker process, which hands its batches over in shared
-memory. The cases take turns, so that what else the machine does meets all. Files are in the page
-cache: what a disk adds is not measured.
+Places of SSL4EO-S12's shape (2 + 13 bands, 264 pixels, one GeoTIFF per band and date) are written
+to a temporary folder and packed as raw values and as bytes. Each case then reads the same places
+in random order: ``read`` with the dataset, ``batch`` with a data loader in this process, and
+``worker`` with one worker process and shared memory. The cases alternate, so that other work of
+the machine affects all of them. Files are in the page cache, so disks are not measured.
 
 Rows are appended to ``experiments/benchmarks/results_data.csv``.
 """
@@ -43,12 +42,12 @@ def main(
 
     Args:
         places: number of places.
-        dates: dates of each.
+        dates: dates of each place.
         size: height and width in pixels.
-        repeats: how often each case reads all places.
+        repeats: number of times that each case reads all places.
         results: CSV file to append to.
     """
-    # One worker is one core: its tensors must not use the others.
+    # A worker must use only one core.
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         cases = _cases(Path(folder), places, dates, size)
@@ -76,7 +75,7 @@ def main(
 def _cases(
     folder: Path, places: int, dates: int, size: int
 ) -> Mapping[str, Callable[[], None]]:
-    """What delivers all places once, by name."""
+    """Return functions that read all places once, by name."""
     synthetic = SyntheticEO(length=places, size=size, num_dates=dates)
     synthetic.write(folder / 'tiff', 'ssl4eo_s12', progress=False)
     datasets: dict[str, Any] = {'folder': SSL4EOS12Pair(folder / 'tiff')}
@@ -99,7 +98,7 @@ def _read(dataset: Any) -> None:
 
 
 class _Load:
-    """A worker goes on from pass to pass, so that its start does not count."""
+    """Data loader whose worker persists, so that its start is not measured."""
 
     def __init__(self, dataset: Any, workers: int) -> None:
         self.loader = DataLoader(
@@ -118,7 +117,7 @@ class _Load:
 def _measure(
     cases: Mapping[str, Callable[[], None]], places: int, repeats: int
 ) -> dict[str, list[float]]:
-    """Seconds of each case, once a repeat; the first pass, which warms, is left out."""
+    """Return the seconds of each repeat of each case, without a first warm-up pass."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for repeat in range(repeats + 1):
         for name, case in cases.items():

@@ -1,14 +1,14 @@
-"""The losses: forward and backward pass of each objective, and of D x D matrices.
+"""Measure forward and backward pass of each loss, and of losses with D x D matrices.
 
     python -m experiments.benchmarks.loss
 
 Two modalities, two views, 87.5 % common dimensions for DeCUR, float32, random embeddings of seed 0.
-All cases of a size take turns in one process and get the same embeddings. ``matrices`` is the loss
-of DeCUR by D x D matrices; lightly computes Barlow Twins, VICReg and SimCLR (NT-Xent). CoMM and
-COrAL get a third embedding, as from their tasks. ``<loss>-partly`` is a loss of samples of which half have
-both modalities and a quarter has only one or the other, ``<loss>-all`` the same form if all have both. On a CPU, time is that of the processor, which
-other work on the machine changes less. Memory is the largest that tensors take beside the
-embeddings, gradients included.
+All cases of a size alternate in one process with the same embeddings. ``matrices`` is the loss of
+DeCUR with D x D matrices; lightly computes Barlow Twins, VICReg and SimCLR (NT-Xent). CoMM and COrAL
+get a third embedding, as in their tasks. ``<loss>-partly`` is a loss of partly paired samples: half
+have both modalities, and a quarter has only one or the other. ``<loss>-all`` has the same form for
+complete samples. On a CPU, processor time is measured, which depends less on other work of the
+machine. Memory is the peak of tensors and gradients, without the embeddings.
 
 Rows are appended to ``experiments/benchmarks/results_loss.csv``.
 """
@@ -47,9 +47,9 @@ def main(
     Args:
         samples: numbers of samples N.
         dimensions: numbers of dimensions D.
-        repeats: how often each form runs.
+        repeats: number of runs of each form.
         threads: threads of a CPU.
-        slow: largest D for lightly's losses, which take up to a minute a step above it.
+        slow: largest D for lightly's losses, which are slower for larger D.
         results: CSV file to append to.
     """
     torch.set_num_threads(threads)
@@ -87,7 +87,7 @@ def _cases(n: int, d: int, with_lightly: bool) -> dict[str, Case]:
     def step(
         loss: Callable[[dict[str, Tensor]], Tensor], names: Iterable[str] = MODALITIES
     ) -> None:
-        # Embeddings are named as the loss wants them.
+        # Use the names that the loss requires.
         leaves = {
             m: x.detach().requires_grad_()
             for m, x in zip(names, z.values(), strict=False)
@@ -133,7 +133,7 @@ def _cases(n: int, d: int, with_lightly: bool) -> dict[str, Case]:
 
 
 def _ratios(cases: Iterable[str]) -> list[tuple[str, str]]:
-    """Pair each case with the one that it is compared with."""
+    """Pair each case with its reference."""
     found = [('matrices', 'DeCUR')]
     for name in cases:
         if name.endswith(('-partly', '-all')):

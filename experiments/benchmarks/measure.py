@@ -1,4 +1,4 @@
-"""How benchmarks measure: cases that take turns, and the memory that tensors take."""
+"""Measure time and memory of alternating cases."""
 
 from collections.abc import Callable, Mapping
 from time import perf_counter
@@ -11,7 +11,7 @@ DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
 
 class Clock:
-    """Seconds of the parts of a case; a device finishes its work at each part's end.
+    """Stopwatch for the parts of a case, which synchronizes at the end of each part.
 
     Example:
         >>> clock = Clock()
@@ -26,11 +26,7 @@ class Clock:
         self.start = _now()
 
     def lap(self, part: str) -> None:
-        """End a part; a part that occurs again is added up.
-
-        Args:
-            part: its name.
-        """
+        """End a part, and add its seconds to earlier ones of the same name."""
         now = _now()
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self.start
         self.start = now
@@ -42,16 +38,16 @@ def take_turns(
     minutes: float = 1.0,
     clock: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
-    """Measure cases in turn, so that what else the machine does meets all.
+    """Measure alternating cases, so that other work of the machine affects all of them.
 
     Args:
-        cases: what to run, by name.
-        repeats: how often, after a first pass that warms and is left out.
-        minutes: after how many no further repeat is begun; there is one at least.
-        clock: what tells the seconds; by default time, after the device has finished.
+        cases: functions to run, by name.
+        repeats: number of repeats, after a warm-up that is left out.
+        minutes: time limit for the start of another repeat, after the first.
+        clock: function that returns seconds; by default time, after synchronization.
 
     Returns:
-        Seconds of each case, once a repeat.
+        Seconds of each repeat of each case.
     """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     clock = clock or _now
@@ -68,15 +64,12 @@ def take_turns(
 
 
 def peak_mib(function: Callable[[], Any]) -> float:
-    """Largest memory that a call takes for tensors, above what is there before.
+    """Return the peak memory of a call above its start, in MiB.
 
-    Counted where torch allocates; what libraries keep for themselves is not in it.
+    Only memory that torch allocates is counted.
 
     Args:
-        function: what to run.
-
-    Returns:
-        Mebibytes.
+        function: function to call.
     """
     if DEVICE.type == 'cuda':
         torch.cuda.synchronize()

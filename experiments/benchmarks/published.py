@@ -1,4 +1,4 @@
-"""Compute the loss by D x D matrices, as the published loop does, for comparison."""
+"""Compute the loss with D x D matrices, as in the published code, for comparison."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from torch.nn.functional import batch_norm
 def matrix_loss(
     z: Mapping[str, Tensor], common_dim: int, lambda_param: float = 0.0051
 ) -> Tensor:
-    """Loss of DeCUR of two modalities, by its matrices.
+    """Compute DeCUR's loss of two modalities with D x D matrices.
 
     Args:
         z: embeddings of two modalities, shape (2, N, D).

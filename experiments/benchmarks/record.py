@@ -1,4 +1,4 @@
-"""Write the row of a benchmark case: median, quartiles and origin."""
+"""Write and render the results of benchmarks."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,12 +30,12 @@ def record(
     unit: str,
     path: Path = FOLDER / 'results.csv',
 ) -> Row:
-    """Append what was measured of one case: the median of the repeats, and the quartiles.
+    """Append the median and quartiles of one case.
 
     Args:
         name: name of the benchmark.
-        case: what distinguishes the case, by name, in order.
-        values: what was measured, once a repeat.
+        case: parameters of the case, by name, in order.
+        values: value of each repeat.
         unit: unit of the values, such as 's', 'MiB' or 'samples/s'.
         path: CSV file to append to.
 
@@ -43,7 +43,7 @@ def record(
         The row.
 
     Raises:
-        ValueError: if nothing was measured.
+        ValueError: if there are no values.
     """
     if not values:
         raise ValueError(f'values must hold at least one number, got none for {case}')
@@ -62,15 +62,15 @@ def record_interval(
     path: Path,
     repeats: int = 1,
 ) -> Row:
-    """Append what was found of one case, where its interval is known.
+    """Append a value of one case with its interval.
 
     Args:
         name: name of the benchmark.
-        case: what distinguishes the case, by name, in order.
+        case: parameters of the case, by name, in order.
         found: the value, and the ends of its interval.
         unit: unit of the value.
         path: CSV file to append to.
-        repeats: how often it was measured.
+        repeats: number of repeats.
 
     Returns:
         The row.
@@ -96,10 +96,10 @@ def render(rows: Sequence[Row]) -> str:
     """Render rows as a table in Markdown.
 
     Args:
-        rows: of one run.
+        rows: rows of one run.
 
     Returns:
-        The table, and a line on where its numbers are from.
+        The table, and a line with the source of its numbers.
     """
     lines = ['| case | median | interval | unit |', '|---|---:|---:|---|']
     lines += [
@@ -121,7 +121,7 @@ def render_parts(rows: Sequence[Row]) -> str:
     """Render the parts of a step as a table in Markdown, a column for each variant.
 
     Args:
-        rows: of one case, with ``variant=`` and ``part=``; others are left out.
+        rows: rows of one case, with ``variant=`` and ``part=``; others are left out.
 
     Returns:
         The table: medians, and their share of the sum.
@@ -146,10 +146,10 @@ def render_forms(rows: Sequence[Row]) -> str:
     """Render the forms of a loss as a table in Markdown, a row for each size.
 
     Args:
-        rows: of one run, with ``form=``, in milliseconds and MiB; others are left out.
+        rows: rows of one run, with ``form=``, in milliseconds and MiB; others are left out.
 
     Returns:
-        The table of medians, and a line on where its numbers are from.
+        The table of medians, and a line with the source of its numbers.
     """
     cells: dict[str, dict[str, list[str]]] = {}
     forms: list[str] = []

@@ -1,10 +1,10 @@
-"""All benchmarks, one after the other, one table, and what became of the targets.
+"""Run all benchmarks, and compare the results with the targets.
 
     python -m experiments.benchmarks.run
     python -m experiments.benchmarks.run --only '[loss, augmentation]'
 
-Run it on a machine that does nothing else. Each benchmark is a process of its own and appends its
-rows to its own CSV file; the table is of the rows that this run has added.
+Run it on an idle machine. Each benchmark runs in a separate process and appends its rows to its own
+CSV file. The table has only the rows of this run.
 """
 
 import csv
@@ -26,7 +26,7 @@ def main(only: Sequence[str] = ALL) -> None:
     """Run the benchmarks and print the table.
 
     Args:
-        only: which ones, by name.
+        only: names of the benchmarks to run; all by default.
 
     Raises:
         ValueError: if a name is unknown.

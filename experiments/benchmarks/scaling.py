@@ -1,10 +1,10 @@
-"""Samples a second of a fit over 1, 2, 4 processes, by Lightning's DDP.
+"""Measure samples per second of a fit in 1, 2 and 4 processes with Lightning's DDP.
 
     python -m experiments.benchmarks.scaling
 
-Each process has its own share of the data and one thread on a CPU, or its own GPU. The batch of a
-process stays (weak scaling), so that embeddings of all are more with more processes. Processes
-beyond the cores, or GPUs, of the machine are left out. Rates are of the steps after the first two.
+Each process has its own share of the data and one thread on a CPU, or its own GPU. All processes have
+the same batch size (weak scaling). Numbers of processes above the cores, or GPUs, of the machine are
+left out. The first two steps are not measured.
 
 Rows are appended to ``experiments/benchmarks/results_scaling.csv``.
 """
@@ -34,14 +34,14 @@ WARM = 2
 
 
 class Times(Callback):
-    """When each step ends."""
+    """Callback that records the end of each step."""
 
     def __init__(self) -> None:
         """Initialize a new Times instance."""
         self.ends: list[float] = []
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Note the time, once the device is done."""
+        """Record the time after synchronization."""
         if DEVICE.type == 'cuda':
             torch.cuda.synchronize()
         self.ends.append(perf_counter())
@@ -106,11 +106,11 @@ def fit(
     steps: int,
     projector: Sequence[int],
 ) -> None:
-    """Fit, and leave the seconds of the steps in a folder."""
+    """Fit, and write the seconds of the steps to a folder."""
     torch.set_num_threads(1)
     seed_everything(0, verbose=False)
     task = DeCUR({'s1': 2, 's2': 13}, model, projector=projector, size=size)
-    # The same few images again and again: what loading costs is measured elsewhere.
+    # Repeat a few images, because loading has its own benchmark.
     samples = [
         {'image_s1': torch.rand(2, size, size), 'image_s2': torch.rand(13, size, size)}
         for _ in range(batch_size)

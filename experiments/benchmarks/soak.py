@@ -1,15 +1,15 @@
-"""A long fit on packed data: do memory and open files stay where they are?
+"""Check that memory and open files do not grow in a long fit on packed data.
 
     python -m experiments.benchmarks.soak --minutes 30
 
 Built-in scenes are packed to a temporary folder, and a small DeCUR is fitted on them with worker
-processes, a logger, validation and checkpoints, epoch after epoch. Every few seconds the memory
-and the open files of each process are read from ``/proc`` and written to a CSV file. ``rss`` counts
-pages of mapped shards too, which the system may take back at any time; ``own`` does not.
+processes, a logger, validation and checkpoints. Every few seconds, the memory and the open files of
+each process are read from ``/proc`` and written to a CSV file. ``rss`` includes pages of mapped
+shards, which the system can free at any time; ``own`` does not.
 
-At the end a line is fitted to the means of ten blocks of time, the first fifth left out, for a fit
-fills caches at first. A process grows if the 95 % interval of its slope lies above zero and the
-line rises by more than 1 % (memory), or one file, over the soak.
+At the end, a line is fitted to the means of ten blocks of time, without the first fifth, in which
+caches are filled. A process grows if the 95 % interval of its slope is above zero and the line rises
+by more than 1 % (memory), or one file.
 
 Slopes are appended to ``experiments/benchmarks/results_soak.csv``, with their 95 % intervals.
 """
@@ -53,12 +53,12 @@ def main(
     out: Path = ROOT / 'outputs' / 'soak.csv',
     results: Path = FOLDER / 'results_soak.csv',
 ) -> None:
-    """Fit for a while and watch.
+    """Fit, and watch memory and open files.
 
     Args:
-        minutes: how long.
+        minutes: duration of the fit.
         workers: worker processes of each data loader.
-        every: seconds between two looks.
+        every: seconds between two measurements.
         length: number of training scenes.
         out: CSV file to write.
         results: CSV file to append the slopes to.
@@ -86,7 +86,7 @@ def main(
 
 
 def fit(folder: Path, minutes: float, workers: int) -> int:
-    """Fit until the time is over; the number of steps."""
+    """Fit until the time is over, and return the number of steps."""
     task = DeCUR(
         {'s1': 2, 's2': 13}, 'test_resnet', projector=[64, 64], size=48, lr=1e-3
     )
@@ -107,12 +107,12 @@ def fit(folder: Path, minutes: float, workers: int) -> int:
 
 
 class Watch(Thread):
-    """Looks at this process and its workers from time to time.
+    """Thread that measures this process and its workers.
 
-    What it sees goes to a file at once: kept in this process, it would make it grow.
+    Measurements are written to a file at once, because storing them would use memory.
 
     Args:
-        every: seconds between two looks.
+        every: seconds between two measurements.
         out: CSV file to write.
     """
 
@@ -123,17 +123,17 @@ class Watch(Thread):
         self.over = Event()
 
     def run(self) -> None:
-        """Look until it is over."""
+        """Measure until :meth:`stop`."""
         with self.out.open('w', newline='', buffering=1) as file:
             writer = csv.writer(file, lineterminator='\n')
             writer.writerow(COLUMNS)
             self.look(writer.writerow)
 
     def look(self, see: Callable[[Sequence[object]], object]) -> None:
-        """Look at all processes, again and again.
+        """Measure all processes repeatedly.
 
         Args:
-            see: takes what is seen of one process, in the order of the columns.
+            see: function called with the values of one process, in the order of columns.
         """
         start = monotonic()
         while not self.over.wait(self.every):
@@ -145,19 +145,19 @@ class Watch(Thread):
                 try:
                     rss, own = memory(pid)
                     files = len(os.listdir(f'/proc/{pid}/fd'))
-                # A worker may end while one looks.
+                # A worker may end during a measurement.
                 except (FileNotFoundError, ProcessLookupError):
                     continue
                 see((round(monotonic() - start, 1), name, rss, own, files))
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop measuring."""
         self.over.set()
         self.join()
 
 
 def memory(pid: int) -> tuple[float, float]:
-    """Resident memory of a process in MiB: all, and its own without mapped files."""
+    """Return the resident memory of a process in MiB, in total and without mapped files."""
     found = {}
     for line in Path(f'/proc/{pid}/status').read_text().splitlines():
         key, _, value = line.partition(':')
@@ -174,10 +174,10 @@ def report(
     """Print how fast each process grows.
 
     Args:
-        rows: what was seen.
+        rows: the measurements.
 
     Returns:
-        Slopes an hour with their intervals, by process and column; and what grew.
+        Slopes per hour with their intervals, by process and column; and growing columns.
     """
     slopes: dict[tuple[str, str], tuple[float, float, float]] = {}
     grown = []
@@ -204,15 +204,15 @@ def report(
 
 
 def trend(hours: np.ndarray, values: np.ndarray) -> tuple[float, float, float]:
-    """Slope of a line through the means of blocks, and its 95 % interval.
+    """Return the slope of a line through the means of blocks, and its 95 % interval.
 
-    Neighbouring values are alike; the means of long blocks are much less so.
+    Means of long blocks are less correlated than single values.
     """
     x, y = (
         [float(part.mean()) for part in np.array_split(v, BLOCKS)]
         for v in (hours, values)
     )
-    # Of a constant there is no error to divide by.
+    # A constant has no error to divide by.
     if min(y) == max(y):
         return 0.0, 0.0, 0.0
     line = linregress(x, y)

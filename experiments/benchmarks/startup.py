@@ -1,10 +1,10 @@
-"""Start-up: seconds of ``import torchgeo_decur`` and of what the command lists.
+"""Measure the seconds of ``import torchgeo_decur``, and of the help of the command.
 
     python -m experiments.benchmarks.startup
 
-Each case runs in a process of its own, in turn; the first of each, which reads files that no
-cache holds, is left out. ``torchgeo.models`` is what ``torchgeo_decur`` builds on, and
-``torchgeo.main`` is what the command of TorchGeo imports.
+Each case runs in separate processes, in turn, without the first run, which fills the cache of
+files. For comparison, ``torchgeo_decur`` imports ``torchgeo.models``, and TorchGeo's command imports
+``torchgeo.main``.
 
 Rows are appended to ``experiments/benchmarks/results_startup.csv``.
 """
@@ -27,7 +27,7 @@ IMPORTS = {
     'torchgeo_decur': 'import torchgeo_decur',
     'torchgeo_decur.tasks': 'import torchgeo_decur.tasks',
 }
-# The command, as its script starts it.
+# The command, as in its script.
 COMMANDS = ('--help', 'weights', 'config')
 START = 'import sys; sys.argv = ["torchgeo-decur", "{}"]; from torchgeo_decur.cli import main; main()'
 
@@ -36,7 +36,7 @@ def main(repeats: int = 5, results: Path = FOLDER / 'results_startup.csv') -> No
     """Measure, print a table and append it.
 
     Args:
-        repeats: how often each case runs.
+        repeats: number of runs of each case.
         results: CSV file to append to.
     """
     run = partial(subprocess.run, check=True, stdout=subprocess.DEVNULL)

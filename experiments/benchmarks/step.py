@@ -1,4 +1,4 @@
-"""A whole training step, and its parts, against a step that follows the published loop.
+"""Compare a training step and its parts with a step like the published code.
 
     python -m experiments.benchmarks.step
     python -m experiments.benchmarks.step --profile true
@@ -6,14 +6,14 @@
 Two modalities (2 + 13 bands), two views, scaling to [0, 1], augmentation, encoders, projectors,
 loss of DeCUR, optimiser. The variants:
 
-- ``published``: contiguous layout, float32, augmentation of plain Kornia on the CPU one sample
-  after the other, loss by D x D matrices;
-- ``ours float32``: channels last, the presets on the whole batch, the loss by Gram matrices;
+- ``published``: contiguous layout, float32, plain Kornia on the CPU for each sample, loss with D x D
+  matrices;
+- ``ours float32``: channels last, the presets on the whole batch, the loss with Gram matrices;
 - ``ours bf16``: the same under autocast to bfloat16.
 
-They share weights and optimiser, get the same images, and take turns in one process. Backward is
-measured part by part: the graph is cut between encoder, projector and loss. Memory is the largest
-that tensors take above weights and the state of the optimiser, gradients included.
+They share weights, optimizer and images, and alternate in one process. For the backward pass of each
+part, the graph is cut between encoder, projector and loss. Memory is the peak of tensors and
+gradients, without weights and the state of the optimizer.
 
 Rows are appended to ``experiments/benchmarks/results_step.csv``.
 """
@@ -62,12 +62,12 @@ class Step:
         }
 
     def prepare(self, variant: str) -> None:
-        """Lay out the weights for a variant; not measured."""
+        """Set the memory format of the weights for a variant; not measured."""
         self.task.to(memory_format=VARIANTS[variant][0])
         self.optimizer.zero_grad()
 
     def run(self, variant: str) -> dict[str, float]:
-        """Run a variant; returns the seconds of its parts."""
+        """Run a variant, and return the seconds of its parts."""
         published = variant == 'published'
         half = torch.autocast(DEVICE.type, torch.bfloat16, enabled=VARIANTS[variant][1])
         clock = Clock()
@@ -135,10 +135,10 @@ def main(
         projector: widths of the projectors.
         batch_sizes: numbers of samples.
         size: size of the views in pixels; images are 40 pixels larger.
-        repeats: how often each variant runs.
-        compile: whether encoders, projectors and loss of ours are compiled, which
-            takes minutes; the published step then is too.
-        profile: print where the time of one step of ours goes, by operation.
+        repeats: number of runs of each variant.
+        compile: whether to compile encoders, projectors and loss of all variants, which
+            takes minutes.
+        profile: whether to print the time of each operation of one step.
         results: CSV file to append to.
     """
     task = DeCUR(
@@ -167,7 +167,7 @@ def main(
 def _record(
     case: Mapping[str, object], step: Step, batch_size: int, repeats: int, path: Path
 ) -> list[dict[str, str]]:
-    """Measure the variants and append what was found."""
+    """Measure the variants and append the results."""
     seconds = _measure(step, repeats)
     memory = {v: peak_mib(partial(_prepared, step, v)) for v in VARIANTS}
     rows = []

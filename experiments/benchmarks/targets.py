@@ -11,14 +11,14 @@ from experiments.benchmarks.record import FOLDER
 
 @dataclass(frozen=True)
 class Target:
-    """A number of a benchmark, and the bound that it should keep.
+    """Bounds of a number of a benchmark.
 
     Args:
-        says: the target, in words.
-        benchmark: which file of results holds it.
-        case: regular expression that finds the rows; all of them must keep the bound.
-        at_least: lower bound, None if there is none.
-        at_most: upper bound, None if there is none.
+        says: description of the target.
+        benchmark: name of the file of results.
+        case: regular expression of the rows, which must all be within the bounds.
+        at_least: lower bound, or None.
+        at_most: upper bound, or None.
     """
 
     says: str
@@ -28,14 +28,7 @@ class Target:
     at_most: float | None = None
 
     def met(self, value: float) -> bool:
-        """Check a measured number against the bounds.
-
-        Args:
-            value: the number.
-
-        Returns:
-            True if the number keeps them.
-        """
+        """Return whether a measured number is within the bounds."""
         low = self.at_least is None or value >= self.at_least
         return low and (self.at_most is None or value <= self.at_most)
 
@@ -123,14 +116,14 @@ TARGETS = (
 
 
 def render_targets(targets: Sequence[Target] = TARGETS, folder: Path = FOLDER) -> str:
-    """Compare what was measured last with the targets.
+    """Compare the latest results with the targets.
 
     Args:
-        targets: what should hold.
-        folder: where the files of results lie.
+        targets: the targets.
+        folder: folder of the files of results.
 
     Returns:
-        A table in Markdown: where several sizes count, that which comes off worst.
+        A table in Markdown, with the worst size of each target.
     """
     lines = ['| target | asked | measured | |', '|---|---:|---:|---|']
     for target in targets:
@@ -149,7 +142,7 @@ def render_targets(targets: Sequence[Target] = TARGETS, folder: Path = FOLDER) -
 
 
 def _measured(target: Target, path: Path) -> float | None:
-    """The worst number at the last commit that a file holds, None if there is none."""
+    """Return the worst number at the last commit in a file, or None."""
     if not path.exists():
         return None
     with path.open(newline='') as file:
