@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ..datasets.ssl4eo_s12 import DateSampling, Level, SSL4EOS12Pair
+from ..datasets.date_sampling import DateSampling
+from ..datasets.ssl4eo_s12 import Level, SSL4EOS12Pair
 from ..deprecation import renamed_arguments
 from .base import FileDataModule, check_val_fraction
 

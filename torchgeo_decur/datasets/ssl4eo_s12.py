@@ -9,7 +9,6 @@ from pathlib import Path
 from time import strptime
 from typing import Any, ClassVar, Literal, Self, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchgeo.datasets import SSL4EOS12, DatasetNotFoundError
@@ -20,10 +19,11 @@ from ..deprecation import renamed_arguments
 from ..modalities import MODALITIES, Modality
 from .base import FileDataset, UnreadableFileError
 from .dataset_versions import check_layout
+from .date_sampling import DateSampling, check_date_sampling, draw_dates
+from .epochs import shared_epoch
 from .io import SENTINEL2_RATIO, not_found, read
 from .resizing import resize
 
-DateSampling = Literal['all', 'same', 'independent']
 Level = Literal['l1c', 'l2a']
 
 
@@ -83,15 +83,9 @@ class SSL4EOS12Pair(FileDataset):
         conversion: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Initialize a new SSL4EOS12Pair instance."""
-        if date_sampling not in get_args(DateSampling):
-            raise ValueError(
-                f'date_sampling must be one of {get_args(DateSampling)}, '
-                f'got {date_sampling!r}'
-            )
+        check_date_sampling(date_sampling, num_dates)
         if level not in get_args(Level):
             raise ValueError(f'level must be one of {get_args(Level)}, got {level!r}')
-        if num_dates < 1:
-            raise ValueError(f'num_dates must be positive, got {num_dates}')
         self.root = root
         self.date_sampling = date_sampling
         self.level = level
@@ -106,7 +100,7 @@ class SSL4EOS12Pair(FileDataset):
             's2': MODALITIES[f'sentinel2_{level}'],
         }
         self.convert(conversion)
-        self._epoch = _shared_epoch()
+        self._epoch = shared_epoch()
         self.samples: list[str] = self._find_places()
         if date_sampling == 'all':
             self._keep_common_dates()
@@ -126,7 +120,7 @@ class SSL4EOS12Pair(FileDataset):
             A dataset of the same class, with its own epoch.
         """
         other = super().subset(indices)
-        other._epoch = _shared_epoch()
+        other._epoch = shared_epoch()
         return other
 
     def load(self, item: str) -> Sample:
@@ -233,17 +227,10 @@ class SSL4EOS12Pair(FileDataset):
                 )
         if self.date_sampling == 'all':
             return {m: found[:needed] for m, found in dates.items()}
-        rng = np.random.default_rng([self.seed, int(self._epoch), int(place)])
-        drawn = {
-            m: [found[i] for i in rng.permutation(len(found))[:needed]]
-            for m, found in dates.items()
-        }
-        if self.date_sampling == 'same':
-            drawn['s2'] = [
-                min(dates['s2'], key=lambda date: abs(date[0] - time))
-                for time, _ in drawn['s1']
-            ]
-        return drawn
+        seconds = {m: [time for time, _ in found] for m, found in dates.items()}
+        seed = (self.seed, int(self._epoch), int(place))
+        drawn = draw_dates(seconds, self.date_sampling, needed, seed)
+        return {m: [dates[m][i] for i in drawn[m]] for m in dates}
 
     def _read_dates(
         self, modality: str, place: str, dates: list[tuple[int, str]]
@@ -282,13 +269,6 @@ _FOLDERS: dict[str, dict[Level, Literal['s1', 's2c', 's2a']]] = {
     's2': {'l1c': 's2c', 'l2a': 's2a'},
 }
 _PLACE = re.compile(r'^\d{7}$')
-
-
-def _shared_epoch() -> Tensor:
-    """Return an epoch number in memory shared with persistent workers."""
-    epoch = torch.zeros((), dtype=torch.int64)
-    epoch.share_memory_()
-    return epoch
 
 
 def _subfolders(folder: Path, pattern: re.Pattern[str]) -> list[str]:
