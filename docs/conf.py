@@ -427,6 +427,7 @@ myst_substitutions = {
     **{
         f'{name}_benchmark': benchmark_table(name)
         for name in (
+            'archives',
             'augmentation',
             'chips',
             'data',

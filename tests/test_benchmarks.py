@@ -8,6 +8,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 
 @pytest.fixture
@@ -96,6 +97,28 @@ def test_chips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found == {f'{start}{what}': unit for what, unit in units.items()}
     assert all(float(row['value']) > 0 for row in rows(path))
     assert f'| {start}draw |' in capsys.readouterr().out
+
+
+def test_archives(tmp_path: Path) -> None:
+    archives = importlib.import_module('experiments.benchmarks.archives')
+    from torchgeo_decur.datasets import SSL4EOS12V11, SSL4EOS12Pair, SyntheticEO
+
+    SyntheticEO(length=2, size=48, num_dates=2).write(
+        tmp_path / 'tiff', 'ssl4eo_s12', progress=False
+    )
+    source = SSL4EOS12Pair(tmp_path / 'tiff')
+    archives.write_files(source, tmp_path / 'files')
+    archives.write_shard(source, tmp_path / 'shards')
+    for name in ('files', 'shards'):
+        dataset = SSL4EOS12V11(tmp_path / name)
+        for place in range(2):
+            found, expected = dataset[place], source[place]
+            assert torch.equal(found['image_s2'].nan_to_num(), expected['image_s2'])
+            torch.testing.assert_close(
+                found['image_s1'], expected['image_s1'], atol=0.02, rtol=0
+            )
+            assert torch.equal(found['date_s1'], expected['date_s1'])
+            assert found['index'] == expected['index']
 
 
 @pytest.mark.parametrize(('slope', 'grown'), [(0.0, []), (60.0, ['main own_mib'])])

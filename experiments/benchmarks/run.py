@@ -19,7 +19,10 @@ from experiments.benchmarks.record import FOLDER, render
 from experiments.benchmarks.targets import render_targets
 from experiments.provenance import ROOT
 
-ALL = ('startup', 'loss', 'augmentation', 'data', 'chips', 'step', 'scaling')
+ALL = (
+    *('startup', 'loss', 'augmentation', 'data', 'archives', 'chips', 'step'),
+    'scaling',
+)
 
 
 def main(only: Sequence[str] = ALL) -> None:

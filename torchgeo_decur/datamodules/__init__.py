@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .archives import ArchiveDataModule
 from .band_statistics import StatisticsDataModule
 from .base import FileDataModule, MultimodalDataModule
 from .bigearthnet import BigEarthNetMMDataModule
@@ -13,13 +14,16 @@ from .paired_sampler import PairedSampler
 from .rasters import RasterPairDataModule
 from .rgbd import NYUDepthV2DataModule, RGBDDataModule, SUNRGBDDataModule
 from .ssl4eo_s12 import SSL4EOS12PairDataModule
+from .ssl4eo_s12_v1_1 import SSL4EOS12V11DataModule
 from .synthetic import SyntheticEODataModule
+from .terramesh import TerraMeshDataModule
 from .trifeatures import TrifeaturesDataModule
 
 if TYPE_CHECKING:
     from ..packed import PackedDataModule
 
 __all__ = [
+    'ArchiveDataModule',
     'BigEarthNetMMDataModule',
     'FileDataModule',
     'GeoNRWPatchDataModule',
@@ -32,9 +36,11 @@ __all__ = [
     'RasterPairDataModule',
     'ResumableSampler',
     'SSL4EOS12PairDataModule',
+    'SSL4EOS12V11DataModule',
     'SUNRGBDDataModule',
     'StatisticsDataModule',
     'SyntheticEODataModule',
+    'TerraMeshDataModule',
     'TrifeaturesDataModule',
 ]
 

@@ -3,6 +3,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .archives.base import ArchiveDataset
+from .archives.ssl4eo_s12_v1_1 import SSL4EOS12V11
+from .archives.terramesh import TerraMesh
 from .base import FileDataset, UnreadableFileError
 from .bigearthnet import BigEarthNetMM
 from .geonrw import GeoNRWPatches
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
     from ..packed import Manifest, PackedDataset, Shard
 
 __all__ = [
+    'SSL4EOS12V11',
     'SUNRGBD',
+    'ArchiveDataset',
     'BigEarthNetMM',
     'FileDataset',
     'GeoNRWPatches',
@@ -41,6 +46,7 @@ __all__ = [
     'SSL4EOS12Pair',
     'Shard',
     'SyntheticEO',
+    'TerraMesh',
     'Trifeatures',
     'UnreadableFileError',
     'encode_hha',

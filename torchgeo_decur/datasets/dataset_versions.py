@@ -5,8 +5,8 @@ from pathlib import Path
 from torchgeo.datasets.utils import Path as PathLike
 
 _CURES = {
-    'SSL4EO-S12 v1.1 (.zarr.zip)': 'download version 1.0, with GeoTIFFs in the folders s1 '
-    'and s2c, or write the images as GeoTIFFs for RasterPairDataModule',
+    'SSL4EO-S12 v1.0 (GeoTIFFs)': 'use SSL4EOS12PairDataModule',
+    'SSL4EO-S12 v1.1 (.zarr.zip)': 'use SSL4EOS12V11DataModule',
     'BigEarthNet in LMDB (data.mdb)': 'use the folder of the archives with GeoTIFFs',
     'BigEarthNet v1': "set version='v1'",
     'BigEarthNet v2': "set version='v2'",
@@ -35,6 +35,7 @@ def _recognise(root: Path) -> list[str]:
         'BigEarthNet v1': ('BigEarthNet-v1.0', 'BigEarthNet-S1-v1.0'),
         'BigEarthNet v2': ('metadata.parquet',),
         'BigEarthNet in LMDB (data.mdb)': ('data.mdb', '*/data.mdb'),
+        'SSL4EO-S12 v1.0 (GeoTIFFs)': ('s1/[0-9]*/*', 's2c/[0-9]*/*', 's2a/[0-9]*/*'),
         # <split>/<modality>/<file>
         'SSL4EO-S12 v1.1 (.zarr.zip)': ('*.zarr.zip', '*/*.zarr.zip', '*/*/*.zarr.zip'),
     }

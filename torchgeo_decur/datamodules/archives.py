@@ -1,0 +1,127 @@
+"""Base of the datamodules of archives with splits of their own."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from ..datasets.archives.base import ArchiveDataset
+from ..datasets.archives.products import records
+from ..modalities import converted
+from .base import MultimodalDataModule, check_val_fraction
+
+
+class ArchiveDataModule(MultimodalDataModule):
+    """Places of an archive with a folder for each split, scaled to [0, 1].
+
+    A subclass adds its own options to ``kwargs`` and makes the dataset of a split.
+
+    Args:
+        root: folder of the splits.
+        modalities: folders of each modality by name.
+        train: folder of the training split.
+        val: folder of the validation split, which is the test split too.
+        predict: folder of the split to predict, by default ``train``.
+        val_fraction: fraction of the training places for validation, instead of ``val``.
+            With 0 there is no validation (``limit_val_batches: 0``).
+        skip_incomplete: 'keep' for places that lack a modality, True to leave them out,
+            or False to raise an error.
+        skip_unreadable: whether the next place replaces one with a damaged file.
+        index: folder of the positions of places in tar shards, by default ``index`` in
+            the root.
+        conversion: ``scale``, ``offset`` and ``nodata`` by modality, for files that
+            differ from the published ones.
+        options: options of :class:`MultimodalDataModule`: ``batch_size``,
+            ``num_workers``, ``seed`` and ``label_fraction``.
+
+    Raises:
+        ValueError: if an option is not valid.
+
+    Attributes:
+        kwargs: options of the dataset.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        modalities: Mapping[str, str | Sequence[str]],
+        *,
+        train: str = 'train',
+        val: str = 'val',
+        predict: str | None = None,
+        val_fraction: float | None = None,
+        skip_incomplete: Literal['keep'] | bool = 'keep',
+        skip_unreadable: bool = False,
+        index: str | None = None,
+        conversion: dict[str, dict[str, Any]] | None = None,
+        **options: Any,
+    ) -> None:
+        """Initialize a new ArchiveDataModule instance."""
+        entries = self.published_conversion(modalities, conversion)
+        super().__init__(converted(records(modalities), entries), **options)
+        self.named = {'train': train, 'val': val, 'predict': predict or train}
+        if val_fraction is not None:
+            check_val_fraction(val_fraction)
+        self.val_fraction = val_fraction
+        self.kwargs: dict[str, Any] = {
+            'root': root,
+            'modalities': modalities,
+            'skip_incomplete': skip_incomplete,
+            'skip_unreadable': skip_unreadable,
+            'index': index,
+            'conversion': conversion,
+        }
+
+    @staticmethod
+    def published_conversion(
+        modalities: Mapping[str, str | Sequence[str]],
+        conversion: Mapping[str, Mapping[str, Any]] | None,
+    ) -> Mapping[str, Mapping[str, Any]] | None:
+        """Return the conversion of the files, which a subclass may know.
+
+        Args:
+            modalities: folders of each modality by name.
+            conversion: entries of the user.
+
+        Returns:
+            The entries by modality.
+        """
+        return conversion
+
+    @abstractmethod
+    def make(self, split: str) -> ArchiveDataset:
+        """Make the dataset of a split.
+
+        Args:
+            split: folder of the split.
+
+        Returns:
+            The dataset.
+        """
+
+    def prepare_data(self) -> None:
+        """Find the places once, so that processes do not repeat the search."""
+        for split in dict.fromkeys(self.named.values()):
+            if split == self.named['train'] or self.val_fraction is None:
+                self.make(split)
+
+    def setup(self, stage: str) -> None:
+        """Set the datasets of a stage.
+
+        Args:
+            stage: 'fit', 'validate', 'test' or 'predict'.
+        """
+        if stage == 'predict':
+            self.predict_dataset = self.make(self.named['predict'])
+            return
+        if self.val_fraction is not None:
+            dataset = self.make(self.named['train'])
+            self.hold_out(dataset, dataset.samples, self.val_fraction)
+        else:
+            self.val_dataset = self.make(self.named['val'])
+            if stage == 'fit':
+                dataset = self.make(self.named['train'])
+                if self.label_fraction < 1:
+                    dataset = dataset.subset(self.budget(len(dataset)))
+                self.train_dataset = dataset
+        if getattr(self, 'val_dataset', None) is not None:
+            self.test_dataset = self.val_dataset

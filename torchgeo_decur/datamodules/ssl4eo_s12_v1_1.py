@@ -1,0 +1,77 @@
+"""SSL4EO-S12 v1.1 for pretraining."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..datasets.archives.ssl4eo_s12_v1_1 import (
+    MODALITIES,
+    SSL4EOS12V11,
+    published_conversion,
+)
+from ..datasets.date_sampling import DateSampling
+from .archives import ArchiveDataModule
+
+
+class SSL4EOS12V11DataModule(ArchiveDataModule):
+    """Seasonal images of SSL4EO-S12 v1.1, scaled to [0, 1].
+
+    The test split is the validation split.
+
+    Args:
+        root: folder of the splits, such as ``train`` and ``val``.
+        modalities: folder of each modality by name, such as ``{s1: S1GRD, s2: S2L1C}``,
+            which is the default. See :class:`~torchgeo_decur.datasets.SSL4EOS12V11`.
+        date_sampling: 'all', 'same' or 'independent'. With several dates the task selects
+            one for each view. A single date reads a quarter of the data.
+        num_dates: dates of a sample for 'same' and 'independent'.
+        options: options of :class:`~torchgeo_decur.datamodules.ArchiveDataModule`:
+            ``train``, ``val``, ``predict``, ``val_fraction``, ``skip_incomplete``,
+            ``conversion``, ``batch_size``, ``num_workers``, ``seed``, ...
+
+    Raises:
+        ValueError: if an option is not valid.
+    """
+
+    def __init__(
+        self,
+        root: str = 'data',
+        modalities: dict[str, str | list[str]] | None = None,
+        *,
+        date_sampling: DateSampling = 'all',
+        num_dates: int = 1,
+        **options: Any,
+    ) -> None:
+        """Initialize a new SSL4EOS12V11DataModule instance."""
+        super().__init__(root, modalities or MODALITIES, **options)
+        self.kwargs |= {'date_sampling': date_sampling, 'num_dates': num_dates}
+
+    @staticmethod
+    def published_conversion(
+        modalities: Mapping[str, str | Sequence[str]],
+        conversion: Mapping[str, Mapping[str, Any]] | None,
+    ) -> Mapping[str, Mapping[str, Any]]:
+        """Return the conversion of the published files, which subtracts their offset.
+
+        Args:
+            modalities: folders of each modality by name.
+            conversion: entries of the user, which have priority.
+
+        Returns:
+            The entries by modality.
+        """
+        return published_conversion(modalities, conversion)
+
+    def freeze(self) -> None:
+        """Deliver all dates of each place; the task selects one for each view."""
+        self.kwargs['date_sampling'] = 'all'
+
+    def make(self, split: str) -> SSL4EOS12V11:
+        """Make the dataset of a split.
+
+        Args:
+            split: folder of the split.
+
+        Returns:
+            The dataset.
+        """
+        return SSL4EOS12V11(split=split, seed=self.seed, **self.kwargs)

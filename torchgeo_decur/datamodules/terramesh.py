@@ -1,0 +1,49 @@
+"""TerraMesh for pretraining, and its land cover for segmentation."""
+
+from typing import Any
+
+from ..datasets.archives.terramesh import MODALITIES, TerraMesh
+from .archives import ArchiveDataModule
+
+
+class TerraMeshDataModule(ArchiveDataModule):
+    """Places of TerraMesh, scaled to [0, 1].
+
+    The test split is the validation split.
+
+    Args:
+        root: folder of the splits ``train`` and ``val``.
+        modalities: folder of each modality by name, or a list of folders of which the first
+            that has the place counts. The default is ``{s1: [S1RTC, S1GRD], s2: S2L1C}``.
+            See :class:`~torchgeo_decur.datasets.TerraMesh`.
+        land_cover: whether to deliver the land cover as ``mask``, classes 0 to 9.
+        options: options of :class:`~torchgeo_decur.datamodules.ArchiveDataModule`:
+            ``train``, ``val``, ``predict``, ``val_fraction``, ``skip_incomplete``,
+            ``conversion``, ``batch_size``, ``num_workers``, ``seed``, ...
+
+    Raises:
+        ValueError: if an option is not valid.
+    """
+
+    def __init__(
+        self,
+        root: str = 'data',
+        modalities: dict[str, str | list[str]] | None = None,
+        *,
+        land_cover: bool = False,
+        **options: Any,
+    ) -> None:
+        """Initialize a new TerraMeshDataModule instance."""
+        super().__init__(root, modalities or MODALITIES, **options)
+        self.kwargs['land_cover'] = land_cover
+
+    def make(self, split: str) -> TerraMesh:
+        """Make the dataset of a split.
+
+        Args:
+            split: folder of the split.
+
+        Returns:
+            The dataset.
+        """
+        return TerraMesh(split=split, **self.kwargs)

@@ -1,0 +1,1 @@
+"""Datasets of zarr arrays in ZIP files and tar shards."""

@@ -1,0 +1,72 @@
+"""Records of the products in the folders of SSL4EO-S12 v1.1 and TerraMesh."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ...modalities import MODALITIES, Modality
+
+# Missing pixels of floating-point products are NaN. Optical bands have the statistics of
+# the published weights, without the offset of newer processing; S1RTC and NDVI have those
+# of TerraMesh (terramesh.py of its repository).
+PRODUCTS: Mapping[str, Modality] = {
+    'S1GRD': replace(MODALITIES['sentinel1_grd'], nodata=math.nan),
+    'S1RTC': replace(
+        MODALITIES['sentinel1_grd'],
+        mean=(-10.93, -17.329),
+        std=(4.391, 4.459),
+        nodata=math.nan,
+    ),
+    'S2L1C': replace(MODALITIES['sentinel2_l1c'], nodata=math.nan),
+    'S2L2A': replace(MODALITIES['sentinel2_l2a'], nodata=math.nan),
+    'S2RGB': Modality(('R', 'G', 'B'), 'rgb', 'uint8'),
+    'NDVI': Modality(
+        ('NDVI',), 'multispectral', 'index', (0.327,), (0.322,), nodata=math.nan
+    ),
+    'DEM': Modality(('elevation',), 'elevation', 'm'),
+}
+
+#: Offset of Sentinel-2 products since processing baseline 04.00.
+OFFSET = 1000
+
+
+def folders_of(
+    modalities: Mapping[str, str | Sequence[str]],
+) -> dict[str, tuple[str, ...]]:
+    """Return the folders of each modality.
+
+    Args:
+        modalities: folder of each modality by name, or alternatives in order.
+
+    Returns:
+        The alternatives by modality.
+
+    Raises:
+        ValueError: if a folder is unknown, or alternatives have different bands.
+    """
+    found = {}
+    for name, value in modalities.items():
+        some = (value,) if isinstance(value, str) else tuple(value)
+        if not some or any(f not in PRODUCTS for f in some):
+            raise ValueError(
+                f'{name}: modalities must name folders among {list(PRODUCTS)}, got '
+                f'{value!r}'
+            )
+        if len({PRODUCTS[f].bands for f in some}) > 1:
+            raise ValueError(
+                f'{name}: alternatives must have the same bands, got {list(some)}'
+            )
+        found[name] = some
+    return found
+
+
+def records(modalities: Mapping[str, str | Sequence[str]]) -> dict[str, Modality]:
+    """Return the record of each modality, which is that of its first folder.
+
+    Args:
+        modalities: folders of each modality, see :func:`folders_of`.
+
+    Returns:
+        The records.
+    """
+    return {m: PRODUCTS[some[0]] for m, some in folders_of(modalities).items()}

@@ -1,0 +1,140 @@
+"""SSL4EO-S12 v1.1: seasonal images of Sentinel-1 and Sentinel-2 in zarr."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torchgeo.datasets.utils import Path as PathLike
+from torchgeo.datasets.utils import Sample
+
+from ..dataset_versions import check_layout
+from ..date_sampling import DateSampling
+from .base import ArchiveDataset
+from .products import OFFSET, folders_of
+from .stores import PlaceStore
+
+#: Modalities of the published weights.
+MODALITIES: Mapping[str, str] = {'s1': 'S1GRD', 's2': 'S2L1C'}
+
+
+class SSL4EOS12V11(ArchiveDataset):
+    """Seasonal images of Sentinel-1 and Sentinel-2 of the same place, version 1.1.
+
+    SSL4EO-S12 v1.1 (https://arxiv.org/abs/2503.00168) has 246,144 places, four dates each.
+    Both published layouts are read. The layout of 2025, arrays of 64 places each,
+    ::
+
+        <root>/<split>/<folder>/ssl4eos12_<split>_seasonal_data_<number>.zarr.zip
+            bands (sample, time, band, y, x), time_ (sample, time), sample (sample),
+            x_ (sample, x), y_ (sample, y), crs (sample), ...
+
+    and that of 2026, tar shards of 512 places with one ZIP file of zarr each,
+    ::
+
+        <root>/<split>/<folder>/ssl4eos12_shard_<number>.tar
+            <key>.zarr.zip: bands (time, band, y, x), time (time), x, y, crs, ...
+
+    Both are zarr format 2; 'S1GRD' is float16, 'S2L1C' and 'S2L2A' are int16, 'S2RGB' is
+    uint8. This is the layout that https://github.com/DLR-MF-DAS/SSL4EO-S12-v1.1 describes.
+    A sample is one place, with the keys
+
+    * ``image_<m>``: float32, shape (T, C, 264, 264); backscatter in dB, or digital numbers
+    * ``date_<m>``: acquisition in seconds since 1970, UTC, int64, shape (T,)
+    * ``index``: number of the place, int64
+    * ``available_<m>``: boolean, only if some places lack a modality. Their ``image_<m>``
+      is 0.
+
+    Optical products carry the offset of 1000 of processing baseline 04.00, at all dates; it
+    is subtracted. Their 0 is a missing pixel, as is NaN in backscatter. Missing pixels are
+    NaN. Only the chunks of the dates asked for are read. The dates of a sample depend only
+    on ``seed``, the epoch (:meth:`set_epoch`) and the place.
+
+    Args:
+        root: folder of the splits.
+        split: folder of the split, 'train' or 'val'.
+        modalities: folder of each modality by name: 'S1GRD', 'S2L1C', 'S2L2A', 'S2RGB',
+            'NDVI' or 'DEM'. By default, 'S1GRD' as ``s1`` and 'S2L1C' as ``s2``.
+        date_sampling: 'all' for all dates, 'same' for ``num_dates`` dates of the first
+            modality drawn at random, each with the date of the others nearest in time, or
+            'independent' for ``num_dates`` drawn in each modality on its own.
+        num_dates: number of dates T for 'same' and 'independent'.
+        skip_incomplete: 'keep' for places that lack a modality, True to leave them out,
+            or False to raise an error.
+        transforms: function that takes a sample and returns a new one.
+        skip_unreadable: whether the next place replaces one with a damaged file.
+        seed: seed of the dates.
+        index: folder of the positions of places in tar shards, by default ``index`` in the
+            root.
+        conversion: ``scale``, ``offset`` and ``nodata`` by modality, for files that differ
+            from the published ones: ``{s2: {offset: 0}}`` keeps the offset.
+
+    Raises:
+        DatasetNotFoundError: if there are no files.
+        ImportError: if numcodecs is not installed.
+        UnreadableFileError: if a file is truncated.
+        ValueError: if an option is not valid, or the folder holds version 1.0.
+    """
+
+    def __init__(
+        self,
+        root: PathLike = 'data',
+        split: str = 'train',
+        modalities: Mapping[str, str | Sequence[str]] = MODALITIES,
+        *,
+        date_sampling: DateSampling = 'all',
+        num_dates: int = 1,
+        skip_incomplete: Literal['keep'] | bool = 'keep',
+        transforms: Callable[[Sample], Sample] | None = None,
+        skip_unreadable: bool = False,
+        seed: int = 0,
+        index: PathLike | None = None,
+        conversion: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Initialize a new SSL4EOS12V11 instance."""
+        super().__init__(
+            root,
+            split,
+            modalities,
+            date_sampling=date_sampling,
+            num_dates=num_dates,
+            skip_incomplete=skip_incomplete,
+            transforms=transforms,
+            skip_unreadable=skip_unreadable,
+            seed=seed,
+            index=index,
+            conversion=published_conversion(modalities, conversion),
+        )
+
+    def _open(self, folder: Path, index: PathLike | None) -> PlaceStore:
+        check_layout(self.root, 'SSL4EO-S12 v1.1 (.zarr.zip)')
+        if next(folder.glob('*/majortom_*.tar'), None):
+            raise ValueError(
+                f'{folder}: expected SSL4EO-S12 v1.1, found shards of TerraMesh; use '
+                'TerraMeshDataModule'
+            )
+        return super()._open(folder, index)
+
+
+def published_conversion(
+    modalities: Mapping[str, str | Sequence[str]],
+    conversion: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Return the conversion of the published files.
+
+    Args:
+        modalities: folder of each modality by name.
+        conversion: entries that override those of the published files.
+
+    Returns:
+        The entries by modality.
+
+    Example:
+        >>> published_conversion({'s1': 'S1GRD', 's2': 'S2L2A'})
+        {'s2': {'offset': -1000, 'nodata': 0}}
+    """
+    optical = [
+        m for m, (f, *_) in folders_of(modalities).items() if f in ('S2L1C', 'S2L2A')
+    ]
+    entries = {m: {'offset': -OFFSET, 'nodata': 0} for m in optical}
+    given = {m: dict(entry) for m, entry in (conversion or {}).items()}
+    return {m: {**entries.get(m, {}), **given.get(m, {})} for m in {**entries, **given}}
