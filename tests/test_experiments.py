@@ -44,6 +44,9 @@ SMALL = {
         '--data.val_fraction=0.5',
         '--model.model=resnet18_rda',
     ),
+    'ssl4eo_s12_v1_1_decur_resnet50': (),
+    'terramesh_decur_resnet50': (),
+    'torchgeo_decur': ('--data.val_fraction=0.5',),
     'ssl4eo_s12_decur_vits16': ('--data.val_fraction=0.5', '--model.model=test_vit'),
     'sunrgbd_decur_resnet50': ('--data.val_fraction=0.4', '--data.size=[32, 40]'),
     **dict.fromkeys(
@@ -97,6 +100,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     SyntheticEO(length=2, size=64).write(
         data / 'geonrw', 'geonrw', progress=False, cities=['aachen']
     )
+    fake('ssl4eo_s12_v1_1').make(data / 'ssl4eo_s12_v1_1', {'train': 4, 'val': 2})
+    fake('terramesh').make(data / 'terramesh', {'train': (2, 2), 'val': (2, 0)})
+    fake('torchgeo_samples').make_sen12ms(data / 'sen12ms')
     # Its labels are MATLAB's, which not every installation can write.
     if find_spec('h5py'):
         fake('sunrgbd').make(data / 'sunrgbd')

@@ -28,7 +28,7 @@ ORDER = (
     *('batch_size', 'num_workers', 'seed', 'label_fraction'),
 )
 #: What the data are: the only arguments by position.
-DATA = ('root', 'rasters', 'images', 'mask', 'modalities')
+DATA = ('root', 'rasters', 'images', 'mask', 'modalities', 'dataset')
 BASES = (MultimodalDataModule, FileDataModule)
 
 

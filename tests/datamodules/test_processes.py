@@ -19,8 +19,11 @@ from torchgeo_decur.datamodules import (
     PairedFoldersDataModule,
     RasterPairDataModule,
     SSL4EOS12PairDataModule,
+    SSL4EOS12V11DataModule,
     SUNRGBDDataModule,
     SyntheticEODataModule,
+    TerraMeshDataModule,
+    TorchGeoDataModule,
     TrifeaturesDataModule,
 )
 from torchgeo_decur.datamodules.unconverted_batches import collate_unconverted
@@ -40,6 +43,9 @@ def datamodules(
         return str(root)
 
     folders, rasters = fake('paired_folders'), make('rasters')
+    samples = fake('torchgeo_samples')
+    root = samples.make_sen12ms(tmp_path_factory.mktemp('sen12ms'))
+    sen12ms = {'root': str(root), 'checksum': False}
     optical = {'bands': ['column', 'row'], 'mean': [2000, 1000], 'std': [900, 500]}
     radar = {'bands': ['east', 'north'], 'mean': [16, 8], 'std': [9, 5]}
     made: dict[str, MultimodalDataModule] = {
@@ -66,6 +72,14 @@ def datamodules(
             date_sampling='independent',
         ),
         'sunrgbd': SUNRGBDDataModule(make('sunrgbd'), size=(8, 8)),
+        'ssl4eo_s12_v1_1': SSL4EOS12V11DataModule(make('ssl4eo_s12_v1_1')),
+        'torchgeo': TorchGeoDataModule(
+            {'class_path': 'torchgeo.datasets.SEN12MS', 'init_args': sen12ms},
+            {'s1': {'key': 'image', 'channels': '0:2', 'modality': 'sentinel1_grd'}},
+        ),
+        'terramesh': TerraMeshDataModule(
+            make('terramesh'), {'s1': 'S1GRD', 's2': 'S2L1C'}
+        ),
         'synthetic': SyntheticEODataModule(length=4, val_length=4, size=16),
         'trifeatures': TrifeaturesDataModule(length=8, val_length=4, size=16),
     }

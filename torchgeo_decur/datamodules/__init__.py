@@ -17,6 +17,7 @@ from .ssl4eo_s12 import SSL4EOS12PairDataModule
 from .ssl4eo_s12_v1_1 import SSL4EOS12V11DataModule
 from .synthetic import SyntheticEODataModule
 from .terramesh import TerraMeshDataModule
+from .torchgeo_samples import TorchGeoDataModule
 from .trifeatures import TrifeaturesDataModule
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ __all__ = [
     'StatisticsDataModule',
     'SyntheticEODataModule',
     'TerraMeshDataModule',
+    'TorchGeoDataModule',
     'TrifeaturesDataModule',
 ]
 

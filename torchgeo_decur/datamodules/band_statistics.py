@@ -7,8 +7,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from ..datasets.base import FileDataset
 from ..modalities import Modality, invalid_pixels, nodata_hint
 from .base import MultimodalDataModule
+
+# Samples to estimate statistics from.
+_MOST = 64
 
 
 class StatisticsDataModule(MultimodalDataModule):
@@ -55,6 +59,50 @@ class StatisticsDataModule(MultimodalDataModule):
                 m: Modality.of({**vars(modality), **self.statistics.get(m, {})})
                 for m, modality in self.modalities.items()
             }
+        )
+
+    def estimate(
+        self, dataset: FileDataset, what: str = 'frames', where: str = 'images'
+    ) -> None:
+        """Estimate missing statistics from up to 64 samples, and print them.
+
+        Args:
+            dataset: training samples.
+            what: name of the samples in messages.
+            where: name of the entries in the config, for the message.
+
+        Raises:
+            ValueError: if no sample has a modality, or a band is constant.
+        """
+        wanted = self.wanted()
+        if not wanted:
+            return
+        order = torch.randperm(
+            len(dataset), generator=torch.Generator().manual_seed(self.seed)
+        ).tolist()
+        available = dataset.availability
+        moments = {m: Moments(self.modalities[m], f'training {what}') for m in wanted}
+        chosen = {m: [i for i in order if available[m][i]][:_MOST] for m in wanted}
+        for m, indices in chosen.items():
+            if not indices:
+                raise ValueError(
+                    f'{m}: expected {what} with this modality to estimate mean and std, '
+                    f'found none among {len(dataset)}; check its entry, or give mean '
+                    'and std'
+                )
+        some = set().union(*chosen.values())
+        for index in filter(some.__contains__, order):
+            sample = dataset[index]
+            for m in wanted:
+                if index in chosen[m]:
+                    # Of several dates, the first.
+                    image = sample[f'image_{m}']
+                    moments[m].add(m, image[0] if image.ndim == 4 else image)
+        self.use({**self.statistics, **{m: moments[m].result(m) for m in wanted}})
+        report(
+            {m: self.statistics[m] for m in wanted},
+            f'Statistics of {len(some)} training {what}. To keep them, add them to '
+            f'{where}:',
         )
 
 

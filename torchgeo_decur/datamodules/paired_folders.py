@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import torch
-
 from ..datasets.paired_folders import PairedFolders, folder_modalities
 from ..datasets.resizing import check_size
-from .band_statistics import Moments, StatisticsDataModule, report
+from .band_statistics import StatisticsDataModule
 from .splits import split_groups
 
 
@@ -109,10 +107,10 @@ class PairedFoldersDataModule(StatisticsDataModule):
             if self.wanted():
                 some = self.named['train']
                 frames = self._find(some, masks=False) if some else self.predict_dataset
-                self._learn(frames)
+                self.estimate(frames)
             return
         train, val, test = self._split()
-        self._learn(train)
+        self.estimate(train)
         if stage == 'fit':
             self.train_dataset = train.subset(self.budget(len(train)))
         if stage in ('fit', 'validate') and len(val):
@@ -140,33 +138,3 @@ class PairedFoldersDataModule(StatisticsDataModule):
     def _find(self, splits: Sequence[str], masks: bool = True) -> PairedFolders:
         mask = self.mask if masks else None
         return PairedFolders(mask=mask, splits=splits, **self.kwargs)
-
-    def _learn(self, frames: PairedFolders, most: int = 64) -> None:
-        wanted = self.wanted()
-        if not wanted:
-            return
-        order = torch.randperm(
-            len(frames), generator=torch.Generator().manual_seed(self.seed)
-        ).tolist()
-        available = frames.availability
-        moments = {m: Moments(self.modalities[m], 'training frames') for m in wanted}
-        chosen = {m: [i for i in order if available[m][i]][:most] for m in wanted}
-        for m, indices in chosen.items():
-            if not indices:
-                raise ValueError(
-                    f'{m}: expected frames with this modality to estimate mean and std, '
-                    f'found none among {len(frames)}; check its pattern, or give mean '
-                    'and std'
-                )
-        some = set().union(*chosen.values())
-        for index in filter(some.__contains__, order):
-            sample = frames[index]
-            for m in wanted:
-                if index in chosen[m]:
-                    moments[m].add(m, sample[f'image_{m}'])
-        self.use({**self.statistics, **{m: moments[m].result(m) for m in wanted}})
-        report(
-            {m: self.statistics[m] for m in wanted},
-            f'Statistics of {len(some)} training frames. To keep them, add them to '
-            'images:',
-        )

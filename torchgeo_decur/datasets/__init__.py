@@ -24,6 +24,7 @@ from .rgbd.nyu_depth_v2 import NYUDepthV2
 from .rgbd.sunrgbd import SUNRGBD
 from .ssl4eo_s12 import SSL4EOS12Pair
 from .synthetic.scenes import SyntheticEO
+from .torchgeo_samples import TorchGeoSamples
 from .trifeatures.dataset import Trifeatures
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ __all__ = [
     'Shard',
     'SyntheticEO',
     'TerraMesh',
+    'TorchGeoSamples',
     'Trifeatures',
     'UnreadableFileError',
     'encode_hha',

@@ -1,0 +1,342 @@
+"""Adapt a dataset of TorchGeo with several images to named modalities."""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any, cast
+
+import geopandas as gpd
+import pandas as pd
+import shapely
+import torch
+from rasterio.errors import RasterioError
+from torch import Tensor
+from torch.utils.data import IterableDataset
+from torchgeo.datasets import GeoDataset, NonGeoDataset
+from torchgeo.datasets.utils import Sample
+
+from ..modalities import Conversion, Modality
+from .base import FileDataset, UnreadableFileError
+from .entry_types import typed
+
+_KEYS = (
+    *('key', 'channels', 'modality', 'bands', 'kind', 'unit', 'mean', 'std'),
+    *('scale', 'offset', 'nodata'),
+)
+_TARGETS = ('label', 'mask')
+
+
+class TorchGeoSamples(FileDataset):
+    """Samples of a TorchGeo dataset, whose keys and channels become modalities.
+
+    Args:
+        source: a TorchGeo dataset that has a length and is indexed by number.
+        modalities: entry of each modality by name, see :func:`sample_modalities`.
+        targets: key of the source for ``label`` and ``mask``. By default, the same names,
+            where a sample has them.
+        transforms: function that takes a sample and returns a new one.
+        skip_unreadable: whether the next sample replaces one with a damaged file or
+            without a key.
+
+    Raises:
+        ValueError: if the source needs a sampler or has no length, or its first sample
+            does not have the keys and channels of the entries.
+    """
+
+    def __init__(
+        self,
+        source: NonGeoDataset,
+        modalities: Mapping[str, Mapping[str, Any]],
+        targets: Mapping[str, str] | None = None,
+        *,
+        transforms: Callable[[Sample], Sample] | None = None,
+        skip_unreadable: bool = False,
+    ) -> None:
+        """Initialize a new TorchGeoSamples instance."""
+        self.source = check_source(source)
+        self.name = type(source).__name__
+        self.entries = {
+            m: (str(e['key']), _channels(m, e.get('channels')))
+            for m, e in modalities.items()
+        }
+        self.targets = check_targets(targets)
+        self.required = targets is not None
+        self.transforms = transforms
+        self.skip_unreadable = skip_unreadable
+        self.modalities = sample_modalities(modalities)
+        self.conversions = {
+            m: Conversion.of(m, typed(m, modalities[m]), record.bands)
+            for m, record in self.modalities.items()
+        }
+        self.classes = tuple(str(c) for c in getattr(source, 'classes', ()))
+        # A range needs no memory, even for millions of samples.
+        self.samples: Sequence[int] = range(len(cast(Any, source)))
+        self._check_first()
+
+    def load(self, item: int) -> Sample:
+        """Read one sample.
+
+        Args:
+            item: number of the sample in the source.
+
+        Returns:
+            The sample, before ``transforms``.
+
+        Raises:
+            UnreadableFileError: if a file cannot be read, or a key is absent.
+            ValueError: if an image does not have the channels of its entry.
+        """
+        try:
+            found: Sample = self.source[item]
+        except (OSError, RasterioError) as error:
+            raise UnreadableFileError(
+                f'sample {item} of {self.name} cannot be read ({error}); restore its '
+                'files, or pass skip_unreadable=True'
+            ) from error
+        sample: Sample = {}
+        for m, (key, channels) in self.entries.items():
+            sample[f'image_{m}'] = self._select(m, item, found, key, channels)
+        for name, key in self.targets.items():
+            if key in found:
+                sample[name] = _target(found[key])
+            elif self.required:
+                raise UnreadableFileError(self._no_key(name, item, found, key))
+        return sample
+
+    def places(self) -> gpd.GeoDataFrame:
+        """Return position and date of each sample, for datasets that deliver them.
+
+        Returns:
+            One row per sample: the point of its ``lat`` and ``lon``, and its ``date``, in
+            seconds since 1970, if it has one.
+
+        Raises:
+            ValueError: if samples have no ``lat`` and ``lon``.
+        """
+        points, dates = [], []
+        for item in self.samples:
+            found: Sample = self.source[item]
+            if not {'lat', 'lon'} <= set(found):
+                raise ValueError(
+                    f'{self.origin(item, "")}: expected lat and lon, found keys '
+                    f'{list(found)}; embeddings need the position of each sample'
+                )
+            points.append(shapely.Point(float(found['lon']), float(found['lat'])))
+            dates.append(float(found['date']) if 'date' in found else None)
+        columns = {'date': pd.to_datetime(dates, unit='s')}
+        return gpd.GeoDataFrame(columns, geometry=points, crs='OGC:CRS84')
+
+    def origin(self, item: int, key: str) -> str:
+        """Return class and number of a sample, for messages.
+
+        Args:
+            item: number of the sample in the source.
+            key: key of the sample.
+
+        Returns:
+            The name.
+        """
+        return f'sample {item} of {self.name}'
+
+    def _check_first(self) -> None:
+        """Check the keys of the first sample, which tells a wrong entry from a bad file."""
+        if not len(self):
+            raise ValueError(f'{self.name}: expected samples, found none; check root')
+        try:
+            self.load(0)
+        except UnreadableFileError as error:
+            if 'found keys' in str(error):
+                raise ValueError(str(error)) from error
+
+    def _select(
+        self,
+        modality: str,
+        item: int,
+        found: Mapping[str, Any],
+        key: str,
+        channels: slice | list[int],
+    ) -> Tensor:
+        if key not in found:
+            raise UnreadableFileError(self._no_key(modality, item, found, key))
+        image = torch.as_tensor(found[key]).float()
+        # A single band may have no dimension of channels.
+        image = image[None] if image.ndim == 2 else image
+        if image.ndim not in (3, 4):
+            raise ValueError(
+                f'{modality}: expected an image (C, H, W) or (T, C, H, W) in {key} of '
+                f'{self.origin(item, key)}, found shape {tuple(image.shape)}; choose '
+                'another key'
+            )
+        count = image.shape[-3]
+        bands = self.modalities[modality].bands
+        chosen = (
+            list(range(count))[channels] if isinstance(channels, slice) else channels
+        )
+        if len(chosen) != len(bands) or any(not 0 <= c < count for c in chosen):
+            raise ValueError(
+                f'{modality}: expected {len(bands)} channels for bands {list(bands)}, '
+                f'found {count} channels in {key} of {self.origin(item, key)}, of which '
+                f'channels select {chosen}; correct bands or channels'
+            )
+        return image[..., channels, :, :]
+
+    def _no_key(self, name: str, item: int, found: Mapping[str, Any], key: str) -> str:
+        shapes = {
+            k: tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__
+            for k, v in found.items()
+        }
+        return (
+            f'{name}: expected key {key!r} in {self.origin(item, key)}, found keys '
+            f'{shapes}; correct the key'
+        )
+
+
+def sample_modalities(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Modality]:
+    """Return the records of entries, before any sample is read.
+
+    Args:
+        entries: entry of each modality by name: ``key`` of the sample, ``channels`` as a
+            list of numbers or as text such as '0:2', and either ``modality``, the name of
+            a known record, or ``bands``, ``kind``, ``unit``, ``mean`` and ``std``. Besides,
+            ``scale``, ``offset`` and ``nodata`` of the values.
+
+    Returns:
+        The records by name.
+
+    Raises:
+        ValueError: if an entry is not valid.
+
+    Example:
+        >>> entry = {'key': 'image', 'channels': '0:2', 'modality': 'sentinel1_grd'}
+        >>> sample_modalities({'s1': entry})['s1'].bands
+        ('VV', 'VH')
+    """
+    return {name: _modality(name, entry) for name, entry in entries.items()}
+
+
+def dataset_class(path: str) -> type[Any]:
+    """Import the class of a dataset.
+
+    Args:
+        path: path of the class, such as ``torchgeo.datasets.SEN12MS``.
+
+    Returns:
+        The class.
+
+    Raises:
+        ValueError: if the class does not exist, or it needs a sampler.
+    """
+    module, _, attribute = str(path).rpartition('.')
+    try:
+        found = getattr(import_module(module), attribute)
+    except (AttributeError, ImportError, ValueError) as error:
+        raise ValueError(
+            'dataset: class_path must be the path of a class such as '
+            f'torchgeo.datasets.SEN12MS, got {path!r} ({error})'
+        ) from error
+    if not isinstance(found, type):
+        raise ValueError(f'dataset: class_path must be a class, got {path!r}')
+    _check_class(found)
+    return found
+
+
+def has_split(cls: type[Any]) -> bool:
+    """Return whether a class of datasets has the argument ``split``."""
+    return 'split' in inspect.signature(cls).parameters
+
+
+def check_source(source: Any) -> Any:
+    """Check that a dataset is indexed by number.
+
+    Args:
+        source: the dataset.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        ValueError: if it needs a sampler, or has no length.
+    """
+    _check_class(type(source))
+    return source
+
+
+def check_targets(targets: Mapping[str, str] | None) -> dict[str, str]:
+    """Check the names of the targets.
+
+    Args:
+        targets: key of the source for ``label`` and ``mask``, or None for the same names.
+
+    Returns:
+        The keys by name.
+
+    Raises:
+        ValueError: if a name is unknown.
+    """
+    found = dict(targets) if targets is not None else {t: t for t in _TARGETS}
+    if unknown := sorted(set(found) - set(_TARGETS)):
+        raise ValueError(f'targets must name {list(_TARGETS)}, got {unknown}')
+    return found
+
+
+def _check_class(cls: type[Any]) -> None:
+    if issubclass(cls, GeoDataset):
+        raise ValueError(
+            f'dataset must be indexed by number, but {cls.__name__} needs a sampler of '
+            'windows; use RasterPairDataModule'
+        )
+    if issubclass(cls, IterableDataset) or not hasattr(cls, '__getitem__'):
+        raise ValueError(
+            f'dataset must be indexed by number, but {cls.__name__} can only be read in '
+            'order, so that no fit resumes exactly; write its images to files, and use '
+            'PairedFoldersDataModule'
+        )
+
+
+def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
+    entry = typed(name, entry)
+    if unknown := sorted(set(entry) - set(_KEYS)):
+        raise ValueError(f'{name}: keys must be among {list(_KEYS)}, got {unknown}')
+    if not entry.get('key'):
+        raise ValueError(f'{name}: entry must have the key of the image, got {entry}')
+    _channels(name, entry.get('channels'))
+    own = {k: entry[k] for k in ('bands', 'kind', 'unit', 'mean', 'std') if k in entry}
+    known = entry.get('modality')
+    if known is not None:
+        record = vars(Modality.of(str(known)))
+    elif 'bands' in own:
+        record = {'kind': 'multispectral', 'unit': 'native'}
+    else:
+        raise ValueError(
+            f'{name}: entry must have modality or bands, got {dict(entry)}'
+        )
+    try:
+        modality = Modality.of({**record, **own})
+    except ValueError as error:
+        raise ValueError(f'{name}: {error}') from error
+    return Conversion.of(name, entry, modality.bands).record(modality)
+
+
+def _channels(name: str, value: Any) -> slice | list[int]:
+    """Read a selection: None for all, a list of numbers, or text such as '0:2'."""
+    if value is None:
+        return slice(None)
+    if isinstance(value, str) and (match := re.fullmatch(r'(\d*):(\d*)', value)):
+        start, stop = (int(v) if v else None for v in match.groups())
+        return slice(start, stop)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if value and all(type(v) is int and v >= 0 for v in value):
+            return list(value)
+    raise ValueError(
+        f"{name}: channels must be a list of numbers from 0, or text such as '0:2', got "
+        f'{value!r}'
+    )
+
+
+def _target(value: Any) -> Tensor:
+    target = torch.as_tensor(value)
+    # A mask may have a dimension of one channel.
+    if target.ndim == 3 and len(target) == 1:
+        target = target[0]
+    return target.long()
