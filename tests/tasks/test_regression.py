@@ -297,7 +297,7 @@ def test_options_that_do_not_fit_are_refused(
 
 
 def test_standardizing_needs_targets_that_differ() -> None:
-    with pytest.raises(ValueError, match=r'needs different known targets .* \[4\]'):
+    with pytest.raises(ValueError, match=r'needs two different known targets .* \[4\]'):
         target_moments([torch.ones(4, 1)], 1)
     loader: Any = DataLoader(Numbers().samples, 4)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r'standardize_targets needs a datamodule'):

@@ -136,7 +136,7 @@ class Reservoir:
 
         Args:
             rows: tensors by name, shape (B, ...), with the same number of rows. Names and
-                row shapes must equal those of the first batch.
+                row shapes must not change between batches.
 
         Raises:
             ValueError: if the names differ from earlier batches, or the tensors have

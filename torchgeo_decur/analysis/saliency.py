@@ -48,7 +48,7 @@ def spatial_saliency(
 
     Returns:
         Tables ``overlap``, for each pair of modalities and part, and ``samples``; figures
-        ``overlap``, a histogram, and ``examples``, maps beside their images.
+        ``overlap``, a histogram, and ``examples``, maps next to their images.
 
     Raises:
         ImportError: if captum is not installed.

@@ -1,4 +1,4 @@
-"""Draw figures of saliency: overlaps, maps beside images, shares of bands."""
+"""Draw figures of saliency: overlaps, maps next to images, shares of bands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ def draw_overlaps(overlaps: Mapping[tuple[str, str], Array]) -> Figure:
 def draw_examples(
     examples: Sequence[Example], modalities: Mapping[str, Modality]
 ) -> Figure:
-    """Draw maps beside their images.
+    """Draw maps next to their images.
 
     Args:
         examples: the samples, one per row.

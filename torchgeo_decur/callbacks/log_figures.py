@@ -20,7 +20,7 @@ class LogFigures(Callback):
 
     ``alignment`` is a histogram of the cross-modal loss of each embedding dimension
     (:func:`~torchgeo_decur.analysis.alignment_histogram`). ``saliency`` shows GradCAM of
-    a few samples beside their images
+    a few samples next to their images
     (:func:`~torchgeo_decur.analysis.spatial_saliency`), if the task has such maps. The
     first device draws the figures from its samples. The random state of training does not
     change.

@@ -117,7 +117,7 @@ class OnlineProbe(Callback):
         rows = None
         if available := get_available(batch, list(images)):
             complete = torch.stack([x.cpu() for x in available.values()]).all(dim=0)
-            # BatchNorm of untrained encoders must not see blank images.
+            # Blank images would change the BatchNorm statistics of untrained encoders.
             if complete.sum() < 2:
                 complete = torch.zeros(samples, dtype=torch.bool)
             else:
@@ -211,7 +211,7 @@ class OnlineProbe(Callback):
         rank_zero_info(f'probe: {scores}, {picture}')
 
     def table(self) -> str:
-        """Return a text table of the latest scores and those of untrained encoders."""
+        """Return a text table of the latest scores, with scores of untrained encoders."""
         epoch = max(r['epoch'] for r in self.rows)
         lines = [
             f'Probe of frozen features after epoch {epoch + 1}, in %: trained (untrained)',
@@ -295,7 +295,7 @@ def _is_label(key: object, value: object, samples: int) -> bool:
 
 
 def _spread(h: Tensor, rows: Tensor | None, samples: int) -> Tensor:
-    """Return features of all samples from those of some; all devices have as many."""
+    """Insert zeros for other samples, so that all devices have the same shape."""
     if rows is None:
         return h
     return h.new_zeros(samples, h.shape[1]).index_copy(0, rows, h)

@@ -152,7 +152,7 @@ def probe(
         run: config with model and data, such as the config.yaml of a fit.
         out: CSV file to write.
         ckpt_path: checkpoint of the model; by default, the last one next to the config.
-        data: config whose data replaces that of the run.
+        data: config whose ``data`` replaces the ``data`` of the run.
         fit: split for fitting the probes.
         score: split for scoring the probes.
         fractions: fractions of the samples to fit on.
@@ -195,7 +195,7 @@ def shared(
 
     Args:
         source: config with model and data, such as the config.yaml of a fit, or a file of
-            features: Parquet, such as of ``torchgeo-decur embed``, or NumPy (.npy).
+            features: Parquet, for example from ``torchgeo-decur embed``, or NumPy (.npy).
         other: second file of features, with the same samples in the same order.
         out: folder of the tables and the figure.
         column: column of Parquet files.

@@ -25,7 +25,7 @@ def config(name: str | None = None, out: Path | None = None) -> None:
     if out is not None:
         if name is not None:
             raise ValueError(
-                f'name must be absent with out, which writes all configs, got {name!r}'
+                f'name must be absent with out, because out writes all configs, got {name!r}'
             )
         copies = {
             (out / known).with_suffix('.yaml'): file.read_text()

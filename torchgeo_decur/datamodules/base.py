@@ -59,8 +59,8 @@ class MultimodalDataModule(BaseDataModule):
             the samples have class labels.
         paired_fraction: share of each training batch that has all modalities, in (0, 1],
             if some samples lack one; see
-            :class:`~torchgeo_decur.datamodules.PairedSampler`. By default batches are
-            drawn from all samples alike.
+            :class:`~torchgeo_decur.datamodules.PairedSampler`. By default, batches
+            ignore which modalities a sample has.
 
     Raises:
         ValueError: if a modality is not valid, ``batch_size`` is not positive, ``seed`` is

@@ -36,14 +36,13 @@ def get_availability(dataset: Any) -> Availability | None:
 
 
 class PairedSampler(ResumableSampler):
-    """Shuffle in which each batch has the same number of complete samples.
+    """Shuffle samples, with the same number of complete samples in each batch.
 
-    A complete sample has all modalities. Each pass over the complete samples shuffles
-    them, and so does each pass over the others; an epoch has as many batches as without
-    this sampler. Complete samples therefore repeat within an epoch if they are rare, and
-    an epoch then leaves some of the others out. No sample is twice in the batch of all
-    devices. Like :class:`ResumableSampler`, the order depends only on seed, epoch and
-    rank, and can start anywhere.
+    A complete sample has all modalities. Complete and other samples are each shuffled
+    once per pass. The number of batches of an epoch does not change, so rare complete
+    samples repeat within an epoch, and some other samples are left out. The batch of all
+    devices never has a sample twice. Like :class:`ResumableSampler`, the order depends
+    only on seed, epoch and rank, and can start anywhere.
 
     Args:
         dataset: dataset with ``availability``, or a subset of one.
@@ -97,7 +96,7 @@ class PairedSampler(ResumableSampler):
             self._draw(rng, pool, share, batches)
             for pool, share in zip(self._pools(), self.shares, strict=True)
         ]
-        # Micro-batches are parts of a batch, and need both kinds.
+        # Each micro-batch of a batch needs both kinds.
         mixed = rng.permuted(np.concatenate(rows, axis=2), axis=2)
         found: list[int] = mixed[:, self.rank].ravel().tolist()
         return found
@@ -119,7 +118,7 @@ class PairedSampler(ResumableSampler):
         each = share * self.num_replicas
         if each == 0 or batches == 0:
             return np.empty((batches, self.num_replicas, share), dtype=np.int64)
-        # The rest of a pass, less than a batch needs, is left to later passes.
+        # Drop the end of a pass that is too short for a batch.
         of_a_pass = len(pool) // each
         passes = [
             rng.permutation(pool)[: of_a_pass * each]

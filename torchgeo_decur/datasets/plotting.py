@@ -116,7 +116,7 @@ def describe_label(label: Tensor, classes: Sequence[str] = ()) -> str:
 
 
 def _single_maps(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return maps of shape (H, W); several maps of one title get a number."""
+    """Return maps of shape (H, W), with numbered titles if a mask has several."""
     found = {}
     for title, mask in masks.items():
         maps = mask.detach().cpu().squeeze()

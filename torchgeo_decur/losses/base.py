@@ -17,19 +17,16 @@ class EmbeddingLoss(nn.Module, ABC):
     Embeddings are checked first. The loss is computed in float32 even under autocast, or
     in float64 if the embeddings are float64.
 
-    With ``available``, samples may lack modalities. A term of one modality then uses the
-    samples that have it, and a term of two modalities those that have both. A term with
-    fewer than ``min_samples`` is 0, without gradient; if the whole batch is smaller, all
-    its samples are enough. The divisor of the total does not change: each term keeps its
-    weight, whatever else the batch has. A mean over the remaining terms would weigh the
-    terms of one modality more in a batch without pairs, and losses of batches could not
-    be compared.
+    With ``available``, samples may lack modalities. A term then uses the samples that
+    have all its modalities. A term with fewer than ``min_samples`` is 0, without
+    gradient; if the whole batch is smaller, all its samples are enough. Each term keeps
+    its weight in the total, so that losses of batches can be compared.
 
     Attributes:
         minimum: smallest number of embeddings.
         views: smallest number of views V.
         exactly: whether more views are an error.
-        takes_available: whether ``terms`` takes ``available``.
+        takes_available: whether ``terms`` has an argument ``available``.
         min_samples: smallest number of samples of a term. The correlation r of n samples
             of independent dimensions has a density proportional to
             (1 - r²)^((n - 4) / 2): it is ±1 for two, mostly near ±1 for three, uniform
@@ -222,7 +219,7 @@ class PairwiseLoss[View](EmbeddingLoss):
         v = len(next(iter(z.values())))
         keys: list[tuple[str, ...]] = [*combinations(z, 2)] or [(m,) for m in z]
         each = v if len(z) > 1 else v * (v - 1) // 2
-        # All pairs share what is computed of a view, if they have the same samples.
+        # Pairs with the same samples share the statistics of a view.
         views = self.prepare(z, len(keys) * each) if available is None else {}
         parts: dict[str, Tensor] = {}
         for names, text in display_names(keys).items():
@@ -260,8 +257,8 @@ class CrossModalLoss(PairwiseLoss[Tensor]):
     modalities.
 
     Args:
-        loss: a module from two tensors (N, D) to a scalar. It gets the samples of all
-            devices, and must not gather them itself.
+        loss: a module that maps two tensors (N, D) to a scalar. N counts the samples of
+            all devices; the module must not gather them again.
 
     Shape:
         - Input: one tensor (V, N, D) per modality: V views (two or more of a single

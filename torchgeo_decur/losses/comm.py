@@ -75,7 +75,7 @@ class CoMMLoss(EmbeddingLoss):
         """Check that the embeddings include ``joint`` and have two views.
 
         Raises:
-            ValueError: if there is no ``joint`` or nothing else, views are not two,
+            ValueError: if ``joint`` or all others are missing, views are not two,
                 samples are too few, or shapes differ.
         """
         if 'joint' not in z:

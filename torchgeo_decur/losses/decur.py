@@ -41,9 +41,8 @@ class DeCURLoss(EmbeddingLoss):
     the weighting of the code that trained the published weights. Eq. 6 of the paper is
     the plain sum of the four parts, which doubles the share of the cross-modal parts.
 
-    If samples lack modalities, :math:`C` is that of the samples that have what a term
-    compares: ``intra_<m>`` of all that have :math:`m`, and ``common_<m>_<n>`` and
-    ``unique_<m>_<n>`` of all that have both.
+    If samples lack modalities, ``intra_<m>`` uses the samples that have :math:`m`, and
+    ``common_<m>_<n>`` and ``unique_<m>_<n>`` use the samples that have both.
 
     Two options give the ablations of the paper. ``common_dim`` = D does not decouple.
     ``intra=False`` drops the intra-modal terms; only the first views are then used.

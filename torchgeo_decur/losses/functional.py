@@ -13,11 +13,10 @@ from torch.nn.functional import normalize
 
 
 class Subset:
-    r"""The samples that a term uses: those that have its modalities.
+    r"""Compute statistics over the samples that have the modalities of a term.
 
-    Statistics are those of only these samples. Standardised rows of all other samples are
-    zero, so that products over samples leave them out. Shapes are those of the whole
-    batch, and the device need not be read.
+    Standardised rows of all other samples are 0, and so do not change products over
+    samples. All shapes are fixed, so that nothing waits for the device.
 
     A term with too few samples is 0 and has no gradient.
 
@@ -137,7 +136,7 @@ def cross_correlation_terms(
         a: standardised embeddings, shape (N, D).
         b: standardised embeddings, shape (N, D).
         grams: Gram matrices of both, shape (N, N). By default they are computed if this
-            takes fewer multiplications.
+            needs fewer multiplications.
         count: number of samples, a scalar, if all other rows are 0; by default N.
 
     Returns:
@@ -483,7 +482,7 @@ class _StandardizeSubset(torch.autograd.Function):
 
 
 def _project(x: Tensor, result: Tensor, scale: Tensor) -> Tensor:
-    """Return the gradient of the embeddings from that of standardised embeddings."""
+    """Propagate a gradient of standardised embeddings to the embeddings."""
     along = (x * result).mean(dim=-2, keepdim=True)
     centred = x - x.mean(dim=-2, keepdim=True)
     if torch.is_grad_enabled():

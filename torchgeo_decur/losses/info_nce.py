@@ -149,11 +149,7 @@ class SimCLRLoss(PairwiseLoss[Directions]):
     def prepare(
         self, z: Mapping[str, Tensor], pairs: int, subset: Subset | None = None
     ) -> Mapping[str, list[Directions]]:
-        """Normalize the embeddings of each view.
-
-        Returns:
-            The directions of each view.
-        """
+        """Normalize the embeddings of each view."""
         options = (self.temperature, subset)
         return {m: [Directions(x, *options) for x in v] for m, v in z.items()}
 
@@ -212,11 +208,7 @@ class CLIPLoss(PairwiseLoss[_Part]):
     def prepare(
         self, z: Mapping[str, Tensor], pairs: int, subset: Subset | None = None
     ) -> Mapping[str, list[_Part]]:
-        """Return the embeddings of each view.
-
-        Returns:
-            The embeddings of each view, shape (N, D), and the samples to use.
-        """
+        """Return the embeddings of each view, shape (N, D), and the samples to use."""
         return {m: [(x, subset) for x in v] for m, v in z.items()}
 
     def compare(self, a: _Part, b: _Part) -> Tensor:

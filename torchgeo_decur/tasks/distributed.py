@@ -1,4 +1,4 @@
-"""Gathering of embeddings, so that losses see the samples of all devices."""
+"""Gather embeddings, so that losses use the samples of all devices."""
 
 from collections.abc import Mapping
 

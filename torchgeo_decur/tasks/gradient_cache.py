@@ -50,14 +50,14 @@ def apply_in_micro_batches(
 
     Args:
         function: maps images by name to dictionaries of tensors, samples first. With
-            ``masks``, those of the micro-batch are the second argument.
+            ``masks``, its second argument is the masks of the micro-batch.
         images: images by name, shape (B, ...).
         size: largest number of samples of a micro-batch; sizes differ by at most one.
             No micro-batch has a single sample, because BatchNorm needs two. With None,
             or B and more, the batch is computed at once.
         module: module that the function uses; the second pass restores its buffers.
         masks: whether each sample has images of a name, shape (B,), boolean, on the CPU.
-            ``images`` then holds only these samples, in order.
+            ``images`` must then have only these samples, in order.
 
     Returns:
         The outputs of the whole batch.

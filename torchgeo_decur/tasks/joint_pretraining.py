@@ -109,10 +109,10 @@ class FusionPretraining(MultimodalPretraining):
         Args:
             parts: input of the fusion head, from :meth:`encode`.
             available: whether each sample has a modality, shape (B,), boolean, on the
-                CPU. ``parts`` then holds only the samples that have the modality.
+                CPU. ``parts`` must then have only the samples with the modality.
 
         Returns:
-            The results of the head, of the samples that have them.
+            The results of the head, only for samples with any of their modalities.
         """
         if available is None:
             alone: dict[str, Tensor] = self.fusion(parts)

@@ -28,11 +28,11 @@ _PLAIN_RESNET = re.compile(r'resnet\d+[a-z]?(\..*)?')
 
 
 class WarmupCosine(CosineWarmupScheduler):  # type: ignore[misc]
-    """Schedule of pretraining, with a class that tells it from schedules of callbacks."""
+    """Schedule of pretraining; its class differs from schedules of callbacks."""
 
 
 class EpochShare(LambdaLR):
-    """Schedule of a transfer, with a class that tells it from schedules of callbacks."""
+    """Schedule of a transfer; its class differs from schedules of callbacks."""
 
 
 def build_optimizer(

@@ -1,4 +1,4 @@
-"""Choose the samples of a batch that have a modality, without device synchronization."""
+"""Select the samples of a batch that have a modality, without synchronization."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,10 +11,10 @@ from ..modalities import get_available
 
 
 class PresentSamples:
-    """Which samples of a batch have each modality.
+    """Select the samples of a batch that have a modality.
 
-    The masks are on the CPU, so that the number of samples is known there. Only indices
-    are copied to the device, and the copy does not wait for it.
+    The masks are on the CPU, so that counting does not wait for the device. Only indices
+    are copied to the device, asynchronously.
 
     Args:
         masks: whether each sample has a modality, shape (B,), boolean, on the CPU.
@@ -52,9 +52,6 @@ class PresentSamples:
 
         Args:
             name: a modality, or the name of a result of several modalities.
-
-        Returns:
-            The number.
         """
         return int(self.mask(name).sum())
 
@@ -73,7 +70,7 @@ class PresentSamples:
         return x.index_select(0, self._indices(name))
 
     def spread(self, name: str, x: Tensor, dim: int = 0) -> Tensor:
-        """Return a tensor of all samples from the rows of those that have a result.
+        """Insert zeros for the samples without a result.
 
         Args:
             name: a modality, or the name of a result of several modalities.
@@ -147,7 +144,7 @@ def read_masks(
 def drop_small_parts(
     masks: Mapping[str, Tensor], number: int, fewest: int
 ) -> dict[str, Tensor]:
-    """Treat a modality as absent where too few samples of a micro-batch have it.
+    """Treat a modality as absent if too few samples of a micro-batch have it.
 
     Args:
         masks: whether each sample has a modality, shape (B,), boolean, on the CPU.

@@ -272,12 +272,12 @@ class MultimodalPretraining(CheckedTask):
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
             view: index of the view in a training or validation step; else None.
             available: whether each sample has a modality, shape (B,), boolean, on the
-                CPU. ``images`` then holds only the samples that have the modality.
+                CPU. ``images`` must then have only the samples with the modality.
 
         Returns:
             Features by name, shape (B, F), and embeddings by name, shape (B, D). With
-            ``available``, they have only the samples that have the modality, or any
-            modality if they are made of several.
+            ``available``, rows exist only for samples with the modality, or with any
+            modality for joint features.
         """
         features = self(images)
         return features, {m: self.projectors[m](h) for m, h in features.items()}
@@ -300,20 +300,20 @@ class MultimodalPretraining(CheckedTask):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Compute the loss of a batch from its views.
 
-        Only images of samples that have the modality are augmented and encoded. Where
-        BatchNorm would see a single sample, that modality of the sample is left out.
+        Missing images are neither augmented nor encoded. A modality with a single image
+        in a micro-batch is left out, because BatchNorm needs two.
 
         Args:
             images: images of every modality in [0, 1], shape (B, C, H, W) or
                 (B, T, C, H, W).
             available: whether each sample has a modality, shape (B,), boolean, on the
-                CPU; by default all have all.
+                CPU; by default, all samples are complete.
 
         Returns:
             The loss and its parts, scalars; features of the first view on this device,
             shape (B, F); and embeddings of all devices, shape (V, N, D), float32, or
-            float64 for a float64 model. Features are those of samples that have the
-            modality. Embeddings of other samples are 0.
+            float64 for a float64 model. Features omit samples without the modality;
+            their embeddings are 0.
         """
         first: dict[str, Tensor] = {}
         z: dict[str, list[Tensor]] = {}
@@ -505,11 +505,11 @@ class MultimodalPretraining(CheckedTask):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute features and embeddings of the samples that have a modality.
 
-        All parameters take part, so that each has a gradient on every device. If no
-        sample has a modality, its encoder sees one blank image, whose outputs are dropped.
-        BatchNorm then neither uses nor updates statistics of the batch.
+        Every parameter gets a gradient on every device. If no sample has a modality, its
+        encoder gets a blank image, and the outputs are dropped. BatchNorm then neither
+        uses nor updates statistics of the batch.
         """
-        # SyncBatchNorm takes an empty batch, and other devices wait for it.
+        # SyncBatchNorm supports an empty batch, and other devices wait for it.
         empty = [m for m, x in images.items() if not len(x)]
         absent = [] if self._fewest_samples() == 0 else empty
         found = {m: x for m, x in images.items() if m not in absent}

@@ -14,7 +14,7 @@ from torch.nn.functional import grid_sample
 
 Range = tuple[float, float]
 
-# Number of values that a CPU processes at one time, small enough for its cache.
+# Number of values that a CPU processes at once, small enough for its cache.
 _VALUES_AT_ONCE = 2**20
 
 

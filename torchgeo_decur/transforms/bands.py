@@ -34,7 +34,7 @@ class ToModalities:
             sample: has ``image``, shape (C, H, W).
 
         Returns:
-            A new sample with ``image_<modality>`` in place of ``image``.
+            A new sample with ``image_<modality>`` instead of ``image``.
 
         Raises:
             ValueError: if the sample has no ``image``.

@@ -1,6 +1,6 @@
 """Download files of published weights once, and verify them at every use.
 
-Files are cached like those of torch.hub, which TorchGeo reads and users can fill by hand.
+Files are in the cache of torch.hub, which TorchGeo shares and users can fill by hand.
 ``hf_hub_download`` has another cache and does not verify the checksum of cached files.
 """
 

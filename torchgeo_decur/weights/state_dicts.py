@@ -36,7 +36,7 @@ def split_states(state: Mapping[str, Tensor]) -> dict[str, State]:
       attention. Only ``da1_*`` was trained, for all modalities, so every encoder gets
       ``da1_*`` as ``da_*``.
     - One encoder: without prefix, or with a prefix such as ``model.``, ``backbone.`` or
-      those of TorchGeo's tasks.
+      a prefix of TorchGeo's tasks.
 
     Prefixes of DDP and of ``torch.compile`` are removed.
 

@@ -24,7 +24,7 @@ def load_run(
         config: config with ``model`` and ``data``, such as the ``config.yaml`` of a fit.
         ckpt_path: checkpoint of the task; by default, ``checkpoints/last.ckpt`` next to
             the config, or the only checkpoint in that folder.
-        data: config whose ``data`` replaces that of ``config``.
+        data: config whose ``data`` replaces the ``data`` of ``config``.
         batch_size: samples of a batch; by default, the batch size of the data.
 
     Returns:

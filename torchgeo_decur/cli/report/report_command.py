@@ -29,7 +29,8 @@ def report_checkpoint(
         checkpoint: checkpoint of a self-supervised task.
         config: config with model and data; by default, the config.yaml of the fit.
         out: folder of the report.
-        baseline: checkpoint for comparison of the alignment, such as of Barlow Twins.
+        baseline: checkpoint for comparison of the alignment, for example a fit of Barlow
+            Twins.
         baseline_config: config of the baseline; by default, the config.yaml of its fit
             or, if absent, the config of the checkpoint.
         analyses: names of the analyses to run; all by default.

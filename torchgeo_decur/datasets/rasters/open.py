@@ -27,7 +27,7 @@ def dataset_class(name: str, path: str) -> type[RasterDataset]:
         path: path of the class, such as ``torchgeo.datasets.Landsat8``.
 
     Raises:
-        ValueError: if the class does not exist or is no ``RasterDataset``.
+        ValueError: if the class does not exist or is not a ``RasterDataset``.
     """
     module, _, attribute = path.rpartition('.')
     try:

@@ -89,7 +89,7 @@ class LateFusionTask(CheckedTask):
     output_name: str
     #: Whether the table shows these metrics in percent.
     percent: bool = True
-    #: Check of the targets, which replaces those that are not valid.
+    #: Checks the targets, and replaces invalid ones.
     guard: TargetGuard
     train_metrics: MetricCollection
     val_metrics: MetricCollection
@@ -255,7 +255,7 @@ class LateFusionTask(CheckedTask):
 
     @abstractmethod
     def _metrics(self) -> tuple[dict[str, Metric], dict[str, Metric]]:
-        """Return the metrics of all splits, and those of validation and test only."""
+        """Return metrics of all splits, and further metrics of validation and test."""
 
     @abstractmethod
     def _target(self, batch: Sample) -> Tensor:

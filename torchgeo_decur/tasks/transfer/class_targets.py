@@ -1,4 +1,4 @@
-"""Targets that are classes: losses, metrics and probabilities."""
+"""Losses, metrics and probabilities of class targets."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, cast
@@ -121,10 +121,10 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
         positive, given = None, self.hparams['pos_weight']
         balanced = given == 'balanced'
         if given is not None:
-            # Zeros stand for weights that a fit has yet to compute.
+            # Zeros, until a fit computes the weights.
             numbers = [0.0] * self.num_outputs if balanced else given
             positive = torch.tensor(numbers).float()
-        # A checkpoint must hold weights that come from the training labels.
+        # Balanced weights come from the training labels, so checkpoints store them.
         self.criterion = MaskedLoss(
             multiclass, index, weights, gamma, positive, persistent=balanced
         )
@@ -161,7 +161,7 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
             raise ValueError(
                 f"pos_weight 'balanced' needs positive and negative targets of every "
                 f'label, found only one kind of {lost} in {number} training samples; '
-                'give pos_weight as a list, or train with more labels'
+                'set pos_weight to a list, or train with more labels'
             )
         weight = counts[0] / counts[1]
         rank_zero_info(

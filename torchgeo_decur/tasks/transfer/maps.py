@@ -13,15 +13,14 @@ from .base import LateFusionTask
 class MapTask(LateFusionTask):
     """Base of the transfer tasks whose target is a map of the image.
 
-    The feature pyramids of all modalities are concatenated level by level, and a decoder
-    makes a map of them.
+    A decoder predicts the map from the feature pyramids of all modalities, which are
+    concatenated level by level.
 
     Args:
         modalities: number of channels of each modality, by name; all share one grid.
-        model: the decoder: 'fcn' as in DeCUR's experiments, or 'unet', 'deeplabv3+',
-            'upernet', 'segformer' or 'fpn' of segmentation-models-pytorch; or 'cmx',
-            which exchanges features of two modalities after every stage, see
-            :class:`~torchgeo_decur.models.CMXSegmenter`.
+        model: the decoder: 'fcn' as in DeCUR's experiments; 'unet', 'deeplabv3+',
+            'upernet', 'segformer' or 'fpn' of segmentation-models-pytorch; or 'cmx' for
+            :class:`~torchgeo_decur.models.CMXSegmenter` with two modalities.
         backbone: name of a timm model, one for all modalities or one for each.
         weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         label_key: key of the mask in the batch, shape (B, H, W) or (B, 1, H, W).

@@ -20,7 +20,7 @@ class MaskedLoss(nn.Module):
         class_weights: weight of each class, with ``multiclass``.
         gamma: exponent :math:`\gamma`.
         pos_weight: weight of positive targets of each label, without ``multiclass``.
-        persistent: whether checkpoints hold ``pos_weight``.
+        persistent: whether checkpoints include ``pos_weight``.
 
     Example:
         >>> loss = MaskedLoss(multiclass=False, ignore_index=255)
@@ -101,7 +101,7 @@ class LabelGuard:
     def replace(self, y: Tensor) -> Tensor:
         """Replace invalid labels by the first class, without synchronization.
 
-        In a kernel, an invalid label makes the GPU unusable for the whole process.
+        After an invalid label in a kernel, the process can no longer use the GPU.
 
         Args:
             y: labels, any shape.

@@ -1,4 +1,4 @@
-"""Losses, metrics and checks for targets that are numbers, some of them unknown (NaN)."""
+"""Losses, metrics and checks for numeric targets, with NaN for unknown ones."""
 
 from collections.abc import Callable, Iterable
 from typing import Literal
@@ -94,13 +94,13 @@ class NumberGuard:
         return y.where(~wrong, torch.nan)
 
     def check(self, key: str) -> None:
-        """Raise if a target was infinite or huge; this synchronizes with the device.
+        """Check the recorded targets; this synchronizes with the device.
 
         Args:
             key: key of the targets in the batch.
 
         Raises:
-            ValueError: naming the values.
+            ValueError: if a target was infinite or huge.
         """
         if self._worst is None:
             return
@@ -197,7 +197,7 @@ class MaskedR2Score(R2Score):
         """Compute the score."""
         n = self.total.clamp(min=1)
         spread = self.sum_squared_error - self.sum_error.square() / n
-        # Rounding leaves a rest of equal targets.
+        # Because of rounding, equal targets may have a small positive spread.
         varies = spread > 1e-6 * self.sum_squared_error
         scores = torch.where(varies, 1 - self.residual / spread, torch.nan)
         return scores.nanmean() if self.multioutput == 'uniform_average' else scores
@@ -210,7 +210,7 @@ def _count(metric: Metric, num_outputs: int) -> None:
 
 
 def _errors(preds: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return errors with 0 where unknown, shape (N, K), and the known targets of each."""
+    """Return errors, shape (N, K), 0 if unknown, and the number of known targets."""
     known = ~target.isnan()
     error = torch.where(known, preds.float() - target, 0.0)
     return _rows(error), _rows(known).sum(0)
@@ -255,7 +255,7 @@ def target_moments(
     std = (squares / count.clamp(min=1)).sqrt()
     if not (std > 0).all():
         raise ValueError(
-            'standardize_targets needs different known targets of every output, found '
+            'standardize_targets needs two different known targets of each output, found '
             f'{count.long().tolist()} known targets with standard deviations '
             f'{std.tolist()} in {samples} training samples; check nodata and the labels, '
             'or set standardize_targets to False'

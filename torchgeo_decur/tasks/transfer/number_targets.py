@@ -1,4 +1,4 @@
-"""Targets that are numbers, such as biomass or height: losses, metrics and units."""
+"""Losses, metrics and units of numeric targets, such as biomass or height."""
 
 from functools import partial
 from typing import Any, Literal
@@ -97,12 +97,12 @@ class NumberTargets(LateFusionTask):
         self.guard = NumberGuard()
         self.criterion = MaskedRegressionLoss(self.hparams['loss'])
         self.register_buffer('target_mean', torch.zeros(self.num_outputs))
-        # Zeros stand for a deviation that a fit has yet to compute.
+        # Zeros, until a fit computes the deviation.
         known = torch.zeros if self.hparams['standardize_targets'] else torch.ones
         self.register_buffer('target_std', known(self.num_outputs))
 
     def on_fit_start(self) -> None:
-        """Compute mean and deviation of the training targets, if they standardise."""
+        """Compute the statistics of the targets for ``standardize_targets``."""
         super().on_fit_start()
         # A resumed fit keeps the units of its checkpoint.
         if self.target_std.all():
@@ -177,7 +177,7 @@ class NumberTargets(LateFusionTask):
         return y_hat * self._scale(y_hat) + self._by_output(self.target_mean, y_hat)
 
     def _scale(self, y: Tensor) -> Tensor:
-        """Return the unit of the model, which is 1 before a fit."""
+        """Return the scale of the outputs, 1 before a fit."""
         std = self.target_std.where(self.target_std > 0, 1)
         return self._by_output(std, y)
 

@@ -10,7 +10,7 @@ class LateFusionRegression(SceneTask, NumberTargets):
 
     Features of all modalities are concatenated, or fused by a pretrained fusion head,
     and one linear layer predicts the numbers. Options, metrics and losses have the names
-    of TorchGeo's ``Regression``. The options for a missing modality are those of
+    of TorchGeo's ``Regression``. For missing modalities see
     :class:`~torchgeo_decur.tasks.LateFusionClassification`.
 
     Args:
@@ -39,7 +39,7 @@ class LateFusionPixelwiseRegression(MapTask, NumberTargets):
 
     The feature pyramids of all modalities are concatenated level by level, and a decoder
     predicts the numbers of each pixel. Options, metrics and losses have the names of
-    TorchGeo's ``PixelwiseRegression``. The options for a missing modality are those of
+    TorchGeo's ``PixelwiseRegression``. For missing modalities see
     :class:`~torchgeo_decur.tasks.LateFusionClassification`.
 
     Args:

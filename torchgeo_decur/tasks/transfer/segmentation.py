@@ -12,8 +12,7 @@ class LateFusionSegmentation(MapTask, ClassTargets):
     over the whole split. ``AverageJaccardIndex`` is the mean intersection over union
     (mIoU) of all classes except ``ignore_index``.
 
-    The options for a missing modality are those of
-    :class:`~torchgeo_decur.tasks.LateFusionClassification`.
+    For missing modalities see :class:`~torchgeo_decur.tasks.LateFusionClassification`.
 
     Args:
         modalities: number of channels of each modality, by name; all share one grid.

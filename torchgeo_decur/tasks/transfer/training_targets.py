@@ -9,15 +9,15 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-# Largest number of samples that are read, with their images, for their targets.
+# Largest number of samples to read, because each read includes the images.
 _MOST = 4096
 
 
 def training_targets(trainer: Trainer, key: str, purpose: str) -> Iterator[Tensor]:
     """Iterate over the targets of the training split, in batches.
 
-    A dataset with a method ``labels()`` gives all its ``label`` without reading an image.
-    Of other datasets, up to 4096 random samples are read. Every process reads the same.
+    If the dataset has a method ``labels()``, all labels are read, without images.
+    Otherwise up to 4096 random samples are read, the same in every process.
 
     Args:
         trainer: trainer of a fit with a datamodule.
