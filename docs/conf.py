@@ -256,7 +256,8 @@ def benchmark_table(name: str) -> str:
     # The parts of a step have a table of their own.
     shown = [row for row in last if ' part=' not in row['case']]
     # The loss has many cases: a table of its forms, without the ratios.
-    return record.render_forms(shown) if name == 'loss' else record.render(shown)
+    render = {'loss': record.render_forms, 'cost': record.render_costs}
+    return render.get(name, record.render)(shown)
 
 
 def step_parts(batch: str = 'batch=32') -> str:
@@ -422,6 +423,8 @@ myst_substitutions = {
             'CLIP',
             'CoMM',
             'COrAL',
+            'FactorCL',
+            'InfMasking',
         )
     },
     **{
@@ -430,6 +433,7 @@ myst_substitutions = {
             'archives',
             'augmentation',
             'chips',
+            'cost',
             'data',
             'loss',
             'scaling',

@@ -13,7 +13,7 @@ from torchgeo_decur import tasks
 
 ROOT = Path(__file__).parents[1] / 'experiments'
 FILES = {path.stem: path for path in sorted((ROOT / 'objectives').glob('*.yaml'))}
-FUSED = ('comm', 'coral')
+FUSED = ('comm', 'coral', 'infmasking')
 SMALL = (
     '--data.length=4',
     '--data.val_length=24',

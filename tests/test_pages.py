@@ -14,6 +14,8 @@ SPELLINGS = {
     r'DeCur|Decur|DECUR|deCUR': 'DeCUR',
     r'Comm\b|COMM\b|Co-MM': 'CoMM',
     r'Coral\b|CORAL\b|CorAl|CoRAL': 'COrAL',
+    r'FactorCl|Factorcl|FACTORCL|Factor-CL': 'FactorCL',
+    r'Infmasking|INFMASKING|InfMask\b|Inf-Masking': 'InfMasking',
     r'SSL4EO[ _]S12|SSL4EO-s12|Ssl4eo': 'SSL4EO-S12',
     r'BigEarthnet|Bigearthnet|Big Earth ?Net': 'BigEarthNet',
     r'GeoNrw|Geonrw|GEONRW|Geo-NRW': 'GeoNRW',

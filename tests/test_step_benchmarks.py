@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from torchgeo_decur import tasks
 from torchgeo_decur.losses import DeCURLoss
 
 FOLDER = Path(__file__).parents[1] / 'experiments' / 'benchmarks'
@@ -71,6 +72,37 @@ def test_scaling(tmp_path: Path) -> None:
         rate, efficiency = csv.DictReader(file)
     assert [rate['unit'], rate['repeats']] == ['samples/s', '2']
     assert 0 < float(rate['value']) and float(efficiency['value']) == 1
+
+
+def test_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cost = importlib.import_module('experiments.benchmarks.cost')
+    path = tmp_path / 'results.csv'
+    names = ['DeCUR', 'InfMasking', 'FactorCL']
+    small = {**TINY, 'projector': [16], 'batch_size': 2}
+    cost.main(names, **small, repeats=2, results=path)
+    with path.open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert [row['case'].split()[0] for row in rows[::3]] == [
+        f'objective={name}' for name in names
+    ]
+    assert [row['unit'] for row in rows[:3]] == ['images/s', '%', 'MiB']
+    assert [row['repeats'] for row in rows[:3]] == ['2', '2', '1']
+    assert all(float(row['value']) > 0 for row in rows)
+    assert all(float(row['value']) < 100 for row in rows if row['unit'] == '%')
+    assert '| InfMasking | ' in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"only must name some of .*got \['BYOL'\]"):
+        cost.main(['BYOL'], results=path)
+
+
+def test_every_objective_has_a_cost() -> None:
+    cost = importlib.import_module('experiments.benchmarks.cost')
+    pretraining = (tasks.MultimodalPretraining, tasks.FusionPretraining)
+    objectives = {
+        task
+        for task in (getattr(tasks, name) for name in tasks.__all__)
+        if issubclass(task, tasks.MultimodalPretraining) and task not in pretraining
+    }
+    assert set(cost.OBJECTIVES.values()) == objectives
 
 
 def test_turns_end_after_a_while() -> None:

@@ -166,3 +166,39 @@ def render_forms(rows: Sequence[Row]) -> str:
     last = rows[-1]
     source = f'Commit `{last["commit"]}`, {last["hardware"]}, {last["versions"]}.'
     return '\n'.join([*lines, '', source])
+
+
+def render_costs(rows: Sequence[Row]) -> str:
+    """Render the costs of objectives as a table in Markdown, a row for each objective.
+
+    Args:
+        rows: of one run, with ``objective=``, in images/s, % and MiB.
+
+    Returns:
+        The table of medians with quartiles, and two lines on the setting and on where its
+        numbers are from.
+    """
+    cells: dict[str, dict[str, str]] = {}
+    setting = ''
+    for row in rows:
+        objective, setting = row['case'].removeprefix('objective=').split(' ', 1)
+        value, lower, upper = (float(row[k]) for k in ('value', 'lower', 'upper'))
+        spread = f' ({lower:.3g} to {upper:.3g})' if lower < upper else ''
+        cells.setdefault(objective, {})[row['unit']] = f'{value:.3g}{spread}'
+    lines = [
+        '| objective | images per second | memory, MiB | loss, % of the step |',
+        '|---|---:|---:|---:|',
+    ]
+    lines += [
+        f'| {objective} | {of["images/s"]} | {of["MiB"]} | {of["%"]} |'
+        for objective, of in cells.items()
+    ]
+    last = rows[-1]
+    return '\n'.join(
+        [
+            *lines,
+            '',
+            f'Setting: `{setting}`.',
+            f'Commit `{last["commit"]}`, {last["hardware"]}, {last["versions"]}.',
+        ]
+    )

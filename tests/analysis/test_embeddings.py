@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from torchgeo_decur.analysis import collect
 from torchgeo_decur.losses.functional import cross_correlation_terms, standardize
-from torchgeo_decur.tasks import BarlowTwins, CoMM, COrAL, DeCUR
+from torchgeo_decur.tasks import BarlowTwins, CoMM, COrAL, DeCUR, InfMasking
 
 MODALITIES = {'a': 1, 'b': 2, 'c': 1}
 
@@ -82,6 +82,7 @@ def test_first_of_several_dates(task: DeCUR) -> None:
     [
         (BarlowTwins, ['a', 'b', 'c'], ['a', 'b', 'c']),
         (CoMM, ['a', 'b', 'c', 'joint'], ['a', 'b', 'c', 'joint']),
+        (InfMasking, ['a', 'b', 'c', 'joint'], ['a', 'b', 'c', 'joint']),
         (COrAL, ['a', 'b', 'c', 'shared'], ['a', 'b', 'c', 'shared', 'joint']),
     ],
 )

@@ -25,7 +25,8 @@ def main(folder: Path, rank: int, world_size: int) -> None:
 
 
 def step(losses: object, case: dict, rank: int, world_size: int) -> dict[str, object]:
-    criterion = getattr(losses, case['loss'])(**case.get('arguments', {}))
+    torch.manual_seed(0)
+    criterion = getattr(losses, case['loss'])(**case.get('arguments', {})).double()
     weight = {m: w.requires_grad_() for m, w in case['weight'].items()}
     z = {m: x.chunk(world_size, dim=1)[rank] @ weight[m] for m, x in case['x'].items()}
     local = criterion(z)['loss'].item()
@@ -33,6 +34,7 @@ def step(losses: object, case: dict, rank: int, world_size: int) -> dict[str, ob
     gathered = {m: gather(v[None])[0].bool() for m, v in masks.items()}
     out = criterion({m: gather(v) for m, v in z.items()}, gathered or None)
     out['loss'].backward()
+    weight |= dict(criterion.named_parameters())
     for w in weight.values():
         torch.distributed.all_reduce(w.grad)
     return {

@@ -12,12 +12,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.helpers.small_fits import datamodule, trainer
 from torchgeo_decur.models import save_encoder
-from torchgeo_decur.tasks import CLIP, BarlowTwins, CoMM, COrAL, DeCUR
+from torchgeo_decur.tasks import (
+    CLIP,
+    BarlowTwins,
+    CoMM,
+    COrAL,
+    DeCUR,
+    FactorCL,
+    InfMasking,
+)
 from torchgeo_decur.tasks.base import FiniteGuard
 from torchgeo_decur.tasks.optimizers import build_optimizer, build_transfer_optimizer
 
 MODALITIES = {'s1': 2, 's2': 13}
-FUSED = (CoMM, COrAL)
+FUSED = (CoMM, COrAL, InfMasking)
 PARTLY = {'s1': torch.arange(8) != 1, 's2': torch.arange(8) % 4 != 3}
 
 
@@ -59,6 +67,8 @@ class TestCompile:
             (BarlowTwins, {'projector': [16]}),
             (COrAL, {}),
             (DeCUR, {'masks': PARTLY, 'projector': [16]}),
+            (InfMasking, {}),
+            (FactorCL, {'critic_dim': 16}),
         ],
     )
     def test_equals_eager_without_a_graph_break(
@@ -120,7 +130,7 @@ class NoWaiting(TorchDispatchMode):
 
 
 class TestNoWaiting:
-    @pytest.mark.parametrize('objective', [DeCUR, CoMM, COrAL, CLIP])
+    @pytest.mark.parametrize('objective', [DeCUR, InfMasking, COrAL, CLIP, FactorCL])
     @pytest.mark.parametrize('optimizer', ['adamw', 'lars'])
     def test_a_step(self, objective: Any, optimizer: Any) -> None:
         model = task(objective, optimizer=optimizer, micro_batch_size=2)

@@ -23,6 +23,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     'CLIP': {},
     'CoMM': FUSION,
     'COrAL': FUSION,
+    'InfMasking': FUSION,
+    'FactorCL': {'critic_dim': 16},
 }
 
 

@@ -18,13 +18,15 @@ from torchgeo_decur.tasks import (
     COrAL,
     CrossModalSimCLR,
     DeCUR,
+    FactorCL,
+    InfMasking,
     VICReg,
 )
 from torchgeo_decur.tasks.gradient_cache import apply_in_micro_batches
 
 MODALITIES = {'s1': 2, 's2': 13}
-FUSED = (CoMM, COrAL)
-OBJECTIVES = (BarlowTwins, VICReg, CrossModalSimCLR, CLIP, DeCUR, *FUSED)
+FUSED = (CoMM, COrAL, InfMasking)
+OBJECTIVES = (BarlowTwins, VICReg, CrossModalSimCLR, CLIP, DeCUR, FactorCL, *FUSED)
 
 
 def task(objective: Any = DeCUR, **kwargs: Any) -> Any:

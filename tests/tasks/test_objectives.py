@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tests.helpers.small_fits import MODALITIES, datamodule, trainer
 from torchgeo_decur.callbacks import ExportEncoders, OnlineProbe
 from torchgeo_decur.callbacks.export import export_checkpoint
+from torchgeo_decur.losses.factorcl import PARTS
 from torchgeo_decur.models import JointHead, load_fusion_head, save_encoder
 from torchgeo_decur.tasks import (
     CLIP,
@@ -21,15 +22,18 @@ from torchgeo_decur.tasks import (
     COrAL,
     CrossModalSimCLR,
     DeCUR,
+    FactorCL,
+    InfMasking,
     LateFusionClassification,
     MultimodalPretraining,
     VICReg,
 )
 from torchgeo_decur.tasks.coral import mask_tokens
+from torchgeo_decur.tasks.infmasking import keep_random_tokens
 
 THREE = {**MODALITIES, 'dem': 1}
-FUSED = (CoMM, COrAL)
-OBJECTIVES = (BarlowTwins, VICReg, CrossModalSimCLR, CLIP, *FUSED)
+FUSED = (CoMM, COrAL, InfMasking)
+OBJECTIVES = (BarlowTwins, VICReg, CrossModalSimCLR, CLIP, FactorCL, *FUSED)
 
 
 def task(objective: Any, **kwargs: Any) -> Any:
@@ -37,6 +41,8 @@ def task(objective: Any, **kwargs: Any) -> Any:
     options |= {'size': 32, 'optimizer': 'adamw', 'lr': 1e-3}
     if objective in FUSED:
         options |= {'embed_dim': 32, 'num_heads': 4}
+    if objective is FactorCL:
+        options |= {'critic_dim': 32}
     torch.manual_seed(0)
     return objective(**{'modalities': MODALITIES, **options, **kwargs})
 
@@ -57,11 +63,16 @@ class TestEach:
     def test_every_parameter_gets_a_gradient(
         self, objective: Any, modalities: dict[str, int]
     ) -> None:
+        if objective is FactorCL and modalities is THREE:
+            pytest.skip('FactorCL has two modalities')
         model = task(objective, modalities=modalities)
         terms, _, z = model.compute_loss(images(modalities=modalities))
         terms['loss'].backward()
         assert not [n for n, p in model.named_parameters() if p.grad is None]
-        assert {x.shape for x in z.values()} == {(2, 8, 16)}
+        shapes = {m: (2, 8, 5 * 16 if objective is FactorCL else 16) for m in z}
+        if objective is InfMasking:
+            shapes['masked'] = (2, 8, 6, 16)
+        assert {m: x.shape for m, x in z.items()} == shapes
         expected = model.criterion(z)
         torch.testing.assert_close(terms, expected)
 
@@ -93,7 +104,8 @@ class TestEach:
         _, h, z = model.compute_loss(images())
         with torch.no_grad():
             metrics = model.collapse_metrics(h, z)
-        assert {f'std_{n}' for n in h} | {f'rank_{n}' for n in z} <= set(metrics)
+        names = {f'std_{n}' for n in h} | {f'rank_{n}' for n in z if n != 'masked'}
+        assert names <= set(metrics)
         assert all(math.isfinite(v) for v in metrics.values())
 
 
@@ -108,6 +120,9 @@ def test_checkpoints_of_older_criteria_load() -> None:
     """Check the state of losses in older checkpoints."""
     for objective in OBJECTIVES:
         keys = {k for k in task(objective).state_dict() if k.startswith('criterion')}
+        if objective is FactorCL:
+            assert {k.split('.')[1] for k in keys} == {'lower', 'upper'}
+            continue
         assert keys == ({'criterion.pair.log_scale'} if objective is CLIP else set())
 
 
@@ -220,6 +235,124 @@ class TestCOrAL:
         assert not alone[:, 32:64].any() and alone[:, 64:].equal(h['s2'])
 
 
+@pytest.mark.parametrize('objective', [InfMasking, FactorCL])
+def test_samples_without_a_modality_are_refused(objective: Any) -> None:
+    x, masks = images(), {m: torch.arange(8) != i for i, m in enumerate(MODALITIES)}
+    model = task(objective)
+    for part in model.encoders.encoders.values():
+        part.forward_features = None  # The error comes before a step is computed.
+    with pytest.raises(
+        ValueError, match=rf"{objective.__name__}Loss is not .*'CoMMLoss'"
+    ):
+        model.compute_loss(x, masks)
+
+
+class TestInfMasking:
+    def test_features_and_embeddings_are_those_of_comm(self) -> None:
+        x, comm, model = images(), task(CoMM).eval(), task(InfMasking).eval()
+        model.load_state_dict(comm.state_dict())
+        torch.testing.assert_close(model(x), comm(x), rtol=0, atol=0)
+        torch.testing.assert_close(model.embed(x), comm.embed(x), rtol=0, atol=0)
+
+    def test_all_masks_pass_the_transformer_at_once(self) -> None:
+        model, seen = task(InfMasking, num_masks=5, size=64), []
+        model.fusion.transformer.register_forward_pre_hook(
+            lambda _, arguments: seen.append(
+                {m: tuple(x.shape[:2]) for m, x in arguments[0].items()}
+            )
+        )
+        model.compute_loss(images())
+        # All tokens together, those of each modality, and those that masks keep.
+        view = [{'s1': (8, 4), 's2': (8, 4)}, {'s1': (8, 4)}, {'s2': (8, 4)}]
+        assert seen == 2 * [*view, {'s1': (40, 1), 's2': (40, 1)}]
+
+    def test_kept_tokens_are_distinct_and_of_the_sample(self) -> None:
+        torch.manual_seed(0)
+        tokens = torch.arange(3 * 10.0).view(3, 10, 1)
+        kept = keep_random_tokens({'s1': tokens}, 0.7, 200)['s1'].view(3, 200, 3)
+        assert all(len(set(k.tolist())) == 3 for sample in kept for k in sample)
+        for i, sample in enumerate(kept):
+            numbers = torch.bincount(sample.flatten().int() - 10 * i, minlength=10)
+            assert len(numbers) == 10 and 30 < min(numbers) and max(numbers) < 90
+
+    @pytest.mark.parametrize(
+        ('number', 'ratio', 'keep'),
+        [(4, 0.7, 1), (10, 0.9, 1), (2, 0.9, 1), (49, 0.7, 14), (5, 0.0, 5)],
+    )
+    def test_number_of_kept_tokens(self, number: int, ratio: float, keep: int) -> None:
+        kept = keep_random_tokens({'s1': torch.rand(2, number, 3)}, ratio, 4)
+        assert kept['s1'].shape == (8, keep, 3)
+
+    def test_gradient_reaches_the_kept_tokens(self) -> None:
+        tokens = torch.rand(2, 5, 3, requires_grad=True)
+        keep_random_tokens({'s1': tokens}, 0.5, 4)['s1'].sum().backward()
+        assert tokens.grad is not None
+        # Each mask keeps two of five tokens.
+        assert tokens.grad.sum(dim=1).equal(torch.full((2, 3), 8.0))
+
+    def test_variance_gains_weight_until_the_end_of_the_fit(self) -> None:
+        seen = []
+
+        class Watch(Callback):
+            def on_train_batch_end(self, *args: Any) -> None:
+                seen.append(args[1].criterion.progress.item())
+
+        model = task(InfMasking)
+        assert model.criterion.progress == 1
+        trainer(max_epochs=2, callbacks=[Watch()]).fit(model, datamodule=datamodule())
+        assert seen == [0.25, 0.5, 0.75, 1.0]
+
+    def test_progress_of_an_open_ended_fit(self) -> None:
+        model = task(InfMasking)
+        assert model.progress == 1
+        model._steps = 4
+        assert model.progress == 0.25
+
+    def test_images_are_checked(self) -> None:
+        class Scaled(Callback):
+            def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+                args[1]['image_s2'] *= 3
+
+        with pytest.raises(ValueError, match=r's2.*\[0, 1\]'):
+            trainer(callbacks=[Scaled()]).fit(task(InfMasking), datamodule=datamodule())
+
+
+class TestFactorCL:
+    def test_shared_dimensions_come_first(self) -> None:
+        model = task(FactorCL).eval()
+        h, z = model.encode_and_project(images())
+        heads = model.projectors['s1'].heads
+        assert model.common_dim == 32 and list(heads)[:2] == list(PARTS)[:2]
+        for i, head in enumerate(heads.values()):
+            torch.testing.assert_close(z['s1'][:, 16 * i : 16 * (i + 1)], head(h['s1']))
+
+    def test_without_projector_parts_are_features(self) -> None:
+        model = task(FactorCL, projector=[]).eval()
+        h, z = model(images()), model.embed(images())
+        assert all(z[m].equal(h[m].repeat(1, 5)) for m in MODALITIES)
+        assert model.compute_loss(images())[0]['loss'].isfinite()
+
+    def test_fits_and_resumes(self, tmp_path: Any) -> None:
+        def fit(*callbacks: Callback, ckpt_path: Any = None) -> Any:
+            model = task(FactorCL)
+            saved = ModelCheckpoint(tmp_path, save_last=True)
+            run = trainer(
+                max_epochs=2,
+                default_root_dir=tmp_path,
+                enable_checkpointing=True,
+                callbacks=[saved, *callbacks],
+            )
+            run.fit(model, datamodule=datamodule(), ckpt_path=ckpt_path)
+            return model.state_dict()
+
+        whole = fit()
+        (tmp_path / 'last.ckpt').unlink()
+        with pytest.raises(SystemExit):
+            fit(Stop())
+        resumed = fit(ckpt_path=tmp_path / 'last.ckpt')
+        assert all(v.equal(whole[k]) for k, v in resumed.items())
+
+
 class Stop(Callback):
     """End a process."""
 
@@ -316,6 +449,16 @@ class TestErrors:
                 r'mask_ratio must be .* got \[0, 0.5, 1\]',
             ),
             (COrAL, {'unique_weight': -1}, 'unique_weight must be >= 0, got -1'),
+            (InfMasking, {'mask_ratio': 1}, r'mask_ratio must be in \[0, 1\), got 1'),
+            (InfMasking, {'num_masks': 0}, 'num_masks must be positive, got 0'),
+            (InfMasking, {'mask_lambda': -1}, 'mask_lambda must be >= 0, got -1'),
+            (InfMasking, {'modalities': {'masked': 2}}, r"got \['masked'\]; rename it"),
+            (FactorCL, {'critic_dim': 0}, 'critic_dim must be positive, got 0'),
+            (
+                FactorCL,
+                {'modalities': THREE},
+                r"must name two for FactorCL, .* got \['s1', 's2', 'dem'\]; for more, use",
+            ),
         ],
     )
     def test_arguments(

@@ -24,9 +24,9 @@ class ExportEncoders(Callback):
     ``weights=`` of TorchGeo's ``Classification`` and ``SemanticSegmentation``.
     ``<folder>/<modality>.safetensors`` also has bands, scaling and hyperparameters.
 
-    For a task with a fusion head (``CoMM``, ``COrAL``), the export adds the encoders of
-    the head, ``<modality>_unique``, and ``fusion.safetensors`` for the option ``fusion``
-    of :class:`~torchgeo_decur.tasks.LateFusionClassification`.
+    For a task with a fusion head (``CoMM``, ``COrAL``, ``InfMasking``), the export adds
+    the encoders of the head, ``<modality>_unique``, and ``fusion.safetensors`` for the
+    option ``fusion`` of :class:`~torchgeo_decur.tasks.LateFusionClassification`.
 
     Args:
         folder: output folder; by default ``encoders`` in the folder of the logger.

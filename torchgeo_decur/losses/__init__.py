@@ -5,7 +5,9 @@ from .base import CrossModalLoss, EmbeddingLoss, display_names
 from .comm import CoMMLoss
 from .coral import COrALLoss
 from .decur import DeCURLoss
+from .factorcl import FactorCLLoss
 from .functional import cross_correlation_terms, standardize
+from .infmasking import InfMaskingLoss
 from .info_nce import CLIPLoss, SimCLRLoss, info_nce
 from .vicreg import VICRegLoss
 
@@ -17,6 +19,8 @@ __all__ = [
     'CrossModalLoss',
     'DeCURLoss',
     'EmbeddingLoss',
+    'FactorCLLoss',
+    'InfMaskingLoss',
     'SimCLRLoss',
     'VICRegLoss',
     'cross_correlation_terms',

@@ -136,10 +136,12 @@ class EmbeddingLoss(nn.Module, ABC):
                 f'got shape {shape}'
             )
 
-    def _masks(
-        self, z: Mapping[str, Tensor], available: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Check the masks, and complete them."""
+    def check_takes_available(self) -> None:
+        """Check that the loss is defined for samples that lack a modality.
+
+        Raises:
+            ValueError: if it is not, with the losses that are.
+        """
         if not self.takes_available:
             known = sorted(
                 loss.__name__
@@ -150,6 +152,12 @@ class EmbeddingLoss(nn.Module, ABC):
                 f'{type(self).__name__} is not defined for samples that lack a modality; '
                 f'use one of {known}, or leave incomplete samples out'
             )
+
+    def _masks(
+        self, z: Mapping[str, Tensor], available: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Check the masks, and complete them."""
+        self.check_takes_available()
         first = next(iter(z.values()))
         names = [m for m in z if m != self.joint]
         found = {m: (tuple(x.shape), x.dtype) for m, x in available.items()}

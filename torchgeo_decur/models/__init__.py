@@ -34,7 +34,7 @@ from .fusion.joint_heads import (
 from .fusion.late_fusion import LateFusion
 from .fusion.late_fusion_classifier import LateFusionClassifier
 from .onnx import save_onnx
-from .projector import build_projector, build_projectors
+from .projector import ConcatProjector, build_projector, build_projectors
 from .registry import register
 from .segmentation.decoders import SMPDecoder, build_decoder
 from .segmentation.fcn import FCNDecoder
@@ -44,6 +44,7 @@ from .segmentation.segmenter import LateFusionSegmenter, Segmenter
 __all__ = [
     'AlexNet',
     'CMXSegmenter',
+    'ConcatProjector',
     'DeformableAttention',
     'FCNDecoder',
     'FeatureFusion',

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from lightly.models.modules.heads import ProjectionHead
-from torch import nn
+from torch import Tensor, cat, nn
 
 
 def build_projector(in_features: int, widths: Sequence[int]) -> ProjectionHead:
@@ -67,3 +67,33 @@ def build_projectors(
     return nn.ModuleDict(
         {m: build_projector(f, widths) for m, f in num_features.items()}
     )
+
+
+class ConcatProjector(nn.Module):
+    """Concatenate several embeddings of the same features, as in FactorCL.
+
+    Args:
+        heads: projectors of the parts, by name.
+
+    Example:
+        >>> import torch
+        >>> heads = {name: build_projector(512, [128, 64]) for name in ('shared', 'unique')}
+        >>> ConcatProjector(heads)(torch.randn(4, 512)).shape
+        torch.Size([4, 128])
+    """
+
+    def __init__(self, heads: Mapping[str, nn.Module]) -> None:
+        """Initialize a new ConcatProjector instance."""
+        super().__init__()
+        self.heads = nn.ModuleDict(heads)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Project features.
+
+        Args:
+            features: features, shape (B, F).
+
+        Returns:
+            Embeddings, shape (B, sum of dimensions), in the order of the heads.
+        """
+        return cat([head(features) for head in self.heads.values()], dim=1)

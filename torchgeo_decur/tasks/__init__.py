@@ -5,6 +5,8 @@ from .comm import CoMM
 from .coral import COrAL
 from .cross_modal import CLIP, BarlowTwins, CrossModalSimCLR, VICReg
 from .decur import DeCUR
+from .factorcl import FactorCL
+from .infmasking import InfMasking
 from .joint_pretraining import FusionPretraining
 from .pretraining import MultimodalPretraining
 from .transfer.base import LateFusionTask
@@ -25,7 +27,9 @@ __all__ = [
     'CoMM',
     'CrossModalSimCLR',
     'DeCUR',
+    'FactorCL',
     'FusionPretraining',
+    'InfMasking',
     'LateFusionClassification',
     'LateFusionPixelwiseRegression',
     'LateFusionRegression',

@@ -104,8 +104,25 @@ class CoMM(FusionPretraining):
             ``joint``, shape (B, D).
         """
         pooled, parts = self.encode(images)
+        features, embeddings = self.fuse_and_project(parts, available)
+        return {**pooled, **features}, embeddings
+
+    def fuse_and_project(
+        self,
+        parts: Mapping[str, list[Tensor]],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Fuse the tokens of all modalities, and those of each, and project both.
+
+        Args:
+            parts: input of the fusion head, of some or all modalities.
+            available: whether each sample has a modality, as in :meth:`fuse`.
+
+        Returns:
+            ``joint``, shape (B, ``embed_dim``); and embeddings of each modality given and
+            of ``joint``, shape (B, D).
+        """
         joint = self.fuse(parts, available)
         single = {m: self.fusion({m: part})['joint'] for m, part in parts.items()}
         project = self.projectors['joint']
-        embeddings = {n: project(h) for n, h in {**single, **joint}.items()}
-        return {**pooled, **joint}, embeddings
+        return joint, {n: project(h) for n, h in {**single, **joint}.items()}

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchgeo.datasets.utils import Sample
 
 from ..deprecation import renamed_arguments
-from ..losses import display_names
+from ..losses import EmbeddingLoss, display_names
 from ..losses.functional import Subset, effective_rank, feature_std, standardize
 from ..modalities import per_modality, select_date, split
 from ..models import MultimodalEncoder, build_projectors
@@ -321,6 +321,8 @@ class MultimodalPretraining(CheckedTask):
         size: int | None = self.hparams['micro_batch_size']
         samples = None
         if available is not None:
+            if isinstance(self.criterion, EmbeddingLoss):
+                self.criterion.check_takes_available()
             number = count_micro_batches(len(some), size)
             masks = drop_small_parts(available, number, self._fewest_samples())
             samples = PresentSamples(masks, some.device)

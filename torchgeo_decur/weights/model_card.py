@@ -18,6 +18,11 @@ _PAPERS = {
     'COrAL': 'C. Cissee et al., *Orthogonalized Multimodal Contrastive Learning with '
     'Asymmetric Masking for Structured Representations*, 2026, '
     'https://arxiv.org/abs/2602.14983',
+    'FactorCL': 'P. P. Liang, Z. Deng et al., *Factorized Contrastive Learning: Going '
+    'Beyond Multi-view Redundancy*, NeurIPS 2023, https://arxiv.org/abs/2306.05268',
+    'InfMasking': 'L. Wen, Q. Dai et al., *InfMasking: Unleashing Synergistic '
+    'Information by Contrastive Multimodal Interactions*, NeurIPS 2025, '
+    'https://arxiv.org/abs/2509.25270',
     'BarlowTwins': 'J. Zbontar et al., *Barlow Twins: Self-Supervised Learning via '
     'Redundancy Reduction*, ICML 2021, https://arxiv.org/abs/2103.03230',
     'VICReg': 'A. Bardes et al., *VICReg: Variance-Invariance-Covariance Regularization '

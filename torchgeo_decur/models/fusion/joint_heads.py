@@ -78,7 +78,7 @@ class FusionHead(nn.Module, ABC):
 
 
 class JointHead(FusionHead):
-    """Head of CoMM: ``joint`` is the class token of a transformer over all tokens.
+    """Head of CoMM and InfMasking: ``joint`` is the class token of a transformer over all tokens.
 
     Args:
         channels: number of channels of the tokens of each modality, by name.

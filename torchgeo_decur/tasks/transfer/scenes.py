@@ -29,8 +29,8 @@ class SceneTask(LateFusionTask):
         modalities: number of channels of each modality, by name.
         model: name of a timm model, one for all modalities or one for each.
         weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        fusion: 'concatenate', or the file ``fusion.safetensors`` of CoMM or COrAL, to
-            use their joint features. The file comes from
+        fusion: 'concatenate', or the file ``fusion.safetensors`` of CoMM, COrAL or
+            InfMasking, to use their joint features. The file comes from
             :class:`~torchgeo_decur.callbacks.ExportEncoders`. The fusion head has the
             learning rate ``lr``, and is frozen with the encoders.
         size: height and width to which images are cropped in training and otherwise

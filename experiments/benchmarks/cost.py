@@ -1,0 +1,142 @@
+"""What a training step of each objective costs, at the same size.
+
+    python -m experiments.benchmarks.cost
+    python -m experiments.benchmarks.cost --only '[DeCUR, FactorCL]' --batch_size 64
+
+All objectives have the same backbone, images, batch, projector widths and precision (float32), and
+take turns in one process. A step is augmentation, encoders, projectors, loss, backward and
+optimiser; all other options of an objective are its defaults. The loss, forward and backward, is
+timed by itself: the graph is cut at the embeddings. Memory is the largest that tensors take above
+weights and the state of the optimiser, gradients included.
+
+Rows are appended to ``experiments/benchmarks/results_cost.csv``, with the load of the machine when
+the run began.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import auto_cli
+from torch import Tensor
+
+from experiments.benchmarks.measure import DEVICE, Clock, peak_mib, take_turns
+from experiments.benchmarks.record import FOLDER, record, render_costs
+from torchgeo_decur import tasks
+
+MODALITIES = {'s1': 2, 's2': 13}
+OBJECTIVES = {
+    'DeCUR': tasks.DeCUR,
+    'BarlowTwins': tasks.BarlowTwins,
+    'VICReg': tasks.VICReg,
+    'SimCLR': tasks.CrossModalSimCLR,
+    'CLIP': tasks.CLIP,
+    'FactorCL': tasks.FactorCL,
+    'CoMM': tasks.CoMM,
+    'InfMasking': tasks.InfMasking,
+    'COrAL': tasks.COrAL,
+}
+
+
+class Step:
+    """One training step of an objective, of which the loss is timed by itself."""
+
+    def __init__(
+        self, task: tasks.MultimodalPretraining, images: dict[str, Tensor]
+    ) -> None:
+        """Initialize a new Step instance."""
+        self.task = task.to(DEVICE).train()
+        self.images = images
+        optimizers: Any = task.configure_optimizers()
+        self.optimizer: torch.optim.Optimizer = optimizers['optimizer']
+        self.seconds: list[dict[str, float]] = []
+
+    def run(self) -> None:
+        """Run the step, and append the seconds of the loss and of the rest."""
+        clock = Clock()
+        z: dict[str, list[Tensor]] = {}
+        for view in range(2):
+            with torch.no_grad():
+                views = {m: self.task._view(m, x) for m, x in self.images.items()}
+            for name, x in self.task.encode_and_project(views, view)[1].items():
+                z.setdefault(name, []).append(x)
+        stacked = {name: torch.stack(x) for name, x in z.items()}
+        leaves = {name: x.detach().requires_grad_() for name, x in stacked.items()}
+        clock.lap('rest')
+        self.task.criterion(leaves)['loss'].backward()
+        clock.lap('loss')
+        gradients = [x.grad for x in leaves.values()]
+        torch.autograd.backward([*stacked.values()], gradients)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        clock.lap('rest')
+        self.seconds.append(clock.seconds)
+
+
+def main(
+    only: Sequence[str] = tuple(OBJECTIVES),
+    model: str = 'resnet18',
+    projector: Sequence[int] = (512, 512, 256),
+    batch_size: int = 32,
+    size: int = 96,
+    repeats: int = 5,
+    minutes: float = 3.0,
+    results: Path = FOLDER / 'results_cost.csv',
+) -> None:
+    """Measure, print a table and append it.
+
+    Args:
+        only: names of the objectives.
+        model: name of a timm model.
+        projector: widths of the projectors of all objectives.
+        batch_size: number of samples.
+        size: size of the images and views in pixels.
+        repeats: how often each objective runs.
+        minutes: after how many no further repeat is begun; there is one at least.
+        results: CSV file to append to.
+
+    Raises:
+        ValueError: if an objective is unknown.
+    """
+    if unknown := sorted(set(only) - set(OBJECTIVES)):
+        raise ValueError(f'only must name some of {list(OBJECTIVES)}, got {unknown}')
+    case: dict[str, object] = {
+        'model': model,
+        'projector': '-'.join(map(str, projector)),
+        'batch': batch_size,
+        'size': size,
+        'threads': torch.get_num_threads(),
+        'load': f'{os.getloadavg()[0]:.1f}',
+    }
+    images = {
+        m: torch.rand(batch_size, c, size, size, device=DEVICE)
+        for m, c in MODALITIES.items()
+    }
+    build: dict[str, Any] = OBJECTIVES
+    steps = {
+        name: Step(
+            build[name](MODALITIES, model, projector=projector, size=size), images
+        )
+        for name in only
+    }
+    take_turns({name: step.run for name, step in steps.items()}, repeats, minutes)
+    rows = []
+    for name, step in steps.items():
+        # The first pass warms.
+        runs = step.seconds[1:]
+        totals = [sum(run.values()) for run in runs]
+        shares = [100 * run['loss'] / sum(run.values()) for run in runs]
+        found = (
+            ([batch_size / total for total in totals], 'images/s'),
+            (shares, '%'),
+            ([peak_mib(step.run)], 'MiB'),
+        )
+        one = {'objective': name, **case}
+        rows += [record('cost', one, values, unit, results) for values, unit in found]
+    print(render_costs(rows))
+
+
+if __name__ == '__main__':
+    auto_cli(main)

@@ -1,0 +1,135 @@
+"""The loss of InfMasking: CoMM, and agreement with infinitely many masked fusions."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from .base import mean
+from .comm import CoMMLoss
+from .info_nce import Directions
+
+
+class InfMaskingLoss(CoMMLoss):
+    r"""Bring the joint embedding close also to those of randomly masked tokens.
+
+    Wen, Dai et al., *InfMasking: Unleashing Synergistic Information by Contrastive
+    Multimodal Interactions*, NeurIPS 2025, https://arxiv.org/abs/2509.25270.
+
+    Besides the terms :math:`\mathcal{L}_n` of :class:`CoMMLoss`, each view contrasts the
+    unit vector :math:`q_i` of its joint embedding with unit vectors :math:`u_{ik}` of the
+    same tokens under K random masks, :math:`s_{ijk} = q_i \cdot u_{jk} / \tau`. InfoNCE,
+    averaged over infinitely many masks, is bounded by Jensen's inequality. With a normal
+    distribution of the masked embeddings, the bound needs only the mean
+    :math:`\mu_i` and the variance :math:`\sigma_i^2` of :math:`s_{iik}` over the masks:
+
+    .. math:: \mathcal{L}_{mask} = \mathrm{E}_i \Bigl[ - \mu_i + \log \Bigl(
+              e^{\mu_i + \lambda t \sigma_i^2 / 2}
+              + \sum_{j \ne i} \sum_k e^{s_{ijk}}
+              + \sum_{j \ne i} e^{q_i \cdot q_j / \tau} \Bigr) \Bigr],
+
+    where :math:`t` grows from 0 to 1 during the fit. The loss is the mean of the terms of
+    both views and of all :math:`\mathcal{L}_n`.
+
+    Args:
+        temperature: temperature :math:`\tau`.
+        mask_lambda: weight :math:`\lambda` of the variance at the end of the fit.
+
+    Attributes:
+        progress: progress :math:`t`, a scalar in [0, 1] that the task sets; 1 by default.
+
+    Raises:
+        ValueError: if the temperature is not positive or the weight is negative.
+
+    Shape:
+        - Input: tensors (2, N, D) of one or more modalities and of ``joint``, and a
+          tensor (2, N, K, D) of ``masked``, N >= 2 samples of all devices.
+        - Output: scalars: ``loss``, ``masked``, the mean of both views, and
+          ``contrast_<name>`` of each name.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> z = {m: torch.randn(2, 8, 16) for m in ('s1', 's2', 'joint')}
+        >>> sorted(InfMaskingLoss()({**z, 'masked': torch.randn(2, 8, 6, 16)}))
+        ['contrast_joint', 'contrast_s1', 'contrast_s2', 'loss', 'masked']
+    """
+
+    progress: Tensor
+    takes_available = False
+
+    def __init__(self, temperature: float = 0.1, mask_lambda: float = 1.0) -> None:
+        """Initialize a new InfMaskingLoss instance."""
+        super().__init__(temperature)
+        if not mask_lambda >= 0:
+            raise ValueError(f'mask_lambda must be >= 0, got {mask_lambda}')
+        self.mask_lambda = mask_lambda
+        # A tensor, since a compiled loss would be compiled again for another number.
+        self.register_buffer('progress', torch.ones(()), persistent=False)
+
+    def terms(
+        self, z: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Compute the loss and its parts from checked embeddings."""
+        named = {n: x for n, x in z.items() if n != 'masked'}
+        parts = {n: x for n, x in super().terms(named).items() if n != 'loss'}
+        weight = self.mask_lambda * self.progress
+        masked = [
+            contrast_masked(joint, x, self.temperature, weight)
+            for joint, x in zip(z['joint'], z['masked'], strict=True)
+        ]
+        loss = mean([*masked, *parts.values()])
+        return {'loss': loss, 'masked': mean(masked), **parts}
+
+    def check(self, z: Mapping[str, Tensor]) -> None:
+        """Check that the embeddings include ``joint`` and ``masked``.
+
+        Raises:
+            ValueError: if there is no ``joint`` or ``masked``, views are not two, samples
+                are too few, or shapes differ.
+        """
+        if 'masked' not in z:
+            raise ValueError(f"z must have 'masked', got {list(z)}")
+        super().check({n: x for n, x in z.items() if n != 'masked'})
+        views, samples, dimensions = z['joint'].shape
+        found = tuple(z['masked'].shape)
+        if (
+            len(found) != 4
+            or found[2] < 1
+            or found[:2] + found[3:] != (views, samples, dimensions)
+        ):
+            raise ValueError(
+                f"z['masked'] must have shape (V, N, K, D) = ({views}, {samples}, K, "
+                f'{dimensions}) with K masks, got {found}'
+            )
+
+
+def contrast_masked(
+    joint: Tensor, masked: Tensor, temperature: float, weight: Tensor | float
+) -> Tensor:
+    """Compute the masked term of one view; see :class:`InfMaskingLoss`.
+
+    The covariance of the masked embeddings is needed only along the joint embedding, as
+    the variance of a similarity, so that no D x D matrix is computed.
+
+    Args:
+        joint: joint embeddings, shape (N, D).
+        masked: embeddings of the same samples under K masks, shape (N, K, D).
+        temperature: temperature of the similarities.
+        weight: weight of the variance.
+
+    Returns:
+        A scalar.
+    """
+    number, masks, _ = masked.shape
+    directions = Directions(joint, temperature)
+    u = normalize(masked, dim=2) / math.sqrt(temperature)
+    similarity = (directions.u @ u.flatten(0, 1).T).unflatten(1, (number, masks))
+    own = similarity.diagonal()
+    mu, variance = own.mean(dim=0), own.var(dim=0, correction=0)
+    itself = torch.eye(number, dtype=torch.bool, device=masked.device)
+    others = similarity.masked_fill(itself[..., None], -torch.inf).logsumexp(dim=(1, 2))
+    negatives = torch.logaddexp(others, directions.among)
+    each: Tensor = torch.logaddexp(mu + weight * variance / 2, negatives) - mu
+    return each.mean()

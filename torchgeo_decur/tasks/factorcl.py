@@ -1,0 +1,88 @@
+"""FactorCL: factorised contrastive learning of shared and unique information."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from ..losses import FactorCLLoss
+from ..losses.factorcl import PARTS
+from ..models import ConcatProjector, build_projectors
+from ..models.encoder import Weights
+from .pretraining import MultimodalPretraining
+
+
+class FactorCL(MultimodalPretraining):
+    """Pretrain one encoder for each of two modalities with FactorCL.
+
+    Liang, Deng et al., *Factorized Contrastive Learning: Going Beyond Multi-view
+    Redundancy*, NeurIPS 2023, https://arxiv.org/abs/2306.05268.
+
+    Critics bound mutual information from below and above. Information that both
+    modalities share, and information of one modality that survives its augmentation, is
+    maximised. Shared information that augmentations remove is minimised, and so is what
+    unique embeddings share. Each modality has one projector for each bound. The criterion
+    holds the critics, which learn in the same step.
+
+    Args:
+        modalities: number of channels of each of two modalities, by name.
+        model: name of a timm model, one for all modalities or one for each.
+        weights: initial weights of the encoders, see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: width of each layer of the five projectors of a modality. An embedding
+            concatenates their outputs, first the two of shared information. Without
+            layers, it repeats the features.
+        critic_dim: width of the hidden layers of a critic.
+        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
+            ``augmentations``, ``optimizer``, ``lr``, ...
+
+    Raises:
+        ValueError: if modalities are not two, an option is out of range or does not name
+            the modalities.
+
+    Example:
+        >>> task = FactorCL({'s1': 2, 's2': 13}, model='resnet18', projector=[64, 64])
+        >>> task.common_dim
+        128
+    """
+
+    def __init__(
+        self,
+        modalities: dict[str, int],
+        model: str | dict[str, str] = 'resnet50',
+        weights: Weights | dict[str, Weights] = None,
+        projector: Sequence[int] = (512, 512, 256),
+        critic_dim: int = 512,
+        **options: Any,
+    ) -> None:
+        """Initialize a new FactorCL instance."""
+        if len(modalities) != 2:
+            raise ValueError(
+                'modalities must name two for FactorCL, whose bounds are those of a pair, '
+                f'got {list(modalities)}; for more, use CoMM, InfMasking or DeCUR'
+            )
+        super().__init__(modalities, model, weights, projector, **options)
+
+    def configure_models(self) -> None:
+        """Build the encoders, and a projector of each modality for each bound."""
+        super().configure_models()
+        features, widths = self.projector_in_features(), self.hparams['projector']
+        heads = {part: build_projectors(features, widths) for part in PARTS}
+        self.projectors = nn.ModuleDict(
+            {m: ConcatProjector({k: h[m] for k, h in heads.items()}) for m in features}
+        )
+
+    def configure_losses(self) -> None:
+        """Build the loss, with its critics."""
+        self.criterion = FactorCLLoss(self._part_dim, self.hparams['critic_dim'])
+
+    @property
+    def common_dim(self) -> int:
+        """Return the number of dimensions of shared information, which come first."""
+        return 2 * self._part_dim
+
+    @property
+    def _part_dim(self) -> int:
+        widths: list[int] = list(self.hparams['projector'])
+        # Without a projector, embeddings are the features.
+        return (widths or list(self.encoders.num_features.values()))[-1]
