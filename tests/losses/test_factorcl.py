@@ -1,4 +1,4 @@
-"""FactorCLLoss: bounds of mutual information, critics and their gradients."""
+"""Check FactorCLLoss: bounds of mutual information, critics and their gradients."""
 
 import math
 from statistics import fmean
@@ -29,7 +29,7 @@ def build(dim: int = DIM, hidden: int = HIDDEN) -> FactorCLLoss:
 
 
 def network(critic: Critic) -> nn.Sequential:
-    """The critic as a plain network of concatenated pairs, with copies of its weights."""
+    """Build the critic as a plain network of pairs, with copies of its weights."""
     hidden, dim = critic.first.weight.shape
     layers = (nn.Linear(2 * dim, hidden), nn.Linear(hidden, hidden))
     plain = nn.Sequential(
@@ -48,7 +48,7 @@ def slow_scores(plain: nn.Sequential, a: Tensor, b: Tensor) -> list[list[Tensor]
 
 
 def slow_nce(scores: list[list[Tensor]]) -> Tensor:
-    """The score of a pair, against the mean over all partners of its first sample."""
+    """Compare the score of a pair with the mean over partners of its first sample."""
     rows = [
         row[i] - torch.stack([s.exp() for s in row]).mean().log()
         for i, row in enumerate(scores)
@@ -64,7 +64,7 @@ def slow_club(scores: list[list[Tensor]]) -> Tensor:
 def reference(
     criterion: FactorCLLoss, z: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, nn.Sequential]]:
-    """The parts without the critics' own loss, and the networks of the upper bounds."""
+    """Compute the parts of the loss, and the networks of the upper bounds."""
     a, b = ([x[:, :, i * DIM : (i + 1) * DIM] for i in range(5)] for x in z.values())
     lower = {n: network(c) for n, c in criterion.lower.items()}
     upper = {n: network(c) for n, c in criterion.upper.items()}
@@ -189,7 +189,7 @@ class TestCritic:
 
 
 def test_sixty_steps_separate_shared_and_unique_inputs() -> None:
-    """Each part of a linear embedding selects the inputs that its bound is about."""
+    """Select, with each part of a linear embedding, the inputs of its bound."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     criterion = FactorCLLoss(1, 16)

@@ -1,4 +1,4 @@
-"""InfMaskingLoss: CoMM, and the bound of InfoNCE over infinitely many masks."""
+"""Check InfMaskingLoss: CoMM, and the bound of InfoNCE over infinitely many masks."""
 
 import math
 from statistics import fmean, pvariance
@@ -24,7 +24,7 @@ def embeddings(names: str = 'ab', n: int = 6, masks: int = 4) -> Embeddings:
 
 
 def slow_masked(joint: Tensor, masked: Tensor, weight: float) -> float:
-    """Sample by sample, from the similarities of all pairs and masks."""
+    """Compute the term sample by sample, from all pairs and masks."""
     q, u = joint.tolist(), masked.tolist()
     losses = []
     for i, x in enumerate(q):
@@ -53,7 +53,7 @@ def test_equals_the_reference(names: str, n: int, masks: int) -> None:
 
 
 def test_variance_along_the_joint_embedding_is_that_of_the_covariance() -> None:
-    """The published form has the covariance matrix of the masked embeddings."""
+    """Compare with the published form, which has a covariance matrix."""
     q = torch.nn.functional.normalize(make('a')['a'][0], dim=1)
     u = torch.nn.functional.normalize(masked()[0], dim=2)
     centred = u - u.mean(dim=1, keepdim=True)
@@ -64,7 +64,7 @@ def test_variance_along_the_joint_embedding_is_that_of_the_covariance() -> None:
 
 
 def test_it_bounds_infonce_of_normal_masks() -> None:
-    """With the whole variance, the term is at least the mean over many more masks."""
+    """Compare the term, with the whole variance, with the mean over single masks."""
     torch.manual_seed(0)
     z = torch.randn(6, 8, dtype=torch.double)
     u = z[:, None] + 0.2 * torch.randn(6, 64, 8, dtype=torch.double)
