@@ -98,6 +98,7 @@ class TestTwoProcesses:
         expected = criterion(z, given['masks'])
         expected['loss'].backward()
         parts = {k: v.detach() for k, v in expected.items()}
+        weight |= dict(criterion.named_parameters())
         gradient = {m: w.grad for m, w in weight.items()}
         assert parts['pairs_a_c'].item() == 5 and any(
             w.any() for w in gradient.values()
