@@ -172,6 +172,42 @@ def test_place_of_one_modality_is_left_out(root: Path) -> None:
     assert dataset.samples == ['0000000', '0000001']
 
 
+def test_place_of_one_modality_is_kept(root: Path) -> None:
+    shutil.rmtree(root / 's1/0000001')
+    with pytest.raises(ValueError, match=r"found 1 with only one .* \['0000001'\]"):
+        SSL4EOS12Pair(root, skip_incomplete=False)
+    dataset = SSL4EOS12Pair(root, skip_incomplete='keep')
+    has = {m: x.tolist() for m, x in dataset.availability.items()}
+    assert has == {'s1': [True, False], 's2': [True, True]}
+    both, one = dataset
+    for key, x in both.items():
+        assert one[key].shape == x.shape and one[key].dtype == x.dtype
+    assert not one['image_s1'].any() and one['date_s1'].tolist() == [0, 0]
+    assert date_of(one, 's2') == [0, 1]
+    assert [bool(s['available_s1']) for s in (both, one)] == [True, False]
+    # A conversion of the files leaves absent images at zero.
+    moved = SSL4EOS12Pair(
+        root, skip_incomplete='keep', conversion={'s1': {'offset': -1}}
+    )
+    assert not moved[1]['image_s1'].any()
+    same = SSL4EOS12Pair(root, 'same', num_dates=2, skip_incomplete='keep')
+    assert sorted(date_of(same[1], 's2')) == [0, 1]
+    datamodule = SSL4EOS12PairDataModule(
+        str(root), val_fraction=0.5, skip_incomplete='keep'
+    )
+    datamodule.setup('fit')
+    there = (datamodule.train_dataset, datamodule.val_dataset)
+    assert sorted(bool(d.availability['s1'][0]) for d in there) == [False, True]
+
+
+def test_place_without_dates_lacks_a_modality(root: Path) -> None:
+    for path in (root / 's1/0000000').iterdir():
+        shutil.rmtree(path)
+    dataset = SSL4EOS12Pair(root, skip_incomplete='keep')
+    assert dataset.availability['s1'].tolist() == [False, True]
+    assert dataset.num_dates == 2
+
+
 def test_all_takes_the_common_number_of_dates(root: Path) -> None:
     shutil.rmtree(root / 's2c/0000001' / product('s2c', 0))
     with pytest.warns(

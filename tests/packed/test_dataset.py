@@ -44,6 +44,13 @@ def test_samples_equal_the_dataset(packed: Path) -> None:
         assert same(dataset[index], scenes[index])
 
 
+def test_complete_data_has_all_modalities(packed: Path) -> None:
+    dataset = PackedDataset(packed)
+    assert 'available' not in json.loads((packed / 'manifest.json').read_text())
+    assert all(x.all() and len(x) == 32 for x in dataset.availability.values())
+    assert not any(key.startswith('available') for key in dataset[0])
+
+
 def test_samples_can_be_written_to(packed: Path) -> None:
     dataset = PackedDataset(packed)
     before = dataset[0]['image_s1'].clone()

@@ -32,6 +32,7 @@ from torchgeo_decur.datamodules import (
 from torchgeo_decur.datasets import PackedDataset
 from torchgeo_decur.modalities import Modality
 from torchgeo_decur.packed import pack_datamodule
+from torchgeo_decur.packed.shards import ShardWriter
 
 
 class Numbers(Dataset[dict[str, Any]]):
@@ -186,6 +187,48 @@ def test_places_keep_all_their_dates(tmp_path: Path) -> None:
     assert packed.manifest.splits.keys() == {'train'}
     assert len(packed) == 3 and packed[0]['image_s2'].shape[:2] == (3, 13)
     assert all(same(packed[i], whole.train_dataset[i]) for i in range(3))
+
+
+@pytest.mark.parametrize('values', ['raw', 'uint8'])
+def test_absent_modalities(tmp_path: Path, values: Any) -> None:
+    make = fake('ssl4eo_s12').make
+    root = make(tmp_path / 'data', places=range(7), dates=(0,))
+    for place in (0, 1, 4):
+        shutil.rmtree(root / f's1/{place:07}')
+    datamodule = SSL4EOS12PairDataModule(
+        str(root), val_fraction=0, skip_incomplete='keep'
+    )
+    out = tmp_path / 'packed'
+    options: dict[str, Any] = {'values': values, 'splits': ['train'], 'workers': 0}
+    pack_datamodule(datamodule, out, shard_size=3, progress=False, **options)
+    packed = PackedDataset(out)
+    has = [False, False, True, True, False, True, True]
+    assert packed.availability['s1'].tolist() == has
+    assert packed.availability['s2'].tolist() == [True] * 7
+    for i, sample in enumerate(packed):
+        assert bool(sample['available_s1']) == has[i]
+        assert has[i] or not sample['image_s1'].any()
+        if values == 'raw':
+            assert same(sample, datamodule.train_dataset[i])
+    # A stopped run, and a run in a finished folder, give the same manifest.
+    before = (out / 'manifest.json').read_bytes()
+    (out / 'train/shard-00001.bin').unlink()
+    pack_datamodule(datamodule, out, shard_size=3, progress=False, **options)
+    assert (out / 'manifest.json').read_bytes() == before
+    again = tmp_path / 'again'
+    writer = ShardWriter._write
+
+    def stop(self: Any, number: int, partial: Path) -> Any:
+        if number == 2:
+            raise OSError('stopped')
+        return writer(self, number, partial)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ShardWriter, '_write', stop)
+        with pytest.raises(OSError, match='stopped'):
+            pack_datamodule(datamodule, again, shard_size=3, progress=False, **options)
+    pack_datamodule(datamodule, again, shard_size=3, progress=False, **options)
+    assert (again / 'manifest.json').read_bytes() == before
 
 
 def test_random_windows_are_packed_of_the_first_epoch(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """SSL4EO-S12 for pretraining."""
 
-from typing import Any
+from typing import Any, Literal
 
 from ..datasets.date_sampling import DateSampling
 from ..datasets.ssl4eo_s12 import Level, SSL4EOS12Pair
@@ -23,6 +23,8 @@ class SSL4EOS12PairDataModule(FileDataModule):
         num_dates: dates of a sample for 'same' and 'independent'.
         val_fraction: fraction of random places for validation. With 0 there is no
             validation (``limit_val_batches: 0``).
+        skip_incomplete: places with only one modality raise an error if False, are left
+            out if True, and stay with 'keep'.
         options: options of :class:`~torchgeo_decur.datamodules.FileDataModule`.
 
     Raises:
@@ -38,6 +40,7 @@ class SSL4EOS12PairDataModule(FileDataModule):
         level: Level = 'l1c',
         num_dates: int = 1,
         val_fraction: float = 0.01,
+        skip_incomplete: Literal['keep'] | bool = True,
         **options: Any,
     ) -> None:
         """Initialize a new SSL4EOS12PairDataModule instance."""
@@ -51,6 +54,7 @@ class SSL4EOS12PairDataModule(FileDataModule):
             'date_sampling': date_sampling,
             'level': level,
             'num_dates': num_dates,
+            'skip_incomplete': skip_incomplete,
         }
 
     def freeze(self) -> None:

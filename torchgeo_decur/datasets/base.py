@@ -231,3 +231,18 @@ class FileDataset(NonGeoDataset):
                 f'the last because {error}',
                 stacklevel=3,
             )
+
+
+def check_skip_incomplete(value: object) -> None:
+    """Check the option of datasets with samples that lack a modality.
+
+    Args:
+        value: the option.
+
+    Raises:
+        ValueError: if it is not True, False or 'keep'.
+    """
+    if value not in (True, False, 'keep'):
+        raise ValueError(
+            f"skip_incomplete must be true, false or 'keep', got {value!r}"
+        )

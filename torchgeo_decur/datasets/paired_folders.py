@@ -13,7 +13,7 @@ from torchgeo.datasets.utils import Sample
 
 from ..modalities import Conversion, Modality
 from .band_descriptions import check_descriptions, read_descriptions
-from .base import FileDataset
+from .base import FileDataset, check_skip_incomplete
 from .entry_types import typed
 from .io import read_image
 from .resizing import check_size, resize_frame
@@ -122,10 +122,7 @@ class PairedFolders(FileDataset):
             m: Conversion.of(m, entry, entry.get('bands') or ('depth',))
             for m, entry in images.items()
         }
-        if skip_incomplete not in (True, False, 'keep'):
-            raise ValueError(
-                f"skip_incomplete must be true, false or 'keep', got {skip_incomplete!r}"
-            )
+        check_skip_incomplete(skip_incomplete)
         self.mask = mask
         if mask is not None:
             _check_keys('mask', mask, _MASK)

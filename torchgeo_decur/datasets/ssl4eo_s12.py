@@ -17,7 +17,7 @@ from torchgeo.datasets.utils import Sample
 
 from ..deprecation import renamed_arguments
 from ..modalities import MODALITIES, Modality
-from .base import FileDataset, UnreadableFileError
+from .base import FileDataset, UnreadableFileError, check_skip_incomplete
 from .dataset_versions import check_layout
 from .date_sampling import DateSampling, check_date_sampling, draw_dates
 from .epochs import shared_epoch
@@ -43,15 +43,18 @@ class SSL4EOS12Pair(FileDataset):
     The dates of a sample depend only on ``seed``, the epoch (:meth:`set_epoch`) and the
     place. Only files of these dates are opened.
 
-    Places with only one modality are left out, with a warning. TorchGeo's ``SSL4EOS12``
-    reads one modality at a random date, so that two such datasets are not synchronised.
+    By default, places with only one modality are left out, with a warning. If they are
+    kept, their absent images and dates are zeros, and each sample has ``available_s1``
+    and ``available_s2`` (bool, shape ()). TorchGeo's ``SSL4EOS12`` reads one modality at a
+    random date, so that two such datasets are not synchronised.
 
     Args:
         root: folder with ``s1`` and ``s2c`` (or ``s2a``), or of the download.
         date_sampling: 'all' for the earliest dates, as many as every place has in both
             modalities (T = 4 in the published data); 'same' for ``num_dates`` random
-            dates of Sentinel-1, each with the nearest date of Sentinel-2; 'independent'
-            for ``num_dates`` random dates of each modality.
+            dates of Sentinel-1, each with the nearest date of Sentinel-2 (random dates of
+            Sentinel-2 in places without Sentinel-1); 'independent' for ``num_dates``
+            random dates of each modality.
         level: 'l1c' (top of the atmosphere) or 'l2a' (surface).
         num_dates: number of dates T for 'same' and 'independent'.
         transforms: function that takes a sample and returns a new one.
@@ -62,6 +65,8 @@ class SSL4EOS12Pair(FileDataset):
         conversion: ``scale``, ``offset`` and ``nodata`` by modality, to convert the files
             to the unit, such as ``{s2: {offset: -1000}}`` for Sentinel-2 products since
             processing baseline 04.00.
+        skip_incomplete: places with only one modality raise an error if False, are left
+            out if True, and stay with 'keep'.
 
     Raises:
         DatasetNotFoundError: if no place is on disk and ``download`` is false.
@@ -81,8 +86,10 @@ class SSL4EOS12Pair(FileDataset):
         skip_unreadable: bool = False,
         seed: int = 0,
         conversion: Mapping[str, Mapping[str, Any]] | None = None,
+        skip_incomplete: Literal['keep'] | bool = True,
     ) -> None:
         """Initialize a new SSL4EOS12Pair instance."""
+        check_skip_incomplete(skip_incomplete)
         check_date_sampling(date_sampling, num_dates)
         if level not in get_args(Level):
             raise ValueError(f'level must be one of {get_args(Level)}, got {level!r}')
@@ -95,12 +102,14 @@ class SSL4EOS12Pair(FileDataset):
         self.checksum = checksum
         self.skip_unreadable = skip_unreadable
         self.seed = seed
+        self.skip_incomplete = skip_incomplete
         self.modalities: dict[str, Modality] = {
             's1': MODALITIES['sentinel1_grd'],
             's2': MODALITIES[f'sentinel2_{level}'],
         }
         self.convert(conversion)
         self._epoch = shared_epoch()
+        self.lacking: dict[str, frozenset[str]] = {}
         self.samples: list[str] = self._find_places()
         if date_sampling == 'all':
             self._keep_common_dates()
@@ -131,19 +140,28 @@ class SSL4EOS12Pair(FileDataset):
             ValueError: if the place has fewer than ``num_dates`` dates, or its files
                 differ in size.
         """
-        chosen = self._choose(item, {m: self._list_dates(m, item) for m in _FOLDERS})
-        images = {m: self._read_dates(m, item, chosen[m]) for m in _FOLDERS}
+        present = self._present(item)
+        chosen = self._choose(item, {m: self._list_dates(m, item) for m in present})
+        images = {m: self._read_dates(m, item, chosen[m]) for m in present}
         sizes = {m: x.size(-1) for m, x in images.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(
                 f'place {item}: expected images of one size, found {sizes} pixels'
             )
-        seconds = {m: torch.tensor([t for t, _ in chosen[m]]) for m in _FOLDERS}
+        seconds = {m: torch.tensor([t for t, _ in chosen[m]]) for m in present}
+        dates, _, *side = images[present[0]].shape
+        for m in self.lacking.get(item, ()):
+            channels = self.modalities[m].channels
+            images[m] = torch.zeros(dates, channels, *side)
+            seconds[m] = torch.zeros(dates, dtype=torch.int64)
         return {
-            **{f'image_{m}': x for m, x in images.items()},
-            **{f'date_{m}': x for m, x in seconds.items()},
+            **{f'image_{m}': images[m] for m in _FOLDERS},
+            **{f'date_{m}': seconds[m] for m in _FOLDERS},
             'index': torch.tensor(int(item)),
         }
+
+    def _present(self, place: str) -> list[str]:
+        return [m for m in _FOLDERS if m not in self.lacking.get(place, ())]
 
     def _folder(self, modality: str) -> Path:
         return Path(self.root) / _FOLDERS[modality][self.level]
@@ -162,16 +180,37 @@ class SSL4EOS12Pair(FileDataset):
                 except DatasetNotFoundError as error:
                     raise not_found(self, self._layout(m)) from error
                 places[m] = _subfolders(self._folder(m), _PLACE)
-        both = set(places['s1']) & set(places['s2'])
+        some, both = (
+            f(*map(set, places.values())) for f in (set.union, set.intersection)
+        )
         if not both:
             counts = {_FOLDERS[m][self.level]: len(x) for m, x in places.items()}
             raise not_found(self, f'places in both folders, found none: {counts}')
-        if lost := len(set(places['s1']) ^ set(places['s2'])):
+        if self.skip_incomplete == 'keep':
+            found = {m: set(names) for m, names in places.items()}
+            for place in some - both:
+                self.lacking[place] = frozenset(
+                    m for m, names in found.items() if place not in names
+                )
+            return sorted(some)
+        if single := sorted(some - both):
+            self._refuse(single, 'with only one modality')
             warnings.warn(
-                f'left out {lost} places of {self.root} with only one modality',
+                f'left out {len(single)} places of {self.root} with only one modality; '
+                'skip_incomplete: keep uses them',
                 stacklevel=3,
             )
         return sorted(both)
+
+    def _refuse(self, places: list[str], reason: str) -> None:
+        """Raise an error for incomplete places, unless they are left out."""
+        if not self.skip_incomplete:
+            raise ValueError(
+                f'expected places of both modalities in {self.root}, found {len(places)} '
+                f'{reason}, the first are {places[:3]}; complete them, set '
+                'skip_incomplete: true to leave them out, or skip_incomplete: keep to use '
+                'them'
+            )
 
     def _layout(self, modality: str) -> str:
         name = f'0000000/<product>/{self.modalities[modality].bands[0]}.tif'
@@ -179,14 +218,23 @@ class SSL4EOS12Pair(FileDataset):
 
     def _keep_common_dates(self) -> None:
         """Find the common number of dates; leave out places without dates."""
-        counts = {
-            place: min(len(self._list_dates(m, place)) for m in _FOLDERS)
+        dates = {
+            place: {m: len(self._list_dates(m, place)) for m in self._present(place)}
             for place in self.samples
         }
+        if self.skip_incomplete == 'keep':
+            for place, found in dates.items():
+                present = {m: count for m, count in found.items() if count}
+                if len(present) < len(_FOLDERS):
+                    self.lacking[place] = frozenset(set(_FOLDERS) - set(present))
+                dates[place] = present
+        counts = {place: min(n.values(), default=0) for place, n in dates.items()}
         self.samples = [place for place, count in counts.items() if count]
         if not self.samples:
             raise not_found(self, self._layout('s1'))
-        if lost := len(counts) - len(self.samples):
+        if empty := [place for place, count in counts.items() if not count]:
+            self._refuse(empty, 'with no date in one modality')
+            lost = len(empty)
             warnings.warn(
                 f'left out {lost} places of {self.root} with no date in one modality',
                 stacklevel=3,
@@ -215,9 +263,8 @@ class SSL4EOS12Pair(FileDataset):
         """Return the dates of the sample, by modality."""
         needed = self.num_dates
         for m, found in dates.items():
-            if len(found) < (
-                1 if m == 's2' and self.date_sampling == 'same' else needed
-            ):
+            follows = m == 's2' and self.date_sampling == 'same' and 's1' in dates
+            if len(found) < (1 if follows else needed):
                 where = self._folder(m) / place
                 if not found:
                     raise UnreadableFileError(f'{where} is missing or has no dates')

@@ -8,7 +8,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 from torchgeo.datasets.utils import Sample
@@ -94,6 +96,11 @@ class PackedDataset(NonGeoDataset):
             self._folder = Path(cache_dir) / key / split
             self._fetch(INDEX, None)
 
+    @property
+    def availability(self) -> dict[str, NDArray[np.bool_]]:
+        """Boolean array for each modality: which samples have it, in order."""
+        return self.manifest.availability(self.split)
+
     def __len__(self) -> int:
         """Return the number of samples."""
         return self._ends[-1] if self._ends else 0
@@ -139,7 +146,11 @@ class PackedDataset(NonGeoDataset):
             The figure; the caller closes it.
         """
         known = self.manifest.modalities
-        images = {m: sample[f'image_{m}'] for m in known if f'image_{m}' in sample}
+        images = {
+            m: sample[f'image_{m}']
+            for m in known
+            if f'image_{m}' in sample and sample.get(f'available_{m}', True)
+        }
         masks = {
             str(k): sample[k]
             for k in ('mask', 'prediction')

@@ -1,10 +1,14 @@
 """Manifest of a folder of packed shards."""
 
+import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..modalities import Modality
 
@@ -45,6 +49,8 @@ class Manifest:
         source: class and options of the packed datamodule.
         versions: versions of the packages that wrote the shards.
         keys: type of each value of a sample, such as 'float32' or 'str'.
+        available: for each split and modality that samples lack, which samples have it, as
+            text of :func:`bits_to_text`.
 
     Example:
         >>> modality = Modality(('height',), 'elevation', 'm', nodata=float('nan'))
@@ -60,6 +66,23 @@ class Manifest:
     source: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
+    available: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def availability(self, split: str) -> dict[str, NDArray[np.bool_]]:
+        """Return which samples of a split have each modality.
+
+        Args:
+            split: name of the split.
+
+        Returns:
+            Boolean arrays by modality, shape (N,).
+        """
+        number = sum(shard.samples for shard in self.splits[split])
+        known = self.available.get(split, {})
+        return {
+            m: text_to_bits(known[m], number) if m in known else np.ones(number, bool)
+            for m in self.modalities
+        }
 
     def text(self) -> str:
         """Return the manifest as JSON."""
@@ -81,6 +104,8 @@ class Manifest:
             'versions': dict(self.versions),
             'splits': splits,
         }
+        if self.available:
+            content['available'] = {s: dict(x) for s, x in self.available.items()}
         return json.dumps(content, indent=1) + '\n'
 
     @classmethod
@@ -127,6 +152,7 @@ class Manifest:
                 source=content['source'],
                 versions=content['versions'],
                 keys=content['keys'],
+                available=content.get('available', {}),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
@@ -139,3 +165,45 @@ def current_values(content: Mapping[str, Any]) -> dict[str, Any]:
     """Rename the values 'kept' of releases up to 0.1 in a manifest or record to 'raw'."""
     values = content['values']
     return {**content, 'values': 'raw' if values == 'kept' else values}
+
+
+def bits_to_text(bits: Sequence[bool] | NDArray[np.bool_]) -> str:
+    """Write Booleans as text of base64, eight in a byte.
+
+    Args:
+        bits: the Booleans, shape (N,).
+
+    Returns:
+        The text.
+
+    Example:
+        >>> bits_to_text([True, False, True])
+        'oA=='
+    """
+    return base64.b64encode(np.packbits(np.asarray(bits, bool)).tobytes()).decode()
+
+
+def text_to_bits(text: str, number: int) -> NDArray[np.bool_]:
+    """Read Booleans from the text of :func:`bits_to_text`.
+
+    Args:
+        text: the text.
+        number: number of Booleans N.
+
+    Returns:
+        The Booleans, shape (N,).
+
+    Raises:
+        ValueError: if the text holds another number.
+
+    Example:
+        >>> text_to_bits('oA==', 3).tolist()
+        [True, False, True]
+    """
+    packed = np.frombuffer(base64.b64decode(text), np.uint8)
+    if len(packed) != -(-number // 8):
+        raise ValueError(
+            f'the manifest must tell of {number} samples whether they have a modality, but '
+            f'has {len(packed)} bytes; copy it again, or pack again'
+        )
+    return np.unpackbits(packed, count=number).astype(bool)

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import time
 from typing import Any, get_args
 
+import numpy as np
 from torch import nn
 
 from ..datamodules.base import Split
@@ -19,7 +20,7 @@ from ..resumable_parts import (
     write_text,
 )
 from .dataset import INDEX, RUN, check_shard, read_manifest
-from .manifest import NAME, Manifest, Shard, current_values
+from .manifest import NAME, Manifest, Shard, bits_to_text, current_values, text_to_bits
 from .shards import SHARDS, ShardWriter, Written
 
 
@@ -111,11 +112,15 @@ def find_progress(
     return splits
 
 
+# Parts of a manifest that are known only when all shards are written, and versions.
+_RESULTS = ('splits', 'versions', 'available')
+
+
 def _settings(text: str) -> dict[str, Any]:
     """Return the part of a manifest that determines the shards."""
     # All releases with the same manifest version write the same shards.
     content = json.loads(text)
-    return {k: v for k, v in content.items() if k not in ('splits', 'versions')}
+    return {k: v for k, v in content.items() if k not in _RESULTS}
 
 
 def _lost_manifest(out: Path) -> bool:
@@ -176,7 +181,12 @@ def finish(out: Path, manifest: Manifest, splits: Sequence[SplitProgress]) -> Pa
         write_text(split.writer.folder / INDEX, _index(split))
     if all(split.expected is None for split in splits):
         shards_of = {s.name: tuple(w.shard for w in s.written) for s in splits}
-        complete = Manifest(**{**vars(manifest), 'splits': shards_of})
+        available = {s.name: _join_available(s.written) for s in splits}
+        complete = replace(
+            manifest,
+            splits=shards_of,
+            available={name: found for name, found in available.items() if found},
+        )
         write_text(out / NAME, complete.text())
     for split in splits:
         for number in range(len(split.writer)):
@@ -187,6 +197,17 @@ def finish(out: Path, manifest: Manifest, splits: Sequence[SplitProgress]) -> Pa
             file.unlink()
     (out / RUN).unlink(missing_ok=True)
     return out / NAME
+
+
+def _join_available(written: Sequence[Written]) -> dict[str, str]:
+    """Join the availability of the samples of all shards, for absent modalities."""
+    joined = {
+        m: np.concatenate(
+            [text_to_bits(w.available[m], w.shard.samples) for w in written]
+        )
+        for m in written[0].available
+    }
+    return {m: bits_to_text(bits) for m, bits in joined.items() if not bits.all()}
 
 
 def _index(split: SplitProgress) -> str:

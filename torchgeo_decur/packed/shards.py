@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ..files import checksum_of
 from ..resumable_parts import read_json, write_json
-from .manifest import Shard
+from .manifest import Shard, bits_to_text
 
 # Approximate size of a shard in bytes.
 TARGET = 1 << 26
@@ -29,10 +29,13 @@ class Written:
     Args:
         shard: entry of the manifest.
         config: litdata's format of the samples; equal for all shards of a split.
+        available: for each modality that samples may lack, which samples have it, as text
+            of :func:`~torchgeo_decur.packed.manifest.bits_to_text`.
     """
 
     shard: Shard
     config: Mapping[str, Any]
+    available: Mapping[str, str] = field(default_factory=dict)
 
 
 class ShardWriter(Dataset['Written | Exception']):
@@ -90,7 +93,8 @@ class ShardWriter(Dataset['Written | Exception']):
         content, path = read_json(self.record(number)), self.path(number)
         if not content or not path.exists():
             return None
-        written = Written(Shard(**content['shard']), content['config'])
+        shard, config = Shard(**content['shard']), content['config']
+        written = Written(shard, config, content.get('available', {}))
         return written if path.stat().st_size == written.shard.bytes else None
 
     def __getitem__(self, number: int) -> 'Written | Exception':
@@ -123,8 +127,13 @@ class ShardWriter(Dataset['Written | Exception']):
             chunk_size=len(span) + 1,
             **(options if self.compression else {}),
         )
+        available: dict[str, list[bool]] = {}
         for position, index in enumerate(span):
-            writer[position] = self._read(index)
+            writer[position] = sample = self._read(index)
+            for key in self.keys:
+                if key.startswith('available_'):
+                    there = available.setdefault(key.removeprefix('available_'), [])
+                    there.append(bool(sample[key]))
         writer.done()
         (file,) = partial.glob('*.bin')
         with file.open('rb') as opened:
@@ -133,8 +142,11 @@ class ShardWriter(Dataset['Written | Exception']):
         shard = Shard(path.name, len(span), file.stat().st_size, checksum_of(file))
         config = {k: v for k, v in writer.get_config().items() if k != 'chunk_size'}
         os.replace(file, path)
-        write_json(self.record(number), {'shard': asdict(shard), 'config': config})
-        return Written(shard, config)
+        written = Written(
+            shard, config, {m: bits_to_text(bits) for m, bits in available.items()}
+        )
+        write_json(self.record(number), asdict(written))
+        return written
 
     def _read(self, index: int) -> Sample:
         sample = dict(self.dataset[index])
@@ -158,11 +170,15 @@ def to_bytes(sample: Sample, scale: nn.Module) -> Sample:
         scale: scales the images of a batch.
 
     Returns:
-        A new sample with uint8 images.
+        A new sample with uint8 images. Absent images are zeros.
     """
     images = {k: v for k, v in sample.items() if str(k).startswith('image_')}
     scaled = scale({k: v[None] for k, v in images.items()})
-    return sample | {k: (255 * scaled[k][0]).round().to(torch.uint8) for k in images}
+    found = {k: (255 * scaled[k][0]).round().to(torch.uint8) for k in images}
+    for key, x in found.items():
+        if not sample.get(f'available_{key.removeprefix("image_")}', True):
+            x.zero_()
+    return sample | found
 
 
 def value_types(sample: Mapping[str, Any]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..config import build, read_config
 from ..datamodules import MultimodalDataModule
 from ..datamodules.base import Split
-from ..modalities import check, split
+from ..modalities import check, drop_absent, get_available, split
 from ..transforms import PerModality, ScaleToUnit
 from .dataset import litdata
 from .manifest import Manifest, Values
@@ -130,7 +130,8 @@ def pack_datamodule(
     scale = _scale(datamodule) if values == 'uint8' else None
     batch = default_collate([first[i] for i in range(min(len(first), 4))])
     channels = {m: modality.channels for m, modality in datamodule.modalities.items()}
-    check(split(batch, channels), datamodule.modalities)
+    images = drop_absent(split(batch, channels), get_available(batch, channels))
+    check(images, datamodule.modalities)
     sample = first[0] if scale is None else to_bytes(first[0], scale)
     manifest = Manifest(
         values=values,
