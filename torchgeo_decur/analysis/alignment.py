@@ -100,6 +100,8 @@ def _row(pair: Pair, part: str, diagonal: Tensor) -> dict[str, object]:
 
 
 def _text(embeddings: Embeddings, rows: Rows) -> str:
+    numbers = sorted({*embeddings.pair_numbers.values()} or {embeddings.number})
+    samples = ' to '.join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))
     lines = [
         f'- {r["modalities"]}, {r["part"]}: mean {r["mean_loss"]:.2f}, '
         f'{r["aligned_percent"]:.0f} % of {r["dimensions"]} below {ALIGNED}'
@@ -107,7 +109,7 @@ def _text(embeddings: Embeddings, rows: Rows) -> str:
     ]
     return (
         'The loss of a dimension is (1 - C)², where C is its correlation across the two '
-        f'modalities over {embeddings.number} samples. It is 0 for identical and 1 for '
+        f'modalities over {samples} samples. It is 0 for identical and 1 for '
         'uncorrelated dimensions.\n\n' + '\n'.join(lines)
     )
 

@@ -72,13 +72,14 @@ def dropped_dimensions(
         raise ValueError(f'shares must be in [0, 1), got {list(shares)}')
     rows: list[dict[str, Any]] = []
     for name in embeddings.modalities:
-        z = embeddings.z[name]
+        own = embeddings.having(name)
+        z = own.z[name]
         random = torch.Generator().manual_seed(seed)
         orders = {
             'most aligned': alignment_of(embeddings, name).argsort(descending=True),
             'at random': torch.randperm(z.shape[1], generator=random),
         }
-        for label, y in embeddings.labels.items():
+        for label, y in own.labels.items():
             for dropped, order in orders.items():
                 for share in shares:
                     number = round(share * len(order))

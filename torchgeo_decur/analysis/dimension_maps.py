@@ -94,6 +94,7 @@ def dimension_map(
     names = [
         m for m in embeddings.modalities if embeddings.z[m].shape[1] == embeddings.dim
     ]
+    embeddings = embeddings.having(*names)
     chosen = _choose(embeddings, max_points // max(len(names), 1))
     if len(names) < 2 or len(chosen) < 2 or len(embeddings.z[names[0]]) < 3:
         raise NotApplicable(

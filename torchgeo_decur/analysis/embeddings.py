@@ -1,14 +1,14 @@
 """Collect embeddings, features and labels of a data set for the analyses."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from ..modalities import select_date, split
+from ..modalities import get_available, select_date, split
 from .correlation import CorrelationStream, Reservoir
 from .pretrained import Pretrained, eval_mode, parts_of
 from .result import NotApplicable
@@ -31,6 +31,9 @@ class Embeddings:
         common_dim: number of common dimensions, which come first; None if the task has no
             common and unique dimensions.
         number: number of samples in the data set.
+        available: for each modality that some samples lack, which samples have it, shape
+            (n,), boolean. Rows of the others are NaN.
+        pair_numbers: number of samples of each correlation, if some lack a modality.
     """
 
     z: Mapping[str, Tensor]
@@ -40,6 +43,8 @@ class Embeddings:
     modalities: tuple[str, ...] = ()
     common_dim: int | None = None
     number: int = 0
+    available: Mapping[str, Tensor] = field(default_factory=dict)
+    pair_numbers: Mapping[Pair, int] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -48,6 +53,7 @@ class Embeddings:
         common_dim: int | None = None,
         labels: Mapping[str, Tensor] | None = None,
         h: Mapping[str, Tensor] | None = None,
+        available: Mapping[str, Tensor] | None = None,
     ) -> 'Embeddings':
         """Build an instance from embeddings of a whole data set.
 
@@ -56,6 +62,8 @@ class Embeddings:
             common_dim: number of common dimensions.
             labels: labels by key.
             h: features by modality, shape (N, F).
+            available: for each modality that some samples lack, which samples have it,
+                shape (N,). Rows of the others are ignored.
 
         Example:
             >>> z = torch.rand(8, 4)
@@ -63,8 +71,38 @@ class Embeddings:
             {'common': slice(0, 3, None), 'unique': slice(3, 4, None), 'all': slice(0, 4, None)}
         """
         collector = _Collector(tuple(z), common_dim, len(next(iter(z.values()))), 0)
-        collector.update(h or {}, z, labels or {})
+        collector.update(h or {}, z, labels or {}, available or {})
         return collector.finish()
+
+    def having(self, *names: str) -> 'Embeddings':
+        """Restrict the record to the samples that have some modalities.
+
+        Args:
+            names: names of embeddings. A name that is no modality, such as ``joint``,
+                is present in all samples; a name of several, such as ``s1+s2``, stands
+                for all modalities.
+
+        Returns:
+            The record; itself if no sample lacks them. Correlations stay the same.
+
+        Example:
+            >>> z = torch.rand(3, 4)
+            >>> there = {'s1': torch.tensor([True, False, True])}
+            >>> data = Embeddings.of({'s1': z, 's2': z}, available=there)
+            >>> [len(data.having(m).z['s2']) for m in ('s1', 's2', 's1+s2')]
+            [2, 3, 2]
+        """
+        known = {*self.z, *self.h}
+        wanted = {m for n in names for m in ([n] if n in known else self.modalities)}
+        masks = [there for m, there in self.available.items() if m in wanted]
+        if not masks:
+            return self
+        kept = torch.stack(masks).all(0)
+        rows = {
+            part: {name: x[kept] for name, x in getattr(self, part).items()}
+            for part in ('z', 'h', 'labels', 'available')
+        }
+        return replace(self, **rows)
 
     @property
     def dim(self) -> int:
@@ -119,7 +157,8 @@ def collect(
     Args:
         model: a self-supervised task, such as ``DeCUR``.
         batches: ``image_<m>`` of every modality in [0, 1], shape (B, C, H, W) or
-            (B, T, C, H, W), on any device, and any ``label*``.
+            (B, T, C, H, W), on any device, any ``label*``, and ``available_<m>``, shape
+            (B,), of modalities that some samples lack.
         max_samples: largest number of random samples. Each modality needs
             ``4 * max_samples * (D + F)`` bytes: 160 MB for 4096 samples, 8192 dimensions
             and 2048 features. Correlations use all samples.
@@ -141,7 +180,9 @@ def collect(
                 for k, v in batch.items()
                 if str(k).startswith('label') and isinstance(v, Tensor)
             }
-            collector.update(*model.encode_and_project(first), labels)
+            available = get_available(batch, modalities)
+            h, z = embed_available(model, first, available)
+            collector.update(h, z, labels, available)
     return collector.finish()
 
 
@@ -164,20 +205,29 @@ class _Collector:
         h: Mapping[str, Tensor],
         z: Mapping[str, Tensor],
         labels: Mapping[str, Any],
+        available: Mapping[str, Tensor],
     ) -> None:
+        has = {m: there.cpu() for m, there in available.items()}
         for m, n in combinations(z, 2):
             if z[m].shape != z[n].shape:
                 continue
             if (m, n) not in self.streams:
                 self.streams[m, n] = CorrelationStream(z[m].shape[1])
-            self.streams[m, n].update(z[m], z[n])
-        rows = {('z', name): x.float() for name, x in z.items()}
-        rows |= {('h', name): x.float() for name, x in h.items()}
+            masks = [has[name] for name in (m, n) if name in has]
+            both = torch.stack(masks).all(0) if masks else slice(None)
+            self.streams[m, n].update(z[m].cpu()[both], z[n].cpu()[both])
+        rows = {
+            ('z', name): _only(x.float().cpu(), has.get(name)) for name, x in z.items()
+        }
+        rows |= {
+            ('h', name): _only(x.float().cpu(), has.get(name)) for name, x in h.items()
+        }
         rows |= {('label', key): y for key, y in labels.items()}
+        rows |= {('has', m): there for m, there in has.items()}
         self.reservoir.update({f'{kind} {name}': x for (kind, name), x in rows.items()})
 
     def finish(self) -> Embeddings:
-        rows: dict[str, dict[str, Tensor]] = {'z': {}, 'h': {}, 'label': {}}
+        rows: dict[str, dict[str, Tensor]] = {'z': {}, 'h': {}, 'label': {}, 'has': {}}
         for key, x in self.reservoir.rows().items():
             kind, _, name = key.partition(' ')
             rows[kind][name] = x
@@ -187,8 +237,57 @@ class _Collector:
             z=rows['z'],
             h=rows['h'],
             labels=rows['label'],
-            diagonals={pair: s.diagonal() for pair, s in self.streams.items()},
+            # A correlation needs two samples.
+            diagonals={p: s.diagonal() for p, s in self.streams.items() if s.count > 1},
             modalities=self.modalities,
             common_dim=self.common_dim,
             number=self.reservoir.count,
+            available=rows['has'],
+            pair_numbers={p: s.count for p, s in self.streams.items()}
+            if rows['has']
+            else {},
         )
+
+
+def embed_available(
+    model: Pretrained, images: Mapping[str, Tensor], available: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Compute features and embeddings of the images that samples have.
+
+    Args:
+        model: a self-supervised task.
+        images: images by modality, shape (B, C, H, W).
+        available: for each modality that some samples lack, which samples have it, shape
+            (B,).
+
+    Returns:
+        Features and embeddings by name, of all samples. Rows of absent images are
+        undefined.
+    """
+    if not available:
+        return model.encode_and_project(images)
+    samples = len(next(iter(images.values())))
+    whole = torch.ones(samples, dtype=torch.bool)
+    masks = {m: available[m].cpu() if m in available else whole for m in images}
+    # In evaluation, absent images do not change the results of others.
+    found = cast(Any, model).encode_and_project(images, available=masks)
+    some = torch.stack(list(masks.values())).any(0)
+    features, embeddings = (
+        {name: _spread(x, masks.get(name, some)) for name, x in results.items()}
+        for results in found
+    )
+    return features, embeddings
+
+
+def _spread(x: Tensor, there: Tensor) -> Tensor:
+    """Return rows of all samples from those of all, or of those that have a result."""
+    if len(x) == len(there):
+        return x
+    return x.new_zeros(len(there), *x.shape[1:]).index_copy(
+        0, there.nonzero().flatten().to(x.device), x
+    )
+
+
+def _only(x: Tensor, there: Tensor | None) -> Tensor:
+    """Replace the rows of samples that lack a modality by NaN."""
+    return x if there is None else x.masked_fill(~there[:, None], torch.nan)

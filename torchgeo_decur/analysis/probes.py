@@ -30,7 +30,8 @@ def probe_parts(
     The inputs are each modality, all modalities concatenated, and other embeddings of the
     task. The probes are a nearest-neighbour classifier and a logistic regression. They
     are fitted on one half of the samples and scored on the other, as in
-    :class:`~torchgeo_decur.callbacks.OnlineProbe`.
+    :class:`~torchgeo_decur.callbacks.OnlineProbe`. A modality is probed on the samples
+    that have it.
 
     Intervals of 95 % are percentiles over bootstrap resamples of the scored samples; they
     exclude the variation between trainings. Common and unique dimensions are compared on
@@ -59,9 +60,10 @@ def probe_parts(
     """
     rows: list[Row] = []
     differences: list[Row] = []
-    inputs = parts_by_name(embeddings)
-    for label, y in embeddings.labels.items():
-        for name, parts in inputs.items():
+    inputs = {name: embeddings.having(name) for name in parts_by_name(embeddings)}
+    for label in embeddings.labels:
+        for name, own in inputs.items():
+            parts, y = parts_by_name(own)[name], own.labels[label]
             found: dict[Classifier, dict[str, Row]] = {c: {} for c in classifiers}
             again: dict[tuple[str, str], Array] = {}
             for part, x in parts.items():

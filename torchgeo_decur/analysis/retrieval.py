@@ -74,8 +74,9 @@ def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Analysis
     """
     rows: list[dict[str, Any]] = []
     for m, n in permutations(embeddings.z, 2):
-        a, b = embeddings.z[m], embeddings.z[n]
-        if a.shape != b.shape:
+        common = embeddings.having(m, n)
+        a, b = common.z[m], common.z[n]
+        if a.shape != b.shape or len(a) < 2:
             continue
         weights = resamples(len(a), times) / len(a)
         for part, place in embeddings.pair_parts(m, n).items():
@@ -89,7 +90,9 @@ def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Analysis
             rows.append(row | {'samples': len(a)})
     if not rows:
         raise embeddings.no_pair('retrieval')
-    number = rows[0]['samples']
+    number = min(r['samples'] for r in rows)
+    most = max(r['samples'] for r in rows)
+    samples = str(number) if number == most else f'{number} to {most}'
     chance = ', '.join(f'{100 * min(k / number, 1):.2g}' for k in AT)
     lines = [
         f'- {r["from"]} to {r["to"]}, {r["part"]}: '
@@ -100,7 +103,7 @@ def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Analysis
         name='retrieval',
         title=TITLES['retrieval'],
         text=(
-            f'Each of {number} samples of one modality is searched among all samples of the '
+            f'Each of {samples} samples of one modality is searched among all samples of the '
             'other, by the cosine of standardised embeddings. Recall is the share of '
             'samples found among the nearest 1, 5 and 10, in percent; chance is '
             f'{chance}. Recall decreases with the number of samples, so compare it only for '
@@ -129,10 +132,12 @@ def effective_ranks(embeddings: Embeddings) -> AnalysisResult:
         4
     """
     rows: list[dict[str, Any]] = []
-    for name, z in embeddings.z.items():
+    for name in embeddings.z:
+        z = embeddings.having(name).z[name]
         parts = {p: z[:, place] for p, place in embeddings.parts(name).items()}
-        rows += [_rank(name, part, x) for part, x in parts.items()]
-    rows += [_rank(name, 'features', h) for name, h in embeddings.h.items()]
+        rows += [_rank(name, part, x) for part, x in parts.items() if len(x)]
+    own = {name: embeddings.having(name).h[name] for name in embeddings.h}
+    rows += [_rank(name, 'features', h) for name, h in own.items() if len(h)]
     return AnalysisResult(
         name='rank',
         title=TITLES['rank'],
@@ -178,7 +183,8 @@ def _plot(rows: Rows) -> Figure:
                     elinewidth=1,
                     label=r['part'],
                 )
-            chance = [100 * min(k / rows[0]['samples'], 1) for k in AT]
+            number = next(r['samples'] for r in rows if (r['from'], r['to']) == (m, n))
+            chance = [100 * min(k / number, 1) for k in AT]
             axis.plot(AT, chance, color='black', ls=':', lw=1, label='chance')
             axis.set(title=f'From {m} to {n}', xlabel='nearest samples k', xticks=AT)
         axes[0].set_ylabel('recall at k (%)')

@@ -128,7 +128,10 @@ def count_shared_directions(
 
 
 def compare_features(
-    features: Mapping[str, NDArray[Any]], smallest: float = 0.2, seed: int = 0
+    features: Mapping[str, NDArray[Any]],
+    smallest: float = 0.2,
+    seed: int = 0,
+    available: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> AnalysisResult:
     """Count the directions that each pair of feature sets shares.
 
@@ -136,6 +139,8 @@ def compare_features(
         features: features of the same samples by name, shape (N, D) each. D may differ.
         smallest: smallest correlation that counts as shared, in (0, 1).
         seed: seed of :func:`count_shared_directions`.
+        available: for each name that some samples lack, which samples have it, shape
+            (N,). Each pair is compared on the samples that have both.
 
     Returns:
         Table ``shared``, one row per pair; table ``correlations``, one row per direction;
@@ -152,15 +157,20 @@ def compare_features(
         >>> result.tables['shared'][0]['shared']
         2
     """
-    samples = min((len(x) for x in features.values()), default=0)
+    pairs = {
+        (m, n): _common(features[m], features[n], m, n, available or {})
+        for m, n in combinations(features, 2)
+    }
+    numbers = sorted({min(len(x), len(y)) for x, y in pairs.values()})
+    samples = numbers[0] if numbers else 0
     if len(features) < 2 or samples < _LEAST:
         raise NotApplicable(
             f'shared directions need features of two modalities and {_LEAST} samples, got '
             f'{list(features)} with {samples} samples'
         )
     counts = {
-        (m, n): count_shared_directions(features[m], features[n], smallest, seed=seed)
-        for m, n in combinations(features, 2)
+        pair: count_shared_directions(x, y, smallest, seed=seed)
+        for pair, (x, y) in pairs.items()
     }
     rows = [
         {
@@ -170,7 +180,7 @@ def compare_features(
             'low': c.lower,
             'high': c.upper,
             'of': c.of,
-            'samples': samples,
+            'samples': len(pairs[m, n][0]),
         }
         for (m, n), c in counts.items()
     ]
@@ -188,11 +198,12 @@ def compare_features(
         if samples < 10 * dims
         else ''
     )
+    text = ' to '.join(map(str, dict.fromkeys((samples, numbers[-1]))))
     return AnalysisResult(
         name='shared',
         title=TITLES['shared'],
         text=(
-            f'Canonical correlations of features, fitted on one half of {samples} samples '
+            f'Canonical correlations of features, fitted on one half of {text} samples '
             'and measured on the other half. A permutation test counts the directions '
             f'that correlate. Correlations below {smallest / 2:g} never count.{note}\n\n'
             + '\n'.join(lines)
@@ -214,9 +225,28 @@ def shared_directions_of(embeddings: Embeddings) -> AnalysisResult:
     Raises:
         NotApplicable: if there are fewer than two modalities, or too few samples.
     """
+    names = [m for m in embeddings.modalities if m in embeddings.h]
     return compare_features(
-        {m: embeddings.h[m].numpy() for m in embeddings.modalities if m in embeddings.h}
+        {m: embeddings.h[m].numpy() for m in names},
+        available={
+            m: there.numpy() for m, there in embeddings.available.items() if m in names
+        },
     )
+
+
+def _common(
+    x: NDArray[Any],
+    y: NDArray[Any],
+    m: str,
+    n: str,
+    available: Mapping[str, NDArray[np.bool_]],
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the rows of the samples that have both of two names."""
+    masks = [available[name] for name in (m, n) if name in available]
+    if not masks:
+        return x, y
+    both = np.logical_and.reduce(masks)
+    return x[both], y[both]
 
 
 def _plot(counts: Mapping[tuple[str, str], SharedDirections]) -> Figure:

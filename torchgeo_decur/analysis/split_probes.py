@@ -1,6 +1,7 @@
 """Fit probes on the labels of one split of a data set, and score them on another."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ def probe_splits(
     """Probe each modality, and all together, in common, unique and all dimensions.
 
     ``together`` is the input of a classifier of all modalities: the joint features of a
-    task that has them, or the concatenated features of all modalities.
+    task that has them, or the concatenated features of all modalities. Each input is
+    probed on the samples that have it.
 
     Args:
         fit: embeddings to fit on.
@@ -61,34 +63,40 @@ def probe_splits(
     chosen = list(fit.labels) if labels is None else list(labels)
     if unknown := [key for key in chosen if key not in fit.labels]:
         raise ValueError(f'labels must be among {list(fit.labels)}, got {unknown[0]!r}')
-    inputs = [_inputs(embeddings) for embeddings in (fit, score)]
+    keys = list(_inputs(fit))
+    own = {name: _own(fit, score, name) for name, _ in keys}
     rows = []
-    for label in chosen:
-        y = np.concatenate([e.labels[label].numpy() for e in (fit, score)])
-        fitted = len(fit.labels[label])
-        test = np.arange(fitted, len(y))
-        for fraction in fractions:
-            train = _share(y[:fitted], fraction, seed)
-            for (name, part), x in inputs[0].items():
-                both = torch.cat([x, inputs[1][name, part]]).numpy()
-                probes = run_probes(both, y, k, tuple(classifiers), (train, test))
-                for classifier, outcome in probes:
-                    resampled = outcome.score(resamples(len(test), times))
-                    rows.append(
-                        {
-                            'label': label,
-                            'name': name,
-                            'part': part,
-                            'fraction': fraction,
-                            'classifier': classifier,
-                            'dimensions': x.shape[1],
-                            'fitted': len(train),
-                            **outcome.summary(resampled, digits=None),
-                        }
-                    )
+    for label, fraction in product(chosen, fractions):
+        for name, part in keys:
+            parts = [_inputs(e)[name, part] for e in own[name]]
+            x = torch.cat(parts).numpy()
+            y = np.concatenate([e.labels[label].numpy() for e in own[name]])
+            fitted = len(parts[0])
+            train, test = _share(y[:fitted], fraction, seed), np.arange(fitted, len(y))
+            probes = run_probes(x, y, k, tuple(classifiers), (train, test))
+            for classifier, outcome in probes:
+                resampled = outcome.score(resamples(len(test), times))
+                rows.append(
+                    {
+                        'label': label,
+                        'name': name,
+                        'part': part,
+                        'fraction': fraction,
+                        'classifier': classifier,
+                        'dimensions': x.shape[1],
+                        'fitted': len(train),
+                        **outcome.summary(resampled, digits=None),
+                    }
+                )
     if not rows:
         raise fit.no_labels(k)
     return rows
+
+
+def _own(fit: Embeddings, score: Embeddings, name: str) -> list[Embeddings]:
+    """Return the samples that have the input of a probe."""
+    needs = 'joint' if name == TOGETHER and 'joint' in fit.h else name
+    return [e.having(needs) for e in (fit, score)]
 
 
 def _inputs(embeddings: Embeddings) -> dict[tuple[str, str], Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..analysis import Embeddings, NotApplicable, alignment_histogram, spatial_saliency
 from ..analysis.attribution import import_captum
-from ..modalities import select_date, split
+from ..modalities import get_available, select_date, split
 from .preconditions import need_encoders, validates_last
 
 
@@ -22,8 +22,8 @@ class LogFigures(Callback):
     (:func:`~torchgeo_decur.analysis.alignment_histogram`). ``saliency`` shows GradCAM of
     a few samples next to their images
     (:func:`~torchgeo_decur.analysis.spatial_saliency`), if the task has such maps. The
-    first device draws the figures from its samples. The random state of training does not
-    change.
+    first device draws the figures from its samples that have all modalities. The random
+    state of training does not change.
 
     The callback needs captum (``pip install torchgeo-decur[analysis]``).
 
@@ -94,10 +94,13 @@ class LogFigures(Callback):
             return
         task: Any = pl_module
         images = split(batch, task.hparams['modalities'])
-        images = {
-            m: select_date(x, date=0)[: self.max_samples - seen]
-            for m, x in images.items()
-        }
+        images = {m: select_date(x, date=0) for m, x in images.items()}
+        if available := get_available(batch, images):
+            complete = torch.stack([x.cpu() for x in available.values()]).all(0)
+            images = {m: x[complete.to(x.device)] for m, x in images.items()}
+            if not complete.any():
+                return
+        images = {m: x[: self.max_samples - seen] for m, x in images.items()}
         with isolate_rng():
             z = task.embed(images)
         self._z.append({m: z[m].detach().float().cpu() for m in images})

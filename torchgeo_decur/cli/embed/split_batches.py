@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from torchgeo.datamodules import BaseDataModule
 from tqdm import tqdm
 
+from ...analysis import NotApplicable
 from ...modalities import select_date, split
 from ...packed.dataset import Split
 
@@ -74,7 +75,7 @@ class Batches:
     def images(
         self, modalities: dict[str, int], number: int, batch_size: int
     ) -> Iterator[dict[str, Tensor]]:
-        """Iterate over the images of samples spread evenly over the split.
+        """Iterate over the images of complete samples, spread evenly over the split.
 
         Args:
             modalities: number of channels of each modality, by name.
@@ -83,11 +84,20 @@ class Batches:
 
         Yields:
             Images of the first date by modality, shape (B, C, H, W).
+
+        Raises:
+            NotApplicable: if no sample has all modalities.
         """
+        dataset: Any = self.loader.dataset
         order = list(self.loader.sampler)
+        if known := getattr(dataset, 'availability', None):
+            has = np.all([known[m] for m in modalities if m in known], axis=0)
+            order = [i for i in order if has[i]]
+        if not order:
+            raise NotApplicable(f'images need samples with all of {[*modalities]}')
         places = np.linspace(0, len(order) - 1, min(number, len(order)))
         loader: DataLoader[Any] = DataLoader(
-            self.loader.dataset,
+            dataset,
             batch_size,
             sampler=[order[int(i)] for i in places.round()],
             num_workers=self.loader.num_workers,

@@ -60,12 +60,14 @@ def save_embeddings(file: Path, embeddings: Embeddings, key: str) -> None:
     tensors = {f'z/{m}': x for m, x in embeddings.z.items()}
     tensors |= {f'h/{m}': x for m, x in embeddings.h.items()}
     tensors |= {f'label/{name}': y for name, y in embeddings.labels.items()}
+    tensors |= {f'available/{m}': there for m, there in embeddings.available.items()}
     pairs = list(embeddings.diagonals)
     tensors |= {f'pair/{i}': embeddings.diagonals[p] for i, p in enumerate(pairs)}
     about = {
         'key': key,
         'names': list(tensors),
         'pairs': pairs,
+        'pair_numbers': [embeddings.pair_numbers.get(p) for p in pairs],
         'modalities': embeddings.modalities,
         'common_dim': embeddings.common_dim,
         'number': embeddings.number,
@@ -107,6 +109,13 @@ def load_embeddings(file: Path, key: str) -> Embeddings | None:
         modalities=tuple(about['modalities']),
         common_dim=about['common_dim'],
         number=about['number'],
+        available=of('available'),
+        pair_numbers={
+            pair: number
+            # Reports of earlier versions have no such numbers.
+            for pair, number in zip(pairs, about.get('pair_numbers', ()), strict=False)
+            if number is not None
+        },
     )
 
 

@@ -212,6 +212,7 @@ class Run:
             'Modalities': ', '.join(
                 f'{m} ({n} bands)' for m, n in self.task.hparams['modalities'].items()
             ),
+            **({'Samples with each modality': _subsets(e)} if e.available else {}),
             'Dimensions': parts,
             'Labels': ', '.join(e.labels) or 'none, so probes do not apply',
             'Split': f'{self.split}, {e.number} samples{subset}',
@@ -268,6 +269,15 @@ ANALYSES: dict[str, Analysis] = {
     ),
     'curves': _curves,
 }
+
+
+def _subsets(e: Embeddings) -> str:
+    """Return the numbers of samples with each modality, and with all."""
+    kept = len(next(iter(e.z.values())))
+    counts = {m: int(there.sum()) for m, there in e.available.items()}
+    complete = len(next(iter(e.having(*e.modalities).z.values())))
+    text = ', '.join(f'{m} {count}' for m, count in counts.items())
+    return f'{text}; all {complete} (of {kept})'
 
 
 def _version() -> str:
