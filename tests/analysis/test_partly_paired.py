@@ -116,7 +116,7 @@ def test_stored_embeddings(parts: Parts, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('task', [DeCUR, CoMM])
 def test_collected_embeddings(task: Any) -> None:
-    options = {'dims': (8, 8)} if task is DeCUR else {}
+    options = {'projector': (8, 8)} if task is DeCUR else {}
     model = task(MODALITIES, 'test_resnet', size=32, **options)
     images = {m: torch.rand(6, c, 32, 32) for m, c in MODALITIES.items()}
     has = {

@@ -243,7 +243,7 @@ def _common(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the rows of the samples that have both of two names."""
     masks = [available[name] for name in (m, n) if name in available]
-    if not masks:
+    if not masks or len(x) != len(y):
         return x, y
     both = np.logical_and.reduce(masks)
     return x[both], y[both]

@@ -6,6 +6,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from torchgeo.datamodules import BaseDataModule
 
@@ -224,7 +225,9 @@ def shared(
             names = (source.stem, other.stem)
             first, last = names if len(set(names)) == 2 else ('first', 'second')
             features = _label(features, first, clash) | _label(second, last, clash)
-    result = compare_features(features, smallest)
+    # Features of an absent modality are NaN in every dimension.
+    available = {m: ~np.isnan(x).all(1) for m, x in features.items()}
+    result = compare_features(features, smallest, available=available)
     save_result(out, result, '')
     print(result.text)
     return out

@@ -167,6 +167,10 @@ class FileDataset(NonGeoDataset):
         """
         return str(item)
 
+    def sample_names(self) -> list[str]:
+        """Return the name of each sample, in order."""
+        return [str(item) for item in self.samples]
+
     def subset(self, indices: Iterable[int]) -> Self:
         """Restrict the dataset to some of its samples.
 

@@ -189,6 +189,10 @@ class PairedFolders(FileDataset):
         }
         return resize_frame(sample, self.size, smooth)
 
+    def sample_names(self) -> list[str]:
+        """Return the split, if any, and the id of each frame, in order."""
+        return ['/'.join(filter(None, item)) for item in self.samples]
+
     def path(self, name: str, item: Frame) -> Path:
         """Return the path of a file of a frame.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
@@ -26,7 +27,8 @@ class GeoParquetParts:
 
     Args:
         out: the finished file.
-        places: geometry and, if known, ``date`` of each row, in any CRS.
+        places: geometry of each row in any CRS, or ``sample``, its name, in a table
+            without geometry; and, if known, ``date``.
         about: JSON values for the metadata of the file. Only a run with the same values
             can resume.
         rows: rows of a part in a new run.
@@ -38,16 +40,18 @@ class GeoParquetParts:
     def __init__(
         self,
         out: Path,
-        places: gpd.GeoDataFrame,
+        places: pd.DataFrame,
         about: Mapping[str, Any],
         rows: int = ROWS,
     ) -> None:
         """Initialize a new GeoParquetParts instance."""
         self.out, self.about = out, json.loads(json.dumps(dict(about)))
         self.folder = out.with_name(f'{out.name}.parts')
-        # The default CRS of GeoParquet, which TorchGeo's readers expect.
-        places = places.to_crs('OGC:CRS84')
-        self.places = places.set_geometry(_cut_at_180(places.geometry))
+        self.places = places
+        if isinstance(places, gpd.GeoDataFrame):
+            # The default CRS of GeoParquet, which TorchGeo's readers expect.
+            places = places.to_crs('OGC:CRS84')
+            self.places = places.set_geometry(_cut_at_180(places.geometry))
         rows = resume_run(self.folder / 'run.json', self.about, rows, 'rows')
         self.spans = cut_into_parts(len(places), rows)
 
@@ -59,27 +63,44 @@ class GeoParquetParts:
         """Return the numbers of the parts to write."""
         return [i for i in range(len(self.spans)) if not self.path(i).exists()]
 
-    def write(self, part: int, columns: Mapping[str, Tensor]) -> None:
+    def write(
+        self,
+        part: int,
+        columns: Mapping[str, Tensor],
+        absent: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Write a part atomically.
 
         Args:
             part: number of the part.
-            columns: values by column, shape (N, D).
+            columns: values by column, shape (N, D), or Booleans, shape (N,).
+            absent: for some columns, which values belong to an absent modality and may be
+                NaN, boolean, shape (N, D).
 
         Raises:
-            ValueError: if a number is NaN or infinite; the message names the window.
+            ValueError: if another number is NaN or infinite; the message names the row.
         """
         span = self.spans[part]
         for name, x in columns.items():
-            bad = (~x.isfinite()).any(1).nonzero().flatten().tolist()
+            wrong = ~x.isfinite()
+            if absent and name in absent:
+                wrong &= ~absent[name]
+            bad = wrong.reshape(len(x), -1).any(1).nonzero().flatten().tolist()
             if bad:
                 raise ValueError(self._not_finite(name, span[bad[0]]))
         places = self.places.iloc[span.start : span.stop]
-        arrays = {'geometry': pa.array(shapely.to_wkb(places.geometry.to_numpy()))}
+        if isinstance(places, gpd.GeoDataFrame):
+            shapes = places.geometry.to_numpy()
+            arrays = {'geometry': pa.array(shapely.to_wkb(shapes))}
+        else:
+            arrays = {'sample': pa.array(places['sample'], pa.string())}
         if 'date' in places:
             dates = pa.timestamp('ms', tz='UTC')
             arrays['date'] = pa.Array.from_pandas(places['date'], type=dates)
-        arrays |= {name: _lists(x) for name, x in columns.items()}
+        arrays |= {
+            name: _lists(x) if x.ndim == 2 else pa.array(x.numpy())
+            for name, x in columns.items()
+        }
         table = pa.table(arrays)
         atomic_write(
             self.path(part), lambda file: pq.write_table(table, file, **_OPTIONS)
@@ -89,15 +110,9 @@ class GeoParquetParts:
         """Join the parts one by one into the file, and remove them."""
         files = [self.path(i) for i in range(len(self.spans))]
         schema = pq.read_schema(files[0])
-        box = [float(v) for v in self.places.total_bounds]
-        types = sorted(self.places.geom_type.unique())
-        column = {'encoding': 'WKB', 'geometry_types': types, 'bbox': box}
-        geo = {
-            'version': '1.1.0',
-            'primary_column': 'geometry',
-            'columns': {'geometry': column},
-        }
-        text = {b'geo': json.dumps(geo), KEY: json.dumps(self.about)}
+        text = {KEY: json.dumps(self.about)}
+        if isinstance(self.places, gpd.GeoDataFrame):
+            text = {b'geo': json.dumps(_metadata(self.places)), **text}
         schema = schema.with_metadata({k: v.encode() for k, v in text.items()})
 
         def write(path: Path) -> None:
@@ -110,10 +125,16 @@ class GeoParquetParts:
         return self.out
 
     def _not_finite(self, name: str, row: int) -> str:
-        west, south, east, north = self.places.geometry.iloc[row].bounds
+        if isinstance(self.places, gpd.GeoDataFrame):
+            west, south, east, north = self.places.geometry.iloc[row].bounds
+            place = (
+                f'window {row} (longitude {west:.4f} to {east:.4f}, latitude {south:.4f} '
+                f'to {north:.4f})'
+            )
+        else:
+            place = f'sample {self.places["sample"].iloc[row]}'
         return (
-            f'expected finite features, found NaN or infinity in {name} of window {row} '
-            f'(longitude {west:.4f} to {east:.4f}, latitude {south:.4f} to {north:.4f}); '
+            f'expected finite features, found NaN or infinity in {name} of {place}; '
             'declare nodata if images have NaN or infinity there, or use a checkpoint '
             'from before the fit diverged'
         )
@@ -147,6 +168,20 @@ def is_finished(out: Path, about: Mapping[str, Any]) -> bool:
 
 
 _OPTIONS: dict[str, Any] = {'compression': 'zstd', 'use_dictionary': False}
+
+
+def _metadata(places: gpd.GeoDataFrame) -> dict[str, Any]:
+    """Return the metadata of GeoParquet."""
+    column = {
+        'encoding': 'WKB',
+        'geometry_types': sorted(places.geom_type.unique()),
+        'bbox': [float(v) for v in places.total_bounds],
+    }
+    return {
+        'version': '1.1.0',
+        'primary_column': 'geometry',
+        'columns': {'geometry': column},
+    }
 
 
 def _cut_at_180(shapes: gpd.GeoSeries) -> gpd.GeoSeries:

@@ -18,7 +18,7 @@ from torchgeo.tasks import BaseTask
 from tqdm import tqdm
 
 from ...files import check_writable, short_hash
-from ...modalities import select_date, split
+from ...modalities import get_available, select_date, split
 from ...models import MultimodalEncoder
 from .geoparquet_parts import ROWS, GeoParquetParts, is_finished
 
@@ -35,16 +35,20 @@ def embed_rasters(
     rows: int = ROWS,
     progress: bool = True,
 ) -> Path:
-    """Write the embedding of each window of the prediction split as GeoParquet 1.1.
+    """Write the embedding of each sample of the prediction split as GeoParquet 1.1.
 
     Columns are
 
-    - ``geometry``: outline of the window in longitude and latitude, a polygon;
+    - ``geometry``: outline of the window in longitude and latitude, a polygon. Data
+      without places have ``sample`` instead, the name or number of the sample as text,
+      and the file is plain Parquet;
     - ``date``: start of the acquisition in UTC. If a date is unknown, the column is
       absent, because TorchGeo's readers do not accept nulls;
     - ``embedding``: concatenated features of the modalities, float32;
     - ``common_<m>`` and ``unique_<m>``: the two parts of the projected embedding of a
-      modality, float32, if the task is :class:`~torchgeo_decur.tasks.DeCUR`.
+      modality, float32, if the task is :class:`~torchgeo_decur.tasks.DeCUR`;
+    - ``available_<m>``: whether the sample has the modality, boolean, only if the data
+      have samples that lack one. Features of an absent modality are NaN.
 
     The metadata ``torchgeo_decur`` of the file map features to modalities. Windows are
     written in parts to ``<out>.parts``. To resume an interrupted run, start it again. The
@@ -53,8 +57,8 @@ def embed_rasters(
     Args:
         task: task with encoders of pooled features, such as ``DeCUR`` or
             ``LateFusionClassification``, and with trained parameters.
-        datamodule: datamodule whose prediction split has ``places()``, such as
-            :class:`~torchgeo_decur.datamodules.RasterPairDataModule`.
+        datamodule: datamodule. A prediction split with ``places()``, such as that of
+            :class:`~torchgeo_decur.datamodules.RasterPairDataModule`, gives geometries.
         out: the file.
         modalities: modalities to encode; by default, all modalities of the task.
         projections: whether to write ``common_<m>`` and ``unique_<m>``.
@@ -66,7 +70,7 @@ def embed_rasters(
 
     Raises:
         ValueError: if the task has no encoders of pooled features, the data have no
-            places or CRS, an option is not valid, ``out`` or its parts belong to another
+            samples or CRS, an option is not valid, ``out`` or its parts belong to another
             run, or features are not finite.
     """
     out = Path(out)
@@ -83,7 +87,13 @@ def embed_rasters(
         'weights': short_hash(
             v.float().cpu().numpy().tobytes() for v in embedder.state_dict().values()
         ),
-        'places': short_hash([places.to_wkb().to_csv().encode()]),
+        'places': short_hash(
+            [
+                (places.to_wkb() if isinstance(places, gpd.GeoDataFrame) else places)
+                .to_csv()
+                .encode()
+            ]
+        ),
         'scaling': short_hash([repr(getattr(datamodule, 'modalities', '')).encode()]),
     }
     if is_finished(out, says):
@@ -167,17 +177,60 @@ class Embedder(LightningModule):
 
         Returns:
             ``embedding``, shape (B, sum of features), and for DeCUR ``common_<m>`` and
-            ``unique_<m>``.
+            ``unique_<m>``; also ``available_<m>`` if the batch has it. Values of absent
+            modalities are NaN.
         """
         images = split(batch, self.channels)
-        h = {m: self.encoders[m](select_date(x, date=0)) for m, x in images.items()}
+        available = get_available(batch, self.channels)
+        h = {
+            m: self._encode(m, select_date(x, date=0), available.get(m))
+            for m, x in images.items()
+        }
         columns = {'embedding': torch.cat(list(h.values()), dim=1)}
         if self.common_dim is not None:
             for m, features in h.items():
                 z = self.projectors[m](features)
                 columns[f'common_{m}'] = z[:, : self.common_dim]
                 columns[f'unique_{m}'] = z[:, self.common_dim :]
-        return {name: x for name, x in columns.items() if x.shape[1]}
+        known = {f'available_{m}': there.bool() for m, there in available.items()}
+        return {name: x for name, x in columns.items() if x.shape[1]} | known
+
+    def _encode(self, name: str, x: Tensor, there: Tensor | None) -> Tensor:
+        """Encode the images of samples that have the modality; the others are NaN."""
+        if there is None:
+            whole: Tensor = self.encoders[name](x)
+            return whole
+        rows = there.cpu().nonzero().flatten().to(x.device)
+        h = x.new_full((len(x), self.num_features[name]), torch.nan)
+        if not len(rows):
+            return h
+        return h.index_copy(0, rows, self.encoders[name](x[rows]).to(h))
+
+    def absent(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return which values of the columns belong to absent modalities.
+
+        Args:
+            columns: result of :meth:`predict_step`.
+
+        Returns:
+            Boolean tensors of the shape of the columns.
+        """
+        missing = {
+            m: ~columns[key]
+            for m in self.channels
+            if (key := f'available_{m}') in columns
+        }
+        found = {
+            f'{part}_{m}': lacks[:, None].expand_as(x)
+            for m, lacks in missing.items()
+            for part in ('common', 'unique')
+            if (x := columns.get(f'{part}_{m}')) is not None
+        }
+        spread = torch.zeros_like(columns['embedding'], dtype=torch.bool)
+        for m, lacks in missing.items():
+            start, stop = self.dimensions()[m]
+            spread[:, start:stop] = lacks[:, None]
+        return found | {'embedding': spread}
 
 
 class _Writer(Callback):
@@ -209,7 +262,10 @@ class _Writer(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        new = {k: v.float().cpu() for k, v in outputs.items()}
+        new = {
+            k: v.cpu() if v.dtype == torch.bool else v.float().cpu()
+            for k, v in outputs.items()
+        }
         self.bar.update(len(new['embedding']))
         self.rows = {
             k: torch.cat([self.rows[k], v]) if self.rows else v for k, v in new.items()
@@ -219,7 +275,8 @@ class _Writer(Callback):
             if len(self.rows['embedding']) < size:
                 break
             part = self.todo.pop(0)
-            self.parts.write(part, {k: v[:size] for k, v in self.rows.items()})
+            columns = {k: v[:size] for k, v in self.rows.items()}
+            self.parts.write(part, columns, cast(Embedder, pl_module).absent(columns))
             self.rows = {k: v[size:] for k, v in self.rows.items()}
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -231,16 +288,20 @@ class _Writer(Callback):
         self.bar.close()
 
 
-def _places(dataset: Any, date: str | None) -> gpd.GeoDataFrame:
-    """Return the outline of each window and, if known, its date."""
-    if not hasattr(dataset, 'places'):
-        raise ValueError(
-            'data must be georeferenced, as in RasterPairDataModule, got '
-            f'{type(dataset).__name__}'
-        )
-    places: gpd.GeoDataFrame = dataset.places()
-    if places.crs is None or places.empty:
-        raise ValueError(f'data must have a CRS and windows, got {places.crs}')
+def _places(dataset: Any, date: str | None) -> pd.DataFrame:
+    """Return the outline or the name of each sample and, if known, its date."""
+    places: pd.DataFrame
+    if hasattr(dataset, 'places'):
+        places = dataset.places()
+        if places.crs is None or places.empty:
+            raise ValueError(f'data must have a CRS and windows, got {places.crs}')
+    else:
+        number = len(dataset)
+        if not number:
+            raise ValueError('data must have samples in the predict split, got none')
+        named = getattr(dataset, 'sample_names', None)
+        places = pd.DataFrame({'sample': named() if named else range(number)})
+        places = places.astype(str).assign(date=pd.NaT)
     if date is None:
         return places.drop(columns='date') if places['date'].isna().any() else places
     try:
