@@ -21,7 +21,7 @@ from tests.helpers.fake_data import fake, write_bands
 from torchgeo_decur.cli import main
 from torchgeo_decur.cli.embed import embed_rasters, load_run
 from torchgeo_decur.cli.embed.geoparquet_parts import GeoParquetParts
-from torchgeo_decur.datamodules import RasterPairDataModule, SyntheticEODataModule
+from torchgeo_decur.datamodules import RasterPairDataModule
 from torchgeo_decur.tasks import DeCUR, LateFusionClassification, LateFusionSegmentation
 
 RASTERS = fake('rasters')
@@ -369,9 +369,6 @@ class TestTasks:
                 embed_rasters(decur(), dm, out, modalities=chosen)
         with pytest.raises(ValueError, match=r"date must be like .*, got 'soon'"):
             embed_rasters(decur(), dm, out, date='soon')
-        scenes = SyntheticEODataModule(length=4, val_length=4, batch_size=4, size=32)
-        with pytest.raises(ValueError, match='data must be georeferenced'):
-            embed_rasters(decur(), scenes, out)
         assert list(tmp_path.iterdir()) == []
 
 
