@@ -161,8 +161,10 @@ def compare_features(
         (m, n): _common(features[m], features[n], m, n, available or {})
         for m, n in combinations(features, 2)
     }
-    numbers = sorted({min(len(x), len(y)) for x, y in pairs.values()})
-    samples = numbers[0] if numbers else 0
+    numbers = sorted(
+        {len(z) for pair in pairs.values() or [tuple(features.values())] for z in pair}
+    )
+    samples = min(numbers, default=0)
     if len(features) < 2 or samples < _LEAST:
         raise NotApplicable(
             f'shared directions need features of two modalities and {_LEAST} samples, got '
