@@ -98,11 +98,17 @@ class Embeddings:
         if not masks:
             return self
         kept = torch.stack(masks).all(0)
-        rows = {
-            part: {name: x[kept] for name, x in getattr(self, part).items()}
-            for part in ('z', 'h', 'labels', 'available')
-        }
-        return replace(self, **rows)
+
+        def rows(part: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: x[kept] for name, x in part.items()}
+
+        return replace(
+            self,
+            z=rows(self.z),
+            h=rows(self.h),
+            labels=rows(self.labels),
+            available=rows(self.available),
+        )
 
     @property
     def dim(self) -> int:

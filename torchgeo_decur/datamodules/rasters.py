@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from matplotlib.figure import Figure
+from shapely.geometry.base import BaseGeometry
 from torchgeo.datasets import RasterDataset
 from torchgeo.datasets.utils import Sample
 
@@ -16,6 +17,7 @@ from ..datasets.plotting import plot_images
 from ..datasets.rasters.join import JoinedRasters, join
 from ..datasets.rasters.open import dataset_class, open_rasters
 from ..datasets.rasters.split_areas import divide, summarize_areas
+from ..datasets.rasters.union import RasterUnion
 from ..datasets.rasters.window_positions import holds_window
 from ..datasets.rasters.windows import GridWindows, RandomWindows, too_small
 from ..modalities import Conversion, Modality, invalid_pixels
@@ -83,6 +85,12 @@ class RasterPairDataModule(StatisticsDataModule):
         val_fraction: fraction of the common footprint for validation.
         test_fraction: fraction for testing; with 0, the test uses the validation windows.
         skip_unreadable: whether to leave out unreadable files, with a warning.
+        footprint: 'intersection' for windows that all modalities cover, or 'union' for
+            windows that any modality covers. With 'union', a modality with more than
+            ``max_nodata`` missing pixels is absent from a window: its image is zeros, and
+            each sample has ``available_<m>`` for every modality. Prediction keeps every
+            modality with a valid pixel. Files of another CRS count only within the extent
+            of the first entry.
         options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`,
             except ``label_fraction``.
 
@@ -102,9 +110,14 @@ class RasterPairDataModule(StatisticsDataModule):
         val_fraction: float = 0.2,
         test_fraction: float = 0.0,
         skip_unreadable: bool = False,
+        footprint: Literal['intersection', 'union'] = 'intersection',
         **options: Any,
     ) -> None:
         """Initialize a new RasterPairDataModule instance."""
+        if footprint not in ('intersection', 'union'):
+            raise ValueError(
+                f"footprint must be 'intersection' or 'union', got {footprint!r}"
+            )
         if len(rasters) < 2 or 'mask' in rasters:
             raise ValueError(
                 'rasters must have two or more modalities, not named mask, '
@@ -132,6 +145,7 @@ class RasterPairDataModule(StatisticsDataModule):
         self.fractions = (val_fraction, test_fraction)
         self.max_nodata = max_nodata
         self.skip_unreadable = skip_unreadable
+        self.union = footprint == 'union'
         self.rasters: JoinedRasters | None = None
         self.statistics: dict[str, dict[str, list[float]]] = {}
         # The length of an epoch replaces a fraction of the random windows.
@@ -194,6 +208,8 @@ class RasterPairDataModule(StatisticsDataModule):
         """
         images = {}
         for m, modality in self.modalities.items():
+            if not sample.get(f'available_{m}', True):
+                continue
             x = sample[f'image_{m}'].float()
             invalid = invalid_pixels(x, modality.nodata)
             images[m] = x if invalid is None else x.masked_fill(invalid, torch.nan)
@@ -217,18 +233,16 @@ class RasterPairDataModule(StatisticsDataModule):
             # Files must be closed when worker processes fork.
             leaf.cache = self.num_workers == 0
             leaves[name] = leaf
-        joined, widths = join(leaves)
-        rasters = JoinedRasters(
-            joined,
-            leaves,
-            nodata,
-            self.patch_size,
-            self.max_nodata,
-            entries.get('mask', {}).get('num_classes'),
-        )
+        joined, widths = join(leaves, self.union)
+        number = entries.get('mask', {}).get('num_classes')
+        options = (joined, leaves, nodata, self.patch_size, self.max_nodata, number)
+        rasters = JoinedRasters(*options)
+        if self.union:
+            channels = {m: modality.channels for m, modality in self.modalities.items()}
+            rasters = RasterUnion(*options, channels)
         # A prediction may cover an area smaller than a window.
         if stage != 'predict' and not holds_window(rasters, rasters.footprint):
-            raise ValueError(too_small(rasters, rasters.footprint, 'common footprint'))
+            raise ValueError(too_small(rasters, rasters.footprint, rasters.area_name))
         val, test = self.fractions
         shares = {'train': 1 - val - test, 'val': val} | (
             {'test': test} if test else {}
@@ -271,11 +285,13 @@ class RasterPairDataModule(StatisticsDataModule):
         moments = {m: Moments(self.modalities[m]) for m in wanted}
         skipped = 0
         # A few windows suffice to check files, labels and nodata.
-        for index in range(count if wanted else 4):
+        for index in range(count if wanted and not self.union else 4):
             sample, before = windows.fetch(index)
             skipped += before
-            for m in wanted:
+            for m in wanted if not self.union else ():
                 moments[m].add(m, sample[f'image_{m}'])
+        for m in wanted if self.union else ():
+            moments[m] = self._learn_alone(rasters, m, area, count)
         self.use({**self.statistics, **{m: moments[m].result(m) for m in wanted}})
         if wanted:
             report(
@@ -284,6 +300,27 @@ class RasterPairDataModule(StatisticsDataModule):
                 f'{count + skipped} windows were skipped for nodata). To keep them, add '
                 'them to rasters:',
             )
+
+    def _learn_alone(
+        self, rasters: JoinedRasters, name: str, area: BaseGeometry, count: int
+    ) -> Moments:
+        """Compute the moments of a modality in the part of an area that it covers."""
+        covered = rasters.leaves[name].index.geometry.union_all()
+        own = area.intersection(covered)
+        windows = RandomWindows(
+            rasters, own if holds_window(rasters, own) else area, count, self.seed
+        )
+        found = Moments(self.modalities[name])
+        for sample in (windows[i] for i in range(count)):
+            if sample[f'available_{name}']:
+                found.add(name, sample[f'image_{name}'])
+        if not found.count.any():
+            raise ValueError(
+                f'{name}: expected windows with this modality in the training area to '
+                'estimate mean and std, found none; give mean and std, or a smaller '
+                'val_fraction'
+            )
+        return found
 
 
 @dataclass(frozen=True)

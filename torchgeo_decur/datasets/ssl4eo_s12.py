@@ -187,10 +187,10 @@ class SSL4EOS12Pair(FileDataset):
             counts = {_FOLDERS[m][self.level]: len(x) for m, x in places.items()}
             raise not_found(self, f'places in both folders, found none: {counts}')
         if self.skip_incomplete == 'keep':
-            found = {m: set(names) for m, names in places.items()}
+            known = {m: set(names) for m, names in places.items()}
             for place in some - both:
                 self.lacking[place] = frozenset(
-                    m for m, names in found.items() if place not in names
+                    m for m, names in known.items() if place not in names
                 )
             return sorted(some)
         if single := sorted(some - both):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import time
 from typing import Any, get_args
@@ -182,10 +182,9 @@ def finish(out: Path, manifest: Manifest, splits: Sequence[SplitProgress]) -> Pa
     if all(split.expected is None for split in splits):
         shards_of = {s.name: tuple(w.shard for w in s.written) for s in splits}
         available = {s.name: _join_available(s.written) for s in splits}
-        complete = replace(
-            manifest,
-            splits=shards_of,
-            available={name: found for name, found in available.items() if found},
+        known = {name: found for name, found in available.items() if found}
+        complete = Manifest(
+            **{**vars(manifest), 'splits': shards_of, 'available': known}
         )
         write_text(out / NAME, complete.text())
     for split in splits:

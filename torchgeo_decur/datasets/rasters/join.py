@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import geopandas as gpd
 import numpy as np
@@ -50,6 +50,8 @@ class JoinedRasters:
     patch_size: int
     max_nodata: float
     num_classes: int | None = None
+    #: Name of the footprint in messages.
+    area_name: ClassVar[str] = 'common footprint'
 
     @cached_property
     def footprint(self) -> Polygon:
@@ -144,7 +146,12 @@ class JoinedRasters:
             self._check_labels(sample['mask'], window)
         return {**sample, **self._place(window, sample['bounds'][6:])}
 
-    def missing(self, sample: Mapping[str, Any]) -> dict[str, float]:
+    def missing(
+        self,
+        sample: Mapping[str, Any],
+        window: GeoSlice | None = None,
+        whole: bool = False,
+    ) -> dict[str, float]:
         """Compute the fraction of pixels with a missing band, for each modality."""
         shares = {name: 0.0 for name in self.leaves if name != 'mask'}
         for name in self.marked:
@@ -175,9 +182,13 @@ class JoinedRasters:
                 shares = shares.maximum(patches.double().mean((1, 3)))
         return cast(NDArray[np.float64], shares.numpy())
 
-    def usable(self, sample: Mapping[str, Any]) -> bool:
-        """Return whether each modality misses at most ``max_nodata`` of its pixels."""
+    def usable(self, sample: Mapping[str, Any], window: GeoSlice | None = None) -> bool:
+        """Check that every modality of a sample has at most ``max_nodata`` missing."""
         return max(self.missing(sample).values()) <= self.max_nodata
+
+    def deliver(self, sample: Sample, window: GeoSlice, whole: bool = False) -> Sample:
+        """Return the sample of a usable window; a union marks absent modalities."""
+        return sample
 
     @property
     def dated(self) -> bool:
@@ -225,11 +236,15 @@ class JoinedRasters:
             )
 
 
-def join(rasters: Mapping[str, RasterDataset]) -> tuple[GeoDataset, dict[str, float]]:
+def join(
+    rasters: Mapping[str, RasterDataset], union: bool = False
+) -> tuple[GeoDataset, dict[str, float]]:
     """Join datasets on their common area, with TorchGeo's ``&``.
 
     Args:
         rasters: datasets by name, changed in place to the CRS and resolution of the first.
+        union: whether to join the area of any modality, with ``|``; ``mask`` must cover
+            it. Files of another CRS count only within the extent of the first dataset.
 
     Returns:
         The joined dataset, and the pixel width of each dataset, in units of the CRS of
@@ -253,7 +268,10 @@ def join(rasters: Mapping[str, RasterDataset]) -> tuple[GeoDataset, dict[str, fl
         if not (leaf.index.empty or np.isfinite(leaf.index.total_bounds).all()):
             raise ValueError(_irreconcilable(name, reference, own))
     for a, b in itertools.combinations(rasters, 2):
-        if not _overlap(rasters[a].index.geometry, rasters[b].index.geometry):
+        needed = not union or rasters[b].index.empty
+        if needed and not _overlap(
+            rasters[a].index.geometry, rasters[b].index.geometry
+        ):
             place = '' if a == reference else f' within the extent of {reference}'
             raise ValueError(
                 f'{a} and {b} must overlap{place}, but {a} covers {_degrees(own[a])} '
@@ -265,8 +283,10 @@ def join(rasters: Mapping[str, RasterDataset]) -> tuple[GeoDataset, dict[str, fl
         with warnings.catch_warnings():
             # TorchGeo 0.10 calls pandas in a way that pandas 3.1 deprecates.
             warnings.filterwarnings('ignore', 'The inplace keyword')
-            for _, leaf in others:
-                joined = joined & leaf
+            # The mask follows all modalities.
+            for name, leaf in sorted(others, key=lambda other: other[0] == 'mask'):
+                any_covers = union and name != 'mask'
+                joined = joined | leaf if any_covers else joined & leaf
     except RuntimeError as error:
         raise ValueError(
             f'{list(rasters)} must have a common area and time, but have none: '

@@ -169,14 +169,14 @@ def summarize_areas(
     room = len(random_positions(rasters, rasters.footprint).parts)
     if not rasters.dated and room < total:
         warnings.warn(
-            f'{total - room} of {total} separate parts of the common footprint have no '
+            f'{total - room} of {total} separate parts of the {rasters.area_name} have no '
             f'room for a window of {rasters.patch_size} pixels and are left out; lower '
             'patch_size to use them',
             stacklevel=2,
         )
     counts = {n: len(shapely.get_parts(area)) for n, area in areas.items()}
     text = ', '.join(f'{count} for {name}' for name, count in counts.items())
-    return f'Of {total} separate parts of the common footprint: {text}'
+    return f'Of {total} separate parts of the {rasters.area_name}: {text}'
 
 
 def _hold_all(rasters: JoinedRasters, areas: Sequence[BaseGeometry]) -> bool:

@@ -1,6 +1,7 @@
 """Datasets of windows of joined rasters."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import geopandas as gpd
@@ -8,11 +9,13 @@ import numpy as np
 import pandas as pd
 import shapely
 import torch
+from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 from torch.utils.data import Dataset
 from torchgeo.datasets.utils import GeoSlice, Sample
 
 from .join import JoinedRasters, Window, outline
+from .union import RasterUnion
 from .window_positions import (
     Integers,
     Positions,
@@ -70,6 +73,20 @@ class RandomWindows(Dataset[Sample]):
         """
         self._epoch.fill_(epoch)
 
+    @property
+    def availability(self) -> dict[str, NDArray[np.bool_]]:
+        """Boolean array for each modality: which windows of the epoch have it.
+
+        For a union, it is estimated from the footprints of files, without nodata.
+        """
+        if not isinstance(self.rasters, RasterUnion):
+            return _whole(self.rasters, self.length)
+        return {
+            m: self.rasters.estimate_available(m, self.windows())
+            for m in self.rasters.leaves
+            if m != 'mask'
+        }
+
     def windows(self) -> list[GeoSlice]:
         """Return the windows of the epoch, before replacements for nodata."""
         epoch = int(self._epoch)
@@ -102,9 +119,9 @@ class RandomWindows(Dataset[Sample]):
         while True:
             for window in windows:
                 sample = self.rasters.read(window)
-                if self.rasters.usable(sample):
-                    return sample, len(shares)
-                shares.append(self.rasters.missing(sample))
+                if self.rasters.usable(sample, window):
+                    return self.rasters.deliver(sample, window), len(shares)
+                shares.append(self.rasters.missing(sample, window))
             if len(windows) > 1:
                 break
             windows = self._draw(TRIES, (self.seed, epoch, index))
@@ -142,9 +159,26 @@ class GridWindows(Dataset[Sample]):
         self.rasters = rasters
         positions = grid_positions(rasters, area, whole)
         numbers = _covered(rasters, positions, area, whole)
-        usable = numbers if whole else _usable(rasters, positions, numbers)
-        self.windows = positions.windows(*positions.place(usable))
+        self.whole = whole
+        if isinstance(rasters, RasterUnion) and not whole:
+            windows = positions.windows(*positions.place(numbers))
+            available = rasters.find_available(windows)
+            kept = np.any(list(available.values()), axis=0)
+            self.windows = [
+                w for w, usable in zip(windows, kept, strict=True) if usable
+            ]
+            self.availability = {m: has[kept] for m, has in available.items()}
+        else:
+            usable = numbers if whole else _usable(rasters, positions, numbers)
+            self.windows = positions.windows(*positions.place(usable))
         self.skipped = len(numbers) - len(self.windows)
+
+    @cached_property
+    def availability(self) -> dict[str, NDArray[np.bool_]]:
+        """Boolean array for each modality: which windows have it, in order."""
+        if isinstance(self.rasters, RasterUnion):
+            return self.rasters.find_available(self.windows, self.whole)
+        return _whole(self.rasters, len(self))
 
     def __len__(self) -> int:
         """Return the number of windows."""
@@ -159,7 +193,8 @@ class GridWindows(Dataset[Sample]):
         Returns:
             The sample, see :meth:`JoinedRasters.read`.
         """
-        return self.rasters.read(self.windows[index])
+        window = self.windows[index]
+        return self.rasters.deliver(self.rasters.read(window), window, self.whole)
 
     @property
     def crs(self) -> Any:
@@ -183,6 +218,11 @@ class GridWindows(Dataset[Sample]):
         columns = {'date': pd.to_datetime(starts)}
         boxes = [outline(window) for window in self.windows]
         return gpd.GeoDataFrame(columns, geometry=boxes, crs=self.crs)
+
+
+def _whole(rasters: JoinedRasters, number: int) -> dict[str, NDArray[np.bool_]]:
+    """Return that all windows have all modalities."""
+    return {m: np.ones(number, bool) for m in rasters.leaves if m != 'mask'}
 
 
 def too_small(rasters: JoinedRasters, area: BaseGeometry, name: str = 'area') -> str:

@@ -1,0 +1,275 @@
+"""Union of rasters: windows that only some modalities cover."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import pandas as pd
+import shapely
+import torch
+from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
+from torchgeo.datasets.utils import GeoSlice, Sample
+
+from ...modalities import invalid_pixels, mark_available
+from .join import JoinedRasters, Window, outline
+
+
+@dataclass(frozen=True)
+class RasterUnion(JoinedRasters):
+    """Co-registered rasters, of which a window needs only one.
+
+    A modality is absent from a window if more than ``max_nodata`` of its pixels are
+    missing, or if a raster without a nodata value does not cover the whole window. For
+    the prediction of a map, it is absent if all pixels are missing. Absent images are
+    zeros, and each sample has ``available_<m>`` for every modality.
+
+    Args:
+        channels: number of bands of each modality, by name.
+    """
+
+    channels: Mapping[str, int] = field(default_factory=dict)
+    area_name: ClassVar[str] = 'footprint'
+
+    @property
+    def _slack(self) -> float:
+        """Share of a window that rounding may leave uncovered."""
+        return 0.04 / self.patch_size
+
+    def files(self, parts: NDArray[np.object_]) -> NDArray[np.float64]:
+        """Find a file in each part of the footprint.
+
+        Args:
+            parts: polygons within the footprint, shape (N,).
+
+        Returns:
+            Bounds of a file of the first dataset that has one in the part, shape (N, 4).
+        """
+        bounds = np.zeros((len(parts), 4))
+        left = np.arange(len(parts))
+        for name in self._images:
+            shapes = self.leaves[name].index.geometry
+            tree = shapely.STRtree(shapes.to_numpy())
+            found, files = tree.query(parts[left], predicate='intersects')
+            order = np.argsort(files)[::-1]
+            chosen = np.full(len(left), -1)
+            # Choose the first of several files, so that a mosaic has one grid.
+            chosen[found[order]] = files[order]
+            has = chosen >= 0
+            bounds[left[has]] = shapes.bounds.to_numpy()[chosen[has]]
+            left = left[~has]
+        return bounds
+
+    @cached_property
+    def footprints(self) -> list[tuple[slice, BaseGeometry]]:
+        """Each time in order, and the area that any dataset covers at that time.
+
+        Undated files belong to the times of dated ones; their own time has the rest.
+        """
+        found = super().footprints
+        dated = [shape for time, shape in found if not _is_undated(time)]
+        if not dated or len(dated) == len(found):
+            return found
+        rest = [
+            (time, shape.difference(shapely.union_all(dated)))
+            if _is_undated(time)
+            else (time, shape)
+            for time, shape in found
+        ]
+        return [(time, shape) for time, shape in rest if not shape.is_empty]
+
+    def coverage(self, name: str, windows: Sequence[GeoSlice]) -> NDArray[np.float64]:
+        """Compute the fraction of windows that the files of a dataset cover.
+
+        Args:
+            name: name of the dataset.
+            windows: slices of x, y and, for dated files, time.
+
+        Returns:
+            The fractions, shape (N,).
+        """
+        boxes = np.array([outline(window) for window in windows], dtype=object)
+        shares = np.zeros(len(boxes))
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for i, window in enumerate(windows):
+            _, _, *time = cast(Window, window)
+            key = (time[0].start, time[0].stop) if time else ()
+            groups.setdefault(key, []).append(i)
+        for key, members in groups.items():
+            area, own = self._area(name, key), boxes[members]
+            found = shapely.covers(area, own).astype(np.float64)
+            partly = (found == 0) & shapely.intersects(area, own)
+            shared = shapely.intersection(area, own[partly])
+            found[partly] = shapely.area(shared) / shapely.area(own[partly])
+            shares[members] = found
+        return shares
+
+    def read(self, window: GeoSlice, names: Iterable[str] | None = None) -> Sample:
+        """Read rasters at a window; an image that no file covers is zeros.
+
+        Args:
+            window: slices of x, y and, for dated files, time.
+            names: names of the datasets to read; all by default.
+
+        Returns:
+            See :meth:`JoinedRasters.read`.
+        """
+        chosen = list(self.leaves if names is None else names)
+        shares = {name: self._covered(name, window) for name in chosen}
+        present = [n for n, share in shares.items() if n == 'mask' or share > 0]
+        if not present:
+            present = [max(self._images, key=lambda n: self._covered(n, window))]
+        sample = super().read(window, present)
+        x, y, *_ = cast(Window, window)
+        xres, yres = self.joined.res
+        shape = (round((y.stop - y.start) / yres), round((x.stop - x.start) / xres))
+        images = {
+            f'image_{n}': sample.get(
+                f'image_{n}', torch.zeros(self.channels[n], *shape)
+            )
+            for n in chosen
+            if n != 'mask'
+        }
+        rest = {k: v for k, v in sample.items() if not k.startswith('image_')}
+        return {**images, **rest}
+
+    def missing(
+        self,
+        sample: Mapping[str, Any],
+        window: GeoSlice | None = None,
+        whole: bool = False,
+    ) -> dict[str, float]:
+        """Compute the fraction of missing pixels of each modality.
+
+        Args:
+            sample: result of :meth:`read`.
+            window: the window of the sample.
+            whole: False to return 1 for a raster without a nodata value that does not
+                cover the whole window.
+
+        Returns:
+            Fractions by name.
+
+        Raises:
+            ValueError: if the window is not given.
+        """
+        if window is None:
+            raise ValueError('missing pixels of a union need the window, got None')
+        shares = {}
+        for name in self._images:
+            if f'image_{name}' not in sample:
+                continue
+            covered = self._covered(name, window)
+            invalid = invalid_pixels(sample[f'image_{name}'], self.nodata[name])
+            if not covered:
+                shares[name] = 1.0
+            elif invalid is not None:
+                shares[name] = invalid.any(0).float().mean().item()
+            else:
+                outside = 1 - covered if covered < 1 - self._slack else 0.0
+                shares[name] = outside if whole else float(outside > 0)
+        return shares
+
+    def usable(self, sample: Mapping[str, Any], window: GeoSlice | None = None) -> bool:
+        """Check that a modality of a sample has at most ``max_nodata`` missing pixels."""
+        return min(self.missing(sample, window).values()) <= self.max_nodata
+
+    def deliver(self, sample: Sample, window: GeoSlice, whole: bool = False) -> Sample:
+        """Mark the modalities that a sample has, and set the images of others to 0.
+
+        Args:
+            sample: result of :meth:`read` with all modalities.
+            window: the window of the sample.
+            whole: True for the prediction of a map. A window without any valid pixel then
+                keeps the modalities whose files cover it.
+
+        Returns:
+            A new sample with ``available_<m>``.
+        """
+        shares = self.missing(sample, window, whole)
+        absent = {n for n, share in shares.items() if self._is_absent(share, whole)}
+        if len(absent) == len(shares):
+            absent = {n for n in absent if not self._covered(n, window)}
+        images = {f'image_{n}': torch.zeros_like(sample[f'image_{n}']) for n in absent}
+        return {**sample, **images, **mark_available(self._images, absent)}
+
+    def find_available(
+        self, windows: Sequence[GeoSlice], whole: bool = False
+    ) -> dict[str, NDArray[np.bool_]]:
+        """Find the modalities of windows. This reads rasters with a nodata value.
+
+        Args:
+            windows: the windows.
+            whole: as in :meth:`deliver`.
+
+        Returns:
+            Boolean arrays by modality, shape (N,).
+        """
+        found = {}
+        for name in self._images:
+            has = self.estimate_available(name, windows, most=1.0)
+            for i in np.flatnonzero(has).tolist() if name in self.marked else ():
+                sample = self.read(windows[i], [name])
+                share = self.missing(sample, windows[i], whole)[name]
+                has[i] = not self._is_absent(share, whole)
+            found[name] = has
+        return found
+
+    def estimate_available(
+        self, name: str, windows: Sequence[GeoSlice], most: float | None = None
+    ) -> NDArray[np.bool_]:
+        """Estimate from footprints which windows have a modality, without reading.
+
+        Args:
+            name: name of the modality.
+            windows: the windows.
+            most: largest fraction of a window outside the files; ``max_nodata`` by
+                default. It is 0 for rasters without a nodata value.
+
+        Returns:
+            Boolean array, shape (N,).
+        """
+        most = self.max_nodata if most is None else most
+        if name not in self.marked:
+            most = self._slack
+        shares = self.coverage(name, windows)
+        return (shares > self._least) & (shares >= 1 - most)
+
+    @property
+    def _images(self) -> list[str]:
+        return [name for name in self.leaves if name != 'mask']
+
+    @property
+    def _least(self) -> float:
+        """Share of a window that is less than a quarter of a pixel."""
+        return 0.25 / self.patch_size**2
+
+    def _is_absent(self, share: float, whole: bool) -> bool:
+        return share >= 1 if whole else share > self.max_nodata
+
+    def _covered(self, name: str, window: GeoSlice) -> float:
+        share = float(self.coverage(name, [window])[0])
+        return share if share > self._least else 0.0
+
+    def _area(self, name: str, time: tuple[Any, ...]) -> BaseGeometry:
+        """Return the area that a dataset covers at a time, prepared for queries."""
+        key = (name, *time)
+        if key not in self._areas:
+            index = self.leaves[name].index
+            if time:
+                index = index[index.index.overlaps(pd.Interval(*time, closed='both'))]
+            area = shapely.union_all(index.geometry.to_numpy())
+            shapely.prepare(area)
+            self._areas[key] = area
+        return self._areas[key]
+
+    @cached_property
+    def _areas(self) -> dict[tuple[Any, ...], BaseGeometry]:
+        return {}
+
+
+def _is_undated(time: slice) -> bool:
+    # TorchGeo gives undated files the earliest timestamp of pandas.
+    return bool(time.start.year == pd.Timestamp.min.year)
