@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.helpers.small_fits import MODALITIES
 from torchgeo_decur.analysis import (
     AnalysisResult,
     Embeddings,
     alignment_histogram,
+    collect,
     cross_modal_retrieval,
     dimension_map,
     dropped_dimensions,
@@ -20,6 +22,7 @@ from torchgeo_decur.analysis import (
     shared_directions_of,
 )
 from torchgeo_decur.cli.report.store import load_embeddings, save_embeddings
+from torchgeo_decur.tasks import CoMM, DeCUR
 
 type Parts = dict[str, Embeddings]
 
@@ -110,3 +113,29 @@ def test_stored_embeddings(parts: Parts, tmp_path: Path) -> None:
     for m, has in data.available.items():
         assert torch.equal(found.available[m], has)
         assert found.z[m][~has].isnan().all() and found.z[m][has].isfinite().all()
+
+
+@pytest.mark.parametrize('task', [DeCUR, CoMM])
+def test_collected_embeddings(task: Any) -> None:
+    options = {'projector': (8, 8)} if task is DeCUR else {}
+    model = task(MODALITIES, 'test_resnet', size=32, **options)
+    images = {m: torch.rand(6, c, 32, 32) for m, c in MODALITIES.items()}
+    has = {
+        's1': torch.tensor([1, 0, 0, 0, 1, 0]).bool(),
+        's2': torch.tensor([1, 1, 1, 1, 0, 1]).bool(),
+    }
+    batch = {f'image_{m}': x for m, x in images.items()}
+    batch |= {f'available_{m}': x for m, x in has.items()}
+    halves = [{k: v[i : i + 3] for k, v in batch.items()} for i in (0, 3)]
+    found = collect(model, halves)
+    assert found.pair_numbers['s1', 's2'] == 1
+    whole = collect(model, [{k: v for k, v in batch.items() if k[0] == 'i'}])
+    for m, there in has.items():
+        torch.testing.assert_close(found.z[m][there], whole.z[m][there])
+        assert found.z[m][~there].isnan().all()
+    if task is CoMM:
+        # A sample with a single modality is embedded from this modality only.
+        only = has['s2'] & ~has['s1']
+        joint, single = (found.z[name][only] for name in ('joint', 's2'))
+        torch.testing.assert_close(joint, single, rtol=1e-3, atol=1e-4)
+        assert found.z['joint'].isfinite().all()
