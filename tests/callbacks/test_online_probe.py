@@ -370,3 +370,26 @@ class TestErrors:
         task: LightningModule = Classification('test_resnet', num_classes=2)
         with pytest.raises(ValueError, match=r'one encoder per .*, got Classification'):
             trainer(tmp_path, OnlineProbe()).fit(task, datamodule=BitsDataModule())
+
+
+def test_features_of_the_samples_that_have_a_modality() -> None:
+    seen: list[dict[str, int]] = []
+
+    def encode(images: dict[str, Tensor]) -> dict[str, Tensor]:
+        seen.append({m: len(x) for m, x in images.items()})
+        means = {m: x.mean((2, 3)) for m, x in images.items()}
+        return means | {'joint': sum(x.sum(1, keepdim=True) for x in means.values())}
+
+    images = {'s1': torch.rand(5, 2, 4, 4), 's2': torch.rand(5, 3, 4, 4)}
+    available = {'s1': torch.tensor([True, True, True, False, False])}
+    has = online_probe._masks(available, images, 5)
+    found = online_probe._encode(encode, images, has)
+    assert seen == [{'s1': 3}, {'s2': 5}, {'s1': 3, 's2': 3}]
+    whole = encode(images)
+    for name, rows in (('s1', 3), ('s2', 5), ('joint', 3)):
+        torch.testing.assert_close(found[name][:rows], whole[name][:rows])
+        assert not found[name][rows:].any()
+    # BatchNorm needs two samples.
+    alone = {'s1': torch.tensor([True, False, False, False, False])}
+    assert not online_probe._masks(alone, images, 5)['s1'].any()
+    assert online_probe._encode(encode, images, {})['s1'].shape == (5, 2)

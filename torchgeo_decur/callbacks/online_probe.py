@@ -1,7 +1,8 @@
 """Probe frozen features during pretraining."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ class OnlineProbe(Callback):
     validation samples, and scored on the other. Scores are balanced accuracy for classes
     and micro-averaged average precision for multi-label data, in percent.
 
-    Samples that lack a modality are left out, so that all features are probed on the
-    same samples.
+    Features of a modality are probed on the samples that have it, and all others on the
+    samples that have all modalities.
 
     Untrained encoders are probed once, with the BatchNorm statistics of each batch.
     Scores are logged as ``probe_<label>_<features>_<classifier>``, printed as a table,
@@ -114,24 +115,17 @@ class OnlineProbe(Callback):
                 return
             else:
                 found = {k: found[k] for k in labels}
-        rows = None
-        if available := get_available(batch, list(images)):
-            complete = torch.stack([x.cpu() for x in available.values()]).all(dim=0)
-            # Blank images would change the BatchNorm statistics of untrained encoders.
-            if complete.sum() < 2:
-                complete = torch.zeros(samples, dtype=torch.bool)
-            else:
-                rows = complete.nonzero()[:, 0].to(pl_module.device)
-                images = {m: x[rows] for m, x in images.items()}
-            found['complete'] = complete
-        for m, h in pl_module(images).items():
-            found[f'trained {m}'] = _spread(h, rows, samples)
+        has = _masks(get_available(batch, images), images, samples)
+        found |= {f'has {m}': mask for m, mask in has.items()}
+        for m, h in _encode(pl_module, images, has).items():
+            found[f'trained {m}'] = h
         if self._untrained is not None and not self._has_untrained():
             # Lightning has converted the task to the precision of the fit.
             now = pl_module.state_dict()
             state = {k: v.to(now[k]) for k, v in self._untrained.items()}
-            for m, h in _features_of(pl_module, state, images).items():
-                found[f'untrained {m}'] = _spread(h, rows, samples)
+            untrained = partial(_features_of, pl_module, state)
+            for m, h in _encode(untrained, images, has).items():
+                found[f'untrained {m}'] = h
         for key, value in found.items():
             self._store.setdefault(key, []).append(value.detach().float().cpu())
 
@@ -148,11 +142,10 @@ class OnlineProbe(Callback):
                 k: torch.cat(dist.gather(v.to(pl_module.device))).cpu()
                 for k, v in store.items()
             }
-        if 'complete' in store:
-            complete = store.pop('complete').bool()
-            store = {k: v[complete] for k, v in store.items()}
         labels = {k: v.numpy() for k, v in store.items() if k.startswith('label')}
         modalities = list(pl_module.hparams['modalities'])
+        has = {m: store[f'has {m}'].bool() for m in modalities if f'has {m}' in store}
+        complete = torch.stack(list(has.values())).all(0) if has else slice(None)
         epoch = trainer.current_epoch
         # With several validations per epoch, keep the last scores.
         self.rows = [r for r in self.rows if r['epoch'] != epoch]
@@ -170,7 +163,8 @@ class OnlineProbe(Callback):
                     features[name] = store[key].numpy()
             for label, y in labels.items():
                 for name, x in features.items():
-                    for classifier, score in _scores(x, y, self.k):
+                    own = has.get(name, complete)
+                    for classifier, score in _scores(x[own], y[own], self.k):
                         row = dict(label=label, features=name, classifier=classifier)
                         number = -1 if stage == 'untrained' else epoch
                         self.rows.append({'epoch': number, **row, 'score': score})
@@ -294,11 +288,54 @@ def _is_label(key: object, value: object, samples: int) -> bool:
     )
 
 
-def _spread(h: Tensor, rows: Tensor | None, samples: int) -> Tensor:
-    """Insert zeros for other samples, so that all devices have the same shape."""
-    if rows is None:
-        return h
-    return h.new_zeros(samples, h.shape[1]).index_copy(0, rows, h)
+def _masks(
+    available: Mapping[str, Tensor], images: Mapping[str, Tensor], samples: int
+) -> dict[str, Tensor]:
+    """Return which samples to probe in each modality; nothing if all have all."""
+    if not available:
+        return {}
+    whole = torch.ones(samples, dtype=torch.bool)
+    masks = {m: available[m].cpu() if m in available else whole for m in images}
+    # BatchNorm of untrained encoders needs two samples.
+    return {m: mask & (mask.sum() > 1) for m, mask in masks.items()}
+
+
+def _encode(
+    encode: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    images: Mapping[str, Tensor],
+    has: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Encode the samples that have a modality; features of several need all of them."""
+    if not has:
+        return encode(dict(images))
+    features: dict[str, Tensor] = {}
+    joint = False
+    for m, x in images.items():
+        found = _encode_some(encode, {m: x}, has[m])
+        features[m] = found[m]
+        joint = joint or len(found) > 1
+    if joint:
+        complete = torch.stack(list(has.values())).all(0)
+        both = _encode_some(encode, images, complete)
+        features |= {name: h for name, h in both.items() if name not in features}
+    return features
+
+
+def _encode_some(
+    encode: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    images: Mapping[str, Tensor],
+    mask: Tensor,
+) -> dict[str, Tensor]:
+    """Encode some samples. Rows of the others are 0, as all devices need equal sizes."""
+    # Without two samples, encode all: the results are not used, but have the right size.
+    chosen = mask.nonzero() if mask.sum() > 1 else torch.arange(len(mask))
+    some = {m: x[chosen.flatten().to(x.device)] for m, x in images.items()}
+    return {
+        name: h.new_zeros(len(mask), h.shape[1]).index_copy(
+            0, chosen.flatten().to(h.device), h
+        )
+        for name, h in encode(some).items()
+    }
 
 
 def _features_of(

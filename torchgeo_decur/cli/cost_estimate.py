@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,9 +53,11 @@ def estimate_cost(
             f'{devices!r} and {nodes}; set them in another config'
         )
     world = devices * nodes
+    subsets = ''
     if samples is None:
         datamodule.setup('fit')
         samples = len(datamodule.train_dataset)
+        subsets = _subsets(getattr(datamodule.train_dataset, 'availability', {}))
     batch = int(datamodule.batch_size)
     accumulated = int(trainer.get('accumulate_grad_batches', 1))
     per_epoch, steps = _steps(trainer, samples // (batch * world), accumulated)
@@ -75,7 +78,7 @@ def estimate_cost(
     found = {
         'devices': f'{world} ({nodes} nodes x {devices})',
         'batch': f'{batch} on each device, {batch * world} in the loss',
-        'samples of an epoch': f'{samples:,}',
+        'samples of an epoch': f'{samples:,}{subsets}',
         'steps of an epoch': f'{per_epoch:,}',
         'steps': f'{steps:,} in {steps / per_epoch:.4g} epochs',
         'embeddings sent': f'{_size(3 * ring * gathered)} a step and device '
@@ -91,6 +94,17 @@ def estimate_cost(
             f'{hours:,.1f} ({steps:,} steps x {seen} / {rate:g} per second)'
         )
     return found
+
+
+def _subsets(availability: Mapping[str, Any]) -> str:
+    """Return the numbers of samples with each modality, unless all have all."""
+    has = {m: x for m, x in availability.items() if not x.all()}
+    if not has:
+        return ''
+    names = list(availability)
+    both = int(np.all([*availability.values()], axis=0).sum())
+    counts = ', '.join(f'{int(x.sum()):,} with {m}' for m, x in availability.items())
+    return f' ({both:,} with {" + ".join(names)}; {counts})'
 
 
 def _steps(
