@@ -111,7 +111,7 @@ def embed(
     batch_size: int | None = None,
     device: str = 'auto',
 ) -> None:
-    """Write the embedding of each window of a scene to a GeoParquet file.
+    """Write the embedding of each window or sample to a (Geo)Parquet file.
 
     Run an interrupted command again to resume.
 

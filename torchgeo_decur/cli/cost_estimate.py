@@ -24,7 +24,7 @@ def estimate_cost(
     Communication is the number of bytes sent by each device in a step, with ring
     collectives. Memory of activations is measured in a float32 forward pass on torch's
     meta device, and halved for 16-bit fits. The estimate excludes the memory of libraries
-    and fragmentation.
+    and fragmentation. Absent images count as present, so memory is then an upper bound.
 
     Args:
         configs: a config of ``torchgeo``, and configs that override parts of it.

@@ -17,7 +17,7 @@ _SUMMARIES = {
     'weights': 'List the published weights, and show which are cached.',
     'convert': 'Convert the encoders of a file to another format.',
     'export': 'Export the encoders of a checkpoint, as at the end of a fit.',
-    'embed': 'Write the embedding of each window of a scene to a GeoParquet file.',
+    'embed': 'Write the embedding of each window or sample to a (Geo)Parquet file.',
     'report': 'Analyse a checkpoint, and write a page of figures and numbers.',
     'probe': 'Fit probes on the features and on each part of the embeddings of a pretraining.',
     'shared': 'Count the directions that the features of two encoders share.',

@@ -1,4 +1,4 @@
-"""Write the embedding of each window of a scene."""
+"""Write one row of embeddings for each window of a scene, or each sample."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
