@@ -209,8 +209,12 @@ class RasterUnion(JoinedRasters):
         """
         found = {}
         for name in self._images:
-            has = self.estimate_available(name, windows, most=1.0)
-            for i in np.flatnonzero(has).tolist() if name in self.marked else ():
+            shares = self.coverage(name, windows)
+            has = shares > self._least
+            if name not in self.marked:
+                found[name] = has if whole else shares >= 1 - self._slack
+                continue
+            for i in np.flatnonzero(has).tolist():
                 sample = self.read(windows[i], [name])
                 share = self.missing(sample, windows[i], whole)[name]
                 has[i] = not self._is_absent(share, whole)
@@ -218,24 +222,19 @@ class RasterUnion(JoinedRasters):
         return found
 
     def estimate_available(
-        self, name: str, windows: Sequence[GeoSlice], most: float | None = None
+        self, name: str, windows: Sequence[GeoSlice]
     ) -> NDArray[np.bool_]:
         """Estimate from footprints which windows have a modality, without reading.
 
         Args:
             name: name of the modality.
             windows: the windows.
-            most: largest fraction of a window outside the files; ``max_nodata`` by
-                default. It is 0 for rasters without a nodata value.
 
         Returns:
             Boolean array, shape (N,).
         """
-        most = self.max_nodata if most is None else most
-        if name not in self.marked:
-            most = self._slack
-        shares = self.coverage(name, windows)
-        return (shares > self._least) & (shares >= 1 - most)
+        most = self.max_nodata if name in self.marked else 0.0
+        return self.coverage(name, windows) >= 1 - max(most, self._slack)
 
     @property
     def _images(self) -> list[str]:
