@@ -15,7 +15,7 @@ from torchgeo.datasets.utils import Path as PathLike
 from torchgeo.datasets.utils import Sample
 
 from ...modalities import Modality, normalize_band
-from ..base import FileDataset
+from ..base import FileDataset, check_skip_incomplete
 from ..date_sampling import DateSampling, check_date_sampling, draw_dates
 from ..epochs import shared_epoch
 from .place_arrays import PlaceArrays
@@ -52,10 +52,7 @@ class ArchiveDataset(FileDataset):
     ) -> None:
         """Initialize a new ArchiveDataset instance."""
         check_date_sampling(date_sampling, num_dates)
-        if skip_incomplete not in (True, False, 'keep'):
-            raise ValueError(
-                f"skip_incomplete must be true, false or 'keep', got {skip_incomplete!r}"
-            )
+        check_skip_incomplete(skip_incomplete)
         self.root = root
         self.split = split
         self.folders = folders_of(modalities)
