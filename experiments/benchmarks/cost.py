@@ -1,21 +1,23 @@
-"""What a training step of each objective costs, at the same size.
+"""Measure the cost of a training step of each objective, at the same size.
 
     python -m experiments.benchmarks.cost
     python -m experiments.benchmarks.cost --only '[DeCUR, FactorCL]' --batch_size 64
 
 All objectives have the same backbone, images, batch, projector widths and precision (float32), and
-take turns in one process. A step is augmentation, encoders, projectors, loss, backward and
-optimiser; all other options of an objective are its defaults. The loss, forward and backward, is
-timed by itself: the graph is cut at the embeddings. Memory is the largest that tensors take above
-weights and the state of the optimiser, gradients included.
+alternate in one process. A step is augmentation, encoders, projectors, loss, backward and optimizer;
+all other options of an objective have their defaults. The graph is cut at the embeddings, so that
+the loss, forward and backward, is timed separately. On a CPU, processor time is measured, which
+depends less on other work of the machine. Memory is the peak of tensors and gradients, without
+weights and the state of the optimizer.
 
-Rows are appended to ``experiments/benchmarks/results_cost.csv``, with the load of the machine when
-the run began.
+Rows are appended to ``experiments/benchmarks/results_cost.csv``, with the load average of the
+machine at the start.
 """
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import torch
@@ -41,7 +43,7 @@ OBJECTIVES = {
 
 
 class Step:
-    """One training step of an objective, of which the loss is timed by itself."""
+    """Training step of an objective, with the loss timed separately."""
 
     def __init__(
         self, task: tasks.MultimodalPretraining, images: dict[str, Tensor]
@@ -55,7 +57,7 @@ class Step:
 
     def run(self) -> None:
         """Run the step, and append the seconds of the loss and of the rest."""
-        clock = Clock()
+        clock = Clock(process_time if DEVICE.type == 'cpu' else None)
         z: dict[str, list[Tensor]] = {}
         for view in range(2):
             with torch.no_grad():
@@ -81,6 +83,7 @@ def main(
     projector: Sequence[int] = (512, 512, 256),
     batch_size: int = 32,
     size: int = 96,
+    threads: int = 1,
     repeats: int = 5,
     minutes: float = 3.0,
     results: Path = FOLDER / 'results_cost.csv',
@@ -93,8 +96,9 @@ def main(
         projector: widths of the projectors of all objectives.
         batch_size: number of samples.
         size: size of the images and views in pixels.
-        repeats: how often each objective runs.
-        minutes: after how many no further repeat is begun; there is one at least.
+        threads: threads of a CPU.
+        repeats: number of measured steps of each objective, after a first one.
+        minutes: time after which no further repeat starts, except the first.
         results: CSV file to append to.
 
     Raises:
@@ -102,12 +106,13 @@ def main(
     """
     if unknown := sorted(set(only) - set(OBJECTIVES)):
         raise ValueError(f'only must name some of {list(OBJECTIVES)}, got {unknown}')
+    torch.set_num_threads(threads)
     case: dict[str, object] = {
         'model': model,
         'projector': '-'.join(map(str, projector)),
         'batch': batch_size,
         'size': size,
-        'threads': torch.get_num_threads(),
+        'threads': threads,
         'load': f'{os.getloadavg()[0]:.1f}',
     }
     images = {
@@ -124,7 +129,7 @@ def main(
     take_turns({name: step.run for name, step in steps.items()}, repeats, minutes)
     rows = []
     for name, step in steps.items():
-        # The first pass warms.
+        # The first step is a warm-up.
         runs = step.seconds[1:]
         totals = [sum(run.values()) for run in runs]
         shares = [100 * run['loss'] / sum(run.values()) for run in runs]

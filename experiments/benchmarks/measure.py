@@ -13,6 +13,9 @@ DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 class Clock:
     """Stopwatch for the parts of a case, which synchronizes at the end of each part.
 
+    Args:
+        now: clock in seconds; by default real time after synchronization.
+
     Example:
         >>> clock = Clock()
         >>> clock.lap('first')
@@ -20,14 +23,15 @@ class Clock:
         ['first']
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] | None = None) -> None:
         """Initialize a new Clock instance."""
         self.seconds: dict[str, float] = {}
-        self.start = _now()
+        self.now = now or _now
+        self.start = self.now()
 
     def lap(self, part: str) -> None:
         """End a part, and add its seconds to earlier ones of the same name."""
-        now = _now()
+        now = self.now()
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self.start
         self.start = now
 
