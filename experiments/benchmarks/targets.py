@@ -65,6 +65,12 @@ TARGETS = (
         at_most=1.3,
     ),
     Target(
+        'loss, any size: time of samples that lack modalities over that of complete ones',
+        'loss',
+        r'what=\w+-partly / \w+$',
+        at_most=2.5,
+    ),
+    Target(
         "loss, any size: time of lightly's Barlow Twins, VICReg or SimCLR over ours",
         'loss',
         r'what=lightly-.* / \w+$',

@@ -450,10 +450,11 @@ class _StandardizeSubset(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         others = ~mask[:, None]
         z = z.masked_fill(others, 0)
-        centred = (z - z.sum(dim=-2, keepdim=True) / count).masked_fill(others, 0)
+        mean = z.sum(dim=-2, keepdim=True) / count
+        centred = z.sub_(mean).masked_fill_(others, 0)
         variance = centred.square().sum(dim=-2, keepdim=True) / count
         scale = (variance + eps).rsqrt()
-        return centred * scale, scale
+        return centred.mul_(scale), scale
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -473,8 +474,13 @@ class _StandardizeSubset(torch.autograd.Function):
             others = ~mask[:, None]
             x = to_result.masked_fill(others, 0)
             along = (x * result).sum(dim=-2, keepdim=True) / count
-            centred = x - x.sum(dim=-2, keepdim=True) / count
-            found = ((centred - result * along) * scale).masked_fill(others, 0)
+            mean = x.sum(dim=-2, keepdim=True) / count
+            if torch.is_grad_enabled():
+                centred = x - mean - result * along
+                found = (centred * scale).masked_fill(others, 0)
+            else:
+                centred = x.sub_(mean).addcmul_(result, along, value=-1)
+                found = centred.mul_(scale).masked_fill_(others, 0)
         if to_scale is not None:
             by_scale = -to_scale * scale.square() * result / count
             found = by_scale if found is None else found + by_scale
