@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from inspect import isabstract
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -349,7 +350,7 @@ def display_names(
     }
 
 
-def _subclasses[Class](base: type[Class]) -> Iterator[type[Class]]:
+def _subclasses(base: Any) -> Iterator[Any]:
     """Yield all subclasses of a class."""
     for subclass in base.__subclasses__():
         yield subclass

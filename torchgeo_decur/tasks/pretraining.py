@@ -333,9 +333,8 @@ class MultimodalPretraining(CheckedTask):
                 self.encode_and_project if samples is None else self._encode_present,
                 view=view,
             )
-            masks = None if samples is None else samples.masks
             features, embeddings = apply_in_micro_batches(
-                encode, views, size, self, masks
+                encode, views, size, self, None if samples is None else samples.masks
             )
             first = first or {m: h.detach() for m, h in features.items()}
             for m, x in embeddings.items():
