@@ -49,12 +49,17 @@ class MultimodalPretraining(CheckedTask):
     modality, each with its own random date and augmentation. Embeddings are gathered
     from all devices, with gradient.
 
+    Samples may lack modalities. The batch then has ``available_<m>``, shape (B,),
+    boolean. Encoders see only the images that exist, and each term of the loss uses the
+    samples that have its modalities. On the CPU, these masks need no synchronization.
+
     Random draws of a step depend only on the seed of the run, the epoch, the batch and
     the device. A resumed fit therefore gives the same result as an uninterrupted one. A
     diverged model is neither stored nor exported.
 
     The task logs the loss and its parts in training (``train_loss``, ``train_<part>``)
-    and validation (``val_loss``, ``val_<part>``), and the learning rate. At the end of
+    and validation (``val_loss``, ``val_<part>``), and the learning rate. If samples lack
+    modalities, ``pairs_<m>_<n>`` is the number of samples with both. At the end of
     each epoch it logs metrics of collapse from the last batch:
 
     * ``std_<m>``: 1 if features spread over all directions, 0 if all are equal;
