@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import Subset
 
 from tests.helpers.small_fits import datamodule, trainer
@@ -111,25 +112,25 @@ class Recorder(LightningModule):
 
 class TestDataModule:
     def test_resumes_inside_an_epoch(self, tmp_path: Path) -> None:
-        def fit(path: Path | None, **options: Any) -> list[torch.Tensor]:
+        def fit(path: Path | None) -> list[torch.Tensor]:
             data = datamodule(
                 length=24, size=16, batch_size=4, paired=0.5, paired_fraction=0.5
             )
-            task, made = Recorder(), trainer(**options, limit_val_batches=0)
-            made.fit(task, datamodule=data, ckpt_path=path)
-            made.save_checkpoint(tmp_path / 'last.ckpt')
+            store = ModelCheckpoint(
+                tmp_path, '{step}', save_top_k=-1, every_n_train_steps=4
+            )
+            task = Recorder()
+            trainer(
+                max_epochs=2,
+                limit_val_batches=0,
+                callbacks=[store],
+                enable_checkpointing=True,
+            ).fit(task, datamodule=data, ckpt_path=path)
             return task.seen
 
-        whole = fit(None, max_epochs=2)
-        first = fit(None, max_epochs=2, max_steps=4)
-        rest = fit(tmp_path / 'last.ckpt', max_epochs=2)
-        assert len(whole) == 12 and len(first) == 4
-        assert torch.stack(first + rest).equal(torch.stack(whole))
-
-    def loader(self, **options: Any) -> Any:
-        made = datamodule(length=60, paired=0.4, seed=1, **options)
-        made.setup('fit')
-        return made.train_dataloader()
+        whole, rest = fit(None), fit(tmp_path / 'step=4.ckpt')
+        assert len(whole) == 12
+        assert torch.stack(rest).equal(torch.stack(whole[4:]))
 
     def test_batches_have_the_share(self) -> None:
         for fraction in (0.25, 0.75):
