@@ -3,21 +3,12 @@
     python -m experiments.benchmarks.loss
 
 Two modalities, two views, 87.5 % common dimensions for DeCUR, float32, random embeddings of seed 0.
-<<<<<<< HEAD
 All cases of a size alternate in one process with the same embeddings. ``matrices`` is the loss of
 DeCUR with D x D matrices; lightly computes Barlow Twins, VICReg and SimCLR (NT-Xent). CoMM and COrAL
 get a third embedding, as in their tasks. ``<loss>-partly`` is a loss of partly paired samples: half
 have both modalities, and a quarter has only one or the other. ``<loss>-all`` has the same form for
 complete samples. On a CPU, processor time is measured, which depends less on other work of the
 machine. Memory is the peak of tensors and gradients, without the embeddings.
-=======
-All cases of a size take turns in one process and get the same embeddings. ``matrices`` is the loss
-of DeCUR by D x D matrices; lightly computes Barlow Twins, VICReg and SimCLR (NT-Xent). CoMM and
-COrAL get a third embedding, as from their tasks. In ``<loss>-partly``, half of the samples have both
-modalities, and each other quarter has one of them. ``<loss>-all`` is the same form, and all have both.
-On a CPU, time is that of the processor, which other work on the machine changes less. Memory is the
-largest that tensors take beside the embeddings, gradients included.
->>>>>>> 92777c2 (Standardise the rows of a subset in place)
 
 Rows are appended to ``experiments/benchmarks/results_loss.csv``.
 """
