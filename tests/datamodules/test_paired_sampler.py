@@ -111,6 +111,11 @@ class Recorder(LightningModule):
 
 
 class TestDataModule:
+    def loader(self, **options: Any) -> Any:
+        made = datamodule(length=60, paired=0.4, seed=1, **options)
+        made.setup('fit')
+        return made.train_dataloader()
+
     def test_resumes_inside_an_epoch(self, tmp_path: Path) -> None:
         def fit(path: Path | None) -> list[torch.Tensor]:
             data = datamodule(
