@@ -24,8 +24,11 @@ def files(folder: Path) -> dict[str, Any]:
 
 
 def shards(folder: Path) -> dict[str, Any]:
-    fake('terramesh').make(folder, {'train': (2, 2), 'val': (2, 0)})
-    options = {'root': str(folder)}
+    # Places of Major TOM lack S1GRD.
+    places = {'train': (3, 5), 'val': (1, 3)}
+    fake('terramesh').make(folder, places, ('S1GRD', 'S2L1C'))
+    modalities = {'s1': 'S1GRD', 's2': 'S2L1C'}
+    options = {'root': str(folder), 'modalities': modalities, 'batch_size': 4}
     return {'class_path': f'{PATH}TerraMeshDataModule', 'init_args': options}
 
 
@@ -42,7 +45,7 @@ def samples(folder: Path) -> dict[str, Any]:
     }
     unit = {'kind': 'multispectral', 'unit': 'standard deviations'}
     entries = {
-        's1': {'key': 'image_sentinel1_asc', 'channels': '0:2', 'bands': ['VV', 'VH']},
+        's1': {'key': 'image_sentinel1_asc[0:2]', 'bands': ['VV', 'VH']},
         's2': {'key': 'image_sentinel2', 'bands': [f'b{i}' for i in range(13)]},
     }
     options = {
@@ -70,7 +73,7 @@ def test_every_command(
     text = (Path(__file__).parent / 'conf' / 'decur.yaml').read_text()
     conf = yaml.safe_load(text.replace('OUTPUT', str(tmp_path)))
     conf['data'] = make(tmp_path / 'data')
-    conf['data']['init_args']['batch_size'] = 2
+    conf['data']['init_args'].setdefault('batch_size', 2)
     conf['trainer']['callbacks'] = [
         {
             'class_path': 'lightning.pytorch.callbacks.ModelCheckpoint',
@@ -100,13 +103,14 @@ def test_every_command(
 
     main(['embed', str(run / 'config.yaml'), '--out', 'places.parquet'])
     table = gpd.read_parquet('places.parquet')
-    assert len(table) == {files: 4, shards: 4, samples: 6}[make]
+    assert len(table) == {files: 4, shards: 8, samples: 6}[make]
     assert table.geometry.is_valid.all() and table.total_bounds[0] > 7
 
     main(['plan', str(config)])
     main(['pack', str(config), '--out', 'packed', '--workers', '0'])
     packed = PackedDataset('packed')
-    assert len(packed) == 4 and 'image_s2' in packed[0]
+    assert len(packed) == {files: 4, shards: 8, samples: 4}[make]
+    assert ('available_s1' in packed[0]) == (make is shards)
 
     main(['report', str(last), '--out', 'report', '--analyses', "['rank']"])
     assert (tmp_path / 'report' / 'report.html').exists()

@@ -144,7 +144,7 @@ def _stored(
     source: SSL4EOS12Pair, modality: str
 ) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], int]]:
     """Yield image, times in nanoseconds and number of each place, as in version 1.1."""
-    for sample in source:
+    for sample in map(source.__getitem__, range(len(source))):
         image = sample[f'image_{modality}'].numpy()
         stored = (
             image.astype(np.float16)

@@ -75,7 +75,7 @@ def datamodules(
         'ssl4eo_s12_v1_1': SSL4EOS12V11DataModule(make('ssl4eo_s12_v1_1')),
         'torchgeo': TorchGeoDataModule(
             {'class_path': 'torchgeo.datasets.SEN12MS', 'init_args': sen12ms},
-            {'s1': {'key': 'image', 'channels': '0:2', 'modality': 'sentinel1_grd'}},
+            {'s1': {'key': 'image[0:2]', 'modality': 'sentinel1_grd'}},
         ),
         'terramesh': TerraMeshDataModule(
             make('terramesh'), {'s1': 'S1GRD', 's2': 'S2L1C'}

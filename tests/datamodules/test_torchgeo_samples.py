@@ -14,8 +14,8 @@ from torchgeo_decur.datasets.base import UnreadableFileError
 
 FAKE = fake('torchgeo_samples')
 SEN12MS = {
-    's1': {'key': 'image', 'channels': '0:2', 'modality': 'sentinel1_grd'},
-    's2': {'key': 'image', 'channels': '2:15', 'modality': 'sentinel2_l1c'},
+    's1': {'key': 'image[0:2]', 'modality': 'sentinel1_grd'},
+    's2': {'key': 'image[2:15]', 'modality': 'sentinel2_l1c'},
 }
 
 
@@ -57,15 +57,13 @@ def test_images_of_several_sizes_and_labels(tmp_path: Path) -> None:
     dataset = {'class_path': 'torchgeo.datasets.TreeSatAI', 'init_args': {'root': root}}
     entries = {
         'rgb': {
-            'key': 'image_aerial',
-            'channels': [3, 1, 2],
+            'key': 'image_aerial[3, 1, 2]',
             'bands': ['R', 'G', 'B'],
             'kind': 'rgb',
             'unit': 'uint8',
         },
         's1': {
-            'key': 'image_s1',
-            'channels': [0, 1],
+            'key': 'image_s1[:2]',
             'bands': ['VV', 'VH'],
             'kind': 'sar',
             'unit': 'dB',
@@ -96,15 +94,9 @@ def test_samples_without_splits_are_drawn(tmp_path: Path) -> None:
     }
     standard = {'kind': 'multispectral', 'unit': 'z'}
     entries = {
-        's1': {
-            'key': 'image_sentinel1_asc',
-            'channels': '0:2',
-            'bands': ['VV', 'VH'],
-            **standard,
-        },
+        's1': {'key': 'image_sentinel1_asc[0:2]', 'bands': ['VV', 'VH'], **standard},
         'dem': {
-            'key': 'image_aster',
-            'channels': [0],
+            'key': 'image_aster[0]',
             'bands': ['elevation'],
             'kind': 'elevation',
             'unit': 'z',
@@ -136,14 +128,19 @@ S1 = {'s1': SEN12MS['s1']}
     ('entries', 'message'),
     [
         ({'s1': {**S1['s1'], 'key': 'radar'}}, r"expected key 'radar'.*'image': \(15,"),
-        ({'s1': {**S1['s1'], 'channels': '0:3'}}, r'expected 2 channels .*\[0, 1, 2\]'),
-        ({'s1': {**S1['s1'], 'channels': [0, 15]}}, 'found 15 channels in image'),
-        ({'s1': {**S1['s1'], 'channels': 'VV'}}, "channels must be .* got 'VV'"),
+        (
+            {'s1': {**S1['s1'], 'key': 'image[0:3]'}},
+            r'expected 2 channels .*\[0, 1, 2\]',
+        ),
+        ({'s1': {**S1['s1'], 'key': 'image[0, 15]'}}, 'found 15 channels in image'),
+        ({'s1': {**S1['s1'], 'key': 'image[VV]'}}, r"key must be .* got 'image\[VV\]'"),
+        ({'s1': {**S1['s1'], 'key': 'image[0:2:1]'}}, 'channels must be as in'),
+        ({'s1': {**S1['s1'], 'key': 'image[0,]'}}, 'channels must be as in'),
         ({'s1': {**S1['s1'], 'band': ['VV']}}, r"keys must be among .* got \['band'\]"),
-        ({'s1': {'modality': 'sentinel1_grd'}}, 'must have the key of the image'),
+        ({'s1': {'modality': 'sentinel1_grd'}}, 'key must be .* got None'),
         ({'s1': {'key': 'image'}}, 'must have modality or bands'),
         (
-            {'a': {'key': 'mask', 'bands': ['x'], 'channels': [1]}},
+            {'a': {'key': 'mask[1]', 'bands': ['x']}},
             r'a: expected 1 channels .* found 1 channels in mask',
         ),
     ],

@@ -25,10 +25,10 @@ class TorchGeoDataModule(StatisticsDataModule):
     Args:
         dataset: ``class_path`` and ``init_args`` of the dataset.
         modalities: entry of each modality by name: ``key`` of its image in a sample,
-            ``channels`` as a list of numbers or as text such as '0:2' (all by default),
-            and its record. The record is ``modality``, the name of a known one, or
-            ``bands``, ``kind``, ``unit``, ``mean`` and ``std``. ``scale``, ``offset`` and
-            ``nodata`` convert the values.
+            optionally with channels as in 'image[0:2]' or 'image[3, 1, 2]', and its
+            record. The record is ``modality``, the name of a known one, or ``bands``,
+            ``kind``, ``unit``, ``mean`` and ``std``. ``scale``, ``offset`` and ``nodata``
+            convert the values.
         targets: key of a sample for ``label`` and ``mask``, by default the same names.
         train: value of the argument ``split`` of the dataset for training.
         val: value of ``split`` for validation.

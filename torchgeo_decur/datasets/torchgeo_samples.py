@@ -21,7 +21,7 @@ from .base import FileDataset, UnreadableFileError
 from .entry_types import typed
 
 _KEYS = (
-    *('key', 'channels', 'modality', 'bands', 'kind', 'unit', 'mean', 'std'),
+    *('key', 'modality', 'bands', 'kind', 'unit', 'mean', 'std'),
     *('scale', 'offset', 'nodata'),
 )
 _TARGETS = ('label', 'mask')
@@ -57,8 +57,7 @@ class TorchGeoSamples(FileDataset):
         self.source = check_source(source)
         self.name = type(source).__name__
         self.entries = {
-            m: (str(e['key']), _channels(m, e.get('channels')))
-            for m, e in modalities.items()
+            m: _selection(m, entry.get('key')) for m, entry in modalities.items()
         }
         self.targets = check_targets(targets)
         self.required = targets is not None
@@ -177,7 +176,7 @@ class TorchGeoSamples(FileDataset):
             raise ValueError(
                 f'{modality}: expected {len(bands)} channels for bands {list(bands)}, '
                 f'found {count} channels in {key} of {self.origin(item, key)}, of which '
-                f'channels select {chosen}; correct bands or channels'
+                f'the key selects {chosen}; correct bands or channels'
             )
         return image[..., channels, :, :]
 
@@ -196,10 +195,10 @@ def sample_modalities(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Mod
     """Return the records of entries, before any sample is read.
 
     Args:
-        entries: entry of each modality by name: ``key`` of the sample, ``channels`` as a
-            list of numbers or as text such as '0:2', and either ``modality``, the name of
-            a known record, or ``bands``, ``kind``, ``unit``, ``mean`` and ``std``. Besides,
-            ``scale``, ``offset`` and ``nodata`` of the values.
+        entries: entry of each modality by name: ``key`` of the sample, optionally with
+            channels as in 'image[0:2]' or 'image[3, 1, 2]', and either ``modality``, the
+            name of a known record, or ``bands``, ``kind``, ``unit``, ``mean`` and
+            ``std``. Besides, ``scale``, ``offset`` and ``nodata`` of the values.
 
     Returns:
         The records by name.
@@ -208,7 +207,7 @@ def sample_modalities(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Mod
         ValueError: if an entry is not valid.
 
     Example:
-        >>> entry = {'key': 'image', 'channels': '0:2', 'modality': 'sentinel1_grd'}
+        >>> entry = {'key': 'image[0:2]', 'modality': 'sentinel1_grd'}
         >>> sample_modalities({'s1': entry})['s1'].bands
         ('VV', 'VH')
     """
@@ -298,13 +297,12 @@ def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
     entry = typed(name, entry)
     if unknown := sorted(set(entry) - set(_KEYS)):
         raise ValueError(f'{name}: keys must be among {list(_KEYS)}, got {unknown}')
-    if not entry.get('key'):
-        raise ValueError(f'{name}: entry must have the key of the image, got {entry}')
-    _channels(name, entry.get('channels'))
-    own = {k: entry[k] for k in ('bands', 'kind', 'unit', 'mean', 'std') if k in entry}
+    _selection(name, entry.get('key'))
+    fields = ('bands', 'kind', 'unit', 'mean', 'std')
+    own: dict[str, Any] = {k: entry[k] for k in fields if k in entry}
     known = entry.get('modality')
     if known is not None:
-        record = vars(Modality.of(str(known)))
+        record: dict[str, Any] = vars(Modality.of(str(known)))
     elif 'bands' in own:
         record = {'kind': 'multispectral', 'unit': 'native'}
     else:
@@ -318,19 +316,25 @@ def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
     return Conversion.of(name, entry, modality.bands).record(modality)
 
 
-def _channels(name: str, value: Any) -> slice | list[int]:
-    """Read a selection: None for all, a list of numbers, or text such as '0:2'."""
-    if value is None:
-        return slice(None)
-    if isinstance(value, str) and (match := re.fullmatch(r'(\d*):(\d*)', value)):
-        start, stop = (int(v) if v else None for v in match.groups())
-        return slice(start, stop)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if value and all(type(v) is int and v >= 0 for v in value):
-            return list(value)
+def _selection(name: str, value: Any) -> tuple[str, slice | list[int]]:
+    """Read the key of an image and its channels, such as 'image[0:2]'."""
+    match = re.fullmatch(r'([^\[\]]+)(?:\[([\d:, ]+)\])?', str(value or ''))
+    if match is None:
+        raise ValueError(
+            f"{name}: key must be that of an image in a sample, such as 'image', or with "
+            f"channels, such as 'image[0:2]' or 'image[3, 1, 2]', got {value!r}"
+        )
+    key, channels = match.groups()
+    if channels is None:
+        return key, slice(None)
+    if ':' in channels:
+        ends = [int(v) if v.strip() else None for v in channels.split(':')]
+        if len(ends) == 2:
+            return key, slice(*ends)
+    elif re.fullmatch(r' *\d+ *(, *\d+ *)*', channels):
+        return key, [int(v) for v in channels.split(',')]
     raise ValueError(
-        f"{name}: channels must be a list of numbers from 0, or text such as '0:2', got "
-        f'{value!r}'
+        f"{name}: channels must be as in 'image[0:2]' or 'image[3, 1, 2]', got {value!r}"
     )
 
 

@@ -77,7 +77,7 @@ class PlaceFiles(PlaceStore):
     ) -> None:
         """Initialize a new PlaceFiles instance."""
         found = {f: _names(root / f, '*.zarr.zip') for f in _all(folders)}
-        self.files = sorted(set().union(*found.values()))
+        self.files: list[str] = sorted(set().union(*found.values()))
         if not self.files:
             raise not_found(dataset, f'files like {root}/{_all(folders)[0]}/*.zarr.zip')
         self.paths = {
@@ -175,7 +175,7 @@ class TarShards(PlaceStore):
         self.folders = _all(folders)
         self.columns = {m: [self.folders.index(f) for f in folders[m]] for m in folders}
         found = {f: _names(root / f, '*.tar') for f in self.folders}
-        self.shards = sorted(set().union(*found.values()))
+        self.shards: list[str] = sorted(set().union(*found.values()))
         if not self.shards:
             raise not_found(dataset, f'files like {root}/{self.folders[0]}/*.tar')
         keys, spans, shards = [], [], []
@@ -232,7 +232,7 @@ class TarShards(PlaceStore):
         return next((c for c in columns if self._spans[place, c, 1]), None)
 
     def _path(self, place: int, column: int) -> Path:
-        return self.root / self.folders[column] / self.shards[self._shards[place]]
+        return self.root / self.folders[column] / self.shards[int(self._shards[place])]
 
 
 type _Members = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
