@@ -76,6 +76,8 @@ def test_images_of_several_sizes_and_labels(tmp_path: Path) -> None:
     assert sample['image_s1'].shape == (2, 6, 6)
     assert sample['label'].shape == (15,) and sample['label'].dtype == torch.int64
     assert data.train_dataset.classes[1] == 'Acer'
+    # Without positions, embeddings have the numbers of the samples.
+    assert not hasattr(data.train_dataset, 'places')
     # Statistics of radar are estimated; bytes need none.
     assert list(data.statistics) == ['s1']
     assert data.statistics['s1']['mean'][0] == pytest.approx(-9.5, abs=1.5)

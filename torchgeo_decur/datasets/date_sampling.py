@@ -47,7 +47,7 @@ def draw_dates(
 
     Example:
         >>> draw_dates({'s1': [0, 100], 's2': [10, 90]}, 'same', 1, [0, 0])
-        {'s1': [1], 's2': [1]}
+        {'s1': [0], 's2': [0]}
     """
     rng = np.random.default_rng(list(seed))
     drawn = {

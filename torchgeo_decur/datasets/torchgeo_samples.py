@@ -44,6 +44,8 @@ class TorchGeoSamples(FileDataset):
             does not have the keys and channels of the entries.
     """
 
+    has_position: bool = False
+
     def __init__(
         self,
         source: NonGeoDataset,
@@ -86,13 +88,7 @@ class TorchGeoSamples(FileDataset):
             UnreadableFileError: if a file cannot be read, or a key is absent.
             ValueError: if an image does not have the channels of its entry.
         """
-        try:
-            found: Sample = self.source[item]
-        except (OSError, RasterioError) as error:
-            raise UnreadableFileError(
-                f'sample {item} of {self.name} cannot be read ({error}); restore its '
-                'files, or pass skip_unreadable=True'
-            ) from error
+        found = self._read(item)
         sample: Sample = {}
         for m, (key, channels) in self.entries.items():
             sample[f'image_{m}'] = self._select(m, item, found, key, channels)
@@ -103,28 +99,16 @@ class TorchGeoSamples(FileDataset):
                 raise UnreadableFileError(self._no_key(name, item, found, key))
         return sample
 
-    def places(self) -> gpd.GeoDataFrame:
-        """Return position and date of each sample, for datasets that deliver them.
-
-        Returns:
-            One row per sample: the point of its ``lat`` and ``lon``, and its ``date``, in
-            seconds since 1970, if it has one.
+    @property
+    def places(self) -> Callable[[], gpd.GeoDataFrame]:
+        """Function that returns position and date of each sample.
 
         Raises:
-            ValueError: if samples have no ``lat`` and ``lon``.
+            AttributeError: if samples have no ``lat`` and ``lon``.
         """
-        points, dates = [], []
-        for item in self.samples:
-            found: Sample = self.source[item]
-            if not {'lat', 'lon'} <= set(found):
-                raise ValueError(
-                    f'{self.origin(item, "")}: expected lat and lon, found keys '
-                    f'{list(found)}; embeddings need the position of each sample'
-                )
-            points.append(shapely.Point(float(found['lon']), float(found['lat'])))
-            dates.append(float(found['date']) if 'date' in found else None)
-        columns = {'date': pd.to_datetime(dates, unit='s')}
-        return gpd.GeoDataFrame(columns, geometry=points, crs='OGC:CRS84')
+        if not self.has_position:
+            raise AttributeError(f'samples of {self.name} have no lat and lon')
+        return self._places
 
     def origin(self, item: int, key: str) -> str:
         """Return class and number of a sample, for messages.
@@ -138,15 +122,40 @@ class TorchGeoSamples(FileDataset):
         """
         return f'sample {item} of {self.name}'
 
+    def _places(self) -> gpd.GeoDataFrame:
+        """Return the point and, if known, the date of each sample."""
+        points, dates = [], []
+        for item in self.samples:
+            found: Sample = self.source[item]
+            points.append(shapely.Point(float(found['lon']), float(found['lat'])))
+            dates.append(float(found['date']) if 'date' in found else None)
+        columns = {'date': pd.to_datetime(dates, unit='s')}
+        return gpd.GeoDataFrame(columns, geometry=points, crs='OGC:CRS84')
+
     def _check_first(self) -> None:
         """Check the keys of the first sample, which tells a wrong entry from a bad file."""
         if not len(self):
             raise ValueError(f'{self.name}: expected samples, found none; check root')
         try:
+            found = self._read(0)
+        except UnreadableFileError:
+            # The next sample may be readable.
+            return
+        self.has_position = {'lat', 'lon'} <= set(found)
+        try:
             self.load(0)
         except UnreadableFileError as error:
-            if 'found keys' in str(error):
-                raise ValueError(str(error)) from error
+            raise ValueError(str(error)) from error
+
+    def _read(self, item: int) -> Sample:
+        try:
+            found: Sample = self.source[item]
+        except (OSError, RasterioError) as error:
+            raise UnreadableFileError(
+                f'sample {item} of {self.name} cannot be read ({error}); restore its '
+                'files, or pass skip_unreadable=True'
+            ) from error
+        return found
 
     def _select(
         self,
