@@ -253,7 +253,9 @@ class TestConvert:
             (['--out', 'FILE/x'], r'output folder must be writable'),
         ],
     )
-    def test_errors(self, published: Path, arguments: list[str], message: str) -> None:
+    def test_rejects_invalid_arguments(
+        self, published: Path, arguments: list[str], message: str
+    ) -> None:
         arguments = [a.replace('FILE', str(published)) for a in arguments]
         with pytest.raises(SystemExit, match=rf'^torchgeo-decur: {message}'):
             main(['convert', str(published), *arguments])

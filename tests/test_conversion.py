@@ -55,7 +55,9 @@ class TestConversion:
             ({'nodata': []}, r'nodata must be a number'),
         ],
     )
-    def test_errors(self, entry: dict[str, Any], message: str) -> None:
+    def test_rejects_invalid_arguments(
+        self, entry: dict[str, Any], message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             Conversion.of('m', entry, BANDS)
 

@@ -273,7 +273,7 @@ class TestFirstBatches:
 
 class TestUnitInterval:
     @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float64])
-    def test_passes(self, dtype: torch.dtype) -> None:
+    def test_accepts_the_unit_interval(self, dtype: torch.dtype) -> None:
         check_unit_interval({'s1': torch.rand(2, 2, 4, 4).to(dtype)})
 
     @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ class TestUnitInterval:
             ),
         ],
     )
-    def test_refuses(self, x: Tensor, message: str) -> None:
+    def test_refuses_values_out_of_range(self, x: Tensor, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             check_unit_interval({'m': x})
 

@@ -139,7 +139,7 @@ class TestOf:
             ({'bands': ['z']}, r"unknown \[\], missing \['kind', 'unit'\]"),
         ],
     )
-    def test_errors(self, value: Any, message: str) -> None:
+    def test_rejects_invalid_arguments(self, value: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             Modality.of(value)
 
@@ -223,7 +223,9 @@ class TestPerModality:
             ),
         ],
     )
-    def test_errors(self, value: Any, default: Any, message: str) -> None:
+    def test_rejects_invalid_arguments(
+        self, value: Any, default: Any, message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             per_modality('model', value, self.modalities, default)
 
@@ -278,7 +280,9 @@ class TestSplit:
             ),
         ],
     )
-    def test_errors(self, shapes: dict[str, tuple[int, ...]], message: str) -> None:
+    def test_rejects_invalid_arguments(
+        self, shapes: dict[str, tuple[int, ...]], message: str
+    ) -> None:
         batch = {key: torch.zeros(shape) for key, shape in shapes.items()}
         with pytest.raises(ValueError, match=message):
             split(batch, self.modalities)

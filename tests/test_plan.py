@@ -105,7 +105,7 @@ def test_command_prints_the_estimates(
     assert 'steps of an epoch: 10\n' in capsys.readouterr().out
 
 
-def test_errors(config: Path, tmp_path: Path) -> None:
+def test_rejects_invalid_arguments(config: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match='config must exist'):
         estimate_cost([tmp_path / 'nothing.yaml'])
     for options, message in (

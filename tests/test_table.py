@@ -418,7 +418,7 @@ class TestChoose:
             definition.Table.read(path)
 
 
-def test_errors(tmp_path: Path) -> None:
+def test_rejects_invalid_arguments(tmp_path: Path) -> None:
     path = tmp_path / 'x.yaml'
     path.write_text('fit: []')
     with pytest.raises(

@@ -136,7 +136,7 @@ class TestProtocol:
         ]
         assert found == [[0, 1, 2, 3], [4, 5], [6, 7]]
 
-    def test_errors(self) -> None:
+    def test_rejects_invalid_arguments(self) -> None:
         toy = ToyPretrained(m=WEIGHTS)
         batch = {'m': torch.rand(2, 3, 4, 4)}
         with pytest.raises(ValueError, match='max_samples must be positive, got 0'):

@@ -82,7 +82,7 @@ def test_points_lie_where_the_attention_samples() -> None:
     assert [r['mean_move_in_cells'] for r in found.tables['points']] == [0, 0]
 
 
-def test_errors() -> None:
+def test_rejects_invalid_arguments() -> None:
     task = DeCUR({'s1': 2, 's2': 13}, 'test_resnet', projector=[16])
     with pytest.raises(ValueError, match='examples must be positive, got 0'):
         feature_maps(task, [], {'s1': S1, 's2': S2}, examples=0)

@@ -56,9 +56,9 @@ def test_a_map_of_a_transformer_has_its_tokens_in_place() -> None:
     assert_close(maps[0, :, 1, 2], tokens[0, 1 + 1 * 6 + 2])
 
 
-def test_errors() -> None:
+def test_rejects_invalid_arguments() -> None:
     with (
-        pytest.raises(ValueError, match=r'feature_info, .* got Linear'),
+        pytest.raises(ValueError, match=r'feature_info .*, got Linear'),
         exposed(nn.Linear(2, 2), (4, 4)),
     ):
         pass

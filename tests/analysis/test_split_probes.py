@@ -67,7 +67,7 @@ def test_joint_features_stand_for_all() -> None:
     assert row['dimensions'] == 2
 
 
-def test_errors() -> None:
+def test_rejects_invalid_arguments() -> None:
     data = made(40, 0)
     with pytest.raises(ValueError, match=r'fractions must be in \(0, 1\], got 2'):
         probe_splits(data, data, fractions=[2])

@@ -119,7 +119,7 @@ class TestReservoir:
         assert reservoir.count == 1760
         assert sizes == [50 * (16 + 8 * 4)] * 2
 
-    def test_errors(self) -> None:
+    def test_rejects_invalid_arguments(self) -> None:
         with pytest.raises(ValueError, match='max_samples must be positive, got 0'):
             Reservoir(0)
         reservoir = Reservoir(2)

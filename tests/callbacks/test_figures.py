@@ -125,7 +125,7 @@ def test_a_task_without_maps_logs_only_the_alignment(tmp_path: Path) -> None:
 
 
 class TestErrors:
-    def test_arguments(self) -> None:
+    def test_rejects_invalid_arguments(self) -> None:
         for name in ('every_n_epochs', 'max_samples', 'examples'):
             with pytest.raises(ValueError, match=f'{name} must be positive, got 0'):
                 LogFigures(**{name: 0})

@@ -335,7 +335,7 @@ class TestReport:
         probe.rows = [r for r in probe.rows if r['epoch'] >= 0]
         assert probe.table().split('\n')[2].split()[2:] == ['40.0', '41.0']
 
-    def test_plot(self, probe: OnlineProbe) -> None:
+    def test_draws_a_sample(self, probe: OnlineProbe) -> None:
         probe.rows.reverse()  # points are in the order of epochs all the same
         figure = probe.plot()
         assert [axis.get_title() for axis in figure.axes] == ['label_two', 'label_one']
@@ -362,7 +362,9 @@ class TestErrors:
             ({'k': 8, 'max_samples': 15}, 'max_samples must be at least 16, got 15'),
         ],
     )
-    def test_arguments(self, arguments: dict[str, int], message: str) -> None:
+    def test_rejects_invalid_arguments(
+        self, arguments: dict[str, int], message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             OnlineProbe(**arguments)
 

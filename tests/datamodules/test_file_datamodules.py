@@ -178,7 +178,7 @@ def test_geonrw(roots: dict[str, str]) -> None:
         (lambda: GeoNRWPatchDataModule(label_fraction=2), r'label_fraction .* got 2'),
     ],
 )
-def test_options(datamodule: Any, message: str) -> None:
+def test_rejects_invalid_options(datamodule: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         datamodule()
 
@@ -191,7 +191,7 @@ CLASSES = {
 
 
 @pytest.mark.parametrize('name', CLASSES)
-def test_plot(roots: dict[str, str], name: str) -> None:
+def test_draws_a_sample(roots: dict[str, str], name: str) -> None:
     options = {'size': 16} if name == 'geonrw' else {}
     datamodule = CLASSES[name](roots[name], batch_size=2, **options)
     datamodule.setup('fit')

@@ -196,7 +196,7 @@ def test_constant_band(tmp_path: Path) -> None:
         ({'images': {'x': {}}}, 'x: pattern must be a path'),
     ],
 )
-def test_options(options: dict[str, Any], message: str) -> None:
+def test_rejects_invalid_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PairedFoldersDataModule('data', **{'images': IMAGES, **options})
 

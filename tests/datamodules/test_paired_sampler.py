@@ -159,7 +159,7 @@ class TestDataModule:
             assert not isinstance(made.train_dataloader().sampler, PairedSampler)
 
     @pytest.mark.parametrize('fraction', [0.0, 1.5])
-    def test_range(self, fraction: float) -> None:
+    def test_rejects_a_fraction_out_of_range(self, fraction: float) -> None:
         message = rf'paired_fraction must be in \(0, 1\], got {fraction}'
         with pytest.raises(ValueError, match=message):
             SyntheticEODataModule(paired_fraction=fraction)
@@ -198,6 +198,6 @@ class TestScenes:
         assert 16 < len(made.train_dataset) < 32
         assert get_availability(made.val_dataset)['s1'].all()  # type: ignore[index]
 
-    def test_range(self) -> None:
+    def test_rejects_a_fraction_out_of_range(self) -> None:
         with pytest.raises(ValueError, match=r'paired must be in \[0, 1\], got 2'):
             SyntheticEO(paired=2)

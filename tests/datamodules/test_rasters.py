@@ -391,7 +391,7 @@ class TestLoading:
         # nearest: pairs of columns are alike
         assert len(sample['image_radar'][0, 0].unique()) <= PATCH // 2 + 1
 
-    def test_plot(self, fitted: RasterPairDataModule) -> None:
+    def test_draws_a_sample(self, fitted: RasterPairDataModule) -> None:
         figure = fitted.plot(fitted.val_dataset[0], suptitle='a place')
         assert len(figure.axes) == 4
 
@@ -531,7 +531,7 @@ class TestErrors:
             (use('optical', std=None), 'optical: mean and std must be set together'),
         ],
     )
-    def test_entry(
+    def test_rejects_invalid_entries(
         self, build: Callable[..., Entries], message: str, root: Path, tmp_path: Path
     ) -> None:
         with pytest.raises(ValueError, match=message):
@@ -611,7 +611,9 @@ class TestErrors:
             ({'rasters': {'a': {}, 'mask': {}}}, 'not named mask'),
         ],
     )
-    def test_options(self, options: dict[str, Any], message: str, root: Path) -> None:
+    def test_rejects_invalid_options(
+        self, options: dict[str, Any], message: str, root: Path
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             module(root, **options)
 

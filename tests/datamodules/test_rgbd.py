@@ -90,7 +90,7 @@ def test_pretraining_gets_the_augmentation_of_rooms(roots: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize('name', CLASSES)
-def test_errors(tmp_path: Path, name: str) -> None:
+def test_rejects_invalid_arguments(tmp_path: Path, name: str) -> None:
     for options, message in (
         ({'val_fraction': 1}, r'val_fraction must be in \[0, 1\), got 1'),
         ({'depth': 'jet'}, "depth must be one of .* got 'jet'"),

@@ -95,7 +95,7 @@ class TestBudget:
         labels[3] = 1
         assert 3 in take_budget(labels, 0.2, seed=0)[0]
 
-    def test_errors(self) -> None:
+    def test_rejects_invalid_arguments(self) -> None:
         with pytest.raises(ValueError, match=r'shape \(N,\) or .* got \(1, 1, 1\)'):
             order_for_budgets(torch.zeros(1, 1, 1), 0)
         with pytest.raises(ValueError, match=r'label_fraction .* got 0'):

@@ -169,7 +169,9 @@ def test_wrong_datasets(sen12ms: dict[str, Any]) -> None:
             make(class_path=path + name)
     with pytest.raises(ValueError, match=r"init_args must be among .*'bands'.*'band'"):
         make(init_args={'band': []})
-    with pytest.raises(ValueError, match=r"dataset must have class_path .* \['args'\]"):
+    with pytest.raises(
+        ValueError, match=r"dataset must have only class_path .* \['args'\]"
+    ):
         make(args={})
     with pytest.raises(ValueError, match=r"targets must name .* got \['labels'\]"):
         TorchGeoDataModule(sen12ms, S1, targets={'labels': 'label'})

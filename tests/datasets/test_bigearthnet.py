@@ -285,12 +285,14 @@ def test_transforms_and_batches(roots: dict[str, Path]) -> None:
         ({'modalities': []}, r'modalities must be .*, got \[\]'),
     ],
 )
-def test_options(roots: dict[str, Path], options: dict[str, str], message: str) -> None:
+def test_rejects_invalid_options(
+    roots: dict[str, Path], options: dict[str, str], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         BigEarthNetMM(roots['v2'], **options)
 
 
-def test_plot(roots: dict[str, Path]) -> None:
+def test_draws_a_sample(roots: dict[str, Path]) -> None:
     dataset = BigEarthNetMM(roots['v2'])
     sample = {**dataset[0], 'prediction': torch.zeros(19, dtype=torch.int64)}
     figure = dataset.plot(sample, suptitle='patch')

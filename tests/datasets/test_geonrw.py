@@ -165,7 +165,7 @@ def test_wrong_files(root: Path) -> None:
         GeoNRWPatches(root, size=16)[0]
 
 
-def test_options(shared: Path) -> None:
+def test_rejects_invalid_options(shared: Path) -> None:
     with pytest.raises(ValueError, match=r"split must be one of .*, got 'val'"):
         GeoNRWPatches(shared, 'val')
     for size in (0, 65):
@@ -180,7 +180,7 @@ def test_cities_may_be_missing(root: Path) -> None:
     assert len(GeoNRWPatches(root, size=64)) == 2
 
 
-def test_plot(shared: Path) -> None:
+def test_draws_a_sample(shared: Path) -> None:
     dataset = GeoNRWPatches(shared, size=32)
     sample = dataset[0]
     figure = dataset.plot({**sample, 'prediction': sample['mask']})

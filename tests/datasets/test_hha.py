@@ -183,7 +183,9 @@ def test_too_little_to_see() -> None:
         (torch.ones(4, 4), CAMERA._replace(fx=0), 'positive focal lengths, got'),
     ],
 )
-def test_errors(depth: torch.Tensor, camera: Intrinsics, message: str) -> None:
+def test_rejects_invalid_arguments(
+    depth: torch.Tensor, camera: Intrinsics, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         encode_hha(depth, camera)
 

@@ -142,7 +142,7 @@ def test_one_size(shared: Path) -> None:
     assert len(sample['image_rgb'].unique()) > len(whole['image_rgb'].unique())
 
 
-def test_plot(shared: Path) -> None:
+def test_draws_a_sample(shared: Path) -> None:
     dataset = PairedFolders(shared, IMAGES, MASK, BOTH)
     sample = dataset[0]
     figure = dataset.plot({**sample, 'prediction': sample['mask']})
@@ -378,7 +378,7 @@ def test_files_that_do_not_fit(root: Path) -> None:
         (entry('rgb', pattern='a/{id}.png'), None, BOTH, 'all patterns must have'),
     ],
 )
-def test_entries(
+def test_rejects_invalid_entries(
     shared: Path, images: Any, mask: Any, splits: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

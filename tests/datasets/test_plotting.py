@@ -82,7 +82,7 @@ def test_single_band_and_unknown_bands() -> None:
     ]
 
 
-def test_errors() -> None:
+def test_rejects_invalid_arguments() -> None:
     with pytest.raises(ValueError, match='images must have at least one modality'):
         plot_images({}, {})
     with pytest.raises(ValueError, match=r"s1: expected 2 bands \['VV', 'VH'\], got 3"):

@@ -220,14 +220,14 @@ def test_damaged_nyu(tmp_path: Path) -> None:
     with h5py.File(path, 'a') as file:
         del file['depths']
         file['depths'] = np.zeros((4, 32, 24), np.float32)
-    with pytest.raises(UnreadableFileError, match=r"equal numbers.*'depths': 4"):
+    with pytest.raises(UnreadableFileError, match=r"same number.*'depths': 4"):
         NYUDepthV2(tmp_path)
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(UnreadableFileError, match=r'labeled\.mat .* truncated'):
         NYUDepthV2(tmp_path)
 
 
-def test_options(shared: dict[str, Path]) -> None:
+def test_rejects_invalid_options(shared: dict[str, Path]) -> None:
     for options, message in (
         ({'split': 'val'}, "split must be one of .* got 'val'"),
         ({'depth': 'jet'}, "depth must be one of .* got 'jet'"),

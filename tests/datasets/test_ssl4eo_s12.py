@@ -341,12 +341,14 @@ def test_sizes_must_agree(tmp_path: Path) -> None:
         ({'num_dates': 0}, 'num_dates must be positive, got 0'),
     ],
 )
-def test_options(shared: Path, options: dict[str, str | int], message: str) -> None:
+def test_rejects_invalid_options(
+    shared: Path, options: dict[str, str | int], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         SSL4EOS12Pair(shared, **options)
 
 
-def test_plot(shared: Path) -> None:
+def test_draws_a_sample(shared: Path) -> None:
     dataset = SSL4EOS12Pair(shared)
     figure = dataset.plot(dataset[0], suptitle='place')
     assert len(figure.axes) == 8

@@ -318,7 +318,9 @@ class TestErrors:
             ),
         ],
     )
-    def test_arguments(self, kwargs: dict[str, Any], message: str) -> None:
+    def test_rejects_invalid_arguments(
+        self, kwargs: dict[str, Any], message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             SyntheticEO(**kwargs)
 

@@ -135,7 +135,9 @@ def test_damaged_shards_are_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UnreadableFileError, match=r'S2L1C.*000001\.tar is truncated'):
         TerraMesh(root)
     shard(root).write_bytes(gzip.compress(content))
-    with pytest.raises(ValueError, match='not compressed, found a compressed one'):
+    with pytest.raises(
+        ValueError, match='uncompressed tar file, found a compressed one'
+    ):
         TerraMesh(root)
     with tarfile.open(shard(root), 'w') as tar:
         tar.add(__file__, 'a.txt')

@@ -76,7 +76,7 @@ class TestSample:
         dataset = Trifeatures(length=2, size=16, transforms=lambda s: {'n': len(s)})
         assert dataset[0] == {'n': 6}
 
-    def test_plot(self) -> None:
+    def test_draws_a_sample(self) -> None:
         dataset = Trifeatures(length=1, size=32)
         figure = dataset.plot(dataset[0])
         labels = dataset.draw_labels(0)
@@ -94,7 +94,9 @@ class TestSample:
             ({'seed': -1}, 'seed must be at least 0, got -1'),
         ],
     )
-    def test_errors(self, options: dict[str, Any], message: str) -> None:
+    def test_rejects_invalid_arguments(
+        self, options: dict[str, Any], message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             Trifeatures(**options)
 

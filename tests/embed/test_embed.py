@@ -356,7 +356,7 @@ class TestTasks:
         out = embed_rasters(task, rasters(root), tmp_path / 'x', **options)
         assert pq.read_schema(out).names == ['geometry', 'embedding', 'common_optical']
 
-    def test_errors(self, root: Path, tmp_path: Path) -> None:
+    def test_rejects_invalid_arguments(self, root: Path, tmp_path: Path) -> None:
         out, dm = tmp_path / 'x', rasters(root)
         segmentation = LateFusionSegmentation(
             MODALITIES, backbone='test_resnet', num_classes=3

@@ -293,7 +293,9 @@ class TestErrors:
             (lambda: COrALLoss(0.1, 1, 1, -2.0), r'shared_weight must be >= 0'),
         ],
     )
-    def test_arguments(self, build: Callable[[], nn.Module], message: str) -> None:
+    def test_rejects_invalid_arguments(
+        self, build: Callable[[], nn.Module], message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             build()
 

@@ -308,7 +308,9 @@ class TestErrors:
             ((1, -0.5), r'lambda_param must be >= 0, got -0\.5'),
         ],
     )
-    def test_arguments(self, arguments: tuple[int, float], message: str) -> None:
+    def test_rejects_invalid_arguments(
+        self, arguments: tuple[int, float], message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             DeCURLoss(*arguments)
 

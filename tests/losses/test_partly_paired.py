@@ -254,7 +254,9 @@ class Own(CrossModalLoss):
         (losses.CoMMLoss(), {'joint': torch.ones(N, dtype=torch.bool)}, "got {'joint'"),
     ],
 )
-def test_errors(criterion: EmbeddingLoss, available: Masks, message: str) -> None:
+def test_rejects_invalid_arguments(
+    criterion: EmbeddingLoss, available: Masks, message: str
+) -> None:
     extra = criterion.joint or ''
     with pytest.raises(ValueError, match=message):
         criterion(make(extra), available)

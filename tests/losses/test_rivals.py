@@ -131,6 +131,8 @@ class TestCovarianceTerms:
         (lambda: losses.VICRegLoss(1, 1, -3), 'covariance must be >= 0, got -3'),
     ],
 )
-def test_arguments(build: Callable[[], nn.Module], message: str) -> None:
+def test_rejects_invalid_arguments(
+    build: Callable[[], nn.Module], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         build()

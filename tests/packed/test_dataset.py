@@ -98,7 +98,7 @@ def test_index(packed: Path, index: int) -> None:
         PackedDataset(packed)[index]
 
 
-def test_plot(packed: Path) -> None:
+def test_draws_a_sample(packed: Path) -> None:
     dataset = PackedDataset(packed)
     figure = dataset.plot(dataset[0])
     assert len(figure.axes) >= 4

@@ -432,7 +432,9 @@ def test_repair_needs_the_same_samples(tmp_path: Path, numbers: Path) -> None:
         ({'compression': 'gzip'}, "compression must be 'zstd' or None, got 'gzip'"),
     ],
 )
-def test_options(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+def test_rejects_invalid_options(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         pack(tmp_path / 'packed', **options)
     assert not (tmp_path / 'packed').exists()

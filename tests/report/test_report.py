@@ -267,9 +267,7 @@ class TestFilesOfTheUser:
         page = tmp_path / 'report.html'
         notes.write_text('mine')
         page.write_text('mine')
-        with pytest.raises(
-            ValueError, match=r"holds \['rank', 'report.html'\]; choose"
-        ):
+        with pytest.raises(ValueError, match=r"has \['rank', 'report.html'\]; choose"):
             write_report(task, data, tmp_path, analyses=['rank'])
         assert notes.read_text() == page.read_text() == 'mine'
         assert not (tmp_path / store.REPORT).exists()
@@ -345,7 +343,9 @@ class TestErrors:
         absent = tmp_path / 'none.ckpt'
         said = self.stop(str(absent))
         assert said == (f'torchgeo-decur: checkpoint must exist, but {absent} does not')
-        assert 'baseline must be' in self.stop(str(checkpoint), f'--baseline={absent}')
+        assert 'baseline must exist' in self.stop(
+            str(checkpoint), f'--baseline={absent}'
+        )
         assert 'set the config of the fit with --config' in self.stop(
             str(checkpoint), f'--config={absent}'
         )

@@ -324,7 +324,7 @@ class TestCache:
         other, _, _ = self.fit(True)
         assert not state['model.head.weight'].equal(other['model.head.weight'])
 
-    def test_errors(self) -> None:
+    def test_rejects_invalid_arguments(self) -> None:
         with pytest.raises(
             ValueError, match=r'needs frozen encoders, got freeze_backbone=False'
         ):
@@ -358,7 +358,9 @@ class TestErrors:
             ({'modality_dropout': -1}, r'modality_dropout .* got -1'),
         ],
     )
-    def test_options(self, options: dict[str, Any], message: str) -> None:
+    def test_rejects_invalid_options(
+        self, options: dict[str, Any], message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             classification(**options)
 

@@ -461,7 +461,7 @@ class TestErrors:
             ),
         ],
     )
-    def test_arguments(
+    def test_rejects_invalid_arguments(
         self, objective: Any, kwargs: dict[str, Any], message: str
     ) -> None:
         with pytest.raises(ValueError, match=message):

@@ -218,7 +218,7 @@ def test_predict(objective: Any) -> None:
         ({'available_s2': torch.ones(4)}, r'type bool, got \(4,\) and torch.float32'),
     ],
 )
-def test_errors(available: dict[str, Tensor], message: str) -> None:
+def test_rejects_invalid_arguments(available: dict[str, Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_masks(available, ['s1', 's2'], 4)
 

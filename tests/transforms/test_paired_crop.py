@@ -43,7 +43,7 @@ def test_flips_move_the_mask() -> None:
     assert mask is not None and mask.equal(x.flip(2, 3))
 
 
-def test_errors() -> None:
+def test_rejects_invalid_arguments() -> None:
     with pytest.raises(ValueError, match=r'crop_scale must be .* got \(1, 0\.5\)'):
         PairedCrop(8, (1, 0.5))
     with pytest.raises(ValueError, match=r'one grid, got images of .*16'):

@@ -100,7 +100,7 @@ def test_a_device_is_not_waited_for() -> None:
         assert not device.waits and len(device.copies) == 1
 
 
-def test_errors() -> None:
+def test_rejects_invalid_arguments() -> None:
     with pytest.raises(ValueError, match=r'size must be at least 5 for a blur of 9'):
         SARAugmentation(size=4)
     assert SARAugmentation(size=4, blur=0)(torch.rand(2, 2, 8, 8)).shape[2:] == (4, 4)

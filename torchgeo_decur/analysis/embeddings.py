@@ -27,7 +27,7 @@ class Embeddings:
         labels: labels by key, shape (n,) for classes or (n, K) for multi-label data.
         diagonals: correlation of each dimension, shape (D,), over all samples, for each
             pair of names of ``z`` with the same number of dimensions.
-        modalities: names that are modalities.
+        modalities: names of the modalities.
         common_dim: number of common dimensions, which come first; None if the task has no
             common and unique dimensions.
         number: number of samples in the data set.

@@ -1,4 +1,4 @@
-"""Base of the datamodules of archives with splits of their own."""
+"""Base of the datamodules of archives with published splits."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,19 @@ from .base import MultimodalDataModule, check_val_fraction
 class ArchiveDataModule(MultimodalDataModule):
     """Places of an archive with a folder for each split, scaled to [0, 1].
 
-    A subclass adds its own options to ``kwargs`` and makes the dataset of a split.
+    A subclass adds its options to ``kwargs`` and creates the dataset of a split.
 
     Args:
         root: folder of the splits.
         modalities: folders of each modality by name.
         train: folder of the training split.
-        val: folder of the validation split, which is the test split too.
+        val: folder of the validation split, which is also the test split.
         predict: folder of the split to predict, by default ``train``.
         val_fraction: fraction of the training places for validation, instead of ``val``.
             With 0 there is no validation (``limit_val_batches: 0``).
         skip_incomplete: 'keep' for places that lack a modality, True to leave them out,
             or False to raise an error.
-        skip_unreadable: whether the next place replaces one with a damaged file.
+        skip_unreadable: whether to replace a place with a damaged file by the next place.
         index: folder of the positions of places in tar shards, by default ``index`` in
             the root.
         conversion: ``scale``, ``offset`` and ``nodata`` by modality, for files that
@@ -76,7 +76,7 @@ class ArchiveDataModule(MultimodalDataModule):
         modalities: Mapping[str, str | Sequence[str]],
         conversion: Mapping[str, Mapping[str, Any]] | None,
     ) -> Mapping[str, Mapping[str, Any]] | None:
-        """Return the conversion of the files, which a subclass may know.
+        """Return the conversion of the files; a subclass may add the published one.
 
         Args:
             modalities: folders of each modality by name.
@@ -89,17 +89,14 @@ class ArchiveDataModule(MultimodalDataModule):
 
     @abstractmethod
     def make(self, split: str) -> ArchiveDataset:
-        """Make the dataset of a split.
+        """Create the dataset of a split.
 
         Args:
             split: folder of the split.
-
-        Returns:
-            The dataset.
         """
 
     def prepare_data(self) -> None:
-        """Find the places once, so that processes do not repeat the search."""
+        """Find the places in one process, before the others need them."""
         for split in dict.fromkeys(self.named.values()):
             if split == self.named['train'] or self.val_fraction is None:
                 self.make(split)

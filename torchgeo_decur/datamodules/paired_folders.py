@@ -6,7 +6,7 @@ from typing import Any, Literal
 from ..datasets.paired_folders import PairedFolders, folder_modalities
 from ..datasets.resizing import check_size
 from .band_statistics import StatisticsDataModule
-from .splits import split_groups
+from .splits import check_fractions, split_groups
 
 
 class PairedFoldersDataModule(StatisticsDataModule):
@@ -69,11 +69,7 @@ class PairedFoldersDataModule(StatisticsDataModule):
         **options: Any,
     ) -> None:
         """Initialize a new PairedFoldersDataModule instance."""
-        if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
-            raise ValueError(
-                'val_fraction and test_fraction must not be negative and their sum less '
-                f'than 1, got {val_fraction} and {test_fraction}'
-            )
+        check_fractions(val_fraction, test_fraction)
         super().__init__(folder_modalities(images), batch_size, **options)
         self.entries: Mapping[str, Mapping[str, Any]] = images
         self.mask = mask

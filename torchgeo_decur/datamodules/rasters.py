@@ -12,7 +12,7 @@ from shapely.geometry.base import BaseGeometry
 from torchgeo.datasets import RasterDataset
 from torchgeo.datasets.utils import Sample
 
-from ..datasets.entry_types import typed
+from ..datasets.entry_types import check_keys, record_of, typed
 from ..datasets.plotting import plot_images
 from ..datasets.rasters.join import JoinedRasters, join
 from ..datasets.rasters.open import dataset_class, open_rasters
@@ -349,12 +349,8 @@ def _convert(
 
 
 def _check_keys(name: str, entry: Mapping[str, Any], more: tuple[str, ...]) -> None:
-    known = sorted((_CLASS if entry.get('dataset') else _FOLDER) + more)
-    if unknown := sorted(set(entry) - set(known)):
-        start = 'dataset' if entry.get('dataset') else 'paths'
-        raise ValueError(
-            f'{name}: keys must be among {known} with {start}, got {unknown}'
-        )
+    keys, start = (_CLASS, 'dataset') if entry.get('dataset') else (_FOLDER, 'paths')
+    check_keys(name, entry, sorted(keys + more), f' with {start}')
 
 
 def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
@@ -369,9 +365,5 @@ def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
             f'{name}: bands must name every band of the files, in order, got {bands!r}'
         )
     fields = {k: entry[k] for k in (*_IMAGE, 'nodata') if entry.get(k) is not None}
-    defaults = {'kind': 'multispectral', 'unit': 'native', 'bands': list(bands)}
     Conversion.of(name, entry, bands)
-    try:
-        return Modality.of({**defaults, **fields})
-    except ValueError as error:
-        raise ValueError(f'{name}: {error}') from error
+    return record_of(name, {'bands': list(bands), **fields})

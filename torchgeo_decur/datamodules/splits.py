@@ -6,6 +6,19 @@ import torch
 from torch import Tensor
 
 
+def check_fractions(val_fraction: float, test_fraction: float) -> None:
+    """Check that fractions leave samples for training.
+
+    Raises:
+        ValueError: if a fraction is negative, or their sum is not less than 1.
+    """
+    if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+        raise ValueError(
+            'val_fraction and test_fraction must not be negative and their sum less than '
+            f'1, got {val_fraction} and {test_fraction}'
+        )
+
+
 def split_groups(
     groups: Sequence[Hashable], fraction: float, seed: int
 ) -> tuple[list[int], list[int]]:

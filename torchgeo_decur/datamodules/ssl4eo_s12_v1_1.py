@@ -22,7 +22,7 @@ class SSL4EOS12V11DataModule(ArchiveDataModule):
         modalities: folder of each modality by name, such as ``{s1: S1GRD, s2: S2L1C}``,
             which is the default. See :class:`~torchgeo_decur.datasets.SSL4EOS12V11`.
         date_sampling: 'all', 'same' or 'independent'. With several dates the task selects
-            one for each view. A single date reads a quarter of the data.
+            one for each view. A single date needs a quarter of the reading.
         num_dates: dates of a sample for 'same' and 'independent'.
         options: options of :class:`~torchgeo_decur.datamodules.ArchiveDataModule`:
             ``train``, ``val``, ``predict``, ``val_fraction``, ``skip_incomplete``,
@@ -50,19 +50,11 @@ class SSL4EOS12V11DataModule(ArchiveDataModule):
         modalities: Mapping[str, str | Sequence[str]],
         conversion: Mapping[str, Mapping[str, Any]] | None,
     ) -> Mapping[str, Mapping[str, Any]]:
-        """Return the conversion of the published files, which subtracts their offset.
-
-        Args:
-            modalities: folders of each modality by name.
-            conversion: entries of the user, which have priority.
-
-        Returns:
-            The entries by modality.
-        """
+        """Return the conversion of the published files, which subtracts their offset."""
         return published_conversion(modalities, conversion)
 
     def freeze(self) -> None:
-        """Deliver all dates of each place; the task selects one for each view."""
+        """Return all dates of each place; the task selects one for each view."""
         self.kwargs['date_sampling'] = 'all'
 
     def make(self, split: str) -> SSL4EOS12V11:

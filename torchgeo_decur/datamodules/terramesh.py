@@ -13,10 +13,10 @@ class TerraMeshDataModule(ArchiveDataModule):
 
     Args:
         root: folder of the splits ``train`` and ``val``.
-        modalities: folder of each modality by name, or a list of folders of which the first
-            that has the place counts. The default is ``{s1: [S1RTC, S1GRD], s2: S2L1C}``.
+        modalities: folder of each modality by name, or a list of alternatives; the first
+            with the place is used. The default is ``{s1: [S1RTC, S1GRD], s2: S2L1C}``.
             See :class:`~torchgeo_decur.datasets.TerraMesh`.
-        land_cover: whether to deliver the land cover as ``mask``, classes 0 to 9.
+        land_cover: whether to return the land cover as ``mask``, classes 0 to 9.
         options: options of :class:`~torchgeo_decur.datamodules.ArchiveDataModule`:
             ``train``, ``val``, ``predict``, ``val_fraction``, ``skip_incomplete``,
             ``conversion``, ``batch_size``, ``num_workers``, ``seed``, ...
@@ -38,12 +38,5 @@ class TerraMeshDataModule(ArchiveDataModule):
         self.kwargs['land_cover'] = land_cover
 
     def make(self, split: str) -> TerraMesh:
-        """Make the dataset of a split.
-
-        Args:
-            split: folder of the split.
-
-        Returns:
-            The dataset.
-        """
+        """Create the dataset of a split."""
         return TerraMesh(split=split, **self.kwargs)

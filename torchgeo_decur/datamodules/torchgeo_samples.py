@@ -1,4 +1,4 @@
-"""Datamodule of TorchGeo's own datasets with several images."""
+"""Datamodule of TorchGeo datasets with several images."""
 
 import inspect
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from ..datasets.torchgeo_samples import (
     sample_modalities,
 )
 from .band_statistics import StatisticsDataModule
-from .splits import split_groups
+from .splits import check_fractions, split_groups
 
 
 class TorchGeoDataModule(StatisticsDataModule):
-    """Samples of a TorchGeo dataset, whose keys and channels become modalities.
+    """Samples of a TorchGeo dataset, with keys and channels as modalities.
 
-    It takes datasets that are indexed by number, such as ``MMEarth``, ``SEN12MS``,
-    ``So2Sat``, ``TreeSatAI``, ``DFC2022`` or ``FLAIRHUB``. Missing statistics are estimated
-    from up to 64 training samples, printed and stored in checkpoints.
+    The dataset must be indexed by number, such as ``MMEarth``, ``SEN12MS``, ``So2Sat``,
+    ``TreeSatAI``, ``DFC2022`` or ``FLAIRHUB``. Missing statistics are estimated from up to
+    64 training samples, printed and stored in checkpoints.
 
     Args:
         dataset: ``class_path`` and ``init_args`` of the dataset.
@@ -33,14 +33,13 @@ class TorchGeoDataModule(StatisticsDataModule):
         train: value of the argument ``split`` of the dataset for training.
         val: value of ``split`` for validation.
         test: value of ``split`` for testing.
-        predict: value of ``split`` for prediction, by default that for testing, else that
-            for training.
+        predict: value of ``split`` for prediction, by default ``test`` or else ``train``.
         val_fraction: fraction of the training samples for validation, if ``val`` is not
             given. With 0 there is no validation (``limit_val_batches: 0``).
         test_fraction: fraction of the training samples for testing, if ``test`` is not
             given. With 0 the validation samples are the test samples.
-        skip_unreadable: whether the next sample replaces one with a damaged file or
-            without a key.
+        skip_unreadable: whether to replace a sample with a damaged file, or without a
+            key, by the next sample.
         options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
             ``batch_size``, ``num_workers``, ``seed`` and ``label_fraction``.
 
@@ -65,11 +64,7 @@ class TorchGeoDataModule(StatisticsDataModule):
         **options: Any,
     ) -> None:
         """Initialize a new TorchGeoDataModule instance."""
-        if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
-            raise ValueError(
-                'val_fraction and test_fraction must not be negative and their sum less '
-                f'than 1, got {val_fraction} and {test_fraction}'
-            )
+        check_fractions(val_fraction, test_fraction)
         self.cls = dataset_class(str(dataset.get('class_path')))
         self.init_args = dict(dataset.get('init_args') or {})
         named = {'train': train, 'val': val, 'test': test, 'predict': predict}
@@ -133,7 +128,7 @@ class TorchGeoDataModule(StatisticsDataModule):
         return TorchGeoSamples(
             self.cls(**arguments),
             self.entries,
-            # Samples to predict may have no targets.
+            # Predicted samples may have no targets.
             self.targets if required else None,
             skip_unreadable=self.skip_unreadable,
         )
@@ -142,7 +137,7 @@ class TorchGeoDataModule(StatisticsDataModule):
         name = self.cls.__name__
         if unknown := sorted(set(dataset) - {'class_path', 'init_args'}):
             raise ValueError(
-                f'dataset must have class_path and init_args, got {unknown}'
+                f'dataset must have only class_path and init_args, got {unknown}'
             )
         parameters = inspect.signature(self.cls).parameters
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

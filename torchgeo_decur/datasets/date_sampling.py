@@ -37,10 +37,10 @@ def draw_dates(
 
     Args:
         seconds: time of each date by modality, in order of time.
-        date_sampling: 'same' for dates of the first modality, each with the date of the
-            others nearest in time, or 'independent'.
+        date_sampling: 'same' for dates of the first modality, with the nearest dates of
+            the others, or 'independent'.
         num_dates: number of dates.
-        seed: seed of the draw, such as that of the data, the epoch and the place.
+        seed: numbers that seed the draw, such as seed, epoch and place.
 
     Returns:
         Indices of the dates by modality.

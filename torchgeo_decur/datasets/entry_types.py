@@ -1,8 +1,10 @@
-"""Check the types of the values of an entry of YAML."""
+"""Check entries of YAML: types of values, known keys, and the record of a modality."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from ..modalities import Modality
 
 
 def typed(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,6 +42,42 @@ def typed(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     if name == 'mask' and isinstance(found.get('nodata'), list):
         raise ValueError(f'mask: nodata must be a single number, got {found["nodata"]}')
     return found
+
+
+def check_keys(
+    name: str, entry: Mapping[str, Any], known: Sequence[str], kind: str = ''
+) -> None:
+    """Check that an entry has only known keys.
+
+    Args:
+        name: name of the modality, or ``mask``.
+        entry: values by key.
+        known: known keys.
+        kind: kind of the entry, for the message.
+
+    Raises:
+        ValueError: if a key is unknown.
+    """
+    if unknown := sorted(set(entry) - set(known)):
+        raise ValueError(
+            f'{name}: keys must be among {list(known)}{kind}, got {unknown}'
+        )
+
+
+def record_of(name: str, fields: Mapping[str, Any]) -> Modality:
+    """Build the record of an entry; errors name the modality.
+
+    Args:
+        name: name of the modality.
+        fields: fields of the record; by default, a multispectral image in its native unit.
+
+    Raises:
+        ValueError: if a field is not valid.
+    """
+    try:
+        return Modality.of({'kind': 'multispectral', 'unit': 'native', **fields})
+    except ValueError as error:
+        raise ValueError(f'{name}: {error}') from error
 
 
 def _number(value: Any) -> float:

@@ -14,7 +14,7 @@ from torchgeo.datasets.utils import Sample
 from ..modalities import Conversion, Modality
 from .band_descriptions import check_descriptions, read_descriptions
 from .base import FileDataset, check_skip_incomplete
-from .entry_types import typed
+from .entry_types import check_keys, record_of, typed
 from .io import read_image
 from .resizing import check_size, resize_frame
 from .rgbd.hha import Intrinsics
@@ -125,7 +125,7 @@ class PairedFolders(FileDataset):
         check_skip_incomplete(skip_incomplete)
         self.mask = mask
         if mask is not None:
-            _check_keys('mask', mask, _MASK)
+            check_keys('mask', mask, _MASK)
             _check_pattern('mask', mask)
         self.size = check_size(size)
         self.cache = self.root / 'hha' if cache is None else Path(cache)
@@ -329,7 +329,7 @@ def folder_modalities(images: Mapping[str, Mapping[str, Any]]) -> dict[str, Moda
 
 def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
     entry = typed(name, entry)
-    _check_keys(name, entry, _IMAGE)
+    check_keys(name, entry, _IMAGE)
     _check_pattern(name, entry)
     fields: dict[str, Any] = {
         k: entry[k] for k in ('bands', 'kind', 'unit', 'mean', 'std') if k in entry
@@ -347,17 +347,8 @@ def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
         raise ValueError(
             f'{name}: bands must name every band of the files, in order, got {bands!r}'
         )
-    defaults = {'kind': 'multispectral', 'unit': 'native'}
-    try:
-        modality = Modality.of({**defaults, **fields})
-    except ValueError as error:
-        raise ValueError(f'{name}: {error}') from error
+    modality = record_of(name, fields)
     return Conversion.of(name, entry, modality.bands).record(modality)
-
-
-def _check_keys(name: str, entry: Mapping[str, Any], known: Sequence[str]) -> None:
-    if unknown := sorted(set(entry) - set(known)):
-        raise ValueError(f'{name}: keys must be among {list(known)}, got {unknown}')
 
 
 def _check_pattern(name: str, entry: Mapping[str, Any]) -> None:

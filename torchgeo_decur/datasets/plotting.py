@@ -128,7 +128,7 @@ def _single_maps(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _limits(maps: Sequence[Tensor]) -> tuple[float, float]:
-    """Return the smallest and the largest known number of maps."""
+    """Return the smallest and the largest known value of the maps."""
     known = [x[x.isfinite()].float() for x in maps]
     values = [x for x in known if x.numel()]
     if not values:

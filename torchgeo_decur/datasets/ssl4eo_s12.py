@@ -4,10 +4,10 @@ import os
 import re
 import warnings
 from calendar import timegm
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import strptime
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,17 +17,17 @@ from torchgeo.datasets.utils import Sample
 
 from ..deprecation import renamed_arguments
 from ..modalities import MODALITIES, Modality
-from .base import FileDataset, UnreadableFileError, check_skip_incomplete
+from .base import UnreadableFileError, check_skip_incomplete
 from .dataset_versions import check_layout
 from .date_sampling import DateSampling, check_date_sampling, draw_dates
-from .epochs import shared_epoch
+from .epochs import DatedDataset, shared_epoch
 from .io import SENTINEL2_RATIO, not_found, read
 from .resizing import resize
 
 Level = Literal['l1c', 'l2a']
 
 
-class SSL4EOS12Pair(FileDataset):
+class SSL4EOS12Pair(DatedDataset):
     """Sentinel-1 and Sentinel-2 images of the same place at one or more dates.
 
     SSL4EO-S12 (https://arxiv.org/abs/2211.07044) has about 250,000 places with four dates
@@ -113,24 +113,6 @@ class SSL4EOS12Pair(FileDataset):
         self.samples: list[str] = self._find_places()
         if date_sampling == 'all':
             self._keep_common_dates()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the dates of an epoch; no effect with ``date_sampling='all'``.
-
-        Args:
-            epoch: number of the epoch, from 0.
-        """
-        self._epoch.fill_(epoch)
-
-    def subset(self, indices: Iterable[int]) -> Self:
-        """Restrict the dataset to some of its places.
-
-        Returns:
-            A dataset of the same class, with its own epoch.
-        """
-        other = super().subset(indices)
-        other._epoch = shared_epoch()
-        return other
 
     def load(self, item: str) -> Sample:
         """Read one place.

@@ -1,4 +1,4 @@
-"""Adapt a dataset of TorchGeo with several images to named modalities."""
+"""Adapt a TorchGeo dataset with several images to named modalities."""
 
 import inspect
 import re
@@ -18,7 +18,7 @@ from torchgeo.datasets.utils import Sample
 
 from ..modalities import Conversion, Modality
 from .base import FileDataset, UnreadableFileError
-from .entry_types import typed
+from .entry_types import check_keys, record_of, typed
 
 _KEYS = (
     *('key', 'modality', 'bands', 'kind', 'unit', 'mean', 'std'),
@@ -28,16 +28,16 @@ _TARGETS = ('label', 'mask')
 
 
 class TorchGeoSamples(FileDataset):
-    """Samples of a TorchGeo dataset, whose keys and channels become modalities.
+    """Samples of a TorchGeo dataset, with keys and channels as modalities.
 
     Args:
         source: a TorchGeo dataset that has a length and is indexed by number.
         modalities: entry of each modality by name, see :func:`sample_modalities`.
-        targets: key of the source for ``label`` and ``mask``. By default, the same names,
-            where a sample has them.
+        targets: key of the source for ``label`` and ``mask``; by default, the same names,
+            if a sample has them.
         transforms: function that takes a sample and returns a new one.
-        skip_unreadable: whether the next sample replaces one with a damaged file or
-            without a key.
+        skip_unreadable: whether to replace a sample with a damaged file, or without a
+            key, by the next sample.
 
     Raises:
         ValueError: if the source needs a sampler or has no length, or its first sample
@@ -133,7 +133,7 @@ class TorchGeoSamples(FileDataset):
         return gpd.GeoDataFrame(columns, geometry=points, crs='OGC:CRS84')
 
     def _check_first(self) -> None:
-        """Check the keys of the first sample, which tells a wrong entry from a bad file."""
+        """Check the keys of the first sample, so that errors name wrong entries first."""
         if not len(self):
             raise ValueError(f'{self.name}: expected samples, found none; check root')
         try:
@@ -168,7 +168,7 @@ class TorchGeoSamples(FileDataset):
         if key not in found:
             raise UnreadableFileError(self._no_key(modality, item, found, key))
         image = torch.as_tensor(found[key]).float()
-        # A single band may have no dimension of channels.
+        # A single band may have no channel dimension.
         image = image[None] if image.ndim == 2 else image
         if image.ndim not in (3, 4):
             raise ValueError(
@@ -207,7 +207,7 @@ def sample_modalities(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Mod
         entries: entry of each modality by name: ``key`` of the sample, optionally with
             channels as in 'image[0:2]' or 'image[3, 1, 2]', and either ``modality``, the
             name of a known record, or ``bands``, ``kind``, ``unit``, ``mean`` and
-            ``std``. Besides, ``scale``, ``offset`` and ``nodata`` of the values.
+            ``std``; also ``scale``, ``offset`` and ``nodata`` of the values.
 
     Returns:
         The records by name.
@@ -304,24 +304,17 @@ def _check_class(cls: type[Any]) -> None:
 
 def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
     entry = typed(name, entry)
-    if unknown := sorted(set(entry) - set(_KEYS)):
-        raise ValueError(f'{name}: keys must be among {list(_KEYS)}, got {unknown}')
+    check_keys(name, entry, _KEYS)
     _selection(name, entry.get('key'))
     fields = ('bands', 'kind', 'unit', 'mean', 'std')
     own: dict[str, Any] = {k: entry[k] for k in fields if k in entry}
     known = entry.get('modality')
-    if known is not None:
-        record: dict[str, Any] = vars(Modality.of(str(known)))
-    elif 'bands' in own:
-        record = {'kind': 'multispectral', 'unit': 'native'}
-    else:
+    if known is None and 'bands' not in own:
         raise ValueError(
             f'{name}: entry must have modality or bands, got {dict(entry)}'
         )
-    try:
-        modality = Modality.of({**record, **own})
-    except ValueError as error:
-        raise ValueError(f'{name}: {error}') from error
+    record = {} if known is None else vars(Modality.of(str(known)))
+    modality = record_of(name, {**record, **own})
     return Conversion.of(name, entry, modality.bands).record(modality)
 
 
@@ -349,7 +342,7 @@ def _selection(name: str, value: Any) -> tuple[str, slice | list[int]]:
 
 def _target(value: Any) -> Tensor:
     target = torch.as_tensor(value)
-    # A mask may have a dimension of one channel.
+    # A mask may have a channel dimension.
     if target.ndim == 3 and len(target) == 1:
         target = target[0]
     return target.long()

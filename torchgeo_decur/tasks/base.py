@@ -197,7 +197,7 @@ class CheckedTask(BaseTask):
     def _should_log(self, batch_idx: int) -> bool:
         """Return whether to log this training step, which synchronizes with the device.
 
-        Logged are the steps of the loggers, the first and last step of an epoch, and all
+        These are the steps of the loggers, the first and last step of an epoch, and all
         steps on a CPU.
         """
         # 0 disables logging.

@@ -47,8 +47,9 @@ def build_optimizer(
 ) -> Optimizer:
     """Build an optimizer with a separate group for biases and normalisation layers.
 
-    This group has no weight decay, and LARS does not adapt its rate. timm's groups are
-    the same, but have no rate for biases, and fail for parameters that FSDP has flattened.
+    This group has no weight decay, and LARS does not adapt its rate. timm's
+    ``create_optimizer_v2`` gives the same groups (but for tokens of transformers), without
+    a rate for biases. It fails for parameters that FSDP has flattened.
 
     Args:
         module: module with the parameters to optimize.

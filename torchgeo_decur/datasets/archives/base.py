@@ -1,9 +1,9 @@
 """Base of the datasets whose places are zarr arrays."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import geopandas as gpd
 import numpy as np
@@ -15,15 +15,15 @@ from torchgeo.datasets.utils import Path as PathLike
 from torchgeo.datasets.utils import Sample
 
 from ...modalities import Modality, normalize_band
-from ..base import FileDataset, check_skip_incomplete
+from ..base import check_skip_incomplete
 from ..date_sampling import DateSampling, check_date_sampling, draw_dates
-from ..epochs import shared_epoch
+from ..epochs import DatedDataset, shared_epoch
 from .place_arrays import PlaceArrays
 from .products import folders_of, records
 from .stores import PlaceFiles, PlaceStore, TarShards
 
 
-class ArchiveDataset(FileDataset):
+class ArchiveDataset(DatedDataset):
     """Places of an archive, each with some of the modalities.
 
     A subclass names its default folders. The arguments are those of
@@ -84,27 +84,6 @@ class ArchiveDataset(FileDataset):
         if lost and skip_incomplete == 'keep':
             self.lacking = _Lacking(present, tuple(self.folders))
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the dates of an epoch; without effect on ``date_sampling='all'``.
-
-        Args:
-            epoch: number of the epoch, from 0.
-        """
-        self._epoch.fill_(epoch)
-
-    def subset(self, indices: Iterable[int]) -> Self:
-        """Restrict the dataset to some of its places.
-
-        Args:
-            indices: numbers of the samples, in order.
-
-        Returns:
-            A dataset of the same class, with an epoch of its own.
-        """
-        other = super().subset(indices)
-        other._epoch = shared_epoch()
-        return other
-
     @property
     def availability(self) -> dict[str, NDArray[np.bool_]]:
         """Boolean array for each modality: which samples have it, in order."""
@@ -136,7 +115,7 @@ class ArchiveDataset(FileDataset):
             for m, place in there.items()
         }
         dates = {m: torch.tensor([t for _, t in chosen[m]]) for m in there}
-        # An absent image is 0, of the usual shape.
+        # Replace an absent image by zeros.
         like = next(iter(images.values()))
         most = max(map(len, images.values()))
         sample: Sample = {}
@@ -166,10 +145,10 @@ class ArchiveDataset(FileDataset):
         return self.store.origin(known, item)
 
     def places(self) -> gpd.GeoDataFrame:
-        """Return outline and first date of each place, in longitude and latitude.
+        """Return the outline of each place, in longitude and latitude, and its first date.
 
         Raises:
-            ValueError: if the archive does not have positions.
+            ValueError: if the archive has no positions.
         """
         outlines, systems, dates = [], [], []
         for item in self.samples:
@@ -190,7 +169,7 @@ class ArchiveDataset(FileDataset):
         return gpd.GeoDataFrame(columns, geometry=geometry, crs='OGC:CRS84')
 
     def _open(self, folder: Path, index: PathLike | None) -> PlaceStore:
-        """Open the places of a split, in whichever layout it has."""
+        """Open the places of a split, in either layout."""
         names = [f for some in self.folders.values() for f in some]
         if any(next((folder / f).glob('*.tar'), None) for f in names):
             where = Path(index) if index is not None else Path(self.root) / 'index'
@@ -201,7 +180,7 @@ class ArchiveDataset(FileDataset):
         self, seconds: Mapping[str, Sequence[int]], number: int
     ) -> dict[str, list[tuple[int, int]]]:
         """Return index and time of each date of the sample, by modality."""
-        # The archives of 2025 do not order all dates by time.
+        # Some archives of 2025 have unordered dates.
         found = {
             m: sorted(enumerate(times), key=lambda date: date[1])
             for m, times in seconds.items()
@@ -241,7 +220,7 @@ class ArchiveDataset(FileDataset):
 
 
 class _Lacking(Mapping[int, frozenset[str]]):
-    """Missing modalities of each incomplete place, without an object for each."""
+    """Missing modalities of each incomplete place, computed at access."""
 
     def __init__(self, present: NDArray[np.bool_], modalities: tuple[str, ...]) -> None:
         self.present, self.modalities = present, modalities

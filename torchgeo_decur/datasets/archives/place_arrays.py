@@ -21,11 +21,11 @@ _UNITS = {
 
 
 class PlaceArrays(NamedTuple):
-    """Arrays of a place: in a file of its own, or a row of the arrays of many places.
+    """Arrays of one place, in a file of one or of many places.
 
     Args:
         file: the file.
-        row: empty for a file of its own, else the number of the row.
+        row: number of the row of the place, or empty for a file of one place.
     """
 
     file: ZarrZip
@@ -45,7 +45,7 @@ class PlaceArrays(NamedTuple):
 
     @property
     def bands(self) -> list[str]:
-        """Name of each band; empty if the file does not name them."""
+        """Name of each band; empty if the file has no names."""
         return [str(b) for b in self.file.read('band')] if 'band' in self.file else []
 
     def image(self, date: int) -> np.ndarray[Any, Any]:
@@ -55,7 +55,7 @@ class PlaceArrays(NamedTuple):
             date: index of the date.
 
         Returns:
-            The numbers of the file, shape (C, H, W).
+            The stored values, shape (C, H, W).
         """
         return self.file.read('bands', *self.row, date)
 
@@ -65,14 +65,14 @@ class PlaceArrays(NamedTuple):
         Returns:
             Seconds since 1970, UTC; 0 for products without a date.
         """
-        # Files of many places have `time` for the numbers of the dates.
+        # In files of many places, `time` has the numbers of the dates.
         name = 'time_' if self.row else 'time'
         values = np.atleast_1d(self.file.read(name, *self.row)).astype(np.int64)
         factor, origin = _unit_of(self.file.attributes(name).get('units'))
         return [(int(v) * factor + origin) // 1_000_000_000 for v in values]
 
     def number(self) -> int:
-        """Read the number of a place in a file of many."""
+        """Read the number of the place, from a file of many places."""
         return int(str(self.file.read('sample', *self.row)))
 
     def outline(self) -> tuple[shapely.Polygon, str]:
@@ -82,7 +82,7 @@ class PlaceArrays(NamedTuple):
             The outline of its pixels, and the CRS.
 
         Raises:
-            ValueError: if the file does not have the position.
+            ValueError: if the file has no position.
         """
         x, y = (f'{axis}_' if self.row else axis for axis in 'xy')
         if lost := [name for name in (x, y, 'crs') if name not in self.file]:
@@ -90,7 +90,7 @@ class PlaceArrays(NamedTuple):
                 f'{self.file.name}: expected the position of the place, found no arrays '
                 f'{lost}; embeddings need positions'
             )
-        # Coordinates are those of the centres of the pixels.
+        # Coordinates are at the centres of the pixels.
         sides = []
         for name in (x, y):
             centres = self.file.read(name, *self.row)

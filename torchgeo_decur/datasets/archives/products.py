@@ -6,9 +6,8 @@ from dataclasses import replace
 
 from ...modalities import MODALITIES, Modality
 
-# Missing pixels of floating-point products are NaN. Optical bands have the statistics of
-# the published weights, without the offset of newer processing; S1RTC and NDVI have those
-# of TerraMesh (terramesh.py of its repository).
+# Missing pixels of floating-point products are NaN. Statistics are from the published
+# weights (no offset), and for S1RTC and NDVI from terramesh.py of TerraMesh's repository.
 PRODUCTS: Mapping[str, Modality] = {
     'S1GRD': replace(MODALITIES['sentinel1_grd'], nodata=math.nan),
     'S1RTC': replace(
@@ -61,7 +60,7 @@ def folders_of(
 
 
 def records(modalities: Mapping[str, str | Sequence[str]]) -> dict[str, Modality]:
-    """Return the record of each modality, which is that of its first folder.
+    """Return the record of each modality, from its first folder.
 
     Args:
         modalities: folders of each modality, see :func:`folders_of`.

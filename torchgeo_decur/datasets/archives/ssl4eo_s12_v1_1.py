@@ -28,7 +28,7 @@ class SSL4EOS12V11(ArchiveDataset):
             bands (sample, time, band, y, x), time_ (sample, time), sample (sample),
             x_ (sample, x), y_ (sample, y), crs (sample), ...
 
-    and that of 2026, tar shards of 512 places with one ZIP file of zarr each,
+    and the layout of 2026, tar shards of 512 places with one ZIP file of zarr each,
     ::
 
         <root>/<split>/<folder>/ssl4eos12_shard_<number>.tar
@@ -44,24 +44,24 @@ class SSL4EOS12V11(ArchiveDataset):
     * ``available_<m>``: boolean, only if some places lack a modality. Their ``image_<m>``
       is 0.
 
-    Optical products carry the offset of 1000 of processing baseline 04.00, at all dates; it
-    is subtracted. Their 0 is a missing pixel, as is NaN in backscatter. Missing pixels are
-    NaN. Only the chunks of the dates asked for are read. The dates of a sample depend only
-    on ``seed``, the epoch (:meth:`set_epoch`) and the place.
+    Optical products have the offset of 1000 of processing baseline 04.00, which is
+    subtracted. Their missing pixels, stored as 0, become NaN; those of backscatter are NaN.
+    Only the chunks of the chosen dates are read. The dates of a sample depend only on
+    ``seed``, the epoch (:meth:`set_epoch`) and the place.
 
     Args:
         root: folder of the splits.
         split: folder of the split, 'train' or 'val'.
         modalities: folder of each modality by name: 'S1GRD', 'S2L1C', 'S2L2A', 'S2RGB',
             'NDVI' or 'DEM'. By default, 'S1GRD' as ``s1`` and 'S2L1C' as ``s2``.
-        date_sampling: 'all' for all dates, 'same' for ``num_dates`` dates of the first
-            modality drawn at random, each with the date of the others nearest in time, or
-            'independent' for ``num_dates`` drawn in each modality on its own.
+        date_sampling: 'all' for all dates; 'same' for ``num_dates`` random dates of the
+            first modality, with the nearest dates of the others; or 'independent' for
+            ``num_dates`` random dates of each modality.
         num_dates: number of dates T for 'same' and 'independent'.
         skip_incomplete: 'keep' for places that lack a modality, True to leave them out,
             or False to raise an error.
         transforms: function that takes a sample and returns a new one.
-        skip_unreadable: whether the next place replaces one with a damaged file.
+        skip_unreadable: whether to replace a place with a damaged file by the next place.
         seed: seed of the dates.
         index: folder of the positions of places in tar shards, by default ``index`` in the
             root.
@@ -72,7 +72,7 @@ class SSL4EOS12V11(ArchiveDataset):
         DatasetNotFoundError: if there are no files.
         ImportError: if numcodecs is not installed.
         UnreadableFileError: if a file is truncated.
-        ValueError: if an option is not valid, or the folder holds version 1.0.
+        ValueError: if an option is not valid, or the folder has version 1.0.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ def published_conversion(
 
     Args:
         modalities: folder of each modality by name.
-        conversion: entries that override those of the published files.
+        conversion: entries that override the published ones.
 
     Returns:
         The entries by modality.

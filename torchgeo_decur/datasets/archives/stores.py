@@ -1,4 +1,4 @@
-"""Find the places of an archive: in files of many places, and in tar shards."""
+"""Find the places of an archive, in files of many places or in tar shards."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from ..io import not_found
 from .place_arrays import PlaceArrays
 from .zarr_zip import ZarrZip
 
-# Files of many places that a process keeps open.
+# Number of files of many places that a process keeps open.
 _OPEN = 32
 
 
@@ -59,12 +59,12 @@ class PlaceStore(ABC):
 
 
 class PlaceFiles(PlaceStore):
-    """Files ``<folder>/<name>.zarr.zip`` of many places, of one name in each modality.
+    """Files ``<folder>/<name>.zarr.zip`` of many places, with the same names per modality.
 
     Args:
         root: folder of the split.
-        folders: folders that hold each modality, by name. The first that has the file
-            counts.
+        folders: alternative folders of each modality, by name. The first with the file
+            is used.
         dataset: the dataset, for messages.
 
     Raises:
@@ -110,7 +110,7 @@ class PlaceFiles(PlaceStore):
         return PlaceArrays(opened, (row,))
 
     def number(self, place: int) -> int:
-        """Return the number of a place; all its modalities must agree.
+        """Return the number of a place, and check that its modalities agree.
 
         Args:
             place: number of the place in the store.
@@ -119,7 +119,7 @@ class PlaceFiles(PlaceStore):
             The number in the archive.
 
         Raises:
-            ValueError: if the files of two modalities hold different places.
+            ValueError: if the files of two modalities have different places.
         """
         numbers = {
             arrays.file.name: arrays.number()
@@ -147,13 +147,13 @@ class PlaceFiles(PlaceStore):
 class TarShards(PlaceStore):
     """Shards ``<folder>/<name>.tar`` with one ``<key>.zarr.zip`` per place and modality.
 
-    Members of a tar file are not compressed, so each is read at its position. The positions
-    are found once for each shard, and kept in a folder.
+    Members of a tar file are not compressed, so each is read at its position. Positions
+    are searched once per shard, and stored in a folder.
 
     Args:
         root: folder of the split.
-        folders: folders that hold each modality, by name. The first that has the place
-            counts.
+        folders: alternative folders of each modality, by name. The first with the place
+            is used.
         dataset: the dataset, for messages.
         index: folder of the positions.
 
@@ -209,7 +209,7 @@ class TarShards(PlaceStore):
         return PlaceArrays(ZarrZip(self._path(place, column), member))
 
     def folder(self, modality: str, place: int) -> str | None:
-        """Return the folder that a modality of a place is read from, or None."""
+        """Return the folder of a modality of a place, or None."""
         column = self._column(modality, place)
         return None if column is None else self.folders[column]
 
@@ -239,7 +239,7 @@ type _Members = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 
 def _members(path: Path, index: Path) -> _Members:
-    """Return names and positions of the members of a shard, from the index if it fits."""
+    """Return names and positions of the members of a shard, from a valid index."""
     size = path.stat().st_size
     if index.exists():
         with np.load(index) as read:
@@ -270,14 +270,14 @@ def _scan(path: Path, size: int) -> _Members:
                 if member.isfile() and name.endswith('.zarr.zip'):
                     key = name.removesuffix('.zarr.zip')
                     found[key] = (member.offset_data, member.size)
-                # The members seen so far are not needed.
+                # Free the memory of earlier members.
                 tar.members = []  # type: ignore[attr-defined]
     except (tarfile.TarError, EOFError, OSError) as error:
         with path.open('rb') as opened:
             if opened.read(2) in (b'\x1f\x8b', b'BZ', b'\xfd7', b'\x28\xb5'):
                 raise ValueError(
-                    f'{path}: expected a tar file that is not compressed, found a '
-                    'compressed one; decompress it'
+                    f'{path}: expected an uncompressed tar file, found a compressed one; '
+                    'decompress it'
                 ) from error
         raise _cut_off(path, str(error)) from error
     if any(start + length > size for start, length in found.values()):
@@ -303,7 +303,7 @@ def _open(path: Path, process: int, size: int, modified: int) -> ZarrZip:
 
 
 def _version(path: Path) -> tuple[int, int]:
-    """Return size and time of a file; ``ZarrZip`` explains why there is none."""
+    """Return size and time of a file; if it is missing, ``ZarrZip`` raises the error."""
     try:
         about = path.stat()
     except OSError:

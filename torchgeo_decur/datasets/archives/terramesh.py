@@ -27,7 +27,8 @@ CLASSES = (
 )
 # 2022-01-25, when processing baseline 04.00 began.
 _BASELINE = 1_643_068_800
-# Smallest 5 % quantile of B10 with the offset: the atmosphere absorbs its light.
+# Smallest 5 % quantile of B10 with the offset; without, B10 is near 0, because the
+# atmosphere absorbs its light.
 _DARK = OFFSET - 50
 _B10 = 10
 
@@ -57,29 +58,29 @@ class TerraMesh(ArchiveDataset):
     * ``available_<m>``: boolean, only if some places lack a modality. Their ``image_<m>``
       is 0.
 
-    A place of Major TOM has 'S1RTC', one of SSL4EO-S12 has 'S1GRD', in dB both. A list of
-    folders is a modality that each place has in one of them.
+    Places of Major TOM have 'S1RTC', and places of SSL4EO-S12 have 'S1GRD', both in dB. A
+    modality may therefore be a list of folders.
 
-    Only some of the Sentinel-2 images carry the offset of 1000 of processing baseline
-    04.00. It is subtracted from images of 'S2L1C' whose band B10 is nowhere near 0, and
-    from images of 'S2L2A' acquired before 25 January 2022. Other images are older
-    products, or products whose offset was removed. A 0 beside the offset is a missing
-    pixel, as is NaN in radar and NDVI. Missing pixels are NaN.
+    Only some Sentinel-2 images have the offset of 1000 of processing baseline 04.00. It is
+    subtracted from images of 'S2L1C' whose band B10 is far from 0, and from images of
+    'S2L2A' acquired before 25 January 2022. Other images are older products, or products
+    whose offset was removed. In images with the offset, 0 is a missing pixel and becomes
+    NaN. Missing pixels of radar and NDVI are NaN.
 
-    Members of a tar file are read at their positions, so any order is as fast as any other
-    on a local disk. To find the positions, the first use reads the headers of each shard.
+    Members of a tar file are read at their positions, so that the order does not change
+    the speed on a local disk. The first use reads the headers of each shard.
 
     Args:
         root: folder of the splits.
         split: folder of the split, 'train' or 'val'.
-        modalities: folder of each modality by name, or folders of which the first that has
-            the place counts. By default, 'S1RTC' or 'S1GRD' as ``s1`` and 'S2L1C' as
-            ``s2``.
-        land_cover: whether to deliver 'LULC' as ``mask``.
+        modalities: folder of each modality by name, or alternative folders; the first
+            with the place is used. By default, 'S1RTC' or 'S1GRD' as ``s1`` and 'S2L1C'
+            as ``s2``.
+        land_cover: whether to return 'LULC' as ``mask``.
         skip_incomplete: 'keep' for places that lack a modality, True to leave them out,
             or False to raise an error.
         transforms: function that takes a sample and returns a new one.
-        skip_unreadable: whether the next place replaces one with a damaged file.
+        skip_unreadable: whether to replace a place with a damaged file by the next place.
         index: folder of the positions of places in shards, by default ``index`` in the
             root.
         conversion: ``scale``, ``offset`` and ``nodata`` by modality. If it has an
@@ -89,7 +90,7 @@ class TerraMesh(ArchiveDataset):
         DatasetNotFoundError: if there are no shards.
         ImportError: if numcodecs is not installed.
         UnreadableFileError: if a shard is truncated.
-        ValueError: if an option is not valid, or the shards are those of another archive.
+        ValueError: if an option is not valid, or the shards are of another archive.
     """
 
     store: TarShards
@@ -172,7 +173,7 @@ _LAND_COVER = 'land_cover'
 
 def _without_offset(image: Tensor, date: int, folder: str) -> Tensor:
     if folder == 'S2L1C':
-        # Some hundred pixels show how dark the band is.
+        # A few hundred pixels are enough for the quantile.
         sampled = image[_B10, ::8, ::8]
         known = sampled[sampled != 0]
         shifted = known.numel() > 0 and float(known.quantile(0.05)) >= _DARK

@@ -1,7 +1,7 @@
 """Read arrays of zarr format 2 from a ZIP file, on a disk or inside a tar file.
 
-The chunks are decoded with numcodecs, the codecs of zarr. zarr-python itself takes 2 ms to
-open a group and twice the time to read a place, and starts threads in each worker.
+The chunks are decoded with numcodecs, the codecs of zarr. With zarr-python, opening a group
+takes 2 ms, reading a place takes twice as long, and each worker starts threads.
 """
 
 import io
@@ -18,8 +18,7 @@ import numpy as np
 
 from ...files import UnreadableFileError
 
-# Chunks of images that hold several places, kept to read the next place: 4 dates of 2
-# modalities.
+# Number of chunks of several places to keep for the next place: 4 dates of 2 modalities.
 _LARGE_CHUNKS = 8
 
 
@@ -112,7 +111,7 @@ class ArrayMetadata(NamedTuple):
 
 
 class ZarrZip:
-    """Arrays in a ZIP file, of which only the chunks asked for are read.
+    """Arrays in a ZIP file, read chunk by chunk on request.
 
     Args:
         path: the file.
@@ -154,7 +153,7 @@ class ZarrZip:
             self._file.close()
 
     def __del__(self) -> None:
-        """Close a file that leaves the cache of open files."""
+        """Close a file that is no longer in the cache of open files."""
         self.close()
 
     def __contains__(self, array: str) -> bool:
@@ -201,7 +200,7 @@ class ZarrZip:
             index: index of each of the first dimensions.
 
         Returns:
-            The values. They must not be changed, as they may be kept in memory.
+            The values, possibly cached; they must not be changed.
 
         Raises:
             UnreadableFileError: if the file is truncated or damaged.
@@ -262,7 +261,7 @@ class ZarrZip:
         )
 
     def _chunk(self, array: str, place: tuple[int, ...]) -> np.ndarray[Any, Any]:
-        """Return a decoded chunk, from memory if it was kept."""
+        """Return a decoded chunk, possibly from memory."""
         about = self.metadata(array)
         name = f'{array}/{about.separator.join(map(str, place)) or "0"}'
         if name in self._small:
@@ -300,7 +299,7 @@ class ZarrZip:
             return np.frombuffer(data, about.dtype).reshape(
                 about.chunks, order=about.order
             )
-        # Each codec raises an error of its own.
+        # Each codec raises different errors.
         except (RuntimeError, ValueError, OSError) as error:
             raise self._truncated(error) from error
 

@@ -8,12 +8,12 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
-import torch
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 from torch.utils.data import Dataset
 from torchgeo.datasets.utils import GeoSlice, Sample
 
+from ..epochs import shared_epoch
 from .join import JoinedRasters, Window, outline
 from .union import RasterUnion
 from .window_positions import (
@@ -54,8 +54,7 @@ class RandomWindows(Dataset[Sample]):
         self.area = area
         self.length = length
         self.seed = seed
-        # In shared memory, so that persistent workers see the epoch.
-        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
+        self._epoch = shared_epoch()
         self._drawn: tuple[int, list[GeoSlice]] = (-1, [])
         self._positions = random_positions(rasters, area)
         if not self._positions:

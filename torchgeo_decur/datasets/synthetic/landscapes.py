@@ -85,7 +85,7 @@ class Fields:
         self.y, self.x = np.mgrid[:size, :size].astype(np.float32)
 
     def draw(self, rng: np.random.Generator, *names: str) -> Floats:
-        """Draw one field of each name.
+        """Draw one field per name.
 
         Args:
             rng: source of randomness.
