@@ -11,7 +11,8 @@ from .base import FileDataset
 
 def shared_epoch() -> Tensor:
     """Return epoch 0, a scalar in memory shared with persistent workers."""
-    return torch.zeros((), dtype=torch.int64).share_memory_()
+    epoch: Tensor = torch.zeros((), dtype=torch.int64).share_memory_()
+    return epoch
 
 
 class DatedDataset(FileDataset):

@@ -329,8 +329,8 @@ class MultimodalPretraining(CheckedTask):
             if isinstance(self.criterion, EmbeddingLoss):
                 self.criterion.check_takes_available()
             number = count_micro_batches(len(some), size)
-            masks = drop_small_parts(available, number, self._fewest_samples())
-            samples = PresentSamples(masks, some.device)
+            found = drop_small_parts(available, number, self._fewest_samples())
+            samples = PresentSamples(found, some.device)
         for view in range(NUM_VIEWS):
             with torch.no_grad(), torch.autocast(some.device.type, enabled=False):
                 views = {m: self._view(m, x, samples) for m, x in images.items()}
