@@ -31,8 +31,8 @@ class Embeddings:
         common_dim: number of common dimensions, which come first; None if the task has no
             common and unique dimensions.
         number: number of samples in the data set.
-        available: for each modality that some samples lack, which samples have it, shape
-            (n,), boolean. Rows of the others are NaN.
+        available: mask of the samples that have a modality, shape (n,), boolean, for each
+            modality that some samples lack. Rows of other samples are NaN.
         pair_numbers: number of samples of each correlation, if some lack a modality.
     """
 
@@ -62,8 +62,8 @@ class Embeddings:
             common_dim: number of common dimensions.
             labels: labels by key.
             h: features by modality, shape (N, F).
-            available: for each modality that some samples lack, which samples have it,
-                shape (N,). Rows of the others are ignored.
+            available: mask of the samples that have a modality, shape (N,), for each
+                modality that some samples lack. Rows of other samples are ignored.
 
         Example:
             >>> z = torch.rand(8, 4)
@@ -78,9 +78,8 @@ class Embeddings:
         """Restrict the record to the samples that have some modalities.
 
         Args:
-            names: names of embeddings. A name that is no modality, such as ``joint``,
-                is present in all samples; a name of several, such as ``s1+s2``, stands
-                for all modalities.
+            names: names of embeddings. Other names than modalities, such as ``joint``,
+                exist in all samples; ``s1+s2`` needs all modalities.
 
         Returns:
             The record; itself if no sample lacks them. Correlations stay the same.
@@ -263,8 +262,8 @@ def embed_available(
     Args:
         model: a self-supervised task.
         images: images by modality, shape (B, C, H, W).
-        available: for each modality that some samples lack, which samples have it, shape
-            (B,).
+        available: mask of the samples that have a modality, shape (B,), for each modality
+            that some samples lack.
 
     Returns:
         Features and embeddings by name, of all samples. Rows of absent images are
@@ -286,7 +285,7 @@ def embed_available(
 
 
 def _spread(x: Tensor, there: Tensor) -> Tensor:
-    """Return rows of all samples from those of all, or of those that have a result."""
+    """Insert zeros for samples without a result, unless all have one."""
     if len(x) == len(there):
         return x
     return x.new_zeros(len(there), *x.shape[1:]).index_copy(

@@ -139,8 +139,8 @@ def compare_features(
         features: features of the same samples by name, shape (N, D) each. D may differ.
         smallest: smallest correlation that counts as shared, in (0, 1).
         seed: seed of :func:`count_shared_directions`.
-        available: for each name that some samples lack, which samples have it, shape
-            (N,). Each pair is compared on the samples that have both.
+        available: mask of the samples that have a name, shape (N,), for each name that
+            some samples lack. Each pair is compared on the samples that have both.
 
     Returns:
         Table ``shared``, one row per pair; table ``correlations``, one row per direction;

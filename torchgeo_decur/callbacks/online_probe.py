@@ -291,7 +291,7 @@ def _is_label(key: object, value: object, samples: int) -> bool:
 def _masks(
     available: Mapping[str, Tensor], images: Mapping[str, Tensor], samples: int
 ) -> dict[str, Tensor]:
-    """Return which samples to probe in each modality; nothing if all have all."""
+    """Return masks of the samples to probe, by modality; empty if all are complete."""
     if not available:
         return {}
     whole = torch.ones(samples, dtype=torch.bool)
@@ -305,7 +305,7 @@ def _encode(
     images: Mapping[str, Tensor],
     has: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """Encode the samples that have a modality; features of several need all of them."""
+    """Encode the samples that have a modality; joint features need all modalities."""
     if not has:
         return encode(dict(images))
     features: dict[str, Tensor] = {}
@@ -326,8 +326,8 @@ def _encode_some(
     images: Mapping[str, Tensor],
     mask: Tensor,
 ) -> dict[str, Tensor]:
-    """Encode some samples. Rows of the others are 0, as all devices need equal sizes."""
-    # Without two samples, encode all: the results are not used, but have the right size.
+    """Encode some samples. Other rows are 0, because all devices need equal sizes."""
+    # With fewer than two samples, encode all: the unused results have the right size.
     chosen = mask.nonzero() if mask.sum() > 1 else torch.arange(len(mask))
     some = {m: x[chosen.flatten().to(x.device)] for m, x in images.items()}
     return {

@@ -97,7 +97,7 @@ def estimate_cost(
 
 
 def _subsets(availability: Mapping[str, Any]) -> str:
-    """Return the numbers of samples with each modality, unless all have all."""
+    """Return the number of samples with each modality, unless all are complete."""
     has = {m: x for m, x in availability.items() if not x.all()}
     if not has:
         return ''

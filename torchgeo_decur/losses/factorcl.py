@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .base import EmbeddingLoss
 
-# Numbers in one hidden layer of a critic; more are computed in parts.
+# Largest number of values in a hidden layer of a critic; more are computed in parts.
 _LARGEST = 2**24
 
 
@@ -19,7 +19,7 @@ PARTS = ('nce_shared', 'club_shared', 'nce_unique', 'club_unique', 'nce_conditio
 
 
 class FactorCLLoss(EmbeddingLoss):
-    r"""Keep what two modalities share, and what only one has, and remove the rest.
+    r"""Keep shared and unique information of two modalities, and remove the rest.
 
     Liang, Deng et al., *Factorized Contrastive Learning: Going Beyond Multi-view
     Redundancy*, NeurIPS 2023, https://arxiv.org/abs/2306.05268.
@@ -35,9 +35,9 @@ class FactorCLLoss(EmbeddingLoss):
     .. math:: U = I_{NCE}(x_1; x_1') + I_{NCE}(x_2; x_2') - I_{CLUB}(x_1; x_2)
               + I_{NCE}(x_1; x_2 \mid x_1', x_2').
 
-    Each bound has a part of the embeddings and a critic :math:`f` of its own, which
-    scores all pairs of samples. InfoNCE is a lower bound of mutual information, and
-    NCE-CLUB is an upper bound if its critic is the best one of InfoNCE:
+    Each bound has its own part of the embeddings and its own critic :math:`f`, which
+    scores all pairs of samples. InfoNCE is a lower bound of mutual information. NCE-CLUB
+    is an upper bound for the optimal critic of InfoNCE:
 
     .. math:: I_{NCE}(a; b) = \mathrm{E}_i \Bigl[ \log \frac{e^{f(a_i, b_i)}}
               {\frac{1}{N} \sum_j e^{f(a_i, b_j)}} \Bigr], \qquad
@@ -45,7 +45,7 @@ class FactorCLLoss(EmbeddingLoss):
 
     The critics of both upper bounds therefore maximise InfoNCE of detached embeddings,
     while the embeddings minimise the bounds with fixed critics. In a conditional bound,
-    the critic sees each embedding beside its second view.
+    the input of the critic is each embedding with its second view.
 
     Args:
         dim: dimensions of each part of an embedding.
@@ -209,7 +209,7 @@ class Critic(nn.Module):
 
 
 def beside(z: Tensor) -> Tensor:
-    """Put the second view of each sample beside the first.
+    """Concatenate both views of each sample.
 
     Args:
         z: embeddings, shape (2, N, D).

@@ -49,8 +49,8 @@ class Manifest:
         source: class and options of the packed datamodule.
         versions: versions of the packages that wrote the shards.
         keys: type of each value of a sample, such as 'float32' or 'str'.
-        available: for each split and modality that samples lack, which samples have it, as
-            text of :func:`bits_to_text`.
+        available: mask of the samples that have a modality, as text of
+            :func:`bits_to_text`, by split and by modality that some samples lack.
 
     Example:
         >>> modality = Modality(('height',), 'elevation', 'm', nodata=float('nan'))
@@ -168,7 +168,7 @@ def current_values(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def bits_to_text(bits: Sequence[bool] | NDArray[np.bool_]) -> str:
-    """Write Booleans as text of base64, eight in a byte.
+    """Convert Booleans to base64 text, eight in a byte.
 
     Args:
         bits: the Booleans, shape (N,).
@@ -194,7 +194,7 @@ def text_to_bits(text: str, number: int) -> NDArray[np.bool_]:
         The Booleans, shape (N,).
 
     Raises:
-        ValueError: if the text holds another number.
+        ValueError: if the text has another number of Booleans.
 
     Example:
         >>> text_to_bits('oA==', 3).tolist()

@@ -199,7 +199,7 @@ def finish(out: Path, manifest: Manifest, splits: Sequence[SplitProgress]) -> Pa
 
 
 def _join_available(written: Sequence[Written]) -> dict[str, str]:
-    """Join the availability of the samples of all shards, for absent modalities."""
+    """Join the masks of all shards, for modalities that some samples lack."""
     joined = {
         m: np.concatenate(
             [text_to_bits(w.available[m], w.shard.samples) for w in written]

@@ -29,8 +29,8 @@ class Written:
     Args:
         shard: entry of the manifest.
         config: litdata's format of the samples; equal for all shards of a split.
-        available: for each modality that samples may lack, which samples have it, as text
-            of :func:`~torchgeo_decur.packed.manifest.bits_to_text`.
+        available: mask of the samples that have a modality, as text of
+            :func:`~torchgeo_decur.packed.manifest.bits_to_text`, by modality.
     """
 
     shard: Shard

@@ -18,11 +18,11 @@ class FactorCL(MultimodalPretraining):
     Liang, Deng et al., *Factorized Contrastive Learning: Going Beyond Multi-view
     Redundancy*, NeurIPS 2023, https://arxiv.org/abs/2306.05268.
 
-    Critics bound mutual information from below and above. Information that both
-    modalities share, and information of one modality that survives its augmentation, is
-    maximised. Shared information that augmentations remove is minimised, and so is what
-    unique embeddings share. Each modality has one projector for each bound. The criterion
-    holds the critics, which learn in the same step.
+    Critics bound mutual information from below and above. The task maximises shared
+    information, and information of one modality that survives its augmentation. It
+    minimises shared information that augmentations remove, and information shared by
+    unique embeddings. Each modality has one projector for each bound. The critics are
+    part of the criterion and learn in the same step.
 
     Args:
         modalities: number of channels of each of two modalities, by name.

@@ -19,10 +19,10 @@ class InfMasking(CoMM):
     Wen, Dai et al., *InfMasking: Unleashing Synergistic Information by Contrastive
     Multimodal Interactions*, NeurIPS 2025, https://arxiv.org/abs/2509.25270.
 
-    The model is that of :class:`CoMM`. In addition, the transformer fuses each view under
-    several random masks, each of which leaves few tokens of every modality. The loss
-    brings the joint embedding close to those of all masks. Features and exports are those
-    of CoMM, from all tokens.
+    The model is the same as in :class:`CoMM`. In addition, the transformer fuses each view
+    under several random masks, which keep few tokens of every modality. The loss brings
+    the joint embedding close to the masked ones. As in CoMM, features and exports use all
+    tokens.
 
     Args:
         modalities: number of channels of each modality, by name; none may be called
@@ -106,7 +106,7 @@ class InfMasking(CoMM):
     def on_train_batch_start(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Check the images of a first batch, and give the loss the progress of the fit.
+        """Check the images of a first batch, and pass the progress of the fit to the loss.
 
         Raises:
             ValueError: if values are outside [0, 1].
@@ -132,7 +132,7 @@ class InfMasking(CoMM):
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
             view: number of the view in the step, from 0; None outside a step.
-            available: whether each sample has a modality; the loss takes only complete
+            available: whether each sample has a modality; the loss supports only complete
                 samples.
 
         Returns:
@@ -197,8 +197,7 @@ def keep_random_tokens(
     """
     numbers = [x.shape[1] for x in tokens.values()]
     some = next(iter(tokens.values()))
-    # One draw for all modalities, sample by sample: micro-batches then have the masks of
-    # the batch.
+    # Draw sample by sample, so that micro-batches have the same masks as the batch.
     draws = torch.rand(len(some), masks, sum(numbers), device=some.device)
     return {
         m: _take(x, part, ratio)

@@ -74,8 +74,8 @@ class GeoParquetParts:
         Args:
             part: number of the part.
             columns: values by column, shape (N, D), or Booleans, shape (N,).
-            absent: for some columns, which values belong to an absent modality and may be
-                NaN, boolean, shape (N, D).
+            absent: for some columns, a mask of the values of an absent modality, which may
+                be NaN, shape (N, D).
 
         Raises:
             ValueError: if another number is NaN or infinite; the message names the row.

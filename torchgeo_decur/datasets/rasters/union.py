@@ -19,7 +19,7 @@ from .join import JoinedRasters, Window, outline
 
 @dataclass(frozen=True)
 class RasterUnion(JoinedRasters):
-    """Co-registered rasters, of which a window needs only one.
+    """Co-registered rasters whose windows need only one modality.
 
     A modality is absent from a window if more than ``max_nodata`` of its pixels are
     missing, or if a raster without a nodata value does not cover the whole window. For
@@ -64,9 +64,10 @@ class RasterUnion(JoinedRasters):
 
     @cached_property
     def footprints(self) -> list[tuple[slice, BaseGeometry]]:
-        """Each time in order, and the area that any dataset covers at that time.
+        """Times in order, and the area that any dataset covers at each time.
 
-        Undated files belong to the times of dated ones; their own time has the rest.
+        Undated files also count at the times of dated ones. They have a time only for the
+        rest of their area.
         """
         found = super().footprints
         dated = [shape for time, shape in found if not _is_undated(time)]
@@ -107,7 +108,7 @@ class RasterUnion(JoinedRasters):
         return shares
 
     def read(self, window: GeoSlice, names: Iterable[str] | None = None) -> Sample:
-        """Read rasters at a window; an image that no file covers is zeros.
+        """Read rasters at a window, with zeros for images without a file.
 
         Args:
             window: slices of x, y and, for dated files, time.
