@@ -93,17 +93,6 @@ class TestObjectives:
         for one, other in zip(first.buffers(), second.buffers(), strict=True):
             assert one.equal(other)
 
-    def test_everything_available_equals_no_masks(self, objective: Any) -> None:
-        everything = {m: torch.ones(N, dtype=torch.bool) for m in MODALITIES}
-        expected = step(task(objective), images(), None)
-        assert_equal(step(task(objective), images(), everything), expected, 1e-10)
-
-    def test_micro_batches_equal_the_batch(self, objective: Any) -> None:
-        options: dict[str, Any] = {'model': 'test_vit', 'projector': [16]}
-        expected = step(task(objective, **options), images(0))
-        small = task(objective, micro_batch_size=3, **options)
-        assert_equal(step(small, images(0)), expected)
-
     def test_absent_modality_has_zero_gradients(self, objective: Any) -> None:
         masks = {
             's1': torch.ones(N, dtype=torch.bool),
@@ -122,6 +111,20 @@ class TestObjectives:
             if '.s2.' in name:
                 assert buffer.equal(before[name]), name
         assert all(part.training for part in model.modules())
+
+
+@pytest.mark.parametrize('objective', [DeCUR, *FUSED])
+class TestEncoders:
+    def test_everything_available_equals_no_masks(self, objective: Any) -> None:
+        everything = {m: torch.ones(N, dtype=torch.bool) for m in MODALITIES}
+        expected = step(task(objective), images(), None)
+        assert_equal(step(task(objective), images(), everything), expected, 1e-10)
+
+    def test_micro_batches_equal_the_batch(self, objective: Any) -> None:
+        options: dict[str, Any] = {'model': 'test_vit', 'projector': [16]}
+        expected = step(task(objective, **options), images(0))
+        small = task(objective, micro_batch_size=3, **options)
+        assert_equal(step(small, images(0)), expected)
 
 
 def test_only_present_images_are_encoded() -> None:
