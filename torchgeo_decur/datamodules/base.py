@@ -287,8 +287,8 @@ class MultimodalDataModule(BaseDataModule):
                     seed=seed,
                 )
             rank_zero_warn(
-                f'paired_fraction {self.paired_fraction} has no effect, because all '
-                'training samples have all modalities'
+                f'paired_fraction {self.paired_fraction} has no effect, because no '
+                'training sample is known to lack a modality (availability of the dataset)'
             )
         return ResumableSampler(
             dataset, world, rank, shuffle=True, seed=seed, drop_last=True
