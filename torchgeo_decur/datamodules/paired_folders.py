@@ -33,9 +33,9 @@ class PairedFoldersDataModule(StatisticsDataModule):
         size: height and width to which images and masks are resized; required if files
             of one split differ in size.
         cache: folder of HHA images, by default ``hha`` in the root.
-        skip_incomplete: frames with a missing file raise an error if False and are left
-            out if True. With 'keep', all frames with one or more images stay, as
-            :class:`~torchgeo_decur.datasets.PairedFolders` describes.
+        skip_incomplete: False to raise an error for a frame with a missing file, True to
+            leave it out, or 'keep' to use its other images, see
+            :class:`~torchgeo_decur.datasets.PairedFolders`.
         val_fraction: fraction of the frames for validation, if ``val`` is empty. With 0
             there is no validation (``limit_val_batches: 0``).
         test_fraction: fraction of the frames for testing, if ``test`` is empty. With 0,

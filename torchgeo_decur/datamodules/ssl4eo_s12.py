@@ -23,8 +23,8 @@ class SSL4EOS12PairDataModule(FileDataModule):
         num_dates: dates of a sample for 'same' and 'independent'.
         val_fraction: fraction of random places for validation. With 0 there is no
             validation (``limit_val_batches: 0``).
-        skip_incomplete: places with only one modality raise an error if False, are left
-            out if True, and stay with 'keep'.
+        skip_incomplete: 'keep' for places that lack a modality, True to leave them out,
+            or False to raise an error.
         options: options of :class:`~torchgeo_decur.datamodules.FileDataModule`.
 
     Raises:

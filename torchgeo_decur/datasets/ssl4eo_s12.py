@@ -65,8 +65,8 @@ class SSL4EOS12Pair(DatedDataset):
         conversion: ``scale``, ``offset`` and ``nodata`` by modality, to convert the files
             to the unit, such as ``{s2: {offset: -1000}}`` for Sentinel-2 products since
             processing baseline 04.00.
-        skip_incomplete: places with only one modality raise an error if False, are left
-            out if True, and stay with 'keep'.
+        skip_incomplete: 'keep' for places that lack a modality, True to leave them out,
+            or False to raise an error.
 
     Raises:
         DatasetNotFoundError: if no place is on disk and ``download`` is false.

@@ -28,11 +28,11 @@ _PLAIN_RESNET = re.compile(r'resnet\d+[a-z]?(\..*)?')
 
 
 class WarmupCosine(CosineWarmupScheduler):  # type: ignore[misc]
-    """Schedule of pretraining; its class differs from schedules of callbacks."""
+    """Schedule of pretraining; the class distinguishes it from a callback's schedule."""
 
 
 class EpochShare(LambdaLR):
-    """Schedule of a transfer; its class differs from schedules of callbacks."""
+    """Schedule of a transfer; the class distinguishes it from a callback's schedule."""
 
 
 def build_optimizer(

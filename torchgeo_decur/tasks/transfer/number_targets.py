@@ -42,7 +42,7 @@ class NumberTargets(LateFusionTask):
             deviation 1 of the training split. The loss is then in these units;
             predictions, metrics and figures keep the unit of the targets. Checkpoints
             keep mean and standard deviation.
-        nodata: value of unknown targets, such as -9999. NaN always is unknown.
+        nodata: value of unknown targets, such as -9999. NaN is always unknown.
         options: of :class:`~torchgeo_decur.tasks.LateFusionTask`: ``bands``, ``labels``,
             ``freeze_backbone``, ``missing_modalities``, ``lr``, ...
 
