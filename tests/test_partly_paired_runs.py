@@ -19,15 +19,13 @@ from torchgeo_decur.callbacks import OnlineProbe
 from torchgeo_decur.cli import main
 from torchgeo_decur.datamodules import (
     MultimodalDataModule,
-    PackedDataModule,
     PairedFoldersDataModule,
     RasterPairDataModule,
 )
-from torchgeo_decur.packed import pack_datamodule
 from torchgeo_decur.tasks import DeCUR, LateFusionSegmentation
 
 CHANNELS = {'s1': 2, 's2': 3}
-COUNT, SIDE = 30, 32
+COUNT, BATCH, SIDE = 20, 4, 32
 SCALE: dict[str, dict[str, Any]] = {
     's1': {'kind': 'sar', 'unit': 'dB', 'mean': [-12.0, -19.0], 'std': [3.0, 3.0]},
     's2': {'mean': [900.0] * 3, 'std': [200.0] * 3},
@@ -90,28 +88,18 @@ def rasters(root: Path) -> dict[str, Any]:
         'mask': {'paths': str(root / 'mask'), 'num_classes': 3},
         'footprint': 'union',
         'patch_size': SIDE,
-        'length': 24,
+        'length': 12,
     }
 
 
-CASES: dict[str, Callable[[Path, Path], MultimodalDataModule]] = {
-    'folders': lambda root, _: PairedFoldersDataModule(**folders(root), batch_size=6),
-    'rasters': lambda root, _: RasterPairDataModule(**rasters(root), batch_size=6),
-    'packed': lambda _, packed: PackedDataModule(str(packed), batch_size=6),
+CASES: dict[str, Callable[[Path], MultimodalDataModule]] = {
+    'folders': lambda root: PairedFoldersDataModule(**folders(root), batch_size=BATCH),
+    'rasters': lambda root: RasterPairDataModule(**rasters(root), batch_size=BATCH),
 }
 
 
 @pytest.mark.parametrize('case', list(CASES))
 def test_resumes_exactly(case: str, root: Path, tmp_path: Path) -> None:
-    if case == 'packed':
-        pack_datamodule(
-            PairedFoldersDataModule(**folders(root)),
-            tmp_path / 'packed',
-            workers=0,
-            shard_size=7,
-            progress=False,
-        )
-
     def fit(folder: str, *callbacks: Callback, path: Path | None = None) -> Any:
         seed_everything(3, verbose=False)
         model = DeCUR(
@@ -123,12 +111,13 @@ def test_resumes_exactly(case: str, root: Path, tmp_path: Path) -> None:
             lr=1e-3,
         )
         keep = ModelCheckpoint(tmp_path / folder, save_last=True, every_n_train_steps=1)
-        data = CASES[case](root, tmp_path / 'packed')
+        probes = [OnlineProbe(k=2)] if case == 'folders' else []
+        data = CASES[case](root)
         fitted = trainer(
             default_root_dir=tmp_path / folder,
             enable_checkpointing=True,
             max_epochs=2,
-            callbacks=[keep, OnlineProbe(k=2), *callbacks],
+            callbacks=[keep, *probes, *callbacks],
         )
         fitted.fit(model, datamodule=data, ckpt_path=path)
         fitted.validate(model, datamodule=data, verbose=False)
@@ -141,7 +130,7 @@ def test_resumes_exactly(case: str, root: Path, tmp_path: Path) -> None:
     assert not [k for k, v in expected.items() if not torch.equal(v, resumed[k])]
 
 
-@pytest.mark.parametrize('case', ['folders', 'rasters'])
+@pytest.mark.parametrize('case', list(CASES))
 def test_transfer(case: str, root: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     task = LateFusionSegmentation(
@@ -151,13 +140,13 @@ def test_transfer(case: str, root: Path, tmp_path: Path) -> None:
         modality_dropout=0.2,
         test_modality_subsets=True,
     )
-    run, data = trainer(default_root_dir=tmp_path), CASES[case](root, tmp_path)
+    run, data = trainer(default_root_dir=tmp_path), CASES[case](root)
     run.fit(task, datamodule=data)
     run.validate(task, datamodule=data, verbose=False)
     scores = run.test(task, datamodule=data, verbose=False)[0]
     assert all(np.isfinite(value) for value in scores.values())
     maps = run.predict(task, datamodule=data)
-    assert maps is not None and len(maps) == COUNT / 6
+    assert maps is not None and len(maps) == COUNT / BATCH
 
 
 def test_commands(
@@ -172,19 +161,19 @@ def test_commands(
     conf['model']['init_args'] |= {'modalities': CHANNELS, 'warmup_epochs': 0}
     conf['data'] = {
         'class_path': 'torchgeo_decur.datamodules.PairedFoldersDataModule',
-        'init_args': {**folders(root), 'batch_size': 6},
+        'init_args': {**folders(root), 'batch_size': BATCH},
     }
     conf['data']['init_args'].pop('mask')
     path = tmp_path / 'conf.yaml'
     path.write_text(yaml.safe_dump(conf))
     main(['plan', str(path)])
     printed = capsys.readouterr().out
-    assert 's1 + s2' in printed and '24' in printed
+    assert '16 (' in printed and 'with s1 + s2' in printed
     torchgeo('fit', '--config', path)
     assert 's2 only' in capsys.readouterr().out
     run = tmp_path / 'run'
-    torchgeo('validate', '--config', run / 'config.yaml')
-    torchgeo('predict', '--config', run / 'config.yaml')
+    for command in ('validate', 'predict'):
+        torchgeo(command, '--config', run / 'config.yaml', '--trainer.logger=false')
     out = tmp_path / 'chips.parquet'
     main(['embed', str(run / 'config.yaml'), f'--out={out}', '--device=cpu'])
     table = pq.read_table(out)
@@ -195,7 +184,7 @@ def test_commands(
     main(
         [
             *('report', str(checkpoint), f'--out={report}', '--device=cpu'),
-            '--analyses=[alignment,retrieval,rank]',
+            '--analyses=[alignment]',
         ]
     )
     assert 'Samples with each modality' in (report / 'report.html').read_text()
