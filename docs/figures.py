@@ -156,6 +156,86 @@ def comm() -> Drawing:
     return d
 
 
+def infmasking() -> Drawing:
+    """All tokens, and random subsets of them, pass through one transformer."""
+    d = Drawing(
+        'InfMasking',
+        'The tokens of both modalities pass through one transformer and give the joint embedding. Under several random masks, few tokens of each modality remain, and the same transformer gives masked embeddings. Their mean and variance are contrasted with the joint embedding.',
+        300,
+    )
+    d.text(55, 22, 'one view', 12)
+    d.text(290, 22, 'tokens that remain', 12)
+    d.text(455, 22, 'one transformer', 12)
+    d.text(595, 22, 'embeddings', 12)
+    for y, name, (light, dark) in ((80, 's1', FIRST), (170, 's2', SECOND)):
+        d.box(15, y - 25, 70, 50, light, name)
+        d.funnel(110, y, 85, dark, f'f of {name}', 12)
+        d.arrow(f'M85 {y} H106')
+    subsets = ((), (0, 1, 3, 4), (1, 2, 3, 4), (0, 2, 3, 4))
+    for i, masked in enumerate(subsets):
+        y = 65 + 55 * i
+        tokens(d, 222, y, FIRST[1], masked)
+        tokens(d, 305, y, SECOND[1], tuple(4 - k for k in masked))
+        d.arrow(f'M384 {y} H408')
+        d.box(412, y - 18, 86, 36, COMMON if not i else PLAIN, 'fuse')
+        d.arrow(f'M498 {y} H544')
+        words = f'z mask {i}' if i else 'z joint'
+        d.box(548, y - 11, 90, 22, COMMON if not i else PLAIN, words, 12)
+    d.shape('M195 80 H205 V230 M195 170 H205 M205 65 H218 M205 120 H218')
+    d.shape('M205 175 H218 M205 230 H218 M205 80 V65')
+    d.shape('M644 109 H652 V241 H644')
+    d.arrow('M652 175 C700 170 700 80 642 66', both=True)
+    d.text(726, 125, 'InfoNCE', 12)
+    d.text(660, 200, 'mean and\nvariance', 12, 'start')
+    d.text(380, 280, 'and the terms of CoMM', 12)
+    return d
+
+
+def factorcl() -> Drawing:
+    """Lower and upper bounds between parts of the embeddings and their second views."""
+    d = Drawing(
+        'FactorCL',
+        'Each of two modalities has an encoder and projectors to parts of its embedding. Lower bounds of what both modalities share and of what each shares with its second view are maximised. Upper bounds of what augmentations remove and of what unique parts share are minimised.',
+        300,
+    )
+    for words, x in (
+        ('two views', 50),
+        ('encoders', 150),
+        ('projectors', 250),
+        ('parts', 345),
+        ('bounds by critics', 580),
+    ):
+        d.text(x, 22, words, 12)
+    for y, name, (light, dark) in ((85, 's1', FIRST), (215, 's2', SECOND)):
+        d.box(24, y - 31, 62, 50, light)
+        d.box(16, y - 23, 62, 50, light, f"{name}, {name}'", 12)
+        d.arrow(f'M86 {y} H106')
+        d.funnel(110, y, 80, dark, f'f of {name}', 12)
+        d.arrow(f'M190 {y} H208')
+        d.funnel(212, y, 76, dark, '5 heads', -12)
+        unique = UNIQUE[0] if name == 's1' else UNIQUE[1]
+        for dy, words, fill in ((-19, 'shared', COMMON), (19, 'unique', unique)):
+            d.arrow(f'M288 {y} L306 {y + dy}')
+            d.box(310, y + dy - 13, 76, 26, fill, words, 12)
+    rows = (
+        ('+', 'I NCE (s1; s2)', COMMON),
+        ('−', "I CLUB (s1; s2 | s1', s2')", COMMON),
+        ('+', "I NCE (s1; s1')", UNIQUE[0]),
+        ('+', "I NCE (s2; s2')", UNIQUE[1]),
+        ('−', 'I CLUB (s1; s2)', PLAIN),
+        ('+', "I NCE (s1; s2 | s1', s2')", PLAIN),
+    )
+    for i, (sign, words, fill) in enumerate(rows):
+        y = 55 + 38 * i
+        d.text(470, y + 5, sign, 16)
+        d.box(490, y - 14, 200, 28, fill, words, 12)
+    d.shape('M392 66 H420 V74 M392 196 H420 V74 M420 74 H440')
+    d.shape('M392 104 H430 V188 M392 234 H430 V188 M430 188 H440')
+    d.shape('M452 42 H444 V106 H452 M452 118 H444 V258 H452')
+    d.text(580, 285, '+ is maximised, − is minimised', 12)
+    return d
+
+
 def coral() -> Drawing:
     """A shared path with masked tokens, unique paths, orthogonal to each other."""
     d = Drawing(
@@ -400,6 +480,8 @@ FIGURES: dict[str, Callable[[], Drawing]] = {
     'methods/clip': clip,
     'methods/comm': comm,
     'methods/coral': coral,
+    'methods/factorcl': factorcl,
+    'methods/infmasking': infmasking,
     'methods/cmx': cmx,
     'methods/deformable_attention': deformable_attention,
     'imports': imports,
