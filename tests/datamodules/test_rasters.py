@@ -679,3 +679,21 @@ class TestErrors:
 def test_areas_do_not_touch(fitted: RasterPairDataModule) -> None:
     train, val = fitted.areas['train'], fitted.areas['val']
     assert shapely.distance(train, val) == pytest.approx(50, abs=0.01)
+
+
+def test_a_mask_may_have_numbers(root: Path) -> None:
+    mask = {'paths': str(root / 'dem'), 'numbers': True, 'scale': 0.5}
+    options: Any = {'patch_size': PATCH, 'length': 8, 'batch_size': 4, 'seed': 0}
+    datamodule = RasterPairDataModule(entries(root), mask, **options)
+    datamodule.setup('fit')
+    missing = 0
+    for index in range(8):
+        sample = datamodule.train_dataset[index]
+        number, image = sample['mask'], sample['image_dem'][0]
+        assert number.dtype == torch.float32 and number.shape == (PATCH, PATCH)
+        known = ~number.isnan()
+        missing += int((~known).sum())
+        torch.testing.assert_close(number[known], image[known] / 2)
+    assert missing
+    with pytest.raises(ValueError, match=r"among .* got \['num_classes'\]"):
+        RasterPairDataModule(entries(root), {**mask, 'num_classes': 3})

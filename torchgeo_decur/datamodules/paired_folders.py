@@ -1,10 +1,14 @@
 """Datamodule of folders of images paired by name."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
+
+from lightning.pytorch.utilities import rank_zero_info
 
 from ..datasets.paired_folders import PairedFolders, folder_modalities
 from ..datasets.resizing import check_size
+from ..datasets.scene_labels import read_keys
 from .band_statistics import StatisticsDataModule
 from .splits import check_fractions, split_groups
 
@@ -14,8 +18,8 @@ class PairedFoldersDataModule(StatisticsDataModule):
 
     If patterns have ``{split}``, ``train``, ``val``, ``test`` and ``predict`` list its
     values. Without values, validation and test frames are drawn from the training frames,
-    which can put similar frames of a video into different splits. Prediction reads no
-    masks.
+    which can put similar frames of a video into different splits. Prediction reads neither
+    masks nor labels.
 
     Missing statistics are estimated from up to 64 training frames, printed and stored in
     checkpoints.
@@ -41,6 +45,10 @@ class PairedFoldersDataModule(StatisticsDataModule):
         test_fraction: fraction of the frames for testing, if ``test`` is empty. With 0,
             the test uses the validation frames.
         skip_unreadable: whether to replace a frame with a damaged file by the next frame.
+        labels: entry of the table of scene labels. If it has ``split``, ``train``,
+            ``val``, ``test`` and ``predict`` list values of that column.
+        split_files: list of the ids of a split, one in each line, by 'train', 'val',
+            'test' and 'predict'; paths are relative to ``root``.
         batch_size: frames of a batch on each device.
         options: other options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`.
 
@@ -65,6 +73,8 @@ class PairedFoldersDataModule(StatisticsDataModule):
         val_fraction: float = 0.2,
         test_fraction: float = 0.0,
         skip_unreadable: bool = False,
+        labels: dict[str, Any] | None = None,
+        split_files: dict[str, str] | None = None,
         batch_size: int = 8,
         **options: Any,
     ) -> None:
@@ -80,6 +90,12 @@ class PairedFoldersDataModule(StatisticsDataModule):
                     f'{name} must be a list of splits, got {values!r}; write [{values}]'
                 )
         self.named = named
+        self.labels = labels
+        self.split_files = split_files or {}
+        if unknown := sorted(set(self.split_files) - set(named)):
+            raise ValueError(
+                f'split_files must be lists of {list(named)}, got {unknown}'
+            )
         self.fractions = (val_fraction, test_fraction)
         self.statistics = {}
         self.kwargs: dict[str, Any] = {
@@ -98,17 +114,25 @@ class PairedFoldersDataModule(StatisticsDataModule):
             ValueError: if no frames are found, or they do not belong together.
         """
         if stage == 'predict':
-            splits = self.named['predict'] or self.named['test']
-            self.predict_dataset = self._find(splits, masks=False)
+            some = next((n for n in ('predict', 'test') if self._is_named(n)), None)
+            self.predict_dataset = self._find(some, targets=False)
             if self.wanted():
-                some = self.named['train']
-                frames = self._find(some, masks=False) if some else self.predict_dataset
-                self.estimate(frames)
+                named = self._is_named('train')
+                self.estimate(
+                    self._find('train', targets=False)
+                    if named
+                    else self.predict_dataset
+                )
             return
         train, val, test = self._split()
+        if stage == 'fit' and train.label_report:
+            rank_zero_info(train.label_report)
         self.estimate(train)
         if stage == 'fit':
-            self.train_dataset = train.subset(self.budget(len(train)))
+            classes = train.labels if train.classes else None
+            self.train_dataset = train.subset(
+                self.budget(len(train), classes, train.classes)
+            )
         if stage in ('fit', 'validate') and len(val):
             self.val_dataset = val
         if stage == 'test':
@@ -116,14 +140,15 @@ class PairedFoldersDataModule(StatisticsDataModule):
 
     def _split(self) -> tuple[PairedFolders, PairedFolders, PairedFolders]:
         """Return the frames for training, validation and testing."""
-        frames = self._find(self.named['train'])
+        self._check_lists()
+        frames = self._find('train')
         chosen = list(range(len(frames)))
         parts = []
         # Draw test frames first, so that they do not depend on val_fraction.
         left = 1.0
         for name, share in zip(('test', 'val'), reversed(self.fractions), strict=True):
-            if self.named[name]:
-                parts.append(self._find(self.named[name]))
+            if self._is_named(name):
+                parts.append(self._find(name))
                 continue
             kept, out = split_groups(chosen, share / left, self.seed)
             parts.append(frames.subset(chosen[i] for i in out))
@@ -131,6 +156,36 @@ class PairedFoldersDataModule(StatisticsDataModule):
             left -= share
         return frames.subset(chosen), parts[1], parts[0]
 
-    def _find(self, splits: Sequence[str], masks: bool = True) -> PairedFolders:
-        mask = self.mask if masks else None
-        return PairedFolders(mask=mask, splits=splits, **self.kwargs)
+    def _is_named(self, name: str) -> bool:
+        return bool(self.named[name] or name in self.split_files)
+
+    def _find(self, name: str | None, targets: bool = True) -> PairedFolders:
+        """Return the frames of a split, or all, with or without masks and labels."""
+        labels = self.labels
+        if labels is not None and not targets:
+            # Without a label, the table only says which frames belong to the split.
+            kept = ('path', 'key', 'split')
+            by_column = name is not None and labels.get('split')
+            labels = {k: labels[k] for k in kept} if by_column else None
+        return PairedFolders(
+            mask=self.mask if targets else None,
+            splits=self.named[name] if name else (),
+            labels=labels,
+            ids=self._list(name) if name in self.split_files else None,
+            **self.kwargs,
+        )
+
+    def _list(self, name: str | None) -> list[str]:
+        return read_keys(Path(self.kwargs['root'], self.split_files[str(name)]))
+
+    def _check_lists(self) -> None:
+        """Check that no frame belongs to two of the lists of splits."""
+        seen: dict[str, str] = {}
+        for name in ('train', 'val', 'test'):
+            for key in self._list(name) if name in self.split_files else ():
+                if key in seen:
+                    raise ValueError(
+                        f'split_files must have each id in one list, got {key!r} in '
+                        f'{seen[key]} and {name}; remove it from one'
+                    )
+                seen[key] = name

@@ -1,7 +1,7 @@
 """Datamodule of co-registered rasters: folders, or dataset classes of TorchGeo."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -76,8 +76,10 @@ class RasterPairDataModule(StatisticsDataModule):
         mask: entry of a label raster: ``paths`` or ``dataset``, ``nodata`` and
             ``num_classes``. Labels are integers, read by nearest neighbor. If labels are
             masked, NaN or warped, ``nodata`` is required; set ``ignore_index`` of the
-            task to the same value. Prediction does not read the mask, so that it covers
-            unlabelled areas.
+            task to the same value. With ``numbers: true``, the raster has numbers, such
+            as heights, instead of classes. They are resampled like images, missing pixels
+            become NaN, and ``scale`` and ``offset`` are allowed. Prediction does not read
+            the mask, so that it covers unlabelled areas.
         patch_size: height and width of a window, in pixels of the first raster.
         length: number of random windows of an epoch, over all devices.
         max_nodata: largest fraction of missing pixels in each modality, except the mask.
@@ -138,7 +140,9 @@ class RasterPairDataModule(StatisticsDataModule):
         modalities = {name: _modality(name, entry) for name, entry in rasters.items()}
         if mask is not None:
             mask = typed('mask', mask)
-            _check_keys('mask', mask, ('num_classes',))
+            numbers = mask.get('numbers')
+            more = _CONVERSION if numbers else ('num_classes',)
+            _check_keys('mask', mask, ('numbers', *more))
         self.entries = {**rasters, **({'mask': mask} if mask is not None else {})}
         self.patch_size = patch_size
         self.length = length
@@ -221,7 +225,11 @@ class RasterPairDataModule(StatisticsDataModule):
     ) -> JoinedRasters:
         leaves, nodata, crs = {}, {}, None
         for name, entry in entries.items():
-            bands = None if name == 'mask' else self.modalities[name].bands
+            bands: Sequence[str] | None = None
+            if name != 'mask':
+                bands = self.modalities[name].bands
+            elif entry.get('numbers'):
+                bands = ['mask']
             leaf, nodata[name] = open_rasters(
                 name, entry, bands, self.skip_unreadable, crs
             )
@@ -230,6 +238,8 @@ class RasterPairDataModule(StatisticsDataModule):
                 convert = Conversion.of(name, entry, bands)
                 if convert.changes:
                     nodata[name] = _convert(leaf, name, convert, nodata[name])
+            if name == 'mask' and bands:
+                leaf.transforms = _Numbers(leaf.transforms, nodata[name])
             # Files must be closed when worker processes fork.
             leaf.cache = self.num_workers == 0
             leaves[name] = leaf
@@ -334,6 +344,21 @@ class _Converted:
     def __call__(self, sample: Sample) -> Sample:
         sample = self.before(sample)
         return {**sample, self.key: self.convert(sample[self.key])}
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """Make a mask of numbers of the image of a sample, with NaN for missing pixels."""
+
+    before: Callable[[Sample], Sample]
+    nodata: float | None
+
+    def __call__(self, sample: Sample) -> Sample:
+        sample = self.before(sample)
+        image = sample.pop('image_mask')
+        invalid = invalid_pixels(image, self.nodata)
+        mask = image if invalid is None else image.masked_fill(invalid, math.nan)
+        return {**sample, 'mask': mask[0]}
 
 
 def _convert(

@@ -130,6 +130,12 @@ def _text(value: Any) -> str:
     return value
 
 
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
 def _names(value: Any) -> list[str]:
     return [_text(v) for v in _sequence(value)]
 
@@ -158,6 +164,7 @@ _TYPES: dict[str, tuple[Callable[[Any], Any], str]] = {
     'offset': (_number_or_several, 'a number, or one for each band'),
     'num_classes': (_whole, 'a positive integer'),
     'init_args': (_mapping, 'a dictionary of arguments'),
+    'numbers': (_flag, 'true or false'),
     'values': (_classes, 'a dictionary from file values to classes'),
 } | dict.fromkeys(
     (

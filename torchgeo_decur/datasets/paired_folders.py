@@ -19,6 +19,7 @@ from .io import read_image
 from .resizing import check_size, resize_frame
 from .rgbd.hha import Intrinsics
 from .rgbd.hha_cache import HHACache
+from .scene_labels import SceneLabels, match_names
 
 _IMAGE = (
     *('pattern', 'bands', 'kind', 'unit', 'mean', 'std', 'nodata', 'scale'),
@@ -29,6 +30,8 @@ _ALL_BANDS = (
 )
 _ONE_CLASS = 'write masks with a single band of class numbers, not of colors'
 _MASK = ('pattern', 'values', 'num_classes', 'nodata')
+_NUMBERS = ('pattern', 'numbers', 'nodata', 'scale', 'offset')
+_ONE_NUMBER = 'write a mask with a single band of numbers'
 
 
 class Frame(NamedTuple):
@@ -41,6 +44,16 @@ class Frame(NamedTuple):
 
     split: str
     id: str
+
+
+def scene_names(frame: Frame) -> list[str]:
+    """Return the names by which a table may call a frame.
+
+    Example:
+        >>> scene_names(Frame('train', '7')), scene_names(Frame('', '7'))
+        (['train/7', '7'], ['7'])
+    """
+    return [f'{frame.split}/{frame.id}', frame.id] if frame.split else [frame.id]
 
 
 class PairedFolders(FileDataset):
@@ -75,9 +88,27 @@ class PairedFolders(FileDataset):
     - ``num_classes``: exclusive upper bound of the classes; other classes are an error.
     - ``nodata``: value of pixels without a label, which is kept; set ``ignore_index`` of
       the task to it.
+    - ``numbers``: True if the mask has numbers, such as heights, instead of classes. Its
+      other keys are then ``nodata``, whose pixels become NaN, ``scale`` and ``offset``.
+
+    The entry ``labels`` is a table, in CSV or GeoJSON, with a row for each frame:
+
+    - ``path``: the table, relative to the root.
+    - ``key``: column with the id of the frame, with or without the suffix of its files.
+    - ``label``: column of the label, or a list of columns.
+    - ``kind``: 'class', by default; 'multilabel' for several classes, either names in one
+      column or a column of 0 and 1 for each class; or 'number'. An empty number is NaN.
+    - ``classes``: names of the classes in the order of their numbers; by default all
+      names of the table, sorted.
+    - ``separator``: text between the names of one cell, by default ';'.
+    - ``split``: column with the split of the row. ``splits`` then are its values.
+
+    Frames without a row or without a label are left out, see ``label_report``.
 
     A sample has ``image_<modality>`` (float32, shape (C, H, W)) for each entry, and
-    ``mask`` (int64, shape (H, W)) if there is a mask entry. If incomplete frames are
+    ``mask`` (int64, or float32 for numbers, shape (H, W)) if there is a mask entry. With
+    a table it has ``label``: int64, shape () for a class and (K,) for several, or
+    float32 for numbers. Its ``id`` is the id of the frame. If incomplete frames are
     kept, absent images are zeros, and each sample has ``available_<modality>`` (bool,
     shape ()) for each entry.
 
@@ -85,7 +116,7 @@ class PairedFolders(FileDataset):
         root: folder that the patterns are relative to.
         images: entries by name of the modality.
         mask: entry of the mask.
-        splits: values of ``{split}`` to read, in order.
+        splits: values of ``{split}``, or of the column ``split``, to read, in order.
         size: height and width to which images and masks are resized, or None. Images are
             interpolated; masks, and images with ``nodata`` or ``hha``, use the nearest
             neighbour.
@@ -95,6 +126,11 @@ class PairedFolders(FileDataset):
             mask entry, a mask.
         transforms: function that takes a sample and returns a new one.
         skip_unreadable: whether to replace a frame with a damaged file by the next frame.
+        labels: entry of the table of labels.
+        ids: ids of the frames to read; all by default.
+
+    Attributes:
+        label_report: number of frames with a label, and of frames and rows left out.
 
     Raises:
         ValueError: if an entry is not valid, no frame is found, or a file is missing.
@@ -111,6 +147,8 @@ class PairedFolders(FileDataset):
         skip_incomplete: Literal['keep'] | bool = False,
         transforms: Callable[[Sample], Sample] | None = None,
         skip_unreadable: bool = False,
+        labels: Mapping[str, Any] | None = None,
+        ids: Sequence[str] | None = None,
     ) -> None:
         """Initialize a new PairedFolders instance."""
         self.root = Path(root)
@@ -125,8 +163,10 @@ class PairedFolders(FileDataset):
         check_skip_incomplete(skip_incomplete)
         self.mask = mask
         if mask is not None:
-            check_keys('mask', mask, _MASK)
+            check_keys('mask', mask, _NUMBERS if mask.get('numbers') else _MASK)
             _check_pattern('mask', mask)
+        self._labels: Mapping[Frame, Tensor] = {}
+        self.label_report = ''
         self.size = check_size(size)
         self.cache = self.root / 'hha' if cache is None else Path(cache)
         self.transforms = transforms
@@ -135,16 +175,20 @@ class PairedFolders(FileDataset):
         if mask is not None:
             self.patterns['mask'] = str(mask['pattern'])
         uses = {name: '{split}' in p for name, p in self.patterns.items()}
-        if any(uses.values()) != bool(splits) or len(set(uses.values())) > 1:
+        table = None if labels is None else SceneLabels.read(root, labels)
+        folders = () if table is not None and table.splits else splits
+        if any(uses.values()) != bool(folders) or len(set(uses.values())) > 1:
             raise ValueError(
                 'with splits, all patterns must have {split}, and without splits none, '
                 f'got {self.patterns} and splits {list(splits)}'
             )
         frames = {
             Frame(split, name): absent
-            for split in (splits or [''])
+            for split in (folders or [''])
             for name, absent in self._find(split, skip_incomplete).items()
         }
+        if table is not None or ids is not None:
+            frames = self._select(frames, table, splits, ids)
         self.samples: list[Frame] = list(frames)
         self.lacking = {item: absent for item, absent in frames.items() if absent}
         for name, entry in images.items():
@@ -179,9 +223,15 @@ class PairedFolders(FileDataset):
             for name in self.images
         }
         if self.mask is not None:
-            path = self.path('mask', item)
-            band = read_image(path, 1, shape, _ONE_CLASS)[0]
-            sample['mask'] = self._classes(band, item)
+            path, numbers = self.path('mask', item), self.mask.get('numbers')
+            band = read_image(path, 1, shape, _ONE_NUMBER if numbers else _ONE_CLASS)
+            if numbers:
+                sample['mask'] = Conversion.of('mask', self.mask, ('mask',))(band)[0]
+            else:
+                sample['mask'] = self._classes(band[0], item)
+        if item in self._labels:
+            sample['label'] = self._labels[item]
+        sample['id'] = item.id
         smooth = {
             f'image_{m}'
             for m, entry in self.images.items()
@@ -192,6 +242,19 @@ class PairedFolders(FileDataset):
     def sample_names(self) -> list[str]:
         """Return the split, if any, and the id of each frame, in order."""
         return ['/'.join(filter(None, item)) for item in self.samples]
+
+    def labels(self) -> Tensor:
+        """Return the labels of all frames, without reading an image.
+
+        Returns:
+            Labels, shape (N,) or (N, K).
+
+        Raises:
+            ValueError: if there is no table of labels.
+        """
+        if not self._labels:
+            raise ValueError('labels must be given to have labels, got none')
+        return torch.stack([self._labels[item] for item in self.samples])
 
     def path(self, name: str, item: Frame) -> Path:
         """Return the path of a file of a frame.
@@ -270,6 +333,31 @@ class PairedFolders(FileDataset):
                 f'{found[~known][0].item()}; correct values, num_classes or nodata of mask'
             )
         return out
+
+    def _select(
+        self,
+        frames: Mapping[Frame, frozenset[str]],
+        table: SceneLabels | None,
+        splits: Sequence[str],
+        ids: Sequence[str] | None,
+    ) -> dict[Frame, frozenset[str]]:
+        """Keep the frames of a list, of the splits of a table, and with a label."""
+        names = {frame: scene_names(frame) for frame in frames}
+        kept = list(frames)
+        if ids is not None:
+            chosen = match_names(ids, names)
+            kept = [frame for frame in kept if frame in chosen]
+        if table is not None:
+            selection = table.select({frame: names[frame] for frame in kept}, splits)
+            kept, self._labels = selection.kept, selection.labels
+            self.label_report, self.classes = selection.report, table.class_names
+        if not kept:
+            raise ValueError(
+                f'expected ids such as {sorted(i for _, i in frames)[:3]}, as in the names '
+                f'of files, found {list(ids or [])[:3]} and none of them; correct the '
+                'list of ids'
+            )
+        return {frame: frames[frame] for frame in kept}
 
     def _find(
         self, split: str, skip: Literal['keep'] | bool

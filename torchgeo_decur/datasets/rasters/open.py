@@ -59,7 +59,8 @@ def open_rasters(
         entry: ``paths`` and ``nodata``; for a folder also ``glob``, ``resampling``,
             ``filename_regex`` and ``date_format``, for a class ``dataset`` and
             ``init_args``.
-        bands: names of the bands; None for a label raster.
+        bands: names of the bands; None for a raster of classes, and one band for a mask
+            of numbers.
         skip_unreadable: whether to leave out unreadable files, with a warning.
         crs: CRS in which the files are read; by default the CRS of the first file.
 
@@ -132,7 +133,9 @@ def _open_folder(
     check_places(name, files)
     single = bands is None or 'band' in groups
     expected = ['label'] if bands is None else [*bands]
-    _check_bands(name, files, expected[:1] if single else expected, names=not single)
+    # A file describes the numbers of a mask as it likes.
+    named = not single and name != 'mask'
+    _check_bands(name, files, expected[:1] if single else expected, names=named)
     try:
         leaf = RasterFolder(files, bands, entry.get('nodata'), method, **dates)
     except ValueError as error:
@@ -173,7 +176,7 @@ def _open_class(
 ) -> tuple[RasterDataset, list[RasterFile], dict[str, str]]:
     cls = dataset_class(name, entry['dataset'])
     arguments = {**(entry.get('init_args') or {})}
-    if bands is not None and cls.all_bands:
+    if bands is not None and cls.all_bands and name != 'mask':
         arguments['bands'] = list(bands)
     try:
         leaf = cls(paths=paths, **arguments)
@@ -196,7 +199,9 @@ def _open_class(
     if not leaf.separate_files:
         expected = list(leaf.all_bands or bands or ['label'])
         more = bool(leaf.all_bands)
-        _check_bands(name, files, expected, more, names=bands is not None)
+        _check_bands(
+            name, files, expected, more, names=bands is not None and name != 'mask'
+        )
     return leaf, files, broken
 
 

@@ -1,0 +1,482 @@
+"""Labels of scenes from a table: classes, several classes, or numbers, in CSV or GeoJSON."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+Kind = Literal['class', 'multilabel', 'number']
+_KINDS: tuple[Kind, ...] = ('class', 'multilabel', 'number')
+_KEYS = ('path', 'key', 'label', 'kind', 'classes', 'separator', 'split')
+_DELIMITERS = ',;\t|'
+# The suffix of a file; a date or a number after a point is none.
+_SUFFIX = re.compile(r'\.[A-Za-z][A-Za-z0-9]{1,5}$')
+# Texts that stand for an unknown number.
+_UNKNOWN = {'', 'na', 'n/a', 'nan', 'none', 'null'}
+_TRUE, _FALSE = {'1', '1.0', 'true', 'yes'}, {'0', '0.0', 'false', 'no'}
+
+
+@dataclass(frozen=True)
+class SceneLabels:
+    """Labels and splits of scenes, by the key of the table.
+
+    Args:
+        path: file of the table.
+        labels: label of each key: a class, shape (), int64; zeros and ones of the classes,
+            shape (K,), int64; or numbers, shape () or (K,), float32, NaN where unknown.
+            Empty if the table has only splits.
+        classes: names of the classes, in the order of their numbers, or of the numbers.
+        splits: split of each key, if the table has a column for it.
+        keys: all keys of the table, in order, also of rows without a label.
+    """
+
+    path: Path
+    labels: Mapping[str, Tensor]
+    classes: tuple[str, ...]
+    splits: Mapping[str, str]
+    keys: tuple[str, ...]
+
+    @classmethod
+    def read(cls, root: str | Path, entry: Mapping[str, Any]) -> 'SceneLabels':
+        """Read the table of an entry.
+
+        Args:
+            root: folder that ``path`` is relative to.
+            entry: ``path``, ``key`` and ``label``, and optionally ``kind``, ``classes``,
+                ``separator`` and ``split``, see
+                :class:`~torchgeo_decur.datasets.PairedFolders`.
+
+        Returns:
+            The labels.
+
+        Raises:
+            ValueError: if the entry is not valid, a column is missing, a key occurs
+                twice, or a label is not valid.
+        """
+        columns, several, kind = _check_entry(entry)
+        path = Path(root, entry['path'])
+        table, decimal_comma = read_table(path)
+        split = entry.get('split')
+        wanted = [str(entry['key']), *columns, *([split] if split else [])]
+        if missing := [name for name in wanted if name not in table]:
+            raise ValueError(
+                f'{path}: expected the columns {wanted}, found no {missing} among '
+                f'{list(table)}; correct key, label or split of labels'
+            )
+        keys = [normalize_key(key) for key in table[wanted[0]]]
+        for i, key in enumerate(keys):
+            if not key:
+                raise ValueError(
+                    f'{path}: expected a key in each row, found none in row {i + 1} of '
+                    f'column {wanted[0]!r}; add it, or delete the row'
+                )
+        _check_once(path, table[wanted[0]], keys)
+        splits = dict(zip(keys, table[split], strict=True)) if split else {}
+        if not columns:
+            return cls(path, {}, (), splits, tuple(keys))
+        rows = list(zip(*(table[c] for c in columns), strict=True))
+        parser = _Parser(path, entry, columns, several, decimal_comma)
+        labels, classes = getattr(parser, f'parse_{kind}')(keys, rows)
+        return cls(path, labels, classes, splits, tuple(keys))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; none if the labels are numbers."""
+        first = next(iter(self.labels.values()), None)
+        numbers = first is None or first.is_floating_point()
+        return () if numbers else self.classes
+
+    def select[S](
+        self, scenes: Mapping[S, Sequence[str]], splits: Sequence[str] = ()
+    ) -> 'Selection[S]':
+        """Select the scenes of some splits that have a label.
+
+        Args:
+            scenes: names of each scene, of which the table may have one.
+            splits: splits to select, if the table has a column for them.
+
+        Returns:
+            The selection.
+
+        Raises:
+            ValueError: if no scene has a row, a split is unknown or has no labelled
+                scene.
+        """
+        keys = match_names(self.keys, scenes)
+        if not keys:
+            names = sorted(n for some in scenes.values() for n in some[-1:])
+            raise ValueError(
+                f'{self.path}: expected keys such as {names[:3]}, as in the names of '
+                f'files, found {list(self.keys[:3])} and none that matches; correct key '
+                'of labels, or the pattern of the images'
+            )
+        chosen = list(keys)
+        if self.splits:
+            present = sorted(set(self.splits.values()))
+            if not splits or not set(splits) <= set(present):
+                raise ValueError(
+                    f'{self.path}: expected splits among {present}, the values of the '
+                    f'column, got {list(splits) or "none"}; set train, val and test'
+                )
+            chosen = [s for s in chosen if self.splits[keys[s]] in splits]
+        if self.labels:
+            labelled = [s for s in chosen if keys[s] in self.labels]
+        else:
+            labelled = chosen
+        if not labelled:
+            raise ValueError(
+                f'{self.path}: expected scenes with a label, found none among '
+                f'{len(chosen)} scenes with a row; fill the column of the label, or '
+                'correct splits'
+            )
+        without = [some[-1] for scene, some in scenes.items() if scene not in keys]
+        used = set(keys.values())
+        left = {
+            'images without a row': without,
+            'rows without an image': [k for k in self.keys if k not in used],
+            'rows without a label': [keys[s] for s in chosen if s not in set(labelled)],
+        }
+        parts = [f'{len(n)} {what}, such as {n[0]!r}' for what, n in left.items() if n]
+        ending = f'; left out: {"; ".join(parts)}' if parts else ''
+        return Selection(
+            labelled,
+            {s: self.labels[keys[s]] for s in labelled if self.labels},
+            f'{self.path.name}: {len(labelled)} images with a label{ending}',
+        )
+
+
+@dataclass(frozen=True)
+class Selection[S]:
+    """Scenes of a table.
+
+    Args:
+        kept: the scenes, in order.
+        labels: label of each scene, if the table has labels.
+        report: numbers of the scenes, and of images and rows left out.
+    """
+
+    kept: list[S]
+    labels: dict[S, Tensor]
+    report: str
+
+
+def match_names[S](
+    keys: Iterable[str], scenes: Mapping[S, Sequence[str]]
+) -> dict[S, str]:
+    """Match keys to scenes, with or without the suffix of a file.
+
+    Args:
+        keys: the keys.
+        scenes: names of each scene, of which one may be a key.
+
+    Returns:
+        Key of each scene that has one.
+
+    Example:
+        >>> match_names(['a.tif', 'b'], {1: ['a'], 2: ['train/b', 'b'], 3: ['c']})
+        {1: 'a.tif', 2: 'b'}
+    """
+    exact = set(keys)
+    # Two files of one stem, such as a.tif and a.png, are no match for it.
+    stems: dict[str, list[str]] = {}
+    for key in sorted(exact):
+        stems.setdefault(strip_suffix(key), []).append(key)
+    found = {}
+    for scene, names in scenes.items():
+        for name in names:
+            stem = stems.get(name, [])
+            if name in exact or len(stem) == 1:
+                found[scene] = name if name in exact else stem[0]
+                break
+    return found
+
+
+def read_table(path: str | Path) -> tuple[dict[str, list[str]], bool]:
+    """Read the columns of a CSV or GeoJSON file as text.
+
+    A CSV file may begin with a byte order mark, and have commas, semicolons, tabs or bars
+    between its columns.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Text of each row, by column; and whether numbers may have decimal commas.
+
+    Raises:
+        ValueError: if the file does not exist, or is not a table.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f'{path}: expected a table of labels, found no file; correct path of labels'
+        )
+    try:
+        if path.suffix.lower() in ('.geojson', '.json'):
+            return _read_geojson(path), False
+        with path.open(encoding='utf-8-sig') as file:
+            header = file.readline()
+        delimiter = max(_DELIMITERS, key=header.count)
+        frame = pd.read_csv(
+            path,
+            sep=delimiter,
+            dtype=str,
+            keep_default_na=False,
+            encoding='utf-8-sig',
+            index_col=False,
+            skipinitialspace=True,
+        )
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as e:
+        raise ValueError(
+            f'{path}: expected a table in UTF-8 with the same columns in each row, found '
+            f'an error: {e}; save it again as CSV'
+        ) from e
+    frame.columns = frame.columns.str.strip()
+    table = {str(c): [str(v).strip() for v in frame[c]] for c in frame.columns}
+    return table, delimiter != ','
+
+
+def read_keys(path: str | Path) -> list[str]:
+    """Read a list of keys, one in each line.
+
+    Args:
+        path: the file; empty lines are ignored.
+
+    Returns:
+        The keys.
+
+    Raises:
+        ValueError: if the file does not exist, has no key, or a key twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f'{path}: expected a list of ids, one in each line, found no file; correct '
+            'split_files'
+        )
+    lines = [line.strip() for line in path.read_text('utf-8-sig').splitlines()]
+    given = [line for line in lines if line]
+    keys = [normalize_key(line) for line in given]
+    if not keys:
+        raise ValueError(f'{path}: expected ids, one in each line, found none')
+    _check_once(path, given, keys)
+    return keys
+
+
+def normalize_key(key: str) -> str:
+    """Return a key as a path with slashes, without a leading ``./``.
+
+    Example:
+        >>> normalize_key('./plots/12.tif')
+        'plots/12.tif'
+    """
+    text = key.strip().replace('\\', '/')
+    return text.removeprefix('./')
+
+
+def strip_suffix(key: str) -> str:
+    """Remove the suffix of a file name from a key.
+
+    Example:
+        >>> strip_suffix('plots/12.tif'), strip_suffix('scene.2019')
+        ('plots/12', 'scene.2019')
+    """
+    return _SUFFIX.sub('', key)
+
+
+class _Parser:
+    """Labels from the text of a table."""
+
+    def __init__(
+        self,
+        path: Path,
+        entry: Mapping[str, Any],
+        columns: Sequence[str],
+        several: bool,
+        decimal_comma: bool,
+    ) -> None:
+        self.path, self.columns, self.several = path, columns, several
+        self.given: list[str] = [str(c) for c in entry.get('classes') or []]
+        self.separator = entry.get('separator')
+        self.decimal_comma = decimal_comma
+
+    def parse_class(
+        self, keys: Sequence[str], rows: Sequence[tuple[str, ...]]
+    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """Parse one class for each row; an empty cell is no label."""
+        classes = self._classes(row[0] for row in rows if row[0])
+        labels = {
+            key: torch.tensor(self._number_of(row[0], key, classes))
+            for key, row in zip(keys, rows, strict=True)
+            if row[0]
+        }
+        return labels, classes
+
+    def parse_multilabel(
+        self, keys: Sequence[str], rows: Sequence[tuple[str, ...]]
+    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """Parse several classes for each row, as names in a cell or as columns."""
+        if self.several:
+            if self.given and self.given != list(self.columns):
+                raise ValueError(
+                    f'{self.path}: classes must be left out, because the columns '
+                    f'{list(self.columns)} name them, got {self.given}'
+                )
+            found = {
+                key: torch.tensor([self._flag(v, key, c) for v, c in self._cells(row)])
+                for key, row in zip(keys, rows, strict=True)
+            }
+            return found, tuple(self.columns)
+        separator = self.separator or ';'
+        names = [[n.strip() for n in row[0].split(separator)] for row in rows]
+        names = [[n for n in some if n] for some in names]
+        classes = self._classes(n for some in names for n in some)
+        labels = {}
+        for key, some in zip(keys, names, strict=True):
+            label = torch.zeros(len(classes), dtype=torch.long)
+            label[[self._number_of(name, key, classes) for name in some]] = 1
+            labels[key] = label
+        return labels, classes
+
+    def parse_number(
+        self, keys: Sequence[str], rows: Sequence[tuple[str, ...]]
+    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """Parse numbers; a row without any number has no label."""
+        labels = {}
+        for key, row in zip(keys, rows, strict=True):
+            values = [self._number(v, key, c) for v, c in self._cells(row)]
+            if not all(map(math.isnan, values)):
+                label = torch.tensor(values, dtype=torch.float32)
+                labels[key] = label if self.several else label[0]
+        return labels, tuple(self.columns)
+
+    def _cells(self, row: tuple[str, ...]) -> Iterable[tuple[str, str]]:
+        return zip(row, self.columns, strict=True)
+
+    def _classes(self, found: Iterable[str]) -> tuple[str, ...]:
+        if self.given:
+            return tuple(self.given)
+        names = set(found)
+        if all(name.lstrip('-').isdigit() for name in names):
+            return tuple(sorted(names, key=int))
+        return tuple(sorted(names))
+
+    def _number_of(self, name: str, key: str, classes: tuple[str, ...]) -> int:
+        if name not in classes:
+            raise ValueError(
+                f'{self.path}: expected one of the classes {list(classes)}, found '
+                f'{name!r} in row {key!r}; correct the row, or add it to classes'
+            )
+        return classes.index(name)
+
+    def _flag(self, text: str, key: str, column: str) -> int:
+        lower = text.lower()
+        if lower not in _TRUE | _FALSE:
+            raise ValueError(
+                f'{self.path}: expected 0 or 1 in column {column!r}, found {text!r} in '
+                f'row {key!r}; correct it, or delete the row if the label is unknown'
+            )
+        return int(lower in _TRUE)
+
+    def _number(self, text: str, key: str, column: str) -> float:
+        if text.lower() in _UNKNOWN:
+            return math.nan
+        plain = text.replace(',', '.') if self.decimal_comma else text
+        try:
+            value = float(plain)
+        except ValueError:
+            value = math.inf
+        if not math.isfinite(value):
+            raise ValueError(
+                f'{self.path}: expected a number in column {column!r}, found {text!r} in '
+                f'row {key!r}; correct it, or leave the cell empty if it is unknown'
+            )
+        return value
+
+
+def _check_entry(entry: Mapping[str, Any]) -> tuple[list[str], bool, Kind]:
+    """Return the columns of the label, whether they are several, and the kind."""
+    if not isinstance(entry, Mapping) or _unknown_keys(entry):
+        raise ValueError(
+            f'labels must be an entry with the keys {list(_KEYS)}, got {entry!r}'
+        )
+    for name in ('path', 'key'):
+        if not entry.get(name):
+            raise ValueError(
+                f'labels must have {name}: '
+                f'{"the table" if name == "path" else "the column with the id"}, got '
+                f'{dict(entry)}'
+            )
+    kind = entry.get('kind') or 'class'
+    if kind not in _KINDS:
+        raise ValueError(f'kind of labels must be one of {list(_KINDS)}, got {kind!r}')
+    label = entry.get('label')
+    several = isinstance(label, Sequence) and not isinstance(label, str)
+    columns = [str(c) for c in label] if several else [str(label)] if label else []
+    if not columns and not entry.get('split'):
+        raise ValueError(
+            f'labels must have label, the column of the label, or split, got {dict(entry)}'
+        )
+    if several and kind == 'class':
+        raise ValueError(
+            f'label must be one column for a class, got {columns}; set kind: multilabel '
+            'or kind: number'
+        )
+    if entry.get('separator') and (kind != 'multilabel' or several):
+        raise ValueError(
+            'separator must be left out unless kind is multilabel and label is one '
+            f'column, got {entry["separator"]!r}'
+        )
+    if entry.get('classes') and kind == 'number':
+        raise ValueError(
+            f'classes must be left out for numbers, got {entry["classes"]}'
+        )
+    return columns, several, kind
+
+
+def _unknown_keys(entry: Mapping[str, Any]) -> list[str]:
+    """Return the keys that an entry of labels cannot have."""
+    return sorted(set(entry) - set(_KEYS))
+
+
+def _check_once(path: Path, given: Sequence[str], keys: Sequence[str]) -> None:
+    """Check that no key occurs twice, even with different suffixes."""
+    first: dict[str, str] = {}
+    for text, key in zip(given, keys, strict=True):
+        if key in first:
+            raise ValueError(
+                f'{path}: expected each key once, found {text!r} again; delete one of '
+                'the rows'
+            )
+        first[key] = text
+
+
+def _read_geojson(path: Path) -> dict[str, list[str]]:
+    """Read the properties of the features of a GeoJSON file as text."""
+    try:
+        features = json.loads(path.read_text('utf-8-sig'))['features']
+        rows = [dict(feature.get('properties') or {}) for feature in features]
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'{path}: expected a GeoJSON FeatureCollection, found an error: '
+            f'{type(error).__name__}: {error}; export the labels as GeoJSON or CSV'
+        ) from error
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: [_text(row.get(name)) for row in rows] for name in columns}
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ''
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, list):
+        return ';'.join(map(str, value))
+    return str(value).strip()
