@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, balanced_accuracy_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, r2_score
 
 from torchgeo_decur.analysis.classifiers import (
     Outcome,
@@ -85,3 +85,27 @@ def test_fits_only_the_chosen_classifiers() -> None:
     x = RANDOM.normal(size=(40, 2))
     found = list(run_probes(x, x[:, 0] > 0, classifiers=('knn',)))
     assert [name for name, _ in found] == ['knn']
+
+
+@pytest.mark.parametrize('outputs', [1, 2])
+def test_numbers_are_probed_by_regression(outputs: int) -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(200, 5)).astype(np.float32)
+    y = 3000 + 20 * x[:, :outputs] + random.normal(size=(200, outputs))
+    y[3], y = np.nan, y.astype(np.float32)
+    target = y[:, 0] if outputs == 1 else y
+    found = dict(run_probes(x, target))
+    linear = found['linear']
+    expected = r2_score(linear.y, linear.predicted)
+    assert linear.metric == 'R2' and linear.chance == 0
+    assert 99 < linear.score()[0] == pytest.approx(100 * expected, rel=1e-4)
+    assert 30 < found['knn'].score()[0] < 95
+    # A resample is scored like the samples that it copies.
+    drawn = resamples(len(linear.y), 3)
+    for weight, score in zip(drawn, linear.score(drawn), strict=True):
+        rows = np.repeat(np.arange(len(weight)), weight.astype(int))
+        copied = r2_score(linear.y[rows], linear.predicted[rows])
+        assert score == pytest.approx(100 * copied, rel=1e-4)
+    noise = dict(run_probes(x, random.normal(size=200)))
+    assert noise['linear'].score()[0] < 10
+    assert not dict(run_probes(x, np.ones(200)))

@@ -39,6 +39,7 @@ class Bits(Dataset[dict[str, Tensor]]):
             'label': (bits[0] + 2 * bits[1]).long(),
             'label_bits': bits.long(),
             'label_rare': bits[2:].long(),
+            'label_number': 500 + bits[0] / 3 + bits[1] / 2,
         }
         return {'image_a': a, 'image_b': noise[3:], **(labels if self.labels else {})}
 
@@ -132,9 +133,16 @@ class TestKnownAnswers:
         found = scores(known[0], 0)[label, 'b', classifier]
         assert found == pytest.approx(chance, abs=12)
 
+    @pytest.mark.parametrize('epoch', [-1, 0])
+    def test_numbers_are_scored_by_their_r2(self, known: Known, epoch: int) -> None:
+        found = scores(known[0], epoch)
+        assert found['label_number', 'a', 'linear'] > 99
+        assert found['label_number', 'a', 'knn'] > 99
+        assert found['label_number', 'b', 'linear'] < 10
+
     def test_every_score_is_logged_and_written(self, known: Known) -> None:
         probe, folder, metrics = known
-        assert len(probe.rows) == 2 * 3 * 3 * 2
+        assert len(probe.rows) == 2 * 4 * 3 * 2
         for (label, features, classifier), score in scores(probe, 0).items():
             name = f'probe_{label}_{features}_{classifier}'
             assert metrics[name].item() == pytest.approx(score)

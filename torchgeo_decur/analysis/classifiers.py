@@ -1,4 +1,4 @@
-"""Probe frozen features with two classifiers, and compare their scores with chance."""
+"""Probe frozen features for classes and numbers, and compare scores with chance."""
 
 import warnings
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.multiclass import OneVsRestClassifier
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
@@ -20,7 +20,9 @@ Array = NDArray[Any]
 # With fewer values, several BLAS threads are slower than one.
 _SMALL = 10_000_000
 Classifier = Literal['knn', 'linear']
-#: The classifiers: nearest neighbours, and logistic regression.
+# Penalties of the ridge regression, of which cross-validation chooses one.
+_PENALTIES = np.logspace(-1, 5, 7)
+#: The probes: nearest neighbours; and logistic regression, or ridge regression of numbers.
 CLASSIFIERS: tuple[Classifier, ...] = ('knn', 'linear')
 
 
@@ -29,8 +31,10 @@ class Outcome:
     """Predictions of a probe for held-out samples.
 
     Args:
-        y: class of each sample, shape (n,), or its labels, shape (n, K).
-        predicted: predicted class, shape (n,), or a score for each label, shape (n, K).
+        y: class of each sample, shape (n,), or its labels, shape (n, K); or numbers, in
+            floating point, of either shape.
+        predicted: predicted class, shape (n,), or a score for each label, shape (n, K);
+            or predicted numbers.
     """
 
     y: Array
@@ -39,11 +43,15 @@ class Outcome:
     @property
     def metric(self) -> str:
         """Name of the score."""
+        if is_number(self.y):
+            return 'R2'
         return 'average precision' if self.y.ndim == 2 else 'balanced accuracy'
 
     @property
     def chance(self) -> float:
-        """Expected score of random predictions, in percent."""
+        """Expected score of random predictions, in percent; of the mean for numbers."""
+        if is_number(self.y):
+            return 0.0
         share = self.y.mean() if self.y.ndim == 2 else 1 / len(np.unique(self.y))
         return 100 * float(share)
 
@@ -51,7 +59,8 @@ class Outcome:
         """Score the samples, or bootstrap resamples of them.
 
         The score is balanced accuracy over the classes of the samples, or micro-averaged
-        average precision for multi-label data.
+        average precision for multi-label data. For numbers, it is the coefficient of
+        determination R2, averaged over the numbers of a sample.
 
         Args:
             weights: number of copies of each sample, shape (R, n); by default one.
@@ -66,6 +75,8 @@ class Outcome:
         """
         if weights is None:
             weights = np.ones((1, len(self.y)))
+        if is_number(self.y):
+            return 100 * _determination(self.y, self.predicted, weights)
         if self.y.ndim == 2:
             return 100 * _average_precision(self.y, self.predicted, weights)
         member = (self.y[:, None] == np.unique(self.y)).astype(np.float64)
@@ -122,7 +133,8 @@ def run_probes(
     Args:
         x: features, shape (N, F).
         y: classes, shape (N,), or labels of 0 and 1, shape (N, K). Labels that do not
-            occur in both the fitted and the scored samples are ignored.
+            occur in both the fitted and the scored samples are ignored. Floating point
+            stands for numbers, of either shape; samples with NaN are left out.
         k: number of nearest neighbours.
         classifiers: some of 'knn' and 'linear'.
         places: indices of the samples to fit on, and of the samples to score; by default
@@ -138,6 +150,9 @@ def run_probes(
         [('knn', 100.0), ('linear', 100.0)]
     """
     train, test = places or halves(len(x))
+    if is_number(y):
+        yield from _probe_numbers(x, y, k, classifiers, train, test)
+        return
     multilabel = y.ndim == 2
     # A label that is absent from one half cannot be learned or scored.
     if multilabel:
@@ -169,6 +184,11 @@ def run_probes(
         yield name, Outcome(y[test], p)
 
 
+def is_number(y: Array) -> bool:
+    """Return whether labels are numbers, which have floating point, and not classes."""
+    return np.issubdtype(y.dtype, np.floating)
+
+
 @lru_cache(maxsize=2)
 def resamples(number: int, times: int, seed: int = 0) -> Array:
     """Draw bootstrap resamples.
@@ -193,6 +213,50 @@ def interval(values: Array) -> dict[str, float]:
     """Return the ends ``low`` and ``high`` of the 95 % percentile interval of scores."""
     low, high = np.percentile(values, (2.5, 97.5))
     return {'low': float(low), 'high': float(high)}
+
+
+def _probe_numbers(
+    x: Array,
+    y: Array,
+    k: int,
+    classifiers: tuple[Classifier, ...],
+    train: Array,
+    test: Array,
+) -> Iterator[tuple[Classifier, Outcome]]:
+    """Fit probes of numbers, and predict those of other samples."""
+    rows = y.reshape(len(y), -1).astype(np.float64)
+    known = np.isfinite(rows).all(axis=1)
+    train, test = train[known[train]], test[known[test]]
+    # A number that does not vary has no R2.
+    varies = [len(np.unique(c[s])) > 1 for c in rows.T for s in (train, test)]
+    if len(train) <= k or len(test) < 2 or not all(varies):
+        return
+    models: dict[Classifier, Any] = {
+        'knn': KNeighborsRegressor(k),
+        'linear': RidgeCV(_PENALTIES),
+    }
+    scale = StandardScaler().fit(rows[train])
+    for name in classifiers:
+        with threadpool_limits(1 if x.size < _SMALL else None):
+            probe = make_pipeline(StandardScaler(), models[name])
+            probe.fit(x[train], scale.transform(rows[train]))
+            found = probe.predict(x[test]).reshape(len(test), -1)
+        yield name, Outcome(rows[test], scale.inverse_transform(found))
+
+
+def _determination(y: Array, p: Array, weights: Array) -> Array:
+    """Compute the R2 of all resamples, averaged over the numbers of a sample."""
+    y, p = y.reshape(len(y), -1), p.reshape(len(p), -1)
+    # Without the mean, the sums of squares lose no digits.
+    centre = y.mean(axis=0)
+    y, p = y - centre, p - centre
+    total = weights.sum(axis=1, keepdims=True)
+    spread = weights @ y**2 - (weights @ y) ** 2 / total
+    # A resample may hold copies of one sample only.
+    spread = np.where(spread > 0, spread, np.nan)
+    scores: Array = 1 - (weights @ (y - p) ** 2) / spread
+    mean: Array = np.nanmean(scores, axis=1)
+    return mean
 
 
 def _average_precision(y: Array, p: Array, weights: Array) -> Array:

@@ -164,9 +164,9 @@ def _difference(common: Row, unique: Row, features: Row, change: Array) -> Row:
 def _text(rows: Rows, differences: Rows) -> str:
     paragraphs = [
         f'Probes are fitted on half of the samples and scored on the other {rows[0]["scored"]}. '
-        'Scores are balanced accuracy for classes and micro-averaged average precision for '
-        'multi-label data, in percent. Intervals of 95 % are over resamples of the scored '
-        'samples. They exclude the variation between trainings, and some of many intervals '
+        'Scores are balanced accuracy for classes, micro-averaged average precision for '
+        'multi-label data and R2 of a ridge regression for numbers, in percent. '
+        'Intervals of 95 % are over resamples of the scored samples. They exclude the variation between trainings, and some of many intervals '
         'miss by chance.'
     ]
     if not differences:

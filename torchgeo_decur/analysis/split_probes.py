@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .classifiers import Array, Classifier, resamples, run_probes
+from .classifiers import Array, Classifier, is_number, resamples, run_probes
 from .embeddings import Embeddings
 from .probes import parts_by_name
 
@@ -115,7 +115,7 @@ def _inputs(embeddings: Embeddings) -> dict[tuple[str, str], Tensor]:
 def _share(y: Array, fraction: float, seed: int) -> Array:
     """Draw the indices of a fraction of each class, with at least one sample."""
     order = np.random.default_rng(seed).permutation(len(y))
-    if y.ndim == 2 or fraction == 1:
+    if y.ndim == 2 or fraction == 1 or is_number(y):
         return order[: max(1, round(fraction * len(y)))]
     kept = []
     for c in np.unique(y):

@@ -30,7 +30,9 @@ class OnlineProbe(Callback):
     the batches, shape (B,) or (B, L). scikit-learn's nearest-neighbour classifier and
     logistic regression are fitted on standardised features of one fixed half of the
     validation samples, and scored on the other. Scores are balanced accuracy for classes
-    and micro-averaged average precision for multi-label data, in percent.
+    and micro-averaged average precision for multi-label data, in percent. Labels in
+    floating point are numbers: a nearest-neighbour and a ridge regression are scored by
+    their R2.
 
     Features of a modality are probed on the samples that have it, and all others on the
     samples that have all modalities.
@@ -63,6 +65,8 @@ class OnlineProbe(Callback):
         self.rows: list[dict[str, Any]] = []
         self._untrained: dict[str, Tensor] | None = None
         self._store: dict[str, list[Tensor]] = {}
+        #: Labels that are numbers; the features of all samples have their type.
+        self._numbers: set[str] = set()
         self._told = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -126,6 +130,9 @@ class OnlineProbe(Callback):
             untrained = partial(_features_of, pl_module, state)
             for m, h in _encode(untrained, images, has).items():
                 found[f'untrained {m}'] = h
+        self._numbers |= {
+            k for k in found if k.startswith('label') and found[k].is_floating_point()
+        }
         for key, value in found.items():
             self._store.setdefault(key, []).append(value.detach().float().cpu())
 
@@ -142,7 +149,11 @@ class OnlineProbe(Callback):
                 k: torch.cat(dist.gather(v.to(pl_module.device))).cpu()
                 for k, v in store.items()
             }
-        labels = {k: v.numpy() for k, v in store.items() if k.startswith('label')}
+        labels = {
+            k: (v if k in self._numbers else v.long()).numpy()
+            for k, v in store.items()
+            if k.startswith('label')
+        }
         modalities = list(pl_module.hparams['modalities'])
         has = {m: store[f'has {m}'].bool() for m in modalities if f'has {m}' in store}
         complete = torch.stack(list(has.values())).all(0) if has else slice(None)
