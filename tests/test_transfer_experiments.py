@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -163,3 +164,51 @@ def test_pothole(
     assert 'test_AverageJaccardIndex' in columns
     both = 'disparity' in modalities and 'rgb' in modalities
     assert ('test_AverageJaccardIndex_rgb' in columns) == both
+
+
+def test_table(torchgeo: Callable[..., None], tmp_path: Path) -> None:
+    """Numbers of a table with semicolons: every command, and a fit that was stopped."""
+    data = tmp_path / 'data'
+    lines = ['plot;biomass;fold']
+    for i in range(14):
+        for folder, bands in (('s1', 2), ('s2', 4)):
+            rows = np.arange(32.0)[:, None] + np.zeros((bands, 32, 32)) + 2 * i
+            write_bands(data / folder / f'{i:02d}.tif', rows.astype(np.float32))
+        fold = 'train' if i < 8 else 'val' if i < 11 else 'test'
+        lines.append(f'{i:02d}.tif;{100 + i},5;{fold}')
+    (data / 'plots.csv').write_text('\n'.join(lines))
+    options = [
+        f'--config={ROOT / "experiments" / "transfer" / "table.yaml"}',
+        f'--trainer.logger.init_args.save_dir={tmp_path}',
+        '--trainer.accelerator=cpu',
+        '--trainer.enable_progress_bar=false',
+        '--trainer.enable_model_summary=false',
+        '--model.init_args.model=test_resnet',
+        '--model.init_args.size=32',
+        '--model.init_args.lr_schedule=constant',
+        f'--data.init_args.root={data}',
+        '--data.init_args.batch_size=4',
+    ]
+
+    def metrics(version: int) -> dict[str, float]:
+        path = tmp_path / 'table' / f'version_{version}' / 'metrics.csv'
+        with path.open() as file:
+            return {
+                k: float(v) for row in csv.DictReader(file) for k, v in row.items() if v
+            }
+
+    torchgeo('fit', *options, '--trainer.max_epochs=1')
+    (checkpoint,) = tmp_path.glob('table/version_0/checkpoints/*.ckpt')
+    torchgeo('fit', *options, '--trainer.max_epochs=2', f'--ckpt_path={checkpoint}')
+    (checkpoint,) = tmp_path.glob('table/version_1/checkpoints/*.ckpt')
+    torchgeo('test', *options, f'--ckpt_path={checkpoint}')
+    torchgeo('predict', *options, f'--ckpt_path={checkpoint}')
+    tested = metrics(2)
+    assert {'test_RMSE_s1', 'test_R2_s2'} <= set(tested)
+    with (tmp_path / 'table' / 'version_3' / 'predictions.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row['id'] for row in rows] == ['11', '12', '13']
+    expected = [111.5, 112.5, 113.5]
+    errors = [float(r['biomass']) - y for r, y in zip(rows, expected, strict=True)]
+    rmse = (sum(e**2 for e in errors) / 3) ** 0.5
+    assert tested['test_RMSE'] == pytest.approx(rmse, rel=1e-4)

@@ -51,7 +51,7 @@ def test_frames_belong_together(shared: Path) -> None:
     assert len(dataset) == 7
     for number, sample in enumerate(dataset):
         rgb, depth, label = frame(number)
-        assert sorted(sample) == ['image_depth', 'image_rgb', 'mask']
+        assert sorted(sample) == ['id', 'image_depth', 'image_rgb', 'mask']
         assert torch.equal(sample['image_rgb'], torch.from_numpy(rgb).float())
         expected = metres(depth)
         assert expected.isnan().sum() == 8
@@ -64,7 +64,7 @@ def test_frames_belong_together(shared: Path) -> None:
 
 def test_one_modality_without_mask(shared: Path) -> None:
     dataset = PairedFolders(shared, {'rgb': IMAGES['rgb']}, splits=BOTH)
-    assert sorted(dataset[0]) == ['image_rgb']
+    assert sorted(dataset[0]) == ['id', 'image_rgb']
 
 
 def test_ids_may_be_anywhere_in_the_name(tmp_path: Path) -> None:

@@ -167,7 +167,9 @@ def test_lists_have_the_splits(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got 'plot_00' in train and test"):
         datamodule(root, labels=entry, split_files=files).setup('fit')
     Path(files['train']).write_text('elsewhere')
-    with pytest.raises(ValueError, match=r"found \['elsewhere'\] and none of them"):
+    with pytest.raises(
+        ValueError, match=r"found \['elsewhere'\] and none that matches"
+    ):
         datamodule(root, labels=entry, split_files=files).setup('fit')
     with pytest.raises(ValueError, match=r"split_files must be .* got \['training'\]"):
         datamodule(root, split_files={'training': 'x.txt'})

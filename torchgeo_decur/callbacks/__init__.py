@@ -1,7 +1,14 @@
-"""Probe features and draw figures during pretraining, and export encoders."""
+"""Probe features, draw figures, export encoders and write predictions."""
 
 from .export import ExportEncoders, export_checkpoint
 from .log_figures import LogFigures
 from .online_probe import OnlineProbe
+from .write_predictions import WritePredictions
 
-__all__ = ['ExportEncoders', 'LogFigures', 'OnlineProbe', 'export_checkpoint']
+__all__ = [
+    'ExportEncoders',
+    'LogFigures',
+    'OnlineProbe',
+    'WritePredictions',
+    'export_checkpoint',
+]

@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ..datasets.paired_folders import PairedFolders, folder_modalities
 from ..datasets.resizing import check_size
-from ..datasets.scene_labels import read_keys
+from ..datasets.scene_labels import SceneLabels, read_keys
 from .band_statistics import StatisticsDataModule
 from .splits import check_fractions, split_groups
 
@@ -155,6 +155,13 @@ class PairedFoldersDataModule(StatisticsDataModule):
             chosen = [chosen[i] for i in kept]
             left -= share
         return frames.subset(chosen), parts[1], parts[0]
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the classes or numbers of the table of labels, if there is one."""
+        if self.labels is None:
+            return ()
+        return SceneLabels.read(self.kwargs['root'], self.labels).classes
 
     def _is_named(self, name: str) -> bool:
         return bool(self.named[name] or name in self.split_files)

@@ -108,7 +108,8 @@ class PairedFolders(FileDataset):
     A sample has ``image_<modality>`` (float32, shape (C, H, W)) for each entry, and
     ``mask`` (int64, or float32 for numbers, shape (H, W)) if there is a mask entry. With
     a table it has ``label``: int64, shape () for a class and (K,) for several, or
-    float32 for numbers. Its ``id`` is the id of the frame. If incomplete frames are
+    float32 for numbers. Its ``id`` is the id of the frame, after
+    its split as in ``train/0001``. If incomplete frames are
     kept, absent images are zeros, and each sample has ``available_<modality>`` (bool,
     shape ()) for each entry.
 
@@ -229,15 +230,15 @@ class PairedFolders(FileDataset):
                 sample['mask'] = Conversion.of('mask', self.mask, ('mask',))(band)[0]
             else:
                 sample['mask'] = self._classes(band[0], item)
-        if item in self._labels:
-            sample['label'] = self._labels[item]
-        sample['id'] = item.id
         smooth = {
             f'image_{m}'
             for m, entry in self.images.items()
             if entry.get('nodata') is None and not entry.get('hha')
         }
-        return resize_frame(sample, self.size, smooth)
+        resized = resize_frame(sample, self.size, smooth)
+        if item in self._labels:
+            resized['label'] = self._labels[item]
+        return {**resized, 'id': scene_names(item)[0]}
 
     def sample_names(self) -> list[str]:
         """Return the split, if any, and the id of each frame, in order."""
@@ -347,16 +348,16 @@ class PairedFolders(FileDataset):
         if ids is not None:
             chosen = match_names(ids, names)
             kept = [frame for frame in kept if frame in chosen]
+            if not kept:
+                files = sorted(frame.id for frame in frames)[:3]
+                raise ValueError(
+                    f'expected ids such as {files}, as in the names of files, found '
+                    f'{list(ids)[:3]} and none that matches; correct the list of ids'
+                )
         if table is not None:
             selection = table.select({frame: names[frame] for frame in kept}, splits)
             kept, self._labels = selection.kept, selection.labels
             self.label_report, self.classes = selection.report, table.class_names
-        if not kept:
-            raise ValueError(
-                f'expected ids such as {sorted(i for _, i in frames)[:3]}, as in the names '
-                f'of files, found {list(ids or [])[:3]} and none of them; correct the '
-                'list of ids'
-            )
         return {frame: frames[frame] for frame in kept}
 
     def _find(

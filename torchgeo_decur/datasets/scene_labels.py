@@ -31,14 +31,14 @@ class SceneLabels:
         path: file of the table.
         labels: label of each key: a class, shape (), int64; zeros and ones of the classes,
             shape (K,), int64; or numbers, shape () or (K,), float32, NaN where unknown.
-            Empty if the table has only splits.
+            None if the table has only splits.
         classes: names of the classes, in the order of their numbers, or of the numbers.
         splits: split of each key, if the table has a column for it.
         keys: all keys of the table, in order, also of rows without a label.
     """
 
     path: Path
-    labels: Mapping[str, Tensor]
+    labels: Mapping[str, Tensor] | None
     classes: tuple[str, ...]
     splits: Mapping[str, str]
     keys: tuple[str, ...]
@@ -80,7 +80,7 @@ class SceneLabels:
         _check_once(path, table[wanted[0]], keys)
         splits = dict(zip(keys, table[split], strict=True)) if split else {}
         if not columns:
-            return cls(path, {}, (), splits, tuple(keys))
+            return cls(path, None, (), splits, tuple(keys))
         rows = list(zip(*(table[c] for c in columns), strict=True))
         parser = _Parser(path, entry, columns, several, decimal_comma)
         labels, classes = getattr(parser, f'parse_{kind}')(keys, rows)
@@ -89,7 +89,7 @@ class SceneLabels:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes; none if the labels are numbers."""
-        first = next(iter(self.labels.values()), None)
+        first = next(iter((self.labels or {}).values()), None)
         numbers = first is None or first.is_floating_point()
         return () if numbers else self.classes
 
@@ -126,10 +126,8 @@ class SceneLabels:
                     f'column, got {list(splits) or "none"}; set train, val and test'
                 )
             chosen = [s for s in chosen if self.splits[keys[s]] in splits]
-        if self.labels:
-            labelled = [s for s in chosen if keys[s] in self.labels]
-        else:
-            labelled = chosen
+        found = self.labels
+        labelled = [s for s in chosen if found is None or keys[s] in found]
         if not labelled:
             raise ValueError(
                 f'{self.path}: expected scenes with a label, found none among '
@@ -147,7 +145,7 @@ class SceneLabels:
         ending = f'; left out: {"; ".join(parts)}' if parts else ''
         return Selection(
             labelled,
-            {s: self.labels[keys[s]] for s in labelled if self.labels},
+            {} if found is None else {s: found[keys[s]] for s in labelled},
             f'{self.path.name}: {len(labelled)} images with a label{ending}',
         )
 
