@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from torchgeo_decur.analysis.embeddings import Embeddings
+from torchgeo_decur.analysis.probes import probe_parts
 from torchgeo_decur.analysis.result import NotApplicable
 from torchgeo_decur.analysis.split_probes import probe_splits
 
@@ -76,3 +77,14 @@ def test_rejects_invalid_arguments() -> None:
     same = Embeddings.of(data.z, 8, {'label': torch.zeros(40)}, data.h)
     with pytest.raises(NotApplicable, match='labels of two or more classes'):
         probe_splits(same, same)
+
+
+def test_numbers_are_probed_by_regression() -> None:
+    z = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    data = Embeddings.of({'s1': z, 's2': -z}, labels={'label': 100 + z[:, 0]})
+    rows = probe_splits(data, data, fractions=[0.5], times=10)
+    assert {(row['metric'], row['fitted']) for row in rows} == {('R2', 32)}
+    assert all(row['score'] > 95 for row in rows)
+    result = probe_parts(data, times=10)
+    assert {row['metric'] for row in result.tables['probes']} == {'R2'}
+    assert 'R2 of a ridge regression for numbers' in result.text

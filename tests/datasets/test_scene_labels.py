@@ -274,3 +274,18 @@ def test_a_mask_may_have_numbers(root: Path, tmp_path: Path) -> None:
         PairedFolders(tmp_path, IMAGES, {**mask, 'num_classes': 3})
     with pytest.raises(ValueError, match='labels must be given to have labels'):
         dataset.labels()
+
+
+def test_packed_samples_keep_labels_and_ids(root: Path, tmp_path: Path) -> None:
+    pytest.importorskip('litdata')
+    from torchgeo_decur.packed import PackedDataset, pack_datamodule
+
+    rows = [('plot', 'cover'), *zip(IDS, np.arange(8) / 2, strict=True)]
+    table = write(tmp_path / 'a.csv', rows)
+    entry = {'path': str(table), 'key': 'plot', 'label': 'cover', 'kind': 'number'}
+    data = datamodule(root, labels=entry, val_fraction=0.0)
+    options: dict[str, Any] = {'workers': 0, 'progress': False, 'splits': ['train']}
+    pack_datamodule(data, tmp_path / 'packed', **options)
+    packed = PackedDataset(tmp_path / 'packed')
+    found = {sample['id']: float(sample['label']) for sample in packed}  # type: ignore[attr-defined]
+    assert found == {name: i / 2 for i, name in enumerate(IDS)}

@@ -239,7 +239,8 @@ class RasterPairDataModule(StatisticsDataModule):
                 if convert.changes:
                     nodata[name] = _convert(leaf, name, convert, nodata[name])
             if name == 'mask' and bands:
-                leaf.transforms = _Numbers(leaf.transforms, nodata[name])
+                before: Any = leaf.transforms
+                leaf.transforms = _Numbers(before, nodata[name])
             # Files must be closed when worker processes fork.
             leaf.cache = self.num_workers == 0
             leaves[name] = leaf

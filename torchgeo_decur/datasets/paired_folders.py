@@ -176,7 +176,7 @@ class PairedFolders(FileDataset):
         if mask is not None:
             self.patterns['mask'] = str(mask['pattern'])
         uses = {name: '{split}' in p for name, p in self.patterns.items()}
-        table = None if labels is None else SceneLabels.read(root, labels)
+        table = None if labels is None else SceneLabels.read(self.root, labels)
         folders = () if table is not None and table.splits else splits
         if any(uses.values()) != bool(folders) or len(set(uses.values())) > 1:
             raise ValueError(
@@ -235,10 +235,12 @@ class PairedFolders(FileDataset):
             for m, entry in self.images.items()
             if entry.get('nodata') is None and not entry.get('hha')
         }
-        resized = resize_frame(sample, self.size, smooth)
+        found = resize_frame(sample, self.size, smooth)
         if item in self._labels:
-            resized['label'] = self._labels[item]
-        return {**resized, 'id': scene_names(item)[0]}
+            found['label'] = self._labels[item]
+        # TorchGeo's type has only tensors.
+        more: dict[str, Any] = {'id': scene_names(item)[0]}
+        return {**found, **more}
 
     def sample_names(self) -> list[str]:
         """Return the split, if any, and the id of each frame, in order."""

@@ -415,9 +415,9 @@ def _check_entry(entry: Mapping[str, Any]) -> tuple[list[str], bool, Kind]:
     kind = entry.get('kind') or 'class'
     if kind not in _KINDS:
         raise ValueError(f'kind of labels must be one of {list(_KINDS)}, got {kind!r}')
-    label = entry.get('label')
+    label: Any = entry.get('label')
     several = isinstance(label, Sequence) and not isinstance(label, str)
-    columns = [str(c) for c in label] if several else [str(label)] if label else []
+    columns = [str(c) for c in (label if several else [label] if label else [])]
     if not columns and not entry.get('split'):
         raise ValueError(
             f'labels must have label, the column of the label, or split, got {dict(entry)}'
