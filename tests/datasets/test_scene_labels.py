@@ -57,6 +57,7 @@ def test_classes_keep_their_names(root: Path, tmp_path: Path) -> None:
         root, tmp_path / 'a.csv', classes=['wood', 'field', 'NA', 'water']
     )
     assert ordered.labels().tolist() == [0, 2, 1, 0] * 2
+    assert ordered.label_report.endswith("; no image has the classes ['water']")
 
 
 @pytest.mark.parametrize('several', [False, True])

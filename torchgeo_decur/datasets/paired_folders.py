@@ -347,19 +347,19 @@ class PairedFolders(FileDataset):
         """Keep the frames of a list, of the splits of a table, and with a label."""
         names = {frame: scene_names(frame) for frame in frames}
         kept = list(frames)
+        if table is not None:
+            selection = table.select(names, splits)
+            kept, self._labels = selection.kept, selection.labels
+            self.label_report, self.classes = selection.report, table.class_names
         if ids is not None:
             chosen = match_names(ids, names)
             kept = [frame for frame in kept if frame in chosen]
-            if not kept:
-                files = sorted(frame.id for frame in frames)[:3]
-                raise ValueError(
-                    f'expected ids such as {files}, as in the names of files, found '
-                    f'{list(ids)[:3]} and none that matches; correct the list of ids'
-                )
-        if table is not None:
-            selection = table.select({frame: names[frame] for frame in kept}, splits)
-            kept, self._labels = selection.kept, selection.labels
-            self.label_report, self.classes = selection.report, table.class_names
+        if not kept:
+            files = sorted(frame.id for frame in frames)[:3]
+            raise ValueError(
+                f'expected ids such as {files}, as in the names of files, found '
+                f'{list(ids or ())[:3]} and none that matches; correct the list of ids'
+            )
         return {frame: frames[frame] for frame in kept}
 
     def _find(

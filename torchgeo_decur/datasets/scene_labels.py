@@ -135,19 +135,33 @@ class SceneLabels:
                 'correct splits'
             )
         without = [some[-1] for scene, some in scenes.items() if scene not in keys]
-        used = set(keys.values())
+        used, kept = set(keys.values()), set(labelled)
         left = {
             'images without a row': without,
             'rows without an image': [k for k in self.keys if k not in used],
-            'rows without a label': [keys[s] for s in chosen if s not in set(labelled)],
+            'rows without a label': [keys[s] for s in chosen if s not in kept],
         }
+        if any(len(some) > 1 for some in scenes.values()):
+            # Other rows may belong to the folders of other splits.
+            left.pop('rows without an image')
         parts = [f'{len(n)} {what}, such as {n[0]!r}' for what, n in left.items() if n]
         ending = f'; left out: {"; ".join(parts)}' if parts else ''
-        return Selection(
-            labelled,
-            {} if found is None else {s: found[keys[s]] for s in labelled},
-            f'{self.path.name}: {len(labelled)} images with a label{ending}',
-        )
+        labels = {} if found is None else {s: found[keys[s]] for s in labelled}
+        if absent := self._absent(labels.values()):
+            ending += f'; no image has the classes {absent}'
+        report = f'{self.path.name}: {len(labelled)} images with a label{ending}'
+        return Selection(labelled, labels, report)
+
+    def _absent(self, labels: Iterable[Tensor]) -> list[str]:
+        """Return the classes that no label has."""
+        present = {
+            index
+            for label in labels
+            for index in (
+                label.nonzero()[:, 0].tolist() if label.ndim else [int(label)]
+            )
+        }
+        return [c for i, c in enumerate(self.class_names) if i not in present]
 
 
 @dataclass(frozen=True)
