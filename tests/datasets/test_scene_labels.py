@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from tests.helpers.fake_data import write_bands
+from torchgeo_decur.cli.embed import embed_rasters
 from torchgeo_decur.datamodules import PairedFoldersDataModule
 from torchgeo_decur.datasets import PairedFolders
 from torchgeo_decur.datasets.scene_labels import SceneLabels, read_table
+from torchgeo_decur.tasks import LateFusionRegression
 
 IMAGES = {
     'rgb': {'pattern': 'rgb/{id}.png', 'bands': list('RGB'), 'kind': 'rgb'}
@@ -290,3 +293,26 @@ def test_packed_samples_keep_labels_and_ids(root: Path, tmp_path: Path) -> None:
     packed = PackedDataset(tmp_path / 'packed')
     found = {sample['id']: float(sample['label']) for sample in packed}  # type: ignore[attr-defined]
     assert found == {name: i / 2 for i, name in enumerate(IDS)}
+
+
+@pytest.mark.parametrize('kind', ['class', 'multilabel', 'number'])
+def test_embeddings_have_columns_of_labels(
+    root: Path, tmp_path: Path, kind: str
+) -> None:
+    rows = [('plot', 'cover'), *zip(IDS[2:], '040055', strict=True)]
+    table = write(tmp_path / 'a.csv', rows)
+    entry = {'path': str(table), 'key': 'plot', 'label': 'cover', 'kind': kind}
+    data = datamodule(root, labels=entry)
+    task = LateFusionRegression({'rgb': 3}, 'test_resnet')
+    out = embed_rasters(task, data, tmp_path / 'a.parquet', rows=2, progress=False)
+    frame = pd.read_parquet(out)
+    assert frame['sample'].tolist() == IDS and len(frame['embedding'][0])
+    if kind == 'class':
+        expected: Any = [None, None, *'040055']
+        assert [None if pd.isna(v) else v for v in frame['label']] == expected
+    elif kind == 'multilabel':
+        assert frame['label_5'].tolist()[2:] == [0, 0, 0, 0, 1, 1]
+        assert frame[['label_0', 'label_4']].isna().sum().tolist() == [2, 2]
+    else:
+        assert frame['label_cover'].tolist()[2:] == [0, 4, 0, 0, 5, 5]
+        assert frame['label_cover'].isna().tolist() == [True] * 2 + [False] * 6

@@ -12,6 +12,7 @@ from tests.helpers.simulated_device import CUDA, SimulatedDevice, simulated
 from torchgeo_decur import losses, tasks
 from torchgeo_decur.losses import EmbeddingLoss
 from torchgeo_decur.tasks.base import FiniteGuard
+from torchgeo_decur.tasks.transfer import masked_regression
 
 MODALITIES = {'s1': 2, 's2': 13}
 FUSION = {'embed_dim': 32, 'num_heads': 4}
@@ -104,12 +105,16 @@ def transfer(kind: str) -> Any:
             crop_scale=[0.5, 1.0],
             modality_dropout=0.3,
         )
+    if kind == 'regression':
+        return tasks.LateFusionPixelwiseRegression(
+            MODALITIES, 'fcn', 'resnet10t', nodata=-9999, crop_scale=[0.5, 1.0]
+        )
     return tasks.LateFusionSegmentation(
         MODALITIES, 'fcn', 'resnet10t', num_classes=3, crop_scale=[0.5, 1.0]
     )
 
 
-@pytest.mark.parametrize('kind', ['classification', 'segmentation'])
+@pytest.mark.parametrize('kind', ['classification', 'segmentation', 'regression'])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_transfer_step_does_not_synchronize(kind: str, dtype: torch.dtype) -> None:
     task = transfer(kind)
@@ -117,7 +122,8 @@ def test_transfer_step_does_not_synchronize(kind: str, dtype: torch.dtype) -> No
     with simulated() as device:
         device.move(task)
         shape = (8,) if kind == 'classification' else (8, 48, 48)
-        target = torch.empty(shape, dtype=torch.long, device=CUDA)
+        kept = torch.float32 if kind == 'regression' else torch.long
+        target = torch.empty(shape, dtype=kept, device=CUDA)
         images = {f'image_{m}': x for m, x in batch(device).items()}
         with (
             patch.object(type(task), 'device', CUDA),
@@ -128,6 +134,14 @@ def test_transfer_step_does_not_synchronize(kind: str, dtype: torch.dtype) -> No
         loss.backward()
         assert loss.device == CUDA and not device.waits
         assert all(p.grad is None or p.grad.device == CUDA for p in task.parameters())
+
+
+def test_errors_of_numbers_do_not_synchronize() -> None:
+    with simulated() as device:
+        y_hat, y = torch.empty(2, 4, 2, 8, 8, device=CUDA)
+        error, known = masked_regression._errors(y_hat, y)
+        assert error.shape == (256, 2) and known.shape == (2,)
+        assert not device.waits
 
 
 def test_simulated_device_detects_synchronization() -> None:

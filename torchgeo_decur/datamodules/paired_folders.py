@@ -174,13 +174,16 @@ class PairedFoldersDataModule(StatisticsDataModule):
             kept = ('path', 'key', 'split')
             by_column = name is not None and labels.get('split')
             labels = {k: labels[k] for k in kept} if by_column else None
-        return PairedFolders(
+        frames = PairedFolders(
             mask=self.mask if targets else None,
             splits=self.named[name] if name else (),
             labels=labels,
             ids=self._list(name) if name in self.split_files else None,
             **self.kwargs,
         )
+        if self.labels is not None:
+            frames.annotations = SceneLabels.read(self.kwargs['root'], self.labels)
+        return frames
 
     def _list(self, name: str | None) -> list[str]:
         return read_keys(Path(self.kwargs['root'], self.split_files[str(name)]))

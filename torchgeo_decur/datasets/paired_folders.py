@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor
 from torchgeo.datasets.utils import Path as PathLike
@@ -168,6 +169,8 @@ class PairedFolders(FileDataset):
             _check_pattern('mask', mask)
         self._labels: Mapping[Frame, Tensor] = {}
         self.label_report = ''
+        #: Table of labels of frames that are read without them, for prediction.
+        self.annotations: SceneLabels | None = None
         self.size = check_size(size)
         self.cache = self.root / 'hha' if cache is None else Path(cache)
         self.transforms = transforms
@@ -245,6 +248,14 @@ class PairedFolders(FileDataset):
     def sample_names(self) -> list[str]:
         """Return the split, if any, and the id of each frame, in order."""
         return ['/'.join(filter(None, item)) for item in self.samples]
+
+    def label_columns(self) -> pd.DataFrame:
+        """Return the labels of all frames as columns, without reading an image."""
+        if self.annotations is None:
+            return pd.DataFrame(index=range(len(self.samples)))
+        return self.annotations.columns(
+            {item: scene_names(item) for item in self.samples}
+        )
 
     def labels(self) -> Tensor:
         """Return the labels of all frames, without reading an image.

@@ -152,6 +152,33 @@ class SceneLabels:
         report = f'{self.path.name}: {len(labelled)} images with a label{ending}'
         return Selection(labelled, labels, report)
 
+    def columns[S](self, scenes: Mapping[S, Sequence[str]]) -> pd.DataFrame:
+        """Return the labels of scenes as columns of a table.
+
+        Args:
+            scenes: names of each scene.
+
+        Returns:
+            A row for each scene, with ``label``, the name of its class; or with
+            ``label_<name>`` for each number or class. Cells are null where unknown.
+        """
+        keys = match_names(self.keys, scenes)
+        known = self.labels or {}
+        labels = [known.get(keys.get(scene, '')) for scene in scenes]
+        first = next((y for y in labels if y is not None), None)
+        if first is None:
+            return pd.DataFrame(index=range(len(labels)))
+        if self.class_names and not first.ndim:
+            names = [None if y is None else self.classes[int(y)] for y in labels]
+            return pd.DataFrame({'label': pd.Series(names, dtype='string')})
+        blank = [None] * len(self.classes)
+        rows = [blank if y is None else y.reshape(-1).tolist() for y in labels]
+        return pd.DataFrame(
+            rows,
+            columns=[f'label_{name}' for name in self.classes],
+            dtype='Int64' if self.class_names else 'float64',
+        )
+
     def _absent(self, labels: Iterable[Tensor]) -> list[str]:
         """Return the classes that no label has."""
         present = {

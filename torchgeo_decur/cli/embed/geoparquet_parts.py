@@ -18,6 +18,8 @@ from ...files import atomic_write
 from ...resumable_parts import cut_into_parts, resume_run
 
 KEY = b'torchgeo_decur'
+# Types of columns of labels, which a part without any label must have too.
+_LABELS = {'string': pa.string(), 'Int64': pa.int64(), 'float64': pa.float64()}
 # Rows of a part, which becomes a row group of the file.
 ROWS = 1024
 
@@ -28,7 +30,7 @@ class GeoParquetParts:
     Args:
         out: the finished file.
         places: geometry of each row in any CRS, or ``sample``, its name, in a table
-            without geometry; and, if known, ``date``.
+            without geometry; and, if known, ``date`` and columns ``label*``.
         about: JSON values for the metadata of the file. Only a run with the same values
             can resume.
         rows: rows of a part in a new run.
@@ -97,6 +99,11 @@ class GeoParquetParts:
         if 'date' in places:
             dates = pa.timestamp('ms', tz='UTC')
             arrays['date'] = pa.Array.from_pandas(places['date'], type=dates)
+        arrays |= {
+            name: pa.Array.from_pandas(places[name], type=_LABELS[str(dtype)])
+            for name, dtype in places.dtypes.items()
+            if name.startswith('label')
+        }
         arrays |= {
             name: _lists(x) if x.ndim == 2 else pa.array(x.numpy())
             for name, x in columns.items()

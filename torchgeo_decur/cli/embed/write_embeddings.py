@@ -47,6 +47,8 @@ def embed_rasters(
     - ``embedding``: concatenated features of the modalities, float32;
     - ``common_<m>`` and ``unique_<m>``: the two parts of the projected embedding of a
       modality, float32, if the task is :class:`~torchgeo_decur.tasks.DeCUR`;
+    - ``label``, or ``label_<name>`` for each number or class, if a table labels the
+      samples; null where unknown;
     - ``available_<m>``: whether the sample has the modality, boolean, only if the data
       have samples that lack one. Features of an absent modality are NaN.
 
@@ -302,6 +304,8 @@ def _places(dataset: Any, date: str | None) -> pd.DataFrame:
         named = getattr(dataset, 'sample_names', None)
         places = pd.DataFrame({'sample': named() if named else range(number)})
         places = places.astype(str).assign(date=pd.NaT)
+        if hasattr(dataset, 'label_columns'):
+            places = places.join(dataset.label_columns())
     if date is None:
         return places.drop(columns='date') if places['date'].isna().any() else places
     try:
