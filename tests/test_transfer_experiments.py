@@ -172,7 +172,7 @@ def test_table(torchgeo: Callable[..., None], tmp_path: Path) -> None:
     lines = ['plot;biomass;fold']
     for i in range(14):
         for folder, bands in (('s1', 2), ('s2', 4)):
-            rows = np.arange(32.0)[:, None] + np.zeros((bands, 32, 32)) + 2 * i
+            rows = np.arange(32.0)[:, None] / 4 + np.zeros((bands, 32, 32)) + i - 25
             write_bands(data / folder / f'{i:02d}.tif', rows.astype(np.float32))
         fold = 'train' if i < 8 else 'val' if i < 11 else 'test'
         lines.append(f'{i:02d}.tif;{100 + i},5;{fold}')

@@ -222,7 +222,8 @@ class TestSamples:
         fit = trainer(tmp_path, probe)
         fit.fit(Means(), labelled, loaders if first else loaders[::-1])
         found = scores(probe, 0)
-        assert {label for label, _, _ in found} == {'label', 'label_bits', 'label_rare'}
+        names = {'label', 'label_bits', 'label_rare', 'label_number'}
+        assert {label for label, _, _ in found} == names
         assert found['label', 'a', 'linear'] == pytest.approx(100)
 
     def test_at_most_max_samples(
@@ -276,7 +277,7 @@ class TestSamples:
         ('data', 'found'),
         [
             ({'labels': False}, r'found labels [] of 240 samples'),
-            ({'val_length': 10}, "['label', 'label_bits', 'label_rare'] of 10 samples"),
+            ({'val_length': 10}, "'label_rare', 'label_number'] of 10 samples"),
         ],
     )
     def test_reports_once_that_nothing_can_be_probed(

@@ -691,10 +691,11 @@ def test_a_mask_may_have_numbers(root: Path) -> None:
     window = (slice(x - 160, x + 160, 10), slice(y - 160, y + 160, 10))
     number = datamodule.rasters.read(window)['mask']
     assert number.dtype == torch.float32 and number.shape == (PATCH, PATCH)
-    # The hole of the raster is near the centre of the window.
+    # Another CRS is warped by nearest neighbour, so values are off by up to a pixel. The
+    # hole of the raster is near the centre of the window.
     known = ~number.isnan()
     assert 50 < (~known).sum() < 300 and not known[14:18, 14:18].any()
     columns = (1250 - 155 + 10.0 * torch.arange(PATCH)).expand(PATCH, PATCH)
-    torch.testing.assert_close(number[known], columns[known] / 2, atol=1, rtol=0)
+    torch.testing.assert_close(number[known], columns[known] / 2, atol=8, rtol=0)
     with pytest.raises(ValueError, match=r"among .* got \['num_classes'\]"):
         RasterPairDataModule(entries(root), {**mask, 'num_classes': 3})

@@ -123,7 +123,7 @@ def test_rows_and_images_without_partner_are_counted(
     assert [frame.id for frame in dataset.samples] == IDS[2:]
     assert dataset.label_report == (
         'a.csv: 6 images with a label; left out: 2 images without a row, such as '
-        "'plot_00'; 1 rows without an image, such as 'z'"
+        "'plot_00'; 1 rows without an image, such as 'z'; no image has the classes ['b']"
     )
 
 

@@ -35,6 +35,7 @@ class WritePredictions(Callback):
         self.path = path
         #: Position in the split, id and predictions of each scene.
         self._rows: list[tuple[int, str, list[float]]] = []
+        self._seen = 0
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that the task predicts scenes.
@@ -47,7 +48,7 @@ class WritePredictions(Callback):
                 'WritePredictions needs a task that predicts scenes, such as '
                 f'LateFusionRegression, got {type(pl_module).__name__}; remove the callback'
             )
-        self._rows = []
+        self._rows, self._seen = [], 0
 
     def on_predict_batch_end(
         self,
@@ -61,11 +62,10 @@ class WritePredictions(Callback):
         """Collect the predictions of a batch."""
         values = outputs.float().cpu().tolist()
         loader: Any = trainer.predict_dataloaders
-        world, size = trainer.world_size, loader.batch_size
-        places = [
-            (batch_idx * size + i) * world + trainer.global_rank
-            for i in range(len(values))
-        ]
+        first, world = self._seen, trainer.world_size
+        self._seen += len(values)
+        # Devices take turns with the samples.
+        places = [(first + i) * world + trainer.global_rank for i in range(len(values))]
         names = batch.get('id') or [str(place) for place in places]
         rows = zip(places, map(str, names), values, strict=True)
         # The sampler repeats samples so that all devices have as many.
