@@ -122,9 +122,11 @@ nitpick_ignore_regex = [
     ('py:.*', rf'({"|".join(_OTHERS)})\..*'),
     ('py:exc', r'[A-Z]\w*(Error|Warning)'),
 ]
-# Items of `samples`, which only their dataset looks into, the bases of enums, and aliases that are spelled
+# Items and stores of places, which only their dataset looks into, the bases of enums, and aliases that are spelled
 # out where they are arguments.
 nitpick_ignore = [
+    ('py:class', 'torchgeo_decur.datasets.archives.stores.PlaceStore'),
+    ('py:class', 'torchgeo_decur.datasets.archives.stores.TarShards'),
     ('py:class', 'torchgeo_decur.datasets.bigearthnet.BigEarthNetPatch'),
     ('py:class', 'torchgeo_decur.datasets.geonrw.GeoNRWPatch'),
     ('py:class', 'torchgeo_decur.datasets.paired_folders.Frame'),

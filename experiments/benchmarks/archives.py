@@ -62,7 +62,7 @@ def main(
         write_shard(source, root / 'shards')
         datasets: dict[str, Any] = {
             'GeoTIFFs': source,
-            'files of 64 places': SSL4EOS12V11(root / 'files'),
+            'zarr files': SSL4EOS12V11(root / 'files'),
             'tar shards': SSL4EOS12V11(root / 'shards'),
         }
         cases: dict[str, Callable[[], None]] = {

@@ -32,7 +32,8 @@ class TorchGeoSamples(FileDataset):
 
     Args:
         source: a TorchGeo dataset that has a length and is indexed by number.
-        modalities: entry of each modality by name, see :func:`sample_modalities`.
+        modalities: entry of each modality by name, see
+            :class:`~torchgeo_decur.datamodules.TorchGeoDataModule`.
         targets: key of the source for ``label`` and ``mask``; by default, the same names,
             if a sample has them.
         transforms: function that takes a sample and returns a new one.

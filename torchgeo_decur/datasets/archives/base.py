@@ -86,7 +86,7 @@ class ArchiveDataset(DatedDataset):
 
     @property
     def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean array for each modality: which samples have it, in order."""
+        """Boolean array of each modality, which tells which samples have it, in order."""
         present = self.store.present[np.asarray(self.samples, np.int64)]
         return {m: present[:, i] for i, m in enumerate(self.folders)}
 

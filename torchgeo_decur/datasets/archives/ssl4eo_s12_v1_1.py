@@ -47,7 +47,7 @@ class SSL4EOS12V11(ArchiveDataset):
     Optical products have the offset of 1000 of processing baseline 04.00, which is
     subtracted. Their missing pixels, stored as 0, become NaN; those of backscatter are NaN.
     Only the chunks of the chosen dates are read. The dates of a sample depend only on
-    ``seed``, the epoch (:meth:`set_epoch`) and the place.
+    ``seed``, the epoch (``set_epoch``) and the place.
 
     Args:
         root: folder of the splits.

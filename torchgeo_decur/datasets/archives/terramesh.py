@@ -125,7 +125,7 @@ class TerraMesh(ArchiveDataset):
         )
 
     def load(self, item: int) -> Sample:
-        """Read one place; see :meth:`ArchiveDataset.load`.
+        """Read one place.
 
         Args:
             item: number of the place in the store.
