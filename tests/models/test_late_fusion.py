@@ -1,11 +1,16 @@
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.helpers.encoder_states import random_state
+from tests.helpers.published_files import Publish
 from torchgeo_decur.models import (
+    CMXSegmenter,
     FCNDecoder,
     LateFusionClassifier,
     LateFusionSegmenter,
@@ -16,6 +21,9 @@ from torchgeo_decur.models import (
 )
 from torchgeo_decur.models.fusion.late_fusion import drop_modalities
 from torchgeo_decur.models.segmentation.decoders import Decoder
+from torchgeo_decur.models.segmentation.grids import align_pyramids, padded
+from torchgeo_decur.tasks.optimizers import build_transfer_optimizer
+from torchgeo_decur.weights import ViTSmall16_Weights
 
 MODALITIES = {'s1': 2, 's2': 13, 'dem': 1}
 DECODERS = get_args(Decoder)
@@ -42,7 +50,7 @@ def state(module: nn.Module) -> dict[str, Tensor]:
 
 
 class TestPyramid:
-    @pytest.mark.parametrize('model', ['test_resnet', 'test_convnext', 'test_vit'])
+    @pytest.mark.parametrize('model', ['test_resnet', 'test_convnext'])
     def test_loads_a_file_of_its_encoder(self, model: str, tmp_path: Path) -> None:
         encoder = create_encoder(model, 2).eval()
         _, file = save_encoder(encoder, tmp_path / 's1', model, {})
@@ -61,11 +69,30 @@ class TestPyramid:
         assert [x.shape[1] for x in levels] == pyramid.channels['s1']
         assert [224 // x.shape[-1] for x in levels] == pyramid.strides
 
+    def test_knows_channels_last_by_the_model(self) -> None:
+        pyramid = MultimodalPyramid({'s1': 2}, 'swin_tiny_patch4_window7_224')
+        square = torch.zeros(1, 96, 96, 96)
+        square[:, 1] = 1  # a row of channels last
+        pyramid.encoders['s1'].forward = lambda x: [square] * 4
+        assert pyramid({'s1': square})['s1'][0][0, :, 1].all()
+
+    def test_leaves_out_a_level_that_some_models_lack(self) -> None:
+        models = {'s1': 'test_resnet', 's2': 'test_convnext', 'dem': 'test_vit'}
+        pyramid = MultimodalPyramid(MODALITIES, models)
+        assert pyramid.strides == [4, 8, 16, 32]
+        levels = pyramid(images(3, size=96))
+        assert {m: [96 // x.shape[-1] for x in p] for m, p in levels.items()} == (
+            dict.fromkeys(MODALITIES, pyramid.strides)
+        )
+        assert {m: [x.shape[1] for x in p] for m, p in levels.items()} == (
+            pyramid.channels
+        )
+
     @pytest.mark.parametrize(
         ('models', 'stride', 'message'),
         [
-            ({'s1': 'test_resnet', 's2': 'test_vit'}, 32, r'same strides, got .*16'),
-            ('test_vit', 16, r"output stride 16, got 'test_vit' for s1"),
+            ({'s1': 'test_resnet', 's2': 'levit_128s'}, 32, r'same strides, got .*64'),
+            ('mit_b0', 16, r"output stride 16, got 'mit_b0' for s1"),
         ],
     )
     def test_rejects_invalid_options(
@@ -73,6 +100,86 @@ class TestPyramid:
     ) -> None:
         with pytest.raises(ValueError, match=message):
             MultimodalPyramid({'s1': 2, 's2': 3}, models, output_stride=stride)
+
+
+class TestTokens:
+    """Pyramids of plain vision transformers."""
+
+    def test_levels_are_normalised_tokens_of_four_depths(self, tmp_path: Path) -> None:
+        encoder = create_encoder('test_vit', 2).eval()
+        _, file = save_encoder(encoder, tmp_path / 's1', 'test_vit', {})
+        pyramid = MultimodalPyramid({'s1': 2}, 'test_vit', str(file)).eval()
+        x = torch.rand(1, 2, 96, 64)
+        with torch.no_grad():
+            levels = pyramid({'s1': x})['s1']
+            maps = encoder.forward_intermediates(
+                x, norm=True, indices=[0, 2, 3, 5], intermediates_only=True
+            )
+        torch.testing.assert_close(levels[2], maps[2])
+        for i, factor in ((0, 4), (1, 2), (3, 0.5)):
+            expected = nn.functional.interpolate(
+                maps[i], scale_factor=factor, mode='bilinear', antialias=True
+            )
+            torch.testing.assert_close(levels[i], expected)
+
+    @pytest.mark.parametrize('model', ['test_vit', 'eva02_tiny_patch14_224'])
+    @pytest.mark.parametrize('size', [(64, 64), (45, 70), (17, 33)])
+    def test_accepts_any_size(self, model: str, size: tuple[int, int]) -> None:
+        (pyramid,) = MultimodalPyramid({'s1': 2}, model).encoders.values()
+        x = torch.rand(1, 2, *size)
+        with torch.no_grad():
+            levels = pyramid(x)
+            shapes = [tuple(-(-n // s) for n in size) for s in pyramid.strides]
+            assert [level.shape[-2:] for level in levels] == shapes
+            p = pyramid.patch
+            whole = nn.functional.pad(
+                x, (0, -size[1] % p, 0, -size[0] % p), mode='replicate'
+            )
+            # The finest level starts at the same corner.
+            expected = pyramid(whole)[0][..., :2, :2]
+        assert (levels[0][..., :2, :2] - expected).abs().max() < 0.2 * expected.std()
+
+    @pytest.mark.parametrize('name', DECODERS)
+    def test_every_decoder_accepts_them(self, name: str) -> None:
+        model = segmenter(model=name, backbone='test_vit')
+        x = {'s1': torch.rand(2, 2, 45, 70), 's2': torch.rand(2, 13, 45, 70)}
+        logits = model(x)
+        assert logits.shape == (2, 4, 45, 70)
+        logits.square().sum().backward()
+        assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+    def test_loads_published_weights(self, publish: Publish) -> None:
+        state = random_state('vit_tiny_patch16_224', 13)
+        entry = ViTSmall16_Weights.SENTINEL2_ALL_DECUR
+        publish(entry, state)
+        model = segmenter(
+            2,
+            backbone={'s1': 'test_resnet', 's2': 'vit_tiny_patch16_224'},
+            weights={'s1': None, 's2': entry},
+        )
+        vit = model.encoders.encoders['s2'].model
+        assert vit.blocks[11].mlp.fc1.weight.equal(state['blocks.11.mlp.fc1.weight'])
+        assert vit.patch_embed.proj.weight.equal(state['patch_embed.proj.weight'])
+        groups = build_transfer_optimizer(model, layer_decay=0.5)[0].param_groups
+        assert len({g['lr'] for g in groups}) > 12
+
+    def test_compiles_without_a_graph_break(self) -> None:
+        model = MultimodalPyramid({'s1': 2}, 'test_vit').eval()
+        x = {'s1': torch.rand(1, 2, 45, 70)}
+        torch.compiler.reset()
+        compiled = torch.compile(model, backend='eager', fullgraph=True)
+        with torch.no_grad():
+            for a, b in zip(compiled(x)['s1'], model(x)['s1'], strict=True):
+                torch.testing.assert_close(a, b)
+        torch.compiler.reset()
+
+    def test_rejects_an_image_of_another_size(self) -> None:
+        pyramid = MultimodalPyramid({'s1': 2}, 'beit_base_patch16_224')
+        with pytest.raises(
+            ValueError,
+            match=r'size of the model, \(224, 224\), got \(64, 64\); resample',
+        ):
+            pyramid({'s1': torch.rand(1, 2, 64, 64)})
 
 
 class TestFCN:
@@ -90,22 +197,12 @@ class TestFCN:
         torch.testing.assert_close(decoder(levels, (70, 71)), expected)
         assert [r.out_channels for r in decoder.reduce] == [128, 256, 512]
 
-    @pytest.mark.parametrize(
-        ('decoder', 'message'),
-        [
-            (
-                'fcn',
-                r'levels of strides \[8, 16, 32\], got \[16, 16, 16\]; choose a backbone',
-            ),
-            ('unet', r'levels of strides .*, got \[16, 16, 16\]; choose a backbone'),
-            ('deeplabv3+', r"pyramid of output stride 16, got 'test_vit' for s1"),
-        ],
-    )
-    def test_rejects_a_plain_vision_transformer(
-        self, decoder: str, message: str
-    ) -> None:
-        with pytest.raises(ValueError, match=message):
-            segmenter(model=decoder, backbone='test_vit')
+    @pytest.mark.parametrize('decoder', ['fcn', 'unet'])
+    def test_rejects_a_model_without_coarse_levels(self, decoder: str) -> None:
+        with pytest.raises(
+            ValueError, match=r'levels of strides .*, got \[16, 16\]; choose a backbone'
+        ):
+            build_decoder(decoder, [4, 4], [16, 16], 3)
 
 
 class TestDecoders:
@@ -162,6 +259,105 @@ class TestDecoders:
     ) -> None:
         with pytest.raises(ValueError, match=message):
             build_decoder(name, [4] * len(strides), strides, 3)
+
+
+class TestPixelSizes:
+    """Images of one ground, with pixels of several sizes."""
+
+    SIZES: ClassVar = {'s1': (9, 13), 's2': (67, 99)}
+
+    def images(self, first: str = 's1', batch: int = 2) -> dict[str, Tensor]:
+        order = sorted(self.SIZES, key=lambda m: m != first)
+        return {m: torch.rand(batch, MODALITIES[m], *self.SIZES[m]) for m in order}
+
+    @pytest.mark.parametrize('name', DECODERS)
+    @pytest.mark.parametrize('first', ['s1', 's2'])
+    def test_segments_on_the_grid_of_a_modality_or_a_mask(
+        self, name: str, first: str
+    ) -> None:
+        model = segmenter(model=name).eval()
+        x = self.images(first)
+        with torch.no_grad():
+            for size in (*self.SIZES.values(), (40, 51)):
+                assert model(x, size=size).shape == (2, 4, *size)
+
+    @pytest.mark.parametrize('name', ['fcn', 'unet'])
+    def test_an_absent_modality_is_zeros(self, name: str) -> None:
+        model = segmenter(model=name).eval()
+        x = self.images()
+        for m, size in itertools.product(x, self.SIZES.values()):
+            rest = {n: v for n, v in x.items() if n != m}
+            with torch.no_grad():
+                levels = model.encode(x, size=size)
+                zeros = [torch.zeros_like(level) for level in levels[m]]
+                expected = model.decode({**levels, m: zeros}, size)
+                torch.testing.assert_close(model(rest, size=size), expected)
+                gone = {m: torch.zeros(2, dtype=torch.bool)}
+                torch.testing.assert_close(model(x, gone, size), expected)
+
+    def test_one_grid_changes_nothing(self) -> None:
+        model = segmenter(model='unet').eval()
+        x = images(size=64)
+        with torch.no_grad():
+            found, expected = model.encode(x, size=(64, 64)), model.encoders(x)
+        for m, levels in expected.items():
+            assert all(a.equal(b) for a, b in zip(found[m], levels, strict=True))
+
+    @pytest.mark.parametrize('divisor', [1, 32])
+    @pytest.mark.parametrize('grid', ['fine', 'coarse', 'mask'])
+    def test_levels_show_the_same_ground(self, divisor: int, grid: str) -> None:
+        sizes = {'fine': (96, 160), 'coarse': (24, 40), 'mask': (60, 100)}
+        strides = [2, 4, 8]
+
+        def ramp(size: Sequence[int], stride: int) -> Tensor:
+            """The place of each cell's centre, as a share of the ground."""
+            cells = [-(-n // stride) for n in padded(size, divisor)]
+            places = [
+                (torch.arange(n) + 0.5) * (p / n) / s
+                for n, p, s in zip(cells, padded(size, divisor), size, strict=True)
+            ]
+            return torch.stack(torch.meshgrid(*places, indexing='ij'))[None]
+
+        pyramids = {m: [ramp(sizes[m], s) for s in strides] for m in ('fine', 'coarse')}
+        aligned = align_pyramids(pyramids, sizes, sizes[grid], strides, divisor)
+        for i, stride in enumerate(strides):
+            expected = ramp(sizes[grid], stride)
+            for m, levels in aligned.items():
+                # At the border, a filter has less than its width of two cells.
+                cell = stride / min(*sizes[m], *sizes[grid])
+                inside = (expected > cell) & (expected < 1 - cell)
+                assert stride > 2 or inside.float().mean() > 0.5
+                assert levels[i].shape == expected.shape
+                shift = (levels[i] - expected)[inside].abs()
+                assert (shift < 0.1 * cell).all()
+
+    def test_models_may_round_odd_sizes_differently(self) -> None:
+        backbones = {'s1': 'test_convnext', 's2': 'test_convnext2'}
+        model = segmenter(backbone=backbones)
+        model.encoders.encoders['s2'].forward = lambda x: [
+            nn.functional.adaptive_avg_pool2d(x[:, :1], -(-x.shape[-1] // s)).expand(
+                -1, c, -1, -1
+            )
+            for s, c in zip(model.encoders.strides, model.channels['s2'], strict=True)
+        ]
+        assert model(images(size=37)).shape == (3, 4, 37, 37)
+
+    def test_cmx_needs_one_grid(self) -> None:
+        model = CMXSegmenter({'s1': 2, 's2': 13}, 'test_resnet')
+        with pytest.raises(ValueError, match=r"one grid, .*or set model: 'segformer'"):
+            model(self.images(), size=(9, 13))
+        assert model.grid_size(images(), (3, 3)) == (64, 64)
+
+    def test_compiles_without_a_graph_break(self) -> None:
+        model = segmenter(backbone='test_resnet').eval()
+        x = self.images(batch=1)
+        torch.compiler.reset()
+        compiled = torch.compile(model, backend='eager', fullgraph=True)
+        with torch.no_grad():
+            torch.testing.assert_close(
+                compiled(x, size=(9, 13)), model(x, size=(9, 13))
+            )
+        torch.compiler.reset()
 
 
 class TestAbsence:
@@ -254,7 +450,7 @@ class TestAbsence:
                 segmenter,
                 {'s1': (2, 2, 64, 64), 's2': (2, 13, 32, 32)},
                 None,
-                r'must share one grid, got images of .*32',
+                r'must share one grid, got images of .*32.* or choose a grid',
             ),
         ],
     )

@@ -44,8 +44,11 @@ def rasters(root: Path, first: str = 'optical', **options: Any) -> RasterPairDat
 class Echo(nn.Module):
     """Model that returns the optical image as logits."""
 
+    def grid_size(self, images: Mapping[str, Tensor], size: Any) -> Any:
+        return size
+
     def encode(
-        self, images: Mapping[str, Tensor], available: Any
+        self, images: Mapping[str, Tensor], available: Any, size: Any
     ) -> dict[str, list[Tensor]]:
         return {m: [x] for m, x in images.items()}
 

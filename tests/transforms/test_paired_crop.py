@@ -1,5 +1,8 @@
+from typing import Any
+
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from torchgeo_decur import transforms
 from torchgeo_decur.transforms import PairedCrop
@@ -46,8 +49,41 @@ def test_flips_move_the_mask() -> None:
 def test_rejects_invalid_arguments() -> None:
     with pytest.raises(ValueError, match=r'crop_scale must be .* got \(1, 0\.5\)'):
         PairedCrop(8, (1, 0.5))
-    with pytest.raises(ValueError, match=r'one grid, got images of .*16'):
-        PairedCrop()({'a': torch.rand(1, 1, 8, 8), 'b': torch.rand(1, 1, 16, 16)})
+    with pytest.raises(ValueError, match=r"size must be .* unknown \['b'\]"):
+        PairedCrop({'b': 8})({'a': torch.rand(1, 1, 8, 8)})
+
+
+@pytest.mark.parametrize('first', ['aerial', 's2'])
+@pytest.mark.parametrize('size', [None, 30, {'aerial': 45, 's2': 12}])
+def test_pixels_of_several_sizes_cut_the_same_ground(first: str, size: Any) -> None:
+    def ramp(rows: int, columns: int) -> torch.Tensor:
+        """The place of each pixel centre, as a share of the ground."""
+        y, x = (
+            (torch.arange(n) + 0.5).expand(columns + rows - n, n) / n
+            for n in (rows, columns)
+        )
+        return torch.stack([x, y.T]).expand(8, 2, rows, columns)
+
+    torch.manual_seed(0)
+    sizes = {'aerial': (60, 84), 's2': (15, 21)}
+    images = {m: ramp(*sizes[m]) for m in sorted(sizes, key=lambda m: m != first)}
+    # Classes are quarters of the ground, on a third grid.
+    place = ramp(30, 42)
+    mask = (place[:, 0] > 0.5).long() + 2 * (place[:, 1] > 0.5)
+    moved, classes = PairedCrop(size, (0.3, 0.6))(images, mask)
+    chosen = size if isinstance(size, dict) else dict.fromkeys(sizes, size)
+    for m, x in moved.items():
+        assert x.shape[-2:] == ((chosen[m],) * 2 if chosen[m] else sizes[m])
+    fine, coarse = (moved[m] for m in ('aerial', 's2'))
+    expected = interpolate(fine, coarse.shape[-2:], mode='area')
+    # Beyond the last pixel centre of an image its border is repeated.
+    inside = ((coarse > 0.04) & (coarse < 0.96)).all(1, keepdim=True).expand_as(coarse)
+    assert inside.float().mean() > 0.8
+    torch.testing.assert_close(coarse[inside], expected[inside], atol=4e-3, rtol=0)
+    assert classes is not None
+    where = interpolate(fine, classes.shape[-2:], mode='bilinear', antialias=True)
+    again = (where[:, 0] > 0.5).long() + 2 * (where[:, 1] > 0.5)
+    assert (again == classes).float().mean() > 0.95
 
 
 def test_the_old_name_works() -> None:

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..files import check_writable
-from ..modalities import Modality
+from ..modalities import Modality, per_modality
 from ..models import FusionHead, build_fusion_head, save_encoder, save_onnx
 from ..tasks import FusionPretraining, MultimodalPretraining
 from ..weights.formats import read_checkpoint
@@ -137,7 +137,8 @@ def export_checkpoint(
         files += save_encoder(state, path, model, metadata)
         if onnx:
             # The size of user-defined augmentations is not stored.
-            size = int(options.get('size', 224))
+            sizes = per_modality('size', options.get('size'), channels, default=0)
+            size = int(sizes[m] or 224)
             files.append(save_onnx(state, path, model, metadata, size))
     return files
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import build, read_config
+from ..modalities import per_modality
 from ..tasks.pretraining import NUM_VIEWS
 
 # States of the optimizer per parameter.
@@ -184,10 +185,11 @@ def _forward(task: Any, batch: int) -> tuple[int, dict[str, Tensor]]:
 
     alive: list[Any] = []  # keeps storages alive, so that addresses are not reused
     chunk = task.hparams['micro_batch_size']
-    size = task.hparams['size']
+    modalities = task.hparams['modalities']
+    sizes = per_modality('size', task.hparams['size'], modalities)
     images = {
         m: torch.empty(min(batch, chunk or batch), c, size, size, device='meta')
-        for m, c in task.hparams['modalities'].items()
+        for (m, c), size in zip(modalities.items(), sizes.values(), strict=True)
     }
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         _, embeddings = task.encode_and_project(images)

@@ -25,9 +25,9 @@ from .band_statistics import Moments, StatisticsDataModule, report
 
 _FOLDER = (
     *('paths', 'glob', 'bands', 'nodata', 'resampling'),
-    *('filename_regex', 'date_format'),
+    *('filename_regex', 'date_format', 'res'),
 )
-_CLASS = ('dataset', 'init_args', 'paths', 'bands', 'nodata')
+_CLASS = ('dataset', 'init_args', 'paths', 'bands', 'nodata', 'res')
 _IMAGE = ('kind', 'unit', 'mean', 'std')
 _CONVERSION = ('scale', 'offset')
 
@@ -67,6 +67,9 @@ class RasterPairDataModule(StatisticsDataModule):
     - ``scale`` and ``offset``: factor from file values to the unit, and a number added
       after it, such as -1000 for newer Sentinel-2 products. Each is one number, or one
       number per band.
+    - ``res``: height and width of its own pixels, in units of the CRS of the first entry,
+      such as 0.5 for aerial photographs beside Sentinel-2. By default it is that of the
+      first entry.
     - ``resampling``: one of ``torchgeo_decur.datasets.rasters.folder.RESAMPLING``, by
       default 'bilinear'. Files of another CRS are first warped by nearest neighbor, as in
       TorchGeo.
@@ -244,13 +247,15 @@ class RasterPairDataModule(StatisticsDataModule):
             # Files must be closed when worker processes fork.
             leaf.cache = self.num_workers == 0
             leaves[name] = leaf
-        joined, widths = join(leaves, self.union)
+        res = {m: entry['res'] for m, entry in entries.items() if entry.get('res')}
+        joined, widths = join(leaves, self.union, res)
         number = entries.get('mask', {}).get('num_classes')
         options = (joined, leaves, nodata, self.patch_size, self.max_nodata, number)
         rasters = JoinedRasters(*options)
         if self.union:
             channels = {m: modality.channels for m, modality in self.modalities.items()}
             rasters = RasterUnion(*options, channels)
+        _check_res(rasters)
         # A prediction may cover an area smaller than a window.
         if stage != 'predict' and not holds_window(rasters, rasters.footprint):
             raise ValueError(too_small(rasters, rasters.footprint, rasters.area_name))
@@ -332,6 +337,19 @@ class RasterPairDataModule(StatisticsDataModule):
                 'val_fraction'
             )
         return found
+
+
+def _check_res(rasters: JoinedRasters) -> None:
+    """Check that a window is a whole number of pixels of each raster."""
+    width = rasters.size[0]
+    for name, number in rasters.patch_sizes.items():
+        size = rasters.leaves[name].res[0]
+        if number < 1 or abs(width / size - number) > 1e-3:
+            raise ValueError(
+                f'{name}: res must divide the width of a window, {width:g} '
+                f'({rasters.patch_size} pixels of {rasters.joined.res[0]:g}), got '
+                f'{size:g}; change patch_size or res'
+            )
 
 
 @dataclass(frozen=True)

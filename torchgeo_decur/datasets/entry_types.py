@@ -117,6 +117,18 @@ def _whole(value: Any) -> int:
     return int(number)
 
 
+def _size(value: Any) -> list[int]:
+    height, width = map(_whole, _sequence(value))
+    return [height, width]
+
+
+def _length(value: Any) -> float:
+    number = _number(value)
+    if not number > 0:
+        raise ValueError
+    return number
+
+
 def _classes(value: Any) -> dict[int, int]:
     numbers = [(_number(k), _number(v)) for k, v in _mapping(value).items()]
     if any(n != int(n) for pair in numbers for n in pair):
@@ -163,6 +175,8 @@ _TYPES: dict[str, tuple[Callable[[Any], Any], str]] = {
     'scale': (_factors, 'a number other than 0, or one for each band'),
     'offset': (_number_or_several, 'a number, or one for each band'),
     'num_classes': (_whole, 'a positive integer'),
+    'size': (_size, 'a positive height and width in pixels, such as [20, 20]'),
+    'res': (_length, 'a positive length of a pixel, such as 0.5'),
     'init_args': (_mapping, 'a dictionary of arguments'),
     'numbers': (_flag, 'true or false'),
     'values': (_classes, 'a dictionary from file values to classes'),

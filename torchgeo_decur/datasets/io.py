@@ -93,7 +93,8 @@ def read_image(
         if size is not None and (file.height, file.width) != tuple(size):
             raise ValueError(
                 f'{path}: expected {size[0]} x {size[1]} pixels as in the other files of '
-                f'the frame, found {file.height} x {file.width}; restore the original file'
+                f'the frame, found {file.height} x {file.width}; restore the original '
+                'file, or set size'
             )
         image = torch.from_numpy(file.read().astype(np.float32))
         # GDAL silently pads a truncated PNG with zeros.

@@ -24,14 +24,14 @@ from .scene_labels import SceneLabels, match_names
 
 _IMAGE = (
     *('pattern', 'bands', 'kind', 'unit', 'mean', 'std', 'nodata', 'scale'),
-    *('offset', 'hha'),
+    *('offset', 'hha', 'size'),
 )
 _ALL_BANDS = (
     'name all bands of the files in bands, including alpha, or remove extra bands'
 )
 _ONE_CLASS = 'write masks with a single band of class numbers, not of colors'
-_MASK = ('pattern', 'values', 'num_classes', 'nodata')
-_NUMBERS = ('pattern', 'numbers', 'nodata', 'scale', 'offset')
+_MASK = ('pattern', 'values', 'num_classes', 'nodata', 'size')
+_NUMBERS = ('pattern', 'numbers', 'nodata', 'scale', 'offset', 'size')
 _ONE_NUMBER = 'write a mask with a single band of numbers'
 
 
@@ -81,6 +81,8 @@ class PairedFolders(FileDataset):
       pixels of the files; ``camera_height`` is optional.
       :func:`~torchgeo_decur.datasets.encode_hha` then encodes the image. Such an entry
       has no ``bands``, ``kind`` or ``unit``, and its ``scale`` must convert to metres.
+    - ``size``: own height and width, to which the image is resized, such as [20, 20] for
+      satellite chips beside aerial photographs of the same ground.
 
     The entry of a mask has ``pattern`` and the optional keys
 
@@ -91,6 +93,8 @@ class PairedFolders(FileDataset):
       the task to it.
     - ``numbers``: True if the mask has numbers, such as heights, instead of classes. Its
       other keys are then ``nodata``, whose pixels become NaN, ``scale`` and ``offset``.
+    - ``size``: own height and width. Without any size, the mask has the size of one of
+      the images.
 
     The entry ``labels`` is a table, in CSV or GeoJSON, with a row for each frame:
 
@@ -119,9 +123,10 @@ class PairedFolders(FileDataset):
         images: entries by name of the modality.
         mask: entry of the mask.
         splits: values of ``{split}``, or of the column ``split``, to read, in order.
-        size: height and width to which images and masks are resized, or None. Images are
-            interpolated; masks, and images with ``nodata`` or ``hha``, use the nearest
-            neighbour.
+        size: height and width to which images and masks without their own ``size`` are
+            resized, or None. Images are interpolated; masks, and images with ``nodata`` or
+            ``hha``, use the nearest neighbour. Files with a size may have pixels of any
+            size, but those of a frame must cover the same ground.
         cache: folder of the HHA images, by default ``hha`` in the root.
         skip_incomplete: False to raise an error for frames with a missing file, True to
             leave them out. 'keep' keeps frames with at least one image and, if there is a
@@ -172,6 +177,12 @@ class PairedFolders(FileDataset):
         #: Table of labels of frames that are read without them, for prediction.
         self.annotations: SceneLabels | None = None
         self.size = check_size(size)
+        entries = {**images, **({} if mask is None else {'mask': mask})}
+        #: Height and width of each image and the mask, or None for that of its files.
+        self.sizes = {
+            m: check_size(x.get('size')) or self.size for m, x in entries.items()
+        }
+        self._usual: dict[str, Sequence[int]] = {}
         self.cache = self.root / 'hha' if cache is None else Path(cache)
         self.transforms = transforms
         self.skip_unreadable = skip_unreadable
@@ -195,6 +206,11 @@ class PairedFolders(FileDataset):
             frames = self._select(frames, table, splits, ids)
         self.samples: list[Frame] = list(frames)
         self.lacking = {item: absent for item, absent in frames.items() if absent}
+        self._first = {
+            name: next(iter(some))
+            for name in images
+            if (some := [i for i, absent in frames.items() if name not in absent])
+        }
         for name, entry in images.items():
             if not entry.get('hha'):
                 files = [
@@ -215,20 +231,29 @@ class PairedFolders(FileDataset):
         """
         absent = self.lacking.get(item, frozenset())
         found: dict[str, Tensor] = {}
+        # Files of entries without a size have one size.
         shape: tuple[int, ...] | None = None
         for name in self.images:
             if name not in absent:
-                found[name] = self._image(name, item, shape)
-                shape = shape or tuple(found[name].shape[-2:])
+                free = self.sizes[name] is not None
+                found[name] = self._image(name, item, None if free else shape)
+                self._check_ground(name, item, found)
+                if not free:
+                    shape = tuple(found[name].shape[-2:])
         sample: Sample = {
             f'image_{name}': found[name]
             if name in found
-            else torch.zeros(self.modalities[name].channels, *(shape or ()))
+            else torch.zeros(
+                self.modalities[name].channels,
+                *(self.sizes[name] or shape or self._usual_size(name, found)),
+            )
             for name in self.images
         }
         if self.mask is not None:
-            path, numbers = self.path('mask', item), self.mask.get('numbers')
-            band = read_image(path, 1, shape, _ONE_NUMBER if numbers else _ONE_CLASS)
+            numbers = self.mask.get('numbers')
+            cure = _ONE_NUMBER if numbers else _ONE_CLASS
+            band = read_image(self.path('mask', item), 1, None, cure)
+            self._check_mask(band, item, found)
             if numbers:
                 sample['mask'] = Conversion.of('mask', self.mask, ('mask',))(band)[0]
             else:
@@ -238,12 +263,14 @@ class PairedFolders(FileDataset):
             for m, entry in self.images.items()
             if entry.get('nodata') is None and not entry.get('hha')
         }
-        found = resize_frame(sample, self.size, smooth)
+        sizes = {f'image_{m}': self.sizes[m] for m in self.images}
+        sizes['mask'] = self.sizes.get('mask')
+        resized = resize_frame(sample, sizes, smooth)
         if item in self._labels:
-            found['label'] = self._labels[item]
+            resized['label'] = self._labels[item]
         # TorchGeo's type has only tensors.
         more: dict[str, Any] = {'id': scene_names(item)[0]}
-        return {**found, **more}
+        return {**resized, **more}
 
     def sample_names(self) -> list[str]:
         """Return the split, if any, and the id of each frame, in order."""
@@ -314,6 +341,45 @@ class PairedFolders(FileDataset):
                 f'{path}: size differs from its cached HHA image; delete {self.cache}'
             )
         return image
+
+    def _check_ground(
+        self, name: str, item: Frame, found: Mapping[str, Tensor]
+    ) -> None:
+        """Check that a file has the proportions of the first image of its frame."""
+        first, image = next(iter(found.items()))
+        (height, width), (rows, columns) = image.shape[-2:], found[name].shape[-2:]
+        # The coarser image may be rounded to whole pixels.
+        if abs(rows * width - columns * height) > max(height, width, rows, columns):
+            raise ValueError(
+                f'{self.path(name, item)}: expected the ground of '
+                f'{self.path(first, item)} with {height} x {width} pixels, found '
+                f'{rows} x {columns}; cut both to the same ground'
+            )
+
+    def _check_mask(
+        self, band: Tensor, item: Frame, found: Mapping[str, Tensor]
+    ) -> None:
+        """Check that a mask lies on the grid of an image, or has a size of its own."""
+        self._check_ground('mask', item, {**found, 'mask': band})
+        known = {tuple(x.shape[-2:]) for x in found.values()}
+        known |= {size for m, size in self.sizes.items() if m in found and size}
+        if self.sizes['mask'] is None and tuple(band.shape[-2:]) not in known:
+            expected = ' or '.join(f'{h} x {w}' for h, w in sorted(known))
+            raise ValueError(
+                f'{self.path("mask", item)}: expected {expected} pixels as in the images '
+                f'of the frame, found {band.shape[-2]} x {band.shape[-1]}; restore the '
+                'original file, or give the mask its own size'
+            )
+
+    def _usual_size(self, name: str, found: Mapping[str, Tensor]) -> Sequence[int]:
+        """Return the size of the first file of a modality, else of any image found."""
+        if name not in self._usual:
+            item = self._first.get(name)
+            image = next(iter(found.values()))
+            if item is not None:
+                image = self._image(name, item, None)
+            self._usual[name] = image.shape[-2:]
+        return self._usual[name]
 
     def _classes(self, band: Tensor, item: Frame) -> Tensor:
         entry = self.mask or {}

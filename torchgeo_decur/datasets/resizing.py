@@ -1,6 +1,6 @@
 """Resize images and masks of the same extent."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,21 +23,20 @@ def resize(image: Tensor, size: int) -> Tensor:
 
 
 def resize_frame(
-    sample: Sample, size: Sequence[int] | None, smooth: Collection[str]
+    sample: Sample, sizes: Mapping[str, Sequence[int] | None], smooth: Collection[str]
 ) -> Sample:
     """Resize the images and the mask of a frame.
 
     Args:
         sample: images of shape (C, H, W), optionally a mask of shape (H, W).
-        size: height and width, or None to keep the size of the sample.
+        sizes: height and width by key; None keeps those of the sample.
         smooth: keys of images to interpolate, with antialiasing. All others are sampled
             by nearest neighbour, so that values do not mix, such as missing pixels.
     """
-    if size is None:
-        return sample
     out = dict(sample)
     for key, x in sample.items():
-        if tuple(x.shape[-2:]) == tuple(size):
+        size = sizes[key]
+        if size is None or tuple(x.shape[-2:]) == tuple(size):
             continue
         stacked = x[None] if x.ndim == 3 else x[None, None].float()
         if key in smooth:

@@ -164,11 +164,12 @@ def drop_absent(
     return found
 
 
-def check_grid(images: Mapping[str, Tensor]) -> None:
+def check_grid(images: Mapping[str, Tensor], cure: str = '') -> None:
     """Check that images have the same height and width.
 
     Args:
         images: images by modality, shape (..., H, W).
+        cure: what else helps than resampling, for the error message.
 
     Raises:
         ValueError: if the sizes differ.
@@ -177,7 +178,7 @@ def check_grid(images: Mapping[str, Tensor]) -> None:
     if len(set(sizes.values())) > 1:
         raise ValueError(
             f'modalities must share one grid, got images of {sizes}; resample them to '
-            'one size'
+            f'one size{cure and ", "}{cure}'
         )
 
 

@@ -73,7 +73,8 @@ class MultimodalPretraining(CheckedTask):
         weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: width of each layer of the projectors; the last is the number of
             dimensions D of the embeddings. Without layers, features are embeddings.
-        size: height and width in pixels of the views of the default augmentations.
+        size: height and width in pixels of the views of the default augmentations, one
+            for all modalities or one for each.
         augmentations: augmentation of each modality, on images in [0, 1]; by default
             from :data:`~torchgeo_decur.transforms.PRESETS`.
         optimizer: 'adamw' or 'lars'. By default 'lars' for plain ResNets, as in Barlow
@@ -106,7 +107,7 @@ class MultimodalPretraining(CheckedTask):
         model: str | dict[str, str] = 'resnet50',
         weights: Weights | dict[str, Weights] = None,
         projector: Sequence[int] = (8192, 8192, 8192),
-        size: int = 224,
+        size: int | dict[str, int] = 224,
         augmentations: dict[str, Augmentation] | None = None,
         optimizer: Literal['adamw', 'lars'] | None = None,
         lr: float | None = None,

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
 Range = tuple[float, float]
+# Height and width of an image, and of its crop.
+Grid = tuple[Sequence[int], Sequence[int]]
 
 # Number of values that a CPU processes at once, small enough for its cache.
 _VALUES_AT_ONCE = 2**20
@@ -250,6 +252,7 @@ def crop_axes(
     flips: Sequence[Mapping[str, Tensor]],
     extent: Sequence[int],
     size: Sequence[int],
+    grid: Grid | None = None,
 ) -> list[Tensor]:
     """Compute the positions of the columns and rows of flipped crops.
 
@@ -258,19 +261,32 @@ def crop_axes(
         flips: drawn parameters of the horizontal and the vertical flip.
         extent: height and width of the images.
         size: height and width of the crops.
+        grid: another image of the same ground, which gets the same ground as its crop:
+            its height and width, and those of its crop. By default ``extent`` and
+            ``size``.
 
     Returns:
-        Positions of the columns, shape (B, ``size[1]``), and of the rows, shape
-        (B, ``size[0]``), in [-1, 1] of the image, with aligned corners.
+        Positions of the columns, shape (B, W'), and of the rows, shape (B, H'), in
+        [-1, 1] of the image, with aligned corners by default.
     """
+    own_extent, own_size = grid or (extent, size)
     axes = []
     for axis, flip in enumerate(flips):
         flipped = flip['batch_prob'] > 0.5
         ends = box[:, 0, axis], box[:, 2, axis]
         first, last = torch.where(flipped, *ends[::-1]), torch.where(flipped, *ends)
-        steps = torch.linspace(0, 1, size[1 - axis], dtype=torch.float32)
+        pixels, number, own_pixels, own_number = (
+            n[1 - axis] for n in (extent, size, own_extent, own_size)
+        )
+        steps = torch.linspace(0, 1, own_number, dtype=torch.float32)
+        if own_number != number:
+            # The outer edges of the pixels agree, not their centres.
+            centres = torch.arange(own_number, dtype=torch.float32) + 0.5
+            steps = (centres * (number / own_number) - 0.5) / max(number - 1, 1)
         place = first[:, None] + (last - first)[:, None] * steps
-        axes.append(2 * place / max(extent[1 - axis] - 1, 1) - 1)
+        if own_pixels != pixels:
+            place = (place + 0.5) * (own_pixels / pixels) - 0.5
+        axes.append(2 * place / max(own_pixels - 1, 1) - 1)
     return axes
 
 

@@ -12,6 +12,7 @@ import kornia.augmentation as K
 from torch import Tensor, nn
 
 from ..deprecation import renamed_arguments
+from ..modalities import per_modality
 from .augmentation_chain import (
     Augmentation,
     AugmentationChain,
@@ -260,13 +261,16 @@ Together with a modality with :class:`DepthAugmentation`, ``rgb`` has
 """
 
 
-def default_augmentations(modalities: Mapping[str, Any], size: int) -> nn.ModuleDict:
+def default_augmentations(
+    modalities: Mapping[str, Any], size: int | Mapping[str, int]
+) -> nn.ModuleDict:
     """Build the default augmentation of each modality.
 
     Args:
         modalities: the modalities, by name. Names that are not in :data:`PRESETS` get
             :class:`ElevationAugmentation`.
-        size: height and width of the result in pixels.
+        size: height and width of the result in pixels, one for all modalities or one for
+            each.
 
     Returns:
         One augmentation per modality.
@@ -274,4 +278,5 @@ def default_augmentations(modalities: Mapping[str, Any], size: int) -> nn.Module
     chosen = {m: PRESETS.get(m, ElevationAugmentation) for m in modalities}
     if DepthAugmentation in chosen.values() and 'rgb' in chosen:
         chosen['rgb'] = UprightRGBAugmentation
-    return nn.ModuleDict({m: make(size=size) for m, make in chosen.items()})
+    sizes = per_modality('size', size, modalities)
+    return nn.ModuleDict({m: make(size=sizes[m]) for m, make in chosen.items()})

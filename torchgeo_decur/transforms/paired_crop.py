@@ -6,8 +6,9 @@ import kornia.augmentation as K
 import torch
 from torch import Tensor, nn
 
-from ..modalities import check_grid
+from ..modalities import per_modality
 from .augmentation_chain import (
+    Grid,
     Range,
     crop_axes,
     float32_by_default,
@@ -19,12 +20,14 @@ from .augmentation_chain import (
 class PairedCrop(nn.Module):
     """Crop and flip all modalities and the mask of a sample in the same way.
 
-    This is the training augmentation of transfer tasks. Images are resampled bilinearly,
-    masks by nearest neighbour. Parameters are drawn on the CPU in float32 and copied in
+    This is the training augmentation of transfer tasks. Images and mask cover the same
+    ground and may differ in size; the crop is drawn in pixels of the largest image.
+    Images are resampled bilinearly, masks by nearest neighbour. Parameters are drawn on the CPU in float32 and copied in
     one asynchronous transfer.
 
     Args:
-        size: height and width of the result in pixels, by default the size of the image.
+        size: height and width of the result in pixels, one for all images and the mask
+            or one for each modality. By default, and for None, sizes do not change.
         crop_scale: range of the area of the crop, as a fraction of the image.
         crop_ratio: range of the aspect ratio of the crop.
         hflip: probability of a horizontal flip.
@@ -42,7 +45,7 @@ class PairedCrop(nn.Module):
 
     def __init__(
         self,
-        size: int | None = None,
+        size: int | Mapping[str, int | None] | None = None,
         crop_scale: Range = (0.8, 1.0),
         crop_ratio: Range = (0.75, 4 / 3),
         hflip: float = 0.5,
@@ -67,35 +70,48 @@ class PairedCrop(nn.Module):
         """Crop and flip.
 
         Args:
-            images: images by modality, shape (B, C, H, W), all of the same size.
+            images: images by modality, shape (B, C, H, W), of the same ground.
             mask: classes of the pixels, shape (B, H, W) or (B, 1, H, W).
 
         Returns:
-            The images and the mask, of the new size. Floating-point images and the mask
+            The images and the mask, of the new sizes. Floating-point images and the mask
             keep their dtype; other images become float32.
-
-        Raises:
-            ValueError: if the images have different sizes.
         """
-        check_grid(images)
-        first = next(iter(images.values()))
-        shape, extent = first.shape, first.shape[2:]
-        height, width = (self.size or length for length in extent)
-        crop = K.RandomResizedCrop((height, width), self.crop_scale, self.crop_ratio)
+        largest = max(images.values(), key=lambda x: x.shape[-2] * x.shape[-1])
+        shape, extent = largest.shape, largest.shape[2:]
+        crop = K.RandomResizedCrop(tuple(extent), self.crop_scale, self.crop_ratio)
         flips = K.RandomHorizontalFlip(p=self.hflip), K.RandomVerticalFlip(p=self.vflip)
         with float32_by_default():
             box = crop.forward_parameters(shape)['src']
             drawn = [flip.forward_parameters(shape) for flip in flips]
-        axes = crop_axes(box, drawn, extent, (height, width))
-        columns, rows = to_device(axes, first.device)
-        moved = {
-            m: resample(x, columns, rows).to(
+        sizes = per_modality('size', self.size, images, default=0)
+        grids = {m: _grid(x, sizes[m]) for m, x in images.items()}
+        reference = next(m for m, x in images.items() if x is largest)
+        if mask is not None:
+            grids[''] = _grid(mask, self.size if isinstance(self.size, int) else None)
+        axes = [
+            axis
+            for grid in grids.values()
+            for axis in crop_axes(box, drawn, *grids[reference], grid)
+        ]
+        moved = to_device(axes, largest.device)
+        places = dict(
+            zip(grids, zip(moved[::2], moved[1::2], strict=True), strict=True)
+        )
+        cropped = {
+            m: resample(x, *places[m]).to(
                 x.dtype if x.is_floating_point() else torch.float32
             )
             for m, x in images.items()
         }
         if mask is None:
-            return moved, None
+            return cropped, None
         band = mask if mask.ndim == 4 else mask[:, None]
-        band = resample(band, columns, rows, 'nearest').to(mask.dtype)
-        return moved, band if mask.ndim == 4 else band[:, 0]
+        band = resample(band, *places[''], 'nearest').to(mask.dtype)
+        return cropped, band if mask.ndim == 4 else band[:, 0]
+
+
+def _grid(x: Tensor, size: int | None) -> Grid:
+    """Return height and width of an image before and after the crop."""
+    height, width = x.shape[-2:]
+    return (height, width), (size or height, size or width)

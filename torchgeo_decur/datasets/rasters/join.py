@@ -3,8 +3,10 @@
 import itertools
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
+from io import StringIO
 from typing import Any, ClassVar, cast
 
 import geopandas as gpd
@@ -63,6 +65,12 @@ class JoinedRasters:
         """Width and height of a window, in units of the CRS."""
         xres, yres = self.joined.res
         return self.patch_size * xres, self.patch_size * yres
+
+    @cached_property
+    def patch_sizes(self) -> dict[str, int]:
+        """Width and height of a window in pixels of each dataset."""
+        width, _ = self.size
+        return {name: round(width / leaf.res[0]) for name, leaf in self.leaves.items()}
 
     def pixels(self, area: BaseGeometry) -> tuple[int, int]:
         """Return width and height of the bounding box of an area, in pixels."""
@@ -173,9 +181,9 @@ class JoinedRasters:
         Returns:
             The largest fraction of any modality, shape (rows, columns).
         """
-        size = self.patch_size
         shares = torch.zeros(rows, columns, dtype=torch.double)
         for name in self.marked:
+            size = self.patch_sizes[name]
             invalid = invalid_pixels(sample[f'image_{name}'], self.nodata[name])
             if invalid is not None:
                 patches = invalid.any(0).view(rows, size, columns, size)
@@ -237,18 +245,23 @@ class JoinedRasters:
 
 
 def join(
-    rasters: Mapping[str, RasterDataset], union: bool = False
+    rasters: Mapping[str, RasterDataset],
+    union: bool = False,
+    res: Mapping[str, float] | None = None,
 ) -> tuple[GeoDataset, dict[str, float]]:
     """Join datasets on their common area, with TorchGeo's ``&``.
 
     Args:
-        rasters: datasets by name, changed in place to the CRS and resolution of the first.
+        rasters: datasets by name, changed in place to the CRS of the first, and to its
+            resolution if they have no ``res``.
         union: whether to join the area of any modality, with ``|``; ``mask`` must cover
             it. Files of another CRS count only within the extent of the first dataset.
+        res: size of the pixels to which a dataset is resampled, in units of the CRS of
+            the first, by name.
 
     Returns:
-        The joined dataset, and the pixel width of each dataset, in units of the CRS of
-        the first.
+        The joined dataset, and the pixel width of each dataset, before or after resampling
+        if that is larger, in units of the CRS of the first.
 
     Raises:
         ValueError: if a dataset cannot be projected into the CRS of the first, or the
@@ -257,12 +270,14 @@ def join(
     (reference, first), *others = rasters.items()
     own = {name: leaf.index.geometry.copy() for name, leaf in rasters.items()}
     widths = {reference: first.res[0]}
+    chosen = {name: (size, size) for name, size in (res or {}).items()}
+    first.res = chosen.get(reference, first.res)
     for name, leaf in others:
         try:
             _clip(leaf, first)
             if not leaf.index.empty:
                 widths[name] = _pixel_width(leaf, first.crs)
-            leaf.crs, leaf.res = first.crs, first.res
+            leaf.crs, leaf.res = first.crs, chosen.get(name, first.res)
         except ProjError as error:
             raise ValueError(_irreconcilable(name, reference, own)) from error
         if not (leaf.index.empty or np.isfinite(leaf.index.total_bounds).all()):
@@ -283,16 +298,22 @@ def join(
         with warnings.catch_warnings():
             # TorchGeo 0.10 calls pandas in a way that pandas 3.1 deprecates.
             warnings.filterwarnings('ignore', 'The inplace keyword')
+            # TorchGeo also gives all datasets the resolution of the first, and says so.
             # The mask follows all modalities.
-            for name, leaf in sorted(others, key=lambda other: other[0] == 'mask'):
-                any_covers = union and name != 'mask'
-                joined = joined | leaf if any_covers else joined & leaf
+            with redirect_stdout(StringIO()):
+                for name, leaf in sorted(others, key=lambda other: other[0] == 'mask'):
+                    own_res = leaf.res
+                    any_covers = union and name != 'mask'
+                    joined = joined | leaf if any_covers else joined & leaf
+                    leaf.res = own_res
     except RuntimeError as error:
         raise ValueError(
             f'{list(rasters)} must have a common area and time, but have none: '
             f'{error}. Dates come from filename_regex or from a dataset class; to ignore '
             'them, set only paths and glob'
         ) from error
+    for name in widths.keys() & chosen.keys():
+        widths[name] = max(widths[name], chosen[name][0])
     return joined, widths
 
 

@@ -124,15 +124,14 @@ class RasterUnion(JoinedRasters):
             present = [max(self._images, key=lambda n: self._covered(n, window))]
         sample = super().read(window, present)
         x, y, *_ = cast(Window, window)
-        xres, yres = self.joined.res
-        shape = (round((y.stop - y.start) / yres), round((x.stop - x.start) / xres))
-        images = {
-            f'image_{n}': sample.get(
-                f'image_{n}', torch.zeros(self.channels[n], *shape)
-            )
-            for n in chosen
-            if n != 'mask'
-        }
+        images: Sample = {}
+        for n in chosen:
+            if n != 'mask':
+                xres, yres = self.leaves[n].res
+                height = round((y.stop - y.start) / yres)
+                width = round((x.stop - x.start) / xres)
+                zeros = torch.zeros(self.channels[n], height, width)
+                images[f'image_{n}'] = sample.get(f'image_{n}', zeros)
         rest = {k: v for k, v in sample.items() if not k.startswith('image_')}
         return {**images, **rest}
 

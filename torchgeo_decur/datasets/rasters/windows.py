@@ -277,9 +277,9 @@ def _usable(
     if not marked or not len(numbers):
         return numbers
     part, bounds = positions.place(numbers)
-    patch, size = rasters.patch_size, np.array(rasters.size)
+    size = np.array(rasters.size)
     cells = np.round((bounds[:, :2] - positions.corners[part]) / size).astype(np.int64)
-    side = max(1, BLOCK // patch)
+    side = max(1, BLOCK // max(rasters.patch_sizes.values()))
     keys = np.column_stack([part, cells // side])
     _, block = np.unique(keys, axis=0, return_inverse=True)
     kept = np.zeros(len(numbers), dtype=bool)

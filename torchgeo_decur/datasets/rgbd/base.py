@@ -104,7 +104,7 @@ class RGBDDataset(FileDataset):
                 )
         key = 'image_hha' if self.depth == 'hha' else 'image_depth'
         sample: Sample = {'image_rgb': rgb, key: deep, 'mask': mask}
-        return resize_frame(sample, self.size, {'image_rgb'})
+        return resize_frame(sample, dict.fromkeys(sample, self.size), {'image_rgb'})
 
     def origin(self, item: Any, key: str) -> str:
         """Return the name of a frame for messages."""

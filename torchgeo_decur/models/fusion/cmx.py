@@ -9,6 +9,7 @@ from segmentation_models_pytorch.base.initialization import initialize_decoder
 from torch import Tensor, nn
 
 from ...deprecation import renamed_arguments
+from ...modalities import check_grid
 from ..encoder import Weights
 from ..segmentation.decoders import build_decoder
 from ..segmentation.pyramid import StagedPyramid
@@ -216,6 +217,8 @@ class CMXSegmenter(Segmenter):
     Features of an absent modality are zeros in every stage, so that it does not affect
     the other modality. If it is absent from the whole batch, its encoder does not run.
 
+    Both images have the same size, because features are exchanged cell by cell.
+
     Args:
         modalities: number of channels of each of the two modalities, by name.
         backbone: name of a timm model, one for both or one for each. Its stages must be
@@ -270,6 +273,24 @@ class CMXSegmenter(Segmenter):
         self.fusion = nn.ModuleList(map(FeatureFusion, widths, num_heads))
         initialize_decoder(self.rectification)
         initialize_decoder(self.fusion)
+
+    def grid_size(
+        self, images: Mapping[str, Tensor], size: Sequence[int] | None = None
+    ) -> Sequence[int]:
+        """Return the size of the images, which exchange features pixel by pixel.
+
+        Args:
+            images: images of one or both modalities, shape (B, C, H, W).
+            size: not used: logits have the size of the images.
+
+        Returns:
+            Height and width.
+
+        Raises:
+            ValueError: if the images have different sizes.
+        """
+        check_grid(images, "or set model: 'segformer', which fuses several pixel sizes")
+        return next(iter(images.values())).shape[-2:]
 
     def mask(
         self,

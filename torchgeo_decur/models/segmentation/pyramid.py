@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ...modalities import per_modality
 from ...weights.state_dicts import normalize_key
 from ..encoder import MultimodalEncoder, Weights, create_encoder
+from .tokens import TokenPyramid, has_tokens
 
 
 class MultimodalPyramid(nn.Module):
@@ -18,7 +19,9 @@ class MultimodalPyramid(nn.Module):
     Each is timm's ``features_only`` version of the model, which renames parameters of
     some families and lacks unused layers. The whole encoder is therefore built and loaded
     first, and its parameters are copied by normalized name. Any weights of an encoder
-    also fit its pyramid.
+    also fit its pyramid. The levels of a plain vision transformer are its tokens at four
+    depths, resampled to strides 4 to 32. If some models have a level of stride 2 and
+    others begin at stride 4, it is left out.
 
     Args:
         modalities: number of channels of each modality, by name.
@@ -63,25 +66,37 @@ class MultimodalPyramid(nn.Module):
         if output_stride != 32:
             options['output_stride'] = output_stride
         for m, number in modalities.items():
-            try:
-                encoder = create_encoder(
-                    self.model[m], number, features_only=True, **options
-                )
-            except (RuntimeError, TypeError, NotImplementedError) as error:
-                raise ValueError(
-                    f'model must have a feature pyramid of output stride '
-                    f'{output_stride}, got {self.model[m]!r} for {m} ({error})'
-                ) from error
-            _copy(whole.encoders[m], encoder)
-            info: Any = encoder.feature_info
+            encoder: Any = whole.encoders[m]
+            if has_tokens(encoder):
+                encoder = TokenPyramid(encoder, output_stride)
+                self.channels[m], strides[m] = encoder.channels, encoder.strides
+            else:
+                encoder = self._features_only(m, number, options)
+                _copy(whole.encoders[m], encoder)
+                self.channels[m] = encoder.feature_info.channels()
+                strides[m] = encoder.feature_info.reduction()
             self.encoders[m] = encoder
-            self.channels[m] = info.channels()
-            strides[m] = info.reduction()
-        if len({tuple(s) for s in strides.values()}) > 1:
+        # Some models begin at stride 4, others at 2.
+        number = min(map(len, strides.values()))
+        if len({tuple(s[-number:]) for s in strides.values()}) > 1:
             raise ValueError(
                 f'models must have levels of the same strides, got {strides}'
             )
-        self.strides = next(iter(strides.values()))
+        self.strides = next(iter(strides.values()))[-number:]
+        self.channels = {m: c[-number:] for m, c in self.channels.items()}
+
+    def _features_only(
+        self, modality: str, channels: int, options: Mapping[str, Any]
+    ) -> nn.Module:
+        model = self.model[modality]
+        try:
+            return create_encoder(model, channels, features_only=True, **options)
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            raise ValueError(
+                f'model must have a feature pyramid of output stride '
+                f'{options.get("output_stride", 32)}, got {model!r} for {modality} '
+                f'({error})'
+            ) from error
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         """Compute the pyramids.
@@ -95,12 +110,11 @@ class MultimodalPyramid(nn.Module):
         return {m: self._levels(m, x) for m, x in images.items()}
 
     def _levels(self, modality: str, x: Tensor) -> list[Tensor]:
-        levels = cast(list[Tensor], self.encoders[modality](x))
+        encoder = self.encoders[modality]
+        levels = cast(list[Tensor], encoder(x))[-len(self.strides) :]
         # Swin and similar models have channels last.
-        return [
-            level if level.shape[1] == channels else level.permute(0, 3, 1, 2)
-            for level, channels in zip(levels, self.channels[modality], strict=True)
-        ]
+        last = getattr(encoder, 'output_fmt', 'NCHW') == 'NHWC'
+        return [level.permute(0, 3, 1, 2) if last else level for level in levels]
 
 
 class StagedPyramid(MultimodalPyramid):
@@ -144,7 +158,8 @@ class StagedPyramid(MultimodalPyramid):
                     f'got {self.model[m]!r} for {m}'
                 )
             # Split the sequence after each module that ends a level.
-            ends = zip(encoder.return_layers, self.strides, strict=True)
+            own = cast(Any, encoder).feature_info.reduction()
+            ends = zip(encoder.return_layers, own, strict=True)
             names = list(encoder)
             cuts = [0, *(names.index(end) + 1 for end, s in ends if s > 2)]
             self._stages[m] = [names[start:stop] for start, stop in pairwise(cuts)]

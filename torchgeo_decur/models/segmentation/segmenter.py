@@ -10,14 +10,16 @@ from ..encoder import Weights
 from ..fusion.late_fusion import LateFusion
 from .decoders import SMPDecoder, build_decoder, output_stride
 from .fcn import FCNDecoder
+from .grids import align_pyramids, padded
 from .pyramid import MultimodalPyramid
 
 
 class Segmenter(LateFusion):
     """Base of segmenters, which decode the pyramids of all modalities to logits.
 
-    The modalities must share one grid. If the decoder does not support the size of the
-    images, their last row and column are repeated, and the result is cropped.
+    The images of a sample cover the same ground and may differ in size; their levels are
+    then resampled to one grid. If the decoder does not support the size of an image, its
+    last row and column are repeated, and the result is cropped.
 
     Args:
         encoders: module that maps images to levels by modality.
@@ -28,6 +30,8 @@ class Segmenter(LateFusion):
     Raises:
         ValueError: if ``modality_dropout`` is not in [0, 1).
     """
+
+    encoders: MultimodalPyramid
 
     def __init__(
         self,
@@ -44,32 +48,86 @@ class Segmenter(LateFusion):
         self,
         images: Mapping[str, Tensor],
         available: Mapping[str, Tensor] | None = None,
+        size: Sequence[int] | None = None,
     ) -> dict[str, list[Tensor]]:
-        """Compute pyramids; see :meth:`~torchgeo_decur.models.LateFusion.encode`.
+        """Compute pyramids on one grid; see :meth:`~torchgeo_decur.models.LateFusion.encode`.
+
+        Args:
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+            available: whether each sample has a modality, shape (B,).
+            size: height and width of the grid; see :meth:`grid_size`.
 
         Returns:
-            Levels of each given modality.
+            Levels of each given modality; level i of all modalities has one size.
 
         Raises:
-            ValueError: if the images have different sizes.
+            ValueError: if the images have different sizes and ``size`` is None.
         """
-        check_grid(images)
-        padded = {m: _pad(x, self.decoder.divisor) for m, x in images.items()}
-        return super().encode(padded, available)
+        divisor = self.decoder.divisor
+        grid = self.grid_size(images, size) if images else ()
+        whole = {m: _pad(x, divisor) for m, x in images.items()}
+        levels = super().encode(whole, available)
+        sizes = {m: x.shape[-2:] for m, x in images.items()}
+        return align_pyramids(levels, sizes, grid, self.encoders.strides, divisor)
+
+    def forward(
+        self,
+        images: Mapping[str, Tensor],
+        available: Mapping[str, Tensor] | None = None,
+        size: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Compute logits of images.
+
+        Args:
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+            available: whether each sample has a modality, shape (B,).
+            size: height and width of the result; see :meth:`grid_size`.
+
+        Returns:
+            Logits, shape (B, ``num_classes``, ``*size``).
+
+        Raises:
+            ValueError: if the images have different sizes and ``size`` is None.
+        """
+        features = self.encode(images, available, size)
+        return self.decode(features, self.grid_size(images, size))
+
+    def grid_size(
+        self, images: Mapping[str, Tensor], size: Sequence[int] | None = None
+    ) -> Sequence[int]:
+        """Return the size of the grid on which the modalities are fused.
+
+        Args:
+            images: images of some or all modalities, shape (B, C, H, W).
+            size: height and width of the grid, such as those of the mask or of one of the
+                images; by default those of the images.
+
+        Returns:
+            Height and width.
+
+        Raises:
+            ValueError: if the images have different sizes and ``size`` is None.
+        """
+        if size is None:
+            check_grid(images, 'or choose a grid: size of the model, grid of the task')
+            size = next(iter(images.values())).shape[-2:]
+        return size
 
     def decode(
         self, features: Mapping[str, Sequence[Tensor]], size: Sequence[int]
     ) -> Tensor:
         """Compute logits from pyramids.
 
+        Args:
+            features: features of some or all modalities, from :meth:`encode`.
+            size: height and width of the grid of the features.
+
         Returns:
             Logits, shape (B, ``num_classes``, H, W).
         """
-        d = self.decoder.divisor
         height, width = size
-        logits: Tensor = self.decoder(
-            self.fuse(features), (-(-height // d) * d, -(-width // d) * d)
-        )
+        bottom, right = padded(size, self.decoder.divisor)
+        logits: Tensor = self.decoder(self.fuse(features), (bottom, right))
         return logits[..., :height, :width]
 
 
@@ -119,5 +177,6 @@ class LateFusionSegmenter(Segmenter):
 
 
 def _pad(x: Tensor, divisor: int) -> Tensor:
-    bottom, right = (-size % divisor for size in x.shape[-2:])
+    size = padded(x.shape[-2:], divisor)
+    bottom, right = (a - b for a, b in zip(size, x.shape[-2:], strict=True))
     return pad(x, (0, right, 0, bottom), mode='replicate') if bottom or right else x

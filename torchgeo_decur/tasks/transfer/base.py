@@ -18,7 +18,7 @@ from torchgeo.datasets.utils import Sample
 from torchmetrics import Metric, MetricCollection
 
 from ...deprecation import renamed_arguments
-from ...modalities import get_available, select_date, split
+from ...modalities import get_available, per_modality, select_date, split
 from ...models import LateFusion
 from ...models.encoder import Weights
 from ...transforms import PairedCrop
@@ -200,7 +200,7 @@ class LateFusionTask(CheckedTask):
         y = self._checked_target(batch)
         with _explain_single_sample(len(y)):
             features, size = self._encode(batch, 'train')
-            y_hat = self._decode(features, size)
+            y_hat = self._decode(features, size, batch)
         loss = self._loss(y_hat, y)
         self._update(self.train_metrics, y_hat.detach(), y)
         if self._should_log(batch_idx):
@@ -216,7 +216,7 @@ class LateFusionTask(CheckedTask):
     ) -> None:
         """Compute the loss and metrics of a validation batch."""
         features, size = self._encode(batch, 'val')
-        y_hat = self._decode(features, size)
+        y_hat = self._decode(features, size, batch)
         y = self._evaluate(batch, batch_idx, y_hat, 'val_loss')
         self._update(self.val_metrics, y_hat, y)
         if batch_idx < _MAX_FIGURES:
@@ -228,12 +228,12 @@ class LateFusionTask(CheckedTask):
         The encoders run once for all subsets.
         """
         features, size = self._encode(batch, 'test')
-        y_hat = self._decode(features, size)
+        y_hat = self._decode(features, size, batch)
         y = self._evaluate(batch, batch_idx, y_hat, 'test_loss')
         self._update(self.test_metrics, y_hat, y)
         for names, metrics in self.subset_metrics.items():
             some = {m: features[m] for m in names}
-            self._update(metrics, self._decode(some, size), y)
+            self._update(metrics, self._decode(some, size, batch), y)
 
     def on_train_epoch_end(self) -> None:
         """Log the training metrics."""
@@ -277,8 +277,12 @@ class LateFusionTask(CheckedTask):
         return self.guard.replace(self._target(batch))
 
     def _decode(
-        self, features: Mapping[str, Sequence[Tensor]], size: Sequence[int]
+        self,
+        features: Mapping[str, Sequence[Tensor]],
+        size: Sequence[int],
+        batch: Sample,
     ) -> Tensor:
+        """Decode features to outputs of the shape of the targets of a batch."""
         outputs: Tensor = self.model.decode(features, size)
         return outputs
 
@@ -306,7 +310,7 @@ class LateFusionTask(CheckedTask):
     def _encode(
         self, batch: Sample, stage: str, first_date: bool = False
     ) -> tuple[dict[str, list[Tensor]], Sequence[int]]:
-        """Return the features of each modality, and the size of the images."""
+        """Return the features of each modality, and the size of their grid."""
         modalities: dict[str, int] = self.hparams['modalities']
         wanted = list(modalities) if stage == 'train' else self._present()
         stacked = 'image' in batch and not any(f'image_{m}' in batch for m in wanted)
@@ -327,10 +331,18 @@ class LateFusionTask(CheckedTask):
         )
         date = None if stage == 'train' and not first_date else 0
         images = {m: select_date(found[m], date) for m in wanted}
-        if resize := self.hparams.get('size'):
-            images = {m: _resize(x, resize) for m, x in images.items()}
-        size = next(iter(images.values())).shape[-2:]
-        return self.model.encode(images, available), size
+        sizes = self._sizes()
+        images = {m: _resize(x, sizes[m]) for m, x in images.items()}
+        return self._run_encoders(images, available, batch)
+
+    def _run_encoders(
+        self,
+        images: Mapping[str, Tensor],
+        available: Mapping[str, Tensor],
+        batch: Sample,
+    ) -> tuple[dict[str, list[Tensor]], Sequence[int]]:
+        """Return features, and the size that the decoder needs."""
+        return self.model.encode(images, available), ()
 
     def _augment(self, batch: Sample) -> Sample:
         """Crop and flip images and the mask, if ``crop_scale`` is set."""
@@ -338,8 +350,10 @@ class LateFusionTask(CheckedTask):
         found = [k for k in [*keys, 'image'] if k in batch]
         if self.hparams['crop_scale'] is None or not found:
             return batch
+        sizes = {f'image_{m}': size for m, size in self._sizes().items()}
+        sizes['image'] = next(iter(sizes.values()))
         crop = PairedCrop(
-            self.hparams.get('size'),
+            {k: sizes[k] for k in found},
             self.hparams['crop_scale'],
             vflip=0.5 if self.hparams.get('vertical_flip', True) else 0.0,
         )
@@ -352,6 +366,12 @@ class LateFusionTask(CheckedTask):
             )
         moved = {**batch, **images}
         return moved if mask is None else {**moved, key: mask}
+
+    def _sizes(self) -> dict[str, int | None]:
+        """Return the size to which images are resampled, if any, of each modality."""
+        # A mapping may leave modalities at their own size.
+        modalities, size = self.hparams['modalities'], self.hparams.get('size')
+        return per_modality('size', size, modalities, default=0)
 
     def _stored_target(self, batch: Sample) -> Tensor:
         key = self.hparams['label_key']
@@ -417,7 +437,7 @@ def _cached(modality: str) -> Iterator[str]:
     return (f'features_{modality}_{level}' for level in count())
 
 
-def _resize(x: Tensor, size: int) -> Tensor:
-    if x.shape[-2:] == (size, size):
+def _resize(x: Tensor, size: int | None) -> Tensor:
+    if not size or x.shape[-2:] == (size, size):
         return x
     return interpolate(x, size=(size, size), mode='bilinear', antialias=True)

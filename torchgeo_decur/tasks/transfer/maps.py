@@ -1,7 +1,11 @@
 """Transfer to targets of pixels: feature pyramids, fused, and a decoder."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
 from torchgeo.datasets.utils import Sample
 
 from ...models import CMXSegmenter, LateFusionSegmenter, Segmenter
@@ -16,13 +20,20 @@ class MapTask(LateFusionTask):
     A decoder predicts the map from the feature pyramids of all modalities, which are
     concatenated level by level.
 
+    The images of a sample cover the same ground and may have pixels of several sizes.
+    Their levels are then resampled to one grid, see ``grid``. Loss and metrics are
+    computed on the grid of the mask.
+
     Args:
-        modalities: number of channels of each modality, by name; all share one grid.
+        modalities: number of channels of each modality, by name.
         model: the decoder: 'fcn' as in DeCUR's experiments; 'unet', 'deeplabv3+',
             'upernet', 'segformer' or 'fpn' of segmentation-models-pytorch; or 'cmx' for
             :class:`~torchgeo_decur.models.CMXSegmenter` with two modalities.
         backbone: name of a timm model, one for all modalities or one for each.
         weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        grid: name of the modality on whose grid features are fused and predictions lie.
+            By default it is the grid of the mask, or without a mask the common grid of
+            the images.
         label_key: key of the mask in the batch, shape (B, H, W) or (B, 1, H, W).
         vertical_flip: whether to flip vertically; set it to False for photographs.
         lr: learning rate.
@@ -42,6 +53,7 @@ class MapTask(LateFusionTask):
         backbone: str | dict[str, str] = 'resnet50',
         weights: Weights | dict[str, Weights] = None,
         *,
+        grid: str | None = None,
         label_key: str = 'mask',
         vertical_flip: bool = True,
         lr: float = 1e-4,
@@ -62,6 +74,9 @@ class MapTask(LateFusionTask):
     def configure_models(self) -> None:
         """Build the encoders and the decoder."""
         super().configure_models()
+        known, grid = list(self.hparams['modalities']), self.hparams['grid']
+        if grid is not None and grid not in known:
+            raise ValueError(f'grid must be one of {known}, got {grid!r}')
         names = ('modalities', 'backbone', 'bands', 'freeze_backbone')
         options = {name: self.hparams[name] for name in (*names, 'modality_dropout')}
         options |= {'weights': self.weights, 'num_classes': self.num_outputs}
@@ -78,11 +93,75 @@ class MapTask(LateFusionTask):
         Returns:
             ``probabilities`` of classes, shape (B, ``num_classes``, H, W), or ``values``
             in the unit of the targets, shape (B, ``num_outputs``, H, W); and, to write
-            georeferenced files, ``bounds`` and ``transform`` of the batch, shape (B, 9)
-            as in TorchGeo, or None.
+            georeferenced files, their ``bounds`` and ``transform``, shape (B, 9) as in
+            TorchGeo, or None.
         """
-        return {
-            self.output_name: self._outputs(batch),
-            'bounds': batch.get('bounds'),
-            'transform': batch.get('transform'),
-        }
+        outputs = self._outputs(batch)
+        bounds, transform = batch.get('bounds'), batch.get('transform')
+        if bounds is not None and transform is not None:
+            bounds, transform = regrid(bounds, transform, outputs.shape[-2:])
+        return {self.output_name: outputs, 'bounds': bounds, 'transform': transform}
+
+    def _run_encoders(
+        self,
+        images: Mapping[str, Tensor],
+        available: Mapping[str, Tensor],
+        batch: Sample,
+    ) -> tuple[dict[str, list[Tensor]], Sequence[int]]:
+        size = self.model.grid_size(images, self._grid(batch))
+        return self.model.encode(images, available, size), size
+
+    def _decode(
+        self,
+        features: Mapping[str, Sequence[Tensor]],
+        size: Sequence[int],
+        batch: Sample,
+    ) -> Tensor:
+        outputs = super()._decode(features, size, batch)
+        wanted = self._stored_target(batch).shape[-2:]
+        if outputs.shape[-2:] == wanted:
+            return outputs
+        stacked = outputs if outputs.ndim == 4 else outputs[:, None]
+        # Half precision has no antialiased kernel.
+        exact = stacked.to(torch.promote_types(stacked.dtype, torch.float32))
+        moved = interpolate(exact, wanted, mode='bilinear', antialias=True)
+        return moved if outputs.ndim == 4 else moved[:, 0]
+
+    def _grid(self, batch: Sample) -> Sequence[int] | None:
+        """Return the size of the grid: of a named image, else of the mask, if present."""
+        names = [f'image_{self.hparams["grid"]}', self.hparams['label_key']]
+        return next((batch[n].shape[-2:] for n in names if n in batch), None)
+
+
+def regrid(
+    bounds: Tensor, transform: Tensor, size: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Describe the same place by pixels of another size.
+
+    Args:
+        bounds: start, stop and step of x, y and time, shape (B, 9).
+        transform: affine transform of the pixels, shape (B, 9).
+        size: number of rows and columns of the place.
+
+    Returns:
+        Bounds and transform of these rows and columns, shape (B, 9) each.
+
+    Example:
+        >>> place = torch.tensor([[0.0, 20, 10, 0, 20, 10, 0, 1, 1]])
+        >>> affine = torch.tensor([[10.0, 0, 0, 0, -10, 20, 0, 0, 1]])
+        >>> regrid(place, affine, (4, 4))[1][0, :6]
+        tensor([ 5.,  0.,  0.,  0., -5., 20.])
+    """
+    rows, columns = size
+    steps = torch.stack(
+        [(bounds[:, 1] - bounds[:, 0]) / columns, (bounds[:, 4] - bounds[:, 3]) / rows],
+        dim=1,
+    )
+    ratio = steps / bounds[:, [2, 5]]
+    # Rounding must not change a grid that stays the same.
+    ratio = ratio.where((ratio - 1).abs() > 1e-6, 1)
+    bounds, transform = bounds.clone(), transform.clone()
+    bounds[:, [2, 5]] *= ratio
+    transform[:, [0, 3]] *= ratio[:, :1]
+    transform[:, [1, 4]] *= ratio[:, 1:]
+    return bounds, transform

@@ -43,13 +43,13 @@ class LateFusionPixelwiseRegression(MapTask, NumberTargets):
     :class:`~torchgeo_decur.tasks.LateFusionClassification`.
 
     Args:
-        modalities: number of channels of each modality, by name; all share one grid.
+        modalities: number of channels of each modality, by name.
         model: the decoder, see :class:`~torchgeo_decur.tasks.MapTask`.
         backbone: name of a timm model, one for all modalities or one for each.
         weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         options: of :class:`~torchgeo_decur.tasks.NumberTargets`: ``num_outputs``,
             ``loss``, ``standardize_targets`` and ``nodata``; of
-            :class:`~torchgeo_decur.tasks.MapTask`: ``vertical_flip``, ...; and of
+            :class:`~torchgeo_decur.tasks.MapTask`: ``grid``, ...; and of
             :class:`~torchgeo_decur.tasks.LateFusionTask`: ``freeze_backbone``,
             ``missing_modalities``, ...
 

@@ -34,7 +34,8 @@ class SceneTask(LateFusionTask):
             :class:`~torchgeo_decur.callbacks.ExportEncoders`. The fusion head has the
             learning rate ``lr``, and is frozen with the encoders.
         size: height and width to which images are cropped in training and otherwise
-            resized, in pixels; by default images keep their size.
+            resized, in pixels: one for all modalities, or one for some of them. By default
+            images keep their size.
         cache_features: whether to run frozen encoders only once, and train on their
             features of the first date of each sample. Features stay in memory, with 4
             bytes each.
@@ -51,7 +52,7 @@ class SceneTask(LateFusionTask):
         weights: Weights | dict[str, Weights] = None,
         *,
         fusion: str | dict[str, Any] = 'concatenate',
-        size: int | None = None,
+        size: int | dict[str, int] | None = None,
         cache_features: bool = False,
         **options: Any,
     ) -> None:
@@ -65,6 +66,7 @@ class SceneTask(LateFusionTask):
             ValueError: if options contradict each other.
         """
         super().configure_models()
+        self._sizes()
         if self.hparams['cache_features'] and not self.hparams['freeze_backbone']:
             raise ValueError(
                 'cache_features needs frozen encoders, got freeze_backbone=False; set '

@@ -15,13 +15,13 @@ class LateFusionSegmentation(MapTask, ClassTargets):
     For missing modalities see :class:`~torchgeo_decur.tasks.LateFusionClassification`.
 
     Args:
-        modalities: number of channels of each modality, by name; all share one grid.
+        modalities: number of channels of each modality, by name.
         model: the decoder, see :class:`~torchgeo_decur.tasks.MapTask`.
         backbone: name of a timm model, one for all modalities or one for each.
         weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         options: of :class:`~torchgeo_decur.tasks.ClassTargets`: ``task``,
             ``num_classes``, ``loss``, ``ignore_index``, ...; of
-            :class:`~torchgeo_decur.tasks.MapTask`: ``vertical_flip``, ...; and of
+            :class:`~torchgeo_decur.tasks.MapTask`: ``grid``, ``vertical_flip``, ...; and of
             :class:`~torchgeo_decur.tasks.LateFusionTask`: ``freeze_backbone``,
             ``missing_modalities``, ...
 

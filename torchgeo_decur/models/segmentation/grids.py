@@ -1,0 +1,107 @@
+"""Bring feature maps of different cell sizes to one grid."""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+# Rounding of sizes must neither add nor lose a cell.
+_EPSILON = 1e-6
+
+
+def align_pyramids(
+    pyramids: Mapping[str, Sequence[Tensor]],
+    sizes: Mapping[str, Sequence[int]],
+    size: Sequence[int],
+    strides: Sequence[int],
+    divisor: int = 1,
+) -> dict[str, list[Tensor]]:
+    """Resample each level of each modality to the level of an image of another size.
+
+    All images cover the same ground. If they already lie on one grid, nothing changes.
+
+    Args:
+        pyramids: levels of each modality, shape (B, C, h, w), finest first.
+        sizes: height and width of the image of each modality.
+        size: height and width of the image that the levels are brought to.
+        strides: stride of each level.
+        divisor: images were padded to multiples of it at the lower and right edge.
+
+    Returns:
+        The levels of each modality; level i of all modalities has one height and width.
+
+    Example:
+        >>> levels = {'a': [torch.rand(1, 8, 5, 5)], 's2': [torch.rand(1, 4, 2, 2)]}
+        >>> sizes = {'a': (40, 40), 's2': (10, 10)}
+        >>> [x.shape[-2:] for (x,) in align_pyramids(levels, sizes, (40, 40), [8]).values()]
+        [torch.Size([5, 5]), torch.Size([5, 5])]
+    """
+    shapes = {tuple(x.shape[-2:] for x in levels) for levels in pyramids.values()}
+    if {tuple(s) for s in sizes.values()} == {tuple(size)} and len(shapes) == 1:
+        return {m: list(levels) for m, levels in pyramids.items()}
+    whole = padded(size, divisor)
+    own = next((pyramids[m] for m in pyramids if tuple(sizes[m]) == tuple(size)), None)
+    aligned: dict[str, list[Tensor]] = {m: [] for m in pyramids}
+    for i, stride in enumerate(strides):
+        cells = [ceil(n / stride) for n in whole] if own is None else own[i].shape[-2:]
+        for m, levels in pyramids.items():
+            x, image = levels[i], sizes[m]
+            # Height and width of a cell, as a share of the ground.
+            wanted = [p / n / s for p, n, s in zip(whole, cells, size, strict=True)]
+            given = [
+                p / n / s
+                for p, n, s in zip(
+                    padded(image, divisor), x.shape[-2:], image, strict=True
+                )
+            ]
+            step = [a / b for a, b in zip(wanted, given, strict=True)]
+            aligned[m].append(resample_cells(x, cells, step))
+    return aligned
+
+
+def resample_cells(x: Tensor, cells: Sequence[int], step: Sequence[float]) -> Tensor:
+    """Resample a map bilinearly to cells of another size, from its upper left corner.
+
+    Larger cells are means of the smaller ones (antialiasing). Beyond the lower and right
+    edge of the map, its last cells are repeated.
+
+    Args:
+        x: a map, shape (B, C, h, w).
+        cells: height and width of the result.
+        step: height and width of a cell of the result, in cells of the map.
+
+    Returns:
+        A map, shape (B, C, ``*cells``), of the same dtype.
+
+    Example:
+        >>> x = torch.tensor([1.0, 3.0, 5.0, 7.0]).reshape(1, 1, 1, 4)
+        >>> resample_cells(x, (1, 3), (1, 1)).flatten()
+        tensor([1., 3., 5.])
+    """
+    same = all(abs(s - 1) < _EPSILON for s in step)
+    # Cells that the result, or the filter at its edge, reaches.
+    margin = [0 if same else ceil(max(s, 1)) for s in step]
+    ends = [ceil(n * s - _EPSILON) for n, s in zip(cells, step, strict=True)]
+    height, width = (
+        min(n, end + m) for n, end, m in zip(x.shape[-2:], ends, margin, strict=True)
+    )
+    x = x[..., :height, :width]
+    bottom, right = max(ends[0] - height, 0), max(ends[1] - width, 0)
+    if bottom or right:
+        x = pad(x, (0, right, 0, bottom), mode='replicate')
+    if same:
+        return x
+    scale = [(1 + _EPSILON**2) / s for s in step]
+    # Half precision has no antialiased kernel.
+    exact = torch.promote_types(x.dtype, torch.float32)
+    moved = interpolate(
+        x.to(exact), scale_factor=scale, mode='bilinear', antialias=True
+    )
+    return moved[..., : cells[0], : cells[1]].to(x.dtype)
+
+
+def padded(size: Sequence[int], divisor: int) -> list[int]:
+    """Return the multiples of a divisor that are not smaller than a size."""
+    return [-(-n // divisor) * divisor for n in size]
