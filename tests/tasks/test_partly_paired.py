@@ -236,16 +236,15 @@ class Losses(Callback):
         self.pairs.append(trainer.logged_metrics['train_pairs_s1_s2'].item())
 
 
-@pytest.mark.parametrize('objective', [DeCUR, COrAL])
-def test_fit(objective: Any, tmp_path: Path) -> None:
-    data = datamodule(length=32, paired=0.4, paired_fraction=0.5, val_length=40)
+def test_fit(tmp_path: Path) -> None:
+    data = datamodule(length=32, paired=0.4, paired_fraction=0.5)
     data.setup = lambda stage: None
     type(data).setup(data, 'fit')
-    data.val_dataset = SyntheticEO(40, 32, seed=5, paired=0.8)
+    data.val_dataset = SyntheticEO(36, 32, seed=5, paired=0.8)
     record, probe = Losses(), OnlineProbe(k=3)
     seed_everything(0, verbose=False)
     fit = trainer(max_epochs=1, callbacks=[record, probe], default_root_dir=tmp_path)
-    fit.fit(task(objective).float(), datamodule=data)
+    fit.fit(task().float(), datamodule=data)
     assert record.pairs == [4] * 4
     metrics = fit.callback_metrics
     assert metrics['val_pairs_s1_s2'] > 4
