@@ -166,6 +166,16 @@ def test_single_sample_is_left_out_of_batch_statistics() -> None:
     assert z['s2'][0].any(1).nonzero().flatten().tolist() == [0, 1]
 
 
+def test_synchronised_statistics_of_one_device() -> None:
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(task())
+    before = {n: b.clone() for n, b in model.named_buffers()}
+    masks = {'s1': torch.ones(N).bool(), 's2': torch.zeros(N).bool()}
+    _, gradients = step(model, images(), masks)
+    assert all(x is not None and x.isfinite().all() for x in gradients.values())
+    after = {n: b for n, b in model.named_buffers() if '.s2.' in n}
+    assert after and all(b.equal(before[n]) for n, b in after.items())
+
+
 def test_dates_and_bf16() -> None:
     model = task(augmentations=None).float()
     x = {m: torch.rand(N, 3, c, 40, 40) for m, c in MODALITIES.items()}

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightly.utils import dist
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -544,7 +545,8 @@ class MultimodalPretraining(CheckedTask):
     def _fewest_samples(self) -> int:
         """Return the smallest number of samples that the layers can train on."""
         norms = [m for m in self.modules() if isinstance(m, _BatchNorm) and m.training]
-        if any(isinstance(m, nn.SyncBatchNorm) for m in norms):
+        synced = any(isinstance(m, nn.SyncBatchNorm) for m in norms)
+        if synced and dist.world_size() > 1:
             return 0
         return 2 if norms else 1
 
