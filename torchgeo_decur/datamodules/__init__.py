@@ -15,7 +15,7 @@ from .rasters import RasterPairDataModule
 from .rgbd import NYUDepthV2DataModule, RGBDDataModule, SUNRGBDDataModule
 from .ssl4eo_s12 import SSL4EOS12PairDataModule
 from .ssl4eo_s12_v1_1 import SSL4EOS12V11DataModule
-from .synthetic import SyntheticEODataModule
+from .synthetic import SyntheticEODataModule, SyntheticFactorsDataModule
 from .terramesh import TerraMeshDataModule
 from .torchgeo_samples import TorchGeoDataModule
 from .trifeatures import TrifeaturesDataModule
@@ -41,6 +41,7 @@ __all__ = [
     'SUNRGBDDataModule',
     'StatisticsDataModule',
     'SyntheticEODataModule',
+    'SyntheticFactorsDataModule',
     'TerraMeshDataModule',
     'TorchGeoDataModule',
     'TrifeaturesDataModule',

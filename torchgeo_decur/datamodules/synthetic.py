@@ -1,6 +1,6 @@
 """Datamodule of the built-in scenes, for first runs, tests and controlled comparisons."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from ..datasets import SyntheticEO
+from ..datasets import SyntheticEO, SyntheticFactors
 from ..deprecation import renamed_arguments
 from .base import MultimodalDataModule
 
@@ -103,6 +103,80 @@ class SyntheticEODataModule(MultimodalDataModule):
             kept = [i for i in kept if all(x[i] for x in has)]
         if len(kept) < len(train):
             self.train_dataset = Subset(train, kept)
+
+
+class SyntheticFactorsDataModule(MultimodalDataModule):
+    """Scenes of :class:`~torchgeo_decur.datasets.SyntheticFactors`, made at access.
+
+    The splits have different scenes. With ``label_fraction``, the training scenes are a
+    random subset.
+
+    Args:
+        length: number of training scenes.
+        val_length: number of scenes of the validation, the test and the predict split.
+        size: height and width of a scene in pixels.
+        shared: number of factors that both sensors show.
+        unique: number of factors that only one sensor shows, by modality.
+        states: number of states of each factor; 0 makes factors continuous.
+        strength: contrast of the textures of a factor.
+        noise: standard deviation of the noise, relative to a texture of strength 1.
+        num_dates: number of dates T of each place.
+        cache: whether each process keeps the training scenes that it has made in memory.
+        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
+            ``batch_size``, ``num_workers``, ``seed`` and ``label_fraction``.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    Example:
+        >>> datamodule = SyntheticFactorsDataModule(length=8, batch_size=4, size=32)
+        >>> datamodule.setup('fit')
+        >>> next(iter(datamodule.train_dataloader()))['image_s2'].shape
+        torch.Size([4, 13, 32, 32])
+    """
+
+    def __init__(
+        self,
+        *,
+        length: int = 4096,
+        val_length: int = 1024,
+        size: int = 48,
+        shared: int = 2,
+        unique: Mapping[str, int] | None = None,
+        states: int = 0,
+        strength: float = 1.0,
+        noise: float = 0.5,
+        num_dates: int = 1,
+        cache: bool = False,
+        **options: Any,
+    ) -> None:
+        """Initialize a new SyntheticFactorsDataModule instance."""
+        super().__init__(dict(SyntheticFactors.all_modalities), **options)
+        self.length, self.val_length, self.cache = length, val_length, cache
+        self.kwargs = {
+            'size': size,
+            'shared': shared,
+            'unique': unique,
+            'states': states,
+            'strength': strength,
+            'noise': noise,
+            'num_dates': num_dates,
+        }
+
+    def setup(self, stage: str) -> None:
+        """Make the datasets; scenes are made at access."""
+        splits = {'train': 0, 'val': 1, 'test': 2, 'predict': 3}
+        for name, number in splits.items():
+            dataset = SyntheticFactors(
+                self.length if name == 'train' else self.val_length,
+                seed=len(splits) * self.seed + number,
+                cache=self.cache and name == 'train',
+                **self.kwargs,
+            )
+            setattr(self, f'{name}_dataset', dataset)
+        if self.label_fraction < 1:
+            kept = self.budget(self.length)
+            self.train_dataset = Subset(self.train_dataset, kept)
 
 
 def _labels(dataset: SyntheticEO) -> Tensor:

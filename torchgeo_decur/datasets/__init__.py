@@ -23,6 +23,7 @@ from .rgbd.hha_cache import HHACache
 from .rgbd.nyu_depth_v2 import NYUDepthV2
 from .rgbd.sunrgbd import SUNRGBD
 from .ssl4eo_s12 import SSL4EOS12Pair
+from .synthetic.factors import SyntheticFactors
 from .synthetic.scenes import SyntheticEO
 from .torchgeo_samples import TorchGeoSamples
 from .trifeatures.dataset import Trifeatures
@@ -47,6 +48,7 @@ __all__ = [
     'SSL4EOS12Pair',
     'Shard',
     'SyntheticEO',
+    'SyntheticFactors',
     'TerraMesh',
     'TorchGeoSamples',
     'Trifeatures',

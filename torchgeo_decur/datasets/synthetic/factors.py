@@ -1,0 +1,366 @@
+"""Scenes with a chosen number of shared and of sensor-only factors."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torchgeo.datasets import NonGeoDataset
+
+from ...modalities import MODALITIES
+from ..plotting import plot_images
+
+type Floats = NDArray[np.float32]
+
+#: Classes of the label of a continuous factor: quarters of its range.
+QUARTERS = 4
+# Length of a period of the noise fields in pixels, and the wavelengths of the textures.
+_PERIOD, _WAVELENGTHS = 128, (3.5, 8.0, 18.0)
+# The textures of the factors are the same in every data set.
+_DESIGN = 20240929
+# Mean value, and standard deviation of all textures of a sensor, by modality.
+_RADAR = np.array([-12.0, -19.0], np.float32)
+_OPTICAL = np.array(
+    (1400, 1150, 1150, 1100, 1500, 2300, 2600, 2550, 2750, 900, 18, 2300, 1400),
+    np.float32,
+)
+_CONTRAST = {'s1': 2.5, 's2': 0.25}
+
+
+class SyntheticFactors(NonGeoDataset):
+    r"""Radar and optical scenes with a chosen number of shared and sensor-only factors.
+
+    A factor is a number that the textures of a scene show. Each factor has two textures
+    of its own in every sensor that sees it. A texture has a wavelength, a shape (waves,
+    ridges or spots) and a mixture of bands. With a factor :math:`v \in [0, 1]`, the
+    amplitudes of its two textures are :math:`\cos(v \pi / 2)` and
+    :math:`\sin(v \pi / 2)`. Brightness and contrast of an image therefore do not change
+    what it tells about a factor. A discrete factor has one texture for each state.
+
+    All factors are independent of each other. The dates of a scene show the same factors
+    with new textures, speckle, gain and offset, and with clutter: a texture that no
+    factor uses.
+
+    Labels are ``label_shared_<i>``, ``label_s1_<i>`` and ``label_s2_<i>``: the state of a
+    discrete factor, or the quarter of the range of a continuous one. ``factors_shared``,
+    ``factors_s1`` and ``factors_s2`` have the numbers themselves.
+
+    Use different seeds for training and validation.
+
+    Args:
+        length: number of scenes.
+        size: height and width in pixels.
+        seed: seed of all scenes.
+        shared: number of factors that both sensors show.
+        unique: number of factors that only one sensor shows, by modality.
+        states: number of states of each factor; 0 makes factors continuous.
+        strength: contrast of the textures of a factor; 1 is the calibrated contrast.
+        noise: standard deviation of the noise, relative to a texture of strength 1.
+        num_dates: number of dates T of each scene.
+        cache: whether each process keeps the scenes that it has made in memory.
+        transforms: function that takes a sample and returns a new one.
+
+    Raises:
+        ValueError: if a number is too small, a modality is unknown, or the sensors have
+            too few textures for the factors.
+
+    Example:
+        >>> dataset = SyntheticFactors(length=8, size=32, shared=1, unique={'s1': 2, 's2': 3})
+        >>> sample = dataset[0]
+        >>> sample['image_s1'].shape, sample['image_s2'].shape
+        (torch.Size([2, 32, 32]), torch.Size([13, 32, 32]))
+        >>> sample['factors_s2'].shape
+        torch.Size([3])
+    """
+
+    #: Known modality with the same bands and unit, by name.
+    all_modalities: ClassVar[dict[str, str]] = {
+        's1': 'sentinel1_grd',
+        's2': 'sentinel2_l1c',
+    }
+
+    def __init__(
+        self,
+        length: int = 1024,
+        size: int = 48,
+        seed: int = 0,
+        shared: int = 2,
+        unique: Mapping[str, int] | None = None,
+        states: int = 0,
+        strength: float = 1.0,
+        noise: float = 0.5,
+        num_dates: int = 1,
+        cache: bool = False,
+        transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        """Initialize a new SyntheticFactors instance."""
+        unique = {'s1': 2, 's2': 2} if unique is None else dict(unique)
+        if set(unique) != set(self.all_modalities):
+            raise ValueError(
+                f'unique must name {list(self.all_modalities)}, got {list(unique)}'
+            )
+        numbers = {
+            'length': (length, 1),
+            'size': (size, 16),
+            'seed': (seed, 0),
+            'shared': (shared, 0),
+            'unique of s1': (unique['s1'], 0),
+            'unique of s2': (unique['s2'], 0),
+            'strength': (strength, 0),
+            'noise': (noise, 0),
+            'num_dates': (num_dates, 1),
+        }
+        for name, (value, low) in numbers.items():
+            if not value >= low:
+                raise ValueError(f'{name} must be at least {low}, got {value}')
+        if states != 0 and states < 2:
+            raise ValueError(
+                f'states must be 0 (continuous) or at least 2, got {states}'
+            )
+        self.length, self.size, self.seed = length, size, seed
+        self.numbers = {'shared': shared, **unique}
+        self.states, self.strength, self.noise = states, strength, noise
+        self.num_dates, self.cache, self.transforms = num_dates, cache, transforms
+        self._cached: dict[int, dict[str, Any]] = {}
+        self._fields = _fields()
+        self._textures = {
+            m: _Textures(bands, shared + unique[m], states or 2)
+            for m, bands in (('s1', len(_RADAR)), ('s2', len(_OPTICAL)))
+        }
+
+    @property
+    def num_classes(self) -> dict[str, int]:
+        """Return the number of classes of each label, by key."""
+        classes = self.states or QUARTERS
+        return {
+            f'label_{group}_{i}': classes
+            for group, number in self.numbers.items()
+            for i in range(number)
+        }
+
+    def __len__(self) -> int:
+        """Return the number of scenes."""
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Make a scene.
+
+        Args:
+            index: number of the scene.
+
+        Returns:
+            A dictionary with ``image_s1`` in dB and ``image_s2`` in digital numbers,
+            float32, shape (C, H, W), or (T, C, H, W) with several dates; the labels,
+            integers without dimensions; and the factors, in [0, 1].
+
+        Raises:
+            IndexError: if ``index`` is out of range.
+        """
+        sample = self._cached.get(index) or self.render(index)
+        if self.cache:
+            self._cached[index] = sample
+        sample = dict(sample)
+        return sample if self.transforms is None else self.transforms(sample)
+
+    def draw_factors(self, index: int) -> dict[str, NDArray[np.float64]]:
+        """Draw the factors of a scene, without making its images.
+
+        Args:
+            index: number of the scene.
+
+        Returns:
+            Numbers in [0, 1] by group: ``shared``, ``s1`` and ``s2``.
+
+        Raises:
+            IndexError: if ``index`` is out of range.
+        """
+        if not 0 <= index < self.length:
+            raise IndexError(f'index must be in [0, {self.length - 1}], got {index}')
+        rng = np.random.default_rng((self.seed, index, 0))
+        drawn = {name: rng.random(number) for name, number in self.numbers.items()}
+        if not self.states:
+            return drawn
+        return {
+            k: np.floor(v * self.states) / (self.states - 1) for k, v in drawn.items()
+        }
+
+    def render(
+        self, index: int, **factors: Sequence[float] | NDArray[np.float64]
+    ) -> dict[str, Any]:
+        """Make a scene with some of its factors set by hand.
+
+        All else stays the same, noise included.
+
+        Args:
+            index: number of the scene.
+            factors: numbers in [0, 1] of a group: ``shared``, ``s1`` or ``s2``.
+
+        Returns:
+            The sample, without ``transforms``.
+
+        Raises:
+            IndexError: if ``index`` is out of range.
+            ValueError: if a group is unknown or has another number of factors.
+
+        Example:
+            >>> dataset = SyntheticFactors(size=32)
+            >>> a, b = (dataset.render(0, s1=[v, v]) for v in (0.1, 0.9))
+            >>> torch.equal(a['image_s2'], b['image_s2'])
+            True
+        """
+        drawn = self.draw_factors(index)
+        for group, values in factors.items():
+            array = np.asarray(values, np.float64)
+            if group not in drawn or array.shape != drawn[group].shape:
+                raise ValueError(
+                    f'factors must be among { {k: len(v) for k, v in drawn.items()} } '
+                    f'(number of values), got {len(array)} of {group!r}'
+                )
+            if not ((array >= 0) & (array <= 1)).all():
+                raise ValueError(f'factors must be in [0, 1], got {values}')
+            drawn[group] = array
+        sample: dict[str, Any] = {}
+        for number, m in enumerate(self.all_modalities, start=1):
+            seen = np.concatenate([drawn['shared'], drawn[m]])
+            dates = [
+                self._image(
+                    m, seen, np.random.default_rng((self.seed, index, number, d))
+                )
+                for d in range(self.num_dates)
+            ]
+            image = dates[0] if self.num_dates == 1 else np.stack(dates)
+            sample[f'image_{m}'] = torch.from_numpy(image)
+        classes = self.states or QUARTERS
+        for group, values in drawn.items():
+            sample[f'factors_{group}'] = torch.from_numpy(values.astype(np.float32))
+            steps = classes - 1 if self.states else classes
+            for i, value in enumerate(values):
+                label = min(int(value * steps + 1e-6), classes - 1)
+                sample[f'label_{group}_{i}'] = torch.tensor(label)
+        return sample
+
+    def plot(
+        self,
+        sample: dict[str, Any],
+        show_titles: bool = True,
+        suptitle: str | None = None,
+    ) -> Figure:
+        """Plot the images of a sample.
+
+        Args:
+            sample: a sample of this dataset, in physical units.
+            show_titles: whether each panel has a title.
+            suptitle: title of the figure; by default the factors.
+
+        Returns:
+            The figure, one row for each date.
+        """
+        if suptitle is None and show_titles:
+            suptitle = ' | '.join(
+                f'{group} ' + ' '.join(f'{v:.2f}' for v in sample[f'factors_{group}'])
+                for group in self.numbers
+            )
+        records = {m: MODALITIES[name] for m, name in self.all_modalities.items()}
+        images = {m: sample[f'image_{m}'] for m in records}
+        return plot_images(images, records, show_titles=show_titles, suptitle=suptitle)
+
+    def _image(
+        self, modality: str, seen: NDArray[np.float64], rng: np.random.Generator
+    ) -> Floats:
+        """Make one modality on one date, shape (C, H, W)."""
+        textures = self._textures[modality]
+        weights = textures.weights(seen, self.states) * self.strength
+        weights[textures.used :] = rng.normal(0, 0.5, len(weights) - textures.used)
+        shown = np.flatnonzero(weights)
+        maps = np.empty((len(shown), self.size, self.size), np.float32)
+        starts = rng.integers(_PERIOD, size=(len(shown), 2))
+        for out, texture, (y, x) in zip(maps, shown, starts, strict=True):
+            field = self._fields[textures.kinds[texture]]
+            out[:] = np.take(
+                np.take(field, range(y, y + self.size), 0, mode='wrap'),
+                range(x, x + self.size),
+                1,
+                mode='wrap',
+            )
+        mixture = (textures.bands[shown] * weights[shown, None]).T.astype(np.float32)
+        image: Floats = np.tensordot(mixture, maps, 1)
+        image += self.noise * rng.standard_normal(image.shape, dtype=np.float32)
+        gain = np.float32(_CONTRAST[modality] * np.exp(rng.normal(0, 0.3)))
+        image *= gain / np.float32(len(seen) ** 0.5 or 1)
+        if modality == 's1':
+            image += _RADAR[:, None, None]
+            image += rng.normal(0, 2.0, (2, 1, 1)).astype(np.float32)
+            return image
+        light = np.exp(rng.normal(0, 0.2) + rng.normal(0, 0.05, len(_OPTICAL)))
+        image = _OPTICAL[:, None, None] * np.exp(image)
+        image *= light.astype(np.float32)[:, None, None]
+        return np.clip(np.rint(image), 1, 16000)
+
+
+class _Textures:
+    """The textures of a sensor: kind of field and mixture of bands of each."""
+
+    def __init__(self, bands: int, factors: int, states: int) -> None:
+        mixtures = _mixtures(bands)
+        words = list(
+            product(range(len(_WAVELENGTHS) * len(_SHAPES)), range(len(mixtures)))
+        )
+        self.used, self.states = factors * states, states
+        # One texture is left for the clutter.
+        if self.used >= len(words):
+            raise ValueError(
+                f'a sensor with {bands} bands has textures for '
+                f'{(len(words) - 1) // states} factors, got {factors}'
+            )
+        order = np.random.default_rng((_DESIGN, bands)).permutation(len(words))
+        chosen = [words[i] for i in order[: self.used + 1]]
+        self.kinds = [kind for kind, _ in chosen]
+        self.bands = np.stack([mixtures[mixture] for _, mixture in chosen])
+
+    def weights(self, seen: NDArray[np.float64], states: int) -> NDArray[np.float64]:
+        """Return the amplitude of each texture, with place for the clutter."""
+        out = np.zeros((len(seen), self.states))
+        if states:
+            index = np.rint(seen * (states - 1)).astype(int)
+            out[np.arange(len(seen)), index] = 1
+        else:
+            out[:, 0], out[:, 1] = np.cos(seen * np.pi / 2), np.sin(seen * np.pi / 2)
+        return np.append(out.flatten(), 0.0)
+
+
+def _mixtures(bands: int) -> NDArray[np.float64]:
+    """Return orthogonal mixtures of bands of unit size per band, shape (K, bands)."""
+    if bands == 2:
+        half = 0.5**0.5
+        return np.array([(1, 0), (0, 1), (half, half), (half, -half)]) * 2**0.5
+    steps = (np.arange(bands) + 0.5) * np.pi / bands
+    waves = np.cos(np.arange(min(bands, 6))[:, None] * steps)
+    return np.asarray(waves / np.sqrt((waves**2).mean(1, keepdims=True)))
+
+
+def _fields() -> Floats:
+    """Return periodic textures of unit variance, shape (kinds, H, W)."""
+    rng = np.random.default_rng(_DESIGN)
+    frequency = np.hypot(
+        np.fft.fftfreq(_PERIOD)[:, None], np.fft.rfftfreq(_PERIOD)[None]
+    )
+    fields = []
+    for wavelength in _WAVELENGTHS:
+        distance = np.log(np.maximum(frequency, 1e-6) * wavelength)
+        gain = np.exp(-((distance / 0.25) ** 2))
+        for shape in _SHAPES:
+            phase = np.exp(2j * np.pi * rng.random(gain.shape))
+            wave = np.fft.irfft2(gain * phase, s=(_PERIOD, _PERIOD))
+            field = shape(wave / wave.std())
+            fields.append((field - field.mean()) / field.std())
+    return np.stack(fields).astype(np.float32)
+
+
+_SHAPES: tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], ...] = (
+    lambda wave: wave,
+    lambda wave: -np.abs(wave),
+    lambda wave: np.maximum(wave - 1.2, 0),
+)
