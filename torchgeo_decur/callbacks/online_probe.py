@@ -50,6 +50,9 @@ class OnlineProbe(Callback):
         ValueError: if an argument is not positive.
     """
 
+    #: Print no table.
+    quiet = False
+
     def __init__(
         self, every_n_epochs: int = 1, k: int = 5, max_samples: int = 4096
     ) -> None:
@@ -197,7 +200,8 @@ class OnlineProbe(Callback):
             },
             sync_dist=True,
         )
-        rank_zero_info(self.table())
+        if not self.quiet:
+            rank_zero_info(self.table())
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the scores and the figure."""

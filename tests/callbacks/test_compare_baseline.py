@@ -1,0 +1,125 @@
+"""Compare a small fit with a baseline."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import CSVLogger
+
+from torchgeo_decur.callbacks import CompareBaseline, OnlineProbe
+from torchgeo_decur.datamodules import SyntheticFactorsDataModule
+from torchgeo_decur.tasks import BarlowTwins, DeCUR
+
+
+def trainer(folder: Path | None, *callbacks: Callback, **options: Any) -> Trainer:
+    return Trainer(
+        accelerator='cpu',
+        devices=1,
+        max_epochs=2,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        log_every_n_steps=1,
+        logger=False if folder is None else CSVLogger(folder, name=None, version='run'),
+        callbacks=list(callbacks),
+        **options,
+    )
+
+
+def task(kind: type[DeCUR] | type[BarlowTwins] = DeCUR, **options: Any) -> Any:
+    seed_everything(3)
+    modalities = options.pop('modalities', {'s1': 2, 's2': 13})
+    return kind(modalities, 'test_resnet', projector=[8, 8], size=16, **options)
+
+
+def data(**options: Any) -> SyntheticFactorsDataModule:
+    return SyntheticFactorsDataModule(
+        length=16,
+        val_length=32,
+        batch_size=8,
+        size=16,
+        shared=1,
+        unique={'s1': 1, 's2': 0},
+        states=2,
+        **options,
+    )
+
+
+@pytest.fixture(scope='module')
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[CompareBaseline, Path]:
+    folder = tmp_path_factory.mktemp('compared')
+    compare, probe = CompareBaseline(), OnlineProbe()
+    model, datamodule = task(), data()
+    fit = trainer(folder, probe, compare)
+    fit.fit(model, datamodule)
+    assert datamodule.trainer is fit
+    return compare, folder / 'run'
+
+
+def test_writes_table_and_figure(compared: tuple[CompareBaseline, Path]) -> None:
+    compare, folder = compared
+    with (folder / 'comparison.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert [r['label'] for r in rows] == ['label_shared_0', 'label_s1_0']
+    assert list(rows[0]) == ['label', 'features', 'untrained', 'BarlowTwins', 'DeCUR']
+    assert all(0 <= float(r[n]) <= 100 for r in rows for n in list(rows[0])[2:])
+    assert (folder / 'comparison.png').stat().st_size > 1000
+    header = compare.table().splitlines()[1]
+    assert header.split() == ['label', 'features', 'untrained', 'BarlowTwins', 'DeCUR']
+    figure = compare.plot(common_dim=7)
+    assert [a.get_title(loc='left') for a in figure.axes][:2] == ['BarlowTwins', 'DeCUR']
+    plt.close(figure)
+
+
+def test_baseline_is_the_same_as_a_fit_of_its_own(
+    compared: tuple[CompareBaseline, Path],
+) -> None:
+    probe = OnlineProbe(every_n_epochs=2)
+    trainer(None, probe).fit(task(BarlowTwins), data())
+    own = {
+        (r['label'], r['features']): r['score']
+        for r in probe.rows
+        if r['classifier'] == 'linear' and r['epoch'] == 1
+    }
+    for row in compared[0].rows:
+        assert row['BarlowTwins'] == own[row['label'], row['features']]
+
+
+def test_does_not_change_the_fit(tmp_path: Path) -> None:
+    states = []
+    compare = [OnlineProbe(every_n_epochs=2), CompareBaseline('CLIP')]
+    for name, callbacks in (('without', []), ('with', compare)):
+        model = task()
+        trainer(tmp_path / name, *callbacks).fit(model, data())
+        states.append(model.state_dict())
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+@pytest.mark.parametrize(
+    ('callbacks', 'options', 'message'),
+    [
+        ([CompareBaseline()], {}, r'needs OnlineProbe before it .* got \[\]'),
+        (
+            [OnlineProbe(), CompareBaseline()],
+            {'modalities': {'s1': 2}},
+            r"two modalities or more, got \['s1'\]",
+        ),
+    ],
+)
+def test_errors_before_the_fit(
+    callbacks: list[Callback], options: dict[str, Any], message: str
+) -> None:
+    kind = BarlowTwins if options else DeCUR
+    with pytest.raises(ValueError, match=message):
+        trainer(None, *callbacks).fit(task(kind, **options), data())
+
+
+def test_unknown_baseline() -> None:
+    with pytest.raises(ValueError, match='baseline must be one of'):
+        CompareBaseline('DINO')  # type: ignore[arg-type]

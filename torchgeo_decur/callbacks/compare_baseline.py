@@ -1,0 +1,322 @@
+"""Compare a pretraining with a baseline that only aligns the modalities."""
+
+import csv
+import inspect
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import matplotlib.pyplot as plt
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.seed import isolate_rng
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .. import tasks
+from ..analysis import CorrelationStream
+from ..analysis.matplotlib_style import COLOURS, PAGE, figure_style
+from ..files import atomic_write
+from ..modalities import select_date, split
+from ..tasks import MultimodalPretraining
+from .online_probe import OnlineProbe
+from .preconditions import need_encoders, validates_last
+
+type Baseline = Literal['BarlowTwins', 'VICReg', 'SimCLR', 'CLIP']
+
+
+class CompareBaseline(Callback):
+    """Pretrain a baseline after the fit, and compare it with the task.
+
+    The baseline has the same initial weights, data, augmentations, seed and number of
+    steps. At the end, a table and a figure show the linear probe of the untrained
+    encoders, of the baseline and of the task, and the correlation of each embedding
+    dimension across modalities. The folder of the logger receives ``comparison.csv`` and
+    ``comparison.png``. The fit takes twice as long.
+
+    It needs an :class:`OnlineProbe` before it in the list of callbacks, and one device.
+
+    Args:
+        baseline: class of :mod:`torchgeo_decur.tasks` with default weights of its loss.
+
+    Raises:
+        ValueError: if the baseline is unknown.
+    """
+
+    def __init__(self, baseline: Baseline = 'BarlowTwins') -> None:
+        """Initialize a new CompareBaseline instance."""
+        known = ('BarlowTwins', 'VICReg', 'SimCLR', 'CLIP')
+        if baseline not in known:
+            raise ValueError(f'baseline must be one of {list(known)}, got {baseline!r}')
+        self.baseline = baseline
+        self.rows: list[dict[str, Any]] = []
+        self.correlations: dict[str, Tensor] = {}
+        self._initial: dict[str, Tensor] = {}
+        self._pairs = _PairCorrelations()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check the other callbacks and the devices, and copy the initial weights.
+
+        Raises:
+            ValueError: if the task has no encoders or one modality, ``OnlineProbe`` is
+                absent or comes later, or there are several devices.
+        """
+        if stage != 'fit':
+            return
+        need_encoders(self, pl_module)
+        if len(pl_module.hparams['modalities']) < 2:
+            raise ValueError(
+                'CompareBaseline needs two modalities or more, got '
+                f'{list(pl_module.hparams["modalities"])}'
+            )
+        found = cast(list[Callback], getattr(trainer, 'callbacks', []))
+        before = found[: found.index(self)]
+        if not any(isinstance(callback, OnlineProbe) for callback in before):
+            raise ValueError(
+                'CompareBaseline needs OnlineProbe before it in the list of callbacks, '
+                f'got {[type(callback).__name__ for callback in before]}'
+            )
+        if trainer.world_size > 1:
+            raise ValueError(
+                f'CompareBaseline needs one device, got {trainer.world_size}; remove it '
+                'from the callbacks'
+            )
+        self._initial = {
+            k: v.detach().cpu().clone()
+            for k, v in pl_module.state_dict().items()
+            if not k.startswith('augmentations.')
+        }
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add the correlations of a batch of the last validation."""
+        self._pairs.on_validation_batch_end(
+            trainer, pl_module, outputs, batch, batch_idx, dataloader_idx
+        )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Pretrain the baseline, print the table, and write table and figure."""
+        if getattr(trainer, 'fast_dev_run', False) or not self._pairs.streams:
+            return
+        callbacks: list[Any] = getattr(trainer, 'callbacks', [])
+        probe = next(c for c in callbacks if isinstance(c, OnlineProbe))
+        task = cast(MultimodalPretraining, pl_module)
+        rank_zero_info(f'{self.baseline} on the same data, for comparison')
+        with isolate_rng():
+            rival, pairs = self._fit(trainer, task, probe)
+        names = (self.baseline, type(task).__name__)
+        self.rows = _compare(dict(zip(names, (rival.rows, probe.rows), strict=True)))
+        self.correlations = dict(
+            zip(names, (pairs.diagonal(), self._pairs.diagonal()), strict=True)
+        )
+        if not self.rows:
+            rank_zero_info('CompareBaseline: no labels to compare')
+            return
+        rank_zero_info(self.table())
+        folder = trainer.log_dir
+        if folder is None:
+            return
+        table, picture = Path(folder, 'comparison.csv'), Path(folder, 'comparison.png')
+        atomic_write(table, self._write)
+        figure = self.plot(getattr(task, 'common_dim', None))
+        atomic_write(picture, lambda part: figure.savefig(part, dpi=200, format='png'))
+        plt.close(figure)
+        rank_zero_info(f'comparison: {table}, {picture}')
+
+    def table(self) -> str:
+        """Render the linear probes, on the features that tell most about each label.
+
+        Returns:
+            A table in plain text.
+        """
+        names = [k for k in self.rows[0] if k not in ('label', 'features')]
+        head = ''.join(f'{name:>14}' for name in names)
+        lines = [
+            'Linear probe of frozen features, in %',
+            f'{"label":<18}{"features":<10}{head}',
+        ]
+        for row in self.rows:
+            cells = ''.join(f'{row[name]:>14.1f}' for name in names)
+            lines.append(f'{row["label"]:<18}{row["features"]:<10}{cells}')
+        return '\n'.join(lines)
+
+    def plot(self, common_dim: int | None = None) -> Figure:
+        """Plot correlations across modalities, and the linear probes.
+
+        Args:
+            common_dim: number of common dimensions of the task, which come first.
+
+        Returns:
+            A figure with one panel for each objective and one for the probes.
+        """
+        with figure_style():
+            figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.5), layout='constrained')
+            for axis, (name, diagonal) in zip(
+                axes, self.correlations.items(), strict=False
+            ):
+                last = name != self.baseline
+                for part, values in _parts(diagonal, common_dim if last else None):
+                    start = 0 if part != 'unique' else len(diagonal) - len(values)
+                    dimensions = range(start, start + len(values))
+                    axis.fill_between(
+                        dimensions, values, color=COLOURS[part], label=part
+                    )
+                axis.set(
+                    title=name, xlabel='embedding dimension, sorted', ylim=(-0.35, 1)
+                )
+                axis.legend(loc='lower left')
+            axes[0].set_ylabel('correlation across modalities')
+            _draw_bars(axes[2], self.rows)
+        return figure
+
+    def _fit(
+        self, trainer: Trainer, task: MultimodalPretraining, probe: OnlineProbe
+    ) -> tuple[OnlineProbe, '_PairCorrelations']:
+        """Pretrain the baseline as the task was, and return its callbacks."""
+        kind: type[MultimodalPretraining] = getattr(tasks, self.baseline)
+        # Options of the task that every objective has.
+        shared = inspect.signature(MultimodalPretraining.__init__).parameters
+        options = {k: v for k, v in task.hparams.items() if k in shared}
+        rival = kind(
+            **options, augmentations=dict(deepcopy(task.augmentations).items())
+        )
+        own = rival.state_dict()
+        rival.load_state_dict(
+            {k: v for k, v in self._initial.items() if k in own}, strict=False
+        )
+        callbacks = (
+            OnlineProbe(
+                # Only the last epoch is compared.
+                every_n_epochs=max(trainer.max_epochs or 1, 1),
+                k=probe.k,
+                max_samples=probe.max_samples,
+            ),
+            _PairCorrelations(),
+        )
+        callbacks[0].quiet = True
+        bars = [TQDMProgressBar()] if trainer.progress_bar_callback else []
+        datamodule = cast(Any, trainer).datamodule
+        torch.manual_seed(cast(Any, task)._run_seed)
+        second = Trainer(
+            accelerator=_accelerator(trainer),
+            devices=1,
+            precision=trainer.precision,
+            max_epochs=trainer.max_epochs,
+            max_steps=trainer.max_steps,
+            limit_train_batches=trainer.limit_train_batches,
+            limit_val_batches=trainer.limit_val_batches,
+            accumulate_grad_batches=trainer.accumulate_grad_batches,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=bool(bars),
+            callbacks=[*callbacks, *bars],
+        )
+        second.fit(rival, datamodule=datamodule)
+        datamodule.trainer = trainer
+        return callbacks
+
+    def _write(self, path: Path) -> None:
+        with path.open('w', newline='') as file:
+            writer = csv.DictWriter(file, list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+class _PairCorrelations(Callback):
+    """Correlate embeddings of the last validation across modalities."""
+
+    def __init__(self) -> None:
+        self.streams: dict[tuple[str, str], CorrelationStream] = {}
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add a batch."""
+        if trainer.sanity_checking or not validates_last(trainer):
+            return
+        if batch_idx == 0:
+            self.streams = {}
+        task = cast(MultimodalPretraining, pl_module)
+        images = split(batch, task.hparams['modalities'])
+        with isolate_rng():
+            z = task.embed({m: select_date(x, date=0) for m, x in images.items()})
+        for m, n in combinations(images, 2):
+            stream = self.streams.setdefault((m, n), CorrelationStream(z[m].shape[1]))
+            stream.update(z[m].float(), z[n].float())
+
+    def diagonal(self) -> Tensor:
+        """Return the mean correlation of each dimension over the pairs, shape (D,)."""
+        return torch.stack([s.diagonal() for s in self.streams.values()]).mean(0)
+
+
+def _accelerator(trainer: Trainer) -> str:
+    kind = trainer.strategy.root_device.type
+    return 'gpu' if kind == 'cuda' else kind
+
+
+def _compare(probes: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Return one row for each label, with the features that tell most about it."""
+    last: dict[str, dict[tuple[str, str], float]] = {}
+    for name, rows in probes.items():
+        linear = [r for r in rows if r['classifier'] == 'linear']
+        epoch = max((r['epoch'] for r in linear), default=-1)
+        last[name] = {
+            (r['label'], r['features']): r['score']
+            for r in linear
+            if r['epoch'] == epoch
+        }
+        # Both tasks begin with the same weights; the task itself comes last.
+        last['untrained'] = {
+            (r['label'], r['features']): r['score'] for r in linear if r['epoch'] < 0
+        }
+    order = ['untrained', *probes]
+    table = []
+    for label in dict.fromkeys(label for label, _ in last['untrained']):
+        known = [features for key, features in last['untrained'] if key == label]
+        best = max(known, key=lambda f: max(last[n][label, f] for n in order))
+        scores = {name: last[name][label, best] for name in order}
+        table.append({'label': label, 'features': best, **scores})
+    return table
+
+
+def _parts(diagonal: Tensor, common_dim: int | None) -> list[tuple[str, Tensor]]:
+    """Sort the correlations of each part of the dimensions."""
+    places: dict[str, Tensor] = {'all': diagonal}
+    if common_dim is not None and 0 < common_dim < len(diagonal):
+        places = {'common': diagonal[:common_dim], 'unique': diagonal[common_dim:]}
+    return [(k, torch.sort(v, descending=True).values) for k, v in places.items()]
+
+
+def _draw_bars(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    names = [k for k in rows[0] if k not in ('label', 'features')]
+    colors = ('#BBBBBB', COLOURS['all'], COLOURS['common'])
+    for i, (name, color) in enumerate(zip(names, colors, strict=True)):
+        places = [place + 0.27 * (i - 1) for place in range(len(rows))]
+        bars = axis.bar(places, [r[name] for r in rows], 0.25, color=color, label=name)
+        axis.bar_label(bars, fmt='%.0f', fontsize=6.5)
+    axis.set(title='Linear probe (%)', ylim=(0, 122))
+    shown = [f'{r["label"].removeprefix("label_")}\nfrom {r["features"]}' for r in rows]
+    axis.set_xticks(range(len(rows)), shown)
+    axis.grid(visible=False)
+    axis.legend(
+        loc='upper center', ncols=3, columnspacing=0.6, handlelength=0.6, fontsize=6
+    )
