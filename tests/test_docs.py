@@ -33,7 +33,7 @@ from torchgeo_decur.weights.formats import save_encoder
 WHOLE = ('extend.md', 'missing.md')
 # What makes a fit of these pages small; all else is as written.
 SMALL = {
-    'experiments/quickstart.yaml': (
+    'experiments/synthetic.yaml': (
         '--data.length=8',
         '--data.val_length=24',
         '--data.size=32',

@@ -66,7 +66,7 @@ def test_takes_two_steps(
     tail = ('--ckpt_path', path, '--trainer.max_epochs=2')
     if name in FUSED:
         torchgeo('fit', *files, *SMALL, *tail)
-        (path,) = tmp_path.glob('outputs/quickstart/version_1/checkpoints/*.ckpt')
+        (path,) = tmp_path.glob('outputs/synthetic/version_1/checkpoints/*.ckpt')
         assert torch.load(path, weights_only=True)['global_step'] == 4
         torchgeo('predict', *files, *SMALL, '--ckpt_path', path)
 

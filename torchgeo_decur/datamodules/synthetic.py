@@ -166,17 +166,20 @@ class SyntheticFactorsDataModule(MultimodalDataModule):
     def setup(self, stage: str) -> None:
         """Make the datasets; scenes are made at access."""
         splits = {'train': 0, 'val': 1, 'test': 2, 'predict': 3}
-        for name, number in splits.items():
-            dataset = SyntheticFactors(
+        scenes = {
+            name: SyntheticFactors(
                 self.length if name == 'train' else self.val_length,
                 seed=len(splits) * self.seed + number,
                 cache=self.cache and name == 'train',
                 **self.kwargs,
             )
+            for name, number in splits.items()
+        }
+        for name, dataset in scenes.items():
             setattr(self, f'{name}_dataset', dataset)
         if self.label_fraction < 1:
             kept = self.budget(self.length)
-            self.train_dataset = Subset(self.train_dataset, kept)
+            self.train_dataset = Subset(scenes['train'], kept)
 
 
 def _labels(dataset: SyntheticEO) -> Tensor:
