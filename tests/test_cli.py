@@ -103,7 +103,7 @@ class TestConfig:
         assert found['objectives/vicreg'] == 'VICReg with modalities as views'
         assert found['transfer/synthetic'] == (
             'Built-in scenes, landscape (8 classes): a linear layer on frozen encoders of '
-            'experiments/quickstart.yaml'
+            'experiments/synthetic.yaml'
         )
 
     def test_finds_the_copy_of_the_wheel_first(

@@ -175,7 +175,7 @@ def before_runs(reader: Reader) -> None:
 
 
 def before_start(reader: Reader) -> None:
-    """Write an encoder as exported by the quickstart."""
+    """Write an encoder as exported by experiments/synthetic.yaml."""
     path = Path('path/to/encoders/s2')
     save_encoder(create_encoder('resnet18', 13), path, 'resnet18', {})
 

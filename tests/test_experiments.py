@@ -33,7 +33,13 @@ SMALL = {
         '--data.val_fraction=0.5',
         '--model.model=resnet18_rda',
     ),
-    'quickstart': ('--data.length=4', '--data.val_length=24', '--data.size=32'),
+    'quickstart': (
+        '--data.length=4',
+        '--data.val_length=24',
+        '--data.size=32',
+        '--model.augmentations=null',
+    ),
+    'synthetic': ('--data.length=4', '--data.val_length=24', '--data.size=32'),
     'rasters_decur': (
         '--data.length=4',
         '--data.patch_size=32',
@@ -212,9 +218,9 @@ def test_options_beside_a_checkpoint(
     tmp_path: Path, torchgeo: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = ('fit', '--config', FILES['quickstart'], *ALL, *SMALL['quickstart'])
+    options = ('fit', '--config', FILES['synthetic'], *ALL, *SMALL['synthetic'])
     torchgeo(*options)
-    outputs = tmp_path / 'outputs' / 'quickstart'
+    outputs = tmp_path / 'outputs' / 'synthetic'
     (checkpoint,) = (outputs / 'version_0' / 'checkpoints').glob('epoch*.ckpt')
     more = (f'--ckpt_path={checkpoint}', '--trainer.max_steps=3')
     for option, message in (

@@ -1,4 +1,4 @@
-"""Check every file of experiments/objectives with the quickstart."""
+"""Check every file of experiments/objectives with experiments/synthetic.yaml."""
 
 import csv
 import math
@@ -40,9 +40,9 @@ def test_takes_two_steps(
     name: str, torchgeo: Torchgeo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    files = ('--config', ROOT / 'quickstart.yaml', '--config', FILES[name])
+    files = ('--config', ROOT / 'synthetic.yaml', '--config', FILES[name])
     torchgeo('fit', *files, *SMALL)
-    folder = tmp_path / 'outputs' / 'quickstart' / 'version_0'
+    folder = tmp_path / 'outputs' / 'synthetic' / 'version_0'
     with (folder / 'metrics.csv').open() as file:
         rows = list(csv.DictReader(file))
     losses = [float(row['train_loss']) for row in rows if row['train_loss']]
@@ -51,7 +51,7 @@ def test_takes_two_steps(
     checkpoint = torch.load(path, weights_only=True)
     options = checkpoint['task_hyper_parameters']
     block = yaml.safe_load(FILES[name].read_text())['model']
-    # What the objective says, and what it leaves as the quickstart has it.
+    # What the objective says, and what it leaves as synthetic.yaml has it.
     given = block.get('init_args', {})
     assert {k: options[k] for k in given} == given
     assert options['model'] == 'test_resnet' and options['lr'] == 1e-3

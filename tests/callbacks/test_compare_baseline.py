@@ -72,7 +72,10 @@ def test_writes_table_and_figure(compared: tuple[CompareBaseline, Path]) -> None
     header = compare.table().splitlines()[1]
     assert header.split() == ['label', 'features', 'untrained', 'BarlowTwins', 'DeCUR']
     figure = compare.plot(common_dim=7)
-    assert [a.get_title(loc='left') for a in figure.axes][:2] == ['BarlowTwins', 'DeCUR']
+    assert [a.get_title(loc='left') for a in figure.axes][:2] == [
+        'BarlowTwins',
+        'DeCUR',
+    ]
     plt.close(figure)
 
 

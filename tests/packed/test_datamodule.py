@@ -170,7 +170,7 @@ def test_shard_removed_in_a_fit(
     assert not [k for k, v in expected.items() if not torch.equal(v, resumed[k])]
 
 
-def test_quickstart_on_packed_data(
+def test_synthetic_experiment_on_packed_data(
     packed: Path,
     tmp_path: Path,
     torchgeo: Callable[..., None],
@@ -185,7 +185,7 @@ def test_quickstart_on_packed_data(
     torchgeo(
         'fit',
         '--config',
-        folder / 'quickstart.yaml',
+        folder / 'synthetic.yaml',
         '--config',
         folder / 'data' / 'packed.yaml',
         '--data.batch_size=16',
@@ -194,5 +194,5 @@ def test_quickstart_on_packed_data(
         '--trainer.max_epochs=1',
         '--trainer.enable_progress_bar=false',
     )
-    run = tmp_path / 'outputs' / 'quickstart' / 'version_0'
+    run = tmp_path / 'outputs' / 'synthetic' / 'version_0'
     assert (run / 'encoders' / 's2.safetensors').exists()
