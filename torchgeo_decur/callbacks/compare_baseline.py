@@ -207,6 +207,12 @@ class CompareBaseline(Callback):
         callbacks[0].quiet = True
         bars = [TQDMProgressBar()] if trainer.progress_bar_callback else []
         datamodule = cast(Any, trainer).datamodule
+        # Lightning reports a limit even if it is the default of 1.0.
+        limits: dict[str, Any] = {
+            name: value
+            for name in ('limit_train_batches', 'limit_val_batches')
+            if (value := getattr(trainer, name)) != 1.0
+        }
         torch.manual_seed(cast(Any, task)._run_seed)
         second = Trainer(
             accelerator=_accelerator(trainer),
@@ -214,8 +220,7 @@ class CompareBaseline(Callback):
             precision=trainer.precision,
             max_epochs=trainer.max_epochs,
             max_steps=trainer.max_steps,
-            limit_train_batches=trainer.limit_train_batches,
-            limit_val_batches=trainer.limit_val_batches,
+            **limits,
             accumulate_grad_batches=trainer.accumulate_grad_batches,
             num_sanity_val_steps=0,
             logger=False,
