@@ -35,7 +35,10 @@ ALLOWED = {
         *('deprecation', 'losses', 'modalities', 'models', 'transforms', 'weights')
     },
     'analysis': {'deprecation', 'losses.functional', 'modalities', 'models'},
-    'callbacks': {'analysis', 'files', 'modalities', 'models', 'tasks', 'weights'},
+    'callbacks': {
+        *('analysis', 'files', 'modalities', 'models', 'tasks', 'transforms'),
+        'weights',
+    },
     'cli': {
         *(
             'analysis',

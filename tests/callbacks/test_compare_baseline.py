@@ -15,7 +15,7 @@ from torchgeo_decur.datamodules import SyntheticFactorsDataModule
 from torchgeo_decur.tasks import BarlowTwins, DeCUR
 
 
-def trainer(folder: Path | None, *callbacks: Callback, **options: Any) -> Trainer:
+def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
     return Trainer(
         accelerator='cpu',
         devices=1,
@@ -25,7 +25,7 @@ def trainer(folder: Path | None, *callbacks: Callback, **options: Any) -> Traine
         enable_progress_bar=False,
         enable_checkpointing=False,
         log_every_n_steps=1,
-        logger=False if folder is None else CSVLogger(folder, name=None, version='run'),
+        logger=CSVLogger(folder, name=None, version='run'),
         callbacks=list(callbacks),
         **options,
     )
@@ -80,10 +80,10 @@ def test_writes_table_and_figure(compared: tuple[CompareBaseline, Path]) -> None
 
 
 def test_baseline_is_the_same_as_a_fit_of_its_own(
-    compared: tuple[CompareBaseline, Path],
+    compared: tuple[CompareBaseline, Path], tmp_path: Path
 ) -> None:
     probe = OnlineProbe(every_n_epochs=2)
-    trainer(None, probe).fit(task(BarlowTwins), data())
+    trainer(tmp_path, probe).fit(task(BarlowTwins), data())
     own = {
         (r['label'], r['features']): r['score']
         for r in probe.rows
@@ -93,7 +93,10 @@ def test_baseline_is_the_same_as_a_fit_of_its_own(
         assert row['BarlowTwins'] == own[row['label'], row['features']]
 
 
-def test_does_not_change_the_fit(tmp_path: Path) -> None:
+def test_does_not_change_the_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     states = []
     compare = [OnlineProbe(every_n_epochs=2), CompareBaseline('CLIP')]
     for name, callbacks in (('without', []), ('with', compare)):
@@ -102,6 +105,8 @@ def test_does_not_change_the_fit(tmp_path: Path) -> None:
         states.append(model.state_dict())
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
+    # The baseline writes nothing of its own.
+    assert {p.name for p in tmp_path.iterdir()} == {'with', 'without'}
 
 
 @pytest.mark.parametrize(
@@ -116,11 +121,11 @@ def test_does_not_change_the_fit(tmp_path: Path) -> None:
     ],
 )
 def test_errors_before_the_fit(
-    callbacks: list[Callback], options: dict[str, Any], message: str
+    callbacks: list[Callback], options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     kind = BarlowTwins if options else DeCUR
     with pytest.raises(ValueError, match=message):
-        trainer(None, *callbacks).fit(task(kind, **options), data())
+        trainer(tmp_path, *callbacks).fit(task(kind, **options), data())
 
 
 def test_unknown_baseline() -> None:

@@ -23,6 +23,7 @@ from ..analysis.matplotlib_style import COLOURS, PAGE, figure_style
 from ..files import atomic_write
 from ..modalities import select_date, split
 from ..tasks import MultimodalPretraining
+from ..transforms import Augmentation
 from .online_probe import OnlineProbe
 from .preconditions import need_encoders, validates_last
 
@@ -188,9 +189,7 @@ class CompareBaseline(Callback):
         # Options of the task that every objective has.
         shared = inspect.signature(MultimodalPretraining.__init__).parameters
         options = {k: v for k, v in task.hparams.items() if k in shared}
-        rival = kind(
-            **options, augmentations=dict(deepcopy(task.augmentations).items())
-        )
+        rival = kind(**options, augmentations=_augmentations(task))
         own = rival.state_dict()
         rival.load_state_dict(
             {k: v for k, v in self._initial.items() if k in own}, strict=False
@@ -271,6 +270,11 @@ class _PairCorrelations(Callback):
     def diagonal(self) -> Tensor:
         """Return the mean correlation of each dimension over the pairs, shape (D,)."""
         return torch.stack([s.diagonal() for s in self.streams.values()]).mean(0)
+
+
+def _augmentations(task: MultimodalPretraining) -> dict[str, Augmentation]:
+    copied = deepcopy(task.augmentations).items()
+    return {m: cast(Augmentation, augmentation) for m, augmentation in copied}
 
 
 def _accelerator(trainer: Trainer) -> str:

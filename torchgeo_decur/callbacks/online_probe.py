@@ -50,7 +50,7 @@ class OnlineProbe(Callback):
         ValueError: if an argument is not positive.
     """
 
-    #: Print no table.
+    #: Print and write nothing.
     quiet = False
 
     def __init__(
@@ -208,7 +208,8 @@ class OnlineProbe(Callback):
         # Read log_dir in every process, because the first process broadcasts it.
         folder = trainer.log_dir
         dry = getattr(trainer, 'fast_dev_run', False)
-        if dry or not self.rows or folder is None or not trainer.is_global_zero:
+        silent = self.quiet or not trainer.is_global_zero
+        if dry or not self.rows or folder is None or silent:
             return
         scores, picture = Path(folder, 'probe.csv'), Path(folder, 'probe.png')
         atomic_write(scores, self._write)
