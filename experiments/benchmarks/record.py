@@ -179,12 +179,16 @@ def render_costs(rows: Sequence[Row]) -> str:
         numbers are from.
     """
     cells: dict[str, dict[str, str]] = {}
+    loads: set[float] = set()
     setting = ''
     for row in rows:
         objective, setting = row['case'].removeprefix('objective=').split(' ', 1)
+        setting, load = setting.rsplit(' load=', 1)
+        loads.add(float(load))
         value, lower, upper = (float(row[k]) for k in ('value', 'lower', 'upper'))
-        spread = f' ({lower:.3g} to {upper:.3g})' if lower < upper else ''
-        cells.setdefault(objective, {})[row['unit']] = f'{value:.3g}{spread}'
+        digits = '.0f' if row['unit'] == 'MiB' else '.3g'
+        spread = f' ({lower:{digits}} to {upper:{digits}})' if lower < upper else ''
+        cells.setdefault(objective, {})[row['unit']] = f'{value:{digits}}{spread}'
     lines = [
         '| objective | images per second | memory, MiB | loss, % of the step |',
         '|---|---:|---:|---:|',
@@ -198,7 +202,7 @@ def render_costs(rows: Sequence[Row]) -> str:
         [
             *lines,
             '',
-            f'Setting: `{setting}`.',
+            f'Setting: `{setting}`. Load average at the start: {min(loads)} to {max(loads)}.',
             f'Commit `{last["commit"]}`, {last["hardware"]}, {last["versions"]}.',
         ]
     )
