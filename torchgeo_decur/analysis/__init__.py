@@ -16,6 +16,7 @@ from .dimension_maps import dimension_map
 from .embeddings import Embeddings, collect
 from .encoder_maps import feature_maps
 from .matplotlib_style import figure_style
+from .modality_value import modality_values
 from .pretrained import Pretrained
 from .probes import probe_parts
 from .result import AnalysisResult, NotApplicable
@@ -49,6 +50,7 @@ __all__ = (
     'effective_ranks',
     'feature_maps',
     'figure_style',
+    'modality_values',
     'probe_parts',
     'probe_splits',
     'shared_directions_of',

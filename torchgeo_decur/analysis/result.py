@@ -15,6 +15,7 @@ TITLES = {
     'probes': 'Probes of common and unique dimensions',
     'dropping': 'Probes without the most aligned dimensions',
     'retrieval': 'Cross-modal retrieval',
+    'value': 'Value of each modality',
     'shared': 'Shared directions of modalities',
     'rank': 'Effective rank',
     'spatial_saliency': 'Image regions used by common and unique embeddings',

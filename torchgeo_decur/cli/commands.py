@@ -12,6 +12,7 @@ from torchgeo.datamodules import BaseDataModule
 
 from ..analysis.classifiers import Classifier
 from ..analysis.embeddings import collect
+from ..analysis.modality_value import modality_values
 from ..analysis.shared_directions import compare_features
 from ..analysis.split_probes import probe_splits
 from ..callbacks.export import export_checkpoint
@@ -179,6 +180,38 @@ def probe(
             f'[{row["low"]:.1f}, {row["high"]:.1f}]  chance {row["chance"]:.1f}'
         )
     print(out)
+
+
+def value(
+    run: Path,
+    out: Path = Path('value'),
+    ckpt_path: Path | None = None,
+    data: Path | None = None,
+    split: Split = 'val',
+    labels: list[str] | None = None,
+    max_samples: int = 16384,
+    device: str = 'auto',
+) -> Path:
+    """Measure how much each modality adds to the prediction of labels.
+
+    Args:
+        run: config with model and data, such as the config.yaml of a fit.
+        out: folder of the tables and the figure.
+        ckpt_path: checkpoint of the model; by default, the last one next to the config.
+        data: config whose data replace those of the run.
+        split: split whose samples are used, one half to fit and the other to score.
+        labels: keys of the labels; all by default.
+        max_samples: number of random samples of the split.
+        device: auto, cpu, gpu or mps.
+    """
+    check_writable(out)
+    task, datamodule = _load_pretraining(run, ckpt_path, data)
+    batches = Batches(datamodule, split, device)
+    found = collect(task.to(batches.device), batches, max_samples)
+    result = modality_values(found, labels)
+    save_result(out, result, '')
+    print(result.text)
+    return out
 
 
 def shared(

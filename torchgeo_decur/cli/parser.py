@@ -20,6 +20,7 @@ _SUMMARIES = {
     'embed': 'Write the embedding of each window or sample to a (Geo)Parquet file.',
     'report': 'Analyse a checkpoint, and write a page of figures and numbers.',
     'probe': 'Fit probes on the features and on each part of the embeddings of a pretraining.',
+    'value': 'Measure how much each modality adds to the prediction of labels.',
     'shared': 'Count the directions that the features of two encoders share.',
     'pack': 'Pack the datasets of a config into shards for streaming.',
     'plan': 'Estimate steps, communication, device memory and hours of a fit.',

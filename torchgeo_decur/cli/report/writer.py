@@ -260,6 +260,7 @@ ANALYSES: dict[str, Analysis] = {
     'probes': lambda run: analysis.probe_parts(run.embeddings),
     'dropping': lambda run: analysis.dropped_dimensions(run.embeddings),
     'retrieval': lambda run: analysis.cross_modal_retrieval(run.embeddings),
+    'value': lambda run: analysis.modality_values(run.embeddings),
     'shared': lambda run: analysis.shared_directions_of(run.embeddings),
     'rank': lambda run: analysis.effective_ranks(run.embeddings),
     'spatial_saliency': lambda run: _saliency(run, analysis.spatial_saliency),
