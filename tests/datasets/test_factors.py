@@ -133,3 +133,32 @@ def test_render_refuses_other_factors(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         SyntheticFactors().render(0, **values)
+
+
+def test_unpaired_scenes_have_one_modality() -> None:
+    dataset = SyntheticFactors(length=400, size=16, paired=0.25)
+    has = np.stack(list(dataset.availability.values()))
+    assert has.any(0).all()
+    assert has.all(0).mean() == pytest.approx(0.25, abs=0.06)
+    assert has.mean(1) == pytest.approx([0.625, 0.625], abs=0.08)
+    index = int(np.flatnonzero(~has[0])[0])
+    sample = dataset[index]
+    assert not sample['image_s1'].any() and sample['image_s2'].any()
+    assert not sample['available_s1'] and sample['available_s2']
+    whole = SyntheticFactors(length=400, size=16)[index]
+    assert sample['image_s2'].equal(whole['image_s2'])
+    assert 'available_s1' not in whole
+    with pytest.raises(ValueError, match=r'paired must be in \[0, 1\], got 2'):
+        SyntheticFactors(paired=2)
+
+
+def test_drops_unpaired_scenes_for_training_only() -> None:
+    datamodule = SyntheticFactorsDataModule(
+        length=40, val_length=8, size=16, paired=0.5, drop_unpaired=True
+    )
+    datamodule.setup('fit')
+    assert 8 < len(datamodule.train_dataset) < 32
+    assert all(
+        s['available_s1'] and s['available_s2'] for s in datamodule.train_dataset
+    )
+    assert 'available_s1' not in datamodule.val_dataset[0]

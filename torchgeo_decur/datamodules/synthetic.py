@@ -122,6 +122,8 @@ class SyntheticFactorsDataModule(MultimodalDataModule):
         noise: standard deviation of the noise, relative to a texture of strength 1.
         num_dates: number of dates T of each place.
         cache: whether each process keeps the training scenes that it has made in memory.
+        paired: probability that a training scene has both modalities; any other has one.
+        drop_unpaired: whether to train only on the scenes that have both modalities.
         options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
             ``batch_size``, ``num_workers``, ``seed`` and ``label_fraction``.
 
@@ -148,11 +150,14 @@ class SyntheticFactorsDataModule(MultimodalDataModule):
         noise: float = 0.5,
         num_dates: int = 1,
         cache: bool = False,
+        paired: float = 1.0,
+        drop_unpaired: bool = False,
         **options: Any,
     ) -> None:
         """Initialize a new SyntheticFactorsDataModule instance."""
         super().__init__(dict(SyntheticFactors.all_modalities), **options)
         self.length, self.val_length, self.cache = length, val_length, cache
+        self.paired, self.drop_unpaired = paired, drop_unpaired
         self.kwargs = {
             'size': size,
             'shared': shared,
@@ -171,15 +176,20 @@ class SyntheticFactorsDataModule(MultimodalDataModule):
                 self.length if name == 'train' else self.val_length,
                 seed=len(splits) * self.seed + number,
                 cache=self.cache and name == 'train',
+                paired=self.paired if name == 'train' else 1.0,
                 **self.kwargs,
             )
             for name, number in splits.items()
         }
         for name, dataset in scenes.items():
             setattr(self, f'{name}_dataset', dataset)
-        if self.label_fraction < 1:
-            kept = self.budget(self.length)
-            self.train_dataset = Subset(scenes['train'], kept)
+        train = scenes['train']
+        kept = self.budget(len(train))
+        if self.drop_unpaired:
+            has = train.availability.values()
+            kept = [i for i in kept if all(x[i] for x in has)]
+        if len(kept) < len(train):
+            self.train_dataset = Subset(train, kept)
 
 
 def _labels(dataset: SyntheticEO) -> Tensor:

@@ -1,6 +1,7 @@
 """Scenes with a chosen number of shared and of sensor-only factors."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from itertools import product
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torchgeo.datasets import NonGeoDataset
 
-from ...modalities import MODALITIES
+from ...modalities import MODALITIES, mark_available
 from ..plotting import plot_images
 
 type Floats = NDArray[np.float32]
@@ -61,6 +62,8 @@ class SyntheticFactors(NonGeoDataset):
         noise: standard deviation of the noise, relative to a texture of strength 1.
         num_dates: number of dates T of each scene.
         cache: whether each process keeps the scenes that it has made in memory.
+        paired: probability that a scene has both modalities. Any other scene has only one,
+            chosen at random; the other image is 0 and ``available_<m>`` is false.
         transforms: function that takes a sample and returns a new one.
 
     Raises:
@@ -94,6 +97,7 @@ class SyntheticFactors(NonGeoDataset):
         noise: float = 0.5,
         num_dates: int = 1,
         cache: bool = False,
+        paired: float = 1.0,
         transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         """Initialize a new SyntheticFactors instance."""
@@ -116,6 +120,8 @@ class SyntheticFactors(NonGeoDataset):
         for name, (value, low) in numbers.items():
             if not value >= low:
                 raise ValueError(f'{name} must be at least {low}, got {value}')
+        if not 0 <= paired <= 1:
+            raise ValueError(f'paired must be in [0, 1], got {paired}')
         if states != 0 and states < 2:
             raise ValueError(
                 f'states must be 0 (continuous) or at least 2, got {states}'
@@ -124,6 +130,7 @@ class SyntheticFactors(NonGeoDataset):
         self.numbers = {'shared': shared, **unique}
         self.states, self.strength, self.noise = states, strength, noise
         self.num_dates, self.cache, self.transforms = num_dates, cache, transforms
+        self.paired = paired
         self._cached: dict[int, dict[str, Any]] = {}
         self._fields = _fields()
         self._textures = {
@@ -140,6 +147,16 @@ class SyntheticFactors(NonGeoDataset):
             for group, number in self.numbers.items()
             for i in range(number)
         }
+
+    @cached_property
+    def availability(self) -> dict[str, NDArray[np.bool_]]:
+        """Boolean array for each modality: which scenes have it, in order."""
+        found = np.ones((len(self.all_modalities), self.length), dtype=bool)
+        rng = np.random.default_rng((self.seed, _DESIGN))
+        alone = rng.random(self.length) >= self.paired
+        absent = rng.integers(len(found), size=self.length)
+        found[absent[alone], np.flatnonzero(alone)] = False
+        return dict(zip(self.all_modalities, found, strict=True))
 
     def __len__(self) -> int:
         """Return the number of scenes."""
@@ -233,6 +250,11 @@ class SyntheticFactors(NonGeoDataset):
             ]
             image = dates[0] if self.num_dates == 1 else np.stack(dates)
             sample[f'image_{m}'] = torch.from_numpy(image)
+        if self.paired < 1:
+            absent = [m for m, has in self.availability.items() if not has[index]]
+            for m in absent:
+                sample[f'image_{m}'] = torch.zeros_like(sample[f'image_{m}'])
+            sample |= mark_available(list(self.all_modalities), absent)
         classes = self.states or QUARTERS
         for group, values in drawn.items():
             sample[f'factors_{group}'] = torch.from_numpy(values.astype(np.float32))
