@@ -235,12 +235,14 @@ def measured_table(method: str) -> str:
     """Render the first table of what was measured of one method, and encoders at random."""
     wanted = (method, f'{method}, biased pairs', 'random')
     found = []
-    for table, title in (('trifeature', 'drawn pairs'), ('objectives', 'scenes')):
+    titles = {'trifeature': 'drawn pairs', 'objectives': 'scenes'}
+    titles['trifeature_rivals'] = titles['trifeature']
+    for table, title in titles.items():
         lines = results_table(table).split('\n')
         tables = groupby(lines, key=lambda line: line[:1] == '|')
         rows = next((list(group) for is_table, group in tables if is_table), [])
         kept = [row for row in rows[2:] if row.split('|')[1].strip() in wanted]
-        if len(kept) > 1:
+        if any(row.split('|')[1].strip() != 'random' for row in kept):
             head = f'| {title} |{rows[0].split("|", 2)[2]}'
             found += ['\n'.join([head, rows[1], *kept])]
     return '\n\n'.join(found) or '*Nothing yet.*'
@@ -395,6 +397,7 @@ myst_substitutions = {
     'pothole_results': results_table('pothole'),
     'synthetic_results': results_table('synthetic'),
     'trifeature_results': parts_table('trifeature', 'DeCUR'),
+    'trifeature_rivals_results': results_table('trifeature_rivals'),
     'objectives_results': fold(
         results_table('objectives'), 'All tables of the comparison'
     ),
