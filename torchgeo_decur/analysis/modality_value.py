@@ -24,7 +24,7 @@ _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 def modality_values(
     embeddings: Embeddings, labels: Sequence[str] | None = None, times: int = 500
 ) -> AnalysisResult:
-    r"""Compute the value of each modality and of each pair for labels.
+    r"""Compute the value of each modality and the interaction of each pair for labels.
 
     A linear probe is fitted on the features of every subset S of the modalities, on one
     half of the samples that have all of them, and scored on the other half. The score
@@ -39,10 +39,10 @@ def modality_values(
     The interaction of a pair is the mean of
     :math:`v(S \cup mn) - v(S \cup m) - v(S \cup n) + v(S)` over its orders (Grabisch and
     Roubens, 1999). It is negative if both modalities hold the same information, and
-    positive if only both together tell the label.
+    positive if the label can be predicted only from both together.
 
     Intervals of 95 % are percentiles over bootstrap resamples of the scored samples; they
-    exclude the variation between trainings.
+    exclude the variation between training runs.
 
     Args:
         embeddings: features of two or more modalities, and labels.
@@ -75,7 +75,7 @@ def modality_values(
     features = {m: own.h[m] for m in own.modalities if m in own.h}
     if len(features) < 2:
         raise NotApplicable(
-            f'the value of modalities needs features of two or more, got {list(features)}'
+            f'modality values need features of at least two modalities, got {list(features)}'
         )
     subsets: list[Subset] = [
         s for size in range(1, len(features) + 1) for s in combinations(features, size)
@@ -134,7 +134,7 @@ def _by_class(
 ) -> dict[str, dict[Subset, Array]]:
     """Return the score of each subset, for all classes and for each.
 
-    The first number of a score is that of the samples, the others are those of resamples.
+    The first score is of the original samples, the others are of the resamples.
     """
     first = next(iter(outcomes.values()))
     weights = np.vstack([np.ones(len(first.y)), resamples(len(first.y), times)])

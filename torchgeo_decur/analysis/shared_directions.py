@@ -17,7 +17,7 @@ type Array = NDArray[np.float64]
 
 # Smallest number of samples for a test.
 _LEAST = 40
-# Directions with a smaller share of the largest variance are numerical noise.
+# Directions below this fraction of the largest variance are numerical noise.
 _VARIANCE = 1e-12
 
 
@@ -64,10 +64,10 @@ def count_shared_directions(
     Canonical directions are fitted on one half of the samples and correlated on the
     other. A step-down permutation test (Westfall and Young, *Resampling-Based Multiple
     Testing*, 1993) counts the significant correlations, at 5 %. The lower end of the
-    interval is the count at 2.5 %. The upper end counts the directions whose correlation
-    can reach ``smallest``, by the upper 97.5 % limit of Fisher's z.
+    interval is the count at 2.5 %. The upper end counts the directions for which
+    the upper 97.5 % limit of the correlation, by Fisher's z, reaches ``smallest``.
 
-    The result does not change with invertible linear maps of the features. Few samples
+    The result is invariant to invertible linear maps of the features. Few samples
     give a wide interval: use at least ten samples per dimension.
 
     Args:
@@ -139,8 +139,8 @@ def compare_features(
         features: features of the same samples by name, shape (N, D) each. D may differ.
         smallest: smallest correlation that counts as shared, in (0, 1).
         seed: seed of :func:`count_shared_directions`.
-        available: mask of the samples that have a name, shape (N,), for each name that
-            some samples lack. Each pair is compared on the samples that have both.
+        available: mask of the samples with features, shape (N,), by name. Names without a
+            mask have all samples. Each pair is compared on the samples of both masks.
 
     Returns:
         Table ``shared``, one row per pair; table ``correlations``, one row per direction;
@@ -243,7 +243,7 @@ def _common(
     n: str,
     available: Mapping[str, NDArray[np.bool_]],
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the rows of the samples that have both of two names."""
+    """Return the rows of the samples with both feature sets."""
     masks = [available[name] for name in (m, n) if name in available]
     if not masks or len(x) != len(y):
         return x, y
@@ -300,9 +300,9 @@ def _standardize(x: Array) -> Array:
 
 
 def _step_down(found: Array, chance: Array, level: float) -> int:
-    """Count the correlations that exceed the largest that chance gives to the rest."""
+    """Count the correlations that exceed the largest chance correlation of the rest."""
     order = np.argsort(-found)
-    # Largest correlation by chance of each direction and all that follow it.
+    # Largest chance correlation of each direction and all following ones.
     largest = np.maximum.accumulate(chance[:, order[::-1]], axis=1)[:, ::-1]
     p = (1 + (largest >= found[order]).sum(0)) / (1 + len(chance))
     return int(np.argmin(np.append(p <= level, False)))

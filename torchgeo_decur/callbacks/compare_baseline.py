@@ -39,10 +39,12 @@ class CompareBaseline(Callback):
     dimension across modalities. The folder of the logger receives ``comparison.csv`` and
     ``comparison.png``. The fit takes twice as long.
 
-    It needs an :class:`OnlineProbe` before it in the list of callbacks, and one device.
+    The callback needs one device, and an :class:`OnlineProbe` before it in the list of
+    callbacks.
 
     Args:
-        baseline: class of :mod:`torchgeo_decur.tasks` with default weights of its loss.
+        baseline: name of a class of :mod:`torchgeo_decur.tasks`. The terms of its loss have
+            default weights.
 
     Raises:
         ValueError: if the baseline is unknown.
@@ -71,7 +73,7 @@ class CompareBaseline(Callback):
         need_encoders(self, pl_module)
         if len(pl_module.hparams['modalities']) < 2:
             raise ValueError(
-                'CompareBaseline needs two modalities or more, got '
+                'CompareBaseline needs at least two modalities, got '
                 f'{list(pl_module.hparams["modalities"])}'
             )
         found = cast(list[Callback], getattr(trainer, 'callbacks', []))
@@ -136,7 +138,7 @@ class CompareBaseline(Callback):
         rank_zero_info(f'comparison: {table}, {picture}')
 
     def table(self) -> str:
-        """Render the linear probes, on the features that tell most about each label.
+        """Render the linear probes, on the features with the best score for each label.
 
         Returns:
             A table in plain text.
@@ -184,7 +186,7 @@ class CompareBaseline(Callback):
     def _fit(
         self, trainer: Trainer, task: MultimodalPretraining, probe: OnlineProbe
     ) -> tuple[OnlineProbe, '_PairCorrelations']:
-        """Pretrain the baseline as the task was, and return its callbacks."""
+        """Pretrain the baseline like the task, and return its callbacks."""
         kind: type[MultimodalPretraining] = getattr(tasks, self.baseline)
         # Options of the task that every objective has.
         shared = inspect.signature(MultimodalPretraining.__init__).parameters
@@ -283,7 +285,7 @@ def _accelerator(trainer: Trainer) -> str:
 
 
 def _compare(probes: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Return one row for each label, with the features that tell most about it."""
+    """Return one row for each label, with the features that have the best score."""
     last: dict[str, dict[tuple[str, str], float]] = {}
     for name, rows in probes.items():
         linear = [r for r in rows if r['classifier'] == 'linear']

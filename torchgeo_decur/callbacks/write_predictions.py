@@ -17,9 +17,9 @@ class WritePredictions(Callback):
 
     The first column is ``id``, or the number of the sample if the data have no ids. A
     regression adds a column for each number, in the unit of the targets. A
-    classification adds the probability of each class; with one class for each scene also
-    ``prediction``, the most probable class. Names of the columns are the ``labels`` of
-    the task, else those of the data, else numbers.
+    classification adds the probability of each class and, with one class per scene,
+    ``prediction``, the most probable class. Columns are named by the ``labels`` of the
+    task if set, otherwise by the names in the data, otherwise by numbers.
 
     Args:
         path: the file, by default ``predictions.csv`` in the folder of the logger, or of
@@ -68,7 +68,7 @@ class WritePredictions(Callback):
         places = [(first + i) * world + trainer.global_rank for i in range(len(values))]
         names = batch.get('id') or [str(place) for place in places]
         rows = zip(places, map(str, names), values, strict=True)
-        # The sampler repeats samples so that all devices have as many.
+        # The sampler repeats samples so that all devices have the same number.
         self._rows += [row for row in rows if row[0] < len(loader.dataset)]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -16,7 +16,7 @@ Kind = Literal['class', 'multilabel', 'number']
 _KINDS: tuple[Kind, ...] = ('class', 'multilabel', 'number')
 _KEYS = ('path', 'key', 'label', 'kind', 'classes', 'separator', 'split')
 _DELIMITERS = ',;\t|'
-# The suffix of a file; a date or a number after a point is none.
+# The suffix of a file; a date or a number after a dot is not a suffix.
 _SUFFIX = re.compile(r'\.[A-Za-z][A-Za-z0-9]{1,5}$')
 # Texts that stand for an unknown number.
 _UNKNOWN = {'', 'na', 'n/a', 'nan', 'none', 'null'}
@@ -34,7 +34,7 @@ class SceneLabels:
             None if the table has only splits.
         classes: names of the classes, in the order of their numbers, or of the numbers.
         splits: split of each key, if the table has a column for it.
-        keys: all keys of the table, in order, also of rows without a label.
+        keys: all keys of the table, in order, including rows without a label.
     """
 
     path: Path
@@ -67,7 +67,7 @@ class SceneLabels:
         wanted = [str(entry['key']), *columns, *([split] if split else [])]
         if missing := [name for name in wanted if name not in table]:
             raise ValueError(
-                f'{path}: expected the columns {wanted}, found no {missing} among '
+                f'{path}: expected the columns {wanted}, but {missing} are missing from '
                 f'{list(table)}; correct key, label or split of labels'
             )
         keys = [normalize_key(key) for key in table[wanted[0]]]
@@ -99,7 +99,7 @@ class SceneLabels:
         """Select the scenes of some splits that have a label.
 
         Args:
-            scenes: names of each scene, of which the table may have one.
+            scenes: possible keys of each scene.
             splits: splits to select, if the table has a column for them.
 
         Returns:
@@ -131,7 +131,7 @@ class SceneLabels:
         if not labelled:
             raise ValueError(
                 f'{self.path}: expected scenes with a label, found none among '
-                f'{len(chosen)} scenes with a row; fill the column of the label, or '
+                f'{len(chosen)} scenes with a row; fill in the label column, or '
                 'correct splits'
             )
         without = [some[-1] for scene, some in scenes.items() if scene not in keys]
@@ -198,7 +198,7 @@ class Selection[S]:
     Args:
         kept: the scenes, in order.
         labels: label of each scene, if the table has labels.
-        report: numbers of the scenes, and of images and rows left out.
+        report: counts of the scenes, and of omitted images and rows.
     """
 
     kept: list[S]
@@ -213,7 +213,7 @@ def match_names[S](
 
     Args:
         keys: the keys.
-        scenes: names of each scene, of which one may be a key.
+        scenes: possible keys of each scene.
 
     Returns:
         Key of each scene that has one.
@@ -223,7 +223,7 @@ def match_names[S](
         {1: 'a.tif', 2: 'b'}
     """
     exact = set(keys)
-    # Two files of one stem, such as a.tif and a.png, are no match for it.
+    # Two files with the same stem, such as a.tif and a.png, are ambiguous: neither matches it.
     stems: dict[str, list[str]] = {}
     for key in sorted(exact):
         stems.setdefault(strip_suffix(key), []).append(key)
@@ -240,8 +240,8 @@ def match_names[S](
 def read_table(path: str | Path) -> tuple[dict[str, list[str]], bool]:
     """Read the columns of a CSV or GeoJSON file as text.
 
-    A CSV file may begin with a byte order mark, and have commas, semicolons, tabs or bars
-    between its columns.
+    Columns of a CSV file may be separated by commas, semicolons, tabs or bars. The file may
+    begin with a byte order mark.
 
     Args:
         path: the file.
@@ -283,7 +283,7 @@ def read_table(path: str | Path) -> tuple[dict[str, list[str]], bool]:
 
 
 def read_keys(path: str | Path) -> list[str]:
-    """Read a list of keys, one in each line.
+    """Read a list of keys, one per line.
 
     Args:
         path: the file; empty lines are ignored.
@@ -292,19 +292,19 @@ def read_keys(path: str | Path) -> list[str]:
         The keys.
 
     Raises:
-        ValueError: if the file does not exist, has no key, or a key twice.
+        ValueError: if the file does not exist, has no key, or has a key twice.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(
-            f'{path}: expected a list of ids, one in each line, found no file; correct '
+            f'{path}: expected a list of ids, one per line, found no file; correct '
             'split_files'
         )
     lines = [line.strip() for line in path.read_text('utf-8-sig').splitlines()]
     given = [line for line in lines if line]
     keys = [normalize_key(line) for line in given]
     if not keys:
-        raise ValueError(f'{path}: expected ids, one in each line, found none')
+        raise ValueError(f'{path}: expected ids, one per line, found none')
     _check_once(path, given, keys)
     return keys
 
@@ -349,7 +349,7 @@ class _Parser:
     def parse_class(
         self, keys: Sequence[str], rows: Sequence[tuple[str, ...]]
     ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """Parse one class for each row; an empty cell is no label."""
+        """Parse one class per row; an empty cell means no label."""
         classes = self._classes(row[0] for row in rows if row[0])
         labels = {
             key: torch.tensor(self._number_of(row[0], key, classes))
@@ -361,7 +361,7 @@ class _Parser:
     def parse_multilabel(
         self, keys: Sequence[str], rows: Sequence[tuple[str, ...]]
     ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """Parse several classes for each row, as names in a cell or as columns."""
+        """Parse several classes per row, as names in a cell or as columns."""
         if self.several:
             if self.given and self.given != list(self.columns):
                 raise ValueError(
@@ -441,7 +441,7 @@ class _Parser:
 
 
 def _check_entry(entry: Mapping[str, Any]) -> tuple[list[str], bool, Kind]:
-    """Return the columns of the label, whether they are several, and the kind."""
+    """Return the label columns, whether there are several, and the kind."""
     if not isinstance(entry, Mapping) or _unknown_keys(entry):
         raise ValueError(
             f'labels must be an entry with the keys {list(_KEYS)}, got {entry!r}'

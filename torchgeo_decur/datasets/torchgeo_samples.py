@@ -205,10 +205,10 @@ def sample_modalities(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Mod
     """Return the records of entries, before any sample is read.
 
     Args:
-        entries: entry of each modality by name: ``key`` of the sample, optionally with
-            channels as in 'image[0:2]' or 'image[3, 1, 2]', and either ``modality``, the
-            name of a known record, or ``bands``, ``kind``, ``unit``, ``mean`` and
-            ``std``; also ``scale``, ``offset`` and ``nodata`` of the values.
+        entries: entry of each modality by name. An entry has a ``key`` of the sample,
+            optionally with channels as in 'image[0:2]' or 'image[3, 1, 2]'. It also has
+            ``modality``, the name of a known record, or ``bands``, ``kind``, ``unit``,
+            ``mean`` and ``std``. ``scale``, ``offset`` and ``nodata`` convert the values.
 
     Returns:
         The records by name.
@@ -298,7 +298,7 @@ def _check_class(cls: type[Any]) -> None:
     if issubclass(cls, IterableDataset) or not hasattr(cls, '__getitem__'):
         raise ValueError(
             f'dataset must be indexed by number, but {cls.__name__} can only be read in '
-            'order, so that no fit resumes exactly; write its images to files, and use '
+            'order, so a fit could not resume exactly; write its images to files, and use '
             'PairedFoldersDataModule'
         )
 
@@ -324,7 +324,7 @@ def _selection(name: str, value: Any) -> tuple[str, slice | list[int]]:
     match = re.fullmatch(r'([^\[\]]+)(?:\[([\d:, ]+)\])?', str(value or ''))
     if match is None:
         raise ValueError(
-            f"{name}: key must be that of an image in a sample, such as 'image', or with "
+            f"{name}: key must name an image of a sample, such as 'image', optionally with "
             f"channels, such as 'image[0:2]' or 'image[3, 1, 2]', got {value!r}"
         )
     key, channels = match.groups()

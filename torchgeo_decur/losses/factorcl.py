@@ -24,9 +24,9 @@ class FactorCLLoss(EmbeddingLoss):
     Liang, Deng et al., *Factorized Contrastive Learning: Going Beyond Multi-view
     Redundancy*, NeurIPS 2023, https://arxiv.org/abs/2306.05268.
 
-    Task-relevant information is unknown without labels. The second view :math:`x'` of
-    each image stands for them, since it keeps what an augmentation preserves. The loss
-    maximises the shared information
+    Without labels, task-relevant information is unknown. The second view :math:`x'` of
+    each image takes their place: information that an augmentation preserves counts as
+    relevant. The loss maximises the shared information
 
     .. math:: S = I_{NCE}(x_1; x_2) - I_{CLUB}(x_1; x_2 \mid x_1', x_2')
 
@@ -133,8 +133,8 @@ class FactorCLLoss(EmbeddingLoss):
         """Check that there are two modalities with two views and all parts.
 
         Raises:
-            ValueError: if modalities or views are not two, samples are too few, or shapes
-                differ.
+            ValueError: if there are not two modalities with two views, samples are too
+                few, or shapes differ.
         """
         if len(z) != 2:
             raise ValueError(f'z must have two modalities for FactorCL, got {list(z)}')
@@ -151,8 +151,8 @@ class Critic(nn.Module):
     """Score all pairs of two sets of samples with a network of two hidden layers.
 
     The first layer of a pair is the sum of one layer of each sample, so that pairs are
-    not concatenated. Hidden layers of many pairs are computed in parts, and again in the
-    backward pass; their memory therefore does not grow with the number of pairs.
+    not concatenated. Hidden layers of many pairs are computed in parts and recomputed in
+    the backward pass, so their memory does not grow with the number of pairs.
 
     Args:
         dim: dimensions of a sample.
@@ -237,7 +237,7 @@ def info_nce_bound(scores: Tensor) -> Tensor:
 
 
 def nce_club_bound(scores: Tensor) -> Tensor:
-    """Compute NCE-CLUB, an upper bound if the scores are the best ones of InfoNCE.
+    """Compute NCE-CLUB, an upper bound if the scores are optimal for InfoNCE.
 
     Args:
         scores: score of each pair, shape (N, N), of one sample on the diagonal.

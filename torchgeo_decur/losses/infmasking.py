@@ -13,7 +13,7 @@ from .info_nce import Directions
 
 
 class InfMaskingLoss(CoMMLoss):
-    r"""Contrast the joint embedding also with joint embeddings of masked tokens.
+    r"""Add to CoMM a contrast of the joint embedding with embeddings of masked tokens.
 
     Wen, Dai et al., *InfMasking: Unleashing Synergistic Information by Contrastive
     Multimodal Interactions*, NeurIPS 2025, https://arxiv.org/abs/2509.25270.
@@ -65,7 +65,7 @@ class InfMaskingLoss(CoMMLoss):
         if not mask_lambda >= 0:
             raise ValueError(f'mask_lambda must be >= 0, got {mask_lambda}')
         self.mask_lambda = mask_lambda
-        # A tensor, because a new number would compile the loss again.
+        # A tensor, because a new number would recompile the loss.
         self.register_buffer('progress', torch.ones(()), persistent=False)
 
     def terms(

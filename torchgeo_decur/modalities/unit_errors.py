@@ -254,7 +254,7 @@ def _offset(values: Values) -> Iterator[Sign]:
 
 
 def _lowest(x: Tensor, share: float) -> float:
-    """Return a quantile of the values; 0 without values."""
+    """Return a quantile of the values, or 0 if there are none."""
     place = int(share * x.numel()) + 1
     return float(x.kthvalue(place).values) if x.numel() else 0.0
 

@@ -96,9 +96,9 @@ def check_model(
 
 
 class MultimodalEncoder(nn.Module, HubFolder):
-    """One encoder per modality, which encode any subset of modalities.
+    """Encode any subset of modalities, with one encoder per modality.
 
-    ``save_pretrained(folder)`` writes the encoders as for the Hugging Face Hub, with a
+    ``save_pretrained(folder)`` writes the encoders as a Hugging Face Hub folder, with a
     model card from ``metadata``. ``push_to_hub('user/name')`` publishes them.
     :meth:`HubFolder.from_pretrained` reads a folder or a repository.
 
@@ -110,7 +110,7 @@ class MultimodalEncoder(nn.Module, HubFolder):
             path of a file that :func:`~torchgeo_decur.models.load_weights` reads.
         bands: names of the bands of the images, in order, by modality. If the weights
             name their bands, their first convolution is adapted.
-        metadata: metadata of the encoders, by modality, with the names of exported files:
+        metadata: metadata of the encoders, by modality, with the keys of exported files:
             ``bands``, ``unit``, ``limits``, ...
 
     Raises:

@@ -32,7 +32,7 @@ class PresentSamples:
         """Initialize a new PresentSamples instance."""
         self.masks = dict(masks)
         self.device = device
-        # Results of several modalities exist for samples that have any.
+        # A result of several modalities exists for samples that have any of them.
         self._any = torch.stack(list(masks.values())).any(dim=0)
         self._rows: dict[str, Tensor] = {}
 
@@ -136,7 +136,7 @@ def read_masks(
     if without:
         raise ValueError(
             f'each sample must have at least one of {list(modalities)}, got {without} of '
-            f'{samples} samples with none; leave them out of the data set'
+            f'{samples} samples with none; remove them from the data set'
         )
     return masks
 

@@ -26,7 +26,7 @@ from .stores import PlaceFiles, PlaceStore, TarShards
 class ArchiveDataset(DatedDataset):
     """Places of an archive, each with some of the modalities.
 
-    A subclass names its default folders. The arguments are those of
+    A subclass defines its default folders. For the arguments, see
     :class:`~torchgeo_decur.datasets.SSL4EOS12V11`.
 
     Attributes:
@@ -86,7 +86,7 @@ class ArchiveDataset(DatedDataset):
 
     @property
     def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean array of each modality, which tells which samples have it, in order."""
+        """Boolean array per modality that marks the samples with this modality."""
         present = self.store.present[np.asarray(self.samples, np.int64)]
         return {m: present[:, i] for i, m in enumerate(self.folders)}
 
@@ -220,7 +220,7 @@ class ArchiveDataset(DatedDataset):
 
 
 class _Lacking(Mapping[int, frozenset[str]]):
-    """Missing modalities of each incomplete place, computed at access."""
+    """Missing modalities of each incomplete place, computed on access."""
 
     def __init__(self, present: NDArray[np.bool_], modalities: tuple[str, ...]) -> None:
         self.present, self.modalities = present, modalities

@@ -59,7 +59,7 @@ class PlaceStore(ABC):
 
 
 class PlaceFiles(PlaceStore):
-    """Files ``<folder>/<name>.zarr.zip`` of many places, with the same names per modality.
+    """Files ``<folder>/<name>.zarr.zip`` of many places, with equal names in all folders.
 
     Args:
         root: folder of the split.
@@ -147,8 +147,8 @@ class PlaceFiles(PlaceStore):
 class TarShards(PlaceStore):
     """Shards ``<folder>/<name>.tar`` with one ``<key>.zarr.zip`` per place and modality.
 
-    Members of a tar file are not compressed, so each is read at its position. Positions
-    are searched once per shard, and stored in a folder.
+    Members of a tar file are not compressed, so each is read at its position. The
+    positions are determined once per shard and stored in a folder.
 
     Args:
         root: folder of the split.
@@ -186,7 +186,7 @@ class TarShards(PlaceStore):
                 if name in found[f]
             }
             union = np.unique(np.concatenate([k for k, _ in of.values()]))
-            # First byte and size; a size of 0 means that the place is absent.
+            # Offset and size; a size of 0 means that the place is absent.
             rows = np.zeros((len(union), len(self.folders), 2), np.int64)
             for f, (names, where) in of.items():
                 rows[np.searchsorted(union, names), self.folders.index(f)] = where

@@ -67,8 +67,8 @@ class TerraMesh(ArchiveDataset):
     whose offset was removed. In images with the offset, 0 is a missing pixel and becomes
     NaN. Missing pixels of radar and NDVI are NaN.
 
-    Members of a tar file are read at their positions, so that the order does not change
-    the speed on a local disk. The first use reads the headers of each shard.
+    Members of a tar file are read at their positions, so that the order of the samples does
+    not affect the speed on a local disk. The first use reads the headers of each shard.
 
     Args:
         root: folder of the splits.

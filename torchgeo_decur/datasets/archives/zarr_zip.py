@@ -1,7 +1,7 @@
 """Read arrays of zarr format 2 from a ZIP file, on a disk or inside a tar file.
 
-The chunks are decoded with numcodecs, the codecs of zarr. With zarr-python, opening a group
-takes 2 ms, reading a place takes twice as long, and each worker starts threads.
+Chunks are decoded with numcodecs, the codecs of zarr. zarr-python is not used: it takes 2 ms
+to open a group and twice as long to read a place, and starts threads in each worker.
 """
 
 import io
@@ -23,11 +23,11 @@ _LARGE_CHUNKS = 8
 
 
 class Section(io.RawIOBase):
-    """Part of a file, such as a member of a tar file, as a file.
+    """File object for a part of a file, such as a member of a tar file.
 
     Args:
         path: the file.
-        start: first byte of the part.
+        start: offset of the part in bytes.
         size: number of bytes.
     """
 
@@ -111,11 +111,11 @@ class ArrayMetadata(NamedTuple):
 
 
 class ZarrZip:
-    """Arrays in a ZIP file, read chunk by chunk on request.
+    """Arrays in a ZIP file, read chunk by chunk on demand.
 
     Args:
         path: the file.
-        member: name, first byte and size of the ZIP file inside a tar file, or None if
+        member: name, offset and size of the ZIP file inside a tar file, or None if
             ``path`` is the ZIP file.
 
     Raises:
@@ -200,7 +200,7 @@ class ZarrZip:
             index: index of each of the first dimensions.
 
         Returns:
-            The values, possibly cached; they must not be changed.
+            The values, possibly from a cache; they must not be modified.
 
         Raises:
             UnreadableFileError: if the file is truncated or damaged.

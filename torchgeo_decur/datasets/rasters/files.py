@@ -30,7 +30,7 @@ class RasterFile:
         path: path of the file.
         size: width and height in pixels.
         nodata: declared value of a missing pixel of each band, or None.
-        alpha: numbers of the transparency bands, from 1.
+        alpha: indices of the transparency bands, starting at 1.
         masked: whether the file has a mask, internal or as ``.msk``.
         floating: whether values are floating point.
         limits: lowest and highest value of the data type.

@@ -254,14 +254,14 @@ def join(
     Args:
         rasters: datasets by name, changed in place to the CRS of the first, and to its
             resolution if they have no ``res``.
-        union: whether to join the area of any modality, with ``|``; ``mask`` must cover
-            it. Files of another CRS count only within the extent of the first dataset.
+        union: whether to join the areas of all modalities, with ``|``. ``mask`` must
+            cover the area. Files of another CRS count only within the extent of the first dataset.
         res: size of the pixels to which a dataset is resampled, in units of the CRS of
             the first, by name.
 
     Returns:
-        The joined dataset, and the pixel width of each dataset, before or after resampling
-        if that is larger, in units of the CRS of the first.
+        The joined dataset, and the pixel width of each dataset in units of the CRS of the
+        first: the larger of the widths before and after resampling.
 
     Raises:
         ValueError: if a dataset cannot be projected into the CRS of the first, or the

@@ -174,7 +174,7 @@ class GridWindows(Dataset[Sample]):
 
     @cached_property
     def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean array for each modality: which windows have it, in order."""
+        """Boolean array per modality that marks the windows with this modality."""
         if isinstance(self.rasters, RasterUnion):
             return self.rasters.find_available(self.windows, self.whole)
         return _whole(self.rasters, len(self))

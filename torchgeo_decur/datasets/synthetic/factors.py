@@ -34,12 +34,12 @@ _CONTRAST = {'s1': 2.5, 's2': 0.25}
 class SyntheticFactors(NonGeoDataset):
     r"""Radar and optical scenes with a chosen number of shared and sensor-only factors.
 
-    A factor is a number that the textures of a scene show. Each factor has two textures
+    A factor is a number that determines textures of a scene. Each factor has two textures
     of its own in every sensor that sees it. A texture has a wavelength, a shape (waves,
     ridges or spots) and a mixture of bands. With a factor :math:`v \in [0, 1]`, the
     amplitudes of its two textures are :math:`\cos(v \pi / 2)` and
-    :math:`\sin(v \pi / 2)`. Brightness and contrast of an image therefore do not change
-    what it tells about a factor. A discrete factor has one texture for each state.
+    :math:`\sin(v \pi / 2)`. Changes of brightness and contrast therefore do not hide
+    a factor. A discrete factor has one texture for each state.
 
     All factors are independent of each other. The dates of a scene show the same factors
     with new textures, speckle, gain and offset, and with clutter: a texture that no
@@ -47,7 +47,7 @@ class SyntheticFactors(NonGeoDataset):
 
     Labels are ``label_shared_<i>``, ``label_s1_<i>`` and ``label_s2_<i>``: the state of a
     discrete factor, or the quarter of the range of a continuous one. ``factors_shared``,
-    ``factors_s1`` and ``factors_s2`` have the numbers themselves.
+    ``factors_s1`` and ``factors_s2`` contain the factors themselves.
 
     Use different seeds for training and validation.
 
@@ -61,7 +61,7 @@ class SyntheticFactors(NonGeoDataset):
         strength: contrast of the textures of a factor; 1 is the calibrated contrast.
         noise: standard deviation of the noise, relative to a texture of strength 1.
         num_dates: number of dates T of each scene.
-        cache: whether each process keeps the scenes that it has made in memory.
+        cache: whether each process keeps generated scenes in memory.
         paired: probability that a scene has both modalities. Any other scene has only one,
             chosen at random; the other image is 0 and ``available_<m>`` is false.
         transforms: function that takes a sample and returns a new one.
@@ -150,7 +150,7 @@ class SyntheticFactors(NonGeoDataset):
 
     @cached_property
     def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean array for each modality: which scenes have it, in order."""
+        """Boolean array per modality that marks the scenes with this modality."""
         found = np.ones((len(self.all_modalities), self.length), dtype=bool)
         rng = np.random.default_rng((self.seed, _DESIGN))
         alone = rng.random(self.length) >= self.paired
@@ -163,7 +163,7 @@ class SyntheticFactors(NonGeoDataset):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Make a scene.
+        """Generate a scene.
 
         Args:
             index: number of the scene.
@@ -183,7 +183,7 @@ class SyntheticFactors(NonGeoDataset):
         return sample if self.transforms is None else self.transforms(sample)
 
     def draw_factors(self, index: int) -> dict[str, NDArray[np.float64]]:
-        """Draw the factors of a scene, without making its images.
+        """Draw the factors of a scene, without generating its images.
 
         Args:
             index: number of the scene.
@@ -207,9 +207,9 @@ class SyntheticFactors(NonGeoDataset):
     def render(
         self, index: int, **factors: Sequence[float] | NDArray[np.float64]
     ) -> dict[str, Any]:
-        """Make a scene with some of its factors set by hand.
+        """Generate a scene with given values of some factors.
 
-        All else stays the same, noise included.
+        Everything else stays the same, including noise.
 
         Args:
             index: number of the scene.
@@ -292,7 +292,7 @@ class SyntheticFactors(NonGeoDataset):
     def _image(
         self, modality: str, seen: NDArray[np.float64], rng: np.random.Generator
     ) -> Floats:
-        """Make one modality on one date, shape (C, H, W)."""
+        """Generate the image of one modality on one date, shape (C, H, W)."""
         textures = self._textures[modality]
         weights = textures.weights(seen, self.states) * self.strength
         weights[textures.used :] = rng.normal(0, 0.5, len(weights) - textures.used)
@@ -323,7 +323,7 @@ class SyntheticFactors(NonGeoDataset):
 
 
 class _Textures:
-    """The textures of a sensor: kind of field and mixture of bands of each."""
+    """Textures of a sensor, each with a kind of field and a mixture of bands."""
 
     def __init__(self, bands: int, factors: int, states: int) -> None:
         mixtures = _mixtures(bands)
@@ -331,7 +331,7 @@ class _Textures:
             product(range(len(_WAVELENGTHS) * len(_SHAPES)), range(len(mixtures)))
         )
         self.used, self.states = factors * states, states
-        # One texture is left for the clutter.
+        # One texture is reserved for the clutter.
         if self.used >= len(words):
             raise ValueError(
                 f'a sensor with {bands} bands has textures for '
@@ -343,7 +343,7 @@ class _Textures:
         self.bands = np.stack([mixtures[mixture] for _, mixture in chosen])
 
     def weights(self, seen: NDArray[np.float64], states: int) -> NDArray[np.float64]:
-        """Return the amplitude of each texture, with place for the clutter."""
+        """Return the amplitude of each texture, and a zero for the clutter."""
         out = np.zeros((len(seen), self.states))
         if states:
             index = np.rint(seen * (states - 1)).astype(int)

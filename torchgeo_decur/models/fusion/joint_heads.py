@@ -37,7 +37,7 @@ class FusionHead(nn.Module, ABC):
 
     @property
     def encoders(self) -> dict[str, tuple[str, nn.Module]]:
-        """Modality and encoder of each encoder in the head, by file name."""
+        """Encoders of the head with their modality, by file name."""
         return {}
 
     @property

@@ -43,7 +43,7 @@ class TargetGuard(Protocol):
 class LateFusionTask(CheckedTask):
     """Base of the transfer tasks: batches, missing modalities, optimizers, the loop.
 
-    Two families of subclasses meet in a task. :class:`ClassTargets` and
+    A task has two bases. :class:`ClassTargets` and
     :class:`NumberTargets` define loss, metrics and predictions. ``SceneTask`` and
     ``MapTask`` build ``self.model``, a :class:`~torchgeo_decur.models.LateFusion`.
     Metrics are computed once over all predictions of a split, not averaged over batches.

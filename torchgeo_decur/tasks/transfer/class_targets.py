@@ -160,8 +160,8 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
             lost = [n for n, c in zip(names, counts.T, strict=True) if not c.all()]
             raise ValueError(
                 f"pos_weight 'balanced' needs positive and negative targets of every "
-                f'label, found only one kind of {lost} in {number} training samples; '
-                'set pos_weight to a list, or train with more labels'
+                f'label, found only one of them for {lost} in {number} training samples; '
+                'set pos_weight to a list, or train with more labelled samples'
             )
         weight = counts[0] / counts[1]
         rank_zero_info(

@@ -1,4 +1,4 @@
-"""Transfer to targets of pixels: feature pyramids, fused, and a decoder."""
+"""Pixel-level transfer: feature pyramids, fusion and a decoder."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -31,7 +31,7 @@ class MapTask(LateFusionTask):
             :class:`~torchgeo_decur.models.CMXSegmenter` with two modalities.
         backbone: name of a timm model, one for all modalities or one for each.
         weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        grid: name of the modality on whose grid features are fused and predictions lie.
+        grid: name of the modality that defines the grid of fusion and predictions.
             By default it is the grid of the mask, or without a mask the common grid of
             the images.
         label_key: key of the mask in the batch, shape (B, H, W) or (B, 1, H, W).

@@ -58,7 +58,7 @@ class MaskedRegressionLoss(nn.Module):
 
 
 class NumberGuard:
-    """Record targets that are infinite or huge, and replace them by unknown ones.
+    """Record targets that are infinite or huge, and replace them by NaN.
 
     The record stays on the device, because reading it synchronizes with the host.
 
@@ -160,7 +160,7 @@ class MaskedMeanAbsoluteError(MeanAbsoluteError):
 class MaskedR2Score(R2Score):
     """Coefficient of determination over the known targets.
 
-    With fewer than two known targets, or equal ones, it is NaN.
+    The score is NaN if fewer than two targets are known, or if all are equal.
 
     Args:
         num_outputs: number of outputs K.
@@ -233,7 +233,7 @@ def target_moments(
         Mean and standard deviation, shape (K,), and the number of samples.
 
     Raises:
-        ValueError: if an output has fewer than two different known targets.
+        ValueError: if an output has fewer than two distinct known targets.
 
     Example:
         >>> target_moments([torch.tensor([[1.0], [3.0], [torch.nan]])], 1)

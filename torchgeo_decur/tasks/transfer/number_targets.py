@@ -28,14 +28,13 @@ class NumberTargets(LateFusionTask):
 
     Metrics are ``RMSE``, ``MSE``, ``MAE`` and ``R2``, in the unit of the targets. With
     several outputs, each metric has the name of the output (``RMSE_height``), and ``R2``
-    is the mean over the outputs. Unknown targets count neither in the loss nor in the
-    metrics.
+    is the mean over the outputs. Loss and metrics exclude unknown targets.
 
     Args:
         modalities: number of channels of each modality, by name.
         model: see the subclass.
         weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        num_outputs: numbers to predict for each sample or pixel.
+        num_outputs: how many numbers to predict for each sample or pixel.
         loss: 'mse', 'mae' or 'huber', which is quadratic below an error of 1 and linear
             above.
         standardize_targets: whether the model learns targets with mean 0 and standard

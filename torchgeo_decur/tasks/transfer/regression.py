@@ -6,7 +6,7 @@ from .scenes import SceneTask
 
 
 class LateFusionRegression(SceneTask, NumberTargets):
-    """Fine-tune or probe pretrained encoders for numbers of scenes, such as biomass.
+    """Fine-tune or probe pretrained encoders to predict numbers of scenes, such as biomass.
 
     Features of all modalities are concatenated, or fused by a pretrained fusion head,
     and one linear layer predicts the numbers. Options, metrics and losses have the names
@@ -35,7 +35,7 @@ class LateFusionRegression(SceneTask, NumberTargets):
 
 
 class LateFusionPixelwiseRegression(MapTask, NumberTargets):
-    """Fine-tune pretrained encoders for maps of numbers, such as the height of trees.
+    """Fine-tune pretrained encoders to predict a number per pixel, such as tree height.
 
     The feature pyramids of all modalities are concatenated level by level, and a decoder
     predicts the numbers of each pixel. Options, metrics and losses have the names of

@@ -1,4 +1,4 @@
-"""Transfer to targets of scenes: pooled features, fused, and one linear layer."""
+"""Scene-level transfer: pooled features, fusion and one linear layer."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
