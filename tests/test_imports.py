@@ -12,13 +12,14 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 
 # What each part may import of the package, besides itself: all of it is imported.
 ALLOWED = {
-    '': {'models'},
+    '': {'models', 'terminal'},
     'modalities': {'deprecation'},
     'losses': set(),
     'published_weights': set(),
     'config': set(),
     'deprecation': set(),
     'files': set(),
+    'terminal': set(),
     'resumable_parts': {'files'},
     'transforms': {'deprecation', 'modalities'},
     # An entry of weights carries the scale of its input; transforms know no model.
@@ -32,12 +33,13 @@ ALLOWED = {
         *('resumable_parts', 'transforms'),
     },
     'tasks': {
-        *('deprecation', 'losses', 'modalities', 'models', 'transforms', 'weights')
+        *('deprecation', 'losses', 'modalities', 'models', 'terminal', 'transforms'),
+        'weights',
     },
     'analysis': {'deprecation', 'losses.functional', 'modalities', 'models'},
     'callbacks': {
-        *('analysis', 'files', 'modalities', 'models', 'tasks', 'transforms'),
-        'weights',
+        *('analysis', 'files', 'modalities', 'models', 'tasks', 'terminal'),
+        *('transforms', 'weights'),
     },
     'cli': {
         *(

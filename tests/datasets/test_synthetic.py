@@ -392,6 +392,14 @@ class TestPlot:
         assert bare.get_suptitle() == ''
         assert all(a.get_title() == '' for a in bare.axes)
 
+    def test_prediction_of_a_map(self) -> None:
+        dataset = SyntheticEO(size=16)
+        sample = dataset[0]
+        figure = dataset.plot({**sample, 'prediction': 1 - sample['mask'].clamp(max=1)})
+        assert figure.axes[-1].get_title() == 'prediction'
+        label = dataset.plot({**sample, 'prediction': sample['label_common']})
+        assert len(label.axes) == len(figure.axes) - 1
+
     def test_sample_is_unchanged(self) -> None:
         dataset = SyntheticEO(size=16, modalities=ALL)
         sample = dataset[0]

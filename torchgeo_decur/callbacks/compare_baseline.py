@@ -23,6 +23,7 @@ from ..analysis.matplotlib_style import COLOURS, PAGE, figure_style
 from ..files import atomic_write
 from ..modalities import select_date, split
 from ..tasks import MultimodalPretraining
+from ..terminal import text_table
 from ..transforms import Augmentation
 from .online_probe import OnlineProbe
 from .preconditions import need_encoders, validates_last
@@ -144,15 +145,12 @@ class CompareBaseline(Callback):
             A table in plain text.
         """
         names = [k for k in self.rows[0] if k not in ('label', 'features')]
-        head = ''.join(f'{name:>14}' for name in names)
-        lines = [
-            'Linear probe of frozen features, in %',
-            f'{"label":<18}{"features":<10}{head}',
+        rows = [
+            [row['label'], row['features'], *(f'{row[name]:.1f}' for name in names)]
+            for row in self.rows
         ]
-        for row in self.rows:
-            cells = ''.join(f'{row[name]:>14.1f}' for name in names)
-            lines.append(f'{row["label"]:<18}{row["features"]:<10}{cells}')
-        return '\n'.join(lines)
+        table = text_table(['label', 'features', *names], rows, texts=2)
+        return f'Linear probe of frozen features, in %\n{table}'
 
     def plot(self, common_dim: int | None = None) -> Figure:
         """Plot correlations across modalities, and the linear probes.

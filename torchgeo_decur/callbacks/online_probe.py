@@ -19,6 +19,7 @@ from torch.func import functional_call
 from ..analysis.classifiers import Array, run_probes
 from ..files import atomic_write
 from ..modalities import get_available, select_date, split
+from ..terminal import text_table
 from .preconditions import need_encoders, validates_last
 
 
@@ -223,10 +224,7 @@ class OnlineProbe(Callback):
     def table(self) -> str:
         """Return a text table of the latest scores, with scores of untrained encoders."""
         epoch = max(r['epoch'] for r in self.rows)
-        lines = [
-            f'Probe of frozen features after epoch {epoch + 1}, in %: trained (untrained)',
-            f'{"label":<16}{"features":<12}{f"{self.k}-NN":>16}{"linear":>16}',
-        ]
+        lines = []
         for label, name in dict.fromkeys(
             (r['label'], r['features']) for r in self.rows if r['epoch'] == epoch
         ):
@@ -244,8 +242,12 @@ class OnlineProbe(Callback):
                 cells.append(
                     f'{after[0]:.1f}' + (f' ({before[0]:.1f})' if before else '')
                 )
-            lines.append(f'{label:<16}{name:<12}{cells[0]:>16}{cells[1]:>16}')
-        return '\n'.join(lines)
+            lines.append([label, name, *cells])
+        head = ['label', 'features', f'{self.k}-NN', 'linear']
+        return (
+            f'Probe of frozen features after epoch {epoch + 1}, in %: trained '
+            f'(untrained)\n{text_table(head, lines, texts=2)}'
+        )
 
     def plot(self) -> Figure:
         """Plot the scores of the linear probe over the epochs.

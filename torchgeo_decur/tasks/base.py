@@ -6,6 +6,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor
 from torchgeo.datasets.utils import Sample
 from torchgeo.tasks import BaseTask
@@ -13,6 +14,7 @@ from torchgeo.tasks import BaseTask
 from ..deprecation import collect_arguments, current_names, outermost, renamed
 from ..modalities import check_unit_interval
 from ..weights.formats import TASK_OPTIONS
+from .progress_bar import use_compact_bar
 
 
 class FiniteGuard:
@@ -125,6 +127,16 @@ class CheckedTask(BaseTask):
         super().save_hyperparameters(
             *chosen, ignore=ignore, frame=outside, logger=logger
         )
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Replace Lightning's default progress bar by one that fits 80 columns.
+
+        Returns:
+            No further callbacks.
+        """
+        # Lightning would report a bar in this list as an override on each run.
+        use_compact_bar(self.trainer)
+        return []
 
     def setup(self, stage: str) -> None:
         """Check the data of every stage again, because they may have changed."""

@@ -376,15 +376,24 @@ class MultimodalPretraining(CheckedTask):
         if self._should_log(batch_idx):
             self._guard.check(self.global_step)
             parts = {f'train_{k}': v.detach().cpu() for k, v in terms.items()}
-            self.log_dict(parts, prog_bar=True, batch_size=size)
-            rate = self.trainer.optimizers[0].param_groups[0]['lr']
-            self.log('lr', rate, batch_size=size)
+            # Lightning would copy a float to the device, and the bar would wait for it.
+            rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]['lr'])
+            shown = {'train_loss': parts.pop('train_loss'), 'lr': rate}
+            self.log_dict(shown, prog_bar=True, batch_size=size)
+            self.log_dict(parts, batch_size=size)
         if self.trainer.is_last_batch:
             # Embeddings of absent samples are 0.
             present = None if masks is None else {m: x[0].any(1) for m, x in z.items()}
             metrics = self.collapse_metrics(h, z, present)
-            log = partial(self.log_dict, on_step=False, on_epoch=True, prog_bar=True)
-            log(metrics, batch_size=size, sync_dist=True)
+            log = partial(
+                self.log_dict,
+                on_step=False,
+                on_epoch=True,
+                batch_size=size,
+                sync_dist=True,
+            )
+            log(metrics)
+            log(self._mean_alignment(metrics), prog_bar=True, logger=False)
         return terms['loss']
 
     def validation_step(
@@ -474,6 +483,15 @@ class MultimodalPretraining(CheckedTask):
             ``alignment_<m>_<n>``, scalars.
         """
         return {f'alignment_{pair}': d.mean() for pair, d in diagonals.items()}
+
+    def _mean_alignment(self, metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the mean alignment for the progress bar, without unique dimensions."""
+        found = [
+            value
+            for name, value in metrics.items()
+            if name.startswith('alignment') and not name.startswith('alignment_unique')
+        ]
+        return {'alignment': torch.stack(found).mean()} if found else {}
 
     def _schedule(self) -> WarmupCosine:
         options = {k: self.hparams[k] for k in ('lr', 'lr_biases', 'weight_decay')}

@@ -382,7 +382,8 @@ class SyntheticEO(NonGeoDataset):
         """Plot the images and the land cover of a sample.
 
         Args:
-            sample: a sample of this dataset, in physical units.
+            sample: a sample of this dataset, in physical units. A ``prediction`` of the
+                shape of the land cover is drawn too.
             show_titles: whether each panel has a title.
             suptitle: title of the figure; by default the labels.
 
@@ -394,6 +395,11 @@ class SyntheticEO(NonGeoDataset):
                 self.label_classes[k][int(sample[k])] for k in _DRAWN if k in sample
             ]
             suptitle = ' | '.join(names)
+        masks = {'land cover': sample['mask']}
+        prediction = sample.get('prediction')
+        # Predictions of labels are no maps.
+        if prediction is not None and prediction.shape == sample['mask'].shape:
+            masks['prediction'] = prediction
         return plot_images(
             {
                 m: sample[f'image_{m}']
@@ -401,7 +407,7 @@ class SyntheticEO(NonGeoDataset):
                 if sample.get(f'available_{m}', True)
             },
             {m: MODALITIES[self.all_modalities[m]] for m in self.modalities},
-            {'land cover': sample['mask']},
+            masks,
             self.classes,
             self.colormap,
             show_titles,

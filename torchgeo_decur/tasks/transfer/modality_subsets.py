@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from ...losses import display_names
+from ...terminal import text_table
 
 
 class SubsetMetrics(nn.Module):
@@ -74,17 +75,14 @@ class SubsetMetrics(nn.Module):
             name: '' if subset == self.whole else f'_{name}'
             for subset, name in self.names.items()
         }
-        width = max(map(len, [*rows, 'modalities'])) + 2
-        columns = ''.join(f'{c:>24}' for c in self.columns)
-        lines = [f'{"modalities":<{width}}{columns}']
+        lines = []
         for name, postfix in rows.items():
             found = [float(values[f'test_{c}{postfix}']) for c in self.columns]
             cells = [f'{100 * v:.1f}' if self.percent else f'{v:.4g}' for v in found]
-            lines.append(f'{name:<{width}}' + ''.join(f'{cell:>24}' for cell in cells))
+            lines.append([name, *cells])
         unit = ', in %' if self.percent else ''
-        return '\n'.join(
-            [f'Scores of the test split by available modalities{unit}', *lines]
-        )
+        table = text_table(['modalities', *self.columns], lines)
+        return f'Scores of the test split by available modalities{unit}\n{table}'
 
 
 def collect(
