@@ -68,6 +68,9 @@ class MultimodalPretraining(CheckedTask):
     * ``alignment_*``: mean correlation of a dimension with the same dimension of another
       modality.
 
+    The progress bar shows the loss, the learning rate and the mean alignment of all
+    dimensions that are not unique.
+
     Args:
         modalities: number of channels of each modality, by name.
         model: name of a timm model, one for all modalities or one for each.
