@@ -47,6 +47,8 @@ ALLOWED = {
             'callbacks',
             'published_weights',
             'config',
+            'datamodules',
+            'datasets',
             'files',
             'modalities',
             'models',

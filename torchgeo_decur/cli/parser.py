@@ -23,6 +23,7 @@ _SUMMARIES = {
     'value': 'Measure how much each modality adds to the prediction of labels.',
     'shared': 'Count the directions that the features of two encoders share.',
     'pack': 'Pack the datasets of a config into shards for streaming.',
+    'doctor': 'Examine the data of a config before a fit, and print findings with cures.',
     'plan': 'Estimate steps, communication, device memory and hours of a fit.',
 }
 
@@ -75,6 +76,10 @@ def _command(name: str) -> Callable[..., Path | None]:
 
         listed: Callable[..., None] = getattr(listing, name)
         return listed
+    if name == 'doctor':
+        from .doctor import doctor
+
+        return doctor
     if name == 'report':
         from .report import report_checkpoint
 

@@ -32,6 +32,7 @@ class FileDataset(NonGeoDataset):
         conversions: conversion from file values to the unit, by modality.
         lacking: missing modalities of each incomplete item. If there are incomplete
             items, samples have ``available_<m>`` of every modality.
+        left_out: names of samples that are left out because a file is missing.
         classes: name of each class of the labels.
         colormap: colours of the classes of masks.
         transforms: function that takes a sample and returns a new one.
@@ -44,6 +45,7 @@ class FileDataset(NonGeoDataset):
     modalities: Mapping[str, Modality]
     conversions: Mapping[str, Conversion] = {}
     lacking: Mapping[Any, frozenset[str]] = {}
+    left_out: Sequence[str] = ()
     classes: tuple[str, ...] = ()
     colormap: Colormap | str = 'tab20'
     transforms: Callable[[Sample], Sample] | None = None

@@ -161,6 +161,13 @@ class BigEarthNetMM(FileDataset):
             labels[i, list(classes)] = 1
         return labels
 
+    def origin(self, item: BigEarthNetPatch, key: str) -> str:
+        """Return the file of the first band of 10 m of a patch, or its name."""
+        m = key.removeprefix('image_')
+        if m not in self.modalities:
+            return item.s2 or item.s1
+        return str(self._path(m, item, 'VV' if m == 's1' else 'B2'))
+
     def _find_folders(self) -> dict[str, Path]:
         """Find the folder of each modality; download it if necessary."""
         found = {m: self._find_folder(m) for m in self.modalities}
@@ -287,18 +294,22 @@ class BigEarthNetMM(FileDataset):
 
     def _read_image(self, modality: str, patch: BigEarthNetPatch) -> Tensor:
         """Read the bands of one modality on the 10 m grid, shape (C, 120, 120)."""
+        bands = []
+        for band in self.modalities[modality].bands:
+            sizes = sorted({_SIZE, _SIZE // SENTINEL2_RATIO.get(band, 1)})
+            path = self._path(modality, patch, band)
+            bands.append(resize(read(path, 1, sizes), _SIZE))
+        return torch.cat(bands)
+
+    def _path(self, modality: str, patch: BigEarthNetPatch, band: str) -> Path:
         name = patch.s2 if modality == 's2' else patch.s1
         # v2 has a folder per scene. Names end with tile (only S1), row and column.
         scene = name.rsplit('_', 2 if modality == 's2' else 3)[0]
         folder = (
             self._folders[modality] / ('' if self.version == 'v1' else scene) / name
         )
-        bands = []
-        for band in self.modalities[modality].bands:
-            sizes = sorted({_SIZE, _SIZE // SENTINEL2_RATIO.get(band, 1)})
-            padded = f'B0{band[1]}' if len(band) == 2 and band[0] == 'B' else band
-            bands.append(resize(read(folder / f'{name}_{padded}.tif', 1, sizes), _SIZE))
-        return torch.cat(bands)
+        padded = f'B0{band[1]}' if len(band) == 2 and band[0] == 'B' else band
+        return folder / f'{name}_{padded}.tif'
 
 
 _KNOWN = {'s1': MODALITIES['sentinel1_grd'], 's2': MODALITIES['sentinel2_l2a']}

@@ -127,6 +127,11 @@ class GeoNRWPatches(FileDataset, GeoNRW):
             )
         return {'image_rgb': rgb, 'image_dem': dem, 'mask': mask[0].long()}
 
+    def origin(self, item: GeoNRWPatch, key: str) -> str:
+        """Return the file of a key of a patch."""
+        name = 'seg' if key == 'mask' else key.removeprefix('image_')
+        return f'{item.tile}{self.suffixes[name]}'
+
     def _verify(self) -> None:
         """Extract or download the dataset if there is no city."""
         if self._get_file_list():

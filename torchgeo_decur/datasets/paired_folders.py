@@ -197,6 +197,7 @@ class PairedFolders(FileDataset):
                 'with splits, all patterns must have {split}, and without splits none, '
                 f'got {self.patterns} and splits {list(splits)}'
             )
+        self.left_out: list[str] = []
         frames = {
             Frame(split, name): absent
             for split in (folders or [''])
@@ -473,6 +474,7 @@ class PairedFolders(FileDataset):
                 'leave these frames out, or skip_incomplete: keep to use their other '
                 'images'
             )
+        self.left_out += ['/'.join(filter(None, (split, name))) for name in lacking]
         return {
             name: frozenset(m for m in self.images if name not in found[m])
             for name in sorted(usable)

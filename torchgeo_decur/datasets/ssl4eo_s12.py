@@ -142,6 +142,15 @@ class SSL4EOS12Pair(DatedDataset):
             'index': torch.tensor(int(item)),
         }
 
+    def origin(self, item: str, key: str) -> str:
+        """Return the file of the first band of 10 m of a place, or the place."""
+        m = key.removeprefix('image_')
+        if m not in self._present(item):
+            return item
+        folder = self._folder(m) / item
+        dates = self._list_dates(m, item)
+        return str(folder / dates[0][1] / f'{_ANCHORS[m]}.tif') if dates else item
+
     def _present(self, place: str) -> list[str]:
         return [m for m in _FOLDERS if m not in self.lacking.get(place, ())]
 
@@ -266,8 +275,7 @@ class SSL4EOS12Pair(DatedDataset):
     ) -> Tensor:
         """Read the bands of some dates, shape (T, C, H, W)."""
         bands = self.modalities[modality].bands
-        # A 10 m band defines the grid.
-        anchor = 'VV' if modality == 's1' else 'B2'
+        anchor = _ANCHORS[modality]
         images = torch.empty(0)
         sizes: dict[str, int] = {}
         for t, (_, product) in enumerate(dates):
@@ -297,6 +305,8 @@ _FOLDERS: dict[str, dict[Level, Literal['s1', 's2c', 's2a']]] = {
     's1': {'l1c': 's1', 'l2a': 's1'},
     's2': {'l1c': 's2c', 'l2a': 's2a'},
 }
+# A band of 10 m of each modality defines the grid.
+_ANCHORS = {'s1': 'VV', 's2': 'B2'}
 _PLACE = re.compile(r'^\d{7}$')
 
 

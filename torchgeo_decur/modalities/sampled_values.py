@@ -1,10 +1,12 @@
 """Sample the values of one modality in a batch, to check them on the CPU."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .modality import Modality
 
@@ -29,13 +31,16 @@ class Values:
     high: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, valid: Tensor, modality: Modality) -> 'Values':
+    def of(
+        cls, x: Tensor, valid: Tensor, modality: Modality, numbers: int = _NUMBERS
+    ) -> 'Values':
         """Sample the values of a batch; this synchronises with the device.
 
         Args:
             x: images, shape (..., C, H, W).
             valid: True for values that are not missing, same shape.
             modality: record of the modality.
+            numbers: largest number of values to keep, except 64 of each band.
         """
         largest = torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).max
         smallest = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
@@ -44,7 +49,7 @@ class Values:
         high = x.masked_fill(~valid, smallest).amax(bands)
         pixels = x.flatten(-2).flatten(0, -3)
         count = pixels.shape[-1]
-        most = max(_NUMBERS // max(pixels.shape[0] * pixels.shape[1], 1), 64)
+        most = max(numbers // max(pixels.shape[0] * pixels.shape[1], 1), 64)
         if count > most:
             # Multiples of the golden ratio give even positions, not aligned to columns.
             place = torch.arange(most, dtype=torch.float64) * 0.6180339887498949
@@ -55,6 +60,22 @@ class Values:
             valid = valid.flatten(-2).flatten(0, -3)
         values = pixels.cpu().double().masked_fill(~valid.cpu(), torch.nan)
         return cls(modality, values, low.cpu().double(), high.cpu().double())
+
+    @classmethod
+    def join(cls, parts: 'Sequence[Values]') -> 'Values':
+        """Join the values of several batches of one modality.
+
+        Args:
+            parts: values of each batch; there must be at least one.
+        """
+        most = max(part.images.shape[-1] for part in parts)
+        images = [
+            pad(part.images, (0, most - part.images.shape[-1]), value=torch.nan)
+            for part in parts
+        ]
+        low = torch.stack([part.low for part in parts]).amin(0)
+        high = torch.stack([part.high for part in parts]).amax(0)
+        return cls(parts[0].modality, torch.cat(images), low, high)
 
     @property
     def varying(self) -> Tensor:

@@ -73,6 +73,55 @@ def check(images: Mapping[str, Tensor], modalities: Mapping[str, Modality]) -> N
     FirstBatches(modalities).look(images)
 
 
+def sample_values(
+    name: str,
+    images: Mapping[str, Tensor],
+    modality: Modality,
+    numbers: int | None = None,
+) -> Values | None:
+    """Sample the values of a modality; this synchronises with the device.
+
+    Args:
+        name: name of the modality.
+        images: images by modality, shape (..., C, H, W).
+        modality: record of the modality.
+        numbers: largest number of values to keep, by default about two million.
+
+    Returns:
+        The values, or None if all are missing.
+
+    Raises:
+        ValueError: if the modality is absent, the number of channels is wrong, or values
+            are NaN or infinite.
+    """
+    if name not in images:
+        raise ValueError(
+            f'{name}: expected image_{name} in the batch, found {sorted(images)}'
+        )
+    x = images[name].detach()
+    if x.shape[-3] != modality.channels:
+        raise ValueError(
+            f'{name}: expected {modality.channels} bands {list(modality.bands)}, '
+            f'found {x.shape[-3]}; select or pad the bands'
+        )
+    # Compare in the precision of the data: -3.4028235e38 differs in float32 and float64.
+    invalid = invalid_pixels(x, modality.nodata)
+    valid = torch.ones_like(x, dtype=torch.bool) if invalid is None else ~invalid
+    if not valid.any():
+        return None
+    finite = x.isfinite() | ~valid
+    if not finite.all():
+        per_band = finite.transpose(-3, 0).flatten(1).all(1).tolist()
+        bad = [b for b, ok in zip(modality.bands, per_band, strict=True) if not ok]
+        raise ValueError(
+            f'{name}: expected finite values, found '
+            f'{int((~finite).sum())} NaN or infinite in bands {bad}; '
+            f'{nodata_hint(modality)}'
+        )
+    options = {} if numbers is None else {'numbers': numbers}
+    return Values.of(x, valid, modality, **options)
+
+
 @dataclass
 class _Stage:
     """State of the checks of a stage."""
@@ -130,7 +179,7 @@ class FirstBatches:
         for name, modality in self.modalities.items():
             if name in images and not len(images[name]):
                 continue
-            values = _values(name, images, modality)
+            values = sample_values(name, images, modality)
             if values is None:
                 self._warn(name, 'empty', 'the first batch has only nodata')
                 continue
@@ -215,34 +264,3 @@ def check_unit_interval(images: Mapping[str, Tensor]) -> None:
             if not only_warns():
                 raise ValueError(f'{message}. {HINT}')
             warnings.warn(message, stacklevel=2)
-
-
-def _values(
-    name: str, images: Mapping[str, Tensor], modality: Modality
-) -> Values | None:
-    """Return the values of a modality, or None if all are missing."""
-    if name not in images:
-        raise ValueError(
-            f'{name}: expected image_{name} in the batch, found {sorted(images)}'
-        )
-    x = images[name].detach()
-    if x.shape[-3] != modality.channels:
-        raise ValueError(
-            f'{name}: expected {modality.channels} bands {list(modality.bands)}, '
-            f'found {x.shape[-3]}; select or pad the bands'
-        )
-    # Compare in the precision of the data: -3.4028235e38 differs in float32 and float64.
-    invalid = invalid_pixels(x, modality.nodata)
-    valid = torch.ones_like(x, dtype=torch.bool) if invalid is None else ~invalid
-    if not valid.any():
-        return None
-    finite = x.isfinite() | ~valid
-    if not finite.all():
-        per_band = finite.transpose(-3, 0).flatten(1).all(1).tolist()
-        bad = [b for b, ok in zip(modality.bands, per_band, strict=True) if not ok]
-        raise ValueError(
-            f'{name}: expected finite values, found '
-            f'{int((~finite).sum())} NaN or infinite in bands {bad}; '
-            f'{nodata_hint(modality)}'
-        )
-    return Values.of(x, valid, modality)

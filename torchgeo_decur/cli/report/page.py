@@ -30,13 +30,16 @@ th, td { padding: .2rem .7rem .2rem 0; text-align: left; white-space: nowrap;
 .n { text-align: right } summary { cursor: pointer; font-weight: 600; font-size: .9rem }
 @media (max-width: 32rem) { dl { grid-template-columns: 1fr } dd { margin-bottom: .4rem } }
 """
+_FOOTER = """<footer><p>The folders next to this page have the figures as PNG and SVG, and the numbers
+as CSV and JSON.</p></footer>
+"""
 
 
 def render_page(
     title: str,
     about: Mapping[str, str],
     results: Sequence[Mapping[str, Any]],
-    folder: Path,
+    folder: Path | None = None,
 ) -> str:
     """Render the page.
 
@@ -45,7 +48,8 @@ def render_page(
         about: facts about the report, by name.
         results: stored results of the analyses, in order; see
             :func:`~torchgeo_decur.cli.report.store.save_result`.
-        folder: folder of the report, with one folder for each analysis.
+        folder: folder of the report, with one folder for each analysis. Without it,
+            results have no figures, and tables have no files.
 
     Returns:
         HTML with embedded figures.
@@ -57,6 +61,7 @@ def render_page(
         f'<li><a href="#{f["name"]}">{escape(f["title"])}</a></li>' for f in results
     )
     sections = '\n'.join(_section(result, folder) for result in results)
+    footer = _FOOTER if folder is not None else ''
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -74,25 +79,24 @@ def render_page(
 <main id="results" tabindex="-1">
 {sections}
 </main>
-<footer><p>The folders next to this page have the figures as PNG and SVG, and the numbers
-as CSV and JSON.</p></footer>
-</body>
+{footer}</body>
 </html>
 """
 
 
-def _section(result: Mapping[str, Any], folder: Path) -> str:
+def _section(result: Mapping[str, Any], folder: Path | None) -> str:
     name = result['name']
     said = result['text'].split('\n\n')
     parts = [_paragraph(text) for text in said]
     for figure, alt in result['figures'].items():
-        content = (folder / name / f'{figure}.png').read_bytes()
+        content = (Path(folder or '') / name / f'{figure}.png').read_bytes()
         source = f'data:image/png;base64,{base64.b64encode(content).decode()}'
         parts.append(
             f'<figure class="box" tabindex="0"><img src="{source}" alt="{escape(alt)}"></figure>'
         )
     for table, rows in result['tables'].items():
-        parts.append(_table(table, rows, f'{name}/{table}.csv'))
+        file = f'{name}/{table}.csv' if folder is not None else None
+        parts.append(_table(table, rows, file))
     heading = f'<h2 id="{name}">{escape(result["title"])}</h2>'
     return (
         f'<section aria-labelledby="{name}">{heading}\n'
@@ -115,12 +119,12 @@ def _cell(value: Any) -> str:
     return f'{value:.4g}' if isinstance(value, float) else escape(str(value))
 
 
-def _table(name: str, rows: Sequence[Mapping[str, Any]], file: str) -> str:
+def _table(name: str, rows: Sequence[Mapping[str, Any]], file: str | None) -> str:
     words = escape(name.replace('_', ' '))
-    link = f'<a href="{escape(file)}">{escape(file)}</a>'
+    link = f'<a href="{escape(file)}">{escape(file)}</a>' if file else ''
     if not rows:
         return ''
-    if len(rows) > LEFT_TO_FILE:
+    if file and len(rows) > LEFT_TO_FILE:
         return f'<p>Table <b>{words}</b> has {len(rows)} rows: {link}.</p>'
     numeric = {
         column: all(isinstance(row[column], int | float | None) for row in rows)
@@ -138,7 +142,7 @@ def _table(name: str, rows: Sequence[Mapping[str, Any]], file: str) -> str:
     )
     box = (
         f'<div class="box" tabindex="0" role="region" aria-label="Table {words}"><table>'
-        f'<caption>{words}, {link}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
+        f'<caption>{words}{link and f", {link}"}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
         '</table></div>'
     )
     if len(rows) <= FOLDED:

@@ -1,0 +1,50 @@
+"""Compute maps of edges, in which sensors of different physics agree."""
+
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, gaussian_filter, gaussian_gradient_magnitude
+
+type Map = NDArray[np.float32]
+
+# Width of the filters in pixels: speckle needs at least 2.
+_EDGE, _BACKGROUND = 2.0, 8.0
+# Largest height and width of a map.
+_SIDE = 256
+
+
+def edge_map(image: NDArray[np.float32]) -> Map:
+    """Compute the strength of edges relative to their surroundings.
+
+    The sign and the strength of contrasts differ between sensors, but their positions
+    agree. Each band has the same weight.
+
+    Args:
+        image: one image, shape (C, H, W); missing pixels are NaN.
+
+    Returns:
+        Map of the centre of the image, which fades to 0 at its rim, shape (H, W).
+    """
+    height, width = (min(n, _SIDE) for n in image.shape[1:])
+    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+    image = image[:, top : top + height, left : left + width]
+    missing = ~np.isfinite(image).all(0)
+    strength = np.zeros((height, width))
+    for band in image:
+        known = band[~missing]
+        filled = np.where(missing, np.median(known) if known.size else 0.0, band)
+        edges = gaussian_gradient_magnitude(filled.astype(np.float64), _EDGE)
+        if (mean := edges[~missing].mean() if known.size else 0.0) > 0:
+            strength += edges / mean
+    if not strength.any():
+        return np.zeros((height, width), np.float32)
+    out = np.log(strength + 0.1 * strength.mean())
+    out -= gaussian_filter(out, _BACKGROUND)
+    if missing.any():
+        # The rim of missing pixels is an edge in every sensor.
+        rim = binary_dilation(missing, iterations=int(2 * _EDGE))
+        out[rim] = out[~rim].mean() if not rim.all() else 0.0
+    out -= out.mean()
+    window = np.hanning(height)[:, None] * np.hanning(width)
+    return cast(Map, (out * window).astype(np.float32))
