@@ -16,7 +16,8 @@ from torchgeo_decur.cli import main
 from torchgeo_decur.cli.doctor import Diagnosis, Finding, Level, examine
 from torchgeo_decur.cli.doctor.edges import edge_map
 from torchgeo_decur.cli.doctor.findings import rank
-from torchgeo_decur.cli.doctor.grids import Grid, check_grids, read_grid
+from torchgeo_decur.cli.doctor.file_grids import Grid, read_grid
+from torchgeo_decur.cli.doctor.grids import check_grids
 from torchgeo_decur.cli.doctor.labels import check_labels
 from torchgeo_decur.cli.doctor.observations import Observation, Target
 from torchgeo_decur.cli.doctor.overlaps import check_places
@@ -461,10 +462,15 @@ def test_rasters(tmp_path: Path, scenes: list[Arrays]) -> None:
     raster('b/1.tif', 900_000, 96, 10)
     entry = {'bands': ['x'], 'mean': [0.0], 'std': [1.0]}
     rasters = {m: {**entry, 'paths': str(tmp_path / m)} for m in ('a', 'b')}
-    data = {'rasters': rasters, 'patch_size': 16, 'length': 8, 'batch_size': 4}
+    data: dict[str, Any] = {
+        'rasters': rasters,
+        'val_fraction': 0.4,
+        'patch_size': 8,
+        'length': 8,
+        'batch_size': 4,
+    }
     diagnosis = diagnose(configure(tmp_path, 'RasterPairDataModule', data))
     by_check = found(diagnosis)
-    print(by_check)
     assert by_check.keys() == {('pairing', 'b'), ('resolution', 'b')}
     assert by_check['pairing', 'b'].found.startswith('1 of 2 files lie outside')
     (row,) = diagnosis.tables['Shift between modalities']

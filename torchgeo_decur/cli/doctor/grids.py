@@ -1,80 +1,20 @@
 """Check sizes, projections, resolutions and positions of files."""
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from math import cos, radians
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-
+from .file_grids import Grid, read_grid
 from .findings import Finding, Level, count, some
+from .observations import Observation
 
-if TYPE_CHECKING:
-    from .observations import Observation
-
-# Metres of a degree of latitude.
-_DEGREE = 111_320.0
 # Most files of a raster modality to open.
 _MOST = 200
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Grid of a georeferenced file.
-
-    Args:
-        crs: name of the projection.
-        bounds: west, south, east and north, rounded.
-        width: width of a pixel, in units of the projection.
-        unit: 'degree', or another unit of the projection.
-        metres: width of a pixel in metres, or None.
-        shape: height and width in pixels.
-    """
-
-    crs: str
-    bounds: tuple[float, ...]
-    width: float
-    unit: str
-    metres: float | None
-    shape: tuple[int, ...]
-
-
-def read_grid(path: Path | str) -> Grid | None:
-    """Read the grid of a file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The grid, or None if the file has no georeference or cannot be read.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            with rasterio.open(path) as file:
-                crs, bounds, width = file.crs, file.bounds, file.res[0]
-                shape = file.shape
-    except RasterioError:
-        return None
-    if crs is None:
-        return None
-    metres: float | None = None
-    if crs.is_projected:
-        metres = width * crs.linear_units_factor[1]
-    elif crs.is_geographic:
-        metres = width * _DEGREE * cos(radians((bounds.bottom + bounds.top) / 2))
-    unit = 'degree' if crs.is_geographic else crs.linear_units
-    digits = 7 if crs.is_geographic else 2
-    rounded = tuple(round(x, digits) for x in bounds)
-    return Grid(crs.to_string(), rounded, float(width), unit, metres, shape)
-
-
-def check_sizes(observations: Sequence['Observation']) -> list[Finding]:
+def check_sizes(observations: Sequence[Observation]) -> list[Finding]:
     """Check that images have one size, and modalities the same height and width."""
     findings = []
     sizes: dict[str, Counter[tuple[int, ...]]] = {}
@@ -113,7 +53,7 @@ def check_sizes(observations: Sequence['Observation']) -> list[Finding]:
     return findings
 
 
-def check_grids(observations: Sequence['Observation']) -> list[Finding]:
+def check_grids(observations: Sequence[Observation]) -> list[Finding]:
     """Check that the files of a sample have one projection and place."""
     findings = []
     names = list(dict.fromkeys(m for o in observations for m in o.grids))

@@ -79,7 +79,7 @@ def _check_range(
         for value in o.targets[key].values if key in o.targets else ():
             low = value < 0 and value not in _UNLABELLED
             high = number is not None and value >= number
-            outside = (low or high or value != int(value)) and value not in ignored
+            outside = (low or high) and value not in ignored
             # The task must name a usual value that it meets.
             if outside or (number and value < 0 and value not in ignored):
                 wrong.setdefault(value, []).append(o.label)

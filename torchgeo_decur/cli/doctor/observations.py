@@ -19,7 +19,7 @@ from ...modalities import Modality, invalid_pixels
 from ...modalities.sampled_values import Values
 from ...modalities.validation import sample_values
 from .edges import Map, edge_map
-from .grids import Grid, read_grid
+from .file_grids import Grid, read_grid
 
 # Values to keep of each band and image.
 _VALUES = 512
@@ -221,7 +221,13 @@ def _strict(dataset: Any) -> Any:
 
 def _is_target(key: str, value: object) -> bool:
     named = key == 'mask' or key.split('_')[0] == 'label'
-    return named and isinstance(value, Tensor) and value.numel() > 0
+    # Floating-point targets are numbers, not classes.
+    return (
+        named
+        and isinstance(value, Tensor)
+        and value.numel() > 0
+        and not value.is_floating_point()
+    )
 
 
 def _target(value: Tensor) -> Target:

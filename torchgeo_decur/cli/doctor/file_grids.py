@@ -1,0 +1,63 @@
+"""Read the grid of a georeferenced file."""
+
+import warnings
+from dataclasses import dataclass
+from math import cos, radians
+from pathlib import Path
+
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+# Metres of a degree of latitude.
+_DEGREE = 111_320.0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Grid of a georeferenced file.
+
+    Args:
+        crs: name of the projection.
+        bounds: west, south, east and north, rounded.
+        width: width of a pixel, in units of the projection.
+        unit: 'degree', or another unit of the projection.
+        metres: width of a pixel in metres, or None.
+        shape: height and width in pixels.
+    """
+
+    crs: str
+    bounds: tuple[float, ...]
+    width: float
+    unit: str
+    metres: float | None
+    shape: tuple[int, ...]
+
+
+def read_grid(path: Path | str) -> Grid | None:
+    """Read the grid of a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The grid, or None if the file has no georeference or cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', NotGeoreferencedWarning)
+            with rasterio.open(path) as file:
+                crs, bounds, width = file.crs, file.bounds, file.res[0]
+                shape = file.shape
+    except RasterioError:
+        return None
+    if crs is None:
+        return None
+    metres: float | None = None
+    if crs.is_projected:
+        metres = width * crs.linear_units_factor[1]
+    elif crs.is_geographic:
+        metres = width * _DEGREE * cos(radians((bounds.bottom + bounds.top) / 2))
+    unit = 'degree' if crs.is_geographic else crs.linear_units
+    digits = 7 if crs.is_geographic else 2
+    rounded = tuple(round(x, digits) for x in bounds)
+    return Grid(crs.to_string(), rounded, float(width), unit, metres, shape)
