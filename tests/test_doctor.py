@@ -15,8 +15,8 @@ from rasterio.transform import from_origin
 from torchgeo_decur.cli import main
 from torchgeo_decur.cli.doctor import Diagnosis, Finding, Level, examine
 from torchgeo_decur.cli.doctor.edges import edge_map
-from torchgeo_decur.cli.doctor.findings import rank
 from torchgeo_decur.cli.doctor.file_grids import Grid, read_grid
+from torchgeo_decur.cli.doctor.findings import rank
 from torchgeo_decur.cli.doctor.grids import check_grids
 from torchgeo_decur.cli.doctor.labels import check_labels
 from torchgeo_decur.cli.doctor.observations import Observation, Target

@@ -23,8 +23,8 @@ def check_sizes(observations: Sequence[Observation]) -> list[Finding]:
             sizes.setdefault(m, Counter())[shape[-2:]] += 1
     for m, found in sizes.items():
         if len(found) > 1:
-            usual = found.most_common(1)[0][0]
-            other = [o for o in observations if o.shapes.get(m, usual)[-2:] != usual]
+            first = found.most_common(1)[0][0]
+            other = [o for o in observations if o.shapes.get(m, first)[-2:] != first]
             findings.append(
                 Finding(
                     Level.ERROR,
@@ -55,7 +55,7 @@ def check_sizes(observations: Sequence[Observation]) -> list[Finding]:
 
 def check_grids(observations: Sequence[Observation]) -> list[Finding]:
     """Check that the files of a sample have one projection and place."""
-    findings = []
+    findings: list[Finding] = []
     names = list(dict.fromkeys(m for o in observations for m in o.grids))
     for m in names:
         grids = {o.label: o.grids[m] for o in observations if m in o.grids}
