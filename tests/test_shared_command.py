@@ -84,7 +84,7 @@ def test_run(fitted: Path, tmp_path: Path) -> None:
     [
         (None, 'does not exist'),
         (b'text', 'expected NumPy .* or Parquet'),
-        (pa.table({'embedding': [[1.0], [1.0, 2.0]]}), 'lists of one length'),
+        (pa.table({'embedding': [[1.0], [1.0, 2.0]]}), 'lists of equal length'),
     ],
 )
 def test_refuses_other_files(

@@ -276,7 +276,7 @@ def test_a_mask_may_have_numbers(root: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"got \['num_classes'\]"):
         PairedFolders(tmp_path, IMAGES, {**mask, 'num_classes': 3})
-    with pytest.raises(ValueError, match='labels must be given to have labels'):
+    with pytest.raises(ValueError, match='labels must name a table'):
         dataset.labels()
 
 

@@ -452,12 +452,16 @@ class TestErrors:
             (InfMasking, {'mask_ratio': 1}, r'mask_ratio must be in \[0, 1\), got 1'),
             (InfMasking, {'num_masks': 0}, 'num_masks must be positive, got 0'),
             (InfMasking, {'mask_lambda': -1}, 'mask_lambda must be >= 0, got -1'),
-            (InfMasking, {'modalities': {'masked': 2}}, r"got \['masked'\]; rename it"),
+            (
+                InfMasking,
+                {'modalities': {'masked': 2}},
+                r"got \['masked'\]; rename the",
+            ),
             (FactorCL, {'critic_dim': 0}, 'critic_dim must be positive, got 0'),
             (
                 FactorCL,
                 {'modalities': THREE},
-                r"must name two for FactorCL, .* got \['s1', 's2', 'dem'\]; for more, use",
+                r"must name two modalities, .* FactorCL .* got \['s1', 's2', 'dem'\]; for more, use",
             ),
         ],
     )

@@ -64,7 +64,7 @@ def _matrix(file: Path, column: Any) -> NDArray[np.float32]:
     lengths = set(column.value_lengths().unique().to_pylist())
     if len(lengths) != 1 or None in lengths:
         raise ValueError(
-            f'{file}: expected lists of one length in every row, found {lengths or "no row"}'
+            f'{file}: expected lists of equal length in all rows, found {lengths or "no row"}'
         )
     values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     return np.asarray(values.reshape(len(column), -1))

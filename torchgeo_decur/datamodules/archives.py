@@ -96,7 +96,7 @@ class ArchiveDataModule(MultimodalDataModule):
         """
 
     def prepare_data(self) -> None:
-        """Find the places in one process, before the others need them."""
+        """Find the places in one process, before other processes use them."""
         for split in dict.fromkeys(self.named.values()):
             if split == self.named['train'] or self.val_fraction is None:
                 self.make(split)

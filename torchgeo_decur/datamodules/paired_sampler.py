@@ -13,14 +13,14 @@ type Availability = Mapping[str, NDArray[np.bool_]]
 
 
 def get_availability(dataset: Any) -> Availability | None:
-    """Return which samples of a dataset have each modality.
+    """Return the availability of each modality in the samples of a dataset.
 
     Args:
         dataset: a dataset; it may have an attribute ``availability``.
 
     Returns:
         Boolean arrays by modality, shape (N,), or None if the dataset has no such
-        attribute. All its samples then have all modalities.
+        attribute. Its samples are then complete.
 
     Example:
         >>> get_availability(range(3)) is None
@@ -38,11 +38,11 @@ def get_availability(dataset: Any) -> Availability | None:
 class PairedSampler(ResumableSampler):
     """Shuffle samples, with the same number of complete samples in each batch.
 
-    A complete sample has all modalities. Complete and other samples are each shuffled
-    once per pass. The number of batches of an epoch does not change, so rare complete
-    samples repeat within an epoch, and some other samples are left out. The batch of all
-    devices never has a sample twice. Like :class:`ResumableSampler`, the order depends
-    only on seed, epoch and rank, and can start anywhere.
+    A complete sample has all modalities. Complete samples and other samples are shuffled
+    separately, once per pass. The number of batches of an epoch does not change, so rare
+    complete samples repeat within an epoch, and some other samples are left out. The
+    batch of all devices never has a sample twice. As in :class:`ResumableSampler`, the
+    order depends only on seed, epoch and rank, and can start at any batch.
 
     Args:
         dataset: dataset with ``availability``, or a subset of one.

@@ -21,8 +21,9 @@ class SSL4EOS12V11DataModule(ArchiveDataModule):
         root: folder of the splits, such as ``train`` and ``val``.
         modalities: folder of each modality by name, such as ``{s1: S1GRD, s2: S2L1C}``,
             which is the default. See :class:`~torchgeo_decur.datasets.SSL4EOS12V11`.
-        date_sampling: 'all', 'same' or 'independent'. With several dates the task selects
-            one for each view. A single date needs a quarter of the reading.
+        date_sampling: 'all', 'same' or 'independent'. With several dates, the task
+            selects one for each view. A single date requires a quarter of the
+            data to be read.
         num_dates: dates of a sample for 'same' and 'independent'.
         options: options of :class:`~torchgeo_decur.datamodules.ArchiveDataModule`:
             ``train``, ``val``, ``predict``, ``val_fraction``, ``skip_incomplete``,
@@ -58,7 +59,7 @@ class SSL4EOS12V11DataModule(ArchiveDataModule):
         self.kwargs['date_sampling'] = 'all'
 
     def make(self, split: str) -> SSL4EOS12V11:
-        """Make the dataset of a split.
+        """Create the dataset of a split.
 
         Args:
             split: folder of the split.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 def count_subsets(
     availability: Mapping[str, NDArray[np.bool_]],
 ) -> Counter[tuple[str, ...]]:
-    """Count the samples that have exactly a subset of the modalities.
+    """Count the samples of each exact subset of the modalities.
 
     Args:
         availability: which samples have each modality, shape (N,).

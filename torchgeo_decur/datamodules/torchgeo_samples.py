@@ -18,22 +18,23 @@ from .splits import check_fractions, split_groups
 class TorchGeoDataModule(StatisticsDataModule):
     """Samples of a TorchGeo dataset, with keys and channels as modalities.
 
-    The dataset must be indexed by number, such as ``MMEarth``, ``SEN12MS``, ``So2Sat``,
-    ``TreeSatAI``, ``DFC2022`` or ``FLAIRHUB``. Missing statistics are estimated from up to
-    64 training samples, printed and stored in checkpoints.
+    The dataset must be indexed by an integer, such as ``MMEarth``, ``SEN12MS``,
+    ``So2Sat``, ``TreeSatAI``, ``DFC2022`` or ``FLAIRHUB``. Missing statistics are
+    estimated from up to 64 training samples, printed and stored in checkpoints.
 
     Args:
         dataset: ``class_path`` and ``init_args`` of the dataset.
         modalities: entry of each modality by name: ``key`` of its image in a sample,
             optionally with channels as in 'image[0:2]' or 'image[3, 1, 2]', and its
-            record. The record is ``modality``, the name of a known one, or ``bands``,
-            ``kind``, ``unit``, ``mean`` and ``std``. ``scale``, ``offset`` and ``nodata``
-            convert the values.
+            record. The record is given by ``modality``, the name of a known one, or by
+            ``bands``, ``kind``, ``unit``, ``mean`` and ``std``. ``scale``, ``offset`` and
+            ``nodata`` convert the values.
         targets: key of a sample for ``label`` and ``mask``, by default the same names.
         train: value of the argument ``split`` of the dataset for training.
         val: value of ``split`` for validation.
         test: value of ``split`` for testing.
-        predict: value of ``split`` for prediction, by default ``test`` or else ``train``.
+        predict: value of ``split`` for prediction, by default ``test`` if given,
+            otherwise ``train``.
         val_fraction: fraction of the training samples for validation, if ``val`` is not
             given. With 0 there is no validation (``limit_val_batches: 0``).
         test_fraction: fraction of the training samples for testing, if ``test`` is not

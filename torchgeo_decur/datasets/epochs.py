@@ -10,7 +10,7 @@ from .base import FileDataset
 
 
 def shared_epoch() -> Tensor:
-    """Return epoch 0, a scalar in memory shared with persistent workers."""
+    """Return a scalar in memory shared with persistent workers, initially epoch 0."""
     epoch: Tensor = torch.zeros((), dtype=torch.int64).share_memory_()
     return epoch
 

@@ -48,7 +48,7 @@ class Frame(NamedTuple):
 
 
 def scene_names(frame: Frame) -> list[str]:
-    """Return the names by which a table may call a frame.
+    """Return the possible keys of a frame in a table.
 
     Example:
         >>> scene_names(Frame('train', '7')), scene_names(Frame('', '7'))
@@ -82,14 +82,14 @@ class PairedFolders(FileDataset):
       :func:`~torchgeo_decur.datasets.encode_hha` then encodes the image. Such an entry
       has no ``bands``, ``kind`` or ``unit``, and its ``scale`` must convert to metres.
     - ``size``: own height and width, to which the image is resized, such as [20, 20] for
-      satellite chips beside aerial photographs of the same ground.
+      satellite chips paired with aerial photographs of the same ground.
 
     The entry of a mask has ``pattern`` and the optional keys
 
     - ``values``: class of each file value, such as ``{0: 0, 255: 1}``; by default file
       values are classes.
     - ``num_classes``: exclusive upper bound of the classes; other classes are an error.
-    - ``nodata``: value of pixels without a label, which is kept; set ``ignore_index`` of
+    - ``nodata``: value of pixels without a label. It is kept, so set ``ignore_index`` of
       the task to it.
     - ``numbers``: True if the mask has numbers, such as heights, instead of classes. Its
       other keys are then ``nodata``, whose pixels become NaN, ``scale`` and ``offset``.
@@ -106,17 +106,17 @@ class PairedFolders(FileDataset):
     - ``classes``: names of the classes in the order of their numbers; by default all
       names of the table, sorted.
     - ``separator``: text between the names of one cell, by default ';'.
-    - ``split``: column with the split of the row. ``splits`` then are its values.
+    - ``split``: column with the split of the row. ``splits`` then
+      selects its values.
 
-    Frames without a row or without a label are left out, see ``label_report``.
+    Frames without a row or without a label are omitted, see ``label_report``.
 
     A sample has ``image_<modality>`` (float32, shape (C, H, W)) for each entry, and
     ``mask`` (int64, or float32 for numbers, shape (H, W)) if there is a mask entry. With
-    a table it has ``label``: int64, shape () for a class and (K,) for several, or
-    float32 for numbers. Its ``id`` is the id of the frame, after
-    its split as in ``train/0001``. If incomplete frames are
-    kept, absent images are zeros, and each sample has ``available_<modality>`` (bool,
-    shape ()) for each entry.
+    a table it has ``label``: int64, shape () for a class and (K,) for several, or float32
+    for numbers. Its ``id`` is the id of the frame, preceded by its split if any, as in
+    ``train/0001``. If incomplete frames are kept, absent images are zeros, and each
+    sample has ``available_<modality>`` (bool, shape ()) for each entry.
 
     Args:
         root: folder that the patterns are relative to.
@@ -137,7 +137,7 @@ class PairedFolders(FileDataset):
         ids: ids of the frames to read; all by default.
 
     Attributes:
-        label_report: number of frames with a label, and of frames and rows left out.
+        label_report: numbers of frames with a label, and of omitted frames and rows.
 
     Raises:
         ValueError: if an entry is not valid, no frame is found, or a file is missing.
@@ -295,7 +295,7 @@ class PairedFolders(FileDataset):
             ValueError: if there is no table of labels.
         """
         if not self._labels:
-            raise ValueError('labels must be given to have labels, got none')
+            raise ValueError('labels must name a table to return labels, got none')
         return torch.stack([self._labels[item] for item in self.samples])
 
     def path(self, name: str, item: Frame) -> Path:
@@ -346,7 +346,7 @@ class PairedFolders(FileDataset):
     def _check_ground(
         self, name: str, item: Frame, found: Mapping[str, Tensor]
     ) -> None:
-        """Check that a file has the proportions of the first image of its frame."""
+        """Check that a file has the aspect ratio of the first image of its frame."""
         first, image = next(iter(found.items()))
         (height, width), (rows, columns) = image.shape[-2:], found[name].shape[-2:]
         # The coarser image may be rounded to whole pixels.
@@ -373,7 +373,7 @@ class PairedFolders(FileDataset):
             )
 
     def _usual_size(self, name: str, found: Mapping[str, Tensor]) -> Sequence[int]:
-        """Return the size of the first file of a modality, else of any image found."""
+        """Return the size of the first file of a modality, or of any image found."""
         if name not in self._usual:
             item = self._first.get(name)
             image = next(iter(found.values()))
@@ -492,7 +492,7 @@ def folder_modalities(images: Mapping[str, Mapping[str, Any]]) -> dict[str, Moda
     """
     if not images or 'mask' in images:
         raise ValueError(
-            f'images must have one or more modalities, not named mask, got {[*images]}'
+            f'images must have at least one modality, none named mask, got {[*images]}'
         )
     return {name: _modality(name, entry) for name, entry in images.items()}
 

@@ -37,8 +37,8 @@ class FactorCL(MultimodalPretraining):
             ``augmentations``, ``optimizer``, ``lr``, ...
 
     Raises:
-        ValueError: if modalities are not two, an option is out of range or does not name
-            the modalities.
+        ValueError: if there are not exactly two modalities, or an option is out of range
+            or does not name them.
 
     Example:
         >>> task = FactorCL({'s1': 2, 's2': 13}, model='resnet18', projector=[64, 64])
@@ -58,13 +58,13 @@ class FactorCL(MultimodalPretraining):
         """Initialize a new FactorCL instance."""
         if len(modalities) != 2:
             raise ValueError(
-                'modalities must name two for FactorCL, whose bounds are those of a pair, '
+                'modalities must name two modalities, because FactorCL bounds a pair, '
                 f'got {list(modalities)}; for more, use CoMM, InfMasking or DeCUR'
             )
         super().__init__(modalities, model, weights, projector, **options)
 
     def configure_models(self) -> None:
-        """Build the encoders, and a projector of each modality for each bound."""
+        """Build the encoders, and one projector per modality and bound."""
         super().configure_models()
         features, widths = self.projector_in_features(), self.hparams['projector']
         heads = {part: build_projectors(features, widths) for part in PARTS}

@@ -19,10 +19,10 @@ class InfMasking(CoMM):
     Wen, Dai et al., *InfMasking: Unleashing Synergistic Information by Contrastive
     Multimodal Interactions*, NeurIPS 2025, https://arxiv.org/abs/2509.25270.
 
-    The model is the same as in :class:`CoMM`. In addition, the transformer fuses each view
-    under several random masks, which keep few tokens of every modality. The loss brings
-    the joint embedding close to the masked ones. As in CoMM, features and exports use all
-    tokens.
+    The model is the same as in :class:`CoMM`. In addition, the transformer fuses each
+    view under several random masks, which keep few tokens of every modality. The loss
+    pulls the joint embedding towards the masked embeddings. As in CoMM, features and
+    exports use all tokens.
 
     Args:
         modalities: number of channels of each modality, by name; none may be called
@@ -77,8 +77,8 @@ class InfMasking(CoMM):
             raise ValueError(f'num_masks must be positive, got {num_masks}')
         if 'masked' in modalities:
             raise ValueError(
-                "modalities must not be 'masked', which is a name of a result of the "
-                f'task, got {list(modalities)}; rename it'
+                "modalities must not be 'masked', which names a result of the "
+                f'task, got {list(modalities)}; rename the modality'
             )
         self._steps = math.inf
         super().__init__(
@@ -106,7 +106,7 @@ class InfMasking(CoMM):
     def on_train_batch_start(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Check the images of a first batch, and pass the progress of the fit to the loss.
+        """Check the images of the first batch, and pass the progress of the fit to the loss.
 
         Raises:
             ValueError: if values are outside [0, 1].
@@ -116,7 +116,7 @@ class InfMasking(CoMM):
 
     @property
     def progress(self) -> float:
-        """Return the share of the steps with the present one; 1 in an open-ended fit."""
+        """Return the share of steps up to the current one; 1 in an open-ended fit."""
         if math.isinf(self._steps):
             return 1.0
         return min((self.global_step + 1) / self._steps, 1.0)
@@ -210,7 +210,7 @@ def keep_random_tokens(
 def _take(tokens: Tensor, draws: Tensor, ratio: float) -> Tensor:
     """Take the tokens with the largest draws."""
     batch, masks, number = draws.shape
-    # 10 * (1 - 0.9) is less than 1.
+    # In floating point, 10 * (1 - 0.9) is less than 1.
     keep = max(1, int(number * (1 - ratio) + 1e-6))
     kept = draws.topk(keep, dim=2, sorted=False).indices
     first = number * torch.arange(batch, device=tokens.device)

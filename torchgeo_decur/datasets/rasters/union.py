@@ -66,8 +66,8 @@ class RasterUnion(JoinedRasters):
     def footprints(self) -> list[tuple[slice, BaseGeometry]]:
         """Times in order, and the area that any dataset covers at each time.
 
-        Undated files also count at the times of dated ones. They have a time only for the
-        rest of their area.
+        Undated files also count at the times of dated ones. They have a time of their own
+        only in the rest of their area.
         """
         found = super().footprints
         dated = [shape for time, shape in found if not _is_undated(time)]
@@ -198,7 +198,7 @@ class RasterUnion(JoinedRasters):
     def find_available(
         self, windows: Sequence[GeoSlice], whole: bool = False
     ) -> dict[str, NDArray[np.bool_]]:
-        """Find the modalities of windows. This reads rasters with a nodata value.
+        """Find the modalities of windows, by reading the rasters with a nodata value.
 
         Args:
             windows: the windows.
@@ -224,7 +224,7 @@ class RasterUnion(JoinedRasters):
     def estimate_available(
         self, name: str, windows: Sequence[GeoSlice]
     ) -> NDArray[np.bool_]:
-        """Estimate from footprints which windows have a modality, without reading.
+        """Estimate from footprints which windows have a modality, without reading files.
 
         Args:
             name: name of the modality.

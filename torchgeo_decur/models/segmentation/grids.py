@@ -1,4 +1,4 @@
-"""Bring feature maps of different cell sizes to one grid."""
+"""Resample feature maps of different cell sizes to one grid."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil
@@ -25,12 +25,13 @@ def align_pyramids(
     Args:
         pyramids: levels of each modality, shape (B, C, h, w), finest first.
         sizes: height and width of the image of each modality.
-        size: height and width of the image that the levels are brought to.
+        size: height and width of the image that defines the grid.
         strides: stride of each level.
         divisor: images were padded to multiples of it at the lower and right edge.
 
     Returns:
-        The levels of each modality; level i of all modalities has one height and width.
+        The levels of each modality; level i has the same height and width for all
+        modalities.
 
     Example:
         >>> levels = {'a': [torch.rand(1, 8, 5, 5)], 's2': [torch.rand(1, 4, 2, 2)]}

@@ -13,15 +13,15 @@ class TokenPyramid(nn.Module):
 
     A plain vision transformer has one stride at every depth: the size of its patches. The
     tokens after each quarter of the blocks, normalised by the last norm of the encoder,
-    become the four levels. The first is resampled to the finest stride, and so on.
-    Resampling is bilinear and has no parameters, so the pyramid has only those of the
-    encoder.
+    become the four levels. The first level is resampled to the finest stride, the last to
+    the coarsest. Resampling is bilinear and has no parameters, so all parameters of the
+    pyramid belong to the encoder.
 
     If the patches do not divide an image, its last row and column are repeated.
 
     Args:
-        encoder: encoder of timm that offers ``forward_intermediates``, modified in place:
-            layers that only pooled features need are removed.
+        encoder: encoder of timm with the method ``forward_intermediates``, modified in
+            place: layers that only pooled features need are removed.
         output_stride: stride of the last level, 32 or 16.
 
     Attributes:

@@ -90,7 +90,8 @@ def collect(
 ) -> MetricCollection:
     """Copy metrics into a collection of a stage.
 
-    Compute groups are off, because they are wrong for metrics that TorchGeo wraps.
+    Compute groups are disabled, because they give wrong results for metrics that TorchGeo
+    wraps.
 
     Args:
         metrics: metrics by name.
