@@ -22,8 +22,8 @@ def atomic_write(path: Path, write: Write, shared: bool = False) -> None:
     Args:
         path: path of the file; its folder is created.
         write: function that writes to the path of a temporary file, next to ``path``.
-        shared: whether other processes may write the same file at the same time, so that
-            each process needs its own temporary file.
+        shared: whether several processes may write the same file concurrently. Each then
+            uses its own temporary file.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -133,8 +133,8 @@ def run_probes(
     Args:
         x: features, shape (N, F).
         y: classes, shape (N,), or labels of 0 and 1, shape (N, K). Labels that do not
-            occur in both the fitted and the scored samples are ignored. Floating point
-            stands for numbers, of either shape; samples with NaN are left out.
+            occur in both the fitted and the scored samples are ignored. Floating-point
+            values are numbers, of either shape; samples with NaN are left out.
         k: number of nearest neighbours.
         classifiers: some of 'knn' and 'linear'.
         places: indices of the samples to fit on, and of the samples to score; by default

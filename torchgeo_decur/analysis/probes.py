@@ -34,9 +34,9 @@ def probe_parts(
     that have it.
 
     Intervals of 95 % are percentiles over bootstrap resamples of the scored samples; they
-    exclude the variation between trainings. Common and unique dimensions are compared on
-    the same resamples. A second comparison uses equal numbers of dimensions, because more
-    dimensions usually have higher scores.
+    exclude the variation between training runs. Common and unique dimensions are compared
+    on the same resamples. A second comparison uses equal numbers of dimensions, because
+    more dimensions usually have higher scores.
 
     Args:
         embeddings: embeddings, features and labels.

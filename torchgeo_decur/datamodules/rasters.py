@@ -68,8 +68,8 @@ class RasterPairDataModule(StatisticsDataModule):
       after it, such as -1000 for newer Sentinel-2 products. Each is one number, or one
       number per band.
     - ``res``: height and width of its own pixels, in units of the CRS of the first entry,
-      such as 0.5 for aerial photographs beside Sentinel-2. By default it is that of the
-      first entry.
+      such as 0.5 for aerial photographs beside Sentinel-2. By default, the pixels of the
+      first entry are used.
     - ``resampling``: one of ``torchgeo_decur.datasets.rasters.folder.RESAMPLING``, by
       default 'bilinear'. Files of another CRS are first warped by nearest neighbor, as in
       TorchGeo.

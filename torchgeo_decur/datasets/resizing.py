@@ -29,7 +29,7 @@ def resize_frame(
 
     Args:
         sample: images of shape (C, H, W), optionally a mask of shape (H, W).
-        sizes: height and width by key; None keeps those of the sample.
+        sizes: height and width by key; None keeps the size of the sample.
         smooth: keys of images to interpolate, with antialiasing. All others are sampled
             by nearest neighbour, so that values do not mix, such as missing pixels.
     """

@@ -112,7 +112,7 @@ class CoMM(FusionPretraining):
         parts: Mapping[str, list[Tensor]],
         available: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Fuse the tokens of all modalities, and those of each, and project both.
+        """Fuse the tokens of all modalities and of each modality, and project both.
 
         Args:
             parts: input of the fusion head, of some or all modalities.

@@ -262,8 +262,8 @@ def crop_axes(
         extent: height and width of the images.
         size: height and width of the crops.
         grid: another image of the same ground, which gets the same ground as its crop:
-            its height and width, and those of its crop. By default ``extent`` and
-            ``size``.
+            its height and width, and the height and width of its crop. By default
+            ``extent`` and ``size``.
 
     Returns:
         Positions of the columns, shape (B, W'), and of the rows, shape (B, H'), in

@@ -59,8 +59,9 @@ def embed_rasters(
     Args:
         task: task with encoders of pooled features, such as ``DeCUR`` or
             ``LateFusionClassification``, and with trained parameters.
-        datamodule: datamodule. A prediction split with ``places()``, such as that of
-            :class:`~torchgeo_decur.datamodules.RasterPairDataModule`, gives geometries.
+        datamodule: datamodule. A prediction split with ``places()``, such as in
+            :class:`~torchgeo_decur.datamodules.RasterPairDataModule`, gives
+    geometries.
         out: the file.
         modalities: modalities to encode; by default, all modalities of the task.
         projections: whether to write ``common_<m>`` and ``unique_<m>``.

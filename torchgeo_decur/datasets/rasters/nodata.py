@@ -30,7 +30,7 @@ def choose_nodata(
         crs: CRS in which they are read.
 
     Returns:
-        The value of the entry, or else of the files. Without one, it is NaN for
+        The value of the entry if set, otherwise of the files. Without one, it is NaN for
         floating-point images, and for images with a mask or that are warped. It is None
         if no pixel can be missing.
 

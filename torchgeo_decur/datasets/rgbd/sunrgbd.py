@@ -75,7 +75,7 @@ class SUNRGBD(RGBDDataset):
         return item.scene
 
     def group(self, item: SUNFrame) -> str:
-        """Return the video of a frame of SUN3D, or else the frame."""
+        """Return the video of a frame of SUN3D, or the frame itself."""
         parent, _, _ = item.scene.rpartition('/')
         return parent if '/sun3ddata/' in item.scene else item.scene
 

@@ -173,7 +173,7 @@ class StagedPyramid(MultimodalPyramid):
         Args:
             modality: name of the modality.
             index: number of the stage, from 0.
-            x: images for stage 0, else the previous level, shape (B, C, H, W).
+            x: images for stage 0, otherwise the previous level, shape (B, C, H, W).
 
         Returns:
             The level of this stage, shape (B, C', h, w).
