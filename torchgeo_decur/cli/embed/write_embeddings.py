@@ -61,7 +61,7 @@ def embed_rasters(
             ``LateFusionClassification``, and with trained parameters.
         datamodule: datamodule. A prediction split with ``places()``, such as in
             :class:`~torchgeo_decur.datamodules.RasterPairDataModule`, gives
-    geometries.
+            geometries.
         out: the file.
         modalities: modalities to encode; by default, all modalities of the task.
         projections: whether to write ``common_<m>`` and ``unique_<m>``.
