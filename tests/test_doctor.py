@@ -306,7 +306,7 @@ def test_setup_that_fails_is_a_finding(
         main(['doctor', str(config)])
     assert stopped.value.code == 4
     out = capsys.readouterr().out
-    assert 'Error, setup (train)' in out and 'Cure: add the files' in out
+    assert 'Error, setup (train)' in out and 'Fix: add the files' in out
 
 
 UNITS: list[tuple[str, Callable[[np.ndarray], np.ndarray], str, Level, str]] = [

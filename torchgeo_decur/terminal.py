@@ -8,7 +8,7 @@ from pathlib import Path
 
 #: Columns of the narrowest supported terminal.
 COLUMNS = 80
-# Fewest characters of a shortened text.
+# Smallest number of characters of a shortened text.
 _FEWEST = 8
 _COMMANDS = ('torchgeo', 'torchgeo-decur')
 # Warnings of Lightning that its user cannot act on.
@@ -53,7 +53,7 @@ def hide_noise() -> None:
 
 
 class _NoiseFilter(logging.Filter):
-    """Drop lines that do not help a user; keep the device, but not its repetitions."""
+    """Drop log lines that do not help a user, and repetitions of the device."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ _LOGGERS = ('lightning.pytorch', None)
 class CompactProgressBar(TQDMProgressBar):
     """Lightning's progress bar with values that fit 80 columns.
 
-    Lines of the log, such as a table of a callback, appear above the bar.
+    Log lines, such as a table of a callback, appear above the bar.
 
     Args:
         refresh_rate: number of batches between two updates; 0 hides the bar.
@@ -43,7 +43,7 @@ class CompactProgressBar(TQDMProgressBar):
         self._redirect = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print the log of Lightning above the bar."""
+        """Print Lightning's log above the bar."""
         super().setup(trainer, pl_module, stage)
         self._redirect.close()
         if self.is_enabled:

@@ -20,7 +20,7 @@ def doctor(
     max_samples: int = 1000,
     workers: int | None = None,
 ) -> None:
-    """Examine the data of a config before a fit, and print findings with cures.
+    """Examine the data of a config before a fit, and print findings with fixes.
 
     The exit code is 0 without warnings and errors, 3 with warnings, and 4 with errors.
 

@@ -45,7 +45,7 @@ def check_dates(
                     f'{apart} of {count(len(gaps), "pair")} of dates are more than {_APART} '
                     f'days apart, at most {max(gaps):.0f} days',
                     'dates close enough to show the same state of the place',
-                    'pair nearer dates, such as date_sampling: same',
+                    'pair nearer dates, for example with date_sampling: same',
                 )
             )
     return findings

@@ -35,7 +35,7 @@ class Diagnosis:
     """Result of an examination.
 
     Args:
-        findings: the findings, the most harmful first.
+        findings: the findings, the most severe first.
         tables: rows of each table, by title.
         facts: facts about the data and the examination, by name.
     """
@@ -46,7 +46,7 @@ class Diagnosis:
 
     @property
     def worst(self) -> Level | None:
-        """The level of the most harmful finding, or None."""
+        """The level of the most severe finding, or None."""
         return self.findings[0].level if self.findings else None
 
 
@@ -65,7 +65,7 @@ def examine(
 
     Raises:
         FileNotFoundError: if the config does not exist.
-        ValueError: if the config has no valid datamodule, or an option is not valid.
+        ValueError: if the config has no valid datamodule, or an option is invalid.
     """
     if max_samples < 1:
         raise ValueError(f'max_samples must be positive, got {max_samples}')
@@ -167,13 +167,13 @@ def _read(observed: Dataset[Observation], workers: int | None) -> list[Observati
         num_workers=min(cores if workers is None else workers, len(number)),
     )
     with warnings.catch_warnings():
-        # Whatever readers warn of, such as nodata, has its own check.
+        # Warnings of readers, such as about nodata, have checks of their own.
         warnings.simplefilter('ignore')
         return list(tqdm(loader, 'samples', len(number), unit='sample', disable=None))
 
 
 def _distinct(observations: list[Observation]) -> list[Observation]:
-    """Leave out the test split if it is the validation split."""
+    """Remove the test split if it is the validation split."""
     hashes = {
         split: [o.hashes for o in observations if o.split == split]
         for split in ('val', 'test')

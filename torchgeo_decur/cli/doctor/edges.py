@@ -1,4 +1,4 @@
-"""Compute maps of edges, in which sensors of different physics agree."""
+"""Compute edge maps, which agree between sensors of different physics."""
 
 from typing import cast
 
@@ -24,7 +24,7 @@ def edge_map(image: NDArray[np.float32]) -> Map:
         image: one image, shape (C, H, W); missing pixels are NaN.
 
     Returns:
-        Map of the centre of the image, which fades to 0 at its rim, shape (H, W).
+        Map of the centre of the image, shape (H, W), tapered to 0 at the edge.
     """
     height, width = (min(n, _SIDE) for n in image.shape[1:])
     top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
@@ -42,7 +42,7 @@ def edge_map(image: NDArray[np.float32]) -> Map:
     out = np.log(strength + 0.1 * strength.mean())
     out -= gaussian_filter(out, _BACKGROUND)
     if missing.any():
-        # The rim of missing pixels is an edge in every sensor.
+        # The border of missing pixels would be an edge in every sensor.
         rim = binary_dilation(missing, iterations=int(2 * _EDGE))
         out[rim] = out[~rim].mean() if not rim.all() else 0.0
     out -= out.mean()

@@ -1,4 +1,4 @@
-"""Record the findings of an examination, and rank them by harm."""
+"""Record the findings of an examination, and rank them by severity."""
 
 import re
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ _MESSAGE = re.compile(
 
 
 class Level(IntEnum):
-    """Harm of a finding."""
+    """Severity of a finding."""
 
     #: The fit works, and the finding may be natural.
     NOTE = 0
@@ -29,12 +29,12 @@ class Finding:
     """A possible fault of the data.
 
     Args:
-        level: harm.
+        level: severity.
         check: name of the check, such as 'unit' or 'shift'.
         where: modality, split or file.
         found: observation.
         expected: expectation, or ''.
-        cure: remedy, or ''.
+        cure: fix, or ''.
     """
 
     level: Level
@@ -49,11 +49,11 @@ class Finding:
         """Create a finding from an error message.
 
         Args:
-            level: harm.
+            level: severity.
             check: name of the check.
             where: modality, split or file.
-            message: a message such as 'expected x, found y; do z'. Of another message,
-                the part after the first semicolon is the remedy.
+            message: a message such as 'expected x, found y; do z'. For other
+                messages, the part after the first semicolon is the fix.
 
         Example:
             >>> Finding.of(Level.ERROR, 'unit', 's1', 'expected dB, found power; convert it')
@@ -71,7 +71,7 @@ class Finding:
 
 
 def rank(findings: Iterable[Finding]) -> list[Finding]:
-    """Return each finding once, the most harmful first."""
+    """Return each finding once, the most severe first."""
     return sorted(dict.fromkeys(findings), key=lambda finding: -finding.level)
 
 

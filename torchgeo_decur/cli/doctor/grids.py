@@ -10,7 +10,7 @@ from .file_grids import Grid, read_grid
 from .findings import Finding, Level, count, some
 from .observations import Observation
 
-# Most files of a raster modality to open.
+# Largest number of files of a raster modality to open.
 _MOST = 200
 
 

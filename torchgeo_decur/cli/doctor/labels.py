@@ -80,7 +80,7 @@ def _check_range(
             low = value < 0 and value not in _UNLABELLED
             high = number is not None and value >= number
             outside = (low or high) and value not in ignored
-            # The task must name a usual value that it meets.
+            # If such a value occurs, the task must name it.
             if outside or (number and value < 0 and value not in ignored):
                 wrong.setdefault(value, []).append(o.label)
     if not wrong:
@@ -133,7 +133,7 @@ def _check_balance(
     for split, classes in having.items():
         if not train or split == 'train':
             continue
-        # Chance does not explain the absence of so many expected samples.
+        # With so many expected samples, absence is not due to chance.
         absent = [
             value
             for value, n in classes.items()
@@ -148,7 +148,7 @@ def _check_balance(
                     'labels',
                     key,
                     f'classes {some((f"{v:g}" for v in sorted(absent)), 5)} occur in '
-                    f'{split} and in none of {count(samples["train"], "sample")} of train',
+                    f'{split} but in none of {count(samples["train"], "sample")} of train',
                     'all classes in train',
                     'check the labels, and stratify the split',
                 )

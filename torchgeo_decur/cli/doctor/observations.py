@@ -1,4 +1,4 @@
-"""Read samples, and keep of each only what the checks need."""
+"""Read samples, and keep only the properties that the checks need."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -30,9 +30,9 @@ class Target:
     """Labels of a sample.
 
     Args:
-        values: different values; for zeros and ones of several labels, their indices.
+        values: distinct values; for zeros and ones of several labels, their indices.
         counts: number of pixels with each value, or 1.
-        length: number of labels of a multi-label target, else 0.
+        length: number of labels of a multi-label target, otherwise 0.
     """
 
     values: tuple[float, ...]
@@ -42,7 +42,7 @@ class Target:
 
 @dataclass
 class Observation:
-    """What the checks know of a sample.
+    """Properties of a sample for the checks.
 
     Args:
         split: name of the split.

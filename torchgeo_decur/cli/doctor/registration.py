@@ -13,9 +13,9 @@ from .edges import Map
 from .findings import Finding, Level
 from .observations import Observation
 
-# Fewest samples, and most of the permuted pairings that show the peaks of chance.
+# Smallest number of samples, and largest number of permuted pairings for chance peaks.
 _FEWEST, _PERMUTATIONS = 5, 32
-# A shift is certain enough if its peak exceeds the peaks of chance by this factor.
+# A shift is reported if its peak exceeds the chance peaks by this factor.
 _CLEAR, _CLEAR_OF_FEW, _STRONG = 2.0, 3.0, 4.0
 _FEW = 8
 # Smaller shifts are usual, also between products of Sentinel-1 and Sentinel-2.
@@ -27,8 +27,8 @@ class Shift:
     """Position of one modality relative to another.
 
     Args:
-        rows: pixels that the second image lies below the first.
-        columns: pixels that it lies to the right.
+        rows: shift of the second image down, in pixels.
+        columns: shift to the right, in pixels.
         ratio: height of the peak, relative to the highest peak of permuted pairs.
         samples: number of samples.
         agrees: whether both halves of the samples have the same shift.
@@ -61,8 +61,8 @@ def measure_shift(first: NDArray[np.float32], second: NDArray[np.float32]) -> Sh
 
     .. math:: S = \sum_i \bar A_i B_i \,/\, \sqrt{\sum_i |A_i|^2 \sum_i |B_i|^2},
 
-    and the peak of their inverse transform is the shift. The same computation with the
-    second images of other samples shows which peaks occur by chance.
+    and the peak of their inverse transform is the shift. As a reference for
+    chance, the computation is repeated with the second images of other samples.
 
     Args:
         first: edge maps of the first modality, shape (N, H, W).
@@ -136,7 +136,7 @@ def check_shifts(
                     'permuted pairs)',
                     f'less than {_HARMLESS:g} px',
                     'register the files again; check the corner coordinates and whether '
-                    'a coordinate is of the corner or of the centre of a pixel',
+                    'a coordinate refers to the corner or the centre of a pixel',
                 )
             )
     return findings, [_filled(row) for row in rows]
@@ -164,7 +164,7 @@ def _halves(number: int) -> list[slice]:
 
 def _spectra(maps: NDArray[np.float32]) -> NDArray[np.complex64]:
     spectra = rfft2(maps, workers=1)
-    # What all samples have in common, such as a frame, is no sign of their place.
+    # Content that all samples share, such as a frame, does not show their position.
     spectra -= spectra.mean(0)
     energy = np.sqrt((np.abs(spectra) ** 2).sum((1, 2), keepdims=True))
     return np.asarray(spectra / np.maximum(energy, 1e-12), np.complex64)

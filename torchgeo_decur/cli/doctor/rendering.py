@@ -81,7 +81,7 @@ def _title(finding: Finding) -> str:
 
 
 def _parts(finding: Finding) -> list[str]:
-    said = {'Found': finding.found, 'Expected': finding.expected, 'Cure': finding.cure}
+    said = {'Found': finding.found, 'Expected': finding.expected, 'Fix': finding.cure}
     return [f'{name}: {text}.' for name, text in said.items() if text]
 
 

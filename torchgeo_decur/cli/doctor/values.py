@@ -48,7 +48,7 @@ def check_values(
             if modality.unit == 'uint8' and modality.kind == 'rgb':
                 found += _check_saturation(values, m)
             for finding in found:
-                # The same fault in another split is no news.
+                # Report the same fault only once, not for each split.
                 if (finding.check, m) not in known:
                     findings.append(finding)
             known |= {(finding.check, m) for finding in found}
@@ -60,7 +60,7 @@ def check_values(
 
 
 def check_copied_images(observations: Sequence[Observation]) -> list[Finding]:
-    """Check that no modality has the image of another."""
+    """Check that no modality has the images of another."""
     same: dict[tuple[str, str], list[str]] = {}
     for o in observations:
         by_hash: dict[str, str] = {}
@@ -204,7 +204,7 @@ def _check_saturation(values: Values, name: str) -> list[Finding]:
 def _check_offset_by_date(
     observations: Sequence[Observation], name: str
 ) -> Finding | None:
-    """Check if only the images of some dates have the offset of Sentinel-2."""
+    """Check whether only the images of some dates have the offset of Sentinel-2."""
     groups: dict[str, list[Values]] = {}
     for o in observations:
         if name not in o.values:
