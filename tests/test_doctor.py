@@ -172,8 +172,11 @@ def test_scenes_in_real_layouts_give_nothing(
         data['size'] = 24
     if layout == 'ssl4eo_s12':
         data['val_fraction'] = 0.3
-    diagnosis = diagnose(configure(tmp_path, name, data))
+    config = configure(tmp_path, name, data)
+    # Worker processes give the same result.
+    diagnosis = examine(config, workers=2 if layout == 'ssl4eo_s12' else 0)
     assert not diagnosis.findings
+    assert ('test' in diagnosis.facts['Samples']) == (layout != 'ssl4eo_s12')
     assert ('Pixel width' in diagnosis.facts) == (layout != 'geonrw')
 
 

@@ -4,7 +4,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,9 @@ def examine(
     if 'train' not in datasets:
         return Diagnosis(rank(findings), {}, facts)
     names = _names(datasets)
+    # Without test data, the test uses the validation split.
+    if 'test' in names and names['test'] == names.get('val'):
+        del datasets['test'], names['test']
     chosen = _choose({s: len(d) for s, d in datasets.items()}, max_samples)
     observed = Observed(datasets, chosen, datamodule.modalities, names)
     observations = _distinct(_read(observed, workers))
@@ -136,7 +139,7 @@ def _open(datamodule: Any) -> tuple[dict[str, Any], list[Finding]]:
     return datasets, findings
 
 
-def _names(datasets: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+def _names(datasets: Mapping[str, Any]) -> dict[str, list[str]]:
     return {
         split: dataset.sample_names()
         for split, dataset in datasets.items()
@@ -169,7 +172,20 @@ def _read(observed: Dataset[Observation], workers: int | None) -> list[Observati
     with warnings.catch_warnings():
         # Warnings of readers, such as about nodata, have checks of their own.
         warnings.simplefilter('ignore')
-        return list(tqdm(loader, 'samples', len(number), unit='sample', disable=None))
+        bar = tqdm(loader, 'samples', len(number), unit='sample', disable=None)
+        return [_own(observation) for observation in bar]
+
+
+def _own(observation: Observation) -> Observation:
+    """Copy the tensors of a worker process, each of which keeps a file open."""
+    for m, values in observation.values.items():
+        observation.values[m] = replace(
+            values,
+            images=values.images.clone(),
+            low=values.low.clone(),
+            high=values.high.clone(),
+        )
+    return observation
 
 
 def _distinct(observations: list[Observation]) -> list[Observation]:
