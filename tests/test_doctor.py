@@ -435,7 +435,7 @@ class TestLabels:
         assert finding.found == 'only class 3 in 4 samples of train'
         seen = self.seen([0, 1] * 8) + self.seen([2, 2, 1] * 3, 'val')
         (finding,) = check_labels(seen, {})
-        assert finding.found.startswith('classes 2 occur in val and in none of 16')
+        assert finding.found.startswith('classes 2 occur in val but in none of 16')
 
     def test_multilabel(self) -> None:
         target = Target((0, 3), (1, 1), 5)
