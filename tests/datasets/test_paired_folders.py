@@ -354,8 +354,8 @@ def test_files_that_do_not_fit(root: Path) -> None:
 @pytest.mark.parametrize(
     ('images', 'mask', 'splits', 'message'),
     [
-        ({}, None, BOTH, r'images must have one or more .* got \[\]'),
-        ({'mask': IMAGES['rgb']}, None, BOTH, r"not named mask, got \['mask'\]"),
+        ({}, None, BOTH, r'images must have at least one .* got \[\]'),
+        ({'mask': IMAGES['rgb']}, None, BOTH, r"none named mask, got \['mask'\]"),
         (entry('rgb', path='x'), None, BOTH, r"rgb: keys must .* got \['path'\]"),
         (IMAGES, {'folder': 'x'}, BOTH, r"mask: keys must .* got \['folder'\]"),
         (entry('rgb', pattern='rgb/*.png'), None, BOTH, r'rgb: pattern .* one \{id\}'),

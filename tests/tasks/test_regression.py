@@ -391,7 +391,7 @@ class TestPositiveWeights:
         for sample in data.samples:
             sample['label'][2] = 0
         task = multilabel(pos_weight='balanced', labels=['a', 'b', 'rare'])
-        with pytest.raises(ValueError, match=r"only one kind of \['rare'\] in 16"):
+        with pytest.raises(ValueError, match=r"only one of them for \['rare'\] in 16"):
             trainer().fit(task, data)
 
 
