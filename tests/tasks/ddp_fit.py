@@ -20,7 +20,13 @@ from lightning.pytorch.plugins import LayerSync
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from torchgeo_decur.callbacks import ExportEncoders, OnlineProbe, export, online_probe
+from torchgeo_decur.callbacks import (
+    ExportEncoders,
+    OnlineProbe,
+    StopOnCollapse,
+    export,
+    online_probe,
+)
 from torchgeo_decur.datamodules import (
     PackedDataModule,
     ResumableSampler,
@@ -115,6 +121,22 @@ class StopAfter(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         trainer.should_stop = trainer.global_step == self.steps
+
+
+class Collapse(Callback):
+    """Let features collapse after the first step, further on the first device."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        values = iter([0.5, *[0.03 * dist.rank()] * 9])
+        task: Any = pl_module
+        task.collapse_metrics = lambda *_: {'std_s1': torch.tensor(next(values))}
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        collapsed: list[str] = pl_module.collapsed  # type: ignore[assignment]
+        self.found = {'collapsed': collapsed, 'epochs': trainer.current_epoch}
 
 
 def fit(
@@ -226,6 +248,15 @@ def fit_with_callbacks(folder: Path, devices: int) -> dict[str, Any]:
     return {**found, 'rows': probe.rows, 'features': features, 'saved': saved}
 
 
+def fit_collapsing(folder: Path, devices: int) -> dict[str, Any]:
+    """Fit until features collapse."""
+    collapse = Collapse()
+    quick: dict[str, Any] = {'limit_val_batches': 0, 'enable_checkpointing': False}
+    callbacks = [collapse, StopOnCollapse()]
+    fit(folder, devices, 4, logger=False, callbacks=callbacks, **quick)
+    return collapse.found
+
+
 def fit_packed(folder: Path, devices: int) -> dict[str, Any]:
     """Fit two epochs of packed data, and again with a stop inside the first."""
 
@@ -284,6 +315,7 @@ def main(folder: Path, devices: int) -> None:
     callbacks = fit_with_callbacks(folder, devices)
     found = {'as_one': as_one, 'cached': cached, 'callbacks': callbacks}
     found['partly'] = fit_partly_paired(folder, devices)
+    found['collapse'] = fit_collapsing(folder, devices)
     found['packed'] = fit_packed(folder, devices)
     torch.save(found, folder / f'rank{dist.rank()}.pt')
 

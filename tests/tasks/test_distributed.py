@@ -85,6 +85,12 @@ def test_processes_with_different_modalities_equal_one(
         assert rank['partly']['metrics']['train_pairs_s1_s2'] == 6
 
 
+def test_processes_agree_on_a_collapse(ranks: list[Found]) -> None:
+    # Their mean is below the bound, and the value of the second is not.
+    expected = {'collapsed': ['std_s1'], 'epochs': 3}
+    assert [rank['collapse'] for rank in ranks] == [expected, expected]
+
+
 def test_processes_hold_different_data(
     ranks: list[Found], alone: dict[str, Any]
 ) -> None:

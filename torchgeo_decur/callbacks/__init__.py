@@ -1,9 +1,10 @@
-"""Probe features, draw figures, export encoders and write predictions."""
+"""Probe features, draw figures, export encoders, write predictions, stop on collapse."""
 
 from .compare_baseline import CompareBaseline
 from .export import ExportEncoders, export_checkpoint
 from .log_figures import LogFigures
 from .online_probe import OnlineProbe
+from .stop_on_collapse import StopOnCollapse
 from .write_predictions import WritePredictions
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     'ExportEncoders',
     'LogFigures',
     'OnlineProbe',
+    'StopOnCollapse',
     'WritePredictions',
     'export_checkpoint',
 ]

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightly.utils import dist
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -23,6 +24,7 @@ from ..models import MultimodalEncoder, build_projectors
 from ..models.encoder import Weights
 from ..transforms import Augmentation, default_augmentations
 from .base import CheckedTask, FiniteGuard
+from .collapse import FEWEST_SAMPLES, CollapseGuard
 from .distributed import gather_embeddings, gather_masks
 from .gradient_cache import apply_in_micro_batches, count_micro_batches
 from .optimizers import (
@@ -70,6 +72,9 @@ class MultimodalPretraining(CheckedTask):
 
     The progress bar shows the loss, the learning rate and the mean alignment of all
     dimensions that are not unique.
+
+    If ``std_<m>`` or ``rank_<m>`` shows a collapse in two consecutive epochs, the task
+    warns once. :class:`~torchgeo_decur.callbacks.StopOnCollapse` also stops the fit.
 
     Args:
         modalities: number of channels of each modality, by name.
@@ -132,6 +137,7 @@ class MultimodalPretraining(CheckedTask):
         self.weights = weights
         self._run_seed: int | None = None
         self._guard = FiniteGuard()
+        self._collapse = CollapseGuard()
         super().__init__()
         # Before FSDP flattens the parameters.
         self._ndims = parameter_ndims(self)
@@ -201,8 +207,12 @@ class MultimodalPretraining(CheckedTask):
             ValueError: if the warm-up is longer than the fit, or an epoch has no length.
         """
         schedule = self.lr_schedulers()
+        finds = type(schedule).__module__ == 'lightning.pytorch.tuner.lr_finder'
+        if self.global_step == 0 or finds:
+            # A checkpoint has set the state of a resumed fit.
+            self._collapse = CollapseGuard(**({'patience': math.inf} if finds else {}))
         if not isinstance(schedule, WarmupCosine):
-            if type(schedule).__module__ == 'lightning.pytorch.tuner.lr_finder':
+            if finds:
                 # The finder raises the rate until the loss diverges, then restores weights.
                 self._guard = FiniteGuard(patience=math.inf)
             return
@@ -230,6 +240,7 @@ class MultimodalPretraining(CheckedTask):
         self._guard.check(self.global_step)
         super().on_save_checkpoint(checkpoint)
         checkpoint['run_seed'] = self._run_seed
+        checkpoint['collapse'] = self._collapse.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the seed of the run, and check that the checkpoint fits the model.
@@ -242,6 +253,9 @@ class MultimodalPretraining(CheckedTask):
         """
         super().on_load_checkpoint(checkpoint)
         self._run_seed = checkpoint.get('run_seed')
+        # Checkpoints of older versions lack it.
+        if 'collapse' in checkpoint:
+            self._collapse.load_state_dict(checkpoint['collapse'])
         state = checkpoint['state_dict']
         own = self.augmentations.state_dict(prefix='augmentations.')
         checkpoint['state_dict'] = own | {
@@ -384,10 +398,12 @@ class MultimodalPretraining(CheckedTask):
             shown = {'train_loss': parts.pop('train_loss'), 'lr': rate}
             self.log_dict(shown, prog_bar=True, batch_size=size)
             self.log_dict(parts, batch_size=size)
-        if self.trainer.is_last_batch:
+        ended = self.trainer.is_last_batch
+        if ended or not self._collapse.started:
             # Embeddings of absent samples are 0.
             present = None if masks is None else {m: x[0].any(1) for m, x in z.items()}
             metrics = self.collapse_metrics(h, z, present)
+            self._watch_collapse(metrics, h, ended)
             log = partial(
                 self.log_dict,
                 on_step=False,
@@ -395,8 +411,9 @@ class MultimodalPretraining(CheckedTask):
                 batch_size=size,
                 sync_dist=True,
             )
-            log(metrics)
-            log(self._mean_alignment(metrics), prog_bar=True, logger=False)
+            if ended:
+                log(metrics)
+                log(self._mean_alignment(metrics), prog_bar=True, logger=False)
         return terms['loss']
 
     def validation_step(
@@ -476,6 +493,11 @@ class MultimodalPretraining(CheckedTask):
                 diagonals[pair] = (a * b).sum(dim=0) / both.count
         return {**std, **rank, **self.alignment(diagonals)}
 
+    @property
+    def collapsed(self) -> list[str]:
+        """Return the indicators that show a collapse, such as ``std_s1``."""
+        return self._collapse.collapsed
+
     def alignment(self, diagonals: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the mean correlation of the same dimension across modalities.
 
@@ -495,6 +517,25 @@ class MultimodalPretraining(CheckedTask):
             if name.startswith('alignment') and not name.startswith('alignment_unique')
         ]
         return {'alignment': torch.stack(found).mean()} if found else {}
+
+    def _watch_collapse(
+        self, metrics: Mapping[str, Tensor], h: Mapping[str, Tensor], ended: bool
+    ) -> None:
+        """Warn of a collapse; this synchronizes, so call it in the steps that log."""
+        samples = {m: len(x) for m, x in h.items()}
+        fewest = min(samples.values())
+        values = {}
+        for key, value in metrics.items():
+            kind, _, name = key.partition('_')
+            if kind in ('std', 'rank'):
+                enough = samples.get(name, fewest) >= FEWEST_SAMPLES
+                values[key] = value if enough else torch.full_like(value, math.nan)
+        # All devices must agree to stop.
+        found = torch.stack([v.float() for v in values.values()])
+        mean: Any = self.trainer.strategy.reduce(found, reduce_op='mean')
+        self._collapse.add(dict(zip(values, mean.tolist(), strict=True)), ended)
+        if message := self._collapse.warning(self.current_epoch):
+            rank_zero_warn(message)
 
     def _schedule(self) -> WarmupCosine:
         options = {k: self.hparams[k] for k in ('lr', 'lr_biases', 'weight_decay')}

@@ -1,0 +1,46 @@
+"""Stop a pretraining whose features collapse."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from ..tasks import MultimodalPretraining
+from .preconditions import need_encoders
+
+
+class StopOnCollapse(Callback):
+    """Stop a pretraining whose features or embeddings collapse.
+
+    Every pretraining warns of a collapse. This callback also ends the fit, after the
+    validation of the epoch.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> run = Trainer(callbacks=[StopOnCollapse()], accelerator='cpu', logger=False)
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that the task has encoders.
+
+        Raises:
+            ValueError: if it does not.
+        """
+        need_encoders(self, pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Stop the fit at the end of an epoch, if there is a collapse."""
+        if not trainer.is_last_batch or not isinstance(
+            pl_module, MultimodalPretraining
+        ):
+            return
+        if names := pl_module.collapsed:
+            trainer.should_stop = True
+            rank_zero_info(f'StopOnCollapse stops the fit because of {names}')
