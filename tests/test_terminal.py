@@ -1,6 +1,8 @@
 """Check what a command prints in a terminal of 80 columns."""
 
+import csv
 import logging
+import math
 import os
 import re
 import struct
@@ -57,7 +59,7 @@ def in_terminal(folder: Path, *command: str) -> str:
 
 @pytest.fixture(scope='module')
 def screen(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Return the lines of a small quickstart."""
+    """Return the lines of a small quickstart, and check its files."""
     folder = tmp_path_factory.mktemp('terminal')
     config = ROOT / 'experiments' / 'quickstart.yaml'
     small = (
@@ -66,13 +68,15 @@ def screen(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         *('--model.size=32', '--data.size=32', '--data.num_workers=0'),
         *('--data.length=16', '--data.val_length=48', '--data.batch_size=16'),
     )
-    return render_screen(
-        in_terminal(
-            folder,
-            *(sys.executable, '-m', 'torchgeo', 'fit', f'--config={config}'),
-            *small,
-        )
-    )
+    command = (sys.executable, '-m', 'torchgeo', 'fit', f'--config={config}')
+    written = in_terminal(folder, *command, *small)
+    run = folder / 'outputs' / 'quickstart' / 'version_0'
+    exported = {path.name for path in (run / 'encoders').iterdir()}
+    assert exported == {f'{m}.{s}' for m in MODALITIES for s in ('pt', 'safetensors')}
+    with (run / 'metrics.csv').open() as file:
+        losses = [float(x['train_loss'] or 'nan') for x in csv.DictReader(file)]
+    assert sum(map(math.isfinite, losses)) == 1
+    return render_screen(written)
 
 
 def test_fit_prints_only_lines_that_help(screen: list[str]) -> None:
