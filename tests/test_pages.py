@@ -4,7 +4,9 @@ import re
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.helpers.pages import DOCS, PAGES, TEXTS
 
@@ -134,3 +136,17 @@ def test_links_to_headings_exist() -> None:
         if anchor not in slugs((page.parent / path) if path else page)
     ]
     assert broken == []
+
+
+def test_gallery_has_every_picture_of_its_script() -> None:
+    script = runpy.run_path(str(DOCS / 'gallery.py'))
+    stored = {file.stem: file for file in script['FOLDER'].glob('*.png')}
+    assert stored.keys() == script['PLOTS'].keys() | script['REPORT'].keys()
+    shown = set(re.findall(r'_static/([\w/.]+)', (DOCS / 'gallery.md').read_text()))
+    sizes = {path: (DOCS / '_static' / path).stat().st_size for path in shown}
+    assert {path: n for path, n in sizes.items() if n > script['LARGEST']} == {}
+    noise = np.random.default_rng(0).integers(0, 256, (600, 1200, 3), np.uint8)
+    smooth = Image.fromarray(noise).resize((60, 30)).resize((1200, 600))
+    assert len(script['compress'](smooth)) <= script['LARGEST']
+    with pytest.raises(ValueError, match='at most 60000 bytes'):
+        script['compress'](Image.fromarray(noise))
