@@ -28,6 +28,7 @@ from ..weights.state_dicts import fold_repeated
 from .cost_estimate import estimate_cost
 from .embed import Batches, embed_rasters, load_run
 from .feature_files import Features, read_features
+from .maps import embed_dense
 from .report.store import save_result
 
 _SUFFIXES = {'torchgeo': 'pt', 'timm': 'pth', 'safetensors': 'safetensors'}
@@ -104,34 +105,55 @@ def export(
 
 def embed(
     run: Path,
-    out: Path = Path('embeddings.parquet'),
+    out: Path | None = None,
     ckpt_path: Path | None = None,
+    data: Path | None = None,
     modalities: list[str] | None = None,
     projections: bool = True,
     date: str | None = None,
+    dense: bool = False,
+    dtype: Literal['float16', 'float32'] = 'float16',
+    window: int | None = None,
+    overlap: float = 0.25,
     batch_size: int | None = None,
     device: str = 'auto',
 ) -> None:
-    """Write the embedding of each window or sample to a (Geo)Parquet file.
+    """Write the embedding of each window, sample or cell to (Geo)Parquet or GeoTIFF.
 
     Run an interrupted command again to resume.
 
     Args:
         run: config with model and data, such as the config.yaml of a fit.
-        out: file to write.
+        out: file to write; by default embeddings.parquet, or embeddings.tif with
+            ``--dense``.
         ckpt_path: checkpoint of the model; by default, the last one next to the config.
+        data: config whose ``data`` replaces the ``data`` of the run, for another scene.
         modalities: modalities to encode; all by default.
         projections: also write the common and unique parts of the embeddings.
         date: date of images without a date, such as '2020-06-30'.
+        dense: write a GeoTIFF of the cells of the last feature map of a scene.
+        dtype: numbers of a dense file.
+        window: side of a window of a dense file in pixels; by default, the patch_size of
+            the data.
+        overlap: smallest fraction of such a window that its neighbor shares, up to 0.5.
         batch_size: windows of a batch; by default, the batch size of the data.
         device: auto, cpu, gpu or mps.
     """
+    out = out or Path('embeddings.tif' if dense else 'embeddings.parquet')
+    if dense and date is not None:
+        raise ValueError(f'date must be absent with --dense, got {date!r}')
     # Only the file name goes to standard output, for scripts.
     with redirect_stdout(sys.stderr):
-        task, datamodule, about = load_run(run, ckpt_path, batch_size=batch_size)
-        embed_rasters(
-            task, datamodule, out, modalities, projections, date, device, about
-        )
+        task, datamodule, about = load_run(run, ckpt_path, data, batch_size)
+        if dense:
+            embed_dense(
+                *(task, datamodule, out, modalities, projections, dtype),
+                *(window, overlap, device, about),
+            )
+        else:
+            embed_rasters(
+                task, datamodule, out, modalities, projections, date, device, about
+            )
     print(out)
 
 

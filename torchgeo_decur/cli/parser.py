@@ -17,7 +17,8 @@ _SUMMARIES = {
     'weights': 'List the published weights, and show which are cached.',
     'convert': 'Convert the encoders of a file to another format.',
     'export': 'Export the encoders of a checkpoint, as at the end of a fit.',
-    'embed': 'Write the embedding of each window or sample to a (Geo)Parquet file.',
+    'map': 'Predict each pixel of a scene, and write a Cloud-Optimized GeoTIFF.',
+    'embed': 'Write the embedding of each window, sample or cell to (Geo)Parquet or GeoTIFF.',
     'report': 'Analyse a checkpoint, and write a page of figures and numbers.',
     'probe': 'Fit probes on the features and on each part of the embeddings of a pretraining.',
     'value': 'Measure how much each modality adds to the prediction of labels.',
@@ -84,6 +85,10 @@ def _command(name: str) -> Callable[..., Path | None]:
         from .report import report_checkpoint
 
         return report_checkpoint
+    if name == 'map':
+        from .maps import map_scene
+
+        return map_scene
     from . import commands
 
     command: Callable[..., Path | None] = getattr(commands, name)

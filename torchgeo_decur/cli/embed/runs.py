@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.tasks import BaseTask
 
 from ...config import build, read_config
+from ...files import short_hash
 
 
 def load_run(
@@ -58,6 +60,20 @@ def load_run(
     for name in ('batch_size', 'num_workers'):
         about['data'].get('init_args', {}).pop(name, None)
     return task, datamodule, about
+
+
+def identify(module: nn.Module, datamodule: BaseDataModule) -> dict[str, str]:
+    """Return hashes of parameters and of the scaling of images, which identify outputs.
+
+    Args:
+        module: module with the parameters.
+        datamodule: datamodule of the images, after ``setup``.
+    """
+    state = module.state_dict().values()
+    return {
+        'weights': short_hash(v.float().cpu().numpy().tobytes() for v in state),
+        'scaling': short_hash([repr(getattr(datamodule, 'modalities', '')).encode()]),
+    }
 
 
 def _checkpoint(config: Path) -> Path:

@@ -70,7 +70,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Iterate over all batches, with a progress bar."""
-        return self._over(tqdm(self.loader, desc='embeddings', unit='batch'))
+        return self.over(tqdm(self.loader, desc='embeddings', unit='batch'))
 
     def images(
         self, modalities: dict[str, int], number: int, batch_size: int
@@ -103,11 +103,12 @@ class Batches:
             num_workers=self.loader.num_workers,
             collate_fn=self.loader.collate_fn,
         )
-        for batch in self._over(loader):
+        for batch in self.over(loader):
             found = split(batch, modalities)
             yield {m: select_date(x, date=0) for m, x in found.items()}
 
-    def _over(self, loader: Any) -> Iterator[dict[str, Any]]:
+    def over(self, loader: Any) -> Iterator[dict[str, Any]]:
+        """Iterate over the batches of a loader of the data, on the device and scaled."""
         for batch in loader:
             moved = self.datamodule.transfer_batch_to_device(batch, self.device, 0)
             yield self.datamodule.on_after_batch_transfer(moved, 0)

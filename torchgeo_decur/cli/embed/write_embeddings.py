@@ -21,6 +21,7 @@ from ...files import check_writable, short_hash
 from ...modalities import get_available, select_date, split
 from ...models import MultimodalEncoder
 from .geoparquet_parts import ROWS, GeoParquetParts, is_finished
+from .runs import identify
 
 
 def embed_rasters(
@@ -87,9 +88,7 @@ def embed_rasters(
         **(about or {}),
         'dimensions': embedder.dimensions(),
         'projections': embedder.common_dim is not None,
-        'weights': short_hash(
-            v.float().cpu().numpy().tobytes() for v in embedder.state_dict().values()
-        ),
+        **identify(embedder, datamodule),
         'places': short_hash(
             [
                 (places.to_wkb() if isinstance(places, gpd.GeoDataFrame) else places)
@@ -97,7 +96,6 @@ def embed_rasters(
                 .encode()
             ]
         ),
-        'scaling': short_hash([repr(getattr(datamodule, 'modalities', '')).encode()]),
     }
     if is_finished(out, says):
         rank_zero_info(f'{out} is complete')

@@ -203,6 +203,31 @@ class JoinedRasters:
         """Return whether files have different dates, so that a window needs a time."""
         return len(pd.unique(self.joined.index.index)) > 1
 
+    def area_of(self, name: str, time: tuple[slice, ...] = ()) -> BaseGeometry:
+        """Return the area that the files of a dataset cover.
+
+        Args:
+            name: name of the dataset.
+            time: slice of time, or an empty tuple for all files.
+
+        Returns:
+            The area in the CRS of the first dataset.
+        """
+        key = (name, *((part.start, part.stop) for part in time))
+        if key not in self._areas:
+            index = self.leaves[name].index
+            if time:
+                wanted = pd.Interval(*key[1], closed='both')
+                index = index[index.index.overlaps(wanted)]
+            area = shapely.union_all(index.geometry.to_numpy())
+            shapely.prepare(area)
+            self._areas[key] = area
+        return self._areas[key]
+
+    @cached_property
+    def _areas(self) -> dict[tuple[Any, ...], BaseGeometry]:
+        return {}
+
     def _timed(self, window: GeoSlice) -> GeoSlice:
         """Add the common time of all files to a window without a time."""
         x, y, *time = cast(Window, window)

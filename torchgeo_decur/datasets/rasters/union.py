@@ -99,7 +99,8 @@ class RasterUnion(JoinedRasters):
             key = (time[0].start, time[0].stop) if time else ()
             groups.setdefault(key, []).append(i)
         for key, members in groups.items():
-            area, own = self._area(name, key), boxes[members]
+            time = (slice(*key),) if key else ()
+            area, own = self.area_of(name, time), boxes[members]
             found = shapely.covers(area, own).astype(np.float64)
             partly = (found == 0) & shapely.intersects(area, own)
             shared = shapely.intersection(area, own[partly])
@@ -251,22 +252,6 @@ class RasterUnion(JoinedRasters):
     def _covered(self, name: str, window: GeoSlice) -> float:
         share = float(self.coverage(name, [window])[0])
         return share if share > self._least else 0.0
-
-    def _area(self, name: str, time: tuple[Any, ...]) -> BaseGeometry:
-        """Return the area that a dataset covers at a time, prepared for queries."""
-        key = (name, *time)
-        if key not in self._areas:
-            index = self.leaves[name].index
-            if time:
-                index = index[index.index.overlaps(pd.Interval(*time, closed='both'))]
-            area = shapely.union_all(index.geometry.to_numpy())
-            shapely.prepare(area)
-            self._areas[key] = area
-        return self._areas[key]
-
-    @cached_property
-    def _areas(self) -> dict[tuple[Any, ...], BaseGeometry]:
-        return {}
 
 
 def _is_undated(time: slice) -> bool:

@@ -15,6 +15,7 @@ from torchgeo.datasets.utils import GeoSlice, Sample
 
 from ..epochs import shared_epoch
 from .join import JoinedRasters, Window, outline
+from .scene import SceneWindows
 from .union import RasterUnion
 from .window_positions import (
     Integers,
@@ -199,6 +200,24 @@ class GridWindows(Dataset[Sample]):
     def crs(self) -> Any:
         """CRS of the first raster."""
         return self.rasters.joined.crs
+
+    def scene(
+        self,
+        window: int | None = None,
+        overlap: float = 0.25,
+        cell: int = 1,
+        align: int = 32,
+    ) -> SceneWindows:
+        """Return overlapping windows of the footprint of the rasters, for a map.
+
+        Args:
+            window: side of a window in pixels; by default, ``patch_size``.
+            overlap: see :class:`~torchgeo_decur.datasets.rasters.scene.SceneWindows`.
+            cell: see there.
+            align: see there.
+        """
+        side = window or self.rasters.patch_size
+        return SceneWindows(self.rasters, side, overlap, cell, align)
 
     def places(self) -> gpd.GeoDataFrame:
         """Return the outline and date of each window.

@@ -1,0 +1,242 @@
+"""Run a model over the windows of a scene, and write a blended raster in strips."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from affine import Affine
+from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchgeo.datamodules import BaseDataModule
+from tqdm import tqdm
+
+from ...files import check_writable
+from ..embed.runs import identify
+from ..embed.split_batches import Batches
+from .blending import BlendingBuffer, Floats, blending_weights
+from .raster_parts import CACHE, Bands, Grid, RasterParts, is_finished
+
+#: Bytes of the sums of a block of columns, which bound the memory of a wide scene.
+BLOCK_BYTES = 2**27
+
+
+class WindowModel(Protocol):
+    """Model of the cells of a window.
+
+    Attributes:
+        cell: side of a cell in pixels.
+        align: windows start at multiples of this number of pixels.
+        groups: number of channels of each group, which share a mask of valid cells.
+    """
+
+    cell: int
+    align: int
+    groups: Mapping[str, int]
+
+    def compute(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Compute the channels of a batch.
+
+        Args:
+            batch: scaled images of windows, with ``valid_<m>``.
+
+        Returns:
+            Channels of all groups, shape (B, C, h, w), and which cells have data, shape
+            (B, G, h, w), boolean.
+        """
+
+
+@dataclass(frozen=True)
+class Output:
+    """Raster to write.
+
+    Args:
+        bands: bands of the raster.
+        convert: function from blended channels, shape (C, H, W), to bands without
+            nodata, shape (B, H, W); None for the channels.
+        about: settings of the raster, JSON values.
+    """
+
+    bands: Bands
+    convert: Callable[[Floats], NDArray[Any]] | None
+    about: Mapping[str, Any]
+
+
+def write_scene(
+    model: WindowModel,
+    module: nn.Module,
+    datamodule: BaseDataModule,
+    out: Path,
+    output: Output,
+    window: int | None = None,
+    overlap: float = 0.25,
+    device: str = 'auto',
+    progress: bool = True,
+) -> Path:
+    """Write the blended channels of all windows of a scene as a COG.
+
+    Memory depends on the size of a window and on ``BLOCK_BYTES``, not on the scene.
+    Rows of windows are written in parts to ``<out>.parts``. To resume an interrupted run,
+    start it again.
+
+    Args:
+        model: model of a window.
+        module: module with the parameters of the model.
+        datamodule: datamodule of rasters.
+        out: the file.
+        output: content of the file.
+        window: side of a window in pixels; by default, the ``patch_size`` of the data.
+        overlap: smallest fraction of a window that its neighbor shares.
+        device: accelerator of Lightning: 'auto', 'cpu', 'gpu' or 'mps'.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: if the data are not rasters of a scene, an option is not valid,
+            ``out`` or its parts belong to another run, or results are not finite.
+    """
+    check_writable(out.parent)
+    batches = Batches(datamodule, 'predict', device)
+    dataset: Any = datamodule.predict_dataset
+    if not hasattr(dataset, 'scene'):
+        raise ValueError(
+            'data must be a scene of rasters, such as RasterPairDataModule, got '
+            f'{type(datamodule).__name__}'
+        )
+    scene = dataset.scene(window, overlap, model.cell, model.align)
+    about = {
+        **output.about,
+        **identify(module, datamodule),
+        'bands': {'number': len(output.bands.names), 'dtype': output.bands.dtype},
+        'grid': [*scene.transform[:6], scene.height, scene.width, model.cell],
+        'windows': [*scene.size, len(scene), *scene.rows[:2], *scene.columns[:2]],
+    }
+    about['windows'] = [int(n) for n in about['windows']]
+    if is_finished(out, about):
+        rank_zero_info(f'{out} is complete')
+        return out
+    cell = model.cell
+    transform = scene.transform * Affine.scale(cell)
+    size = scene.height // cell, scene.width // cell
+    parts = RasterParts(out, Grid(*size, transform, scene.crs), output.bands, about)
+    run = _Run(model, output, scene, parts)
+    if run.steps:
+        module.to(batches.device).eval()
+        run.run(batches, datamodule.batch_size or 1, datamodule.num_workers, progress)
+    return parts.finish()
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A row of windows of a block of columns, which completes a strip."""
+
+    block: range
+    row: int
+    rows: int
+    windows: list[int]
+    wanted: bool
+
+
+class _Run:
+    def __init__(
+        self, model: WindowModel, output: Output, scene: Any, parts: RasterParts
+    ) -> None:
+        self.model, self.output, self.parts = model, output, parts
+        self.scene, cell = scene, model.cell
+        self.size = scene.size[0] // cell, scene.size[1] // cell
+        self.weights = blending_weights(*self.size)
+        self.rows = (scene.rows // cell).tolist()
+        self.steps = [s for block in self._blocks() for s in self._plan(block)]
+
+    def _blocks(self) -> Iterator[range]:
+        """Yield blocks of columns whose sums fit in ``BLOCK_BYTES``."""
+        channels = sum(self.model.groups.values()) + len(self.model.groups)
+        widest = BLOCK_BYTES // (4 * channels * self.size[0])
+        columns = [*(self.scene.columns // self.model.cell).tolist()]
+        start = 0
+        for column, after in zip(
+            columns, [*columns[1:], self.parts.grid.width], strict=True
+        ):
+            if after - start > widest and column > start:
+                yield range(start, column)
+                start = column
+        yield range(start, self.parts.grid.width)
+
+    def _plan(self, block: range) -> Iterator[_Step]:
+        """Yield the rows of windows of a block that unfinished strips need."""
+        cell, (height, width) = self.model.cell, self.size
+        ends = [*self.rows[1:], self.parts.grid.height]
+        wanted = [not self.parts.path(row, block.start).exists() for row in self.rows]
+        found: dict[int, list[int]] = {row: [] for row in self.rows}
+        for i, (row, column, _) in enumerate(self.scene.places):
+            if block.start - width < column // cell < block.stop:
+                found[row // cell].append(i)
+        for i, row in enumerate(self.rows):
+            reaches = range(i, len(self.rows))
+            if any(wanted[j] and self.rows[j] < row + height for j in reaches):
+                yield _Step(block, row, ends[i] - row, found[row], wanted[i])
+
+    def run(
+        self, batches: Batches, batch_size: int, workers: int, progress: bool
+    ) -> None:
+        """Compute all steps, and write their parts."""
+        lists = [
+            step.windows[i : i + batch_size]
+            for step in self.steps
+            for i in range(0, len(step.windows), batch_size)
+        ]
+        loader: DataLoader[Any] = DataLoader(
+            self.scene,
+            batch_sampler=lists,
+            num_workers=workers,
+            pin_memory=batches.device.type == 'cuda',
+        )
+        loaded = batches.over(loader)
+        bar = tqdm(total=sum(map(len, lists)), unit=' windows', disable=not progress)
+        buffer, block = None, range(0)
+        with bar, torch.inference_mode():
+            for step in self.steps:
+                if buffer is None or step.block != block:
+                    # Free the sums of the last block first.
+                    buffer, block = None, step.block
+                    groups = list(self.model.groups.values())
+                    buffer = BlendingBuffer(groups, self.size[0], len(block))
+                buffer.move(step.row)
+                left = len(step.windows)
+                while left > 0:
+                    number = self._add(next(loaded), buffer, block)
+                    left -= number
+                    bar.update(number)
+                if step.wanted:
+                    self._write(step, buffer)
+
+    def _add(
+        self, batch: Mapping[str, Any], buffer: BlendingBuffer, block: range
+    ) -> int:
+        channels, valid = self.model.compute(batch)
+        values, masks = channels.float().cpu().numpy(), valid.cpu().numpy()
+        columns = (batch['place'][:, 1] // self.model.cell).tolist()
+        for x, mask, column in zip(values, masks, columns, strict=True):
+            buffer.add(x, mask * self.weights, column - block.start)
+        return len(values)
+
+    def _write(self, step: _Step, buffer: BlendingBuffer) -> None:
+        bands, means = self.output.bands, buffer.means(step.rows)
+        groups = list(self.model.groups.values())
+        empty = np.repeat(buffer.weights[:, : step.rows] == 0, groups, axis=0)
+        bands.check(means, empty)
+        values = means
+        if self.output.convert is not None:
+            lacks = empty[:1]
+            values = self.output.convert(np.where(lacks, 0, means))
+            values = np.where(lacks, bands.nodata, values)
+        self.parts.write(step.row, step.block.start, values.astype(bands.stored))
+
+
+__all__ = ['CACHE', 'Output', 'WindowModel', 'write_scene']

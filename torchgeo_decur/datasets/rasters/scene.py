@@ -1,0 +1,193 @@
+"""Overlapping windows of a whole scene, on one grid, for maps."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import shapely
+import torch
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.features import geometry_mask
+from rasterio.transform import from_origin
+from shapely.geometry.base import BaseGeometry
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchgeo.datasets.utils import GeoSlice, Sample
+
+from ...modalities import invalid_pixels
+from .join import JoinedRasters, outline
+from .window_positions import separate
+
+
+class SceneWindows(Dataset[Sample]):
+    """Overlapping windows that cover the footprint of joined rasters.
+
+    Windows form a grid of rows and columns over the bounding box of the footprint. They
+    stay inside it, except for the last cell. A scene smaller than a window has one, of
+    the size of the scene. Windows without any part of the footprint are left out. Files
+    of several dates give one window for each date.
+
+    Args:
+        rasters: the joined rasters.
+        window: largest side of a window in pixels.
+        overlap: smallest fraction of a window that its neighbor shares, from 0 to 0.5.
+        cell: side in pixels of a cell of the map, which divides the sides of windows.
+        align: windows start at multiples of this number of pixels, except at the eastern
+            and southern border, so that encoders see each window on one grid.
+
+    Attributes:
+        height: height of the scene in pixels, a multiple of ``cell``.
+        width: width of the scene in pixels, a multiple of ``cell``.
+        size: height and width of a window in pixels.
+        rows: first pixel of each row of windows.
+        columns: first pixel of each column of windows.
+        places: row, column and time of each window.
+
+    Raises:
+        ValueError: if an option is not valid.
+    """
+
+    def __init__(
+        self,
+        rasters: JoinedRasters,
+        window: int,
+        overlap: float = 0.25,
+        cell: int = 1,
+        align: int = 32,
+    ) -> None:
+        """Initialize a new SceneWindows instance."""
+        if not 0 <= overlap <= 0.5:
+            raise ValueError(f'overlap must be in [0, 0.5], got {overlap}')
+        if window < 1:
+            raise ValueError(f'window must be positive, got {window}')
+        self.rasters = rasters
+        xres, yres = rasters.joined.res
+        footprint = rasters.footprint
+        parts = shapely.get_parts(footprint)
+        # The grid of the first file, as in other windows.
+        x0, _, _, y0 = rasters.files(parts[:1])[0]
+        west, south, east, north = footprint.bounds
+        left, right = np.round([(west - x0) / xres, (east - x0) / xres], 3)
+        top, bottom = np.round([(y0 - north) / yres, (y0 - south) / yres], 3)
+        left, top = np.floor([left, top]).astype(int)
+        self.west, self.north = x0 + left * xres, y0 - top * yres
+        self.height = _ceil(int(np.ceil(bottom)) - top, cell)
+        self.width = _ceil(int(np.ceil(right)) - left, cell)
+        window = _ceil(window, cell)
+        self.size = min(window, self.height), min(window, self.width)
+        sides = zip((self.height, self.width), self.size, strict=True)
+        self.rows, self.columns = (
+            _starts(total, side, overlap, cell, align) for total, side in sides
+        )
+        self.places = self._places(footprint)
+
+    @property
+    def crs(self) -> Any:
+        """CRS of the first raster."""
+        return self.rasters.joined.crs
+
+    @property
+    def transform(self) -> Affine:
+        """Transform of the pixels of the scene."""
+        return from_origin(self.west, self.north, *self.rasters.joined.res)
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read a window.
+
+        Args:
+            index: number of the window.
+
+        Returns:
+            The sample, see :meth:`JoinedRasters.read`, with ``valid_<m>``: which pixels
+            have a modality, boolean, shape (H, W); and ``place``: first row and column of
+            the window in the scene, int64.
+        """
+        row, column, time = self.places[index]
+        window = self._window(row, column, time)
+        sample = self.rasters.deliver(self.rasters.read(window), window, whole=True)
+        valid = self._valid(sample, row, column, time)
+        return {**sample, **valid, 'place': torch.tensor([row, column])}
+
+    def _valid(
+        self, sample: Mapping[str, Any], row: int, column: int, time: tuple[slice, ...]
+    ) -> dict[str, Tensor]:
+        """Return which pixels have data of a modality: inside its area, and a value."""
+        found = {}
+        for name in self.rasters.leaves:
+            if name == 'mask':
+                continue
+            inside = self._inside(self.rasters.area_of(name, time), row, column)
+            image: Tensor = sample[f'image_{name}']
+            invalid = invalid_pixels(image, self.rasters.nodata[name])
+            if invalid is not None:
+                inside &= ~invalid.all(0)
+            if not sample.get(f'available_{name}', True):
+                inside = torch.zeros_like(inside)
+            found[f'valid_{name}'] = inside
+        return found
+
+    def _inside(self, area: BaseGeometry, row: int, column: int) -> Tensor:
+        """Return which pixels of a window have their center in an area."""
+        if area.is_empty:
+            return torch.zeros(self.size, dtype=torch.bool)
+        if area.covers(outline(self._window(row, column, ()))):
+            return torch.ones(self.size, dtype=torch.bool)
+        transform = self.transform * Affine.translation(column, row)
+        inside = geometry_mask([area], self.size, transform, invert=True)
+        return torch.from_numpy(inside)
+
+    def _window(self, row: int, column: int, time: tuple[slice, ...]) -> GeoSlice:
+        xres, yres = self.rasters.joined.res
+        height, width = self.size
+        x, y = self.west + column * xres, self.north - row * yres
+        sides = slice(x, x + width * xres), slice(y - height * yres, y)
+        return cast(GeoSlice, (*sides, *time))
+
+    def _places(
+        self, footprint: BaseGeometry
+    ) -> list[tuple[int, int, tuple[slice, ...]]]:
+        """Find the windows that share an area with the footprint, row by row."""
+        parts, times = separate(self.rasters, footprint)
+        rows, columns = np.meshgrid(self.rows, self.columns, indexing='ij')
+        rows, columns = rows.ravel(), columns.ravel()
+        (xres, yres), (height, width) = self.rasters.joined.res, self.size
+        left, top = self.west + columns * xres, self.north - rows * yres
+        # Ignore slivers that come from rounding errors.
+        x, y = xres / 4, yres / 4
+        boxes = shapely.box(
+            left + x, top - height * yres + y, left + width * xres - x, top - y
+        )
+        tree = shapely.STRtree(boxes)
+        found = {
+            (int(window), _key(times[part])): times[part]
+            for part, window in tree.query(parts, predicate='intersects').T
+        }
+        return [
+            (int(rows[i]), int(columns[i]), time)
+            for (i, _), time in sorted(found.items(), key=lambda item: item[0])
+        ]
+
+
+def _starts(
+    total: int, side: int, overlap: float, cell: int, align: int
+) -> NDArray[np.int64]:
+    """Return the first pixels of windows that cover a side of the scene."""
+    last = total - side
+    step = side * (1 - overlap)
+    # Encoders average over a grid of pixels, which must not move between windows.
+    unit = align if step >= align else cell
+    step = max(1, int(step) // unit) * unit
+    return np.append(np.arange(0, last, step), last)
+
+
+def _ceil(value: int, unit: int) -> int:
+    return -(-int(value) // unit) * unit
+
+
+def _key(time: tuple[slice, ...]) -> tuple[Any, ...]:
+    return tuple((part.start, part.stop) for part in time)
