@@ -23,6 +23,7 @@ from tests.helpers.pages import DOCS, ROOT, TEXTS, blocks, commands
 from tests.helpers.versions import NO_ONNX
 from torchgeo_decur.cli import parser
 from torchgeo_decur.cli.embed import embed_rasters
+from torchgeo_decur.cli.maps import embed_dense
 from torchgeo_decur.datamodules import RasterPairDataModule
 from torchgeo_decur.models import MultimodalEncoder, create_encoder
 from torchgeo_decur.tasks import DeCUR
@@ -150,6 +151,7 @@ def before_embeddings(reader: Reader) -> None:
     datamodule = RasterPairDataModule(write_scene(Path('data')), patch_size=64)
     task = DeCUR({'spectral': 2, 'dem': 1}, 'test_resnet', projector=[16, 16], size=32)
     embed_rasters(task, datamodule, Path('scene.parquet'))
+    embed_dense(task, datamodule, Path('scene.tif'))
 
 
 def before_interoperability(reader: Reader) -> None:
@@ -197,8 +199,6 @@ BEFORE: dict[str, Callable[[Reader], None]] = {
     'start.md': before_start,
     'weights.md': before_weights,
 }
-# Run by tests/tasks/test_maps.py, on scenes whose pixels tell where they are.
-ELSEWHERE = ('transfer.md',)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ ELSEWHERE = ('transfer.md',)
     [
         page
         for page in TEXTS
-        if page.name not in (*WHOLE, *ELSEWHERE)
+        if page.name not in WHOLE
         and any(language == 'python' for language, _ in blocks(page))
     ],
     ids=lambda page: page.stem,

@@ -1,6 +1,6 @@
 """Write maps of whole scenes as Cloud-Optimized GeoTIFF, in bounded memory."""
 
 from .dense_embeddings import embed_dense
-from .predict_map import map_scene, predict_map
+from .pixel_maps import map_scene, predict_map
 
 __all__ = ['embed_dense', 'map_scene', 'predict_map']

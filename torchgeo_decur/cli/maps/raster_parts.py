@@ -14,6 +14,7 @@ import rasterio.shutil
 from affine import Affine
 from matplotlib import colormaps
 from numpy.typing import NDArray
+from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from ...files import atomic_write, atomic_write_all
@@ -133,7 +134,9 @@ class RasterParts:
             column: first column in the raster.
             values: the bands, shape (B, H, W).
         """
-        place = self.grid.transform * Affine.translation(column, row)
+        whole = self.grid.transform
+        west, north = whole.c + column * whole.a, whole.f + row * whole.e
+        place = from_origin(west, north, whole.a, -whole.e)
         options = {'compress': 'deflate', 'zlevel': 1}
         profile = self._profile(*values.shape[1:], transform=place, **options)
 

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from affine import Affine
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -114,7 +113,7 @@ def write_scene(
         **output.about,
         **identify(module, datamodule),
         'bands': {'number': len(output.bands.names), 'dtype': output.bands.dtype},
-        'grid': [*scene.transform[:6], scene.height, scene.width, model.cell],
+        'grid': [*scene.transform()[:6], scene.height, scene.width, model.cell],
         'windows': [*scene.size, len(scene), *scene.rows[:2], *scene.columns[:2]],
     }
     about['windows'] = [int(n) for n in about['windows']]
@@ -122,7 +121,7 @@ def write_scene(
         rank_zero_info(f'{out} is complete')
         return out
     cell = model.cell
-    transform = scene.transform * Affine.scale(cell)
+    transform = scene.transform(cell=cell)
     size = scene.height // cell, scene.width // cell
     parts = RasterParts(out, Grid(*size, transform, scene.crs), output.bands, about)
     run = _Run(model, output, scene, parts)

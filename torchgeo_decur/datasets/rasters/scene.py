@@ -78,7 +78,7 @@ class SceneWindows(Dataset[Sample]):
         self.size = min(window, self.height), min(window, self.width)
         sides = zip((self.height, self.width), self.size, strict=True)
         self.rows, self.columns = (
-            _starts(total, side, overlap, cell, align) for total, side in sides
+            window_starts(total, side, overlap, cell, align) for total, side in sides
         )
         self.places = self._places(footprint)
 
@@ -87,10 +87,17 @@ class SceneWindows(Dataset[Sample]):
         """CRS of the first raster."""
         return self.rasters.joined.crs
 
-    @property
-    def transform(self) -> Affine:
-        """Transform of the pixels of the scene."""
-        return from_origin(self.west, self.north, *self.rasters.joined.res)
+    def transform(self, row: int = 0, column: int = 0, cell: int = 1) -> Affine:
+        """Return the transform of cells of the scene.
+
+        Args:
+            row: first row in pixels.
+            column: first column in pixels.
+            cell: side of a cell in pixels.
+        """
+        xres, yres = self.rasters.joined.res
+        west, north = self.west + column * xres, self.north - row * yres
+        return from_origin(west, north, xres * cell, yres * cell)
 
     def __len__(self) -> int:
         """Return the number of windows."""
@@ -137,7 +144,7 @@ class SceneWindows(Dataset[Sample]):
             return torch.zeros(self.size, dtype=torch.bool)
         if area.covers(outline(self._window(row, column, ()))):
             return torch.ones(self.size, dtype=torch.bool)
-        transform = self.transform * Affine.translation(column, row)
+        transform = self.transform(row, column)
         inside = geometry_mask([area], self.size, transform, invert=True)
         return torch.from_numpy(inside)
 
@@ -173,10 +180,21 @@ class SceneWindows(Dataset[Sample]):
         ]
 
 
-def _starts(
+def window_starts(
     total: int, side: int, overlap: float, cell: int, align: int
 ) -> NDArray[np.int64]:
-    """Return the first pixels of windows that cover a side of the scene."""
+    """Place windows that cover a side of a scene.
+
+    Args:
+        total: length of the side in pixels.
+        side: side of a window in pixels.
+        overlap: see :class:`SceneWindows`.
+        cell: see there.
+        align: see there.
+
+    Returns:
+        First pixel of each window, increasing.
+    """
     last = total - side
     step = side * (1 - overlap)
     # Encoders average over a grid of pixels, which must not move between windows.

@@ -20,7 +20,7 @@ from .blending import Floats
 from .raster_parts import Bands
 from .scene_writer import Output, write_scene
 
-type Content = Literal['classes', 'probabilities', 'values']
+Content = Literal['classes', 'probabilities', 'values']
 
 
 def predict_map(
