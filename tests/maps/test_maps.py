@@ -122,7 +122,7 @@ def test_no_seam_shows(root: Path, one_pass: np.ndarray, tmp_path: Path) -> None
     assert step(maps[0.0]) > 5 * step(one_pass)
     assert step(maps[0.25]) < 1.2 * step(one_pass)
     errors = {o: np.nanmean(np.abs(x - one_pass)) for o, x in maps.items()}
-    assert errors[0.25] < 0.6 * errors[0.0]
+    assert errors[0.25] < 0.8 * errors[0.0]
 
 
 def test_place_and_nodata(root: Path, one_pass: np.ndarray, tmp_path: Path) -> None:

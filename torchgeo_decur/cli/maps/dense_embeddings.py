@@ -84,14 +84,15 @@ def embed_dense(
             start += number
     says = {**(about or {}), 'dimensions': dimensions}
     return write_scene(
-        *(
-            model,
-            embedder,
-            datamodule,
-            Path(out),
-            Output(Bands(names, dtype), None, says),
-        ),
-        *(window, overlap, device, progress),
+        model,
+        embedder,
+        datamodule,
+        Path(out),
+        Output(Bands(names, dtype), None, says),
+        window=window,
+        overlap=overlap,
+        device=device,
+        progress=progress,
     )
 
 
@@ -115,7 +116,9 @@ class _CellModel:
                 common = embedder.common_dim
                 sizes = {f'common_{m}': common, f'unique_{m}': total - common}
                 self.parts[m] |= {k: n for k, n in sizes.items() if n}
-        self.groups = {m: sum(parts.values()) for m, parts in self.parts.items()}
+        self.groups: Mapping[str, int] = {
+            m: sum(parts.values()) for m, parts in self.parts.items()
+        }
 
     def compute(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         images = split(dict(batch), self.embedder.channels)
@@ -151,11 +154,10 @@ class _CellModel:
     @torch.no_grad()
     def _stride(self, name: str) -> int:
         encoder: Any = self.embedder.encoders[name]
-        patch = getattr(getattr(encoder, 'patch_embed', None), 'patch_size', None)
         image = torch.zeros(1, self.embedder.channels[name], _PROBE, _PROBE)
         maps = encoder.forward_features(image)
         if maps.ndim == 3:
-            return int(patch[0])
+            return int(encoder.patch_embed.patch_size[0])
         rows = maps.shape[1 if _channels_last(encoder) else 2]
         return _PROBE // int(rows)
 

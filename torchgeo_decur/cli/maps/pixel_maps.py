@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -81,8 +81,15 @@ def predict_map(
     if labels:
         says['labels'] = list(labels)
     return write_scene(
-        *(model, task, datamodule, Path(out), Output(bands, convert, says)),
-        *(window, overlap, device, progress),
+        model,
+        task,
+        datamodule,
+        Path(out),
+        Output(bands, convert, says),
+        window=window,
+        overlap=overlap,
+        device=device,
+        progress=progress,
     )
 
 
@@ -93,8 +100,9 @@ class _PixelModel:
 
     def __init__(self, task: MapTask) -> None:
         self.task = task
-        self.groups = {'map': task.num_outputs}
-        self.align = max(task.model.encoders.strides)
+        self.groups: Mapping[str, int] = {'map': task.num_outputs}
+        strides: list[int] = cast(Any, task.model.encoders).strides
+        self.align = max(strides)
         missing = task.hparams['missing_modalities']
         self.modalities = [m for m in task.hparams['modalities'] if m not in missing]
 

@@ -137,7 +137,7 @@ class RasterParts:
         whole = self.grid.transform
         west, north = whole.c + column * whole.a, whole.f + row * whole.e
         place = from_origin(west, north, whole.a, -whole.e)
-        options = {'compress': 'deflate', 'zlevel': 1}
+        options: dict[str, Any] = {'compress': 'deflate', 'zlevel': 1}
         profile = self._profile(*values.shape[1:], transform=place, **options)
 
         def write(path: Path) -> None:

@@ -18,7 +18,7 @@ from ...files import check_writable
 from ..embed.runs import identify
 from ..embed.split_batches import Batches
 from .blending import BlendingBuffer, Floats, blending_weights
-from .raster_parts import CACHE, Bands, Grid, RasterParts, is_finished
+from .raster_parts import Bands, Grid, RasterParts, is_finished
 
 #: Bytes of the sums of a block of columns, which bound the memory of a wide scene.
 BLOCK_BYTES = 2**27
@@ -238,4 +238,4 @@ class _Run:
         self.parts.write(step.row, step.block.start, values.astype(bands.stored))
 
 
-__all__ = ['CACHE', 'Output', 'WindowModel', 'write_scene']
+__all__ = ['Output', 'WindowModel', 'write_scene']

@@ -97,7 +97,8 @@ class SceneWindows(Dataset[Sample]):
         """
         xres, yres = self.rasters.joined.res
         west, north = self.west + column * xres, self.north - row * yres
-        return from_origin(west, north, xres * cell, yres * cell)
+        found: Affine = from_origin(west, north, xres * cell, yres * cell)
+        return found
 
     def __len__(self) -> int:
         """Return the number of windows."""
@@ -160,8 +161,8 @@ class SceneWindows(Dataset[Sample]):
     ) -> list[tuple[int, int, tuple[slice, ...]]]:
         """Find the windows that share an area with the footprint, row by row."""
         parts, times = separate(self.rasters, footprint)
-        rows, columns = np.meshgrid(self.rows, self.columns, indexing='ij')
-        rows, columns = rows.ravel(), columns.ravel()
+        grid = np.meshgrid(self.rows, self.columns, indexing='ij')
+        rows, columns = (side.ravel() for side in grid)
         (xres, yres), (height, width) = self.rasters.joined.res, self.size
         left, top = self.west + columns * xres, self.north - rows * yres
         # Ignore slivers that come from rounding errors.

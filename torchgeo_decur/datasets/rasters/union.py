@@ -99,8 +99,8 @@ class RasterUnion(JoinedRasters):
             key = (time[0].start, time[0].stop) if time else ()
             groups.setdefault(key, []).append(i)
         for key, members in groups.items():
-            time = (slice(*key),) if key else ()
-            area, own = self.area_of(name, time), boxes[members]
+            at = (slice(*key),) if key else ()
+            area, own = self.area_of(name, at), boxes[members]
             found = shapely.covers(area, own).astype(np.float64)
             partly = (found == 0) & shapely.intersects(area, own)
             shared = shapely.intersection(area, own[partly])
