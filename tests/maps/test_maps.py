@@ -248,6 +248,10 @@ class TestContent:
             predict_map(decur(), scene(root), tmp_path / 'x', **QUIET)
         with pytest.raises(ValueError, match=r'overlap must be in \[0, 0.5\], got 0.6'):
             predict_map(segmentation(), scene(root), tmp_path / 'x', overlap=0.6)
+        fine = scene(root)
+        fine.entries['s1']['res'] = 5
+        with pytest.raises(ValueError, match='needs rasters of one resolution, got'):
+            predict_map(segmentation(), fine, tmp_path / 'x', **QUIET)
         task = segmentation()
         task.model.decoder.register_forward_hook(lambda m, a, y: y * torch.nan)
         with pytest.raises(ValueError, match=r'found NaN or infinity in water'):

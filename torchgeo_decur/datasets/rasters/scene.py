@@ -45,7 +45,7 @@ class SceneWindows(Dataset[Sample]):
         places: row, column and time of each window.
 
     Raises:
-        ValueError: if an option is not valid.
+        ValueError: if an option is not valid, or rasters have pixels of several sizes.
     """
 
     def __init__(
@@ -61,6 +61,12 @@ class SceneWindows(Dataset[Sample]):
             raise ValueError(f'overlap must be in [0, 0.5], got {overlap}')
         if window < 1:
             raise ValueError(f'window must be positive, got {window}')
+        found = {m: leaf.res for m, leaf in rasters.leaves.items() if m != 'mask'}
+        if len(set(found.values())) > 1:
+            raise ValueError(
+                f'a map of a scene needs rasters of one resolution, got {found}; remove '
+                'res from the entries, and fit without it'
+            )
         self.rasters = rasters
         xres, yres = rasters.joined.res
         footprint = rasters.footprint
