@@ -95,7 +95,7 @@ def test_errors_name_what_was_given() -> None:
     with pytest.raises(ValueError, match=r"labels must be among .*got \['x'\]"):
         modality_values(data(), ['x'])
     z = {'s1': torch.randn(50, 2)}
-    with pytest.raises(NotApplicable, match=r"two or more, got \['s1'\]"):
+    with pytest.raises(NotApplicable, match=r"at least two modalities, got \['s1'\]"):
         modality_values(Embeddings.of(z, h=z))
     both = {m: torch.randn(50, 2) for m in ('s1', 's2')}
     with pytest.raises(NotApplicable, match='probes need labels'):
