@@ -116,7 +116,7 @@ def test_does_not_change_the_fit(
         (
             [OnlineProbe(), CompareBaseline()],
             {'modalities': {'s1': 2}},
-            r"two modalities or more, got \['s1'\]",
+            r"at least two modalities, got \['s1'\]",
         ),
     ],
 )

@@ -135,7 +135,10 @@ S1 = {'s1': SEN12MS['s1']}
             r'expected 2 channels .*\[0, 1, 2\]',
         ),
         ({'s1': {**S1['s1'], 'key': 'image[0, 15]'}}, 'found 15 channels in image'),
-        ({'s1': {**S1['s1'], 'key': 'image[VV]'}}, r"key must name .* got 'image\[VV\]'"),
+        (
+            {'s1': {**S1['s1'], 'key': 'image[VV]'}},
+            r"key must name .* got 'image\[VV\]'",
+        ),
         ({'s1': {**S1['s1'], 'key': 'image[0:2:1]'}}, 'channels must be as in'),
         ({'s1': {**S1['s1'], 'key': 'image[0,]'}}, 'channels must be as in'),
         ({'s1': {**S1['s1'], 'band': ['VV']}}, r"keys must be among .* got \['band'\]"),
