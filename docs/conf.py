@@ -441,6 +441,7 @@ myst_substitutions = {
             'archives',
             'augmentation',
             'chips',
+            'compile',
             'cost',
             'data',
             'loss',

@@ -94,6 +94,23 @@ def test_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         cost.main(['BYOL'], results=path)
 
 
+def test_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module('experiments.benchmarks.compile')
+    # Without inductor, which takes long to compile.
+    compiled = partial(torch.compile, backend='eager')
+    monkeypatch.setattr(module, 'compile_encoder', compiled)
+    path = tmp_path / 'results.csv'
+    module.main(['test_resnet'], batch_size=2, size=32, repeats=2, results=path)
+    monkeypatch.setattr(module, 'compile_encoder', lambda _: torch.nn.Identity())
+    module.main(['test_resnet'], batch_size=2, size=32, repeats=2, results=path)
+    with path.open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    cases = [row['case'].rpartition('what=')[2] for row in rows]
+    assert cases == ['first', 'plain', 'compiled', 'faster', 'broken-RuntimeError']
+    assert [row['unit'] for row in rows] == ['s', 'ms', 'ms', 'times', '-']
+    assert all(float(row['value']) > 0 for row in rows)
+
+
 def test_every_objective_has_a_cost() -> None:
     cost = importlib.import_module('experiments.benchmarks.cost')
     pretraining = (tasks.MultimodalPretraining, tasks.FusionPretraining)

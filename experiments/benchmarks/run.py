@@ -21,7 +21,7 @@ from experiments.provenance import ROOT
 
 ALL = (
     *('startup', 'loss', 'augmentation', 'data', 'archives', 'chips', 'step'),
-    *('cost', 'scaling'),
+    *('cost', 'compile', 'scaling'),
 )
 
 

@@ -212,6 +212,7 @@ def fit_in_micro_batches(
             'model': 'test_vit',
             'projector': [16],
             'micro_batch_size': micro_batch_size,
+            'grad_checkpointing': devices > 1,
         },
     )
 

@@ -121,7 +121,7 @@ class Fit(Callback):
         task: Any = self.task
         compute = task.collapse_metrics
 
-        def count(*args: Any) -> dict[str, Tensor]:
+        def count(*args: Any) -> Any:
             self.metrics += 1
             return compute(*args)
 

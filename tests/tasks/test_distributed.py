@@ -64,7 +64,7 @@ def test_value_and_gradient_equal_one_process(
         assert_equal(rank['as_one'], alone)
 
 
-def test_micro_batches_of_two_processes_equal_the_batch_of_one(
+def test_checkpointed_micro_batches_equal_the_batch_of_one(
     ranks: list[Found], tmp_path: Path
 ) -> None:
     fit = runpy.run_path(str(SCRIPT))['fit_in_micro_batches']

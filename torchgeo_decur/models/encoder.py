@@ -219,6 +219,29 @@ class MultimodalEncoder(nn.Module, HubFolder):
         encoders: dict[str, Any] = dict(self.encoders.items())
         return {m: int(e.num_features) for m, e in encoders.items()}
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Set whether the backward pass recomputes activations, which saves memory.
+
+        Loss and gradients stay the same. BatchNorm layers update their running statistics
+        again when they are recomputed, unless the caller restores them.
+
+        Args:
+            enable: whether to recompute activations.
+
+        Raises:
+            ValueError: if a model does not support it.
+        """
+        encoders: dict[str, Any] = dict(self.encoders.items())
+        for m, encoder in encoders.items():
+            try:
+                encoder.set_grad_checkpointing(enable)
+            # Some timm models raise AssertionError.
+            except (AttributeError, AssertionError) as error:
+                raise ValueError(
+                    'grad_checkpointing needs a model with set_grad_checkpointing, got '
+                    f'{self.model[m]!r} for {m}; use micro_batch_size to save memory'
+                ) from error
+
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Encode images.
 

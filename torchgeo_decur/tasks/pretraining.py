@@ -99,6 +99,8 @@ class MultimodalPretraining(CheckedTask):
             micro-batch. By default the whole batch.
         compile: whether ``torch.compile`` compiles encoders, projectors and loss. The
             first step then takes minutes; checkpoints stay the same.
+        grad_checkpointing: whether the backward pass recomputes the activations of the
+            encoders: less memory, the same loss and gradient, and one more forward pass.
 
     Raises:
         ValueError: if an option is out of range or does not name the modalities.
@@ -125,6 +127,7 @@ class MultimodalPretraining(CheckedTask):
         warmup_epochs: float = 0,
         micro_batch_size: int | None = None,
         compile: bool = False,
+        grad_checkpointing: bool = False,
     ) -> None:
         """Initialize a new MultimodalPretraining instance."""
         if optimizer not in ('adamw', 'lars', None):
@@ -141,6 +144,12 @@ class MultimodalPretraining(CheckedTask):
         super().__init__()
         # Before FSDP flattens the parameters.
         self._ndims = parameter_ndims(self)
+        self._buffers_before: list[Tensor] = []
+        if grad_checkpointing:
+            # COrAL has second encoders.
+            for module in self.modules():
+                if isinstance(module, MultimodalEncoder):
+                    module.set_grad_checkpointing()
         if compile:
             self.compile_parts()
         self.augmentations = default_augmentations(modalities, size)
@@ -222,6 +231,20 @@ class MultimodalPretraining(CheckedTask):
         schedule.warmup_epochs = warmup_steps(epochs, steps, batches, most)
         schedule.max_epochs = steps
         reset_lr_schedule(schedule, self._schedule().optimizer)
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Store running statistics, which recomputed BatchNorm layers update again."""
+        if self.hparams['grad_checkpointing']:
+            self._buffers_before = [x.clone() for x in self.buffers()]
+
+    def on_after_backward(self) -> None:
+        """Restore running statistics."""
+        if self._buffers_before:
+            for buffer, before in zip(
+                self.buffers(), self._buffers_before, strict=True
+            ):
+                buffer.copy_(before)
+            self._buffers_before = []
 
     def on_train_end(self) -> None:
         """Raise if the model diverged in the last steps, before it is exported.

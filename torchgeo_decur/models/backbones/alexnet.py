@@ -4,7 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from timm.layers.classifier import ClassifierHead
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import (
+    build_model_with_cfg,
+    checkpoint_seq,
+    generate_default_cfgs,
+    register_model,
+)
 from torch import Tensor, nn
 
 # Strides after the first two convolutions, the last convolution and the last pooling.
@@ -51,6 +56,7 @@ class AlexNet(nn.Module):
         """Initialize a new AlexNet instance."""
         super().__init__()
         self.num_classes = num_classes
+        self.grad_checkpointing = False
         self.num_features = self.head_hidden_size = widths[-1]
         kernels = (first_kernel, 5, 3, 3, 3)
         inputs = (in_chans, *widths[:-1])
@@ -84,6 +90,14 @@ class AlexNet(nn.Module):
             self.num_features, num_classes, global_pool, drop_rate
         )
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Set whether the backward pass recomputes activations.
+
+        Args:
+            enable: whether to recompute them, except the inputs of convolutions.
+        """
+        self.grad_checkpointing = enable
+
     def get_classifier(self) -> nn.Module:
         """Return the linear layer, or the identity without one."""
         classifier: nn.Module = self.head.fc
@@ -110,8 +124,18 @@ class AlexNet(nn.Module):
         Returns:
             Map, shape (B, ``num_features``, h, w).
         """
-        maps: Tensor = self.features(x)
+        if self.grad_checkpointing:
+            maps: Tensor = checkpoint_seq(self._convolutions(), x)
+        else:
+            maps = self.features(x)
         return maps
+
+    def _convolutions(self) -> list[nn.Module]:
+        """Return the layers in parts, each of which starts with a convolution."""
+        # A part must not start with ReLU, which would change its input in place.
+        starts = [i for i, f in enumerate(self.features) if isinstance(f, nn.Conv2d)]
+        ends = [*starts[1:], len(self.features)]
+        return [self.features[a:b] for a, b in zip(starts, ends, strict=True)]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool the map, and classify it if there is a linear layer.

@@ -8,7 +8,12 @@ from segmentation_models_pytorch.encoders.mix_transformer import (
     mix_transformer_encoders,
 )
 from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import (
+    build_model_with_cfg,
+    checkpoint_seq,
+    generate_default_cfgs,
+    register_model,
+)
 from torch import Tensor, nn
 
 _STAGES = (1, 2, 3, 4)
@@ -62,8 +67,17 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
                 {'num_chs': width, 'reduction': 2 ** (i + 1), 'module': f'norm{i}'}
             )
         self.patch_embed1.register_forward_pre_hook(_check_size)
+        self.grad_checkpointing = False
         self.num_features = self.head_hidden_size = width
         self.reset_classifier(num_classes, global_pool)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Set whether the backward pass recomputes the activations of each block.
+
+        Args:
+            enable: whether to recompute them.
+        """
+        self.grad_checkpointing = enable
 
     def get_classifier(self) -> nn.Module:
         """Return the classifier, or the identity without classes."""
@@ -97,8 +111,12 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
         Raises:
             ValueError: if the images are too small.
         """
-        features: Tensor = super().forward_features(x)[-1]
-        return features
+        for i in _STAGES:
+            x = self.get_submodule(f'patch_embed{i}')(x)
+            blocks = self.get_submodule(f'block{i}')
+            x = checkpoint_seq(blocks, x) if self.grad_checkpointing else blocks(x)
+            x = self.get_submodule(f'norm{i}')(x).contiguous()
+        return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool a map, and classify it if there is a classifier.

@@ -1,0 +1,101 @@
+"""Compare each backbone with its form compiled by ``torch.compile`` with inductor.
+
+    python -m experiments.benchmarks.compile
+
+A call is the forward and backward pass of an encoder in training. Both forms have the same weights
+and alternate in one process. The first call of the compiled form, which compiles it, is measured
+separately. A backbone that does not compile gets a row ``what=broken-<error>``.
+
+Rows are appended to ``experiments/benchmarks/results_compile.csv``, with the load average of the
+machine at the start.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import torch
+from jsonargparse import auto_cli
+from torch import Tensor, nn
+
+from experiments.benchmarks.measure import DEVICE, take_turns
+from experiments.benchmarks.record import FOLDER, record, render
+from torchgeo_decur.models import create_encoder
+
+BACKBONES = ('resnet18', 'resnet18_rda', 'vit_small_patch16_224', 'mit_b0')
+
+
+def main(
+    models: Sequence[str] = BACKBONES,
+    in_chans: int = 13,
+    batch_size: int = 8,
+    size: int = 64,
+    threads: int = 1,
+    repeats: int = 7,
+    minutes: float = 1.0,
+    results: Path = FOLDER / 'results_compile.csv',
+) -> None:
+    """Measure, print a table and append it.
+
+    Args:
+        models: names of timm models.
+        in_chans: number of channels of the images.
+        batch_size: number of images.
+        size: size of the images in pixels.
+        threads: threads of a CPU.
+        repeats: number of measured calls of each form, after a first one.
+        minutes: time after which no further repeat of a model starts, except the first.
+        results: CSV file to append to.
+    """
+    torch.set_num_threads(threads)
+    x = torch.rand(batch_size, in_chans, size, size, device=DEVICE)
+    rows = []
+    for name in models:
+        case: dict[str, object] = {'model': name, 'batch': batch_size, 'size': size}
+        case |= {'threads': threads, 'load': f'{os.getloadavg()[0]:.1f}'}
+        plain = create_encoder(name, in_chans).to(DEVICE).train()
+        other = compile_encoder(deepcopy(plain))
+        start = perf_counter()
+        try:
+            run(other, x)
+        # The backend raises errors of many kinds.
+        except Exception as error:
+            what = f'broken-{type(error).__name__}'
+            rows.append(record('compile', {**case, 'what': what}, [1], '-', results))
+            continue
+        first = [perf_counter() - start]
+        rows.append(record('compile', {**case, 'what': 'first'}, first, 's', results))
+        cases = {'plain': partial(run, plain, x), 'compiled': partial(run, other, x)}
+        clock = process_time if DEVICE.type == 'cpu' else None
+        seconds = take_turns(cases, repeats, minutes, clock)
+        for what, times in seconds.items():
+            row = [1000 * t for t in times]
+            rows.append(record('compile', {**case, 'what': what}, row, 'ms', results))
+        pairs = zip(seconds['plain'], seconds['compiled'], strict=True)
+        faster = [a / b for a, b in pairs]
+        rows.append(
+            record('compile', {**case, 'what': 'faster'}, faster, 'times', results)
+        )
+    print(render(rows))
+
+
+compile_encoder: Callable[[nn.Module], Any] = torch.compile
+
+
+def run(encoder: Any, x: Tensor) -> None:
+    """Run the forward and backward pass of an encoder.
+
+    Args:
+        encoder: the encoder.
+        x: images, shape (B, C, H, W).
+    """
+    encoder.zero_grad()
+    encoder(x).square().mean().backward()
+
+
+if __name__ == '__main__':
+    auto_cli(main)
