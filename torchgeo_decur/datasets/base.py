@@ -69,7 +69,7 @@ class FileDataset(NonGeoDataset):
 
     @property
     def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean array for each modality: which samples have it, in order."""
+        """Boolean array, for each modality, of the samples that have it, in order."""
         absent = [self.lacking.get(item, frozenset()) for item in self.samples]
         return {
             m: np.fromiter((m not in names for names in absent), bool, len(absent))

@@ -40,7 +40,7 @@ class SSL4EOS12Pair(DatedDataset):
     * ``index``: number of the place, from the name of its folder, int64
 
     H and W are 264. Sentinel-2 bands of 20 m and 60 m are resampled bilinearly to 10 m.
-    The dates of a sample depend only on ``seed``, the epoch (:meth:`set_epoch`) and the
+    The dates of a sample depend only on ``seed``, the epoch (``set_epoch``) and the
     place. Only files of these dates are opened.
 
     By default, places with only one modality are left out, with a warning. If they are

@@ -98,7 +98,7 @@ class PackedDataset(NonGeoDataset):
 
     @property
     def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean array for each modality: which samples have it, in order."""
+        """Boolean array, for each modality, of the samples that have it, in order."""
         return self.manifest.availability(self.split)
 
     def __len__(self) -> int:

@@ -50,7 +50,7 @@ class Manifest:
         versions: versions of the packages that wrote the shards.
         keys: type of each value of a sample, such as 'float32' or 'str'.
         available: mask of the samples that have a modality, as text of
-            :func:`bits_to_text`, by split and by modality that some samples lack.
+            ``bits_to_text``, by split and by modality that some samples lack.
 
     Example:
         >>> modality = Modality(('height',), 'elevation', 'm', nodata=float('nan'))
@@ -184,7 +184,7 @@ def bits_to_text(bits: Sequence[bool] | NDArray[np.bool_]) -> str:
 
 
 def text_to_bits(text: str, number: int) -> NDArray[np.bool_]:
-    """Read Booleans from the text of :func:`bits_to_text`.
+    """Read Booleans from the text of ``bits_to_text``.
 
     Args:
         text: the text.

@@ -30,7 +30,7 @@ class Written:
         shard: entry of the manifest.
         config: litdata's format of the samples; equal for all shards of a split.
         available: mask of the samples that have a modality, as text of
-            :func:`~torchgeo_decur.packed.manifest.bits_to_text`, by modality.
+            ``bits_to_text``, by modality.
     """
 
     shard: Shard

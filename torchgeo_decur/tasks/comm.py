@@ -116,7 +116,7 @@ class CoMM(FusionPretraining):
 
         Args:
             parts: input of the fusion head, of some or all modalities.
-            available: whether each sample has a modality, as in :meth:`fuse`.
+            available: whether each sample has a modality, as in ``fuse``.
 
         Returns:
             ``joint``, shape (B, ``embed_dim``); and embeddings of each modality given and

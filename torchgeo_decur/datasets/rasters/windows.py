@@ -75,7 +75,7 @@ class RandomWindows(Dataset[Sample]):
 
     @property
     def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean array for each modality: which windows of the epoch have it.
+        """Boolean array of the windows of the epoch that have each modality.
 
         For a union, it is estimated from the footprints of files, without nodata.
         """

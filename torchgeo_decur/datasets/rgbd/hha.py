@@ -131,9 +131,9 @@ def geocentric(
             point is always the ground.
 
     Returns:
-        Three channels, float32, shape (3, H, W), with NaN for missing pixels: the inverse
-        depth in 1/m; the height along gravity in m, above the 1st percentile of points on
-        even surfaces; and the angle of the surface with the horizontal in degrees (0
+        Three channels, float32, shape (3, H, W), with NaN for missing pixels. They are
+        the inverse depth in 1/m; the height along gravity in m, above the 1st percentile
+        of points on even surfaces; and the angle of the surface with the horizontal in degrees (0
         floor, 90 wall, 180 ceiling), NaN if unknown.
 
     Raises:

@@ -189,7 +189,7 @@ class SyntheticFactors(NonGeoDataset):
             index: number of the scene.
 
         Returns:
-            Numbers in [0, 1] by group: ``shared``, ``s1`` and ``s2``.
+            Numbers in [0, 1] of the groups ``shared``, ``s1`` and ``s2``.
 
         Raises:
             IndexError: if ``index`` is out of range.

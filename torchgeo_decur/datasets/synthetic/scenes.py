@@ -209,7 +209,7 @@ class SyntheticEO(NonGeoDataset):
 
     @cached_property
     def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean array for each modality: which scenes have it, in order."""
+        """Boolean array of the scenes that have each modality, in order."""
         found = np.ones((len(self.modalities), self.length), dtype=bool)
         for index in range(self.length if self.paired < 1 else 0):
             rng = self._rng(index, 'absent')

@@ -84,7 +84,7 @@ class FusionHeadClassifier(LateFusion):
         """Compute the input of the head from each modality.
 
         Returns:
-            The ``parts`` of the head, and ones, shape (B, 1), which :meth:`mask` sets to
+            The ``parts`` of the head, and ones, shape (B, 1), which ``mask`` sets to
             zero for samples without the modality.
         """
         _, tokens = self.encoders.tokens(images)
