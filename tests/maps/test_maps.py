@@ -199,13 +199,27 @@ def test_memory_does_not_depend_on_the_width(
             super().__init__(*args)
             sizes.append(self.sums.nbytes + self.weights.nbytes)
 
+    caches = set()
+    finish = scene_writer.RasterParts.finish
+
+    def look(parts: Any) -> Path:
+        caches.add(rasterio.env.getenv()['GDAL_CACHEMAX'])
+        return finish(parts)
+
+    monkeypatch.setattr(scene_writer.RasterParts, 'finish', look)
+    task = segmentation()
+    task.model.encoders.register_forward_pre_hook(
+        lambda *args: caches.add(rasterio.env.getenv()['GDAL_CACHEMAX'])
+    )
     out = [tmp_path / name for name in ('whole.tif', 'blocks.tif')]
     monkeypatch.setattr(scene_writer, 'BlendingBuffer', Buffer)
-    predict_map(segmentation(), scene(root), out[0], 'probabilities', **QUIET)
+    predict_map(task, scene(root), out[0], 'probabilities', **QUIET)
     # Three classes and one weight, for 64 rows and 80 columns.
     limit = 4 * 4 * PATCH * 80
     monkeypatch.setattr(scene_writer, 'BLOCK_BYTES', limit)
     predict_map(segmentation(), scene(root), out[1], 'probabilities', **QUIET)
+    # By default, GDAL caches up to a twentieth of the memory of the machine.
+    assert caches == {2**27}
     assert len(sizes) >= 4 and max(sizes[1:]) <= limit < sizes[0]
     np.testing.assert_allclose(*map(read, out), atol=1e-6)
 

@@ -21,8 +21,8 @@ from ...files import atomic_write, atomic_write_all
 from ...resumable_parts import resume_run
 
 KEY = 'TORCHGEO_DECUR'
-# GDAL's cache in MiB; by default it grows with the memory of the machine.
-CACHE = 64
+# Bytes of GDAL's cache; by default it grows with the memory of the machine.
+CACHE = 2**27
 # Bytes of a tile with all bands.
 _TILE = 2**24
 _HALF = float(np.finfo(np.float16).max)
@@ -159,40 +159,39 @@ class RasterParts:
         profile = self._profile(
             grid.height, grid.width, transform=grid.transform, **tiles
         )
-        with rasterio.Env(GDAL_CACHEMAX=CACHE):
-            with rasterio.open(joined, 'w', **profile) as file:
-                file.descriptions = tuple(bands.names)
-                file.update_tags(**{KEY: json.dumps(self.about)})
-                for number, tags in bands.tags.items():
-                    file.update_tags(number + 1, **tags)
-                if bands.colored:
-                    file.write_colormap(1, _colors(len(bands.classes)))
-                for part in sorted(self.folder.glob('part-*.tif')):
-                    row, column = (int(n) for n in part.stem.split('-')[1:])
-                    with rasterio.open(part) as opened:
-                        values = opened.read()
-                    height, width = values.shape[1:]
-                    file.write(values, window=Window(column, row, width, height))
-            options: dict[str, Any] = {
-                'compress': 'deflate',
-                'predictor': 'yes',
-                'blocksize': side,
-                'bigtiff': 'if_safer',
-                'overview_resampling': 'mode' if bands.classes else 'average',
-            }
-            if bands.dtype == 'float16':
-                # Readers without float16 see float32.
-                options['nbits'] = 16
-            writes = {
-                self.out: lambda path: rasterio.shutil.copy(
-                    joined, path, driver='COG', **options
-                )
-            }
-            if bands.classes:
-                # GDAL reads names of classes, and QGIS shows them, from this file.
-                text = _categories(bands)
-                writes[_sidecar(self.out)] = lambda path: path.write_text(text, 'utf-8')
-            atomic_write_all(writes)
+        with rasterio.open(joined, 'w', **profile) as file:
+            file.descriptions = tuple(bands.names)
+            file.update_tags(**{KEY: json.dumps(self.about)})
+            for number, tags in bands.tags.items():
+                file.update_tags(number + 1, **tags)
+            if bands.colored:
+                file.write_colormap(1, _colors(len(bands.classes)))
+            for part in sorted(self.folder.glob('part-*.tif')):
+                row, column = (int(n) for n in part.stem.split('-')[1:])
+                with rasterio.open(part) as opened:
+                    values = opened.read()
+                height, width = values.shape[1:]
+                file.write(values, window=Window(column, row, width, height))
+        options: dict[str, Any] = {
+            'compress': 'deflate',
+            'predictor': 'yes',
+            'blocksize': side,
+            'bigtiff': 'if_safer',
+            'overview_resampling': 'mode' if bands.classes else 'average',
+        }
+        if bands.dtype == 'float16':
+            # Readers without float16 see float32.
+            options['nbits'] = 16
+        writes = {
+            self.out: lambda path: rasterio.shutil.copy(
+                joined, path, driver='COG', **options
+            )
+        }
+        if bands.classes:
+            # GDAL reads names of classes, and QGIS shows them, from this file.
+            text = _categories(bands)
+            writes[_sidecar(self.out)] = lambda path: path.write_text(text, 'utf-8')
+        atomic_write_all(writes)
         shutil.rmtree(self.folder)
         return self.out
 

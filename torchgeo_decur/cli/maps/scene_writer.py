@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import rasterio
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from ...files import check_writable
 from ..embed.runs import identify
 from ..embed.split_batches import Batches
 from .blending import BlendingBuffer, Floats, blending_weights
-from .raster_parts import Bands, Grid, RasterParts, is_finished
+from .raster_parts import CACHE, Bands, Grid, RasterParts, is_finished
 
 #: Bytes of the sums of a block of columns, which bound the memory of a wide scene.
 BLOCK_BYTES = 2**27
@@ -78,7 +79,8 @@ def write_scene(
 ) -> Path:
     """Write the blended channels of all windows of a scene as a COG.
 
-    Memory depends on the size of a window and on ``BLOCK_BYTES``, not on the scene.
+    Memory depends on the size of a window, ``BLOCK_BYTES`` and ``CACHE``, not on the
+    scene.
     Rows of windows are written in parts to ``<out>.parts``. To resume an interrupted run,
     start it again.
 
@@ -125,10 +127,12 @@ def write_scene(
     size = scene.height // cell, scene.width // cell
     parts = RasterParts(out, Grid(*size, transform, scene.crs), output.bands, about)
     run = _Run(model, output, scene, parts)
-    if run.steps:
-        module.to(batches.device).eval()
-        run.run(batches, datamodule.batch_size or 1, datamodule.num_workers, progress)
-    return parts.finish()
+    with rasterio.Env(GDAL_CACHEMAX=CACHE):
+        if run.steps:
+            module.to(batches.device).eval()
+            size, workers = datamodule.batch_size or 1, datamodule.num_workers
+            run.run(batches, size, workers, progress)
+        return parts.finish()
 
 
 @dataclass(frozen=True)
