@@ -130,8 +130,8 @@ def write_scene(
     with rasterio.Env(GDAL_CACHEMAX=CACHE):
         if run.steps:
             module.to(batches.device).eval()
-            size, workers = datamodule.batch_size or 1, datamodule.num_workers
-            run.run(batches, size, workers, progress)
+            number, workers = datamodule.batch_size or 1, datamodule.num_workers
+            run.run(batches, number, workers, progress)
         return parts.finish()
 
 
