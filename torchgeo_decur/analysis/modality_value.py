@@ -175,8 +175,8 @@ def _shapley(scores: Mapping[Subset, Array], players: Subset) -> Array:
     total = np.zeros_like(scores[()])
     for subset in _subsets(others):
         size = len(subset)
-        weight = factorial(size) * factorial(number - size - own)
-        weight /= factorial(number - own + 1)
+        orders = factorial(size) * factorial(number - size - own)
+        weight = orders / factorial(number - own + 1)
         for part in _subsets(players):
             joined = tuple(m for m in modalities if m in (*subset, *part))
             total += weight * (-1) ** (own - len(part)) * scores[joined]
