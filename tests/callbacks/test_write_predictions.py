@@ -19,7 +19,7 @@ def predict(path: Path, ids: list[str] | None, **options: Any) -> list[dict[str,
         sample['id'] = name
     task = LateFusionClassification({'s1': 2}, 'test_resnet', **options)
     run = trainer(callbacks=[WritePredictions(str(path))])
-    found = run.predict(task, DataLoader(samples, 2))
+    found = run.predict(task, DataLoader(samples, batch_size=2))
     with path.open() as file:
         rows = list(csv.DictReader(file))
     values = torch.cat(found).tolist()  # type: ignore[arg-type]

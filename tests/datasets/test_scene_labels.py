@@ -206,7 +206,7 @@ def test_keys_may_name_the_folder_of_their_split(tmp_path: Path, split: str) -> 
 @pytest.mark.parametrize(
     ('rows', 'entry', 'message'),
     [
-        ([('id', 'cover'), ('plot_00', 'a')], {}, r"no \['plot'\] among \['id', 'cover'\]"),
+        ([('id', 'cover'), ('plot_00', 'a')], {}, r"\['plot'\] are missing from \['id', 'cover'\]"),
         ([('plot', 'cover'), ('plot_00', 'c')], {'classes': ['a']}, "found 'c' in row 'plot_00'"),
         ([('plot', 'cover'), ('plot_00', 'x')], {'kind': 'number'}, "found 'x' in row 'plot_00'"),
         ([('plot', 'cover'), ('plot_00', 'inf')], {'kind': 'number'}, 'expected a number'),

@@ -64,8 +64,4 @@ def test_segmentation(
     model, files = pretrained
     run = runner('late_fusion_segmentation.yaml')
     options: dict[str, Any] = {'model': decoder, 'backbone': model, 'weights': files}
-    if model == 'test_vit':
-        with pytest.raises(ValueError, match=r'choose a backbone with a pyramid'):
-            run('fit', **options)
-        return
     assert math.isfinite(run('fit', **options)['val_loss'])

@@ -185,8 +185,12 @@ def run_probes(
 
 
 def is_number(y: Array) -> bool:
-    """Return whether labels are numbers, which have floating point, and not classes."""
-    return np.issubdtype(y.dtype, np.floating)
+    """Return whether labels are numbers, which have floating point, and not classes.
+
+    Several columns of only 0 and 1 are multi-label data in any type.
+    """
+    several = y.ndim == 2 and bool(np.isin(y, (0, 1)).all())
+    return np.issubdtype(y.dtype, np.floating) and not several
 
 
 @lru_cache(maxsize=2)

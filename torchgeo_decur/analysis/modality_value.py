@@ -9,7 +9,15 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from .classifiers import Array, Outcome, halves, interval, resamples, run_probes
+from .classifiers import (
+    Array,
+    Outcome,
+    halves,
+    interval,
+    is_number,
+    resamples,
+    run_probes,
+)
 from .embeddings import Embeddings
 from .matplotlib_style import PAGE, figure_style, grid_of_panels
 from .result import TITLES, AnalysisResult, NotApplicable
@@ -82,7 +90,7 @@ def modality_values(
     ]
     tables: dict[str, list[Row]] = {'subsets': [], 'values': [], 'pairs': []}
     for label, y in own.labels.items():
-        if (labels and label not in labels) or torch.is_floating_point(y):
+        if (labels and label not in labels) or is_number(y.numpy()):
             continue
         outcomes = {}
         for subset in subsets:

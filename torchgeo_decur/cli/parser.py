@@ -24,7 +24,7 @@ _SUMMARIES = {
     'value': 'Measure how much each modality adds to the prediction of labels.',
     'shared': 'Count the directions that the features of two encoders share.',
     'pack': 'Pack the datasets of a config into shards for streaming.',
-    'doctor': 'Examine the data of a config before a fit, and print findings with cures.',
+    'doctor': 'Examine the data of a config before a fit, and print findings with fixes.',
     'plan': 'Estimate steps, communication, device memory and hours of a fit.',
 }
 

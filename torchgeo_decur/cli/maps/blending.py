@@ -22,8 +22,8 @@ def blending_weights(height: int, width: int) -> Floats:
         Positive weights, shape (H, W).
 
     Example:
-        >>> blending_weights(1, 4).round(2).tolist()
-        [[0.15, 0.85, 0.85, 0.15]]
+        >>> blending_weights(1, 4).round(2)
+        array([[0.15, 0.85, 0.85, 0.15]], dtype=float32)
     """
     sides = (np.sin((np.arange(n) + 0.5) / n * np.pi) ** 2 for n in (height, width))
     return cast(Floats, np.outer(*sides).astype(np.float32))
