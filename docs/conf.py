@@ -414,8 +414,6 @@ myst_substitutions = {
     'few_labels_results': means_table('few_labels'),
     'share_results': results_table('common_share'),
     'partly_paired_results': results_table('partly_paired'),
-    'partly_paired_batches_results': results_table('partly_paired_batches'),
-    'factors_results': results_table('factors'),
     'strength_results': fold(results_table('strength'), 'All cells'),
     'projector_results': results_table('projector'),
     'adaptive_results': results_table('adaptive'),

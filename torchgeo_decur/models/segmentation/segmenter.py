@@ -100,7 +100,7 @@ class Segmenter(LateFusion):
         Args:
             images: images of some or all modalities, shape (B, C, H, W).
             size: height and width of the grid, such as the size of the mask or of an image;
-            by default the size of the images.
+                by default the size of the images.
 
         Returns:
             Height and width.
