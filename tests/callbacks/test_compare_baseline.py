@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
-from torchgeo_decur.callbacks import CompareBaseline, OnlineProbe
+from torchgeo_decur.callbacks import CompareBaseline, OnlineProbe, compare_baseline
 from torchgeo_decur.datamodules import SyntheticFactorsDataModule
-from torchgeo_decur.tasks import BarlowTwins, DeCUR
+from torchgeo_decur.tasks import BarlowTwins, DeCUR, FactorCL
 
 
 def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
@@ -131,3 +131,28 @@ def test_errors_before_the_fit(
 def test_unknown_baseline() -> None:
     with pytest.raises(ValueError, match='baseline must be one of'):
         CompareBaseline('DINO')  # type: ignore[arg-type]
+
+
+def test_correlates_samples_that_have_every_modality() -> None:
+    model = task().eval()
+    batch = {f'image_{m}': torch.rand(6, c, 16, 16) for m, c in (('s1', 2), ('s2', 13))}
+    has = torch.tensor([True, True, False, True, True, False])
+    batch['image_s1'][~has] = 0
+    found = []
+    for partly in (False, True):
+        pairs, given = compare_baseline._PairCorrelations(), dict(batch)
+        if partly:
+            given |= {'available_s1': has, 'available_s2': torch.ones(6).bool()}
+        else:
+            given = {k: v[has] for k, v in given.items()}
+        run = Trainer(accelerator='cpu', logger=False, max_epochs=1)
+        pairs.on_validation_batch_end(run, model, None, given, 0)
+        found.append(pairs.diagonal())
+    assert pairs.streams['s1', 's2'].count == 4
+    torch.testing.assert_close(*found)
+
+
+def test_starts_from_the_weights_that_the_objectives_share(tmp_path: Path) -> None:
+    compare, model = CompareBaseline('CLIP'), task(FactorCL, critic_dim=8)
+    trainer(tmp_path, OnlineProbe(), compare).fit(model, data())
+    assert set(compare.rows[0]) >= {'CLIP', 'FactorCL'}

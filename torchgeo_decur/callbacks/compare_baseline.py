@@ -11,7 +11,6 @@ from typing import Any, Literal, cast
 import matplotlib.pyplot as plt
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from matplotlib.figure import Figure
@@ -21,7 +20,7 @@ from .. import tasks
 from ..analysis import CorrelationStream
 from ..analysis.matplotlib_style import COLOURS, PAGE, figure_style
 from ..files import atomic_write
-from ..modalities import select_date, split
+from ..modalities import get_available, select_date, split
 from ..tasks import MultimodalPretraining
 from ..terminal import text_table
 from ..transforms import Augmentation
@@ -190,9 +189,11 @@ class CompareBaseline(Callback):
         shared = inspect.signature(MultimodalPretraining.__init__).parameters
         options = {k: v for k, v in task.hparams.items() if k in shared}
         rival = kind(**options, augmentations=_augmentations(task))
-        own = rival.state_dict()
+        # The projectors of some objectives have other names or shapes.
+        own = {k: v.shape for k, v in rival.state_dict().items()}
         rival.load_state_dict(
-            {k: v for k, v in self._initial.items() if k in own}, strict=False
+            {k: v for k, v in self._initial.items() if own.get(k) == v.shape},
+            strict=False,
         )
         callbacks = (
             OnlineProbe(
@@ -204,7 +205,6 @@ class CompareBaseline(Callback):
             _PairCorrelations(),
         )
         callbacks[0].quiet = True
-        bars = [TQDMProgressBar()] if trainer.progress_bar_callback else []
         datamodule = cast(Any, trainer).datamodule
         # Lightning reports a limit even if it is the default of 1.0.
         limits: dict[str, Any] = {
@@ -225,8 +225,8 @@ class CompareBaseline(Callback):
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
-            enable_progress_bar=bool(bars),
-            callbacks=[*callbacks, *bars],
+            enable_progress_bar=trainer.progress_bar_callback is not None,
+            callbacks=[*callbacks],
         )
         second.fit(rival, datamodule=datamodule)
         datamodule.trainer = trainer
@@ -261,8 +261,15 @@ class _PairCorrelations(Callback):
             self.streams = {}
         task = cast(MultimodalPretraining, pl_module)
         images = split(batch, task.hparams['modalities'])
+        images = {m: select_date(x, date=0) for m, x in images.items()}
+        if available := get_available(batch, list(images)):
+            # Zeros stand for the images that are absent.
+            complete = torch.stack(list(available.values())).all(dim=0)
+            images = {m: x[complete.to(x.device)] for m, x in images.items()}
+            if not complete.any():
+                return
         with isolate_rng():
-            z = task.embed({m: select_date(x, date=0) for m, x in images.items()})
+            z = task.embed(images)
         for m, n in combinations(images, 2):
             stream = self.streams.setdefault((m, n), CorrelationStream(z[m].shape[1]))
             stream.update(z[m].float(), z[n].float())
