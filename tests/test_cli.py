@@ -25,7 +25,7 @@ from torchgeo_decur.models import (
     list_weights,
     load_weights,
 )
-from torchgeo_decur.weights.formats import read_checkpoint
+from torchgeo_decur.weights.encoder_files import read_checkpoint
 
 MODEL = 'resnet18'
 ROOT = Path(__file__).parents[1]

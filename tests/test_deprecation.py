@@ -14,7 +14,7 @@ from torchgeo_decur.datamodules import SyntheticEODataModule
 from torchgeo_decur.deprecation import current_names, renamed, renamed_arguments
 from torchgeo_decur.tasks import DeCUR
 from torchgeo_decur.transforms import ElevationAugmentation
-from torchgeo_decur.weights.formats import TASK_OPTIONS
+from torchgeo_decur.weights.encoder_files import TASK_OPTIONS
 
 
 class Scenes(SyntheticEODataModule):

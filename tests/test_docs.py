@@ -28,7 +28,7 @@ from torchgeo_decur.datamodules import RasterPairDataModule
 from torchgeo_decur.models import MultimodalEncoder, create_encoder
 from torchgeo_decur.tasks import DeCUR
 from torchgeo_decur.weights import enums
-from torchgeo_decur.weights.formats import save_encoder
+from torchgeo_decur.weights.encoder_files import save_encoder
 
 # Pages that are run from the first block to the last, with their commands.
 WHOLE = ('extend.md', 'missing.md')

@@ -12,7 +12,7 @@ from torchgeo_decur.analysis.attribution import (
     overlap,
     shares,
 )
-from torchgeo_decur.analysis.pretrained import eval_mode, iter_batches, parts_of
+from torchgeo_decur.analysis.model_interface import eval_mode, iter_batches, parts_of
 
 COMMON, UNIQUE = slice(0, 2), slice(2, 3)
 # Two common dimensions and a unique one, of three bands.

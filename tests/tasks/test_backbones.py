@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.encoder_states import assert_loaded
 from torchgeo_decur.models import create_encoder, load_weights
-from torchgeo_decur.weights.formats import read_checkpoint
+from torchgeo_decur.weights.encoder_files import read_checkpoint
 
 Runner = Callable[..., dict[str, float]]
 

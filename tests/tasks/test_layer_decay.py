@@ -11,7 +11,7 @@ from tests.helpers.small_fits import datamodule, trainer
 from torchgeo_decur.models import LateFusionClassifier, LateFusionSegmenter
 from torchgeo_decur.tasks import LateFusionClassification, LateFusionSegmentation
 from torchgeo_decur.tasks.optimizers import build_transfer_optimizer
-from torchgeo_decur.weights.state_dicts import normalize_key
+from torchgeo_decur.weights.state_dict_layouts import normalize_key
 
 MODALITIES = {'s1': 2, 's2': 3}
 BUILD: dict[str, Callable[..., nn.Module]] = {

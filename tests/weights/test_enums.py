@@ -134,7 +134,7 @@ class TestNames:
         assert all(str(get_weight(name)) == name for name in names)
 
     def test_torchgeo_finds_ours_and_its_own(self) -> None:
-        """Fail if TorchGeo changes how it finds weights; see models/registry.py."""
+        """Fail if TorchGeo changes how it finds weights; see models/torchgeo_registry.py."""
         assert set(list_weights()) <= {
             str(w)
             for k, e in api._model_weights.items()

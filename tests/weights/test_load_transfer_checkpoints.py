@@ -15,7 +15,7 @@ from tests.helpers.small_fits import trainer
 from torchgeo_decur.cli import main
 from torchgeo_decur.models import MultimodalEncoder, load_weights
 from torchgeo_decur.tasks import LateFusionClassification, LateFusionSegmentation
-from torchgeo_decur.weights.formats import read_checkpoint
+from torchgeo_decur.weights.encoder_files import read_checkpoint
 
 MODALITIES = {'s1': 2, 's2': 4}
 BANDS = {'s2': ['B2', 'B3', 'B4', 'B8']}

@@ -10,8 +10,8 @@ import pytest
 from tests.helpers.encoder_states import random_state
 from torchgeo_decur.modalities import MODALITIES, Modality
 from torchgeo_decur.models import MultimodalEncoder, save_encoder
+from torchgeo_decur.weights.encoder_files import read_checkpoint
 from torchgeo_decur.weights.enums import WEIGHTS
-from torchgeo_decur.weights.formats import read_checkpoint
 from torchgeo_decur.weights.metadata import EncoderMetadata
 
 TRAINING = {'task': 'DeCUR', 'hyper_parameters': {'size': 32}, 'epochs': 2}

@@ -17,7 +17,7 @@ from .embeddings import Embeddings, collect
 from .encoder_maps import feature_maps
 from .matplotlib_style import figure_style
 from .modality_value import modality_values
-from .pretrained import Pretrained
+from .model_interface import Pretrained
 from .probes import probe_parts
 from .result import AnalysisResult, NotApplicable
 from .retrieval import cross_modal_retrieval, effective_ranks

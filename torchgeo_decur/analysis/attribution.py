@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .activation_maps import exposed
-from .pretrained import Pretrained
+from .model_interface import Pretrained
 from .result import NotApplicable
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..modalities import get_available, select_date, split
 from .correlation import CorrelationStream, Reservoir
-from .pretrained import Pretrained, eval_mode, parts_of
+from .model_interface import Pretrained, eval_mode, parts_of
 from .result import NotApplicable
 
 type Pair = tuple[str, str]

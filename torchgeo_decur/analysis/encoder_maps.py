@@ -18,7 +18,7 @@ from .activation_maps import last_map
 from .band_composites import composite_and_bands
 from .classifiers import Array
 from .matplotlib_style import PAGE, empty_panel, figure_style, set_title
-from .pretrained import Pretrained, eval_mode, iter_batches
+from .model_interface import Pretrained, eval_mode, iter_batches
 from .result import TITLES, AnalysisResult, NotApplicable
 
 _OPTICAL = ('multispectral', 'rgb')

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..modalities import Modality
 from .attribution import correlation, gradcam, integrated_gradients, overlap, shares
 from .classifiers import Array
-from .pretrained import Pretrained, eval_mode, iter_batches, parts_of
+from .model_interface import Pretrained, eval_mode, iter_batches, parts_of
 from .result import TITLES, AnalysisResult
 from .saliency_figures import Example, draw_bands, draw_examples, draw_overlaps
 

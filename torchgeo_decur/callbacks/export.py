@@ -12,7 +12,7 @@ from ..files import check_writable
 from ..modalities import Modality, per_modality
 from ..models import FusionHead, build_fusion_head, save_encoder, save_onnx
 from ..tasks import FusionPretraining, MultimodalPretraining
-from ..weights.formats import read_checkpoint
+from ..weights.encoder_files import read_checkpoint
 from ..weights.metadata import EncoderMetadata
 from .preconditions import need_encoders
 

@@ -24,7 +24,7 @@ from ..packed.dataset import Split
 from ..packed.manifest import Values
 from ..tasks import MultimodalPretraining
 from ..weights.load import read_weights
-from ..weights.state_dicts import fold_repeated
+from ..weights.state_dict_layouts import fold_repeated
 from .cost_estimate import estimate_cost
 from .embed import Batches, embed_rasters, load_run
 from .feature_files import Features, read_features

@@ -12,7 +12,7 @@ from shapely.geometry.base import BaseGeometry
 from torchgeo.datasets import RasterDataset
 from torchgeo.datasets.utils import Sample
 
-from ..datasets.entry_types import check_keys, record_of, typed
+from ..datasets.entry_validation import check_keys, record_of, typed
 from ..datasets.plotting import plot_images
 from ..datasets.rasters.join import JoinedRasters, join
 from ..datasets.rasters.open import dataset_class, open_rasters

@@ -15,7 +15,7 @@ from torchgeo.datasets.utils import Sample
 from ..modalities import Conversion, Modality
 from .band_descriptions import check_descriptions, read_descriptions
 from .base import FileDataset, check_skip_incomplete
-from .entry_types import check_keys, record_of, typed
+from .entry_validation import check_keys, record_of, typed
 from .io import read_image
 from .resizing import check_size, resize_frame
 from .rgbd.hha import Intrinsics

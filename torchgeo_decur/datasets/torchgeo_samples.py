@@ -18,7 +18,7 @@ from torchgeo.datasets.utils import Sample
 
 from ..modalities import Conversion, Modality
 from .base import FileDataset, UnreadableFileError
-from .entry_types import check_keys, record_of, typed
+from .entry_validation import check_keys, record_of, typed
 
 _KEYS = (
     *('key', 'modality', 'bands', 'kind', 'unit', 'mean', 'std'),

@@ -35,11 +35,11 @@ from .fusion.late_fusion import LateFusion
 from .fusion.late_fusion_classifier import LateFusionClassifier
 from .onnx import save_onnx
 from .projector import ConcatProjector, build_projector, build_projectors
-from .registry import register
 from .segmentation.decoders import SMPDecoder, build_decoder
 from .segmentation.fcn import FCNDecoder
 from .segmentation.pyramid import MultimodalPyramid, StagedPyramid
 from .segmentation.segmenter import LateFusionSegmenter, Segmenter
+from .torchgeo_registry import register
 
 __all__ = [
     'AlexNet',

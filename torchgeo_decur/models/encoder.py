@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
 from ..modalities import check_names, per_modality
-from ..weights.formats import Checkpoint
+from ..weights.encoder_files import Checkpoint
 from ..weights.hub import HubFolder
 from ..weights.load import Source, load_weights, match_parameters, read_weights
 from ..weights.metadata import EncoderMetadata
-from ..weights.state_dicts import State, count_channels
+from ..weights.state_dict_layouts import State, count_channels
 
 # Families whose position embeddings timm interpolates to the size of each image.
 _DYNAMIC_SIZE = {'vision_transformer', 'deit', 'eva'}

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
 from ..files import atomic_write, check_writable
-from ..weights.formats import Checkpoint, as_text
+from ..weights.encoder_files import Checkpoint, as_text
 from ..weights.load import match_parameters
-from ..weights.state_dicts import count_channels
+from ..weights.state_dict_layouts import count_channels
 from .encoder import create_encoder
 
 # Largest difference from torch, relative to the largest feature.

@@ -13,7 +13,7 @@ from torchgeo.tasks import BaseTask
 
 from ..deprecation import collect_arguments, current_names, outermost, renamed
 from ..modalities import check_unit_interval
-from ..weights.formats import TASK_OPTIONS
+from ..weights.encoder_files import TASK_OPTIONS
 from .progress_bar import use_compact_bar
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..weights.state_dicts import normalize_key
+from ..weights.state_dict_layouts import normalize_key
 
 # Learning rate of weights, ratio of the rate of biases to it, and weight decay.
 _DEFAULTS = {'lars': (0.05, 0.096, 1e-6), 'adamw': (1e-4, 1.0, 0.01)}

@@ -1,5 +1,6 @@
 """Published weights, and files of encoders with their metadata."""
 
+from .encoder_files import save_encoder
 from .enums import (
     MiTB2_Weights,
     MiTB5_Weights,
@@ -9,7 +10,6 @@ from .enums import (
     get_weight,
     list_weights,
 )
-from .formats import save_encoder
 from .hub import HubFolder
 from .load import LoadReport, load_weights
 

@@ -19,9 +19,9 @@ from ..modalities import MODALITIES
 from ..published_weights import LICENCE, PUBLISHED, urls_of
 from ..transforms import PerModality, ScaleToUnit
 from .download import fetch
-from .formats import Checkpoint, read_checkpoint
+from .encoder_files import Checkpoint, read_checkpoint
 from .metadata import EncoderMetadata
-from .state_dicts import State, fold_repeated, reorder_channels
+from .state_dict_layouts import State, fold_repeated, reorder_channels
 
 # After scaling to [0, 1], photographs and HHA were standardized with ImageNet's values in
 # reverse order: blue, and the angle, with the values of red.

@@ -12,11 +12,11 @@ from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from torch import nn
 
 from ..files import check_writable
-from .formats import save_tensors
+from .encoder_files import save_tensors
 from .load import load_weights
 from .metadata import EncoderMetadata
 from .model_card import Encoders, card_text
-from .state_dicts import plain_state
+from .state_dict_layouts import plain_state
 
 
 class HubFolder(

@@ -14,10 +14,10 @@ from torchvision.models import WeightsEnum
 
 from ..modalities import normalize_band
 from .download import fetch
+from .encoder_files import Checkpoint, read_checkpoint
 from .enums import ENUMS, DeCURWeights, get_weight, weights_of_file
-from .formats import Checkpoint, read_checkpoint
 from .metadata import EncoderMetadata
-from .state_dicts import (
+from .state_dict_layouts import (
     HEADS,
     State,
     count_channels,

@@ -8,7 +8,7 @@ from timm.models import FeatureListNet
 from torch import Tensor, nn
 
 from ...modalities import per_modality
-from ...weights.state_dicts import normalize_key
+from ...weights.state_dict_layouts import normalize_key
 from ..encoder import MultimodalEncoder, Weights, create_encoder
 from .tokens import TokenPyramid, has_tokens
 

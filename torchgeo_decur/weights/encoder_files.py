@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..files import Write, atomic_write, atomic_write_all, check_writable
 from .metadata import EncoderMetadata
-from .state_dicts import (
+from .state_dict_layouts import (
     State,
     check_finite,
     count_channels,
@@ -164,7 +164,7 @@ def save_tensors(state: State, file: Path, metadata: Mapping[str, Any]) -> None:
     """Write tensors and their metadata as safetensors, atomically.
 
     Args:
-        state: tensors of :func:`~torchgeo_decur.weights.state_dicts.plain_state`.
+        state: tensors of :func:`~torchgeo_decur.weights.state_dict_layouts.plain_state`.
         file: path of the file.
         metadata: plain values.
     """
