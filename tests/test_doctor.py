@@ -142,6 +142,23 @@ def test_clean_folders_give_nothing(
     assert 'All checks passed' in text and '.csv' not in text and '<td>B8A</td>' in text
 
 
+def test_examines_the_data_of_overlays_and_options(
+    clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = yaml.safe_load(clean.read_text())
+    root = content['data']['init_args'].pop('root')
+    config, overlay = tmp_path / 'config.yaml', tmp_path / 'larger.yaml'
+    config.write_text(yaml.safe_dump(content))
+    overlay.write_text('{trainer: {max_epochs: 3}, data: {init_args: {batch_size: 2}}}')
+    options = [f'--overlays=[{overlay}]', f'--data.root={root}', '--workers=0']
+    main(['doctor', str(config), *options])
+    out = capsys.readouterr().out
+    assert 'No findings' in out and f'Config: {config}, {overlay}' in ' '.join(
+        out.split()
+    )
+    assert 'Cost, steps: 12 in 3 epochs' in out
+
+
 @pytest.mark.parametrize('paired', [1.0, 0.6])
 def test_built_in_scenes_give_nothing(tmp_path: Path, paired: float) -> None:
     data = {'length': 24, 'val_length': 12, 'size': SIZE, 'paired': paired}

@@ -51,6 +51,24 @@ def test_overlay_of_several_devices(config: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ('devices', 'number'),
+    [('"2"', 2), ('[0, 1, 2]', 3), ('"0,3"', 2), ('auto, accelerator: cpu', 1)],
+)
+def test_counts_devices_as_lightning(config: Path, devices: str, number: int) -> None:
+    config.write_text(CONFIG.format(devices=devices))
+    assert estimate_cost([config])['devices'] == f'{number} (1 nodes x {number})'
+
+
+@pytest.mark.parametrize('devices', ['auto', '-1'])
+def test_counts_all_gpus_of_the_machine(
+    config: Path, devices: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 4)
+    config.write_text(CONFIG.format(devices=devices))
+    assert estimate_cost([config])['devices'] == '4 (1 nodes x 4)'
+
+
+@pytest.mark.parametrize(
     ('trainer', 'an_epoch', 'steps', 'samples'),
     [
         ('max_steps: 8', '5', '8 in 1.6 epochs', 64),
@@ -101,8 +119,8 @@ def test_micro_batches_need_less_memory(config: Path, tmp_path: Path) -> None:
 def test_command_prints_the_estimates(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(['plan', str(config), '--samples', '80'])
-    assert 'steps of an epoch: 10\n' in capsys.readouterr().out
+    main(['plan', str(config), '--samples', '80', '--data.batch_size', '4'])
+    assert 'steps of an epoch: 20\n' in capsys.readouterr().out
 
 
 def test_rejects_invalid_arguments(config: Path, tmp_path: Path) -> None:
@@ -119,9 +137,6 @@ def test_rejects_invalid_arguments(config: Path, tmp_path: Path) -> None:
     config.write_text(CONFIG.format(devices='1, num_nodes: 0'))
     with pytest.raises(ValueError, match=r'num_nodes must be positive .*, got 1 and 0'):
         estimate_cost([config])
-    config.write_text(CONFIG.format(devices='auto'))
-    with pytest.raises(ValueError, match="must be positive numbers, got 'auto' and 1"):
-        estimate_cost([config])
     config.write_text('trainer: {devices: 1}\n')
-    with pytest.raises(ValueError, match='expected a config with model and data'):
+    with pytest.raises(ValueError, match='expected a config .* with model and data'):
         estimate_cost([config])

@@ -51,33 +51,65 @@ def summarize(text: str) -> str:
     return re.split(r'(?<!\.)\.(?:\s|$)', joined)[0]
 
 
-def read_config(config: str | Path, parts: Sequence[str]) -> dict[str, Any]:
+def read_config(
+    config: str | Path,
+    parts: Sequence[str],
+    overlays: Sequence[str | Path] = (),
+    optional: Sequence[str] = (),
+) -> dict[str, Any]:
     """Read parts of a config of ``torchgeo``, such as the ``config.yaml`` of a fit.
 
     Args:
         config: the file.
         parts: names of the required parts, such as 'model' and 'data'.
+        overlays: configs that override values of the first; later ones take precedence.
+        optional: names of parts to read if they are present, such as 'trainer'.
 
     Returns:
         Content of each part, by name.
 
     Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the file lacks a part.
+        FileNotFoundError: if a file does not exist.
+        ValueError: if the files lack a required part.
     """
     from lightning.pytorch.core.saving import load_hparams_from_yaml
 
-    config = Path(config)
-    if not config.exists():
-        raise FileNotFoundError(f'config must exist, but {config} does not')
-    content = load_hparams_from_yaml(config, use_omegaconf=False)
+    content: dict[str, Any] = {}
+    for file in map(Path, (config, *overlays)):
+        if not file.exists():
+            raise FileNotFoundError(f'config must exist, but {file} does not')
+        content = _merge(content, load_hparams_from_yaml(file, use_omegaconf=False))
     read = {part: content.get(part) for part in parts}
     if not all(isinstance(value, Mapping) for value in read.values()):
         raise ValueError(
             f'{config}: expected a config of torchgeo with {" and ".join(parts)}, found '
             f'{sorted(content)}'
         )
-    return read
+    return read | {name: content[name] for name in optional if name in content}
+
+
+def override_options(
+    part: Mapping[str, Any], options: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return a part of a config with other values of some ``init_args``.
+
+    Args:
+        part: ``class_path`` and ``init_args``.
+        options: values by name.
+
+    Example:
+        >>> override_options({'class_path': 'GeoNRW'}, {'root': 'data'})
+        {'class_path': 'GeoNRW', 'init_args': {'root': 'data'}}
+    """
+    return {**part, 'init_args': {**(part.get('init_args') or {}), **(options or {})}}
+
+
+def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
 
 
 def build(parts: Mapping[str, Any], config: str | Path) -> dict[str, Any]:

@@ -351,6 +351,7 @@ def plan(
     overlays: list[Path] | None = None,
     samples: int | None = None,
     rate: float | None = None,
+    data: dict[str, Any] | None = None,
 ) -> None:
     """Estimate steps, communication, device memory and hours of a fit.
 
@@ -360,9 +361,11 @@ def plan(
             ``experiments/scale/gpu4.yaml``.
         samples: samples of an epoch; by default, the size of the training split on disk.
         rate: samples per second of one device, to estimate the hours.
+        data: options of the datamodule that override the configs, such as
+            ``--data.root FOLDER``.
     """
     for name, value in estimate_cost(
-        [config, *(overlays or [])], samples, rate
+        [config, *(overlays or [])], samples, rate, data
     ).items():
         print(f'{name}: {value}')
 

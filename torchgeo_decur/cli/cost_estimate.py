@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import build, read_config
+from ..config import build, override_options, read_config
 from ..modalities import per_modality
 from ..tasks.pretraining import NUM_VIEWS
 
@@ -18,7 +18,10 @@ _STATES = {'adamw': 2, 'lars': 1}
 
 
 def estimate_cost(
-    configs: Sequence[Path], samples: int | None = None, rate: float | None = None
+    configs: Sequence[Path],
+    samples: int | None = None,
+    rate: float | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """Estimate the cost of a fit of a self-supervised task, without weights or images.
 
@@ -31,6 +34,7 @@ def estimate_cost(
         configs: a config of ``torchgeo``, and configs that override parts of it.
         samples: samples of an epoch; by default, the size of the training split on disk.
         rate: samples per second of one device, to estimate the hours.
+        data: options of the datamodule that override the configs.
 
     Returns:
         Each estimate as text, by name.
@@ -42,17 +46,12 @@ def estimate_cost(
     for name, number in (('samples', samples), ('rate', rate)):
         if number is not None and not 0 < number < math.inf:
             raise ValueError(f'{name} must be positive, got {number:g}')
-    content: dict[str, Any] = {}
-    for config in configs:
-        content = _merge(content, _content(config))
-    trainer = content.pop('trainer', {})
-    task, datamodule = _build(content, configs[0])
-    devices, nodes = trainer.get('devices', 1), int(trainer.get('num_nodes', 1))
-    if not isinstance(devices, int) or devices < 1 or nodes < 1:
-        raise ValueError(
-            'trainer.devices and trainer.num_nodes must be positive numbers, got '
-            f'{devices!r} and {nodes}; set them in another config'
-        )
+    config, *overlays = configs
+    content = read_config(config, ('model', 'data'), overlays, ('trainer',))
+    trainer = content.pop('trainer', None) or {}
+    content['data'] = override_options(content['data'], data)
+    task, datamodule = _build(content, config)
+    devices, nodes = _count_devices(trainer)
     world = devices * nodes
     subsets = ''
     if samples is None:
@@ -135,31 +134,27 @@ def _steps(
     return per_epoch, min(ends)
 
 
-def _content(config: Path) -> dict[str, Any]:
-    names = [p for p in ('model', 'data', 'trainer') if _has(config, p)]
-    return read_config(config, names)
-
-
-def _has(config: Path, part: str) -> bool:
-    if not config.exists():
-        raise FileNotFoundError(f'config must exist, but {config} does not')
-    return any(line.startswith(f'{part}:') for line in config.read_text().splitlines())
-
-
-def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in change.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
+def _count_devices(trainer: Mapping[str, Any]) -> tuple[int, int]:
+    """Return devices per node and nodes, as Lightning counts them on this machine."""
+    devices, nodes = trainer.get('devices', 1), int(trainer.get('num_nodes', 1))
+    if isinstance(devices, str) and devices not in ('auto', '-1'):
+        devices = (
+            [d for d in devices.split(',') if d] if ',' in devices else int(devices)
+        )
+    if devices in ('auto', '-1', -1):
+        on_gpu = trainer.get('accelerator', 'auto') in ('auto', 'gpu', 'cuda')
+        devices = max(1, torch.cuda.device_count()) if on_gpu else 1
+    number = devices if isinstance(devices, int) else len(devices)
+    if number < 1 or nodes < 1:
+        raise ValueError(
+            'trainer.devices and trainer.num_nodes must be positive numbers, got '
+            f'{devices!r} and {nodes}; set them in another config'
+        )
+    return number, nodes
 
 
 def _build(content: Mapping[str, Any], config: Path) -> tuple[Any, Any]:
-    if not {'model', 'data'} <= set(content):
-        raise ValueError(
-            f'{config}: expected a config with model and data, found {sorted(content)}'
-        )
-    model = _merge(content['model'], {'init_args': {'weights': None}})
+    model = override_options(content['model'], {'weights': None})
     data = build({'data': content['data']}, config)['data']
     with torch.device('meta'):
         task = build({'model': model}, config)['model']

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
 
-from ..config import build, read_config
+from ..config import build, override_options, read_config
 from ..datamodules import MultimodalDataModule
 from ..datamodules.base import Split
 from ..modalities import check, drop_absent, get_available, split
@@ -55,9 +55,7 @@ def pack_config(
         ValueError: if the config has no valid datamodule; see also
             :func:`pack_datamodule`.
     """
-    part = read_config(config, ['data'])['data']
-    options = {**(part.get('init_args') or {}), **(data or {})}
-    part = {'class_path': part.get('class_path'), 'init_args': options}
+    part = override_options(read_config(config, ['data'])['data'], data)
     # A copy, because the parser changes its argument.
     source = json.loads(json.dumps(part, default=str))
     for name in ('batch_size', 'num_workers'):

@@ -4,6 +4,7 @@ import shutil
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from ...files import atomic_write, check_writable
 from .diagnosis import examine
@@ -16,9 +17,11 @@ EXIT_CODES = {Level.WARNING: 3, Level.ERROR: 4}
 
 def doctor(
     config: Path,
+    overlays: list[Path] | None = None,
     out: Path | None = None,
     max_samples: int = 1000,
     workers: int | None = None,
+    data: dict[str, Any] | None = None,
 ) -> None:
     """Examine the data of a config before a fit, and print findings with fixes.
 
@@ -26,9 +29,12 @@ def doctor(
 
     Args:
         config: config of ``torchgeo`` with data.
+        overlays: configs that override parts of it.
         out: HTML file to write.
         max_samples: largest number of samples to read, over all splits.
         workers: processes that read; one for each core by default.
+        data: options of the datamodule that override the configs, such as
+            ``--data.root FOLDER``.
 
     Raises:
         SystemExit: if there are warnings or errors.
@@ -37,7 +43,7 @@ def doctor(
         check_writable(out.parent)
     # Only the page goes to standard output, for scripts.
     with redirect_stdout(sys.stderr):
-        diagnosis = examine(config, max_samples, workers)
+        diagnosis = examine(config, max_samples, workers, overlays or (), data)
     width = min(shutil.get_terminal_size((80, 24)).columns, 100)
     print(render_text(diagnosis, width))
     if out is not None:

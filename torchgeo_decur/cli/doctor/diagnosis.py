@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ...config import build, read_config
+from ...config import build, override_options, read_config
 from ...datamodules import MultimodalDataModule
 from ...datasets.base import FileDataset
 from ...datasets.rasters.join import JoinedRasters
@@ -51,7 +51,11 @@ class Diagnosis:
 
 
 def examine(
-    config: Path, max_samples: int = 1000, workers: int | None = None
+    config: Path,
+    max_samples: int = 1000,
+    workers: int | None = None,
+    overlays: Sequence[Path] = (),
+    data: Mapping[str, Any] | None = None,
 ) -> Diagnosis:
     """Examine the data of a config.
 
@@ -59,6 +63,8 @@ def examine(
         config: config of ``torchgeo`` with ``data``.
         max_samples: largest number of samples to read, over all splits.
         workers: processes that read; one for each core by default.
+        overlays: configs that override parts of the first.
+        data: options of the datamodule that override the configs.
 
     Returns:
         The diagnosis.
@@ -69,14 +75,17 @@ def examine(
     """
     if max_samples < 1:
         raise ValueError(f'max_samples must be positive, got {max_samples}')
-    datamodule = build(read_config(config, ['data']), config)['data']
+    read = read_config(config, ['data'], overlays, ['model'])
+    datamodule = build({'data': override_options(read['data'], data)}, config)['data']
+    options = dict(read.get('model', {}).get('init_args') or {})
     if not isinstance(datamodule, MultimodalDataModule):
         raise ValueError(
             f'{config}: expected a MultimodalDataModule of torchgeo_decur.datamodules '
             f'in data, found {type(datamodule).__name__}; choose another class_path'
         )
     datasets, findings = _open(datamodule)
-    facts = {'Config': str(config), 'Data': type(datamodule).__name__}
+    files = [config, *overlays]
+    facts = {'Config': ', '.join(map(str, files)), 'Data': type(datamodule).__name__}
     if 'train' not in datasets:
         return Diagnosis(rank(findings), {}, facts)
     names = _names(datasets)
@@ -99,9 +108,10 @@ def examine(
     findings += check_places(observations)
     findings += check_sizes(observations)
     findings += check_grids(observations)
-    findings += check_labels(observations, _task_options(config))
+    findings += check_labels(observations, options)
     facts |= _summarize(observations, datasets, modalities)
-    facts |= _estimate(config, len(datasets['train']))
+    if options:
+        facts |= _estimate(files, len(datasets['train']), data)
     tables = {
         'Values': summarize_values(observations, modalities),
         'Shift between modalities': shift_rows,
@@ -269,15 +279,6 @@ def _check_pairing(datasets: Mapping[str, Any]) -> list[Finding]:
     return findings
 
 
-def _task_options(config: Path) -> dict[str, Any]:
-    """Return the options of the task of a config, if it has one."""
-    try:
-        model = read_config(config, ['model'])['model']
-    except ValueError:
-        return {}
-    return dict(model.get('init_args') or {})
-
-
 def _summarize(
     observations: Sequence[Observation],
     datasets: Mapping[str, Any],
@@ -312,12 +313,12 @@ def _summarize(
     return facts
 
 
-def _estimate(config: Path, samples: int) -> dict[str, str]:
+def _estimate(
+    configs: Sequence[Path], samples: int, data: Mapping[str, Any] | None
+) -> dict[str, str]:
     """Estimate the cost of the fit, if the config has a self-supervised task."""
-    if not _task_options(config):
-        return {}
     try:
-        cost = estimate_cost([config], samples)
+        cost = estimate_cost(configs, samples, data=data)
     except ValueError as error:
         return {'Cost': f'not estimated: {error}'}
     return {f'Cost, {name}': value for name, value in cost.items()}
