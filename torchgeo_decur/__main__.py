@@ -1,4 +1,4 @@
-"""Run the command as `python -m torchgeo_decur`."""
+"""Run the `torchgeo-decur` command as `python -m torchgeo_decur`."""
 
 from .cli import main
 

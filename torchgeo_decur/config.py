@@ -1,6 +1,6 @@
-"""Find and read configs of `torchgeo`, and build their tasks and datamodules.
+"""Find and read `torchgeo` configs, and build their tasks and datamodules.
 
-Torch and TorchGeo are imported late, because finding configs does not need them.
+Torch and TorchGeo are imported lazily, because finding configs does not need them.
 """
 
 import re
@@ -10,36 +10,38 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-# The wheel contains a copy of the folder; in the repository, it is next to the package.
+# The wheel bundles a copy of this folder; in the repository, the folder is next to the
+# package.
 _INSIDE = Path(__file__).parent / 'experiments'
 _BESIDE = Path(__file__).parents[1] / 'experiments'
 
 
 def find_experiments() -> dict[str, Path]:
-    """Find the configs of this package.
+    """Return the configs that ship with this package.
 
     Returns:
-        Files by name. A name is the path in the folder of experiments, without suffix.
+        Config files by name. A name is the path below the experiments folder, without
+        its suffix.
 
     Example:
         >>> find_experiments()['transfer/rasters'].name
         'rasters.yaml'
     """
     folder = _INSIDE if _INSIDE.exists() else _BESIDE
-    # Tables are for a script of the repository, not for `torchgeo`.
+    # Table definitions are read by a repository script, not by `torchgeo`.
     files = [p for p in folder.rglob('*.yaml') if p.parent.name != 'tables']
     files.sort(key=lambda path: (len(path.parts), path))
     return {p.relative_to(folder).with_suffix('').as_posix(): p for p in files}
 
 
 def summarize(text: str) -> str:
-    r"""Return the first sentence of the comment at the start of a file.
+    r"""Return the first sentence of the comment that opens a file.
 
     Args:
         text: content of the file.
 
     Returns:
-        The sentence on one line, without its full stop.
+        The sentence on one line, without its period.
 
     Example:
         >>> summarize('# Radar and optics,\n# on a CPU. Six epochs.\ntrainer: {}')
@@ -57,20 +59,20 @@ def read_config(
     overlays: Sequence[str | Path] = (),
     optional: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Read parts of a config of ``torchgeo``, such as the ``config.yaml`` of a fit.
+    """Read sections of a ``torchgeo`` config, such as the ``config.yaml`` of a fit.
 
     Args:
-        config: the file.
-        parts: names of the required parts, such as 'model' and 'data'.
-        overlays: configs that override values of the first; later ones take precedence.
-        optional: names of parts to read if they are present, such as 'trainer'.
+        config: path of the config file.
+        parts: names of the required sections, such as 'model' and 'data'.
+        overlays: paths of configs that override values; later ones take precedence.
+        optional: names of sections to read if they are present, such as 'trainer'.
 
     Returns:
-        Content of each part, by name.
+        Content of each section, by name.
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if the files lack a required part.
+        ValueError: if the files lack a required section.
     """
     from lightning.pytorch.core.saving import load_hparams_from_yaml
 
@@ -82,8 +84,8 @@ def read_config(
     read = {part: content.get(part) for part in parts}
     if not all(isinstance(value, Mapping) for value in read.values()):
         raise ValueError(
-            f'{config}: expected a config of torchgeo with {" and ".join(parts)}, found '
-            f'{sorted(content)}'
+            f'{config}: expected a torchgeo config with {" and ".join(parts)}, found '
+            f'{sorted(content)}; choose a config that torchgeo fit has written'
         )
     return read | {name: content[name] for name in optional if name in content}
 
@@ -91,11 +93,14 @@ def read_config(
 def override_options(
     part: Mapping[str, Any], options: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Return a part of a config with other values of some ``init_args``.
+    """Override some ``init_args`` in a section of a config.
 
     Args:
-        part: ``class_path`` and ``init_args``.
-        options: values by name.
+        part: section with ``class_path`` and ``init_args``.
+        options: new values, by argument name.
+
+    Returns:
+        A copy of the section with the new values.
 
     Example:
         >>> override_options({'class_path': 'GeoNRW'}, {'root': 'data'})
@@ -113,17 +118,17 @@ def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
 
 
 def build(parts: Mapping[str, Any], config: str | Path) -> dict[str, Any]:
-    """Build the task and the datamodule of a config.
+    """Build the task, the datamodule or both from sections of a config.
 
     Args:
         parts: ``class_path`` and ``init_args`` of 'model', 'data' or both.
-        config: file of the parts, for error messages.
+        config: path of the config file, for error messages.
 
     Returns:
-        The objects, by the name of their part.
+        The objects, by the name of their section.
 
     Raises:
-        ValueError: if a part is not valid.
+        ValueError: if a section is not valid.
     """
     from torchgeo.datamodules import BaseDataModule
     from torchgeo.tasks import BaseTask

@@ -1,4 +1,4 @@
-"""Renamed arguments and functions: the old names work for one release, with a warning.
+"""Support for renamed arguments and functions: old names still work for one release.
 
 To rename an argument, rename it in the constructor and add both names to the decorator::
 
@@ -6,11 +6,12 @@ To rename an argument, rename it in the constructor and add both names to the de
         @renamed_arguments(masking='mask_ratio', heads='num_heads')
         def __init__(self, ..., mask_ratio: float = 0.75, num_heads: int = 8, ...) -> None:
 
-``COrAL(masking=0.5)``, ``masking: 0.5`` in a config of ``torchgeo`` and checkpoints with the
-old name then still work. The constructor and the hyperparameters of a task have only new
-names. Decorate the constructor that declares the argument, which also covers subclasses with
-``**options``. :func:`current_names` translates files that are read without a constructor. For
-functions and classes of a public module, see :func:`renamed_names`.
+``COrAL(masking=0.5)``, ``masking: 0.5`` in a ``torchgeo`` config and checkpoints with
+the old name then still work. The constructor and the stored hyperparameters use only
+the new names. Decorate the constructor that declares the argument; this also covers
+subclasses that forward ``**options``. :func:`current_names` translates options that a
+file stores, without calling a constructor. For functions and classes of a public
+module, see :func:`renamed_names`.
 """
 
 import inspect
@@ -26,14 +27,15 @@ from typing import Any, NotRequired
 def renamed_arguments[**P, T](
     **names: str,
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Let a constructor or function accept arguments by their old names.
+    """Let a constructor or function also accept arguments by their old names.
 
     Args:
         names: new name of each argument, by its old name.
 
     Returns:
-        A decorator. The decorated function gives a ``FutureWarning`` for an old name, and
-        raises a ``ValueError`` if the new name has another value.
+        A decorator. The decorated function issues a ``FutureWarning`` for each old
+        name. It raises a ``ValueError`` if the old and the new name have different
+        values.
 
     Example:
         >>> @renamed_arguments(grey='grayscale')
@@ -49,7 +51,7 @@ def renamed_arguments[**P, T](
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         signature = inspect.signature(function)
 
-        # collect_arguments finds the frame by the name __init__.
+        # collect_arguments recognizes constructor frames by the name __init__.
         @wraps(function)
         def __init__(*args: Any, **kwargs: Any) -> T:
             owner = function.__name__
@@ -62,14 +64,15 @@ def renamed_arguments[**P, T](
                     f'{owner}: {old} is deprecated and will be removed in the next '
                     f'release; use {new}',
                     FutureWarning,
-                    # Point to the line of the user, also for subclasses with options.
+                    # Point to the caller's line, also for subclasses that forward
+                    # **options.
                     skip_file_prefixes=(str(Path(__file__).parent),),
                 )
                 kwargs[new] = value
             return function(*args, **kwargs)
 
-        # jsonargparse accepts the arguments of the signature. It leaves out an argument that
-        # is neither required nor has a default.
+        # jsonargparse accepts the arguments in the signature. It omits an argument that
+        # is not required and has no default.
         __init__.__signature__ = _with_old_names(signature, names)  # type: ignore[attr-defined]
         __init__.renamed = names  # type: ignore[attr-defined]
         return __init__
@@ -78,14 +81,14 @@ def renamed_arguments[**P, T](
 
 
 def renamed_names(module: str, **names: str) -> Callable[[str], Any]:
-    """Return a ``__getattr__`` of a module for old names of functions and classes.
+    """Return a module-level ``__getattr__`` for old names of functions and classes.
 
     Args:
-        module: full name of the module.
+        module: fully qualified name of the module.
         names: new name of each function or class, by its old name.
 
     Returns:
-        The function, which gives a ``FutureWarning`` for an old name.
+        The ``__getattr__`` function. It issues a ``FutureWarning`` for an old name.
 
     Example:
         >>> find = renamed_names('torchgeo_decur.deprecation', renames='renamed')
@@ -119,15 +122,15 @@ def renamed(component: type) -> dict[str, str]:
 
 
 def current_names(component: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate old names of arguments, such as in a checkpoint.
+    """Translate old argument names, such as those in a checkpoint, to current ones.
 
     Args:
-        component: the class of the arguments.
-        options: values by old or new name.
+        component: class that declares the arguments.
+        options: argument values, by old or new name.
 
     Returns:
-        The values by new name. The value of an old name has priority, because a parser adds
-        the default of the new name.
+        The values by new name. A value under an old name takes precedence, because a
+        parser also adds the default under the new name.
     """
     names = renamed(component)
     kept = {name: value for name, value in options.items() if name not in names}
@@ -137,15 +140,15 @@ def current_names(component: type, options: Mapping[str, Any]) -> dict[str, Any]
 def collect_arguments(frame: FrameType | None, instance: object) -> dict[str, Any]:
     """Collect the constructor arguments of an instance under construction.
 
-    Lightning's function fails if a signature lists arguments that the constructor does
-    not accept.
+    Lightning's own function fails if a signature lists arguments that the constructor
+    does not accept.
 
     Args:
-        frame: frame of the innermost constructor.
+        frame: stack frame of the innermost constructor.
         instance: the instance under construction.
 
     Returns:
-        Values by name; values of the outermost constructor have priority.
+        Argument values by name; the outermost constructor takes precedence.
     """
     found: dict[str, Any] = {}
     while frame is not None and frame.f_code.co_name == '__init__':
@@ -160,7 +163,7 @@ def collect_arguments(frame: FrameType | None, instance: object) -> dict[str, An
 
 
 def outermost(frame: FrameType) -> FrameType:
-    """Return the outermost frame around a frame."""
+    """Return the outermost caller of a stack frame."""
     while frame.f_back is not None:
         frame = frame.f_back
     return frame
@@ -169,7 +172,7 @@ def outermost(frame: FrameType) -> FrameType:
 def _with_old_names(
     signature: inspect.Signature, names: Mapping[str, str]
 ) -> inspect.Signature:
-    """Add the old names to a signature, each with the type of its argument."""
+    """Add the old names to a signature, with the types of the new ones."""
     parameters = list(signature.parameters.values())
     rest = [p for p in parameters if p.kind is p.VAR_KEYWORD]
     old: Iterable[inspect.Parameter] = (
@@ -187,15 +190,15 @@ def _with_old_names(
 def _check_once(
     owner: str, old: str, value: Any, new: inspect.Parameter, given: Mapping[str, Any]
 ) -> None:
-    # A parser adds the default of the new name to the value of the old one.
+    # If a user passes the old name, a parser also adds the default under the new name.
     allowed = [_plain(new.default), _plain(value)]
     if new.name in given and _plain(given[new.name]) not in allowed:
         raise ValueError(
-            f'{owner}: expected {new.name} or its old name {old}, found both: '
+            f'{owner}: expected either {new.name} or its old name {old}, found both: '
             f'{given[new.name]!r} and {value!r}; remove {old}'
         )
 
 
 def _plain(value: Any) -> Any:
-    """Convert tuples to lists, like a parser."""
+    """Convert a tuple to a list, as a parser does."""
     return list(value) if isinstance(value, tuple) else value

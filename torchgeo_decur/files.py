@@ -20,8 +20,8 @@ def atomic_write(path: Path, write: Write, shared: bool = False) -> None:
     """Write a file atomically, with the default permissions.
 
     Args:
-        path: path of the file; its folder is created.
-        write: function that writes to the path of a temporary file, next to ``path``.
+        path: path of the file; its folder is created if needed.
+        write: function that writes the content to a temporary path, next to ``path``.
         shared: whether several processes may write the same file concurrently. Each then
             uses its own temporary file.
 
@@ -35,10 +35,10 @@ def atomic_write(path: Path, write: Write, shared: bool = False) -> None:
 
 
 def atomic_write_all(writes: Mapping[Path, Write], shared: bool = False) -> None:
-    """Write several files atomically, so that all are complete before one appears.
+    """Write several files atomically: none appears before all are complete.
 
     Args:
-        writes: function that writes each file, by path; see :func:`atomic_write`.
+        writes: function that writes each file, keyed by path; see :func:`atomic_write`.
         shared: see :func:`atomic_write`.
     """
     own = f'.{uuid4().hex}' if shared else ''
@@ -51,7 +51,7 @@ def atomic_write_all(writes: Mapping[Path, Write], shared: bool = False) -> None
             file.touch()
             mode = stat.S_IMODE(file.stat().st_mode)
             write(file)
-            # Some libraries replace the file, with more restrictive permissions.
+            # Some libraries replace the file and restrict its permissions.
             file.chmod(mode)
         for path, file in partial.items():
             os.replace(file, path)
@@ -64,7 +64,7 @@ def check_writable(folder: Path) -> None:
     """Check that a folder can be created and written, without creating it.
 
     Args:
-        folder: the folder.
+        folder: folder to check.
 
     Raises:
         ValueError: if the folder is not writable.
@@ -82,13 +82,13 @@ def check_writable(folder: Path) -> None:
 
 
 def short_hash(contents: Iterable[bytes]) -> str:
-    """Compute a short hash of contents.
+    """Compute a short hash of some content.
 
     Args:
-        contents: consecutive parts of the contents.
+        contents: consecutive chunks of the content.
 
     Returns:
-        The first 16 hexadecimal digits of the SHA-256.
+        The first 16 hexadecimal digits of the SHA-256 hash.
     """
     found = hashlib.sha256()
     for content in contents:
@@ -97,6 +97,6 @@ def short_hash(contents: Iterable[bytes]) -> str:
 
 
 def checksum_of(file: Path) -> str:
-    """Compute the SHA-256 of a file, in hexadecimal."""
+    """Compute the SHA-256 checksum of a file, in hexadecimal."""
     with file.open('rb') as opened:
         return hashlib.file_digest(opened, 'sha256').hexdigest()

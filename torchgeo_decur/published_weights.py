@@ -1,4 +1,4 @@
-"""Published files as plain data, which commands list without importing torch."""
+"""Published weight files as plain data, so that commands can list them without torch."""
 
 import os
 import sys
@@ -8,12 +8,12 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 LICENCE = 'Apache-2.0'
-"""Licence of all published files."""
+"""License of all published files."""
 _HUB = 'https://hf.co/wangyi111/DeCUR/resolve/main'
 _MIRROR = 'https://huggingface.co/torchgeo/decur/resolve'
 _RN50_S1 = f'{_MIRROR}/9328eeb90c686a88b30f8526ed757b4bc0f12027/rn50_ssl4eo-s12_sar_decur_ep100-f0e69ba2.pth'
 _RN50_S2 = f'{_MIRROR}/eba7ae5945d482a4319be046d34b552db5dd9950/rn50_ssl4eo-s12_ms_decur_ep100-fc6b09ff.pth'
-# Predefined modality of each encoder, by name of the modality.
+# Predefined modality of each encoder, by encoder name.
 _S1 = {'s1': 'sentinel1_grd'}
 _S2 = {'s2': 'sentinel2_l1c'}
 _RGB = {'rgb': 'geonrw_rgb'}
@@ -24,14 +24,15 @@ _HHA = {'hha': 'sunrgbd_hha'}
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A published file: its address and its encoders.
+    """A published weight file: its URL and its encoders.
 
     Args:
-        file: address, or name in the authors' repository.
-        model: name of the timm model.
-        sensors: predefined modality of each encoder, by name, in the order of the file.
-        parts: entries of the same enum whose files replace this file, by modality.
-        attention: entry of the same enum with the attention that this file lacks.
+        file: URL, or file name in the authors' repository.
+        model: name of the timm model of the encoders.
+        sensors: predefined modality of each encoder, by encoder name, in file order.
+        parts: entries of the same enum to load instead of this file, by encoder name.
+        attention: entry of the same enum that provides the attention weights missing
+            here.
     """
 
     file: str
@@ -42,7 +43,7 @@ class PublishedFile:
 
     @property
     def url(self) -> str:
-        """Address of the file."""
+        """URL of the file."""
         return self.file if self.file.startswith('https:') else f'{_HUB}/{self.file}'
 
 
@@ -125,17 +126,17 @@ PUBLISHED = {
         'mitb5_sunrgbd_rgb_hha_decur_ep200.pth', 'mit_b5', _PHOTO | _HHA
     ),
 }
-"""Published files by the name of their entry in our weight enums."""
+"""Published files, by the name of their entry in this package's weight enums."""
 
 
 def urls_of(name: str) -> list[str]:
-    """Return the addresses of the files of an entry.
+    """Return the URLs of the files of an entry.
 
     Args:
         name: name of the entry.
 
     Returns:
-        One address, or one for each part.
+        One URL, or one per part.
 
     Example:
         >>> len(urls_of('ResNet50_Weights.SENTINEL1_2_DECUR'))
@@ -147,13 +148,13 @@ def urls_of(name: str) -> list[str]:
 
 
 def cached_file(url: str) -> Path:
-    """Return the path in the cache of a downloaded file.
+    """Return the cache path of a downloaded file.
 
     Args:
-        url: address of the file.
+        url: URL of the file.
 
     Returns:
-        Path in the folder of :func:`torch.hub.load_state_dict_from_url`.
+        Path in the cache folder of :func:`torch.hub.load_state_dict_from_url`.
 
     Example:
         >>> cached_file('https://example.org/resolve/main/encoder.pth').name
@@ -163,7 +164,7 @@ def cached_file(url: str) -> Path:
 
 
 def _hub_folder() -> Path:
-    # Before torch is imported, its folder is the default.
+    # Only an imported torch can have a hub folder other than the default.
     if torch := sys.modules.get('torch'):
         return Path(torch.hub.get_dir())
     cache = os.environ.get('XDG_CACHE_HOME', '~/.cache')

@@ -1,7 +1,8 @@
 """Write long outputs in parts, so that an interrupted run can resume.
 
-A run writes its settings to a record, and one file per part, atomically. Another run with
-the same settings then writes only the missing parts. The output is written last.
+A run writes its settings to a record file, then each part to a file of its own. All
+writes are atomic. A later run with the same settings writes only the missing parts. The
+combined output is written last.
 """
 
 import json
@@ -20,20 +21,20 @@ def resume_run(
     size_key: str = 'size',
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> int:
-    """Continue the run of a record, or start a new record.
+    """Resume the interrupted run that a record describes, or record a new run.
 
     Args:
         record: JSON file that exists while the output is unfinished.
         settings: JSON values that determine the content of the parts.
-        size: items of a part in a new run.
-        size_key: key of ``size`` in the record.
-        upgrade: function that translates the settings of an earlier release.
+        size: number of items per part in a new run.
+        size_key: key under which the record stores ``size``.
+        upgrade: function that translates settings from an earlier release.
 
     Returns:
-        Items of a part, from the interrupted run if there is one.
+        Number of items per part; an interrupted run keeps its own number.
 
     Raises:
-        ValueError: if the interrupted run had other settings.
+        ValueError: if the interrupted run had different settings.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -54,7 +55,7 @@ def resume_run(
 def check_same_settings(
     found: Mapping[str, Any], settings: Mapping[str, Any], folder: Path
 ) -> None:
-    """Check that parts belong to a run with these settings.
+    """Check that existing parts were written with the settings of this run.
 
     Args:
         found: settings of the run that wrote the parts.
@@ -67,20 +68,20 @@ def check_same_settings(
     differ = [k for k in {**settings, **found} if found.get(k) != settings.get(k)]
     if differ:
         raise ValueError(
-            f'{folder} must have parts of the same run, but differs in {sorted(differ)}; '
-            'remove it, or choose another output with --out'
+            f'{folder} must contain parts with the settings of this run, but differs in '
+            f'{sorted(differ)}; remove it, or choose another output with --out'
         )
 
 
 def cut_into_parts(number: int, size: int) -> list[range]:
-    """Divide items into parts.
+    """Split items into parts of consecutive items.
 
     Args:
         number: number of items.
-        size: items of a part.
+        size: number of items per part.
 
     Returns:
-        Indices of the items of each part; the last part may be smaller.
+        Item indices of each part; the last part may be smaller.
 
     Example:
         >>> cut_into_parts(5, 2)
@@ -90,7 +91,7 @@ def cut_into_parts(number: int, size: int) -> list[range]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object; return an empty one for a missing, damaged or other file."""
+    """Read a JSON object; return an empty one if the file is missing or not valid."""
     try:
         content = json.loads(file.read_text('utf-8'))
     except (OSError, ValueError):
@@ -101,18 +102,18 @@ def read_json(file: Path) -> dict[str, Any]:
 def write_json(
     file: Path, content: Mapping[str, Any], indent: int | None = None
 ) -> None:
-    """Write a JSON object atomically, and flush it to the disk.
+    """Write a JSON object atomically, and flush it to disk.
 
     Args:
-        file: the file.
-        content: the object. Values unknown to JSON become floats.
-        indent: spaces of a level, or None for a single line.
+        file: path of the file.
+        content: the object. Values that JSON does not support are converted to floats.
+        indent: number of spaces per level, or None for a single line.
     """
     write_text(file, json.dumps(content, indent=indent, default=float))
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a small text file atomically, and flush it to the disk."""
+    """Write a small text file atomically, and flush it to disk."""
 
     def write(partial: Path) -> None:
         with partial.open('w', encoding='utf-8') as opened:

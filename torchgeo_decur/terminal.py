@@ -1,4 +1,4 @@
-"""Output of the commands: quiet libraries, and tables for narrow terminals."""
+"""Terminal output of the commands: hidden library messages, and tables for 80 columns."""
 
 import logging
 import re
@@ -6,43 +6,44 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-#: Columns of the narrowest supported terminal.
+#: Width of the narrowest supported terminal, in columns.
 COLUMNS = 80
-# Smallest number of characters of a shortened text.
+# Minimum length of a shortened text, in characters.
 _FEWEST = 8
 _COMMANDS = ('torchgeo', 'torchgeo-decur')
-# Warnings of Lightning that its user cannot act on.
+# Lightning warnings that a user cannot act on.
 _WARNINGS = (
     # Lightning 2.6 with torch 2.15 or later.
     r'`isinstance\(treespec, LeafSpec\)` is deprecated',
-    # The suggested number is the number of cores minus one: a small machine has no more.
+    # Lightning suggests one worker less than there are cores. A small machine has no
+    # more cores.
     r"The '\w+' does not have many workers .* `num_workers=[123]`",
 )
-# Lines of Lightning's log that are advertisements, or about absent hardware.
+# Lightning log lines that advertise other products or report absent hardware.
 _LINES = r'💡 Tip: |[THI]PU available: False'
 _LOGGER = 'lightning.pytorch.utilities.rank_zero'
 
 
 def is_command(path: str) -> bool:
-    """Return whether a program is ``torchgeo`` or ``torchgeo-decur``.
+    """Check whether a program is ``torchgeo`` or ``torchgeo-decur``.
 
     Args:
-        path: first argument of the process.
+        path: path of the program, ``sys.argv[0]``.
 
     Example:
         >>> is_command('/usr/bin/torchgeo'), is_command('train.py')
         (True, False)
     """
     file = Path(path)
-    # `python -m torchgeo` runs a file of the package.
+    # `python -m torchgeo` runs the `__main__.py` of the package.
     name = file.parent.name.replace('_', '-') if file.stem == '__main__' else file.stem
     return name in _COMMANDS
 
 
 def hide_noise() -> None:
-    """Hide warnings and log lines of Lightning that a user cannot act on.
+    """Hide Lightning warnings and log lines that a user cannot act on.
 
-    Errors and all other warnings are kept. Options of Python, such as ``-W error``, take
+    Errors and all other warnings are kept. Python options, such as ``-W error``, take
     precedence.
     """
     for message in _WARNINGS:
@@ -53,7 +54,7 @@ def hide_noise() -> None:
 
 
 class _NoiseFilter(logging.Filter):
-    """Drop log lines that do not help a user, and repetitions of the device."""
+    """Log filter that drops unhelpful lines and repeated lists of devices."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,16 +72,16 @@ class _NoiseFilter(logging.Filter):
 def text_table(
     head: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1
 ) -> str:
-    """Align the columns of a table, and shorten its texts to the width of a terminal.
+    """Format a table with aligned columns, and shorten texts to fit the terminal width.
 
     Args:
-        head: name of each column.
+        head: column names.
         rows: cells of each row.
-        texts: number of columns of text, which come first. Others are right-aligned, and
-            only their names are shortened.
+        texts: number of text columns, which come first. The other columns are
+            right-aligned, and only their names are shortened.
 
     Returns:
-        Lines of equal length, at most 80 characters if the numbers leave room.
+        Lines of equal length, at most 80 characters unless the numbers need more.
 
     Example:
         >>> print(text_table(['label', 'score'], [['a', '1.0'], ['forest', '12.5']]))
@@ -114,7 +115,7 @@ def text_table(
 
 
 def _shorten(text: str, width: int) -> str:
-    """Cut the middle out of a long text, because names differ at their ends."""
+    """Cut out the middle of a long text, because similar names differ at their ends."""
     if len(text) <= width:
         return text
     left = (width - 2) // 2

@@ -272,7 +272,8 @@ class TestResuming:
         folder.mkdir()
         (folder / 'run.json').write_text('{"rows": 4, "dimensions": {}}')
         message = (
-            r"x\.parts must have parts of the same run, but differs in \['dimen.*--out"
+            r'x\.parts must contain parts with the settings of this run, but differs '
+            r"in \['dimen.*--out"
         )
         with pytest.raises(ValueError, match=message):
             embed_rasters(decur(), rasters(root), out, device='cpu')

@@ -509,7 +509,7 @@ def test_first_batch_is_checked(tmp_path: Path) -> None:
 def test_config_must_have_data(tmp_path: Path) -> None:
     path = tmp_path / 'conf.yaml'
     path.write_text('model: {class_path: torchgeo_decur.tasks.DeCUR}')
-    with pytest.raises(SystemExit, match='expected a config of torchgeo with data'):
+    with pytest.raises(SystemExit, match='expected a torchgeo config with data'):
         main(['pack', str(path)])
     path.write_text('data: {class_path: torchgeo.datamodules.EuroSATDataModule}')
     with pytest.raises(SystemExit, match=r'expected a MultimodalDataModule .* EuroSAT'):
