@@ -296,7 +296,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
             model(), synthetic(), checkpoint(model(projector=[16]), folder)
         ),
         ValueError,
-        r'checkpoint is of another model; projector: expected \[8\], found \[16\]',
+        r'checkpoint belongs to another model; projector: expected \[8\], found \[16\]',
     ),
     'checkpoint of another model, of another task': (
         lambda folder: fit(
@@ -305,7 +305,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
             checkpoint(Classification('test_resnet', num_classes=2), folder),
         ),
         ValueError,
-        'checkpoint is of another model; task: expected DeCUR, found None; modalities: ',
+        'checkpoint belongs to another model; task: expected DeCUR, found None; modalities: ',
     ),
     'common_ratio outside [0, 1]': (
         lambda _: fit(model(common_ratio=87.5), synthetic()),

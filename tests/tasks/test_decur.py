@@ -460,7 +460,7 @@ class TestErrors:
         model = task(warmup_epochs=3)
         with pytest.raises(
             ValueError,
-            match=r'warmup_epochs must be in \[0, 1\], the epochs of this fit, got 3',
+            match=r'warmup_epochs must be in \[0, 1\], the number of epochs in this fit, got 3',
         ):
             trainer().fit(model, datamodule=datamodule())
 

@@ -461,7 +461,7 @@ class TestErrors:
             (
                 FactorCL,
                 {'modalities': THREE},
-                r"must name two modalities, .* FactorCL .* got \['s1', 's2', 'dem'\]; for more, use",
+                r"must name exactly two modalities for FactorCL, got \['s1', 's2', 'dem'\]; for more, use",
             ),
         ],
     )

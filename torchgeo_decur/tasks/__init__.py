@@ -1,4 +1,4 @@
-"""Tasks that ``torchgeo fit`` trains: pretraining and transfer."""
+"""Pretraining and transfer tasks for ``torchgeo fit``."""
 
 from .base import CheckedTask
 from .comm import CoMM

@@ -1,4 +1,4 @@
-"""The base of all tasks: checks of losses, inputs and checkpoints."""
+"""Base class of all tasks, with checks of losses, inputs and checkpoints."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,14 @@ from .progress_bar import use_compact_bar
 
 
 class FiniteGuard:
-    """Stop a fit whose loss is NaN or infinite.
+    """Stop a fit when its loss is NaN or infinite.
 
-    Bad steps are recorded on the device, because reading them synchronizes with it.
+    A step with such a loss is a bad step. Bad steps are recorded on the device, because
+    reading them would synchronize host and device.
 
     Args:
-        patience: number of consecutive bad steps to allow. The gradient scaler of
-            ``16-mixed``, for example, skips bad steps.
+        patience: number of consecutive bad steps to tolerate. For example, the gradient
+            scaler of ``16-mixed`` precision skips bad steps.
 
     Example:
         >>> guard = FiniteGuard()
@@ -36,7 +37,7 @@ class FiniteGuard:
         """Initialize a new FiniteGuard instance."""
         self.patience = patience
         self.parts: list[str] = []
-        #: Bad parts of the loss in the first of the current consecutive bad steps.
+        #: Mask of the bad loss terms in the first of the current consecutive bad steps.
         self.first: Tensor | None = None
         self._row: Tensor | int = 0
         self._failed: Tensor | bool = False
@@ -46,7 +47,7 @@ class FiniteGuard:
         """Record the loss of a step, without device synchronization.
 
         Args:
-            terms: the loss and its parts, scalars.
+            terms: the loss and its terms by name, scalars.
         """
         self.parts = [k for k in terms if k != 'loss'] or list(terms)
         parts = ~torch.stack([terms[k].detach() for k in self.parts]).isfinite()
@@ -60,14 +61,16 @@ class FiniteGuard:
         self._never_good = bad & self._never_good
 
     def check(self, step: int, ended: bool = False) -> None:
-        """Raise if too many steps were bad; this synchronizes with the device.
+        """Raise an error after too many bad steps; this synchronizes with the device.
 
         Args:
-            step: number of optimizer steps so far, for the message.
-            ended: whether the fit has ended, so that at least one step must be good.
+            step: number of optimizer steps so far, for the error message.
+            ended: whether the fit has ended; then at least one step must have been
+                good.
 
         Raises:
-            FloatingPointError: naming the parts that were bad first.
+            FloatingPointError: if too many consecutive steps were bad; the message
+                names the terms that were bad first.
         """
         if self.first is None or not (self._failed | (self._never_good & ended)):
             return
@@ -79,14 +82,16 @@ class FiniteGuard:
 
 
 class CheckedTask(BaseTask):
-    """Base of all tasks: it checks input images and checkpoints.
+    """Base class of all tasks, which checks input images and checkpoints.
 
-    Images must be in [0, 1]. Only the first batch of each stage is checked, to avoid
-    device synchronization. A checkpoint must belong to the same task and architecture.
+    Image values must be in [0, 1]. To avoid device synchronization, only the first
+    batch of each stage is checked. A checkpoint must belong to the same task and
+    architecture.
     """
 
     CHECKPOINT_HYPER_PARAMS_KEY = TASK_OPTIONS
-    #: Hyperparameters that define the architecture. A checkpoint must have the same.
+    #: Hyperparameters that define the architecture. A checkpoint must have the same
+    #: values.
     architecture_hparams: tuple[str, ...] = ()
     _checked: frozenset[tuple[str | None, int]] = frozenset()
 
@@ -97,17 +102,19 @@ class CheckedTask(BaseTask):
         frame: FrameType | None = None,
         logger: bool = True,
     ) -> None:
-        """Save the arguments of the constructors by their current names.
+        """Save the constructor arguments under their current names.
 
         Args:
-            args: names of the arguments to save, by default all; or one mapping to save
+            args: names of the arguments to save, by default all, or one mapping to save
                 instead.
-            ignore: names of the arguments not to save.
-            frame: frame of the innermost constructor, by default the caller's frame.
-            logger: whether to log them.
+            ignore: names of the arguments to leave out.
+            frame: stack frame of the innermost constructor, by default the caller's
+                frame.
+            logger: whether to log the hyperparameters.
         """
         caller = frame or sys._getframe(1)
-        # In the outermost frame, Lightning adds only the options that its CLI has parsed.
+        # Given the outermost frame, Lightning adds only the options that its CLI has
+        # parsed.
         outside = outermost(caller)
         super().save_hyperparameters(ignore=ignore, frame=outside, logger=logger)
         parsed = '_instantiator' in self.hparams
@@ -129,29 +136,30 @@ class CheckedTask(BaseTask):
         )
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Replace Lightning's default progress bar by one that fits 80 columns.
+        """Replace Lightning's default progress bar with one that fits 80 columns.
 
         Returns:
-            No further callbacks.
+            An empty list, because the task adds no callbacks.
         """
-        # Lightning would report a bar in this list as an override on each run.
+        # If this list contained the bar, Lightning would report an override in each
+        # run.
         use_compact_bar(self.trainer)
         return []
 
     def setup(self, stage: str) -> None:
-        """Check the data of every stage again, because they may have changed."""
+        """Reset the input checks, because data may differ between stages."""
         self._checked = frozenset()
 
     def on_train_batch_start(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Check the images of the first batch of a stage and data loader.
+        """Check the images of the first batch of each stage and data loader.
 
         Raises:
-            ValueError: if values are outside [0, 1].
+            ValueError: if image values are outside [0, 1].
         """
         stage = self.trainer.state.stage
-        # Sanity checking reads the batches of validation.
+        # The sanity check uses validation batches.
         key = (stage.dataloader_prefix if stage else None, dataloader_idx)
         if key in self._checked:
             return
@@ -166,13 +174,13 @@ class CheckedTask(BaseTask):
     on_predict_batch_start = on_train_batch_start
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the name of the task."""
+        """Store the task name in the checkpoint."""
         checkpoint['task'] = type(self).__name__
         # TorchGeo needs this key. It is empty, because Lightning's CLI would prefer its
-        # content to the options of the command.
+        # content to the command-line options.
         checkpoint['hyper_parameters'] = {}
-        # In torch 2.6 the schedule of weight averaging stores a function, which prevents
-        # safe loading of the file. A new schedule sets this function itself.
+        # In torch 2.6, the weight-averaging schedule stores a function, which prevents
+        # loading with `weights_only`. A new schedule sets this function itself.
         schedules = [*checkpoint.get('lr_schedulers', [])]
         for callback in checkpoint.get('callbacks', {}).values():
             schedules.append(callback.get('scheduler_state') or {})
@@ -183,15 +191,15 @@ class CheckedTask(BaseTask):
         """Check that a checkpoint belongs to this task and architecture.
 
         Raises:
-            ValueError: naming the task, or each hyperparameter of the architecture,
-                that differs.
+            ValueError: if the task or a hyperparameter of the architecture differs; the
+                message names each difference.
         """
         stored = current_names(type(self), checkpoint.get(TASK_OPTIONS, {}))
         names = self.architecture_hparams
         expected = {'task': type(self).__name__, **{k: self.hparams[k] for k in names}}
         found = {'task': checkpoint.get('task'), **{k: stored.get(k) for k in names}}
         if 'modalities' in names:
-            # The order of features and of parameters depends on it.
+            # The order of modalities determines the order of features and parameters.
             order = 'order of modalities'
             expected[order] = list(expected['modalities'])
             found[order] = list(found['modalities'] or ())
@@ -202,15 +210,16 @@ class CheckedTask(BaseTask):
         ]
         if differ:
             raise ValueError(
-                f'checkpoint is of another model; {"; ".join(differ)}; use the options '
-                'of the run that wrote it, or start a new fit from its encoders (weights)'
+                f'checkpoint belongs to another model; {"; ".join(differ)}; use the '
+                'options of the run that wrote it, or start a new fit with its encoders '
+                'as weights'
             )
 
     def _should_log(self, batch_idx: int) -> bool:
-        """Return whether to log this training step, which synchronizes with the device.
+        """Check whether to log this training step; logging synchronizes with the device.
 
-        These are the steps of the loggers, the first and last step of an epoch, and all
-        steps on a CPU.
+        The logged steps are those of ``log_every_n_steps``, and the first and last step
+        of an epoch. On a CPU, every step is logged.
         """
         # 0 disables logging.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -219,7 +228,7 @@ class CheckedTask(BaseTask):
         return logged or ends or self.device.type == 'cpu'
 
     def _can_fuse_optimizer(self) -> bool:
-        """Return whether the optimizer may be fused.
+        """Check whether the optimizer can use a fused kernel.
 
         In mixed precision, Lightning cannot clip gradients for a fused optimizer.
         """
@@ -230,7 +239,7 @@ class CheckedTask(BaseTask):
 
 
 def _plain(value: Any) -> Any:
-    """Convert tuples to lists, as in a checkpoint."""
+    """Convert tuples to lists, as checkpoints store them."""
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}
     return list(value) if isinstance(value, list | tuple) else value

@@ -1,29 +1,32 @@
-"""Recognise fits whose features or embeddings collapse."""
+"""Detection of collapsing features or embeddings."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-# Untrained encoders start at a `std` of 0.55 (ResNet), 0.13 to 0.2 (transformers) or 0.07
-# (AlexNet), so an absolute bound alone would be wrong.
+# Untrained encoders start at a `std` of 0.55 (ResNet), 0.13 to 0.2 (transformers) or
+# 0.07 (AlexNet), so an absolute threshold alone would be wrong.
 _RATIO = 0.1
 _LARGEST = {'std_': 0.02, 'rank_': 1.3}
-# Value of each indicator when all samples are equal.
+# Value of each indicator when all samples are identical.
 _COLLAPSED = {'std_': 0.0, 'rank_': 1.0}
-#: Fewest samples of a batch whose indicators count: two or three may be alike by chance.
+#: Minimum number of samples for valid indicators: two or three may be similar by
+#: chance.
 FEWEST_SAMPLES = 4
 
 
 class CollapseGuard:
-    """Recognise a collapse from the indicators ``std_<m>`` and ``rank_<m>``.
+    """Detect a collapse from the indicators ``std_<m>`` and ``rank_<m>``.
 
-    An indicator is low if it has lost nine tenths of its highest value, counted from its
-    value at collapse, and is also below a bound: 0.02 for ``std`` and 1.3 for ``rank``.
-    The highest value includes that of the untrained model, whose features may be similar
-    to begin with. Low values in several consecutive epochs are a collapse.
+    An indicator is low if it has lost nine tenths of its highest value, measured from
+    its value at collapse. It must also be below a threshold: 0.02 for ``std`` and 1.3
+    for ``rank``. The highest value may be that of the untrained model, whose features
+    can already be similar. Low values in several consecutive epochs count as a
+    collapse.
 
     Args:
-        patience: number of consecutive epochs with a low indicator.
+        patience: number of consecutive epochs with a low indicator that count as a
+            collapse.
 
     Example:
         >>> guard = CollapseGuard(patience=2)
@@ -36,7 +39,7 @@ class CollapseGuard:
     def __init__(self, patience: float = 2) -> None:
         """Initialize a new CollapseGuard instance."""
         self.patience = patience
-        #: Whether the values of the untrained model are known.
+        #: Whether the indicators of the untrained model have been recorded.
         self.started = False
         self._warned = False
         self._last: dict[str, float] = {}
@@ -44,11 +47,11 @@ class CollapseGuard:
         self._epochs: dict[str, int] = {}
 
     def add(self, values: Mapping[str, float], ended: bool) -> None:
-        """Record indicators.
+        """Record the indicators of a training step.
 
         Args:
-            values: indicators by name; a NaN is ignored.
-            ended: whether an epoch has ended, so that low values count.
+            values: indicators by name; NaN values are ignored.
+            ended: whether the epoch has ended; only then do low values count.
         """
         self.started = True
         for name, value in values.items():
@@ -69,13 +72,13 @@ class CollapseGuard:
         return [n for n, epochs in self._epochs.items() if epochs >= self.patience]
 
     def warning(self, epoch: int) -> str | None:
-        """Return the warning of a collapse, the first time that it is due.
+        """Return a warning when a collapse is first detected.
 
         Args:
-            epoch: number of the epoch, from 0.
+            epoch: index of the epoch, from 0.
 
         Returns:
-            The message, or None.
+            The warning message; None without a collapse or after the first warning.
         """
         if self._warned or not self.collapsed:
             return None
@@ -86,13 +89,13 @@ class CollapseGuard:
         )
         return (
             f'features or embeddings collapse: at the end of epoch {epoch}, {found}; the '
-            'model no longer distinguishes images, even if the loss still falls; start '
-            'again with a lower lr, more warmup_epochs or a larger batch_size; the '
-            'callback StopOnCollapse stops such a fit'
+            'model no longer distinguishes images, even if the loss still falls; restart '
+            'with a lower lr, more warmup_epochs or a larger batch_size, and add the '
+            'callback StopOnCollapse to stop such a fit'
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, for a checkpoint."""
+        """Return the state to store in a checkpoint."""
         return {
             'started': self.started,
             'warned': self._warned,
@@ -102,7 +105,7 @@ class CollapseGuard:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state of a checkpoint.
+        """Restore the state from a checkpoint.
 
         Args:
             state: the state, from :meth:`state_dict`.

@@ -18,25 +18,27 @@ class CoMM(FusionPretraining):
     Dufumier, Castillo-Navarro et al., *What to align in multimodal contrastive
     learning?*, ICLR 2025, https://arxiv.org/abs/2409.07402.
 
-    The tokens of all encoders and a class token pass through one transformer; the class
-    token is ``joint``. The class token of a single modality comes from the same
-    transformer, applied to the tokens of this modality. All class tokens share one
+    The tokens of all encoders and a class token pass through one transformer; its
+    output class token is ``joint``. The same transformer, applied to the tokens of a
+    single modality, gives the class token of that modality. All class tokens share one
     projector.
 
-    Features are ``joint`` and the pooled features of each encoder, which the loss trains
-    through their tokens. The embedding of a modality is its projected class token.
+    The features are ``joint`` and the pooled features of each encoder. The loss trains
+    the encoders through their tokens. The embedding of a modality is its projected
+    class token.
 
     Args:
         modalities: number of channels of each modality, by name; names must not be
             'joint', 'shared', 'fusion' or '<other>_unique'.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        projector: width of each layer of the projector.
-        temperature: temperature of InfoNCE.
-        embed_dim: width of the fusion transformer, and number of features of ``joint``.
+        model: name of a timm model, or one name per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: output width of each projector layer.
+        temperature: softmax temperature of the InfoNCE loss.
+        embed_dim: width of the fusion transformer and of the ``joint`` features.
         depth: number of layers of the fusion transformer.
         num_heads: number of attention heads of the fusion transformer.
-        options: other options of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
+        options: other arguments of
+            :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Raises:
         ValueError: if the temperature is not positive, or a name is reserved.
@@ -84,10 +86,10 @@ class CoMM(FusionPretraining):
         return JointHead(self.encoders.num_channels, *options)
 
     def projector_in_features(self) -> dict[str, int]:
-        """Return the input width of the projector of all class tokens.
+        """Return the input width of the projector, which all class tokens share.
 
         Returns:
-            Number of features of ``joint``.
+            Number of ``joint`` features, by the name ``joint``.
         """
         return {'joint': self.hparams['embed_dim']}
 
@@ -97,7 +99,7 @@ class CoMM(FusionPretraining):
         view: int | None = None,
         available: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute features and embeddings of each modality and of all together.
+        """Compute the features and embeddings of each modality and of their fusion.
 
         Returns:
             Features by name, shape (B, F), and embeddings of each given modality and of
@@ -112,15 +114,15 @@ class CoMM(FusionPretraining):
         parts: Mapping[str, list[Tensor]],
         available: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Fuse the tokens of all modalities and of each modality, and project both.
+        """Fuse the tokens of all modalities and of each one; project the class tokens.
 
         Args:
-            parts: input of the fusion head, of some or all modalities.
-            available: whether each sample has a modality, as in ``fuse``.
+            parts: input of the fusion head, for some or all modalities.
+            available: whether each sample has a modality; see :meth:`fuse`.
 
         Returns:
-            ``joint``, shape (B, ``embed_dim``); and embeddings of each modality given and
-            of ``joint``, shape (B, D).
+            The ``joint`` features, shape (B, ``embed_dim``), and the embeddings of each
+            given modality and of ``joint``, shape (B, D).
         """
         joint = self.fuse(parts, available)
         single = {m: self.fusion({m: part})['joint'] for m, part in parts.items()}

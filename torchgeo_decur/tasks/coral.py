@@ -1,4 +1,4 @@
-"""COrAL: shared and unique representations that are orthogonal."""
+"""COrAL: orthogonal shared and unique representations."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,35 +21,36 @@ class COrAL(FusionPretraining):
     Cissee et al., *Orthogonalized Multimodal Contrastive Learning with Asymmetric
     Masking for Structured Representations*, 2026, https://arxiv.org/abs/2602.14983.
 
-    In the shared path, tokens of all ``encoders`` pass through one transformer, whose
-    class token is ``shared``. In training, each view sets tokens of a different modality
-    to zero, and the transformer must infer them from the other tokens. With more
-    modalities than views, the masked modalities rotate over the steps.
+    In the shared path, the tokens of all ``encoders`` pass through one transformer,
+    whose class token is ``shared``. In training, each view sets random tokens of a
+    different modality to zero. The transformer must infer them from the other tokens.
+    With more modalities than views, the masked modalities change from step to step.
 
-    In the unique paths, a second encoder of each modality is pooled by attention, without
-    masking.
+    In the unique paths, each modality has a second encoder, whose tokens are pooled by
+    attention, without masking.
 
-    Features are the unique features of each given modality, by its name; ``shared``; and
-    ``joint``, the concatenation of shared and all unique features. Unique features of an
-    absent modality are zeros.
+    The task returns the unique features of each given modality under its name, and the
+    ``shared`` features. ``joint`` concatenates shared and all unique features, with
+    zeros for absent modalities.
 
     Args:
         modalities: number of channels of each modality, by name; names must not be
             'joint', 'shared', 'fusion' or '<other>_unique'.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        projector: width of each layer of the projectors.
+        model: name of a timm model, or one name per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: output width of each projector layer.
         mask_ratio: probability in [0, 1] that a token of the masked modality is set to
-            zero; or two values, the start and the end of a linear schedule.
-        temperature: temperature of InfoNCE.
-        orthogonal_weight: weight of the orthogonality.
+            zero, or the start and end values of a linear schedule.
+        temperature: softmax temperature of the InfoNCE loss.
+        orthogonal_weight: weight of the orthogonality term.
         unique_weight: weight of the unique terms.
         shared_weight: weight of the shared term.
-        embed_dim: width of the fusion transformer, and number of features of ``shared``
-            and of each modality.
+        embed_dim: width of the fusion transformer, of the ``shared`` features and of
+            the unique features of each modality.
         depth: number of layers of the fusion transformer.
         num_heads: number of attention heads of the fusion transformer.
-        options: other options of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
+        options: other arguments of
+            :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Raises:
         ValueError: if ``mask_ratio`` is not in [0, 1], or a name is reserved.
@@ -109,16 +110,16 @@ class COrAL(FusionPretraining):
         return SharedUniqueHead(**options, weights=self.weights)
 
     def projector_in_features(self) -> dict[str, int]:
-        """Return the input width of the projectors of unique and shared features.
+        """Return the input width of the projectors for unique and shared features.
 
         Returns:
-            Number of features, by name.
+            Number of features, by projector name.
         """
         names = (*self.hparams['modalities'], 'shared')
         return dict.fromkeys(names, self.hparams['embed_dim'])
 
     def on_train_start(self) -> None:
-        """Fit the schedules to the total number of steps."""
+        """Fit all schedules to the total number of steps."""
         super().on_train_start()
         self._steps = self.total_steps()
 
@@ -138,8 +139,8 @@ class COrAL(FusionPretraining):
         """Compute features and embeddings; in a training step, mask one modality.
 
         Returns:
-            Features by name, shape (B, F), and embeddings of ``shared`` and of the unique
-            features of each given modality, shape (B, D).
+            Features by name, shape (B, F), and the embeddings of the ``shared``
+            features and of the unique features of each given modality, shape (B, D).
         """
         _, parts = self.encode(images)
         if self.training and view is not None:
@@ -155,11 +156,11 @@ def mask_tokens(tokens: Tensor, ratio: float) -> Tensor:
     """Set random tokens to zero.
 
     Args:
-        tokens: tokens, shape (B, N, C).
+        tokens: tokens of one modality, shape (B, N, C).
         ratio: probability that a token is set to zero.
 
     Returns:
-        Tokens, same shape.
+        Masked tokens, shape (B, N, C).
 
     Example:
         >>> mask_tokens(torch.ones(1, 3, 2), ratio=1.0).sum().item()

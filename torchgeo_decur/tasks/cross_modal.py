@@ -1,4 +1,4 @@
-"""The baselines of DeCUR: Barlow Twins, VICReg, SimCLR and CLIP across modalities."""
+"""Baselines for DeCUR: cross-modal Barlow Twins, VICReg, SimCLR and CLIP."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,19 +11,20 @@ from .pretraining import MultimodalPretraining
 
 
 class BarlowTwins(MultimodalPretraining):
-    """Pretrain one encoder per modality with Barlow Twins, modalities as views.
+    """Pretrain one encoder per modality with Barlow Twins, using modalities as views.
 
     Zbontar et al., *Barlow Twins: Self-Supervised Learning via Redundancy Reduction*,
-    ICML 2021, https://arxiv.org/abs/2103.03230. The cross-correlation matrix of two
-    modalities approaches the identity. This is DeCUR without decoupling.
+    ICML 2021, https://arxiv.org/abs/2103.03230. The loss drives the cross-correlation
+    matrix of two modalities toward the identity. This is DeCUR without decoupling.
 
     Args:
-        modalities: number of channels of each modality, by name; one or more.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        projector: width of each layer of the projectors.
+        modalities: number of channels of each modality, by name; at least one.
+        model: name of a timm model, or one name per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: output width of each projector layer.
         lambda_param: weight of the off-diagonal elements of the correlation matrix.
-        options: other options of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
+        options: other arguments of
+            :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Example:
         >>> task = BarlowTwins({'s1': 2, 's2': 13}, model='resnet18', projector=[64, 64])
@@ -49,22 +50,23 @@ class BarlowTwins(MultimodalPretraining):
 
 
 class VICReg(MultimodalPretraining):
-    """Pretrain one encoder per modality with VICReg, modalities as views.
+    """Pretrain one encoder per modality with VICReg, using modalities as views.
 
     Bardes et al., *VICReg: Variance-Invariance-Covariance Regularization for
     Self-Supervised Learning*, ICLR 2022, https://arxiv.org/abs/2105.04906. The loss
-    matches the embeddings of two modalities, keeps the variance of each dimension, and
-    decorrelates the dimensions of each modality.
+    matches the embeddings of two modalities, preserves the variance of each dimension,
+    and decorrelates the dimensions of each modality.
 
     Args:
-        modalities: number of channels of each modality, by name; one or more.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        projector: width of each layer of the projectors.
-        invariance: weight of the distance between embeddings.
-        variance: weight of the variance of each dimension.
-        covariance: weight of the covariance of dimensions.
-        options: other options of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
+        modalities: number of channels of each modality, by name; at least one.
+        model: name of a timm model, or one name per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: output width of each projector layer.
+        invariance: weight of the invariance term, the distance between embeddings.
+        variance: weight of the variance term.
+        covariance: weight of the covariance term.
+        options: other arguments of
+            :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Example:
         >>> task = VICReg({'s1': 2, 's2': 13}, model='resnet18', projector=[64, 64])
@@ -93,19 +95,21 @@ class VICReg(MultimodalPretraining):
 
 
 class CrossModalSimCLR(MultimodalPretraining):
-    """Pretrain one encoder per modality with SimCLR, modalities as views.
+    """Pretrain one encoder per modality with SimCLR, using modalities as views.
 
-    Chen et al., *A Simple Framework for Contrastive Learning of Visual Representations*,
-    ICML 2020, https://arxiv.org/abs/2002.05709. The loss is NT-Xent, with negatives in
-    both modalities. TorchGeo's ``SimCLR`` has one encoder for one modality.
+    Chen et al., *A Simple Framework for Contrastive Learning of Visual
+    Representations*, ICML 2020, https://arxiv.org/abs/2002.05709. The loss is NT-Xent,
+    with negatives from both modalities. TorchGeo's ``SimCLR`` trains a single encoder
+    on one modality.
 
     Args:
-        modalities: number of channels of each modality, by name; one or more.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        projector: width of each layer of the projectors.
-        temperature: temperature of NT-Xent.
-        options: other options of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
+        modalities: number of channels of each modality, by name; at least one.
+        model: name of a timm model, or one name per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: output width of each projector layer.
+        temperature: softmax temperature of the NT-Xent loss.
+        options: other arguments of
+            :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Example:
         >>> task = CrossModalSimCLR({'s1': 2, 's2': 13}, model='resnet18', projector=[64, 64])
@@ -131,20 +135,21 @@ class CrossModalSimCLR(MultimodalPretraining):
 
 
 class CLIP(MultimodalPretraining):
-    """Pretrain one encoder per modality with CLIP; images of one place are pairs.
+    """Pretrain one encoder per modality with CLIP, on pairs of images of one location.
 
     Radford et al., *Learning Transferable Visual Models From Natural Language
     Supervision*, ICML 2021, https://arxiv.org/abs/2103.00020. Negatives come only from
-    the other modality. The temperature is learned, and logged with the metrics of
-    collapse.
+    the other modality. The temperature is learned, and logged with the collapse
+    metrics.
 
     Args:
         modalities: number of channels of each modality, by name; at least two.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        projector: width of each layer of the projectors.
-        temperature: initial temperature.
-        options: other options of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
+        model: name of a timm model, or one name per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: output width of each projector layer.
+        temperature: initial softmax temperature.
+        options: other arguments of
+            :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Example:
         >>> task = CLIP({'s1': 2, 's2': 13}, model='resnet18', projector=[64, 64])
@@ -164,7 +169,8 @@ class CLIP(MultimodalPretraining):
         """Initialize a new CLIP instance."""
         if len(modalities) < 2:
             raise ValueError(
-                f'modalities must name at least two for CLIP, got {list(modalities)}'
+                f'modalities must name at least two for CLIP, got {list(modalities)}; '
+                'add a modality'
             )
         super().__init__(modalities, model, weights, projector, **options)
 
@@ -178,10 +184,10 @@ class CLIP(MultimodalPretraining):
         z: Mapping[str, Tensor],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Compute metrics of collapse and alignment, and the temperature.
+        """Compute the collapse and alignment metrics, and add the temperature.
 
         Returns:
-            Scalars by name.
+            Scalar metrics, by name.
         """
         return {
             **super().collapse_metrics(h, z, available),

@@ -18,16 +18,17 @@ class DeCUR(MultimodalPretraining):
 
     Args:
         modalities: number of channels of each modality, by name; at least two.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        projector: width of each layer of the projectors; the last is the number of
-            dimensions D of the embeddings. Without layers, features are embeddings.
-        common_ratio: share of common dimensions, in [0, 1]; 1 does not decouple. In the
-            paper, 0.875 was best for radar and optical images, and 0.75 for RGB and
-            elevation or depth.
+        model: name of a timm model, or one name per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: output width of each projector layer; the last one is the embedding
+            dimension D. Without layers, the features are the embeddings.
+        common_ratio: fraction of common dimensions, in [0, 1]; 1 turns decoupling off.
+            In the paper, 0.875 was best for radar and optical images, and 0.75 for RGB
+            with elevation or depth.
         lambda_param: weight of the off-diagonal elements of the correlation matrices.
-        intra: whether the loss has intra-modal terms.
-        options: other options of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
+        intra: whether the loss includes the intra-modal terms.
+        options: other arguments of
+            :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Raises:
         ValueError: if there are fewer than two modalities, or an option is out of range.
@@ -53,7 +54,8 @@ class DeCUR(MultimodalPretraining):
         """Initialize a new DeCUR instance."""
         if len(modalities) < 2:
             raise ValueError(
-                f'modalities must name at least two for DeCUR, got {list(modalities)}'
+                f'modalities must name at least two for DeCUR, got {list(modalities)}; '
+                'add a modality'
             )
         if not 0 <= common_ratio <= 1:
             raise ValueError(f'common_ratio must be in [0, 1], got {common_ratio}')
@@ -61,10 +63,10 @@ class DeCUR(MultimodalPretraining):
 
     @property
     def common_dim(self) -> int:
-        """Return the number of common dimensions, the first ones of an embedding."""
+        """Return the number of common dimensions, which come first in an embedding."""
         ratio: float = self.hparams['common_ratio']
         widths: list[int] = list(self.hparams['projector'])
-        # Without a projector, embeddings are the features.
+        # Without a projector, the features are the embeddings.
         widths = widths or list(self.encoders.num_features.values())
         return round(ratio * widths[-1])
 
@@ -74,11 +76,11 @@ class DeCUR(MultimodalPretraining):
         self.criterion = DeCURLoss(self.common_dim, *options)
 
     def alignment(self, diagonals: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the mean alignment of common and of unique dimensions.
+        """Compute the mean alignment of the common and of the unique dimensions.
 
         Returns:
-            ``alignment_common_<m>_<n>`` and ``alignment_unique_<m>_<n>``, scalars, each
-            only if it has dimensions.
+            The scalars ``alignment_common_<m>_<n>`` and ``alignment_unique_<m>_<n>``. A
+            scalar is omitted if there are no such dimensions.
         """
         parts: dict[str, Tensor] = {}
         for pair, d in diagonals.items():

@@ -1,4 +1,4 @@
-"""Gather embeddings, so that losses use the samples of all devices."""
+"""Gather embeddings so that losses compare the samples of all devices."""
 
 from collections.abc import Mapping
 
@@ -8,13 +8,14 @@ from torch import Tensor
 
 
 def gather_embeddings(z: Tensor) -> Tensor:
-    """Gather embeddings from all devices, with gradient.
+    """Gather embeddings from all devices, with gradients.
 
     Args:
         z: embeddings of this device, shape (V, B, D).
 
     Returns:
-        Embeddings of all devices, shape (V, N, D); float32, or float64 if given.
+        Embeddings of all devices, shape (V, N, D), in float32; float64 input stays
+        float64.
     """
     z = z if z.dtype == torch.float64 else z.float()
     if dist.world_size() == 1:
@@ -23,13 +24,13 @@ def gather_embeddings(z: Tensor) -> Tensor:
 
 
 def gather_masks(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Gather masks from all devices, in one transfer.
+    """Gather masks from all devices in one collective operation.
 
     Args:
-        masks: masks of this device by name, shape (B,), boolean.
+        masks: boolean masks of this device by name, shape (B,).
 
     Returns:
-        Masks of all devices, shape (N,), boolean.
+        Boolean masks of all devices by name, shape (N,).
     """
     if dist.world_size() == 1:
         return dict(masks)

@@ -1,4 +1,4 @@
-"""FactorCL: factorised contrastive learning of shared and unique information."""
+"""FactorCL: factorized contrastive learning of shared and unique information."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,27 +18,26 @@ class FactorCL(MultimodalPretraining):
     Liang, Deng et al., *Factorized Contrastive Learning: Going Beyond Multi-view
     Redundancy*, NeurIPS 2023, https://arxiv.org/abs/2306.05268.
 
-    Critics bound mutual information from below and above. The task maximises shared
-    information, and information of one modality that survives its augmentation. It
-    minimises shared information that augmentations remove, and information shared by
-    unique embeddings. Each modality has one projector for each bound. The critics are
-    part of the criterion and learn in the same step.
+    Critics bound mutual information from below and above. The loss maximizes the
+    information that modalities share, and the information that a modality shares with
+    its augmented view. It minimizes shared information that augmentations remove, and
+    information that the unique embeddings share. Each modality has one projector per
+    bound. The critics belong to the criterion and are trained in the same step.
 
     Args:
         modalities: number of channels of each of two modalities, by name.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights of the encoders, see
-            :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        projector: width of each layer of the five projectors of a modality. An embedding
-            concatenates their outputs, first the two of shared information. Without
-            layers, it repeats the features.
-        critic_dim: width of the hidden layers of a critic.
-        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
-            ``augmentations``, ``optimizer``, ``lr``, ...
+        model: name of a timm model, or one name per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: output width of each layer of the five projectors per modality. An
+            embedding concatenates their outputs, with the two for shared information
+            first. Without layers, an embedding repeats the features.
+        critic_dim: width of the hidden layers of each critic.
+        options: other arguments of
+            :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Raises:
-        ValueError: if there are not exactly two modalities, or an option is out of range
-            or does not name them.
+        ValueError: if there are not exactly two modalities, an option is out of range,
+            or its keys do not match the modalities.
 
     Example:
         >>> task = FactorCL({'s1': 2, 's2': 13}, model='resnet18', projector=[64, 64])
@@ -58,7 +57,7 @@ class FactorCL(MultimodalPretraining):
         """Initialize a new FactorCL instance."""
         if len(modalities) != 2:
             raise ValueError(
-                'modalities must name two modalities, because FactorCL bounds a pair, '
+                'modalities must name exactly two modalities for FactorCL, '
                 f'got {list(modalities)}; for more, use CoMM, InfMasking or DeCUR'
             )
         super().__init__(modalities, model, weights, projector, **options)
@@ -73,16 +72,16 @@ class FactorCL(MultimodalPretraining):
         )
 
     def configure_losses(self) -> None:
-        """Build the loss, with its critics."""
+        """Build the loss and its critics."""
         self.criterion = FactorCLLoss(self._part_dim, self.hparams['critic_dim'])
 
     @property
     def common_dim(self) -> int:
-        """Return the number of dimensions of shared information, which come first."""
+        """Return the number of dimensions for shared information, which come first."""
         return 2 * self._part_dim
 
     @property
     def _part_dim(self) -> int:
         widths: list[int] = list(self.hparams['projector'])
-        # Without a projector, embeddings are the features.
+        # Without a projector, the features are the embeddings.
         return (widths or list(self.encoders.num_features.values()))[-1]

@@ -12,14 +12,14 @@ type Outputs = tuple[dict[str, Tensor], ...]
 
 
 def count_micro_batches(samples: int, size: int | None) -> int:
-    """Return the number of micro-batches of a batch.
+    """Count the micro-batches of a batch.
 
     Args:
-        samples: number of samples of the batch.
-        size: largest number of samples of a micro-batch; None for the whole batch.
+        samples: number of samples in the batch.
+        size: maximum number of samples per micro-batch; None for the whole batch.
 
     Returns:
-        The number. Each micro-batch has two samples or more, if the batch has.
+        Number of micro-batches, each with at least two samples if the batch has two.
 
     Example:
         >>> count_micro_batches(5, 2), count_micro_batches(5, None)
@@ -40,24 +40,27 @@ def apply_in_micro_batches(
     """Apply a function to a batch in micro-batches, without storing their activations.
 
     The first pass stores only the outputs of each micro-batch. The backward pass
-    computes one micro-batch after the other again, with the same random draws. This
-    gives the exact gradient of the loss of the whole batch for one more forward pass;
-    see Gao et al., *Scaling Deep Contrastive Learning Batch Size under Memory Limited
-    Setup*, RepL4NLP 2021, https://arxiv.org/abs/2101.06983.
+    recomputes one micro-batch after another, with the same random draws. This gives the
+    exact gradient of the full-batch loss at the cost of one more forward pass. See Gao
+    et al., *Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup*,
+    RepL4NLP 2021, https://arxiv.org/abs/2101.06983.
 
-    BatchNorm computes its statistics for each micro-batch. Only the first pass updates
-    buffers, such as running statistics.
+    BatchNorm computes its statistics per micro-batch. Only the first pass updates
+    buffers such as running statistics.
 
     Args:
-        function: maps images by name to dictionaries of tensors, samples first. With
-            ``masks``, its second argument is the masks of the micro-batch.
+        function: function that maps images by name to dictionaries of tensors with the
+            samples as first dimension. With ``masks``, it also receives the masks of
+            the micro-batch.
         images: images by name, shape (B, ...).
-        size: largest number of samples of a micro-batch; sizes differ by at most one.
-            No micro-batch has a single sample, because BatchNorm needs two. With None,
-            or B and more, the batch is computed at once.
-        module: module that the function uses; the second pass restores its buffers.
-        masks: whether each sample has images of a name, shape (B,), boolean, on the CPU.
-            ``images`` must then have only these samples, in order.
+        size: maximum number of samples per micro-batch; sizes differ by at most one. No
+            micro-batch has a single sample, because BatchNorm needs two. If it is None
+            or at least B, the whole batch is processed at once.
+        module: module that the function uses; its buffers are restored after the second
+            pass.
+        masks: whether each sample has a modality, by name, shape (B,), boolean, on the
+            CPU. ``images`` must then contain only samples that have the modality, in
+            order.
 
     Returns:
         The outputs of the whole batch.
@@ -98,7 +101,7 @@ def apply_in_micro_batches(
 
 
 def _unzip(tensors: Mapping[str, Tensor], number: int) -> list[dict[str, Tensor]]:
-    """Split tensors into parts of equal samples."""
+    """Split all tensors into parts with the same samples."""
     parts = [x.tensor_split(number) for x in tensors.values()]
     return [dict(zip(tensors, part, strict=True)) for part in zip(*parts, strict=True)]
 
@@ -106,13 +109,13 @@ def _unzip(tensors: Mapping[str, Tensor], number: int) -> list[dict[str, Tensor]
 def _contexts(
     module: nn.Module,
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return the contexts of the first and the second pass."""
+    """Return the contexts for the first and the second pass."""
     return nullcontext(), _restored_buffers(module)
 
 
 @contextmanager
 def _restored_buffers(module: nn.Module) -> Iterator[None]:
-    # A momentum of 0 would change the computation of the second pass.
+    # Setting the momentum to 0 instead would change the computation of the second pass.
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield

@@ -1,4 +1,4 @@
-"""InfMasking: CoMM with many random maskings of the fused tokens."""
+"""InfMasking: CoMM with several random masks of the fused tokens."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,31 +20,31 @@ class InfMasking(CoMM):
     Multimodal Interactions*, NeurIPS 2025, https://arxiv.org/abs/2509.25270.
 
     The model is the same as in :class:`CoMM`. In addition, the transformer fuses each
-    view under several random masks, which keep few tokens of every modality. The loss
-    pulls the joint embedding towards the masked embeddings. As in CoMM, features and
+    view under several random masks, which keep a few tokens of every modality. The loss
+    pulls the joint embedding toward the masked embeddings. As in CoMM, features and
     exports use all tokens.
 
     Args:
-        modalities: number of channels of each modality, by name; none may be called
+        modalities: number of channels of each modality, by name; names must not be
             'joint', 'masked', 'shared', 'fusion' or '<other>_unique'.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights of the encoders, see
-            :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        projector: width of each layer of the projector.
-        temperature: temperature of InfoNCE.
-        mask_ratio: share of the tokens of each modality that a mask removes, in [0, 1). At
-            least one token remains.
-        num_masks: number of masks for each view.
-        mask_lambda: weight of the variance over masks at the end of the fit. It grows in
-            proportion to the steps. An open-ended fit uses this weight throughout.
-        embed_dim: width of the fusion transformer, and number of features of ``joint``.
-        depth: number of its layers.
-        num_heads: number of its attention heads.
-        options: of :class:`~torchgeo_decur.tasks.MultimodalPretraining`: ``size``,
-            ``augmentations``, ``optimizer``, ``lr``, ...
+        model: name of a timm model, or one name per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: output width of each projector layer.
+        temperature: softmax temperature of the InfoNCE loss.
+        mask_ratio: fraction of each modality's tokens that a mask removes, in [0, 1).
+            At least one token remains.
+        num_masks: number of masks per view.
+        mask_lambda: final weight of the variance over masks. The weight grows linearly
+            during the fit; an open-ended fit always uses the final weight.
+        embed_dim: width of the fusion transformer and of the ``joint`` features.
+        depth: number of layers of the fusion transformer.
+        num_heads: number of attention heads of the fusion transformer.
+        options: other arguments of
+            :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Raises:
-        ValueError: if an option is out of range or does not name the modalities.
+        ValueError: if a name is reserved, an option is out of range, or its keys do not
+            match the modalities.
 
     Example:
         >>> task = InfMasking({'s1': 2, 's2': 13}, model='test_resnet', embed_dim=32, num_heads=4)
@@ -77,8 +77,8 @@ class InfMasking(CoMM):
             raise ValueError(f'num_masks must be positive, got {num_masks}')
         if 'masked' in modalities:
             raise ValueError(
-                "modalities must not be 'masked', which names a result of the "
-                f'task, got {list(modalities)}; rename the modality'
+                "modalities must not be named 'masked', which the task's outputs use, "
+                f'got {list(modalities)}; rename the modality'
             )
         self._steps = math.inf
         super().__init__(
@@ -99,24 +99,24 @@ class InfMasking(CoMM):
         self.criterion = InfMaskingLoss(*options)
 
     def on_train_start(self) -> None:
-        """Fit the schedules to the total number of steps."""
+        """Fit all schedules to the total number of steps."""
         super().on_train_start()
         self._steps = self.total_steps()
 
     def on_train_batch_start(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Check the images of the first batch, and pass the progress of the fit to the loss.
+        """Check the images of the first batch, and pass the fit progress to the loss.
 
         Raises:
-            ValueError: if values are outside [0, 1].
+            ValueError: if image values are outside [0, 1].
         """
         super().on_train_batch_start(batch, batch_idx, dataloader_idx)
         self.criterion.progress.fill_(self.progress)
 
     @property
     def progress(self) -> float:
-        """Return the share of steps up to the current one; 1 in an open-ended fit."""
+        """Return the fraction of the fit up to this step; 1 in an open-ended fit."""
         if math.isinf(self._steps):
             return 1.0
         return min((self.global_step + 1) / self._steps, 1.0)
@@ -127,17 +127,18 @@ class InfMasking(CoMM):
         view: int | None = None,
         available: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute features and embeddings; in a step, also under random masks.
+        """Compute features and embeddings; in a step, also compute masked embeddings.
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
-            view: number of the view in the step, from 0; None outside a step.
-            available: whether each sample has a modality; the loss supports only complete
-                samples.
+            view: index of the view in a training or validation step; otherwise None.
+            available: whether each sample has a modality. The loss supports only
+                complete samples.
 
         Returns:
-            Features by name, shape (B, F); and embeddings of each modality given and of
-            ``joint``, shape (B, D), and in a step of ``masked``, shape (B, K, D).
+            Features by name, shape (B, F), and the embeddings of each given modality
+            and of ``joint``, shape (B, D). In a step, there is also ``masked``, shape
+            (B, K, D).
         """
         pooled, parts = self.encode(images)
         features, embeddings = self.fuse_and_project(parts, available)
@@ -157,15 +158,16 @@ class InfMasking(CoMM):
         z: Mapping[str, Tensor],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Compute metrics of collapse and alignment, without masked embeddings.
+        """Compute the collapse and alignment metrics, without masked embeddings.
 
         Args:
             h: features by name, shape (B, F).
-            z: embeddings by name, shape (V, N, D), and ``masked``.
-            available: whether each sample has an embedding, shape (N,), boolean.
+            z: embeddings by name, shape (V, N, D); ``masked`` is ignored.
+            available: whether each sample has an embedding, by name, shape (N,),
+                boolean.
 
         Returns:
-            Scalars by name.
+            Scalar metrics, by name.
         """
         named = {n: x for n, x in z.items() if n != 'masked'}
         return super().collapse_metrics(h, named, available)
@@ -174,20 +176,20 @@ class InfMasking(CoMM):
 def keep_random_tokens(
     tokens: Mapping[str, Tensor], ratio: float, masks: int
 ) -> dict[str, Tensor]:
-    """Keep the same number of random tokens of each sample, under several masks.
+    """Select random tokens of each sample under several masks, the same number per mask.
 
-    Tokens have no position in the fusion transformer, so masked ones are left out. The
-    transformer then computes only the kept tokens.
+    The fusion transformer uses no positions, so masked tokens are removed from its
+    input. This saves their computation.
 
     Args:
         tokens: tokens of each modality, shape (B, N, C).
-        ratio: share of the tokens of a modality that a mask removes; at least one token
-            remains.
+        ratio: fraction of the tokens of a modality that a mask removes; at least one
+            token remains.
         masks: number of masks K.
 
     Returns:
-        Kept tokens of each modality, shape (B K, N', C), all masks of a sample in
-        succession.
+        Kept tokens of each modality, shape (B * K, N', C), ordered by sample, then by
+        mask.
 
     Example:
         >>> tokens = {'s1': torch.rand(2, 10, 3), 's2': torch.rand(2, 4, 5)}
@@ -197,7 +199,8 @@ def keep_random_tokens(
     """
     numbers = [x.shape[1] for x in tokens.values()]
     some = next(iter(tokens.values()))
-    # Draw sample by sample, so that micro-batches have the same masks as the batch.
+    # Draw sample by sample, so that micro-batches use the same masks as the whole
+    # batch.
     draws = torch.rand(len(some), masks, sum(numbers), device=some.device)
     return {
         m: _take(x, part, ratio)
@@ -208,7 +211,7 @@ def keep_random_tokens(
 
 
 def _take(tokens: Tensor, draws: Tensor, ratio: float) -> Tensor:
-    """Take the tokens with the largest draws."""
+    """Return the tokens with the largest random draws."""
     batch, masks, number = draws.shape
     # In floating point, 10 * (1 - 0.9) is less than 1.
     keep = max(1, int(number * (1 - ratio) + 1e-6))

@@ -1,4 +1,4 @@
-"""Base of the tasks that fuse the tokens of all modalities."""
+"""Base class of the tasks that fuse the tokens of all modalities."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,24 +15,25 @@ from .pretraining import MultimodalPretraining
 
 
 class FusionPretraining(MultimodalPretraining):
-    """Base of the self-supervised tasks with a fusion head over tokens.
+    """Base class of the self-supervised tasks with a fusion head over tokens.
 
-    Tokens are the positions of the last feature map of an encoder, or the tokens of a
-    transformer. A subclass builds the head and the loss.
+    Tokens are the spatial positions of an encoder's last feature map, or the tokens of
+    a transformer encoder. A subclass builds the fusion head and the loss.
 
     Args:
         modalities: number of channels of each modality, by name; names must not be
             'joint', 'shared', 'fusion' or '<other>_unique'.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        projector: width of each layer of the projectors.
+        model: name of a timm model, or one name per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: output width of each projector layer.
         embed_dim: width of the fusion transformer.
         depth: number of layers of the fusion transformer.
         num_heads: number of attention heads of the fusion transformer.
-        options: other options of :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
+        options: other arguments of
+            :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Raises:
-        ValueError: if a name is reserved.
+        ValueError: if the name of a modality is reserved.
     """
 
     architecture_hparams = (
@@ -57,7 +58,7 @@ class FusionPretraining(MultimodalPretraining):
         **options: Any,
     ) -> None:
         """Initialize a new FusionPretraining instance."""
-        # Features, the fusion head and its encoders are stored under these names.
+        # These names are used to store features, the fusion head and its encoders.
         results = {'joint', 'shared', 'fusion', *(f'{m}_unique' for m in modalities)}
         if taken := sorted(results & set(modalities)):
             raise ValueError(
@@ -77,7 +78,7 @@ class FusionPretraining(MultimodalPretraining):
         self.fusion.compile()
         encoders: dict[str, Any] = dict(self.encoders.encoders.items())
         for encoder in encoders.values():
-            # Tokens are read before the features are pooled.
+            # The fusion head uses the tokens before pooling.
             encoder.forward_features = torch.compile(encoder.forward_features)
 
     @abstractmethod
@@ -87,14 +88,14 @@ class FusionPretraining(MultimodalPretraining):
     def encode(
         self, images: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
-        """Compute the features of each modality and the input of the fusion head.
+        """Compute the pooled features of each modality and the input of the fusion head.
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
 
         Returns:
-            Features of the encoders, shape (B, ``num_features``), and the input of the
-            fusion head.
+            Features of each given modality, shape (B, ``num_features``), and the input
+            of the fusion head, by modality.
         """
         features, tokens = self.encoders.tokens(images)
         return features, self.fusion.parts(images, tokens)
@@ -109,10 +110,11 @@ class FusionPretraining(MultimodalPretraining):
         Args:
             parts: input of the fusion head, from :meth:`encode`.
             available: whether each sample has a modality, shape (B,), boolean, on the
-                CPU. ``parts`` must then have only the samples with the modality.
+                CPU. ``parts`` must then contain only samples that have the modality.
 
         Returns:
-            The results of the head, only for samples with any of their modalities.
+            The outputs of the head, by name. With ``available``, an output omits
+            samples that have none of its modalities.
         """
         if available is None:
             alone: dict[str, Tensor] = self.fusion(parts)
@@ -124,16 +126,16 @@ class FusionPretraining(MultimodalPretraining):
         return {n: samples.select(n, x) for n, x in fused.items()}
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute features of each modality and joint features.
+        """Compute the features of each given modality and the fused features.
 
         Returns:
-            Features of each given modality and outputs of the fusion head, such as
+            Features of each given modality, and outputs of the fusion head such as
             ``joint``, shape (B, F).
         """
         features, parts = self.encode(images)
         return {**features, **self.fusion(parts)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the description of the fusion head."""
+        """Store the description of the fusion head in the checkpoint."""
         super().on_save_checkpoint(checkpoint)
         checkpoint['fusion'] = self.fusion.description

@@ -17,9 +17,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..weights.state_dict_layouts import normalize_key
 
-# Learning rate of weights, ratio of the rate of biases to it, and weight decay.
+# Learning rate, ratio of the bias learning rate to it, and weight decay.
 _DEFAULTS = {'lars': (0.05, 0.096, 1e-6), 'adamw': (1e-4, 1.0, 0.01)}
-# lightly's LARS adapts the rate only of groups with weight decay.
+# lightly's LARS adapts the learning rate only for groups with weight decay.
 _NO_DECAY = 1e-12
 # Prefixes that FSDP, activation checkpointing and torch.compile add to parameter names.
 _WRAPPERS = re.compile(r'(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.')
@@ -28,11 +28,11 @@ _PLAIN_RESNET = re.compile(r'resnet\d+[a-z]?(\..*)?')
 
 
 class WarmupCosine(CosineWarmupScheduler):  # type: ignore[misc]
-    """Schedule of pretraining; the class distinguishes it from a callback's schedule."""
+    """Pretraining schedule; the class distinguishes it from a callback's schedule."""
 
 
 class EpochShare(LambdaLR):
-    """Schedule of a transfer; the class distinguishes it from a callback's schedule."""
+    """Transfer schedule; the class distinguishes it from a callback's schedule."""
 
 
 def build_optimizer(
@@ -45,26 +45,29 @@ def build_optimizer(
     fused: bool = True,
     ndims: Mapping[str, int] | None = None,
 ) -> Optimizer:
-    """Build an optimizer with a separate group for biases and normalisation layers.
+    """Build an optimizer with a separate group for biases and normalization layers.
 
-    This group has no weight decay, and LARS does not adapt its rate. timm's
-    ``create_optimizer_v2`` gives the same groups (but for tokens of transformers), without
-    a rate for biases. It fails for parameters that FSDP has flattened.
+    This group has no weight decay, and LARS does not adapt its learning rate. timm's
+    ``create_optimizer_v2`` builds the same groups, except for transformer tokens, but
+    has no separate learning rate for biases. It also fails for parameters that FSDP has
+    flattened.
 
     Args:
         module: module with the parameters to optimize.
-        models: names of the timm models in it, for the default of ``name``.
+        models: names of the timm models in ``module``, which determine the default of
+            ``name``.
         name: 'adamw' or 'lars'; by default 'lars' if all models are plain ResNets.
         lr: learning rate; by default 1e-4 for AdamW and 0.05 for LARS.
-        lr_biases: rate of the other group; by default ``lr`` for AdamW and 0.096 ``lr``
-            for LARS.
-        weight_decay: by default 0.01 for AdamW and 1e-6 for LARS.
+        lr_biases: learning rate of the separate group; by default ``lr`` for AdamW and
+            0.096 ``lr`` for LARS.
+        weight_decay: weight decay of all other parameters; by default 0.01 for AdamW
+            and 1e-6 for LARS.
         fused: whether AdamW may update all parameters in one kernel.
-        ndims: original number of dimensions of each parameter, see
+        ndims: original number of dimensions of each parameter, from
             :func:`parameter_ndims`; by default the current number.
 
     Returns:
-        The optimizer. Loading a checkpoint restores its state, but keeps its options,
+        The optimizer. Loading a checkpoint restores its state but keeps its options;
         see :func:`reset_lr_schedule`.
 
     Example:
@@ -98,13 +101,13 @@ def build_optimizer(
 
 
 def parameter_ndims(module: nn.Module) -> dict[str, int]:
-    """Count the dimensions of the parameters, before FSDP flattens them.
+    """Return the number of dimensions of each parameter, before FSDP flattens it.
 
     Args:
         module: module with the parameters.
 
     Returns:
-        Number of dimensions by parameter name, without prefixes of wrappers.
+        Number of dimensions by parameter name, without wrapper prefixes.
 
     Example:
         >>> parameter_ndims(nn.Linear(4, 2))
@@ -124,25 +127,25 @@ def build_transfer_optimizer(
     epochs: int | None = None,
     fused: bool = True,
 ) -> tuple[Optimizer, EpochShare]:
-    """Build the optimizer of a transfer, and a schedule with one step per epoch.
+    """Build the optimizer of a transfer task, and a schedule with one step per epoch.
 
     Args:
         model: model with ``encoders``; frozen parameters are skipped.
         optimizer: 'adamw', or 'sgd' with momentum 0.9.
         lr: learning rate.
         lr_backbone: learning rate of the encoders, by default ``lr``.
-        layer_decay: ratio of the rate of each layer of an encoder to the rate of the
-            next layer; the last layer has ``lr_backbone``. timm defines the layers, and
-            exempts biases from weight decay. By default all layers have the same rate.
-        weight_decay: weight decay of all other parameters.
-        lr_schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
-            'cosine' decays them to 0, 'constant' keeps them.
-        epochs: epochs of the fit; required unless the schedule is 'constant'.
+        layer_decay: factor between the learning rates of an encoder layer and the next
+            one; the last layer uses ``lr_backbone``. timm defines the layers, and
+            exempts biases from weight decay. By default, all layers use the same rate.
+        weight_decay: weight decay of all parameters that are not exempt.
+        lr_schedule: 'step' divides the learning rates by 10 after 60 % and after 80 %
+            of the epochs, 'cosine' decays them to 0, and 'constant' keeps them.
+        epochs: number of epochs in the fit; required unless the schedule is 'constant'.
         fused: whether AdamW may update all parameters in one kernel.
 
     Returns:
-        The optimizer and the scheduler. Loading a checkpoint restores their state, but
-        keeps their options, see :func:`reset_lr_schedule`.
+        The optimizer and the scheduler. Loading a checkpoint restores their state but
+        keeps their options; see :func:`reset_lr_schedule`.
 
     Raises:
         ValueError: if a name is unknown, the schedule needs ``epochs``, ``layer_decay``
@@ -163,7 +166,7 @@ def build_transfer_optimizer(
     if lr_schedule != 'constant' and (epochs is None or epochs < 1):
         raise ValueError(
             f'max_epochs must be positive for lr_schedule {lr_schedule!r}, got {epochs}; '
-            "set it, or lr_schedule 'constant'"
+            "set max_epochs, or use lr_schedule 'constant'"
         )
     if layer_decay is not None and not 0 < layer_decay <= 1:
         raise ValueError(f'layer_decay must be in (0, 1], got {layer_decay}')
@@ -191,16 +194,17 @@ def build_transfer_optimizer(
 
 
 def warmup_steps(epochs: float, steps: float, batches: float, max_epochs: int) -> int:
-    """Count the optimizer steps of a warm-up.
+    """Count the optimizer steps of the warm-up.
 
     Args:
-        epochs: epochs of the warm-up.
-        steps: optimizer steps of the fit; infinity if it is open-ended.
-        batches: optimizer steps of an epoch; infinity for data without a length.
-        max_epochs: epochs of the fit, or -1.
+        epochs: number of warm-up epochs.
+        steps: number of optimizer steps in the fit; infinity if it is open-ended.
+        batches: number of optimizer steps per epoch; infinity for data without a
+            length.
+        max_epochs: number of epochs in the fit, or -1 for no limit.
 
     Raises:
-        ValueError: if the warm-up is longer than the fit, or an epoch has no length.
+        ValueError: if the warm-up is longer than the fit, or the data have no length.
 
     Example:
         >>> warmup_steps(0.5, steps=100, batches=20, max_epochs=5)
@@ -210,7 +214,7 @@ def warmup_steps(epochs: float, steps: float, batches: float, max_epochs: int) -
         raise ValueError(
             f'warmup_epochs must be 0 for data without a length, got {epochs}; set it to 0'
         )
-    # If max_steps shortens the fit, the warm-up keeps its share of the steps.
+    # If max_steps shortens the fit, the warm-up keeps its fraction of the steps.
     if not epochs:
         return 0
     per_epoch = steps / max_epochs if max_epochs > 0 else math.ceil(batches)
@@ -218,21 +222,21 @@ def warmup_steps(epochs: float, steps: float, batches: float, max_epochs: int) -
     if not 0 <= warmup <= steps:
         limit = max_epochs if max_epochs > 0 else steps / per_epoch
         raise ValueError(
-            f'warmup_epochs must be in [0, {limit:g}], the epochs of this fit, '
-            f'got {epochs}; lower it, or set a longer fit'
+            f'warmup_epochs must be in [0, {limit:g}], the number of epochs in this fit, '
+            f'got {epochs}; lower it, or train for longer'
         )
     return warmup
 
 
 def reset_lr_schedule(scheduler: LambdaLR, fresh: Optimizer) -> None:
-    """Reset the learning rates of the current step to the options of this run.
+    """Reset the current learning rates to those that this run's options give.
 
-    A checkpoint restores the rates of an earlier run, and ``LearningRateFinder`` leaves
-    the last rates it tried.
+    A checkpoint restores the learning rates of an earlier run, and
+    ``LearningRateFinder`` leaves the last rates that it tried.
 
     Args:
-        scheduler: scheduler, changed in place together with its optimizer.
-        fresh: new optimizer, built from the options of this run.
+        scheduler: scheduler to change in place, together with its optimizer.
+        fresh: new optimizer, built with the options of this run.
     """
     groups = scheduler.optimizer.param_groups
     for group, new in zip(groups, fresh.param_groups, strict=True):
@@ -243,7 +247,7 @@ def reset_lr_schedule(scheduler: LambdaLR, fresh: Optimizer) -> None:
 
 
 def _share(lr_schedule: str, epochs: int, epoch: int) -> float:
-    """Return the factor of the learning rates in an epoch."""
+    """Return the learning rate factor for an epoch."""
     if lr_schedule == 'step':
         passed = sum(epoch >= round(part * epochs) for part in (0.6, 0.8))
         return 0.1**passed
@@ -253,7 +257,7 @@ def _share(lr_schedule: str, epochs: int, epoch: int) -> float:
 
 
 def _adamw(groups: list[dict[str, Any]], fused: bool, **options: Any) -> Optimizer:
-    """Build AdamW, fused if torch supports it on the device of the parameters."""
+    """Build AdamW, fused if torch supports this on the device of the parameters."""
     devices = {p.device.type for group in groups for p in group['params']}
     one_pass = (fused and devices <= {'cpu', 'cuda'}) or None
     return _with_options_of_run(AdamW(groups, fused=one_pass, **options))
@@ -265,14 +269,14 @@ def _with_options_of_run(optimizer: Optimizer) -> Optimizer:
 
 
 def _keep_options(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """Replace the options in the state of a checkpoint by the options of this run."""
+    """Replace the optimizer options in a checkpoint with those of this run."""
     own, stored = optimizer.param_groups, state['param_groups']
     expected, found = _describe(own), _describe(stored)
     if expected != found:
         raise ValueError(
-            f'checkpoint must have the optimizer of this run, expected {expected}, '
+            f'checkpoint must contain the optimizer of this run, expected {expected}, '
             f'found {found}; set optimizer, layer_decay and freeze_backbone as in the run '
-            'that wrote it, or start a new fit from its encoders (weights)'
+            'that wrote it, or start a new fit with its encoders as weights'
         )
     kept = ('initial_lr', 'weight_decay')
     groups = [
@@ -290,7 +294,7 @@ def _describe(groups: list[dict[str, Any]]) -> str:
 
 
 class _Layered:
-    """An encoder or pyramid with the layers that timm's grouping expects."""
+    """An encoder or pyramid with the layers that timm needs to group parameters."""
 
     def __init__(self, module: nn.Module, layers: Mapping[str, int]) -> None:
         self.named_parameters = module.named_parameters
@@ -303,15 +307,15 @@ class _Layered:
 def _layers(
     encoder: nn.Module, model: str, lr: float, layer_decay: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Return the parameter groups of one encoder by layer."""
-    # A pyramid has the parameters of the model, but not its layers.
+    """Return one parameter group per encoder layer."""
+    # A pyramid has the parameters of the model, but does not define its layers.
     whole: Any = encoder
     if not hasattr(encoder, 'group_matcher'):
         whole = timm.create_model(model, num_classes=0)
     if not hasattr(whole, 'group_matcher'):
         raise ValueError(
             f'layer_decay needs a model with layers defined by timm, got {model!r}; '
-            'remove layer_decay and set lr_backbone'
+            'remove layer_decay, and set lr_backbone instead'
         )
     found = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
     named: Iterable[str] = getattr(whole, 'no_weight_decay', set)()

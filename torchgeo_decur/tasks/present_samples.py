@@ -1,4 +1,4 @@
-"""Select the samples of a batch that have a modality, without synchronization."""
+"""Selection of the samples that have a modality, without device synchronization."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,12 +13,12 @@ from ..modalities import get_available
 class PresentSamples:
     """Select the samples of a batch that have a modality.
 
-    The masks are on the CPU, so that counting does not wait for the device. Only indices
-    are copied to the device, asynchronously.
+    The masks stay on the CPU, so that counting samples does not wait for the device.
+    Only indices are copied to the device, asynchronously.
 
     Args:
         masks: whether each sample has a modality, shape (B,), boolean, on the CPU.
-        device: device of the tensors to choose from.
+        device: device of the tensors to select from.
 
     Example:
         >>> has = {'s1': torch.tensor([True, False, True])}
@@ -32,15 +32,15 @@ class PresentSamples:
         """Initialize a new PresentSamples instance."""
         self.masks = dict(masks)
         self.device = device
-        # A result of several modalities exists for samples that have any of them.
+        # A joint output exists for samples that have at least one modality.
         self._any = torch.stack(list(masks.values())).any(dim=0)
         self._rows: dict[str, Tensor] = {}
 
     def mask(self, name: str) -> Tensor:
-        """Return which samples have a result.
+        """Return the mask of the samples that have an output.
 
         Args:
-            name: a modality, or the name of a result of several modalities.
+            name: name of a modality or of a joint output.
 
         Returns:
             Mask, shape (B,), boolean, on the CPU.
@@ -48,37 +48,37 @@ class PresentSamples:
         return self.masks.get(name, self._any)
 
     def count(self, name: str) -> int:
-        """Return the number of samples that have a result.
+        """Count the samples that have an output.
 
         Args:
-            name: a modality, or the name of a result of several modalities.
+            name: name of a modality or of a joint output.
         """
         return int(self.mask(name).sum())
 
     def select(self, name: str, x: Tensor) -> Tensor:
-        """Return the samples that have a result.
+        """Select the samples that have an output.
 
         Args:
-            name: a modality, or the name of a result of several modalities.
-            x: a tensor of all samples, shape (B, ...).
+            name: name of a modality or of a joint output.
+            x: tensor with all samples, shape (B, ...).
 
         Returns:
-            The rows of these samples.
+            The selected rows of ``x``.
         """
         if self.count(name) == len(x):
             return x
         return x.index_select(0, self._indices(name))
 
     def spread(self, name: str, x: Tensor, dim: int = 0) -> Tensor:
-        """Insert zeros for the samples without a result.
+        """Insert zeros for the samples that have no output.
 
         Args:
-            name: a modality, or the name of a result of several modalities.
-            x: rows of the samples that have the result, along ``dim``.
-            dim: dimension of the samples.
+            name: name of a modality or of a joint output.
+            x: tensor with only the samples that have an output, along ``dim``.
+            dim: dimension that indexes samples.
 
         Returns:
-            A tensor of B samples; other rows are 0.
+            Tensor with all B samples; the inserted rows are 0.
         """
         samples = len(self._any)
         if x.shape[dim] == samples:
@@ -88,7 +88,7 @@ class PresentSamples:
         return x.new_zeros(shape).index_copy(dim, self._indices(name), x)
 
     def on_device(self) -> dict[str, Tensor]:
-        """Return the masks of the modalities on the device."""
+        """Copy the masks of the modalities to the device."""
         return {m: self._copy(x) for m, x in self.masks.items()}
 
     def _indices(self, name: str) -> Tensor:
@@ -104,10 +104,10 @@ class PresentSamples:
 def read_masks(
     batch: Sample, modalities: Sequence[str], samples: int
 ) -> dict[str, Tensor] | None:
-    """Read and check which samples of a batch have each modality.
+    """Read and check the modality masks of a batch.
 
-    The datamodules of this package leave ``available_<m>`` on the CPU. Masks on another
-    device are copied, which synchronizes with it.
+    This package's datamodules leave ``available_<m>`` on the CPU. Masks on another
+    device are copied to the CPU, which synchronizes with that device.
 
     Args:
         batch: batch with ``available_<m>`` for modalities that some samples lack.
@@ -116,10 +116,10 @@ def read_masks(
 
     Returns:
         Masks of all modalities, shape (B,), boolean, on the CPU; None if the batch has
-        no such key.
+        no masks.
 
     Raises:
-        ValueError: if a mask has another shape or type, or a sample has no modality.
+        ValueError: if a mask has the wrong shape or type, or a sample has no modality.
     """
     found: Mapping[str, Any] = get_available(batch, modalities)
     if not found:
@@ -136,7 +136,7 @@ def read_masks(
     if without:
         raise ValueError(
             f'each sample must have at least one of {list(modalities)}, got {without} of '
-            f'{samples} samples with none; remove them from the data set'
+            f'{samples} samples with none; remove these samples from the dataset'
         )
     return masks
 
@@ -144,15 +144,15 @@ def read_masks(
 def drop_small_parts(
     masks: Mapping[str, Tensor], number: int, fewest: int
 ) -> dict[str, Tensor]:
-    """Treat a modality as absent if too few samples of a micro-batch have it.
+    """Mark a modality as absent in micro-batches where too few samples have it.
 
     Args:
         masks: whether each sample has a modality, shape (B,), boolean, on the CPU.
         number: number of micro-batches.
-        fewest: smallest number of samples that a layer such as BatchNorm needs.
+        fewest: minimum number of samples, for layers such as BatchNorm.
 
     Returns:
-        New masks.
+        The new masks.
 
     Example:
         >>> has = torch.tensor([True, False, False, True, True, False])

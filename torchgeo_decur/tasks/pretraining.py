@@ -1,4 +1,4 @@
-"""Base of the self-supervised tasks."""
+"""Base class of the self-supervised tasks."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,74 +36,78 @@ from .optimizers import (
 )
 from .present_samples import PresentSamples, drop_small_parts, read_masks
 
-NUM_VIEWS = 2  #: Views of each modality in a step.
+NUM_VIEWS = 2  #: Number of views of each modality in a step.
 
 
-# A gradient scaler starts at 2 ** 16 and halves its scale with each skipped step.
-# After 16 skipped steps, the scale cannot be the cause.
+# A gradient scaler starts at 2 ** 16 and halves its scale with each skipped step. After
+# 16 skipped steps, the scale cannot be the cause of an infinite gradient.
 _MAX_SKIPPED = 16
 
 
 class MultimodalPretraining(CheckedTask):
-    """Base of the self-supervised tasks: encoders, projectors and the training step.
+    """Base class of the self-supervised tasks: encoders, projectors and training step.
 
-    A subclass sets ``self.criterion`` in ``configure_losses``. Batches have
-    ``image_<m>`` of every modality, in [0, 1]. Each step makes two views of every
+    A subclass sets ``self.criterion`` in ``configure_losses``. Batches contain
+    ``image_<m>`` for every modality, in [0, 1]. Each step creates two views of every
     modality, each with its own random date and augmentation. Embeddings are gathered
-    from all devices, with gradient.
+    from all devices, with gradients.
 
-    Samples may lack modalities. The batch then has ``available_<m>``, shape (B,),
-    boolean. Encoders see only the images that exist, and each term of the loss uses the
-    samples that have its modalities. On the CPU, these masks need no synchronization.
+    Samples may lack modalities. The batch then contains ``available_<m>``, shape (B,),
+    boolean. Encoders process only images that exist, and each loss term uses the
+    samples that have its modalities. If these masks are on the CPU, no device
+    synchronization is needed.
 
-    Random draws of a step depend only on the seed of the run, the epoch, the batch and
-    the device. A resumed fit therefore gives the same result as an uninterrupted one. A
-    diverged model is neither stored nor exported.
+    The random draws of a step depend only on the seed of the run, the epoch, the batch
+    and the device. A resumed fit therefore gives the same result as an uninterrupted
+    one. A diverged model is neither saved nor exported.
 
-    The task logs the loss and its parts in training (``train_loss``, ``train_<part>``)
-    and validation (``val_loss``, ``val_<part>``), and the learning rate. If samples lack
-    modalities, ``pairs_<m>_<n>`` is the number of samples with both. At the end of
-    each epoch it logs metrics of collapse from the last batch:
+    The task logs the learning rate, and the loss and its terms in training
+    (``train_loss``, ``train_<term>``) and validation (``val_loss``, ``val_<term>``). If
+    samples lack modalities, ``pairs_<m>_<n>`` is the number of samples that have both.
+    At the end of each epoch, the task logs collapse metrics of the last batch:
 
-    * ``std_<m>``: 1 if features spread over all directions, 0 if all are equal;
+    * ``std_<m>``: 1 if features spread in all directions, 0 if all are equal;
     * ``rank_<m>``: effective rank of the embeddings;
     * ``alignment_*``: mean correlation of a dimension with the same dimension of another
       modality.
 
-    The progress bar shows the loss, the learning rate and the mean alignment of all
-    dimensions that are not unique.
+    The progress bar shows the loss, the learning rate and the mean alignment, without
+    unique dimensions.
 
     If ``std_<m>`` or ``rank_<m>`` shows a collapse in two consecutive epochs, the task
     warns once. :class:`~torchgeo_decur.callbacks.StopOnCollapse` also stops the fit.
 
     Args:
         modalities: number of channels of each modality, by name.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        projector: width of each layer of the projectors; the last is the number of
-            dimensions D of the embeddings. Without layers, features are embeddings.
-        size: height and width in pixels of the views of the default augmentations, one
-            for all modalities or one for each.
-        augmentations: augmentation of each modality, on images in [0, 1]; by default
+        model: name of a timm model, or one name per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        projector: output width of each projector layer; the last one is the embedding
+            dimension D. Without layers, the features are the embeddings.
+        size: height and width in pixels of the views from the default augmentations, or
+            one size per modality.
+        augmentations: augmentation of each modality, for images in [0, 1]; by default
             from :data:`~torchgeo_decur.transforms.PRESETS`.
         optimizer: 'adamw' or 'lars'. By default 'lars' for plain ResNets, as in Barlow
             Twins, and 'adamw' for other models.
         lr: learning rate; by default 1e-4 for AdamW and 0.05 for LARS.
-        lr_biases: learning rate of biases and normalisation parameters; by default
+        lr_biases: learning rate of biases and normalization parameters; by default
             ``lr`` for AdamW and 0.096 ``lr`` for LARS.
         weight_decay: weight decay of all other parameters; by default 0.01 for AdamW and
             1e-6 for LARS.
-        warmup_epochs: epochs of linear warm-up, before cosine decay to 0.
-        micro_batch_size: number of samples of a micro-batch, for gradient caching: less
-            memory, the same loss and gradient, but BatchNorm statistics of a
-            micro-batch. By default the whole batch.
-        compile: whether ``torch.compile`` compiles encoders, projectors and loss. The
-            first step then takes minutes; checkpoints stay the same.
+        warmup_epochs: number of epochs with linear warm-up, before cosine decay to 0.
+        micro_batch_size: number of samples per micro-batch for gradient caching, by
+            default the whole batch. Gradient caching saves memory without changing loss
+            or gradient, but BatchNorm uses the statistics of a micro-batch.
+        compile: whether to compile encoders, projectors and loss with
+            ``torch.compile``. The first step then takes minutes; checkpoints do not
+            change.
         grad_checkpointing: whether the backward pass recomputes the activations of the
-            encoders: less memory, the same loss and gradient, and one more forward pass.
+            encoders. This saves memory at the cost of one more forward pass, without
+            changing loss or gradient.
 
     Raises:
-        ValueError: if an option is out of range or does not name the modalities.
+        ValueError: if an option is out of range, or its keys do not match the
+            modalities.
     """
 
     ignore = ('weights', 'augmentations')
@@ -142,11 +146,11 @@ class MultimodalPretraining(CheckedTask):
         self._guard = FiniteGuard()
         self._collapse = CollapseGuard()
         super().__init__()
-        # Before FSDP flattens the parameters.
+        # Count dimensions before FSDP flattens the parameters.
         self._ndims = parameter_ndims(self)
         self._buffers_before: list[Tensor] = []
         if grad_checkpointing:
-            # COrAL has second encoders.
+            # COrAL has a second encoder per modality.
             for module in self.modules():
                 if isinstance(module, MultimodalEncoder):
                     module.set_grad_checkpointing()
@@ -167,14 +171,14 @@ class MultimodalPretraining(CheckedTask):
 
     @property
     def model(self) -> MultimodalEncoder:
-        """Return the encoders, under the name of the model in TorchGeo's tasks."""
+        """Return the encoders, under the attribute name that TorchGeo's tasks use."""
         return self.encoders
 
     def projector_in_features(self) -> dict[str, int]:
         """Return the input width of each projector.
 
         Returns:
-            Number of features, by name of the projector.
+            Number of features, by projector name.
         """
         return self.encoders.num_features
 
@@ -185,7 +189,7 @@ class MultimodalPretraining(CheckedTask):
             module.compile()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer and its schedule; :meth:`on_train_start` sets its length.
+        """Build the optimizer and a schedule whose length :meth:`on_train_start` sets.
 
         Returns:
             The optimizer, and a scheduler with one step per optimizer step.
@@ -197,7 +201,7 @@ class MultimodalPretraining(CheckedTask):
         }
 
     def on_fit_start(self) -> None:
-        """Store the seed of the run, unless a checkpoint has set it."""
+        """Set the seed of the run, unless a checkpoint has set it."""
         if self._run_seed is None:
             self._run_seed = torch.initial_seed()
         # Reset the guard: a failed fit must not affect the next one.
@@ -210,19 +214,21 @@ class MultimodalPretraining(CheckedTask):
         An open-ended fit has no cosine decay. A schedule set by a callback is kept.
 
         Reading the number of steps earlier would make Lightning load data before the
-        checkpoint gives the position to resume from.
+        checkpoint has set the position to resume from.
 
         Raises:
-            ValueError: if the warm-up is longer than the fit, or an epoch has no length.
+            ValueError: if the warm-up is longer than the fit, or the data have no
+                length.
         """
         schedule = self.lr_schedulers()
         finds = type(schedule).__module__ == 'lightning.pytorch.tuner.lr_finder'
         if self.global_step == 0 or finds:
-            # A checkpoint has set the state of a resumed fit.
+            # In a resumed fit, the checkpoint has already set the state.
             self._collapse = CollapseGuard(**({'patience': math.inf} if finds else {}))
         if not isinstance(schedule, WarmupCosine):
             if finds:
-                # The finder raises the rate until the loss diverges, then restores weights.
+                # The finder raises the learning rate until the loss diverges, then
+                # restores the weights.
                 self._guard = FiniteGuard(patience=math.inf)
             return
         trainer, steps = self.trainer, self.total_steps()
@@ -233,12 +239,12 @@ class MultimodalPretraining(CheckedTask):
         reset_lr_schedule(schedule, self._schedule().optimizer)
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Store running statistics, which recomputed BatchNorm layers update again."""
+        """Store running statistics, because recomputation updates them again."""
         if self.hparams['grad_checkpointing']:
             self._buffers_before = [x.clone() for x in self.buffers()]
 
     def on_after_backward(self) -> None:
-        """Restore running statistics."""
+        """Restore the running statistics from before the backward pass."""
         if self._buffers_before:
             for buffer, before in zip(
                 self.buffers(), self._buffers_before, strict=True
@@ -247,18 +253,18 @@ class MultimodalPretraining(CheckedTask):
             self._buffers_before = []
 
     def on_train_end(self) -> None:
-        """Raise if the model diverged in the last steps, before it is exported.
+        """Raise an error if the model diverged in the last steps, before it is exported.
 
         Raises:
-            FloatingPointError: if a part of the loss was NaN or infinite.
+            FloatingPointError: if a term of the loss was NaN or infinite.
         """
         self._guard.check(self.global_step, ended=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the seed of the run; raise if the model diverged.
+        """Store the seed and the collapse indicators, unless the model diverged.
 
         Raises:
-            FloatingPointError: if a part of the loss was NaN or infinite.
+            FloatingPointError: if a term of the loss was NaN or infinite.
         """
         self._guard.check(self.global_step)
         super().on_save_checkpoint(checkpoint)
@@ -266,17 +272,17 @@ class MultimodalPretraining(CheckedTask):
         checkpoint['collapse'] = self._collapse.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the seed of the run, and check that the checkpoint fits the model.
+        """Restore the seed of the run, and check that the checkpoint matches the model.
 
-        Augmentations are not restored: they are options of the run.
+        Augmentations are not restored, because they are options of the run.
 
         Raises:
-            ValueError: naming the task, or each hyperparameter of the architecture,
-                that differs.
+            ValueError: if the task or a hyperparameter of the architecture differs; the
+                message names each difference.
         """
         super().on_load_checkpoint(checkpoint)
         self._run_seed = checkpoint.get('run_seed')
-        # Checkpoints of older versions lack it.
+        # Checkpoints from older versions lack this entry.
         if 'collapse' in checkpoint:
             self._collapse.load_state_dict(checkpoint['collapse'])
         state = checkpoint['state_dict']
@@ -292,11 +298,11 @@ class MultimodalPretraining(CheckedTask):
             The number of steps; infinity if the fit is open-ended.
         """
         steps = self.trainer.estimated_stepping_batches
-        # Lightning's value for data without a length is -1.
+        # Lightning returns -1 for data without a length.
         return math.inf if steps < 0 else steps
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute features.
+        """Compute the features of each given modality.
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
@@ -313,24 +319,24 @@ class MultimodalPretraining(CheckedTask):
         view: int | None = None,
         available: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute features and embeddings; a subclass may override this method.
+        """Compute features and embeddings; subclasses may override this method.
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
-            view: index of the view in a training or validation step; else None.
+            view: index of the view in a training or validation step; otherwise None.
             available: whether each sample has a modality, shape (B,), boolean, on the
-                CPU. ``images`` must then have only the samples with the modality.
+                CPU. ``images`` must then contain only samples that have the modality.
 
         Returns:
             Features by name, shape (B, F), and embeddings by name, shape (B, D). With
-            ``available``, rows exist only for samples with the modality, or with any
-            modality for joint features.
+            ``available``, rows exist only for samples that have the modality; joint
+            features exist for samples with any modality.
         """
         features = self(images)
         return features, {m: self.projectors[m](h) for m, h in features.items()}
 
     def embed(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute embeddings.
+        """Compute the embeddings of each given modality.
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
@@ -347,8 +353,8 @@ class MultimodalPretraining(CheckedTask):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Compute the loss of a batch from its views.
 
-        Missing images are neither augmented nor encoded. A modality with a single image
-        in a micro-batch is left out, because BatchNorm needs two.
+        Missing images are neither augmented nor encoded. If a modality has a single
+        image in a micro-batch, this image is ignored, because BatchNorm needs two.
 
         Args:
             images: images of every modality in [0, 1], shape (B, C, H, W) or
@@ -357,10 +363,10 @@ class MultimodalPretraining(CheckedTask):
                 CPU; by default, all samples are complete.
 
         Returns:
-            The loss and its parts, scalars; features of the first view on this device,
-            shape (B, F); and embeddings of all devices, shape (V, N, D), float32, or
-            float64 for a float64 model. Features omit samples without the modality;
-            their embeddings are 0.
+            The loss and its terms, scalars; the features of the first view on this
+            device, shape (B, F); and the embeddings of all devices, shape (V, N, D).
+            Embeddings are float32, or float64 for a float64 model. If a sample lacks a
+            modality, its features are omitted and its embeddings are 0.
         """
         first: dict[str, Tensor] = {}
         z: dict[str, list[Tensor]] = {}
@@ -404,8 +410,8 @@ class MultimodalPretraining(CheckedTask):
         """Compute the loss of a training batch.
 
         Raises:
-            ValueError: if the batch has one sample, or lacks a modality.
-            FloatingPointError: if a part of the loss is NaN or infinite.
+            ValueError: if the batch has only one sample or lacks a modality.
+            FloatingPointError: if a term of the loss is NaN or infinite.
         """
         images = self._images(batch, batch_idx)
         size = len(next(iter(images.values())))
@@ -416,7 +422,8 @@ class MultimodalPretraining(CheckedTask):
         if self._should_log(batch_idx):
             self._guard.check(self.global_step)
             parts = {f'train_{k}': v.detach().cpu() for k, v in terms.items()}
-            # Lightning would copy a float to the device, and the bar would wait for it.
+            # Lightning would copy a float to the device, and the progress bar would
+            # wait for it.
             rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]['lr'])
             shown = {'train_loss': parts.pop('train_loss'), 'lr': rate}
             self.log_dict(shown, prog_bar=True, batch_size=size)
@@ -444,10 +451,10 @@ class MultimodalPretraining(CheckedTask):
     ) -> None:
         """Compute the loss of a validation batch, with the same views in every epoch.
 
-        A last batch with a single sample is skipped.
+        If the last batch has a single sample, it is skipped.
 
         Raises:
-            ValueError: if the first batch has one sample, or lacks a modality.
+            ValueError: if the first batch has only one sample or lacks a modality.
         """
         self._evaluate(batch, batch_idx, 'val')
 
@@ -463,7 +470,7 @@ class MultimodalPretraining(CheckedTask):
         Returns:
             ``features``, shape (B, ``num_features``), and ``embeddings``, shape (B, D),
             by modality; and all other entries of the batch, such as bounds, transform,
-            labels and ids. Rows of samples without the modality are 0.
+            labels and ids. If a sample lacks a modality, its rows are 0.
         """
         found = split(batch, self.hparams['modalities'])
         images = {m: select_date(x, date=0) for m, x in found.items()}
@@ -488,17 +495,17 @@ class MultimodalPretraining(CheckedTask):
         z: Mapping[str, Tensor],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Compute metrics of collapse and alignment.
+        """Compute the collapse and alignment metrics of a batch.
 
         Args:
             h: features by modality, shape (B, ``num_features``).
             z: embeddings by modality, shape (V, N, D).
             available: whether each sample has an embedding, shape (N,), boolean; by
-                default all have. Embeddings of other samples are 0.
+                default, all samples do. Embeddings of other samples must be 0.
 
         Returns:
-            ``std_<m>``, ``rank_<m>`` and the alignments, scalars. ``std_<m>`` is NaN if no
-            sample of this device has the modality.
+            The scalars ``std_<m>``, ``rank_<m>`` and ``alignment_*``. ``std_<m>`` is
+            NaN if no sample on this device has the modality.
         """
         std = {
             f'std_{m}': feature_std(x) if len(x) else x.new_full((), math.nan)
@@ -518,22 +525,22 @@ class MultimodalPretraining(CheckedTask):
 
     @property
     def collapsed(self) -> list[str]:
-        """Return the indicators that show a collapse, such as ``std_s1``."""
+        """Return the names of the indicators that show a collapse, such as ``std_s1``."""
         return self._collapse.collapsed
 
     def alignment(self, diagonals: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the mean correlation of the same dimension across modalities.
+        """Compute the mean correlation of each dimension across modalities.
 
         Args:
-            diagonals: correlation of each dimension, shape (D,), by ``<m>_<n>``.
+            diagonals: correlation of each dimension, shape (D,), by pair ``<m>_<n>``.
 
         Returns:
-            ``alignment_<m>_<n>``, scalars.
+            The scalars ``alignment_<m>_<n>``.
         """
         return {f'alignment_{pair}': d.mean() for pair, d in diagonals.items()}
 
     def _mean_alignment(self, metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the mean alignment for the progress bar, without unique dimensions."""
+        """Average the alignments for the progress bar, without unique dimensions."""
         found = [
             value
             for name, value in metrics.items()
@@ -544,7 +551,7 @@ class MultimodalPretraining(CheckedTask):
     def _watch_collapse(
         self, metrics: Mapping[str, Tensor], h: Mapping[str, Tensor], ended: bool
     ) -> None:
-        """Warn of a collapse; this synchronizes, so call it in the steps that log."""
+        """Warn about a collapse. This synchronizes, so call it only in steps that log."""
         samples = {m: len(x) for m, x in h.items()}
         fewest = min(samples.values())
         values = {}
@@ -553,7 +560,7 @@ class MultimodalPretraining(CheckedTask):
             if kind in ('std', 'rank'):
                 enough = samples.get(name, fewest) >= FEWEST_SAMPLES
                 values[key] = value if enough else torch.full_like(value, math.nan)
-        # All devices must agree to stop.
+        # All devices must agree on whether to stop.
         found = torch.stack([v.float() for v in values.values()])
         mean: Any = self.trainer.strategy.reduce(found, reduce_op='mean')
         self._collapse.add(dict(zip(values, mean.tolist(), strict=True)), ended)
@@ -582,7 +589,8 @@ class MultimodalPretraining(CheckedTask):
         if size < 2 and batch_idx > 0:
             return
         images = self._images(batch, batch_idx)
-        # Seeding here must not affect later draws, such as the order of an epoch.
+        # Seeding here must not affect later draws, such as the sample order of an
+        # epoch.
         with self._forked_rng():
             self._seed(-1, batch_idx)
             masks = read_masks(batch, list(images), size)
@@ -598,11 +606,12 @@ class MultimodalPretraining(CheckedTask):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute features and embeddings of the samples that have a modality.
 
-        Every parameter gets a gradient on every device. If no sample has a modality, its
-        encoder gets a blank image, and the outputs are dropped. BatchNorm then neither
-        uses nor updates statistics of the batch.
+        Every parameter gets a gradient on every device. If no sample has a modality,
+        its encoder processes a blank image, and the outputs are dropped. BatchNorm then
+        neither uses batch statistics nor updates running statistics.
         """
-        # SyncBatchNorm supports an empty batch, and other devices wait for it.
+        # SyncBatchNorm supports an empty batch, and the other devices wait for this
+        # one.
         empty = [m for m, x in images.items() if not len(x)]
         absent = [] if self._fewest_samples() == 0 else empty
         found = {m: x for m, x in images.items() if m not in absent}
@@ -628,7 +637,7 @@ class MultimodalPretraining(CheckedTask):
         return first, second
 
     def _fewest_samples(self) -> int:
-        """Return the smallest number of samples that the layers can train on."""
+        """Return the minimum number of samples that the layers need in training."""
         norms = [m for m in self.modules() if isinstance(m, _BatchNorm) and m.training]
         synced = any(isinstance(m, nn.SyncBatchNorm) for m in norms)
         if synced and dist.world_size() > 1:
@@ -641,18 +650,19 @@ class MultimodalPretraining(CheckedTask):
         number = len(x)
         if samples is not None:
             number = samples.count(modality)
-            # An empty batch has no view, but the view of a sample gives its shape.
+            # An empty batch cannot be augmented, but one sample gives the shape of its
+            # view.
             x = samples.select(modality, x) if number else x[:1]
         view: Tensor = self.augmentations[modality](select_date(x))
         return view[:number].contiguous(memory_format=torch.channels_last)
 
     def _forked_rng(self) -> AbstractContextManager[None]:
-        """Return a context that restores the random states of CPU and GPU at its end."""
+        """Return a context that restores the CPU and GPU random states on exit."""
         devices = [self.device] if self.device.type == 'cuda' else []
         return torch.random.fork_rng(devices)
 
     def _seed(self, *step: int) -> None:
-        """Seed all random draws of a step by run, step and device."""
+        """Seed all random draws of a step from the run, step and device."""
         words = [abs(self._run_seed or 0), *(s + 1 for s in step), self.global_rank]
         state = np.random.SeedSequence(words).generate_state(1, np.uint64)
         torch.manual_seed(int(state[0]))
@@ -660,7 +670,7 @@ class MultimodalPretraining(CheckedTask):
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Set a module to evaluation, and each of its parts back to its own mode."""
+    """Set a module to evaluation mode, then restore the mode of each submodule."""
     before = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""Progress bar for terminals of 80 columns."""
+"""Progress bar for 80-column terminals."""
 
 import logging
 import sys
@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-# Columns from which the bar also shows the percentage and the steps per second.
+# Minimum number of columns for showing the percentage and the steps per second.
 _WIDE = 110
 _NAMES = {'train_loss': 'loss', 'alignment': 'align'}
 _FORMATS = {'alignment': '.2f', 'lr': '.2g'}
@@ -18,14 +18,14 @@ _LOGGERS = ('lightning.pytorch', None)
 
 
 class CompactProgressBar(TQDMProgressBar):
-    """Lightning's progress bar with values that fit 80 columns.
+    """Lightning's progress bar with metrics that fit 80 columns.
 
-    Log lines, such as a table of a callback, appear above the bar.
+    Log lines, such as the table of a callback, appear above the bar.
 
     Args:
         refresh_rate: number of batches between two updates; 0 hides the bar.
-        process_position: number of lines by which to move the bar.
-        leave: whether to keep the bar of each epoch.
+        process_position: number of lines by which to offset the bar.
+        leave: whether to keep the bar of each epoch on screen.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class CompactProgressBar(TQDMProgressBar):
         """Initialize a new CompactProgressBar instance."""
         super().__init__(refresh_rate, process_position, leave)
         wide = get_terminal_size().columns >= _WIDE
-        # tqdm cuts a long line at its end, so the values must not come last.
+        # tqdm truncates long lines at the end, so the metrics must not come last.
         self.BAR_FORMAT = (
             f'{"{l_bar}" if wide else "{desc}|"}{{bar}}| {{n_fmt}}/{{total_fmt}} '
             '[{elapsed}<{remaining}{postfix}'
@@ -43,7 +43,7 @@ class CompactProgressBar(TQDMProgressBar):
         self._redirect = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print Lightning's log above the bar."""
+        """Redirect Lightning's log so that its lines appear above the bar."""
         super().setup(trainer, pl_module, stage)
         self._redirect.close()
         if self.is_enabled:
@@ -54,19 +54,19 @@ class CompactProgressBar(TQDMProgressBar):
     def teardown(
         self, trainer: Trainer, pl_module: LightningModule, stage: str
     ) -> None:
-        """Restore the log of Lightning."""
+        """Restore Lightning's log."""
         self._redirect.close()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Restore the log of Lightning."""
+        """Restore Lightning's log."""
         self._redirect.close()
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, Any]:
-        """Return the values of the bar as short texts, without the version of the run."""
+        """Return the metrics for the bar as short texts, without the run version."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop('v_num', None)
         return {
@@ -78,12 +78,12 @@ class CompactProgressBar(TQDMProgressBar):
 
 
 def use_compact_bar(trainer: Trainer) -> None:
-    """Replace the default progress bar of a trainer.
+    """Replace the default progress bar of a trainer with a compact one.
 
     Other bars, such as Lightning's ``RichProgressBar``, are kept.
 
     Args:
-        trainer: the trainer.
+        trainer: trainer to change in place.
     """
     bar = trainer.progress_bar_callback
     if type(bar) is not TQDMProgressBar:
@@ -96,7 +96,7 @@ def use_compact_bar(trainer: Trainer) -> None:
 
 
 def _prints(logger: logging.Logger) -> bool:
-    """Return whether a logger writes to the terminal itself."""
+    """Check whether a logger itself writes to the terminal."""
     return any(
         isinstance(handler, logging.StreamHandler)
         and handler.stream in (sys.stdout, sys.stderr)
