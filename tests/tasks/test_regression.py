@@ -266,7 +266,7 @@ def test_metrics_of_few_targets_are_nan() -> None:
 @pytest.mark.parametrize(
     ('label', 'options', 'message'),
     [
-        (torch.full((4,), -3.4e38), {}, r'label must hold numbers, .* set nodata'),
+        (torch.full((4,), -3.4e38), {}, r'label must contain finite numbers, .* set nodata'),
         (torch.full((4,), torch.inf), {}, r'got inf; set nodata'),
         (torch.rand(4, 3), {}, r'shape \(B, 1\) .* got \(4, 3\); set num_outputs'),
     ],

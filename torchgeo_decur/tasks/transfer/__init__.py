@@ -1,1 +1,1 @@
-"""Transfer: classification, segmentation and regression with pretrained encoders."""
+"""Transfer tasks: classification, segmentation and regression."""

@@ -1,4 +1,4 @@
-"""Base of the transfer tasks."""
+"""Base class of the transfer tasks."""
 
 import warnings
 from abc import abstractmethod
@@ -26,55 +26,57 @@ from ..base import CheckedTask
 from ..optimizers import EpochShare, build_transfer_optimizer, reset_lr_schedule
 from .modality_subsets import SubsetMetrics, collect
 
-# Number of validation batches per epoch with a logged figure.
+# Number of validation batches per epoch for which a figure is logged.
 _MAX_FIGURES = 10
 
 
 class TargetGuard(Protocol):
-    """Check of targets that does not synchronize with the device in every step."""
+    """Protocol for target checks that do not synchronize with the device in each step."""
 
     def replace(self, y: Tensor) -> Tensor:
-        """Replace targets that are not valid, and record them."""
+        """Replace invalid targets, and record them."""
 
     def check(self, key: str) -> None:
-        """Raise if a target was not valid; this synchronizes with the device."""
+        """Raise an error if a target was invalid; this synchronizes with the device."""
 
 
 class LateFusionTask(CheckedTask):
-    """Base of the transfer tasks: batches, missing modalities, optimizers, the loop.
+    """Base class of the transfer tasks: training loop, missing modalities and optimizers.
 
-    A task has two bases. :class:`ClassTargets` and
-    :class:`NumberTargets` define loss, metrics and predictions. ``SceneTask`` and
-    ``MapTask`` build ``self.model``, a :class:`~torchgeo_decur.models.LateFusion`.
-    Metrics are computed once over all predictions of a split, not averaged over batches.
+    A task has two base classes. :class:`ClassTargets` or :class:`NumberTargets` defines
+    loss, metrics and predictions. :class:`SceneTask` or :class:`MapTask` builds
+    ``self.model``, a :class:`~torchgeo_decur.models.LateFusion`. Metrics are computed
+    over all predictions of a split, not averaged over batches.
 
     Args:
         modalities: number of channels of each modality, by name.
         model: see the subclass.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        bands: names of the bands of the images, by modality, such as ``{s2: [B2, B3, B4,
-            B8]}``. If the weights name their bands, their first convolution is adapted.
-        labels: names of the classes or numbers, for the metrics of each.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        bands: names of the image bands, by modality, such as
+            ``{s2: [B2, B3, B4, B8]}``. If the weights name their bands, the first
+            convolution is adapted to the image bands.
+        labels: names of the classes or outputs, for the names of their metrics.
         label_key: key of the target in the batch.
-        crop_scale: range of the area of random training crops, such as [0.8, 1.0] of the
-            image, followed by random flips. All modalities and the mask of a sample get
-            the same crop and flips. By default there is no augmentation.
+        crop_scale: range of the area of random training crops as a fraction of the
+            image, such as [0.8, 1.0]. Random flips follow. All modalities and the mask
+            of a sample get the same crop and flips. By default, there is no
+            augmentation.
         freeze_backbone: whether to freeze the encoders, including the statistics of
-            their normalisation layers.
-        missing_modalities: modalities to leave out in validation, test and prediction.
+            their normalization layers.
+        missing_modalities: modalities to omit in validation, test and prediction.
         modality_dropout: probability of dropping a modality of a training sample; at
             least one modality is kept.
-        test_modality_subsets: whether the test also prints the scores of every subset of
-            the modalities.
+        test_modality_subsets: whether the test also prints the scores for every subset
+            of the modalities.
         optimizer: 'adamw', or 'sgd' with momentum 0.9.
         lr: learning rate.
         lr_backbone: learning rate of the encoders, by default ``lr``.
-        layer_decay: ratio of the rate of each layer of an encoder to the rate of the
-            next layer, in (0, 1]; the last layer has ``lr_backbone``. By default all
-            layers have the same rate.
+        layer_decay: factor between the learning rates of an encoder layer and the next
+            one, in (0, 1]; the last layer uses ``lr_backbone``. By default, all layers
+            use the same rate.
         weight_decay: weight decay of all parameters.
-        lr_schedule: 'step' divides the rates by 10 after 60 and after 80 % of the epochs,
-            'cosine' decays them to 0, 'constant' keeps them.
+        lr_schedule: 'step' divides the learning rates by 10 after 60 % and after 80 %
+            of the epochs, 'cosine' decays them to 0, and 'constant' keeps them.
 
     Raises:
         ValueError: if options contradict each other.
@@ -83,13 +85,13 @@ class LateFusionTask(CheckedTask):
     architecture_hparams: tuple[str, ...] = ('modalities', 'model')
     model: LateFusion
     criterion: nn.Module
-    #: Metrics of the table of subsets.
+    #: Names of the metrics in the table of modality subsets.
     summary: tuple[str, ...] = ()
-    #: Key of the predictions of maps.
+    #: Key of the predicted maps in the output of ``predict_step``.
     output_name: str
-    #: Whether the table shows these metrics in percent.
+    #: Whether the table shows its metrics in percent.
     percent: bool = True
-    #: Checks the targets, and replaces invalid ones.
+    #: Object that checks the targets and replaces invalid ones.
     guard: TargetGuard
     train_metrics: MetricCollection
     val_metrics: MetricCollection
@@ -128,7 +130,7 @@ class LateFusionTask(CheckedTask):
     @property
     @abstractmethod
     def num_outputs(self) -> int:
-        """Return the number of outputs of the model for a sample or pixel."""
+        """Return the number of model outputs per sample or pixel."""
 
     def configure_models(self) -> None:
         """Check the options, before a subclass builds the model.
@@ -141,11 +143,11 @@ class LateFusionTask(CheckedTask):
         if not set(missing) < set(known):
             raise ValueError(
                 f'missing_modalities must be some but not all of {known}, '
-                f'got {list(missing)}'
+                f'got {list(missing)}; keep at least one modality'
             )
 
     def configure_metrics(self) -> None:
-        """Build the metrics of each split, and the metrics of the table of subsets."""
+        """Build the metrics of each split, and those of the table of modality subsets."""
         base, more = self._metrics()
         every = {**base, **more}
         self.train_metrics = collect(base, 'train')
@@ -156,21 +158,21 @@ class LateFusionTask(CheckedTask):
         self.subset_metrics = SubsetMetrics(chosen, present, self.percent)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build optimizer and schedule of all parameters that are not frozen.
+        """Build an optimizer and a schedule for all parameters that are not frozen.
 
         Returns:
-            Optimizer, and scheduler stepped every epoch.
+            The optimizer, and a scheduler with one step per epoch.
         """
         schedule = self._schedule()
         return {'optimizer': schedule.optimizer, 'lr_scheduler': schedule}
 
     def on_fit_start(self) -> None:
-        """Silence Lightning's warning about modules in evaluation mode, if frozen."""
+        """For frozen encoders, silence Lightning's warning about modules in eval mode."""
         if self.hparams['freeze_backbone']:
             warnings.filterwarnings('ignore', r'Found \d+ module\(s\) in eval mode')
 
     def on_train_start(self) -> None:
-        """Set the learning rates from the options of this run, not of its checkpoint."""
+        """Set the learning rates from this run's options, not from its checkpoint."""
         schedule = self.lr_schedulers()
         if isinstance(schedule, EpochShare):
             reset_lr_schedule(schedule, self._schedule().optimizer)
@@ -180,14 +182,15 @@ class LateFusionTask(CheckedTask):
         images: Mapping[str, Tensor],
         available: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Compute logits.
+        """Compute the outputs of the model.
 
         Args:
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
-            available: whether each sample has a modality, shape (B,), by modality.
+            available: whether each sample has a modality, shape (B,), boolean, by
+                modality.
 
         Returns:
-            Logits of the model.
+            Logits of classes, or predicted values.
         """
         logits: Tensor = self.model(images, available)
         return logits
@@ -205,7 +208,7 @@ class LateFusionTask(CheckedTask):
         self._update(self.train_metrics, y_hat.detach(), y)
         if self._should_log(batch_idx):
             self.guard.check(self.hparams['label_key'])
-            # A batch without known targets has no loss.
+            # A batch without known targets has no meaningful loss.
             if self._weight(y) > 0:
                 shown = loss.detach().cpu()
                 self.log('train_loss', shown, batch_size=len(y), prog_bar=True)
@@ -223,7 +226,7 @@ class LateFusionTask(CheckedTask):
             self._draw(batch, y_hat, batch_idx)
 
     def test_step(self, batch: Sample, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Compute the loss and metrics of a test batch, and metrics of each subset.
+        """Compute the loss and metrics of a test batch, also for each modality subset.
 
         The encoders run once for all subsets.
         """
@@ -245,7 +248,7 @@ class LateFusionTask(CheckedTask):
         self._log_metrics(self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
-        """Log the test metrics, and print a table with a row for each subset."""
+        """Log the test metrics, and print a table with one row per modality subset."""
         self.guard.check(self.hparams['label_key'])
         if values := self.subset_metrics.compute():
             self.log_dict(values)
@@ -255,23 +258,23 @@ class LateFusionTask(CheckedTask):
 
     @abstractmethod
     def _metrics(self) -> tuple[dict[str, Metric], dict[str, Metric]]:
-        """Return metrics of all splits, and further metrics of validation and test."""
+        """Return the metrics of all splits, and more metrics for validation and test."""
 
     @abstractmethod
     def _target(self, batch: Sample) -> Tensor:
-        """Return the targets of a batch, before any check."""
+        """Return the unchecked targets of a batch."""
 
     @abstractmethod
     def _weight(self, y: Tensor) -> Tensor:
-        """Return the weight of a batch in the mean of a split."""
+        """Return the weight of a batch in the mean loss of a split."""
 
     @abstractmethod
     def _shown(self, y_hat: Tensor) -> Tensor:
-        """Return the predictions of a batch for a figure."""
+        """Convert model outputs to predictions for a figure."""
 
     @abstractmethod
     def _outputs(self, batch: Sample) -> Tensor:
-        """Return the predictions of a batch for users."""
+        """Predict the probabilities or values that users receive."""
 
     def _checked_target(self, batch: Sample) -> Tensor:
         return self.guard.replace(self._target(batch))
@@ -282,7 +285,7 @@ class LateFusionTask(CheckedTask):
         size: Sequence[int],
         batch: Sample,
     ) -> Tensor:
-        """Decode features to outputs of the shape of the targets of a batch."""
+        """Decode features to outputs with the shape of the targets."""
         outputs: Tensor = self.model.decode(features, size)
         return outputs
 
@@ -310,11 +313,11 @@ class LateFusionTask(CheckedTask):
     def _encode(
         self, batch: Sample, stage: str, first_date: bool = False
     ) -> tuple[dict[str, list[Tensor]], Sequence[int]]:
-        """Return the features of each modality, and the size of their grid."""
+        """Return the features of each modality, and the size that the decoder needs."""
         modalities: dict[str, int] = self.hparams['modalities']
         wanted = list(modalities) if stage == 'train' else self._present()
         stacked = 'image' in batch and not any(f'image_{m}' in batch for m in wanted)
-        # Datamodules leave these small tensors on the CPU.
+        # Datamodules leave these small masks on the CPU.
         available = {
             m: x.to(self.device, non_blocking=self.device.type == 'cuda')
             for m, x in get_available(batch, wanted).items()
@@ -341,11 +344,11 @@ class LateFusionTask(CheckedTask):
         available: Mapping[str, Tensor],
         batch: Sample,
     ) -> tuple[dict[str, list[Tensor]], Sequence[int]]:
-        """Return features, and the size that the decoder needs."""
+        """Run the encoders; return features and the size that the decoder needs."""
         return self.model.encode(images, available), ()
 
     def _augment(self, batch: Sample) -> Sample:
-        """Crop and flip images and the mask, if ``crop_scale`` is set."""
+        """If ``crop_scale`` is set, crop and flip the images and the mask."""
         keys = [f'image_{m}' for m in self.hparams['modalities']]
         found = [k for k in [*keys, 'image'] if k in batch]
         if self.hparams['crop_scale'] is None or not found:
@@ -368,8 +371,8 @@ class LateFusionTask(CheckedTask):
         return moved if mask is None else {**moved, key: mask}
 
     def _sizes(self) -> dict[str, int | None]:
-        """Return the size to which images are resampled, if any, of each modality."""
-        # A mapping may leave modalities at their own size.
+        """Return the size to which the images of each modality are resized, if any."""
+        # A mapping may omit modalities, which then keep their size.
         modalities, size = self.hparams['modalities'], self.hparams.get('size')
         return per_modality('size', size, modalities, default=0)
 
@@ -378,7 +381,7 @@ class LateFusionTask(CheckedTask):
         if key not in batch:
             raise ValueError(
                 f'batch must have the target {key!r}, got only '
-                f'{sorted(map(str, batch))}; set label_key'
+                f'{sorted(map(str, batch))}; set label_key to the key of the target'
             )
         target: Tensor = batch[key]
         return target
@@ -390,17 +393,17 @@ class LateFusionTask(CheckedTask):
     def _evaluate(
         self, batch: Sample, batch_idx: int, y_hat: Tensor, name: str
     ) -> Tensor:
-        """Log the loss over the known targets of the split, and return the targets."""
+        """Log the loss over known targets, and return the targets."""
         y = self._checked_target(batch)
         if batch_idx == 0 or self.device.type == 'cpu':
             self.guard.check(self.hparams['label_key'])
-        # Lightning also accepts a tensor as weight, without synchronization.
+        # Lightning also accepts a tensor as weight, which avoids synchronization.
         weight = cast(int, self._weight(y))
         self.log(name, self._loss(y_hat, y), batch_size=weight, sync_dist=True)
         return y
 
     def _draw(self, batch: Sample, y_hat: Tensor, number: int) -> None:
-        """Log a figure of the first sample of a batch, if the logger supports figures."""
+        """If the logger supports figures, log one of the first sample of a batch."""
         experiment = getattr(self.logger, 'experiment', None)
         datamodule = getattr(self.trainer, 'datamodule', None)
         if not hasattr(experiment, 'add_figure') or not isinstance(
@@ -419,7 +422,7 @@ class LateFusionTask(CheckedTask):
 
 @contextmanager
 def _explain_single_sample(size: int) -> Iterator[None]:
-    """Explain the error that BatchNorm raises for a training batch of one sample."""
+    """Explain the error that BatchNorm raises for a training batch with one sample."""
     try:
         yield
     except ValueError as error:
@@ -433,7 +436,7 @@ def _explain_single_sample(size: int) -> Iterator[None]:
 
 
 def _cached(modality: str) -> Iterator[str]:
-    """Yield the keys of cached features of a modality, by level."""
+    """Yield the keys of a modality's cached features, level by level."""
     return (f'features_{modality}_{level}' for level in count())
 
 

@@ -1,4 +1,4 @@
-"""Losses, metrics and probabilities of class targets."""
+"""Losses, metrics and probabilities for class targets."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, cast
@@ -24,24 +24,24 @@ _WITH_POS_WEIGHT = ('bce', 'soft_margin')
 
 
 class ClassTargets(LateFusionTask, ClassificationMixin):
-    """Base of the transfer tasks for classes, with the metrics of TorchGeo's tasks.
+    """Base class of the transfer tasks for classes, with TorchGeo's metrics.
 
     Args:
         modalities: number of channels of each modality, by name.
         model: see the subclass.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         task: 'binary', 'multiclass' or 'multilabel'.
         num_classes: number of classes of a multiclass task.
         num_labels: number of labels of a multilabel task.
         loss: 'ce' (multiclass), 'soft_margin' (multilabel), 'bce' (binary and
             multilabel), 'jaccard', 'focal' or 'dice'.
-        class_weights: weight of each class in 'ce'.
-        pos_weight: weight of positive targets in 'bce' and 'soft_margin', one for each
-            label. 'balanced' divides the number of negative training targets by the
-            number of positive ones; checkpoints keep the result.
-        ignore_index: class that the loss and the metrics ignore; invalid with 'jaccard'.
-        options: of :class:`~torchgeo_decur.tasks.LateFusionTask`: ``bands``, ``labels``,
-            ``freeze_backbone``, ``missing_modalities``, ``lr``, ...
+        class_weights: weight of each class for the loss 'ce'.
+        pos_weight: weight of the positive targets of each label, for 'bce' and
+            'soft_margin'. 'balanced' divides the number of negative training targets by
+            the number of positive ones; checkpoints store the result.
+        ignore_index: class that the loss and the metrics ignore; not supported by
+            'jaccard'.
+        options: other arguments of :class:`~torchgeo_decur.tasks.LateFusionTask`.
 
     Raises:
         ValueError: if options contradict each other.
@@ -74,7 +74,7 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
 
     @property
     def num_outputs(self) -> int:
-        """Return the number of logits of a sample or pixel."""
+        """Return the number of logits per sample or pixel."""
         return self.hparams['num_classes'] or self.hparams['num_labels'] or 1
 
     def configure_models(self) -> None:
@@ -107,7 +107,7 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
         super().configure_models()
 
     def configure_losses(self) -> None:
-        """Build the loss: a mean over known targets, or a loss of TorchGeo."""
+        """Build the loss: a mean over known targets, or one of TorchGeo's losses."""
         loss, multiclass = self.hparams['loss'], self.hparams['task'] == 'multiclass'
         index = self.hparams['ignore_index']
         number = self.hparams['num_classes'] if multiclass else 2
@@ -115,22 +115,22 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
         if loss in ('jaccard', 'dice'):
             ClassificationMixin.configure_losses(self)
             return
-        # Multi-label soft margin is the same as binary cross-entropy.
+        # The multi-label soft margin loss equals binary cross-entropy.
         weights = self.hparams['class_weights'] if loss == 'ce' else None
         gamma = 2.0 if loss == 'focal' else 0.0
         positive, given = None, self.hparams['pos_weight']
         balanced = given == 'balanced'
         if given is not None:
-            # Zeros, until a fit computes the weights.
+            # The weights are zeros until a fit computes them.
             numbers = [0.0] * self.num_outputs if balanced else given
             positive = torch.tensor(numbers).float()
-        # Balanced weights come from the training labels, so checkpoints store them.
+        # Balanced weights depend on the training labels, so checkpoints store them.
         self.criterion = MaskedLoss(
             multiclass, index, weights, gamma, positive, persistent=balanced
         )
 
     def on_fit_start(self) -> None:
-        """Count the training labels, if ``pos_weight`` is 'balanced'.
+        """If ``pos_weight`` is 'balanced', compute it from the training labels.
 
         Raises:
             ValueError: if a label has only positive or only negative targets.
@@ -144,7 +144,7 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
             weight.copy_(self._balanced())
 
     def _balanced(self) -> Tensor:
-        """Return the ratio of negative to positive training targets of each label."""
+        """Compute the ratio of negative to positive training targets for each label."""
         counts = torch.zeros(2, self.num_outputs, dtype=torch.long)
         number, index = 0, self.hparams['ignore_index']
         for batch in training_targets(
@@ -159,19 +159,19 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
             names = self.hparams['labels'] or range(self.num_outputs)
             lost = [n for n, c in zip(names, counts.T, strict=True) if not c.all()]
             raise ValueError(
-                f"pos_weight 'balanced' needs positive and negative targets of every "
-                f'label, found only one of them for {lost} in {number} training samples; '
-                'set pos_weight to a list, or train with more labelled samples'
+                f"pos_weight 'balanced' needs positive and negative targets for every "
+                f'label, found only one kind for {lost} in {number} training samples; '
+                'set pos_weight to a list, or train with more labeled samples'
             )
         weight = counts[0] / counts[1]
         rank_zero_info(
-            f'pos_weight of {number} training samples: '
+            f'pos_weight from {number} training samples: '
             f'{[float(f"{w:.4g}") for w in weight.tolist()]}'
         )
         return weight
 
     def _by_label(self, y: Tensor) -> Tensor:
-        """Return targets with one column for each label, shape (N, L)."""
+        """Reshape targets to one column per label, shape (N, L)."""
         if self.hparams['task'] == 'multilabel':
             return y.movedim(1, -1).reshape(-1, self.num_outputs)
         return y.reshape(-1, 1)
@@ -191,26 +191,26 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
         if isinstance(weight, str) or len(weight) != self.num_outputs:
             raise ValueError(
                 f"pos_weight must be 'balanced' or a list of {self.num_outputs} numbers, "
-                f'one for each label, got {weight!r}'
+                f'one per label, got {weight!r}'
             )
         if not min(weight) > 0:
             raise ValueError(f'pos_weight must be positive, got {weight}')
 
     def _metrics(self) -> tuple[dict[str, Metric], dict[str, Metric]]:
         ClassificationMixin.configure_metrics(self)
-        # Validating all labels in every step would synchronize with the device.
+        # Validating the labels in every step would synchronize with the device.
         for metric in self.train_metrics.modules():
             if hasattr(metric, 'validate_args'):
                 metric.validate_args = False  # type: ignore[assignment]
         return dict(self.train_metrics.items(keep_base=True)), self._more_metrics()
 
     def _more_metrics(self) -> dict[str, Metric]:
-        """Return metrics of validation and test that TorchGeo does not have."""
+        """Return additional metrics for validation and test, which TorchGeo lacks."""
         return {}
 
     def _target(self, batch: Sample) -> Tensor:
         target = self._stored_target(batch)
-        # TorchGeo keeps the band of rasters with one band.
+        # TorchGeo keeps the channel dimension of single-band rasters.
         return (target.squeeze(1) if target.ndim == 4 else target).long()
 
     def _decode(self, *args: Any) -> Tensor:

@@ -12,25 +12,25 @@ from .scenes import SceneTask
 class LateFusionClassification(SceneTask, ClassTargets):
     """Fine-tune or probe pretrained encoders for scene classification.
 
-    Features of all modalities are concatenated, or fused by a pretrained fusion head,
-    and one linear layer classifies them. Metrics have the names of TorchGeo's
-    ``Classification`` and are computed over the whole split. In validation and test, a
-    multi-label task adds the mean average precision, ``mAP_micro`` and ``mAP_macro``.
+    The features of all modalities are concatenated, or fused by a pretrained fusion
+    head, and one linear layer classifies them. Metrics have the same names as in
+    TorchGeo's ``Classification`` and are computed over the whole split. In validation
+    and test, a multi-label task adds the mean average precision, as ``mAP_micro`` and
+    ``mAP_macro``.
 
     There are four options for a missing modality. If it is absent in training, omit it
-    from ``modalities``. If it is absent at test, set ``missing_modalities``. If some
-    samples lack it, add ``available_<m>``, shape (B,), boolean, to the batch. To make a
-    model robust to absence, set ``modality_dropout``.
+    from ``modalities``. If it is absent only at test time, set ``missing_modalities``.
+    If only some samples lack it, add ``available_<m>``, shape (B,), boolean, to the
+    batch. To make a model robust to missing modalities, set ``modality_dropout``.
 
     Args:
         modalities: number of channels of each modality, by name.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        options: of :class:`~torchgeo_decur.tasks.ClassTargets`: ``task``,
-            ``num_classes``, ``loss``, ...; of
-            :class:`~torchgeo_decur.tasks.SceneTask`: ``fusion``, ``size`` and
-            ``cache_features``; and of :class:`~torchgeo_decur.tasks.LateFusionTask`:
-            ``freeze_backbone``, ``missing_modalities``, ...
+        model: name of a timm model, or one name per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        options: other arguments of :class:`~torchgeo_decur.tasks.ClassTargets`, such as
+            ``num_classes``; of :class:`~torchgeo_decur.tasks.SceneTask`, such as
+            ``fusion``; and of :class:`~torchgeo_decur.tasks.LateFusionTask`, such as
+            ``freeze_backbone``.
 
     Raises:
         ValueError: if options contradict each other.
@@ -46,7 +46,7 @@ class LateFusionClassification(SceneTask, ClassTargets):
     """
 
     def configure_metrics(self) -> None:
-        """Build TorchGeo's metrics, and average precision of multi-label tasks."""
+        """Build TorchGeo's metrics, and the average precision for multi-label tasks."""
         self.summary = ('OverallAccuracy', 'AverageAccuracy')
         if self.hparams['task'] == 'multilabel':
             self.summary = ('mAP_micro', 'mAP_macro')

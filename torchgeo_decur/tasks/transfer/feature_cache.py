@@ -1,4 +1,4 @@
-"""A cache of the features of frozen encoders, for linear probes."""
+"""Feature cache for linear probes of frozen encoders."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class CachedFeatures(Dataset[dict[str, Tensor]]):
-    """Samples in memory: the rows of one tensor for each key.
+    """In-memory dataset with one tensor per key, whose rows are the samples.
 
     Args:
-        columns: tensor of each key, shape (N, ...).
+        columns: tensor for each key, shape (N, ...).
 
     Example:
         >>> CachedFeatures({'label': torch.arange(3)})[2]
@@ -36,7 +36,7 @@ class CachedFeatures(Dataset[dict[str, Tensor]]):
             index: index of the sample.
 
         Returns:
-            The row of each key.
+            Row ``index`` of each tensor, by key.
         """
         return {key: column[index] for key, column in self.columns.items()}
 
@@ -46,16 +46,17 @@ def cache_features(
     splits: tuple[str, ...],
     encode: Callable[[str, dict[str, Any]], dict[str, Tensor]],
 ) -> dict[str, Any]:
-    """Replace the datasets of a datamodule by their features.
+    """Replace the datasets of a datamodule with their features.
 
     Args:
         datamodule: datamodule with map-style datasets ``<split>_dataset``, and
             ``batch_size``.
         splits: names of the splits.
-        encode: maps split and batch to the tensors to keep, each (B, ...).
+        encode: function that maps a split and a batch to the tensors to cache, each of
+            shape (B, ...).
 
     Returns:
-        The replaced datasets, by the name of their attribute.
+        The original datasets, by attribute name.
 
     Raises:
         ValueError: if a dataset is absent or changes its samples in every epoch.

@@ -15,30 +15,33 @@ from .base import LateFusionTask
 
 
 class MapTask(LateFusionTask):
-    """Base of the transfer tasks whose target is a map of the image.
+    """Base class of the transfer tasks that predict a map for each image.
 
     A decoder predicts the map from the feature pyramids of all modalities, which are
     concatenated level by level.
 
-    The images of a sample cover the same ground and may have pixels of several sizes.
-    Their levels are then resampled to one grid, see ``grid``. Loss and metrics are
-    computed on the grid of the mask.
+    The images of a sample cover the same area but may differ in pixel size. Pyramid
+    levels are then resampled to one grid; see ``grid``. Loss and metrics are computed
+    on the grid of the mask.
 
     Args:
         modalities: number of channels of each modality, by name.
-        model: the decoder: 'fcn' as in DeCUR's experiments; 'unet', 'deeplabv3+',
-            'upernet', 'segformer' or 'fpn' of segmentation-models-pytorch; or 'cmx' for
+        model: name of the decoder: 'fcn' as in DeCUR's experiments; 'unet',
+            'deeplabv3+', 'upernet', 'segformer' or 'fpn' from
+            segmentation-models-pytorch; or 'cmx' for
             :class:`~torchgeo_decur.models.CMXSegmenter` with two modalities.
-        backbone: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        grid: name of the modality that defines the grid of fusion and predictions.
-            By default it is the grid of the mask, or without a mask the common grid of
+        backbone: name of a timm model, or one name per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        grid: name of the modality whose grid is used for fusion and predictions. By
+            default, it is the grid of the mask or, without a mask, the common grid of
             the images.
         label_key: key of the mask in the batch, shape (B, H, W) or (B, 1, H, W).
-        vertical_flip: whether to flip vertically; set it to False for photographs.
+        vertical_flip: whether random flips include vertical ones; set this to False for
+            photographs.
         lr: learning rate.
         weight_decay: weight decay of all parameters.
-        options: of :class:`~torchgeo_decur.tasks.LateFusionTask` and of the targets.
+        options: other arguments of :class:`~torchgeo_decur.tasks.LateFusionTask` and of
+            the class for the targets.
 
     Raises:
         ValueError: if options contradict each other.
@@ -88,13 +91,13 @@ class MapTask(LateFusionTask):
     def predict_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Any]:
-        """Predict the targets of each pixel.
+        """Predict the target of each pixel.
 
         Returns:
-            ``probabilities`` of classes, shape (B, ``num_classes``, H, W), or ``values``
-            in the unit of the targets, shape (B, ``num_outputs``, H, W); and, to write
-            georeferenced files, their ``bounds`` and ``transform``, shape (B, 9) as in
-            TorchGeo, or None.
+            ``probabilities`` of classes, shape (B, ``num_classes``, H, W), or
+            ``values`` in the unit of the targets, shape (B, ``num_outputs``, H, W). For
+            georeferenced output, ``bounds`` and ``transform`` have shape (B, 9) as in
+            TorchGeo; without georeferencing, they are None.
         """
         outputs = self._outputs(batch)
         bounds, transform = batch.get('bounds'), batch.get('transform')
@@ -122,13 +125,13 @@ class MapTask(LateFusionTask):
         if outputs.shape[-2:] == wanted:
             return outputs
         stacked = outputs if outputs.ndim == 4 else outputs[:, None]
-        # Half precision has no antialiased kernel.
+        # Antialiased interpolation does not support half precision.
         exact = stacked.to(torch.promote_types(stacked.dtype, torch.float32))
         moved = interpolate(exact, wanted, mode='bilinear', antialias=True)
         return moved if outputs.ndim == 4 else moved[:, 0]
 
     def _grid(self, batch: Sample) -> Sequence[int] | None:
-        """Return the size of the grid: of a named image, else of the mask, if present."""
+        """Return the size of the chosen grid, or of the mask; None if both are absent."""
         names = [f'image_{self.hparams["grid"]}', self.hparams['label_key']]
         return next((batch[n].shape[-2:] for n in names if n in batch), None)
 
@@ -136,15 +139,15 @@ class MapTask(LateFusionTask):
 def regrid(
     bounds: Tensor, transform: Tensor, size: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Describe the same place by pixels of another size.
+    """Convert bounds and transform to another number of pixels over the same area.
 
     Args:
-        bounds: start, stop and step of x, y and time, shape (B, 9).
+        bounds: start, stop and step in x, y and time, shape (B, 9).
         transform: affine transform of the pixels, shape (B, 9).
-        size: number of rows and columns of the place.
+        size: new number of rows and columns.
 
     Returns:
-        Bounds and transform of these rows and columns, shape (B, 9) each.
+        Bounds and transform for these rows and columns, shape (B, 9) each.
 
     Example:
         >>> place = torch.tensor([[0.0, 20, 10, 0, 20, 10, 0, 1, 1]])
@@ -158,7 +161,7 @@ def regrid(
         dim=1,
     )
     ratio = steps / bounds[:, [2, 5]]
-    # Rounding must not change a grid that stays the same.
+    # If the grid stays the same, rounding must not change it.
     ratio = ratio.where((ratio - 1).abs() > 1e-6, 1)
     bounds, transform = bounds.clone(), transform.clone()
     bounds[:, [2, 5]] *= ratio

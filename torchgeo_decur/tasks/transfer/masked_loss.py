@@ -1,4 +1,4 @@
-"""Losses and checks for targets that are partly unknown."""
+"""Losses and checks for partly unknown targets."""
 
 import torch
 from torch import Tensor, nn
@@ -6,20 +6,20 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 
 class MaskedLoss(nn.Module):
-    r"""Mean cross-entropy or focal loss over known targets.
+    r"""Mean cross-entropy or focal loss over the known targets.
 
-    With :math:`p` the probability of the true class, the loss of a target is
-    :math:`-(1 - p)^\gamma \log p`: for :math:`\gamma = 0` the cross-entropy, for
-    :math:`\gamma = 2` the focal loss of Lin et al., ICCV 2017,
-    https://arxiv.org/abs/1708.02002.
+    The loss of a target is :math:`-(1 - p)^\gamma \log p`, where :math:`p` is the
+    predicted probability of the true class. This is the cross-entropy for :math:`\gamma
+    = 0`, and the focal loss of Lin et al., ICCV 2017, https://arxiv.org/abs/1708.02002,
+    for :math:`\gamma = 2`.
 
     Args:
         multiclass: whether the logits, shape (B, C, ...), are scores of mutually
             exclusive classes; otherwise each logit has its own binary target.
-        ignore_index: value of unknown targets.
-        class_weights: weight of each class, with ``multiclass``.
-        gamma: exponent :math:`\gamma`.
-        pos_weight: weight of positive targets of each label, without ``multiclass``.
+        ignore_index: value that marks unknown targets.
+        class_weights: weight of each class, for ``multiclass``.
+        gamma: focusing exponent :math:`\gamma`.
+        pos_weight: weight of the positive targets of each label, for binary targets.
         persistent: whether checkpoints include ``pos_weight``.
 
     Example:
@@ -53,11 +53,11 @@ class MaskedLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            y_hat: logits, shape (B, C, ...), or the shape of the targets.
-            y: targets, classes or 0 and 1, or ``ignore_index``.
+            y_hat: logits, shape (B, C, ...), or of the same shape as the targets.
+            y: class indices, or targets 0 and 1; unknown ones are ``ignore_index``.
 
         Returns:
-            The loss, a scalar; 0 if no target is known.
+            The scalar loss; 0 if no target is known.
         """
         weights = target_weights(y, self.ignore_index, self.class_weights)
         known = y.where(weights > 0, 0)
@@ -79,11 +79,12 @@ class MaskedLoss(nn.Module):
 class LabelGuard:
     """Record invalid labels, and replace them before they crash a GPU kernel.
 
-    The record stays on the device, because reading it synchronizes with the device.
+    The record stays on the device, because reading it would synchronize host and
+    device.
 
     Args:
         number: number of classes.
-        ignore_index: value of unknown targets.
+        ignore_index: value that marks unknown targets.
 
     Example:
         >>> guard = LabelGuard(3, ignore_index=255)
@@ -99,15 +100,16 @@ class LabelGuard:
         self._range: Tensor | None = None
 
     def replace(self, y: Tensor) -> Tensor:
-        """Replace invalid labels by the first class, without synchronization.
+        """Replace invalid labels with the first class, without device synchronization.
 
-        After an invalid label in a kernel, the process can no longer use the GPU.
+        If an invalid label reaches a CUDA kernel, the process can no longer use the
+        GPU.
 
         Args:
-            y: labels, any shape.
+            y: labels, of any shape.
 
         Returns:
-            The labels, same shape.
+            Valid labels, of the same shape.
         """
         outside = (y < 0) | (y >= self.number)
         if self.ignore_index is not None:
@@ -123,13 +125,13 @@ class LabelGuard:
         return y.where(~outside, 0)
 
     def check(self, key: str) -> None:
-        """Raise if a label was invalid; this synchronizes with the device.
+        """Raise an error if a label was invalid; this synchronizes with the device.
 
         Args:
             key: key of the labels in the batch.
 
         Raises:
-            ValueError: naming the labels.
+            ValueError: if a label was invalid; the message names the extreme values.
         """
         if self._range is None:
             return
@@ -148,15 +150,15 @@ class LabelGuard:
 def target_weights(
     y: Tensor, ignore_index: int | None = None, class_weights: Tensor | None = None
 ) -> Tensor:
-    """Return the weight of each target in a mean.
+    """Return the weight of each target in a mean loss.
 
     Args:
-        y: targets, any shape.
-        ignore_index: value of unknown targets, which have weight 0.
+        y: targets, of any shape.
+        ignore_index: value that marks unknown targets, which have weight 0.
         class_weights: weight of each class; by default 1.
 
     Returns:
-        The weights, shape of ``y``, float32.
+        The weights, of the same shape as ``y``, float32.
 
     Example:
         >>> target_weights(torch.tensor([0, 1, 255]), 255)
@@ -171,7 +173,7 @@ def target_weights(
 
 
 def _by_label(weight: Tensor | None, y_hat: Tensor) -> Tensor | None:
-    """Return weights of labels in a shape that broadcasts with logits (B, L, ...)."""
+    """Reshape label weights to broadcast with logits of shape (B, L, ...)."""
     if weight is None or y_hat.ndim < 3:
         return weight
     return weight.reshape(-1, *[1] * (y_hat.ndim - 2)) if len(weight) > 1 else weight

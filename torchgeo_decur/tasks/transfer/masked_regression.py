@@ -1,4 +1,4 @@
-"""Losses, metrics and checks for numeric targets, with NaN for unknown ones."""
+"""Losses, metrics and checks for numeric targets, where NaN marks unknown targets."""
 
 from collections.abc import Callable, Iterable
 from typing import Literal
@@ -14,12 +14,12 @@ _LOSSES: dict[RegressionLoss, Callable[..., Tensor]] = {
     'mae': l1_loss,
     'huber': huber_loss,
 }
-# Larger values are placeholders for missing pixels, such as -3.4e38 of float32.
+# Larger magnitudes, such as -3.4e38 in float32, are placeholders for missing pixels.
 _LARGEST = 1e30
 
 
 class MaskedRegressionLoss(nn.Module):
-    """Mean loss over the known targets.
+    """Mean regression loss over the known targets.
 
     Args:
         loss: 'mse', 'mae' or 'huber', which is quadratic below an error of 1 and linear
@@ -46,21 +46,22 @@ class MaskedRegressionLoss(nn.Module):
 
         Args:
             y_hat: predictions, shape (B, K, ...).
-            y: targets, same shape; NaN is unknown.
+            y: targets, of the same shape; NaN marks unknown ones.
 
         Returns:
-            The loss, a scalar; 0 if no target is known.
+            The scalar loss; 0 if no target is known.
         """
         known = ~y.isnan()
         losses = _LOSSES[self.loss](y_hat.float(), y.where(known, 0), reduction='none')
-        # The maximum avoids a division by zero without device synchronization.
+        # The clamp avoids a division by zero without device synchronization.
         return (losses * known).sum() / known.sum().clamp(min=1)
 
 
 class NumberGuard:
-    """Record targets that are infinite or huge, and replace them by NaN.
+    """Record targets that are infinite or huge, and replace them with NaN.
 
-    The record stays on the device, because reading it synchronizes with the host.
+    The record stays on the device, because reading it would synchronize host and
+    device.
 
     Example:
         >>> guard = NumberGuard()
@@ -74,13 +75,13 @@ class NumberGuard:
         self._worst: Tensor | None = None
 
     def replace(self, y: Tensor) -> Tensor:
-        """Replace infinite and huge targets by NaN, without device synchronization.
+        """Replace infinite and huge targets with NaN, without device synchronization.
 
         Args:
-            y: targets, any shape.
+            y: targets, of any shape.
 
         Returns:
-            The targets, same shape.
+            The valid targets, of the same shape.
         """
         wrong = y.abs() > _LARGEST
         invalid = y.where(wrong, 0)
@@ -94,7 +95,7 @@ class NumberGuard:
         return y.where(~wrong, torch.nan)
 
     def check(self, key: str) -> None:
-        """Check the recorded targets; this synchronizes with the device.
+        """Raise an error if a target was invalid; this synchronizes with the device.
 
         Args:
             key: key of the targets in the batch.
@@ -107,7 +108,7 @@ class NumberGuard:
         extremes, self._worst = self._worst.tolist(), None
         if found := sorted({x for x in extremes if x}):
             raise ValueError(
-                f'{key} must hold numbers, or NaN where unknown, got '
+                f'{key} must contain finite numbers, or NaN where unknown, got '
                 f'{" and ".join(f"{x:g}" for x in found)}; set nodata to the value of '
                 'unknown targets'
             )
@@ -118,7 +119,7 @@ class MaskedMeanSquaredError(MeanSquaredError):
 
     Args:
         num_outputs: number of outputs K.
-        squared: whether to return the mean square instead of its root.
+        squared: whether to return the mean squared error instead of its square root.
 
     Example:
         >>> metric = MaskedMeanSquaredError(num_outputs=1, squared=False)
@@ -132,7 +133,7 @@ class MaskedMeanSquaredError(MeanSquaredError):
         _count(self, num_outputs)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add predictions and targets, shape (B, K, ...)."""
+        """Update the metric with predictions and targets, both of shape (B, K, ...)."""
         error, known = _errors(preds, target)
         self.sum_squared_error = self.sum_squared_error + error.square().sum(0)
         self.total = self.total + known
@@ -151,7 +152,7 @@ class MaskedMeanAbsoluteError(MeanAbsoluteError):
         _count(self, num_outputs)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add predictions and targets, shape (B, K, ...)."""
+        """Update the metric with predictions and targets, both of shape (B, K, ...)."""
         error, known = _errors(preds, target)
         self.sum_abs_error = self.sum_abs_error + error.abs().sum(0)
         self.total = self.total + known
@@ -160,11 +161,13 @@ class MaskedMeanAbsoluteError(MeanAbsoluteError):
 class MaskedR2Score(R2Score):
     """Coefficient of determination over the known targets.
 
-    The score is NaN if fewer than two targets are known, or if all are equal.
+    The score is NaN if fewer than two targets are known, or if all known targets are
+    equal.
 
     Args:
         num_outputs: number of outputs K.
-        multioutput: 'raw_values' for each output, or 'uniform_average' for their mean.
+        multioutput: 'raw_values' for one score per output, or 'uniform_average' for
+            their mean.
 
     Example:
         >>> metric = MaskedR2Score(1)
@@ -185,7 +188,7 @@ class MaskedR2Score(R2Score):
         _count(self, num_outputs)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add predictions and targets, shape (B, K, ...)."""
+        """Update the metric with predictions and targets, both of shape (B, K, ...)."""
         error, known = _errors(preds, target)
         y = _rows(target.nan_to_num(0.0))
         self.sum_squared_error = self.sum_squared_error + y.square().sum(0)
@@ -194,23 +197,23 @@ class MaskedR2Score(R2Score):
         self.total = self.total + known
 
     def compute(self) -> Tensor:
-        """Compute the score."""
+        """Compute the score from the accumulated sums."""
         n = self.total.clamp(min=1)
         spread = self.sum_squared_error - self.sum_error.square() / n
-        # Because of rounding, equal targets may have a small positive spread.
+        # Because of rounding, equal targets may have a small positive variance.
         varies = spread > 1e-6 * self.sum_squared_error
         scores = torch.where(varies, 1 - self.residual / spread, torch.nan)
         return scores.nanmean() if self.multioutput == 'uniform_average' else scores
 
 
 def _count(metric: Metric, num_outputs: int) -> None:
-    """Count the known targets of each output, instead of all together."""
+    """Add a state that counts the known targets of each output."""
     zeros = torch.zeros(num_outputs, dtype=torch.long)
     metric.add_state('total', zeros, dist_reduce_fx='sum')
 
 
 def _errors(preds: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return errors, shape (N, K), 0 if unknown, and the number of known targets."""
+    """Return the errors, shape (N, K), 0 if unknown, and the number of known targets."""
     known = ~target.isnan()
     error = torch.where(known, preds.float() - target, 0.0)
     return _rows(error), _rows(known).sum(0)
@@ -223,17 +226,17 @@ def _rows(x: Tensor) -> Tensor:
 def target_moments(
     batches: Iterable[Tensor], num_outputs: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Compute mean and standard deviation of the known targets.
+    """Compute the mean and standard deviation of the known targets.
 
     Args:
-        batches: targets, shape (B, K, ...), with NaN where unknown.
+        batches: batches of targets, shape (B, K, ...); NaN marks unknown ones.
         num_outputs: number of outputs K.
 
     Returns:
         Mean and standard deviation, shape (K,), and the number of samples.
 
     Raises:
-        ValueError: if an output has fewer than two distinct known targets.
+        ValueError: if an output has fewer than two different known targets.
 
     Example:
         >>> target_moments([torch.tensor([[1.0], [3.0], [torch.nan]])], 1)
@@ -255,7 +258,7 @@ def target_moments(
     std = (squares / count.clamp(min=1)).sqrt()
     if not (std > 0).all():
         raise ValueError(
-            'standardize_targets needs two different known targets of each output, found '
+            'standardize_targets needs two different known targets per output, found '
             f'{count.long().tolist()} known targets with standard deviations '
             f'{std.tolist()} in {samples} training samples; check nodata and the labels, '
             'or set standardize_targets to False'

@@ -1,4 +1,4 @@
-"""Metrics of a test split, for every subset of the modalities."""
+"""Test metrics for every subset of the modalities."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
@@ -12,12 +12,12 @@ from ...terminal import text_table
 
 
 class SubsetMetrics(nn.Module):
-    """Metrics of each proper subset of the modalities.
+    """Test metrics for each proper subset of the modalities.
 
     Args:
-        metrics: metrics of a subset, by name.
-        modalities: the modalities; an empty sequence gives no subsets.
-        percent: whether the table shows percent.
+        metrics: metrics to compute for each subset, by name.
+        modalities: names of the modalities; an empty sequence gives no subsets.
+        percent: whether the table shows the metrics in percent.
 
     Example:
         >>> list(SubsetMetrics({}, ['s1', 's2', 'dem']).names.values())
@@ -37,7 +37,7 @@ class SubsetMetrics(nn.Module):
         self.whole = tuple(modalities)
         sizes = range(1, len(modalities))
         subsets = [names for size in sizes for names in combinations(modalities, size)]
-        #: Display names of the subsets.
+        #: Display name of each subset.
         self.names = display_names([*subsets, self.whole], '+')
         self.subsets = subsets
         self.collections = nn.ModuleList(
@@ -53,7 +53,7 @@ class SubsetMetrics(nn.Module):
         """Compute and reset the metrics.
 
         Returns:
-            ``test_<metric>_<subset>``; empty without subsets.
+            Values by the name ``test_<metric>_<subset>``; empty without subsets.
         """
         values: dict[str, Tensor] = {}
         for _, metrics in self.items():
@@ -62,14 +62,14 @@ class SubsetMetrics(nn.Module):
         return values
 
     def table(self, values: Mapping[str, Tensor]) -> str:
-        """Render the metrics of every subset and of all modalities.
+        """Format the metrics of every subset and of all modalities as a table.
 
         Args:
-            values: the result of :meth:`compute`, and ``test_<metric>`` of all
+            values: the result of :meth:`compute`, and ``test_<metric>`` for all
                 modalities.
 
         Returns:
-            A table in plain text.
+            The table in plain text.
         """
         rows = {
             name: '' if subset == self.whole else f'_{name}'
@@ -82,20 +82,20 @@ class SubsetMetrics(nn.Module):
             lines.append([name, *cells])
         unit = ', in %' if self.percent else ''
         table = text_table(['modalities', *self.columns], lines)
-        return f'Scores of the test split by available modalities{unit}\n{table}'
+        return f'Test scores by available modalities{unit}\n{table}'
 
 
 def collect(
     metrics: Mapping[str, Metric], stage: str, postfix: str = ''
 ) -> MetricCollection:
-    """Copy metrics into a collection of a stage.
+    """Copy metrics into the collection for a stage.
 
-    Compute groups are disabled, because they give wrong results for metrics that TorchGeo
-    wraps.
+    Compute groups are disabled, because they give wrong results for wrapped metrics
+    such as TorchGeo's.
 
     Args:
         metrics: metrics by name.
-        stage: prefix of their names.
+        stage: name of the stage, which prefixes their names.
         postfix: suffix of their names.
     """
     copies: dict[str, Metric | MetricCollection] = {

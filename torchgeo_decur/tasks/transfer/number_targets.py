@@ -1,4 +1,4 @@
-"""Losses, metrics and units of numeric targets, such as biomass or height."""
+"""Losses, metrics and units for numeric targets, such as biomass or height."""
 
 from functools import partial
 from typing import Any, Literal
@@ -24,26 +24,25 @@ from .training_targets import training_targets
 
 
 class NumberTargets(LateFusionTask):
-    """Base of the transfer tasks for numbers, with the metrics of TorchGeo's tasks.
+    """Base class of the transfer tasks for regression, with TorchGeo's metrics.
 
-    Metrics are ``RMSE``, ``MSE``, ``MAE`` and ``R2``, in the unit of the targets. With
-    several outputs, each metric has the name of the output (``RMSE_height``), and ``R2``
-    is the mean over the outputs. Loss and metrics exclude unknown targets.
+    The metrics are ``RMSE``, ``MSE``, ``MAE`` and ``R2``, in the unit of the targets.
+    With several outputs, metric names include the output, such as ``RMSE_height``, and
+    ``R2`` is the mean over the outputs. Loss and metrics exclude unknown targets.
 
     Args:
         modalities: number of channels of each modality, by name.
         model: see the subclass.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        num_outputs: how many numbers to predict for each sample or pixel.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        num_outputs: number of values to predict per sample or pixel.
         loss: 'mse', 'mae' or 'huber', which is quadratic below an error of 1 and linear
             above.
-        standardize_targets: whether the model learns targets with mean 0 and standard
-            deviation 1 of the training split. The loss is then in these units;
+        standardize_targets: whether to standardize targets to mean 0 and standard
+            deviation 1 over the training split. The loss then uses these units;
             predictions, metrics and figures keep the unit of the targets. Checkpoints
-            keep mean and standard deviation.
-        nodata: value of unknown targets, such as -9999. NaN is always unknown.
-        options: of :class:`~torchgeo_decur.tasks.LateFusionTask`: ``bands``, ``labels``,
-            ``freeze_backbone``, ``missing_modalities``, ``lr``, ...
+            store the mean and standard deviation.
+        nodata: value that marks unknown targets, such as -9999. NaN always marks them.
+        options: other arguments of :class:`~torchgeo_decur.tasks.LateFusionTask`.
 
     Raises:
         ValueError: if options contradict each other.
@@ -72,7 +71,7 @@ class NumberTargets(LateFusionTask):
 
     @property
     def num_outputs(self) -> int:
-        """Return the number of outputs of the model for a sample or pixel."""
+        """Return the number of model outputs per sample or pixel."""
         number: int = self.hparams['num_outputs']
         return number
 
@@ -92,18 +91,18 @@ class NumberTargets(LateFusionTask):
         super().configure_models()
 
     def configure_losses(self) -> None:
-        """Build the loss, a mean over known targets, and the units of the targets."""
+        """Build the loss, a mean over known targets, and the target statistics."""
         self.guard = NumberGuard()
         self.criterion = MaskedRegressionLoss(self.hparams['loss'])
         self.register_buffer('target_mean', torch.zeros(self.num_outputs))
-        # Zeros, until a fit computes the deviation.
+        # The standard deviation is 0 until a fit computes it.
         known = torch.zeros if self.hparams['standardize_targets'] else torch.ones
         self.register_buffer('target_std', known(self.num_outputs))
 
     def on_fit_start(self) -> None:
-        """Compute the statistics of the targets for ``standardize_targets``."""
+        """Compute the target statistics, if ``standardize_targets`` is set."""
         super().on_fit_start()
-        # A resumed fit keeps the units of its checkpoint.
+        # A resumed fit keeps the statistics of its checkpoint.
         if self.target_std.all():
             return
         key = self.hparams['label_key']
@@ -159,7 +158,8 @@ class NumberTargets(LateFusionTask):
         return (y - self._by_output(self.target_mean, y)) / self._scale(y)
 
     def _update(self, metrics: MetricCollection, y_hat: Tensor, y: Tensor) -> None:
-        # Errors and R2 do not depend on the mean, and sums without it are more exact.
+        # Errors and R2 do not depend on the mean, and sums without it are more
+        # accurate.
         scale = self._scale(y)
         super()._update(metrics, y_hat.float() * scale, y * scale)
 
@@ -176,13 +176,13 @@ class NumberTargets(LateFusionTask):
         return y_hat * self._scale(y_hat) + self._by_output(self.target_mean, y_hat)
 
     def _scale(self, y: Tensor) -> Tensor:
-        """Return the scale of the outputs, 1 before a fit."""
+        """Return the scale of the outputs; 1 before a fit."""
         std = self.target_std.where(self.target_std > 0, 1)
         return self._by_output(std, y)
 
     @staticmethod
     def _by_output(values: Tensor, y: Tensor) -> Tensor:
-        """Return values of the outputs in a shape that broadcasts with (B, K, ...)."""
+        """Reshape one value per output to broadcast with shape (B, K, ...)."""
         return values.reshape(-1, *[1] * (y.ndim - 2))
 
 

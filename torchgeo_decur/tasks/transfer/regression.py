@@ -1,4 +1,4 @@
-"""Regression of scenes and of pixels from one or more modalities."""
+"""Regression per scene or per pixel from one or more modalities."""
 
 from .maps import MapTask
 from .number_targets import NumberTargets
@@ -6,22 +6,21 @@ from .scenes import SceneTask
 
 
 class LateFusionRegression(SceneTask, NumberTargets):
-    """Fine-tune or probe pretrained encoders to predict numbers of scenes, such as biomass.
+    """Fine-tune or probe pretrained encoders to predict values of scenes, e.g. biomass.
 
-    Features of all modalities are concatenated, or fused by a pretrained fusion head,
-    and one linear layer predicts the numbers. Options, metrics and losses have the names
-    of TorchGeo's ``Regression``. For missing modalities see
+    The features of all modalities are concatenated, or fused by a pretrained fusion
+    head, and one linear layer predicts the values. Options, metrics and losses have the
+    same names as in TorchGeo's ``Regression``. For missing modalities, see
     :class:`~torchgeo_decur.tasks.LateFusionClassification`.
 
     Args:
         modalities: number of channels of each modality, by name.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        options: of :class:`~torchgeo_decur.tasks.NumberTargets`: ``num_outputs``,
-            ``loss``, ``standardize_targets`` and ``nodata``; of
-            :class:`~torchgeo_decur.tasks.SceneTask`: ``fusion``, ``size`` and
-            ``cache_features``; and of :class:`~torchgeo_decur.tasks.LateFusionTask`:
-            ``freeze_backbone``, ``missing_modalities``, ...
+        model: name of a timm model, or one name per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        options: other arguments of :class:`~torchgeo_decur.tasks.NumberTargets`, such
+            as ``num_outputs``; of :class:`~torchgeo_decur.tasks.SceneTask`, such as
+            ``fusion``; and of :class:`~torchgeo_decur.tasks.LateFusionTask`, such as
+            ``freeze_backbone``.
 
     Raises:
         ValueError: if options contradict each other.
@@ -35,23 +34,22 @@ class LateFusionRegression(SceneTask, NumberTargets):
 
 
 class LateFusionPixelwiseRegression(MapTask, NumberTargets):
-    """Fine-tune pretrained encoders to predict a number per pixel, such as tree height.
+    """Fine-tune pretrained encoders to predict values per pixel, such as tree height.
 
-    The feature pyramids of all modalities are concatenated level by level, and a decoder
-    predicts the numbers of each pixel. Options, metrics and losses have the names of
-    TorchGeo's ``PixelwiseRegression``. For missing modalities see
+    The feature pyramids of all modalities are concatenated level by level, and a
+    decoder predicts the values of each pixel. Options, metrics and losses have the same
+    names as in TorchGeo's ``PixelwiseRegression``. For missing modalities, see
     :class:`~torchgeo_decur.tasks.LateFusionClassification`.
 
     Args:
         modalities: number of channels of each modality, by name.
-        model: the decoder, see :class:`~torchgeo_decur.tasks.MapTask`.
-        backbone: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        options: of :class:`~torchgeo_decur.tasks.NumberTargets`: ``num_outputs``,
-            ``loss``, ``standardize_targets`` and ``nodata``; of
-            :class:`~torchgeo_decur.tasks.MapTask`: ``grid``, ...; and of
-            :class:`~torchgeo_decur.tasks.LateFusionTask`: ``freeze_backbone``,
-            ``missing_modalities``, ...
+        model: name of the decoder; see :class:`~torchgeo_decur.tasks.MapTask`.
+        backbone: name of a timm model, or one name per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        options: other arguments of :class:`~torchgeo_decur.tasks.NumberTargets`, such
+            as ``num_outputs``; of :class:`~torchgeo_decur.tasks.MapTask`, such as
+            ``grid``; and of :class:`~torchgeo_decur.tasks.LateFusionTask`, such as
+            ``freeze_backbone``.
 
     Raises:
         ValueError: if options contradict each other.

@@ -20,26 +20,28 @@ from .feature_cache import cache_features, eval_mode
 
 
 class SceneTask(LateFusionTask):
-    """Base of the transfer tasks whose target belongs to the whole image.
+    """Base class of the transfer tasks with one target per image.
 
-    Features of all modalities are concatenated, or fused by a pretrained fusion head,
-    and one linear layer follows.
+    The features of all modalities are concatenated, or fused by a pretrained fusion
+    head, and passed to one linear layer.
 
     Args:
         modalities: number of channels of each modality, by name.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        fusion: 'concatenate', or the file ``fusion.safetensors`` of CoMM, COrAL or
-            InfMasking, to use their joint features. The file comes from
-            :class:`~torchgeo_decur.callbacks.ExportEncoders`. The fusion head has the
-            learning rate ``lr``, and is frozen with the encoders.
-        size: height and width to which images are cropped in training and otherwise
-            resized, in pixels: one for all modalities, or one for some of them. By default
-            images keep their size.
-        cache_features: whether to run frozen encoders only once, and train on their
-            features of the first date of each sample. Features stay in memory, with 4
+        model: name of a timm model, or one name per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        fusion: 'concatenate', or the path of a ``fusion.safetensors`` of CoMM, COrAL or
+            InfMasking, to use their joint features.
+            :class:`~torchgeo_decur.callbacks.ExportEncoders` writes this file. The
+            fusion head has the learning rate ``lr``, and is frozen together with the
+            encoders.
+        size: height and width in pixels to which images and random training crops are
+            resized, for all modalities or by modality. By default, images keep their
+            size.
+        cache_features: whether to run frozen encoders only once, on the first date of
+            each sample, and train on these features. Features stay in memory and need 4
             bytes each.
-        options: of :class:`~torchgeo_decur.tasks.LateFusionTask` and of the targets.
+        options: other arguments of :class:`~torchgeo_decur.tasks.LateFusionTask` and of
+            the class for the targets.
 
     Raises:
         ValueError: if options contradict each other.
@@ -80,7 +82,8 @@ class SceneTask(LateFusionTask):
         fusion = self.hparams['fusion']
         build: Callable[..., LateFusion] = LateFusionClassifier
         if fusion != 'concatenate':
-            # A checkpoint stores the description, so that it loads without the file.
+            # A checkpoint stores the description of the head, so that it loads without
+            # the file.
             known = isinstance(fusion, Mapping)
             head = build_fusion_head(fusion) if known else load_fusion_head(fusion)
             self.hparams['fusion'] = head.description
@@ -96,7 +99,7 @@ class SceneTask(LateFusionTask):
         )
 
     def on_fit_start(self) -> None:
-        """Compute the features of both splits, if ``cache_features`` is set.
+        """If ``cache_features`` is set, compute the features of both splits.
 
         Raises:
             ValueError: if there is no datamodule.
@@ -145,7 +148,7 @@ class SceneTask(LateFusionTask):
         """Predict the targets of a batch.
 
         Returns:
-            Probabilities of classes, shape (B, ``num_classes``), or numbers in the unit of
-            the targets, shape (B, ``num_outputs``).
+            Probabilities of classes, shape (B, ``num_classes``), or values in the unit
+            of the targets, shape (B, ``num_outputs``).
         """
         return self._outputs(batch)

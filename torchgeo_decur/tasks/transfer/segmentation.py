@@ -7,23 +7,23 @@ from .maps import MapTask
 class LateFusionSegmentation(MapTask, ClassTargets):
     """Fine-tune or probe pretrained encoders for semantic segmentation.
 
-    A decoder segments the feature pyramids of all modalities, concatenated level by
-    level. Metrics have the names of TorchGeo's ``SemanticSegmentation`` and are computed
-    over the whole split. ``AverageJaccardIndex`` is the mean intersection over union
-    (mIoU) of all classes except ``ignore_index``.
+    The feature pyramids of all modalities are concatenated level by level, and a
+    decoder predicts the class of each pixel. Metrics have the same names as in
+    TorchGeo's ``SemanticSegmentation`` and are computed over the whole split.
+    ``AverageJaccardIndex`` is the mean intersection over union (mIoU) of all classes
+    except ``ignore_index``.
 
-    For missing modalities see :class:`~torchgeo_decur.tasks.LateFusionClassification`.
+    For missing modalities, see :class:`~torchgeo_decur.tasks.LateFusionClassification`.
 
     Args:
         modalities: number of channels of each modality, by name.
-        model: the decoder, see :class:`~torchgeo_decur.tasks.MapTask`.
-        backbone: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        options: of :class:`~torchgeo_decur.tasks.ClassTargets`: ``task``,
-            ``num_classes``, ``loss``, ``ignore_index``, ...; of
-            :class:`~torchgeo_decur.tasks.MapTask`: ``grid``, ``vertical_flip``, ...; and of
-            :class:`~torchgeo_decur.tasks.LateFusionTask`: ``freeze_backbone``,
-            ``missing_modalities``, ...
+        model: name of the decoder; see :class:`~torchgeo_decur.tasks.MapTask`.
+        backbone: name of a timm model, or one name per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        options: other arguments of :class:`~torchgeo_decur.tasks.ClassTargets`, such as
+            ``num_classes``; of :class:`~torchgeo_decur.tasks.MapTask`, such as
+            ``grid``; and of :class:`~torchgeo_decur.tasks.LateFusionTask`, such as
+            ``freeze_backbone``.
 
     Raises:
         ValueError: if options contradict each other.

@@ -1,4 +1,4 @@
-"""Read the targets of the training split, for statistics of a fit."""
+"""Access to the training targets, for statistics that a fit needs."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-# Largest number of samples to read, because each read includes the images.
+# Maximum number of samples to read, because each read includes the images.
 _MOST = 4096
 
 
@@ -17,15 +17,15 @@ def training_targets(trainer: Trainer, key: str, purpose: str) -> Iterator[Tenso
     """Iterate over the targets of the training split, in batches.
 
     If the dataset has a method ``labels()``, all labels are read, without images.
-    Otherwise up to 4096 random samples are read, the same in every process.
+    Otherwise, up to 4096 random samples are read, the same ones in every process.
 
     Args:
         trainer: trainer of a fit with a datamodule.
         key: key of the target in a sample.
-        purpose: option that needs the targets, for messages.
+        purpose: option that needs the targets, for error messages.
 
     Yields:
-        Targets, shape (B, ...).
+        Batches of targets, shape (B, ...).
 
     Raises:
         ValueError: if there is no datamodule with a training split, or a sample has no
@@ -35,7 +35,7 @@ def training_targets(trainer: Trainer, key: str, purpose: str) -> Iterator[Tenso
     dataset: Any = getattr(datamodule, 'train_dataset', None)
     if not hasattr(dataset, '__len__'):
         raise ValueError(
-            f'{purpose} needs a datamodule with train_dataset, got '
+            f'{purpose} needs a datamodule with a train_dataset, got '
             f'{type(datamodule).__name__}; pass a datamodule to fit, or set the option '
             'to numbers or null'
         )
@@ -57,6 +57,6 @@ def _stack(key: str, samples: Sequence[dict[str, Any]]) -> Tensor:
     if key not in samples[0]:
         raise ValueError(
             f'samples must have the target {key!r}, got only {sorted(samples[0])}; set '
-            'label_key'
+            'label_key to the key of the target'
         )
     return torch.stack([torch.as_tensor(sample[key]) for sample in samples])
