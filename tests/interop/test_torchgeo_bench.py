@@ -109,7 +109,7 @@ def test_rejects_weights_with_too_little_metadata(
 ) -> None:
     encoder, bands = create_encoder('test_resnet', 1), [spec(bench, 's1', 'vv', 'VV')]
     save_encoder(encoder, tmp_path / 'a', 'test_resnet', {'modality': 's1'})
-    with pytest.raises(ValueError, match=r'weights must have names of the bands of s1'):
+    with pytest.raises(ValueError, match=r'weights must name the bands of s1'):
         bench.EncoderBench(bands, str(tmp_path / 'a.safetensors'))
     known = {'modality': 's1', 'bands': ['VV']}
     save_encoder(encoder, tmp_path / 'b', 'test_resnet', known)

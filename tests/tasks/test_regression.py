@@ -266,7 +266,11 @@ def test_metrics_of_few_targets_are_nan() -> None:
 @pytest.mark.parametrize(
     ('label', 'options', 'message'),
     [
-        (torch.full((4,), -3.4e38), {}, r'label must contain finite numbers, .* set nodata'),
+        (
+            torch.full((4,), -3.4e38),
+            {},
+            r'label must contain finite numbers, .* set nodata',
+        ),
         (torch.full((4,), torch.inf), {}, r'got inf; set nodata'),
         (torch.rand(4, 3), {}, r'shape \(B, 1\) .* got \(4, 3\); set num_outputs'),
     ],
@@ -391,7 +395,7 @@ class TestPositiveWeights:
         for sample in data.samples:
             sample['label'][2] = 0
         task = multilabel(pos_weight='balanced', labels=['a', 'b', 'rare'])
-        with pytest.raises(ValueError, match=r"only one of them for \['rare'\] in 16"):
+        with pytest.raises(ValueError, match=r"only one kind for \['rare'\] in 16"):
             trainer().fit(task, data)
 
 

@@ -1,4 +1,4 @@
-"""Probe features, draw figures, export encoders, write predictions, stop on collapse."""
+"""Callbacks that probe features, draw figures, export encoders and monitor training."""
 
 from .compare_baseline import CompareBaseline
 from .export import ExportEncoders, export_checkpoint

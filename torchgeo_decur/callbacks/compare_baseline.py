@@ -1,4 +1,4 @@
-"""Compare a pretraining with a baseline that only aligns the modalities."""
+"""Comparison of a pretraining run with a baseline that only aligns the modalities."""
 
 import csv
 import inspect
@@ -31,23 +31,23 @@ type Baseline = Literal['BarlowTwins', 'VICReg', 'SimCLR', 'CLIP']
 
 
 class CompareBaseline(Callback):
-    """Pretrain a baseline after the fit, and compare it with the task.
+    """Pretrain a baseline after the fit, and compare it with the pretrained task.
 
     The baseline has the same initial weights, data, augmentations, seed and number of
-    steps. At the end, a table and a figure show the linear probe of the untrained
-    encoders, of the baseline and of the task, and the correlation of each embedding
-    dimension across modalities. The folder of the logger receives ``comparison.csv`` and
+    steps. A table and a figure then show linear probes of the untrained encoders, the
+    baseline and the task. The figure also shows the correlation of each embedding
+    dimension across modalities. The logger's folder receives ``comparison.csv`` and
     ``comparison.png``. The fit takes twice as long.
 
     The callback needs one device, and an :class:`OnlineProbe` before it in the list of
     callbacks.
 
     Args:
-        baseline: name of a class of :mod:`torchgeo_decur.tasks`. The terms of its loss have
-            default weights.
+        baseline: 'BarlowTwins', 'VICReg', 'SimCLR' or 'CLIP', with the default weights
+            of its loss terms.
 
     Raises:
-        ValueError: if the baseline is unknown.
+        ValueError: if the name of the baseline is unknown.
     """
 
     def __init__(self, baseline: Baseline = 'BarlowTwins') -> None:
@@ -65,8 +65,9 @@ class CompareBaseline(Callback):
         """Check the other callbacks and the devices, and copy the initial weights.
 
         Raises:
-            ValueError: if the task has no encoders or one modality, ``OnlineProbe`` is
-                absent or comes later, or there are several devices.
+            ValueError: if the task has no encoders or only one modality, if
+                ``OnlineProbe`` is absent or comes later, or if there are several
+                devices.
         """
         if stage != 'fit':
             return
@@ -74,19 +75,19 @@ class CompareBaseline(Callback):
         if len(pl_module.hparams['modalities']) < 2:
             raise ValueError(
                 'CompareBaseline needs at least two modalities, got '
-                f'{list(pl_module.hparams["modalities"])}'
+                f'{list(pl_module.hparams["modalities"])}; remove the callback'
             )
         found = cast(list[Callback], getattr(trainer, 'callbacks', []))
         before = found[: found.index(self)]
         if not any(isinstance(callback, OnlineProbe) for callback in before):
             raise ValueError(
                 'CompareBaseline needs OnlineProbe before it in the list of callbacks, '
-                f'got {[type(callback).__name__ for callback in before]}'
+                f'got {[type(callback).__name__ for callback in before]}; insert OnlineProbe'
             )
         if trainer.world_size > 1:
             raise ValueError(
-                f'CompareBaseline needs one device, got {trainer.world_size}; remove it '
-                'from the callbacks'
+                f'CompareBaseline needs one device, got {trainer.world_size}; set devices '
+                'to 1, or remove the callback'
             )
         self._initial = {
             k: v.detach().cpu().clone()
@@ -103,19 +104,19 @@ class CompareBaseline(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Add the correlations of a batch of the last validation."""
+        """Update the correlations with a batch of the last validation."""
         self._pairs.on_validation_batch_end(
             trainer, pl_module, outputs, batch, batch_idx, dataloader_idx
         )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Pretrain the baseline, print the table, and write table and figure."""
+        """Pretrain the baseline, print the table, and write the table and the figure."""
         if getattr(trainer, 'fast_dev_run', False) or not self._pairs.streams:
             return
         callbacks: list[Any] = getattr(trainer, 'callbacks', [])
         probe = next(c for c in callbacks if isinstance(c, OnlineProbe))
         task = cast(MultimodalPretraining, pl_module)
-        rank_zero_info(f'{self.baseline} on the same data, for comparison')
+        rank_zero_info(f'pretraining {self.baseline} on the same data, for comparison')
         with isolate_rng():
             rival, pairs = self._fit(trainer, task, probe)
         names = (self.baseline, type(task).__name__)
@@ -138,10 +139,10 @@ class CompareBaseline(Callback):
         rank_zero_info(f'comparison: {table}, {picture}')
 
     def table(self) -> str:
-        """Render the linear probes, on the features with the best score for each label.
+        """Format the linear probe scores, with the best features for each label.
 
         Returns:
-            A table in plain text.
+            The table in plain text.
         """
         names = [k for k in self.rows[0] if k not in ('label', 'features')]
         rows = [
@@ -152,13 +153,14 @@ class CompareBaseline(Callback):
         return f'Linear probe of frozen features, in %\n{table}'
 
     def plot(self, common_dim: int | None = None) -> Figure:
-        """Plot correlations across modalities, and the linear probes.
+        """Plot the correlations across modalities and the linear probe scores.
 
         Args:
-            common_dim: number of common dimensions of the task, which come first.
+            common_dim: number of common dimensions of the task, which come first in an
+                embedding.
 
         Returns:
-            A figure with one panel for each objective and one for the probes.
+            A figure with one panel per objective and one for the probes.
         """
         with figure_style():
             figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.5), layout='constrained')
@@ -183,13 +185,13 @@ class CompareBaseline(Callback):
     def _fit(
         self, trainer: Trainer, task: MultimodalPretraining, probe: OnlineProbe
     ) -> tuple[OnlineProbe, '_PairCorrelations']:
-        """Pretrain the baseline like the task, and return its callbacks."""
+        """Pretrain the baseline with the task's settings, and return its callbacks."""
         kind: type[MultimodalPretraining] = getattr(tasks, self.baseline)
-        # Options of the task that every objective has.
+        # Keep the options that all objectives have in common.
         shared = inspect.signature(MultimodalPretraining.__init__).parameters
         options = {k: v for k, v in task.hparams.items() if k in shared}
         rival = kind(**options, augmentations=_augmentations(task))
-        # The projectors of some objectives have other names or shapes.
+        # Some objectives have projectors with other names or shapes.
         own = {k: v.shape for k, v in rival.state_dict().items()}
         rival.load_state_dict(
             {k: v for k, v in self._initial.items() if own.get(k) == v.shape},
@@ -206,7 +208,7 @@ class CompareBaseline(Callback):
         )
         callbacks[0].quiet = True
         datamodule = cast(Any, trainer).datamodule
-        # Lightning reports a limit even if it is the default of 1.0.
+        # Lightning reports every limit that is passed, even the default of 1.0.
         limits: dict[str, Any] = {
             name: value
             for name in ('limit_train_batches', 'limit_val_batches')
@@ -240,7 +242,7 @@ class CompareBaseline(Callback):
 
 
 class _PairCorrelations(Callback):
-    """Correlate embeddings of the last validation across modalities."""
+    """Correlate the embeddings of the last validation across modalities."""
 
     def __init__(self) -> None:
         self.streams: dict[tuple[str, str], CorrelationStream] = {}
@@ -254,7 +256,7 @@ class _PairCorrelations(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Add a batch."""
+        """Update the correlations with a batch."""
         if trainer.sanity_checking or not validates_last(trainer):
             return
         if batch_idx == 0:
@@ -263,7 +265,7 @@ class _PairCorrelations(Callback):
         images = split(batch, task.hparams['modalities'])
         images = {m: select_date(x, date=0) for m, x in images.items()}
         if available := get_available(batch, list(images)):
-            # Zeros stand for the images that are absent.
+            # Absent images are zeros, so use only complete samples.
             complete = torch.stack(list(available.values())).all(dim=0)
             images = {m: x[complete.to(x.device)] for m, x in images.items()}
             if not complete.any():
@@ -275,7 +277,7 @@ class _PairCorrelations(Callback):
             stream.update(z[m].float(), z[n].float())
 
     def diagonal(self) -> Tensor:
-        """Return the mean correlation of each dimension over the pairs, shape (D,)."""
+        """Return the correlation of each dimension, averaged over pairs, shape (D,)."""
         return torch.stack([s.diagonal() for s in self.streams.values()]).mean(0)
 
 
@@ -290,7 +292,7 @@ def _accelerator(trainer: Trainer) -> str:
 
 
 def _compare(probes: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Return one row for each label, with the features that have the best score."""
+    """Return one row per label, for the features with the best score."""
     last: dict[str, dict[tuple[str, str], float]] = {}
     for name, rows in probes.items():
         linear = [r for r in rows if r['classifier'] == 'linear']
@@ -300,7 +302,8 @@ def _compare(probes: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str
             for r in linear
             if r['epoch'] == epoch
         }
-        # Both tasks begin with the same weights; the task itself comes last.
+        # Both runs start from the same weights; the scores of the task, which comes
+        # last, are kept.
         last['untrained'] = {
             (r['label'], r['features']): r['score'] for r in linear if r['epoch'] < 0
         }
@@ -315,7 +318,7 @@ def _compare(probes: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str
 
 
 def _parts(diagonal: Tensor, common_dim: int | None) -> list[tuple[str, Tensor]]:
-    """Sort the correlations of each part of the dimensions."""
+    """Sort the correlations within all, or within common and unique dimensions."""
     places: dict[str, Tensor] = {'all': diagonal}
     if common_dim is not None and 0 < common_dim < len(diagonal):
         places = {'common': diagonal[:common_dim], 'unique': diagonal[common_dim:]}

@@ -1,4 +1,4 @@
-"""Export the encoders at the end of a fit."""
+"""Export of encoders at the end of a fit or from a checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,16 +20,18 @@ from .preconditions import need_encoders
 class ExportEncoders(Callback):
     """Export one encoder per modality at the end of a fit.
 
-    Each modality has two files, written atomically. ``<folder>/<modality>.pt`` is for
-    ``weights=`` of TorchGeo's ``Classification`` and ``SemanticSegmentation``.
-    ``<folder>/<modality>.safetensors`` also has bands, scaling and hyperparameters.
+    The callback writes two files per modality, atomically. ``<folder>/<modality>.pt``
+    is for the option ``weights`` of TorchGeo's ``Classification`` and
+    ``SemanticSegmentation``. ``<folder>/<modality>.safetensors`` also contains bands,
+    scaling and hyperparameters.
 
-    For a task with a fusion head (``CoMM``, ``COrAL``, ``InfMasking``), the export adds
-    the encoders of the head, ``<modality>_unique``, and ``fusion.safetensors`` for the
-    option ``fusion`` of :class:`~torchgeo_decur.tasks.LateFusionClassification`.
+    For a task with a fusion head (``CoMM``, ``COrAL``, ``InfMasking``), it also writes
+    the encoders of the head, ``<modality>_unique``, and ``fusion.safetensors``. The
+    latter is for the option ``fusion`` of
+    :class:`~torchgeo_decur.tasks.LateFusionClassification`.
 
     Args:
-        folder: output folder; by default ``encoders`` in the folder of the logger.
+        folder: output folder; by default ``encoders`` in the logger's folder.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
@@ -50,7 +52,7 @@ class ExportEncoders(Callback):
             check_writable(folder)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the encoders."""
+        """Write the encoders and, if present, the fusion head."""
         folder = self._folder(trainer)
         if not trainer.is_global_zero or getattr(trainer, 'fast_dev_run', False):
             return
@@ -72,19 +74,19 @@ class ExportEncoders(Callback):
             metadata = EncoderMetadata.of(m, channels, known.get(m), about)
             model = task.encoders.model[m]
             files = save_encoder(encoder, folder / name, model, metadata.to_dict())
-            rank_zero_info(f'encoder of {name}: {", ".join(map(str, files))}')
+            rank_zero_info(f'{name} encoder: {", ".join(map(str, files))}')
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Store the records of the modalities for :func:`export_checkpoint`."""
+        """Store task, data and modalities for :func:`export_checkpoint`."""
         checkpoint['encoder_training'] = _training(trainer, pl_module)
         checkpoint['encoder_modalities'] = {
             m: asdict(modality) for m, modality in _modalities(trainer).items()
         }
 
     def _folder(self, trainer: Trainer) -> Path:
-        # Read log_dir in every process, because the first process broadcasts it.
+        # Every process must read log_dir, because the first process broadcasts it.
         log_dir = trainer.log_dir or trainer.default_root_dir
         return Path(self.folder) if self.folder else Path(log_dir) / 'encoders'
 
@@ -92,25 +94,24 @@ class ExportEncoders(Callback):
 def export_checkpoint(
     file: str | Path, folder: str | Path, onnx: bool = False
 ) -> list[Path]:
-    """Export the encoders of a checkpoint, like :class:`ExportEncoders`.
+    """Export the encoders of a checkpoint, as :class:`ExportEncoders` does after a fit.
 
-    The metadata include bands and scaling only if the fit used :class:`ExportEncoders`.
+    The metadata contain bands and scaling only if the fit used :class:`ExportEncoders`.
 
     Args:
-        file: checkpoint of a task with one encoder per modality.
+        file: path of the checkpoint of a task with one encoder per modality.
         folder: output folder.
-        onnx: whether to write ``<modality>.onnx`` with
-            :func:`~torchgeo_decur.models.save_onnx`, for images of the ``size`` of the
+        onnx: whether to also write ``<modality>.onnx`` with
+            :func:`~torchgeo_decur.models.save_onnx`, for the image ``size`` of the
             task.
 
     Returns:
-        Paths of ``<modality>.pt`` and ``<modality>.safetensors``, and of the files of a
-        fusion head.
+        Paths of all written files.
 
     Raises:
-        ImportError: if ``onnx`` is set and its packages are not installed.
-        ValueError: if the file is another kind of checkpoint, the folder is not writable,
-            or an encoder cannot be exported.
+        ImportError: if ``onnx`` is set but the required packages are not installed.
+        ValueError: if the file is a different kind of checkpoint, the folder is not
+            writable, or an encoder cannot be exported.
     """
     checkpoint = read_checkpoint(file)
     options = checkpoint.options
@@ -136,7 +137,7 @@ def export_checkpoint(
         metadata = known[m].to_dict()
         files += save_encoder(state, path, model, metadata)
         if onnx:
-            # The size of user-defined augmentations is not stored.
+            # A checkpoint does not store the size of user-defined augmentations.
             sizes = per_modality('size', options.get('size'), channels, default=0)
             size = int(sizes[m] or 224)
             files.append(save_onnx(state, path, model, metadata, size))

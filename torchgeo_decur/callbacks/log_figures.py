@@ -1,4 +1,4 @@
-"""Draw common and unique dimensions during pretraining."""
+"""Figures of common and unique dimensions during pretraining."""
 
 from typing import Any
 
@@ -16,22 +16,23 @@ from .preconditions import need_encoders, validates_last
 
 
 class LogFigures(Callback):
-    """Log figures of alignment and saliency of validation samples every k epochs.
+    """Log alignment and saliency figures of validation samples at regular epochs.
 
     ``alignment`` is a histogram of the cross-modal loss of each embedding dimension
-    (:func:`~torchgeo_decur.analysis.alignment_histogram`). ``saliency`` shows GradCAM of
-    a few samples next to their images
-    (:func:`~torchgeo_decur.analysis.spatial_saliency`), if the task has such maps. The
-    first device draws the figures from its samples that have all modalities. The random
-    state of training does not change.
+    (:func:`~torchgeo_decur.analysis.alignment_histogram`). ``saliency`` shows GradCAM
+    maps of a few samples next to their images
+    (:func:`~torchgeo_decur.analysis.spatial_saliency`), if the task supports them. The
+    first device draws the figures from those of its samples that have all modalities.
+    Drawing does not change the random state of training.
 
     The callback needs captum (``pip install torchgeo-decur[analysis]``).
 
     Args:
-        every_n_epochs: epochs between figures; the last epoch always has figures.
-        max_samples: largest number of validation samples in the histogram. The standard
-            error of a correlation of n samples is about ``n ** -0.5``.
-        examples: number of samples with maps.
+        every_n_epochs: number of epochs between figures; the last epoch always has
+            figures.
+        max_samples: maximum number of validation samples in the histogram. The standard
+            error of a correlation over n samples is about ``n ** -0.5``.
+        examples: number of samples with saliency maps.
 
     Raises:
         ValueError: if an argument is not positive.
@@ -60,7 +61,7 @@ class LogFigures(Callback):
         Raises:
             ImportError: if captum is not installed.
             ValueError: if no logger accepts figures, the task has no encoders, or the
-                datamodule has no records of modalities.
+                datamodule does not describe its modalities.
         """
         if stage != 'fit':
             return
@@ -70,13 +71,13 @@ class LogFigures(Callback):
             raise ValueError(
                 'LogFigures needs a datamodule with modalities, as in '
                 'torchgeo_decur.datamodules, got '
-                f'{type(_datamodule(trainer)).__name__}'
+                f'{type(_datamodule(trainer)).__name__}; remove the callback'
             )
         if not self._writers(trainer):
             found = [type(logger).__name__ for logger in trainer.loggers]
             raise ValueError(
                 'LogFigures needs a logger whose experiment has add_figure, such as '
-                f'TensorBoardLogger, got {found}'
+                f'TensorBoardLogger, got {found}; add such a logger'
             )
 
     def on_validation_batch_end(
@@ -88,7 +89,7 @@ class LogFigures(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Embed a batch, and keep its first images."""
+        """Embed a batch, and store the first images for saliency maps."""
         seen = sum(len(next(iter(z.values()))) for z in self._z)
         if not self._due(trainer) or seen >= self.max_samples:
             return
@@ -135,7 +136,7 @@ class LogFigures(Callback):
                 rank_zero_info(f'LogFigures cannot draw saliency: {error}')
         for tag, result in results.items():
             for name, figure in result.figures.items():
-                # A few samples are not enough for the histogram of overlaps.
+                # There are too few samples for the histogram of overlaps.
                 for writer in self._writers(trainer) if name != 'overlap' else ():
                     writer.add_figure(tag, figure, trainer.global_step, close=False)
                 plt.close(figure)
@@ -146,7 +147,7 @@ class LogFigures(Callback):
         return trainer.is_global_zero and not trainer.sanity_checking and due
 
     def _writers(self, trainer: Trainer) -> list[Any]:
-        """Return the experiments of loggers that accept figures."""
+        """Return the experiments of the loggers that accept figures."""
         loggers: list[Any] = trainer.loggers
         found = [getattr(logger, 'experiment', None) for logger in loggers]
         return [writer for writer in found if hasattr(writer, 'add_figure')]

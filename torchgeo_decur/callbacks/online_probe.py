@@ -1,4 +1,4 @@
-"""Probe frozen features during pretraining."""
+"""Probes of frozen features during pretraining."""
 
 import csv
 from collections.abc import Callable, Iterator, Mapping
@@ -24,34 +24,35 @@ from .preconditions import need_encoders, validates_last
 
 
 class OnlineProbe(Callback):
-    """Probe frozen features of the validation split every k epochs.
+    """Probe frozen features of the validation split at regular epochs.
 
-    The inputs are the features of each modality, of all modalities concatenated, and
-    other features of the task (``joint``, ``shared``). Labels are the ``label*`` keys of
-    the batches, shape (B,) or (B, L). scikit-learn's nearest-neighbour classifier and
-    logistic regression are fitted on standardised features of one fixed half of the
-    validation samples, and scored on the other. Scores are balanced accuracy for classes
-    and micro-averaged average precision for multi-label data, in percent. Labels in
-    floating point are numbers: a nearest-neighbour and a ridge regression are scored by
-    their R2.
+    The inputs are the features of each modality, their concatenation, and other
+    features of the task (``joint``, ``shared``). The labels are the ``label*`` keys of
+    the batches, shape (B,) or (B, L). scikit-learn's nearest-neighbor classifier and
+    logistic regression are fitted on one fixed half of the validation samples, with
+    standardized features, and scored on the other half. Scores are balanced accuracy
+    for classes and micro-averaged average precision for multi-label data, in percent.
+    Floating-point labels are regression targets: nearest-neighbor and ridge regression
+    are scored by R2.
 
-    Features of a modality are probed on the samples that have it, and all others on the
-    samples that have all modalities.
+    The features of a modality are probed on the samples that have this modality. All
+    other features are probed on the samples that have all modalities.
 
-    Untrained encoders are probed once, with the BatchNorm statistics of each batch.
+    The untrained encoders are probed once, with the BatchNorm statistics of each batch.
     Scores are logged as ``probe_<label>_<features>_<classifier>``, printed as a table,
-    and written to ``probe.csv`` and ``probe.png`` in the folder of the logger.
+    and written to ``probe.csv`` and ``probe.png`` in the logger's folder.
 
     Args:
-        every_n_epochs: epochs between probes; the last epoch is always probed.
+        every_n_epochs: number of epochs between probes; the last epoch is always
+            probed.
         k: number of nearest neighbours.
-        max_samples: largest number of validation samples of each device.
+        max_samples: maximum number of validation samples on each device.
 
     Raises:
         ValueError: if an argument is not positive.
     """
 
-    #: Print and write nothing.
+    #: Whether to neither print nor write the scores.
     quiet = False
 
     def __init__(
@@ -62,19 +63,21 @@ class OnlineProbe(Callback):
             if value < 1:
                 raise ValueError(f'{name} must be positive, got {value}')
         if max_samples < 2 * k:
-            raise ValueError(f'max_samples must be at least {2 * k}, got {max_samples}')
+            raise ValueError(
+                f'max_samples must be at least {2 * k} for k={k}, got {max_samples}'
+            )
         self.every_n_epochs = every_n_epochs
         self.k = k
         self.max_samples = max_samples
         self.rows: list[dict[str, Any]] = []
         self._untrained: dict[str, Tensor] | None = None
         self._store: dict[str, list[Tensor]] = {}
-        #: Labels that are numbers; the features of all samples have their type.
+        #: Labels that are regression targets; stored tensors are all floating point.
         self._numbers: set[str] = set()
         self._told = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the scores so far for a checkpoint."""
+        """Return the scores so far, to store in a checkpoint."""
         return {'rows': self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -104,7 +107,7 @@ class OnlineProbe(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Collect the features and labels of a batch of two or more samples."""
+        """Collect the features and labels of a batch with at least two samples."""
         seen = sum(map(len, next(iter(self._store.values()), [])))
         if self._told or not self._due(trainer) or seen >= self.max_samples:
             return
@@ -117,7 +120,8 @@ class OnlineProbe(Callback):
         if self._store:
             labels = {k for k in self._store if k.startswith('label')}
             if not labels and found:
-                # Discard samples without labels, because another loader has labels.
+                # Discard earlier samples without labels, because this loader has
+                # labels.
                 self._store = {}
             elif not labels <= set(found):
                 return
@@ -128,7 +132,7 @@ class OnlineProbe(Callback):
         for m, h in _encode(pl_module, images, has).items():
             found[f'trained {m}'] = h
         if self._untrained is not None and not self._has_untrained():
-            # Lightning has converted the task to the precision of the fit.
+            # Lightning has converted the task to the fit's precision.
             now = pl_module.state_dict()
             state = {k: v.to(now[k]) for k, v in self._untrained.items()}
             untrained = partial(_features_of, pl_module, state)
@@ -143,7 +147,7 @@ class OnlineProbe(Callback):
     def on_validation_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> None:
-        """Fit the probes, log and print their scores."""
+        """Fit the probes; log and print their scores."""
         store = {k: torch.cat(v)[: self.max_samples] for k, v in self._store.items()}
         self._store = {}
         if not store:
@@ -162,7 +166,7 @@ class OnlineProbe(Callback):
         has = {m: store[f'has {m}'].bool() for m in modalities if f'has {m}' in store}
         complete = torch.stack(list(has.values())).all(0) if has else slice(None)
         epoch = trainer.current_epoch
-        # With several validations per epoch, keep the last scores.
+        # With several validations per epoch, keep only the last scores.
         self.rows = [r for r in self.rows if r['epoch'] != epoch]
         for stage in ('untrained', 'trained'):
             if f'{stage} {modalities[0]}' not in store:
@@ -188,9 +192,9 @@ class OnlineProbe(Callback):
         if not latest:
             self._told = True
             rank_zero_info(
-                'OnlineProbe: expected labels of two or more classes and more than '
+                'OnlineProbe: expected labels of at least two classes and more than '
                 f'{2 * self.k} samples in the validation split, found labels '
-                f'{list(labels)} of {len(store[f"trained {modalities[0]}"])} samples; '
+                f'{list(labels)} for {len(store[f"trained {modalities[0]}"])} samples; '
                 'skipping the probe'
             )
             return
@@ -205,8 +209,8 @@ class OnlineProbe(Callback):
             rank_zero_info(self.table())
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the scores and the figure."""
-        # Read log_dir in every process, because the first process broadcasts it.
+        """Write the scores as a table and a figure."""
+        # Every process must read log_dir, because the first process broadcasts it.
         folder = trainer.log_dir
         dry = getattr(trainer, 'fast_dev_run', False)
         silent = self.quiet or not trainer.is_global_zero
@@ -222,7 +226,7 @@ class OnlineProbe(Callback):
         rank_zero_info(f'probe: {scores}, {picture}')
 
     def table(self) -> str:
-        """Return a text table of the latest scores, with scores of untrained encoders."""
+        """Format the latest scores and those of untrained encoders as a text table."""
         epoch = max(r['epoch'] for r in self.rows)
         lines = []
         for label, name in dict.fromkeys(
@@ -253,7 +257,7 @@ class OnlineProbe(Callback):
         """Plot the scores of the linear probe over the epochs.
 
         Returns:
-            A figure with one panel per label, and one line per input. Epoch 0 is the
+            A figure with one panel per label and one line per input. Epoch 0 is the
             untrained encoder.
         """
         labels = list(dict.fromkeys(r['label'] for r in self.rows))
@@ -297,7 +301,7 @@ class OnlineProbe(Callback):
 
 
 def _is_label(key: object, value: object, samples: int) -> bool:
-    """Return whether a value is a tensor of labels, one row per sample."""
+    """Check whether a batch entry is a label tensor with one row per sample."""
     return (
         str(key).startswith('label')
         and isinstance(value, Tensor)
@@ -314,7 +318,7 @@ def _masks(
         return {}
     whole = torch.ones(samples, dtype=torch.bool)
     masks = {m: available[m].cpu() if m in available else whole for m in images}
-    # BatchNorm of untrained encoders needs two samples.
+    # BatchNorm in the untrained encoders needs two samples.
     return {m: mask & (mask.sum() > 1) for m, mask in masks.items()}
 
 
@@ -323,7 +327,7 @@ def _encode(
     images: Mapping[str, Tensor],
     has: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """Encode the samples that have a modality; joint features need all modalities."""
+    """Encode each modality's samples; joint features need all modalities."""
     if not has:
         return encode(dict(images))
     features: dict[str, Tensor] = {}
@@ -344,8 +348,9 @@ def _encode_some(
     images: Mapping[str, Tensor],
     mask: Tensor,
 ) -> dict[str, Tensor]:
-    """Encode some samples. Other rows are 0, because all devices need equal sizes."""
-    # With fewer than two samples, encode all: the unused results have the right size.
+    """Encode the masked samples; other rows are 0, because devices need equal sizes."""
+    # With fewer than two samples, encode all; the results are unused but have the right
+    # size.
     chosen = mask.nonzero() if mask.sum() > 1 else torch.arange(len(mask))
     some = {m: x[chosen.flatten().to(x.device)] for m, x in images.items()}
     return {
@@ -359,7 +364,7 @@ def _encode_some(
 def _features_of(
     task: LightningModule, state: dict[str, Tensor], images: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Compute features with given weights and the BatchNorm statistics of the batch."""
+    """Compute features with given weights and the batch's BatchNorm statistics."""
     training = task.training
     task.train()
     with torch.no_grad():
@@ -369,6 +374,6 @@ def _features_of(
 
 
 def _scores(x: Array, y: Array, k: int) -> Iterator[tuple[str, float]]:
-    """Fit both probes on one half, and score them on the other in percent."""
+    """Fit both probes on one half of the samples; score them on the other, in percent."""
     for name, outcome in run_probes(x, y, k):
         yield name, float(outcome.score()[0])

@@ -1,4 +1,4 @@
-"""Check the task and the trainer of callbacks."""
+"""Checks of the task and the trainer for callbacks."""
 
 import math
 
@@ -8,16 +8,16 @@ from ..tasks import MultimodalPretraining
 
 
 def need_encoders(callback: Callback, task: LightningModule) -> None:
-    """Raise if the task of a callback does not have one encoder per modality."""
+    """Raise an error if the task does not have one encoder per modality."""
     if not isinstance(task, MultimodalPretraining):
         raise ValueError(
             f'{type(callback).__name__} needs a task with one encoder per modality, such '
-            f'as torchgeo_decur.tasks.DeCUR, got {type(task).__name__}'
+            f'as torchgeo_decur.tasks.DeCUR, got {type(task).__name__}; remove the callback'
         )
 
 
 def validates_last(trainer: Trainer) -> bool:
-    """Return whether the fit ends before the next validation."""
+    """Check whether the fit ends before the next validation."""
     most, batches = trainer.max_steps, trainer.num_training_batches
     if trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop:
         return True

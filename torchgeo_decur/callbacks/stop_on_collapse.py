@@ -1,4 +1,4 @@
-"""Stop a pretraining whose features collapse."""
+"""Early stopping for a pretraining run whose features collapse."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from .preconditions import need_encoders
 
 
 class StopOnCollapse(Callback):
-    """Stop a pretraining whose features or embeddings collapse.
+    """Stop a pretraining run whose features or embeddings collapse.
 
-    Every pretraining warns of a collapse. This callback also ends the fit, after the
-    validation of the epoch.
+    Every pretraining task warns about a collapse. This callback also ends the fit,
+    after the validation of that epoch.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -24,7 +24,7 @@ class StopOnCollapse(Callback):
         """Check that the task has encoders.
 
         Raises:
-            ValueError: if it does not.
+            ValueError: if the task has no encoders.
         """
         need_encoders(self, pl_module)
 
@@ -36,11 +36,11 @@ class StopOnCollapse(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Stop the fit at the end of an epoch, if there is a collapse."""
+        """Stop the fit at the end of an epoch if there is a collapse."""
         if not trainer.is_last_batch or not isinstance(
             pl_module, MultimodalPretraining
         ):
             return
         if names := pl_module.collapsed:
             trainer.should_stop = True
-            rank_zero_info(f'StopOnCollapse stops the fit because of {names}')
+            rank_zero_info(f'StopOnCollapse stops the fit because of collapsed {names}')

@@ -1,4 +1,4 @@
-"""Write the predictions of scenes as a table."""
+"""Table of scene-level predictions."""
 
 import csv
 from pathlib import Path
@@ -13,17 +13,17 @@ from ..tasks import SceneTask
 
 
 class WritePredictions(Callback):
-    """Write the predictions of ``torchgeo predict`` as a CSV file, one row for each scene.
+    """Write the predictions of ``torchgeo predict`` to a CSV file, one row per scene.
 
-    The first column is ``id``, or the number of the sample if the data have no ids. A
-    regression adds a column for each number, in the unit of the targets. A
-    classification adds the probability of each class and, with one class per scene,
-    ``prediction``, the most probable class. Columns are named by the ``labels`` of the
-    task if set, otherwise by the names in the data, otherwise by numbers.
+    The first column, ``id``, is the index of the sample if the data have no ids. A
+    regression task adds one column per output, in the unit of the targets. A
+    classification task adds the probability of each class and, with one class per
+    scene, the most probable class as ``prediction``. Column names come from the
+    ``labels`` of the task if set, otherwise from the data, otherwise they are numbers.
 
     Args:
-        path: the file, by default ``predictions.csv`` in the folder of the logger, or of
-            the run without one.
+        path: path of the CSV file; by default ``predictions.csv`` in the logger's
+            folder or, without a logger, in ``default_root_dir``.
 
     Example:
         >>> WritePredictions('predictions.csv').path
@@ -33,7 +33,7 @@ class WritePredictions(Callback):
     def __init__(self, path: str | None = None) -> None:
         """Initialize a new WritePredictions instance."""
         self.path = path
-        #: Position in the split, id and predictions of each scene.
+        #: Index in the split, id and predictions of each scene.
         self._rows: list[tuple[int, str, list[float]]] = []
         self._seen = 0
 
@@ -41,7 +41,7 @@ class WritePredictions(Callback):
         """Check that the task predicts scenes.
 
         Raises:
-            ValueError: if it does not.
+            ValueError: if the task does not predict scenes.
         """
         if not isinstance(pl_module, SceneTask):
             raise ValueError(
@@ -64,17 +64,17 @@ class WritePredictions(Callback):
         loader: Any = trainer.predict_dataloaders
         first, world = self._seen, trainer.world_size
         self._seen += len(values)
-        # Devices take turns with the samples.
+        # The sampler deals out samples to the devices in turn.
         places = [(first + i) * world + trainer.global_rank for i in range(len(values))]
         names = batch.get('id') or [str(place) for place in places]
         rows = zip(places, map(str, names), values, strict=True)
-        # The sampler repeats samples so that all devices have the same number.
+        # The sampler repeats samples so that all devices get the same number.
         self._rows += [row for row in rows if row[0] < len(loader.dataset)]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file."""
+        """Gather the predictions of all devices, and write the CSV file."""
         rows, self._rows = self._rows, []
-        # Every process must read log_dir, which the first process broadcasts.
+        # Every process must read log_dir, because the first process broadcasts it.
         folder = trainer.log_dir or trainer.default_root_dir
         if trainer.world_size > 1:
             parts: list[Any] = [None] * trainer.world_size
@@ -99,7 +99,7 @@ class WritePredictions(Callback):
 
 
 def _column_names(trainer: Trainer, task: LightningModule, number: int) -> list[str]:
-    """Return the names of the outputs."""
+    """Return the names of the output columns."""
     datamodule: Any = getattr(trainer, 'datamodule', None)
     for found in (task.hparams['labels'], getattr(datamodule, 'label_names', None)):
         if found and len(found) == number:

@@ -1,8 +1,8 @@
-"""Adapters for other packages, which this package does not require.
+"""Adapters for optional third-party packages.
 
-``torchgeo_decur.interop.terratorch`` provides encoders as a backbone of TerraTorch,
-``torchgeo_decur.interop.torchgeo_bench`` as a model of torchgeo-bench. Import each adapter
-by its full name.
+``torchgeo_decur.interop.terratorch`` provides the encoders as a TerraTorch backbone,
+and ``torchgeo_decur.interop.torchgeo_bench`` as a torchgeo-bench model. Import each
+adapter by its full name.
 """
 
 __all__: list[str] = []

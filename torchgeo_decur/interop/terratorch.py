@@ -1,8 +1,9 @@
-"""Encoders as a backbone of TerraTorch (https://github.com/torchgeo/terratorch).
+"""Encoders as a TerraTorch backbone (https://github.com/torchgeo/terratorch).
 
 Importing this module registers the backbone. TerraTorch imports the folder
-``custom_modules`` of its working directory: with ``import
-torchgeo_decur.interop.terratorch`` in it, configs accept ``backbone: decur_encoders``.
+``custom_modules`` in its working directory. If a file there contains
+``import torchgeo_decur.interop.terratorch``, configs accept
+``backbone: decur_encoders``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,21 +17,22 @@ from ..weights.load import Source
 
 
 class EncoderBackbone(nn.Module):
-    """Pyramids of one or more modalities, concatenated level by level.
+    """Feature pyramids of one or more modalities, concatenated level by level.
 
     Args:
-        weights: a checkpoint, an exported encoder, a weight enum or its name, which
-            determines weights and models of the encoders.
-        modalities: modalities of the encoders to use; all by default.
-        bands: names of the bands of the images, in order, by modality, if they differ
-            from the bands of the weights.
-        out_indices: indices of the levels to return, finest first; all by default.
+        weights: a checkpoint, an exported encoder, a weight enum entry or its name. It
+            determines the weights and models of the encoders.
+        modalities: names of the modalities to use; all by default.
+        bands: names of the image bands, by modality and in order, if they differ from
+            the bands of the weights.
+        out_indices: indices of the pyramid levels to return, finest first; all by
+            default.
 
     Attributes:
-        out_channels: total channels of each level over all modalities.
+        out_channels: number of channels of each level, summed over all modalities.
 
     Raises:
-        ValueError: if the weights lack the names of their models, or do not fit.
+        ValueError: if the weights do not name their models, or do not match them.
     """
 
     def __init__(
@@ -56,16 +58,18 @@ class EncoderBackbone(nn.Module):
         self.out_channels = [sum(per_level[i]) for i in self.out_indices]
 
     def forward(self, x: Tensor | Mapping[str, Tensor]) -> list[Tensor]:
-        """Compute the levels.
+        """Compute the feature maps of the selected pyramid levels.
 
         Args:
-            x: images in [0, 1], shape (B, C, H, W), or a dictionary of them by modality.
+            x: images in [0, 1], shape (B, C, H, W), or a dictionary of images by
+                modality.
 
         Returns:
-            Maps, finest first, shape (B, ``out_channels``, h, w).
+            Feature maps, finest first, shape (B, ``out_channels``, h, w).
 
         Raises:
-            ValueError: if the images do not have all modalities.
+            ValueError: if the modalities of the images do not match those of the
+                encoders.
         """
         expected = list(self.pyramid.encoders)
         if isinstance(x, Tensor) and len(expected) == 1:
@@ -89,5 +93,5 @@ def decur_encoders(
     bands: dict[str, list[str]] | None = None,
     out_indices: list[int] | None = None,
 ) -> EncoderBackbone:
-    """Build an :class:`EncoderBackbone` with options that TerraTorch prefixes ``backbone_``."""
+    """Build an :class:`EncoderBackbone` from TerraTorch's ``backbone_*`` options."""
     return EncoderBackbone(weights, modalities, bands, out_indices)

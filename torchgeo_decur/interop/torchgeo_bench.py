@@ -1,7 +1,7 @@
-"""Encoders as a model of torchgeo-bench (https://github.com/torchgeo/torchgeo-bench).
+"""Encoders as a torchgeo-bench model (https://github.com/torchgeo/torchgeo-bench).
 
-torchgeo-bench evaluates frozen models with common data sets, probes and intervals. The
-config of this model is ``conf/model/decur.yaml``.
+torchgeo-bench evaluates frozen models with common datasets, probes and confidence
+intervals. The config of this model is ``conf/model/decur.yaml``.
 """
 
 import re
@@ -19,7 +19,7 @@ from ..models import MultimodalEncoder
 from ..transforms import ScaleToUnit
 from ..weights.metadata import EncoderMetadata
 
-# Names of Sentinel-2 bands in data sets of torchgeo-bench without band numbers.
+# Sentinel-2 band names in torchgeo-bench datasets that do not use band numbers.
 _SENTINEL2 = {
     'coastal_aerosol': 'b1',
     'blue': 'b2',
@@ -40,24 +40,24 @@ _SCALES = ('bandspec_zscore', 'model_native')
 
 
 class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
-    """Concatenated features of all modalities that a data set has bands of.
+    """Concatenated features of all modalities for which a dataset has bands.
 
-    First convolutions are adapted to the bands with matching names. Other bands of the
-    data set, and modalities without a matching band, are ignored.
+    The first convolution of each encoder is adapted to the bands with matching names.
+    Other bands of the dataset, and modalities without a matching band, are ignored.
 
     Args:
-        bands: bands of the data set.
-        weights: a checkpoint, an exported encoder, a weight enum or its name, with names
-            of its bands.
-        modalities: modalities of the encoders to use; all by default.
-        normalization: values that map to 0 and 1: 'bandspec_zscore' for mean - 2 std and
-            mean + 2 std of the data set, or 'model_native' for the limits of pretraining,
-            if images have the same unit.
-        kwargs: other entries of the config; not used.
+        bands: bands of the dataset.
+        weights: a checkpoint, an exported encoder, a weight enum entry or its name; it
+            must name its bands.
+        modalities: names of the modalities to use; all by default.
+        normalization: range that is scaled to [0, 1]: 'bandspec_zscore' for the dataset
+            mean plus or minus two standard deviations; 'model_native' for the range
+            used in pretraining, if images have the same unit.
+        kwargs: other config entries, which are ignored.
 
     Raises:
-        ValueError: if the weights have no names of bands, share no band with the data
-            set, or ``normalization`` is unknown.
+        ValueError: if the weights do not name their bands, no band matches the dataset,
+            or ``normalization`` is unknown.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
         **kwargs: Any,
     ) -> None:
         """Initialize a new EncoderBench instance."""
-        # The base class would scale all bands in the same way, without clipping.
+        # The base class would scale all bands alike, without clipping.
         super().__init__(bands=list(bands), normalization='identity')
         if str(normalization) not in _SCALES:
             raise ValueError(
@@ -84,8 +84,8 @@ class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
         if not self.places:
             own = {m: known['bands'] for m, known in held.metadata.items()}
             raise ValueError(
-                f'{weights}: expected bands of the data set, '
-                f'{[band.name for band in bands]}, found {own}; choose others with '
+                f'{weights}: expected bands of the dataset, '
+                f'{[band.name for band in bands]}, found {own}; choose other bands with '
                 'dataset.bands'
             )
         names = {m: list(found[m]) for m in self.places}
@@ -107,10 +107,10 @@ class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
         """Scale the bands of each modality to the unit interval.
 
         Args:
-            images: images of the data set, shape (B, C, H, W).
+            images: images of the dataset, shape (B, C, H, W).
 
         Returns:
-            The images with the bands of encoders in [0, 1].
+            The images, with the bands that encoders use scaled to [0, 1].
         """
         scaled = images.clone()
         for m, places in self.places.items():
@@ -119,7 +119,7 @@ class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
 
     @torch.no_grad()
     def _forward_patch_features(self, images: Tensor) -> Tensor:
-        """Encode scaled images of shape (B, C, H, W) to features (B, F)."""
+        """Encode scaled images, shape (B, C, H, W), to features, shape (B, F)."""
         return torch.cat(
             [
                 encoder(images[:, self.places[m]])
@@ -130,10 +130,10 @@ class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
 
 
 def _places(known: Mapping[str, Any], bands: Sequence[BandSpec]) -> dict[str, int]:
-    """Return the index in the data set of each matching band of an encoder."""
+    """Return the dataset index of each encoder band that matches a dataset band."""
     if 'bands' not in known:
         raise ValueError(
-            f'weights must have names of the bands of {known["modality"]}; use a '
+            f'weights must name the bands of {known["modality"]}, got none; use a '
             '.safetensors file of ExportEncoders, or published weights'
         )
     names = [_names(band) for band in bands]
@@ -146,35 +146,35 @@ def _places(known: Mapping[str, Any], bands: Sequence[BandSpec]) -> dict[str, in
 
 
 def _names(band: BandSpec) -> set[str]:
-    """Return all names of a band of a data set."""
+    """Return all names of a dataset band."""
     names = {normalize_band(band.name), normalize_band(band.source_name)}
     names |= {_COLOURS.get(band.name, '')}
     if band.sensor == 's2':
         names |= {_SENTINEL2.get(band.name, '')}
-        # As in "08A - Vegetation Red Edge".
+        # Match names such as "08A - Vegetation Red Edge".
         numbered = re.match(r'0*(\d+a?) - ', band.source_name.casefold())
         names |= {f'b{numbered[1]}'} if numbered else set()
     return names - {''}
 
 
 def _of_dataset(bands: Sequence[BandSpec]) -> Modality:
-    """Return a modality with the statistics of a data set."""
+    """Return a modality with the band statistics of a dataset."""
     return Modality(
         tuple(f'{i}' for i in range(len(bands))),
         'multispectral',
-        'unit of the data set',
+        'unit of the dataset',
         tuple(float(band.mean) for band in bands),
         tuple(max(float(band.std), 1e-8) for band in bands),
     )
 
 
 def _native(known: Mapping[str, Any], names: Sequence[str]) -> Modality:
-    """Return the modality of pretraining, with only some of its bands."""
+    """Return the pretraining modality, reduced to the given bands."""
     record = EncoderMetadata.from_dict(known).record
     if record is None:
         raise ValueError(
-            f'weights must have the unit and the statistics of {known["modality"]} for '
-            'dataset.normalization=model_native; use bandspec_zscore'
+            f'weights must contain the unit and statistics of {known["modality"]} for '
+            'dataset.normalization=model_native, got none; use bandspec_zscore'
         )
     at = [record.bands.index(name) for name in names]
 
