@@ -92,7 +92,7 @@ def test_encodes_one_of_the_modalities(bench: ModuleType, weights: Path) -> None
     ('options', 'message'),
     [
         ({'normalization': 'minmax'}, r"one of \('bandspec_zscore', .* got 'minmax'"),
-        ({'bands': ['thermal']}, r"bands of the data set, \['thermal'\], found \{'s1'"),
+        ({'bands': ['thermal']}, r"bands of the dataset, \['thermal'\], found \{'s1'"),
     ],
 )
 def test_rejects_invalid_options(
