@@ -98,7 +98,7 @@ def test_tasks_without_common_dimensions(
 
 
 def test_refuses_no_batch(task: DeCUR) -> None:
-    with pytest.raises(ValueError, match='batches must have one sample or more'):
+    with pytest.raises(ValueError, match='batches must have at least one sample'):
         collect(task, [])
 
 

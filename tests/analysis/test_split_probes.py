@@ -75,7 +75,7 @@ def test_rejects_invalid_arguments() -> None:
     with pytest.raises(ValueError, match=r"labels must be among \['label'\], got 'x'"):
         probe_splits(data, data, labels=['x'])
     same = Embeddings.of(data.z, 8, {'label': torch.zeros(40)}, data.h)
-    with pytest.raises(NotApplicable, match='labels of two or more classes'):
+    with pytest.raises(NotApplicable, match='labels of at least two classes'):
         probe_splits(same, same)
 
 

@@ -368,7 +368,10 @@ class TestErrors:
         [
             ({'every_n_epochs': 0}, 'every_n_epochs must be positive, got 0'),
             ({'k': 0}, 'k must be positive, got 0'),
-            ({'k': 8, 'max_samples': 15}, 'max_samples must be at least 16 for k=8, got 15'),
+            (
+                {'k': 8, 'max_samples': 15},
+                'max_samples must be at least 16 for k=8, got 15',
+            ),
         ],
     )
     def test_rejects_invalid_arguments(

@@ -1,6 +1,6 @@
-"""Analyse pretrained encoders, with one function for each analysis.
+"""Analyses of pretrained encoders, with one function per analysis.
 
-An analysis needs :class:`Embeddings` (see :func:`collect`), or a task and its images. It
+An analysis takes :class:`Embeddings` (see :func:`collect`), or a task and images. It
 returns an :class:`AnalysisResult` with text, tables and figures.
 """
 

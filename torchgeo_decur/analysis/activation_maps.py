@@ -1,4 +1,4 @@
-"""Compute the last feature map of any timm model."""
+"""Access to the last feature map of any timm model."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,18 +11,18 @@ from .result import NotApplicable
 
 
 def last_map(encoder: nn.Module, x: Tensor) -> Tensor:
-    """Compute the last feature map.
+    """Compute the last feature map of an encoder.
 
     Args:
         encoder: a timm model.
         x: images in [0, 1], shape (B, C, H, W).
 
     Returns:
-        Map, shape (B, F, h, w); for a transformer, the grid of its tokens without the
-        class token.
+        Feature map, shape (B, F, h, w). For a vision transformer, this is the grid of
+        its patch tokens.
 
     Raises:
-        NotApplicable: if the model has no map.
+        NotApplicable: if the model has no feature map.
 
     Example:
         >>> import timm
@@ -37,18 +37,20 @@ def last_map(encoder: nn.Module, x: Tensor) -> Tensor:
 def exposed(encoder: nn.Module, size: tuple[int, ...]) -> Iterator[nn.Module]:
     """Pass the last feature map of an encoder through an identity module.
 
-    For an encoder that pools maps, this is the output of the last stage. For a
-    transformer with a class token, it is the grid of tokens before the last attention.
+    For an encoder that pools feature maps, this is the output of the last stage. For a
+    transformer with a class token, it is the grid of patch tokens before the last
+    attention layer.
 
     Args:
         encoder: a timm model.
         size: height and width of the images in pixels.
 
     Yields:
-        The identity module, whose output is the map, shape (B, F, h, w).
+        The identity module, whose output is the feature map, shape (B, F, h, w).
 
     Raises:
-        NotApplicable: if the model does not name the module of its last map.
+        NotApplicable: if the model does not name the module that computes its last
+            feature map.
     """
     identity = nn.Identity()
 
@@ -64,7 +66,7 @@ def exposed(encoder: nn.Module, size: tuple[int, ...]) -> Iterator[nn.Module]:
 
 
 def _last_layer(encoder: nn.Module) -> nn.Module:
-    """Return the module whose output is the last map."""
+    """Return the module whose output is the last feature map."""
     model: Any = encoder
     if hasattr(encoder, 'num_prefix_tokens') and hasattr(encoder, 'blocks'):
         norm: nn.Module = model.blocks[-1].norm1
@@ -73,15 +75,15 @@ def _last_layer(encoder: nn.Module) -> nn.Module:
         return encoder.get_submodule(model.feature_info[-1]['module'])
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise NotApplicable(
-            "encoder must have timm's feature_info with the module of its last map, got "
-            f'{type(encoder).__name__}'
+            "encoder must have timm's feature_info with the module of its last feature "
+            f'map, got {type(encoder).__name__}'
         ) from error
 
 
 def _as_map(
     encoder: nn.Module, output: Any, size: tuple[int, ...]
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Convert a module's output to a map (B, F, h, w); also return the inverse."""
+    """Convert a module's output to a map, shape (B, F, h, w); also return the inverse."""
     model: Any = encoder
     if isinstance(output, Tensor) and output.ndim == 4:
         if str(getattr(encoder, 'output_fmt', 'NCHW')) == 'NHWC':
@@ -99,6 +101,6 @@ def _as_map(
         return maps, lambda x: torch.cat([prefix, x.flatten(2).transpose(1, 2)], 1)
     found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     raise NotApplicable(
-        f'encoder must have a feature map or tokens, got {found} of '
+        f'encoder must output a feature map or tokens, got {found} from '
         f'{type(encoder).__name__}'
     )

@@ -1,4 +1,4 @@
-"""Measure how well each embedding dimension is aligned across modalities."""
+"""Alignment of each embedding dimension across modalities."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,20 +8,21 @@ from .embeddings import Embeddings, Pair
 from .matplotlib_style import COLOURS, COLUMN, PAGE, figure_style, grid_of_panels
 from .result import TITLES, AnalysisResult, Rows
 
-#: A dimension with a smaller loss counts as aligned; its correlation exceeds 0.68.
+#: Threshold of the loss below which a dimension counts as aligned. Its correlation then
+#: exceeds 0.68.
 ALIGNED = 0.1
 
 
 def alignment_loss(diagonal: Tensor) -> Tensor:
-    r"""Return the cross-modal loss of each dimension.
+    r"""Compute the cross-modal loss of each dimension.
 
     .. math:: L_i = (1 - C_{ii})^2
 
-    Eq. 7 of Wang et al., ECCV 2024, https://arxiv.org/abs/2309.05300. The loss is 0 for
-    identical, 1 for uncorrelated and 4 for opposite dimensions.
+    This is Eq. 7 of Wang et al., ECCV 2024, https://arxiv.org/abs/2309.05300. The loss
+    is 0 for identical, 1 for uncorrelated and 4 for opposite dimensions.
 
     Args:
-        diagonal: correlation of each dimension across the modalities, shape (D,).
+        diagonal: correlation of each dimension across two modalities, shape (D,).
 
     Returns:
         The losses, shape (D,).
@@ -32,15 +33,16 @@ def alignment_loss(diagonal: Tensor) -> Tensor:
 def alignment_histogram(
     embeddings: Embeddings, baseline: Embeddings | None = None
 ) -> AnalysisResult:
-    """Draw the distribution of the cross-modal loss over the dimensions, as in Fig. 5a.
+    """Plot a histogram of the cross-modal loss over the dimensions, as in Fig. 5a.
 
     Args:
-        embeddings: embeddings, with the correlations over a whole data set.
+        embeddings: embeddings with their correlations over a whole dataset.
         baseline: embeddings of the same data from another model, such as Barlow Twins.
 
     Returns:
-        Table ``alignment``, one row per pair of modalities and part of the dimensions;
-        table ``dimensions``, one row per dimension; figure ``histogram``.
+        Table ``alignment`` with one row per pair of modalities and part (common, unique
+        or all dimensions); table ``dimensions`` with one row per dimension; figure
+        ``histogram``.
 
     Raises:
         NotApplicable: if no two modalities have the same number of dimensions.
@@ -109,7 +111,7 @@ def _text(embeddings: Embeddings, rows: Rows) -> str:
     ]
     return (
         'The loss of a dimension is (1 - C)², where C is its correlation across the two '
-        f'modalities over {samples} samples. It is 0 for identical and 1 for '
+        f'modalities over {samples} samples. The loss is 0 for identical and 1 for '
         'uncorrelated dimensions.\n\n' + '\n'.join(lines)
     )
 
@@ -124,7 +126,8 @@ def _histogram(curves: dict[Pair, dict[str, Tensor]]) -> Figure:
         for axis, (pair, losses) in zip(axes, curves.items(), strict=True):
             for part, x in losses.items():
                 other = part == 'baseline'
-                # Draw `all`, the sum of common and unique, as a line over their areas.
+                # Draw `all`, the sum of common and unique, as a line over the filled
+                # areas of both.
                 axis.hist(
                     x.numpy(),
                     bins,
@@ -138,6 +141,6 @@ def _histogram(curves: dict[Pair, dict[str, Tensor]]) -> Figure:
             axis.set(
                 title=f'Alignment of {_name(pair)}', xlabel='loss $(1 - C_{ii})^2$'
             )
-        axes[0].set_ylabel('share of the dimensions (%)')
+        axes[0].set_ylabel('dimensions (%)')
         axes[0].legend()
     return figure

@@ -1,4 +1,4 @@
-"""Attribute an embedding to positions and bands of an image."""
+"""Attribution of embeddings to positions and bands of an image."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -15,28 +15,29 @@ from .result import NotApplicable
 def gradcam(model: Pretrained, modality: str, x: Tensor, dimensions: slice) -> Tensor:
     r"""Attribute the mean of some embedding dimensions to positions, with GradCAM.
 
-    With the last feature map :math:`A_{kp}` of channel k at position p and the output y:
+    Let :math:`A_{kp}` be channel k of the last feature map at position p, and y the
+    output:
 
     .. math:: L_p = \sum_k A_{kp} \cdot
               \frac{1}{P} \sum_q \frac{\partial y}{\partial A_{kq}}
 
     Selvaraju et al., *Grad-CAM: Visual Explanations from Deep Networks via
     Gradient-based Localization*, ICCV 2017, https://arxiv.org/abs/1610.02391. In the
-    paper, y is the score of a class, and L is rectified. Here L keeps its sign, because
-    the sign of an embedding dimension has no meaning. captum computes the map.
+    paper, y is a class score, and L is rectified. Here, L keeps its sign, because the
+    sign of an embedding dimension has no meaning. The map is computed with captum.
 
     Args:
         model: a pretraining task in evaluation mode.
         modality: name of the modality.
-        x: its images in [0, 1], shape (B, C, H, W).
-        dimensions: the dimensions whose mean is y.
+        x: images of this modality in [0, 1], shape (B, C, H, W).
+        dimensions: embedding dimensions whose mean is y.
 
     Returns:
-        Map of each image, shape (B, h, w), with the size of the feature map.
+        Map of each image, shape (B, h, w), of the same size as the feature map.
 
     Raises:
         ImportError: if captum is not installed.
-        NotApplicable: if the embeddings do not use the last map of the encoder.
+        NotApplicable: if the embeddings do not use the last feature map of the encoder.
     """
     attr = import_captum()
     if 'shared' in model.projectors:
@@ -59,22 +60,22 @@ def integrated_gradients(
     .. math:: I_c = \sum_p x_{cp} \int_0^1
               \frac{\partial y(\alpha x)}{\partial x_{cp}} d\alpha
 
-    The path starts at 0, the lowest value of every band, so the attributions sum to
-    :math:`y(x) - y(0)`.
+    The integration path starts at 0, the lowest value of every band, so the
+    attributions sum to :math:`y(x) - y(0)`.
 
     Sundararajan et al., *Axiomatic Attribution for Deep Networks*, ICML 2017,
-    https://arxiv.org/abs/1703.01365. captum computes the integral.
+    https://arxiv.org/abs/1703.01365. The integral is computed with captum.
 
     Args:
         model: a pretraining task in evaluation mode.
         modality: name of the modality.
-        x: its images in [0, 1], shape (B, C, H, W).
-        dimensions: the dimensions whose mean is y.
-        steps: steps of the integral.
+        x: images of this modality in [0, 1], shape (B, C, H, W).
+        dimensions: embedding dimensions whose mean is y.
+        steps: number of integration steps.
 
     Returns:
-        Attribution of each band, shape (B, C), and the absolute error of their sum, shape
-        (B,).
+        Attribution of each band, shape (B, C), and the absolute error of the sum of the
+        attributions, shape (B,).
 
     Raises:
         ImportError: if captum is not installed.
@@ -84,7 +85,7 @@ def integrated_gradients(
     found, delta = attr.IntegratedGradients(output).attribute(
         x.detach().requires_grad_(),
         n_steps=steps,
-        # Limit the memory: captum would compute all steps of all images at once.
+        # Limit memory: captum would otherwise compute all steps of all images at once.
         internal_batch_size=max(len(x), 64),
         return_convergence_delta=True,
     )
@@ -92,13 +93,13 @@ def integrated_gradients(
 
 
 def shares(bands: Tensor) -> Tensor:
-    """Return the share of each band in the absolute attributions of a sample.
+    """Compute the fraction of the total absolute attribution that each band receives.
 
     Args:
         bands: signed attribution of each band, shape (B, C).
 
     Returns:
-        Shares in [0, 1], shape (B, C); NaN for a sample without any attribution.
+        Fractions in [0, 1], shape (B, C); NaN for a sample without any attribution.
 
     Example:
         >>> shares(torch.tensor([[3.0, -1.0]]))
@@ -109,7 +110,7 @@ def shares(bands: Tensor) -> Tensor:
 
 
 def overlap(a: Tensor, b: Tensor) -> Tensor:
-    r"""Compute the overlap of two maps, their histogram intersection.
+    r"""Compute the overlap of two maps as their histogram intersection.
 
     Each map is divided by the sum of its absolute values:
 
@@ -120,8 +121,8 @@ def overlap(a: Tensor, b: Tensor) -> Tensor:
         b: maps, shape (B, h', w'); both are resized to the finer grid.
 
     Returns:
-        Overlaps, shape (B,): 0 for disjoint and 1 for identical maps; NaN if a map is
-        zero everywhere.
+        Overlaps, shape (B,): 0 for disjoint and 1 for identical maps; NaN if a map is 0
+        everywhere.
 
     Example:
         >>> a, b = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[3.0, -1.0]]])
@@ -133,7 +134,7 @@ def overlap(a: Tensor, b: Tensor) -> Tensor:
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Compute Pearson's correlation of two signed maps over their positions.
+    """Compute the Pearson correlation of two signed maps over their positions.
 
     Args:
         a: maps, shape (B, h, w).
@@ -155,12 +156,13 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def import_captum() -> Any:
-    """Import ``captum.attr``, or raise an error that names the extra to install."""
+    """Import ``captum.attr``, or raise an error that says which extra to install."""
     try:
         from captum import attr
     except ImportError as error:
         raise ImportError(
-            'saliency needs captum; pip install torchgeo-decur[analysis]'
+            'saliency needs captum, which is not installed; run '
+            'pip install torchgeo-decur[analysis]'
         ) from error
     return attr
 
@@ -168,7 +170,7 @@ def import_captum() -> Any:
 def _output(
     model: Pretrained, modality: str, dimensions: slice
 ) -> Callable[[Tensor], Tensor]:
-    """Return a function that maps images to the mean of some dimensions, (B,)."""
+    """Return a function from images to the mean of some dimensions, shape (B,)."""
     return lambda x: model.embed({modality: x})[modality][:, dimensions].mean(1)
 
 

@@ -1,4 +1,4 @@
-"""Render the input of a model: images in the unit interval."""
+"""Rendering of model inputs, which are images in the unit interval."""
 
 from typing import Any
 
@@ -12,19 +12,19 @@ from ..modalities import Modality, render
 def composite(image: Tensor, modality: Modality) -> NDArray[Any]:
     """Render an image in [0, 1] for display.
 
-    Optical images become color composites, and VV and VH in dB become a false-color
-    composite of VV, VH and their ratio. Other radar is gray, and elevation is
-    hill-shaded; see :func:`~torchgeo_decur.modalities.render`.
+    Optical images become color composites. VV and VH in dB become a false-color
+    composite of VV, VH and their ratio. Other radar images are grayscale, and elevation
+    is hillshaded; see :func:`~torchgeo_decur.modalities.render`.
 
     Args:
         image: image in [0, 1], shape (C, H, W).
-        modality: record of the modality.
+        modality: description of the modality.
 
     Returns:
-        Rendering in [0, 1], shape (H, W) or (H, W, 3).
+        Rendered image in [0, 1], shape (H, W) or (H, W, 3).
 
     Raises:
-        ValueError: if the image does not have the bands of the modality.
+        ValueError: if the image does not have all bands of the modality.
 
     Example:
         >>> from torchgeo_decur.modalities import MODALITIES
@@ -35,14 +35,14 @@ def composite(image: Tensor, modality: Modality) -> NDArray[Any]:
 
 
 def composite_and_bands(image: Tensor, modality: Modality) -> tuple[NDArray[Any], str]:
-    """Render an image in [0, 1] for display, and name the bands shown.
+    """Render an image in [0, 1] for display, and return the names of the shown bands.
 
     Args:
         image: image in [0, 1], shape (C, H, W).
-        modality: record of the modality.
+        modality: description of the modality.
 
     Returns:
-        The rendering of :func:`composite`, and the names of its bands.
+        The rendered image, as from :func:`composite`, and the names of its bands.
     """
     image = image.detach().cpu().float()
     if modality.kind == 'sar' and modality.limits and len(image) == modality.channels:

@@ -1,4 +1,4 @@
-"""Probe frozen features for classes and numbers, and compare scores with chance."""
+"""Probes of frozen features for classification and regression, with chance scores."""
 
 import warnings
 from collections.abc import Iterator
@@ -17,12 +17,13 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 Array = NDArray[Any]
-# With fewer values, several BLAS threads are slower than one.
+# Number of values below which several BLAS threads are slower than one.
 _SMALL = 10_000_000
 Classifier = Literal['knn', 'linear']
-# Penalties of the ridge regression, of which cross-validation chooses one.
+# Ridge regression penalties, from which cross-validation chooses one.
 _PENALTIES = np.logspace(-1, 5, 7)
-#: The probes: nearest neighbours; and logistic regression, or ridge regression of numbers.
+#: The probes: nearest neighbors, and a linear model, which is logistic or ridge
+#: regression.
 CLASSIFIERS: tuple[Classifier, ...] = ('knn', 'linear')
 
 
@@ -31,10 +32,10 @@ class Outcome:
     """Predictions of a probe for held-out samples.
 
     Args:
-        y: class of each sample, shape (n,), or its labels, shape (n, K); or numbers, in
-            floating point, of either shape.
-        predicted: predicted class, shape (n,), or a score for each label, shape (n, K);
-            or predicted numbers.
+        y: class of each sample, shape (n,); multi-label targets, shape (n, K); or
+            floating-point regression targets of either shape.
+        predicted: predicted class, shape (n,); score of each label, shape (n, K); or
+            predicted regression targets.
     """
 
     y: Array
@@ -42,14 +43,14 @@ class Outcome:
 
     @property
     def metric(self) -> str:
-        """Name of the score."""
+        """Name of the score's metric."""
         if is_number(self.y):
             return 'R2'
         return 'average precision' if self.y.ndim == 2 else 'balanced accuracy'
 
     @property
     def chance(self) -> float:
-        """Expected score of random predictions, in percent; of the mean for numbers."""
+        """Expected score of random predictions, or of the mean target, in percent."""
         if is_number(self.y):
             return 0.0
         share = self.y.mean() if self.y.ndim == 2 else 1 / len(np.unique(self.y))
@@ -58,12 +59,13 @@ class Outcome:
     def score(self, weights: Array | None = None) -> Array:
         """Score the samples, or bootstrap resamples of them.
 
-        The score is balanced accuracy over the classes of the samples, or micro-averaged
-        average precision for multi-label data. For numbers, it is the coefficient of
-        determination R2, averaged over the numbers of a sample.
+        The score is the balanced accuracy over the classes in the samples, or the
+        micro-averaged average precision for multi-label data. For regression, it is the
+        coefficient of determination R2, averaged over the targets.
 
         Args:
-            weights: number of copies of each sample, shape (R, n); by default one.
+            weights: number of copies of each sample in each resample, shape (R, n); by
+                default, one resample with one copy each.
 
         Returns:
             The scores in percent, shape (R,).
@@ -88,15 +90,15 @@ class Outcome:
         return 100 * mean
 
     def summary(self, resampled: Array, digits: int | None = 2) -> dict[str, Any]:
-        """Summarize the score for a row of a table.
+        """Summarize the score for a table row.
 
         Args:
-            resampled: scores of resamples, shape (R,).
-            digits: decimal places, or None for no rounding.
+            resampled: scores of the resamples, shape (R,).
+            digits: number of decimal places, or None for no rounding.
 
         Returns:
-            Score, ends of its 95 % interval and score of chance, in percent; name of the
-            metric, and number of scored samples.
+            The score, the bounds of its 95 % interval and the chance score, in percent;
+            the name of the metric; and the number of scored samples.
         """
         numbers = {
             'score': float(self.score()[0]),
@@ -115,7 +117,7 @@ def halves(number: int) -> tuple[Array, Array]:
         number: number of samples.
 
     Returns:
-        Indices of the samples to fit on, and of the samples to score.
+        Indices of the samples for fitting, and of the samples for scoring.
     """
     order = np.random.default_rng(0).permutation(number)
     return order[::2], order[1::2]
@@ -128,21 +130,22 @@ def run_probes(
     classifiers: tuple[Classifier, ...] = CLASSIFIERS,
     places: tuple[Array, Array] | None = None,
 ) -> Iterator[tuple[Classifier, Outcome]]:
-    """Fit probes on standardised features of some samples, and predict the others.
+    """Fit probes on standardized features of some samples, and predict the others.
 
     Args:
         x: features, shape (N, F).
-        y: classes, shape (N,), or labels of 0 and 1, shape (N, K). Labels that do not
-            occur in both the fitted and the scored samples are ignored. Floating-point
-            values are numbers, of either shape; samples with NaN are left out.
-        k: number of nearest neighbours.
-        classifiers: some of 'knn' and 'linear'.
-        places: indices of the samples to fit on, and of the samples to score; by default
-            the two :func:`halves`.
+        y: classes, shape (N,), or multi-label targets of 0 and 1, shape (N, K). Labels
+            that do not occur in both the fitted and the scored samples are ignored.
+            Floating-point values of either shape are regression targets; samples with
+            NaN are omitted.
+        k: number of nearest neighbors.
+        classifiers: names of the probes, 'knn', 'linear' or both.
+        places: indices of the samples for fitting and for scoring; by default, the two
+            :func:`halves`.
 
     Yields:
-        Name and predictions of each classifier; nothing if there are fewer than two
-        classes or too few samples.
+        Name and predictions of each probe. If there are fewer than two classes or too
+        few samples, nothing is yielded.
 
     Example:
         >>> x = np.repeat([[0.0, 1.0], [9.0, 1.0]], 20, axis=0)
@@ -154,7 +157,8 @@ def run_probes(
         yield from _probe_numbers(x, y, k, classifiers, train, test)
         return
     multilabel = y.ndim == 2
-    # A label that is absent from one half cannot be learned or scored.
+    # A label that is absent from the fitted or scored samples cannot be learned or
+    # scored.
     if multilabel:
         y = y[:, [len(set(c[train])) > 1 and c[test].any() for c in y.T]]
     y = y.astype(int)
@@ -185,9 +189,9 @@ def run_probes(
 
 
 def is_number(y: Array) -> bool:
-    """Return whether labels are numbers, which have floating point, and not classes.
+    """Check whether labels are regression targets, in floating point, and not classes.
 
-    Several columns of only 0 and 1 are multi-label data in any type.
+    Two-dimensional labels with only 0 and 1 are multi-label data, whatever their type.
     """
     several = y.ndim == 2 and bool(np.isin(y, (0, 1)).all())
     return np.issubdtype(y.dtype, np.floating) and not several
@@ -203,18 +207,19 @@ def resamples(number: int, times: int, seed: int = 0) -> Array:
         seed: seed of the draws.
 
     Returns:
-        Number of copies of each sample in each resample, shape (R, n); rows sum to n.
+        Number of copies of each sample in each resample, shape (R, n). Each row sums to
+        n.
     """
     even = np.full(number, 1 / number)
     drawn = np.random.default_rng(seed).multinomial(number, even, size=times)
-    # Floating point, because BLAS does not multiply integers.
+    # Convert to floating point, because BLAS does not multiply integers.
     weights = drawn.astype(np.float64)
     weights.flags.writeable = False
     return weights
 
 
 def interval(values: Array) -> dict[str, float]:
-    """Return the ends ``low`` and ``high`` of the 95 % percentile interval of scores."""
+    """Return the bounds ``low`` and ``high`` of the 95 % percentile interval."""
     low, high = np.percentile(values, (2.5, 97.5))
     return {'low': float(low), 'high': float(high)}
 
@@ -227,11 +232,11 @@ def _probe_numbers(
     train: Array,
     test: Array,
 ) -> Iterator[tuple[Classifier, Outcome]]:
-    """Fit probes of numbers, and predict those of other samples."""
+    """Fit regression probes on some samples, and predict the targets of the others."""
     rows = y.reshape(len(y), -1).astype(np.float64)
     known = np.isfinite(rows).all(axis=1)
     train, test = train[known[train]], test[known[test]]
-    # A number that does not vary has no R2.
+    # R2 is undefined for a target that does not vary.
     varies = [len(np.unique(c[s])) > 1 for c in rows.T for s in (train, test)]
     if len(train) <= k or len(test) < 2 or not all(varies):
         return
@@ -249,14 +254,14 @@ def _probe_numbers(
 
 
 def _determination(y: Array, p: Array, weights: Array) -> Array:
-    """Compute the R2 of all resamples, averaged over the numbers of a sample."""
+    """Compute the R2 of all resamples, averaged over the targets."""
     y, p = y.reshape(len(y), -1), p.reshape(len(p), -1)
-    # Without the mean, the sums of squares lose no digits.
+    # Subtracting the mean first keeps the sums of squares accurate.
     centre = y.mean(axis=0)
     y, p = y - centre, p - centre
     total = weights.sum(axis=1, keepdims=True)
     spread = weights @ y**2 - (weights @ y) ** 2 / total
-    # A resample may hold copies of one sample only.
+    # A resample may contain copies of only one sample.
     spread = np.where(spread > 0, spread, np.nan)
     scores: Array = 1 - (weights @ (y - p) ** 2) / spread
     mean: Array = np.nanmean(scores, axis=1)
@@ -268,7 +273,7 @@ def _average_precision(y: Array, p: Array, weights: Array) -> Array:
     labels = y.shape[1]
     order = np.argsort(-p.ravel(), kind='stable')
     scores, truth = p.ravel()[order], y.ravel()[order]
-    # A threshold cannot separate equal scores, so use the last of each.
+    # A threshold cannot separate equal scores, so use the last of each group.
     last = np.flatnonzero(np.append(np.diff(scores), 1))
     found = np.empty(len(weights))
     for i, weight in enumerate(weights):

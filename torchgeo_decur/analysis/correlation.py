@@ -1,4 +1,4 @@
-"""Compute statistics of a stream of batches, without storing the batches."""
+"""Statistics over a stream of batches, without storing the batches."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Added to variances, as in the losses.
+#: Constant that is added to variances, as in the losses.
 EPS = 1e-5
 
 
@@ -16,13 +16,13 @@ class CorrelationStream:
     .. math:: C_{ii} = \frac{\mathrm{Cov}[a_i, b_i]}
               {\sqrt{(\mathrm{Var}[a_i] + \epsilon)(\mathrm{Var}[b_i] + \epsilon)}}
 
-    is the diagonal of the cross-correlation matrix of standardised embeddings. Means and
-    central sums of squares are merged batch by batch in float64, with the pairwise
-    algorithm of Chan, Golub and LeVeque, 1979. The state has five vectors for any number
-    of samples.
+    is the diagonal of the cross-correlation matrix of standardized embeddings. Means
+    and central sums of squares are merged batch by batch in float64, with the pairwise
+    algorithm of Chan, Golub and LeVeque, 1979. Whatever the number of samples, the
+    state consists of five vectors.
 
-    ``torchmetrics.PearsonCorrCoef`` has the same update, but no :math:`\epsilon`: its
-    result is NaN for a constant dimension.
+    ``torchmetrics.PearsonCorrCoef`` uses the same update but without :math:`\epsilon`,
+    so its result is NaN for a constant dimension.
 
     Args:
         dim: number of dimensions D.
@@ -40,11 +40,11 @@ class CorrelationStream:
         """Initialize a new CorrelationStream instance."""
         self.count = 0
         self._mean = torch.zeros(2, dim, dtype=torch.float64)
-        # Central sums: of squares of a, of squares of b, and of products.
+        # Central sums of the squares of a, the squares of b, and the products.
         self._sums = torch.zeros(3, dim, dtype=torch.float64)
 
     def update(self, a: Tensor, b: Tensor) -> None:
-        """Add a batch.
+        """Update the statistics with a batch.
 
         Args:
             a: embeddings, shape (B, D).
@@ -72,7 +72,7 @@ class CorrelationStream:
         self._mean += weight * step
 
     def mean(self) -> Tensor:
-        """Return the mean of each dimension of both modalities, shape (2, D), float64."""
+        """Return the mean of each dimension in both modalities, shape (2, D), float64."""
         return self._mean.clone()
 
     def variance(self) -> Tensor:
@@ -83,7 +83,7 @@ class CorrelationStream:
         """Return the correlation of each dimension across the modalities.
 
         Args:
-            eps: added to the variances.
+            eps: constant that is added to the variances.
 
         Returns:
             The correlations, shape (D,), float64; 0 for a constant dimension.
@@ -94,19 +94,19 @@ class CorrelationStream:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the state."""
+        """Size of the state in bytes."""
         return self._mean.nbytes + self._sums.nbytes
 
 
 class Reservoir:
-    """A random subset of the rows of a stream, of bounded size.
+    """A random subset, of bounded size, of the rows of a stream.
 
-    Every row draws a number, and the rows with the smallest numbers are kept, so all
-    subsets are equally likely. The draws depend only on the seed and the position in the
-    stream; the size of the batches does not change the subset.
+    Every row gets a random number, and the rows with the smallest numbers are kept, so
+    all subsets are equally likely. The numbers depend only on the seed and the position
+    in the stream, so the batch size does not change the subset.
 
     Args:
-        max_samples: largest number of rows to keep.
+        max_samples: maximum number of rows to keep.
         seed: seed of the draws.
 
     Raises:
@@ -132,15 +132,15 @@ class Reservoir:
         self._kept: dict[str, Tensor] = {}
 
     def update(self, rows: Mapping[str, Tensor]) -> None:
-        """Add a batch.
+        """Update the statistics with a batch.
 
         Args:
-            rows: tensors by name, shape (B, ...), with the same number of rows. Names and
-                row shapes must not change between batches.
+            rows: tensors by name, shape (B, ...), all with the same number of rows.
+                Names and row shapes must be the same in all batches.
 
         Raises:
-            ValueError: if the names differ from earlier batches, or the tensors have
-                different numbers of rows.
+            ValueError: if the names differ from those of earlier batches, or the
+                tensors have different numbers of rows.
         """
         sizes = {name: len(x) for name, x in rows.items()}
         known = self._kept or rows
@@ -155,7 +155,7 @@ class Reservoir:
                 shape = (self.max_samples, *x.shape[1:])
                 self._kept[name] = torch.empty(shape, dtype=x.dtype)
         for row, draw in enumerate(self._random.random(new)):
-            # A free place has an infinite draw, which is the largest.
+            # A free slot has an infinite number, which is the largest.
             place = self.count if self.count < self.max_samples else None
             if place is None:
                 place = int(self._draws.argmax())
@@ -177,7 +177,7 @@ class Reservoir:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the state."""
+        """Size of the state in bytes."""
         own = self._draws.nbytes + self._places.nbytes
         return own + sum(x.nbytes for x in self._kept.values())
 

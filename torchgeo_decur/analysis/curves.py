@@ -1,4 +1,4 @@
-"""Draw the logged metrics of a fit over its steps."""
+"""Curves of the logged metrics over the steps of a fit."""
 
 import csv
 from collections import defaultdict
@@ -12,12 +12,12 @@ from .result import TITLES, AnalysisResult, NotApplicable
 
 type Curve = list[tuple[float, float]]
 
-# Title, axis label and prefixes of the metrics of each panel.
+# Title, axis label and metric prefixes of each panel.
 _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ('Loss', 'loss', ('train_loss', 'val_loss')),
     ('Parts of the loss', 'part of the loss', ('train_', 'val_')),
     ('Alignment', 'mean correlation', ('alignment_',)),
-    ('Spread of the features', 'spread, 1 is even', ('std_',)),
+    ('Spread of the features', 'spread (1 is even)', ('std_',)),
     ('Effective rank of the embeddings', 'rank', ('rank_',)),
     ('Linear probe', 'score (%)', ('probe_',)),
     ('Learning rate', 'learning rate', ('lr',)),
@@ -25,20 +25,21 @@ _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 
 def read_metrics(file: str | Path) -> dict[str, Curve]:
-    """Read the metrics of Lightning's CSVLogger.
+    """Read the metrics that Lightning's CSVLogger has written.
 
     Args:
-        file: a ``metrics.csv``.
+        file: path of a ``metrics.csv``.
 
     Returns:
-        Points (step, value) by metric.
+        Points (step, value) of each metric, by name.
 
     Raises:
         NotApplicable: if the file does not exist or has no column ``step``.
     """
     if not Path(file).is_file():
         raise NotApplicable(
-            f'training curves need the metrics.csv of a fit, but {file} does not exist'
+            f'training curves need the metrics.csv of a fit, but {file} does not exist; '
+            'add a CSVLogger to the fit'
         )
     curves: dict[str, Curve] = defaultdict(list)
     with Path(file).open(newline='') as opened:
@@ -55,13 +56,13 @@ def read_metrics(file: str | Path) -> dict[str, Curve]:
 
 
 def training_curves(file: str | Path) -> AnalysisResult:
-    """Draw loss, alignment, metrics of collapse and probes over the steps.
+    """Plot the loss, alignment, collapse metrics and probe scores over the steps.
 
     Args:
-        file: the ``metrics.csv`` of a fit.
+        file: path of the ``metrics.csv`` of a fit.
 
     Returns:
-        Table ``metrics``, with the first, lowest, highest and last value of each metric;
+        Table ``metrics`` with the first, lowest, highest and last value of each metric;
         figure ``curves``.
 
     Raises:
@@ -98,7 +99,7 @@ def training_curves(file: str | Path) -> AnalysisResult:
 
 
 def _assign(curves: dict[str, Curve]) -> dict[tuple[str, str], dict[str, Curve]]:
-    """Assign each metric to the first matching panel; each label has its own panel."""
+    """Assign each metric to the first matching panel; each probed label has its own."""
     left = dict(curves)
     panels: dict[tuple[str, str], dict[str, Curve]] = defaultdict(dict)
     for title, label, prefixes in _PANELS:
@@ -127,7 +128,8 @@ def _plot(panels: dict[tuple[str, str], dict[str, Curve]]) -> Figure:
                     color=colours[number % len(colours)],
                     linestyle='--' if validation else '-',
                     marker='o' if len(curve) < 12 else None,
-                    # The legend has only the training curve, if there are both.
+                    # If there are both curves, the legend names only the training
+                    # curve.
                     label=None
                     if validation and f'train_{_part(name)}' in curves
                     else _part(name),

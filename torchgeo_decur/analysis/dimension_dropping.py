@@ -1,4 +1,4 @@
-"""Probe embeddings without their most aligned dimensions."""
+"""Probes of embeddings without their most aligned dimensions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,19 +13,19 @@ from .embeddings import Embeddings
 from .matplotlib_style import COLOURS, PAGE, figure_style, plot_scores
 from .result import TITLES, AnalysisResult, Rows
 
-#: Default shares of the dimensions to drop.
+#: Default fractions of the dimensions to drop.
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.875)
 
 
 def alignment_of(embeddings: Embeddings, name: str) -> Tensor:
-    """Return the mean correlation of each dimension with the other modalities.
+    """Compute the mean correlation of each dimension with the other modalities.
 
     Args:
-        embeddings: embeddings, with their correlations.
+        embeddings: embeddings with their correlations.
         name: name of the modality.
 
     Returns:
-        The means, shape (D,).
+        Mean correlations, shape (D,).
 
     Raises:
         NotApplicable: if no other modality has the same number of dimensions.
@@ -48,25 +48,26 @@ def dropped_dimensions(
     times: int = 1000,
     seed: int = 0,
 ) -> AnalysisResult:
-    """Probe each modality without its most aligned dimensions.
+    """Probe the embeddings of each modality without its most aligned dimensions.
 
-    Dropping random dimensions is the baseline. If the score of a label falls faster,
-    aligned dimensions encode it; if it falls more slowly, other dimensions do.
+    The baseline drops random dimensions. If the score of a label falls faster than this
+    baseline, aligned dimensions encode the label. If it falls more slowly, other
+    dimensions do.
 
     Args:
-        embeddings: embeddings, their correlations, and labels.
-        shares: shares of the dimensions to drop, in [0, 1).
+        embeddings: embeddings with their correlations and labels.
+        shares: fractions of the dimensions to drop, in [0, 1).
         classifier: 'knn' or 'linear'.
-        k: number of nearest neighbours.
-        times: number of bootstrap resamples, for intervals of 95 %.
-        seed: seed of the random order.
+        k: number of nearest neighbors.
+        times: number of bootstrap resamples for 95 % intervals.
+        seed: seed of the random order in the baseline.
 
     Returns:
-        Table ``dropped``; figure ``dropped``.
+        Table ``dropped`` with one row per score; figure ``dropped``.
 
     Raises:
-        NotApplicable: if there are no labels that can be probed, or no correlations.
-        ValueError: if a share is out of range.
+        NotApplicable: if there are no correlations, or no labels that can be probed.
+        ValueError: if a fraction is out of range.
     """
     if not all(0 <= share < 1 for share in shares):
         raise ValueError(f'shares must be in [0, 1), got {list(shares)}')
@@ -102,9 +103,9 @@ def dropped_dimensions(
         name='dropping',
         title=TITLES['dropping'],
         text=(
-            f'Score of a {classifier} probe after the dimensions most aligned with the '
-            'other modality are dropped, compared with dropping the same number at random. '
-            'Intervals of 95 % are over resamples of the scored samples. If the score of a '
+            f'Score of a {classifier} probe without the dimensions that are most aligned '
+            'with the other modality, compared with dropping the same number at random. '
+            'The 95 % intervals are over resamples of the scored samples. If the score of a '
             'label falls faster than at random, aligned dimensions encode it; if it falls '
             'more slowly, other dimensions do.'
         ),

@@ -1,4 +1,4 @@
-"""Map the embedding dimensions by their correlation."""
+"""Two-dimensional map of the embedding dimensions by their correlation."""
 
 import warnings
 from dataclasses import dataclass
@@ -19,20 +19,20 @@ from .matplotlib_style import COLOURS, COLUMN, MARKERS, figure_style
 from .result import TITLES, AnalysisResult, NotApplicable
 
 _KNOWN = {
-    'pairs': 'same dimension in all modalities (1 if they overlap)',
-    'groups': 'common, and unique of each modality (1 if they are separate)',
-    'modalities': 'modalities (0 if they mix)',
+    'pairs': 'clustered by dimension (1 if the modalities overlap)',
+    'groups': 'clustered by part and modality (1 if the groups are separate)',
+    'modalities': 'clustered by modality (0 if the modalities mix)',
 }
 
 
 @dataclass(frozen=True)
 class Marks:
-    """Modality, part and dimension of each point of the map.
+    """Modality, part and dimension of each point in the map.
 
     Args:
-        name: number of the modality, shape (P,).
+        name: index of the modality, shape (P,).
         part: 'common', 'unique' or 'all', shape (P,).
-        dimension: number of the dimension, shape (P,).
+        dimension: index of the dimension, shape (P,).
     """
 
     name: Array
@@ -41,13 +41,14 @@ class Marks:
 
 
 def correlation_distance(points: Array) -> Array:
-    """Return 1 minus the correlation of dimensions: 0 if identical, 1 if uncorrelated.
+    """Compute 1 minus the correlation of all dimensions with each other.
 
     Args:
-        points: standardised values over the samples, shape (P, n).
+        points: standardized values of P dimensions over n samples, shape (P, n).
 
     Returns:
-        Distances, shape (P, P), float64, in [0, 2].
+        Distances in [0, 2], shape (P, P), float64: 0 for identical and 1 for
+        uncorrelated dimensions.
     """
     x = points.astype(np.float64)
     x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
@@ -59,37 +60,39 @@ def correlation_distance(points: Array) -> Array:
 def dimension_map(
     embeddings: Embeddings, max_points: int = 1024, seed: int = 0
 ) -> AnalysisResult:
-    r"""Draw every embedding dimension as a point, as in Fig. 1, and check the clusters.
+    r"""Map every embedding dimension to a point, as in Fig. 1, and score the clusters.
 
-    A dimension is the vector of its standardised values over the samples. t-SNE places
-    correlated dimensions close together. Silhouettes measure how separate clusters are:
+    A dimension is represented by its standardized values over the samples. t-SNE places
+    correlated dimensions close together. Silhouettes measure how well clusters are
+    separated:
 
     .. math:: s = \frac{b - a}{\max(a, b)}
 
-    where a is the mean distance of a point to its own cluster, and b to the nearest other
-    cluster. The value is 1 for tight, distant clusters, and 0 without clusters. There are
-    three kinds of clusters:
+    where a is the mean distance of a point to its own cluster, and b that to the
+    nearest other cluster. The value is 1 for tight, distant clusters, and 0 without
+    clusters. There are three kinds of clusters:
 
     - ``pairs``: the same dimension in all modalities. Common dimensions should overlap.
-    - ``groups``: the common dimensions, and the unique dimensions of each modality. They
-      should be separate.
-    - ``modalities``: the modalities, among common and among unique dimensions.
+    - ``groups``: the common dimensions, and the unique dimensions of each modality.
+      These groups should be separate.
+    - ``modalities``: the modalities, computed separately for common and unique
+      dimensions.
 
-    Silhouettes of the dimensions use the distance :math:`1 - r` with their correlation r.
-    Silhouettes of the map use the Euclidean distance.
+    Silhouettes are computed twice: for the dimensions with the distance :math:`1 - r`,
+    where r is their correlation, and for the map with the Euclidean distance.
 
     Args:
         embeddings: embeddings of two or more modalities.
-        max_points: largest number of points. All modalities show the same dimensions, in
-            equal steps over the common and the unique dimensions.
-        seed: seed of t-SNE.
+        max_points: maximum number of points. All modalities show the same dimensions,
+            evenly spaced over the common and the unique dimensions.
+        seed: random seed of t-SNE.
 
     Returns:
         Tables ``silhouettes`` and ``points``; figure ``tsne``.
 
     Raises:
         NotApplicable: if no two modalities have the same number of dimensions, or there
-            are fewer than two dimensions or three samples.
+            are fewer than two dimensions or fewer than three samples.
     """
     names = [
         m for m in embeddings.modalities if embeddings.z[m].shape[1] == embeddings.dim
@@ -99,7 +102,7 @@ def dimension_map(
     if len(names) < 2 or len(chosen) < 2 or len(embeddings.z[names[0]]) < 3:
         raise NotApplicable(
             'the map needs two modalities with the same number of dimensions, at least two '
-            'dimensions and three samples, got '
+            'dimensions and at least three samples, got '
             f'{[tuple(z.shape) for z in embeddings.z.values()]}'
         )
     points = np.concatenate([_points(embeddings.z[m], chosen) for m in names])
@@ -108,7 +111,8 @@ def dimension_map(
     known = [next(p for p, s in parts.items() if s.start <= i < s.stop) for i in place]
     number = np.repeat(np.arange(len(names)), len(chosen))
     marks = Marks(number, np.array(known), place)
-    # Barnes-Hut would separate coinciding points, such as aligned dimensions.
+    # The Barnes-Hut method would separate coinciding points, such as aligned
+    # dimensions.
     tsne = TSNE(
         perplexity=min(30, (len(points) - 1) / 4),
         init='pca',
@@ -151,17 +155,18 @@ def silhouettes(distance: Array, marks: Marks) -> list[dict[str, Any]]:
     """Compute the mean silhouette of each part, for each kind of cluster.
 
     Args:
-        distance: distances of the points, shape (P, P).
+        distance: pairwise distances of the points, shape (P, P).
         marks: modality, part and dimension of each point.
 
     Returns:
-        A row for each part and kind.
+        One row per kind of cluster and part.
     """
     rows: list[dict[str, Any]] = []
     parts = list(dict.fromkeys(marks.part.tolist()))
     kinds = {'pairs': marks.dimension}
     if len(parts) > 1:
-        # One cluster of common dimensions, and one of unique dimensions per modality.
+        # Use one cluster for common dimensions, and one per modality for unique
+        # dimensions.
         kinds['groups'] = np.where(marks.part == 'common', -1, marks.name)
     for kind, clusters in kinds.items():
         each = silhouette_samples(distance, clusters, metric='precomputed')
@@ -181,7 +186,7 @@ def _row(kind: str, part: str, each: Array) -> dict[str, Any]:
 
 
 def _choose(embeddings: Embeddings, number: int) -> Tensor:
-    """Choose dimensions of each part in equal steps, in proportion to its size."""
+    """Choose evenly spaced dimensions of each part, in proportion to its size."""
     dim = embeddings.dim
     if number >= dim:
         return torch.arange(dim)
@@ -217,11 +222,11 @@ def _text(rows: list[dict[str, Any]], dimensions: int, embeddings: Embeddings) -
                     f'{found["picture"]:.2f} in the map'
                 )
     return (
-        f'Each point is one of {dimensions} dimensions of a modality, on {samples} '
+        f'Each point is one of {dimensions} dimensions of a modality, over {samples} '
         'samples. Correlated dimensions are close together. Silhouettes are 1 for tight, '
         'distant clusters, 0 without clusters, and negative for points nearer to another '
-        'cluster. They are computed with the distance 1 - r of the correlation, and in the '
-        'map:\n\n' + '\n'.join(lines)
+        'cluster. The first value uses the distance 1 - r, where r is the correlation, '
+        'and the second the distance in the map:\n\n' + '\n'.join(lines)
     )
 
 

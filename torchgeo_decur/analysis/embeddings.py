@@ -1,4 +1,4 @@
-"""Collect embeddings, features and labels of a data set for the analyses."""
+"""Embeddings, features and labels of a dataset, as the input of analyses."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,22 +18,24 @@ type Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of random samples of a data set, and correlations of all samples.
+    """Embeddings of random samples from a dataset, and correlations over all samples.
 
     Args:
         z: embeddings by name, shape (n, D). Names are the modalities and, for some tasks,
             other embeddings such as ``joint``.
         h: features by name, shape (n, F).
         labels: labels by key, shape (n,) for classes or (n, K) for multi-label data.
-        diagonals: correlation of each dimension, shape (D,), over all samples, for each
-            pair of names of ``z`` with the same number of dimensions.
+        diagonals: correlation of each dimension over all samples, shape (D,), for each
+            pair of embeddings with the same number of dimensions.
         modalities: names of the modalities.
-        common_dim: number of common dimensions, which come first; None if the task has no
-            common and unique dimensions.
-        number: number of samples in the data set.
-        available: mask of the samples that have a modality, shape (n,), boolean, for each
-            modality that some samples lack. Rows of other samples are NaN.
-        pair_numbers: number of samples of each correlation, if some lack a modality.
+        common_dim: number of common dimensions, which come first; None if the task does
+            not distinguish common and unique dimensions.
+        number: number of samples in the dataset.
+        available: mask of the samples that have a modality, shape (n,), boolean, for
+            each modality that some samples lack. Rows of samples without the modality
+            are NaN.
+        pair_numbers: number of samples behind each correlation, if some lack a
+            modality.
     """
 
     z: Mapping[str, Tensor]
@@ -55,7 +57,7 @@ class Embeddings:
         h: Mapping[str, Tensor] | None = None,
         available: Mapping[str, Tensor] | None = None,
     ) -> 'Embeddings':
-        """Build an instance from embeddings of a whole data set.
+        """Build an instance from the embeddings of a whole dataset.
 
         Args:
             z: embeddings by modality, shape (N, D).
@@ -63,7 +65,8 @@ class Embeddings:
             labels: labels by key.
             h: features by modality, shape (N, F).
             available: mask of the samples that have a modality, shape (N,), for each
-                modality that some samples lack. Rows of other samples are ignored.
+                modality that some samples lack. Rows of samples without the modality
+                are ignored.
 
         Example:
             >>> z = torch.rand(8, 4)
@@ -75,14 +78,15 @@ class Embeddings:
         return collector.finish()
 
     def having(self, *names: str) -> 'Embeddings':
-        """Restrict the record to the samples that have some modalities.
+        """Select the samples that have all modalities of the given embeddings.
 
         Args:
-            names: names of embeddings. Other names than modalities, such as ``joint``,
-                exist in all samples; ``s1+s2`` needs all modalities.
+            names: names of embeddings. Embeddings such as ``joint`` exist for all
+                samples; combinations such as ``s1+s2`` need all modalities.
 
         Returns:
-            The record; itself if no sample lacks them. Correlations stay the same.
+            The selected samples, with unchanged correlations; this instance itself if
+            no sample is removed.
 
         Example:
             >>> z = torch.rand(3, 4)
@@ -111,18 +115,18 @@ class Embeddings:
 
     @property
     def dim(self) -> int:
-        """Number of dimensions D of the embeddings of the first name."""
+        """Number of dimensions D of the first embeddings."""
         return next(iter(self.z.values())).shape[1]
 
     def parts(self, name: str | None = None) -> dict[str, slice]:
-        """Return the dimensions of each part.
+        """Return the dimensions that belong to each part.
 
         Args:
-            name: name of the embeddings; by default the first.
+            name: name of the embeddings; by default the first ones.
 
         Returns:
-            Dimensions of ``common``, ``unique`` and ``all``, or only of ``all`` if the
-            embeddings do not have both parts.
+            Dimensions of the parts ``common``, ``unique`` and ``all``, or only of
+            ``all`` if the embeddings are not divided.
         """
         dim = self.dim if name is None else self.z[name].shape[1]
         decoupled = name in (None, *self.modalities)
@@ -130,20 +134,20 @@ class Embeddings:
         return (parts if len(parts) > 1 else {}) | {'all': slice(0, dim)}
 
     def pair_parts(self, first: str, second: str) -> dict[str, slice]:
-        """Return the :meth:`parts` that two embeddings of equal dimensions have."""
+        """Return the :meth:`parts` that two embeddings of equal size share."""
         return min(self.parts(first), self.parts(second), key=len)
 
     def no_pair(self, analysis: str) -> NotApplicable:
-        """Return the error of an analysis that needs two comparable modalities."""
+        """Build the error for an analysis that needs two comparable modalities."""
         return NotApplicable(
             f'{analysis} needs two modalities with the same number of dimensions, got '
             f'{ {m: z.shape[1] for m, z in self.z.items()} }'
         )
 
     def no_labels(self, samples: int) -> NotApplicable:
-        """Return the error of an analysis that needs labels of enough samples."""
+        """Build the error for an analysis that needs labels of enough samples."""
         return NotApplicable(
-            'probes need labels of two or more classes in the batches (keys label*), and '
+            'probes need labels of at least two classes in the batches (keys label*), and '
             f'more than {samples} samples, got labels {list(self.labels)} for '
             f'{len(next(iter(self.z.values())))} samples'
         )
@@ -155,22 +159,23 @@ def collect(
     max_samples: int = 4096,
     seed: int = 0,
 ) -> Embeddings:
-    """Embed a data set, and return random samples and the correlations of all samples.
+    """Embed a dataset; return random samples and the correlations over all samples.
 
-    The model is in evaluation mode. Only first dates are used, without augmentation.
+    The model runs in evaluation mode. Only the first date of each sample is used,
+    without augmentation.
 
     Args:
         model: a self-supervised task, such as ``DeCUR``.
-        batches: ``image_<m>`` of every modality in [0, 1], shape (B, C, H, W) or
-            (B, T, C, H, W), on any device, any ``label*``, and ``available_<m>``, shape
-            (B,), of modalities that some samples lack.
-        max_samples: largest number of random samples. Each modality needs
-            ``4 * max_samples * (D + F)`` bytes: 160 MB for 4096 samples, 8192 dimensions
-            and 2048 features. Correlations use all samples.
+        batches: batches with ``image_<m>`` of every modality in [0, 1], shape
+            (B, C, H, W) or (B, T, C, H, W), on any device. They may contain ``label*``
+            and, for modalities that some samples lack, ``available_<m>``, shape (B,).
+        max_samples: maximum number of random samples. Each modality needs
+            ``4 * max_samples * (D + F)`` bytes: 160 MB for 4096 samples, 8192
+            dimensions and 2048 features. Correlations use all samples.
         seed: seed of the random samples.
 
     Raises:
-        ValueError: if there is no batch, or a batch lacks a modality.
+        ValueError: if there are no batches, or a batch lacks a modality.
     """
     modalities: dict[str, int] = dict(model.hparams['modalities'])
     common_dim: int | None = getattr(model, 'common_dim', None)
@@ -192,7 +197,7 @@ def collect(
 
 
 class _Collector:
-    """Collect batches in constant memory."""
+    """Accumulator of batches, in constant memory."""
 
     def __init__(
         self,
@@ -237,12 +242,12 @@ class _Collector:
             kind, _, name = key.partition(' ')
             rows[kind][name] = x
         if not rows['z']:
-            raise ValueError('batches must have one sample or more, got none')
+            raise ValueError('batches must have at least one sample, got none')
         return Embeddings(
             z=rows['z'],
             h=rows['h'],
             labels=rows['label'],
-            # A correlation needs two samples.
+            # A correlation needs at least two samples.
             diagonals={p: s.diagonal() for p, s in self.streams.items() if s.count > 1},
             modalities=self.modalities,
             common_dim=self.common_dim,
@@ -257,7 +262,7 @@ class _Collector:
 def embed_available(
     model: Pretrained, images: Mapping[str, Tensor], available: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Compute features and embeddings of the images that samples have.
+    """Compute the features and embeddings of all images that are present.
 
     Args:
         model: a self-supervised task.
@@ -266,7 +271,7 @@ def embed_available(
             that some samples lack.
 
     Returns:
-        Features and embeddings by name, of all samples. Rows of absent images are
+        Features and embeddings of all samples, by name. Rows of absent images are
         undefined.
     """
     if not available:
@@ -274,7 +279,7 @@ def embed_available(
     samples = len(next(iter(images.values())))
     whole = torch.ones(samples, dtype=torch.bool)
     masks = {m: available[m].cpu() if m in available else whole for m in images}
-    # In evaluation, absent images do not change the results of others.
+    # In evaluation mode, absent images do not affect the results of other samples.
     found = cast(Any, model).encode_and_project(images, available=masks)
     some = torch.stack(list(masks.values())).any(0)
     features, embeddings = (
@@ -285,7 +290,7 @@ def embed_available(
 
 
 def _spread(x: Tensor, there: Tensor) -> Tensor:
-    """Insert zeros for samples without a result, unless all have one."""
+    """Insert zeros for samples without a result, if there are any."""
     if len(x) == len(there):
         return x
     return x.new_zeros(len(there), *x.shape[1:]).index_copy(
@@ -294,5 +299,5 @@ def _spread(x: Tensor, there: Tensor) -> Tensor:
 
 
 def _only(x: Tensor, there: Tensor | None) -> Tensor:
-    """Replace the rows of samples that lack a modality by NaN."""
+    """Replace the rows of samples that lack a modality with NaN."""
     return x if there is None else x.masked_fill(~there[:, None], torch.nan)
