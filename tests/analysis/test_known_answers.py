@@ -234,7 +234,7 @@ class TestProbes:
         result = probe_parts(replace(known, common_dim=None), times=20)
         assert {r['part'] for r in result.tables['probes']} == {'all', 'features'}
         assert 'differences' not in result.tables
-        assert 'has no common and unique dimensions' in result.text
+        assert 'does not distinguish common and unique dimensions' in result.text
 
     def test_no_labels(self, known: Embeddings) -> None:
         for analyse in (probe_parts, dropped_dimensions):
@@ -283,7 +283,7 @@ class TestRetrieval:
                 assert unique[f'recall_{k}'] == pytest.approx(100 * k / N, abs=1.5)
             low, high = unique['low_10'], unique['high_10']
             assert low < 1000 / N < high
-        assert 'among all samples of the other' in result.text
+        assert 'from all samples in the other modality' in result.text
 
     def test_collapse_scores_as_chance(self) -> None:
         z = torch.ones(50, 4)

@@ -142,7 +142,7 @@ class TestSpectral:
         assert shares == pytest.approx(expected, abs=1e-6)
         assert 's1: common dimensions mostly use VH (75%), VV (25%)' in found.text
         assert (
-            's1: the mean shares of common and unique dimensions differ by 75%'
+            's1: the mean attributions of common and unique dimensions differ by 75%'
             in found.text
         )
         assert 'dem has only one band' in found.text
@@ -150,7 +150,7 @@ class TestSpectral:
         assert (row['mean'], row['wavelength_nm']) == (1, None)
         (figure,) = found.figures.values()
         assert [ax.get_title(loc='left') for ax in figure.axes] == [
-            'Bands used by embeddings of s1'
+            'Bands used by s1 embeddings'
         ]
 
     def test_bands_have_names_and_wavelengths(self) -> None:

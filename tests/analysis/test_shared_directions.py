@@ -114,7 +114,7 @@ def test_text_says_that_few_samples_limit_the_test() -> None:
     x = np.random.default_rng(0).normal(size=(100, 64))
     result = compare_features({'a': x, 'b': x})
     plt.close(result.figures['correlations'])
-    assert 'only the 10 directions of largest variance are tested' in result.text
+    assert 'only the 10 directions with the largest variance are tested' in result.text
 
 
 def test_analysis_uses_features_of_modalities(known: Embeddings) -> None:

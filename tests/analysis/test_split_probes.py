@@ -87,4 +87,4 @@ def test_numbers_are_probed_by_regression() -> None:
     assert all(row['score'] > 95 for row in rows)
     result = probe_parts(data, times=10)
     assert {row['metric'] for row in result.tables['probes']} == {'R2'}
-    assert 'R2 of a ridge regression for numbers' in result.text
+    assert 'R2 for regression' in result.text

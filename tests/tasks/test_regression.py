@@ -375,7 +375,7 @@ class TestPositiveWeights:
     @pytest.mark.parametrize(
         ('options', 'message'),
         [
-            ({'pos_weight': [1.0, 2.0]}, r'a list of 3 numbers, one for each label'),
+            ({'pos_weight': [1.0, 2.0]}, r'a list of 3 numbers, one per label'),
             ({'pos_weight': 'even'}, r"must be 'balanced' or a list .* got 'even'"),
             ({'pos_weight': [1.0, 0.0, 1.0]}, r'pos_weight must be positive'),
             (

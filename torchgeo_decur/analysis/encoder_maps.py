@@ -1,4 +1,4 @@
-"""Draw the last feature map of an encoder."""
+"""Figures of the last feature map of each encoder."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -31,30 +31,30 @@ def feature_maps(
     max_samples: int = 64,
     examples: int = 4,
 ) -> AnalysisResult:
-    """Draw the first principal components of the last feature map (paper, Fig. 5b).
+    """Plot the first principal components of the last feature map (paper, Fig. 5b).
 
-    The components are computed over all positions of all samples, so that a color has the
-    same meaning in all images. Optical modalities show three components as red, green and
-    blue; others show one in gray. For encoders with residual deformable attention, the
-    figure also shows the sampling points of the last attention. Their displacement is
-    measured in cells of the map.
+    The components are computed over all positions of all samples, so that a color has
+    the same meaning in all images. Optical modalities show three components as red,
+    green and blue; others show one component in gray. For encoders with residual
+    deformable attention, the figure also shows the sampling points of the last
+    attention layer. Their displacement is measured in cells of the feature map.
 
     Wang et al., *Decoupling Common and Unique Representations for Multimodal
     Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300, section 7.
 
     Args:
         model: a pretraining task. On exit, the mode of its modules is restored.
-        batches: images in [0, 1] by modality, shape (B, C, H, W), all of one size.
-        modalities: record of each modality.
-        max_samples: largest number of samples.
-        examples: number of first samples in the figure.
+        batches: images in [0, 1] by modality, shape (B, C, H, W), all of the same size.
+        modalities: description of each modality.
+        max_samples: maximum number of samples.
+        examples: number of samples in the figure, the first ones.
 
     Returns:
-        Table ``components`` with shares of the variance; for deformable attention, table
-        ``points`` with mean displacements; figure ``maps``.
+        Table ``components`` with the explained variance ratio of each component; for
+        deformable attention, table ``points`` with mean displacements; figure ``maps``.
 
     Raises:
-        NotApplicable: if an encoder has no map.
+        NotApplicable: if an encoder has no feature map.
         ValueError: if an option is out of range.
     """
     if examples < 1:
@@ -78,7 +78,7 @@ def feature_maps(
         h, w = view.maps[0].shape[2:]
         lines.append(
             f'- {m}: the map has {h} x {w} positions and {view.maps[0].shape[1]} channels; '
-            f'these components explain {explained.sum():.0%} of the variance.'
+            f'the components shown explain {explained.sum():.0%} of the variance.'
         )
         if view.points:
             moved = displacement(torch.cat(view.points), (h, w))
@@ -100,15 +100,16 @@ def feature_maps(
 
 
 def principal_components(maps: Tensor, number: int) -> tuple[Array, Array]:
-    """Project the positions of feature maps on their first principal components.
+    """Project the positions of feature maps onto their first principal components.
 
     Args:
         maps: feature maps, shape (N, F, h, w).
-        number: largest number of components.
+        number: maximum number of components.
 
     Returns:
-        The components, shape (N, h, w, ``number``), and their shares of the variance. The
-        2nd and 98th percentile of each component over all maps are scaled to 0 and 1.
+        The components, shape (N, h, w, ``number``), and their explained variance
+        ratios. The 2nd and 98th percentiles of each component over all maps are scaled
+        to 0 and 1.
 
     Raises:
         NotApplicable: if there is only one position.
@@ -137,14 +138,14 @@ def principal_components(maps: Tensor, number: int) -> tuple[Array, Array]:
 
 
 def displacement(points: Tensor, size: tuple[int, int]) -> Tensor:
-    """Compute the displacement of the sampling points of a deformable attention.
+    """Compute the displacement of the sampling points in deformable attention.
 
     Args:
-        points: points (x, y) in [-1, 1], shape (B, groups, H_k, W_k, 2).
-        size: height and width of the sampled map.
+        points: sampling points (x, y) in [-1, 1], shape (B, groups, H_k, W_k, 2).
+        size: height and width of the sampled feature map.
 
     Returns:
-        Distances in cells of the map, shape (B, groups, H_k, W_k).
+        Distances in cells of the feature map, shape (B, groups, H_k, W_k).
     """
     start = reference_points(points.shape[2], points.shape[3], points).clamp(-1, 1)
     cells = points.new_tensor([size[1] - 1, size[0] - 1]) / 2
@@ -153,7 +154,7 @@ def displacement(points: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class _View:
-    """Maps, sampling points and first images of one modality."""
+    """Feature maps, sampling points and first images of one modality."""
 
     def __init__(self, modality: Modality) -> None:
         self.modality = modality
@@ -164,7 +165,7 @@ class _View:
     def add(self, encoder: nn.Module, x: Tensor, examples: int) -> None:
         if isinstance(encoder, ResNetRDA):
             maps, points = encoder.forward_with_positions(x)
-            # The last attention samples from the last map.
+            # The last attention layer samples from the last feature map.
             self.points.append(list(points.values())[-1].float().cpu())
         else:
             maps = last_map(encoder, x)
@@ -195,7 +196,7 @@ def _draw(views: Mapping[str, _View], pictures: Mapping[str, Array]) -> Figure:
                 ax.imshow(_colour(big[0]), 'gray', vmin=0, vmax=1)
                 if points is not None:
                     h, w = view.maps[0].shape[2:]
-                    # -1 and 1 are the centres of the first and last cell.
+                    # The centers of the first and last cell are -1 and 1.
                     cells = (points[row].reshape(-1, 2) + 1) / 2 * [w - 1, h - 1]
                     x, y = ((cells + 0.5) * [breadth / w, height / h] - 0.5).T
                     ax.scatter(x, y, s=3, c='white', edgecolors='black', linewidths=0.3)
@@ -208,7 +209,7 @@ def _named(pictures: Array) -> str:
 
 
 def _colour(x: Tensor) -> Array:
-    """Convert components (K, H, W) to an image; missing colors are black."""
+    """Convert components, shape (K, H, W), to an image; missing channels are 0."""
     if len(x) == 1:
         return x[0].numpy()
     blank = x.new_zeros(3 - len(x), *x.shape[1:])

@@ -1,4 +1,4 @@
-"""Measure how much each modality adds to the prediction of labels."""
+"""Contribution of each modality to the prediction of labels."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain, combinations
@@ -25,45 +25,46 @@ from .result import TITLES, AnalysisResult, NotApplicable
 type Subset = tuple[str, ...]
 type Row = dict[str, Any]
 
-# Colours of modalities, in their order: Okabe and Ito.
+# Colors of the modalities, in order, from Okabe and Ito.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 
 
 def modality_values(
     embeddings: Embeddings, labels: Sequence[str] | None = None, times: int = 500
 ) -> AnalysisResult:
-    r"""Compute the value of each modality and the interaction of each pair for labels.
+    r"""Compute the value of each modality and the interaction of each pair, by label.
 
-    A linear probe is fitted on the features of every subset S of the modalities, on one
-    half of the samples that have all of them, and scored on the other half. The score
-    :math:`v(S)` is balanced accuracy, or average precision for multi-label data, in
-    percent; without any modality it is chance. The Shapley value of a modality is its mean
-    gain over all orders in which modalities can be added (Shapley, *A Value for n-Person
-    Games*, 1953). All values add up to the gain of all modalities over chance:
+    For every subset S of the modalities, a linear probe is fitted on the features of S,
+    on one half of the samples, and scored on the other half. Only samples with all
+    modalities are used. The score :math:`v(S)` is the balanced accuracy, or the average
+    precision for multi-label data, in percent. Without any modality, it is the chance
+    score. The Shapley value of a modality is its mean gain over all orders in which
+    modalities can be added (Shapley, *A Value for n-Person Games*, 1953). The values
+    sum to the gain of all modalities over chance:
 
     .. math:: \phi_m = \sum_{S \not\ni m} \frac{|S|! (M - |S| - 1)!}{M!}
               (v(S \cup m) - v(S)).
 
-    The interaction of a pair is the mean of
-    :math:`v(S \cup mn) - v(S \cup m) - v(S \cup n) + v(S)` over its orders (Grabisch and
-    Roubens, 1999). It is negative if both modalities hold the same information, and
-    positive if the label can be predicted only from both together.
+    The interaction of a pair is the mean of :math:`v(S \cup mn) - v(S \cup m) -
+    v(S \cup n) + v(S)` over all orders (Grabisch and Roubens, 1999). It is negative if
+    both modalities contain the same information, and positive if the label can be
+    predicted only from both together.
 
-    Intervals of 95 % are percentiles over bootstrap resamples of the scored samples; they
-    exclude the variation between training runs.
+    The 95 % intervals are percentiles over bootstrap resamples of the scored samples.
+    They do not include the variation between training runs.
 
     Args:
-        embeddings: features of two or more modalities, and labels.
-        labels: keys of the labels; by default all.
-        times: number of resamples.
+        embeddings: features of at least two modalities, and labels.
+        labels: keys of the labels to use; by default all.
+        times: number of bootstrap resamples.
 
     Returns:
         Tables ``subsets`` (scores), ``values`` (Shapley values) and ``pairs``
-        (interactions), each for all classes (``class`` is 'all') and for each class;
-        figure ``values``.
+        (interactions), with rows for each class and for all classes together (``class``
+        is 'all'); figure ``values``.
 
     Raises:
-        NotApplicable: if there are fewer than two modalities, or no labels of classes.
+        NotApplicable: if there are fewer than two modalities, or no class labels.
         ValueError: if a label is unknown.
 
     Example:
@@ -140,9 +141,9 @@ def _classes(y: Array) -> list[int]:
 def _by_class(
     outcomes: Mapping[Subset, Outcome], classes: Sequence[int], times: int
 ) -> dict[str, dict[Subset, Array]]:
-    """Return the score of each subset, for all classes and for each.
+    """Score each subset, for all classes together and for each class.
 
-    The first score is of the original samples, the others are of the resamples.
+    The first score belongs to the original samples, the others to the resamples.
     """
     first = next(iter(outcomes.values()))
     weights = np.vstack([np.ones(len(first.y)), resamples(len(first.y), times)])
@@ -169,14 +170,14 @@ def _by_class(
 
 
 def _recall(outcome: Outcome, weights: Array) -> Array:
-    """Return the recall of the only class of an outcome, in percent."""
+    """Compute the recall in percent for an outcome with a single class."""
     hits = weights @ (outcome.y == outcome.predicted).astype(np.float64)
     recall: Array = 100 * hits / np.maximum(weights.sum(1), 1)
     return recall
 
 
 def _shapley(scores: Mapping[Subset, Array], players: Subset) -> Array:
-    """Return the Shapley value of a modality, or the interaction of a pair."""
+    """Compute the Shapley value of a modality, or the interaction of a pair."""
     modalities = max(scores, key=len)
     others = [m for m in modalities if m not in players]
     number, own = len(modalities), len(players)
@@ -218,15 +219,16 @@ def _text(tables: Mapping[str, Sequence[Row]], samples: int) -> str:
         ]
         whole, none = own['subsets'][-1], own['subsets'][0]
         lines.append(
-            f'- {label}: {whole["score"]:.1f} with all, {none["score"]:.1f} with none; '
-            f'value {", ".join(gains)}; interaction of {", ".join(pairs)}'
+            f'- {label}: {whole["score"]:.1f} with all modalities, {none["score"]:.1f} '
+            f'with none; value {", ".join(gains)}; interaction of {", ".join(pairs)}'
         )
     return (
         f'Linear probes of features, fitted on one half of {samples} samples that have all '
         'modalities and scored on the other half. The value of a modality is its mean gain '
-        'in percentage points over all orders of adding modalities (Shapley value). A '
-        'negative interaction means that both hold the same information, a positive one '
-        'that only both together tell the label.\n\n' + '\n'.join(lines)
+        'in percentage points over all orders of adding modalities (Shapley value). If the '
+        'interaction of a pair is negative, both modalities contain the same information. '
+        'If it is positive, the label can be predicted only from both together.\n\n'
+        + '\n'.join(lines)
     )
 
 

@@ -1,4 +1,4 @@
-"""Interface of the models that can be analysed, and batches for them."""
+"""Interface of the models that can be analyzed, and batches for them."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,9 +11,9 @@ from ..models import MultimodalEncoder
 
 
 class Pretrained(Protocol):
-    """A model with an encoder and embeddings of each modality.
+    """Protocol for a model with an encoder and embeddings for each modality.
 
-    All pretraining tasks of :mod:`torchgeo_decur.tasks` have this interface.
+    All pretraining tasks in :mod:`torchgeo_decur.tasks` have this interface.
 
     Attributes:
         encoders: one encoder per modality.
@@ -25,35 +25,35 @@ class Pretrained(Protocol):
 
     @property
     def hparams(self) -> Any:
-        """Hyperparameters, with the ``modalities``."""
+        """Hyperparameters, including ``modalities``."""
 
     def embed(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute embeddings (B, D) of images (B, C, H, W) in [0, 1], by modality."""
+        """Compute embeddings, shape (B, D), of images in [0, 1], shape (B, C, H, W)."""
         ...
 
     def encode_and_project(
         self, images: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute features (B, F) and embeddings (B, D) of images, by modality."""
+        """Compute features, shape (B, F), and embeddings, shape (B, D), by modality."""
         ...
 
     def modules(self) -> Iterator[nn.Module]:
-        """Yield every module, like :class:`torch.nn.Module`."""
+        """Yield every module, as :class:`torch.nn.Module` does."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield every parameter, like :class:`torch.nn.Module`."""
+        """Yield every parameter, as :class:`torch.nn.Module` does."""
         ...
 
 
 @contextmanager
 def eval_mode(model: Pretrained) -> Iterator[None]:
-    """Set a model to evaluation mode within a context, with gradients enabled.
+    """Set a model to evaluation mode within a context, and enable gradients.
 
-    Gradients are recorded even within ``torch.inference_mode``.
+    Gradients are recorded even inside ``torch.inference_mode``.
 
     Args:
-        model: any model. On exit, the mode of each module is restored.
+        model: model to change. On exit, the mode of each module is restored.
     """
     modes = {module: module.training for module in model.modules()}
     for module in modes:
@@ -73,21 +73,21 @@ def iter_batches(
     max_samples: int,
     size: int = 32,
 ) -> Iterator[dict[str, Tensor]]:
-    """Move the first samples of batches to the device of a model, in small batches.
+    """Move the first samples of batches to a model's device, in smaller batches.
 
     Args:
-        model: model that determines device and floating-point type of the images.
+        model: model that determines the device and floating-point type of the images.
         batches: images by modality, shape (B, C, H, W).
-        modalities: names of the modalities to read.
-        max_samples: largest total number of samples.
-        size: largest number of samples of a small batch.
+        modalities: names of the modalities to select.
+        max_samples: maximum total number of samples.
+        size: maximum number of samples per smaller batch.
 
     Yields:
         Copies of the images of each modality, shape (at most ``size``, C, H, W).
 
     Raises:
         ValueError: if ``max_samples`` or ``size`` is not positive, a batch lacks a
-            modality, or there is no sample.
+            modality, or there are no samples.
     """
     for name, value in (('max_samples', max_samples), ('size', size)):
         if value < 1:
@@ -97,14 +97,14 @@ def iter_batches(
     for batch in batches:
         if missing := [m for m in names if m not in batch]:
             raise ValueError(
-                f'batches must have the modalities {names}, got {list(batch)} '
-                f'without {missing}'
+                f'batches must have the modalities {names}, got {list(batch)}; add '
+                f'{missing}'
             )
         count = min(len(batch[names[0]]), left)
         for start in range(0, count, size):
             part = slice(start, min(start + size, count))
-            # Copy, because tensors of inference mode cannot have gradients. Use the
-            # memory format of training.
+            # Copy, because tensors from inference mode cannot have gradients. Use the
+            # same memory format as in training.
             copies = {m: batch[m][part].detach().clone().to(like) for m in names}
             yield {
                 m: x.contiguous(memory_format=torch.channels_last)
@@ -118,16 +118,16 @@ def iter_batches(
 
 
 def parts_of(common_dim: int | None, dimensions: int) -> dict[str, slice]:
-    """Return the parts of the dimensions of an embedding.
+    """Divide the dimensions of an embedding into common and unique parts.
 
     Args:
-        common_dim: number of common dimensions, which come first; None if the model has
-            no common and unique dimensions.
+        common_dim: number of common dimensions, which come first; None if the model
+            does not distinguish common and unique dimensions.
         dimensions: number of dimensions D.
 
     Returns:
-        Dimensions of the non-empty parts 'common' and 'unique', or of 'all' if no
-        dimension is unique.
+        Dimensions of the parts 'common' and 'unique', without empty parts; or only
+        'all' if no dimension is unique.
 
     Raises:
         ValueError: if ``common_dim`` is out of range.

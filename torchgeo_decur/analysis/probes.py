@@ -1,4 +1,4 @@
-"""Probe common and unique dimensions for labels."""
+"""Probes of common and unique dimensions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,8 @@ from .embeddings import Embeddings
 from .matplotlib_style import COLOURS, PAGE, figure_style, grid_of_panels, plot_scores
 from .result import TITLES, AnalysisResult, Rows
 
-#: Part of the larger of common and unique that has as many dimensions as the smaller.
+#: Name of a subset of the larger part (common or unique) with as many dimensions as the
+#: smaller part.
 MATCHED = 'matched'
 PARTS = ('common', 'unique', MATCHED, 'all', 'features')
 
@@ -25,28 +26,28 @@ def probe_parts(
     classifiers: Sequence[Classifier] = CLASSIFIERS,
     times: int = 1000,
 ) -> AnalysisResult:
-    """Probe common, unique and all dimensions of the embeddings, and the features.
+    """Probe the common, unique and all dimensions of embeddings, and the features.
 
-    The inputs are each modality, all modalities concatenated, and other embeddings of the
-    task. The probes are a nearest-neighbour classifier and a logistic regression. They
-    are fitted on one half of the samples and scored on the other, as in
+    The inputs are each modality, all modalities concatenated, and other embeddings of
+    the task. The probes are a nearest-neighbor classifier and logistic regression. They
+    are fitted on one half of the samples and scored on the other half, as in
     :class:`~torchgeo_decur.callbacks.OnlineProbe`. A modality is probed on the samples
-    that have it.
+    that have this modality.
 
-    Intervals of 95 % are percentiles over bootstrap resamples of the scored samples; they
-    exclude the variation between training runs. Common and unique dimensions are compared
-    on the same resamples. A second comparison uses equal numbers of dimensions, because
-    more dimensions usually have higher scores.
+    The 95 % intervals are percentiles over bootstrap resamples of the scored samples.
+    They do not include the variation between training runs. Common and unique
+    dimensions are compared on the same resamples. A second comparison uses equal
+    numbers of dimensions, because more dimensions usually score higher.
 
     Args:
         embeddings: embeddings, features and labels.
-        k: number of nearest neighbours.
-        classifiers: some of 'knn' and 'linear'.
-        times: number of resamples.
+        k: number of nearest neighbors.
+        classifiers: names of the probes, 'knn', 'linear' or both.
+        times: number of bootstrap resamples.
 
     Returns:
-        Table ``probes`` with scores in percent, and table ``differences`` if there are
-        common and unique dimensions; figure ``probes``.
+        Table ``probes`` with scores in percent; if there are common and unique
+        dimensions, table ``differences``; figure ``probes``.
 
     Raises:
         NotApplicable: if there are no labels that can be probed.
@@ -98,7 +99,7 @@ def probe_parts(
 
 
 def parts_by_name(embeddings: Embeddings) -> dict[str, dict[str, Tensor]]:
-    """Return the inputs of probes: parts of embeddings, and features, by name and part."""
+    """Return the probe inputs, which are embeddings and features, by name and part."""
     found: dict[str, dict[str, Tensor]] = {}
     for name, z in embeddings.z.items():
         places = embeddings.parts(name)
@@ -125,7 +126,7 @@ def _width(x: Tensor) -> int:
 
 
 def _compared(scored: dict[str, Row]) -> list[tuple[str, str]]:
-    """Return the parts to compare: all dimensions, and equal numbers of dimensions."""
+    """Return the pairs of parts to compare, first in full, then with equal dimensions."""
     if not {'common', 'unique'} <= set(scored):
         return []
     pairs = [('common', 'unique')]
@@ -163,14 +164,17 @@ def _difference(common: Row, unique: Row, features: Row, change: Array) -> Row:
 
 def _text(rows: Rows, differences: Rows) -> str:
     paragraphs = [
-        f'Probes are fitted on half of the samples and scored on the other {rows[0]["scored"]}. '
-        'Scores are balanced accuracy for classes, micro-averaged average precision for '
-        'multi-label data and R2 of a ridge regression for numbers, in percent. '
-        'Intervals of 95 % are over resamples of the scored samples. They exclude the variation between trainings, and some of many intervals '
-        'miss by chance.'
+        'Probes are fitted on half of the samples and scored on the other '
+        f'{rows[0]["scored"]} samples. Scores are balanced accuracy for classes, '
+        'micro-averaged average precision for multi-label data and R2 for regression, in '
+        'percent. The 95 % intervals are over resamples of the scored samples. They do '
+        'not include the variation between training runs. Of many such intervals, some '
+        'miss the true value by chance.'
     ]
     if not differences:
-        paragraphs.append('This task has no common and unique dimensions to compare.')
+        paragraphs.append(
+            'This task does not distinguish common and unique dimensions.'
+        )
     linear = [d for d in differences if d['classifier'] == 'linear'] or differences
     widths = list(dict.fromkeys(d['dimensions'] for d in linear))
     for alike in (False, True):
@@ -190,8 +194,8 @@ def _text(rows: Rows, differences: Rows) -> str:
             )
     if len(widths) > 1:
         paragraphs.append(
-            'A difference that vanishes with equal numbers of dimensions is an effect of '
-            'their number, not of the objective.'
+            'If a difference vanishes with equal numbers of dimensions, it is an effect of '
+            'the number of dimensions, not of the objective.'
         )
     return '\n\n'.join(paragraphs)
 
@@ -235,7 +239,7 @@ def _plot(rows: Rows) -> Figure:
 
 
 def _colour(part: str, row: Mapping[str, Any], rows: Rows) -> tuple[str, str]:
-    """Return the colors of a part and of its marker, which is open for a subset."""
+    """Return the line and marker colors of a part; markers of a subset are open."""
     if part != MATCHED:
         return COLOURS[part], COLOURS[part]
     common = max(

@@ -1,4 +1,4 @@
-"""Results of analyses: text, tables and figures."""
+"""Result of an analysis: text, tables and figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 type Rows = Sequence[Mapping[str, Any]]
 
-#: Heading of each analysis, by name.
+#: Report heading of each analysis, by name.
 TITLES = {
     'alignment': 'Alignment of embedding dimensions',
     'dimensions': 'Map of embedding dimensions',
@@ -26,21 +26,21 @@ TITLES = {
 
 
 class NotApplicable(ValueError):
-    """Error of an analysis that does not apply to the task or its data."""
+    """Error for an analysis that does not apply to the task or its data."""
 
 
 @dataclass(frozen=True)
 class AnalysisResult:
     """The result of one analysis.
 
-    A notebook shows the text of a result; matplotlib shows the figures.
+    A notebook displays the text of a result; matplotlib displays the figures.
 
     Args:
-        name: short name for files, of letters, digits and underscores.
-        title: heading.
-        text: interpretation of the numbers. Empty lines separate paragraphs; lines that
+        name: short name for file names, with only letters, digits and underscores.
+        title: heading of the analysis in reports.
+        text: explanation of the numbers. Blank lines separate paragraphs; lines that
             begin with '- ' are list items.
-        tables: rows by name of the table; the rows of a table share their columns.
+        tables: rows of each table, by name; all rows of a table have the same columns.
         figures: figures by name. The caller must close them.
     """
 

@@ -1,4 +1,4 @@
-"""Retrieve samples across modalities, and measure the rank of embeddings."""
+"""Cross-modal retrieval and effective rank of embeddings."""
 
 from itertools import permutations
 from typing import Any
@@ -16,27 +16,26 @@ from .embeddings import Embeddings
 from .matplotlib_style import COLOURS, COLUMN, PAGE, figure_style, grid_of_panels
 from .result import TITLES, AnalysisResult, Rows
 
-#: Numbers of nearest samples k.
+#: Numbers k of nearest samples for recall at k.
 AT = (1, 5, 10)
 
 
 def retrieval_hits(
     query: Tensor, gallery: Tensor, at: tuple[int, ...] = AT, chunk: int = 1024
 ) -> Tensor:
-    """Compute for each query if its sample is among the nearest of another modality.
+    """Check whether each query's sample is among its nearest in another modality.
 
-    Similarity is the cosine of standardised embeddings. Ties are counted with the
-    probability of a hit under a random order, so that constant embeddings score as
-    chance.
+    The similarity is the cosine of standardized embeddings. Ties count with the
+    probability of a hit in random order, so that constant embeddings score at chance.
 
     Args:
-        query: embeddings of a modality, shape (N, D).
+        query: embeddings of one modality, shape (N, D).
         gallery: embeddings of the same samples in another modality, shape (N, D).
-        at: numbers of nearest samples k.
-        chunk: number of queries to compute at once.
+        at: numbers k of nearest samples.
+        chunk: number of queries to process at once.
 
     Returns:
-        Probability of a hit of each query, shape (N, number of ks).
+        Probability of a hit for each query and each k, shape (N, ``len(at)``).
 
     Example:
         >>> z = torch.eye(4)
@@ -51,7 +50,7 @@ def retrieval_hits(
     for start in range(0, len(a), chunk):
         near = a[start : start + chunk] @ b.T
         own = near.diagonal(start)[:, None]
-        # The tolerance keeps rounding errors from breaking ties.
+        # The tolerance prevents rounding errors from breaking ties.
         closer = (near > own + 1e-9).sum(dim=1, keepdim=True)
         equal = ((near - own).abs() <= 1e-9).sum(dim=1, keepdim=True)
         hits.append(((ks - closer) / equal).clamp(0, 1))
@@ -59,15 +58,15 @@ def retrieval_hits(
 
 
 def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> AnalysisResult:
-    """Retrieve each sample of a modality among the samples of each other modality.
+    """Retrieve each sample of one modality among the samples of every other modality.
 
     Args:
-        embeddings: embeddings of two or more modalities.
-        times: number of bootstrap resamples of the queries, for intervals of 95 %.
+        embeddings: embeddings of at least two modalities.
+        times: number of bootstrap resamples of the queries for 95 % intervals.
 
     Returns:
-        Table ``retrieval``, with recall at 1, 5 and 10 in percent by direction and part
-        of the dimensions; figure ``recall``.
+        Table ``retrieval`` with recall at 1, 5 and 10 in percent, by direction and
+        part; figure ``recall``.
 
     Raises:
         NotApplicable: if no two modalities have the same number of dimensions.
@@ -103,11 +102,11 @@ def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Analysis
         name='retrieval',
         title=TITLES['retrieval'],
         text=(
-            f'Each of {samples} samples of one modality is searched among all samples of the '
-            'other, by the cosine of standardised embeddings. Recall is the share of '
-            'samples found among the nearest 1, 5 and 10, in percent; chance is '
-            f'{chance}. Recall decreases with the number of samples, so compare it only for '
-            'the same number.\n\n' + '\n'.join(lines)
+            f'Each of {samples} samples in one modality is retrieved from all samples in '
+            'the other modality, by the cosine similarity of standardized embeddings. '
+            'Recall is the percentage of samples found among the nearest 1, 5 and 10; '
+            f'chance is {chance}. Recall decreases with the number of samples, so compare '
+            'it only for equal numbers.\n\n' + '\n'.join(lines)
         ),
         tables={'retrieval': rows},
         figures={'recall': _plot(rows)},
@@ -117,14 +116,14 @@ def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Analysis
 def effective_ranks(embeddings: Embeddings) -> AnalysisResult:
     """Compute the effective rank of embeddings and features.
 
-    The rank is RankMe (``losses.functional.effective_rank``). It cannot exceed the number
-    of samples.
+    The effective rank is RankMe (``losses.functional.effective_rank``). It cannot
+    exceed the number of samples.
 
     Args:
         embeddings: embeddings and features.
 
     Returns:
-        Table ``ranks``; figure ``ranks``.
+        Table ``ranks`` with one row per name and part; figure ``ranks``.
 
     Example:
         >>> result = effective_ranks(Embeddings.of({'s1': torch.eye(4)}))
@@ -142,8 +141,8 @@ def effective_ranks(embeddings: Embeddings) -> AnalysisResult:
         name='rank',
         title=TITLES['rank'],
         text=(
-            f'Effective rank (RankMe) on {rows[0]["samples"]} samples. It cannot exceed the '
-            'number of dimensions or samples. A rank near 1 indicates collapse.'
+            f'Effective rank (RankMe) over {rows[0]["samples"]} samples. It cannot exceed '
+            'the number of dimensions or samples. A rank near 1 indicates collapse.'
         ),
         tables={'ranks': rows},
         figures={'ranks': _plot_ranks(rows)},

@@ -1,4 +1,4 @@
-"""Compare the image regions and bands used by common and unique embeddings."""
+"""Image regions and bands used by common and unique embeddings."""
 
 from collections.abc import Iterable, Mapping
 from itertools import combinations, product
@@ -25,14 +25,14 @@ def spatial_saliency(
     max_samples: int = 256,
     examples: int = 4,
 ) -> AnalysisResult:
-    """Compare the image regions of common and unique embeddings (paper, Fig. 6a).
+    """Compare the image regions that common and unique dimensions use (paper, Fig. 6a).
 
-    For each modality, GradCAM maps the positions that change the mean of the common or of
-    the unique dimensions. For each pair of modalities and each sample, the overlap of the
-    maps (``analysis.attribution.overlap``) is 1 for the same and 0 for disjoint
-    positions. The baseline is the overlap of maps of different samples, for example from
-    a bias to the image centre. Overlaps use absolute values; the tables also have the
-    overlap of the positive values.
+    For each modality, GradCAM highlights the positions that affect the mean of the
+    common or of the unique dimensions. For each pair of modalities and each sample, the
+    overlap of the maps (``analysis.attribution.overlap``) is 1 for the same and 0 for
+    disjoint positions. The baseline is the overlap of maps from different samples,
+    which is above 0, for example, if maps favor the image center. Overlaps use absolute
+    values; the tables also contain the overlap of positive values.
 
     Wang et al., *Decoupling Common and Unique Representations for Multimodal
     Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300, section 7.
@@ -40,19 +40,20 @@ def spatial_saliency(
     Args:
         model: a pretraining task. On exit, the mode of its modules is restored.
         batches: images in [0, 1] by modality, shape (B, C, H, W).
-        modalities: record of each modality.
-        common_dim: number of common dimensions, which come first; None if the model has
-            no common and unique dimensions.
-        max_samples: largest number of samples.
-        examples: number of first samples in the figure.
+        modalities: description of each modality.
+        common_dim: number of common dimensions, which come first; None if the model
+            does not distinguish common and unique dimensions.
+        max_samples: maximum number of samples.
+        examples: number of samples in the figure, the first ones.
 
     Returns:
-        Tables ``overlap``, for each pair of modalities and part, and ``samples``; figures
-        ``overlap``, a histogram, and ``examples``, maps next to their images.
+        Table ``overlap`` with one row per pair of modalities and part; table
+        ``samples`` with one row per sample; figure ``overlap``, a histogram; figure
+        ``examples``, maps next to their images.
 
     Raises:
         ImportError: if captum is not installed.
-        NotApplicable: if the model has no maps.
+        NotApplicable: if the model has no suitable feature maps.
         ValueError: if an option is out of range.
     """
     pairs = list(combinations(modalities, 2))
@@ -109,11 +110,11 @@ def spectral_saliency(
     max_samples: int = 128,
     steps: int = 16,
 ) -> AnalysisResult:
-    """Compare the bands that common and unique embeddings use (paper, Fig. 6b).
+    """Compare the bands that common and unique dimensions use (paper, Fig. 6b).
 
-    Integrated gradients from an image of zeros attribute the mean of the common or of the
-    unique dimensions to bands. Attributions are summed over all positions. The shares of
-    the absolute attributions of a sample sum to 1.
+    Integrated gradients, with an image of zeros as baseline, attribute the mean of the
+    common or of the unique dimensions to bands. Attributions are summed over all
+    positions, and their absolute values are normalized to sum to 1 for each sample.
 
     Wang et al., *Decoupling Common and Unique Representations for Multimodal
     Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300, section 7.
@@ -121,15 +122,16 @@ def spectral_saliency(
     Args:
         model: a pretraining task. On exit, the mode of its modules is restored.
         batches: images in [0, 1] by modality, shape (B, C, H, W).
-        modalities: record of each modality.
-        common_dim: number of common dimensions, which come first; None if the model has
-            no common and unique dimensions.
-        max_samples: largest number of samples.
-        steps: steps of the integral.
+        modalities: description of each modality.
+        common_dim: number of common dimensions, which come first; None if the model
+            does not distinguish common and unique dimensions.
+        max_samples: maximum number of samples.
+        steps: number of integration steps.
 
     Returns:
-        Table ``bands``, shares of each band and part; table ``integral``, errors of the
-        integral; figure ``bands``, a box plot.
+        Table ``bands`` with the fraction of the attribution for each band and part;
+        table ``integral`` with the errors of the integral; figure ``bands``, a box
+        plot.
 
     Raises:
         ImportError: if captum is not installed.
@@ -146,7 +148,7 @@ def spectral_saliency(
                 error = error / bands.abs().sum(1)
                 errors.setdefault((m, part), []).append(error.cpu())
     by_band = {key: torch.cat(x).double().numpy() for key, x in found.items()}
-    # Leave out samples without any attribution.
+    # Omit samples without any attribution.
     by_band = {key: x[np.isfinite(x).all(1)] for key, x in by_band.items()}
     missed = {key: float(torch.cat(x).nanmedian()) for key, x in errors.items()}
     drawn = {key: x for key, x in by_band.items() if x.shape[1] > 1 and len(x)}
@@ -180,7 +182,7 @@ def _parts(
 
 
 def _scores(a: Tensor, b: Tensor) -> Tensor:
-    """Return overlap, correlation, baseline and overlap of positive values, (4, B)."""
+    """Return the overlap, correlation, baseline and positive overlap, shape (4, B)."""
     other = overlap(a, b.roll(1, 0)) if len(b) > 1 else torch.full((1,), torch.nan)
     positive = overlap(a.clamp(min=0), b.clamp(min=0))
     return torch.stack([overlap(a, b), correlation(a, b), other, positive])
@@ -221,7 +223,7 @@ def _band_row(
 
 
 def _mean(x: Array) -> tuple[float, float]:
-    """Return the mean of finite values, and half the width of its 95 % interval."""
+    """Return the mean of the finite values, and half the width of its 95 % interval."""
     x = x[np.isfinite(x)]
     if len(x) < 2:
         return (float(x[0]) if len(x) else float('nan')), float('nan')
@@ -229,7 +231,7 @@ def _mean(x: Array) -> tuple[float, float]:
 
 
 def _plain(x: float) -> float | None:
-    """Return a number for JSON, which has no NaN."""
+    """Replace NaN with None, because JSON does not support NaN."""
     return float(x) if isfinite(x) else None
 
 
@@ -245,18 +247,19 @@ def _spatial_text(
             continue
         words = f'- {pair}, {part}: overlap {row["overlap"]:.2f}'
         if (other := row['overlap_of_different_samples']) is not None:
-            words += f' (of different samples {other:.2f})'
+            words += f' (different samples {other:.2f})'
         if (rho := row['correlation']) is not None:
             words += f', correlation {rho:.2f}'
-        lines.append(f'{words}; means of {row["samples"]} samples.')
+        lines.append(f'{words}; means over {row["samples"]} samples.')
     for pair in dict.fromkeys(pair for pair, _ in overlaps):
         if {(pair, 'common'), (pair, 'unique')} <= set(overlaps):
             both = [overlaps[pair, part] for part in ('common', 'unique')]
             lines += _compared(pair, *both)
     return (
-        'GradCAM of the mean of the dimensions of each part, for each modality. The '
-        'overlap is 1 if both modalities use the same positions, and 0 if they share none. '
-        f'Maps have the grid of the last feature map: {grids}.\n\n' + '\n'.join(lines)
+        'GradCAM maps for the mean of the common and of the unique dimensions of each '
+        'modality. The overlap is 1 if both modalities use the same positions, and 0 if '
+        'they share none. Maps have the resolution of the last feature map: '
+        f'{grids}.\n\n' + '\n'.join(lines)
     )
 
 
@@ -268,7 +271,7 @@ def _compared(pair: str, common: Array, unique: Array) -> list[str]:
         f'- {pair}: common minus unique is {mean:.2f} (95 % interval {mean - half:.2f} '
         f'to {mean + half:.2f}).'
     ]
-    # Maps of any images overlap, even for an untrained network.
+    # Maps of different images overlap too, even for an untrained network.
     mean, half = _mean((common[0] - common[2]) - (unique[0] - unique[2]))
     if mean - half > 0:
         verdict = 'unique dimensions overlap significantly less, as in the paper'
@@ -278,8 +281,8 @@ def _compared(pair: str, common: Array, unique: Array) -> list[str]:
         verdict = 'no significant difference'
     if isfinite(half):
         lines.append(
-            f'- {pair}: after subtracting the overlap of different samples, it is '
-            f'{mean:.2f} ({mean - half:.2f} to {mean + half:.2f}): {verdict}.'
+            f'- {pair}: after subtracting the overlap of different samples, the difference '
+            f'is {mean:.2f} ({mean - half:.2f} to {mean + half:.2f}): {verdict}.'
         )
     return lines
 
@@ -303,17 +306,18 @@ def _spectral_text(
                 f'{bands[i]} ({medians[i]:.0%})' for i in np.argsort(-medians)[:3]
             )
             lines.append(
-                f'- {m}: {part} dimensions mostly use {first}; medians of {len(x)} samples.'
+                f'- {m}: {part} dimensions mostly use {first}; medians over {len(x)} '
+                'samples.'
             )
         if len(parts) == 2:
             common, unique = (x.mean(0) for x in parts.values())
             lines.append(
-                f'- {m}: the mean shares of common and unique dimensions differ by '
+                f'- {m}: the mean attributions of common and unique dimensions differ by '
                 f'{np.abs(common - unique).sum() / 2:.0%}.'
             )
     return (
-        'Share of each band in the attribution of the mean of the dimensions of a part, by '
-        'integrated gradients from an image of zeros. The median error of the integral '
-        f'with {steps} steps is at most {max(missed.values()):.1%}.\n\n'
-        + '\n'.join(lines)
+        'Fraction of the attribution that each band receives, for the mean of the common '
+        'and of the unique dimensions. Attributions are integrated gradients from an image '
+        f'of zeros. The median error of the integral with {steps} steps is at most '
+        f'{max(missed.values()):.1%}.\n\n' + '\n'.join(lines)
     )

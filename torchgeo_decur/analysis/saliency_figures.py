@@ -1,4 +1,4 @@
-"""Draw figures of saliency: overlaps, maps next to images, shares of bands."""
+"""Saliency figures: overlaps, maps next to images, and attributions of bands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ from .matplotlib_style import (
 
 @dataclass(frozen=True)
 class Example:
-    """One sample and its maps.
+    """One sample and its saliency maps.
 
     Args:
         images: images in [0, 1] by modality, shape (C, H, W).
-        maps: GradCAM by modality and part, shape (h, w).
+        maps: GradCAM maps by modality and part, shape (h, w).
     """
 
     images: Mapping[str, Tensor]
@@ -39,11 +39,11 @@ class Example:
 
 
 def draw_overlaps(overlaps: Mapping[tuple[str, str], Array]) -> Figure:
-    """Draw a histogram of the overlaps of the maps of two modalities.
+    """Plot a histogram of the overlap between the maps of two modalities.
 
     Args:
-        overlaps: scores by pair and part, shape (4, N). The first row has the overlaps,
-            and the third the overlaps of maps of different samples.
+        overlaps: scores by pair and part, shape (4, N). The first row contains the
+            overlaps, and the third the overlaps of maps from different samples.
 
     Returns:
         A figure with one panel per pair. The caller must close it.
@@ -85,15 +85,15 @@ def draw_overlaps(overlaps: Mapping[tuple[str, str], Array]) -> Figure:
 def draw_examples(
     examples: Sequence[Example], modalities: Mapping[str, Modality]
 ) -> Figure:
-    """Draw maps next to their images.
+    """Plot saliency maps next to their images.
 
     Args:
-        examples: the samples, one per row.
-        modalities: record of each modality.
+        examples: samples to show, one per row.
+        modalities: description of each modality.
 
     Returns:
-        A figure with the image of each modality and the absolute map of each part, from 0
-        to its maximum. The caller must close it.
+        A figure with the image of each modality and the absolute map of each part,
+        scaled to its maximum. The caller must close it.
     """
     keys = list(examples[0].maps)
     parts = list(dict.fromkeys(part for _, part in keys))
@@ -118,7 +118,7 @@ def draw_examples(
                     ax = empty_panel(next(panels), '' if i else f'{m}\n{part}', size)
                     x = _upsampled(example.maps[m, part], image.shape[:2])
                     drawn = ax.imshow(x, vmin=0, vmax=1)
-        set_title(figure, 'GradCAM of the mean of the dimensions of each part')
+        set_title(figure, 'GradCAM maps for the mean of the dimensions')
         bar = figure.colorbar(drawn, ax=axes, aspect=30, fraction=0.02, shrink=0.6)
         bar.set_label('relative to its maximum')
         bar.outline.set_visible(False)
@@ -128,15 +128,15 @@ def draw_examples(
 def draw_bands(
     by_band: Mapping[tuple[str, str], Array], modalities: Mapping[str, Modality]
 ) -> Figure:
-    """Draw the shares of the bands as boxes.
+    """Plot the attribution of each band as a box plot.
 
     Args:
-        by_band: shares in [0, 1] by modality and part, shape (N, C).
-        modalities: record of each modality.
+        by_band: fractions in [0, 1] by modality and part, shape (N, C).
+        modalities: description of each modality.
 
     Returns:
-        A figure with one panel per modality. Boxes have quartiles and median, and whiskers
-        the 5th and 95th percentile. The caller must close it.
+        A figure with one panel per modality. Boxes show the quartiles and median, and
+        whiskers the 5th and 95th percentiles. The caller must close it.
     """
     names = list(dict.fromkeys(m for m, _ in by_band))
     parts = list(dict.fromkeys(part for _, part in by_band))
@@ -172,8 +172,8 @@ def draw_bands(
             ax.set_xticks(places, labels, rotation=90 if len(places) > 5 else 0)
             ax.set(ylim=(0, None), xlim=(-0.6, len(places) - 0.4))
             ax.grid(axis='x', visible=False)
-            ax.set_ylabel('share of attribution (%)')
-            ax.set_title(f'Bands used by embeddings of {m}')
+            ax.set_ylabel('attribution (%)')
+            ax.set_title(f'Bands used by {m} embeddings')
         wavelengths = any(modalities[m].wavelengths for m in names)
         axes[-1, 0].set_xlabel('band' + ', central wavelength' * wavelengths)
         handles = [_swatch(part) for part in parts]
@@ -186,7 +186,7 @@ def _swatch(part: str) -> Patch:
 
 
 def _upsampled(x: Tensor, size: tuple[int, ...]) -> Array:
-    """Return an absolute map in the size of the image, from 0 to 1."""
+    """Resize an absolute map to the size of the image, and scale it to [0, 1]."""
     big = interpolate(x.abs()[None, None], size, mode='bilinear')[0, 0]
     return (big / big.max().clamp(min=1e-12)).numpy()
 
@@ -195,6 +195,6 @@ def _label(modality: Modality, band: int) -> str:
     if modality.wavelengths is None:
         return modality.bands[band]
     nm = modality.wavelengths[band]
-    # Radar wavelengths are usually in centimetres.
+    # Radar wavelengths are usually given in centimeters.
     length = f'{nm:.0f} nm' if nm < 1e5 else f'{nm / 1e7:.1f} cm'
     return f'{modality.bands[band]}, {length}'

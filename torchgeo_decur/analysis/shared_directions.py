@@ -1,4 +1,4 @@
-"""Count the directions that two sets of features share, with a confidence interval."""
+"""Number of directions that two sets of features share, with a confidence interval."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from .result import TITLES, AnalysisResult, NotApplicable
 
 type Array = NDArray[np.float64]
 
-# Smallest number of samples for a test.
+# Minimum number of samples for a test.
 _LEAST = 40
-# Directions below this fraction of the largest variance are numerical noise.
+# Directions whose variance is below this fraction of the largest are numerical noise.
 _VARIANCE = 1e-12
 
 
@@ -26,13 +26,13 @@ class SharedDirections:
     """The number of directions that two sets of features share.
 
     Args:
-        number: directions that are significantly correlated on held-out samples.
-        lower: lower end of the interval.
-        upper: upper end of the interval.
+        number: number of directions that correlate significantly on held-out samples.
+        lower: lower bound of the 95 % interval.
+        upper: upper bound of the 95 % interval.
         of: number of directions that could be shared.
-        correlations: canonical correlations on held-out samples, shape (``of``,), sorted
-            by the correlations on the fitted samples.
-        smallest: smallest correlation that counts as shared.
+        correlations: canonical correlations on held-out samples, shape (``of``,), in
+            the order of the correlations on the fitted samples.
+        smallest: minimum correlation that counts as shared.
         scored: number of held-out samples.
     """
 
@@ -45,7 +45,7 @@ class SharedDirections:
     scored: int
 
     def __str__(self) -> str:
-        """Return the result as a phrase."""
+        """Describe the result in one phrase."""
         return (
             f'{self.number} of {self.of} directions are shared '
             f'(95 % interval {self.lower} to {self.upper})'
@@ -61,27 +61,29 @@ def count_shared_directions(
 ) -> SharedDirections:
     """Count the directions that two sets of features share.
 
-    Canonical directions are fitted on one half of the samples and correlated on the
-    other. A step-down permutation test (Westfall and Young, *Resampling-Based Multiple
-    Testing*, 1993) counts the significant correlations, at 5 %. The lower end of the
-    interval is the count at 2.5 %. The upper end counts the directions for which
-    the upper 97.5 % limit of the correlation, by Fisher's z, reaches ``smallest``.
+    Canonical directions are fitted on one half of the samples, and their correlations
+    are measured on the other half. A step-down permutation test (Westfall and Young,
+    *Resampling-Based Multiple Testing*, 1993) counts the correlations that are
+    significant at 5 %. The lower bound of the interval is the count at 2.5 %. The upper
+    bound counts the directions for which the upper 97.5 % limit of the correlation, by
+    Fisher's z, reaches ``smallest``.
 
-    The result is invariant to invertible linear maps of the features. Few samples
-    give a wide interval: use at least ten samples per dimension.
+    The result is invariant to invertible linear maps of the features. With few samples,
+    the interval is wide, so use at least ten samples per dimension.
 
     Args:
         x: features of one encoder, shape (N, D).
         y: features of another encoder for the same samples, shape (N, E).
-        smallest: smallest correlation that counts as shared, in (0, 1).
-        permutations: number of permutations of the test.
-        seed: seed of the halves and of the permutations.
+        smallest: minimum correlation that counts as shared, in (0, 1).
+        permutations: number of permutations in the test.
+        seed: random seed of the halves and the permutations.
 
     Returns:
-        The number of shared directions, its interval, and the correlations.
+        The number of shared directions, its interval and the correlations.
 
     Raises:
-        ValueError: if samples differ in number, are fewer than 40, or are not finite.
+        ValueError: if the numbers of samples differ or are below 40, or values are not
+            finite.
 
     Example:
         >>> generator = np.random.default_rng(0)
@@ -97,7 +99,9 @@ def count_shared_directions(
             f'{_LEAST} samples, got {x.shape} and {y.shape}'
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError('x and y must be finite, got NaN or infinity')
+        raise ValueError(
+            'x and y must be finite, got NaN or infinity; remove such rows'
+        )
     if not 0 < smallest < 1:
         raise ValueError(f'smallest must be in (0, 1), got {smallest}')
     generator = np.random.default_rng(seed)
@@ -109,7 +113,7 @@ def count_shared_directions(
     chance = np.stack(
         [(a * b[generator.permutation(len(b))]).mean(0) for _ in range(permutations)]
     )
-    # The error of Fisher's z does not depend on the correlation.
+    # The standard error of Fisher's z does not depend on the correlation.
     z, error = np.arctanh(np.clip(found, -0.999, 0.999)), (len(b) - 3) ** -0.5
     excess = z - np.arctanh(smallest / 2)
     number, lower = (
@@ -136,19 +140,20 @@ def compare_features(
     """Count the directions that each pair of feature sets shares.
 
     Args:
-        features: features of the same samples by name, shape (N, D) each. D may differ.
-        smallest: smallest correlation that counts as shared, in (0, 1).
-        seed: seed of :func:`count_shared_directions`.
-        available: mask of the samples with features, shape (N,), by name. Names without a
-            mask have all samples. Each pair is compared on the samples of both masks.
+        features: features of the same samples, by name, shape (N, D); D may differ.
+        smallest: minimum correlation that counts as shared, in (0, 1).
+        seed: random seed of :func:`count_shared_directions`.
+        available: mask of the samples that have features, by name, shape (N,). Without
+            a mask, all samples have them. Each pair is compared on the samples that
+            have both.
 
     Returns:
-        Table ``shared``, one row per pair; table ``correlations``, one row per direction;
-        figure ``correlations``.
+        Table ``shared`` with one row per pair; table ``correlations`` with one row per
+        direction; figure ``correlations``.
 
     Raises:
-        NotApplicable: if there are fewer than two sets, or too few samples.
-        ValueError: if samples differ in number or are not finite.
+        NotApplicable: if there are fewer than two feature sets, or too few samples.
+        ValueError: if the numbers of samples differ, or values are not finite.
 
     Example:
         >>> generator = np.random.default_rng(0)
@@ -195,8 +200,8 @@ def compare_features(
     tested = min(c.of for c in counts.values())
     dims = min(x.shape[1] for x in features.values())
     note = (
-        f' With fewer than ten samples per dimension, only the {tested} directions of '
-        'largest variance are tested.'
+        f' With fewer than ten samples per dimension, only the {tested} directions with '
+        'the largest variance are tested.'
         if samples < 10 * dims
         else ''
     )
@@ -207,8 +212,8 @@ def compare_features(
         text=(
             f'Canonical correlations of features, fitted on one half of {text} samples '
             'and measured on the other half. A permutation test counts the directions '
-            f'that correlate. Correlations below {smallest / 2:g} never count.{note}\n\n'
-            + '\n'.join(lines)
+            'that correlate significantly. Correlations below '
+            f'{smallest / 2:g} never count.{note}\n\n' + '\n'.join(lines)
         ),
         tables={'shared': rows, 'correlations': each},
         figures={'correlations': _plot(counts)},
@@ -219,7 +224,7 @@ def shared_directions_of(embeddings: Embeddings) -> AnalysisResult:
     """Count the directions that the features of each pair of modalities share.
 
     Args:
-        embeddings: features of two or more modalities.
+        embeddings: features of at least two modalities.
 
     Returns:
         The result of :func:`compare_features`.
@@ -243,7 +248,7 @@ def _common(
     n: str,
     available: Mapping[str, NDArray[np.bool_]],
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the rows of the samples with both feature sets."""
+    """Return the rows of the samples that have both feature sets."""
     masks = [available[name] for name in (m, n) if name in available]
     if not masks or len(x) != len(y):
         return x, y
@@ -274,7 +279,7 @@ def _plot(counts: Mapping[tuple[str, str], SharedDirections]) -> Figure:
 
 
 def _canonical(x: Array, y: Array, fitted: NDArray[np.int64]) -> tuple[Array, Array]:
-    """Project all samples on the canonical directions of the fitted samples."""
+    """Project all samples onto the canonical directions of the fitted samples."""
     a, b = _whiten(x, fitted), _whiten(y, fitted)
     left, _, right = np.linalg.svd(
         a[fitted].T @ b[fitted] / len(fitted), full_matrices=False
@@ -283,12 +288,12 @@ def _canonical(x: Array, y: Array, fitted: NDArray[np.int64]) -> tuple[Array, Ar
 
 
 def _whiten(x: Array, fitted: NDArray[np.int64]) -> Array:
-    """Return whitened principal components, limited by the number of fitted samples."""
+    """Compute whitened principal components, limited by the number of fitted samples."""
     x = x - x[fitted].mean(0)
     _, singular, directions = np.linalg.svd(x[fitted], full_matrices=False)
     variance = singular**2
     kept = variance > _VARIANCE * variance.max()
-    # Without five samples per direction, whitening would fit their noise.
+    # With fewer than five samples per direction, whitening would fit noise.
     kept[len(fitted) // 5 :] = False
     scale = singular[kept] / len(fitted) ** 0.5
     return np.asarray(x @ directions[kept].T / scale)
@@ -300,7 +305,7 @@ def _standardize(x: Array) -> Array:
 
 
 def _step_down(found: Array, chance: Array, level: float) -> int:
-    """Count the correlations that exceed the largest chance correlation of the rest."""
+    """Count the correlations that exceed the largest chance correlation of the others."""
     order = np.argsort(-found)
     # Largest chance correlation of each direction and all following ones.
     largest = np.maximum.accumulate(chance[:, order[::-1]], axis=1)[:, ::-1]

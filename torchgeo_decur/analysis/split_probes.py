@@ -1,4 +1,4 @@
-"""Fit probes on the labels of one split of a data set, and score them on another."""
+"""Probes that are fitted on one split of a dataset and scored on another."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -12,7 +12,7 @@ from .classifiers import Array, Classifier, is_number, resamples, run_probes
 from .embeddings import Embeddings
 from .probes import parts_by_name
 
-#: Name of the features of all modalities, as a transfer uses them.
+#: Name of the combined features of all modalities, as used by transfer tasks.
 TOGETHER = 'together'
 
 
@@ -26,25 +26,25 @@ def probe_splits(
     times: int = 1000,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Probe each modality, and all together, in common, unique and all dimensions.
+    """Probe the parts and features of each modality, and of all modalities together.
 
-    ``together`` is the input of a classifier of all modalities: the joint features of a
-    task that has them, or the concatenated features of all modalities. Each input is
-    probed on the samples that have it.
+    ``together`` is the input of a multimodal classifier: the joint features if the task
+    has them, otherwise the concatenated features of all modalities. Each input is
+    probed on the samples that have this input.
 
     Args:
-        fit: embeddings to fit on.
-        score: embeddings of the same task to score.
-        fractions: fractions of the samples to fit on, equal for all classes.
-        classifiers: some of 'knn' and 'linear'.
+        fit: embeddings of the split to fit on.
+        score: embeddings of the split to score, from the same task.
+        fractions: fractions of the samples to fit on, the same for all classes.
+        classifiers: names of the probes, 'knn', 'linear' or both.
         labels: keys of the labels to probe; all by default.
-        k: number of nearest neighbours.
+        k: number of nearest neighbors.
         times: number of bootstrap resamples of the scored samples.
-        seed: seed of the random fractions.
+        seed: random seed of the fractions.
 
     Returns:
-        A row for each label, name, part, fraction and classifier. It has the score in
-        percent, its 95 % interval over resamples, the score of chance, the metric, and
+        One row per label, name, part, fraction and classifier. A row contains the score
+        in percent, its 95 % interval over resamples, the chance score, the metric, and
         the numbers of dimensions and samples.
 
     Raises:
@@ -94,7 +94,7 @@ def probe_splits(
 
 
 def _own(fit: Embeddings, score: Embeddings, name: str) -> list[Embeddings]:
-    """Return the samples that have the input of a probe."""
+    """Return the samples that have the input of a probe, for both splits."""
     needs = 'joint' if name == TOGETHER and 'joint' in fit.h else name
     return [e.having(needs) for e in (fit, score)]
 
@@ -113,7 +113,7 @@ def _inputs(embeddings: Embeddings) -> dict[tuple[str, str], Tensor]:
 
 
 def _share(y: Array, fraction: float, seed: int) -> Array:
-    """Draw the indices of a fraction of each class, with at least one sample."""
+    """Draw random indices of a fraction of each class, with at least one sample."""
     order = np.random.default_rng(seed).permutation(len(y))
     if y.ndim == 2 or fraction == 1 or is_number(y):
         return order[: max(1, round(fraction * len(y)))]
