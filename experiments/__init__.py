@@ -1,1 +1,1 @@
-"""Tables, figures and benchmarks of torchgeo-decur."""
+"""Result tables, figures and benchmarks for torchgeo-decur."""

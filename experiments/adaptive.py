@@ -1,14 +1,16 @@
-"""Learn the number of common dimensions in one run, for tables/adaptive.yaml.
+"""Tasks that learn the number of common dimensions in one run, for tables/adaptive.yaml.
 
-Each dimension has a weight w for the common part of DeCUR's cross-modal loss, and 1 - w for the unique part,
+Each dimension has a weight w in the common part of DeCUR's cross-modal loss, and 1 - w in the
+unique part,
 
     sum_i w_i (1 - C_ii)^2 + lambda sum_{i != j} w_i w_j C_ij^2
     + sum_i u_i C_ii^2 + lambda sum_{i != j} u_i u_j C_ij^2,    u = 1 - w,
 
-so that w in {0, 1} is DeCUR with another order of the dimensions. In the first half of the fit, all dimensions
-are common. Then both losses use the running mean of the correlation C_ii of each dimension, relative to the
-mean of the tenth with the highest correlations. Absolute correlations would not work: after little training
-they are well below one half, above which (1 - C)^2 is less than C^2.
+so that w in {0, 1} is DeCUR with a different order of dimensions. In the first half of the fit, all
+dimensions are common. Afterwards, both variants use the running mean of the correlation C_ii of
+each dimension, relative to the mean over the 10 % of dimensions with the highest correlation.
+Absolute correlations would not work: early in training they are well below one half, and only above
+one half is (1 - C)^2 less than C^2.
 """
 
 from collections.abc import Mapping
@@ -22,17 +24,17 @@ from torchgeo_decur.losses import DeCURLoss
 from torchgeo_decur.losses.functional import cross_correlation_terms, standardize
 from torchgeo_decur.tasks import DeCUR
 
-# Shares of the fit after which dimensions can be unique, and after which weights are 0 or 1.
+# Fractions of the fit after which dimensions can become unique, and after which weights are 0 or 1.
 _BEGIN, _END = 0.5, 0.75
 
 
 class WeightedLoss(DeCURLoss):
-    """DeCUR's loss with weights of the dimensions for each pair of modalities.
+    """DeCUR's loss with one weight per dimension and pair of modalities.
 
     Args:
         dim: number of dimensions D.
         pairs: number of pairs of modalities.
-        lambda_param: weight of the elements off the diagonal.
+        lambda_param: weight of the off-diagonal elements.
     """
 
     takes_available = False
@@ -52,25 +54,25 @@ class WeightedLoss(DeCURLoss):
         """Learn the weights of a pair from its relative correlations, shape (D,).
 
         Args:
-            pair: number of the pair.
-            relative: correlation of each dimension, 1 for the tenth with the highest.
+            pair: index of the pair.
+            relative: correlation of each dimension, relative to the highest 10 % of dimensions.
 
         Returns:
-            A loss of only the weights.
+            A loss that depends only on the weights.
         """
         raise NotImplementedError
 
     def terms(
         self, z: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Compute the loss and its parts.
+        """Compute the loss and its terms.
 
         Args:
-            z: embeddings by modality, shape (V, N, D) each.
-            available: not used.
+            z: embeddings by modality, shape (V, N, D).
+            available: ignored.
 
         Returns:
-            ``loss`` and its parts, scalars.
+            The scalar ``loss`` and its scalar terms, by name.
         """
         parts = {k: v for k, v in super().terms(z).items() if k.startswith('intra')}
         first = {m: standardize(v[0]) for m, v in z.items()}
@@ -96,7 +98,7 @@ class WeightedLoss(DeCURLoss):
 
 
 class SwitchLoss(WeightedLoss):
-    """Make common dimensions unique once their relative correlation is below one half."""
+    """Loss that makes dimensions unique once their relative correlation is below one half."""
 
     common: Tensor
 
@@ -110,21 +112,22 @@ class SwitchLoss(WeightedLoss):
         return self.common
 
     def learn(self, pair: int, relative: Tensor) -> float:
-        """Make dimensions below one half unique."""
+        """Make dimensions with a relative correlation below one half unique."""
         self.common[pair] *= relative >= 0.5
         return 0.0
 
 
 class GateLoss(WeightedLoss):
-    """Learn a gate of each dimension by gradient, which ends at 0 or 1.
+    """Loss with one gate per dimension, which is learned by gradient and ends at 0 or 1.
 
-    The loss of a gate w is w (1 - r)^2 + (1 - w) r^2, with the relative correlation r.
+    The loss of a gate w is w (1 - r)^2 + (1 - w) r^2, where r is the relative correlation.
     """
 
     def __init__(self, dim: int, pairs: int, lambda_param: float) -> None:
         """Initialize a new GateLoss instance."""
         super().__init__(dim, pairs, lambda_param)
-        # A step of AdamW changes a parameter by about its learning rate, which is small for a gate.
+        # An AdamW step changes a parameter by about the learning rate, which is too little for a
+        # gate.
         self.speed = 50.0
         self.gate = nn.Parameter(torch.full((pairs, dim), 2.0 / self.speed))
 
@@ -143,9 +146,9 @@ class GateLoss(WeightedLoss):
 
 
 class AdaptiveDeCUR(DeCUR):
-    """DeCUR with a weighted loss, and the arguments of DeCUR.
+    """DeCUR with a weighted loss; the arguments are those of DeCUR.
 
-    Probe only its features, because its common dimensions do not come first.
+    Probe only the features, because common dimensions do not come first in an embedding.
     """
 
     loss: type[WeightedLoss]
@@ -157,7 +160,7 @@ class AdaptiveDeCUR(DeCUR):
         self.criterion = self.loss(dim, pairs, self.hparams['lambda_param'])
 
     def on_train_batch_start(self, *args: Any) -> None:
-        """Set the progress of the fit in the loss, and log the share of common dimensions."""
+        """Pass the fit progress to the loss, and log the fraction of common dimensions."""
         criterion = cast(WeightedLoss, self.criterion)
         steps = self.trainer.estimated_stepping_batches
         criterion.progress = self.global_step / steps

@@ -1,4 +1,4 @@
-"""Predict each class by its share of the training labels, for tables/constant_*.yaml."""
+"""Tasks that predict the class frequencies of the training labels, for tables/constant_*.yaml."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from torchgeo_decur.tasks.transfer.base import LateFusionTask
 
 
 class Constant(LateFusionTask):
-    """Base of tasks that predict the share of each class in the training labels."""
+    """Base class of tasks that predict the frequency of each class in the training labels."""
 
     counts: Tensor
 
     def configure_models(self) -> None:
-        """Build the model of the task, with zero weights in its classifiers."""
+        """Build the model, with zero weights in its classification layers."""
         super().configure_models()
-        # The FCN has one classifier per stage, and adds their logits.
+        # The FCN has one classification layer per stage, and sums their logits.
         for layer in self.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 if len(layer.weight) == self.num_outputs:
@@ -29,10 +29,10 @@ class Constant(LateFusionTask):
         self.register_buffer('counts', torch.zeros(self.num_outputs))
 
     def configure_optimizers(self) -> None:
-        """Return no optimizer."""
+        """Return no optimizer, because nothing is optimized."""
 
     def on_train_batch_end(self, outputs: Any, batch: Sample, batch_idx: int) -> None:
-        """Count the classes of a batch, and set the biases to the log of their shares."""
+        """Count the classes of a batch, and set the biases to their log frequencies."""
         labels = self._target(batch)
         if self.hparams['task'] == 'multilabel':
             self.counts += labels.sum(dim=0)
@@ -45,8 +45,8 @@ class Constant(LateFusionTask):
 
 
 class Classification(Constant, LateFusionClassification):
-    """Classification that predicts the share of each label."""
+    """Classification task that predicts the frequency of each label."""
 
 
 class Segmentation(Constant, LateFusionSegmentation):
-    """Segmentation that predicts the most frequent class."""
+    """Segmentation task that predicts the most frequent class."""

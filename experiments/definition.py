@@ -1,4 +1,4 @@
-"""Define the cells and columns of a table of experiments."""
+"""Definition of the cells and columns of an experiment table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 _STARTS = ('pretrain', 'pretrain_all', 'pretrain_axes')
-# Required and optional keys of a table of fits, and of a table of probes.
+# Required and optional keys of tables with fits and of tables with probes.
 _KEYS = (
     ({'fit', 'metrics'}, {'axes', 'against', 'summary', *_STARTS}),
     ({'probe', 'metrics', 'pretrain'}, {'parts', 'choose', 'against', *_STARTS}),
@@ -18,13 +18,13 @@ _KEYS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One experiment of a table.
+    """One experiment in a table.
 
     Args:
-        name: value on each axis.
-        pretrains: options of each pretraining of its encoders.
-        fit: options of the fit, if any.
-        probes: options of each probe of the pretraining.
+        name: name of the value on each axis.
+        pretrains: options of each pretraining run for its encoders.
+        fit: options of the fit; empty without a fit.
+        probes: options of each probe run.
     """
 
     name: tuple[str, ...]
@@ -38,15 +38,15 @@ class Table:
     """A table of experiments.
 
     Args:
-        name: name of its file.
+        name: name of the YAML file, without suffix.
         axes: names of the axes.
-        cells: the experiments.
-        metrics: measured numbers of each column, by section and header; a column shows
-            their mean.
-        parts: cells with a table of all probes.
-        choose: the last axis, if its best value is marked.
-        against: value of the first axis for comparison with the others.
-        summary: measured numbers to average, by header and value of an axis.
+        cells: experiments of the table.
+        metrics: names of the metrics of each column, by section and header; a column shows their
+            mean.
+        parts: names of the cells for which a table of all probes is shown.
+        choose: name of the last axis, if its best value is marked.
+        against: value of the first axis with which the others are compared.
+        summary: names of the metrics to average, by header and value of an axis.
     """
 
     name: str
@@ -60,22 +60,22 @@ class Table:
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """Names of all measured numbers in the columns."""
+        """Names of all metrics in the columns."""
         columns = [names for found in self.metrics.values() for names in found.values()]
         return tuple(dict.fromkeys(chain.from_iterable(columns)))
 
     @classmethod
     def read(cls, path: Path) -> 'Table':
-        """Read a table.
+        """Read a table definition.
 
         Args:
-            path: YAML file.
+            path: YAML file of the table.
 
         Returns:
-            The table.
+            The table definition.
 
         Raises:
-            ValueError: if the file has other keys.
+            ValueError: if the keys or values of the file are not valid.
         """
         content = yaml.safe_load(path.read_text())
         keys = set(content)
@@ -84,7 +84,7 @@ class Table:
                 f'{sorted(must)}, and may have {sorted(may - must)}'
                 for must, may in _KEYS
             )
-            raise ValueError(f'{path} must have {said}; got {sorted(content)}')
+            raise ValueError(f'{path} must have the keys {said}; got {sorted(content)}')
         every: list[str] = content.get('pretrain_all', [])
         starts: dict[str, Any] = content.get('pretrain', {})
         ways: dict[str, dict[str, list[str]]] = content.get('pretrain_axes', {})
@@ -93,7 +93,8 @@ class Table:
             more = axes.pop('encoders', {})
             if unknown := sorted(set(more) - set(starts)):
                 raise ValueError(
-                    f'{path}: encoders must be among those of pretrain, got {unknown}'
+                    f'{path}: encoders must be among {list(starts)}, the names in '
+                    f'pretrain, got {unknown}'
                 )
             encoders = {name: more.get(name, []) for name in starts}
             axes = {'encoders': encoders, **{axis: {} for axis in ways}, **axes}
@@ -126,7 +127,10 @@ class Table:
             for section, columns in metrics.items()
         }
         if content.get('probe') and any(len(cell.pretrains) != 1 for cell in cells):
-            raise ValueError(f'{path}: a probe needs one pretraining in each cell')
+            raise ValueError(
+                f'{path}: each cell must have exactly one pretraining for its probes, got '
+                f'{sorted({len(cell.pretrains) for cell in cells})}'
+            )
         parts = tuple(content.get('parts', ()))
         choose: str | None = content.get('choose')
         if choose not in (None, [*axes][-1]):
@@ -142,7 +146,10 @@ class Table:
         summary: dict[str, dict[str, list[str]]] = content.get('summary', {})
         known = {name for cell in cells for name in cell.name[1:]}
         if wrong := {n for found in summary.values() for n in found} - known:
-            raise ValueError(f'{path}: summary names {wrong}, not among {known}')
+            raise ValueError(
+                f'{path}: summary must name values of the axes, {sorted(known)}, got '
+                f'{sorted(wrong)}'
+            )
         return cls(
             path.stem,
             tuple(axes),
@@ -156,7 +163,7 @@ class Table:
 
 
 def _several(start: Any) -> list[list[str]]:
-    """Return the options of each pretraining, from one list or several lists by name."""
+    """Return the options of each pretraining run, from one list or from several by name."""
     if start is None:
         return []
     return [*start.values()] if isinstance(start, dict) else [start]

@@ -1,6 +1,6 @@
-"""Run commands in separate processes, forked from one with all imports.
+"""Run commands in separate processes, forked from a process with all imports.
 
-Importing takes longer than many probes.
+This saves time, because the imports take longer than many probes.
 """
 
 import multiprocessing
@@ -12,10 +12,10 @@ def run(args: Sequence[str]) -> None:
     """Run a subcommand of ``torchgeo`` or ``torchgeo-decur``.
 
     Args:
-        args: the subcommand and its options.
+        args: name of the subcommand and its options.
 
     Raises:
-        RuntimeError: if it fails.
+        RuntimeError: if the command fails.
     """
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['torchgeo.main', 'torchgeo_decur.cli'])
@@ -23,7 +23,7 @@ def run(args: Sequence[str]) -> None:
     process.start()
     process.join()
     if process.exitcode:
-        raise RuntimeError(f'{args[0]} ended with {process.exitcode}')
+        raise RuntimeError(f'{args[0]} failed with exit code {process.exitcode}')
 
 
 def _call(args: list[str]) -> None:

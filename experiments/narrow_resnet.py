@@ -1,4 +1,4 @@
-"""Register a tiny ResNet with 16 features, for tables/factors_narrow.yaml."""
+"""A tiny ResNet with 16 features, for tables/factors_narrow.yaml."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from torchgeo_decur.tasks import DeCUR
 
 @register_model
 def narrow_resnet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Build timm's ``test_resnet`` with 16 features in place of 96.
+    """Build timm's ``test_resnet`` with 16 instead of 96 features.
 
     Args:
         pretrained: must be false, because this model has no published weights.
-        kwargs: other arguments of ``timm.create_model``.
+        kwargs: additional arguments of ``timm.create_model``.
 
     Returns:
         The model.
@@ -25,4 +25,4 @@ def narrow_resnet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 
 class NarrowDeCUR(DeCUR):
-    """DeCUR; a config that names this class can set ``model: narrow_resnet``."""
+    """DeCUR in the module that registers ``narrow_resnet``, so that configs can name both."""

@@ -1,4 +1,4 @@
-"""Record hardware, versions and commit of measured numbers."""
+"""Hardware, versions and commit behind measured numbers."""
 
 import csv
 import fcntl
@@ -12,19 +12,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Paths that affect measured numbers, without documentation and results.
+# Paths of code that affects measured numbers, without documentation and results.
 _CODE = ('torchgeo_decur', 'experiments', ':!experiments/*.csv', ':!*.md')
 
 
 @cache
 def commit(*paths: str) -> str:
-    """Return the last commit of the package or experiments, with a hash of changes.
+    """Return the last commit of the code, with a hash of uncommitted changes.
 
     Args:
-        paths: paths to consider instead.
+        paths: paths of the code; by default, the package and the experiments.
 
     Returns:
-        Such as ``1a2b3c4``, or ``1a2b3c4+5d6e7f8`` with uncommitted changes.
+        The commit, such as ``1a2b3c4``, or ``1a2b3c4+5d6e7f8`` with uncommitted changes.
     """
 
     def git(*args: str) -> str:
@@ -39,7 +39,7 @@ def commit(*paths: str) -> str:
 
 @cache
 def hardware() -> str:
-    """Return processor, cores and accelerators, if any."""
+    """Describe the processor, its cores and the accelerators, if any."""
     import torch
 
     lines = _lines(Path('/proc/cpuinfo'))
@@ -55,7 +55,7 @@ def hardware() -> str:
 
 @cache
 def versions(*packages: str) -> str:
-    """Return versions of Python, torch and packages, as ``python 3.12.3, torch 2.9.1``."""
+    """Return versions of Python, torch and packages: ``python 3.12.3, torch 2.9.1``."""
     names = ('torch', *packages)
     return ', '.join(
         [f'python {platform.python_version()}', *(f'{n} {version(n)}' for n in names)]
@@ -65,12 +65,12 @@ def versions(*packages: str) -> str:
 def append(
     path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]
 ) -> None:
-    """Append rows to a CSV file, which several runs may share.
+    """Append rows to a CSV file that several processes may write to.
 
     Args:
-        path: the file, in an existing folder.
-        columns: names of the columns.
-        rows: the rows to append.
+        path: path of the CSV file, in an existing folder.
+        columns: column names.
+        rows: rows to append.
     """
     with path.open('a', newline='') as file:
         fcntl.flock(file, fcntl.LOCK_EX)

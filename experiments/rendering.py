@@ -1,4 +1,4 @@
-"""Render tables of results in Markdown."""
+"""Render result tables in Markdown."""
 
 import csv
 from collections import defaultdict
@@ -14,20 +14,20 @@ from experiments.provenance import ROOT
 RESULTS = ROOT / 'experiments' / 'results.csv'
 
 type Row = dict[str, str]
-# Numbers by header of a column and seed.
+# Numbers by column header and seed.
 type Columns = dict[str, dict[str, float]]
-# Measured numbers of a column, by header.
+# Names of the metrics of each column, by header.
 type Headers = Mapping[str, tuple[str, ...]]
 
 
 def render(path: Path, results: Path = RESULTS) -> str:
-    """Render a table in Markdown: mean and 95 % interval over the seeds, in %.
+    """Render a table in Markdown, with the mean and 95 % interval over seeds, in %.
 
-    Only rows of the newest commit are used, so that numbers are comparable.
+    Only rows from the newest commit are used, so that numbers are comparable.
 
     Args:
         path: YAML file of the table.
-        results: CSV file with the rows.
+        results: CSV file of the results.
 
     Returns:
         The table, and a line with the source of its numbers.
@@ -75,8 +75,8 @@ def read_columns(
     Args:
         path: YAML file of the table.
         title: title of the section.
-        cells: the cells to read, in this order.
-        results: CSV file with the rows.
+        cells: names of the cells to read, in this order.
+        results: CSV file of the results.
 
     Returns:
         Numbers by cell, header and seed.
@@ -87,14 +87,14 @@ def read_columns(
 
 
 def _newest(table: Table, results: Path) -> list[Row]:
-    """Select the rows of a table that share commit, options and hardware with the last."""
+    """Select a table's rows with the same commit, options and hardware as the last one."""
     rows = [row for row in read_rows(results) if row['table'] == table.name]
     keys = ('commit', 'options', 'hardware')
     return [row for row in rows if all(row[key] == rows[-1][key] for key in keys)]
 
 
 def _fewer(rows: Sequence[Row], seeds: Sequence[int]) -> str:
-    """Return the cells with fewer seeds in brackets, by first axis if possible."""
+    """Describe the cells with fewer seeds, in brackets, by first axis if possible."""
     found: dict[str, set[int]] = defaultdict(set)
     for row in rows:
         found[row['cell']].add(int(row['seed']))
@@ -110,14 +110,14 @@ def _fewer(rows: Sequence[Row], seeds: Sequence[int]) -> str:
 
 
 def best(path: Path, results: Path = RESULTS) -> dict[tuple[str, ...], str]:
-    """Return the best value of the axis ``choose``, for the newest commit of a table.
+    """Return the best values of the axis ``choose``, at the newest commit of a table.
 
     Args:
         path: YAML file of the table.
-        results: CSV file with the rows.
+        results: CSV file of the results.
 
     Returns:
-        The best value, by values on the other axes.
+        The best value for each combination of values on the other axes.
     """
     table = Table.read(path)
     rows = [row for row in read_rows(results) if row['table'] == table.name]
@@ -166,7 +166,7 @@ def _mean(columns: Columns) -> float:
 
 
 def _columns(wanted: Headers, rows: Sequence[Row], cell: str) -> Columns:
-    """Return the columns of a cell by seed, for seeds with all numbers."""
+    """Return the numbers of a cell by header and seed, for seeds with all metrics."""
     found: dict[str, dict[str, float]] = defaultdict(dict)
     for row in rows:
         if row['cell'] == cell:
@@ -227,7 +227,7 @@ def _summary(table: Table, rows: Sequence[Row]) -> list[str]:
 
 
 def _less(table: Table, rows: Sequence[Row], wanted: Headers) -> list[str]:
-    """Render differences to one value of the first axis, paired by seed, as lines."""
+    """Render differences from one value of the first axis, paired by seed, as lines."""
     lines = _header(table, [*table.axes, *wanted])
     for cell in table.cells:
         if cell.name[0] == table.against:
@@ -246,8 +246,8 @@ def _less(table: Table, rows: Sequence[Row], wanted: Headers) -> list[str]:
 
 
 def _parts(values: Mapping[str, Sequence[float]]) -> list[str]:
-    """Render a table of probes as lines, with one column per label."""
-    # Names of probes on a fraction of the labels end with the fraction.
+    """Render a probe table as lines, with one column per label."""
+    # If a probe uses a fraction of the labels, its name ends with the fraction.
     split = [m.split(maxsplit=1) for m in values if not m[-1].isdigit()]
     labels, places = (list(dict.fromkeys(x)) for x in zip(*split, strict=True))
     lines = [f'| part | {" | ".join(labels)} |', '|---|' + '---:|' * len(labels)]
@@ -258,10 +258,10 @@ def _parts(values: Mapping[str, Sequence[float]]) -> list[str]:
 
 
 def interval(values: Sequence[float], sign: str = '') -> str:
-    """Format numbers between 0 and 1 as mean ± half of the 95 % interval, in %.
+    """Format numbers between 0 and 1 as mean ± half-width of the 95 % interval, in %.
 
     Args:
-        values: one number for each seed.
+        values: one number per seed.
         sign: ``+`` to show the sign of a positive mean.
 
     Returns:
@@ -276,10 +276,10 @@ def interval(values: Sequence[float], sign: str = '') -> str:
 
 
 def half_width(values: Sequence[float]) -> float:
-    """Compute half the width of the 95 % confidence interval of a mean (Student t).
+    """Compute the half-width of the 95 % confidence interval of a mean (Student's t).
 
     Args:
-        values: two or more numbers.
+        values: at least two numbers.
 
     Returns:
         The half-width.
@@ -289,7 +289,7 @@ def half_width(values: Sequence[float]) -> float:
 
 
 def read_rows(results: Path) -> list[Row]:
-    """Read the rows of a CSV file of results, which may be absent."""
+    """Read the rows of a results file; return no rows if it does not exist."""
     if not results.exists():
         return []
     with results.open(newline='') as file:

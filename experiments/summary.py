@@ -1,4 +1,4 @@
-"""Draw the figure and the table at the start of the results page."""
+"""Data of the figure and the table at the top of the results page."""
 
 from statistics import mean
 
@@ -21,7 +21,7 @@ ENCODERS = (
 _KEPT = 'What is kept, with all labels'
 _BOTH = 'Both modalities, mean of three labels'
 _ONE = 'One modality alone, mean of the labels that it can know'
-# Title of the section and header of the column, by header of the summary.
+# Section title and column header, by header in the summary.
 _COLUMNS = {
     'shared by both': (_KEPT, 'redundancy'),
     'radar only': (_KEPT, 'uniqueness of radar'),
@@ -33,7 +33,7 @@ _COLUMNS = {
 
 
 def one_sensor() -> dict[str, tuple[float, float]]:
-    """Read the mean score with one sensor, over three fractions of the labels.
+    """Compute the mean score with one sensor, over three fractions of the labels.
 
     Returns:
         Mean and half-width of the 95 % confidence interval in %, by encoder.
@@ -46,10 +46,10 @@ def one_sensor() -> dict[str, tuple[float, float]]:
 
 
 def render_summary() -> str:
-    """Render the summary as a table in Markdown.
+    """Render the summary as a Markdown table.
 
     Returns:
-        A row for each encoder.
+        The table, with one row per encoder.
     """
     sections = {title: _read(title) for title, _ in _COLUMNS.values()}
     lines = [

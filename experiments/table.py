@@ -1,39 +1,41 @@
-"""Run a table of experiments, and show the results.
+"""Run a table of experiments, and show its results.
 
     python -m experiments.table run experiments/tables/synthetic.yaml --seeds '[0, 1, 2]'
     python -m experiments.table show experiments/tables/synthetic.yaml
 
-A table is a YAML file with
+A table is a YAML file with these keys:
 
 - ``fit``: options of ``torchgeo fit`` for all cells;
-- ``axes``: options of each value of each axis, by name. The cells are all combinations;
-- ``pretrain``: options of each pretraining that exports encoders, by name, after the options
-  ``pretrain_all``. The names are the first axis, ``encoders``, whose values can add options.
-  ``{encoders}`` in the options of a cell is the folder of the export. A name can have several
-  pretrainings of different modalities, by name;
-- ``pretrain_axes``: axes with options of the pretraining;
-- ``against``: a value of the first axis; a second table shows the differences of the other
-  values from it, paired by seed;
-- ``summary``: measured numbers by header and value of an axis. A separate table shows their mean
+- ``axes``: options for each value of each axis, by name. The cells are all combinations of values;
+- ``pretrain``: options of each pretraining run that exports encoders, by name. They follow the
+  options in ``pretrain_all``. The names are the values of the first axis, ``encoders``, which can
+  add options. In the options of a cell, ``{encoders}`` stands for the export folder. A name can
+  have several pretraining runs for different modalities, by name;
+- ``pretrain_axes``: axes with options for pretraining;
+- ``against``: a value of the first axis. A second table shows the differences between the other
+  values and this one, paired by seed;
+- ``summary``: names of metrics, by header and value of an axis. A separate table shows their mean
   over all cells with these values, for each value of the first axis;
-- ``choose``: the last axis, whose value with the highest mean of the metrics is marked, for each
-  combination of the other axes;
-- ``probe``, instead of ``fit``: a list of options of ``torchgeo-decur probe`` for each of its
-  runs on a pretraining;
-- ``metrics``: columns of metrics of ``torchgeo test``, or, by header, of the probes, such as
-  ``label_s1 together features``; a list is shown as its mean. Columns can be grouped by title,
-  for several tables of the same cells. Only the first column is required in all cells;
-- ``parts``: cells with a table of all probes.
+- ``choose``: the name of the last axis. For each combination of the other axes, its value with the
+  highest mean metric is marked;
+- ``probe``, instead of ``fit``: a list of options for each run of ``torchgeo-decur probe`` on the
+  pretrained encoders;
+- ``metrics``: metrics of ``torchgeo test``, one per column; or, by header, metrics of the probes,
+  such as ``label_s1 together features``. A list of metrics is shown as its mean. Columns can be
+  grouped by title, which gives several tables of the same cells. Only the first column is required
+  in all cells;
+- ``parts``: cells for which a table of all probes is shown.
 
-A relative ``--config`` or ``--data`` starts at the folder of the table, and ``{seed}`` is the
-seed. Each cell is fitted, and its last checkpoint is tested once; the logger must be Lightning's
-CSVLogger.
+A relative path in ``--config`` or ``--data`` is relative to the folder of the table, and ``{seed}``
+stands for the seed. Each cell is fitted, and its last checkpoint is tested once. The logger must be
+Lightning's CSVLogger.
 
 Rows are appended to ``experiments/results.csv``: table and cell, extra options, commit, seed,
-hardware, metric, value. The commit is the last one of the package or the experiments, with a
-hash of uncommitted changes. Cells with rows do not run again, and an interrupted fit resumes from
-its checkpoint. Tables share pretrainings with the same package, options and config files. The
-rows are keyed by commit and options, not numbered, so ``resumable_parts`` would not shorten this.
+hardware, metric, value. The commit is the last one that changed the package or the experiments,
+with a hash of uncommitted changes. Cells with rows do not run again, and an interrupted fit resumes
+from its checkpoint. Tables share pretraining runs with the same package, options and config files.
+Rows are identified by commit and options instead of numbers, so ``resumable_parts`` would not
+simplify this module.
 """
 
 import csv
@@ -65,16 +67,16 @@ def run(
     results: Path = RESULTS,
     workers: int = 1,
 ) -> None:
-    """Run the cells of a table without results.
+    """Run the cells of a table that have no results yet.
 
     Args:
         table: YAML file of the table.
-        seeds: seeds to run each cell with.
-        options: more options for every fit and test, such as --data.init_args.root=PATH.
-        only: names of values of axes; cells that lack one of them are left out.
-        out: folder of checkpoints and logs.
+        seeds: random seeds with which to run each cell.
+        options: additional options for every fit and test, such as --data.init_args.root=PATH.
+        only: values of axes; only cells with all of these values run.
+        out: folder for checkpoints and logs.
         results: CSV file to append rows to.
-        workers: cells that run in parallel, each with its share of the cores.
+        workers: number of cells that run in parallel; they divide the cores among them.
     """
     if workers > 1:
         os.environ['OMP_NUM_THREADS'] = str(max(1, (os.cpu_count() or 1) // workers))
@@ -83,11 +85,11 @@ def run(
 
 
 def show(table: Path, results: Path = RESULTS) -> None:
-    """Print the results of a table.
+    """Print the results of a table in Markdown.
 
     Args:
         table: YAML file of the table.
-        results: CSV file with the rows.
+        results: CSV file of the results.
     """
     print(render(table, results))
 
@@ -102,21 +104,21 @@ def fill(
     command: Command,
     workers: int = 1,
 ) -> None:
-    """Run the missing cells of a table, seed by seed.
+    """Run the cells of a table that have no results yet, seed by seed.
 
     Args:
         path: YAML file of the table.
-        seeds: seeds to run each cell with.
-        options: more options for every fit and test.
-        only: names of values of axes.
-        out: folder of checkpoints and logs.
+        seeds: random seeds with which to run each cell.
+        options: additional options for every fit and test.
+        only: values of axes; only cells with all of these values run.
+        out: folder for checkpoints and logs.
         results: CSV file to append rows to.
         command: function that runs a subcommand of ``torchgeo`` or ``torchgeo-decur``.
-        workers: cells that run in parallel.
+        workers: number of cells that run in parallel.
 
     Raises:
-        ValueError: if a name is on no axis.
-        RuntimeError: if a cell failed, after all others.
+        ValueError: if a value in ``only`` is on no axis.
+        RuntimeError: if a cell failed; it is raised after all other cells have run.
     """
     table = Table.read(path)
     if unknown := set(only) - {name for cell in table.cells for name in cell.name}:
@@ -158,7 +160,7 @@ def fill(
                 if set(only) <= set(cell.name) and ' / '.join(cell.name) not in done
             ]
             if workers > 1:
-                # Run pretrainings first, because parallel cells share them.
+                # Run all pretraining first, because parallel cells share it.
                 starts = dict.fromkeys(s for cell in cells for s in cell.pretrains)
                 tries = [pool.submit(_pretrain, s, seed, out, command) for s in starts]
                 for start in tries:
@@ -180,7 +182,7 @@ def _measure(
     out: Path,
     command: Command,
 ) -> dict[str, str]:
-    """Pretrain if needed, then fit and test or probe a cell, and return its metrics."""
+    """Pretrain if needed; then fit and test, or probe, a cell, and return its metrics."""
     words = {'seed': str(seed), 'encoders': ''}
     exports = [_pretrain(options, seed, out, command) for options in cell.pretrains]
     if cell.probes:
@@ -188,14 +190,16 @@ def _measure(
     if exports:
         words['encoders'] = str(_together(exports))
     given = [*cell.fit, *options]
-    # A fit with other options must not resume.
+    # A fit with other options must not resume from the same checkpoint.
     name = f'{_slug(cell.name)}_{_digest(given)}'
     here = out / table.name / provenance.commit() / f'seed_{seed}' / name
     command(_command('fit', given, words, here, 'fit'))
     command(_command('test', given, words, here, 'fit', 'test'))
     metrics = _newest(here, 'metrics.csv', 'test')
     if metrics is None:
-        raise RuntimeError(f'the test wrote no metrics.csv in {here}')
+        raise RuntimeError(
+            f'the test wrote no metrics.csv to {here}; set the logger to CSVLogger'
+        )
     with metrics.open() as file:
         found = {k: v for row in csv.DictReader(file) for k, v in row.items() if v}
     _check(table, found)
@@ -203,25 +207,31 @@ def _measure(
 
 
 def _pretrain(options: Sequence[str], seed: int, out: Path, command: Command) -> Path:
-    """Pretrain unless another table has, and return the folder of the encoders."""
+    """Pretrain, unless another table has done so, and return the export folder."""
     start = _start(out, options, seed)
     if not (export := _newest(start, 'encoders')):
         words = {'seed': str(seed), 'encoders': ''}
         command(_command('fit', options, words, start, 'run'))
         export = _newest(start, 'encoders')
     if export is None:
-        raise RuntimeError('the pretraining exported no encoders')
+        raise RuntimeError(
+            f'the pretraining in {start} exported no encoders; add the callback '
+            'ExportEncoders'
+        )
     return export
 
 
 def _together(exports: Sequence[Path]) -> Path:
-    """Return one folder with the encoders of all pretrainings."""
+    """Return one folder with the encoders of all pretraining runs."""
     if len(exports) == 1:
         return exports[0]
     files = [file for export in exports for file in sorted(export.iterdir())]
     if len({file.name for file in files}) < len(files):
-        raise RuntimeError(f'pretrainings export the same files: {[*map(str, files)]}')
-    # The folder of a pretraining is two above its export.
+        raise RuntimeError(
+            'pretraining runs of a cell must export different files, got '
+            f'{[*map(str, files)]}'
+        )
+    # The folder of a pretraining run is two levels above its export folder.
     folder = exports[0].parents[2] / f'with_{_digest([*map(str, exports)])}'
     folder.mkdir(exist_ok=True)
     for file in files:
@@ -231,7 +241,7 @@ def _together(exports: Sequence[Path]) -> Path:
 
 
 def _start(out: Path, options: Sequence[str], seed: int) -> Path:
-    """Return the folder of a pretraining, which depends on code, options and seed."""
+    """Return the folder of a pretraining run, which depends on code, options and seed."""
     words = [
         Path(option.removeprefix('--config=')).read_text()
         if option.startswith('--config=')
@@ -282,7 +292,7 @@ def _command(
     fitted: str,
     name: str = '',
 ) -> list[str]:
-    """Return the arguments of ``torchgeo``, which resume the newest checkpoint."""
+    """Return the arguments of ``torchgeo``, which resume from the newest checkpoint."""
     filled = list(options)
     for word, value in words.items():
         filled = [option.replace(f'{{{word}}}', value) for option in filled]

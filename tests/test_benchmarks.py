@@ -35,7 +35,7 @@ def test_rows_say_where_they_are_from(record: ModuleType, tmp_path: Path) -> Non
 
 
 def test_nothing_measured(record: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match='values must hold at least one number'):
+    with pytest.raises(ValueError, match='values must have at least one number'):
         record.record('loss', {}, [], 's', tmp_path / 'results.csv')
 
 

@@ -1,12 +1,12 @@
-"""Places a second of SSL4EO-S12: the folder of GeoTIFFs, and both layouts of version 1.1.
+"""Measure locations per second of SSL4EO-S12 as GeoTIFFs and in both layouts of version 1.1.
 
     python -m experiments.benchmarks.archives
 
-Built-in scenes of the real shape (2 + 13 bands, 4 dates, 264 pixels) are written as GeoTIFFs,
-one for each band and date, and from there as version 1.1: arrays with one chunk for each place
-and date, radar as float16, optics as int16 with the offset, compressed with Blosc LZ4. Each case
-is a data loader that delivers all places in random order, with one and with two workers. The
-cases take turns. Files are in the page cache: the time of a disk is not measured.
+Synthetic scenes of the real shape (2 + 13 bands, 4 dates, 264 pixels) are written as GeoTIFFs, one
+per band and date, and then converted to version 1.1. Its arrays have one chunk per location and
+date, with radar as float16 and optical images as int16 with the offset, compressed with Blosc LZ4.
+Each case is a data loader that reads all locations in random order, with one or two workers. The
+cases alternate. Files are in the page cache, so disk access is not measured.
 
 Rows are appended to ``experiments/benchmarks/results_archives.csv``.
 """
@@ -43,13 +43,13 @@ def main(
     minutes: float = 4.0,
     results: Path = FOLDER / 'results_archives.csv',
 ) -> None:
-    """Measure, print a table and append it.
+    """Measure all cases, print a table and append its rows to a CSV file.
 
     Args:
-        places: number of places, which is that of a file of version 1.1.
+        places: number of locations; by default, as many as in one file of version 1.1.
         size: height and width in pixels.
-        repeats: how often each case delivers all places.
-        minutes: after how many no further repeat is begun.
+        repeats: number of times that each case reads all locations.
+        minutes: time in minutes after which no further repeat starts.
         results: CSV file to append to.
     """
     torch.set_num_threads(1)
@@ -85,11 +85,11 @@ def main(
 
 
 def write_files(source: SSL4EOS12Pair, root: Path) -> None:
-    """Write a file of many places for each modality.
+    """Write one file with all locations for each modality.
 
     Args:
-        source: the places.
-        root: folder of the splits.
+        source: dataset with the locations.
+        root: folder that contains the splits.
     """
     for m, folder in FOLDERS.items():
         path = root / 'train' / folder / 'ssl4eos12_train_seasonal_data_000001.zarr.zip'
@@ -108,11 +108,11 @@ def write_files(source: SSL4EOS12Pair, root: Path) -> None:
 
 
 def write_shard(source: SSL4EOS12Pair, root: Path) -> None:
-    """Write a tar shard for each modality.
+    """Write one tar shard for each modality.
 
     Args:
-        source: the places.
-        root: folder of the splits.
+        source: dataset with the locations.
+        root: folder that contains the splits.
     """
     for m, folder in FOLDERS.items():
         path = root / 'train' / folder / 'ssl4eos12_shard_000001.tar'
@@ -122,7 +122,7 @@ def write_shard(source: SSL4EOS12Pair, root: Path) -> None:
                 file = Path(temporary) / f'ssl4eos12_train_{number:07}.zarr.zip'
                 with ZipStore(file, mode='w') as store:
                     group = zarr.open_group(store, mode='w', zarr_format=2)
-                    # As in the files of many places, a chunk is one date.
+                    # As in the files with all locations, a chunk is one date.
                     bands = group.create_array(
                         'bands',
                         shape=image.shape,
@@ -143,7 +143,7 @@ def write_shard(source: SSL4EOS12Pair, root: Path) -> None:
 def _stored(
     source: SSL4EOS12Pair, modality: str
 ) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], int]]:
-    """Yield image, times in nanoseconds and number of each place, as in version 1.1."""
+    """Yield the image, times in nanoseconds and number of each location, as in version 1.1."""
     for sample in map(source.__getitem__, range(len(source))):
         image = sample[f'image_{modality}'].numpy()
         stored = (
@@ -168,7 +168,7 @@ def _array(
 
 
 class _Load:
-    """Workers go on from pass to pass, so that their start does not count."""
+    """Data loader with persistent workers, so that their startup is not measured."""
 
     def __init__(self, dataset: Any, workers: int) -> None:
         self.loader = DataLoader(

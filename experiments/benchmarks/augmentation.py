@@ -1,10 +1,10 @@
-"""Compare the presets with plain Kornia, in views per second.
+"""Compare the augmentation presets with plain Kornia, in views per second.
 
     python -m experiments.benchmarks.augmentation
 
-Plain Kornia is ``K.AugmentationSequential`` of the operations of the preset; with the same seed it
-gives the same views, up to rounding. Both end in the memory format channels last, and alternate in
-one process.
+Plain Kornia is a ``K.AugmentationSequential`` of the preset's operations. With the same seed, it
+gives the same views, up to rounding. Both forms end in the channels-last memory format, and
+alternate in one process.
 
 Rows are appended to ``experiments/benchmarks/results_augmentation.csv``.
 """
@@ -31,12 +31,12 @@ def main(
     repeats: int = 7,
     results: Path = FOLDER / 'results_augmentation.csv',
 ) -> None:
-    """Measure, print a table and append it.
+    """Measure all cases, print a table and append its rows to a CSV file.
 
     Args:
-        batch_size: number of images.
-        sizes: sizes of the views in pixels; images are 40 pixels larger.
-        repeats: number of augmentations of each batch.
+        batch_size: number of images per batch.
+        sizes: view sizes in pixels; images are 40 pixels larger.
+        repeats: number of times that each batch is augmented.
         results: CSV file to append to.
     """
     rows = []

@@ -1,11 +1,11 @@
-"""Measure the set-up of a folder of georeferenced chips, and windows per second.
+"""Measure the setup time of a folder of georeferenced chips, and windows per second.
 
     python -m experiments.benchmarks.chips
 
-Chips of two modalities, 64 x 64 pixels of 10 m, at distant places are written to a temporary
-folder. Set-up is ``RasterPairDataModule.setup('fit')``: it opens every file, splits the chips and
-checks validation chips for nodata. Windows are drawn, not read. ``setup-processor`` is the
-processor time, which depends less on other work of the machine.
+Chips of two modalities, with 64 x 64 pixels of 10 m, are written to a temporary folder. They do not
+overlap each other. The setup is ``RasterPairDataModule.setup('fit')``, which opens every file,
+splits the chips and checks validation chips for nodata. Windows are drawn but not read.
+``setup-processor`` is the processor time, which depends less on other load on the machine.
 
 Rows are appended to ``experiments/benchmarks/results_chips.csv``.
 """
@@ -38,10 +38,10 @@ MODALITIES = {
 
 
 def write_chips(root: Path, number: int) -> None:
-    """Write chips of both modalities on different grids.
+    """Write chips of both modalities, each chip on a grid of its own.
 
     Args:
-        root: folder to write to.
+        root: output folder.
         number: number of chips.
     """
     generator = np.random.default_rng(0)
@@ -71,14 +71,14 @@ def write_chips(root: Path, number: int) -> None:
 
 
 def module(root: Path, length: int) -> RasterPairDataModule:
-    """Return a data module of the chips in a folder.
+    """Build a datamodule for the chips in a folder.
 
     Args:
-        root: the folder.
+        root: folder of the chips.
         length: number of windows to draw.
 
     Returns:
-        The data module, before it is set up.
+        The datamodule, not yet set up.
     """
     rasters = {
         m: {'paths': str(root / m), 'bands': bands}
@@ -90,7 +90,7 @@ def module(root: Path, length: int) -> RasterPairDataModule:
 def _measure(
     root: Path, number: int, draws: int, repeats: int, minutes: float, results: Path
 ) -> list[Row]:
-    """Measure a folder of chips, and append its rows."""
+    """Measure a folder of chips, and append the rows to a CSV file."""
     made = module(root, draws)
     epochs = count()
     busy: list[float] = []
@@ -113,7 +113,7 @@ def _measure(
     rates = [draws / s for s in seconds['draw']]
     found = {
         'setup': (seconds['setup'], 's'),
-        # Leave out the first run.
+        # Omit the first run, which is a warm-up.
         'setup-processor': (busy[1:], 's'),
         'draw': (rates, 'windows/s'),
     }
@@ -130,13 +130,13 @@ def main(
     minutes: float = 4.0,
     results: Path = FOLDER / 'results_chips.csv',
 ) -> None:
-    """Measure, print a table and append it.
+    """Measure all cases, print a table and append its rows to a CSV file.
 
     Args:
-        chips: numbers of chips.
-        draws: number of windows of a draw.
+        chips: numbers of chips to measure.
+        draws: number of windows per draw.
         repeats: number of runs of each case.
-        minutes: time limit for the start of another repeat.
+        minutes: time in minutes after which no further repeat starts.
         results: CSV file to append to.
     """
     rows = []

@@ -1,13 +1,14 @@
-"""Compare each backbone with its form compiled by ``torch.compile`` with inductor.
+"""Compare each backbone with its compiled form, from ``torch.compile`` with inductor.
 
     python -m experiments.benchmarks.compile
 
-A call is the forward and backward pass of an encoder in training. Both forms have the same weights
-and alternate in one process. The first call of the compiled form, which compiles it, is measured
-separately. A backbone that does not compile gets a row ``what=broken-<error>``.
+A call is the forward and backward pass of an encoder in training mode. Both forms have the same
+weights and alternate in one process. The first call of the compiled form, which includes
+compilation, is measured separately. If a backbone does not compile, its row is
+``what=broken-<error>``.
 
-Rows are appended to ``experiments/benchmarks/results_compile.csv``, with the load average of the
-machine at the start.
+Rows are appended to ``experiments/benchmarks/results_compile.csv``, with the machine's load average
+at the start.
 """
 
 import os
@@ -39,16 +40,16 @@ def main(
     minutes: float = 1.0,
     results: Path = FOLDER / 'results_compile.csv',
 ) -> None:
-    """Measure, print a table and append it.
+    """Measure all cases, print a table and append its rows to a CSV file.
 
     Args:
         models: names of timm models.
-        in_chans: number of channels of the images.
-        batch_size: number of images.
-        size: size of the images in pixels.
-        threads: threads of a CPU.
-        repeats: number of measured calls of each form, after a first one.
-        minutes: time after which no further repeat of a model starts, except the first.
+        in_chans: number of image channels.
+        batch_size: number of images per batch.
+        size: image size in pixels.
+        threads: number of CPU threads.
+        repeats: number of measured calls of each form, after a warm-up call.
+        minutes: time in minutes after which no further repeat of a model starts, except the first.
         results: CSV file to append to.
     """
     torch.set_num_threads(threads)
@@ -62,7 +63,7 @@ def main(
         start = perf_counter()
         try:
             run(other, x)
-        # The backend raises errors of many kinds.
+        # The backend raises many kinds of errors.
         except Exception as error:
             what = f'broken-{type(error).__name__}'
             rows.append(record('compile', {**case, 'what': what}, [1], '-', results))
@@ -90,7 +91,7 @@ def run(encoder: Any, x: Tensor) -> None:
     """Run the forward and backward pass of an encoder.
 
     Args:
-        encoder: the encoder.
+        encoder: encoder in training mode.
         x: images, shape (B, C, H, W).
     """
     encoder.zero_grad()

@@ -1,17 +1,17 @@
-"""Measure the cost of a training step of each objective, at the same size.
+"""Measure the cost of a training step for each objective, at the same size.
 
     python -m experiments.benchmarks.cost
     python -m experiments.benchmarks.cost --only '[DeCUR, FactorCL]' --batch_size 64
 
-All objectives have the same backbone, images, batch, projector widths and precision (float32), and
-alternate in one process. A step is augmentation, encoders, projectors, loss, backward and optimizer;
-all other options of an objective have their defaults. The graph is cut at the embeddings, so that
-the loss, forward and backward, is timed separately. On a CPU, processor time is measured, which
-depends less on other work of the machine. Memory is the peak of tensors and gradients, without
-weights and the state of the optimizer.
+All objectives use the same backbone, images, batch size, projector widths and precision (float32),
+and alternate in one process. A step includes augmentation, encoders, projectors, loss, backward
+pass and optimizer; all other options have their defaults. The graph is cut at the embeddings, so
+that the forward and backward pass of the loss are timed separately. On a CPU, processor time is
+measured, which depends less on other load on the machine. Memory is the peak of tensors and
+gradients, without weights and optimizer state.
 
-Rows are appended to ``experiments/benchmarks/results_cost.csv``, with the load average of the
-machine at the start.
+Rows are appended to ``experiments/benchmarks/results_cost.csv``, with the machine's load average at
+the start.
 """
 
 import os
@@ -43,7 +43,7 @@ OBJECTIVES = {
 
 
 class Step:
-    """Training step of an objective, with the loss timed separately."""
+    """Training step of one objective, with the loss timed separately."""
 
     def __init__(
         self, task: tasks.MultimodalPretraining, images: dict[str, Tensor]
@@ -56,7 +56,7 @@ class Step:
         self.seconds: list[dict[str, float]] = []
 
     def run(self) -> None:
-        """Run the step, and append the seconds of the loss and of the rest."""
+        """Run the step, and record the seconds of the loss and of everything else."""
         clock = Clock(process_time if DEVICE.type == 'cpu' else None)
         z: dict[str, list[Tensor]] = {}
         for view in range(2):
@@ -88,17 +88,17 @@ def main(
     minutes: float = 3.0,
     results: Path = FOLDER / 'results_cost.csv',
 ) -> None:
-    """Measure, print a table and append it.
+    """Measure all cases, print a table and append its rows to a CSV file.
 
     Args:
-        only: names of the objectives.
+        only: names of the objectives to measure.
         model: name of a timm model.
-        projector: widths of the projectors of all objectives.
-        batch_size: number of samples.
-        size: size of the images and views in pixels.
-        threads: threads of a CPU.
-        repeats: number of measured steps of each objective, after a first one.
-        minutes: time after which no further repeat starts, except the first.
+        projector: output width of each projector layer, for all objectives.
+        batch_size: number of samples per batch.
+        size: size of images and views in pixels.
+        threads: number of CPU threads.
+        repeats: number of measured steps of each objective, after a warm-up step.
+        minutes: time in minutes after which no further repeat starts, except the first.
         results: CSV file to append to.
 
     Raises:

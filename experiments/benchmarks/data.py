@@ -1,12 +1,12 @@
-"""Measure samples per second of GeoTIFF folders, packed shards and built-in scenes.
+"""Measure samples per second of GeoTIFF folders, packed shards and synthetic scenes.
 
     python -m experiments.benchmarks.data
 
-Places of SSL4EO-S12's shape (2 + 13 bands, 264 pixels, one GeoTIFF per band and date) are written
-to a temporary folder and packed as raw values and as bytes. Each case then reads the same places
-in random order: ``read`` with the dataset, ``batch`` with a data loader in this process, and
-``worker`` with one worker process and shared memory. The cases alternate, so that other work of
-the machine affects all of them. Files are in the page cache, so disks are not measured.
+Locations in the shape of SSL4EO-S12 (2 + 13 bands, 264 pixels, one GeoTIFF per band and date) are
+written to a temporary folder and packed as raw values and as bytes. Each case then reads the same
+locations in random order: ``read`` with the dataset, ``batch`` with a data loader in this process,
+and ``worker`` with one worker process and shared memory. The cases alternate, so that other load on
+the machine affects all of them. Files are in the page cache, so disk access is not measured.
 
 Rows are appended to ``experiments/benchmarks/results_data.csv``.
 """
@@ -38,16 +38,16 @@ def main(
     repeats: int = 7,
     results: Path = FOLDER / 'results_data.csv',
 ) -> None:
-    """Measure, print a table and append it.
+    """Measure all cases, print a table and append its rows to a CSV file.
 
     Args:
-        places: number of places.
-        dates: dates of each place.
+        places: number of locations.
+        dates: number of dates per location.
         size: height and width in pixels.
-        repeats: number of times that each case reads all places.
+        repeats: number of times that each case reads all locations.
         results: CSV file to append to.
     """
-    # A worker must use only one core.
+    # Each worker must use only one core.
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         cases = _cases(Path(folder), places, dates, size)
@@ -75,7 +75,7 @@ def main(
 def _cases(
     folder: Path, places: int, dates: int, size: int
 ) -> Mapping[str, Callable[[], None]]:
-    """Return functions that read all places once, by name."""
+    """Return functions that read all locations once, by name."""
     synthetic = SyntheticEO(length=places, size=size, num_dates=dates)
     synthetic.write(folder / 'tiff', 'ssl4eo_s12', progress=False)
     datasets: dict[str, Any] = {'folder': SSL4EOS12Pair(folder / 'tiff')}
@@ -98,7 +98,7 @@ def _read(dataset: Any) -> None:
 
 
 class _Load:
-    """Data loader whose worker persists, so that its start is not measured."""
+    """Data loader with persistent workers, so that their startup is not measured."""
 
     def __init__(self, dataset: Any, workers: int) -> None:
         self.loader = DataLoader(
@@ -117,7 +117,7 @@ class _Load:
 def _measure(
     cases: Mapping[str, Callable[[], None]], places: int, repeats: int
 ) -> dict[str, list[float]]:
-    """Return the seconds of each repeat of each case, without a first warm-up pass."""
+    """Return the seconds of each repeat of each case, after a warm-up pass."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for repeat in range(repeats + 1):
         for name, case in cases.items():

@@ -1,14 +1,15 @@
-"""Measure forward and backward pass of each loss, and of losses with D x D matrices.
+"""Measure the forward and backward pass of each loss, also with D x D matrices.
 
     python -m experiments.benchmarks.loss
 
-Two modalities, two views, 87.5 % common dimensions for DeCUR, float32, random embeddings of seed 0.
-All cases of a size alternate in one process with the same embeddings. ``matrices`` is the loss of
-DeCUR with D x D matrices; lightly computes Barlow Twins, VICReg and SimCLR (NT-Xent). CoMM and COrAL
-get a third embedding, as in their tasks. ``<loss>-partly`` is a loss of partly paired samples: half
-have both modalities, and a quarter has only one or the other. ``<loss>-all`` has the same form for
-complete samples. On a CPU, processor time is measured, which depends less on other work of the
-machine. Memory is the peak of tensors and gradients, without the embeddings.
+The embeddings are random with seed 0, in float32, for two modalities and two views; DeCUR has 87.5
+% common dimensions. All cases of one size alternate in one process with the same embeddings.
+``matrices`` is DeCUR's loss with D x D matrices. ``lightly-<loss>`` is lightly's Barlow Twins,
+VICReg or SimCLR (NT-Xent). CoMM and COrAL get a third embedding, as in their tasks.
+``<loss>-partly`` uses partly paired samples: half have both modalities, and a quarter each have
+only one. ``<loss>-all`` uses masks too, but for complete samples. On a CPU, processor time is
+measured, which depends less on other load on the machine. Memory is the peak of tensors and
+gradients, without the embeddings.
 
 Rows are appended to ``experiments/benchmarks/results_loss.csv``.
 """
@@ -42,14 +43,14 @@ def main(
     slow: int = 2048,
     results: Path = FOLDER / 'results_loss.csv',
 ) -> None:
-    """Measure, print a table and append it.
+    """Measure all cases, print a table and append its rows to a CSV file.
 
     Args:
         samples: numbers of samples N.
         dimensions: numbers of dimensions D.
-        repeats: number of runs of each form.
-        threads: threads of a CPU.
-        slow: largest D for lightly's losses, which are slower for larger D.
+        repeats: number of runs per case.
+        threads: number of CPU threads.
+        slow: maximum D for lightly's losses, which are slow for larger D.
         results: CSV file to append to.
     """
     torch.set_num_threads(threads)
@@ -87,7 +88,7 @@ def _cases(n: int, d: int, with_lightly: bool) -> dict[str, Case]:
     def step(
         loss: Callable[[dict[str, Tensor]], Tensor], names: Iterable[str] = MODALITIES
     ) -> None:
-        # Use the names that the loss requires.
+        # Name the embeddings as the loss requires.
         leaves = {
             m: x.detach().requires_grad_()
             for m, x in zip(names, z.values(), strict=False)
@@ -133,7 +134,7 @@ def _cases(n: int, d: int, with_lightly: bool) -> dict[str, Case]:
 
 
 def _ratios(cases: Iterable[str]) -> list[tuple[str, str]]:
-    """Pair each case with its reference."""
+    """Return pairs of each case and its reference."""
     found = [('matrices', 'DeCUR')]
     for name in cases:
         if name.endswith(('-partly', '-all')):

@@ -1,4 +1,4 @@
-"""Measure time and memory of alternating cases."""
+"""Time and memory measurements of alternating cases."""
 
 from collections.abc import Callable, Mapping
 from time import perf_counter
@@ -11,10 +11,10 @@ DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
 
 class Clock:
-    """Stopwatch for the parts of a case, which synchronizes at the end of each part.
+    """Stopwatch for the parts of a case; it synchronizes with the device after each part.
 
     Args:
-        now: clock in seconds; by default real time after synchronization.
+        now: function that returns seconds; by default, real time after synchronization.
 
     Example:
         >>> clock = Clock()
@@ -30,7 +30,7 @@ class Clock:
         self.start = self.now()
 
     def lap(self, part: str) -> None:
-        """End a part, and add its seconds to earlier ones of the same name."""
+        """End a part, and add its seconds to those of earlier parts with the same name."""
         now = self.now()
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self.start
         self.start = now
@@ -42,13 +42,13 @@ def take_turns(
     minutes: float = 1.0,
     clock: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
-    """Measure alternating cases, so that other work of the machine affects all of them.
+    """Measure alternating cases, so that other load on the machine affects all of them.
 
     Args:
         cases: functions to run, by name.
-        repeats: number of repeats, after a warm-up that is left out.
-        minutes: time limit for the start of another repeat, after the first.
-        clock: function that returns seconds; by default time, after synchronization.
+        repeats: number of repeats, after a warm-up that is not measured.
+        minutes: time in minutes after which no further repeat starts, except the first.
+        clock: function that returns seconds; by default, real time after synchronization.
 
     Returns:
         Seconds of each repeat of each case.
@@ -68,7 +68,7 @@ def take_turns(
 
 
 def peak_mib(function: Callable[[], Any]) -> float:
-    """Return the peak memory of a call above its start, in MiB.
+    """Measure the peak memory of a call in MiB, above the memory at its start.
 
     Only memory that torch allocates is counted.
 

@@ -1,4 +1,4 @@
-"""Compute the loss with D x D matrices, as in the published code, for comparison."""
+"""DeCUR's loss with D x D matrices as in the published code, for comparison."""
 
 from collections.abc import Mapping
 
@@ -15,10 +15,10 @@ def matrix_loss(
     Args:
         z: embeddings of two modalities, shape (2, N, D).
         common_dim: number of common dimensions.
-        lambda_param: weight of the elements off the diagonal.
+        lambda_param: weight of the off-diagonal elements.
 
     Returns:
-        The loss, a scalar.
+        The scalar loss.
     """
     (a1, a2), (b1, b2) = z.values()
     intra = sum(_term(_correlation(*v), lambda_param, 1) for v in ((a1, a2), (b1, b2)))

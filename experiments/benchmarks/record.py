@@ -1,4 +1,4 @@
-"""Write and render the results of benchmarks."""
+"""Write and render benchmark results."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,12 +30,12 @@ def record(
     unit: str,
     path: Path = FOLDER / 'results.csv',
 ) -> Row:
-    """Append the median and quartiles of one case.
+    """Append the median and quartiles of one case to a CSV file.
 
     Args:
         name: name of the benchmark.
-        case: parameters of the case, by name, in order.
-        values: value of each repeat.
+        case: parameters of the case, by name and in order.
+        values: measured value of each repeat.
         unit: unit of the values, such as 's', 'MiB' or 'samples/s'.
         path: CSV file to append to.
 
@@ -46,7 +46,7 @@ def record(
         ValueError: if there are no values.
     """
     if not values:
-        raise ValueError(f'values must hold at least one number, got none for {case}')
+        raise ValueError(f'values must have at least one number, got none for {case}')
     lower, _, upper = (
         quantiles(values, n=4, method='inclusive') if len(values) > 1 else 3 * [*values]
     )
@@ -62,12 +62,12 @@ def record_interval(
     path: Path,
     repeats: int = 1,
 ) -> Row:
-    """Append a value of one case with its interval.
+    """Append the value of one case and its interval to a CSV file.
 
     Args:
         name: name of the benchmark.
-        case: parameters of the case, by name, in order.
-        found: the value, and the ends of its interval.
+        case: parameters of the case, by name and in order.
+        found: the value, and the bounds of its interval.
         unit: unit of the value.
         path: CSV file to append to.
         repeats: number of repeats.
@@ -93,10 +93,10 @@ def record_interval(
 
 
 def render(rows: Sequence[Row]) -> str:
-    """Render rows as a table in Markdown.
+    """Render rows as a Markdown table.
 
     Args:
-        rows: rows of one run.
+        rows: rows of one benchmark run.
 
     Returns:
         The table, and a line with the source of its numbers.
@@ -118,13 +118,13 @@ def render(rows: Sequence[Row]) -> str:
 
 
 def render_parts(rows: Sequence[Row]) -> str:
-    """Render the parts of a step as a table in Markdown, a column for each variant.
+    """Render the parts of a step as a Markdown table with one column per variant.
 
     Args:
-        rows: rows of one case, with ``variant=`` and ``part=``; others are left out.
+        rows: rows of one case, with ``variant=`` and ``part=``; other rows are ignored.
 
     Returns:
-        The table: medians, and their share of the sum.
+        The table of medians, with their percentages of the sum.
     """
     seconds: dict[str, dict[str, float]] = {}
     for row in rows:
@@ -143,10 +143,10 @@ def render_parts(rows: Sequence[Row]) -> str:
 
 
 def render_forms(rows: Sequence[Row]) -> str:
-    """Render the forms of a loss as a table in Markdown, a row for each size.
+    """Render the forms of a loss as a Markdown table with one row per size.
 
     Args:
-        rows: rows of one run, with ``form=``, in milliseconds and MiB; others are left out.
+        rows: rows of one run, with ``form=``, in milliseconds and MiB; other rows are ignored.
 
     Returns:
         The table of medians, and a line with the source of its numbers.
@@ -169,14 +169,14 @@ def render_forms(rows: Sequence[Row]) -> str:
 
 
 def render_costs(rows: Sequence[Row]) -> str:
-    """Render the costs of objectives as a table in Markdown, a row for each objective.
+    """Render the cost of each objective as a Markdown table with one row per objective.
 
     Args:
-        rows: of one run, with ``objective=``, in images/s, % and MiB.
+        rows: rows of one run, with ``objective=``, in images/s, % and MiB.
 
     Returns:
-        The table of medians with quartiles, and two lines on the setting and on where its
-        numbers are from.
+        The table of medians with quartiles, and two lines with the setting and the source of its
+        numbers.
     """
     cells: dict[str, dict[str, str]] = {}
     loads: set[float] = set()

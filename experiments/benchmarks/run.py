@@ -1,10 +1,10 @@
-"""Run all benchmarks, and compare the results with the targets.
+"""Run all benchmarks, and compare the results with their targets.
 
     python -m experiments.benchmarks.run
     python -m experiments.benchmarks.run --only '[loss, augmentation]'
 
-Run it on an idle machine. Each benchmark runs in a separate process and appends its rows to its own
-CSV file. The table has only the rows of this run.
+Run this on an idle machine. Each benchmark runs in a separate process and appends its rows to its
+own CSV file. The table shows only the rows of this run.
 """
 
 import csv
@@ -26,7 +26,7 @@ ALL = (
 
 
 def main(only: Sequence[str] = ALL) -> None:
-    """Run the benchmarks and print the table.
+    """Run benchmarks, and print tables of the results and the targets.
 
     Args:
         only: names of the benchmarks to run; all by default.

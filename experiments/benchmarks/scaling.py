@@ -1,10 +1,10 @@
-"""Measure samples per second of a fit in 1, 2 and 4 processes with Lightning's DDP.
+"""Measure samples per second of a fit with 1, 2 and 4 processes in Lightning's DDP.
 
     python -m experiments.benchmarks.scaling
 
-Each process has its own share of the data and one thread on a CPU, or its own GPU. All processes have
-the same batch size (weak scaling). Numbers of processes above the cores, or GPUs, of the machine are
-left out. The first two steps are not measured.
+Each process has its own part of the data, and one CPU thread or its own GPU. All processes use the
+same batch size (weak scaling). Numbers of processes above the number of cores or GPUs are skipped.
+The first two steps are not measured.
 
 Rows are appended to ``experiments/benchmarks/results_scaling.csv``.
 """
@@ -41,7 +41,7 @@ class Times(Callback):
         self.ends: list[float] = []
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Record the time after synchronization."""
+        """Record the time after synchronizing with the device."""
         if DEVICE.type == 'cuda':
             torch.cuda.synchronize()
         self.ends.append(perf_counter())
@@ -56,22 +56,22 @@ def main(
     steps: int = 12,
     results: Path = FOLDER / 'results_scaling.csv',
 ) -> None:
-    """Measure, print a table and append it.
+    """Measure all cases, print a table and append its rows to a CSV file.
 
     Args:
-        processes: numbers of processes.
+        processes: numbers of processes to measure.
         model: name of a timm model.
-        projector: widths of the projectors.
-        batch_size: samples of each process.
+        projector: output width of each projector layer.
+        batch_size: number of samples per batch and process.
         size: size of images and views in pixels.
-        steps: steps of each fit.
+        steps: number of measured steps per fit.
         results: CSV file to append to.
     """
     most = torch.cuda.device_count() if DEVICE.type == 'cuda' else os.cpu_count() or 1
     rows, alone = [], 0.0
     for number in processes:
         if number > most:
-            print(f'{number} processes are left out: the machine has {most}')
+            print(f'skipping {number} processes: the machine supports only {most}')
             continue
         with TemporaryDirectory() as folder:
             options = [str(o) for o in (number, model, batch_size, size, steps)]
@@ -106,11 +106,11 @@ def fit(
     steps: int,
     projector: Sequence[int],
 ) -> None:
-    """Fit, and write the seconds of the steps to a folder."""
+    """Run a fit, and write the seconds of its steps to a folder."""
     torch.set_num_threads(1)
     seed_everything(0, verbose=False)
     task = DeCUR({'s1': 2, 's2': 13}, model, projector=projector, size=size)
-    # Repeat a few images, because loading has its own benchmark.
+    # Reuse a few images, because loading has its own benchmark.
     samples = [
         {'image_s1': torch.rand(2, size, size), 'image_s2': torch.rand(13, size, size)}
         for _ in range(batch_size)

@@ -2,14 +2,14 @@
 
     python -m experiments.benchmarks.soak --minutes 30
 
-Built-in scenes are packed to a temporary folder, and a small DeCUR is fitted on them with worker
-processes, a logger, validation and checkpoints. Every few seconds, the memory and the open files of
-each process are read from ``/proc`` and written to a CSV file. ``rss`` includes pages of mapped
-shards, which the system can free at any time; ``own`` does not.
+Synthetic scenes are packed into a temporary folder, and a small DeCUR model is fitted on them with
+worker processes, a logger, validation and checkpoints. Every few seconds, the memory and the number
+of open files of each process are read from ``/proc`` and written to a CSV file. ``rss`` includes
+pages of memory-mapped shards, which the system can free at any time; ``own`` does not.
 
-At the end, a line is fitted to the means of ten blocks of time, without the first fifth, in which
-caches are filled. A process grows if the 95 % interval of its slope is above zero and the line rises
-by more than 1 % (memory), or one file.
+At the end, the first fifth of the time, in which caches fill, is discarded. A line is fitted to the
+means of ten blocks of the rest. A process grows if the 95 % interval of its slope is above zero and
+the line rises by more than 1 % of the memory, or by more than one file.
 
 Slopes are appended to ``experiments/benchmarks/results_soak.csv``, with their 95 % intervals.
 """
@@ -53,14 +53,14 @@ def main(
     out: Path = ROOT / 'outputs' / 'soak.csv',
     results: Path = FOLDER / 'results_soak.csv',
 ) -> None:
-    """Fit, and watch memory and open files.
+    """Run a fit, and monitor memory and open files.
 
     Args:
-        minutes: duration of the fit.
-        workers: worker processes of each data loader.
+        minutes: duration of the fit in minutes.
+        workers: number of worker processes per data loader.
         every: seconds between two measurements.
         length: number of training scenes.
-        out: CSV file to write.
+        out: CSV file for the measurements.
         results: CSV file to append the slopes to.
     """
     torch.set_num_threads(1)
@@ -82,11 +82,11 @@ def main(
         unit = f'{column.removesuffix("_mib")} {"MiB" if "mib" in column else ""}/h'
         record_interval('soak', case, slope, unit.replace(' /', '/'), results)
     if grown:
-        sys.exit(f'grew: {", ".join(grown)}')
+        sys.exit(f'memory or open files grew: {", ".join(grown)}')
 
 
 def fit(folder: Path, minutes: float, workers: int) -> int:
-    """Fit until the time is over, and return the number of steps."""
+    """Run a fit for some minutes, and return its number of steps."""
     task = DeCUR(
         {'s1': 2, 's2': 13}, 'test_resnet', projector=[64, 64], size=48, lr=1e-3
     )
@@ -109,11 +109,11 @@ def fit(folder: Path, minutes: float, workers: int) -> int:
 class Watch(Thread):
     """Thread that measures this process and its workers.
 
-    Measurements are written to a file at once, because storing them would use memory.
+    Measurements are written to a file immediately, because storing them would use memory.
 
     Args:
         every: seconds between two measurements.
-        out: CSV file to write.
+        out: CSV file for the measurements.
     """
 
     def __init__(self, every: float, out: Path) -> None:
@@ -130,10 +130,10 @@ class Watch(Thread):
             self.look(writer.writerow)
 
     def look(self, see: Callable[[Sequence[object]], object]) -> None:
-        """Measure all processes repeatedly.
+        """Measure all processes at regular times.
 
         Args:
-            see: function called with the values of one process, in the order of columns.
+            see: function to call with the values of one process, in the order of the columns.
         """
         start = monotonic()
         while not self.over.wait(self.every):
@@ -157,31 +157,34 @@ class Watch(Thread):
 
 
 def memory(pid: int) -> tuple[float, float]:
-    """Return the resident memory of a process in MiB, in total and without mapped files."""
+    """Return a process's resident memory in MiB, in total and without mapped files."""
     found = {}
     for line in Path(f'/proc/{pid}/status').read_text().splitlines():
         key, _, value = line.partition(':')
         if key in ('VmRSS', 'RssAnon'):
             found[key] = round(int(value.split()[0]) / 1024, 1)
     if len(found) < 2:
-        raise ProcessLookupError(f'process {pid} is ending')
+        raise ProcessLookupError(f'process {pid} has no memory, because it is ending')
     return found['VmRSS'], found['RssAnon']
 
 
 def report(
     rows: Sequence[Row],
 ) -> tuple[dict[tuple[str, str], tuple[float, float, float]], list[str]]:
-    """Print how fast each process grows.
+    """Print the growth of each process.
 
     Args:
-        rows: the measurements.
+        rows: rows of the CSV file of measurements.
 
     Returns:
-        Slopes per hour with their intervals, by process and column; and growing columns.
+        Slopes per hour with their intervals, by process and column; and the names of the process
+        and column of each growing value.
     """
     slopes: dict[tuple[str, str], tuple[float, float, float]] = {}
     grown = []
-    print(f'{"process":<10}{"what":<9}{"mean":>9}{"slope an hour":>16}  95 % interval')
+    print(
+        f'{"process":<10}{"value":<9}{"mean":>9}{"slope per hour":>16}  95 % interval'
+    )
     for name in sorted({str(row['process']) for row in rows}):
         own = [row for row in rows if row['process'] == name]
         seconds = np.array([float(row['seconds']) for row in own])
@@ -189,7 +192,7 @@ def report(
         for column in COLUMNS[2:]:
             values = np.array([float(row[column]) for row in own])[kept]
             if len(values) < 2 * BLOCKS:
-                print(f'{name:<10}{column:<9}  seen too seldom ({len(values)} times)')
+                print(f'{name:<10}{column:<9}  too few measurements ({len(values)})')
                 continue
             slope, low, high = trend(seconds[kept] / 3600, values)
             slopes[name, column] = slope, low, high
@@ -204,7 +207,7 @@ def report(
 
 
 def trend(hours: np.ndarray, values: np.ndarray) -> tuple[float, float, float]:
-    """Return the slope of a line through the means of blocks, and its 95 % interval.
+    """Fit a line to the means of blocks; return its slope and the 95 % interval.
 
     Means of long blocks are less correlated than single values.
     """
@@ -212,7 +215,7 @@ def trend(hours: np.ndarray, values: np.ndarray) -> tuple[float, float, float]:
         [float(part.mean()) for part in np.array_split(v, BLOCKS)]
         for v in (hours, values)
     )
-    # A constant has no error to divide by.
+    # For constant values, the standard error is 0.
     if min(y) == max(y):
         return 0.0, 0.0, 0.0
     line = linregress(x, y)

@@ -1,10 +1,10 @@
-"""Measure the seconds of ``import torchgeo_decur``, and of the help of the command.
+"""Measure the time of ``import torchgeo_decur``, and of the command's help and lists.
 
     python -m experiments.benchmarks.startup
 
-Each case runs in separate processes, in turn, without the first run, which fills the cache of
-files. For comparison, ``torchgeo_decur`` imports ``torchgeo.models``, and TorchGeo's command imports
-``torchgeo.main``.
+The cases alternate, each run in a separate process. The first run fills the file cache and is not
+measured. Two imports serve as references: ``torchgeo_decur`` imports ``torchgeo.models``, and
+TorchGeo's command imports ``torchgeo.main``.
 
 Rows are appended to ``experiments/benchmarks/results_startup.csv``.
 """
@@ -27,13 +27,13 @@ IMPORTS = {
     'torchgeo_decur': 'import torchgeo_decur',
     'torchgeo_decur.tasks': 'import torchgeo_decur.tasks',
 }
-# The command, as in its script.
+# Run the command as its console script does.
 COMMANDS = ('--help', 'weights', 'config')
 START = 'import sys; sys.argv = ["torchgeo-decur", "{}"]; from torchgeo_decur.cli import main; main()'
 
 
 def main(repeats: int = 5, results: Path = FOLDER / 'results_startup.csv') -> None:
-    """Measure, print a table and append it.
+    """Measure all cases, print a table and append its rows to a CSV file.
 
     Args:
         repeats: number of runs of each case.

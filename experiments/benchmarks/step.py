@@ -1,19 +1,20 @@
-"""Compare a training step and its parts with a step like the published code.
+"""Compare a training step and its parts with a step as in the published code.
 
     python -m experiments.benchmarks.step
     python -m experiments.benchmarks.step --profile true
 
-Two modalities (2 + 13 bands), two views, scaling to [0, 1], augmentation, encoders, projectors,
-loss of DeCUR, optimiser. The variants:
+A step has two modalities (2 + 13 bands) and two views. It includes scaling to [0, 1], augmentation,
+encoders, projectors, DeCUR's loss and the optimizer. The variants are:
 
-- ``published``: contiguous layout, float32, plain Kornia on the CPU for each sample, loss with D x D
+- ``published``: contiguous layout, float32, plain Kornia on the CPU for each sample, and the loss
+  with D x D matrices;
+- ``ours float32``: channels-last layout, the presets on the whole batch, and the loss with Gram
   matrices;
-- ``ours float32``: channels last, the presets on the whole batch, the loss with Gram matrices;
 - ``ours bf16``: the same under autocast to bfloat16.
 
-They share weights, optimizer and images, and alternate in one process. For the backward pass of each
-part, the graph is cut between encoder, projector and loss. Memory is the peak of tensors and
-gradients, without weights and the state of the optimizer.
+The variants share weights, optimizer and images, and alternate in one process. To time the backward
+pass of each part, the graph is cut between encoder, projector and loss. Memory is the peak of
+tensors and gradients, without weights and optimizer state.
 
 Rows are appended to ``experiments/benchmarks/results_step.csv``.
 """
@@ -43,7 +44,7 @@ VARIANTS = {
 
 
 class Step:
-    """One step of a task, in any variant."""
+    """One training step of a task, in any of the variants."""
 
     def __init__(self, task: DeCUR, raw: Mapping[str, Tensor]) -> None:
         """Initialize a new Step instance."""
@@ -62,12 +63,12 @@ class Step:
         }
 
     def prepare(self, variant: str) -> None:
-        """Set the memory format of the weights for a variant; not measured."""
+        """Set the memory format of the weights for a variant; this is not measured."""
         self.task.to(memory_format=VARIANTS[variant][0])
         self.optimizer.zero_grad()
 
     def run(self, variant: str) -> dict[str, float]:
-        """Run a variant, and return the seconds of its parts."""
+        """Run a step of a variant, and return the seconds of its parts."""
         published = variant == 'published'
         half = torch.autocast(DEVICE.type, torch.bfloat16, enabled=VARIANTS[variant][1])
         clock = Clock()
@@ -128,17 +129,17 @@ def main(
     profile: bool = False,
     results: Path = FOLDER / 'results_step.csv',
 ) -> None:
-    """Measure, print a table and append it; or print a profile.
+    """Measure all cases, print tables and append the rows to a CSV file; or print a profile.
 
     Args:
         model: name of a timm model.
-        projector: widths of the projectors.
-        batch_sizes: numbers of samples.
-        size: size of the views in pixels; images are 40 pixels larger.
-        repeats: number of runs of each variant.
-        compile: whether to compile encoders, projectors and loss of all variants, which
-            takes minutes.
-        profile: whether to print the time of each operation of one step.
+        projector: output width of each projector layer.
+        batch_sizes: numbers of samples per batch.
+        size: view size in pixels; images are 40 pixels larger.
+        repeats: number of runs per variant.
+        compile: whether to compile the encoders, projectors and loss of all variants; this takes
+            minutes.
+        profile: whether to print the time of each operation in one step.
         results: CSV file to append to.
     """
     task = DeCUR(
@@ -167,7 +168,7 @@ def main(
 def _record(
     case: Mapping[str, object], step: Step, batch_size: int, repeats: int, path: Path
 ) -> list[dict[str, str]]:
-    """Measure the variants and append the results."""
+    """Measure the variants, and append the results to a CSV file."""
     seconds = _measure(step, repeats)
     memory = {v: peak_mib(partial(_prepared, step, v)) for v in VARIANTS}
     rows = []

@@ -1,4 +1,4 @@
-"""Check the results of the benchmarks on two CPU cores against their targets."""
+"""Compare benchmark results on two CPU cores with their targets."""
 
 import csv
 import re
@@ -11,12 +11,12 @@ from experiments.benchmarks.record import FOLDER
 
 @dataclass(frozen=True)
 class Target:
-    """Bounds of a number of a benchmark.
+    """Bounds of a benchmark result.
 
     Args:
         says: description of the target.
-        benchmark: name of the file of results.
-        case: regular expression of the rows, which must all be within the bounds.
+        benchmark: name of the benchmark, which is part of the results file name.
+        case: regular expression that selects rows; all of them must be within the bounds.
         at_least: lower bound, or None.
         at_most: upper bound, or None.
     """
@@ -28,92 +28,92 @@ class Target:
     at_most: float | None = None
 
     def met(self, value: float) -> bool:
-        """Return whether a measured number is within the bounds."""
+        """Check whether a measured number is within the bounds."""
         low = self.at_least is None or value >= self.at_least
         return low and (self.at_most is None or value <= self.at_most)
 
 
 TARGETS = (
     Target(
-        'loss, N = 256, D = 8192: time of the D x D form over ours',
+        'loss, N = 256, D = 8192: time of the D x D form / ours',
         'loss',
         r'N=256 D=8192 .*what=matrices / DeCUR$',
         at_least=30,
     ),
     Target(
-        'loss, N = 256, D = 8192: memory of the D x D form over ours',
+        'loss, N = 256, D = 8192: memory of the D x D form / ours',
         'loss',
         r'N=256 D=8192 .*what=matrices / DeCUR, memory$',
         at_least=3,
     ),
     Target(
-        'loss, any size: time of the D x D form over ours',
+        'loss, any size: time of the D x D form / ours',
         'loss',
         r'what=matrices / DeCUR$',
         at_least=1,
     ),
     Target(
-        'loss, any size: time of Barlow Twins or VICReg over that of DeCUR',
+        'loss, any size: time of Barlow Twins or VICReg / DeCUR',
         'loss',
         r'what=(BarlowTwins|VICReg) / DeCUR$',
         at_most=1.3,
     ),
     Target(
-        'loss, any size: memory of Barlow Twins or VICReg over that of DeCUR',
+        'loss, any size: memory of Barlow Twins or VICReg / DeCUR',
         'loss',
         r'what=(BarlowTwins|VICReg) / DeCUR, memory$',
         at_most=1.3,
     ),
     Target(
-        'loss, any size: time of samples that lack modalities over that of complete ones',
+        'loss, any size: time with partly paired / complete samples',
         'loss',
         r'what=\w+-partly / \w+$',
         at_most=2.5,
     ),
     Target(
-        "loss, any size: time of lightly's Barlow Twins, VICReg or SimCLR over ours",
+        "loss, any size: time of lightly's Barlow Twins, VICReg or SimCLR / ours",
         'loss',
         r'what=lightly-.* / \w+$',
         at_least=1,
     ),
     Target(
-        'augmentation, 13 bands: our images/s over those of plain Kornia',
+        'augmentation, 13 bands: images/s of our presets / plain Kornia',
         'augmentation',
         r'bands=13 .*what=ours / kornia$',
         at_least=3,
     ),
     Target(
-        'step, bfloat16: our images/s over those of the published step',
+        'step, bfloat16: images/s of our step / published step',
         'step',
         r'compile=False what=ours bf16 / published$',
         at_least=2.5,
     ),
     Target(
-        'step, float32: our images/s over those of the published step',
+        'step, float32: images/s of our step / published step',
         'step',
         r'compile=False what=ours float32 / published$',
         at_least=1.5,
     ),
     Target(
-        'data, one worker: samples/s of packed bytes over those of the folder',
+        'data, one worker: samples/s of packed bytes / GeoTIFF folder',
         'data',
         r'what=worker uint8 / worker folder',
         at_least=10,
     ),
     Target(
-        'data, one worker: samples/s of packed values over those of the folder',
+        'data, one worker: samples/s of packed raw values / GeoTIFF folder',
         'data',
         r'what=worker raw / worker folder',
         at_least=10,
     ),
     Target(
-        'chips, 10,000 of two modalities: seconds to set them up',
+        'chips, 10,000 of two modalities: setup time in seconds',
         'chips',
         r'chips=10000 .*what=setup$',
         at_most=30,
     ),
     Target(
-        'chips, any number: windows drawn a second',
+        'chips, any number: windows drawn per second',
         'chips',
         r'what=draw$',
         at_least=5000,
@@ -125,13 +125,13 @@ def render_targets(targets: Sequence[Target] = TARGETS, folder: Path = FOLDER) -
     """Compare the latest results with the targets.
 
     Args:
-        targets: the targets.
-        folder: folder of the files of results.
+        targets: targets to check.
+        folder: folder of the results files.
 
     Returns:
-        A table in Markdown, with the worst size of each target.
+        A Markdown table with the worst result for each target.
     """
-    lines = ['| target | asked | measured | |', '|---|---:|---:|---|']
+    lines = ['| target | required | measured | result |', '|---|---:|---:|---|']
     for target in targets:
         asked = (
             f'at least {target.at_least:.3g}'
@@ -148,7 +148,7 @@ def render_targets(targets: Sequence[Target] = TARGETS, folder: Path = FOLDER) -
 
 
 def _measured(target: Target, path: Path) -> float | None:
-    """Return the worst number at the last commit in a file, or None."""
+    """Return the worst result at the last commit in a file, or None."""
     if not path.exists():
         return None
     with path.open(newline='') as file:
