@@ -424,7 +424,8 @@ def test_rejects_invalid_arguments(tmp_path: Path) -> None:
     path = tmp_path / 'x.yaml'
     path.write_text('fit: []')
     with pytest.raises(
-        ValueError, match=r"must have \['fit', 'metrics'\], and may.*got \['fit'\]"
+        ValueError,
+        match=r"must have the keys \['fit', 'metrics'\], and may.*got \['fit'\]",
     ):
         definition.Table.read(path)
     path = write(tmp_path, tmp_path / 'fit.yaml', axes={'a': {'x': [{'--b={c': '1}'}]}})
