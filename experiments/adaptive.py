@@ -55,7 +55,7 @@ class WeightedLoss(DeCURLoss):
 
         Args:
             pair: index of the pair.
-            relative: correlation of each dimension, relative to the highest 10 % of dimensions.
+            relative: correlation of each dimension, relative to the mean of the highest 10 %.
 
         Returns:
             A loss that depends only on the weights.

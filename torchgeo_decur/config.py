@@ -10,8 +10,8 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-# The wheel bundles a copy of this folder; in the repository, the folder is next to the
-# package.
+# The wheel contains a copy of the experiments folder. In the repository, this folder is
+# next to the package.
 _INSIDE = Path(__file__).parent / 'experiments'
 _BESIDE = Path(__file__).parents[1] / 'experiments'
 
@@ -125,7 +125,7 @@ def build(parts: Mapping[str, Any], config: str | Path) -> dict[str, Any]:
         config: path of the config file, for error messages.
 
     Returns:
-        The objects, by the name of their section.
+        The built objects, by section name.
 
     Raises:
         ValueError: if a section is not valid.

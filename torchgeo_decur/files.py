@@ -21,7 +21,8 @@ def atomic_write(path: Path, write: Write, shared: bool = False) -> None:
 
     Args:
         path: path of the file; its folder is created if needed.
-        write: function that writes the content to a temporary path, next to ``path``.
+        write: function that writes the content to the path it receives, a temporary
+            file next to ``path``.
         shared: whether several processes may write the same file concurrently. Each then
             uses its own temporary file.
 

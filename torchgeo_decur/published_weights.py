@@ -164,7 +164,7 @@ def cached_file(url: str) -> Path:
 
 
 def _hub_folder() -> Path:
-    # Only an imported torch can have a hub folder other than the default.
+    # Unless torch is imported, nobody can have changed its hub folder.
     if torch := sys.modules.get('torch'):
         return Path(torch.hub.get_dir())
     cache = os.environ.get('XDG_CACHE_HOME', '~/.cache')

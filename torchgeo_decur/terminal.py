@@ -15,8 +15,8 @@ _COMMANDS = ('torchgeo', 'torchgeo-decur')
 _WARNINGS = (
     # Lightning 2.6 with torch 2.15 or later.
     r'`isinstance\(treespec, LeafSpec\)` is deprecated',
-    # Lightning suggests one worker less than there are cores. A small machine has no
-    # more cores.
+    # Lightning suggests one worker fewer than the number of cores, even if there are
+    # few cores.
     r"The '\w+' does not have many workers .* `num_workers=[123]`",
 )
 # Lightning log lines that advertise other products or report absent hardware.

@@ -2,8 +2,8 @@
 
     python -m experiments.benchmarks.loss
 
-The embeddings are random with seed 0, in float32, for two modalities and two views; DeCUR has 87.5
-% common dimensions. All cases of one size alternate in one process with the same embeddings.
+The embeddings are random with seed 0, in float32, for two modalities and two views; DeCUR has a
+``common_ratio`` of 0.875. All cases of one size alternate in one process with the same embeddings.
 ``matrices`` is DeCUR's loss with D x D matrices. ``lightly-<loss>`` is lightly's Barlow Twins,
 VICReg or SimCLR (NT-Xent). CoMM and COrAL get a third embedding, as in their tasks.
 ``<loss>-partly`` uses partly paired samples: half have both modalities, and a quarter each have

@@ -204,7 +204,7 @@ def resamples(number: int, times: int, seed: int = 0) -> Array:
     Args:
         number: number of samples n.
         times: number of resamples R.
-        seed: seed of the draws.
+        seed: random seed.
 
     Returns:
         Number of copies of each sample in each resample, shape (R, n). Each row sums to

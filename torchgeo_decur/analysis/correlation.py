@@ -107,7 +107,7 @@ class Reservoir:
 
     Args:
         max_samples: maximum number of rows to keep.
-        seed: seed of the draws.
+        seed: random seed.
 
     Raises:
         ValueError: if ``max_samples`` is not positive.
@@ -132,7 +132,7 @@ class Reservoir:
         self._kept: dict[str, Tensor] = {}
 
     def update(self, rows: Mapping[str, Tensor]) -> None:
-        """Update the statistics with a batch.
+        """Update the subset with a batch.
 
         Args:
             rows: tensors by name, shape (B, ...), all with the same number of rows.

@@ -46,7 +46,8 @@ def read_metrics(file: str | Path) -> dict[str, Curve]:
         reader = csv.DictReader(opened)
         if 'step' not in (reader.fieldnames or ()):
             raise NotApplicable(
-                f'{file}: expected a column step, found {reader.fieldnames or "none"}'
+                f'{file}: expected a column step, found {reader.fieldnames or "none"}; '
+                "choose a metrics.csv of Lightning's CSVLogger"
             )
         for row in reader:
             for name, value in row.items():
@@ -72,7 +73,8 @@ def training_curves(file: str | Path) -> AnalysisResult:
     panels = _assign(curves)
     if not panels:
         raise NotApplicable(
-            f'{file}: expected metrics of a fit, found {sorted(curves)}'
+            f'{file}: expected metrics of a fit, found {sorted(curves)}; choose the '
+            'metrics.csv of a fit'
         )
     rows = [
         {

@@ -197,7 +197,7 @@ def collect(
 
 
 class _Collector:
-    """Accumulator of batches, in constant memory."""
+    """Accumulator that collects batches in constant memory."""
 
     def __init__(
         self,

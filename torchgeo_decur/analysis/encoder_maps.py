@@ -47,7 +47,7 @@ def feature_maps(
         batches: images in [0, 1] by modality, shape (B, C, H, W), all of the same size.
         modalities: description of each modality.
         max_samples: maximum number of samples.
-        examples: number of samples in the figure, the first ones.
+        examples: number of samples to show in the figure.
 
     Returns:
         Table ``components`` with the explained variance ratio of each component; for

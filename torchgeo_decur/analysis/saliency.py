@@ -44,7 +44,7 @@ def spatial_saliency(
         common_dim: number of common dimensions, which come first; None if the model
             does not distinguish common and unique dimensions.
         max_samples: maximum number of samples.
-        examples: number of samples in the figure, the first ones.
+        examples: number of samples to show in the figure.
 
     Returns:
         Table ``overlap`` with one row per pair of modalities and part; table

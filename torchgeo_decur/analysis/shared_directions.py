@@ -172,8 +172,8 @@ def compare_features(
     samples = min(numbers, default=0)
     if len(features) < 2 or samples < _LEAST:
         raise NotApplicable(
-            f'shared directions need features of two modalities and {_LEAST} samples, got '
-            f'{list(features)} with {samples} samples'
+            f'shared directions need features of at least two modalities and {_LEAST} '
+            f'samples, got {list(features)} with {samples} samples'
         )
     counts = {
         pair: count_shared_directions(x, y, smallest, seed=seed)

@@ -79,7 +79,7 @@ class ExportEncoders(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Store task, data and modalities for :func:`export_checkpoint`."""
+        """Store the task, datamodule and modalities for :func:`export_checkpoint`."""
         checkpoint['encoder_training'] = _training(trainer, pl_module)
         checkpoint['encoder_modalities'] = {
             m: asdict(modality) for m, modality in _modalities(trainer).items()

@@ -45,14 +45,14 @@ class OnlineProbe(Callback):
     Args:
         every_n_epochs: number of epochs between probes; the last epoch is always
             probed.
-        k: number of nearest neighbours.
+        k: number of nearest neighbors.
         max_samples: maximum number of validation samples on each device.
 
     Raises:
         ValueError: if an argument is not positive.
     """
 
-    #: Whether to neither print nor write the scores.
+    #: Whether to suppress the printed and written scores.
     quiet = False
 
     def __init__(

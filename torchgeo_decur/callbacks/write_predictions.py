@@ -15,11 +15,11 @@ from ..tasks import SceneTask
 class WritePredictions(Callback):
     """Write the predictions of ``torchgeo predict`` to a CSV file, one row per scene.
 
-    The first column, ``id``, is the index of the sample if the data have no ids. A
-    regression task adds one column per output, in the unit of the targets. A
-    classification task adds the probability of each class and, with one class per
-    scene, the most probable class as ``prediction``. Column names come from the
-    ``labels`` of the task if set, otherwise from the data, otherwise they are numbers.
+    The first column, ``id``, is the index of the sample if the data have no ids. A regression task
+    adds one column per output, in the unit of the targets. A classification task adds the
+    probability of each class and, with one class per scene, the most probable class as
+    ``prediction``. Column names are the ``labels`` of the task if set, otherwise the names in the
+    data, otherwise numbers.
 
     Args:
         path: path of the CSV file; by default ``predictions.csv`` in the logger's
@@ -64,7 +64,7 @@ class WritePredictions(Callback):
         loader: Any = trainer.predict_dataloaders
         first, world = self._seen, trainer.world_size
         self._seen += len(values)
-        # The sampler deals out samples to the devices in turn.
+        # The sampler distributes samples to the devices in turn.
         places = [(first + i) * world + trainer.global_rank for i in range(len(values))]
         names = batch.get('id') or [str(place) for place in places]
         rows = zip(places, map(str, names), values, strict=True)

@@ -20,7 +20,7 @@ from .progress_bar import use_compact_bar
 class FiniteGuard:
     """Stop a fit when its loss is NaN or infinite.
 
-    A step with such a loss is a bad step. Bad steps are recorded on the device, because
+    A step with such a loss is called bad. Bad steps are recorded on the device, because
     reading them would synchronize host and device.
 
     Args:
@@ -47,7 +47,7 @@ class FiniteGuard:
         """Record the loss of a step, without device synchronization.
 
         Args:
-            terms: the loss and its terms by name, scalars.
+            terms: scalar loss and scalar loss terms, by name.
         """
         self.parts = [k for k in terms if k != 'loss'] or list(terms)
         parts = ~torch.stack([terms[k].detach() for k in self.parts]).isfinite()
@@ -136,7 +136,7 @@ class CheckedTask(BaseTask):
         )
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Replace Lightning's default progress bar with one that fits 80 columns.
+        """Replace Lightning's default progress bar with one that fits in 80 columns.
 
         Returns:
             An empty list, because the task adds no callbacks.

@@ -75,7 +75,7 @@ class CollapseGuard:
         """Return a warning when a collapse is first detected.
 
         Args:
-            epoch: index of the epoch, from 0.
+            epoch: index of the epoch, starting at 0.
 
         Returns:
             The warning message; None without a collapse or after the first warning.

@@ -89,7 +89,7 @@ class CoMM(FusionPretraining):
         """Return the input width of the projector, which all class tokens share.
 
         Returns:
-            Number of ``joint`` features, by the name ``joint``.
+            Input width, under the name ``joint``.
         """
         return {'joint': self.hparams['embed_dim']}
 

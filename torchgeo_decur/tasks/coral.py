@@ -22,8 +22,8 @@ class COrAL(FusionPretraining):
     Masking for Structured Representations*, 2026, https://arxiv.org/abs/2602.14983.
 
     In the shared path, the tokens of all ``encoders`` pass through one transformer,
-    whose class token is ``shared``. In training, each view sets random tokens of a
-    different modality to zero. The transformer must infer them from the other tokens.
+    whose output class token is ``shared``. In training, each view sets random tokens of
+    a different modality to zero. The transformer must infer them from the other tokens.
     With more modalities than views, the masked modalities change from step to step.
 
     In the unique paths, each modality has a second encoder, whose tokens are pooled by

@@ -135,7 +135,7 @@ class CrossModalSimCLR(MultimodalPretraining):
 
 
 class CLIP(MultimodalPretraining):
-    """Pretrain one encoder per modality with CLIP, on pairs of images of one location.
+    """Pretrain one encoder per modality with CLIP, on image pairs of the same location.
 
     Radford et al., *Learning Transferable Visual Models From Natural Language
     Supervision*, ICML 2021, https://arxiv.org/abs/2103.00020. Negatives come only from

@@ -115,7 +115,8 @@ def _contexts(
 
 @contextmanager
 def _restored_buffers(module: nn.Module) -> Iterator[None]:
-    # Setting the momentum to 0 instead would change the computation of the second pass.
+    # Setting the BatchNorm momentum to 0 instead would change the computation of the
+    # second pass.
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield

@@ -23,7 +23,7 @@ _DEFAULTS = {'lars': (0.05, 0.096, 1e-6), 'adamw': (1e-4, 1.0, 0.01)}
 _NO_DECAY = 1e-12
 # Prefixes that FSDP, activation checkpointing and torch.compile add to parameter names.
 _WRAPPERS = re.compile(r'(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.')
-# timm's names of plain ResNets: resnet50, resnet10t, resnet18d, resnet50.a1_in1k
+# timm names of plain ResNets, such as resnet50, resnet10t, resnet18d, resnet50.a1_in1k
 _PLAIN_RESNET = re.compile(r'resnet\d+[a-z]?(\..*)?')
 
 
@@ -32,7 +32,7 @@ class WarmupCosine(CosineWarmupScheduler):  # type: ignore[misc]
 
 
 class EpochShare(LambdaLR):
-    """Transfer schedule; the class distinguishes it from a callback's schedule."""
+    """Transfer schedule; its class distinguishes it from a callback's schedule."""
 
 
 def build_optimizer(
@@ -134,9 +134,10 @@ def build_transfer_optimizer(
         optimizer: 'adamw', or 'sgd' with momentum 0.9.
         lr: learning rate.
         lr_backbone: learning rate of the encoders, by default ``lr``.
-        layer_decay: factor between the learning rates of an encoder layer and the next
-            one; the last layer uses ``lr_backbone``. timm defines the layers, and
-            exempts biases from weight decay. By default, all layers use the same rate.
+        layer_decay: factor by which the learning rate decreases from each encoder layer
+            to the layer before it; the last layer uses ``lr_backbone``. timm defines
+            the layers, and exempts biases from weight decay. By default, all layers use
+            the same rate.
         weight_decay: weight decay of all parameters that are not exempt.
         lr_schedule: 'step' divides the learning rates by 10 after 60 % and after 80 %
             of the epochs, 'cosine' decays them to 0, and 'constant' keeps them.
@@ -229,7 +230,7 @@ def warmup_steps(epochs: float, steps: float, batches: float, max_epochs: int) -
 
 
 def reset_lr_schedule(scheduler: LambdaLR, fresh: Optimizer) -> None:
-    """Reset the current learning rates to those that this run's options give.
+    """Reset the current learning rates to the values from this run's options.
 
     A checkpoint restores the learning rates of an earlier run, and
     ``LearningRateFinder`` leaves the last rates that it tried.
@@ -307,7 +308,7 @@ class _Layered:
 def _layers(
     encoder: nn.Module, model: str, lr: float, layer_decay: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Return one parameter group per encoder layer."""
+    """Return the parameter groups of an encoder, separated by layer."""
     # A pyramid has the parameters of the model, but does not define its layers.
     whole: Any = encoder
     if not hasattr(encoder, 'group_matcher'):

@@ -149,10 +149,10 @@ def drop_small_parts(
     Args:
         masks: whether each sample has a modality, shape (B,), boolean, on the CPU.
         number: number of micro-batches.
-        fewest: minimum number of samples, for layers such as BatchNorm.
+        fewest: minimum number of samples that a layer such as BatchNorm needs.
 
     Returns:
-        The new masks.
+        New masks, by modality.
 
     Example:
         >>> has = torch.tensor([True, False, False, True, True, False])

@@ -662,7 +662,7 @@ class MultimodalPretraining(CheckedTask):
         return torch.random.fork_rng(devices)
 
     def _seed(self, *step: int) -> None:
-        """Seed all random draws of a step from the run, step and device."""
+        """Seed all random draws of a step from the run seed, step and device."""
         words = [abs(self._run_seed or 0), *(s + 1 for s in step), self.global_rank]
         state = np.random.SeedSequence(words).generate_state(1, np.uint64)
         torch.manual_seed(int(state[0]))

@@ -18,7 +18,7 @@ _LOGGERS = ('lightning.pytorch', None)
 
 
 class CompactProgressBar(TQDMProgressBar):
-    """Lightning's progress bar with metrics that fit 80 columns.
+    """Lightning's progress bar with metrics that fit in 80 columns.
 
     Log lines, such as the table of a callback, appear above the bar.
 

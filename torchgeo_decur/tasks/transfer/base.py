@@ -55,7 +55,7 @@ class LateFusionTask(CheckedTask):
         bands: names of the image bands, by modality, such as
             ``{s2: [B2, B3, B4, B8]}``. If the weights name their bands, the first
             convolution is adapted to the image bands.
-        labels: names of the classes or outputs, for the names of their metrics.
+        labels: names of the classes or outputs, used to name their metrics.
         label_key: key of the target in the batch.
         crop_scale: range of the area of random training crops as a fraction of the
             image, such as [0.8, 1.0]. Random flips follow. All modalities and the mask
@@ -71,9 +71,9 @@ class LateFusionTask(CheckedTask):
         optimizer: 'adamw', or 'sgd' with momentum 0.9.
         lr: learning rate.
         lr_backbone: learning rate of the encoders, by default ``lr``.
-        layer_decay: factor between the learning rates of an encoder layer and the next
-            one, in (0, 1]; the last layer uses ``lr_backbone``. By default, all layers
-            use the same rate.
+        layer_decay: factor in (0, 1] by which the learning rate decreases from each
+            encoder layer to the layer before it; the last layer uses ``lr_backbone``.
+            By default, all layers use the same rate.
         weight_decay: weight decay of all parameters.
         lr_schedule: 'step' divides the learning rates by 10 after 60 % and after 80 %
             of the epochs, 'cosine' decays them to 0, and 'constant' keeps them.
@@ -274,7 +274,7 @@ class LateFusionTask(CheckedTask):
 
     @abstractmethod
     def _outputs(self, batch: Sample) -> Tensor:
-        """Predict the probabilities or values that users receive."""
+        """Compute the predictions of a batch, as returned to the user."""
 
     def _checked_target(self, batch: Sample) -> Tensor:
         return self.guard.replace(self._target(batch))

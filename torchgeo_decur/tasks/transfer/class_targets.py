@@ -24,7 +24,7 @@ _WITH_POS_WEIGHT = ('bce', 'soft_margin')
 
 
 class ClassTargets(LateFusionTask, ClassificationMixin):
-    """Base class of the transfer tasks for classes, with TorchGeo's metrics.
+    """Base class of the transfer tasks with class targets, with TorchGeo's metrics.
 
     Args:
         modalities: number of channels of each modality, by name.

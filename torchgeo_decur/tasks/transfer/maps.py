@@ -40,8 +40,9 @@ class MapTask(LateFusionTask):
             photographs.
         lr: learning rate.
         weight_decay: weight decay of all parameters.
-        options: other arguments of :class:`~torchgeo_decur.tasks.LateFusionTask` and of
-            the class for the targets.
+        options: other arguments of :class:`~torchgeo_decur.tasks.LateFusionTask`, and
+            of :class:`~torchgeo_decur.tasks.ClassTargets` or
+            :class:`~torchgeo_decur.tasks.NumberTargets`.
 
     Raises:
         ValueError: if options contradict each other.

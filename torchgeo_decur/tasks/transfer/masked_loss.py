@@ -9,9 +9,9 @@ class MaskedLoss(nn.Module):
     r"""Mean cross-entropy or focal loss over the known targets.
 
     The loss of a target is :math:`-(1 - p)^\gamma \log p`, where :math:`p` is the
-    predicted probability of the true class. This is the cross-entropy for :math:`\gamma
-    = 0`, and the focal loss of Lin et al., ICCV 2017, https://arxiv.org/abs/1708.02002,
-    for :math:`\gamma = 2`.
+    predicted probability of the true class. With :math:`\gamma = 0`, this is the
+    cross-entropy. With :math:`\gamma = 2`, it is the focal loss of Lin et al., ICCV
+    2017, https://arxiv.org/abs/1708.02002.
 
     Args:
         multiclass: whether the logits, shape (B, C, ...), are scores of mutually
@@ -109,7 +109,7 @@ class LabelGuard:
             y: labels, of any shape.
 
         Returns:
-            Valid labels, of the same shape.
+            The labels, all valid and of the same shape.
         """
         outside = (y < 0) | (y >= self.number)
         if self.ignore_index is not None:

@@ -81,7 +81,7 @@ class NumberGuard:
             y: targets, of any shape.
 
         Returns:
-            The valid targets, of the same shape.
+            The targets, of the same shape, with NaN instead of invalid values.
         """
         wrong = y.abs() > _LARGEST
         invalid = y.where(wrong, 0)

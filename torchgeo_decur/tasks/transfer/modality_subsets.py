@@ -53,7 +53,7 @@ class SubsetMetrics(nn.Module):
         """Compute and reset the metrics.
 
         Returns:
-            Values by the name ``test_<metric>_<subset>``; empty without subsets.
+            Values by metric name, ``test_<metric>_<subset>``; empty without subsets.
         """
         values: dict[str, Tensor] = {}
         for _, metrics in self.items():
@@ -88,7 +88,7 @@ class SubsetMetrics(nn.Module):
 def collect(
     metrics: Mapping[str, Metric], stage: str, postfix: str = ''
 ) -> MetricCollection:
-    """Copy metrics into the collection for a stage.
+    """Copy metrics into a collection for one stage.
 
     Compute groups are disabled, because they give wrong results for wrapped metrics
     such as TorchGeo's.

@@ -24,7 +24,7 @@ from .training_targets import training_targets
 
 
 class NumberTargets(LateFusionTask):
-    """Base class of the transfer tasks for regression, with TorchGeo's metrics.
+    """Base class of the transfer tasks with numeric targets, with TorchGeo's metrics.
 
     The metrics are ``RMSE``, ``MSE``, ``MAE`` and ``R2``, in the unit of the targets.
     With several outputs, metric names include the output, such as ``RMSE_height``, and

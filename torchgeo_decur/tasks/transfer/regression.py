@@ -6,7 +6,7 @@ from .scenes import SceneTask
 
 
 class LateFusionRegression(SceneTask, NumberTargets):
-    """Fine-tune or probe pretrained encoders to predict values of scenes, e.g. biomass.
+    """Fine-tune or probe pretrained encoders to predict scene values such as biomass.
 
     The features of all modalities are concatenated, or fused by a pretrained fusion
     head, and one linear layer predicts the values. Options, metrics and losses have the
@@ -34,7 +34,7 @@ class LateFusionRegression(SceneTask, NumberTargets):
 
 
 class LateFusionPixelwiseRegression(MapTask, NumberTargets):
-    """Fine-tune pretrained encoders to predict values per pixel, such as tree height.
+    """Fine-tune pretrained encoders to predict pixel values such as tree height.
 
     The feature pyramids of all modalities are concatenated level by level, and a
     decoder predicts the values of each pixel. Options, metrics and losses have the same

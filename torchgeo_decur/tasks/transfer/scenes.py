@@ -40,8 +40,9 @@ class SceneTask(LateFusionTask):
         cache_features: whether to run frozen encoders only once, on the first date of
             each sample, and train on these features. Features stay in memory and need 4
             bytes each.
-        options: other arguments of :class:`~torchgeo_decur.tasks.LateFusionTask` and of
-            the class for the targets.
+        options: other arguments of :class:`~torchgeo_decur.tasks.LateFusionTask`, and
+            of :class:`~torchgeo_decur.tasks.ClassTargets` or
+            :class:`~torchgeo_decur.tasks.NumberTargets`.
 
     Raises:
         ValueError: if options contradict each other.
