@@ -68,9 +68,9 @@ def dimension_map(
 
     .. math:: s = \frac{b - a}{\max(a, b)}
 
-    where a is the mean distance of a point to its own cluster, and b its mean distance to the
-    nearest other cluster. The value is 1 for tight, distant clusters, and 0 without clusters. There
-    are three kinds of clusters:
+    where a is the mean distance of a point to its own cluster, and b its mean distance
+    to the nearest other cluster. The value is 1 for tight, distant clusters, and 0
+    without clusters. There are three kinds of clusters:
 
     - ``pairs``: the same dimension in all modalities. Common dimensions should overlap.
     - ``groups``: the common dimensions, and the unique dimensions of each modality.

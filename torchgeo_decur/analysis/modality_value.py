@@ -45,9 +45,10 @@ def modality_values(
     .. math:: \phi_m = \sum_{S \not\ni m} \frac{|S|! (M - |S| - 1)!}{M!}
               (v(S \cup m) - v(S)).
 
-    The interaction of a pair m, n is the mean of :math:`v(S \cup mn) - v(S \cup m) - v(S \cup n) +
-    v(S)` over all orders (Grabisch and Roubens, 1999). It is negative if both modalities contain
-    the same information, and positive if the label can be predicted only from both together.
+    The interaction of a pair m, n is the mean of :math:`v(S \cup mn) - v(S \cup m) -
+    v(S \cup n) + v(S)` over all orders (Grabisch and Roubens, 1999). It is negative if
+    both modalities contain the same information, and positive if the label can be
+    predicted only from both together.
 
     The 95 % intervals are percentiles over bootstrap resamples of the scored samples.
     They do not include the variation between training runs.

@@ -318,7 +318,7 @@ def _compare(probes: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str
 
 
 def _parts(diagonal: Tensor, common_dim: int | None) -> list[tuple[str, Tensor]]:
-    """Sort the correlations of all dimensions, or of common and unique ones separately."""
+    """Sort the correlations of all, or of common and of unique dimensions."""
     places: dict[str, Tensor] = {'all': diagonal}
     if common_dim is not None and 0 < common_dim < len(diagonal):
         places = {'common': diagonal[:common_dim], 'unique': diagonal[common_dim:]}

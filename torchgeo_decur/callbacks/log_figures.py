@@ -19,10 +19,11 @@ class LogFigures(Callback):
     """Log alignment and saliency figures of validation samples at regular epochs.
 
     ``alignment`` is a histogram of the cross-modal loss of each embedding dimension
-    (:func:`~torchgeo_decur.analysis.alignment_histogram`). ``saliency`` shows GradCAM maps of a few
-    samples next to their images (:func:`~torchgeo_decur.analysis.spatial_saliency`), if the task
-    supports them. The figures show samples of the first device that have all modalities. Drawing
-    does not change the random state of training.
+    (:func:`~torchgeo_decur.analysis.alignment_histogram`). ``saliency`` shows GradCAM
+    maps of a few samples next to their images
+    (:func:`~torchgeo_decur.analysis.spatial_saliency`), if the task supports them. The
+    figures show samples of the first device that have all modalities. Drawing does not
+    change the random state of training.
 
     The callback needs captum (``pip install torchgeo-decur[analysis]``).
 

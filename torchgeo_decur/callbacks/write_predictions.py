@@ -15,11 +15,11 @@ from ..tasks import SceneTask
 class WritePredictions(Callback):
     """Write the predictions of ``torchgeo predict`` to a CSV file, one row per scene.
 
-    The first column, ``id``, is the index of the sample if the data have no ids. A regression task
-    adds one column per output, in the unit of the targets. A classification task adds the
-    probability of each class and, with one class per scene, the most probable class as
-    ``prediction``. Column names are the ``labels`` of the task if set, otherwise the names in the
-    data, otherwise numbers.
+    The first column, ``id``, is the index of the sample if the data have no ids. A
+    regression task adds one column per output, in the unit of the targets. A
+    classification task adds the probability of each class and, with one class per
+    scene, the most probable class as ``prediction``. Column names are the ``labels`` of
+    the task if set, otherwise the names in the data, otherwise numbers.
 
     Args:
         path: path of the CSV file; by default ``predictions.csv`` in the logger's
