@@ -85,8 +85,8 @@ def feature_maps(
             row = {'modality': m, 'mean_move_in_cells': float(moved.mean())}
             tables.setdefault('points', []).append(row)
             lines.append(
-                f'- {m}: the sampling points of the last attention move by '
-                f'{moved.mean():.2f} cells of the map on average.'
+                f'- {m}: the sampling points of the last attention layer move by '
+                f'{moved.mean():.2f} cells of the feature map on average.'
             )
     return AnalysisResult(
         'feature_maps',

@@ -260,6 +260,6 @@ def _plot(rows: Sequence[Row], modalities: Sequence[str]) -> Figure:
             axis.set(title=label, xlabel='class', xticks=range(len(classes)))
             axis.set_xticklabels(classes)
             axis.grid(axis='x', visible=False)
-        axes[0].set_ylabel('value (points)')
+        axes[0].set_ylabel('value (percentage points)')
         axes[0].legend()
     return figure

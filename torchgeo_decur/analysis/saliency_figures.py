@@ -73,7 +73,7 @@ def draw_overlaps(overlaps: Mapping[tuple[str, str], Array]) -> Figure:
                 if len(other):
                     ax.axvline(other.mean(), color=COLOURS[part], linestyle=':')
             ax.set(xlim=(0, 1), ylabel='samples (%)')
-            ax.set_title(f'Overlap of maps of {pair}')
+            ax.set_title(f'Map overlap of {pair}')
         axes[-1, 0].set_xlabel('overlap of GradCAM maps (0 disjoint, 1 identical)')
         handles: list[Artist] = [_swatch(part) for part in parts]
         for style, label in (('-', 'mean'), (':', 'mean, different samples')):

@@ -125,7 +125,9 @@ class CompareBaseline(Callback):
             zip(names, (pairs.diagonal(), self._pairs.diagonal()), strict=True)
         )
         if not self.rows:
-            rank_zero_info('CompareBaseline: no labels to compare')
+            rank_zero_info(
+                'CompareBaseline: found no scores of labels; skipping the comparison'
+            )
             return
         rank_zero_info(self.table())
         folder = trainer.log_dir

@@ -43,4 +43,4 @@ class StopOnCollapse(Callback):
             return
         if names := pl_module.collapsed:
             trainer.should_stop = True
-            rank_zero_info(f'StopOnCollapse stops the fit because of collapsed {names}')
+            rank_zero_info(f'StopOnCollapse: collapse in {names}; stopping the fit')
