@@ -170,7 +170,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'missing folder': (
         ssl4eo(lambda folder: shutil.rmtree(folder / 's1')),
         DatasetNotFoundError,
-        r'root=.*Expected files like .*s1/0000000/<product>/VV\.tif',
+        r'root=.*Expected files such as .*s1/0000000/<product>/VV\.tif',
     ),
     'missing folder, rasters': (
         rasters(lambda r, _: r['radar'].update(paths='/no/folder')),
@@ -180,7 +180,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'empty folder': (
         lambda folder: fit(model(), SSL4EOS12PairDataModule(str(empty(folder)))),
         DatasetNotFoundError,
-        r"root='.*empty'.*Expected files like .*VV\.tif",
+        r"root='.*empty'.*Expected files such as .*VV\.tif",
     ),
     'empty folder, rasters': (
         rasters(lambda r, folder: r['radar'].update(paths=str(empty(folder)))),
@@ -211,7 +211,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'wrong band count, rasters': (
         rasters(own(bands=3)),
         ValueError,
-        r"optical: expected 2 bands \['column', 'row'\], found 3 in .*own\.tif; name",
+        r"optical: expected 2 bands \['column', 'row'\], found 3 in .*own\.tif; list",
     ),
     'wrong band count, of the task': (
         lambda _: fit(model(modalities={'s1': 2, 's2': 12}), synthetic()),
@@ -242,7 +242,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'CRS mismatch, no way between them': (
         rasters(own(crs=LOCAL)),
         ValueError,
-        r"radar: cannot be projected from its CRS 'WGS 84 .* 'site' of optical; warp the",
+        r"radar: cannot be projected from its CRS 'WGS 84 .* 'site' of optical; reproject the",
     ),
     'no overlap between rasters': (
         rasters(own(east=1e5)),
@@ -258,7 +258,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'patch larger than raster, GeoNRW': (
         geonrw(lambda _: None, size=65),
         ValueError,
-        r'size must be in \[1, 64\], the size of a tile, got 65',
+        r'size must be in \[1, 64\], because tiles have .*, got 65',
     ),
     'label out of range': (
         geonrw(label),
@@ -330,7 +330,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'batch of one, without validation': (
         lambda _: fit(model(), synthetic(batch_size=1), limit_val_batches=0),
         ValueError,
-        r'batch_size must be from 2 to the number of training samples .*\(4\), got 1',
+        r'batch_size must be between 2 and the number of training samples .*\(4\), got 1',
     ),
     'projector with a layer of no width': (
         lambda _: fit(model(projector=[8, 0]), synthetic()),
@@ -478,7 +478,9 @@ class TestCommandLine:
             'class_path': 'torchgeo_decur.datamodules.SSL4EOS12PairDataModule',
             'init_args': {'root': '/no/folder'},
         }
-        with pytest.raises(DatasetNotFoundError, match='Expected files like') as caught:
+        with pytest.raises(
+            DatasetNotFoundError, match='Expected files such as'
+        ) as caught:
             torchgeo('fit', '--config', decur_yaml(data=data))
         clear(caught.value)
 

@@ -81,7 +81,7 @@ class TestConfig:
 
     def test_writes_all_or_prints_one(self, tmp_path: Path) -> None:
         with pytest.raises(
-            SystemExit, match=r"must be absent with out, .* got 'quickstart'"
+            SystemExit, match=r"must not be set with --out, .* got 'quickstart'"
         ):
             main(['config', 'quickstart', '--out', str(tmp_path)])
 
@@ -120,7 +120,7 @@ class TestConfig:
 
     def test_refuses_an_unknown_name(self) -> None:
         with pytest.raises(
-            SystemExit, match=r"among \['geonrw_.*'quickstart'.*got 'quick'"
+            SystemExit, match=r"one of \['geonrw_.*'quickstart'.*got 'quick'"
         ):
             main(['config', 'quick'])
 
@@ -138,7 +138,7 @@ class TestWeights:
         file.write_bytes(bytes(2_600_000))
         main(['weights'])
         header, *rows = capsys.readouterr().out.splitlines()
-        columns = ['name', 'modality', 'bands', 'size', 'licence', 'cached']
+        columns = ['name', 'modality', 'bands', 'size', 'license', 'cached']
         assert header.split() == columns
         assert [row.split()[0] for row in rows] == list_weights()
         (cached,) = [row for row in rows if row.endswith('yes')]
@@ -248,7 +248,7 @@ class TestConvert:
         [
             (
                 ['--modality', 's2'],
-                r"modality must be among \['rgb', 'dem'\], got 's2'",
+                r"modality must be one of \['rgb', 'dem'\], got 's2'",
             ),
             (['--out', 'FILE/x'], r'output folder must be writable'),
         ],
@@ -262,7 +262,7 @@ class TestConvert:
 
     def test_a_file_without_the_name_of_its_model(self, tmp_path: Path) -> None:
         torch.save({'conv1.weight': torch.rand(4, 3, 7, 7)}, tmp_path / 'plain.pth')
-        with pytest.raises(SystemExit, match=r'set the timm model with --m'):
+        with pytest.raises(SystemExit, match=r'set the timm model name with --m'):
             main(['convert', str(tmp_path / 'plain.pth'), f'--out={tmp_path}'])
 
     def test_no_such_file(self) -> None:

@@ -139,7 +139,7 @@ def test_clean_folders_give_nothing(
     assert 's1, s2  0.0 px (0 m)' in out
     assert [*tmp_path.iterdir()] == [page]
     text = page.read_text('utf-8')
-    assert 'All checks passed' in text and '.csv' not in text and '<td>B8A</td>' in text
+    assert 'passed all checks' in text and '.csv' not in text and '<td>B8A</td>' in text
 
 
 def test_examines_the_data_of_overlays_and_options(
@@ -208,8 +208,8 @@ class TestShift:
         ((check, where),) = found(diagnosis)
         assert (check, where) == ('shift', 's1, s2')
         finding = diagnosis.findings[0]
-        assert 's2 lies 3.0 px below' in finding.found
-        assert '3.0 px (30 m), with high confidence' in finding.found
+        assert 's2 is shifted 3.0 px down' in finding.found
+        assert '3.0 px (30 m) in total, with high confidence' in finding.found
         assert finding.level is Level.WARNING
         (row,) = diagnosis.tables['Shift between modalities']
         assert (row['down'], row['right']) == (3.0, 0.0)
@@ -386,7 +386,7 @@ def test_offset_of_some_dates(scenes: list[Arrays]) -> None:
         o.dates['s2'] = np.array([seconds])
     (finding,) = check_values(seen, {'s2': S2})
     assert (finding.check, finding.level) == ('offset', Level.ERROR)
-    assert '+ 1000 in images from 2022-01-25, and without' in finding.found
+    assert 'offset of 1000 in images from 2022-01-25, but not' in finding.found
 
 
 def test_saturated_photographs(scenes: list[Arrays]) -> None:
@@ -397,7 +397,7 @@ def test_saturated_photographs(scenes: list[Arrays]) -> None:
     assert values is not None
     seen = [Observation('train', 0, '0', values={'rgb': values})]
     (finding,) = check_values(seen, {'rgb': record})
-    assert finding.found == '38% of the pixels of a band are exactly 255'
+    assert finding.found == '38% of the pixels in a band are exactly 255'
 
 
 def test_values_that_are_not_finite_and_copied_modalities(
@@ -429,7 +429,7 @@ def test_dates_far_apart(tmp_path: Path) -> None:
     data = {'root': str(root), 'val_fraction': 0.4, 'batch_size': 2}
     config = configure(tmp_path, 'SSL4EOS12PairDataModule', data)
     finding = found(diagnose(config))['dates', 's1, s2']
-    assert 'at most 731 days' in finding.found and finding.level is Level.WARNING
+    assert 'up to 731 days' in finding.found and finding.level is Level.WARNING
 
 
 class TestLabels:
@@ -449,17 +449,17 @@ class TestLabels:
 
     def test_balance(self) -> None:
         (finding,) = check_labels(self.seen([3] * 4), {})
-        assert finding.found == 'only class 3 in 4 samples of train'
+        assert finding.found == 'only class 3 in 4 training samples'
         seen = self.seen([0, 1] * 8) + self.seen([2, 2, 1] * 3, 'val')
         (finding,) = check_labels(seen, {})
-        assert finding.found.startswith('classes 2 occur in val but in none of 16')
+        assert finding.found.startswith('classes 2 occur in val, but not in 16')
 
     def test_multilabel(self) -> None:
         target = Target((0, 3), (1, 1), 5)
         seen = [Observation('train', 0, '0', targets={'label': target})]
         assert check_labels(seen, {'num_labels': 5}) == []
         (finding,) = check_labels(seen, {'num_labels': 4})
-        assert finding.expected == 'targets of 4 labels, as in the task'
+        assert finding.expected == 'targets with 4 labels, as set in the task'
 
 
 def test_rasters(tmp_path: Path, scenes: list[Arrays]) -> None:

@@ -349,7 +349,7 @@ class TestRasters:
         ('change', 'message'),
         [
             ({'res': 3}, r's2: res must divide .* 50 .* patch_size'),
-            ({'res': 0}, r's2: res must be a positive length of a pixel'),
+            ({'res': 0}, r's2: res must be a positive pixel size'),
         ],
     )
     def test_refuses_windows_of_no_whole_number_of_pixels(

@@ -32,7 +32,7 @@ def config(tmp_path: Path) -> Path:
 
 def test_one_device(config: Path) -> None:
     found = estimate_cost([config])
-    assert found['steps of an epoch'] == '5'
+    assert found['steps per epoch'] == '5'
     assert found['steps'] == '15 in 3 epochs'
     assert found['embeddings sent'].startswith('0.0 MiB')
     assert 'hours' not in found
@@ -43,8 +43,8 @@ def test_overlay_of_several_devices(config: Path, tmp_path: Path) -> None:
     overlay.write_text('trainer: {devices: 2, num_nodes: 2}\n')
     found = estimate_cost([config, overlay], samples=6400, rate=4.0)
     assert found['devices'] == '4 (2 nodes x 2)'
-    assert found['batch'] == '8 on each device, 32 in the loss'
-    assert found['steps of an epoch'] == '200'
+    assert found['batch'] == '8 per device, 32 in the loss'
+    assert found['steps per epoch'] == '200'
     # 2 views x 2 modalities x 32 x 32 x 4 bytes, three quarters of it thrice.
     assert found['embeddings sent'].startswith(f'{3 * 0.75 * 16384 / 2**20:.1f} MiB')
     assert found['hours'].startswith(f'{600 * 8 / 4 / 3600:.1f} ')
@@ -86,14 +86,14 @@ def test_steps_follow_what_ends_a_fit(
     overlay = tmp_path / 'ends.yaml'
     overlay.write_text(f'trainer: {{{trainer}}}\n')
     found = estimate_cost([config, overlay], rate=1 / 3600)
-    assert (found['steps of an epoch'], found['steps']) == (an_epoch, steps)
+    assert (found['steps per epoch'], found['steps']) == (an_epoch, steps)
     assert found['hours'].startswith(f'{samples:.1f} ')
 
 
 @pytest.mark.parametrize(
     ('trainer', 'message'),
     [
-        ('max_epochs: -1', r'must have max_epochs or max_steps, got neither'),
+        ('max_epochs: -1', r'must limit max_epochs or max_steps, got no limit'),
         ('limit_train_batches: 0', r'an epoch must have at least one batch, got none'),
     ],
 )
@@ -110,7 +110,7 @@ def test_micro_batches_need_less_memory(config: Path, tmp_path: Path) -> None:
     overlay = tmp_path / 'chunks.yaml'
     overlay.write_text('model: {init_args: {micro_batch_size: 2}}\n')
     whole, chunks = (
-        float(found['memory of a device'].partition('activations ')[2].split()[0])
+        float(found['memory per device'].partition('activations ')[2].split()[0])
         for found in (estimate_cost([config]), estimate_cost([config, overlay]))
     )
     assert chunks == pytest.approx(whole / 8, abs=0.1)
@@ -120,7 +120,7 @@ def test_command_prints_the_estimates(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(['plan', str(config), '--samples', '80', '--data.batch_size', '4'])
-    assert 'steps of an epoch: 20\n' in capsys.readouterr().out
+    assert 'steps per epoch: 20\n' in capsys.readouterr().out
 
 
 def test_rejects_invalid_arguments(config: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_files_of_other_tools(
     np.save(x, views[0])
     pd.DataFrame({'vector': list(views[1])}).to_parquet(y)
     out = tmp_path / 'out'
-    with pytest.raises(SystemExit, match=r"expected the column embedding.*'vector'"):
+    with pytest.raises(SystemExit, match=r"expected column 'embedding'.*'vector'"):
         main(['shared', str(x), f'--other={y}', f'--out={out}'])
     assert not out.exists()
     main(['shared', str(x), f'--other={y}', f'--out={out}', '--column=vector'])
@@ -75,7 +75,9 @@ def test_run(fitted: Path, tmp_path: Path) -> None:
     main(['shared', str(config), *options])
     (row,) = rows(tmp_path / 'out')
     assert (row['first'], row['second'], row['samples']) == ('s1', 's2', '48')
-    with pytest.raises(SystemExit, match='other must be absent with a config'):
+    with pytest.raises(
+        SystemExit, match='other must not be set if the source is a config'
+    ):
         main(['shared', str(config), '--other=x.npy', *options])
 
 
@@ -83,8 +85,8 @@ def test_run(fitted: Path, tmp_path: Path) -> None:
     ('content', 'message'),
     [
         (None, 'does not exist'),
-        (b'text', 'expected NumPy .* or Parquet'),
-        (pa.table({'embedding': [[1.0], [1.0, 2.0]]}), 'lists of equal length'),
+        (b'text', 'expected a NumPy .* or Parquet'),
+        (pa.table({'embedding': [[1.0], [1.0, 2.0]]}), 'rows of equal length'),
     ],
 )
 def test_refuses_other_files(

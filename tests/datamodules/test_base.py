@@ -316,7 +316,7 @@ class TestLoader:
         made = datamodule(batch_size=batch_size)
         with pytest.raises(
             ValueError,
-            match=rf'from 2 to the number .*\(10\), got {batch_size}; change',
+            match=rf'between 2 and the number .*\(10\), got {batch_size}; change',
         ):
             made.train_dataloader()
 

@@ -95,7 +95,7 @@ def test_scattered_chips(
         dm.setup('fit')
         dm.setup('predict')
     assert (
-        'Of 30 separate parts of the common footprint: 24 for train, 6 for val'
+        'Of 30 separate polygons of the common footprint: 24 for train, 6 for val'
         in caplog.text
     )
     windows = (SIDE // patch) ** 2
@@ -170,7 +170,7 @@ def test_few_chips_are_not_cut(tmp_path: Path) -> None:
 
 def test_chips_smaller_than_a_window(chips: tuple[Path, str], tmp_path: Path) -> None:
     dm = module(chips[0], 80)
-    message = r'part of the common footprint; .*of 30 .* has 64 x 64 pixels .* got 80'
+    message = r'the largest of 30 polygons of the common footprint, 64 x 64 pixels .* got 80'
     with pytest.raises(ValueError, match=message):
         dm.setup('fit')
     dm.setup('predict')
@@ -184,7 +184,7 @@ def test_chips_smaller_than_a_window(chips: tuple[Path, str], tmp_path: Path) ->
         write_bands(
             path, values[:bands].astype(kind), crs='EPSG:32632', transform=place
         )
-    with pytest.warns(UserWarning, match='1 of 31 separate parts .* have no room'):
+    with pytest.warns(UserWarning, match='1 of 31 separate polygons .* are smaller'):
         module(tmp_path).setup('fit')
 
 
@@ -203,7 +203,7 @@ def test_chips_without_a_rim_in_the_other_raster(tmp_path: Path) -> None:
     for sample in [*dm.val_dataset, *dm.train_dataset]:
         assert (sample['image_s2'] != 0).all()
         assert ((sample['image_s1'] == 0).sum(2) == 2).all()
-    with pytest.raises(ValueError, match='has 62 x 64 pixels'):
+    with pytest.raises(ValueError, match='62 x 64 pixels'):
         module(tmp_path, rasters={'s2': s2, 's1': s1}, max_nodata=0.01).setup('fit')
 
 

@@ -82,8 +82,8 @@ def test_skips_once() -> None:
 @pytest.mark.parametrize(
     ('fraction', 'world', 'message'),
     [
-        (1.0, 3, r'needs 12 training samples with all modalities .* found 10 in'),
-        (0.1, 7, r'needs 21 training samples with some of them .* found 20 in'),
+        (1.0, 3, r'requires 12 complete samples .* found 10 in'),
+        (0.1, 7, r'requires 21 incomplete samples .* found 20 in'),
     ],
 )
 def test_too_few_samples(fraction: float, world: int, message: str) -> None:

@@ -526,7 +526,7 @@ class TestErrors:
                 use('dem', dataset=f'{__name__}.NotRaster'),
                 'must be a subclass of torchgeo',
             ),
-            (use('optical', bands=None), 'optical: bands must name every band'),
+            (use('optical', bands=None), 'optical: bands must list the names'),
             (use('optical', kind='smell'), 'optical: kind must be one of'),
             (use('optical', std=None), 'optical: mean and std must be set together'),
         ],
@@ -554,7 +554,7 @@ class TestErrors:
             (broken('text'), r'optical: .* found 1 that cannot be read.*b_east\.tif'),
             (
                 broken('nodata'),
-                r'agree on nodata, got 65535.* in .*a_west.* and 0.*b_east',
+                r'have the same nodata value, got 65535.* in .*a_west.* and 0.*b_east',
             ),
             (
                 file(bands=3),
@@ -567,7 +567,7 @@ class TestErrors:
                 r'optical and radar must overlap, but optical covers longitude '
                 r'-1\d\d\.\d+ .* and radar covers longitude',
             ),
-            (use('optical', nodata=-1), 'optical: nodata must be a value of the files'),
+            (use('optical', nodata=-1), 'optical: nodata must be in the value range'),
             (use('dem', resampling='magic'), 'dem: resampling must be one of'),
             (
                 altered(nothing_but_nodata),
@@ -575,11 +575,11 @@ class TestErrors:
             ),
             (
                 altered(constant),
-                r"expected varying values, but bands \['column', 'row'\]",
+                r"expected varying values, found constant bands \['column', 'row'\]",
             ),
             (
                 altered(elsewhere),
-                "dem: cannot be projected .* CRS 'site' into the CRS .* of opt",
+                "dem: cannot be projected .* CRS 'site' to the CRS .* of opt",
             ),
             (
                 altered(
@@ -604,7 +604,10 @@ class TestErrors:
         [
             ({'patch_size': 0}, 'patch_size and length must be positive'),
             ({'val_fraction': 0.0}, 'val_fraction must be positive'),
-            ({'val_fraction': 0.5, 'test_fraction': 0.5}, 'their sum less than 1'),
+            (
+                {'val_fraction': 0.5, 'test_fraction': 0.5},
+                'their sum must be less than 1',
+            ),
             ({'max_nodata': 1.0}, r'max_nodata must be in \[0, 1\), got 1.0'),
             ({'mask': {'paths': '.', 'kind': 'sar'}}, r"mask: keys .* got \['kind'\]"),
             ({'rasters': {'a': {}}}, r"rasters must have two .* got \['a'\]"),
@@ -627,7 +630,7 @@ class TestErrors:
     def test_val_area_too_small(self, root: Path) -> None:
         dm = module(root, val_fraction=0.1)
         with pytest.raises(
-            ValueError, match=r'val area .* 27 x 160 .* raise val_fraction'
+            ValueError, match=r'val area .* 27 x 160 .* increase val_fraction'
         ):
             dm.setup('fit')
 

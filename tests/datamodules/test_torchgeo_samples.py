@@ -119,7 +119,7 @@ def test_samples_without_splits_are_drawn(tmp_path: Path) -> None:
         'mask',
     }
     assert set(sample['mask'].unique().tolist()) <= {0, 1, 2, 255}
-    with pytest.raises(ValueError, match=r"\['train'\] must not be given.*MMEarth has"):
+    with pytest.raises(ValueError, match=r"\['train'\] must not be set.*MMEarth has"):
         TorchGeoDataModule(dataset, entries, train='train')
 
 
@@ -135,18 +135,15 @@ S1 = {'s1': SEN12MS['s1']}
             r'expected 2 channels .*\[0, 1, 2\]',
         ),
         ({'s1': {**S1['s1'], 'key': 'image[0, 15]'}}, 'found 15 channels in image'),
-        (
-            {'s1': {**S1['s1'], 'key': 'image[VV]'}},
-            r"key must name .* got 'image\[VV\]'",
-        ),
-        ({'s1': {**S1['s1'], 'key': 'image[0:2:1]'}}, 'channels must be as in'),
-        ({'s1': {**S1['s1'], 'key': 'image[0,]'}}, 'channels must be as in'),
+        ({'s1': {**S1['s1'], 'key': 'image[VV]'}}, r"key must be .* got 'image\[VV\]'"),
+        ({'s1': {**S1['s1'], 'key': 'image[0:2:1]'}}, 'channels must have the form'),
+        ({'s1': {**S1['s1'], 'key': 'image[0,]'}}, 'channels must have the form'),
         ({'s1': {**S1['s1'], 'band': ['VV']}}, r"keys must be among .* got \['band'\]"),
-        ({'s1': {'modality': 'sentinel1_grd'}}, 'key must name .* got None'),
+        ({'s1': {'modality': 'sentinel1_grd'}}, 'key must be .* got None'),
         ({'s1': {'key': 'image'}}, 'must have modality or bands'),
         (
             {'a': {'key': 'mask[1]', 'bands': ['x']}},
-            r'a: expected 1 channels .* found 1 channels in mask',
+            r'a: expected 1 channels .* found selected channels .* of 1 in mask',
         ),
     ],
 )
@@ -163,22 +160,23 @@ def test_wrong_datasets(sen12ms: dict[str, Any]) -> None:
 
     path = 'torchgeo.datasets.'
     for name, message in (
-        ('Landsat8', 'Landsat8 needs a sampler of windows; use RasterPairDataModule'),
-        ('CopernicusPretrain', 'CopernicusPretrain can only be read in order'),
-        ('Unknown', 'class_path must be the path of a class'),
+        (
+            'Landsat8',
+            'Landsat8 requires a sampler of windows; use RasterPairDataModule',
+        ),
+        ('CopernicusPretrain', 'CopernicusPretrain is iterable only'),
+        ('Unknown', 'class_path must be the import path of a class'),
         ('utils.lazy_import', 'class_path must be a class'),
     ):
         with pytest.raises(ValueError, match=message):
             make(class_path=path + name)
     with pytest.raises(ValueError, match=r"init_args must be among .*'bands'.*'band'"):
         make(init_args={'band': []})
-    with pytest.raises(
-        ValueError, match=r"dataset must have only class_path .* \['args'\]"
-    ):
+    with pytest.raises(ValueError, match=r"other than class_path .* \['args'\]"):
         make(args={})
-    with pytest.raises(ValueError, match=r"targets must name .* got \['labels'\]"):
+    with pytest.raises(ValueError, match=r"targets must have .* got \['labels'\]"):
         TorchGeoDataModule(sen12ms, S1, targets={'labels': 'label'})
-    with pytest.raises(ValueError, match=r'sum less than 1, got 0\.5 and 0\.5'):
+    with pytest.raises(ValueError, match=r'sum must be less than 1, got 0\.5 and 0\.5'):
         TorchGeoDataModule(sen12ms, S1, val_fraction=0.5, test_fraction=0.5)
     with pytest.raises(ValueError, match=r"label: expected key 'label'"):
         TorchGeoDataModule(sen12ms, S1, targets={'label': 'label'}).setup('fit')

@@ -140,7 +140,7 @@ def test_split_list_of_v1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_absent_patches_are_left_out(tmp_path: Path, version: str) -> None:
     root, folder = damaged(tmp_path, version)
     shutil.rmtree(folder)
-    with pytest.warns(UserWarning, match="left out 1 of 2 patches of split 'train'"):
+    with pytest.warns(UserWarning, match="skipped 1 of 2 patches of split 'train'"):
         dataset = BigEarthNetMM(root, version)
     assert dataset[0]['image_s1'][0, 0, 0] == value(1, 'VV')
     with pytest.raises(DatasetNotFoundError, match=r"patches of split 'val'; the fold"):
@@ -249,7 +249,7 @@ def test_partner_that_cannot_be_read(tmp_path: Path) -> None:
     path.write_text('{')
     with pytest.raises(UnreadableFileError, match=re.escape(f'{path} is missing')):
         BigEarthNetMM(root, 'v1', 'all')
-    with pytest.warns(UserWarning, match='left out 1 of 8 patches.* cannot be paired'):
+    with pytest.warns(UserWarning, match='skipped 1 of 8 patches.* cannot be paired'):
         dataset = BigEarthNetMM(root, 'v1', 'all', skip_unreadable=True)
     assert path.parent.name not in {patch.s1 for patch in dataset.samples}
     assert len(dataset) == 7

@@ -110,9 +110,9 @@ def test_plot_shows_every_date(dataset: SyntheticFactors) -> None:
     ('options', 'message'),
     [
         ({'shared': -1}, 'shared must be at least 0, got -1'),
-        ({'states': 1}, r'states must be 0 \(continuous\) or at least 2, got 1'),
-        ({'unique': {'s1': 1}}, r"unique must name \['s1', 's2'\], got \['s1'\]"),
-        ({'shared': 40}, '2 bands has textures for 17 factors, got 42'),
+        ({'states': 1}, r'states must be 0 \(continuous factors\) or at least 2, got 1'),
+        ({'unique': {'s1': 1}}, r"unique must have the keys \['s1', 's2'\], got \['s1'\]"),
+        ({'shared': 40}, '2 bands must have at most 17 factors, got 42'),
     ],
 )
 def test_errors_name_what_was_given(options: dict[str, int], message: str) -> None:
@@ -123,8 +123,8 @@ def test_errors_name_what_was_given(options: dict[str, int], message: str) -> No
 @pytest.mark.parametrize(
     ('values', 'message'),
     [
-        ({'s3': [1]}, "got 1 of 's3'"),
-        ({'s1': [1]}, 'got 1 of'),
+        ({'s3': [1]}, "got 1 values for 's3'"),
+        ({'s1': [1]}, 'got 1 values for'),
         ({'s1': [2, 0]}, r'in \[0, 1\]'),
     ],
 )

@@ -115,7 +115,8 @@ def test_depth_that_changed_after_it_was_kept(root: Path) -> None:
         dataset[0]
     write_bands(root / 'a/depth/1.png', depth)
     with pytest.raises(
-        ValueError, match=r'depth/1\.png: size differs from its cached .* delete .*hha'
+        ValueError,
+        match=r'depth/1\.png: image size differs from its cached .* delete .*hha',
     ):
         dataset[0]
 
@@ -168,7 +169,7 @@ def test_incomplete_frames(root: Path, missing: str) -> None:
     (root / 'a' / missing / '2.png').unlink()
     with pytest.raises(
         ValueError,
-        match=rf"1 of 3 frames lack a file, the first are \['2'\].*a/{missing}/.*skip_incomplete",
+        match=rf"1 of 3 frames lack a file, such as \['2'\].*a/{missing}/.*skip_incomplete",
     ):
         PairedFolders(root, IMAGES, MASK, ['a'])
     some = PairedFolders(root, IMAGES, MASK, ['a'], skip_incomplete=True)
@@ -265,7 +266,7 @@ def test_frames_of_several_sizes_in_a_batch(root: Path) -> None:
     assert dataset[1]['mask'].shape == (20, 30)
     message = (
         r'rgb/2\.png: expected image_rgb of shape \(3, 24, 36\) as in .*rgb/1\.png of the '
-        r'same batch, found \(3, 20, 30\); set a common size'
+        r'same batch, found shape \(3, 20, 30\); set a common size'
     )
     with pytest.raises(ValueError, match=message):
         list(DataLoader(dataset, batch_size=3))
@@ -300,7 +301,7 @@ def test_colours_where_classes_are_expected(root: Path, bands: int) -> None:
         PairedFolders(root, IMAGES, MASK, ['a'])[0]
     write_bands(root / 'a' / 'rgb' / '1.png', np.zeros((4, 24, 36), np.uint8))
     with pytest.raises(
-        ValueError, match=r'found 4; name all bands of the files in bands'
+        ValueError, match=r'found 4; list all bands of the files in bands'
     ):
         PairedFolders(root, IMAGES, MASK, ['a'])[0]
 
@@ -319,19 +320,19 @@ def test_classes_are_integers(root: Path) -> None:
         return found
 
     with pytest.raises(
-        ValueError, match=r'1\.tif: expected whole numbers .* found nan'
+        ValueError, match=r'1\.tif: expected integer classes, found nan'
     ):
         read()
     assert read(nodata=255).unique().tolist() == [1, 2, 255]
     write_bands(root / 'a' / 'label' / '1.tif', values + 0.5)
-    with pytest.raises(ValueError, match=r'1\.tif: expected whole .* found 2\.5'):
+    with pytest.raises(ValueError, match=r'1\.tif: expected integer .* found 2\.5'):
         read(nodata=255)
 
 
 def test_a_byte_short_of_a_png(root: Path) -> None:
     path = root / 'a' / 'depth' / '1.png'
     path.write_bytes(path.read_bytes()[:-12])
-    with pytest.raises(UnreadableFileError, match='a PNG without its end'):
+    with pytest.raises(UnreadableFileError, match='PNG without end marker'):
         PairedFolders(root, IMAGES, MASK, ['a'])[0]
 
 
@@ -363,7 +364,7 @@ def test_files_that_do_not_fit(root: Path) -> None:
         (entry('rgb', bands='RGB'), None, BOTH, "rgb: bands must be .* got 'RGB'"),
         (entry('rgb', kind='photo'), None, BOTH, "rgb: kind must be .* got 'photo'"),
         (entry('rgb', mean=1.0, std=[1.0]), None, BOTH, 'rgb: mean must be a list'),
-        (entry('depth', scale=0), None, BOTH, 'depth: scale must be a number other'),
+        (entry('depth', scale=0), None, BOTH, 'depth: scale must be a nonzero number'),
         (entry('depth', nodata='none'), None, BOTH, 'depth: nodata must be a number'),
         (IMAGES, {**MASK, 'values': [0, 255]}, BOTH, 'mask: values must be a dict'),
         (IMAGES, {**MASK, 'values': {'a': 1}}, BOTH, 'mask: values must be a dict'),
@@ -374,8 +375,8 @@ def test_files_that_do_not_fit(root: Path) -> None:
             'mask: nodata must be a single number',
         ),
         (entry('depth', hha={'fx': 1}), None, BOTH, r"depth: hha must have \['fx'"),
-        (IMAGES, MASK, (), r'without splits none'),
-        (entry('rgb', pattern='a/{id}.png'), None, BOTH, 'all patterns must have'),
+        (IMAGES, MASK, (), r'none may contain it otherwise'),
+        (entry('rgb', pattern='a/{id}.png'), None, BOTH, 'all patterns must contain'),
     ],
 )
 def test_rejects_invalid_entries(

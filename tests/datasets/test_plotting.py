@@ -83,7 +83,9 @@ def test_single_band_and_unknown_bands() -> None:
 
 
 def test_rejects_invalid_arguments() -> None:
-    with pytest.raises(ValueError, match='images must have at least one modality'):
+    with pytest.raises(ValueError, match='images or masks must not both be empty'):
         plot_images({}, {})
-    with pytest.raises(ValueError, match=r"s1: expected 2 bands \['VV', 'VH'\], got 3"):
+    with pytest.raises(
+        ValueError, match=r"s1: expected 2 bands \['VV', 'VH'\], found 3"
+    ):
         plot_images({'s1': torch.zeros(3, 4, 4)}, {'s1': S1})

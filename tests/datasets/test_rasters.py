@@ -66,7 +66,7 @@ def module(
 
 
 def image(folder: Path, *bands: str, **more: Any) -> tuple[Tensor, float | None]:
-    """Read all rasters of a folder, joined with others of the same place."""
+    """Read all rasters of a folder, joined with others at the same location."""
     scene(folder.parent / 'beside' / 'b.tif', 20)
     rasters = {
         'x': entry(folder, *bands, **more),
@@ -82,7 +82,7 @@ def refuse(message: str, folder: Path, *bands: str, **more: Any) -> None:
 
 
 def labels(folder: Path, **more: Any) -> Tensor:
-    """Read labels, joined with images of the same place."""
+    """Read labels, joined with images at the same location."""
     scene(folder.parent / 'beside' / 'b.tif', 20)
     both = {name: entry(folder.parent / 'beside') for name in ('a', 'b')}
     mask = {'paths': str(folder), **more}
@@ -177,7 +177,7 @@ def test_rasters_of_the_world_that_cannot_be_projected(tmp_path: Path) -> None:
     scene(tmp_path / 'a' / 'a.tif', 20, **view)
     world(tmp_path / 'b' / 'w.tif', 'EPSG:4326')
     rasters = {'a': entry(tmp_path / 'a'), 'b': entry(tmp_path / 'b')}
-    message = "b: cannot be projected from its CRS 'WGS 84' into the CRS 'unknown' of a"
+    message = "b: cannot be projected from its CRS 'WGS 84' to the CRS 'unknown' of a"
     with pytest.raises(ValueError, match=message):
         module(rasters)
 
@@ -188,7 +188,8 @@ def test_pixels_larger_than_an_area(tmp_path: Path) -> None:
     scene(tmp_path / 'b' / 'b.tif', 5, transform=place)
     rasters = {'a': entry(tmp_path / 'a'), 'b': entry(tmp_path / 'b')}
     with pytest.warns(
-        UserWarning, match=r"areas .* share pixels of \['b'\], because a gap of three"
+        UserWarning,
+        match=r"areas .* have pixels of \['b'\] in common, because a gap of three",
     ):
         dm = module(rasters, 'fit')
     assert len(dm.train_dataset) > 0 and len(dm.val_dataset) > 0
@@ -327,7 +328,7 @@ def test_missing_labels_are_no_number(tmp_path: Path, mark: float | None) -> Non
 def test_labels_are_integers(tmp_path: Path) -> None:
     scene(tmp_path / 'x' / 'x.tif', np.full((1, SIZE, SIZE), 1.5, np.float32))
     with pytest.raises(
-        ValueError, match=r'expected whole numbers .* found 1\.5 in .*x'
+        ValueError, match=r'expected integer labels.* found 1\.5 in .*x'
     ):
         labels(tmp_path / 'x')
     scene(tmp_path / 'y' / 'y.tif', np.full((1, SIZE, SIZE), 2.0, np.float32))
@@ -427,7 +428,9 @@ def test_several_files_of_one_place(tmp_path: Path) -> None:
     for name in ('B2', 'B3'):
         scene(tmp_path / 'x' / f'{name}.tif', 10)
     refuse(
-        r'x: .* found .*B2\.tif and .*B3\.tif of the same place', tmp_path / 'x', 'B2'
+        r'x: .* found .*B2\.tif and .*B3\.tif at the same location',
+        tmp_path / 'x',
+        'B2',
     )
     refuse(r'expected 2 bands .* found 1 .*\(\?P<band>', tmp_path / 'x', 'B2', 'B3')
 
@@ -436,7 +439,9 @@ def test_files_that_share_much(tmp_path: Path) -> None:
     for name, shift in (('a', 0), ('b', 25)):
         place = PLACE @ Affine.translation(shift, 0)
         scene(tmp_path / 'x' / f'{name}.tif', 10, transform=place)
-    with pytest.warns(UserWarning, match=r'x: 1 pairs of files share .*a\.tif and .*b'):
+    with pytest.warns(
+        UserWarning, match=r'x: 1 pairs of files overlap .*a\.tif and .*b'
+    ):
         image(tmp_path / 'x')
 
 
@@ -455,7 +460,7 @@ def test_each_band_is_a_file(tmp_path: Path) -> None:
     assert set(found[1].unique().tolist()) == {10, 11}
     (tmp_path / 'x' / 'T2_B2.tif').unlink()
     refuse(
-        r'x: expected a file for each of .* no readable .*T2_B2\.tif',
+        r'x: expected one file for each band of .* no readable .*T2_B2\.tif',
         tmp_path / 'x',
         *('B4', 'B2'),
         filename_regex=pattern,

@@ -170,7 +170,7 @@ def test_damaged_metadata(root: Path) -> None:
 def test_labels_of_another_number_of_frames(root: Path, tmp_path: Path) -> None:
     more = SUN.make(tmp_path / 'more', SUN.TRAIN[:2])
     (root / SUNRGBD.labels).write_bytes((more / SUNRGBD.labels).read_bytes())
-    with pytest.raises(UnreadableFileError, match=r'labels of 7 frames .* found 4'):
+    with pytest.raises(UnreadableFileError, match=r'labels for 7 frames .* found 4'):
         SUNRGBD(root)
 
 
@@ -210,7 +210,7 @@ def test_damaged_nyu(tmp_path: Path) -> None:
     io = pytest.importorskip('scipy.io')
     io.savemat(tmp_path / 'splits.mat', {'trainNdxs': [[6]], 'testNdxs': [[0]]})
     for split in ('train', 'test'):
-        with pytest.raises(UnreadableFileError, match='expected frames from 1 to 5'):
+        with pytest.raises(UnreadableFileError, match='expected frame numbers from 1 to 5'):
             NYUDepthV2(tmp_path, split)
     io.savemat(tmp_path / 'splits.mat', {'trainNdxs': [[1]]})
     io.savemat(tmp_path / 'classMapping40.mat', {'mapClass': [[1, 2]]})

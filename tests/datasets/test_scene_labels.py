@@ -122,7 +122,7 @@ def test_rows_and_images_without_partner_are_counted(
     dataset = folders(root, write(tmp_path / 'a.csv', rows))
     assert [frame.id for frame in dataset.samples] == IDS[2:]
     assert dataset.label_report == (
-        'a.csv: 6 images with a label; left out: 2 images without a row, such as '
+        'a.csv: 6 labeled images; omitted: 2 images without a row, such as '
         "'plot_00'; 1 rows without an image, such as 'z'; no image has the classes ['b']"
     )
 
@@ -147,9 +147,9 @@ def test_a_column_has_the_splits(root: Path, tmp_path: Path) -> None:
     assert names(data.val_dataset) == IDS[2:4]
     assert names(data.test_dataset) == names(data.predict_dataset) == IDS[5:7]
     assert 'label' not in data.predict_dataset[0]
-    with pytest.raises(ValueError, match=r"splits among \['a', .* got \['e'\]"):
+    with pytest.raises(ValueError, match=r"splits among \['a', .* found \['e'\]"):
         datamodule(root, labels=entry, train=['e']).setup('fit')
-    with pytest.raises(ValueError, match='got none; set train, val and test'):
+    with pytest.raises(ValueError, match='found none; set train, val and test'):
         datamodule(root, labels=entry).setup('fit')
 
 
@@ -171,9 +171,7 @@ def test_lists_have_the_splits(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got 'plot_00' in train and test"):
         datamodule(root, labels=entry, split_files=files).setup('fit')
     Path(files['train']).write_text('elsewhere')
-    with pytest.raises(
-        ValueError, match=r"found \['elsewhere'\] and none that matches"
-    ):
+    with pytest.raises(ValueError, match=r"found \['elsewhere'\] and no match"):
         datamodule(root, labels=entry, split_files=files).setup('fit')
     with pytest.raises(ValueError, match=r"split_files must be .* got \['training'\]"):
         datamodule(root, split_files={'training': 'x.txt'})
@@ -212,14 +210,14 @@ def test_keys_may_name_the_folder_of_their_split(tmp_path: Path, split: str) -> 
         ([('plot', 'cover'), ('plot_00', 'inf')], {'kind': 'number'}, 'expected a number'),
         ([('plot', 'cover'), ('plot_00', '')], {}, 'found none among 1 scenes with a row'),
         ([('plot', 'cover'), ('', 'a')], {}, 'found none in row 1 of column'),
-        ([('plot', 'cover'), ('0', 'a')], {}, r"keys such as \['plot_00', .* found \['0'\]"),
+        ([('plot', 'cover'), ('0', 'a')], {}, r"such as \['plot_00', .* found \['0'\]"),
         ([('plot', 'cover'), ('plot_00', 'a'), ('./plot_00', 'b')], {}, "found './plot_00' again"),
         (
             [('plot', 'a', 'b'), ('plot_00', '1', '')],
             {'kind': 'multilabel', 'label': ['a', 'b']},
             "expected 0 or 1 in column 'b', found ''",
         ),
-        ([('plot', 'cover')], {}, r'and none that matches'),
+        ([('plot', 'cover')], {}, r'and no match'),
     ],
 )  # fmt: skip
 def test_mistakes_in_a_table_name_the_row(
@@ -234,13 +232,16 @@ def test_mistakes_in_a_table_name_the_row(
     ('entry', 'message'),
     [
         ({'kind': 'classes'}, r"kind of labels must be one of .* got 'classes'"),
-        ({'columns': 'x'}, r'labels must be an entry with the keys'),
-        ({'key': None}, r'labels must have key: the column with the id'),
+        ({'columns': 'x'}, r'labels must be an entry with keys among'),
+        ({'key': None}, r'labels must have key, the id column'),
         ({'label': None}, r'labels must have label'),
         ({'label': ['a', 'b']}, r'label must be one column for a class'),
-        ({'separator': '|'}, r'separator must be left out'),
-        ({'kind': 'number', 'classes': ['a']}, r'classes must be left out for numbers'),
-        ({'path': 'none.csv'}, r'none.csv: expected a table of labels, found no file'),
+        ({'separator': '|'}, r'separator must not be set'),
+        (
+            {'kind': 'number', 'classes': ['a']},
+            r'classes must not be set for kind: number',
+        ),
+        ({'path': 'none.csv'}, r'none.csv: expected a label table, found no file'),
     ],
 )
 def test_mistakes_in_an_entry(
@@ -255,10 +256,10 @@ def test_mistakes_in_an_entry(
 def test_a_file_that_is_no_table(tmp_path: Path) -> None:
     table = tmp_path / 'a.csv'
     table.write_bytes(b'plot,cover\nm\xfcll,1\n')
-    with pytest.raises(ValueError, match='expected a table in UTF-8'):
+    with pytest.raises(ValueError, match='expected a UTF-8 table'):
         read_table(table)
     table.write_text('')
-    with pytest.raises(ValueError, match='expected a table in UTF-8'):
+    with pytest.raises(ValueError, match='expected a UTF-8 table'):
         read_table(table)
 
 
@@ -276,7 +277,7 @@ def test_a_mask_may_have_numbers(root: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"got \['num_classes'\]"):
         PairedFolders(tmp_path, IMAGES, {**mask, 'num_classes': 3})
-    with pytest.raises(ValueError, match='labels must name a table'):
+    with pytest.raises(ValueError, match='must have a label table'):
         dataset.labels()
 
 

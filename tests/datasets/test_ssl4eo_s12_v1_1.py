@@ -238,9 +238,9 @@ def test_wrong_version_says_what_to_use(tmp_path: Path, root: Path) -> None:
 
 
 def test_errors_name_the_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DatasetNotFoundError, match=r'Expected files like .*S2L2A'):
+    with pytest.raises(DatasetNotFoundError, match=r'Expected files such as .*S2L2A'):
         SSL4EOS12V11(root, modalities={'s2': 'S2L2A'})
-    with pytest.raises(ValueError, match=r"s2: modalities must name folders .*'S2'"):
+    with pytest.raises(ValueError, match=r"s2: folders in modalities must .*'S2'"):
         SSL4EOS12V11(root, modalities={'s2': 'S2'})
     arrays = FAKE.places('S1GRD', [0, 1])
     bands, *more = arrays['band']
@@ -251,7 +251,7 @@ def test_errors_name_the_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ValueError, match=r'000001.*expected 2 bands .* found 3'):
         SSL4EOS12V11(root)[0]
     write_zarr_zip(file(root), FAKE.places('S1GRD', [1, 0]))
-    with pytest.raises(ValueError, match='expected the same place in row 0'):
+    with pytest.raises(ValueError, match='expected the same location in row 0'):
         SSL4EOS12V11(root)[0]
     write_zarr_zip(file(root), {k: v for k, v in arrays.items() if k != 'bands'})
     with pytest.raises(ValueError, match=r"expected an array bands, found \['band'"):

@@ -300,12 +300,12 @@ class TestErrors:
         [
             (
                 {'modalities': ('s1', 's3')},
-                r"must be .* of \['s1', 's2', 'dem', 'rgb'\], each once, got \['s1', 's3'\]",
+                r"must be .* of \['s1', 's2', 'dem', 'rgb'\] without duplicates, got \['s1', 's3'\]",
             ),
             ({'modalities': ()}, r'modalities must be .*, got \[\]'),
             (
                 {'modalities': ('s1', 's1')},
-                r"modalities must be .*, each once, got \['s1', 's1'\]",
+                r"modalities must be .* without duplicates, got \['s1', 's1'\]",
             ),
             ({'length': 0}, 'length must be at least 1, got 0'),
             ({'size': 15}, 'size must be at least 16, got 15'),

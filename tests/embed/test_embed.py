@@ -288,7 +288,7 @@ class TestResuming:
         else:
             out.write_bytes(content)
         with pytest.raises(
-            ValueError, match=r'out must be a new file or .*, got .*; remove'
+            ValueError, match=r'out must be a new file or .*, got .*; delete'
         ):
             embed_rasters(decur(), rasters(root), out, device='cpu')
 
@@ -368,7 +368,9 @@ class TestTasks:
             message = r"modalities must be some of \['optical', 'radar'\], got"
             with pytest.raises(ValueError, match=message):
                 embed_rasters(decur(), dm, out, modalities=chosen)
-        with pytest.raises(ValueError, match=r"date must be like .*, got 'soon'"):
+        with pytest.raises(
+            ValueError, match=r"date must be a date such as .*, got 'soon'"
+        ):
             embed_rasters(decur(), dm, out, date='soon')
         assert list(tmp_path.iterdir()) == []
 
@@ -403,7 +405,7 @@ class TestRun:
         file.rename(file.with_name('last.ckpt'))
         assert load_run(config)
         shutil.rmtree(copy / 'checkpoints')
-        self.fails(r'found \[\]; choose one with --ckpt_path', config)
+        self.fails(r'found \[\]; choose a checkpoint with --ckpt_path', config)
         self.fails('ckpt_path must exist', config, f'--ckpt_path={file}')
 
     def test_refuses_other_files(self, copy: Path) -> None:
@@ -431,7 +433,7 @@ class TestRun:
         content = torch.load(file, weights_only=True)
         del content['state_dict'][next(iter(content['state_dict']))]
         torch.save(content, file)
-        message = 'expected a checkpoint of DeCUR as in the config, found another: .*Missing key'
+        message = 'expected a checkpoint of the DeCUR in the config, found other .*Missing key'
         self.fails(f'(?s:{message})', copy / 'config.yaml')
 
     def test_configs(self, copy: Path, tmp_path: Path) -> None:

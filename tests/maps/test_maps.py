@@ -185,7 +185,9 @@ def test_resumes_after_a_stop(root: Path, tmp_path: Path) -> None:
     seen.clear()
     assert predict_map(task, scene(root), out, 'probabilities', **QUIET) == out
     assert seen == []
-    with pytest.raises(ValueError, match=r'out must be a new file or .*b\.tif; remove'):
+    with pytest.raises(
+        ValueError, match=r'out must be a new file or .*b\.tif from another run; delete'
+    ):
         predict_map(task, scene(root), out, **QUIET)
 
 
@@ -264,7 +266,7 @@ class TestContent:
             predict_map(segmentation(), scene(root), tmp_path / 'x', overlap=0.6)
         fine = scene(root)
         fine.entries['s1']['res'] = 5
-        with pytest.raises(ValueError, match='needs rasters of one resolution, got'):
+        with pytest.raises(ValueError, match='requires rasters with the same resolution, got'):
             predict_map(segmentation(), fine, tmp_path / 'x', **QUIET)
         task = segmentation()
         task.model.decoder.register_forward_hook(lambda m, a, y: y * torch.nan)

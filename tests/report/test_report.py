@@ -267,7 +267,9 @@ class TestFilesOfTheUser:
         page = tmp_path / 'report.html'
         notes.write_text('mine')
         page.write_text('mine')
-        with pytest.raises(ValueError, match=r"has \['rank', 'report.html'\]; choose"):
+        with pytest.raises(
+            ValueError, match=r"contains \['rank', 'report.html'\]; choose"
+        ):
             write_report(task, data, tmp_path, analyses=['rank'])
         assert notes.read_text() == page.read_text() == 'mine'
         assert not (tmp_path / store.REPORT).exists()
@@ -295,9 +297,9 @@ class TestContent:
         names = ['probes', 'dropping', 'curves']
         page = write_report(task, PlainDataModule(), tmp_path, analyses=names)
         words = Page(page.read_text('utf-8')).words
-        assert 'none, so probes do not apply' in words
+        assert 'none; probes do not apply' in words
         assert words.count('Not computed: ') == 3
-        assert 'need the metrics.csv of the fit, got none' in words
+        assert 'require the metrics.csv of the fit, found none' in words
 
     def test_baseline_and_the_test_split(
         self, task: DeCUR, data: SyntheticEODataModule, tmp_path: Path
@@ -346,7 +348,7 @@ class TestErrors:
         assert 'baseline must exist' in self.stop(
             str(checkpoint), f'--baseline={absent}'
         )
-        assert 'set the config of the fit with --config' in self.stop(
+        assert 'set the path of the fit config with --config' in self.stop(
             str(checkpoint), f'--config={absent}'
         )
 
@@ -371,7 +373,7 @@ class TestErrors:
     ) -> None:
         other = Classification('test_resnet', num_classes=2)
         with pytest.raises(
-            ValueError, match=r'self-supervised task, .* Classification'
+            ValueError, match=r'self-supervised task such as .* Classification'
         ):
             write_report(other, data, tmp_path)
 

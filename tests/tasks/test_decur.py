@@ -467,7 +467,7 @@ class TestErrors:
     def test_training_batch_of_one_is_refused(self) -> None:
         for data in (datamodule(batch_size=1), datamodule(length=4)):
             with pytest.raises(
-                ValueError, match='batch_size must be from 2 to the number'
+                ValueError, match='batch_size must be between 2 and the number'
             ):
                 trainer().fit(task(), datamodule=data)
 

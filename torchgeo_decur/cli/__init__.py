@@ -1,4 +1,4 @@
-"""Run the command ``torchgeo-decur``."""
+"""Command-line interface ``torchgeo-decur``."""
 
 from .parser import main
 

@@ -42,22 +42,21 @@ def convert(
     out: Path = Path('.'),
     model: str | None = None,
 ) -> None:
-    """Convert the encoders of a file to another format.
+    """Convert the encoders in a file to another format.
 
     Args:
-        file: a published file, a checkpoint of a task, a file of an encoder, or the name
-            of published weights.
-        to: 'torchgeo', weights for the tasks of TorchGeo; 'timm', a state dictionary;
-            'safetensors', a state dictionary with metadata; 'onnx', a graph for images of
-            224 x 224 pixels, checked with onnxruntime.
-        modality: modality to write; all by default.
-        out: folder of the files, which are named after the input and the modality.
-        model: name of the timm model, if the file does not have it.
+        file: published file, task checkpoint, encoder file, or name of published weights.
+        to: 'torchgeo' for weights that TorchGeo tasks load, 'timm' for a state
+            dictionary, 'safetensors' for a state dictionary with metadata, or 'onnx' for a
+            graph that accepts 224 x 224 pixel images and is checked with onnxruntime.
+        modality: modality to convert; all by default.
+        out: output folder. Files are named after the input file and the modality.
+        model: timm model name, required if the file does not store one.
     """
     checkpoint = read_weights(file)
     held = [known.modality for known in checkpoint.metadata.values()]
     if modality and modality not in held:
-        raise ValueError(f'modality must be among {held}, got {modality!r}')
+        raise ValueError(f'modality must be one of {held}, got {modality!r}')
     for m, tensors in checkpoint.states.items():
         known = checkpoint.metadata[m]
         if modality and known.modality != modality:
@@ -65,8 +64,8 @@ def convert(
         name = model or known.model
         if to in ('torchgeo', 'onnx') and not name:
             raise ValueError(
-                f'{file}: expected a file with the name of its model, found none; set the '
-                'timm model with --model'
+                f'{file}: expected a file that stores its model name, found none; set the '
+                'timm model name with --model'
             )
         state = fold_repeated(tensors, len(known.bands))
         state = {k: v for k, v in state.items() if not _OUTSIDE.match(k)}
@@ -87,13 +86,14 @@ def export(
     onnx: bool = False,
     hub: Path | None = None,
 ) -> None:
-    """Export the encoders of a checkpoint, as at the end of a fit.
+    """Export the encoders of a checkpoint in the formats written at the end of a fit.
 
     Args:
         checkpoint: checkpoint of a task with one encoder per modality.
-        out: folder of the files; by default ``encoders`` next to the checkpoint.
-        onnx: also write each encoder as ONNX, checked with onnxruntime.
-        hub: folder for all encoders as for the Hugging Face Hub, with a model card.
+        out: output folder; by default, ``encoders`` next to the checkpoint.
+        onnx: also export each encoder to ONNX and check it with onnxruntime.
+        hub: folder for a copy in Hugging Face Hub format, with all encoders and a model
+            card.
     """
     folder = out or checkpoint.parent / 'encoders'
     for written in export_checkpoint(checkpoint, folder, onnx):
@@ -118,31 +118,35 @@ def embed(
     batch_size: int | None = None,
     device: str = 'auto',
 ) -> None:
-    """Write the embedding of each window, sample or cell to (Geo)Parquet or GeoTIFF.
+    """Write embeddings of samples, windows or cells to (Geo)Parquet or GeoTIFF.
 
     Run an interrupted command again to resume.
 
     Args:
         run: config with model and data, such as the config.yaml of a fit.
-        out: file to write; by default embeddings.parquet, or embeddings.tif with
+        out: output file; by default, embeddings.parquet, or embeddings.tif with
             ``--dense``.
-        ckpt_path: checkpoint of the model; by default, the last one next to the config.
-        data: config whose ``data`` replaces the ``data`` of the run, for another scene.
+        ckpt_path: model checkpoint; by default, the last one next to the config.
+        data: config whose ``data`` section replaces that section of the run, for example
+            to embed another scene.
         modalities: modalities to encode; all by default.
-        projections: also write the common and unique parts of the embeddings.
-        date: date of images without a date, such as '2020-06-30'.
-        dense: write a GeoTIFF of the cells of the last feature map of a scene.
-        dtype: numbers of a dense file.
-        window: side of a window of a dense file in pixels; by default, the patch_size of
-            the data.
-        overlap: smallest fraction of such a window that its neighbor shares, up to 0.5.
-        batch_size: windows of a batch; by default, the batch size of the data.
+        projections: also write the common and unique dimensions of the embeddings.
+        date: acquisition date for images that have none, such as '2020-06-30'.
+        dense: write a GeoTIFF with one embedding per cell of the last feature map.
+        dtype: data type of the GeoTIFF, with ``--dense``.
+        window: window size in pixels with ``--dense``; by default, the patch_size of the
+            data.
+        overlap: minimum overlap of adjacent windows with ``--dense``, as a fraction of
+            the window size, up to 0.5.
+        batch_size: samples or windows per batch; by default, the batch size of the data.
         device: auto, cpu, gpu or mps.
     """
     out = out or Path('embeddings.tif' if dense else 'embeddings.parquet')
     if dense and date is not None:
-        raise ValueError(f'date must be absent with --dense, got {date!r}')
-    # Only the file name goes to standard output, for scripts.
+        raise ValueError(
+            f'date must not be set with --dense, got {date!r}; omit --date'
+        )
+    # Print only the file name to standard output, so that scripts can read it.
     with redirect_stdout(sys.stderr):
         task, datamodule, about = load_run(run, ckpt_path, data, batch_size)
         if dense:
@@ -170,19 +174,19 @@ def probe(
     max_samples: int = 16384,
     device: str = 'auto',
 ) -> None:
-    """Fit probes on the features and on each part of the embeddings of a pretraining.
+    """Fit probes on the features and embeddings of a pretrained model.
 
     Args:
         run: config with model and data, such as the config.yaml of a fit.
-        out: CSV file to write.
-        ckpt_path: checkpoint of the model; by default, the last one next to the config.
-        data: config whose ``data`` replaces the ``data`` of the run.
-        fit: split for fitting the probes.
-        score: split for scoring the probes.
-        fractions: fractions of the samples to fit on.
-        labels: keys of the labels; all by default.
+        out: output CSV file.
+        ckpt_path: model checkpoint; by default, the last one next to the config.
+        data: config whose ``data`` section replaces that section of the run.
+        fit: split on which the probes are fitted.
+        score: split on which the probes are scored.
+        fractions: fractions of the fit split to use; one probe is fitted for each.
+        labels: label keys; all by default.
         classifiers: knn, linear or both.
-        max_samples: largest number of random samples of each split.
+        max_samples: maximum number of random samples per split.
         device: auto, cpu, gpu or mps.
     """
     check_writable(out.parent)
@@ -214,16 +218,16 @@ def value(
     max_samples: int = 16384,
     device: str = 'auto',
 ) -> Path:
-    """Measure how much each modality adds to the prediction of labels.
+    """Measure how much each modality improves the prediction of labels.
 
     Args:
         run: config with model and data, such as the config.yaml of a fit.
-        out: folder of the tables and the figure.
-        ckpt_path: checkpoint of the model; by default, the last one next to the config.
-        data: config whose data replace those of the run.
-        split: split whose samples are used, one half to fit and the other to score.
-        labels: keys of the labels; all by default.
-        max_samples: number of random samples of the split.
+        out: output folder for the tables and the figure.
+        ckpt_path: model checkpoint; by default, the last one next to the config.
+        data: config whose ``data`` section replaces that section of the run.
+        split: split to use; probes are fitted on one half and scored on the other.
+        labels: label keys; all by default.
+        max_samples: maximum number of random samples from the split.
         device: auto, cpu, gpu or mps.
     """
     check_writable(out)
@@ -247,26 +251,26 @@ def shared(
     max_samples: int = 16384,
     device: str = 'auto',
 ) -> Path:
-    """Count the directions that the features of two encoders share.
+    """Count the feature directions that two encoders share.
 
     Args:
-        source: config with model and data, such as the config.yaml of a fit, or a file of
-            features: Parquet, for example from ``torchgeo-decur embed``, or NumPy (.npy).
-        other: second file of features, with the same samples in the same order.
-        out: folder of the tables and the figure.
-        column: column of Parquet files.
-        smallest: smallest correlation that counts as shared.
-        ckpt_path: checkpoint of the model; by default, the last one next to the config.
-        split: split of the data of a config.
-        max_samples: largest number of random samples of the split.
+        source: config with model and data, such as the config.yaml of a fit, or a feature
+            file: Parquet, for example from ``torchgeo-decur embed``, or NumPy (.npy).
+        other: second feature file, with the same samples in the same order.
+        out: output folder for the tables and the figure.
+        column: name of the feature column in Parquet files.
+        smallest: minimum canonical correlation of a shared direction.
+        ckpt_path: model checkpoint; by default, the last one next to the config.
+        split: split to use, if the source is a config.
+        max_samples: maximum number of random samples from the split.
         device: auto, cpu, gpu or mps.
     """
     check_writable(out)
     if source.suffix in ('.yaml', '.yml'):
         if other:
             raise ValueError(
-                f'other must be absent with a config, got {other}; write features with '
-                'torchgeo-decur embed to compare two files'
+                f'other must not be set if the source is a config, got {other}; to compare '
+                'two models, write their features with torchgeo-decur embed'
             )
         task, datamodule = _load_pretraining(source, ckpt_path)
         batches = Batches(datamodule, split, device)
@@ -280,7 +284,7 @@ def shared(
             names = (source.stem, other.stem)
             first, last = names if len(set(names)) == 2 else ('first', 'second')
             features = _label(features, first, clash) | _label(second, last, clash)
-    # Features of an absent modality are NaN in every dimension.
+    # A sample without a modality has NaN in all of its features.
     available = {m: ~np.isnan(x).all(1) for m, x in features.items()}
     result = compare_features(features, smallest, available=available)
     save_result(out, result, '')
@@ -294,14 +298,14 @@ def _load_pretraining(
     task, datamodule, _ = load_run(run, ckpt_path, data)
     if not isinstance(task, MultimodalPretraining):
         raise ValueError(
-            f'{run}: expected a self-supervised task, such as DeCUR, found '
+            f'{run}: expected a self-supervised task such as DeCUR, found '
             f'{type(task).__name__}; choose another config'
         )
     return task, datamodule
 
 
 def _label(features: Features, file: str, clash: set[str]) -> Features:
-    """Add the file name to names of features that two files have in common."""
+    """Append the file name to feature names that occur in both files."""
     return {f'{m} ({file})' if m in clash else m: x for m, x in features.items()}
 
 
@@ -317,19 +321,19 @@ def pack(
 ) -> None:
     """Pack the datasets of a config into shards for streaming.
 
-    Run an interrupted command again to resume. In a finished folder, the command verifies
-    checksums and writes missing or damaged shards again.
+    Run an interrupted command again to resume. If the folder is complete, the command
+    verifies checksums and rewrites missing or damaged shards.
 
     Args:
         run: config with data, such as the config.yaml of a fit.
-        out: folder of the shards.
+        out: output folder for the shards.
         values: raw for unchanged samples, or uint8 for images scaled to bytes. kept is
             the old name of raw.
-        splits: some of train, val, test and predict; train and val by default.
-        workers: processes that read and write; one for each core by default.
-        shard_size: samples of a shard; by default, about 64 MiB.
+        splits: any of train, val, test and predict; train and val by default.
+        workers: number of processes; one per core by default.
+        shard_size: samples per shard; by default, a shard has about 64 MiB.
         compression: zstd to compress each sample; requires the package zstd.
-        data: options of the datamodule that override the config, such as
+        data: datamodule options that override the config, such as
             ``--data.root FOLDER``.
     """
     print(
@@ -353,15 +357,15 @@ def plan(
     rate: float | None = None,
     data: dict[str, Any] | None = None,
 ) -> None:
-    """Estimate steps, communication, device memory and hours of a fit.
+    """Estimate the steps, communication, device memory and hours of a fit.
 
     Args:
-        config: config of ``torchgeo`` with a self-supervised task.
+        config: ``torchgeo`` config with a self-supervised task.
         overlays: configs that override parts of it, such as
             ``experiments/scale/gpu4.yaml``.
-        samples: samples of an epoch; by default, the size of the training split on disk.
-        rate: samples per second of one device, to estimate the hours.
-        data: options of the datamodule that override the configs, such as
+        samples: samples per epoch; by default, the size of the training split on disk.
+        rate: throughput of one device in samples per second, to estimate the hours.
+        data: datamodule options that override the configs, such as
             ``--data.root FOLDER``.
     """
     for name, value in estimate_cost(

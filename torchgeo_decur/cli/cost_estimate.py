@@ -13,7 +13,7 @@ from ..config import build, override_options, read_config
 from ..modalities import per_modality
 from ..tasks.pretraining import NUM_VIEWS
 
-# States of the optimizer per parameter.
+# Number of optimizer states per parameter.
 _STATES = {'adamw': 2, 'lars': 1}
 
 
@@ -23,25 +23,26 @@ def estimate_cost(
     rate: float | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """Estimate the cost of a fit of a self-supervised task, without weights or images.
+    """Estimate the cost of self-supervised pretraining without loading weights or images.
 
-    Communication is the number of bytes sent by each device in a step, with ring
-    collectives. Memory of activations is measured in a float32 forward pass on torch's
-    meta device, and halved for 16-bit fits. The estimate excludes the memory of libraries
-    and fragmentation. Absent images count as present, so memory is then an upper bound.
+    Communication is the number of bytes that each device sends per step, assuming ring
+    collectives. Activation memory is measured in a float32 forward pass on PyTorch's meta
+    device and halved for 16-bit fits. The estimate excludes library overhead and memory
+    fragmentation. Absent images count as present, so the estimate is an upper bound for
+    partly paired data.
 
     Args:
-        configs: a config of ``torchgeo``, and configs that override parts of it.
-        samples: samples of an epoch; by default, the size of the training split on disk.
-        rate: samples per second of one device, to estimate the hours.
-        data: options of the datamodule that override the configs.
+        configs: a ``torchgeo`` config, followed by configs that override parts of it.
+        samples: samples per epoch; by default, the size of the training split on disk.
+        rate: throughput of one device in samples per second, to estimate the hours.
+        data: datamodule options that override the configs.
 
     Returns:
-        Each estimate as text, by name.
+        Formatted estimates by name.
 
     Raises:
-        ValueError: if the configs do not describe a self-supervised task, or the fit has
-            no step or no end.
+        ValueError: if the configs do not describe a self-supervised task, the fit has no
+            training steps, or neither epochs nor steps are limited.
     """
     for name, number in (('samples', samples), ('rate', rate)):
         if number is not None and not 0 < number < math.inf:
@@ -71,33 +72,33 @@ def estimate_cost(
     parts = {
         'weights': weights,
         'gradients': weights * (2 if world > 1 else 1),
-        f'states of {optimizer}': weights * _STATES[optimizer],
+        f'{optimizer} states': weights * _STATES[optimizer],
         'activations': kept // (2 if half else 1),
-        'embeddings and their gradient': 2 * gathered,
+        'embeddings and their gradients': 2 * gathered,
     }
     found = {
         'devices': f'{world} ({nodes} nodes x {devices})',
-        'batch': f'{batch} on each device, {batch * world} in the loss',
-        'samples of an epoch': f'{samples:,}{subsets}',
-        'steps of an epoch': f'{per_epoch:,}',
+        'batch': f'{batch} per device, {batch * world} in the loss',
+        'samples per epoch': f'{samples:,}{subsets}',
+        'steps per epoch': f'{per_epoch:,}',
         'steps': f'{steps:,} in {steps / per_epoch:.4g} epochs',
-        'embeddings sent': f'{_size(3 * ring * gathered)} a step and device '
-        f'({NUM_VIEWS} views x {number} x {batch * world} x {width}, there and back)',
-        'gradients sent': f'{_size(2 * ring * weights)} a step and device',
-        'memory of a device': f'{_size(sum(parts.values()))}: '
+        'embeddings sent': f'{_size(3 * ring * gathered)} per step and device '
+        f'({NUM_VIEWS} views x {number} x {batch * world} x {width}, forward and backward)',
+        'gradients sent': f'{_size(2 * ring * weights)} per step and device',
+        'memory per device': f'{_size(sum(parts.values()))}: '
         + ', '.join(f'{name} {_size(size)}' for name, size in parts.items()),
     }
     if rate is not None:
         seen = batch * accumulated
         hours = steps * seen / rate / 3600
         found['hours'] = (
-            f'{hours:,.1f} ({steps:,} steps x {seen} / {rate:g} per second)'
+            f'{hours:,.1f} ({steps:,} steps x {seen} samples / {rate:g} per second)'
         )
     return found
 
 
 def _subsets(availability: Mapping[str, Any]) -> str:
-    """Return the number of samples with each modality, unless all are complete."""
+    """Format the sample count of each modality, or '' if all samples are complete."""
     has = {m: x for m, x in availability.items() if not x.all()}
     if not has:
         return ''
@@ -110,17 +111,17 @@ def _subsets(availability: Mapping[str, Any]) -> str:
 def _steps(
     trainer: Mapping[str, Any], batches: int, accumulated: int
 ) -> tuple[int, int]:
-    """Count the optimizer steps in an epoch and in the fit, as in Lightning."""
+    """Count the optimizer steps per epoch and per fit as Lightning does."""
     limit = trainer.get('limit_train_batches')
-    if limit is None:  # in the config.yaml of a run
+    if limit is None:  # as saved in the config.yaml of a run
         limit = 1.0
     share = isinstance(limit, float)
     batches = int(batches * limit) if share else min(batches, int(limit))
     per_epoch = math.ceil(batches / accumulated)
     if not per_epoch:
         raise ValueError(
-            'an epoch must have at least one batch, got none; increase the samples or '
-            'limit_train_batches, or reduce batch_size'
+            'an epoch must have at least one batch, got none; add samples, increase '
+            'limit_train_batches or reduce batch_size'
         )
     most = trainer.get('max_steps', -1)
     epochs = trainer.get('max_epochs')
@@ -129,13 +130,13 @@ def _steps(
     ends = [end for end in (per_epoch * epochs, most) if end >= 0]
     if not ends:
         raise ValueError(
-            'trainer must have max_epochs or max_steps, got neither; set one of them'
+            'trainer must limit max_epochs or max_steps, got no limit; set one of them'
         )
     return per_epoch, min(ends)
 
 
 def _count_devices(trainer: Mapping[str, Any]) -> tuple[int, int]:
-    """Return devices per node and nodes, as Lightning counts them on this machine."""
+    """Return the number of devices per node and of nodes, as Lightning counts them here."""
     devices, nodes = trainer.get('devices', 1), int(trainer.get('num_nodes', 1))
     if isinstance(devices, str) and devices not in ('auto', '-1'):
         devices = (
@@ -147,8 +148,8 @@ def _count_devices(trainer: Mapping[str, Any]) -> tuple[int, int]:
     number = devices if isinstance(devices, int) else len(devices)
     if number < 1 or nodes < 1:
         raise ValueError(
-            'trainer.devices and trainer.num_nodes must be positive numbers, got '
-            f'{devices!r} and {nodes}; set them in another config'
+            'trainer.devices and trainer.num_nodes must be positive integers, got '
+            f'{devices!r} and {nodes}; override them with an overlay'
         )
     return number, nodes
 
@@ -167,7 +168,7 @@ def _build(content: Mapping[str, Any], config: Path) -> tuple[Any, Any]:
 
 
 def _forward(task: Any, batch: int) -> tuple[int, dict[str, Tensor]]:
-    """Return the bytes of the graph of a step, and the embeddings of one view."""
+    """Return the bytes that autograd saves in a step, and the embeddings of one view."""
     own = {p.untyped_storage()._cdata for p in task.parameters()}
     kept: dict[int, int] = {}
 
@@ -178,7 +179,7 @@ def _forward(task: Any, batch: int) -> tuple[int, dict[str, Tensor]]:
             alive.append(storage)
         return x
 
-    alive: list[Any] = []  # keeps storages alive, so that addresses are not reused
+    alive: list[Any] = []  # keeps storages alive so that addresses are not reused
     chunk = task.hparams['micro_batch_size']
     modalities = task.hparams['modalities']
     sizes = per_modality('size', task.hparams['size'], modalities)

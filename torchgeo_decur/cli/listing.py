@@ -1,4 +1,4 @@
-"""List the configs and weights of this package, without importing torch."""
+"""List the configs and weights of this package without importing torch."""
 
 from pathlib import Path
 
@@ -18,14 +18,15 @@ def config(name: str | None = None, out: Path | None = None) -> None:
     """Print a config for `torchgeo fit --config`; without a name, list all configs.
 
     Args:
-        name: name of the config, such as quickstart.
-        out: folder for a copy of all configs.
+        name: config name, such as quickstart.
+        out: folder to which all configs are copied.
     """
     files = find_experiments()
     if out is not None:
         if name is not None:
             raise ValueError(
-                f'name must be absent with out, because out writes all configs, got {name!r}'
+                f'name must not be set with --out, which copies all configs, got {name!r}; '
+                'omit one of them'
             )
         copies = {
             (out / known).with_suffix('.yaml'): file.read_text()
@@ -34,7 +35,7 @@ def config(name: str | None = None, out: Path | None = None) -> None:
         for copy, text in copies.items():
             if copy.exists() and copy.read_text() != text:
                 raise ValueError(
-                    f'{copy} exists and differs from the config of this package; move it, '
+                    f'{copy} exists and differs from the config in this package; move it '
                     'or choose another folder with --out'
                 )
         for copy, text in copies.items():
@@ -48,12 +49,12 @@ def config(name: str | None = None, out: Path | None = None) -> None:
     elif name in files:
         print(files[name].read_text(), end='')
     else:
-        raise ValueError(f'name must be among {list(files)}, got {name!r}')
+        raise ValueError(f'name must be one of {list(files)}, got {name!r}')
 
 
 def weights() -> None:
-    """List the published weights, and show which are cached."""
-    rows = [['name', 'modality', 'bands', 'size', 'licence', 'cached']]
+    """List the published weights and show which are cached."""
+    rows = [['name', 'modality', 'bands', 'size', 'license', 'cached']]
     rows += [_row(name) for name in PUBLISHED]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:

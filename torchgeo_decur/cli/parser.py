@@ -1,4 +1,4 @@
-"""Parse the command `torchgeo-decur` and report its errors."""
+"""Parse the `torchgeo-decur` command line, run the command and report errors."""
 
 import os
 import re
@@ -14,29 +14,29 @@ from ..files import UnreadableFileError
 
 _SUMMARIES = {
     'config': 'Print a config for `torchgeo fit --config`; without a name, list all configs.',
-    'weights': 'List the published weights, and show which are cached.',
-    'convert': 'Convert the encoders of a file to another format.',
-    'export': 'Export the encoders of a checkpoint, as at the end of a fit.',
-    'map': 'Predict each pixel of a scene, and write a Cloud-Optimized GeoTIFF.',
-    'embed': 'Write the embedding of each window, sample or cell to (Geo)Parquet or GeoTIFF.',
-    'report': 'Analyse a checkpoint, and write a page of figures and numbers.',
-    'probe': 'Fit probes on the features and on each part of the embeddings of a pretraining.',
-    'value': 'Measure how much each modality adds to the prediction of labels.',
-    'shared': 'Count the directions that the features of two encoders share.',
+    'weights': 'List the published weights and show which are cached.',
+    'convert': 'Convert the encoders in a file to another format.',
+    'export': 'Export the encoders of a checkpoint in the formats written at the end of a fit.',
+    'map': 'Predict each pixel of a scene and write a Cloud-Optimized GeoTIFF.',
+    'embed': 'Write embeddings of samples, windows or cells to (Geo)Parquet or GeoTIFF.',
+    'report': 'Analyze a checkpoint and write a page of figures and tables.',
+    'probe': 'Fit probes on the features and embeddings of a pretrained model.',
+    'value': 'Measure how much each modality improves the prediction of labels.',
+    'shared': 'Count the feature directions that two encoders share.',
     'pack': 'Pack the datasets of a config into shards for streaming.',
-    'doctor': 'Examine the data of a config before a fit, and print findings with fixes.',
-    'plan': 'Estimate steps, communication, device memory and hours of a fit.',
+    'doctor': 'Check the data of a config before a fit and suggest fixes.',
+    'plan': 'Estimate the steps, communication, device memory and hours of a fit.',
 }
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command.
+    """Run ``torchgeo-decur``.
 
     Args:
-        args: arguments; by default, the arguments of the process.
+        args: command-line arguments; by default, ``sys.argv[1:]``.
 
     Raises:
-        SystemExit: if the command fails, with a message for the user.
+        SystemExit: if the command fails, with an error message.
     """
     try:
         chosen = _parse(sys.argv[1:] if args is None else args)
@@ -44,7 +44,7 @@ def main(args: list[str] | None = None) -> None:
         if written is not None:
             print(written)
     except KeyboardInterrupt:
-        # As in shells, the exit status is 128 plus the number of the signal.
+        # By shell convention, the exit status is 128 plus the signal number.
         print(
             'torchgeo-decur: stopped; run the command again to resume', file=sys.stderr
         )
@@ -57,12 +57,12 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _parse(args: list[str]) -> Namespace:
-    # Not jsonargparse.auto_cli, which reserves --config, an option of `report`.
+    # jsonargparse.auto_cli would reserve --config, which is an option of `report`.
     parser = ArgumentParser(prog='torchgeo-decur', version=version('torchgeo-decur'))
     subcommands = parser.add_subcommands()
     for name, summary in _SUMMARIES.items():
         subparser = ArgumentParser(description=summary)
-        # Import only the chosen command, because most take seconds to import.
+        # Import only the chosen command: most take seconds to import.
         if name in args[:1]:
             _add_options(subparser, name)
         subcommands.add_subcommand(name, subparser, help=summary)
@@ -71,7 +71,7 @@ def _parse(args: list[str]) -> Namespace:
 
 
 def _command(name: str) -> Callable[..., Path | None]:
-    """Import a command, which returns the path of its output, if any."""
+    """Import and return a command; the command returns the path of its output, if any."""
     if name in ('config', 'weights'):
         from . import listing
 
@@ -98,7 +98,7 @@ def _command(name: str) -> Callable[..., Path | None]:
 def _add_options(parser: ArgumentParser, name: str) -> None:
     """Add the parameters of a command to its parser."""
     command = _command(name)
-    # Switches have no value: `--onnx`, not `--onnx true`.
+    # Boolean flags have no value: `--onnx`, not `--onnx true`.
     options = signature(command).parameters.values()
     switches = {option.name for option in options if option.default is False}
     skip: set[str | int] = {*switches, *(['name'] if name == 'config' else [])}
@@ -106,8 +106,8 @@ def _add_options(parser: ArgumentParser, name: str) -> None:
         command, as_group=False, as_positional=True, skip=skip
     )
     if name == 'config':
-        # Positional, but jsonargparse makes an option of a parameter with a default.
-        parser.add_argument('name', nargs='?', help='such as quickstart')
+        # jsonargparse would turn a parameter with a default into an option.
+        parser.add_argument('name', nargs='?', help='config name, such as quickstart')
     for switch in sorted(switches):
         text = re.search(rf'^ +{switch}: (.+)', str(command.__doc__), re.M)
         parser.add_argument(f'--{switch}', action='store_true', help=text and text[1])

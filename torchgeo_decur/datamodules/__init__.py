@@ -1,4 +1,4 @@
-"""Datamodules, one for each dataset; each scales its own modalities."""
+"""Datamodules for multimodal datasets."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import packed data at first use, because ``packed`` imports this package."""
+    """Import ``PackedDataModule`` on first use, because ``packed`` imports this package."""
     if name == 'PackedDataModule':
         return getattr(import_module('..packed', __name__), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,4 +1,4 @@
-"""Base of the datamodules of archives with published splits."""
+"""Base class of datamodules for archives with published splits."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,33 +11,34 @@ from .base import MultimodalDataModule, check_val_fraction
 
 
 class ArchiveDataModule(MultimodalDataModule):
-    """Places of an archive with a folder for each split, scaled to [0, 1].
+    """Base class of datamodules for archives with one folder per split.
 
-    A subclass adds its options to ``kwargs`` and creates the dataset of a split.
+    Images are scaled to [0, 1]. Each subclass adds its options to ``kwargs`` and creates
+    the dataset of a split in :meth:`make`.
 
     Args:
-        root: folder of the splits.
-        modalities: folders of each modality by name.
+        root: folder that contains the split folders.
+        modalities: folder or folders of each modality.
         train: folder of the training split.
         val: folder of the validation split, which is also the test split.
-        predict: folder of the split to predict, by default ``train``.
-        val_fraction: fraction of the training places for validation, instead of ``val``.
-            With 0 there is no validation (``limit_val_batches: 0``).
-        skip_incomplete: 'keep' for places that lack a modality, True to leave them out,
-            or False to raise an error.
-        skip_unreadable: whether to replace a place with a damaged file by the next place.
-        index: folder of the positions of places in tar shards, by default ``index`` in
-            the root.
+        predict: folder of the prediction split; by default, ``train``.
+        val_fraction: fraction of the training locations to use for validation instead of
+            ``val``. If 0, there is no validation split; set ``limit_val_batches: 0``.
+        skip_incomplete: how to treat locations without a modality: 'keep' to use them,
+            True to skip them, or False to raise an error.
+        skip_unreadable: whether to replace a location that has a damaged file with the
+            next one.
+        index: folder with the indices of tar shards; by default, ``index`` in the root.
         conversion: ``scale``, ``offset`` and ``nodata`` by modality, for files that
             differ from the published ones.
         options: options of :class:`MultimodalDataModule`: ``batch_size``,
             ``num_workers``, ``seed`` and ``label_fraction``.
 
     Raises:
-        ValueError: if an option is not valid.
+        ValueError: if an option is invalid.
 
     Attributes:
-        kwargs: options of the dataset.
+        kwargs: arguments for the dataset.
     """
 
     def __init__(
@@ -76,14 +77,14 @@ class ArchiveDataModule(MultimodalDataModule):
         modalities: Mapping[str, str | Sequence[str]],
         conversion: Mapping[str, Mapping[str, Any]] | None,
     ) -> Mapping[str, Mapping[str, Any]] | None:
-        """Return the conversion of the files; a subclass may add the published one.
+        """Return the conversion to apply; a subclass may add that of published files.
 
         Args:
-            modalities: folders of each modality by name.
-            conversion: entries of the user.
+            modalities: folder or folders of each modality.
+            conversion: conversion set by the user.
 
         Returns:
-            The entries by modality.
+            The conversion by modality.
         """
         return conversion
 
@@ -92,17 +93,17 @@ class ArchiveDataModule(MultimodalDataModule):
         """Create the dataset of a split.
 
         Args:
-            split: folder of the split.
+            split: name of the split folder.
         """
 
     def prepare_data(self) -> None:
-        """Find the places in one process, before other processes use them."""
+        """Index the archive in one process before other processes read it."""
         for split in dict.fromkeys(self.named.values()):
             if split == self.named['train'] or self.val_fraction is None:
                 self.make(split)
 
     def setup(self, stage: str) -> None:
-        """Set the datasets of a stage.
+        """Create the datasets of a stage.
 
         Args:
             stage: 'fit', 'validate', 'test' or 'predict'.

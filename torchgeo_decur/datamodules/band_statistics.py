@@ -1,4 +1,4 @@
-"""Estimate mean and standard deviation of bands."""
+"""Estimate the mean and standard deviation of bands."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,33 +11,34 @@ from ..datasets.base import FileDataset
 from ..modalities import Modality, invalid_pixels, nodata_hint
 from .base import MultimodalDataModule
 
-# Samples to estimate statistics from.
+# Maximum number of samples for estimating statistics.
 _MOST = 64
 
 
 class StatisticsDataModule(MultimodalDataModule):
-    """Base of the datamodules that estimate statistics and store them in checkpoints.
+    """Base class of datamodules that estimate statistics and store them in checkpoints.
 
     Attributes:
-        entries: entry of each modality in the config. A ``mean`` in it has priority.
-        statistics: estimated ``mean`` and ``std``, by modality.
+        entries: config entry of each modality. A ``mean`` in an entry takes precedence
+            over an estimate.
+        statistics: estimated ``mean`` and ``std`` by modality.
     """
 
     entries: Mapping[str, Mapping[str, Any]]
     statistics: dict[str, dict[str, list[float]]]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for a checkpoint: the seed and the estimated statistics."""
+        """Return the seed and the estimated statistics for a checkpoint."""
         return {**super().state_dict(), 'statistics': self.statistics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the seed and the statistics of a checkpoint."""
+        """Restore the seed and the statistics from a checkpoint."""
         super().load_state_dict(state_dict)
         found = state_dict.get('statistics', {})
         self.use({m: s for m, s in found.items() if m in self.modalities})
 
     def wanted(self) -> list[str]:
-        """Return the modalities whose scaling still needs statistics."""
+        """Return the modalities that require statistics for scaling but have none."""
         return [
             m
             for m, modality in self.modalities.items()
@@ -47,10 +48,10 @@ class StatisticsDataModule(MultimodalDataModule):
         ]
 
     def use(self, statistics: Mapping[str, dict[str, list[float]]]) -> None:
-        """Set the statistics of modalities whose entries have none.
+        """Set statistics for modalities whose config entries have none.
 
         Args:
-            statistics: ``mean`` and ``std`` of modalities, by name.
+            statistics: ``mean`` and ``std`` by modality.
         """
         own = {m for m in statistics if self.entries[m].get('mean') is None}
         self.statistics = {m: statistics[m] for m in own}
@@ -64,15 +65,15 @@ class StatisticsDataModule(MultimodalDataModule):
     def estimate(
         self, dataset: FileDataset, what: str = 'frames', where: str = 'images'
     ) -> None:
-        """Estimate missing statistics from up to 64 samples, and print them.
+        """Estimate missing statistics from up to 64 samples and print them.
 
         Args:
-            dataset: training samples.
-            what: name of the samples in messages.
-            where: name of the entries in the config, for the message.
+            dataset: training dataset.
+            what: noun for the samples in messages.
+            where: config key of the entries, used in the message.
 
         Raises:
-            ValueError: if no sample has a modality, or a band is constant.
+            ValueError: if a modality is absent from all samples, or a band is constant.
         """
         wanted = self.wanted()
         if not wanted:
@@ -87,7 +88,7 @@ class StatisticsDataModule(MultimodalDataModule):
             if not indices:
                 raise ValueError(
                     f'{m}: expected {what} with this modality to estimate mean and std, '
-                    f'found none among {len(dataset)}; check its entry, or give mean '
+                    f'found none among {len(dataset)}; check its entry, or set mean '
                     'and std'
                 )
         some = set().union(*chosen.values())
@@ -95,23 +96,23 @@ class StatisticsDataModule(MultimodalDataModule):
             sample = dataset[index]
             for m in wanted:
                 if index in chosen[m]:
-                    # Of several dates, the first.
+                    # Use only the first of several dates.
                     image = sample[f'image_{m}']
                     moments[m].add(m, image[0] if image.ndim == 4 else image)
         self.use({**self.statistics, **{m: moments[m].result(m) for m in wanted}})
         report(
             {m: self.statistics[m] for m in wanted},
-            f'Statistics of {len(some)} training {what}. To keep them, add them to '
+            f'Statistics of {len(some)} training {what}. To reuse them, copy them to '
             f'{where}:',
         )
 
 
 class Moments:
-    """Running mean and standard deviation of each band.
+    """Accumulator for the mean and standard deviation of each band.
 
     Args:
-        modality: record of the modality.
-        windows: name of the images in messages.
+        modality: definition of the modality.
+        windows: noun for the images in messages.
     """
 
     def __init__(self, modality: Modality, windows: str = 'training windows') -> None:
@@ -123,11 +124,11 @@ class Moments:
         )
 
     def add(self, name: str, image: Tensor) -> None:
-        """Add one image.
+        """Update the statistics with one image.
 
         Args:
-            name: name of the modality, for the message.
-            image: shape (C, H, W).
+            name: modality name for error messages.
+            image: image, shape (C, H, W).
 
         Raises:
             ValueError: if values other than nodata are NaN or infinite.
@@ -151,13 +152,13 @@ class Moments:
         self.count = self.count + n
 
     def result(self, name: str) -> dict[str, list[float]]:
-        """Compute mean and standard deviation of the images.
+        """Return the mean and standard deviation of all images so far.
 
         Args:
-            name: name of the modality, for the message.
+            name: modality name for error messages.
 
         Returns:
-            ``mean`` and ``std``.
+            ``mean`` and ``std`` of each band.
 
         Raises:
             ValueError: if a band is constant.
@@ -166,10 +167,10 @@ class Moments:
         flat = [b for b, s in zip(self.modality.bands, std, strict=True) if s <= 0]
         if flat:
             raise ValueError(
-                f'{name}: expected varying values, but bands {flat} of the {self.windows} '
-                'are constant; correct nodata, or leave out these bands'
+                f'{name}: expected varying values, found constant bands {flat} in the '
+                f'{self.windows}; correct nodata or remove these bands'
             )
-        # Round as in the report, so that pasted numbers give the same scaling.
+        # Round as in the printed report, so that copied values give the same scaling.
         return {
             key: [float(f'{v:.6g}') for v in values.tolist()]
             for key, values in (('mean', self.mean), ('std', std))
@@ -178,7 +179,7 @@ class Moments:
 
 @rank_zero_only
 def report(statistics: Mapping[str, dict[str, list[float]]], first: str) -> None:
-    """Print a first line, and statistics by modality in the form of a config."""
+    """Print a heading, and statistics by modality in YAML format."""
     print(first)
     for m, values in statistics.items():
         print(f'  {m}:', *(f'    {k}: {v}' for k, v in values.items()), sep='\n')

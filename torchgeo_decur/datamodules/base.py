@@ -1,4 +1,4 @@
-"""Base classes of the datamodules."""
+"""Base classes for datamodules."""
 
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -38,33 +38,33 @@ Split = Literal['train', 'val', 'test', 'predict']
 
 
 class MultimodalDataModule(BaseDataModule):
-    """Base of the datamodules: scaling, checks of first batches, exact resuming.
+    """Base class with scaling, checks of the first batches, and exact resuming.
 
-    A subclass sets ``train_dataset``, ``val_dataset``, ``test_dataset`` and
-    ``predict_dataset`` in ``setup``. They are map-style datasets with ``image_<m>`` of
-    every modality in its physical unit. The datamodule scales batches to [0, 1] on the
-    device (:class:`~torchgeo_decur.transforms.ScaleToUnit`).
+    Subclasses create ``train_dataset``, ``val_dataset``, ``test_dataset`` and
+    ``predict_dataset`` in ``setup``. Each is a map-style dataset whose samples have an
+    ``image_<m>`` for every modality in its physical unit. The datamodule scales batches to
+    [0, 1] on the device with :class:`~torchgeo_decur.transforms.ScaleToUnit`.
 
     Args:
         modalities: each modality by name: a
-            :class:`~torchgeo_decur.modalities.Modality`, the name of a predefined one, or
-            a dictionary of its fields.
-        batch_size: samples of a batch on each device.
-        num_workers: worker processes of each data loader.
-        seed: seed of all random draws of the data. By default the seed of
-            ``seed_everything``, or 0 if none is set. A resumed fit restores its first
-            seed, unless a seed is given.
-        label_fraction: fraction of the training samples to use, such as 0.01. For one
-            seed, a smaller fraction is part of a larger one. The draw is stratified if
-            the samples have class labels.
-        paired_fraction: share of each training batch that has all modalities, in (0, 1],
-            if some samples lack one; see
-            :class:`~torchgeo_decur.datamodules.PairedSampler`. By default, batches
-            ignore which modalities a sample has.
+            :class:`~torchgeo_decur.modalities.Modality`, the name of a predefined
+            modality, or a dictionary of its fields.
+        batch_size: samples per batch and device.
+        num_workers: number of worker processes per data loader.
+        seed: seed for splits, sampling and other random choices. By default, the seed
+            set by ``seed_everything``, or 0 if none is set. If no seed is given, a
+            resumed fit restores the original seed.
+        label_fraction: fraction of the training samples to use, such as 0.01. With the
+            same seed, larger subsets contain the smaller ones. The choice is stratified
+            if the samples have class labels.
+        paired_fraction: fraction of complete samples in each training batch, in (0, 1],
+            for partly paired data; see
+            :class:`~torchgeo_decur.datamodules.PairedSampler`. By default, samples are
+            drawn regardless of their modalities.
 
     Raises:
-        ValueError: if a modality is not valid, ``batch_size`` is not positive, ``seed`` is
-            negative, ``label_fraction`` or ``paired_fraction`` is out of range.
+        ValueError: if a modality is invalid, ``batch_size`` is not positive, ``seed`` is
+            negative, or ``label_fraction`` or ``paired_fraction`` is out of range.
     """
 
     def __init__(
@@ -101,9 +101,11 @@ class MultimodalDataModule(BaseDataModule):
     ) -> None:
         """Set the modalities and their scaling.
 
+        A subclass may call this method again in ``setup`` to use statistics or nodata
+        values from the data.
+
         Args:
-            modalities: as in the constructor. A subclass may call this method again in
-                ``setup``, with statistics or nodata values from the data.
+            modalities: modalities in the form that the constructor accepts.
         """
         check_names(modalities)
         self.modalities = {m: Modality.of(value) for m, value in modalities.items()}
@@ -116,40 +118,42 @@ class MultimodalDataModule(BaseDataModule):
         self.aug = PerModality(known)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for a checkpoint: the seed."""
+        """Return the seed for a checkpoint."""
         return {'seed': self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the seed of the checkpoint, unless one was given, and split again.
+        """Restore the seed from a checkpoint and repeat the split.
 
-        With another seed, a resumed fit would validate on training samples.
+        With another seed, a resumed fit would validate on training samples. A seed that
+        was passed to the constructor takes precedence.
         """
         seed = state_dict.get('seed', self.seed)
         if self._seed_is_given or seed == self.seed:
             return
         self.seed = seed
-        # Lightning calls setup before it reads the checkpoint.
+        # Repeat setup, because Lightning calls it before it loads the checkpoint.
         if self.trainer is not None and self.trainer.state.fn is not None:
             self.setup(self.trainer.state.fn)
 
     def freeze(self) -> None:
-        """Make all epochs equal for packing; called before ``setup``.
+        """Make samples independent of the epoch, so that they can be packed.
 
-        A subclass whose samples change with the epoch overrides this method.
+        This method is called before ``setup``. Subclasses whose samples change with the
+        epoch override it.
         """
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Unwrap a batch that kept the precision of its files."""
+        """Unwrap a batch that was protected from conversion to another precision."""
         batch = batch.batch if isinstance(batch, Unconverted) else batch
         return super().on_before_batch_transfer(batch, dataloader_idx)
 
     def transfer_batch_to_device(
         self, batch: Sample, device: torch.device, dataloader_idx: int
     ) -> Sample:
-        """Move a batch to the device, except ``available_<m>``.
+        """Move all tensors of a batch to the device except ``available_<m>``.
 
-        Tasks choose the samples that have a modality on the CPU. Reading these small
-        tensors from the device would synchronise with it.
+        Tasks read availability on the CPU to select samples. Copying it back from the
+        device would require a synchronization.
         """
         kept = {k: v for k, v in batch.items() if str(k).startswith('available_')}
         if not kept:
@@ -164,17 +168,17 @@ class MultimodalDataModule(BaseDataModule):
         }
 
     def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
-        """Check the first batches of each stage, then scale every batch to [0, 1].
+        """Scale a batch to [0, 1], after checking the first batches of each stage.
 
         Returns:
             The batch with scaled images, in the precision of the trainer.
 
         Raises:
-            ValueError: if a first batch contradicts the modalities.
+            ValueError: if the values in a checked batch contradict the modalities.
         """
         trainer = self.trainer
         training = trainer is not None and trainer.training
-        # The sanity check uses the validation split.
+        # Lightning's sanity check uses the validation split.
         checking = trainer is not None and (
             trainer.validating or trainer.sanity_checking
         )
@@ -189,11 +193,11 @@ class MultimodalDataModule(BaseDataModule):
         return cast(Sample, convert_images(scaled, trainer))
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Load shuffled batches, from the current position of the fit.
+        """Create a loader of shuffled batches that starts at the current training step.
 
         Raises:
-            ValueError: if a batch has fewer than two samples, or more samples than the
-                training split.
+            ValueError: if the batch size is less than two or exceeds the number of
+                training samples on each device.
         """
         dataset = self._dataset('train')
         self._report_subsets()
@@ -202,7 +206,7 @@ class MultimodalDataModule(BaseDataModule):
         sampler = self._sampler(dataset, world, rank)
         if self.batch_size < 2 or len(sampler) < self.batch_size:
             raise ValueError(
-                f'batch_size must be from 2 to the number of training samples on each '
+                f'batch_size must be between 2 and the number of training samples per '
                 f'device ({len(sampler)}), got {self.batch_size}; change batch_size'
             )
         return ResumableLoader(
@@ -214,15 +218,15 @@ class MultimodalDataModule(BaseDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """Load the validation split in order."""
+        """Create a loader of the validation split, in order."""
         return self._loader(self._dataset('val'))
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """Load the test split in order."""
+        """Create a loader of the test split, in order."""
         return self._loader(self._dataset('test'))
 
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """Load the predict split in order."""
+        """Create a loader of the prediction split, in order."""
         return self._loader(self._dataset('predict'))
 
     def budget(
@@ -231,16 +235,18 @@ class MultimodalDataModule(BaseDataModule):
         labels: Callable[[], Tensor] | None = None,
         names: Sequence[str] = (),
     ) -> list[int]:
-        """Choose the training samples of ``label_fraction``; warn of lost classes.
+        """Choose training samples according to ``label_fraction``.
+
+        A warning names the classes of which no sample is chosen.
 
         Args:
             number: number of training samples.
-            labels: returns the labels, shape (N,) or (N, K); only called if
-                ``label_fraction`` is less than 1. None for samples without labels.
-            names: name of each class, for the warning.
+            labels: function that returns the labels, shape (N,) or (N, K), or None for
+                unlabeled samples. It is called only if ``label_fraction`` is less than 1.
+            names: class names for the warning.
 
         Returns:
-            Indices of the chosen samples, in order.
+            Sorted indices of the chosen samples.
         """
         if self.label_fraction == 1:
             return list(range(number))
@@ -249,20 +255,22 @@ class MultimodalDataModule(BaseDataModule):
         if lost:
             rank_zero_warn(
                 f'label_fraction {self.label_fraction} keeps {len(chosen)} of {number} '
-                f'training samples, with none of the classes '
-                f'{[names[i] if names else i for i in lost]}'
+                f'training samples, but none of the classes '
+                f'{[names[i] if names else i for i in lost]}; increase label_fraction'
             )
         return chosen
 
     def hold_out(
         self, dataset: FileDataset, groups: Sequence[Hashable], fraction: float
     ) -> None:
-        """Set the training and the validation split, without splitting a group.
+        """Split a dataset by group into training and validation datasets.
 
         Args:
-            dataset: samples of both splits.
-            groups: group of each sample, such as its place.
-            fraction: fraction of the groups for validation; 0 for no validation split.
+            dataset: dataset to split.
+            groups: group of each sample, such as its location. All samples of a group are
+                in the same split.
+            fraction: fraction of groups for validation. If 0, there is no validation
+                split.
         """
         kept, held_out = split_groups(groups, fraction, self.seed)
         some = self.budget(len(kept))
@@ -273,7 +281,7 @@ class MultimodalDataModule(BaseDataModule):
     def _sampler(
         self, dataset: Dataset[Sample], world: int, rank: int
     ) -> ResumableSampler:
-        # torch shuffles by seed + epoch, so seeds 0 and 1 would share shuffles.
+        # PyTorch shuffles with seed + epoch, so nearby seeds would share permutations.
         seed = 1_000_003 * self.seed
         if self.paired_fraction is not None and self.batch_size > 1:
             availability = get_availability(dataset)
@@ -287,8 +295,8 @@ class MultimodalDataModule(BaseDataModule):
                     seed=seed,
                 )
             rank_zero_warn(
-                f'paired_fraction {self.paired_fraction} has no effect, because no '
-                'training sample is known to lack a modality (availability of the dataset)'
+                f'paired_fraction {self.paired_fraction} has no effect, because all '
+                'training samples have all modalities according to the dataset; omit it'
             )
         return ResumableSampler(
             dataset, world, rank, shuffle=True, seed=seed, drop_last=True
@@ -299,7 +307,7 @@ class MultimodalDataModule(BaseDataModule):
         return dataset
 
     def _report_subsets(self) -> None:
-        """Print the number of samples of each subset of the modalities, once."""
+        """Print the number of samples per modality subset, only once."""
         if self._has_reported:
             return
         self._has_reported = True
@@ -329,24 +337,26 @@ class MultimodalDataModule(BaseDataModule):
 
 
 class FileDataModule(MultimodalDataModule):
-    """Base of the datamodules of datasets that can be downloaded.
+    """Base class of datamodules for downloadable datasets.
 
     Args:
         modalities: each modality by name.
-        root: folder of the dataset, or of the download.
+        root: folder of the dataset, to which missing files are downloaded.
         download: whether to download missing files.
-        checksum: whether to verify downloads.
-        skip_unreadable: whether to replace a sample with a damaged file by the next one.
-        conversion: ``scale``, ``offset`` and ``nodata`` by modality, to convert the files
-            to the unit, such as ``{s2: {offset: -1000}}`` for Sentinel-2 products since
-            processing baseline 04.00, or ``{dem: {nodata: -9999}}``.
+        checksum: whether to verify checksums of downloaded files.
+        skip_unreadable: whether to replace a sample that has a damaged file with the next
+            one.
+        conversion: ``scale``, ``offset`` and ``nodata`` by modality, to convert file
+            values to the unit of the modality. Examples are ``{s2: {offset: -1000}}`` for
+            Sentinel-2 products since processing baseline 04.00, and
+            ``{dem: {nodata: -9999}}``.
         options: options of :class:`MultimodalDataModule`.
 
     Raises:
-        ValueError: if an option is not valid.
+        ValueError: if an option is invalid.
 
     Attributes:
-        kwargs: options of the dataset.
+        kwargs: arguments for the dataset.
     """
 
     def __init__(
@@ -372,16 +382,16 @@ class FileDataModule(MultimodalDataModule):
 
 
 def check_val_fraction(val_fraction: float) -> float:
-    """Return the fraction of a validation split; raise if it is not in [0, 1)."""
+    """Check that a validation fraction is in [0, 1), and return it."""
     if not 0 <= val_fraction < 1:
         raise ValueError(f'val_fraction must be in [0, 1), got {val_fraction}')
     return val_fraction
 
 
 def global_seed() -> int:
-    """Return the seed of ``seed_everything``, or 0 if none is set.
+    """Return the seed set by ``seed_everything``, or 0 if none is set.
 
-    All processes of a run share it. PyTorch's seed is random by default, which would
-    change the splits from run to run.
+    All processes of a run have this seed. PyTorch's initial seed is random, so splits
+    based on it would change with every run.
     """
     return int(os.environ.get('PL_GLOBAL_SEED', 0))

@@ -1,4 +1,4 @@
-"""BigEarthNet-MM for multi-label classification."""
+"""Datamodule of BigEarthNet-MM for multi-label classification."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -16,22 +16,22 @@ _L1C, _L2A = (MODALITIES[f'sentinel2_{level}'].bands for level in ('l1c', 'l2a')
 
 
 class BigEarthNetMMDataModule(FileDataModule):
-    """Sentinel-1 and Sentinel-2 patches with labels, scaled to [0, 1].
+    """Labeled Sentinel-1 and Sentinel-2 patches, scaled to [0, 1].
 
-    The splits are as published. The predict split is the test split. With
-    ``label_fraction``, the training patches are stratified by their rarest class.
+    The published splits are used. The prediction split is the test split. With
+    ``label_fraction``, training patches are stratified by their rarest class.
 
     Args:
-        root: folder of the dataset, or of the download of more than 100 GB.
+        root: folder of the dataset. A download requires more than 100 GB.
         version: 'v1' or 'v2'.
         modalities: 's1', 's2' or both.
-        num_classes: 19, or 43 in v1.
-        s2_bands: number of Sentinel-2 bands in a batch: 12 as in the files, or 13 with
-            zeros as band B10, for encoders of Level-1C.
+        num_classes: 19; v1 also supports 43.
+        s2_bands: number of Sentinel-2 bands in a batch: 12 as in the files, or 13 for
+            Level-1C encoders, with zeros for band B10.
         options: options of :class:`~torchgeo_decur.datamodules.FileDataModule`.
 
     Raises:
-        ValueError: if an option is not valid.
+        ValueError: if an option is invalid.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class BigEarthNetMMDataModule(FileDataModule):
         known = {'s1': 'sentinel1_grd', 's2': 'sentinel2_l2a'}
         if not modalities or any(m not in known for m in modalities):
             raise ValueError(
-                f'modalities must be one or both of {list(known)}, '
+                f'modalities must contain one or both of {list(known)}, '
                 f'got {list(modalities)}'
             )
         if s2_bands not in (12, 13):
@@ -65,13 +65,13 @@ class BigEarthNetMMDataModule(FileDataModule):
         }
 
     def prepare_data(self) -> None:
-        """Download the dataset if ``download`` is set."""
+        """Download the dataset if ``download`` is True."""
         if self.kwargs['download']:
             for split in ('train', 'val', 'test'):
                 BigEarthNetMM(split=split, **self.kwargs)
 
     def setup(self, stage: str) -> None:
-        """Find the patches of the splits of a stage."""
+        """Create the datasets of a stage."""
         if stage == 'fit':
             train = self._make('train')
             kept = self.budget(len(train), train.labels, train.classes)
@@ -84,7 +84,7 @@ class BigEarthNetMMDataModule(FileDataModule):
             self.predict_dataset = self._make('test')
 
     def plot(self, sample: Sample, **kwargs: Any) -> Figure | None:
-        """Draw a sample of a batch; return None without a validation dataset."""
+        """Plot a sample; return None if there is no validation dataset."""
         if self.s2_bands == 13 and 'image_s2' in sample:
             image = SelectBands(_L1C, _L2A)(sample['image_s2'])
             sample = {**sample, 'image_s2': image}

@@ -1,4 +1,4 @@
-"""GeoNRW for pretraining and segmentation."""
+"""Datamodule of GeoNRW for pretraining and segmentation."""
 
 from typing import Any, Literal
 
@@ -7,20 +7,21 @@ from .base import FileDataModule, check_val_fraction
 
 
 class GeoNRWPatchDataModule(FileDataModule):
-    """Patches of aerial photographs, elevation and land cover, images in [0, 1].
+    """GeoNRW patches with aerial photographs, elevation and land cover.
 
-    The test split is as published, and is also the predict split. The validation split
-    is drawn from the training *tiles*: all patches of a tile are in one split.
+    Images are scaled to [0, 1]. The published test split is also the prediction split.
+    The validation split consists of random training *tiles*, so all patches of a tile are
+    in the same split.
 
     Args:
-        root: folder with one folder per city, or of the download.
+        root: folder with one subfolder per city, to which missing files are downloaded.
         size: height and width of a patch in pixels.
-        val_fraction: fraction of the training tiles for validation. With 0 there is no
-            validation (``limit_val_batches: 0``).
+        val_fraction: fraction of the training tiles for validation. If 0, there is no
+            validation split; set ``limit_val_batches: 0``.
         options: options of :class:`~torchgeo_decur.datamodules.FileDataModule`.
 
     Raises:
-        ValueError: if an option is not valid.
+        ValueError: if an option is invalid.
     """
 
     def __init__(
@@ -37,12 +38,12 @@ class GeoNRWPatchDataModule(FileDataModule):
         self.kwargs['size'] = size
 
     def prepare_data(self) -> None:
-        """Download the dataset if ``download`` is set."""
+        """Download the dataset if ``download`` is True."""
         if self.kwargs['download']:
             self._make('train')
 
     def setup(self, stage: str) -> None:
-        """Split the tiles."""
+        """Create the datasets of a stage, split by tile."""
         if stage in ('fit', 'validate'):
             dataset = self._make('train')
             tiles = [patch.tile for patch in dataset.samples]

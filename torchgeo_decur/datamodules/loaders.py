@@ -11,54 +11,55 @@ from torchgeo.datasets.utils import Sample
 
 
 class ResumableSampler(DistributedSampler[Any]):
-    """Sampler that depends only on seed, epoch and rank, and can start anywhere.
+    """Sampler that can resume in the middle of an epoch.
 
-    A resumed run draws the same samples as an uninterrupted one, even in the middle of an
-    epoch. If samples change with the epoch, such as random windows, the dataset needs a
-    method ``set_epoch(epoch)``.
+    The order depends only on the seed, epoch and rank. A resumed run therefore draws the
+    same samples as an uninterrupted one. If samples change with the epoch, such as random
+    windows, the dataset must have a method ``set_epoch(epoch)``.
 
     Attributes:
-        skip: number of samples that only the next iteration skips.
+        skip: number of samples to skip in the next iteration only.
     """
 
     skip: int = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the shuffle of an epoch.
+        """Set the epoch of the sampler and of the dataset.
 
         Args:
-            epoch: number of the epoch, from 0.
+            epoch: epoch number, starting at 0.
         """
         super().set_epoch(epoch)
         if hasattr(self.dataset, 'set_epoch'):
             self.dataset.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate over the indices of this rank, and skip the first ``skip``."""
+        """Iterate over the indices for this rank, after the first ``skip`` indices."""
         start, self.skip = self.skip, 0
         return islice(self.order(), start, None)
 
     def order(self) -> Iterable[Any]:
-        """Draw the order of an epoch; a subclass may override this method.
+        """Return the order of the current epoch; a subclass may override this method.
 
         Returns:
-            Indices of this rank.
+            Indices for this rank.
         """
         return super().__iter__()
 
 
 class ResumableLoader(DataLoader[Sample]):
-    """Data loader that starts at the position of the training loop.
+    """Data loader that starts at the current position of the training loop.
 
-    Lightning restores its loops before it requests the loader, which gives the epoch and
-    the number of finished batches. Batches that were loaded but not trained on are
-    loaded again.
+    Lightning restores its loops before it requests the loader. The loader can therefore
+    read the epoch and the number of finished batches from the trainer. Batches that were
+    loaded but not trained on are loaded again.
 
     Args:
         dataset: map-style dataset.
-        sampler: sampler of the dataset. Another sampler than :class:`ResumableSampler`,
-            as for ``overfit_batches``, starts at the beginning.
-        trainer: trainer that gives the position; by default the beginning.
+        sampler: sampler for the dataset. If it is not a :class:`ResumableSampler`, as
+            with ``overfit_batches``, the loader starts at the beginning of the epoch.
+        trainer: trainer that defines the position. If None, the loader starts at the
+            beginning.
         kwargs: options of :class:`torch.utils.data.DataLoader`.
     """
 
@@ -77,17 +78,17 @@ class ResumableLoader(DataLoader[Sample]):
             sampler.skip = batches * cast(int, self.batch_size)
 
     def state_dict(self) -> dict[str, int]:
-        """Return an empty state, which makes Lightning treat the loader as resumable."""
+        """Return an empty state, so that Lightning treats the loader as resumable."""
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Do nothing, because the loop gives the position."""
+        """Do nothing, because the position comes from the training loop."""
 
 
 def _progress(trainer: Trainer) -> tuple[int, int]:
-    """Return the epoch to train on, and the number of its finished batches.
+    """Return the current epoch and its number of finished batches.
 
-    The counters of Lightning's loops are not public. Without them, the epoch restarts.
+    Lightning's loop counters are not public. If they are unavailable, the epoch restarts.
     """
     loop: Any = trainer.fit_loop
     try:
@@ -102,6 +103,6 @@ def _progress(trainer: Trainer) -> tuple[int, int]:
     except AttributeError:
         rank_zero_warn(
             'this version of Lightning does not report finished batches, so a resumed '
-            'fit repeats its unfinished epoch'
+            'fit repeats the unfinished epoch from its start'
         )
         return trainer.current_epoch, 0

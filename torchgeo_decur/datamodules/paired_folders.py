@@ -1,4 +1,4 @@
-"""Datamodule of folders of images paired by name."""
+"""Datamodule of image folders that are paired by file name."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,47 +14,48 @@ from .splits import check_fractions, split_groups
 
 
 class PairedFoldersDataModule(StatisticsDataModule):
-    """Frames of :class:`~torchgeo_decur.datasets.PairedFolders`, images in [0, 1].
+    """Datamodule of :class:`~torchgeo_decur.datasets.PairedFolders`.
 
-    If patterns have ``{split}``, ``train``, ``val``, ``test`` and ``predict`` list its
-    values. Without values, validation and test frames are drawn from the training frames,
-    which can put similar frames of a video into different splits. Prediction reads neither
-    masks nor labels.
+    Images are scaled to [0, 1]. If file patterns contain ``{split}``, set its values for
+    each split with ``train``, ``val``, ``test`` and ``predict``. Without such values,
+    validation and test frames are random training frames. Similar frames of a video may
+    then end up in different splits. Prediction reads neither masks nor labels.
 
     Missing statistics are estimated from up to 64 training frames, printed and stored in
     checkpoints.
 
     Args:
-        root: folder that the patterns are relative to.
-        images: entries by name of the modality, see
+        root: folder to which the patterns are relative.
+        images: entry of each modality; see
             :class:`~torchgeo_decur.datasets.PairedFolders`.
         mask: entry of the mask.
         train: values of ``{split}`` for training.
         val: values of ``{split}`` for validation.
         test: values of ``{split}`` for testing.
-        predict: values of ``{split}`` for prediction, by default those for testing.
+        predict: values of ``{split}`` for prediction; by default, those for testing.
             Without ``{split}``, prediction reads all frames.
-        size: height and width to which images and masks are resized; required if files
-            of one split differ in size.
-        cache: folder of HHA images, by default ``hha`` in the root.
-        skip_incomplete: False to raise an error for a frame with a missing file, True to
-            leave it out, or 'keep' to use its other images, see
+        size: height and width to which images and masks are resized. Required if files
+            of a split differ in size.
+        cache: folder of HHA images; by default, ``hha`` in the root.
+        skip_incomplete: how to treat frames with a missing file: False to raise an error,
+            True to skip them, or 'keep' to use their other images; see
             :class:`~torchgeo_decur.datasets.PairedFolders`.
-        val_fraction: fraction of the frames for validation, if ``val`` is empty. With 0
-            there is no validation (``limit_val_batches: 0``).
-        test_fraction: fraction of the frames for testing, if ``test`` is empty. With 0,
-            the test uses the validation frames.
-        skip_unreadable: whether to replace a frame with a damaged file by the next frame.
-        labels: entry of the table of scene labels. If it has ``split``, ``train``,
-            ``val``, ``test`` and ``predict`` list values of that column.
-        split_files: list of the ids of a split, one in each line, by 'train', 'val',
+        val_fraction: fraction of frames for validation if ``val`` is empty. If 0, there
+            is no validation split; set ``limit_val_batches: 0``.
+        test_fraction: fraction of frames for testing if ``test`` is empty. If 0, the test
+            stage uses the validation frames.
+        skip_unreadable: whether to replace a frame that has a damaged file with the next
+            one.
+        labels: entry of the scene label table. If it has ``split``, then ``train``,
+            ``val``, ``test`` and ``predict`` contain values of that column.
+        split_files: text file with one frame id per line for each of 'train', 'val',
             'test' and 'predict'; paths are relative to ``root``.
-        batch_size: frames of a batch on each device.
+        batch_size: frames per batch and device.
         options: other options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`.
 
     Raises:
-        ValueError: if an option or entry is not valid; from :meth:`setup`, if files are
-            missing or do not belong together.
+        ValueError: if an option or entry is invalid; from :meth:`setup`, if files are
+            missing or cannot be paired.
     """
 
     def __init__(
@@ -87,14 +88,14 @@ class PairedFoldersDataModule(StatisticsDataModule):
         for name, values in named.items():
             if isinstance(values, str):
                 raise ValueError(
-                    f'{name} must be a list of splits, got {values!r}; write [{values}]'
+                    f'{name} must be a list of splits, got {values!r}; set [{values}]'
                 )
         self.named = named
         self.labels = labels
         self.split_files = split_files or {}
         if unknown := sorted(set(self.split_files) - set(named)):
             raise ValueError(
-                f'split_files must be lists of {list(named)}, got {unknown}'
+                f'split_files must have only the keys {list(named)}, got {unknown}'
             )
         self.fractions = (val_fraction, test_fraction)
         self.statistics = {}
@@ -108,10 +109,10 @@ class PairedFoldersDataModule(StatisticsDataModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Find the frames, split them and estimate missing statistics.
+        """Find and split the frames, and estimate missing statistics.
 
         Raises:
-            ValueError: if no frames are found, or they do not belong together.
+            ValueError: if no frames are found, or files cannot be paired.
         """
         if stage == 'predict':
             some = next((n for n in ('predict', 'test') if self._is_named(n)), None)
@@ -139,12 +140,12 @@ class PairedFoldersDataModule(StatisticsDataModule):
             self.test_dataset = test if len(test) else val
 
     def _split(self) -> tuple[PairedFolders, PairedFolders, PairedFolders]:
-        """Return the frames for training, validation and testing."""
+        """Return the training, validation and test datasets."""
         self._check_lists()
         frames = self._find('train')
         chosen = list(range(len(frames)))
         parts = []
-        # Draw test frames first, so that they do not depend on val_fraction.
+        # Choose test frames first, so that they do not depend on val_fraction.
         left = 1.0
         for name, share in zip(('test', 'val'), reversed(self.fractions), strict=True):
             if self._is_named(name):
@@ -158,7 +159,7 @@ class PairedFoldersDataModule(StatisticsDataModule):
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Names of the classes or numbers of the table of labels, if there is one."""
+        """Names of the classes or targets in the label table, or () without a table."""
         if self.labels is None:
             return ()
         return SceneLabels.read(self.kwargs['root'], self.labels).classes
@@ -167,10 +168,10 @@ class PairedFoldersDataModule(StatisticsDataModule):
         return bool(self.named[name] or name in self.split_files)
 
     def _find(self, name: str | None, targets: bool = True) -> PairedFolders:
-        """Return the frames of a split, or all, with or without masks and labels."""
+        """Create the dataset of a split or of all frames, with or without targets."""
         labels = self.labels
         if labels is not None and not targets:
-            # Without a label, the table only says which frames belong to the split.
+            # Without labels, the table only defines which frames belong to the split.
             kept = ('path', 'key', 'split')
             by_column = name is not None and labels.get('split')
             labels = {k: labels[k] for k in kept} if by_column else None
@@ -189,13 +190,13 @@ class PairedFoldersDataModule(StatisticsDataModule):
         return read_keys(Path(self.kwargs['root'], self.split_files[str(name)]))
 
     def _check_lists(self) -> None:
-        """Check that no frame belongs to two of the lists of splits."""
+        """Check that no frame id is in two split files."""
         seen: dict[str, str] = {}
         for name in ('train', 'val', 'test'):
             for key in self._list(name) if name in self.split_files else ():
                 if key in seen:
                     raise ValueError(
-                        f'split_files must have each id in one list, got {key!r} in '
-                        f'{seen[key]} and {name}; remove it from one'
+                        f'split_files must contain each id only once, got {key!r} in '
+                        f'{seen[key]} and {name}; remove it from one of them'
                     )
                 seen[key] = name

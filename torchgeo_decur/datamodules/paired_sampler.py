@@ -1,4 +1,4 @@
-"""Draw batches with enough samples that have all modalities."""
+"""Sampler for batches with a fixed number of complete samples."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,14 +13,15 @@ type Availability = Mapping[str, NDArray[np.bool_]]
 
 
 def get_availability(dataset: Any) -> Availability | None:
-    """Return the availability of each modality in the samples of a dataset.
+    """Return which samples of a dataset have each modality.
 
     Args:
-        dataset: a dataset; it may have an attribute ``availability``.
+        dataset: dataset, or subset of a dataset, with or without an attribute
+            ``availability``.
 
     Returns:
-        Boolean arrays by modality, shape (N,), or None if the dataset has no such
-        attribute. Its samples are then complete.
+        Boolean arrays by modality, shape (N,). None if the dataset has no such attribute,
+        which means that all samples are complete.
 
     Example:
         >>> get_availability(range(3)) is None
@@ -36,25 +37,25 @@ def get_availability(dataset: Any) -> Availability | None:
 
 
 class PairedSampler(ResumableSampler):
-    """Shuffle samples, with the same number of complete samples in each batch.
+    """Shuffling sampler with the same number of complete samples in each batch.
 
-    A complete sample has all modalities. Complete samples and other samples are shuffled
-    separately, once per pass. The number of batches of an epoch does not change, so rare
-    complete samples repeat within an epoch, and some other samples are left out. The
-    batch of all devices never has a sample twice. As in :class:`ResumableSampler`, the
-    order depends only on seed, epoch and rank, and can start at any batch.
+    A complete sample has all modalities. Complete and incomplete samples are shuffled
+    separately. The number of batches per epoch is unchanged, so the rarer kind of sample
+    may repeat within an epoch, and not all of the other samples are used. A global batch
+    over all devices never contains a sample twice. As in :class:`ResumableSampler`, the
+    order depends only on the seed, epoch and rank, and can resume at any batch.
 
     Args:
         dataset: dataset with ``availability``, or a subset of one.
         num_replicas: number of devices.
-        rank: number of this device.
-        batch_size: samples of a batch on each device.
-        paired_fraction: share of complete samples in each batch, in (0, 1]; at least one
-            sample is complete.
-        seed: seed of the shuffles.
+        rank: rank of this device.
+        batch_size: samples per batch and device.
+        paired_fraction: fraction of complete samples in each batch, in (0, 1]. Each batch
+            has at least one complete sample.
+        seed: seed for shuffling.
 
     Raises:
-        ValueError: if complete or other samples are too few for a batch of all devices.
+        ValueError: if there are too few complete or incomplete samples for a global batch.
     """
 
     def __init__(
@@ -75,20 +76,20 @@ class PairedSampler(ResumableSampler):
         pools = self._pools()
         needed = [share * num_replicas for share in self.shares]
         for pool, number, kind in zip(
-            pools, needed, ('all modalities', 'some of them'), strict=True
+            pools, needed, ('complete', 'incomplete'), strict=True
         ):
             if len(pool) < number:
                 raise ValueError(
-                    f'paired_fraction {paired_fraction} needs {number} training samples '
-                    f'with {kind} in each batch of all devices, found {len(pool)} in the '
-                    'training split; change paired_fraction or batch_size'
+                    f'paired_fraction {paired_fraction} requires {number} {kind} samples '
+                    f'per batch over all devices, found {len(pool)} in the training '
+                    'split; change paired_fraction or batch_size'
                 )
 
     def order(self) -> list[int]:
-        """Draw the order of an epoch.
+        """Return the order of the current epoch.
 
         Returns:
-            Indices of this rank.
+            Indices for this rank.
         """
         rng = np.random.default_rng((self.seed, self.epoch))
         batches = self.num_samples // self.batch_size
@@ -96,13 +97,13 @@ class PairedSampler(ResumableSampler):
             self._draw(rng, pool, share, batches)
             for pool, share in zip(self._pools(), self.shares, strict=True)
         ]
-        # Each micro-batch of a batch needs both kinds.
+        # Shuffle each batch, so that its micro-batches contain both kinds of samples.
         mixed = rng.permuted(np.concatenate(rows, axis=2), axis=2)
         found: list[int] = mixed[:, self.rank].ravel().tolist()
         return found
 
     def _pools(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the indices of complete samples, and of all others."""
+        """Return the indices of complete samples and of incomplete samples."""
         availability = get_availability(self.dataset) or {}
         complete = np.all(list(availability.values()), axis=0)
         return np.flatnonzero(complete), np.flatnonzero(~complete)
@@ -114,11 +115,11 @@ class PairedSampler(ResumableSampler):
         share: int,
         batches: int,
     ) -> NDArray[np.int64]:
-        """Draw samples of a pool, shape (batches, devices, share)."""
+        """Draw indices from a pool, shape (batches, devices, share)."""
         each = share * self.num_replicas
         if each == 0 or batches == 0:
             return np.empty((batches, self.num_replicas, share), dtype=np.int64)
-        # Drop the end of a pass that is too short for a batch.
+        # In each pass over the pool, drop the remainder that does not fill a batch.
         of_a_pass = len(pool) // each
         passes = [
             rng.permutation(pool)[: of_a_pass * each]

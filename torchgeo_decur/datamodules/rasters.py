@@ -1,4 +1,4 @@
-"""Datamodule of co-registered rasters: folders, or dataset classes of TorchGeo."""
+"""Datamodule of co-registered rasters, from folders or TorchGeo dataset classes."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -33,75 +33,80 @@ _CONVERSION = ('scale', 'offset')
 
 
 class RasterPairDataModule(StatisticsDataModule):
-    """Windows of two or more co-registered rasters, joined by location.
+    """Windows from two or more co-registered rasters, joined by location.
 
     Each entry of ``rasters`` is a folder of georeferenced files or a subclass of
-    TorchGeo's ``RasterDataset``. Windows are inside the common footprint of all entries,
-    in the CRS and the resolution of the first entry.
+    TorchGeo's ``RasterDataset``. Windows lie within the common footprint of all entries
+    and have the CRS and resolution of the first entry.
 
-    The footprint is divided by area: training in the west, then validation, then test in
-    the east. Separate parts, such as chips, are not cut, and neighbors mostly get the
-    same split. A gap of up to three pixels of the coarsest raster keeps interpolation
-    from mixing splits.
+    The footprint is split by area, from west to east: training, validation, test.
+    Disconnected polygons, such as chips, are not cut, and neighboring ones are mostly in
+    the same split. A gap of up to three pixels of the coarsest raster prevents
+    interpolation from mixing splits.
 
-    Training draws random windows, which depend only on seed and epoch. Validation and
-    test use windows side by side. Prediction covers the whole footprint. Each batch has
-    ``bounds`` and ``transform`` in the CRS of the first entry, ``predict_dataset.crs``.
+    Training uses random windows that depend only on the seed and epoch. Validation and
+    test use adjacent, non-overlapping windows. Prediction covers the whole footprint. Each
+    batch has ``bounds`` and ``transform`` in the CRS of the first entry,
+    ``predict_dataset.crs``.
 
-    An entry has the keys
+    An entry has the following keys:
 
-    - ``paths``: folder, or list of folders and files. ``glob`` selects files, by default
-      GeoTIFF and a few other formats. Instead of ``glob``, ``dataset`` can be the path of
-      a ``RasterDataset`` subclass, with ``init_args``.
-    - ``filename_regex`` and ``date_format`` of a folder: as in ``RasterDataset``. A group
-      ``date`` gives dates; a group ``band`` reads each band from a separate file.
-    - ``bands``: name of each band of the files, in order; for a class, the bands to read.
+    - ``paths``: folder, or list of folders and files. ``glob`` selects files; by default,
+      GeoTIFF and a few other formats. Instead of ``glob``, ``dataset`` can be the import
+      path of a ``RasterDataset`` subclass, with ``init_args``.
+    - ``filename_regex`` and ``date_format``: as in ``RasterDataset``, for folders only.
+      The group ``date`` contains the date. With a group ``band``, each band is read from
+      a separate file.
+    - ``bands``: name of each band in the files, in order; for a class, the bands to read.
     - ``kind`` and ``unit``: as in :class:`~torchgeo_decur.modalities.Modality`; by
-      default 'multispectral' and 'native', the unit of the files.
-    - ``mean`` and ``std`` of each band. If scaling needs them and they are missing, they
-      are estimated from 64 training windows, printed and stored in checkpoints.
-    - ``nodata``: file value of a missing pixel, by default as declared in the files, or
-      NaN for floating point. Masked and transparent pixels and the padding around a
-      warped file are also missing. If no pixel can be missing, pixels outside the files
-      are 0.
+      default, 'multispectral' and 'native', the unit of the files.
+    - ``mean`` and ``std``: statistics of each band. If they are required for scaling but
+      missing, they are estimated from 64 training windows, printed and stored in
+      checkpoints.
+    - ``nodata``: file value of missing pixels; by default, the value declared in the
+      files, or NaN for floating-point files. Masked and transparent pixels and the padding
+      around a reprojected file are also missing. If a raster has no nodata value, pixels
+      outside its files are 0.
     - ``scale`` and ``offset``: factor from file values to the unit, and a number added
       after it, such as -1000 for newer Sentinel-2 products. Each is one number, or one
       number per band.
-    - ``res``: height and width of its own pixels, in units of the CRS of the first entry,
-      such as 0.5 for aerial photographs beside Sentinel-2. By default, the pixels of the
-      first entry are used.
-    - ``resampling``: one of ``torchgeo_decur.datasets.rasters.folder.RESAMPLING``, by
-      default 'bilinear'. Files of another CRS are first warped by nearest neighbor, as in
-      TorchGeo.
+    - ``res``: pixel size of this entry in CRS units of the first entry, such as 0.5 for
+      aerial photographs paired with Sentinel-2. By default, the pixel size of the first
+      entry is used.
+    - ``resampling``: one of ``torchgeo_decur.datasets.rasters.folder.RESAMPLING``; by
+      default, 'bilinear'. As in TorchGeo, files in another CRS are first reprojected with
+      nearest-neighbor resampling.
 
     Args:
-        rasters: two or more entries by name of the modality.
+        rasters: two or more entries, by modality name.
         mask: entry of a label raster: ``paths`` or ``dataset``, ``nodata`` and
-            ``num_classes``. Labels are integers, read by nearest neighbor. If labels are
-            masked, NaN or warped, ``nodata`` is required; set ``ignore_index`` of the
-            task to the same value. With ``numbers: true``, the raster has numbers, such
-            as heights, instead of classes. They are resampled like images, missing pixels
-            become NaN, and ``scale`` and ``offset`` are allowed. Prediction does not read
-            the mask, so that it covers unlabelled areas.
+            ``num_classes``. Labels are integers, resampled by nearest neighbor. If labels
+            are masked, NaN or reprojected, ``nodata`` is required; set the task's
+            ``ignore_index`` to the same value. With ``numbers: true``, the raster
+            contains continuous values, such as heights, instead of classes. They are
+            resampled like images, missing pixels become NaN, and ``scale`` and ``offset``
+            are allowed. Prediction does not read the mask, so it also covers unlabeled
+            areas.
         patch_size: height and width of a window, in pixels of the first raster.
-        length: number of random windows of an epoch, over all devices.
-        max_nodata: largest fraction of missing pixels in each modality, except the mask.
-            Training, validation and test skip other windows.
+        length: number of random windows per epoch over all devices.
+        max_nodata: maximum fraction of missing pixels in each modality. Training,
+            validation and test skip windows that exceed it. The mask is not counted.
         val_fraction: fraction of the common footprint for validation.
-        test_fraction: fraction for testing; with 0, the test uses the validation windows.
-        skip_unreadable: whether to leave out unreadable files, with a warning.
+        test_fraction: fraction of the common footprint for testing. If 0, the test stage
+            uses the validation windows.
+        skip_unreadable: whether to skip unreadable files with a warning.
         footprint: 'intersection' for windows that all modalities cover, or 'union' for
             windows that any modality covers. With 'union', a modality with more than
             ``max_nodata`` missing pixels is absent from a window: its image is zeros, and
             each sample has ``available_<m>`` for every modality. Prediction keeps every
-            modality with a valid pixel. Files of another CRS count only within the extent
-            of the first entry.
+            modality with a valid pixel. Files in another CRS are used only within the
+            extent of the first entry.
         options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`,
             except ``label_fraction``.
 
     Raises:
-        ValueError: if an entry is not valid or there are fewer than two; from
-            :meth:`setup`, if files do not fit together. The message names the file.
+        ValueError: if an entry is invalid or there are fewer than two; from
+            :meth:`setup`, if files are incompatible. The message names the file.
     """
 
     def __init__(
@@ -125,7 +130,7 @@ class RasterPairDataModule(StatisticsDataModule):
             )
         if len(rasters) < 2 or 'mask' in rasters:
             raise ValueError(
-                'rasters must have two or more modalities, not named mask, '
+                'rasters must have two or more modalities, none of them named mask, '
                 f'got {list(rasters)}'
             )
         if patch_size < 1 or length < 1:
@@ -134,8 +139,8 @@ class RasterPairDataModule(StatisticsDataModule):
             )
         if not (val_fraction > 0 <= test_fraction and val_fraction + test_fraction < 1):
             raise ValueError(
-                'val_fraction must be positive, test_fraction not negative and their sum '
-                f'less than 1, got {val_fraction} and {test_fraction}'
+                'val_fraction must be positive, test_fraction must not be negative, and '
+                f'their sum must be less than 1, got {val_fraction} and {test_fraction}'
             )
         if not 0 <= max_nodata < 1:
             raise ValueError(f'max_nodata must be in [0, 1), got {max_nodata}')
@@ -155,17 +160,17 @@ class RasterPairDataModule(StatisticsDataModule):
         self.union = footprint == 'union'
         self.rasters: JoinedRasters | None = None
         self.statistics: dict[str, dict[str, list[float]]] = {}
-        # The length of an epoch replaces a fraction of the random windows.
+        # For random windows, length replaces label_fraction.
         super().__init__(modalities, label_fraction=1.0, **options)
 
     def setup(self, stage: str) -> None:
-        """Open the rasters, divide the footprint and estimate missing statistics.
+        """Open the rasters, split the footprint and estimate missing statistics.
 
         Raises:
-            ValueError: if files cannot be read or do not fit together, a window does not
-                fit, or nearly all windows have too much nodata.
+            ValueError: if files are unreadable or incompatible, an area is smaller than a
+                window, or nearly all windows have too many missing pixels.
         """
-        # A prediction also covers unlabelled areas.
+        # Do not read the mask for prediction, which also covers unlabeled areas.
         entries = {
             k: v for k, v in self.entries.items() if k != 'mask' or stage != 'predict'
         }
@@ -185,18 +190,18 @@ class RasterPairDataModule(StatisticsDataModule):
             self.predict_dataset = GridWindows(rasters, rasters.footprint, whole=True)
 
     def freeze(self) -> None:
-        """Warn that all epochs have the random windows of the first epoch."""
+        """Warn that all epochs use the random windows of the first epoch."""
         rank_zero_warn(
             f'the {self.length} random windows of the first epoch are used in all epochs; '
-            'raise length for more'
+            'for more windows, increase length'
         )
 
     def transfer_batch_to_device(
         self, batch: Sample, device: torch.device, dataloader_idx: int
     ) -> Sample:
-        """Move a batch to the device, except its location.
+        """Move all tensors of a batch to the device except ``bounds`` and ``transform``.
 
-        ``bounds`` and ``transform`` are float64, which not every device supports.
+        They are float64, which not every device supports.
         """
         place = {k: batch[k] for k in ('bounds', 'transform')}
         rest = {k: v for k, v in batch.items() if k not in place}
@@ -204,14 +209,14 @@ class RasterPairDataModule(StatisticsDataModule):
         return {**moved, **place}
 
     def plot(self, sample: Sample, **kwargs: Any) -> Figure:
-        """Draw the modalities of one sample, and its mask.
+        """Plot the images and the masks of one sample.
 
         Args:
-            sample: a sample of a dataset, or of a scaled batch.
+            sample: sample from a dataset or from a scaled batch.
             **kwargs: options of ``torchgeo_decur.datasets.plotting.plot_images``.
 
         Returns:
-            The figure; the caller closes it.
+            The figure, which the caller must close.
         """
         images = {}
         for m, modality in self.modalities.items():
@@ -244,7 +249,7 @@ class RasterPairDataModule(StatisticsDataModule):
             if name == 'mask' and bands:
                 before: Any = leaf.transforms
                 leaf.transforms = _Numbers(before, nodata[name])
-            # Files must be closed when worker processes fork.
+            # Files must not be open when worker processes are forked.
             leaf.cache = self.num_workers == 0
             leaves[name] = leaf
         res = {m: entry['res'] for m, entry in entries.items() if entry.get('res')}
@@ -256,9 +261,10 @@ class RasterPairDataModule(StatisticsDataModule):
             channels = {m: modality.channels for m, modality in self.modalities.items()}
             rasters = RasterUnion(*options, channels)
         _check_res(rasters)
-        # A prediction may cover an area smaller than a window.
+        # Prediction supports areas that are smaller than a window.
         if stage != 'predict' and not holds_window(rasters, rasters.footprint):
-            raise ValueError(too_small(rasters, rasters.footprint, rasters.area_name))
+            reason = too_small(rasters, rasters.footprint, rasters.area_name)
+            raise ValueError(f'{reason}; reduce patch_size')
         val, test = self.fractions
         shares = {'train': 1 - val - test, 'val': val} | (
             {'test': test} if test else {}
@@ -277,26 +283,26 @@ class RasterPairDataModule(StatisticsDataModule):
         windows = GridWindows(rasters, self.areas[name])
         if not windows:
             reason = (
-                f'all {windows.skipped} windows in it have more than '
-                f'{self.max_nodata:.0%} nodata'
+                f'more than {self.max_nodata:.0%} of the pixels are missing in all '
+                f'{windows.skipped} windows'
                 if windows.skipped
                 else too_small(rasters, self.areas[name], f'{name} area')
             )
             raise ValueError(
-                f'{name} area must have at least one window, but {reason}; raise '
-                f'{name}_fraction, or lower patch_size'
+                f'{name} area must contain at least one window, but {reason}; increase '
+                f'{name}_fraction or reduce patch_size'
             )
         return windows
 
     def _learn(self, rasters: JoinedRasters, stage: str, count: int = 64) -> None:
-        """Check some training windows, and estimate missing statistics."""
+        """Check a few training windows and estimate missing statistics."""
         wanted = self.wanted()
         area = self.areas['train']
         if stage == 'predict':
             if not wanted:
                 return
             if not holds_window(rasters, area):
-                area = rasters.footprint  # too small for a training area
+                area = rasters.footprint  # training area is smaller than a window
         windows = RandomWindows(rasters, area, count, self.seed)
         moments = {m: Moments(self.modalities[m]) for m in wanted}
         skipped = 0
@@ -313,14 +319,14 @@ class RasterPairDataModule(StatisticsDataModule):
             report(
                 {m: self.statistics[m] for m in wanted},
                 f'Statistics of {count} training windows ({skipped} of '
-                f'{count + skipped} windows were skipped for nodata). To keep them, add '
-                'them to rasters:',
+                f'{count + skipped} windows skipped because of nodata). To reuse them, '
+                'copy them to rasters:',
             )
 
     def _learn_alone(
         self, rasters: JoinedRasters, name: str, area: BaseGeometry, count: int
     ) -> Moments:
-        """Compute the moments of a modality in the part of an area that it covers."""
+        """Estimate the statistics of a modality where it covers an area."""
         covered = rasters.leaves[name].index.geometry.union_all()
         own = area.intersection(covered)
         windows = RandomWindows(
@@ -333,20 +339,20 @@ class RasterPairDataModule(StatisticsDataModule):
         if not found.count.any():
             raise ValueError(
                 f'{name}: expected windows with this modality in the training area to '
-                'estimate mean and std, found none; give mean and std, or a smaller '
+                'estimate mean and std, found none; set mean and std, or reduce '
                 'val_fraction'
             )
         return found
 
 
 def _check_res(rasters: JoinedRasters) -> None:
-    """Check that a window is a whole number of pixels of each raster."""
+    """Check that a window contains a whole number of pixels of each raster."""
     width = rasters.size[0]
     for name, number in rasters.patch_sizes.items():
         size = rasters.leaves[name].res[0]
         if number < 1 or abs(width / size - number) > 1e-3:
             raise ValueError(
-                f'{name}: res must divide the width of a window, {width:g} '
+                f'{name}: res must divide the window width {width:g} '
                 f'({rasters.patch_size} pixels of {rasters.joined.res[0]:g}), got '
                 f'{size:g}; change patch_size or res'
             )
@@ -354,7 +360,7 @@ def _check_res(rasters: JoinedRasters) -> None:
 
 @dataclass(frozen=True)
 class _Converted:
-    """Convert the image of a sample after other transforms."""
+    """Transform that converts an image to its unit, after other transforms."""
 
     before: Callable[[Sample], Sample]
     key: str
@@ -367,7 +373,7 @@ class _Converted:
 
 @dataclass(frozen=True)
 class _Numbers:
-    """Make a mask of numbers of the image of a sample, with NaN for missing pixels."""
+    """Transform that turns a one-band image into a mask with NaN for missing pixels."""
 
     before: Callable[[Sample], Sample]
     nodata: float | None
@@ -383,7 +389,7 @@ class _Numbers:
 def _convert(
     leaf: RasterDataset, name: str, convert: Conversion, nodata: float | None
 ) -> float | None:
-    """Convert samples of a dataset to the unit, and return the new nodata value."""
+    """Add the conversion to a raster dataset, and return the new nodata value."""
     marked = () if nodata is None else (nodata,)
     before: Any = leaf.transforms
     leaf.transforms = _Converted(
@@ -398,7 +404,7 @@ def _check_keys(name: str, entry: Mapping[str, Any], more: tuple[str, ...]) -> N
 
 
 def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
-    """Return the modality of an entry, before any file is opened."""
+    """Create the modality of an entry without opening files."""
     _check_keys(name, entry, (*_IMAGE, *_CONVERSION))
     bands = entry.get('bands')
     if entry.get('dataset'):
@@ -406,7 +412,8 @@ def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
         bands = bands or cls.all_bands
     if not bands or isinstance(bands, str):
         raise ValueError(
-            f'{name}: bands must name every band of the files, in order, got {bands!r}'
+            f'{name}: bands must list the names of all bands in the files, in order, got '
+            f'{bands!r}'
         )
     fields = {k: entry[k] for k in (*_IMAGE, 'nodata') if entry.get(k) is not None}
     Conversion.of(name, entry, bands)

@@ -1,4 +1,4 @@
-"""SUN RGB-D and NYU Depth v2 for pretraining and segmentation."""
+"""Datamodules of SUN RGB-D and NYU Depth v2 for pretraining and segmentation."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -11,26 +11,29 @@ from .base import MultimodalDataModule, check_val_fraction
 
 
 class RGBDDataModule(MultimodalDataModule):
-    """Base of the datamodules of photographs with depth, images in [0, 1].
+    """Base class of datamodules for photographs with depth maps.
 
-    The official test split is also the predict split. The validation split is drawn from
-    the *places* of the official training split: all frames of a place are in one split.
+    Images are scaled to [0, 1]. The official test split is also the prediction split. The
+    validation split consists of random *scenes* of the official training split, so all
+    frames of a scene are in the same split.
 
-    HHA images are computed at first access, in about half a second each, and cached.
+    HHA images are computed on first access, in about half a second each, and cached.
 
     Args:
         root: folder of the dataset.
-        depth: 'hha' (three bands, modality ``hha``) or 'raw' (metres, ``depth``).
+        depth: 'hha' for the three-band modality ``hha``, or 'raw' for the modality
+            ``depth`` in meters.
         size: height and width to which images and masks are resized.
-        cache: folder of the HHA images, by default ``hha`` in the root.
-        val_fraction: fraction of the training places for validation. With 0 there is no
-            validation (``limit_val_batches: 0``).
-        skip_unreadable: whether to replace a frame with a damaged file by the next frame.
-        batch_size: frames of a batch on each device.
+        cache: folder of the HHA images; by default, ``hha`` in the root.
+        val_fraction: fraction of the training scenes for validation. If 0, there is no
+            validation split; set ``limit_val_batches: 0``.
+        skip_unreadable: whether to replace a frame that has a damaged file with the next
+            one.
+        batch_size: frames per batch and device.
         options: other options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`.
 
     Raises:
-        ValueError: if an option is not valid.
+        ValueError: if an option is invalid.
     """
 
     source: ClassVar[type[RGBDDataset]]
@@ -59,7 +62,7 @@ class RGBDDataModule(MultimodalDataModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Split the places."""
+        """Create the datasets of a stage, split by scene."""
         if stage in ('fit', 'validate'):
             dataset = self._make('train')
             places = [dataset.group(item) for item in dataset.samples]
@@ -74,19 +77,19 @@ class RGBDDataModule(MultimodalDataModule):
 
 
 class SUNRGBDDataModule(RGBDDataModule):
-    """Frames of SUN RGB-D with 37 classes, and 0 for unlabelled pixels.
+    """Frames of SUN RGB-D with 37 classes; unlabeled pixels are 0.
 
-    For arguments and splits see :class:`RGBDDataModule`. All frames of a video are in one
-    split.
+    For arguments and splits, see :class:`RGBDDataModule`. All frames of a video are in the
+    same split.
     """
 
     source = SUNRGBD
 
 
 class NYUDepthV2DataModule(RGBDDataModule):
-    """Frames of NYU Depth v2 with 40 classes, and 0 for unlabelled pixels.
+    """Frames of NYU Depth v2 with 40 classes; unlabeled pixels are 0.
 
-    For arguments and splits see :class:`RGBDDataModule`.
+    For arguments and splits, see :class:`RGBDDataModule`.
     """
 
     source = NYUDepthV2

@@ -1,4 +1,4 @@
-"""Random splits that keep groups together, and stratified label budgets."""
+"""Random splits by group, and stratified label budgets."""
 
 from collections.abc import Hashable, Sequence
 
@@ -7,31 +7,31 @@ from torch import Tensor
 
 
 def check_fractions(val_fraction: float, test_fraction: float) -> None:
-    """Check that fractions leave samples for training.
+    """Check that the validation and test fractions leave samples for training.
 
     Raises:
-        ValueError: if a fraction is negative, or their sum is not less than 1.
+        ValueError: if a fraction is negative, or the sum is not less than 1.
     """
     if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
         raise ValueError(
-            'val_fraction and test_fraction must not be negative and their sum less than '
-            f'1, got {val_fraction} and {test_fraction}'
+            'val_fraction and test_fraction must not be negative, and their sum must be '
+            f'less than 1, got {val_fraction} and {test_fraction}'
         )
 
 
 def split_groups(
     groups: Sequence[Hashable], fraction: float, seed: int
 ) -> tuple[list[int], list[int]]:
-    """Hold out a fraction of the groups at random.
+    """Hold out a random fraction of the groups.
 
     Args:
-        groups: group of each sample. Samples of one group stay together.
-        fraction: fraction of the groups to hold out, in [0, 1]. Unless it is 0 or 1,
-            both sides have at least one group.
-        seed: seed of the draw.
+        groups: group of each sample. Samples of a group are not separated.
+        fraction: fraction of the groups to hold out, in [0, 1]. Unless it is 0 or 1, at
+            least one group is kept and at least one is held out.
+        seed: seed of the random choice.
 
     Returns:
-        Indices of the kept and of the held-out samples, in order.
+        Sorted indices of the kept samples and of the held-out samples.
 
     Raises:
         ValueError: if ``fraction`` is out of range, or a single group cannot be split.
@@ -48,7 +48,7 @@ def split_groups(
     if 0 < fraction < 1:
         if len(names) < 2:
             raise ValueError(
-                f'expected at least two groups to split, found {len(names)}; add data or '
+                f'expected at least two groups to split, found {len(names)}; add data, or '
                 'set the fraction to 0'
             )
         number = min(max(number, 1), len(names) - 1)
@@ -61,14 +61,14 @@ def split_groups(
 def order_for_budgets(labels: Tensor, seed: int) -> Tensor:
     """Order samples so that every prefix is stratified.
 
-    A label budget is a prefix of this order, so a larger budget contains a smaller one.
-    Each sample represents its rarest class. The samples of a class are shuffled and
-    spread evenly over the order, with the first of each class at the front. A budget of
-    at least as many samples as classes therefore has every represented class.
+    A label budget is a prefix of this order, so larger budgets contain smaller ones. Each
+    sample represents its rarest class. The samples of a class are shuffled and spread
+    evenly over the order, with the first sample of each class at the front. A budget with
+    at least as many samples as classes therefore includes every represented class.
 
     Args:
-        labels: class numbers, shape (N,), or zeros and ones for each class, shape (N, K).
-        seed: seed of the shuffle.
+        labels: class indices, shape (N,), or multi-label targets, shape (N, K).
+        seed: seed for shuffling.
 
     Returns:
         Indices of the samples, shape (N,).
@@ -108,12 +108,12 @@ def take_budget(
     """Choose the samples of a label budget.
 
     Args:
-        labels: see :func:`order_for_budgets`.
-        fraction: fraction of the samples, in (0, 1]; at least one sample is chosen.
-        seed: seed of the choice.
+        labels: class indices or multi-label targets, as in :func:`order_for_budgets`.
+        fraction: fraction of the samples, in (0, 1]. At least one sample is chosen.
+        seed: seed of the random choice.
 
     Returns:
-        Indices of the samples in order, and the classes that the budget loses.
+        Sorted indices of the chosen samples, and the classes without any chosen sample.
     """
     number = max(1, round(fraction * len(labels)))
     chosen = order_for_budgets(labels, seed)[:number].sort().values

@@ -1,4 +1,4 @@
-"""SSL4EO-S12 for pretraining."""
+"""Datamodule of SSL4EO-S12 for pretraining."""
 
 from typing import Any, Literal
 
@@ -9,26 +9,28 @@ from .base import FileDataModule, check_val_fraction
 
 
 class SSL4EOS12PairDataModule(FileDataModule):
-    """Pairs of Sentinel-1 and Sentinel-2 at one or more dates, scaled to [0, 1].
+    """Sentinel-1 and Sentinel-2 image pairs from one or more dates, scaled to [0, 1].
 
-    The test split is the validation split. The predict split has all places, in order.
+    The test split is the validation split. The prediction split contains all locations,
+    in order.
 
     Args:
-        root: folder with ``s1`` and ``s2c`` (or ``s2a``), or of the download of about
+        root: folder with ``s1`` and ``s2c`` (or ``s2a``). A download requires about
             1.5 TB.
-        date_sampling: 'all', 'same' or 'independent', see
-            :class:`~torchgeo_decur.datasets.SSL4EOS12Pair`. With several dates, the task
-            selects one for each view. With a single date, a quarter of the files is read.
-        level: level of Sentinel-2, 'l1c' (13 bands) or 'l2a' (12 bands).
-        num_dates: dates of a sample for 'same' and 'independent'.
-        val_fraction: fraction of random places for validation. With 0 there is no
-            validation (``limit_val_batches: 0``).
-        skip_incomplete: 'keep' for places that lack a modality, True to leave them out,
-            or False to raise an error.
+        date_sampling: 'all', 'same' or 'independent'; see
+            :class:`~torchgeo_decur.datasets.SSL4EOS12Pair`. If a sample has several
+            dates, the task selects one for each view. A single date requires reading only
+            a quarter of the files.
+        level: Sentinel-2 processing level: 'l1c' (13 bands) or 'l2a' (12 bands).
+        num_dates: number of dates per sample for 'same' and 'independent'.
+        val_fraction: fraction of random locations for validation. If 0, there is no
+            validation split; set ``limit_val_batches: 0``.
+        skip_incomplete: how to treat locations without a modality: 'keep' to use them,
+            True to skip them, or False to raise an error.
         options: options of :class:`~torchgeo_decur.datamodules.FileDataModule`.
 
     Raises:
-        ValueError: if an option is not valid.
+        ValueError: if an option is invalid.
     """
 
     @renamed_arguments(dates='date_sampling')
@@ -58,16 +60,16 @@ class SSL4EOS12PairDataModule(FileDataModule):
         }
 
     def freeze(self) -> None:
-        """Read all dates of each place; the task selects one for each view."""
+        """Read all dates of each location, so that the task selects one for each view."""
         self.kwargs['date_sampling'] = 'all'
 
     def prepare_data(self) -> None:
-        """Download the dataset if ``download`` is set."""
+        """Download the dataset if ``download`` is True."""
         if self.kwargs['download']:
             self._make()
 
     def setup(self, stage: str) -> None:
-        """Split the places."""
+        """Create the datasets, split by location."""
         dataset = self._make()
         self.hold_out(dataset, dataset.samples, self.val_fraction)
         if self.val_fraction:

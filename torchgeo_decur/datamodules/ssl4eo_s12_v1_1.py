@@ -1,4 +1,4 @@
-"""SSL4EO-S12 v1.1 for pretraining."""
+"""Datamodule of SSL4EO-S12 v1.1 for pretraining."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,19 +18,19 @@ class SSL4EOS12V11DataModule(ArchiveDataModule):
     The test split is the validation split.
 
     Args:
-        root: folder of the splits, such as ``train`` and ``val``.
-        modalities: folder of each modality by name, such as ``{s1: S1GRD, s2: S2L1C}``,
-            which is the default. See :class:`~torchgeo_decur.datasets.SSL4EOS12V11`.
-        date_sampling: 'all', 'same' or 'independent'. With several dates, the task
-            selects one for each view. A single date requires a quarter of the
-            data to be read.
-        num_dates: dates of a sample for 'same' and 'independent'.
+        root: folder that contains the split folders, such as ``train`` and ``val``.
+        modalities: folder of each modality; by default, ``{s1: S1GRD, s2: S2L1C}``. See
+            :class:`~torchgeo_decur.datasets.SSL4EOS12V11`.
+        date_sampling: 'all', 'same' or 'independent'. If a sample has several dates, the
+            task selects one for each view. A single date requires reading only a quarter
+            of the data.
+        num_dates: number of dates per sample for 'same' and 'independent'.
         options: options of :class:`~torchgeo_decur.datamodules.ArchiveDataModule`:
             ``train``, ``val``, ``predict``, ``val_fraction``, ``skip_incomplete``,
             ``conversion``, ``batch_size``, ``num_workers``, ``seed``, ...
 
     Raises:
-        ValueError: if an option is not valid.
+        ValueError: if an option is invalid.
     """
 
     def __init__(
@@ -51,18 +51,18 @@ class SSL4EOS12V11DataModule(ArchiveDataModule):
         modalities: Mapping[str, str | Sequence[str]],
         conversion: Mapping[str, Mapping[str, Any]] | None,
     ) -> Mapping[str, Mapping[str, Any]]:
-        """Return the conversion of the published files, which subtracts their offset."""
+        """Return the conversion that subtracts the offset of the published files."""
         return published_conversion(modalities, conversion)
 
     def freeze(self) -> None:
-        """Return all dates of each place; the task selects one for each view."""
+        """Read all dates of each location, so that the task selects one for each view."""
         self.kwargs['date_sampling'] = 'all'
 
     def make(self, split: str) -> SSL4EOS12V11:
         """Create the dataset of a split.
 
         Args:
-            split: folder of the split.
+            split: name of the split folder.
 
         Returns:
             The dataset.

@@ -1,4 +1,4 @@
-"""Count the samples of each subset of the modalities."""
+"""Count samples by the subset of modalities that they have."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 def count_subsets(
     availability: Mapping[str, NDArray[np.bool_]],
 ) -> Counter[tuple[str, ...]]:
-    """Count the samples of each exact subset of the modalities.
+    """Count samples by the exact subset of modalities that they have.
 
     Args:
-        availability: which samples have each modality, shape (N,).
+        availability: Boolean array of the samples that have each modality, shape (N,).
 
     Returns:
-        Number of samples by subset.
+        Number of samples for each subset.
 
     Example:
         >>> there = {'s1': np.array([True, True, False]), 's2': np.array([True] * 3)}
@@ -39,14 +39,15 @@ def count_subsets(
 def report_subsets(
     counts: Mapping[str, Mapping[tuple[str, ...], int]], modalities: Sequence[str]
 ) -> None:
-    """Print the counts of each split, unless all samples have all modalities.
+    """Print the subset counts of each split, unless all samples are complete.
 
     Args:
-        counts: counts of the subsets, by split.
+        counts: subset counts by split.
         modalities: names of the modalities.
 
     Warns:
-        UserWarning: if no training sample has two modalities, or none has one of them.
+        UserWarning: if no training sample has two modalities, or a modality is absent
+            from all training samples.
     """
     found = {subset for split in counts.values() for subset in split}
     if found <= {tuple(modalities)}:
@@ -74,8 +75,8 @@ def report_subsets(
         return
     if len(modalities) > 1 and not any(len(s) > 1 for s, n in train.items() if n):
         rank_zero_warn(
-            'no training sample has two modalities, so nothing compares them; check that '
-            'files of the same place have the same name or location'
+            'no training sample has two modalities, so they cannot be aligned; check that '
+            'paired files have matching names or locations'
         )
     for m in modalities:
         if not any(m in s for s, n in train.items() if n):

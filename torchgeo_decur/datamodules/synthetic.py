@@ -1,4 +1,4 @@
-"""Datamodule of the built-in scenes, for first runs, tests and controlled comparisons."""
+"""Datamodules of synthetic scenes for first runs, tests and controlled comparisons."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,24 +14,26 @@ from .base import MultimodalDataModule
 
 
 class SyntheticEODataModule(MultimodalDataModule):
-    """Scenes of :class:`~torchgeo_decur.datasets.SyntheticEO`, computed on access.
+    """Scenes of :class:`~torchgeo_decur.datasets.SyntheticEO`, generated on access.
 
-    The splits have different scenes. With ``label_fraction``, the training scenes are
+    All splits have different scenes. With ``label_fraction``, training scenes are
     stratified by ``label_common``.
 
     Args:
-        modalities: some of 's1', 's2', 'dem' and 'rgb'.
+        modalities: any of 's1', 's2', 'dem' and 'rgb'.
         length: number of training scenes.
-        val_length: number of scenes of the validation, the test and the predict split.
+        val_length: number of scenes in each of the validation, test and prediction
+            splits.
         size: height and width of a scene in pixels.
-        num_dates: number of dates T of each place.
-        common_strength: contrast of the factor common to all sensors.
-        unique_strength: contrast of the factors of a single sensor.
-        multilabel: whether to add ``label``, the multi-label target of ``label_common``,
-            ``label_s1`` and ``label_s2``.
+        num_dates: number of dates T per scene.
+        common_strength: contrast of the factor that all sensors observe.
+        unique_strength: contrast of the factors that only one sensor observes.
+        multilabel: whether to add ``label``, a multi-label target that combines
+            ``label_common``, ``label_s1`` and ``label_s2``.
         cache: whether each process keeps its training scenes in memory.
-        paired: probability that a training scene has all modalities; any other has one.
-        drop_unpaired: whether to train only on the scenes that have all modalities.
+        paired: probability that a training scene has all modalities. Other scenes have
+            only one.
+        drop_unpaired: whether to train only on scenes that have all modalities.
         options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`.
 
     Raises:
@@ -82,7 +84,7 @@ class SyntheticEODataModule(MultimodalDataModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Create the datasets."""
+        """Create the datasets of all splits."""
         splits = {'train': 0, 'val': 1, 'test': 2, 'predict': 3}
         scenes = {
             name: SyntheticEO(
@@ -106,24 +108,26 @@ class SyntheticEODataModule(MultimodalDataModule):
 
 
 class SyntheticFactorsDataModule(MultimodalDataModule):
-    """Scenes of :class:`~torchgeo_decur.datasets.SyntheticFactors`, made at access.
+    """Scenes of :class:`~torchgeo_decur.datasets.SyntheticFactors`, generated on access.
 
-    The splits have different scenes. With ``label_fraction``, the training scenes are a
-    random subset.
+    All splits have different scenes. With ``label_fraction``, training uses a random
+    subset of the scenes.
 
     Args:
         length: number of training scenes.
-        val_length: number of scenes of the validation, the test and the predict split.
+        val_length: number of scenes in each of the validation, test and prediction
+            splits.
         size: height and width of a scene in pixels.
-        shared: number of factors that both sensors show.
-        unique: number of factors that only one sensor shows, by modality.
-        states: number of states of each factor; 0 makes factors continuous.
-        strength: contrast of the textures of a factor.
+        shared: number of factors that both sensors observe.
+        unique: number of factors that only one sensor observes, by modality.
+        states: number of states per factor, or 0 for continuous factors.
+        strength: contrast of the factor textures.
         noise: standard deviation of the noise, relative to a texture of strength 1.
-        num_dates: number of dates T of each place.
-        cache: whether each process keeps the training scenes that it has made in memory.
-        paired: probability that a training scene has both modalities; any other has one.
-        drop_unpaired: whether to train only on the scenes that have both modalities.
+        num_dates: number of dates T per scene.
+        cache: whether each process keeps its training scenes in memory.
+        paired: probability that a training scene has both modalities. Other scenes have
+            only one.
+        drop_unpaired: whether to train only on scenes that have both modalities.
         options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
             ``batch_size``, ``num_workers``, ``seed`` and ``label_fraction``.
 
@@ -169,7 +173,7 @@ class SyntheticFactorsDataModule(MultimodalDataModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Make the datasets; scenes are made at access."""
+        """Create the datasets of all splits."""
         splits = {'train': 0, 'val': 1, 'test': 2, 'predict': 3}
         scenes = {
             name: SyntheticFactors(

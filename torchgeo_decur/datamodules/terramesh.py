@@ -1,4 +1,4 @@
-"""TerraMesh for pretraining, and its land cover for segmentation."""
+"""Datamodule of TerraMesh for pretraining and land cover segmentation."""
 
 from typing import Any
 
@@ -7,22 +7,22 @@ from .archives import ArchiveDataModule
 
 
 class TerraMeshDataModule(ArchiveDataModule):
-    """Places of TerraMesh, scaled to [0, 1].
+    """TerraMesh samples, scaled to [0, 1].
 
     The test split is the validation split.
 
     Args:
-        root: folder of the splits ``train`` and ``val``.
-        modalities: folder of each modality by name, or a list of alternatives; the first
-            with the place is used. The default is ``{s1: [S1RTC, S1GRD], s2: S2L1C}``.
-            See :class:`~torchgeo_decur.datasets.TerraMesh`.
-        land_cover: whether to return the land cover as ``mask``, classes 0 to 9.
+        root: folder that contains the split folders ``train`` and ``val``.
+        modalities: folder of each modality, or a list of alternatives; by default,
+            ``{s1: [S1RTC, S1GRD], s2: S2L1C}``. For each sample, the first alternative
+            that contains it is used. See :class:`~torchgeo_decur.datasets.TerraMesh`.
+        land_cover: whether to return land cover classes from 0 to 9 as ``mask``.
         options: options of :class:`~torchgeo_decur.datamodules.ArchiveDataModule`:
             ``train``, ``val``, ``predict``, ``val_fraction``, ``skip_incomplete``,
             ``conversion``, ``batch_size``, ``num_workers``, ``seed``, ...
 
     Raises:
-        ValueError: if an option is not valid.
+        ValueError: if an option is invalid.
     """
 
     def __init__(

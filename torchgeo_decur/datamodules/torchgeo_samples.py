@@ -1,4 +1,4 @@
-"""Datamodule of TorchGeo datasets with several images."""
+"""Datamodule of TorchGeo datasets with several images per sample."""
 
 import inspect
 from collections.abc import Mapping
@@ -16,37 +16,37 @@ from .splits import check_fractions, split_groups
 
 
 class TorchGeoDataModule(StatisticsDataModule):
-    """Samples of a TorchGeo dataset, with keys and channels as modalities.
+    """Samples of a TorchGeo dataset, with sample keys and channels as modalities.
 
-    The dataset must be indexed by an integer, such as ``MMEarth``, ``SEN12MS``,
-    ``So2Sat``, ``TreeSatAI``, ``DFC2022`` or ``FLAIRHUB``. Missing statistics are
-    estimated from up to 64 training samples, printed and stored in checkpoints.
+    The dataset must have integer indices, as do ``MMEarth``, ``SEN12MS``, ``So2Sat``,
+    ``TreeSatAI``, ``DFC2022`` and ``FLAIRHUB``. Missing statistics are estimated from up
+    to 64 training samples, printed and stored in checkpoints.
 
     Args:
         dataset: ``class_path`` and ``init_args`` of the dataset.
-        modalities: entry of each modality by name: ``key`` of its image in a sample,
-            optionally with channels as in 'image[0:2]' or 'image[3, 1, 2]', and its
-            record. The record is given by ``modality``, the name of a known one, or by
+        modalities: entry of each modality by name. Its ``key`` is the sample key of the
+            image, optionally with channels as in 'image[0:2]' or 'image[3, 1, 2]'. The
+            modality is defined by ``modality``, the name of a predefined one, or by
             ``bands``, ``kind``, ``unit``, ``mean`` and ``std``. ``scale``, ``offset`` and
             ``nodata`` convert the values.
-        targets: key of a sample for ``label`` and ``mask``, by default the same names.
-        train: value of the argument ``split`` of the dataset for training.
+        targets: sample keys for ``label`` and ``mask``; by default, the same names.
+        train: value of the dataset argument ``split`` for training.
         val: value of ``split`` for validation.
         test: value of ``split`` for testing.
-        predict: value of ``split`` for prediction, by default ``test`` if given,
-            otherwise ``train``.
-        val_fraction: fraction of the training samples for validation, if ``val`` is not
-            given. With 0 there is no validation (``limit_val_batches: 0``).
-        test_fraction: fraction of the training samples for testing, if ``test`` is not
-            given. With 0 the validation samples are the test samples.
-        skip_unreadable: whether to replace a sample with a damaged file, or without a
-            key, by the next sample.
+        predict: value of ``split`` for prediction; by default, ``test`` if set, otherwise
+            ``train``.
+        val_fraction: fraction of the training samples for validation if ``val`` is not
+            set. If 0, there is no validation split; set ``limit_val_batches: 0``.
+        test_fraction: fraction of the training samples for testing if ``test`` is not
+            set. If 0, the test stage uses the validation samples.
+        skip_unreadable: whether to replace a sample that has a damaged file or lacks a
+            key with the next one.
         options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
             ``batch_size``, ``num_workers``, ``seed`` and ``label_fraction``.
 
     Raises:
-        ValueError: if an option or entry is not valid, or the dataset needs a sampler;
-            from :meth:`setup`, if samples do not have the keys and channels.
+        ValueError: if an option or entry is invalid, or the dataset requires a sampler;
+            from :meth:`setup`, if samples lack the keys or channels.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class TorchGeoDataModule(StatisticsDataModule):
         self.skip_unreadable = skip_unreadable
 
     def setup(self, stage: str) -> None:
-        """Split the samples, and estimate missing statistics.
+        """Split the samples and estimate missing statistics.
 
         Args:
             stage: 'fit', 'validate', 'test' or 'predict'.
 
         Raises:
-            ValueError: if the samples do not have the keys and channels of the entries.
+            ValueError: if the samples lack keys or channels that the entries name.
         """
         train, val, test = self._split()
         self.estimate(train, 'samples', 'modalities')
@@ -104,11 +104,11 @@ class TorchGeoDataModule(StatisticsDataModule):
     def _split(
         self,
     ) -> tuple[TorchGeoSamples, TorchGeoSamples | None, TorchGeoSamples | None]:
-        """Return the samples for training, validation and testing."""
+        """Return the training, validation and test datasets."""
         samples = self._make(self.named.get('train'))
         chosen = list(range(len(samples)))
         parts: dict[str, TorchGeoSamples | None] = {}
-        # Test samples come first, so that they do not depend on val_fraction.
+        # Choose test samples first, so that they do not depend on val_fraction.
         left = 1.0
         for name, share in self.fractions.items():
             if name in self.named:
@@ -129,7 +129,7 @@ class TorchGeoDataModule(StatisticsDataModule):
         return TorchGeoSamples(
             self.cls(**arguments),
             self.entries,
-            # Predicted samples may have no targets.
+            # Samples for prediction may have no targets.
             self.targets if required else None,
             skip_unreadable=self.skip_unreadable,
         )
@@ -138,18 +138,19 @@ class TorchGeoDataModule(StatisticsDataModule):
         name = self.cls.__name__
         if unknown := sorted(set(dataset) - {'class_path', 'init_args'}):
             raise ValueError(
-                f'dataset must have only class_path and init_args, got {unknown}'
+                'dataset must not have keys other than class_path and init_args, got '
+                f'{unknown}'
             )
         parameters = inspect.signature(self.cls).parameters
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         wrong = sorted(set(self.init_args) - set(parameters))
         if wrong and not open_ended:
             raise ValueError(
-                f'dataset: init_args must be among {list(parameters)} of {name}, got '
+                f'dataset: init_args of {name} must be among {list(parameters)}, got '
                 f'{wrong}'
             )
         if self.named and not has_split(self.cls):
             raise ValueError(
-                f'{sorted(self.named)} must not be given, because {name} has no argument '
-                'split; set val_fraction and test_fraction'
+                f'{sorted(self.named)} must not be set, because {name} has no argument '
+                'split; set val_fraction and test_fraction instead'
             )

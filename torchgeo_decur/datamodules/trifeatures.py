@@ -1,4 +1,4 @@
-"""Datamodule of drawn pairs that share a feature, for controlled comparisons."""
+"""Datamodule of drawn image pairs that share a feature, for controlled comparisons."""
 
 from functools import partial
 from typing import Any
@@ -15,15 +15,15 @@ from .base import MultimodalDataModule
 class TrifeaturesDataModule(MultimodalDataModule):
     """Pairs of :class:`~torchgeo_decur.datasets.Trifeatures`, drawn on access.
 
-    Training and validation have different drawings of the same combinations of shape,
-    color and texture. The test split, also the predict split, has held-out combinations.
-    With ``label_fraction``, training pairs are stratified by ``label_share``. Each worker
-    process keeps its drawings in memory.
+    Training and validation pairs are different drawings of the same combinations of
+    shape, color and texture. The test split has held-out combinations and is also the
+    prediction split. With ``label_fraction``, training pairs are stratified by
+    ``label_share``. Each worker process caches its drawings in memory.
 
     Args:
         length: number of training pairs.
-        val_length: number of pairs of the validation, the test and the predict split.
-        size: height and width in pixels.
+        val_length: number of pairs in the validation split and in the test split.
+        size: height and width of an image in pixels.
         pairing: 'unbiased' to pretrain and probe shared and unique features, 'biased' to
             pretrain synergy, 'balanced' to probe synergy.
         options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`.
@@ -55,10 +55,10 @@ class TrifeaturesDataModule(MultimodalDataModule):
         self.pairing: Pairing = pairing
 
     def setup(self, stage: str) -> None:
-        """Draw the pairs; their images are drawn on access.
+        """Create the datasets of all splits; images are drawn on access.
 
         Raises:
-            ValueError: if an option of the dataset is not valid.
+            ValueError: if a dataset option is invalid.
         """
         options = (self.size, self.seed, self.pairing)
         train = Trifeatures('train', self.length, *options)

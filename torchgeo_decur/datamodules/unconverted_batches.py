@@ -1,8 +1,8 @@
 """Keep images in the precision of their files until they are scaled.
 
-With ``trainer.precision`` ``bf16-true`` or ``16-true``, Lightning converts a batch before
-the datamodule scales it. bfloat16 has only six values from 1000 to 1020 m of elevation,
-and float16 cannot represent a nodata value of -3.4e38.
+If ``trainer.precision`` is ``bf16-true`` or ``16-true``, Lightning converts a batch before
+the datamodule scales it. bfloat16 has only six values from 1000 to 1020 m of
+elevation, and float16 cannot represent a nodata value of -3.4e38.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from torch.utils.data import default_collate
 
 
 class Unconverted:
-    """Batch that Lightning does not convert, because it is not a collection of tensors.
+    """Wrapper that hides the tensors of a batch, so that Lightning does not convert them.
 
     Args:
         batch: the batch.
@@ -25,7 +25,7 @@ class Unconverted:
         self.batch = batch
 
     def pin_memory(self) -> 'Unconverted':
-        """Pin the memory of the tensors; the data loader calls this method."""
+        """Pin the memory of the tensors, as requested by the data loader."""
         return Unconverted(
             {
                 k: v.pin_memory() if isinstance(v, Tensor) else v
@@ -35,12 +35,12 @@ class Unconverted:
 
 
 def collate_unconverted(samples: list[dict[str, Any]]) -> Unconverted:
-    """Collate samples to a batch that Lightning does not convert."""
+    """Collate samples into a batch that Lightning does not convert."""
     return Unconverted(default_collate(samples))
 
 
 def converts(trainer: Any) -> bool:
-    """Return whether a trainer, or None, converts batches to another precision."""
+    """Check whether a trainer converts batches to another precision; False for None."""
     plugin = getattr(trainer, 'precision_plugin', None)
     if plugin is None:
         return False
@@ -49,11 +49,12 @@ def converts(trainer: Any) -> bool:
 
 
 def convert_images(batch: Mapping[str, Any], trainer: Any) -> dict[str, Any]:
-    """Convert only the images of a batch to the precision of a trainer.
+    """Convert the images of a batch to the precision of a trainer.
 
     Args:
-        batch: a scaled batch. Coordinates keep their precision.
-        trainer: a trainer, or None.
+        batch: scaled batch. Tensors other than images, such as coordinates, are not
+            converted.
+        trainer: trainer, or None for no conversion.
     """
     if not converts(trainer):
         return dict(batch)

@@ -62,7 +62,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import packed data at first use, because ``packed`` imports this package."""
+    """Import classes of ``packed`` on first use, because ``packed`` imports this package."""
     if name in ('Manifest', 'PackedDataset', 'Shard'):
         return getattr(import_module('..packed', __name__), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,4 +1,4 @@
-"""Compare the band descriptions in files with the names in a config."""
+"""Compare band descriptions in files with band names in a config."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +8,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from ..modalities import contradiction
 
-# Number of files to read, because files of a folder usually have the same descriptions.
+# Maximum number of files to read: files in a folder usually have the same descriptions.
 _FRAMES = 32
 
 
@@ -17,17 +17,17 @@ def check_descriptions(
     described: Iterable[tuple[str, Sequence[str | None]]],
     bands: Sequence[str],
 ) -> None:
-    """Check that band names do not contradict the descriptions in files.
+    """Check that band names do not contradict the band descriptions in files.
 
     Args:
         name: name of the modality.
-        described: paths of files, and descriptions of their bands.
-        bands: name of each band of the files, in order.
+        described: file paths and the band descriptions of each file.
+        bands: name of each band in the files, in order.
 
     Raises:
         ValueError: if a name contradicts a description.
     """
-    # Most files of a folder have the same descriptions.
+    # Check each distinct list of descriptions once.
     first: dict[tuple[str | None, ...], str] = {}
     for path, texts in described:
         first.setdefault(tuple(texts), path)
@@ -35,21 +35,21 @@ def check_descriptions(
         if found := contradiction(bands, descriptions):
             raise ValueError(
                 f'{name}: expected bands {list(bands)} in {path}, but {found}; set '
-                f'bands in the order of the file, {list(descriptions)}, or correct its '
-                'descriptions'
+                f'bands in file order, {list(descriptions)}, or correct the descriptions '
+                'in the file'
             )
 
 
 def read_descriptions(
     files: Sequence[str],
 ) -> Iterator[tuple[str, tuple[str | None, ...]]]:
-    """Read the descriptions of up to 32 files, at regular steps.
+    """Read the band descriptions of up to 32 evenly spaced files.
 
     Args:
-        files: paths. Unreadable files are skipped.
+        files: file paths. Unreadable files are skipped.
 
     Yields:
-        Path and description of each band.
+        File path, and the description of each band.
     """
     for path in files[:: max(-(-len(files) // _FRAMES), 1)]:
         try:
@@ -58,5 +58,5 @@ def read_descriptions(
                 with rasterio.open(path) as file:
                     descriptions = file.descriptions
         except RasterioIOError:
-            continue  # reading the sample raises the error
+            continue  # the error is raised when the sample is read
         yield path, descriptions

@@ -1,4 +1,4 @@
-"""Base class of the datasets of files."""
+"""Base class for datasets that read files."""
 
 import copy
 import warnings
@@ -22,23 +22,23 @@ from .plotting import describe_label, plot_images
 
 
 class FileDataset(NonGeoDataset):
-    """Dataset of files, some of which may be damaged.
+    """Base class for datasets that read files, which may be missing or damaged.
 
-    A subclass sets the attributes and reads one sample in :meth:`load`.
+    Subclasses set the attributes and read one sample in :meth:`load`.
 
     Attributes:
-        samples: item of each sample for :meth:`load`, in order.
-        modalities: record of each modality, by name.
-        conversions: conversion from file values to the unit, by modality.
-        lacking: missing modalities of each incomplete item. If there are incomplete
-            items, samples have ``available_<m>`` of every modality.
-        left_out: names of samples that are left out because a file is missing.
-        classes: name of each class of the labels.
-        colormap: colours of the classes of masks.
-        transforms: function that takes a sample and returns a new one.
-        skip_unreadable: whether to replace a sample with an unreadable file by the next
-            readable sample, cyclically. Otherwise an error is raised.
-        unreadable: items of ``samples`` that this process could not read.
+        samples: one item per sample, in order; passed to :meth:`load`.
+        modalities: definition of each modality.
+        conversions: conversion from file values to the unit of each modality.
+        lacking: absent modalities of each incomplete item. If there are incomplete
+            items, samples have ``available_<m>`` for every modality.
+        left_out: names of samples that are omitted because a file is missing.
+        classes: class names of labels and masks.
+        colormap: colors of the mask classes.
+        transforms: function that is applied to each sample and returns a new one.
+        skip_unreadable: whether to replace a sample that has an unreadable file with the
+            next readable sample, cyclically. Otherwise, an error is raised.
+        unreadable: items that this process could not read.
     """
 
     samples: Sequence[Any]
@@ -57,11 +57,10 @@ class FileDataset(NonGeoDataset):
         """Read one sample.
 
         Args:
-            item: one of ``samples``.
+            item: an element of ``samples``.
 
         Returns:
-            The sample, before ``transforms``. A modality that it lacks is an image of
-            zeros.
+            The sample, before ``transforms``. Images of absent modalities are zeros.
 
         Raises:
             UnreadableFileError: if a file is missing, truncated or not a raster.
@@ -69,7 +68,7 @@ class FileDataset(NonGeoDataset):
 
     @property
     def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean array, for each modality, of the samples that have it, in order."""
+        """Boolean array per modality that is True for samples with this modality."""
         absent = [self.lacking.get(item, frozenset()) for item in self.samples]
         return {
             m: np.fromiter((m not in names for names in absent), bool, len(absent))
@@ -81,18 +80,19 @@ class FileDataset(NonGeoDataset):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read a sample and transform it.
+        """Read a sample, convert its values to units and apply ``transforms``.
 
         Args:
-            index: number of the sample.
+            index: index of the sample.
 
         Returns:
-            The sample, or the next readable one.
+            The sample. With ``skip_unreadable``, an unreadable sample is replaced with
+            the next readable one.
 
         Raises:
             IndexError: if ``index`` is out of range.
-            UnreadableFileError: if a file of the sample cannot be read; with
-                ``skip_unreadable``, if no sample can be read.
+            UnreadableFileError: if the sample is unreadable; with ``skip_unreadable``, if
+                all samples are unreadable.
         """
         if not 0 <= index < len(self):
             raise IndexError(f'index must be in [0, {len(self) - 1}], got {index}')
@@ -116,19 +116,19 @@ class FileDataset(NonGeoDataset):
                 sample |= mark_available(self.modalities, absent)
             return sample if self.transforms is None else self.transforms(sample)
         raise UnreadableFileError(
-            f'expected at least one readable sample, found none among {len(self)}; check '
+            f'expected at least one readable sample, found none among {len(self)}; restore '
             'the files'
         )
 
     def __getitems__(self, indices: list[int]) -> list[Sample]:
-        """Read the samples of a batch, whose images must have the same size.
+        """Read the samples of a batch and check that their sizes match.
 
         Args:
-            indices: numbers of the samples.
+            indices: indices of the samples.
 
         Raises:
-            UnreadableFileError: see :meth:`__getitem__`.
-            ValueError: if images or masks of one key differ in size.
+            UnreadableFileError: if a sample is unreadable, as in :meth:`__getitem__`.
+            ValueError: if the tensors of a key differ in shape.
         """
         samples = [self[i] for i in indices]
         shapes = [
@@ -143,29 +143,32 @@ class FileDataset(NonGeoDataset):
                 )
                 raise ValueError(
                     f'{other}: expected {key} of shape {shapes[0][key]} as in {first} of the '
-                    f'same batch, found {sizes[key]}; set a common size, such as '
-                    'size: [256, 256], or, without training, batch_size: 1'
+                    f'same batch, found shape {sizes[key]}; set a common size, such as '
+                    'size: [256, 256], or set batch_size: 1 if you do not train'
                 )
         return samples
 
     def convert(self, entries: Mapping[str, Mapping[str, Any]] | None) -> None:
-        """Convert file values to the unit of each modality, before ``transforms``.
+        """Set the conversion from file values to units, applied before ``transforms``.
 
         Args:
-            entries: ``scale``, ``offset`` and ``nodata`` of some modalities, by name.
+            entries: ``scale``, ``offset`` and ``nodata`` by modality. Modalities without
+                an entry are not converted.
 
         Raises:
-            ValueError: if a modality, a key or a value is not valid.
+            ValueError: if a modality, key or value is invalid.
         """
         self.conversions = conversions(self.modalities, entries)
         self.modalities = converted(self.modalities, entries)
 
     def origin(self, item: Any, key: str) -> str:
-        """Return the name of a sample for error messages; a subclass names the file.
+        """Return the origin of a value for error messages.
+
+        By default, it is the name of the sample; subclasses return the path of the file.
 
         Args:
-            item: one of ``samples``.
-            key: key of the sample, such as ``mask``.
+            item: an element of ``samples``.
+            key: sample key, such as ``mask``.
         """
         return str(item)
 
@@ -174,13 +177,13 @@ class FileDataset(NonGeoDataset):
         return [str(item) for item in self.samples]
 
     def subset(self, indices: Iterable[int]) -> Self:
-        """Restrict the dataset to some of its samples.
+        """Return a copy of the dataset that is restricted to some samples.
 
-        Unlike :class:`torch.utils.data.Subset`, the result replaces unreadable samples
-        only by samples of the subset.
+        Unlike :class:`torch.utils.data.Subset`, it replaces unreadable samples only with
+        samples of the subset.
 
         Args:
-            indices: numbers of the samples, in order.
+            indices: indices of the samples, in order.
 
         Returns:
             A dataset of the same class.
@@ -193,16 +196,16 @@ class FileDataset(NonGeoDataset):
     def plot(
         self, sample: Sample, show_titles: bool = True, suptitle: str | None = None
     ) -> Figure:
-        """Draw a sample.
+        """Plot a sample.
 
         Args:
-            sample: a sample of the dataset. Keys may be absent, and a ``prediction`` of
-                the shape of ``label`` or ``mask`` is drawn too.
+            sample: a sample of the dataset. Keys may be missing. A ``prediction`` with
+                the shape of ``label`` or ``mask`` is also shown.
             show_titles: whether to show bands, dates and classes.
             suptitle: title of the figure.
 
         Returns:
-            The figure; the caller closes it.
+            The figure, which the caller must close.
         """
         images = {
             m: sample[f'image_{m}']
@@ -230,23 +233,23 @@ class FileDataset(NonGeoDataset):
     def _skip(self, item: Any, error: UnreadableFileError) -> None:
         self.unreadable = self.unreadable | {item}
         count = len(self.unreadable)
-        # Warn only at the 1st, 10th, 100th ... skipped sample.
+        # Warn only about the 1st, 10th, 100th, ... skipped sample.
         if str(count).rstrip('0') == '1':
             warnings.warn(
-                f'skipped {count} of {len(self)} samples that cannot be read, '
-                f'the last because {error}',
+                f'skipped {count} of {len(self)} samples, because they cannot be read; '
+                f'last error: {error}',
                 stacklevel=3,
             )
 
 
 def check_skip_incomplete(value: object) -> None:
-    """Check the option of datasets with samples that lack a modality.
+    """Check the option ``skip_incomplete``.
 
     Args:
-        value: the option.
+        value: value of the option.
 
     Raises:
-        ValueError: if it is not True, False or 'keep'.
+        ValueError: if the value is not True, False or 'keep'.
     """
     if value not in (True, False, 'keep'):
         raise ValueError(

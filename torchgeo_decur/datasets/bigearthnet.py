@@ -1,4 +1,4 @@
-"""BigEarthNet-MM: Sentinel-1, Sentinel-2 and multi-label land cover, v1 and v2."""
+"""BigEarthNet-MM v1 and v2: Sentinel-1, Sentinel-2 and multi-label land cover."""
 
 import json
 import os
@@ -26,12 +26,12 @@ BigEarthNetSplit = Literal['train', 'val', 'test', 'all']
 
 
 class BigEarthNetPatch(NamedTuple):
-    """Folders and classes of one patch.
+    """Folder names and classes of one patch.
 
     Args:
         s1: name of the Sentinel-1 folder.
         s2: name of the Sentinel-2 folder.
-        classes: indices of the classes, or None to read them from the folder.
+        classes: class indices, or None if they must be read from the folder.
     """
 
     s1: str
@@ -40,46 +40,50 @@ class BigEarthNetPatch(NamedTuple):
 
 
 class BigEarthNetMM(FileDataset):
-    """Co-registered Sentinel-1 and Sentinel-2 patches with multi-label classes.
+    """Co-registered Sentinel-1 and Sentinel-2 patches with multi-label targets.
 
-    BigEarthNet-MM (https://arxiv.org/abs/2105.07921) and its revision reBEN
-    (https://arxiv.org/abs/2407.03653). A sample has the keys
+    The dataset reads BigEarthNet-MM (https://arxiv.org/abs/2105.07921) and its revision
+    reBEN (https://arxiv.org/abs/2407.03653). A sample has the following keys:
 
     * ``image_s1``: backscatter in dB, bands (VV, VH), float32, shape (2, 120, 120)
-    * ``image_s2``: digital numbers, float32, shape (12, 120, 120), in the order of
-      ``modalities['s2'].bands``; bands of 20 m and 60 m are resampled bilinearly to 10 m
-    * ``label``: 1 for each class of the patch, else 0, int64, shape (num_classes,), for
-      TorchGeo's multilabel ``Classification``
+    * ``image_s2``: digital numbers, float32, shape (12, 120, 120), with the bands in
+      ``modalities['s2'].bands``; 20 m and 60 m bands are resampled bilinearly to 10 m
+    * ``label``: 1 for each class of the patch, otherwise 0, int64, shape (num_classes,),
+      as required by TorchGeo's multilabel ``Classification``
 
-    Unlike in TorchGeo's ``BigEarthNet`` and ``BigEarthNetV2``, Sentinel-1 has the order
-    (VV, VH) and keeps its decimals, and v2 does not require reference maps.
+    Unlike TorchGeo's ``BigEarthNet`` and ``BigEarthNetV2``, this dataset returns Sentinel-1
+    bands in the order (VV, VH) and as unrounded values. For v2, it does not require the
+    reference maps.
 
-    The layouts are as published. In v2, ``metadata.parquet`` has the splits and labels.
-    In v1, TorchGeo's ``bigearthnet-<split>.csv`` has the split, and JSON files of the
-    patches have the labels. If only the csv file is missing, only this file is
-    downloaded. Patches with absent folders are left out, with a warning. The folder of a
-    modality may have another name that starts with ``BigEarthNet-S1`` or
-    ``BigEarthNet-S2``, if there is only one.
+    The published folder layouts are expected. For v2, ``metadata.parquet`` contains splits
+    and labels. For v1, TorchGeo's ``bigearthnet-<split>.csv`` contains the split, and the
+    JSON files of the patches contain the labels. If only the CSV file is missing, only
+    this file is downloaded. Patches without a folder are skipped with a warning. The
+    folder of a modality may have any name that starts with ``BigEarthNet-S1`` or
+    ``BigEarthNet-S2``, if it is unique.
 
     Args:
-        root: folder of the dataset, or of the download.
-        version: 'v1' (590,326 patches, 43 or 19 classes) or 'v2' (549,488, 19 classes).
-        split: 'train', 'val', 'test', or 'all' for every patch on disk. In v1, 'all' does
-            not use the csv file, and pairs patches by the JSON files of Sentinel-1.
+        root: folder of the dataset, to which missing files are downloaded.
+        version: 'v1' (590,326 patches, 43 or 19 classes) or 'v2' (549,488 patches, 19
+            classes).
+        split: 'train', 'val', 'test', or 'all' for every patch on disk. For v1, 'all'
+            does not read the CSV file but pairs patches by the JSON files of Sentinel-1.
         modalities: 's1', 's2' or both.
-        num_classes: 19, or 43 in v1. With 19 classes, 11 of the 43 classes are dropped.
-        transforms: function that takes a sample and returns a new one.
+        num_classes: 19; v1 also supports 43. With 19 classes, 11 of the 43 classes are
+            dropped.
+        transforms: function that is applied to each sample and returns a new one.
         download: whether to download missing files (more than 100 GB).
-        checksum: whether to verify downloads.
-        skip_unreadable: whether to replace a patch with a damaged file by the next patch.
-        conversion: ``scale``, ``offset`` and ``nodata`` by modality, to convert the files
-            to the unit, such as ``{s2: {offset: -1000}}`` for Sentinel-2 products since
-            processing baseline 04.00.
+        checksum: whether to verify checksums of downloaded files.
+        skip_unreadable: whether to replace a patch that has a damaged file with the next
+            one.
+        conversion: ``scale``, ``offset`` and ``nodata`` by modality, to convert file
+            values to the unit of the modality, such as ``{s2: {offset: -1000}}`` for
+            Sentinel-2 products since processing baseline 04.00.
 
     Raises:
-        DatasetNotFoundError: if no patch is on disk and ``download`` is false.
-        ValueError: if an option is not valid, the folder has another version, or a label
-            of v2 is unknown.
+        DatasetNotFoundError: if no patch is on disk and ``download`` is False.
+        ValueError: if an option is invalid, the folder contains another version, or a
+            label of v2 is unknown.
     """
 
     def __init__(
@@ -106,7 +110,7 @@ class BigEarthNetMM(FileDataset):
                 raise ValueError(f'{name} must be one of {allowed}, got {value!r}')
         if not modalities or any(m not in _KNOWN for m in modalities):
             raise ValueError(
-                f'modalities must be one or both of {list(_KNOWN)}, '
+                f'modalities must contain one or both of {list(_KNOWN)}, '
                 f'got {list(modalities)}'
             )
         self.root = root
@@ -129,7 +133,7 @@ class BigEarthNetMM(FileDataset):
 
         Raises:
             UnreadableFileError: if a file is missing, truncated or not a raster.
-            ValueError: if a file has another number of bands or size, or a label is
+            ValueError: if a file has an unexpected size or number of bands, or a label is
                 unknown.
         """
         sample = {f'image_{m}': self._read_image(m, item) for m in self.modalities}
@@ -139,16 +143,16 @@ class BigEarthNetMM(FileDataset):
         return {**sample, 'label': label}
 
     def labels(self) -> Tensor:
-        """Read the labels of all patches, without their images.
+        """Read the labels of all patches without reading images.
 
-        In v1 this opens one JSON file per patch. With ``skip_unreadable``, a patch with
-        an unreadable file has no labels.
+        For v1, this opens one JSON file per patch. With ``skip_unreadable``, the labels
+        of a patch with an unreadable file are zeros.
 
         Returns:
-            1 for each class of a patch, else 0, shape (N, ``num_classes``).
+            1 for each class of a patch, otherwise 0, shape (N, ``num_classes``).
 
         Raises:
-            UnreadableFileError: if a file with labels is missing or damaged.
+            UnreadableFileError: if a label file is missing or damaged.
         """
         labels = torch.zeros(len(self), self.num_classes, dtype=torch.int64)
         for i, item in enumerate(self.samples):
@@ -162,14 +166,14 @@ class BigEarthNetMM(FileDataset):
         return labels
 
     def origin(self, item: BigEarthNetPatch, key: str) -> str:
-        """Return the file of the first band of 10 m of a patch, or its name."""
+        """Return the path of a 10 m band of an image, or the name of the patch."""
         m = key.removeprefix('image_')
         if m not in self.modalities:
             return item.s2 or item.s1
         return str(self._path(m, item, 'VV' if m == 's1' else 'B2'))
 
     def _find_folders(self) -> dict[str, Path]:
-        """Find the folder of each modality; download it if necessary."""
+        """Find the folder of each modality, and download it if necessary."""
         found = {m: self._find_folder(m) for m in self.modalities}
         missing = [m for m, folder in found.items() if folder is None]
         options = (self.download, self.checksum)
@@ -209,12 +213,13 @@ class BigEarthNetMM(FileDataset):
         if not patches:
             counts = {str(self._folders[m]): len(x) for m, x in present.items()}
             raise not_found(
-                self, f'patches of split {self.split!r}; the folders have {counts}'
+                self,
+                f'patches of split {self.split!r}; the folders contain {counts} patches',
             )
         if lost := len(wanted) - len(patches):
             warnings.warn(
-                f'left out {lost} of {len(wanted)} patches of split {self.split!r} '
-                f'that are absent from {self.root} or cannot be paired',
+                f'skipped {lost} of {len(wanted)} patches of split {self.split!r}, because '
+                f'they are missing from {self.root} or cannot be paired',
                 stacklevel=4,
             )
         return patches
@@ -243,7 +248,7 @@ class BigEarthNetMM(FileDataset):
             try:
                 path = obtain_split_v1(Path(self.root), *options)
             except FileNotFoundError as error:
-                expected = f"{error}, the list of the split (or use split='all')"
+                expected = f"{error}, the list of patches (or set split='all')"
                 raise not_found(self, expected) from error
             for line in path.read_text().split():
                 s2, s1 = line.split(',')[:2]
@@ -263,7 +268,7 @@ class BigEarthNetMM(FileDataset):
                 except UnreadableFileError:
                     if not self.skip_unreadable:
                         raise
-                    s2 = ''  # never on disk, so the patch is left out
+                    s2 = ''  # never on disk, so the patch is skipped
                 yield BigEarthNetPatch(s1, s2)
 
     def _read_json(self, modality: str, patch: str) -> dict[str, Any]:
@@ -273,7 +278,7 @@ class BigEarthNetMM(FileDataset):
                 content: dict[str, Any] = json.load(file)
         except (OSError, ValueError) as error:
             raise UnreadableFileError(
-                f'{path} is missing or not JSON ({error}); restore it, or pass '
+                f'{path} is missing or not JSON ({error}); restore it, or set '
                 'skip_unreadable=True'
             ) from error
         return content
@@ -282,7 +287,7 @@ class BigEarthNetMM(FileDataset):
         return self._read_classes(patch) if patch.classes is None else patch.classes
 
     def _read_classes(self, patch: BigEarthNetPatch) -> tuple[int, ...]:
-        """Read the 43 or 19 classes of a patch of v1."""
+        """Read the class indices of a v1 patch, among 43 or 19 classes."""
         modality = 's2' if 's2' in self.modalities else 's1'
         name = patch.s2 if modality == 's2' else patch.s1
         labels = self._read_json(modality, name)['labels']
@@ -303,7 +308,7 @@ class BigEarthNetMM(FileDataset):
 
     def _path(self, modality: str, patch: BigEarthNetPatch, band: str) -> Path:
         name = patch.s2 if modality == 's2' else patch.s1
-        # v2 has a folder per scene. Names end with tile (only S1), row and column.
+        # v2 has one folder per scene. Patch names end with tile (S1 only), row and column.
         scene = name.rsplit('_', 2 if modality == 's2' else 3)[0]
         folder = (
             self._folders[modality] / ('' if self.version == 'v1' else scene) / name
@@ -329,7 +334,7 @@ def _listing(folder: Path) -> list[str]:
 def _to_classes(
     patch: str, labels: Sequence[str], classes: Sequence[str]
 ) -> tuple[int, ...]:
-    """Return the indices of the classes of a patch."""
+    """Convert the class names of a patch to class indices."""
     if unknown := sorted(set(labels) - set(classes)):
         raise ValueError(
             f'{patch}: expected labels among the {len(classes)} classes of BigEarthNet, '

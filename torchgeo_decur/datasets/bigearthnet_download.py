@@ -1,4 +1,4 @@
-"""Download BigEarthNet, because TorchGeo downloads too much or fails."""
+"""Download BigEarthNet where TorchGeo's download is incomplete or excessive."""
 
 import shutil
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ def obtain_v1(
         root: folder of the dataset.
         modalities: 's1', 's2' or both.
         download: whether to download missing files.
-        checksum: whether to verify downloads.
+        checksum: whether to verify checksums of downloaded files.
 
     Raises:
-        FileNotFoundError: if a part is missing and ``download`` is false.
+        FileNotFoundError: if a file is missing and ``download`` is False.
     """
     bands: Literal['s1', 's2', 'all'] = 'all'
     if len(modalities) == 1:
@@ -30,20 +30,20 @@ def obtain_v1(
 
 
 def obtain_split_v1(root: Path, split: str, download: bool, checksum: bool) -> Path:
-    """Find or download the list of one split of BigEarthNet v1.
+    """Find or download the patch list of a BigEarthNet v1 split.
 
     Args:
-        root: folder of the list, or of the download.
+        root: folder of the list, to which a missing list is downloaded.
         split: 'train', 'val' or 'test'.
         download: whether to download a missing list.
-        checksum: whether to verify the download.
+        checksum: whether to verify the checksum of a downloaded list.
 
     Returns:
-        Path of the list, with one line ``<Sentinel-2 patch>,<Sentinel-1 patch>`` per
+        Path of the list. It has one line ``<Sentinel-2 patch>,<Sentinel-1 patch>`` per
         patch.
 
     Raises:
-        FileNotFoundError: if the list is missing and ``download`` is false.
+        FileNotFoundError: if the list is missing and ``download`` is False.
     """
     about = BigEarthNet.splits_metadata[split]
     path = root / about['filename']
@@ -56,19 +56,19 @@ def obtain_split_v1(root: Path, split: str, download: bool, checksum: bool) -> P
 
 
 def obtain_v2(root: Path, keys: Sequence[str], download: bool, checksum: bool) -> None:
-    """Extract or download parts of BigEarthNet v2.
+    """Extract or download components of BigEarthNet v2.
 
     TorchGeo's ``BigEarthNetV2`` also requires the reference maps, does not extract
-    existing archives, and compares two MD5 sums with SHA-256 sums.
+    existing archives, and treats two MD5 checksums as SHA-256 checksums.
 
     Args:
         root: folder of the dataset.
-        keys: the parts: 's1', 's2' and 'metadata'.
+        keys: components to obtain: any of 's1', 's2' and 'metadata'.
         download: whether to download missing files.
-        checksum: whether to verify downloads.
+        checksum: whether to verify checksums of downloaded files.
 
     Raises:
-        FileNotFoundError: if a part is missing and ``download`` is false.
+        FileNotFoundError: if a component is missing and ``download`` is False.
     """
     for key in keys:
         files = BigEarthNetV2.metadata_locs[key]['files']

@@ -1,4 +1,4 @@
-"""Detect folders of another version of a dataset."""
+"""Detect folders that contain another version of a dataset."""
 
 from pathlib import Path
 
@@ -7,21 +7,21 @@ from torchgeo.datasets.utils import Path as PathLike
 _CURES = {
     'SSL4EO-S12 v1.0 (GeoTIFFs)': 'use SSL4EOS12PairDataModule',
     'SSL4EO-S12 v1.1 (.zarr.zip)': 'use SSL4EOS12V11DataModule',
-    'BigEarthNet in LMDB (data.mdb)': 'use the folder of the archives with GeoTIFFs',
+    'BigEarthNet in LMDB (data.mdb)': 'use the published GeoTIFF files instead',
     'BigEarthNet v1': "set version='v1'",
     'BigEarthNet v2': "set version='v2'",
 }
 
 
 def check_layout(root: PathLike, expected: str) -> None:
-    """Check that a folder does not have another version of a dataset.
+    """Check that a folder does not contain another version of a dataset.
 
     Args:
         root: the folder.
         expected: expected version, such as 'BigEarthNet v2'.
 
     Raises:
-        ValueError: if the folder has only another known version.
+        ValueError: if the folder contains a known version, but not the expected one.
     """
     found = _recognise(Path(root))
     if found and expected not in found:

@@ -1,4 +1,4 @@
-"""Choose the dates of a place in each modality."""
+"""Choose acquisition dates for each modality of a location."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
@@ -9,14 +9,14 @@ DateSampling = Literal['all', 'same', 'independent']
 
 
 def check_date_sampling(date_sampling: str, num_dates: int) -> None:
-    """Check the options that choose dates.
+    """Check the options for date sampling.
 
     Args:
         date_sampling: one of :data:`DateSampling`.
-        num_dates: number of dates.
+        num_dates: number of dates per sample.
 
     Raises:
-        ValueError: if an option is not valid.
+        ValueError: if an option is invalid.
     """
     if date_sampling not in get_args(DateSampling):
         raise ValueError(
@@ -33,17 +33,18 @@ def draw_dates(
     num_dates: int,
     seed: Sequence[int],
 ) -> dict[str, list[int]]:
-    """Draw dates of a place at random.
+    """Draw random acquisition dates for each modality of a location.
 
     Args:
-        seconds: time of each date by modality, in order of time.
-        date_sampling: 'same' for dates of the first modality, with the nearest dates of
-            the others, or 'independent'.
-        num_dates: number of dates.
-        seed: numbers that seed the draw, such as seed, epoch and place.
+        seconds: sorted acquisition times of each modality, in seconds.
+        date_sampling: 'same' draws dates of the first modality and pairs them with the
+            nearest dates of the other modalities. 'independent' draws dates separately
+            for each modality.
+        num_dates: number of dates to draw.
+        seed: integers that seed the draw, such as seed, epoch and location.
 
     Returns:
-        Indices of the dates by modality.
+        Indices of the drawn dates by modality.
 
     Example:
         >>> draw_dates({'s1': [0, 100], 's2': [10, 90]}, 'same', 1, [0, 0])

@@ -1,4 +1,4 @@
-"""Check entries of YAML: types of values, known keys, and the record of a modality."""
+"""Validate the types and keys of config entries, and create modalities from them."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -8,16 +8,16 @@ from ..modalities import Modality
 
 
 def typed(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the types of the values of an entry.
+    """Check the types of the values in an entry.
 
-    YAML reads ``nan`` and ``1e-3`` as text; both become numbers.
+    YAML parses ``nan`` and ``1e-3`` as strings; they are converted to numbers.
 
     Args:
         name: name of the modality, or ``mask``.
-        entry: values by key; values of unknown keys are unchanged.
+        entry: values by key. Values of unknown keys are not changed.
 
     Returns:
-        The entry, with text converted to numbers.
+        The entry, with strings converted to numbers where numbers are expected.
 
     Raises:
         ValueError: if a value has the wrong type; the message names the key.
@@ -52,8 +52,8 @@ def check_keys(
     Args:
         name: name of the modality, or ``mask``.
         entry: values by key.
-        known: known keys.
-        kind: kind of the entry, for the message.
+        known: allowed keys.
+        kind: description of the entry type, appended to the allowed keys in the message.
 
     Raises:
         ValueError: if a key is unknown.
@@ -65,14 +65,15 @@ def check_keys(
 
 
 def record_of(name: str, fields: Mapping[str, Any]) -> Modality:
-    """Build the record of an entry; errors name the modality.
+    """Create the modality of an entry, with errors that name the modality.
 
     Args:
         name: name of the modality.
-        fields: fields of the record; by default, a multispectral image in its native unit.
+        fields: fields of the modality. By default, its kind is 'multispectral' and its
+            unit is 'native'.
 
     Raises:
-        ValueError: if a field is not valid.
+        ValueError: if a field is invalid.
     """
     try:
         return Modality.of({'kind': 'multispectral', 'unit': 'native', **fields})
@@ -84,7 +85,7 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise TypeError
     number = float(value)
-    # Keep an int, which may be a value of an integer raster.
+    # Keep integers, which may be exact values of an integer raster.
     return value if isinstance(value, int) else number
 
 
@@ -165,25 +166,25 @@ def _mapping(value: Any) -> Mapping[Any, Any]:
     return value
 
 
-_ONE_EACH = 'a list with one number for each band, such as [1.0, 2.0]'
+_ONE_EACH = 'a list with one number per band, such as [1.0, 2.0]'
 _TYPES: dict[str, tuple[Callable[[Any], Any], str]] = {
     'paths': (_paths, 'a folder, or a list of folders and files'),
-    'bands': (_names, 'a list of names'),
+    'bands': (_names, 'a list of band names'),
     'mean': (_numbers, _ONE_EACH),
     'std': (_numbers, _ONE_EACH),
     'nodata': (_number_or_several, 'a number (.nan for NaN)'),
-    'scale': (_factors, 'a number other than 0, or one for each band'),
-    'offset': (_number_or_several, 'a number, or one for each band'),
+    'scale': (_factors, 'a nonzero number, or one per band'),
+    'offset': (_number_or_several, 'a number, or one per band'),
     'num_classes': (_whole, 'a positive integer'),
     'size': (_size, 'a positive height and width in pixels, such as [20, 20]'),
-    'res': (_length, 'a positive length of a pixel, such as 0.5'),
+    'res': (_length, 'a positive pixel size, such as 0.5'),
     'init_args': (_mapping, 'a dictionary of arguments'),
     'numbers': (_flag, 'true or false'),
-    'values': (_classes, 'a dictionary from file values to classes'),
+    'values': (_classes, 'a dictionary that maps file values to classes'),
 } | dict.fromkeys(
     (
         *('dataset', 'date_format', 'filename_regex', 'glob'),
         *('kind', 'pattern', 'resampling', 'unit'),
     ),
-    (_text, 'text'),
+    (_text, 'a string'),
 )

@@ -1,4 +1,4 @@
-"""Share the number of the epoch with persistent workers."""
+"""Share the epoch number with persistent workers."""
 
 from collections.abc import Iterable
 from typing import Self
@@ -10,26 +10,29 @@ from .base import FileDataset
 
 
 def shared_epoch() -> Tensor:
-    """Return a scalar in memory shared with persistent workers, initially epoch 0."""
+    """Return an epoch counter in shared memory for persistent workers, initially 0."""
     epoch: Tensor = torch.zeros((), dtype=torch.int64).share_memory_()
     return epoch
 
 
 class DatedDataset(FileDataset):
-    """Base of the datasets whose dates depend on the epoch."""
+    """Base class for datasets whose dates depend on the epoch."""
 
     _epoch: Tensor
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the dates of an epoch; no effect with ``date_sampling='all'``.
+        """Set the epoch, which determines the dates unless ``date_sampling='all'``.
 
         Args:
-            epoch: number of the epoch, from 0.
+            epoch: epoch number, starting at 0.
         """
         self._epoch.fill_(epoch)
 
     def subset(self, indices: Iterable[int]) -> Self:
-        """Restrict the dataset to some of its places.
+        """Return a copy of the dataset that is restricted to some locations.
+
+        Args:
+            indices: indices of the locations, in order.
 
         Returns:
             A dataset of the same class, with its own epoch.

@@ -1,4 +1,4 @@
-"""GeoNRW: aerial photographs, elevation and land cover in patches."""
+"""GeoNRW: patches of aerial photographs, elevation and land cover."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ class GeoNRWPatch(NamedTuple):
     """Location of a patch.
 
     Args:
-        tile: path of the photograph of the tile, without ``_rgb.jp2``.
+        tile: path of the tile's photograph, without the suffix ``_rgb.jp2``.
         row: first row of the patch in the tile.
         column: first column of the patch in the tile.
     """
@@ -29,37 +29,38 @@ class GeoNRWPatch(NamedTuple):
 
 
 class GeoNRWPatches(FileDataset, GeoNRW):
-    """Patches of the tiles of GeoNRW (https://ieeexplore.ieee.org/document/9406194).
+    """Patches of GeoNRW tiles (https://ieeexplore.ieee.org/document/9406194).
 
-    Each tile of 1000 x 1000 pixels of 1 m is cut into a grid of patches, row by row: 16
-    at the default size of 250. Incomplete patches at the edges are left out. A sample has
-    the keys
+    Each tile of 1000 x 1000 pixels with a resolution of 1 m is divided into a grid of
+    patches, 16 at the default size of 250. Incomplete patches at the edges are dropped. A
+    sample has the following keys:
 
     * ``image_rgb``: photograph, 0 to 255, bands in the order red, green, blue, float32,
-      shape (3, size, size). The files of the published DeCUR weights expect the order
-      blue, green, red.
-    * ``image_dem``: height of the surface in m, float32, shape (1, size, size)
+      shape (3, size, size). The published DeCUR weight files expect the order blue, green,
+      red.
+    * ``image_dem``: surface height in m, float32, shape (1, size, size)
     * ``mask``: class of each pixel, 0 (background) to 10, int64, shape (size, size)
 
-    Only the window of a patch is read, but a JPEG 2000 file with a single block is
-    decoded completely. Absent cities are left out; TorchGeo's ``GeoNRW`` requires all of
-    them.
+    Only the window of a patch is read. However, a JPEG 2000 file with a single block must
+    be decoded completely. Missing cities are skipped, whereas TorchGeo's ``GeoNRW``
+    requires all cities.
 
     Args:
-        root: folder with one folder per city, or of the download.
+        root: folder with one subfolder per city, to which missing files are downloaded.
         split: 'train' (40 cities) or 'test' (Düsseldorf, Herne and Neuss).
         size: height and width of a patch in pixels.
-        transforms: function that takes a sample and returns a new one.
+        transforms: function that is applied to each sample and returns a new one.
         download: whether to download the dataset if no city is on disk.
-        checksum: whether to verify the download.
-        skip_unreadable: whether to replace a patch with a damaged file by the next patch.
-        conversion: ``scale``, ``offset`` and ``nodata`` by modality, to convert the files
-            to the unit, such as ``{dem: {nodata: -9999}}``.
+        checksum: whether to verify the checksum of the downloaded file.
+        skip_unreadable: whether to replace a patch that has a damaged file with the next
+            one.
+        conversion: ``scale``, ``offset`` and ``nodata`` by modality, to convert file
+            values to the unit of the modality, such as ``{dem: {nodata: -9999}}``.
 
     Raises:
         DatasetNotFoundError: if no tile of the split is on disk and ``download`` is
-            false.
-        ValueError: if ``split`` or ``size`` is not valid.
+            False.
+        ValueError: if ``split`` or ``size`` is invalid.
     """
 
     modalities: Mapping[str, Modality] = {  # type: ignore[assignment]
@@ -95,7 +96,8 @@ class GeoNRWPatches(FileDataset, GeoNRW):
         self.tile_size = self._find_tile_size()
         if not 1 <= size <= self.tile_size:
             raise ValueError(
-                f'size must be in [1, {self.tile_size}], the size of a tile, got {size}'
+                f'size must be in [1, {self.tile_size}], because tiles have '
+                f'{self.tile_size} pixels per side, got {size}'
             )
         starts = range(0, self.tile_size - size + 1, size)
         self.samples: list[GeoNRWPatch] = [
@@ -110,8 +112,8 @@ class GeoNRWPatches(FileDataset, GeoNRW):
 
         Raises:
             UnreadableFileError: if a file is missing, truncated or not a raster.
-            ValueError: if a file has another number of bands or size, or a value of the
-                mask is not a class.
+            ValueError: if a file has an unexpected size or number of bands, or a mask
+                value is not a class.
         """
         window = Window(item.column, item.row, self.size, self.size)
         rgb, dem, mask = (
@@ -128,17 +130,17 @@ class GeoNRWPatches(FileDataset, GeoNRW):
         return {'image_rgb': rgb, 'image_dem': dem, 'mask': mask[0].long()}
 
     def origin(self, item: GeoNRWPatch, key: str) -> str:
-        """Return the file of a key of a patch."""
+        """Return the path of the file that contains a sample key."""
         name = 'seg' if key == 'mask' else key.removeprefix('image_')
         return f'{item.tile}{self.suffixes[name]}'
 
     def _verify(self) -> None:
-        """Extract or download the dataset if there is no city."""
+        """Extract or download the dataset if no city is on disk."""
         if self._get_file_list():
             return
         cities = f'{self.city_names[0]} ... {self.city_names[-1]}'
         expected = (
-            f'folders of the {self.split} cities ({cities}) with files like '
+            f'folders of the {self.split} cities ({cities}) with files such as '
             f'{Path(self.root) / self.city_names[0]}/<x>_<y>{self.suffixes["rgb"]}'
         )
         try:
@@ -149,7 +151,7 @@ class GeoNRWPatches(FileDataset, GeoNRW):
             raise not_found(self, expected)
 
     def _find_tile_size(self) -> int:
-        """Return the size of the first readable tile."""
+        """Return the height and width of the first readable tile in pixels."""
         for path in self.file_list:
             try:
                 return read_size(path)

@@ -1,4 +1,4 @@
-"""Read raster files, with errors that name the file."""
+"""Read raster files and raise errors that name the file."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,9 +17,9 @@ from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
 from ..files import UnreadableFileError as UnreadableFileError
 
 GDAL_OPTIONS = {
-    # Keep GDAL from listing the folder of every file to find sidecar files.
+    # Prevent GDAL from listing the folder of every file to find sidecar files.
     'GDAL_DISABLE_READDIR_ON_OPEN': 'EMPTY_DIR',
-    # Tiles are small, and the workers of the data loader already use all cores.
+    # Tiles are small, and the data loader workers already use all cores.
     'GDAL_NUM_THREADS': '1',
 }
 
@@ -27,7 +27,7 @@ GDAL_OPTIONS = {
 _RESTORE = 'restore the original file'
 
 
-# Resolution of the coarser bands of Sentinel-2, in units of 10 m.
+# Pixel size of the coarser Sentinel-2 bands, in multiples of 10 m.
 SENTINEL2_RATIO = dict.fromkeys(('B5', 'B6', 'B7', 'B8A', 'B11', 'B12'), 2) | (
     dict.fromkeys(('B1', 'B9', 'B10'), 6)
 )
@@ -44,15 +44,15 @@ def read(
     Args:
         path: the file.
         bands: expected number of bands.
-        sizes: allowed numbers of pixels along each side, or None for any.
-        window: the part to decode, or None for all.
+        sizes: allowed image sizes in pixels, or None for any size.
+        window: window to read, or None for the whole image.
 
     Returns:
         The values, float32, shape (C, H, W).
 
     Raises:
         UnreadableFileError: if the file is missing, truncated or not a raster.
-        ValueError: if the file has another number of bands or another size, or is not
+        ValueError: if the file has an unexpected size or number of bands, or is not
             square.
     """
     with _opened(path) as file:
@@ -76,17 +76,17 @@ def read_image(
     """Read a raster or photograph of any shape.
 
     Args:
-        path: the file: PNG of 8 or 16 bits, JPEG, TIFF or another format of GDAL.
+        path: the file: 8-bit or 16-bit PNG, JPEG, TIFF or another GDAL format.
         bands: expected number of bands.
-        size: expected height and width, or None for any.
-        cure: advice for a file with the wrong number of bands.
+        size: expected height and width, or None for any size.
+        cure: advice in the error message for a wrong number of bands.
 
     Returns:
         The values, float32, shape (C, H, W).
 
     Raises:
         UnreadableFileError: if the file is missing, truncated or not a raster.
-        ValueError: if the file has another number of bands or another size.
+        ValueError: if the file has an unexpected size or number of bands.
     """
     with rasterio.Env(**GDAL_OPTIONS), _opened(path) as file:
         _check_count(path, file, bands, cure)
@@ -94,20 +94,20 @@ def read_image(
             raise ValueError(
                 f'{path}: expected {size[0]} x {size[1]} pixels as in the other files of '
                 f'the frame, found {file.height} x {file.width}; restore the original '
-                'file, or set size'
+                'file or set size'
             )
         image = torch.from_numpy(file.read().astype(np.float32))
         # GDAL silently pads a truncated PNG with zeros.
         if file.driver == 'PNG' and b'IEND' not in Path(path).read_bytes()[-16:]:
             raise UnreadableFileError(
-                f'{path} is truncated or not a raster (a PNG without its end); '
-                'restore it, or pass skip_unreadable=True'
+                f'{path} is truncated or not a raster (PNG without end marker); '
+                'restore it, or set skip_unreadable=True'
             )
         return image
 
 
 def read_size(path: str | Path) -> int:
-    """Read the number of pixels along the shorter side of a raster file.
+    """Return the length of the shorter side of a raster file in pixels.
 
     Raises:
         UnreadableFileError: if the file is missing, truncated or not a raster.
@@ -117,7 +117,7 @@ def read_size(path: str | Path) -> int:
 
 
 def not_found(dataset: NonGeoDataset, expected: str) -> DatasetNotFoundError:
-    """Return TorchGeo's error for a missing dataset, with the expected files."""
+    """Create TorchGeo's error for a missing dataset, with the expected files."""
     error = DatasetNotFoundError(dataset)
     error.args = (f'{error.args[0]} Expected {expected}.',)
     return error
@@ -132,12 +132,12 @@ def _check_count(path: str | Path, file: Any, bands: int, cure: str = _RESTORE) 
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
-    """Open a raster file, with errors that name the file and the solution."""
+    """Open a raster file and raise errors that name the file and a fix."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            # The location of a tile is not used, and its CRS takes time to look up. An
-            # option of the file, not of GDAL, does not affect other files.
+            # Do not read the georeference: it is not used, and looking up a CRS is slow. An
+            # open option, unlike a GDAL config option, does not affect other files.
             tile = Path(path).suffix.lower() in ('.tif', '.tiff')
             options = {'GEOREF_SOURCES': 'NONE'} if tile else {}
             with rasterio.open(path, **options) as file:
@@ -145,9 +145,9 @@ def _opened(path: str | Path) -> Iterator[Any]:
     except RasterioIOError as error:
         if not Path(path).exists():
             raise UnreadableFileError(
-                f'{path} is missing; restore it, or pass skip_unreadable=True'
+                f'{path} is missing; restore it, or set skip_unreadable=True'
             ) from error
         raise UnreadableFileError(
             f'{path} is truncated or not a raster '
-            f'({error.__cause__ or error}); restore it, or pass skip_unreadable=True'
+            f'({error.__cause__ or error}); restore it, or set skip_unreadable=True'
         ) from error

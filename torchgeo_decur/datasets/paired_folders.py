@@ -1,4 +1,4 @@
-"""Folders of images without georeference, paired by file name."""
+"""Folders of images that are not georeferenced, paired by file name."""
 
 import os
 import re
@@ -27,20 +27,20 @@ _IMAGE = (
     *('offset', 'hha', 'size'),
 )
 _ALL_BANDS = (
-    'name all bands of the files in bands, including alpha, or remove extra bands'
+    'list all bands of the files in bands, including alpha, or remove extra bands'
 )
-_ONE_CLASS = 'write masks with a single band of class numbers, not of colors'
+_ONE_CLASS = 'write masks with a single band of class indices instead of colors'
 _MASK = ('pattern', 'values', 'num_classes', 'nodata', 'size')
 _NUMBERS = ('pattern', 'numbers', 'nodata', 'scale', 'offset', 'size')
-_ONE_NUMBER = 'write a mask with a single band of numbers'
+_ONE_NUMBER = 'write masks with a single band of numbers'
 
 
 class Frame(NamedTuple):
-    """Identity of a frame.
+    """Identifier of a frame.
 
     Args:
         split: value of ``{split}`` in the patterns, or ''.
-        id: value of ``{id}``.
+        id: value of ``{id}`` in the patterns.
     """
 
     split: str
@@ -48,7 +48,7 @@ class Frame(NamedTuple):
 
 
 def scene_names(frame: Frame) -> list[str]:
-    """Return the possible keys of a frame in a table.
+    """Return the keys that may identify a frame in a label table.
 
     Example:
         >>> scene_names(Frame('train', '7')), scene_names(Frame('', '7'))
@@ -58,89 +58,94 @@ def scene_names(frame: Frame) -> list[str]:
 
 
 class PairedFolders(FileDataset):
-    """Images of several modalities, one file each, paired by file name.
+    """Images of several modalities, with one file per modality, paired by file name.
 
-    Files may be PNG (8 or 16 bits), JPEG, TIFF or any other format of GDAL, without
-    georeference. A pattern is a path in the root in which ``{id}`` is the name of a
-    frame, such as ``rgb/{id}.png``. If each split has a folder, patterns also have
-    ``{split}``, as in ``{split}/rgb/{id}.png``. An id may contain slashes.
+    Files may be PNG (8-bit or 16-bit), JPEG, TIFF or any other GDAL format. A georeference
+    is not used. A pattern is a path relative to the root in which ``{id}`` stands for the
+    frame id, such as ``rgb/{id}.png``. If each split has its own folder, patterns also
+    contain ``{split}``, as in ``{split}/rgb/{id}.png``. An id may contain slashes.
 
-    An entry of ``images`` has the keys
+    An entry of ``images`` has the following keys:
 
-    - ``pattern``: pattern of the files.
-    - ``bands``: name of each band of the files, in order.
+    - ``pattern``: pattern of the file paths.
+    - ``bands``: name of each band in the files, in order.
     - ``kind``, ``unit``, ``mean`` and ``std``: as in
-      :class:`~torchgeo_decur.modalities.Modality`; by default 'multispectral' and
-      'native', the unit of the files.
-    - ``nodata``: value of a missing pixel in the files, or a list of values. They become
-      NaN.
+      :class:`~torchgeo_decur.modalities.Modality`; by default, the kind is 'multispectral'
+      and the unit is 'native', the unit of the files.
+    - ``nodata``: file value of missing pixels, or a list of values. They become NaN.
     - ``scale`` and ``offset``: factor from file values to the unit, such as 0.001 from
-      millimetres to m, and a number added after it, such as -1000 for newer Sentinel-2
-      products. Each is one number, or one number per band.
-    - ``hha``: ``{fx: ..., fy: ..., cx: ..., cy: ...}``, the camera of a depth image, in
-      pixels of the files; ``camera_height`` is optional.
-      :func:`~torchgeo_decur.datasets.encode_hha` then encodes the image. Such an entry
-      has no ``bands``, ``kind`` or ``unit``, and its ``scale`` must convert to metres.
-    - ``size``: own height and width, to which the image is resized, such as [20, 20] for
-      satellite chips paired with aerial photographs of the same ground.
+      millimeters to meters, and a number added after it, such as -1000 for newer
+      Sentinel-2 products. Each is one number, or one number per band.
+    - ``hha``: camera intrinsics ``{fx: ..., fy: ..., cx: ..., cy: ...}`` of a depth image,
+      in pixels of the files, and optionally ``camera_height``. The depth image is then
+      encoded by :func:`~torchgeo_decur.datasets.encode_hha`. Such an entry has no
+      ``bands``, ``kind`` or ``unit``, and its ``scale`` must convert depth to meters.
+    - ``size``: height and width to which the images of this entry are resized, such as
+      [20, 20] for satellite chips paired with aerial photographs of the same area.
 
-    The entry of a mask has ``pattern`` and the optional keys
+    The entry of a mask has ``pattern`` and the following optional keys:
 
-    - ``values``: class of each file value, such as ``{0: 0, 255: 1}``; by default file
+    - ``values``: class of each file value, such as ``{0: 0, 255: 1}``; by default, file
       values are classes.
-    - ``num_classes``: exclusive upper bound of the classes; other classes are an error.
-    - ``nodata``: value of pixels without a label. It is kept, so set ``ignore_index`` of
-      the task to it.
-    - ``numbers``: True if the mask has numbers, such as heights, instead of classes. Its
-      other keys are then ``nodata``, whose pixels become NaN, ``scale`` and ``offset``.
-    - ``size``: own height and width. Without any size, the mask has the size of one of
-      the images.
+    - ``num_classes``: number of classes. Class indices outside ``[0, num_classes)`` raise
+      an error.
+    - ``nodata``: value of unlabeled pixels. The dataset does not replace it, so set
+      ``ignore_index`` of the task to this value.
+    - ``numbers``: True if the mask contains continuous values, such as heights, instead of
+      classes. The other keys are then ``nodata``, whose pixels become NaN, ``scale`` and
+      ``offset``.
+    - ``size``: height and width of the mask. If no size is set, the mask must have the
+      size of one of the images.
 
-    The entry ``labels`` is a table, in CSV or GeoJSON, with a row for each frame:
+    The entry ``labels`` describes a CSV or GeoJSON table with one row per frame:
 
-    - ``path``: the table, relative to the root.
-    - ``key``: column with the id of the frame, with or without the suffix of its files.
+    - ``path``: path of the table, relative to the root.
+    - ``key``: column with the frame id, with or without a file suffix.
     - ``label``: column of the label, or a list of columns.
-    - ``kind``: 'class', by default; 'multilabel' for several classes, either names in one
-      column or a column of 0 and 1 for each class; or 'number'. An empty number is NaN.
-    - ``classes``: names of the classes in the order of their numbers; by default all
-      names of the table, sorted.
-    - ``separator``: text between the names of one cell, by default ';'.
-    - ``split``: column with the split of the row. ``splits`` then
-      selects its values.
+    - ``kind``: 'class' (default), 'multilabel' or 'number'. Multiple labels are either
+      names in one column, or one column of 0 and 1 per class. An empty number is NaN.
+    - ``classes``: class names in the order of their indices; by default, all names in the
+      table, sorted.
+    - ``separator``: separator of class names in a cell; by default, ';'.
+    - ``split``: column with the split of each row. The argument ``splits`` then selects
+      values of this column.
 
-    Frames without a row or without a label are omitted, see ``label_report``.
+    Frames without a row or without a label are omitted; see ``label_report``.
 
     A sample has ``image_<modality>`` (float32, shape (C, H, W)) for each entry, and
-    ``mask`` (int64, or float32 for numbers, shape (H, W)) if there is a mask entry. With
-    a table it has ``label``: int64, shape () for a class and (K,) for several, or float32
-    for numbers. Its ``id`` is the id of the frame, preceded by its split if any, as in
-    ``train/0001``. If incomplete frames are kept, absent images are zeros, and each
-    sample has ``available_<modality>`` (bool, shape ()) for each entry.
+    ``mask`` (int64, or float32 for continuous values, shape (H, W)) if there is a mask
+    entry. With a label table, it has ``label``: int64 with shape () for one class or (K,)
+    for multiple labels, or float32 for numbers. The ``id`` is the frame id, with the split
+    as a prefix if there is one, as in ``train/0001``. If incomplete frames are kept,
+    absent images are zeros, and each sample has ``available_<modality>`` (bool, shape ())
+    for each entry.
 
     Args:
-        root: folder that the patterns are relative to.
-        images: entries by name of the modality.
+        root: folder to which the patterns are relative.
+        images: entry of each modality.
         mask: entry of the mask.
         splits: values of ``{split}``, or of the column ``split``, to read, in order.
         size: height and width to which images and masks without their own ``size`` are
-            resized, or None. Images are interpolated; masks, and images with ``nodata`` or
-            ``hha``, use the nearest neighbour. Files with a size may have pixels of any
-            size, but those of a frame must cover the same ground.
-        cache: folder of the HHA images, by default ``hha`` in the root.
-        skip_incomplete: False to raise an error for frames with a missing file, True to
-            leave them out. 'keep' keeps frames with at least one image and, if there is a
-            mask entry, a mask.
-        transforms: function that takes a sample and returns a new one.
-        skip_unreadable: whether to replace a frame with a damaged file by the next frame.
-        labels: entry of the table of labels.
+            resized, or None to keep the file size. Images are interpolated. Masks, and
+            images with ``nodata`` or ``hha``, use nearest-neighbor resampling. If a size
+            is set, files may differ in pixel size, but all files of a frame must cover
+            the same area.
+        cache: folder of the HHA images; by default, ``hha`` in the root.
+        skip_incomplete: how to treat frames with a missing file: False to raise an error,
+            True to skip them, or 'keep' to use all frames with at least one image and, if
+            there is a mask entry, a mask.
+        transforms: function that is applied to each sample and returns a new one.
+        skip_unreadable: whether to replace a frame that has a damaged file with the next
+            one.
+        labels: entry of the label table.
         ids: ids of the frames to read; all by default.
 
     Attributes:
-        label_report: numbers of frames with a label, and of omitted frames and rows.
+        label_report: text with the numbers of labeled frames and of omitted frames and
+            rows.
 
     Raises:
-        ValueError: if an entry is not valid, no frame is found, or a file is missing.
+        ValueError: if an entry is invalid, no frame is found, or a file is missing.
     """
 
     def __init__(
@@ -174,11 +179,11 @@ class PairedFolders(FileDataset):
             _check_pattern('mask', mask)
         self._labels: Mapping[Frame, Tensor] = {}
         self.label_report = ''
-        #: Table of labels of frames that are read without them, for prediction.
+        #: Label table for frames that are read without labels, as for prediction.
         self.annotations: SceneLabels | None = None
         self.size = check_size(size)
         entries = {**images, **({} if mask is None else {'mask': mask})}
-        #: Height and width of each image and the mask, or None for that of its files.
+        #: Height and width of each image and the mask, or None to keep the file size.
         self.sizes = {
             m: check_size(x.get('size')) or self.size for m, x in entries.items()
         }
@@ -194,8 +199,8 @@ class PairedFolders(FileDataset):
         folders = () if table is not None and table.splits else splits
         if any(uses.values()) != bool(folders) or len(set(uses.values())) > 1:
             raise ValueError(
-                'with splits, all patterns must have {split}, and without splits none, '
-                f'got {self.patterns} and splits {list(splits)}'
+                'all patterns must contain {split} if splits are set, and none may contain '
+                f'it otherwise, got {self.patterns} and splits {list(splits)}'
             )
         self.left_out: list[str] = []
         frames = {
@@ -228,11 +233,11 @@ class PairedFolders(FileDataset):
         Raises:
             UnreadableFileError: if a file is missing, truncated or not an image.
             ValueError: if a file has the wrong number of bands, the files of the frame
-                differ in size, or a value of the mask is not a class.
+                differ in size, or a mask value is not a class.
         """
         absent = self.lacking.get(item, frozenset())
         found: dict[str, Tensor] = {}
-        # Files of entries without a size have one size.
+        # Entries without a size must have files of the same size.
         shape: tuple[int, ...] | None = None
         for name in self.images:
             if name not in absent:
@@ -269,16 +274,16 @@ class PairedFolders(FileDataset):
         resized = resize_frame(sample, sizes, smooth)
         if item in self._labels:
             resized['label'] = self._labels[item]
-        # TorchGeo's type has only tensors.
+        # TorchGeo's Sample type allows only tensors.
         more: dict[str, Any] = {'id': scene_names(item)[0]}
         return {**resized, **more}
 
     def sample_names(self) -> list[str]:
-        """Return the split, if any, and the id of each frame, in order."""
+        """Return the id of each frame, with the split as a prefix if there is one."""
         return ['/'.join(filter(None, item)) for item in self.samples]
 
     def label_columns(self) -> pd.DataFrame:
-        """Return the labels of all frames as columns, without reading an image."""
+        """Return the labels of all frames as table columns, without reading images."""
         if self.annotations is None:
             return pd.DataFrame(index=range(len(self.samples)))
         return self.annotations.columns(
@@ -286,16 +291,18 @@ class PairedFolders(FileDataset):
         )
 
     def labels(self) -> Tensor:
-        """Return the labels of all frames, without reading an image.
+        """Return the labels of all frames without reading images.
 
         Returns:
             Labels, shape (N,) or (N, K).
 
         Raises:
-            ValueError: if there is no table of labels.
+            ValueError: if there is no label table.
         """
         if not self._labels:
-            raise ValueError('labels must name a table to return labels, got none')
+            raise ValueError(
+                'the dataset must have a label table, got none; set labels'
+            )
         return torch.stack([self._labels[item] for item in self.samples])
 
     def path(self, name: str, item: Frame) -> Path:
@@ -309,10 +316,11 @@ class PairedFolders(FileDataset):
         return self.root / pattern.replace('{id}', item.id)
 
     def origin(self, item: Frame, key: str) -> str:
-        """Return the file of a key of a frame.
+        """Return the path of the file that contains a sample key.
 
         Returns:
-            Path of the file; if the frame lacks it, of another file of the frame.
+            Path of the file. If the file is missing, the path of another file of the
+            frame.
         """
         name, absent = key.removeprefix('image_'), self.lacking.get(item, frozenset())
         present = [name, *self.images] if name not in absent else [*self.images]
@@ -339,28 +347,29 @@ class PairedFolders(FileDataset):
         if shape is not None and tuple(image.shape[-2:]) != shape:
             read_image(path, 1, shape)
             raise ValueError(
-                f'{path}: size differs from its cached HHA image; delete {self.cache}'
+                f'{path}: image size differs from its cached HHA image; delete the cache '
+                f'{self.cache}'
             )
         return image
 
     def _check_ground(
         self, name: str, item: Frame, found: Mapping[str, Tensor]
     ) -> None:
-        """Check that a file has the aspect ratio of the first image of its frame."""
+        """Check that a file has the same aspect ratio as the first image of its frame."""
         first, image = next(iter(found.items()))
         (height, width), (rows, columns) = image.shape[-2:], found[name].shape[-2:]
-        # The coarser image may be rounded to whole pixels.
+        # The size of the coarser image may have been rounded to whole pixels.
         if abs(rows * width - columns * height) > max(height, width, rows, columns):
             raise ValueError(
-                f'{self.path(name, item)}: expected the ground of '
+                f'{self.path(name, item)}: expected the same area as in '
                 f'{self.path(first, item)} with {height} x {width} pixels, found '
-                f'{rows} x {columns}; cut both to the same ground'
+                f'{rows} x {columns} pixels; crop both to the same area'
             )
 
     def _check_mask(
         self, band: Tensor, item: Frame, found: Mapping[str, Tensor]
     ) -> None:
-        """Check that a mask lies on the grid of an image, or has a size of its own."""
+        """Check that a mask has the size of an image, or that its own size is set."""
         self._check_ground('mask', item, {**found, 'mask': band})
         known = {tuple(x.shape[-2:]) for x in found.values()}
         known |= {size for m, size in self.sizes.items() if m in found and size}
@@ -369,11 +378,11 @@ class PairedFolders(FileDataset):
             raise ValueError(
                 f'{self.path("mask", item)}: expected {expected} pixels as in the images '
                 f'of the frame, found {band.shape[-2]} x {band.shape[-1]}; restore the '
-                'original file, or give the mask its own size'
+                'original file, or set size in the mask entry'
             )
 
     def _usual_size(self, name: str, found: Mapping[str, Tensor]) -> Sequence[int]:
-        """Return the size of the first file of a modality, or of any image found."""
+        """Return the image size of the first file of a modality, or of another image."""
         if name not in self._usual:
             item = self._first.get(name)
             image = next(iter(found.values()))
@@ -390,8 +399,9 @@ class PairedFolders(FileDataset):
         wrong = band[(band != band.round()) | ~band.isfinite()]
         if wrong.numel():
             raise ValueError(
-                f'{self.path("mask", item)}: expected whole numbers as classes, found '
-                f'{wrong[0].item():g}; set nodata for NaN, or write a mask of classes'
+                f'{self.path("mask", item)}: expected integer classes, found '
+                f'{wrong[0].item():g}; set nodata if NaN means unlabeled, or write '
+                'integer classes'
             )
         found = band.long()
         values: Mapping[int, int] = entry.get('values') or {}
@@ -411,7 +421,8 @@ class PairedFolders(FileDataset):
             )
             raise ValueError(
                 f'{self.path("mask", item)}: expected {" and ".join(expected)}, found '
-                f'{found[~known][0].item()}; correct values, num_classes or nodata of mask'
+                f'{found[~known][0].item()}; correct values, num_classes or nodata in the '
+                'mask entry'
             )
         return out
 
@@ -422,7 +433,7 @@ class PairedFolders(FileDataset):
         splits: Sequence[str],
         ids: Sequence[str] | None,
     ) -> dict[Frame, frozenset[str]]:
-        """Keep the frames of a list, of the splits of a table, and with a label."""
+        """Select frames by id list, table split and availability of a label."""
         names = {frame: scene_names(frame) for frame in frames}
         kept = list(frames)
         if table is not None:
@@ -435,15 +446,15 @@ class PairedFolders(FileDataset):
         if not kept:
             files = sorted(frame.id for frame in frames)[:3]
             raise ValueError(
-                f'expected ids such as {files}, as in the names of files, found '
-                f'{list(ids or ())[:3]} and none that matches; correct the list of ids'
+                f'expected ids that match the file names, such as {files}, found '
+                f'{list(ids or ())[:3]} and no match; correct the list of ids'
             )
         return {frame: frames[frame] for frame in kept}
 
     def _find(
         self, split: str, skip: Literal['keep'] | bool
     ) -> dict[str, frozenset[str]]:
-        """Return the ids of the frames of a split, and the modalities each one lacks."""
+        """Return the absent modalities of each frame of a split, by id."""
         found = {
             name: _ids(self.root, pattern.replace('{split}', split), self.cache)
             for name, pattern in self.patterns.items()
@@ -457,22 +468,21 @@ class PairedFolders(FileDataset):
         counts = {name: len(ids) for name, ids in found.items()}
         where = {n: p.replace('{split}', split) for n, p in self.patterns.items()}
         if not usable:
-            expected = 'a mask and an image' if skip == 'keep' else 'a file of each'
+            expected = 'a mask and an image' if skip == 'keep' else 'all of these files'
             raise ValueError(
                 f'expected files in {self.root.absolute()} that match {where}, found '
-                f'{counts} and no frame with {expected}; check root and patterns'
+                f'{counts} files, but no frame with {expected}; check root and patterns'
             )
         lacking = sorted(every - usable)
         if lacking and not skip:
             first = lacking[0]
             without = [name for name, ids in found.items() if first not in ids]
             raise ValueError(
-                f'expected {list(where)} of every frame in {self.root.absolute()}, but '
-                f'{len(lacking)} of {len(every)} frames lack a file, the first are '
+                f'expected {list(where)} for every frame in {self.root.absolute()}, but '
+                f'{len(lacking)} of {len(every)} frames lack a file, such as '
                 f'{lacking[:3]} ({first!r} has no {without[0]}: '
-                f'{where[without[0]]}); add the files, set skip_incomplete: true to '
-                'leave these frames out, or skip_incomplete: keep to use their other '
-                'images'
+                f'{where[without[0]]}); add the files, or set skip_incomplete: true to '
+                'skip these frames, or skip_incomplete: keep to use their other images'
             )
         self.left_out += ['/'.join(filter(None, (split, name))) for name in lacking]
         return {
@@ -482,17 +492,18 @@ class PairedFolders(FileDataset):
 
 
 def folder_modalities(images: Mapping[str, Mapping[str, Any]]) -> dict[str, Modality]:
-    """Return the modalities of entries, before any file is opened.
+    """Create the modalities of entries without opening files.
 
     Args:
-        images: the entries, by name of the modality.
+        images: entry of each modality.
 
     Raises:
-        ValueError: if an entry is not valid.
+        ValueError: if an entry is invalid.
     """
     if not images or 'mask' in images:
         raise ValueError(
-            f'images must have at least one modality, none named mask, got {[*images]}'
+            'images must have at least one modality and none named mask, got '
+            f'{[*images]}'
         )
     return {name: _modality(name, entry) for name, entry in images.items()}
 
@@ -508,14 +519,15 @@ def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
         if {*camera} - {'camera_height'} != {*Intrinsics._fields} or fields:
             raise ValueError(
                 f'{name}: hha must have {list(Intrinsics._fields)} and optionally '
-                'camera_height, without bands, kind, unit, mean or std in the entry, '
-                f'got {dict(entry)}'
+                'camera_height, and the entry must not have bands, kind, unit, mean or '
+                f'std, got {dict(entry)}'
             )
         return Modality.of('sunrgbd_hha')
     bands = entry.get('bands')
     if not bands or isinstance(bands, str):
         raise ValueError(
-            f'{name}: bands must name every band of the files, in order, got {bands!r}'
+            f'{name}: bands must list the names of all bands in the files, in order, got '
+            f'{bands!r}'
         )
     modality = record_of(name, fields)
     return Conversion.of(name, entry, modality.bands).record(modality)
@@ -525,19 +537,19 @@ def _check_pattern(name: str, entry: Mapping[str, Any]) -> None:
     pattern = str(entry.get('pattern'))
     if pattern.count('{id}') != 1 or pattern.count('{split}') > 1:
         raise ValueError(
-            f'{name}: pattern must be a path in the root with one {{id}} and at most one '
-            f'{{split}}, such as rgb/{{id}}.png, got {entry.get("pattern")!r}'
+            f'{name}: pattern must be a path relative to the root with one {{id}} and at '
+            f'most one {{split}}, such as rgb/{{id}}.png, got {entry.get("pattern")!r}'
         )
 
 
 def _ids(root: Path, pattern: str, skipped: Path) -> set[str]:
-    """Return the values of ``{id}`` in matching files, outside the folder ``skipped``."""
+    """Return the ids of all files that match a pattern, except in folder ``skipped``."""
     fixed = pattern[: pattern.index('{id}')].rpartition('/')[0]
     before, after = (re.escape(part) for part in pattern.split('{id}'))
     matcher = re.compile(f'{before}(.+){after}')
     found = set()
     for folder, inner, files in os.walk(root / fixed, followlinks=True):
-        # Hidden folders contain copies made by editors, notebooks or macOS.
+        # Skip hidden folders, which contain copies made by editors, notebooks or macOS.
         inner[:] = [
             name
             for name in inner

@@ -1,4 +1,4 @@
-"""Draw the modalities, dates and masks of a sample."""
+"""Plot the images and masks of a sample."""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,38 +23,38 @@ def plot_images(
     show_titles: bool = True,
     suptitle: str | None = None,
 ) -> Figure:
-    """Draw the modalities of one sample side by side, one row for each date.
+    """Plot the modalities of one sample side by side, with one row per date.
 
-    :func:`~torchgeo_decur.modalities.render` draws radar in gray, optical images in color,
-    and elevation hill-shaded. Single-band depth has false colors.
+    :func:`~torchgeo_decur.modalities.render` shows radar in grayscale, optical images in
+    color, and elevation as hillshade. Single-band depth is shown in false colors.
 
     Args:
         images: image of each modality, shape (C, H, W) or (T, C, H, W).
-        modalities: record of each modality.
-        masks: masks by title, shape (H, W) or (K, H, W), drawn after the images. Masks of
-            floating point are numbers, and share one scale of colors.
-        classes: name of each class, for the legend.
-        cmap: colors of the classes.
-        show_titles: whether panels have titles, and masks a legend.
+        modalities: definition of each modality.
+        masks: masks by title, shape (H, W) or (K, H, W), shown to the right of the images.
+            Floating-point masks are shown as continuous values with a common color scale.
+        classes: class names for the legend.
+        cmap: colormap of the classes.
+        show_titles: whether to show panel titles, and legends of masks.
         suptitle: title of the figure.
 
     Returns:
-        The figure; the caller closes it.
+        The figure, which the caller must close.
 
     Raises:
-        ValueError: if there is nothing to draw, or an image has another number of bands
-            than its modality.
+        ValueError: if there are no images or masks, or an image does not have the bands
+            of its modality.
     """
     masks = _single_maps(masks or {})
     if not images and not masks:
-        raise ValueError('images must have at least one modality, got none')
+        raise ValueError('images or masks must not both be empty, got none to plot')
     stacks = {m: x.detach().cpu().float() for m, x in images.items()}
     stacks = {m: x if x.ndim == 4 else x[None] for m, x in stacks.items()}
     for m, x in stacks.items():
         if x.size(1) != modalities[m].channels:
             raise ValueError(
                 f'{m}: expected {modalities[m].channels} bands '
-                f'{list(modalities[m].bands)}, got {x.size(1)}'
+                f'{list(modalities[m].bands)}, found {x.size(1)}'
             )
     rows = max((len(x) for x in stacks.values()), default=1)
     columns = len(stacks) + len(masks)
@@ -91,15 +91,15 @@ def plot_images(
 
 
 def describe_label(label: Tensor, classes: Sequence[str] = ()) -> str:
-    """Describe the label of a scene in words.
+    """Format the label of a scene as text.
 
     Args:
-        label: a class or number, shape (); or zeros and ones for each class, or several
-            numbers, shape (K,).
-        classes: name of each class.
+        label: class index or number, shape (), or multi-label target or several numbers,
+            shape (K,).
+        classes: class names.
 
     Returns:
-        Names of classes, or numbers.
+        Class names or indices, or numbers.
 
     Example:
         >>> import torch
@@ -116,7 +116,7 @@ def describe_label(label: Tensor, classes: Sequence[str] = ()) -> str:
 
 
 def _single_maps(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return maps of shape (H, W), with numbered titles if a mask has several."""
+    """Split masks into maps of shape (H, W), with numbered titles if there are several."""
     found = {}
     for title, mask in masks.items():
         maps = mask.detach().cpu().squeeze()
@@ -128,7 +128,7 @@ def _single_maps(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _limits(maps: Sequence[Tensor]) -> tuple[float, float]:
-    """Return the smallest and the largest known value of the maps."""
+    """Return the minimum and maximum of all finite values."""
     known = [x[x.isfinite()].float() for x in maps]
     values = [x for x in known if x.numel()]
     if not values:
@@ -137,14 +137,14 @@ def _limits(maps: Sequence[Tensor]) -> tuple[float, float]:
 
 
 def _draw(ax: Axes, image: Tensor, modality: Modality) -> str:
-    """Draw one image, and return a description of the drawing."""
+    """Draw one image and return a description of the bands or colors shown."""
     drawn, shown = render(image, modality)
     ax.imshow(drawn, 'terrain' if modality.kind == 'depth' else 'gray', vmin=0, vmax=1)
     return shown
 
 
 def _legend(ax: Axes, drawn: AxesImage, mask: Tensor, classes: Sequence[str]) -> None:
-    """Add a legend of the classes in the mask."""
+    """Add a legend for the classes that occur in a mask."""
     present = [i for i in range(len(classes)) if (mask == i).any()]
     if present:
         patches = [

@@ -1,4 +1,4 @@
-"""Resize images and masks of the same extent."""
+"""Resize images and masks without changing their extent."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -8,14 +8,14 @@ from torchgeo.datasets.utils import Sample
 
 
 def resize(image: Tensor, size: int) -> Tensor:
-    """Resize an image bilinearly to another grid of the same extent.
+    """Resize an image to a square size by bilinear interpolation.
 
     Args:
-        image: shape (C, H, W).
-        size: height and width.
+        image: image, shape (C, H, W).
+        size: new height and width.
 
     Returns:
-        The image, shape (C, size, size), not rounded to integers.
+        The resized image, shape (C, size, size), not rounded to integers.
     """
     if image.shape[-2:] == (size, size):
         return image
@@ -28,10 +28,11 @@ def resize_frame(
     """Resize the images and the mask of a frame.
 
     Args:
-        sample: images of shape (C, H, W), optionally a mask of shape (H, W).
-        sizes: height and width by key; None keeps the size of the sample.
-        smooth: keys of images to interpolate, with antialiasing. All others are sampled
-            by nearest neighbour, so that values do not mix, such as missing pixels.
+        sample: images of shape (C, H, W), and optionally a mask of shape (H, W).
+        sizes: new height and width by key, or None to keep the size.
+        smooth: keys of images to interpolate with antialiasing. All others use
+            nearest-neighbor resampling, so that classes or missing pixels do not mix with
+            other values.
     """
     out = dict(sample)
     for key, x in sample.items():
@@ -50,13 +51,13 @@ def resize_frame(
 
 
 def check_size(size: Sequence[int] | None) -> tuple[int, int] | None:
-    """Check that a size is two positive numbers.
+    """Check that a size has two positive numbers, and return it as a tuple.
 
     Args:
         size: height and width, or None.
 
     Raises:
-        ValueError: if the size is not valid.
+        ValueError: if the size is invalid.
     """
     if size is None:
         return None

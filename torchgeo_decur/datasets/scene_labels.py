@@ -1,4 +1,4 @@
-"""Labels of scenes from a table: classes, several classes, or numbers, in CSV or GeoJSON."""
+"""Read scene labels (classes, multiple labels or numbers) from a CSV or GeoJSON table."""
 
 import json
 import math
@@ -16,24 +16,24 @@ Kind = Literal['class', 'multilabel', 'number']
 _KINDS: tuple[Kind, ...] = ('class', 'multilabel', 'number')
 _KEYS = ('path', 'key', 'label', 'kind', 'classes', 'separator', 'split')
 _DELIMITERS = ',;\t|'
-# The suffix of a file; a date or a number after a dot is not a suffix.
+# File suffix. A date or a number after a dot is not a suffix.
 _SUFFIX = re.compile(r'\.[A-Za-z][A-Za-z0-9]{1,5}$')
-# Texts that stand for an unknown number.
+# Cell values that mean an unknown number.
 _UNKNOWN = {'', 'na', 'n/a', 'nan', 'none', 'null'}
 _TRUE, _FALSE = {'1', '1.0', 'true', 'yes'}, {'0', '0.0', 'false', 'no'}
 
 
 @dataclass(frozen=True)
 class SceneLabels:
-    """Labels and splits of scenes, by the key of the table.
+    """Labels and splits of scenes by table key.
 
     Args:
-        path: file of the table.
-        labels: label of each key: a class, shape (), int64; zeros and ones of the classes,
-            shape (K,), int64; or numbers, shape () or (K,), float32, NaN where unknown.
-            None if the table has only splits.
-        classes: names of the classes, in the order of their numbers, or of the numbers.
-        splits: split of each key, if the table has a column for it.
+        path: path of the table.
+        labels: label of each key: class index, int64, shape (); multi-label target, int64,
+            shape (K,); or numbers, float32, shape () or (K,), NaN where unknown. None if
+            the table has only splits.
+        classes: class names by index, or column names of the numbers.
+        splits: split of each key, if the table has a split column.
         keys: all keys of the table, in order, including rows without a label.
     """
 
@@ -45,20 +45,20 @@ class SceneLabels:
 
     @classmethod
     def read(cls, root: str | Path, entry: Mapping[str, Any]) -> 'SceneLabels':
-        """Read the table of an entry.
+        """Read the label table of an entry.
 
         Args:
-            root: folder that ``path`` is relative to.
+            root: folder to which ``path`` is relative.
             entry: ``path``, ``key`` and ``label``, and optionally ``kind``, ``classes``,
-                ``separator`` and ``split``, see
+                ``separator`` and ``split``; see
                 :class:`~torchgeo_decur.datasets.PairedFolders`.
 
         Returns:
             The labels.
 
         Raises:
-            ValueError: if the entry is not valid, a column is missing, a key occurs
-                twice, or a label is not valid.
+            ValueError: if the entry or a label is invalid, a column is missing, or a key
+                occurs twice.
         """
         columns, several, kind = _check_entry(entry)
         path = Path(root, entry['path'])
@@ -68,7 +68,7 @@ class SceneLabels:
         if missing := [name for name in wanted if name not in table]:
             raise ValueError(
                 f'{path}: expected the columns {wanted}, but {missing} are missing from '
-                f'{list(table)}; correct key, label or split of labels'
+                f'{list(table)}; correct key, label or split in the entry labels'
             )
         keys = [normalize_key(key) for key in table[wanted[0]]]
         for i, key in enumerate(keys):
@@ -88,7 +88,7 @@ class SceneLabels:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes; none if the labels are numbers."""
+        """Class names, or () if the labels are numbers."""
         first = next(iter((self.labels or {}).values()), None)
         numbers = first is None or first.is_floating_point()
         return () if numbers else self.classes
@@ -96,26 +96,26 @@ class SceneLabels:
     def select[S](
         self, scenes: Mapping[S, Sequence[str]], splits: Sequence[str] = ()
     ) -> 'Selection[S]':
-        """Select the scenes of some splits that have a label.
+        """Select labeled scenes, optionally by split.
 
         Args:
             scenes: possible keys of each scene.
-            splits: splits to select, if the table has a column for them.
+            splits: splits to select, if the table has a split column.
 
         Returns:
-            The selection.
+            Selected scenes, their labels, and a report on omitted scenes and rows.
 
         Raises:
-            ValueError: if no scene has a row, a split is unknown or has no labelled
-                scene.
+            ValueError: if no scene has a row, a split is unknown, or no selected scene
+                has a label.
         """
         keys = match_names(self.keys, scenes)
         if not keys:
             names = sorted(n for some in scenes.values() for n in some[-1:])
             raise ValueError(
-                f'{self.path}: expected keys such as {names[:3]}, as in the names of '
-                f'files, found {list(self.keys[:3])} and none that matches; correct key '
-                'of labels, or the pattern of the images'
+                f'{self.path}: expected keys that match the file names, such as '
+                f'{names[:3]}, found {list(self.keys[:3])} and no match; correct key in '
+                'the entry labels or the pattern of the images'
             )
         chosen = list(keys)
         if self.splits:
@@ -123,7 +123,8 @@ class SceneLabels:
             if not splits or not set(splits) <= set(present):
                 raise ValueError(
                     f'{self.path}: expected splits among {present}, the values of the '
-                    f'column, got {list(splits) or "none"}; set train, val and test'
+                    f'split column, found {list(splits) or "none"}; set train, val and '
+                    'test'
                 )
             chosen = [s for s in chosen if self.splits[keys[s]] in splits]
         found = self.labels
@@ -131,7 +132,7 @@ class SceneLabels:
         if not labelled:
             raise ValueError(
                 f'{self.path}: expected scenes with a label, found none among '
-                f'{len(chosen)} scenes with a row; fill in the label column, or '
+                f'{len(chosen)} scenes with a row; fill in the label column or '
                 'correct splits'
             )
         without = [some[-1] for scene, some in scenes.items() if scene not in keys]
@@ -142,25 +143,25 @@ class SceneLabels:
             'rows without a label': [keys[s] for s in chosen if s not in kept],
         }
         if any(len(some) > 1 for some in scenes.values()):
-            # Other rows may belong to the folders of other splits.
+            # Rows without an image may belong to folders of other splits.
             left.pop('rows without an image')
         parts = [f'{len(n)} {what}, such as {n[0]!r}' for what, n in left.items() if n]
-        ending = f'; left out: {"; ".join(parts)}' if parts else ''
+        ending = f'; omitted: {"; ".join(parts)}' if parts else ''
         labels = {} if found is None else {s: found[keys[s]] for s in labelled}
         if absent := self._absent(labels.values()):
             ending += f'; no image has the classes {absent}'
-        report = f'{self.path.name}: {len(labelled)} images with a label{ending}'
+        report = f'{self.path.name}: {len(labelled)} labeled images{ending}'
         return Selection(labelled, labels, report)
 
     def columns[S](self, scenes: Mapping[S, Sequence[str]]) -> pd.DataFrame:
-        """Return the labels of scenes as columns of a table.
+        """Return the labels of scenes as table columns.
 
         Args:
-            scenes: names of each scene.
+            scenes: possible keys of each scene.
 
         Returns:
-            A row for each scene, with ``label``, the name of its class; or with
-            ``label_<name>`` for each number or class. Cells are null where unknown.
+            One row per scene, with the class name in ``label``, or with one column
+            ``label_<name>`` per number or class. Unknown labels are null.
         """
         keys = match_names(self.keys, scenes)
         known = self.labels or {}
@@ -180,7 +181,7 @@ class SceneLabels:
         )
 
     def _absent(self, labels: Iterable[Tensor]) -> list[str]:
-        """Return the classes that no label has."""
+        """Return the classes that do not occur in any label."""
         present = {
             index
             for label in labels
@@ -193,12 +194,12 @@ class SceneLabels:
 
 @dataclass(frozen=True)
 class Selection[S]:
-    """Scenes of a table.
+    """Selected scenes of a label table.
 
     Args:
-        kept: the scenes, in order.
+        kept: selected scenes, in order.
         labels: label of each scene, if the table has labels.
-        report: counts of the scenes, and of omitted images and rows.
+        report: text with the numbers of selected scenes, omitted images and omitted rows.
     """
 
     kept: list[S]
@@ -209,21 +210,21 @@ class Selection[S]:
 def match_names[S](
     keys: Iterable[str], scenes: Mapping[S, Sequence[str]]
 ) -> dict[S, str]:
-    """Match keys to scenes, with or without the suffix of a file.
+    """Match table keys to scenes, with or without a file suffix.
 
     Args:
-        keys: the keys.
+        keys: table keys.
         scenes: possible keys of each scene.
 
     Returns:
-        Key of each scene that has one.
+        Matching key of each scene. Scenes without a match are omitted.
 
     Example:
         >>> match_names(['a.tif', 'b'], {1: ['a'], 2: ['train/b', 'b'], 3: ['c']})
         {1: 'a.tif', 2: 'b'}
     """
     exact = set(keys)
-    # Two files with the same stem, such as a.tif and a.png, are ambiguous: neither matches it.
+    # Keys with the same stem, such as a.tif and a.png, are ambiguous, so neither matches.
     stems: dict[str, list[str]] = {}
     for key in sorted(exact):
         stems.setdefault(strip_suffix(key), []).append(key)
@@ -240,22 +241,23 @@ def match_names[S](
 def read_table(path: str | Path) -> tuple[dict[str, list[str]], bool]:
     """Read the columns of a CSV or GeoJSON file as text.
 
-    Columns of a CSV file may be separated by commas, semicolons, tabs or bars. The file may
-    begin with a byte order mark.
+    The columns of a CSV file may be separated by commas, semicolons, tabs or vertical bars.
+    The file may start with a byte order mark.
 
     Args:
         path: the file.
 
     Returns:
-        Text of each row, by column; and whether numbers may have decimal commas.
+        Cells of each column, and whether numbers may have decimal commas.
 
     Raises:
-        ValueError: if the file does not exist, or is not a table.
+        ValueError: if the file does not exist or is not a table.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(
-            f'{path}: expected a table of labels, found no file; correct path of labels'
+            f'{path}: expected a label table, found no file; correct path in the entry '
+            'labels'
         )
     try:
         if path.suffix.lower() in ('.geojson', '.json'):
@@ -274,8 +276,8 @@ def read_table(path: str | Path) -> tuple[dict[str, list[str]], bool]:
         )
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as e:
         raise ValueError(
-            f'{path}: expected a table in UTF-8 with the same columns in each row, found '
-            f'an error: {e}; save it again as CSV'
+            f'{path}: expected a UTF-8 table with the same columns in each row, found an '
+            f'error: {e}; save it as CSV again'
         ) from e
     frame.columns = frame.columns.str.strip()
     table = {str(c): [str(v).strip() for v in frame[c]] for c in frame.columns}
@@ -283,16 +285,16 @@ def read_table(path: str | Path) -> tuple[dict[str, list[str]], bool]:
 
 
 def read_keys(path: str | Path) -> list[str]:
-    """Read a list of keys, one per line.
+    """Read a list of keys from a text file with one key per line.
 
     Args:
-        path: the file; empty lines are ignored.
+        path: the file. Empty lines are ignored.
 
     Returns:
-        The keys.
+        The keys, in order.
 
     Raises:
-        ValueError: if the file does not exist, has no key, or has a key twice.
+        ValueError: if the file does not exist, has no keys, or has a key twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -304,13 +306,15 @@ def read_keys(path: str | Path) -> list[str]:
     given = [line for line in lines if line]
     keys = [normalize_key(line) for line in given]
     if not keys:
-        raise ValueError(f'{path}: expected ids, one per line, found none')
+        raise ValueError(
+            f'{path}: expected one id per line, found an empty file; add ids'
+        )
     _check_once(path, given, keys)
     return keys
 
 
 def normalize_key(key: str) -> str:
-    """Return a key as a path with slashes, without a leading ``./``.
+    """Convert a key to a path with forward slashes and without a leading ``./``.
 
     Example:
         >>> normalize_key('./plots/12.tif')
@@ -321,7 +325,7 @@ def normalize_key(key: str) -> str:
 
 
 def strip_suffix(key: str) -> str:
-    """Remove the suffix of a file name from a key.
+    """Remove a file suffix from a key.
 
     Example:
         >>> strip_suffix('plots/12.tif'), strip_suffix('scene.2019')
@@ -331,7 +335,7 @@ def strip_suffix(key: str) -> str:
 
 
 class _Parser:
-    """Labels from the text of a table."""
+    """Parser for the label columns of a table."""
 
     def __init__(
         self,
@@ -361,12 +365,12 @@ class _Parser:
     def parse_multilabel(
         self, keys: Sequence[str], rows: Sequence[tuple[str, ...]]
     ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """Parse several classes per row, as names in a cell or as columns."""
+        """Parse multiple labels per row, given as names in one cell or as columns."""
         if self.several:
             if self.given and self.given != list(self.columns):
                 raise ValueError(
-                    f'{self.path}: classes must be left out, because the columns '
-                    f'{list(self.columns)} name them, got {self.given}'
+                    f'{self.path}: classes must not be set, because the columns '
+                    f'{list(self.columns)} define them, got {self.given}'
                 )
             found = {
                 key: torch.tensor([self._flag(v, key, c) for v, c in self._cells(row)])
@@ -387,7 +391,7 @@ class _Parser:
     def parse_number(
         self, keys: Sequence[str], rows: Sequence[tuple[str, ...]]
     ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """Parse numbers; a row without any number has no label."""
+        """Parse numbers; a row whose cells are all unknown has no label."""
         labels = {}
         for key, row in zip(keys, rows, strict=True):
             values = [self._number(v, key, c) for v, c in self._cells(row)]
@@ -441,16 +445,16 @@ class _Parser:
 
 
 def _check_entry(entry: Mapping[str, Any]) -> tuple[list[str], bool, Kind]:
-    """Return the label columns, whether there are several, and the kind."""
+    """Check a label entry; return its columns, whether they are a list, and its kind."""
     if not isinstance(entry, Mapping) or _unknown_keys(entry):
         raise ValueError(
-            f'labels must be an entry with the keys {list(_KEYS)}, got {entry!r}'
+            f'labels must be an entry with keys among {list(_KEYS)}, got {entry!r}'
         )
     for name in ('path', 'key'):
         if not entry.get(name):
             raise ValueError(
-                f'labels must have {name}: '
-                f'{"the table" if name == "path" else "the column with the id"}, got '
+                f'labels must have {name}, '
+                f'{"the path of the table" if name == "path" else "the id column"}, got '
                 f'{dict(entry)}'
             )
     kind = entry.get('kind') or 'class'
@@ -461,44 +465,45 @@ def _check_entry(entry: Mapping[str, Any]) -> tuple[list[str], bool, Kind]:
     columns = [str(c) for c in (label if several else [label] if label else [])]
     if not columns and not entry.get('split'):
         raise ValueError(
-            f'labels must have label, the column of the label, or split, got {dict(entry)}'
+            'labels must have label, the label column, or split, the split column, got '
+            f'{dict(entry)}'
         )
     if several and kind == 'class':
         raise ValueError(
-            f'label must be one column for a class, got {columns}; set kind: multilabel '
-            'or kind: number'
+            f'label must be a single column for kind: class, got {columns}; set kind: '
+            'multilabel or kind: number'
         )
     if entry.get('separator') and (kind != 'multilabel' or several):
         raise ValueError(
-            'separator must be left out unless kind is multilabel and label is one '
+            'separator must not be set unless kind is multilabel and label is a single '
             f'column, got {entry["separator"]!r}'
         )
     if entry.get('classes') and kind == 'number':
         raise ValueError(
-            f'classes must be left out for numbers, got {entry["classes"]}'
+            f'classes must not be set for kind: number, got {entry["classes"]}'
         )
     return columns, several, kind
 
 
 def _unknown_keys(entry: Mapping[str, Any]) -> list[str]:
-    """Return the keys that an entry of labels cannot have."""
+    """Return the unknown keys of a label entry."""
     return sorted(set(entry) - set(_KEYS))
 
 
 def _check_once(path: Path, given: Sequence[str], keys: Sequence[str]) -> None:
-    """Check that no key occurs twice, even with different suffixes."""
+    """Check that no normalized key occurs twice."""
     first: dict[str, str] = {}
     for text, key in zip(given, keys, strict=True):
         if key in first:
             raise ValueError(
-                f'{path}: expected each key once, found {text!r} again; delete one of '
-                'the rows'
+                f'{path}: expected each key only once, found {text!r} again; delete one '
+                'of the rows'
             )
         first[key] = text
 
 
 def _read_geojson(path: Path) -> dict[str, list[str]]:
-    """Read the properties of the features of a GeoJSON file as text."""
+    """Read the feature properties of a GeoJSON file as text columns."""
     try:
         features = json.loads(path.read_text('utf-8-sig'))['features']
         rows = [dict(feature.get('properties') or {}) for feature in features]

@@ -1,4 +1,4 @@
-"""SSL4EO-S12: Sentinel-1 and Sentinel-2 of the same place, with controlled dates."""
+"""SSL4EO-S12: Sentinel-1 and Sentinel-2 images of the same location and chosen dates."""
 
 import os
 import re
@@ -28,49 +28,51 @@ Level = Literal['l1c', 'l2a']
 
 
 class SSL4EOS12Pair(DatedDataset):
-    """Sentinel-1 and Sentinel-2 images of the same place at one or more dates.
+    """Sentinel-1 and Sentinel-2 images of the same location, from one or more dates.
 
-    SSL4EO-S12 (https://arxiv.org/abs/2211.07044) has about 250,000 places with four dates
-    each. A sample is one place, with the keys
+    SSL4EO-S12 (https://arxiv.org/abs/2211.07044) has about 250,000 locations with four
+    dates each. A sample is one location with the following keys:
 
     * ``image_s1``: backscatter in dB, bands (VV, VH), float32, shape (T, 2, H, W)
-    * ``image_s2``: digital numbers, float32, shape (T, 13, H, W) at level 'l1c' or
-      (T, 12, H, W) at level 'l2a', in the order of ``modalities['s2'].bands``
+    * ``image_s2``: digital numbers, float32, shape (T, 13, H, W) for level 'l1c' or
+      (T, 12, H, W) for level 'l2a', with the bands in ``modalities['s2'].bands``
     * ``date_s1``, ``date_s2``: seconds since 1970, UTC, int64, shape (T,)
-    * ``index``: number of the place, from the name of its folder, int64
+    * ``index``: number of the location, from the name of its folder, int64
 
-    H and W are 264. Sentinel-2 bands of 20 m and 60 m are resampled bilinearly to 10 m.
-    The dates of a sample depend only on ``seed``, the epoch (``set_epoch``) and the
-    place. Only files of these dates are opened.
+    H and W are 264. The 20 m and 60 m bands of Sentinel-2 are resampled bilinearly to
+    10 m. The dates of a sample depend only on ``seed``, the epoch (``set_epoch``) and the
+    location. Only files of these dates are opened.
 
-    By default, places with only one modality are left out, with a warning. If they are
-    kept, their absent images and dates are zeros, and each sample has ``available_s1``
-    and ``available_s2`` (bool, shape ()). TorchGeo's ``SSL4EOS12`` reads one modality at a
-    random date, so that two such datasets are not synchronised.
+    By default, locations with only one modality are skipped with a warning. If they are
+    kept, absent images and dates are zeros, and each sample has ``available_s1`` and
+    ``available_s2`` (bool, shape ()). In contrast, TorchGeo's ``SSL4EOS12`` reads one
+    modality at a random date, so two such datasets would not be synchronized.
 
     Args:
-        root: folder with ``s1`` and ``s2c`` (or ``s2a``), or of the download.
-        date_sampling: 'all' for the earliest dates, as many as every place has in both
-            modalities (T = 4 in the published data); 'same' for ``num_dates`` random
-            dates of Sentinel-1, each with the nearest date of Sentinel-2 (random dates of
-            Sentinel-2 in places without Sentinel-1); 'independent' for ``num_dates``
-            random dates of each modality.
-        level: 'l1c' (top of the atmosphere) or 'l2a' (surface).
-        num_dates: number of dates T for 'same' and 'independent'.
-        transforms: function that takes a sample and returns a new one.
+        root: folder with ``s1`` and ``s2c`` (or ``s2a``), to which missing files are
+            downloaded.
+        date_sampling: 'all' returns the earliest dates, up to the number that every
+            location has in both modalities (T = 4 in the published data). 'same' draws
+            ``num_dates`` random dates of Sentinel-1, each paired with the nearest date of
+            Sentinel-2; locations without Sentinel-1 have random dates of Sentinel-2.
+            'independent' draws ``num_dates`` random dates for each modality.
+        level: 'l1c' (top-of-atmosphere reflectance) or 'l2a' (surface reflectance).
+        num_dates: number of dates T per sample for 'same' and 'independent'.
+        transforms: function that is applied to each sample and returns a new one.
         download: whether to download missing files (about 1.5 TB compressed).
-        checksum: whether to verify downloads.
-        skip_unreadable: whether to replace a place with a damaged file by the next place.
-        seed: seed of the dates.
-        conversion: ``scale``, ``offset`` and ``nodata`` by modality, to convert the files
-            to the unit, such as ``{s2: {offset: -1000}}`` for Sentinel-2 products since
-            processing baseline 04.00.
-        skip_incomplete: 'keep' for places that lack a modality, True to leave them out,
-            or False to raise an error.
+        checksum: whether to verify checksums of downloaded files.
+        skip_unreadable: whether to replace a location that has a damaged file with the
+            next one.
+        seed: seed for drawing dates.
+        conversion: ``scale``, ``offset`` and ``nodata`` by modality, to convert file
+            values to the unit of the modality, such as ``{s2: {offset: -1000}}`` for
+            Sentinel-2 products since processing baseline 04.00.
+        skip_incomplete: how to treat locations without a modality: 'keep' to use them,
+            True to skip them, or False to raise an error.
 
     Raises:
-        DatasetNotFoundError: if no place is on disk and ``download`` is false.
-        ValueError: if an option is not valid, or the folder has version 1.1.
+        DatasetNotFoundError: if no location is on disk and ``download`` is False.
+        ValueError: if an option is invalid, or the folder contains version 1.1.
     """
 
     @renamed_arguments(dates='date_sampling')
@@ -115,11 +117,11 @@ class SSL4EOS12Pair(DatedDataset):
             self._keep_common_dates()
 
     def load(self, item: str) -> Sample:
-        """Read one place.
+        """Read one location.
 
         Raises:
             UnreadableFileError: if a file is missing, truncated or not a raster.
-            ValueError: if the place has fewer than ``num_dates`` dates, or its files
+            ValueError: if the location has fewer than ``num_dates`` dates, or its images
                 differ in size.
         """
         present = self._present(item)
@@ -128,7 +130,8 @@ class SSL4EOS12Pair(DatedDataset):
         sizes = {m: x.size(-1) for m, x in images.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(
-                f'place {item}: expected images of one size, found {sizes} pixels'
+                f'location {item}: expected images of the same size, found {sizes} '
+                'pixels; restore the original files'
             )
         seconds = {m: torch.tensor([t for t, _ in chosen[m]]) for m in present}
         dates, _, *side = images[present[0]].shape
@@ -143,7 +146,7 @@ class SSL4EOS12Pair(DatedDataset):
         }
 
     def origin(self, item: str, key: str) -> str:
-        """Return the file of the first band of 10 m of a place, or the place."""
+        """Return the path of a 10 m band of an image, or the name of the location."""
         m = key.removeprefix('image_')
         if m not in self._present(item):
             return item
@@ -158,7 +161,7 @@ class SSL4EOS12Pair(DatedDataset):
         return Path(self.root) / _FOLDERS[modality][self.level]
 
     def _find_places(self) -> list[str]:
-        """Find the places on disk; download them if necessary."""
+        """Find the locations on disk, and download them if necessary."""
         places = {m: _subfolders(self._folder(m), _PLACE) for m in _FOLDERS}
         for m, found in places.items():
             if not found:
@@ -176,7 +179,9 @@ class SSL4EOS12Pair(DatedDataset):
         )
         if not both:
             counts = {_FOLDERS[m][self.level]: len(x) for m, x in places.items()}
-            raise not_found(self, f'places in both folders, found none: {counts}')
+            raise not_found(
+                self, f'locations in both folders, found none in common: {counts}'
+            )
         if self.skip_incomplete == 'keep':
             known = {m: set(names) for m, names in places.items()}
             for place in some - both:
@@ -187,28 +192,28 @@ class SSL4EOS12Pair(DatedDataset):
         if single := sorted(some - both):
             self._refuse(single, 'with only one modality')
             warnings.warn(
-                f'left out {len(single)} places of {self.root} with only one modality; '
-                'skip_incomplete: keep uses them',
+                f'skipped {len(single)} locations in {self.root} with only one modality; '
+                'to use them, set skip_incomplete: keep',
                 stacklevel=3,
             )
         return sorted(both)
 
     def _refuse(self, places: list[str], reason: str) -> None:
-        """Raise an error for incomplete places, unless they are left out."""
+        """Raise an error for incomplete locations, unless they are skipped."""
         if not self.skip_incomplete:
             raise ValueError(
-                f'expected places of both modalities in {self.root}, found {len(places)} '
-                f'{reason}, the first are {places[:3]}; complete them, set '
-                'skip_incomplete: true to leave them out, or skip_incomplete: keep to use '
-                'them'
+                f'expected both modalities for all locations in {self.root}, found '
+                f'{len(places)} {reason}, such as {places[:3]}; add the files, or set '
+                'skip_incomplete: true to skip these locations, or skip_incomplete: keep '
+                'to use them'
             )
 
     def _layout(self, modality: str) -> str:
         name = f'0000000/<product>/{self.modalities[modality].bands[0]}.tif'
-        return f'files like {self._folder(modality) / name}'
+        return f'files such as {self._folder(modality) / name}'
 
     def _keep_common_dates(self) -> None:
-        """Find the common number of dates; leave out places without dates."""
+        """Find the common number of dates, and skip locations without dates."""
         dates = {
             place: {m: len(self._list_dates(m, place)) for m in self._present(place)}
             for place in self.samples
@@ -227,7 +232,7 @@ class SSL4EOS12Pair(DatedDataset):
             self._refuse(empty, 'with no date in one modality')
             lost = len(empty)
             warnings.warn(
-                f'left out {lost} places of {self.root} with no date in one modality',
+                f'skipped {lost} locations in {self.root} with no date in one modality',
                 stacklevel=3,
             )
         self.num_dates = min(counts[place] for place in self.samples)
@@ -235,15 +240,15 @@ class SSL4EOS12Pair(DatedDataset):
         most = max(counts.values())
         if self.num_dates < most:
             warnings.warn(
-                f'all places of {self.root} use {self.num_dates} of up to {most} dates, '
-                f'because {len(few)} of {len(self.samples)} places have only these, the '
-                f'first is {few[0]}; complete or remove them, or set '
+                f'only {self.num_dates} of up to {most} dates are used for all locations '
+                f'in {self.root}, because {len(few)} of {len(self.samples)} locations, '
+                f'such as {few[0]}, have no more dates; complete or remove them, or set '
                 "date_sampling='independent'",
                 stacklevel=3,
             )
 
     def _list_dates(self, modality: str, place: str) -> list[tuple[int, str]]:
-        """Return time and product of each date of a place, sorted by time."""
+        """Return the time and product name of each date of a location, sorted by time."""
         pattern = self._pattern[modality]
         products = _subfolders(self._folder(modality) / place, pattern)
         return sorted((_seconds(pattern, product), product) for product in products)
@@ -251,17 +256,20 @@ class SSL4EOS12Pair(DatedDataset):
     def _choose(
         self, place: str, dates: dict[str, list[tuple[int, str]]]
     ) -> dict[str, list[tuple[int, str]]]:
-        """Return the dates of the sample, by modality."""
+        """Choose the dates of a sample for each modality."""
         needed = self.num_dates
         for m, found in dates.items():
             follows = m == 's2' and self.date_sampling == 'same' and 's1' in dates
             if len(found) < (1 if follows else needed):
                 where = self._folder(m) / place
                 if not found:
-                    raise UnreadableFileError(f'{where} is missing or has no dates')
+                    raise UnreadableFileError(
+                        f'{where} is missing or has no dates; restore it, or set '
+                        'skip_unreadable=True'
+                    )
                 raise ValueError(
                     f'{where}: expected at least num_dates={needed} dates, found '
-                    f'{len(found)}; lower num_dates'
+                    f'{len(found)}; reduce num_dates'
                 )
         if self.date_sampling == 'all':
             return {m: found[:needed] for m, found in dates.items()}
@@ -273,7 +281,7 @@ class SSL4EOS12Pair(DatedDataset):
     def _read_dates(
         self, modality: str, place: str, dates: list[tuple[int, str]]
     ) -> Tensor:
-        """Read the bands of some dates, shape (T, C, H, W)."""
+        """Read all bands for the given dates, shape (T, C, H, W)."""
         bands = self.modalities[modality].bands
         anchor = _ANCHORS[modality]
         images = torch.empty(0)
@@ -284,7 +292,8 @@ class SSL4EOS12Pair(DatedDataset):
             size = sizes[product] = grid.size(-1)
             if len(set(sizes.values())) > 1:
                 raise ValueError(
-                    f'place {place}: expected images of one size, found {sizes} pixels'
+                    f'location {place}: expected images of the same size, found {sizes} '
+                    'pixels; restore the original files'
                 )
             if t == 0:
                 images = torch.empty(len(dates), len(bands), size, size)
@@ -305,13 +314,13 @@ _FOLDERS: dict[str, dict[Level, Literal['s1', 's2c', 's2a']]] = {
     's1': {'l1c': 's1', 'l2a': 's1'},
     's2': {'l1c': 's2c', 'l2a': 's2a'},
 }
-# A band of 10 m of each modality defines the grid.
+# 10 m band of each modality that defines the pixel grid.
 _ANCHORS = {'s1': 'VV', 's2': 'B2'}
 _PLACE = re.compile(r'^\d{7}$')
 
 
 def _subfolders(folder: Path, pattern: re.Pattern[str]) -> list[str]:
-    """Return the names of matching subfolders; empty if the folder does not exist."""
+    """Return the names of matching subfolders, or [] if the folder does not exist."""
     try:
         with os.scandir(folder) as entries:
             return [e.name for e in entries if pattern.match(e.name) and e.is_dir()]
@@ -320,6 +329,6 @@ def _subfolders(folder: Path, pattern: re.Pattern[str]) -> list[str]:
 
 
 def _seconds(pattern: re.Pattern[str], product: str) -> int:
-    """Return the time in the name of a product, in seconds since 1970, UTC."""
+    """Parse the acquisition time in a product name to seconds since 1970, UTC."""
     (date,) = pattern.findall(product)
     return timegm(strptime(date, '%Y%m%dT%H%M%S'))

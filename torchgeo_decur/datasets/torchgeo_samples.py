@@ -1,4 +1,4 @@
-"""Adapt a TorchGeo dataset with several images to named modalities."""
+"""Adapt a TorchGeo dataset with several images per sample to named modalities."""
 
 import inspect
 import re
@@ -28,21 +28,21 @@ _TARGETS = ('label', 'mask')
 
 
 class TorchGeoSamples(FileDataset):
-    """Samples of a TorchGeo dataset, with keys and channels as modalities.
+    """Samples of a TorchGeo dataset, with sample keys and channels as modalities.
 
     Args:
-        source: a TorchGeo dataset that has a length and is indexed by number.
-        modalities: entry of each modality by name, see
+        source: TorchGeo dataset with a length and integer indices.
+        modalities: entry of each modality by name; see
             :class:`~torchgeo_decur.datamodules.TorchGeoDataModule`.
-        targets: key of the source for ``label`` and ``mask``; by default, the same names,
-            if a sample has them.
-        transforms: function that takes a sample and returns a new one.
-        skip_unreadable: whether to replace a sample with a damaged file, or without a
-            key, by the next sample.
+        targets: source keys for ``label`` and ``mask``; by default, the same names, which
+            are optional in a sample.
+        transforms: function that is applied to each sample and returns a new one.
+        skip_unreadable: whether to replace a sample that has a damaged file or lacks a
+            key with the next one.
 
     Raises:
-        ValueError: if the source needs a sampler or has no length, or its first sample
-            does not have the keys and channels of the entries.
+        ValueError: if the source requires a sampler or has no length, or its first sample
+            lacks keys or channels that the entries name.
     """
 
     has_position: bool = False
@@ -72,7 +72,7 @@ class TorchGeoSamples(FileDataset):
             for m, record in self.modalities.items()
         }
         self.classes = tuple(str(c) for c in getattr(source, 'classes', ()))
-        # A range needs no memory, even for millions of samples.
+        # A range uses no memory, even for millions of samples.
         self.samples: Sequence[int] = range(len(cast(Any, source)))
         self._check_first()
 
@@ -80,14 +80,14 @@ class TorchGeoSamples(FileDataset):
         """Read one sample.
 
         Args:
-            item: number of the sample in the source.
+            item: index of the sample in the source.
 
         Returns:
             The sample, before ``transforms``.
 
         Raises:
-            UnreadableFileError: if a file cannot be read, or a key is absent.
-            ValueError: if an image does not have the channels of its entry.
+            UnreadableFileError: if a file is unreadable or a key is missing.
+            ValueError: if an image lacks channels that its entry names.
         """
         found = self._read(item)
         sample: Sample = {}
@@ -102,29 +102,29 @@ class TorchGeoSamples(FileDataset):
 
     @property
     def places(self) -> Callable[[], gpd.GeoDataFrame]:
-        """Function that returns position and date of each sample.
+        """Function that returns the position and date of each sample.
 
         Raises:
-            AttributeError: if samples have no ``lat`` and ``lon``.
+            AttributeError: if samples do not have ``lat`` and ``lon``.
         """
         if not self.has_position:
             raise AttributeError(f'samples of {self.name} have no lat and lon')
         return self._places
 
     def origin(self, item: int, key: str) -> str:
-        """Return class and number of a sample, for messages.
+        """Return the dataset class and index of a sample for error messages.
 
         Args:
-            item: number of the sample in the source.
-            key: key of the sample.
+            item: index of the sample in the source.
+            key: sample key; not used.
 
         Returns:
-            The name.
+            Text such as 'sample 3 of SEN12MS'.
         """
         return f'sample {item} of {self.name}'
 
     def _places(self) -> gpd.GeoDataFrame:
-        """Return the point and, if known, the date of each sample."""
+        """Return the position and, if known, the date of each sample."""
         points, dates = [], []
         for item in self.samples:
             found: Sample = self.source[item]
@@ -134,13 +134,13 @@ class TorchGeoSamples(FileDataset):
         return gpd.GeoDataFrame(columns, geometry=points, crs='OGC:CRS84')
 
     def _check_first(self) -> None:
-        """Check the keys of the first sample, so that errors name wrong entries first."""
+        """Check the first sample, so that wrong entries raise an error early."""
         if not len(self):
             raise ValueError(f'{self.name}: expected samples, found none; check root')
         try:
             found = self._read(0)
         except UnreadableFileError:
-            # The next sample may be readable.
+            # Other samples may be readable.
             return
         self.has_position = {'lat', 'lon'} <= set(found)
         try:
@@ -154,7 +154,7 @@ class TorchGeoSamples(FileDataset):
         except (OSError, RasterioError) as error:
             raise UnreadableFileError(
                 f'sample {item} of {self.name} cannot be read ({error}); restore its '
-                'files, or pass skip_unreadable=True'
+                'files, or set skip_unreadable=True'
             ) from error
         return found
 
@@ -173,9 +173,9 @@ class TorchGeoSamples(FileDataset):
         image = image[None] if image.ndim == 2 else image
         if image.ndim not in (3, 4):
             raise ValueError(
-                f'{modality}: expected an image (C, H, W) or (T, C, H, W) in {key} of '
-                f'{self.origin(item, key)}, found shape {tuple(image.shape)}; choose '
-                'another key'
+                f'{modality}: expected an image of shape (C, H, W) or (T, C, H, W) in '
+                f'{key} of {self.origin(item, key)}, found shape {tuple(image.shape)}; '
+                'choose another key'
             )
         count = image.shape[-3]
         bands = self.modalities[modality].bands
@@ -185,8 +185,8 @@ class TorchGeoSamples(FileDataset):
         if len(chosen) != len(bands) or any(not 0 <= c < count for c in chosen):
             raise ValueError(
                 f'{modality}: expected {len(bands)} channels for bands {list(bands)}, '
-                f'found {count} channels in {key} of {self.origin(item, key)}, of which '
-                f'the key selects {chosen}; correct bands or channels'
+                f'found selected channels {chosen} of {count} in {key} of '
+                f'{self.origin(item, key)}; correct bands or the channels in key'
             )
         return image[..., channels, :, :]
 
@@ -202,19 +202,20 @@ class TorchGeoSamples(FileDataset):
 
 
 def sample_modalities(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Modality]:
-    """Return the records of entries, before any sample is read.
+    """Create the modalities of entries without reading samples.
 
     Args:
-        entries: entry of each modality by name. An entry has a ``key`` of the sample,
-            optionally with channels as in 'image[0:2]' or 'image[3, 1, 2]'. It also has
-            ``modality``, the name of a known record, or ``bands``, ``kind``, ``unit``,
-            ``mean`` and ``std``. ``scale``, ``offset`` and ``nodata`` convert the values.
+        entries: entry of each modality by name. Its ``key`` is the sample key of the
+            image, optionally with channels as in 'image[0:2]' or 'image[3, 1, 2]'. The
+            modality is defined by ``modality``, the name of a predefined one, or by
+            ``bands``, ``kind``, ``unit``, ``mean`` and ``std``. ``scale``, ``offset`` and
+            ``nodata`` convert the values.
 
     Returns:
-        The records by name.
+        The modalities by name.
 
     Raises:
-        ValueError: if an entry is not valid.
+        ValueError: if an entry is invalid.
 
     Example:
         >>> entry = {'key': 'image[0:2]', 'modality': 'sentinel1_grd'}
@@ -225,23 +226,23 @@ def sample_modalities(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Mod
 
 
 def dataset_class(path: str) -> type[Any]:
-    """Import the class of a dataset.
+    """Import a dataset class.
 
     Args:
-        path: path of the class, such as ``torchgeo.datasets.SEN12MS``.
+        path: import path of the class, such as ``torchgeo.datasets.SEN12MS``.
 
     Returns:
         The class.
 
     Raises:
-        ValueError: if the class does not exist, or it needs a sampler.
+        ValueError: if the class does not exist or requires a sampler.
     """
     module, _, attribute = str(path).rpartition('.')
     try:
         found = getattr(import_module(module), attribute)
     except (AttributeError, ImportError, ValueError) as error:
         raise ValueError(
-            'dataset: class_path must be the path of a class such as '
+            'dataset: class_path must be the import path of a class such as '
             f'torchgeo.datasets.SEN12MS, got {path!r} ({error})'
         ) from error
     if not isinstance(found, type):
@@ -251,12 +252,12 @@ def dataset_class(path: str) -> type[Any]:
 
 
 def has_split(cls: type[Any]) -> bool:
-    """Return whether a class of datasets has the argument ``split``."""
+    """Check whether a dataset class has an argument ``split``."""
     return 'split' in inspect.signature(cls).parameters
 
 
 def check_source(source: Any) -> Any:
-    """Check that a dataset is indexed by number.
+    """Check that a dataset has integer indices.
 
     Args:
         source: the dataset.
@@ -265,40 +266,42 @@ def check_source(source: Any) -> Any:
         The dataset.
 
     Raises:
-        ValueError: if it needs a sampler, or has no length.
+        ValueError: if the dataset requires a sampler or has no indices.
     """
     _check_class(type(source))
     return source
 
 
 def check_targets(targets: Mapping[str, str] | None) -> dict[str, str]:
-    """Check the names of the targets.
+    """Check the target names, and return the source key of each target.
 
     Args:
-        targets: key of the source for ``label`` and ``mask``, or None for the same names.
+        targets: source keys for ``label`` and ``mask``, or None for the same names.
 
     Returns:
-        The keys by name.
+        Source keys by target name.
 
     Raises:
-        ValueError: if a name is unknown.
+        ValueError: if a target name is unknown.
     """
     found = dict(targets) if targets is not None else {t: t for t in _TARGETS}
     if unknown := sorted(set(found) - set(_TARGETS)):
-        raise ValueError(f'targets must name {list(_TARGETS)}, got {unknown}')
+        raise ValueError(
+            f'targets must have only the keys {list(_TARGETS)}, got {unknown}'
+        )
     return found
 
 
 def _check_class(cls: type[Any]) -> None:
     if issubclass(cls, GeoDataset):
         raise ValueError(
-            f'dataset must be indexed by number, but {cls.__name__} needs a sampler of '
+            f'dataset must have integer indices, but {cls.__name__} requires a sampler of '
             'windows; use RasterPairDataModule'
         )
     if issubclass(cls, IterableDataset) or not hasattr(cls, '__getitem__'):
         raise ValueError(
-            f'dataset must be indexed by number, but {cls.__name__} can only be read in '
-            'order, so a fit could not resume exactly; write its images to files, and use '
+            f'dataset must have integer indices, but {cls.__name__} is iterable only, so a '
+            'fit could not resume exactly; write its images to files and use '
             'PairedFoldersDataModule'
         )
 
@@ -320,12 +323,12 @@ def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
 
 
 def _selection(name: str, value: Any) -> tuple[str, slice | list[int]]:
-    """Read the key of an image and its channels, such as 'image[0:2]'."""
+    """Parse an image key with optional channels, such as 'image[0:2]'."""
     match = re.fullmatch(r'([^\[\]]+)(?:\[([\d:, ]+)\])?', str(value or ''))
     if match is None:
         raise ValueError(
-            f"{name}: key must name an image of a sample, such as 'image', optionally with "
-            f"channels, such as 'image[0:2]' or 'image[3, 1, 2]', got {value!r}"
+            f"{name}: key must be a sample key such as 'image', optionally with channels "
+            f"as in 'image[0:2]' or 'image[3, 1, 2]', got {value!r}"
         )
     key, channels = match.groups()
     if channels is None:
@@ -337,7 +340,8 @@ def _selection(name: str, value: Any) -> tuple[str, slice | list[int]]:
     elif re.fullmatch(r' *\d+ *(, *\d+ *)*', channels):
         return key, [int(v) for v in channels.split(',')]
     raise ValueError(
-        f"{name}: channels must be as in 'image[0:2]' or 'image[3, 1, 2]', got {value!r}"
+        f"{name}: channels must have the form 'image[0:2]' or 'image[3, 1, 2]', got "
+        f'{value!r}'
     )
 
 

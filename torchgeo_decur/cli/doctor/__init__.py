@@ -1,4 +1,4 @@
-"""Examine data before a fit."""
+"""Check data before a fit."""
 
 from .command import EXIT_CODES, doctor
 from .diagnosis import Diagnosis, examine

@@ -1,4 +1,4 @@
-"""Run the command `torchgeo-decur doctor`."""
+"""Command `torchgeo-decur doctor`."""
 
 import shutil
 import sys
@@ -11,7 +11,7 @@ from .diagnosis import examine
 from .findings import Level
 from .rendering import render_html, render_text
 
-#: Exit codes for scripts; 1 is an error of the command itself.
+#: Exit codes for scripts; 1 means that the command itself failed.
 EXIT_CODES = {Level.WARNING: 3, Level.ERROR: 4}
 
 
@@ -23,17 +23,17 @@ def doctor(
     workers: int | None = None,
     data: dict[str, Any] | None = None,
 ) -> None:
-    """Examine the data of a config before a fit, and print findings with fixes.
+    """Check the data of a config before a fit and suggest fixes.
 
-    The exit code is 0 without warnings and errors, 3 with warnings, and 4 with errors.
+    The exit code is 4 if there are errors, 3 if there are only warnings, and 0 otherwise.
 
     Args:
-        config: config of ``torchgeo`` with data.
+        config: ``torchgeo`` config with data.
         overlays: configs that override parts of it.
-        out: HTML file to write.
-        max_samples: largest number of samples to read, over all splits.
-        workers: processes that read; one for each core by default.
-        data: options of the datamodule that override the configs, such as
+        out: optional HTML file for the findings.
+        max_samples: maximum number of samples to read from all splits together.
+        workers: number of worker processes; one per core by default.
+        data: datamodule options that override the configs, such as
             ``--data.root FOLDER``.
 
     Raises:
@@ -41,7 +41,7 @@ def doctor(
     """
     if out is not None:
         check_writable(out.parent)
-    # Only the page goes to standard output, for scripts.
+    # Print only the findings to standard output, so that scripts can read them.
     with redirect_stdout(sys.stderr):
         diagnosis = examine(config, max_samples, workers, overlays or (), data)
     width = min(shutil.get_terminal_size((80, 24)).columns, 100)

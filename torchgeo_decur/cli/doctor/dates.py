@@ -1,4 +1,4 @@
-"""Check the dates of the modalities of a sample."""
+"""Check the acquisition dates of paired images."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -9,14 +9,14 @@ from .findings import Finding, Level, count
 from .observations import Observation
 
 _DAY = 86_400
-# Vegetation and water change within a season.
+# Largest acceptable gap in days: vegetation and water change within a season.
 _APART = 60
 
 
 def check_dates(
     observations: Sequence[Observation], names: Sequence[str]
 ) -> list[Finding]:
-    """Check that the dates of the modalities are close.
+    """Check that paired images were acquired within 60 days of each other.
 
     Args:
         observations: the examined samples.
@@ -29,7 +29,8 @@ def check_dates(
             first, second = o.dates.get(a), o.dates.get(b)
             if first is None or second is None or {a, b} & o.absent:
                 continue
-            # The task selects the same date of all modalities; one may have a single date.
+            # The task selects the same date index for all modalities. A modality may have
+            # a single date.
             number = min(len(first), len(second))
             same = len(first) == len(second)
             x, y = (first, second) if same else (first[:number], second[:number])
@@ -42,10 +43,10 @@ def check_dates(
                     Level.WARNING if apart >= 0.05 * len(gaps) else Level.NOTE,
                     'dates',
                     f'{a}, {b}',
-                    f'{apart} of {count(len(gaps), "pair")} of dates are more than {_APART} '
-                    f'days apart, at most {max(gaps):.0f} days',
-                    'dates close enough to show the same state of the place',
-                    'pair nearer dates, for example with date_sampling: same',
+                    f'{apart} of {count(len(gaps), "image pair")} were acquired more than '
+                    f'{_APART} days apart, up to {max(gaps):.0f} days',
+                    f'acquisition dates at most {_APART} days apart',
+                    'pair images with closer dates, for example with date_sampling: same',
                 )
             )
     return findings

@@ -1,4 +1,4 @@
-"""Examine the data of a config, and collect findings, tables and facts."""
+"""Check the data of a config and collect findings, tables and facts."""
 
 import os
 import warnings
@@ -26,18 +26,18 @@ from .overlaps import check_duplicates, check_names, check_places
 from .registration import check_shifts
 from .values import check_copied_images, check_values, summarize_values
 
-#: Stage of the setup of each split.
+#: Stage of ``setup`` that creates each split.
 _STAGES = {'train': 'fit', 'val': 'validate', 'test': 'test'}
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Result of an examination.
+    """Result of a data check.
 
     Args:
-        findings: the findings, the most severe first.
+        findings: findings, most severe first.
         tables: rows of each table, by title.
-        facts: facts about the data and the examination, by name.
+        facts: properties of the data and of the check, by name.
     """
 
     findings: list[Finding]
@@ -46,7 +46,7 @@ class Diagnosis:
 
     @property
     def worst(self) -> Level | None:
-        """The level of the most severe finding, or None."""
+        """Level of the most severe finding, or None without findings."""
         return self.findings[0].level if self.findings else None
 
 
@@ -57,17 +57,17 @@ def examine(
     overlays: Sequence[Path] = (),
     data: Mapping[str, Any] | None = None,
 ) -> Diagnosis:
-    """Examine the data of a config.
+    """Check the data of a config.
 
     Args:
-        config: config of ``torchgeo`` with ``data``.
-        max_samples: largest number of samples to read, over all splits.
-        workers: processes that read; one for each core by default.
-        overlays: configs that override parts of the first.
-        data: options of the datamodule that override the configs.
+        config: ``torchgeo`` config with ``data``.
+        max_samples: maximum number of samples to read from all splits together.
+        workers: number of worker processes; one per core by default.
+        overlays: configs that override parts of the first config.
+        data: datamodule options that override the configs.
 
     Returns:
-        The diagnosis.
+        Findings, tables and facts.
 
     Raises:
         FileNotFoundError: if the config does not exist.
@@ -80,8 +80,8 @@ def examine(
     options = dict(read.get('model', {}).get('init_args') or {})
     if not isinstance(datamodule, MultimodalDataModule):
         raise ValueError(
-            f'{config}: expected a MultimodalDataModule of torchgeo_decur.datamodules '
-            f'in data, found {type(datamodule).__name__}; choose another class_path'
+            f'{config}: expected a MultimodalDataModule from torchgeo_decur.datamodules '
+            f'in data, found {type(datamodule).__name__}; change class_path'
         )
     datasets, findings = _open(datamodule)
     files = [config, *overlays]
@@ -89,7 +89,7 @@ def examine(
     if 'train' not in datasets:
         return Diagnosis(rank(findings), {}, facts)
     names = _names(datasets)
-    # Without test data, the test uses the validation split.
+    # Without test data, the test stage uses the validation split.
     if 'test' in names and names['test'] == names.get('val'):
         del datasets['test'], names['test']
     chosen = _choose({s: len(d) for s, d in datasets.items()}, max_samples)
@@ -121,7 +121,7 @@ def examine(
 
 
 def _open(datamodule: Any) -> tuple[dict[str, Any], list[Finding]]:
-    """Set up the splits; errors and warnings become findings."""
+    """Set up the splits and turn errors and warnings into findings."""
     datasets: dict[str, Any] = {}
     findings: list[Finding] = []
     for split, stage in _STAGES.items():
@@ -129,7 +129,7 @@ def _open(datamodule: Any) -> tuple[dict[str, Any], list[Finding]]:
             warnings.simplefilter('always')
             try:
                 datamodule.setup(stage)
-            # Any error of a reader is a finding.
+            # Report any error raised by a reader as a finding.
             except Exception as error:
                 level = Level.ERROR if split == 'train' else Level.NOTE
                 text = str(error) or type(error).__name__
@@ -158,7 +158,7 @@ def _names(datasets: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _choose(sizes: Mapping[str, int], most: int) -> list[tuple[str, int]]:
-    """Choose samples of all splits, spread evenly over each split."""
+    """Choose samples at evenly spaced positions in each split."""
     left, chosen = most, []
     by_size = sorted(sizes, key=lambda split: sizes[split])
     numbers = {}
@@ -180,14 +180,14 @@ def _read(observed: Dataset[Observation], workers: int | None) -> list[Observati
         num_workers=min(cores if workers is None else workers, len(number)),
     )
     with warnings.catch_warnings():
-        # Warnings of readers, such as about nodata, have checks of their own.
+        # The checks already cover warnings from readers, such as those about nodata.
         warnings.simplefilter('ignore')
         bar = tqdm(loader, 'samples', len(number), unit='sample', disable=None)
         return [_own(observation) for observation in bar]
 
 
 def _own(observation: Observation) -> Observation:
-    """Copy the tensors of a worker process, each of which keeps a file open."""
+    """Copy tensors from a worker process, because each shared tensor keeps a file open."""
     for m, values in observation.values.items():
         observation.values[m] = replace(
             values,
@@ -199,7 +199,7 @@ def _own(observation: Observation) -> Observation:
 
 
 def _distinct(observations: list[Observation]) -> list[Observation]:
-    """Remove the test split if it is the validation split."""
+    """Drop the test samples if they are the same as the validation samples."""
     hashes = {
         split: [o.hashes for o in observations if o.split == split]
         for split in ('val', 'test')
@@ -214,7 +214,7 @@ def _check_reading(
 ) -> list[Finding]:
     findings = []
     broken = [o for o in observations if o.error]
-    # One finding for each kind of error, without the names in it.
+    # Report the first five errors in full, and summarize them if there are more.
     for o in broken[:5]:
         findings.append(Finding.of(Level.ERROR, 'files', o.label, o.error))
     if len(broken) > 5:
@@ -226,7 +226,7 @@ def _check_reading(
                 f'{len(broken)} of {count(len(observations), "sample")} cannot be read: '
                 f'{some(o.label for o in broken)}',
                 'readable files',
-                'restore the files, or set skip_unreadable: true',
+                'restore the files or set skip_unreadable: true',
             )
         )
     faults: dict[tuple[str, str], list[Observation]] = {}
@@ -247,9 +247,10 @@ def _check_reading(
                 Level.ERROR,
                 'batch',
                 'train',
-                f'batch_size {batch_size} with {count(size, "sample")}',
-                'batch_size of at most the number of training samples',
-                'lower batch_size, or add samples',
+                f'batch_size is {batch_size}, but there are only '
+                f'{count(size, "training sample")}',
+                'a batch_size no larger than the number of training samples',
+                'reduce batch_size or add samples',
             )
         )
     return findings
@@ -267,10 +268,10 @@ def _check_pairing(datasets: Mapping[str, Any]) -> list[Finding]:
                 Level.WARNING,
                 'pairing',
                 'data',
-                f'{count(len(lost), "sample")} left out because a file is missing: '
+                f'{count(len(lost), "sample")} omitted because a file is missing: '
                 f'{some(lost)}',
-                'a file of each modality and of the mask',
-                'add the files, or set skip_incomplete: keep to use the other images',
+                'a file for each modality and mask of a sample',
+                'add the files, or set skip_incomplete: keep to use the remaining images',
             )
         )
     rasters = getattr(datasets['train'], 'rasters', None)

@@ -1,4 +1,4 @@
-"""Compute edge maps, which agree between sensors of different physics."""
+"""Compute edge maps that are comparable across different types of sensors."""
 
 from typing import cast
 
@@ -8,23 +8,24 @@ from scipy.ndimage import binary_dilation, gaussian_filter, gaussian_gradient_ma
 
 type Map = NDArray[np.float32]
 
-# Width of the filters in pixels: speckle needs at least 2.
+# Standard deviations of the Gaussian filters in pixels. Speckle requires at least 2.
 _EDGE, _BACKGROUND = 2.0, 8.0
 # Largest height and width of a map.
 _SIDE = 256
 
 
 def edge_map(image: NDArray[np.float32]) -> Map:
-    """Compute the strength of edges relative to their surroundings.
+    """Compute edge strength relative to the surrounding pixels.
 
-    The sign and the strength of contrasts differ between sensors, but their positions
-    agree. Each band has the same weight.
+    Edges of the same object differ in sign and strength between sensors, but not in
+    position. All bands have the same weight.
 
     Args:
         image: one image, shape (C, H, W); missing pixels are NaN.
 
     Returns:
-        Map of the centre of the image, shape (H, W), tapered to 0 at the edge.
+        Edge map of the image center, shape (H, W), at most 256 x 256 pixels. A window
+        function tapers the map to 0 at its border.
     """
     height, width = (min(n, _SIDE) for n in image.shape[1:])
     top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
@@ -42,7 +43,7 @@ def edge_map(image: NDArray[np.float32]) -> Map:
     out = np.log(strength + 0.1 * strength.mean())
     out -= gaussian_filter(out, _BACKGROUND)
     if missing.any():
-        # The border of missing pixels would be an edge in every sensor.
+        # The outline of missing pixels would appear as an edge for every sensor.
         rim = binary_dilation(missing, iterations=int(2 * _EDGE))
         out[rim] = out[~rim].mean() if not rim.all() else 0.0
     out -= out.mean()

@@ -1,4 +1,4 @@
-"""Read the grid of a georeferenced file."""
+"""Read the pixel grid of a georeferenced file."""
 
 import warnings
 from dataclasses import dataclass
@@ -8,20 +8,20 @@ from pathlib import Path
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-# Metres of a degree of latitude.
+# Length of one degree of latitude in meters.
 _DEGREE = 111_320.0
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Grid of a georeferenced file.
+    """Pixel grid of a georeferenced file.
 
     Args:
-        crs: name of the projection.
+        crs: coordinate reference system, such as 'EPSG:32632'.
         bounds: west, south, east and north, rounded.
-        width: width of a pixel, in units of the projection.
-        unit: 'degree', or another unit of the projection.
-        metres: width of a pixel in metres, or None.
+        width: pixel width in units of the CRS.
+        unit: unit of the CRS, such as 'degree' or 'metre'.
+        metres: pixel width in meters, or None if unknown.
         shape: height and width in pixels.
     """
 
@@ -34,13 +34,13 @@ class Grid:
 
 
 def read_grid(path: Path | str) -> Grid | None:
-    """Read the grid of a file.
+    """Read the pixel grid of a file.
 
     Args:
         path: the file.
 
     Returns:
-        The grid, or None if the file has no georeference or cannot be read.
+        The grid, or None if the file is not georeferenced or cannot be read.
     """
     try:
         with warnings.catch_warnings():

@@ -1,11 +1,11 @@
-"""Record the findings of an examination, and rank them by severity."""
+"""Findings of the data checks, ranked by severity."""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
-# The form of error messages in this package.
+# Pattern of the error messages in this package.
 _MESSAGE = re.compile(
     r'^(?:(?P<lead>[^;]*?): )?expected (?P<expected>.+?), (?:but )?found (?P<found>.+?)'
     r'(?:; (?P<cure>.+))?$',
@@ -16,25 +16,25 @@ _MESSAGE = re.compile(
 class Level(IntEnum):
     """Severity of a finding."""
 
-    #: The fit works, and the finding may be natural.
+    #: The fit is unaffected, and the finding may be a natural property of the data.
     NOTE = 0
-    #: The fit runs, but may learn less or score wrongly.
+    #: The fit runs, but its features or scores may be worse than they should be.
     WARNING = 1
-    #: The fit stops, or its result is almost certainly wrong.
+    #: The fit fails, or its result is almost certainly wrong.
     ERROR = 2
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A possible fault of the data.
+    """Possible defect in the data.
 
     Args:
         level: severity.
         check: name of the check, such as 'unit' or 'shift'.
-        where: modality, split or file.
-        found: observation.
-        expected: expectation, or ''.
-        cure: fix, or ''.
+        where: affected modality, split or file.
+        found: observed property.
+        expected: expected property, or ''.
+        cure: suggested fix, or ''.
     """
 
     level: Level
@@ -51,9 +51,9 @@ class Finding:
         Args:
             level: severity.
             check: name of the check.
-            where: modality, split or file.
-            message: a message such as 'expected x, found y; do z'. For other
-                messages, the part after the first semicolon is the fix.
+            where: affected modality, split or file.
+            message: message such as 'expected x, found y; do z'. In messages of another
+                form, the text after the first semicolon is the suggested fix.
 
         Example:
             >>> Finding.of(Level.ERROR, 'unit', 's1', 'expected dB, found power; convert it')
@@ -71,12 +71,12 @@ class Finding:
 
 
 def rank(findings: Iterable[Finding]) -> list[Finding]:
-    """Return each finding once, the most severe first."""
+    """Remove duplicate findings and sort the others, most severe first."""
     return sorted(dict.fromkeys(findings), key=lambda finding: -finding.level)
 
 
 def count(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural if needed.
+    """Format a number with a noun, in the plural unless the number is 1.
 
     Example:
         >>> count(1, 'sample'), count(1200, 'sample')
@@ -86,7 +86,7 @@ def count(number: int, noun: str) -> str:
 
 
 def some(names: Iterable[object], most: int = 3) -> str:
-    """Return the first names as text.
+    """Join the first names into text and count the others.
 
     Example:
         >>> some(['a', 'b', 'c', 'd'])

@@ -1,4 +1,4 @@
-"""Check sizes, projections, resolutions and positions of files."""
+"""Check image sizes, projections, resolutions and file locations."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,12 +10,12 @@ from .file_grids import Grid, read_grid
 from .findings import Finding, Level, count, some
 from .observations import Observation
 
-# Largest number of files of a raster modality to open.
+# Maximum number of files to open for a raster modality.
 _MOST = 200
 
 
 def check_sizes(observations: Sequence[Observation]) -> list[Finding]:
-    """Check that images have one size, and modalities the same height and width."""
+    """Check that all images of a modality, and all modalities, have the same size."""
     findings = []
     sizes: dict[str, Counter[tuple[int, ...]]] = {}
     for o in observations:
@@ -30,10 +30,10 @@ def check_sizes(observations: Sequence[Observation]) -> list[Finding]:
                     Level.ERROR,
                     'size',
                     m,
-                    f'{count(len(found), "size")}: {_sizes(found)}; the first sample of '
-                    f'another size is {other[0].label}',
-                    'images of one size, because a batch is one tensor',
-                    'set size of the datamodule, or resample or cut the files',
+                    f'{count(len(found), "image size")}: {_sizes(found)}; the first sample '
+                    f'with a different size is {other[0].label}',
+                    'images of the same size, because they are stacked into a batch',
+                    'set size in the datamodule, or resample or crop the files',
                 )
             )
     usual = {m: found.most_common(1)[0][0] for m, found in sizes.items()}
@@ -44,17 +44,17 @@ def check_sizes(observations: Sequence[Observation]) -> list[Finding]:
                 Level.WARNING,
                 'size',
                 ', '.join(usual),
-                f'different sizes: {text}',
-                'modalities on one grid',
-                'resample the files to one grid; random crops otherwise cover different '
-                'places',
+                f'different image sizes: {text}',
+                'the same pixel grid for all modalities',
+                'resample the files to one grid; otherwise, random crops show different '
+                'areas',
             )
         )
     return findings
 
 
 def check_grids(observations: Sequence[Observation]) -> list[Finding]:
-    """Check that the files of a sample have one projection and place."""
+    """Check that the files of a sample have the same projection and location."""
     findings: list[Finding] = []
     names = list(dict.fromkeys(m for o in observations for m in o.grids))
     for m in names:
@@ -73,8 +73,8 @@ def check_grids(observations: Sequence[Observation]) -> list[Finding]:
                     f'different projections in {len(other)} of {count(len(both), "sample")}'
                     f', such as {first.grids[a].crs} and {first.grids[b].crs} in '
                     f'{first.label}',
-                    'one projection of all files of a sample',
-                    'warp the files to one grid',
+                    'the same projection for all files of a sample',
+                    'reproject the files to one grid',
                 )
             )
         same = [o for o in both if o.grids[a].crs == o.grids[b].crs]
@@ -87,8 +87,8 @@ def check_grids(observations: Sequence[Observation]) -> list[Finding]:
                     f'{a}, {b}',
                     f'files of {len(apart)} of {count(len(same), "sample")} do not overlap: '
                     f'{some(o.label for o in apart)}',
-                    'files of one place in each sample',
-                    'pair the files by place; check the names and the patterns',
+                    'files of the same location in each sample',
+                    'pair the files by location; check file names and patterns',
                 )
             )
         moved = [
@@ -103,21 +103,22 @@ def check_grids(observations: Sequence[Observation]) -> list[Finding]:
                     Level.WARNING,
                     'place',
                     f'{a}, {b}',
-                    f'corner coordinates of {len(moved)} of {count(len(same), "sample")} '
-                    f'differ, by up to {pixels:.1f} px: {some(o.label for o in moved)}',
-                    'the same corners, because these files are paired pixel by pixel',
-                    'cut or warp the files to one grid, or use RasterPairDataModule, which '
-                    'joins them by location',
+                    f'corner coordinates differ in {len(moved)} of '
+                    f'{count(len(same), "sample")}, by up to {pixels:.1f} px: '
+                    f'{some(o.label for o in moved)}',
+                    'the same corners, because the files are paired pixel by pixel',
+                    'crop or reproject the files to one grid, or use RasterPairDataModule, '
+                    'which joins files by location',
                 )
             )
     return findings
 
 
 def check_leaves(leaves: Mapping[str, Any], footprint: Any) -> list[Finding]:
-    """Check the files of rasters that are joined by location.
+    """Check raster files that are joined by location.
 
     Args:
-        leaves: dataset of each modality, with an index of files.
+        leaves: raster dataset of each modality, with a file index.
         footprint: common footprint of all modalities.
     """
     findings = []
@@ -134,8 +135,9 @@ def check_leaves(leaves: Mapping[str, Any], footprint: Any) -> list[Finding]:
                     m,
                     f'{len(lost)} of {count(len(files), "file")} lie outside the common '
                     f'footprint: {some(Path(path).name for path in lost)}',
-                    'files that pair with the other modalities',
-                    'add files of the other modalities there, or set footprint: union',
+                    'files that overlap files of the other modalities',
+                    'add files of the other modalities for these areas, or set '
+                    'footprint: union',
                 )
             )
         paths = files[:: max(1, -(-len(files) // _MOST))]
@@ -148,17 +150,17 @@ def check_leaves(leaves: Mapping[str, Any], footprint: Any) -> list[Finding]:
                     Level.WARNING,
                     'projection',
                     m,
-                    f'{len(crs)} projections: {_counted(crs)}; files of all but the first '
-                    'are warped by nearest neighbour',
-                    'one projection of all files of a modality',
-                    'warp the files beforehand',
+                    f'{len(crs)} projections: {_counted(crs)}; files in all but the first '
+                    'are reprojected with nearest-neighbor resampling',
+                    'the same projection for all files of a modality',
+                    'reproject the files in advance',
                 )
             )
     return findings
 
 
 def _check_resolution(name: str, grids: Mapping[str, Grid]) -> Iterable[Finding]:
-    """Yield a finding if the files of one projection differ in resolution."""
+    """Yield a finding if files with the same unit differ in resolution."""
     widths: dict[str, Counter[str]] = {}
     for grid in grids.values():
         widths.setdefault(grid.unit, Counter())[f'{grid.width:.3g}'] += 1
@@ -169,7 +171,7 @@ def _check_resolution(name: str, grids: Mapping[str, Grid]) -> Iterable[Finding]
                 'resolution',
                 name,
                 f'{len(found)} resolutions: {_counted(found)}, in {unit}',
-                'one resolution of all files of a modality',
+                'the same resolution for all files of a modality',
                 'resample the files to one resolution',
             )
 
@@ -184,13 +186,13 @@ def _sizes(counter: Counter[tuple[int, ...]]) -> str:
 
 
 def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the common area of two bounding boxes, or 0."""
+    """Return the area of the intersection of two bounding boxes."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     return max(width, 0) * max(height, 0)
 
 
 def _corner_shift(a: Grid, b: Grid) -> float:
-    """Return the largest difference of corners, in pixels of the coarser file."""
+    """Return the largest corner offset, in pixels of the coarser file."""
     pixel = max(a.width, b.width)
     return max(abs(x - y) for x, y in zip(a.bounds, b.bounds, strict=True)) / pixel

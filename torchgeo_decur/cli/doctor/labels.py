@@ -7,15 +7,15 @@ from typing import Any
 from .findings import Finding, Level, count, some
 from .observations import Observation
 
-# Usual values of pixels and samples without a label.
+# Common placeholder values for missing labels.
 _UNLABELLED = (-100, -1, 255)
 
 
 def count_classes(observations: Sequence[Observation]) -> list[dict[str, Any]]:
-    """Count the classes of each split.
+    """Compute the class distribution of each split.
 
     Returns:
-        A row for each class of each target: the share of the labels in each split.
+        One row per target and class, with the percentage of labels in each split.
     """
     splits = list(dict.fromkeys(o.split for o in observations))
     rows = []
@@ -40,12 +40,12 @@ def count_classes(observations: Sequence[Observation]) -> list[dict[str, Any]]:
 def check_labels(
     observations: Sequence[Observation], options: Mapping[str, Any]
 ) -> list[Finding]:
-    """Check values and balance of the targets.
+    """Check the values of the targets and the classes in each split.
 
     Args:
         observations: the examined samples.
-        options: options of the task: ``label_key``, ``num_classes``, ``num_labels`` and
-            ``ignore_index``; any may be absent.
+        options: task options. The checks use ``label_key``, ``num_classes``,
+            ``num_labels`` and ``ignore_index`` if present.
     """
     findings = []
     for key in _keys(observations):
@@ -69,9 +69,9 @@ def _check_range(
                 Level.ERROR,
                 'labels',
                 key,
-                f'targets of {some(sorted(lengths))} labels',
-                f'targets of {number} labels, as in the task',
-                'correct num_labels of the task, or the classes of the data',
+                f'targets with {some(sorted(lengths))} labels',
+                f'targets with {number} labels, as set in the task',
+                'correct num_labels in the task or the classes in the data',
             )
         ]
     wrong: dict[float, list[str]] = {}
@@ -80,7 +80,7 @@ def _check_range(
             low = value < 0 and value not in _UNLABELLED
             high = number is not None and value >= number
             outside = (low or high) and value not in ignored
-            # If such a value occurs, the task must name it.
+            # If the data contain a placeholder value, the task must set ignore_index.
             if outside or (number and value < 0 and value not in ignored):
                 wrong.setdefault(value, []).append(o.label)
     if not wrong:
@@ -96,7 +96,7 @@ def _check_range(
             f'values {some((f"{v:g}" for v in values), 5)}, such as in '
             f'{some(wrong[values[0]])}',
             f'classes from 0{end}{more}',
-            'correct num_classes or ignore_index of the task, or the labels',
+            'correct num_classes or ignore_index in the task, or the labels',
         )
     ]
 
@@ -125,15 +125,15 @@ def _check_balance(
                 Level.WARNING,
                 'labels',
                 key,
-                f'only class {only:g} in {count(samples["train"], "sample")} of train',
-                'two or more classes',
+                f'only class {only:g} in {count(samples["train"], "training sample")}',
+                'at least two classes',
                 'check the labels and the split',
             )
         )
     for split, classes in having.items():
         if not train or split == 'train':
             continue
-        # With so many expected samples, absence is not due to chance.
+        # With this many expected samples, the absence of a class is not due to chance.
         absent = [
             value
             for value, n in classes.items()
@@ -148,9 +148,9 @@ def _check_balance(
                     'labels',
                     key,
                     f'classes {some((f"{v:g}" for v in sorted(absent)), 5)} occur in '
-                    f'{split} but in none of {count(samples["train"], "sample")} of train',
-                    'all classes in train',
-                    'check the labels, and stratify the split',
+                    f'{split}, but not in {count(samples["train"], "training sample")}',
+                    'all classes in the training split',
+                    'check the labels and stratify the split',
                 )
             )
     return findings

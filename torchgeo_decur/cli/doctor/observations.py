@@ -1,4 +1,4 @@
-"""Read samples, and keep only the properties that the checks need."""
+"""Read samples and keep only the properties that the checks use."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from ...modalities.validation import sample_values
 from .edges import Map, edge_map
 from .file_grids import Grid, read_grid
 
-# Values to keep of each band and image.
+# Number of pixel values to keep per band and image.
 _VALUES = 512
 
 
@@ -30,8 +30,9 @@ class Target:
     """Labels of a sample.
 
     Args:
-        values: distinct values; for zeros and ones of several labels, their indices.
-        counts: number of pixels with each value, or 1.
+        values: distinct values, or the indices of the present labels of a multi-label
+            target.
+        counts: number of pixels with each value, or 1 for labels of a sample.
         length: number of labels of a multi-label target, otherwise 0.
     """
 
@@ -42,23 +43,23 @@ class Target:
 
 @dataclass
 class Observation:
-    """Properties of a sample for the checks.
+    """Properties of a sample that the checks use.
 
     Args:
         split: name of the split.
-        index: number of the sample.
+        index: index of the sample in its split.
         name: name of the sample.
-        error: message, if the sample cannot be read.
-        faults: message for each modality whose image cannot be used.
-        absent: modalities that the sample lacks.
-        shapes: shape of each image.
-        hashes: hash of the pixels of each image that is not constant.
-        values: sampled values of each modality, with one image for each date.
-        edges: edge maps of the first date of some samples.
-        dates: seconds since 1970 of each date, by modality.
-        targets: labels by key.
-        bounds: west, south, east and north, if samples have them.
-        grids: grid of the file of each modality, if it is known.
+        error: error message if the sample cannot be read, otherwise ''.
+        faults: error message for each modality with an invalid image.
+        absent: modalities that are missing from the sample.
+        shapes: image shape of each modality.
+        hashes: pixel hash of each image that is not constant.
+        values: sampled pixel values of each modality, with one image per date.
+        edges: edge maps of the first date, computed only for some samples.
+        dates: acquisition times of each modality, in seconds since 1970.
+        targets: labels and masks by key.
+        bounds: west, south, east and north, if the sample contains bounds.
+        grids: pixel grid of the file of each modality, if known.
     """
 
     split: str
@@ -78,27 +79,27 @@ class Observation:
 
     @property
     def label(self) -> str:
-        """Split and name."""
+        """Split and sample name, to identify the sample in messages."""
         return f'{self.split} {self.name}'
 
     def pixel_width(self, name: str) -> float | None:
-        """Return the width of a pixel of a modality in metres, if it is known."""
+        """Return the pixel width of a modality in meters, or None if it is unknown."""
         grid = self.grids.get(name)
-        # A file of another size was resized, or the sample is a part of it.
+        # If the sizes differ, the image was resized or cropped from the file.
         if grid is None or grid.shape != self.shapes.get(name, ())[-2:]:
             return None
         return grid.metres
 
 
 class Observed(Dataset[Observation]):
-    """Observations of some samples of several splits.
+    """Dataset of observations, for chosen samples from several splits.
 
     Args:
         datasets: dataset of each split.
-        chosen: split and number of each sample.
-        modalities: record of each modality.
-        names: name of each sample of the splits that have names.
-        max_edges: largest number of samples with edge maps.
+        chosen: split and index of each sample.
+        modalities: definition of each modality.
+        names: sample names of the splits that have them.
+        max_edges: maximum number of samples with edge maps.
     """
 
     def __init__(
@@ -118,21 +119,21 @@ class Observed(Dataset[Observation]):
         self.step = step if len(modalities) > 1 else len(chosen) + 1
 
     def __len__(self) -> int:
-        """Return the number of samples."""
+        """Return the number of chosen samples."""
         return len(self.chosen)
 
     def __getitem__(self, number: int) -> Observation:
-        """Read a sample.
+        """Read a sample and extract its properties.
 
         Args:
-            number: number of the sample among the chosen ones.
+            number: index into ``chosen``.
         """
         split, index = self.chosen[number]
         names = self.names.get(split, ())
         seen = Observation(split, index, names[index] if names else str(index))
         try:
             sample = self.datasets[split][index]
-        # Any error of a reader is a finding.
+        # Report any error raised by a reader as a finding.
         except Exception as error:
             text = str(error) or type(error).__name__
             kind = (
@@ -152,7 +153,7 @@ class Observed(Dataset[Observation]):
             if _is_target(str(key), value):
                 seen.targets[str(key)] = _target(value)
         if 'bounds' in sample:
-            # West, east, the width of a pixel, south, north, and its height.
+            # Bounds are west, east, pixel width, south, north and pixel height.
             west, east, _, south, north, _ = sample['bounds'][:6].tolist()
             seen.bounds = (west, south, east, north)
         self._locate(seen, split, index)
@@ -168,7 +169,9 @@ class Observed(Dataset[Observation]):
     ) -> None:
         key = f'image_{name}'
         if key not in sample:
-            seen.faults[name] = f'expected {key} in the sample, found {sorted(sample)}'
+            seen.faults[name] = (
+                f'expected {key} in the sample, found keys {sorted(sample)}'
+            )
             return
         image: Tensor = sample[key]
         seen.shapes[name] = tuple(image.shape)
@@ -198,7 +201,7 @@ class Observed(Dataset[Observation]):
             seen.edges[name] = edge_map(x.numpy())
 
     def _locate(self, seen: Observation, split: str, index: int) -> None:
-        """Read the grids of the files of a sample."""
+        """Read the pixel grids of the files of a sample."""
         dataset: Any = self.datasets[split]
         while isinstance(dataset, Subset):
             index, dataset = dataset.indices[index], dataset.dataset
@@ -211,7 +214,7 @@ class Observed(Dataset[Observation]):
 
 
 def _strict(dataset: Any) -> Any:
-    """Return a dataset that does not replace unreadable samples."""
+    """Return a dataset that raises an error for unreadable samples."""
     if not getattr(dataset, 'skip_unreadable', False):
         return dataset
     strict = copy.copy(dataset)
@@ -221,7 +224,7 @@ def _strict(dataset: Any) -> Any:
 
 def _is_target(key: str, value: object) -> bool:
     named = key == 'mask' or key.split('_')[0] == 'label'
-    # Floating-point targets are numbers, not classes.
+    # Floating-point targets are regression values, not classes.
     return (
         named
         and isinstance(value, Tensor)

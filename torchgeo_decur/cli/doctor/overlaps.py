@@ -1,4 +1,4 @@
-"""Find duplicates, and samples or places that splits share."""
+"""Find duplicate images, and samples or locations that occur in several splits."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,20 +10,20 @@ import shapely
 from .findings import Finding, Level, count, some
 from .observations import Observation
 
-_LEAK = 'splits without common images, because scores on seen images are too high'
+_LEAK = 'disjoint splits, because scores on training images are too high'
 
 
 def check_names(names: Mapping[str, Sequence[str]]) -> list[Finding]:
     """Check that no sample is in two splits.
 
     Args:
-        names: name of each sample of each split, complete.
+        names: names of all samples of each split.
     """
     findings = []
     for a, b in combinations(names, 2):
         first, second = set(names[a]), set(names[b])
         shared = sorted(first & second)
-        # Without test data, the test uses the validation split.
+        # Without test data, the test stage uses the validation split.
         if shared and first != second:
             findings.append(
                 Finding(
@@ -32,7 +32,7 @@ def check_names(names: Mapping[str, Sequence[str]]) -> list[Finding]:
                     f'{a}, {b}',
                     f'{count(len(shared), "sample")} in both splits: {some(shared)}',
                     _LEAK,
-                    'name different splits, or remove these samples from one',
+                    'choose other splits, or remove these samples from one split',
                 )
             )
     return findings
@@ -41,7 +41,7 @@ def check_names(names: Mapping[str, Sequence[str]]) -> list[Finding]:
 def check_duplicates(
     observations: Sequence[Observation], names: Sequence[str]
 ) -> list[Finding]:
-    """Check that no sample and no image occurs twice, by the hash of the pixels.
+    """Check by pixel hashes that no sample and no image occurs twice.
 
     Args:
         observations: the examined samples.
@@ -56,7 +56,7 @@ def check_duplicates(
     found = {finding.check for finding in findings}
     for m in names if len(names) > 1 else ():
         single = [(o.hashes[m], o) for o in observations if m in o.hashes]
-        # A pair of equal samples also has equal images.
+        # Equal samples also have equal images, so report them only once.
         findings += [
             finding
             for finding in _find_equal(single, m, Level.WARNING, Level.NOTE)
@@ -85,17 +85,18 @@ def _find_equal(
                 across if leak else within,
                 'overlap' if leak else 'duplicates',
                 f'{name}: {", ".join(splits)}',
-                f'{count(number, "sample")} with the pixels of another, such as {examples}',
-                _LEAK if leak else 'each image once',
-                'remove the copies'
-                + ('' if leak else ', or check how files are paired'),
+                f'{count(number, "sample")} with the same pixels as another sample, such '
+                f'as {examples}',
+                _LEAK if leak else 'no duplicate images',
+                'remove the duplicates'
+                + ('' if leak else ', or check how the files are paired'),
             )
         )
     return findings
 
 
 def check_places(observations: Sequence[Observation]) -> list[Finding]:
-    """Check that no place is in two splits, by the bounds of georeferenced samples."""
+    """Check that georeferenced samples of different splits do not overlap."""
     boxes: dict[tuple[str, str], list[tuple[str, tuple[float, ...]]]] = defaultdict(
         list
     )
@@ -104,7 +105,7 @@ def check_places(observations: Sequence[Observation]) -> list[Finding]:
             boxes['', o.split].append((o.label, o.bounds))
         elif o.grids:
             grid = next(iter(o.grids.values()))
-            # Samples may be parts of one file.
+            # Use the file bounds only if the sample covers the whole file.
             if o.pixel_width(next(iter(o.grids))):
                 boxes[grid.crs, o.split].append((o.label, grid.bounds))
     findings = []
@@ -128,10 +129,10 @@ def check_places(observations: Sequence[Observation]) -> list[Finding]:
                     Level.WARNING,
                     'shared places',
                     f'{a}, {b}',
-                    f'{count(len(set(j[found].tolist())), "sample")} of {b} overlap places '
-                    f'of {a}: {some(pairs, 2)}',
-                    'different places in each split',
-                    'split by place, so that all images of a place are in one split',
+                    f'{count(len(set(j[found].tolist())), "sample")} of {b} overlap '
+                    f'samples of {a}: {some(pairs, 2)}',
+                    'different locations in each split',
+                    'split by location, so that all images of a location are in one split',
                 )
             )
     return findings

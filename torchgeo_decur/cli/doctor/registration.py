@@ -1,4 +1,4 @@
-"""Measure the shift between two modalities from many samples."""
+"""Measure the registration shift between two modalities from many samples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,23 +13,26 @@ from .edges import Map
 from .findings import Finding, Level
 from .observations import Observation
 
-# Smallest number of samples, and largest number of permuted pairings for chance peaks.
+# Minimum number of samples, and maximum number of permutations for the chance peak.
 _FEWEST, _PERMUTATIONS = 5, 32
-# A shift is reported if its peak exceeds the chance peaks by this factor.
+# Minimum ratio of the peak to the chance peak: to report a shift, to report one from few
+# samples, and for high confidence.
 _CLEAR, _CLEAR_OF_FEW, _STRONG = 2.0, 3.0, 4.0
 _FEW = 8
-# Smaller shifts are usual, also between products of Sentinel-1 and Sentinel-2.
+# Thresholds in pixels for a warning and an error. Smaller shifts are common, even between
+# Sentinel-1 and Sentinel-2 products.
 _HARMLESS, _HARMFUL = 2.0, 5.0
 
 
 @dataclass(frozen=True)
 class Shift:
-    """Position of one modality relative to another.
+    """Shift of one modality relative to another.
 
     Args:
-        rows: shift of the second image down, in pixels.
-        columns: shift to the right, in pixels.
-        ratio: height of the peak, relative to the highest peak of permuted pairs.
+        rows: downward shift of the second modality, in pixels.
+        columns: rightward shift of the second modality, in pixels.
+        ratio: height of the correlation peak relative to the chance peak, which is the
+            highest peak of permuted pairs.
         samples: number of samples.
         agrees: whether both halves of the samples have the same shift.
     """
@@ -42,7 +45,7 @@ class Shift:
 
     @property
     def confidence(self) -> str:
-        """'high', 'moderate', or 'cannot tell'."""
+        """Confidence in the shift: 'high', 'moderate' or 'cannot tell'."""
         needed = _CLEAR_OF_FEW if self.samples < _FEW else _CLEAR
         if self.ratio < needed or not self.agrees:
             return 'cannot tell'
@@ -59,14 +62,14 @@ def measure_shift(first: NDArray[np.float32], second: NDArray[np.float32]) -> Sh
 
     The cross-power spectra of all samples are summed and whitened,
 
-    .. math:: S = \sum_i \bar A_i B_i \,/\, \sqrt{\sum_i |A_i|^2 \sum_i |B_i|^2},
+    .. math:: S = \sum_i \bar A_i B_i \,/\, \sqrt{\sum_i |A_i|^2 \sum_i |B_i|^2}.
 
-    and the peak of their inverse transform is the shift. As a reference for
-    chance, the computation is repeated with the second images of other samples.
+    The peak of the inverse Fourier transform of :math:`S` is the shift. To estimate
+    chance peaks, the computation is repeated with permuted pairs.
 
     Args:
         first: edge maps of the first modality, shape (N, H, W).
-        second: edge maps of the second, same shape.
+        second: edge maps of the second modality, same shape.
 
     Returns:
         The shift of the second modality relative to the first.
@@ -89,14 +92,14 @@ def measure_shift(first: NDArray[np.float32], second: NDArray[np.float32]) -> Sh
 def check_shifts(
     observations: Sequence[Observation], names: Sequence[str]
 ) -> tuple[list[Finding], list[dict[str, Any]]]:
-    """Check that the modalities of a sample show the same place.
+    """Check that the images of a sample are registered.
 
     Args:
         observations: the examined samples.
         names: names of the modalities.
 
     Returns:
-        The findings, and a row for each pair of modalities.
+        Findings, and a table with one row per pair of modalities.
     """
     findings, rows = [], []
     for first, second in combinations(names, 2):
@@ -110,7 +113,7 @@ def check_shifts(
         same = [pair for pair in maps if pair[0].shape == pair[1].shape]
         if len(same) < _FEWEST or min(min(m.shape) for m, _ in same) < 16:
             few = len(maps) < _FEWEST
-            reason = f'fewer than {_FEWEST} samples' if few else 'sizes differ'
+            reason = f'fewer than {_FEWEST} samples' if few else 'image sizes differ'
             row |= {'shift': f'cannot tell ({reason})'}
             continue
         shift = measure_shift(*(_stack([pair[i] for pair in same]) for i in (0, 1)))
@@ -129,14 +132,14 @@ def check_shifts(
                     Level.ERROR if shift.length >= _HARMFUL else Level.WARNING,
                     'shift',
                     f'{first}, {second}',
-                    f'{second} lies {_side(shift.rows, "below", "above")} and '
-                    f'{_side(shift.columns, "right of", "left of")} {first}, together '
-                    f'{shift.length:.1f} px{metres}, with {shift.confidence} confidence '
-                    f'({shift.samples} samples, peak {shift.ratio:.1f} times that of '
-                    'permuted pairs)',
-                    f'less than {_HARMLESS:g} px',
+                    f'{second} is shifted {_side(shift.rows, "down", "up")} and '
+                    f'{_side(shift.columns, "right", "left")} relative to {first}, '
+                    f'{shift.length:.1f} px{metres} in total, with {shift.confidence} '
+                    f'confidence ({shift.samples} samples, peak {shift.ratio:.1f} times '
+                    'the chance peak)',
+                    f'a shift of less than {_HARMLESS:g} px',
                     'register the files again; check the corner coordinates and whether '
-                    'a coordinate refers to the corner or the centre of a pixel',
+                    'coordinates refer to the corner or the center of a pixel',
                 )
             )
     return findings, [_filled(row) for row in rows]
@@ -151,7 +154,7 @@ def _filled(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _round(pixels: float) -> float:
-    return round(pixels, 1) + 0.0  # no minus before 0
+    return round(pixels, 1) + 0.0  # avoid -0.0
 
 
 def _side(pixels: float, positive: str, negative: str) -> str:
@@ -164,7 +167,7 @@ def _halves(number: int) -> list[slice]:
 
 def _spectra(maps: NDArray[np.float32]) -> NDArray[np.complex64]:
     spectra = rfft2(maps, workers=1)
-    # Content that all samples share, such as a frame, does not show their position.
+    # Content that all samples share, such as a frame, carries no information on shifts.
     spectra -= spectra.mean(0)
     energy = np.sqrt((np.abs(spectra) ** 2).sum((1, 2), keepdims=True))
     return np.asarray(spectra / np.maximum(energy, 1e-12), np.complex64)
@@ -173,7 +176,7 @@ def _spectra(maps: NDArray[np.float32]) -> NDArray[np.complex64]:
 def _surface(
     a: NDArray[np.complex64], b: NDArray[np.complex64], shape: Sequence[int]
 ) -> NDArray[np.float64]:
-    """Return the correlation for shifts of up to a quarter of the size."""
+    """Return the correlation for shifts up to a quarter of the image size."""
     power = np.sqrt((np.abs(a) ** 2).mean(0) * (np.abs(b) ** 2).mean(0))
     cross = (a.conj() * b).mean(0) / np.maximum(power, 1e-3 * power.max() + 1e-30)
     reach = min(shape) // 4
@@ -182,7 +185,7 @@ def _surface(
 
 
 def _peak(surface: NDArray[np.float64]) -> tuple[float, float]:
-    """Return rows and columns of the peak, interpolated by parabolas."""
+    """Return the row and column shift of the peak, refined by fitting parabolas."""
     reach = len(surface) // 2
     y, x = (int(i) for i in np.unravel_index(surface.argmax(), surface.shape))
     return (y - reach + _vertex(surface[:, x], y), x - reach + _vertex(surface[y], x))
@@ -197,7 +200,7 @@ def _vertex(line: NDArray[np.float64], i: int) -> float:
 
 
 def _stack(maps: Sequence[Map]) -> NDArray[np.float32]:
-    """Stack the centres of maps of different sizes."""
+    """Crop the maps around their centers to a common size and stack them."""
     height, width = (min(m.shape[i] for m in maps) for i in (0, 1))
     out = []
     for m in maps:
@@ -207,6 +210,6 @@ def _stack(maps: Sequence[Map]) -> NDArray[np.float32]:
 
 
 def _pixel_width(observations: Sequence[Observation], name: str) -> float | None:
-    """Return the width of a pixel in metres, if it is known and always the same."""
+    """Return the pixel width in meters, or None if it is unknown or varies."""
     widths = {round(w, 3) for o in observations if (w := o.pixel_width(name))}
     return widths.pop() if len(widths) == 1 else None

@@ -1,4 +1,4 @@
-"""Render a diagnosis for the terminal and as HTML."""
+"""Render a diagnosis as text or HTML."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ def render_text(diagnosis: Diagnosis, width: int = 80) -> str:
 
     Args:
         diagnosis: the diagnosis.
-        width: width of the lines, except of tables.
+        width: maximum line width in characters; tables may be wider.
     """
     lines = []
     for name, value in diagnosis.facts.items():
@@ -38,7 +38,7 @@ def render_html(diagnosis: Diagnosis) -> str:
             'name': 'summary',
             'title': _summary(diagnosis),
             'text': '\n'.join(f'- {_title(f)}' for f in diagnosis.findings)
-            or 'All checks passed on the samples that were read.',
+            or 'The samples that were read passed all checks.',
             'figures': {},
             'tables': {},
         }
@@ -64,7 +64,7 @@ def render_html(diagnosis: Diagnosis) -> str:
                 'tables': {name: rows},
             }
         )
-    return render_page('Examination of the data', diagnosis.facts, results)
+    return render_page('Data check', diagnosis.facts, results)
 
 
 def _summary(diagnosis: Diagnosis) -> str:

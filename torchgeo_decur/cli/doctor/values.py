@@ -1,4 +1,4 @@
-"""Check units, scale and bands of the images."""
+"""Check the units, value ranges and bands of the images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from ...modalities import Modality
 from ...modalities.sampled_values import Values
 from ...modalities.unit_errors import SHIFTED, Severity, inspect
-from .findings import Finding, Level, some
+from .findings import Finding, Level, count, some
 from .observations import Observation
 
 _LEVELS = {
@@ -17,10 +17,10 @@ _LEVELS = {
     Severity.SUSPICION: Level.WARNING,
     Severity.NOTE: Level.NOTE,
 }
-# First day of products of processing baseline 04.00: 2022-01-25, in seconds since 1970.
+# Start of Sentinel-2 processing baseline 04.00: 2022-01-25, in seconds since 1970.
 _BASELINE = 1_643_068_800
 _BARS = '▁▂▃▄▅▆▇█'
-# Share of the darkest or the brightest byte in saturated photographs.
+# Minimum fraction of pixels at 0 or 255 in a saturated band.
 _SATURATED = 0.25
 
 
@@ -31,7 +31,7 @@ def check_values(
 
     Args:
         observations: the examined samples.
-        modalities: record of each modality.
+        modalities: definition of each modality.
     """
     findings = []
     known = set()
@@ -48,7 +48,7 @@ def check_values(
             if modality.unit == 'uint8' and modality.kind == 'rgb':
                 found += _check_saturation(values, m)
             for finding in found:
-                # Report the same fault only once, not for each split.
+                # Report a defect once, not for each split.
                 if (finding.check, m) not in known:
                     findings.append(finding)
             known |= {(finding.check, m) for finding in found}
@@ -60,7 +60,7 @@ def check_values(
 
 
 def check_copied_images(observations: Sequence[Observation]) -> list[Finding]:
-    """Check that no modality has the images of another."""
+    """Check that no image occurs in two modalities of a sample."""
     same: dict[tuple[str, str], list[str]] = {}
     for o in observations:
         by_hash: dict[str, str] = {}
@@ -73,9 +73,10 @@ def check_copied_images(observations: Sequence[Observation]) -> list[Finding]:
             Level.ERROR if len(names) > len(observations) / 2 else Level.WARNING,
             'copies',
             ', '.join(pair),
-            f'equal images of both modalities in {len(names)} samples: {some(names)}',
-            'images of different sensors',
-            'check the paths and patterns of both modalities',
+            f'the same image for both modalities in {count(len(names), "sample")}: '
+            f'{some(names)}',
+            'images from different sensors',
+            'check the paths and file patterns of both modalities',
         )
         for pair, names in same.items()
     ]
@@ -88,11 +89,11 @@ def summarize_values(
 
     Args:
         observations: the examined samples.
-        modalities: record of each modality.
+        modalities: definition of each modality.
 
     Returns:
-        A row for each band: range, shares at the ends of the scale, and a histogram from
-        the 1st to the 99th percentile.
+        One row per band, with its range, the percentage of values that scale to 0 and to
+        1, and a histogram from the 1st to the 99th percentile.
     """
     rows = []
     for m, modality in modalities.items():
@@ -122,7 +123,7 @@ def summarize_values(
 
 
 def _shares(x: Any, modality: Modality, band: int) -> dict[str, float]:
-    """Return the shares of values that scale to 0 and to 1."""
+    """Return the percentages of values that scale to 0 and to 1."""
     if modality.limits is None:
         return {}
     low, high = (limit[band] for limit in modality.limits)
@@ -143,7 +144,7 @@ def _histogram(x: Any, low: float, high: float) -> str:
 def _check_signs(values: Values, name: str, split: str) -> list[Finding]:
     found = []
     for sign in inspect(values):
-        # Statistics are of the training split; other places may differ.
+        # Statistics describe the training split; values of other regions may differ.
         if sign.topic == SHIFTED and split != 'train':
             continue
         level = _LEVELS[sign.severity]
@@ -158,7 +159,7 @@ def _check_signs(values: Values, name: str, split: str) -> list[Finding]:
 
 
 def _check_copies(values: Values, name: str) -> list[Finding]:
-    """Check that no band is a linear function of another."""
+    """Check that no band is a linear function of another band."""
     places = values.varying.nonzero().flatten()
     bands = values.bands[places]
     known = bands[:, ~bands.isnan().any(0)]
@@ -175,9 +176,9 @@ def _check_copies(values: Values, name: str) -> list[Finding]:
             Level.WARNING,
             'copies',
             name,
-            f'bands that are copies of each other, up to scale: {some(pairs)}',
-            'different measurements in each band',
-            'remove the copies, or check the order of bands in the files',
+            f'bands that are linear functions of each other: {some(pairs)}',
+            'a different measurement in each band',
+            'remove the duplicate bands, or check the band order in the files',
         )
     ]
 
@@ -191,10 +192,10 @@ def _check_saturation(values: Values, name: str) -> list[Finding]:
             Level.NOTE,
             'saturation',
             name,
-            f'{share:.0%} of the pixels of a band are exactly {end}',
+            f'{share:.0%} of the pixels in a band are exactly {end}',
             'few saturated or empty pixels',
-            'if these pixels are missing, set nodata; otherwise write bytes from a wider '
-            'range of the values',
+            'if these pixels are missing, set nodata; otherwise, scale a wider value range '
+            'to bytes',
         )
         for end, share in ends.items()
         if share >= _SATURATED
@@ -204,7 +205,7 @@ def _check_saturation(values: Values, name: str) -> list[Finding]:
 def _check_offset_by_date(
     observations: Sequence[Observation], name: str
 ) -> Finding | None:
-    """Check whether only the images of some dates have the offset of Sentinel-2."""
+    """Check whether the Sentinel-2 offset occurs in the images of some dates only."""
     groups: dict[str, list[Values]] = {}
     for o in observations:
         if name not in o.values:
@@ -233,16 +234,16 @@ def _check_offset_by_date(
         Level.ERROR,
         'offset',
         name,
-        f'digital numbers + 1000 in images {some(having)}, and without this offset in '
-        f'images {some(without)}, as with products of processing baseline 04.00',
-        'the same digital numbers for the same reflectance on all dates',
-        'subtract 1000 from the files of these dates; offset of the conversion applies to '
-        'all dates',
+        f'digital numbers with an offset of 1000 in images {some(having)}, but not in '
+        f'images {some(without)}, as in Sentinel-2 processing baseline 04.00',
+        'the same conversion from reflectance to digital numbers for all dates',
+        'subtract 1000 from the files with the offset; the offset option of the '
+        'conversion would apply to all dates',
     )
 
 
 def _one(values: Values, t: int) -> Values:
-    """Return the values of one image."""
+    """Return the values of the image at index t."""
     images = values.images[t : t + 1]
     low = images.nan_to_num(torch.inf).amin((0, 2))
     high = images.nan_to_num(-torch.inf).amax((0, 2))

@@ -1,4 +1,4 @@
-"""Compute embeddings of splits, and of whole scenes as GeoParquet."""
+"""Compute embeddings of dataset splits and of whole scenes."""
 
 from .runs import load_run
 from .split_batches import Batches

@@ -18,9 +18,9 @@ from ...files import atomic_write
 from ...resumable_parts import cut_into_parts, resume_run
 
 KEY = b'torchgeo_decur'
-# Types of columns of labels, which a part without any label must have too.
+# Types of label columns. They are fixed because a part may have no labels.
 _LABELS = {'string': pa.string(), 'Int64': pa.int64(), 'float64': pa.float64()}
-# Rows of a part, which becomes a row group of the file.
+# Rows per part. Each part becomes a row group of the file.
 ROWS = 1024
 
 
@@ -28,15 +28,15 @@ class GeoParquetParts:
     """Parts of an unfinished file, in the folder ``<file>.parts``.
 
     Args:
-        out: the finished file.
-        places: geometry of each row in any CRS, or ``sample``, its name, in a table
-            without geometry; and, if known, ``date`` and columns ``label*``.
-        about: JSON values for the metadata of the file. Only a run with the same values
-            can resume.
-        rows: rows of a part in a new run.
+        out: path of the finished file.
+        places: table with one row per embedding. It has a geometry in any CRS, or else a
+            column ``sample`` with sample names, and optionally ``date`` and ``label*``.
+        about: JSON values for the file metadata. Only a run with the same values can
+            resume.
+        rows: rows per part in a new run.
 
     Raises:
-        ValueError: if the folder has parts of another run.
+        ValueError: if the folder contains parts of another run.
     """
 
     def __init__(
@@ -51,18 +51,18 @@ class GeoParquetParts:
         self.folder = out.with_name(f'{out.name}.parts')
         self.places = places
         if isinstance(places, gpd.GeoDataFrame):
-            # The default CRS of GeoParquet, which TorchGeo's readers expect.
+            # TorchGeo expects the default CRS of GeoParquet.
             places = places.to_crs('OGC:CRS84')
             self.places = places.set_geometry(_cut_at_180(places.geometry))
         rows = resume_run(self.folder / 'run.json', self.about, rows, 'rows')
         self.spans = cut_into_parts(len(places), rows)
 
     def path(self, part: int) -> Path:
-        """Return the file of a part."""
+        """Return the path of a part."""
         return self.folder / f'part-{part:05d}.parquet'
 
     def todo(self) -> list[int]:
-        """Return the numbers of the parts to write."""
+        """Return the numbers of the missing parts."""
         return [i for i in range(len(self.spans)) if not self.path(i).exists()]
 
     def write(
@@ -75,12 +75,13 @@ class GeoParquetParts:
 
         Args:
             part: number of the part.
-            columns: values by column, shape (N, D), or Booleans, shape (N,).
-            absent: for some columns, a mask of the values of an absent modality, which may
-                be NaN, shape (N, D).
+            columns: features of shape (N, D), or Booleans of shape (N,), by column name.
+            absent: masks of shape (N, D) by column name. They mark features of absent
+                modalities, which may be NaN.
 
         Raises:
-            ValueError: if another number is NaN or infinite; the message names the row.
+            ValueError: if any other feature is NaN or infinite; the message names the
+                row.
         """
         span = self.spans[part]
         for name, x in columns.items():
@@ -114,7 +115,7 @@ class GeoParquetParts:
         )
 
     def finish(self) -> Path:
-        """Join the parts one by one into the file, and remove them."""
+        """Merge the parts into the final file, then delete them."""
         files = [self.path(i) for i in range(len(self.spans))]
         schema = pq.read_schema(files[0])
         text = {KEY: json.dumps(self.about)}
@@ -141,21 +142,21 @@ class GeoParquetParts:
         else:
             place = f'sample {self.places["sample"].iloc[row]}'
         return (
-            f'expected finite features, found NaN or infinity in {name} of {place}; '
-            'declare nodata if images have NaN or infinity there, or use a checkpoint '
-            'from before the fit diverged'
+            f'expected finite features, found NaN or infinity in {name} of {place}; if '
+            'the images contain NaN or infinity there, set nodata; otherwise, use a '
+            'checkpoint saved before the fit diverged'
         )
 
 
 def is_finished(out: Path, about: Mapping[str, Any]) -> bool:
-    """Return whether the same run has finished a file.
+    """Check whether a run with the same metadata has finished a file.
 
     Args:
         out: the file.
         about: metadata of this run.
 
     Returns:
-        False if the file does not exist.
+        True if the file is complete, False if it does not exist.
 
     Raises:
         ValueError: if the file is from another run or program.
@@ -168,8 +169,8 @@ def is_finished(out: Path, about: Mapping[str, Any]) -> bool:
         found = None
     if found is None or json.loads(found) != json.loads(json.dumps(dict(about))):
         raise ValueError(
-            f'out must be a new file or the output of the same run, got another file '
-            f'{out}; remove it, or choose another with --out'
+            f'out must be a new file or the output of the same run, got {out} from '
+            'another run; delete it or choose another file with --out'
         )
     return True
 
@@ -178,7 +179,7 @@ _OPTIONS: dict[str, Any] = {'compression': 'zstd', 'use_dictionary': False}
 
 
 def _metadata(places: gpd.GeoDataFrame) -> dict[str, Any]:
-    """Return the metadata of GeoParquet."""
+    """Return the GeoParquet metadata of a table."""
     column = {
         'encoding': 'WKB',
         'geometry_types': sorted(places.geom_type.unique()),
@@ -194,7 +195,7 @@ def _metadata(places: gpd.GeoDataFrame) -> dict[str, Any]:
 def _cut_at_180(shapes: gpd.GeoSeries) -> gpd.GeoSeries:
     """Cut polygons at the antimeridian, as GeoParquet requires.
 
-    A polygon wider than 180 degrees is assumed to cross it.
+    Polygons wider than 180 degrees are assumed to cross the antimeridian.
     """
     bounds = shapes.bounds
     crossing = bounds['maxx'] - bounds['minx'] > 180

@@ -1,4 +1,4 @@
-"""Rebuild the task and the data of a run from its files."""
+"""Rebuild the task and the datamodule of a run from its files."""
 
 import json
 from collections.abc import Mapping
@@ -20,23 +20,23 @@ def load_run(
     data: str | Path | None = None,
     batch_size: int | None = None,
 ) -> tuple[BaseTask, BaseDataModule, dict[str, Any]]:
-    """Build the task and the datamodule of a run, and load a checkpoint.
+    """Build the task and the datamodule of a run and load a checkpoint.
 
     Args:
         config: config with ``model`` and ``data``, such as the ``config.yaml`` of a fit.
-        ckpt_path: checkpoint of the task; by default, ``checkpoints/last.ckpt`` next to
-            the config, or the only checkpoint in that folder.
-        data: config whose ``data`` replaces the ``data`` of ``config``.
-        batch_size: samples of a batch; by default, the batch size of the data.
+        ckpt_path: task checkpoint; by default, ``checkpoints/last.ckpt`` next to the
+            config, or the only checkpoint in that folder.
+        data: config whose ``data`` section replaces that of ``config``.
+        batch_size: samples per batch; by default, the batch size of the data.
 
     Returns:
-        The task, the datamodule, and the configs ``model`` and ``data`` without batch
-        size and number of workers.
+        The task, the datamodule, and the ``model`` and ``data`` sections of the config
+        without batch size and number of workers.
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if the config or ``batch_size`` is not valid, the folder does not have
-            exactly one checkpoint, or the checkpoint belongs to another task.
+        ValueError: if the config or ``batch_size`` is invalid, no checkpoint can be chosen
+            by default, or the checkpoint belongs to another task.
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f'batch_size must be positive, got {batch_size}')
@@ -47,7 +47,7 @@ def load_run(
     # Copy, because the parser changes its argument.
     about: dict[str, Any] = json.loads(json.dumps(read, default=str))
     file = Path(ckpt_path) if ckpt_path else _checkpoint(config)
-    # The checkpoint has all parameters, and files of initial weights may be absent.
+    # The checkpoint contains all parameters, and files of initial weights may be missing.
     options = dict(read['model'].get('init_args') or {})
     options.pop('weights', None)
     model = {**read['model'], 'init_args': options}
@@ -63,11 +63,14 @@ def load_run(
 
 
 def identify(module: nn.Module, datamodule: BaseDataModule) -> dict[str, str]:
-    """Return hashes of parameters and of the scaling of images, which identify outputs.
+    """Hash the parameters and the image scaling to identify the outputs of a run.
 
     Args:
-        module: module with the parameters.
-        datamodule: datamodule of the images, after ``setup``.
+        module: module whose parameters are hashed.
+        datamodule: datamodule that scales the images, after ``setup``.
+
+    Returns:
+        Hashes by name: ``weights`` and ``scaling``.
     """
     state = module.state_dict().values()
     return {
@@ -84,8 +87,8 @@ def _checkpoint(config: Path) -> Path:
         return last
     if len(found) != 1:
         raise ValueError(
-            f'{folder} must have exactly one checkpoint, or last.ckpt, found '
-            f'{[f.name for f in found]}; choose one with --ckpt_path'
+            f'{folder} must contain last.ckpt or exactly one checkpoint, found '
+            f'{[f.name for f in found]}; choose a checkpoint with --ckpt_path'
         )
     return found[0]
 
@@ -98,13 +101,13 @@ def _restore(task: BaseTask, datamodule: BaseDataModule, file: Path) -> None:
     # torch.load raises almost any error for a file that is not a checkpoint.
     except Exception as error:
         raise ValueError(
-            f'{file}: expected a checkpoint of Lightning, found an unreadable file '
-            f'({type(error).__name__}); copy it again, or choose another'
+            f'{file}: expected a Lightning checkpoint, found an unreadable file '
+            f'({type(error).__name__}); copy it again or choose another file'
         ) from error
     if not isinstance(content, Mapping) or 'state_dict' not in content:
         raise ValueError(
-            f'{file}: expected a checkpoint of Lightning, found a file without '
-            'state_dict; choose another'
+            f'{file}: expected a Lightning checkpoint, found a file without state_dict; '
+            'choose another file'
         )
     checkpoint = dict(content)
     task.on_load_checkpoint(checkpoint)
@@ -112,10 +115,10 @@ def _restore(task: BaseTask, datamodule: BaseDataModule, file: Path) -> None:
         task.load_state_dict(checkpoint['state_dict'])
     except RuntimeError as error:
         raise ValueError(
-            f'{file}: expected a checkpoint of {type(task).__name__} as in the config, '
-            f'found another: {error}'
+            f'{file}: expected a checkpoint of the {type(task).__name__} in the config, '
+            f'found other parameters: {error}'
         ) from error
-    # Lightning stores the state of a datamodule, with its statistics, by class name.
+    # Lightning stores the datamodule state, which includes statistics, by class name.
     state = checkpoint.get(type(datamodule).__qualname__)
     if state is not None:
         datamodule.load_state_dict(state)

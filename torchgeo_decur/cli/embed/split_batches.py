@@ -1,4 +1,4 @@
-"""Load the batches of a split as in a trainer."""
+"""Load the batches of a split as the Trainer does."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,8 +15,8 @@ from ...analysis import NotApplicable
 from ...modalities import select_date, split
 from ...packed.dataset import Split
 
-# Stage of a split, and the Trainer property for it. Training samples are read in order
-# and without augmentation, like validation samples.
+# Stage and Trainer property of each split. Training samples are read in order and without
+# augmentation, like validation samples.
 _STAGES = {
     'train': ('fit', 'validating'),
     'val': ('validate', 'validating'),
@@ -26,12 +26,12 @@ _STAGES = {
 
 
 class Batches:
-    """Batches of a split, on the device and scaled to [0, 1], for repeated iteration.
+    """Iterable over the batches of a split, scaled to [0, 1] and moved to the device.
 
     Args:
         datamodule: the datamodule.
         split: 'train', 'val', 'test' or 'predict'.
-        device: accelerator of Lightning: 'auto', 'cpu', 'gpu' or 'mps'.
+        device: Lightning accelerator: 'auto', 'cpu', 'gpu' or 'mps'.
 
     Raises:
         ValueError: if the split is unknown.
@@ -52,7 +52,7 @@ class Batches:
             enable_model_summary=False,
             enable_progress_bar=False,
         )
-        # TorchGeo reads the stage of the trainer before it scales a batch.
+        # TorchGeo checks the trainer stage before it scales a batch.
         setattr(trainer, running, True)
         datamodule.trainer = trainer
         datamodule.prepare_data()
@@ -75,12 +75,12 @@ class Batches:
     def images(
         self, modalities: dict[str, int], number: int, batch_size: int
     ) -> Iterator[dict[str, Tensor]]:
-        """Iterate over the images of complete samples, spread evenly over the split.
+        """Iterate over images of complete samples, evenly spaced over the split.
 
         Args:
-            modalities: number of channels of each modality, by name.
-            number: largest number of samples.
-            batch_size: samples of a batch.
+            modalities: number of channels of each modality.
+            number: maximum number of samples.
+            batch_size: samples per batch.
 
         Yields:
             Images of the first date by modality, shape (B, C, H, W).
@@ -94,7 +94,9 @@ class Batches:
             has = np.all([known[m] for m in modalities if m in known], axis=0)
             order = [i for i in order if has[i]]
         if not order:
-            raise NotApplicable(f'images need samples with all of {[*modalities]}')
+            raise NotApplicable(
+                f'expected samples with all modalities {[*modalities]}, found none'
+            )
         places = np.linspace(0, len(order) - 1, min(number, len(order)))
         loader: DataLoader[Any] = DataLoader(
             dataset,
@@ -108,7 +110,7 @@ class Batches:
             yield {m: select_date(x, date=0) for m, x in found.items()}
 
     def over(self, loader: Any) -> Iterator[dict[str, Any]]:
-        """Iterate over the batches of a loader of the data, on the device and scaled."""
+        """Iterate over the batches of a data loader, moved to the device and scaled."""
         for batch in loader:
             moved = self.datamodule.transfer_batch_to_device(batch, self.device, 0)
             yield self.datamodule.on_after_batch_transfer(moved, 0)

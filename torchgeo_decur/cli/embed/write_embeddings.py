@@ -1,4 +1,4 @@
-"""Write one row of embeddings for each window of a scene, or each sample."""
+"""Write one row of embeddings per sample or per window of a scene."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,45 +36,48 @@ def embed_rasters(
     rows: int = ROWS,
     progress: bool = True,
 ) -> Path:
-    """Write the embedding of each sample of the prediction split as GeoParquet 1.1.
+    """Write the embedding of each sample in the prediction split to GeoParquet 1.1.
 
-    Columns are
+    The file has the following columns:
 
-    - ``geometry``: outline of the window in longitude and latitude, a polygon. Data
-      without places have ``sample`` instead, the name or number of the sample as text,
-      and the file is plain Parquet;
-    - ``date``: start of the acquisition in UTC. If a date is unknown, the column is
-      absent, because TorchGeo's readers do not accept nulls;
-    - ``embedding``: concatenated features of the modalities, float32;
-    - ``common_<m>`` and ``unique_<m>``: the two parts of the projected embedding of a
-      modality, float32, if the task is :class:`~torchgeo_decur.tasks.DeCUR`;
-    - ``label``, or ``label_<name>`` for each number or class, if a table labels the
-      samples; null where unknown;
-    - ``available_<m>``: whether the sample has the modality, boolean, only if the data
-      have samples that lack one. Features of an absent modality are NaN.
+    - ``geometry``: window outline as a polygon in longitude and latitude. If the samples
+      are not georeferenced, the file is plain Parquet, and the column ``sample`` has
+      the name or number of each sample as text instead.
+    - ``date``: acquisition start in UTC. If any date is unknown, the column is omitted,
+      because TorchGeo's readers do not accept nulls.
+    - ``embedding``: concatenated features of all modalities, float32.
+    - ``common_<m>`` and ``unique_<m>``: common and unique dimensions of the projected
+      embedding of a modality, float32, for :class:`~torchgeo_decur.tasks.DeCUR` only.
+    - ``label``, or one ``label_<name>`` per target or class: labels from a label table,
+      null where unknown.
+    - ``available_<m>``: Boolean that is true if the sample has the modality. The column
+      is written only for partly paired data. Features of an absent modality are NaN.
 
-    The metadata ``torchgeo_decur`` of the file map features to modalities. Windows are
-    written in parts to ``<out>.parts``. To resume an interrupted run, start it again. The
-    file is written atomically at the end. ``torchgeo.datasets.ClayEmbeddings`` reads it.
+    The file metadata ``torchgeo_decur`` map features to modalities. Windows are written in
+    parts to ``<out>.parts``, so that an interrupted run can resume. The final file is
+    written atomically. ``torchgeo.datasets.ClayEmbeddings`` reads it.
 
     Args:
-        task: task with encoders of pooled features, such as ``DeCUR`` or
-            ``LateFusionClassification``, and with trained parameters.
-        datamodule: datamodule. A prediction split with ``places()``, such as in
-            :class:`~torchgeo_decur.datamodules.RasterPairDataModule`, gives
+        task: trained task whose encoders compute pooled features, such as ``DeCUR`` or
+            ``LateFusionClassification``.
+        datamodule: datamodule. If its prediction split has a method ``places()``, as in
+            :class:`~torchgeo_decur.datamodules.RasterPairDataModule`, the file has
             geometries.
-        out: the file.
+        out: output file.
         modalities: modalities to encode; by default, all modalities of the task.
         projections: whether to write ``common_<m>`` and ``unique_<m>``.
-        date: date of images without a date, such as '2020-06-30'.
-        device: accelerator of Lightning: 'auto', 'cpu', 'gpu' or 'mps'.
-        about: JSON values for the metadata of the file, which identify the run.
-        rows: windows of a part.
+        date: acquisition date for images that have none, such as '2020-06-30'.
+        device: Lightning accelerator: 'auto', 'cpu', 'gpu' or 'mps'.
+        about: JSON values for the file metadata, which identify the run.
+        rows: rows per part.
         progress: whether to show a progress bar.
 
+    Returns:
+        Path of the file.
+
     Raises:
-        ValueError: if the task has no encoders of pooled features, the data have no
-            samples or CRS, an option is not valid, ``out`` or its parts belong to another
+        ValueError: if the task has no encoders with pooled features, the data have no
+            samples or CRS, an option is invalid, ``out`` or its parts belong to another
             run, or features are not finite.
     """
     out = Path(out)
@@ -103,14 +106,15 @@ def embed_rasters(
     parts = GeoParquetParts(out, places, says, rows)
     todo = parts.todo()
     if len(todo) < len(parts.spans):
-        rank_zero_info(f'{len(todo)} of {len(parts.spans)} parts are left to do')
+        rank_zero_info(f'{len(todo)} of {len(parts.spans)} parts remain')
     if todo:
         trainer = Trainer(
             accelerator=device,
             devices=1,
             logger=False,
             enable_checkpointing=False,
-            # Lightning's bar writes to standard output, which is for the file name.
+            # Lightning's progress bar writes to standard output, which is reserved for the
+            # file name.
             enable_progress_bar=False,
             enable_model_summary=False,
             callbacks=[_Writer(parts, todo, progress)],
@@ -121,7 +125,7 @@ def embed_rasters(
 
 
 class Embedder(LightningModule):
-    """The encoders of a task, and the projectors of DeCUR.
+    """Encoders of a task, with the projectors of DeCUR if available.
 
     Args:
         task: the task.
@@ -129,7 +133,7 @@ class Embedder(LightningModule):
         projections: whether to compute common and unique embeddings.
 
     Raises:
-        ValueError: if the task has no encoders of pooled features, or a modality is
+        ValueError: if the task has no encoders with pooled features, or a modality is
             unknown.
     """
 
@@ -145,7 +149,7 @@ class Embedder(LightningModule):
         encoders = getattr(holder, 'encoders', None)
         if not isinstance(encoders, MultimodalEncoder):
             raise ValueError(
-                'task must have an encoder of pooled features for each modality, such '
+                'task must have an encoder with pooled features for each modality, such '
                 f'as DeCUR or LateFusionClassification, got {type(task).__name__}'
             )
         known: dict[str, int] = dict(task.hparams['modalities'])
@@ -164,7 +168,7 @@ class Embedder(LightningModule):
             self.projectors = nn.ModuleDict({m: projectors[m] for m in self.channels})
 
     def dimensions(self) -> dict[str, list[int]]:
-        """Return start and end of the features of each modality in a row."""
+        """Return the start and end index of each modality in the concatenated features."""
         ends = np.cumsum(list(self.num_features.values())).tolist()
         return {
             m: [end - self.num_features[m], end]
@@ -174,12 +178,12 @@ class Embedder(LightningModule):
     def predict_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor]:
-        """Compute the columns of a batch, from the first date.
+        """Compute the columns for a batch from the images of the first date.
 
         Returns:
-            ``embedding``, shape (B, sum of features), and for DeCUR ``common_<m>`` and
-            ``unique_<m>``; also ``available_<m>`` if the batch has it. Values of absent
-            modalities are NaN.
+            ``embedding``, shape (B, total number of features), and for DeCUR
+            ``common_<m>`` and ``unique_<m>``; also ``available_<m>`` if the batch has it.
+            Features of absent modalities are NaN.
         """
         images = split(batch, self.channels)
         available = get_available(batch, self.channels)
@@ -197,7 +201,7 @@ class Embedder(LightningModule):
         return {name: x for name, x in columns.items() if x.shape[1]} | known
 
     def _encode(self, name: str, x: Tensor, there: Tensor | None) -> Tensor:
-        """Encode the images of samples that have the modality; the others are NaN."""
+        """Encode the available images of a modality; features of the others are NaN."""
         if there is None:
             whole: Tensor = self.encoders[name](x)
             return whole
@@ -208,13 +212,13 @@ class Embedder(LightningModule):
         return h.index_copy(0, rows, self.encoders[name](x[rows]).to(h))
 
     def absent(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return which values of the columns belong to absent modalities.
+        """Return masks of the features that belong to absent modalities.
 
         Args:
             columns: result of :meth:`predict_step`.
 
         Returns:
-            Boolean tensors of the shape of the columns.
+            Boolean masks with the shapes of the columns.
         """
         missing = {
             m: ~columns[key]
@@ -235,7 +239,7 @@ class Embedder(LightningModule):
 
 
 class _Writer(Callback):
-    """Predict the remaining windows, and write each part when it is complete."""
+    """Predict the remaining rows and write each part as soon as it is complete."""
 
     def __init__(self, parts: GeoParquetParts, todo: list[int], progress: bool) -> None:
         self.parts, self.todo = parts, todo
@@ -290,16 +294,21 @@ class _Writer(Callback):
 
 
 def _places(dataset: Any, date: str | None) -> pd.DataFrame:
-    """Return the outline or the name of each sample and, if known, its date."""
+    """Return a table with the outline or name, date and labels of each sample."""
     places: pd.DataFrame
     if hasattr(dataset, 'places'):
         places = dataset.places()
         if places.crs is None or places.empty:
-            raise ValueError(f'data must have a CRS and windows, got {places.crs}')
+            raise ValueError(
+                f'data must have a CRS and at least one window, got CRS {places.crs} and '
+                f'{len(places)} windows; check the rasters'
+            )
     else:
         number = len(dataset)
         if not number:
-            raise ValueError('data must have samples in the predict split, got none')
+            raise ValueError(
+                'data must have samples in the predict split, got none; check the paths'
+            )
         named = getattr(dataset, 'sample_names', None)
         places = pd.DataFrame({'sample': named() if named else range(number)})
         places = places.astype(str).assign(date=pd.NaT)
@@ -310,5 +319,7 @@ def _places(dataset: Any, date: str | None) -> pd.DataFrame:
     try:
         given = pd.Timestamp(date)
     except ValueError as error:
-        raise ValueError(f"date must be like '2020-06-30', got {date!r}") from error
+        raise ValueError(
+            f"date must be a date such as '2020-06-30', got {date!r}"
+        ) from error
     return places.assign(date=places['date'].fillna(given))

@@ -1,4 +1,4 @@
-"""Write maps of whole scenes as Cloud-Optimized GeoTIFF, in bounded memory."""
+"""Write maps of whole scenes as Cloud-Optimized GeoTIFFs with bounded memory."""
 
 from .dense_embeddings import embed_dense
 from .pixel_maps import map_scene, predict_map

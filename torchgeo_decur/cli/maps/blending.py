@@ -1,4 +1,4 @@
-"""Blend overlapping windows of a scene to strips without seams."""
+"""Blend overlapping windows of a scene into seamless strips."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -10,9 +10,9 @@ type Floats = NDArray[np.float32]
 
 
 def blending_weights(height: int, width: int) -> Floats:
-    """Return the weights of the cells of a window, which fall to its border.
+    """Compute blending weights for a window, which decrease towards its border.
 
-    Along each side, the weights are one period of a raised cosine.
+    Along each axis, the weights are one period of a raised cosine.
 
     Args:
         height: height of the window in cells.
@@ -30,10 +30,11 @@ def blending_weights(height: int, width: int) -> Floats:
 
 
 class BlendingBuffer:
-    """Weighted sums of the windows of a block, for one row of windows at a time.
+    """Buffer for weighted sums of overlapping windows, one row of windows at a time.
 
     Args:
-        groups: number of channels that share a mask of valid cells, for each group.
+        groups: number of channels in each group. Channels of a group share a validity
+            mask.
         height: height of a window in cells.
         width: width of the block in cells.
     """
@@ -46,10 +47,10 @@ class BlendingBuffer:
         self.weights = np.zeros((len(groups), height, width), np.float32)
 
     def move(self, top: int) -> None:
-        """Move the buffer down, and drop the rows above.
+        """Move the buffer down and discard the rows above it.
 
         Args:
-            top: first row of the buffer in the scene.
+            top: new first row of the buffer in the scene.
         """
         gone, self.top = top - self.top, top
         for x in (self.sums, self.weights):
@@ -59,13 +60,14 @@ class BlendingBuffer:
                 x[:, kept:] = 0
 
     def add(self, values: Floats, weights: Floats, column: int) -> None:
-        """Add a window, whose first row is the first row of the buffer.
+        """Add a window that starts at the first row of the buffer.
 
         Args:
             values: channels of the window, shape (C, H, W).
-            weights: weight of each cell for each group of channels, 0 for cells without
-                data, shape (G, H, W).
-            column: first column of the window in the block; it may be outside.
+            weights: cell weights for each channel group, shape (G, H, W); 0 for cells
+                without data.
+            column: first column of the window relative to the block. The window may
+                extend beyond the block.
         """
         width = self.sums.shape[2]
         start, stop = max(column, 0), min(column + values.shape[2], width)
@@ -76,18 +78,18 @@ class BlendingBuffer:
         self.weights[..., start:stop] += weights
         for group, weight in enumerate(weights):
             channels = slice(*self.ends[group : group + 2])
-            # Values without data may be NaN.
+            # Values of cells without data may be NaN.
             weighted = np.where(weight > 0, values[channels] * weight, 0)
             self.sums[channels, :, start:stop] += weighted
 
     def means(self, rows: int) -> Floats:
-        """Return the weighted means of the first rows.
+        """Return the weighted means of the first rows of the buffer.
 
         Args:
             rows: number of rows.
 
         Returns:
-            Means, NaN for cells without data, shape (C, rows, W).
+            Means, shape (C, rows, W); NaN for cells without data.
         """
         means = np.full_like(self.sums[:, :rows], np.nan)
         for group, weight in enumerate(self.weights[:, :rows]):

@@ -1,4 +1,4 @@
-"""Write the features of each cell of a scene, and their common and unique parts."""
+"""Write dense feature and embedding maps of a scene."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..embed.write_embeddings import Embedder
 from .raster_parts import Bands
 from .scene_writer import Output, write_scene
 
-# Side of the image that finds the stride of an encoder; all usual strides divide it.
+# Size of the image that measures an encoder's stride. It is a multiple of common strides.
 _PROBE = 256
 
 
@@ -32,43 +32,44 @@ def embed_dense(
     about: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Path:
-    """Write the features of each cell of a scene as a Cloud-Optimized GeoTIFF.
+    """Write the features of each cell of a scene to a Cloud-Optimized GeoTIFF.
 
-    A cell is a position of the last feature map, such as 32 x 32 pixels of a ResNet. Its
-    bands are, for each modality,
+    A cell is a position of the last feature map, such as 32 x 32 pixels for a ResNet.
+    Each modality has the following bands:
 
-    - ``<m>_<i>``: the features, which the head of the encoder computes of this cell alone;
-    - ``common_<m>_<i>`` and ``unique_<m>_<i>``: the two parts of their projection, if the
-      task is :class:`~torchgeo_decur.tasks.DeCUR`.
+    - ``<m>_<i>``: features that the encoder head computes from this cell only.
+    - ``common_<m>_<i>`` and ``unique_<m>_<i>``: common and unique dimensions of the
+      projected features, for :class:`~torchgeo_decur.tasks.DeCUR` only.
 
-    Cells without any pixel of a modality are NaN, which is nodata, in its bands. The
-    metadata ``TORCHGEO_DECUR`` of the file map features and parts to bands
-    (``dimensions``). Windows are blended and parts are resumed as in
+    If a modality has no data in a cell, its bands are nodata (NaN) there. In the file
+    metadata, ``dimensions`` of ``TORCHGEO_DECUR`` map features and embeddings to bands.
+    Windows are blended, and interrupted runs resume, as in
     :func:`~torchgeo_decur.cli.maps.predict_map`.
 
     Args:
-        task: task with encoders of pooled features, such as ``DeCUR``.
+        task: task whose encoders compute pooled features, such as ``DeCUR``.
         datamodule: datamodule whose prediction split is a scene, such as
             :class:`~torchgeo_decur.datamodules.RasterPairDataModule`.
-        out: the file.
+        out: output file.
         modalities: modalities to encode; by default, all modalities of the task.
         projections: whether to write ``common_<m>`` and ``unique_<m>``.
-        dtype: 'float16' for half the size, which older readers see as float32, or
-            'float32'.
-        window: side of a window in pixels, rounded up to whole cells; by default,
+        dtype: 'float32', or 'float16' for half the file size. Readers without float16
+            support read float32 values.
+        window: window size in pixels, rounded up to whole cells; by default, the
             ``patch_size`` of the data.
-        overlap: smallest fraction of a window that its neighbor shares, up to 0.5.
-        device: accelerator of Lightning: 'auto', 'cpu', 'gpu' or 'mps'.
-        about: JSON values for the metadata of the file, which identify the run.
+        overlap: minimum overlap of adjacent windows as a fraction of the window size, up
+            to 0.5.
+        device: Lightning accelerator: 'auto', 'cpu', 'gpu' or 'mps'.
+        about: JSON values for the file metadata, which identify the run.
         progress: whether to show a progress bar.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
-        ValueError: if the task has no encoders of pooled features, their cells differ,
-            the data are not rasters of a scene, an option is not valid, ``out`` or its
-            parts belong to another run, or features are not finite.
+        ValueError: if the task has no encoders with pooled features, the encoders differ
+            in cell size, the data are not rasters of a scene, an option is invalid,
+            ``out`` or its parts belong to another run, or features are not finite.
     """
     if dtype not in ('float16', 'float32'):
         raise ValueError(f"dtype must be 'float16' or 'float32', got {dtype!r}")
@@ -97,15 +98,15 @@ def embed_dense(
 
 
 class _CellModel:
-    """Features of cells, with data where a modality has a pixel."""
+    """Compute cell features; a cell has data if the modality has any valid pixel in it."""
 
     def __init__(self, embedder: Embedder) -> None:
         self.embedder = embedder
         strides = {m: self._stride(m) for m in embedder.channels}
         if len(set(strides.values())) > 1:
             raise ValueError(
-                f'encoders must have cells of one size, got {strides} pixels; write '
-                'each modality to its own file with --modalities'
+                f'encoders must have the same cell size, got {strides} pixels; write each '
+                'modality to its own file with --modalities'
             )
         self.cell = self.align = next(iter(strides.values()))
         self.parts: dict[str, dict[str, int]] = {}
@@ -131,7 +132,7 @@ class _CellModel:
         return torch.cat(values, dim=1), torch.cat(masks, dim=1)
 
     def _cells(self, name: str, x: Tensor, mask: Tensor) -> Tensor:
-        """Compute the channels of a modality, zeros for windows without it."""
+        """Compute the channels of a modality; windows without data are 0."""
         number, (height, width) = len(x), mask.shape[2:]
         rows = mask.flatten(1).any(1).nonzero().flatten()
         shape = (number, self.groups[name], height, width)
@@ -163,17 +164,17 @@ class _CellModel:
 
 
 def cell_features(encoder: nn.Module, x: Tensor) -> Tensor:
-    """Compute the pooled features of each position of the last feature map alone.
+    """Compute pooled features separately for each position of the last feature map.
 
-    For average pooling without further layers, the mean over the positions is the
-    feature of the image.
+    If the head only averages, the mean over the positions is the feature vector of the
+    image.
 
     Args:
-        encoder: a timm model without classifier.
+        encoder: timm model without a classifier.
         x: images, shape (B, C, H, W).
 
     Returns:
-        Features, row by row, shape (B * h * w, F).
+        Features in row-major order, shape (B * h * w, F).
 
     Example:
         >>> import timm
@@ -186,7 +187,7 @@ def cell_features(encoder: nn.Module, x: Tensor) -> Tensor:
     if maps.ndim == 3:
         prefix = int(getattr(model, 'num_prefix_tokens', 0))
         tokens = maps[:, prefix:].flatten(0, 1)
-        # The token stands for the class token as well as for the tokens to average.
+        # Use the token both as the class token and as the only token to average.
         features: Tensor = model.forward_head(
             tokens[:, None].expand(-1, prefix + 1, -1)
         )

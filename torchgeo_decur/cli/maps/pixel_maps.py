@@ -1,4 +1,4 @@
-"""Write the predictions of a transfer task for each pixel of a scene."""
+"""Write the per-pixel predictions of a transfer task for a scene."""
 
 import sys
 from collections.abc import Mapping
@@ -34,39 +34,40 @@ def predict_map(
     about: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Path:
-    """Write the predictions for each pixel of a scene as a Cloud-Optimized GeoTIFF.
+    """Write the predictions for each pixel of a scene to a Cloud-Optimized GeoTIFF.
 
-    Windows overlap and are blended with weights that fall to their border, so that no
-    seam shows. Memory does not depend on the size of the scene. Rows of windows are
-    written in parts to ``<out>.parts``. To resume an interrupted run, start it again. The
-    file is written atomically at the end.
+    Windows overlap. To avoid seams, they are blended with weights that decrease towards
+    their border. Memory use does not depend on the scene size. Rows of windows are written
+    in parts to ``<out>.parts``, so that an interrupted run can resume. The final file is
+    written atomically.
 
-    The file has the CRS and the grid of the first raster. A pixel without data in all
-    modalities of the task is nodata: 255 for classes, NaN for numbers. Classes have
-    colors, and the names of ``labels`` of the task. QGIS and GDAL read the names from
-    ``<out>.aux.xml``.
+    The file has the CRS and grid of the first raster. If a pixel has no data in any
+    modality of the task, it is nodata: 255 for 8-bit classes, 65535 for more than 255
+    classes, and NaN for probabilities and values. Classes have colors and the names in the
+    task's ``labels``. QGIS and GDAL read the names from ``<out>.aux.xml``.
 
     Args:
-        task: a trained :class:`~torchgeo_decur.tasks.LateFusionSegmentation` or
+        task: trained :class:`~torchgeo_decur.tasks.LateFusionSegmentation` or
             :class:`~torchgeo_decur.tasks.LateFusionPixelwiseRegression`.
         datamodule: datamodule whose prediction split is a scene, such as
             :class:`~torchgeo_decur.datamodules.RasterPairDataModule`.
-        out: the file.
-        content: 'classes' or 'probabilities' of a segmentation, 'values' of a regression;
-            classes or values by default. Classes of a multi-label task are a band of 0
-            and 1 for each label.
-        window: side of a window in pixels; by default, ``patch_size`` of the data.
-        overlap: smallest fraction of a window that its neighbor shares, up to 0.5.
-        device: accelerator of Lightning: 'auto', 'cpu', 'gpu' or 'mps'.
-        about: JSON values for the metadata of the file, which identify the run.
+        out: output file.
+        content: 'classes' (default) or 'probabilities' for segmentation, 'values' for
+            regression. For a multi-label task, 'classes' has one band of 0 and 1 per
+            label.
+        window: window size in pixels; by default, the ``patch_size`` of the data.
+        overlap: minimum overlap of adjacent windows as a fraction of the window size, up
+            to 0.5.
+        device: Lightning accelerator: 'auto', 'cpu', 'gpu' or 'mps'.
+        about: JSON values for the file metadata, which identify the run.
         progress: whether to show a progress bar.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
-        ValueError: if the task predicts no map, the data are not rasters of a scene, an
-            option is not valid, ``out`` or its parts belong to another run, or
+        ValueError: if the task does not predict maps, the data are not rasters of a scene,
+            an option is invalid, ``out`` or its parts belong to another run, or
             predictions are not finite.
     """
     if not isinstance(task, MapTask):
@@ -94,7 +95,7 @@ def predict_map(
 
 
 class _PixelModel:
-    """Predictions of a task, with data where any modality of the task has data."""
+    """Compute pixel predictions; a pixel has data if any modality of the task has data."""
 
     cell = 1
 
@@ -115,7 +116,7 @@ class _PixelModel:
 
 
 def _content(task: MapTask, content: Content | None) -> tuple[Content, Bands, Any]:
-    """Return the content, its bands and the function from channels to bands."""
+    """Return the content, its bands, and the function that converts channels to bands."""
     segments = isinstance(task, LateFusionSegmentation)
     known: tuple[Content, ...] = (
         ('classes', 'probabilities') if segments else ('values',)
@@ -161,23 +162,25 @@ def map_scene(
     batch_size: int | None = None,
     device: str = 'auto',
 ) -> Path:
-    """Predict each pixel of a scene, and write a Cloud-Optimized GeoTIFF.
+    """Predict each pixel of a scene and write a Cloud-Optimized GeoTIFF.
 
     Run an interrupted command again to resume.
 
     Args:
         run: config with model and data, such as the config.yaml of a fit.
-        out: file to write.
-        ckpt_path: checkpoint of the model; by default, the last one next to the config.
-        data: config whose ``data`` replaces the ``data`` of the run, for another scene.
-        content: classes, probabilities, or values of a regression; classes or values by
-            default.
-        window: side of a window in pixels; by default, the patch_size of the data.
-        overlap: smallest fraction of a window that its neighbor shares, up to 0.5.
-        batch_size: windows of a batch; by default, the batch size of the data.
+        out: output file.
+        ckpt_path: model checkpoint; by default, the last one next to the config.
+        data: config whose ``data`` section replaces that section of the run, for example
+            to map another scene.
+        content: classes (default) or probabilities for segmentation, values for
+            regression.
+        window: window size in pixels; by default, the patch_size of the data.
+        overlap: minimum overlap of adjacent windows as a fraction of the window size, up
+            to 0.5.
+        batch_size: windows per batch; by default, the batch size of the data.
         device: auto, cpu, gpu or mps.
     """
-    # Only the file name goes to standard output, for scripts.
+    # Print only the file name to standard output, so that scripts can read it.
     with redirect_stdout(sys.stderr):
         task, datamodule, about = load_run(run, ckpt_path, data, batch_size)
         return predict_map(

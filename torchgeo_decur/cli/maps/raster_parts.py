@@ -21,21 +21,21 @@ from ...files import atomic_write, atomic_write_all
 from ...resumable_parts import resume_run
 
 KEY = 'TORCHGEO_DECUR'
-# Bytes of GDAL's cache; by default it grows with the memory of the machine.
+# Size of GDAL's cache in bytes. By default, it depends on the system memory.
 CACHE = 2**27
-# Bytes of a tile with all bands.
+# Maximum size of a tile with all bands, in bytes.
 _TILE = 2**24
 _HALF = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells of a raster.
+    """Cell grid of a raster.
 
     Args:
         height: number of rows.
         width: number of columns.
-        transform: transform of the cells.
+        transform: affine transform from cells to coordinates.
         crs: coordinate reference system.
     """
 
@@ -47,14 +47,15 @@ class Grid:
 
 @dataclass(frozen=True)
 class Bands:
-    """Content of a raster.
+    """Bands of a raster.
 
     Args:
         names: description of each band.
-        dtype: 'uint8' or 'uint16' for classes, 'float32' or 'float16' for numbers.
-        classes: names of the classes of a band, in order; empty for numbers.
-        colored: whether the band of classes has colors.
-        tags: more tags of each band, by its number from 0.
+        dtype: 'uint8' or 'uint16' for classes, 'float32' or 'float16' for continuous
+            values.
+        classes: class names by index; empty for continuous values.
+        colored: whether to store a color map for the classes.
+        tags: additional tags by band index, starting at 0.
     """
 
     names: Sequence[str]
@@ -65,37 +66,37 @@ class Bands:
 
     @property
     def stored(self) -> str:
-        """Data type in memory; GDAL rounds float32 to 16 bits when it writes a COG."""
+        """Data type in memory. GDAL rounds float32 to 16 bits when it writes the COG."""
         return 'float32' if self.dtype == 'float16' else self.dtype
 
     @property
     def nodata(self) -> float:
-        """Value of cells without data."""
+        """Nodata value of the bands."""
         floating = np.issubdtype(self.stored, np.floating)
         return np.nan if floating else np.iinfo(self.stored).max
 
     def check(self, values: NDArray[Any], without_data: NDArray[np.bool_]) -> None:
-        """Check that numbers are finite and in the range of the data type.
+        """Check that values are finite and fit into the data type.
 
         Args:
-            values: the bands, shape (B, H, W).
-            without_data: which cells have no data, shape (B, H, W).
+            values: band values, shape (B, H, W).
+            without_data: mask of cells without data, shape (B, H, W).
 
         Raises:
-            ValueError: if a number is NaN or infinite, or too large for 16 bits.
+            ValueError: if a value is NaN or infinite, or too large for float16.
         """
         wrong = ~np.isfinite(values) & ~without_data
         if wrong.any():
             name = self.names[int(wrong.any((1, 2)).argmax())]
             raise ValueError(
-                f'expected finite numbers, found NaN or infinity in {name}; declare '
-                'nodata if images have NaN or infinity there, or use a checkpoint from '
-                'before the fit diverged'
+                f'expected finite values, found NaN or infinity in {name}; if the images '
+                'contain NaN or infinity there, set nodata; otherwise, use a checkpoint '
+                'saved before the fit diverged'
             )
         if self.dtype == 'float16' and np.nanmax(np.abs(values), initial=0) > _HALF:
             raise ValueError(
-                f'expected numbers up to {_HALF:g} for float16, found '
-                f'{np.nanmax(np.abs(values)):g}; choose --dtype float32'
+                f'expected absolute values up to {_HALF:g} for float16, found '
+                f'{np.nanmax(np.abs(values)):g}; set --dtype float32'
             )
 
 
@@ -103,14 +104,14 @@ class RasterParts:
     """Parts of an unfinished raster, in the folder ``<file>.parts``.
 
     Args:
-        out: the finished file.
-        grid: cells of the raster.
+        out: path of the finished file.
+        grid: cell grid of the raster.
         bands: bands of the raster.
-        about: JSON values for the metadata of the file. Only a run with the same values
-            can resume.
+        about: JSON values for the file metadata. Only a run with the same values can
+            resume.
 
     Raises:
-        ValueError: if the folder has parts of another run.
+        ValueError: if the folder contains parts of another run.
     """
 
     def __init__(
@@ -123,16 +124,16 @@ class RasterParts:
         resume_run(self.folder / 'run.json', self.about, 1)
 
     def path(self, row: int, column: int) -> Path:
-        """Return the file of the part that starts at a cell."""
+        """Return the path of the part that starts at a row and column."""
         return self.folder / f'part-{row:06d}-{column:06d}.tif'
 
     def write(self, row: int, column: int, values: NDArray[Any]) -> None:
         """Write a part atomically.
 
         Args:
-            row: first row in the raster.
-            column: first column in the raster.
-            values: the bands, shape (B, H, W).
+            row: first row of the part in the raster.
+            column: first column of the part in the raster.
+            values: band values, shape (B, H, W).
         """
         whole = self.grid.transform
         west, north = whole.c + column * whole.a, whole.f + row * whole.e
@@ -147,9 +148,9 @@ class RasterParts:
         atomic_write(self.path(row, column), write)
 
     def finish(self) -> Path:
-        """Join the parts to the raster, and remove them."""
+        """Merge the parts into the final raster, then delete them."""
         grid, bands = self.grid, self.bands
-        # A tile has all bands.
+        # Reduce the tile size for many bands, because a tile contains all bands.
         side = 512
         size = np.dtype(bands.stored).itemsize * len(bands.names)
         while side > 16 and side * side * size > _TILE:
@@ -180,7 +181,7 @@ class RasterParts:
             'overview_resampling': 'mode' if bands.classes else 'average',
         }
         if bands.dtype == 'float16':
-            # Readers without float16 see float32.
+            # Readers without float16 support read float32.
             options['nbits'] = 16
         writes = {
             self.out: lambda path: rasterio.shutil.copy(
@@ -188,7 +189,7 @@ class RasterParts:
             )
         }
         if bands.classes:
-            # GDAL reads names of classes, and QGIS shows them, from this file.
+            # GDAL and QGIS read class names from this file.
             text = _categories(bands)
             writes[_sidecar(self.out)] = lambda path: path.write_text(text, 'utf-8')
         atomic_write_all(writes)
@@ -211,14 +212,14 @@ class RasterParts:
 
 
 def is_finished(out: Path, about: Mapping[str, Any]) -> bool:
-    """Return whether the same run has finished a raster.
+    """Check whether a run with the same metadata has finished a raster.
 
     Args:
         out: the file.
         about: metadata of this run.
 
     Returns:
-        False if the file does not exist.
+        True if the file is complete, False if it does not exist.
 
     Raises:
         ValueError: if the file is from another run or program.
@@ -232,8 +233,8 @@ def is_finished(out: Path, about: Mapping[str, Any]) -> bool:
         found = None
     if found is None or json.loads(found) != json.loads(json.dumps(dict(about))):
         raise ValueError(
-            f'out must be a new file or the output of the same run, got another file '
-            f'{out}; remove it, or choose another with --out'
+            f'out must be a new file or the output of the same run, got {out} from '
+            'another run; delete it or choose another file with --out'
         )
     return True
 
@@ -253,6 +254,6 @@ def _categories(bands: Bands) -> str:
 
 
 def _colors(number: int) -> dict[int, tuple[int, ...]]:
-    """Return the colors of classes in the figures of the package."""
+    """Return class colors from the colormap that the package's figures use."""
     colors = colormaps['tab20'](np.arange(number) / max(number - 1, 1), bytes=True)
     return {i: tuple(map(int, color)) for i, color in enumerate(colors)}

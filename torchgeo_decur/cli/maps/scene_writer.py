@@ -1,4 +1,4 @@
-"""Run a model over the windows of a scene, and write a blended raster in strips."""
+"""Run a model on the windows of a scene and write a blended raster in strips."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,17 +21,18 @@ from ..embed.split_batches import Batches
 from .blending import BlendingBuffer, Floats, blending_weights
 from .raster_parts import CACHE, Bands, Grid, RasterParts, is_finished
 
-#: Bytes of the sums of a block of columns, which bound the memory of a wide scene.
+#: Maximum size of the blending buffer in bytes. Wide scenes are split into column blocks.
 BLOCK_BYTES = 2**27
 
 
 class WindowModel(Protocol):
-    """Model of the cells of a window.
+    """Protocol of models that compute output channels for the cells of a window.
 
     Attributes:
-        cell: side of a cell in pixels.
-        align: windows start at multiples of this number of pixels.
-        groups: number of channels of each group, which share a mask of valid cells.
+        cell: cell size in pixels.
+        align: number of pixels to whose multiples windows are aligned.
+        groups: number of channels in each group. Channels of a group share a validity
+            mask.
     """
 
     cell: int
@@ -39,26 +40,26 @@ class WindowModel(Protocol):
     groups: Mapping[str, int]
 
     def compute(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Compute the channels of a batch.
+        """Compute the output channels for a batch of windows.
 
         Args:
-            batch: scaled images of windows, with ``valid_<m>``.
+            batch: scaled images of windows, with validity masks ``valid_<m>``.
 
         Returns:
-            Channels of all groups, shape (B, C, h, w), and which cells have data, shape
-            (B, G, h, w), boolean.
+            Channels of all groups, shape (B, C, h, w), and a Boolean mask of the cells
+            with data, shape (B, G, h, w).
         """
 
 
 @dataclass(frozen=True)
 class Output:
-    """Raster to write.
+    """Content of the raster to write.
 
     Args:
         bands: bands of the raster.
-        convert: function from blended channels, shape (C, H, W), to bands without
-            nodata, shape (B, H, W); None for the channels.
-        about: settings of the raster, JSON values.
+        convert: function that converts blended channels, shape (C, H, W), to bands,
+            shape (B, H, W), before nodata is set. If None, the channels are written.
+        about: settings of the raster, as JSON values.
     """
 
     bands: Bands
@@ -77,37 +78,36 @@ def write_scene(
     device: str = 'auto',
     progress: bool = True,
 ) -> Path:
-    """Write the blended channels of all windows of a scene as a COG.
+    """Write the blended channels of all windows of a scene to a COG.
 
-    Memory depends on the size of a window, ``BLOCK_BYTES`` and ``CACHE``, not on the
-    scene.
-    Rows of windows are written in parts to ``<out>.parts``. To resume an interrupted run,
-    start it again.
+    Memory use depends on the window size, ``BLOCK_BYTES`` and ``CACHE``, but not on the
+    scene size. Rows of windows are written in parts to ``<out>.parts``, so that an
+    interrupted run can resume.
 
     Args:
-        model: model of a window.
+        model: model that computes the channels of a window.
         module: module with the parameters of the model.
         datamodule: datamodule of rasters.
-        out: the file.
+        out: output file.
         output: content of the file.
-        window: side of a window in pixels; by default, the ``patch_size`` of the data.
-        overlap: smallest fraction of a window that its neighbor shares.
-        device: accelerator of Lightning: 'auto', 'cpu', 'gpu' or 'mps'.
+        window: window size in pixels; by default, the ``patch_size`` of the data.
+        overlap: minimum overlap of adjacent windows as a fraction of the window size.
+        device: Lightning accelerator: 'auto', 'cpu', 'gpu' or 'mps'.
         progress: whether to show a progress bar.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
-        ValueError: if the data are not rasters of a scene, an option is not valid,
-            ``out`` or its parts belong to another run, or results are not finite.
+        ValueError: if the data are not rasters of a scene, an option is invalid, ``out``
+            or its parts belong to another run, or results are not finite.
     """
     check_writable(out.parent)
     batches = Batches(datamodule, 'predict', device)
     dataset: Any = datamodule.predict_dataset
     if not hasattr(dataset, 'scene'):
         raise ValueError(
-            'data must be a scene of rasters, such as RasterPairDataModule, got '
+            'data must be rasters of a scene, as in RasterPairDataModule, got '
             f'{type(datamodule).__name__}'
         )
     scene = dataset.scene(window, overlap, model.cell, model.align)
@@ -137,7 +137,7 @@ def write_scene(
 
 @dataclass(frozen=True)
 class _Step:
-    """A row of windows of a block of columns, which completes a strip."""
+    """One row of windows in a column block, which completes one strip."""
 
     block: range
     row: int
@@ -158,7 +158,7 @@ class _Run:
         self.steps = [s for block in self._blocks() for s in self._plan(block)]
 
     def _blocks(self) -> Iterator[range]:
-        """Yield blocks of columns whose sums fit in ``BLOCK_BYTES``."""
+        """Yield column blocks whose blending buffer fits into ``BLOCK_BYTES``."""
         channels = sum(self.model.groups.values()) + len(self.model.groups)
         widest = BLOCK_BYTES // (4 * channels * self.size[0])
         columns = [*(self.scene.columns // self.model.cell).tolist()]
@@ -172,7 +172,7 @@ class _Run:
         yield range(start, self.parts.grid.width)
 
     def _plan(self, block: range) -> Iterator[_Step]:
-        """Yield the rows of windows of a block that unfinished strips need."""
+        """Yield the rows of windows in a block that unfinished strips require."""
         cell, (height, width) = self.model.cell, self.size
         ends = [*self.rows[1:], self.parts.grid.height]
         wanted = [not self.parts.path(row, block.start).exists() for row in self.rows]
@@ -188,7 +188,7 @@ class _Run:
     def run(
         self, batches: Batches, batch_size: int, workers: int, progress: bool
     ) -> None:
-        """Compute all steps, and write their parts."""
+        """Compute all steps and write their parts."""
         lists = [
             step.windows[i : i + batch_size]
             for step in self.steps
@@ -206,7 +206,7 @@ class _Run:
         with bar, torch.inference_mode():
             for step in self.steps:
                 if buffer is None or step.block != block:
-                    # Free the sums of the last block first.
+                    # Free the buffer of the previous block before allocating the next.
                     buffer, block = None, step.block
                     groups = list(self.model.groups.values())
                     buffer = BlendingBuffer(groups, self.size[0], len(block))

@@ -1,4 +1,4 @@
-"""Write a report on a checkpoint."""
+"""Write an analysis report for a checkpoint."""
 
 from .report_command import report_checkpoint
 from .writer import ANALYSES, write_report

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-#: Largest number of rows of an unfolded table, and of a table on the page.
+#: Maximum number of rows of a table that is shown unfolded, and of a table on the page.
 FOLDED, LEFT_TO_FILE = 12, 250
 
 _CSS = """
@@ -30,8 +30,8 @@ th, td { padding: .2rem .7rem .2rem 0; text-align: left; white-space: nowrap;
 .n { text-align: right } summary { cursor: pointer; font-weight: 600; font-size: .9rem }
 @media (max-width: 32rem) { dl { grid-template-columns: 1fr } dd { margin-bottom: .4rem } }
 """
-_FOOTER = """<footer><p>The folders next to this page have the figures as PNG and SVG, and the numbers
-as CSV and JSON.</p></footer>
+_FOOTER = """<footer><p>The folders next to this page contain the figures as PNG and SVG files and the tables
+as CSV and JSON files.</p></footer>
 """
 
 
@@ -41,15 +41,15 @@ def render_page(
     results: Sequence[Mapping[str, Any]],
     folder: Path | None = None,
 ) -> str:
-    """Render the page.
+    """Render a page with facts and results.
 
     Args:
-        title: heading of the page.
-        about: facts about the report, by name.
-        results: stored results of the analyses, in order; see
+        title: page title.
+        about: facts shown below the title, by name.
+        results: stored results of the analyses in page order; see
             :func:`~torchgeo_decur.cli.report.store.save_result`.
-        folder: folder of the report, with one folder for each analysis. Without it,
-            results have no figures, and tables have no files.
+        folder: report folder, with one subfolder per analysis. Without it, results must
+            not have figures, and tables have no links to files.
 
     Returns:
         HTML with embedded figures.
@@ -72,7 +72,7 @@ def render_page(
 <style>{_CSS}</style>
 </head>
 <body>
-<a class="skip" href="#results">To the results</a>
+<a class="skip" href="#results">Skip to results</a>
 <header><h1>{escape(title)}</h1>
 <dl>{known}</dl></header>
 <nav aria-label="Contents"><h2>Contents</h2><ol>{links}</ol></nav>

@@ -1,4 +1,4 @@
-"""Write a report on a checkpoint, from the files of its fit."""
+"""Command that writes a report for a checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,28 +21,30 @@ def report_checkpoint(
     batch_size: int | None = None,
     device: str = 'auto',
 ) -> Path:
-    """Analyse a checkpoint, and write a page of figures and numbers.
+    """Analyze a checkpoint and write a page of figures and tables.
 
-    Run an interrupted report again to resume.
+    Run an interrupted command again to resume.
 
     Args:
         checkpoint: checkpoint of a self-supervised task.
         config: config with model and data; by default, the config.yaml of the fit.
-        out: folder of the report.
-        baseline: checkpoint for comparison of the alignment, for example a fit of Barlow
-            Twins.
+        out: output folder for the report.
+        baseline: checkpoint with which the alignment is compared, such as one trained
+            with Barlow Twins.
         baseline_config: config of the baseline; by default, the config.yaml of its fit
             or, if absent, the config of the checkpoint.
         analyses: names of the analyses to run; all by default.
-        max_samples: number of random samples for all analyses but the alignment.
-        max_images: number of images for saliency and feature maps, spread over the split.
+        max_samples: maximum number of random samples for all analyses except the
+            alignment, which uses the whole split.
+        max_images: maximum number of images for saliency and feature maps, evenly spaced
+            over the split.
         split: train, val, test or predict.
-        batch_size: samples of a batch; by default, the batch size of the data.
+        batch_size: samples per batch; by default, the batch size of the data.
         device: auto, cpu, gpu or mps.
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if a checkpoint does not fit its config, or an option is not valid.
+        ValueError: if a checkpoint does not match its config, or an option is invalid.
     """
     for name, file in (('checkpoint', checkpoint), ('baseline', baseline)):
         if file is not None and not file.is_file():
@@ -51,8 +53,8 @@ def report_checkpoint(
     chosen = config or beside / 'config.yaml'
     if not chosen.is_file():
         raise FileNotFoundError(
-            f'config must exist, but {chosen} does not; set the config of the fit with '
-            '--config'
+            f'config must exist, but {chosen} does not; set the path of the fit config '
+            'with --config'
         )
     task, datamodule, about = load_run(chosen, checkpoint, batch_size=batch_size)
     sources = {'Checkpoint': str(checkpoint), 'Config': str(chosen)}

@@ -1,4 +1,4 @@
-"""Write and read the files of a report."""
+"""Read and write the files of a report."""
 
 import csv
 import json
@@ -17,45 +17,45 @@ from ...analysis import AnalysisResult, Embeddings, figure_style
 from ...files import atomic_write
 from ...resumable_parts import read_json, write_json
 
-#: Stored result of an analysis, the last file that is written.
+#: Name of the file with the result of an analysis. It is written last.
 MARKER = 'result.json'
 # Name of this file in release 0.1.
 _OLD_MARKER = 'finding.json'
-#: File that marks the folder of a report.
+#: Name of the file that marks a report folder.
 REPORT = 'report.json'
 _MARK = {'torchgeo_decur': 'report'}
 
 
 def claim(folder: Path, names: Collection[str]) -> None:
-    """Mark a folder as the folder of a report, unless it has other files.
+    """Mark a folder as a report folder, unless it contains other files.
 
     Args:
-        folder: a new or empty folder, or the folder of an earlier report.
+        folder: new or empty folder, or the folder of an earlier report.
         names: names of all analyses.
 
     Raises:
-        ValueError: if the folder has files that no report wrote.
+        ValueError: if the folder contains files that are not from a report.
     """
     mark = folder / REPORT
     if mark.is_file() and read_json(mark).get('torchgeo_decur') == 'report':
         return
-    # Older reports have only the stored results.
+    # Older reports have no mark, only stored results.
     ours = any('key' in _stored(folder / name) for name in names)
     if folder.exists() and not ours and (found := sorted(folder.iterdir())):
         raise ValueError(
             f'out must be new, empty or the folder of an earlier report, but {folder} '
-            f'has {[f.name for f in found[:3]]}; choose another folder with --out'
+            f'contains {[f.name for f in found[:3]]}; choose another folder with --out'
         )
     write_json(mark, _MARK)
 
 
 def save_embeddings(file: Path, embeddings: Embeddings, key: str) -> None:
-    """Store embeddings, so that an interrupted report can resume.
+    """Store embeddings so that an interrupted report can resume.
 
     Args:
-        file: the file.
+        file: output file.
         embeddings: the embeddings.
-        key: hash of parameters, data and options.
+        key: hash of the parameters, data and options.
     """
     tensors = {f'z/{m}': x for m, x in embeddings.z.items()}
     tensors |= {f'h/{m}': x for m, x in embeddings.h.items()}
@@ -78,14 +78,14 @@ def save_embeddings(file: Path, embeddings: Embeddings, key: str) -> None:
 
 
 def load_embeddings(file: Path, key: str) -> Embeddings | None:
-    """Read embeddings.
+    """Load stored embeddings if they match the current run.
 
     Args:
         file: the file.
         key: expected hash.
 
     Returns:
-        The embeddings; None if the file is absent or has another hash.
+        The embeddings, or None if the file is missing or has a different hash.
     """
     if not file.exists():
         return None
@@ -120,14 +120,14 @@ def load_embeddings(file: Path, key: str) -> Embeddings | None:
 
 
 def save_result(folder: Path, result: AnalysisResult, key: str) -> None:
-    """Write figures, tables and text of an analysis, and close its figures.
+    """Write the figures, tables and text of an analysis, and close its figures.
 
-    Files of an earlier run of the analysis are removed; other files are kept.
+    Files from an earlier run of the analysis are deleted; other files are kept.
 
     Args:
-        folder: folder of the analysis.
-        result: the result.
-        key: hash of parameters, data and options.
+        folder: output folder of the analysis.
+        result: result to write.
+        key: hash of the parameters, data and options.
     """
     partial = folder.with_name(f'.{folder.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)
@@ -164,26 +164,26 @@ def save_result(folder: Path, result: AnalysisResult, key: str) -> None:
 
 
 def load_result(folder: Path, key: str) -> dict[str, Any] | None:
-    """Read the stored result of an analysis.
+    """Load the stored result of an analysis if it matches the current run.
 
     Args:
-        folder: folder of the analysis.
+        folder: output folder of the analysis.
         key: expected hash.
 
     Returns:
-        Content of the file; None if it is absent or has another hash.
+        Content of the result file, or None if it is missing or has a different hash.
     """
     content = _stored(folder)
     return content if content.get('key') == key else None
 
 
 def _stored(folder: Path) -> dict[str, Any]:
-    """Read the stored result of an analysis, by its current or old name."""
+    """Read the result file of an analysis by its current or old name."""
     return read_json(folder / MARKER) or read_json(folder / _OLD_MARKER)
 
 
 def _files(content: dict[str, Any]) -> list[str]:
-    """Return the names of the files of an analysis."""
+    """Return the names of the files that belong to a stored result."""
     pictures = [
         f'{n}.{end}' for n in content.get('figures', ()) for end in ('png', 'svg')
     ]
@@ -196,26 +196,26 @@ def _files(content: dict[str, Any]) -> list[str]:
 
 
 def alternative_text(figure: Figure, name: str) -> str:
-    """Return the alternative text of a figure, for screen readers.
+    """Describe a figure in text for screen readers.
 
     Args:
         figure: the figure.
         name: name of the figure.
 
     Returns:
-        Titles, axes and legend as text.
+        Panel titles, axis labels and legend entries.
     """
     said: list[str] = []
     legend: list[str] = []
     for axis in figure.axes:
         named = (axis.get_title(loc='left') or axis.get_title(), '')
-        across = (axis.get_xlabel(), 'across: ')
-        up = (axis.get_ylabel(), 'up: ')
+        across = (axis.get_xlabel(), 'x-axis: ')
+        up = (axis.get_ylabel(), 'y-axis: ')
         words = [f'{lead}{text}' for text, lead in (named, across, up) if text]
         if words:
             said.append(', '.join(words))
         legend += axis.get_legend_handles_labels()[1]
-    shown = f' Shown: {", ".join(dict.fromkeys(legend))}.' if legend else ''
+    shown = f' Legend: {", ".join(dict.fromkeys(legend))}.' if legend else ''
     panels = '; '.join(dict.fromkeys(said))
     text = f'Figure {name.replace("_", " ")}. {panels}.{shown}'
     # Remove dollar signs and line breaks for screen readers.

@@ -1,4 +1,4 @@
-"""Run the analyses of a report in order, and store each result."""
+"""Run the analyses of a report and store each result."""
 
 import json
 import platform
@@ -25,7 +25,7 @@ from ..embed.split_batches import Batches
 from .page import render_page
 from .store import claim, load_embeddings, load_result, save_embeddings, save_result
 
-# Increase it to compute stored analyses again.
+# Version of the stored results. Increase it to invalidate them.
 _FORMAT = 1
 
 
@@ -43,33 +43,37 @@ def write_report(
     about: Mapping[str, Any] | None = None,
     sources: Mapping[str, str] | None = None,
 ) -> Path:
-    """Run the analyses of a self-supervised task and write them on one page.
+    """Run analyses of a self-supervised task and write the results to one HTML page.
 
     The page ``report.html`` is self-contained. Each analysis has a folder with its
-    figures as PNG and SVG, its tables as CSV, and text and numbers in ``result.json``. An
-    interrupted report resumes with the missing analyses. With another checkpoint, other
-    data or other options, all analyses run again. Only files of an earlier report are
+    figures as PNG and SVG, its tables as CSV, and its text and tables in ``result.json``.
+    An interrupted report resumes with the missing analyses. If the checkpoint, data or
+    options change, all analyses run again. Only files from an earlier report are
     replaced.
 
     Args:
-        task: a self-supervised task, such as ``DeCUR``, with trained parameters.
-        datamodule: data of the task.
-        out: folder of the report: new, empty or the folder of an earlier report.
-        baseline: self-supervised task of the same modalities, such as ``BarlowTwins``,
-            for comparison of the alignment.
+        task: trained self-supervised task, such as ``DeCUR``.
+        datamodule: datamodule for the task.
+        out: report folder: new, empty or the folder of an earlier report.
+        baseline: trained self-supervised task with the same modalities, such as
+            ``BarlowTwins``, with which the alignment is compared.
         metrics: ``metrics.csv`` of the fit.
         analyses: names of the analyses to run, from :data:`ANALYSES`; all by default.
-        max_samples: number of random samples for all analyses but the alignment.
-        max_images: number of images for saliency and feature maps, spread evenly over the
-            split.
+        max_samples: maximum number of random samples for all analyses except the
+            alignment, which uses the whole split.
+        max_images: maximum number of images for saliency and feature maps, evenly spaced
+            over the split.
         split: 'train', 'val', 'test' or 'predict'.
-        device: accelerator of Lightning: 'auto', 'cpu', 'gpu' or 'mps'.
+        device: Lightning accelerator: 'auto', 'cpu', 'gpu' or 'mps'.
         about: JSON values that identify the data.
-        sources: origin of task and data, by name, for the page.
+        sources: origin of the task and the data by name, shown on the page.
+
+    Returns:
+        Path of the page.
 
     Raises:
-        ValueError: if the task is not self-supervised, an option is not valid, or the
-            folder has files that no report wrote.
+        ValueError: if the task is not self-supervised, an option is invalid, or the
+            folder contains files that are not from a report.
     """
     chosen = list(ANALYSES) if analyses is None else list(analyses)
     unknown = [name for name in chosen if name not in ANALYSES]
@@ -83,7 +87,7 @@ def write_report(
     for model in (task, baseline):
         if model is not None and not hasattr(model, 'encode_and_project'):
             raise ValueError(
-                'checkpoint must be of a self-supervised task, such as '
+                'checkpoint must be from a self-supervised task such as '
                 f'torchgeo_decur.tasks.DeCUR, got {type(model).__name__}'
             )
     folder = Path(out)
@@ -102,7 +106,7 @@ def write_report(
             result = load_result(folder / name, run.key)
         results.append(cast(dict[str, Any], result))
     page = render_page(
-        f'Report on {type(task).__name__}', run.facts(sources or {}), results, folder
+        f'{type(task).__name__} report', run.facts(sources or {}), results, folder
     )
     file = folder / 'report.html'
     atomic_write(file, lambda partial: partial.write_text(page, 'utf-8'))
@@ -110,7 +114,7 @@ def write_report(
 
 
 class Run:
-    """Lazily loaded inputs of the analyses."""
+    """Lazily computed inputs of the analyses."""
 
     metrics: Path | None = None
     max_images: int = 2
@@ -131,7 +135,7 @@ class Run:
 
     @cached_property
     def key(self) -> str:
-        """Hash of parameters, data and options."""
+        """Hash of the parameters, data and options."""
         models = [m for m in (self.task, self.baseline) if m is not None]
         metrics = self.metrics
         logged = metrics.read_bytes() if metrics and metrics.is_file() else b''
@@ -155,13 +159,13 @@ class Run:
 
     @property
     def records(self) -> dict[str, Modality]:
-        """Records of the modalities."""
+        """Definitions of the task's modalities from the datamodule."""
         known: dict[str, Modality] = getattr(self.datamodule, 'modalities', {})
         modalities = self.task.hparams['modalities']
         if not set(modalities) <= set(known):
             raise NotApplicable(
-                f'datamodule must have modalities with records of {list(modalities)}, '
-                f'got {type(self.datamodule).__name__}'
+                f'datamodule must define the modalities {list(modalities)}, got '
+                f'{type(self.datamodule).__name__}'
             )
         return {m: known[m] for m in modalities}
 
@@ -171,12 +175,12 @@ class Run:
         return cast(Pretrained, self.task.to(self.batches.device))
 
     def images(self, batch_size: int = 32) -> Iterator[dict[str, Tensor]]:
-        """Return batches of images of some samples."""
+        """Iterate over batches of images from evenly spaced samples."""
         modalities = dict(self.task.hparams['modalities'])
         return self.batches.images(modalities, self.max_images, batch_size)
 
     def analyse(self, name: str) -> AnalysisResult:
-        """Run an analysis by name; return the reason if it does not apply."""
+        """Run an analysis by name; if it does not apply, the result states why."""
         try:
             return ANALYSES[name](self)
         except (NotApplicable, ImportError) as error:
@@ -185,10 +189,10 @@ class Run:
             )
 
     def facts(self, sources: Mapping[str, str]) -> dict[str, str]:
-        """Collect facts about the report.
+        """Collect facts about the report to show on its page.
 
         Args:
-            sources: origin of task and data, by name.
+            sources: origin of the task and the data by name.
 
         Returns:
             Facts by name.
@@ -198,7 +202,7 @@ class Run:
         parts = ', '.join(f'{number} {part}' for part, number in dims.items())
         kept = len(next(iter(e.z.values())))
         subset = (
-            '' if kept == e.number else f'; {kept} of them except for the alignment'
+            '' if kept == e.number else f'; {kept} for analyses other than alignment'
         )
         versions = {
             'torchgeo-decur': _version(),
@@ -214,7 +218,7 @@ class Run:
             ),
             **({'Samples with each modality': _subsets(e)} if e.available else {}),
             'Dimensions': parts,
-            'Labels': ', '.join(e.labels) or 'none, so probes do not apply',
+            'Labels': ', '.join(e.labels) or 'none; probes do not apply',
             'Split': f'{self.split}, {e.number} samples{subset}',
             'Versions': ', '.join(f'{name} {v}' for name, v in versions.items()),
             'Date': f'{datetime.now(UTC):%Y-%m-%d %H:%M} UTC',
@@ -249,7 +253,9 @@ def _saliency(run: Run, analyse: Callable[..., AnalysisResult]) -> AnalysisResul
 
 def _curves(run: Run) -> AnalysisResult:
     if run.metrics is None:
-        raise NotApplicable('training curves need the metrics.csv of the fit, got none')
+        raise NotApplicable(
+            'training curves require the metrics.csv of the fit, found none'
+        )
     return analysis.training_curves(run.metrics)
 
 
@@ -273,12 +279,12 @@ ANALYSES: dict[str, Analysis] = {
 
 
 def _subsets(e: Embeddings) -> str:
-    """Return the numbers of samples with each modality, and with all."""
+    """Format the sample counts for each modality and for all modalities together."""
     kept = len(next(iter(e.z.values())))
     counts = {m: int(there.sum()) for m, there in e.available.items()}
     complete = len(next(iter(e.having(*e.modalities).z.values())))
     text = ', '.join(f'{m} {count}' for m, count in counts.items())
-    return f'{text}; all {complete} (of {kept})'
+    return f'{text}; all modalities {complete} (of {kept})'
 
 
 def _version() -> str:

@@ -1,1 +1,1 @@
-"""Datasets of zarr arrays in ZIP files and tar shards."""
+"""Datasets that read zarr arrays from ZIP files and tar shards."""

@@ -1,4 +1,4 @@
-"""Base of the datasets whose places are zarr arrays."""
+"""Base class for datasets that store each location as zarr arrays."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,13 +24,13 @@ from .stores import PlaceFiles, PlaceStore, TarShards
 
 
 class ArchiveDataset(DatedDataset):
-    """Places of an archive, each with some of the modalities.
+    """Base class for archives whose locations may lack some modalities.
 
-    A subclass defines its default folders. For the arguments, see
+    Subclasses define default folders. For the arguments, see
     :class:`~torchgeo_decur.datasets.SSL4EOS12V11`.
 
     Attributes:
-        store: all places of the split on disk.
+        store: all locations of the split on disk.
     """
 
     store: PlaceStore
@@ -72,12 +72,12 @@ class ArchiveDataset(DatedDataset):
         counts = dict(zip(self.folders, present.sum(0).tolist(), strict=True))
         if (lost and skip_incomplete is False) or not kept.any():
             raise ValueError(
-                f'{Path(root) / split}: expected places with every modality, but {lost} of '
-                f'{len(present)} lack one, with {counts} places of each; add the files, '
-                'set skip_incomplete: true to leave these places out, or skip_incomplete: '
-                'keep to use their other images'
+                f'{Path(root) / split}: expected locations with every modality, but '
+                f'{lost} of {len(present)} lack one, with {counts} locations per modality; '
+                'add the files, or set skip_incomplete: true to skip these locations, or '
+                'skip_incomplete: keep to use their other images'
             )
-        # A range needs no memory, even for millions of places.
+        # A range uses no memory, even for millions of locations.
         self.samples: Sequence[int] = range(len(kept))
         if not kept.all():
             self.samples = np.flatnonzero(kept).tolist()
@@ -86,22 +86,22 @@ class ArchiveDataset(DatedDataset):
 
     @property
     def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean array per modality that marks the samples with this modality."""
+        """Boolean array per modality that is True for samples with this modality."""
         present = self.store.present[np.asarray(self.samples, np.int64)]
         return {m: present[:, i] for i, m in enumerate(self.folders)}
 
     def load(self, item: int) -> Sample:
-        """Read one place.
+        """Read one location.
 
         Args:
-            item: number of the place in the store.
+            item: index of the location in the store.
 
         Returns:
             The sample, before ``transforms``.
 
         Raises:
             UnreadableFileError: if a file is missing or truncated.
-            ValueError: if the arrays do not fit the modality.
+            ValueError: if the arrays do not match the modality.
         """
         places = {m: self.store.arrays(m, item) for m in self.folders}
         there = {m: place for m, place in places.items() if place is not None}
@@ -115,7 +115,7 @@ class ArchiveDataset(DatedDataset):
             for m, place in there.items()
         }
         dates = {m: torch.tensor([t for _, t in chosen[m]]) for m in there}
-        # Replace an absent image by zeros.
+        # Fill absent images with zeros.
         like = next(iter(images.values()))
         most = max(map(len, images.values()))
         sample: Sample = {}
@@ -131,24 +131,27 @@ class ArchiveDataset(DatedDataset):
         return sample
 
     def origin(self, item: int, key: str) -> str:
-        """Return the file of a sample, for messages.
+        """Return the origin of a sample key for error messages.
 
         Args:
-            item: number of the place in the store.
-            key: key of the sample.
+            item: index of the location in the store.
+            key: sample key, such as ``image_s1``.
 
         Returns:
-            The file and the place in it.
+            The file, and the row or name of the location in it.
         """
         modality = key.partition('_')[2]
         known = modality if modality in self.folders else next(iter(self.folders))
         return self.store.origin(known, item)
 
     def places(self) -> gpd.GeoDataFrame:
-        """Return the outline of each place, in longitude and latitude, and its first date.
+        """Return the outline and first date of each location.
+
+        Returns:
+            One row per location, with the outline in longitude and latitude.
 
         Raises:
-            ValueError: if the archive has no positions.
+            ValueError: if the archive has no coordinates.
         """
         outlines, systems, dates = [], [], []
         for item in self.samples:
@@ -169,7 +172,7 @@ class ArchiveDataset(DatedDataset):
         return gpd.GeoDataFrame(columns, geometry=geometry, crs='OGC:CRS84')
 
     def _open(self, folder: Path, index: PathLike | None) -> PlaceStore:
-        """Open the places of a split, in either layout."""
+        """Open the locations of a split in either file layout."""
         names = [f for some in self.folders.values() for f in some]
         if any(next((folder / f).glob('*.tar'), None) for f in names):
             where = Path(index) if index is not None else Path(self.root) / 'index'
@@ -179,8 +182,8 @@ class ArchiveDataset(DatedDataset):
     def _choose(
         self, seconds: Mapping[str, Sequence[int]], number: int
     ) -> dict[str, list[tuple[int, int]]]:
-        """Return index and time of each date of the sample, by modality."""
-        # Some archives of 2025 have unordered dates.
+        """Choose dates of a sample; return their indices and times by modality."""
+        # Dates are not sorted in some archives published in 2025.
         found = {
             m: sorted(enumerate(times), key=lambda date: date[1])
             for m, times in seconds.items()
@@ -193,8 +196,8 @@ class ArchiveDataset(DatedDataset):
         for m, dates in several.items():
             if len(dates) < self.num_dates:
                 raise ValueError(
-                    f'place {number}: expected at least num_dates={self.num_dates} dates '
-                    f'of {m}, found {len(dates)}; lower num_dates'
+                    f'location {number}: expected at least num_dates={self.num_dates} '
+                    f'dates of {m}, found {len(dates)}; reduce num_dates'
                 )
         drawn = draw_dates(
             {m: [t for _, t in dates] for m, dates in several.items()},
@@ -209,7 +212,7 @@ class ArchiveDataset(DatedDataset):
         if place.shape[1] != len(bands):
             raise ValueError(
                 f'{place.file.name}: expected {len(bands)} bands {list(bands)}, found '
-                f'{place.shape[1]}; name the folder of {modality} in modalities'
+                f'{place.shape[1]}; set the correct folder of {modality} in modalities'
             )
         given, read = ([normalize_band(b) for b in x] for x in (bands, place.bands))
         if set(given) == set(read) and given != read:
@@ -220,7 +223,7 @@ class ArchiveDataset(DatedDataset):
 
 
 class _Lacking(Mapping[int, frozenset[str]]):
-    """Missing modalities of each incomplete place, computed on access."""
+    """Absent modalities of each incomplete location, computed on access."""
 
     def __init__(self, present: NDArray[np.bool_], modalities: tuple[str, ...]) -> None:
         self.present, self.modalities = present, modalities
@@ -244,7 +247,7 @@ class _Lacking(Mapping[int, frozenset[str]]):
 
 
 def _read(place: PlaceArrays, dates: Sequence[int]) -> Tensor:
-    """Read images of some dates, float32, shape (T, C, H, W)."""
+    """Read the images of the given dates, float32, shape (T, C, H, W)."""
     out = torch.empty(len(dates), *place.shape[1:])
     read = defaultdict(list)
     for t, date in enumerate(dates):

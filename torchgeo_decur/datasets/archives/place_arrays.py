@@ -1,4 +1,4 @@
-"""Read image, dates and position of one place from its zarr arrays."""
+"""Read the images, dates and coordinates of one location from its zarr arrays."""
 
 import re
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import shapely
 
 from .zarr_zip import ZarrZip
 
-# Units of time as in the attributes of xarray, in nanoseconds.
+# Time units in xarray attributes, in nanoseconds.
 _UNITS = {
     'nanosecond': 1,
     'microsecond': 1_000,
@@ -21,11 +21,11 @@ _UNITS = {
 
 
 class PlaceArrays(NamedTuple):
-    """Arrays of one place, in a file of one or of many places.
+    """Arrays of one location, from a file with one or many locations.
 
     Args:
         file: the file.
-        row: number of the row of the place, or empty for a file of one place.
+        row: row of the location, or an empty tuple for a file with one location.
     """
 
     file: ZarrZip
@@ -33,7 +33,7 @@ class PlaceArrays(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Dates, bands, height and width of the images."""
+        """Number of dates and bands, height and width of the images."""
         shape = self.file.metadata('bands').shape[len(self.row) :]
         if len(shape) != 4:
             layout = '(sample, time, band, y, x)' if self.row else '(time, band, y, x)'
@@ -45,11 +45,11 @@ class PlaceArrays(NamedTuple):
 
     @property
     def bands(self) -> list[str]:
-        """Name of each band; empty if the file has no names."""
+        """Band names, or [] if the file does not store them."""
         return [str(b) for b in self.file.read('band')] if 'band' in self.file else []
 
     def image(self, date: int) -> np.ndarray[Any, Any]:
-        """Read the image of a date.
+        """Read the image for a date.
 
         Args:
             date: index of the date.
@@ -60,37 +60,37 @@ class PlaceArrays(NamedTuple):
         return self.file.read('bands', *self.row, date)
 
     def seconds(self) -> list[int]:
-        """Read the time of each date.
+        """Read the acquisition time of each date.
 
         Returns:
             Seconds since 1970, UTC; 0 for products without a date.
         """
-        # In files of many places, `time` has the numbers of the dates.
+        # In files with many locations, `time` contains indices of the dates.
         name = 'time_' if self.row else 'time'
         values = np.atleast_1d(self.file.read(name, *self.row)).astype(np.int64)
         factor, origin = _unit_of(self.file.attributes(name).get('units'))
         return [(int(v) * factor + origin) // 1_000_000_000 for v in values]
 
     def number(self) -> int:
-        """Read the number of the place, from a file of many places."""
+        """Read the number of the location from a file with many locations."""
         return int(str(self.file.read('sample', *self.row)))
 
     def outline(self) -> tuple[shapely.Polygon, str]:
-        """Read the position of the place.
+        """Read the outline of the location.
 
         Returns:
-            The outline of its pixels, and the CRS.
+            The bounding box of its pixels, and the CRS.
 
         Raises:
-            ValueError: if the file has no position.
+            ValueError: if the file has no coordinates.
         """
         x, y = (f'{axis}_' if self.row else axis for axis in 'xy')
         if lost := [name for name in (x, y, 'crs') if name not in self.file]:
             raise ValueError(
-                f'{self.file.name}: expected the position of the place, found no arrays '
-                f'{lost}; embeddings need positions'
+                f'{self.file.name}: expected coordinates of the location, found no arrays '
+                f'{lost}; embeddings require coordinates'
             )
-        # Coordinates are at the centres of the pixels.
+        # Coordinates refer to pixel centers.
         sides = []
         for name in (x, y):
             centres = self.file.read(name, *self.row)
@@ -102,13 +102,14 @@ class PlaceArrays(NamedTuple):
 
 
 def _unit_of(units: str | None) -> tuple[int, int]:
-    """Return unit and origin of a time in nanoseconds, from '<unit> since <date>'."""
+    """Parse '<unit> since <date>' to the unit and origin in nanoseconds."""
     if units is None:
         return 1, 0
     match = re.fullmatch(r'(\w+?)s? since (\S+)(?: (\S+))?.*', units)
     if match is None or match[1] not in _UNITS:
         raise ValueError(
-            f"expected a time such as 'seconds since 1970-01-01', found {units!r}"
+            "expected a time unit such as 'seconds since 1970-01-01', found "
+            f'{units!r}; restore the original file'
         )
     text = match[2] if match[3] is None else f'{match[2]}T{match[3]}'
     return _UNITS[match[1]], int(np.datetime64(text, 'ns').astype(np.int64))

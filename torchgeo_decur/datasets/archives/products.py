@@ -1,4 +1,4 @@
-"""Records of the products in the folders of SSL4EO-S12 v1.1 and TerraMesh."""
+"""Modality definitions of the products in SSL4EO-S12 v1.1 and TerraMesh."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from ...modalities import MODALITIES, Modality
 
-# Missing pixels of floating-point products are NaN. Statistics are from the published
-# weights (no offset), and for S1RTC and NDVI from terramesh.py of TerraMesh's repository.
+# Missing pixels of floating-point products are NaN. Statistics are those of the published
+# weights, without the offset. For S1RTC and NDVI, they are from terramesh.py in TerraMesh's
+# repository.
 PRODUCTS: Mapping[str, Modality] = {
     'S1GRD': replace(MODALITIES['sentinel1_grd'], nodata=math.nan),
     'S1RTC': replace(
@@ -32,13 +33,14 @@ OFFSET = 1000
 def folders_of(
     modalities: Mapping[str, str | Sequence[str]],
 ) -> dict[str, tuple[str, ...]]:
-    """Return the folders of each modality.
+    """Return the alternative folders of each modality.
 
     Args:
-        modalities: folder of each modality by name, or alternatives in order.
+        modalities: folder of each modality, or a list of alternatives in order of
+            preference.
 
     Returns:
-        The alternatives by modality.
+        Alternative folders by modality.
 
     Raises:
         ValueError: if a folder is unknown, or alternatives have different bands.
@@ -48,24 +50,25 @@ def folders_of(
         some = (value,) if isinstance(value, str) else tuple(value)
         if not some or any(f not in PRODUCTS for f in some):
             raise ValueError(
-                f'{name}: modalities must name folders among {list(PRODUCTS)}, got '
+                f'{name}: folders in modalities must be among {list(PRODUCTS)}, got '
                 f'{value!r}'
             )
         if len({PRODUCTS[f].bands for f in some}) > 1:
             raise ValueError(
-                f'{name}: alternatives must have the same bands, got {list(some)}'
+                f'{name}: alternative folders must have the same bands, got {list(some)}'
             )
         found[name] = some
     return found
 
 
 def records(modalities: Mapping[str, str | Sequence[str]]) -> dict[str, Modality]:
-    """Return the record of each modality, from its first folder.
+    """Return the definition of each modality according to its first folder.
 
     Args:
-        modalities: folders of each modality, see :func:`folders_of`.
+        modalities: folder or alternative folders of each modality; see
+            :func:`folders_of`.
 
     Returns:
-        The records.
+        Modality definitions by name.
     """
     return {m: PRODUCTS[some[0]] for m, some in folders_of(modalities).items()}

@@ -1,4 +1,4 @@
-"""SSL4EO-S12 v1.1: seasonal images of Sentinel-1 and Sentinel-2 in zarr."""
+"""SSL4EO-S12 v1.1: seasonal Sentinel-1 and Sentinel-2 images in zarr format."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,61 +18,62 @@ MODALITIES: Mapping[str, str] = {'s1': 'S1GRD', 's2': 'S2L1C'}
 
 
 class SSL4EOS12V11(ArchiveDataset):
-    """Seasonal images of Sentinel-1 and Sentinel-2 of the same place, version 1.1.
+    """Seasonal Sentinel-1 and Sentinel-2 images of the same location, version 1.1.
 
-    SSL4EO-S12 v1.1 (https://arxiv.org/abs/2503.00168) has 246,144 places, four dates each.
-    Both published layouts are read. The layout of 2025, arrays of 64 places each,
+    SSL4EO-S12 v1.1 (https://arxiv.org/abs/2503.00168) has 246,144 locations with four dates
+    each. Both published layouts are supported. The 2025 layout has arrays of 64 locations:
     ::
 
         <root>/<split>/<folder>/ssl4eos12_<split>_seasonal_data_<number>.zarr.zip
             bands (sample, time, band, y, x), time_ (sample, time), sample (sample),
             x_ (sample, x), y_ (sample, y), crs (sample), ...
 
-    and the layout of 2026, tar shards of 512 places with one ZIP file of zarr each,
+    The 2026 layout has tar shards of 512 locations, with one zarr ZIP file per location:
     ::
 
         <root>/<split>/<folder>/ssl4eos12_shard_<number>.tar
             <key>.zarr.zip: bands (time, band, y, x), time (time), x, y, crs, ...
 
-    Both are zarr format 2; 'S1GRD' is float16, 'S2L1C' and 'S2L2A' are int16, 'S2RGB' is
-    uint8. This is the layout that https://github.com/DLR-MF-DAS/SSL4EO-S12-v1.1 describes.
-    A sample is one place, with the keys
+    Both layouts use zarr format 2: 'S1GRD' is float16, 'S2L1C' and 'S2L2A' are int16, and
+    'S2RGB' is uint8. They are described at
+    https://github.com/DLR-MF-DAS/SSL4EO-S12-v1.1. A sample is one location with the
+    following keys:
 
     * ``image_<m>``: float32, shape (T, C, 264, 264); backscatter in dB, or digital numbers
-    * ``date_<m>``: acquisition in seconds since 1970, UTC, int64, shape (T,)
-    * ``index``: number of the place, int64
-    * ``available_<m>``: boolean, only if some places lack a modality. Their ``image_<m>``
-      is 0.
+    * ``date_<m>``: acquisition time in seconds since 1970, UTC, int64, shape (T,)
+    * ``index``: number of the location, int64
+    * ``available_<m>``: bool, only if some locations lack a modality. Images of absent
+      modalities are 0.
 
-    Optical products have the offset of 1000 of processing baseline 04.00, which is
-    subtracted. Their missing pixels, stored as 0, become NaN; those of backscatter are NaN.
-    Only the chunks of the chosen dates are read. The dates of a sample depend only on
-    ``seed``, the epoch (``set_epoch``) and the place.
+    The offset of 1000 of processing baseline 04.00 is subtracted from optical products.
+    Their missing pixels, stored as 0, become NaN. Missing pixels of backscatter are NaN.
+    Only chunks of the chosen dates are read. The dates of a sample depend only on
+    ``seed``, the epoch (``set_epoch``) and the location.
 
     Args:
-        root: folder of the splits.
-        split: folder of the split, 'train' or 'val'.
-        modalities: folder of each modality by name: 'S1GRD', 'S2L1C', 'S2L2A', 'S2RGB',
-            'NDVI' or 'DEM'. By default, 'S1GRD' as ``s1`` and 'S2L1C' as ``s2``.
-        date_sampling: 'all' for all dates; 'same' for ``num_dates`` random dates of the
-            first modality, with the nearest dates of the others; or 'independent' for
-            ``num_dates`` random dates of each modality.
-        num_dates: number of dates T for 'same' and 'independent'.
-        skip_incomplete: 'keep' for places that lack a modality, True to leave them out,
-            or False to raise an error.
-        transforms: function that takes a sample and returns a new one.
-        skip_unreadable: whether to replace a place with a damaged file by the next place.
-        seed: seed of the dates.
-        index: folder of the positions of places in tar shards, by default ``index`` in the
-            root.
+        root: folder that contains the split folders.
+        split: name of the split folder, 'train' or 'val'.
+        modalities: folder of each modality: 'S1GRD', 'S2L1C', 'S2L2A', 'S2RGB', 'NDVI' or
+            'DEM'. By default, 'S1GRD' as ``s1`` and 'S2L1C' as ``s2``.
+        date_sampling: 'all' returns all dates. 'same' draws ``num_dates`` random dates of
+            the first modality and pairs them with the nearest dates of the others.
+            'independent' draws ``num_dates`` random dates for each modality.
+        num_dates: number of dates T per sample for 'same' and 'independent'.
+        skip_incomplete: how to treat locations without a modality: 'keep' to use them,
+            True to skip them, or False to raise an error.
+        transforms: function that is applied to each sample and returns a new one.
+        skip_unreadable: whether to replace a location that has a damaged file with the
+            next one.
+        seed: seed for drawing dates.
+        index: folder for the indices of tar shards; by default, ``index`` in the root.
         conversion: ``scale``, ``offset`` and ``nodata`` by modality, for files that differ
-            from the published ones: ``{s2: {offset: 0}}`` keeps the offset.
+            from the published ones. For example, ``{s2: {offset: 0}}`` keeps the offset.
 
     Raises:
         DatasetNotFoundError: if there are no files.
         ImportError: if numcodecs is not installed.
         UnreadableFileError: if a file is truncated.
-        ValueError: if an option is not valid, or the folder has version 1.0.
+        ValueError: if an option is invalid, or the folder contains version 1.0.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class SSL4EOS12V11(ArchiveDataset):
         check_layout(self.root, 'SSL4EO-S12 v1.1 (.zarr.zip)')
         if next(folder.glob('*/majortom_*.tar'), None):
             raise ValueError(
-                f'{folder}: expected SSL4EO-S12 v1.1, found shards of TerraMesh; use '
+                f'{folder}: expected SSL4EO-S12 v1.1, found TerraMesh shards; use '
                 'TerraMeshDataModule'
             )
         return super()._open(folder, index)
@@ -119,14 +120,14 @@ def published_conversion(
     modalities: Mapping[str, str | Sequence[str]],
     conversion: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Return the conversion of the published files.
+    """Return the conversion for the published files.
 
     Args:
-        modalities: folder of each modality by name.
-        conversion: entries that override the published ones.
+        modalities: folder of each modality.
+        conversion: entries that override the conversion for the published files.
 
     Returns:
-        The entries by modality.
+        The conversion by modality.
 
     Example:
         >>> published_conversion({'s1': 'S1GRD', 's2': 'S2L2A'})

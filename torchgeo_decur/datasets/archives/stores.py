@@ -1,4 +1,4 @@
-"""Find the places of an archive, in files of many places or in tar shards."""
+"""Index the locations of an archive in multi-location files or tar shards."""
 
 import os
 import re
@@ -17,33 +17,33 @@ from ..io import not_found
 from .place_arrays import PlaceArrays
 from .zarr_zip import ZarrZip
 
-# Number of files of many places that a process keeps open.
+# Maximum number of multi-location files that a process keeps open.
 _OPEN = 32
 
 
 class PlaceStore(ABC):
-    """Places of a split, and the arrays of each modality.
+    """Base class for the locations of a split and the arrays of their modalities.
 
     Attributes:
-        present: whether a place has a modality, shape (places, modalities).
+        present: whether a location has a modality, shape (locations, modalities).
     """
 
     present: np.ndarray[Any, np.dtype[np.bool_]]
 
     def __len__(self) -> int:
-        """Return the number of places."""
+        """Return the number of locations."""
         return len(self.present)
 
     @abstractmethod
     def arrays(self, modality: str, place: int) -> PlaceArrays | None:
-        """Open the arrays of a place.
+        """Open the arrays of a location.
 
         Args:
             modality: name of the modality.
-            place: number of the place in the store.
+            place: index of the location in the store.
 
         Returns:
-            The arrays, or None if the place does not have the modality.
+            The arrays, or None if the location does not have the modality.
 
         Raises:
             UnreadableFileError: if the file is missing or truncated.
@@ -51,24 +51,26 @@ class PlaceStore(ABC):
 
     @abstractmethod
     def number(self, place: int) -> int:
-        """Return the number of a place in the archive, from its name."""
+        """Return the number of a location in the archive."""
 
     @abstractmethod
     def origin(self, modality: str, place: int) -> str:
-        """Return the file of a place, for messages."""
+        """Return the file of a location, and its row or name, for error messages."""
 
 
 class PlaceFiles(PlaceStore):
-    """Files ``<folder>/<name>.zarr.zip`` of many places, with equal names in all folders.
+    """Store for multi-location files ``<folder>/<name>.zarr.zip``.
+
+    The files have the same names in all folders.
 
     Args:
         root: folder of the split.
-        folders: alternative folders of each modality, by name. The first with the file
+        folders: alternative folders of each modality. The first one that contains a file
             is used.
-        dataset: the dataset, for messages.
+        dataset: dataset to name in error messages.
 
     Raises:
-        DatasetNotFoundError: if there is no file.
+        DatasetNotFoundError: if there are no files.
         UnreadableFileError: if a file is truncated.
     """
 
@@ -79,7 +81,9 @@ class PlaceFiles(PlaceStore):
         found = {f: _names(root / f, '*.zarr.zip') for f in _all(folders)}
         self.files: list[str] = sorted(set().union(*found.values()))
         if not self.files:
-            raise not_found(dataset, f'files like {root}/{_all(folders)[0]}/*.zarr.zip')
+            raise not_found(
+                dataset, f'files such as {root}/{_all(folders)[0]}/*.zarr.zip'
+            )
         self.paths = {
             m: [
                 next((root / f / name for f in some if name in found[f]), None)
@@ -96,7 +100,7 @@ class PlaceFiles(PlaceStore):
         self.present = np.repeat(np.array(there).T, counts, axis=0)
 
     def arrays(self, modality: str, place: int) -> PlaceArrays | None:
-        """Open the arrays of a place; see :meth:`PlaceStore.arrays`."""
+        """Open the arrays of a location; see :meth:`PlaceStore.arrays`."""
         file, row = self._find(place)
         path = self.paths[modality][file]
         if path is None:
@@ -104,22 +108,22 @@ class PlaceFiles(PlaceStore):
         opened = _open(path, os.getpid(), *_version(path))
         if row >= (rows := opened.metadata('bands').shape[0]):
             raise ValueError(
-                f'{path}: expected the places of the other modalities, found only {rows}; '
-                'restore the original file'
+                f'{path}: expected as many locations as for the other modalities, found '
+                f'only {rows}; restore the original file'
             )
         return PlaceArrays(opened, (row,))
 
     def number(self, place: int) -> int:
-        """Return the number of a place, and check that its modalities agree.
+        """Return the number of a location, and check that its modalities agree.
 
         Args:
-            place: number of the place in the store.
+            place: index of the location in the store.
 
         Returns:
-            The number in the archive.
+            Number of the location in the archive.
 
         Raises:
-            ValueError: if the files of two modalities have different places.
+            ValueError: if the files of two modalities contain different locations.
         """
         numbers = {
             arrays.file.name: arrays.number()
@@ -128,16 +132,16 @@ class PlaceFiles(PlaceStore):
         }
         if len(set(numbers.values())) > 1:
             raise ValueError(
-                f'expected the same place in row {self._find(place)[1]} of each modality, '
-                f'found {numbers}; restore the original files'
+                f'expected the same location in row {self._find(place)[1]} of each '
+                f'modality, found {numbers}; restore the original files'
             )
         return next(iter(numbers.values()))
 
     def origin(self, modality: str, place: int) -> str:
-        """Return file and row of a place."""
+        """Return the file and row of a location."""
         file, row = self._find(place)
         path = self.paths[modality][file] or self.files[file]
-        return f'{path}, place {row}'
+        return f'{path}, row {row}'
 
     def _find(self, place: int) -> tuple[int, int]:
         file = int(np.searchsorted(self._starts, place, 'right')) - 1
@@ -145,22 +149,23 @@ class PlaceFiles(PlaceStore):
 
 
 class TarShards(PlaceStore):
-    """Shards ``<folder>/<name>.tar`` with one ``<key>.zarr.zip`` per place and modality.
+    """Store for tar shards with one ``<key>.zarr.zip`` per location and modality.
 
-    Members of a tar file are not compressed, so each is read at its position. The
-    positions are determined once per shard and stored in a folder.
+    The shards are ``<folder>/<name>.tar``. Their members are not compressed and can be read
+    at random. An index with the byte offset of each member is created once per shard and
+    stored in a folder.
 
     Args:
         root: folder of the split.
-        folders: alternative folders of each modality, by name. The first with the place
-            is used.
-        dataset: the dataset, for messages.
-        index: folder of the positions.
+        folders: alternative folders of each modality. The first one that contains a
+            location is used.
+        dataset: dataset to name in error messages.
+        index: folder of the shard indices.
 
     Raises:
-        DatasetNotFoundError: if there is no shard.
+        DatasetNotFoundError: if there are no shards.
         UnreadableFileError: if a shard is truncated.
-        ValueError: if a shard is compressed, or the positions cannot be written.
+        ValueError: if a shard is compressed, or an index cannot be written.
     """
 
     def __init__(
@@ -177,7 +182,7 @@ class TarShards(PlaceStore):
         found = {f: _names(root / f, '*.tar') for f in self.folders}
         self.shards: list[str] = sorted(set().union(*found.values()))
         if not self.shards:
-            raise not_found(dataset, f'files like {root}/{self.folders[0]}/*.tar')
+            raise not_found(dataset, f'files such as {root}/{self.folders[0]}/*.tar')
         keys, spans, shards = [], [], []
         for number, name in enumerate(self.shards):
             of = {
@@ -186,7 +191,7 @@ class TarShards(PlaceStore):
                 if name in found[f]
             }
             union = np.unique(np.concatenate([k for k, _ in of.values()]))
-            # Offset and size; a size of 0 means that the place is absent.
+            # Byte offset and size of each member. A size of 0 means that it is absent.
             rows = np.zeros((len(union), len(self.folders), 2), np.int64)
             for f, (names, where) in of.items():
                 rows[np.searchsorted(union, names), self.folders.index(f)] = where
@@ -200,7 +205,7 @@ class TarShards(PlaceStore):
         self.present = np.stack(columns, axis=1)
 
     def arrays(self, modality: str, place: int) -> PlaceArrays | None:
-        """Open the arrays of a place; see :meth:`PlaceStore.arrays`."""
+        """Open the arrays of a location; see :meth:`PlaceStore.arrays`."""
         column = self._column(modality, place)
         if column is None:
             return None
@@ -209,21 +214,21 @@ class TarShards(PlaceStore):
         return PlaceArrays(ZarrZip(self._path(place, column), member))
 
     def folder(self, modality: str, place: int) -> str | None:
-        """Return the folder of a modality of a place, or None."""
+        """Return the folder that contains a modality of a location, or None."""
         column = self._column(modality, place)
         return None if column is None else self.folders[column]
 
     def key(self, place: int) -> str:
-        """Return the name of a place."""
+        """Return the name of a location."""
         return str(self._keys[place])
 
     def number(self, place: int) -> int:
-        """Return the number at the end of the name of a place."""
+        """Return the number at the end of a location's name."""
         digits = re.search(r'\d+$', self.key(place))
         return int(digits[0]) if digits else place
 
     def origin(self, modality: str, place: int) -> str:
-        """Return shard and name of a place."""
+        """Return the shard and name of a location."""
         column = self._column(modality, place)
         return f'{self._path(place, column or 0)}, {self.key(place)}'
 
@@ -239,7 +244,7 @@ type _Members = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 
 def _members(path: Path, index: Path) -> _Members:
-    """Return names and positions of the members of a shard, from a valid index."""
+    """Load the member index of a shard, or create it if it is missing or outdated."""
     size = path.stat().st_size
     if index.exists():
         with np.load(index) as read:
@@ -255,8 +260,8 @@ def _members(path: Path, index: Path) -> _Members:
         atomic_write(index, write, shared=True)
     except OSError as error:
         raise ValueError(
-            f'index must be a folder that can be written, got {index.parent} '
-            f'({error.strerror}); choose another'
+            f'index must be a writable folder, got {index.parent} '
+            f'({error.strerror}); choose another folder'
         ) from error
     return keys, spans
 
@@ -270,21 +275,21 @@ def _scan(path: Path, size: int) -> _Members:
                 if member.isfile() and name.endswith('.zarr.zip'):
                     key = name.removesuffix('.zarr.zip')
                     found[key] = (member.offset_data, member.size)
-                # Free the memory of earlier members.
+                # Free the memory used for previous members.
                 tar.members = []  # type: ignore[attr-defined]
     except (tarfile.TarError, EOFError, OSError) as error:
         with path.open('rb') as opened:
             if opened.read(2) in (b'\x1f\x8b', b'BZ', b'\xfd7', b'\x28\xb5'):
                 raise ValueError(
-                    f'{path}: expected an uncompressed tar file, found a compressed one; '
+                    f'{path}: expected an uncompressed tar file, found a compressed file; '
                     'decompress it'
                 ) from error
         raise _cut_off(path, str(error)) from error
     if any(start + length > size for start, length in found.values()):
-        raise _cut_off(path, 'it ends within a member')
+        raise _cut_off(path, 'unexpected end of file')
     if not found:
         raise ValueError(
-            f'{path}: expected members like <key>.zarr.zip, found none; restore the '
+            f'{path}: expected members <key>.zarr.zip, found none; restore the '
             'original file'
         )
     return np.array(list(found)), np.array(list(found.values()), np.int64)
@@ -292,18 +297,18 @@ def _scan(path: Path, size: int) -> _Members:
 
 def _cut_off(path: Path, reason: str) -> UnreadableFileError:
     return UnreadableFileError(
-        f'{path} is truncated or not a tar file ({reason}); restore it, or remove it'
+        f'{path} is truncated or not a tar file ({reason}); restore or delete it'
     )
 
 
 @lru_cache(maxsize=_OPEN)
 def _open(path: Path, process: int, size: int, modified: int) -> ZarrZip:
-    """Open a file, once for each process, because forked processes share a position."""
+    """Open a file once per process, because forked processes share file positions."""
     return ZarrZip(path)
 
 
 def _version(path: Path) -> tuple[int, int]:
-    """Return size and time of a file; if it is missing, ``ZarrZip`` raises the error."""
+    """Return the size and modification time of a file, or zeros if it is missing."""
     try:
         about = path.stat()
     except OSError:

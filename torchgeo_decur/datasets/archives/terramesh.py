@@ -1,4 +1,4 @@
-"""TerraMesh: up to eight products of the same place, in tar shards of zarr."""
+"""TerraMesh: up to eight products of the same location, in tar shards of zarr arrays."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,82 +15,82 @@ from .base import ArchiveDataset
 from .products import OFFSET
 from .stores import PlaceStore, TarShards
 
-#: Modalities of the published weights; a place has one of the two products of Sentinel-1.
+#: Modalities of the published weights. A location has one of the two Sentinel-1 products.
 MODALITIES: Mapping[str, str | Sequence[str]] = {
     's1': ('S1RTC', 'S1GRD'),
     's2': 'S2L1C',
 }
-#: Name of each class of 'LULC'.
+#: Class names of 'LULC'.
 CLASSES = (
     *('no data', 'water', 'trees', 'flooded vegetation', 'crops', 'built area'),
     *('bare ground', 'snow or ice', 'clouds', 'rangeland'),
 )
-# 2022-01-25, when processing baseline 04.00 began.
+# Start of processing baseline 04.00: 2022-01-25, in seconds since 1970.
 _BASELINE = 1_643_068_800
-# Smallest 5 % quantile of B10 with the offset; without, B10 is near 0, because the
-# atmosphere absorbs its light.
+# Smallest 5 % quantile of B10 with the offset. Without the offset, B10 is near 0, because
+# water vapor absorbs most light in this band.
 _DARK = OFFSET - 50
 _B10 = 10
 
 
 class TerraMesh(ArchiveDataset):
-    """Up to eight products of the same place at one date, of about 9 million places.
+    """Up to eight products of the same location and date, for about 9 million locations.
 
-    TerraMesh (https://arxiv.org/abs/2504.11172) is published as tar shards,
+    TerraMesh (https://arxiv.org/abs/2504.11172) is published as tar shards:
     ::
 
         <root>/<split>/<folder>/majortom_shard_<number>.tar
         <root>/<split>/<folder>/ssl4eos12_shard_<number>.tar
             <key>.zarr.zip: bands (time, band, y, x), time (time), x, y, crs, ...
 
-    in the folders 'S1GRD', 'S1RTC', 'S2L1C', 'S2L2A', 'S2RGB', 'NDVI', 'DEM' and 'LULC'.
-    Shards and keys have the same names in each folder. A key ends in the number of the
-    place. Arrays are zarr format 2 with one date: float16 for radar and NDVI, int16 for
-    'S2L1C', 'S2L2A' and 'DEM', uint8 for 'S2RGB' and 'LULC'. This is the layout that
-    ``terramesh.py`` of https://huggingface.co/datasets/ibm-esa-geospatial/TerraMesh reads.
+    The folders are 'S1GRD', 'S1RTC', 'S2L1C', 'S2L2A', 'S2RGB', 'NDVI', 'DEM' and 'LULC'.
+    Shards and keys have the same names in each folder. A key ends with the number of the
+    location. Arrays have one date and zarr format 2: float16 for radar and NDVI, int16 for
+    'S2L1C', 'S2L2A' and 'DEM', and uint8 for 'S2RGB' and 'LULC'. The same layout is read by
+    ``terramesh.py`` in https://huggingface.co/datasets/ibm-esa-geospatial/TerraMesh.
 
-    A sample is one place, with the keys
+    A sample is one location with the following keys:
 
     * ``image_<m>``: float32, shape (C, 264, 264), in the unit of the modality
-    * ``date_<m>``: acquisition in seconds since 1970, UTC, int64; 0 for elevation
-    * ``mask``: class of each pixel, int64, shape (264, 264), if ``land_cover`` is set
+    * ``date_<m>``: acquisition time in seconds since 1970, UTC, int64; 0 for elevation
+    * ``mask``: class of each pixel, int64, shape (264, 264), if ``land_cover`` is True
     * ``index``: number at the end of the key, int64
-    * ``available_<m>``: boolean, only if some places lack a modality. Their ``image_<m>``
-      is 0.
+    * ``available_<m>``: bool, only if some locations lack a modality. Images of absent
+      modalities are 0.
 
-    Places of Major TOM have 'S1RTC', and places of SSL4EO-S12 have 'S1GRD', both in dB. A
+    Major TOM locations have 'S1RTC', and SSL4EO-S12 locations have 'S1GRD', both in dB. A
     modality may therefore be a list of folders.
 
     Only some Sentinel-2 images have the offset of 1000 of processing baseline 04.00. It is
-    subtracted from images of 'S2L1C' whose band B10 is far from 0, and from images of
-    'S2L2A' acquired before 25 January 2022. Other images are older products, or products
-    whose offset was removed. In images with the offset, 0 is a missing pixel and becomes
-    NaN. Missing pixels of radar and NDVI are NaN.
+    subtracted from 'S2L1C' images whose band B10 is far from 0, and from 'S2L2A' images
+    acquired before 25 January 2022. The other images are older products, or products whose
+    offset was removed. In images with the offset, 0 marks missing pixels and becomes NaN.
+    Missing pixels of radar and NDVI are NaN.
 
-    Members of a tar file are read at their positions, so that the order of the samples does
-    not affect the speed on a local disk. The first use reads the headers of each shard.
+    Members of a shard are read at random, so on a local disk, the order of samples does not
+    affect speed. On first use, the headers of each shard are read.
 
     Args:
-        root: folder of the splits.
-        split: folder of the split, 'train' or 'val'.
-        modalities: folder of each modality by name, or alternative folders; the first
-            with the place is used. By default, 'S1RTC' or 'S1GRD' as ``s1`` and 'S2L1C'
-            as ``s2``.
+        root: folder that contains the split folders.
+        split: name of the split folder, 'train' or 'val'.
+        modalities: folder of each modality, or a list of alternatives. For each location,
+            the first alternative that contains it is used. By default, ``s1`` is 'S1RTC'
+            or 'S1GRD', and ``s2`` is 'S2L1C'.
         land_cover: whether to return 'LULC' as ``mask``.
-        skip_incomplete: 'keep' for places that lack a modality, True to leave them out,
-            or False to raise an error.
-        transforms: function that takes a sample and returns a new one.
-        skip_unreadable: whether to replace a place with a damaged file by the next place.
-        index: folder of the positions of places in shards, by default ``index`` in the
-            root.
-        conversion: ``scale``, ``offset`` and ``nodata`` by modality. If it has an
-            ``offset`` for a modality, no other offset is subtracted from it.
+        skip_incomplete: how to treat locations without a modality: 'keep' to use them,
+            True to skip them, or False to raise an error.
+        transforms: function that is applied to each sample and returns a new one.
+        skip_unreadable: whether to replace a location that has a damaged file with the
+            next one.
+        index: folder for the indices of tar shards; by default, ``index`` in the root.
+        conversion: ``scale``, ``offset`` and ``nodata`` by modality. An ``offset`` replaces
+            the automatic subtraction of the offset for this modality.
 
     Raises:
         DatasetNotFoundError: if there are no shards.
         ImportError: if numcodecs is not installed.
         UnreadableFileError: if a shard is truncated.
-        ValueError: if an option is not valid, or the shards are of another archive.
+        ValueError: if an option is invalid, or the shards belong to another archive.
     """
 
     store: TarShards
@@ -125,17 +125,17 @@ class TerraMesh(ArchiveDataset):
         )
 
     def load(self, item: int) -> Sample:
-        """Read one place.
+        """Read one location.
 
         Args:
-            item: number of the place in the store.
+            item: index of the location in the store.
 
         Returns:
             The sample, before ``transforms``.
 
         Raises:
-            UnreadableFileError: if a file is truncated, or the land cover is absent.
-            ValueError: if the arrays do not fit the modality.
+            UnreadableFileError: if a file is truncated, or the land cover is missing.
+            ValueError: if the arrays do not match the modality.
         """
         sample = super().load(item)
         for m in self.folders:
@@ -154,7 +154,7 @@ class TerraMesh(ArchiveDataset):
             if place is None:
                 raise UnreadableFileError(
                     f'{self.origin(item, "mask")}: expected a member in LULC, found none; '
-                    'restore it, or pass skip_unreadable=True'
+                    'restore it, or set skip_unreadable=True'
                 )
             classes = place.image(0)[0].astype(np.int64)
             sample['mask'] = torch.from_numpy(classes)
@@ -173,7 +173,7 @@ _LAND_COVER = 'land_cover'
 
 def _without_offset(image: Tensor, date: int, folder: str) -> Tensor:
     if folder == 'S2L1C':
-        # A few hundred pixels are enough for the quantile.
+        # A subset of the pixels is sufficient to estimate the quantile.
         sampled = image[_B10, ::8, ::8]
         known = sampled[sampled != 0]
         shifted = known.numel() > 0 and float(known.quantile(0.05)) >= _DARK

@@ -1,7 +1,8 @@
-"""Read arrays of zarr format 2 from a ZIP file, on a disk or inside a tar file.
+"""Read zarr arrays (format 2) from a ZIP file on disk or inside a tar file.
 
-Chunks are decoded with numcodecs, the codecs of zarr. zarr-python is not used: it takes 2 ms
-to open a group and twice as long to read a place, and starts threads in each worker.
+Chunks are decoded with numcodecs, the codec library of zarr. zarr-python is not used: it
+takes 2 ms to open a group, reads a location in twice the time, and starts threads in each
+worker.
 """
 
 import io
@@ -18,17 +19,17 @@ import numpy as np
 
 from ...files import UnreadableFileError
 
-# Number of chunks of several places to keep for the next place: 4 dates of 2 modalities.
+# Number of cached multi-location chunks: 4 dates of 2 modalities.
 _LARGE_CHUNKS = 8
 
 
 class Section(io.RawIOBase):
-    """File object for a part of a file, such as a member of a tar file.
+    """File object for a section of a file, such as a member of a tar file.
 
     Args:
         path: the file.
-        start: offset of the part in bytes.
-        size: number of bytes.
+        start: offset of the section in bytes.
+        size: size of the section in bytes.
     """
 
     def __init__(self, path: Path, start: int, size: int) -> None:
@@ -45,25 +46,25 @@ class Section(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Return the position in the part."""
+        """Return the current position in the section."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position in the part.
+        """Move to a position in the section.
 
         Args:
-            offset: number of bytes.
-            whence: origin of ``offset``: start, position or end.
+            offset: offset in bytes.
+            whence: origin of ``offset``: start, current position or end.
 
         Returns:
             The new position.
 
         Raises:
-            OSError: if the position is before the start.
+            OSError: if the new position is before the start.
         """
         base = (0, self._position, self._size)[whence]
         if base + offset < 0:
-            raise OSError(f'expected a position in the part, got {base + offset}')
+            raise OSError(f'position must not be negative, got {base + offset}')
         self._position = base + offset
         return self._position
 
@@ -74,7 +75,7 @@ class Section(io.RawIOBase):
             buffer: writable buffer.
 
         Returns:
-            The number of bytes, 0 at the end.
+            The number of bytes that were read, 0 at the end.
         """
         view = memoryview(buffer)[: max(0, self._size - self._position)]
         self._file.seek(self._start + self._position)
@@ -89,16 +90,16 @@ class Section(io.RawIOBase):
 
 
 class ArrayMetadata(NamedTuple):
-    """Metadata of an array.
+    """Metadata of a zarr array.
 
     Args:
         shape: shape of the array.
         chunks: shape of a chunk.
-        dtype: type of the values.
-        codecs: codecs that decode a chunk, in order.
+        dtype: data type of the values.
+        codecs: codecs that decode a chunk, in order of application.
         fill_value: value of chunks that are not stored.
-        order: 'C' or 'F', order of the values in a chunk.
-        separator: text between the numbers in the name of a chunk.
+        order: memory order of the values in a chunk, 'C' or 'F'.
+        separator: separator of the chunk indices in the name of a chunk.
     """
 
     shape: tuple[int, ...]
@@ -111,7 +112,7 @@ class ArrayMetadata(NamedTuple):
 
 
 class ZarrZip:
-    """Arrays in a ZIP file, read chunk by chunk on demand.
+    """Reader for zarr arrays in a ZIP file, which decodes chunks on demand.
 
     Args:
         path: the file.
@@ -135,7 +136,7 @@ class ZarrZip:
             )
         except OSError as error:
             raise UnreadableFileError(
-                f'{self.name} is missing ({error.strerror}); restore it, or pass '
+                f'{self.name} is missing ({error.strerror}); restore it, or set '
                 'skip_unreadable=True'
             ) from error
         self._file = file
@@ -153,11 +154,11 @@ class ZarrZip:
             self._file.close()
 
     def __del__(self) -> None:
-        """Close a file that is no longer in the cache of open files."""
+        """Close the file when it is dropped from the cache of open files."""
         self.close()
 
     def __contains__(self, array: str) -> bool:
-        """Return whether there is an array of this name."""
+        """Check whether the file contains an array of this name."""
         return f'{array}/.zarray' in self._zip.NameToInfo
 
     def metadata(self, array: str) -> ArrayMetadata:
@@ -172,20 +173,20 @@ class ZarrZip:
         Raises:
             ImportError: if numcodecs is not installed.
             UnreadableFileError: if the file is truncated.
-            ValueError: if there is no such array, or it has another version of zarr.
+            ValueError: if the array does not exist, or has another zarr format.
         """
         if array not in self._known:
             self._known[array] = self._read_metadata(array)
         return self._known[array]
 
     def attributes(self, array: str) -> Mapping[str, Any]:
-        """Read the attributes of an array, such as the unit of a date.
+        """Read the attributes of an array, such as its time unit.
 
         Args:
             array: name of the array.
 
         Returns:
-            The attributes; empty if there are none.
+            The attributes, or an empty dictionary if there are none.
         """
         name = f'{array}/.zattrs'
         if name not in self._zip.NameToInfo:
@@ -193,14 +194,14 @@ class ZarrZip:
         return cast(Mapping[str, Any], json.loads(self._bytes(name)))
 
     def read(self, array: str, *index: int) -> np.ndarray[Any, Any]:
-        """Read an array, or its part at an index of the first dimensions.
+        """Read an array, optionally at an index of its first dimensions.
 
         Args:
             array: name of the array.
-            index: index of each of the first dimensions.
+            index: index along each of the first dimensions.
 
         Returns:
-            The values, possibly from a cache; they must not be modified.
+            The values. They may come from a cache and must not be modified.
 
         Raises:
             UnreadableFileError: if the file is truncated or damaged.
@@ -212,7 +213,7 @@ class ZarrZip:
             not 0 <= i < n for i, n in zip(index, sizes, strict=True)
         ):
             raise ValueError(
-                f'{self.name}: expected an index of {array} of shape {about.shape}, got '
+                f'{self.name}: index of {array} must be within shape {about.shape}, got '
                 f'{index}'
             )
         rest, chunks = about.shape[len(index) :], about.chunks[len(index) :]
@@ -220,7 +221,7 @@ class ZarrZip:
         inside = tuple(i % c for i, c in zip(index, about.chunks, strict=False))
         numbers = [range(math.ceil(n / c)) for n, c in zip(rest, chunks, strict=True)]
         if all(len(n) == 1 for n in numbers):
-            # One chunk needs no copy.
+            # Avoid a copy if a single chunk contains all values.
             chunk = self._chunk(array, (*corner, *(0 for _ in rest)))[inside]
             return np.asarray(chunk)[tuple(slice(n) for n in rest)]
         out = np.empty(rest, about.dtype)
@@ -240,12 +241,12 @@ class ZarrZip:
             if any(n.rsplit('/', 1)[-1] == 'zarr.json' for n in names):
                 raise ValueError(
                     f'{self.name}: expected arrays of zarr format 2, found format 3; '
-                    'write the file again with zarr_format=2'
+                    'rewrite the file with zarr_format=2'
                 )
             found = sorted(n.removesuffix('/.zarray') for n in names if '/.zarray' in n)
             raise ValueError(
-                f'{self.name}: expected an array {array}, found {found or "none"}; '
-                'restore the original file'
+                f'{self.name}: expected an array {array}, found arrays '
+                f'{found or "none"}; restore the original file'
             )
         read = json.loads(self._bytes(name))
         get_codec = _numcodecs().get_codec
@@ -261,7 +262,7 @@ class ZarrZip:
         )
 
     def _chunk(self, array: str, place: tuple[int, ...]) -> np.ndarray[Any, Any]:
-        """Return a decoded chunk, possibly from memory."""
+        """Return a decoded chunk, from a cache if possible."""
         about = self.metadata(array)
         name = f'{array}/{about.separator.join(map(str, place)) or "0"}'
         if name in self._small:
@@ -269,7 +270,7 @@ class ZarrZip:
         if len(about.shape) == 5 and about.chunks[0] > 1:
             return _large_chunk(self, array, name)
         chunk = self.decode(array, name)
-        # Coordinates, dates and names stay in memory with their file.
+        # Cache coordinates, dates and names as long as their file is open.
         if len(about.shape) <= 2:
             self._small[name] = chunk
         return chunk
@@ -282,7 +283,7 @@ class ZarrZip:
             name: name of the chunk.
 
         Returns:
-            The values, of the shape of a chunk.
+            The values, with the shape of a chunk.
 
         Raises:
             UnreadableFileError: if the chunk is damaged.
@@ -299,7 +300,7 @@ class ZarrZip:
             return np.frombuffer(data, about.dtype).reshape(
                 about.chunks, order=about.order
             )
-        # Each codec raises different errors.
+        # Codecs raise different errors for damaged data.
         except (RuntimeError, ValueError, OSError) as error:
             raise self._truncated(error) from error
 
@@ -312,7 +313,7 @@ class ZarrZip:
     def _truncated(self, error: Exception) -> UnreadableFileError:
         return UnreadableFileError(
             f'{self.name} is truncated or not a ZIP file of zarr arrays ({error}); '
-            'restore it, or pass skip_unreadable=True'
+            'restore it, or set skip_unreadable=True'
         )
 
 
@@ -325,7 +326,7 @@ def _fill(about: ArrayMetadata) -> Any:
     fill = about.fill_value
     if fill is None:
         return about.dtype.type()
-    # JSON has no NaN; zarr writes its name.
+    # zarr stores NaN as a string, because JSON has no NaN.
     return float(fill) if about.dtype.kind == 'f' else fill
 
 
@@ -334,7 +335,7 @@ def _numcodecs() -> Any:
         import numcodecs
     except ImportError as error:
         raise ImportError(
-            'zarr files need numcodecs; install it with '
+            'reading zarr files requires numcodecs; install it with '
             '`pip install "torchgeo-decur[zarr]"`'
         ) from error
     return numcodecs

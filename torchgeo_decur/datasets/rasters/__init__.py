@@ -1,1 +1,1 @@
-"""Georeferenced rasters of any sensors."""
+"""Georeferenced rasters from any sensor."""

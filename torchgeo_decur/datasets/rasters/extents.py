@@ -1,4 +1,4 @@
-"""Project extents to another CRS, to read only the needed part of large rasters."""
+"""Project extents to another CRS, so that only the required part of a raster is read."""
 
 import math
 from typing import Any
@@ -17,7 +17,7 @@ from shapely.geometry.base import BaseGeometry
 
 from .files import RasterFile
 
-# Margin as a fraction of the longer side, because projected edges are curved.
+# Margin for curved projected edges, as a fraction of the longer side.
 _MARGIN = 0.1
 Bounds = tuple[float, float, float, float]
 
@@ -30,11 +30,11 @@ def project_extent(
     Args:
         bounds: west, south, east and north of the extent.
         source: CRS of the extent.
-        target: CRS of the area.
+        target: CRS of the result.
 
     Returns:
-        An area that contains the extent, in two parts if it crosses the antimeridian.
-        None if the extent cannot be projected completely.
+        An area that contains the extent, with two polygons if it crosses the
+        antimeridian. None if the extent cannot be projected completely.
 
     Raises:
         ProjError: if there is no projection between the two CRS.
@@ -42,7 +42,7 @@ def project_extent(
     forth = Transformer.from_crs(source, target, always_xy=True)
     west, south, east, north = bounds
     side = max(east - west, north - south)
-    # Test inner points too: edges may invert correctly although the inside folds.
+    # Also check inner points: they may be folded even if the edges can be inverted.
     grid = np.meshgrid(np.linspace(west, east, 21), np.linspace(south, north, 21))
     x, y = forth.transform(*grid)
     back = forth.transform(x, y, direction='INVERSE')
@@ -55,7 +55,7 @@ def project_extent(
     left, bottom, right, top = degrees.transform_bounds(*bounds)
     if left <= right:
         return _with_margin(forth.transform_bounds(*bounds))
-    # Most global CRS separate the two sides of the antimeridian.
+    # Project both sides of the antimeridian separately, as most global CRSs split there.
     onward = Transformer.from_crs('EPSG:4326', target, always_xy=True)
     sides = (left, bottom, 180, top), (-180, bottom, right, top)
     return shapely.union_all([_with_margin(onward.transform_bounds(*s)) for s in sides])
@@ -64,17 +64,17 @@ def project_extent(
 def warped_grid(
     file: RasterFile, crs: CRS, extent: Bounds | None, finest: tuple[float, float]
 ) -> tuple[Affine, int, int] | None:
-    """Choose the grid to which a file is warped, to read it in a CRS.
+    """Choose the target grid for reading a file in another CRS.
 
     Args:
-        file: a georeferenced file.
-        crs: the target CRS.
-        extent: extent to read in the target CRS, or None if unknown. If a file in another
-            CRS is larger, the grid covers only this extent.
-        finest: upper limit of the pixel size of such a grid, in units of the CRS.
+        file: georeferenced file.
+        crs: target CRS.
+        extent: extent to read in the target CRS, or None if unknown. If the file has
+            another CRS and exceeds this extent, the grid covers only the extent.
+        finest: maximum pixel size of such a grid, in units of the target CRS.
 
     Returns:
-        Transform, width and height, or None if the file is not warped.
+        Transform, width and height of the grid, or None if no reprojection is required.
     """
     width, height = file.size
     transform: Any = file.transform
@@ -100,9 +100,9 @@ def _grid_of_part(
     extent: Bounds,
     finest: tuple[float, float],
 ) -> tuple[Affine, int, int]:
-    """Choose the grid of an extent, with the pixel size of the file."""
+    """Choose a grid for an extent that preserves the pixel size of the file."""
     transform: Any = file.transform
-    # Round to whole pixels of the file, because the extent may be smaller than a pixel.
+    # Expand to whole pixels of the file, because the extent may be smaller than a pixel.
     a, b, c, d, e, f, *_ = ~transform
     pixels = affine_transform(part, [a, b, d, e, c, f]).bounds
     left, top = map(math.floor, pixels[:2])
@@ -113,7 +113,7 @@ def _grid_of_part(
     grid, _, _ = calculate_default_transform(file.crs, crs, columns, rows, *bounds)
     xres, yres = min(grid.a, finest[0]), min(-grid.e, finest[1])
     west, south, east, north = extent
-    # Two more pixels at each edge, for interpolation.
+    # Add two pixels at each edge for interpolation.
     columns = math.ceil((east - west) / xres) + 4
     rows = math.ceil((north - south) / yres) + 4
     origin = from_origin(west - 2 * xres, north + 2 * yres, xres, yres)
@@ -127,10 +127,10 @@ def _with_margin(bounds: Bounds) -> BaseGeometry:
 
 
 def largest_part(shape: BaseGeometry) -> BaseGeometry:
-    """Return the largest part of a shape.
+    """Return the largest polygon of a geometry.
 
     Args:
-        shape: one or more polygons.
+        shape: polygon or multipolygon.
     """
     parts = shapely.get_parts(shape)
     largest: BaseGeometry = parts[int(np.argmax(shapely.area(parts)))]

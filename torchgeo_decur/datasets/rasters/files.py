@@ -29,17 +29,17 @@ class RasterFile:
     Args:
         path: path of the file.
         size: width and height in pixels.
-        nodata: declared value of a missing pixel of each band, or None.
-        alpha: indices of the transparency bands, starting at 1.
-        masked: whether the file has a mask, internal or as ``.msk``.
-        floating: whether values are floating point.
+        nodata: declared nodata value of each band, or None.
+        alpha: indices of alpha bands, starting at 1.
+        masked: whether the file has an internal mask or a ``.msk`` file.
+        floating: whether the data type is floating point.
         limits: lowest and highest value of the data type.
         descriptions: description of each band, or None.
-        scales: scale and offset of each band, which are not applied to the values.
-        crs: the CRS, or None.
-        transform: transform from pixels to coordinates, or the best fit of the ground
-            control points, or None.
-        residual: largest distance of a ground control point from this fit, in pixels;
+        scales: declared scale and offset of each band, which are not applied to values.
+        crs: CRS, or None.
+        transform: affine transform from pixels to coordinates, or an affine fit to the
+            ground control points, or None.
+        residual: largest distance of a ground control point from this fit, in pixels.
             None if the file has a transform.
     """
 
@@ -63,17 +63,17 @@ class RasterFile:
 
     @property
     def marks(self) -> str:
-        """Declared nodata values as text, for comparison between files."""
+        """Declared nodata values as text, so that files can be compared."""
         return ', '.join(str(v) for v in dict.fromkeys(self.nodata))
 
     def bands(self, count: int | None = None) -> list[int]:
-        """Return the numbers of the bands to read.
+        """Return the indices of the bands to read.
 
         Args:
             count: number of bands that the user has named, or None.
 
         Returns:
-            All bands if all are named, else all except transparency.
+            All bands if the user has named all of them, otherwise all except alpha bands.
         """
         every = range(1, self.count + 1)
         if count == self.count:
@@ -81,32 +81,32 @@ class RasterFile:
         return [b for b in every if b not in self.alpha]
 
     def has_mask(self, count: int | None = None) -> bool:
-        """Return whether pixels are marked as missing by a mask or transparency.
+        """Check whether a mask or an alpha band marks missing pixels.
 
-        GDAL often takes a near-infrared fourth band for transparency. It is data if the
-        user has named all bands.
+        GDAL often interprets a near-infrared fourth band as alpha. If the user has named
+        all bands, it is data.
         """
         return self.masked or len(self.bands(count)) < self.count
 
     def is_warped(self, crs: Any) -> bool:
-        """Return whether reading the file in a CRS requires warping."""
+        """Check whether reading the file in a CRS requires reprojection."""
         upright = self.transform is not None and self.transform.is_rectilinear
         return not upright or self.crs != CRS.from_user_input(crs)
 
 
 def find_rasters(name: str, paths: Sequence[str], glob: str | None) -> list[str]:
-    """List the rasters of folders, each file once, without hidden files and folders.
+    """List all rasters in folders without duplicates and hidden files.
 
     Args:
-        name: name of the modality, for the error message.
+        name: modality name for error messages.
         paths: folders and files.
-        glob: pattern of file names; by default the usual suffixes.
+        glob: pattern of file names; by default, common raster suffixes.
 
     Returns:
-        Sorted paths.
+        Sorted file paths.
 
     Raises:
-        ValueError: if there is no raster.
+        ValueError: if no raster is found.
     """
     found = sorted(f for path in paths for f in _below(path))
     listed: dict[str, str] = {}
@@ -128,16 +128,16 @@ def find_rasters(name: str, paths: Sequence[str], glob: str | None) -> list[str]
 
 
 def inspect(paths: Sequence[str]) -> tuple[list[RasterFile], dict[str, str]]:
-    """Read the metadata of files.
+    """Read the metadata of raster files.
 
     Args:
-        paths: the files.
+        paths: file paths.
 
     Returns:
-        Metadata of the readable files, and the error of each unreadable file.
+        Metadata of the readable files, and the error message for each unreadable file.
 
     Raises:
-        ValueError: if values are complex numbers.
+        ValueError: if a file contains complex numbers.
     """
     files, broken = [], {}
     with warnings.catch_warnings(), without_listing(paths):
@@ -154,23 +154,23 @@ def inspect(paths: Sequence[str]) -> tuple[list[RasterFile], dict[str, str]]:
 def without_listing(paths: Iterable[str]) -> rasterio.Env:
     """Return a GDAL environment that opens local files without listing their folder.
 
-    In a folder of thousands of files, listing doubles the time to open a file. Sidecar
+    In a folder with thousands of files, listing doubles the time to open a file. Sidecar
     files are still found by name.
 
     Args:
-        paths: the files. Archives and remote storage are still listed, because GDAL would
-            otherwise request each sidecar file over the network.
+        paths: file paths. If any is in an archive or remote storage, folders are listed,
+            because GDAL would otherwise request each sidecar file over the network.
     """
     remote = any(path.startswith('/vsi') for path in paths)
     return rasterio.Env(**({} if remote else {'GDAL_DISABLE_READDIR_ON_OPEN': 'TRUE'}))
 
 
 def check_places(name: str, files: Sequence[RasterFile]) -> None:
-    """Check that files are georeferenced to within a pixel.
+    """Check that files are georeferenced, with an error of at most one pixel.
 
     Args:
-        name: name of the modality, for the error message.
-        files: the files.
+        name: modality name for error messages.
+        files: metadata of the files.
 
     Raises:
         ValueError: if a file is not georeferenced; the message names it.
@@ -179,28 +179,29 @@ def check_places(name: str, files: Sequence[RasterFile]) -> None:
         if file.crs is None or file.transform is None:
             raise ValueError(
                 f'{name}: expected georeferenced rasters, but {file.path} has no CRS or '
-                'no transform; add them, for instance with gdal_edit.py -a_srs -a_ullr'
+                'no transform; add them, for example with gdal_edit.py -a_srs -a_ullr'
             )
         if file.residual is not None and file.residual > 1:
             raise ValueError(
                 f'{name}: expected ground control points that fit an affine transform, '
                 f'found distances up to {file.residual:.1f} pixels in {file.path}; warp '
-                'it beforehand, for instance with gdalwarp -tps'
+                'it in advance, for example with gdalwarp -tps'
             )
 
 
 def check_overlap(name: str, leaf: RasterDataset) -> None:
-    """Check that no two files cover the same place and time.
+    """Check that no two files cover the same area and time.
 
     Args:
-        name: name of the modality, for the error message.
-        leaf: the dataset of the files.
+        name: modality name for error messages.
+        leaf: raster dataset of the files.
 
     Raises:
-        ValueError: if two files share more than 90 % of the area of the larger one.
+        ValueError: if the overlap of two files exceeds 90 % of the area of the larger one.
 
     Warns:
-        UserWarning: if two files share more than half of the area of the smaller one.
+        UserWarning: if the overlap of two files exceeds half of the area of the smaller
+            one.
     """
     partial = []
     for _, rows in leaf.index.groupby(leaf.index.index.left):
@@ -215,27 +216,28 @@ def check_overlap(name: str, leaf: RasterDataset) -> None:
             if same.any():
                 one, other = paths[a[same][0]], paths[b[same][0]]
                 raise ValueError(
-                    f'{name}: expected one file for each place, found {one} and {other} '
-                    'of the same place. If each band is a file, set filename_regex with a '
-                    'group (?P<band>...). If files differ in date, use a group '
-                    '(?P<date>...). Exclude copies with glob, and merge files that fill '
-                    'gaps in each other'
+                    f'{name}: expected one file per location, found {one} and {other} '
+                    'at the same location. If each band has a separate file, set '
+                    'filename_regex with a group (?P<band>...). If the files differ in '
+                    'date, use a group (?P<date>...). Exclude duplicates with glob, and '
+                    'merge files that fill gaps in each other'
                 )
             half = both > 0.5 * np.minimum(*areas)
             partial += [*zip(paths[a[half]], paths[b[half]], strict=True)]
     if partial:
         one, other = partial[0]
         warnings.warn(
-            f'{name}: {len(partial)} pairs of files share more than half of their area, '
-            f'such as {one} and {other}; their common area is read from the first by name',
+            f'{name}: {len(partial)} pairs of files overlap by more than half of their '
+            f'area, such as {one} and {other}; the overlap is read from the file that '
+            'comes first by name',
             stacklevel=2,
         )
 
 
 def _below(path: str) -> list[str]:
-    """List the files below a folder, or the file itself."""
+    """List all files in a folder and its subfolders, or the file itself."""
     if not os.path.isdir(path):
-        # TorchGeo lists folders of archives and remote storage.
+        # TorchGeo can list folders in archives and remote storage.
         files = find_files(path) if path.startswith('/vsi') else [path]
         return [f for f in files if not os.path.basename(f).startswith('.')]
     found, seen = [], set()
@@ -252,10 +254,10 @@ def _below(path: str) -> list[str]:
 def _look(path: str, src: Any) -> RasterFile:
     if any('complex' in dtype for dtype in src.dtypes):
         raise ValueError(
-            f'rasters must have real numbers, got {src.dtypes[0]} in {path}; convert '
-            'complex backscatter to dB'
+            f'rasters must contain real numbers, got {src.dtypes[0]} in {path}; convert '
+            'complex values to backscatter in dB'
         )
-    # Read the last block of the last band, which a truncated file lacks.
+    # Read the last block of the last band, which is missing from a truncated file.
     height, width = src.block_shapes[-1]
     row, column = (src.height - 1) // height * height, (src.width - 1) // width * width
     window = Window(column, row, src.width - column, src.height - row)

@@ -1,4 +1,4 @@
-"""Read a folder of rasters, with NaN for missing pixels."""
+"""Read a folder of rasters with missing pixels set to NaN."""
 
 import atexit
 import functools
@@ -30,17 +30,18 @@ from torchgeo.datasets.utils import GeoSlice, Sample
 from .extents import Bounds, warped_grid
 from .files import RasterFile, without_listing
 
-# GDAL supports other methods only for warping.
+# GDAL supports its other methods only for reprojection.
 RESAMPLING = (
     *('nearest', 'bilinear', 'cubic', 'cubic_spline', 'lanczos'),
     *('average', 'mode', 'gauss', 'rms'),
 )
-# A float32 outside any physical range. NaN would spread in interpolation.
+# Internal nodata value, a float32 outside any physical range. NaN would spread during
+# interpolation.
 _MISSING = float(np.float32(-1e38))
 
 
 class RasterFolder(RasterDataset):
-    """Mosaic of raster files, with NaN for missing pixels.
+    """Mosaic of raster files with missing pixels set to NaN.
 
     A pixel is missing if it has the nodata value of its band, is masked or transparent,
     or lies outside all files. Files may differ in data type.
@@ -48,15 +49,17 @@ class RasterFolder(RasterDataset):
     Args:
         files: metadata of the files.
         bands: names of the bands, or None for a label raster.
-        nodata: value of a missing pixel or label; it overrides the value declared in the
+        nodata: value of missing pixels or labels. It overrides the value declared in the
             files.
-        resampling: one of ``RESAMPLING``; by default bilinear, and nearest for labels.
-        filename_regex: pattern of the file names. Dated files need a group ``date``, or
-            ``start`` and ``stop``. A group ``band`` reads each band from a separate file.
-        date_format: format of dates, as in :meth:`datetime.datetime.strptime`.
+        resampling: one of ``RESAMPLING``; by default, 'bilinear' for images and 'nearest'
+            for labels.
+        filename_regex: pattern of the file names. Dated files require a group ``date``, or
+            the groups ``start`` and ``stop``. With a group ``band``, each band is read
+            from a separate file.
+        date_format: date format, as in :meth:`datetime.datetime.strptime`.
 
     Raises:
-        ValueError: if a date cannot be read, or the file of a band is missing.
+        ValueError: if a date cannot be parsed, or the file of a band is missing.
     """
 
     def __init__(
@@ -74,10 +77,10 @@ class RasterFolder(RasterDataset):
         self.marked = nodata
         self.count = 1 if bands is None else len(bands)
         self.date_format = date_format
-        # Extent to read, in the CRS of the dataset; files may be far larger.
+        # Extent to read, in the CRS of the dataset. Files may be much larger.
         self.extent: Bounds | None = None
         self.unwarped: set[tuple[Any, ...]] = set()
-        # Times and paths of the index as lists, because pandas is slow for single rows.
+        # Index columns as lists, because accessing single pandas rows is slow.
         self._listed: tuple[gpd.GeoDataFrame, list[pd.Interval], list[str]] | None = (
             None
         )
@@ -90,12 +93,12 @@ class RasterFolder(RasterDataset):
             self.all_bands, self.count = tuple(bands), 1
             paths = self._first_of_each(paths)
         paths.sort()
-        # Pass one file, for its CRS; TorchGeo would open all of them again.
+        # Pass only one file to define the CRS, because TorchGeo would reopen all files.
         super().__init__(paths[:1])
         self.paths = paths
         self.index = self._index(paths)
         if not self.separate_files:
-            # A file may also have a transparency band.
+            # Exclude alpha bands.
             self.band_indexes = list(range(1, self.count + 1))
 
     @property
@@ -104,7 +107,7 @@ class RasterFolder(RasterDataset):
         return Resampling[self.method] if self.method else super().resampling
 
     def _first_of_each(self, paths: Iterable[str]) -> list[str]:
-        """Return the file of the first band of each scene."""
+        """Return the file of one band of each scene, and check that no band is missing."""
         pattern = re.compile(self.filename_regex, re.VERBOSE)
         scenes = {}
         for path in paths:
@@ -116,14 +119,14 @@ class RasterFolder(RasterDataset):
                 wanted = self._path_of_band(band, scene)
                 if wanted not in self.records:
                     raise ValueError(
-                        f'expected a file for each of the bands {list(self.all_bands)}, '
+                        f'expected one file for each band of {list(self.all_bands)}, '
                         f'found {path} but no readable {wanted}; restore it, or correct '
                         'bands or filename_regex'
                     )
         return list(scenes)
 
     def _index(self, paths: Sequence[str]) -> gpd.GeoDataFrame:
-        """Build TorchGeo's index of the files from their metadata."""
+        """Build TorchGeo's file index from the metadata."""
         target = CRS.from_user_input(self.crs)
         bounds = np.empty((len(paths), 4))
         for i, file in enumerate(self.records[path] for path in paths):
@@ -142,13 +145,13 @@ class RasterFolder(RasterDataset):
         )
 
     def __getitem__(self, index: GeoSlice) -> Sample:
-        """Read the mosaic of the files at a window.
+        """Read the mosaic in a window.
 
         Args:
-            index: slices of x, y and time; by default the whole dataset.
+            index: slices of x, y and time; by default, the whole dataset.
 
         Returns:
-            ``image`` float32, shape (C, H, W), or ``mask`` int64, shape (H, W), with
+            ``image``, float32, shape (C, H, W), or ``mask``, int64, shape (H, W); also
             ``bounds`` and ``transform``.
 
         Raises:
@@ -180,7 +183,7 @@ class RasterFolder(RasterDataset):
         return self.transforms(sample) if self.transforms else sample
 
     def _near(self, x: slice, y: slice, time: slice) -> list[str]:
-        """Return the files in a window, in the order of the index."""
+        """Return the files that intersect a window, in index order."""
         if self._listed is None or self._listed[0] is not self.index:
             columns = self.index.index.tolist(), self.index.filepath.tolist()
             self._listed = (self.index, *columns)
@@ -192,10 +195,11 @@ class RasterFolder(RasterDataset):
         return [paths[row] for row in rows if times[row].overlaps(wanted)]
 
     def _slices(self, index: GeoSlice) -> tuple[slice, slice, slice]:
-        """Return slices of x, y and time, by default of the whole dataset."""
+        """Fill in missing slices of x, y and time with those of the whole dataset."""
         given = (index,) if isinstance(index, slice) else tuple(index)
         ends = [end for part in given for end in (part.start, part.stop)]
-        # The bounds of thousands of files are slower to compute than a window is to read.
+        # Compute bounds only if necessary: for thousands of files, it takes longer than
+        # reading a window.
         whole = self.bounds if len(given) < 3 or None in ends else given
         x, y, time = (
             slice(
@@ -210,7 +214,7 @@ class RasterFolder(RasterDataset):
         return x, y, time
 
     def _path_of_band(self, band: str, path: str) -> str:
-        """Return the file of a band in the scene of another file."""
+        """Return the path of a band that belongs to the same scene as another file."""
         folder, name = os.path.split(path)
         match = re.match(self.filename_regex, name, re.VERBOSE)
         if match is None:
@@ -219,14 +223,14 @@ class RasterFolder(RasterDataset):
         return os.path.join(folder, f'{name[:start]}{band}{name[end:]}')
 
     def _grid(self, file: RasterFile, crs: CRS) -> tuple[Affine, int, int] | None:
-        """Return the grid to which a file is warped; None if it is not warped."""
+        """Return the target grid of a file, or None if it requires no reprojection."""
         transform: Any = file.transform
         kind = (crs, file.crs, *file.size, *transform[:2], *transform[3:5])
-        # Files that differ only in location have the same answer.
+        # The result is the same for files that differ only in location.
         if kind in self.unwarped:
             return None
         nearest = self.resampling == Resampling.nearest
-        # Avoid sampling by nearest neighbour twice.
+        # Avoid nearest-neighbor resampling twice.
         finest = self.res if nearest else (math.inf, math.inf)
         grid = warped_grid(file, crs, self.extent, finest)
         if grid is None:
@@ -234,7 +238,7 @@ class RasterFolder(RasterDataset):
         return grid
 
     def _open(self, path: str, crs: Any = None) -> DatasetReader | WarpedVRT:
-        """Open a file in a CRS, by default its own, and mark missing pixels."""
+        """Open a file in a CRS (its own by default) and mark missing pixels."""
         file = self.records[path]
         target = file.crs if crs is None else CRS.from_user_input(crs)
         grid = self._grid(file, target)
@@ -242,7 +246,7 @@ class RasterFolder(RasterDataset):
         if not (marked or grid or file.residual is not None):
             with without_listing([path]):
                 return rasterio.open(path)
-        # Mark missing pixels: the padding around a warped file would otherwise be 0.
+        # Mark missing pixels: otherwise, the padding around a reprojected file would be 0.
         kind = 'Float32' if self.is_image else 'Float64'
         source = mark_missing(file, self.count, self._marks(file), kind)
         with without_listing([path]):
@@ -254,7 +258,7 @@ class RasterFolder(RasterDataset):
         with opened:
             return WarpedVRT(opened, crs=target, transform=transform, **size)
 
-    # One cache of handles per process, as in TorchGeo.
+    # One cache of file handles per process, as in TorchGeo.
     _keep_open = functools.lru_cache(maxsize=128)(_open)
 
     def _load_warp_file(
@@ -264,18 +268,18 @@ class RasterFolder(RasterDataset):
         return self._open(str(filepath), crs)
 
     def _marks(self, file: RasterFile) -> list[tuple[float | None, ...]]:
-        """Return sets of values of missing pixels, each with one value per band."""
+        """Return nodata values; each tuple has one value per band."""
         if self.marked is None:
             return [file.nodata]
         given: list[tuple[float | None, ...]] = [(self.marked,) * file.count]
-        # A declared value that is no valid label also marks missing pixels.
+        # A declared value that is not a valid label also marks missing pixels.
         odd = any(v is not None and not is_label(v) for v in file.nodata)
         return [file.nodata, *given] if odd and not self.is_image else given
 
     def _mosaic(
         self, paths: Sequence[str], bands: Sequence[int], x: slice, y: slice
     ) -> Tensor:
-        """Read the mosaic of files: float32 images with NaN, or integer labels."""
+        """Read a mosaic of files, as float32 images with NaN or as integer labels."""
         load = self._keep_open if self.cache else self._open
         opened = [load(path, self.crs) for path in paths]
         values, _ = merge(
@@ -283,7 +287,7 @@ class RasterFolder(RasterDataset):
             bounds=(x.start, y.start, x.stop, y.stop),
             res=(x.step, y.step),
             nodata=math.nan,
-            # In the integer type of the first file, values of other files could overflow.
+            # By default, merge uses the type of the first file, which could overflow.
             dtype='float32' if self.is_image else 'float64',
             indexes=list(bands),
             resampling=self.resampling,
@@ -298,16 +302,16 @@ class RasterFolder(RasterDataset):
         value = self.marked if self.marked is not None else files[0].nodata[0]
         if value is None and missing.any() and any(file.floating for file in files):
             raise ValueError(
-                f'mask: expected a label in each pixel, found NaN in {list(paths)}; '
-                'set nodata of the mask to a value outside the classes, such as 255, and '
-                'ignore_index of the task to the same value'
+                f'mask: expected a label for each pixel, found NaN in {list(paths)}; '
+                'set nodata in the mask entry to a value that is not a class, such as 255, '
+                'and ignore_index in the task to the same value'
             )
         labels = np.where(missing, 0 if value is None else value, labels)
         wrong = labels[labels != np.round(labels)]
         if wrong.size:
             raise ValueError(
-                f'mask: expected whole numbers as labels, found {wrong[0]:g} in '
-                f'{list(paths)}; provide a raster of classes'
+                f'mask: expected integer labels, found {wrong[0]:g} in {list(paths)}; '
+                'provide a raster of class indices'
             )
         return labels
 
@@ -317,13 +321,13 @@ atexit.register(RasterFolder._keep_open.cache_clear)
 
 
 def is_label(value: float) -> bool:
-    """Return whether a number can be a label.
+    """Check whether a number can be a label.
 
     Args:
         value: the number.
 
     Returns:
-        True for a 64-bit integer.
+        True if the number is an integer that fits into 64 bits.
 
     Example:
         >>> is_label(255.0), is_label(0.5), is_label(float('nan')), is_label(-3.4e38)
@@ -335,18 +339,18 @@ def is_label(value: float) -> bool:
 def mark_missing(
     file: RasterFile, count: int, marks: Sequence[Sequence[float | None]], kind: str
 ) -> str:
-    """Wrap a file in a virtual raster (VRT) with a single value for missing pixels.
+    """Wrap a file in a virtual raster (VRT) with a single nodata value.
 
-    GDAL's warping supports one nodata value for all bands, or a mask, but not both.
+    For reprojection, GDAL supports one nodata value for all bands or a mask, but not both.
 
     Args:
-        file: the file.
+        file: metadata of the file.
         count: number of named bands.
-        marks: sets of values of missing pixels, each with one value per band of the file.
-        kind: data type in GDAL, 'Float32' or 'Float64'.
+        marks: nodata values; each sequence has one value per band of the file.
+        kind: GDAL data type, 'Float32' or 'Float64'.
 
     Returns:
-        The XML of the VRT, which rasterio opens like a path.
+        XML of the VRT, which rasterio opens like a path.
     """
     source, bands = file.path, file.bands(count)
     if file.has_mask(count):

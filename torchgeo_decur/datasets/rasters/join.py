@@ -1,4 +1,4 @@
-"""Join rasters by location: their common footprint, and windows of it."""
+"""Join rasters by location, and read windows of the joined rasters."""
 
 import itertools
 import warnings
@@ -35,15 +35,15 @@ Window = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class JoinedRasters:
-    """Co-registered rasters, and the conditions for a usable window.
+    """Co-registered rasters, with the criteria for usable windows.
 
     Args:
-        joined: the datasets joined with ``&``; its index is the common footprint.
-        leaves: the datasets by name of the modality; ``mask`` is the label raster.
-        nodata: value of a missing pixel, or None, by the same names.
+        joined: datasets joined with ``&``, whose index is the common footprint.
+        leaves: raster dataset of each modality, and of the labels as ``mask``.
+        nodata: nodata value of each dataset, or None.
         patch_size: height and width of a window, in pixels of the first dataset.
-        max_nodata: largest fraction of missing pixels in any modality of a window.
-        num_classes: exclusive upper bound of the labels of the mask; None for no check.
+        max_nodata: maximum fraction of missing pixels in each modality of a window.
+        num_classes: number of classes in the mask, or None to accept any label.
     """
 
     joined: GeoDataset
@@ -52,12 +52,12 @@ class JoinedRasters:
     patch_size: int
     max_nodata: float
     num_classes: int | None = None
-    #: Name of the footprint in messages.
+    #: Term for the footprint in messages.
     area_name: ClassVar[str] = 'common footprint'
 
     @cached_property
     def footprint(self) -> Polygon:
-        """Area that all datasets cover, in the CRS of the first."""
+        """Area that all datasets cover, in the CRS of the first dataset."""
         return self.joined.index.geometry.union_all()
 
     @property
@@ -73,7 +73,7 @@ class JoinedRasters:
         return {name: round(width / leaf.res[0]) for name, leaf in self.leaves.items()}
 
     def pixels(self, area: BaseGeometry) -> tuple[int, int]:
-        """Return width and height of the bounding box of an area, in pixels."""
+        """Return the width and height of an area's bounding box in pixels."""
         if area.is_empty:
             return 0, 0
         west, south, east, north = area.bounds
@@ -81,7 +81,7 @@ class JoinedRasters:
         return round((east - west) / xres), round((north - south) / yres)
 
     def files(self, parts: NDArray[np.object_]) -> NDArray[np.float64]:
-        """Find a file of the first dataset in each part of the footprint.
+        """Find a file of the first dataset for each polygon of the footprint.
 
         Args:
             parts: polygons within the footprint, shape (N,).
@@ -94,14 +94,17 @@ class JoinedRasters:
         points = shapely.point_on_surface(parts)
         found, files = tree.query(points, predicate='intersects')
         chosen = np.zeros(len(parts), dtype=np.int64)
-        # Of several files, choose the first, so that a mosaic has one grid.
+        # If there are several files, use the first, so that a mosaic has a single grid.
         order = np.argsort(files)[::-1]
         chosen[found[order]] = files[order]
         return cast(NDArray[np.float64], first.bounds.to_numpy()[chosen])
 
     @property
     def max_outside(self) -> float:
-        """Largest fraction of a window outside the footprint: 0 without a nodata value."""
+        """Maximum fraction of a window outside the footprint.
+
+        It is 0 unless all modalities have a nodata value.
+        """
         known = [
             self.nodata[name] is not None for name in self.leaves if name != 'mask'
         ]
@@ -109,25 +112,25 @@ class JoinedRasters:
 
     @property
     def marked(self) -> list[str]:
-        """Names of the modalities that may have missing pixels."""
+        """Names of the modalities with a nodata value."""
         images = (name for name in self.leaves if name != 'mask')
         return [name for name in images if self.nodata[name] is not None]
 
     def read(self, window: GeoSlice, names: Iterable[str] | None = None) -> Sample:
-        """Read rasters at a window.
+        """Read the rasters in a window.
 
         Args:
             window: slices of x, y and, for dated files, time.
             names: names of the datasets to read; all by default.
 
         Returns:
-            A dictionary with
+            A dictionary with the following keys:
 
-            - ``image_<m>``: float32 in physical units, shape (C, H, W); NaN and infinite
-              values count as missing;
-            - ``mask``: int64, shape (H, W);
+            - ``image_<m>``: float32 in physical units, shape (C, H, W). NaN and infinite
+              values count as missing.
+            - ``mask``: int64, shape (H, W).
             - ``bounds`` and ``transform``: as in TorchGeo, but float64, because float32
-              rounds a northing to a quarter of a metre.
+              rounds northings to a quarter of a meter.
 
         Raises:
             ValueError: if a file cannot be read, or a label is out of range.
@@ -148,7 +151,7 @@ class JoinedRasters:
                 near = leaf.index.cx[x.start : x.stop, y.start : y.stop].filepath
                 raise ValueError(
                     f'{name}: cannot read {describe_window(window)} from {list(near)}: '
-                    f'{error}; copy the files again'
+                    f'{error}; restore the files'
                 ) from error
         if self.num_classes is not None and 'mask' in chosen:
             self._check_labels(sample['mask'], window)
@@ -160,7 +163,10 @@ class JoinedRasters:
         window: GeoSlice | None = None,
         whole: bool = False,
     ) -> dict[str, float]:
-        """Compute the fraction of pixels with a missing band, for each modality."""
+        """Compute the fraction of missing pixels in each modality.
+
+        A pixel is missing if any of its bands is.
+        """
         shares = {name: 0.0 for name in self.leaves if name != 'mask'}
         for name in self.marked:
             invalid = invalid_pixels(sample[f'image_{name}'], self.nodata[name])
@@ -171,15 +177,15 @@ class JoinedRasters:
     def missing_by_patch(
         self, sample: Mapping[str, Any], rows: int, columns: int
     ) -> NDArray[np.float64]:
-        """Compute the fraction of missing pixels for each window of a block.
+        """Compute the fraction of missing pixels for each window in a block.
 
         Args:
-            sample: the block, from :meth:`read`.
+            sample: sample of the whole block from :meth:`read`.
             rows: number of windows from north to south.
             columns: number of windows from west to east.
 
         Returns:
-            The largest fraction of any modality, shape (rows, columns).
+            The maximum fraction over all modalities, shape (rows, columns).
         """
         shares = torch.zeros(rows, columns, dtype=torch.double)
         for name in self.marked:
@@ -191,16 +197,16 @@ class JoinedRasters:
         return cast(NDArray[np.float64], shares.numpy())
 
     def usable(self, sample: Mapping[str, Any], window: GeoSlice | None = None) -> bool:
-        """Check that every modality of a sample has at most ``max_nodata`` missing."""
+        """Check that no modality exceeds ``max_nodata`` missing pixels."""
         return max(self.missing(sample).values()) <= self.max_nodata
 
     def deliver(self, sample: Sample, window: GeoSlice, whole: bool = False) -> Sample:
-        """Return the sample of a usable window; a union marks absent modalities."""
+        """Return the sample of a usable window. A union also marks absent modalities."""
         return sample
 
     @property
     def dated(self) -> bool:
-        """Return whether files have different dates, so that a window needs a time."""
+        """True if files have different dates, so that a window requires a time."""
         return len(pd.unique(self.joined.index.index)) > 1
 
     def area_of(self, name: str, time: tuple[slice, ...] = ()) -> BaseGeometry:
@@ -208,10 +214,10 @@ class JoinedRasters:
 
         Args:
             name: name of the dataset.
-            time: slice of time, or an empty tuple for all files.
+            time: time slice, or an empty tuple for all files.
 
         Returns:
-            The area in the CRS of the first dataset.
+            The area, in the CRS of the first dataset.
         """
         key = (name, *((part.start, part.stop) for part in time))
         if key not in self._areas:
@@ -229,7 +235,7 @@ class JoinedRasters:
         return {}
 
     def _timed(self, window: GeoSlice) -> GeoSlice:
-        """Add the common time of all files to a window without a time."""
+        """Add the common time of all files to a window that has no time."""
         x, y, *time = cast(Window, window)
         if not time:
             shared = self.joined.index.index[0]
@@ -238,7 +244,7 @@ class JoinedRasters:
 
     @cached_property
     def footprints(self) -> list[tuple[slice, BaseGeometry]]:
-        """Each time, sorted, with the area that all datasets cover at this time."""
+        """Sorted times, and the area that all datasets cover at each time."""
         times: dict[Any, list[Any]] = {}
         for time, shape in self.joined.index.geometry.items():
             times.setdefault(time, []).append(shape)
@@ -274,23 +280,24 @@ def join(
     union: bool = False,
     res: Mapping[str, float] | None = None,
 ) -> tuple[GeoDataset, dict[str, float]]:
-    """Join datasets on their common area, with TorchGeo's ``&``.
+    """Join datasets on their common area with TorchGeo's operator ``&``.
 
     Args:
-        rasters: datasets by name, changed in place to the CRS of the first, and to its
-            resolution if they have no ``res``.
-        union: whether to join the areas of all modalities, with ``|``. ``mask`` must
-            cover the area. Files of another CRS count only within the extent of the first dataset.
-        res: size of the pixels to which a dataset is resampled, in units of the CRS of
-            the first, by name.
+        rasters: datasets by name. They are modified in place: each gets the CRS of the
+            first dataset and, unless it is in ``res``, its resolution.
+        union: whether to use ``|`` instead, which joins the areas of all modalities. The
+            mask must cover the area. Files in another CRS are used only within the extent
+            of the first dataset.
+        res: pixel size by name to which datasets are resampled, in CRS units of the first
+            dataset.
 
     Returns:
-        The joined dataset, and the pixel width of each dataset in units of the CRS of the
-        first: the larger of the widths before and after resampling.
+        The joined dataset, and the pixel width of each dataset in CRS units of the first
+        dataset: the larger of the widths before and after resampling.
 
     Raises:
-        ValueError: if a dataset cannot be projected into the CRS of the first, or the
-            datasets have no common area or time.
+        ValueError: if a dataset cannot be projected to the CRS of the first dataset, or
+            the datasets have no common area or time.
     """
     (reference, first), *others = rasters.items()
     own = {name: leaf.index.geometry.copy() for name, leaf in rasters.items()}
@@ -315,16 +322,16 @@ def join(
             place = '' if a == reference else f' within the extent of {reference}'
             raise ValueError(
                 f'{a} and {b} must overlap{place}, but {a} covers {_degrees(own[a])} '
-                f'and {b} covers {_degrees(own[b])}; check the paths and the CRS of '
-                'the files'
+                f'and {b} covers {_degrees(own[b])}; check the paths and the CRS of the '
+                'files'
             )
     joined: GeoDataset = first
     try:
         with warnings.catch_warnings():
-            # TorchGeo 0.10 calls pandas in a way that pandas 3.1 deprecates.
+            # TorchGeo 0.10 uses a pandas argument that pandas 3.1 deprecates.
             warnings.filterwarnings('ignore', 'The inplace keyword')
-            # TorchGeo also gives all datasets the resolution of the first, and says so.
-            # The mask follows all modalities.
+            # Hide TorchGeo's messages that it resamples all datasets to the first
+            # resolution, and restore the resolution. Join the mask last.
             with redirect_stdout(StringIO()):
                 for name, leaf in sorted(others, key=lambda other: other[0] == 'mask'):
                     own_res = leaf.res
@@ -334,8 +341,8 @@ def join(
     except RuntimeError as error:
         raise ValueError(
             f'{list(rasters)} must have a common area and time, but have none: '
-            f'{error}. Dates come from filename_regex or from a dataset class; to ignore '
-            'them, set only paths and glob'
+            f'{error}. Dates are read with filename_regex or by a dataset class; to '
+            'ignore dates, set only paths and glob'
         ) from error
     for name in widths.keys() & chosen.keys():
         widths[name] = max(widths[name], chosen[name][0])
@@ -343,19 +350,19 @@ def join(
 
 
 def outline(window: GeoSlice) -> Polygon:
-    """Return the rectangle of a window."""
+    """Return the rectangle that a window covers."""
     x, y, *_ = cast(Window, window)
     return shapely.box(x.start, y.start, x.stop, y.stop)
 
 
 def describe_window(window: GeoSlice) -> str:
-    """Return the coordinates of a window as text, for error messages."""
+    """Format the coordinates of a window for error messages."""
     x, y, *_ = cast(Window, window)
     return f'x {x.start:.10g} to {x.stop:.10g}, y {y.start:.10g} to {y.stop:.10g}'
 
 
 def _fill(sample: Sample, key: str, nodata: float | None) -> None:
-    """Replace NaN and infinite pixels by nodata, or by 0 without a nodata value.
+    """Replace NaN and infinite values with nodata, or with 0 if there is no nodata value.
 
     Without a nodata value, only pixels outside the files can be NaN.
     """
@@ -364,7 +371,7 @@ def _fill(sample: Sample, key: str, nodata: float | None) -> None:
 
 
 def _clip(leaf: RasterDataset, first: RasterDataset) -> None:
-    """Clip the files of a dataset to the extent of the first, if their CRS differ.
+    """Clip a dataset to the extent of the first dataset if they differ in CRS.
 
     Most projections are valid only in a part of the world.
     """
@@ -383,14 +390,14 @@ def _clip(leaf: RasterDataset, first: RasterDataset) -> None:
 
 
 def _segmentize(leaf: RasterDataset, extent: BaseGeometry) -> None:
-    """Add points to the edges of footprints, because projected edges are curved."""
+    """Add vertices to the edges of footprints, because projected edges are curved."""
     west, south, east, north = extent.bounds
     step = max(east - west, north - south) / 32
     leaf.index = leaf.index.set_geometry(leaf.index.geometry.segmentize(step))
 
 
 def _pixel_width(leaf: RasterDataset, crs: Any) -> float:
-    """Compute the width of a pixel in another CRS, from the first file."""
+    """Compute the pixel width of the first file in another CRS."""
     part = gpd.GeoSeries([largest_part(leaf.index.geometry.iloc[0])], crs=leaf.crs)
     west, _, east, _ = part.total_bounds
     left, _, right, _ = part.to_crs(crs).total_bounds
@@ -400,14 +407,14 @@ def _pixel_width(leaf: RasterDataset, crs: Any) -> float:
 def _irreconcilable(name: str, reference: str, own: Mapping[str, Any]) -> str:
     crs, wanted = own[name].crs, own[reference].crs
     return (
-        f'{name}: cannot be projected from its CRS {crs.name!r} into the CRS '
-        f'{wanted.name!r} of {reference}; warp the files beforehand, or put a raster '
+        f'{name}: cannot be projected from its CRS {crs.name!r} to the CRS '
+        f'{wanted.name!r} of {reference}; reproject the files in advance, or put a raster '
         'with a geographic CRS first'
     )
 
 
 def _overlap(some: gpd.GeoSeries, others: gpd.GeoSeries) -> bool:
-    """Return whether any two footprints of files share an area."""
+    """Check whether any two file footprints overlap."""
     a, b = others.sindex.query(some.to_numpy(), predicate='intersects')
     shared = shapely.intersection(some.to_numpy()[a], others.to_numpy()[b])
     return bool(shapely.area(shared).any())

@@ -1,4 +1,4 @@
-"""Choose the values of missing pixels in rasters."""
+"""Choose and check the nodata value of rasters."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from torchgeo.datasets import RasterDataset
 from .files import RasterFile
 from .folder import RasterFolder, is_label
 
-_PLAIN = 'set paths and glob of the folder in place of dataset'
+_PLAIN = 'set paths and glob instead of dataset'
 
 
 def choose_nodata(
@@ -25,18 +25,18 @@ def choose_nodata(
     Args:
         name: name of the modality, or ``mask``.
         entry: entry of the modality, which may have ``nodata``.
-        leaf: the dataset of the files.
+        leaf: raster dataset of the files.
         files: metadata of the files.
-        crs: CRS in which they are read.
+        crs: CRS in which the files are read.
 
     Returns:
-        The value of the entry if set, otherwise of the files. Without one, it is NaN for
-        floating-point images, and for images with a mask or that are warped. It is None
-        if no pixel can be missing.
+        The nodata value in the entry or, if not set, in the files. If neither has a value,
+        it is NaN for images that are floating point, masked or reprojected. It is None if
+        no pixel can be missing.
 
     Raises:
-        ValueError: if the value does not fit the files, the files disagree, or a missing
-            pixel would be read as data.
+        ValueError: if the value is not valid for the files, the files have different
+            values, or missing pixels would be read as data.
     """
     nodata = _declared(name, entry.get('nodata'), files)
     warped = [f for f in files if f.is_warped(crs)]
@@ -49,15 +49,16 @@ def choose_nodata(
 
 
 def extreme(nodata: float) -> bool:
-    """Return whether a nodata value is too large for mosaics of rasterio.
+    """Check whether a nodata value is too large for rasterio's mosaics.
 
-    ESRI uses the lowest float32. Rasterio treats it as outside float32 and reads zeros.
+    ESRI software uses the lowest float32 value. Rasterio treats it as outside the range of
+    float32 and reads zeros.
 
     Args:
-        nodata: the value.
+        nodata: the nodata value.
 
     Returns:
-        True if samples must have NaN instead.
+        True if samples must use NaN instead.
 
     Example:
         >>> extreme(-3.4028234663852886e38), extreme(-9999.0), extreme(math.nan)
@@ -74,20 +75,20 @@ def _declared(name: str, given: Any, files: Sequence[RasterFile]) -> float | Non
         if not any(f.floating or f.limits[0] <= value <= f.limits[1] for f in files):
             low, high = first.limits
             raise ValueError(
-                f'{name}: nodata must be a value of the files, from {low:g} to '
+                f'{name}: nodata must be in the value range of the files, from {low:g} to '
                 f'{high:g}, got {given}; correct nodata'
             )
         declared = first.nodata[0] is not None and not math.isnan(first.nodata[0])
         if math.isnan(value) and declared:
             raise ValueError(
                 f'{name}: nodata must not be NaN, because {first.path} declares '
-                f'{first.nodata[0]:g}; remove nodata, NaN always counts as missing'
+                f'{first.nodata[0]:g}; remove nodata: NaN always counts as missing'
             )
         return value
     for file in files:
         if file.marks != first.marks:
             raise ValueError(
-                f'{name}: files must agree on nodata, got {first.marks} in '
+                f'{name}: files must have the same nodata value, got {first.marks} in '
                 f'{first.path} and {file.marks} in {file.path}; set nodata in the entry'
             )
     if len(set(map(str, first.nodata))) > 1:
@@ -103,7 +104,7 @@ def _of_folder(
     warped: Sequence[RasterFile],
     masked: Sequence[RasterFile],
 ) -> float | None:
-    """Choose the value of missing pixels in samples of a folder."""
+    """Choose the value of missing pixels in samples from a folder."""
     if leaf.is_image:
         absent = nodata is None and bool(warped or masked)
         return math.nan if absent or (nodata and extreme(nodata)) else nodata
@@ -111,8 +112,8 @@ def _of_folder(
         return nodata
     first = next(iter(leaf.records.values()))
     cure = (
-        'set it to an integer outside the classes, such as 255, and ignore_index of the '
-        'task to the same value'
+        'set it to an integer that is not a class, such as 255, and set ignore_index in '
+        'the task to the same value'
     )
     if leaf.marked is not None:
         raise ValueError(
@@ -121,10 +122,10 @@ def _of_folder(
     if first.nodata[0] is not None:
         raise ValueError(
             f'{name}: nodata must be set, because {first.path} declares '
-            f'{first.nodata[0]:g}, which is no valid label; {cure}'
+            f'{first.nodata[0]:g}, which is not a valid label; {cure}'
         )
     if found := [*masked, *warped]:
-        reason = 'has a mask' if masked else 'is warped to another grid'
+        reason = 'has a mask' if masked else 'is reprojected'
         raise ValueError(
             f'{name}: nodata must be set, because {found[0].path} {reason} and no file '
             f'declares nodata, so some pixels have no label; {cure}'
@@ -140,18 +141,18 @@ def _check_class(
     masked: Sequence[RasterFile],
     files: Sequence[RasterFile],
 ) -> None:
-    """Check that a dataset class does not read missing pixels as data."""
+    """Check that a dataset class would not read missing pixels as data."""
     kind = type(leaf).__name__
     if nodata is not None and files[0].floating and extreme(nodata):
         raise ValueError(
-            f'{name}: nodata must be within float32, got {nodata:g}, which {kind} would '
-            f'read as zeros; {_PLAIN}'
+            f'{name}: nodata must be in the range of float32, got {nodata:g}, which {kind} '
+            f'would read as zeros; {_PLAIN}'
         )
     if nodata is None and warped:
         raise ValueError(
             f'{name}: nodata must be set, because no file declares it and '
-            f'{warped[0].path} is warped to another grid, where {kind} would read the '
-            f'zero padding as data; set a value that no pixel has, or {_PLAIN}'
+            f'{warped[0].path} is reprojected, so {kind} would read the zero padding as '
+            f'data; set a value that does not occur in the data, or {_PLAIN}'
         )
     if masked and not leaf.separate_files:
         raise ValueError(
@@ -161,7 +162,7 @@ def _check_class(
     for file in files:
         if file.limits != files[0].limits or len(set(file.nodata)) > 1:
             raise ValueError(
-                f'{name}: expected files of one type with one nodata value for all '
-                f'bands, but {file.path} differs, which {kind} would read wrongly; '
+                f'{name}: expected files with the same data type and one nodata value for '
+                f'all bands, but {file.path} differs, so {kind} would read wrong values; '
                 f'{_PLAIN}'
             )

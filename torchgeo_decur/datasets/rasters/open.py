@@ -1,4 +1,4 @@
-"""Open and check folders of georeferenced rasters; error messages name the file."""
+"""Open and check georeferenced rasters, with errors that name the file."""
 
 import os
 import re
@@ -20,11 +20,11 @@ _DATES = ('filename_regex', 'date_format')
 
 
 def dataset_class(name: str, path: str) -> type[RasterDataset]:
-    """Import a subclass of TorchGeo's ``RasterDataset`` by its path.
+    """Import a subclass of TorchGeo's ``RasterDataset``.
 
     Args:
-        name: name of the modality, for the error message.
-        path: path of the class, such as ``torchgeo.datasets.Landsat8``.
+        name: modality name for error messages.
+        path: import path of the class, such as ``torchgeo.datasets.Landsat8``.
 
     Raises:
         ValueError: if the class does not exist or is not a ``RasterDataset``.
@@ -34,7 +34,7 @@ def dataset_class(name: str, path: str) -> type[RasterDataset]:
         found = getattr(import_module(module), attribute)
     except (AttributeError, ImportError, ValueError) as error:
         raise ValueError(
-            f'{name}: dataset must be the path of a class such as '
+            f'{name}: dataset must be the import path of a class such as '
             f'torchgeo.datasets.Landsat8, got {path!r} ({error})'
         ) from error
     if not (isinstance(found, type) and issubclass(found, RasterDataset)):
@@ -56,22 +56,24 @@ def open_rasters(
 
     Args:
         name: name of the modality, or ``mask``.
-        entry: ``paths`` and ``nodata``; for a folder also ``glob``, ``resampling``,
-            ``filename_regex`` and ``date_format``, for a class ``dataset`` and
+        entry: ``paths`` and ``nodata``. A folder may also have ``glob``, ``resampling``,
+            ``filename_regex`` and ``date_format``; a class has ``dataset`` and
             ``init_args``.
-        bands: names of the bands; None for a raster of classes, and one band for a mask
-            of numbers.
-        skip_unreadable: whether to leave out unreadable files, with a warning.
-        crs: CRS in which the files are read; by default the CRS of the first file.
+        bands: names of the bands, or None for a raster of classes. A mask with continuous
+            values has one band.
+        skip_unreadable: whether to skip unreadable files with a warning.
+        crs: CRS in which the files are read; by default, the CRS of the first file.
 
     Returns:
-        The dataset, whose samples have ``image_<name>`` or ``mask``, and the value of a
-        missing pixel, see :func:`~torchgeo_decur.datasets.rasters.nodata.choose_nodata`.
+        The dataset, whose samples have ``image_<name>`` or ``mask``, and the value of
+        missing pixels; see
+        :func:`~torchgeo_decur.datasets.rasters.nodata.choose_nodata`.
 
     Raises:
-        ValueError: if there is no file, or a file cannot be read, has no georeference,
-            the wrong number of bands or a scale missing from the entry; or if two files
-            disagree on nodata or cover the same place. The message names the file.
+        ValueError: if there are no files; if a file is unreadable, is not georeferenced,
+            has the wrong number of bands, or declares a scale that the entry does not
+            set; or if two files differ in nodata or cover the same location. The message
+            names the file.
     """
     paths = _paths(name, entry)
     if isinstance(entry.get('nodata'), Sequence):
@@ -85,9 +87,9 @@ def open_rasters(
         leaf, files = _open_folder(name, entry, paths, bands, skip_unreadable)
     if leaf.is_image != (bands is not None):
         raise ValueError(
-            f'{name}: {type(leaf).__name__} has '
-            f'{"images" if leaf.is_image else "labels"}; move the entry to '
-            f'{"rasters" if leaf.is_image else "mask"}'
+            f'{name}: expected {"labels" if leaf.is_image else "images"}, but '
+            f'{type(leaf).__name__} has {"images" if leaf.is_image else "labels"}; move '
+            f'the entry to {"rasters" if leaf.is_image else "mask"}'
         )
     if leaf.is_image:
         _check_scales(name, entry, files)
@@ -133,7 +135,7 @@ def _open_folder(
     check_places(name, files)
     single = bands is None or 'band' in groups
     expected = ['label'] if bands is None else [*bands]
-    # A file describes the numbers of a mask as it likes.
+    # Do not compare descriptions for a mask with continuous values, whose band is unnamed.
     named = not single and name != 'mask'
     _check_bands(name, files, expected[:1] if single else expected, names=named)
     try:
@@ -145,7 +147,7 @@ def _open_folder(
 
 
 def _groups(name: str, dates: Mapping[str, str], files: Sequence[str]) -> set[str]:
-    """Check the pattern of file names, and return the names of its groups."""
+    """Check the file name pattern and return its group names."""
     if 'filename_regex' not in dates:
         return set()
     try:
@@ -164,7 +166,7 @@ def _groups(name: str, dates: Mapping[str, str], files: Sequence[str]) -> set[st
     for file in files:
         if not pattern.match(os.path.basename(file)):
             raise ValueError(
-                f'{name}: filename_regex must match the name of each file, but '
+                f'{name}: filename_regex must match all file names, but '
                 f'{pattern.pattern!r} does not match {file}; correct filename_regex, or '
                 'exclude the file with glob'
             )
@@ -182,7 +184,7 @@ def _open_class(
         leaf = cls(paths=paths, **arguments)
     except (AssertionError, AttributeError, OSError, TypeError, ValueError) as error:
         odd = next((path for path in paths if escape(path) != path), None)
-        cure = f'; rename {odd}, because [, * and ? form a pattern'
+        cure = f'; rename {odd}, because [, * and ? are treated as wildcards'
         raise ValueError(
             f'{name}: expected rasters that {cls.__name__} accepts with {arguments}, '
             f'found none in {paths}: {type(error).__name__}: {error}'
@@ -212,18 +214,17 @@ def _report(
     paths: Sequence[str],
     skip_unreadable: bool,
 ) -> None:
-    """Raise an error or warn if files are unreadable."""
+    """Raise an error or a warning if files are unreadable."""
     if broken and not skip_unreadable:
         path, reason = next(iter(broken.items()))
         raise ValueError(
             f'{name}: expected readable rasters, found {len(broken)} that cannot be '
-            f'read, the first is {path} ({reason}); copy it again, or set '
-            'skip_unreadable: true'
+            f'read, such as {path} ({reason}); restore it, or set skip_unreadable: true'
         )
     if broken:
         warnings.warn(
             f'{name}: {len(broken)} of {len(broken) + len(files)} files cannot be read '
-            f'and are left out, the first is {next(iter(broken))}',
+            f'and are skipped, such as {next(iter(broken))}',
             stacklevel=2,
         )
     if not files:
@@ -239,16 +240,16 @@ def _check_bands(
     more: bool = False,
     names: bool = False,
 ) -> None:
-    """Check the number of bands and their descriptions in each file."""
+    """Check the number and descriptions of the bands in each file."""
     for file in files:
         found = len(file.bands(len(expected)))
         if found == len(expected) or (more and found > len(expected)):
             continue
-        cure = 'name every band of the file, in order'
+        cure = 'list the names of all bands in the file, in order'
         if found == 1 and len(files) > 1:
             cure = (
                 'if each band has a separate file, set filename_regex with a group for '
-                r"its name, such as '(?P<band>.+)\.tif'"
+                r"the band name, such as '(?P<band>.+)\.tif'"
             )
         raise ValueError(
             f'{name}: expected {len(expected)} bands {list(expected)}, found {found} in '
@@ -265,7 +266,7 @@ def _check_bands(
 def _check_scales(
     name: str, entry: Mapping[str, Any], files: Sequence[RasterFile]
 ) -> None:
-    """Check that the entry mentions the scale and the offset of its files."""
+    """Check that the entry sets scale or offset if files declare them."""
     if entry.get('scale') is not None or entry.get('offset') is not None:
         return
     for file in files:
@@ -276,6 +277,6 @@ def _check_scales(
             )
             raise ValueError(
                 f'{name}: expected scale or offset in the entry, because {file.path} '
-                f'declares scale {scales} and offset {offsets}; set them for physical '
-                'values, or scale: 1 for the stored numbers'
+                f'declares scale {scales} and offset {offsets}; set them to read physical '
+                'values, or set scale: 1 to read the stored values'
             )

@@ -1,4 +1,4 @@
-"""Overlapping windows of a whole scene, on one grid, for maps."""
+"""Overlapping windows over a whole scene on a common grid, for maps."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -23,29 +23,31 @@ from .window_positions import separate
 class SceneWindows(Dataset[Sample]):
     """Overlapping windows that cover the footprint of joined rasters.
 
-    Windows form a grid of rows and columns over the bounding box of the footprint. They
-    stay inside it, except for the last cell. A scene smaller than a window has one, of
-    the size of the scene. Windows without any part of the footprint are left out. Files
-    of several dates give one window for each date.
+    The windows form rows and columns over the bounding box of the footprint. Only the last
+    row and column may exceed it, by less than a cell. If the scene is smaller than a
+    window, there is one window with the size of the scene. Windows that do not intersect
+    the footprint are omitted. If files have several dates, there is one window per date.
 
     Args:
-        rasters: the joined rasters.
-        window: largest side of a window in pixels.
-        overlap: smallest fraction of a window that its neighbor shares, from 0 to 0.5.
-        cell: side in pixels of a cell of the map, which divides the sides of windows.
-        align: windows start at multiples of this number of pixels, except at the eastern
-            and southern border, so that encoders see each window on one grid.
+        rasters: joined rasters.
+        window: maximum window size in pixels.
+        overlap: minimum overlap of adjacent windows as a fraction of the window size, from
+            0 to 0.5.
+        cell: size of a map cell in pixels, which divides the window size.
+        align: number of pixels to whose multiples windows are aligned, so that the
+            encoder's grid is the same in all windows. The eastern and southern borders
+            are exceptions.
 
     Attributes:
         height: height of the scene in pixels, a multiple of ``cell``.
         width: width of the scene in pixels, a multiple of ``cell``.
         size: height and width of a window in pixels.
-        rows: first pixel of each row of windows.
-        columns: first pixel of each column of windows.
-        places: row, column and time of each window.
+        rows: first pixel row of each row of windows.
+        columns: first pixel column of each column of windows.
+        places: first pixel row and column, and time of each window.
 
     Raises:
-        ValueError: if an option is not valid, or rasters have pixels of several sizes.
+        ValueError: if an option is invalid, or the rasters differ in pixel size.
     """
 
     def __init__(
@@ -64,14 +66,14 @@ class SceneWindows(Dataset[Sample]):
         found = {m: leaf.res for m, leaf in rasters.leaves.items() if m != 'mask'}
         if len(set(found.values())) > 1:
             raise ValueError(
-                f'a map of a scene needs rasters of one resolution, got {found}; remove '
-                'res from the entries, and fit without it'
+                f'a map requires rasters with the same resolution, got {found}; remove res '
+                'from the entries, and fit the model without it'
             )
         self.rasters = rasters
         xres, yres = rasters.joined.res
         footprint = rasters.footprint
         parts = shapely.get_parts(footprint)
-        # The grid of the first file, as in other windows.
+        # Use the grid of the first file, as for other windows.
         x0, _, _, y0 = rasters.files(parts[:1])[0]
         west, south, east, north = footprint.bounds
         left, right = np.round([(west - x0) / xres, (east - x0) / xres], 3)
@@ -94,12 +96,12 @@ class SceneWindows(Dataset[Sample]):
         return self.rasters.joined.crs
 
     def transform(self, row: int = 0, column: int = 0, cell: int = 1) -> Affine:
-        """Return the transform of cells of the scene.
+        """Return the affine transform from cells of the scene to coordinates.
 
         Args:
             row: first row in pixels.
             column: first column in pixels.
-            cell: side of a cell in pixels.
+            cell: size of a cell in pixels.
         """
         xres, yres = self.rasters.joined.res
         west, north = self.west + column * xres, self.north - row * yres
@@ -114,12 +116,13 @@ class SceneWindows(Dataset[Sample]):
         """Read a window.
 
         Args:
-            index: number of the window.
+            index: index of the window.
 
         Returns:
-            The sample, see :meth:`JoinedRasters.read`, with ``valid_<m>``: which pixels
-            have a modality, boolean, shape (H, W); and ``place``: first row and column of
-            the window in the scene, int64.
+            The sample as in :meth:`JoinedRasters.read`, with two additional keys:
+            ``valid_<m>``, a mask of the pixels with data of a modality, bool, shape
+            (H, W); and ``place``, the first row and column of the window in the scene,
+            int64.
         """
         row, column, time = self.places[index]
         window = self._window(row, column, time)
@@ -130,7 +133,7 @@ class SceneWindows(Dataset[Sample]):
     def _valid(
         self, sample: Mapping[str, Any], row: int, column: int, time: tuple[slice, ...]
     ) -> dict[str, Tensor]:
-        """Return which pixels have data of a modality: inside its area, and a value."""
+        """Return a mask of the pixels with data for each modality."""
         found = {}
         for name in self.rasters.leaves:
             if name == 'mask':
@@ -146,7 +149,7 @@ class SceneWindows(Dataset[Sample]):
         return found
 
     def _inside(self, area: BaseGeometry, row: int, column: int) -> Tensor:
-        """Return which pixels of a window have their center in an area."""
+        """Return a mask of the pixels in a window whose centers lie in an area."""
         if area.is_empty:
             return torch.zeros(self.size, dtype=torch.bool)
         if area.covers(outline(self._window(row, column, ()))):
@@ -165,13 +168,13 @@ class SceneWindows(Dataset[Sample]):
     def _places(
         self, footprint: BaseGeometry
     ) -> list[tuple[int, int, tuple[slice, ...]]]:
-        """Find the windows that share an area with the footprint, row by row."""
+        """Find the windows that overlap the footprint, row by row."""
         parts, times = separate(self.rasters, footprint)
         grid = np.meshgrid(self.rows, self.columns, indexing='ij')
         rows, columns = (side.ravel() for side in grid)
         (xres, yres), (height, width) = self.rasters.joined.res, self.size
         left, top = self.west + columns * xres, self.north - rows * yres
-        # Ignore slivers that come from rounding errors.
+        # Ignore slivers caused by rounding errors.
         x, y = xres / 4, yres / 4
         boxes = shapely.box(
             left + x, top - height * yres + y, left + width * xres - x, top - y
@@ -190,21 +193,21 @@ class SceneWindows(Dataset[Sample]):
 def window_starts(
     total: int, side: int, overlap: float, cell: int, align: int
 ) -> NDArray[np.int64]:
-    """Place windows that cover a side of a scene.
+    """Compute window positions that cover one dimension of a scene.
 
     Args:
-        total: length of the side in pixels.
-        side: side of a window in pixels.
-        overlap: see :class:`SceneWindows`.
-        cell: see there.
-        align: see there.
+        total: size of the scene in pixels.
+        side: size of a window in pixels.
+        overlap: minimum overlap as a fraction of the window size.
+        cell: size of a map cell in pixels.
+        align: number of pixels to whose multiples windows are aligned.
 
     Returns:
-        First pixel of each window, increasing.
+        First pixel of each window, in increasing order.
     """
     last = total - side
     step = side * (1 - overlap)
-    # Encoders average over a grid of pixels, which must not move between windows.
+    # Align windows to the encoder's stride, so that its grid does not shift between windows.
     unit = align if step >= align else cell
     step = max(1, int(step) // unit) * unit
     return np.append(np.arange(0, last, step), last)

@@ -1,4 +1,4 @@
-"""Divide a common footprint into areas for training, validation and test."""
+"""Split a common footprint into areas for training, validation and test."""
 
 import math
 import warnings
@@ -17,22 +17,22 @@ from shapely.geometry.base import BaseGeometry
 from .join import JoinedRasters
 from .window_positions import holds_window, random_positions
 
-# Number of neighborhoods in the smallest area, if there are enough chips.
+# Number of blocks of neighboring chips in the smallest area, if there are enough chips.
 BLOCKS = 4
 
 
 def split_by_area(
     rasters: JoinedRasters, fractions: Sequence[float], gap: float = 0.0
 ) -> list[BaseGeometry]:
-    """Cut the common footprint into strips, from west to east, by area.
+    """Split the common footprint by area into strips from west to east.
 
     Args:
-        rasters: the joined rasters. Cuts follow columns of pixels.
-        fractions: fraction of the area for each strip, with sum 1.
-        gap: width of the gap between two strips, in units of the CRS.
+        rasters: joined rasters. Cuts follow pixel columns.
+        fractions: fraction of the area for each strip; they sum to 1.
+        gap: width of the gap between two strips, in CRS units.
 
     Returns:
-        One area for each fraction, empty if the gap covers it.
+        One area per fraction. An area is empty if the gap covers it.
     """
     footprint = rasters.footprint
     west, south, east, north = footprint.bounds
@@ -65,20 +65,20 @@ def whole_parts(
     gap: float = 0.0,
     uneven: bool = False,
 ) -> list[BaseGeometry] | None:
-    """Distribute separate parts of the common footprint, such as chips, without cuts.
+    """Assign disconnected polygons of the footprint, such as chips, without cutting them.
 
-    Parts closer than the gap get the same area. So do most neighbors along a Hilbert
-    curve.
+    Polygons closer to each other than the gap are assigned to the same area, and so are
+    most neighbors along a Hilbert curve.
 
     Args:
-        rasters: the joined rasters.
-        fractions: fraction of the area for each result, with sum 1.
-        gap: smallest distance between parts of different results, in units of the CRS.
-        uneven: whether to allow parts larger than the smallest fraction.
+        rasters: joined rasters.
+        fractions: fraction of the footprint for each area; they sum to 1.
+        gap: minimum distance between polygons in different areas, in CRS units.
+        uneven: whether to allow polygons larger than the smallest fraction.
 
     Returns:
-        One area for each fraction, or None if the parts are too few or too large. Parts
-        without room for a window are left out.
+        One area per fraction, or None if there are too few polygons or one is too large.
+        Polygons that are smaller than a window are omitted.
     """
     parts = shapely.get_parts(rasters.footprint)
     if len(parts) < len(fractions):
@@ -95,7 +95,7 @@ def whole_parts(
     areas = np.bincount(block, weights=sizes) / total
     owner = np.zeros(len(areas), dtype=np.int64)
     got = np.zeros(len(fractions))
-    # From the largest block to the smallest; equal ones in the order of the curve.
+    # Assign blocks from largest to smallest, and equal blocks in the order of the curve.
     for i in np.argsort(-areas.round(6), kind='stable'):
         owner[i] = np.argmin(got / fractions)
         got[owner[i]] += areas[i]
@@ -107,22 +107,22 @@ def whole_parts(
 def divide(
     rasters: JoinedRasters, shares: Mapping[str, float], widths: Mapping[str, float]
 ) -> dict[str, BaseGeometry]:
-    """Divide the common footprint into areas that share no pixel.
+    """Split the common footprint into areas that have no pixels in common.
 
-    Separate parts, such as chips, are not cut if none is larger than the smallest area.
-    Other footprints are cut into strips.
+    Disconnected polygons, such as chips, are not cut, provided that none is larger than
+    the smallest area. Other footprints are cut into strips.
 
     Args:
-        rasters: the joined rasters.
-        shares: fraction of the area, by name, with sum 1.
-        widths: pixel width of each dataset, in units of the CRS. The gap between areas is
-            three pixels of the coarsest dataset, so that interpolation does not mix
-            areas. If a window then does not fit, the gap is narrower and a warning names
-            the datasets.
+        rasters: joined rasters.
+        shares: fraction of the footprint for each area, by name; they sum to 1.
+        widths: pixel width of each dataset in CRS units. The gap between areas is three
+            pixels of the coarsest dataset, so that interpolation does not mix areas. If an
+            area is then too small for a window, the gap is narrower, and a warning names
+            the affected datasets.
 
     Returns:
-        An area by the same names. If no gap leaves room for a window in each area, the
-        result has the largest gap.
+        Areas by name. If some area is too small for a window with any gap, the result has
+        the largest gap.
     """
     xres = rasters.joined.res[0]
     fractions = list(shares.values())
@@ -139,9 +139,10 @@ def divide(
             found = cut
             if shared := {n: w for n, w in widths.items() if w > width}:
                 warnings.warn(
-                    f'areas {list(shares)} share pixels of {list(shared)}, because a gap '
-                    f'of three pixels of {max(shared.values()):g} CRS units leaves no '
-                    'room for a window; use larger fractions',
+                    f'areas {list(shares)} have pixels of {list(shared)} in common, '
+                    f'because a gap of three pixels of {max(shared.values()):g} CRS units '
+                    'would make an area smaller than a window; increase val_fraction or '
+                    'test_fraction',
                     stacklevel=2,
                 )
             break
@@ -151,17 +152,17 @@ def divide(
 def summarize_areas(
     rasters: JoinedRasters, areas: Mapping[str, BaseGeometry]
 ) -> str | None:
-    """Count the separate parts of each area.
+    """Report the number of disconnected polygons in each area.
 
     Args:
-        rasters: the joined rasters.
+        rasters: joined rasters.
         areas: areas by name.
 
     Returns:
-        A sentence, or None if the footprint has a single part.
+        A message, or None if the footprint is a single polygon.
 
     Warns:
-        UserWarning: if parts have no room for a window.
+        UserWarning: if polygons are smaller than a window.
     """
     total = len(shapely.get_parts(rasters.footprint))
     if total == 1:
@@ -169,14 +170,14 @@ def summarize_areas(
     room = len(random_positions(rasters, rasters.footprint).parts)
     if not rasters.dated and room < total:
         warnings.warn(
-            f'{total - room} of {total} separate parts of the {rasters.area_name} have no '
-            f'room for a window of {rasters.patch_size} pixels and are left out; lower '
+            f'{total - room} of {total} separate polygons of the {rasters.area_name} are '
+            f'smaller than a window of {rasters.patch_size} pixels and are skipped; reduce '
             'patch_size to use them',
             stacklevel=2,
         )
     counts = {n: len(shapely.get_parts(area)) for n, area in areas.items()}
     text = ', '.join(f'{count} for {name}' for name, count in counts.items())
-    return f'Of {total} separate parts of the {rasters.area_name}: {text}'
+    return f'Of {total} separate polygons of the {rasters.area_name}: {text}'
 
 
 def _hold_all(rasters: JoinedRasters, areas: Sequence[BaseGeometry]) -> bool:
@@ -195,7 +196,7 @@ def _hold_windows(
 
 
 def _groups(parts: NDArray[np.object_], gap: float) -> NDArray[np.int64]:
-    """Return the group of each part; parts closer than a gap share a group."""
+    """Assign polygons to groups, so that polygons closer than the gap have the same group."""
     tree = shapely.STRtree(parts)
     pairs = tree.query(parts, predicate='dwithin', distance=gap * (1 - 1e-6))
     graph = coo_array((np.ones(pairs.shape[1]), pairs), shape=(len(parts), len(parts)))
@@ -209,7 +210,7 @@ def _blocks(
     sizes: NDArray[np.float64],
     number: int,
 ) -> NDArray[np.int64]:
-    """Return the block of each group, a section of a Hilbert curve."""
+    """Assign each group to a block, which is a section of a Hilbert curve."""
     along = gpd.GeoSeries(parts).hilbert_distance().to_numpy().astype(np.int64)
     first = np.full(len(sizes), along.max())
     np.minimum.at(first, group, along)

@@ -1,4 +1,4 @@
-"""Union of rasters: windows that only some modalities cover."""
+"""Union of rasters, with windows that only some modalities cover."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,15 +19,15 @@ from .join import JoinedRasters, Window, outline
 
 @dataclass(frozen=True)
 class RasterUnion(JoinedRasters):
-    """Co-registered rasters whose windows need only one modality.
+    """Co-registered rasters whose windows require only one modality.
 
     A modality is absent from a window if more than ``max_nodata`` of its pixels are
-    missing, or if a raster without a nodata value does not cover the whole window. For
-    the prediction of a map, it is absent if all pixels are missing. Absent images are
-    zeros, and each sample has ``available_<m>`` for every modality.
+    missing, or if it has no nodata value and does not cover the whole window. For map
+    prediction, it is absent only if all pixels are missing. Absent images are zeros, and
+    each sample has ``available_<m>`` for every modality.
 
     Args:
-        channels: number of bands of each modality, by name.
+        channels: number of bands of each modality.
     """
 
     channels: Mapping[str, int] = field(default_factory=dict)
@@ -35,17 +35,17 @@ class RasterUnion(JoinedRasters):
 
     @property
     def _slack(self) -> float:
-        """Share of a window that rounding may leave uncovered."""
+        """Fraction of a window that may be uncovered due to rounding."""
         return 0.04 / self.patch_size
 
     def files(self, parts: NDArray[np.object_]) -> NDArray[np.float64]:
-        """Find a file in each part of the footprint.
+        """Find a file for each polygon of the footprint.
 
         Args:
             parts: polygons within the footprint, shape (N,).
 
         Returns:
-            Bounds of a file of the first dataset that has one in the part, shape (N, 4).
+            Bounds of a file from the first dataset that covers the polygon, shape (N, 4).
         """
         bounds = np.zeros((len(parts), 4))
         left = np.arange(len(parts))
@@ -55,7 +55,7 @@ class RasterUnion(JoinedRasters):
             found, files = tree.query(parts[left], predicate='intersects')
             order = np.argsort(files)[::-1]
             chosen = np.full(len(left), -1)
-            # Choose the first of several files, so that a mosaic has one grid.
+            # If there are several files, use the first, so that a mosaic has a single grid.
             chosen[found[order]] = files[order]
             has = chosen >= 0
             bounds[left[has]] = shapes.bounds.to_numpy()[chosen[has]]
@@ -64,10 +64,10 @@ class RasterUnion(JoinedRasters):
 
     @cached_property
     def footprints(self) -> list[tuple[slice, BaseGeometry]]:
-        """Times in order, and the area that any dataset covers at each time.
+        """Sorted times, and the area that any dataset covers at each time.
 
-        Undated files also count at the times of dated ones. They have a time of their own
-        only in the rest of their area.
+        Undated files are used at all times. They have a time of their own only where no
+        dated files exist.
         """
         found = super().footprints
         dated = [shape for time, shape in found if not _is_undated(time)]
@@ -82,14 +82,14 @@ class RasterUnion(JoinedRasters):
         return [(time, shape) for time, shape in rest if not shape.is_empty]
 
     def coverage(self, name: str, windows: Sequence[GeoSlice]) -> NDArray[np.float64]:
-        """Compute the fraction of windows that the files of a dataset cover.
+        """Compute the fraction of each window that the files of a dataset cover.
 
         Args:
             name: name of the dataset.
             windows: slices of x, y and, for dated files, time.
 
         Returns:
-            The fractions, shape (N,).
+            Fraction of each window, shape (N,).
         """
         boxes = np.array([outline(window) for window in windows], dtype=object)
         shares = np.zeros(len(boxes))
@@ -109,14 +109,14 @@ class RasterUnion(JoinedRasters):
         return shares
 
     def read(self, window: GeoSlice, names: Iterable[str] | None = None) -> Sample:
-        """Read rasters at a window, with zeros for images without a file.
+        """Read the rasters in a window; images without a file are zeros.
 
         Args:
             window: slices of x, y and, for dated files, time.
             names: names of the datasets to read; all by default.
 
         Returns:
-            See :meth:`JoinedRasters.read`.
+            The sample as in :meth:`JoinedRasters.read`.
         """
         chosen = list(self.leaves if names is None else names)
         shares = {name: self._covered(name, window) for name in chosen}
@@ -142,22 +142,22 @@ class RasterUnion(JoinedRasters):
         window: GeoSlice | None = None,
         whole: bool = False,
     ) -> dict[str, float]:
-        """Compute the fraction of missing pixels of each modality.
+        """Compute the fraction of missing pixels in each modality.
 
         Args:
             sample: result of :meth:`read`.
-            window: the window of the sample.
-            whole: False to return 1 for a raster without a nodata value that does not
-                cover the whole window.
+            window: window of the sample; required.
+            whole: if False, the fraction is 1 for a modality that has no nodata value and
+                does not cover the whole window.
 
         Returns:
-            Fractions by name.
+            Fractions by modality.
 
         Raises:
-            ValueError: if the window is not given.
+            ValueError: if the window is None.
         """
         if window is None:
-            raise ValueError('missing pixels of a union need the window, got None')
+            raise ValueError('window must be set for a union of rasters, got None')
         shares = {}
         for name in self._images:
             if f'image_{name}' not in sample:
@@ -174,17 +174,17 @@ class RasterUnion(JoinedRasters):
         return shares
 
     def usable(self, sample: Mapping[str, Any], window: GeoSlice | None = None) -> bool:
-        """Check that a modality of a sample has at most ``max_nodata`` missing pixels."""
+        """Check that at least one modality does not exceed ``max_nodata``."""
         return min(self.missing(sample, window).values()) <= self.max_nodata
 
     def deliver(self, sample: Sample, window: GeoSlice, whole: bool = False) -> Sample:
-        """Mark the modalities that a sample has, and set the images of others to 0.
+        """Add the availability of each modality, and set absent images to 0.
 
         Args:
             sample: result of :meth:`read` with all modalities.
-            window: the window of the sample.
-            whole: True for the prediction of a map. A window without any valid pixel then
-                keeps the modalities whose files cover it.
+            window: window of the sample.
+            whole: True for map prediction. A window without any valid pixel then keeps the
+                modalities whose files cover it.
 
         Returns:
             A new sample with ``available_<m>``.
@@ -199,11 +199,13 @@ class RasterUnion(JoinedRasters):
     def find_available(
         self, windows: Sequence[GeoSlice], whole: bool = False
     ) -> dict[str, NDArray[np.bool_]]:
-        """Find the modalities of windows, by reading the rasters with a nodata value.
+        """Find out which windows have each modality.
+
+        Rasters with a nodata value are read; footprints are sufficient for the others.
 
         Args:
-            windows: the windows.
-            whole: as in :meth:`deliver`.
+            windows: slices of x, y and, for dated files, time.
+            whole: True for map prediction, as in :meth:`deliver`.
 
         Returns:
             Boolean arrays by modality, shape (N,).
@@ -225,11 +227,11 @@ class RasterUnion(JoinedRasters):
     def estimate_available(
         self, name: str, windows: Sequence[GeoSlice]
     ) -> NDArray[np.bool_]:
-        """Estimate from footprints which windows have a modality, without reading files.
+        """Estimate from footprints, without reading files, which windows have a modality.
 
         Args:
             name: name of the modality.
-            windows: the windows.
+            windows: slices of x, y and, for dated files, time.
 
         Returns:
             Boolean array, shape (N,).
@@ -243,7 +245,7 @@ class RasterUnion(JoinedRasters):
 
     @property
     def _least(self) -> float:
-        """Share of a window that is less than a quarter of a pixel."""
+        """Fraction of a window that corresponds to a quarter of a pixel."""
         return 0.25 / self.patch_size**2
 
     def _is_absent(self, share: float, whole: bool) -> bool:
@@ -255,5 +257,5 @@ class RasterUnion(JoinedRasters):
 
 
 def _is_undated(time: slice) -> bool:
-    # TorchGeo gives undated files the earliest timestamp of pandas.
+    # TorchGeo assigns the earliest pandas timestamp to undated files.
     return bool(time.start.year == pd.Timestamp.min.year)

@@ -1,4 +1,4 @@
-"""Positions of windows in an area, aligned to pixels, for each part and date."""
+"""Compute window positions in an area, aligned to pixels, by polygon and date."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Shapes = NDArray[np.object_]
 
-# Tolerance for rounded borders of areas, as a fraction of a pixel.
+# Tolerance for rounded area borders, as a fraction of a pixel.
 SLACK = 0.01
 ROUNDS = 1000
 MANY = 64
@@ -25,16 +25,16 @@ MANY = 64
 
 @dataclass(frozen=True)
 class Positions:
-    """Windows at regular steps from a corner, for each part of an area.
+    """Regularly spaced window positions for each polygon of an area.
 
     Args:
         parts: polygons, shape (N,).
-        times: slice of time of each part, or an empty tuple for undated files.
-        corners: south-western corner of the first window of each part, shape (N, 2).
-        counts: columns and rows of windows of each part, shape (N, 2).
-        inside: whether all positions of a part are valid, shape (N,).
-        step: distance between windows along x and y.
-        size: width and height of a window.
+        times: time slice of each polygon, or an empty tuple for undated files.
+        corners: southwest corner of the first window of each polygon, shape (N, 2).
+        counts: number of columns and rows of windows for each polygon, shape (N, 2).
+        inside: whether all positions of a polygon are valid, shape (N,).
+        step: distance between windows along x and y, in CRS units.
+        size: width and height of a window, in CRS units.
     """
 
     parts: Shapes
@@ -47,7 +47,7 @@ class Positions:
 
     @cached_property
     def ends(self) -> Integers:
-        """Cumulative number of positions over the parts."""
+        """Cumulative number of positions over the polygons."""
         return cast(Integers, np.cumsum(self.counts.prod(1)))
 
     def __len__(self) -> int:
@@ -55,14 +55,14 @@ class Positions:
         return int(self.ends[-1]) if len(self.ends) else 0
 
     def place(self, numbers: Integers) -> tuple[Integers, Floats]:
-        """Locate positions.
+        """Return the polygon and bounds of positions.
 
         Args:
-            numbers: numbers of positions, shape (K,).
+            numbers: indices of positions, shape (K,).
 
         Returns:
-            The part of each position, shape (K,), and its bounds (west, south, east,
-            north), shape (K, 4).
+            Index of the polygon of each position, shape (K,), and window bounds (west,
+            south, east, north), shape (K, 4).
         """
         part = np.searchsorted(self.ends, numbers, side='right')
         offset = numbers - (self.ends[part] - self.counts[part].prod(1))
@@ -72,14 +72,14 @@ class Positions:
         return part, np.concatenate([corner, corner + self.size], axis=1)
 
     def draw(self, count: int, generator: np.random.Generator) -> list[GeoSlice]:
-        """Draw random windows inside parts, uniformly over all positions.
+        """Draw random windows inside the polygons, uniformly over all positions.
 
         Args:
             count: number of windows.
-            generator: source of randomness.
+            generator: random number generator.
 
         Raises:
-            ValueError: if parts are too narrow for a window.
+            ValueError: if the polygons are too narrow for a window.
         """
         found: list[GeoSlice] = []
         rounds = 0
@@ -95,13 +95,14 @@ class Positions:
             rounds += 1
             if not found and rounds == ROUNDS:
                 raise ValueError(
-                    f'patch_size must fit in the area, but all {rounds * max(count, MANY)} '
-                    'random windows extend beyond it; lower patch_size'
+                    'windows of patch_size pixels must fit into the area, but all '
+                    f'{rounds * max(count, MANY)} random windows extend beyond it; reduce '
+                    'patch_size'
                 )
         return found[:count]
 
     def windows(self, part: Integers, bounds: Floats) -> list[GeoSlice]:
-        """Return the slices of windows, from the result of :meth:`place`."""
+        """Convert the result of :meth:`place` to slices of x, y and time."""
         return [
             cast(GeoSlice, (slice(west, east), slice(south, north), *self.times[i]))
             for i, (west, south, east, north) in zip(
@@ -117,18 +118,19 @@ class Positions:
 
 
 def random_positions(rasters: JoinedRasters, area: BaseGeometry) -> Positions:
-    """Find the positions of windows inside the parts of an area.
+    """Find all positions of windows inside the polygons of an area.
 
-    A part slightly smaller than a window, such as a projected chip, gets one window if
-    the missing part of the window does not exceed the allowed nodata.
+    If a polygon is slightly smaller than a window, such as a projected chip, it has one
+    window, provided that the uncovered fraction of the window does not exceed the allowed
+    nodata.
 
     Args:
-        rasters: the joined rasters.
+        rasters: joined rasters.
         area: area of the windows.
 
     Returns:
-        One position for each possible corner pixel of a window. Parts too small for a
-        window are left out.
+        One position per possible corner pixel of a window. Polygons that are too small for
+        a window are omitted.
     """
     parts, times = separate(rasters, area)
     step = rasters.joined.res
@@ -153,24 +155,24 @@ def random_positions(rasters: JoinedRasters, area: BaseGeometry) -> Positions:
 
 
 def holds_window(rasters: JoinedRasters, area: BaseGeometry) -> bool:
-    """Return whether an area has room for a window, see :func:`random_positions`."""
+    """Check whether an area has a position for a window, as in :func:`random_positions`."""
     return len(random_positions(rasters, area)) > 0
 
 
 def grid_positions(
     rasters: JoinedRasters, area: BaseGeometry, whole: bool = False
 ) -> Positions:
-    """Place windows side by side in each part of an area.
+    """Place adjacent, non-overlapping windows in each polygon of an area.
 
     Args:
-        rasters: the joined rasters.
+        rasters: joined rasters.
         area: area of the windows.
-        whole: True to cover each part completely, so that windows extend beyond its
-            border. False for windows within its bounding box, from its north-eastern
-            corner; a part slightly too small gets one window.
+        whole: if True, windows cover each polygon completely and extend beyond its border.
+            If False, windows lie within its bounding box, starting at the northeast
+            corner; a polygon that is slightly too small has one window.
 
     Returns:
-        The positions. ``inside`` is False for parts that are not rectangles.
+        The positions. ``inside`` is False for polygons that are not rectangles.
     """
     parts, times = separate(rasters, area)
     step, size = rasters.joined.res, np.array(rasters.size)
@@ -207,15 +209,15 @@ def grid_positions(
 def separate(
     rasters: JoinedRasters, area: BaseGeometry
 ) -> tuple[Shapes, list[tuple[slice, ...]]]:
-    """Separate an area into polygons, by date.
+    """Split an area into polygons by date.
 
     Args:
-        rasters: the joined rasters.
-        area: one or more polygons.
+        rasters: joined rasters.
+        area: polygon or multipolygon.
 
     Returns:
-        The polygons that the files of each date cover, and the time slice of each
-        polygon, an empty tuple for undated files.
+        Polygons that the files of each date cover, and the time slice of each polygon, or
+        an empty tuple for undated files.
     """
     parts = shapely.get_parts(area)
     parts = parts[shapely.get_type_id(parts) == 3]
@@ -236,15 +238,15 @@ def separate(
 def clear_of_others(
     rasters: JoinedRasters, area: BaseGeometry, boxes: Shapes
 ) -> NDArray[np.bool_]:
-    """Find windows whose pixels in the footprint are all inside an area.
+    """Check which windows do not overlap the footprint outside an area.
 
     Args:
-        rasters: the joined rasters.
-        area: a part of their footprint.
-        boxes: outlines of windows, shape (N,).
+        rasters: joined rasters.
+        area: part of their footprint.
+        boxes: outlines of the windows, shape (N,).
 
     Returns:
-        Boolean for each window, shape (N,).
+        Boolean array, shape (N,).
     """
     clear = np.ones(len(boxes), dtype=bool)
     others = rasters.footprint.difference(area) if len(boxes) else area
@@ -264,11 +266,11 @@ def _single(
     files: Floats,
     small: NDArray[np.bool_],
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Place one window at the middle of each small part, within its file.
+    """Place one window at the center of each small polygon, within its file.
 
     Returns:
-        South-western corners, shape (N, 2), and whether a window is sufficiently inside
-        its part, shape (N,).
+        Southwest corners, shape (N, 2), and whether each window is sufficiently inside its
+        polygon, shape (N,).
     """
     step, size = rasters.joined.res, np.array(rasters.size)
     origins = files[:, [0, 3]]

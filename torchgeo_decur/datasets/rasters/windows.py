@@ -1,4 +1,4 @@
-"""Datasets of windows of joined rasters."""
+"""Datasets of windows from joined rasters."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -26,22 +26,23 @@ from .window_positions import (
 )
 
 TRIES = 64
-# Side in pixels of the blocks in which nodata is counted.
+# Size in pixels of the blocks that are read to count missing pixels.
 BLOCK = 1024
 
 
 class RandomWindows(Dataset[Sample]):
-    """Random windows inside an area, which depend only on seed and epoch.
+    """Random windows inside an area that depend only on the seed and epoch.
 
-    A window with too much nodata is replaced by the next usable window of a sequence that
-    depends on seed, epoch and index. An epoch therefore has a constant length.
+    A window with too many missing pixels is replaced with the next usable window of a
+    random sequence, which depends on the seed, epoch and index. The length of an epoch is
+    therefore constant.
 
     Args:
-        rasters: the joined rasters.
-        area: area of the windows. Each window is inside one of its parts, at a uniformly
-            random position.
-        length: number of windows of an epoch.
-        seed: seed of the draws.
+        rasters: joined rasters.
+        area: area of the windows. Each window lies inside one of its polygons, at a
+            uniformly random position.
+        length: number of windows per epoch.
+        seed: seed for drawing windows.
 
     Raises:
         ValueError: if the area is too small for a window.
@@ -59,25 +60,25 @@ class RandomWindows(Dataset[Sample]):
         self._drawn: tuple[int, list[GeoSlice]] = (-1, [])
         self._positions = random_positions(rasters, area)
         if not self._positions:
-            raise ValueError(too_small(rasters, area))
+            raise ValueError(f'{too_small(rasters, area)}; reduce patch_size')
 
     def __len__(self) -> int:
-        """Return the number of windows of an epoch."""
+        """Return the number of windows per epoch."""
         return self.length
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the windows of an epoch.
+        """Set the epoch, which determines the windows.
 
         Args:
-            epoch: number of the epoch, from 0.
+            epoch: epoch number, starting at 0.
         """
         self._epoch.fill_(epoch)
 
     @property
     def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean array of the windows of the epoch that have each modality.
+        """Boolean array per modality that is True for windows with this modality.
 
-        For a union, it is estimated from the footprints of files, without nodata.
+        For a union, it is estimated from file footprints and ignores nodata.
         """
         if not isinstance(self.rasters, RasterUnion):
             return _whole(self.rasters, self.length)
@@ -88,20 +89,20 @@ class RandomWindows(Dataset[Sample]):
         }
 
     def windows(self) -> list[GeoSlice]:
-        """Return the windows of the epoch, before replacements for nodata."""
+        """Return the windows of the current epoch, before any are replaced."""
         epoch = int(self._epoch)
         if self._drawn[0] != epoch:
             self._drawn = (epoch, self._draw(self.length, (self.seed, epoch)))
         return self._drawn[1]
 
     def __getitem__(self, index: int) -> Sample:
-        """Read a window of the epoch, or its replacement.
+        """Read a window of the current epoch, or its replacement.
 
         Args:
-            index: number of the window.
+            index: index of the window.
 
         Returns:
-            The sample, see :meth:`JoinedRasters.read`.
+            The sample as in :meth:`JoinedRasters.read`.
 
         Raises:
             IndexError: if ``index`` is out of range.
@@ -110,7 +111,7 @@ class RandomWindows(Dataset[Sample]):
         return self.fetch(index)[0]
 
     def fetch(self, index: int) -> tuple[Sample, int]:
-        """Read a window or its replacement, and count the skipped windows."""
+        """Read a window or its replacement; also return the number of skipped windows."""
         if not 0 <= index < self.length:
             raise IndexError(f'index must be in [0, {self.length}), got {index}')
         shares: list[dict[str, float]] = []
@@ -129,8 +130,8 @@ class RandomWindows(Dataset[Sample]):
         raise ValueError(
             f'windows must have at most {self.rasters.max_nodata:.0%} nodata in each '
             f'modality, but {len(shares)} random windows in a row have more: on average '
-            f'{mean}, with nodata {dict(self.rasters.nodata)}; correct nodata, raise '
-            'max_nodata or lower patch_size'
+            f'{mean}, with nodata {dict(self.rasters.nodata)}; correct nodata, increase '
+            'max_nodata or reduce patch_size'
         )
 
     def _draw(self, length: int, seed: Sequence[int]) -> list[GeoSlice]:
@@ -138,18 +139,18 @@ class RandomWindows(Dataset[Sample]):
 
 
 class GridWindows(Dataset[Sample]):
-    """Windows side by side over an area.
+    """Adjacent, non-overlapping windows over an area.
 
     Args:
-        rasters: the joined rasters.
+        rasters: joined rasters.
         area: area of the windows.
-        whole: True to cover the whole area, for the prediction of a map; windows then
-            extend beyond its border. False for windows inside the bounding box of each
-            part, without too much nodata.
+        whole: if True, windows cover the whole area and extend beyond its border, as for
+            map prediction. If False, windows lie inside the bounding box of each polygon,
+            and windows with too many missing pixels are skipped.
 
     Attributes:
-        windows: the windows.
-        skipped: number of windows left out for nodata.
+        windows: slices of x, y and, for dated files, time.
+        skipped: number of windows that are skipped because of missing pixels.
     """
 
     def __init__(
@@ -175,7 +176,7 @@ class GridWindows(Dataset[Sample]):
 
     @cached_property
     def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean array per modality that marks the windows with this modality."""
+        """Boolean array per modality that is True for windows with this modality."""
         if isinstance(self.rasters, RasterUnion):
             return self.rasters.find_available(self.windows, self.whole)
         return _whole(self.rasters, len(self))
@@ -188,10 +189,10 @@ class GridWindows(Dataset[Sample]):
         """Read a window.
 
         Args:
-            index: number of the window.
+            index: index of the window.
 
         Returns:
-            The sample, see :meth:`JoinedRasters.read`.
+            The sample as in :meth:`JoinedRasters.read`.
         """
         window = self.windows[index]
         return self.rasters.deliver(self.rasters.read(window), window, self.whole)
@@ -208,13 +209,16 @@ class GridWindows(Dataset[Sample]):
         cell: int = 1,
         align: int = 32,
     ) -> SceneWindows:
-        """Return overlapping windows of the footprint of the rasters, for a map.
+        """Create overlapping windows over the footprint of the rasters, for a map.
+
+        For the arguments, see
+        :class:`~torchgeo_decur.datasets.rasters.scene.SceneWindows`.
 
         Args:
-            window: side of a window in pixels; by default, ``patch_size``.
-            overlap: see :class:`~torchgeo_decur.datasets.rasters.scene.SceneWindows`.
-            cell: see there.
-            align: see there.
+            window: maximum window size in pixels; by default, ``patch_size``.
+            overlap: minimum overlap as a fraction of the window size.
+            cell: size of a map cell in pixels.
+            align: number of pixels to whose multiples windows are aligned.
         """
         side = window or self.rasters.patch_size
         return SceneWindows(self.rasters, side, overlap, cell, align)
@@ -223,15 +227,15 @@ class GridWindows(Dataset[Sample]):
         """Return the outline and date of each window.
 
         Returns:
-            One row per window. The ``date`` is the start of the common time of all
-            rasters, missing for undated files.
+            One row per window. The ``date`` is the start of the time interval common to
+            all rasters. It is null for undated files.
         """
         whole = self.rasters.joined.index.index[0].left
         starts = []
         for window in self.windows:
             _, _, *time = cast(Window, window)
             start = time[0].start if time else whole
-            # TorchGeo gives undated files the earliest timestamp of pandas.
+            # TorchGeo assigns the earliest pandas timestamp to undated files.
             starts.append(None if start.year == pd.Timestamp.min.year else start)
         columns = {'date': pd.to_datetime(starts)}
         boxes = [outline(window) for window in self.windows]
@@ -239,36 +243,38 @@ class GridWindows(Dataset[Sample]):
 
 
 def _whole(rasters: JoinedRasters, number: int) -> dict[str, NDArray[np.bool_]]:
-    """Return that all windows have all modalities."""
+    """Return the availability of windows that all have all modalities."""
     return {m: np.ones(number, bool) for m in rasters.leaves if m != 'mask'}
 
 
 def too_small(rasters: JoinedRasters, area: BaseGeometry, name: str = 'area') -> str:
-    """Return the error message for an area too small for a window.
+    """Format the error message for an area that is too small for a window.
 
     Args:
-        rasters: the joined rasters.
+        rasters: joined rasters.
         area: the area.
-        name: name of the area.
+        name: name of the area in the message.
 
     Returns:
-        The message, which includes the size of the largest part of the area.
+        The message, which includes the size of the largest polygon of the area.
     """
     parts = shapely.get_parts(area)
     width, height = rasters.pixels(max(parts, key=shapely.area, default=area))
     where = (
         f'the {name} of {width} x {height} pixels'
         if len(parts) < 2
-        else f'a part of the {name}; the largest of {len(parts)} separate parts has '
-        f'{width} x {height} pixels'
+        else f'the largest of {len(parts)} polygons of the {name}, {width} x {height} '
+        'pixels'
     )
-    return f'patch_size must fit in {where} (width x height), got {rasters.patch_size}'
+    return (
+        f'patch_size must fit into {where} (width x height), got {rasters.patch_size}'
+    )
 
 
 def _covered(
     rasters: JoinedRasters, positions: Positions, area: BaseGeometry, whole: bool
 ) -> Integers:
-    """Return the positions that are sufficiently inside a part."""
+    """Return the positions whose windows are sufficiently inside a polygon."""
     part, bounds = positions.place(np.arange(len(positions)))
     kept = positions.inside[part]
     check = np.flatnonzero(~kept)
@@ -276,7 +282,7 @@ def _covered(
     shared = shapely.intersection(positions.parts[part[check]], boxes)
     filled = shapely.area(shared) / np.prod(rasters.size)
     if whole:
-        # Ignore slivers that come from rounding errors.
+        # Ignore slivers caused by rounding errors.
         kept[check] = filled > 0.25 / rasters.patch_size**2
     else:
         clear = clear_of_others(rasters, area, boxes)
@@ -287,10 +293,10 @@ def _covered(
 def _usable(
     rasters: JoinedRasters, positions: Positions, numbers: Integers
 ) -> Integers:
-    """Choose the positions whose windows have few enough missing pixels.
+    """Return the positions whose windows do not exceed ``max_nodata`` missing pixels.
 
-    Windows are read in blocks. Partly filled windows are then read again one by one,
-    because resampling depends on the border of the window that is read.
+    Windows are read in blocks. Windows with some missing pixels are then read again one by
+    one, because resampling depends on the border of the window that is read.
     """
     marked = rasters.marked
     if not marked or not len(numbers):

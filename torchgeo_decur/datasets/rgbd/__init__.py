@@ -1,1 +1,1 @@
-"""Indoor images of color and depth."""
+"""Indoor photographs with depth maps."""

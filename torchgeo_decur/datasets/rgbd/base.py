@@ -1,4 +1,4 @@
-"""Base class of the datasets of photographs with depth and classes."""
+"""Base class for datasets of photographs with depth maps and class masks."""
 
 import zlib
 from abc import abstractmethod
@@ -21,7 +21,7 @@ from .hha_cache import HHACache
 
 Depth = Literal['hha', 'raw']
 
-# Sorted by class number, from 1. NYU Depth v2 has all, SUN RGB-D the first 37.
+# Class names by index, starting at 1. NYU Depth v2 uses all, SUN RGB-D the first 37.
 CLASSES = tuple(
     """
     wall floor cabinet bed chair sofa table door window bookshelf picture counter blinds
@@ -33,17 +33,19 @@ CLASSES = tuple(
 
 
 class RGBDDataset(FileDataset):
-    """Base of the datasets of photographs with depth.
+    """Base class for datasets of photographs with depth maps.
 
     Args:
         root: folder of the dataset.
         split: 'train' or 'test'.
-        depth: 'hha' for HHA images, or 'raw' for depth in metres.
-        size: height and width to which images and masks are resized, or None. The
-            photograph is interpolated; depth and masks use the nearest neighbour.
-        cache: folder of the HHA images, by default ``hha`` in the root.
-        transforms: function that takes a sample and returns a new one.
-        skip_unreadable: whether to replace a frame with a damaged file by the next frame.
+        depth: 'hha' for HHA images, or 'raw' for depth in meters.
+        size: height and width to which images and masks are resized, or None to keep the
+            file size. Photographs are interpolated; depth and masks use nearest-neighbor
+            resampling.
+        cache: folder of the HHA images; by default, ``hha`` in the root.
+        transforms: function that is applied to each sample and returns a new one.
+        skip_unreadable: whether to replace a frame that has a damaged file with the next
+            one.
     """
 
     splits: ClassVar[tuple[str, ...]] = ('train', 'test')
@@ -77,8 +79,8 @@ class RGBDDataset(FileDataset):
 
         Raises:
             UnreadableFileError: if a file is missing, truncated or damaged.
-            ValueError: if the files of the frame differ in size, a value of the mask is
-                not a class, or the HHA image cannot be written.
+            ValueError: if the files of the frame differ in size, a mask value is not a
+                class, or the HHA image cannot be written.
         """
         rgb, mask = self._rgb(item), self._mask(item)
         shape = tuple(rgb.shape[-2:])
@@ -99,36 +101,36 @@ class RGBDDataset(FileDataset):
             if tuple(x.shape[-2:]) != shape:
                 raise ValueError(
                     f'{self.name(item)}: expected {key} of {shape[0]} x {shape[1]} pixels '
-                    f'as the photograph, found {x.shape[-2]} x {x.shape[-1]}; restore '
-                    'the original files, and delete the cache of HHA images'
+                    f'as in the photograph, found {x.shape[-2]} x {x.shape[-1]}; restore '
+                    'the original files and delete the cache of HHA images'
                 )
         key = 'image_hha' if self.depth == 'hha' else 'image_depth'
         sample: Sample = {'image_rgb': rgb, key: deep, 'mask': mask}
         return resize_frame(sample, dict.fromkeys(sample, self.size), {'image_rgb'})
 
     def origin(self, item: Any, key: str) -> str:
-        """Return the name of a frame for messages."""
+        """Return the name of a frame for error messages."""
         return self.name(item)
 
     @abstractmethod
     def name(self, item: Any) -> str:
-        """Return the name of a frame, for messages and the cache."""
+        """Return the name of a frame for error messages and the HHA cache."""
 
     @abstractmethod
     def group(self, item: Any) -> str:
-        """Return the place of a frame; frames of a place stay in one split."""
+        """Return the scene of a frame. All frames of a scene are in the same split."""
 
     @abstractmethod
     def _find(self) -> list[Any]:
-        """Find the frames of the split; raise an error if any is missing."""
+        """Find the frames of the split, and raise an error if any is missing."""
 
     @abstractmethod
     def _rgb(self, item: Any) -> Tensor:
-        """Read the photograph, 0 to 255, float32, shape (3, H, W)."""
+        """Read the photograph, from 0 to 255, float32, shape (3, H, W)."""
 
     @abstractmethod
     def _depth(self, item: Any) -> Tensor:
-        """Read the depth in m, 0 if unknown, float32, shape (H, W)."""
+        """Read the depth in m, 0 where unknown, float32, shape (H, W)."""
 
     @abstractmethod
     def _mask(self, item: Any) -> Tensor:
@@ -136,17 +138,17 @@ class RGBDDataset(FileDataset):
 
     @abstractmethod
     def _intrinsics(self, item: Any) -> Intrinsics:
-        """Read the camera of the frame."""
+        """Read the camera intrinsics of the frame."""
 
 
 def rgbd_modalities(depth: Depth) -> Mapping[str, Modality]:
-    """Return the modalities of a dataset with depth.
+    """Return the modalities for a depth representation.
 
     Args:
         depth: 'hha' or 'raw'.
 
     Returns:
-        The modalities, by name.
+        The modalities by name.
 
     Raises:
         ValueError: if ``depth`` is unknown.
@@ -160,14 +162,14 @@ def rgbd_modalities(depth: Depth) -> Mapping[str, Modality]:
 
 
 def loadmat(path: Path, key: str) -> Any:
-    """Read one variable of a MATLAB 5 file.
+    """Read one variable from a MATLAB 5 file.
 
     Args:
         path: the file.
         key: name of the variable.
 
     Returns:
-        The value, without dimensions of size one; structures are objects.
+        The value, without dimensions of size one. MATLAB structures become objects.
 
     Raises:
         ImportError: if scipy is not installed.
@@ -183,19 +185,19 @@ def loadmat(path: Path, key: str) -> Any:
         *(zlib.error, io.matlab.MatReadError),
     ) as error:
         raise UnreadableFileError(
-            f'{path} must be a MATLAB 5 file with {key} ({error}); restore it'
+            f'{path} must be a MATLAB 5 file with variable {key} ({error}); restore it'
         ) from error
 
 
 @contextmanager
 def hdf5(path: Path) -> Iterator[Any]:
-    """Open a MATLAB 7.3 file, without sharing handles between processes.
+    """Open a MATLAB 7.3 file without sharing file handles between processes.
 
     Args:
         path: the file.
 
     Yields:
-        The file of h5py, in which MATLAB's columns are rows.
+        The h5py file, in which arrays are transposed relative to MATLAB.
 
     Raises:
         ImportError: if h5py is not installed.
@@ -207,7 +209,7 @@ def hdf5(path: Path) -> Iterator[Any]:
             yield file
     except (KeyError, OSError) as error:
         raise UnreadableFileError(
-            f'{path} must be a MATLAB 7.3 file, but is truncated or has another format '
+            f'{path} must be a MATLAB 7.3 file, but it is truncated or has another format '
             f'({error}); restore it'
         ) from error
 
@@ -217,5 +219,5 @@ def _needed(name: str) -> ModuleType:
         return import_module(name)
     except ImportError as error:
         raise ImportError(
-            f'{name} is needed to read the labels; pip install torchgeo-decur[rgbd]'
+            f'reading the labels requires {name}; pip install torchgeo-decur[rgbd]'
         ) from error

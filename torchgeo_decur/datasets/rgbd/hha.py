@@ -1,19 +1,19 @@
-r"""HHA: the geometry of a depth image in three channels.
+r"""HHA: a three-channel encoding of the geometry in a depth image.
 
-These are horizontal disparity, height above ground and angle with gravity (Gupta et al., ECCV 2014,
-https://arxiv.org/abs/1407.5736). A pixel at column :math:`c` and row :math:`r` of depth
-:math:`z` (m, along the axis of the camera) is the point
+The channels are horizontal disparity, height above ground and angle with gravity (Gupta et
+al., ECCV 2014, https://arxiv.org/abs/1407.5736). A pixel at column :math:`c` and row
+:math:`r` with depth :math:`z` (in m, along the camera axis) is the point
 
 .. math:: P = z\,(u, v, 1), \qquad u = (c - c_x) / f_x, \quad v = (r - c_y) / f_y,
 
 with x to the right, y down and z away from the camera. On a plane
-:math:`n \cdot P = b` the inverse depth is linear in :math:`u` and :math:`v`,
+:math:`n \cdot P = b`, the inverse depth is linear in :math:`u` and :math:`v`,
 
 .. math:: 1 / z = (n_x u + n_y v + n_z) / b,
 
 so a least-squares fit of :math:`1 / z` in a window gives the normal :math:`n`, which
-points away from the camera. Most normals are parallel or orthogonal to gravity, so they
-determine its direction.
+points away from the camera. The direction of gravity is estimated as the direction to
+which most normals are parallel or orthogonal.
 """
 
 import math
@@ -23,25 +23,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Radius of the windows in pixels, fine for the angle and coarse for gravity.
+# Window radius in pixels: fine for the angle, coarse for gravity.
 _FINE, _COARSE = 3, 10
-# Largest angle in degrees from parallel or orthogonal of normals that vote, in two rounds.
+# Maximum deviation in degrees of selected normals from parallel or orthogonal, in two
+# rounds.
 _THRESHOLDS = (45.0, 15.0)
 _ITERATIONS = 5
-# Largest distance of points from a plane, relative to their depth, in an even window.
+# Maximum fitting error of windows that are always considered planar, relative to depth.
 _EVEN = 1e-3
-# The ground is in view if the lowest points are at least this far below the camera, in m.
+# Minimum distance of the lowest points below the camera if the ground is in view, in m.
 _GROUND = 0.9
 
 
 class Intrinsics(NamedTuple):
-    """Focal lengths and principal point of a camera without distortion, in pixels.
+    """Intrinsics of a camera without distortion, in pixels.
 
     Args:
-        fx: focal length along the columns.
-        fy: focal length along the rows.
-        cx: column of the principal point; the first pixel has 0.
-        cy: row of the principal point; the first pixel has 0.
+        fx: focal length in the direction of x (columns).
+        fy: focal length in the direction of y (rows).
+        cx: column of the principal point, starting at 0.
+        cy: row of the principal point, starting at 0.
     """
 
     fx: float
@@ -53,17 +54,17 @@ class Intrinsics(NamedTuple):
 def surface_normals(
     depth: Tensor, intrinsics: Intrinsics, radius: int = _FINE
 ) -> Tensor:
-    """Fit a plane to the points around each pixel.
+    """Compute surface normals by fitting a plane to the points around each pixel.
 
     Args:
-        depth: depth in m, shape (H, W); NaN or 0 if unknown.
-        intrinsics: intrinsics of the camera.
-        radius: radius of the window, which has ``2 * radius + 1`` pixels along each side.
-            Pixels without depth or outside the image are ignored.
+        depth: depth in m, shape (H, W); NaN or 0 where unknown.
+        intrinsics: camera intrinsics.
+        radius: radius of the window, whose side has ``2 * radius + 1`` pixels. Pixels
+            without depth or outside the image are ignored.
 
     Returns:
-        Unit normals that point away from the camera, float64, shape (3, H, W); NaN without
-        depth or with too few points in the window.
+        Unit normals that point away from the camera, float64, shape (3, H, W). They are
+        NaN where depth is unknown or the window has too few points.
 
     Example:
         >>> wall = torch.full((9, 9), 2.0)
@@ -76,18 +77,18 @@ def surface_normals(
 def gravity_direction(normals: Tensor) -> Tensor:
     r"""Estimate the direction of gravity from the normals of a scene.
 
-    The search starts at the y axis of the camera, whose tilt must not exceed 45 degrees.
-    It selects normals nearly parallel to the direction (floors, tables) and nearly
-    orthogonal to it (walls). The new direction, which fits both sets best, is the
-    eigenvector of the smallest eigenvalue of
+    The initial estimate is the y axis of the camera, whose tilt must not exceed 45 degrees.
+    Each iteration selects normals that are nearly parallel to the current direction
+    (floors, tables) or nearly orthogonal to it (walls). The direction that fits both sets
+    best is the eigenvector of the smallest eigenvalue of
 
     .. math:: \sum_{orthogonal} n n^T - \sum_{parallel} n n^T .
 
     Args:
-        normals: normals, shape (3, ...), NaN if unknown.
+        normals: normals, shape (3, ...), NaN where unknown.
 
     Returns:
-        Unit vector, float64, shape (3,). It is the y axis if no normal votes.
+        Unit vector, float64, shape (3,). It is the y axis if no normals are selected.
 
     Example:
         >>> floor = torch.tensor([0.0, 0.995, 0.0998]).reshape(3, 1)
@@ -106,8 +107,8 @@ def gravity_direction(normals: Tensor) -> Tensor:
             if parallel.shape[1] + orthogonal.shape[1] == 0:
                 break
             spread = orthogonal @ orthogonal.T - parallel @ parallel.T
-            # For a single wall, the direction is ambiguous: prefer the nearest to `down`.
-            # In other cases, this term does not change the fixed point.
+            # A single wall leaves the direction ambiguous, so prefer the one closest to
+            # `down`. Otherwise, this term does not change the fixed point.
             votes = parallel.shape[1] + orthogonal.shape[1]
             spread = spread - 1e-3 * votes * torch.outer(down, down)
             moved = torch.linalg.eigh(spread).eigenvectors[:, 0]
@@ -125,20 +126,20 @@ def geocentric(
     Args:
         depth: depth in m, shape (H, W). Values that are not finite and positive are
             missing.
-        intrinsics: intrinsics of the camera.
-        camera_height: height of the camera above ground in m, used if the ground is not
-            in view: no point is 0.9 m or more below the camera. With None, the lowest
-            point is always the ground.
+        intrinsics: camera intrinsics.
+        camera_height: height of the camera above ground in m. It is used if the ground is
+            not in view, that is, if all points are less than 0.9 m below the camera. If
+            None, the lowest point is always considered the ground.
 
     Returns:
-        Three channels, float32, shape (3, H, W), with NaN for missing pixels. They are
-        the inverse depth in 1/m; the height along gravity in m, above the 1st percentile
-        of points on even surfaces; and the angle of the surface with the horizontal in degrees (0
-        floor, 90 wall, 180 ceiling), NaN if unknown.
+        Three channels, float32, shape (3, H, W), NaN for missing pixels: inverse depth in
+        1/m; height in m, measured along gravity from the 1st percentile of the points on
+        planar surfaces; and angle between the surface and the horizontal in degrees (0 for
+        floors, 90 for walls, 180 for ceilings), NaN where unknown.
 
     Raises:
-        ValueError: if the depth has another shape or is not in m, or a focal length is
-            not positive.
+        ValueError: if the depth does not have shape (H, W) or is not in m, or a focal
+            length is not positive.
     """
     z = torch.as_tensor(depth).double()
     if z.ndim != 2:
@@ -151,12 +152,12 @@ def geocentric(
     middle = z.nanmedian().item()
     if middle > 200:
         raise ValueError(
-            f'depth must be in m, got a median of {middle:.4g}; divide millimetres by '
-            '1000, and mark missing pixels with 0 or NaN'
+            f'depth must be in m, got a median of {middle:.4g}; divide millimeters by '
+            '1000, and set missing pixels to 0 or NaN'
         )
     u, v = _rays(z, intrinsics)
-    # Use only the flatter half of the windows: windows across edges have wrong normals,
-    # and outliers may be below the ground.
+    # Use only the more planar half of the windows: windows that span an edge have wrong
+    # normals, and outliers may lie below the ground.
     coarse, even = _planes(z, intrinsics, _COARSE)
     down = gravity_direction(coarse.masked_fill(~even, torch.nan))
     normals, even = _planes(z, intrinsics, _FINE)
@@ -177,7 +178,7 @@ def encode_hha(
     intrinsics: Intrinsics,
     camera_height: float | None = 1.3,
 ) -> Tensor:
-    """Encode metric depth in three bytes per pixel, at the published scale.
+    """Encode metric depth as HHA with three bytes per pixel, at the published scale.
 
     ====== ======================================= ===============================
     band   meaning                                 byte, rounded, within 0 and 255
@@ -188,16 +189,16 @@ def encode_hha(
     ====== ======================================= ===============================
 
     Args:
-        depth: see :func:`geocentric`.
-        intrinsics: intrinsics of the camera.
-        camera_height: see :func:`geocentric`.
+        depth: depth in m, shape (H, W), as in :func:`geocentric`.
+        intrinsics: camera intrinsics.
+        camera_height: height of the camera above ground in m, as in :func:`geocentric`.
 
     Returns:
-        The bands, uint8, shape (3, H, W). All are 0 if depth is missing, and the last one
-        is 0 if the surface is unknown.
+        The bands, uint8, shape (3, H, W). All bands are 0 where depth is missing. The last
+        band is 0 where the angle is unknown.
 
     Raises:
-        ValueError: see :func:`geocentric`.
+        ValueError: if the depth or intrinsics are invalid, as in :func:`geocentric`.
 
     Example:
         >>> wall = torch.full((48, 64), 3.1)
@@ -212,28 +213,28 @@ def encode_hha(
 def _planes(
     depth: Tensor, intrinsics: Intrinsics, radius: int
 ) -> tuple[Tensor, Tensor]:
-    """Fit a plane around each pixel; return normals, and whether the fit is close."""
+    """Fit a plane around each pixel; return normals and a mask of planar windows."""
     z = depth.double()
     valid = z.isfinite() & (z > 0)
     u, v = _rays(z, intrinsics)
     w = valid.double()
-    # A missing inverse depth is 0 and has no weight.
+    # Missing inverse depths are 0 and have no weight.
     d = torch.where(valid, 1 / z, 0.0)
     terms = [w, u * w, v * w, d, u * u * w, u * v * w, v * v * w, u * d, v * d, d * d]
     n, su, sv, sd, suu, suv, svv, sud, svd, sdd = _box_sums(torch.stack(terms), radius)
     n = n.clamp(min=1)
-    # Moments about the mean of the window eliminate the intercept.
+    # Center the moments on the window mean to eliminate the intercept.
     uu, uv, vv = suu - su * su / n, suv - su * sv / n, svv - sv * sv / n
     ud, vd = sud - su * sd / n, svd - sv * sd / n
     det = uu * vv - uv * uv
-    # Require points in two rows of the smallest window, and not all on one line.
+    # Require at least six points that are not collinear.
     enough = valid & (n >= 6) & (det > 1e-6 * (uu + vv).square())
     det = torch.where(enough, det, 1.0)
     a, b = (vv * ud - uv * vd) / det, (uu * vd - uv * ud) / det
     c = (sd - a * su - b * sv) / n
     normals = torch.stack([a, b, c])
     normals = normals / normals.norm(dim=0).clamp(min=1e-12)
-    # Residual of the inverse depths, relative to their mean.
+    # Compute the residual of the inverse depths relative to their mean.
     dd = sdd - sd * sd / n
     rest = ((dd - a * ud - b * vd).clamp(min=0) / n).sqrt() / (sd / n).clamp(min=1e-12)
     rest = rest.masked_fill(~enough, torch.nan)
@@ -242,7 +243,7 @@ def _planes(
 
 
 def _rays(depth: Tensor, intrinsics: Intrinsics) -> tuple[Tensor, Tensor]:
-    """Return the slopes of the rays to the right and down, shapes (1, W) and (H, 1)."""
+    """Return the ray slopes in x and y for each pixel, shapes (1, W) and (H, 1)."""
     rows, columns = (
         torch.arange(n, dtype=torch.double, device=depth.device) for n in depth.shape
     )

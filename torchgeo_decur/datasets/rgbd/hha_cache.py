@@ -1,4 +1,4 @@
-"""Cache of HHA images in a folder."""
+"""Cache HHA images in a folder."""
 
 import os
 import warnings
@@ -17,17 +17,18 @@ from .hha import Intrinsics, encode_hha
 
 
 class HHACache:
-    """Folder of HHA images, one PNG per frame, computed at first access.
+    """Folder cache of HHA images, with one PNG per frame that is computed on first access.
 
-    Files are written atomically, so that interrupted runs and parallel processes do no
-    harm. An unreadable file is computed again. File names have a hash of all options.
+    Files are written atomically, so interrupted runs and parallel processes cannot damage
+    the cache. Unreadable files are recomputed. File names contain a hash of all options.
 
     Args:
-        folder: folder of the files, created with the first one.
-        camera_height: see :func:`~torchgeo_decur.datasets.encode_hha`.
+        folder: cache folder, created when the first file is written.
+        camera_height: height of the camera above ground in m; see
+            :func:`~torchgeo_decur.datasets.encode_hha`.
     """
 
-    # Increase it when the encoding changes, so that old files are not used.
+    # Increase this number when the encoding changes, so that old files are not used.
     version = 1
 
     def __init__(
@@ -38,12 +39,12 @@ class HHACache:
         self.camera_height = camera_height
 
     def path(self, name: str, intrinsics: Intrinsics, more: str = '') -> Path:
-        """Return the path of the image of a frame.
+        """Return the path of the HHA image of a frame.
 
         Args:
             name: unique name of the frame, which may contain slashes.
-            intrinsics: intrinsics of the camera.
-            more: other options of the image, such as the unit of the files.
+            intrinsics: camera intrinsics.
+            more: text with other options that affect the image, such as the file unit.
 
         Returns:
             Path of the PNG file.
@@ -58,19 +59,20 @@ class HHACache:
         depth: Callable[[], Tensor],
         more: str = '',
     ) -> Tensor:
-        """Read the image of a frame, or compute and store it.
+        """Read the HHA image of a frame, or compute and store it.
 
         Args:
-            name: see :meth:`path`.
-            intrinsics: intrinsics of the camera.
-            depth: function that returns the depth in m, shape (H, W), called if necessary.
-            more: see :meth:`path`.
+            name: unique name of the frame.
+            intrinsics: camera intrinsics.
+            depth: function that returns the depth in m, shape (H, W). It is called only if
+                the image is not in the cache.
+            more: text with other options that affect the image.
 
         Returns:
-            HHA, 0 to 255, float32, shape (3, H, W).
+            HHA image, from 0 to 255, float32, shape (3, H, W).
 
         Raises:
-            ValueError: if the folder is not writable, or the depth is not valid.
+            ValueError: if the folder is not writable, or the depth is invalid.
         """
         path = self.path(name, intrinsics, more)
         if path.exists():

@@ -1,4 +1,4 @@
-"""NYU Depth v2: indoor frames of a Kinect."""
+"""NYU Depth v2: indoor frames from a Kinect."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,29 +14,30 @@ from .hha import Intrinsics
 
 
 class NYUDepthV2(RGBDDataset):
-    """NYU Depth v2 (Silberman et al., ECCV 2012): 1,449 frames of a Kinect, 40 classes.
+    """NYU Depth v2 (Silberman et al., ECCV 2012): 1,449 Kinect frames, 40 classes.
 
-    A sample has the keys of :class:`SUNRGBD`, with classes from 1 to 40 and the filled-in
-    depth (``depths``). Frames have 480 x 640 pixels. The official split has 795 frames
-    for training, and 654 frames of other places for testing.
+    A sample has the keys of :class:`SUNRGBD`, with classes from 1 to 40 and depth without
+    gaps (``depths``). Frames have 480 x 640 pixels. The official split has 795 frames for
+    training, and 654 frames of other scenes for testing.
 
-    The root has three files: ``nyu_depth_v2_labeled.mat`` (2.8 GB) and ``splits.mat`` of
-    the authors, and ``classMapping40.mat``, the 40 classes of Gupta et al. (CVPR 2013).
-    They are read with h5py and scipy (``pip install torchgeo-decur[rgbd]``).
+    The root must contain three files: ``nyu_depth_v2_labeled.mat`` (2.8 GB) and
+    ``splits.mat`` from the authors, and ``classMapping40.mat`` with the 40 classes of Gupta
+    et al. (CVPR 2013). Reading them requires h5py and scipy
+    (``pip install torchgeo-decur[rgbd]``).
 
     Args:
         root: folder of the dataset.
         split: 'train' or 'test'.
         depth: 'hha' or 'raw'.
         size: height and width to which images and masks are resized.
-        cache: folder of the HHA images.
-        transforms: function that takes a sample and returns a new one.
-        skip_unreadable: whether to replace an unreadable frame by the next frame.
+        cache: folder of the HHA images; by default, ``hha`` in the root.
+        transforms: function that is applied to each sample and returns a new one.
+        skip_unreadable: whether to replace an unreadable frame with the next one.
 
     Raises:
         DatasetNotFoundError: if a file is missing.
         UnreadableFileError: if a file is damaged.
-        ValueError: if an option is not valid.
+        ValueError: if an option is invalid.
     """
 
     classes = ('unlabelled', *CLASSES)
@@ -46,15 +47,15 @@ class NYUDepthV2(RGBDDataset):
         'splits.mat': 'http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup',
         'classMapping40.mat': 'https://github.com/ankurhanda/nyuv2-meta-data',
     }
-    # Color camera of the authors' toolbox, to which the depth is projected.
+    # Color camera in the authors' toolbox, onto which the depth is projected.
     camera = Intrinsics(518.857901, 519.469611, 325.582449, 253.736166)
 
     def name(self, item: int) -> str:
-        """Return the number of a frame, from 1."""
+        """Return the frame number as text, starting at 1."""
         return f'{item + 1:04d}'
 
     def group(self, item: int) -> str:
-        """Return the place of a frame."""
+        """Return the scene of a frame."""
         return self._places[item]
 
     def _find(self) -> list[int]:
@@ -62,7 +63,7 @@ class NYUDepthV2(RGBDDataset):
         absent = {f: url for f, url in self.urls.items() if not (root / f).exists()}
         if absent:
             listed = ', '.join(f'{f} (from {url})' for f, url in absent.items())
-            raise not_found(self, f'in {root} the files {listed}')
+            raise not_found(self, f'the files {listed} in {root}')
         path = root / self.labelled
         with hdf5(path) as file:
             sizes = {k: len(file[k]) for k in ('images', 'depths', 'labels')}
@@ -70,8 +71,8 @@ class NYUDepthV2(RGBDDataset):
         sizes['scenes'] = len(self._places)
         if len(set(sizes.values())) > 1:
             raise UnreadableFileError(
-                f'{path}: expected the same number of entries, found {sizes}; download it '
-                'again'
+                f'{path}: expected the same number of entries in all arrays, found '
+                f'{sizes}; download it again'
             )
         mapping = np.atleast_1d(loadmat(root / 'classMapping40.mat', 'mapClass'))
         self._to_class = torch.from_numpy(np.append(0, mapping).astype(np.int64))
@@ -79,13 +80,14 @@ class NYUDepthV2(RGBDDataset):
         frames = [int(n) - 1 for n in numbers]
         if not frames or min(frames) < 0 or max(frames) >= sizes['images']:
             raise UnreadableFileError(
-                f'{root / "splits.mat"}: expected frames from 1 to {sizes["images"]}, '
-                f'found {[f + 1 for f in frames][:3]} ...; download it again'
+                f'{root / "splits.mat"}: expected frame numbers from 1 to '
+                f'{sizes["images"]}, found {[f + 1 for f in frames][:3]} ...; download it '
+                'again'
             )
         return frames
 
     def _read(self, key: str, item: int) -> Tensor:
-        """Read one frame of an array, shape (..., H, W)."""
+        """Read one frame from an array, shape (..., H, W)."""
         path = Path(self.root) / self.labelled
         with hdf5(path) as file:
             return torch.from_numpy(np.swapaxes(file[key][item], -1, -2).copy())
@@ -100,9 +102,9 @@ class NYUDepthV2(RGBDDataset):
         labels = self._read('labels', item).long()
         if labels.max() >= len(self._to_class):
             raise ValueError(
-                f'{self.name(item)}: expected labels up to {len(self._to_class) - 1}, as '
-                f'in classMapping40.mat, found {labels.max().item()}; download the files '
-                'again'
+                f'{self.name(item)}: expected labels up to {len(self._to_class) - 1} '
+                f'according to classMapping40.mat, found {labels.max().item()}; download '
+                'the files again'
             )
         return self._to_class[labels]
 

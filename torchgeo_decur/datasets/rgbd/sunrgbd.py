@@ -1,4 +1,4 @@
-"""SUN RGB-D: indoor frames of four depth sensors."""
+"""SUN RGB-D: indoor frames from four depth sensors."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +17,10 @@ class SUNFrame(NamedTuple):
     """One frame of SUN RGB-D.
 
     Args:
-        scene: path of the frame that starts with the sensor, such as
-            kv1/NYUdata/NYU0001.
+        scene: path of the frame, starting with the sensor, such as kv1/NYUdata/NYU0001.
         rgb: file name of the photograph.
-        depth: file name of the depth.
-        number: index in the metadata, from 0.
+        depth: file name of the depth image.
+        number: index in the metadata, starting at 0.
     """
 
     scene: str
@@ -31,22 +30,23 @@ class SUNFrame(NamedTuple):
 
 
 class SUNRGBD(RGBDDataset):
-    """SUN RGB-D (Song et al., CVPR 2015): 10,335 frames of four sensors, 37 classes.
+    """SUN RGB-D (Song et al., CVPR 2015): 10,335 frames from four sensors, 37 classes.
 
-    A sample has the keys
+    A sample has the following keys:
 
     * ``image_rgb``: photograph, 0 to 255, red, green, blue, float32, shape (3, H, W)
-    * ``image_hha``: horizontal disparity, height, angle, 0 to 255, float32,
-      shape (3, H, W), see :func:`~torchgeo_decur.datasets.encode_hha`; or with ``depth='raw'``
-      ``image_depth``: depth in m up to 8 m, 0 if unknown, float32, shape (1, H, W)
-    * ``mask``: class from 1 to 37, or 0 if unlabelled, int64, shape (H, W)
+    * ``image_hha``: horizontal disparity, height and angle, 0 to 255, float32, shape
+      (3, H, W); see :func:`~torchgeo_decur.datasets.encode_hha`
+    * ``image_depth`` instead of ``image_hha`` with ``depth='raw'``: depth in m, clipped at
+      8 m, 0 where unknown, float32, shape (1, H, W)
+    * ``mask``: class from 1 to 37, or 0 where unlabeled, int64, shape (H, W)
 
-    The authors refined the depth over several frames (``depth_bfx``). Sizes differ
-    between sensors, so batches need ``size``. The official split has 5,285 frames for
+    The authors refined the depth by fusing several frames (``depth_bfx``). Sizes differ
+    between sensors, so batches require ``size``. The official split has 5,285 frames for
     training and 5,050 for testing.
 
-    The root has the two archives of https://rgbd.cs.princeton.edu, unpacked:
-    ``SUNRGBD.zip`` and ``SUNRGBDtoolbox.zip``. Labels are read with h5py and scipy
+    The root must contain the two unpacked archives from https://rgbd.cs.princeton.edu:
+    ``SUNRGBD.zip`` and ``SUNRGBDtoolbox.zip``. Reading labels requires h5py and scipy
     (``pip install torchgeo-decur[rgbd]``).
 
     Args:
@@ -54,14 +54,15 @@ class SUNRGBD(RGBDDataset):
         split: 'train' or 'test'.
         depth: 'hha' or 'raw'.
         size: height and width to which images and masks are resized.
-        cache: folder of the HHA images.
-        transforms: function that takes a sample and returns a new one.
-        skip_unreadable: whether to replace a frame with a damaged file by the next frame.
+        cache: folder of the HHA images; by default, ``hha`` in the root.
+        transforms: function that is applied to each sample and returns a new one.
+        skip_unreadable: whether to replace a frame that has a damaged file with the next
+            one.
 
     Raises:
         DatasetNotFoundError: if an archive is missing.
         UnreadableFileError: if the metadata are damaged, or frames are missing.
-        ValueError: if an option is not valid.
+        ValueError: if an option is invalid.
     """
 
     classes = ('unlabelled', *CLASSES[:37])
@@ -71,11 +72,11 @@ class SUNRGBD(RGBDDataset):
     farthest = 8.0
 
     def name(self, item: SUNFrame) -> str:
-        """Return the folder of a frame."""
+        """Return the folder of a frame as its name."""
         return item.scene
 
     def group(self, item: SUNFrame) -> str:
-        """Return the video of a frame of SUN3D, or the frame itself."""
+        """Return the video of a SUN3D frame; other frames are groups of their own."""
         parent, _, _ = item.scene.rpartition('/')
         return parent if '/sun3ddata/' in item.scene else item.scene
 
@@ -86,8 +87,8 @@ class SUNRGBD(RGBDDataset):
             raise not_found(
                 self,
                 f'{absent[0]}: unzip SUNRGBD.zip (6.4 GB) and SUNRGBDtoolbox.zip (MD5 '
-                '18d22e1761d36352f37232cba102f91f) of https://rgbd.cs.princeton.edu/data '
-                f'in {root}',
+                '18d22e1761d36352f37232cba102f91f) from https://rgbd.cs.princeton.edu/data '
+                f'to {root}',
             )
         frames = np.atleast_1d(loadmat(wanted[1], 'SUNRGBDMeta'))
         found = {}
@@ -99,7 +100,7 @@ class SUNRGBD(RGBDDataset):
             count = file['SUNRGBD2Dseg']['seglabel'].size
         if count != len(frames):
             raise UnreadableFileError(
-                f'{wanted[0]}: expected labels of {len(frames)} frames as in '
+                f'{wanted[0]}: expected labels for {len(frames)} frames as in '
                 f'{wanted[1].name}, found {count}; unzip SUNRGBDtoolbox.zip again'
             )
         listed = loadmat(wanted[2], f'all{self.split}')
@@ -110,8 +111,8 @@ class SUNRGBD(RGBDDataset):
         if missing and not self.skip_unreadable:
             raise UnreadableFileError(
                 f'{root / "SUNRGBD"}: expected {len(scenes)} frames of the {self.split} '
-                f'split, {len(missing)} are missing, the first is {missing[0]}; unzip '
-                'SUNRGBD.zip again, or pass skip_unreadable=True'
+                f'split, but {len(missing)} are missing, such as {missing[0]}; unzip '
+                'SUNRGBD.zip again, or set skip_unreadable=True'
             )
         lost = set(missing)
         return [found[s] for s in scenes if s not in lost]
@@ -124,7 +125,7 @@ class SUNRGBD(RGBDDataset):
 
     def _depth(self, item: SUNFrame) -> Tensor:
         image = read_image(self._folder(item) / 'depth_bfx' / item.depth)[0]
-        # The stored bits are rotated: the lowest three bits come first.
+        # The stored bits are rotated: the three lowest bits are stored as the highest.
         stored = image.int()
         millimetres = (stored >> 3) | ((stored & 7) << 13)
         return (millimetres / 1000).clamp(max=self.farthest)
@@ -133,7 +134,7 @@ class SUNRGBD(RGBDDataset):
         path = Path(self.root) / self.labels
         with hdf5(path) as file:
             reference = file['SUNRGBD2Dseg']['seglabel'][()].flatten()[item.number]
-            # MATLAB's columns are rows in HDF5.
+            # Arrays are transposed relative to MATLAB.
             return torch.from_numpy(file[reference][()].T.astype(np.int64))
 
     def _intrinsics(self, item: SUNFrame) -> Intrinsics:
@@ -142,7 +143,7 @@ class SUNRGBD(RGBDDataset):
             matrix = np.array(path.read_text().split(), dtype=float).reshape(3, 3)
         except (OSError, ValueError) as error:
             raise UnreadableFileError(
-                f'{path} must have nine numbers ({error}); restore it, or pass '
+                f'{path} must contain nine numbers ({error}); restore it, or set '
                 'skip_unreadable=True'
             ) from error
         return Intrinsics(matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])

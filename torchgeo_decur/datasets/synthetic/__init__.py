@@ -1,1 +1,1 @@
-"""Built-in scenes of simulated sensors."""
+"""Synthetic scenes from simulated sensors."""

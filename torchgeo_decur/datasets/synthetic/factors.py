@@ -1,4 +1,4 @@
-"""Scenes with a chosen number of shared and of sensor-only factors."""
+"""Synthetic scenes with a chosen number of shared and sensor-specific factors."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -16,13 +16,13 @@ from ..plotting import plot_images
 
 type Floats = NDArray[np.float32]
 
-#: Classes of the label of a continuous factor: quarters of its range.
+#: Number of classes in the label of a continuous factor: the quarters of its range.
 QUARTERS = 4
-# Length of a period of the noise fields in pixels, and the wavelengths of the textures.
+# Period of the texture fields and wavelengths of the textures, in pixels.
 _PERIOD, _WAVELENGTHS = 128, (3.5, 8.0, 18.0)
-# The textures of the factors are the same in every data set.
+# Seed of the factor textures, which are the same in all datasets.
 _DESIGN = 20240929
-# Mean value, and standard deviation of all textures of a sensor, by modality.
+# Mean values of each sensor, and standard deviation of its textures.
 _RADAR = np.array([-12.0, -19.0], np.float32)
 _OPTICAL = np.array(
     (1400, 1150, 1150, 1100, 1500, 2300, 2600, 2550, 2750, 900, 18, 2300, 1400),
@@ -32,22 +32,22 @@ _CONTRAST = {'s1': 2.5, 's2': 0.25}
 
 
 class SyntheticFactors(NonGeoDataset):
-    r"""Radar and optical scenes with a chosen number of shared and sensor-only factors.
+    r"""Radar and optical scenes with a chosen number of shared and sensor-specific factors.
 
-    A factor is a number that determines textures of a scene. Each factor has two textures
-    of its own in every sensor that sees it. A texture has a wavelength, a shape (waves,
-    ridges or spots) and a mixture of bands. With a factor :math:`v \in [0, 1]`, the
-    amplitudes of its two textures are :math:`\cos(v \pi / 2)` and
-    :math:`\sin(v \pi / 2)`. Changes of brightness and contrast therefore do not hide
-    a factor. A discrete factor has one texture for each state.
+    A factor is a number that controls textures in a scene. For every sensor that observes
+    it, a continuous factor has two textures of its own. A texture is defined by a
+    wavelength, a shape (waves, ridges or spots) and a mixture of bands. For a factor
+    :math:`v \in [0, 1]`, the amplitudes of the two textures are :math:`\cos(v \pi / 2)` and
+    :math:`\sin(v \pi / 2)`, so changes in brightness and contrast do not hide it. A
+    discrete factor has one texture for each state.
 
-    All factors are independent of each other. The dates of a scene show the same factors
-    with new textures, speckle, gain and offset, and with clutter: a texture that no
-    factor uses.
+    All factors are independent of each other. All dates of a scene have the same factors,
+    but new textures, speckle, gain, offset and clutter. The clutter is a texture that
+    belongs to no factor.
 
     Labels are ``label_shared_<i>``, ``label_s1_<i>`` and ``label_s2_<i>``: the state of a
-    discrete factor, or the quarter of the range of a continuous one. ``factors_shared``,
-    ``factors_s1`` and ``factors_s2`` contain the factors themselves.
+    discrete factor, or the quarter of the range that contains a continuous factor. The
+    values of the factors are in ``factors_shared``, ``factors_s1`` and ``factors_s2``.
 
     Use different seeds for training and validation.
 
@@ -55,20 +55,20 @@ class SyntheticFactors(NonGeoDataset):
         length: number of scenes.
         size: height and width in pixels.
         seed: seed of all scenes.
-        shared: number of factors that both sensors show.
-        unique: number of factors that only one sensor shows, by modality.
-        states: number of states of each factor; 0 makes factors continuous.
-        strength: contrast of the textures of a factor; 1 is the calibrated contrast.
+        shared: number of factors that both sensors observe.
+        unique: number of factors that only one sensor observes, by modality.
+        states: number of states per factor, or 0 for continuous factors.
+        strength: contrast of the factor textures; 1 is the calibrated contrast.
         noise: standard deviation of the noise, relative to a texture of strength 1.
-        num_dates: number of dates T of each scene.
+        num_dates: number of dates T per scene.
         cache: whether each process keeps generated scenes in memory.
-        paired: probability that a scene has both modalities. Any other scene has only one,
-            chosen at random; the other image is 0 and ``available_<m>`` is false.
-        transforms: function that takes a sample and returns a new one.
+        paired: probability that a scene has both modalities. Other scenes have a random
+            one; the other image is zeros, and its ``available_<m>`` is False.
+        transforms: function that is applied to each sample and returns a new one.
 
     Raises:
-        ValueError: if a number is too small, a modality is unknown, or the sensors have
-            too few textures for the factors.
+        ValueError: if a number is too small, a modality is unknown, or there are too few
+            textures for the factors.
 
     Example:
         >>> dataset = SyntheticFactors(length=8, size=32, shared=1, unique={'s1': 2, 's2': 3})
@@ -79,7 +79,7 @@ class SyntheticFactors(NonGeoDataset):
         torch.Size([3])
     """
 
-    #: Known modality with the same bands and unit, by name.
+    #: Predefined modality with the same bands and unit, by name.
     all_modalities: ClassVar[dict[str, str]] = {
         's1': 'sentinel1_grd',
         's2': 'sentinel2_l1c',
@@ -104,15 +104,15 @@ class SyntheticFactors(NonGeoDataset):
         unique = {'s1': 2, 's2': 2} if unique is None else dict(unique)
         if set(unique) != set(self.all_modalities):
             raise ValueError(
-                f'unique must name {list(self.all_modalities)}, got {list(unique)}'
+                f'unique must have the keys {list(self.all_modalities)}, got {list(unique)}'
             )
         numbers = {
             'length': (length, 1),
             'size': (size, 16),
             'seed': (seed, 0),
             'shared': (shared, 0),
-            'unique of s1': (unique['s1'], 0),
-            'unique of s2': (unique['s2'], 0),
+            "unique['s1']": (unique['s1'], 0),
+            "unique['s2']": (unique['s2'], 0),
             'strength': (strength, 0),
             'noise': (noise, 0),
             'num_dates': (num_dates, 1),
@@ -124,7 +124,7 @@ class SyntheticFactors(NonGeoDataset):
             raise ValueError(f'paired must be in [0, 1], got {paired}')
         if states != 0 and states < 2:
             raise ValueError(
-                f'states must be 0 (continuous) or at least 2, got {states}'
+                f'states must be 0 (continuous factors) or at least 2, got {states}'
             )
         self.length, self.size, self.seed = length, size, seed
         self.numbers = {'shared': shared, **unique}
@@ -140,7 +140,7 @@ class SyntheticFactors(NonGeoDataset):
 
     @property
     def num_classes(self) -> dict[str, int]:
-        """Return the number of classes of each label, by key."""
+        """Number of classes of each label, by key."""
         classes = self.states or QUARTERS
         return {
             f'label_{group}_{i}': classes
@@ -150,7 +150,7 @@ class SyntheticFactors(NonGeoDataset):
 
     @cached_property
     def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean array per modality that marks the scenes with this modality."""
+        """Boolean array per modality that is True for scenes with this modality."""
         found = np.ones((len(self.all_modalities), self.length), dtype=bool)
         rng = np.random.default_rng((self.seed, _DESIGN))
         alone = rng.random(self.length) >= self.paired
@@ -166,12 +166,12 @@ class SyntheticFactors(NonGeoDataset):
         """Generate a scene.
 
         Args:
-            index: number of the scene.
+            index: index of the scene.
 
         Returns:
             A dictionary with ``image_s1`` in dB and ``image_s2`` in digital numbers,
-            float32, shape (C, H, W), or (T, C, H, W) with several dates; the labels,
-            integers without dimensions; and the factors, in [0, 1].
+            float32, shape (C, H, W), or (T, C, H, W) for several dates; integer labels of
+            shape (); and factors in [0, 1].
 
         Raises:
             IndexError: if ``index`` is out of range.
@@ -183,13 +183,13 @@ class SyntheticFactors(NonGeoDataset):
         return sample if self.transforms is None else self.transforms(sample)
 
     def draw_factors(self, index: int) -> dict[str, NDArray[np.float64]]:
-        """Draw the factors of a scene, without generating its images.
+        """Draw the factors of a scene without generating its images.
 
         Args:
-            index: number of the scene.
+            index: index of the scene.
 
         Returns:
-            Numbers in [0, 1] of the groups ``shared``, ``s1`` and ``s2``.
+            Factors in [0, 1] for each group: ``shared``, ``s1`` and ``s2``.
 
         Raises:
             IndexError: if ``index`` is out of range.
@@ -207,20 +207,20 @@ class SyntheticFactors(NonGeoDataset):
     def render(
         self, index: int, **factors: Sequence[float] | NDArray[np.float64]
     ) -> dict[str, Any]:
-        """Generate a scene with given values of some factors.
+        """Generate a scene with given values for some factors.
 
-        Everything else stays the same, including noise.
+        Everything else, including the noise, is the same as in ``dataset[index]``.
 
         Args:
-            index: number of the scene.
-            factors: numbers in [0, 1] of a group: ``shared``, ``s1`` or ``s2``.
+            index: index of the scene.
+            factors: values in [0, 1] for the groups ``shared``, ``s1`` or ``s2``.
 
         Returns:
             The sample, without ``transforms``.
 
         Raises:
             IndexError: if ``index`` is out of range.
-            ValueError: if a group is unknown or has another number of factors.
+            ValueError: if a group is unknown, or the number of its values is wrong.
 
         Example:
             >>> dataset = SyntheticFactors(size=32)
@@ -234,7 +234,7 @@ class SyntheticFactors(NonGeoDataset):
             if group not in drawn or array.shape != drawn[group].shape:
                 raise ValueError(
                     f'factors must be among { {k: len(v) for k, v in drawn.items()} } '
-                    f'(number of values), got {len(array)} of {group!r}'
+                    f'(number of values), got {len(array)} values for {group!r}'
                 )
             if not ((array >= 0) & (array <= 1)).all():
                 raise ValueError(f'factors must be in [0, 1], got {values}')
@@ -274,11 +274,11 @@ class SyntheticFactors(NonGeoDataset):
 
         Args:
             sample: a sample of this dataset, in physical units.
-            show_titles: whether each panel has a title.
-            suptitle: title of the figure; by default the factors.
+            show_titles: whether to show panel titles.
+            suptitle: title of the figure; by default, the factors.
 
         Returns:
-            The figure, one row for each date.
+            The figure, with one row per date.
         """
         if suptitle is None and show_titles:
             suptitle = ' | '.join(
@@ -292,7 +292,7 @@ class SyntheticFactors(NonGeoDataset):
     def _image(
         self, modality: str, seen: NDArray[np.float64], rng: np.random.Generator
     ) -> Floats:
-        """Generate the image of one modality on one date, shape (C, H, W)."""
+        """Generate the image of one modality for one date, shape (C, H, W)."""
         textures = self._textures[modality]
         weights = textures.weights(seen, self.states) * self.strength
         weights[textures.used :] = rng.normal(0, 0.5, len(weights) - textures.used)
@@ -323,7 +323,7 @@ class SyntheticFactors(NonGeoDataset):
 
 
 class _Textures:
-    """Textures of a sensor, each with a kind of field and a mixture of bands."""
+    """Textures of a sensor, each defined by a field and a mixture of bands."""
 
     def __init__(self, bands: int, factors: int, states: int) -> None:
         mixtures = _mixtures(bands)
@@ -331,11 +331,12 @@ class _Textures:
             product(range(len(_WAVELENGTHS) * len(_SHAPES)), range(len(mixtures)))
         )
         self.used, self.states = factors * states, states
-        # One texture is reserved for the clutter.
+        # Reserve one texture for the clutter.
         if self.used >= len(words):
             raise ValueError(
-                f'a sensor with {bands} bands has textures for '
-                f'{(len(words) - 1) // states} factors, got {factors}'
+                f'a sensor with {bands} bands must have at most '
+                f'{(len(words) - 1) // states} factors, got {factors}; reduce shared, '
+                'unique or states'
             )
         order = np.random.default_rng((_DESIGN, bands)).permutation(len(words))
         chosen = [words[i] for i in order[: self.used + 1]]
@@ -343,7 +344,7 @@ class _Textures:
         self.bands = np.stack([mixtures[mixture] for _, mixture in chosen])
 
     def weights(self, seen: NDArray[np.float64], states: int) -> NDArray[np.float64]:
-        """Return the amplitude of each texture, and a zero for the clutter."""
+        """Return the amplitude of each texture, followed by a zero for the clutter."""
         out = np.zeros((len(seen), self.states))
         if states:
             index = np.rint(seen * (states - 1)).astype(int)
@@ -354,7 +355,7 @@ class _Textures:
 
 
 def _mixtures(bands: int) -> NDArray[np.float64]:
-    """Return orthogonal mixtures of bands of unit size per band, shape (K, bands)."""
+    """Return orthogonal band mixtures with unit mean square, shape (K, bands)."""
     if bands == 2:
         half = 0.5**0.5
         return np.array([(1, 0), (0, 1), (half, half), (half, -half)]) * 2**0.5
@@ -364,7 +365,7 @@ def _mixtures(bands: int) -> NDArray[np.float64]:
 
 
 def _fields() -> Floats:
-    """Return periodic textures of unit variance, shape (kinds, H, W)."""
+    """Generate periodic texture fields of unit variance, shape (kinds, H, W)."""
     rng = np.random.default_rng(_DESIGN)
     frequency = np.hypot(
         np.fft.fftfreq(_PERIOD)[:, None], np.fft.rfftfreq(_PERIOD)[None]

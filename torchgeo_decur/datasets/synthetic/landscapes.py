@@ -1,7 +1,7 @@
-"""Ground of a synthetic scene: terrain, land cover and parcels.
+"""Generate the ground of a synthetic scene: terrain, land cover and parcels.
 
-All sensors observe the ground. A *landscape* defines the shapes of parcels and their land
-cover. Crops, flips and changes of scale preserve its kind.
+All sensors observe the same ground. A *landscape* defines the shapes of the parcels and
+their land cover. Its type does not change when the image is cropped, flipped or scaled.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ COVERS = (
 WATER, FOREST, GRASS, CROP, SOIL, WETLAND, BUILT, ROAD = range(len(COVERS))
 
 _PHASES = np.exp(2j * np.pi * np.arange(256) / 256).astype(np.complex64)
-# Spectral slope and wavelength of the strongest waves in pixels of each field.
+# Spectral slope of each field, and wavelength of its strongest waves in pixels.
 _FIELDS = {
     'terrain': (2.2, 60),
     'cloud': (1.9, 35),
@@ -40,13 +40,13 @@ _FIELDS = {
 
 
 class Place(NamedTuple):
-    """Ground of a scene, the same at all dates.
+    """Ground of a scene, which is the same for all dates.
 
     Args:
-        elevation: height of the ground in m, shape (H, W).
-        slope: rise per distance to the south and to the east, shape (2, H, W).
-        cover: land cover, an index of ``COVERS``, shape (H, W).
-        parcel: number of the parcel, shape (H, W).
+        elevation: ground elevation in m, shape (H, W).
+        slope: slope towards the south and towards the east, shape (2, H, W).
+        cover: land cover as index into ``COVERS``, shape (H, W).
+        parcel: parcel index, shape (H, W).
         parcels: number of parcels.
     """
 
@@ -58,10 +58,10 @@ class Place(NamedTuple):
 
 
 class Fields:
-    r"""Random fields of unit variance, from filtered waves of random phase.
+    r"""Generator of random fields with unit variance, by filtering waves of random phase.
 
-    The amplitude at frequency :math:`f` (per pixel) is proportional to :math:`f / f_0` up
-    to :math:`f_0`, and to :math:`(f / f_0)^{-\beta}` above.
+    The amplitude at frequency :math:`f` (cycles per pixel) is proportional to
+    :math:`f / f_0` up to :math:`f_0`, and to :math:`(f / f_0)^{-\beta}` above it.
 
     Args:
         size: height and width in pixels.
@@ -88,8 +88,8 @@ class Fields:
         """Draw one field per name.
 
         Args:
-            rng: source of randomness.
-            names: kinds of field.
+            rng: random number generator.
+            names: types of the fields.
 
         Returns:
             Fields, shape (N, H, W).
@@ -104,7 +104,7 @@ class Fields:
 
 
 class _Draw(NamedTuple):
-    """Input of a landscape: pixel positions, rotated and slightly bent."""
+    """Input of a landscape, with rotated and slightly distorted pixel coordinates."""
 
     rng: np.random.Generator
     fields: Fields
@@ -114,12 +114,12 @@ class _Draw(NamedTuple):
 
 
 def make_place(kind: int, fields: Fields, streams: Streams) -> Place:
-    """Draw the ground of a scene.
+    """Generate the ground of a scene.
 
     Args:
-        kind: index of ``LANDSCAPES``.
-        fields: random fields of the size of the scene.
-        streams: function that returns the random generator of a name.
+        kind: index into ``LANDSCAPES``.
+        fields: generator of random fields with the size of the scene.
+        streams: function that returns the random number generator for a name.
     """
     rng = streams('ground')
     terrain, bend = fields.draw(rng, 'terrain', 'smooth')
@@ -139,7 +139,7 @@ def make_place(kind: int, fields: Fields, streams: Streams) -> Place:
 
 
 def _cells(d: _Draw, width: float, height: float) -> tuple[Ints, Ints, Floats, Floats]:
-    """Return row and column of the cell of each pixel, and its position in the cell."""
+    """Return the grid cell (row, column) of each pixel, and its position in the cell."""
     a, b = d.u / np.float32(width * d.scale), d.v / np.float32(height * d.scale)
     i, j = np.floor(a), np.floor(b)
     a -= i
@@ -149,15 +149,15 @@ def _cells(d: _Draw, width: float, height: float) -> tuple[Ints, Ints, Floats, F
 
 
 def _number(i: Ints, j: Ints) -> Ints:
-    """Return one number for each pair of row and column."""
+    """Convert rows and columns to unique cell indices."""
     return i * (int(j.max()) + 1) + j
 
 
 def _voronoi(d: _Draw, width: float) -> tuple[Ints, Floats]:
-    """Return the nearest of one random point per cell, and the distance to the border.
+    """Compute a Voronoi diagram with one random point per grid cell.
 
-    Only the points of the nine cells around a pixel are compared. The distance is in
-    pixels.
+    Return the nearest point of each pixel, and the distance to the border in pixels. Only
+    the points in the nine cells around a pixel are compared.
     """
     i, j, a, b = _cells(d, width, width)
     columns = int(j.max()) + 3
@@ -179,7 +179,7 @@ def _voronoi(d: _Draw, width: float) -> tuple[Ints, Floats]:
 
 
 def _colour(d: _Draw, cell: Ints, *covers: int) -> Ints:
-    """Assign one of the covers to each parcel."""
+    """Assign a random one of the land covers to each parcel."""
     table = np.array(covers)[d.rng.integers(len(covers), size=int(cell.max()) + 1)]
     out: Ints = table[cell]
     return out

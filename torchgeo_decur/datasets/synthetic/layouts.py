@@ -1,24 +1,25 @@
-"""Write synthetic scenes as files, in the directory layouts of real datasets.
+"""Write synthetic scenes to files in the directory layouts of real datasets.
 
-Tests, tutorials and benchmarks read these directories like the real ones.
+Tests, tutorials and benchmarks read these directories as if they were real datasets.
 
 ``ssl4eo_s12``
     ``s1/<id>/<product>/{VV,VH}.tif`` (float32, dB) and
-    ``s2c/<id>/<product>/<band>.tif`` (uint16), one product for each date; with
-    ``surface=True`` also ``s2a``, 12 bands without B10. Real tiles have 264 pixels.
+    ``s2c/<id>/<product>/<band>.tif`` (uint16), with one product per date. With
+    ``surface=True``, there is also ``s2a`` with 12 bands (without B10). Real tiles have
+    264 x 264 pixels.
 ``bigearthnet_v2``
     ``BigEarthNet-S1``, ``BigEarthNet-S2`` (12 bands, at 10, 20 and 60 m),
-    ``Reference_Maps`` (codes of CORINE land cover) and ``metadata.parquet``. Its labels
-    are all covers of at least 2 % of the pixels, by their names among the 19 classes.
-    ``splits`` sets the fractions of train, validation and test. Real patches have 120
-    pixels.
+    ``Reference_Maps`` (CORINE land cover codes) and ``metadata.parquet``. The labels of a
+    patch are all covers of at least 2 % of its pixels, named as in the 19 classes.
+    ``splits`` sets the fractions for training, validation and testing. Real patches have
+    120 x 120 pixels.
 ``geonrw``
     ``<city>/<x>_<y>_{rgb.jp2,dem.tif,seg.tif}``, at 1 m. Scenes alternate between the
-    ``cities``. All other cities have empty directories, which TorchGeo's reader requires.
-    Real tiles have 1000 pixels.
+    ``cities``. All other cities have empty directories, as TorchGeo's reader requires.
+    Real tiles have 1000 x 1000 pixels.
 
-Coarser bands are block means. ``s2a`` and the bands of BigEarthNet do not include the light
-of a clear sky. Places and dates are arbitrary: UTM zone 33N (32N for GeoNRW), in 2020 (2017
+Coarser bands are block means. ``s2a`` and the bands of BigEarthNet exclude the radiance of a
+clear sky. Locations and dates are arbitrary: UTM zone 33N (32N for GeoNRW), in 2020 (2017
 for BigEarthNet).
 """
 
@@ -39,7 +40,7 @@ from tqdm import tqdm
 
 from .landscapes import BUILT, CROP, FOREST, GRASS, ROAD, SOIL, WATER, WETLAND
 
-# Resolution of each band in units of 10 m; names as in SSL4EO-S12.
+# Pixel size of each band in multiples of 10 m. Names are those of SSL4EO-S12.
 _BANDS = {
     'B1': 6,
     'B2': 1,
@@ -55,9 +56,9 @@ _BANDS = {
     'B11': 2,
     'B12': 2,
 }
-# Contribution of a clear sky to each band, in digital numbers.
+# Radiance of a clear sky in each band, in digital numbers.
 _SKY = (900, 700, 500, 300, 220, 150, 120, 100, 80, 40, 0, 20, 10)
-# Name of each cover among the 19 classes of BigEarthNet, and its CORINE code.
+# BigEarthNet class (of 19) and CORINE code of each cover.
 _CORINE = {
     WATER: ('Inland waters', 512),
     FOREST: ('Broad-leaved forest', 311),
@@ -85,11 +86,11 @@ Array = NDArray[Any]
 
 
 class Scenes(Protocol):
-    """Interface of scenes that can be written.
+    """Protocol of datasets whose scenes can be written.
 
     Attributes:
         size: height and width in pixels.
-        num_dates: number of dates of a scene.
+        num_dates: number of dates per scene.
     """
 
     size: int
@@ -99,10 +100,10 @@ class Scenes(Protocol):
         """Return the number of scenes."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return a sample of tensors."""
+        """Return a sample as a dictionary of tensors."""
 
     def with_modalities(self, modalities: Sequence[str], length: int) -> Self:
-        """Return the first scenes in other modalities."""
+        """Return a dataset with the first scenes in other modalities."""
 
 
 def write(
@@ -113,19 +114,21 @@ def write(
     progress: bool = True,
     **options: Any,
 ) -> None:
-    """Write scenes in the layout of a real dataset; see the module for the layouts.
+    """Write scenes in the directory layout of a real dataset.
+
+    The module docstring describes the layouts.
 
     Args:
-        dataset: the scenes, in any modalities.
+        dataset: scenes with any modalities.
         root: new or empty directory.
         layout: 'ssl4eo_s12', 'bigearthnet_v2' or 'geonrw'.
-        num_scenes: number of scenes to write; by default all.
+        num_scenes: number of scenes to write; all by default.
         progress: whether to show a progress bar.
         options: options of the layout: ``surface``, ``splits`` or ``cities``.
 
     Raises:
-        ValueError: if the layout or an option is unknown, the size does not fit the
-            layout, ``num_scenes`` is out of range, or ``root`` is not empty.
+        ValueError: if the layout or an option is unknown, the layout does not support the
+            image size, ``num_scenes`` is out of range, or ``root`` is not empty.
     """
     if layout not in _WRITERS:
         raise ValueError(f'layout must be one of {list(_WRITERS)}, got {layout!r}')
@@ -187,11 +190,12 @@ def _bigearthnet_v2(
 ) -> Iterator[None]:
     if scenes.size % 6:
         raise ValueError(
-            f'size must be a multiple of 6 for bands of 60 m, got {scenes.size}'
+            f'size must be a multiple of 6 for 60 m bands, got {scenes.size}'
         )
     if len(splits) != 3 or min(splits) < 0 or abs(sum(splits) - 1) > 1e-6:
         raise ValueError(
-            f'splits must be fractions of {list(_SPLITS)} with sum 1, got {list(splits)}'
+            f'splits must be fractions for {list(_SPLITS)} that sum to 1, got '
+            f'{list(splits)}'
         )
     ends = np.cumsum(splits) * len(scenes)
     rows = []
@@ -253,7 +257,8 @@ def _geonrw(
         x, y = 280000 + index * scenes.size, 5600000
         name = f'{x}_{y}'
         rgb = sample['image_rgb'][0].astype(np.uint8).transpose(1, 2, 0)
-        # Pillow cannot decode JPEG 2000 of GDAL. Its own needs a world file.
+        # Write with Pillow, which cannot decode GDAL's JPEG 2000 files, and add a world
+        # file.
         Image.fromarray(rgb).save(folder / f'{name}_rgb.jp2', irreversible=False)
         world = (1.0, 0.0, 0.0, -1.0, x + 0.5, y - 0.5)
         text = ''.join(f'{number}\n' for number in world)
@@ -265,7 +270,7 @@ def _geonrw(
 
 
 def _samples(scenes: Scenes) -> Iterator[dict[str, Array]]:
-    """Yield scenes as arrays, with images of shape (T, C, H, W)."""
+    """Yield scenes as NumPy arrays, with images of shape (T, C, H, W)."""
     for index in range(len(scenes)):
         sample = {k: v.numpy() for k, v in scenes[index].items()}
         yield {
@@ -275,12 +280,12 @@ def _samples(scenes: Scenes) -> Iterator[dict[str, Array]]:
 
 
 def _corner(index: int, size: int) -> tuple[float, float]:
-    """Return easting and northing of the upper left corner, in m."""
+    """Return the easting and northing of the upper left corner in m."""
     return 300000.0 + index % 90 * size * 10, 5400000.0 - index // 90 * size * 10
 
 
 def _surface(image: Array) -> dict[str, Array]:
-    """Remove B10 and the contribution of a clear sky."""
+    """Remove B10 and subtract the radiance of a clear sky."""
     return {
         band: np.clip(x - sky, 1, None).astype(np.uint16)
         for band, x, sky in zip(_BANDS, image, _SKY, strict=True)
@@ -289,14 +294,14 @@ def _surface(image: Array) -> dict[str, Array]:
 
 
 def _blocks(x: Array, factor: int) -> Array:
-    """Compute the mean of blocks of ``factor`` x ``factor`` pixels, rounded."""
+    """Compute rounded means over blocks of ``factor`` x ``factor`` pixels."""
     height, width = (n // factor for n in x.shape)
     blocks = x.reshape(height, factor, width, factor).mean((1, 3))
     return np.rint(blocks).astype(x.dtype)
 
 
 def _recode(mask: Array, codes: dict[int, int]) -> Array:
-    """Replace each cover by its code."""
+    """Replace each land cover with its code."""
     return np.array([codes[k] for k in range(len(codes))])[mask]
 
 
@@ -309,7 +314,7 @@ def _tiles(
     resolution: float = 10,
     epsg: int = 32633,
 ) -> None:
-    """Write one GeoTIFF for each band, with larger pixels for smaller bands."""
+    """Write one GeoTIFF per band; smaller bands have larger pixels."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, band in bands.items():
         pixel = resolution * (size or len(band)) / len(band)

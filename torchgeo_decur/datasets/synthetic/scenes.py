@@ -1,4 +1,4 @@
-"""Procedural scenes with known shared and unique factors."""
+"""Synthetic scenes with known shared and unique factors."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -28,7 +28,7 @@ from .sensors import (
     surface_model,
 )
 
-# Random streams, one for each part of a scene.
+# Names of the random streams, one for each component of a scene.
 _STREAMS = (
     'labels',
     'ground',
@@ -44,25 +44,26 @@ _STREAMS = (
     'grain',
     'absent',
 )
-# Sensor noise of Sentinel-2 in digital numbers, and the largest offset into it.
+# Standard deviation of Sentinel-2 noise in digital numbers, and maximum offset into the
+# precomputed noise array.
 _GRAIN, _SHIFT = 20.0, 4096
 _SYNERGY = len(RADAR_STATES)
 
 
 class SyntheticEO(NonGeoDataset):
-    r"""Procedural scenes of co-registered radar, optical and elevation images.
+    r"""Synthetic scenes with co-registered radar, optical and elevation images.
 
     A scene has a terrain and a land cover. Four sensors observe it:
 
-    - Sentinel-1: backscatter in dB, with gamma speckle and the effect of slopes;
-    - Sentinel-2: 13 bands in digital numbers, with sun, haze, clouds and shadows;
-    - an elevation model with trees and buildings;
-    - an aerial camera.
+    - Sentinel-1: backscatter in dB, with gamma speckle and slope effects
+    - Sentinel-2: 13 bands in digital numbers, with illumination, haze, clouds and shadows
+    - an elevation model that includes trees and buildings
+    - an aerial camera
 
-    One pixel covers 10 m. Seed and index determine all values in every process, without a
-    download.
+    The pixel size is 10 m. The seed and index determine all values, so scenes are
+    reproducible in every process and no download is required.
 
-    Four labels are known. The first three are drawn uniformly and independently:
+    Each scene has four labels. The first three are drawn uniformly and independently:
 
     ================== =================== ======= =========================================
     label              visible to          classes meaning
@@ -70,23 +71,23 @@ class SyntheticEO(NonGeoDataset):
     ``label_common``   every sensor        8       landscape: shapes of the parcels and
                                                    their land cover
     ``label_s1``       radar only          6       roughness (rows, moist patches,
-                                                   scatterers) in one polarisation
-    ``label_s2``       optical only        6       state of the vegetation: one group of
-                                                   bands rises and one falls, in patches
+                                                   scatterers) in one polarization
+    ``label_s2``       optical only        6       vegetation state: in patches, one group
+                                                   of bands increases and one decreases
     ``label_synergy``  both together       6       (``label_s1`` + ``label_s2``) mod 6
     ================== =================== ======= =========================================
 
-    ``label_synergy`` is independent of each other label; only ``label_s1`` and
-    ``label_s2`` together determine it. ``label_s1`` never changes a pixel of Sentinel-2,
-    and ``label_s2`` never changes one of Sentinel-1; see :meth:`render`. An ``rgb`` image
-    shows the states of ``label_s2`` that change the visible bands.
+    ``label_synergy`` is independent of every other single label; only ``label_s1`` and
+    ``label_s2`` together determine it. ``label_s1`` does not affect Sentinel-2 pixels, and
+    ``label_s2`` does not affect Sentinel-1 pixels; see :meth:`render`. ``rgb`` images are
+    affected only by the states of ``label_s2`` that change the visible bands.
 
     With ``multilabel``, a sample also has ``label``, which combines the first three labels
     into one multi-label target, as in BigEarthNet.
 
-    Nuisance factors are drawn for each sensor and date: radar offset, looks and speckle,
-    incidence side, brightness, direction of the sun, haze and clouds. They and the season
-    differ between dates; place, parcels and labels do not.
+    Nuisance factors are drawn for each sensor and date: radar offset, number of looks,
+    speckle, look direction, brightness, direction of the sun, haze and clouds. These
+    factors and the season differ between dates; terrain, parcels and labels do not.
 
     Use different seeds for training and validation.
 
@@ -94,19 +95,19 @@ class SyntheticEO(NonGeoDataset):
         length: number of scenes.
         size: height and width in pixels.
         seed: seed of all scenes.
-        modalities: some of 's1', 's2', 'dem' and 'rgb', in order.
-        num_dates: number of dates T of each scene.
-        common_strength: contrast between covers in every modality, 1 by default; 0 hides
-            ``label_common``.
-        unique_strength: contrast of the factors of a single sensor, 1 by default; 0 hides
-            ``label_s1`` and ``label_s2``.
+        modalities: any of 's1', 's2', 'dem' and 'rgb', in order.
+        num_dates: number of dates T per scene.
+        common_strength: contrast between land covers in all modalities. If 0,
+            ``label_common`` has no effect.
+        unique_strength: contrast of the factors that only one sensor observes. If 0,
+            ``label_s1`` and ``label_s2`` have no effect.
         multilabel: whether samples have ``label``.
-        cache: whether each process keeps its scenes in memory, with 4 bytes per image
-            value and 8 bytes per pixel.
-        paired: probability that a scene has all modalities. Any other scene has only one,
-            drawn uniformly; the images of the others are zeros, and each sample has
+        cache: whether each process keeps its scenes in memory, at 4 bytes per image value
+            and 8 bytes per pixel.
+        paired: probability that a scene has all modalities. Other scenes have a random
+            one; the images of the others are zeros, and each sample has
             ``available_<m>``.
-        transforms: function that takes a sample and returns a new one.
+        transforms: function that is applied to each sample and returns a new one.
 
     Raises:
         ValueError: if a modality is unknown or repeated, or a number is too small.
@@ -168,8 +169,8 @@ class SyntheticEO(NonGeoDataset):
         known = [m for m in self.all_modalities if m in modalities]
         if not known or len(known) != len(modalities):
             raise ValueError(
-                f'modalities must be one or more of {list(self.all_modalities)}, each '
-                f'once, got {list(modalities)}'
+                f'modalities must be one or more of {list(self.all_modalities)} without '
+                f'duplicates, got {list(modalities)}'
             )
         numbers = {
             'length': (length, 1),
@@ -195,7 +196,7 @@ class SyntheticEO(NonGeoDataset):
         self._cached: dict[int, dict[str, Any]] = {}
         self.transforms = transforms
         self._fields = Fields(size)
-        # Draw the noise once, because drawing it for each image would double the time.
+        # Draw the noise once, because drawing it for each image would take twice as long.
         self._grain: Floats | None = None
         if 's2' in modalities:
             self._grain = np.float32(_GRAIN) * self._rng(0, 'grain').standard_normal(
@@ -204,12 +205,12 @@ class SyntheticEO(NonGeoDataset):
 
     @property
     def num_classes(self) -> dict[str, int]:
-        """Return the number of classes of each label, by key."""
+        """Number of classes of each label, by key."""
         return {k: len(v) for k, v in self.label_classes.items()}
 
     @cached_property
     def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean array of the scenes that have each modality, in order."""
+        """Boolean array per modality that is True for scenes with this modality."""
         found = np.ones((len(self.modalities), self.length), dtype=bool)
         for index in range(self.length if self.paired < 1 else 0):
             rng = self._rng(index, 'absent')
@@ -223,20 +224,22 @@ class SyntheticEO(NonGeoDataset):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Compute a scene.
+        """Generate a scene.
 
         Args:
-            index: number of the scene.
+            index: index of the scene.
 
         Returns:
-            A dictionary with
+            A dictionary with the following keys:
 
             - ``image_<m>``: image of modality m, float32, shape (C, H, W), or
-              (T, C, H, W) with several dates. ``s1`` has VV and VH in dB, ``s2`` 13 bands
-              in digital numbers, ``dem`` heights in m and ``rgb`` values from 0 to 255;
-            - the four labels: integers, shape ();
-            - ``label``, with ``multilabel``: 20 zeros and ones, for the classes of
-              ``label_common``, ``label_s1`` and ``label_s2``;
+              (T, C, H, W) for several dates. ``s1`` has VV and VH in dB, ``s2`` has 13
+              bands in digital numbers, ``dem`` has heights in m, and ``rgb`` has values
+              from 0 to 255.
+            - ``label_common``, ``label_s1``, ``label_s2`` and ``label_synergy``:
+              integers, shape ().
+            - ``label``, with ``multilabel``: target of shape (20,) with 0 and 1 for the
+              classes of ``label_common``, ``label_s1`` and ``label_s2``.
             - ``mask``: land cover, shape (H, W).
 
         Raises:
@@ -249,13 +252,13 @@ class SyntheticEO(NonGeoDataset):
         return sample if self.transforms is None else self.transforms(sample)
 
     def draw_labels(self, index: int) -> dict[str, int]:
-        """Draw the labels of a scene, without its images.
+        """Draw the labels of a scene without generating its images.
 
         Args:
-            index: number of the scene.
+            index: index of the scene.
 
         Returns:
-            Each label by its key.
+            The labels by key.
 
         Raises:
             IndexError: if ``index`` is out of range.
@@ -271,14 +274,14 @@ class SyntheticEO(NonGeoDataset):
         return _with_synergy(dict(zip(_DRAWN, drawn.tolist(), strict=True)))
 
     def render(self, index: int, **labels: int) -> dict[str, Any]:
-        """Compute a scene with given factors.
+        """Generate a scene with given labels.
 
-        Everything else, including the noise, is as in ``dataset[index]``, so that any
-        difference is an effect of the factors.
+        Everything else, including the noise, is the same as in ``dataset[index]``, so any
+        difference is an effect of the labels.
 
         Args:
-            index: number of the scene.
-            labels: ``label_common``, ``label_s1`` or ``label_s2``.
+            index: index of the scene.
+            labels: values for ``label_common``, ``label_s1`` or ``label_s2``.
 
         Returns:
             The sample, without ``transforms``.
@@ -327,14 +330,14 @@ class SyntheticEO(NonGeoDataset):
         return sample
 
     def with_modalities(self, modalities: Sequence[str], length: int) -> Self:
-        """Return the first scenes in other modalities, without transforms.
+        """Return a dataset with the first scenes in other modalities.
 
         Args:
-            modalities: some of 's1', 's2', 'dem' and 'rgb', in order.
+            modalities: any of 's1', 's2', 'dem' and 'rgb', in order.
             length: number of scenes.
 
         Returns:
-            A dataset with the same places, labels and dates.
+            A dataset with the same terrain, labels and dates, without transforms.
         """
         return type(self)(
             length,
@@ -354,7 +357,7 @@ class SyntheticEO(NonGeoDataset):
         progress: bool = True,
         **options: Any,
     ) -> None:
-        """Write scenes as files, in the directory layout of a real dataset.
+        """Write scenes to files in the directory layout of a real dataset.
 
         The directory is written atomically.
 
@@ -362,14 +365,14 @@ class SyntheticEO(NonGeoDataset):
             root: new or empty directory.
             layout: 'ssl4eo_s12', 'bigearthnet_v2' or 'geonrw', described in
                 ``torchgeo_decur.datasets.synthetic.layouts``.
-            num_scenes: number of scenes to write; by default all.
+            num_scenes: number of scenes to write; all by default.
             progress: whether to show a progress bar.
             options: options of the layout: ``surface`` (SSL4EO-S12), ``splits``
                 (BigEarthNet) or ``cities`` (GeoNRW).
 
         Raises:
-            ValueError: if the layout or an option is unknown, the size does not fit the
-                layout, ``num_scenes`` is out of range, or ``root`` is not empty.
+            ValueError: if the layout or an option is unknown, the layout does not support
+                the image size, ``num_scenes`` is out of range, or ``root`` is not empty.
         """
         write(self, root, layout, num_scenes, progress, **options)
 
@@ -382,13 +385,13 @@ class SyntheticEO(NonGeoDataset):
         """Plot the images and the land cover of a sample.
 
         Args:
-            sample: a sample of this dataset, in physical units. A ``prediction`` of the
-                shape of the land cover is drawn too.
-            show_titles: whether each panel has a title.
-            suptitle: title of the figure; by default the labels.
+            sample: a sample of this dataset, in physical units. A ``prediction`` with the
+                shape of the land cover is also shown.
+            show_titles: whether to show panel titles.
+            suptitle: title of the figure; by default, the labels.
 
         Returns:
-            The figure, one row for each date.
+            The figure, with one row per date.
         """
         if suptitle is None and show_titles:
             names = [
@@ -397,7 +400,7 @@ class SyntheticEO(NonGeoDataset):
             suptitle = ' | '.join(names)
         masks = {'land cover': sample['mask']}
         prediction = sample.get('prediction')
-        # Predictions of labels are no maps.
+        # Predicted labels are not maps.
         if prediction is not None and prediction.shape == sample['mask'].shape:
             masks['prediction'] = prediction
         return plot_images(
@@ -430,7 +433,7 @@ class SyntheticEO(NonGeoDataset):
         streams: Callable[..., np.random.Generator],
         date: int,
     ) -> Floats:
-        """Compute one modality at one date, shape (C, H, W)."""
+        """Generate the image of one modality for one date, shape (C, H, W)."""
         contrast = (self.common_strength, self.unique_strength)
         season = date / self.num_dates
         if modality == 's1':
@@ -457,6 +460,6 @@ _DRAWN = ('label_common', 'label_s1', 'label_s2')
 
 
 def _with_synergy(labels: dict[str, int]) -> dict[str, int]:
-    """Add ``label_synergy``."""
+    """Add ``label_synergy`` to the labels."""
     total = labels['label_s1'] + labels['label_s2']
     return {**labels, 'label_synergy': total % _SYNERGY}

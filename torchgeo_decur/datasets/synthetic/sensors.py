@@ -1,11 +1,11 @@
-"""Simulate each sensor for a synthetic place: backscatter, reflectance, height.
+"""Simulate sensors that observe a synthetic ground: backscatter, reflectance and height.
 
-Every function has its own random streams: ``_state`` for the unique factor of a sensor,
-and one for the changes between dates. Changing one factor therefore does not change any
-pixel of another sensor.
+Every function has its own random streams, such as ``_state`` for the unique factor of a
+sensor and ``_date`` for changes between dates. A change of one factor therefore does not
+affect the pixels of other sensors.
 
-``common`` and ``unique`` scale the contrast of the common factor and of the unique factor
-of a sensor.
+``common`` and ``unique`` scale the contrast of the common factor and of a sensor's unique
+factor.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ RADAR_STATES = tuple(
     for texture in ('rows', 'moist patches', 'scatterers')
     for band in ('VV', 'VH')
 )
-# Groups of bands of Sentinel-2 that a state of the vegetation brightens or darkens.
+# Groups of Sentinel-2 bands that a vegetation state brightens or darkens.
 _GROUPS = {
     'visible': (1, 2, 3),
     'red edge': (4, 5),
@@ -37,7 +37,7 @@ _STATES = (
 )
 OPTICAL_STATES = tuple(f'{up} up, {down} down' for up, down in _STATES)
 
-# Values are in the order of COVERS. Mean backscatter in dB: VV, VH.
+# The following tables have the order of COVERS. Mean backscatter in dB: VV, VH.
 _BACKSCATTER = np.array(
     [
         (-19.5, -27.5),
@@ -50,7 +50,7 @@ _BACKSCATTER = np.array(
         (-16.5, -24.5),
     ]
 )
-# Digital numbers at the top of the atmosphere: B1 to B8, B8A, B9 to B12.
+# Top-of-atmosphere reflectance in digital numbers: B1 to B8, B8A, B9 to B12.
 _SPECTRA = np.array(
     [
         (1250, 950, 750, 500, 450, 400, 380, 330, 300, 150, 12, 180, 110),
@@ -65,7 +65,7 @@ _SPECTRA = np.array(
     dtype=np.float64,
 )
 BANDS = _SPECTRA.shape[1]
-# Light scattered by haze, and the spectrum of a cloud.
+# Spectra of haze and clouds.
 _HAZE = np.array(
     (900, 800, 620, 460, 400, 320, 280, 250, 220, 120, 6, 80, 50), np.float32
 )
@@ -73,28 +73,28 @@ _CLOUD = np.array(
     (4900, 4800, 4700, 4900, 5000, 5100, 5200, 5100, 5300, 2400, 130, 3400, 2500),
     np.float32,
 )
-# Relative change of a green cover in midsummer, negated in midwinter.
+# Relative change of green covers in midsummer; the opposite applies in midwinter.
 _SUMMER = np.array((0, -0.05, 0, -0.25, -0.1, 0.2, 0.3, 0.3, 0.3, 0.2, 0, -0.1, -0.25))
 _GREEN = np.array((0, 1, 1, 1, 0, 1, 0, 0))
-# Strength of the unique factor of radar and of optics on each cover.
+# Strength of the unique radar factor and of the unique optical factor on each cover.
 _ROUGHNESS = np.array((0.7, 0.8, 1, 1, 1, 1, 0.7, 0.8))
 _VEGETATION = np.array((0.3, 1, 1, 1, 1, 1, 0.6, 0.3))
 # Height above the ground in m.
 _HEIGHT = np.array((0, 18, 0.2, 1, 0, 0.8, 9, 0))
-# Contribution of a clear sky to blue, green and red, which aerial images lack.
+# Radiance of a clear sky in blue, green and red, which is removed for aerial images.
 _SKY = np.array((650, 450, 300), np.float32)
 
 
 def _contrast(table: NDArray[np.float64], strength: float) -> NDArray[np.float64]:
-    """Scale the contrast between covers; 0 makes them equal."""
+    """Scale the contrast between land covers; with strength 0, they are equal."""
     middle = table[CROP : SOIL + 1].mean(0)
     return np.asarray(middle + strength * (table - middle))
 
 
 def _paint(table: NDArray[np.float64], place: Place) -> Floats:
-    """Return the values of the cover of each pixel, shape (C, H, W)."""
+    """Look up the values of each pixel by its land cover, shape (C, H, W)."""
     bands = np.ascontiguousarray(table.T, dtype=np.float32)
-    # np.take is faster later: indexing would put the bands last in memory.
+    # np.take keeps bands first in memory, unlike indexing, which speeds up later steps.
     out: Floats = np.take(bands, place.cover, axis=1, mode='clip')
     return out
 
@@ -108,18 +108,18 @@ def sentinel1(
     common: float = 1.0,
     unique: float = 1.0,
 ) -> Floats:
-    """Simulate the backscatter of one date.
+    """Simulate radar backscatter for one date.
 
-    The backscatter depends on cover, parcel, tilt of the ground towards the radar, the
-    unique texture in one polarisation, an offset of the date, and gamma speckle.
+    The backscatter depends on land cover, parcel, slope towards the radar, the unique
+    texture in one polarization, a random offset of the date, and gamma speckle.
 
     Args:
-        place: the ground.
-        fields: random fields of the size of the place.
-        streams: function that returns the random generator of a name and a date.
-        state: index of ``RADAR_STATES``.
-        date: number of the date.
-        common: contrast of the covers.
+        place: ground of the scene.
+        fields: generator of random fields with the size of the scene.
+        streams: function that returns the random number generator for a name and date.
+        state: index into ``RADAR_STATES``.
+        date: index of the date.
+        common: contrast between land covers.
         unique: contrast of the unique texture.
 
     Returns:
@@ -157,22 +157,22 @@ def sentinel2(
     common: float = 1.0,
     unique: float = 1.0,
 ) -> Floats:
-    """Simulate the reflectance of one date at the top of the atmosphere.
+    """Simulate top-of-atmosphere reflectance for one date.
 
     Args:
-        place: the ground.
-        fields: random fields of the size of the place.
-        streams: function that returns the random generator of a name and a date.
-        state: index of ``OPTICAL_STATES``.
-        grain: noise of the sensor, a flat array longer than the image; each image uses
-            another part.
-        season: time after the first date, in years, in [0, 1).
-        date: number of the date.
-        common: contrast of the covers.
-        unique: contrast of the optical-only state.
+        place: ground of the scene.
+        fields: generator of random fields with the size of the scene.
+        streams: function that returns the random number generator for a name and date.
+        state: index into ``OPTICAL_STATES``.
+        grain: sensor noise as a flat array longer than the image. Each image uses a
+            section at a random offset.
+        season: time since the first date in years, in [0, 1).
+        date: index of the date.
+        common: contrast between land covers.
+        unique: contrast of the vegetation state.
 
     Returns:
-        13 bands in whole digital numbers, shape (13, H, W).
+        13 bands in integer digital numbers, shape (13, H, W).
     """
     rng = streams('s2_date', date)
     image = _reflectance(
@@ -204,20 +204,20 @@ def aerial(
     common: float = 1.0,
     unique: float = 1.0,
 ) -> Floats:
-    """Simulate the colors of one date for a camera below the clouds.
+    """Simulate a color image from below the clouds for one date.
 
     Args:
-        place: the ground.
-        fields: random fields of the size of the place.
-        streams: function that returns the random generator of a name and a date.
-        state: index of ``OPTICAL_STATES``.
-        season: time after the first date, in years, in [0, 1).
-        date: number of the date.
-        common: contrast of the covers.
-        unique: contrast of the optical-only state.
+        place: ground of the scene.
+        fields: generator of random fields with the size of the scene.
+        streams: function that returns the random number generator for a name and date.
+        state: index into ``OPTICAL_STATES``.
+        season: time since the first date in years, in [0, 1).
+        date: index of the date.
+        common: contrast between land covers.
+        unique: contrast of the vegetation state.
 
     Returns:
-        Red, green, blue in whole numbers from 0 to 255, shape (3, H, W).
+        Red, green and blue as integers from 0 to 255, shape (3, H, W).
     """
     rng = streams('rgb_date', date)
     image = _reflectance(
@@ -230,12 +230,12 @@ def aerial(
 
 
 def surface_model(place: Place, streams: Streams, common: float = 1.0) -> Floats:
-    """Simulate the height of the ground with trees and buildings.
+    """Simulate a surface model that includes trees and buildings.
 
     Args:
-        place: the ground.
-        streams: function that returns the random generator of a name.
-        common: contrast of the covers.
+        place: ground of the scene.
+        streams: function that returns the random number generator for a name.
+        common: contrast between land covers.
 
     Returns:
         Height in m, shape (1, H, W).
@@ -260,7 +260,7 @@ def _reflectance(
     common: float,
     unique: float,
 ) -> Floats:
-    """Compute sunlit ground without haze, clouds and noise, shape (13, H, W)."""
+    """Compute the reflectance without haze, clouds and noise, shape (13, H, W)."""
     stable = streams('s2')
     change = stable.normal(0, 0.08, (len(COVERS), 1))
     change = change + stable.normal(0, 0.1, change.shape) * np.linspace(-1, 1, BANDS)
@@ -286,7 +286,7 @@ def _reflectance(
 
 
 def _rows(fields: Fields, rng: np.random.Generator) -> Floats:
-    """Draw ridges of tillage."""
+    """Draw tillage rows."""
     angle, phase, period = rng.uniform((0, 0, 5), (np.pi, 2 * np.pi, 7))
     wave = 2 * np.pi / period
     across = np.float32(wave * np.cos(angle)) * fields.x
@@ -302,7 +302,7 @@ def _patches(fields: Fields, rng: np.random.Generator) -> Floats:
 
 
 def _scatterers(fields: Fields, rng: np.random.Generator) -> Floats:
-    """Draw sparse strong reflectors."""
+    """Draw sparse strong scatterers."""
     shape = (fields.size, fields.size)
     out: Floats = (rng.random(shape, dtype=np.float32) < 0.025).astype(np.float32) * 6
     out[1:] += np.float32(0.6) * out[:-1]

@@ -1,1 +1,1 @@
-"""Pairs of drawn images of shape, texture and color."""
+"""Pairs of drawn images with a shape, texture and color."""

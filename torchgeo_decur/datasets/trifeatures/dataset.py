@@ -1,4 +1,4 @@
-"""Pairs of drawn images that share one feature and differ in two."""
+"""Pairs of drawn images that have the same shape, but different colors and textures."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, get_args
@@ -19,29 +19,29 @@ Pairing = Literal['unbiased', 'biased', 'balanced']
 
 _RENDERINGS = 3
 _CLASSES = 10
-# Combinations are held out if the sum of their three numbers, modulo 10, is one of these.
+# Combinations are held out if the sum of their three indices modulo 10 is one of these.
 _HELD_OUT = (0, 5)
-# Random streams of pairs and images.
+# Indices of the random streams for pairs and images.
 _PAIRS, _IMAGES = 0, 1
 
 
 class Trifeatures(NonGeoDataset):
-    r"""Pairs of drawn images that share the shape, and differ in color and texture.
+    r"""Pairs of drawn images that have the same shape, but different colors and textures.
 
     The images follow Hermann and Lampinen, *What shapes feature representations?*,
     NeurIPS 2020, https://arxiv.org/abs/2006.12433. CoMM (ICLR 2025) and COrAL (2026) use
-    pairs of them to measure shared, unique and synergistic information. This package
-    draws its own images, so results are not comparable with other drawings.
+    pairs of such images to measure shared, unique and synergistic information. This
+    package draws its own images, so results are not comparable with those on other images.
 
-    An image shows one of 10 shapes, in one of 10 colors and one of 10 textures, on gray.
-    The width of the shape is 128 / 224 of the canvas, at a random place, rotated by up to
-    45 degrees. Of the 1000 combinations, 800 are for training, in three drawings each,
-    and 200 are held out for the test. All pairs of features occur equally often in both.
-    The validation split has other drawings of the 800 combinations. All seeds have the
-    same split of the combinations.
+    An image shows one of 10 shapes, in one of 10 colors and one of 10 textures, on a gray
+    background. The shape has a width of 128 / 224 of the canvas and a random position, and
+    is rotated by up to 45 degrees. Of the 1000 combinations, 800 are used for training,
+    with three drawings each, and 200 are held out for testing. In both, all pairs of
+    features occur equally often. The validation split has other drawings of the 800
+    combinations. The split of the combinations does not depend on the seed.
 
     The two images of a pair, the modalities ``first`` and ``second``, have the same
-    shape. Labels:
+    shape. Each pair has the following labels:
 
     ================== =================== ======= =========================================
     label              visible to          classes meaning
@@ -50,19 +50,20 @@ class Trifeatures(NonGeoDataset):
     ``label_unique1``  the first only      10      texture of the first image
     ``label_unique2``  the second only     10      texture of the second image
     ``label_synergy``  both together       2       whether the texture of the first and the
-                                                   color of the second have the same number
+                                                   color of the second have the same index
     ================== =================== ======= =========================================
 
-    ``pairing`` determines the texture of the first and the color of the second image:
+    ``pairing`` controls the texture of the first image and the color of the second:
 
-    - ``'unbiased'``: they are independent, for the first three labels;
-    - ``'biased'``: they always have the same number, to pretrain synergy;
-    - ``'balanced'``: they have the same number in every other pair, to train and test a
-      classifier of ``label_synergy``.
+    - ``'unbiased'``: they are independent, as required for the first three labels.
+    - ``'biased'``: they always have the same index, to pretrain synergy.
+    - ``'balanced'``: they have the same index in every other pair, to train and test a
+      classifier for ``label_synergy``.
 
-    Seed and index determine all values in every process, without a download. Each of the
-    2400 drawings (600 in the test split) is computed at first access and kept in memory:
-    1 ms and 12 kB for 64 pixels, 11 ms and 150 kB for 224.
+    The seed and index determine all values, so pairs are reproducible in every process and
+    no download is required. Each of the 2400 drawings (600 in the test split) is computed
+    on first access and cached in memory: 1 ms and 12 kB at 64 pixels, 11 ms and 150 kB at
+    224 pixels.
 
     Args:
         split: 'train', 'val' or 'test'.
@@ -70,10 +71,10 @@ class Trifeatures(NonGeoDataset):
         size: height and width in pixels; 224 in the papers.
         seed: seed of the drawings and of the pairs.
         pairing: 'unbiased', 'biased' or 'balanced'.
-        transforms: function that takes a sample and returns a new one.
+        transforms: function that is applied to each sample and returns a new one.
 
     Raises:
-        ValueError: if an option is unknown, or a number too small.
+        ValueError: if an option is unknown, or a number is too small.
 
     Example:
         >>> dataset = Trifeatures(length=8, size=32)
@@ -84,7 +85,7 @@ class Trifeatures(NonGeoDataset):
         2
     """
 
-    #: Record of both modalities.
+    #: Definition of both modalities.
     all_modalities: ClassVar[dict[str, Modality]] = {
         m: Modality(bands=('R', 'G', 'B'), kind='rgb', unit='uint8')
         for m in ('first', 'second')
@@ -129,13 +130,13 @@ class Trifeatures(NonGeoDataset):
         self.pairing = pairing
         self.transforms = transforms
         rng = np.random.default_rng(self._key(_PAIRS))
-        #: Shape, color, texture and drawing of both images of each pair, (N, 2, 4).
+        #: Indices of shape, color, texture and drawing for both images, shape (N, 2, 4).
         self.pairs = draw_pairs(rng, length, split == 'test', pairing)
         self._drawn: dict[tuple[int, ...], Tensor] = {}
 
     @property
     def num_classes(self) -> dict[str, int]:
-        """Return the number of classes of each label, by key."""
+        """Number of classes of each label, by key."""
         return {k: len(v) for k, v in self.label_classes.items()}
 
     def __len__(self) -> int:
@@ -143,14 +144,14 @@ class Trifeatures(NonGeoDataset):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return a pair.
+        """Return a pair of images and its labels.
 
         Args:
-            index: number of the pair.
+            index: index of the pair.
 
         Returns:
-            ``image_first`` and ``image_second``, shape (3, H, W), red, green, blue from 0
-            to 255, float32; the labels, integers, shape ().
+            ``image_first`` and ``image_second``, with red, green and blue from 0 to 255,
+            float32, shape (3, H, W); and integer labels of shape ().
 
         Raises:
             IndexError: if ``index`` is out of range.
@@ -166,13 +167,13 @@ class Trifeatures(NonGeoDataset):
         return sample if self.transforms is None else self.transforms(sample)
 
     def draw_labels(self, index: int) -> dict[str, int]:
-        """Return the labels of a pair, without its images.
+        """Return the labels of a pair without drawing its images.
 
         Args:
-            index: number of the pair.
+            index: index of the pair.
 
         Returns:
-            Each label by its key.
+            The labels by key.
 
         Raises:
             IndexError: if ``index`` is out of range.
@@ -201,8 +202,8 @@ class Trifeatures(NonGeoDataset):
 
         Args:
             sample: a sample of this dataset.
-            show_titles: whether each panel has a title.
-            suptitle: title of the figure; by default the labels.
+            show_titles: whether to show panel titles.
+            suptitle: title of the figure; by default, the labels.
         """
         if suptitle is None and show_titles:
             suptitle = ' | '.join(
@@ -219,7 +220,7 @@ class Trifeatures(NonGeoDataset):
         return (self.seed, get_args(TrifeaturesSplit).index(self.split), *stream)
 
     def _image(self, *features: int) -> Tensor:
-        """Draw an image of a shape, color, texture and number, shape (3, H, W)."""
+        """Return the image for indices of shape, color, texture and drawing."""
         if features not in self._drawn:
             shape, colour, texture, _ = features
             rng = np.random.default_rng(self._key(_IMAGES, *features))
@@ -231,21 +232,22 @@ class Trifeatures(NonGeoDataset):
 def draw_pairs(
     rng: np.random.Generator, length: int, held_out: bool, pairing: Pairing
 ) -> NDArray[np.int64]:
-    """Draw shape, color, texture and drawing of the two images of each pair.
+    """Sample the shape, color, texture and drawing of both images for each pair.
 
-    The shape, the texture of the first image and the color of the second are uniform. The
-    color is independent of the texture (``'unbiased'``), equal to it (``'biased'``), or
-    equal in even pairs and different in odd ones (``'balanced'``). The other color and
-    texture are uniform over the combinations of the split.
+    The shape, the texture of the first image and the color of the second have uniform
+    distributions. The index of the color is independent of that texture (``'unbiased'``),
+    equal to it (``'biased'``), or equal in even pairs and different in odd pairs
+    (``'balanced'``). The remaining color and texture are uniform over the combinations of
+    the split.
 
     Args:
-        rng: the generator; the first pairs do not depend on ``length``.
+        rng: random number generator. The first pairs do not depend on ``length``.
         length: number N of pairs.
         held_out: True for test combinations, False for training combinations.
         pairing: 'unbiased', 'biased' or 'balanced'.
 
     Returns:
-        Numbers, shape (N, 2, 4): image; shape, colour, texture, drawing.
+        Indices of shape, color, texture and drawing for both images, shape (N, 2, 4).
 
     Example:
         >>> pairs = draw_pairs(np.random.default_rng(0), 1000, True, 'biased')

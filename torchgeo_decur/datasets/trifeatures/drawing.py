@@ -1,4 +1,4 @@
-"""Draw a shape with a color and a texture on gray, with NumPy."""
+"""Draw a shape with a color and a texture on a gray background."""
 
 from collections.abc import Callable
 
@@ -21,14 +21,14 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     'pink': (255, 165, 195),
     'white': (255, 255, 255),
 }
-"""Red, green and blue of each color."""
+"""Red, green and blue values of each color."""
 
-# In the paper, the canvas is 224 pixels wide and the shape 128.
+# In the paper, the canvas is 224 pixels wide and the shape 128 pixels.
 _SHARE = 128 / 224
 _GREY = 127.5
-# Rays per pixel and side, for smooth edges, and brightness of dark parts of a texture.
+# Samples per pixel and axis for antialiasing, and brightness of the dark texture tone.
 _RAYS, _DARK = 3, np.float32(0.2)
-# Period of a texture, for a shape of width 2.
+# Period of a texture, in units in which a shape has width 2.
 _PERIOD = 0.35
 
 
@@ -44,7 +44,7 @@ def _star() -> list[tuple[float, float]]:
     ]
 
 
-# Corners (x, y), y downwards, within -1 and 1.
+# Corners (x, y) from -1 to 1, with y pointing down.
 _POLYGONS: dict[str, list[tuple[float, float]]] = {
     'triangle': [(0, -1), (1, 0.8), (-1, 0.8)],
     'square': [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],
@@ -74,11 +74,11 @@ _ROUND: dict[str, Callable[[Floats], Bools]] = {
 }
 
 SHAPES: tuple[str, ...] = (*_ROUND, *_POLYGONS)
-"""Names of the shapes, none a rotated or mirrored version of another."""
+"""Shape names. No shape is a rotated or mirrored version of another."""
 
 
 def _phase(x: Floats, period: float = _PERIOD) -> Floats:
-    """Return the phase within a period, in [0, 1)."""
+    """Return the position within a period, in [0, 1)."""
     turns = x / np.float32(period)
     passed: Floats = turns - np.floor(turns)
     return passed
@@ -128,26 +128,26 @@ _TEXTURES: dict[str, Callable[[Floats, Floats, Bools], Bools]] = {
 }
 
 TEXTURES: tuple[str, ...] = tuple(_TEXTURES)
-"""Names of the textures, patterns of a color and a dark tone of it."""
+"""Texture names. A texture is a pattern of a color and a darker tone of it."""
 
 
 def draw(
     shape: str, colour: str, texture: str, size: int, rng: np.random.Generator
 ) -> Bytes:
-    """Draw a shape at a random place and angle on gray.
+    """Draw a shape at a random position and angle on a gray background.
 
-    The width of the shape is 128 / 224 of the canvas, which contains it completely. Shape
-    and texture are rotated by up to 45 degrees.
+    The shape has a width of 128 / 224 of the canvas and lies completely inside it. Shape
+    and texture are rotated together by up to 45 degrees.
 
     Args:
         shape: one of :data:`SHAPES`.
         colour: one of :data:`COLOURS`.
         texture: one of :data:`TEXTURES`.
         size: height and width of the canvas in pixels.
-        rng: generator of angle, place and noise.
+        rng: random number generator for the angle, position and noise texture.
 
     Returns:
-        Image, shape (3, ``size``, ``size``), red, green, blue from 0 to 255.
+        Image with red, green and blue from 0 to 255, shape (3, ``size``, ``size``).
 
     Example:
         >>> image = draw('star', 'red', 'dots', 32, np.random.default_rng(0))
@@ -156,13 +156,13 @@ def draw(
     """
     angle = rng.uniform(-np.pi / 4, np.pi / 4)
     place = rng.uniform(size=2)
-    # Cells of half a period on a square around any rotation.
+    # Random cells of half a period, on a square that contains the shape at any angle.
     cells = rng.integers(2, size=(round(3 / (_PERIOD / 2)),) * 2).astype(np.bool_)
     half = size * _SHARE / 2
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     reach = half * float(np.abs(cos) + np.abs(sin))
     x0, y0 = reach + place * (size - 2 * reach)
-    # Compute only the square around the shape; all else is gray.
+    # Compute only the square around the shape; the rest is gray.
     rows, columns = _around(y0, reach, size), _around(x0, reach, size)
     dy = (_rays(rows) - np.float32(y0))[:, None] / np.float32(half)
     dx = (_rays(columns) - np.float32(x0))[None, :] / np.float32(half)
@@ -178,7 +178,7 @@ def draw(
 
 
 def _inside(shape: str, u: Floats, v: Floats) -> Bools:
-    """Return whether points are in a shape: an odd number of edges is above them."""
+    """Check which points lie inside a shape, by counting the edges above each point."""
     if shape in _ROUND:
         return _ROUND[shape](np.hypot(u, v))
     corners = np.array(_POLYGONS[shape], np.float32)
@@ -196,14 +196,14 @@ def _around(centre: float, reach: float, size: int) -> tuple[int, int]:
 
 
 def _rays(pixels: tuple[int, int]) -> Floats:
-    """Return the coordinates of the rays of a range of pixels."""
+    """Return the sample coordinates for a range of pixels."""
     first, last = pixels
     number = _RAYS * (last - first)
     return first + (np.arange(number, dtype=np.float32) + np.float32(0.5)) / _RAYS
 
 
 def _average(x: Floats) -> Floats:
-    """Compute the mean over the rays of each pixel."""
+    """Compute the mean over the samples of each pixel."""
     height, width = (n // _RAYS for n in x.shape)
     mean: Floats = x.reshape(height, _RAYS, width, _RAYS).mean(axis=(1, 3))
     return mean
