@@ -399,7 +399,7 @@ class TestRun:
         (file,) = (copy / 'checkpoints').glob('*.ckpt')
         shutil.copy(file, file.with_name('other.ckpt'))
         self.fails(
-            r"must have exactly one checkpoint, or last.ckpt, found \['epoch", config
+            r"must contain last.ckpt or exactly one checkpoint, found \['epoch", config
         )
         assert load_run(config, file)[0].hparams['projector'] == [16, 16]
         file.rename(file.with_name('last.ckpt'))
