@@ -170,7 +170,9 @@ def test_few_chips_are_not_cut(tmp_path: Path) -> None:
 
 def test_chips_smaller_than_a_window(chips: tuple[Path, str], tmp_path: Path) -> None:
     dm = module(chips[0], 80)
-    message = r'the largest of 30 polygons of the common footprint, 64 x 64 pixels .* got 80'
+    message = (
+        r'the largest of 30 polygons of the common footprint, 64 x 64 pixels .* got 80'
+    )
     with pytest.raises(ValueError, match=message):
         dm.setup('fit')
     dm.setup('predict')

@@ -110,8 +110,14 @@ def test_plot_shows_every_date(dataset: SyntheticFactors) -> None:
     ('options', 'message'),
     [
         ({'shared': -1}, 'shared must be at least 0, got -1'),
-        ({'states': 1}, r'states must be 0 \(continuous factors\) or at least 2, got 1'),
-        ({'unique': {'s1': 1}}, r"unique must have the keys \['s1', 's2'\], got \['s1'\]"),
+        (
+            {'states': 1},
+            r'states must be 0 \(continuous factors\) or at least 2, got 1',
+        ),
+        (
+            {'unique': {'s1': 1}},
+            r"unique must have the keys \['s1', 's2'\], got \['s1'\]",
+        ),
         ({'shared': 40}, '2 bands must have at most 17 factors, got 42'),
     ],
 )

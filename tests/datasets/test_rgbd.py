@@ -210,7 +210,9 @@ def test_damaged_nyu(tmp_path: Path) -> None:
     io = pytest.importorskip('scipy.io')
     io.savemat(tmp_path / 'splits.mat', {'trainNdxs': [[6]], 'testNdxs': [[0]]})
     for split in ('train', 'test'):
-        with pytest.raises(UnreadableFileError, match='expected frame numbers from 1 to 5'):
+        with pytest.raises(
+            UnreadableFileError, match='expected frame numbers from 1 to 5'
+        ):
             NYUDepthV2(tmp_path, split)
     io.savemat(tmp_path / 'splits.mat', {'trainNdxs': [[1]]})
     io.savemat(tmp_path / 'classMapping40.mat', {'mapClass': [[1, 2]]})

@@ -365,7 +365,7 @@ class TestTasks:
         with pytest.raises(ValueError, match=r'pooled features .* got LateFusionSeg'):
             embed_rasters(segmentation, dm, out)
         for chosen in (['s1'], []):
-            message = r"modalities must be some of \['optical', 'radar'\], got"
+            message = r"modalities must be among \['optical', 'radar'\], got"
             with pytest.raises(ValueError, match=message):
                 embed_rasters(decur(), dm, out, modalities=chosen)
         with pytest.raises(

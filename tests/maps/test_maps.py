@@ -266,7 +266,9 @@ class TestContent:
             predict_map(segmentation(), scene(root), tmp_path / 'x', overlap=0.6)
         fine = scene(root)
         fine.entries['s1']['res'] = 5
-        with pytest.raises(ValueError, match='requires rasters with the same resolution, got'):
+        with pytest.raises(
+            ValueError, match='requires rasters with the same resolution, got'
+        ):
             predict_map(segmentation(), fine, tmp_path / 'x', **QUIET)
         task = segmentation()
         task.model.decoder.register_forward_hook(lambda m, a, y: y * torch.nan)

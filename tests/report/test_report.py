@@ -361,7 +361,7 @@ class TestErrors:
 
     def test_options(self, checkpoint: Path, tmp_path: Path) -> None:
         for option, message in (
-            ('--analyses=[colours]', "analyses must be some of ['alignment'"),
+            ('--analyses=[colours]', "analyses must be among ['alignment'"),
             ('--max_samples=1', 'max_samples must be at least 2, got 1'),
         ):
             said = self.stop(str(checkpoint), f'--out={tmp_path / "out"}', option)

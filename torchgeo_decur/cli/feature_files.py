@@ -39,7 +39,9 @@ def read_features(file: Path, column: str = 'embedding') -> Features:
     if file.suffix == '.npy':
         x = np.load(file, allow_pickle=False)
         if x.ndim != 2:
-            raise ValueError(f'{file}: expected shape (N, D), found {x.shape}')
+            raise ValueError(
+                f'{file}: expected an array of shape (N, D), found shape {x.shape}; reshape it'
+            )
         return {file.stem: x}
     try:
         table = pq.ParquetFile(file)
@@ -68,7 +70,7 @@ def _matrix(file: Path, column: Any) -> NDArray[np.float32]:
     if len(lengths) != 1 or None in lengths:
         raise ValueError(
             f'{file}: expected rows of equal length, found '
-            f'{f"lengths {lengths}" if lengths else "no rows"}'
+            f'{f"lengths {lengths}" if lengths else "no rows"}; choose another column'
         )
     values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     return np.asarray(values.reshape(len(column), -1))

@@ -306,7 +306,7 @@ class PairedFolders(FileDataset):
         return torch.stack([self._labels[item] for item in self.samples])
 
     def path(self, name: str, item: Frame) -> Path:
-        """Return the path of a file of a frame.
+        """Return the path of the file for a modality or mask of a frame.
 
         Args:
             name: name of the modality, or 'mask'.

@@ -53,9 +53,9 @@ def embed_rasters(
     - ``available_<m>``: Boolean that is true if the sample has the modality. The column
       is written only for partly paired data. Features of an absent modality are NaN.
 
-    The file metadata ``torchgeo_decur`` map features to modalities. Windows are written in
+    The metadata entry ``torchgeo_decur`` maps features to modalities. Rows are written in
     parts to ``<out>.parts``, so that an interrupted run can resume. The final file is
-    written atomically. ``torchgeo.datasets.ClayEmbeddings`` reads it.
+    written atomically. ``torchgeo.datasets.ClayEmbeddings`` can read it.
 
     Args:
         task: trained task whose encoders compute pooled features, such as ``DeCUR`` or
@@ -156,7 +156,7 @@ class Embedder(LightningModule):
         chosen = list(known) if modalities is None else list(modalities)
         if not chosen or not set(chosen) <= set(known):
             raise ValueError(
-                f'modalities must be some of {list(known)}, got {chosen or "none"}'
+                f'modalities must be among {list(known)}, got {chosen or "none"}'
             )
         self.channels = {m: known[m] for m in known if m in chosen}
         self.num_features = {m: encoders.num_features[m] for m in self.channels}

@@ -10,7 +10,7 @@ type Floats = NDArray[np.float32]
 
 
 def blending_weights(height: int, width: int) -> Floats:
-    """Compute blending weights for a window, which decrease towards its border.
+    """Compute blending weights for a window, which decrease toward its border.
 
     Along each axis, the weights are one period of a raised cosine.
 

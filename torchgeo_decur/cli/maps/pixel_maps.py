@@ -36,7 +36,7 @@ def predict_map(
 ) -> Path:
     """Write the predictions for each pixel of a scene to a Cloud-Optimized GeoTIFF.
 
-    Windows overlap. To avoid seams, they are blended with weights that decrease towards
+    Windows overlap. To avoid seams, they are blended with weights that decrease toward
     their border. Memory use does not depend on the scene size. Rows of windows are written
     in parts to ``<out>.parts``, so that an interrupted run can resume. The final file is
     written atomically.

@@ -30,7 +30,7 @@ class WindowModel(Protocol):
 
     Attributes:
         cell: cell size in pixels.
-        align: number of pixels to whose multiples windows are aligned.
+        align: alignment of window positions in pixels.
         groups: number of channels in each group. Channels of a group share a validity
             mask.
     """

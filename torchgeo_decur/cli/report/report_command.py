@@ -29,8 +29,8 @@ def report_checkpoint(
         checkpoint: checkpoint of a self-supervised task.
         config: config with model and data; by default, the config.yaml of the fit.
         out: output folder for the report.
-        baseline: checkpoint with which the alignment is compared, such as one trained
-            with Barlow Twins.
+        baseline: checkpoint for comparing the alignment, such as one trained with Barlow
+            Twins.
         baseline_config: config of the baseline; by default, the config.yaml of its fit
             or, if absent, the config of the checkpoint.
         analyses: names of the analyses to run; all by default.
@@ -48,7 +48,9 @@ def report_checkpoint(
     """
     for name, file in (('checkpoint', checkpoint), ('baseline', baseline)):
         if file is not None and not file.is_file():
-            raise FileNotFoundError(f'{name} must exist, but {file} does not')
+            raise FileNotFoundError(
+                f'{name} must exist, but {file} does not; check the path'
+            )
     beside = checkpoint.parent.parent
     chosen = config or beside / 'config.yaml'
     if not chosen.is_file():

@@ -56,7 +56,7 @@ def write_report(
         datamodule: datamodule for the task.
         out: report folder: new, empty or the folder of an earlier report.
         baseline: trained self-supervised task with the same modalities, such as
-            ``BarlowTwins``, with which the alignment is compared.
+            ``BarlowTwins``, for comparing the alignment.
         metrics: ``metrics.csv`` of the fit.
         analyses: names of the analyses to run, from :data:`ANALYSES`; all by default.
         max_samples: maximum number of random samples for all analyses except the
@@ -79,7 +79,7 @@ def write_report(
     unknown = [name for name in chosen if name not in ANALYSES]
     if unknown or not chosen:
         raise ValueError(
-            f'analyses must be some of {list(ANALYSES)}, got {unknown or "none"}'
+            f'analyses must be among {list(ANALYSES)}, got {unknown or "none"}'
         )
     for name, value in (('max_samples', max_samples), ('max_images', max_images)):
         if value < 2:
@@ -144,7 +144,7 @@ class Run:
 
     @cached_property
     def batches(self) -> Batches:
-        """Batches of the split to analyse."""
+        """Batches of the split to analyze."""
         return Batches(self.datamodule, self.split, self.device)
 
     @cached_property

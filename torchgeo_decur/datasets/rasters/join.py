@@ -68,7 +68,7 @@ class JoinedRasters:
 
     @cached_property
     def patch_sizes(self) -> dict[str, int]:
-        """Width and height of a window in pixels of each dataset."""
+        """Window size in pixels for each dataset."""
         width, _ = self.size
         return {name: round(width / leaf.res[0]) for name, leaf in self.leaves.items()}
 

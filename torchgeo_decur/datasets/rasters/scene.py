@@ -34,9 +34,8 @@ class SceneWindows(Dataset[Sample]):
         overlap: minimum overlap of adjacent windows as a fraction of the window size, from
             0 to 0.5.
         cell: size of a map cell in pixels, which divides the window size.
-        align: number of pixels to whose multiples windows are aligned, so that the
-            encoder's grid is the same in all windows. The eastern and southern borders
-            are exceptions.
+        align: alignment of window positions in pixels, except at the eastern and southern
+            borders. It keeps the encoder's grid the same in all windows.
 
     Attributes:
         height: height of the scene in pixels, a multiple of ``cell``.
@@ -200,7 +199,7 @@ def window_starts(
         side: size of a window in pixels.
         overlap: minimum overlap as a fraction of the window size.
         cell: size of a map cell in pixels.
-        align: number of pixels to whose multiples windows are aligned.
+        align: alignment of window positions in pixels.
 
     Returns:
         First pixel of each window, in increasing order.

@@ -218,7 +218,7 @@ class GridWindows(Dataset[Sample]):
             window: maximum window size in pixels; by default, ``patch_size``.
             overlap: minimum overlap as a fraction of the window size.
             cell: size of a map cell in pixels.
-            align: number of pixels to whose multiples windows are aligned.
+            align: alignment of window positions in pixels.
         """
         side = window or self.rasters.patch_size
         return SceneWindows(self.rasters, side, overlap, cell, align)

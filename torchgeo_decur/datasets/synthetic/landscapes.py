@@ -44,7 +44,7 @@ class Place(NamedTuple):
 
     Args:
         elevation: ground elevation in m, shape (H, W).
-        slope: slope towards the south and towards the east, shape (2, H, W).
+        slope: slope toward the south and toward the east, shape (2, H, W).
         cover: land cover as index into ``COVERS``, shape (H, W).
         parcel: parcel index, shape (H, W).
         parcels: number of parcels.

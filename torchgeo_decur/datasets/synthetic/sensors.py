@@ -110,7 +110,7 @@ def sentinel1(
 ) -> Floats:
     """Simulate radar backscatter for one date.
 
-    The backscatter depends on land cover, parcel, slope towards the radar, the unique
+    The backscatter depends on land cover, parcel, slope toward the radar, the unique
     texture in one polarization, a random offset of the date, and gamma speckle.
 
     Args:
