@@ -190,7 +190,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'truncated GeoTIFF': (
         ssl4eo(lambda folder: [*map(truncate, folder.rglob('B8.tif'))]),
         UnreadableFileError,
-        r'B8\.tif is truncated or not a raster .*; restore it, or pass '
+        r'B8\.tif is truncated or not a raster .*; restore it, or set '
         'skip_unreadable=True',
     ),
     'truncated GeoTIFF, rasters': (

@@ -316,7 +316,7 @@ class TestFolders:
         [
             ({'size': None}, None, r's2/0\.tif: expected 100 x 140 .* or set size'),
             ({'size': [7]}, None, r's2: size must be a positive height and width'),
-            ({'pattern': 'wide/{id}.tif'}, None, r'wide/0\.tif: .* the same ground'),
+            ({'pattern': 'wide/{id}.tif'}, None, r'wide/0\.tif: .* the same area'),
             ({}, 'other/{id}.png', r'other/0\.png: expected 5 x 7 or 100 x 140 pixels'),
         ],
     )

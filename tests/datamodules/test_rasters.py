@@ -611,7 +611,7 @@ class TestErrors:
             ({'max_nodata': 1.0}, r'max_nodata must be in \[0, 1\), got 1.0'),
             ({'mask': {'paths': '.', 'kind': 'sar'}}, r"mask: keys .* got \['kind'\]"),
             ({'rasters': {'a': {}}}, r"rasters must have two .* got \['a'\]"),
-            ({'rasters': {'a': {}, 'mask': {}}}, 'not named mask'),
+            ({'rasters': {'a': {}, 'mask': {}}}, 'none of them named mask'),
         ],
     )
     def test_rejects_invalid_options(

@@ -170,7 +170,9 @@ def test_wrong_datasets(sen12ms: dict[str, Any]) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             make(class_path=path + name)
-    with pytest.raises(ValueError, match=r"init_args must be among .*'bands'.*'band'"):
+    with pytest.raises(
+        ValueError, match=r"init_args of .* must be among .*'bands'.*'band'"
+    ):
         make(init_args={'band': []})
     with pytest.raises(ValueError, match=r"other than class_path .* \['args'\]"):
         make(args={})

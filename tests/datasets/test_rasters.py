@@ -124,7 +124,7 @@ def world(path: Path, crs: str) -> str:
 
 @pytest.mark.parametrize('crs', ['EPSG:4326', 'EPSG:3857'])
 @pytest.mark.parametrize('zone', ['EPSG:32632', 'EPSG:32701'])
-@pytest.mark.filterwarnings('ignore:areas .* share pixels')
+@pytest.mark.filterwarnings('ignore:areas .* have pixels')
 def test_rasters_of_the_world(tmp_path: Path, crs: str, zone: str) -> None:
     # A scene of 64 km that holds the edges of pixels of the world; or 180 degrees.
     west = 470_000 if zone == UTM else 232_000
@@ -157,7 +157,7 @@ def test_rasters_of_the_world(tmp_path: Path, crs: str, zone: str) -> None:
             assert (away < 1000 * 1.5 + 360).all()
 
 
-@pytest.mark.filterwarnings('ignore:areas .* share pixels')
+@pytest.mark.filterwarnings('ignore:areas .* have pixels')
 def test_rasters_of_the_world_elsewhere(tmp_path: Path) -> None:
     scene(tmp_path / 'a' / 'a.tif', 20)
     place = from_origin(100, 50, 0.1, 0.1)

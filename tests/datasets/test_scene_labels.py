@@ -173,7 +173,9 @@ def test_lists_have_the_splits(root: Path, tmp_path: Path) -> None:
     Path(files['train']).write_text('elsewhere')
     with pytest.raises(ValueError, match=r"found \['elsewhere'\] and no match"):
         datamodule(root, labels=entry, split_files=files).setup('fit')
-    with pytest.raises(ValueError, match=r"split_files must be .* got \['training'\]"):
+    with pytest.raises(
+        ValueError, match=r"split_files must have .* got \['training'\]"
+    ):
         datamodule(root, split_files={'training': 'x.txt'})
     with pytest.raises(ValueError, match='expected a list of ids'):
         datamodule(root, split_files={'train': 'x.txt'}).setup('fit')
@@ -235,7 +237,7 @@ def test_mistakes_in_a_table_name_the_row(
         ({'columns': 'x'}, r'labels must be an entry with keys among'),
         ({'key': None}, r'labels must have key, the id column'),
         ({'label': None}, r'labels must have label'),
-        ({'label': ['a', 'b']}, r'label must be one column for a class'),
+        ({'label': ['a', 'b']}, r'label must be a single column for kind: class'),
         ({'separator': '|'}, r'separator must not be set'),
         (
             {'kind': 'number', 'classes': ['a']},

@@ -7,7 +7,7 @@ from torchgeo.datasets.utils import Path as PathLike
 _CURES = {
     'SSL4EO-S12 v1.0 (GeoTIFFs)': 'use SSL4EOS12PairDataModule',
     'SSL4EO-S12 v1.1 (.zarr.zip)': 'use SSL4EOS12V11DataModule',
-    'BigEarthNet in LMDB (data.mdb)': 'use the published GeoTIFF files instead',
+    'BigEarthNet in LMDB (data.mdb)': 'use the published GeoTIFFs instead',
     'BigEarthNet v1': "set version='v1'",
     'BigEarthNet v2': "set version='v2'",
 }
