@@ -7,10 +7,10 @@ unique part,
     + sum_i u_i C_ii^2 + lambda sum_{i != j} u_i u_j C_ij^2,    u = 1 - w,
 
 so that w in {0, 1} is DeCUR with a different order of dimensions. In the first half of the fit, all
-dimensions are common. Afterwards, both variants use the running mean of the correlation C_ii of
-each dimension, relative to the mean over the 10 % of dimensions with the highest correlation.
-Absolute correlations would not work: early in training they are well below one half, and only above
-one half is (1 - C)^2 less than C^2.
+dimensions are common. Afterwards, both variants use the running mean of each dimension's
+correlation C_ii. It is relative to the mean over the 10 % of dimensions with the highest
+correlation. Absolute correlations would not work: early in training they are well below one half,
+and only above one half is (1 - C)^2 less than C^2.
 """
 
 from collections.abc import Mapping

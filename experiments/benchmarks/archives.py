@@ -2,11 +2,11 @@
 
     python -m experiments.benchmarks.archives
 
-Synthetic scenes of the real shape (2 + 13 bands, 4 dates, 264 pixels) are written as GeoTIFFs, one
-per band and date, and then converted to version 1.1. Its arrays have one chunk per location and
-date, with radar as float16 and optical images as int16 with the offset, compressed with Blosc LZ4.
-Each case is a data loader that reads all locations in random order, with one or two workers. The
-cases alternate. Files are in the page cache, so disk access is not measured.
+Synthetic scenes have the real shape: 2 + 13 bands, 4 dates, 264 pixels. They are written as
+GeoTIFFs, one per band and date, and then converted to version 1.1. Its arrays have one chunk per
+location and date, with radar as float16 and optical images as int16 with the offset, compressed
+with Blosc LZ4. Each case is a data loader that reads all locations in random order, with one or two
+workers. The cases alternate. Files are in the page cache, so disk access is not measured.
 
 Rows are appended to ``experiments/benchmarks/results_archives.csv``.
 """

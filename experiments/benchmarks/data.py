@@ -2,11 +2,12 @@
 
     python -m experiments.benchmarks.data
 
-Locations in the shape of SSL4EO-S12 (2 + 13 bands, 264 pixels, one GeoTIFF per band and date) are
-written to a temporary folder and packed as raw values and as bytes. Each case then reads the same
-locations in random order: ``read`` with the dataset, ``batch`` with a data loader in this process,
-and ``worker`` with one worker process and shared memory. The cases alternate, so that other load on
-the machine affects all of them. Files are in the page cache, so disk access is not measured.
+Synthetic scenes have the shape of SSL4EO-S12: 2 + 13 bands, 264 pixels, one GeoTIFF per band and
+date. They are written to a temporary folder and packed as raw values and as bytes. Each case then
+reads the same locations in random order: ``read`` with the dataset, ``batch`` with a data loader in
+this process, and ``worker`` with one worker process and shared memory. The cases alternate, so that
+other load on the machine affects all of them. Files are in the page cache, so disk access is not
+measured.
 
 Rows are appended to ``experiments/benchmarks/results_data.csv``.
 """

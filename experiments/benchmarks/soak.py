@@ -9,7 +9,7 @@ pages of memory-mapped shards, which the system can free at any time; ``own`` do
 
 At the end, the first fifth of the time, in which caches fill, is discarded. A line is fitted to the
 means of ten blocks of the rest. A process grows if the 95 % interval of its slope is above zero and
-the line rises by more than 1 % of the memory, or by more than one file.
+the line rises enough: by more than 1 % of the memory, or by more than one file.
 
 Slopes are appended to ``experiments/benchmarks/results_soak.csv``, with their 95 % intervals.
 """

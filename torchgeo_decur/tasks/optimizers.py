@@ -139,8 +139,8 @@ def build_transfer_optimizer(
             the layers, and exempts biases from weight decay. By default, all layers use
             the same rate.
         weight_decay: weight decay of all parameters that are not exempt.
-        lr_schedule: 'step' divides the learning rates by 10 after 60 % and after 80 %
-            of the epochs, 'cosine' decays them to 0, and 'constant' keeps them.
+        lr_schedule: learning rate schedule: 'constant', 'cosine' decay to 0, or 'step',
+            which divides the rates by 10 after 60 % and after 80 % of the epochs.
         epochs: number of epochs in the fit; required unless the schedule is 'constant'.
         fused: whether AdamW may update all parameters in one kernel.
 

@@ -75,8 +75,8 @@ class LateFusionTask(CheckedTask):
             encoder layer to the layer before it; the last layer uses ``lr_backbone``.
             By default, all layers use the same rate.
         weight_decay: weight decay of all parameters.
-        lr_schedule: 'step' divides the learning rates by 10 after 60 % and after 80 %
-            of the epochs, 'cosine' decays them to 0, and 'constant' keeps them.
+        lr_schedule: learning rate schedule: 'constant', 'cosine' decay to 0, or 'step',
+            which divides the rates by 10 after 60 % and after 80 % of the epochs.
 
     Raises:
         ValueError: if options contradict each other.
