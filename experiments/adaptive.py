@@ -146,7 +146,7 @@ class GateLoss(WeightedLoss):
 
 
 class AdaptiveDeCUR(DeCUR):
-    """DeCUR with a weighted loss; the arguments are those of DeCUR.
+    """DeCUR with a weighted loss; it has the same arguments as DeCUR.
 
     Probe only the features, because common dimensions do not come first in an embedding.
     """

@@ -30,7 +30,7 @@ class Clock:
         self.start = self.now()
 
     def lap(self, part: str) -> None:
-        """End a part, and add its seconds to those of earlier parts with the same name."""
+        """End a part, and add its seconds to earlier parts with the same name."""
         now = self.now()
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self.start
         self.start = now

@@ -139,8 +139,8 @@ class Reservoir:
                 Names and row shapes must be the same in all batches.
 
         Raises:
-            ValueError: if the names differ from those of earlier batches, or the
-                tensors have different numbers of rows.
+            ValueError: if the names differ from earlier batches, or the tensors have
+                different numbers of rows.
         """
         sizes = {name: len(x) for name, x in rows.items()}
         known = self._kept or rows

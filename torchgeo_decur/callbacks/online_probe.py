@@ -226,7 +226,7 @@ class OnlineProbe(Callback):
         rank_zero_info(f'probe: {scores}, {picture}')
 
     def table(self) -> str:
-        """Format the latest scores and those of untrained encoders as a text table."""
+        """Format the latest scores as a table, next to the untrained encoders' scores."""
         epoch = max(r['epoch'] for r in self.rows)
         lines = []
         for label, name in dict.fromkeys(

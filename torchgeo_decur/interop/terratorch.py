@@ -68,8 +68,7 @@ class EncoderBackbone(nn.Module):
             Feature maps, finest first, shape (B, ``out_channels``, h, w).
 
         Raises:
-            ValueError: if the modalities of the images do not match those of the
-                encoders.
+            ValueError: if the images and the encoders have different modalities.
         """
         expected = list(self.pyramid.encoders)
         if isinstance(x, Tensor) and len(expected) == 1:

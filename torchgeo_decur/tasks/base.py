@@ -218,8 +218,8 @@ class CheckedTask(BaseTask):
     def _should_log(self, batch_idx: int) -> bool:
         """Check whether to log this training step; logging synchronizes with the device.
 
-        The logged steps are those of ``log_every_n_steps``, and the first and last step
-        of an epoch. On a CPU, every step is logged.
+        Every ``log_every_n_steps``-th step is logged, and the first and last step of an
+        epoch. On a CPU, every step is logged.
         """
         # 0 disables logging.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]

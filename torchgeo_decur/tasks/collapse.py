@@ -20,7 +20,7 @@ class CollapseGuard:
 
     An indicator is low if it has lost nine tenths of its highest value, measured from
     its value at collapse. It must also be below a threshold: 0.02 for ``std`` and 1.3
-    for ``rank``. The highest value may be that of the untrained model, whose features
+    for ``rank``. The highest value may come from the untrained model, whose features
     can already be similar. Low values in several consecutive epochs count as a
     collapse.
 

@@ -14,7 +14,10 @@ class DeCUR(MultimodalPretraining):
     """Pretrain one encoder per modality with DeCUR.
 
     Wang et al., *Decoupling Common and Unique Representations for Multimodal
-    Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300.
+    Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300. The loss
+    aligns the common dimensions of the embeddings across modalities, and decorrelates
+    their unique dimensions. Its intra-modal terms align all dimensions between two
+    views of each modality.
 
     Args:
         modalities: number of channels of each modality, by name; at least two.

@@ -270,7 +270,7 @@ def _with_options_of_run(optimizer: Optimizer) -> Optimizer:
 
 
 def _keep_options(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """Replace the optimizer options in a checkpoint with those of this run."""
+    """Replace the optimizer options in a checkpoint with this run's options."""
     own, stored = optimizer.param_groups, state['param_groups']
     expected, found = _describe(own), _describe(stored)
     if expected != found:

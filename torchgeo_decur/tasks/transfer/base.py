@@ -147,7 +147,7 @@ class LateFusionTask(CheckedTask):
             )
 
     def configure_metrics(self) -> None:
-        """Build the metrics of each split, and those of the table of modality subsets."""
+        """Build the metrics of each split, and of each modality subset."""
         base, more = self._metrics()
         every = {**base, **more}
         self.train_metrics = collect(base, 'train')
@@ -167,7 +167,7 @@ class LateFusionTask(CheckedTask):
         return {'optimizer': schedule.optimizer, 'lr_scheduler': schedule}
 
     def on_fit_start(self) -> None:
-        """For frozen encoders, silence Lightning's warning about modules in eval mode."""
+        """Silence Lightning's warning about modules in eval mode, for frozen encoders."""
         if self.hparams['freeze_backbone']:
             warnings.filterwarnings('ignore', r'Found \d+ module\(s\) in eval mode')
 
@@ -348,7 +348,7 @@ class LateFusionTask(CheckedTask):
         return self.model.encode(images, available), ()
 
     def _augment(self, batch: Sample) -> Sample:
-        """If ``crop_scale`` is set, crop and flip the images and the mask."""
+        """Crop and flip the images and the mask, if ``crop_scale`` is set."""
         keys = [f'image_{m}' for m in self.hparams['modalities']]
         found = [k for k in [*keys, 'image'] if k in batch]
         if self.hparams['crop_scale'] is None or not found:
@@ -403,7 +403,7 @@ class LateFusionTask(CheckedTask):
         return y
 
     def _draw(self, batch: Sample, y_hat: Tensor, number: int) -> None:
-        """If the logger supports figures, log one of the first sample of a batch."""
+        """Log a figure of the first sample of a batch, if the logger supports figures."""
         experiment = getattr(self.logger, 'experiment', None)
         datamodule = getattr(self.trainer, 'datamodule', None)
         if not hasattr(experiment, 'add_figure') or not isinstance(

@@ -130,7 +130,7 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
         )
 
     def on_fit_start(self) -> None:
-        """If ``pos_weight`` is 'balanced', compute it from the training labels.
+        """Compute ``pos_weight`` from the training labels, if it is 'balanced'.
 
         Raises:
             ValueError: if a label has only positive or only negative targets.

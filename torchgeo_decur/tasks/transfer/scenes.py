@@ -100,7 +100,7 @@ class SceneTask(LateFusionTask):
         )
 
     def on_fit_start(self) -> None:
-        """If ``cache_features`` is set, compute the features of both splits.
+        """Compute the features of both splits, if ``cache_features`` is set.
 
         Raises:
             ValueError: if there is no datamodule.
