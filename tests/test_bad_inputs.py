@@ -216,13 +216,13 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'wrong band count, of the task': (
         lambda _: fit(model(modalities={'s1': 2, 's2': 12}), synthetic()),
         ValueError,
-        's2: expected 12 channels, found 13; set this number in modalities',
+        's2: expected 12 channels, found 13; correct the number of channels in modalities',
     ),
     'swapped polarisations': (
         ssl4eo(swap),
         ValueError,
         r's1: expected VV brighter than VH .*found mean VV -1\d\.\d+ < VH -7\.\d+; '
-        'the bands are swapped',
+        'the bands are probably swapped',
     ),
     'linear power instead of dB': (
         ssl4eo(backscatter(lambda x: 10 ** (x / 10))),
@@ -281,15 +281,15 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'unknown weight name': (
         lambda _: fit(model(weights='ResNet50_Weights.SENTINEL9'), synthetic()),
         ValueError,
-        "weights must be a weight enum, the name of one such as .*, or a file, got 'Res",
+        "weights must be a weight enum, its name .* or a file, got 'Res",
     ),
     'checkpoint of another model, as weights': (
         lambda folder: model(
             weights=str(checkpoint(model(modalities={'s1': 2, 's2': 12}), folder))
         ),
         ValueError,
-        r'other\.ckpt: expected the parameters of the encoder of s2, found another '
-        'model: .*1 of another shape .*; set model and number of channels as',
+        r'other\.ckpt: expected the parameters of the encoder for s2, found another '
+        'model with .*1 of another shape .*; use the same model and number of channels as',
     ),
     'checkpoint of another model, as ckpt_path': (
         lambda folder: fit(
@@ -320,7 +320,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'one modality only, in the data': (
         lambda _: fit(model(), synthetic(modalities=['s1'])),
         ValueError,
-        r"batch must have \['image_s2'\], got only \['image_s1'\]; use the same names",
+        r"batch must have \['image_s2'\], got only \['image_s1'\]; use the same modality names",
     ),
     'batch of one': (
         lambda _: fit(model(), synthetic(batch_size=1)),

@@ -175,7 +175,7 @@ class TestConvert:
         ('model', 'message'),
         [
             ('resnet99', r"must be the name of a timm model, got 'resnet99'; did you"),
-            ('resnet34', 'found another model: 96 missing .*; set model and number'),
+            ('resnet34', 'found another model with 96 missing .*; use the same model'),
         ],
     )
     def test_another_model(
@@ -202,7 +202,7 @@ class TestConvert:
         report = load_weights(encoder, file, bands=['B', 'R'])['']
         assert report.changes == (
             "reordered the bands ['R', 'G', 'B'] to ['B', 'R']",
-            "bands ['G'] of the weights are dropped",
+            "dropped the unused bands ['G']",
         )
 
     def test_an_export_to_timm(self, fitted: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class TestConversion:
             ({'scale': 0}, r'm: scale must be finite and not 0, got \[0\.0\]'),
             ({'scale': [1, 0]}, r'scale must be finite and not 0'),
             ({'offset': 'nan'}, r'offset must be finite, got \[nan\]'),
-            ({'offset': 'much'}, r"offset must be a number, or a list .*, got 'much'"),
+            ({'offset': 'much'}, r"offset must be a number or a list .*, got 'much'"),
             ({'offset': True}, r'offset must be a number'),
             ({'nodata': []}, r'nodata must be a number'),
         ],
@@ -65,8 +65,11 @@ class TestConversion:
         ('entries', 'message'),
         [
             ({'s3': {'offset': 1}}, r"modalities among \['s2'\], got \['s3'\]"),
-            ({'s2': {'shift': 1}}, r"s2: conversion must have some of \['scale', 'off"),
-            ({'s2': -1000}, r's2: conversion must have some of .*, got -1000'),
+            (
+                {'s2': {'shift': 1}},
+                r"s2: conversion must only have the keys \['scale', 'off",
+            ),
+            ({'s2': -1000}, r's2: conversion must only have the keys .*, got -1000'),
         ],
     )
     def test_errors_of_data_sets(self, entries: Any, message: str) -> None:

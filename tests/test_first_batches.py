@@ -102,11 +102,15 @@ class TestErrors:
     @pytest.mark.parametrize(
         ('x', 'modality', 'message'),
         [
-            (FIELDS + 1000, S2, r'1000 and more in every image; .*offset: -1000'),
-            (optical(SNOW) + 1000, S2, r'1000 and more in every image'),
-            (LAND * 100, S1, r'as in integers of dB times 100; set scale: 0\.01'),
-            (LAND.mul(100).short(), S1, r'as in integers of dB times 100'),
-            (LAND * 10, S1, r'as in integers of dB times 10; set scale: 0\.1'),
+            (FIELDS + 1000, S2, r'1000 or more in every image; .*offset: -1000'),
+            (optical(SNOW) + 1000, S2, r'1000 or more in every image'),
+            (
+                LAND * 100,
+                S1,
+                r'as in integers that store dB times 100; set scale: 0\.01',
+            ),
+            (LAND.mul(100).short(), S1, r'as in integers that store dB times 100'),
+            (LAND * 10, S1, r'as in integers that store dB times 10; set scale: 0\.1'),
             (LAND % 65536, S1, r'stored as uint16'),
             (LAND.abs() * 20, S1, r'as in amplitudes or digital numbers'),
             (
@@ -114,15 +118,15 @@ class TestErrors:
                 S1,
                 r'-9999 in 4.2% of the pixels of band VV.*set nodata: -9999',
             ),
-            (put(LAND, -9999, 0.05), S1, r'as for missing pixels'),
+            (put(LAND, -9999, 0.05), S1, r'suggests missing pixels'),
             (put(FIELDS, -9999, 0.05), S2, r'set nodata: -9999'),
             (put(HEIGHTS, -32768, 0.06), DEM, r'-32768 in 6\.2% .*set nodata: -32768'),
-            (put(HEIGHTS, -3.4e38, 0.06), DEM, r'as for missing pixels'),
+            (put(HEIGHTS, -3.4e38, 0.06), DEM, r'suggests missing pixels'),
             (put(HEIGHTS, 65535, 0.06), replace(DEM, kind='depth'), 'nodata: 65535'),
             (
                 FIELDS / 10_000,
                 replace(S2, unit='native'),
-                r'nearly all clipped to 0 or 1 .* compare mean and std',
+                r'nearly all values clipped to 0 or 1 .* compare mean and std',
             ),
         ],
     )
@@ -169,12 +173,12 @@ class TestErrors:
         with pytest.raises(ValueError, match=r'TORCHGEO_DECUR_CHECK=warn$'):
             check({'s1': LAND * 100}, {'s1': S1})
         monkeypatch.setenv('TORCHGEO_DECUR_CHECK', 'warn')
-        with pytest.warns(UserWarning, match='as in integers of dB times 100'):
+        with pytest.warns(UserWarning, match='as in integers that store dB times 100'):
             check({'s1': LAND * 100}, {'s1': S1})
         with pytest.raises(ValueError, match='expected finite'):
             check({'s1': LAND * torch.nan}, {'s1': S1})
         monkeypatch.setenv('TORCHGEO_DECUR_CHECK', 'off')
-        with pytest.raises(ValueError, match=r"must be 'warn' or not set, got 'off'"):
+        with pytest.raises(ValueError, match=r"must be 'warn' or unset, got 'off'"):
             check({'s1': LAND * 100}, {'s1': S1})
 
 
@@ -185,10 +189,10 @@ class TestWarnings:
             (
                 torch.cat([FIELDS[:3] + 1000, FIELDS[3:]]),
                 S2,
-                r'1000 and more in 3 of 4 images',
+                r'1000 or more in 3 of 4 images',
             ),
             (without_b10(FIELDS) + 1000, L2A, r'no pixel is darker than 10\d\d'),
-            (put(LAND, 0, 0.3), S1, r'29% .* exactly 0 .* brightest .*nodata: 0'),
+            (put(LAND, 0, 0.3), S1, r'29% .* exactly 0 .* very high backscatter .*nodata: 0'),
             (put(FIELDS, 0, 0.4), S2, r'42% .* exactly 0 .*nodata: 0'),
             (LAND * 2, S1, r'are below -36 dB'),
             (radar(9, 5, 1).clamp(min=0.1), S1, r'found only values .* linear power'),
@@ -219,7 +223,7 @@ class TestFirstBatches:
     def test_an_empty_batch_does_not_end_the_checks(self) -> None:
         nan = replace(S1, nodata=float('nan'))
         first = FirstBatches({'s1': nan})
-        with pytest.warns(UserWarning, match='has only nodata'):
+        with pytest.warns(UserWarning, match='has only nodata pixels'):
             first.look({'s1': LAND * torch.nan})
         assert not first.done()
         first.look({'s1': LAND * torch.nan})  # said once
@@ -236,7 +240,7 @@ class TestFirstBatches:
 
     def test_checks_of_empty_batches_end(self) -> None:
         first = FirstBatches({'s1': replace(S1, nodata=0.0)})
-        with pytest.warns(UserWarning, match='has only nodata'):
+        with pytest.warns(UserWarning, match='has only nodata pixels'):
             for _ in range(16):
                 first.look({'s1': torch.zeros_like(LAND)})
         assert first.done()
@@ -283,7 +287,7 @@ class TestUnitInterval:
             (LAND, r'ScaleToUnit'),
             (
                 FIELDS.byte(),
-                r'floating point, found torch.uint8; .*divide bytes by 255',
+                r'expected floating-point images in .*, found torch.uint8; .*divide bytes by 255',
             ),
         ],
     )
@@ -321,9 +325,7 @@ class TestDescriptions:
         with rasterio.open(path, 'r+') as file:
             file.descriptions = ('Sigma0_VH', 'Sigma0_VV')
         radar = {'bands': ['VV', 'VH'], 'kind': 'sar', 'unit': 'db'}
-        message = (
-            rf"s1: .*{path.name}, but band 1 is given as 'VV' and described as 'Sig"
-        )
+        message = rf"s1: .*{path.name}, but band 1 is configured as 'VV' but described as 'Sig"
         entries = {
             'optical': {'paths': str(root / 'optical'), 'bands': ['a', 'b']},
             's1': {'paths': str(root / 'radar'), **radar},

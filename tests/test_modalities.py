@@ -40,7 +40,10 @@ class TestModality:
     @pytest.mark.parametrize(
         ('change', 'message'),
         [
-            ({'bands': ()}, r'bands must be one or more different names, got \(\)'),
+            (
+                {'bands': ()},
+                r'bands must be a list of one or more different names, got \(\)',
+            ),
             ({'bands': ('VV', 'VV')}, r"different names, got \('VV', 'VV'\)"),
             ({'bands': 'VH'}, r"different names, got 'VH'"),
             ({'kind': 'radar'}, r"kind must be one of \('sar', .*, got 'radar'"),
@@ -264,7 +267,10 @@ class TestSplit:
                 {'image': (4, 5, 8, 8), 'image_s1': (4, 2, 8, 8)},
                 r"must have \['image_s2'\], got only \['image', 'image_s1'\]",
             ),
-            ({'image': (4, 6, 8, 8)}, r'image must stack the 5 channels of .*, got 6'),
+            (
+                {'image': (4, 6, 8, 8)},
+                r'image must contain the 5 channels of .*, got 6 channels',
+            ),
             ({'image': (5, 8, 8)}, r's1: image must have shape .*, got \(2, 8, 8\)'),
             (
                 {'image_s1': (4, 2, 8, 8), 'image_s2': (1, 4, 1, 3, 8, 8)},
@@ -272,7 +278,7 @@ class TestSplit:
             ),
             (
                 {'image_s1': (4, 2, 8, 8), 'image_s2': (4, 13, 8, 8)},
-                r's2: expected 3 channels, found 13; set this number in modalities',
+                r's2: expected 3 channels, found 13; correct the number of channels',
             ),
             (
                 {'image_s1': (4, 2, 8, 8), 'image_s2': (5, 3, 8, 8)},
@@ -372,9 +378,7 @@ class TestCheck:
     def test_not_finite(self, value: float) -> None:
         x = plausible(MODALITIES['sentinel1_grd'], 2)
         x[1, 1, 3, 3:5] = value
-        message = (
-            r"m: expected finite values, found 2 NaN or infinite in bands \['VH'\]"
-        )
+        message = r"m: expected finite values, found 2 NaN or infinite values in bands \['VH'\]"
         with pytest.raises(ValueError, match=message):
             check_one(x, 'sentinel1_grd')
 
@@ -382,7 +386,7 @@ class TestCheck:
         ('nodata', 'cure'),
         [
             (None, r'fill them, or set nodata .*nodata: \.nan for NaN'),
-            (-9999.0, r"fill them with the modality's nodata value, -9999\.0$"),
+            (-9999.0, r'fill them with the nodata value of the modality, -9999\.0$'),
         ],
     )
     def test_hint_keeps_the_declared_value(
@@ -402,7 +406,7 @@ class TestCheck:
 
     def test_swapped_polarisations(self) -> None:
         x = plausible(MODALITIES['sentinel1_grd'], 2).flip(1)
-        message = r'expected VV brighter than VH .*; the bands are swapped'
+        message = r'expected VV brighter than VH .*; the bands are probably swapped'
         with pytest.raises(ValueError, match=message):
             check_one(x, 'sentinel1_grd')
 
@@ -421,9 +425,9 @@ class TestCheck:
                 r'digital numbers .* as in reflectance or scaled data',
             ),
             (lambda x: x / 10_000 - 0.5, r'as in reflectance or scaled data'),
-            (lambda x: (x / 12).clamp(0, 255).byte(), r'as in 8-bit data; use the raw'),
-            (lambda x: (x - 2000) / 500, r'as in standardised data; use the raw'),
-            (lambda x: x - 5000, r'as in standardised data; use the raw'),
+            (lambda x: (x / 12).clamp(0, 255).byte(), r'as in 8-bit data; use raw'),
+            (lambda x: (x - 2000) / 500, r'as in standardized data; use raw'),
+            (lambda x: x - 5000, r'as in standardized data; use raw'),
         ],
     )
     def test_scaled_digital_numbers(self, change: Any, message: str) -> None:
@@ -437,7 +441,7 @@ class TestCheck:
     def test_scaled_bytes(self, change: Any) -> None:
         x = change(plausible(MODALITIES['geonrw_rgb'], 2))
         with pytest.raises(
-            ValueError, match=r'expected values from 0 to 255, found \['
+            ValueError, match=r'expected values from 0 to 255, found values in \['
         ):
             check_one(x, 'geonrw_rgb')
 

@@ -49,7 +49,7 @@ def test_whatever_torch_cannot_store_is_refused() -> None:
         try:
             nn.ModuleDict({name: nn.Identity()})
         except KeyError:
-            with pytest.raises(ValueError, match='PyTorch uses itself'):
+            with pytest.raises(ValueError, match='name of a PyTorch attribute'):
                 check_names([name])
     with pytest.raises(ValueError, match=r'without a dot.* got \[1\]'):
         check_names([1])

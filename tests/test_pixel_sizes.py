@@ -266,7 +266,9 @@ def test_maps_lie_on_the_chosen_grid(
 
 
 def test_prediction_without_masks_needs_a_grid(folders: Path) -> None:
-    with pytest.raises(ValueError, match=r'share one grid, got .* or choose a grid'):
+    with pytest.raises(
+        ValueError, match=r'same height and width, got .* or choose a grid'
+    ):
         trainer().predict(segmentation(), of_folders(folders))
     with pytest.raises(ValueError, match=r"grid must be one of .* got 'dem'"):
         segmentation(grid='dem')

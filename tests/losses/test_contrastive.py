@@ -306,7 +306,7 @@ class TestErrors:
             (
                 'simclr',
                 {'a': torch.zeros(1, 4, 3)},
-                r"at least 2 views of a single modality, got 1 of \['a'\]",
+                r"at least 2 views if it has a single modality, got 1 view of \['a'\]",
             ),
             ('clip', make('a'), r"at least two modalities, got \['a'\]"),
             ('comm', make('ab'), r"z must have 'joint', got \['a', 'b'\]"),
@@ -321,7 +321,7 @@ class TestErrors:
             (
                 'comm',
                 make('a') | make(['joint'], d=4),
-                r'one shape \(V, N, D\) for all modalities',
+                r'must have the same shape \(V, N, D\)',
             ),
         ],
     )

@@ -321,10 +321,10 @@ class TestErrors:
             (make(names='a'), r"at least two modalities, got \['a'\]"),
             (
                 make(names='a') | make(names='b', d=4),
-                r"one shape .* got \{'a': \(2, 6, 5\), 'b': \(2, 6, 4\)\}",
+                r"same shape .* got \{'a': \(2, 6, 5\), 'b': \(2, 6, 4\)\}",
             ),
-            (make(names='a') | make(names='b', n=4), r'one shape \(V, N, D\)'),
-            ({m: x[0] for m, x in make().items()}, r'one shape \(V, N, D\)'),
+            (make(names='a') | make(names='b', n=4), r'same shape \(V, N, D\)'),
+            ({m: x[0] for m, x in make().items()}, r'same shape \(V, N, D\)'),
             (make(views=1), r'at least 2 views and 2 samples, got shape \(1, 6, 5\)'),
             (make(n=1), r'at least 2 views and 2 samples, got shape \(2, 1, 5\)'),
             (make(d=2), r'common_dim must be in \[0, 2\], got 3'),

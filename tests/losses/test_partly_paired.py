@@ -243,12 +243,12 @@ class Own(CrossModalLoss):
         (
             Own(nn.MSELoss()),
             {'a': torch.ones(N, dtype=torch.bool)},
-            r"Own is not defined for samples that lack a modality; use one of .*'DeCURLoss'",
+            r"Own does not support samples that lack a modality; use one of .*'DeCURLoss'",
         ),
         (
             losses.DeCURLoss(2),
             {'a': torch.ones(N)},
-            rf'boolean masks of shape \({N},\) .* got .*torch.float32',
+            rf'boolean masks of shape \({N},\), got .*torch.float32',
         ),
         (losses.DeCURLoss(2), {'x': torch.ones(N, dtype=torch.bool)}, "got {'x'"),
         (losses.CoMMLoss(), {'joint': torch.ones(N, dtype=torch.bool)}, "got {'joint'"),

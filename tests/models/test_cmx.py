@@ -220,16 +220,16 @@ class TestSegmenter:
         [
             (
                 {'modalities': {'s1': 2}},
-                r"must be two for cmx, got \['s1'\]; use segformer",
+                r"exactly two modalities, got \['s1'\]; use segformer",
             ),
             (
                 {'modalities': {'a': 1, 'b': 1, 'c': 1}},
-                r"two for cmx, got \['a', 'b', ",
+                r"two modalities, got \['a', 'b', ",
             ),
             ({'backbone': 'test_vit'}, r"sequential stages, .* got 'test_vit' for s1"),
             (
                 {'backbone': {'s1': 'test_resnet', 's2': 'resnet18'}},
-                r'levels of the same channels for both .*cmx, got .*s2',
+                r'cmx requires backbones with the same number of channels .* got .*s2',
             ),
             ({'modality_dropout': 1.0}, r'modality_dropout must be in \[0, 1\)'),
         ],

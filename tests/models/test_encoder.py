@@ -160,7 +160,7 @@ class TestMultimodalEncoder:
     @pytest.mark.parametrize(
         ('arguments', 'message'),
         [
-            ({'modalities': {}}, r'must have at least one modality, got none'),
+            ({'modalities': {}}, r'must contain at least one modality, got none'),
             (
                 {'model': {'s1': 'resnet18'}},
                 r"model must be .* got unknown \[\], missing \['s2'\]",

@@ -126,7 +126,7 @@ class TestTokens:
         ('maps', 'got'), [(torch.rand(2, 8), r'\(2, 8\)'), ([torch.rand(2)], 'list')]
     )
     def test_rejects_other_tensors(self, maps: Any, got: str) -> None:
-        with pytest.raises(ValueError, match=f'tokens, got {got} of Identity'):
+        with pytest.raises(ValueError, match=f'tokens, got {got} from Identity'):
             to_tokens(nn.Identity(), maps)
 
 
@@ -182,7 +182,9 @@ class TestClassifier:
     def test_rejects_a_head_of_other_encoders(
         self, modalities: dict[str, int], model: str
     ) -> None:
-        with pytest.raises(ValueError, match='fusion must be a head of the same'):
+        with pytest.raises(
+            ValueError, match='fusion must be a head for these encoders'
+        ):
             FusionHeadClassifier(modalities, heads()[1], model)
 
 
@@ -217,5 +219,5 @@ class TestFiles:
         for file in (tmp_path / 'text', plain):
             with pytest.raises(ValueError, match='expected a fusion head'):
                 load_fusion_head(file)
-        with pytest.raises(ValueError, match=r"among .*'JointHead'.* got 'Mean'"):
+        with pytest.raises(ValueError, match=r"one of .*'JointHead'.* got 'Mean'"):
             build_fusion_head({'class': 'Mean'})

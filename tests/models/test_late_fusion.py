@@ -177,7 +177,7 @@ class TestTokens:
         pyramid = MultimodalPyramid({'s1': 2}, 'beit_base_patch16_224')
         with pytest.raises(
             ValueError,
-            match=r'size of the model, \(224, 224\), got \(64, 64\); resample',
+            match=r'size \(224, 224\) of the model, got \(64, 64\); resample',
         ):
             pyramid({'s1': torch.rand(1, 2, 64, 64)})
 
@@ -200,7 +200,8 @@ class TestFCN:
     @pytest.mark.parametrize('decoder', ['fcn', 'unet'])
     def test_rejects_a_model_without_coarse_levels(self, decoder: str) -> None:
         with pytest.raises(
-            ValueError, match=r'levels of strides .*, got \[16, 16\]; choose a backbone'
+            ValueError,
+            match=r'levels with strides .*, got \[16, 16\]; choose a backbone',
         ):
             build_decoder(decoder, [4, 4], [16, 16], 3)
 
@@ -250,8 +251,12 @@ class TestDecoders:
     @pytest.mark.parametrize(
         ('name', 'strides', 'message'),
         [
-            ('unet++', [8, 16, 32], r"model must be a decoder, .* got 'unet\+\+'"),
-            ('unet', [8, 16, 32], r'unet needs levels .* or .*, got \[8, 16, 32\]'),
+            (
+                'unet++',
+                [8, 16, 32],
+                r"model must be one of the decoders .* got 'unet\+\+'",
+            ),
+            ('unet', [8, 16, 32], r'unet requires levels .* or .*, got \[8, 16, 32\]'),
         ],
     )
     def test_rejects_invalid_options(
@@ -344,7 +349,9 @@ class TestPixelSizes:
 
     def test_cmx_needs_one_grid(self) -> None:
         model = CMXSegmenter({'s1': 2, 's2': 13}, 'test_resnet')
-        with pytest.raises(ValueError, match=r"one grid, .*or set model: 'segformer'"):
+        with pytest.raises(
+            ValueError, match=r"height and width, .*or set model: 'segformer'"
+        ):
             model(self.images(), size=(9, 13))
         assert model.grid_size(images(), (3, 3)) == (64, 64)
 
@@ -450,7 +457,7 @@ class TestAbsence:
                 segmenter,
                 {'s1': (2, 2, 64, 64), 's2': (2, 13, 32, 32)},
                 None,
-                r'must share one grid, got images of .*32.* or choose a grid',
+                r'must have the same height and width, got .*32.* or choose a grid',
             ),
         ],
     )

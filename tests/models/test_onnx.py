@@ -107,7 +107,7 @@ def test_rejects_missing_parameters(tmp_path: Path) -> None:
 
 def test_rejects_an_old_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, '__version__', '2.9.1')
-    message = r'writing ONNX needs torch 2\.10 or later, found 2\.9\.1'
+    message = r'ONNX export requires torch 2\.10 or later, found 2\.9\.1'
     with pytest.raises(ImportError, match=message):
         save_onnx({}, tmp_path / 'x', 'test_resnet', {})
 
@@ -116,6 +116,6 @@ def test_explains_missing_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr('torchgeo_decur.models.onnx.find_spec', lambda name: None)
-    message = r'needs onnx, onnxruntime, onnxscript; pip install torchgeo-decur\[onnx\]'
+    message = r'requires onnx, onnxruntime, onnxscript; run `pip install torchgeo-decur\[onnx\]'
     with pytest.raises(ImportError, match=message):
         save_onnx({}, tmp_path / 'x', 'test_resnet', {})

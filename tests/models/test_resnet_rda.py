@@ -228,7 +228,7 @@ class TestPlainWeights:
         before = encoder.da_l3.proj_q.weight.clone()
         with pytest.raises(ValueError, match=r'a plain ResNet .* strict=False'):
             load_weights(encoder, tmp_path / 'resnet18.pth')
-        with pytest.warns(UserWarning, match=r"28 missing \['da_l3"):
+        with pytest.warns(UserWarning, match=r"28 are missing \['da_l3"):
             report = load_weights(encoder, tmp_path / 'resnet18.pth', strict=False)['']
         assert {k[:5] for k in report.missing} == {'da_l3', 'da_l4'}
         assert encoder.layer3[0].conv1.weight.equal(source.layer3[0].conv1.weight)

@@ -163,7 +163,9 @@ def test_shard_removed_in_a_fit(
     root = tmp_path / 'packed'
     shutil.copytree(packed, root)
     shard = root / 'train' / 'shard-00003.bin'
-    with pytest.raises(Exception, match='expected a shard of 5 samples, found no file'):
+    with pytest.raises(
+        Exception, match='expected a shard with 5 samples, found no file'
+    ):
         fit(root, tmp_path, RemoveShard(shard))
     pack_datamodule(scenes(), root, workers=0, progress=False)
     resumed = fit(root, tmp_path, ckpt_path=tmp_path / 'last.ckpt')

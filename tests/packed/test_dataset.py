@@ -110,7 +110,7 @@ class TestDamage:
         shard = copy / 'train' / 'shard-00001.bin'
         shard.unlink()
         assert len(dataset[4]['image_s1']) == 2
-        message = r'shard-00001.bin: expected a shard of 5 samples, found no file; c'
+        message = r'shard-00001.bin: expected a shard with 5 samples, found no file; c'
         with pytest.raises(UnreadableFileError, match=message):
             dataset[5]
         with pytest.raises(UnreadableFileError, match=message):
@@ -154,7 +154,7 @@ class TestDamage:
         (copy / 'train' / 'shard-00001.bin').unlink()
         dataset[4]
         with pytest.raises(
-            UnreadableFileError, match=r'shard-00001.bin: cannot be read \(FileNotF'
+            UnreadableFileError, match=r'shard-00001.bin cannot be read \(FileNotF'
         ):
             dataset[5]
 
@@ -170,7 +170,7 @@ class TestDamage:
 class TestManifest:
     def test_no_folder(self, tmp_path: Path) -> None:
         with pytest.raises(
-            FileNotFoundError, match='write it with `torchgeo-decur pack'
+            FileNotFoundError, match='pack the data with `torchgeo-decur pack'
         ):
             PackedDataset(tmp_path / 'none')
         with pytest.raises(FileNotFoundError, match='check the URL and the perm'):
@@ -186,7 +186,7 @@ class TestManifest:
 
     def test_other_file(self, copy: Path) -> None:
         edit(copy, format='a list')
-        with pytest.raises(ValueError, match='found another JSON file; use the folder'):
+        with pytest.raises(ValueError, match='found another JSON file; use a folder'):
             PackedDataset(copy)
 
     def test_of_an_earlier_release(self, copy: Path) -> None:

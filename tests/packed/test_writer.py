@@ -266,7 +266,7 @@ def test_stopped_run_resumes(tmp_path: Path, numbers: Path) -> None:
     with pytest.raises(Stop):
         pack(out, NumbersDataModule(7, stop))
     assert not (out / 'manifest.json').exists()
-    with pytest.raises(FileNotFoundError, match='packing is unfinished: run the same'):
+    with pytest.raises(FileNotFoundError, match='packing is unfinished; run the same'):
         PackedDataset(out)
     datamodule = NumbersDataModule()
     pack(out, datamodule)
@@ -322,7 +322,7 @@ def test_full_disk(
     with monkeypatch.context() as patch:
         patch.setattr(BinaryWriter, 'write_chunk_to_file', write)
         with pytest.raises(
-            OSError, match=r'no space left for .*; make room; 2 of 4'
+            OSError, match=r'no space left for .*; free some space; 2 of 4'
         ) as e:
             pack(out, workers=workers)
     assert e.value.errno == errno.ENOSPC
@@ -425,8 +425,8 @@ def test_repair_needs_the_same_samples(tmp_path: Path, numbers: Path) -> None:
     ('options', 'message'),
     [
         ({'values': 'int8'}, r"values must be one of \('raw', 'uint8'\), got 'int8'"),
-        ({'splits': ('tests',)}, r"splits must be some of .*, got \['tests'\]"),
-        ({'splits': ('train', 'test')}, r"NumbersDataModule, but it has no \['test'\]"),
+        ({'splits': ('tests',)}, r"splits must be one or more of .*, got \['tests'\]"),
+        ({'splits': ('train', 'test')}, r"NumbersDataModule, which has no \['test'\]"),
         ({'workers': -1}, 'workers must not be negative, got -1'),
         ({'shard_size': 0}, 'shard_size must be positive, got 0'),
         ({'compression': 'gzip'}, "compression must be 'zstd' or None, got 'gzip'"),
@@ -483,19 +483,23 @@ def test_folder_of_something_else(tmp_path: Path) -> None:
 
 def test_samples_must_be_alike(tmp_path: Path) -> None:
     other = {'image_dem': torch.zeros(1, 4, 4).double(), 'index': 5, 'name': '5'}
-    with pytest.raises(ValueError, match=r'but sample 5 has .*float64.*; give all'):
+    with pytest.raises(
+        ValueError, match=r'found .*float64.* in sample 5; use the same'
+    ):
         pack(tmp_path / 'packed', NumbersDataModule(5, lambda: other))
 
 
 def test_values_that_are_no_tensors(tmp_path: Path) -> None:
     other = {'image_dem': torch.zeros(1, 4, 4), 'name': ['a']}
-    with pytest.raises(ValueError, match=r"text and numbers, got {'name': 'list'}"):
+    with pytest.raises(ValueError, match=r"strings and numbers, got {'name': 'list'}"):
         pack(tmp_path / 'packed', NumbersDataModule(4, lambda: other))
 
 
 def test_bytes_need_a_scale(tmp_path: Path) -> None:
     datamodule = NumbersDataModule(kind='multispectral', unit='native')
-    with pytest.raises(ValueError, match=r"because images of \['dem'\] are not scaled"):
+    with pytest.raises(
+        ValueError, match=r"because the transforms of \['dem'\] do more"
+    ):
         pack(tmp_path / 'packed', datamodule, values='uint8')
 
 

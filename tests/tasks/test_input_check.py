@@ -54,7 +54,7 @@ class TestRefuses:
 
     def test_bytes_in_prediction(self, task: Any) -> None:
         raw = loader(s2=lambda x, _: (255 * x).byte())
-        message = r's2: expected images in \[0, 1\], floating point, found torch.uint8'
+        message = r's2: expected floating-point images in \[0, 1\], found torch.uint8'
         with pytest.raises(ValueError, match=message):
             trainer().predict(task(), raw)
 

@@ -146,7 +146,8 @@ def test_cmx_takes_samples_that_lack_a_modality() -> None:
 
 def test_cmx_refuses_three_modalities() -> None:
     with pytest.raises(
-        ValueError, match=r"must be two for cmx, got \['s1', 's2', 'dem'\]"
+        ValueError,
+        match=r"cmx requires exactly two modalities, got \['s1', 's2', 'dem'\]",
     ):
         segmentation(3, model='cmx')
 

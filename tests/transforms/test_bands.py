@@ -70,7 +70,7 @@ class TestSelectBands:
         assert out.equal(torch.stack([x[..., 2, :, :], x[..., 0, :, :]], dim=-3))
 
     def test_unknown_band(self) -> None:
-        message = r"select must be among \['a', 'b'\], got \['z'\]"
+        message = r"select must only have bands from \['a', 'b'\], got \['z'\]"
         with pytest.raises(ValueError, match=message):
             SelectBands(['a', 'b'], ['a', 'z'])
 
@@ -91,5 +91,5 @@ class TestPadBands:
         assert out[0, :, 0, 0].tolist() == [1] * 10 + [0] + [1] * 2
 
     def test_band_without_place(self) -> None:
-        with pytest.raises(ValueError, match=r"every band .* lacks \['b'\]"):
+        with pytest.raises(ValueError, match=r"all input bands .* lacks \['b'\]"):
             PadBands(['a', 'b'], ['a', 'z'])

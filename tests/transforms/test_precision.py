@@ -105,5 +105,5 @@ def test_rejects_invalid_arguments() -> None:
         SARAugmentation(size=4)
     assert SARAugmentation(size=4, blur=0)(torch.rand(2, 2, 8, 8)).shape[2:] == (4, 4)
     for option in ('saturation', 'hue'):
-        with pytest.raises(ValueError, match=r'need the 3 bands .* got 4 bands'):
+        with pytest.raises(ValueError, match=r'require 3 bands .* got 4 bands'):
             RGBAugmentation(8, **{option: 0.4})(torch.rand(8, 4, 16, 16))

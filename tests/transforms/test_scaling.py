@@ -163,7 +163,7 @@ class TestScaleErrors:
     @pytest.mark.parametrize('kind', ['sar', 'multispectral', 'rgb'])
     def test_no_statistics(self, kind: str) -> None:
         modality: Mapping[str, Any] = {'bands': ['x'], 'kind': kind, 'unit': 'K'}
-        message = rf"{kind} bands \['x'\] need mean and std for scaling"
+        message = rf"{kind} bands \['x'\] must have mean and std for scaling"
         with pytest.raises(ValueError, match=message):
             ScaleToUnit(modality)
 

@@ -173,7 +173,7 @@ def test_explains_a_read_only_cache_without_the_file(
     read_only: Callable[[str, bytes], str],
 ) -> None:
     read_only('encoder.pth', b'first')
-    message = r'^https://nowhere\.invalid/b\.pth is not in the cache, .* TORCH_HOME to another folder$'
+    message = r'^https://nowhere\.invalid/b\.pth is not in the cache .* TORCH_HOME to a writable folder$'
     with pytest.raises(FileNotFoundError, match=message):
         fetch('https://nowhere.invalid/b.pth', Path.read_bytes)
 

@@ -139,9 +139,9 @@ def test_card_describes_unknown_encoders_and_elevation(tmp_path: Path) -> None:
     text = str(card)
     assert card.data.license == 'apache-2.0' and card.data.language == 'en'
     assert "from_pretrained('me/mine')" in text
-    assert 'clipped to its own 1st and 99th percentile' in text
+    assert 'clipped to its own 1st and 99th percentiles' in text
     assert 'Bands, unit and scale were not recorded' in text
-    assert 'standardised with mean [0.5] and standard deviation [0.2]' in text
+    assert 'standardized with mean [0.5] and standard deviation [0.2]' in text
 
 
 def test_keeps_an_existing_card(tmp_path: Path) -> None:
@@ -191,12 +191,15 @@ def test_reads_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     [
         ({'config.json': None}, r'found no config\.json'),
         ({'model.safetensors': None}, r'found no model\.safetensors'),
-        ({'config.json': '{"model_type": "bert"}'}, r'found no modalities in it'),
+        (
+            {'config.json': '{"model_type": "bert"}'},
+            r'found a config.json without modalities',
+        ),
         ({'config.json': '["a"]'}, r'found a config\.json without modalities'),
         ({'config.json': '{'}, r'found a config\.json that is not JSON'),
         (
             {'config.json': '{"modalities": {"s1": 3}, "model": "test_resnet"}'},
-            r'expected the parameters of the encoder of s1, found another model',
+            r'expected the parameters of the encoder for s1, found another model',
         ),
         ({'model.safetensors': 'no'}, r'found an unreadable file'),
     ],
@@ -217,13 +220,15 @@ def test_rejects_another_folder(
 @pytest.mark.parametrize('name', ['nowhere', 'file.pt'])
 def test_rejects_a_missing_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / 'file.pt').write_text('')
-    with pytest.raises(FileNotFoundError, match=r'must be a folder of save_pretrained'):
+    with pytest.raises(
+        FileNotFoundError, match=r'must be a folder written by save_pretrained'
+    ):
         MultimodalEncoder.from_pretrained(tmp_path / name)
 
 
 def test_rejects_metadata_that_json_cannot_hold(tmp_path: Path) -> None:
     encoder = MultimodalEncoder({'s1': 2}, 'test_resnet', metadata={'s1': {'a': {1}}})
-    with pytest.raises(ValueError, match=r'plain values for JSON, got .* set'):
+    with pytest.raises(ValueError, match=r'values that JSON supports, got .* set'):
         encoder.save_pretrained(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -276,7 +276,7 @@ class TestErrors:
         'name', ['ResNet18_Weights.SENTINEL9', 'missing.pt', '', 'resnet18']
     )
     def test_rejects_an_unknown_name(self, name: str) -> None:
-        message = f'weights must be a weight enum, the name of one .* got {name!r}'
+        message = f'weights must be a weight enum, its name .* got {name!r}'
         with pytest.raises(ValueError, match=message):
             load_weights(create_encoder(SMALL, 2), name)
 
@@ -301,7 +301,9 @@ class TestErrors:
         self, tmp_path: Path, name: str, write: Callable[[Path], None]
     ) -> None:
         write(tmp_path / name)
-        message = rf'{name}: expected a checkpoint of tensors, found an unreadable file'
+        message = (
+            rf'{name}: expected a checkpoint with tensors, found an unreadable file'
+        )
         with pytest.raises(ValueError, match=message):
             load_weights(create_encoder(SMALL, 2), tmp_path / name)
 
@@ -331,13 +333,13 @@ class TestErrors:
     @pytest.mark.parametrize(
         ('model', 'channels', 'message'),
         [
-            ('resnet18', 2, r'x\.pt: .* of s1, found another model: \d+ missing'),
+            ('resnet18', 2, r'x\.pt: .* for s1, found another model with \d+ missing'),
             (
                 SMALL,
                 3,
                 r"0 missing \[\], 0 unexpected \[\], 1 of another shape \{'conv_stem",
             ),
-            (SMALL, 1, r'set model and number of channels as in the weights'),
+            (SMALL, 1, r'use the same model and number of channels as the weights'),
         ],
     )
     def test_rejects_another_model(
@@ -366,6 +368,6 @@ class TestErrors:
         state = with_prefix('encoders.encoders.s1.', random_state())
         torch.save({'state_dict': state}, tmp_path / 'x.ckpt')
         with pytest.raises(
-            ValueError, match=r"x\.ckpt: .* of dem, found encoders of \['s1'\]"
+            ValueError, match=r"x\.ckpt: .* for dem, found encoders for \['s1'\]"
         ):
             load_weights(create_encoder(SMALL, 2), tmp_path / 'x.ckpt', modality='dem')

@@ -46,11 +46,11 @@ class TestBands:
                 [2, 1, 0, 3],
                 [r"reordered the bands \['B2', .*\] to \['B4', 'B3', 'B2', 'B8A'\]"],
             ),
-            (['B3', 'B8A'], [1, 3], [r"bands \['B2', 'B4'\] .* are dropped"]),
+            (['B3', 'B8A'], [1, 3], [r"dropped the unused bands \['B2', 'B4'\]"]),
             (
                 ['B2', 'B3', 'B4', 'B8A', 'B9'],
                 [0, 1, 2, 3, None],
-                [r"bands \['B9'\] are new and start from zero"],
+                [r"initialized the new bands \['B9'\] with zeros"],
             ),
             (
                 ['B11', 'B8A', 'B2'],
@@ -58,7 +58,7 @@ class TestBands:
                 [
                     'reordered the bands',
                     'are new',
-                    r"\['B3', 'B4'\] of the weights are dropped",
+                    r"dropped the unused bands \['B3', 'B4'\]",
                 ],
             ),
         ],
@@ -107,8 +107,16 @@ class TestBands:
         ('channels', 'bands', 'message'),
         [
             (4, ['B2'], r"bands must name the 4 channels of the encoder, got \['B2'\]"),
-            (2, ['VV', 'VH'], r'must include at least one of the weights, .*, got \['),
-            (3, None, r"name the bands of the images \(the weights have \['B2', 'B3'"),
+            (
+                2,
+                ['VV', 'VH'],
+                r'must include at least one band of the weights .*, got \[',
+            ),
+            (
+                3,
+                None,
+                r"set bands to the bands of the images \(the weights have \['B2', 'B3'",
+            ),
         ],
     )
     def test_rejects_invalid_bands(
@@ -119,7 +127,7 @@ class TestBands:
 
     def test_rejects_weights_without_names(self, tmp_path: Path) -> None:
         torch.save(random_state(channels=4), tmp_path / 'x.pt')
-        message = r'expected weights with names of their 4 bands, found none; remove'
+        message = r'expected weights that name their 4 bands, found no names; remove'
         with pytest.raises(ValueError, match=message):
             load_weights(
                 create_encoder(SMALL, 2), tmp_path / 'x.pt', bands=['B2', 'B3']

@@ -75,7 +75,9 @@ class TestLayouts:
         states = random_state(SMALL, 2, seed=1), random_state(SMALL, 13, seed=2)
         torch.save(joint(*states), tmp_path / 'checkpoint_0099.pth')
         encoder = MultimodalEncoder({'s1': 2, 's2': 13}, SMALL)
-        message = r"an encoder of s1, found encoders of \['backbone_1', 'backbone_2'\]"
+        message = (
+            r"an encoder for s1, found encoders for \['backbone_1', 'backbone_2'\]"
+        )
         with pytest.raises(ValueError, match=message):
             load_weights(encoder, tmp_path / 'checkpoint_0099.pth')
         named = {
@@ -128,7 +130,7 @@ class TestLayouts:
         entry = ViTSmall16_Weights.SENTINEL2_ALL_DECUR
         publish(entry, random_state('test_vit', 13))
         with pytest.raises(
-            ValueError, match=r'found another model: .* of another shape'
+            ValueError, match=r'found another model with .* of another shape'
         ):
             load_weights(create_encoder('vit_tiny_patch16_224', 13), entry)
 
@@ -198,7 +200,7 @@ class TestLayouts:
         assert_loaded(encoders['s2'], {**s2, **named})
         torch.save(second, tmp_path / 'alone.pth')
         with pytest.raises(
-            ValueError, match=r'da2_\* .* was never trained: use ResNet50RDA'
+            ValueError, match=r'da2_\* .* was never trained; use ResNet50RDA'
         ):
             load_weights(encoders['s2'], tmp_path / 'alone.pth')
 
@@ -294,7 +296,7 @@ class TestErrors:
         made = tmp_path / 'made'
         publish(self.entry, f'cos\nmkdir\n(V{made}\ntR.'.encode())
         with pytest.raises(
-            ValueError, match=r'contain code, which is never run; it has'
+            ValueError, match=r'contain code, which is never executed; it has'
         ):
             load_weights(create_encoder(SMALL, 1), self.entry)
         assert not made.exists()
@@ -303,30 +305,32 @@ class TestErrors:
     def test_rejects_a_file_of_other_encoders(self, publish: Publish) -> None:
         entry = ResNet50_Weights.GEONRW_RGB_DEM_DECUR
         publish(entry, random_state(SMALL, 3))
-        message = r"encoders of \['rgb', 'dem'\] under .*, found \[''\]"
+        message = r"encoders for \['rgb', 'dem'\] under .*, found \[''\]"
         with pytest.raises(ValueError, match=message):
             load_weights(create_encoder(SMALL, 3), entry, modality='rgb')
 
     def test_rejects_another_model(self, publish: Publish) -> None:
         publish(self.entry, random_state(SMALL, 1))
-        with pytest.raises(ValueError, match=r'found another model: \d+ missing'):
+        with pytest.raises(ValueError, match=r'found another model with \d+ missing'):
             load_weights(create_encoder('mobilenetv3_small_050', 1), self.entry)
 
     def test_rejects_another_number_of_bands(self, publish: Publish) -> None:
         entry = ViTSmall16_Weights.SENTINEL1_GRD_DECUR
         publish(entry, random_state(SMALL, 2))
-        message = r"name the bands of the images \(the weights have \['VV', 'VH'\]\)"
+        message = (
+            r"set bands to the bands of the images \(the weights have \['VV', 'VH'\]\)"
+        )
         with pytest.raises(ValueError, match=message):
             load_weights(create_encoder(SMALL, 3), entry)
 
     def test_rejects_other_modalities(self, publish: Publish) -> None:
         entry = ResNet50_Weights.GEONRW_RGB_DEM_DECUR
         publish(entry, joint(random_state(SMALL, 3), random_state(SMALL, 1)))
-        message = r"expected an encoder of s2, found encoders of \['rgb', 'dem'\]"
+        message = r"expected an encoder for s2, found encoders for \['rgb', 'dem'\]"
         with pytest.raises(ValueError, match=message):
             MultimodalEncoder({'rgb': 3, 's2': 13}, SMALL, entry)
         with pytest.raises(
-            ValueError, match=r'an encoder of one modality, found encoders'
+            ValueError, match=r'an encoder for one modality, found encoders'
         ):
             load_weights(create_encoder(SMALL, 3), entry)
 

@@ -1,4 +1,4 @@
-"""Losses on embeddings: ``forward(z: Mapping[str, Tensor]) -> dict[str, Tensor]``."""
+"""Losses that map embeddings by name to a dictionary of the total loss and its terms."""
 
 from .barlow_twins import BarlowTwinsLoss
 from .base import CrossModalLoss, EmbeddingLoss, display_names

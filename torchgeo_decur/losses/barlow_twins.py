@@ -1,4 +1,4 @@
-"""The loss of Barlow Twins, between modalities or between views of one."""
+"""Barlow Twins loss, between modalities or between views of a single modality."""
 
 from collections.abc import Mapping
 
@@ -9,18 +9,18 @@ from .functional import Embedding, Subset, embed, redundancy_reduction
 
 
 class BarlowTwinsLoss(PairwiseLoss[Embedding]):
-    r"""Align dimensions across modalities, and decorrelate different dimensions.
+    r"""Barlow Twins loss, which aligns each dimension and decorrelates all others.
 
     Zbontar et al., *Barlow Twins: Self-Supervised Learning via Redundancy Reduction*,
     ICML 2021, https://arxiv.org/abs/2103.03230.
 
-    The loss of the cross-correlation matrix :math:`C` of two standardised embeddings is
+    For the cross-correlation matrix :math:`C` of two standardized embeddings, the loss is
     (Eq. 1)
 
     .. math:: \sum_i (1 - C_{ii})^2 + \lambda \sum_{i \ne j} C_{ij}^2.
 
-    It is averaged over all pairs of modalities and all views, see
-    :class:`CrossModalLoss`. lightly's ``BarlowTwinsLoss`` has the same value, but always
+    The loss is averaged over all pairs of modalities and all views; see
+    :class:`CrossModalLoss`. lightly's ``BarlowTwinsLoss`` gives the same value, but always
     computes the D x D matrix.
 
     Args:
@@ -30,10 +30,10 @@ class BarlowTwinsLoss(PairwiseLoss[Embedding]):
         ValueError: if ``lambda_param`` is negative.
 
     Shape:
-        - Input: one tensor (V, N, D) per modality: V views (two or more of a single
-          modality), N >= 2 samples of all devices, D dimensions.
-        - Output: scalars: ``loss``, and ``cross_<m>_<n>`` of each pair, or ``intra_<m>``
-          of a single modality.
+        - Input: one tensor (V, N, D) per modality, with V views (at least two for a single
+          modality), N >= 2 samples across all devices and D dimensions.
+        - Output: scalars ``loss`` and ``cross_<m>_<n>`` for each pair of modalities, or
+          ``intra_<m>`` for a single modality.
 
     Example:
         >>> import torch
@@ -52,14 +52,14 @@ class BarlowTwinsLoss(PairwiseLoss[Embedding]):
     def prepare(
         self, z: Mapping[str, Tensor], pairs: int, subset: Subset | None = None
     ) -> Mapping[str, list[Embedding]]:
-        """Choose the form of the correlations.
+        """Wrap each view, and choose the cheaper way to compute correlations.
 
         Returns:
-            The views of each modality.
+            Wrapped views by modality.
         """
         dim = next(iter(z.values())).shape[2]
         return embed(z, pairs * dim**2, dict.fromkeys(z, subset))
 
     def compare(self, a: Embedding, b: Embedding) -> Tensor:
-        """Compute the loss of two views."""
+        """Compute the loss between two views."""
         return redundancy_reduction(a, b, self.lambda_param)

@@ -1,4 +1,4 @@
-"""Bases of all losses: checks, precision, and pairs of modalities."""
+"""Base classes for losses: input checks, precision and pairs of modalities."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,27 +13,27 @@ from .functional import Subset
 
 
 class EmbeddingLoss(nn.Module, ABC):
-    """Base of all losses; a subclass computes the loss and its parts in ``terms``.
+    """Base class for all losses; a subclass computes the loss and its terms in ``terms``.
 
-    Embeddings are checked first. The loss is computed in float32 even under autocast, or
+    Embeddings are checked first. The loss is computed in float32, even under autocast, or
     in float64 if the embeddings are float64.
 
-    With ``available``, samples may lack modalities. A term then uses the samples that
-    have all its modalities. A term with fewer than ``min_samples`` is 0, without
-    gradient; if the whole batch is smaller, all its samples are enough. Each term keeps
-    its weight in the total, so that losses of batches can be compared.
+    Pass ``available`` if some samples lack modalities. Each term then uses only the
+    samples that have all of its modalities. A term with fewer than ``min_samples`` samples
+    is 0 and has no gradient; in a smaller batch, a term needs every sample. Each term
+    keeps its weight in the total, so that the loss is comparable across batches.
 
     Attributes:
-        minimum: smallest number of embeddings.
-        views: smallest number of views V.
-        exactly: whether more views are an error.
-        takes_available: whether ``terms`` has an argument ``available``.
-        min_samples: smallest number of samples of a term. The correlation r of n samples
-            of independent dimensions has a density proportional to
-            (1 - r²)^((n - 4) / 2): it is ±1 for two, mostly near ±1 for three, uniform
-            for four. Only from five samples on is a correlation near 0 the most probable.
-        joint: name of the embeddings of all modalities together, if the loss has any. A
-            sample has them if it has any modality.
+        minimum: minimum number of embeddings.
+        views: minimum number of views V.
+        exactly: whether V must be exactly ``views``.
+        takes_available: whether the loss supports samples that lack modalities.
+        min_samples: minimum number of samples in a term. For n samples of two independent
+            dimensions, the density of the correlation r is proportional to
+            (1 - r²)^((n - 4) / 2). The correlation is ±1 for n = 2, mostly near ±1 for
+            n = 3 and uniform for n = 4. It is most likely near 0 only if n >= 5.
+        joint: name of the joint embedding of all modalities, or None if the loss has none.
+            A sample has a joint embedding if it has any modality.
     """
 
     minimum = 2
@@ -46,20 +46,21 @@ class EmbeddingLoss(nn.Module, ABC):
     def forward(
         self, z: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Compute the loss and its parts.
+        """Compute the loss and its terms.
 
         Args:
-            z: embeddings by name, shape (V, N, D) each.
-            available: whether each sample has a modality, shape (N,), boolean, by name. A
-                modality without a mask is present in all samples. By default all are.
+            z: embeddings by name, each of shape (V, N, D).
+            available: boolean masks by modality, shape (N,), True for each sample that has
+                the modality. A modality without a mask is present in all samples. By
+                default, all samples have all modalities.
 
         Returns:
-            ``loss`` and its parts, scalars. With ``available`` also ``pairs_<m>_<n>``,
+            Scalars: ``loss`` and its terms. With ``available``, also ``pairs_<m>_<n>``,
             the number of samples that have both modalities.
 
         Raises:
-            ValueError: if embeddings, views or samples are too few, shapes differ, or the
-                loss is not defined for samples without a modality.
+            ValueError: if there are too few embeddings, views or samples, if shapes
+                differ, or if the loss does not support samples that lack a modality.
         """
         self.check(z)
         masks = None if available is None else self._masks(z, available)
@@ -80,28 +81,28 @@ class EmbeddingLoss(nn.Module, ABC):
     def terms(
         self, z: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Compute the loss and its parts from checked embeddings.
+        """Compute the loss and its terms from checked embeddings.
 
         Args:
-            z: embeddings by name, shape (V, N, D) each, float32 or float64.
-            available: whether each sample has each embedding, shape (N,), boolean; None
-                if all have all.
+            z: embeddings by name, each of shape (V, N, D), float32 or float64.
+            available: boolean masks by name, shape (N,), True for each sample that has the
+                embedding. None if all samples have all embeddings.
 
         Returns:
-            ``loss`` and its parts, scalars.
+            Scalars: ``loss`` and its terms.
         """
 
     def subset(
         self, available: Mapping[str, Tensor] | None, *names: str
     ) -> Subset | None:
-        """Return the samples that have all these embeddings.
+        """Select the samples that have all named embeddings.
 
         Args:
-            available: masks by name, shape (N,).
-            names: names of embeddings.
+            available: boolean masks by name, shape (N,).
+            names: names of the required embeddings.
 
         Returns:
-            The samples; None if all samples have all embeddings.
+            The subset, or None if all samples have all embeddings.
         """
         if available is None:
             return None
@@ -111,13 +112,14 @@ class EmbeddingLoss(nn.Module, ABC):
         return Subset(mask, self.min_samples)
 
     def check(self, z: Mapping[str, Tensor]) -> None:
-        """Check the number and the shape of the embeddings.
+        """Check the number and shape of the embeddings.
 
         Args:
             z: embeddings by name.
 
         Raises:
-            ValueError: if embeddings, views or samples are too few, or shapes differ.
+            ValueError: if there are too few embeddings, views or samples, or shapes
+                differ.
         """
         if len(z) < self.minimum:
             number = {1: 'one modality', 2: 'two modalities'}[self.minimum]
@@ -125,7 +127,7 @@ class EmbeddingLoss(nn.Module, ABC):
         shapes = {m: tuple(x.shape) for m, x in z.items()}
         if len(set(shapes.values())) > 1 or any(len(s) != 3 for s in shapes.values()):
             raise ValueError(
-                f'z must have one shape (V, N, D) for all modalities, got {shapes}'
+                f'all embeddings in z must have the same shape (V, N, D), got {shapes}'
             )
         shape = views, samples, _ = next(iter(shapes.values()))
         if views < self.views or samples < 2 or (self.exactly and views > self.views):
@@ -138,10 +140,10 @@ class EmbeddingLoss(nn.Module, ABC):
             )
 
     def check_takes_available(self) -> None:
-        """Check that the loss is defined for samples that lack a modality.
+        """Check that the loss supports samples that lack a modality.
 
         Raises:
-            ValueError: if it is not, with the losses that are.
+            ValueError: if it does not. The message lists losses that do.
         """
         if not self.takes_available:
             known = sorted(
@@ -150,14 +152,14 @@ class EmbeddingLoss(nn.Module, ABC):
                 if loss.takes_available and not isabstract(loss)
             )
             raise ValueError(
-                f'{type(self).__name__} is not defined for samples that lack a modality; '
-                f'use one of {known}, or leave incomplete samples out'
+                f'{type(self).__name__} does not support samples that lack a modality; '
+                f'use one of {known}, or leave out incomplete samples'
             )
 
     def _masks(
         self, z: Mapping[str, Tensor], available: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Check the masks, and complete them."""
+        """Check the masks, and add the missing ones."""
         self.check_takes_available()
         first = next(iter(z.values()))
         names = [m for m in z if m != self.joint]
@@ -165,8 +167,8 @@ class EmbeddingLoss(nn.Module, ABC):
         expected = (first.shape[1:2], torch.bool)
         if set(found) - set(names) or any(x != expected for x in found.values()):
             raise ValueError(
-                f'available must have boolean masks of shape ({first.shape[1]},) for some '
-                f'of {names}, got {found}'
+                f'available must map modalities among {names} to boolean masks of shape '
+                f'({first.shape[1]},), got {found}'
             )
         everything = torch.ones(expected[0], dtype=torch.bool, device=first.device)
         masks = {m: available.get(m, everything) for m in names}
@@ -176,13 +178,13 @@ class EmbeddingLoss(nn.Module, ABC):
 
 
 class PairwiseLoss[View](EmbeddingLoss):
-    """Average a loss of two views over all pairs of modalities.
+    """Base class for losses between two views, averaged over all pairs of modalities.
 
-    View v of one modality is compared with view v of another modality, for every v. With
-    a single modality, its views are compared with each other.
+    View v of one modality is compared with view v of another modality, for every v. The
+    views of a single modality are compared with each other.
 
-    A subclass prepares each view once for all pairs (``prepare``), and computes the loss
-    of two prepared views (``compare``).
+    A subclass prepares views in ``prepare``, once for all pairs, and computes the loss
+    between two prepared views in ``compare``.
     """
 
     minimum = 1
@@ -193,24 +195,24 @@ class PairwiseLoss[View](EmbeddingLoss):
     def prepare(
         self, z: Mapping[str, Tensor], pairs: int, subset: Subset | None = None
     ) -> Mapping[str, list[View]]:
-        """Prepare each view once for all its pairs.
+        """Prepare each view once, for all pairs that it is part of.
 
         Args:
-            z: embeddings by modality, shape (V, N, D) each, float32 or float64.
-            pairs: number of pairs of views that will be compared.
-            subset: samples to use; by default all.
+            z: embeddings by modality, each of shape (V, N, D), float32 or float64.
+            pairs: number of pairs of views to compare.
+            subset: samples to use; all by default.
 
         Returns:
-            The prepared views of each modality.
+            Prepared views by modality.
         """
 
     @abstractmethod
     def compare(self, a: View, b: View) -> Tensor:
-        """Compute the loss of two views.
+        """Compute the loss between two views.
 
         Args:
             a: a prepared view.
-            b: another view of the same samples.
+            b: another prepared view of the same samples.
 
         Returns:
             A scalar.
@@ -219,16 +221,16 @@ class PairwiseLoss[View](EmbeddingLoss):
     def terms(
         self, z: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Compute the loss and its parts from checked embeddings.
+        """Compute the loss and its terms from checked embeddings.
 
         Returns:
-            ``loss``, and ``cross_<m>_<n>`` of each pair of modalities, or ``intra_<m>``
-            of a single modality: scalars.
+            Scalars: ``loss`` and ``cross_<m>_<n>`` for each pair of modalities, or
+            ``intra_<m>`` for a single modality.
         """
         v = len(next(iter(z.values())))
         keys: list[tuple[str, ...]] = [*combinations(z, 2)] or [(m,) for m in z]
         each = v if len(z) > 1 else v * (v - 1) // 2
-        # Pairs with the same samples share the statistics of a view.
+        # If no sample lacks a modality, all pairs share the statistics of a view.
         views = self.prepare(z, len(keys) * each) if available is None else {}
         parts: dict[str, Tensor] = {}
         for names, text in display_names(keys).items():
@@ -245,35 +247,36 @@ class PairwiseLoss[View](EmbeddingLoss):
         return {'loss': mean([*parts.values()]), **parts}
 
     def check(self, z: Mapping[str, Tensor]) -> None:
-        """Check embeddings, and the views of a single modality.
+        """Check the embeddings, and the number of views of a single modality.
 
         Raises:
-            ValueError: if modalities, samples or the views of a single modality are too
-                few, or shapes differ.
+            ValueError: if there are too few modalities or samples, if a single modality
+                has fewer than two views, or if shapes differ.
         """
         super().check(z)
         if len(z) == 1 and len(next(iter(z.values()))) < 2:
             raise ValueError(
-                f'z must have at least 2 views of a single modality, got 1 of {list(z)}'
+                'z must have at least 2 views if it has a single modality, '
+                f'got 1 view of {list(z)}'
             )
 
 
 class CrossModalLoss(PairwiseLoss[Tensor]):
-    """Average any loss of two embeddings over views and pairs of modalities.
+    """Loss between two embeddings, averaged over views and pairs of modalities.
 
-    View v of one modality is compared with view v of another modality, for every v. With
-    a single modality, its views are compared with each other. All samples must have all
+    View v of one modality is compared with view v of another modality, for every v. The
+    views of a single modality are compared with each other. All samples must have all
     modalities.
 
     Args:
-        loss: a module that maps two tensors (N, D) to a scalar. N counts the samples of
-            all devices; the module must not gather them again.
+        loss: module that maps two tensors (N, D) to a scalar. N already includes the
+            samples of all devices, so the module must not gather them again.
 
     Shape:
-        - Input: one tensor (V, N, D) per modality: V views (two or more of a single
-          modality), N >= 2 samples of all devices, D dimensions.
-        - Output: scalars: ``loss``, and ``cross_<m>_<n>`` of each pair, or ``intra_<m>``
-          of a single modality.
+        - Input: one tensor (V, N, D) per modality, with V views (at least two for a single
+          modality), N >= 2 samples across all devices and D dimensions.
+        - Output: scalars ``loss`` and ``cross_<m>_<n>`` for each pair of modalities, or
+          ``intra_<m>`` for a single modality.
 
     Example:
         >>> from lightly.loss import DCLLoss
@@ -293,24 +296,24 @@ class CrossModalLoss(PairwiseLoss[Tensor]):
     def prepare(
         self, z: Mapping[str, Tensor], pairs: int, subset: Subset | None = None
     ) -> Mapping[str, list[Tensor]]:
-        """Return the embeddings of each view.
+        """Split the embeddings of each modality into views.
 
         Returns:
-            The views of each modality, shape (N, D) each.
+            Views by modality, each of shape (N, D).
         """
         return {m: list(x.unbind()) for m, x in z.items()}
 
     def compare(self, a: Tensor, b: Tensor) -> Tensor:
-        """Compute the loss of two views."""
+        """Compute the loss between two views."""
         loss: Tensor = self.pair(a, b)
         return loss
 
 
 def mean(terms: Sequence[Tensor]) -> Tensor:
-    """Return the mean of scalars.
+    """Compute the mean of scalar tensors.
 
     Args:
-        terms: the scalars.
+        terms: the scalar tensors; at least one.
 
     Returns:
         A scalar.
@@ -321,17 +324,17 @@ def mean(terms: Sequence[Tensor]) -> Tensor:
 def display_names(
     keys: Iterable[tuple[str, ...]], separator: str = '_'
 ) -> dict[tuple[str, ...], str]:
-    """Join the names of each key, with different results for different keys.
+    """Join the names in each key, so that different keys give different strings.
 
-    Names are quoted if two keys would otherwise give the same result, as
-    ``('a', 'b_c')`` and ``('a_b', 'c')`` do.
+    Names are quoted if two keys would otherwise give the same string, such as
+    ``('a', 'b_c')`` and ``('a_b', 'c')``.
 
     Args:
         keys: tuples of modality names, such as pairs.
         separator: text between two names.
 
     Returns:
-        The joined names of each key, in order.
+        The joined string for each key, in order.
 
     Example:
         >>> display_names([('s1', 's2'), ('s1', 'dem')])
@@ -341,7 +344,7 @@ def display_names(
     """
     joined = {key: separator.join(key) for key in keys}
     texts = list(joined.values())
-    # torch.compile cannot follow texts.count in torch 2.6.
+    # torch.compile in torch 2.6 cannot trace texts.count.
     return {
         key: text
         if sum(t == text for t in texts) == 1
@@ -351,7 +354,7 @@ def display_names(
 
 
 def _subclasses(base: Any) -> Iterator[Any]:
-    """Yield all subclasses of a class."""
+    """Yield all direct and indirect subclasses of a class."""
     for subclass in base.__subclasses__():
         yield subclass
         yield from _subclasses(subclass)

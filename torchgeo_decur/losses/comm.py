@@ -1,4 +1,4 @@
-"""The loss of CoMM: each modality is contrasted with all modalities together."""
+"""CoMM loss, which contrasts each modality with a joint embedding of all modalities."""
 
 from collections.abc import Mapping
 
@@ -10,20 +10,21 @@ from .info_nce import Directions, contrast
 
 
 class CoMMLoss(EmbeddingLoss):
-    r"""Contrast the joint embedding with the embedding of each modality, and with itself.
+    r"""CoMM loss, which contrasts the joint embedding with each modality and with itself.
 
     Dufumier, Castillo-Navarro et al., *What to align in multimodal contrastive
     learning?*, ICLR 2025, https://arxiv.org/abs/2409.07402.
 
-    The names :math:`n` are the modalities and ``joint``, the embedding of all modalities.
-    With the embedding :math:`z_n^{(v)}` of each name and view :math:`v`,
+    Let :math:`z_n^{(v)}` be the embedding of view :math:`v`, where :math:`n` is a modality
+    or ``joint``, the embedding of all modalities together. The loss is the mean over all
+    :math:`n` of
 
     .. math:: \mathcal{L}_n = \tfrac12 \bigl(
               \mathrm{InfoNCE}(z_n^{(1)}, z_{joint}^{(2)}) +
-              \mathrm{InfoNCE}(z_n^{(2)}, z_{joint}^{(1)}) \bigr),
+              \mathrm{InfoNCE}(z_n^{(2)}, z_{joint}^{(1)}) \bigr).
 
-    and the loss is the mean over all names. The terms of a single modality learn
-    redundant and unique information. Only the term of ``joint`` also learns synergy.
+    The terms of individual modalities learn redundant and unique information. Only the
+    ``joint`` term also learns synergistic information.
 
     Args:
         temperature: temperature of InfoNCE.
@@ -32,9 +33,9 @@ class CoMMLoss(EmbeddingLoss):
         ValueError: if the temperature is not positive.
 
     Shape:
-        - Input: tensors (2, N, D) of one or more modalities and of ``joint``, N >= 2
-          samples of all devices.
-        - Output: scalars: ``loss``, and ``contrast_<name>`` of each.
+        - Input: one tensor (2, N, D) for ``joint`` and one for each of one or more
+          modalities, with N >= 2 samples across all devices.
+        - Output: scalars ``loss`` and ``contrast_<name>`` for each input.
 
     Example:
         >>> import torch
@@ -59,13 +60,13 @@ class CoMMLoss(EmbeddingLoss):
     def terms(
         self, z: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Compute the loss and its parts from checked embeddings."""
+        """Compute the loss and its terms from checked embeddings."""
         joint = self._views(z, 'joint', self.subset(available, 'joint'))
         parts: dict[str, Tensor] = {}
         for n in z:
             subset = self.subset(available, n)
             a, b = joint if n == 'joint' else self._views(z, n, subset)
-            # A sample with any modality has a joint embedding.
+            # A sample with any modality has a joint embedding, so 'joint' needs no subset.
             whole = subset is None or n == 'joint'
             joint_a, joint_b = joint if whole else self._views(z, 'joint', subset)
             parts[f'contrast_{n}'] = mean([contrast(a, joint_b), contrast(b, joint_a)])
@@ -75,8 +76,8 @@ class CoMMLoss(EmbeddingLoss):
         """Check that the embeddings include ``joint`` and have two views.
 
         Raises:
-            ValueError: if ``joint`` or all others are missing, views are not two,
-                samples are too few, or shapes differ.
+            ValueError: if ``joint`` or all modalities are absent, if there are not exactly
+                two views, if there are too few samples, or if shapes differ.
         """
         if 'joint' not in z:
             raise ValueError(f"z must have 'joint', got {list(z)}")

@@ -1,4 +1,4 @@
-"""The loss of COrAL: shared and unique representations that are orthogonal."""
+"""COrAL loss, which keeps shared and unique embeddings orthogonal."""
 
 from collections.abc import Mapping
 from itertools import combinations
@@ -13,33 +13,33 @@ from .info_nce import Directions, contrast
 
 
 class COrALLoss(EmbeddingLoss):
-    r"""Contrast shared and unique representations, and keep them orthogonal.
+    r"""COrAL loss, which contrasts shared and unique embeddings and keeps them orthogonal.
 
     Cissee et al., 2026, https://arxiv.org/abs/2602.14983.
 
-    With two views of the embedding :math:`s` of all modalities, ``shared``, and of the
-    unique embedding :math:`u_m` of each modality :math:`m`,
+    Let :math:`s` be ``shared``, the embedding of all modalities together, and :math:`u_m`
+    the unique embedding of modality :math:`m`. For their two views :math:`v`, the loss is
 
     .. math:: \mathcal{L} = w_s \, \mathrm{InfoNCE}(s^{(1)}, s^{(2)})
               + w_u \sum_m \mathrm{InfoNCE}(u_m^{(1)}, u_m^{(2)})
               + w_o \sum_{p < q} \sum_v \mathrm{E}_b [\cos^2(p_b^{(v)}, q_b^{(v)})],
 
-    where :math:`p, q` are ``shared`` and all modalities.
+    where :math:`p` and :math:`q` run over the shared and all unique embeddings.
 
     Args:
         temperature: temperature of InfoNCE.
-        orthogonal_weight: :math:`w_o`.
-        unique_weight: :math:`w_u`.
-        shared_weight: :math:`w_s`.
+        orthogonal_weight: weight :math:`w_o` of the orthogonality terms.
+        unique_weight: weight :math:`w_u` of the unique terms.
+        shared_weight: weight :math:`w_s` of the shared term.
 
     Raises:
         ValueError: if the temperature is not positive or a weight is negative.
 
     Shape:
-        - Input: tensors (2, N, D) of one or more modalities and of ``shared``, N >= 2
-          samples of all devices.
-        - Output: scalars: ``loss``, and before weighting ``shared``, ``unique_<m>`` of
-          each modality, and ``orthogonal_<p>_<q>`` of each pair.
+        - Input: one tensor (2, N, D) for ``shared`` and one for each of one or more
+          modalities, with N >= 2 samples across all devices.
+        - Output: scalars ``loss`` and its terms before weighting: ``shared``,
+          ``unique_<m>`` for each modality and ``orthogonal_<p>_<q>`` for each pair.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -80,7 +80,7 @@ class COrALLoss(EmbeddingLoss):
     def terms(
         self, z: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Compute the loss and its parts from checked embeddings."""
+        """Compute the loss and its terms from checked embeddings."""
         names = ['shared', *(m for m in z if m != 'shared')]
         contrasts = {n: self._contrast(z[n], self.subset(available, n)) for n in names}
         orthogonal: dict[str, Tensor] = {}
@@ -105,8 +105,8 @@ class COrALLoss(EmbeddingLoss):
         """Check that the embeddings include ``shared`` and have two views.
 
         Raises:
-            ValueError: if there is no ``shared`` or nothing else, views are not two,
-                samples are too few, or shapes differ.
+            ValueError: if ``shared`` or all modalities are absent, if there are not
+                exactly two views, if there are too few samples, or if shapes differ.
         """
         if 'shared' not in z:
             raise ValueError(f"z must have 'shared', got {list(z)}")

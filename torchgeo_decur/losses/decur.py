@@ -1,4 +1,4 @@
-"""The loss of DeCUR: decoupled common and unique representations."""
+"""DeCUR loss, which decouples common and unique representations."""
 
 from collections.abc import Mapping
 from itertools import combinations
@@ -11,44 +11,46 @@ from .functional import Embedding, embed, redundancy_reduction
 
 
 class DeCURLoss(EmbeddingLoss):
-    r"""Align common dimensions across modalities, decorrelate unique ones.
+    r"""DeCUR loss, which aligns common and decorrelates unique dimensions of modalities.
 
     Wang et al., *Decoupling Common and Unique Representations for Multimodal
     Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300.
 
-    With :math:`C` the cross-correlation matrix of two standardised embeddings and
+    Let :math:`C` be the cross-correlation matrix of two standardized embeddings, and
 
     .. math::
         \mathcal{L}_{id}(C) = \sum_i (1 - C_{ii})^2 + \lambda \sum_{i \ne j} C_{ij}^2,
         \qquad
-        \mathcal{L}_{0}(C) = \sum_i C_{ii}^2 + \lambda \sum_{i \ne j} C_{ij}^2,
+        \mathcal{L}_{0}(C) = \sum_i C_{ii}^2 + \lambda \sum_{i \ne j} C_{ij}^2.
 
-    the parts are, for modalities :math:`m, n`
+    For modalities :math:`m` and :math:`n`, the terms are
 
-    * ``intra_<m>`` = :math:`\mathcal{L}_{id}` of two views of :math:`m`, all dimensions
-      (paper Eq. 4, 5);
-    * ``common_<m>_<n>`` = :math:`\mathcal{L}_{id}` of :math:`m` and :math:`n`, first
-      view, the first ``common_dim`` dimensions (Eq. 2);
-    * ``unique_<m>_<n>`` = :math:`\mathcal{L}_{0}` of :math:`m` and :math:`n`, first
-      view, the other dimensions (Eq. 3).
+    * ``intra_<m>``: :math:`\mathcal{L}_{id}` between two views of :math:`m`, over all
+      dimensions (paper Eq. 4, 5);
+    * ``common_<m>_<n>``: :math:`\mathcal{L}_{id}` between the first views of :math:`m` and
+      :math:`n`, over the first ``common_dim`` dimensions (Eq. 2);
+    * ``unique_<m>_<n>``: :math:`\mathcal{L}_{0}` between the first views of :math:`m` and
+      :math:`n`, over the other dimensions (Eq. 3).
 
-    The total is the mean over all intra-modal terms and all pairs of modalities, where
-    the term of a pair is (common + unique) / 2. For two modalities this is
+    The total is the mean over all intra-modal terms and all pairs of modalities. A pair
+    contributes (common + unique) / 2. For two modalities, the total is
 
     .. math:: \mathcal{L} = \tfrac13 \bigl( \mathcal{L}_{M1} + \mathcal{L}_{M2} +
-              \tfrac12 (\mathcal{L}_{com} + \mathcal{L}_{uni}) \bigr),
+              \tfrac12 (\mathcal{L}_{com} + \mathcal{L}_{uni}) \bigr).
 
-    the weighting of the code that trained the published weights. Eq. 6 of the paper is
-    the plain sum of the four parts, which doubles the share of the cross-modal parts.
+    The code that trained the published weights uses the same weighting. Eq. 6 of the paper
+    is the plain sum of the four terms, which doubles the relative weight of the
+    cross-modal terms.
 
-    If samples lack modalities, ``intra_<m>`` uses the samples that have :math:`m`, and
-    ``common_<m>_<n>`` and ``unique_<m>_<n>`` use the samples that have both.
+    If samples lack modalities, ``intra_<m>`` uses the samples that have :math:`m`. The
+    terms ``common_<m>_<n>`` and ``unique_<m>_<n>`` use the samples that have both.
 
-    Two options give the ablations of the paper. ``common_dim`` = D does not decouple.
-    ``intra=False`` drops the intra-modal terms; only the first views are then used.
+    Two settings reproduce the ablations of the paper. With ``common_dim`` = D, all
+    dimensions are common. With ``intra=False``, the loss has no intra-modal terms and uses
+    only the first views.
 
     Args:
-        common_dim: number of common dimensions, the first ones.
+        common_dim: number of common dimensions, which come first.
         lambda_param: weight :math:`\lambda` of the off-diagonal elements.
         intra: whether to include the intra-modal terms.
 
@@ -56,9 +58,9 @@ class DeCURLoss(EmbeddingLoss):
         ValueError: if ``common_dim`` or ``lambda_param`` is negative.
 
     Shape:
-        - Input: one tensor (V, N, D) per modality: V >= 2 views, N >= 2 samples of all
-          devices, D >= ``common_dim`` dimensions.
-        - Output: scalars.
+        - Input: one tensor (V, N, D) per modality, with V >= 2 views, N >= 2 samples
+          across all devices and D >= ``common_dim`` dimensions.
+        - Output: scalars ``loss`` and its terms.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -85,7 +87,7 @@ class DeCURLoss(EmbeddingLoss):
     def terms(
         self, z: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Compute the loss and its parts from checked embeddings."""
+        """Compute the loss and its terms from checked embeddings."""
         used = z if self.intra else {m: v[:1] for m, v in z.items()}
         having = {m: self.subset(available, m) for m in z}
         intra: dict[str, Tensor] = {}
@@ -110,11 +112,11 @@ class DeCURLoss(EmbeddingLoss):
         return {'loss': loss, **intra, **cross}
 
     def check(self, z: Mapping[str, Tensor]) -> None:
-        """Check the embeddings, and that they have the common dimensions.
+        """Check the embeddings, and that ``common_dim`` does not exceed D.
 
         Raises:
             ValueError: if there are fewer than two modalities, views or samples, if
-                shapes differ, or ``common_dim`` exceeds D.
+                shapes differ, or if ``common_dim`` exceeds D.
         """
         super().check(z)
         dim = next(iter(z.values())).shape[2]
@@ -125,7 +127,7 @@ class DeCURLoss(EmbeddingLoss):
         return redundancy_reduction(a, b, self.lambda_param, target)
 
     def _entries(self, z: Mapping[str, Tensor]) -> int:
-        """Count the entries of the correlation matrices of all terms."""
+        """Count the entries of the correlation matrices in all terms."""
         m, (v, _, d) = len(z), next(iter(z.values())).shape
         c = self.common_dim
         intra, cross = m * (v * (v - 1) // 2), m * (m - 1) // 2

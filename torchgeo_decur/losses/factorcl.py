@@ -1,4 +1,4 @@
-"""The loss of FactorCL: bounds of shared and of unique information."""
+"""FactorCL loss, which optimizes bounds on shared and unique information."""
 
 import math
 from collections.abc import Mapping
@@ -10,23 +10,23 @@ from torch.utils.checkpoint import checkpoint
 
 from .base import EmbeddingLoss
 
-# Largest number of values in a hidden layer of a critic; more are computed in parts.
+# Maximum number of activations in a hidden layer of a critic. Larger inputs run in chunks.
 _LARGEST = 2**24
 
 
-#: Parts of an embedding, in order; the first two belong to shared information.
+#: Parts of an embedding, in order. The first two are for shared information.
 PARTS = ('nce_shared', 'club_shared', 'nce_unique', 'club_unique', 'nce_conditional')
 
 
 class FactorCLLoss(EmbeddingLoss):
-    r"""Keep shared and unique information of two modalities, and remove the rest.
+    r"""FactorCL loss, which keeps task-relevant shared and unique information.
 
     Liang, Deng et al., *Factorized Contrastive Learning: Going Beyond Multi-view
     Redundancy*, NeurIPS 2023, https://arxiv.org/abs/2306.05268.
 
-    Without labels, task-relevant information is unknown. The second view :math:`x'` of
-    each image takes their place: information that an augmentation preserves counts as
-    relevant. The loss maximises the shared information
+    Without labels, the task-relevant information is unknown. The loss therefore treats
+    information that augmentations preserve as relevant, and uses the second view
+    :math:`x'` of each image in place of a label. It maximizes the shared information
 
     .. math:: S = I_{NCE}(x_1; x_2) - I_{CLUB}(x_1; x_2 \mid x_1', x_2')
 
@@ -36,31 +36,31 @@ class FactorCLLoss(EmbeddingLoss):
               + I_{NCE}(x_1; x_2 \mid x_1', x_2').
 
     Each bound has its own part of the embeddings and its own critic :math:`f`, which
-    scores all pairs of samples. InfoNCE is a lower bound of mutual information. NCE-CLUB
-    is an upper bound for the optimal critic of InfoNCE:
+    scores all pairs of samples. InfoNCE is a lower bound on mutual information. NCE-CLUB
+    is an upper bound if the critic is optimal for InfoNCE:
 
     .. math:: I_{NCE}(a; b) = \mathrm{E}_i \Bigl[ \log \frac{e^{f(a_i, b_i)}}
               {\frac{1}{N} \sum_j e^{f(a_i, b_j)}} \Bigr], \qquad
               I_{CLUB}(a; b) = \mathrm{E}_i [f(a_i, b_i)] - \mathrm{E}_{i, j} [f(a_i, b_j)].
 
-    The critics of both upper bounds therefore maximise InfoNCE of detached embeddings,
-    while the embeddings minimise the bounds with fixed critics. In a conditional bound,
-    the input of the critic is each embedding with its second view.
+    Therefore, the critics of both upper bounds maximize InfoNCE on detached embeddings,
+    while the embeddings minimize the bounds with fixed critics. In a conditional bound,
+    the critic receives each embedding concatenated with its second view.
 
     Args:
-        dim: dimensions of each part of an embedding.
-        critic_dim: width of both hidden layers of a critic.
+        dim: number of dimensions of each part of an embedding.
+        critic_dim: width of both hidden layers of each critic.
 
     Raises:
-        ValueError: if an option is not positive.
+        ValueError: if ``dim`` or ``critic_dim`` is not positive.
 
     Shape:
-        - Input: tensors (2, N, 5 ``dim``) of two modalities, with the parts ``nce_shared``,
-          ``club_shared``, ``nce_unique``, ``club_unique`` and ``nce_conditional``, N >= 2
-          samples of all devices.
-        - Output: scalars: ``loss``; the bounds in nats ``nce_shared``, ``club_shared``,
-          ``nce_unique_<m>`` of each modality, ``club_unique`` and ``nce_conditional``;
-          and ``critics``, the loss of the critics of the upper bounds.
+        - Input: one tensor (2, N, 5 ``dim``) for each of two modalities, with N >= 2
+          samples across all devices. The parts are ``nce_shared``, ``club_shared``,
+          ``nce_unique``, ``club_unique`` and ``nce_conditional``.
+        - Output: scalars ``loss``; the bounds ``nce_shared``, ``club_shared``,
+          ``nce_unique_<m>`` for each modality, ``club_unique`` and ``nce_conditional``, in
+          nats; and ``critics``, the loss of the critics of the upper bounds.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -84,14 +84,14 @@ class FactorCLLoss(EmbeddingLoss):
                 {n: Critic(k * dim, critic_dim) for n, k in widths.items()}
             )
 
-        # Conditional critics see two views.
+        # Conditional critics receive two views.
         self.lower = critics({'shared': 1, 'first': 1, 'second': 1, 'conditional': 2})
         self.upper = critics({'shared': 2, 'unique': 1})
 
     def terms(
         self, z: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Compute the loss and its parts from checked embeddings."""
+        """Compute the loss and its terms from checked embeddings."""
         m, n = z
         a, b = (
             dict(zip(PARTS, x.split(self.dim, dim=2), strict=True)) for x in z.values()
@@ -133,8 +133,8 @@ class FactorCLLoss(EmbeddingLoss):
         """Check that there are two modalities with two views and all parts.
 
         Raises:
-            ValueError: if there are not two modalities with two views, samples are too
-                few, or shapes differ.
+            ValueError: if there are not exactly two modalities and two views, if there are
+                too few samples, if shapes differ, or if D is not 5 ``dim``.
         """
         if len(z) != 2:
             raise ValueError(f'z must have two modalities for FactorCL, got {list(z)}')
@@ -148,14 +148,14 @@ class FactorCLLoss(EmbeddingLoss):
 
 
 class Critic(nn.Module):
-    """Score all pairs of two sets of samples with a network of two hidden layers.
+    """Network with two hidden layers that scores all pairs from two sets of samples.
 
-    The first layer of a pair is the sum of one layer of each sample, so that pairs are
-    not concatenated. Hidden layers of many pairs are computed in parts and recomputed in
-    the backward pass, so their memory does not grow with the number of pairs.
+    The first layer adds a linear projection of each sample, which avoids concatenating
+    pairs. If there are many pairs, the hidden layers run in chunks and are recomputed in
+    the backward pass, so that memory does not grow with the number of pairs.
 
     Args:
-        dim: dimensions of a sample.
+        dim: embedding dimension of a sample.
         hidden: width of both hidden layers.
 
     Example:
@@ -169,19 +169,19 @@ class Critic(nn.Module):
         self.first = nn.Linear(dim, hidden)
         self.second = nn.Linear(dim, hidden, bias=False)
         self.hidden = nn.Linear(hidden, hidden)
-        # A bias of the score would cancel in every bound.
+        # A bias in the score would cancel in every bound.
         self.score = nn.Linear(hidden, 1, bias=False)
 
     def forward(self, a: Tensor, b: Tensor, frozen: bool = False) -> Tensor:
-        """Compute the scores.
+        """Compute the score of each pair.
 
         Args:
-            a: samples, shape (N, D).
-            b: samples, shape (M, D).
-            frozen: whether the weights get no gradient.
+            a: embeddings, shape (N, D).
+            b: embeddings, shape (M, D).
+            frozen: whether to detach the weights, so that they get no gradient.
 
         Returns:
-            Score of each pair, shape (N, M).
+            Scores, shape (N, M).
         """
         first, second, hidden, score = (
             w.detach() if frozen else w
@@ -209,7 +209,7 @@ class Critic(nn.Module):
 
 
 def beside(z: Tensor) -> Tensor:
-    """Concatenate both views of each sample.
+    """Concatenate the embeddings of both views of each sample.
 
     Args:
         z: embeddings, shape (2, N, D).
@@ -221,10 +221,10 @@ def beside(z: Tensor) -> Tensor:
 
 
 def info_nce_bound(scores: Tensor) -> Tensor:
-    """Compute InfoNCE, a lower bound of mutual information in nats, at most log N.
+    """Compute InfoNCE, a lower bound on mutual information in nats, at most log N.
 
     Args:
-        scores: score of each pair, shape (N, N), of one sample on the diagonal.
+        scores: scores of all pairs, shape (N, N), with positive pairs on the diagonal.
 
     Returns:
         A scalar.
@@ -237,10 +237,10 @@ def info_nce_bound(scores: Tensor) -> Tensor:
 
 
 def nce_club_bound(scores: Tensor) -> Tensor:
-    """Compute NCE-CLUB, an upper bound if the scores are optimal for InfoNCE.
+    """Compute NCE-CLUB, an upper bound on mutual information for optimal InfoNCE scores.
 
     Args:
-        scores: score of each pair, shape (N, N), of one sample on the diagonal.
+        scores: scores of all pairs, shape (N, N), with positive pairs on the diagonal.
 
     Returns:
         A scalar.

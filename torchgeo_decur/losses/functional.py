@@ -1,6 +1,6 @@
-"""The mathematics that losses and analyses share: pure functions of embeddings.
+"""Mathematical functions of embeddings that losses and analyses share.
 
-Notation: N samples (the batch of all devices), D dimensions.
+Notation: N samples across all devices, D dimensions.
 """
 
 import math
@@ -13,16 +13,16 @@ from torch.nn.functional import normalize
 
 
 class Subset:
-    r"""Compute statistics over the samples that have the modalities of a term.
+    r"""Samples that have all modalities of a term, and statistics over these samples.
 
-    Standardised rows of all other samples are 0, and so do not change products over
-    samples. All shapes are fixed, so that nothing waits for the device.
+    The standardized rows of all other samples are 0, so they do not contribute to sums
+    over samples. Shapes do not depend on the mask, which avoids device synchronization.
 
     A term with too few samples is 0 and has no gradient.
 
     Args:
-        mask: whether the term uses a sample, shape (N,), boolean.
-        minimum: smallest number of samples of a term, if the batch has as many.
+        mask: boolean mask of the samples in the subset, shape (N,).
+        minimum: minimum number of samples in a term, but never more than N.
 
     Example:
         >>> some = Subset(torch.tensor([True, False, True]), minimum=2)
@@ -35,25 +35,25 @@ class Subset:
         self.mask = mask
         size = mask.sum()
         self.enough = size >= min(minimum, len(mask))
-        #: Number of samples, at least 1, which may divide.
+        #: Number of samples, clamped to at least 1 to avoid division by zero.
         self.count = size.clamp(min=1)
 
     def rows(self, x: Tensor) -> Tensor:
-        """Set the rows of other samples to zero.
+        """Set the rows of all other samples to 0.
 
         Args:
-            x: rows, shape (N, D).
+            x: one row per sample, shape (N, D).
 
         Returns:
-            Rows, same shape.
+            The masked rows, same shape.
         """
         return x.masked_fill(~self.mask[:, None], 0)
 
     def mean(self, x: Tensor) -> Tensor:
-        """Average over the samples.
+        """Compute the mean over the samples in the subset.
 
         Args:
-            x: a number of each sample, shape (N,).
+            x: one value per sample, shape (N,).
 
         Returns:
             A scalar.
@@ -61,7 +61,7 @@ class Subset:
         return x.masked_fill(~self.mask, 0).sum() / self.count
 
     def term(self, value: Tensor) -> Tensor:
-        """Leave out a term with too few samples.
+        """Replace a term by 0 if the subset has too few samples.
 
         Args:
             value: the term, a scalar.
@@ -73,20 +73,21 @@ class Subset:
 
 
 def standardize(z: Tensor, eps: float = 1e-5, subset: Subset | None = None) -> Tensor:
-    r"""Give every embedding dimension mean 0 and variance 1 over the batch.
+    r"""Standardize every embedding dimension to mean 0 and variance 1 over the batch.
 
     .. math:: \hat z_{bi} = \frac{z_{bi} - \mathrm{E}_b[z_{bi}]}
                                  {\sqrt{\mathrm{Var}_b[z_{bi}] + \epsilon}}
 
-    with the population variance: a BatchNorm without affine parameters.
+    The variance is the population variance, as in a BatchNorm without affine parameters.
 
     Args:
         z: embeddings, shape (..., N, D).
-        eps: added to the variance.
-        subset: samples whose mean and variance are used; all others become 0.
+        eps: constant added to the variance.
+        subset: samples to standardize; the rows of all other samples become 0. By default,
+            all samples are standardized.
 
     Returns:
-        Standardised embeddings, same shape.
+        Standardized embeddings, same shape.
 
     Example:
         >>> standardize(torch.tensor([[1.0], [3.0]])).flatten()
@@ -100,9 +101,9 @@ def standardize(z: Tensor, eps: float = 1e-5, subset: Subset | None = None) -> T
 
 
 def gram(a: Tensor) -> Tensor:
-    r"""Compute the inner products of all pairs of samples, :math:`A A^\top`.
+    r"""Compute the Gram matrix :math:`A A^\top`, the inner products of all sample pairs.
 
-    The backward pass needs one matrix product. Autograd would use two, one per factor.
+    The backward pass needs one matrix product, while autograd would use two.
 
     Args:
         a: embeddings, shape (N, D).
@@ -126,21 +127,22 @@ def cross_correlation_terms(
 ) -> tuple[Tensor, Tensor]:
     r"""Compute the diagonal and off-diagonal energy of a cross-correlation matrix.
 
-    For standardised :math:`A, B` and :math:`C = A^\top B / N` these are
-    :math:`C_{ii}` and :math:`\sum_{i \ne j} C_{ij}^2`. Gram matrices avoid the
+    For standardized :math:`A, B` and :math:`C = A^\top B / N`, these are
+    :math:`C_{ii}` and :math:`\sum_{i \ne j} C_{ij}^2`. Gram matrices avoid computing the
     :math:`D \times D` matrix:
 
     .. math:: \sum_{ij} C_{ij}^2 = \frac{1}{N^2} \sum_{kl} (A A^\top)_{kl} (B B^\top)_{kl}.
 
     Args:
-        a: standardised embeddings, shape (N, D).
-        b: standardised embeddings, shape (N, D).
-        grams: Gram matrices of both, shape (N, N). By default they are computed if this
-            needs fewer multiplications.
-        count: number of samples, a scalar, if all other rows are 0; by default N.
+        a: standardized embeddings, shape (N, D).
+        b: standardized embeddings, shape (N, D).
+        grams: Gram matrices of ``a`` and ``b``, shape (N, N). By default, they are
+            computed if they need fewer multiplications than :math:`C`.
+        count: number of samples if all other rows are 0, a scalar; N by default.
 
     Returns:
-        The diagonal, shape (D,), and the sum of the squared off-diagonal elements.
+        The diagonal, shape (D,), and the sum of the squared off-diagonal elements, a
+        scalar.
 
     Example:
         >>> z = standardize(torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 1.0], [3.0, 3.0]]))
@@ -161,18 +163,19 @@ def cross_correlation_terms(
 
 
 def cheaper_by_gram(grams: int, correlations: int) -> bool:
-    """Return whether Gram matrices need fewer multiplications than correlations.
+    """Return whether Gram matrices need fewer multiplications than correlation matrices.
 
-    With the backward pass, a Gram matrix costs twice its forward pass. A correlation
-    matrix costs three times its forward pass, because two factors need a gradient.
+    Including its backward pass, a Gram matrix costs twice as much as its forward pass. A
+    correlation matrix costs three times as much, because two factors need a gradient.
 
     Args:
-        grams: multiplications of the Gram matrices in the forward pass, each
-            :math:`N^2 D`.
-        correlations: multiplications of the correlation matrices, each :math:`N D^2`.
+        grams: number of multiplications for all Gram matrices in the forward pass,
+            :math:`N^2 D` each.
+        correlations: number of multiplications for all correlation matrices in the forward
+            pass, :math:`N D^2` each.
 
     Returns:
-        Whether Gram matrices are cheaper.
+        True if Gram matrices are cheaper.
 
     Example:
         >>> n, d = 256, 8192
@@ -183,15 +186,15 @@ def cheaper_by_gram(grams: int, correlations: int) -> bool:
 
 
 class Embedding:
-    """Embeddings of one view, which cache their standardised form and Gram matrix.
+    """Embeddings of one view, with a cached standardized form and Gram matrix.
 
-    Both are computed at first use, so that the backward pass finishes one view before it
-    starts the next. This saves memory.
+    Both are computed at first use. The backward pass therefore finishes one view before it
+    starts the next, which saves memory.
 
     Args:
         x: embeddings, shape (N, D).
         by_gram: whether to compute correlations from Gram matrices.
-        subset: samples to use; by default all.
+        subset: samples to use; all by default.
 
     Example:
         >>> a = Embedding(torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 2.0]]))
@@ -206,21 +209,21 @@ class Embedding:
         self.x = x
         self.by_gram = by_gram
         self.subset = subset
-        # torch.compile cannot follow functools.cached_property in torch 2.6.
+        # torch.compile in torch 2.6 cannot trace functools.cached_property.
         self._z: Tensor | None = None
         self._gram: Tensor | None = None
         self._blocks: tuple[Embedding, Embedding] | None = None
 
     @property
     def z(self) -> Tensor:
-        """The standardised embeddings, shape (N, D)."""
+        """Standardized embeddings, shape (N, D)."""
         if self._z is None:
             self._z = standardize(self.x, subset=self.subset)
         return self._z
 
     @property
     def gram(self) -> Tensor:
-        """The Gram matrix, shape (N, N); after ``split``, the sum over both blocks."""
+        """Gram matrix, shape (N, N); after ``split``, the sum over both blocks."""
         if self._gram is None:
             if self._blocks is None:
                 self._gram = gram(self.z)
@@ -230,21 +233,21 @@ class Embedding:
         return self._gram
 
     def among(self, subset: Subset | None) -> 'Embedding':
-        """Restrict the view to some samples.
+        """Restrict the view to a subset of samples.
 
         Args:
-            subset: the samples; None for all that this view uses.
+            subset: samples to use; None keeps the samples of this view.
 
         Returns:
-            The view of these samples; this view itself without a subset.
+            A view of these samples, or this view itself if ``subset`` is None.
         """
         return self if subset is None else Embedding(self.x, self.by_gram, subset)
 
     def split(self, size: int) -> tuple['Embedding', 'Embedding']:
-        """Split the dimensions into two blocks, the same ones at each call.
+        """Split the dimensions into two blocks; later calls return the same blocks.
 
         Args:
-            size: number of dimensions of the first block.
+            size: number of dimensions in the first block.
 
         Returns:
             Both blocks.
@@ -260,13 +263,14 @@ class Embedding:
         return self._blocks
 
     def correlate(self, other: 'Embedding') -> tuple[Tensor, Tensor]:
-        """Compute the terms of the cross-correlation with another view.
+        """Compute the diagonal and off-diagonal energy of the correlation with a view.
 
         Args:
             other: another view of the same samples.
 
         Returns:
-            The diagonal, shape (D,), and the sum of the squared off-diagonal elements.
+            The diagonal, shape (D,), and the sum of the squared off-diagonal elements, a
+            scalar.
         """
         grams = (self.gram, other.gram) if self.by_gram else None
         count = None if self.subset is None else self.subset.count
@@ -278,15 +282,15 @@ def embed(
     entries: int,
     subsets: Mapping[str, Subset | None] | None = None,
 ) -> dict[str, list[Embedding]]:
-    """Wrap the views of all modalities, with the cheaper form of the correlations.
+    """Wrap the views of all modalities, and choose the cheaper way to correlate them.
 
     Args:
-        z: embeddings by modality, shape (V, N, D) each.
-        entries: number of entries of all correlation matrices of the loss.
-        subsets: samples to use of each modality; by default all.
+        z: embeddings by modality, each of shape (V, N, D).
+        entries: total number of entries of all correlation matrices in the loss.
+        subsets: samples to use for each modality; all by default.
 
     Returns:
-        The views of each modality.
+        Wrapped views by modality.
     """
     v, n, d = next(iter(z.values())).shape
     by_gram = cheaper_by_gram(len(z) * v * n * n * d, n * entries)
@@ -297,7 +301,7 @@ def embed(
 def redundancy_reduction(
     a: Embedding, b: Embedding, lambda_param: float, target: int = 1
 ) -> Tensor:
-    r"""Compute the loss of Barlow Twins: the distance of correlations from a target.
+    r"""Compute the Barlow Twins loss between two views, for a target correlation.
 
     .. math:: \sum_i (t - C_{ii})^2 + \lambda \sum_{i \ne j} C_{ij}^2
 
@@ -308,7 +312,7 @@ def redundancy_reduction(
         target: target :math:`t` of the diagonal.
 
     Returns:
-        A scalar; 0 if both views use too few samples.
+        A scalar; 0 if the views have too few samples.
 
     Example:
         >>> a = Embedding(torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 1.0], [3.0, 3.0]]))
@@ -323,16 +327,17 @@ def redundancy_reduction(
 def covariance_terms(z: Tensor, subset: Subset | None = None) -> tuple[Tensor, Tensor]:
     r"""Compute the variances and the off-diagonal energy of a covariance matrix.
 
-    For centred :math:`A` and :math:`\Sigma = A^\top A / (N - 1)` these are
+    For centered :math:`A` and :math:`\Sigma = A^\top A / (N - 1)`, these are
     :math:`\Sigma_{ii}` and :math:`\sum_{i \ne j} \Sigma_{ij}^2`. :math:`A^\top A` and
     :math:`A A^\top` have the same sum of squares, so only the smaller one is computed.
 
     Args:
         z: embeddings, shape (N, D).
-        subset: samples to use; by default all N.
+        subset: samples to use; all by default.
 
     Returns:
-        The variances, shape (D,), and the sum of the squared covariances, a scalar.
+        The variances, shape (D,), and the sum of the squared off-diagonal elements, a
+        scalar.
 
     Example:
         >>> z = torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 1.0], [3.0, 3.0]])
@@ -354,7 +359,7 @@ def covariance_terms(z: Tensor, subset: Subset | None = None) -> tuple[Tensor, T
 
 
 def feature_std(h: Tensor) -> Tensor:
-    r"""Measure the spread of feature directions: 1 if uniform, 0 if all are equal.
+    r"""Measure the spread of feature directions, from 0 (all equal) to 1 (uniform).
 
     This is the standard deviation over the batch of each coordinate of the unit vectors
     :math:`h / \|h\|`, averaged over coordinates and multiplied by :math:`\sqrt D`.
@@ -374,19 +379,20 @@ def feature_std(h: Tensor) -> Tensor:
 
 
 def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
-    r"""Compute RankMe, a smooth count of the dimensions that embeddings use.
+    r"""Compute RankMe, a smooth estimate of the number of dimensions in use.
 
-    Garrido et al., *RankMe*, ICML 2023, https://arxiv.org/abs/2210.02885: the
-    exponential of the entropy of the normalised singular values
+    Garrido et al., *RankMe*, ICML 2023, https://arxiv.org/abs/2210.02885.
+
+    RankMe is the exponential of the entropy of the normalized singular values
     :math:`p_k = \sigma_k / \sum_j \sigma_j + \epsilon`.
 
     Args:
         z: embeddings, shape (N, D).
-        eps: added to each share.
+        eps: constant added to each normalized singular value.
 
     Returns:
-        A scalar in [1, min(N, D)]: 1 if all embeddings are 0, NaN if one is not finite.
-        It is float64, or float32 on Apple devices, which lack float64.
+        A scalar in [1, min(N, D)]: 1 if all embeddings are 0, NaN if any value is not
+        finite. It is float64, or float32 on Apple GPUs, which lack float64.
 
     Example:
         >>> round(effective_rank(torch.eye(6)).item(), 2)
@@ -396,10 +402,10 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
     device = z.device
     lacks_float64 = device.type == 'mps'
     z = (z.cpu() if lacks_float64 else z).double()
-    # The eigenvalues of both Gram matrices are the squared singular values.
+    # The nonzero eigenvalues of both Gram matrices are the squared singular values.
     gram = z @ z.T if n < d else z.T @ z
     finite = gram.isfinite().all()
-    # eigvalsh raises for NaN on some devices.
+    # On some devices, eigvalsh raises an error for NaN.
     gram = gram.where(finite, 0)
     sigma = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     p = sigma / sigma.sum().clamp(min=torch.finfo(sigma.dtype).tiny) + eps
@@ -409,10 +415,11 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
 
 
 class _Standardize(torch.autograd.Function):
-    """Saves only the result for backward, while autograd would save each step.
+    """Standardization that saves only its result; autograd would save every step.
 
-    torch.batch_norm loses digits if the mean is large. The scale is also an output, for
-    second derivatives. Forward mode is absent: a jvp breaks the graph of torch.compile.
+    torch.batch_norm loses precision if the mean is large. The scale is also an output
+    because second derivatives need it. Forward-mode differentiation is not implemented: a
+    jvp would cause a graph break in torch.compile.
     """
 
     generate_vmap_rule = True
@@ -440,7 +447,7 @@ class _Standardize(torch.autograd.Function):
 
 
 class _StandardizeSubset(torch.autograd.Function):
-    """Standardises some rows as :class:`_Standardize`; all others become 0."""
+    """Standardization of a subset of the rows; all other rows become 0."""
 
     generate_vmap_rule = True
 
@@ -488,7 +495,7 @@ class _StandardizeSubset(torch.autograd.Function):
 
 
 def _project(x: Tensor, result: Tensor, scale: Tensor) -> Tensor:
-    """Propagate a gradient of standardised embeddings to the embeddings."""
+    """Backpropagate a gradient through the standardization."""
     along = (x * result).mean(dim=-2, keepdim=True)
     centred = x - x.mean(dim=-2, keepdim=True)
     if torch.is_grad_enabled():
@@ -497,7 +504,7 @@ def _project(x: Tensor, result: Tensor, scale: Tensor) -> Tensor:
 
 
 class _Gram(torch.autograd.Function):
-    """Computes the product of a matrix with its transpose, with a cheaper gradient."""
+    """Product of a matrix and its transpose, with a cheaper gradient than autograd's."""
 
     generate_vmap_rule = True
 
@@ -513,6 +520,6 @@ class _Gram(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (a,), (gradient,) = ctx.saved_tensors, gradients
         both: Tensor = gradient + gradient.T
-        # Keep the memory layout of the factor: sums of equal layouts are faster.
+        # Keep the memory layout of `a`, because adding equal layouts is faster.
         product: Tensor = both @ a if a.is_contiguous() else (a.T @ both).T
         return product

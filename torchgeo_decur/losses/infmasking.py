@@ -1,4 +1,4 @@
-"""The loss of InfMasking: CoMM, and contrast with infinitely many masked fusions."""
+"""InfMasking loss, which adds a contrast over infinitely many masks to CoMM."""
 
 import math
 from collections.abc import Mapping
@@ -13,41 +13,44 @@ from .info_nce import Directions
 
 
 class InfMaskingLoss(CoMMLoss):
-    r"""Add to CoMM a contrast of the joint embedding with embeddings of masked tokens.
+    r"""InfMasking loss, which adds a contrast with masked joint embeddings to CoMM.
 
     Wen, Dai et al., *InfMasking: Unleashing Synergistic Information by Contrastive
     Multimodal Interactions*, NeurIPS 2025, https://arxiv.org/abs/2509.25270.
 
-    Besides the terms :math:`\mathcal{L}_n` of :class:`CoMMLoss`, each view contrasts the
-    unit vector :math:`q_i` of its joint embedding with unit vectors :math:`u_{ik}` of the
-    same tokens under K random masks, :math:`s_{ijk} = q_i \cdot u_{jk} / \tau`. InfoNCE,
-    averaged over infinitely many masks, is bounded by Jensen's inequality. With a normal
-    distribution of the masked embeddings, the bound needs only the mean
-    :math:`\mu_i` and the variance :math:`\sigma_i^2` of :math:`s_{iik}` over the masks:
+    In addition to the terms :math:`\mathcal{L}_n` of :class:`CoMMLoss`, each view
+    contrasts its joint embedding with embeddings of the same tokens under K random masks.
+    Let :math:`q_i` and :math:`u_{ik}` be their unit vectors, and
+    :math:`s_{ijk} = q_i \cdot u_{jk} / \tau` their similarities. Jensen's inequality bounds
+    InfoNCE averaged over infinitely many masks. For normally distributed masked
+    embeddings, the bound needs only the mean :math:`\mu_i` and the variance
+    :math:`\sigma_i^2` of :math:`s_{iik}` over the masks:
 
     .. math:: \mathcal{L}_{mask} = \mathrm{E}_i \Bigl[ - \mu_i + \log \Bigl(
               e^{\mu_i + \lambda t \sigma_i^2 / 2}
               + \sum_{j \ne i} \sum_k e^{s_{ijk}}
               + \sum_{j \ne i} e^{q_i \cdot q_j / \tau} \Bigr) \Bigr],
 
-    where :math:`t` grows from 0 to 1 during the fit. The loss is the mean of the terms of
-    both views and of all :math:`\mathcal{L}_n`.
+    where :math:`t` grows from 0 to 1 during the fit. The loss is the mean over
+    :math:`\mathcal{L}_{mask}` of both views and all :math:`\mathcal{L}_n`.
 
     Args:
         temperature: temperature :math:`\tau`.
         mask_lambda: weight :math:`\lambda` of the variance at the end of the fit.
 
     Attributes:
-        progress: progress :math:`t`, a scalar in [0, 1] that the task sets; 1 by default.
+        progress: progress :math:`t` of the fit, a scalar in [0, 1] that the task sets; 1
+            by default.
 
     Raises:
-        ValueError: if the temperature is not positive or the weight is negative.
+        ValueError: if ``temperature`` is not positive or ``mask_lambda`` is negative.
 
     Shape:
-        - Input: tensors (2, N, D) of one or more modalities and of ``joint``, and a
-          tensor (2, N, K, D) of ``masked``, N >= 2 samples of all devices.
-        - Output: scalars: ``loss``, ``masked``, the mean of both views, and
-          ``contrast_<name>`` of each name.
+        - Input: one tensor (2, N, D) for ``joint`` and one for each of one or more
+          modalities, and a tensor (2, N, K, D) for ``masked``, with N >= 2 samples across
+          all devices.
+        - Output: scalars ``loss``, ``masked`` (the mean over both views) and
+          ``contrast_<name>`` for ``joint`` and each modality.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -65,13 +68,13 @@ class InfMaskingLoss(CoMMLoss):
         if not mask_lambda >= 0:
             raise ValueError(f'mask_lambda must be >= 0, got {mask_lambda}')
         self.mask_lambda = mask_lambda
-        # A tensor, because a new number would recompile the loss.
+        # A tensor, because a changed Python number would recompile the loss.
         self.register_buffer('progress', torch.ones(()), persistent=False)
 
     def terms(
         self, z: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Compute the loss and its parts from checked embeddings."""
+        """Compute the loss and its terms from checked embeddings."""
         named = {n: x for n, x in z.items() if n != 'masked'}
         parts = {n: x for n, x in super().terms(named).items() if n != 'loss'}
         weight = self.mask_lambda * self.progress
@@ -86,8 +89,8 @@ class InfMaskingLoss(CoMMLoss):
         """Check that the embeddings include ``joint`` and ``masked``.
 
         Raises:
-            ValueError: if there is no ``joint`` or ``masked``, views are not two, samples
-                are too few, or shapes differ.
+            ValueError: if ``joint`` or ``masked`` is absent, if there are not exactly two
+                views, if there are too few samples, or if shapes differ.
         """
         if 'masked' not in z:
             raise ValueError(f"z must have 'masked', got {list(z)}")
@@ -110,8 +113,8 @@ def contrast_masked(
 ) -> Tensor:
     """Compute the masked term of one view; see :class:`InfMaskingLoss`.
 
-    The covariance of the masked embeddings is needed only along the joint embedding, as
-    the variance of a similarity, so that no D x D matrix is computed.
+    The term needs the covariance of the masked embeddings only along the joint embedding.
+    This is the variance of their similarities, so no D x D matrix is computed.
 
     Args:
         joint: joint embeddings, shape (N, D).

@@ -1,4 +1,4 @@
-"""InfoNCE, and the losses of SimCLR and CLIP between modalities."""
+"""InfoNCE, and the SimCLR and CLIP losses between modalities."""
 
 import math
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ from .base import PairwiseLoss
 from .functional import Subset, gram
 
 _SMALLEST = 0.01
-# Similarity to a sample that a term does not use. Unlike infinity it has a gradient, 0, even
-# if a term uses no sample.
+# Similarity to a sample outside the subset of a term. Unlike -inf, it gives a gradient of 0
+# instead of NaN if the subset is empty.
 _NONE = -1e30
 
 
 class Directions:
-    r"""Normalized embeddings of one view, which cache their mutual similarities.
+    r"""Normalized embeddings of one view, with cached mutual similarities.
 
     Args:
         z: embeddings, shape (N, D).
         temperature: temperature :math:`\tau` of the similarities.
-        subset: samples to use; by default all.
+        subset: samples to use; all by default.
 
     Example:
         >>> Directions(torch.eye(2), temperature=1.0).among
@@ -34,14 +34,14 @@ class Directions:
     ) -> None:
         """Initialize a new Directions instance."""
         z = z if subset is None else subset.rows(z)
-        # A similarity multiplies two of these, so each has the square root of 1 / tau.
+        # A similarity is the product of two vectors, so each is scaled by sqrt(1 / tau).
         self.u = normalize(z, dim=1) / math.sqrt(temperature)
         self.subset = subset
         self._among: Tensor | None = None
 
     @property
     def among(self) -> Tensor:
-        r"""The :math:`\log \sum_{j \ne i} e^{s_{ij}}` over other samples, shape (N,)."""
+        r"""Log-sum-exp :math:`\log \sum_{j \ne i} e^{s_{ij}}` of similarities, shape (N,)."""
         if self._among is None:
             itself = torch.eye(len(self.u), dtype=torch.bool, device=self.u.device)
             similarity = used(gram(self.u), self.subset)
@@ -51,11 +51,11 @@ class Directions:
 
 
 def contrast(a: Directions, b: Directions) -> Tensor:
-    """Compute InfoNCE of two views, with negatives in both; see :func:`info_nce`.
+    """Compute InfoNCE of two views, with negatives from both; see :func:`info_nce`.
 
     Args:
-        a: directions of embeddings.
-        b: directions of other embeddings of the same samples.
+        a: normalized embeddings of one view.
+        b: normalized embeddings of another view of the same samples.
 
     Returns:
         A scalar.
@@ -68,14 +68,14 @@ def contrast(a: Directions, b: Directions) -> Tensor:
 
 
 def used(similarity: Tensor, subset: Subset | None) -> Tensor:
-    """Leave out the similarities of samples that a term does not use.
+    """Mask the similarities of samples outside a subset.
 
     Args:
-        similarity: similarities of all samples, shape (N, N).
-        subset: samples that the term uses; None for all.
+        similarity: similarities of all pairs of samples, shape (N, N).
+        subset: samples to use; None for all.
 
     Returns:
-        Similarities, with a large negative number for pairs of other samples.
+        Similarities, with a large negative number for pairs outside the subset.
     """
     if subset is None:
         return similarity
@@ -84,21 +84,22 @@ def used(similarity: Tensor, subset: Subset | None) -> Tensor:
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float = 0.1) -> Tensor:
-    r"""Compute InfoNCE of two embeddings of the same samples, with negatives in both.
+    r"""Compute InfoNCE of two embeddings of the same samples, with negatives from both.
 
-    For the unit vectors :math:`u_1 \dots u_{2N}` of the rows of :math:`A` and then
-    :math:`B`, and :math:`p(i)` the other embedding of the sample of :math:`u_i`,
+    Let :math:`u_1 \dots u_{2N}` be the normalized rows of :math:`A`, followed by the
+    normalized rows of :math:`B`. Row :math:`p(i)` is the other embedding of the same sample
+    as row :math:`i`. The loss is
 
     .. math:: \frac{1}{2N} \sum_i - \log
               \frac{\exp(u_i \cdot u_{p(i)} / \tau)}{\sum_{j \ne i} \exp(u_i \cdot u_j / \tau)}.
 
-    It is the loss of SimCLR: Chen et al., ICML 2020, https://arxiv.org/abs/2002.05709.
-    lightly's ``NTXentLoss`` has the same value, but synchronizes with the device.
+    This is the SimCLR loss: Chen et al., ICML 2020, https://arxiv.org/abs/2002.05709.
+    lightly's ``NTXentLoss`` gives the same value, but synchronizes with the device.
 
     Args:
         a: embeddings, shape (N, D).
         b: other embeddings of the same samples, shape (N, D).
-        temperature: :math:`\tau`.
+        temperature: temperature :math:`\tau` of the similarities.
 
     Returns:
         A scalar.
@@ -112,12 +113,13 @@ def info_nce(a: Tensor, b: Tensor, temperature: float = 0.1) -> Tensor:
 
 
 class SimCLRLoss(PairwiseLoss[Directions]):
-    r"""Contrast two modalities of a sample, with negatives from both modalities.
+    r"""SimCLR loss between two modalities, with negatives from both modalities.
 
     Chen et al., *A Simple Framework for Contrastive Learning of Visual Representations*,
-    ICML 2020, https://arxiv.org/abs/2002.05709. The loss of two modalities is NT-Xent,
-    see :func:`info_nce`. It is averaged over all pairs of modalities and all views, see
-    :class:`CrossModalLoss`.
+    ICML 2020, https://arxiv.org/abs/2002.05709.
+
+    The loss between two modalities is NT-Xent; see :func:`info_nce`. It is averaged over
+    all pairs of modalities and all views; see :class:`CrossModalLoss`.
 
     Args:
         temperature: temperature of InfoNCE.
@@ -126,10 +128,10 @@ class SimCLRLoss(PairwiseLoss[Directions]):
         ValueError: if the temperature is not positive.
 
     Shape:
-        - Input: one tensor (V, N, D) per modality: V views (two or more of a single
-          modality), N >= 2 samples of all devices, D dimensions.
-        - Output: scalars: ``loss``, and ``cross_<m>_<n>`` of each pair, or ``intra_<m>``
-          of a single modality.
+        - Input: one tensor (V, N, D) per modality, with V views (at least two for a single
+          modality), N >= 2 samples across all devices and D dimensions.
+        - Output: scalars ``loss`` and ``cross_<m>_<n>`` for each pair of modalities, or
+          ``intra_<m>`` for a single modality.
 
     Example:
         >>> z = {'s1': torch.eye(2)[None], 's2': torch.eye(2)[None]}
@@ -154,7 +156,7 @@ class SimCLRLoss(PairwiseLoss[Directions]):
         return {m: [Directions(x, *options) for x in v] for m, v in z.items()}
 
     def compare(self, a: Directions, b: Directions) -> Tensor:
-        """Compute the loss of two views."""
+        """Compute the loss between two views."""
         return contrast(a, b)
 
 
@@ -162,19 +164,20 @@ type _Part = tuple[Tensor, Subset | None]
 
 
 class CLIPLoss(PairwiseLoss[_Part]):
-    r"""Contrast two modalities of a sample, with negatives from the other modality.
+    r"""CLIP loss between two modalities, with negatives only from the other modality.
 
     Radford et al., *Learning Transferable Visual Models From Natural Language
     Supervision*, ICML 2021, https://arxiv.org/abs/2103.00020.
 
-    For unit vectors :math:`a_i, b_j` of two modalities and :math:`s_{ij} = a_i \cdot b_j
-    / \tau`, the loss is the mean of both cross-entropies:
+    Let :math:`a_i` and :math:`b_j` be the normalized embeddings of two modalities, and
+    :math:`s_{ij} = a_i \cdot b_j / \tau` their similarities. The loss is the mean of the
+    cross-entropies in both directions:
 
     .. math:: \frac{1}{2N} \sum_i \Bigl( - \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}}
               - \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ji}}} \Bigr).
 
     The temperature :math:`\tau` is learned, with a minimum of 0.01. The loss is averaged
-    over all pairs of modalities and all views, see :class:`CrossModalLoss`.
+    over all pairs of modalities and all views; see :class:`CrossModalLoss`.
 
     Args:
         temperature: initial temperature.
@@ -202,30 +205,30 @@ class CLIPLoss(PairwiseLoss[_Part]):
 
     @property
     def temperature(self) -> Tensor:
-        """The current temperature, a scalar."""
+        """Current temperature, a scalar."""
         return (-self.pair.log_scale).exp().clamp(min=_SMALLEST)
 
     def prepare(
         self, z: Mapping[str, Tensor], pairs: int, subset: Subset | None = None
     ) -> Mapping[str, list[_Part]]:
-        """Return the embeddings of each view, shape (N, D), and the samples to use."""
+        """Pair the embeddings of each view, shape (N, D), with the samples to use."""
         return {m: [(x, subset) for x in v] for m, v in z.items()}
 
     def compare(self, a: _Part, b: _Part) -> Tensor:
-        """Compute the loss of two views."""
+        """Compute the loss between two views."""
         loss: Tensor = self.pair(a[0], b[0], a[1])
         return loss
 
 
 class _Contrast(nn.Module):
-    """CLIP's loss of two embeddings, and its temperature."""
+    """CLIP loss of two embeddings, with a learned temperature."""
 
     def __init__(self, temperature: float) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
     def forward(self, a: Tensor, b: Tensor, subset: Subset | None) -> Tensor:
-        # Clamp the parameter, not its value: a clamped value has no gradient.
+        # Clamp the parameter itself, because a clamped result has no gradient.
         with torch.no_grad():
             self.log_scale.clamp_(max=-math.log(_SMALLEST))
         if subset is not None:

@@ -1,4 +1,4 @@
-"""The loss of VICReg, between modalities or between views of one."""
+"""VICReg loss, between modalities or between views of a single modality."""
 
 from collections.abc import Mapping
 
@@ -12,13 +12,13 @@ _EPS = 1e-4
 
 
 class View:
-    """Embeddings of one view, which cache their variance and covariance terms.
+    """Embeddings of one view, with a cached variance and covariance penalty.
 
     Args:
         z: embeddings, shape (N, D).
         variance: weight of the variance term.
         covariance: weight of the covariance term.
-        subset: samples to use; by default all.
+        subset: samples to use; all by default.
 
     Example:
         >>> import torch
@@ -42,7 +42,7 @@ class View:
 
     @property
     def penalty(self) -> Tensor:
-        """The contribution of this view to the loss of a pair, a scalar."""
+        """Weighted sum of the variance and covariance terms, a scalar."""
         if self._penalty is None:
             variance, off_diagonal = covariance_terms(self.z, self.subset)
             spread = relu(1 - (variance + _EPS).sqrt()).mean()
@@ -52,13 +52,13 @@ class View:
 
 
 class VICRegLoss(PairwiseLoss[View]):
-    r"""Match embeddings of two modalities, keep their variance, remove covariance.
+    r"""VICReg loss, which matches embeddings, keeps variance and removes covariance.
 
     Bardes et al., *VICReg: Variance-Invariance-Covariance Regularization for
     Self-Supervised Learning*, ICLR 2022, https://arxiv.org/abs/2105.04906.
 
-    Let :math:`a_k, b_k` be the embeddings of sample k in two modalities, and
-    :math:`\Sigma` the covariance matrix of one modality over the batch:
+    Let :math:`a_k` and :math:`b_k` be the embeddings of sample :math:`k` in two modalities,
+    and :math:`\Sigma` the covariance matrix of one modality over the batch. The loss is
 
     .. math::
         \ell(a, b) = \frac{\alpha}{N D} \sum_k \lVert a_k - b_k \rVert^2
@@ -68,23 +68,23 @@ class VICRegLoss(PairwiseLoss[View]):
         \qquad
         c = \frac1D \sum_{i \ne j} \Sigma_{ij}^2.
 
-    The loss is averaged over all pairs of modalities and all views, see
-    :class:`CrossModalLoss`. lightly's ``VICRegLoss`` has the same value, but computes
+    The loss is averaged over all pairs of modalities and all views; see
+    :class:`CrossModalLoss`. lightly's ``VICRegLoss`` gives the same value, but computes
     the D x D matrix and synchronizes with the device.
 
     Args:
         invariance: weight :math:`\alpha` of the distance between embeddings.
-        variance: weight :math:`\beta` of the variance of each dimension.
-        covariance: weight :math:`\gamma` of the covariance of dimensions.
+        variance: weight :math:`\beta` of the variance term :math:`v`.
+        covariance: weight :math:`\gamma` of the covariance term :math:`c`.
 
     Raises:
         ValueError: if a weight is negative.
 
     Shape:
-        - Input: one tensor (V, N, D) per modality: V views (two or more of a single
-          modality), N >= 2 samples of all devices, D dimensions.
-        - Output: scalars: ``loss``, and ``cross_<m>_<n>`` of each pair, or ``intra_<m>``
-          of a single modality.
+        - Input: one tensor (V, N, D) per modality, with V views (at least two for a single
+          modality), N >= 2 samples across all devices and D dimensions.
+        - Output: scalars ``loss`` and ``cross_<m>_<n>`` for each pair of modalities, or
+          ``intra_<m>`` for a single modality.
 
     Example:
         >>> import torch
@@ -109,16 +109,16 @@ class VICRegLoss(PairwiseLoss[View]):
     def prepare(
         self, z: Mapping[str, Tensor], pairs: int, subset: Subset | None = None
     ) -> Mapping[str, list[View]]:
-        """Wrap each view, to compute its variance and covariance once.
+        """Wrap each view, so that its variance and covariance are computed only once.
 
         Returns:
-            The views of each modality.
+            Wrapped views by modality.
         """
         options = (self.variance, self.covariance, subset)
         return {m: [View(x, *options) for x in v] for m, v in z.items()}
 
     def compare(self, a: View, b: View) -> Tensor:
-        """Compute the loss of two views."""
+        """Compute the loss between two views."""
         if a.subset is None:
             distance = mse_loss(a.z, b.z)
         else:

@@ -1,10 +1,10 @@
-"""Compare names of bands in different spellings."""
+"""Compare band names that are spelled differently."""
 
 import re
 from collections.abc import Sequence
 
 _POLARISATIONS = {'vv', 'vh', 'hh', 'hv'}
-# Words next to a polarisation that do not change the band.
+# Words next to a polarization that do not change the band.
 _BESIDE = {
     *('', 'amplitude', 'backscatter', 'beta', 'beta0', 'db', 'gamma', 'gamma0', 'grd'),
     *('intensity', 'iw', 'linear', 'rtc', 's1', 'sentinel1', 'sigma', 'sigma0'),
@@ -14,13 +14,14 @@ _COLOURS = {'red': 'r', 'green': 'g', 'blue': 'b'}
 
 
 def normalize_band(band: str) -> str:
-    """Normalize the name of a band for comparison.
+    """Normalize a band name for comparison.
 
     Args:
-        band: name of a band.
+        band: name of the band.
 
     Returns:
-        The name in lower case, without leading zeros; for backscatter, the polarisation.
+        The name in lower case and without leading zeros, or the polarization of
+        backscatter.
 
     Example:
         >>> normalize_band('B08A') == normalize_band('B8a')
@@ -39,20 +40,20 @@ def normalize_band(band: str) -> str:
 def contradiction(
     bands: Sequence[str], descriptions: Sequence[str | None]
 ) -> str | None:
-    """Compare names of bands with their descriptions in a file.
+    """Compare the configured band names with the band descriptions in a file.
 
     Unknown descriptions, such as 'Band 1' or 'Gray', are ignored.
 
     Args:
-        bands: name of each band, from the user.
-        descriptions: description of each band of the file, in order.
+        bands: configured name of each band.
+        descriptions: description of each band in the file, in order.
 
     Returns:
-        The first contradiction, or None.
+        A message about the first contradiction, or None.
 
     Example:
         >>> contradiction(['VV', 'VH'], ['Sigma0_VH', 'Sigma0_VV'])
-        "band 1 is given as 'VV' and described as 'Sigma0_VH'"
+        "band 1 is configured as 'VV' but described as 'Sigma0_VH'"
         >>> contradiction(['VV', 'VH'], ['Band 1', None])
     """
     given = [_comparable(b) for b in bands]
@@ -60,7 +61,9 @@ def contradiction(
         described = _comparable(text or '')
         named = described in given or _same_kind(described, given[i])
         if named and described != given[i]:
-            return f'band {i + 1} is given as {bands[i]!r} and described as {text!r}'
+            return (
+                f'band {i + 1} is configured as {bands[i]!r} but described as {text!r}'
+            )
     return None
 
 
@@ -70,5 +73,5 @@ def _comparable(band: str) -> str:
 
 
 def _same_kind(a: str, b: str) -> bool:
-    """Return whether both names are polarisations, or both are numbered bands."""
+    """Return whether both names are polarizations or both are numbered bands."""
     return {a, b} <= _POLARISATIONS or all(_NUMBERED.fullmatch(x) for x in (a, b))

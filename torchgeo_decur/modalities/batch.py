@@ -1,4 +1,4 @@
-"""Read modalities from a batch, and options that differ per modality."""
+"""Split batches by modality, and read options that may differ between modalities."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -10,20 +10,20 @@ from torch import Tensor
 def per_modality(
     name: str, value: Any, modalities: Mapping[str, Any], default: Any = None
 ) -> dict[str, Any]:
-    """Return the value of an option for each modality.
+    """Expand an option to one value per modality.
 
     Args:
         name: name of the option, for the error message.
-        value: one value for all modalities, or a mapping by modality.
-        modalities: the modalities, by name.
-        default: value of a modality that is absent from the mapping. Without a default,
-            the mapping must have every modality.
+        value: one value for all modalities, or a mapping from modality to value.
+        modalities: mapping whose keys are the modalities.
+        default: value for modalities that are absent from the mapping. Without a default,
+            the mapping must contain every modality.
 
     Returns:
-        One value per modality.
+        The value for each modality.
 
     Raises:
-        ValueError: if the mapping has an unknown modality or lacks one.
+        ValueError: if the mapping contains an unknown modality or lacks one.
 
     Example:
         >>> per_modality('model', 'resnet18', {'s1': 2, 's2': 13})
@@ -42,19 +42,19 @@ def per_modality(
 
 
 def split(batch: Mapping[str, Any], modalities: Mapping[str, int]) -> dict[str, Tensor]:
-    """Return the image of each modality in a batch.
+    """Split a batch into the images of each modality.
 
     Args:
         batch: batch with ``image_<m>`` for every modality, shape (B, C, H, W) or
             (B, T, C, H, W), or one ``image`` with the channels of all modalities in order.
-        modalities: number of channels of each modality, by name.
+        modalities: number of channels by modality.
 
     Returns:
-        The images by modality; views of ``image`` if the batch has only this.
+        Images by modality. They are views of ``image`` if the batch has no other image.
 
     Raises:
-        ValueError: if an image is absent, has the wrong number of dimensions or channels,
-            or the modalities have different numbers of samples.
+        ValueError: if an image is absent or has the wrong number of dimensions or channels,
+            or if the modalities have different numbers of samples.
 
     Example:
         >>> images = split({'image': torch.zeros(4, 15, 8, 8)}, {'s1': 2, 's2': 13})
@@ -69,8 +69,8 @@ def split(batch: Mapping[str, Any], modalities: Mapping[str, int]) -> dict[str, 
         image = batch['image']
         if image.shape[-3] != total:
             raise ValueError(
-                f'image must stack the {total} channels of {dict(modalities)}, '
-                f'got {image.shape[-3]}'
+                f'image must contain the {total} channels of {dict(modalities)}, '
+                f'got {image.shape[-3]} channels'
             )
         images = dict(
             zip(modalities, image.split(list(modalities.values()), dim=-3), strict=True)
@@ -79,7 +79,7 @@ def split(batch: Mapping[str, Any], modalities: Mapping[str, int]) -> dict[str, 
         found = sorted(k for k in batch if str(k).startswith('image'))
         raise ValueError(
             f'batch must have {[f"image_{m}" for m in missing]}, got only {found}; use '
-            'the same names of modalities in task and datamodule'
+            'the same modality names in the task and the datamodule'
         )
     for m, image in images.items():
         if image.ndim not in (4, 5):
@@ -90,7 +90,7 @@ def split(batch: Mapping[str, Any], modalities: Mapping[str, int]) -> dict[str, 
         if image.shape[-3] != modalities[m]:
             raise ValueError(
                 f'{m}: expected {modalities[m]} channels, found {image.shape[-3]}; '
-                'set this number in modalities'
+                'correct the number of channels in modalities'
             )
     sizes = {m: len(image) for m, image in images.items()}
     if len(set(sizes.values())) > 1:
@@ -103,14 +103,14 @@ def split(batch: Mapping[str, Any], modalities: Mapping[str, int]) -> dict[str, 
 def mark_available(
     modalities: Collection[str], absent: Collection[str]
 ) -> dict[str, Tensor]:
-    """Return the availability of each modality of a sample.
+    """Create the availability flags of a sample.
 
     Args:
-        modalities: names of the modalities.
+        modalities: names of all modalities.
         absent: names of the absent modalities.
 
     Returns:
-        ``available_<m>`` of every modality, Boolean tensors of shape ().
+        ``available_<m>`` for every modality, Boolean tensors of shape ().
 
     Example:
         >>> mark_available(['s1', 's2'], ['s1'])
@@ -122,14 +122,15 @@ def mark_available(
 def get_available(
     batch: Mapping[str, Any], modalities: Collection[str]
 ) -> dict[str, Tensor]:
-    """Return the availability of each modality in a batch.
+    """Return the availability masks in a batch.
 
     Args:
-        batch: batch with ``available_<m>``, shape (B,), of incomplete modalities.
+        batch: batch with ``available_<m>``, shape (B,), for each modality that some
+            samples may lack.
         modalities: names of the modalities.
 
     Returns:
-        Boolean tensors by modality, without modalities that all samples have.
+        Boolean masks by modality. Modalities without a mask are present in all samples.
     """
     keys = {m: f'available_{m}' for m in modalities}
     return {m: batch[key] for m, key in keys.items() if key in batch}
@@ -138,15 +139,15 @@ def get_available(
 def drop_absent(
     images: Mapping[str, Tensor], available: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return the images of available modalities; this synchronises with the device.
+    """Drop the images of absent modalities; this synchronizes with the device.
 
     Args:
-        images: images by modality, shape (B, ...); without B for one sample.
+        images: images by modality, shape (B, ...), or without B for a single sample.
         available: result of :func:`get_available`.
 
     Returns:
-        Images by modality, of different numbers of samples. For a single sample, absent
-        modalities are left out.
+        Images by modality. In a batch, modalities may keep different numbers of samples. A
+        single sample keeps only its available modalities.
 
     Example:
         >>> images = {'s1': torch.zeros(3, 2, 4, 4), 's2': torch.zeros(3, 13, 4, 4)}
@@ -169,16 +170,16 @@ def check_grid(images: Mapping[str, Tensor], cure: str = '') -> None:
 
     Args:
         images: images by modality, shape (..., H, W).
-        cure: what else helps than resampling, for the error message.
+        cure: alternative to resampling, for the error message.
 
     Raises:
-        ValueError: if the sizes differ.
+        ValueError: if sizes differ.
     """
     sizes = {m: tuple(x.shape[-2:]) for m, x in images.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(
-            f'modalities must share one grid, got images of {sizes}; resample them to '
-            f'one size{cure and ", "}{cure}'
+            f'modalities must have the same height and width, got {sizes}; resample them '
+            f'to one size{cure and ", "}{cure}'
         )
 
 
@@ -187,7 +188,7 @@ def select_date(x: Tensor, date: int | None = None) -> Tensor:
 
     Args:
         x: images, shape (B, T, C, H, W) or (B, C, H, W).
-        date: index of the date of all samples; by default a random date of each sample.
+        date: index of the date for all samples. By default, each sample gets a random date.
 
     Returns:
         Images of one date, shape (B, C, H, W); ``x`` itself if it has no dates.

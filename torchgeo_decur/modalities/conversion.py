@@ -15,14 +15,15 @@ _KEYS = ('scale', 'offset', 'nodata')
 
 @dataclass(frozen=True)
 class Conversion:
-    """Linear conversion of file values to the unit, with missing pixels as NaN.
+    """Linear conversion of file values to the unit of a modality.
 
-    The converted value is ``scale`` times the file value, plus ``offset``.
+    The converted value is ``scale`` times the file value, plus ``offset``. Missing pixels
+    become NaN.
 
     Args:
-        scale: factor of each band, or one for all.
-        offset: offset of each band in the unit, or one for all.
-        nodata: file values of missing pixels.
+        scale: factor for each band, or one factor for all bands.
+        offset: offset for each band, or one offset for all bands, in the unit.
+        nodata: file values that mark missing pixels.
 
     Example:
         >>> convert = Conversion(offset=(-1000.0,), nodata=(0.0,))
@@ -36,12 +37,12 @@ class Conversion:
 
     @classmethod
     def of(cls, name: str, entry: Mapping[str, Any], bands: Sequence[str]) -> Self:
-        """Read a conversion from an entry of a config.
+        """Create a conversion from a config entry.
 
         Args:
             name: name of the modality, for messages.
-            entry: ``scale`` and ``offset``, each one number or one per band, and
-                ``nodata``, one or several numbers. Other keys are ignored.
+            entry: ``scale`` and ``offset``, each with one number or one number per band,
+                and ``nodata``, with one or more numbers. Other keys are ignored.
             bands: names of the bands.
 
         Raises:
@@ -69,11 +70,11 @@ class Conversion:
 
     @property
     def changes(self) -> bool:
-        """True if the values of valid pixels change."""
+        """True if the conversion changes valid pixels."""
         return set(self.scale) != {1.0} or set(self.offset) != {0.0}
 
     def record(self, modality: Modality) -> Modality:
-        """Return the record of a modality after conversion, with NaN as nodata if any."""
+        """Return the modality record after conversion; any nodata value becomes NaN."""
         return replace(modality, nodata=math.nan) if self.nodata else modality
 
     def __call__(self, image: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ class Conversion:
             image: file values, shape (..., C, H, W).
 
         Returns:
-            Values in the unit, floating point, same shape; missing pixels are NaN.
+            Floating-point values in the unit, same shape. Missing pixels are NaN.
         """
         values = image if image.is_floating_point() else image.float()
         out = values
@@ -100,17 +101,18 @@ class Conversion:
 def conversions(
     modalities: Mapping[str, Modality], entries: Mapping[str, Mapping[str, Any]] | None
 ) -> dict[str, Conversion]:
-    """Read the conversions of the modalities of a data set.
+    """Create the conversions of a dataset from config entries.
 
     Args:
         modalities: record of each modality.
-        entries: ``scale``, ``offset`` and ``nodata`` of some modalities, by name.
+        entries: ``scale``, ``offset`` and ``nodata`` by modality. Modalities without an
+            entry need no conversion.
 
     Returns:
-        The conversions of these modalities, by name.
+        Conversions by modality, only for modalities with an entry.
 
     Raises:
-        ValueError: if a modality or a key is unknown, or a value is not valid.
+        ValueError: if a modality or key is unknown, or a value is invalid.
 
     Example:
         >>> from torchgeo_decur.modalities import MODALITIES
@@ -121,12 +123,12 @@ def conversions(
     entries = entries or {}
     if unknown := [m for m in entries if m not in modalities]:
         raise ValueError(
-            f'conversion must have modalities among {list(modalities)}, got {unknown}'
+            f'conversion must only have modalities among {list(modalities)}, got {unknown}'
         )
     for name, entry in entries.items():
         if not isinstance(entry, Mapping) or set(entry) - set(_KEYS):
             raise ValueError(
-                f'{name}: conversion must have some of {list(_KEYS)}, got {entry!r}'
+                f'{name}: conversion must only have the keys {list(_KEYS)}, got {entry!r}'
             )
     return {
         name: Conversion.of(name, entry, modalities[name].bands)
@@ -138,14 +140,14 @@ def converted(
     modalities: Mapping[str, Modality | str],
     entries: Mapping[str, Mapping[str, Any]] | None,
 ) -> dict[str, Modality]:
-    """Return the records of the modalities of a data set after conversion.
+    """Return the modality records of a dataset after conversion.
 
     Args:
-        modalities: record of each modality, or name of a predefined one.
-        entries: entries of :func:`conversions`.
+        modalities: record or predefined name of each modality.
+        entries: config entries, as for :func:`conversions`.
 
     Returns:
-        The records, with NaN as nodata for entries with ``nodata``.
+        Records by modality. If an entry has ``nodata``, its record has NaN as nodata.
     """
     records = {m: Modality.of(value) for m, value in modalities.items()}
     found = conversions(records, entries)
@@ -158,11 +160,11 @@ def _numbers(name: str, key: str, value: Any) -> tuple[float, ...]:
     try:
         if not listed or any(isinstance(v, bool) for v in listed):
             raise TypeError
-        # YAML reads nan and 1e-3 as text.
+        # YAML parses nan and 1e-3 as strings.
         return tuple(float(v) for v in listed)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f'{name}: {key} must be a number, or a list of numbers, got {value!r}'
+            f'{name}: {key} must be a number or a list of numbers, got {value!r}'
         ) from error
 
 

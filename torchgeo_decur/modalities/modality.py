@@ -1,4 +1,4 @@
-"""Define modalities and predefined modalities."""
+"""Record of a modality, and predefined modalities."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 Kind = Literal['sar', 'multispectral', 'rgb', 'elevation', 'depth']
 
 
-# Other spellings of known units.
+# Synonyms of known units.
 _UNITS = {
     **dict.fromkeys(('db', 'decibel', 'decibels'), 'dB'),
     **dict.fromkeys(('dn', 'digital number', 'digital numbers'), 'DN'),
@@ -21,23 +21,24 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class Modality:
-    """The bands of one sensor, their unit and their statistics.
+    """Bands of one sensor, with their unit and statistics.
 
     Args:
-        bands: name of each band, in the order of the channels.
+        bands: name of each band, in channel order.
         kind: 'sar', 'multispectral', 'rgb', 'elevation' or 'depth'.
         unit: unit of the values: 'dB' (backscatter), 'DN' (reflectance times 10,000),
-            'uint8' (0 to 255), 'm', or any other name. Case is ignored, and 'decibel',
-            'byte' and 'metre' are synonyms.
+            'uint8' (0 to 255), 'm', or any other name. Case is ignored, and synonyms such
+            as 'decibel', 'byte' and 'metre' are accepted.
         mean: mean of each band in ``unit``, or None.
         std: standard deviation of each band in ``unit``, or None.
-        nodata: value of missing pixels, which can be NaN, or None.
-        wavelengths: central wavelength of each band in nanometres, or None.
+        nodata: value that marks missing pixels, possibly NaN, or None.
+        wavelengths: central wavelength of each band in nanometers, or None.
 
     Raises:
-        ValueError: if ``bands`` is empty or repeats a name, ``kind`` is unknown, ``mean``,
-            ``std`` or ``wavelengths`` does not have one entry per band, or ``std`` or
-            ``wavelengths`` is not positive.
+        ValueError: if ``bands`` is empty or repeats a name, or ``kind`` is unknown. Also if
+            only one of ``mean`` and ``std`` is set, if ``mean``, ``std`` or
+            ``wavelengths`` does not have one value per band, or if ``std`` or
+            ``wavelengths`` has a value that is not positive.
 
     Example:
         >>> Modality(bands=('VV', 'VH'), kind='sar', unit='dB').channels
@@ -61,7 +62,7 @@ class Modality:
         bands: Any = self.bands
         if isinstance(bands, str) or not bands or len(set(bands)) != len(bands):
             raise ValueError(
-                f'bands must be one or more different names, got {bands!r}'
+                f'bands must be a list of one or more different names, got {bands!r}'
             )
         if self.kind not in get_args(Kind):
             raise ValueError(f'kind must be one of {get_args(Kind)}, got {self.kind!r}')
@@ -86,7 +87,7 @@ class Modality:
         return self._key() == other._key()
 
     def __hash__(self) -> int:
-        """Return the hash, equal for equal modalities."""
+        """Return a hash that is equal for equal modalities."""
         return hash(self._key())
 
     @property
@@ -96,10 +97,10 @@ class Modality:
 
     @property
     def limits(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Lower and upper values of each band, which scale to 0 and 1.
+        """Lower and upper limit of each band, which are scaled to 0 and 1.
 
-        These are mean - 2 std and mean + 2 std, or 0 and 255 for ``uint8``. Without
-        statistics, this is None, and each patch has its own limits.
+        The limits are mean - 2 std and mean + 2 std, or 0 and 255 for ``uint8`` without
+        statistics. Otherwise they are None, and each patch has its own limits.
         """
         if self.mean is not None and self.std is not None:
             pairs = list(zip(self.mean, self.std, strict=True))
@@ -111,11 +112,11 @@ class Modality:
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields and ``limits`` as values for JSON.
+        """Convert the fields and ``limits`` to JSON-compatible values.
 
         Returns:
-            Numbers, text and lists by name. A ``nodata`` value of NaN or infinity is
-            text, because JSON has neither.
+            Numbers, strings and lists by name. A ``nodata`` value of NaN or infinity is a
+            string, because JSON supports neither.
 
         Example:
             >>> Modality(('height',), 'elevation', 'm', nodata=math.nan).to_dict()['nodata']
@@ -134,12 +135,11 @@ class Modality:
         """Create a modality from a name, a dictionary or a modality.
 
         Args:
-            value: a :class:`Modality`, the name of a predefined one, or a dictionary of
-                its fields, as in a YAML file or from :meth:`to_dict`. ``limits`` are
-                ignored.
+            value: a :class:`Modality`, the name of a predefined modality, or a dictionary
+                of fields, as in a YAML file or from :meth:`to_dict`. ``limits`` is ignored.
 
         Raises:
-            ValueError: if the name or a field is unknown, or ``bands``, ``kind`` or
+            ValueError: if the name or a field is unknown, or if ``bands``, ``kind`` or
                 ``unit`` is absent.
         """
         if isinstance(value, cls):
@@ -187,8 +187,8 @@ def _number(nodata: str) -> float:
         raise ValueError(f'nodata must be a number, got {nodata!r}') from None
 
 
-# Mean and standard deviation as in the published weights, also for L2A, and central
-# wavelength in nm (ESA's Sentinel-2 User Handbook, 2015).
+# Mean and standard deviation used by the published weights, also for L2A, and central
+# wavelength in nm (ESA, Sentinel-2 User Handbook, 2015).
 _SENTINEL2 = {
     'B1': (1612.9, 791.0, 443),
     'B2': (1397.6, 854.3, 490),

@@ -1,4 +1,4 @@
-"""Render images in their units for display."""
+"""Render images in physical units for display."""
 
 from typing import Any, Literal
 
@@ -19,10 +19,10 @@ def render(
 ) -> tuple[NDArray[Any], str]:
     """Render an image for display.
 
-    Radar is gray, from VV if present, or shows VV, VH and their ratio VV - VH in red,
-    green and blue. Optical images become color composites, elevation is hill-shaded, and
-    depth has one channel. Values are stretched from the 2nd to the 98th percentile, except
-    bytes.
+    Radar is rendered in gray, from VV if present, or as a composite of VV, VH and their
+    ratio VV - VH in red, green and blue. Optical images become color composites, elevation
+    is hillshaded, and depth is rendered in gray. Except for bytes, values are stretched
+    between the 2nd and 98th percentiles.
 
     Args:
         image: values in the unit of the modality, shape (C, H, W).
@@ -30,10 +30,11 @@ def render(
         radar: 'grey' or 'colour'. Radar without VV and VH in dB is always gray.
 
     Returns:
-        Rendering in [0, 1], shape (H, W) or (H, W, 3), and the names of the bands shown.
+        The rendered image in [0, 1], shape (H, W) or (H, W, 3), and the names of the
+        rendered bands.
 
     Raises:
-        ValueError: if the image does not have the bands of the modality.
+        ValueError: if the shape of the image does not match the bands of the modality.
 
     Example:
         >>> from torchgeo_decur.modalities import MODALITIES
@@ -63,7 +64,7 @@ def render(
     chosen = next((c for c in _COMPOSITES if set(c) <= set(bands)), bands[:3])
     image = image[[bands.index(b) for b in chosen]]
     if modality.unit == 'uint8':
-        # The datamodule may have scaled the image to [0, 1].
+        # The datamodule may already have scaled the image to [0, 1].
         image = (image / (255 if image.max() > 1 else 1)).clamp(0, 1)
     else:
         image = stretch(image)
@@ -71,16 +72,16 @@ def render(
 
 
 def stretch(image: Tensor, low: float = 0.02, high: float = 0.98) -> Tensor:
-    """Stretch the range between two quantiles of each band to [0, 1].
+    """Stretch each band from the range between two quantiles to [0, 1].
 
     Args:
-        image: image, shape (C, H, W); quantiles ignore NaN and infinity.
+        image: image, shape (C, H, W). Quantiles ignore NaN and infinity.
         low: lower quantile.
         high: upper quantile.
 
     Returns:
-        The stretched image, same shape; NaN and infinity become 0. If the quantiles of a
-        band are equal, as in a saturated band, the range of all bands is used.
+        The stretched image, same shape. NaN becomes 0. If both quantiles of a band are
+        equal, for example in a saturated band, the range of all bands is used instead.
     """
     limits = torch.tensor([low, high], dtype=image.dtype)
     everything = image[image.isfinite()]
@@ -97,10 +98,10 @@ def stretch(image: Tensor, low: float = 0.02, high: float = 0.98) -> Tensor:
 
 
 def hillshade(elevation: Tensor) -> NDArray[Any]:
-    """Shade a surface with light from the north-west.
+    """Compute a hillshade with light from the northwest.
 
-    Heights are exaggerated so that steep slopes (98th percentile) have 45 degrees. The
-    result does not depend on the unit of the heights or the size of a pixel.
+    Heights are exaggerated so that steep slopes (98th percentile) have an angle of 45
+    degrees. The result does not depend on the unit of the heights or the pixel size.
 
     Args:
         elevation: heights, shape (H, W); NaN and infinity become the median.
@@ -111,7 +112,7 @@ def hillshade(elevation: Tensor) -> NDArray[Any]:
     Example:
         >>> ridge = 5 - (torch.arange(11.0) - 5).abs().expand(11, 11)
         >>> shade = hillshade(ridge)
-        >>> bool(shade[5, 2] > shade[5, 8])  # light is on the western side
+        >>> bool(shade[5, 2] > shade[5, 8])  # the western side is illuminated
         True
     """
     z = elevation.detach().cpu().double().numpy()
@@ -123,7 +124,7 @@ def hillshade(elevation: Tensor) -> NDArray[Any]:
     steep = np.quantile(np.hypot(*np.gradient(z)), 0.98)
     if steep <= 1e-9 * max(1.0, np.abs(z).max()):
         return flat
-    # The first row is in the north.
+    # The first row is the northern edge.
     light = LightSource(azdeg=315, altdeg=45)
     return np.asarray(light.hillshade(z, vert_exag=1 / steep), np.float32)
 

@@ -1,4 +1,4 @@
-"""Sample the values of one modality in a batch, to check them on the CPU."""
+"""Sample the values of a modality from a batch, for checks on the CPU."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from torch.nn.functional import pad
 
 from .modality import Modality
 
-# Largest number of values of a batch to copy to the CPU.
+# Maximum number of values to copy from a batch to the CPU.
 _NUMBERS = 2**21
 
 
 @dataclass(frozen=True)
 class Values:
-    """The values of one modality in a batch, without missing pixels.
+    """Sampled values of one modality in a batch.
 
     Args:
         modality: record of the modality.
-        images: sample of the pixels on the CPU, shape (N, C, P); missing pixels are NaN.
-        low: smallest value of each band in the whole batch, shape (C,).
-        high: largest value of each band, shape (C,).
+        images: sampled pixels on the CPU, shape (N, C, P). Missing pixels are NaN.
+        low: minimum of each band over all valid pixels of the batch, shape (C,).
+        high: maximum of each band over all valid pixels of the batch, shape (C,).
     """
 
     modality: Modality
@@ -34,13 +34,13 @@ class Values:
     def of(
         cls, x: Tensor, valid: Tensor, modality: Modality, numbers: int = _NUMBERS
     ) -> 'Values':
-        """Sample the values of a batch; this synchronises with the device.
+        """Sample the values of a batch; this synchronizes with the device.
 
         Args:
             x: images, shape (..., C, H, W).
-            valid: True for values that are not missing, same shape.
+            valid: boolean mask of valid values, same shape.
             modality: record of the modality.
-            numbers: largest number of values to keep, except 64 of each band.
+            numbers: maximum number of values to keep, but at least 64 per image and band.
         """
         largest = torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).max
         smallest = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
@@ -51,7 +51,7 @@ class Values:
         count = pixels.shape[-1]
         most = max(numbers // max(pixels.shape[0] * pixels.shape[1], 1), 64)
         if count > most:
-            # Multiples of the golden ratio give even positions, not aligned to columns.
+            # Multiples of the golden ratio spread evenly and do not align with columns.
             place = torch.arange(most, dtype=torch.float64) * 0.6180339887498949
             index = (place.frac() * count).long()
             pixels = pixels[..., index.to(x.device)]
@@ -63,10 +63,10 @@ class Values:
 
     @classmethod
     def join(cls, parts: 'Sequence[Values]') -> 'Values':
-        """Join the values of several batches of one modality.
+        """Concatenate the values of one modality from several batches.
 
         Args:
-            parts: values of each batch; there must be at least one.
+            parts: values from each batch; at least one.
         """
         most = max(part.images.shape[-1] for part in parts)
         images = [
@@ -79,33 +79,33 @@ class Values:
 
     @property
     def varying(self) -> Tensor:
-        """True for each band with more than one value, shape (C,)."""
+        """Boolean mask of the bands that are not constant, shape (C,)."""
         return self.high > self.low
 
     @cached_property
     def border(self) -> Tensor:
-        """True for each pixel with exactly 0 in all bands, shape (N, P)."""
+        """Boolean mask of the pixels that are exactly 0 in all bands, shape (N, P)."""
         return (self.images == 0).all(1)
 
     @cached_property
     def bands(self) -> Tensor:
-        """Values of each band outside the border, shape (C, M); NaN if missing."""
+        """Values of each band, shape (C, M); NaN for missing and border pixels."""
         inside = self.images.masked_fill(self.border[:, None], torch.nan)
         return inside.transpose(0, 1).flatten(1)
 
     @cached_property
     def medians(self) -> Tensor:
-        """Median of each band outside the border, shape (C,); NaN without values."""
+        """Median of each band outside the border, shape (C,); NaN for an empty band."""
         return self.bands.nanmedian(1).values
 
     @cached_property
     def median(self) -> float:
-        """Median of all varying bands."""
+        """Median over all bands that are not constant."""
         return float(self.bands[self.varying].nanmedian())
 
     @property
     def span(self) -> tuple[float, float]:
-        """Smallest and largest value of the varying bands, outside the border."""
+        """Minimum and maximum outside the border, over all bands that are not constant."""
         values = self.bands[self.varying]
         values = values[~values.isnan()]
         if not values.numel():
@@ -114,11 +114,11 @@ class Values:
 
     @property
     def fractional(self) -> bool:
-        """True if a value is not a whole number."""
+        """True if any value is not an integer."""
         values = self.bands[~self.bands.isnan()]
         return bool((values != values.round()).any())
 
     def names(self, chosen: Tensor) -> list[str]:
-        """Return the names of the bands for which a tensor (C,) is True."""
+        """Return the names of the bands selected by a boolean mask of shape (C,)."""
         pairs = zip(self.modality.bands, chosen.tolist(), strict=True)
         return [band for band, is_chosen in pairs if is_chosen]

@@ -1,4 +1,4 @@
-"""Detect a wrong unit, order or scale from the values of a batch."""
+"""Detect a wrong unit, band order or scale from the values of a batch."""
 
 from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
@@ -10,18 +10,18 @@ from torch import Tensor
 from .band_names import normalize_band
 from .sampled_values import Values
 
-#: Topic of values beyond the statistics, which can be natural in other places.
+#: Topic of values outside the range of the statistics, which can be natural elsewhere.
 SHIFTED = 'shifted'
 # Usual nodata values.
 _FILLS = (-32768.0, -32767.0, -9999.0, -99999.0)
 _HIGH_FILLS = (32767.0, 65535.0)
-# NetCDF, ESRI and others use nodata values near the limits of float32.
+# NetCDF, Esri and other formats use nodata values near the limits of float32.
 _BEYOND = 1e20
-# Offset of Sentinel-2 products since processing baseline 04.00, in digital numbers.
+# Offset in Sentinel-2 products since processing baseline 04.00, in digital numbers.
 _OFFSET = 1000
 _OFFSET_CURE = (
-    'Sentinel-2 products of processing baseline 04.00 and later (since January 2022) '
-    'have digital numbers + 1000; set offset: -1000'
+    'Sentinel-2 products since processing baseline 04.00 (January 2022) add 1000 to all '
+    'digital numbers; set offset: -1000'
 )
 
 
@@ -37,12 +37,12 @@ class Severity(IntEnum):
 
 
 class Sign(NamedTuple):
-    """A possible error in the values of a modality.
+    """Sign of a possible error in the values of a modality.
 
     Args:
-        topic: kind of the error, the same in all batches.
-        severity: certainty.
-        message: expectation, finding and remedy.
+        topic: kind of error, identical for all batches.
+        severity: certainty of the error.
+        message: expected values, found values and remedy.
     """
 
     topic: str
@@ -51,12 +51,12 @@ class Sign(NamedTuple):
 
 
 def inspect(values: Values) -> list[Sign]:
-    """Return signs of a wrong unit, order, scale or nodata, the most certain first."""
+    """Find signs of a wrong unit, band order, scale or nodata, most certain first."""
     signs = list(_constant(values))
     if values.varying.any():
         for look in _LOOKS:
             signs += look(values)
-        # A wrong unit also explains a wrong order and scale.
+        # A wrong unit also explains a wrong band order and scale.
         if not any(s.severity is Severity.ERROR for s in signs):
             signs += _order(values)
             signs += _ends(values)
@@ -72,19 +72,19 @@ def _constant(values: Values) -> Iterator[Sign]:
         yield Sign(
             'constant',
             Severity.NOTE,
-            f'bands {names} are constant over the batch, without information',
+            f'bands {names} are constant over the batch and carry no information',
         )
 
 
 def _fills(values: Values) -> Iterator[Sign]:
-    """Detect nodata values that are not declared."""
+    """Detect undeclared nodata values."""
     digital = values.modality.unit == 'DN'
     for i, band in enumerate(values.modality.bands):
         found = values.images[:, i]
         for fill, end in ((values.low[i], -1), (values.high[i], 1)):
             value = float(fill)
             known = value in (_FILLS if end < 0 else _HIGH_FILLS)
-            # Saturated pixels of optical sensors also have 65535.
+            # Saturated pixels of optical sensors also have the value 65535.
             if not (abs(value) >= _BEYOND or (known and not (digital and end > 0))):
                 continue
             rest = found[~found.isnan() & (found != value)]
@@ -98,26 +98,26 @@ def _fills(values: Values) -> Iterator[Sign]:
                     'nodata',
                     Severity.ERROR,
                     f'expected measurements, found {value:g} in {share:.1%} of the '
-                    f'pixels of band {band}, and all others in [{low:.4g}, '
-                    f'{high:.4g}], as for missing pixels; set nodata: {value:g}',
+                    f'pixels of band {band} and values in [{low:.4g}, {high:.4g}] in all '
+                    f'others; this suggests missing pixels; set nodata: {value:g}',
                 )
                 return
 
 
 def _borders(values: Values) -> Iterator[Sign]:
-    """Detect zeros around a scene, which are not measurements."""
+    """Detect zeros at the borders of scenes, which are not measurements."""
     decibel = values.modality.unit == 'dB'
     share = float(values.border.double().mean())
     several = values.modality.channels > 1
     if (decibel and share >= 0.01) or (
         several and values.modality.unit == 'DN' and share >= 0.3
     ):
-        brightest = ', the brightest of all in dB' if decibel else ''
+        brightest = ', a very high backscatter in dB' if decibel else ''
         yield Sign(
             'border',
             Severity.NOTE,
-            f'{share:.0%} of the pixels are exactly 0 in all bands{brightest}, as at '
-            'the borders of scenes; if they are missing, set nodata: 0',
+            f'{share:.0%} of the pixels are exactly 0 in all bands{brightest}, as is '
+            'typical of scene borders; if these pixels are missing, set nodata: 0',
         )
 
 
@@ -131,15 +131,15 @@ def _decibel(values: Values) -> Iterator[Sign]:
         yield Sign(
             'unit',
             Severity.ERROR,
-            f'{start}{spread}as in negative numbers stored as uint16; write the files '
-            'again as float32 or int16',
+            f'{start}{spread}as in negative numbers stored as uint16; rewrite the files '
+            'as float32 or int16',
         )
     elif median > 40:
         yield Sign(
             'unit',
             Severity.ERROR,
             f'{start}{spread}as in amplitudes or digital numbers of an uncalibrated '
-            'product; calibrate it, and convert power with 10 * log10(x)',
+            'product; calibrate the product, and convert power with 10 * log10(x)',
         )
     elif low >= 0:
         yield Sign(
@@ -152,8 +152,8 @@ def _decibel(values: Values) -> Iterator[Sign]:
         yield Sign(
             'unit',
             Severity.ERROR,
-            f'{start}{spread}with a median of {median:.4g}, as in integers of dB times '
-            f'{factor}; set scale: {1 / factor:g}',
+            f'{start}{spread}with a median of {median:.4g}, as in integers that store dB '
+            f'times {factor}; set scale: {1 / factor:g}',
         )
     else:
         below = (values.bands < -36).double().sum(1)
@@ -164,8 +164,8 @@ def _decibel(values: Values) -> Iterator[Sign]:
                 Severity.NOTE,
                 f'{below.max():.0%} of the pixels of band '
                 f'{values.modality.bands[int(below.argmax())]} are below -36 dB, the '
-                'noise of the sensors; for 20 * log10 of power, set scale: 0.5, and for '
-                'the logarithm of zeros, set nodata',
+                'noise floor of the sensors; if values are 20 * log10 of power, set '
+                'scale: 0.5; if they are logarithms of zeros, set nodata',
             )
 
 
@@ -182,42 +182,42 @@ def _digital(values: Values) -> Iterator[Sign]:
         yield Sign(
             'unit',
             Severity.ERROR,
-            f'{start}{spread}as in reflectance or scaled data; use the raw numbers, '
+            f'{start}{spread}as in reflectance or scaled data; use raw digital numbers, '
             'which the datamodule scales, or set scale: 10000',
         )
     elif low < -1100 or (negative > 0.25 and high <= 50 and values.fractional):
         yield Sign(
             'unit',
             Severity.ERROR,
-            f'{start}{spread}as in standardised data; use the raw numbers',
+            f'{start}{spread}as in standardized data; use raw digital numbers',
         )
     elif high <= 255 and low >= 0 and values.modality.channels > 3:
         if full >= 3 or values.median >= 64:
             yield Sign(
                 'unit',
                 Severity.ERROR if full >= 3 else Severity.SUSPICION,
-                f'{start}{spread}as in 8-bit data; use the raw numbers',
+                f'{start}{spread}as in 8-bit data; use raw digital numbers',
             )
     elif negative > 0.25:
         yield Sign(
             'unit',
             Severity.SUSPICION,
-            f'{start}{negative:.0%} negative numbers; check if an offset was subtracted '
-            'twice',
+            f'{start}{negative:.0%} negative values; check whether an offset was '
+            'subtracted twice',
         )
     yield from _offset(values)
 
 
 def _offset(values: Values) -> Iterator[Sign]:
-    """Detect the offset of Sentinel-2 from bands that are dark in every scene."""
+    """Detect the Sentinel-2 offset in bands that are dark in every scene."""
     names = [normalize_band(b) for b in values.modality.bands]
     if 'b10' in names:
-        # The atmosphere absorbs light at 1375 nm: values are below 100, except in clouds.
+        # The atmosphere absorbs light at 1375 nm: values are below 100 except in clouds.
         cirrus = values.images[:, names.index('b10')]
         cirrus = cirrus.masked_fill(cirrus == 0, torch.nan)
         low = cirrus.nanquantile(0.05, dim=1)
         middle = cirrus.nanmedian(1).values
-        # High clouds reflect some light, unevenly.
+        # High clouds reflect some light, but unevenly.
         even = cirrus.nanquantile(0.95, dim=1) - low < 250
         cloud = torch.zeros_like(even)
         for band in {'b2', 'b3', 'b4'} & set(names):
@@ -230,20 +230,20 @@ def _offset(values: Values) -> Iterator[Sign]:
         if count and count >= known / 10:
             every = count == known
             found = (
-                f'expected digital numbers near 0 in band B10, found {_OFFSET} and more'
+                f'expected digital numbers near 0 in band B10, found {_OFFSET} or more'
             )
             yield Sign(
                 'offset',
                 Severity.ERROR if every else Severity.NOTE,
                 f'{found} in every image; {_OFFSET_CURE}'
                 if every
-                else f'{found} in {count} of {known} images; {_OFFSET_CURE} if all images '
-                'have it, or subtract 1000 in these files',
+                else f'{found} in {count} of {known} images; {_OFFSET_CURE} if this applies '
+                'to all images, or subtract 1000 in the affected files',
             )
     elif {'b11', 'b12'} & set(names) and {'b1', 'b2', 'b3', 'b4'} & set(names):
         positive = values.bands[values.bands > 0]
         floor, dark = (_lowest(positive, share) for share in (0.001, 0.1))
-        # Water, shadow and forest are just above the offset, bright deserts far above it.
+        # Water, shadow and forest are just above the offset; bright deserts are far above.
         if 0.99 * _OFFSET <= floor <= 1.3 * _OFFSET and dark <= 1.5 * _OFFSET:
             yield Sign(
                 'offset',
@@ -267,13 +267,13 @@ def _byte(values: Values) -> Iterator[Sign]:
         yield Sign(
             'unit',
             Severity.ERROR,
-            f'expected values from 0 to 255, found [{low:.3g}, {high:.3g}]; use the raw '
-            'bytes, which the datamodule scales',
+            f'expected values from 0 to 255, found values in [{low:.3g}, {high:.3g}]; use '
+            'raw bytes, which the datamodule scales',
         )
 
 
 def _order(values: Values) -> Iterator[Sign]:
-    """Check that co-polarised backscatter is stronger than cross-polarised."""
+    """Check that co-polarized backscatter is stronger than cross-polarized backscatter."""
     names = [normalize_band(b) for b in values.modality.bands]
     for co, cross in (('vv', 'vh'), ('hh', 'hv')):
         if names.count(co) != 1 or names.count(cross) != 1:
@@ -287,7 +287,7 @@ def _order(values: Values) -> Iterator[Sign]:
         else:
             ratio = torch.tensor(first / second if second else 1.0)
             difference = float(10 * ratio.clamp(min=1e-9).log10())
-        # Over calm water, both are noise of similar strength.
+        # Over calm water, both contain only noise of similar strength.
         if difference < -1.5:
             a, b = (values.modality.bands[i] for i in pair)
             yield Sign(
@@ -295,13 +295,13 @@ def _order(values: Values) -> Iterator[Sign]:
                 Severity.ERROR if difference < -3 else Severity.SUSPICION,
                 f'expected {a} brighter than {b} (bands '
                 f'{list(values.modality.bands)}), found mean {a} {first:.4g} < {b} '
-                f'{second:.4g}; the bands are swapped; set bands in the order of the '
-                'files, or use SelectBands',
+                f'{second:.4g}; the bands are probably swapped; list bands in the order '
+                'of the files, or use SelectBands',
             )
 
 
 def _ends(values: Values) -> Iterator[Sign]:
-    """Detect bands with many values that scaling clips to 0 or 1."""
+    """Detect bands in which scaling clips many values to 0 or 1."""
     modality = values.modality
     plain = modality.unit == 'uint8' and modality.mean is None
     if modality.limits is None or plain:
@@ -315,20 +315,20 @@ def _ends(values: Values) -> Iterator[Sign]:
     inside = torch.zeros_like(middle, dtype=torch.bool)
     if natural := _NATURAL.get(modality.unit):
         inside = (middle >= natural[0]) & (middle <= natural[1])
-    # Snow exceeds the statistics of fields by several times their range, but not 50 times.
+    # Snow can exceed the statistics of farmland by several times their range, not by 50.
     most = 5.0 if natural else 50.0
     far = distance > torch.where(inside, 50.0, most)
     nearly = torch.maximum(below, above) >= 0.95
     b10 = torch.tensor([normalize_band(b) == 'b10' for b in modality.bands])
     dark = b10 & (below >= 0.95) & (low > _OFFSET / 2)
     cure = (
-        'compare mean and std with the values of the files, and set scale, offset or '
-        'nodata if files have another unit'
+        'compare mean and std with the values in the files; if the files have another '
+        'unit, set scale, offset or nodata'
     )
     if dark.any():
         cure = (
-            f'the statistics include the offset of {_OFFSET} of processing baseline 04.00, '
-            f'which these images do not have; {cure}'
+            f'the statistics include the offset of {_OFFSET} from processing baseline '
+            f'04.00, which these images do not have; {cure}'
         )
     if dark.any() or (nearly & ~inside).all() or (nearly & far).all():
         chosen = dark if dark.any() else nearly
@@ -336,8 +336,8 @@ def _ends(values: Values) -> Iterator[Sign]:
         yield Sign(
             'ends' if certain else SHIFTED,
             Severity.ERROR if certain else Severity.SUSPICION,
-            f'expected values that mean and std scale to [0, 1], but bands '
-            f'{values.names(chosen)} are nearly all clipped to 0 or 1 (medians '
+            f'expected values that mean and std scale to [0, 1], found bands '
+            f'{values.names(chosen)} with nearly all values clipped to 0 or 1 (medians '
             f'{[float(f"{v:.4g}") for v in middle[chosen].tolist()]}); {cure}',
         )
         return
@@ -348,12 +348,12 @@ def _ends(values: Values) -> Iterator[Sign]:
         yield Sign(
             SHIFTED,
             Severity.NOTE,
-            f'scaling clips many values of bands {names} to 0 or 1, {shares.max():.0%} of '
-            f'{names[int(shares.argmax())]}; {cure}',
+            f'scaling clips many values of bands {names} to 0 or 1, up to '
+            f'{shares.max():.0%} in {names[int(shares.argmax())]}; {cure}',
         )
 
 
-# Range of medians, including extreme scenes: water, snow, desert, cities, mountains.
+# Plausible range of medians, including water, snow, desert, cities and mountains.
 _NATURAL: Mapping[str, tuple[float, float]] = {
     'dB': (-36, 15),
     'DN': (0, 16_000),

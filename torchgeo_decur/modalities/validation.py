@@ -1,4 +1,4 @@
-"""Check unit, order and layout of the values of a batch."""
+"""Check the unit, band order and layout of the images in a batch."""
 
 import math
 import os
@@ -14,48 +14,48 @@ from .sampled_values import Values
 from .unit_errors import SHIFTED, Severity, Sign, inspect
 
 SWITCH = 'TORCHGEO_DECUR_CHECK'
-# Training batches that must agree before a suspicion becomes an error.
+# Number of training batches that must share a suspicion before it becomes an error.
 _AGREE = 4
-# Largest number of batches of a stage to check.
+# Maximum number of batches to check per stage.
 _MOST = 16
 
 
 def invalid_pixels(x: Tensor, nodata: float | None) -> Tensor | None:
-    """Return a mask of missing pixels.
+    """Compute the mask of missing pixels.
 
     Args:
         x: images of any shape.
-        nodata: value of missing pixels, which can be NaN, or None.
+        nodata: value that marks missing pixels, possibly NaN, or None.
 
     Returns:
-        Boolean tensor of the shape of ``x``, or None if ``nodata`` is None.
+        Boolean mask with the shape of ``x``, or None if ``nodata`` is None.
     """
     if nodata is None:
         return None
     if math.isnan(nodata):
         return x.isnan()
     if x.is_floating_point():
-        # Convert to the type of the data: in half precision, -3.4e38 is infinite.
+        # Convert to the dtype of the data: in half precision, -3.4e38 becomes infinite.
         nodata = torch.tensor(nodata, dtype=torch.float64).to(x.dtype).item()
     return x == nodata
 
 
 def nodata_hint(modality: Modality) -> str:
-    """Return the advice for NaN and infinite values that are not nodata.
+    """Return a remedy for NaN and infinite values that are not declared as nodata.
 
     Args:
         modality: record of the modality.
 
     Returns:
-        The end of an error message.
+        The last clause of an error message.
     """
     if modality.nodata is None:
-        return 'fill them, or set nodata of the modality (nodata: .nan for NaN)'
-    return f"fill them with the modality's nodata value, {modality.nodata}"
+        return 'fill them, or set nodata for the modality (nodata: .nan for NaN)'
+    return f'fill them with the nodata value of the modality, {modality.nodata}'
 
 
 def check(images: Mapping[str, Tensor], modalities: Mapping[str, Modality]) -> None:
-    """Check unit, order and layout of one batch; this synchronises with the device.
+    """Check the unit, band order and layout of a batch; this synchronizes with the device.
 
     Args:
         images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W), in the
@@ -63,12 +63,12 @@ def check(images: Mapping[str, Tensor], modalities: Mapping[str, Modality]) -> N
         modalities: record of each modality.
 
     Raises:
-        ValueError: if the number of channels is wrong, or values are NaN or infinite.
-            Also if the unit, the order of bands, the scale or nodata is almost certainly
-            wrong, unless the environment variable ``TORCHGEO_DECUR_CHECK`` is ``warn``.
+        ValueError: if the number of channels is wrong, or if values are NaN or infinite.
+            Also if the unit, band order, scale or nodata value is almost certainly wrong,
+            unless the environment variable ``TORCHGEO_DECUR_CHECK`` is ``warn``.
 
     Warns:
-        UserWarning: if the unit, the order of bands, the scale or nodata may be wrong.
+        UserWarning: if the unit, band order, scale or nodata value may be wrong.
     """
     FirstBatches(modalities).look(images)
 
@@ -79,16 +79,16 @@ def sample_values(
     modality: Modality,
     numbers: int | None = None,
 ) -> Values | None:
-    """Sample the values of a modality; this synchronises with the device.
+    """Check and sample the values of a modality; this synchronizes with the device.
 
     Args:
         name: name of the modality.
         images: images by modality, shape (..., C, H, W).
         modality: record of the modality.
-        numbers: largest number of values to keep, by default about two million.
+        numbers: maximum number of values to keep; about two million by default.
 
     Returns:
-        The values, or None if all are missing.
+        The sampled values, or None if all pixels are missing.
 
     Raises:
         ValueError: if the modality is absent, the number of channels is wrong, or values
@@ -104,7 +104,7 @@ def sample_values(
             f'{name}: expected {modality.channels} bands {list(modality.bands)}, '
             f'found {x.shape[-3]}; select or pad the bands'
         )
-    # Compare in the precision of the data: -3.4028235e38 differs in float32 and float64.
+    # Compare in the dtype of the data: -3.4028235e38 differs between float32 and float64.
     invalid = invalid_pixels(x, modality.nodata)
     valid = torch.ones_like(x, dtype=torch.bool) if invalid is None else ~invalid
     if not valid.any():
@@ -115,7 +115,7 @@ def sample_values(
         bad = [b for b, ok in zip(modality.bands, per_band, strict=True) if not ok]
         raise ValueError(
             f'{name}: expected finite values, found '
-            f'{int((~finite).sum())} NaN or infinite in bands {bad}; '
+            f'{int((~finite).sum())} NaN or infinite values in bands {bad}; '
             f'{nodata_hint(modality)}'
         )
     options = {} if numbers is None else {'numbers': numbers}
@@ -124,7 +124,7 @@ def sample_values(
 
 @dataclass
 class _Stage:
-    """State of the checks of a stage."""
+    """State of the checks for one stage."""
 
     batches: int = 0
     done: bool = False
@@ -133,11 +133,11 @@ class _Stage:
 
 
 class FirstBatches:
-    """Check the first batches of each stage of a run.
+    """Checks of the first batches of each stage in a run.
 
-    An almost certain error raises an exception; each other finding gives one warning.
-    Batches are checked until each modality had values that are not constant. A suspicion
-    that several training batches share is also an error.
+    An almost certain error raises an exception. Any other finding causes one warning, but
+    a suspicion that several training batches share is also an error. Checks end when every
+    modality has had values that are not constant.
 
     Args:
         modalities: record of each modality.
@@ -161,17 +161,17 @@ class FirstBatches:
     def look(
         self, images: Mapping[str, Tensor], stage: str = '', training: bool = False
     ) -> None:
-        """Check a batch; this synchronises with the device.
+        """Check a batch; this synchronizes with the device.
 
         Args:
-            images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W); an
+            images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W), or an
                 empty tensor if no sample has the modality.
             stage: name of the stage.
-            training: whether batches are random, so that a suspicion shared by several
-                batches is an error.
+            training: whether batches are shuffled training batches. If they are, a
+                suspicion that several batches share is an error.
 
         Raises:
-            ValueError: under the conditions of :func:`check`.
+            ValueError: under the same conditions as :func:`check`.
         """
         state = self._stages.setdefault(stage, _Stage())
         state.batches += 1
@@ -181,13 +181,13 @@ class FirstBatches:
                 continue
             values = sample_values(name, images, modality)
             if values is None:
-                self._warn(name, 'empty', 'the first batch has only nodata')
+                self._warn(name, 'empty', 'the first batch has only nodata pixels')
                 continue
             if values.varying.any():
                 state.seen.add(name)
             for sign in inspect(values):
                 if sign.topic == SHIFTED and stage and not training:
-                    # Statistics are of the training split; other places may differ.
+                    # Statistics are from the training split; other regions may differ.
                     continue
                 if sign.severity is Severity.ERROR:
                     self._refuse(name, sign)
@@ -227,30 +227,31 @@ def only_warns() -> bool:
     """Return whether the user has chosen warnings instead of errors.
 
     Raises:
-        ValueError: if the environment variable has another value.
+        ValueError: if the environment variable has a value other than ``warn``.
     """
     value = os.environ.get(SWITCH, '')
     if value not in ('', 'warn'):
         raise ValueError(
-            f"the environment variable {SWITCH} must be 'warn' or not set, got {value!r}"
+            f"the environment variable {SWITCH} must be 'warn' or unset, got {value!r}"
         )
     return value == 'warn'
 
 
 def check_unit_interval(images: Mapping[str, Tensor]) -> None:
-    """Check that images are scaled to [0, 1]; this synchronises with the device.
+    """Check that images are scaled to [0, 1]; this synchronizes with the device.
 
     Args:
         images: images by modality, shape (..., C, H, W).
 
     Raises:
-        ValueError: if images are integers, or values are outside [0, 1]. With the
-            environment variable ``TORCHGEO_DECUR_CHECK=warn``, the latter is a warning.
+        ValueError: if images have an integer dtype or values outside [0, 1]. With the
+            environment variable ``TORCHGEO_DECUR_CHECK=warn``, values outside [0, 1] only
+            cause a warning.
     """
     for name, x in images.items():
         if not x.is_floating_point():
             raise ValueError(
-                f'{name}: expected images in [0, 1], floating point, found {x.dtype}; '
+                f'{name}: expected floating-point images in [0, 1], found {x.dtype}; '
                 'scale them with transforms.ScaleToUnit, or divide bytes by 255'
             )
         low, high = (float(v) for v in x.detach().aminmax())
@@ -258,8 +259,8 @@ def check_unit_interval(images: Mapping[str, Tensor]) -> None:
         if x.numel() and (low < -0.02 or high > 1.02):
             message = (
                 f'{name}: expected images in [0, 1], found values in [{low:.4g}, '
-                f'{high:.4g}]; use a datamodule of torchgeo_decur, or scale them with '
-                'transforms.ScaleToUnit'
+                f'{high:.4g}]; use a datamodule from torchgeo_decur, or scale the images '
+                'with transforms.ScaleToUnit'
             )
             if not only_warns():
                 raise ValueError(f'{message}. {HINT}')

@@ -85,5 +85,5 @@ __all__ = [
     'save_onnx',
 ]
 
-# Last, when timm knows every backbone of this package.
+# Register last, after timm knows every backbone of this package.
 register()

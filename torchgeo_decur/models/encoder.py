@@ -1,4 +1,4 @@
-"""One encoder per modality."""
+"""Multimodal encoder, with one timm model per modality."""
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -17,7 +17,7 @@ from ..weights.load import Source, load_weights, match_parameters, read_weights
 from ..weights.metadata import EncoderMetadata
 from ..weights.state_dict_layouts import State, count_channels
 
-# Families whose position embeddings timm interpolates to the size of each image.
+# timm families that interpolate their position embeddings to the size of each image.
 _DYNAMIC_SIZE = {'vision_transformer', 'deit', 'eva'}
 
 type Weights = WeightsEnum | str | bool | None
@@ -26,20 +26,20 @@ type Weights = WeightsEnum | str | bool | None
 def create_encoder(
     model: str, in_chans: int, pretrained: bool = False, **kwargs: Any
 ) -> nn.Module:
-    """Build a timm model without its classifier, for any number of bands.
+    """Create a timm model without a classifier, for any number of bands.
 
     Args:
         model: name of a timm model.
-        in_chans: number of channels C of the input.
+        in_chans: number of input channels C.
         pretrained: whether to load timm's ImageNet weights, with the first convolution
             adapted to ``in_chans``.
-        kwargs: passed to :func:`timm.create_model`.
+        kwargs: additional arguments of :func:`timm.create_model`.
 
     Returns:
-        Encoder from images (B, C, H, W) to features (B, F). F is ``num_features``, or
-        ``head_hidden_size`` if timm defines it. Vision transformers accept images of any
-        size: position embeddings are interpolated, and incomplete patches at the lower
-        and right edge are padded with zeros.
+        An encoder that maps images (B, C, H, W) to features (B, F). F is
+        ``head_hidden_size`` if timm defines it, and ``num_features`` otherwise. Vision
+        transformers accept images of any size: position embeddings are interpolated, and
+        incomplete patches at the bottom and right edges are padded with zeros.
 
     Raises:
         FileNotFoundError: if ImageNet weights are not in the cache and cannot be
@@ -63,14 +63,14 @@ def create_encoder(
         encoder: nn.Module = timm.create_model(
             model, pretrained=pretrained, in_chans=in_chans, num_classes=0, **kwargs
         )
-    # Errors of the Hub's client are also OSErrors.
+    # The Hub client also raises OSErrors.
     except OSError as error:
         if not pretrained:
             raise
         raise FileNotFoundError(
             f'the ImageNet weights of {model} are not in the cache and cannot be '
             f'downloaded ({type(error).__name__}); set weights: null for random weights, '
-            'or copy the cache of the Hugging Face Hub (HF_HOME) from another machine'
+            'or copy the Hugging Face cache (HF_HOME) from another machine'
         ) from error
     return encoder
 
@@ -78,16 +78,16 @@ def create_encoder(
 def check_model(
     checkpoint: Checkpoint, modality: str, state: State, model: str
 ) -> None:
-    """Check that parameters fit a timm model.
+    """Check that parameters match a timm model.
 
     Args:
-        checkpoint: encoders of the file.
-        modality: name of the encoder in it.
+        checkpoint: encoders from a file.
+        modality: modality of the encoder in the checkpoint.
         state: parameters of the encoder.
         model: name of the timm model.
 
     Raises:
-        ValueError: if timm does not know the model, or the parameters do not fit it.
+        ValueError: if timm does not know the model, or the parameters do not match it.
     """
     with torch.device('meta'):
         encoder = create_encoder(model, count_channels(state) or 3)
@@ -96,26 +96,28 @@ def check_model(
 
 
 class MultimodalEncoder(nn.Module, HubFolder):
-    """Encode any subset of modalities, with one encoder per modality.
+    """Multimodal encoder with one timm model per modality, for any subset of modalities.
 
     ``save_pretrained(folder)`` writes the encoders as a Hugging Face Hub folder, with a
-    model card from ``metadata``. ``push_to_hub('user/name')`` publishes them.
-    :meth:`HubFolder.from_pretrained` reads a folder or a repository.
+    model card created from ``metadata``. ``push_to_hub('user/name')`` publishes them.
+    :meth:`HubFolder.from_pretrained` loads a folder or repository.
 
     Args:
-        modalities: number of channels of each modality, by name.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, one for all or one for each: None or False for random
-            weights, True for timm's ImageNet weights, a weight enum or its name, or the
-            path of a file that :func:`~torchgeo_decur.models.load_weights` reads.
-        bands: names of the bands of the images, in order, by modality. If the weights
-            name their bands, their first convolution is adapted.
-        metadata: metadata of the encoders, by modality, with the keys of exported files:
-            ``bands``, ``unit``, ``limits``, ...
+        modalities: number of channels by modality.
+        model: name of a timm model, one for all modalities or one per modality.
+        weights: initial weights, one value for all modalities or one per modality: None or
+            False for random weights, True for timm's ImageNet weights, a weight enum or
+            its name, or the path of a file that
+            :func:`~torchgeo_decur.models.load_weights` can read.
+        bands: band names of the images, in order, by modality. If the weights name their
+            bands, the first convolution is adapted to these bands.
+        metadata: metadata of the encoders by modality, with the keys of exported files,
+            such as ``bands``, ``unit`` and ``limits``.
 
     Raises:
-        ValueError: if there is no modality or a name is not valid, a model is unknown,
-            an option has an unknown modality, or bands and channels differ in number.
+        ValueError: if there is no modality, a modality name is invalid, or a model is
+            unknown. Also if an option has an unknown modality, or the numbers of bands and
+            channels differ.
 
     Example:
         >>> import torch
@@ -136,7 +138,7 @@ class MultimodalEncoder(nn.Module, HubFolder):
         """Initialize a new MultimodalEncoder instance."""
         super().__init__()
         if not modalities:
-            raise ValueError('modalities must have at least one modality, got none')
+            raise ValueError('modalities must contain at least one modality, got none')
         check_names(modalities)
         for m, names in (bands or {}).items():
             if len(names) != modalities.get(m):
@@ -161,11 +163,11 @@ class MultimodalEncoder(nn.Module, HubFolder):
     def from_weights(
         cls, weights: Source, modalities: Sequence[str] | None = None
     ) -> Self:
-        """Build the encoders of a file, with their weights and metadata.
+        """Build the encoders in a file, with their weights and metadata.
 
         Args:
-            weights: a weight enum, its name, or a file: a checkpoint of a task, an
-                exported encoder or a published file.
+            weights: weight enum, its name, or the path of a task checkpoint, an exported
+                encoder or a published file.
             modalities: modalities to build; all by default.
 
         Returns:
@@ -191,7 +193,7 @@ class MultimodalEncoder(nn.Module, HubFolder):
         if '' in models.values():
             raise ValueError(
                 f'{checkpoint.name}: expected a file that names its models, found '
-                f'{models}; build MultimodalEncoder(modalities, model, weights) instead'
+                f'{models}; use MultimodalEncoder(modalities, model, weights) instead'
             )
         built = cls(
             {m: held[m].in_chans for m in wanted},
@@ -205,7 +207,7 @@ class MultimodalEncoder(nn.Module, HubFolder):
 
     @property
     def num_features(self) -> dict[str, int]:
-        """Number of features of each modality."""
+        """Number of features by modality."""
         # Some timm families (MobileNetV3, VGG, ...) widen the features after pooling.
         encoders: dict[str, Any] = dict(self.encoders.items())
         return {
@@ -215,30 +217,31 @@ class MultimodalEncoder(nn.Module, HubFolder):
 
     @property
     def num_channels(self) -> dict[str, int]:
-        """Number of channels of the tokens of each modality."""
+        """Number of token channels by modality."""
         encoders: dict[str, Any] = dict(self.encoders.items())
         return {m: int(e.num_features) for m, e in encoders.items()}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Set whether the backward pass recomputes activations, which saves memory.
+        """Enable or disable gradient checkpointing, which recomputes activations.
 
-        Loss and gradients stay the same. BatchNorm layers update their running statistics
-        again when they are recomputed, unless the caller restores them.
+        Checkpointing saves memory and does not change the loss or gradients. However,
+        recomputed BatchNorm layers update their running statistics again, unless the caller
+        restores them.
 
         Args:
-            enable: whether to recompute activations.
+            enable: whether the backward pass recomputes activations.
 
         Raises:
-            ValueError: if a model does not support it.
+            ValueError: if a model does not support gradient checkpointing.
         """
         encoders: dict[str, Any] = dict(self.encoders.items())
         for m, encoder in encoders.items():
             try:
                 encoder.set_grad_checkpointing(enable)
-            # Some timm models raise AssertionError.
+            # Some timm models raise AssertionError instead of AttributeError.
             except (AttributeError, AssertionError) as error:
                 raise ValueError(
-                    'grad_checkpointing needs a model with set_grad_checkpointing, got '
+                    'grad_checkpointing requires a model that supports it, got '
                     f'{self.model[m]!r} for {m}; use micro_batch_size to save memory'
                 ) from error
 
@@ -249,7 +252,7 @@ class MultimodalEncoder(nn.Module, HubFolder):
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
 
         Returns:
-            Features of the given modalities, shape (B, ``num_features``) each.
+            Features by modality, each of shape (B, ``num_features``).
 
         Raises:
             ValueError: if a modality is unknown.
@@ -266,9 +269,9 @@ class MultimodalEncoder(nn.Module, HubFolder):
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
 
         Returns:
-            Features of the given modalities, shape (B, ``num_features``), and their
-            tokens, shape (B, N, ``num_channels``): one for each position of the last
-            feature map, or the tokens of a transformer.
+            Features by modality, shape (B, ``num_features``), and tokens by modality,
+            shape (B, N, ``num_channels``). Tokens are the positions of the last feature
+            map, or the tokens of a transformer.
 
         Raises:
             ValueError: if a modality is unknown, or a model has no tokens.
@@ -288,11 +291,11 @@ class MultimodalEncoder(nn.Module, HubFolder):
 
 
 def to_tokens(encoder: nn.Module, maps: Tensor) -> Tensor:
-    """Convert the result of a timm model's ``forward_features`` to tokens.
+    """Convert the output of a timm model's ``forward_features`` to tokens.
 
     Args:
-        encoder: the model, which defines the order of dimensions.
-        maps: a feature map, shape (B, C, H, W) or (B, H, W, C), or tokens, (B, N, C).
+        encoder: timm model, which determines the order of the dimensions.
+        maps: feature map, shape (B, C, H, W) or (B, H, W, C), or tokens, shape (B, N, C).
 
     Returns:
         Tokens, shape (B, N, C).
@@ -308,7 +311,7 @@ def to_tokens(encoder: nn.Module, maps: Tensor) -> Tensor:
     if not isinstance(maps, Tensor) or maps.ndim not in (3, 4):
         found = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
         raise ValueError(
-            f'model must have a feature map or tokens, got {found} of '
+            f'model must have a feature map or tokens, got {found} from '
             f'{type(encoder).__name__}'
         )
     if maps.ndim == 3:

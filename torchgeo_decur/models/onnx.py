@@ -1,4 +1,4 @@
-"""Write encoders as ONNX, for runtimes without Python."""
+"""Export encoders to ONNX, for runtimes without Python."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -16,10 +16,10 @@ from ..weights.load import match_parameters
 from ..weights.state_dict_layouts import count_channels
 from .encoder import create_encoder
 
-# Largest difference from torch, relative to the largest feature.
+# Maximum difference from torch, relative to the largest feature.
 _TOLERANCE = 1e-4
 _PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
-# 2.6 fails at BatchNorm, 2.7 at transformers, 2.9 at bilinear sampling.
+# Version 2.6 fails for BatchNorm, 2.7 for transformers and 2.9 for bilinear sampling.
 _TORCH = '2.10'
 
 
@@ -30,11 +30,11 @@ def save_onnx(
     metadata: Mapping[str, Any],
     size: int = 224,
 ) -> Path:
-    """Write an encoder as ONNX, and check that onnxruntime agrees with torch.
+    """Export an encoder to ONNX, and check that onnxruntime agrees with torch.
 
     The graph maps ``image``, shape (batch, C, ``size``, ``size``), in [0, 1], to
-    ``features``, shape (batch, F), for any batch size. Writing needs the extra ``onnx``
-    (``pip install torchgeo-decur[onnx]``) and torch 2.10.
+    ``features``, shape (batch, F), for any batch size. The export requires the extra
+    ``onnx`` (``pip install torchgeo-decur[onnx]``) and torch 2.10 or later.
 
     The file is written atomically, and only if the features of random images differ from
     torch by at most 1e-4 of the largest feature.
@@ -43,9 +43,9 @@ def save_onnx(
         encoder: a timm model without classifier, or its state dictionary.
         path: path of the file without suffix; its folder is created.
         model: name of the timm model.
-        metadata: plain values that describe the images. They and the model become
-            ``metadata_props``: text unchanged, other values as JSON.
-        size: height and width of the images, in pixels.
+        metadata: plain values that describe the images. Together with the model name, they
+            become ``metadata_props``: strings unchanged, other values as JSON.
+        size: height and width of the images in pixels.
 
     Returns:
         Path of the file, ``<path>.onnx``.
@@ -57,12 +57,13 @@ def save_onnx(
     """
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise ImportError(
-            f'writing ONNX needs {", ".join(missing)}; pip install torchgeo-decur[onnx]'
+            f'ONNX export requires {", ".join(missing)}; run '
+            '`pip install torchgeo-decur[onnx]`'
         )
     if TorchVersion(torch.__version__) < _TORCH:
         raise ImportError(
-            f'writing ONNX needs torch {_TORCH} or later, found {torch.__version__}; '
-            'pip install -U torch torchvision'
+            f'ONNX export requires torch {_TORCH} or later, found {torch.__version__}; run '
+            '`pip install -U torch torchvision`'
         )
     import onnx
 
@@ -99,8 +100,8 @@ def save_onnx(
         if not difference <= _TOLERANCE:
             raise ValueError(
                 f'{file}: expected onnxruntime to differ from torch by at most '
-                f'{_TOLERANCE} of the largest feature, found {difference:.1e}; nothing '
-                'was written'
+                f'{_TOLERANCE} of the largest feature, found {difference:.1e}; no file was '
+                'written'
             )
 
     atomic_write(file, write)
@@ -121,7 +122,7 @@ def _network(
 
 
 def _difference(model: nn.Module, file: Path, images: Tensor) -> float:
-    """Return the difference of onnxruntime from torch, relative to the largest feature."""
+    """Measure the difference of onnxruntime from torch, relative to the largest feature."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(

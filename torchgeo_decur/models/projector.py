@@ -1,4 +1,4 @@
-"""Projectors between encoders and losses."""
+"""Projectors, which map features of encoders to embeddings for losses."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,17 +7,17 @@ from torch import Tensor, cat, nn
 
 
 def build_projector(in_features: int, widths: Sequence[int]) -> ProjectionHead:
-    """Build the projector of DeCUR and Barlow Twins.
+    """Build the projector used by DeCUR and Barlow Twins.
 
-    The linear layers have no bias. BatchNorm and ReLU follow each layer but the last.
+    The linear layers have no bias. BatchNorm and ReLU follow every layer except the last.
 
     Args:
-        in_features: number of features of the encoder.
-        widths: output width of each layer; the last is the number of dimensions D of
-            the embedding. If empty, features are embeddings.
+        in_features: number of encoder features.
+        widths: output width of each layer. The last width is the embedding dimension D. An
+            empty list gives the identity, so that features are embeddings.
 
     Returns:
-        A module from (B, ``in_features``) to (B, D).
+        A module that maps (B, ``in_features``) to (B, D).
 
     Raises:
         ValueError: if a width is not positive.
@@ -41,19 +41,19 @@ def build_projector(in_features: int, widths: Sequence[int]) -> ProjectionHead:
 def build_projectors(
     num_features: Mapping[str, int], widths: Sequence[int]
 ) -> nn.ModuleDict:
-    """Build projectors with embeddings of the same width.
+    """Build projectors with the same embedding dimension.
 
     Args:
         num_features: number of input features of each projector, by name.
-        widths: output width of each layer, see
+        widths: output width of each layer; see
             :func:`~torchgeo_decur.models.build_projector`.
 
     Returns:
-        The projectors, by name.
+        Projectors by name.
 
     Raises:
-        ValueError: if a width is not positive, or ``widths`` is empty and the numbers of
-            features differ.
+        ValueError: if a width is not positive, or if ``widths`` is empty and the numbers
+            of features differ.
 
     Example:
         >>> sorted(build_projectors({'s1': 64, 's2': 32}, [128, 128]))
@@ -61,8 +61,8 @@ def build_projectors(
     """
     if not widths and len(set(num_features.values())) > 1:
         raise ValueError(
-            'projector must have a layer, because the numbers of features differ: '
-            f'{dict(num_features)}, got []'
+            'projector must have at least one layer, because the numbers of features '
+            f'differ ({dict(num_features)}), got []'
         )
     return nn.ModuleDict(
         {m: build_projector(f, widths) for m, f in num_features.items()}
@@ -70,10 +70,10 @@ def build_projectors(
 
 
 class ConcatProjector(nn.Module):
-    """Concatenate several embeddings of the same features, as in FactorCL.
+    """Projector that concatenates several embeddings of the same features, for FactorCL.
 
     Args:
-        heads: projectors of the parts, by name.
+        heads: projectors of the embedding parts, by name.
 
     Example:
         >>> import torch
@@ -94,6 +94,7 @@ class ConcatProjector(nn.Module):
             features: features, shape (B, F).
 
         Returns:
-            Embeddings, shape (B, sum of dimensions), in the order of the heads.
+            Concatenated embeddings in the order of the heads, shape (B, sum of
+            dimensions).
         """
         return cat([head(features) for head in self.heads.values()], dim=1)

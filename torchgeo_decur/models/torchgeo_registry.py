@@ -1,4 +1,4 @@
-"""Register the published weights with TorchGeo so that its configs can name them."""
+"""Register the published weights with TorchGeo, so that its configs can name them."""
 
 import logging
 from collections.abc import Callable
@@ -16,11 +16,11 @@ _log = logging.getLogger(__name__)
 
 
 def register() -> None:
-    """Add our weights and models to TorchGeo's registry.
+    """Add the weights and models of this package to TorchGeo's registry.
 
     Models are called ``decur_<timm name>``. TorchGeo has no public function for this, so
-    entries are added to its two private dictionaries. If a version of TorchGeo lacks
-    them, this is logged, and only TorchGeo's functions do not find our names.
+    entries are added to two private dictionaries. If a TorchGeo version lacks these
+    dictionaries, a warning is logged. Only TorchGeo's own functions are then affected.
     """
     registry = _registry()
     if registry is None:
@@ -40,7 +40,7 @@ def register() -> None:
 
 
 def _registry() -> tuple[dict[str, Any], dict[Any, Any]] | None:
-    """Return TorchGeo's private dictionaries of models and weights, if present."""
+    """Return TorchGeo's private dictionaries of models and weights, or None."""
     models = getattr(api, '_model', None)
     weights = getattr(api, '_model_weights', None)
     if isinstance(models, dict) and isinstance(weights, dict):
@@ -50,7 +50,7 @@ def _registry() -> tuple[dict[str, Any], dict[Any, Any]] | None:
 
 def _builder(model: str) -> Callable[..., nn.Module]:
     def build(weights: DeCURWeights | None = None, **kwargs: Any) -> nn.Module:
-        """Build an encoder, or one for each modality of joint weights.
+        """Build an encoder, or one encoder per modality for multimodal weights.
 
         Args:
             weights: initial weights, which determine the number of channels.

@@ -1,4 +1,4 @@
-"""Packed data: samples of any datamodule in shards for streaming."""
+"""Packed data, which stores the samples of any datamodule in shards for streaming."""
 
 from .datamodule import PackedDataModule
 from .dataset import PackedDataset

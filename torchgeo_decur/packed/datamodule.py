@@ -1,4 +1,4 @@
-"""Datamodule of packed data, local or at a URL."""
+"""Datamodule for packed data in a folder or at a URL."""
 
 from collections.abc import Container
 from dataclasses import replace
@@ -10,30 +10,29 @@ from .dataset import PackedDataset, litdata, read_manifest
 
 
 class PackedDataModule(MultimodalDataModule):
-    """Packed data in batches scaled to [0, 1].
+    """Datamodule for packed data, in batches scaled to [0, 1].
 
     Modalities and scaling come from the manifest. Shuffling, distribution over devices
     and resuming in the middle of an epoch work as in all datamodules of this package. The
-    order of samples depends only on the seed, not on shards or ``num_workers``.
+    order of samples depends only on the seed, not on the shards or ``num_workers``.
 
-    Without a packed validation split there is no validation (``limit_val_batches: 0``).
-    A missing test split is replaced by the validation split, and a missing predict split
-    by the test split.
+    If the validation split is not packed, set ``limit_val_batches: 0`` to skip validation.
+    The validation split replaces a missing test split, and the test split replaces a
+    missing predict split.
 
     Args:
         root: folder written by ``torchgeo-decur pack``, or its copy at a URL that litdata
-            reads, such as ``s3://bucket/folder``.
-        cache_dir: folder for downloaded shards of a URL, which needs space for all of
-            them. Without it, the bytes of each sample are fetched when read.
-        storage_options: options of the client of the URL, passed to litdata.
-        checksum: whether to verify the checksum of every local shard at the start.
+            supports, such as ``s3://bucket/folder``.
+        cache_dir: folder for shards downloaded from a URL, with enough space for all
+            shards. Without this folder, the bytes of a sample are fetched when it is read.
+        storage_options: options of the storage client, passed to litdata.
+        checksum: whether to verify the checksum of every local shard at startup.
         options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`,
             except ``label_fraction``.
 
     Raises:
         ImportError: if litdata is not installed.
-        ValueError: if ``batch_size`` is not positive; from :meth:`setup`, if the manifest
-            is missing or not valid, or a shard is missing or incomplete.
+        ValueError: if ``batch_size`` is not positive.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class PackedDataModule(MultimodalDataModule):
     ) -> None:
         """Initialize a new PackedDataModule instance."""
         litdata()
-        # label_fraction applies when the data are packed.
+        # label_fraction was already applied when the data were packed.
         super().__init__({}, label_fraction=1.0, **options)
         self.kwargs = {
             'root': root,
@@ -57,18 +56,18 @@ class PackedDataModule(MultimodalDataModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Read the manifest and find the shards.
+        """Read the manifest, and open the splits of a stage.
 
         Raises:
             FileNotFoundError: if there is no manifest.
             UnreadableFileError: if a shard is missing or incomplete.
-            ValueError: if the manifest is not valid, or lacks the split.
+            ValueError: if the manifest is invalid or lacks the split.
         """
         root, options = self.kwargs['root'], self.kwargs['storage_options']
         manifest = read_manifest(root, options)
         self.set_modalities(manifest.modalities)
         if manifest.values == 'uint8':
-            # Bytes map to [0, 1] in every modality. They were checked when packed.
+            # Bytes map to [0, 1] in every modality, and were checked when packed.
             self.set_modalities(
                 {
                     m: replace(modality, unit='uint8', mean=None, std=None, nodata=None)
@@ -89,7 +88,7 @@ class PackedDataModule(MultimodalDataModule):
             )
 
     def _first(self, packed: Container[str], *names: Split) -> PackedDataset:
-        """Open the first packed split among these names."""
+        """Open the first of the named splits that is packed."""
         return self._open(next((n for n in names if n in packed), names[0]))
 
     def _open(self, split: Split) -> PackedDataset:

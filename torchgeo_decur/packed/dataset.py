@@ -22,39 +22,40 @@ from ..files import checksum_of, short_hash
 from .manifest import NAME, Manifest, Shard
 
 INDEX = 'index.json'
-RUN = '.pack.json'  # record of an unfinished packing
+RUN = '.pack.json'  # record of an unfinished run
 
-# Samples are read in random order, so reading ahead is useless.
+# Samples are read in random order, so read-ahead is useless.
 _NO_READ_AHEAD = {'LITDATA_POSIX_WILLNEED': '0'}
 
 
 class PackedDataset(NonGeoDataset):
     """One split of packed data, in a folder or at a URL.
 
-    This is a map-style dataset with random access. Files are memory-mapped, and each
-    process opens a few at a time. From a URL, the bytes of one sample are fetched. With
-    ``cache_dir``, whole shards are fetched once for all processes of a machine.
+    This map-style dataset supports random access. Files are memory-mapped, and each
+    process opens only a few at a time. From a URL, the bytes of single samples are fetched.
+    If ``cache_dir`` is set, complete shards are fetched once for all processes of a
+    machine.
 
-    With values 'raw', samples equal the packed samples exactly. With 'uint8', images are
-    scaled to bytes, and all other values are equal.
+    With values 'raw', samples are identical to the packed samples. With 'uint8', images
+    are scaled to bytes, and all other values are identical.
 
     Args:
         root: folder written by ``torchgeo-decur pack``, or its copy at a URL that litdata
-            reads, such as ``s3://bucket/folder``.
+            supports, such as ``s3://bucket/folder``.
         split: 'train', 'val', 'test' or 'predict'.
-        cache_dir: folder for downloaded shards of a URL, which needs space for all of
-            them.
-        checksum: whether to verify the checksum of every local shard at the start.
-        storage_options: options of the client of the URL, passed to litdata.
+        cache_dir: folder for shards downloaded from a URL, with enough space for all
+            shards.
+        checksum: whether to verify the checksum of every local shard at startup.
+        storage_options: options of the storage client, passed to litdata.
 
     Attributes:
-        manifest: the manifest.
+        manifest: manifest of the packed data.
 
     Raises:
         FileNotFoundError: if there is no manifest.
         ImportError: if litdata is not installed.
         UnreadableFileError: if a shard is missing or incomplete.
-        ValueError: if the manifest is not valid, or lacks the split.
+        ValueError: if the manifest is invalid or lacks the split.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class PackedDataset(NonGeoDataset):
         self.shards = self.manifest.splits[split]
         self._ends = list(accumulate(shard.samples for shard in self.shards))
         self._opened: tuple[int, Any] = (-1, None)
-        # Folder of the shards on this machine, if any.
+        # Local folder of the shards, if any.
         self._folder: Path | None = None
         if not is_remote(self.root):
             self._folder = Path(self.root) / split
@@ -91,14 +92,14 @@ class PackedDataset(NonGeoDataset):
                     'same `torchgeo-decur pack` to write it again'
                 )
         elif cache_dir is not None:
-            # Keep shards of different manifests apart.
+            # Store shards of different manifests in different folders.
             key = short_hash([self.manifest.text().encode()])
             self._folder = Path(cache_dir) / key / split
             self._fetch(INDEX, None)
 
     @property
     def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean array, for each modality, of the samples that have it, in order."""
+        """Boolean arrays, by modality, of the samples that have the modality."""
         return self.manifest.availability(self.split)
 
     def __len__(self) -> int:
@@ -109,11 +110,11 @@ class PackedDataset(NonGeoDataset):
         """Read a sample.
 
         Args:
-            index: number of the sample.
+            index: index of the sample.
 
         Raises:
             IndexError: if ``index`` is out of range.
-            UnreadableFileError: if its shard is missing or incomplete.
+            UnreadableFileError: if the shard of the sample is missing or incomplete.
         """
         if not 0 <= index < len(self):
             raise IndexError(f'index must be in [0, {len(self) - 1}], got {index}')
@@ -125,25 +126,25 @@ class PackedDataset(NonGeoDataset):
             check_shard(self._folder, shard)
         try:
             sample = self._reader(int(index))[int(index)]
-        # The type of an error depends on the client of the URL.
+        # The type of the error depends on the storage client.
         except Exception as error:
             raise self._unreadable(shard.file, error) from error
         # Copy, because writing to memory-mapped tensors crashes.
         return {k: v.clone() if isinstance(v, Tensor) else v for k, v in sample.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without open files, for another process."""
+        """Return the state without open files, so that other processes can receive it."""
         return {**self.__dict__, '_opened': (-1, None)}
 
     def plot(self, sample: Sample, **kwargs: Any) -> Figure:
-        """Draw a sample.
+        """Plot a sample.
 
         Args:
-            sample: a sample of the dataset or of a batch.
+            sample: a sample from the dataset or a batch.
             kwargs: options of ``torchgeo_decur.datasets.plotting.plot_images``.
 
         Returns:
-            The figure; the caller closes it.
+            The figure, which the caller must close.
         """
         known = self.manifest.modalities
         images = {
@@ -159,7 +160,7 @@ class PackedDataset(NonGeoDataset):
         return plot_images(images, known, masks, **kwargs)
 
     def _reader(self, index: int) -> Any:
-        """Return the reader of this process, because forks must not share files."""
+        """Return the reader of this process; forked processes must not share files."""
         if self._opened[0] != os.getpid():
             for name, value in _NO_READ_AHEAD.items():
                 os.environ.setdefault(name, value)
@@ -169,14 +170,14 @@ class PackedDataset(NonGeoDataset):
                 serializers={'pickle': _Refused(), 'graph': _Refused()},
             )
             with warnings.catch_warnings():
-                # PyTorch warns of read-only memory, but samples are copied from it.
+                # PyTorch warns about read-only memory, but samples are copied from it.
                 warnings.filterwarnings('ignore', 'The given buffer is not writable')
                 reader[index]
             self._opened = os.getpid(), reader
         return self._opened[1]
 
     def _fetch(self, name: str, shard: Shard | None) -> None:
-        """Download a file atomically, unless it is present."""
+        """Download a file atomically, unless it exists."""
         folder = cast(Path, self._folder)
         file = folder / name
         if file.exists():
@@ -192,7 +193,7 @@ class PackedDataset(NonGeoDataset):
                     found = download(
                         f'{self.root}/{self.split}', name, partial, self.storage_options
                     )
-                # The type of an error depends on the client of the URL.
+                # The type of the error depends on the storage client.
                 except Exception as error:
                     raise self._unreadable(name, error) from error
                 if shard is not None:
@@ -201,7 +202,7 @@ class PackedDataset(NonGeoDataset):
 
     def _unreadable(self, name: str, error: Exception) -> UnreadableFileError:
         return UnreadableFileError(
-            f'{self.root}/{self.split}/{name}: cannot be read ({type(error).__name__}: '
+            f'{self.root}/{self.split}/{name} cannot be read ({type(error).__name__}: '
             f'{error}); check the file and the network, or copy the file again'
         )
 
@@ -211,7 +212,8 @@ class _Refused:
 
     def setup(self, metadata: str) -> None:
         raise ValueError(
-            f'expected tensors, text and numbers, found {metadata!r}; pack the data again'
+            f'expected tensors, strings and numbers, found {metadata!r}; pack the data '
+            'again'
         )
 
 
@@ -221,14 +223,14 @@ def litdata() -> Any:
         import litdata
     except ImportError as error:
         raise ImportError(
-            'packed data needs litdata; install it with '
+            'packed data requires litdata; install it with '
             '`pip install "torchgeo-decur[streaming]"`'
         ) from error
     return litdata
 
 
 def is_remote(root: str | Path) -> bool:
-    """Return whether the shards are at a URL."""
+    """Return whether packed data are at a URL, not in a local folder."""
     return '://' in str(root) or str(root).startswith('local:')
 
 
@@ -239,18 +241,18 @@ def read_manifest(
 
     Args:
         root: folder or URL.
-        storage_options: options of the client of the URL.
+        storage_options: options of the storage client.
 
     Raises:
         FileNotFoundError: if the manifest does not exist.
-        ValueError: if it is not valid.
+        ValueError: if the manifest is invalid.
     """
     where = f'{root}/{NAME}'
     if is_remote(root):
         with tempfile.TemporaryDirectory() as folder:
             try:
                 text = download(str(root), NAME, folder, storage_options).read_text()
-            # The type of an error depends on the client of the URL.
+            # The type of the error depends on the storage client.
             except Exception as error:
                 raise FileNotFoundError(
                     f'root must contain {NAME}, but {where} cannot be read '
@@ -263,9 +265,9 @@ def read_manifest(
         raise FileNotFoundError(
             f'root must contain {NAME}, but {file} does not exist; '
             + (
-                'packing is unfinished: run the same `torchgeo-decur pack` again to resume'
+                'packing is unfinished; run the same `torchgeo-decur pack` again to resume'
                 if begun
-                else 'write it with `torchgeo-decur pack CONFIG --out FOLDER`'
+                else 'pack the data with `torchgeo-decur pack CONFIG --out FOLDER`'
             )
         )
     return Manifest.parse(file.read_text(), where)
@@ -276,11 +278,11 @@ def check_shard(folder: Path, shard: Shard, checksum: bool = False) -> None:
 
     Args:
         folder: folder of the split.
-        shard: entry of the manifest.
-        checksum: whether to compare its checksum.
+        shard: entry in the manifest.
+        checksum: whether to verify the checksum.
 
     Raises:
-        UnreadableFileError: if it is missing or differs from the manifest.
+        UnreadableFileError: if the shard is missing or differs from the manifest.
     """
     file = folder / shard.file
     cure = 'copy it again, or run the same `torchgeo-decur pack` to write it again'
@@ -288,7 +290,7 @@ def check_shard(folder: Path, shard: Shard, checksum: bool = False) -> None:
         size = file.stat().st_size
     except FileNotFoundError:
         raise UnreadableFileError(
-            f'{file}: expected a shard of {shard.samples} samples, found no file; '
+            f'{file}: expected a shard with {shard.samples} samples, found no file; '
             f'{cure}'
         ) from None
     if size != shard.bytes:
@@ -304,13 +306,16 @@ def check_shard(folder: Path, shard: Shard, checksum: bool = False) -> None:
 def download(
     url: str, name: str, folder: str, storage_options: dict[str, Any] | None
 ) -> Path:
-    """Download one file with the client of litdata.
+    """Download one file with litdata's storage client.
 
     Args:
-        url: folder of the file.
+        url: URL of the folder that contains the file.
         name: name of the file.
-        folder: destination.
-        storage_options: options of the client of the URL.
+        folder: destination folder.
+        storage_options: options of the storage client.
+
+    Returns:
+        Path of the downloaded file.
     """
     litdata()
     from litdata.streaming.downloader import get_downloader

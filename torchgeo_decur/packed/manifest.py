@@ -1,4 +1,4 @@
-"""Manifest of a folder of packed shards."""
+"""Manifest of packed data."""
 
 import base64
 import json
@@ -21,13 +21,13 @@ Values = Literal['raw', 'uint8']
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of samples.
+    """Manifest entry of one shard, a file with several samples.
 
     Args:
         file: file name in the folder of the split.
         samples: number of samples.
-        bytes: size of the file.
-        sha256: SHA-256 of the file, hexadecimal.
+        bytes: size of the file in bytes.
+        sha256: SHA-256 of the file, in hexadecimal notation.
     """
 
     file: str
@@ -38,19 +38,19 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Contents of a packed folder: source, format and shards.
+    """Description of packed data: source, format and shards.
 
     Args:
-        values: 'raw' for images as in the dataset, in the unit of the modality; 'uint8'
+        values: 'raw' for images as in the dataset, in the unit of the modality, or 'uint8'
             for images scaled to [0, 1], multiplied by 255 and rounded.
         modalities: record of each modality.
-        splits: shards of each split, in the order of its samples.
+        splits: shards of each split, in sample order.
         compression: 'zstd' or None.
         source: class and options of the packed datamodule.
         versions: versions of the packages that wrote the shards.
-        keys: type of each value of a sample, such as 'float32' or 'str'.
-        available: mask of the samples that have a modality, as text of
-            ``bits_to_text``, by split and by modality that some samples lack.
+        keys: type of each value in a sample, such as 'float32' or 'str'.
+        available: masks of the samples that have a modality, encoded by ``bits_to_text``,
+            by split and modality. Only modalities that some samples lack have a mask.
 
     Example:
         >>> modality = Modality(('height',), 'elevation', 'm', nodata=float('nan'))
@@ -69,7 +69,7 @@ class Manifest:
     available: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def availability(self, split: str) -> dict[str, NDArray[np.bool_]]:
-        """Return which samples of a split have each modality.
+        """Return the masks of the samples in a split that have each modality.
 
         Args:
             split: name of the split.
@@ -85,7 +85,7 @@ class Manifest:
         }
 
     def text(self) -> str:
-        """Return the manifest as JSON."""
+        """Convert the manifest to JSON."""
         splits = {
             name: {
                 'samples': sum(s.samples for s in shards),
@@ -110,14 +110,14 @@ class Manifest:
 
     @classmethod
     def parse(cls, text: str, where: str | Path) -> Self:
-        """Read a manifest from JSON.
+        """Parse a manifest in JSON.
 
         Args:
-            text: JSON.
+            text: JSON text.
             where: file or URL of the text, for error messages.
 
         Raises:
-            ValueError: if the text is not a manifest, or has another version.
+            ValueError: if the text is not a manifest or has another version.
         """
         try:
             content: Any = json.loads(text)
@@ -128,14 +128,14 @@ class Manifest:
             ) from error
         if not isinstance(content, Mapping) or content.get('format') != FORMAT:
             raise ValueError(
-                f'{where}: expected a manifest of `torchgeo-decur pack`, found another '
-                'JSON file; use the folder that `torchgeo-decur pack` wrote'
+                f'{where}: expected a manifest from `torchgeo-decur pack`, found another '
+                'JSON file; use a folder written by `torchgeo-decur pack`'
             )
         if content.get('version') != VERSION:
             raise ValueError(
                 f'{where}: expected a manifest of version {VERSION}, found version '
-                f'{content.get("version")}, written by {content.get("versions")}; read it '
-                'with that release, or pack again with this one'
+                f'{content.get("version")}, written by {content.get("versions")}; read the '
+                'data with that release, or pack again with this one'
             )
         try:
             content = current_values(content)
@@ -162,19 +162,19 @@ class Manifest:
 
 
 def current_values(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename the values 'kept' of releases up to 0.1 in a manifest or record to 'raw'."""
+    """Rename the option value 'kept', used by releases up to 0.1, to 'raw'."""
     values = content['values']
     return {**content, 'values': 'raw' if values == 'kept' else values}
 
 
 def bits_to_text(bits: Sequence[bool] | NDArray[np.bool_]) -> str:
-    """Convert Booleans to base64 text, eight in a byte.
+    """Encode Booleans as base64 text, with eight Booleans per byte.
 
     Args:
-        bits: the Booleans, shape (N,).
+        bits: Booleans, shape (N,).
 
     Returns:
-        The text.
+        The base64 text.
 
     Example:
         >>> bits_to_text([True, False, True])
@@ -184,17 +184,17 @@ def bits_to_text(bits: Sequence[bool] | NDArray[np.bool_]) -> str:
 
 
 def text_to_bits(text: str, number: int) -> NDArray[np.bool_]:
-    """Read Booleans from the text of ``bits_to_text``.
+    """Decode Booleans from ``bits_to_text``.
 
     Args:
-        text: the text.
+        text: base64 text.
         number: number of Booleans N.
 
     Returns:
         The Booleans, shape (N,).
 
     Raises:
-        ValueError: if the text has another number of Booleans.
+        ValueError: if the length of the text does not match ``number``.
 
     Example:
         >>> text_to_bits('oA==', 3).tolist()
@@ -203,7 +203,7 @@ def text_to_bits(text: str, number: int) -> NDArray[np.bool_]:
     packed = np.frombuffer(base64.b64decode(text), np.uint8)
     if len(packed) != -(-number // 8):
         raise ValueError(
-            f'the manifest must tell of {number} samples whether they have a modality, but '
-            f'has {len(packed)} bytes; copy it again, or pack again'
+            f'the availability mask of {number} samples must have {-(-number // 8)} bytes '
+            f'in the manifest, got {len(packed)}; copy the manifest again, or pack again'
         )
     return np.unpackbits(packed, count=number).astype(bool)

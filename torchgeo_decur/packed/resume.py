@@ -1,4 +1,4 @@
-"""Resume packing in a folder, and finish it."""
+"""Resume an interrupted packing run, and complete the folder."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,13 +26,13 @@ from .shards import SHARDS, ShardWriter, Written
 
 @dataclass(frozen=True)
 class SplitProgress:
-    """A split to pack, and its shards on disk.
+    """Progress of packing one split.
 
     Args:
         name: name of the split.
-        writer: writer of its shards.
-        done: complete shards, by number.
-        expected: shards in the manifest of a finished folder.
+        writer: writer of the shards.
+        done: complete shards by number.
+        expected: shards in the manifest if the folder was already complete, or None.
     """
 
     name: Split
@@ -42,12 +42,12 @@ class SplitProgress:
 
     @property
     def todo(self) -> list[int]:
-        """Numbers of the shards to write."""
+        """Numbers of the shards that still have to be written."""
         return [i for i in range(len(self.writer)) if i not in self.done]
 
     @property
     def written(self) -> list[Written]:
-        """All shards in order, after writing."""
+        """All shards in order, available after all of them are written."""
         return [self.done[i] for i in range(len(self.writer))]
 
 
@@ -58,20 +58,20 @@ def find_progress(
     size: int,
     scale: nn.Module | None,
 ) -> list[SplitProgress]:
-    """Find the shards of an earlier run, and cut each split into shards.
+    """Divide each split into shards, and find the shards of an earlier run.
 
     Args:
-        out: the folder.
-        manifest: its future manifest, without shards.
+        out: folder of the packed data.
+        manifest: manifest to write later, without shards.
         datasets: dataset of each split.
-        size: samples of a shard in a new folder.
-        scale: scales images that are stored as bytes.
+        size: number of samples per shard in a new folder.
+        scale: module that scales images to be stored as bytes, or None for raw values.
 
     Returns:
         The progress of each split.
 
     Raises:
-        ValueError: if the folder has other files, or shards with other settings.
+        ValueError: if the folder contains other files, or shards with other settings.
     """
     numbers = {s: len(dataset) for s, dataset in datasets.items()}
     settings = _settings(manifest.text()) | {'samples': numbers}
@@ -112,21 +112,21 @@ def find_progress(
     return splits
 
 
-# Parts of a manifest that are known only when all shards are written, and versions.
+# Manifest entries that are known only after all shards are written, and versions.
 _RESULTS = ('splits', 'versions', 'available')
 
 
 def _settings(text: str) -> dict[str, Any]:
-    """Return the part of a manifest that determines the shards."""
-    # All releases with the same manifest version write the same shards.
+    """Return the manifest entries that determine the shards."""
+    # All releases with the same manifest version write identical shards.
     content = json.loads(text)
     return {k: v for k, v in content.items() if k not in _RESULTS}
 
 
 def _lost_manifest(out: Path) -> bool:
-    """Return whether a folder has only packed splits, without a readable manifest.
+    """Return whether a folder contains only packed splits, without a readable manifest.
 
-    Without their settings, they must be written again.
+    Because their settings are unknown, these splits must be written again.
     """
     folders = {f for f in out.iterdir() if f.name != NAME}
     files = {f for folder in folders if folder.is_dir() for f in folder.iterdir()}
@@ -136,7 +136,7 @@ def _lost_manifest(out: Path) -> bool:
 
 
 def _undamaged(folder: Path, shards: Sequence[Shard]) -> dict[int, Written]:
-    """Return the undamaged shards of a finished split, by number."""
+    """Return the undamaged shards of a complete split, by number."""
     config = read_json(folder / INDEX).get('config')
     if config is None:
         return {}
@@ -152,18 +152,19 @@ def _undamaged(folder: Path, shards: Sequence[Shard]) -> dict[int, Written]:
 
 
 def finish(out: Path, manifest: Manifest, splits: Sequence[SplitProgress]) -> Path:
-    """Write the index of each split, then the manifest, and remove the records.
+    """Write the index of each split and the manifest, and remove temporary records.
 
     Args:
-        out: the folder.
-        manifest: its future manifest, without shards.
-        splits: the splits, with all shards written.
+        out: folder of the packed data.
+        manifest: manifest to write, without shards.
+        splits: progress of each split, with all shards written.
 
     Returns:
         Path of the manifest.
 
     Raises:
-        ValueError: if shards do not belong together.
+        ValueError: if shards have different formats, or samples have changed since the
+            folder was complete.
     """
     for split in splits:
         shards = tuple(w.shard for w in split.written)
@@ -174,9 +175,9 @@ def finish(out: Path, manifest: Manifest, splits: Sequence[SplitProgress]) -> Pa
             for name in changed:
                 (split.writer.folder / name).unlink()
             raise ValueError(
-                f'{split.writer.folder}: expected the same samples as before, found others '
-                f'for the shards {sorted(changed)}; pack a changed dataset into another '
-                'folder'
+                f'{split.writer.folder}: expected the same samples as before, found changed '
+                f'samples in the shards {sorted(changed)}; pack a changed dataset into '
+                'another folder'
             )
         write_text(split.writer.folder / INDEX, _index(split))
     if all(split.expected is None for split in splits):
@@ -190,7 +191,7 @@ def finish(out: Path, manifest: Manifest, splits: Sequence[SplitProgress]) -> Pa
     for split in splits:
         for number in range(len(split.writer)):
             split.writer.record(number).unlink(missing_ok=True)
-        # Remove shards of an unfinished run with smaller shards.
+        # Remove shards of an earlier unfinished run that used smaller shards.
         current = {split.writer.path(i) for i in range(len(split.writer))}
         for file in set(split.writer.folder.glob(SHARDS)) - current:
             file.unlink()
@@ -199,7 +200,7 @@ def finish(out: Path, manifest: Manifest, splits: Sequence[SplitProgress]) -> Pa
 
 
 def _join_available(written: Sequence[Written]) -> dict[str, str]:
-    """Join the masks of all shards, for modalities that some samples lack."""
+    """Concatenate the masks of all shards, for modalities that some samples lack."""
     joined = {
         m: np.concatenate(
             [text_to_bits(w.available[m], w.shard.samples) for w in written]
@@ -210,7 +211,7 @@ def _join_available(written: Sequence[Written]) -> dict[str, str]:
 
 
 def _index(split: SplitProgress) -> str:
-    """Return litdata's index of the samples of a split."""
+    """Create litdata's index for the samples of a split."""
     written = split.written
     config = dict(written[0].config)
     for other in written:
@@ -218,9 +219,9 @@ def _index(split: SplitProgress) -> str:
             k for k in config if k != 'types' and config[k] != other.config[k]
         ]:
             raise ValueError(
-                f'{split.writer.folder}: expected samples of one format, but '
-                f'{other.shard.file} differs in {differ} from {written[0].shard.file}; '
-                'give all samples the same keys and types'
+                f'{split.writer.folder}: expected all samples to have the same format, '
+                f'found that {other.shard.file} differs in {differ} from '
+                f'{written[0].shard.file}; use the same keys and types in all samples'
             )
     chunks = [
         {

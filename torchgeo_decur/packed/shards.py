@@ -1,4 +1,4 @@
-"""Write shards one at a time, each atomically."""
+"""Write the shards of a split atomically."""
 
 import errno
 import os
@@ -24,13 +24,14 @@ Sample = dict[str, Any]
 
 @dataclass(frozen=True)
 class Written:
-    """A shard on disk.
+    """Record of a shard on disk.
 
     Args:
-        shard: entry of the manifest.
-        config: litdata's format of the samples; equal for all shards of a split.
-        available: mask of the samples that have a modality, as text of
-            ``bits_to_text``, by modality.
+        shard: entry for the manifest.
+        config: litdata's description of the sample format, which is the same for all
+            shards of a split.
+        available: masks of the samples that have a modality, encoded by ``bits_to_text``,
+            by modality.
     """
 
     shard: Shard
@@ -39,16 +40,16 @@ class Written:
 
 
 class ShardWriter(Dataset['Written | Exception']):
-    """Dataset of the shards of one split: reading item i writes shard i.
+    """Dataset whose items are the shards of one split: reading item i writes shard i.
 
-    The worker processes of a data loader thus write shards in parallel.
+    This allows the worker processes of a data loader to write shards in parallel.
 
     Args:
         dataset: map-style dataset to pack.
         folder: folder of the split.
-        spans: range of sample indices of each shard.
-        scale: scales the images of a batch to [0, 1], or None for raw values.
-        keys: type of each value of a sample, see :func:`value_types`.
+        spans: range of sample indices for each shard.
+        scale: module that scales the images of a batch to [0, 1], or None for raw values.
+        keys: type of each value in a sample; see :func:`value_types`.
         compression: 'zstd' or None.
     """
 
@@ -74,21 +75,21 @@ class ShardWriter(Dataset['Written | Exception']):
         return len(self.spans)
 
     def path(self, number: int) -> Path:
-        """Return the file of a shard."""
+        """Return the path of a shard."""
         return self.folder / f'shard-{number:05d}.bin'
 
     def record(self, number: int) -> Path:
-        """Return the temporary record of a complete shard."""
+        """Return the path of the temporary record for a complete shard."""
         return self.folder / f'shard-{number:05d}.json'
 
     def find(self, number: int) -> Written | None:
-        """Find a shard of an earlier run.
+        """Find a shard from an earlier run.
 
         Args:
             number: number of the shard.
 
         Returns:
-            The shard, or None if it is absent or incomplete.
+            The record of the shard, or None if the shard is absent or incomplete.
         """
         content, path = read_json(self.record(number)), self.path(number)
         if not content or not path.exists():
@@ -104,8 +105,8 @@ class ShardWriter(Dataset['Written | Exception']):
             number: number of the shard.
 
         Returns:
-            The shard, or an exception. Unlike a raised exception, a returned one keeps
-            its message between processes.
+            The record of the shard, or an exception. Unlike a raised exception, a returned
+            exception keeps its message when it is passed between processes.
         """
         partial = self.folder / f'.{self.path(number).name}.partial'
         shutil.rmtree(partial, ignore_errors=True)
@@ -123,7 +124,7 @@ class ShardWriter(Dataset['Written | Exception']):
         options = {'compression': 'zstd', 'compression_level': 'sample'}
         writer = BinaryWriter(
             str(partial),
-            # More than all samples, so that only `done` ends the file.
+            # More than the number of samples, so that only `done` ends the file.
             chunk_size=len(span) + 1,
             **(options if self.compression else {}),
         )
@@ -155,19 +156,19 @@ class ShardWriter(Dataset['Written | Exception']):
         found = value_types(sample)
         if found != self.keys:
             raise ValueError(
-                f'expected {dict(self.keys)} as in the first sample, but sample {index} '
-                f'has {found}; give all samples the same keys and types'
+                f'expected {dict(self.keys)} as in the first sample, found {found} in '
+                f'sample {index}; use the same keys and types in all samples'
             )
         # litdata identifies values by their order.
         return {key: _contiguous(sample[key]) for key in self.keys}
 
 
 def to_bytes(sample: Sample, scale: nn.Module) -> Sample:
-    """Scale the images of a sample to [0, 1] and round them to bytes.
+    """Scale the images of a sample to [0, 1], and convert them to bytes.
 
     Args:
-        sample: has ``image_<m>``, shape (C, H, W) or (T, C, H, W).
-        scale: scales the images of a batch.
+        sample: sample with ``image_<m>``, shape (C, H, W) or (T, C, H, W).
+        scale: module that scales the images of a batch to [0, 1].
 
     Returns:
         A new sample with uint8 images. Absent images are zeros.
@@ -182,16 +183,16 @@ def to_bytes(sample: Sample, scale: nn.Module) -> Sample:
 
 
 def value_types(sample: Mapping[str, Any]) -> dict[str, str]:
-    """Return the type of each value of a sample.
+    """Return the type of each value in a sample.
 
     Args:
         sample: one sample.
 
     Returns:
-        Type by key, in alphabetical order; for tensors the dtype.
+        Types, or dtypes of tensors, by key in alphabetical order.
 
     Raises:
-        ValueError: if a value is not a tensor, text, number or Boolean.
+        ValueError: if a value is not a tensor, string, number or Boolean.
 
     Example:
         >>> value_types({'label': torch.tensor(3), 'image_s1': torch.zeros(2, 4, 4)})
@@ -204,8 +205,8 @@ def value_types(sample: Mapping[str, Any]) -> dict[str, str]:
     }
     if wrong:
         raise ValueError(
-            f'samples must have tensors, text and numbers, got {wrong}; remove these '
-            'keys with `transforms` before packing'
+            f'samples must only have tensors, strings and numbers, got {wrong}; remove '
+            'these keys with `transforms` before packing'
         )
     return {
         str(k): str(v.dtype).removeprefix('torch.')
@@ -216,14 +217,14 @@ def value_types(sample: Mapping[str, Any]) -> dict[str, str]:
 
 
 def default_size(sample: Mapping[str, Any]) -> int:
-    """Return the number of samples in a shard of about 64 MiB, from 1 to 4096."""
+    """Compute the number of samples in a shard of about 64 MiB, from 1 to 4096."""
     tensors = [v for v in sample.values() if isinstance(v, Tensor)]
     bytes_ = sum(v.numel() * v.element_size() for v in tensors)
     return min(max(TARGET // max(bytes_, 1), 1), 4096)
 
 
 def is_full(error: BaseException) -> bool:
-    """Return whether the error is a full disk or an exhausted quota."""
+    """Return whether an error was caused by a full disk or an exhausted quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -1,4 +1,4 @@
-"""Pack the datasets of a datamodule into shards, in parallel and resumably."""
+"""Pack the datasets of a datamodule into shards, in parallel and with resuming."""
 
 import json
 import os
@@ -39,31 +39,31 @@ def pack_config(
     data: Mapping[str, Any] | None = None,
     **kw: Any,
 ) -> Path:
-    """Pack the datasets of the datamodule in a config of ``torchgeo``.
+    """Pack the datasets of the datamodule in a ``torchgeo`` config.
 
     Args:
-        config: the file; only its ``data`` is used.
-        out: folder of the shards.
-        data: options of the datamodule, which override the file.
+        config: path of the config; only its ``data`` section is used.
+        out: folder for the packed data.
+        data: datamodule options that override the config.
         kw: arguments of :func:`pack_datamodule`.
 
     Returns:
         Path of the manifest.
 
     Raises:
-        FileNotFoundError: if the file does not exist.
+        FileNotFoundError: if the config does not exist.
         ValueError: if the config has no valid datamodule; see also
             :func:`pack_datamodule`.
     """
     part = override_options(read_config(config, ['data'])['data'], data)
-    # A copy, because the parser changes its argument.
+    # Copy, because the parser changes its argument.
     source = json.loads(json.dumps(part, default=str))
     for name in ('batch_size', 'num_workers'):
         source['init_args'].pop(name, None)
     datamodule = build({'data': part}, config)['data']
     if not isinstance(datamodule, MultimodalDataModule):
         raise ValueError(
-            f'{config}: expected a MultimodalDataModule of torchgeo_decur.datamodules '
+            f'{config}: expected a MultimodalDataModule from torchgeo_decur.datamodules '
             f'in data, found {type(datamodule).__name__}; choose another class_path'
         )
     return pack_datamodule(datamodule, out, source=source, **kw)
@@ -80,25 +80,25 @@ def pack_datamodule(
     source: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Path:
-    """Write the datasets of a datamodule as shards of litdata, with a manifest.
+    """Write the datasets of a datamodule as litdata shards with a manifest.
 
-    Each shard is written atomically, and the manifest last. The same call resumes a
-    stopped run after its last complete shard. In a finished folder it verifies checksums
-    and writes missing or damaged shards again.
+    Each shard is written atomically, and the manifest is written last. The same call
+    resumes a stopped run after its last complete shard. In a complete folder, it verifies
+    checksums and writes missing or damaged shards again.
 
-    Places with several dates are packed with all dates.
+    Locations with several dates are packed with all dates.
 
     Args:
-        datamodule: the datamodule.
-        out: folder of the shards.
+        datamodule: datamodule to pack.
+        out: folder for the packed data.
         values: 'raw' for unchanged samples, or 'uint8' for images scaled to [0, 1],
-            multiplied by 255 and rounded. Bytes take a quarter of the space, and were
-            used to train DeCUR.
+            multiplied by 255 and rounded. Bytes take a quarter of the space, and DeCUR was
+            trained on them.
         splits: splits to pack; a missing 'val' split is skipped.
-        workers: processes that read and write; by default one for each core. With 0,
-            this process does both.
-        shard_size: samples of a shard; by default about 64 MiB.
-        compression: 'zstd' to compress each sample; needs the package zstd.
+        workers: number of processes that read and write; one per core by default. If 0,
+            this process reads and writes.
+        shard_size: number of samples per shard; about 64 MiB by default.
+        compression: 'zstd' to compress each sample, which requires the package zstd.
         source: class and options of the datamodule, for the manifest.
         progress: whether to show a progress bar.
 
@@ -110,8 +110,8 @@ def pack_datamodule(
         ImportError: if litdata is not installed.
         OSError: if the disk is full, or a file cannot be written.
         UnreadableFileError: if a file of the dataset cannot be read.
-        ValueError: if an option is not valid, samples differ in their keys, or the
-            folder has other files.
+        ValueError: if an option is invalid, samples have different keys, or the folder
+            contains other files.
     """
     if values == 'kept':
         warnings.warn(
@@ -158,14 +158,16 @@ def _check(
     if values not in get_args(Values):
         raise ValueError(f'values must be one of {get_args(Values)}, got {values!r}')
     if not splits or any(s not in _STAGES for s in splits):
-        raise ValueError(f'splits must be some of {list(_STAGES)}, got {list(splits)}')
+        raise ValueError(
+            f'splits must be one or more of {list(_STAGES)}, got {list(splits)}'
+        )
     if workers is not None and workers < 0:
         raise ValueError(f'workers must not be negative, got {workers}')
     if shard_size is not None and shard_size < 1:
         raise ValueError(f'shard_size must be positive, got {shard_size}')
     if compression not in (None, 'zstd'):
         raise ValueError(f"compression must be 'zstd' or None, got {compression!r}")
-    # Python includes zstd since 3.14.
+    # Python 3.14 and later include zstd.
     if compression and sys.version_info < (3, 14) and find_spec('zstd') is None:
         raise ValueError(
             "compression must be None without the package zstd, got 'zstd'; install it "
@@ -176,7 +178,7 @@ def _check(
 def _datasets(
     datamodule: MultimodalDataModule, splits: Sequence[Split], workers: int
 ) -> dict[Split, Any]:
-    # Some datasets keep files open if there are no workers.
+    # Without workers, some datasets keep files open.
     datamodule.num_workers = workers
     datamodule.freeze()
     datamodule.prepare_data()
@@ -187,18 +189,19 @@ def _datasets(
     lost = [s for s in splits if s not in there and s != 'val']
     if lost or not there:
         raise ValueError(
-            f'splits must exist in {type(datamodule).__name__}, but it has no '
-            f'{lost or list(splits)}; choose others with --splits'
+            f'splits must exist in {type(datamodule).__name__}, which has no '
+            f'{lost or list(splits)}; choose other splits with --splits'
         )
     if empty := [s for s, dataset in there.items() if not len(dataset)]:
         raise ValueError(
-            f'splits must have samples, got none in {empty}; choose others with --splits'
+            f'splits must have samples, got none in {empty}; choose other splits with '
+            '--splits'
         )
     return there
 
 
 def _scale(datamodule: MultimodalDataModule) -> nn.Module:
-    """Return the scaling of the images, if it maps all of them to [0, 1]."""
+    """Return the module that scales the images; check that it scales all to [0, 1]."""
     scale: Any = datamodule.aug
     scaled = dict(scale.per_modality) if isinstance(scale, PerModality) else {}
     lost = [
@@ -206,8 +209,8 @@ def _scale(datamodule: MultimodalDataModule) -> nn.Module:
     ]
     if lost:
         raise ValueError(
-            f"values must be 'raw', because images of {lost} are not scaled to [0, 1] "
-            'only; to pack bytes, set their mean and std, and s2_bands: 12'
+            f"values must be 'raw', because the transforms of {lost} do more than scale "
+            'images to [0, 1]; to pack bytes, set their mean and std, and s2_bands: 12'
         )
     return cast(nn.Module, scale)
 
@@ -237,20 +240,21 @@ def _write(split: SplitProgress, workers: int, progress: bool) -> None:
                     raise written
                 done[number] = written
                 bar.update(written.shard.samples)
-        # The data loader raises it for a killed worker.
+        # The data loader raises RuntimeError if a worker was killed.
         except RuntimeError as error:
             if 'DataLoader worker' not in str(error):
                 raise
             raise ChildProcessError(
                 f'{writer.folder}: a worker process was killed ({error}); '
-                f'{_how_to_resume(split)}, with fewer --workers if memory was short'
+                f'{_how_to_resume(split)}, with fewer --workers if memory ran out'
             ) from error
         except OSError as error:
             if not is_full(error):
                 raise
             raise OSError(
                 error.errno,
-                f'no space left for {writer.folder}; make room; {_how_to_resume(split)}',
+                f'no space left for {writer.folder}; free some space; '
+                f'{_how_to_resume(split)}',
             ) from error
 
 
@@ -266,7 +270,7 @@ def _how_to_resume(split: SplitProgress) -> str:
 
 
 def _cores() -> int:
-    # Slurm may limit this process to some of the cores.
+    # Slurm may restrict this process to some of the cores.
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

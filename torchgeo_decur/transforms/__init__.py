@@ -1,4 +1,4 @@
-"""Scaling to [0, 1], selection of bands, and augmentations of each kind of modality."""
+"""Scaling to [0, 1], band selection, and augmentations for each kind of modality."""
 
 import warnings
 from typing import Any
@@ -50,7 +50,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Return a class by its old name."""
+    """Return a class by its deprecated name."""
     if name == 'SharedCrop':
         warnings.warn(
             'SharedCrop is deprecated and will be removed in the next release; use '

@@ -1,4 +1,4 @@
-"""A faster chain of Kornia operations."""
+"""Fast chain of Kornia operations."""
 
 import math
 from abc import ABC, abstractmethod
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
 Range = tuple[float, float]
-# Height and width of an image, and of its crop.
+# (height, width) of an image, and (height, width) of its crop.
 Grid = tuple[Sequence[int], Sequence[int]]
 
-# Number of values that a CPU processes at once, small enough for its cache.
+# Number of values to process at once on a CPU, small enough for its cache.
 _VALUES_AT_ONCE = 2**20
 
 
 class Augmentation(nn.Module, ABC):
-    """Base class of augmentations for configs.
+    """Base class for augmentations in configs.
 
     Each call draws new parameters for each sample, so that two calls give two views.
     """
@@ -39,26 +39,27 @@ class Augmentation(nn.Module, ABC):
 
 
 class AugmentationChain(Augmentation, nn.Sequential):
-    """Crop images, change their values, and flip them.
+    """Augmentation that crops images, changes their values and flips them.
 
-    For a given seed, the result equals ``kornia.augmentation.AugmentationSequential`` of
-    the same operations, up to rounding. The chain is faster:
+    For a given seed, the result equals ``kornia.augmentation.AugmentationSequential`` with
+    the same operations, up to rounding. This chain is faster:
 
-    - Crop and flips commute with operations on values, so they are one resampling.
-    - An operation processes only its selected samples, in place.
-    - The result has the memory format channels last, which suits convolutions.
+    - The crop and flips commute with intensity operations, so one resampling does both.
+    - Each operation processes only its selected samples, in place.
+    - The result is in channels-last memory format, which suits convolutions.
     - Parameters are drawn on the CPU and copied in one asynchronous transfer.
 
     Parameters are drawn in float32, and images are augmented in at least float32.
 
     Args:
-        crop: crop of the images, with probability 1.
-        steps: operations on the values of images in [0, 1], in order, without resizing.
+        crop: crop of the images, always applied.
+        steps: intensity operations on images in [0, 1], in order. They must not change the
+            size of the images.
         hflip: probability of a horizontal flip.
         vflip: probability of a vertical flip.
 
     Raises:
-        ValueError: if the result is too small for the kernel of a blur.
+        ValueError: if the crop size is too small for the kernel of a blur.
 
     Example:
         >>> chain = AugmentationChain(K.RandomResizedCrop((32, 32)), [K.RandomSolarize()], 0.5, 0.5)
@@ -89,7 +90,7 @@ class AugmentationChain(Augmentation, nn.Sequential):
             dtype of the input.
 
         Raises:
-            ValueError: if saturation or hue is not 0 and the images do not have 3 bands.
+            ValueError: if saturation or hue is not 0 and images do not have 3 bands.
         """
         operations: list[Any] = list(self)
         crop, *steps, hflip, vflip = operations
@@ -125,14 +126,14 @@ class AugmentationChain(Augmentation, nn.Sequential):
         return result
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
-        # Ignore device and dtype: Kornia would draw parameters there.
+        # Ignore device and dtype, because Kornia would draw parameters with them.
         return self
 
 
 class RandomBandMean(K.IntensityAugmentationBase2D):
-    """Replace all bands by their mean, in random samples of the batch.
+    """Augmentation that replaces all bands by their mean in random samples.
 
-    This generalises random grayscale to any number of bands.
+    This generalizes random grayscale to any number of bands.
 
     Args:
         p: probability for each sample.
@@ -153,7 +154,7 @@ class RandomBandMean(K.IntensityAugmentationBase2D):
         flags: dict[str, Any],
         transform: Tensor | None = None,
     ) -> Tensor:
-        """Average the bands.
+        """Replace all bands by their mean.
 
         Args:
             input: images, shape (B, C, H, W).
@@ -168,10 +169,10 @@ class RandomBandMean(K.IntensityAugmentationBase2D):
 
 
 class RandomColorJitter(K.ColorJitter):  # type: ignore[misc]
-    """Change brightness, contrast, saturation and hue, in this order.
+    """Augmentation that changes brightness, contrast, saturation and hue, in this order.
 
-    The contrast is relative to the mean of each band, as in DeCUR. Kornia's ColorJitter
-    uses one mean of all bands, so that its contrast changes their ratio.
+    Contrast is relative to the mean of each band, as in DeCUR. Kornia's ColorJitter uses
+    one mean over all bands, so its contrast changes the ratio between bands.
 
     Example:
         >>> change = RandomColorJitter(contrast=(2.0, 2.0), p=1.0)
@@ -188,7 +189,7 @@ class RandomColorJitter(K.ColorJitter):  # type: ignore[misc]
         flags: dict[str, Any],
         transform: Tensor | None = None,
     ) -> Tensor:
-        """Change the images.
+        """Jitter a copy of the images.
 
         Args:
             input: images in [0, 1], shape (B, C, H, W).
@@ -197,19 +198,23 @@ class RandomColorJitter(K.ColorJitter):  # type: ignore[misc]
             transform: geometric transformation, not used.
 
         Returns:
-            New images, shape (B, C, H, W).
+            Jittered images, same shape.
         """
         return jitter_(input.clone(), params)
 
 
 def jitter_(x: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
-    """Change brightness, contrast, saturation and hue in place, with Kornia's factors.
+    """Change brightness, contrast, saturation and hue by Kornia's factors, in place.
 
     Args:
-        x: images in [0, 1], shape (B, C, H, W), overwritten.
+        x: images in [0, 1], shape (B, C, H, W); overwritten.
         drawn: ``brightness_factor``, ``contrast_factor``, ``saturation_factor`` and
-            ``hue_factor`` of each sample, shape (B,), on the CPU. Unless they are
-            neutral, the last two need images of red, green and blue.
+            ``hue_factor`` of each sample, shape (B,), on the CPU. Saturation and hue
+            factors that are not neutral require RGB images.
+
+    Returns:
+        Jittered images, same shape. They share memory with ``x`` unless saturation or hue
+        changed.
 
     Example:
         >>> names = ('brightness', 'contrast', 'saturation', 'hue')
@@ -226,7 +231,7 @@ def jitter_(x: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
         for f in factors[:2]
     )
     x.mul_(brightness).clamp_(0, 1)
-    # One mean of all bands would change the ratio of their means.
+    # A single mean over all bands would change the ratio between their means.
     mean = x.mean(dim=(2, 3), keepdim=True)
     x.mul_(contrast).add_(mean * (1 - contrast)).clamp_(0, 1)
     if (factors[2] != 1).any():
@@ -238,7 +243,7 @@ def jitter_(x: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
 
 @contextmanager
 def float32_by_default() -> Iterator[None]:
-    """Set the default dtype to float32, because Lightning changes it in a fit."""
+    """Set the default dtype to float32, because Lightning changes it during a fit."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -254,20 +259,21 @@ def crop_axes(
     size: Sequence[int],
     grid: Grid | None = None,
 ) -> list[Tensor]:
-    """Compute the positions of the columns and rows of flipped crops.
+    """Compute the sampling positions of columns and rows for flipped crops.
 
     Args:
-        box: corners of the crops in pixels, as Kornia draws them, shape (B, 4, 2).
-        flips: drawn parameters of the horizontal and the vertical flip.
+        box: corners of the crops in pixels, as drawn by Kornia, shape (B, 4, 2).
+        flips: drawn parameters of the horizontal and vertical flips.
         extent: height and width of the images.
         size: height and width of the crops.
-        grid: another image of the same ground, which gets the same ground as its crop:
-            its height and width, and the height and width of its crop. By default
+        grid: size of another image of the same area and size of its crop, each as height
+            and width. The positions then crop the same area from this image. By default,
             ``extent`` and ``size``.
 
     Returns:
-        Positions of the columns, shape (B, W'), and of the rows, shape (B, H'), in
-        [-1, 1] of the image, with aligned corners by default.
+        Normalized positions of the columns, shape (B, W'), and rows, shape (B, H'). As for
+        ``grid_sample`` with aligned corners, -1 and 1 are the first and last pixel centers
+        of the image.
     """
     own_extent, own_size = grid or (extent, size)
     axes = []
@@ -280,7 +286,7 @@ def crop_axes(
         )
         steps = torch.linspace(0, 1, own_number, dtype=torch.float32)
         if own_number != number:
-            # The outer edges of the pixels agree, not their centres.
+            # The outer pixel edges of both grids coincide, not the pixel centers.
             centres = torch.arange(own_number, dtype=torch.float32) + 0.5
             steps = (centres * (number / own_number) - 0.5) / max(number - 1, 1)
         place = first[:, None] + (last - first)[:, None] * steps
@@ -295,16 +301,16 @@ def resample(
 ) -> Tensor:
     """Resample images at given columns and rows, in at least float32.
 
-    Half precision cannot resolve the positions of single pixels.
+    Half precision cannot represent pixel positions accurately enough.
 
     Args:
         images: images, shape (B, C, H, W).
-        columns: position of each column of the result, shape (B, W'), in [-1, 1].
-        rows: position of each row of the result, shape (B, H'), in [-1, 1].
+        columns: sampling position of each output column, shape (B, W'), in [-1, 1].
+        rows: sampling position of each output row, shape (B, H'), in [-1, 1].
         mode: 'bilinear' or 'nearest'.
 
     Returns:
-        Images, shape (B, C, H', W'), float32, or float64 for float64 images.
+        Resampled images, shape (B, C, H', W'), float32, or float64 for float64 images.
     """
     exact = torch.promote_types(images.dtype, torch.float32)
     shape = (len(images), rows.shape[1], columns.shape[1])
@@ -319,11 +325,11 @@ def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """Copy small tensors to a device in one asynchronous transfer.
 
     Args:
-        tensors: tensors on the CPU: float32, or integers below 2**24.
-        device: the device.
+        tensors: tensors on the CPU, float32 or integers below 2**24.
+        device: target device.
 
     Returns:
-        Tensors of the same shapes and dtypes on the device.
+        Tensors on the device, with the same shapes and dtypes.
 
     Example:
         >>> to_device([torch.tensor([3]), torch.tensor([0.5])], torch.device('cpu'))
@@ -332,7 +338,7 @@ def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     if device.type == 'cpu':
         return list(tensors)
     packed = torch.cat([t.flatten().float() for t in tensors])
-    # Only CUDA copies safely in the background: other devices may read freed memory.
+    # Only CUDA copies safely without blocking; other devices may read freed memory.
     packed = packed.to(device, non_blocking=device.type == 'cuda')
     parts = packed.split([t.numel() for t in tensors])
     return [
@@ -343,17 +349,17 @@ def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
 def _chosen(
     drawn: Mapping[str, Tensor], part: slice
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the samples to which an operation applies, and their parameters."""
+    """Return the indices of the samples an operation applies to, and their parameters."""
     samples = len(drawn['batch_prob'])
     index = (drawn['batch_prob'][part] > 0.5).nonzero()[:, 0]
     return index, {k: v[part][index] for k, v in drawn.items() if len(v) == samples}
 
 
 def _apply(step: Any, x: Tensor, index: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-    """Apply an operation to the samples of an index, in place if possible.
+    """Apply an operation to the indexed samples, in place if possible.
 
     The index is on the device of the images. The parameters are on the CPU, so that
-    Kornia checks them without synchronisation.
+    Kornia can check them without device synchronization.
     """
     if len(index) == 0:
         return x
@@ -369,7 +375,7 @@ def _apply(step: Any, x: Tensor, index: Tensor, values: Mapping[str, Tensor]) ->
 
 
 def _check_blur(kernel: Sequence[int], size: Sequence[int]) -> None:
-    """Check that a blur's kernel fits the padding of the result."""
+    """Check that the images are large enough for the padding of a blur."""
     least = max(kernel) // 2 + 1
     if min(size) < least:
         raise ValueError(
@@ -379,9 +385,9 @@ def _check_blur(kernel: Sequence[int], size: Sequence[int]) -> None:
 
 
 def _check_colour(drawn: Mapping[str, Tensor], channels: int) -> None:
-    """Check that saturation and hue change images of three bands only."""
+    """Check that saturation and hue are neutral for images without three bands."""
     if (drawn['saturation_factor'] != 1).any() or (drawn['hue_factor'] != 0).any():
         raise ValueError(
-            f'saturation and hue need the 3 bands red, green, blue, got {channels} bands; '
+            f'saturation and hue require 3 bands (red, green, blue), got {channels} bands; '
             'set both to 0'
         )

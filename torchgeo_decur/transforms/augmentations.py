@@ -1,7 +1,7 @@
-"""Augmentations for pretraining, one class for each kind of modality.
+"""Augmentations for pretraining, with one class for each kind of modality.
 
-They augment batches of images in [0, 1] on the device. The defaults are from the DeCUR
-paper (Wang et al., ECCV 2024), with one exception: SAR, elevation and depth are
+The classes augment batches of images in [0, 1] on the device. The defaults are from the
+DeCUR paper (Wang et al., ECCV 2024), with one exception: SAR, elevation and depth are
 measurements, so their brightness and contrast never change.
 """
 
@@ -23,29 +23,31 @@ from .augmentation_chain import (
 
 
 class DeCURAugmentation(AugmentationChain):
-    """Augment images as in DeCUR: crop, color jitter, band mean, blur, solarize, flip.
+    """DeCUR augmentation: crop, color jitter, band mean, blur, solarization and flips.
 
-    Subclasses fix the options that do not suit a kind of modality. A fixed option is not
-    an argument, in Python or in a config.
+    Subclasses fix the options that do not suit their kind of modality. Neither Python nor
+    a config can set a fixed option.
 
     Args:
         size: height and width of the result in pixels.
-        crop_scale: range of the area of the crop, as a fraction of the image.
+        crop_scale: range of the crop area, as a fraction of the image area.
         crop_ratio: range of the aspect ratio of the crop.
-        brightness: largest relative change b of the brightness, a factor in
+        brightness: maximum relative change b of the brightness. Its factor is drawn from
             [1 - b, 1 + b].
-        contrast: likewise for the distance to the mean of each band.
-        saturation: likewise for the distance to the grayscale image, for red, green and
-            blue images.
-        hue: largest rotation of the hue as a fraction of the circle, at most 0.5, for
-            red, green and blue images.
+        contrast: maximum relative change of the distance to the mean of each band.
+        saturation: maximum relative change of the distance to the grayscale image; 0
+            except for RGB images.
+        hue: maximum rotation of the hue, as a fraction of the color circle of at most 0.5;
+            0 except for RGB images.
         jitter: probability of changing brightness, contrast, saturation and hue, or None
-            to remove the operation from the chain.
-        grayscale: probability of replacing all bands by their mean, or None.
-        blur: probability of a Gaussian blur, or None.
+            to remove the operation.
+        grayscale: probability of replacing all bands by their mean, or None to remove the
+            operation.
+        blur: probability of a Gaussian blur, or None to remove the operation.
         blur_sigma: range of the standard deviation of the blur in pixels.
-        blur_kernel: width of the kernel of the blur in pixels, odd.
-        solarize: probability of inverting values above 0.5, or None.
+        blur_kernel: width of the blur kernel in pixels; must be odd.
+        solarize: probability of inverting values above 0.5, or None to remove the
+            operation.
         hflip: probability of a horizontal flip.
         vflip: probability of a vertical flip.
     """
@@ -71,11 +73,11 @@ class DeCURAugmentation(AugmentationChain):
         vflip: float = 0.5,
     ) -> None:
         """Initialize a new DeCURAugmentation instance."""
-        # Keep operations with probability 0: Kornia draws for them, and the other draws of
-        # a seed must not change.
+        # Keep operations with probability 0: Kornia draws random numbers for them, and the
+        # other draws for a seed must not change.
         steps: list[K.IntensityAugmentationBase2D] = []
         if jitter is not None:
-            # Skip a hue of 0, for which Kornia would convert to HSV and back.
+            # Skip hue if it is 0, because Kornia would convert to HSV and back.
             order = (0, 1, *[2] * (saturation > 0), *[3] * (hue > 0))
             factors = (brightness, contrast, saturation, hue)
             steps.append(RandomColorJitter(*factors, p=jitter, order=order))
@@ -91,18 +93,18 @@ class DeCURAugmentation(AugmentationChain):
             (size, size),
             tuple(crop_scale),
             tuple(crop_ratio),
-            # 'resample' processes the whole batch at once, 'slice' loops over samples.
+            # 'resample' processes the whole batch at once; 'slice' loops over samples.
             cropping_mode='resample',
         )
         super().__init__(crop, steps, hflip, vflip)
 
 
 class ElevationAugmentation(DeCURAugmentation):
-    """Crop and flip elevation and unknown modalities, without changing values.
+    """Augmentation for elevation and unknown modalities, which only crops and flips.
 
     Args:
         size: height and width of the result in pixels.
-        options: ``crop_scale``, ``crop_ratio``, ``hflip`` and ``vflip`` of
+        options: ``crop_scale``, ``crop_ratio``, ``hflip`` and ``vflip``, as in
             :class:`DeCURAugmentation`.
 
     Example:
@@ -130,12 +132,12 @@ class ElevationAugmentation(DeCURAugmentation):
 
 
 class DepthAugmentation(ElevationAugmentation):
-    """Crop depth images, and flip them horizontally.
+    """Augmentation for depth images, which only crops and flips horizontally.
 
     Args:
         size: height and width of the result in pixels.
-        crop_scale: range of the area of the crop, as a fraction of the image.
-        options: ``crop_ratio`` and ``hflip`` of :class:`DeCURAugmentation`.
+        crop_scale: range of the crop area, as a fraction of the image area.
+        options: ``crop_ratio`` and ``hflip``, as in :class:`DeCURAugmentation`.
     """
 
     def __init__(
@@ -146,12 +148,12 @@ class DepthAugmentation(ElevationAugmentation):
 
 
 class SARAugmentation(DeCURAugmentation):
-    """Crop, average bands of, blur and flip SAR, without brightening or inverting it.
+    """Augmentation for SAR, without color jitter and solarization.
 
     Args:
         size: height and width of the result in pixels.
         options: ``crop_scale``, ``crop_ratio``, ``grayscale``, ``blur``, ``blur_sigma``,
-            ``blur_kernel``, ``hflip`` and ``vflip`` of :class:`DeCURAugmentation`.
+            ``blur_kernel``, ``hflip`` and ``vflip``, as in :class:`DeCURAugmentation`.
     """
 
     def __init__(self, size: int = 224, **options: Any) -> None:
@@ -169,7 +171,7 @@ class SARAugmentation(DeCURAugmentation):
 
 
 class OpticalAugmentation(DeCURAugmentation):
-    """Augment multispectral images, without changing saturation and hue.
+    """Augmentation for multispectral images, without changes of saturation and hue.
 
     Args:
         size: height and width of the result in pixels.
@@ -182,22 +184,23 @@ class OpticalAugmentation(DeCURAugmentation):
 
 
 class RGBAugmentation(DeCURAugmentation):
-    """Augment color images from above, such as aerial photographs.
+    """Augmentation for overhead color images, such as aerial photographs.
 
-    All options of :class:`DeCURAugmentation` are arguments. For photographs of rooms and
-    streets see :class:`UprightRGBAugmentation`. The augmentation of SimCLR is
+    It has all options of :class:`DeCURAugmentation`. For photographs of rooms and streets,
+    see :class:`UprightRGBAugmentation`. For the SimCLR augmentation, set
     ``crop_scale: [0.08, 1.0], saturation: 0.4, hue: 0.1, solarize: 0.0, vflip: 0.0``.
     """
 
 
 class UprightRGBAugmentation(DeCURAugmentation):
-    """Augment photographs of rooms and streets.
+    """Augmentation for photographs of rooms and streets.
 
-    Crops are larger, and images are neither solarized nor flipped vertically.
+    Crops are larger than in :class:`RGBAugmentation`, and images are neither solarized nor
+    flipped vertically.
 
     Args:
         size: height and width of the result in pixels.
-        crop_scale: range of the area of the crop, as a fraction of the image.
+        crop_scale: range of the crop area, as a fraction of the image area.
         options: options of :class:`DeCURAugmentation`, except ``saturation``, ``hue``,
             ``solarize`` and ``vflip``.
     """
@@ -218,10 +221,10 @@ class UprightRGBAugmentation(DeCURAugmentation):
 
 
 class ModuleAugmentation(Augmentation):
-    """Use any module as an augmentation in a config, such as one of Kornia.
+    """Wrapper that makes any module, such as one from Kornia, usable as an augmentation.
 
     Args:
-        module: module that maps images in [0, 1], shape (B, C, H, W), to images of one
+        module: module that maps images in [0, 1], shape (B, C, H, W), to images of a fixed
             size.
 
     Example:
@@ -236,7 +239,7 @@ class ModuleAugmentation(Augmentation):
         self.module = module
 
     def forward(self, input: Tensor) -> Tensor:
-        """Augment images.
+        """Apply the module to images.
 
         Returns:
             The output of the module.
@@ -254,9 +257,9 @@ PRESETS: dict[str, Callable[..., Augmentation]] = {
     'hha': DepthAugmentation,
     'disparity': DepthAugmentation,
 }
-"""Default augmentation of each modality, by its name.
+"""Default augmentation for each modality name.
 
-Together with a modality with :class:`DepthAugmentation`, ``rgb`` has
+If another modality uses :class:`DepthAugmentation`, ``rgb`` uses
 :class:`UprightRGBAugmentation`.
 """
 
@@ -267,13 +270,13 @@ def default_augmentations(
     """Build the default augmentation of each modality.
 
     Args:
-        modalities: the modalities, by name. Names that are not in :data:`PRESETS` get
-            :class:`ElevationAugmentation`.
-        size: height and width of the result in pixels, one for all modalities or one for
-            each.
+        modalities: mapping whose keys are the modality names. Names that are not in
+            :data:`PRESETS` get :class:`ElevationAugmentation`.
+        size: height and width of the result in pixels, one value for all modalities or one
+            per modality.
 
     Returns:
-        One augmentation per modality.
+        Augmentations by modality.
     """
     chosen = {m: PRESETS.get(m, ElevationAugmentation) for m in modalities}
     if DepthAugmentation in chosen.values() and 'rgb' in chosen:

@@ -1,4 +1,4 @@
-"""Name images by modality, and select or pad their bands."""
+"""Rename images by modality, and select or pad their bands."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,10 +9,10 @@ from ..modalities import check_names
 
 
 class ToModalities:
-    """Rename ``image`` of one dataset to ``image_<modality>``.
+    """Transform that renames ``image`` to ``image_<modality>``.
 
-    Each dataset of ``dataset1 & dataset2`` needs its own instance in ``transforms=``. The
-    joined sample then has one key per modality.
+    In an intersection ``dataset1 & dataset2``, pass one instance to each dataset as
+    ``transforms=``. The joined sample then has one key per modality.
 
     Args:
         modality: name of the modality.
@@ -28,10 +28,10 @@ class ToModalities:
         self.modality = modality
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Rename the key of the image.
+        """Rename the image key.
 
         Args:
-            sample: has ``image``, shape (C, H, W).
+            sample: sample with ``image``, shape (C, H, W).
 
         Returns:
             A new sample with ``image_<modality>`` instead of ``image``.
@@ -48,13 +48,13 @@ class ToModalities:
 
 
 class PerModality(nn.Module):
-    """Apply one module per modality to the images of a batch.
+    """Transform that applies one module per modality to the images of a batch.
 
     Args:
-        modules: module of each modality, by name. Other modalities are unchanged.
+        modules: modules by modality. Other modalities are unchanged.
 
     Raises:
-        ValueError: if a name is not valid.
+        ValueError: if a modality name is invalid.
 
     Example:
         >>> import torch
@@ -70,10 +70,10 @@ class PerModality(nn.Module):
         self.per_modality = nn.ModuleDict(dict(modules))
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Apply the modules.
+        """Apply the modules to a batch.
 
         Args:
-            batch: ``image_<m>`` of some modalities, and any other keys.
+            batch: batch with ``image_<m>`` for some modalities, and any other keys.
 
         Returns:
             A new batch. Values without a module are unchanged.
@@ -87,11 +87,11 @@ class PerModality(nn.Module):
 
 
 class SelectBands(nn.Module):
-    """Select bands by name, in the given order.
+    """Transform that selects bands by name.
 
     Args:
-        bands: names of the bands of the input, in order.
-        select: names of the bands of the output, in order.
+        bands: names of the input bands, in order.
+        select: names of the output bands, in order.
 
     Raises:
         ValueError: if a selected band is not among ``bands``.
@@ -107,7 +107,9 @@ class SelectBands(nn.Module):
         super().__init__()
         unknown = [b for b in select if b not in bands]
         if unknown:
-            raise ValueError(f'select must be among {list(bands)}, got {unknown}')
+            raise ValueError(
+                f'select must only have bands from {list(bands)}, got {unknown}'
+            )
         self.index = [list(bands).index(b) for b in select]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,21 +119,21 @@ class SelectBands(nn.Module):
             x: images, shape (..., C, H, W).
 
         Returns:
-            Images of the selected bands, shape (..., C', H, W).
+            Images with the selected bands, shape (..., C', H, W).
         """
         return x[..., self.index, :, :]
 
 
 class PadBands(nn.Module):
-    """Insert constant bands, so that images fit an encoder with more bands.
+    """Transform that inserts constant bands, so that images fit an encoder with more bands.
 
     Args:
-        bands: names of the bands of the input, in order.
-        target: names of the bands of the output, in order. Missing bands are inserted.
+        bands: names of the input bands, in order.
+        target: names of the output bands, in order. Missing bands are inserted.
         value: value of the inserted bands.
 
     Raises:
-        ValueError: if ``target`` lacks a band of the input.
+        ValueError: if ``target`` lacks an input band.
 
     Example:
         >>> import torch
@@ -146,19 +148,21 @@ class PadBands(nn.Module):
         super().__init__()
         lost = [b for b in bands if b not in target]
         if lost:
-            raise ValueError(f'target must have every band of the input, lacks {lost}')
+            raise ValueError(
+                f'target must contain all input bands {list(bands)}, but lacks {lost}'
+            )
         self.index = [list(target).index(b) for b in bands]
         self.channels = len(target)
         self.value = value
 
     def forward(self, x: Tensor) -> Tensor:
-        """Insert the bands.
+        """Insert the missing bands.
 
         Args:
             x: images, shape (..., C, H, W).
 
         Returns:
-            Images, shape (..., C', H, W).
+            Images with the ``target`` bands, shape (..., C', H, W).
         """
         shape = (*x.shape[:-3], self.channels, *x.shape[-2:])
         out = x.new_full(shape, self.value)

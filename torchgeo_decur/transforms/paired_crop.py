@@ -1,4 +1,4 @@
-"""Crop and flip all modalities of a sample together with its mask."""
+"""Joint crop and flip of all modalities and the mask of a sample."""
 
 from collections.abc import Mapping
 
@@ -18,17 +18,17 @@ from .augmentation_chain import (
 
 
 class PairedCrop(nn.Module):
-    """Crop and flip all modalities and the mask of a sample in the same way.
+    """Augmentation that crops and flips all modalities and the mask in the same way.
 
-    This is the training augmentation of transfer tasks. Images and mask cover the same
-    ground and may differ in size; the crop is drawn in pixels of the largest image.
-    Images are resampled bilinearly, masks by nearest neighbour. Parameters are drawn on the CPU in float32 and copied in
-    one asynchronous transfer.
+    Transfer tasks use this augmentation for training. Images and mask must cover the same
+    area, but may differ in size. The crop is drawn in pixels of the largest image. Images
+    are resampled bilinearly, and masks with nearest-neighbor interpolation. Parameters are
+    drawn on the CPU in float32 and copied in one asynchronous transfer.
 
     Args:
-        size: height and width of the result in pixels, one for all images and the mask
-            or one for each modality. By default, and for None, sizes do not change.
-        crop_scale: range of the area of the crop, as a fraction of the image.
+        size: height and width of the result in pixels, one value for all images and the
+            mask or one per modality. None, the default, keeps the size.
+        crop_scale: range of the crop area, as a fraction of the image area.
         crop_ratio: range of the aspect ratio of the crop.
         hflip: probability of a horizontal flip.
         vflip: probability of a vertical flip.
@@ -67,15 +67,15 @@ class PairedCrop(nn.Module):
     def forward(
         self, images: Mapping[str, Tensor], mask: Tensor | None = None
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Crop and flip.
+        """Crop and flip images and mask.
 
         Args:
-            images: images by modality, shape (B, C, H, W), of the same ground.
-            mask: classes of the pixels, shape (B, H, W) or (B, 1, H, W).
+            images: images of the same area by modality, shape (B, C, H, W).
+            mask: pixel classes, shape (B, H, W) or (B, 1, H, W).
 
         Returns:
-            The images and the mask, of the new sizes. Floating-point images and the mask
-            keep their dtype; other images become float32.
+            The cropped images and mask. Floating-point images and the mask keep their
+            dtype; other images become float32.
         """
         largest = max(images.values(), key=lambda x: x.shape[-2] * x.shape[-1])
         shape, extent = largest.shape, largest.shape[2:]
@@ -112,6 +112,6 @@ class PairedCrop(nn.Module):
 
 
 def _grid(x: Tensor, size: int | None) -> Grid:
-    """Return height and width of an image before and after the crop."""
+    """Return the height and width of an image before and after the crop."""
     height, width = x.shape[-2:]
     return (height, width), (size or height, size or width)

@@ -10,24 +10,26 @@ from ..modalities import Modality, invalid_pixels
 
 
 class ScaleToUnit(nn.Module):
-    r"""Map the physical values of one modality to the unit interval.
+    r"""Transform that scales the physical values of one modality to the unit interval.
 
-    With limits :math:`l, u` of each band (mean :math:`\mp` 2 std; 0 and 255 for bytes),
+    Each band has a lower limit :math:`l` and an upper limit :math:`u`, which are mean
+    :math:`\mp` 2 std, or 0 and 255 for bytes. A value :math:`x` becomes
 
     .. math:: y = \frac{\min(\max(x, l), u) - l}{u - l}.
 
-    Without limits (elevation, depth), :math:`l, u` are the 1st and 99th percentile of
-    the band in each patch, so that absolute heights have no effect. A flat patch becomes
-    0.5 everywhere.
+    Elevation and depth without statistics use the 1st and 99th percentile of the band in
+    each patch as limits, so that absolute heights have no effect. A flat patch becomes 0.5
+    everywhere.
 
     Nodata pixels are excluded from percentiles and become 0.5.
 
     Args:
-        modality: modality of the images: a :class:`~torchgeo_decur.modalities.Modality`,
-            the name of a predefined one, or a dictionary of its fields.
+        modality: modality of the images, as a
+            :class:`~torchgeo_decur.modalities.Modality`, the name of a predefined modality
+            or a dictionary of fields.
 
     Raises:
-        ValueError: if the modality has no statistics and is not elevation, depth or
+        ValueError: if the modality has no statistics and is neither elevation, depth nor
             bytes.
 
     Example:
@@ -47,8 +49,8 @@ class ScaleToUnit(nn.Module):
         limits = self.modality.limits
         if limits is None and self.modality.kind not in ('elevation', 'depth'):
             raise ValueError(
-                f'{self.modality.kind} bands {list(self.modality.bands)} need mean and '
-                f'std for scaling, got none; set them, or set the unit uint8'
+                f'{self.modality.kind} bands {list(self.modality.bands)} must have mean '
+                'and std for scaling, got none; set mean and std, or unit: uint8 for bytes'
             )
         low, high = limits or (None, None)
         for name, values in (('low', low), ('high', high)):
@@ -62,7 +64,7 @@ class ScaleToUnit(nn.Module):
             x: images in the unit of the modality, shape (..., C, H, W).
 
         Returns:
-            Images in [0, 1], same shape, floating point. Half precision is scaled in
+            Floating-point images in [0, 1], same shape. Half precision is scaled in
             float32.
         """
         dtype = x.dtype if x.is_floating_point() else torch.float32
@@ -83,7 +85,7 @@ class ScaleToUnit(nn.Module):
 def _percentiles(
     x: Tensor, invalid: Tensor | None, q: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
-    """Compute two quantiles of each band and patch, shape (..., C, 1, 1), without NaN."""
+    """Compute two quantiles of each band and patch, shape (..., C, 1, 1), ignoring NaN."""
     values = x if invalid is None else x.masked_fill(invalid, torch.nan)
     # torch.quantile fails for more than 2**24 elements. Sorting puts NaN last.
     ordered = values.flatten(-2).float().sort(dim=-1).values

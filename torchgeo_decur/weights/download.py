@@ -1,7 +1,7 @@
-"""Download files of published weights once, and verify them at every use.
+"""Download published weights once, and verify them at every use.
 
-Files are in the cache of torch.hub, which TorchGeo shares and users can fill by hand.
-``hf_hub_download`` has another cache and does not verify the checksum of cached files.
+Files are stored in the torch.hub cache, which TorchGeo shares and users can fill by hand.
+``hf_hub_download`` uses another cache and does not verify the checksums of cached files.
 """
 
 import re
@@ -19,13 +19,13 @@ _HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})\.[^.]+$')
 
 
 def checksum_file(url: str) -> Path:
-    """Return the path of the recorded SHA-256 of a file, in the format of sha256sum.
+    """Return the path of the file that records a SHA-256, in sha256sum format.
 
     Args:
-        url: address of the file.
+        url: URL of the published file.
 
     Returns:
-        Path next to the file in the cache.
+        Path next to the published file in the cache.
     """
     file = cached_file(url)
     return file.with_name(f'{file.name}.sha256')
@@ -34,22 +34,22 @@ def checksum_file(url: str) -> Path:
 def fetch[T](url: str, read: Callable[[Path], T], progress: bool = True) -> T:
     """Read and verify a published file; download it if it is not cached.
 
-    If the file name has a hash (``name-0123abcd.pth``), the content must match it.
-    Otherwise the SHA-256 is recorded next to the file at first use, and every later use
+    If the file name contains a hash (``name-0123abcd.pth``), the content must match it.
+    Otherwise, the SHA-256 is recorded next to the file at first use, and every later use
     or download must match the record. Files are cached atomically, and a file that fails
-    its verification is removed. A read-only cache also works, without a new record.
+    verification is removed. In a read-only cache, no SHA-256 is recorded.
 
     Args:
-        url: address of the file.
+        url: URL of the published file.
         read: function that reads the file, or raises ValueError if the content is wrong.
-        progress: whether to show a progress bar of the download.
+        progress: whether to show a progress bar for the download.
 
     Returns:
         The result of ``read``.
 
     Raises:
         FileNotFoundError: if the file is not in the cache and cannot be downloaded.
-        ValueError: if the file has another hash, or ``read`` raises.
+        ValueError: if the file has a different hash, or ``read`` raises this error.
     """
     file = cached_file(url)
     if file.exists():
@@ -60,9 +60,9 @@ def fetch[T](url: str, read: Callable[[Path], T], progress: bool = True) -> T:
             pass
     except OSError as error:
         raise FileNotFoundError(
-            f'{url} is not in the cache, and {file.parent} must be writable to download '
-            f'it: {error.strerror}; set the environment variable TORCH_HOME to another '
-            'folder'
+            f'{url} is not in the cache and cannot be downloaded, because {file.parent} is '
+            f'not writable ({error.strerror}); set the environment variable TORCH_HOME to '
+            'a writable folder'
         ) from error
     contents: list[T] = []
 
@@ -108,7 +108,7 @@ def _read_verified[T](url: str, file: Path, read: Callable[[Path], T]) -> T:
 
 
 def _remove(file: Path) -> str:
-    """Remove a file that failed its verification; return the outcome for a message."""
+    """Remove a file that failed verification, and return the outcome for a message."""
     try:
         file.unlink()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Read and write files of encoders."""
+"""Read and write encoder files."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -24,11 +24,11 @@ from .state_dict_layouts import (
     split_states,
 )
 
-# Key of a task's options in Lightning's checkpoint. With Lightning's own key, they would
-# silently override the options of a command with ``--ckpt_path``.
+# Key for the hyperparameters of a task in a Lightning checkpoint. Under Lightning's own
+# key, they would silently override the options of a command with ``--ckpt_path``.
 TASK_OPTIONS = 'task_hyper_parameters'
 
-# Entries of a file of torch.load, besides tensors.
+# Entries of a torch.save file that are read in addition to the tensors.
 _ENTRIES = (
     *('hyper_parameters', TASK_OPTIONS, 'epoch', 'global_step'),
     *('encoder_modalities', 'encoder_training', 'fusion'),
@@ -37,16 +37,16 @@ _ENTRIES = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Encoders read from a file.
+    """Encoders from a file, with their metadata.
 
     Args:
-        name: name of the file or of the weights, for messages.
-        states: timm state dictionary of each modality, by name; '' if a file of one
+        name: name of the file or weights, for messages.
+        states: timm state dictionaries by modality. The key is '' if a file with a single
             encoder does not name its modality.
-        metadata: metadata of each encoder, by the same keys.
+        metadata: metadata of each encoder, with the same keys as ``states``.
         options: hyperparameters of the task that wrote the file, if any.
-        fusion: description of the fusion head, if there is one.
-        fusion_state: its state dictionary.
+        fusion: description of the fusion head, if any.
+        fusion_state: state dictionary of the fusion head.
     """
 
     name: str
@@ -58,18 +58,18 @@ class Checkpoint:
 
 
 def read_checkpoint(file: str | Path, name: str = '') -> Checkpoint:
-    """Read a file of encoders; only tensors and plain types are unpickled.
+    """Read an encoder file; only tensors and plain types are unpickled.
 
     Args:
-        file: path of a safetensors file or of any file that :func:`torch.load` reads.
-        name: name for messages; by default the path.
+        file: path of a safetensors file or of any file that :func:`torch.load` can read.
+        name: name for messages; the path by default.
 
     Returns:
         The encoders, without projectors and classifiers.
 
     Raises:
-        ValueError: if the file is not a checkpoint, has no tensors, or has parameters
-            that are NaN or infinite.
+        ValueError: if the file is not a checkpoint, or has no tensors or parameters that
+            are NaN or infinite.
     """
     name = name or str(file)
     content: Any
@@ -82,12 +82,12 @@ def read_checkpoint(file: str | Path, name: str = '') -> Checkpoint:
             entries = {k: _from_text(v) for k, v in texts.items()}
         else:
             content = torch.load(file, map_location='cpu', weights_only=True)
-    # torch.load raises almost any error for other files.
+    # For other files, torch.load raises almost any type of error.
     except Exception as error:
         raise ValueError(
-            f'{name}: expected a checkpoint of tensors, found an unreadable file '
-            f'({type(error).__name__}); it may be truncated, have another format, or '
-            'contain code, which is never run'
+            f'{name}: expected a checkpoint with tensors, found an unreadable file '
+            f'({type(error).__name__}); it may be truncated, be in another format or '
+            'contain code, which is never executed'
         ) from error
     if isinstance(content, Mapping):
         entries |= {k: content[k] for k in _ENTRIES if k in content}
@@ -99,10 +99,10 @@ def read_checkpoint(file: str | Path, name: str = '') -> Checkpoint:
     states = split_states(tensors)
     metadata = {}
     for m, state in states.items():
-        # The model of a segmentation task is the decoder.
+        # In a segmentation task, the option 'model' names the decoder.
         model = entries.get('model') or options.get('backbone') or options.get('model')
         model = str((model.get(m) if isinstance(model, Mapping) else model) or '')
-        model = model.removeprefix('tu-')  # smp's prefix of timm's encoders
+        model = model.removeprefix('tu-')  # smp's prefix for timm encoders
         known = {'left_out': entries.get('left_out', ())}
         if 'backbone' in options:
             states[m], known['left_out'] = restore_keys(state, model)
@@ -122,9 +122,9 @@ def save_encoder(
 ) -> list[Path]:
     """Write an encoder in one or more formats, atomically: all files or none.
 
-    ``<path>.pt`` is for ``weights=`` of TorchGeo's tasks. ``<path>.safetensors`` has the
-    timm state dictionary and ``metadata``. ``<path>.pth`` has only the timm state
-    dictionary.
+    ``<path>.pt`` can be passed to TorchGeo's tasks as ``weights=``. ``<path>.safetensors``
+    contains the timm state dictionary and ``metadata``. ``<path>.pth`` contains only the
+    timm state dictionary.
 
     Args:
         encoder: a timm model, or its state dictionary.
@@ -134,7 +134,7 @@ def save_encoder(
         suffixes: one or more of 'pt', 'safetensors' and 'pth'.
 
     Returns:
-        Paths of the files.
+        Paths of the written files.
 
     Raises:
         ValueError: if the folder is not writable.
@@ -164,21 +164,22 @@ def save_tensors(state: State, file: Path, metadata: Mapping[str, Any]) -> None:
     """Write tensors and their metadata as safetensors, atomically.
 
     Args:
-        state: tensors of :func:`~torchgeo_decur.weights.state_dict_layouts.plain_state`.
+        state: tensors from
+            :func:`~torchgeo_decur.weights.state_dict_layouts.plain_state`.
         file: path of the file.
-        metadata: plain values.
+        metadata: plain values by name.
     """
     atomic_write(file, _tensor_writer(state, metadata))
 
 
 def as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Convert plain values to text, for formats with text metadata.
+    """Convert plain values to strings, for formats with text metadata.
 
     Args:
         metadata: plain values by name.
 
     Returns:
-        Text unchanged, everything else as JSON.
+        Strings by name: strings unchanged, other values as JSON.
 
     Example:
         >>> as_text({'unit': 'dB', 'bands': ['VV', 'VH']})
@@ -188,7 +189,7 @@ def as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _from_text(text: str) -> Any:
-    """Return the plain value of a text from :func:`as_text`."""
+    """Convert a string from :func:`as_text` back to a plain value."""
     try:
         return json.loads(text)
     except ValueError:
@@ -208,7 +209,7 @@ def _describe(
     options: Mapping[str, Any],
 ) -> EncoderMetadata:
     """Gather the metadata of one encoder from the entries of its file."""
-    # Metadata are by modality in a file of several encoders, else at the top level.
+    # Files with several encoders store metadata by modality, other files at the top level.
     named = modality or str(entries.get('modality', 'encoder'))
     own = dict(entries.get('encoder_modalities', {}).get(named, {}))
     values = {**own, **entries, **entries.get('encoder_training', {})}
@@ -236,6 +237,6 @@ def _tensors(name: str, content: Any) -> State:
     )
     if not tensors:
         raise ValueError(
-            f'{name}: expected a checkpoint of tensors, found none; choose another file'
+            f'{name}: expected a checkpoint with tensors, found none; choose another file'
         )
     return tensors

@@ -1,4 +1,4 @@
-"""Published weights of DeCUR, in TorchGeo's idiom."""
+"""Published DeCUR weights, as weight enums in the style of TorchGeo."""
 
 import re
 from dataclasses import replace
@@ -23,17 +23,17 @@ from .encoder_files import Checkpoint, read_checkpoint
 from .metadata import EncoderMetadata
 from .state_dict_layouts import State, fold_repeated, reorder_channels
 
-# After scaling to [0, 1], photographs and HHA were standardized with ImageNet's values in
-# reverse order: blue, and the angle, with the values of red.
+# After scaling to [0, 1], photographs and HHA were standardized with ImageNet statistics in
+# reverse order: blue and the HHA angle used the statistics of red.
 _SUNRGBD_NORMALIZE = {'mean': [0.406, 0.456, 0.485], 'std': [0.225, 0.224, 0.229]}
 _DATASETS = {'sentinel': 'SSL4EO-S12', 'geonrw': 'GeoNRW', 'sunrgbd': 'SUN RGB-D'}
 
 ENUMS = (WeightsEnum, getattr(api, 'WeightsEnum', WeightsEnum))
-"""Base classes of the weights of torchvision and TorchGeo, at present the same class."""
+"""Base classes of torchvision and TorchGeo weights, currently the same class."""
 
 
 def join_enums(first: Any, second: Any) -> Any:
-    """Return a common subclass of torchvision's and TorchGeo's class of weights."""
+    """Return a common subclass of the weight enums of torchvision and TorchGeo."""
     if issubclass(first, second):
         return first
     if issubclass(second, first):
@@ -43,48 +43,48 @@ def join_enums(first: Any, second: Any) -> Any:
 
 # Enum is explicit for mypy, because torchvision has no annotations.
 class DeCURWeights(join_enums(*ENUMS), Enum):  # type: ignore[misc]
-    """Base of the enums of published weights: URL, transforms and metadata.
+    """Base class for enums of published weights, with URL, transforms and metadata.
 
-    Additional keys of ``meta`` are
+    The additional keys of ``meta`` are
 
     * ``modalities``: names of the encoders, in order;
     * ``sensors``: predefined modality of each encoder;
-    * ``normalize``: mean and standard deviation after scaling, if any;
+    * ``normalize``: mean and standard deviation applied after scaling, if any;
     * ``bands``: bands of the images;
-    * ``channel_order``: bands in the order of the file; reading reorders channels;
+    * ``channel_order``: bands in file order; channels are reordered when read;
     * ``licence`` and ``epochs``.
 
-    With several modalities, ``in_chans``, ``bands`` and ``channel_order`` are
-    dictionaries by name, and ``transforms`` takes a batch of ``image_<modality>``.
+    If there are several modalities, ``in_chans``, ``bands`` and ``channel_order`` are
+    dictionaries by modality, and ``transforms`` expects a batch with ``image_<modality>``.
 
-    ``transforms`` scales physical units to [0, 1] as in pretraining. TorchGeo's weights of
-    the same files (``torchgeo.models.ResNet50_Weights``) have the transforms of the
-    published transfer to BigEarthNet.
+    ``transforms`` scales physical units to [0, 1], as in pretraining. TorchGeo's enum for
+    the same files (``torchgeo.models.ResNet50_Weights``) has the transforms of the
+    published transfer to BigEarthNet instead.
     """
 
     @property
     def urls(self) -> list[str]:
-        """Addresses of the downloaded files, one or one per part."""
+        """URLs of the downloaded files: one URL, or one per modality."""
         return urls_of(str(self))
 
     @property
     def encoders(self) -> dict[str, EncoderMetadata]:
-        """Metadata of each encoder by modality, in the order of the file."""
+        """Metadata of each encoder by modality, in file order."""
         return _encoders(str(self))
 
     def read(self, progress: bool = True) -> Checkpoint:
         """Read the encoders; files are downloaded on first use and always verified.
 
         Args:
-            progress: whether to show a progress bar of the download.
+            progress: whether to show a progress bar for the download.
 
         Returns:
-            The encoders by modality; a single encoder is called ''. First convolutions
-            expect ``meta['bands']``.
+            The encoders by modality; the key of a single encoder is ''. Their first
+            convolutions expect the bands in ``meta['bands']``.
 
         Raises:
             FileNotFoundError: if a file is not in the cache and cannot be downloaded.
-            ValueError: if a file fails its verification.
+            ValueError: if a file fails verification.
         """
         if parts := self.meta.get('parts'):
             found = {m: type(self)[p].read(progress) for m, p in parts.items()}
@@ -110,10 +110,10 @@ class DeCURWeights(join_enums(*ENUMS), Enum):  # type: ignore[misc]
         """Name the encoders of a published file, and reorder their channels.
 
         Args:
-            checkpoint: content of the file of this entry.
+            checkpoint: content of the published file.
 
         Returns:
-            The encoders, as in :meth:`read`.
+            The encoders, as from :meth:`read`.
 
         Raises:
             ValueError: if the file lacks the encoders of this entry.
@@ -124,7 +124,7 @@ class DeCURWeights(join_enums(*ENUMS), Enum):  # type: ignore[misc]
             encoders, expected = dict(zip([''], encoders.values(), strict=True)), ['']
         if sorted(checkpoint.states) != expected:
             raise ValueError(
-                f'{self}: expected the encoders of {self.meta["modalities"]} under '
+                f'{self}: expected encoders for {self.meta["modalities"]} under the keys '
                 f'{expected}, found {sorted(checkpoint.states)}'
             )
         states = {
@@ -137,25 +137,25 @@ class DeCURWeights(join_enums(*ENUMS), Enum):  # type: ignore[misc]
         """Read the state dictionary of one encoder.
 
         Args:
-            args: ignored; files are always verified, read on the CPU and safely
-                unpickled.
-            kwargs: ``modality``, the encoder of a joint entry; ``progress``; others are
-                ignored.
+            args: ignored; files are always verified, loaded on the CPU and unpickled
+                safely.
+            kwargs: ``modality``, which selects an encoder of a multimodal entry, and
+                ``progress``; other arguments are ignored.
 
         Returns:
-            Parameters by their timm names, for ``meta['in_chans']`` channels.
+            Parameters by timm name, for ``meta['in_chans']`` channels.
 
         Raises:
             FileNotFoundError: if a file is not in the cache and cannot be downloaded.
-            ValueError: if a file fails its verification, or ``modality`` is not one of
-                several modalities.
+            ValueError: if a file fails verification, or ``modality`` is not a modality of
+                this entry.
         """
         names, modality = self.meta['modalities'], kwargs.get('modality', '')
         if modality not in (names if len(names) > 1 else ['', *names]):
             raise ValueError(
                 f'modality must be one of {names}, the encoders of {self}, '
-                f'got {modality!r}; load all of them with '
-                'torchgeo_decur.models.load_weights, or use an entry of one modality'
+                f'got {modality!r}; load all encoders with '
+                'torchgeo_decur.models.load_weights, or use weights of a single modality'
             )
         key = modality if len(names) > 1 else ''
         checkpoint = self.read(kwargs.get('progress', True))
@@ -164,7 +164,7 @@ class DeCURWeights(join_enums(*ENUMS), Enum):  # type: ignore[misc]
 
 
 def _encoders(name: str) -> dict[str, EncoderMetadata]:
-    """Return the metadata of each encoder of an entry, by modality."""
+    """Return the metadata of the encoders of an entry, by modality."""
     file = PUBLISHED[name]
     (dataset,) = {
         dataset
@@ -185,7 +185,7 @@ def _encoders(name: str) -> dict[str, EncoderMetadata]:
     for m, sensor in file.sensors.items():
         record = MODALITIES[sensor]
         encoder = EncoderMetadata.of(m, record.channels, record, training)
-        # Three-byte images, including HHA, were read as blue, green, red.
+        # RGB and HHA images were read in the order blue, green, red.
         order = record.bands[::-1] if m in ('rgb', 'hha') else ()
         normalize = _SUNRGBD_NORMALIZE if indoor else {}
         found[m] = replace(
@@ -236,7 +236,7 @@ def _weights(name: str) -> Weights:
 
 
 class ResNet50_Weights(DeCURWeights):
-    """ResNet-50. TorchGeo hosts the two files of single Sentinel modalities."""
+    """Weights of ResNet-50; TorchGeo hosts the files for single Sentinel modalities."""
 
     SENTINEL1_GRD_DECUR = _weights('ResNet50_Weights.SENTINEL1_GRD_DECUR')
     SENTINEL2_ALL_DECUR = _weights('ResNet50_Weights.SENTINEL2_ALL_DECUR')
@@ -247,7 +247,7 @@ class ResNet50_Weights(DeCURWeights):
 
 
 class ResNet50RDA_Weights(DeCURWeights):
-    """ResNet-50 with residual deformable attention."""
+    """Weights of ResNet-50 with residual deformable attention."""
 
     SENTINEL1_GRD_DECUR = _weights('ResNet50RDA_Weights.SENTINEL1_GRD_DECUR')
     SENTINEL2_ALL_DECUR = _weights('ResNet50RDA_Weights.SENTINEL2_ALL_DECUR')
@@ -258,7 +258,7 @@ class ResNet50RDA_Weights(DeCURWeights):
 
 
 class ViTSmall16_Weights(DeCURWeights):
-    """Small vision transformer with patches of 16 pixels."""
+    """Weights of ViT-S/16, the small vision transformer with 16-pixel patches."""
 
     SENTINEL1_GRD_DECUR = _weights('ViTSmall16_Weights.SENTINEL1_GRD_DECUR')
     SENTINEL2_ALL_DECUR = _weights('ViTSmall16_Weights.SENTINEL2_ALL_DECUR')
@@ -269,7 +269,7 @@ class ViTSmall16_Weights(DeCURWeights):
 
 
 class MiTB2_Weights(DeCURWeights):
-    """Mix transformer B2 of SegFormer, for indoor color and depth."""
+    """Weights of the SegFormer backbone MiT-B2, for indoor color and depth images."""
 
     SUNRGBD_RGB_DECUR = _weights('MiTB2_Weights.SUNRGBD_RGB_DECUR')
     SUNRGBD_HHA_DECUR = _weights('MiTB2_Weights.SUNRGBD_HHA_DECUR')
@@ -277,7 +277,7 @@ class MiTB2_Weights(DeCURWeights):
 
 
 class MiTB5_Weights(DeCURWeights):
-    """Mix transformer B5 of SegFormer, for indoor color and depth."""
+    """Weights of the SegFormer backbone MiT-B5, for indoor color and depth images."""
 
     SUNRGBD_RGB_DECUR = _weights('MiTB5_Weights.SUNRGBD_RGB_DECUR')
     SUNRGBD_HHA_DECUR = _weights('MiTB5_Weights.SUNRGBD_HHA_DECUR')
@@ -291,14 +291,14 @@ WEIGHTS: tuple[type[DeCURWeights], ...] = (
     MiTB2_Weights,
     MiTB5_Weights,
 )
-"""The enums of published weights."""
+"""Enums of published weights."""
 
 
 def list_weights() -> list[str]:
     """List the published weights.
 
     Returns:
-        Names for :func:`get_weight` and for options ``weights``.
+        Names for :func:`get_weight` and ``weights`` options.
 
     Example:
         >>> list_weights()[2]
@@ -308,16 +308,16 @@ def list_weights() -> list[str]:
 
 
 def get_weight(name: str) -> WeightsEnum:
-    """Return weights of this package or of TorchGeo by name.
+    """Return weights from this package or TorchGeo by name.
 
     Args:
-        name: name such as ``ResNet50_Weights.SENTINEL1_2_DECUR``.
+        name: name of the weights, such as ``ResNet50_Weights.SENTINEL1_2_DECUR``.
 
     Returns:
-        The entry of an enum.
+        The enum member.
 
     Raises:
-        ValueError: if no entry has this name.
+        ValueError: if no enum member has this name.
 
     Example:
         >>> get_weight('ResNet50_Weights.GEONRW_RGB_DECUR').meta['bands']
@@ -332,19 +332,19 @@ def get_weight(name: str) -> WeightsEnum:
         close = get_close_matches(name, ours, n=3)
         hint = f'did you mean one of {close}?' if close else 'see list_weights()'
         raise ValueError(
-            f'name must be a known name of weights, got {name!r}; {hint}'
+            f'name must be the name of known weights, got {name!r}; {hint}'
         ) from None
     return found
 
 
 def weights_of_file(file: str | Path) -> DeCURWeights | None:
-    """Find the entry of a published file by its name, in any folder.
+    """Find the weight enum member of a published file by its file name, in any folder.
 
     Args:
         file: path of a file.
 
     Returns:
-        The entry of the file, or None.
+        The enum member, or None if the file is not a published file.
 
     Example:
         >>> weights_of_file('downloads/rn50_geonrw_joint_decur_ep100.pth')

@@ -1,4 +1,4 @@
-"""Folders of encoders for the Hugging Face Hub: parameters, config and model card."""
+"""Encoder folders for the Hugging Face Hub, with parameters, config and model card."""
 
 import json
 import os
@@ -25,12 +25,12 @@ class HubFolder(
     pipeline_tag='image-feature-extraction',
     tags=['earth-observation', 'multimodal', 'self-supervised-learning', 'torchgeo'],
 ):
-    """Base of encoders in folders of the Hugging Face Hub.
+    """Mixin for encoders that are stored as Hugging Face Hub folders.
 
-    ``model.safetensors`` has the parameters, ``config.json`` the arguments and
-    ``README.md`` the model card. ``save_pretrained(folder)`` writes them and
-    ``push_to_hub('user/name')`` publishes them, as in
-    :class:`huggingface_hub.PyTorchModelHubMixin`. An existing model card is kept.
+    A folder contains the parameters (``model.safetensors``), the arguments
+    (``config.json``) and the model card (``README.md``). As in
+    :class:`huggingface_hub.PyTorchModelHubMixin`, ``save_pretrained(folder)`` writes these
+    files and ``push_to_hub('user/name')`` publishes them. An existing model card is kept.
     """
 
     encoders: nn.ModuleDict
@@ -42,28 +42,29 @@ class HubFolder(
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, **options: Any
     ) -> Self:
-        """Read encoders from a folder of ``save_pretrained``, or from the Hub.
+        """Load encoders from a folder written by ``save_pretrained``, or from the Hub.
 
         Args:
-            pretrained_model_name_or_path: path of a folder, or name of a repository of
-                the Hub, such as 'user/name'.
+            pretrained_model_name_or_path: path of a folder, or name of a Hub repository,
+                such as 'user/name'.
             options: ``revision``, ``cache_dir``, ``force_download``, ``token`` and
-                ``local_files_only`` of the Hub; ``map_location``, the device.
+                ``local_files_only``, as in :class:`huggingface_hub.PyTorchModelHubMixin`,
+                and the device ``map_location``.
 
         Returns:
             The encoders, in evaluation mode.
 
         Raises:
             FileNotFoundError: if a path is not a folder.
-            ValueError: if the folder or repository has no encoders.
+            ValueError: if the folder or repository contains no encoders.
         """
         name = str(pretrained_model_name_or_path)
         if os.path.isdir(name):
             _check_folder(Path(name))
         elif os.path.exists(name) or os.path.isabs(name) or name.startswith(('.', '~')):
             raise FileNotFoundError(
-                f'{name} must be a folder of save_pretrained, or the name of a repository '
-                'of the Hub; read files of encoders with from_weights'
+                f'{name} must be a folder written by save_pretrained or the name of a Hub '
+                'repository; load encoder files with from_weights'
             )
         read: Self = super().from_pretrained(name, **options)
         return read
@@ -83,13 +84,13 @@ class HubFolder(
         resume_download: object = None,
         **arguments: Any,
     ) -> Self:
-        """Build the encoders of a config, and load their parameters."""
+        """Build encoders from a config, and load their parameters."""
         if not isinstance(arguments.get('modalities'), Mapping):
-            raise ValueError(_not_ours(model_id, 'no modalities in it'))
+            raise ValueError(_not_ours(model_id, f'a {CONFIG_NAME} without modalities'))
         if os.path.isdir(model_id):
             file = os.path.join(model_id, SAFETENSORS_SINGLE_FILE)
         else:
-            # Unlike the mixin, never fall back to a pickle.
+            # Unlike PyTorchModelHubMixin, never fall back to a pickle.
             file = hf_hub_download(
                 model_id,
                 SAFETENSORS_SINGLE_FILE,
@@ -104,7 +105,7 @@ class HubFolder(
         return read.to(map_location).eval()  # type: ignore[no-any-return]
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write the parameters, and set the config for the mixin to write."""
+        """Write the parameters, and set the config that the mixin writes."""
         check_writable(save_directory)
         config = {
             'modalities': self.modalities,
@@ -115,7 +116,7 @@ class HubFolder(
             json.dumps(config)
         except TypeError as error:
             raise ValueError(
-                f'metadata must have plain values for JSON, got {error}'
+                f'metadata must contain only values that JSON supports, got {error}'
             ) from error
         # The arguments that the mixin records may include local paths.
         self._hub_mixin_config = config
@@ -131,8 +132,8 @@ class HubFolder(
 
         Args:
             args: not used.
-            kwargs: ``repo_id``, the name of the repository in the example; and metadata
-                of the card, such as ``license='mit'``.
+            kwargs: ``repo_id``, the repository name in the example, and metadata of the
+                card, such as ``license='mit'``.
         """
         repo_id = kwargs.pop('repo_id', 'user/name')
         card_data: Any = self._hub_mixin_info.model_card_data
@@ -144,7 +145,7 @@ class HubFolder(
 
 
 def _check_folder(folder: Path) -> None:
-    """Check that ``save_pretrained`` wrote a folder."""
+    """Check that a folder contains the files that ``save_pretrained`` writes."""
     for name in (CONFIG_NAME, SAFETENSORS_SINGLE_FILE):
         if not (folder / name).is_file():
             raise ValueError(_not_ours(folder, f'no {name}'))
@@ -161,6 +162,6 @@ def _check_folder(folder: Path) -> None:
 def _not_ours(name: str | Path, found: str) -> str:
     return (
         f'{name}: expected {CONFIG_NAME} and {SAFETENSORS_SINGLE_FILE} from '
-        f'save_pretrained of MultimodalEncoder, found {found}; choose another folder or '
+        f'MultimodalEncoder.save_pretrained, found {found}; choose another folder or '
         'repository'
     )

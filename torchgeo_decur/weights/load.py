@@ -34,11 +34,11 @@ class LoadReport:
     """Result of :func:`load_weights` for one encoder.
 
     Args:
-        weights: name of the weights or the file.
+        weights: name of the weights or file.
         loaded: number of loaded parameters and buffers.
-        missing: parameters of the encoder that the weights lack.
-        unexpected: parameters of the weights that the encoder lacks.
-        changes: changes to the first convolution or to position embeddings.
+        missing: encoder parameters that are absent from the weights.
+        unexpected: parameters in the weights that the encoder does not have.
+        changes: changes to the first convolution or position embeddings.
     """
 
     weights: str
@@ -55,37 +55,37 @@ def load_weights(
     bands: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     strict: bool = True,
 ) -> dict[str, LoadReport]:
-    """Load weights into one or more encoders; after an error, all are unchanged.
+    """Load weights into one or more encoders; an error leaves all encoders unchanged.
 
-    Weights can be an enum of this package or of TorchGeo, its name, or a file: published
-    by DeCUR, written by :class:`~torchgeo_decur.callbacks.ExportEncoders`, a checkpoint
-    of our tasks, or a state dictionary of timm or torchvision. Downloads are verified,
-    and only tensors and plain types are unpickled. Classifiers and projectors are
-    ignored.
+    Weights can be a weight enum from this package or TorchGeo, its name, or a file. The
+    file can be a published DeCUR file, an export from
+    :class:`~torchgeo_decur.callbacks.ExportEncoders`, a checkpoint of a task in this
+    package, or a state dictionary from timm or torchvision. Downloads are verified, and
+    only tensors and plain types are unpickled. Classifiers and projectors are ignored.
 
-    With ``bands``, the channels of the first convolution are selected and ordered by
-    name. New bands start from zero, and other bands of the weights are dropped. Position
+    If ``bands`` is set, the channels of the first convolution are selected and ordered by
+    band name. New bands are initialized with zeros, and unused bands are dropped. Position
     embeddings of vision transformers are interpolated to the grid of the encoder.
 
     Args:
-        encoder: a timm model without classifier, a mapping of them by modality, a
-            :class:`~torchgeo_decur.models.MultimodalEncoder`, or one of our tasks.
-            Changed in place.
-        weights: enum, its name, or path of a file; or a mapping by modality for several
-            encoders.
-        modality: modality of a single encoder in weights of several modalities.
-        bands: names of the bands of the images, in order; or a mapping by modality for
-            several encoders.
-        strict: whether to raise if a parameter is missing or unexpected. Otherwise
-            fitting parameters are loaded, with a warning.
+        encoder: a timm model without classifier, a mapping from modality to such models, a
+            :class:`~torchgeo_decur.models.MultimodalEncoder`, or a task from this package.
+            It is changed in place.
+        weights: weight enum, its name or a file path. For several encoders, also a mapping
+            by modality.
+        modality: modality to load into a single encoder, if the weights have several.
+        bands: band names of the images, in order. For several encoders, a mapping by
+            modality.
+        strict: whether to raise an error if a parameter is missing or unexpected.
+            Otherwise, matching parameters are loaded, with a warning.
 
     Returns:
-        Report of each encoder, by modality (``modality`` for one encoder).
+        Reports by modality; the key of a single encoder is ``modality``.
 
     Raises:
         FileNotFoundError: if weights are not in the cache and cannot be downloaded.
-        ValueError: if ``weights`` is no known name or file, or the file is not a
-            checkpoint, lacks the modality, or does not fit the encoder.
+        ValueError: if ``weights`` is neither a known name nor a file. Also if the file is
+            not a checkpoint, lacks the modality, or does not match the encoder.
 
     Example:
         >>> import torch
@@ -111,8 +111,8 @@ def load_weights(
             )
     if many and bands is not None and not isinstance(bands, Mapping):
         raise ValueError(
-            f'bands of several encoders must be a mapping with {list(encoders)}, '
-            f'got {bands!r}'
+            f'bands for several encoders must be a mapping with the keys '
+            f'{list(encoders)}, got {bands!r}'
         )
     read: dict[str, Checkpoint] = {}
     ready: dict[str, tuple[nn.Module, State, LoadReport]] = {}
@@ -127,7 +127,7 @@ def load_weights(
     for m, (target, state, report) in ready.items():
         target.load_state_dict(state, strict=False)
         for change in report.changes:
-            # Imported late, because Lightning doubles the import time of the package.
+            # Import late, because Lightning doubles the import time of the package.
             from lightning.pytorch.utilities import rank_zero_info
 
             rank_zero_info(f'{report.weights}{f", {m}" if m else ""}: {change}')
@@ -135,17 +135,18 @@ def load_weights(
 
 
 def read_weights(weights: Any) -> Checkpoint:
-    """Read the encoders of an enum or a file.
+    """Read encoders from a weight enum or a file.
 
     Args:
-        weights: enum, its name, or path of a file.
+        weights: weight enum, its name or a file path.
 
     Returns:
-        The encoders. The channels of published files, found by name, are reordered.
+        The encoders. Published files are recognized by name, and their channels are
+        reordered.
 
     Raises:
         FileNotFoundError: if weights are not in the cache and cannot be downloaded.
-        ValueError: if ``weights`` is no known name or file, or the file is not a
+        ValueError: if ``weights`` is neither a known name nor a file, or the file is not a
             checkpoint.
     """
     if isinstance(weights, str) and not os.path.exists(weights):
@@ -153,8 +154,8 @@ def read_weights(weights: Any) -> Checkpoint:
             weights = get_weight(weights)
         except ValueError as error:
             raise ValueError(
-                'weights must be a weight enum, the name of one such as '
-                f'ResNet50_Weights.SENTINEL1_2_DECUR, or a file, got {weights!r}; '
+                'weights must be a weight enum, its name (such as '
+                f'ResNet50_Weights.SENTINEL1_2_DECUR) or a file, got {weights!r}; '
                 f'{str(error).rpartition("; ")[2]}'
             ) from None
     if isinstance(weights, DeCURWeights):
@@ -163,7 +164,7 @@ def read_weights(weights: Any) -> Checkpoint:
         return _read_foreign(weights)
     if not isinstance(weights, str | Path):
         raise ValueError(
-            'weights must be a weight enum, the name of one, or a file, '
+            'weights must be a weight enum, its name or a file, '
             f'got {type(weights).__name__}'
         )
     checkpoint = read_checkpoint(weights)
@@ -172,7 +173,7 @@ def read_weights(weights: Any) -> Checkpoint:
 
 
 def _read_foreign(weights: WeightsEnum) -> Checkpoint:
-    """Read weights of TorchGeo or torchvision."""
+    """Read weights from TorchGeo or torchvision."""
     name, bands = str(weights), weights.meta.get('bands')
     if type(weights).get_state_dict is WeightsEnum.get_state_dict:
         states = fetch(weights.url, lambda f: read_checkpoint(f, name)).states
@@ -195,7 +196,7 @@ def _encoders(
 ) -> dict[str, nn.Module]:
     if isinstance(encoder, Mapping):
         return dict(encoder)
-    # Transfer tasks have encoders in their model, a MultimodalEncoder in a dictionary.
+    # Transfer tasks have encoders in their model; MultimodalEncoder has a dictionary.
     inside: Any = encoder
     while not isinstance(inside, nn.ModuleDict):
         holders = [x for x in (inside, getattr(inside, 'model', None)) if x is not None]
@@ -203,7 +204,7 @@ def _encoders(
         if not found:
             break
         inside = found[0]
-    # timm's pyramids are module dictionaries of one encoder.
+    # timm feature pyramids are also module dictionaries, but of a single encoder.
     if isinstance(inside, nn.ModuleDict) and not hasattr(inside, 'feature_info'):
         return dict(inside.items())
     return {modality: encoder}
@@ -216,27 +217,28 @@ def match_parameters(
     bands: Sequence[str] | None = None,
     strict: bool = True,
 ) -> tuple[State, LoadReport]:
-    """Find the parameters to load into one encoder, without changing it.
+    """Select the parameters to load into one encoder, without changing the encoder.
 
     Args:
         encoder: a timm model.
-        checkpoint: encoders of a file.
-        modality: name of the encoder in the file.
-        bands: names of the bands of the images, in order.
-        strict: see :func:`load_weights`.
+        checkpoint: encoders from a file.
+        modality: modality of the encoder in the checkpoint.
+        bands: band names of the images, in order.
+        strict: whether a missing or unexpected parameter is an error; see
+            :func:`load_weights`.
 
     Returns:
-        Parameters by their names in the encoder, and a report.
+        Parameters by their name in the encoder, and a report.
 
     Raises:
-        ValueError: if the parameters do not fit.
+        ValueError: if the parameters do not match the encoder.
     """
     held = list(checkpoint.states)
     key = '' if held == [''] else modality
     if key not in held and (modality or len(held) > 1):
         raise ValueError(
-            f'{checkpoint.name}: expected an encoder of {modality or "one modality"}, '
-            f'found encoders of {held}; set modality, or use the same names'
+            f'{checkpoint.name}: expected an encoder for {modality or "one modality"}, '
+            f'found encoders for {held}; set modality, or use the same modality names'
         )
     key = key if key in held else held[0]
     where = f'{checkpoint.name}{f", {modality}" if modality else ""}'
@@ -250,7 +252,7 @@ def match_parameters(
     missing = [k for k in absent if k not in kept]
     if kept:
         changes.append(
-            f'{kept[:3]} are absent from the pyramid and keep their initial values'
+            f'kept the initial values of {kept[:3]}, which a pyramid does not store'
         )
     unexpected = sorted(set(state) - set(expected))
     wrong = [k for k in unexpected if not k.startswith(HEADS)]
@@ -260,24 +262,24 @@ def match_parameters(
         if expected[k].shape != state[k].shape
     }
     fitting = {k: state[k] for k in expected if k in state and k not in shapes}
-    # Other shapes are always an error, because the model or the bands differ.
+    # A different shape is always an error, because the model or the bands differ.
     if shapes or not fitting or (strict and (missing or wrong)):
         channels = first_convolution(expected) in shapes and known
-        hint = f', or name the bands of the images (the weights have {list(known)})'
+        hint = f', or set bands to the bands of the images (the weights have {list(known)})'
         untrained = any(k.startswith('da_') for k in missing)
         raise ValueError(
             f'{checkpoint.name}: expected the parameters of the encoder'
-            f'{f" of {modality}" if modality else ""}, found another model: '
-            f'{len(missing)} missing {missing[:3]}, {len(wrong)} unexpected '
-            f'{wrong[:3]}, {len(shapes)} of another shape '
-            f'{dict(list(shapes.items())[:3])}; set model and number of channels as in '
-            f'the weights{hint if channels else ""}'
+            f'{f" for {modality}" if modality else ""}, found another model with '
+            f'{len(missing)} missing parameters {missing[:3]}, {len(wrong)} unexpected '
+            f'{wrong[:3]}, and {len(shapes)} of another shape '
+            f'{dict(list(shapes.items())[:3])}; use the same model and number of channels '
+            f'as the weights{hint if channels else ""}'
             f'{_UNTRAINED if untrained else ""}'
         )
     if missing or wrong:
         warnings.warn(
-            f'{where}: loaded {len(fitting)} parameters, {len(missing)} missing '
-            f'{missing[:3]}, {len(wrong)} unexpected {wrong[:3]}',
+            f'{where}: loaded {len(fitting)} parameters; {len(missing)} are missing '
+            f'{missing[:3]} and {len(wrong)} are unexpected {wrong[:3]}',
             stacklevel=3,
         )
     report = LoadReport(
@@ -291,9 +293,9 @@ def match_parameters(
 
 
 _UNTRAINED = (
-    '; a plain ResNet has no attention and loads with strict=False. The attention da2_* of '
-    'published files was never trained: use ResNet50RDA_Weights, or the file of both '
-    'modalities'
+    '; weights of a plain ResNet have no attention and load with strict=False. In published '
+    'files, the attention da2_* was never trained; use ResNet50RDA_Weights, or the file '
+    'with both modalities'
 )
 
 
@@ -304,7 +306,7 @@ def _fit_bands(
     known: Sequence[str],
     wanted: Sequence[str] | None,
 ) -> tuple[State, list[str]]:
-    """Adapt the first convolution to named bands, and return the changes."""
+    """Adapt the first convolution to named bands, and list the changes."""
     key = first_convolution(expected)
     changes: list[str] = []
     if wanted is not None and (not key or len(wanted) != expected[key].shape[1]):
@@ -324,15 +326,15 @@ def _fit_bands(
         return state, changes
     if len(known) != own:
         raise ValueError(
-            f'{where}: expected weights with names of their {own} bands, found '
-            f'{list(known) if known else "none"}; remove bands, and use images of the '
-            'same bands as the weights'
+            f'{where}: expected weights that name their {own} bands, found '
+            f'{list(known) if known else "no names"}; remove bands, and use images with '
+            'the same bands as the weights'
         )
     sources = [normalize_band(b) for b in known]
     targets = [normalize_band(b) for b in wanted]
     if not set(sources) & set(targets):
         raise ValueError(
-            f'{where}: bands must include at least one of the weights, '
+            f'{where}: bands must include at least one band of the weights '
             f'{list(known)}, got {list(wanted)}'
         )
     kernel = state[key].new_zeros(
@@ -347,19 +349,19 @@ def _fit_bands(
     if kept != [t for t in targets if t in sources]:
         changes.append(f'reordered the bands {list(known)} to {list(wanted)}')
     if new:
-        changes.append(f'bands {new} are new and start from zero')
+        changes.append(f'initialized the new bands {new} with zeros')
     if lost:
-        changes.append(f'bands {lost} of the weights are dropped')
+        changes.append(f'dropped the unused bands {lost}')
     return {**state, key: kernel}, changes
 
 
 def _fit_positions(state: State, encoder: Any) -> tuple[State, list[str]]:
-    """Interpolate position embeddings to the grid of a vision transformer."""
+    """Interpolate position embeddings to the patch grid of a vision transformer."""
     given, own = state.get('pos_embed'), getattr(encoder, 'pos_embed', None)
     grid = getattr(getattr(encoder, 'patch_embed', None), 'grid_size', None)
     if given is None or own is None or grid is None or given.shape == own.shape:
         return state, []
-    # The first embeddings are for a class token or registers.
+    # The first position embeddings belong to the class token and registers.
     prefix = own.shape[1] - grid[0] * grid[1]
     side = isqrt(max(given.shape[1] - prefix, 0)) if given.ndim == 3 else 0
     if not side or side**2 + prefix != given.shape[1]:

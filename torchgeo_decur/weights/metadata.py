@@ -1,4 +1,4 @@
-"""Metadata stored with an encoder: model, images and training."""
+"""Metadata stored with an encoder, about its model, images and training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -10,25 +10,26 @@ TRAINING = (
     *('task', 'data', 'hyper_parameters', 'epochs', 'steps'),
     *('weights', 'licence', 'publication'),
 )
-"""Keys of the metadata of the training of an encoder."""
+"""Keys of the training metadata."""
 _IMAGES = (*(f.name for f in fields(Modality)), 'limits')
 
 
 @dataclass(frozen=True)
 class EncoderMetadata:
-    """Metadata of one encoder, for all file formats and enums.
+    """Metadata of one encoder, for all file formats and weight enums.
 
     Args:
         modality: name of the modality.
-        in_chans: number of channels of the images, 0 if unknown.
-        model: name of the timm model, '' if unknown.
-        images: fields of the :class:`~torchgeo_decur.modalities.Modality` of the images,
-            not all in older files, and ``limits``, the values of each band that map to 0
+        in_chans: number of image channels; 0 if unknown.
+        model: name of the timm model; '' if unknown.
+        images: fields of the :class:`~torchgeo_decur.modalities.Modality` of the images
+            (older files lack some), and ``limits``, the values of each band that map to 0
             and 1.
         normalize: ``mean`` and ``std`` that standardize the images after scaling, if any.
-        channel_order: bands in the order of the first kernel in the file, if it differs.
-        left_out: parameters that a file of a pyramid lacks.
-        training: metadata of the training, with the keys :data:`TRAINING`.
+        channel_order: bands in the channel order of the first convolution in the file, if
+            it differs from the order of the bands.
+        left_out: encoder parameters that are absent from a file written from a pyramid.
+        training: training metadata, with keys from :data:`TRAINING`.
 
     Example:
         >>> values = {'bands': ['height'], 'kind': 'elevation', 'unit': 'm'}
@@ -57,16 +58,16 @@ class EncoderMetadata:
 
         Args:
             modality: name of the modality.
-            in_chans: number of channels of its images.
-            record: the modality, if known.
-            training: metadata of the training.
+            in_chans: number of image channels.
+            record: record of the modality, if known.
+            training: training metadata.
         """
         images = record.to_dict() if record else {}
         return cls(modality, in_chans, images=images, training=training or {})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **known: Any) -> Self:
-        """Create metadata from the plain values of :meth:`to_dict`, or some of them.
+        """Create metadata from all or some of the plain values of :meth:`to_dict`.
 
         Args:
             values: plain values by name; unknown names are ignored.
@@ -82,12 +83,12 @@ class EncoderMetadata:
         return cls(**{**found, **known})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plain values for exported files, without the model.
+        """Convert the metadata, except the model, to plain values for exported files.
 
         Returns:
-            ``modality``, ``in_chans`` and ``limits`` (None if unknown or different for
-            each image), the fields of the modality and the metadata of the training by
-            name, and ``normalize`` and ``left_out`` if present.
+            Values by name: ``modality``, ``in_chans``, ``limits`` (None if unknown or
+            different for each image), the fields of the modality, the training metadata,
+            and ``normalize`` and ``left_out`` if present.
         """
         record = self.record
         images = {**self.images, **(record.to_dict() if record else {})}
@@ -104,12 +105,12 @@ class EncoderMetadata:
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """Names of the bands, in the order of the channels; empty if unknown."""
+        """Band names in channel order; empty if unknown."""
         return tuple(self.images.get('bands') or ())
 
     @property
     def record(self) -> Modality | None:
-        """Modality of the images, or None if bands, kind or unit is unknown."""
+        """Modality record of the images, or None if bands, kind or unit is unknown."""
         if {'bands', 'kind', 'unit'} <= self.images.keys():
             return Modality.of(self.images)
         return None

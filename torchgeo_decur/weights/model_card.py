@@ -1,6 +1,6 @@
-"""Model card of encoders, from their metadata.
+"""Model card for encoders, created from their metadata.
 
-``ModelCard.from_template`` would reorder the header and drop the last newline, and its
+``ModelCard.from_template`` would reorder the header and drop the last newline. Its
 template would also need code for the tables.
 """
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import yaml
 
-# Paper to cite, by the name of the task.
+# Paper to cite for each task.
 _PAPERS = {
     'DeCUR': 'Y. Wang et al., *Decoupling Common and Unique Representations for '
     'Multimodal Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300',
@@ -32,7 +32,7 @@ _PAPERS = {
     'CLIP': 'A. Radford et al., *Learning Transferable Visual Models From Natural '
     'Language Supervision*, ICML 2021, https://arxiv.org/abs/2103.00020',
 }
-# Rows of the training table, by key of the metadata.
+# Row titles of the training table, by metadata key.
 _ROWS = {
     'task': 'objective',
     'data': 'data',
@@ -44,7 +44,7 @@ _ROWS = {
 
 
 class Encoders(Protocol):
-    """Encoders that a card describes."""
+    """Interface of the encoders that a model card describes."""
 
     modalities: dict[str, int]
     model: dict[str, str]
@@ -52,20 +52,20 @@ class Encoders(Protocol):
 
     @property
     def num_features(self) -> dict[str, int]:
-        """Number of features of each modality."""
+        """Number of features by modality."""
         ...
 
 
 def card_text(encoders: Encoders, data: Mapping[str, Any], repo_id: str) -> str:
-    """Write a model card.
+    """Compose a model card.
 
     Args:
-        encoders: the encoders.
-        data: metadata of the card, by the Hub's names.
+        encoders: encoders to describe.
+        data: metadata of the card, with the keys of the Hub.
         repo_id: name of the repository in the example.
 
     Returns:
-        Markdown with a YAML header.
+        Markdown text with a YAML header.
     """
     names = list(encoders.modalities)
     known = {m: encoders.metadata.get(m, {}) for m in names}
@@ -73,18 +73,19 @@ def card_text(encoders: Encoders, data: Mapping[str, Any], repo_id: str) -> str:
     by = f', pretrained without labels by {" and ".join(tasks)}' if tasks else ''
     parts = [
         f'---\n{yaml.safe_dump(dict(data), sort_keys=False).strip()}\n---',
-        f'# Encoders of {" and ".join(names)}',
-        f'One encoder for each modality, from images to features{by}. Any subset of the '
-        'modalities can be encoded.',
+        f'# Encoders for {" and ".join(names)}',
+        f'One encoder per modality, which maps images to features{by}. The model encodes '
+        'any subset of the modalities.',
         _modality_table(encoders),
         '## Use',
         _example(names[-1], encoders.modalities[names[-1]], repo_id),
         '## Images',
-        'Images must be scaled to [0, 1], shape (B, C, H, W), with bands in this order.',
+        'Images must be scaled to [0, 1] and have shape (B, C, H, W), with bands in the '
+        'order below.',
         *(f'### {m}\n\n{_images(k)}' for m, k in known.items()),
         '## Training',
         _training(known),
-        '## Licence',
+        '## License',
         str(data.get('license', 'Not stated; please add it before publishing.')),
         '## Citation',
         '\n\n'.join(_PAPERS[t] for t in tasks if t in _PAPERS)
@@ -121,13 +122,13 @@ def _images(known: Mapping[str, Any]) -> str:
     where = f'in {unit}' if unit else 'in a unit that was not recorded'
     text = f'{len(bands)} bands {where}: {", ".join(map(str, bands))}.'
     if limits:
-        text += ' Values are clipped to these limits, which map to 0 and 1:\n\n'
+        text += ' Values are clipped to these limits, which are scaled to 0 and 1:\n\n'
         text += '\n'.join(_limit_rows(bands, *limits))
     elif unit:
-        text += ' Each image is clipped to its own 1st and 99th percentile.'
+        text += ' Each image is clipped to its own 1st and 99th percentiles.'
     if normalize := known.get('normalize'):
         text += (
-            f'\n\nThen each band is standardised with mean {normalize["mean"]} and '
+            f'\n\nEach band is then standardized with mean {normalize["mean"]} and '
             f'standard deviation {normalize["std"]}.'
         )
     return text

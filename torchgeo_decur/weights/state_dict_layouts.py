@@ -1,4 +1,4 @@
-"""Layouts, names and first convolutions of the state dictionaries of encoders."""
+"""Layouts, parameter names and first convolutions of encoder state dictionaries."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 type State = dict[str, Tensor]
 
-# Parameters that an encoder without a classifier does not have.
+# Prefixes of parameters that an encoder without a classifier does not have.
 HEADS = ('fc.', 'head.', 'classifier.', 'projector')
 
 # encoders.encoders.<m> in our checkpoints, encoders.<m> in a MultimodalEncoder.
 _OURS = re.compile(r'^(?:(?:\w+\.)*encoders\.)?encoders\.([^.]+)\.(.+)$')
 _PUBLISHED = re.compile(r'^backbone_(\d+)\.(.+)$')
 _ATTENTION = re.compile(r'^da(\d+)_(l\d+\..+)$')
-# First the prefixes of TorchGeo's BYOL, and of its segmentation with timm and smp.
+# The first three prefixes are from TorchGeo: BYOL, and segmentation with timm and smp.
 _PREFIXES = (
     'model.backbone.model.',
     'model.encoder.model.',
@@ -29,23 +29,23 @@ _WRAPPERS = re.compile(r'^(?:module\.)+|\b_orig_mod\.(?:module\.)?')
 
 
 def split_states(state: Mapping[str, Tensor]) -> dict[str, State]:
-    """Find the encoders in a state dictionary of any known layout.
+    """Split a state dictionary of any known layout into encoders.
 
-    - Ours: ``encoders.encoders.<m>.``, with or without the prefix of a task.
-    - DeCUR as published: ``module.backbone_1.``, ``module.backbone_2.``, and deformable
+    - This package: ``encoders.encoders.<m>.``, with or without a task prefix.
+    - Published DeCUR files: ``module.backbone_1.``, ``module.backbone_2.`` and deformable
       attention. Only ``da1_*`` was trained, for all modalities, so every encoder gets
       ``da1_*`` as ``da_*``.
-    - One encoder: without prefix, or with a prefix such as ``model.``, ``backbone.`` or
-      a prefix of TorchGeo's tasks.
+    - Single encoder: no prefix, or a prefix such as ``model.``, ``backbone.`` or a prefix
+      of TorchGeo's tasks.
 
-    Prefixes of DDP and of ``torch.compile`` are removed.
+    Prefixes added by DDP and ``torch.compile`` are removed.
 
     Args:
         state: tensors by name.
 
     Returns:
-        State dictionary of each modality, without untrained attention. Published encoders
-        are called ``backbone_1`` and ``backbone_2``, a single encoder ''.
+        State dictionaries by modality, without untrained attention. The keys of published
+        encoders are ``backbone_1`` and ``backbone_2``; the key of a single encoder is ''.
     """
     state = {_WRAPPERS.sub('', k): v for k, v in state.items()}
     attention = {k: v for k, v in state.items() if _ATTENTION.match(k)}
@@ -67,7 +67,7 @@ def split_states(state: Mapping[str, Tensor]) -> dict[str, State]:
 
 
 def replace_prefix(state: Mapping[str, Tensor], old: str, new: str) -> State:
-    """Select the parameters with a prefix, and replace it.
+    """Select the parameters with a prefix, and replace the prefix.
 
     Args:
         state: tensors by name.
@@ -75,18 +75,18 @@ def replace_prefix(state: Mapping[str, Tensor], old: str, new: str) -> State:
         new: new prefix.
 
     Returns:
-        The selected tensors by their new names.
+        The selected tensors by new name.
     """
     return {f'{new}{k[len(old) :]}': v for k, v in state.items() if k.startswith(old)}
 
 
 def normalize_key(key: str) -> str:
-    """Normalize the name of a parameter, to be equal in an encoder and its pyramid.
+    """Normalize a parameter name, so that it is the same in an encoder and its pyramid.
 
     timm's pyramids rename ``stages.0`` to ``stages_0``, or add the prefix ``model.``.
 
     Args:
-        key: name in an encoder or a pyramid.
+        key: parameter name in an encoder or a pyramid.
 
     Example:
         >>> normalize_key('stages.0.blocks.1.weight')
@@ -98,15 +98,16 @@ def normalize_key(key: str) -> str:
 
 
 def restore_keys(state: State, model: str) -> tuple[State, tuple[str, ...]]:
-    """Rename the parameters of a pyramid as in its encoder.
+    """Rename the parameters of a pyramid to their names in the encoder.
 
     Args:
         state: state dictionary of a pyramid.
         model: name of the timm model.
 
     Returns:
-        The renamed state dictionary, unchanged for a model unknown to timm, and the
-        parameters of the encoder that the pyramid lacks.
+        The renamed state dictionary, and the names of encoder parameters that are absent
+        from the pyramid. If timm does not know the model, the state dictionary is
+        unchanged.
     """
     if not timm.is_model(model):
         return state, ()
@@ -130,7 +131,8 @@ def check_finite(name: str, state: Mapping[str, Tensor]) -> None:
     if bad:
         raise ValueError(
             f'{name}: expected finite parameters, found NaN or infinity in {len(bad)} of '
-            f'{len(state)}, {bad[:3]}; use a checkpoint from before the fit diverged'
+            f'{len(state)} parameters {bad[:3]}; use a checkpoint from before the fit '
+            'diverged'
         )
 
 
@@ -141,7 +143,7 @@ def plain_state(encoder: nn.Module | Mapping[str, Tensor]) -> State:
         encoder: a model, or its state dictionary.
 
     Returns:
-        The tensors by name, ready for safetensors.
+        Tensors by name, as safetensors requires them.
     """
     tensors = encoder.state_dict() if isinstance(encoder, nn.Module) else dict(encoder)
     return {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
@@ -154,7 +156,7 @@ def first_convolution(state: Mapping[str, Tensor]) -> str:
         state: state dictionary of an encoder, in the order of its modules.
 
     Returns:
-        Name of the first four-dimensional parameter, or '' without one.
+        Name of the first four-dimensional parameter, or '' if there is none.
 
     Example:
         >>> import timm
@@ -171,21 +173,21 @@ def count_channels(state: Mapping[str, Tensor]) -> int:
         state: state dictionary of an encoder, in the order of its modules.
 
     Returns:
-        Number of channels of the first kernel, 0 without one.
+        Number of input channels of the first convolution, or 0 if there is none.
     """
     kernel = state.get(first_convolution(state))
     return 0 if kernel is None else kernel.shape[1]
 
 
 def fold_repeated(state: State, channels: int) -> State:
-    """Convert an encoder of one repeated band to a single channel.
+    """Convert an encoder for copies of one band to a single input channel.
 
-    Kernels are summed over their channels, so that one band gives the same features as
-    its copies in all channels.
+    The kernels of the first convolution are summed over their channels. One band then
+    gives the same features as its copies in all channels.
 
     Args:
         state: state dictionary of an encoder.
-        channels: number of channels of the images.
+        channels: number of image channels.
 
     Returns:
         The state dictionary, unchanged if ``channels`` is not 1 or the first convolution
@@ -202,11 +204,12 @@ def reorder_channels(state: State, order: Sequence[str], bands: Sequence[str]) -
 
     Args:
         state: state dictionary of an encoder.
-        order: bands in the order of the kernel; if empty, the order is kept.
+        order: bands in the channel order of the kernel; if empty, the order is kept.
         bands: bands in the new order.
 
     Returns:
-        The state dictionary, unchanged if its kernel has another number of channels.
+        The state dictionary. It is unchanged if its first convolution has a different
+        number of channels.
     """
     key = first_convolution(state)
     if not order or not key or state[key].shape[1] != len(bands):

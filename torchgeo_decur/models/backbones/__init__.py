@@ -1,1 +1,1 @@
-"""Backbones that timm does not have."""
+"""Backbones that timm does not provide."""

@@ -1,4 +1,4 @@
-"""AlexNet as an encoder, registered with timm, which lacks one."""
+"""AlexNet encoders, registered with timm, which does not provide AlexNet."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,29 +12,31 @@ from timm.models import (
 )
 from torch import Tensor, nn
 
-# Strides after the first two convolutions, the last convolution and the last pooling.
+# Strides after the first two convolutions, the last convolution and the last pooling layer.
 _STRIDES = (4, 8, 16, 32)
 
 
 class AlexNet(nn.Module):
-    """The five convolutions of AlexNet, with the interface of timm's models.
+    """AlexNet with its five convolutions and the interface of a timm model.
 
     Krizhevsky, *One weird trick for parallelizing convolutional neural networks*, 2014,
-    https://arxiv.org/abs/1404.5997. Parameters have the names of torchvision's AlexNet,
-    so that its ImageNet weights load, without the classifier.
+    https://arxiv.org/abs/1404.5997.
+
+    Parameters have the same names as in torchvision's AlexNet, so its ImageNet weights can
+    be loaded, except for the classifier.
 
     Args:
-        widths: channels of the five convolutions.
+        widths: output channels of the five convolutions.
         first_kernel: kernel size of the first convolution.
         first_stride: stride of the first convolution.
         norm: whether BatchNorm replaces the bias of each convolution.
-        num_classes: outputs of the linear layer, 0 for none.
-        in_chans: channels C of the images.
-        global_pool: pooling of the last map, '' for none.
-        drop_rate: dropout before the linear layer.
+        num_classes: number of outputs of the linear layer; 0 for no linear layer.
+        in_chans: number of image channels C.
+        global_pool: pooling of the last feature map; '' for no pooling.
+        drop_rate: dropout rate before the linear layer.
 
     Attributes:
-        num_features: channels of the last map.
+        num_features: number of channels of the last feature map.
 
     Example:
         >>> import torch
@@ -66,7 +68,7 @@ class AlexNet(nn.Module):
             zip(inputs, widths, kernels, strict=True)
         ):
             stride = first_stride if i == 0 else 1
-            # Unlike the others, the first convolution does not pad by half its kernel.
+            # Unlike the others, the first convolution is not padded by half its kernel.
             padding = 2 if i == 0 else kernel // 2
             layers.append(
                 nn.Conv2d(before, after, kernel, stride, padding, bias=not norm)
@@ -91,15 +93,16 @@ class AlexNet(nn.Module):
         )
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Set whether the backward pass recomputes activations.
+        """Enable or disable gradient checkpointing.
 
         Args:
-            enable: whether to recompute them, except the inputs of convolutions.
+            enable: whether the backward pass recomputes all activations except the inputs
+                of convolutions.
         """
         self.grad_checkpointing = enable
 
     def get_classifier(self) -> nn.Module:
-        """Return the linear layer, or the identity without one."""
+        """Return the linear layer, or the identity if there is none."""
         classifier: nn.Module = self.head.fc
         return classifier
 
@@ -109,20 +112,20 @@ class AlexNet(nn.Module):
         """Replace the linear layer.
 
         Args:
-            num_classes: outputs of the linear layer, 0 for none.
-            global_pool: pooling of the last map, by default unchanged.
+            num_classes: number of outputs of the linear layer; 0 for no linear layer.
+            global_pool: pooling of the last feature map; unchanged by default.
         """
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Compute the last map.
+        """Compute the last feature map.
 
         Args:
             x: images, shape (B, C, H, W).
 
         Returns:
-            Map, shape (B, ``num_features``, h, w).
+            Feature map, shape (B, ``num_features``, h, w).
         """
         if self.grad_checkpointing:
             maps: Tensor = checkpoint_seq(self._convolutions(), x)
@@ -131,17 +134,17 @@ class AlexNet(nn.Module):
         return maps
 
     def _convolutions(self) -> list[nn.Module]:
-        """Return the layers in parts, each of which starts with a convolution."""
-        # A part must not start with ReLU, which would change its input in place.
+        """Split the layers into blocks that each start with a convolution."""
+        # A block must not start with ReLU, which would change its input in place.
         starts = [i for i, f in enumerate(self.features) if isinstance(f, nn.Conv2d)]
         ends = [*starts[1:], len(self.features)]
         return [self.features[a:b] for a, b in zip(starts, ends, strict=True)]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool the map, and classify it if there is a linear layer.
+        """Pool the feature map, and classify it if there is a linear layer.
 
         Args:
-            x: map, shape (B, ``num_features``, h, w).
+            x: feature map, shape (B, ``num_features``, h, w).
             pre_logits: whether to skip the linear layer.
 
         Returns:
@@ -178,13 +181,13 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def alexnet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """AlexNet: 64 to 384 channels, 2.5 million weights, none of them pretrained."""
+    """Create AlexNet with 64 to 384 channels and 2.5 million untrained parameters."""
     return _create('alexnet', pretrained, **kwargs)
 
 
 @register_model
 def alexnet_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """AlexNet for images of about 64 pixels: half the stride and width, BatchNorm."""
+    """Create AlexNet for images of about 64 pixels, with half the stride and width."""
     small = {
         'widths': (32, 64, 128, 128, 128),
         'first_kernel': 5,

@@ -1,4 +1,4 @@
-"""Deformable attention: every position attends to predicted sampling points."""
+"""Deformable attention, in which every position attends to predicted sampling points."""
 
 from collections import OrderedDict
 
@@ -11,33 +11,33 @@ from ...deprecation import renamed_arguments
 
 
 class DeformableAttention(nn.Module):
-    r"""Multi-head attention of all positions to a coarse grid of shifted points.
+    r"""Multi-head attention from all positions to a coarse grid of shifted points.
 
-    Queries are projections of all positions. From them, a small network predicts an
-    offset for each point of the key grid. Keys and values are projections of the map,
-    sampled bilinearly at the shifted points:
+    Queries are projections of all positions. A small network uses the queries to predict
+    an offset for each point of the key grid. Keys and values are projections of the
+    feature map, sampled bilinearly at the shifted points:
 
     .. math:: q = W_q x, \quad p = \mathrm{clip}(r + o(q), -1, 1), \quad
               k = W_k\,x(p), \quad v = W_v\,x(p)
 
     .. math:: DA(x) = W_o\,\mathrm{softmax}(q k^T / \sqrt{d} + b)\,v
 
-    with d channels per head. The bias b is interpolated from a table by the displacement
-    of key and query. Each of several groups of channels has its own points, for
-    ``num_heads / groups`` consecutive heads. Maps may have any size.
+    with d channels per head. The bias b is interpolated from a table that is indexed by
+    the displacement from key to query. Each group of channels has its own points, which
+    ``num_heads / groups`` consecutive heads share. Feature maps may have any size.
 
     Xia et al., *Vision Transformer with Deformable Attention*, CVPR 2022,
-    https://arxiv.org/abs/2201.00520. Parameters have the names of the published weights
-    of DeCUR.
+    https://arxiv.org/abs/2201.00520. Parameters have the same names as in the published
+    DeCUR weights.
 
     Args:
-        channels: number of channels C of the map.
+        channels: number of channels C of the feature map.
         num_heads: number of attention heads.
-        groups: number of groups of channels.
+        groups: number of channel groups.
         stride: stride of the key grid, which has ``ceil(H / stride)`` rows.
-        kernel_size: kernel size of the convolution that predicts offsets, odd.
-        table_size: height and width of the map for which the table of biases has one
-            entry per displacement.
+        kernel_size: kernel size of the convolution that predicts offsets; must be odd.
+        table_size: height and width of the feature map for which the bias table has
+            exactly one entry per displacement.
         zero_init: whether to initialize the output projection with zeros, so that
             ``DA(x) = 0``.
 
@@ -85,7 +85,7 @@ class DeformableAttention(nn.Module):
         self.num_heads = num_heads
         self.groups = groups
         width = channels // groups
-        # Named 1.norm in the published weights, with the eps of nn.LayerNorm.
+        # The published weights call this layer 1.norm; its eps is that of nn.LayerNorm.
         norm = nn.Sequential(OrderedDict(norm=LayerNorm2d(width, eps=1e-5)))
         self.conv_offset = nn.Sequential(
             nn.Conv2d(
@@ -112,10 +112,10 @@ class DeformableAttention(nn.Module):
         """Apply attention.
 
         Args:
-            x: map, shape (B, C, H, W).
+            x: feature map, shape (B, C, H, W).
 
         Returns:
-            Attended map, shape (B, C, H, W).
+            The attention output, shape (B, C, H, W).
         """
         return self.forward_with_positions(x)[0]
 
@@ -123,19 +123,19 @@ class DeformableAttention(nn.Module):
         """Apply attention; also return the sampling positions.
 
         Args:
-            x: map, shape (B, C, H, W).
+            x: feature map, shape (B, C, H, W).
 
         Returns:
-            Attended map, shape (B, C, H, W), and the sampling positions (x, y) in [-1, 1],
-            shape (B, ``groups``, H_k, W_k, 2). -1 and 1 are the centres of the first and
-            last pixel.
+            The attention output, shape (B, C, H, W), and the sampling positions (x, y) in
+            [-1, 1], shape (B, ``groups``, H_k, W_k, 2). -1 and 1 are the centers of the
+            first and last pixels.
         """
         q = self.proj_q(x)
         grouped = q.reshape(-1, q.shape[1] // self.groups, *q.shape[2:])
-        # Half precision would lose the offsets, which are a few hundredths.
+        # Offsets are only a few hundredths, so half precision would lose them.
         exact = torch.promote_types(x.dtype, torch.float32)
         offsets = self.conv_offset(grouped).to(exact)
-        # The published network predicts (y, x), and grid_sample expects (x, y).
+        # The published network predicts (y, x), but grid_sample expects (x, y).
         offsets = offsets.permute(0, 2, 3, 1).flip(-1).unflatten(0, (-1, self.groups))
         reference = reference_points(offsets.shape[2], offsets.shape[3], offsets)
         positions = (reference + offsets).clamp(-1, 1)
@@ -151,7 +151,7 @@ class DeformableAttention(nn.Module):
         return out, positions
 
     def _split(self, x: Tensor) -> Tensor:
-        """Split a map (B, C, H, W) into heads (B, num_heads, HW, C / num_heads)."""
+        """Split a feature map (B, C, H, W) into heads (B, num_heads, HW, C / num_heads)."""
         tokens: Tensor = x.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
         return tokens
 
@@ -163,7 +163,7 @@ class ResidualDeformableAttention(DeformableAttention):
 
     Wang et al., *Decoupling Common and Unique Representations for Multimodal
     Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300, section 3.2.
-    For arguments and shapes see :class:`DeformableAttention`.
+    For arguments and shapes, see :class:`DeformableAttention`.
 
     Example:
         >>> attention = ResidualDeformableAttention(64, 4, 2, zero_init=True)
@@ -176,7 +176,7 @@ class ResidualDeformableAttention(DeformableAttention):
         """Apply attention and add the input; also return the sampling positions.
 
         Returns:
-            The sum, shape (B, C, H, W), and the sampling positions, see
+            The sum, shape (B, C, H, W), and the sampling positions; see
             :meth:`DeformableAttention.forward_with_positions`.
         """
         attended, positions = super().forward_with_positions(x)
@@ -186,14 +186,14 @@ class ResidualDeformableAttention(DeformableAttention):
 def reference_points(height: int, width: int, like: Tensor) -> Tensor:
     """Compute the points of a key grid before offsets are added.
 
-    The coordinate of point i of n is ``2 (i + 0.5) / (n - 1) - 1``, as in the published
-    code, and 0 for a single point. The last point is outside [-1, 1] and is clipped
-    later.
+    As in the published code, point i of n has the coordinate
+    ``2 (i + 0.5) / (n - 1) - 1``, and a single point has the coordinate 0. The last point
+    is outside [-1, 1] and is clipped later.
 
     Args:
-        height: rows of the key grid.
-        width: columns of the key grid.
-        like: a tensor with the wanted dtype and device.
+        height: number of rows of the key grid.
+        width: number of columns of the key grid.
+        like: tensor with the desired dtype and device.
 
     Returns:
         Points (x, y), shape (``height``, ``width``, 2).
@@ -208,10 +208,10 @@ def reference_points(height: int, width: int, like: Tensor) -> Tensor:
 
 
 def sample(x: Tensor, positions: Tensor) -> Tensor:
-    """Sample a map bilinearly, each group of channels at its own points.
+    """Sample a feature map bilinearly, with separate points for each group of channels.
 
     Args:
-        x: map, shape (B, C, H, W).
+        x: feature map, shape (B, C, H, W).
         positions: points (x, y) in [-1, 1], shape (B, groups, H_k, W_k, 2).
 
     Returns:
@@ -230,17 +230,17 @@ def sample(x: Tensor, positions: Tensor) -> Tensor:
 def relative_position_bias(
     table: Tensor, positions: Tensor, height: int, width: int
 ) -> Tensor:
-    """Look up the bias of each pair of query and key by their displacement.
+    """Look up the bias for each pair of query and key by their displacement.
 
-    Queries are the pixels of the map, with coordinates from -1 to 1, or 0 for a single
-    pixel. The table is interpolated bilinearly at half the displacement from key to
-    query, which is in [-1, 1].
+    Queries are the pixels of the feature map. Their coordinates run from -1 to 1, or are 0
+    for a single pixel. The table is interpolated bilinearly at half the displacement from
+    key to query, which is in [-1, 1].
 
     Args:
         table: biases of each head by displacement, shape (num_heads, rows, columns).
         positions: points (x, y) of the keys in [-1, 1], shape (B, groups, H_k, W_k, 2).
-        height: rows H of the map.
-        width: columns W of the map.
+        height: number of rows H of the feature map.
+        width: number of columns W of the feature map.
 
     Returns:
         Biases, shape (B, num_heads, H W, H_k W_k).
@@ -260,7 +260,7 @@ def relative_position_bias(
 
 
 def _axis(count: int, shift: float, like: Tensor) -> Tensor:
-    """Return ``2 (i + shift) / (count - 1) - 1`` for each i, or 0 for one point."""
+    """Return ``2 (i + shift) / (count - 1) - 1`` for each i, or 0 for a single point."""
     if count == 1:
         return like.new_zeros(1)
     steps = torch.arange(count, dtype=like.dtype, device=like.device)

@@ -17,26 +17,28 @@ from timm.models import (
 from torch import Tensor, nn
 
 _STAGES = (1, 2, 3, 4)
-# Smaller images give a map of keys smaller than the kernel that reduces it.
+# In smaller images, the map of keys would be smaller than the kernel that reduces it.
 _SMALLEST = 29
 
 
 class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
-    """The encoder of segmentation-models-pytorch with the interface of timm's models.
+    """Mix transformer of segmentation-models-pytorch, with the interface of a timm model.
 
     Xie et al., *SegFormer: Simple and Efficient Design for Semantic Segmentation with
-    Transformers*, NeurIPS 2021, https://arxiv.org/abs/2105.15203. Parameters have smp's
-    names, as in the published files. Without position embeddings, images may have any
-    size from 29 x 29 pixels.
+    Transformers*, NeurIPS 2021, https://arxiv.org/abs/2105.15203.
+
+    Parameters have the same names as in smp and the published files. There are no position
+    embeddings, so images may have any size of at least 29 x 29 pixels.
 
     Args:
-        in_chans: number of channels C of the images.
-        num_classes: number of outputs of the classifier; 0 for features.
-        global_pool: pooling of the last map, 'avg', 'max', or '' for none.
-        kwargs: passed to smp: widths, depths, ``drop_path_rate`` (0.1), ...
+        in_chans: number of image channels C.
+        num_classes: number of classifier outputs; 0 for features.
+        global_pool: pooling of the last feature map: 'avg', 'max', or '' for no pooling.
+        kwargs: options of smp's encoder, such as widths, depths and ``drop_path_rate``
+            (0.1).
 
     Attributes:
-        num_features: number of channels F of the last map.
+        num_features: number of channels F of the last feature map.
         feature_info: channels, stride and module of each of the four levels.
 
     Example:
@@ -57,7 +59,7 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
         super().__init__(in_chans=in_chans, num_classes=num_classes, **kwargs)
         self.feature_info = []
         for i in _STAGES:
-            # timm runs children in order, but smp registers all embeddings first.
+            # timm runs modules in order, but smp registers all patch embeddings first.
             for name in (f'patch_embed{i}', f'block{i}', f'norm{i}'):
                 child = getattr(self, name)
                 delattr(self, name)
@@ -72,15 +74,15 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
         self.reset_classifier(num_classes, global_pool)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Set whether the backward pass recomputes the activations of each block.
+        """Enable or disable gradient checkpointing.
 
         Args:
-            enable: whether to recompute them.
+            enable: whether the backward pass recomputes the activations of each block.
         """
         self.grad_checkpointing = enable
 
     def get_classifier(self) -> nn.Module:
-        """Return the classifier, or the identity without classes."""
+        """Return the classifier, or the identity if there are no classes."""
         return self.head
 
     def reset_classifier(
@@ -90,7 +92,7 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
 
         Args:
             num_classes: number of outputs; 0 for features.
-            global_pool: pooling of the last map, by default unchanged.
+            global_pool: pooling of the last feature map; unchanged by default.
         """
         self.num_classes = num_classes
         if global_pool is not None:
@@ -100,13 +102,13 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
             self.head = nn.Linear(self.num_features, num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Compute the last map.
+        """Compute the last feature map.
 
         Args:
             x: images in [0, 1], shape (B, C, H, W).
 
         Returns:
-            Map of stride 32, shape (B, F, h, w).
+            Feature map with stride 32, shape (B, F, h, w).
 
         Raises:
             ValueError: if the images are too small.
@@ -119,10 +121,10 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool a map, and classify it if there is a classifier.
+        """Pool a feature map, and classify it if there is a classifier.
 
         Args:
-            x: map, shape (B, F, h, w).
+            x: feature map, shape (B, F, h, w).
             pre_logits: whether to skip the classifier.
 
         Returns:
@@ -152,7 +154,7 @@ def _check_size(module: nn.Module, args: tuple[Tensor, ...]) -> None:
     if min(height, width) < _SMALLEST:
         raise ValueError(
             f'images must have at least {_SMALLEST} x {_SMALLEST} pixels for a mix '
-            f'transformer, got {height} x {width}; resize or pad them'
+            f'transformer, got {height} x {width}; resize or pad the images'
         )
 
 
@@ -163,7 +165,7 @@ def _without_head(
 
 
 def _configuration(name: str) -> dict[str, Any]:
-    """Return smp's source of ImageNet weights as a timm config."""
+    """Return the source of smp's ImageNet weights as a timm config."""
     source = mix_transformer_encoders[name]['pretrained_settings']['imagenet']
     return {
         'hf_hub_id': f'{source["repo_id"]}@{source["revision"]}',
@@ -172,12 +174,12 @@ def _configuration(name: str) -> dict[str, Any]:
         'std': (0.229, 0.224, 0.225),
         'first_conv': 'patch_embed1.proj',
         'classifier': 'head',
-        # The files have no classifier.
+        # The weight files do not contain a classifier.
         'num_classes': 0,
     }
 
 
-# timm requires this name.
+# timm requires this variable name.
 default_cfgs = generate_default_cfgs(
     {f'{name}.imagenet': _configuration(name) for name in mix_transformer_encoders}
 )
@@ -199,35 +201,35 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> MixTransformer:
 
 @register_model
 def mit_b0(pretrained: bool = False, **kwargs: Any) -> MixTransformer:
-    """MiT-B0, 3 million parameters."""
+    """Create MiT-B0, with 3 million parameters."""
     return _create('mit_b0', pretrained, **kwargs)
 
 
 @register_model
 def mit_b1(pretrained: bool = False, **kwargs: Any) -> MixTransformer:
-    """MiT-B1, 13 million parameters."""
+    """Create MiT-B1, with 13 million parameters."""
     return _create('mit_b1', pretrained, **kwargs)
 
 
 @register_model
 def mit_b2(pretrained: bool = False, **kwargs: Any) -> MixTransformer:
-    """MiT-B2, 24 million parameters."""
+    """Create MiT-B2, with 24 million parameters."""
     return _create('mit_b2', pretrained, **kwargs)
 
 
 @register_model
 def mit_b3(pretrained: bool = False, **kwargs: Any) -> MixTransformer:
-    """MiT-B3, 44 million parameters."""
+    """Create MiT-B3, with 44 million parameters."""
     return _create('mit_b3', pretrained, **kwargs)
 
 
 @register_model
 def mit_b4(pretrained: bool = False, **kwargs: Any) -> MixTransformer:
-    """MiT-B4, 61 million parameters."""
+    """Create MiT-B4, with 61 million parameters."""
     return _create('mit_b4', pretrained, **kwargs)
 
 
 @register_model
 def mit_b5(pretrained: bool = False, **kwargs: Any) -> MixTransformer:
-    """MiT-B5, 81 million parameters."""
+    """Create MiT-B5, with 81 million parameters."""
     return _create('mit_b5', pretrained, **kwargs)

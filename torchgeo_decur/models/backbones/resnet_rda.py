@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .deformable_attention import DeformableAttention, ResidualDeformableAttention
 
-# Sizes of the published weights; tables fit images of 224 pixels.
+# Attention options of the published weights; table sizes match images of 224 pixels.
 _ATTENTION: dict[int, dict[str, Any]] = {
     3: {
         'num_heads': 8,
@@ -37,7 +37,7 @@ _RESNETS: dict[str, tuple[Any, tuple[int, ...]]] = {
     'resnet18': (BasicBlock, (2, 2, 2, 2)),
     'resnet50': (Bottleneck, (3, 4, 6, 3)),
 }
-# Modules of each level of the pyramid, in order of execution.
+# Modules of each pyramid level, in order of execution.
 _STAGES = (
     ('conv1', 'bn1', 'act1'),
     ('maxpool', 'layer1'),
@@ -48,18 +48,19 @@ _STAGES = (
 
 
 class ResNetRDA(ResNet):
-    """A ResNet whose last two stages end in residual deformable attention.
+    """ResNet whose last two stages end with residual deformable attention.
 
     The modules ``da_l3`` and ``da_l4`` compute ``x = x + DA(x)`` after ``layer3`` and
     ``layer4``; see :class:`~torchgeo_decur.models.ResidualDeformableAttention`. All other
     modules and options are from timm's :class:`~timm.models.resnet.ResNet`.
 
     Args:
-        block: timm's class of residual blocks.
-        layers: number of blocks of each stage.
-        zero_init_attention: whether attention initially adds zero, as in a plain ResNet.
-        residual: whether to add the attention to its input. False gives ``x = DA(x)``,
-            the ablation of the paper (Table 4).
+        block: timm class of the residual blocks.
+        layers: number of blocks in each stage.
+        zero_init_attention: whether the attention output is initially zero, so that the
+            network starts as a plain ResNet.
+        residual: whether to add the attention output to its input. False gives
+            ``x = DA(x)``, the ablation of the paper (Table 4).
         kwargs: passed to timm's ResNet.
 
     Example:
@@ -88,32 +89,32 @@ class ResNetRDA(ResNet):
             attention = kind(info['num_chs'], zero_init=zero_init_attention, **options)
             setattr(self, f'da_l{stage}', attention.to(next(self.parameters())))
             info['module'] = f'da_l{stage}'
-        # timm's pyramid runs modules in the order of registration.
+        # timm's pyramid runs modules in the order of their registration.
         for name in ('layer4', 'da_l4', 'global_pool', 'fc'):
             self._modules[name] = self._modules.pop(name)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Compute the last map.
+        """Compute the last feature map.
 
         Args:
             x: images, shape (B, C, H, W).
 
         Returns:
-            Map, shape (B, ``num_features``, h, w).
+            Feature map, shape (B, ``num_features``, h, w).
         """
         maps: Tensor = self.forward_intermediates(x, indices=1)[0]
         return maps
 
     def forward_with_positions(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the last map; also return the sampling positions of the attention.
+        """Compute the last feature map; also return the sampling positions of attention.
 
         Args:
             x: images, shape (B, C, H, W).
 
         Returns:
-            Map, shape (B, ``num_features``, h, w), and the positions (x, y) in [-1, 1] by
-            name of the module, shape (B, groups, H_k, W_k, 2). -1 and 1 are the centres
-            of the first and last pixel of the sampled map.
+            Feature map, shape (B, ``num_features``, h, w), and the positions (x, y) in
+            [-1, 1] by module name, shape (B, groups, H_k, W_k, 2). -1 and 1 are the
+            centers of the first and last pixels of the sampled feature map.
         """
         positions: dict[str, Tensor] = {}
         for name in chain(*_STAGES):
@@ -133,18 +134,19 @@ class ResNetRDA(ResNet):
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
     ) -> Any:
-        """Compute the maps of the stages, with the interface of timm's models.
+        """Compute the feature maps of the stages, with the interface of a timm model.
 
         Args:
             x: images, shape (B, C, H, W).
-            indices: indices of maps, or the number of last maps; by default all five.
+            indices: indices of the feature maps, or a number n for the last n feature
+                maps; all five by default.
             norm: not used.
-            stop_early: whether to skip the stages after the last requested map.
+            stop_early: whether to skip the stages after the last requested feature map.
             output_fmt: 'NCHW'.
-            intermediates_only: whether to return only the list of maps.
+            intermediates_only: whether to return only the list of feature maps.
 
         Returns:
-            The last map computed and the list of maps.
+            The last computed feature map and the list of feature maps.
 
         Raises:
             ValueError: if ``output_fmt`` is not 'NCHW'.
@@ -156,7 +158,7 @@ class ResNetRDA(ResNet):
         for i, names in enumerate(_STAGES[: last + 1 if stop_early else 5]):
             for name in names:
                 module = self.get_submodule(name)
-                # Checkpointing cannot recompute the stem, which works in place.
+                # Checkpointing cannot recompute the stem, which runs in place.
                 if self.grad_checkpointing and i > 0:
                     blocks = module if isinstance(module, nn.Sequential) else [module]
                     x = checkpoint_seq(blocks, x)
@@ -172,15 +174,16 @@ class ResNetRDA(ResNet):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Remove unused layers, with the interface of timm's models.
+        """Remove unused layers, with the interface of a timm model.
 
         Args:
-            indices: indices of the used maps, or the number of last maps.
+            indices: indices of the feature maps in use, or a number n for the last n
+                feature maps.
             prune_norm: not used.
             prune_head: whether to remove the classifier.
 
         Returns:
-            Indices of the maps.
+            Indices of the feature maps in use.
         """
         taken: list[int] = super().prune_intermediate_layers(
             indices, prune_norm, prune_head
@@ -192,7 +195,7 @@ class ResNetRDA(ResNet):
 
 
 def _imagenet(model: str) -> dict[str, Any]:
-    """Return timm's source of ImageNet weights of a ResNet by our names."""
+    """Return the config of timm's ImageNet weights for a ResNet, by our model names."""
     found: Any = timm.get_pretrained_cfg(model)
     return {f'{model}_{kind}.{found.tag}': found for kind in ('rda', 'da')}
 
@@ -204,25 +207,25 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def resnet18_rda(pretrained: bool = False, **kwargs: Any) -> ResNetRDA:
-    """ResNet-18 with residual deformable attention, for small experiments."""
+    """Create ResNet-18 with residual deformable attention, for small experiments."""
     return _build('resnet18_rda', pretrained, **kwargs)
 
 
 @register_model
 def resnet50_rda(pretrained: bool = False, **kwargs: Any) -> ResNetRDA:
-    """ResNet-50 with residual deformable attention, the backbone of DeCUR."""
+    """Create ResNet-50 with residual deformable attention, the backbone of DeCUR."""
     return _build('resnet50_rda', pretrained, **kwargs)
 
 
 @register_model
 def resnet18_da(pretrained: bool = False, **kwargs: Any) -> ResNetRDA:
-    """ResNet-18 with attention that replaces its input, for an ablation."""
+    """Create ResNet-18 with non-residual deformable attention, for an ablation."""
     return _build('resnet18_da', pretrained, **kwargs)
 
 
 @register_model
 def resnet50_da(pretrained: bool = False, **kwargs: Any) -> ResNetRDA:
-    """ResNet-50 with attention that replaces its input, for an ablation."""
+    """Create ResNet-50 with non-residual deformable attention, for an ablation."""
     return _build('resnet50_da', pretrained, **kwargs)
 
 
@@ -236,6 +239,6 @@ def _build(name: str, pretrained: bool, **kwargs: Any) -> ResNetRDA:
 
 
 def _with_attention(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Add the untrained attention of a model to the weights of a plain ResNet."""
+    """Add a model's untrained attention parameters to the weights of a plain ResNet."""
     own = {k: v for k, v in model.state_dict().items() if k.startswith('da_')}
     return {**own, **state}

@@ -1,1 +1,1 @@
-"""Fusion of several modalities: late, joint and cross-modal."""
+"""Fusion of several modalities: late, joint and cross-modal fusion."""

@@ -1,4 +1,4 @@
-"""CMX, a segmenter whose two encoders exchange features after every stage."""
+"""CMX segmenter, whose two encoders exchange features after every stage."""
 
 from collections.abc import Mapping, Sequence
 from math import gcd
@@ -18,18 +18,18 @@ from .late_fusion import impute_absent
 
 
 def rectify(x: Tensor, other: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
-    r"""Add the map of the other modality, weighted by channel and position.
+    r"""Add the feature map of the other modality, weighted by channel and position.
 
     .. math:: x' = x + \tfrac12 w^C \odot o + \tfrac12 w^S \odot o
 
     Args:
-        x: map :math:`x`, shape (B, C, H, W).
-        other: map :math:`o` of the other modality, of the same shape.
-        channel: weights :math:`w^C` of its channels, shape (B, C).
-        spatial: weights :math:`w^S` of its positions, shape (B, H, W).
+        x: feature map :math:`x`, shape (B, C, H, W).
+        other: feature map :math:`o` of the other modality, same shape.
+        channel: channel weights :math:`w^C` of ``other``, shape (B, C).
+        spatial: spatial weights :math:`w^S` of ``other``, shape (B, H, W).
 
     Returns:
-        The rectified map, shape (B, C, H, W).
+        The rectified feature map, shape (B, C, H, W).
 
     Example:
         >>> x, other = torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 1, 2)
@@ -40,20 +40,20 @@ def rectify(x: Tensor, other: Tensor, channel: Tensor, spatial: Tensor) -> Tenso
 
 
 def global_context(keys: Tensor, values: Tensor, num_heads: int) -> Tensor:
-    r"""Summarize a map in one small matrix per head, at linear cost.
+    r"""Summarize a feature map in one small matrix per head, at linear cost.
 
     .. math:: G = \operatorname{softmax}\bigl(K^\top V / \sqrt{d}\bigr)
 
-    The softmax is over the dimensions of the keys, and d is the number of dimensions per
-    head. The sum over positions is computed in float32 or a wider type.
+    The softmax is over the key dimensions, and d is the number of dimensions per head. The
+    sum over positions is computed in at least float32.
 
     Args:
-        keys: :math:`K`, shape (B, N, C).
-        values: :math:`V`, shape (B, N, C).
+        keys: keys :math:`K`, shape (B, N, C).
+        values: values :math:`V`, shape (B, N, C).
         num_heads: number of heads.
 
     Returns:
-        Context, shape (B, num_heads, d, d); columns sum to 1.
+        Context matrices, shape (B, num_heads, d, d). Their columns sum to 1.
 
     Example:
         >>> global_context(torch.zeros(1, 5, 4), torch.ones(1, 5, 4), num_heads=2)[0, 0]
@@ -71,25 +71,26 @@ def attend(queries: Tensor, context: Tensor) -> Tensor:
     """Attend to the context of the other modality.
 
     Args:
-        queries: shape (B, N, C).
+        queries: queries, shape (B, N, C).
         context: result of :func:`global_context`, shape (B, num_heads, d, d).
 
     Returns:
-        Attended values, shape (B, N, C).
+        The attention output, shape (B, N, C).
     """
     answers = _split(queries, context.shape[1]) @ context.to(queries.dtype)
     return answers.transpose(1, 2).flatten(2)
 
 
 class FeatureRectification(nn.Module):
-    r"""Rectify the features of two modalities by each other.
+    r"""Mutual rectification of the features of two modalities.
 
-    A perceptron on the mean and the maximum of both maps gives channel weights, and two
-    1x1 convolutions give spatial weights, both with a sigmoid. The result
-    :math:`x' = x + \tfrac12 (w^C + w^S) \odot o` adds the weighted other map o to x.
+    A perceptron predicts channel weights from the mean and maximum of both feature maps.
+    Two 1x1 convolutions predict spatial weights. Both end with a sigmoid. The result
+    :math:`x' = x + \tfrac12 (w^C + w^S) \odot o` adds the weighted feature map :math:`o` of
+    the other modality.
 
     Args:
-        channels: number of channels C of either map.
+        channels: number of channels C of each feature map.
 
     Example:
         >>> x = torch.rand(2, 8, 5, 6)
@@ -115,14 +116,14 @@ class FeatureRectification(nn.Module):
         )
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Rectify two maps.
+        """Rectify two feature maps.
 
         Args:
-            first: map of the first modality, shape (B, C, H, W).
-            second: map of the second modality, of the same shape.
+            first: feature map of the first modality, shape (B, C, H, W).
+            second: feature map of the second modality, same shape.
 
         Returns:
-            Both rectified maps.
+            Both rectified feature maps.
         """
         both = torch.cat([first, second], dim=1)
         pooled = torch.cat([both.mean((2, 3)), both.amax((2, 3))], dim=1)
@@ -135,17 +136,17 @@ class FeatureRectification(nn.Module):
 
 
 class FeatureFusion(nn.Module):
-    r"""Fuse the features of two modalities into one map.
+    r"""Fusion of the feature maps of two modalities into one.
 
     Each modality is split into a residual part y and an interactive part u. The part u
     attends to the global context of the other modality, a d x d matrix per head. A linear
-    layer maps y and the attended values back to C channels, with a residual connection
-    and a LayerNorm. A shortcut and a depthwise convolution then reduce both modalities to
-    C channels.
+    layer maps y and the attention output back to C channels, followed by a residual
+    connection and a LayerNorm. Finally, a shortcut and a depthwise convolution reduce both
+    modalities to C channels.
 
     Args:
-        channels: number of channels C of either map.
-        num_heads: number of heads of the cross-attention, which must divide C.
+        channels: number of channels C of each feature map.
+        num_heads: number of cross-attention heads, which must divide C.
 
     Example:
         >>> x = torch.rand(2, 8, 5, 6)
@@ -176,14 +177,14 @@ class FeatureFusion(nn.Module):
         self.embed_norm = nn.BatchNorm2d(c)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Fuse two maps.
+        """Fuse two feature maps.
 
         Args:
-            first: map of the first modality, shape (B, C, H, W).
-            second: map of the second modality, of the same shape.
+            first: feature map of the first modality, shape (B, C, H, W).
+            second: feature map of the second modality, same shape.
 
         Returns:
-            The fused map, shape (B, C, H, W).
+            The fused feature map, shape (B, C, H, W).
         """
         tokens = [x.flatten(2).transpose(1, 2) for x in (first, second)]
         parts = [
@@ -207,32 +208,37 @@ class FeatureFusion(nn.Module):
 
 
 class CMXSegmenter(Segmenter):
-    """Segment two modalities with encoders that rectify each other after every stage.
+    """CMX segmenter, whose two encoders rectify each other's features after every stage.
 
     Zhang et al., *CMX: Cross-Modal Fusion for RGB-X Semantic Segmentation with
     Transformers*, IEEE Transactions on Intelligent Transportation Systems 2023,
-    https://arxiv.org/abs/2203.04838. The rectified features of a stage are the input of
-    the next stage of each encoder. A SegFormer decoder decodes the four fused maps.
+    https://arxiv.org/abs/2203.04838.
 
-    Features of an absent modality are zeros in every stage, so that it does not affect
-    the other modality. If it is absent from the whole batch, its encoder does not run.
+    The rectified features of a stage are the input of the next stage of each encoder. A
+    SegFormer decoder decodes the four fused feature maps.
 
-    Both images have the same size, because features are exchanged cell by cell.
+    The features of an absent modality are zeros in every stage, so they do not affect the
+    other modality. If a modality is absent from the whole batch, its encoder does not run.
+
+    Both images must have the same size, because features are exchanged cell by cell.
 
     Args:
         modalities: number of channels of each of the two modalities, by name.
-        backbone: name of a timm model, one for both or one for each. Its stages must be
-            sequential, as in MiT, ResNet and ConvNeXt.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        backbone: name of a timm model, one for both modalities or one per modality. Its
+            stages must be sequential, as in MiT, ResNet and ConvNeXt.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         num_classes: number of classes.
-        freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`; rectification,
-            fusion and decoder are always trained.
-        modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
-        bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        freeze_backbone: whether to freeze the encoders; see
+            :class:`~torchgeo_decur.models.LateFusion`. Rectification, fusion and decoder
+            are always trained.
+        modality_dropout: probability of dropping a modality in training; see
+            :class:`~torchgeo_decur.models.LateFusion`.
+        bands: band names of the images by modality; see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Raises:
-        ValueError: if there are not two modalities, a backbone does not fit, or an
-            option is not valid.
+        ValueError: if there are not exactly two modalities, a backbone is unsuitable, or
+            an option is invalid.
 
     Example:
         >>> segmenter = CMXSegmenter({'rgb': 3, 'hha': 3}, 'mit_b0', num_classes=37).eval()
@@ -255,19 +261,19 @@ class CMXSegmenter(Segmenter):
         """Initialize a new CMXSegmenter instance."""
         if len(modalities) != 2:
             raise ValueError(
-                f'modalities must be two for cmx, got {list(modalities)}; use segformer '
-                'for any number'
+                f'cmx requires exactly two modalities, got {list(modalities)}; use '
+                'segformer for other numbers of modalities'
             )
         encoders = StagedPyramid(modalities, backbone, weights, bands)
         widths, other = encoders.channels.values()
         if widths != other:
             raise ValueError(
-                'backbone must have levels of the same channels for both modalities with '
-                f'cmx, got {encoders.channels}'
+                'cmx requires backbones with the same number of channels per level for '
+                f'both modalities, got {encoders.channels}'
             )
         decoder = build_decoder('segformer', widths, encoders.strides, num_classes)
         super().__init__(encoders, decoder, freeze_backbone, modality_dropout)
-        # 1, 2, 5 and 8 heads for MiT.
+        # For MiT, these are 1, 2, 5 and 8 heads.
         num_heads = [width // gcd(*widths) for width in widths]
         self.rectification = nn.ModuleList(FeatureRectification(c) for c in widths)
         self.fusion = nn.ModuleList(map(FeatureFusion, widths, num_heads))
@@ -277,11 +283,11 @@ class CMXSegmenter(Segmenter):
     def grid_size(
         self, images: Mapping[str, Tensor], size: Sequence[int] | None = None
     ) -> Sequence[int]:
-        """Return the size of the images, which exchange features pixel by pixel.
+        """Return the size of the images, which must be the same for both modalities.
 
         Args:
             images: images of one or both modalities, shape (B, C, H, W).
-            size: not used: logits have the size of the images.
+            size: not used, because logits have the size of the images.
 
         Returns:
             Height and width.
@@ -289,7 +295,7 @@ class CMXSegmenter(Segmenter):
         Raises:
             ValueError: if the images have different sizes.
         """
-        check_grid(images, "or set model: 'segformer', which fuses several pixel sizes")
+        check_grid(images, "or set model: 'segformer', which supports different sizes")
         return next(iter(images.values())).shape[-2:]
 
     def mask(
@@ -297,11 +303,11 @@ class CMXSegmenter(Segmenter):
         features: Mapping[str, Sequence[Tensor]],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, list[Tensor]]:
-        """Set features of absent modalities to zero, and record the present ones.
+        """Set the features of absent modalities to zero, and record which are present.
 
         Returns:
-            The first level, shape (B, C, h, w). If samples may lack a modality, also 1
-            for present and 0 for absent samples, shape (B, 1, 1, 1).
+            The first level by modality, shape (B, C, h, w). If samples may lack a modality,
+            also a mask of shape (B, 1, 1, 1), 1 for present and 0 for absent samples.
         """
         if not available and not (self.training and self.modality_dropout > 0):
             return super().mask(features)
@@ -312,10 +318,10 @@ class CMXSegmenter(Segmenter):
         return super().mask(noted, available)
 
     def fuse(self, features: Mapping[str, Sequence[Tensor]]) -> list[Tensor]:
-        """Rectify and fuse every stage, and run the next stage on rectified maps.
+        """Rectify and fuse every stage, and run the next stage on the rectified features.
 
         Returns:
-            The four fused levels, each (B, C, h, w).
+            The four fused levels, each of shape (B, C, h, w).
         """
         x = {m: levels[0] for m, levels in features.items()}
         presence = {m: p for m, levels in features.items() for p in levels[1:]}
@@ -325,7 +331,7 @@ class CMXSegmenter(Segmenter):
             return {m: t * absent[m] if m in absent else t for m, t in maps.items()}
 
         def next_stage(i: int, m: str, t: Tensor) -> Tensor:
-            # Keep placeholders of absent samples out of BatchNorm.
+            # Keep placeholders for absent samples out of BatchNorm statistics.
             if m in absent:
                 t = impute_absent(t, absent[m].flatten().bool())
             return self.encoders.stage(m, i, t)
@@ -344,7 +350,7 @@ class CMXSegmenter(Segmenter):
         return fused
 
     def _pair(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the maps of both modalities in order, zeros for an absent one."""
+        """Return the feature maps of both modalities in order, with zeros if absent."""
         zeros = torch.zeros_like(next(iter(maps.values())))
         return [maps.get(m, zeros) for m in self.channels]
 

@@ -1,4 +1,4 @@
-"""A transformer that fuses the tokens of several modalities."""
+"""Transformer that fuses the tokens of several modalities."""
 
 from collections.abc import Mapping
 
@@ -9,15 +9,15 @@ from ...deprecation import renamed_arguments
 
 
 class FusionTransformer(nn.Module):
-    """A transformer over the tokens of several modalities, with a class token.
+    """Transformer over a class token and the tokens of several modalities.
 
-    One linear layer for each modality projects its tokens to a common width, and its bias
-    marks the modality. There are no position embeddings, because modalities are cropped
+    One linear layer per modality projects its tokens to a common dimension, and its bias
+    encodes the modality. There are no position embeddings, because modalities are cropped
     independently. Absent modalities have no tokens.
 
     Args:
-        channels: number of channels of the tokens of each modality, by name.
-        embed_dim: width of the transformer.
+        channels: number of token channels by modality.
+        embed_dim: embedding dimension of the transformer.
         depth: number of layers.
         num_heads: number of attention heads.
 
@@ -79,11 +79,11 @@ class FusionTransformer(nn.Module):
 
         Args:
             tokens: tokens of some or all modalities, shape (B, N, C).
-            available: whether each sample has a modality, shape (B,), boolean; by default
-                all samples have it.
+            available: boolean masks of the samples that have a modality, shape (B,). A
+                modality without a mask is present in all samples.
 
         Returns:
-            The class token, shape (B, ``embed_dim``).
+            The output of the class token, shape (B, ``embed_dim``).
 
         Raises:
             ValueError: if there is no modality, or a modality is unknown.

@@ -1,4 +1,4 @@
-"""Classification of the joint features of a pretrained fusion head."""
+"""Classification of joint features from a pretrained fusion head."""
 
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -11,25 +11,27 @@ from .late_fusion import LateFusion
 
 
 class FusionHeadClassifier(LateFusion):
-    """Fuse the tokens of all modalities with a pretrained head, and classify them.
+    """Classifier on the joint features of a pretrained fusion head.
 
-    An absent modality is not replaced by zeros: the transformer runs without its tokens,
-    for the whole batch or for single samples.
+    Absent modalities are not replaced by zeros. Instead, the transformer runs without
+    their tokens, for the whole batch or for individual samples.
 
     Args:
-        modalities: number of channels of each modality, by name; some or all modalities
-            of the head.
-        fusion: the head, for example from
+        modalities: number of channels by modality, for some or all modalities of the
+            fusion head.
+        fusion: fusion head, for example from
             :func:`~torchgeo_decur.models.load_fusion_head`.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        model: name of a timm model, one for all modalities or one per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         num_classes: number of outputs.
-        freeze_backbone: whether to freeze encoders and head.
-        modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
-        bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        freeze_backbone: whether to freeze the encoders and the fusion head.
+        modality_dropout: probability of dropping a modality in training; see
+            :class:`~torchgeo_decur.models.LateFusion`.
+        bands: band names of the images by modality; see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Raises:
-        ValueError: if an option is not valid, or the head is for other encoders.
+        ValueError: if an option is invalid, or the fusion head is for other encoders.
 
     Example:
         >>> import torch
@@ -63,8 +65,8 @@ class FusionHeadClassifier(LateFusion):
         expected = {m: (c, fusion.bands.get(m)) for m, c in fusion.channels.items()}
         if any(expected.get(m) != pair for m, pair in found.items()):
             raise ValueError(
-                'fusion must be a head of the same encoders and modalities with channels '
-                f'of (tokens, images) {found}, got {expected}'
+                'fusion must be a head for these encoders and modalities, with (token, '
+                f'image) channels {found}, got {expected}'
             )
         channels = {m: [c] for m, c in encoders.num_channels.items()}
         super().__init__(encoders, channels, freeze_backbone, modality_dropout)
@@ -74,18 +76,18 @@ class FusionHeadClassifier(LateFusion):
         self.head = nn.Linear(fusion.num_features, num_classes)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode, except of frozen encoders and head."""
+        """Set the training mode, except for a frozen backbone and fusion head."""
         super().train(mode)
         if self.freeze_backbone:
             self.fusion.eval()
         return self
 
     def features(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
-        """Compute the input of the head from each modality.
+        """Compute the input of the fusion head for each modality.
 
         Returns:
-            The ``parts`` of the head, and ones, shape (B, 1), which ``mask`` sets to
-            zero for samples without the modality.
+            The ``parts`` of the fusion head, followed by ones of shape (B, 1), which
+            ``mask`` sets to zero for samples without the modality.
         """
         _, tokens = self.encoders.tokens(images)
         parts = self.fusion.parts(images, tokens)
@@ -96,7 +98,7 @@ class FusionHeadClassifier(LateFusion):
     def decode(
         self, features: Mapping[str, Sequence[Tensor]], size: Sequence[int] = ()
     ) -> Tensor:
-        """Fuse and classify.
+        """Fuse and classify features.
 
         Returns:
             Logits, shape (B, ``num_classes``).

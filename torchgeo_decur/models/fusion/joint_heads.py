@@ -1,4 +1,4 @@
-"""Fusion heads: from tokens of several encoders to joint features."""
+"""Fusion heads, which compute joint features from the tokens of several encoders."""
 
 import json
 from abc import ABC, abstractmethod
@@ -18,16 +18,16 @@ from .fusion_transformer import FusionTransformer
 
 
 class FusionHead(nn.Module, ABC):
-    """Base of heads that fuse tokens of some or all modalities into ``joint`` features.
+    """Base class for heads that fuse tokens of any modalities into ``joint`` features.
 
-    ``parts`` computes features of single modalities, and ``forward`` fuses them.
-    Other subsets of modalities can thus be fused without running an encoder again.
+    ``parts`` computes features of individual modalities, and ``forward`` fuses them. This
+    allows fusing other subsets of modalities without running the encoders again.
 
     Attributes:
-        arguments: arguments of the constructor, as plain values.
-        num_features: number of features of ``joint``.
-        channels: number of channels of the tokens of each modality.
-        bands: number of channels of the images, if the head encodes them.
+        arguments: constructor arguments, as plain values.
+        num_features: number of ``joint`` features.
+        channels: number of token channels by modality.
+        bands: number of image channels by modality, if the head encodes images.
     """
 
     arguments: dict[str, Any]
@@ -37,26 +37,26 @@ class FusionHead(nn.Module, ABC):
 
     @property
     def encoders(self) -> dict[str, tuple[str, nn.Module]]:
-        """Encoders of the head with their modality, by file name."""
+        """Encoders of the head with their modalities, by file name."""
         return {}
 
     @property
     def description(self) -> dict[str, Any]:
-        """Plain values for :func:`build_fusion_head`."""
+        """Description of the head for :func:`build_fusion_head`, as plain values."""
         return {'class': type(self).__name__, **self.arguments}
 
     @abstractmethod
     def parts(
         self, images: Mapping[str, Tensor], tokens: Mapping[str, Tensor]
     ) -> dict[str, list[Tensor]]:
-        """Compute features of single modalities.
+        """Compute the features of individual modalities.
 
         Args:
-            images: images of some or all modalities in [0, 1], shape (B, C, H, W).
-            tokens: tokens of their encoders, shape (B, N, C).
+            images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
+            tokens: tokens from the encoders of these modalities, shape (B, N, C).
 
         Returns:
-            Tensors of each given modality, shape (B, ...), with its tokens first.
+            Lists of tensors by modality, shape (B, ...). The first tensor has the tokens.
         """
 
     @abstractmethod
@@ -65,12 +65,12 @@ class FusionHead(nn.Module, ABC):
         parts: Mapping[str, Sequence[Tensor]],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Compute features of the given modalities.
+        """Fuse the features of the given modalities.
 
         Args:
             parts: result of ``parts``, for some or all modalities.
-            available: whether each sample has a modality, shape (B,), boolean; by default
-                all samples have it.
+            available: boolean masks of the samples that have a modality, shape (B,). A
+                modality without a mask is present in all samples.
 
         Returns:
             Features by name, shape (B, F), including ``joint``.
@@ -78,12 +78,14 @@ class FusionHead(nn.Module, ABC):
 
 
 class JointHead(FusionHead):
-    """Head of CoMM and InfMasking: ``joint`` is the class token of a transformer over all tokens.
+    """Fusion head of CoMM and InfMasking.
+
+    ``joint`` is the class token of a transformer over the tokens of all modalities.
 
     Args:
-        channels: number of channels of the tokens of each modality, by name.
-        embed_dim: width of the transformer.
-        depth: number of layers of the transformer.
+        channels: number of token channels by modality.
+        embed_dim: embedding dimension of the transformer.
+        depth: number of transformer layers.
         num_heads: number of attention heads.
 
     Raises:
@@ -126,7 +128,7 @@ class JointHead(FusionHead):
         """Return the tokens unchanged.
 
         Returns:
-            The tokens of each given modality.
+            Tokens by modality.
         """
         return {m: [x] for m, x in tokens.items()}
 
@@ -138,31 +140,31 @@ class JointHead(FusionHead):
         """Fuse tokens.
 
         Returns:
-            ``joint``, shape (B, ``embed_dim``).
+            Features ``joint``, shape (B, ``embed_dim``).
         """
         tokens = {m: p[0] for m, p in parts.items()}
         return {'joint': self.transformer(tokens, available)}
 
 
 class SharedUniqueHead(FusionHead):
-    """Head of COrAL: shared features of a transformer, unique features of encoders.
+    """Fusion head of COrAL, with shared features and unique features of each modality.
 
     ``shared`` is the class token of a transformer over the given tokens. A second encoder
-    of each modality gives its unique features, which have its name: tokens pooled by the
-    attention of one learned query. ``joint`` concatenates ``shared`` and the unique
-    features of all modalities, with zeros for absent modalities.
+    per modality computes tokens, which attention with one learned query pools into unique
+    features. They have the name of the modality. ``joint`` concatenates ``shared`` and the
+    unique features of all modalities, with zeros for absent modalities.
 
     Args:
-        modalities: number of channels of each modality, by name.
-        model: name of a timm model, one for all modalities or one for each.
-        embed_dim: width of the transformer and of unique features.
-        depth: number of layers of the transformer.
+        modalities: number of channels by modality.
+        model: name of a timm model, one for all modalities or one per modality.
+        embed_dim: dimension of the transformer and of the unique features.
+        depth: number of transformer layers.
         num_heads: number of attention heads.
-        weights: initial weights of the second encoders, see
+        weights: initial weights of the second encoders; see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Raises:
-        ValueError: if an option is not valid.
+        ValueError: if an option is invalid.
 
     Example:
         >>> head = SharedUniqueHead({'s1': 2, 's2': 13}, 'test_resnet', embed_dim=16, num_heads=4)
@@ -208,16 +210,16 @@ class SharedUniqueHead(FusionHead):
 
     @property
     def encoders(self) -> dict[str, tuple[str, nn.Module]]:
-        """Second encoder and modality of each ``<modality>_unique``."""
+        """Second encoders with their modalities, named ``<modality>_unique``."""
         return {f'{m}_unique': (m, e) for m, e in self.unique.encoders.items()}
 
     def parts(
         self, images: Mapping[str, Tensor], tokens: Mapping[str, Tensor]
     ) -> dict[str, list[Tensor]]:
-        """Return the tokens, and compute unique features.
+        """Return the tokens unchanged, and compute unique features.
 
         Returns:
-            Tokens and unique features of each given modality.
+            Tokens and unique features by modality.
         """
         own = self.unique.tokens(images)[1]
         return {m: [tokens[m], self.pools[m](x)] for m, x in own.items()}
@@ -230,8 +232,8 @@ class SharedUniqueHead(FusionHead):
         """Fuse tokens, and concatenate unique features.
 
         Returns:
-            Unique features of each given modality, ``shared``, shape (B, ``embed_dim``)
-            each, and ``joint``.
+            Unique features by modality and ``shared``, each of shape (B, ``embed_dim``),
+            and ``joint``, shape (B, ``num_features``).
         """
         masks = available or {}
         shared = self.transformer({m: p[0] for m, p in parts.items()}, masks)
@@ -253,7 +255,7 @@ def build_fusion_head(description: Mapping[str, Any]) -> FusionHead:
     """Build a fusion head with random weights.
 
     Args:
-        description: ``description`` of such a head.
+        description: value of :attr:`FusionHead.description`.
 
     Raises:
         ValueError: if the class is unknown.
@@ -266,20 +268,22 @@ def build_fusion_head(description: Mapping[str, Any]) -> FusionHead:
     arguments = dict(description)
     name = arguments.pop('class', None)
     if name not in _HEADS:
-        raise ValueError(f'fusion must be a head among {list(_HEADS)}, got {name!r}')
+        raise ValueError(
+            f'fusion must be one of the heads {list(_HEADS)}, got {name!r}'
+        )
     head = _HEADS[name]
     return head(**current_names(head, arguments))
 
 
 def load_fusion_head(file: str | Path) -> FusionHead:
-    """Build and load an exported fusion head.
+    """Load an exported fusion head.
 
     Args:
-        file: ``fusion.safetensors`` of
+        file: path of a ``fusion.safetensors`` file from
             :class:`~torchgeo_decur.callbacks.ExportEncoders`.
 
     Returns:
-        The head, with its weights.
+        The fusion head, with its weights.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -295,8 +299,9 @@ def load_fusion_head(file: str | Path) -> FusionHead:
         description = json.loads(metadata['fusion'])
     except (KeyError, ValueError, safetensors.SafetensorError) as error:
         raise ValueError(
-            f'{file}: expected a fusion head, such as fusion.safetensors of CoMM or '
-            f'COrAL, found another file ({type(error).__name__}); choose another file'
+            f'{file}: expected a fusion head, such as fusion.safetensors from CoMM or '
+            f'COrAL, found another type of file ({type(error).__name__}); choose another '
+            'file'
         ) from error
     head = build_fusion_head(description)
     head.load_state_dict(safetensors.torch.load_file(file))

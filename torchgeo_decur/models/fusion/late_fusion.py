@@ -1,4 +1,4 @@
-"""Base of late fusion: encoders, concatenation, absent modalities and freezing."""
+"""Late fusion: concatenation of features, absent modalities and frozen encoders."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,20 +13,21 @@ from ..segmentation.pyramid import MultimodalPyramid
 
 
 class LateFusion(nn.Module, ABC):
-    """Base of classifiers and segmenters: encoders, fusion, absent modalities, freezing.
+    """Base class for classifiers and segmenters that concatenate features of modalities.
 
-    Features of a modality are a list of levels, each (B, C, ...); a pooled encoder has
-    one level, (B, C). Fusion concatenates the modalities level by level. Features of an
-    absent modality are zeros. It can be absent from single samples (``available``), or
-    from the whole batch, in which case its encoder does not run.
+    The features of a modality are a list of levels, each of shape (B, C, ...). An encoder
+    with pooling has a single level of shape (B, C). Fusion concatenates the modalities
+    level by level, with zeros for absent modalities. A modality can be absent from
+    individual samples (``available``) or from the whole batch. In the latter case, its
+    encoder does not run.
 
     Args:
         encoders: module that maps images to features by modality.
-        channels: channels of each level of each modality.
-        freeze_backbone: whether to freeze the encoders, including the statistics of
-            their normalisation layers.
-        modality_dropout: probability in training to treat a modality of a sample as
-            absent; at least one modality is kept.
+        channels: number of channels of each level by modality.
+        freeze_backbone: whether to freeze the encoders, including the statistics of their
+            normalization layers.
+        modality_dropout: probability of treating a modality of a sample as absent in
+            training; at least one modality is kept.
 
     Raises:
         ValueError: if ``modality_dropout`` is not in [0, 1).
@@ -53,7 +54,7 @@ class LateFusion(nn.Module, ABC):
             self.encoders.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode, except of frozen encoders."""
+        """Set the training mode, except for frozen encoders."""
         super().train(mode)
         if self.freeze_backbone:
             self.encoders.eval()
@@ -68,11 +69,12 @@ class LateFusion(nn.Module, ABC):
 
         Args:
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
-            available: whether each sample has a modality, shape (B,), boolean; by default
-                all samples have it. Images of absent samples are ignored.
+            available: boolean masks of the samples that have a modality, shape (B,).
+                Images of other samples are ignored. A modality without a mask is present
+                in all samples.
 
         Returns:
-            Features of each given modality.
+            Features by modality.
 
         Raises:
             ValueError: if there is no image, a modality is unknown, or a mask has the
@@ -97,10 +99,10 @@ class LateFusion(nn.Module, ABC):
 
         Args:
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
-            available: whether each sample has a modality, shape (B,).
+            available: boolean masks of the samples that have a modality, shape (B,).
 
         Returns:
-            Logits, shape (B, ``num_classes``), or (B, ``num_classes``, H, W) of a
+            Logits, shape (B, ``num_classes``), or (B, ``num_classes``, H, W) for a
             segmenter.
         """
         features = self.encode(images, available)
@@ -113,7 +115,7 @@ class LateFusion(nn.Module, ABC):
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
 
         Returns:
-            Levels of each given modality.
+            Levels by modality.
         """
         return _levels(self.encoders(images))
 
@@ -126,7 +128,7 @@ class LateFusion(nn.Module, ABC):
 
         Args:
             features: features of some or all modalities.
-            available: whether each sample has a modality, shape (B,).
+            available: boolean masks of the samples that have a modality, shape (B,).
 
         Returns:
             Features, with zeros for absent modalities.
@@ -154,7 +156,7 @@ class LateFusion(nn.Module, ABC):
                 :meth:`~torchgeo_decur.models.LateFusion.encode`.
 
         Returns:
-            The levels, each (B, sum of channels, ...).
+            The fused levels, each of shape (B, sum of channels, ...).
         """
         given = list(next(iter(features.values())))
         return [
@@ -215,11 +217,11 @@ def drop_modalities(available: Tensor, p: float) -> Tensor:
     """Drop random modalities of each sample, but keep at least one.
 
     Args:
-        available: whether a sample has a modality, shape (B, M), boolean.
-        p: probability to drop a modality.
+        available: boolean mask of the available modalities, shape (B, M).
+        p: probability of dropping a modality.
 
     Returns:
-        Whether each modality is kept, shape (B, M), boolean.
+        Boolean mask of the remaining modalities, shape (B, M).
 
     Example:
         >>> drop_modalities(torch.tensor([[True, False], [False, False]]), p=0.9)
@@ -237,12 +239,12 @@ def impute_absent(x: Tensor, mask: Tensor) -> Tensor:
     """Replace absent samples by present ones, to keep placeholders out of BatchNorm.
 
     Args:
-        x: images or maps, shape (B, ...).
-        mask: whether each sample is present, shape (B,), boolean.
+        x: images or feature maps, shape (B, ...).
+        mask: boolean mask of the present samples, shape (B,).
 
     Returns:
-        Present samples unchanged, and copies of them for absent ones. If no sample is
-        present, zeros.
+        A tensor in which copies of present samples replace absent samples. If no sample is
+        present, all values are zero.
 
     Example:
         >>> x = torch.tensor([1.0, 9.0, 3.0])

@@ -9,20 +9,22 @@ from .late_fusion import LateFusion
 
 
 class LateFusionClassifier(LateFusion):
-    """Concatenate the features of all modalities, then apply one linear layer.
+    """Classifier with one linear layer on the concatenated features of all modalities.
 
     Args:
-        modalities: number of channels of each modality, by name.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        modalities: number of channels by modality.
+        model: name of a timm model, one for all modalities or one per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         num_classes: number of outputs.
-        freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`; True for a linear
-            probe.
-        modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
-        bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        freeze_backbone: whether to freeze the encoders, which gives a linear probe; see
+            :class:`~torchgeo_decur.models.LateFusion`.
+        modality_dropout: probability of dropping a modality in training; see
+            :class:`~torchgeo_decur.models.LateFusion`.
+        bands: band names of the images by modality; see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Raises:
-        ValueError: if an option is not valid.
+        ValueError: if an option is invalid.
 
     Example:
         >>> import torch

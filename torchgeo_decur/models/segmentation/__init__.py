@@ -1,1 +1,1 @@
-"""Segmentation: feature pyramids, decoders and segmenters."""
+"""Segmentation models: feature pyramids, decoders and segmenters."""

@@ -1,4 +1,4 @@
-"""Decoders of segmentation-models-pytorch for the pyramids of several encoders."""
+"""Decoders from segmentation-models-pytorch, for pyramids of several encoders."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
@@ -19,7 +19,7 @@ from .fcn import FCNDecoder
 
 Decoder = Literal['fcn', 'unet', 'deeplabv3+', 'upernet', 'segformer', 'fpn']
 
-# Decoder, output channels, and kernel size and upsampling of the head, as in smp.
+# Decoder, output channels, and kernel size and upsampling factor of the head, as in smp.
 _Recipe = tuple[Callable[[list[int], int], nn.Module], int, int, int]
 _RECIPES: dict[str, _Recipe] = {
     'unet': (
@@ -41,12 +41,12 @@ _RECIPES: dict[str, _Recipe] = {
 
 
 class SMPDecoder(nn.Module):
-    """A decoder and head of segmentation-models-pytorch.
+    """Decoder and segmentation head from segmentation-models-pytorch.
 
     Args:
         name: 'unet', 'deeplabv3+', 'upernet', 'segformer' or 'fpn'.
-        channels: total channels of each level over all modalities.
-        strides: stride of each level: 2, 4, 8, 16, 32, or 4, 8, 16, 32. For 'deeplabv3+'
+        channels: number of channels of each level, summed over all modalities.
+        strides: stride of each level: 2, 4, 8, 16, 32, or 4, 8, 16, 32. For 'deeplabv3+',
             the last stride is 16.
         classes: number of classes.
 
@@ -54,7 +54,7 @@ class SMPDecoder(nn.Module):
         ValueError: if the levels have other strides.
     """
 
-    #: Height and width of images must be multiples of this.
+    #: The height and width of images must be multiples of this number.
     divisor = 32
 
     def __init__(
@@ -65,12 +65,12 @@ class SMPDecoder(nn.Module):
         expected = [2, 4, 8, 16, output_stride(name)]
         if list(strides) not in (expected, expected[1:]):
             raise ValueError(
-                f'{name} needs levels of strides {expected} or {expected[1:]}, '
+                f'{name} requires levels with strides {expected} or {expected[1:]}, '
                 f'got {list(strides)}; choose a backbone with a pyramid, such as resnet50'
             )
         build, width, kernel, upsampling = _RECIPES[name]
-        # smp treats the image as the first level, and adds a level without channels if
-        # an encoder starts at stride 4.
+        # smp treats the image as the first level. If an encoder starts at stride 4, smp
+        # adds a level without channels.
         self.blanks = 1 + len(expected) - len(strides)
         self.decoder = build([0] * self.blanks + list(channels), len(expected))
         self.head: Any = SegmentationHead(
@@ -83,7 +83,7 @@ class SMPDecoder(nn.Module):
         """Decode a pyramid.
 
         Args:
-            levels: maps, finest first, shape (B, ``channels[i]``, h, w).
+            levels: feature maps, finest first, shape (B, ``channels[i]``, h, w).
             size: height and width of the image.
 
         Returns:
@@ -96,13 +96,13 @@ class SMPDecoder(nn.Module):
 
 
 def output_stride(name: str) -> int:
-    """Return the stride of the last level of a decoder.
+    """Return the stride of the last level that a decoder expects.
 
     Args:
         name: name of the decoder.
 
     Returns:
-        16 for DeepLabV3+, whose last stage is dilated; else 32.
+        16 for DeepLabV3+, which dilates the last stage, and 32 for other decoders.
     """
     return 16 if name == 'deeplabv3+' else 32
 
@@ -113,9 +113,9 @@ def build_decoder(
     """Build a decoder by name.
 
     Args:
-        name: 'fcn', or a decoder of segmentation-models-pytorch: 'unet', 'deeplabv3+',
-            'upernet', 'segformer', 'fpn'.
-        channels: total channels of each level over all modalities.
+        name: 'fcn', or a decoder from segmentation-models-pytorch: 'unet', 'deeplabv3+',
+            'upernet', 'segformer' or 'fpn'.
+        channels: number of channels of each level, summed over all modalities.
         strides: stride of each level.
         classes: number of classes.
 
@@ -123,7 +123,7 @@ def build_decoder(
         A module that maps levels and a size (H, W) to logits (B, ``classes``, H, W).
 
     Raises:
-        ValueError: if the name is unknown or the levels do not fit the decoder.
+        ValueError: if the name is unknown, or the levels do not match the decoder.
 
     Example:
         >>> build_decoder('unet', [8, 8, 8, 8, 8], [2, 4, 8, 16, 32], 3).divisor
@@ -131,7 +131,7 @@ def build_decoder(
     """
     if name not in get_args(Decoder):
         raise ValueError(
-            f'model must be a decoder, one of {list(get_args(Decoder))}, got {name!r}'
+            f'model must be one of the decoders {list(get_args(Decoder))}, got {name!r}'
         )
     if name == 'fcn':
         return FCNDecoder(channels, strides, classes)

@@ -1,4 +1,4 @@
-"""The decoder of DeCUR's segmentation experiments."""
+"""Fully convolutional decoder of DeCUR's segmentation experiments."""
 
 from collections.abc import Sequence
 
@@ -10,26 +10,27 @@ _WIDTHS = (128, 256, 512)
 
 
 class FCNDecoder(nn.Module):
-    r"""Fully convolutional decoder on the levels of stride 8, 16 and 32.
+    r"""Fully convolutional decoder for the levels with strides 8, 16 and 32.
 
     Long et al., *Fully Convolutional Networks for Semantic Segmentation*, CVPR 2015,
-    https://arxiv.org/abs/1411.4038, as used for GeoNRW by Wang et al. (ECCV 2024). A 1x1
-    convolution :math:`R_s` reduces each level :math:`x_s` to 128, 256 or 512 channels,
-    and another, :math:`K_s`, maps them to classes. The class scores are summed at stride
-    8 and resized to the image,
+    https://arxiv.org/abs/1411.4038, as used for GeoNRW by Wang et al. (ECCV 2024).
+
+    A 1x1 convolution :math:`R_s` reduces each level :math:`x_s` to 128, 256 or 512
+    channels, and a second 1x1 convolution :math:`K_s` maps these channels to classes. The
+    class scores are summed at stride 8 and resized to the image:
 
     .. math:: y = U\Big(\sum_s U_8(K_s R_s x_s)\Big).
 
-    :math:`K_s` commutes with the bilinear :math:`U_8`, so it is applied first, to fewer
-    pixels.
+    :math:`K_s` commutes with the bilinear upsampling :math:`U_8`, so it is applied first,
+    to fewer pixels.
 
     Args:
-        channels: total channels of each level over all modalities.
+        channels: number of channels of each level, summed over all modalities.
         strides: stride of each level.
         classes: number of classes.
 
     Raises:
-        ValueError: if a level of stride 8, 16 or 32 is missing.
+        ValueError: if the level with stride 8, 16 or 32 is missing.
 
     Example:
         >>> import torch
@@ -49,7 +50,7 @@ class FCNDecoder(nn.Module):
         super().__init__()
         if any(s not in strides for s in _STRIDES):
             raise ValueError(
-                f'fcn needs levels of strides {list(_STRIDES)}, got {list(strides)}; '
+                f'fcn requires levels with strides {list(_STRIDES)}, got {list(strides)}; '
                 'choose a backbone with a pyramid, such as resnet50'
             )
         self.levels = [list(strides).index(s) for s in _STRIDES]
@@ -65,8 +66,8 @@ class FCNDecoder(nn.Module):
         """Decode a pyramid.
 
         Args:
-            levels: maps, finest first, shape (B, ``channels[i]``, h, w).
-            size: height and width of the result.
+            levels: feature maps, finest first, shape (B, ``channels[i]``, h, w).
+            size: height and width of the logits.
 
         Returns:
             Logits, shape (B, ``classes``, H, W).

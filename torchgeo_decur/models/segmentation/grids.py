@@ -1,4 +1,4 @@
-"""Resample feature maps of different cell sizes to one grid."""
+"""Resample feature maps with different cell sizes to one grid."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-# Rounding of sizes must neither add nor lose a cell.
+# Tolerance, so that rounding of sizes neither adds nor loses a cell.
 _EPSILON = 1e-6
 
 
@@ -18,20 +18,19 @@ def align_pyramids(
     strides: Sequence[int],
     divisor: int = 1,
 ) -> dict[str, list[Tensor]]:
-    """Resample each level of each modality to the level of an image of another size.
+    """Resample the levels of all modalities to the grids of one reference image.
 
-    All images cover the same ground. If they already lie on one grid, nothing changes.
+    All images cover the same area. If they already share one grid, nothing changes.
 
     Args:
-        pyramids: levels of each modality, shape (B, C, h, w), finest first.
-        sizes: height and width of the image of each modality.
-        size: height and width of the image that defines the grid.
+        pyramids: levels by modality, finest first, shape (B, C, h, w).
+        sizes: height and width of the image by modality.
+        size: height and width of the reference image.
         strides: stride of each level.
-        divisor: images were padded to multiples of it at the lower and right edge.
+        divisor: number to whose multiples images were padded at the bottom and right.
 
     Returns:
-        The levels of each modality; level i has the same height and width for all
-        modalities.
+        Levels by modality. Level i has the same height and width for all modalities.
 
     Example:
         >>> levels = {'a': [torch.rand(1, 8, 5, 5)], 's2': [torch.rand(1, 4, 2, 2)]}
@@ -49,7 +48,7 @@ def align_pyramids(
         cells = [ceil(n / stride) for n in whole] if own is None else own[i].shape[-2:]
         for m, levels in pyramids.items():
             x, image = levels[i], sizes[m]
-            # Height and width of a cell, as a share of the ground.
+            # Height and width of a cell, as a fraction of the covered area.
             wanted = [p / n / s for p, n, s in zip(whole, cells, size, strict=True)]
             given = [
                 p / n / s
@@ -63,18 +62,18 @@ def align_pyramids(
 
 
 def resample_cells(x: Tensor, cells: Sequence[int], step: Sequence[float]) -> Tensor:
-    """Resample a map bilinearly to cells of another size, from its upper left corner.
+    """Resample a feature map bilinearly to another cell size, from its top left corner.
 
-    Larger cells are means of the smaller ones (antialiasing). Beyond the lower and right
-    edge of the map, its last cells are repeated.
+    Larger cells are averages of smaller cells (antialiasing). Beyond the bottom and right
+    edges of the feature map, its last cells are repeated.
 
     Args:
-        x: a map, shape (B, C, h, w).
-        cells: height and width of the result.
-        step: height and width of a cell of the result, in cells of the map.
+        x: feature map, shape (B, C, h, w).
+        cells: number of rows and columns of the result.
+        step: height and width of an output cell, in cells of ``x``.
 
     Returns:
-        A map, shape (B, C, ``*cells``), of the same dtype.
+        The resampled feature map, shape (B, C, ``*cells``), same dtype.
 
     Example:
         >>> x = torch.tensor([1.0, 3.0, 5.0, 7.0]).reshape(1, 1, 1, 4)
@@ -82,7 +81,7 @@ def resample_cells(x: Tensor, cells: Sequence[int], step: Sequence[float]) -> Te
         tensor([1., 3., 5.])
     """
     same = all(abs(s - 1) < _EPSILON for s in step)
-    # Cells that the result, or the filter at its edge, reaches.
+    # Number of cells that the result needs, including the margin of the filter.
     margin = [0 if same else ceil(max(s, 1)) for s in step]
     ends = [ceil(n * s - _EPSILON) for n, s in zip(cells, step, strict=True)]
     height, width = (
@@ -95,7 +94,7 @@ def resample_cells(x: Tensor, cells: Sequence[int], step: Sequence[float]) -> Te
     if same:
         return x
     scale = [(1 + _EPSILON**2) / s for s in step]
-    # Half precision has no antialiased kernel.
+    # There is no antialiased kernel for half precision.
     exact = torch.promote_types(x.dtype, torch.float32)
     moved = interpolate(
         x.to(exact), scale_factor=scale, mode='bilinear', antialias=True
@@ -104,5 +103,5 @@ def resample_cells(x: Tensor, cells: Sequence[int], step: Sequence[float]) -> Te
 
 
 def padded(size: Sequence[int], divisor: int) -> list[int]:
-    """Return the multiples of a divisor that are not smaller than a size."""
+    """Round a size up to multiples of a divisor."""
     return [-(-n // divisor) * divisor for n in size]

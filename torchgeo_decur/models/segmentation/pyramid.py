@@ -1,4 +1,4 @@
-"""One feature pyramid per modality, with the weights of encoders."""
+"""Feature pyramids, one per modality, with the weights of encoders."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -14,30 +14,33 @@ from .tokens import TokenPyramid, has_tokens
 
 
 class MultimodalPyramid(nn.Module):
-    """The encoders of :class:`~torchgeo_decur.models.MultimodalEncoder`, with the feature maps of every stage.
+    """Feature pyramids of any subset of modalities, with one timm model per modality.
 
-    Each is timm's ``features_only`` version of the model, which renames parameters of
-    some families and lacks unused layers. The whole encoder is therefore built and loaded
-    first, and its parameters are copied by normalized name. Any weights of an encoder
-    also fit its pyramid. The levels of a plain vision transformer are its tokens at four
-    depths, resampled to strides 4 to 32. If some models have a level of stride 2 and
-    others begin at stride 4, it is left out.
+    Each pyramid is timm's ``features_only`` version of the model, which renames the
+    parameters of some families and lacks unused layers. Therefore, the complete encoder is
+    built and loaded first, and its parameters are copied by normalized name. A pyramid
+    accepts all weights of its encoder.
+
+    The levels of a plain vision transformer are its tokens at four depths, resampled to
+    strides 4 to 32. If some models start at stride 2 and others at stride 4, the level with
+    stride 2 is omitted.
 
     Args:
-        modalities: number of channels of each modality, by name.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        output_stride: stride of the last level; 16 dilates the last stage, if timm can
-            dilate the model.
-        bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        modalities: number of channels by modality.
+        model: name of a timm model, one for all modalities or one per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        output_stride: stride of the last level; 16 dilates the last stage, if timm supports
+            this for the model.
+        bands: band names of the images by modality; see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Attributes:
-        channels: channels of each level of each modality, finest first.
+        channels: number of channels of each level by modality, finest first.
         strides: stride of each level.
 
     Raises:
-        ValueError: if a model has no pyramid, modalities have levels of different
-            strides, or an option is not valid.
+        ValueError: if a model has no pyramid, modalities have levels with different
+            strides, or an option is invalid.
 
     Example:
         >>> import torch
@@ -76,11 +79,11 @@ class MultimodalPyramid(nn.Module):
                 self.channels[m] = encoder.feature_info.channels()
                 strides[m] = encoder.feature_info.reduction()
             self.encoders[m] = encoder
-        # Some models begin at stride 4, others at 2.
+        # Some models start at stride 4, others at 2.
         number = min(map(len, strides.values()))
         if len({tuple(s[-number:]) for s in strides.values()}) > 1:
             raise ValueError(
-                f'models must have levels of the same strides, got {strides}'
+                f'models must have levels with the same strides, got {strides}'
             )
         self.strides = next(iter(strides.values()))[-number:]
         self.channels = {m: c[-number:] for m, c in self.channels.items()}
@@ -93,7 +96,7 @@ class MultimodalPyramid(nn.Module):
             return create_encoder(model, channels, features_only=True, **options)
         except (RuntimeError, TypeError, NotImplementedError) as error:
             raise ValueError(
-                f'model must have a feature pyramid of output stride '
+                f'model must have a feature pyramid with output stride '
                 f'{options.get("output_stride", 32)}, got {model!r} for {modality} '
                 f'({error})'
             ) from error
@@ -105,32 +108,33 @@ class MultimodalPyramid(nn.Module):
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
 
         Returns:
-            The levels of each given modality, finest first, shape (B, C', h, w).
+            Levels by modality, finest first, shape (B, C', h, w).
         """
         return {m: self._levels(m, x) for m, x in images.items()}
 
     def _levels(self, modality: str, x: Tensor) -> list[Tensor]:
         encoder = self.encoders[modality]
         levels = cast(list[Tensor], encoder(x))[-len(self.strides) :]
-        # Swin and similar models have channels last.
+        # Swin and similar models return channels last.
         last = getattr(encoder, 'output_fmt', 'NCHW') == 'NHWC'
         return [level.permute(0, 3, 1, 2) if last else level for level in levels]
 
 
 class StagedPyramid(MultimodalPyramid):
-    """A pyramid that runs stage by stage, so that modalities can interact in between.
+    """Feature pyramids that run stage by stage, so that modalities can interact in between.
 
-    Its levels have strides 4, 8, 16 and 32. The first stage includes all earlier layers.
+    The levels have strides 4, 8, 16 and 32. The first stage includes all earlier layers.
 
     Args:
-        modalities: number of channels of each modality, by name.
-        model: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        modalities: number of channels by modality.
+        model: name of a timm model, one for all modalities or one per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        bands: band names of the images by modality; see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Raises:
-        ValueError: if the stages of a model cannot run one by one, or an option is not
-            valid.
+        ValueError: if the stages of a model cannot run one by one, or an option is
+            invalid.
 
     Example:
         >>> import torch
@@ -151,13 +155,13 @@ class StagedPyramid(MultimodalPyramid):
         super().__init__(modalities, model, weights, bands=bands)
         self._stages: dict[str, list[list[str]]] = {}
         for m, encoder in self.encoders.items():
-            # Swin and similar models have channels last; others are not sequential.
+            # Swin and similar models return channels last; others are not sequential.
             if not isinstance(encoder, FeatureListNet) or encoder.output_fmt != 'NCHW':
                 raise ValueError(
                     'model must have sequential stages, such as mit_b2 or resnet50, '
                     f'got {self.model[m]!r} for {m}'
                 )
-            # Split the sequence after each module that ends a level.
+            # Split the sequence of modules after the last module of each level.
             own = cast(Any, encoder).feature_info.reduction()
             ends = zip(encoder.return_layers, own, strict=True)
             names = list(encoder)
@@ -172,8 +176,9 @@ class StagedPyramid(MultimodalPyramid):
 
         Args:
             modality: name of the modality.
-            index: number of the stage, from 0.
-            x: images for stage 0, otherwise the previous level, shape (B, C, H, W).
+            index: index of the stage, starting at 0.
+            x: images for stage 0, and the previous level for later stages, shape
+                (B, C, H, W).
 
         Returns:
             The level of this stage, shape (B, C', h, w).
@@ -187,18 +192,18 @@ class StagedPyramid(MultimodalPyramid):
         """Compute the first level of each modality.
 
         Returns:
-            The level of stride 4 of each given modality, shape (B, C', h, w).
+            A list with the level of stride 4, shape (B, C', h, w), by modality.
         """
         return {m: [self.stage(m, 0, x)] for m, x in images.items()}
 
 
 def _copy(source: nn.Module, target: nn.Module) -> None:
-    """Copy parameters and buffers between two versions of a model by normalized name."""
+    """Copy parameters and buffers by normalized name between two versions of a model."""
     state = {normalize_key(k): v for k, v in source.state_dict().items()}
     wanted = target.state_dict()
     lacking = sorted(k for k in wanted if normalize_key(k) not in state)
     if lacking:
         raise ValueError(
-            f'pyramid must have the parameters of its encoder only, got {lacking[:3]}'
+            f'pyramid must only have parameters of its encoder, got {lacking[:3]}'
         )
     target.load_state_dict({k: state[normalize_key(k)] for k in wanted})

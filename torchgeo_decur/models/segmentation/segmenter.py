@@ -1,4 +1,4 @@
-"""Segmentation by late fusion: concatenate feature pyramids, then decode them."""
+"""Segmentation by late fusion, which concatenates and decodes feature pyramids."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,17 +15,19 @@ from .pyramid import MultimodalPyramid
 
 
 class Segmenter(LateFusion):
-    """Base of segmenters, which decode the pyramids of all modalities to logits.
+    """Base class for segmenters, which decode the pyramids of all modalities to logits.
 
-    The images of a sample cover the same ground and may differ in size; their levels are
-    then resampled to one grid. If the decoder does not support the size of an image, its
-    last row and column are repeated, and the result is cropped.
+    The images of a sample must cover the same area, but may differ in size. In this case,
+    their levels are resampled to one grid. If the decoder does not support the size of an
+    image, its last row and column are repeated, and the logits are cropped.
 
     Args:
         encoders: module that maps images to levels by modality.
         decoder: module that maps fused levels and a size to logits.
-        freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`.
-        modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
+        freeze_backbone: whether to freeze the encoders; see
+            :class:`~torchgeo_decur.models.LateFusion`.
+        modality_dropout: probability of dropping a modality in training; see
+            :class:`~torchgeo_decur.models.LateFusion`.
 
     Raises:
         ValueError: if ``modality_dropout`` is not in [0, 1).
@@ -54,11 +56,11 @@ class Segmenter(LateFusion):
 
         Args:
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
-            available: whether each sample has a modality, shape (B,).
+            available: boolean masks of the samples that have a modality, shape (B,).
             size: height and width of the grid; see :meth:`grid_size`.
 
         Returns:
-            Levels of each given modality; level i of all modalities has one size.
+            Levels by modality. Level i has the same size for all modalities.
 
         Raises:
             ValueError: if the images have different sizes and ``size`` is None.
@@ -80,8 +82,8 @@ class Segmenter(LateFusion):
 
         Args:
             images: images of some or all modalities, in [0, 1], shape (B, C, H, W).
-            available: whether each sample has a modality, shape (B,).
-            size: height and width of the result; see :meth:`grid_size`.
+            available: boolean masks of the samples that have a modality, shape (B,).
+            size: height and width of the logits; see :meth:`grid_size`.
 
         Returns:
             Logits, shape (B, ``num_classes``, ``*size``).
@@ -99,8 +101,8 @@ class Segmenter(LateFusion):
 
         Args:
             images: images of some or all modalities, shape (B, C, H, W).
-            size: height and width of the grid, such as the size of the mask or of an image;
-                by default the size of the images.
+            size: height and width of the grid, for example of the mask or of one image; the
+                size of the images by default.
 
         Returns:
             Height and width.
@@ -109,7 +111,11 @@ class Segmenter(LateFusion):
             ValueError: if the images have different sizes and ``size`` is None.
         """
         if size is None:
-            check_grid(images, 'or choose a grid: size of the model, grid of the task')
+            check_grid(
+                images,
+                'or choose a grid with the argument size of the model or the option grid '
+                'of the task',
+            )
             size = next(iter(images.values())).shape[-2:]
         return size
 
@@ -120,7 +126,7 @@ class Segmenter(LateFusion):
 
         Args:
             features: features of some or all modalities, from :meth:`encode`.
-            size: height and width of the grid of the features.
+            size: height and width of the grid passed to :meth:`encode`.
 
         Returns:
             Logits, shape (B, ``num_classes``, H, W).
@@ -132,22 +138,25 @@ class Segmenter(LateFusion):
 
 
 class LateFusionSegmenter(Segmenter):
-    """Concatenate the pyramids of all modalities level by level, then decode them.
+    """Segmenter that concatenates the pyramids of all modalities level by level.
 
-    For the size of images see :class:`~torchgeo_decur.models.Segmenter`.
+    For image sizes, see :class:`~torchgeo_decur.models.Segmenter`.
 
     Args:
-        modalities: number of channels of each modality, by name.
-        model: name of the decoder, see :func:`~torchgeo_decur.models.build_decoder`.
-        backbone: name of a timm model, one for all modalities or one for each.
-        weights: initial weights, see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        modalities: number of channels by modality.
+        model: name of the decoder; see :func:`~torchgeo_decur.models.build_decoder`.
+        backbone: name of a timm model, one for all modalities or one per modality.
+        weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         num_classes: number of classes.
-        freeze_backbone: see :class:`~torchgeo_decur.models.LateFusion`.
-        modality_dropout: see :class:`~torchgeo_decur.models.LateFusion`.
-        bands: see :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        freeze_backbone: whether to freeze the encoders; see
+            :class:`~torchgeo_decur.models.LateFusion`.
+        modality_dropout: probability of dropping a modality in training; see
+            :class:`~torchgeo_decur.models.LateFusion`.
+        bands: band names of the images by modality; see
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
     Raises:
-        ValueError: if an option is not valid.
+        ValueError: if an option is invalid.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""A feature pyramid from the tokens of a vision transformer."""
+"""Feature pyramid from the tokens of a vision transformer."""
 
 from typing import Any
 
@@ -9,24 +9,25 @@ from .grids import padded, resample_cells
 
 
 class TokenPyramid(nn.Module):
-    """Maps of four depths of a vision transformer, resampled to the strides of a pyramid.
+    """Feature pyramid from four depths of a plain vision transformer.
 
-    A plain vision transformer has one stride at every depth: the size of its patches. The
-    tokens after each quarter of the blocks, normalised by the last norm of the encoder,
-    become the four levels. The first level is resampled to the finest stride, the last to
-    the coarsest. Resampling is bilinear and has no parameters, so all parameters of the
-    pyramid belong to the encoder.
+    A plain vision transformer has the same stride at every depth: its patch size. The
+    tokens after each quarter of the blocks, normalized by the last norm of the encoder,
+    become the four levels. The first level is resampled to the finest stride, and the last
+    level to the coarsest stride. Resampling is bilinear and has no parameters, so all
+    parameters of the pyramid belong to the encoder.
 
-    If the patches do not divide an image, its last row and column are repeated.
+    If the image size is not a multiple of the patch size, the last row and column are
+    repeated.
 
     Args:
-        encoder: encoder of timm with the method ``forward_intermediates``, modified in
+        encoder: timm encoder with a ``forward_intermediates`` method. It is modified in
             place: layers that only pooled features need are removed.
         output_stride: stride of the last level, 32 or 16.
 
     Attributes:
         strides: stride of each level.
-        channels: channels of each level.
+        channels: number of channels of each level.
 
     Example:
         >>> import timm, torch
@@ -62,7 +63,7 @@ class TokenPyramid(nn.Module):
             x: images in [0, 1], shape (B, C, H, W).
 
         Returns:
-            The levels, finest first, shape (B, C', h, w) with h = H / stride, rounded up.
+            Levels, finest first, shape (B, C', h, w), where h = H / stride is rounded up.
 
         Raises:
             ValueError: if the model only accepts images of another size.
@@ -74,8 +75,8 @@ class TokenPyramid(nn.Module):
         fixed = getattr(embed, 'strict_img_size', False)
         if fixed and tuple(embed.img_size) != tuple(whole):
             raise ValueError(
-                f'images must have the size of the model, {tuple(embed.img_size)}, got '
-                f'{tuple(size)}; resample them, or choose a ViT of timm, which accepts '
+                f'images must have the size {tuple(embed.img_size)} of the model, got '
+                f'{tuple(size)}; resample the images, or choose a timm ViT, which accepts '
                 'any size'
             )
         bottom, right = (a - b for a, b in zip(whole, size, strict=True))
@@ -86,7 +87,7 @@ class TokenPyramid(nn.Module):
         )
         levels = []
         for tokens, stride in zip(maps, self.strides, strict=True):
-            # Cells cover the image exactly; a patch may reach beyond it.
+            # Cells cover exactly the image; patches may extend beyond it.
             cells = [-(-n // stride) for n in size]
             step = [n / c / self.patch for n, c in zip(size, cells, strict=True)]
             levels.append(resample_cells(tokens, cells, step))
@@ -94,13 +95,13 @@ class TokenPyramid(nn.Module):
 
 
 def has_tokens(encoder: nn.Module) -> bool:
-    """Return whether all depths of an encoder have one stride, as in a plain transformer.
+    """Return whether all depths of an encoder have the same stride, as in a plain ViT.
 
     Args:
-        encoder: encoder of timm.
+        encoder: timm encoder.
 
     Returns:
-        Whether :class:`TokenPyramid` accepts it.
+        True if :class:`TokenPyramid` accepts the encoder.
     """
     model: Any = encoder
     info = getattr(model, 'feature_info', None)
