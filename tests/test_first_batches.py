@@ -118,10 +118,10 @@ class TestErrors:
                 S1,
                 r'-9999 in 4.2% of the pixels of band VV.*set nodata: -9999',
             ),
-            (put(LAND, -9999, 0.05), S1, r'suggests missing pixels'),
+            (put(LAND, -9999, 0.05), S1, r'typical of missing pixels'),
             (put(FIELDS, -9999, 0.05), S2, r'set nodata: -9999'),
             (put(HEIGHTS, -32768, 0.06), DEM, r'-32768 in 6\.2% .*set nodata: -32768'),
-            (put(HEIGHTS, -3.4e38, 0.06), DEM, r'suggests missing pixels'),
+            (put(HEIGHTS, -3.4e38, 0.06), DEM, r'typical of missing pixels'),
             (put(HEIGHTS, 65535, 0.06), replace(DEM, kind='depth'), 'nodata: 65535'),
             (
                 FIELDS / 10_000,

@@ -207,6 +207,6 @@ def test_page_names_the_pinned_files() -> None:
         e for e, urls in entries.items() if all(re.search(commit, u) for u in urls)
     ]
     page = (Path(__file__).parents[2] / 'docs' / 'weights.md').read_text()
-    (paragraph,) = re.findall(r'- \*\*Pinned\*\* .*?(?=\n- )', page, re.S)
+    (paragraph,) = re.findall(r'- \*\*Pinned files\*\* .*?(?=\n- )', page, re.S)
     assert set(re.findall(r'`(\w+_DECUR)`', paragraph)) == {e.name for e in pinned}
     assert {type(e).__name__ for e in pinned} == {'ResNet50_Weights'}

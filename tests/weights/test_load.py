@@ -337,7 +337,7 @@ class TestErrors:
             (
                 SMALL,
                 3,
-                r"0 missing \[\], 0 unexpected \[\], 1 of another shape \{'conv_stem",
+                r"0 missing parameters \[\], 0 unexpected \[\], and 1 of another shape \{'conv_stem",
             ),
             (SMALL, 1, r'use the same model and number of channels as the weights'),
         ],
@@ -360,7 +360,7 @@ class TestErrors:
         else:
             state['bn9.weight'] = torch.zeros(1)
         torch.save(state, tmp_path / 'x.pt')
-        message = rf"1 {change} \['bn[19]\.weight'\]"
+        message = rf"1 {change}( parameters)? \['bn[19]\.weight'\]"
         with pytest.raises(ValueError, match=message):
             load_weights(create_encoder(SMALL, 2), tmp_path / 'x.pt')
 

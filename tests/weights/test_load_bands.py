@@ -57,7 +57,7 @@ class TestBands:
                 [None, 3, 0],
                 [
                     'reordered the bands',
-                    'are new',
+                    'initialized the new bands',
                     r"dropped the unused bands \['B3', 'B4'\]",
                 ],
             ),
@@ -242,7 +242,10 @@ class TestSeveral:
     @pytest.mark.parametrize(
         ('options', 'message'),
         [
-            ({'bands': ['B2']}, r"must be a mapping with \['s1', 's2'\], got \['B2'\]"),
+            (
+                {'bands': ['B2']},
+                r"must be a mapping with the keys \['s1', 's2'\], got \['B2'\]",
+            ),
             (
                 {'bands': {'s3': ['B2']}},
                 r"bands must have keys among the encoders .*, got \['s3'\]",
@@ -270,7 +273,7 @@ class TestNotStrict:
         del state['bn1.weight']
         torch.save({**state, 'extra': torch.rand(2)}, tmp_path / 'x.pt')
         encoder = create_encoder(SMALL, 2)
-        message = r"1 missing \['bn1\.weight'\], 1 unexpected \['extra'\]"
+        message = r"1 are missing \['bn1\.weight'\] and 1 are unexpected \['extra'\]"
         with pytest.warns(UserWarning, match=message):
             report = load_weights(encoder, tmp_path / 'x.pt', strict=False)['']
         assert report.missing == ('bn1.weight',)

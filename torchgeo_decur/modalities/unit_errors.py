@@ -98,8 +98,8 @@ def _fills(values: Values) -> Iterator[Sign]:
                     'nodata',
                     Severity.ERROR,
                     f'expected measurements, found {value:g} in {share:.1%} of the '
-                    f'pixels of band {band} and values in [{low:.4g}, {high:.4g}] in all '
-                    f'others; this suggests missing pixels; set nodata: {value:g}',
+                    f'pixels of band {band}, far outside the other values [{low:.4g}, '
+                    f'{high:.4g}], as is typical of missing pixels; set nodata: {value:g}',
                 )
                 return
 

@@ -181,13 +181,13 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def alexnet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Create AlexNet with 64 to 384 channels and 2.5 million untrained parameters."""
+    """Create AlexNet with 64 to 384 channels and 2.5 million parameters, not pretrained."""
     return _create('alexnet', pretrained, **kwargs)
 
 
 @register_model
 def alexnet_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Create AlexNet for images of about 64 pixels, with half the stride and width."""
+    """Create AlexNet with BatchNorm and half the stride and width, for 64-pixel images."""
     small = {
         'widths': (32, 64, 128, 128, 128),
         'first_kernel': 5,

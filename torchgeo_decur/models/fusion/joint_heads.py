@@ -255,7 +255,7 @@ def build_fusion_head(description: Mapping[str, Any]) -> FusionHead:
     """Build a fusion head with random weights.
 
     Args:
-        description: value of :attr:`FusionHead.description`.
+        description: ``description`` of a fusion head.
 
     Raises:
         ValueError: if the class is unknown.
