@@ -325,7 +325,7 @@ class TestDescriptions:
         with rasterio.open(path, 'r+') as file:
             file.descriptions = ('Sigma0_VH', 'Sigma0_VV')
         radar = {'bands': ['VV', 'VH'], 'kind': 'sar', 'unit': 'db'}
-        message = rf"s1: .*{path.name}, but band 1 is configured as 'VV' but described as 'Sig"
+        message = rf"s1: .*{path.name}, but band 1 is configured as 'VV' and described as 'Sig"
         entries = {
             'optical': {'paths': str(root / 'optical'), 'bands': ['a', 'b']},
             's1': {'paths': str(root / 'radar'), **radar},

@@ -53,7 +53,7 @@ def contradiction(
 
     Example:
         >>> contradiction(['VV', 'VH'], ['Sigma0_VH', 'Sigma0_VV'])
-        "band 1 is configured as 'VV' but described as 'Sigma0_VH'"
+        "band 1 is configured as 'VV' and described as 'Sigma0_VH'"
         >>> contradiction(['VV', 'VH'], ['Band 1', None])
     """
     given = [_comparable(b) for b in bands]
@@ -62,7 +62,7 @@ def contradiction(
         named = described in given or _same_kind(described, given[i])
         if named and described != given[i]:
             return (
-                f'band {i + 1} is configured as {bands[i]!r} but described as {text!r}'
+                f'band {i + 1} is configured as {bands[i]!r} and described as {text!r}'
             )
     return None
 
