@@ -46,9 +46,9 @@ def convert(
 
     Args:
         file: published file, task checkpoint, encoder file, or name of published weights.
-        to: 'torchgeo' for weights that TorchGeo tasks load, 'timm' for a state
-            dictionary, 'safetensors' for a state dictionary with metadata, or 'onnx' for a
-            graph that accepts 224 x 224 pixel images and is checked with onnxruntime.
+        to: output format: 'torchgeo' (weights for TorchGeo tasks), 'timm' (state
+            dictionary), 'safetensors' (state dictionary with metadata) or 'onnx' (graph for
+            images of 224 x 224 pixels, checked with onnxruntime).
         modality: modality to convert; all by default.
         out: output folder. Files are named after the input file and the modality.
         model: timm model name, required if the file does not store one.
@@ -127,8 +127,8 @@ def embed(
         out: output file; by default, embeddings.parquet, or embeddings.tif with
             ``--dense``.
         ckpt_path: model checkpoint; by default, the last one next to the config.
-        data: config whose ``data`` section replaces that section of the run, for example
-            to embed another scene.
+        data: config with the ``data`` section to use instead of that in ``run``, for
+            example for another scene.
         modalities: modalities to encode; all by default.
         projections: also write the common and unique dimensions of the embeddings.
         date: acquisition date for images that have none, such as '2020-06-30'.
@@ -180,7 +180,7 @@ def probe(
         run: config with model and data, such as the config.yaml of a fit.
         out: output CSV file.
         ckpt_path: model checkpoint; by default, the last one next to the config.
-        data: config whose ``data`` section replaces that section of the run.
+        data: config with the ``data`` section to use instead of that in ``run``.
         fit: split on which the probes are fitted.
         score: split on which the probes are scored.
         fractions: fractions of the fit split to use; one probe is fitted for each.
@@ -224,7 +224,7 @@ def value(
         run: config with model and data, such as the config.yaml of a fit.
         out: output folder for the tables and the figure.
         ckpt_path: model checkpoint; by default, the last one next to the config.
-        data: config whose ``data`` section replaces that section of the run.
+        data: config with the ``data`` section to use instead of that in ``run``.
         split: split to use; probes are fitted on one half and scored on the other.
         labels: label keys; all by default.
         max_samples: maximum number of random samples from the split.

@@ -19,7 +19,7 @@ def config(name: str | None = None, out: Path | None = None) -> None:
 
     Args:
         name: config name, such as quickstart.
-        out: folder to which all configs are copied.
+        out: destination folder for copies of all configs.
     """
     files = find_experiments()
     if out is not None:

@@ -77,7 +77,7 @@ class ArchiveDataModule(MultimodalDataModule):
         modalities: Mapping[str, str | Sequence[str]],
         conversion: Mapping[str, Mapping[str, Any]] | None,
     ) -> Mapping[str, Mapping[str, Any]] | None:
-        """Return the conversion to apply; a subclass may add that of published files.
+        """Return the conversion to apply, which subclasses may extend for published files.
 
         Args:
             modalities: folder or folders of each modality.

@@ -237,7 +237,7 @@ class MultimodalDataModule(BaseDataModule):
     ) -> list[int]:
         """Choose training samples according to ``label_fraction``.
 
-        A warning names the classes of which no sample is chosen.
+        A warning lists the classes without any chosen sample.
 
         Args:
             number: number of training samples.
@@ -341,7 +341,7 @@ class FileDataModule(MultimodalDataModule):
 
     Args:
         modalities: each modality by name.
-        root: folder of the dataset, to which missing files are downloaded.
+        root: dataset folder, also used for downloads.
         download: whether to download missing files.
         checksum: whether to verify checksums of downloaded files.
         skip_unreadable: whether to replace a sample that has a damaged file with the next

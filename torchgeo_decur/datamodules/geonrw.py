@@ -14,7 +14,7 @@ class GeoNRWPatchDataModule(FileDataModule):
     in the same split.
 
     Args:
-        root: folder with one subfolder per city, to which missing files are downloaded.
+        root: folder with one subfolder per city, also used for downloads.
         size: height and width of a patch in pixels.
         val_fraction: fraction of the training tiles for validation. If 0, there is no
             validation split; set ``limit_val_batches: 0``.

@@ -25,7 +25,7 @@ class PairedFoldersDataModule(StatisticsDataModule):
     checkpoints.
 
     Args:
-        root: folder to which the patterns are relative.
+        root: base folder of the patterns.
         images: entry of each modality; see
             :class:`~torchgeo_decur.datasets.PairedFolders`.
         mask: entry of the mask.
@@ -34,7 +34,7 @@ class PairedFoldersDataModule(StatisticsDataModule):
         test: values of ``{split}`` for testing.
         predict: values of ``{split}`` for prediction; by default, those for testing.
             Without ``{split}``, prediction reads all frames.
-        size: height and width to which images and masks are resized. Required if files
+        size: height and width of images and masks after resizing. Required if files
             of a split differ in size.
         cache: folder of HHA images; by default, ``hha`` in the root.
         skip_incomplete: how to treat frames with a missing file: False to raise an error,

@@ -40,10 +40,11 @@ class PairedSampler(ResumableSampler):
     """Shuffling sampler with the same number of complete samples in each batch.
 
     A complete sample has all modalities. Complete and incomplete samples are shuffled
-    separately. The number of batches per epoch is unchanged, so the rarer kind of sample
-    may repeat within an epoch, and not all of the other samples are used. A global batch
-    over all devices never contains a sample twice. As in :class:`ResumableSampler`, the
-    order depends only on the seed, epoch and rank, and can resume at any batch.
+    separately. The number of batches per epoch does not change. The rarer kind of sample
+    may therefore repeat within an epoch, and some of the other samples are not used. A
+    global batch over all devices never contains a sample twice. As in
+    :class:`ResumableSampler`, the order depends only on the seed, epoch and rank, and can
+    resume at any batch.
 
     Args:
         dataset: dataset with ``availability``, or a subset of one.

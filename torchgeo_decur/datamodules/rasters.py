@@ -67,9 +67,9 @@ class RasterPairDataModule(StatisticsDataModule):
       files, or NaN for floating-point files. Masked and transparent pixels and the padding
       around a reprojected file are also missing. If a raster has no nodata value, pixels
       outside its files are 0.
-    - ``scale`` and ``offset``: factor from file values to the unit, and a number added
-      after it, such as -1000 for newer Sentinel-2 products. Each is one number, or one
-      number per band.
+    - ``scale`` and ``offset``: conversion from file values to the unit. Values are
+      multiplied by ``scale``; then ``offset`` is added, such as -1000 for newer Sentinel-2
+      products. Each is one number, or one number per band.
     - ``res``: pixel size of this entry in CRS units of the first entry, such as 0.5 for
       aerial photographs paired with Sentinel-2. By default, the pixel size of the first
       entry is used.
@@ -97,10 +97,10 @@ class RasterPairDataModule(StatisticsDataModule):
         skip_unreadable: whether to skip unreadable files with a warning.
         footprint: 'intersection' for windows that all modalities cover, or 'union' for
             windows that any modality covers. With 'union', a modality with more than
-            ``max_nodata`` missing pixels is absent from a window: its image is zeros, and
-            each sample has ``available_<m>`` for every modality. Prediction keeps every
-            modality with a valid pixel. Files in another CRS are used only within the
-            extent of the first entry.
+            ``max_nodata`` missing pixels is absent from a window. Its image is then
+            zeros, and each sample has ``available_<m>`` for every modality. Prediction
+            keeps every modality with a valid pixel. Files in another CRS are used only
+            within the extent of the first entry.
         options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`,
             except ``label_fraction``.
 

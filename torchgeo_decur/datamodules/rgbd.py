@@ -23,7 +23,7 @@ class RGBDDataModule(MultimodalDataModule):
         root: folder of the dataset.
         depth: 'hha' for the three-band modality ``hha``, or 'raw' for the modality
             ``depth`` in meters.
-        size: height and width to which images and masks are resized.
+        size: height and width of images and masks after resizing.
         cache: folder of the HHA images; by default, ``hha`` in the root.
         val_fraction: fraction of the training scenes for validation. If 0, there is no
             validation split; set ``limit_val_batches: 0``.

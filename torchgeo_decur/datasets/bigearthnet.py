@@ -63,7 +63,7 @@ class BigEarthNetMM(FileDataset):
     ``BigEarthNet-S2``, if it is unique.
 
     Args:
-        root: folder of the dataset, to which missing files are downloaded.
+        root: dataset folder, also used for downloads.
         version: 'v1' (590,326 patches, 43 or 19 classes) or 'v2' (549,488 patches, 19
             classes).
         split: 'train', 'val', 'test', or 'all' for every patch on disk. For v1, 'all'
@@ -166,7 +166,7 @@ class BigEarthNetMM(FileDataset):
         return labels
 
     def origin(self, item: BigEarthNetPatch, key: str) -> str:
-        """Return the path of a 10 m band of an image, or the name of the patch."""
+        """Return the path of a 10 m band, or the patch name if the key is not an image."""
         m = key.removeprefix('image_')
         if m not in self.modalities:
             return item.s2 or item.s1

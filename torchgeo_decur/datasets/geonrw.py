@@ -31,9 +31,9 @@ class GeoNRWPatch(NamedTuple):
 class GeoNRWPatches(FileDataset, GeoNRW):
     """Patches of GeoNRW tiles (https://ieeexplore.ieee.org/document/9406194).
 
-    Each tile of 1000 x 1000 pixels with a resolution of 1 m is divided into a grid of
-    patches, 16 at the default size of 250. Incomplete patches at the edges are dropped. A
-    sample has the following keys:
+    Each tile (1000 x 1000 pixels of 1 m) is divided into a grid of patches: 16 at the
+    default size of 250. Incomplete patches at the edges are dropped. A sample has the
+    following keys:
 
     * ``image_rgb``: photograph, 0 to 255, bands in the order red, green, blue, float32,
       shape (3, size, size). The published DeCUR weight files expect the order blue, green,
@@ -46,7 +46,7 @@ class GeoNRWPatches(FileDataset, GeoNRW):
     requires all cities.
 
     Args:
-        root: folder with one subfolder per city, to which missing files are downloaded.
+        root: folder with one subfolder per city, also used for downloads.
         split: 'train' (40 cities) or 'test' (Düsseldorf, Herne and Neuss).
         size: height and width of a patch in pixels.
         transforms: function that is applied to each sample and returns a new one.

@@ -73,15 +73,16 @@ class PairedFolders(FileDataset):
       :class:`~torchgeo_decur.modalities.Modality`; by default, the kind is 'multispectral'
       and the unit is 'native', the unit of the files.
     - ``nodata``: file value of missing pixels, or a list of values. They become NaN.
-    - ``scale`` and ``offset``: factor from file values to the unit, such as 0.001 from
-      millimeters to meters, and a number added after it, such as -1000 for newer
-      Sentinel-2 products. Each is one number, or one number per band.
+    - ``scale`` and ``offset``: conversion from file values to the unit. Values are
+      multiplied by ``scale``, such as 0.001 from millimeters to meters. Then ``offset`` is
+      added, such as -1000 for newer Sentinel-2 products. Each is one number, or one number
+      per band.
     - ``hha``: camera intrinsics ``{fx: ..., fy: ..., cx: ..., cy: ...}`` of a depth image,
       in pixels of the files, and optionally ``camera_height``. The depth image is then
       encoded by :func:`~torchgeo_decur.datasets.encode_hha`. Such an entry has no
       ``bands``, ``kind`` or ``unit``, and its ``scale`` must convert depth to meters.
-    - ``size``: height and width to which the images of this entry are resized, such as
-      [20, 20] for satellite chips paired with aerial photographs of the same area.
+    - ``size``: height and width of the images after resizing, such as [20, 20] for
+      satellite chips paired with aerial photographs of the same area.
 
     The entry of a mask has ``pattern`` and the following optional keys:
 
@@ -112,28 +113,31 @@ class PairedFolders(FileDataset):
 
     Frames without a row or without a label are omitted; see ``label_report``.
 
-    A sample has ``image_<modality>`` (float32, shape (C, H, W)) for each entry, and
-    ``mask`` (int64, or float32 for continuous values, shape (H, W)) if there is a mask
-    entry. With a label table, it has ``label``: int64 with shape () for one class or (K,)
-    for multiple labels, or float32 for numbers. The ``id`` is the frame id, with the split
-    as a prefix if there is one, as in ``train/0001``. If incomplete frames are kept,
-    absent images are zeros, and each sample has ``available_<modality>`` (bool, shape ())
-    for each entry.
+    A sample has the following keys:
+
+    - ``image_<modality>``: float32, shape (C, H, W).
+    - ``mask``, if there is a mask entry: int64, or float32 for continuous values, shape
+      (H, W).
+    - ``label``, if there is a label table: int64 with shape () for one class or (K,) for
+      multiple labels, or float32 for numbers.
+    - ``id``: frame id, with the split as a prefix if there is one, as in ``train/0001``.
+    - ``available_<modality>``, if incomplete frames are kept: bool, shape (). Absent images
+      are zeros.
 
     Args:
-        root: folder to which the patterns are relative.
+        root: base folder of the patterns.
         images: entry of each modality.
         mask: entry of the mask.
         splits: values of ``{split}``, or of the column ``split``, to read, in order.
-        size: height and width to which images and masks without their own ``size`` are
-            resized, or None to keep the file size. Images are interpolated. Masks, and
+        size: height and width after resizing of images and masks without their own
+            ``size``, or None to keep the file size. Images are interpolated. Masks, and
             images with ``nodata`` or ``hha``, use nearest-neighbor resampling. If a size
             is set, files may differ in pixel size, but all files of a frame must cover
             the same area.
         cache: folder of the HHA images; by default, ``hha`` in the root.
         skip_incomplete: how to treat frames with a missing file: False to raise an error,
-            True to skip them, or 'keep' to use all frames with at least one image and, if
-            there is a mask entry, a mask.
+            True to skip them, or 'keep' to use all frames with at least one image (and a
+            mask, if there is a mask entry).
         transforms: function that is applied to each sample and returns a new one.
         skip_unreadable: whether to replace a frame that has a damaged file with the next
             one.

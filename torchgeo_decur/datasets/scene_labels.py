@@ -48,7 +48,7 @@ class SceneLabels:
         """Read the label table of an entry.
 
         Args:
-            root: folder to which ``path`` is relative.
+            root: base folder of ``path``.
             entry: ``path``, ``key`` and ``label``, and optionally ``kind``, ``classes``,
                 ``separator`` and ``split``; see
                 :class:`~torchgeo_decur.datasets.PairedFolders`.

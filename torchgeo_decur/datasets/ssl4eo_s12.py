@@ -146,7 +146,7 @@ class SSL4EOS12Pair(DatedDataset):
         }
 
     def origin(self, item: str, key: str) -> str:
-        """Return the path of a 10 m band of an image, or the name of the location."""
+        """Return the path of a 10 m band, or the location if it does not have this image."""
         m = key.removeprefix('image_')
         if m not in self._present(item):
             return item

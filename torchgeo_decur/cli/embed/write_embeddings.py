@@ -40,9 +40,9 @@ def embed_rasters(
 
     The file has the following columns:
 
-    - ``geometry``: window outline as a polygon in longitude and latitude. If the samples
-      are not georeferenced, the file is plain Parquet, and the column ``sample`` has
-      the name or number of each sample as text instead.
+    - ``geometry``: window outline as a polygon in longitude and latitude.
+    - ``sample``: name or number of each sample as text, instead of ``geometry`` if the
+      samples are not georeferenced. The file is then plain Parquet.
     - ``date``: acquisition start in UTC. If any date is unknown, the column is omitted,
       because TorchGeo's readers do not accept nulls.
     - ``embedding``: concatenated features of all modalities, float32.

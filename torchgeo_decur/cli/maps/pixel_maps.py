@@ -41,8 +41,8 @@ def predict_map(
     in parts to ``<out>.parts``, so that an interrupted run can resume. The final file is
     written atomically.
 
-    The file has the CRS and grid of the first raster. If a pixel has no data in any
-    modality of the task, it is nodata: 255 for 8-bit classes, 65535 for more than 255
+    The file has the CRS and grid of the first raster. If no modality of the task has data
+    at a pixel, it is nodata. The nodata value is 255 for up to 255 classes, 65535 for more
     classes, and NaN for probabilities and values. Classes have colors and the names in the
     task's ``labels``. QGIS and GDAL read the names from ``<out>.aux.xml``.
 
@@ -170,8 +170,8 @@ def map_scene(
         run: config with model and data, such as the config.yaml of a fit.
         out: output file.
         ckpt_path: model checkpoint; by default, the last one next to the config.
-        data: config whose ``data`` section replaces that section of the run, for example
-            to map another scene.
+        data: config with the ``data`` section to use instead of that in ``run``, for
+            example for another scene.
         content: classes (default) or probabilities for segmentation, values for
             regression.
         window: window size in pixels; by default, the patch_size of the data.

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-#: Maximum number of rows of a table that is shown unfolded, and of a table on the page.
+#: Maximum number of rows in an unfolded table, and in any table on the page.
 FOLDED, LEFT_TO_FILE = 12, 250
 
 _CSS = """

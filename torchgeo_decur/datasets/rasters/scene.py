@@ -119,9 +119,8 @@ class SceneWindows(Dataset[Sample]):
 
         Returns:
             The sample as in :meth:`JoinedRasters.read`, with two additional keys:
-            ``valid_<m>``, a mask of the pixels with data of a modality, bool, shape
-            (H, W); and ``place``, the first row and column of the window in the scene,
-            int64.
+            ``valid_<m>``, a mask of the pixels with data, bool, shape (H, W); and
+            ``place``, the first row and column of the window in the scene, int64.
         """
         row, column, time = self.places[index]
         window = self._window(row, column, time)

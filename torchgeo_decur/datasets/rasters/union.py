@@ -22,9 +22,9 @@ class RasterUnion(JoinedRasters):
     """Co-registered rasters whose windows require only one modality.
 
     A modality is absent from a window if more than ``max_nodata`` of its pixels are
-    missing, or if it has no nodata value and does not cover the whole window. For map
-    prediction, it is absent only if all pixels are missing. Absent images are zeros, and
-    each sample has ``available_<m>`` for every modality.
+    missing. A modality without a nodata value is also absent if it does not cover the
+    whole window. For map prediction, it is absent only if all pixels are missing. Absent
+    images are zeros, and each sample has ``available_<m>`` for every modality.
 
     Args:
         channels: number of bands of each modality.

@@ -120,8 +120,8 @@ class Positions:
 def random_positions(rasters: JoinedRasters, area: BaseGeometry) -> Positions:
     """Find all positions of windows inside the polygons of an area.
 
-    If a polygon is slightly smaller than a window, such as a projected chip, it has one
-    window, provided that the uncovered fraction of the window does not exceed the allowed
+    A polygon that is slightly smaller than a window, such as a projected chip, can still
+    have one window. The uncovered fraction of this window must not exceed the allowed
     nodata.
 
     Args:

@@ -34,8 +34,8 @@ class RandomWindows(Dataset[Sample]):
     """Random windows inside an area that depend only on the seed and epoch.
 
     A window with too many missing pixels is replaced with the next usable window of a
-    random sequence, which depends on the seed, epoch and index. The length of an epoch is
-    therefore constant.
+    random sequence. The sequence depends on the seed, epoch and index. The length of an
+    epoch is therefore constant.
 
     Args:
         rasters: joined rasters.

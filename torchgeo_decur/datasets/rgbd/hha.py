@@ -12,8 +12,8 @@ with x to the right, y down and z away from the camera. On a plane
 .. math:: 1 / z = (n_x u + n_y v + n_z) / b,
 
 so a least-squares fit of :math:`1 / z` in a window gives the normal :math:`n`, which
-points away from the camera. The direction of gravity is estimated as the direction to
-which most normals are parallel or orthogonal.
+points away from the camera. Most normals are parallel or orthogonal to gravity, so
+they determine its direction.
 """
 
 import math
@@ -132,10 +132,12 @@ def geocentric(
             None, the lowest point is always considered the ground.
 
     Returns:
-        Three channels, float32, shape (3, H, W), NaN for missing pixels: inverse depth in
-        1/m; height in m, measured along gravity from the 1st percentile of the points on
-        planar surfaces; and angle between the surface and the horizontal in degrees (0 for
-        floors, 90 for walls, 180 for ceilings), NaN where unknown.
+        Three channels, float32, shape (3, H, W), NaN for missing pixels:
+
+        - inverse depth in 1/m
+        - height along gravity in m, above the 1st percentile of points on planar surfaces
+        - angle between the surface and the horizontal in degrees (0 for floors, 90 for
+          walls, 180 for ceilings), NaN where unknown
 
     Raises:
         ValueError: if the depth does not have shape (H, W) or is not in m, or a focal

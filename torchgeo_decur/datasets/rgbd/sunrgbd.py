@@ -53,7 +53,7 @@ class SUNRGBD(RGBDDataset):
         root: folder of the dataset.
         split: 'train' or 'test'.
         depth: 'hha' or 'raw'.
-        size: height and width to which images and masks are resized.
+        size: height and width of images and masks after resizing.
         cache: folder of the HHA images; by default, ``hha`` in the root.
         transforms: function that is applied to each sample and returns a new one.
         skip_unreadable: whether to replace a frame that has a damaged file with the next

@@ -16,7 +16,7 @@ from ..plotting import plot_images
 
 type Floats = NDArray[np.float32]
 
-#: Number of classes in the label of a continuous factor: the quarters of its range.
+#: Number of label classes of a continuous factor, which are the quarters of its range.
 QUARTERS = 4
 # Period of the texture fields and wavelengths of the textures, in pixels.
 _PERIOD, _WAVELENGTHS = 128, (3.5, 8.0, 18.0)
@@ -169,9 +169,12 @@ class SyntheticFactors(NonGeoDataset):
             index: index of the scene.
 
         Returns:
-            A dictionary with ``image_s1`` in dB and ``image_s2`` in digital numbers,
-            float32, shape (C, H, W), or (T, C, H, W) for several dates; integer labels of
-            shape (); and factors in [0, 1].
+            A dictionary with the following keys:
+
+            - ``image_s1`` in dB and ``image_s2`` in digital numbers: float32, shape
+              (C, H, W), or (T, C, H, W) for several dates.
+            - ``label_<group>_<i>``: integers, shape ().
+            - ``factors_<group>``: values in [0, 1], shape (number of factors,).
 
         Raises:
             IndexError: if ``index`` is out of range.

@@ -62,8 +62,8 @@ class Trifeatures(NonGeoDataset):
 
     The seed and index determine all values, so pairs are reproducible in every process and
     no download is required. Each of the 2400 drawings (600 in the test split) is computed
-    on first access and cached in memory: 1 ms and 12 kB at 64 pixels, 11 ms and 150 kB at
-    224 pixels.
+    on first access and cached in memory. A drawing takes 1 ms and 12 kB at 64 pixels, or
+    11 ms and 150 kB at 224 pixels.
 
     Args:
         split: 'train', 'val' or 'test'.
@@ -235,10 +235,9 @@ def draw_pairs(
     """Sample the shape, color, texture and drawing of both images for each pair.
 
     The shape, the texture of the first image and the color of the second have uniform
-    distributions. The index of the color is independent of that texture (``'unbiased'``),
-    equal to it (``'biased'``), or equal in even pairs and different in odd pairs
-    (``'balanced'``). The remaining color and texture are uniform over the combinations of
-    the split.
+    distributions. The color index is independent of that texture index (``'unbiased'``),
+    equal to it (``'biased'``), or equal in even pairs only (``'balanced'``). The remaining
+    color and texture are uniform over the combinations of the split.
 
     Args:
         rng: random number generator. The first pairs do not depend on ``length``.
