@@ -83,7 +83,7 @@ def test_single_band_and_unknown_bands() -> None:
 
 
 def test_rejects_invalid_arguments() -> None:
-    with pytest.raises(ValueError, match='images or masks must not both be empty'):
+    with pytest.raises(ValueError, match='at least one image or mask must be given'):
         plot_images({}, {})
     with pytest.raises(
         ValueError, match=r"s1: expected 2 bands \['VV', 'VH'\], found 3"

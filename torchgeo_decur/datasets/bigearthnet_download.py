@@ -33,7 +33,7 @@ def obtain_split_v1(root: Path, split: str, download: bool, checksum: bool) -> P
     """Find or download the patch list of a BigEarthNet v1 split.
 
     Args:
-        root: folder of the list, to which a missing list is downloaded.
+        root: folder of the list, also used for the download.
         split: 'train', 'val' or 'test'.
         download: whether to download a missing list.
         checksum: whether to verify the checksum of a downloaded list.

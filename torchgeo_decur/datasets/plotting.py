@@ -47,7 +47,7 @@ def plot_images(
     """
     masks = _single_maps(masks or {})
     if not images and not masks:
-        raise ValueError('images or masks must not both be empty, got none to plot')
+        raise ValueError('at least one image or mask must be given, got none')
     stacks = {m: x.detach().cpu().float() for m, x in images.items()}
     stacks = {m: x if x.ndim == 4 else x[None] for m, x in stacks.items()}
     for m, x in stacks.items():

@@ -49,8 +49,7 @@ class SSL4EOS12Pair(DatedDataset):
     modality at a random date, so two such datasets would not be synchronized.
 
     Args:
-        root: folder with ``s1`` and ``s2c`` (or ``s2a``), to which missing files are
-            downloaded.
+        root: folder with ``s1`` and ``s2c`` (or ``s2a``), also used for downloads.
         date_sampling: 'all' returns the earliest dates, up to the number that every
             location has in both modalities (T = 4 in the published data). 'same' draws
             ``num_dates`` random dates of Sentinel-1, each paired with the nearest date of

@@ -95,7 +95,7 @@ class RasterFile:
 
 
 def find_rasters(name: str, paths: Sequence[str], glob: str | None) -> list[str]:
-    """List all rasters in folders without duplicates and hidden files.
+    """List the rasters in folders, without duplicates or hidden files.
 
     Args:
         name: modality name for error messages.

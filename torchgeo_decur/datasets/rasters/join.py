@@ -288,7 +288,7 @@ def join(
         union: whether to use ``|`` instead, which joins the areas of all modalities. The
             mask must cover the area. Files in another CRS are used only within the extent
             of the first dataset.
-        res: pixel size by name to which datasets are resampled, in CRS units of the first
+        res: pixel size after resampling, by dataset name, in CRS units of the first
             dataset.
 
     Returns:

@@ -199,7 +199,7 @@ class RasterUnion(JoinedRasters):
     def find_available(
         self, windows: Sequence[GeoSlice], whole: bool = False
     ) -> dict[str, NDArray[np.bool_]]:
-        """Find out which windows have each modality.
+        """Determine which windows have each modality.
 
         Rasters with a nodata value are read; footprints are sufficient for the others.
 

@@ -31,7 +31,7 @@ BLOCK = 1024
 
 
 class RandomWindows(Dataset[Sample]):
-    """Random windows inside an area that depend only on the seed and epoch.
+    """Random windows inside an area, determined only by the seed and epoch.
 
     A window with too many missing pixels is replaced with the next usable window of a
     random sequence. The sequence depends on the seed, epoch and index. The length of an

@@ -39,7 +39,7 @@ class RGBDDataset(FileDataset):
         root: folder of the dataset.
         split: 'train' or 'test'.
         depth: 'hha' for HHA images, or 'raw' for depth in meters.
-        size: height and width to which images and masks are resized, or None to keep the
+        size: height and width of images and masks after resizing, or None to keep the
             file size. Photographs are interpolated; depth and masks use nearest-neighbor
             resampling.
         cache: folder of the HHA images; by default, ``hha`` in the root.
@@ -197,7 +197,7 @@ def hdf5(path: Path) -> Iterator[Any]:
         path: the file.
 
     Yields:
-        The h5py file, in which arrays are transposed relative to MATLAB.
+        The h5py file. Its arrays are transposed relative to MATLAB.
 
     Raises:
         ImportError: if h5py is not installed.

@@ -47,7 +47,7 @@ class NYUDepthV2(RGBDDataset):
         'splits.mat': 'http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup',
         'classMapping40.mat': 'https://github.com/ankurhanda/nyuv2-meta-data',
     }
-    # Color camera in the authors' toolbox, onto which the depth is projected.
+    # Color camera in the authors' toolbox; the depth is projected into its image.
     camera = Intrinsics(518.857901, 519.469611, 325.582449, 253.736166)
 
     def name(self, item: int) -> str:

@@ -28,7 +28,7 @@ _SHARE = 128 / 224
 _GREY = 127.5
 # Samples per pixel and axis for antialiasing, and brightness of the dark texture tone.
 _RAYS, _DARK = 3, np.float32(0.2)
-# Period of a texture, in units in which a shape has width 2.
+# Period of a texture, in half widths of a shape.
 _PERIOD = 0.35
 
 
