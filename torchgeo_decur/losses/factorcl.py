@@ -58,9 +58,9 @@ class FactorCLLoss(EmbeddingLoss):
         - Input: one tensor (2, N, 5 ``dim``) for each of two modalities, with N >= 2
           samples across all devices. The parts are ``nce_shared``, ``club_shared``,
           ``nce_unique``, ``club_unique`` and ``nce_conditional``.
-        - Output: scalars ``loss``; the bounds ``nce_shared``, ``club_shared``,
-          ``nce_unique_<m>`` for each modality, ``club_unique`` and ``nce_conditional``, in
-          nats; and ``critics``, the loss of the critics of the upper bounds.
+        - Output: scalars. ``loss`` is the total, and ``critics`` is the loss of the critics
+          of the upper bounds. The bounds, in nats, are ``nce_shared``, ``club_shared``,
+          ``nce_unique_<m>`` for each modality, ``club_unique`` and ``nce_conditional``.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -133,8 +133,8 @@ class FactorCLLoss(EmbeddingLoss):
         """Check that there are two modalities with two views and all parts.
 
         Raises:
-            ValueError: if there are not exactly two modalities and two views, if there are
-                too few samples, if shapes differ, or if D is not 5 ``dim``.
+            ValueError: if there are not two modalities and two views, there are too few
+                samples, shapes differ, or D is not 5 ``dim``.
         """
         if len(z) != 2:
             raise ValueError(f'z must have two modalities for FactorCL, got {list(z)}')
@@ -152,7 +152,7 @@ class Critic(nn.Module):
 
     The first layer adds a linear projection of each sample, which avoids concatenating
     pairs. If there are many pairs, the hidden layers run in chunks and are recomputed in
-    the backward pass, so that memory does not grow with the number of pairs.
+    the backward pass. Their memory then does not grow with the number of pairs.
 
     Args:
         dim: embedding dimension of a sample.

@@ -46,9 +46,8 @@ class InfMaskingLoss(CoMMLoss):
         ValueError: if ``temperature`` is not positive or ``mask_lambda`` is negative.
 
     Shape:
-        - Input: one tensor (2, N, D) for ``joint`` and one for each of one or more
-          modalities, and a tensor (2, N, K, D) for ``masked``, with N >= 2 samples across
-          all devices.
+        - Input: one tensor (2, N, D) for ``joint`` and one per modality, and a tensor
+          (2, N, K, D) for ``masked``. N >= 2 counts the samples across all devices.
         - Output: scalars ``loss``, ``masked`` (the mean over both views) and
           ``contrast_<name>`` for ``joint`` and each modality.
 

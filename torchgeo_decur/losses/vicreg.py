@@ -81,8 +81,8 @@ class VICRegLoss(PairwiseLoss[View]):
         ValueError: if a weight is negative.
 
     Shape:
-        - Input: one tensor (V, N, D) per modality, with V views (at least two for a single
-          modality), N >= 2 samples across all devices and D dimensions.
+        - Input: one tensor (V, N, D) per modality, with V views, N >= 2 samples across all
+          devices and D dimensions. A single modality needs V >= 2.
         - Output: scalars ``loss`` and ``cross_<m>_<n>`` for each pair of modalities, or
           ``intra_<m>`` for a single modality.
 

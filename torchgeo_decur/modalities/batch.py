@@ -46,7 +46,8 @@ def split(batch: Mapping[str, Any], modalities: Mapping[str, int]) -> dict[str, 
 
     Args:
         batch: batch with ``image_<m>`` for every modality, shape (B, C, H, W) or
-            (B, T, C, H, W), or one ``image`` with the channels of all modalities in order.
+            (B, T, C, H, W). Alternatively, ``image`` has the channels of all modalities in
+            order.
         modalities: number of channels by modality.
 
     Returns:

@@ -35,10 +35,10 @@ class Modality:
         wavelengths: central wavelength of each band in nanometers, or None.
 
     Raises:
-        ValueError: if ``bands`` is empty or repeats a name, or ``kind`` is unknown. Also if
-            only one of ``mean`` and ``std`` is set, if ``mean``, ``std`` or
-            ``wavelengths`` does not have one value per band, or if ``std`` or
-            ``wavelengths`` has a value that is not positive.
+        ValueError: if ``bands`` is empty or repeats a name, ``kind`` is unknown, or only
+            one of ``mean`` and ``std`` is set. Also if ``mean``, ``std`` or
+            ``wavelengths`` does not have one value per band, or if a value of ``std`` or
+            ``wavelengths`` is not positive.
 
     Example:
         >>> Modality(bands=('VV', 'VH'), kind='sar', unit='dB').channels

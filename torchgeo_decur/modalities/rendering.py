@@ -19,9 +19,9 @@ def render(
 ) -> tuple[NDArray[Any], str]:
     """Render an image for display.
 
-    Radar is rendered in gray, from VV if present, or as a composite of VV, VH and their
-    ratio VV - VH in red, green and blue. Optical images become color composites, elevation
-    is hillshaded, and depth is rendered in gray. Except for bytes, values are stretched
+    Gray radar images show VV if present. Color radar images show VV, VH and their ratio
+    VV - VH in red, green and blue. Optical images become color composites, elevation is
+    hillshaded, and depth is rendered in gray. Except for bytes, values are stretched
     between the 2nd and 98th percentiles.
 
     Args:

@@ -105,10 +105,10 @@ class MultimodalEncoder(nn.Module, HubFolder):
     Args:
         modalities: number of channels by modality.
         model: name of a timm model, one for all modalities or one per modality.
-        weights: initial weights, one value for all modalities or one per modality: None or
-            False for random weights, True for timm's ImageNet weights, a weight enum or
-            its name, or the path of a file that
-            :func:`~torchgeo_decur.models.load_weights` can read.
+        weights: initial weights, one value for all modalities or one per modality. Values
+            are None or False for random weights, True for timm's ImageNet weights, a
+            weight enum, its name, or the path of a file for
+            :func:`~torchgeo_decur.models.load_weights`.
         bands: band names of the images, in order, by modality. If the weights name their
             bands, the first convolution is adapted to these bands.
         metadata: metadata of the encoders by modality, with the keys of exported files,

@@ -41,8 +41,8 @@ class Manifest:
     """Description of packed data: source, format and shards.
 
     Args:
-        values: 'raw' for images as in the dataset, in the unit of the modality, or 'uint8'
-            for images scaled to [0, 1], multiplied by 255 and rounded.
+        values: 'raw' for unchanged images in the unit of the modality, or 'uint8' for
+            images scaled to [0, 1], multiplied by 255 and rounded.
         modalities: record of each modality.
         splits: shards of each split, in sample order.
         compression: 'zstd' or None.

@@ -1,7 +1,7 @@
 """Augmentations for pretraining, with one class for each kind of modality.
 
 The classes augment batches of images in [0, 1] on the device. The defaults are from the
-DeCUR paper (Wang et al., ECCV 2024), with one exception: SAR, elevation and depth are
+DeCUR paper (Wang et al., ECCV 2024), with one exception. SAR, elevation and depth are
 measurements, so their brightness and contrast never change.
 """
 

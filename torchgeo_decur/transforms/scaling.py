@@ -17,9 +17,9 @@ class ScaleToUnit(nn.Module):
 
     .. math:: y = \frac{\min(\max(x, l), u) - l}{u - l}.
 
-    Elevation and depth without statistics use the 1st and 99th percentile of the band in
-    each patch as limits, so that absolute heights have no effect. A flat patch becomes 0.5
-    everywhere.
+    For elevation and depth without statistics, the limits are the 1st and 99th percentiles
+    of the band in each patch. Absolute heights then have no effect, and a flat patch
+    becomes 0.5 everywhere.
 
     Nodata pixels are excluded from percentiles and become 0.5.
 

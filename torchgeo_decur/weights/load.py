@@ -57,11 +57,11 @@ def load_weights(
 ) -> dict[str, LoadReport]:
     """Load weights into one or more encoders; an error leaves all encoders unchanged.
 
-    Weights can be a weight enum from this package or TorchGeo, its name, or a file. The
-    file can be a published DeCUR file, an export from
-    :class:`~torchgeo_decur.callbacks.ExportEncoders`, a checkpoint of a task in this
-    package, or a state dictionary from timm or torchvision. Downloads are verified, and
-    only tensors and plain types are unpickled. Classifiers and projectors are ignored.
+    Weights can be a weight enum from this package or TorchGeo, its name, or a file. Valid
+    files are published DeCUR files, exports from
+    :class:`~torchgeo_decur.callbacks.ExportEncoders`, checkpoints of tasks in this package,
+    and state dictionaries from timm or torchvision. Downloads are verified, and only
+    tensors and plain types are unpickled. Classifiers and projectors are ignored.
 
     If ``bands`` is set, the channels of the first convolution are selected and ordered by
     band name. New bands are initialized with zeros, and unused bands are dropped. Position

@@ -86,9 +86,9 @@ class EncoderMetadata:
         """Convert the metadata, except the model, to plain values for exported files.
 
         Returns:
-            Values by name: ``modality``, ``in_chans``, ``limits`` (None if unknown or
-            different for each image), the fields of the modality, the training metadata,
-            and ``normalize`` and ``left_out`` if present.
+            Values by name: ``modality``, ``in_chans``, ``limits``, the fields of the
+            modality, the training metadata, and ``normalize`` and ``left_out`` if present.
+            ``limits`` is None if unknown or different for each image.
         """
         record = self.record
         images = {**self.images, **(record.to_dict() if record else {})}

@@ -127,8 +127,8 @@ class DeformableAttention(nn.Module):
 
         Returns:
             The attention output, shape (B, C, H, W), and the sampling positions (x, y) in
-            [-1, 1], shape (B, ``groups``, H_k, W_k, 2). -1 and 1 are the centers of the
-            first and last pixels.
+            [-1, 1], shape (B, ``groups``, H_k, W_k, 2). The centers of the first and last
+            pixels are at -1 and 1.
         """
         q = self.proj_q(x)
         grouped = q.reshape(-1, q.shape[1] // self.groups, *q.shape[2:])
@@ -187,8 +187,8 @@ def reference_points(height: int, width: int, like: Tensor) -> Tensor:
     """Compute the points of a key grid before offsets are added.
 
     As in the published code, point i of n has the coordinate
-    ``2 (i + 0.5) / (n - 1) - 1``, and a single point has the coordinate 0. The last point
-    is outside [-1, 1] and is clipped later.
+    ``2 (i + 0.5) / (n - 1) - 1``. A single point has the coordinate 0. The last point is
+    outside [-1, 1] and is clipped later.
 
     Args:
         height: number of rows of the key grid.

@@ -113,8 +113,8 @@ class ResNetRDA(ResNet):
 
         Returns:
             Feature map, shape (B, ``num_features``, h, w), and the positions (x, y) in
-            [-1, 1] by module name, shape (B, groups, H_k, W_k, 2). -1 and 1 are the
-            centers of the first and last pixels of the sampled feature map.
+            [-1, 1] by module name, shape (B, groups, H_k, W_k, 2). The centers of the first
+            and last pixels of the sampled feature map are at -1 and 1.
         """
         positions: dict[str, Tensor] = {}
         for name in chain(*_STAGES):
