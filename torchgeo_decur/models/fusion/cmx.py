@@ -85,7 +85,7 @@ class FeatureRectification(nn.Module):
     r"""Mutual rectification of the features of two modalities.
 
     A perceptron predicts channel weights from the mean and maximum of both feature maps.
-    Two 1x1 convolutions predict spatial weights. Both end with a sigmoid. The result
+    Two 1x1 convolutions predict spatial weights. Both networks end with a sigmoid. The result
     :math:`x' = x + \tfrac12 (w^C + w^S) \odot o` adds the weighted feature map :math:`o` of
     the other modality.
 
