@@ -60,16 +60,16 @@ html_theme_options = {
 myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath', 'substitution']
 myst_heading_anchors = 3
 
-# A tutorial is run when its page is read: a cell that fails is a build that fails. Runs are kept beside the
-# site and used again while no cell of the page changes; they do not see changes of the package.
+# Tutorials are executed during the build, so a failing cell fails the build. Outputs are cached beside the site
+# and reused until a cell of the page changes. The cache does not detect changes of the package.
 nb_execution_mode = 'cache'
 nb_execution_in_temp = True
 nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
-# What kernels inherit: figures go to the page, whatever draws here; a thread, as in the tests, for on a busy
-# machine two wait for each other; and no word of what the tests let pass too.
+# Environment of the kernels: figures appear on the page; one thread, as in the tests, because threads block each
+# other on a busy machine; the same warnings are ignored as in the tests.
 os.environ.pop('MPLBACKEND', None)
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ['JSONARGPARSE_DEPRECATION_WARNINGS'] = 'off'
@@ -92,7 +92,7 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 python_maximum_signature_line_length = 88
 
-# The site is built without a network, so names of other projects are not links.
+# The site is built without network access, so names of other projects are not linked.
 _OTHERS = (
     'captum',
     'geopandas',
@@ -122,8 +122,7 @@ nitpick_ignore_regex = [
     ('py:.*', rf'({"|".join(_OTHERS)})\..*'),
     ('py:exc', r'[A-Z]\w*(Error|Warning)'),
 ]
-# Items and stores of places, which only their dataset looks into, the bases of enums, and aliases that are spelled
-# out where they are arguments.
+# Private items and stores of datasets, base classes of enums, and type aliases that the signatures spell out.
 nitpick_ignore = [
     ('py:class', 'torchgeo_decur.datasets.archives.stores.PlaceStore'),
     ('py:class', 'torchgeo_decur.datasets.archives.stores.TarShards'),
@@ -150,7 +149,7 @@ nitpick_ignore = [
 
 
 def modality_table() -> str:
-    """Render the known modalities as a table in Markdown."""
+    """Render the known modalities as a Markdown table."""
     lines = [
         '| name | kind | unit | bands | range mapped to [0, 1] |',
         '|---|---|---|---|---|',
@@ -170,7 +169,7 @@ def modality_table() -> str:
 
 
 def statistics_table(name: str) -> str:
-    """Render the statistics of one known modality as a table in Markdown."""
+    """Render the statistics of a known modality as a Markdown table."""
     modality = MODALITIES[name]
     lines = [
         f'| band | mean ({modality.unit}) | std ({modality.unit}) |',
@@ -186,7 +185,7 @@ def statistics_table(name: str) -> str:
 
 
 def weights_table() -> str:
-    """Render the published weights as a table in Markdown."""
+    """Render the published weights as a Markdown table."""
     lines = [
         '| name | modalities and bands | backbone | data, epochs | files |',
         '|---|---|---|---|---|',
@@ -210,36 +209,36 @@ def weights_table() -> str:
 
 
 def results_table(name: str) -> str:
-    """Render what was measured of a table of experiments."""
+    """Render the results of a table of experiments."""
     folder = Path(__file__).parents[1] / 'experiments'
     return tables.render(folder / 'tables' / f'{name}.yaml')
 
 
 def summary_table() -> str:
-    """Render the table that leads the results page."""
+    """Render the first table of the results page."""
     return summary.render_summary()
 
 
 def fold(text: str, summary: str) -> str:
-    """Put text behind a line that opens it."""
+    """Return collapsible text with a summary line."""
     return f'<details>\n<summary>{summary}</summary>\n\n{text.strip()}\n\n</details>'
 
 
 def means_table(name: str) -> str:
-    """Render the means over cells of a table, and fold its cells."""
+    """Render the means of several cells of a table, with its cells collapsed."""
     cells, means = results_table(name).split('Means of several cells:')
     return f'{means.strip()}\n\n{fold(cells, "Each cell")}'
 
 
 def parts_table(name: str, method: str) -> str:
-    """Render a table of experiments, and fold the probes of one method by part."""
+    """Render a table of experiments, with the probes of one method by part collapsed."""
     title = f'{method}, by part'
     cells, parts = results_table(name).split(f'{title}:')
     return f'{cells.strip()}\n\n{fold(parts, title)}'
 
 
 def measured_table(method: str) -> str:
-    """Render the first table of what was measured of one method, and encoders at random."""
+    """Render the main results of one method, beside those of random encoders."""
     wanted = (method, f'{method}, biased pairs', 'random')
     found = []
     titles = {'trifeature': 'drawn pairs', 'objectives': 'scenes'}
@@ -252,11 +251,11 @@ def measured_table(method: str) -> str:
         if any(row.split('|')[1].strip() != 'random' for row in kept):
             head = f'| {title} |{rows[0].split("|", 2)[2]}'
             found += ['\n'.join([head, rows[1], *kept])]
-    return '\n\n'.join(found) or '*Nothing yet.*'
+    return '\n\n'.join(found) or '*No results yet.*'
 
 
 def benchmark_table(name: str) -> str:
-    """Render what was measured of a benchmark at the last commit that it was run at."""
+    """Render the latest results of a benchmark."""
     folder = Path(__file__).parents[1] / 'experiments' / 'benchmarks'
     path = folder / f'results_{name}.csv'
     if not path.exists():
@@ -264,15 +263,15 @@ def benchmark_table(name: str) -> str:
     with path.open(newline='') as file:
         rows = list(csv.DictReader(file))
     last = [row for row in rows if row['commit'] == rows[-1]['commit']]
-    # The parts of a step have a table of their own.
+    # The parts of a step are shown in a separate table.
     shown = [row for row in last if ' part=' not in row['case']]
-    # The loss has many cases: a table of its forms, without the ratios.
+    # The loss has many cases, so its table lists the forms without the ratios.
     render = {'loss': record.render_forms, 'cost': record.render_costs}
     return render.get(name, record.render)(shown)
 
 
 def step_parts(batch: str = 'batch=32') -> str:
-    """Render what the parts of a training step take, of one batch size."""
+    """Render the time of each part of a training step for one batch size."""
     folder = Path(__file__).parents[1] / 'experiments' / 'benchmarks'
     path = folder / 'results_step.csv'
     with path.open(newline='') as file:
@@ -286,12 +285,12 @@ def step_parts(batch: str = 'batch=32') -> str:
 
 
 def benchmark_targets() -> str:
-    """Render what became of the targets of the benchmarks."""
+    """Render the benchmark targets and whether they are met."""
     return targets.render_targets()
 
 
 def public_names(module: str) -> list[str]:
-    """List what a module offers: its `__all__`, or what it defines and documents."""
+    """Return the public names of a module: `__all__`, or the names it documents."""
     found = importlib.import_module(module)
     if hasattr(found, '__all__'):
         return [n for n in found.__all__ if is_described(found, n)]
@@ -305,21 +304,21 @@ def public_names(module: str) -> list[str]:
 
 
 def is_described(package: Any, name: str) -> bool:
-    """Return whether the page of a package describes a name that it offers."""
+    """Return whether the page of a package documents one of its public names."""
     home = getattr(getattr(package, name), '__module__', package.__name__)
     path = f'{package.__name__}.{name}'
     return public_paths().get(f'{home}.{name}', path) == path
 
 
 def public_paths() -> dict[str, str]:
-    """Map the full name of each public object to the path that users import it by."""
+    """Return the import path of each public object, by its full name."""
     paths = {}
     for module in pkgutil.iter_modules(torchgeo_decur.__path__, 'torchgeo_decur.'):
         if module.ispkg:
             package = importlib.import_module(module.name)
             for name in getattr(package, '__all__', ()):
                 home = getattr(getattr(package, name), '__module__', module.name)
-                # The first package that offers a name describes it.
+                # The first package that exports a name documents it.
                 paths.setdefault(f'{home}.{name}', f'{module.name}.{name}')
     return paths
 
@@ -345,7 +344,7 @@ def resolve_public(
 def describe_data(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
-    """Take the text below a constant, wherever it is defined, not that of its type."""
+    """Use the docstring of a constant instead of the docstring of its type."""
     module, _, constant = name.rpartition('.')
     if what != 'data' or not name.startswith('torchgeo_decur.'):
         return
@@ -360,13 +359,13 @@ def describe_data(
 
 
 def write_inline_math(writer: HTML5Translator, node: nodes.math) -> None:
-    """Write a formula as MathML, which browsers show by themselves, without a network."""
+    """Write a formula as MathML, which browsers render without network access."""
     writer.body.append(convert(node.astext()))
     raise nodes.SkipNode
 
 
 def write_equation(writer: HTML5Translator, node: nodes.math_block) -> None:
-    """Write an equation as MathML, with its number where it has one."""
+    """Write an equation as MathML, with its number if it has one."""
     writer.body.append(writer.starttag(node, 'div', CLASS='math'))
     if node['number']:
         number = get_node_equation_number(writer, node)
@@ -379,13 +378,13 @@ def write_equation(writer: HTML5Translator, node: nodes.math_block) -> None:
 
 
 def hide_old_names(app: Sphinx, function: Any, bound: bool) -> None:
-    """Leave old names of arguments out of a signature."""
+    """Remove deprecated argument names from a signature."""
     if hasattr(function, 'renamed'):
         vars(function).pop('__signature__', None)
 
 
 def setup(app: Sphinx) -> None:
-    """Register what is above."""
+    """Register the functions above with Sphinx."""
     app.add_html_math_renderer(
         'mathml', (write_inline_math, None), (write_equation, None)
     )
@@ -409,7 +408,7 @@ myst_substitutions = {
         results_table('objectives'), 'All tables of the comparison'
     ),
     'precision_results': results_table('precision'),
-    'rates_results': fold(results_table('learning_rates'), 'All 27 pretrainings'),
+    'rates_results': fold(results_table('learning_rates'), 'All 27 pretraining runs'),
     'lars_results': results_table('lars'),
     'few_labels_results': means_table('few_labels'),
     'share_results': results_table('common_share'),

@@ -1,4 +1,4 @@
-"""The language of the figures: boxes, funnels, matrices, arrows, as SVG."""
+"""Elements of the diagrams as SVG: boxes, funnels, matrices and arrows."""
 
 from xml.sax.saxutils import escape
 
@@ -22,12 +22,12 @@ HEAD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"
 
 
 class Drawing:
-    """A drawing that grows by parts.
+    """SVG drawing, built from elements.
 
     Args:
-        title: what it shows.
-        description: what one sees, for those who do not.
-        height: its height; its width is 760.
+        title: title of the drawing.
+        description: alternative text.
+        height: height; the width is 760.
     """
 
     width = 760
@@ -42,7 +42,7 @@ class Drawing:
     def text(
         self, x: float, y: float, words: str, size: int = 13, anchor: str = 'middle'
     ) -> None:
-        """Write words, by default in the middle of a point, each line below the last."""
+        """Write lines of text, by default centered on a point."""
         for i, line in enumerate(words.split('\n')):
             self.parts.append(
                 f'  <text x="{x:g}" y="{y + 1.25 * size * i:g}" font-size="{size}" '
@@ -50,13 +50,13 @@ class Drawing:
             )
 
     def shape(self, points: str, fill: str = 'none', more: str = '') -> None:
-        """Draw a closed or open path."""
+        """Draw an open or closed path."""
         self.parts.append(
             f'  <path d="{points}" fill="{fill}" stroke="{LINE}"{more}/>\n'
         )
 
     def arrow(self, points: str, both: bool = False, dashed: bool = False) -> None:
-        """Draw a path that ends in an arrow."""
+        """Draw a path that ends in an arrowhead."""
         more = ' marker-end="url(#arrow)"' + ' marker-start="url(#arrow)"' * both
         self.shape(points, more=more + ' stroke-dasharray="5 4"' * dashed)
 
@@ -70,7 +70,7 @@ class Drawing:
         words: str = '',
         size: int = 13,
     ) -> None:
-        """Draw a box with words in its middle."""
+        """Draw a box with centered text."""
         self.parts.append(
             f'  <rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="4" '
             f'fill="{fill}" stroke="{LINE}"/>\n'
@@ -83,7 +83,7 @@ class Drawing:
     def funnel(
         self, x: float, y: float, width: float, fill: str, words: str, slope: int
     ) -> None:
-        """Draw an encoder, which gets narrower (slope 12), or a projector (-12)."""
+        """Draw an encoder, which narrows (slope 12), or a projector, which widens (-12)."""
         left, right = (0, slope) if slope > 0 else (-slope, 0)
         self.shape(
             f'M{x:g} {y - 32 + left:g} L{x + width:g} {y - 32 + right:g} '
@@ -93,7 +93,7 @@ class Drawing:
         self.text(x + width / 2, y + 4, words)
 
     def diagonal(self, x: float, y: float, size: float) -> None:
-        """Draw the line of ones of a square."""
+        """Draw the diagonal of a matrix, whose target is one."""
         self.parts.append(
             f'  <path d="M{x:g} {y:g} l{size:g} {size:g}" stroke="{ONE}" stroke-width="5"/>\n'
         )
@@ -101,7 +101,7 @@ class Drawing:
     def matrix(
         self, x: float, y: float, size: float, label: str, ones: bool = True
     ) -> None:
-        """Draw a matrix, its target and what it is."""
+        """Draw a matrix with its target and label."""
         self.parts.append(
             f'  <rect x="{x:g}" y="{y:g}" width="{size:g}" height="{size:g}" '
             f'fill="{WHITE}" stroke="{LINE}"/>\n'
@@ -111,5 +111,5 @@ class Drawing:
         self.text(x + size / 2, y + size + 17, label, 12)
 
     def svg(self) -> str:
-        """Give the file."""
+        """Return the content of the SVG file."""
         return ''.join([*self.parts, '</svg>\n'])

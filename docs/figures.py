@@ -1,8 +1,8 @@
-"""Draw the figures of the pages, as SVG: `python docs/figures.py` writes docs/_static again.
+"""Draw the diagrams of the pages as SVG: `python docs/figures.py` rewrites them in docs/_static.
 
-One language for all: grey is the first modality, green the second, blue is what they share, orange and
-pink what is unique to either. A thick blue line in a matrix has a target of one, white has zero, hatching
-is not used.
+All diagrams use the same colors: gray for the first modality, green for the second, blue for shared, and
+orange and pink for unique dimensions. In a matrix, the target is one on thick blue lines and zero in white
+areas; hatched areas are not used.
 """
 
 import sys
@@ -15,7 +15,7 @@ STATIC = Path(__file__).parent / '_static'
 
 
 def pair_of_encoders(drawing: Drawing, rows: tuple[int, int], last: str) -> None:
-    """Draw what all pair objectives begin with: two images, encoders, projectors."""
+    """Draw the first elements of all pair objectives: two images, encoders, projectors."""
     for words, x in (('images', 55), ('encoders', 175), ('projectors', 290)):
         drawing.text(x, 22, words, 12)
     drawing.text(400, 22, last, 12)
@@ -29,10 +29,10 @@ def pair_of_encoders(drawing: Drawing, rows: tuple[int, int], last: str) -> None
 
 
 def barlow_twins() -> Drawing:
-    """One matrix of correlations across modalities, driven to the identity."""
+    """Draw the correlation matrix across modalities, with the identity as target."""
     d = Drawing(
         'Barlow Twins between modalities',
-        'Embeddings of two modalities are correlated over the batch; the matrix of all dimensions is driven to the identity.',
+        'The embeddings of two modalities are correlated over the batch. The loss drives the matrix of all dimensions toward the identity.',
         240,
     )
     pair_of_encoders(d, (75, 175), 'N samples')
@@ -44,10 +44,10 @@ def barlow_twins() -> Drawing:
 
 
 def vicreg() -> Drawing:
-    """Distance across modalities; variance and covariance within."""
+    """Draw the distance across modalities, and variance and covariance within each."""
     d = Drawing(
         'VICReg between modalities',
-        'Embeddings of two modalities are made equal. In each modality every dimension keeps a standard deviation of one, and covariances of two dimensions go to zero.',
+        'The loss makes the embeddings of two modalities equal. Within each modality, it preserves a standard deviation of one in each dimension and drives covariances to zero.',
         300,
     )
     rows = (85, 215)
@@ -67,10 +67,10 @@ def vicreg() -> Drawing:
 
 
 def simclr() -> Drawing:
-    """All similarities of both modalities, one positive a row."""
+    """Draw all similarities of both modalities, with one positive per row."""
     d = Drawing(
         'SimCLR between modalities',
-        'Similarities of all embeddings of both modalities: the other modality of the same place is the positive, everything else a negative, in both modalities.',
+        'Matrix of similarities between all embeddings of both modalities. The other modality of the same location is the positive; all other embeddings are negatives.',
         270,
     )
     pair_of_encoders(d, (85, 185), '2N samples')
@@ -92,10 +92,10 @@ def simclr() -> Drawing:
 
 
 def clip() -> Drawing:
-    """Similarities across modalities, read by rows and by columns."""
+    """Draw the similarities across modalities, with a softmax of rows and columns."""
     d = Drawing(
         'CLIP between modalities',
-        'Similarities of each embedding of one modality with each of the other, divided by a learned temperature. The diagonal is right, in each row and in each column.',
+        'Matrix of similarities between the embeddings of two modalities, divided by a learned temperature. The diagonal is the correct match in each row and column.',
         250,
     )
     pair_of_encoders(d, (75, 175), 'N samples')
@@ -112,16 +112,16 @@ def clip() -> Drawing:
 def tokens(
     d: Drawing, x: float, y: float, fill: str, masked: tuple[int, ...] = ()
 ) -> None:
-    """Draw a row of tokens, some of which are zero."""
+    """Draw a row of tokens, with masked tokens hatched."""
     for i in range(5):
         d.box(x + 15 * i, y - 8, 12, 16, 'url(#unused)' if i in masked else fill)
 
 
 def comm() -> Drawing:
-    """One transformer over all tokens, and over those of each modality."""
+    """Draw one transformer for all tokens and for the tokens of each modality."""
     d = Drawing(
         'CoMM',
-        'Tokens of both modalities pass through one transformer and give the joint embedding; tokens of one modality alone give its own. Each is contrasted with the joint embedding of the other view.',
+        'A transformer computes the joint embedding from the tokens of both modalities, and one embedding from the tokens of each modality. Each embedding is contrasted with the joint embedding of the other view.',
         300,
     )
     d.text(55, 22, 'one view', 12)
@@ -135,7 +135,7 @@ def comm() -> Drawing:
         d.arrow(f'M200 {y} H222')
         tokens(d, 228, y, dark)
         d.arrow(f'M302 {y} H352')
-        d.box(358, y - 22, 124, 44, PLAIN, f'{name} alone')
+        d.box(358, y - 22, 124, 44, PLAIN, f'{name} only')
         d.box(520, y - 11, 50, 22, dark, f'z {name}', 12)
         d.arrow(f'M482 {y} H516')
     d.arrow('M302 90 C325 95 325 140 352 146')
@@ -150,21 +150,21 @@ def comm() -> Drawing:
     d.text(
         380,
         275,
-        'and the same with the views exchanged; the mean of all is the loss',
+        'The loss also includes these terms with the views exchanged, and is their mean.',
         12,
     )
     return d
 
 
 def infmasking() -> Drawing:
-    """All tokens, and random subsets of them, pass through one transformer."""
+    """Draw one transformer for all tokens and for random subsets."""
     d = Drawing(
         'InfMasking',
-        'The tokens of both modalities pass through one transformer and give the joint embedding. Under several random masks, few tokens of each modality remain, and the same transformer gives masked embeddings. Their mean and variance are contrasted with the joint embedding.',
+        'A transformer computes the joint embedding from the tokens of both modalities. Under several random masks, few tokens of each modality remain, and the same transformer computes masked embeddings. Their mean and variance are contrasted with the joint embedding.',
         300,
     )
     d.text(55, 22, 'one view', 12)
-    d.text(290, 22, 'tokens that remain', 12)
+    d.text(290, 22, 'remaining tokens', 12)
     d.text(455, 22, 'one transformer', 12)
     d.text(595, 22, 'embeddings', 12)
     for y, name, (light, dark) in ((80, 's1', FIRST), (170, 's2', SECOND)):
@@ -187,15 +187,15 @@ def infmasking() -> Drawing:
     d.arrow('M652 175 C700 170 700 80 642 66', both=True)
     d.text(726, 125, 'InfoNCE', 12)
     d.text(660, 200, 'mean and\nvariance', 12, 'start')
-    d.text(380, 280, 'and the terms of CoMM', 12)
+    d.text(380, 280, 'The loss also includes the terms of CoMM.', 12)
     return d
 
 
 def factorcl() -> Drawing:
-    """Lower and upper bounds between parts of the embeddings and their second views."""
+    """Draw the bounds between parts of the embeddings and their second views."""
     d = Drawing(
         'FactorCL',
-        'Each of two modalities has an encoder and projectors to parts of its embedding. Lower bounds of what both modalities share and of what each shares with its second view are maximised. Upper bounds of what augmentations remove and of what unique parts share are minimised.',
+        'Each of two modalities has an encoder and several projectors. The method maximizes lower bounds on the information that both modalities share and that each modality shares with its second view. It minimizes upper bounds on the information that augmentations remove and that the unique parts share.',
         300,
     )
     for words, x in (
@@ -203,7 +203,7 @@ def factorcl() -> Drawing:
         ('encoders', 150),
         ('projectors', 250),
         ('parts', 345),
-        ('bounds by critics', 580),
+        ('bounds from critics', 580),
     ):
         d.text(x, 22, words, 12)
     for y, name, (light, dark) in ((85, 's1', FIRST), (215, 's2', SECOND)):
@@ -232,15 +232,15 @@ def factorcl() -> Drawing:
     d.shape('M392 66 H420 V74 M392 196 H420 V74 M420 74 H440')
     d.shape('M392 104 H430 V188 M392 234 H430 V188 M430 188 H440')
     d.shape('M452 42 H444 V106 H452 M452 118 H444 V258 H452')
-    d.text(580, 285, '+ is maximised, − is minimised', 12)
+    d.text(580, 285, '+ is maximized, − is minimized', 12)
     return d
 
 
 def coral() -> Drawing:
-    """A shared path with masked tokens, unique paths, orthogonal to each other."""
+    """Draw the shared path with masked tokens, and the orthogonal unique paths."""
     d = Drawing(
         'COrAL',
-        'The shared path fuses tokens of all modalities, of which most of one modality are masked. A second encoder of each modality gives unique embeddings. Each is contrasted with itself in the other view, and all are driven to be orthogonal.',
+        'The shared path fuses tokens of all modalities, with most tokens of one modality masked. A second encoder per modality computes unique embeddings. Each embedding is contrasted with its counterpart in the other view, and the loss makes different embeddings orthogonal.',
         340,
     )
     for words, x in (
@@ -286,16 +286,16 @@ def coral() -> Drawing:
     d.arrow('M540 80 V157', both=True, dashed=True)
     d.arrow('M540 187 V260', both=True, dashed=True)
     d.text(548, 122, 'orthogonal', 11, 'start')
-    d.text(548, 228, 'orthogonal, and unique s1 to unique s2', 11, 'start')
-    d.text(380, 325, 'in the other view tokens of s2 are masked', 12)
+    d.text(548, 228, 'orthogonal; also unique s1 and unique s2', 11, 'start')
+    d.text(380, 325, 'In the other view, tokens of s2 are masked.', 12)
     return d
 
 
 def cmx() -> Drawing:
-    """Two encoders that meet after each stage."""
+    """Draw two encoders that exchange features after each stage."""
     d = Drawing(
         'CMX',
-        'After each of four stages the maps of two modalities are rectified by each other; the rectified maps go to the next stage, and are fused into one map for the decoder.',
+        'After each of four stages, the maps of two modalities rectify each other. The rectified maps are the input of the next stage and are fused into one map for the decoder.',
         300,
     )
     for y, name, light in ((60, 'rgb', FIRST[0]), (240, 'hha', SECOND[0])):
@@ -321,16 +321,16 @@ def cmx() -> Drawing:
 
 
 def deformable_attention() -> Drawing:
-    """A grid of points, moved by offsets, that every position attends to."""
+    """Draw a grid of points, moved by offsets, to which every position attends."""
     d = Drawing(
         'Residual deformable attention',
-        'A coarse grid of reference points on a feature map is moved by offsets from the queries. All positions attend to what the map has at the moved points, and the result is added to the map.',
+        'Offsets computed from the queries move a coarse grid of reference points on a feature map. All positions attend to the map at the moved points, and the output is added to the map.',
         280,
     )
     d.parts.append(
         f'  <rect x="30" y="50" width="170" height="170" fill="{FIRST[0]}" stroke="{LINE}"/>\n'
     )
-    d.text(115, 30, 'map x, points of one group', 12)
+    d.text(115, 30, 'map x, points of a group', 12)
     moves = ((18, -8), (-14, 12), (20, 16), (8, 20), (-20, -14), (14, -20))
     moves = (*moves, (-12, 16), (16, 10), (-18, -6))
     for i, (dx, dy) in enumerate(moves):
@@ -340,7 +340,7 @@ def deformable_attention() -> Drawing:
         d.parts.append(
             f'  <circle cx="{x + dx}" cy="{y + dy}" r="4.5" fill="{UNIQUE[0]}" stroke="{LINE}"/>\n'
         )
-    d.text(115, 240, 'grey: reference r,  orange: r + o(q)', 12)
+    d.text(115, 240, 'gray: reference r,  orange: r + o(q)', 12)
     d.box(260, 60, 90, 40, WHITE, 'queries q')
     d.box(260, 165, 90, 40, WHITE, 'keys k,\nvalues v', 12)
     d.arrow('M200 80 H256')
@@ -366,10 +366,10 @@ def deformable_attention() -> Drawing:
 
 
 def imports() -> Drawing:
-    """Who may import whom, from the leaves below to the commands above."""
+    """Draw the import rules, from the leaves at the bottom to the commands at the top."""
     d = Drawing(
-        'Parts of the package',
-        'Four floors: modalities, losses, config, files and the published weights import nothing; transforms, weights and models build on them; data and tasks on those, side by side; analyses, callbacks and the command on top.',
+        'Layers of the package',
+        'Four layers; each may import the layers below it. Modalities, losses, config, files and the published weights are at the bottom. Transforms, weights and models are above them, followed by data and tasks side by side. Analyses, callbacks and the command are at the top.',
         350,
     )
     floors = (
@@ -394,17 +394,17 @@ def imports() -> Drawing:
     d.text(
         440,
         341,
-        'An arrow means: may import. Tasks and datamodules do not know each other; they share only a batch.',
+        'Arrows mean: may import. Tasks and datamodules are independent; they share only the format of a batch.',
         12,
     )
     return d
 
 
 def lives() -> Drawing:
-    """What becomes of a batch, and of a checkpoint."""
+    """Draw the path of a batch and of a checkpoint."""
     d = Drawing(
         'Life of a batch and of a checkpoint',
-        'A batch goes from files through the datamodule, which scales it, to the task, which makes views, features, embeddings and a loss. A checkpoint of the fit is exported to encoders, which start a transfer; reports and embeddings read it.',
+        'A batch passes from the dataset and loader to the datamodule, which checks and scales it. The task then computes views, features, embeddings and a loss. A checkpoint is exported as encoder files, which initialize transfer tasks. The commands report, probe and embed read the checkpoint.',
         330,
     )
     d.text(12, 28, 'a batch', 13, 'start')
@@ -438,15 +438,15 @@ def lives() -> Drawing:
 
 
 def results() -> Drawing:
-    """Mean scores with one sensor, as dots with their confidence intervals."""
+    """Draw mean scores with one sensor as dots with confidence intervals."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from experiments.summary import one_sensor
 
     scores = one_sensor()
     d = Drawing(
-        'Score with one sensor, by objective',
+        'Score with one sensor for each objective',
         'A dot for each objective and a bar for its 95 % confidence interval, sorted by score. '
-        'COrAL and CoMM lead, DeCUR follows, encoders with random weights are last.',
+        'COrAL and CoMM lead, DeCUR follows, and random encoders are last.',
         352,
     )
     left, step, low, high = 260, 26, 40, 70
@@ -491,10 +491,10 @@ FIGURES: dict[str, Callable[[], Drawing]] = {
 
 
 def main(folder: Path = STATIC) -> None:
-    """Write all figures.
+    """Write all diagrams.
 
     Args:
-        folder: where to.
+        folder: folder of the diagrams.
     """
     for name, draw in FIGURES.items():
         path = folder / f'{name}.svg'

@@ -1,6 +1,6 @@
 """Draw the pictures of the gallery from a quickstart fit and built-in scenes.
 
-`python docs/gallery.py outputs/quickstart/version_0` writes docs/_static/gallery again.
+`python docs/gallery.py outputs/quickstart/version_0` rewrites docs/_static/gallery.
 """
 
 import sys
@@ -22,9 +22,9 @@ from torchgeo_decur.datasets import SyntheticEO, SyntheticFactors
 from torchgeo_decur.tasks import LateFusionSegmentation
 
 FOLDER = Path(__file__).parent / '_static' / 'gallery'
-#: Largest size of a picture, in bytes, and its sides to try, in pixels.
+#: Maximum size of a picture in bytes, and the side lengths to try in pixels.
 LARGEST, WIDTHS = 60_000, (1000, 840, 720, 600)
-#: Pictures of a report, by their name in the gallery.
+#: Pictures from a report, by their name in the gallery.
 REPORT = {
     'tsne': 'dimensions/tsne',
     'dropping': 'dropping/dropped',
@@ -45,13 +45,13 @@ def scenes() -> Figure:
 
 
 def factors() -> Figure:
-    """Plot one scene of controlled factors."""
+    """Plot one scene with controlled factors."""
     dataset = SyntheticFactors(shared=1, unique={'s1': 1, 's2': 1}, states=4, length=4)
     return dataset.plot(dataset[0])
 
 
 def prediction() -> Figure:
-    """Plot a map of land cover, predicted from radar and optical images."""
+    """Plot a land cover map predicted from radar and optical images."""
     seed_everything(0)
     datamodule = SyntheticEODataModule(length=256, val_length=8, batch_size=16, size=64)
     task = LateFusionSegmentation(
@@ -83,16 +83,16 @@ PLOTS: dict[str, Callable[[], Figure]] = {
 
 
 def compress(picture: Image.Image) -> bytes:
-    """Return a small PNG, with fewer colours and pixels where it needs to be.
+    """Return a PNG of limited size, with fewer colors and pixels if necessary.
 
     Raises:
-        ValueError: if it cannot have 60 kB.
+        ValueError: if no variant has at most 60 kB.
     """
     picture = picture.convert('RGB')
-    for width, colours in product(WIDTHS, (256, 64)):
+    for width, colors in product(WIDTHS, (256, 64)):
         picture.thumbnail((width, width))
         stream = BytesIO()
-        reduced = picture.quantize(colours, dither=Image.Dither.NONE)
+        reduced = picture.quantize(colors, dither=Image.Dither.NONE)
         reduced.save(stream, 'PNG', optimize=True)
         if stream.tell() <= LARGEST:
             return stream.getvalue()
