@@ -286,7 +286,7 @@ def coral() -> Drawing:
     d.arrow('M540 80 V157', both=True, dashed=True)
     d.arrow('M540 187 V260', both=True, dashed=True)
     d.text(548, 122, 'orthogonal', 11, 'start')
-    d.text(548, 228, 'orthogonal; also unique s1 and unique s2', 11, 'start')
+    d.text(548, 228, 'orthogonal; also between s1 and s2', 11, 'start')
     d.text(380, 325, 'In the other view, tokens of s2 are masked.', 12)
     return d
 
