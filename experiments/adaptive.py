@@ -4,9 +4,9 @@ Each dimension has a weight w in the common part of DeCUR's cross-modal loss, an
 unique part,
 
     sum_i w_i (1 - C_ii)^2 + lambda sum_{i != j} w_i w_j C_ij^2
-    + sum_i u_i C_ii^2 + lambda sum_{i != j} u_i u_j C_ij^2,    u = 1 - w,
+    + sum_i u_i C_ii^2 + lambda sum_{i != j} u_i u_j C_ij^2,    u = 1 - w.
 
-so that w in {0, 1} is DeCUR with a different order of dimensions. In the first half of the fit, all
+With w in {0, 1}, this is DeCUR with a different order of dimensions. In the first half of the fit, all
 dimensions are common. Afterwards, both variants use the running mean of each dimension's
 correlation C_ii. It is relative to the mean over the 10 % of dimensions with the highest
 correlation. Absolute correlations would not work: early in training they are well below one half,
@@ -160,7 +160,7 @@ class AdaptiveDeCUR(DeCUR):
         self.criterion = self.loss(dim, pairs, self.hparams['lambda_param'])
 
     def on_train_batch_start(self, *args: Any) -> None:
-        """Pass the fit progress to the loss, and log the fraction of common dimensions."""
+        """Pass the fit progress to the loss and log the fraction of common dimensions."""
         criterion = cast(WeightedLoss, self.criterion)
         steps = self.trainer.estimated_stepping_batches
         criterion.progress = self.global_step / steps

@@ -32,7 +32,7 @@ class Constant(LateFusionTask):
         """Return no optimizer, because nothing is optimized."""
 
     def on_train_batch_end(self, outputs: Any, batch: Sample, batch_idx: int) -> None:
-        """Count the classes of a batch, and set the biases to their log frequencies."""
+        """Count the classes of a batch and set the biases to their log frequencies."""
         labels = self._target(batch)
         if self.hparams['task'] == 'multilabel':
             self.counts += labels.sum(dim=0)

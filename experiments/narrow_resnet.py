@@ -25,4 +25,4 @@ def narrow_resnet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 
 class NarrowDeCUR(DeCUR):
-    """DeCUR in the module that registers ``narrow_resnet``, so that configs can name both."""
+    """DeCUR in the module that registers ``narrow_resnet`` so that configs can name both."""

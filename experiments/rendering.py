@@ -23,7 +23,7 @@ type Headers = Mapping[str, tuple[str, ...]]
 def render(path: Path, results: Path = RESULTS) -> str:
     """Render a table in Markdown, with the mean and 95 % interval over seeds, in %.
 
-    Only rows from the newest commit are used, so that numbers are comparable.
+    Only rows from the newest commit are used so that numbers are comparable.
 
     Args:
         path: YAML file of the table.

@@ -1,4 +1,4 @@
-"""Run a table of experiments, and show its results.
+"""Run a table of experiments and show its results.
 
     python -m experiments.table run experiments/tables/synthetic.yaml --seeds '[0, 1, 2]'
     python -m experiments.table show experiments/tables/synthetic.yaml

@@ -1,4 +1,4 @@
-"""Write files atomically, and compute checksums of their contents."""
+"""Write files atomically and compute checksums of their contents."""
 
 import hashlib
 import os

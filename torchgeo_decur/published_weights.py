@@ -1,4 +1,4 @@
-"""Published weight files as plain data, so that commands can list them without torch."""
+"""Published weight files as plain data so that commands can list them without torch."""
 
 import os
 import sys
@@ -31,8 +31,8 @@ class PublishedFile:
         model: name of the timm model of the encoders.
         sensors: predefined modality of each encoder, by encoder name, in file order.
         parts: entries of the same enum to load instead of this file, by encoder name.
-        attention: entry of the same enum that provides the attention weights missing
-            here.
+        attention: entry of the same enum that provides the attention weights if this
+            file lacks them.
     """
 
     file: str

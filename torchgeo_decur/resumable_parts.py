@@ -1,4 +1,4 @@
-"""Write long outputs in parts, so that an interrupted run can resume.
+"""Write long outputs in parts so that an interrupted run can resume.
 
 A run writes its settings to a record file, then each part to a file of its own. All
 writes are atomic. A later run with the same settings writes only the missing parts. The
@@ -102,7 +102,7 @@ def read_json(file: Path) -> dict[str, Any]:
 def write_json(
     file: Path, content: Mapping[str, Any], indent: int | None = None
 ) -> None:
-    """Write a JSON object atomically, and flush it to disk.
+    """Write a JSON object atomically and flush it to disk.
 
     Args:
         file: path of the file.
@@ -113,7 +113,7 @@ def write_json(
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a small text file atomically, and flush it to disk."""
+    """Write a small text file atomically and flush it to disk."""
 
     def write(partial: Path) -> None:
         with partial.open('w', encoding='utf-8') as opened:

@@ -72,7 +72,7 @@ class _NoiseFilter(logging.Filter):
 def text_table(
     head: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1
 ) -> str:
-    """Format a table with aligned columns, and shorten texts to fit the terminal width.
+    """Format a table with aligned columns and shorten texts to fit the terminal width.
 
     Args:
         head: column names.

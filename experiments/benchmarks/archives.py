@@ -168,7 +168,7 @@ def _array(
 
 
 class _Load:
-    """Data loader with persistent workers, so that their startup is not measured."""
+    """Data loader with persistent workers so that their startup is not measured."""
 
     def __init__(self, dataset: Any, workers: int) -> None:
         self.loader = DataLoader(

@@ -90,7 +90,7 @@ def module(root: Path, length: int) -> RasterPairDataModule:
 def _measure(
     root: Path, number: int, draws: int, repeats: int, minutes: float, results: Path
 ) -> list[Row]:
-    """Measure a folder of chips, and append the rows to a CSV file."""
+    """Measure a folder of chips and append the rows to a CSV file."""
     made = module(root, draws)
     epochs = count()
     busy: list[float] = []

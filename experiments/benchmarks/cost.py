@@ -56,7 +56,7 @@ class Step:
         self.seconds: list[dict[str, float]] = []
 
     def run(self) -> None:
-        """Run the step, and record the seconds of the loss and of everything else."""
+        """Run the step and record the seconds of the loss and of everything else."""
         clock = Clock(process_time if DEVICE.type == 'cpu' else None)
         z: dict[str, list[Tensor]] = {}
         for view in range(2):

@@ -5,7 +5,7 @@
 Synthetic scenes have the shape of SSL4EO-S12: 2 + 13 bands, 264 pixels, one GeoTIFF per band and
 date. They are written to a temporary folder and packed as raw values and as bytes. Each case then
 reads the same locations in random order: ``read`` with the dataset, ``batch`` with a data loader in
-this process, and ``worker`` with one worker process and shared memory. The cases alternate, so that
+this process, and ``worker`` with one worker process and shared memory. The cases alternate so that
 other load on the machine affects all of them. Files are in the page cache, so disk access is not
 measured.
 
@@ -99,7 +99,7 @@ def _read(dataset: Any) -> None:
 
 
 class _Load:
-    """Data loader with persistent workers, so that their startup is not measured."""
+    """Data loader with persistent workers so that their startup is not measured."""
 
     def __init__(self, dataset: Any, workers: int) -> None:
         self.loader = DataLoader(

@@ -11,7 +11,7 @@ DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
 
 class Clock:
-    """Stopwatch for the parts of a case; it synchronizes with the device after each part.
+    """Stopwatch for the parts of a case, with device synchronization after each part.
 
     Args:
         now: function that returns seconds; by default, real time after synchronization.
@@ -30,7 +30,7 @@ class Clock:
         self.start = self.now()
 
     def lap(self, part: str) -> None:
-        """End a part, and add its seconds to earlier parts with the same name."""
+        """End a part and add its seconds to earlier parts with the same name."""
         now = self.now()
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self.start
         self.start = now
@@ -42,7 +42,7 @@ def take_turns(
     minutes: float = 1.0,
     clock: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
-    """Measure alternating cases, so that other load on the machine affects all of them.
+    """Measure alternating cases so that other load on the machine affects all of them.
 
     Args:
         cases: functions to run, by name.

@@ -1,4 +1,4 @@
-"""Run all benchmarks, and compare the results with their targets.
+"""Run all benchmarks and compare the results with their targets.
 
     python -m experiments.benchmarks.run
     python -m experiments.benchmarks.run --only '[loss, augmentation]'
@@ -26,7 +26,7 @@ ALL = (
 
 
 def main(only: Sequence[str] = ALL) -> None:
-    """Run benchmarks, and print tables of the results and the targets.
+    """Run benchmarks and print tables of the results and the targets.
 
     Args:
         only: names of the benchmarks to run; all by default.

@@ -106,7 +106,7 @@ def fit(
     steps: int,
     projector: Sequence[int],
 ) -> None:
-    """Run a fit, and write the seconds of its steps to a folder."""
+    """Run a fit and write the seconds of its steps to a folder."""
     torch.set_num_threads(1)
     seed_everything(0, verbose=False)
     task = DeCUR({'s1': 2, 's2': 13}, model, projector=projector, size=size)

@@ -53,7 +53,7 @@ def main(
     out: Path = ROOT / 'outputs' / 'soak.csv',
     results: Path = FOLDER / 'results_soak.csv',
 ) -> None:
-    """Run a fit, and monitor memory and open files.
+    """Run a fit and monitor memory and open files.
 
     Args:
         minutes: duration of the fit in minutes.
@@ -86,7 +86,7 @@ def main(
 
 
 def fit(folder: Path, minutes: float, workers: int) -> int:
-    """Run a fit for some minutes, and return its number of steps."""
+    """Run a fit for some minutes and return its number of steps."""
     task = DeCUR(
         {'s1': 2, 's2': 13}, 'test_resnet', projector=[64, 64], size=48, lr=1e-3
     )

@@ -63,12 +63,12 @@ class Step:
         }
 
     def prepare(self, variant: str) -> None:
-        """Set the memory format of the weights for a variant; this is not measured."""
+        """Set the memory format of the weights for a variant, outside the measured time."""
         self.task.to(memory_format=VARIANTS[variant][0])
         self.optimizer.zero_grad()
 
     def run(self, variant: str) -> dict[str, float]:
-        """Run a step of a variant, and return the seconds of its parts."""
+        """Run a step of a variant and return the seconds of its parts."""
         published = variant == 'published'
         half = torch.autocast(DEVICE.type, torch.bfloat16, enabled=VARIANTS[variant][1])
         clock = Clock()
@@ -168,7 +168,7 @@ def main(
 def _record(
     case: Mapping[str, object], step: Step, batch_size: int, repeats: int, path: Path
 ) -> list[dict[str, str]]:
-    """Measure the variants, and append the results to a CSV file."""
+    """Measure the variants and append the results to a CSV file."""
     seconds = _measure(step, repeats)
     memory = {v: peak_mib(partial(_prepared, step, v)) for v in VARIANTS}
     rows = []

@@ -130,7 +130,7 @@ def run_probes(
     classifiers: tuple[Classifier, ...] = CLASSIFIERS,
     places: tuple[Array, Array] | None = None,
 ) -> Iterator[tuple[Classifier, Outcome]]:
-    """Fit probes on standardized features of some samples, and predict the others.
+    """Fit probes on standardized features of some samples and predict the others.
 
     Args:
         x: features, shape (N, F).
@@ -232,7 +232,7 @@ def _probe_numbers(
     train: Array,
     test: Array,
 ) -> Iterator[tuple[Classifier, Outcome]]:
-    """Fit regression probes on some samples, and predict the targets of the others."""
+    """Fit regression probes on some samples and predict the targets of the others."""
     rows = y.reshape(len(y), -1).astype(np.float64)
     known = np.isfinite(rows).all(axis=1)
     train, test = train[known[train]], test[known[test]]

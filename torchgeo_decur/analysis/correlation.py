@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Constant that is added to variances, as in the losses.
+#: Constant added to variances, as in the losses.
 EPS = 1e-5
 
 
@@ -83,7 +83,7 @@ class CorrelationStream:
         """Return the correlation of each dimension across the modalities.
 
         Args:
-            eps: constant that is added to the variances.
+            eps: constant added to the variances.
 
         Returns:
             The correlations, shape (D,), float64; 0 for a constant dimension.

@@ -33,7 +33,7 @@ def feature_maps(
 ) -> AnalysisResult:
     """Plot the first principal components of the last feature map (paper, Fig. 5b).
 
-    The components are computed over all positions of all samples, so that a color has
+    The components are computed over all positions of all samples so that a color has
     the same meaning in all images. Optical modalities show three components as red,
     green and blue; others show one component in gray. For encoders with residual
     deformable attention, the figure also shows the sampling points of the last
@@ -100,16 +100,16 @@ def feature_maps(
 
 
 def principal_components(maps: Tensor, number: int) -> tuple[Array, Array]:
-    """Project the positions of feature maps onto their first principal components.
+    """Project the feature vectors of all positions onto their principal components.
 
     Args:
         maps: feature maps, shape (N, F, h, w).
         number: maximum number of components.
 
     Returns:
-        The components, shape (N, h, w, ``number``), and their explained variance
-        ratios. The 2nd and 98th percentiles of each component over all maps are scaled
-        to 0 and 1.
+        The projections, shape (N, h, w, K) for K components, and the explained variance
+        ratio of each component. For each component, the 2nd and 98th percentiles over
+        all maps are scaled to 0 and 1.
 
     Raises:
         NotApplicable: if there is only one position.

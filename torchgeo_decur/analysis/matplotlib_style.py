@@ -84,7 +84,7 @@ def plot_scores(
 
 
 def empty_panel(ax: Axes, title: str, size: float = 7.5) -> Axes:
-    """Prepare a panel for an image: set its title, and remove ticks and lines.
+    """Prepare a panel for an image: set its title and remove ticks and lines.
 
     Args:
         ax: axes of the panel.

@@ -48,7 +48,7 @@ class Pretrained(Protocol):
 
 @contextmanager
 def eval_mode(model: Pretrained) -> Iterator[None]:
-    """Set a model to evaluation mode within a context, and enable gradients.
+    """Set a model to evaluation mode within a context and enable gradients.
 
     Gradients are recorded even inside ``torch.inference_mode``.
 

@@ -26,7 +26,7 @@ def retrieval_hits(
     """Check whether each query's sample is among its nearest in another modality.
 
     The similarity is the cosine of standardized embeddings. Ties count with the
-    probability of a hit in random order, so that constant embeddings score at chance.
+    probability of a hit in random order so that constant embeddings score at chance.
 
     Args:
         query: embeddings of one modality, shape (N, D).

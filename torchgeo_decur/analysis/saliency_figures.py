@@ -186,7 +186,7 @@ def _swatch(part: str) -> Patch:
 
 
 def _upsampled(x: Tensor, size: tuple[int, ...]) -> Array:
-    """Resize an absolute map to the size of the image, and scale it to [0, 1]."""
+    """Resize an absolute map to the size of the image and scale it to [0, 1]."""
     big = interpolate(x.abs()[None, None], size, mode='bilinear')[0, 0]
     return (big / big.max().clamp(min=1e-12)).numpy()
 

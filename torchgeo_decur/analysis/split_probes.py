@@ -1,4 +1,4 @@
-"""Probes that are fitted on one split of a dataset and scored on another."""
+"""Probes fitted on one split of a dataset and scored on another."""
 
 from collections.abc import Sequence
 from itertools import product

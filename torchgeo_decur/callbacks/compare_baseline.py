@@ -31,7 +31,7 @@ type Baseline = Literal['BarlowTwins', 'VICReg', 'SimCLR', 'CLIP']
 
 
 class CompareBaseline(Callback):
-    """Pretrain a baseline after the fit, and compare it with the pretrained task.
+    """Callback that pretrains a baseline after the fit and compares it with the task.
 
     The baseline has the same initial weights, data, augmentations, seed and number of
     steps. A table and a figure then show linear probes of the untrained encoders, the
@@ -187,7 +187,7 @@ class CompareBaseline(Callback):
     def _fit(
         self, trainer: Trainer, task: MultimodalPretraining, probe: OnlineProbe
     ) -> tuple[OnlineProbe, '_PairCorrelations']:
-        """Pretrain the baseline with the task's settings, and return its callbacks."""
+        """Pretrain the baseline with the task's settings and return its callbacks."""
         kind: type[MultimodalPretraining] = getattr(tasks, self.baseline)
         # Keep the options that all objectives have in common.
         shared = inspect.signature(MultimodalPretraining.__init__).parameters
@@ -244,7 +244,7 @@ class CompareBaseline(Callback):
 
 
 class _PairCorrelations(Callback):
-    """Correlate the embeddings of the last validation across modalities."""
+    """Callback that correlates the embeddings of the last validation across modalities."""
 
     def __init__(self) -> None:
         self.streams: dict[tuple[str, str], CorrelationStream] = {}

@@ -18,7 +18,7 @@ from .preconditions import need_encoders
 
 
 class ExportEncoders(Callback):
-    """Export one encoder per modality at the end of a fit.
+    """Callback that exports one encoder per modality at the end of a fit.
 
     The callback writes two files per modality, atomically. ``<folder>/<modality>.pt``
     is for the option ``weights`` of TorchGeo's ``Classification`` and

@@ -16,7 +16,7 @@ from .preconditions import need_encoders, validates_last
 
 
 class LogFigures(Callback):
-    """Log alignment and saliency figures of validation samples at regular epochs.
+    """Callback that regularly logs alignment and saliency figures of validation samples.
 
     ``alignment`` is a histogram of the cross-modal loss of each embedding dimension
     (:func:`~torchgeo_decur.analysis.alignment_histogram`). ``saliency`` shows GradCAM
@@ -89,7 +89,7 @@ class LogFigures(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Embed a batch, and store the first images for saliency maps."""
+        """Embed a batch and store the first images for saliency maps."""
         seen = sum(len(next(iter(z.values()))) for z in self._z)
         if not self._due(trainer) or seen >= self.max_samples:
             return

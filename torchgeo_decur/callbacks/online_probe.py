@@ -24,7 +24,7 @@ from .preconditions import need_encoders, validates_last
 
 
 class OnlineProbe(Callback):
-    """Probe frozen features of the validation split at regular epochs.
+    """Callback that regularly probes frozen features of the validation split.
 
     The inputs are the features of each modality, their concatenation, and other
     features of the task (``joint``, ``shared``). The labels are the ``label*`` keys of
@@ -313,7 +313,10 @@ def _is_label(key: object, value: object, samples: int) -> bool:
 def _masks(
     available: Mapping[str, Tensor], images: Mapping[str, Tensor], samples: int
 ) -> dict[str, Tensor]:
-    """Return masks of the samples to probe, by modality; empty if all are complete."""
+    """Return a mask of the samples to probe for each modality.
+
+    The result is empty if all samples have all modalities.
+    """
     if not available:
         return {}
     whole = torch.ones(samples, dtype=torch.bool)

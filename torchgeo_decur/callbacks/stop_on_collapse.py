@@ -10,7 +10,7 @@ from .preconditions import need_encoders
 
 
 class StopOnCollapse(Callback):
-    """Stop a pretraining run whose features or embeddings collapse.
+    """Callback that stops a fit when the features or embeddings collapse.
 
     Every pretraining task warns about a collapse. This callback also ends the fit,
     after the validation of that epoch.

@@ -13,13 +13,13 @@ from ..tasks import SceneTask
 
 
 class WritePredictions(Callback):
-    """Write the predictions of ``torchgeo predict`` to a CSV file, one row per scene.
+    """Callback that writes the predictions of ``torchgeo predict`` to a CSV file.
 
-    The first column, ``id``, is the index of the sample if the data have no ids. A
-    regression task adds one column per output, in the unit of the targets. A
-    classification task adds the probability of each class and, with one class per
-    scene, the most probable class as ``prediction``. Column names are the ``labels`` of
-    the task if set, otherwise the names in the data, otherwise numbers.
+    The file has one row per scene. The first column, ``id``, is the index of the sample
+    if the data have no ids. A regression task adds one column per output, in the unit
+    of the targets. A classification task adds the probability of each class and, with
+    one class per scene, the most probable class as ``prediction``. Column names are the
+    ``labels`` of the task if set, otherwise the names in the data, otherwise numbers.
 
     Args:
         path: path of the CSV file; by default ``predictions.csv`` in the logger's
@@ -72,7 +72,7 @@ class WritePredictions(Callback):
         self._rows += [row for row in rows if row[0] < len(loader.dataset)]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather the predictions of all devices, and write the CSV file."""
+        """Gather the predictions of all devices and write the CSV file."""
         rows, self._rows = self._rows, []
         # Every process must read log_dir, because the first process broadcasts it.
         folder = trainer.log_dir or trainer.default_root_dir

@@ -146,7 +146,7 @@ def embed(
         raise ValueError(
             f'date must not be set with --dense, got {date!r}; omit --date'
         )
-    # Print only the file name to standard output, so that scripts can read it.
+    # Print only the file name to standard output so that scripts can read it.
     with redirect_stdout(sys.stderr):
         task, datamodule, about = load_run(run, ckpt_path, data, batch_size)
         if dense:

@@ -136,7 +136,7 @@ def _steps(
 
 
 def _count_devices(trainer: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the number of devices per node and of nodes, as Lightning counts them here."""
+    """Return the numbers of devices per node and of nodes on this machine."""
     devices, nodes = trainer.get('devices', 1), int(trainer.get('num_nodes', 1))
     if isinstance(devices, str) and devices not in ('auto', '-1'):
         devices = (

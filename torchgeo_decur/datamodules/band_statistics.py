@@ -170,7 +170,7 @@ class Moments:
                 f'{name}: expected varying values, found constant bands {flat} in the '
                 f'{self.windows}; correct nodata or remove these bands'
             )
-        # Round as in the printed report, so that copied values give the same scaling.
+        # Round as in the printed report so that copied values give the same scaling.
         return {
             key: [float(f'{v:.6g}') for v in values.tolist()]
             for key, values in (('mean', self.mean), ('std', std))

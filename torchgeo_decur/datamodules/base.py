@@ -136,7 +136,7 @@ class MultimodalDataModule(BaseDataModule):
             self.setup(self.trainer.state.fn)
 
     def freeze(self) -> None:
-        """Make samples independent of the epoch, so that they can be packed.
+        """Make samples independent of the epoch before they are packed.
 
         This method is called before ``setup``. Subclasses whose samples change with the
         epoch override it.

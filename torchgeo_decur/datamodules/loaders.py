@@ -78,7 +78,7 @@ class ResumableLoader(DataLoader[Sample]):
             sampler.skip = batches * cast(int, self.batch_size)
 
     def state_dict(self) -> dict[str, int]:
-        """Return an empty state, so that Lightning treats the loader as resumable."""
+        """Return an empty state so that Lightning treats the loader as resumable."""
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

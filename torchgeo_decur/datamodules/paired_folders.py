@@ -1,4 +1,4 @@
-"""Datamodule of image folders that are paired by file name."""
+"""Datamodule for image folders paired by file name."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from .splits import check_fractions, split_groups
 
 
 class PairedFoldersDataModule(StatisticsDataModule):
-    """Datamodule of :class:`~torchgeo_decur.datasets.PairedFolders`.
+    """Datamodule for :class:`~torchgeo_decur.datasets.PairedFolders`.
 
     Images are scaled to [0, 1]. If file patterns contain ``{split}``, set its values for
     each split with ``train``, ``val``, ``test`` and ``predict``. Without such values,
@@ -145,7 +145,7 @@ class PairedFoldersDataModule(StatisticsDataModule):
         frames = self._find('train')
         chosen = list(range(len(frames)))
         parts = []
-        # Choose test frames first, so that they do not depend on val_fraction.
+        # Choose test frames first so that they do not depend on val_fraction.
         left = 1.0
         for name, share in zip(('test', 'val'), reversed(self.fractions), strict=True):
             if self._is_named(name):

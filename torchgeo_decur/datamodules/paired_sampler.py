@@ -98,7 +98,7 @@ class PairedSampler(ResumableSampler):
             self._draw(rng, pool, share, batches)
             for pool, share in zip(self._pools(), self.shares, strict=True)
         ]
-        # Shuffle each batch, so that its micro-batches contain both kinds of samples.
+        # Shuffle each batch so that its micro-batches contain both kinds of samples.
         mixed = rng.permuted(np.concatenate(rows, axis=2), axis=2)
         found: list[int] = mixed[:, self.rank].ravel().tolist()
         return found

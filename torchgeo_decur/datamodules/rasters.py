@@ -389,7 +389,7 @@ class _Numbers:
 def _convert(
     leaf: RasterDataset, name: str, convert: Conversion, nodata: float | None
 ) -> float | None:
-    """Add the conversion to a raster dataset, and return the new nodata value."""
+    """Add the conversion to a raster dataset and return the new nodata value."""
     marked = () if nodata is None else (nodata,)
     before: Any = leaf.transforms
     leaf.transforms = _Converted(

@@ -60,7 +60,7 @@ class SSL4EOS12PairDataModule(FileDataModule):
         }
 
     def freeze(self) -> None:
-        """Read all dates of each location, so that the task selects one for each view."""
+        """Pack all dates of each location so that the task can select one for each view."""
         self.kwargs['date_sampling'] = 'all'
 
     def prepare_data(self) -> None:

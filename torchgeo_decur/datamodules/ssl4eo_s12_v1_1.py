@@ -55,7 +55,7 @@ class SSL4EOS12V11DataModule(ArchiveDataModule):
         return published_conversion(modalities, conversion)
 
     def freeze(self) -> None:
-        """Read all dates of each location, so that the task selects one for each view."""
+        """Pack all dates of each location so that the task can select one for each view."""
         self.kwargs['date_sampling'] = 'all'
 
     def make(self, split: str) -> SSL4EOS12V11:

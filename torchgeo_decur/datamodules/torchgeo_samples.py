@@ -108,7 +108,7 @@ class TorchGeoDataModule(StatisticsDataModule):
         samples = self._make(self.named.get('train'))
         chosen = list(range(len(samples)))
         parts: dict[str, TorchGeoSamples | None] = {}
-        # Choose test samples first, so that they do not depend on val_fraction.
+        # Choose test samples first so that they do not depend on val_fraction.
         left = 1.0
         for name, share in self.fractions.items():
             if name in self.named:
@@ -139,7 +139,7 @@ class TorchGeoDataModule(StatisticsDataModule):
         if unknown := sorted(set(dataset) - {'class_path', 'init_args'}):
             raise ValueError(
                 'dataset must not have keys other than class_path and init_args, got '
-                f'{unknown}'
+                f'{unknown}; remove them'
             )
         parameters = inspect.signature(self.cls).parameters
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

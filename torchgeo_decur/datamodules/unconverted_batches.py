@@ -14,7 +14,7 @@ from torch.utils.data import default_collate
 
 
 class Unconverted:
-    """Wrapper that hides the tensors of a batch, so that Lightning does not convert them.
+    """Wrapper that protects the tensors of a batch from conversion by Lightning.
 
     Args:
         batch: the batch.
@@ -40,7 +40,7 @@ def collate_unconverted(samples: list[dict[str, Any]]) -> Unconverted:
 
 
 def converts(trainer: Any) -> bool:
-    """Check whether a trainer converts batches to another precision; False for None."""
+    """Check whether a trainer is given and converts batches to another precision."""
     plugin = getattr(trainer, 'precision_plugin', None)
     if plugin is None:
         return False

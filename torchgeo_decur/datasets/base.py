@@ -32,10 +32,10 @@ class FileDataset(NonGeoDataset):
         conversions: conversion from file values to the unit of each modality.
         lacking: absent modalities of each incomplete item. If there are incomplete
             items, samples have ``available_<m>`` for every modality.
-        left_out: names of samples that are omitted because a file is missing.
+        left_out: names of samples omitted because a file is missing.
         classes: class names of labels and masks.
         colormap: colors of the mask classes.
-        transforms: function that is applied to each sample and returns a new one.
+        transforms: function that transforms each sample and returns a new one.
         skip_unreadable: whether to replace a sample that has an unreadable file with the
             next readable sample, cyclically. Otherwise, an error is raised.
         unreadable: items that this process could not read.
@@ -177,10 +177,10 @@ class FileDataset(NonGeoDataset):
         return [str(item) for item in self.samples]
 
     def subset(self, indices: Iterable[int]) -> Self:
-        """Return a copy of the dataset that is restricted to some samples.
+        """Return a copy of the dataset with only the given samples.
 
-        Unlike :class:`torch.utils.data.Subset`, it replaces unreadable samples only with
-        samples of the subset.
+        Unlike :class:`torch.utils.data.Subset`, the copy replaces unreadable samples only
+        with samples of the subset.
 
         Args:
             indices: indices of the samples, in order.

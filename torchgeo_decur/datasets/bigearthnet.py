@@ -71,7 +71,7 @@ class BigEarthNetMM(FileDataset):
         modalities: 's1', 's2' or both.
         num_classes: 19; v1 also supports 43. With 19 classes, 11 of the 43 classes are
             dropped.
-        transforms: function that is applied to each sample and returns a new one.
+        transforms: function that transforms each sample and returns a new one.
         download: whether to download missing files (more than 100 GB).
         checksum: whether to verify checksums of downloaded files.
         skip_unreadable: whether to replace a patch that has a damaged file with the next
@@ -173,7 +173,7 @@ class BigEarthNetMM(FileDataset):
         return str(self._path(m, item, 'VV' if m == 's1' else 'B2'))
 
     def _find_folders(self) -> dict[str, Path]:
-        """Find the folder of each modality, and download it if necessary."""
+        """Find the folder of each modality and download it if necessary."""
         found = {m: self._find_folder(m) for m in self.modalities}
         missing = [m for m, folder in found.items() if folder is None]
         options = (self.download, self.checksum)

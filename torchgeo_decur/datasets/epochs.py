@@ -29,7 +29,7 @@ class DatedDataset(FileDataset):
         self._epoch.fill_(epoch)
 
     def subset(self, indices: Iterable[int]) -> Self:
-        """Return a copy of the dataset that is restricted to some locations.
+        """Return a copy of the dataset with only the given locations.
 
         Args:
             indices: indices of the locations, in order.

@@ -49,7 +49,7 @@ class GeoNRWPatches(FileDataset, GeoNRW):
         root: folder with one subfolder per city, also used for downloads.
         split: 'train' (40 cities) or 'test' (Düsseldorf, Herne and Neuss).
         size: height and width of a patch in pixels.
-        transforms: function that is applied to each sample and returns a new one.
+        transforms: function that transforms each sample and returns a new one.
         download: whether to download the dataset if no city is on disk.
         checksum: whether to verify the checksum of the downloaded file.
         skip_unreadable: whether to replace a patch that has a damaged file with the next

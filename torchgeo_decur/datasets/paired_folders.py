@@ -138,7 +138,7 @@ class PairedFolders(FileDataset):
         skip_incomplete: how to treat frames with a missing file: False to raise an error,
             True to skip them, or 'keep' to use all frames with at least one image (and a
             mask, if there is a mask entry).
-        transforms: function that is applied to each sample and returns a new one.
+        transforms: function that transforms each sample and returns a new one.
         skip_unreadable: whether to replace a frame that has a damaged file with the next
             one.
         labels: entry of the label table.

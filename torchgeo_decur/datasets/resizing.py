@@ -31,7 +31,7 @@ def resize_frame(
         sample: images of shape (C, H, W), and optionally a mask of shape (H, W).
         sizes: new height and width by key, or None to keep the size.
         smooth: keys of images to interpolate with antialiasing. All others use
-            nearest-neighbor resampling, so that classes or missing pixels do not mix with
+            nearest-neighbor resampling so that classes or missing pixels do not mix with
             other values.
     """
     out = dict(sample)
@@ -51,7 +51,7 @@ def resize_frame(
 
 
 def check_size(size: Sequence[int] | None) -> tuple[int, int] | None:
-    """Check that a size has two positive numbers, and return it as a tuple.
+    """Check that a size has two positive numbers and return it as a tuple.
 
     Args:
         size: height and width, or None.

@@ -370,7 +370,7 @@ class _Parser:
             if self.given and self.given != list(self.columns):
                 raise ValueError(
                     f'{self.path}: classes must not be set, because the columns '
-                    f'{list(self.columns)} define them, got {self.given}'
+                    f'{list(self.columns)} define them, got {self.given}; remove classes'
                 )
             found = {
                 key: torch.tensor([self._flag(v, key, c) for v, c in self._cells(row)])
@@ -476,11 +476,12 @@ def _check_entry(entry: Mapping[str, Any]) -> tuple[list[str], bool, Kind]:
     if entry.get('separator') and (kind != 'multilabel' or several):
         raise ValueError(
             'separator must not be set unless kind is multilabel and label is a single '
-            f'column, got {entry["separator"]!r}'
+            f'column, got {entry["separator"]!r}; remove separator'
         )
     if entry.get('classes') and kind == 'number':
         raise ValueError(
-            f'classes must not be set for kind: number, got {entry["classes"]}'
+            f'classes must not be set for kind: number, got {entry["classes"]}; '
+            'remove classes'
         )
     return columns, several, kind
 

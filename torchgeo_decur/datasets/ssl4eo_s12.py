@@ -57,7 +57,7 @@ class SSL4EOS12Pair(DatedDataset):
             'independent' draws ``num_dates`` random dates for each modality.
         level: 'l1c' (top-of-atmosphere reflectance) or 'l2a' (surface reflectance).
         num_dates: number of dates T per sample for 'same' and 'independent'.
-        transforms: function that is applied to each sample and returns a new one.
+        transforms: function that transforms each sample and returns a new one.
         download: whether to download missing files (about 1.5 TB compressed).
         checksum: whether to verify checksums of downloaded files.
         skip_unreadable: whether to replace a location that has a damaged file with the
@@ -160,7 +160,7 @@ class SSL4EOS12Pair(DatedDataset):
         return Path(self.root) / _FOLDERS[modality][self.level]
 
     def _find_places(self) -> list[str]:
-        """Find the locations on disk, and download them if necessary."""
+        """Find the locations on disk and download them if necessary."""
         places = {m: _subfolders(self._folder(m), _PLACE) for m in _FOLDERS}
         for m, found in places.items():
             if not found:
@@ -212,7 +212,7 @@ class SSL4EOS12Pair(DatedDataset):
         return f'files such as {self._folder(modality) / name}'
 
     def _keep_common_dates(self) -> None:
-        """Find the common number of dates, and skip locations without dates."""
+        """Find the common number of dates and skip locations without dates."""
         dates = {
             place: {m: len(self._list_dates(m, place)) for m in self._present(place)}
             for place in self.samples

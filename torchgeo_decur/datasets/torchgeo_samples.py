@@ -36,7 +36,7 @@ class TorchGeoSamples(FileDataset):
             :class:`~torchgeo_decur.datamodules.TorchGeoDataModule`.
         targets: source keys for ``label`` and ``mask``; by default, the same names, which
             are optional in a sample.
-        transforms: function that is applied to each sample and returns a new one.
+        transforms: function that transforms each sample and returns a new one.
         skip_unreadable: whether to replace a sample that has a damaged file or lacks a
             key with the next one.
 
@@ -134,7 +134,7 @@ class TorchGeoSamples(FileDataset):
         return gpd.GeoDataFrame(columns, geometry=points, crs='OGC:CRS84')
 
     def _check_first(self) -> None:
-        """Check the first sample, so that wrong entries raise an error early."""
+        """Check the first sample to detect wrong entries early."""
         if not len(self):
             raise ValueError(f'{self.name}: expected samples, found none; check root')
         try:
@@ -273,7 +273,7 @@ def check_source(source: Any) -> Any:
 
 
 def check_targets(targets: Mapping[str, str] | None) -> dict[str, str]:
-    """Check the target names, and return the source key of each target.
+    """Check the target names and return the source key of each target.
 
     Args:
         targets: source keys for ``label`` and ``mask``, or None for the same names.

@@ -50,7 +50,7 @@ class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
         weights: a checkpoint, an exported encoder, a weight enum entry or its name; it
             must name its bands.
         modalities: names of the modalities to use; all by default.
-        normalization: range that is scaled to [0, 1]: 'bandspec_zscore' for the dataset
+        normalization: range scaled to [0, 1]: 'bandspec_zscore' for the dataset
             mean plus or minus two standard deviations; 'model_native' for the range
             used in pretraining, if images have the same unit.
         kwargs: other config entries, which are ignored.

@@ -52,7 +52,7 @@ class BarlowTwinsLoss(PairwiseLoss[Embedding]):
     def prepare(
         self, z: Mapping[str, Tensor], pairs: int, subset: Subset | None = None
     ) -> Mapping[str, list[Embedding]]:
-        """Wrap each view, and choose the cheaper way to compute correlations.
+        """Wrap each view and choose the cheaper way to compute correlations.
 
         Returns:
             Wrapped views by modality.

@@ -13,7 +13,7 @@ from .functional import Subset
 
 
 class EmbeddingLoss(nn.Module, ABC):
-    """Base class for all losses; a subclass computes the loss and its terms in ``terms``.
+    """Base class for all losses. Subclasses compute the loss and its terms in ``terms``.
 
     Embeddings are checked first. The loss is computed in float32, even under autocast, or
     in float64 if the embeddings are float64.
@@ -21,7 +21,7 @@ class EmbeddingLoss(nn.Module, ABC):
     Pass ``available`` if some samples lack modalities. Each term then uses only the
     samples that have all of its modalities. A term with fewer than ``min_samples`` samples
     is 0 and has no gradient; in a smaller batch, a term needs every sample. Each term
-    keeps its weight in the total, so that the loss is comparable across batches.
+    keeps its weight in the total, which makes the loss comparable across batches.
 
     Attributes:
         minimum: minimum number of embeddings.
@@ -159,7 +159,7 @@ class EmbeddingLoss(nn.Module, ABC):
     def _masks(
         self, z: Mapping[str, Tensor], available: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Check the masks, and add the missing ones."""
+        """Check the masks and add the missing ones."""
         self.check_takes_available()
         first = next(iter(z.values()))
         names = [m for m in z if m != self.joint]
@@ -324,7 +324,7 @@ def mean(terms: Sequence[Tensor]) -> Tensor:
 def display_names(
     keys: Iterable[tuple[str, ...]], separator: str = '_'
 ) -> dict[tuple[str, ...], str]:
-    """Join the names in each key, so that different keys give different strings.
+    """Join the names in each key so that different keys give different strings.
 
     Names are quoted if two keys would otherwise give the same string, such as
     ``('a', 'b_c')`` and ``('a_b', 'c')``.

@@ -25,7 +25,7 @@ class FactorCLLoss(EmbeddingLoss):
     Redundancy*, NeurIPS 2023, https://arxiv.org/abs/2306.05268.
 
     Without labels, the task-relevant information is unknown. The loss therefore treats
-    information that augmentations preserve as relevant, and uses the second view
+    information that augmentations preserve as relevant and uses the second view
     :math:`x'` of each image in place of a label. It maximizes the shared information
 
     .. math:: S = I_{NCE}(x_1; x_2) - I_{CLUB}(x_1; x_2 \mid x_1', x_2')
@@ -178,7 +178,7 @@ class Critic(nn.Module):
         Args:
             a: embeddings, shape (N, D).
             b: embeddings, shape (M, D).
-            frozen: whether to detach the weights, so that they get no gradient.
+            frozen: whether to detach the weights so that they get no gradient.
 
         Returns:
             Scores, shape (N, M).

@@ -233,13 +233,13 @@ class Embedding:
         return self._gram
 
     def among(self, subset: Subset | None) -> 'Embedding':
-        """Restrict the view to a subset of samples.
+        """Restrict the statistics of the embeddings to a subset of samples.
 
         Args:
-            subset: samples to use; None keeps the samples of this view.
+            subset: samples to use, or None to keep the current samples.
 
         Returns:
-            A view of these samples, or this view itself if ``subset`` is None.
+            A new :class:`Embedding`, or this one if ``subset`` is None.
         """
         return self if subset is None else Embedding(self.x, self.by_gram, subset)
 
@@ -282,7 +282,7 @@ def embed(
     entries: int,
     subsets: Mapping[str, Subset | None] | None = None,
 ) -> dict[str, list[Embedding]]:
-    """Wrap the views of all modalities, and choose the cheaper way to correlate them.
+    """Wrap the views of all modalities and choose the cheaper way to correlate them.
 
     Args:
         z: embeddings by modality, each of shape (V, N, D).

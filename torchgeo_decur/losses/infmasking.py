@@ -85,7 +85,7 @@ class InfMaskingLoss(CoMMLoss):
         return {'loss': loss, 'masked': mean(masked), **parts}
 
     def check(self, z: Mapping[str, Tensor]) -> None:
-        """Check that the embeddings include ``joint`` and ``masked``.
+        """Check the names and shapes of the embeddings, including ``joint`` and ``masked``.
 
         Raises:
             ValueError: if ``joint`` or ``masked`` is absent, if there are not exactly two

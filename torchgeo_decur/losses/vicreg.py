@@ -109,7 +109,7 @@ class VICRegLoss(PairwiseLoss[View]):
     def prepare(
         self, z: Mapping[str, Tensor], pairs: int, subset: Subset | None = None
     ) -> Mapping[str, list[View]]:
-        """Wrap each view, so that its variance and covariance are computed only once.
+        """Wrap each view so that its variance and covariance are computed only once.
 
         Returns:
             Wrapped views by modality.

@@ -1,4 +1,4 @@
-"""Compare band names that are spelled differently."""
+"""Compare band names with different spellings."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Split batches by modality, and read options that may differ between modalities."""
+"""Split batches by modality and read options that may differ between modalities."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -140,7 +140,7 @@ def get_available(
 def drop_absent(
     images: Mapping[str, Tensor], available: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Drop the images of absent modalities; this synchronizes with the device.
+    """Drop the images of absent modalities, with device synchronization.
 
     Args:
         images: images by modality, shape (B, ...), or without B for a single sample.

@@ -74,7 +74,7 @@ class Conversion:
         return set(self.scale) != {1.0} or set(self.offset) != {0.0}
 
     def record(self, modality: Modality) -> Modality:
-        """Return the modality record after conversion; any nodata value becomes NaN."""
+        """Return the modality metadata after conversion, with NaN as any nodata value."""
         return replace(modality, nodata=math.nan) if self.nodata else modality
 
     def __call__(self, image: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def conversions(
     """Create the conversions of a dataset from config entries.
 
     Args:
-        modalities: record of each modality.
+        modalities: metadata of each modality.
         entries: ``scale``, ``offset`` and ``nodata`` by modality. Modalities without an
             entry need no conversion.
 
@@ -140,7 +140,7 @@ def converted(
     modalities: Mapping[str, Modality | str],
     entries: Mapping[str, Mapping[str, Any]] | None,
 ) -> dict[str, Modality]:
-    """Return the modality records of a dataset after conversion.
+    """Return the modality metadata of a dataset after conversion.
 
     Args:
         modalities: record or predefined name of each modality.

@@ -1,4 +1,4 @@
-"""Record of a modality, and predefined modalities."""
+"""Metadata of a modality, and predefined modalities."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -56,7 +56,7 @@ class Modality:
     wavelengths: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Normalize the unit, and check the fields."""
+        """Normalize the unit and check the fields."""
         unit = str(self.unit)
         object.__setattr__(self, 'unit', _UNITS.get(unit.strip().casefold(), unit))
         bands: Any = self.bands

@@ -26,7 +26,7 @@ def render(
 
     Args:
         image: values in the unit of the modality, shape (C, H, W).
-        modality: record of the modality.
+        modality: metadata of the modality.
         radar: 'grey' or 'colour'. Radar without VV and VH in dB is always gray.
 
     Returns:

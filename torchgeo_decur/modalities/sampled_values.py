@@ -19,7 +19,7 @@ class Values:
     """Sampled values of one modality in a batch.
 
     Args:
-        modality: record of the modality.
+        modality: metadata of the modality.
         images: sampled pixels on the CPU, shape (N, C, P). Missing pixels are NaN.
         low: minimum of each band over all valid pixels of the batch, shape (C,).
         high: maximum of each band over all valid pixels of the batch, shape (C,).
@@ -34,12 +34,12 @@ class Values:
     def of(
         cls, x: Tensor, valid: Tensor, modality: Modality, numbers: int = _NUMBERS
     ) -> 'Values':
-        """Sample the values of a batch; this synchronizes with the device.
+        """Sample the values of a batch, with device synchronization.
 
         Args:
             x: images, shape (..., C, H, W).
             valid: boolean mask of valid values, same shape.
-            modality: record of the modality.
+            modality: metadata of the modality.
             numbers: maximum number of values to keep, but at least 64 per image and band.
         """
         largest = torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).max
@@ -89,13 +89,13 @@ class Values:
 
     @cached_property
     def bands(self) -> Tensor:
-        """Values of each band, shape (C, M); NaN for missing and border pixels."""
+        """Values of each band, shape (C, M), with NaN for missing and border pixels."""
         inside = self.images.masked_fill(self.border[:, None], torch.nan)
         return inside.transpose(0, 1).flatten(1)
 
     @cached_property
     def medians(self) -> Tensor:
-        """Median of each band outside the border, shape (C,); NaN for an empty band."""
+        """Median of each band outside the border, shape (C,), with NaN for empty bands."""
         return self.bands.nanmedian(1).values
 
     @cached_property

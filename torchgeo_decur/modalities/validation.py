@@ -44,7 +44,7 @@ def nodata_hint(modality: Modality) -> str:
     """Return a remedy for NaN and infinite values that are not declared as nodata.
 
     Args:
-        modality: record of the modality.
+        modality: metadata of the modality.
 
     Returns:
         The last clause of an error message.
@@ -55,12 +55,12 @@ def nodata_hint(modality: Modality) -> str:
 
 
 def check(images: Mapping[str, Tensor], modalities: Mapping[str, Modality]) -> None:
-    """Check the unit, band order and layout of a batch; this synchronizes with the device.
+    """Check the unit, band order and layout of a batch, with device synchronization.
 
     Args:
         images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W), in the
             unit of the modality.
-        modalities: record of each modality.
+        modalities: metadata of each modality.
 
     Raises:
         ValueError: if the number of channels is wrong, or if values are NaN or infinite.
@@ -79,12 +79,12 @@ def sample_values(
     modality: Modality,
     numbers: int | None = None,
 ) -> Values | None:
-    """Check and sample the values of a modality; this synchronizes with the device.
+    """Check and sample the values of a modality, with device synchronization.
 
     Args:
         name: name of the modality.
         images: images by modality, shape (..., C, H, W).
-        modality: record of the modality.
+        modality: metadata of the modality.
         numbers: maximum number of values to keep; about two million by default.
 
     Returns:
@@ -140,7 +140,7 @@ class FirstBatches:
     modality has had values that are not constant.
 
     Args:
-        modalities: record of each modality.
+        modalities: metadata of each modality.
     """
 
     def __init__(self, modalities: Mapping[str, Modality]) -> None:
@@ -161,7 +161,7 @@ class FirstBatches:
     def look(
         self, images: Mapping[str, Tensor], stage: str = '', training: bool = False
     ) -> None:
-        """Check a batch; this synchronizes with the device.
+        """Check a batch, with device synchronization.
 
         Args:
             images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W), or an
@@ -238,7 +238,7 @@ def only_warns() -> bool:
 
 
 def check_unit_interval(images: Mapping[str, Tensor]) -> None:
-    """Check that images are scaled to [0, 1]; this synchronizes with the device.
+    """Check that images are scaled to [0, 1], with device synchronization.
 
     Args:
         images: images by modality, shape (..., C, H, W).

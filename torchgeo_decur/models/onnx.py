@@ -30,7 +30,7 @@ def save_onnx(
     metadata: Mapping[str, Any],
     size: int = 224,
 ) -> Path:
-    """Export an encoder to ONNX, and check that onnxruntime agrees with torch.
+    """Export an encoder to ONNX and check that onnxruntime agrees with torch.
 
     The graph maps ``image``, shape (batch, C, ``size``, ``size``), in [0, 1], to
     ``features``, shape (batch, F), for any batch size. The export requires the extra
@@ -87,7 +87,7 @@ def save_onnx(
     except (torch.onnx.OnnxExporterError, ValueError, RuntimeError) as error:
         raise ValueError(
             f'model must be exportable to ONNX for images of {size} x {size} pixels, got '
-            f'{model!r}: {_first_line(error)}'
+            f'{model!r}: {_first_line(error)}; choose another model or image size'
         ) from error
     proto: Any = cast(Any, program).model_proto
     onnx.helper.set_model_props(proto, as_text({'model': model, **metadata}))

@@ -14,7 +14,7 @@ def build_projector(in_features: int, widths: Sequence[int]) -> ProjectionHead:
     Args:
         in_features: number of encoder features.
         widths: output width of each layer. The last width is the embedding dimension D. An
-            empty list gives the identity, so that features are embeddings.
+            empty list gives the identity: the features are the embeddings.
 
     Returns:
         A module that maps (B, ``in_features``) to (B, D).

@@ -1,4 +1,4 @@
-"""Register the published weights with TorchGeo, so that its configs can name them."""
+"""Register the published weights with TorchGeo so that its configs can name them."""
 
 import logging
 from collections.abc import Callable

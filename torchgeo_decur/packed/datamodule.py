@@ -56,7 +56,7 @@ class PackedDataModule(MultimodalDataModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Read the manifest, and open the splits of a stage.
+        """Read the manifest and open the splits of a stage.
 
         Raises:
             FileNotFoundError: if there is no manifest.
@@ -88,7 +88,7 @@ class PackedDataModule(MultimodalDataModule):
             )
 
     def _first(self, packed: Container[str], *names: Split) -> PackedDataset:
-        """Open the first of the named splits that is packed."""
+        """Open the first packed split among the given names."""
         return self._open(next((n for n in names if n in packed), names[0]))
 
     def _open(self, split: Split) -> PackedDataset:

@@ -133,7 +133,7 @@ class PackedDataset(NonGeoDataset):
         return {k: v.clone() if isinstance(v, Tensor) else v for k, v in sample.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without open files, so that other processes can receive it."""
+        """Return the state without open files so that other processes can receive it."""
         return {**self.__dict__, '_opened': (-1, None)}
 
     def plot(self, sample: Sample, **kwargs: Any) -> Figure:

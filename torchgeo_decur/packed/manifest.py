@@ -43,7 +43,7 @@ class Manifest:
     Args:
         values: 'raw' for unchanged images in the unit of the modality, or 'uint8' for
             images scaled to [0, 1], multiplied by 255 and rounded.
-        modalities: record of each modality.
+        modalities: metadata of each modality.
         splits: shards of each split, in sample order.
         compression: 'zstd' or None.
         source: class and options of the packed datamodule.

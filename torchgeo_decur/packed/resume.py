@@ -1,4 +1,4 @@
-"""Resume an interrupted packing run, and complete the folder."""
+"""Resume an interrupted packing run and complete the folder."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ def find_progress(
     size: int,
     scale: nn.Module | None,
 ) -> list[SplitProgress]:
-    """Divide each split into shards, and find the shards of an earlier run.
+    """Divide each split into shards and find the shards of an earlier run.
 
     Args:
         out: folder of the packed data.

@@ -124,7 +124,7 @@ class ShardWriter(Dataset['Written | Exception']):
         options = {'compression': 'zstd', 'compression_level': 'sample'}
         writer = BinaryWriter(
             str(partial),
-            # More than the number of samples, so that only `done` ends the file.
+            # More than the number of samples so that only `done` ends the file.
             chunk_size=len(span) + 1,
             **(options if self.compression else {}),
         )

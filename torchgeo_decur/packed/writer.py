@@ -1,4 +1,4 @@
-"""Pack the datasets of a datamodule into shards, in parallel and with resuming."""
+"""Pack the datasets of a datamodule into shards with parallel, resumable workers."""
 
 import json
 import os

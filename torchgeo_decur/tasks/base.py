@@ -18,7 +18,7 @@ from .progress_bar import use_compact_bar
 
 
 class FiniteGuard:
-    """Stop a fit when its loss is NaN or infinite.
+    """Guard that stops a fit when the loss is NaN or infinite.
 
     A step with such a loss is called bad. Bad steps are recorded on the device, because
     reading them would synchronize host and device.
@@ -61,16 +61,18 @@ class FiniteGuard:
         self._never_good = bad & self._never_good
 
     def check(self, step: int, ended: bool = False) -> None:
-        """Raise an error after too many bad steps; this synchronizes with the device.
+        """Raise an error if there were too many consecutive bad steps.
+
+        Reading the record synchronizes with the device.
 
         Args:
             step: number of optimizer steps so far, for the error message.
-            ended: whether the fit has ended; then at least one step must have been
-                good.
+            ended: whether the fit has ended. If True, an error is also raised if all
+                steps were bad.
 
         Raises:
-            FloatingPointError: if too many consecutive steps were bad; the message
-                names the terms that were bad first.
+            FloatingPointError: if too many steps were bad. The message names the
+                loss terms that were bad first.
         """
         if self.first is None or not (self._failed | (self._never_good & ended)):
             return
@@ -216,10 +218,11 @@ class CheckedTask(BaseTask):
             )
 
     def _should_log(self, batch_idx: int) -> bool:
-        """Check whether to log this training step; logging synchronizes with the device.
+        """Check whether to log this training step.
 
-        Every ``log_every_n_steps``-th step is logged, and the first and last step of an
-        epoch. On a CPU, every step is logged.
+        Logging synchronizes with the device. Therefore, only every
+        ``log_every_n_steps``-th step and the first and last step of an epoch are logged.
+        On a CPU, every step is logged.
         """
         # 0 disables logging.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]

@@ -10,15 +10,15 @@ _RATIO = 0.1
 _LARGEST = {'std_': 0.02, 'rank_': 1.3}
 # Value of each indicator when all samples are identical.
 _COLLAPSED = {'std_': 0.0, 'rank_': 1.0}
-#: Minimum number of samples for valid indicators: two or three may be similar by
+#: Minimum number of samples for valid metrics: two or three may be similar by
 #: chance.
 FEWEST_SAMPLES = 4
 
 
 class CollapseGuard:
-    """Detect a collapse from the indicators ``std_<m>`` and ``rank_<m>``.
+    """Detector of a collapse from the metrics ``std_<m>`` and ``rank_<m>``.
 
-    An indicator is low if it has lost nine tenths of its highest value, measured from
+    A metric is low if it has lost nine tenths of its highest value, measured from
     its value at collapse. It must also be below a threshold: 0.02 for ``std`` and 1.3
     for ``rank``. The highest value may come from the untrained model, whose features
     can already be similar. Low values in several consecutive epochs count as a
@@ -39,7 +39,7 @@ class CollapseGuard:
     def __init__(self, patience: float = 2) -> None:
         """Initialize a new CollapseGuard instance."""
         self.patience = patience
-        #: Whether the indicators of the untrained model have been recorded.
+        #: Whether the metrics of the untrained model have been recorded.
         self.started = False
         self._warned = False
         self._last: dict[str, float] = {}
@@ -47,10 +47,10 @@ class CollapseGuard:
         self._epochs: dict[str, int] = {}
 
     def add(self, values: Mapping[str, float], ended: bool) -> None:
-        """Record the indicators of a training step.
+        """Record the collapse metrics of a training step.
 
         Args:
-            values: indicators by name; NaN values are ignored.
+            values: collapse metrics by name; NaN values are ignored.
             ended: whether the epoch has ended; only then do low values count.
         """
         self.started = True
@@ -68,7 +68,7 @@ class CollapseGuard:
 
     @property
     def collapsed(self) -> list[str]:
-        """Return the names of the indicators that show a collapse."""
+        """Return the names of the metrics that indicate a collapse."""
         return [n for n, epochs in self._epochs.items() if epochs >= self.patience]
 
     def warning(self, epoch: int) -> str | None:

@@ -13,7 +13,7 @@ from .joint_pretraining import FusionPretraining
 
 
 class CoMM(FusionPretraining):
-    """Pretrain encoders and a fusion transformer with CoMM.
+    """CoMM pretraining of encoders and a fusion transformer.
 
     Dufumier, Castillo-Navarro et al., *What to align in multimodal contrastive
     learning?*, ICLR 2025, https://arxiv.org/abs/2409.07402.

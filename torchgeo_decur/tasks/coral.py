@@ -16,7 +16,7 @@ from .pretraining import NUM_VIEWS
 
 
 class COrAL(FusionPretraining):
-    """Pretrain two encoders per modality and a fusion transformer with COrAL.
+    """COrAL pretraining of two encoders per modality and a fusion transformer.
 
     Cissee et al., *Orthogonalized Multimodal Contrastive Learning with Asymmetric
     Masking for Structured Representations*, 2026, https://arxiv.org/abs/2602.14983.

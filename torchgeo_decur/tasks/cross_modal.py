@@ -11,7 +11,7 @@ from .pretraining import MultimodalPretraining
 
 
 class BarlowTwins(MultimodalPretraining):
-    """Pretrain one encoder per modality with Barlow Twins, using modalities as views.
+    """Barlow Twins pretraining of one encoder per modality, with modalities as views.
 
     Zbontar et al., *Barlow Twins: Self-Supervised Learning via Redundancy Reduction*,
     ICML 2021, https://arxiv.org/abs/2103.03230. The loss drives the cross-correlation
@@ -50,7 +50,7 @@ class BarlowTwins(MultimodalPretraining):
 
 
 class VICReg(MultimodalPretraining):
-    """Pretrain one encoder per modality with VICReg, using modalities as views.
+    """VICReg pretraining of one encoder per modality, with modalities as views.
 
     Bardes et al., *VICReg: Variance-Invariance-Covariance Regularization for
     Self-Supervised Learning*, ICLR 2022, https://arxiv.org/abs/2105.04906. The loss
@@ -95,7 +95,7 @@ class VICReg(MultimodalPretraining):
 
 
 class CrossModalSimCLR(MultimodalPretraining):
-    """Pretrain one encoder per modality with SimCLR, using modalities as views.
+    """SimCLR pretraining of one encoder per modality, with modalities as views.
 
     Chen et al., *A Simple Framework for Contrastive Learning of Visual
     Representations*, ICML 2020, https://arxiv.org/abs/2002.05709. The loss is NT-Xent,
@@ -135,7 +135,7 @@ class CrossModalSimCLR(MultimodalPretraining):
 
 
 class CLIP(MultimodalPretraining):
-    """Pretrain one encoder per modality with CLIP, on image pairs of the same location.
+    """CLIP pretraining of one encoder per modality, on image pairs of the same location.
 
     Radford et al., *Learning Transferable Visual Models From Natural Language
     Supervision*, ICML 2021, https://arxiv.org/abs/2103.00020. Negatives come only from

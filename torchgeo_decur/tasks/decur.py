@@ -11,11 +11,11 @@ from .pretraining import MultimodalPretraining
 
 
 class DeCUR(MultimodalPretraining):
-    """Pretrain one encoder per modality with DeCUR.
+    """DeCUR pretraining of one encoder per modality.
 
     Wang et al., *Decoupling Common and Unique Representations for Multimodal
     Self-supervised Learning*, ECCV 2024, https://arxiv.org/abs/2309.05300. The loss
-    aligns the common dimensions of the embeddings across modalities, and decorrelates
+    aligns the common dimensions of the embeddings across modalities and decorrelates
     their unique dimensions. Its intra-modal terms align all dimensions between two
     views of each modality.
 

@@ -13,7 +13,7 @@ from .pretraining import MultimodalPretraining
 
 
 class FactorCL(MultimodalPretraining):
-    """Pretrain one encoder for each of two modalities with FactorCL.
+    """FactorCL pretraining of one encoder for each of two modalities.
 
     Liang, Deng et al., *Factorized Contrastive Learning: Going Beyond Multi-view
     Redundancy*, NeurIPS 2023, https://arxiv.org/abs/2306.05268.

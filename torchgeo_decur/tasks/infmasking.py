@@ -14,7 +14,7 @@ from .comm import CoMM
 
 
 class InfMasking(CoMM):
-    """Pretrain encoders and a fusion transformer with InfMasking.
+    """InfMasking pretraining of encoders and a fusion transformer.
 
     Wen, Dai et al., *InfMasking: Unleashing Synergistic Information by Contrastive
     Multimodal Interactions*, NeurIPS 2025, https://arxiv.org/abs/2509.25270.
@@ -106,7 +106,7 @@ class InfMasking(CoMM):
     def on_train_batch_start(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Check the images of the first batch, and pass the fit progress to the loss.
+        """Check the images of the first batch and pass the fit progress to the loss.
 
         Raises:
             ValueError: if image values are outside [0, 1].
@@ -116,7 +116,7 @@ class InfMasking(CoMM):
 
     @property
     def progress(self) -> float:
-        """Return the fraction of the fit up to this step; 1 in an open-ended fit."""
+        """Return the completed fraction of the fit, or 1 if the fit is open-ended."""
         if math.isinf(self._steps):
             return 1.0
         return min((self.global_step + 1) / self._steps, 1.0)
@@ -199,7 +199,7 @@ def keep_random_tokens(
     """
     numbers = [x.shape[1] for x in tokens.values()]
     some = next(iter(tokens.values()))
-    # Draw sample by sample, so that micro-batches use the same masks as the whole
+    # Draw sample by sample so that micro-batches use the same masks as the whole
     # batch.
     draws = torch.rand(len(some), masks, sum(numbers), device=some.device)
     return {

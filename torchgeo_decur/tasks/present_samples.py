@@ -11,9 +11,9 @@ from ..modalities import get_available
 
 
 class PresentSamples:
-    """Select the samples of a batch that have a modality.
+    """Selector for the samples of a batch that have a modality.
 
-    The masks stay on the CPU, so that counting samples does not wait for the device.
+    The masks stay on the CPU so that counting samples does not wait for the device.
     Only indices are copied to the device, asynchronously.
 
     Args:

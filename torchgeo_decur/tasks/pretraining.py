@@ -261,7 +261,7 @@ class MultimodalPretraining(CheckedTask):
         self._guard.check(self.global_step, ended=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the seed and the collapse indicators, unless the model diverged.
+        """Store the seed and the collapse metrics, unless the model diverged.
 
         Raises:
             FloatingPointError: if a term of the loss was NaN or infinite.
@@ -272,7 +272,7 @@ class MultimodalPretraining(CheckedTask):
         checkpoint['collapse'] = self._collapse.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the seed of the run, and check that the checkpoint matches the model.
+        """Restore the seed of the run and check that the checkpoint matches the model.
 
         Augmentations are not restored, because they are options of the run.
 
@@ -525,7 +525,7 @@ class MultimodalPretraining(CheckedTask):
 
     @property
     def collapsed(self) -> list[str]:
-        """Return the names of the indicators that show a collapse, such as ``std_s1``."""
+        """Return the names of the metrics that indicate a collapse, such as ``std_s1``."""
         return self._collapse.collapsed
 
     def alignment(self, diagonals: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -551,7 +551,10 @@ class MultimodalPretraining(CheckedTask):
     def _watch_collapse(
         self, metrics: Mapping[str, Tensor], h: Mapping[str, Tensor], ended: bool
     ) -> None:
-        """Warn about a collapse. This synchronizes, so call it only in steps that log."""
+        """Warn about a collapse.
+
+        The check synchronizes with the device, so call it only in steps that log.
+        """
         samples = {m: len(x) for m, x in h.items()}
         fewest = min(samples.values())
         values = {}

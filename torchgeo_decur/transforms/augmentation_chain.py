@@ -23,7 +23,7 @@ _VALUES_AT_ONCE = 2**20
 class Augmentation(nn.Module, ABC):
     """Base class for augmentations in configs.
 
-    Each call draws new parameters for each sample, so that two calls give two views.
+    Each call draws new parameters for each sample, so two calls give two views.
     """
 
     @abstractmethod
@@ -358,7 +358,7 @@ def _chosen(
 def _apply(step: Any, x: Tensor, index: Tensor, values: Mapping[str, Tensor]) -> Tensor:
     """Apply an operation to the indexed samples, in place if possible.
 
-    The index is on the device of the images. The parameters are on the CPU, so that
+    The index is on the device of the images. The parameters are on the CPU so that
     Kornia can check them without device synchronization.
     """
     if len(index) == 0:

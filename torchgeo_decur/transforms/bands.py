@@ -1,4 +1,4 @@
-"""Rename images by modality, and select or pad their bands."""
+"""Rename images by modality and select or pad their bands."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -125,7 +125,7 @@ class SelectBands(nn.Module):
 
 
 class PadBands(nn.Module):
-    """Transform that inserts constant bands, so that images fit an encoder with more bands.
+    """Transform that inserts constant bands to fit an encoder with more bands.
 
     Args:
         bands: names of the input bands, in order.

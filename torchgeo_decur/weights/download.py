@@ -1,4 +1,4 @@
-"""Download published weights once, and verify them at every use.
+"""Download published weights once and verify them at every use.
 
 Files are stored in the torch.hub cache, which TorchGeo shares and users can fill by hand.
 ``hf_hub_download`` uses another cache and does not verify the checksums of cached files.
@@ -108,7 +108,7 @@ def _read_verified[T](url: str, file: Path, read: Callable[[Path], T]) -> T:
 
 
 def _remove(file: Path) -> str:
-    """Remove a file that failed verification, and return the outcome for a message."""
+    """Remove a file that failed verification and describe the outcome for the error."""
     try:
         file.unlink()
     except OSError as error:

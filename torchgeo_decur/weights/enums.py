@@ -107,7 +107,7 @@ class DeCURWeights(join_enums(*ENUMS), Enum):  # type: ignore[misc]
         return checkpoint
 
     def interpret(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Name the encoders of a published file, and reorder their channels.
+        """Name the encoders of a published file and reorder their channels.
 
         Args:
             checkpoint: content of the published file.

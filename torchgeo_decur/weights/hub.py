@@ -25,7 +25,7 @@ class HubFolder(
     pipeline_tag='image-feature-extraction',
     tags=['earth-observation', 'multimodal', 'self-supervised-learning', 'torchgeo'],
 ):
-    """Mixin for encoders that are stored as Hugging Face Hub folders.
+    """Mixin for encoders stored as Hugging Face Hub folders.
 
     A folder contains the parameters (``model.safetensors``), the arguments
     (``config.json``) and the model card (``README.md``). As in
@@ -84,7 +84,7 @@ class HubFolder(
         resume_download: object = None,
         **arguments: Any,
     ) -> Self:
-        """Build encoders from a config, and load their parameters."""
+        """Build encoders from a config and load their parameters."""
         if not isinstance(arguments.get('modalities'), Mapping):
             raise ValueError(_not_ours(model_id, f'a {CONFIG_NAME} without modalities'))
         if os.path.isdir(model_id):
@@ -105,7 +105,7 @@ class HubFolder(
         return read.to(map_location).eval()  # type: ignore[no-any-return]
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write the parameters, and set the config that the mixin writes."""
+        """Write the parameters and set the config that the mixin writes."""
         check_writable(save_directory)
         config = {
             'modalities': self.modalities,

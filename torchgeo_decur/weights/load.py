@@ -306,7 +306,7 @@ def _fit_bands(
     known: Sequence[str],
     wanted: Sequence[str] | None,
 ) -> tuple[State, list[str]]:
-    """Adapt the first convolution to named bands, and list the changes."""
+    """Adapt the first convolution to named bands and list the changes."""
     key = first_convolution(expected)
     changes: list[str] = []
     if wanted is not None and (not key or len(wanted) != expected[key].shape[1]):
@@ -327,8 +327,8 @@ def _fit_bands(
     if len(known) != own:
         raise ValueError(
             f'{where}: expected weights that name their {own} bands, found '
-            f'{list(known) if known else "no names"}; remove bands, and use images with '
-            'the same bands as the weights'
+            f'{list(known) if known else "no names"}; remove the argument bands, and use '
+            'images with the same bands as the weights'
         )
     sources = [normalize_band(b) for b in known]
     targets = [normalize_band(b) for b in wanted]

@@ -59,7 +59,7 @@ class EncoderMetadata:
         Args:
             modality: name of the modality.
             in_chans: number of image channels.
-            record: record of the modality, if known.
+            record: metadata of the modality, if known.
             training: training metadata.
         """
         images = record.to_dict() if record else {}
@@ -105,12 +105,12 @@ class EncoderMetadata:
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """Band names in channel order; empty if unknown."""
+        """Band names in channel order, or an empty tuple if unknown."""
         return tuple(self.images.get('bands') or ())
 
     @property
     def record(self) -> Modality | None:
-        """Modality record of the images, or None if bands, kind or unit is unknown."""
+        """Modality metadata of the images, or None if bands, kind or unit is unknown."""
         if {'bands', 'kind', 'unit'} <= self.images.keys():
             return Modality.of(self.images)
         return None

@@ -41,7 +41,7 @@ def split_states(state: Mapping[str, Tensor]) -> dict[str, State]:
     Prefixes added by DDP and ``torch.compile`` are removed.
 
     Args:
-        state: tensors by name.
+        state: state dict.
 
     Returns:
         State dictionaries by modality, without untrained attention. The keys of published
@@ -67,10 +67,10 @@ def split_states(state: Mapping[str, Tensor]) -> dict[str, State]:
 
 
 def replace_prefix(state: Mapping[str, Tensor], old: str, new: str) -> State:
-    """Select the parameters with a prefix, and replace the prefix.
+    """Select the parameters whose names start with a prefix and replace this prefix.
 
     Args:
-        state: tensors by name.
+        state: state dict.
         old: prefix of the selected parameters.
         new: new prefix.
 
@@ -81,7 +81,7 @@ def replace_prefix(state: Mapping[str, Tensor], old: str, new: str) -> State:
 
 
 def normalize_key(key: str) -> str:
-    """Normalize a parameter name, so that it is the same in an encoder and its pyramid.
+    """Normalize a parameter name so that it is the same in an encoder and its pyramid.
 
     timm's pyramids rename ``stages.0`` to ``stages_0``, or add the prefix ``model.``.
 
@@ -122,7 +122,7 @@ def check_finite(name: str, state: Mapping[str, Tensor]) -> None:
 
     Args:
         name: file and modality, for the message.
-        state: tensors by name.
+        state: state dict.
 
     Raises:
         ValueError: if parameters are NaN or infinite.

@@ -41,7 +41,7 @@ def doctor(
     """
     if out is not None:
         check_writable(out.parent)
-    # Print only the findings to standard output, so that scripts can read them.
+    # Print only the findings to standard output so that scripts can read them.
     with redirect_stdout(sys.stderr):
         diagnosis = examine(config, max_samples, workers, overlays or (), data)
     width = min(shutil.get_terminal_size((80, 24)).columns, 100)

@@ -115,7 +115,7 @@ def check_grids(observations: Sequence[Observation]) -> list[Finding]:
 
 
 def check_leaves(leaves: Mapping[str, Any], footprint: Any) -> list[Finding]:
-    """Check raster files that are joined by location.
+    """Check raster files joined by location.
 
     Args:
         leaves: raster dataset of each modality, with a file index.

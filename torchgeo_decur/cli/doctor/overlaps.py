@@ -132,7 +132,7 @@ def check_places(observations: Sequence[Observation]) -> list[Finding]:
                     f'{count(len(set(j[found].tolist())), "sample")} of {b} overlap '
                     f'samples of {a}: {some(pairs, 2)}',
                     'different locations in each split',
-                    'split by location, so that all images of a location are in one split',
+                    'split by location so that all images of a location are in one split',
                 )
             )
     return findings

@@ -1,4 +1,4 @@
-"""Write GeoParquet in parts, so that an interrupted run can resume."""
+"""Write GeoParquet in parts so that an interrupted run can resume."""
 
 import json
 import shutil

@@ -118,7 +118,7 @@ def _restore(task: BaseTask, datamodule: BaseDataModule, file: Path) -> None:
     except RuntimeError as error:
         raise ValueError(
             f'{file}: expected a checkpoint of the {type(task).__name__} in the config, '
-            f'found other parameters: {error}'
+            f'found other parameters; choose the config of the checkpoint ({error})'
         ) from error
     # Lightning stores the datamodule state, which includes statistics, by class name.
     state = checkpoint.get(type(datamodule).__qualname__)

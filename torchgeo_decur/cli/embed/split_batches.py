@@ -95,7 +95,8 @@ class Batches:
             order = [i for i in order if has[i]]
         if not order:
             raise NotApplicable(
-                f'expected samples with all modalities {[*modalities]}, found none'
+                f'expected samples with all modalities {[*modalities]}, found none; '
+                'choose another split'
             )
         places = np.linspace(0, len(order) - 1, min(number, len(order)))
         loader: DataLoader[Any] = DataLoader(

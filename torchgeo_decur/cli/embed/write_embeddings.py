@@ -54,7 +54,7 @@ def embed_rasters(
       is written only for partly paired data. Features of an absent modality are NaN.
 
     The metadata entry ``torchgeo_decur`` maps features to modalities. Rows are written in
-    parts to ``<out>.parts``, so that an interrupted run can resume. The final file is
+    parts to ``<out>.parts`` so that an interrupted run can resume. The final file is
     written atomically. ``torchgeo.datasets.ClayEmbeddings`` can read it.
 
     Args:
@@ -239,7 +239,7 @@ class Embedder(LightningModule):
 
 
 class _Writer(Callback):
-    """Predict the remaining rows and write each part as soon as it is complete."""
+    """Callback that writes each part of the remaining rows as soon as it is complete."""
 
     def __init__(self, parts: GeoParquetParts, todo: list[int], progress: bool) -> None:
         self.parts, self.todo = parts, todo

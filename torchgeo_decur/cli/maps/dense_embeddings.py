@@ -98,7 +98,10 @@ def embed_dense(
 
 
 class _CellModel:
-    """Compute cell features; a cell has data if the modality has any valid pixel in it."""
+    """Model that computes cell features.
+
+    A cell has data if at least one of its pixels is valid in the modality.
+    """
 
     def __init__(self, embedder: Embedder) -> None:
         self.embedder = embedder
@@ -132,7 +135,7 @@ class _CellModel:
         return torch.cat(values, dim=1), torch.cat(masks, dim=1)
 
     def _cells(self, name: str, x: Tensor, mask: Tensor) -> Tensor:
-        """Compute the channels of a modality; windows without data are 0."""
+        """Compute the output channels of a modality, with zeros for windows without data."""
         number, (height, width) = len(x), mask.shape[2:]
         rows = mask.flatten(1).any(1).nonzero().flatten()
         shape = (number, self.groups[name], height, width)

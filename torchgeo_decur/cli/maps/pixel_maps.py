@@ -38,7 +38,7 @@ def predict_map(
 
     Windows overlap. To avoid seams, they are blended with weights that decrease toward
     their border. Memory use does not depend on the scene size. Rows of windows are written
-    in parts to ``<out>.parts``, so that an interrupted run can resume. The final file is
+    in parts to ``<out>.parts`` so that an interrupted run can resume. The final file is
     written atomically.
 
     The file has the CRS and grid of the first raster. If no modality of the task has data
@@ -95,7 +95,10 @@ def predict_map(
 
 
 class _PixelModel:
-    """Compute pixel predictions; a pixel has data if any modality of the task has data."""
+    """Model that predicts pixel values.
+
+    A pixel has data if it is valid in at least one modality of the task.
+    """
 
     cell = 1
 
@@ -180,7 +183,7 @@ def map_scene(
         batch_size: windows per batch; by default, the batch size of the data.
         device: auto, cpu, gpu or mps.
     """
-    # Print only the file name to standard output, so that scripts can read it.
+    # Print only the file name to standard output so that scripts can read it.
     with redirect_stdout(sys.stderr):
         task, datamodule, about = load_run(run, ckpt_path, data, batch_size)
         return predict_map(

@@ -1,4 +1,4 @@
-"""Write a Cloud-Optimized GeoTIFF in parts, so that an interrupted run can resume."""
+"""Write a Cloud-Optimized GeoTIFF in parts so that an interrupted run can resume."""
 
 import json
 import shutil
@@ -89,9 +89,8 @@ class Bands:
         if wrong.any():
             name = self.names[int(wrong.any((1, 2)).argmax())]
             raise ValueError(
-                f'expected finite values, found NaN or infinity in {name}; if the images '
-                'contain NaN or infinity there, set nodata; otherwise, use a checkpoint '
-                'saved before the fit diverged'
+                f'expected finite values, found NaN or infinity in {name}; set nodata if the '
+                'images contain such values, or use a checkpoint from before the fit diverged'
             )
         if self.dtype == 'float16' and np.nanmax(np.abs(values), initial=0) > _HALF:
             raise ValueError(

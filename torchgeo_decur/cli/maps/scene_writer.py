@@ -26,7 +26,7 @@ BLOCK_BYTES = 2**27
 
 
 class WindowModel(Protocol):
-    """Protocol of models that compute output channels for the cells of a window.
+    """Protocol for models that compute output channels for the cells of a window.
 
     Attributes:
         cell: cell size in pixels.
@@ -81,7 +81,7 @@ def write_scene(
     """Write the blended channels of all windows of a scene to a COG.
 
     Memory use depends on the window size, ``BLOCK_BYTES`` and ``CACHE``, but not on the
-    scene size. Rows of windows are written in parts to ``<out>.parts``, so that an
+    scene size. Rows of windows are written in parts to ``<out>.parts`` so that an
     interrupted run can resume.
 
     Args:

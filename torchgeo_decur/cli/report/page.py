@@ -41,11 +41,11 @@ def render_page(
     results: Sequence[Mapping[str, Any]],
     folder: Path | None = None,
 ) -> str:
-    """Render a page with facts and results.
+    """Render a report or a data check as an HTML page.
 
     Args:
         title: page title.
-        about: facts shown below the title, by name.
+        about: properties shown below the title, by name.
         results: stored results of the analyses in page order; see
             :func:`~torchgeo_decur.cli.report.store.save_result`.
         folder: report folder, with one subfolder per analysis. Without it, results must

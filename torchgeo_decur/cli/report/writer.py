@@ -189,7 +189,7 @@ class Run:
             )
 
     def facts(self, sources: Mapping[str, str]) -> dict[str, str]:
-        """Collect facts about the report to show on its page.
+        """Collect the properties that the page shows below its title.
 
         Args:
             sources: origin of the task and the data by name.
@@ -254,7 +254,8 @@ def _saliency(run: Run, analyse: Callable[..., AnalysisResult]) -> AnalysisResul
 def _curves(run: Run) -> AnalysisResult:
     if run.metrics is None:
         raise NotApplicable(
-            'training curves require the metrics.csv of the fit, found none'
+            'training curves require the metrics.csv of the fit, found none; add a '
+            'CSVLogger to the fit'
         )
     return analysis.training_curves(run.metrics)
 

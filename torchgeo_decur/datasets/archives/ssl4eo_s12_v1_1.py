@@ -61,7 +61,7 @@ class SSL4EOS12V11(ArchiveDataset):
         num_dates: number of dates T per sample for 'same' and 'independent'.
         skip_incomplete: how to treat locations without a modality: 'keep' to use them,
             True to skip them, or False to raise an error.
-        transforms: function that is applied to each sample and returns a new one.
+        transforms: function that transforms each sample and returns a new one.
         skip_unreadable: whether to replace a location that has a damaged file with the
             next one.
         seed: seed for drawing dates.

@@ -114,7 +114,7 @@ class PlaceFiles(PlaceStore):
         return PlaceArrays(opened, (row,))
 
     def number(self, place: int) -> int:
-        """Return the number of a location, and check that its modalities agree.
+        """Return the number of a location and check that its modalities agree.
 
         Args:
             place: index of the location in the store.

@@ -79,7 +79,7 @@ class TerraMesh(ArchiveDataset):
         land_cover: whether to return 'LULC' as ``mask``.
         skip_incomplete: how to treat locations without a modality: 'keep' to use them,
             True to skip them, or False to raise an error.
-        transforms: function that is applied to each sample and returns a new one.
+        transforms: function that transforms each sample and returns a new one.
         skip_unreadable: whether to replace a location that has a damaged file with the
             next one.
         index: folder for the indices of tar shards; by default, ``index`` in the root.

@@ -1,4 +1,4 @@
-"""Project extents to another CRS, so that only the required part of a raster is read."""
+"""Project extents to another CRS so that only the required part of a raster is read."""
 
 import math
 from typing import Any

@@ -63,7 +63,7 @@ class RasterFile:
 
     @property
     def marks(self) -> str:
-        """Declared nodata values as text, so that files can be compared."""
+        """Declared nodata values as text, for comparing files."""
         return ', '.join(str(v) for v in dict.fromkeys(self.nodata))
 
     def bands(self, count: int | None = None) -> list[int]:

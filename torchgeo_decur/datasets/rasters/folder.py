@@ -107,7 +107,7 @@ class RasterFolder(RasterDataset):
         return Resampling[self.method] if self.method else super().resampling
 
     def _first_of_each(self, paths: Iterable[str]) -> list[str]:
-        """Return the file of one band of each scene, and check that no band is missing."""
+        """Return the file of one band of each scene and check that no band is missing."""
         pattern = re.compile(self.filename_regex, re.VERBOSE)
         scenes = {}
         for path in paths:
@@ -279,7 +279,7 @@ class RasterFolder(RasterDataset):
     def _mosaic(
         self, paths: Sequence[str], bands: Sequence[int], x: slice, y: slice
     ) -> Tensor:
-        """Read a mosaic of files, as float32 images with NaN or as integer labels."""
+        """Merge files into float32 images, with NaN for missing pixels, or integer labels."""
         load = self._keep_open if self.cache else self._open
         opened = [load(path, self.crs) for path in paths]
         values, _ = merge(

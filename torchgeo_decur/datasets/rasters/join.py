@@ -1,4 +1,4 @@
-"""Join rasters by location, and read windows of the joined rasters."""
+"""Join rasters by location and read windows of the joined rasters."""
 
 import itertools
 import warnings
@@ -94,7 +94,7 @@ class JoinedRasters:
         points = shapely.point_on_surface(parts)
         found, files = tree.query(points, predicate='intersects')
         chosen = np.zeros(len(parts), dtype=np.int64)
-        # If there are several files, use the first, so that a mosaic has a single grid.
+        # If there are several files, use the first so that a mosaic has a single grid.
         order = np.argsort(files)[::-1]
         chosen[found[order]] = files[order]
         return cast(NDArray[np.float64], first.bounds.to_numpy()[chosen])
@@ -206,7 +206,7 @@ class JoinedRasters:
 
     @property
     def dated(self) -> bool:
-        """True if files have different dates, so that a window requires a time."""
+        """True if files have different dates and a window therefore requires a time."""
         return len(pd.unique(self.joined.index.index)) > 1
 
     def area_of(self, name: str, time: tuple[slice, ...] = ()) -> BaseGeometry:

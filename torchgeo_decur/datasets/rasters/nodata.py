@@ -82,7 +82,7 @@ def _declared(name: str, given: Any, files: Sequence[RasterFile]) -> float | Non
         if math.isnan(value) and declared:
             raise ValueError(
                 f'{name}: nodata must not be NaN, because {first.path} declares '
-                f'{first.nodata[0]:g}; remove nodata: NaN always counts as missing'
+                f'{first.nodata[0]:g}; remove nodata, because NaN always counts as missing'
             )
         return value
     for file in files:

@@ -66,7 +66,7 @@ class SceneWindows(Dataset[Sample]):
         if len(set(found.values())) > 1:
             raise ValueError(
                 f'a map requires rasters with the same resolution, got {found}; remove res '
-                'from the entries, and fit the model without it'
+                'from the entries, and fit the model again'
             )
         self.rasters = rasters
         xres, yres = rasters.joined.res
@@ -205,7 +205,7 @@ def window_starts(
     """
     last = total - side
     step = side * (1 - overlap)
-    # Align windows to the encoder's stride, so that its grid does not shift between windows.
+    # Align windows to the encoder's stride so that its grid does not shift between windows.
     unit = align if step >= align else cell
     step = max(1, int(step) // unit) * unit
     return np.append(np.arange(0, last, step), last)

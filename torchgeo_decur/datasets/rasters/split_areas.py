@@ -116,7 +116,7 @@ def divide(
         rasters: joined rasters.
         shares: fraction of the footprint for each area, by name; they sum to 1.
         widths: pixel width of each dataset in CRS units. The gap between areas is three
-            pixels of the coarsest dataset, so that interpolation does not mix areas. If an
+            pixels of the coarsest dataset so that interpolation does not mix areas. If an
             area is then too small for a window, the gap is narrower, and a warning names
             the affected datasets.
 
@@ -196,7 +196,7 @@ def _hold_windows(
 
 
 def _groups(parts: NDArray[np.object_], gap: float) -> NDArray[np.int64]:
-    """Assign polygons to groups, so that polygons closer than the gap have the same group."""
+    """Assign polygons to groups so that polygons closer than the gap have the same group."""
     tree = shapely.STRtree(parts)
     pairs = tree.query(parts, predicate='dwithin', distance=gap * (1 - 1e-6))
     graph = coo_array((np.ones(pairs.shape[1]), pairs), shape=(len(parts), len(parts)))

@@ -55,7 +55,7 @@ class RasterUnion(JoinedRasters):
             found, files = tree.query(parts[left], predicate='intersects')
             order = np.argsort(files)[::-1]
             chosen = np.full(len(left), -1)
-            # If there are several files, use the first, so that a mosaic has a single grid.
+            # If there are several files, use the first so that a mosaic has a single grid.
             chosen[found[order]] = files[order]
             has = chosen >= 0
             bounds[left[has]] = shapes.bounds.to_numpy()[chosen[has]]
@@ -178,7 +178,7 @@ class RasterUnion(JoinedRasters):
         return min(self.missing(sample, window).values()) <= self.max_nodata
 
     def deliver(self, sample: Sample, window: GeoSlice, whole: bool = False) -> Sample:
-        """Add the availability of each modality, and set absent images to 0.
+        """Add the availability of each modality and set absent images to 0.
 
         Args:
             sample: result of :meth:`read` with all modalities.

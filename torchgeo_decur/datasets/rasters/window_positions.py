@@ -155,7 +155,7 @@ def random_positions(rasters: JoinedRasters, area: BaseGeometry) -> Positions:
 
 
 def holds_window(rasters: JoinedRasters, area: BaseGeometry) -> bool:
-    """Check whether an area has a position for a window, as in :func:`random_positions`."""
+    """Check whether at least one window from :func:`random_positions` fits into an area."""
     return len(random_positions(rasters, area)) > 0
 
 

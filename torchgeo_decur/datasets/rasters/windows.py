@@ -150,7 +150,7 @@ class GridWindows(Dataset[Sample]):
 
     Attributes:
         windows: slices of x, y and, for dated files, time.
-        skipped: number of windows that are skipped because of missing pixels.
+        skipped: number of windows skipped because of missing pixels.
     """
 
     def __init__(

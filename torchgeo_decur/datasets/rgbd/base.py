@@ -43,7 +43,7 @@ class RGBDDataset(FileDataset):
             file size. Photographs are interpolated; depth and masks use nearest-neighbor
             resampling.
         cache: folder of the HHA images; by default, ``hha`` in the root.
-        transforms: function that is applied to each sample and returns a new one.
+        transforms: function that transforms each sample and returns a new one.
         skip_unreadable: whether to replace a frame that has a damaged file with the next
             one.
     """
@@ -122,7 +122,7 @@ class RGBDDataset(FileDataset):
 
     @abstractmethod
     def _find(self) -> list[Any]:
-        """Find the frames of the split, and raise an error if any is missing."""
+        """Find the frames of the split and raise an error if any is missing."""
 
     @abstractmethod
     def _rgb(self, item: Any) -> Tensor:

@@ -17,7 +17,7 @@ from .hha import Intrinsics, encode_hha
 
 
 class HHACache:
-    """Folder cache of HHA images, with one PNG per frame that is computed on first access.
+    """Folder cache of HHA images, with one PNG per frame, computed on first access.
 
     Files are written atomically, so interrupted runs and parallel processes cannot damage
     the cache. Unreadable files are recomputed. File names contain a hash of all options.
@@ -28,7 +28,7 @@ class HHACache:
             :func:`~torchgeo_decur.datasets.encode_hha`.
     """
 
-    # Increase this number when the encoding changes, so that old files are not used.
+    # Increase this number when the encoding changes so that old files are not used.
     version = 1
 
     def __init__(

@@ -31,7 +31,7 @@ class NYUDepthV2(RGBDDataset):
         depth: 'hha' or 'raw'.
         size: height and width of images and masks after resizing.
         cache: folder of the HHA images; by default, ``hha`` in the root.
-        transforms: function that is applied to each sample and returns a new one.
+        transforms: function that transforms each sample and returns a new one.
         skip_unreadable: whether to replace an unreadable frame with the next one.
 
     Raises:

@@ -55,7 +55,7 @@ class SUNRGBD(RGBDDataset):
         depth: 'hha' or 'raw'.
         size: height and width of images and masks after resizing.
         cache: folder of the HHA images; by default, ``hha`` in the root.
-        transforms: function that is applied to each sample and returns a new one.
+        transforms: function that transforms each sample and returns a new one.
         skip_unreadable: whether to replace a frame that has a damaged file with the next
             one.
 

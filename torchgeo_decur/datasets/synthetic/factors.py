@@ -64,7 +64,7 @@ class SyntheticFactors(NonGeoDataset):
         cache: whether each process keeps generated scenes in memory.
         paired: probability that a scene has both modalities. Other scenes have a random
             one; the other image is zeros, and its ``available_<m>`` is False.
-        transforms: function that is applied to each sample and returns a new one.
+        transforms: function that transforms each sample and returns a new one.
 
     Raises:
         ValueError: if a number is too small, a modality is unknown, or there are too few

@@ -10,7 +10,7 @@ Tests, tutorials and benchmarks read these directories as if they were real data
 ``bigearthnet_v2``
     ``BigEarthNet-S1``, ``BigEarthNet-S2`` (12 bands, at 10, 20 and 60 m),
     ``Reference_Maps`` (CORINE land cover codes) and ``metadata.parquet``. The labels of a
-    patch are all covers of at least 2 % of its pixels, named as in the 19 classes.
+    patch are the land cover classes, out of 19, with at least 2 % of its pixels.
     ``splits`` sets the fractions for training, validation and testing. Real patches have
     120 x 120 pixels.
 ``geonrw``
@@ -18,8 +18,8 @@ Tests, tutorials and benchmarks read these directories as if they were real data
     ``cities``. All other cities have empty directories, as TorchGeo's reader requires.
     Real tiles have 1000 x 1000 pixels.
 
-Coarser bands are block means. ``s2a`` and the bands of BigEarthNet exclude the radiance of a
-clear sky. Locations and dates are arbitrary: UTM zone 33N (32N for GeoNRW), in 2020 (2017
+Coarser bands are block means. ``s2a`` and the bands of BigEarthNet exclude atmospheric path
+radiance. Locations and dates are arbitrary: UTM zone 33N (32N for GeoNRW), in 2020 (2017
 for BigEarthNet).
 """
 
@@ -86,7 +86,7 @@ Array = NDArray[Any]
 
 
 class Scenes(Protocol):
-    """Protocol of datasets whose scenes can be written.
+    """Protocol for datasets whose scenes can be written.
 
     Attributes:
         size: height and width in pixels.

@@ -107,7 +107,7 @@ class SyntheticEO(NonGeoDataset):
         paired: probability that a scene has all modalities. Other scenes have a random
             one; the images of the others are zeros, and each sample has
             ``available_<m>``.
-        transforms: function that is applied to each sample and returns a new one.
+        transforms: function that transforms each sample and returns a new one.
 
     Raises:
         ValueError: if a modality is unknown or repeated, or a number is too small.

@@ -71,7 +71,7 @@ class Trifeatures(NonGeoDataset):
         size: height and width in pixels; 224 in the papers.
         seed: seed of the drawings and of the pairs.
         pairing: 'unbiased', 'biased' or 'balanced'.
-        transforms: function that is applied to each sample and returns a new one.
+        transforms: function that transforms each sample and returns a new one.
 
     Raises:
         ValueError: if an option is unknown, or a number is too small.

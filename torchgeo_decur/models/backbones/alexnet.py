@@ -141,7 +141,7 @@ class AlexNet(nn.Module):
         return [self.features[a:b] for a, b in zip(starts, ends, strict=True)]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool the feature map, and classify it if there is a linear layer.
+        """Pool the feature map and classify it if there is a linear layer.
 
         Args:
             x: feature map, shape (B, ``num_features``, h, w).
@@ -181,13 +181,13 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def alexnet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Create AlexNet with 64 to 384 channels and 2.5 million parameters, not pretrained."""
+    """Create an untrained AlexNet with 64 to 384 channels and 2.5 million parameters."""
     return _create('alexnet', pretrained, **kwargs)
 
 
 @register_model
 def alexnet_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Create AlexNet with BatchNorm and half the stride and width, for 64-pixel images."""
+    """Create a narrow AlexNet with BatchNorm and half the stride, for 64-pixel images."""
     small = {
         'widths': (32, 64, 128, 128, 128),
         'first_kernel': 5,

@@ -22,7 +22,7 @@ class DeformableAttention(nn.Module):
 
     .. math:: DA(x) = W_o\,\mathrm{softmax}(q k^T / \sqrt{d} + b)\,v
 
-    with d channels per head. The bias b is interpolated from a table that is indexed by
+    with d channels per head. The bias b is interpolated from a table indexed by
     the displacement from key to query. Each group of channels has its own points, which
     ``num_heads / groups`` consecutive heads share. Feature maps may have any size.
 
@@ -38,7 +38,7 @@ class DeformableAttention(nn.Module):
         kernel_size: kernel size of the convolution that predicts offsets; must be odd.
         table_size: height and width of the feature map for which the bias table has
             exactly one entry per displacement.
-        zero_init: whether to initialize the output projection with zeros, so that
+        zero_init: whether to initialize the output projection with zeros so that
             ``DA(x) = 0``.
 
     Shape:

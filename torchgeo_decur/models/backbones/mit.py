@@ -121,7 +121,7 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool a feature map, and classify it if there is a classifier.
+        """Pool a feature map and classify it if there is a classifier.
 
         Args:
             x: feature map, shape (B, F, h, w).

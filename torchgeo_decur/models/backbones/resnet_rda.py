@@ -57,7 +57,7 @@ class ResNetRDA(ResNet):
     Args:
         block: timm class of the residual blocks.
         layers: number of blocks in each stage.
-        zero_init_attention: whether the attention output is initially zero, so that the
+        zero_init_attention: whether the attention output is initially zero so that the
             network starts as a plain ResNet.
         residual: whether to add the attention output to its input. False gives
             ``x = DA(x)``, the ablation of the paper (Table 4).

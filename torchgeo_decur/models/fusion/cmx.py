@@ -269,7 +269,7 @@ class CMXSegmenter(Segmenter):
         if widths != other:
             raise ValueError(
                 'cmx requires backbones with the same number of channels per level for '
-                f'both modalities, got {encoders.channels}'
+                f'both modalities, got {encoders.channels}; choose the same backbone for both'
             )
         decoder = build_decoder('segformer', widths, encoders.strides, num_classes)
         super().__init__(encoders, decoder, freeze_backbone, modality_dropout)
@@ -303,7 +303,7 @@ class CMXSegmenter(Segmenter):
         features: Mapping[str, Sequence[Tensor]],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, list[Tensor]]:
-        """Set the features of absent modalities to zero, and record which are present.
+        """Set the features of absent modalities to zero and record which are present.
 
         Returns:
             The first level by modality, shape (B, C, h, w). If samples may lack a modality,

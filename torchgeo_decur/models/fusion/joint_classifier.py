@@ -66,7 +66,8 @@ class FusionHeadClassifier(LateFusion):
         if any(expected.get(m) != pair for m, pair in found.items()):
             raise ValueError(
                 'fusion must be a head for these encoders and modalities, with (token, '
-                f'image) channels {found}, got {expected}'
+                f'image) channels {found}, got {expected}; choose encoders and a fusion '
+                'head from the same run'
             )
         channels = {m: [c] for m, c in encoders.num_channels.items()}
         super().__init__(encoders, channels, freeze_backbone, modality_dropout)

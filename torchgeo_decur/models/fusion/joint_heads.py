@@ -216,7 +216,7 @@ class SharedUniqueHead(FusionHead):
     def parts(
         self, images: Mapping[str, Tensor], tokens: Mapping[str, Tensor]
     ) -> dict[str, list[Tensor]]:
-        """Return the tokens unchanged, and compute unique features.
+        """Return the tokens unchanged and compute unique features.
 
         Returns:
             Tokens and unique features by modality.
@@ -229,7 +229,7 @@ class SharedUniqueHead(FusionHead):
         parts: Mapping[str, Sequence[Tensor]],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Fuse tokens, and concatenate unique features.
+        """Fuse tokens and concatenate unique features.
 
         Returns:
             Unique features by modality and ``shared``, each of shape (B, ``embed_dim``),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-# Tolerance, so that rounding of sizes neither adds nor loses a cell.
+# Tolerance that keeps the rounding of sizes from adding or dropping a cell.
 _EPSILON = 1e-6
 
 

@@ -121,7 +121,7 @@ class MultimodalPyramid(nn.Module):
 
 
 class StagedPyramid(MultimodalPyramid):
-    """Feature pyramids that run stage by stage, so that modalities can interact in between.
+    """Feature pyramids that run stage by stage so that modalities can interact in between.
 
     The levels have strides 4, 8, 16 and 32. The first stage includes all earlier layers.
 
@@ -204,6 +204,7 @@ def _copy(source: nn.Module, target: nn.Module) -> None:
     lacking = sorted(k for k in wanted if normalize_key(k) not in state)
     if lacking:
         raise ValueError(
-            f'pyramid must only have parameters of its encoder, got {lacking[:3]}'
+            'model must have the parameters of its feature pyramid, but lacks '
+            f'{lacking[:3]}; choose another timm model'
         )
     target.load_state_dict({k: state[normalize_key(k)] for k in wanted})

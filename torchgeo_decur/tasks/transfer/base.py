@@ -34,10 +34,13 @@ class TargetGuard(Protocol):
     """Protocol for target checks that do not synchronize with the device in each step."""
 
     def replace(self, y: Tensor) -> Tensor:
-        """Replace invalid targets, and record them."""
+        """Replace invalid targets and record them."""
 
     def check(self, key: str) -> None:
-        """Raise an error if a target was invalid; this synchronizes with the device."""
+        """Raise an error if an invalid target was recorded.
+
+        Reading the record synchronizes with the device.
+        """
 
 
 class LateFusionTask(CheckedTask):
@@ -248,7 +251,7 @@ class LateFusionTask(CheckedTask):
         self._log_metrics(self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
-        """Log the test metrics, and print a table with one row per modality subset."""
+        """Log the test metrics and print a table with one row per modality subset."""
         self.guard.check(self.hparams['label_key'])
         if values := self.subset_metrics.compute():
             self.log_dict(values)
@@ -393,7 +396,7 @@ class LateFusionTask(CheckedTask):
     def _evaluate(
         self, batch: Sample, batch_idx: int, y_hat: Tensor, name: str
     ) -> Tensor:
-        """Log the loss over known targets, and return the targets."""
+        """Log the loss over known targets and return the targets."""
         y = self._checked_target(batch)
         if batch_idx == 0 or self.device.type == 'cpu':
             self.guard.check(self.hparams['label_key'])

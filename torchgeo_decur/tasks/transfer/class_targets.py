@@ -205,7 +205,7 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
         return dict(self.train_metrics.items(keep_base=True)), self._more_metrics()
 
     def _more_metrics(self) -> dict[str, Metric]:
-        """Return additional metrics for validation and test, which TorchGeo lacks."""
+        """Return the validation and test metrics that TorchGeo lacks."""
         return {}
 
     def _target(self, batch: Sample) -> Tensor:

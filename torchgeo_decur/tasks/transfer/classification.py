@@ -10,7 +10,7 @@ from .scenes import SceneTask
 
 
 class LateFusionClassification(SceneTask, ClassTargets):
-    """Fine-tune or probe pretrained encoders for scene classification.
+    """Scene classification with pretrained encoders, fine-tuned or frozen.
 
     The features of all modalities are concatenated, or fused by a pretrained fusion
     head, and one linear layer classifies them. Metrics have the same names as in

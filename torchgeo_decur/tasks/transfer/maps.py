@@ -132,7 +132,7 @@ class MapTask(LateFusionTask):
         return moved if outputs.ndim == 4 else moved[:, 0]
 
     def _grid(self, batch: Sample) -> Sequence[int] | None:
-        """Return the size of the chosen grid, or of the mask; None if both are absent."""
+        """Return the size of the chosen grid or of the mask, or None if both are absent."""
         names = [f'image_{self.hparams["grid"]}', self.hparams['label_key']]
         return next((batch[n].shape[-2:] for n in names if n in batch), None)
 

@@ -77,7 +77,7 @@ class MaskedLoss(nn.Module):
 
 
 class LabelGuard:
-    """Record invalid labels, and replace them before they crash a GPU kernel.
+    """Guard that records and replaces invalid labels, which would crash a GPU kernel.
 
     The record stays on the device, because reading it would synchronize host and
     device.
@@ -125,13 +125,15 @@ class LabelGuard:
         return y.where(~outside, 0)
 
     def check(self, key: str) -> None:
-        """Raise an error if a label was invalid; this synchronizes with the device.
+        """Raise an error if an invalid label was recorded.
+
+        Reading the record synchronizes with the device.
 
         Args:
-            key: key of the labels in the batch.
+            key: key of the labels in the batch, for the error message.
 
         Raises:
-            ValueError: if a label was invalid; the message names the extreme values.
+            ValueError: if a label was invalid. The message contains the extreme values.
         """
         if self._range is None:
             return

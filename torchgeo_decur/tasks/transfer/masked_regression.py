@@ -58,7 +58,7 @@ class MaskedRegressionLoss(nn.Module):
 
 
 class NumberGuard:
-    """Record targets that are infinite or huge, and replace them with NaN.
+    """Guard that records infinite or huge targets and replaces them with NaN.
 
     The record stays on the device, because reading it would synchronize host and
     device.
@@ -95,10 +95,12 @@ class NumberGuard:
         return y.where(~wrong, torch.nan)
 
     def check(self, key: str) -> None:
-        """Raise an error if a target was invalid; this synchronizes with the device.
+        """Raise an error if an invalid target was recorded.
+
+        Reading the record synchronizes with the device.
 
         Args:
-            key: key of the targets in the batch.
+            key: key of the targets in the batch, for the error message.
 
         Raises:
             ValueError: if a target was infinite or huge.

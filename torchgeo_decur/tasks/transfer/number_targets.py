@@ -176,7 +176,7 @@ class NumberTargets(LateFusionTask):
         return y_hat * self._scale(y_hat) + self._by_output(self.target_mean, y_hat)
 
     def _scale(self, y: Tensor) -> Tensor:
-        """Return the scale of the outputs; 1 before a fit."""
+        """Return the scale of the outputs, which is 1 before a fit."""
         std = self.target_std.where(self.target_std > 0, 1)
         return self._by_output(std, y)
 

@@ -6,11 +6,12 @@ from .scenes import SceneTask
 
 
 class LateFusionRegression(SceneTask, NumberTargets):
-    """Fine-tune or probe pretrained encoders to predict scene values such as biomass.
+    """Regression of scene values, such as biomass, with pretrained encoders.
 
-    The features of all modalities are concatenated, or fused by a pretrained fusion
-    head, and one linear layer predicts the values. Options, metrics and losses have the
-    same names as in TorchGeo's ``Regression``. For missing modalities, see
+    The encoders are fine-tuned or frozen. The features of all modalities are
+    concatenated, or fused by a pretrained fusion head, and one linear layer predicts the
+    values. Options, metrics and losses have the same names as in TorchGeo's
+    ``Regression``. For missing modalities, see
     :class:`~torchgeo_decur.tasks.LateFusionClassification`.
 
     Args:
@@ -34,7 +35,7 @@ class LateFusionRegression(SceneTask, NumberTargets):
 
 
 class LateFusionPixelwiseRegression(MapTask, NumberTargets):
-    """Fine-tune pretrained encoders to predict pixel values such as tree height.
+    """Regression of pixel values, such as tree height, with pretrained encoders.
 
     The feature pyramids of all modalities are concatenated level by level, and a
     decoder predicts the values of each pixel. Options, metrics and losses have the same

@@ -83,7 +83,7 @@ class SceneTask(LateFusionTask):
         fusion = self.hparams['fusion']
         build: Callable[..., LateFusion] = LateFusionClassifier
         if fusion != 'concatenate':
-            # A checkpoint stores the description of the head, so that it loads without
+            # A checkpoint stores the description of the head so that it loads without
             # the file.
             known = isinstance(fusion, Mapping)
             head = build_fusion_head(fusion) if known else load_fusion_head(fusion)

@@ -5,7 +5,7 @@ from .maps import MapTask
 
 
 class LateFusionSegmentation(MapTask, ClassTargets):
-    """Fine-tune or probe pretrained encoders for semantic segmentation.
+    """Semantic segmentation with pretrained encoders, fine-tuned or frozen.
 
     The feature pyramids of all modalities are concatenated level by level, and a
     decoder predicts the class of each pixel. Metrics have the same names as in
