@@ -8,7 +8,7 @@ from typing import Any
 # 0.07 (AlexNet), so an absolute threshold alone would be wrong.
 _RATIO = 0.1
 _LARGEST = {'std_': 0.02, 'rank_': 1.3}
-# Value of each indicator when all samples are identical.
+# Value of each metric when all samples are identical.
 _COLLAPSED = {'std_': 0.0, 'rank_': 1.0}
 #: Minimum number of samples for valid metrics: two or three may be similar by
 #: chance.
@@ -25,7 +25,7 @@ class CollapseGuard:
     collapse.
 
     Args:
-        patience: number of consecutive epochs with a low indicator that count as a
+        patience: number of consecutive epochs with a low metric that count as a
             collapse.
 
     Example:
@@ -68,7 +68,7 @@ class CollapseGuard:
 
     @property
     def collapsed(self) -> list[str]:
-        """Return the names of the metrics that indicate a collapse."""
+        """Names of the metrics that indicate a collapse."""
         return [n for n, epochs in self._epochs.items() if epochs >= self.patience]
 
     def warning(self, epoch: int) -> str | None:

@@ -125,7 +125,7 @@ class COrAL(FusionPretraining):
 
     @property
     def mask_ratio(self) -> float:
-        """Return the mask ratio of the current step."""
+        """Mask ratio of the current step."""
         option: float | list[float] = self.hparams['mask_ratio']
         ends = [option] if isinstance(option, int | float) else list(option)
         return ends[0] + (ends[-1] - ends[0]) * min(self.global_step / self._steps, 1)

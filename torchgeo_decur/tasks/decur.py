@@ -66,7 +66,7 @@ class DeCUR(MultimodalPretraining):
 
     @property
     def common_dim(self) -> int:
-        """Return the number of common dimensions, which come first in an embedding."""
+        """Number of common dimensions, which come first in an embedding."""
         ratio: float = self.hparams['common_ratio']
         widths: list[int] = list(self.hparams['projector'])
         # Without a projector, the features are the embeddings.

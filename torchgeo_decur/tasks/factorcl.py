@@ -77,7 +77,7 @@ class FactorCL(MultimodalPretraining):
 
     @property
     def common_dim(self) -> int:
-        """Return the number of dimensions for shared information, which come first."""
+        """Number of dimensions for shared information, which come first."""
         return 2 * self._part_dim
 
     @property

@@ -116,7 +116,7 @@ class InfMasking(CoMM):
 
     @property
     def progress(self) -> float:
-        """Return the completed fraction of the fit, or 1 if the fit is open-ended."""
+        """Completed fraction of the fit, or 1 if the fit is open-ended."""
         if math.isinf(self._steps):
             return 1.0
         return min((self.global_step + 1) / self._steps, 1.0)

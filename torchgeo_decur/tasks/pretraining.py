@@ -171,7 +171,7 @@ class MultimodalPretraining(CheckedTask):
 
     @property
     def model(self) -> MultimodalEncoder:
-        """Return the encoders, under the attribute name that TorchGeo's tasks use."""
+        """Encoders, under the attribute name that TorchGeo's tasks use."""
         return self.encoders
 
     def projector_in_features(self) -> dict[str, int]:
@@ -525,7 +525,7 @@ class MultimodalPretraining(CheckedTask):
 
     @property
     def collapsed(self) -> list[str]:
-        """Return the names of the metrics that indicate a collapse, such as ``std_s1``."""
+        """Names of the metrics that indicate a collapse, such as ``std_s1``."""
         return self._collapse.collapsed
 
     def alignment(self, diagonals: Mapping[str, Tensor]) -> dict[str, Tensor]:

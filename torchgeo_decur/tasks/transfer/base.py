@@ -133,7 +133,7 @@ class LateFusionTask(CheckedTask):
     @property
     @abstractmethod
     def num_outputs(self) -> int:
-        """Return the number of model outputs per sample or pixel."""
+        """Number of model outputs per sample or pixel."""
 
     def configure_models(self) -> None:
         """Check the options, before a subclass builds the model.

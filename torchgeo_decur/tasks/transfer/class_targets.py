@@ -74,7 +74,7 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
 
     @property
     def num_outputs(self) -> int:
-        """Return the number of logits per sample or pixel."""
+        """Number of logits per sample or pixel."""
         return self.hparams['num_classes'] or self.hparams['num_labels'] or 1
 
     def configure_models(self) -> None:

@@ -71,7 +71,7 @@ class NumberTargets(LateFusionTask):
 
     @property
     def num_outputs(self) -> int:
-        """Return the number of model outputs per sample or pixel."""
+        """Number of model outputs per sample or pixel."""
         number: int = self.hparams['num_outputs']
         return number
 
