@@ -137,6 +137,18 @@ def current_names(component: type, options: Mapping[str, Any]) -> dict[str, Any]
     return kept | {names[o]: value for o, value in options.items() if o in names}
 
 
+def tuples_to_lists(value: Any) -> Any:
+    """Convert tuples to lists, as a parser and a checkpoint do.
+
+    Example:
+        >>> tuples_to_lists({'projector': (16, 8)})
+        {'projector': [16, 8]}
+    """
+    if isinstance(value, Mapping):
+        return {k: tuples_to_lists(v) for k, v in value.items()}
+    return list(value) if isinstance(value, list | tuple) else value
+
+
 def collect_arguments(frame: FrameType | None, instance: object) -> dict[str, Any]:
     """Collect the constructor arguments of an instance under construction.
 
@@ -191,14 +203,9 @@ def _check_once(
     owner: str, old: str, value: Any, new: inspect.Parameter, given: Mapping[str, Any]
 ) -> None:
     # If a user passes the old name, a parser also adds the default under the new name.
-    allowed = [_plain(new.default), _plain(value)]
-    if new.name in given and _plain(given[new.name]) not in allowed:
+    allowed = [tuples_to_lists(new.default), tuples_to_lists(value)]
+    if new.name in given and tuples_to_lists(given[new.name]) not in allowed:
         raise ValueError(
             f'{owner}: expected either {new.name} or its old name {old}, found both: '
             f'{given[new.name]!r} and {value!r}; remove {old}'
         )
-
-
-def _plain(value: Any) -> Any:
-    """Convert a tuple to a list, as a parser does."""
-    return list(value) if isinstance(value, tuple) else value

@@ -11,7 +11,13 @@ from torch import Tensor
 from torchgeo.datasets.utils import Sample
 from torchgeo.tasks import BaseTask
 
-from ..deprecation import collect_arguments, current_names, outermost, renamed
+from ..deprecation import (
+    collect_arguments,
+    current_names,
+    outermost,
+    renamed,
+    tuples_to_lists,
+)
 from ..modalities import check_unit_interval
 from ..weights.encoder_files import TASK_OPTIONS
 from .progress_bar import use_compact_bar
@@ -206,9 +212,9 @@ class CheckedTask(BaseTask):
             expected[order] = list(expected['modalities'])
             found[order] = list(found['modalities'] or ())
         differ = [
-            f'{k}: expected {_plain(v)}, found {_plain(found[k])}'
+            f'{k}: expected {tuples_to_lists(v)}, found {tuples_to_lists(found[k])}'
             for k, v in expected.items()
-            if _plain(v) != _plain(found[k])
+            if tuples_to_lists(v) != tuples_to_lists(found[k])
         ]
         if differ:
             raise ValueError(
@@ -239,10 +245,3 @@ class CheckedTask(BaseTask):
         if trainer is None or not trainer.gradient_clip_val:
             return True
         return 'mixed' not in str(trainer.precision)
-
-
-def _plain(value: Any) -> Any:
-    """Convert tuples to lists, as checkpoints store them."""
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return list(value) if isinstance(value, list | tuple) else value
