@@ -73,6 +73,37 @@ def check_same_settings(
         )
 
 
+def is_finished(
+    out: Path, settings: Mapping[str, Any], read: Callable[[Path], str | bytes | None]
+) -> bool:
+    """Check whether a run with the same settings has finished a file.
+
+    Args:
+        out: the file.
+        settings: JSON values that determine the content of the file.
+        read: function that reads the settings from a file, as JSON.
+
+    Returns:
+        True if the file is complete, False if it does not exist.
+
+    Raises:
+        ValueError: if the file is from another run or program.
+    """
+    if not out.exists():
+        return False
+    try:
+        found = json.loads(read(out) or '{}')
+    # Errors of pyarrow and rasterio are also of these types.
+    except (OSError, ValueError):
+        found = {}
+    if not found or found != json.loads(json.dumps(dict(settings))):
+        raise ValueError(
+            f'out must be a new file or the output of the same run, got {out} from '
+            'another run; delete it or choose another file with --out'
+        )
+    return True
+
+
 def cut_into_parts(number: int, size: int) -> list[range]:
     """Split items into parts of consecutive items.
 

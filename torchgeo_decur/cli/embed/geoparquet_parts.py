@@ -148,31 +148,9 @@ class GeoParquetParts:
         )
 
 
-def is_finished(out: Path, about: Mapping[str, Any]) -> bool:
-    """Check whether a run with the same metadata has finished a file.
-
-    Args:
-        out: the file.
-        about: metadata of this run.
-
-    Returns:
-        True if the file is complete, False if it does not exist.
-
-    Raises:
-        ValueError: if the file is from another run or program.
-    """
-    if not out.exists():
-        return False
-    try:
-        found = (pq.read_schema(out).metadata or {}).get(KEY)
-    except (pa.ArrowInvalid, OSError):
-        found = None
-    if found is None or json.loads(found) != json.loads(json.dumps(dict(about))):
-        raise ValueError(
-            f'out must be a new file or the output of the same run, got {out} from '
-            'another run; delete it or choose another file with --out'
-        )
-    return True
+def read_about(file: Path) -> bytes | None:
+    """Return the metadata of a run in a Parquet file; None if it has none."""
+    return (pq.read_schema(file).metadata or {}).get(KEY)
 
 
 _OPTIONS: dict[str, Any] = {'compression': 'zstd', 'use_dictionary': False}

@@ -12,7 +12,7 @@ from torchgeo.datamodules import BaseDataModule
 from tqdm import tqdm
 
 from ...analysis import NotApplicable
-from ...modalities import select_date, split
+from ...modalities import split
 from ...packed.dataset import Split
 
 # Stage and Trainer property of each split. Training samples are read in order and without
@@ -107,8 +107,7 @@ class Batches:
             collate_fn=self.loader.collate_fn,
         )
         for batch in self.over(loader):
-            found = split(batch, modalities)
-            yield {m: select_date(x, date=0) for m, x in found.items()}
+            yield split(batch, modalities, date=0)
 
     def over(self, loader: Any) -> Iterator[dict[str, Any]]:
         """Iterate over the batches of a data loader, moved to the device and scaled."""

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from ...files import check_writable, short_hash
 from ...modalities import get_available, select_date, split
 from ...models import MultimodalEncoder
-from .geoparquet_parts import ROWS, GeoParquetParts, is_finished
+from ...resumable_parts import is_finished
+from .geoparquet_parts import ROWS, GeoParquetParts, read_about
 from .runs import identify
 
 
@@ -100,7 +101,7 @@ def embed_rasters(
             ]
         ),
     }
-    if is_finished(out, says):
+    if is_finished(out, says, read_about):
         rank_zero_info(f'{out} is complete')
         return out
     parts = GeoParquetParts(out, places, says, rows)

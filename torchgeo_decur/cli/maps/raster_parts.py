@@ -210,32 +210,11 @@ class RasterParts:
         }
 
 
-def is_finished(out: Path, about: Mapping[str, Any]) -> bool:
-    """Check whether a run with the same metadata has finished a raster.
-
-    Args:
-        out: the file.
-        about: metadata of this run.
-
-    Returns:
-        True if the file is complete, False if it does not exist.
-
-    Raises:
-        ValueError: if the file is from another run or program.
-    """
-    if not out.exists():
-        return False
-    try:
-        with rasterio.open(out) as file:
-            found = file.tags().get(KEY)
-    except rasterio.errors.RasterioIOError:
-        found = None
-    if found is None or json.loads(found) != json.loads(json.dumps(dict(about))):
-        raise ValueError(
-            f'out must be a new file or the output of the same run, got {out} from '
-            'another run; delete it or choose another file with --out'
-        )
-    return True
+def read_about(file: Path) -> str | None:
+    """Return the metadata of a run in a raster; None if it has none."""
+    with rasterio.open(file) as raster:
+        found: str | None = raster.tags().get(KEY)
+    return found
 
 
 def _sidecar(out: Path) -> Path:

@@ -16,10 +16,11 @@ from torchgeo.datamodules import BaseDataModule
 from tqdm import tqdm
 
 from ...files import check_writable
+from ...resumable_parts import is_finished
 from ..embed.runs import identify
 from ..embed.split_batches import Batches
 from .blending import BlendingBuffer, Floats, blending_weights
-from .raster_parts import CACHE, Bands, Grid, RasterParts, is_finished
+from .raster_parts import CACHE, Bands, Grid, RasterParts, read_about
 
 #: Maximum size of the blending buffer in bytes. Wide scenes are split into column blocks.
 BLOCK_BYTES = 2**27
@@ -119,7 +120,7 @@ def write_scene(
         'windows': [*scene.size, len(scene), *scene.rows[:2], *scene.columns[:2]],
     }
     about['windows'] = [int(n) for n in about['windows']]
-    if is_finished(out, about):
+    if is_finished(out, about, read_about):
         rank_zero_info(f'{out} is complete')
         return out
     cell = model.cell
