@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tests.helpers.small_fits import MODALITIES, datamodule, trainer
 from torchgeo_decur.callbacks import OnlineProbe
 from torchgeo_decur.datasets import SyntheticEO
+from torchgeo_decur.modalities.present_samples import read_masks
 from torchgeo_decur.tasks import (
     CLIP,
     BarlowTwins,
@@ -20,7 +21,6 @@ from torchgeo_decur.tasks import (
     DeCUR,
     VICReg,
 )
-from torchgeo_decur.tasks.present_samples import read_masks
 
 FUSED = (CoMM, COrAL)
 OBJECTIVES = pytest.mark.parametrize(

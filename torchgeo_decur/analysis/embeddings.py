@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..modalities import get_available, select_date, split
+from ..modalities import get_available, split
+from ..modalities.present_samples import encode_present
 from .correlation import CorrelationStream, Reservoir
 from .model_interface import Pretrained, eval_mode, parts_of
 from .result import NotApplicable
@@ -183,15 +184,15 @@ def collect(
     device = next(model.encoders.parameters()).device
     with eval_mode(model), torch.no_grad():
         for batch in batches:
-            images = split(batch, modalities)
-            first = {m: select_date(x, date=0).to(device) for m, x in images.items()}
+            found = split(batch, modalities, date=0)
+            images = {m: x.to(device) for m, x in found.items()}
             labels = {
                 str(k): v
                 for k, v in batch.items()
                 if str(k).startswith('label') and isinstance(v, Tensor)
             }
             available = get_available(batch, modalities)
-            h, z = embed_available(model, first, available)
+            h, z = encode_present(model.encode_and_project, images, available)
             collector.update(h, z, labels, available)
     return collector.finish()
 
@@ -257,45 +258,6 @@ class _Collector:
             if rows['has']
             else {},
         )
-
-
-def embed_available(
-    model: Pretrained, images: Mapping[str, Tensor], available: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Compute the features and embeddings of all images that are present.
-
-    Args:
-        model: a self-supervised task.
-        images: images by modality, shape (B, C, H, W).
-        available: mask of the samples that have a modality, shape (B,), for each modality
-            that some samples lack.
-
-    Returns:
-        Features and embeddings of all samples, by name. Rows of absent images are
-        undefined.
-    """
-    if not available:
-        return model.encode_and_project(images)
-    samples = len(next(iter(images.values())))
-    whole = torch.ones(samples, dtype=torch.bool)
-    masks = {m: available[m].cpu() if m in available else whole for m in images}
-    # In evaluation mode, absent images do not affect the results of other samples.
-    found = cast(Any, model).encode_and_project(images, available=masks)
-    some = torch.stack(list(masks.values())).any(0)
-    features, embeddings = (
-        {name: _spread(x, masks.get(name, some)) for name, x in results.items()}
-        for results in found
-    )
-    return features, embeddings
-
-
-def _spread(x: Tensor, there: Tensor) -> Tensor:
-    """Insert zeros for samples without a result, if there are any."""
-    if len(x) == len(there):
-        return x
-    return x.new_zeros(len(there), *x.shape[1:]).index_copy(
-        0, there.nonzero().flatten().to(x.device), x
-    )
 
 
 def _only(x: Tensor, there: Tensor | None) -> Tensor:

@@ -20,7 +20,8 @@ from .. import tasks
 from ..analysis import CorrelationStream
 from ..analysis.matplotlib_style import COLOURS, PAGE, figure_style
 from ..files import atomic_write
-from ..modalities import get_available, select_date, split
+from ..modalities import get_available, split
+from ..modalities.batch import drop_incomplete
 from ..tasks import MultimodalPretraining
 from ..terminal import text_table
 from ..transforms import Augmentation
@@ -264,14 +265,10 @@ class _PairCorrelations(Callback):
         if batch_idx == 0:
             self.streams = {}
         task = cast(MultimodalPretraining, pl_module)
-        images = split(batch, task.hparams['modalities'])
-        images = {m: select_date(x, date=0) for m, x in images.items()}
-        if available := get_available(batch, list(images)):
-            # Absent images are zeros, so use only complete samples.
-            complete = torch.stack(list(available.values())).all(dim=0)
-            images = {m: x[complete.to(x.device)] for m, x in images.items()}
-            if not complete.any():
-                return
+        images = split(batch, task.hparams['modalities'], date=0)
+        images = drop_incomplete(images, get_available(batch, images))
+        if not len(next(iter(images.values()))):
+            return
         with isolate_rng():
             z = task.embed(images)
         for m, n in combinations(images, 2):

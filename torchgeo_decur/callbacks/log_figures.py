@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..analysis import Embeddings, NotApplicable, alignment_histogram, spatial_saliency
 from ..analysis.attribution import import_captum
-from ..modalities import get_available, select_date, split
+from ..modalities import get_available, split
+from ..modalities.batch import drop_incomplete
 from .preconditions import need_encoders, validates_last
 
 
@@ -94,13 +95,10 @@ class LogFigures(Callback):
         if not self._due(trainer) or seen >= self.max_samples:
             return
         task: Any = pl_module
-        images = split(batch, task.hparams['modalities'])
-        images = {m: select_date(x, date=0) for m, x in images.items()}
-        if available := get_available(batch, images):
-            complete = torch.stack([x.cpu() for x in available.values()]).all(0)
-            images = {m: x[complete.to(x.device)] for m, x in images.items()}
-            if not complete.any():
-                return
+        images = split(batch, task.hparams['modalities'], date=0)
+        images = drop_incomplete(images, get_available(batch, images))
+        if not len(next(iter(images.values()))):
+            return
         images = {m: x[: self.max_samples - seen] for m, x in images.items()}
         with isolate_rng():
             z = task.embed(images)

@@ -18,7 +18,8 @@ from torch.func import functional_call
 
 from ..analysis.classifiers import Array, run_probes
 from ..files import atomic_write
-from ..modalities import get_available, select_date, split
+from ..modalities import get_available, split
+from ..modalities.present_samples import PresentSamples, complete_masks
 from ..terminal import text_table
 from .preconditions import need_encoders, validates_last
 
@@ -111,8 +112,7 @@ class OnlineProbe(Callback):
         seen = sum(map(len, next(iter(self._store.values()), [])))
         if self._told or not self._due(trainer) or seen >= self.max_samples:
             return
-        images = split(batch, pl_module.hparams['modalities'])
-        images = {m: select_date(x, date=0) for m, x in images.items()}
+        images = split(batch, pl_module.hparams['modalities'], date=0)
         samples = len(next(iter(images.values())))
         found = {k: v for k, v in batch.items() if _is_label(k, v, samples)}
         if samples < 2:
@@ -319,8 +319,7 @@ def _masks(
     """
     if not available:
         return {}
-    whole = torch.ones(samples, dtype=torch.bool)
-    masks = {m: available[m].cpu() if m in available else whole for m in images}
+    masks = complete_masks(available, images, samples)
     # BatchNorm in the untrained encoders needs two samples.
     return {m: mask & (mask.sum() > 1) for m, mask in masks.items()}
 
@@ -354,14 +353,10 @@ def _encode_some(
     """Encode the masked samples; other rows are 0, because devices need equal sizes."""
     # With fewer than two samples, encode all; the results are unused but have the right
     # size.
-    chosen = mask.nonzero() if mask.sum() > 1 else torch.arange(len(mask))
-    some = {m: x[chosen.flatten().to(x.device)] for m, x in images.items()}
-    return {
-        name: h.new_zeros(len(mask), h.shape[1]).index_copy(
-            0, chosen.flatten().to(h.device), h
-        )
-        for name, h in encode(some).items()
-    }
+    rows = mask if mask.sum() > 1 else torch.ones_like(mask)
+    samples = PresentSamples({'': rows}, next(iter(images.values())).device)
+    some = {m: samples.select('', x) for m, x in images.items()}
+    return {name: samples.spread('', h) for name, h in encode(some).items()}
 
 
 def _features_of(

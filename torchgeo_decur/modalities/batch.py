@@ -41,7 +41,9 @@ def per_modality(
     return {m: value.get(m, default) for m in modalities}
 
 
-def split(batch: Mapping[str, Any], modalities: Mapping[str, int]) -> dict[str, Tensor]:
+def split(
+    batch: Mapping[str, Any], modalities: Mapping[str, int], date: int | None = None
+) -> dict[str, Tensor]:
     """Split a batch into the images of each modality.
 
     Args:
@@ -49,6 +51,7 @@ def split(batch: Mapping[str, Any], modalities: Mapping[str, int]) -> dict[str, 
             (B, T, C, H, W). Alternatively, ``image`` has the channels of all modalities in
             order.
         modalities: number of channels by modality.
+        date: index of the date to select; by default, images keep all dates.
 
     Returns:
         Images by modality. They are views of ``image`` if the batch has no other image.
@@ -98,7 +101,9 @@ def split(batch: Mapping[str, Any], modalities: Mapping[str, int]) -> dict[str, 
         raise ValueError(
             f'modalities must have the same number of samples, got {sizes}'
         )
-    return images
+    if date is None:
+        return images
+    return {m: select_date(x, date) for m, x in images.items()}
 
 
 def mark_available(
@@ -164,6 +169,32 @@ def drop_absent(
         elif mask.ndim:
             found[m] = x[mask]
     return found
+
+
+def drop_incomplete(
+    images: Mapping[str, Tensor], available: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the images of the samples that have all modalities.
+
+    This synchronises with the device if the masks are on the device.
+
+    Args:
+        images: images by modality, shape (B, ...).
+        available: result of :func:`get_available`.
+
+    Returns:
+        Images by modality, of the same number of samples, which can be 0.
+
+    Example:
+        >>> images = {'s1': torch.zeros(3, 2, 4, 4), 's2': torch.zeros(3, 13, 4, 4)}
+        >>> there = {'s1': torch.tensor([True, False, True])}
+        >>> {m: len(x) for m, x in drop_incomplete(images, there).items()}
+        {'s1': 2, 's2': 2}
+    """
+    if not available:
+        return dict(images)
+    complete = torch.stack([x.cpu() for x in available.values()]).all(dim=0)
+    return {m: x[complete.to(x.device)] for m, x in images.items()}
 
 
 def check_grid(images: Mapping[str, Tensor], cure: str = '') -> None:

@@ -30,6 +30,30 @@ def count_micro_batches(samples: int, size: int | None) -> int:
     return min(-(-samples // size), max(samples // 2, 1))
 
 
+def drop_small_parts(
+    masks: Mapping[str, Tensor], number: int, fewest: int
+) -> dict[str, Tensor]:
+    """Mark a modality as absent in micro-batches where too few samples have it.
+
+    Args:
+        masks: whether each sample has a modality, shape (B,), boolean, on the CPU.
+        number: number of micro-batches.
+        fewest: minimum number of samples that a layer such as BatchNorm needs.
+
+    Returns:
+        New masks, by modality.
+
+    Example:
+        >>> has = torch.tensor([True, False, False, True, True, False])
+        >>> drop_small_parts({'s1': has}, number=2, fewest=2)
+        {'s1': tensor([False, False, False,  True,  True, False])}
+    """
+    return {
+        m: torch.cat([x & (x.sum() >= fewest) for x in mask.tensor_split(number)])
+        for m, mask in masks.items()
+    }
+
+
 def apply_in_micro_batches(
     function: Callable[..., Outputs],
     images: Mapping[str, Tensor],

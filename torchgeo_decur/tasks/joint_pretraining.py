@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..deprecation import renamed_arguments
+from ..modalities.present_samples import PresentSamples
 from ..models import FusionHead
 from ..models.encoder import Weights
-from .present_samples import PresentSamples
 from .pretraining import MultimodalPretraining
 
 

@@ -20,13 +20,24 @@ from ..deprecation import renamed_arguments
 from ..losses import EmbeddingLoss, display_names
 from ..losses.functional import Subset, effective_rank, feature_std, standardize
 from ..modalities import per_modality, select_date, split
+from ..modalities.present_samples import (
+    PresentSamples,
+    Results,
+    encode_present,
+    encode_rows,
+    read_masks,
+)
 from ..models import MultimodalEncoder, build_projectors
 from ..models.encoder import Weights
 from ..transforms import Augmentation, default_augmentations
 from .base import CheckedTask, FiniteGuard
 from .collapse import FEWEST_SAMPLES, CollapseGuard
 from .distributed import gather_embeddings, gather_masks
-from .gradient_cache import apply_in_micro_batches, count_micro_batches
+from .gradient_cache import (
+    apply_in_micro_batches,
+    count_micro_batches,
+    drop_small_parts,
+)
 from .optimizers import (
     WarmupCosine,
     build_optimizer,
@@ -34,7 +45,6 @@ from .optimizers import (
     reset_lr_schedule,
     warmup_steps,
 )
-from .present_samples import PresentSamples, drop_small_parts, read_masks
 
 NUM_VIEWS = 2  #: Number of views of each modality in a step.
 
@@ -472,19 +482,12 @@ class MultimodalPretraining(CheckedTask):
             by modality; and all other entries of the batch, such as bounds, transform,
             labels and ids. If a sample lacks a modality, its rows are 0.
         """
-        found = split(batch, self.hparams['modalities'])
-        images = {m: select_date(x, date=0) for m, x in found.items()}
-        some = next(iter(images.values()))
-        masks = read_masks(batch, list(images), len(some))
-        if masks is None:
-            features, embeddings = self.encode_and_project(images)
-        else:
-            samples = PresentSamples(masks, some.device)
-            present = {m: samples.select(m, x) for m, x in images.items()}
-            features, embeddings = (
-                {m: samples.spread(m, x) for m, x in found.items()}
-                for found in self._encode_present(present, masks)
-            )
+        images = split(batch, self.hparams['modalities'], date=0)
+        samples = len(next(iter(images.values())))
+        masks = read_masks(batch, list(images), samples)
+        features, embeddings = encode_present(
+            self.encode_and_project, images, masks or {}
+        )
         rest = {k: v for k, v in batch.items() if not str(k).startswith('image')}
         return {**rest, 'features': features, 'embeddings': embeddings}
 
@@ -609,35 +612,20 @@ class MultimodalPretraining(CheckedTask):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute features and embeddings of the samples that have a modality.
 
-        Every parameter gets a gradient on every device. If no sample has a modality,
-        its encoder processes a blank image, and the outputs are dropped. BatchNorm then
-        neither uses batch statistics nor updates running statistics.
+        Every parameter gets a gradient on every device. For a modality that no sample has,
+        BatchNorm neither uses batch statistics nor updates running statistics.
         """
-        # SyncBatchNorm supports an empty batch, and the other devices wait for this
-        # one.
-        empty = [m for m, x in images.items() if not len(x)]
-        absent = [] if self._fewest_samples() == 0 else empty
-        found = {m: x for m, x in images.items() if m not in absent}
-        features: dict[str, Tensor] = {}
-        embeddings: dict[str, Tensor] = {}
-        if found:
-            some = {m: masks[m] for m in found}
-            features, embeddings = self.encode_and_project(found, view, some)
-        for m in absent:
-            shape = (1, *images[m].shape[1:])
-            blank = images[m].new_zeros(shape)
+        if self._fewest_samples() == 0:
+            # SyncBatchNorm supports an empty batch, and the other devices wait for this
+            # one.
+            return self.encode_and_project(images, view, masks)
+        encode = partial(self.encode_and_project, view=view)
+
+        def encode_blank(blank: dict[str, Tensor]) -> Results:
             with _evaluating(self):
-                outputs = self.encode_and_project({m: blank}, view)
-            for results, more in zip((features, embeddings), outputs, strict=True):
-                for name, x in more.items():
-                    none = x[:0]
-                    known = results.get(name)
-                    results[name] = none if known is None else torch.cat([known, none])
-        first, second = (
-            {n: x[n] for n in [*(m for m in images if m in x), *x]}
-            for x in (features, embeddings)
-        )
-        return first, second
+                return encode(blank)
+
+        return encode_rows(encode, images, masks, encode_blank)
 
     def _fewest_samples(self) -> int:
         """Return the minimum number of samples that the layers need in training."""

@@ -18,7 +18,8 @@ from torchgeo.tasks import BaseTask
 from tqdm import tqdm
 
 from ...files import check_writable, short_hash
-from ...modalities import get_available, select_date, split
+from ...modalities import get_available, split
+from ...modalities.present_samples import Results, encode_present
 from ...models import MultimodalEncoder
 from ...resumable_parts import is_finished
 from .geoparquet_parts import ROWS, GeoParquetParts, read_about
@@ -176,6 +177,19 @@ class Embedder(LightningModule):
             for m, end in zip(self.channels, ends, strict=True)
         }
 
+    def encode_and_project(
+        self,
+        images: Mapping[str, Tensor],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> Results:
+        """Compute features, and embeddings if there are projectors.
+
+        Args:
+            images: images by modality, shape (B, C, H, W).
+            available: unused, because each encoder sees one modality.
+        """
+        return self._project({m: self.encoders[m](x) for m, x in images.items()})
+
     def predict_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor]:
@@ -186,31 +200,29 @@ class Embedder(LightningModule):
             ``common_<m>`` and ``unique_<m>``; also ``available_<m>`` if the batch has it.
             Features of absent modalities are NaN.
         """
-        images = split(batch, self.channels)
+        images = split(batch, self.channels, date=0)
         available = get_available(batch, self.channels)
-        h = {
-            m: self._encode(m, select_date(x, date=0), available.get(m))
-            for m, x in images.items()
-        }
-        columns = {'embedding': torch.cat(list(h.values()), dim=1)}
-        if self.common_dim is not None:
-            for m, features in h.items():
-                z = self.projectors[m](features)
-                columns[f'common_{m}'] = z[:, : self.common_dim]
-                columns[f'unique_{m}'] = z[:, self.common_dim :]
+        features, embeddings = encode_present(
+            self.encode_and_project, images, available, torch.nan, self._encode_blank
+        )
+        columns = {'embedding': torch.cat(list(features.values()), dim=1)}
+        for m, z in embeddings.items():
+            columns[f'common_{m}'] = z[:, : self.common_dim]
+            columns[f'unique_{m}'] = z[:, self.common_dim :]
         known = {f'available_{m}': there.bool() for m, there in available.items()}
         return {name: x for name, x in columns.items() if x.shape[1]} | known
 
-    def _encode(self, name: str, x: Tensor, there: Tensor | None) -> Tensor:
-        """Encode the available images of a modality; features of the others are NaN."""
-        if there is None:
-            whole: Tensor = self.encoders[name](x)
-            return whole
-        rows = there.cpu().nonzero().flatten().to(x.device)
-        h = x.new_full((len(x), self.num_features[name]), torch.nan)
-        if not len(rows):
-            return h
-        return h.index_copy(0, rows, self.encoders[name](x[rows]).to(h))
+    def _project(self, h: dict[str, Tensor]) -> Results:
+        if self.common_dim is None:
+            return h, {}
+        return h, {m: self.projectors[m](x) for m, x in h.items()}
+
+    def _encode_blank(self, images: dict[str, Tensor]) -> Results:
+        """Return results of the right shape without running an encoder."""
+        sizes = self.num_features
+        return self._project(
+            {m: x.new_zeros(len(x), sizes[m]) for m, x in images.items()}
+        )
 
     def absent(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return masks of the features that belong to absent modalities.

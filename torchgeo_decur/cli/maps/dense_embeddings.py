@@ -10,7 +10,8 @@ from torch.nn.functional import max_pool2d
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.tasks import BaseTask
 
-from ...modalities import select_date, split
+from ...modalities import split
+from ...modalities.present_samples import PresentSamples
 from ..embed.write_embeddings import Embedder
 from .raster_parts import Bands
 from .scene_writer import Output, write_scene
@@ -125,30 +126,29 @@ class _CellModel:
         }
 
     def compute(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        images = split(dict(batch), self.embedder.channels)
+        images = split(batch, self.embedder.channels, date=0)
         values, masks = [], []
         for m, x in images.items():
             valid = batch[f'valid_{m}']
             mask = max_pool2d(valid[:, None].float(), self.cell) > 0
             masks.append(mask)
-            values.append(self._cells(m, select_date(x, date=0), mask))
+            values.append(self._cells(m, x, mask))
         return torch.cat(values, dim=1), torch.cat(masks, dim=1)
 
     def _cells(self, name: str, x: Tensor, mask: Tensor) -> Tensor:
         """Compute the output channels of a modality, with zeros for windows without data."""
-        number, (height, width) = len(x), mask.shape[2:]
-        rows = mask.flatten(1).any(1).nonzero().flatten()
-        shape = (number, self.groups[name], height, width)
-        if not len(rows):
-            return x.new_zeros(shape)
-        h = cell_features(self.embedder.encoders[name], x[rows])
+        height, width = mask.shape[2:]
+        samples = PresentSamples({name: mask.flatten(1).any(1).cpu()}, x.device)
+        if not samples.count(name):
+            return x.new_zeros(len(x), self.groups[name], height, width)
+        h = cell_features(self.embedder.encoders[name], samples.select(name, x))
         found = (
             h
             if self.embedder.common_dim is None
             else torch.cat([h, self._project(name, h)], dim=1)
         )
-        cells = found.view(len(rows), height, width, -1).permute(0, 3, 1, 2)
-        return found.new_zeros(shape).index_copy(0, rows, cells)
+        cells = found.view(-1, height, width, self.groups[name]).permute(0, 3, 1, 2)
+        return samples.spread(name, cells)
 
     @torch.no_grad()
     def _project(self, name: str, h: Tensor) -> Tensor:
