@@ -106,6 +106,13 @@ def test_plot_shows_every_date(dataset: SyntheticFactors) -> None:
     plt.close(figure)
 
 
+def test_plot_leaves_out_the_absent_modality() -> None:
+    dataset = SyntheticFactors(length=20, size=16, paired=0.0)
+    figure = dataset.plot(dataset[0])
+    assert len(figure.axes) == 1
+    plt.close(figure)
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [

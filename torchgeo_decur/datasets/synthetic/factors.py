@@ -1,7 +1,6 @@
 """Synthetic scenes with a chosen number of shared and sensor-specific factors."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from itertools import product
 from typing import Any, ClassVar
 
@@ -9,12 +8,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torchgeo.datasets import NonGeoDataset
 
-from ...modalities import MODALITIES, mark_available
 from ..plotting import plot_images
-
-type Floats = NDArray[np.float32]
+from .base import SyntheticScenes
+from .landscapes import Floats
 
 #: Number of label classes of a continuous factor, which are the quarters of its range.
 QUARTERS = 4
@@ -31,7 +28,7 @@ _OPTICAL = np.array(
 _CONTRAST = {'s1': 2.5, 's2': 0.25}
 
 
-class SyntheticFactors(NonGeoDataset):
+class SyntheticFactors(SyntheticScenes):
     r"""Radar and optical scenes with a chosen number of shared and sensor-specific factors.
 
     A factor is a number that controls textures in a scene. For every sensor that observes
@@ -79,7 +76,6 @@ class SyntheticFactors(NonGeoDataset):
         torch.Size([3])
     """
 
-    #: Predefined modality with the same bands and unit, by name.
     all_modalities: ClassVar[dict[str, str]] = {
         's1': 'sentinel1_grd',
         's2': 'sentinel2_l1c',
@@ -106,32 +102,26 @@ class SyntheticFactors(NonGeoDataset):
             raise ValueError(
                 f'unique must have the keys {list(self.all_modalities)}, got {list(unique)}'
             )
-        numbers = {
-            'length': (length, 1),
-            'size': (size, 16),
-            'seed': (seed, 0),
-            'shared': (shared, 0),
-            "unique['s1']": (unique['s1'], 0),
-            "unique['s2']": (unique['s2'], 0),
-            'strength': (strength, 0),
-            'noise': (noise, 0),
-            'num_dates': (num_dates, 1),
-        }
-        for name, (value, low) in numbers.items():
-            if not value >= low:
-                raise ValueError(f'{name} must be at least {low}, got {value}')
-        if not 0 <= paired <= 1:
-            raise ValueError(f'paired must be in [0, 1], got {paired}')
         if states != 0 and states < 2:
             raise ValueError(
                 f'states must be 0 (continuous factors) or at least 2, got {states}'
             )
-        self.length, self.size, self.seed = length, size, seed
+        super().__init__(
+            list(self.all_modalities),
+            length,
+            size,
+            seed,
+            num_dates,
+            cache,
+            paired,
+            transforms,
+            shared=shared,
+            **{f"unique['{m}']": number for m, number in unique.items()},
+            strength=strength,
+            noise=noise,
+        )
         self.numbers = {'shared': shared, **unique}
         self.states, self.strength, self.noise = states, strength, noise
-        self.num_dates, self.cache, self.transforms = num_dates, cache, transforms
-        self.paired = paired
-        self._cached: dict[int, dict[str, Any]] = {}
         self._fields = _fields()
         self._textures = {
             m: _Textures(bands, shared + unique[m], states or 2)
@@ -148,43 +138,6 @@ class SyntheticFactors(NonGeoDataset):
             for i in range(number)
         }
 
-    @cached_property
-    def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean array per modality that is True for scenes with this modality."""
-        found = np.ones((len(self.all_modalities), self.length), dtype=bool)
-        rng = np.random.default_rng((self.seed, _DESIGN))
-        alone = rng.random(self.length) >= self.paired
-        absent = rng.integers(len(found), size=self.length)
-        found[absent[alone], np.flatnonzero(alone)] = False
-        return dict(zip(self.all_modalities, found, strict=True))
-
-    def __len__(self) -> int:
-        """Return the number of scenes."""
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Generate a scene.
-
-        Args:
-            index: index of the scene.
-
-        Returns:
-            A dictionary with the following keys:
-
-            - ``image_s1`` in dB and ``image_s2`` in digital numbers: float32, shape
-              (C, H, W), or (T, C, H, W) for several dates.
-            - ``label_<group>_<i>``: integers, shape ().
-            - ``factors_<group>``: values in [0, 1], shape (number of factors,).
-
-        Raises:
-            IndexError: if ``index`` is out of range.
-        """
-        sample = self._cached.get(index) or self.render(index)
-        if self.cache:
-            self._cached[index] = sample
-        sample = dict(sample)
-        return sample if self.transforms is None else self.transforms(sample)
-
     def draw_factors(self, index: int) -> dict[str, NDArray[np.float64]]:
         """Draw the factors of a scene without generating its images.
 
@@ -197,8 +150,7 @@ class SyntheticFactors(NonGeoDataset):
         Raises:
             IndexError: if ``index`` is out of range.
         """
-        if not 0 <= index < self.length:
-            raise IndexError(f'index must be in [0, {self.length - 1}], got {index}')
+        self._check_index(index)
         rng = np.random.default_rng((self.seed, index, 0))
         drawn = {name: rng.random(number) for name, number in self.numbers.items()}
         if not self.states:
@@ -219,7 +171,12 @@ class SyntheticFactors(NonGeoDataset):
             factors: values in [0, 1] for the groups ``shared``, ``s1`` or ``s2``.
 
         Returns:
-            The sample, without ``transforms``.
+            A dictionary with the following keys:
+
+            - ``image_s1`` in dB and ``image_s2`` in digital numbers: float32, shape
+              (C, H, W), or (T, C, H, W) for several dates.
+            - ``label_<group>_<i>``: integers, shape ().
+            - ``factors_<group>``: values in [0, 1], shape (number of factors,).
 
         Raises:
             IndexError: if ``index`` is out of range.
@@ -242,22 +199,14 @@ class SyntheticFactors(NonGeoDataset):
             if not ((array >= 0) & (array <= 1)).all():
                 raise ValueError(f'factors must be in [0, 1], got {values}')
             drawn[group] = array
-        sample: dict[str, Any] = {}
-        for number, m in enumerate(self.all_modalities, start=1):
-            seen = np.concatenate([drawn['shared'], drawn[m]])
-            dates = [
-                self._image(
-                    m, seen, np.random.default_rng((self.seed, index, number, d))
-                )
-                for d in range(self.num_dates)
-            ]
-            image = dates[0] if self.num_dates == 1 else np.stack(dates)
-            sample[f'image_{m}'] = torch.from_numpy(image)
-        if self.paired < 1:
-            absent = [m for m, has in self.availability.items() if not has[index]]
-            for m in absent:
-                sample[f'image_{m}'] = torch.zeros_like(sample[f'image_{m}'])
-            sample |= mark_available(list(self.all_modalities), absent)
+        seen = {m: np.concatenate([drawn['shared'], drawn[m]]) for m in self.modalities}
+
+        def image(modality: str, date: int) -> Floats:
+            number = self.modalities.index(modality) + 1
+            rng = np.random.default_rng((self.seed, index, number, date))
+            return self._image(modality, seen[modality], rng)
+
+        sample: dict[str, Any] = {**self._images(index, image)}
         classes = self.states or QUARTERS
         for group, values in drawn.items():
             sample[f'factors_{group}'] = torch.from_numpy(values.astype(np.float32))
@@ -288,9 +237,20 @@ class SyntheticFactors(NonGeoDataset):
                 f'{group} ' + ' '.join(f'{v:.2f}' for v in sample[f'factors_{group}'])
                 for group in self.numbers
             )
-        records = {m: MODALITIES[name] for m, name in self.all_modalities.items()}
-        images = {m: sample[f'image_{m}'] for m in records}
-        return plot_images(images, records, show_titles=show_titles, suptitle=suptitle)
+        return plot_images(
+            self._present_images(sample),
+            self._records,
+            show_titles=show_titles,
+            suptitle=suptitle,
+        )
+
+    def _draw_available(self) -> NDArray[np.bool_]:
+        found = np.ones((len(self.modalities), self.length), dtype=bool)
+        rng = np.random.default_rng((self.seed, _DESIGN))
+        alone = rng.random(self.length) >= self.paired
+        absent = rng.integers(len(found), size=self.length)
+        found[absent[alone], np.flatnonzero(alone)] = False
+        return found
 
     def _image(
         self, modality: str, seen: NDArray[np.float64], rng: np.random.Generator

@@ -1,7 +1,7 @@
 """Synthetic scenes with known shared and unique factors."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,11 +11,10 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch.nn.functional import one_hot
-from torchgeo.datasets import NonGeoDataset
 
 from ...deprecation import renamed_arguments
-from ...modalities import MODALITIES, mark_available
 from ..plotting import plot_images
+from .base import SyntheticScenes
 from .landscapes import COVERS, LANDSCAPES, Fields, Floats, Place, make_place
 from .layouts import write
 from .sensors import (
@@ -50,7 +49,7 @@ _GRAIN, _SHIFT = 20.0, 4096
 _SYNERGY = len(RADAR_STATES)
 
 
-class SyntheticEO(NonGeoDataset):
+class SyntheticEO(SyntheticScenes):
     r"""Synthetic scenes with co-registered radar, optical and elevation images.
 
     A scene has a terrain and a land cover. Four sensors observe it:
@@ -121,7 +120,6 @@ class SyntheticEO(NonGeoDataset):
         8
     """
 
-    #: Predefined modality with the same bands and unit, by name.
     all_modalities: ClassVar[dict[str, str]] = {
         's1': 'sentinel1_grd',
         's2': 'sentinel2_l1c',
@@ -164,37 +162,27 @@ class SyntheticEO(NonGeoDataset):
         transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         """Initialize a new SyntheticEO instance."""
-        if not 0 <= paired <= 1:
-            raise ValueError(f'paired must be in [0, 1], got {paired}')
         known = [m for m in self.all_modalities if m in modalities]
         if not known or len(known) != len(modalities):
             raise ValueError(
                 f'modalities must be one or more of {list(self.all_modalities)} without '
                 f'duplicates, got {list(modalities)}'
             )
-        numbers = {
-            'length': (length, 1),
-            'size': (size, 16),
-            'seed': (seed, 0),
-            'num_dates': (num_dates, 1),
-            'common_strength': (common_strength, 0),
-            'unique_strength': (unique_strength, 0),
-        }
-        for name, (value, low) in numbers.items():
-            if not value >= low:
-                raise ValueError(f'{name} must be at least {low}, got {value}')
-        self.length = length
-        self.size = size
-        self.seed = seed
-        self.modalities = tuple(modalities)
-        self.num_dates = num_dates
+        super().__init__(
+            modalities,
+            length,
+            size,
+            seed,
+            num_dates,
+            cache,
+            paired,
+            transforms,
+            common_strength=common_strength,
+            unique_strength=unique_strength,
+        )
         self.common_strength = common_strength
         self.unique_strength = unique_strength
         self.multilabel = multilabel
-        self.cache = cache
-        self.paired = paired
-        self._cached: dict[int, dict[str, Any]] = {}
-        self.transforms = transforms
         self._fields = Fields(size)
         # Draw the noise once, because drawing it for each image would take twice as long.
         self._grain: Floats | None = None
@@ -207,49 +195,6 @@ class SyntheticEO(NonGeoDataset):
     def num_classes(self) -> dict[str, int]:
         """Number of classes of each label, by key."""
         return {k: len(v) for k, v in self.label_classes.items()}
-
-    @cached_property
-    def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean array per modality that is True for scenes with this modality."""
-        found = np.ones((len(self.modalities), self.length), dtype=bool)
-        for index in range(self.length if self.paired < 1 else 0):
-            rng = self._rng(index, 'absent')
-            if rng.random() >= self.paired:
-                found[:, index] = False
-                found[rng.integers(len(self.modalities)), index] = True
-        return dict(zip(self.modalities, found, strict=True))
-
-    def __len__(self) -> int:
-        """Return the number of scenes."""
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Generate a scene.
-
-        Args:
-            index: index of the scene.
-
-        Returns:
-            A dictionary with the following keys:
-
-            - ``image_<m>``: image of modality m, float32, shape (C, H, W), or
-              (T, C, H, W) for several dates. ``s1`` has VV and VH in dB, ``s2`` has 13
-              bands in digital numbers, ``dem`` has heights in m, and ``rgb`` has values
-              from 0 to 255.
-            - ``label_common``, ``label_s1``, ``label_s2`` and ``label_synergy``:
-              integers, shape ().
-            - ``label``, with ``multilabel``: target of shape (20,) with 0 and 1 for the
-              classes of ``label_common``, ``label_s1`` and ``label_s2``.
-            - ``mask``: land cover, shape (H, W).
-
-        Raises:
-            IndexError: if ``index`` is out of range.
-        """
-        sample = self._cached.get(index) or self.render(index)
-        if self.cache:
-            self._cached[index] = sample
-        sample = dict(sample)
-        return sample if self.transforms is None else self.transforms(sample)
 
     def draw_labels(self, index: int) -> dict[str, int]:
         """Draw the labels of a scene without generating its images.
@@ -267,8 +212,7 @@ class SyntheticEO(NonGeoDataset):
             >>> sorted(SyntheticEO().draw_labels(0))
             ['label_common', 'label_s1', 'label_s2', 'label_synergy']
         """
-        if not 0 <= index < self.length:
-            raise IndexError(f'index must be in [0, {self.length - 1}], got {index}')
+        self._check_index(index)
         numbers = self.num_classes
         drawn = self._rng(index, 'labels').integers([numbers[k] for k in _DRAWN])
         return _with_synergy(dict(zip(_DRAWN, drawn.tolist(), strict=True)))
@@ -284,7 +228,17 @@ class SyntheticEO(NonGeoDataset):
             labels: values for ``label_common``, ``label_s1`` or ``label_s2``.
 
         Returns:
-            The sample, without ``transforms``.
+            A dictionary with the following keys:
+
+            - ``image_<m>``: image of modality m, float32, shape (C, H, W), or
+              (T, C, H, W) for several dates. ``s1`` has VV and VH in dB, ``s2`` has 13
+              bands in digital numbers, ``dem`` has heights in m, and ``rgb`` has values
+              from 0 to 255.
+            - ``label_common``, ``label_s1``, ``label_s2`` and ``label_synergy``:
+              integers, shape ().
+            - ``label``, with ``multilabel``: target of shape (20,) with 0 and 1 for the
+              classes of ``label_common``, ``label_s1`` and ``label_s2``.
+            - ``mask``: land cover, shape (H, W).
 
         Raises:
             IndexError: if ``index`` is out of range.
@@ -306,21 +260,11 @@ class SyntheticEO(NonGeoDataset):
         chosen = _with_synergy({**self.draw_labels(index), **labels})
         streams = partial(self._rng, index)
         place = make_place(chosen['label_common'], self._fields, streams)
-        sample: dict[str, Any] = {}
-        for m in self.modalities:
-            if not self.availability[m][index]:
-                shape = (self.num_dates,) * (self.num_dates > 1)
-                channels = MODALITIES[self.all_modalities[m]].channels
-                sample[f'image_{m}'] = torch.zeros(
-                    *shape, channels, self.size, self.size
-                )
-                continue
-            dates = [self._image(m, place, chosen, streams, d) for d in self._dates]
-            image = dates[0] if self.num_dates == 1 else np.stack(dates)
-            sample[f'image_{m}'] = torch.from_numpy(image)
-        if self.paired < 1:
-            absent = [m for m, has in self.availability.items() if not has[index]]
-            sample |= mark_available(self.modalities, absent)
+        sample: dict[str, Any] = {
+            **self._images(
+                index, lambda m, date: self._image(m, place, chosen, streams, date)
+            )
+        }
         for name, value in chosen.items():
             sample[name] = torch.tensor(value)
         if self.multilabel:
@@ -404,12 +348,8 @@ class SyntheticEO(NonGeoDataset):
         if prediction is not None and prediction.shape == sample['mask'].shape:
             masks['prediction'] = prediction
         return plot_images(
-            {
-                m: sample[f'image_{m}']
-                for m in self.modalities
-                if sample.get(f'available_{m}', True)
-            },
-            {m: MODALITIES[self.all_modalities[m]] for m in self.modalities},
+            self._present_images(sample),
+            self._records,
             masks,
             self.classes,
             self.colormap,
@@ -417,9 +357,14 @@ class SyntheticEO(NonGeoDataset):
             suptitle,
         )
 
-    @property
-    def _dates(self) -> range:
-        return range(self.num_dates)
+    def _draw_available(self) -> NDArray[np.bool_]:
+        found = np.ones((len(self.modalities), self.length), dtype=bool)
+        for index in range(self.length if self.paired < 1 else 0):
+            rng = self._rng(index, 'absent')
+            if rng.random() >= self.paired:
+                found[:, index] = False
+                found[rng.integers(len(self.modalities)), index] = True
+        return found
 
     def _rng(self, index: int, stream: str, date: int = 0) -> np.random.Generator:
         key = (self.seed, index, _STREAMS.index(stream), date)
