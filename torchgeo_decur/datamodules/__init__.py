@@ -15,7 +15,11 @@ from .rasters import RasterPairDataModule
 from .rgbd import NYUDepthV2DataModule, RGBDDataModule, SUNRGBDDataModule
 from .ssl4eo_s12 import SSL4EOS12PairDataModule
 from .ssl4eo_s12_v1_1 import SSL4EOS12V11DataModule
-from .synthetic import SyntheticEODataModule, SyntheticFactorsDataModule
+from .synthetic import (
+    SyntheticDataModule,
+    SyntheticEODataModule,
+    SyntheticFactorsDataModule,
+)
 from .terramesh import TerraMeshDataModule
 from .torchgeo_samples import TorchGeoDataModule
 from .trifeatures import TrifeaturesDataModule
@@ -40,6 +44,7 @@ __all__ = [
     'SSL4EOS12V11DataModule',
     'SUNRGBDDataModule',
     'StatisticsDataModule',
+    'SyntheticDataModule',
     'SyntheticEODataModule',
     'SyntheticFactorsDataModule',
     'TerraMeshDataModule',

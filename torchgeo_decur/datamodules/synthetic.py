@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,81 @@ from ..deprecation import renamed_arguments
 from .base import MultimodalDataModule
 
 
-class SyntheticEODataModule(MultimodalDataModule):
+class SyntheticDataModule(MultimodalDataModule):
+    """Base of the datamodules of built-in scenes, generated on access.
+
+    The splits have different scenes.
+
+    Args:
+        modalities: each modality by name.
+        length: number of training scenes.
+        val_length: number of scenes in each of the validation, test and prediction
+            splits.
+        cache: whether each process keeps its training scenes in memory.
+        paired: probability that a training scene has all modalities. Other scenes have
+            only one.
+        drop_unpaired: whether to train only on scenes that have all modalities.
+        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    Attributes:
+        kwargs: options of the dataset.
+    """
+
+    source: ClassVar[type[SyntheticEO] | type[SyntheticFactors]]
+    kwargs: dict[str, Any]
+
+    @renamed_arguments(keep='cache')
+    def __init__(
+        self,
+        modalities: Mapping[str, str],
+        *,
+        length: int = 4096,
+        val_length: int = 1024,
+        cache: bool = False,
+        paired: float = 1.0,
+        drop_unpaired: bool = False,
+        **options: Any,
+    ) -> None:
+        """Initialize a new SyntheticDataModule instance."""
+        super().__init__(modalities, **options)
+        self.length = length
+        self.val_length = val_length
+        self.cache = cache
+        self.paired = paired
+        self.drop_unpaired = drop_unpaired
+
+    def setup(self, stage: str) -> None:
+        """Create the datasets of all splits."""
+        splits = {'train': 0, 'val': 1, 'test': 2, 'predict': 3}
+        scenes = {
+            name: self.source(
+                self.length if name == 'train' else self.val_length,
+                seed=len(splits) * self.seed + number,
+                cache=self.cache and name == 'train',
+                paired=self.paired if name == 'train' else 1.0,
+                **self.kwargs,
+            )
+            for name, number in splits.items()
+        }
+        for name, dataset in scenes.items():
+            setattr(self, f'{name}_dataset', dataset)
+        train = scenes['train']
+        kept = self._choose(train)
+        if self.drop_unpaired:
+            has = train.availability.values()
+            kept = [i for i in kept if all(x[i] for x in has)]
+        if len(kept) < len(train):
+            self.train_dataset = Subset(train, kept)
+
+    def _choose(self, train: Any) -> list[int]:
+        """Choose the training scenes of ``label_fraction``."""
+        return self.budget(len(train))
+
+
+class SyntheticEODataModule(SyntheticDataModule):
     """Scenes of :class:`~torchgeo_decur.datasets.SyntheticEO`, generated on access.
 
     All splits have different scenes. With ``label_fraction``, training scenes are
@@ -21,20 +95,14 @@ class SyntheticEODataModule(MultimodalDataModule):
 
     Args:
         modalities: any of 's1', 's2', 'dem' and 'rgb'.
-        length: number of training scenes.
-        val_length: number of scenes in each of the validation, test and prediction
-            splits.
         size: height and width of a scene in pixels.
         num_dates: number of dates T per scene.
         common_strength: contrast of the factor that all sensors observe.
         unique_strength: contrast of the factors that only one sensor observes.
         multilabel: whether to add ``label``, a multi-label target that combines
             ``label_common``, ``label_s1`` and ``label_s2``.
-        cache: whether each process keeps its training scenes in memory.
-        paired: probability that a training scene has all modalities. Other scenes have
-            only one.
-        drop_unpaired: whether to train only on scenes that have all modalities.
-        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`.
+        options: options of :class:`~torchgeo_decur.datamodules.SyntheticDataModule`, such
+            as ``length``.
 
     Raises:
         ValueError: if a modality is unknown or a number is out of range.
@@ -46,21 +114,17 @@ class SyntheticEODataModule(MultimodalDataModule):
         torch.Size([4, 13, 32, 32])
     """
 
-    @renamed_arguments(keep='cache')
+    source = SyntheticEO
+
     def __init__(
         self,
         modalities: Sequence[str] = ('s1', 's2'),
         *,
-        length: int = 4096,
-        val_length: int = 1024,
         size: int = 64,
         num_dates: int = 1,
         common_strength: float = 1.0,
         unique_strength: float = 1.0,
         multilabel: bool = False,
-        cache: bool = False,
-        paired: float = 1.0,
-        drop_unpaired: bool = False,
         **options: Any,
     ) -> None:
         """Initialize a new SyntheticEODataModule instance."""
@@ -69,11 +133,6 @@ class SyntheticEODataModule(MultimodalDataModule):
         if unknown:
             raise ValueError(f'modalities must be among {list(known)}, got {unknown}')
         super().__init__({m: known[m] for m in modalities}, **options)
-        self.length = length
-        self.val_length = val_length
-        self.cache = cache
-        self.paired = paired
-        self.drop_unpaired = drop_unpaired
         self.kwargs = {
             'modalities': tuple(modalities),
             'size': size,
@@ -83,40 +142,17 @@ class SyntheticEODataModule(MultimodalDataModule):
             'multilabel': multilabel,
         }
 
-    def setup(self, stage: str) -> None:
-        """Create the datasets of all splits."""
-        splits = {'train': 0, 'val': 1, 'test': 2, 'predict': 3}
-        scenes = {
-            name: SyntheticEO(
-                self.length if name == 'train' else self.val_length,
-                seed=len(splits) * self.seed + number,
-                cache=self.cache and name == 'train',
-                paired=self.paired if name == 'train' else 1.0,
-                **self.kwargs,
-            )
-            for name, number in splits.items()
-        }
-        for name, dataset in scenes.items():
-            setattr(self, f'{name}_dataset', dataset)
-        train = scenes['train']
-        kept = self.budget(len(train), partial(_labels, train))
-        if self.drop_unpaired:
-            has = train.availability.values()
-            kept = [i for i in kept if all(x[i] for x in has)]
-        if len(kept) < len(train):
-            self.train_dataset = Subset(train, kept)
+    def _choose(self, train: SyntheticEO) -> list[int]:
+        return self.budget(len(train), partial(_labels, train))
 
 
-class SyntheticFactorsDataModule(MultimodalDataModule):
+class SyntheticFactorsDataModule(SyntheticDataModule):
     """Scenes of :class:`~torchgeo_decur.datasets.SyntheticFactors`, generated on access.
 
     All splits have different scenes. With ``label_fraction``, training uses a random
     subset of the scenes.
 
     Args:
-        length: number of training scenes.
-        val_length: number of scenes in each of the validation, test and prediction
-            splits.
         size: height and width of a scene in pixels.
         shared: number of factors that both sensors observe.
         unique: number of factors that only one sensor observes, by modality.
@@ -124,12 +160,8 @@ class SyntheticFactorsDataModule(MultimodalDataModule):
         strength: contrast of the factor textures.
         noise: standard deviation of the noise, relative to a texture of strength 1.
         num_dates: number of dates T per scene.
-        cache: whether each process keeps its training scenes in memory.
-        paired: probability that a training scene has both modalities. Other scenes have
-            only one.
-        drop_unpaired: whether to train only on scenes that have both modalities.
-        options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`:
-            ``batch_size``, ``num_workers``, ``seed`` and ``label_fraction``.
+        options: options of :class:`~torchgeo_decur.datamodules.SyntheticDataModule`, such
+            as ``length``.
 
     Raises:
         ValueError: if a number is out of range.
@@ -141,11 +173,11 @@ class SyntheticFactorsDataModule(MultimodalDataModule):
         torch.Size([4, 13, 32, 32])
     """
 
+    source = SyntheticFactors
+
     def __init__(
         self,
         *,
-        length: int = 4096,
-        val_length: int = 1024,
         size: int = 48,
         shared: int = 2,
         unique: Mapping[str, int] | None = None,
@@ -153,15 +185,10 @@ class SyntheticFactorsDataModule(MultimodalDataModule):
         strength: float = 1.0,
         noise: float = 0.5,
         num_dates: int = 1,
-        cache: bool = False,
-        paired: float = 1.0,
-        drop_unpaired: bool = False,
         **options: Any,
     ) -> None:
         """Initialize a new SyntheticFactorsDataModule instance."""
         super().__init__(dict(SyntheticFactors.all_modalities), **options)
-        self.length, self.val_length, self.cache = length, val_length, cache
-        self.paired, self.drop_unpaired = paired, drop_unpaired
         self.kwargs = {
             'size': size,
             'shared': shared,
@@ -171,29 +198,6 @@ class SyntheticFactorsDataModule(MultimodalDataModule):
             'noise': noise,
             'num_dates': num_dates,
         }
-
-    def setup(self, stage: str) -> None:
-        """Create the datasets of all splits."""
-        splits = {'train': 0, 'val': 1, 'test': 2, 'predict': 3}
-        scenes = {
-            name: SyntheticFactors(
-                self.length if name == 'train' else self.val_length,
-                seed=len(splits) * self.seed + number,
-                cache=self.cache and name == 'train',
-                paired=self.paired if name == 'train' else 1.0,
-                **self.kwargs,
-            )
-            for name, number in splits.items()
-        }
-        for name, dataset in scenes.items():
-            setattr(self, f'{name}_dataset', dataset)
-        train = scenes['train']
-        kept = self.budget(len(train))
-        if self.drop_unpaired:
-            has = train.availability.values()
-            kept = [i for i in kept if all(x[i] for x in has)]
-        if len(kept) < len(train):
-            self.train_dataset = Subset(train, kept)
 
 
 def _labels(dataset: SyntheticEO) -> Tensor:
