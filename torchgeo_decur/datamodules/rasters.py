@@ -15,7 +15,7 @@ from torchgeo.datasets.utils import Sample
 from ..datasets.entry_validation import check_keys, record_of, typed
 from ..datasets.plotting import plot_images
 from ..datasets.rasters.join import JoinedRasters, join
-from ..datasets.rasters.open import dataset_class, open_rasters
+from ..datasets.rasters.open import open_rasters, raster_class
 from ..datasets.rasters.split_areas import divide, summarize_areas
 from ..datasets.rasters.union import RasterUnion
 from ..datasets.rasters.window_positions import holds_window
@@ -408,7 +408,7 @@ def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
     _check_keys(name, entry, (*_IMAGE, *_CONVERSION))
     bands = entry.get('bands')
     if entry.get('dataset'):
-        cls = dataset_class(name, entry['dataset'])
+        cls = raster_class(name, entry['dataset'])
         bands = bands or cls.all_bands
     if not bands or isinstance(bands, str):
         raise ValueError(

@@ -3,7 +3,6 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from typing import Any, cast
 
 import geopandas as gpd
@@ -18,6 +17,7 @@ from torchgeo.datasets.utils import Sample
 
 from ..modalities import Conversion, Modality
 from .base import FileDataset, UnreadableFileError
+from .class_paths import import_class
 from .entry_validation import check_keys, record_of, typed
 
 _KEYS = (
@@ -237,16 +237,8 @@ def dataset_class(path: str) -> type[Any]:
     Raises:
         ValueError: if the class does not exist or requires a sampler.
     """
-    module, _, attribute = str(path).rpartition('.')
-    try:
-        found = getattr(import_module(module), attribute)
-    except (AttributeError, ImportError, ValueError) as error:
-        raise ValueError(
-            'dataset: class_path must be the import path of a class such as '
-            f'torchgeo.datasets.SEN12MS, got {path!r} ({error})'
-        ) from error
-    if not isinstance(found, type):
-        raise ValueError(f'dataset: class_path must be a class, got {path!r}')
+    example = 'torchgeo.datasets.SEN12MS'
+    found = import_class('dataset: class_path', path, example)
     _check_class(found)
     return found
 

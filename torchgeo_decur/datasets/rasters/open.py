@@ -5,13 +5,13 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from glob import escape
-from importlib import import_module
 from typing import Any
 
 from torchgeo.datasets import RasterDataset
 
 from ...transforms import ToModalities
 from ..band_descriptions import check_descriptions
+from ..class_paths import import_class
 from .files import RasterFile, check_overlap, check_places, find_rasters, inspect
 from .folder import RESAMPLING, RasterFolder
 from .nodata import choose_nodata
@@ -19,7 +19,7 @@ from .nodata import choose_nodata
 _DATES = ('filename_regex', 'date_format')
 
 
-def dataset_class(name: str, path: str) -> type[RasterDataset]:
+def raster_class(name: str, path: str) -> type[RasterDataset]:
     """Import a subclass of TorchGeo's ``RasterDataset``.
 
     Args:
@@ -29,20 +29,8 @@ def dataset_class(name: str, path: str) -> type[RasterDataset]:
     Raises:
         ValueError: if the class does not exist or is not a ``RasterDataset``.
     """
-    module, _, attribute = path.rpartition('.')
-    try:
-        found = getattr(import_module(module), attribute)
-    except (AttributeError, ImportError, ValueError) as error:
-        raise ValueError(
-            f'{name}: dataset must be the import path of a class such as '
-            f'torchgeo.datasets.Landsat8, got {path!r} ({error})'
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, RasterDataset)):
-        raise ValueError(
-            f'{name}: dataset must be a subclass of torchgeo.datasets.RasterDataset, '
-            f'got {path!r}'
-        )
-    return found
+    example = 'torchgeo.datasets.Landsat8'
+    return import_class(f'{name}: dataset', path, example, RasterDataset)
 
 
 def open_rasters(
@@ -176,7 +164,7 @@ def _groups(name: str, dates: Mapping[str, str], files: Sequence[str]) -> set[st
 def _open_class(
     name: str, entry: Mapping[str, Any], paths: list[str], bands: Sequence[str] | None
 ) -> tuple[RasterDataset, list[RasterFile], dict[str, str]]:
-    cls = dataset_class(name, entry['dataset'])
+    cls = raster_class(name, entry['dataset'])
     arguments = {**(entry.get('init_args') or {})}
     if bands is not None and cls.all_bands and name != 'mask':
         arguments['bands'] = list(bands)
