@@ -1,10 +1,11 @@
 """Write files atomically and compute checksums of their contents."""
 
+import csv
 import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -59,6 +60,29 @@ def atomic_write_all(writes: Mapping[Path, Write], shared: bool = False) -> None
     finally:
         for file in partial.values():
             file.unlink(missing_ok=True)
+
+
+def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write records as a CSV table, atomically.
+
+    Args:
+        file: the file.
+        rows: records with the same keys, which become the header.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_csv(Path(folder, 'a.csv'), [{'epoch': 0, 'score': 50.0}])
+        ...     Path(folder, 'a.csv').read_text().splitlines()
+        ['epoch,score', '0,50.0']
+    """
+
+    def write(partial: Path) -> None:
+        with partial.open('w', newline='', encoding='utf-8') as opened:
+            writer = csv.DictWriter(opened, list(rows[0]) if rows else [])
+            writer.writeheader()
+            writer.writerows(rows)
+
+    atomic_write(file, write)
 
 
 def check_writable(folder: Path) -> None:

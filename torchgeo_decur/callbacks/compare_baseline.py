@@ -1,6 +1,5 @@
 """Comparison of a pretraining run with a baseline that only aligns the modalities."""
 
-import csv
 import inspect
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -19,7 +18,7 @@ from torch import Tensor
 from .. import tasks
 from ..analysis import CorrelationStream
 from ..analysis.matplotlib_style import COLOURS, PAGE, figure_style
-from ..files import atomic_write
+from ..files import atomic_write, write_csv
 from ..modalities import get_available, split
 from ..modalities.batch import drop_incomplete
 from ..tasks import MultimodalPretraining
@@ -135,7 +134,7 @@ class CompareBaseline(Callback):
         if folder is None:
             return
         table, picture = Path(folder, 'comparison.csv'), Path(folder, 'comparison.png')
-        atomic_write(table, self._write)
+        write_csv(table, self.rows)
         figure = self.plot(getattr(task, 'common_dim', None))
         atomic_write(picture, lambda part: figure.savefig(part, dpi=200, format='png'))
         plt.close(figure)
@@ -236,12 +235,6 @@ class CompareBaseline(Callback):
         second.fit(rival, datamodule=datamodule)
         datamodule.trainer = trainer
         return callbacks
-
-    def _write(self, path: Path) -> None:
-        with path.open('w', newline='') as file:
-            writer = csv.DictWriter(file, list(self.rows[0]))
-            writer.writeheader()
-            writer.writerows(self.rows)
 
 
 class _PairCorrelations(Callback):

@@ -1,6 +1,5 @@
 """Probes of frozen features during pretraining."""
 
-import csv
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ..analysis.classifiers import Array, run_probes
-from ..files import atomic_write
+from ..files import atomic_write, write_csv
 from ..modalities import get_available, split
 from ..modalities.present_samples import PresentSamples, complete_masks
 from ..terminal import text_table
@@ -217,7 +216,7 @@ class OnlineProbe(Callback):
         if dry or not self.rows or folder is None or silent:
             return
         scores, picture = Path(folder, 'probe.csv'), Path(folder, 'probe.png')
-        atomic_write(scores, self._write)
+        write_csv(scores, self.rows)
         figure = self.plot()
         atomic_write(
             picture, lambda partial: figure.savefig(partial, dpi=150, format='png')
@@ -283,12 +282,6 @@ class OnlineProbe(Callback):
         axes[0, 0].legend(frameon=False)
         figure.tight_layout()
         return figure
-
-    def _write(self, path: Path) -> None:
-        with path.open('w', newline='') as file:
-            writer = csv.DictWriter(file, fieldnames=list(self.rows[0]))
-            writer.writeheader()
-            writer.writerows(self.rows)
 
     def _due(self, trainer: Trainer) -> bool:
         epoch = trainer.current_epoch + 1

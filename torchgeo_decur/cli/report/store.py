@@ -1,6 +1,5 @@
 """Read and write the files of a report."""
 
-import csv
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ...analysis import AnalysisResult, Embeddings, figure_style
-from ...files import atomic_write
+from ...files import atomic_write, write_csv
 from ...resumable_parts import read_json, write_json
 
 #: Name of the file with the result of an analysis. It is written last.
@@ -138,10 +137,7 @@ def save_result(folder: Path, result: AnalysisResult, key: str) -> None:
                 figure.savefig(partial / f'{name}.png')
                 figure.savefig(partial / f'{name}.svg', metadata={'Date': None})
         for name, rows in result.tables.items():
-            with (partial / f'{name}.csv').open('w', newline='') as file:
-                writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-                writer.writeheader()
-                writer.writerows(rows)
+            write_csv(partial / f'{name}.csv', rows)
         content = {
             'key': key,
             'name': result.name,
