@@ -1,4 +1,4 @@
-"""Import of the classes that a config names."""
+"""Import classes by the paths in a config."""
 
 from importlib import import_module
 from typing import Any
@@ -7,7 +7,7 @@ from typing import Any
 def import_class(
     option: str, path: Any, example: str, base: type[Any] = object
 ) -> type[Any]:
-    """Import a class by its import path.
+    """Import a class by its path.
 
     Args:
         option: name of the option, for error messages.

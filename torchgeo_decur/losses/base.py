@@ -112,15 +112,17 @@ class EmbeddingLoss(nn.Module, ABC):
         return Subset(mask, self.min_samples)
 
     def check(self, z: Mapping[str, Tensor]) -> None:
-        """Check the number and shape of the embeddings.
+        """Check the names, number and shape of the embeddings.
 
         Args:
             z: embeddings by name.
 
         Raises:
-            ValueError: if there are too few embeddings, views or samples, or shapes
-                differ.
+            ValueError: if the joint embeddings are absent, there are too few embeddings,
+                views or samples, or shapes differ.
         """
+        if self.joint is not None and self.joint not in z:
+            raise ValueError(f'z must have {self.joint!r}, got {list(z)}')
         if len(z) < self.minimum:
             number = {1: 'one modality', 2: 'two modalities'}[self.minimum]
             raise ValueError(f'z must have at least {number}, got {list(z)}')

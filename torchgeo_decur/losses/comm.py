@@ -72,17 +72,6 @@ class CoMMLoss(EmbeddingLoss):
             parts[f'contrast_{n}'] = mean([contrast(a, joint_b), contrast(b, joint_a)])
         return {'loss': mean([*parts.values()]), **parts}
 
-    def check(self, z: Mapping[str, Tensor]) -> None:
-        """Check that the embeddings include ``joint`` and have two views.
-
-        Raises:
-            ValueError: if ``joint`` or all modalities are absent, if there are not exactly
-                two views, if there are too few samples, or if shapes differ.
-        """
-        if 'joint' not in z:
-            raise ValueError(f"z must have 'joint', got {list(z)}")
-        super().check(z)
-
     def _views(
         self, z: Mapping[str, Tensor], name: str, subset: Subset | None
     ) -> list[Directions]:

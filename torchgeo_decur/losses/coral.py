@@ -101,17 +101,6 @@ class COrALLoss(EmbeddingLoss):
         )
         return {'loss': loss, 'shared': shared, **unique, **orthogonal}
 
-    def check(self, z: Mapping[str, Tensor]) -> None:
-        """Check that the embeddings include ``shared`` and have two views.
-
-        Raises:
-            ValueError: if ``shared`` or all modalities are absent, if there are not
-                exactly two views, if there are too few samples, or if shapes differ.
-        """
-        if 'shared' not in z:
-            raise ValueError(f"z must have 'shared', got {list(z)}")
-        super().check(z)
-
     def _contrast(self, z: Tensor, subset: Subset | None) -> Tensor:
         a, b = (Directions(x, self.temperature, subset) for x in z)
         return contrast(a, b)

@@ -1,6 +1,5 @@
 """COrAL: orthogonal shared and unique representations."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,7 +84,6 @@ class COrAL(FusionPretraining):
             raise ValueError(
                 f'mask_ratio must be one or two numbers in [0, 1], got {mask_ratio}'
             )
-        self._steps = math.inf
         super().__init__(
             modalities,
             model,
@@ -117,11 +115,6 @@ class COrAL(FusionPretraining):
         """
         names = (*self.hparams['modalities'], 'shared')
         return dict.fromkeys(names, self.hparams['embed_dim'])
-
-    def on_train_start(self) -> None:
-        """Fit all schedules to the total number of steps."""
-        super().on_train_start()
-        self._steps = self.total_steps()
 
     @property
     def mask_ratio(self) -> float:

@@ -80,7 +80,6 @@ class InfMasking(CoMM):
                 "modalities must not be named 'masked', which the task's outputs use, "
                 f'got {list(modalities)}; rename the modality'
             )
-        self._steps = math.inf
         super().__init__(
             modalities,
             model,
@@ -97,11 +96,6 @@ class InfMasking(CoMM):
         """Build the loss."""
         options = self.hparams['temperature'], self.hparams['mask_lambda']
         self.criterion = InfMaskingLoss(*options)
-
-    def on_train_start(self) -> None:
-        """Fit all schedules to the total number of steps."""
-        super().on_train_start()
-        self._steps = self.total_steps()
 
     def on_train_batch_start(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0

@@ -153,6 +153,7 @@ class MultimodalPretraining(CheckedTask):
             )
         self.weights = weights
         self._run_seed: int | None = None
+        self._steps = math.inf
         self._guard = FiniteGuard()
         self._collapse = CollapseGuard()
         super().__init__()
@@ -230,6 +231,7 @@ class MultimodalPretraining(CheckedTask):
             ValueError: if the warm-up is longer than the fit, or the data have no
                 length.
         """
+        self._steps = steps = self.total_steps()
         schedule = self.lr_schedulers()
         finds = type(schedule).__module__ == 'lightning.pytorch.tuner.lr_finder'
         if self.global_step == 0 or finds:
@@ -241,7 +243,7 @@ class MultimodalPretraining(CheckedTask):
                 # restores the weights.
                 self._guard = FiniteGuard(patience=math.inf)
             return
-        trainer, steps = self.trainer, self.total_steps()
+        trainer = self.trainer
         batches = trainer.num_training_batches / trainer.accumulate_grad_batches
         epochs, most = self.hparams['warmup_epochs'], trainer.max_epochs or 1
         schedule.warmup_epochs = warmup_steps(epochs, steps, batches, most)
