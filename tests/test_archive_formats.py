@@ -68,7 +68,7 @@ def weights(folder: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize('make', [files, shards, samples])
-def test_every_command(
+def test_every_command_reads_each_format(
     make: Callable[[Path], dict[str, Any]],
     tmp_path: Path,
     torchgeo: Callable[..., None],

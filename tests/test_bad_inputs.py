@@ -388,7 +388,7 @@ def clear(error: BaseException) -> None:
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_one_clear_error(name: str, tmp_path: Path) -> None:
+def test_raises_one_clear_error(name: str, tmp_path: Path) -> None:
     do, kind, message = CASES[name]
     start = time.process_time()
     with pytest.raises(kind, match=message) as caught:
@@ -417,7 +417,7 @@ def test_nan_in_a_later_batch_stops_the_fit(tmp_path: Path) -> None:
 class TestUnreadableFilesAreSkipped:
     """Check the warning about skipped samples."""
 
-    def test_ssl4eo(self, tmp_path: Path) -> None:
+    def test_ssl4eo_skips_an_unreadable_file(self, tmp_path: Path) -> None:
         SSL4EO.make(tmp_path, places=range(4), dates=(0,))
         data = SSL4EOS12PairDataModule(
             str(tmp_path), val_fraction=0.0, batch_size=2, skip_unreadable=True
@@ -428,7 +428,7 @@ class TestUnreadableFilesAreSkipped:
         ):
             fit(model(), data, limit_val_batches=0)
 
-    def test_rasters(self, tmp_path: Path) -> None:
+    def test_rasters_skip_an_unreadable_file(self, tmp_path: Path) -> None:
         run = rasters(
             lambda _, folder: truncate(folder / 'optical' / 'b_east.tif'),
             skip_unreadable=True,
@@ -457,7 +457,7 @@ def test_rasters_of_another_crs_are_reprojected_and_said_so(
 class TestCommandLine:
     """Check that `torchgeo fit` shows the same error before it writes a file."""
 
-    def test_model(
+    def test_names_a_wrong_option_of_the_model(
         self, torchgeo: Callable[..., None], decur_yaml: Callable[..., Path]
     ) -> None:
         conf = decur_yaml(model__init_args__common_ratio=1.5)
@@ -471,7 +471,7 @@ class TestCommandLine:
         assert len(lines) < 10 and len(str(caught.value)) < 1000
         assert list(conf.parent.iterdir()) == [conf]
 
-    def test_data(
+    def test_names_missing_files_of_the_data(
         self, torchgeo: Callable[..., None], decur_yaml: Callable[..., Path]
     ) -> None:
         data = {
@@ -484,7 +484,7 @@ class TestCommandLine:
             torchgeo('fit', '--config', decur_yaml(data=data))
         clear(caught.value)
 
-    def test_output(
+    def test_names_an_output_that_is_not_writable(
         self,
         torchgeo: Callable[..., None],
         decur_yaml: Callable[..., Path],

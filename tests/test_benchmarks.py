@@ -34,12 +34,12 @@ def test_rows_say_where_they_are_from(record: ModuleType, tmp_path: Path) -> Non
     assert '| n=4 d=8 | 2 | 1.5 to 2.5 | s |' in record.render([row])
 
 
-def test_nothing_measured(record: ModuleType, tmp_path: Path) -> None:
+def test_refuses_a_record_without_values(record: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='values must have at least one number'):
         record.record('loss', {}, [], 's', tmp_path / 'results.csv')
 
 
-def test_parts_of_a_step(record: ModuleType) -> None:
+def test_table_shows_the_parts_of_a_step(record: ModuleType) -> None:
     found = {('a-b', 'first'): 1, ('a-b', 'last-one'): 3, ('c', 'first'): 2}
     found['c', 'last-one'] = 2
     cases = {f'D=2 variant={v} part={p}': x for (v, p), x in found.items()}
@@ -51,7 +51,7 @@ def test_parts_of_a_step(record: ModuleType) -> None:
     )
 
 
-def test_forms_of_a_loss(record: ModuleType, tmp_path: Path) -> None:
+def test_table_compares_the_forms_of_a_loss(record: ModuleType, tmp_path: Path) -> None:
     found = {('N=4', 'ours'): 1.0, ('N=4', 'matrices'): 2.0, ('N=8', 'ours'): 30.0}
     rows = [
         record.record('loss', {'N': size[2:], 'form': form}, [x], unit, tmp_path / 'x')
@@ -69,7 +69,9 @@ def test_forms_of_a_loss(record: ModuleType, tmp_path: Path) -> None:
     ]
 
 
-def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_benchmark_measures_every_source(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / 'results.csv'
     data = importlib.import_module('experiments.benchmarks.data')
     data.main(places=4, dates=2, size=24, repeats=1, results=path)
@@ -87,7 +89,9 @@ def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 'what=read raw / read folder' in capsys.readouterr().out
 
 
-def test_chips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_chips_benchmark_measures_setup_and_draws(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / 'results.csv'
     chips = importlib.import_module('experiments.benchmarks.chips')
     chips.main([12], draws=8, repeats=1, results=path)
@@ -99,7 +103,7 @@ def test_chips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f'| {start}draw |' in capsys.readouterr().out
 
 
-def test_archives(tmp_path: Path) -> None:
+def test_archives_benchmark_writes_readable_archives(tmp_path: Path) -> None:
     archives = importlib.import_module('experiments.benchmarks.archives')
     from torchgeo_decur.datasets import SSL4EOS12V11, SSL4EOS12Pair, SyntheticEO
 

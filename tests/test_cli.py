@@ -47,7 +47,7 @@ def published(tmp_path: Path) -> Path:
     return file
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(['--version'])
     assert stopped.value.code == 0
@@ -126,7 +126,7 @@ class TestConfig:
 
 
 class TestWeights:
-    def test_table(
+    def test_lists_weights_in_a_table(
         self,
         capsys: pytest.CaptureFixture[str],
         tmp_path: Path,
@@ -149,7 +149,7 @@ class TestWeights:
 
 
 class TestConvert:
-    def test_a_published_file_to_torchgeo(
+    def test_converts_a_published_file_to_torchgeo(
         self, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         out = tmp_path / 'out'
@@ -178,7 +178,7 @@ class TestConvert:
             ('resnet34', 'found another model with 96 missing .*; use the same model'),
         ],
     )
-    def test_another_model(
+    def test_refuses_another_model(
         self, published: Path, tmp_path: Path, model: str, message: str
     ) -> None:
         out = tmp_path / 'out'
@@ -188,7 +188,7 @@ class TestConvert:
                 main(['convert', str(published), f'--to={layout}', *options])
         assert not out.exists()
 
-    def test_to_safetensors_with_the_bands(
+    def test_converts_to_safetensors_with_the_bands(
         self, published: Path, tmp_path: Path
     ) -> None:
         options = ['--to=safetensors', f'--out={tmp_path}', '--modality=rgb']
@@ -205,7 +205,7 @@ class TestConvert:
             "dropped the unused bands ['G']",
         )
 
-    def test_an_export_to_timm(self, fitted: Path, tmp_path: Path) -> None:
+    def test_converts_an_export_to_timm(self, fitted: Path, tmp_path: Path) -> None:
         file = fitted / 'encoders' / 's2.pt'
         main(['convert', str(file), '--to', 'timm', '--out', str(tmp_path)])
         state = torch.load(tmp_path / 's2_encoder.pth', weights_only=True)
@@ -213,7 +213,7 @@ class TestConvert:
         assert list(state) == list(expected)
         assert all(state[k].equal(v) for k, v in expected.items())
 
-    def test_published_weights_to_onnx(
+    def test_converts_published_weights_to_onnx(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         state = {
@@ -260,12 +260,14 @@ class TestConvert:
         with pytest.raises(SystemExit, match=rf'^torchgeo-decur: {message}'):
             main(['convert', str(published), *arguments])
 
-    def test_a_file_without_the_name_of_its_model(self, tmp_path: Path) -> None:
+    def test_asks_for_the_model_of_a_file_without_its_name(
+        self, tmp_path: Path
+    ) -> None:
         torch.save({'conv1.weight': torch.rand(4, 3, 7, 7)}, tmp_path / 'plain.pth')
         with pytest.raises(SystemExit, match=r'set the timm model name with --m'):
             main(['convert', str(tmp_path / 'plain.pth'), f'--out={tmp_path}'])
 
-    def test_no_such_file(self) -> None:
+    def test_names_a_missing_file(self) -> None:
         with pytest.raises(SystemExit, match=r"or a file, got 'nowhere\.pth'"):
             main(['convert', 'nowhere.pth'])
 
@@ -296,7 +298,7 @@ class TestExport:
             assert all(states[0][k].equal(v) for k, v in states[1].items())
 
     @needs_onnx
-    def test_onnx_and_hub(self, fitted: Path, tmp_path: Path) -> None:
+    def test_exports_onnx_and_a_hub_folder(self, fitted: Path, tmp_path: Path) -> None:
         (checkpoint,) = list((fitted / 'checkpoints').glob('*.ckpt'))[:1]
         out, hub = tmp_path / 'out', tmp_path / 'hub'
         main(['export', '--onnx', str(checkpoint), f'--out={out}', f'--hub={hub}'])
@@ -316,7 +318,7 @@ class TestExport:
         assert session.get_modelmeta().custom_metadata_map == metadata
         assert json.loads(metadata['limits']) == encoders.metadata['s1']['limits']
 
-    def test_beside_the_checkpoint(self, tmp_path: Path) -> None:
+    def test_writes_next_to_the_checkpoint(self, tmp_path: Path) -> None:
         encoder = create_encoder(MODEL, 2)
         state = {
             f'encoders.encoders.s1.{k}': v for k, v in encoder.state_dict().items()
@@ -329,13 +331,13 @@ class TestExport:
         files = sorted(f.name for f in (tmp_path / 'encoders').iterdir())
         assert files == ['s1.pt', 's1.safetensors']
 
-    def test_another_checkpoint(self, published: Path) -> None:
+    def test_refuses_another_checkpoint(self, published: Path) -> None:
         message = r'expected a checkpoint of a task such as .*DeCUR, found encoders of'
         with pytest.raises(SystemExit, match=message):
             main(['export', str(published)])
 
 
-def test_probe_checks_its_output_first(tmp_path: Path) -> None:
+def test_probe_checks_that_its_output_is_writable_first(tmp_path: Path) -> None:
     (tmp_path / 'file').touch()
     out = tmp_path / 'file' / 'probes.csv'
     with pytest.raises(SystemExit, match=r'output folder must be writable, got .*file'):

@@ -25,7 +25,7 @@ BANDS = ('a', 'b')
 
 
 class TestConversion:
-    def test_one_for_each_band(self) -> None:
+    def test_converts_each_band_by_its_own_numbers(self) -> None:
         entry = {'scale': [2, 10], 'offset': [1, -1], 'nodata': [0, 255]}
         convert = Conversion.of('m', entry, BANDS)
         x = torch.tensor([[0, 3], [255, 4]], dtype=torch.uint8)[:, None]
@@ -72,13 +72,13 @@ class TestConversion:
             ({'s2': -1000}, r's2: conversion must only have the keys .*, got -1000'),
         ],
     )
-    def test_errors_of_data_sets(self, entries: Any, message: str) -> None:
+    def test_refuses_wrong_entries(self, entries: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             conversions({'s2': MODALITIES['sentinel2_l1c']}, entries)
 
 
 class TestData:
-    def test_rasters(self, tmp_path: Path) -> None:
+    def test_converts_rasters(self, tmp_path: Path) -> None:
         root = fake('rasters').make(tmp_path)
         known = {'mean': [50.0, 20.0], 'std': [50.0, 20.0]}
         optical = {'paths': str(root / 'optical'), 'bands': list(BANDS), **known}
@@ -106,7 +106,7 @@ class TestData:
         with pytest.raises(ValueError, match='s2: offset must be one number, or one'):
             RasterPairDataModule(entries)
 
-    def test_paired_folders(self, tmp_path: Path) -> None:
+    def test_converts_paired_folders(self, tmp_path: Path) -> None:
         numbers = np.arange(16, dtype=np.uint16).reshape(1, 4, 4)
         for name in ('x', 'y'):
             path = tmp_path / f'{name}.tif'
@@ -124,7 +124,7 @@ class TestData:
         assert got[0].isnan() and module.modalities['depth'].nodata is not None
         assert got[1:].tolist() == [2.0 * i - 1000 for i in range(1, 16)]
 
-    def test_ssl4eo_s12(self, tmp_path: Path) -> None:
+    def test_converts_ssl4eo_s12(self, tmp_path: Path) -> None:
         fake('ssl4eo_s12').make(tmp_path, dates=(0,))
         entries = {'s2': {'offset': -1000, 'nodata': 0}, 's1': {'scale': 0.5}}
         raw, got = (SSL4EOS12Pair(tmp_path, conversion=c)[0] for c in (None, entries))
@@ -139,7 +139,7 @@ class TestData:
         sample = module.predict_dataset[0]
         assert torch.equal(sample['image_s2'], got['image_s2'])
 
-    def test_bigearthnet(self, tmp_path: Path) -> None:
+    def test_converts_bigearthnet(self, tmp_path: Path) -> None:
         fake('bigearthnet').make(tmp_path)
         modules = [
             BigEarthNetMMDataModule(str(tmp_path), modalities=['s2'], conversion=c)
@@ -150,7 +150,7 @@ class TestData:
         raw, got = (m.test_dataset[0]['image_s2'] for m in modules)
         assert torch.equal(got, raw - 1000)
 
-    def test_geonrw(self, tmp_path: Path) -> None:
+    def test_converts_geonrw(self, tmp_path: Path) -> None:
         fake('geonrw').make(tmp_path)
         modules = [
             GeoNRWPatchDataModule(str(tmp_path), size=32, conversion=c)

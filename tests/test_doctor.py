@@ -198,7 +198,9 @@ def test_scenes_in_real_layouts_give_nothing(
 
 
 class TestShift:
-    def test_of_three_pixels(self, tmp_path: Path, scenes: list[Arrays]) -> None:
+    def test_finds_a_shift_of_three_pixels(
+        self, tmp_path: Path, scenes: list[Arrays]
+    ) -> None:
         """Shift the optical images by 3 pixels down, with the georeference of before."""
 
         def shift(index: int, arrays: Arrays) -> None:
@@ -214,7 +216,9 @@ class TestShift:
         (row,) = diagnosis.tables['Shift between modalities']
         assert (row['down'], row['right']) == (3.0, 0.0)
 
-    def test_sign_and_chance(self, scenes: list[Arrays]) -> None:
+    def test_finds_the_sign_of_a_shift_and_none_by_chance(
+        self, scenes: list[Arrays]
+    ) -> None:
         first = np.stack([edge_map(s['s1']) for s in scenes])
         moved = [np.roll(s['s2'], (-2, 4), (1, 2)).astype(np.float32) for s in scenes]
         second = np.stack([edge_map(x) for x in moved])
@@ -238,7 +242,7 @@ class TestShift:
         assert not edge_map(np.full((1, 16, 16), np.nan, np.float32)).any()
 
 
-def test_faults_of_files(
+def test_finds_faults_of_files_pairs_and_labels(
     tmp_path: Path, scenes: list[Arrays], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Put independent faults of files, pairs and labels into one data set."""
@@ -293,7 +297,9 @@ def test_faults_of_files(
     assert max(len(x) for x in text.partition('\nFindings')[2].splitlines()) <= 80
 
 
-def test_faults_of_splits(tmp_path: Path, scenes: list[Arrays]) -> None:
+def test_finds_samples_and_places_in_two_splits(
+    tmp_path: Path, scenes: list[Arrays]
+) -> None:
     """Copy a sample and its place into another split."""
     for split, some in (('a', scenes[:10]), ('b', scenes[9:])):
         (tmp_path / split).mkdir()
@@ -340,7 +346,7 @@ UNITS: list[tuple[str, Callable[[np.ndarray], np.ndarray], str, Level, str]] = [
 
 
 @pytest.mark.parametrize(('name', 'change', 'check', 'level', 'text'), UNITS)
-def test_units_and_bands(
+def test_finds_wrong_units_and_bands(
     scenes: list[Arrays], name: str, change: Any, check: str, level: Level, text: str
 ) -> None:
     finding = first_finding(name, [change(s[name].astype(np.float32)) for s in scenes])
@@ -364,7 +370,7 @@ def first_finding(name: str, images: list[np.ndarray]) -> Finding:
     return rank(check_values(observe(name, images), {name: record}))[0]
 
 
-def test_missing_pixels(scenes: list[Arrays]) -> None:
+def test_finds_missing_pixels_and_constant_bands(scenes: list[Arrays]) -> None:
     border = [s['s1'].copy() for s in scenes]
     fill = [s['s1'].copy() for s in scenes]
     flat = [s['s2'].copy() for s in scenes]
@@ -377,7 +383,7 @@ def test_missing_pixels(scenes: list[Arrays]) -> None:
     assert "['B5'] are constant in all samples of train" in constant.found
 
 
-def test_offset_of_some_dates(scenes: list[Arrays]) -> None:
+def test_finds_an_offset_of_some_dates(scenes: list[Arrays]) -> None:
     images = [s['s2'] + 1000.0 * (i % 2) for i, s in enumerate(scenes)]
     seen = observe('s2', [x.astype(np.float32) for x in images])
     for o in seen:
@@ -389,7 +395,7 @@ def test_offset_of_some_dates(scenes: list[Arrays]) -> None:
     assert 'offset of 1000 in images from 2022-01-25, but not' in finding.found
 
 
-def test_saturated_photographs(scenes: list[Arrays]) -> None:
+def test_finds_saturated_photographs(scenes: list[Arrays]) -> None:
     record = replace(MODALITIES['geonrw_rgb'])
     image = np.random.default_rng(0).integers(0, 200, (3, 16, 16)).astype(np.float32)
     image[1, :6] = 255
@@ -421,7 +427,7 @@ def test_values_that_are_not_finite_and_copied_modalities(
     assert 'NaN or infinite' in nan.found and 'set nodata' in nan.cure
 
 
-def test_dates_far_apart(tmp_path: Path) -> None:
+def test_finds_dates_far_apart(tmp_path: Path) -> None:
     root = tmp_path / 'data'
     SyntheticEO(6, 32).write(root, 'ssl4eo_s12', progress=False)
     for folder in (root / 's2c').glob('*/*'):
@@ -439,7 +445,7 @@ class TestLabels:
             for i, v in enumerate(values)
         ]
 
-    def test_range(self) -> None:
+    def test_finds_labels_out_of_range(self) -> None:
         seen = self.seen([0, 1, 2, 255])
         assert check_labels(seen, {}) == []
         (finding,) = check_labels(seen, {'num_classes': 2, 'ignore_index': 255})
@@ -447,14 +453,14 @@ class TestLabels:
         (finding,) = check_labels(self.seen([0, 1, -7]), {})
         assert finding.found == 'values -7, such as in train 2'
 
-    def test_balance(self) -> None:
+    def test_finds_classes_without_training_samples(self) -> None:
         (finding,) = check_labels(self.seen([3] * 4), {})
         assert finding.found == 'only class 3 in 4 training samples'
         seen = self.seen([0, 1] * 8) + self.seen([2, 2, 1] * 3, 'val')
         (finding,) = check_labels(seen, {})
         assert finding.found.startswith('classes 2 occur in val, but not in 16')
 
-    def test_multilabel(self) -> None:
+    def test_finds_targets_of_another_number_of_labels(self) -> None:
         target = Target((0, 3), (1, 1), 5)
         seen = [Observation('train', 0, '0', targets={'label': target})]
         assert check_labels(seen, {'num_labels': 5}) == []
@@ -462,7 +468,7 @@ class TestLabels:
         assert finding.expected == 'targets with 4 labels, as set in the task'
 
 
-def test_rasters(tmp_path: Path, scenes: list[Arrays]) -> None:
+def test_finds_faults_of_raster_folders(tmp_path: Path, scenes: list[Arrays]) -> None:
     """Check files of rasters: one without a partner, and one of another resolution."""
     rng = np.random.default_rng(0)
 
@@ -497,7 +503,7 @@ def test_rasters(tmp_path: Path, scenes: list[Arrays]) -> None:
     assert row['shift'].startswith('cannot tell')
 
 
-def test_grids_of_places(clean: Path) -> None:
+def test_reads_the_grids_of_places(clean: Path) -> None:
     grid = read_grid(clean.parent / 's1' / '00.tif')
     assert grid == Grid(
         'EPSG:32633',
@@ -522,7 +528,7 @@ def test_grids_of_places(clean: Path) -> None:
     assert finding.found.startswith('1 sample of val overlap')
 
 
-def test_errors_of_the_user(clean: Path, tmp_path: Path) -> None:
+def test_explains_wrong_options_and_data(clean: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match='max_samples must be positive, got 0'):
         main(['doctor', str(clean), '--max_samples', '0'])
     other = tmp_path / 'config.yaml'

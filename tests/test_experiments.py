@@ -209,7 +209,7 @@ def test_trains_with_options_of_the_command_line(
     }
 
 
-def test_options_beside_a_checkpoint(
+def test_refuses_options_that_differ_from_the_checkpoint(
     tmp_path: Path, torchgeo: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

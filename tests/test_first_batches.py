@@ -93,7 +93,9 @@ class TestNaturalScenes:
             (torch.tensor([-9999.0, -9998, -9000, -5000]).reshape(1, 1, 2, 2), DEM),
         ],
     )  # fmt: skip
-    def test_pass_without_a_warning(self, x: Tensor, modality: Modality) -> None:
+    def test_natural_scenes_pass_without_a_warning(
+        self, x: Tensor, modality: Modality
+    ) -> None:
         # Warnings are errors.
         check({'m': x}, {'m': modality})
 
@@ -130,7 +132,9 @@ class TestErrors:
             ),
         ],
     )
-    def test_wrong_units(self, x: Tensor, modality: Modality, message: str) -> None:
+    def test_refuses_wrong_units(
+        self, x: Tensor, modality: Modality, message: str
+    ) -> None:
         if modality.unit == 'native':
             # Statistics in reflectance, for digital numbers.
             x = x * 10_000
@@ -141,7 +145,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             check({'m': x}, {'m': modality})
 
-    def test_statistics_with_the_offset(self) -> None:
+    def test_refuses_statistics_with_the_offset(self) -> None:
         mean = tuple(v + 1000 for v in S2.mean or ())
         with pytest.raises(
             ValueError, match=r"\['B10'\].*statistics include the offset"
@@ -153,7 +157,9 @@ class TestErrors:
         [('VV', 'VH'), ('vv', 'vh'), ('Sigma0_VV_db', 'Sigma0_VH_db'), ('HH', 'HV')],
     )
     @pytest.mark.parametrize('unit', ['dB', 'db', 'native', 'linear'])
-    def test_order_in_any_spelling(self, bands: tuple[str, ...], unit: str) -> None:
+    def test_checks_the_order_of_bands_in_any_spelling(
+        self, bands: tuple[str, ...], unit: str
+    ) -> None:
         modality = Modality(bands, 'sar', unit)
         x = 10 ** (LAND / 10) if unit == 'linear' else LAND
         check({'s1': x}, {'s1': modality})
@@ -161,7 +167,7 @@ class TestErrors:
             check({'s1': x.flip(1)}, {'s1': modality})
 
     @pytest.mark.parametrize('unit', ['db', 'DB', ' Decibel '])
-    def test_units_in_any_spelling(self, unit: str) -> None:
+    def test_recognizes_units_in_any_spelling(self, unit: str) -> None:
         modality = Modality(('VV', 'VH'), 'sar', unit)
         assert modality.unit == 'dB'
         with pytest.raises(ValueError, match='linear power'):
@@ -314,12 +320,14 @@ class TestDescriptions:
             (['B2', 'B3'], ['blue', 'green'], True),
         ],
     )
-    def test_contradiction(
+    def test_finds_contradicting_descriptions(
         self, bands: list[str], descriptions: list[Any], agree: bool
     ) -> None:
         assert (contradiction(bands, descriptions) is None) == agree
 
-    def test_rasters_and_paired_folders(self, tmp_path: Path) -> None:
+    def test_rasters_and_paired_folders_refuse_contradictions(
+        self, tmp_path: Path
+    ) -> None:
         root = fake('rasters').make(tmp_path)
         path = next((root / 'radar').glob('*.tif'))
         with rasterio.open(path, 'r+') as file:

@@ -169,14 +169,14 @@ def test_private_names_stay_in_their_file(file: Path) -> None:
 
 
 @pytest.mark.parametrize('file', FILES, ids=name)
-def test_no_assert_statement(file: Path) -> None:
+def test_package_has_no_assert_statement(file: Path) -> None:
     tree = ast.parse(file.read_text())
     lines = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)]
     assert lines == []
 
 
 @pytest.mark.parametrize('file', FILES, ids=name)
-def test_no_path_of_a_machine(file: Path) -> None:
+def test_package_has_no_path_of_a_machine(file: Path) -> None:
     found = re.findall(
         r'(?<![\w.~-])/(?:work|root|tmp|home|Users)/.*', file.read_text()
     )

@@ -75,7 +75,7 @@ class TestModality:
         with pytest.raises(ValueError, match=message):
             Modality(**{**SAR, **change})
 
-    def test_wavelengths_of_sentinel_2(self) -> None:
+    def test_knows_the_wavelengths_of_sentinel_2(self) -> None:
         whole = MODALITIES['sentinel2_l1c']
         assert whole.wavelengths is not None
         nm = dict(zip(whole.bands, whole.wavelengths, strict=True))
@@ -88,11 +88,11 @@ class TestModality:
         with pytest.raises(AttributeError):
             Modality(**SAR).unit = 'm'  # type: ignore[misc]
 
-    def test_limits_of_statistics(self) -> None:
+    def test_limits_are_two_standard_deviations_from_the_mean(self) -> None:
         modality = Modality(**SAR, mean=(-10.0, -20.0), std=(5.0, 1.0))
         assert modality.limits == ((-20.0, -22.0), (0.0, -18.0))
 
-    def test_limits_of_bytes(self) -> None:
+    def test_bytes_have_limits_of_0_and_255(self) -> None:
         modality = Modality(bands=('R', 'G', 'B'), kind='rgb', unit='uint8')
         assert modality.limits == ((0.0,) * 3, (255.0,) * 3)
 
@@ -100,19 +100,19 @@ class TestModality:
         modality = Modality(('R',), 'rgb', 'uint8', mean=(100.0,), std=(10.0,))
         assert modality.limits == ((80.0,), (120.0,))
 
-    def test_no_limits(self) -> None:
+    def test_elevation_has_no_limits(self) -> None:
         assert Modality(bands=('z',), kind='elevation', unit='m').limits is None
 
 
 class TestOf:
-    def test_modality(self) -> None:
+    def test_returns_a_modality_as_it_is(self) -> None:
         modality = Modality(**SAR)
         assert Modality.of(modality) is modality
 
-    def test_name(self) -> None:
+    def test_returns_the_modality_of_a_name(self) -> None:
         assert Modality.of('sentinel1_grd') == MODALITIES['sentinel1_grd']
 
-    def test_dictionary_of_yaml(self) -> None:
+    def test_reads_a_dictionary_of_yaml(self) -> None:
         value = {
             'bands': ['VV', 'VH'],
             'kind': 'sar',
@@ -160,7 +160,9 @@ class TestKnownModalities:
             ('sunrgbd_hha', 'depth', 'uint8', 3),
         ],
     )
-    def test_records(self, name: str, kind: str, unit: str, channels: int) -> None:
+    def test_has_the_documented_kind_and_unit(
+        self, name: str, kind: str, unit: str, channels: int
+    ) -> None:
         modality = MODALITIES[name]
         found = modality.kind, modality.unit, modality.channels
         assert found == (kind, unit, channels)
@@ -178,7 +180,9 @@ class TestKnownModalities:
             ('sentinel2_l2a', 'B11', 2195.2, 1340.0),
         ],
     )
-    def test_statistics(self, name: str, band: str, mean: float, std: float) -> None:
+    def test_has_the_published_statistics(
+        self, name: str, band: str, mean: float, std: float
+    ) -> None:
         modality = MODALITIES[name]
         assert modality.mean is not None
         assert modality.std is not None
@@ -198,15 +202,15 @@ class TestPerModality:
     modalities: dict[str, int] = {'s1': 2, 's2': 13}  # noqa: RUF012
 
     @pytest.mark.parametrize('value', ['resnet18', None, [1, 2]])
-    def test_one_for_all(self, value: Any) -> None:
+    def test_gives_one_value_to_all(self, value: Any) -> None:
         spread = per_modality('model', value, self.modalities)
         assert spread == {'s1': value, 's2': value}
 
-    def test_one_for_each_in_order_of_the_modalities(self) -> None:
+    def test_sorts_values_in_the_order_of_the_modalities(self) -> None:
         spread = per_modality('model', {'s2': 'b', 's1': 'a'}, self.modalities)
         assert list(spread.items()) == [('s1', 'a'), ('s2', 'b')]
 
-    def test_default(self) -> None:
+    def test_fills_in_the_default(self) -> None:
         spread = per_modality('weights', {'s2': True}, self.modalities, default=False)
         assert spread == {'s1': False, 's2': True}
 
@@ -237,7 +241,7 @@ class TestSplit:
     modalities: dict[str, int] = {'s1': 2, 's2': 3}  # noqa: RUF012
 
     @pytest.mark.parametrize('dates', [(), (4,)])
-    def test_one_key_for_each(self, dates: tuple[int, ...]) -> None:
+    def test_takes_one_key_for_each_modality(self, dates: tuple[int, ...]) -> None:
         batch = {
             'image_s2': torch.rand(5, *dates, 3, 8, 8),
             'image_s1': torch.rand(5, *dates, 2, 6, 6),
@@ -249,7 +253,7 @@ class TestSplit:
         assert all(images[m] is batch[f'image_{m}'] for m in images)
 
     @pytest.mark.parametrize('dates', [(), (4,)])
-    def test_one_stacked_image(self, dates: tuple[int, ...]) -> None:
+    def test_splits_one_stacked_image(self, dates: tuple[int, ...]) -> None:
         stacked = torch.rand(6, *dates, 5, 8, 8)
         images = split({'image': stacked}, self.modalities)
         assert images['s1'].equal(stacked[..., :2, :, :])
@@ -300,17 +304,17 @@ class TestSelectDate:
         x = 100 * torch.arange(batch)[:, None] + torch.arange(dates)
         return x[..., None, None, None].expand(batch, dates, 3, 4, 5)
 
-    def test_no_dates(self) -> None:
+    def test_returns_images_without_dates_as_they_are(self) -> None:
         x = torch.rand(2, 3, 4, 5)
         assert select_date(x) is x
         assert select_date(x, date=1) is x
 
-    def test_given_date(self) -> None:
+    def test_selects_the_given_date(self) -> None:
         selected = select_date(self.dated(6, 4), date=2)
         assert selected.shape == (6, 3, 4, 5)
         assert selected[:, 0, 0, 0].tolist() == [100 * i + 2 for i in range(6)]
 
-    def test_random_dates_of_each_sample(self) -> None:
+    def test_draws_a_random_date_of_each_sample(self) -> None:
         torch.manual_seed(0)
         selected = select_date(self.dated(64, 4))
         assert selected.shape == (64, 3, 4, 5)
@@ -336,13 +340,13 @@ class TestSelectDate:
 
 class TestInvalidPixels:
     @pytest.mark.parametrize('nodata', [float('nan'), -9999.0, -3.4028235e38])
-    def test_value(self, nodata: float) -> None:
+    def test_marks_pixels_of_the_nodata_value(self, nodata: float) -> None:
         x = torch.tensor([[1.0, nodata], [0.0, nodata]])
         invalid = invalid_pixels(x, nodata)
         assert invalid is not None
         assert invalid.tolist() == [[False, True], [False, True]]
 
-    def test_none(self) -> None:
+    def test_returns_none_without_a_nodata_value(self) -> None:
         assert invalid_pixels(torch.tensor([float('nan')]), None) is None
 
 
@@ -360,14 +364,14 @@ class TestCheck:
             torch.rand(2, 1, 8, 8), {'bands': ['t'], 'kind': 'depth', 'unit': 'K'}
         )
 
-    def test_missing_modality(self) -> None:
+    def test_refuses_a_missing_modality(self) -> None:
         modalities = {m: MODALITIES['sentinel1_grd'] for m in ('s1', 'asar')}
         images = {'s1': plausible(MODALITIES['sentinel1_grd'], 2)}
         message = r"asar: expected image_asar in the batch, found \['s1'\]"
         with pytest.raises(ValueError, match=message):
             check(images, modalities)
 
-    def test_wrong_channels(self) -> None:
+    def test_refuses_another_number_of_bands(self) -> None:
         message = (
             r"m: expected 2 bands \['VV', 'VH'\], found 3; select or pad the bands"
         )
@@ -375,7 +379,7 @@ class TestCheck:
             check_one(torch.rand(2, 3, 8, 8), 'sentinel1_grd')
 
     @pytest.mark.parametrize('value', [float('nan'), float('inf'), float('-inf')])
-    def test_not_finite(self, value: float) -> None:
+    def test_refuses_values_that_are_not_finite(self, value: float) -> None:
         x = plausible(MODALITIES['sentinel1_grd'], 2)
         x[1, 1, 3, 3:5] = value
         message = r"m: expected finite values, found 2 NaN or infinite values in bands \['VH'\]"
@@ -398,13 +402,13 @@ class TestCheck:
         with pytest.raises(ValueError, match=cure):
             check_one(x, Modality.of({**SAR, 'nodata': nodata}))
 
-    def test_linear_power(self) -> None:
+    def test_refuses_linear_power(self) -> None:
         x = 10 ** (plausible(MODALITIES['sentinel1_grd'], 2) / 10)
         message = r'backscatter in dB .* as in linear power; convert with 10 \* log10'
         with pytest.raises(ValueError, match=message):
             check_one(x, 'sentinel1_grd')
 
-    def test_swapped_polarisations(self) -> None:
+    def test_refuses_swapped_polarizations(self) -> None:
         x = plausible(MODALITIES['sentinel1_grd'], 2).flip(1)
         message = r'expected VV brighter than VH .*; the bands are probably swapped'
         with pytest.raises(ValueError, match=message):
@@ -430,7 +434,7 @@ class TestCheck:
             (lambda x: x - 5000, r'as in standardized data; use raw'),
         ],
     )
-    def test_scaled_digital_numbers(self, change: Any, message: str) -> None:
+    def test_refuses_scaled_digital_numbers(self, change: Any, message: str) -> None:
         x = change(plausible(MODALITIES['sentinel2_l1c'], 2))
         with pytest.raises(ValueError, match=message):
             check_one(x, 'sentinel2_l1c')
@@ -438,14 +442,14 @@ class TestCheck:
     @pytest.mark.parametrize(
         'change', [lambda x: x / 255, lambda x: x - 128.0, lambda x: x * 256.0]
     )
-    def test_scaled_bytes(self, change: Any) -> None:
+    def test_refuses_scaled_bytes(self, change: Any) -> None:
         x = change(plausible(MODALITIES['geonrw_rgb'], 2))
         with pytest.raises(
             ValueError, match=r'expected values from 0 to 255, found values in \['
         ):
             check_one(x, 'geonrw_rgb')
 
-    def test_constant_band(self) -> None:
+    def test_warns_of_a_constant_band(self) -> None:
         x = plausible(MODALITIES['sentinel1_grd'], 2)
         x[:, 1] = -25.0
         with pytest.warns(UserWarning, match=r"m: bands \['VH'\] are constant over"):
@@ -458,7 +462,7 @@ class TestCheck:
         x[:, 0, :4] = torch.tensor(nodata)
         check_one(x, modality)
 
-    def test_nodata_of_bytes(self) -> None:
+    def test_accepts_a_nodata_value_outside_of_bytes(self) -> None:
         modality = Modality(('R',), 'rgb', 'uint8', nodata=-1)
         x = torch.tensor([-1, 3, 200, -1]).reshape(1, 1, 2, 2)
         check_one(x, modality)

@@ -28,7 +28,7 @@ SMALL = {'model': 'test_resnet', 'projector': [8], 'size': 32}
 
 
 @pytest.mark.parametrize('name', [*TAKEN, '', 'a.b'])
-def test_one_clear_error_at_the_start(name: str) -> None:
+def test_refuses_a_taken_name_at_the_start(name: str) -> None:
     names, message = {'s1': 2, name: 3}, rf"modalities must .* got \['{name}'\]; rename"
     band = {'bands': ['x'], 'kind': 'elevation', 'unit': 'm'}
     for build in (

@@ -71,7 +71,7 @@ def test_takes_two_steps(
         torchgeo('predict', *files, *SMALL, '--ckpt_path', path)
 
 
-def test_one_line_swaps_the_objective(
+def test_one_line_of_yaml_changes_the_objective(
     torchgeo: Torchgeo, decur_yaml: Callable[..., Path]
 ) -> None:
     path = decur_yaml(
@@ -83,7 +83,7 @@ def test_one_line_swaps_the_objective(
 
 
 @pytest.mark.parametrize('name', ['radar', 'optics'])
-def test_evidence_of_one_modality(
+def test_evidence_runs_with_one_modality(
     name: str, torchgeo: Torchgeo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

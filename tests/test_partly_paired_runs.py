@@ -131,7 +131,9 @@ def test_resumes_exactly(case: str, root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('case', list(CASES))
-def test_transfer(case: str, root: Path, tmp_path: Path) -> None:
+def test_transfer_runs_on_partly_paired_data(
+    case: str, root: Path, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     task = LateFusionSegmentation(
         CHANNELS,
@@ -149,7 +151,7 @@ def test_transfer(case: str, root: Path, tmp_path: Path) -> None:
     assert maps is not None and len(maps) == COUNT / BATCH
 
 
-def test_commands(
+def test_commands_run_on_partly_paired_data(
     root: Path,
     torchgeo: Callable[..., None],
     tmp_path: Path,

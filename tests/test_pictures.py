@@ -35,7 +35,7 @@ def test_composite_undoes_the_scale_of_radar() -> None:
     )
 
 
-def test_composite_of_optics_and_bytes() -> None:
+def test_composite_shows_optics_and_bytes() -> None:
     x = torch.rand(13, 6, 7)
     assert np.array_equal(composite(x, S2), render(x, S2)[0])
     rgb = torch.full((3, 2, 2), 0.25)
@@ -68,17 +68,17 @@ def test_hillshade_lights_the_north_west_in_any_unit() -> None:
 @pytest.mark.parametrize(
     'surface', [torch.zeros(4, 4), torch.full((4, 4), torch.nan), torch.rand(1, 4)]
 )
-def test_no_slope_no_shade(surface: torch.Tensor) -> None:
+def test_surface_without_slope_has_no_shade(surface: torch.Tensor) -> None:
     assert (hillshade(surface) == 0.5).all()
 
 
-def test_holes_in_a_surface() -> None:
+def test_hillshade_is_finite_around_holes() -> None:
     surface = torch.rand(8, 8)
     surface[2:4, 2:4] = torch.nan
     assert np.isfinite(hillshade(surface)).all()
 
 
-def test_wrong_bands() -> None:
+def test_refuses_another_number_of_bands() -> None:
     with pytest.raises(ValueError, match=r"2 bands \['VV', 'VH'\], got 3"):
         render(torch.rand(3, 4, 4), S1)
     with pytest.raises(ValueError, match=r'2 bands .*, got \(1, 2, 4, 4\)'):

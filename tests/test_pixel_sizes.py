@@ -275,7 +275,7 @@ def test_prediction_without_masks_needs_a_grid(folders: Path) -> None:
 
 
 @pytest.mark.filterwarnings('ignore:the 6 random windows of the first epoch')
-def test_embeddings_and_shards(scene: Path, tmp_path: Path) -> None:
+def test_embeds_and_packs_several_pixel_sizes(scene: Path, tmp_path: Path) -> None:
     data, task = of_rasters(scene), decur().eval()
     data.setup('predict')
     file = embed_rasters(
@@ -306,7 +306,7 @@ class TestFolders:
         assert batch['image_aerial'].shape == (2, 3, 100, 140)
         assert batch['available_aerial'].tolist() == [False, True]
 
-    def test_resized_to_the_size_of_an_entry(self, folders: Path) -> None:
+    def test_resizes_to_the_size_of_an_entry(self, folders: Path) -> None:
         images = of_folders(folders).entries
         images = {**images, 's2': {**images['s2'], 'size': [10, 14]}}
         found = PairedFolders(folders, images, size=(50, 70))[0]
@@ -378,7 +378,7 @@ class TestRasters:
         assert train.distance(val) >= 3 * 10 - 0.5
 
     @pytest.mark.parametrize('first', ['aerial', 's2'])
-    def test_windows_with_missing_pixels_of_either_grid(
+    def test_leaves_out_windows_with_missing_pixels_of_either_grid(
         self, first: str, tmp_path: Path
     ) -> None:
         for m, res in RES.items():

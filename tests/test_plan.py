@@ -30,7 +30,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_one_device(config: Path) -> None:
+def test_counts_the_steps_of_one_device(config: Path) -> None:
     found = estimate_cost([config])
     assert found['steps per epoch'] == '5'
     assert found['steps'] == '15 in 3 epochs'
@@ -38,7 +38,7 @@ def test_one_device(config: Path) -> None:
     assert 'hours' not in found
 
 
-def test_overlay_of_several_devices(config: Path, tmp_path: Path) -> None:
+def test_overlay_sets_several_devices(config: Path, tmp_path: Path) -> None:
     overlay = tmp_path / 'two.yaml'
     overlay.write_text('trainer: {devices: 2, num_nodes: 2}\n')
     found = estimate_cost([config, overlay], samples=6400, rate=4.0)

@@ -99,7 +99,7 @@ def test_pretrains_fits_and_tests(
     assert all(0 <= float(row['value']) <= 1 for row in rows)
 
 
-def test_most_frequent_class() -> None:
+def test_constant_task_predicts_class_frequencies() -> None:
     task = constant.Segmentation(
         {'s1': 2}, 'fcn', 'test_resnet', num_classes=3, ignore_index=255
     )
@@ -113,7 +113,7 @@ def test_most_frequent_class() -> None:
     torch.testing.assert_close(logits.softmax(dim=1), expected)
 
 
-def test_share_of_each_label() -> None:
+def test_constant_task_predicts_the_share_of_each_label() -> None:
     task = constant.Classification(
         {'s1': 2}, 'test_resnet', task='multilabel', num_labels=3, loss='soft_margin'
     )

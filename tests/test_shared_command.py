@@ -27,7 +27,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_files_of_other_tools(
+def test_reads_files_of_other_tools(
     tmp_path: Path,
     views: tuple[np.ndarray, np.ndarray],
     capsys: pytest.CaptureFixture[str],
@@ -65,7 +65,7 @@ def test_one_file_of_embed_has_every_modality(
     assert {r['first'] for r in rows(tmp_path / 'out')} >= {'s1 (first)', 's2 (first)'}
 
 
-def test_run(fitted: Path, tmp_path: Path) -> None:
+def test_compares_the_encoders_of_a_run(fitted: Path, tmp_path: Path) -> None:
     conf = yaml.safe_load((fitted / 'config.yaml').read_text())
     conf['data']['init_args']['val_length'] = 48
     config = tmp_path / 'config.yaml'

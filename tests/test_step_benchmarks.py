@@ -25,7 +25,9 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize('name', SMALL)
-def test_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_benchmarks_record_positive_values(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main = importlib.import_module(f'experiments.benchmarks.{name}').main
     path = tmp_path / 'results.csv'
     main(**SMALL[name], repeats=1, results=path)
@@ -47,7 +49,9 @@ def test_matrix_loss_is_the_same_loss() -> None:
     torch.testing.assert_close(loss(z, 14), DeCURLoss(14)(z)['loss'])
 
 
-def test_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_step_benchmark_prints_a_profile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main = importlib.import_module('experiments.benchmarks.step').main
     path = tmp_path / 'results.csv'
     main(**SMALL['step'], profile=True, results=path)
@@ -55,7 +59,7 @@ def test_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 'aten::convolution' in capsys.readouterr().out
 
 
-def test_startup(
+def test_startup_benchmark_prints_import_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     startup = importlib.import_module('experiments.benchmarks.startup')
@@ -64,7 +68,7 @@ def test_startup(
     assert '| import=nothing | 0.' in capsys.readouterr().out
 
 
-def test_scaling(tmp_path: Path) -> None:
+def test_scaling_benchmark_records_rate_and_efficiency(tmp_path: Path) -> None:
     main = importlib.import_module('experiments.benchmarks.scaling').main
     path = tmp_path / 'results.csv'
     main([1, 10**6], **TINY, batch_size=2, steps=2, results=path)
@@ -74,7 +78,9 @@ def test_scaling(tmp_path: Path) -> None:
     assert 0 < float(rate['value']) and float(efficiency['value']) == 1
 
 
-def test_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cost_benchmark_records_every_objective(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cost = importlib.import_module('experiments.benchmarks.cost')
     path = tmp_path / 'results.csv'
     names = ['DeCUR', 'InfMasking', 'FactorCL']
@@ -94,7 +100,9 @@ def test_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         cost.main(['BYOL'], results=path)
 
 
-def test_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_benchmark_compares_with_the_eager_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = importlib.import_module('experiments.benchmarks.compile')
     # Without inductor, which takes long to compile.
     compiled = partial(torch.compile, backend='eager')
@@ -153,7 +161,9 @@ class TestTargets:
             '| speed | at most 2 | 2 | met |',
         ]
 
-    def test_not_measured(self, targets: ModuleType, tmp_path: Path) -> None:
+    def test_says_which_targets_are_not_measured(
+        self, targets: ModuleType, tmp_path: Path
+    ) -> None:
         assert targets.render_targets(folder=tmp_path).count('not measured') == len(
             targets.TARGETS
         )

@@ -24,7 +24,7 @@ def write(folder: Path, fit: Path, **more: object) -> Path:
 
 
 @pytest.mark.parametrize('path', TABLES, ids=lambda path: path.stem)
-def test_files(path: Path) -> None:
+def test_every_table_file_names_existing_configs(path: Path) -> None:
     read = definition.Table.read(path)
     assert len({cell.name for cell in read.cells}) == len(read.cells)
     for cell in read.cells:
@@ -60,13 +60,13 @@ def test_rate_of_lars_is_that_chosen() -> None:
     assert f'--model.init_args.lr={rate}' in given
 
 
-def test_cells() -> None:
+def test_tables_have_the_documented_number_of_cells() -> None:
     sizes = {path.stem: len(definition.Table.read(path).cells) for path in TABLES}
     assert sizes['bigearthnet'] == 2 * 3 * 3
     assert sizes['geonrw'] == 2 * 2 * 2
 
 
-def test_run(
+def test_runs_each_step_once(
     torchgeo: Callable[..., None], decur_yaml: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Check pretraining, fit and test, and that a second call runs nothing."""
@@ -165,7 +165,7 @@ def test_goes_on_where_it_stood_with_the_same_options_alone(
     assert found == ['', '--model.init_args.lr=0.02']
 
 
-def test_interval(tmp_path: Path) -> None:
+def test_interval_covers_seeds_of_the_latest_commit(tmp_path: Path) -> None:
     """Check the 95 % interval of 0.5, 0.6 and 0.7, 4.303 standard errors, without an old commit."""
     path = write(tmp_path, tmp_path / 'fit.yaml', axes={'a': {'x': []}})
     results = tmp_path / 'results.csv'
@@ -214,7 +214,7 @@ def test_commit_is_that_of_code(
     assert commit('torchgeo_decur').startswith(f'{head}+')
 
 
-def test_against(tmp_path: Path) -> None:
+def test_compares_paired_seeds_with_a_reference(tmp_path: Path) -> None:
     """Check paired differences of 10, 20 and 30 points, with 4.303 standard errors of 24.8."""
     axes: dict[str, object] = {'a': {'DeCUR': [], 'CLIP': []}, 'b': {'x': []}}
     path = write(tmp_path, tmp_path / 'fit.yaml', axes=axes, against='DeCUR')
@@ -237,7 +237,7 @@ def test_against(tmp_path: Path) -> None:
         definition.Table.read(path)
 
 
-def test_mean_of_several(tmp_path: Path) -> None:
+def test_averages_several_columns(tmp_path: Path) -> None:
     """Check columns of means, without seeds that lack a number."""
     columns = {'x': 'x', 'x and y': ['x', 'y']}
     axes = {'a': {'one': [], 'two': []}}
@@ -261,7 +261,7 @@ def test_mean_of_several(tmp_path: Path) -> None:
     assert shown.split('| two |')[1].split('|')[1].strip() == '50.0'
 
 
-def test_sections(tmp_path: Path) -> None:
+def test_splits_columns_into_titled_sections(tmp_path: Path) -> None:
     """Check that columns grouped by title are separate tables of the same cells."""
     columns = {'first': {'x': 'x'}, 'second': {'y': 'y', 'mean': ['x', 'y']}}
     path = write(tmp_path, tmp_path / 'f', axes={'a': {'one': []}}, metrics=columns)
@@ -276,7 +276,7 @@ def test_sections(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('workers', [1, 2])
-def test_several_pretrainings(tmp_path: Path, workers: int) -> None:
+def test_cells_share_several_pretrainings(tmp_path: Path, workers: int) -> None:
     """Check cells with encoders of several pretrainings, which cells share."""
     starts = {'each alone': {'s1': ['--m=s1'], 's2': ['--m=s2']}, 'both': ['--m=b']}
     weights = '--weights={encoders}'
@@ -321,7 +321,7 @@ def test_several_pretrainings(tmp_path: Path, workers: int) -> None:
         definition.Table.read(path)
 
 
-def test_summary(tmp_path: Path) -> None:
+def test_summary_averages_seeds_with_all_cells(tmp_path: Path) -> None:
     """Check means over cells, of seeds with all cells."""
     axes = {'a': {'one': [], 'two': []}, 'b': {'left': [], 'right': []}}
     summary = {'some': {'left': ['x', 'y'], 'right': ['x']}}
@@ -392,7 +392,7 @@ class TestChoose:
             ('CLIP', 'high'): ('--a',),
         }
 
-    def test_highest_mean(self, path: Path, tmp_path: Path) -> None:
+    def test_chooses_the_highest_mean(self, path: Path, tmp_path: Path) -> None:
         results = tmp_path / 'results.csv'
         row = {'table': 'grid', 'options': '', 'hardware': 'CPU', 'seed': '3'}
         found = {('DeCUR', 'low'): (0.2, 0.6), ('DeCUR', 'high'): (0.5, 0.1)}
@@ -414,7 +414,7 @@ class TestChoose:
         assert '| DeCUR | high | 50.0 | 10.0 | 30.0 |' in shown
         assert '| CLIP | low | not measured | not measured |' in shown
 
-    def test_last_axis(self, path: Path) -> None:
+    def test_chooses_only_on_the_last_axis(self, path: Path) -> None:
         path.write_text(path.read_text().replace('choose: rate', 'choose: encoders'))
         with pytest.raises(ValueError, match="choose must be the last axis, 'rate'"):
             definition.Table.read(path)
@@ -436,7 +436,7 @@ def test_rejects_invalid_arguments(tmp_path: Path) -> None:
         table.fill(path, [0], [], ['y'], tmp_path, tmp_path / 'r.csv', print)
 
 
-def test_probes(
+def test_runs_probes_and_renders_their_parts(
     torchgeo: Callable[..., None], decur_yaml: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Check pretraining and probes, and the table of parts."""
@@ -477,7 +477,9 @@ def test_probes(
 
 
 @pytest.mark.slow
-def test_forked(capfd: pytest.CaptureFixture[str]) -> None:
+def test_forked_command_returns_its_output_and_raises_on_failure(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     forked.run(['--version'])
     assert 'torchgeo' in capfd.readouterr().out
     with pytest.raises(RuntimeError, match='probe failed with exit code 2'):

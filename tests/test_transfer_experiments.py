@@ -44,7 +44,7 @@ OPTIONS = {
         ('nyudepthv2', 'fcn', '', False),
     ],
 )
-def test_transfer(
+def test_transfer_config_runs(
     torchgeo: Callable[..., None],
     tmp_path: Path,
     base: str,
@@ -85,7 +85,9 @@ def test_transfer(
 
 
 @pytest.mark.parametrize('modality', ['spectral', 'dem', ''])
-def test_rasters(torchgeo: Callable[..., None], tmp_path: Path, modality: str) -> None:
+def test_raster_config_draws_maps_of_one_or_two_modalities(
+    torchgeo: Callable[..., None], tmp_path: Path, modality: str
+) -> None:
     """Check maps from one modality, or from two of which one may be missing at test."""
     root = fake('rasters').make(tmp_path / 'data')
     channels = {'spectral': 2, 'dem': 1}
@@ -129,7 +131,7 @@ def test_rasters(torchgeo: Callable[..., None], tmp_path: Path, modality: str) -
 @pytest.mark.parametrize(
     'modalities', ['{rgb: 3}', '{disparity: 1}', '{rgb: 3, disparity: 1}']
 )
-def test_pothole(
+def test_pothole_config_runs_with_each_set_of_modalities(
     torchgeo: Callable[..., None], tmp_path: Path, modalities: str
 ) -> None:
     frame = fake('paired_folders').frame
@@ -166,7 +168,9 @@ def test_pothole(
     assert ('test_AverageJaccardIndex_rgb' in columns) == both
 
 
-def test_table(torchgeo: Callable[..., None], tmp_path: Path) -> None:
+def test_every_command_runs_on_a_table_of_numbers(
+    torchgeo: Callable[..., None], tmp_path: Path
+) -> None:
     """Numbers of a table with semicolons: every command, and a fit that was stopped."""
     data = tmp_path / 'data'
     lines = ['plot;biomass;fold']

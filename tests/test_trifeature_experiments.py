@@ -44,7 +44,7 @@ def test_tables_have_the_same_cells() -> None:
 
 
 @pytest.mark.parametrize('size', ['small', 'paper'])
-def test_pretrain_and_probe(
+def test_pretrains_and_probes_in_each_size(
     size: str, torchgeo: Callable[..., None], tmp_path: Path
 ) -> None:
     sizes = ['small'] if size == 'small' else ['small', 'paper']

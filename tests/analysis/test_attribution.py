@@ -27,7 +27,7 @@ def toy() -> ToyPretrained:
 class TestGradCAM:
     @pytest.mark.parametrize('row', [0, 1])
     @pytest.mark.parametrize('column', [0, 1])
-    def test_signal_in_one_corner(
+    def test_maps_the_signal_of_one_corner(
         self, toy: ToyPretrained, row: int, column: int
     ) -> None:
         x = corner(2, 3, row, column)
@@ -47,7 +47,7 @@ class TestGradCAM:
 
 
 class TestIntegratedGradients:
-    def test_known_weights(self, toy: ToyPretrained) -> None:
+    def test_attributes_by_known_weights(self, toy: ToyPretrained) -> None:
         x = torch.rand(4, 3, 8, 8)
         bands, error = integrated_gradients(toy, 'm', x, COMMON, steps=4)
         mean = x.mean((2, 3))
@@ -73,18 +73,18 @@ class TestIntegratedGradients:
 
 
 class TestOverlap:
-    def test_identical_and_disjoint(self) -> None:
+    def test_identical_maps_overlap_and_disjoint_ones_do_not(self) -> None:
         a, b = torch.rand(3, 5, 6), corner(3, 1, 0, 0)[:, 0]
         assert_close(overlap(a, 7 * a), torch.ones(3))
         assert_close(overlap(a, -a), torch.ones(3))
         assert_close(overlap(b, 1 - b), torch.zeros(3))
 
-    def test_known_share(self) -> None:
+    def test_overlap_is_the_shared_part_of_two_maps(self) -> None:
         a = torch.tensor([[[2.0, 2.0, 0.0, 0.0]]])
         b = torch.tensor([[[0.0, 1.0, 1.0, 2.0]]])
         assert_close(overlap(a, b), torch.tensor([0.25]))
 
-    def test_maps_of_two_sizes(self) -> None:
+    def test_compares_maps_of_two_sizes(self) -> None:
         a = torch.tensor([[[1.0, 1.0], [1.0, 1.0]]])
         assert_close(overlap(a, torch.ones(1, 4, 6)), torch.ones(1))
 
@@ -92,7 +92,7 @@ class TestOverlap:
         assert overlap(torch.zeros(1, 2, 2), torch.ones(1, 2, 2)).isnan().all()
         assert correlation(torch.ones(1, 2, 2), torch.rand(1, 2, 2)).isnan().all()
 
-    def test_correlation(self) -> None:
+    def test_correlation_ignores_scale_and_offset(self) -> None:
         a, b = torch.rand(2, 4, 4), torch.rand(2, 4, 4)
         expected = torch.stack(
             [
@@ -127,7 +127,7 @@ class TestProtocol:
             raise RuntimeError('stop')
         assert all(m.training for m in toy.modules())
 
-    def test_small_batches(self) -> None:
+    def test_splits_batches_up_to_the_largest_number(self) -> None:
         toy = ToyPretrained(m=WEIGHTS)
         x = torch.arange(10.0).view(10, 1, 1, 1)
         batches = [{'m': x[:6], 'other': x}, {'m': x[6:], 'other': x}]

@@ -29,7 +29,7 @@ def several(request: pytest.FixtureRequest) -> Outcome:
 
 
 class TestOutcome:
-    def test_balanced_accuracy(self, classes: Outcome) -> None:
+    def test_scores_classes_by_balanced_accuracy(self, classes: Outcome) -> None:
         expected = 100 * balanced_accuracy_score(classes.y, classes.predicted)
         assert classes.score() == pytest.approx(expected)
         weights = resamples(90, 20)
@@ -41,7 +41,7 @@ class TestOutcome:
         assert classes.metric == 'balanced accuracy'
         assert classes.chance == pytest.approx(100 / 3)
 
-    def test_average_precision(self, several: Outcome) -> None:
+    def test_scores_several_labels_by_average_precision(self, several: Outcome) -> None:
         y, p = several.y.ravel(), several.predicted.ravel()
         assert several.score() == pytest.approx(100 * average_precision_score(y, p))
         weights = resamples(60, 20)

@@ -34,7 +34,7 @@ def task() -> DeCUR:
     return DeCUR(MODALITIES, 'test_resnet', projector=[16, 8], common_ratio=0.75)
 
 
-def test_whole_data_set(task: DeCUR) -> None:
+def test_collects_a_whole_data_set(task: DeCUR) -> None:
     task.train()
     found = collect(task, batches(20))
     assert task.training
@@ -58,7 +58,7 @@ def test_whole_data_set(task: DeCUR) -> None:
         torch.testing.assert_close(diagonal, expected, rtol=0, atol=1e-6)
 
 
-def test_a_subset_and_the_correlations_of_all(task: DeCUR) -> None:
+def test_keeps_a_subset_and_the_correlations_of_all(task: DeCUR) -> None:
     whole, part = collect(task, batches(20)), collect(task, batches(20), max_samples=5)
     assert part.number == 20
     chosen = part.labels['label']
@@ -68,7 +68,7 @@ def test_a_subset_and_the_correlations_of_all(task: DeCUR) -> None:
         assert part.diagonals[pair].equal(diagonal)
 
 
-def test_first_of_several_dates(task: DeCUR) -> None:
+def test_embeds_the_first_of_several_dates(task: DeCUR) -> None:
     found = collect(task, batches(4, dates=2))
     first = [
         {k: v[:, 0] if k.startswith('image') else v for k, v in b.items()}
@@ -86,7 +86,7 @@ def test_first_of_several_dates(task: DeCUR) -> None:
         (COrAL, ['a', 'b', 'c', 'shared'], ['a', 'b', 'c', 'shared', 'joint']),
     ],
 )
-def test_tasks_without_common_dimensions(
+def test_collects_tasks_without_common_dimensions(
     task_class: Any, names: list[str], features: list[str]
 ) -> None:
     options = {} if task_class is BarlowTwins else {'embed_dim': 8, 'num_heads': 2}

@@ -22,7 +22,7 @@ def test_first_component_is_the_one_direction_that_varies() -> None:
     assert (pictures.min(), pictures.max()) == (0, 1)
 
 
-def test_fewer_places_than_components() -> None:
+def test_returns_no_more_components_than_places() -> None:
     pictures, explained = principal_components(torch.rand(1, 8, 1, 2), 3)
     assert pictures.shape == (1, 1, 2, 2)
     assert len(explained) == 2
@@ -43,7 +43,7 @@ def test_displacement_is_in_cells() -> None:
 
 
 @pytest.mark.parametrize('model', ['test_resnet', 'test_vit', 'resnet18_rda'])
-def test_backbones(model: str) -> None:
+def test_draws_components_of_every_backbone(model: str) -> None:
     task = DeCUR({'s1': 2, 's2': 13}, model, projector=[16])
     data = [{'s1': torch.rand(3, 2, 64, 64), 's2': torch.rand(3, 13, 64, 64)}] * 2
     found = feature_maps(task, data, {'s1': S1, 's2': S2}, max_samples=5, examples=4)

@@ -51,7 +51,7 @@ def probed(known: Embeddings) -> AnalysisResult:
 
 
 class TestAlignment:
-    def test_values(self, known: Embeddings) -> None:
+    def test_common_dimensions_align_and_unique_do_not(self, known: Embeddings) -> None:
         result = alignment_histogram(known)
         common = only(result, 'alignment', part='common')
         assert common['dimensions'] == COMMON
@@ -75,14 +75,14 @@ class TestAlignment:
             assert heights.max() <= 100.0001
         assert 'loss' in axis.get_xlabel() and '%' in axis.get_ylabel()
 
-    def test_baseline(self, known: Embeddings) -> None:
+    def test_adds_a_row_of_the_baseline(self, known: Embeddings) -> None:
         z = next(iter(known.z.values()))
         other = Embeddings.of({'s1': z, 's2': -z})
         result = alignment_histogram(known, other)
         row = only(result, 'alignment', part='baseline')
         assert row['mean_loss'] == pytest.approx(4, abs=1e-3)
 
-    def test_every_pair(self) -> None:
+    def test_compares_every_pair(self) -> None:
         z = torch.randn(50, 3)
         result = alignment_histogram(Embeddings.of({'a': z, 'b': z, 'c': -z}))
         losses = [(r['modalities'], r['mean_loss']) for r in result.tables['alignment']]
@@ -92,10 +92,10 @@ class TestAlignment:
             ('b and c', pytest.approx(4, abs=1e-3)),
         ]
 
-    def test_loss(self) -> None:
+    def test_loss_is_the_squared_distance_to_one(self) -> None:
         assert alignment_loss(torch.tensor([1.0, 0.0, -1.0])).tolist() == [0, 1, 4]
 
-    def test_one_modality(self) -> None:
+    def test_needs_two_modalities(self) -> None:
         with pytest.raises(
             NotApplicable, match=r"needs two modalities .*, got \{'s1': 2\}"
         ):
@@ -103,7 +103,7 @@ class TestAlignment:
 
 
 class TestDimensions:
-    def test_pairs(self, mapped: AnalysisResult) -> None:
+    def test_common_dimensions_cluster_in_pairs(self, mapped: AnalysisResult) -> None:
         def silhouette(part: str, space: str) -> float:
             row = only(mapped, 'silhouettes', clusters='pairs', part=part, space=space)
             return float(row['silhouette'])
@@ -112,7 +112,7 @@ class TestDimensions:
         assert silhouette('common', 'picture') > 0.9
         assert abs(silhouette('unique', 'dimensions')) < 0.2
 
-    def test_shuffled_marks(self, known: Embeddings) -> None:
+    def test_silhouette_falls_with_shuffled_marks(self, known: Embeddings) -> None:
         z = known.z['s1'].numpy()[:, :COMMON].T
         distance = correlation_distance(np.concatenate([z, z]))
         part = np.array(['common'] * 2 * COMMON)
@@ -127,7 +127,7 @@ class TestDimensions:
         assert found[0] == pytest.approx(1)
         assert found[1] < 0.15
 
-    def test_groups_that_lie_apart(self) -> None:
+    def test_separates_groups_that_lie_apart(self) -> None:
         # Each group of dimensions follows a factor of its own.
         random = torch.Generator().manual_seed(0)
         factors = torch.randn(200, 3, generator=random)
@@ -156,7 +156,7 @@ class TestDimensions:
         assert len(points) == 2 * (COMMON + UNIQUE)
         assert {r['modality'] for r in points} == {'s1', 's2'}
 
-    def test_at_most_max_points(self, known: Embeddings) -> None:
+    def test_draws_at_most_max_points(self, known: Embeddings) -> None:
         points = dimension_map(known, max_points=20).tables['points']
         parts = [r['part'] for r in points]
         assert (parts.count('common'), parts.count('unique')) == (12, 8)
@@ -165,7 +165,7 @@ class TestDimensions:
         }
         assert places['s1'] == places['s2']
 
-    def test_distance(self) -> None:
+    def test_distance_is_one_minus_the_correlation(self) -> None:
         x = np.array([[1.0, -1, 0], [2, -2, 0], [-1, 1, 0], [1, 1, -2]])
         expected = [[0, 0, 2, 1], [0, 0, 2, 1], [2, 2, 0, 1], [1, 1, 1, 0]]
         np.testing.assert_allclose(correlation_distance(x), expected, atol=1e-12)
@@ -173,7 +173,7 @@ class TestDimensions:
 
 class TestProbes:
     @pytest.mark.parametrize('classifier', ['knn', 'linear'])
-    def test_label_in_common_dimensions(
+    def test_finds_a_label_in_the_common_dimensions(
         self, probed: AnalysisResult, classifier: str
     ) -> None:
         for name in ('s1', 's2', 's1+s2'):
@@ -194,7 +194,9 @@ class TestProbes:
             assert all_of_each['dimensions'] == '{} and {}'.format(*widths)
             assert as_many['dimensions'] == f'{widths[1]} and {widths[1]}'
 
-    def test_label_in_unique_dimensions_of_s1(self, probed: AnalysisResult) -> None:
+    def test_finds_a_label_in_the_unique_dimensions_of_s1(
+        self, probed: AnalysisResult
+    ) -> None:
         def verdict(name: str) -> str:
             rows = [
                 r
@@ -208,7 +210,7 @@ class TestProbes:
         assert verdict('s2') == 'embeddings and features at chance'
         assert '- unique significantly better: label_s1 in s1' in probed.text
 
-    def test_features(self, probed: AnalysisResult) -> None:
+    def test_probes_features_before_the_projector(self, probed: AnalysisResult) -> None:
         for name, score in (('s1', 33), ('s2', 100)):
             row = only(
                 probed,
@@ -220,23 +222,27 @@ class TestProbes:
             )
             assert row['score'] == pytest.approx(score, abs=8)
 
-    def test_several_labels(self, probed: AnalysisResult) -> None:
+    def test_scores_several_labels_by_average_precision(
+        self, probed: AnalysisResult
+    ) -> None:
         what = {'label': 'label_several', 'name': 's1', 'classifier': 'linear'}
         row = only(probed, 'probes', part='all', **what)
         assert row['metric'] == 'average precision' and row['score'] > 95
 
-    def test_one_panel_for_each_label(self, probed: AnalysisResult) -> None:
+    def test_draws_one_panel_for_each_label(self, probed: AnalysisResult) -> None:
         titles = [a.get_title(loc='left') for a in probed.figures['probes'].axes]
         labels = ['label', 'label_s1', 'label_several']
         assert titles[:3] == [f'{label}, linear probe' for label in labels]
 
-    def test_no_common_and_unique_dimensions(self, known: Embeddings) -> None:
+    def test_probes_all_dimensions_without_common_and_unique_ones(
+        self, known: Embeddings
+    ) -> None:
         result = probe_parts(replace(known, common_dim=None), times=20)
         assert {r['part'] for r in result.tables['probes']} == {'all', 'features'}
         assert 'differences' not in result.tables
         assert 'does not distinguish common and unique dimensions' in result.text
 
-    def test_no_labels(self, known: Embeddings) -> None:
+    def test_needs_labels(self, known: Embeddings) -> None:
         for analyse in (probe_parts, dropped_dimensions):
             with pytest.raises(NotApplicable, match=r'need labels .*\(keys label\*\)'):
                 analyse(replace(known, labels={}))
@@ -264,7 +270,7 @@ class TestDropping:
         assert score('label', 'most aligned', COMMON) == pytest.approx(33, abs=10)
         assert score('label_s1', 'most aligned', COMMON) > 95
 
-    def test_shares(self, known: Embeddings) -> None:
+    def test_refuses_shares_out_of_range(self, known: Embeddings) -> None:
         with pytest.raises(
             ValueError, match=r'shares must be in \[0, 1\), got \[1.0\]'
         ):
@@ -272,7 +278,9 @@ class TestDropping:
 
 
 class TestRetrieval:
-    def test_values(self, known: Embeddings) -> None:
+    def test_common_dimensions_retrieve_and_unique_stay_at_chance(
+        self, known: Embeddings
+    ) -> None:
         result = cross_modal_retrieval(known)
         for m, n in (('s1', 's2'), ('s2', 's1')):
             way = {'from': m, 'to': n}
@@ -294,7 +302,7 @@ class TestRetrieval:
 
 
 class TestRank:
-    def test_values(self) -> None:
+    def test_rank_counts_the_directions_in_use(self) -> None:
         random = torch.Generator().manual_seed(0)
         full = torch.linalg.qr(torch.randn(64, 8, generator=random))[0]
         low = full[:, :2] @ torch.randn(2, 8, generator=random)
@@ -305,7 +313,7 @@ class TestRank:
 
 
 class TestCurves:
-    def test_values(self, tmp_path: Path) -> None:
+    def test_summarizes_each_metric(self, tmp_path: Path) -> None:
         file = tmp_path / 'metrics.csv'
         with file.open('w', newline='') as opened:
             writer = csv.writer(opened)
@@ -328,7 +336,9 @@ class TestCurves:
         ]
         assert list(axes[0].get_lines()[0].get_xdata()) == [0, 1, 2]
 
-    def test_a_panel_for_each_label_and_validation_dashed(self, tmp_path: Path) -> None:
+    def test_draws_a_panel_for_each_label_and_validation_dashed(
+        self, tmp_path: Path
+    ) -> None:
         file = tmp_path / 'metrics.csv'
         names = ['probe_label_a_s1_linear', 'probe_label_a_s1+s2_linear']
         names += ['probe_label_b_s1_linear', 'probe_label_b_s1_knn']
@@ -346,7 +356,7 @@ class TestCurves:
         assert texts == ['s1+s2', 's1']
 
     @pytest.mark.parametrize('text', [None, 'epoch\n1\n', 'step,epoch\n1,1\n'])
-    def test_nothing_to_draw(self, tmp_path: Path, text: str | None) -> None:
+    def test_needs_metrics_to_draw(self, tmp_path: Path, text: str | None) -> None:
         file = tmp_path / 'metrics.csv'
         if text is not None:
             file.write_text(text)

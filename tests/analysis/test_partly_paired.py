@@ -95,7 +95,7 @@ def test_each_modality_is_analysed_on_its_samples(parts: Parts) -> None:
     assert together == rows(probes(parts['both']), name='s1+s2')
 
 
-def test_probes_of_splits(parts: Parts) -> None:
+def test_probes_of_splits_use_present_samples(parts: Parts) -> None:
     options: dict[str, Any] = {'labels': ['label'], 'times': 5}
     found = probe_splits(parts['partly'], parts['partly'], **options)
     for name, of in (('s1', 's1'), ('s2', 's2'), ('together', 'both')):
@@ -104,7 +104,7 @@ def test_probes_of_splits(parts: Parts) -> None:
         assert mine and mine == theirs
 
 
-def test_stored_embeddings(parts: Parts, tmp_path: Path) -> None:
+def test_stores_masks_and_numbers_of_pairs(parts: Parts, tmp_path: Path) -> None:
     data = parts['partly']
     save_embeddings(tmp_path / 'e.safetensors', data, 'key')
     found = load_embeddings(tmp_path / 'e.safetensors', 'key')
@@ -116,7 +116,7 @@ def test_stored_embeddings(parts: Parts, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('task', [DeCUR, CoMM])
-def test_collected_embeddings(task: Any) -> None:
+def test_collects_the_embeddings_of_present_samples(task: Any) -> None:
     options = {'projector': (8, 8)} if task is DeCUR else {}
     model = task(MODALITIES, 'test_resnet', size=32, **options)
     images = {m: torch.rand(6, c, 32, 32) for m, c in MODALITIES.items()}

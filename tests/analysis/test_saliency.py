@@ -40,7 +40,9 @@ def toy() -> ToyPretrained:
 
 
 class TestSpatial:
-    def test_same_and_other_positions(self, toy: ToyPretrained) -> None:
+    def test_overlap_separates_same_and_other_positions(
+        self, toy: ToyPretrained
+    ) -> None:
         # Each band has a corner, one further in each sample, the same in both modalities.
         corners = [corner(1, 1, *c) for c in ((0, 0), (0, 1), (1, 1), (1, 0))]
         x = torch.cat(
@@ -100,7 +102,7 @@ class TestSpatial:
     @pytest.mark.parametrize(
         ('common_dim', 'parts'), [(None, {'all'}), (2, {'all'}), (0, {'unique'})]
     )
-    def test_parts(
+    def test_reports_only_parts_with_dimensions(
         self, toy: ToyPretrained, common_dim: int | None, parts: set[str]
     ) -> None:
         data = batches(1, 8, a=3, b=3)
@@ -115,7 +117,7 @@ class TestSpatial:
         assert not found.tables
         assert list(found.figures) == ['examples']
 
-    def test_without_examples(self, toy: ToyPretrained) -> None:
+    def test_draws_no_examples_if_none_are_requested(self, toy: ToyPretrained) -> None:
         found = spatial_saliency(
             toy, batches(1, 8, a=3, b=3), {'a': THREE, 'b': THREE}, 1, examples=0
         )
@@ -123,7 +125,7 @@ class TestSpatial:
 
 
 class TestSpectral:
-    def test_known_weights(self) -> None:
+    def test_shares_follow_known_weights(self) -> None:
         weights = torch.tensor([[1.0, 3.0], [-1.0, 0.0]])
         toy = ToyPretrained(s1=weights, dem=torch.ones(2, 1))
         x = torch.full((4, 2, 8, 8), 0.5)
@@ -183,7 +185,7 @@ class TestSpectral:
 
 class TestTasks:
     @pytest.mark.parametrize('model', ['test_resnet', 'test_vit', 'resnet18_rda'])
-    def test_backbones(self, model: str) -> None:
+    def test_explains_every_backbone(self, model: str) -> None:
         task = DeCUR({'s1': 2, 's2': 13}, model, projector=[16, 16])
         data, known = batches(s1=2, s2=13), {'s1': S1, 's2': S2}
         found = spatial_saliency(task, data, known, task.common_dim, max_samples=5)
@@ -195,7 +197,7 @@ class TestTasks:
         assert all(m.training for m in task.modules())
         assert all(p.grad is None for p in task.parameters())
 
-    def test_three_modalities(self) -> None:
+    def test_compares_each_pair_of_three_modalities(self) -> None:
         channels = {'s1': 2, 's2': 13, 'dem': 1}
         models = {'s1': 'test_resnet', 's2': 'test_vit', 'dem': 'test_resnet'}
         task = DeCUR(channels, models, projector=[16])
@@ -207,7 +209,7 @@ class TestTasks:
         # Two samples, three modalities with two maps each, and the scale.
         assert len(found.figures['examples'].axes) == 2 * 3 * 3 + 1
 
-    def test_fusion(self) -> None:
+    def test_explains_tasks_with_fusion(self) -> None:
         options = {
             'model': 'test_resnet',
             'embed_dim': 32,
@@ -224,7 +226,7 @@ class TestTasks:
         found = spectral_saliency(coral, data, known, None, steps=2)
         assert len(found.tables['bands']) == 15
 
-    def test_same_numbers_again_and_random_state_untouched(self) -> None:
+    def test_repeats_its_numbers_and_keeps_the_random_state(self) -> None:
         task = DeCUR({'s1': 2, 's2': 13}, 'test_resnet', projector=[16])
         data, known = batches(1, s1=2, s2=13), {'s1': S1, 's2': S2}
         state = torch.get_rng_state()

@@ -120,7 +120,7 @@ def test_does_not_change_the_fit(
         ),
     ],
 )
-def test_errors_before_the_fit(
+def test_refuses_wrong_options_before_the_fit(
     callbacks: list[Callback], options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     kind = BarlowTwins if options else DeCUR
@@ -128,7 +128,7 @@ def test_errors_before_the_fit(
         trainer(tmp_path, *callbacks).fit(task(kind, **options), data())
 
 
-def test_unknown_baseline() -> None:
+def test_refuses_an_unknown_baseline() -> None:
     with pytest.raises(ValueError, match='baseline must be one of'):
         CompareBaseline('DINO')  # type: ignore[arg-type]
 

@@ -34,7 +34,7 @@ def names(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file())
 
 
-def test_folder(tmp_path: Path) -> None:
+def test_writes_both_formats_to_a_new_folder(tmp_path: Path) -> None:
     folder = tmp_path / 'new' / 'folder'
     model = task()
     trainer(tmp_path, ExportEncoders(folder)).fit(model, datamodule=datamodule())
@@ -49,7 +49,7 @@ def test_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('logger', [True, False])
-def test_folder_by_default(tmp_path: Path, logger: bool) -> None:
+def test_writes_next_to_the_logs_by_default(tmp_path: Path, logger: bool) -> None:
     run = tmp_path / 'logs' if logger else tmp_path
     option = CSVLogger(tmp_path, name=None, version='logs') if logger else False
     trainer(tmp_path, ExportEncoders(), logger=option, log_every_n_steps=1).fit(
@@ -58,7 +58,7 @@ def test_folder_by_default(tmp_path: Path, logger: bool) -> None:
     assert sorted(p.name for p in (run / 'encoders').iterdir()) == FILES
 
 
-def test_metadata_without_a_datamodule(tmp_path: Path) -> None:
+def test_writes_metadata_without_a_datamodule(tmp_path: Path) -> None:
     data = datamodule()
     data.setup('fit')
     dataset = [
@@ -128,7 +128,7 @@ def test_validation_exports_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_task_without_encoders(tmp_path: Path) -> None:
+def test_refuses_a_task_without_encoders(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r'needs a task with one encoder .*DeCUR, got Classification'
     ):

@@ -135,12 +135,12 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"add_figure, .*, got \['CSVLogger'\]"):
             run.fit(decur(), data())
 
-    def test_task_without_encoders(self, tmp_path: Path) -> None:
+    def test_refuses_a_task_without_encoders(self, tmp_path: Path) -> None:
         run = trainer(tmp_path, LogFigures())
         with pytest.raises(ValueError, match=r'such as .*DeCUR, got LightningModule'):
             LogFigures().setup(run, LightningModule(), 'fit')
 
-    def test_datamodule_without_modalities(self, tmp_path: Path) -> None:
+    def test_refuses_a_datamodule_without_modalities(self, tmp_path: Path) -> None:
         run = trainer(tmp_path, LogFigures())
         loader: DataLoader[Any] = DataLoader([0])  # type: ignore[arg-type]
         with pytest.raises(

@@ -126,7 +126,7 @@ class TestKnownAnswers:
     @pytest.mark.parametrize(
         ('label', 'chance'), [('label', 25), ('label_bits', 40), ('label_rare', 20)]
     )
-    def test_features_of_noise(
+    def test_scores_features_of_noise_at_chance(
         self, known: Known, label: str, chance: float, classifier: str
     ) -> None:
         # Average precision of noise is the share of ones, not of right answers.
@@ -159,7 +159,7 @@ class TestKnownAnswers:
 
 
 class TestEpochs:
-    def test_every_n_epochs_and_the_last(self, tmp_path: Path) -> None:
+    def test_runs_every_n_epochs_and_in_the_last(self, tmp_path: Path) -> None:
         probe = OnlineProbe(every_n_epochs=2)
         fit = trainer(tmp_path, probe, max_epochs=5, num_sanity_val_steps=2)
         fit.fit(Means(), datamodule=BitsDataModule(24))
@@ -174,7 +174,7 @@ class TestEpochs:
             ({'max_epochs': 9, 'max_steps': 2}, [-1, 0]),
         ],
     )
-    def test_last_epoch_under_max_steps(
+    def test_runs_in_the_last_epoch_under_max_steps(
         self, tmp_path: Path, limits: dict[str, int], expected: list[int]
     ) -> None:
         probe = OnlineProbe(every_n_epochs=2)
@@ -200,7 +200,7 @@ class TestEpochs:
         assert epochs(second) == [-1, 0, 1, 2]
         assert second.rows[: len(first.rows)] == first.rows
 
-    def test_validation_without_a_fit(self, tmp_path: Path) -> None:
+    def test_runs_in_a_validation_without_a_fit(self, tmp_path: Path) -> None:
         probe = OnlineProbe()
         (metrics,) = trainer(tmp_path, probe).validate(
             Means(), BitsDataModule(24), verbose=False
@@ -212,7 +212,7 @@ class TestEpochs:
 
 class TestSamples:
     @pytest.mark.parametrize('first', [True, False])
-    def test_strings_maps_and_loaders_without_labels(
+    def test_skips_strings_maps_and_loaders_without_labels(
         self, tmp_path: Path, first: bool
     ) -> None:
         strange = {'label_name': 'field', 'label_map': torch.zeros(8, 8)}
@@ -226,7 +226,7 @@ class TestSamples:
         assert {label for label, _, _ in found} == names
         assert found['label', 'a', 'linear'] == pytest.approx(100)
 
-    def test_at_most_max_samples(
+    def test_uses_at_most_max_samples(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sizes = []
@@ -263,7 +263,7 @@ class TestSamples:
         trainer(tmp_path, probe).fit(task, datamodule=data)
         assert {r['epoch'] for r in probe.rows} == {-1, 0}
 
-    def test_bands_stacked_in_one_image(self, tmp_path: Path) -> None:
+    def test_reads_bands_stacked_in_one_image(self, tmp_path: Path) -> None:
         samples = [
             {'image': torch.cat([s['image_a'], s['image_b']]), 'label': s['label']}
             for s in Bits(24)
@@ -326,7 +326,7 @@ def probe() -> OnlineProbe:
 
 
 class TestReport:
-    def test_table(self, probe: OnlineProbe) -> None:
+    def test_table_has_a_row_for_each_label_and_input(self, probe: OnlineProbe) -> None:
         title, head, *lines = probe.table().split('\n')
         assert title == (
             'Probe of frozen features after epoch 4, in %: trained (untrained)'
@@ -340,7 +340,9 @@ class TestReport:
         ]
         assert len({len(line) for line in (head, *lines)}) == 1
 
-    def test_table_without_untrained_encoders(self, probe: OnlineProbe) -> None:
+    def test_table_leaves_out_untrained_encoders_without_scores(
+        self, probe: OnlineProbe
+    ) -> None:
         probe.rows = [r for r in probe.rows if r['epoch'] >= 0]
         assert probe.table().split('\n')[2].split()[2:] == ['40.0', '41.0']
 
@@ -356,7 +358,7 @@ class TestReport:
                 assert list(line.get_ydata()) == [1, 21, 41]
         plt.close(figure)
 
-    def test_state(self, probe: OnlineProbe) -> None:
+    def test_state_restores_the_scores(self, probe: OnlineProbe) -> None:
         other = OnlineProbe()
         other.load_state_dict(probe.state_dict())
         assert other.rows == probe.rows
@@ -380,7 +382,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             OnlineProbe(**arguments)
 
-    def test_task_without_encoders(self, tmp_path: Path) -> None:
+    def test_refuses_a_task_without_encoders(self, tmp_path: Path) -> None:
         task: LightningModule = Classification('test_resnet', num_classes=2)
         with pytest.raises(ValueError, match=r'one encoder per .*, got Classification'):
             trainer(tmp_path, OnlineProbe()).fit(task, datamodule=BitsDataModule())

@@ -312,7 +312,7 @@ class TestLoader:
             made.test_dataloader()
 
     @pytest.mark.parametrize('batch_size', [1, 11])
-    def test_batch_size(self, batch_size: int) -> None:
+    def test_refuses_a_batch_size_that_does_not_fit(self, batch_size: int) -> None:
         made = datamodule(batch_size=batch_size)
         with pytest.raises(
             ValueError,
@@ -395,13 +395,13 @@ class TestTransfer:
         trainer().validate(Watch(), made, verbose=False)
         assert calls[2:] == [('val', {'s1'})]
 
-    def test_wrong_unit(self) -> None:
+    def test_refuses_values_of_another_unit(self) -> None:
         wrong = {**MODALITIES['other'], 'unit': 'DN', 'bands': ['x']}
         made = datamodule(modalities={**MODALITIES, 'dem': {**wrong, 'unit': 'uint8'}})
         with pytest.raises(ValueError, match='dem: expected values from 0 to 255'):
             trainer().fit(Watch(), datamodule=made)
 
-    def test_wrong_channels(self) -> None:
+    def test_refuses_another_number_of_channels(self) -> None:
         wrong = {**MODALITIES['other'], 'bands': ['x', 'y']}
         made = datamodule(modalities={'other': wrong})
         with pytest.raises(ValueError, match='other: expected 2 channels, found 1'):

@@ -86,7 +86,7 @@ def chips(
 
 
 @pytest.mark.parametrize('patch', [64, 32])
-def test_scattered_chips(
+def test_splits_scattered_chips_by_chip(
     chips: tuple[Path, str], patch: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     root, crs = chips
@@ -168,7 +168,9 @@ def test_few_chips_are_not_cut(tmp_path: Path) -> None:
     assert len(dm.areas['train'].geoms) == 2 and len(dm.val_dataset) == 1
 
 
-def test_chips_smaller_than_a_window(chips: tuple[Path, str], tmp_path: Path) -> None:
+def test_refuses_chips_smaller_than_a_window(
+    chips: tuple[Path, str], tmp_path: Path
+) -> None:
     dm = module(chips[0], 80)
     message = (
         r'the largest of 30 polygons of the common footprint, 64 x 64 pixels .* got 80'
@@ -190,7 +192,7 @@ def test_chips_smaller_than_a_window(chips: tuple[Path, str], tmp_path: Path) ->
         module(tmp_path).setup('fit')
 
 
-def test_chips_without_a_rim_in_the_other_raster(tmp_path: Path) -> None:
+def test_reads_chips_without_a_rim_in_the_other_raster(tmp_path: Path) -> None:
     # Projected or cut a little smaller: the rim is nodata, the chip is one window.
     write_chips(tmp_path, 'EPSG:32632', nodata=0)
     for number, (west, south) in enumerate(corners('EPSG:32632')):
@@ -210,7 +212,7 @@ def test_chips_without_a_rim_in_the_other_raster(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('patch', [64, 32])
-def test_commands(
+def test_commands_run_on_chips(
     chips: tuple[Path, str], patch: int, torchgeo: Callable[..., None], tmp_path: Path
 ) -> None:
     root, _ = chips

@@ -48,7 +48,7 @@ def batch_of(datamodule: Any, split: str) -> dict[str, torch.Tensor]:
     return scaled
 
 
-def test_ssl4eo_s12(roots: dict[str, str]) -> None:
+def test_splits_ssl4eo_s12_by_place(roots: dict[str, str]) -> None:
     datamodule = SSL4EOS12PairDataModule(
         roots['ssl4eo_s12'], val_fraction=0.34, batch_size=2, seed=1
     )
@@ -88,7 +88,7 @@ def test_ssl4eo_s12_draws_new_dates_each_epoch(roots: dict[str, str]) -> None:
     assert len(drawn['val']) == 1
 
 
-def test_ssl4eo_s12_without_validation(roots: dict[str, str]) -> None:
+def test_uses_all_places_without_validation(roots: dict[str, str]) -> None:
     datamodule = SSL4EOS12PairDataModule(roots['ssl4eo_s12'], val_fraction=0)
     datamodule.setup('fit')
     assert len(datamodule.train_dataset) == 6
@@ -96,7 +96,9 @@ def test_ssl4eo_s12_without_validation(roots: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize('modalities', [('s1', 's2'), ('s2',)])
-def test_bigearthnet(roots: dict[str, str], modalities: tuple[str, ...]) -> None:
+def test_reads_the_splits_of_bigearthnet(
+    roots: dict[str, str], modalities: tuple[str, ...]
+) -> None:
     datamodule = BigEarthNetMMDataModule(
         roots['bigearthnet'], modalities=modalities, batch_size=2
     )
@@ -110,7 +112,7 @@ def test_bigearthnet(roots: dict[str, str], modalities: tuple[str, ...]) -> None
         assert batch['label'].sum(1).tolist() == [2, 2]
 
 
-def test_bigearthnet_for_an_encoder_of_13_bands(roots: dict[str, str]) -> None:
+def test_pads_bigearthnet_for_an_encoder_of_13_bands(roots: dict[str, str]) -> None:
     images = {}
     for bands in (12, 13):
         datamodule = BigEarthNetMMDataModule(
@@ -127,7 +129,9 @@ def test_bigearthnet_for_an_encoder_of_13_bands(roots: dict[str, str]) -> None:
     assert images[13][:, rest].equal(images[12])
 
 
-def test_label_fraction(roots: dict[str, str]) -> None:
+def test_label_fraction_keeps_part_of_the_training_samples(
+    roots: dict[str, str],
+) -> None:
     few = BigEarthNetMMDataModule(
         roots['bigearthnet'], label_fraction=0.5, batch_size=2
     )
@@ -143,7 +147,7 @@ def test_label_fraction(roots: dict[str, str]) -> None:
     assert len(few.val_dataset) == 16
 
 
-def test_geonrw(roots: dict[str, str]) -> None:
+def test_splits_geonrw_by_tile(roots: dict[str, str]) -> None:
     datamodule = GeoNRWPatchDataModule(
         roots['geonrw'], size=16, val_fraction=0.25, batch_size=4
     )

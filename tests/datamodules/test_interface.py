@@ -87,7 +87,7 @@ def trainer(folder: Path, epochs: int) -> Trainer:
 
 
 @pytest.mark.parametrize('name', datamodules.__all__)
-def test_one_order_of_options(name: str) -> None:
+def test_options_have_one_order_and_a_help_text(name: str) -> None:
     cls = getattr(datamodules, name)
     if not issubclass(cls, MultimodalDataModule):
         return

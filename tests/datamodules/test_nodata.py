@@ -91,18 +91,18 @@ def check(dm: RasterPairDataModule) -> None:
 @pytest.mark.parametrize('declared', [True, False])
 @pytest.mark.parametrize('res', [10.0, 20.0])
 @pytest.mark.filterwarnings('ignore:Converting RasterFolder res')
-def test_value_of_the_files(
+def test_excludes_the_value_of_the_files(
     tmp_path: Path, mark: float, declared: bool, res: float
 ) -> None:
     check(windows(rasters(tmp_path, mark, declared=declared, res=res)))
 
 
-def test_as_the_first_raster(tmp_path: Path) -> None:
+def test_excludes_the_value_in_the_first_raster(tmp_path: Path) -> None:
     entries = rasters(tmp_path, LOWEST)
     check(windows(dict(reversed(entries.items()))))
 
 
-def test_estimated_statistics(tmp_path: Path) -> None:
+def test_estimates_statistics_without_nodata(tmp_path: Path) -> None:
     entries = rasters(tmp_path, LOWEST)
     del entries['dem']['mean'], entries['dem']['std']
     mean = windows(entries).modalities['dem'].mean
@@ -110,11 +110,11 @@ def test_estimated_statistics(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('mark', [-9999.0, LOWEST])
-def test_holes_beside_the_declared_value(tmp_path: Path, mark: float) -> None:
+def test_excludes_holes_beside_the_declared_value(tmp_path: Path, mark: float) -> None:
     check(windows(rasters(tmp_path, mark, holes=True)))
 
 
-def test_nan_in_place_of_the_declared_value(tmp_path: Path) -> None:
+def test_refuses_nan_in_place_of_the_declared_value(tmp_path: Path) -> None:
     entries = rasters(tmp_path, -9999.0)
     entries['dem']['nodata'] = math.nan
     with pytest.raises(ValueError, match=r'dem: nodata must not be NaN.*-9999'):

@@ -53,7 +53,7 @@ def test_splits_by_folder(root: str) -> None:
     assert figure is not None
 
 
-def test_named_validation(root: str) -> None:
+def test_reads_named_splits(root: str) -> None:
     datamodule = PairedFoldersDataModule(
         root, IMAGES, MASK, train=['dataset1'], val=['dataset3'], batch_size=2
     )
@@ -87,7 +87,7 @@ def test_splits_by_fraction(root: str) -> None:
     assert len(none.train_dataset) == 5 and none.val_dataset is None
 
 
-def test_label_fraction_and_order(root: str) -> None:
+def test_label_fraction_keeps_a_resumable_order(root: str) -> None:
     few = PairedFoldersDataModule(
         root, IMAGES, MASK, train=['dataset1'], label_fraction=0.5, batch_size=2
     )
@@ -97,7 +97,9 @@ def test_label_fraction_and_order(root: str) -> None:
     assert isinstance(loader.sampler, ResumableSampler)
 
 
-def test_statistics(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_estimates_missing_statistics(
+    root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     images = {'rgb': IMAGES['rgb'], 'plain': PLAIN}
     datamodule = PairedFoldersDataModule(
         root, images, MASK, train=['dataset1'], val_fraction=0, batch_size=2
@@ -119,7 +121,7 @@ def test_statistics(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ''
 
 
-def test_partly_paired_frames(
+def test_reads_partly_paired_frames(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)
@@ -155,7 +157,7 @@ def test_partly_paired_frames(
     assert capsys.readouterr().out == ''
 
 
-def test_counts_of_subsets(capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_counts_of_subsets(capsys: pytest.CaptureFixture[str]) -> None:
     counts: dict[str, dict[tuple[str, ...], int]] = {
         'train': {('s2',): 900, ('s1', 's2'): 12000},
         'val': {('s1',): 30},
@@ -175,7 +177,7 @@ def test_counts_of_subsets(capsys: pytest.CaptureFixture[str]) -> None:
         report_subsets({'train': {('s1', 's2'): 5}}, ['s1', 's2', 'dem'])
 
 
-def test_constant_band(tmp_path: Path) -> None:
+def test_refuses_a_constant_band(tmp_path: Path) -> None:
     for name in 'ab':
         write_bands(tmp_path / f'{name}.png', np.full((1, 8, 8), 7, np.uint8))
     images = {'flat': {'pattern': '{id}.png', 'bands': ['x']}}
@@ -204,7 +206,7 @@ def test_rejects_invalid_options(options: dict[str, Any], message: str) -> None:
         PairedFoldersDataModule('data', **{'images': IMAGES, **options})
 
 
-def test_options_of_a_yaml_file(root: str) -> None:
+def test_takes_options_of_a_yaml_file(root: str) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(PairedFoldersDataModule, 'data')
     written = {

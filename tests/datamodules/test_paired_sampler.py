@@ -86,7 +86,7 @@ def test_skips_once() -> None:
         (0.1, 7, r'requires 21 incomplete samples .* found 20 in'),
     ],
 )
-def test_too_few_samples(fraction: float, world: int, message: str) -> None:
+def test_refuses_too_few_samples(fraction: float, world: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sampler(Partly(30), world, paired_fraction=fraction)
 
@@ -146,7 +146,7 @@ class TestDataModule:
                     has = batch[f'image_{m}'].flatten(1).any(1)
                     assert has.equal(batch[f'available_{m}'])
 
-    def test_part_of_the_labels(self) -> None:
+    def test_samples_pairs_from_part_of_the_labels(self) -> None:
         loader = self.loader(paired_fraction=0.5, label_fraction=0.5)
         assert isinstance(loader.dataset, Subset) and len(loader.sampler) == 30
         (batch, *_) = loader

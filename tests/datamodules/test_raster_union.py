@@ -41,7 +41,7 @@ def number_of(sample: dict[str, Any]) -> int:
 
 
 @pytest.mark.parametrize('nodata', [None, 0])
-def test_chips_without_radar(
+def test_keeps_chips_without_radar(
     chips: Path, nodata: float | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = {} if nodata is None else {'nodata': nodata}
@@ -96,7 +96,7 @@ def scene(root: Path, **more: Any) -> dict[str, dict[str, Any]]:
     return {m: {'paths': str(root / m), 'bands': ['x'], **more} for m in ('a', 'b')}
 
 
-def test_windows_at_the_border_of_a_modality(tmp_path: Path) -> None:
+def test_marks_windows_at_the_border_of_a_modality(tmp_path: Path) -> None:
     write_scene(tmp_path / 'a/a.tif', 0, 10)
     write_scene(tmp_path / 'b/b.tif', 40, 50)
     dm = RasterPairDataModule(
@@ -132,7 +132,7 @@ def test_windows_at_the_border_of_a_modality(tmp_path: Path) -> None:
     assert (windows.availability['a'] | windows.availability['b']).all()
 
 
-def test_missing_pixels_of_a_modality(tmp_path: Path) -> None:
+def test_marks_missing_pixels_of_a_modality(tmp_path: Path) -> None:
     write_scene(tmp_path / 'a/a.tif', 0, 10)
     values = np.full((1, 60, 60), 7, np.float32)
     values += np.random.default_rng(0).random((60, 60), np.float32)
@@ -159,7 +159,7 @@ def test_missing_pixels_of_a_modality(tmp_path: Path) -> None:
     assert (has == [[False] * 3 + [True] * 3] * 6).all()
 
 
-def test_dates_of_one_modality(tmp_path: Path) -> None:
+def test_keeps_dates_of_one_modality(tmp_path: Path) -> None:
     for m, days in (('a', (1, 2)), ('b', (2, 3))):
         for day in days:
             write_scene(tmp_path / m / f'2020010{day}.tif', 0, 10 * day)

@@ -143,7 +143,9 @@ class TestWindows:
             expected[rows < 8] = 255
             assert torch.equal(sample['mask'], expected)
 
-    def test_sample(self, fitted: RasterPairDataModule) -> None:
+    def test_sample_has_the_documented_types(
+        self, fitted: RasterPairDataModule
+    ) -> None:
         sample = fitted.val_dataset[0]
         assert sample['image_optical'].dtype == torch.float32
         assert sample['mask'].dtype == torch.int64
@@ -169,7 +171,7 @@ class TestWindows:
         corners = [corner(sample) for sample in fitted.val_dataset]
         assert sorted(corners) == [(288, r) for r in range(0, RASTERS.ROWS, PATCH)]
 
-    def test_degrees_first(self, root: Path) -> None:
+    def test_reads_windows_on_a_grid_in_degrees(self, root: Path) -> None:
         rasters = dict(reversed(entries(root).items()))
         dm = module(root, rasters=rasters, length=8)
         dm.setup('fit')
@@ -241,7 +243,7 @@ class TestWindows:
                 assert sample['image_radar'].isfinite().all()
         assert seen.all()
 
-    def test_predict_a_small_place(self, root: Path) -> None:
+    def test_predicts_a_small_place(self, root: Path) -> None:
         rasters = {m: e for m, e in unknown(root).items() if m != 'dem'}
         options = {'patch_size': 64, 'val_fraction': 0.9, 'max_nodata': 0.5}
         dm = module(root, rasters=rasters, mask=None, **options)
@@ -249,7 +251,7 @@ class TestWindows:
         assert len(dm.predict_dataset) == 15
         assert dm.modalities['optical'].mean is not None
 
-    def test_test_area(self, root: Path) -> None:
+    def test_keeps_the_test_area_apart(self, root: Path) -> None:
         dm = module(root)
         dm.setup('test')
         assert len(dm.test_dataset) == 5
@@ -262,7 +264,9 @@ class TestWindows:
 
 
 class TestScaling:
-    def test_statistics(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_estimates_statistics_of_training_windows(
+        self, root: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         dm = module(root, rasters=unknown(root), mask=None)
         dm.setup('fit')
         printed = capsys.readouterr().out
@@ -322,7 +326,7 @@ class TestScaling:
         before.setup('predict')
         assert before.modalities['optical'] == dm.modalities['optical']
 
-    def test_given_nodata(self, root: Path) -> None:
+    def test_replaces_nodata_of_the_files_by_the_given_value(self, root: Path) -> None:
         rasters = entries(root)
         rasters['optical']['nodata'] = 0
         dm = module(root, rasters=rasters)
@@ -381,7 +385,7 @@ class TestLoading:
         copied = pickle.loads(pickle.dumps(fitted.val_dataset))
         assert torch.equal(copied[1]['image_dem'], fitted.val_dataset[1]['image_dem'])
 
-    def test_two_folders_without_mask(self, root: Path) -> None:
+    def test_loads_two_folders_without_mask(self, root: Path) -> None:
         rasters = {m: e for m, e in entries(root).items() if m != 'dem'}
         rasters['radar']['resampling'] = 'nearest'
         dm = module(root, rasters=rasters, mask=None)
@@ -395,7 +399,7 @@ class TestLoading:
         figure = fitted.plot(fitted.val_dataset[0], suptitle='a place')
         assert len(figure.axes) == 4
 
-    def test_dataset_class(self, root: Path) -> None:
+    def test_loads_a_dataset_class(self, root: Path) -> None:
         rasters = entries(root)
         del rasters['radar']['glob']
         rasters['radar']['dataset'] = 'torchgeo.datasets.RasterDataset'
@@ -405,7 +409,7 @@ class TestLoading:
         a, b = dm.train_dataset[3], plain.train_dataset[3]
         assert all(torch.equal(a[k], b[k]) for k in a)
 
-    def test_dates(self, root: Path, tmp_path: Path) -> None:
+    def test_pairs_rasters_of_equal_dates(self, root: Path, tmp_path: Path) -> None:
         place = from_origin(RASTERS.WEST, RASTERS.NORTH, RASTERS.RES, RASTERS.RES)
         size = (2, RASTERS.ROWS, RASTERS.COLUMNS)
         for day in (1, 2):
@@ -592,7 +596,7 @@ class TestErrors:
             ),
         ],
     )
-    def test_files(
+    def test_names_the_wrong_file_or_entry(
         self, build: Callable[..., Entries], message: str, root: Path, tmp_path: Path
     ) -> None:
         dm = module(root, rasters=build(root, tmp_path))
@@ -620,26 +624,26 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             module(root, **options)
 
-    def test_patch_larger_than_footprint(self, root: Path) -> None:
+    def test_refuses_a_patch_larger_than_the_footprint(self, root: Path) -> None:
         dm = module(root, patch_size=161)
         with pytest.raises(
             ValueError, match=r'footprint of 320 x 160 pixels .* got 161'
         ):
             dm.setup('fit')
 
-    def test_val_area_too_small(self, root: Path) -> None:
+    def test_refuses_a_val_area_that_is_too_small(self, root: Path) -> None:
         dm = module(root, val_fraction=0.1)
         with pytest.raises(
             ValueError, match=r'val area .* 27 x 160 .* increase val_fraction'
         ):
             dm.setup('fit')
 
-    def test_train_area_too_small(self, root: Path) -> None:
+    def test_refuses_a_train_area_that_is_too_small(self, root: Path) -> None:
         dm = module(root, val_fraction=0.95)
         with pytest.raises(ValueError, match=r'patch_size must fit .* 16 x 160 pixels'):
             dm.setup('fit')
 
-    def test_label_out_of_range(self, root: Path) -> None:
+    def test_refuses_a_label_out_of_range(self, root: Path) -> None:
         dm = module(root, mask={'paths': str(root / 'labels'), 'num_classes': 2})
         with pytest.raises(ValueError, match=r'labels must be in \[0, 2\) or nodata'):
             dm.setup('fit')
@@ -650,7 +654,9 @@ class TestErrors:
         with pytest.raises(ValueError, match='RasterDataset has images; move the'):
             dm.setup('fit')
 
-    def test_no_common_time(self, root: Path, tmp_path: Path) -> None:
+    def test_refuses_rasters_without_a_common_time(
+        self, root: Path, tmp_path: Path
+    ) -> None:
         place = from_origin(RASTERS.WEST, RASTERS.NORTH, RASTERS.RES, RASTERS.RES)
         values = np.ones((2, RASTERS.ROWS, RASTERS.COLUMNS), np.uint16)
         for name, day in (('a', '20200101'), ('b', '20200301')):
@@ -663,7 +669,7 @@ class TestErrors:
         ):
             dm.setup('fit')
 
-    def test_skip_unreadable(self, root: Path, tmp_path: Path) -> None:
+    def test_skips_unreadable_files(self, root: Path, tmp_path: Path) -> None:
         rasters = broken('truncated')(root, tmp_path)
         dm = module(root, rasters=rasters, skip_unreadable=True, val_fraction=0.4)
         with pytest.warns(UserWarning, match='optical: 1 of 2 files cannot be read'):

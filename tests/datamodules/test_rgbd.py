@@ -29,7 +29,9 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.parametrize('name', CLASSES)
 @pytest.mark.parametrize('depth', ['hha', 'raw'])
-def test_batches(roots: dict[str, str], name: str, depth: str) -> None:
+def test_reads_batches_of_every_split(
+    roots: dict[str, str], name: str, depth: str
+) -> None:
     datamodule = CLASSES[name](
         roots[name], depth=depth, size=(16, 24), val_fraction=0.3, batch_size=2
     )
@@ -74,7 +76,7 @@ def test_frames_of_a_video_stay_together(roots: dict[str, str]) -> None:
         assert sorted(map(sum, sides)) == [0, 2]
 
 
-def test_fraction_and_no_validation(roots: dict[str, str]) -> None:
+def test_label_fraction_works_without_validation(roots: dict[str, str]) -> None:
     few = SUNRGBDDataModule(roots['sunrgbd'], val_fraction=0, label_fraction=0.4)
     few.setup('fit')
     assert len(few.train_dataset) == 2
@@ -106,7 +108,7 @@ def test_rejects_invalid_arguments(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize('name', CLASSES)
-def test_options_of_a_yaml_file(roots: dict[str, str], name: str) -> None:
+def test_takes_options_of_a_yaml_file(roots: dict[str, str], name: str) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(CLASSES[name], 'data')
     options = parser.parse_object(

@@ -40,7 +40,7 @@ def test_seed_changes_the_draw() -> None:
 
 
 @pytest.mark.parametrize('fraction', [-0.1, 1.1])
-def test_fraction_out_of_range(fraction: float) -> None:
+def test_refuses_a_fraction_out_of_range(fraction: float) -> None:
     with pytest.raises(ValueError, match=r'fraction must be in \[0, 1\], got'):
         split_groups([0, 1], fraction, 0)
 
@@ -54,7 +54,7 @@ class TestBudget:
     labels[[7, 900], 4] = 1
 
     @given(seed=st.integers(0, 2**31), sizes=st.tuples(*[st.floats(0.001, 1)] * 2))
-    def test_nested_and_the_same_in_every_run(
+    def test_budgets_are_nested_and_the_same_in_every_run(
         self, seed: int, sizes: tuple[float, float]
     ) -> None:
         small, large = (take_budget(self.labels, f, seed)[0] for f in sorted(sizes))
@@ -64,7 +64,7 @@ class TestBudget:
         assert take_budget(self.labels, min(sizes), seed)[0] == small
 
     @given(seed=st.integers(0, 2**31))
-    def test_stratified(self, seed: int) -> None:
+    def test_every_budget_is_stratified(self, seed: int) -> None:
         order = order_for_budgets(self.labels, seed)
         assert sorted(order.tolist()) == list(range(1000))
         tenth = self.labels[order[:100]].float().mean(0)
@@ -87,10 +87,10 @@ class TestBudget:
         draws = {str(take_budget(self.labels, 0.1, seed)) for seed in range(5)}
         assert len(draws) == 5
 
-    def test_whole(self) -> None:
+    def test_whole_budget_keeps_all_samples(self) -> None:
         assert take_budget(self.labels, 1, 0) == (list(range(1000)), [])
 
-    def test_samples_without_a_label(self) -> None:
+    def test_keeps_labels_among_samples_without_one(self) -> None:
         labels = torch.zeros(10, 2, dtype=torch.long)
         labels[3] = 1
         assert 3 in take_budget(labels, 0.2, seed=0)[0]

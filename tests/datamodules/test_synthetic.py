@@ -28,7 +28,7 @@ def test_no_scene_is_in_two_splits() -> None:
     assert len(sums) == len(scenes)
 
 
-def test_lengths() -> None:
+def test_splits_have_the_requested_lengths() -> None:
     made = datamodule()
     lengths = [len(getattr(made, f'{split}_dataset')) for split in SPLITS]
     assert lengths == [6, 4, 4, 4]
@@ -63,7 +63,7 @@ def test_options_reach_the_scenes() -> None:
     assert found['image_rgb'].shape == (3, 3, 16, 16)
 
 
-def test_unknown_modality() -> None:
+def test_refuses_an_unknown_modality() -> None:
     with pytest.raises(
         ValueError,
         match=r"among \['s1', 's2', 'dem', 'rgb'\], got \['radar', 'lidar'\]",

@@ -52,7 +52,7 @@ def test_channels_of_one_image_become_modalities(sen12ms: dict[str, Any]) -> Non
     assert all(0 <= batch[f'image_{m}'].min() <= 1 for m in SEN12MS)
 
 
-def test_images_of_several_sizes_and_labels(tmp_path: Path) -> None:
+def test_reads_images_of_several_sizes_and_labels(tmp_path: Path) -> None:
     root = str(FAKE.make_treesatai(tmp_path))
     dataset = {'class_path': 'torchgeo.datasets.TreeSatAI', 'init_args': {'root': root}}
     entries = {
@@ -147,14 +147,14 @@ S1 = {'s1': SEN12MS['s1']}
         ),
     ],
 )
-def test_wrong_entries(
+def test_refuses_wrong_entries(
     sen12ms: dict[str, Any], entries: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         TorchGeoDataModule(sen12ms, entries).setup('fit')
 
 
-def test_wrong_datasets(sen12ms: dict[str, Any]) -> None:
+def test_refuses_wrong_datasets(sen12ms: dict[str, Any]) -> None:
     def make(**changes: Any) -> TorchGeoDataModule:
         return TorchGeoDataModule({**sen12ms, **changes}, S1)
 

@@ -19,7 +19,7 @@ def datamodule(**options: Any) -> TrifeaturesDataModule:
     return made
 
 
-def test_splits() -> None:
+def test_splits_have_the_requested_lengths() -> None:
     made = datamodule()
     datasets = [getattr(made, f'{split}_dataset') for split in SPLITS]
     assert [len(d) for d in datasets] == [40, 8, 8, 8]

@@ -89,7 +89,7 @@ def test_one_modality_needs_one_folder(
     assert len(dataset) == (1 if split == 'val' else 2)
 
 
-def test_43_classes(roots: dict[str, Path]) -> None:
+def test_v1_has_43_classes_and_v2_has_19(roots: dict[str, Path]) -> None:
     dataset = BigEarthNetMM(roots['v1'], 'v1', num_classes=43)
     present = [dataset.classes[i] for i in dataset[0]['label'].nonzero().flatten()]
     assert present == ['Coniferous forest', 'Burnt areas', 'Sea and ocean']
@@ -97,7 +97,7 @@ def test_43_classes(roots: dict[str, Path]) -> None:
         BigEarthNetMM(roots['v2'], 'v2', num_classes=43)
 
 
-def test_other_folder_names(tmp_path: Path) -> None:
+def test_reads_folders_of_other_names(tmp_path: Path) -> None:
     make(tmp_path, 'v1', ('train',), labels=False)
     (tmp_path / 'BigEarthNet-S1-v1.0').rename(tmp_path / 'BigEarthNet-S1-Example')
     (tmp_path / 'BigEarthNet-v1.0').rename(tmp_path / 'BigEarthNet-S2-Example')
@@ -120,7 +120,9 @@ def test_lmdb_is_named(tmp_path: Path) -> None:
         BigEarthNetMM(tmp_path, 'v1')
 
 
-def test_split_list_of_v1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_needs_or_downloads_the_split_list_of_v1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(tmp_path, 'v1', ('train',), labels=False)
     with pytest.raises(
         DatasetNotFoundError, match=r"bigearthnet-train\.csv, .* split='all'\)"
@@ -149,7 +151,9 @@ def test_absent_patches_are_left_out(tmp_path: Path, version: str) -> None:
 
 @pytest.mark.parametrize('version', ['v1', 'v2'])
 @pytest.mark.parametrize('present', ['nothing', 'root', 'folders', 'images'])
-def test_nothing_on_disk(tmp_path: Path, version: str, present: str) -> None:
+def test_explains_what_the_root_must_contain(
+    tmp_path: Path, version: str, present: str
+) -> None:
     root = tmp_path / 'root'
     if present == 'images':
         make(root, version, ('train',), labels=False)
@@ -176,7 +180,7 @@ def test_download_of_v1_uses_torchgeo(
 
 
 @pytest.mark.parametrize('modalities', [('s1', 's2'), ('s2',)])
-def test_download_of_v2(
+def test_downloads_v2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modalities: tuple[str, ...]
 ) -> None:
     source = make(tmp_path / 'source', patches=('train',))
@@ -211,7 +215,7 @@ def test_download_of_v2(
 
 
 @pytest.mark.parametrize('version', ['v1', 'v2'])
-def test_unknown_label(tmp_path: Path, version: str) -> None:
+def test_refuses_an_unknown_label(tmp_path: Path, version: str) -> None:
     root, folder = damaged(tmp_path, version)
     if version == 'v1':
         path = folder / f'{folder.name}_labels_metadata.json'
@@ -228,7 +232,9 @@ def test_unknown_label(tmp_path: Path, version: str) -> None:
 
 @pytest.mark.parametrize('damage', ['truncated', 'missing', 'text'])
 @pytest.mark.parametrize('end', ['B8A.tif', 'labels_metadata.json'])
-def test_unreadable_file(tmp_path: Path, damage: str, end: str) -> None:
+def test_names_or_skips_an_unreadable_file(
+    tmp_path: Path, damage: str, end: str
+) -> None:
     root, folder = damaged(tmp_path, 'v1')
     path = folder / f'{folder.name}_{end}'
     content = path.read_bytes()
@@ -255,7 +261,7 @@ def test_partner_that_cannot_be_read(tmp_path: Path) -> None:
     assert len(dataset) == 7
 
 
-def test_wrong_files(tmp_path: Path) -> None:
+def test_refuses_files_of_another_size_or_number_of_bands(tmp_path: Path) -> None:
     root, folder = damaged(tmp_path, 'v2')
     path = folder / f'{folder.name}_B8A.tif'
     write(path, 30, 0, 'uint16')
@@ -268,7 +274,7 @@ def test_wrong_files(tmp_path: Path) -> None:
         BigEarthNetMM(root)[0]
 
 
-def test_transforms_and_batches(roots: dict[str, Path]) -> None:
+def test_transforms_samples_and_forms_batches(roots: dict[str, Path]) -> None:
     dataset = BigEarthNetMM(roots['v2'], transforms=lambda sample: {**sample, 'new': 1})
     (batch,) = DataLoader(dataset, batch_size=4)
     assert batch['image_s2'].shape == (4, 12, 120, 120)

@@ -73,7 +73,7 @@ def test_transforms_get_all_keys(shared: Path) -> None:
     assert torch.equal(flipped['image_dem'][0], height)
 
 
-def test_subset(shared: Path) -> None:
+def test_subset_selects_samples_in_order(shared: Path) -> None:
     dataset = GeoNRWPatches(shared, size=16)
     subset = dataset.subset([47, 0])
     assert len(subset) == 2
@@ -87,7 +87,7 @@ def test_subset(shared: Path) -> None:
 
 
 @pytest.mark.parametrize('empty', [False, True])
-def test_nothing_on_disk(tmp_path: Path, empty: bool) -> None:
+def test_explains_what_the_root_must_contain(tmp_path: Path, empty: bool) -> None:
     if empty:
         for city in GeoNRW.train_list:
             (tmp_path / city).mkdir()
@@ -106,7 +106,9 @@ def test_download_uses_torchgeo(
 
 @pytest.mark.parametrize('damage', ['truncated', 'missing', 'text'])
 @pytest.mark.parametrize('suffix', ['rgb.jp2', 'dem.tif', 'seg.tif'])
-def test_unreadable_file(root: Path, damage: str, suffix: str) -> None:
+def test_names_or_skips_an_unreadable_file(
+    root: Path, damage: str, suffix: str
+) -> None:
     path = root / 'aachen' / f'300_5700_{suffix}'
     content = path.read_bytes()
     path.unlink()
@@ -130,7 +132,7 @@ def test_unreadable_file(root: Path, damage: str, suffix: str) -> None:
         alone[0]
 
 
-def test_no_readable_tile(root: Path) -> None:
+def test_needs_a_readable_tile(root: Path) -> None:
     for path in root.glob('*/*.jp2'):
         path.write_bytes(b'nothing')
     with pytest.raises(UnreadableFileError, match=r'300_5700_rgb\.jp2 is truncated'):
@@ -153,7 +155,7 @@ def test_unknown_class_is_refused(root: Path, value: int) -> None:
         dataset[3]
 
 
-def test_wrong_files(root: Path) -> None:
+def test_refuses_files_of_another_size_or_number_of_bands(root: Path) -> None:
     path = root / 'aachen/300_5700_dem.tif'
     write(path, np.zeros((1, 32, 32), np.float32), driver='GTiff')
     with pytest.raises(

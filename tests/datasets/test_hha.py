@@ -95,7 +95,7 @@ def inside(surface: np.ndarray, margin: int = 4) -> np.ndarray:
 
 
 @pytest.mark.parametrize(('pitch', 'roll'), [(0, 0), (15, 0), (25, -8), (-10, 12)])
-def test_room(pitch: float, roll: float) -> None:
+def test_finds_disparity_height_and_angle_of_a_room(pitch: float, roll: float) -> None:
     truth = room(pitch, roll)
     disparity, height, angle = geocentric(truth['depth'], CAMERA).numpy()
     flat = inside(truth['surface'])
@@ -144,7 +144,7 @@ def test_invalid_pixels_do_not_count(missing: float) -> None:
     assert not encode_hha(depth, CAMERA)[:, hole].any()
 
 
-def test_ground_out_of_view() -> None:
+def test_estimates_heights_without_ground_in_view() -> None:
     u = (torch.arange(160) - CAMERA.cx) / CAMERA.fx
     wall = (2 / (1 + 0.1 * u)).expand(SHAPE)
     height = geocentric(wall, CAMERA)[1]
@@ -163,7 +163,7 @@ def test_one_wall_leaves_the_camera_level() -> None:
     assert torch.allclose(down, torch.tensor([0.0, 1.0, 0.0]).double(), atol=1e-6)
 
 
-def test_too_little_to_see() -> None:
+def test_leaves_angles_empty_with_too_few_points() -> None:
     depth = torch.zeros(SHAPE)
     assert not encode_hha(depth, CAMERA).any()
     depth[10, 10] = 2.0

@@ -62,7 +62,7 @@ def test_frames_belong_together(shared: Path) -> None:
     assert len(PairedFolders(shared, IMAGES, MASK, ['dataset3'])) == 2
 
 
-def test_one_modality_without_mask(shared: Path) -> None:
+def test_reads_one_modality_without_mask(shared: Path) -> None:
     dataset = PairedFolders(shared, {'rgb': IMAGES['rgb']}, splits=BOTH)
     assert sorted(dataset[0]) == ['id', 'image_rgb']
 
@@ -87,7 +87,7 @@ def test_ids_may_be_anywhere_in_the_name(tmp_path: Path) -> None:
         )
 
 
-def test_hha(shared: Path, tmp_path: Path) -> None:
+def test_computes_and_caches_hha(shared: Path, tmp_path: Path) -> None:
     camera = {'fx': 30, 'fy': 30, 'cx': 18, 'cy': 12}
     common = {k: IMAGES['depth'][k] for k in ('pattern', 'nodata', 'scale')}
     images = {**IMAGES, 'hha': {**common, 'hha': camera}}
@@ -132,7 +132,7 @@ def test_the_cache_is_no_frame(tmp_path: Path) -> None:
     assert torch.equal(again[1]['image_hha'], first[1])
 
 
-def test_one_size(shared: Path) -> None:
+def test_resizes_images_and_masks_to_one_size(shared: Path) -> None:
     whole = PairedFolders(shared, IMAGES, MASK, BOTH)[2]
     sample = PairedFolders(shared, IMAGES, MASK, BOTH, size=(48, 20))[2]
     assert sample['image_rgb'].shape == (3, 48, 20)
@@ -151,7 +151,7 @@ def test_draws_a_sample(shared: Path) -> None:
     assert titles == ['rgb (R G B)', 'depth (depth, m)', 'mask', 'prediction']
 
 
-def test_masks(shared: Path, root: Path) -> None:
+def test_maps_and_checks_values_of_masks(shared: Path, root: Path) -> None:
     kept = {**MASK, 'values': {0: 0}, 'nodata': 255}
     mask = PairedFolders(shared, IMAGES, kept, BOTH)[0]['mask']
     assert mask.unique().tolist() == [0, 255]
@@ -165,7 +165,7 @@ def test_masks(shared: Path, root: Path) -> None:
 
 
 @pytest.mark.parametrize('missing', ['rgb', 'depth', 'label'])
-def test_incomplete_frames(root: Path, missing: str) -> None:
+def test_names_or_skips_incomplete_frames(root: Path, missing: str) -> None:
     (root / 'a' / missing / '2.png').unlink()
     with pytest.raises(
         ValueError,
@@ -211,7 +211,7 @@ def test_kept_frames_have_a_mask_and_an_image(root: Path) -> None:
         PairedFolders(root, IMAGES, MASK, ['a'], skip_incomplete='all')  # type: ignore[arg-type]
 
 
-def test_absent_images_of_a_resized_frame(root: Path) -> None:
+def test_fills_absent_images_in_the_size_of_the_frame(root: Path) -> None:
     rgb, *_ = frame(1, (20, 30))
     write_bands(root / 'a/rgb/2.png', rgb)
     (root / 'a/depth/2.png').unlink()
@@ -229,7 +229,7 @@ def test_absent_images_of_a_resized_frame(root: Path) -> None:
     assert batch['image_hha'].flatten(1).any(1).tolist() == [True, False, True]
 
 
-def test_nothing_found(root: Path) -> None:
+def test_explains_a_pattern_without_files(root: Path) -> None:
     with pytest.raises(ValueError, match=r"match .*'b/rgb/\{id\}\.png'.* found .*: 0"):
         PairedFolders(root, IMAGES, MASK, ['b'])
     with pytest.raises(ValueError, match='expected files in'):
@@ -238,7 +238,9 @@ def test_nothing_found(root: Path) -> None:
 
 @pytest.mark.parametrize('damage', ['truncated', 'text'])
 @pytest.mark.parametrize('folder', ['rgb', 'depth', 'label'])
-def test_unreadable_file(root: Path, damage: str, folder: str) -> None:
+def test_names_or_skips_an_unreadable_file(
+    root: Path, damage: str, folder: str
+) -> None:
     path = root / 'a' / folder / '2.png'
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2] if damage[1] == 'r' else b'nothing')
@@ -257,7 +259,7 @@ def test_missing_file_is_not_called_truncated(root: Path) -> None:
         dataset[1]
 
 
-def test_frames_of_several_sizes_in_a_batch(root: Path) -> None:
+def test_refuses_frames_of_several_sizes_in_a_batch(root: Path) -> None:
     for folder, bands in zip(
         ('rgb', 'depth', 'label'), frame(1, (20, 30)), strict=True
     ):
@@ -329,7 +331,7 @@ def test_classes_are_integers(root: Path) -> None:
         read(nodata=255)
 
 
-def test_a_byte_short_of_a_png(root: Path) -> None:
+def test_refuses_a_png_without_its_end(root: Path) -> None:
     path = root / 'a' / 'depth' / '1.png'
     path.write_bytes(path.read_bytes()[:-12])
     with pytest.raises(UnreadableFileError, match='PNG without end marker'):

@@ -46,7 +46,7 @@ def test_bytes_keep_their_range_scaled_or_not(scale: float) -> None:
     assert np.allclose(shown[1], 0.25)
 
 
-def test_dates_and_masks() -> None:
+def test_draws_dates_and_masks() -> None:
     images = {'s1': torch.rand(3, 2, 4, 4), 's2': torch.rand(13, 4, 4)}
     mask = torch.tensor([[0, 2]]).repeat(4, 2)
     figure = plot_images(
@@ -63,7 +63,7 @@ def test_dates_and_masks() -> None:
     assert not any(ax.get_title() for ax in bare.axes)
 
 
-def test_single_band_and_unknown_bands() -> None:
+def test_draws_single_and_unknown_bands() -> None:
     panchromatic = Modality(bands=('pan',), kind='multispectral', unit='DN')
     four = Modality(bands=('w', 'x', 'y', 'z'), kind='multispectral', unit='DN')
     modalities = {

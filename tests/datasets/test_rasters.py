@@ -125,7 +125,9 @@ def world(path: Path, crs: str) -> str:
 @pytest.mark.parametrize('crs', ['EPSG:4326', 'EPSG:3857'])
 @pytest.mark.parametrize('zone', ['EPSG:32632', 'EPSG:32701'])
 @pytest.mark.filterwarnings('ignore:areas .* have pixels')
-def test_rasters_of_the_world(tmp_path: Path, crs: str, zone: str) -> None:
+def test_reads_rasters_of_the_world_at_the_place(
+    tmp_path: Path, crs: str, zone: str
+) -> None:
     # A scene of 64 km that holds the edges of pixels of the world; or 180 degrees.
     west = 470_000 if zone == UTM else 232_000
     place = from_origin(west, 5_000_000, 1000, 1000)
@@ -158,7 +160,7 @@ def test_rasters_of_the_world(tmp_path: Path, crs: str, zone: str) -> None:
 
 
 @pytest.mark.filterwarnings('ignore:areas .* have pixels')
-def test_rasters_of_the_world_elsewhere(tmp_path: Path) -> None:
+def test_refuses_a_raster_elsewhere(tmp_path: Path) -> None:
     scene(tmp_path / 'a' / 'a.tif', 20)
     place = from_origin(100, 50, 0.1, 0.1)
     scene(tmp_path / 'b' / 'b.tif', 5, crs='EPSG:4326', transform=place)
@@ -182,7 +184,7 @@ def test_rasters_of_the_world_that_cannot_be_projected(tmp_path: Path) -> None:
         module(rasters)
 
 
-def test_pixels_larger_than_an_area(tmp_path: Path) -> None:
+def test_warns_of_pixels_larger_than_an_area(tmp_path: Path) -> None:
     scene(tmp_path / 'a' / 'a.tif', 20)
     place = from_origin(490_000, 5_010_000, 1000, 1000)
     scene(tmp_path / 'b' / 'b.tif', 5, transform=place)
@@ -206,7 +208,9 @@ def with_hole(value: float, *, bands: int = 2, dtype: Any = np.uint16) -> NDArra
 
 @pytest.mark.parametrize('kind', ['inside', 'beside'])
 @pytest.mark.parametrize('nodata', [None, 7])
-def test_masks(tmp_path: Path, kind: str, nodata: int | None) -> None:
+def test_reads_masks_of_files_as_nodata(
+    tmp_path: Path, kind: str, nodata: int | None
+) -> None:
     path = tmp_path / 'x' / 'x.tif'
     values = with_hole(60_000)
     values[0, 40:] = 7
@@ -225,7 +229,7 @@ def test_masks(tmp_path: Path, kind: str, nodata: int | None) -> None:
     assert set(found[~missing].unique().tolist()) <= {7, 1000, 1001}
 
 
-def test_transparency(tmp_path: Path) -> None:
+def test_reads_transparency_as_nodata(tmp_path: Path) -> None:
     values = with_hole(9, bands=4, dtype=np.uint8)
     values[3] = np.where(HOLE, 0, 255)
     scene(tmp_path / 'x' / 'x.tif', values)
@@ -240,7 +244,7 @@ def test_transparency(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('crs', [UTM, 'EPSG:32633'])
 @pytest.mark.filterwarnings('ignore:Converting RasterFolder')
-def test_nodata_of_each_band(tmp_path: Path, crs: str) -> None:
+def test_reads_the_nodata_value_of_each_band(tmp_path: Path, crs: str) -> None:
     first = scene(tmp_path / 'one' / '1.tif', with_hole(11, bands=1), nodata=11)
     second = with_hole(22, bands=1)
     second[:, 50:, 20:] = 11
@@ -275,7 +279,7 @@ def test_nodata_of_each_band(tmp_path: Path, crs: str) -> None:
         assert lowest <= values.min() < lowest + 1 and values.max() <= 1001
 
 
-def test_scale_and_offset_of_the_files(tmp_path: Path) -> None:
+def test_asks_for_scale_and_offset_of_the_files(tmp_path: Path) -> None:
     path = scene(tmp_path / 'x' / 'x.tif', with_hole(1000))
     with rasterio.open(path, 'r+') as file:
         file.scales, file.offsets = (0.0001, 0.0001), (-0.1, -0.1)
@@ -291,7 +295,7 @@ def test_scale_and_offset_of_the_files(tmp_path: Path) -> None:
     refuse(message, tmp_path / 'x', 'p', 'q')
 
 
-def test_files_of_several_types(tmp_path: Path) -> None:
+def test_reads_files_of_several_types(tmp_path: Path) -> None:
     half = SIZE // 2
     for name, dtype, value, first in (
         ('a', np.uint8, 200, 0),
@@ -354,7 +358,7 @@ def points(bend: float) -> list[GroundControlPoint]:
     return [GroundControlPoint(r, c, x, y) for x, y, r, c in places]
 
 
-def test_ground_control_points(tmp_path: Path) -> None:
+def test_reads_ground_control_points_that_fit(tmp_path: Path) -> None:
     values = with_hole(1000, bands=1)
     scene(tmp_path / 'x' / 'x.tif', values, gcps=points(0), transform=None)
     found, _ = image(tmp_path / 'x')
@@ -424,7 +428,7 @@ def test_validation_looks_only_into_rasters_with_nodata(
     assert windows[0].keys() >= {'image_a', 'image_b'}
 
 
-def test_several_files_of_one_place(tmp_path: Path) -> None:
+def test_refuses_several_files_of_one_place(tmp_path: Path) -> None:
     for name in ('B2', 'B3'):
         scene(tmp_path / 'x' / f'{name}.tif', 10)
     refuse(
@@ -435,7 +439,7 @@ def test_several_files_of_one_place(tmp_path: Path) -> None:
     refuse(r'expected 2 bands .* found 1 .*\(\?P<band>', tmp_path / 'x', 'B2', 'B3')
 
 
-def test_files_that_share_much(tmp_path: Path) -> None:
+def test_warns_of_files_that_share_much(tmp_path: Path) -> None:
     for name, shift in (('a', 0), ('b', 25)):
         place = PLACE @ Affine.translation(shift, 0)
         scene(tmp_path / 'x' / f'{name}.tif', 10, transform=place)
@@ -467,7 +471,7 @@ def test_each_band_is_a_file(tmp_path: Path) -> None:
     )
 
 
-def test_dates_of_a_folder(tmp_path: Path) -> None:
+def test_reads_dates_from_file_names(tmp_path: Path) -> None:
     for day in (1, 2):
         scene(tmp_path / 'x' / f'S2_2020-01-0{day}.tif', 10 * day)
         scene(tmp_path / 'y' / f'200{day}.tif', 50 * day)
@@ -518,7 +522,7 @@ def test_finds_files_by_glob_and_suffix(tmp_path: Path) -> None:
         ({'resampling': 'max'}, r"must be one of \['nearest', .*'rms'\], got 'max'"),
     ],
 )
-def test_types_of_an_entry(
+def test_checks_the_types_of_an_entry(
     tmp_path: Path, values: dict[str, Any], message: str
 ) -> None:
     scene(tmp_path / 'x' / 'x.tif', 10)
@@ -536,7 +540,7 @@ def test_numbers_that_yaml_takes_for_text(tmp_path: Path) -> None:
         labels(tmp_path / 'x', num_classes=2.5)
 
 
-def test_classes_that_would_read_wrongly(tmp_path: Path) -> None:
+def test_refuses_classes_that_would_ignore_a_mask(tmp_path: Path) -> None:
     path = scene(tmp_path / 'x' / '20200101.tif', with_hole(1000))
     with rasterio.open(path, 'r+') as file:
         file.write_mask(np.where(HOLE, 0, 255).astype(np.uint8) * np.ones((SIZE, 1)))
@@ -548,7 +552,7 @@ def test_classes_that_would_read_wrongly(tmp_path: Path) -> None:
     )
 
 
-def test_classes_take_brackets_for_a_pattern(tmp_path: Path) -> None:
+def test_refuses_brackets_in_the_paths_of_a_class(tmp_path: Path) -> None:
     scene(tmp_path / 'place [1]' / '20200101.tif', with_hole(1000))
     refuse(
         r'x: .* found none .*; rename .*place \[1\], because \[',

@@ -76,7 +76,7 @@ def test_nyu_frames_belong_together(shared: dict[str, Path]) -> None:
         assert len({coded.name(item) for item in coded.samples}) == len(numbers)
 
 
-def test_numbers_of_classes() -> None:
+def test_both_datasets_share_the_first_classes() -> None:
     assert len(SUNRGBD.classes) == 1 + 37
     assert len(NYUDepthV2.classes) == 1 + 40
     assert NYUDepthV2.classes[:38] == SUNRGBD.classes
@@ -84,7 +84,9 @@ def test_numbers_of_classes() -> None:
 
 
 @pytest.mark.parametrize('name', CLASSES)
-def test_one_size(shared: dict[str, Path], name: str) -> None:
+def test_resizes_without_mixing_depths_and_classes(
+    shared: dict[str, Path], name: str
+) -> None:
     dataset = CLASSES[name](shared[name], depth='raw', size=(12, 16))
     whole = CLASSES[name](shared[name], depth='raw')
     for index in range(len(dataset)):
@@ -100,7 +102,7 @@ def test_one_size(shared: dict[str, Path], name: str) -> None:
 
 
 @pytest.mark.parametrize('name', CLASSES)
-def test_plot_and_transforms(shared: dict[str, Path], name: str) -> None:
+def test_plots_and_transforms_samples(shared: dict[str, Path], name: str) -> None:
     def first_row(sample: dict[str, Any]) -> dict[str, Any]:
         return {k: x[..., :1, :] for k, x in sample.items()}
 
@@ -118,7 +120,7 @@ def test_plot_and_transforms(shared: dict[str, Path], name: str) -> None:
         assert torch.equal(x, sample[key][..., :1, :])
 
 
-def test_nothing_on_disk(tmp_path: Path) -> None:
+def test_explains_what_to_download(tmp_path: Path) -> None:
     with pytest.raises(
         DatasetNotFoundError, match=r'(?s)unzip SUNRGBD\.zip .*MD5 18d22e'
     ):
@@ -134,7 +136,7 @@ def test_nothing_on_disk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('damage', ['truncated', 'missing', 'text'])
 @pytest.mark.parametrize('part', ['image', 'depth_bfx', 'intrinsics.txt'])
-def test_unreadable_file(root: Path, damage: str, part: str) -> None:
+def test_names_an_unreadable_file(root: Path, damage: str, part: str) -> None:
     folder = root / 'SUNRGBD' / SUN.TRAIN[0]
     path = folder / part
     path = path if path.is_file() else next(path.iterdir())
@@ -151,7 +153,7 @@ def test_unreadable_file(root: Path, damage: str, part: str) -> None:
         assert dataset[0]['mask'].shape == (20, 28)
 
 
-def test_damaged_metadata(root: Path) -> None:
+def test_names_damaged_metadata(root: Path) -> None:
     labels = root / SUNRGBD.labels
     content = labels.read_bytes()
     with h5py.File(labels, 'a') as file:
@@ -167,14 +169,14 @@ def test_damaged_metadata(root: Path) -> None:
         SUNRGBD(root)
 
 
-def test_labels_of_another_number_of_frames(root: Path, tmp_path: Path) -> None:
+def test_refuses_labels_of_another_number_of_frames(root: Path, tmp_path: Path) -> None:
     more = SUN.make(tmp_path / 'more', SUN.TRAIN[:2])
     (root / SUNRGBD.labels).write_bytes((more / SUNRGBD.labels).read_bytes())
     with pytest.raises(UnreadableFileError, match=r'labels for 7 frames .* found 4'):
         SUNRGBD(root)
 
 
-def test_missing_frames(root: Path) -> None:
+def test_names_or_skips_missing_frames(root: Path) -> None:
     gone = root / 'SUNRGBD' / SUN.TRAIN[3]
     gone.rename(root / 'elsewhere')
     with pytest.raises(
@@ -184,7 +186,7 @@ def test_missing_frames(root: Path) -> None:
     assert len(SUNRGBD(root, skip_unreadable=True)) == 4
 
 
-def test_files_of_other_frames(root: Path) -> None:
+def test_refuses_files_of_other_frames(root: Path) -> None:
     first, other = (root / 'SUNRGBD' / SUN.TRAIN[i] for i in (0, 1))
     depth, wrong = (next((f / 'depth_bfx').iterdir()) for f in (first, other))
     depth.write_bytes(wrong.read_bytes())
@@ -205,7 +207,7 @@ def test_unknown_class_is_refused(root: Path) -> None:
         SUNRGBD(root)[0]
 
 
-def test_damaged_nyu(tmp_path: Path) -> None:
+def test_refuses_damaged_files_of_nyu(tmp_path: Path) -> None:
     NYU.make(tmp_path)
     io = pytest.importorskip('scipy.io')
     io.savemat(tmp_path / 'splits.mat', {'trainNdxs': [[6]], 'testNdxs': [[0]]})
@@ -239,13 +241,15 @@ def test_rejects_invalid_options(shared: dict[str, Path]) -> None:
             SUNRGBD(shared['sunrgbd'], **options)
 
 
-def test_without_h5py(shared: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_the_extra_to_install_without_h5py(
+    shared: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, 'h5py', None)
     with pytest.raises(ImportError, match=r'pip install torchgeo-decur\[rgbd\]'):
         SUNRGBD(shared['sunrgbd'])
 
 
-def test_unwritable_cache(shared: dict[str, Path], tmp_path: Path) -> None:
+def test_needs_a_writable_cache(shared: dict[str, Path], tmp_path: Path) -> None:
     file = tmp_path / 'file'
     file.write_text('in the way')
     with pytest.raises(
@@ -310,7 +314,9 @@ class TestCache:
         mode = cache.path('x', self.camera).stat().st_mode
         assert mode == (tmp_path / 'any').stat().st_mode
 
-    def test_many_workers(self, shared: dict[str, Path], tmp_path: Path) -> None:
+    def test_workers_share_the_cache(
+        self, shared: dict[str, Path], tmp_path: Path
+    ) -> None:
         dataset = SUNRGBD(shared['sunrgbd'], size=(24, 32), cache=tmp_path)
         # Each frame is asked for by both workers at once.
         twice = dataset.subset([i for i in range(5) for _ in range(2)])

@@ -83,7 +83,7 @@ def test_several_classes_are_names_in_a_cell_or_columns(
 
 @pytest.mark.parametrize('mark', ['', '\ufeff'])
 @pytest.mark.parametrize('delimiter', [',', ';', '\t'])
-def test_numbers_in_any_dialect_of_csv(
+def test_reads_numbers_in_any_dialect_of_csv(
     root: Path, tmp_path: Path, mark: str, delimiter: str
 ) -> None:
     values = ['1.5', '2', '', '4', 'NaN', '6', '7e1', '8']
@@ -101,7 +101,7 @@ def test_numbers_in_any_dialect_of_csv(
     assert both.classes == ()
 
 
-def test_geojson(root: Path, tmp_path: Path) -> None:
+def test_reads_geojson(root: Path, tmp_path: Path) -> None:
     features = [
         {'type': 'Feature', 'properties': {'plot': n, 'cover': i / 2}, 'geometry': None}
         for i, n in enumerate(IDS)
@@ -246,7 +246,7 @@ def test_mistakes_in_a_table_name_the_row(
         ({'path': 'none.csv'}, r'none.csv: expected a label table, found no file'),
     ],
 )
-def test_mistakes_in_an_entry(
+def test_names_the_mistake_in_an_entry(
     tmp_path: Path, entry: dict[str, Any], message: str
 ) -> None:
     write(tmp_path / 'a.csv', [('plot', 'a', 'b')])

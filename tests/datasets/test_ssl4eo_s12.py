@@ -154,7 +154,7 @@ def test_only_files_of_the_dates_asked_for_are_opened(
     assert len(set(opened)) == 2
 
 
-def test_transforms_and_batches(shared: Path) -> None:
+def test_transforms_samples_and_forms_batches(shared: Path) -> None:
     def flip(sample: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {**sample, 'image_s1': sample['image_s1'].flip(-1)}
 
@@ -238,13 +238,13 @@ def test_place_without_dates_is_left_out(root: Path) -> None:
         SSL4EOS12Pair(root)
 
 
-def test_too_few_dates(root: Path) -> None:
+def test_refuses_places_with_too_few_dates(root: Path) -> None:
     with pytest.raises(ValueError, match='at least num_dates=3 dates, found 2; reduce'):
         SSL4EOS12Pair(root, date_sampling='independent', num_dates=3)[0]
 
 
 @pytest.mark.parametrize('empty', ['', 's1', 's2c'])
-def test_nothing_on_disk(tmp_path: Path, empty: str) -> None:
+def test_explains_what_the_root_must_contain(tmp_path: Path, empty: str) -> None:
     root = tmp_path / 'missing'
     if empty:
         make(root, places=(0,), dates=(0,))
@@ -266,7 +266,7 @@ def test_version_1_1_is_named(tmp_path: Path) -> None:
         SSL4EOS12Pair(tmp_path)
 
 
-def test_no_common_place(tmp_path: Path) -> None:
+def test_needs_a_common_place(tmp_path: Path) -> None:
     make(tmp_path, places=(0,), dates=(0,), splits=('s1',))
     make(tmp_path, places=(1,), dates=(0,), splits=('s2c',))
     with pytest.raises(DatasetNotFoundError, match='in both folders, found none'):
@@ -292,7 +292,7 @@ def test_download_uses_torchgeo(
 
 
 @pytest.mark.parametrize('damage', ['truncated', 'missing', 'text'])
-def test_unreadable_file(root: Path, damage: str) -> None:
+def test_names_or_skips_an_unreadable_file(root: Path, damage: str) -> None:
     path = root / 's2c/0000000' / product('s2c', 1) / 'B8A.tif'
     content = path.read_bytes()
     path.unlink()
@@ -308,7 +308,7 @@ def test_unreadable_file(root: Path, damage: str) -> None:
     assert dataset.unreadable == {'0000000'}
 
 
-def test_wrong_files(root: Path) -> None:
+def test_refuses_files_of_another_size_or_number_of_bands(root: Path) -> None:
     folder = root / 's2c/0000000' / product('s2c', 0)
     write(folder / 'B8A.tif', 7, 0, 'uint16')
     with pytest.raises(

@@ -190,7 +190,9 @@ def test_absent_modality_is_zero_and_said(root: Path) -> None:
 
 
 @pytest.mark.parametrize('layout', ['files', 'shards'])
-def test_position_of_each_place(layout: str, request: pytest.FixtureRequest) -> None:
+def test_returns_the_position_of_each_place(
+    layout: str, request: pytest.FixtureRequest
+) -> None:
     places = (
         SSL4EOS12V11(request.getfixturevalue(layout))
         .subset([2, 5])

@@ -51,13 +51,13 @@ def make(index: int) -> dict[str, np.ndarray]:
 
 
 class TestSample:
-    def test_host(self) -> None:
+    def test_is_a_dataset_of_torchgeo(self) -> None:
         dataset = SyntheticEO(length=3, size=16)
         assert isinstance(dataset, NonGeoDataset)
         assert len(dataset) == 3
         assert len(list(dataset)) == 3  # type: ignore[call-overload]
 
-    def test_shapes(self) -> None:
+    def test_sample_has_the_documented_shapes_and_types(self) -> None:
         sample = SyntheticEO(size=40, modalities=ALL)[0]
         for m, channels in zip(ALL, (2, 13, 1, 3), strict=True):
             assert sample[f'image_{m}'].shape == (channels, 40, 40)
@@ -73,24 +73,26 @@ class TestSample:
         assert [k for k in sample if k.startswith('image')] == ['image_dem', 'image_s1']
 
     @pytest.mark.parametrize('size', [16, 33, 130])
-    def test_sizes(self, size: int) -> None:
+    def test_values_are_finite_in_any_size(self, size: int) -> None:
         dataset = SyntheticEO(size=size, modalities=ALL)
         for kind in range(8):
             sample = dataset.render(0, label_common=kind)
             assert all(v.isfinite().all() for v in sample.values())
 
-    def test_classes(self, scenes: dict[str, torch.Tensor]) -> None:
+    def test_labels_stay_below_the_number_of_classes(
+        self, scenes: dict[str, torch.Tensor]
+    ) -> None:
         dataset = SyntheticEO(length=4)
         assert dataset.num_classes == dict(zip(LABELS, (8, 6, 6, 6), strict=True))
         for name, number in dataset.num_classes.items():
             assert 0 <= scenes[name].min() <= scenes[name].max() < number
         assert 0 <= scenes['mask'].min() <= scenes['mask'].max() < len(dataset.classes)
 
-    def test_transforms(self) -> None:
+    def test_applies_transforms(self) -> None:
         dataset = SyntheticEO(size=16, transforms=lambda s: {'n': len(s)})
         assert dataset[0] == {'n': 7}
 
-    def test_dates(self) -> None:
+    def test_dates_change_the_weather_but_not_the_place(self) -> None:
         one = SyntheticEO(size=32, modalities=ALL)
         four = SyntheticEO(size=32, modalities=ALL, num_dates=4)
         a, b = one[1], four[1]
@@ -105,7 +107,7 @@ class TestSample:
 
 
 class TestDeterminism:
-    def test_same_index_twice_and_any_order(self) -> None:
+    def test_index_determines_a_scene_in_any_order(self) -> None:
         a = SyntheticEO(length=6, size=32, modalities=ALL)
         b = SyntheticEO(length=99, size=32, modalities=ALL)
         forward = [a[i] for i in range(6)]
@@ -129,7 +131,7 @@ class TestDeterminism:
 
     # Starting afresh would spend half a minute on imports.
     @pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
-    def test_processes(self) -> None:
+    def test_processes_compute_the_same_scene(self) -> None:
         with multiprocessing.get_context('fork').Pool(1) as pool:
             other = pool.map(make, [3])[0]
         here = make(3)
@@ -144,7 +146,7 @@ class TestDeterminism:
 
 class TestLabels:
     @pytest.mark.parametrize('name', LABELS)
-    def test_uniform(self, drawn: dict[str, np.ndarray], name: str) -> None:
+    def test_labels_are_uniform(self, drawn: dict[str, np.ndarray], name: str) -> None:
         counts = np.bincount(drawn[name], minlength=SyntheticEO().num_classes[name])
         statistic = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
         assert chi2.sf(statistic, len(counts) - 1) > 0.01
@@ -325,13 +327,13 @@ class TestErrors:
             SyntheticEO(**kwargs)
 
     @pytest.mark.parametrize('index', [-1, 4])
-    def test_index(self, index: int) -> None:
+    def test_refuses_an_index_out_of_range(self, index: int) -> None:
         with pytest.raises(
             IndexError, match=rf'index must be in \[0, 3\], got {index}'
         ):
             SyntheticEO(length=4, size=16)[index]
 
-    def test_render(self) -> None:
+    def test_render_refuses_unknown_labels(self) -> None:
         dataset = SyntheticEO(size=16)
         with pytest.raises(ValueError, match=r"labels must be among .* got 'label_x'"):
             dataset.render(0, label_x=1)
@@ -376,13 +378,13 @@ class TestErrors:
 
 
 class TestPlot:
-    def test_all_modalities_and_dates(self) -> None:
+    def test_draws_all_modalities_and_dates(self) -> None:
         dataset = SyntheticEO(size=16, modalities=ALL, num_dates=2)
         figure = dataset.plot(dataset[0])
         assert isinstance(figure, plt.Figure)
         assert len(figure.axes) == 2 * (len(ALL) + 1)
 
-    def test_titles(self) -> None:
+    def test_titles_name_the_labels(self) -> None:
         dataset = SyntheticEO(size=16)
         sample = dataset[0]
         name = dataset.label_classes['label_common'][int(sample['label_common'])]
@@ -392,7 +394,7 @@ class TestPlot:
         assert bare.get_suptitle() == ''
         assert all(a.get_title() == '' for a in bare.axes)
 
-    def test_prediction_of_a_map(self) -> None:
+    def test_draws_only_predictions_that_are_maps(self) -> None:
         dataset = SyntheticEO(size=16)
         sample = dataset[0]
         figure = dataset.plot({**sample, 'prediction': 1 - sample['mask'].clamp(max=1)})
@@ -408,7 +410,7 @@ class TestPlot:
 
 
 class TestWrite:
-    def test_ssl4eo_s12(self, tmp_path: Path) -> None:
+    def test_torchgeo_reads_written_ssl4eo_s12(self, tmp_path: Path) -> None:
         dataset = SyntheticEO(length=2, size=264, num_dates=2)
         dataset.write(tmp_path, 'ssl4eo_s12', progress=False, surface=True)
         for index in range(2):
@@ -431,7 +433,7 @@ class TestWrite:
                 assert file.crs.to_epsg() == 32633
                 assert file.dtypes[0] == ('float32' if 's1' in path.parts else 'uint16')
 
-    def test_bigearthnet_v2(self, tmp_path: Path) -> None:
+    def test_torchgeo_reads_written_bigearthnet_v2(self, tmp_path: Path) -> None:
         dataset = SyntheticEO(length=4, size=120)
         dataset.write(tmp_path, 'bigearthnet_v2', progress=False)
         order = {'train': [0, 1], 'val': [2], 'test': [3]}
@@ -477,7 +479,7 @@ class TestWrite:
             block = surface[band][:factor, :factor].mean()
             assert abs(read[0, 0] - block) <= 0.5
 
-    def test_geonrw(self, tmp_path: Path) -> None:
+    def test_torchgeo_reads_written_geonrw(self, tmp_path: Path) -> None:
         dataset = SyntheticEO(length=3, size=40, modalities=('rgb', 'dem'))
         dataset.write(tmp_path, 'geonrw', progress=False, cities=('bonn', 'neuss'))
         for split, indices in (('train', [0, 2]), ('test', [1])):
@@ -536,6 +538,8 @@ class TestWrite:
         assert len(list(root.glob('s1/*'))) == 2
         assert not root.with_name('data.partial').exists()
 
-    def test_progress(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_shows_progress(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         SyntheticEO(length=1, size=16).write(tmp_path, 'ssl4eo_s12')
         assert 'ssl4eo_s12' in capsys.readouterr().err

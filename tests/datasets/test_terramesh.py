@@ -47,7 +47,7 @@ def shard(root: Path, folder: str = 'S2L1C') -> Path:
     return root / 'train' / folder / 'majortom_shard_000001.tar'
 
 
-def test_all_products_of_a_place(shared: Path) -> None:
+def test_reads_all_products_of_a_place(shared: Path) -> None:
     dataset = TerraMesh(shared, modalities=ALL, land_cover=True)
     assert len(dataset) == 8
     for item in range(8):
@@ -122,7 +122,7 @@ def test_positions_are_found_once(root: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(changed) == 4 and changed.lacking[0] == {'s2'}
 
 
-def test_position_of_each_place(shared: Path) -> None:
+def test_returns_the_position_of_each_place(shared: Path) -> None:
     places = TerraMesh(shared).subset([2, 6]).places().to_crs('EPSG:32632')
     west, _, east, north = places.total_bounds
     assert (west, east, north) == pytest.approx((400_000, 420_120, 5_800_000), abs=0.1)

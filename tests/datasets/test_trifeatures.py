@@ -38,7 +38,7 @@ def make(index: int) -> dict[str, np.ndarray]:
 
 class TestSample:
     @pytest.mark.parametrize('size', [16, 33, 64])
-    def test_shapes(self, size: int) -> None:
+    def test_sample_has_the_documented_shapes_and_types(self, size: int) -> None:
         dataset = Trifeatures(length=3, size=size)
         assert isinstance(dataset, NonGeoDataset)
         assert len(dataset) == len(list(dataset)) == 3  # type: ignore[call-overload]
@@ -51,7 +51,7 @@ class TestSample:
             assert sample[name].dtype == torch.long
         assert {k: int(sample[k]) for k in LABELS} == dataset.draw_labels(0)
 
-    def test_unit(self) -> None:
+    def test_values_have_the_unit_of_the_record(self) -> None:
         dataset = Trifeatures(length=16, size=32)
         images = {
             m: torch.stack([dataset[i][f'image_{m}'] for i in range(16)])
@@ -67,12 +67,12 @@ class TestSample:
         dataset[0]['image_first'].zero_()
         assert torch.equal(dataset[0]['image_first'], before)
 
-    def test_classes(self) -> None:
+    def test_has_ten_shapes_textures_and_colors(self) -> None:
         dataset = Trifeatures(length=2)
         assert dataset.num_classes == dict(zip(LABELS, (10, 10, 10, 2), strict=True))
         assert len(set(SHAPES)) == len(set(TEXTURES)) == len(COLOURS) == 10
 
-    def test_transforms(self) -> None:
+    def test_applies_transforms(self) -> None:
         dataset = Trifeatures(length=2, size=16, transforms=lambda s: {'n': len(s)})
         assert dataset[0] == {'n': 6}
 
@@ -101,14 +101,14 @@ class TestSample:
             Trifeatures(**options)
 
     @pytest.mark.parametrize('index', [-1, 2])
-    def test_index(self, index: int) -> None:
+    def test_refuses_an_index_out_of_range(self, index: int) -> None:
         with pytest.raises(IndexError, match=rf'in \[0, 1\], got {index}'):
             Trifeatures(length=2)[index]
 
 
 class TestDeterminism:
     @pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
-    def test_processes(self) -> None:
+    def test_processes_draw_the_same_pair(self) -> None:
         with multiprocessing.get_context('fork').Pool(1) as pool:
             other = pool.map(make, [3])[0]
         here = make(3)
@@ -150,7 +150,7 @@ class TestPairs:
         assert not found['train'] & found['test']
         assert found['val'] == found['train']
 
-    def test_three_drawings_of_each(self) -> None:
+    def test_draws_each_combination_three_times(self) -> None:
         drawn = np.unique(pairs_of('train', 'unbiased').reshape(-1, 4), axis=0)
         assert len(drawn) == 2400
 
@@ -171,7 +171,7 @@ class TestPairs:
         assert pairs.max(axis=(0, 1)).tolist() == [9, 9, 9, 2]
 
     @pytest.mark.parametrize('split', ['train', 'test'])
-    def test_unbiased(self, split: str) -> None:
+    def test_unbiased_features_are_independent(self, split: str) -> None:
         """Check that textures are independent of the shape, each other and the other image."""
         pairs = pairs_of(split, 'unbiased')
         shape, (colour1, texture1), (colour2, texture2) = (
@@ -189,13 +189,13 @@ class TestPairs:
             assert p_value(a, b) > 0.001
 
     @pytest.mark.parametrize('split', ['train', 'test'])
-    def test_biased(self, split: str) -> None:
+    def test_biased_pairs_share_texture_and_color(self, split: str) -> None:
         pairs = pairs_of(split, 'biased')
         assert np.array_equal(pairs[:, 0, 2], pairs[:, 1, 1])
         assert p_value(pairs[:, 0, 2], pairs[:, 0, 0]) > 0.001
 
     @pytest.mark.parametrize('split', ['train', 'test'])
-    def test_balanced(self, split: str) -> None:
+    def test_balanced_labels_depend_on_both_images(self, split: str) -> None:
         """Check that no feature of one image reveals the label, nor do any two."""
         pairs = pairs_of(split, 'balanced')
         label = (pairs[:, 0, 2] == pairs[:, 1, 1]).astype(int)
@@ -208,7 +208,7 @@ class TestPairs:
         np.add.at(table, (pairs[:, 0, 2], pairs[:, 1, 1]), 1)
         assert (table > 0).all()
 
-    def test_labels(self) -> None:
+    def test_labels_follow_the_drawn_features(self) -> None:
         dataset = Trifeatures(length=200, pairing='balanced')
         for i in range(200):
             (shape, _, texture, _), (_, colour, other, _) = dataset.pairs[i].tolist()
@@ -249,7 +249,7 @@ class TestDrawing:
             assert centres.min() < 28 and centres.max() > 36
 
     @pytest.mark.parametrize('colour', COLOURS)
-    def test_colour(self, colour: str) -> None:
+    def test_draws_the_color_on_gray(self, colour: str) -> None:
         image = draw('circle', colour, 'solid', 64, np.random.default_rng(0))
         pixels, counts = np.unique(image.reshape(3, -1), axis=1, return_counts=True)
         two = pixels[:, counts.argsort()[-2:]].T.tolist()

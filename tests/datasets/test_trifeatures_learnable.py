@@ -54,7 +54,7 @@ def pair_features(encoder: nn.Module, split: str, length: int) -> tuple[Tensor, 
 
 
 @pytest.mark.slow
-def test_learnable() -> None:
+def test_network_learns_all_features() -> None:
     torch.manual_seed(0)
     encoder = create_encoder('alexnet_small', 3)
     augment = ElevationAugmentation(SIZE, crop_scale=(0.4, 1.0), vflip=0)

@@ -94,7 +94,7 @@ def written(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestFile:
-    def test_columns(self, written: Path) -> None:
+    def test_file_has_the_documented_columns(self, written: Path) -> None:
         schema = pq.read_schema(written)
         lists = [f'{part}_{m}' for m in MODALITIES for part in ('common', 'unique')]
         assert schema.names == ['geometry', 'embedding', *lists]
@@ -135,7 +135,7 @@ class TestFile:
                 actual = np.concatenate(parts)
                 np.testing.assert_allclose(actual, z[m][0], rtol=1e-4, atol=1e-5)
 
-    def test_places(self, written: Path) -> None:
+    def test_rows_have_the_outline_of_each_window(self, written: Path) -> None:
         table = gpd.read_parquet(written)
         assert table.crs == 'OGC:CRS84'
         boxes = table.to_crs(RASTERS.UTM).bounds
@@ -184,7 +184,7 @@ class TestTorchGeo:
             assert ('15/15' in err) == drawn
             assert '15/15' not in out
 
-    def test_dates_of_files(self, root: Path, tmp_path: Path) -> None:
+    def test_reads_dates_of_files(self, root: Path, tmp_path: Path) -> None:
         place = RASTERS.from_origin(
             RASTERS.WEST, RASTERS.NORTH, RASTERS.RES, RASTERS.RES
         )
@@ -346,12 +346,16 @@ def test_windows_without_labels_are_in_the_table(root: Path, tmp_path: Path) -> 
 
 
 class TestTasks:
-    def test_classification(self, root: Path, tmp_path: Path) -> None:
+    def test_embeds_with_a_classification_task(
+        self, root: Path, tmp_path: Path
+    ) -> None:
         task = LateFusionClassification(MODALITIES, 'test_resnet', num_classes=3)
         out = embed_rasters(task, rasters(root), tmp_path / 'x', device='cpu')
         assert pq.read_schema(out).names == ['geometry', 'embedding']
 
-    def test_only_common_dimensions(self, root: Path, tmp_path: Path) -> None:
+    def test_writes_no_unique_column_without_unique_dimensions(
+        self, root: Path, tmp_path: Path
+    ) -> None:
         task = decur(common_ratio=1.0)
         options = {'device': 'cpu', 'modalities': ['optical']}
         out = embed_rasters(task, rasters(root), tmp_path / 'x', **options)
@@ -385,7 +389,7 @@ class TestRun:
         with pytest.raises(SystemExit, match=f'^torchgeo-decur: .*{message}'):
             main(['embed', *map(str, arguments)])
 
-    def test_batch_size(self, copy: Path, tmp_path: Path) -> None:
+    def test_refuses_a_batch_size_below_one(self, copy: Path, tmp_path: Path) -> None:
         out = tmp_path / 'out.parquet'
         for size in (0, -2):
             message = f'batch_size must be positive, got {size}'
@@ -428,7 +432,7 @@ class TestRun:
         message = 'task: expected LateFusionClassification, found DeCUR'
         self.fails(message, copy / 'config.yaml')
 
-    def test_part_of_a_checkpoint(self, copy: Path) -> None:
+    def test_refuses_a_checkpoint_with_missing_parameters(self, copy: Path) -> None:
         (file,) = (copy / 'checkpoints').glob('*.ckpt')
         content = torch.load(file, weights_only=True)
         del content['state_dict'][next(iter(content['state_dict']))]
@@ -436,7 +440,7 @@ class TestRun:
         message = 'expected a checkpoint of the DeCUR in the config, found other .*Missing key'
         self.fails(f'(?s:{message})', copy / 'config.yaml')
 
-    def test_configs(self, copy: Path, tmp_path: Path) -> None:
+    def test_refuses_wrong_configs(self, copy: Path, tmp_path: Path) -> None:
         self.fails('config must exist', tmp_path / 'x.yaml')
         config = copy / 'config.yaml'
         conf = yaml.safe_load(config.read_text())

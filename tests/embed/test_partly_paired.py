@@ -43,7 +43,9 @@ def datamodule(tmp_path: Path) -> PairedFoldersDataModule:
     )
 
 
-def test_embeddings(datamodule: PairedFoldersDataModule, tmp_path: Path) -> None:
+def test_embeds_present_modalities_and_resumes(
+    datamodule: PairedFoldersDataModule, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     task = DeCUR(CHANNELS, 'test_resnet', projector=[16, 16], size=32).eval()
     options: dict[str, Any] = {'device': 'cpu', 'progress': False}

@@ -18,7 +18,7 @@ def made() -> SyntheticEODataModule:
 
 
 @pytest.mark.parametrize(('split', 'number'), [('train', 8), ('test', 5)])
-def test_whole_split_in_order_and_scaled(split: str, number: int) -> None:
+def test_reads_a_whole_split_in_order_and_scaled(split: str, number: int) -> None:
     datamodule = made()
     batches = list(Batches(datamodule, split, 'cpu'))  # type: ignore[arg-type]
     assert [len(b['label_s1']) for b in batches] == [4, number - 4]
@@ -31,12 +31,12 @@ def test_whole_split_in_order_and_scaled(split: str, number: int) -> None:
     assert found.min() >= 0 and found.max() <= 1
 
 
-def test_unknown_split() -> None:
+def test_refuses_an_unknown_split() -> None:
     with pytest.raises(ValueError, match=r"split must be one of \['train', .* got 'x'"):
         Batches(made(), 'x')  # type: ignore[arg-type]
 
 
-def test_probe_command(
+def test_probe_command_writes_a_table(
     fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / 'probes.csv'

@@ -161,7 +161,7 @@ class TestValue:
         CASES[name][0]()(make(names(name, 3)))
         assert len(made) == grams
 
-    def test_weights_of_coral(self) -> None:
+    def test_coral_weights_its_parts(self) -> None:
         z = make(['shared', 'a', 'b'])
         out = COrALLoss(0.1, 2.0, 3.0, 5.0)(z)
         parts = {k: v for k, v in out.items() if k != 'loss'}
@@ -170,7 +170,7 @@ class TestValue:
         torch.testing.assert_close(out['loss'], total)
         torch.testing.assert_close(parts['shared'], COrALLoss()(z)['shared'])
 
-    def test_orthogonal_and_parallel(self) -> None:
+    def test_orthogonality_is_zero_only_for_orthogonal_embeddings(self) -> None:
         x, y = torch.eye(4, dtype=torch.float64)[:2].expand(2, -1, -1).unbind(1)
         z = {'shared': torch.stack([x, x], 1), 'a': torch.stack([y, -x], 1)}
         out = COrALLoss()(z)
@@ -204,7 +204,9 @@ class TestProperties:
     @LOSSES
     @given(seed=seeds, n=st.integers(2, 7), d=st.integers(1, 7))
     @properties
-    def test_order_of_samples(self, name: str, seed: int, n: int, d: int) -> None:
+    def test_ignores_the_order_of_samples(
+        self, name: str, seed: int, n: int, d: int
+    ) -> None:
         z, criterion = make(names(name), n, d, seed), CASES[name][0]()
         order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
         moved = criterion({m: x[:, order] for m, x in z.items()})
@@ -213,7 +215,7 @@ class TestProperties:
     @LOSSES
     @given(seed=seeds)
     @properties
-    def test_order_of_modalities(self, name: str, seed: int) -> None:
+    def test_ignores_the_order_of_modalities(self, name: str, seed: int) -> None:
         z, criterion = make(names(name, 3), seed=seed), CASES[name][0]()
         turned = criterion(dict(reversed(z.items())))
         torch.testing.assert_close(turned['loss'], criterion(z)['loss'])
@@ -221,7 +223,7 @@ class TestProperties:
     @LOSSES
     @given(seed=seeds)
     @properties
-    def test_length_of_embeddings(self, name: str, seed: int) -> None:
+    def test_ignores_the_length_of_embeddings(self, name: str, seed: int) -> None:
         z, criterion = make(names(name), seed=seed), CASES[name][0]()
         longer = criterion({m: 7 * x for m, x in z.items()})
         torch.testing.assert_close(longer, criterion(z))
@@ -239,7 +241,7 @@ class TestProperties:
 
 class TestGradient:
     @LOSSES
-    def test_gradcheck(self, name: str) -> None:
+    def test_gradient_matches_finite_differences(self, name: str) -> None:
         criterion = CASES[name][0]().double()
         z = make(names(name), n=3, d=4)
 
@@ -325,6 +327,8 @@ class TestErrors:
             ),
         ],
     )
-    def test_embeddings(self, name: str, z: Embeddings, message: str) -> None:
+    def test_refuses_wrong_embeddings(
+        self, name: str, z: Embeddings, message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             CASES[name][0]()(z)

@@ -134,7 +134,7 @@ class TestValue:
         # Common and unique block of the first view, and the second view.
         assert sorted(shapes) == [(6, 3)] * 3 + [(6, 4)] * 3 + [(6, 7)] * 3
 
-    def test_total_of_two_modalities(self) -> None:
+    def test_averages_the_terms_of_two_modalities(self) -> None:
         out = DeCURLoss(3)(make())
         cross = (out['common_a_b'] + out['unique_a_b']) / 2
         total = (out['intra_a'] + out['intra_b'] + cross) / 3
@@ -152,7 +152,7 @@ class TestValue:
             pytest.param([0, 1, 2], [1, 0, 3], (0, 0, 3, 0), id='swapped'),
         ],
     )
-    def test_values_by_hand(
+    def test_equals_values_computed_by_hand(
         self, a: list[int], b: list[int], expected: tuple[float, float, float, float]
     ) -> None:
         z = {m: HADAMARD[:, i].expand(2, -1, -1) for m, i in (('a', a), ('b', b))}
@@ -163,7 +163,7 @@ class TestValue:
         actual = {k: v.item() for k, v in out.items()}
         assert actual == pytest.approx(parts, abs=2e-4)
 
-    def test_opposite_embeddings(self) -> None:
+    def test_penalizes_opposite_embeddings_as_published(self) -> None:
         z = HADAMARD[:, :3].expand(2, -1, -1)
         out = DeCURLoss(common_dim=2)({'a': z, 'b': -z})
         assert out['common_a_b'].item() == pytest.approx(2 * (1 + 1) ** 2, abs=1e-3)
@@ -194,7 +194,7 @@ properties = settings(max_examples=25, deadline=None, derandomize=True, database
 class TestProperties:
     @given(cases())
     @properties
-    def test_order_of_samples(
+    def test_ignores_the_order_of_samples(
         self, case: tuple[Embeddings, DeCURLoss, torch.Generator]
     ) -> None:
         z, criterion, generator = case
@@ -204,7 +204,7 @@ class TestProperties:
 
     @given(cases())
     @properties
-    def test_order_of_modalities(
+    def test_ignores_the_order_of_modalities(
         self, case: tuple[Embeddings, DeCURLoss, torch.Generator]
     ) -> None:
         z, criterion, _ = case
@@ -213,7 +213,7 @@ class TestProperties:
 
     @given(cases())
     @properties
-    def test_scale_and_offset_of_a_dimension(
+    def test_ignores_scale_and_offset_of_a_dimension(
         self, case: tuple[Embeddings, DeCURLoss, torch.Generator]
     ) -> None:
         z, criterion, generator = case
@@ -243,7 +243,7 @@ class TestProperties:
 
 class TestGradient:
     @pytest.mark.parametrize(('n', 'd'), [(3, 4), (5, 3)])
-    def test_gradcheck(self, n: int, d: int) -> None:
+    def test_gradient_matches_finite_differences(self, n: int, d: int) -> None:
         criterion = DeCURLoss(common_dim=2)
         z = [x.requires_grad_() for x in make(n=n, d=d).values()]
 
@@ -330,7 +330,7 @@ class TestErrors:
             (make(d=2), r'common_dim must be in \[0, 2\], got 3'),
         ],
     )
-    def test_embeddings(self, z: Embeddings, message: str) -> None:
+    def test_refuses_wrong_embeddings(self, z: Embeddings, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             DeCURLoss(common_dim=3)(z)
 

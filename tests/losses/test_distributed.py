@@ -72,7 +72,7 @@ def ranks(run_processes: Callable[[dict[str, dict]], list[dict]]) -> list[dict]:
 
 class TestTwoProcesses:
     @pytest.mark.parametrize('name', CASES)
-    def test_equal_one(self, name: str, ranks: list[dict]) -> None:
+    def test_two_processes_equal_one(self, name: str, ranks: list[dict]) -> None:
         torch.manual_seed(0)
         given, criterion = case(name), CASES[name][3]().double()
         weight = {m: w.requires_grad_() for m, w in given['weight'].items()}

@@ -114,7 +114,7 @@ def test_equals_the_reference(n: int) -> None:
         torch.testing.assert_close(found, wanted)
 
 
-def test_gradient_of_the_lower_bounds() -> None:
+def test_gradient_of_the_lower_bounds_matches_finite_differences() -> None:
     criterion, z = build(), make(3)
 
     def total(*values: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ def test_every_critic_learns() -> None:
 
 
 class TestBounds:
-    def test_limits(self) -> None:
+    def test_bounds_reach_their_limits(self) -> None:
         independent, certain = torch.zeros(8, 8), 100 * torch.eye(8)
         assert info_nce_bound(independent).item() == pytest.approx(0, abs=1e-6)
         assert info_nce_bound(certain).item() == pytest.approx(math.log(8))
@@ -174,7 +174,9 @@ class TestCritic:
             found.append((out['loss'], *[x.grad for x in z.values()], *gradients))
         torch.testing.assert_close(found[0], found[1])
 
-    def test_largest_part(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_critic_limits_the_memory_of_a_part(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(factorcl, '_LARGEST', 2 * 7 * HIDDEN)
         sizes: list[int] = []
         linear = factorcl.linear
@@ -234,12 +236,12 @@ def test_autocast_changes_nothing() -> None:
         (make(n=1), r'got shape \(2, 1, 15\)'),
     ],
 )
-def test_embeddings(z: dict[str, Tensor], message: str) -> None:
+def test_refuses_wrong_embeddings(z: dict[str, Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()(z)
 
 
 @pytest.mark.parametrize('option', ['dim', 'critic_dim'])
-def test_arguments(option: str) -> None:
+def test_refuses_arguments_below_one(option: str) -> None:
     with pytest.raises(ValueError, match=f'{option} must be positive, got 0'):
         FactorCLLoss(**{'dim': 4, option: 0})

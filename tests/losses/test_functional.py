@@ -47,7 +47,7 @@ class TestStandardize:
         standardize(z)
         assert z.equal(before)
 
-    def test_gradient(self) -> None:
+    def test_gradient_matches_finite_differences(self) -> None:
         for z in (randn(4, 3), randn(2, 4, 3)):
             assert torch.autograd.gradcheck(standardize, z.requires_grad_())
 
@@ -88,19 +88,19 @@ class TestCrossCorrelationTerms:
         assert ((d, d) in kept) is made
         assert ((n, n) in kept) is not made
 
-    def test_no_dimension(self) -> None:
+    def test_terms_of_no_dimension_are_zero(self) -> None:
         diagonal, off = cross_correlation_terms(torch.zeros(4, 0), torch.zeros(4, 0))
         assert diagonal.shape == (0,)
         assert off.item() == 0
 
     @pytest.mark.parametrize(('n', 'd'), [(3, 5), (5, 3)])
-    def test_gradient(self, n: int, d: int) -> None:
+    def test_gradient_matches_finite_differences(self, n: int, d: int) -> None:
         a, b = randn(n, d).requires_grad_(), randn(n, d, seed=1).requires_grad_()
         assert torch.autograd.gradcheck(cross_correlation_terms, (a, b))
 
 
 class TestGram:
-    def test_gradient(self) -> None:
+    def test_gradients_match_finite_differences(self) -> None:
         a = randn(4, 3).requires_grad_()
         assert torch.autograd.gradcheck(gram, (a,))
         assert torch.autograd.gradgradcheck(gram, (a,))
@@ -116,7 +116,7 @@ class TestFeatureStd:
         h = torch.cat([torch.eye(5), -torch.eye(5)])
         torch.testing.assert_close(feature_std(h), torch.tensor(1.0))
 
-    def test_axes_one_way(self) -> None:
+    def test_single_samples_along_each_axis_have_a_known_value(self) -> None:
         expected = torch.tensor(1 - 1 / 4).sqrt()
         torch.testing.assert_close(feature_std(torch.eye(4)), expected)
 
@@ -144,7 +144,9 @@ class TestEffectiveRank:
             (torch.zeros(8, 4), 1.0),
         ],
     )
-    def test_known_matrices(self, z: Tensor, expected: float | None) -> None:
+    def test_known_matrices_have_their_rank(
+        self, z: Tensor, expected: float | None
+    ) -> None:
         if expected is None:
             # Singular values sqrt(3) and 1.
             expected = rank_of_singular_values(torch.tensor([3**0.5, 1.0]))
@@ -197,11 +199,11 @@ class TestHigherOrder:
         return torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
 
     @pytest.mark.parametrize('function', [standardize, gram])
-    def test_gradient_of_the_gradient(self, function: Any) -> None:
+    def test_second_gradient_matches_finite_differences(self, function: Any) -> None:
         z = self.embeddings()
         assert torch.autograd.gradgradcheck(function, (z,))
 
-    def test_hessian_and_batches_of_the_loss(self) -> None:
+    def test_functional_transforms_match_the_hessian(self) -> None:
         loss = DeCURLoss(common_dim=2)
         a, b = self.embeddings(), self.embeddings().detach().flip(0)
 

@@ -99,7 +99,7 @@ class TestLimits:
         comm.pop('loss')
         assert all(out[name].equal(value) for name, value in comm.items())
 
-    def test_order_of_samples_and_masks(self) -> None:
+    def test_ignores_the_order_of_samples_and_masks(self) -> None:
         z, criterion = embeddings(), InfMaskingLoss()
         moved = {n: x.flip(1) for n, x in z.items()}
         moved['masked'] = moved['masked'].flip(2)
@@ -115,7 +115,7 @@ class TestLimits:
         assert not InfMaskingLoss().state_dict()
 
 
-def test_gradcheck() -> None:
+def test_gradient_matches_finite_differences() -> None:
     z, criterion = embeddings(n=3, masks=2), InfMaskingLoss()
 
     def total(*values: Tensor) -> Tensor:
@@ -146,12 +146,12 @@ def test_autocast_changes_nothing() -> None:
         (make(['a', 'joint']) | {'masked': masked(masks=0)}, r'got \(2, 6, 0, 5\)'),
     ],
 )
-def test_embeddings(z: Embeddings, message: str) -> None:
+def test_refuses_wrong_embeddings(z: Embeddings, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         InfMaskingLoss()(z)
 
 
-def test_arguments() -> None:
+def test_refuses_wrong_arguments() -> None:
     with pytest.raises(ValueError, match=r'mask_lambda must be >= 0, got -1'):
         InfMaskingLoss(mask_lambda=-1)
     with pytest.raises(ValueError, match=r'temperature must be positive, got 0'):

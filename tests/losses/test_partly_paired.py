@@ -222,7 +222,7 @@ def test_a_small_batch_needs_only_its_own_samples() -> None:
 @pytest.mark.parametrize(
     'criterion', [losses.DeCURLoss(1), losses.VICRegLoss()], ids=['decur', 'vicreg']
 )
-def test_gradcheck(criterion: EmbeddingLoss) -> None:
+def test_gradients_match_finite_differences(criterion: EmbeddingLoss) -> None:
     z = [x[:, :6, :2].clone().requires_grad_() for x in make().values()][:2]
     masks = {'a': torch.arange(6) < 5}
 

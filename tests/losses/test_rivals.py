@@ -32,7 +32,9 @@ def make(names: str, n: int, d: int, views: int = 2) -> dict[str, Tensor]:
     ('names', 'views'), [('a', 3), ('ab', 1), ('ab', 2), ('abc', 2)]
 )
 @pytest.mark.parametrize(('n', 'd'), [(4, 9), (9, 4), (7, 7), (2, 5), (5, 1)])
-def test_value_and_gradient(name: str, names: str, views: int, n: int, d: int) -> None:
+def test_value_and_gradient_equal_the_reference(
+    name: str, names: str, views: int, n: int, d: int
+) -> None:
     ours, theirs = PAIRS[name]
     z = make(names, n, d, views)
     found, expected = ours(z), CrossModalLoss(theirs)(z)
@@ -45,7 +47,7 @@ def test_value_and_gradient(name: str, names: str, views: int, n: int, d: int) -
 
 @LOSSES
 @pytest.mark.parametrize(('n', 'd'), [(2, 3), (3, 2)])
-def test_gradcheck(name: str, n: int, d: int) -> None:
+def test_gradients_match_finite_differences(name: str, n: int, d: int) -> None:
     z = make('ab', n, d)
 
     def total(a: Tensor, b: Tensor) -> Tensor:
@@ -89,7 +91,7 @@ def test_each_gram_matrix_is_computed_once(
 
 
 @LOSSES
-def test_vmap_and_hessian(name: str) -> None:
+def test_functional_transforms_match_the_hessian(name: str) -> None:
     a, b = (x.detach()[0] for x in make('ab', 4, 3).values())
 
     def value(x: Tensor) -> Tensor:

@@ -125,7 +125,9 @@ def test_no_seam_shows(root: Path, one_pass: np.ndarray, tmp_path: Path) -> None
     assert errors[0.25] < 0.8 * errors[0.0]
 
 
-def test_place_and_nodata(root: Path, one_pass: np.ndarray, tmp_path: Path) -> None:
+def test_map_has_place_nodata_and_class_names(
+    root: Path, one_pass: np.ndarray, tmp_path: Path
+) -> None:
     out = predict_map(segmentation(), scene(root), tmp_path / 'map.tif', **QUIET)
     with rasterio.open(out) as file:
         assert file.tags(ns='IMAGE_STRUCTURE')['LAYOUT'] == 'COG'
@@ -239,7 +241,7 @@ def test_windows_cover_a_side(total: int, overlap: float) -> None:
 
 
 class TestContent:
-    def test_labels(self, root: Path, tmp_path: Path) -> None:
+    def test_writes_one_band_for_each_label(self, root: Path, tmp_path: Path) -> None:
         options = {'task': 'multilabel', 'num_labels': 2, 'loss': 'bce'}
         task = segmentation(num_classes=None, labels=['wet', 'green'], **options)
         out = predict_map(task, scene(root), tmp_path / 'map.tif', **QUIET)
@@ -247,7 +249,7 @@ class TestContent:
             assert file.descriptions == ('wet', 'green')
             assert set(np.unique(file.read())) <= {0, 1, 255}
 
-    def test_numbers(self, root: Path, tmp_path: Path) -> None:
+    def test_writes_numbers_in_their_unit(self, root: Path, tmp_path: Path) -> None:
         task = LateFusionPixelwiseRegression(CHANNELS, 'fcn', 'test_resnet')
         task.target_mean.fill_(100)
         task.target_std.fill_(2)
@@ -277,7 +279,7 @@ class TestContent:
         assert not (tmp_path / 'x').exists()
 
 
-def test_dates_side_by_side(tmp_path: Path) -> None:
+def test_blends_dates_side_by_side(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(5, 2, (3, 32, 48)).astype(np.float32)
     for m, c in CHANNELS.items():
         for day, column in (('20200101', 0), ('20200202', 40)):
@@ -295,7 +297,9 @@ def test_dates_side_by_side(tmp_path: Path) -> None:
 
 
 class TestDense:
-    def test_cells_of_a_window(self, root: Path, tmp_path: Path) -> None:
+    def test_cells_of_one_window_match_the_model(
+        self, root: Path, tmp_path: Path
+    ) -> None:
         task, dm = decur().eval(), scene(root)
         options = {'window': 1000, 'dtype': 'float32', **QUIET}
         out = embed_dense(task, dm, tmp_path / 'x.tif', **options)
@@ -343,7 +347,9 @@ class TestDense:
         image = dataset[dataset.bounds]['image']
         assert image.shape == (224, 5, 6) and image.dtype == torch.float32
 
-    def test_half_precision(self, root: Path, tmp_path: Path) -> None:
+    def test_half_precision_keeps_the_features(
+        self, root: Path, tmp_path: Path
+    ) -> None:
         found = []
         for dtype in ('float16', 'float32'):
             options = {
@@ -363,7 +369,7 @@ class TestDense:
 
 
 @pytest.mark.parametrize('name', ['test_resnet', 'test_vit', 'test_convnext'])
-def test_features_of_cells(name: str) -> None:
+def test_mean_of_cells_equals_the_feature(name: str) -> None:
     torch.manual_seed(0)
     options = (
         {'dynamic_img_size': True, 'global_pool': 'avg'} if name == 'test_vit' else {}
@@ -379,7 +385,7 @@ def test_features_of_cells(name: str) -> None:
     assert (cells.std(1) > 0).any()
 
 
-def test_command(
+def test_command_writes_a_map_of_a_fit(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Write a map from the files of a fit."""

@@ -78,7 +78,7 @@ def test_bytes_are_scaled(packed: Path, tmp_path: Path) -> None:
         (TrainerFn.VALIDATING, TrainerFn.TESTING, TrainerFn.PREDICTING),
     ],
 )
-def test_splits(packed: Path, stages: tuple[str, ...]) -> None:
+def test_sets_up_the_splits_of_a_stage(packed: Path, stages: tuple[str, ...]) -> None:
     datamodule = PackedDataModule(str(packed), batch_size=8)
     for stage in stages:
         datamodule.setup(stage)
@@ -89,7 +89,7 @@ def test_splits(packed: Path, stages: tuple[str, ...]) -> None:
     assert sizes == [24, 24, 24]
 
 
-def test_no_data(tmp_path: Path) -> None:
+def test_explains_a_folder_without_a_manifest(tmp_path: Path) -> None:
     datamodule = PackedDataModule(str(tmp_path))
     with pytest.raises(
         FileNotFoundError, match=r'root must contain manifest.json, but'
@@ -146,7 +146,7 @@ def expected(
     return fit(packed, tmp_path_factory.mktemp('whole'))
 
 
-def test_worker_killed(
+def test_killed_worker_stops_the_fit_which_resumes(
     packed: Path, tmp_path: Path, expected: dict[str, Tensor]
 ) -> None:
     # Torch says one or the other, as it learns of it by a signal or by waiting.
@@ -157,7 +157,7 @@ def test_worker_killed(
     assert not [k for k, v in expected.items() if not torch.equal(v, resumed[k])]
 
 
-def test_shard_removed_in_a_fit(
+def test_fit_resumes_after_a_removed_shard(
     packed: Path, tmp_path: Path, expected: dict[str, Tensor]
 ) -> None:
     root = tmp_path / 'packed'
@@ -172,7 +172,7 @@ def test_shard_removed_in_a_fit(
     assert not [k for k, v in expected.items() if not torch.equal(v, resumed[k])]
 
 
-def test_synthetic_experiment_on_packed_data(
+def test_synthetic_experiment_runs_on_packed_data(
     packed: Path,
     tmp_path: Path,
     torchgeo: Callable[..., None],

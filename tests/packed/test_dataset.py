@@ -82,7 +82,9 @@ def test_few_files_are_open(packed: Path) -> None:
 
 
 @pytest.mark.parametrize('cached', [False, True])
-def test_url(packed: Path, tmp_path: Path, cached: bool) -> None:
+def test_reads_a_url_with_or_without_a_cache(
+    packed: Path, tmp_path: Path, cached: bool
+) -> None:
     local = PackedDataset(packed)
     folder = tmp_path / 'cache'
     remote = PackedDataset(f'local:{packed}', cache_dir=folder if cached else None)
@@ -93,7 +95,7 @@ def test_url(packed: Path, tmp_path: Path, cached: bool) -> None:
 
 
 @pytest.mark.parametrize('index', [-1, 32])
-def test_index(packed: Path, index: int) -> None:
+def test_refuses_an_index_out_of_range(packed: Path, index: int) -> None:
     with pytest.raises(IndexError, match=rf'in \[0, 31\], got {index}'):
         PackedDataset(packed)[index]
 
@@ -105,7 +107,7 @@ def test_draws_a_sample(packed: Path) -> None:
 
 
 class TestDamage:
-    def test_shard_removed(self, copy: Path) -> None:
+    def test_names_a_removed_shard(self, copy: Path) -> None:
         dataset = PackedDataset(copy)
         shard = copy / 'train' / 'shard-00001.bin'
         shard.unlink()
@@ -116,7 +118,7 @@ class TestDamage:
         with pytest.raises(UnreadableFileError, match=message):
             PackedDataset(copy)
 
-    def test_shard_truncated(self, copy: Path) -> None:
+    def test_names_a_truncated_shard(self, copy: Path) -> None:
         dataset = PackedDataset(copy)
         shard = copy / 'train' / 'shard-00001.bin'
         # Even while it is open: reading beyond the end of the file would kill us.
@@ -130,7 +132,7 @@ class TestDamage:
         with pytest.raises(UnreadableFileError, match=message):
             PackedDataset(copy)
 
-    def test_shard_changed(self, copy: Path) -> None:
+    def test_checksum_detects_a_changed_shard(self, copy: Path) -> None:
         shard = copy / 'train' / 'shard-00001.bin'
         content = bytearray(shard.read_bytes())
         content[-1] ^= 1
@@ -141,7 +143,7 @@ class TestDamage:
         ):
             PackedDataset(copy, checksum=True)
 
-    def test_no_index(self, copy: Path) -> None:
+    def test_names_a_split_without_an_index(self, copy: Path) -> None:
         (copy / 'val' / 'index.json').unlink()
         PackedDataset(copy)
         with pytest.raises(
@@ -149,7 +151,7 @@ class TestDamage:
         ):
             PackedDataset(copy, 'val')
 
-    def test_shard_removed_at_a_url(self, copy: Path) -> None:
+    def test_names_a_removed_shard_at_a_url(self, copy: Path) -> None:
         dataset = PackedDataset(f'local:{copy}')
         (copy / 'train' / 'shard-00001.bin').unlink()
         dataset[4]
@@ -158,7 +160,9 @@ class TestDamage:
         ):
             dataset[5]
 
-    def test_shard_truncated_at_a_url(self, copy: Path, tmp_path: Path) -> None:
+    def test_names_and_does_not_cache_a_truncated_shard_at_a_url(
+        self, copy: Path, tmp_path: Path
+    ) -> None:
         dataset = PackedDataset(f'local:{copy}', cache_dir=tmp_path / 'cache')
         os.truncate(copy / 'train' / 'shard-00001.bin', 1000)
         for _ in range(2):
@@ -168,7 +172,7 @@ class TestDamage:
 
 
 class TestManifest:
-    def test_no_folder(self, tmp_path: Path) -> None:
+    def test_explains_a_missing_folder(self, tmp_path: Path) -> None:
         with pytest.raises(
             FileNotFoundError, match='pack the data with `torchgeo-decur pack'
         ):
@@ -176,7 +180,7 @@ class TestManifest:
         with pytest.raises(FileNotFoundError, match='check the URL and the perm'):
             PackedDataset(f'local:{tmp_path}/none')
 
-    def test_other_version(self, copy: Path) -> None:
+    def test_refuses_another_version(self, copy: Path) -> None:
         edit(copy, version=2, versions={'torchgeo-decur': '3.0'})
         message = (
             "of version 1, found version 2, written by {'torchgeo-decur': '3.0'}; r"
@@ -184,16 +188,16 @@ class TestManifest:
         with pytest.raises(ValueError, match=message):
             PackedDataset(copy)
 
-    def test_other_file(self, copy: Path) -> None:
+    def test_refuses_another_json_file(self, copy: Path) -> None:
         edit(copy, format='a list')
         with pytest.raises(ValueError, match='found another JSON file; use a folder'):
             PackedDataset(copy)
 
-    def test_of_an_earlier_release(self, copy: Path) -> None:
+    def test_reads_a_manifest_of_an_earlier_release(self, copy: Path) -> None:
         edit(copy, values='kept')
         assert PackedDataset(copy).manifest.values == 'raw'
 
-    def test_truncated(self, copy: Path) -> None:
+    def test_refuses_a_truncated_manifest(self, copy: Path) -> None:
         os.truncate(copy / 'manifest.json', 100)
         with pytest.raises(ValueError, match=r'found an incomplete file .*; copy'):
             PackedDataset(copy)
@@ -205,7 +209,7 @@ class TestManifest:
         ):
             PackedDataset(copy)
 
-    def test_no_such_split(self, packed: Path) -> None:
+    def test_refuses_an_unknown_split(self, packed: Path) -> None:
         with pytest.raises(
             ValueError, match=r"one of \['train', 'val'\] in .* got 'test'"
         ):

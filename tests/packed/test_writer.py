@@ -103,7 +103,9 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_packs_the_data_of_a_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = {'length': 11, 'val_length': 3, 'size': 32, 'num_dates': 2}
     source = {
         'class_path': 'torchgeo_decur.datamodules.SyntheticEODataModule',
@@ -190,7 +192,7 @@ def test_places_keep_all_their_dates(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('values', ['raw', 'uint8'])
-def test_absent_modalities(tmp_path: Path, values: Any) -> None:
+def test_packs_samples_that_lack_a_modality(tmp_path: Path, values: Any) -> None:
     make = fake('ssl4eo_s12').make
     root = make(tmp_path / 'data', places=range(7), dates=(0,))
     for place in (0, 1, 4):
@@ -303,7 +305,7 @@ def test_killed_worker_is_named(tmp_path: Path, numbers: Path) -> None:
 
 
 @pytest.mark.parametrize('workers', [0, 1])
-def test_full_disk(
+def test_resumes_after_a_full_disk(
     tmp_path: Path, numbers: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     written = multiprocessing.Value('i', 0)
@@ -475,7 +477,7 @@ def test_compressed_samples_are_equal(tmp_path: Path, numbers: Path) -> None:
     assert all(same(compressed[i], plain[i]) for i in (9, 0, 4))
 
 
-def test_folder_of_something_else(tmp_path: Path) -> None:
+def test_refuses_a_folder_of_other_files(tmp_path: Path) -> None:
     (tmp_path / 'notes.txt').write_text('mine')
     with pytest.raises(ValueError, match='out must be new, empty or written by'):
         pack(tmp_path)

@@ -134,7 +134,7 @@ class TestPage:
         assert sorted(within) == files and len(files) >= len(ANALYSES)
         assert all(len(i['alt']) > 20 for i in images)
 
-    def test_headings_and_contents(self, page: Page) -> None:
+    def test_page_links_to_each_heading(self, page: Page) -> None:
         assert len(page.all('h1')) == 1
         assert page.all('html') == [{'lang': 'en'}]
         ids = [h['id'] for h in page.all('h2') if 'id' in h]
@@ -157,7 +157,7 @@ class TestPage:
 
 
 class TestFiles:
-    def test_every_analysis(self, made: Path) -> None:
+    def test_writes_the_files_of_every_analysis(self, made: Path) -> None:
         folders = {f.parent.name for f in made.glob(f'*/{store.MARKER}')}
         assert folders == set(ANALYSES)
         for name in ANALYSES:
@@ -293,7 +293,9 @@ class TestFilesOfTheUser:
 
 
 class TestContent:
-    def test_no_labels_and_no_metrics(self, task: DeCUR, tmp_path: Path) -> None:
+    def test_explains_analyses_without_labels_or_metrics(
+        self, task: DeCUR, tmp_path: Path
+    ) -> None:
         names = ['probes', 'dropping', 'curves']
         page = write_report(task, PlainDataModule(), tmp_path, analyses=names)
         words = Page(page.read_text('utf-8')).words
@@ -301,7 +303,7 @@ class TestContent:
         assert words.count('Not computed: ') == 3
         assert 'require the metrics.csv of the fit, found none' in words
 
-    def test_baseline_and_the_test_split(
+    def test_compares_a_baseline_on_the_test_split(
         self, task: DeCUR, data: SyntheticEODataModule, tmp_path: Path
     ) -> None:
         other = BarlowTwins(MODALITIES, model='test_resnet', projector=[8])
@@ -312,7 +314,9 @@ class TestContent:
         assert [r['part'] for r in rows] == ['common', 'unique', 'all', 'baseline']
         assert 'test, 12 samples' in Page(page.read_text('utf-8')).words
 
-    def test_task_that_fuses(self, data: SyntheticEODataModule, tmp_path: Path) -> None:
+    def test_compares_the_joint_embedding_with_each_modality(
+        self, data: SyntheticEODataModule, tmp_path: Path
+    ) -> None:
         task = CoMM(
             MODALITIES, model='test_resnet', embed_dim=8, num_heads=2, projector=[8, 8]
         )
@@ -341,7 +345,7 @@ class TestErrors:
             main(['report', *args])
         return str(caught.value)
 
-    def test_files(self, checkpoint: Path, tmp_path: Path) -> None:
+    def test_names_missing_files(self, checkpoint: Path, tmp_path: Path) -> None:
         absent = tmp_path / 'none.ckpt'
         said = self.stop(str(absent))
         assert said == (f'torchgeo-decur: checkpoint must exist, but {absent} does not')
@@ -352,14 +356,14 @@ class TestErrors:
             str(checkpoint), f'--config={absent}'
         )
 
-    def test_checkpoint_of_another_model(
+    def test_refuses_a_checkpoint_of_another_model(
         self, checkpoint: Path, decur_yaml: Callable[..., Path]
     ) -> None:
         config = decur_yaml(model__init_args__projector=[8])
         said = self.stop(str(checkpoint), f'--config={config}')
         assert 'projector' in said and said.startswith('torchgeo-decur: ')
 
-    def test_options(self, checkpoint: Path, tmp_path: Path) -> None:
+    def test_refuses_wrong_options(self, checkpoint: Path, tmp_path: Path) -> None:
         for option, message in (
             ('--analyses=[colours]', "analyses must be among ['alignment'"),
             ('--max_samples=1', 'max_samples must be at least 2, got 1'),
@@ -377,6 +381,8 @@ class TestErrors:
         ):
             write_report(other, data, tmp_path)
 
-    def test_split(self, task: DeCUR, data: Any, tmp_path: Path) -> None:
+    def test_refuses_an_unknown_split(
+        self, task: DeCUR, data: Any, tmp_path: Path
+    ) -> None:
         with pytest.raises(ValueError, match=r"split must be one of .*, got 'x'"):
             write_report(task, data, tmp_path, split='x', analyses=['rank'])  # type: ignore[arg-type]

@@ -47,7 +47,7 @@ def test_exported_encoders_are_whole(pretrained: tuple[str, dict[str, str]]) -> 
         assert {'da_l3.rpe_table', 'da_l4.conv_offset.3.weight'} <= changed
 
 
-def test_classification(
+def test_classification_runs_with_each_backbone(
     pretrained: tuple[str, dict[str, str]], runner: Callable[[str], Runner]
 ) -> None:
     model, files = pretrained
@@ -56,7 +56,7 @@ def test_classification(
 
 
 @pytest.mark.parametrize('decoder', ['fcn', 'unet'])
-def test_segmentation(
+def test_segmentation_runs_with_each_backbone(
     pretrained: tuple[str, dict[str, str]],
     runner: Callable[[str], Runner],
     decoder: str,

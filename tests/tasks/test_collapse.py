@@ -59,7 +59,7 @@ class TestCollapseGuard:
             pytest.param(('rank_s1', 1.0, 1.0, 1.0), id='one dimension'),
         ],
     )
-    def test_no_false_alarm(self, values: Any) -> None:
+    def test_healthy_fits_raise_no_alarm(self, values: Any) -> None:
         for end in range(2, len(values) + 1):
             assert not guard_after(*values[:end]).collapsed
 

@@ -132,7 +132,9 @@ class NoWaiting(TorchDispatchMode):
 class TestNoWaiting:
     @pytest.mark.parametrize('objective', [DeCUR, InfMasking, COrAL, CLIP, FactorCL])
     @pytest.mark.parametrize('optimizer', ['adamw', 'lars'])
-    def test_a_step(self, objective: Any, optimizer: Any) -> None:
+    def test_step_does_not_wait_for_the_device(
+        self, objective: Any, optimizer: Any
+    ) -> None:
         model = task(objective, optimizer=optimizer, micro_batch_size=2)
         optimizers = model.configure_optimizers()['optimizer']
         guard, x = FiniteGuard(), images()

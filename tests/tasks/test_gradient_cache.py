@@ -68,7 +68,7 @@ def assert_equal(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) 
 @pytest.mark.parametrize('objective', OBJECTIVES)
 class TestGradientEqualsThatOfTheBatch:
     @pytest.mark.parametrize('micro_batch_size', [2, 3])
-    def test_without_batch_statistics(
+    def test_equals_without_batch_statistics(
         self, objective: Any, micro_batch_size: int
     ) -> None:
         options: dict[str, Any] = {'model': 'test_vit', 'projector': [16]}
@@ -76,7 +76,7 @@ class TestGradientEqualsThatOfTheBatch:
         found = step(task(objective, micro_batch_size=micro_batch_size, **options))
         assert_equal(found, expected)
 
-    def test_with_fixed_batch_statistics(self, objective: Any) -> None:
+    def test_equals_with_fixed_batch_statistics(self, objective: Any) -> None:
         expected = step(task(objective).eval())
         assert_equal(step(task(objective, micro_batch_size=3).eval()), expected)
 

@@ -41,18 +41,18 @@ def transfer() -> LateFusionClassification:
 
 @pytest.mark.parametrize('task', [pretraining, transfer])
 class TestRefuses:
-    def test_digital_numbers(self, task: Any) -> None:
+    def test_refuses_digital_numbers(self, task: Any) -> None:
         raw = loader(s2=lambda x, _: 3000 * x)
         message = r's2: expected images in \[0, 1\], found values in \[.*ScaleToUnit'
         with pytest.raises(ValueError, match=message):
             trainer().fit(task(), raw, loader())
 
-    def test_decibels_in_validation(self, task: Any) -> None:
+    def test_refuses_decibels_in_validation(self, task: Any) -> None:
         raw = loader(s1=lambda x, _: -30 * x)
         with pytest.raises(ValueError, match=r's1: expected images in \[0, 1\]'):
             trainer(num_sanity_val_steps=1).fit(task(), loader(), raw)
 
-    def test_bytes_in_prediction(self, task: Any) -> None:
+    def test_refuses_bytes_in_prediction(self, task: Any) -> None:
         raw = loader(s2=lambda x, _: (255 * x).byte())
         message = r's2: expected floating-point images in \[0, 1\], found torch.uint8'
         with pytest.raises(ValueError, match=message):

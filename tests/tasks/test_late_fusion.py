@@ -137,7 +137,7 @@ class TestMetrics:
         correct = (logits.argmax(1) == torch.stack(labels)).float().mean().item()
         assert found['test_OverallAccuracy'] == pytest.approx(correct)
 
-    def test_binary(self) -> None:
+    def test_scores_binary_labels(self) -> None:
         class Binary(Multilabel):
             def __init__(self) -> None:
                 super().__init__()
@@ -192,7 +192,7 @@ class TestMissing:
         with pytest.raises(ValueError, match=r"batch must have \['image_s1'\]"):
             trainer().fit(task, Optical())
 
-    def test_stacked_images(self) -> None:
+    def test_leaves_out_channels_of_stacked_images(self) -> None:
         task = multilabel(missing_modalities=['s1']).eval()
         images = Multilabel().samples[0]
         stacked = torch.cat([images['image_s1'], images['image_s2']])[None]
@@ -214,7 +214,7 @@ class TestTraining:
         changed = {k for k, v in task.state_dict().items() if not v.equal(before[k])}
         assert changed == {'model.head.weight', 'model.head.bias'}
 
-    def test_dates(self) -> None:
+    def test_trains_on_several_dates(self) -> None:
         task = classification()
         trainer().fit(task, datamodule(num_dates=2))
 
@@ -235,7 +235,9 @@ class TestTraining:
             ('cosine', [(1 + math.cos(math.pi * i / 10)) / 2 for i in range(10)]),
         ],
     )
-    def test_schedules(self, lr_schedule: str, expected: list[float]) -> None:
+    def test_schedules_change_all_rates_as_documented(
+        self, lr_schedule: str, expected: list[float]
+    ) -> None:
         model = classification().model
         optimizer, scheduler = build_transfer_optimizer(
             model, 'sgd', 1.0, 0.5, lr_schedule=lr_schedule, epochs=10
@@ -250,7 +252,7 @@ class TestTraining:
         numbers = [sum(p.numel() for p in g['params']) for g in optimizer.param_groups]
         assert sum(numbers) == sum(p.numel() for p in model.parameters())
 
-    def test_figures(self, tmp_path: Path) -> None:
+    def test_logs_figures_of_validation(self, tmp_path: Path) -> None:
         figures: list[Any] = []
 
         class Experiment:
@@ -291,7 +293,7 @@ class TestAugmentation:
         assert task._augment(batch)['image'].shape == (2, 15, 48, 48)
         assert classification()._augment(batch) is batch
 
-    def test_crop_scale_out_of_range(self) -> None:
+    def test_refuses_a_crop_scale_out_of_range(self) -> None:
         with pytest.raises(ValueError, match=r'crop_scale .* got \(0, 2\)'):
             trainer().fit(classification(crop_scale=[0, 2]), datamodule())
 
@@ -372,7 +374,9 @@ class TestErrors:
             ({'lr_schedule': 'step', 'epochs': -1}, r'max_epochs .* got -1'),
         ],
     )
-    def test_optimizer(self, options: dict[str, Any], message: str) -> None:
+    def test_refuses_wrong_optimizer_options(
+        self, options: dict[str, Any], message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             build_transfer_optimizer(torch.nn.Linear(2, 2), **options)
 

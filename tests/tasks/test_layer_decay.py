@@ -107,7 +107,7 @@ def test_a_decay_of_one_gives_one_rate() -> None:
     assert rates(built, layer_decay=1.0) == rates(built)
 
 
-def test_weight_decay() -> None:
+def test_weight_decay_leaves_out_biases_and_norms() -> None:
     built = BUILD['classifier']('test_vit')
     found = rates(built, 'weight_decay', layer_decay=0.5, weight_decay=0.2)
     start = 'encoders.encoders.s1.'
@@ -166,7 +166,7 @@ def test_a_model_without_layers_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize('kind', ['classification', 'segmentation'])
-def test_fits(kind: str) -> None:
+def test_layer_decay_runs_in_a_fit(kind: str) -> None:
     torch.manual_seed(0)
     options: dict[str, Any] = {
         'modalities': {'s1': 2, 's2': 13},

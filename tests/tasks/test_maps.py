@@ -129,7 +129,9 @@ def test_place_stays_on_the_host(root: Path) -> None:
 
 
 @pytest.mark.parametrize('missing', [[], ['dem'], ['optical']])
-def test_a_model(root: Path, tmp_path: Path, missing: list[str]) -> None:
+def test_model_draws_a_map_with_each_modality_missing(
+    root: Path, tmp_path: Path, missing: list[str]
+) -> None:
     torch.manual_seed(0)
     task = LateFusionSegmentation(
         {'optical': 2, 'dem': 1},

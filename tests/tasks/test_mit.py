@@ -48,14 +48,16 @@ def test_stock_segmentation_loads_an_export(encoders: Path) -> None:
     assert stock(torch.rand(2, 2, 64, 64)).shape == (2, 4, 64, 64)
 
 
-def test_classification(start: dict[str, Any], runner: Callable[[str], Runner]) -> None:
+def test_classification_runs_with_pretrained_encoders(
+    start: dict[str, Any], runner: Callable[[str], Runner]
+) -> None:
     run = runner('late_fusion_classification.yaml')
     assert math.isfinite(run('fit', model='mit_b0', **start)['train_loss'])
     assert math.isfinite(run('test', model='mit_b0', **start)['test_loss'])
 
 
 @pytest.mark.parametrize('decoder', ['fcn', 'unet', 'segformer', 'cmx'])
-def test_segmentation(
+def test_segmentation_keeps_frozen_encoders(
     decoder: str, start: dict[str, Any], encoders: Path, runner: Callable[[str], Runner]
 ) -> None:
     run = runner('late_fusion_segmentation.yaml')

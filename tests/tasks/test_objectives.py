@@ -92,7 +92,9 @@ class TestEach:
         assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
 
     @pytest.mark.parametrize('modality', MODALITIES)
-    def test_each_modality_missing(self, objective: Any, modality: str) -> None:
+    def test_encodes_each_modality_without_the_other(
+        self, objective: Any, modality: str
+    ) -> None:
         model, x = task(objective).eval(), images()
         both, one = model(x), model({modality: x[modality]})
         torch.testing.assert_close(one[modality], both[modality])
@@ -146,7 +148,9 @@ class TestAblations:
             ({'common_ratio': 1.0, 'intra': False}, {'common_s1_s2', 'unique_s1_s2'}),
         ],
     )
-    def test_terms(self, options: dict[str, Any], parts: set[str]) -> None:
+    def test_ablations_leave_out_their_terms(
+        self, options: dict[str, Any], parts: set[str]
+    ) -> None:
         terms, _, _ = task(DeCUR, **options).compute_loss(images())
         assert set(terms) == {'loss', *parts} and terms['loss'].isfinite()
         if 'common_ratio' in options:
@@ -165,7 +169,7 @@ class TestCoMM:
         'model',
         ['test_vit', {'s1': 'test_resnet', 's2': 'swin_tiny_patch4_window7_224'}],
     )
-    def test_any_backbone(self, model: Any) -> None:
+    def test_every_parameter_of_any_backbone_gets_a_gradient(self, model: Any) -> None:
         fused = task(CoMM, model=model, size=224 if isinstance(model, dict) else 32)
         fused.compute_loss(images(2))[0]['loss'].backward()
         assert not [n for n, p in fused.named_parameters() if p.grad is None]
@@ -211,7 +215,7 @@ class TestCOrAL:
         assert self.masked(task(COrAL).eval(), MODALITIES) == [[], []]
         assert self.masked(task(COrAL, mask_ratio=0.0), MODALITIES) == [[], []]
 
-    def test_share_of_masked_tokens(self) -> None:
+    def test_masks_the_requested_share_of_tokens(self) -> None:
         torch.manual_seed(0)
         x = mask_tokens(torch.ones(64, 50, 3), 0.75)
         assert (x[..., :1] == x).all()
@@ -279,7 +283,9 @@ class TestInfMasking:
         ('number', 'ratio', 'keep'),
         [(4, 0.7, 1), (10, 0.9, 1), (2, 0.9, 1), (49, 0.7, 14), (5, 0.0, 5)],
     )
-    def test_number_of_kept_tokens(self, number: int, ratio: float, keep: int) -> None:
+    def test_keeps_the_requested_share_of_tokens(
+        self, number: int, ratio: float, keep: int
+    ) -> None:
         kept = keep_random_tokens({'s1': torch.rand(2, number, 3)}, ratio, 4)
         assert kept['s1'].shape == (8, keep, 3)
 
@@ -520,7 +526,7 @@ def test_exports_start_a_transfer(objective: Any, tmp_path: Any) -> None:
     assert all(v.equal(again.state_dict()[k]) for k, v in state.items())
 
 
-def test_fusion_head_on_the_command_line(runner: Any, tmp_path: Any) -> None:
+def test_command_line_takes_a_fusion_head(runner: Any, tmp_path: Any) -> None:
     head = JointHead(dict.fromkeys(MODALITIES, 96), embed_dim=16, num_heads=4)
     about = {'fusion': head.description}
     (file,) = save_encoder(head, tmp_path / 'fusion', '', about, ['safetensors'])

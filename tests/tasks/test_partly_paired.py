@@ -166,7 +166,7 @@ def test_single_sample_is_left_out_of_batch_statistics() -> None:
     assert z['s2'][0].any(1).nonzero().flatten().tolist() == [0, 1]
 
 
-def test_synchronised_statistics_of_one_device() -> None:
+def test_synchronized_statistics_stay_without_any_sample() -> None:
     model = nn.SyncBatchNorm.convert_sync_batchnorm(task())
     before = {n: b.clone() for n, b in model.named_buffers()}
     masks = {'s1': torch.ones(N).bool(), 's2': torch.zeros(N).bool()}
@@ -176,7 +176,7 @@ def test_synchronised_statistics_of_one_device() -> None:
     assert after and all(b.equal(before[n]) for n, b in after.items())
 
 
-def test_dates_and_bf16() -> None:
+def test_trains_with_dates_in_bf16() -> None:
     model = task(augmentations=None).float()
     x = {m: torch.rand(N, 3, c, 40, 40) for m, c in MODALITIES.items()}
     with torch.autocast('cpu', torch.bfloat16):
@@ -186,7 +186,7 @@ def test_dates_and_bf16() -> None:
 
 
 @pytest.mark.parametrize('objective', [DeCUR, CoMM])
-def test_collapse_metrics(objective: Any) -> None:
+def test_collapse_metrics_use_present_samples(objective: Any) -> None:
     _, h, z = task(objective).compute_loss(images(0), MASKS)
     some = {m: x[0].any(1) for m, x in z.items()}
     model = task(objective)
@@ -202,7 +202,7 @@ def test_collapse_metrics(objective: Any) -> None:
 
 
 @pytest.mark.parametrize('objective', [DeCUR, COrAL])
-def test_predict(objective: Any) -> None:
+def test_predicts_zeros_for_absent_modalities(objective: Any) -> None:
     model = task(objective).eval()
     x = images(float('nan'))
     batch = {f'image_{m}': image for m, image in x.items()}
@@ -246,7 +246,7 @@ class Losses(Callback):
         self.pairs.append(trainer.logged_metrics['train_pairs_s1_s2'].item())
 
 
-def test_fit(tmp_path: Path) -> None:
+def test_fit_reports_the_number_of_pairs(tmp_path: Path) -> None:
     data = datamodule(length=32, paired=0.4, paired_fraction=0.5)
     data.setup = lambda stage: None
     type(data).setup(data, 'fit')

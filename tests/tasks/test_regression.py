@@ -232,7 +232,7 @@ def test_a_cached_probe_with_a_missing_modality_equals_one_on_images() -> None:
     torch.testing.assert_close(fit(True), fit(False), rtol=1e-4, atol=1e-6)
 
 
-def test_nodata_and_crops_of_maps() -> None:
+def test_ignores_nodata_of_cropped_maps() -> None:
     data = Numbers(size=32, unknown=-9999.0)
     task = pixelwise(nodata=-9999.0, crop_scale=[0.8, 1.0])
     run = trainer()

@@ -63,7 +63,7 @@ class TestCommandLine:
         run('fit', **options)
         assert math.isfinite(run('test', **options)['test_loss'])
 
-    def test_cmx_and_each_modality_missing(
+    def test_cmx_runs_with_each_modality_missing(
         self, runner: Callable[[str], Runner]
     ) -> None:
         run = runner('late_fusion_segmentation.yaml')
@@ -196,7 +196,7 @@ def test_takes_masks_with_a_band() -> None:
     assert segmentation()._target({'mask': mask}).shape == (2, 8, 8)
 
 
-def test_binary() -> None:
+def test_segments_binary_masks() -> None:
     task = segmentation(
         task='binary', loss='bce', num_classes=None, ignore_index=None, model='fpn'
     )

@@ -74,7 +74,7 @@ def ramps(batch: int, side: int) -> Tensor:
 class TestEvery:
     @every
     @pytest.mark.parametrize('channels', [1, 2, 3, 13])
-    def test_shape_type_and_range(
+    def test_views_have_the_requested_shape_type_and_range(
         self, augmentation: type[nn.Module], channels: int
     ) -> None:
         x = torch.rand(16, channels, 40, 33)
@@ -87,7 +87,9 @@ class TestEvery:
         assert x.equal(before)
 
     @every
-    def test_identity_at_zero(self, augmentation: type[nn.Module]) -> None:
+    def test_returns_the_image_if_all_probabilities_are_zero(
+        self, augmentation: type[nn.Module]
+    ) -> None:
         x = torch.rand(8, 3, 24, 24)
         torch.testing.assert_close(alone(augmentation)(x), x, atol=1e-5, rtol=0)
 
@@ -112,7 +114,9 @@ class TestEvery:
         assert len(corners.mul(1000).round().unique(dim=0)) >= 15
 
     @every
-    def test_crop_scale_and_ratio(self, augmentation: type[nn.Module]) -> None:
+    def test_crops_have_the_requested_scale_and_ratio(
+        self, augmentation: type[nn.Module]
+    ) -> None:
         side = 100
         draw = alone(augmentation, crop_scale=(0.3, 0.4), crop_ratio=(1.5, 1.6))
         view = draw(ramps(32, side))
@@ -186,7 +190,7 @@ class TestAsKornia:
             torch.testing.assert_close(found, plain(x), atol=2e-4, rtol=0)
             assert torch.equal(state, torch.get_rng_state())
 
-    def test_with_saturation_and_hue(self) -> None:
+    def test_equals_kornia_with_saturation_and_hue(self) -> None:
         chain = RGBAugmentation(size=24, saturation=0.4, hue=0.1)
         plain = plainly(chain)
         x = functional.interpolate(torch.rand(32, 3, 5, 5), (40, 33), mode='bilinear')
@@ -413,7 +417,9 @@ class TestSAR:
 )
 class TestGrayscaleAndBlur:
     @pytest.mark.parametrize('channels', [1, 2, 3, 13])
-    def test_grayscale(self, augmentation: type[nn.Module], channels: int) -> None:
+    def test_grayscale_is_the_mean_of_the_bands(
+        self, augmentation: type[nn.Module], channels: int
+    ) -> None:
         x = torch.rand(4, channels, 24, 24)
         view = alone(augmentation, grayscale=1)(x)
         expected = x.mean(1, keepdim=True).expand_as(x)
@@ -429,14 +435,18 @@ class TestGrayscaleAndBlur:
         assert (variances[1] < 0.6 * variances[0]).all()
         assert (variances[2] < 0.5 * variances[1]).all()
 
-    def test_blur_sigma_of_each_sample(self, augmentation: type[nn.Module]) -> None:
+    def test_draws_a_blur_sigma_for_each_sample(
+        self, augmentation: type[nn.Module]
+    ) -> None:
         x = torch.zeros(16, 1, 25, 25)
         x[:, :, 12, 12] = 1
         view = alone(augmentation, size=25, blur=1, blur_sigma=(0.1, 2.0))(x)
         assert len(view[:, 0, 12, 12].mul(1e4).round().unique()) >= 14
 
     @pytest.mark.parametrize('width', [3, 7])
-    def test_blur_kernel(self, augmentation: type[nn.Module], width: int) -> None:
+    def test_blur_reaches_the_width_of_the_kernel(
+        self, augmentation: type[nn.Module], width: int
+    ) -> None:
         x = torch.zeros(2, 1, 25, 25)
         x[:, :, 12, 12] = 1
         options = {'blur': 1, 'blur_sigma': (5, 5), 'blur_kernel': width}
@@ -447,14 +457,18 @@ class TestGrayscaleAndBlur:
 
 @pytest.mark.parametrize('augmentation', [OpticalAugmentation, RGBAugmentation])
 class TestTones:
-    def test_solarize(self, augmentation: type[nn.Module]) -> None:
+    def test_solarize_inverts_values_above_one_half(
+        self, augmentation: type[nn.Module]
+    ) -> None:
         values = torch.tensor([0.1, 0.3, 0.6, 0.8, 1.0])
         x = values.reshape(-1, 1, 1, 1).expand(5, 2, 24, 24)
         view = alone(augmentation, solarize=1)(x)
         expected = torch.tensor([0.1, 0.3, 0.4, 0.2, 0.0]).reshape(-1, 1, 1, 1)
         torch.testing.assert_close(view, expected.expand_as(x), atol=1e-5, rtol=0)
 
-    def test_brightness(self, augmentation: type[nn.Module]) -> None:
+    def test_brightness_scales_all_bands_by_one_factor(
+        self, augmentation: type[nn.Module]
+    ) -> None:
         x = 0.5 * torch.rand(64, 13, 24, 24)
         view = alone(augmentation, jitter=1, brightness=0.3, contrast=0)(x)
         factor = view.mean((1, 2, 3)) / x.mean((1, 2, 3))
@@ -464,7 +478,9 @@ class TestTones:
         assert 0.7 - 1e-3 < factor.min() < 0.75
         assert 1.25 < factor.max() < 1.3 + 1e-3
 
-    def test_contrast(self, augmentation: type[nn.Module]) -> None:
+    def test_contrast_keeps_the_mean_of_each_band(
+        self, augmentation: type[nn.Module]
+    ) -> None:
         level = torch.linspace(0.3, 0.6, 13)[:, None, None]
         x = level + 0.1 * torch.rand(64, 13, 24, 24)
         view = alone(augmentation, jitter=1, brightness=0, contrast=0.3)(x)
@@ -485,7 +501,7 @@ class TestTones:
         assert (view - x).abs().amax() > 0.01
         torch.testing.assert_close(view.mean((2, 3)), means.expand(8, 4))
 
-    def test_jitter(self, augmentation: type[nn.Module]) -> None:
+    def test_jitter_changes_some_samples(self, augmentation: type[nn.Module]) -> None:
         x = torch.rand(64, 2, 24, 24)
         view = alone(augmentation, jitter=0.5)(x)
         changed = ((view - x).abs().amax((1, 2, 3)) > 1e-3).sum().item()
@@ -517,7 +533,7 @@ class TestColour:
         assert 0.5 < second.max() < 0.61
         assert (pixels[:, 1:].amin(1) < 1e-4).all()
 
-    def test_saturation(self) -> None:
+    def test_saturation_scales_the_spread_of_bands(self) -> None:
         x = 0.2 + 0.6 * torch.rand(64, 3, 24, 24)
         options = {'jitter': 1, 'brightness': 0, 'contrast': 0, 'saturation': 0.4}
         view = alone(RGBAugmentation, **options)(x)
@@ -532,7 +548,7 @@ class TestColour:
 
 
 class TestRandomBandMean:
-    def test_probability_of_each_sample(self) -> None:
+    def test_averages_each_sample_with_the_given_probability(self) -> None:
         x = torch.rand(128, 5, 4, 4)
         out = RandomBandMean(p=0.25)(x)
         mean = x.mean(1, keepdim=True).expand_as(x)
@@ -556,12 +572,14 @@ class TestDefaultAugmentations:
             ('lidar', ElevationAugmentation),
         ],
     )
-    def test_by_name(self, name: str, expected: type[nn.Module]) -> None:
+    def test_chooses_the_augmentation_by_name(
+        self, name: str, expected: type[nn.Module]
+    ) -> None:
         augmentations = default_augmentations({name: 2}, size=16)
         assert type(augmentations[name]) is expected
         assert augmentations[name](torch.rand(2, 2, 20, 20)).shape == (2, 2, 16, 16)
 
-    def test_one_for_each(self) -> None:
+    def test_builds_one_for_each_modality(self) -> None:
         modalities = {m: 1 for m in ('x', *PRESETS)}
         assert list(default_augmentations(modalities, size=8)) == list(modalities)
 

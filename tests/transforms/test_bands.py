@@ -31,13 +31,13 @@ class TestToModalities:
         assert out['image_s1'] is sample['image']
         assert out['mask'] is sample['mask']
 
-    def test_no_image(self) -> None:
+    def test_needs_an_image(self) -> None:
         with pytest.raises(ValueError, match=r"s1: expected a sample .* \['mask'\]"):
             ToModalities('s1')({'mask': torch.ones(4, 4)})
 
 
 class TestPerModality:
-    def test_each_image_its_own_module(self) -> None:
+    def test_applies_its_own_module_to_each_image(self) -> None:
         batch = {
             'image_s1': torch.zeros(1, 2, 4, 4),
             'image_s2': torch.zeros(1, 3, 4, 4),
@@ -54,7 +54,7 @@ class TestPerModality:
         assert all(batch[k] is before[k] for k in before)
         assert batch['image_s1'].eq(0).all()
 
-    def test_absent_modality(self) -> None:
+    def test_skips_an_absent_modality(self) -> None:
         assert PerModality({'s1': Add(1)})({'label': 3}) == {'label': 3}
 
     def test_modules_are_registered(self) -> None:
@@ -69,7 +69,7 @@ class TestSelectBands:
         out = SelectBands(['a', 'b', 'c'], ['c', 'a'])(x)
         assert out.equal(torch.stack([x[..., 2, :, :], x[..., 0, :, :]], dim=-3))
 
-    def test_unknown_band(self) -> None:
+    def test_refuses_an_unknown_band(self) -> None:
         message = r"select must only have bands from \['a', 'b'\], got \['z'\]"
         with pytest.raises(ValueError, match=message):
             SelectBands(['a', 'b'], ['a', 'z'])
@@ -84,12 +84,12 @@ class TestPadBands:
         assert out[..., 1, :, :].eq(-1).all()
         assert out[..., 2, :, :].equal(x[..., 0, :, :])
 
-    def test_b10_of_sentinel2(self) -> None:
+    def test_inserts_b10_of_sentinel2_as_zeros(self) -> None:
         l2a, l1c = MODALITIES['sentinel2_l2a'].bands, MODALITIES['sentinel2_l1c'].bands
         out = PadBands(l2a, l1c)(torch.ones(1, 12, 2, 2, dtype=torch.int16))
         assert out.dtype == torch.int16
         assert out[0, :, 0, 0].tolist() == [1] * 10 + [0] + [1] * 2
 
-    def test_band_without_place(self) -> None:
+    def test_refuses_a_band_without_a_place(self) -> None:
         with pytest.raises(ValueError, match=r"all input bands .* lacks \['b'\]"):
             PadBands(['a', 'b'], ['a', 'z'])

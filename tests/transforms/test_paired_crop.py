@@ -8,7 +8,7 @@ from torchgeo_decur import transforms
 from torchgeo_decur.transforms import PairedCrop
 
 
-def test_one_draw_for_all() -> None:
+def test_all_modalities_share_one_draw() -> None:
     torch.manual_seed(0)
     x = torch.rand(4, 1, 32, 32)
     images, mask = PairedCrop()({'a': x, 'b': x.expand(-1, 3, -1, -1)}, None)

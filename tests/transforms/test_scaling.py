@@ -38,7 +38,7 @@ class TestScaleByStatistics:
             ('sunrgbd_hha', 1, 255.0, 1.0),
         ],
     )
-    def test_values_by_hand(
+    def test_equals_values_computed_by_hand(
         self, name: str, band: int, value: float, expected: float
     ) -> None:
         x = torch.zeros(2, MODALITIES[name].channels, 3, 3)
@@ -47,7 +47,7 @@ class TestScaleByStatistics:
         torch.testing.assert_close(out, torch.full_like(out, expected))
 
     @pytest.mark.parametrize('dtype', [torch.uint8, torch.int16, torch.int32])
-    def test_integers(self, dtype: torch.dtype) -> None:
+    def test_converts_integers_to_float32(self, dtype: torch.dtype) -> None:
         x = torch.tensor([0, 51, 102]).reshape(3, 1, 1).to(dtype)
         out = ScaleToUnit('geonrw_rgb')(x)
         assert out.dtype == torch.float32
@@ -57,7 +57,9 @@ class TestScaleByStatistics:
         ('dtype', 'tolerance'),
         [(torch.float64, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)],
     )
-    def test_precisions(self, dtype: torch.dtype, tolerance: float) -> None:
+    def test_keeps_the_precision_of_the_input(
+        self, dtype: torch.dtype, tolerance: float
+    ) -> None:
         x = (2000 + terrain(2, 13, 4, 4)).to(dtype)
         scale = ScaleToUnit('sentinel2_l1c')
         out = scale(x)
@@ -78,7 +80,7 @@ class TestScaleByStatistics:
         out = ScaleToUnit(modality)(x).flatten()
         torch.testing.assert_close(out, torch.tensor([0.5, 0.25, 0.5]))
 
-    def test_input_and_gradient(self) -> None:
+    def test_keeps_the_input_and_passes_the_gradient(self) -> None:
         x = torch.tensor([-12.59, -90.0]).reshape(2, 1, 1).requires_grad_()
         before = x.detach().clone()
         ScaleToUnit('sentinel1_grd')(x).sum().backward()
@@ -109,7 +111,7 @@ class TestScaleByPercentiles:
         scale = ScaleToUnit(DEM)
         assert scale(x).equal(torch.stack([scale(t) for t in x.unbind(1)], dim=1))
 
-    def test_flat_patch(self) -> None:
+    def test_maps_a_flat_patch_to_one_half(self) -> None:
         x = torch.stack([torch.full((1, 8, 8), 312.0), terrain(1, 8, 8)])
         out = ScaleToUnit(DEM)(x)
         assert out[0].eq(0.5).all()
@@ -129,13 +131,13 @@ class TestScaleByPercentiles:
             np.testing.assert_allclose(scaled[~hole].numpy(), expected, atol=1e-5)
 
     @pytest.mark.parametrize('nodata', [float('nan'), -9999.0])
-    def test_nothing_but_nodata(self, nodata: float) -> None:
+    def test_maps_a_patch_of_nodata_to_one_half(self, nodata: float) -> None:
         modality = Modality(('elevation',), 'elevation', 'm', nodata=nodata)
         out = ScaleToUnit(modality)(torch.full((1, 1, 4, 4), nodata))
         assert out.eq(0.5).all()
 
     @pytest.mark.parametrize('dtype', [torch.int16, torch.uint8])
-    def test_integers(self, dtype: torch.dtype) -> None:
+    def test_converts_integers_to_float32(self, dtype: torch.dtype) -> None:
         x = (terrain(1, 1, 16, 16) / 4).to(dtype)
         out = ScaleToUnit(DEM)(x)
         assert out.dtype == torch.float32
@@ -143,7 +145,7 @@ class TestScaleByPercentiles:
         np.testing.assert_allclose(out.numpy(), expected, atol=1e-5)
 
     @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-    def test_half_precision(self, dtype: torch.dtype) -> None:
+    def test_keeps_half_precision(self, dtype: torch.dtype) -> None:
         x = (terrain(1, 1, 16, 16) / 100).to(dtype)
         out = ScaleToUnit(DEM)(x)
         assert out.dtype == dtype
@@ -161,12 +163,12 @@ class TestScaleByPercentiles:
 
 class TestScaleErrors:
     @pytest.mark.parametrize('kind', ['sar', 'multispectral', 'rgb'])
-    def test_no_statistics(self, kind: str) -> None:
+    def test_needs_statistics(self, kind: str) -> None:
         modality: Mapping[str, Any] = {'bands': ['x'], 'kind': kind, 'unit': 'K'}
         message = rf"{kind} bands \['x'\] must have mean and std for scaling"
         with pytest.raises(ValueError, match=message):
             ScaleToUnit(modality)
 
-    def test_unknown_modality(self) -> None:
+    def test_refuses_an_unknown_modality(self) -> None:
         with pytest.raises(ValueError, match=r"modality must be one of .* 'sentinel9'"):
             ScaleToUnit('sentinel9')
