@@ -92,6 +92,13 @@ class TestNaturalScenes:
             (HEIGHTS, DEM),
             (torch.tensor([-9999.0, -9998, -9000, -5000]).reshape(1, 1, 2, 2), DEM),
         ],
+        ids=[
+            *(f'l1c {x}' for x in ('forest', 'water', 'snow', 'desert', 'cloud', 'haze')),
+            *(f'l2a {x}' for x in ('forest', 'water', 'snow', 'desert', 'haze')),
+            *('night', 'darkest night', 'l2a dark water', 'snow with given statistics'),
+            *('land in radar', 'calm water in radar', 'noise in radar', 'city in radar'),
+            *('dark photograph', 'bright photograph', 'mountains', 'deep sea'),
+        ],
     )  # fmt: skip
     def test_natural_scenes_pass_without_a_warning(
         self, x: Tensor, modality: Modality

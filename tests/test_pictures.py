@@ -66,7 +66,9 @@ def test_hillshade_lights_the_north_west_in_any_unit() -> None:
 
 
 @pytest.mark.parametrize(
-    'surface', [torch.zeros(4, 4), torch.full((4, 4), torch.nan), torch.rand(1, 4)]
+    'surface',
+    [torch.zeros(4, 4), torch.full((4, 4), torch.nan), torch.rand(1, 4)],
+    ids=['flat', 'nan', 'one row'],
 )
 def test_surface_without_slope_has_no_shade(surface: torch.Tensor) -> None:
     assert (hillshade(surface) == 0.5).all()

@@ -173,6 +173,7 @@ class TestEpochs:
             ({'max_epochs': -1, 'max_steps': 7}, [-1, 1, 2]),
             ({'max_epochs': 9, 'max_steps': 2}, [-1, 0]),
         ],
+        ids=['whole epochs', 'cut third epoch', 'one epoch'],
     )
     def test_runs_in_the_last_epoch_under_max_steps(
         self, tmp_path: Path, limits: dict[str, int], expected: list[int]

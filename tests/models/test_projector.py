@@ -17,7 +17,7 @@ def test_has_the_layers_of_decur() -> None:
     assert all(x.affine and x.track_running_stats for x in norms)
 
 
-@pytest.mark.parametrize('widths', [[16], (64, 16), [8, 64, 32, 16]])
+@pytest.mark.parametrize('widths', [[16], (64, 16), [8, 64, 32, 16]], ids=str)
 def test_has_shape_and_gradient(widths: list[int]) -> None:
     projector = build_projector(32, widths)
     projector(torch.randn(4, 32)).square().sum().backward()

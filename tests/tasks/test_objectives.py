@@ -147,6 +147,7 @@ class TestAblations:
             ),
             ({'common_ratio': 1.0, 'intra': False}, {'common_s1_s2', 'unique_s1_s2'}),
         ],
+        ids=['no intra', 'no unique', 'neither'],
     )
     def test_ablations_leave_out_their_terms(
         self, options: dict[str, Any], parts: set[str]

@@ -307,7 +307,9 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             load_weights(create_encoder(SMALL, 2), tmp_path / name)
 
-    @pytest.mark.parametrize('content', [[1, 2], {'a': 1}, {'state_dict': {}}, 'text'])
+    @pytest.mark.parametrize(
+        'content', [[1, 2], {'a': 1}, {'state_dict': {}}, 'text'], ids=repr
+    )
     def test_rejects_files_without_tensors(self, tmp_path: Path, content: Any) -> None:
         torch.save(content, tmp_path / 'x.pt')
         with pytest.raises(ValueError, match=r'x\.pt: .* found none; choose'):

@@ -62,6 +62,7 @@ class TestBands:
                 ],
             ),
         ],
+        ids=['same', 'spelling', 'order', 'fewer', 'new', 'order, new and fewer'],
     )
     def test_adapts_by_name(
         self,
