@@ -12,7 +12,11 @@ from torchgeo_decur.analysis.attribution import (
     overlap,
     shares,
 )
-from torchgeo_decur.analysis.model_interface import eval_mode, iter_batches, parts_of
+from torchgeo_decur.analysis.model_interface import (
+    eval_with_gradients,
+    iter_batches,
+    parts_of,
+)
 
 COMMON, UNIQUE = slice(0, 2), slice(2, 3)
 # Two common dimensions and a unique one, of three bands.
@@ -109,7 +113,7 @@ class TestProtocol:
         toy.projectors.eval()
         toy.encoders.encoders['m'].conv.weight.grad = torch.ones(3, 3, 1, 1)
         toy.encoders.encoders['m'].conv.weight.requires_grad = False
-        with torch.inference_mode(), eval_mode(toy):
+        with torch.inference_mode(), eval_with_gradients(toy):
             assert not any(m.training for m in toy.modules())
             x = torch.rand(2, 3, 4, 4)
             assert gradcam(toy, 'm', x, COMMON).any()
@@ -123,7 +127,7 @@ class TestProtocol:
 
     def test_modes_come_back_after_an_error(self) -> None:
         toy = ToyPretrained(m=WEIGHTS)
-        with pytest.raises(RuntimeError, match='stop'), eval_mode(toy):
+        with pytest.raises(RuntimeError, match='stop'), eval_with_gradients(toy):
             raise RuntimeError('stop')
         assert all(m.training for m in toy.modules())
 

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 
 from tests.helpers.small_fits import MODALITIES, datamodule, trainer
 from torchgeo_decur.datasets import SyntheticEO
+from torchgeo_decur.models.eval_mode import eval_mode
 from torchgeo_decur.tasks import LateFusionClassification
 from torchgeo_decur.tasks.optimizers import build_transfer_optimizer
-from torchgeo_decur.tasks.transfer.feature_cache import eval_mode
 
 Runner = Callable[..., dict[str, float]]
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.encoder import is_channels_last
 from .result import NotApplicable
 
 
@@ -86,7 +87,7 @@ def _as_map(
     """Convert a module's output to a map, shape (B, F, h, w); also return the inverse."""
     model: Any = encoder
     if isinstance(output, Tensor) and output.ndim == 4:
-        if str(getattr(encoder, 'output_fmt', 'NCHW')) == 'NHWC':
+        if is_channels_last(encoder):
             return output.permute(0, 3, 1, 2), lambda x: x.permute(0, 2, 3, 1)
         return output, lambda x: x
     if (

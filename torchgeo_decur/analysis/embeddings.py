@@ -11,7 +11,7 @@ from torch import Tensor
 from ..modalities import get_available, split
 from ..modalities.present_samples import encode_present
 from .correlation import CorrelationStream, Reservoir
-from .model_interface import Pretrained, eval_mode, parts_of
+from .model_interface import Pretrained, eval_with_gradients, parts_of
 from .result import NotApplicable
 
 type Pair = tuple[str, str]
@@ -182,7 +182,7 @@ def collect(
     common_dim: int | None = getattr(model, 'common_dim', None)
     collector = _Collector(tuple(modalities), common_dim, max_samples, seed)
     device = next(model.encoders.parameters()).device
-    with eval_mode(model), torch.no_grad():
+    with eval_with_gradients(model), torch.no_grad():
         for batch in batches:
             found = split(batch, modalities, date=0)
             images = {m: x.to(device) for m, x in found.items()}

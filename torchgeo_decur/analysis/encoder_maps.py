@@ -18,7 +18,7 @@ from .activation_maps import last_map
 from .band_composites import composite_and_bands
 from .classifiers import Array
 from .matplotlib_style import PAGE, empty_panel, figure_style, set_title
-from .model_interface import Pretrained, eval_mode, iter_batches
+from .model_interface import Pretrained, eval_with_gradients, iter_batches
 from .result import TITLES, AnalysisResult, NotApplicable
 
 _OPTICAL = ('multispectral', 'rgb')
@@ -60,7 +60,7 @@ def feature_maps(
     if examples < 1:
         raise ValueError(f'examples must be positive, got {examples}')
     views = {m: _View(modality) for m, modality in modalities.items()}
-    with eval_mode(model), torch.no_grad():
+    with eval_with_gradients(model), torch.no_grad():
         for images in iter_batches(model, batches, modalities, max_samples):
             for m, x in images.items():
                 views[m].add(model.encoders.encoders[m], x, examples)

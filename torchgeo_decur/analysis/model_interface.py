@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models import MultimodalEncoder
+from ..models.eval_mode import eval_mode
 
 
 class Pretrained(Protocol):
@@ -47,7 +48,7 @@ class Pretrained(Protocol):
 
 
 @contextmanager
-def eval_mode(model: Pretrained) -> Iterator[None]:
+def eval_with_gradients(model: Pretrained) -> Iterator[None]:
     """Set a model to evaluation mode within a context and enable gradients.
 
     Gradients are recorded even inside ``torch.inference_mode``.
@@ -55,15 +56,8 @@ def eval_mode(model: Pretrained) -> Iterator[None]:
     Args:
         model: model to change. On exit, the mode of each module is restored.
     """
-    modes = {module: module.training for module in model.modules()}
-    for module in modes:
-        module.training = False
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with eval_mode(model), torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def iter_batches(

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..modalities import Modality
 from .attribution import correlation, gradcam, integrated_gradients, overlap, shares
 from .classifiers import Array
-from .model_interface import Pretrained, eval_mode, iter_batches, parts_of
+from .model_interface import Pretrained, eval_with_gradients, iter_batches, parts_of
 from .result import TITLES, AnalysisResult
 from .saliency_figures import Example, draw_bands, draw_examples, draw_overlaps
 
@@ -59,7 +59,7 @@ def spatial_saliency(
     pairs = list(combinations(modalities, 2))
     found: dict[tuple[str, str], list[Tensor]] = {}
     shown: list[Example] = []
-    with eval_mode(model):
+    with eval_with_gradients(model):
         for images in iter_batches(model, batches, modalities, max_samples):
             parts = _parts(model, images, common_dim)
             maps = {
@@ -139,7 +139,7 @@ def spectral_saliency(
     """
     found: dict[tuple[str, str], list[Tensor]] = {}
     errors: dict[tuple[str, str], list[Tensor]] = {}
-    with eval_mode(model):
+    with eval_with_gradients(model):
         for images in iter_batches(model, batches, modalities, max_samples):
             parts = _parts(model, images, common_dim)
             for (m, x), part in product(images.items(), parts):

@@ -290,6 +290,11 @@ class MultimodalEncoder(nn.Module, HubFolder):
             )
 
 
+def is_channels_last(encoder: nn.Module) -> bool:
+    """Return whether the feature maps of a timm model have the shape (B, H, W, C)."""
+    return bool(getattr(encoder, 'output_fmt', 'NCHW') == 'NHWC')
+
+
 def to_tokens(encoder: nn.Module, maps: Tensor) -> Tensor:
     """Convert the output of a timm model's ``forward_features`` to tokens.
 
@@ -316,6 +321,6 @@ def to_tokens(encoder: nn.Module, maps: Tensor) -> Tensor:
         )
     if maps.ndim == 3:
         return maps
-    if str(getattr(encoder, 'output_fmt', 'NCHW')) == 'NHWC':
+    if is_channels_last(encoder):
         return maps.flatten(1, 2)
     return maps.flatten(2).transpose(1, 2)

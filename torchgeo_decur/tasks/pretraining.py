@@ -1,8 +1,8 @@
 """Base class of the self-supervised tasks."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import combinations
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from ..modalities.present_samples import (
 )
 from ..models import MultimodalEncoder, build_projectors
 from ..models.encoder import Weights
+from ..models.eval_mode import eval_mode
 from ..transforms import Augmentation, default_augmentations
 from .base import CheckedTask, FiniteGuard
 from .collapse import FEWEST_SAMPLES, CollapseGuard
@@ -624,7 +625,7 @@ class MultimodalPretraining(CheckedTask):
         encode = partial(self.encode_and_project, view=view)
 
         def encode_blank(blank: dict[str, Tensor]) -> Results:
-            with _evaluating(self):
+            with eval_mode(self):
                 return encode(blank)
 
         return encode_rows(encode, images, masks, encode_blank)
@@ -659,15 +660,3 @@ class MultimodalPretraining(CheckedTask):
         words = [abs(self._run_seed or 0), *(s + 1 for s in step), self.global_rank]
         state = np.random.SeedSequence(words).generate_state(1, np.uint64)
         torch.manual_seed(int(state[0]))
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Set a module to evaluation mode, then restore the mode of each submodule."""
-    before = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in before:
-            part.training = training

@@ -12,6 +12,7 @@ from torchgeo.tasks import BaseTask
 
 from ...modalities import split
 from ...modalities.present_samples import PresentSamples
+from ...models.encoder import is_channels_last, to_tokens
 from ..embed.write_embeddings import Embedder
 from .raster_parts import Bands
 from .scene_writer import Output, write_scene
@@ -162,7 +163,7 @@ class _CellModel:
         maps = encoder.forward_features(image)
         if maps.ndim == 3:
             return int(encoder.patch_embed.patch_size[0])
-        rows = maps.shape[1 if _channels_last(encoder) else 2]
+        rows = maps.shape[1 if is_channels_last(encoder) else 2]
         return _PROBE // int(rows)
 
 
@@ -195,14 +196,8 @@ def cell_features(encoder: nn.Module, x: Tensor) -> Tensor:
             tokens[:, None].expand(-1, prefix + 1, -1)
         )
         return features
-    if not _channels_last(encoder):
-        maps = maps.permute(0, 2, 3, 1)
-    cells = maps.flatten(0, 2)[:, None, None]
-    if not _channels_last(encoder):
-        cells = cells.permute(0, 3, 1, 2)
+    cells = to_tokens(encoder, maps).flatten(0, 1)
+    last = is_channels_last(encoder)
+    cells = cells[:, None, None] if last else cells[:, :, None, None]
     features = model.forward_head(cells)
     return features
-
-
-def _channels_last(encoder: nn.Module) -> bool:
-    return str(getattr(encoder, 'output_fmt', 'NCHW')) == 'NHWC'

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...modalities import per_modality
 from ...weights.state_dict_layouts import normalize_key
-from ..encoder import MultimodalEncoder, Weights, create_encoder
+from ..encoder import MultimodalEncoder, Weights, create_encoder, is_channels_last
 from .tokens import TokenPyramid, has_tokens
 
 
@@ -116,7 +116,7 @@ class MultimodalPyramid(nn.Module):
         encoder = self.encoders[modality]
         levels = cast(list[Tensor], encoder(x))[-len(self.strides) :]
         # Swin and similar models return channels last.
-        last = getattr(encoder, 'output_fmt', 'NCHW') == 'NHWC'
+        last = is_channels_last(encoder)
         return [level.permute(0, 3, 1, 2) if last else level for level in levels]
 
 

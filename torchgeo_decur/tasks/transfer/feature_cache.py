@@ -1,7 +1,6 @@
 """Feature cache for linear probes of frozen encoders."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -83,14 +82,3 @@ def cache_features(
         columns = {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
         setattr(datamodule, name, CachedFeatures(columns))
     return replaced
-
-
-@contextmanager
-def eval_mode(module: torch.nn.Module) -> Iterator[None]:
-    """Set a module to evaluation mode within a context."""
-    before = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(before)

@@ -15,8 +15,9 @@ from ...models import (
     load_fusion_head,
 )
 from ...models.encoder import Weights
+from ...models.eval_mode import eval_mode
 from .base import LateFusionTask
-from .feature_cache import cache_features, eval_mode
+from .feature_cache import cache_features
 
 
 class SceneTask(LateFusionTask):
