@@ -10,15 +10,15 @@ from .dataset import PackedDataset, litdata, read_manifest
 
 
 class PackedDataModule(MultimodalDataModule):
-    """Datamodule for packed data, in batches scaled to [0, 1].
+    """Datamodule for packed data with batches scaled to [0, 1].
 
     Modalities and scaling come from the manifest. Shuffling, distribution over devices
     and resuming in the middle of an epoch work as in all datamodules of this package. The
     order of samples depends only on the seed, not on the shards or ``num_workers``.
 
-    If the validation split is not packed, set ``limit_val_batches: 0`` to skip validation.
-    The validation split replaces a missing test split, and the test split replaces a
-    missing predict split.
+    If the validation split is not packed, set the trainer option ``limit_val_batches: 0``
+    to skip validation. The validation split replaces a missing test split, and the test
+    split replaces a missing prediction split.
 
     Args:
         root: folder written by ``torchgeo-decur pack``, or its copy at a URL that litdata
@@ -67,7 +67,7 @@ class PackedDataModule(MultimodalDataModule):
         manifest = read_manifest(root, options)
         self.set_modalities(manifest.modalities)
         if manifest.values == 'uint8':
-            # Bytes map to [0, 1] in every modality, and were checked when packed.
+            # Bytes map to [0, 1] in every modality and were checked when packed.
             self.set_modalities(
                 {
                     m: replace(modality, unit='uint8', mean=None, std=None, nodata=None)
@@ -88,7 +88,7 @@ class PackedDataModule(MultimodalDataModule):
             )
 
     def _first(self, packed: Container[str], *names: Split) -> PackedDataset:
-        """Open the first packed split among the given names."""
+        """Open the first of the named splits that is packed."""
         return self._open(next((n for n in names if n in packed), names[0]))
 
     def _open(self, split: Split) -> PackedDataset:

@@ -1,4 +1,4 @@
-"""Read samples from packed shards, in any order."""
+"""Dataset that reads samples from packed shards in any order."""
 
 import os
 import tempfile
@@ -22,7 +22,7 @@ from ..files import checksum_of, short_hash
 from .manifest import NAME, Manifest, Shard
 
 INDEX = 'index.json'
-RUN = '.pack.json'  # record of an unfinished run
+RUN = '.pack.json'  # settings of an unfinished run
 
 # Samples are read in random order, so read-ahead is useless.
 _NO_READ_AHEAD = {'LITDATA_POSIX_WILLNEED': '0'}
@@ -32,12 +32,13 @@ class PackedDataset(NonGeoDataset):
     """One split of packed data, in a folder or at a URL.
 
     This map-style dataset supports random access. Files are memory-mapped, and each
-    process opens only a few at a time. From a URL, the bytes of single samples are fetched.
-    If ``cache_dir`` is set, complete shards are fetched once for all processes of a
-    machine.
+    process opens only a few at a time. From a URL, only the bytes of each requested sample
+    are fetched. If ``cache_dir`` is set, complete shards are fetched once for all processes
+    of a machine.
 
-    With values 'raw', samples are identical to the packed samples. With 'uint8', images
-    are scaled to bytes, and all other values are identical.
+    If the data were packed with ``values='raw'``, samples are identical to those of the
+    source dataset. With ``values='uint8'``, images are scaled and stored as bytes, and all
+    other values are identical.
 
     Args:
         root: folder written by ``torchgeo-decur pack``, or its copy at a URL that litdata
@@ -75,7 +76,7 @@ class PackedDataset(NonGeoDataset):
         if split not in self.manifest.splits:
             raise ValueError(
                 f'split must be one of {sorted(self.manifest.splits)} in {root}, got '
-                f'{split!r}; pack it with --splits'
+                f'{split!r}; pack this split with the option --splits'
             )
         self.shards = self.manifest.splits[split]
         self._ends = list(accumulate(shard.samples for shard in self.shards))
@@ -99,7 +100,7 @@ class PackedDataset(NonGeoDataset):
 
     @property
     def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean arrays, by modality, of the samples that have the modality."""
+        """Mask of each modality that marks the samples with this modality."""
         return self.manifest.availability(self.split)
 
     def __len__(self) -> int:
@@ -160,7 +161,7 @@ class PackedDataset(NonGeoDataset):
         return plot_images(images, known, masks, **kwargs)
 
     def _reader(self, index: int) -> Any:
-        """Return the reader of this process; forked processes must not share files."""
+        """Return the reader of this process, because forks must not share open files."""
         if self._opened[0] != os.getpid():
             for name, value in _NO_READ_AHEAD.items():
                 os.environ.setdefault(name, value)
@@ -177,7 +178,7 @@ class PackedDataset(NonGeoDataset):
         return self._opened[1]
 
     def _fetch(self, name: str, shard: Shard | None) -> None:
-        """Download a file atomically, unless it exists."""
+        """Download a file atomically if it does not exist."""
         folder = cast(Path, self._folder)
         file = folder / name
         if file.exists():
@@ -230,7 +231,7 @@ def litdata() -> Any:
 
 
 def is_remote(root: str | Path) -> bool:
-    """Return whether packed data are at a URL, not in a local folder."""
+    """Return whether packed data are at a URL rather than in a local folder."""
     return '://' in str(root) or str(root).startswith('local:')
 
 
@@ -240,8 +241,11 @@ def read_manifest(
     """Read the manifest of packed data.
 
     Args:
-        root: folder or URL.
+        root: folder or URL of the packed data.
         storage_options: options of the storage client.
+
+    Returns:
+        The manifest.
 
     Raises:
         FileNotFoundError: if the manifest does not exist.
@@ -263,11 +267,12 @@ def read_manifest(
     if not file.exists():
         begun = Path(root, RUN).exists()
         raise FileNotFoundError(
-            f'root must contain {NAME}, but {file} does not exist; '
+            f'root must contain {NAME}, but {file} does not exist'
             + (
-                'packing is unfinished; run the same `torchgeo-decur pack` again to resume'
+                ' because packing is unfinished; run the same `torchgeo-decur pack` again '
+                'to resume'
                 if begun
-                else 'pack the data with `torchgeo-decur pack CONFIG --out FOLDER`'
+                else '; pack the data with `torchgeo-decur pack CONFIG --out FOLDER`'
             )
         )
     return Manifest.parse(file.read_text(), where)
@@ -278,7 +283,7 @@ def check_shard(folder: Path, shard: Shard, checksum: bool = False) -> None:
 
     Args:
         folder: folder of the split.
-        shard: entry in the manifest.
+        shard: manifest entry of the shard.
         checksum: whether to verify the checksum.
 
     Raises:

@@ -21,13 +21,13 @@ Values = Literal['raw', 'uint8']
 
 @dataclass(frozen=True)
 class Shard:
-    """Manifest entry of one shard, a file with several samples.
+    """Manifest entry of a shard, which is a file with one or more samples.
 
     Args:
         file: file name in the folder of the split.
         samples: number of samples.
         bytes: size of the file in bytes.
-        sha256: SHA-256 of the file, in hexadecimal notation.
+        sha256: SHA-256 checksum of the file in hexadecimal notation.
     """
 
     file: str
@@ -49,8 +49,9 @@ class Manifest:
         source: class and options of the packed datamodule.
         versions: versions of the packages that wrote the shards.
         keys: type of each value in a sample, such as 'float32' or 'str'.
-        available: masks of the samples that have a modality, encoded by ``bits_to_text``,
-            by split and modality. Only modalities that some samples lack have a mask.
+        available: mask of the samples that have a modality, by split and modality. Masks
+            are encoded with ``bits_to_text``. A mask exists only if samples of the split
+            lack the modality.
 
     Example:
         >>> modality = Modality(('height',), 'elevation', 'm', nodata=float('nan'))
@@ -69,13 +70,14 @@ class Manifest:
     available: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def availability(self, split: str) -> dict[str, NDArray[np.bool_]]:
-        """Return the masks of the samples in a split that have each modality.
+        """Decode the mask of each modality for the samples of a split.
 
         Args:
             split: name of the split.
 
         Returns:
-            Boolean arrays by modality, shape (N,).
+            Boolean array by modality, shape (N,). It is True for samples that have the
+            modality.
         """
         number = sum(shard.samples for shard in self.splits[split])
         known = self.available.get(split, {})
@@ -116,8 +118,11 @@ class Manifest:
             text: JSON text.
             where: file or URL of the text, for error messages.
 
+        Returns:
+            The manifest.
+
         Raises:
-            ValueError: if the text is not a manifest or has another version.
+            ValueError: if the text is not a valid manifest of the current version.
         """
         try:
             content: Any = json.loads(text)
@@ -162,7 +167,7 @@ class Manifest:
 
 
 def current_values(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename the option value 'kept', used by releases up to 0.1, to 'raw'."""
+    """Replace the option value 'kept', used by releases up to 0.1, with 'raw'."""
     values = content['values']
     return {**content, 'values': 'raw' if values == 'kept' else values}
 
@@ -203,7 +208,7 @@ def text_to_bits(text: str, number: int) -> NDArray[np.bool_]:
     packed = np.frombuffer(base64.b64decode(text), np.uint8)
     if len(packed) != -(-number // 8):
         raise ValueError(
-            f'the availability mask of {number} samples must have {-(-number // 8)} bytes '
-            f'in the manifest, got {len(packed)}; copy the manifest again, or pack again'
+            f'the byte count of an availability mask must be {-(-number // 8)} in the '
+            f'manifest, got {len(packed)}; copy the manifest again, or pack again'
         )
     return np.unpackbits(packed, count=number).astype(bool)

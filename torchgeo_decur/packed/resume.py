@@ -31,8 +31,9 @@ class SplitProgress:
     Args:
         name: name of the split.
         writer: writer of the shards.
-        done: complete shards by number.
-        expected: shards in the manifest if the folder was already complete, or None.
+        done: complete shards by shard number.
+        expected: shards in the manifest of a folder that was complete before this run, or
+            None.
     """
 
     name: Split
@@ -124,9 +125,10 @@ def _settings(text: str) -> dict[str, Any]:
 
 
 def _lost_manifest(out: Path) -> bool:
-    """Return whether a folder contains only packed splits, without a readable manifest.
+    """Return whether a folder contains packed splits and nothing else but the manifest.
 
-    Because their settings are unknown, these splits must be written again.
+    This function is called only if the manifest is unreadable. The settings of the splits
+    are then unknown, so they must be written again.
     """
     folders = {f for f in out.iterdir() if f.name != NAME}
     files = {f for folder in folders if folder.is_dir() for f in folder.iterdir()}
@@ -136,7 +138,7 @@ def _lost_manifest(out: Path) -> bool:
 
 
 def _undamaged(folder: Path, shards: Sequence[Shard]) -> dict[int, Written]:
-    """Return the undamaged shards of a complete split, by number."""
+    """Return the undamaged shards of a complete split by shard number."""
     config = read_json(folder / INDEX).get('config')
     if config is None:
         return {}
@@ -152,7 +154,7 @@ def _undamaged(folder: Path, shards: Sequence[Shard]) -> dict[int, Written]:
 
 
 def finish(out: Path, manifest: Manifest, splits: Sequence[SplitProgress]) -> Path:
-    """Write the index of each split and the manifest, and remove temporary records.
+    """Write the manifest and the index of each split, and remove temporary files.
 
     Args:
         out: folder of the packed data.
@@ -163,8 +165,8 @@ def finish(out: Path, manifest: Manifest, splits: Sequence[SplitProgress]) -> Pa
         Path of the manifest.
 
     Raises:
-        ValueError: if shards have different formats, or samples have changed since the
-            folder was complete.
+        ValueError: if samples have different formats or have changed since the folder was
+            complete.
     """
     for split in splits:
         shards = tuple(w.shard for w in split.written)
@@ -200,7 +202,7 @@ def finish(out: Path, manifest: Manifest, splits: Sequence[SplitProgress]) -> Pa
 
 
 def _join_available(written: Sequence[Written]) -> dict[str, str]:
-    """Concatenate the masks of all shards, for modalities that some samples lack."""
+    """Join the masks of all shards for each modality that some samples lack."""
     joined = {
         m: np.concatenate(
             [text_to_bits(w.available[m], w.shard.samples) for w in written]
@@ -211,7 +213,7 @@ def _join_available(written: Sequence[Written]) -> dict[str, str]:
 
 
 def _index(split: SplitProgress) -> str:
-    """Create litdata's index for the samples of a split."""
+    """Create litdata's index of the shards of a split."""
     written = split.written
     config = dict(written[0].config)
     for other in written:

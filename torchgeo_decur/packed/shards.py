@@ -24,14 +24,14 @@ Sample = dict[str, Any]
 
 @dataclass(frozen=True)
 class Written:
-    """Record of a shard on disk.
+    """Metadata of a shard that was written to disk.
 
     Args:
-        shard: entry for the manifest.
+        shard: manifest entry of the shard.
         config: litdata's description of the sample format, which is the same for all
             shards of a split.
-        available: masks of the samples that have a modality, encoded by ``bits_to_text``,
-            by modality.
+        available: mask of the samples that have a modality, by modality. Masks are
+            encoded with ``bits_to_text``.
     """
 
     shard: Shard
@@ -42,7 +42,7 @@ class Written:
 class ShardWriter(Dataset['Written | Exception']):
     """Dataset whose items are the shards of one split: reading item i writes shard i.
 
-    This allows the worker processes of a data loader to write shards in parallel.
+    The worker processes of a data loader can thus write shards in parallel.
 
     Args:
         dataset: map-style dataset to pack.
@@ -79,7 +79,7 @@ class ShardWriter(Dataset['Written | Exception']):
         return self.folder / f'shard-{number:05d}.bin'
 
     def record(self, number: int) -> Path:
-        """Return the path of the temporary record for a complete shard."""
+        """Return the path of the temporary file with the metadata of a complete shard."""
         return self.folder / f'shard-{number:05d}.json'
 
     def find(self, number: int) -> Written | None:
@@ -89,7 +89,7 @@ class ShardWriter(Dataset['Written | Exception']):
             number: number of the shard.
 
         Returns:
-            The record of the shard, or None if the shard is absent or incomplete.
+            The metadata of the shard, or None if the shard is absent or incomplete.
         """
         content, path = read_json(self.record(number)), self.path(number)
         if not content or not path.exists():
@@ -105,8 +105,8 @@ class ShardWriter(Dataset['Written | Exception']):
             number: number of the shard.
 
         Returns:
-            The record of the shard, or an exception. Unlike a raised exception, a returned
-            exception keeps its message when it is passed between processes.
+            The metadata of the shard, or the exception that prevented writing it. Unlike a
+            raised exception, a returned exception keeps its message between processes.
         """
         partial = self.folder / f'.{self.path(number).name}.partial'
         shutil.rmtree(partial, ignore_errors=True)
@@ -156,15 +156,15 @@ class ShardWriter(Dataset['Written | Exception']):
         found = value_types(sample)
         if found != self.keys:
             raise ValueError(
-                f'expected {dict(self.keys)} as in the first sample, found {found} in '
-                f'sample {index}; use the same keys and types in all samples'
+                f'expected the keys and types {dict(self.keys)} as in the first sample, '
+                f'found {found} in sample {index}; use the same in all samples'
             )
         # litdata identifies values by their order.
         return {key: _contiguous(sample[key]) for key in self.keys}
 
 
 def to_bytes(sample: Sample, scale: nn.Module) -> Sample:
-    """Scale the images of a sample to [0, 1], and convert them to bytes.
+    """Scale the images of a sample to [0, 1] and convert them to bytes.
 
     Args:
         sample: sample with ``image_<m>``, shape (C, H, W) or (T, C, H, W).
@@ -189,7 +189,7 @@ def value_types(sample: Mapping[str, Any]) -> dict[str, str]:
         sample: one sample.
 
     Returns:
-        Types, or dtypes of tensors, by key in alphabetical order.
+        Name of the type, or of the dtype of a tensor, by key in alphabetical order.
 
     Raises:
         ValueError: if a value is not a tensor, string, number or Boolean.
@@ -206,7 +206,7 @@ def value_types(sample: Mapping[str, Any]) -> dict[str, str]:
     if wrong:
         raise ValueError(
             f'samples must only have tensors, strings and numbers, got {wrong}; remove '
-            'these keys with `transforms` before packing'
+            'these keys with the option `transforms` before packing'
         )
     return {
         str(k): str(v.dtype).removeprefix('torch.')
@@ -217,7 +217,7 @@ def value_types(sample: Mapping[str, Any]) -> dict[str, str]:
 
 
 def default_size(sample: Mapping[str, Any]) -> int:
-    """Compute the number of samples in a shard of about 64 MiB, from 1 to 4096."""
+    """Compute the number of samples, from 1 to 4096, in a shard of about 64 MiB."""
     tensors = [v for v in sample.values() if isinstance(v, Tensor)]
     bytes_ = sum(v.numel() * v.element_size() for v in tensors)
     return min(max(TARGET // max(bytes_, 1), 1), 4096)

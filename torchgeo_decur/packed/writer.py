@@ -92,14 +92,14 @@ def pack_datamodule(
         datamodule: datamodule to pack.
         out: folder for the packed data.
         values: 'raw' for unchanged samples, or 'uint8' for images scaled to [0, 1],
-            multiplied by 255 and rounded. Bytes take a quarter of the space, and DeCUR was
-            trained on them.
-        splits: splits to pack; a missing 'val' split is skipped.
-        workers: number of processes that read and write; one per core by default. If 0,
-            this process reads and writes.
-        shard_size: number of samples per shard; about 64 MiB by default.
+            multiplied by 255 and rounded. Bytes take a quarter of the space of float32.
+            DeCUR was trained on byte images.
+        splits: splits to pack. A missing 'val' split is skipped.
+        workers: number of processes that read and write. The default is one per core. If
+            0, the calling process reads and writes.
+        shard_size: number of samples per shard. By default, a shard has about 64 MiB.
         compression: 'zstd' to compress each sample, which requires the package zstd.
-        source: class and options of the datamodule, for the manifest.
+        source: class and options of the datamodule, which the manifest records.
         progress: whether to show a progress bar.
 
     Returns:
@@ -108,14 +108,15 @@ def pack_datamodule(
     Raises:
         ChildProcessError: if a worker process was killed.
         ImportError: if litdata is not installed.
-        OSError: if the disk is full, or a file cannot be written.
+        OSError: if the disk is full or a file cannot be written.
         UnreadableFileError: if a file of the dataset cannot be read.
         ValueError: if an option is invalid, samples have different keys, or the folder
             contains other files.
     """
     if values == 'kept':
         warnings.warn(
-            "values: 'kept' is deprecated and will be removed in the next release; use 'raw'",
+            "the value 'kept' of the option values is deprecated and will be removed in the "
+            "next release; use 'raw'",
             FutureWarning,
             stacklevel=2,
         )
@@ -171,7 +172,8 @@ def _check(
     if compression and sys.version_info < (3, 14) and find_spec('zstd') is None:
         raise ValueError(
             "compression must be None without the package zstd, got 'zstd'; install it "
-            'with `pip install zstd` here and on every machine that reads the data'
+            'with `pip install zstd` on this machine and on every machine that reads the '
+            'data'
         )
 
 
@@ -189,7 +191,7 @@ def _datasets(
     lost = [s for s in splits if s not in there and s != 'val']
     if lost or not there:
         raise ValueError(
-            f'splits must exist in {type(datamodule).__name__}, which has no '
+            f'splits must exist in {type(datamodule).__name__}, which lacks '
             f'{lost or list(splits)}; choose other splits with --splits'
         )
     if empty := [s for s, dataset in there.items() if not len(dataset)]:
@@ -201,7 +203,7 @@ def _datasets(
 
 
 def _scale(datamodule: MultimodalDataModule) -> nn.Module:
-    """Return the module that scales the images; check that it scales all to [0, 1]."""
+    """Return the scaling module after checking that it only scales images to [0, 1]."""
     scale: Any = datamodule.aug
     scaled = dict(scale.per_modality) if isinstance(scale, PerModality) else {}
     lost = [
@@ -209,8 +211,9 @@ def _scale(datamodule: MultimodalDataModule) -> nn.Module:
     ]
     if lost:
         raise ValueError(
-            f"values must be 'raw', because the transforms of {lost} do more than scale "
-            'images to [0, 1]; to pack bytes, set their mean and std, and s2_bands: 12'
+            f"values must be 'raw', because the transforms of {lost} do not only scale "
+            'images to [0, 1]; to pack bytes, set mean and std of these modalities, and '
+            'set s2_bands to 12 for BigEarthNet-MM'
         )
     return cast(nn.Module, scale)
 
@@ -245,7 +248,7 @@ def _write(split: SplitProgress, workers: int, progress: bool) -> None:
             if 'DataLoader worker' not in str(error):
                 raise
             raise ChildProcessError(
-                f'{writer.folder}: a worker process was killed ({error}); '
+                f'{writer.folder}: a worker process was killed ({error}) after '
                 f'{_how_to_resume(split)}, with fewer --workers if memory ran out'
             ) from error
         except OSError as error:
@@ -253,8 +256,8 @@ def _write(split: SplitProgress, workers: int, progress: bool) -> None:
                 raise
             raise OSError(
                 error.errno,
-                f'no space left for {writer.folder}; free some space; '
-                f'{_how_to_resume(split)}',
+                f'no space left for {writer.folder} after '
+                f'{_how_to_resume(split, "free some space and ")}',
             ) from error
 
 
@@ -262,9 +265,9 @@ def _path(datamodule: MultimodalDataModule) -> str:
     return f'{type(datamodule).__module__}.{type(datamodule).__qualname__}'
 
 
-def _how_to_resume(split: SplitProgress) -> str:
+def _how_to_resume(split: SplitProgress, before: str = '') -> str:
     return (
-        f'{len(split.done)} of {len(split.writer)} shards are complete; run the same '
+        f'{len(split.done)} of {len(split.writer)} complete shards; {before}run the same '
         'command again to resume'
     )
 
