@@ -76,7 +76,7 @@ class TestCreateEncoder:
     ) -> None:
         monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
         monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))
-        message = r'weights of resnet10t are not in the cache .*; set weights: null'
+        message = r'weights of resnet10t are not in the cache .*; set `weights: null`'
         with pytest.raises(FileNotFoundError, match=message):
             create_encoder('resnet10t', 3, pretrained=True)
 

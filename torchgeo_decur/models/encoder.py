@@ -69,7 +69,7 @@ def create_encoder(
             raise
         raise FileNotFoundError(
             f'the ImageNet weights of {model} are not in the cache and cannot be '
-            f'downloaded ({type(error).__name__}); set weights: null for random weights, '
+            f'downloaded ({type(error).__name__}); set `weights: null` for random weights, '
             'or copy the Hugging Face cache (HF_HOME) from another machine'
         ) from error
     return encoder
@@ -115,9 +115,9 @@ class MultimodalEncoder(nn.Module, HubFolder):
             such as ``bands``, ``unit`` and ``limits``.
 
     Raises:
-        ValueError: if there is no modality, a modality name is invalid, or a model is
-            unknown. Also if an option has an unknown modality, or the numbers of bands and
-            channels differ.
+        ValueError: if ``modalities`` is empty, a modality name is invalid, a model is
+            unknown, an option has an unknown modality, or the numbers of bands and channels
+            differ.
 
     Example:
         >>> import torch
@@ -316,8 +316,8 @@ def to_tokens(encoder: nn.Module, maps: Tensor) -> Tensor:
     if not isinstance(maps, Tensor) or maps.ndim not in (3, 4):
         found = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
         raise ValueError(
-            f'model must have a feature map or tokens, got {found} from '
-            f'{type(encoder).__name__}'
+            f'model must return a feature map or tokens, got {found} from '
+            f'{type(encoder).__name__}; choose another timm model'
         )
     if maps.ndim == 3:
         return maps

@@ -36,15 +36,15 @@ def save_onnx(
     ``features``, shape (batch, F), for any batch size. The export requires the extra
     ``onnx`` (``pip install torchgeo-decur[onnx]``) and torch 2.10 or later.
 
-    The file is written atomically, and only if the features of random images differ from
-    torch by at most 1e-4 of the largest feature.
+    The file is written atomically, and only if the features from onnxruntime and torch
+    differ by at most 1e-4 of the largest feature for random images.
 
     Args:
         encoder: a timm model without classifier, or its state dictionary.
         path: path of the file without suffix; its folder is created.
         model: name of the timm model.
-        metadata: plain values that describe the images. Together with the model name, they
-            become ``metadata_props``: strings unchanged, other values as JSON.
+        metadata: plain values that describe the images. They are stored with the model name
+            as ``metadata_props``: strings unchanged, other values as JSON.
         size: height and width of the images in pixels.
 
     Returns:
@@ -53,7 +53,7 @@ def save_onnx(
     Raises:
         ImportError: if a package of the extra is missing, or torch is older than 2.10.
         ValueError: if the folder is not writable, parameters are missing, torch cannot
-            export the model, or the features differ.
+            export the model, or the features from onnxruntime and torch differ.
     """
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise ImportError(
@@ -100,8 +100,8 @@ def save_onnx(
         if not difference <= _TOLERANCE:
             raise ValueError(
                 f'{file}: expected onnxruntime to differ from torch by at most '
-                f'{_TOLERANCE} of the largest feature, found {difference:.1e}; no file was '
-                'written'
+                f'{_TOLERANCE} of the largest feature, found {difference:.1e}; '
+                'choose another model or image size'
             )
 
     atomic_write(file, write)

@@ -34,8 +34,8 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
         in_chans: number of image channels C.
         num_classes: number of classifier outputs; 0 for features.
         global_pool: pooling of the last feature map: 'avg', 'max', or '' for no pooling.
-        kwargs: options of smp's encoder, such as widths, depths and ``drop_path_rate``
-            (0.1).
+        kwargs: options of smp's encoder, such as widths, depths and ``drop_path_rate``,
+            which is 0.1 in the models ``mit_b0`` to ``mit_b5``.
 
     Attributes:
         num_features: number of channels F of the last feature map.

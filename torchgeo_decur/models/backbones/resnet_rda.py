@@ -195,7 +195,7 @@ class ResNetRDA(ResNet):
 
 
 def _imagenet(model: str) -> dict[str, Any]:
-    """Return the config of timm's ImageNet weights for a ResNet, by our model names."""
+    """Return timm's ImageNet config of a ResNet for both attention variants, by name."""
     found: Any = timm.get_pretrained_cfg(model)
     return {f'{model}_{kind}.{found.tag}': found for kind in ('rda', 'da')}
 

@@ -303,11 +303,12 @@ class CMXSegmenter(Segmenter):
         features: Mapping[str, Sequence[Tensor]],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, list[Tensor]]:
-        """Set the features of absent modalities to zero and record which are present.
+        """Set the features of absent modalities to zero and add masks of present samples.
 
         Returns:
-            The first level by modality, shape (B, C, h, w). If samples may lack a modality,
-            also a mask of shape (B, 1, 1, 1), 1 for present and 0 for absent samples.
+            Lists by modality with the first level, shape (B, C, h, w). If samples may lack
+            a modality, a mask of shape (B, 1, 1, 1) follows, with 1 for present and 0 for
+            absent samples.
         """
         if not available and not (self.training and self.modality_dropout > 0):
             return super().mask(features)

@@ -87,8 +87,9 @@ class FusionHeadClassifier(LateFusion):
         """Compute the input of the fusion head for each modality.
 
         Returns:
-            The ``parts`` of the fusion head, followed by ones of shape (B, 1), which
-            ``mask`` sets to zero for samples without the modality.
+            Lists by modality with the ``parts`` of the fusion head, followed by ones of
+            shape (B, 1). The method ``mask`` sets these ones to zero for samples without
+            the modality.
         """
         _, tokens = self.encoders.tokens(images)
         parts = self.fusion.parts(images, tokens)

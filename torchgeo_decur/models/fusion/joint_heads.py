@@ -27,7 +27,7 @@ class FusionHead(nn.Module, ABC):
         arguments: constructor arguments, as plain values.
         num_features: number of ``joint`` features.
         channels: number of token channels by modality.
-        bands: number of image channels by modality, if the head encodes images.
+        bands: number of image channels by modality, empty for a head that only uses tokens.
     """
 
     arguments: dict[str, Any]
@@ -56,7 +56,8 @@ class FusionHead(nn.Module, ABC):
             tokens: tokens from the encoders of these modalities, shape (B, N, C).
 
         Returns:
-            Lists of tensors by modality, shape (B, ...). The first tensor has the tokens.
+            Lists of tensors by modality, shape (B, ...). The first tensor of each list
+            contains the tokens.
         """
 
     @abstractmethod
@@ -150,9 +151,9 @@ class SharedUniqueHead(FusionHead):
     """Fusion head of COrAL, with shared features and unique features of each modality.
 
     ``shared`` is the class token of a transformer over the given tokens. A second encoder
-    per modality computes tokens, which attention with one learned query pools into unique
-    features. They have the name of the modality. ``joint`` concatenates ``shared`` and the
-    unique features of all modalities, with zeros for absent modalities.
+    per modality computes other tokens. Attention with one learned query pools these tokens
+    into unique features, which are named after the modality. ``joint`` concatenates
+    ``shared`` and the unique features of all modalities, with zeros for absent modalities.
 
     Args:
         modalities: number of channels by modality.
@@ -255,7 +256,10 @@ def build_fusion_head(description: Mapping[str, Any]) -> FusionHead:
     """Build a fusion head with random weights.
 
     Args:
-        description: ``description`` of a fusion head.
+        description: plain values from the property ``description`` of a fusion head.
+
+    Returns:
+        The fusion head.
 
     Raises:
         ValueError: if the class is unknown.
@@ -287,7 +291,7 @@ def load_fusion_head(file: str | Path) -> FusionHead:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file is not a fusion head.
+        ValueError: if the file contains no fusion head.
     """
     if not Path(file).is_file():
         raise FileNotFoundError(

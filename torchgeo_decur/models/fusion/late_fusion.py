@@ -1,4 +1,4 @@
-"""Late fusion: concatenation of features, absent modalities and frozen encoders."""
+"""Late fusion by concatenation, with absent modalities and frozen encoders."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -124,7 +124,7 @@ class LateFusion(nn.Module, ABC):
         features: Mapping[str, Sequence[Tensor]],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, list[Tensor]]:
-        """Set the features of absent modalities to zero; in training, apply dropout.
+        """Set the features of absent modalities to zero and drop modalities in training.
 
         Args:
             features: features of some or all modalities.
@@ -214,7 +214,7 @@ class LateFusion(nn.Module, ABC):
 
 
 def drop_modalities(available: Tensor, p: float) -> Tensor:
-    """Drop random modalities of each sample, but keep at least one.
+    """Drop random modalities of each sample, but keep at least one available modality.
 
     Args:
         available: boolean mask of the available modalities, shape (B, M).

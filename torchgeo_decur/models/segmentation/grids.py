@@ -27,7 +27,7 @@ def align_pyramids(
         sizes: height and width of the image by modality.
         size: height and width of the reference image.
         strides: stride of each level.
-        divisor: number to whose multiples images were padded at the bottom and right.
+        divisor: number that divides the image sizes after padding at the bottom and right.
 
     Returns:
         Levels by modality. Level i has the same height and width for all modalities.
@@ -62,7 +62,7 @@ def align_pyramids(
 
 
 def resample_cells(x: Tensor, cells: Sequence[int], step: Sequence[float]) -> Tensor:
-    """Resample a feature map bilinearly to another cell size, from its top left corner.
+    """Resample a feature map bilinearly to other cells, starting at its top left corner.
 
     Larger cells are averages of smaller cells (antialiasing). Beyond the bottom and right
     edges of the feature map, its last cells are repeated.

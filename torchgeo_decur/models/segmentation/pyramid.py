@@ -29,8 +29,8 @@ class MultimodalPyramid(nn.Module):
         modalities: number of channels by modality.
         model: name of a timm model, one for all modalities or one per modality.
         weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        output_stride: stride of the last level; 16 dilates the last stage, if timm supports
-            this for the model.
+        output_stride: stride of the last level: 32, or 16 to dilate the last stage of
+            models that support it.
         bands: band names of the images by modality; see
             :class:`~torchgeo_decur.models.MultimodalEncoder`.
 
@@ -83,7 +83,8 @@ class MultimodalPyramid(nn.Module):
         number = min(map(len, strides.values()))
         if len({tuple(s[-number:]) for s in strides.values()}) > 1:
             raise ValueError(
-                f'models must have levels with the same strides, got {strides}'
+                f'models must have levels with the same strides, got {strides}; choose '
+                'the same model for all modalities'
             )
         self.strides = next(iter(strides.values()))[-number:]
         self.channels = {m: c[-number:] for m, c in self.channels.items()}
@@ -98,7 +99,7 @@ class MultimodalPyramid(nn.Module):
             raise ValueError(
                 f'model must have a feature pyramid with output stride '
                 f'{options.get("output_stride", 32)}, got {model!r} for {modality} '
-                f'({error})'
+                f'({error}); choose another timm model'
             ) from error
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
@@ -192,7 +193,7 @@ class StagedPyramid(MultimodalPyramid):
         """Compute the first level of each modality.
 
         Returns:
-            A list with the level of stride 4, shape (B, C', h, w), by modality.
+            Lists by modality, each with only the level of stride 4, shape (B, C', h, w).
         """
         return {m: [self.stage(m, 0, x)] for m, x in images.items()}
 

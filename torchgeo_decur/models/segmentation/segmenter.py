@@ -17,9 +17,9 @@ from .pyramid import MultimodalPyramid
 class Segmenter(LateFusion):
     """Base class for segmenters, which decode the pyramids of all modalities to logits.
 
-    The images of a sample must cover the same area, but may differ in size. In this case,
-    their levels are resampled to one grid. If the decoder does not support the size of an
-    image, its last row and column are repeated, and the logits are cropped.
+    The images of a sample must cover the same area. If their sizes differ, the levels are
+    resampled to one grid. If the decoder does not support the size of an image, the last
+    row and column of this image are repeated. The logits are then cropped.
 
     Args:
         encoders: module that maps images to levels by modality.

@@ -29,6 +29,9 @@ class TokenPyramid(nn.Module):
         strides: stride of each level.
         channels: number of channels of each level.
 
+    Raises:
+        ValueError: if the encoder has fewer than four blocks.
+
     Example:
         >>> import timm, torch
         >>> pyramid = TokenPyramid(timm.create_model('test_vit', dynamic_img_size=True))
@@ -57,7 +60,7 @@ class TokenPyramid(nn.Module):
         model.prune_intermediate_layers(self.depths, prune_norm=False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Compute the levels.
+        """Compute the levels of the pyramid.
 
         Args:
             x: images in [0, 1], shape (B, C, H, W).
@@ -95,7 +98,7 @@ class TokenPyramid(nn.Module):
 
 
 def has_tokens(encoder: nn.Module) -> bool:
-    """Return whether all depths of an encoder have the same stride, as in a plain ViT.
+    """Check whether all depths of an encoder have the same stride, as in a plain ViT.
 
     Args:
         encoder: timm encoder.
