@@ -116,7 +116,7 @@ class TestBands:
             (
                 3,
                 None,
-                r"set bands to the bands of the images \(the weights have \['B2', 'B3'",
+                r"set the argument bands to the bands of the images \(the weights have \['B2', 'B3'",
             ),
         ],
     )

@@ -317,9 +317,7 @@ class TestErrors:
     def test_rejects_another_number_of_bands(self, publish: Publish) -> None:
         entry = ViTSmall16_Weights.SENTINEL1_GRD_DECUR
         publish(entry, random_state(SMALL, 2))
-        message = (
-            r"set bands to the bands of the images \(the weights have \['VV', 'VH'\]\)"
-        )
+        message = r"set the argument bands to the bands of the images \(the weights have \['VV', 'VH'\]\)"
         with pytest.raises(ValueError, match=message):
             load_weights(create_encoder(SMALL, 3), entry)
 

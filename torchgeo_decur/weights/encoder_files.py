@@ -68,8 +68,8 @@ def read_checkpoint(file: str | Path, name: str = '') -> Checkpoint:
         The encoders, without projectors and classifiers.
 
     Raises:
-        ValueError: if the file is not a checkpoint, or has no tensors or parameters that
-            are NaN or infinite.
+        ValueError: if the file is not a checkpoint, contains no tensors, or has NaN or
+            infinite parameters.
     """
     name = name or str(file)
     content: Any
@@ -130,7 +130,8 @@ def save_encoder(
         encoder: a timm model, or its state dictionary.
         path: path of the files without suffix; its folder is created.
         model: name of the timm model.
-        metadata: plain values that describe the images, stored as JSON.
+        metadata: plain values that describe the images, stored only in the safetensors
+            file.
         suffixes: one or more of 'pt', 'safetensors' and 'pth'.
 
     Returns:

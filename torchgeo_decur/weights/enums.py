@@ -125,7 +125,8 @@ class DeCURWeights(join_enums(*ENUMS), Enum):  # type: ignore[misc]
         if sorted(checkpoint.states) != expected:
             raise ValueError(
                 f'{self}: expected encoders for {self.meta["modalities"]} under the keys '
-                f'{expected}, found {sorted(checkpoint.states)}'
+                f'{expected}, found {sorted(checkpoint.states)}; rename the file if it is not '
+                'the published file'
             )
         states = {
             m: reorder_channels(checkpoint.states[key], e.channel_order, e.bands)

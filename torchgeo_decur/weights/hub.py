@@ -55,7 +55,7 @@ class HubFolder(
             The encoders, in evaluation mode.
 
         Raises:
-            FileNotFoundError: if a path is not a folder.
+            FileNotFoundError: if a path does not exist or is not a folder.
             ValueError: if the folder or repository contains no encoders.
         """
         name = str(pretrained_model_name_or_path)
@@ -116,7 +116,8 @@ class HubFolder(
             json.dumps(config)
         except TypeError as error:
             raise ValueError(
-                f'metadata must contain only values that JSON supports, got {error}'
+                'metadata must contain only values that JSON supports, got another value '
+                f'({error}); convert this value to numbers, strings or lists'
             ) from error
         # The arguments that the mixin records may include local paths.
         self._hub_mixin_config = config
@@ -134,6 +135,9 @@ class HubFolder(
             args: not used.
             kwargs: ``repo_id``, the repository name in the example, and metadata of the
                 card, such as ``license='mit'``.
+
+        Returns:
+            The model card.
         """
         repo_id = kwargs.pop('repo_id', 'user/name')
         card_data: Any = self._hub_mixin_info.model_card_data

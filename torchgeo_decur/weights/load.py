@@ -84,8 +84,8 @@ def load_weights(
 
     Raises:
         FileNotFoundError: if weights are not in the cache and cannot be downloaded.
-        ValueError: if ``weights`` is neither a known name nor a file. Also if the file is
-            not a checkpoint, lacks the modality, or does not match the encoder.
+        ValueError: if ``weights`` is neither a known name nor a file, or the file is not a
+            checkpoint, lacks the modality, or does not match the encoder.
 
     Example:
         >>> import torch
@@ -238,7 +238,8 @@ def match_parameters(
     if key not in held and (modality or len(held) > 1):
         raise ValueError(
             f'{checkpoint.name}: expected an encoder for {modality or "one modality"}, '
-            f'found encoders for {held}; set modality, or use the same modality names'
+            f'found encoders for {held}; set the argument modality, or use the same '
+            'modality names'
         )
     key = key if key in held else held[0]
     where = f'{checkpoint.name}{f", {modality}" if modality else ""}'
@@ -265,7 +266,10 @@ def match_parameters(
     # A different shape is always an error, because the model or the bands differ.
     if shapes or not fitting or (strict and (missing or wrong)):
         channels = first_convolution(expected) in shapes and known
-        hint = f', or set bands to the bands of the images (the weights have {list(known)})'
+        hint = (
+            ', or set the argument bands to the bands of the images (the weights have '
+            f'{list(known)})'
+        )
         untrained = any(k.startswith('da_') for k in missing)
         raise ValueError(
             f'{checkpoint.name}: expected the parameters of the encoder'
@@ -310,9 +314,9 @@ def _fit_bands(
     key = first_convolution(expected)
     changes: list[str] = []
     if wanted is not None and (not key or len(wanted) != expected[key].shape[1]):
-        channels = expected[key].shape[1] if key else 'no'
+        number = f'the {expected[key].shape[1]}' if key else 'no'
         raise ValueError(
-            f'{where}: bands must name the {channels} channels of the encoder, '
+            f'{where}: bands must name {number} channels of the encoder, '
             f'got {list(wanted)}'
         )
     if key not in state or state[key].ndim != 4:

@@ -61,6 +61,9 @@ class EncoderMetadata:
             in_chans: number of image channels.
             record: metadata of the modality, if known.
             training: training metadata.
+
+        Returns:
+            The metadata.
         """
         images = record.to_dict() if record else {}
         return cls(modality, in_chans, images=images, training=training or {})

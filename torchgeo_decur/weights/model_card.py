@@ -120,7 +120,8 @@ def _images(known: Mapping[str, Any]) -> str:
         return 'Bands, unit and scale were not recorded; please add them before publishing.'
     unit, limits = known.get('unit'), known.get('limits')
     where = f'in {unit}' if unit else 'in a unit that was not recorded'
-    text = f'{len(bands)} bands {where}: {", ".join(map(str, bands))}.'
+    count = '1 band' if len(bands) == 1 else f'{len(bands)} bands'
+    text = f'{count} {where}: {", ".join(map(str, bands))}.'
     if limits:
         text += ' Values are clipped to these limits, which are scaled to 0 and 1:\n\n'
         text += '\n'.join(_limit_rows(bands, *limits))

@@ -35,8 +35,7 @@ def split_states(state: Mapping[str, Tensor]) -> dict[str, State]:
     - Published DeCUR files: ``module.backbone_1.``, ``module.backbone_2.`` and deformable
       attention. Only ``da1_*`` was trained, for all modalities, so every encoder gets
       ``da1_*`` as ``da_*``.
-    - Single encoder: no prefix, or a prefix such as ``model.``, ``backbone.`` or a prefix
-      of TorchGeo's tasks.
+    - Single encoder: no prefix, ``model.``, ``backbone.``, or a prefix of TorchGeo's tasks.
 
     Prefixes added by DDP and ``torch.compile`` are removed.
 
@@ -180,7 +179,7 @@ def count_channels(state: Mapping[str, Tensor]) -> int:
 
 
 def fold_repeated(state: State, channels: int) -> State:
-    """Convert an encoder for copies of one band to a single input channel.
+    """Reduce an encoder whose input channels are copies of one band to one channel.
 
     The kernels of the first convolution are summed over their channels. One band then
     gives the same features as its copies in all channels.
