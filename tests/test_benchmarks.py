@@ -77,7 +77,7 @@ def test_data_benchmark_measures_every_source(
     data.main(places=4, dates=2, size=24, repeats=1, results=path)
     found = [row['case'].split(' places')[0] for row in rows(path)]
     sources = ('folder', 'raw', 'uint8', 'built-in')
-    kinds = ('read', 'batch', 'worker')
+    kinds = ('read', 'batch', 'worker', 'fresh')
     expected = [f'what={kind} {source}' for kind in kinds for source in sources]
     expected += [
         f'what={kind} {packed} / {kind} folder'

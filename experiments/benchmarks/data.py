@@ -5,9 +5,10 @@
 Synthetic scenes have the shape of SSL4EO-S12: 2 + 13 bands, 264 pixels, one GeoTIFF per band and
 date. They are written to a temporary folder and packed as raw values and as bytes. Each case then
 reads the same locations in random order: ``read`` with the dataset, ``batch`` with a data loader in
-this process, and ``worker`` with one worker process and shared memory. The cases alternate so that
-other load on the machine affects all of them. Files are in the page cache, so disk access is not
-measured.
+this process, and ``worker`` with one worker process and shared memory, as in the datamodules.
+``fresh`` is a worker with PyTorch's collate function, which allocates new memory for each batch. The
+cases alternate so that other load on the machine affects all of them. Files are in the page cache,
+so disk access is not measured.
 
 Rows are appended to ``experiments/benchmarks/results_data.csv``.
 """
@@ -26,6 +27,7 @@ from torch.utils.data import DataLoader
 
 from experiments.benchmarks.record import FOLDER, record, render
 from torchgeo_decur.datamodules import SSL4EOS12PairDataModule
+from torchgeo_decur.datamodules.recycled_memory import RecyclingCollate
 from torchgeo_decur.datasets import PackedDataset, SSL4EOS12Pair, SyntheticEO
 from torchgeo_decur.packed import pack_datamodule
 
@@ -59,7 +61,7 @@ def main(
         record('data', {'what': name, **shape}, values, 'samples/s', results)
         for name, values in rates.items()
     ]
-    for kind in ('read', 'batch', 'worker'):
+    for kind in ('read', 'batch', 'worker', 'fresh'):
         folder_rates = rates[f'{kind} folder']
         for name in ('raw', 'uint8'):
             ratios = [
@@ -90,6 +92,7 @@ def _cases(
         **{f'read {n}': partial(_read, d) for n, d in datasets.items()},
         **{f'batch {n}': _Load(d, 0) for n, d in datasets.items()},
         **{f'worker {n}': _Load(d, 1) for n, d in datasets.items()},
+        **{f'fresh {n}': _Load(d, 1, fresh=True) for n, d in datasets.items()},
     }
 
 
@@ -101,13 +104,14 @@ def _read(dataset: Any) -> None:
 class _Load:
     """Data loader with persistent workers so that their startup is not measured."""
 
-    def __init__(self, dataset: Any, workers: int) -> None:
+    def __init__(self, dataset: Any, workers: int, fresh: bool = False) -> None:
         self.loader = DataLoader(
             dataset,
             BATCH,
             shuffle=True,
             num_workers=workers,
             persistent_workers=workers > 0,
+            collate_fn=None if fresh else RecyclingCollate(workers),
         )
 
     def __call__(self) -> None:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from statistics import fmean
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from torchgeo_decur.losses import (
     CLIPLoss,
@@ -150,16 +152,47 @@ class TestValue:
         out = CrossModalLoss(pair())(z)
         torch.testing.assert_close(out['cross_a_b'], torch.stack(expected).mean())
 
-    @pytest.mark.parametrize(('name', 'grams'), [('simclr', 6), ('comm', 8)])
-    def test_similarities_of_a_view_are_computed_once(
-        self, name: str, grams: int, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        ('name', 'among', 'between'),
+        [('simclr', 6, 6), ('clip', 0, 6), ('comm', 8, 7), ('coral', 8, 4)],
+    )
+    def test_similarities_are_computed_once(
+        self, name: str, among: int, between: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        made = []
+        made: list[str] = []
         module = sys.modules[SimCLRLoss.__module__]
-        gram = module.gram
-        monkeypatch.setattr(module, 'gram', lambda u: made.append(u) or gram(u))
+
+        def counted(kind: str) -> Callable[..., Any]:
+            function = getattr(module, kind)
+            return lambda *x: made.append(kind) or function(*x)
+
+        for kind in ('log_sums_among', 'log_sums_between'):
+            monkeypatch.setattr(module, kind, counted(kind))
         CASES[name][0]()(make(names(name, 3)))
-        assert len(made) == grams
+        assert made.count('log_sums_among') == among
+        assert made.count('log_sums_between') == between
+
+    @pytest.mark.parametrize('temperature', [1e-3, 0.02, 50.0])
+    def test_extreme_temperatures(self, temperature: float) -> None:
+        # All pairs are nearly opposite, so that every exponential is small.
+        a = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+        z = (a, -a + 0.1 * a.flip(0))
+        single = [x.clone().requires_grad_() for x in z]
+        double = [x.double().requires_grad_() for x in z]
+        found, exact = (info_nce(*x, temperature) for x in (single, double))
+        assert found.dtype == torch.float32
+        assert found.item() == pytest.approx(exact.item(), rel=1e-5)
+        u = normalize(torch.cat(double), dim=1).detach()
+        scores = (u @ u.T / temperature).fill_diagonal_(-math.inf)
+        own = scores.diagonal(5).repeat(2)
+        expected = (scores.logsumexp(dim=1) - own).mean().item()
+        assert exact.item() == pytest.approx(expected, rel=1e-9)
+        for x, y in zip(
+            torch.autograd.grad(found, single),
+            torch.autograd.grad(exact, double),
+            strict=True,
+        ):
+            torch.testing.assert_close(x.double(), y, rtol=1e-4, atol=1e-4)
 
     def test_coral_weights_its_parts(self) -> None:
         z = make(['shared', 'a', 'b'])

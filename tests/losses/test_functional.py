@@ -7,7 +7,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from torchgeo_decur.losses import DeCURLoss, cross_correlation_terms, standardize
-from torchgeo_decur.losses.functional import effective_rank, feature_std, gram
+from torchgeo_decur.losses.functional import (
+    effective_rank,
+    feature_std,
+    gram,
+    unit_vectors,
+)
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -198,7 +203,7 @@ class TestHigherOrder:
         torch.manual_seed(0)
         return torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
 
-    @pytest.mark.parametrize('function', [standardize, gram])
+    @pytest.mark.parametrize('function', [standardize, gram, unit_vectors])
     def test_second_gradient_matches_finite_differences(self, function: Any) -> None:
         z = self.embeddings()
         assert torch.autograd.gradgradcheck(function, (z,))

@@ -220,7 +220,9 @@ def test_a_small_batch_needs_only_its_own_samples() -> None:
 
 
 @pytest.mark.parametrize(
-    'criterion', [losses.DeCURLoss(1), losses.VICRegLoss()], ids=['decur', 'vicreg']
+    'criterion',
+    [losses.DeCURLoss(1), losses.VICRegLoss(), losses.SimCLRLoss()],
+    ids=['decur', 'vicreg', 'simclr'],
 )
 def test_gradients_match_finite_differences(criterion: EmbeddingLoss) -> None:
     z = [x[:, :6, :2].clone().requires_grad_() for x in make().values()][:2]

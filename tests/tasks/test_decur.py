@@ -327,8 +327,8 @@ class TestOptimizer:
     def test_default_is_lars_for_plain_resnets_else_adamw(self) -> None:
         model = task()
         for name, expected in (
-            ('resnet50', 'LARS'),
-            ('resnet18d.ra2_in1k', 'LARS'),
+            ('resnet50', 'InPlaceLARS'),
+            ('resnet18d.ra2_in1k', 'InPlaceLARS'),
             ('resnet50_rda', 'AdamW'),
             ('vit_small_patch16_224', 'AdamW'),
         ):

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightly.utils.lars import LARS
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.helpers.small_fits import MODALITIES, datamodule, trainer
 from torchgeo_decur.tasks import DeCUR, LateFusionClassification
-from torchgeo_decur.tasks.optimizers import build_optimizer
+from torchgeo_decur.tasks.optimizers import InPlaceLARS, build_optimizer
 
 
 def pretraining(**options: Any) -> DeCUR:
@@ -39,6 +40,32 @@ def test_lars_adapts_rates_without_weight_decay_too() -> None:
     torch.testing.assert_close(change(0.0), change(1e-9), rtol=1e-4, atol=1e-9)
 
 
+def test_lars_equals_that_of_lightly() -> None:
+    torch.manual_seed(0)
+    # Parameters that are 0, or have no gradient, are not adapted.
+    shapes = [torch.randn(4, 3), torch.zeros(4, 3), torch.randn(4, 3), torch.randn(5)]
+    both = []
+    for kind in (LARS, InPlaceLARS):
+        p = [nn.Parameter(x.double()) for x in shapes]
+        groups = [
+            {'params': p[:3], 'weight_decay': 0.1},
+            {'params': p[3:], 'weight_decay': 0.0},
+        ]
+        both.append((p, kind(groups, lr=0.3, momentum=0.9)))
+    for step in range(3):
+        for parameters, optimizer in both:
+            torch.manual_seed(step)
+            for number, parameter in enumerate(parameters):
+                gradient = torch.randn_like(parameter)
+                parameter.grad = 0 * gradient if number == 2 else gradient
+            assert optimizer.step(lambda: 2.0) == 2.0
+    (ours, new), (theirs, old) = both
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(
+        new.state_dict()['state'], old.state_dict()['state'], check_stride=True
+    )
+
+
 @pytest.mark.parametrize('build', [pretraining, transfer])
 @pytest.mark.parametrize('precision', ['bf16-mixed', '32-true'])
 def test_gradients_can_be_clipped(build: Any, precision: Any) -> None:
@@ -60,10 +87,11 @@ class Waits(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
+@pytest.mark.parametrize('optimizer', ['adamw', 'lars'])
 def test_steps_that_are_not_logged_do_not_synchronize(
-    monkeypatch: pytest.MonkeyPatch,
+    optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module: Any = pretraining()
+    module: Any = pretraining(optimizer=optimizer)
     looks = type(module)._should_log
 
     def as_on_a_gpu(self: Any, batch_idx: int) -> bool:
@@ -81,6 +109,7 @@ def test_steps_that_are_not_logged_do_not_synchronize(
     assert len(counted) == 8
     # Lightning looks at what it shows in every step: on a GPU that is on the host already.
     assert steps[0] > steps[1] == steps[2] < steps[3]
+    assert steps[1] <= 4
 
 
 def test_groups_are_those_before_sharding() -> None:

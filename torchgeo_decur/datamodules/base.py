@@ -25,6 +25,7 @@ from ..modalities import (
 from ..transforms import PerModality, ScaleToUnit
 from .loaders import ResumableLoader, ResumableSampler
 from .paired_sampler import PairedSampler, get_availability
+from .recycled_memory import RecyclingCollate
 from .splits import split_groups, take_budget
 from .subset_counts import count_subsets, report_subsets
 from .unconverted_batches import (
@@ -331,7 +332,10 @@ class MultimodalDataModule(BaseDataModule):
             'persistent_workers': self.num_workers > 0,
             'pin_memory': torch.cuda.is_available(),
         }
-        if converts(self.trainer):
+        unconverted = converts(self.trainer)
+        if self.num_workers:
+            options['collate_fn'] = RecyclingCollate(self.num_workers, unconverted)
+        elif unconverted:
             options['collate_fn'] = collate_unconverted
         return options
 

@@ -65,10 +65,15 @@ class CoMMLoss(EmbeddingLoss):
         parts: dict[str, Tensor] = {}
         for n in z:
             subset = self.subset(available, n)
-            a, b = joint if n == 'joint' else self._views(z, n, subset)
-            # A sample with any modality has a joint embedding, so 'joint' needs no subset.
-            whole = subset is None or n == 'joint'
-            joint_a, joint_b = joint if whole else self._views(z, 'joint', subset)
+            if n == 'joint':
+                # Both terms are equal.
+                parts['contrast_joint'] = contrast(*joint)
+                continue
+            a, b = self._views(z, n, subset)
+            # A sample with any modality has a joint embedding, and needs no subset for it.
+            joint_a, joint_b = (
+                joint if subset is None else self._views(z, 'joint', subset)
+            )
             parts[f'contrast_{n}'] = mean([contrast(a, joint_b), contrast(b, joint_a)])
         return {'loss': mean([*parts.values()]), **parts}
 

@@ -5,10 +5,8 @@ from itertools import combinations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from .base import EmbeddingLoss, display_names
-from .functional import Subset
 from .info_nce import Directions, contrast
 
 
@@ -82,15 +80,21 @@ class COrALLoss(EmbeddingLoss):
     ) -> dict[str, Tensor]:
         """Compute the loss and its terms from checked embeddings."""
         names = ['shared', *(m for m in z if m != 'shared')]
-        contrasts = {n: self._contrast(z[n], self.subset(available, n)) for n in names}
+        views: dict[str, list[Directions]] = {}
+        for n in names:
+            subset = self.subset(available, n)
+            views[n] = [Directions(x, self.temperature, subset) for x in z[n]]
+        contrasts = {n: contrast(*of_n) for n, of_n in views.items()}
         orthogonal: dict[str, Tensor] = {}
         for (p, q), pair in display_names(combinations(names, 2)).items():
-            cosines = cosine_similarity(z[p], z[q], dim=2).square()
+            squares = [
+                a.cosines(b).square() for a, b in zip(views[p], views[q], strict=True)
+            ]
             subset = self.subset(available, p, q)
             orthogonal[f'orthogonal_{pair}'] = (
-                cosines.mean(dim=1).sum()
+                torch.stack(squares).mean(dim=1).sum()
                 if subset is None
-                else subset.term(torch.stack([*map(subset.mean, cosines)]).sum())
+                else subset.term(torch.stack([*map(subset.mean, squares)]).sum())
             )
         shared = contrasts.pop('shared')
         unique = {f'unique_{m}': x for m, x in contrasts.items()}
@@ -100,7 +104,3 @@ class COrALLoss(EmbeddingLoss):
             + self.orthogonal_weight * torch.stack(list(orthogonal.values())).sum()
         )
         return {'loss': loss, 'shared': shared, **unique, **orthogonal}
-
-    def _contrast(self, z: Tensor, subset: Subset | None) -> Tensor:
-        a, b = (Directions(x, self.temperature, subset) for x in z)
-        return contrast(a, b)

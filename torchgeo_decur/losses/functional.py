@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+# As in torch.nn.functional.normalize.
+_SMALLEST_NORM = 1e-12
+
 
 class Subset:
     r"""Samples that have all modalities of a term, and statistics over these samples.
@@ -97,6 +100,24 @@ def standardize(z: Tensor, eps: float = 1e-5, subset: Subset | None = None) -> T
         result, _ = _Standardize.apply(z, eps)
     else:
         result, _ = _StandardizeSubset.apply(z, subset.mask, subset.count, eps)
+    return cast(Tensor, result)
+
+
+def unit_vectors(z: Tensor, length: float = 1.0) -> Tensor:
+    r"""Scale each embedding to one length.
+
+    Args:
+        z: embeddings, shape (N, D).
+        length: length of the results; embeddings of length 0 stay 0.
+
+    Returns:
+        Embeddings, same shape.
+
+    Example:
+        >>> unit_vectors(torch.tensor([[3.0, 4.0]])).round(decimals=3)
+        tensor([[0.6000, 0.8000]])
+    """
+    result, _ = _UnitVectors.apply(z, length)
     return cast(Tensor, result)
 
 
@@ -501,6 +522,37 @@ def _project(x: Tensor, result: Tensor, scale: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         return (centred - result * along) * scale
     return centred.addcmul_(result, along, value=-1).mul_(scale)
+
+
+class _UnitVectors(torch.autograd.Function):
+    """Saves only the result for backward, while autograd would save each step."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, length: float) -> tuple[Tensor, Tensor]:
+        norm = torch.linalg.vector_norm(z, dim=1, keepdim=True)
+        scale = length / norm.clamp(min=_SMALLEST_NORM)
+        return z * scale, scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*output)
+        ctx.length = inputs[1]
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None]:
+        (result, scale), (to_result, to_scale) = ctx.saved_tensors, gradients
+        square = ctx.length**2
+        found = None
+        if to_result is not None:
+            along = (to_result * result).sum(dim=1, keepdim=True) / square
+            found = (to_result - result * along) * scale
+        if to_scale is not None:
+            by_scale = -to_scale * scale.square() * result / square
+            found = by_scale if found is None else found + by_scale
+        return found, None
 
 
 class _Gram(torch.autograd.Function):

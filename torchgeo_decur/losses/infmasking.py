@@ -126,7 +126,7 @@ def contrast_masked(
     """
     number, masks, _ = masked.shape
     directions = Directions(joint, temperature)
-    u = normalize(masked, dim=2) / math.sqrt(temperature)
+    u = normalize(masked.to(directions.u.dtype), dim=2) / math.sqrt(temperature)
     similarity = (directions.u @ u.flatten(0, 1).T).unflatten(1, (number, masks))
     own = similarity.diagonal()
     mu, variance = own.mean(dim=0), own.var(dim=0, correction=0)
@@ -134,4 +134,4 @@ def contrast_masked(
     others = similarity.masked_fill(itself[..., None], -torch.inf).logsumexp(dim=(1, 2))
     negatives = torch.logaddexp(others, directions.among)
     each: Tensor = torch.logaddexp(mu + weight * variance / 2, negatives) - mu
-    return each.mean()
+    return each.mean().to(joint.dtype)

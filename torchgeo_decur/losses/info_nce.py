@@ -2,18 +2,22 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
 
 from .base import PairwiseLoss
-from .functional import Subset, gram
+from .functional import Subset, unit_vectors
 
 _SMALLEST = 0.01
 # Similarity to a sample outside the subset of a term. Unlike -inf, it gives a gradient of 0
 # instead of NaN if the subset is empty.
 _NONE = -1e30
+# Logarithm of the largest exponential. Others may be e^-140 times as large in float32.
+_LARGEST = 40.0
+# Lower temperatures need the range of float64.
+_COLD = 0.015
 
 
 class Directions:
@@ -25,7 +29,7 @@ class Directions:
         subset: samples to use; all by default.
 
     Example:
-        >>> Directions(torch.eye(2), temperature=1.0).among
+        >>> Directions(torch.eye(2), temperature=1.0).among.round(decimals=3)
         tensor([0., 0.])
     """
 
@@ -34,8 +38,12 @@ class Directions:
     ) -> None:
         """Initialize a new Directions instance."""
         z = z if subset is None else subset.rows(z)
+        self.dtype = z.dtype
+        if temperature < _COLD and z.device.type != 'mps':
+            z = z.double()
         # A similarity is the product of two vectors, so each is scaled by sqrt(1 / tau).
-        self.u = normalize(z, dim=1) / math.sqrt(temperature)
+        self.u = unit_vectors(z, 1 / math.sqrt(temperature))
+        self.temperature = temperature
         self.subset = subset
         self._among: Tensor | None = None
 
@@ -43,11 +51,20 @@ class Directions:
     def among(self) -> Tensor:
         r"""Log-sum-exp :math:`\log \sum_{j \ne i} e^{s_{ij}}` of similarities, shape (N,)."""
         if self._among is None:
-            itself = torch.eye(len(self.u), dtype=torch.bool, device=self.u.device)
-            similarity = used(gram(self.u), self.subset)
-            similarity = similarity.masked_fill(itself, -torch.inf)
-            self._among = similarity.logsumexp(dim=1)
+            self._among = log_sums_among(self.u, self.subset)
         return self._among
+
+    def cosines(self, other: 'Directions') -> Tensor:
+        """Compute the cosine of each sample in two views.
+
+        Args:
+            other: directions of other embeddings of the same samples.
+
+        Returns:
+            Cosines, shape (N,); those of samples that a view does not use are 0.
+        """
+        found = self.temperature * (self.u * other.u).sum(dim=1)
+        return found.to(self.dtype)
 
 
 def contrast(a: Directions, b: Directions) -> Tensor:
@@ -60,27 +77,55 @@ def contrast(a: Directions, b: Directions) -> Tensor:
     Returns:
         A scalar.
     """
-    similarity = used(a.u @ b.u.T, a.subset)
-    of_a = torch.logaddexp(similarity.logsumexp(dim=1), a.among)
-    of_b = torch.logaddexp(similarity.logsumexp(dim=0), b.among)
-    each = (of_a + of_b) / 2 - similarity.diagonal()
+    of_a, of_b, own = log_sums_between(a.u, b.u, a.subset)
+    of_a, of_b = torch.logaddexp(of_a, a.among), torch.logaddexp(of_b, b.among)
+    each = ((of_a + of_b) / 2 - own).to(a.dtype)
     return each.mean() if a.subset is None else a.subset.term(a.subset.mean(each))
 
 
-def used(similarity: Tensor, subset: Subset | None) -> Tensor:
-    """Mask the similarities of samples outside a subset.
+def log_sums_among(u: Tensor, subset: Subset | None = None) -> Tensor:
+    r"""Compute :math:`\log \sum_{j \ne i} e^{u_i \cdot u_j}` of each sample.
 
     Args:
-        similarity: similarities of all pairs of samples, shape (N, N).
-        subset: samples to use; None for all.
+        u: embeddings, shape (N, D).
+        subset: samples to use; by default all.
 
     Returns:
-        Similarities, with a large negative number for pairs outside the subset.
+        Logarithms, shape (N,); very small numbers for samples without others.
+
+    Example:
+        >>> log_sums_among(torch.eye(3)).round(decimals=3)  # log 2
+        tensor([0.6930, 0.6930, 0.6930])
     """
-    if subset is None:
-        return similarity
-    both = subset.mask[:, None] & subset.mask[None]
-    return similarity.masked_fill(~both, _NONE)
+    mask = None if subset is None else subset.mask
+    result, *_ = _SumsAmong.apply(u, mask)
+    return cast(Tensor, result)
+
+
+def log_sums_between(
+    a: Tensor, b: Tensor, subset: Subset | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Compute sums of the exponentials of :math:`s_{ij} = a_i \cdot b_j`.
+
+    Both sums share the exponentials, and the backward pass uses them again.
+
+    Args:
+        a: embeddings, shape (N, D).
+        b: other embeddings of the same samples, shape (N, D).
+        subset: samples to use; by default all.
+
+    Returns:
+        :math:`\log \sum_j e^{s_{ij}}`, :math:`\log \sum_j e^{s_{ji}}` and
+        :math:`s_{ii}`, shape (N,) each.
+
+    Example:
+        >>> rows, columns, own = log_sums_between(torch.eye(2), torch.zeros(2, 2))
+        >>> rows.round(decimals=3), own  # log 2
+        (tensor([0.6930, 0.6930]), tensor([0., 0.]))
+    """
+    mask = None if subset is None else subset.mask
+    rows, columns, own, *_ = _SumsBetween.apply(a, b, mask)
+    return rows, columns, own
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float = 0.1) -> Tensor:
@@ -233,12 +278,99 @@ class _Contrast(nn.Module):
             self.log_scale.clamp_(max=-math.log(_SMALLEST))
         if subset is not None:
             a, b = subset.rows(a), subset.rows(b)
-        logits = self.log_scale.exp() * normalize(a, dim=1) @ normalize(b, dim=1).T
-        logits = used(logits, subset)
-        own = torch.arange(len(a), device=a.device)
-        if subset is None:
-            return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
-        of_a, of_b = (
-            cross_entropy(x, own, reduction='none') for x in (logits, logits.T)
+        scaled = self.log_scale.exp() * unit_vectors(a)
+        of_a, of_b, own = log_sums_between(scaled, unit_vectors(b), subset)
+        each = (of_a + of_b) / 2 - own
+        return each.mean() if subset is None else subset.mean(each)
+
+
+class _SumsAmong(torch.autograd.Function):
+    """Saves exponentials once. Autograd would compute them again in the backward pass.
+
+    The exponentials and their sums are also outputs, as torch.func requires.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(u: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        similarity = u @ u.T
+        shift = similarity.amax() - _LARGEST
+        exponentials = (
+            similarity.sub_(shift).exp_().masked_fill_(_unused(u, mask, True), 0)
         )
-        return subset.mean((of_a + of_b) / 2)
+        sums = exponentials.sum(dim=1).clamp_(min=torch.finfo(u.dtype).tiny)
+        return sums.log() + shift, exponentials, sums
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs, *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        u, mask, exponentials, sums = ctx.saved_tensors
+        g = gradients[0]
+        if torch.is_grad_enabled():
+            similarity = (u @ u.T).masked_fill(_unused(u, mask, True), _NONE)
+            weights = similarity.softmax(dim=1) * g[:, None]
+            return (weights + weights.T) @ u, None
+        g = g / sums
+        # The exponentials are symmetric.
+        return exponentials.mul(g[:, None] + g) @ u, None
+
+
+class _SumsBetween(torch.autograd.Function):
+    """Computes exponentials once, for sums over rows and columns and their gradient."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        similarity = a @ b.T
+        own = similarity.diagonal().clone()
+        shift = similarity.amax() - _LARGEST
+        exponentials = similarity.sub_(shift).exp_()
+        if mask is not None:
+            exponentials = exponentials.masked_fill_(_unused(a, mask, False), 0)
+        tiny = torch.finfo(a.dtype).tiny
+        rows, columns = (exponentials.sum(dim=d).clamp_(min=tiny) for d in (1, 0))
+        return (
+            rows.log() + shift,
+            columns.log() + shift,
+            own,
+            exponentials,
+            rows,
+            columns,
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs, *output[3:])
+        ctx.mark_non_differentiable(*output[3:])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        a, b, mask, exponentials, rows, columns = ctx.saved_tensors
+        of_a, of_b, of_own = gradients[:3]
+        if torch.is_grad_enabled():
+            similarity = a @ b.T
+            if mask is not None:
+                similarity = similarity.masked_fill(_unused(a, mask, False), _NONE)
+            weights = similarity.softmax(dim=1) * of_a[:, None]
+            weights = weights + similarity.softmax(dim=0) * of_b + of_own.diag()
+        else:
+            weights = (of_a / rows)[:, None] + of_b / columns
+            weights = weights.mul_(exponentials)
+            weights.diagonal().add_(of_own)
+        return weights @ b, weights.T @ a, None
+
+
+def _unused(u: Tensor, mask: Tensor | None, itself: bool) -> Tensor:
+    """Return which pairs of samples a sum leaves out, shape (N, N)."""
+    unused = (
+        torch.eye(len(u), dtype=torch.bool, device=u.device)
+        if itself
+        else torch.zeros((), dtype=torch.bool, device=u.device)
+    )
+    return unused if mask is None else unused | ~(mask[:, None] & mask)
