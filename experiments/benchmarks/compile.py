@@ -11,19 +11,18 @@ Rows are appended to ``experiments/benchmarks/results_compile.csv``, with the ma
 at the start.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from time import perf_counter, process_time
+from time import perf_counter
 from typing import Any
 
 import torch
 from jsonargparse import auto_cli
 from torch import Tensor, nn
 
-from experiments.benchmarks.measure import DEVICE, take_turns
+from experiments.benchmarks.measure import DEVICE, load, take_turns, work_time
 from experiments.benchmarks.record import FOLDER, record, render
 from torchgeo_decur.models import create_encoder
 
@@ -57,7 +56,7 @@ def main(
     rows = []
     for name in models:
         case: dict[str, object] = {'model': name, 'batch': batch_size, 'size': size}
-        case |= {'threads': threads, 'load': f'{os.getloadavg()[0]:.1f}'}
+        case |= {'threads': threads, 'load': load()}
         plain = create_encoder(name, in_chans).to(DEVICE).train()
         other = compile_encoder(deepcopy(plain))
         start = perf_counter()
@@ -71,8 +70,7 @@ def main(
         first = [perf_counter() - start]
         rows.append(record('compile', {**case, 'what': 'first'}, first, 's', results))
         cases = {'plain': partial(run, plain, x), 'compiled': partial(run, other, x)}
-        clock = process_time if DEVICE.type == 'cpu' else None
-        seconds = take_turns(cases, repeats, minutes, clock)
+        seconds = take_turns(cases, repeats, minutes, work_time)
         for what, times in seconds.items():
             row = [1000 * t for t in times]
             rows.append(record('compile', {**case, 'what': what}, row, 'ms', results))

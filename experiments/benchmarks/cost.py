@@ -14,17 +14,22 @@ Rows are appended to ``experiments/benchmarks/results_cost.csv``, with the machi
 the start.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from time import process_time
 from typing import Any
 
 import torch
 from jsonargparse import auto_cli
 from torch import Tensor
 
-from experiments.benchmarks.measure import DEVICE, Clock, peak_mib, take_turns
+from experiments.benchmarks.measure import (
+    DEVICE,
+    Clock,
+    load,
+    peak_mib,
+    take_turns,
+    work_time,
+)
 from experiments.benchmarks.record import FOLDER, record, render_costs
 from torchgeo_decur import tasks
 
@@ -57,7 +62,7 @@ class Step:
 
     def run(self) -> None:
         """Run the step and record the seconds of the loss and of everything else."""
-        clock = Clock(process_time if DEVICE.type == 'cpu' else None)
+        clock = Clock(work_time)
         z: dict[str, list[Tensor]] = {}
         for view in range(2):
             with torch.no_grad():
@@ -113,7 +118,7 @@ def main(
         'batch': batch_size,
         'size': size,
         'threads': threads,
-        'load': f'{os.getloadavg()[0]:.1f}',
+        'load': load(),
     }
     images = {
         m: torch.rand(batch_size, c, size, size, device=DEVICE)

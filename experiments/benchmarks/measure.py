@@ -1,7 +1,8 @@
 """Time and memory measurements of alternating cases."""
 
+import os
 from collections.abc import Callable, Mapping
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -91,6 +92,20 @@ def peak_mib(function: Callable[[], Any]) -> float:
         now += event.nbytes()
         most = max(most, now)
     return most / 2**20
+
+
+def work_time() -> float:
+    """Return processor time on a CPU, else real time after synchronization, in seconds.
+
+    Other work of the machine affects processor time less. It includes the waiting of
+    threads, so use one thread.
+    """
+    return process_time() if DEVICE.type == 'cpu' else _now()
+
+
+def load() -> str:
+    """Return the load average of the last minute, for the case of a row."""
+    return f'{os.getloadavg()[0]:.1f}'
 
 
 def _now() -> float:

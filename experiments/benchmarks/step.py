@@ -14,7 +14,8 @@ encoders, projectors, DeCUR's loss and the optimizer. The variants are:
 
 The variants share weights, optimizer and images, and alternate in one process. To time the backward
 pass of each part, the graph is cut between encoder, projector and loss. Memory is the peak of
-tensors and gradients, without weights and optimizer state.
+tensors and gradients, without weights and optimizer state. On a CPU, processor time is measured,
+which depends less on other load on the machine.
 
 Rows are appended to ``experiments/benchmarks/results_step.csv``.
 """
@@ -30,7 +31,7 @@ from jsonargparse import auto_cli
 from torch import Tensor
 from torch.profiler import profile
 
-from experiments.benchmarks.measure import DEVICE, Clock, peak_mib
+from experiments.benchmarks.measure import DEVICE, Clock, load, peak_mib, work_time
 from experiments.benchmarks.published import matrix_loss
 from experiments.benchmarks.record import FOLDER, record, render, render_parts
 from torchgeo_decur.tasks import DeCUR
@@ -71,7 +72,7 @@ class Step:
         """Run a step of a variant and return the seconds of its parts."""
         published = variant == 'published'
         half = torch.autocast(DEVICE.type, torch.bfloat16, enabled=VARIANTS[variant][1])
-        clock = Clock()
+        clock = Clock(work_time)
         images = self._load(published)
         clock.lap('data')
         features: dict[str, list[Tensor]] = {m: [] for m in images}
@@ -125,6 +126,7 @@ def main(
     batch_sizes: Sequence[int] = (8, 32),
     size: int = 224,
     repeats: int = 5,
+    threads: int = 1,
     compile: bool = False,
     profile: bool = False,
     results: Path = FOLDER / 'results_step.csv',
@@ -137,17 +139,18 @@ def main(
         batch_sizes: numbers of samples per batch.
         size: view size in pixels; images are 40 pixels larger.
         repeats: number of runs per variant.
+        threads: number of CPU threads.
         compile: whether to compile the encoders, projectors and loss of all variants; this takes
             minutes.
         profile: whether to print the time of each operation in one step.
         results: CSV file to append to.
     """
+    torch.set_num_threads(threads)
     task = DeCUR(
         {'s1': 2, 's2': 13}, model, projector=projector, size=size, compile=compile
     )
-    side = size + 40
     case: dict[str, object] = {'model': model, 'D': projector[-1], 'size': size}
-    case |= {'compile': compile}
+    case |= {'threads': threads, 'compile': compile}
     rows = []
     for batch_size in batch_sizes:
         side = size + 40
@@ -159,7 +162,7 @@ def main(
         if profile:
             _profile(step)
         else:
-            one = {'batch': batch_size, **case}
+            one = {'batch': batch_size, 'load': load(), **case}
             rows.append(_record(one, step, batch_size, repeats, results))
     for found in rows:
         print(render_parts(found), render(found), sep='\n\n', end='\n\n')

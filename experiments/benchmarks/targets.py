@@ -65,6 +65,12 @@ TARGETS = (
         at_most=1.3,
     ),
     Target(
+        'loss, any size: time of a contrastive loss / DeCUR',
+        'loss',
+        r'what=(SimCLR|CLIP|CoMM|COrAL|InfMasking|FactorCL) / DeCUR$',
+        at_most=1.3,
+    ),
+    Target(
         'loss, any size: time with partly paired / complete samples',
         'loss',
         r'what=\w+-partly / \w+$',

@@ -281,7 +281,9 @@ class TestGradient:
         def total(*values: Tensor) -> Tensor:
             return criterion(dict(zip(z, values, strict=True)))['loss']
 
-        assert torch.autograd.gradcheck(total, [x.requires_grad_() for x in z.values()])
+        leaves = [x.requires_grad_() for x in z.values()]
+        assert torch.autograd.gradcheck(total, leaves)
+        assert torch.autograd.gradgradcheck(total, leaves, atol=1e-4, fast_mode=True)
 
     @LOSSES
     def test_twenty_steps_lower_the_loss(self, name: str) -> None:

@@ -299,7 +299,7 @@ class _SumsAmong(torch.autograd.Function):
         exponentials = (
             similarity.sub_(shift).exp_().masked_fill_(_unused(u, mask, True), 0)
         )
-        sums = exponentials.sum(dim=1).clamp_(min=torch.finfo(u.dtype).tiny)
+        sums = exponentials.sum(dim=1).clamp(min=torch.finfo(u.dtype).tiny)
         return sums.log() + shift, exponentials, sums
 
     @staticmethod
@@ -334,7 +334,7 @@ class _SumsBetween(torch.autograd.Function):
         if mask is not None:
             exponentials = exponentials.masked_fill_(_unused(a, mask, False), 0)
         tiny = torch.finfo(a.dtype).tiny
-        rows, columns = (exponentials.sum(dim=d).clamp_(min=tiny) for d in (1, 0))
+        rows, columns = (exponentials.sum(dim=d).clamp(min=tiny) for d in (1, 0))
         return (
             rows.log() + shift,
             columns.log() + shift,
