@@ -44,7 +44,7 @@ class AugmentationChain(Augmentation, nn.Sequential):
     For a given seed, the result equals ``kornia.augmentation.AugmentationSequential`` with
     the same operations, up to rounding. This chain is faster:
 
-    - The crop and flips commute with intensity operations, so one resampling does both.
+    - The crop and flips commute with intensity operations, so one resampling step crops and flips.
     - Each operation processes only its selected samples, in place.
     - The result is in channels-last memory format, which suits convolutions.
     - Parameters are drawn on the CPU and copied in one asynchronous transfer.
@@ -243,7 +243,7 @@ def jitter_(x: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
 
 @contextmanager
 def float32_by_default() -> Iterator[None]:
-    """Set the default dtype to float32, because Lightning changes it during a fit."""
+    """Use float32 as the default dtype, because Lightning changes it during a fit."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -267,8 +267,8 @@ def crop_axes(
         extent: height and width of the images.
         size: height and width of the crops.
         grid: size of another image of the same area and size of its crop, each as height
-            and width. The positions then crop the same area from this image. By default,
-            ``extent`` and ``size``.
+            and width. The positions then crop the same area from this image. The
+            default is ``extent`` and ``size``.
 
     Returns:
         Normalized positions of the columns, shape (B, W'), and rows, shape (B, H'). As for
@@ -310,7 +310,8 @@ def resample(
         mode: 'bilinear' or 'nearest'.
 
     Returns:
-        Resampled images, shape (B, C, H', W'), float32, or float64 for float64 images.
+        Resampled images, shape (B, C, H', W'), in float64 for float64 images and otherwise
+        in float32.
     """
     exact = torch.promote_types(images.dtype, torch.float32)
     shape = (len(images), rows.shape[1], columns.shape[1])
@@ -349,7 +350,7 @@ def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
 def _chosen(
     drawn: Mapping[str, Tensor], part: slice
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the indices of the samples an operation applies to, and their parameters."""
+    """Return the indices of the samples to which an operation applies, with parameters."""
     samples = len(drawn['batch_prob'])
     index = (drawn['batch_prob'][part] > 0.5).nonzero()[:, 0]
     return index, {k: v[part][index] for k, v in drawn.items() if len(v) == samples}

@@ -35,10 +35,10 @@ class DeCURAugmentation(AugmentationChain):
         brightness: maximum relative change b of the brightness. Its factor is drawn from
             [1 - b, 1 + b].
         contrast: maximum relative change of the distance to the mean of each band.
-        saturation: maximum relative change of the distance to the grayscale image; 0
-            except for RGB images.
-        hue: maximum rotation of the hue, as a fraction of the color circle of at most 0.5;
-            0 except for RGB images.
+        saturation: maximum relative change of the distance to the grayscale image, which
+            must be 0 except for RGB images.
+        hue: maximum rotation of the hue, as a fraction of the color circle of at most 0.5,
+            which must be 0 except for RGB images.
         jitter: probability of changing brightness, contrast, saturation and hue, or None
             to remove the operation.
         grayscale: probability of replacing all bands by their mean, or None to remove the
@@ -260,7 +260,7 @@ PRESETS: dict[str, Callable[..., Augmentation]] = {
 """Default augmentation for each modality name.
 
 If another modality uses :class:`DepthAugmentation`, ``rgb`` uses
-:class:`UprightRGBAugmentation`.
+:class:`UprightRGBAugmentation` instead.
 """
 
 

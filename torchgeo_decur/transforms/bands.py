@@ -41,7 +41,8 @@ class ToModalities:
         """
         if 'image' not in sample:
             raise ValueError(
-                f'{self.modality}: expected a sample with image, found {sorted(sample)}'
+                f"{self.modality}: expected a sample with the key 'image', found "
+                f'{sorted(sample)}; apply this transform once per dataset'
             )
         rest = {k: v for k, v in sample.items() if k != 'image'}
         return {**rest, f'image_{self.modality}': sample['image']}

@@ -21,13 +21,14 @@ class PairedCrop(nn.Module):
     """Augmentation that crops and flips all modalities and the mask in the same way.
 
     Transfer tasks use this augmentation for training. Images and mask must cover the same
-    area, but may differ in size. The crop is drawn in pixels of the largest image. Images
+    area but may differ in size. The crop is drawn in pixels of the largest image. Images
     are resampled bilinearly, and masks with nearest-neighbor interpolation. Parameters are
     drawn on the CPU in float32 and copied in one asynchronous transfer.
 
     Args:
         size: height and width of the result in pixels, one value for all images and the
-            mask or one per modality. None, the default, keeps the size.
+            mask or one per modality. With one per modality, the mask keeps its size. None,
+            the default, keeps all sizes.
         crop_scale: range of the crop area, as a fraction of the image area.
         crop_ratio: range of the aspect ratio of the crop.
         hflip: probability of a horizontal flip.

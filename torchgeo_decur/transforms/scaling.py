@@ -50,7 +50,7 @@ class ScaleToUnit(nn.Module):
         if limits is None and self.modality.kind not in ('elevation', 'depth'):
             raise ValueError(
                 f'{self.modality.kind} bands {list(self.modality.bands)} must have mean '
-                'and std for scaling, got none; set mean and std, or unit: uint8 for bytes'
+                'and std for scaling, got none; set mean and std, or `unit: uint8` for bytes'
             )
         low, high = limits or (None, None)
         for name, values in (('low', low), ('high', high)):
