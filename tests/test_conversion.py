@@ -45,7 +45,7 @@ class TestConversion:
         [
             (
                 {'offset': [1, 2, 3]},
-                r'm: offset must be one number, or one for each of',
+                r'm: offset must be one number or one number per band',
             ),
             ({'scale': 0}, r'm: scale must be finite and not 0, got \[0\.0\]'),
             ({'scale': [1, 0]}, r'scale must be finite and not 0'),
@@ -103,7 +103,7 @@ class TestData:
     def test_rasters_refuse_early(self) -> None:
         entries = {m: {'paths': m, 'bands': list(BANDS)} for m in ('s1', 's2')}
         entries['s2']['offset'] = [1, 2, 3]
-        with pytest.raises(ValueError, match='s2: offset must be one number, or one'):
+        with pytest.raises(ValueError, match='s2: offset must be one number or one'):
             RasterPairDataModule(entries)
 
     def test_converts_paired_folders(self, tmp_path: Path) -> None:

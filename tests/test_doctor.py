@@ -336,11 +336,11 @@ def test_setup_that_fails_is_a_finding(
 
 
 UNITS: list[tuple[str, Callable[[np.ndarray], np.ndarray], str, Level, str]] = [
-    ('s1', lambda x: x * 100, 'unit', Level.ERROR, 'set scale: 0.01'),
+    ('s1', lambda x: x * 100, 'unit', Level.ERROR, 'set `scale: 0.01`'),
     ('s1', lambda x: 10 ** (x / 10), 'unit', Level.ERROR, 'linear power'),
     ('s1', lambda x: x[::-1].copy(), 'order', Level.ERROR, 'swapped'),
-    ('s2', lambda x: x / 10_000, 'unit', Level.ERROR, 'set scale: 10000'),
-    ('s2', lambda x: x + 1000, 'offset', Level.ERROR, 'set offset: -1000'),
+    ('s2', lambda x: x / 10_000, 'unit', Level.ERROR, 'set `scale: 10000`'),
+    ('s2', lambda x: x + 1000, 'offset', Level.ERROR, 'set `offset: -1000`'),
     ('s2', lambda x: x[[*range(12), 11]], 'copies', Level.WARNING, 'B11 and B12'),
 ]
 
@@ -377,7 +377,7 @@ def test_finds_missing_pixels_and_constant_bands(scenes: list[Arrays]) -> None:
     for a, b, c in zip(border, fill, flat, strict=True):
         a[:, :8], b[:, :8], c[4] = 0, -9999, 7
     assert 'exactly 0 in all bands' in first_finding('s1', border).found
-    assert first_finding('s1', fill).cure == 'set nodata: -9999'
+    assert first_finding('s1', fill).cure == 'set `nodata: -9999`'
     constant = first_finding('s2', flat)
     assert constant.check == 'constant' and constant.level is Level.WARNING
     assert "['B5'] are constant in all samples of train" in constant.found
@@ -424,7 +424,7 @@ def test_values_that_are_not_finite_and_copied_modalities(
     copies = by_check['copies', 's1, s2']
     assert copies.level is Level.ERROR and 'in 3 samples' in copies.found
     nan = next(f for (check, _), f in by_check.items() if check == 'values')
-    assert 'NaN or infinite' in nan.found and 'set nodata' in nan.cure
+    assert 'NaN or infinite' in nan.found and 'set the option nodata' in nan.cure
 
 
 def test_finds_dates_far_apart(tmp_path: Path) -> None:

@@ -116,20 +116,28 @@ class TestErrors:
             (
                 LAND * 100,
                 S1,
-                r'as in integers that store dB times 100; set scale: 0\.01',
+                r'as in integers that store dB times 100; set `scale: 0\.01`',
             ),
             (LAND.mul(100).short(), S1, r'as in integers that store dB times 100'),
-            (LAND * 10, S1, r'as in integers that store dB times 10; set scale: 0\.1'),
+            (
+                LAND * 10,
+                S1,
+                r'as in integers that store dB times 10; set `scale: 0\.1`',
+            ),
             (LAND % 65536, S1, r'stored as uint16'),
             (LAND.abs() * 20, S1, r'as in amplitudes or digital numbers'),
             (
                 put(10 ** (LAND / 10), -9999, 0.05),
                 S1,
-                r'-9999 in 4.2% of the pixels of band VV.*set nodata: -9999',
+                r'-9999 in 4.2% of the pixels of band VV.*set `nodata: -9999`',
             ),
             (put(LAND, -9999, 0.05), S1, r'typical of missing pixels'),
-            (put(FIELDS, -9999, 0.05), S2, r'set nodata: -9999'),
-            (put(HEIGHTS, -32768, 0.06), DEM, r'-32768 in 6\.2% .*set nodata: -32768'),
+            (put(FIELDS, -9999, 0.05), S2, r'set `nodata: -9999`'),
+            (
+                put(HEIGHTS, -32768, 0.06),
+                DEM,
+                r'-32768 in 6\.2% .*set `nodata: -32768`',
+            ),
             (put(HEIGHTS, -3.4e38, 0.06), DEM, r'typical of missing pixels'),
             (put(HEIGHTS, 65535, 0.06), replace(DEM, kind='depth'), 'nodata: 65535'),
             (

@@ -51,11 +51,11 @@ class TestModality:
             ({'std': (1.0, 1.0)}, r'mean and std must be set together'),
             (
                 {'mean': (0.0,), 'std': (1.0, 1.0)},
-                r"mean must have one value for each of the 2 bands \['VV', 'VH'\], got 1",
+                r"mean must have one value per band \['VV', 'VH'\], got 1",
             ),
             (
                 {'mean': (0.0, 0.0), 'std': (1.0, 1.0, 1.0)},
-                r'std must have one value for each of the 2 bands .*, got 3',
+                r'std must have one value per band .*, got 3',
             ),
             (
                 {'mean': (0.0, 0.0), 'std': (1.0, 0.0)},
@@ -63,7 +63,7 @@ class TestModality:
             ),
             (
                 {'wavelengths': (665.0,)},
-                r'wavelengths must have one value for each of the 2 bands .*, got 1',
+                r'wavelengths must have one value per band .*, got 1',
             ),
             (
                 {'wavelengths': (665.0, -1.0)},
@@ -389,7 +389,7 @@ class TestCheck:
     @pytest.mark.parametrize(
         ('nodata', 'cure'),
         [
-            (None, r'fill them, or set nodata .*nodata: \.nan for NaN'),
+            (None, r'fill them, or set the option nodata .*nodata: \.nan` for NaN'),
             (-9999.0, r'fill them with the nodata value of the modality, -9999\.0$'),
         ],
     )
@@ -410,7 +410,7 @@ class TestCheck:
 
     def test_refuses_swapped_polarizations(self) -> None:
         x = plausible(MODALITIES['sentinel1_grd'], 2).flip(1)
-        message = r'expected VV brighter than VH .*; the bands are probably swapped'
+        message = r'expected VV brighter than VH .*, as in swapped bands'
         with pytest.raises(ValueError, match=message):
             check_one(x, 'sentinel1_grd')
 

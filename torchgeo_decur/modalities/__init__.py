@@ -1,7 +1,7 @@
 """Modalities, their batch keys and their physical units.
 
-A *modality* is the image of one sensor. Its record contains the names, unit and statistics
-of its bands. In a batch, its key is ``image_<modality>``, with shape ``(B, C, H, W)``, or
+A *modality* is the image of one sensor. Its metadata contain the names, unit and
+statistics of its bands. In a batch, its key is ``image_<modality>``, with shape ``(B, C, H, W)``, or
 ``(B, T, C, H, W)`` for datasets with T dates.
 
 Notation: B batch, T dates, C channels, H height, W width.

@@ -20,8 +20,8 @@ def normalize_band(band: str) -> str:
         band: name of the band.
 
     Returns:
-        The name in lower case and without leading zeros, or the polarization of
-        backscatter.
+        The name in lower case and without leading zeros in its number. For a backscatter
+        band, only the polarization.
 
     Example:
         >>> normalize_band('B08A') == normalize_band('B8a')

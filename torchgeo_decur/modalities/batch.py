@@ -116,7 +116,7 @@ def mark_available(
         absent: names of the absent modalities.
 
     Returns:
-        ``available_<m>`` for every modality, Boolean tensors of shape ().
+        Boolean tensors of shape () with the keys ``available_<m>``.
 
     Example:
         >>> mark_available(['s1', 's2'], ['s1'])
@@ -223,7 +223,7 @@ def select_date(x: Tensor, date: int | None = None) -> Tensor:
         date: index of the date for all samples. By default, each sample gets a random date.
 
     Returns:
-        Images of one date, shape (B, C, H, W); ``x`` itself if it has no dates.
+        Images of one date, shape (B, C, H, W). Images without dates are unchanged.
     """
     if x.ndim == 4:
         return x

@@ -58,8 +58,8 @@ class Conversion:
             values = found.get(key, (1.0,))
             if len(values) not in (1, len(bands)):
                 raise ValueError(
-                    f'{name}: {key} must be one number, or one for each of the '
-                    f'{len(bands)} bands {list(bands)}, got {len(values)}'
+                    f'{name}: {key} must be one number or one number per band '
+                    f'{list(bands)}, got {len(values)} numbers'
                 )
             if not all(map(math.isfinite, values)) or (key == 'scale' and 0 in values):
                 raise ValueError(
@@ -74,7 +74,7 @@ class Conversion:
         return set(self.scale) != {1.0} or set(self.offset) != {0.0}
 
     def record(self, modality: Modality) -> Modality:
-        """Return the modality metadata after conversion, with NaN as any nodata value."""
+        """Return the metadata after conversion, with NaN as nodata if it marks missing pixels."""
         return replace(modality, nodata=math.nan) if self.nodata else modality
 
     def __call__(self, image: Tensor) -> Tensor:
@@ -143,11 +143,12 @@ def converted(
     """Return the modality metadata of a dataset after conversion.
 
     Args:
-        modalities: record or predefined name of each modality.
+        modalities: metadata or predefined name of each modality.
         entries: config entries, as for :func:`conversions`.
 
     Returns:
-        Records by modality. If an entry has ``nodata``, its record has NaN as nodata.
+        Metadata by modality. If the entry of a modality has ``nodata``, NaN is the nodata
+        value in its metadata.
     """
     records = {m: Modality.of(value) for m, value in modalities.items()}
     found = conversions(records, entries)

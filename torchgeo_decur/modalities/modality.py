@@ -36,9 +36,9 @@ class Modality:
 
     Raises:
         ValueError: if ``bands`` is empty or repeats a name, ``kind`` is unknown, or only
-            one of ``mean`` and ``std`` is set. Also if ``mean``, ``std`` or
-            ``wavelengths`` does not have one value per band, or if a value of ``std`` or
-            ``wavelengths`` is not positive.
+            one of ``mean`` and ``std`` is set. The error is also raised if ``mean``,
+            ``std`` or ``wavelengths`` does not have one value per band, or if a value of
+            ``std`` or ``wavelengths`` is not positive.
 
     Example:
         >>> Modality(bands=('VV', 'VH'), kind='sar', unit='dB').channels
@@ -72,8 +72,8 @@ class Modality:
             values = getattr(self, name)
             if values is not None and len(values) != self.channels:
                 raise ValueError(
-                    f'{name} must have one value for each of the {self.channels} bands '
-                    f'{list(self.bands)}, got {len(values)}'
+                    f'{name} must have one value per band {list(self.bands)}, '
+                    f'got {len(values)}'
                 )
         for name in ('std', 'wavelengths'):
             values = getattr(self, name)
@@ -81,7 +81,7 @@ class Modality:
                 raise ValueError(f'{name} must be positive, got {list(values)}')
 
     def __eq__(self, other: object) -> bool:
-        """Return whether all fields are equal; NaN equals NaN."""
+        """Check whether all fields are equal, where NaN equals NaN."""
         if not isinstance(other, Modality):
             return NotImplemented
         return self._key() == other._key()
@@ -162,8 +162,8 @@ class Modality:
         missing = [n for n in ('bands', 'kind', 'unit') if n not in value]
         if unknown or missing:
             raise ValueError(
-                f'modality must be a dictionary with bands, kind and unit (and mean, std, '
-                f'nodata, wavelengths), got unknown {unknown}, missing {missing}'
+                'modality must be a dictionary with bands, kind and unit (optionally mean, '
+                f'std, nodata and wavelengths), got unknown {unknown}, missing {missing}'
             )
         lists = {
             k: tuple(v)

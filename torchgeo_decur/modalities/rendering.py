@@ -44,7 +44,8 @@ def render(
     """
     if image.ndim != 3 or len(image) != modality.channels:
         raise ValueError(
-            f'expected {modality.channels} bands {list(modality.bands)}, '
+            f'expected {modality.channels} '
+            f'{"band" if modality.channels == 1 else "bands"} {list(modality.bands)}, '
             f'got {len(image) if image.ndim == 3 else tuple(image.shape)}'
         )
     image = image.detach().cpu().float()
@@ -107,7 +108,7 @@ def hillshade(elevation: Tensor) -> NDArray[Any]:
         elevation: heights, shape (H, W); NaN and infinity become the median.
 
     Returns:
-        Gray values in [0, 1], shape (H, W); 0.5 for a flat surface.
+        Gray values in [0, 1], shape (H, W). A flat surface is 0.5 everywhere.
 
     Example:
         >>> ridge = 5 - (torch.arange(11.0) - 5).abs().expand(11, 11)

@@ -66,7 +66,7 @@ class Values:
         """Concatenate the values of one modality from several batches.
 
         Args:
-            parts: values from each batch; at least one.
+            parts: values from one or more batches.
         """
         most = max(part.images.shape[-1] for part in parts)
         images = [
@@ -100,7 +100,7 @@ class Values:
 
     @cached_property
     def median(self) -> float:
-        """Median over all bands that are not constant."""
+        """Median outside the border, over all bands that are not constant."""
         return float(self.bands[self.varying].nanmedian())
 
     @property

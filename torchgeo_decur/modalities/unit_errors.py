@@ -21,7 +21,7 @@ _BEYOND = 1e20
 _OFFSET = 1000
 _OFFSET_CURE = (
     'Sentinel-2 products since processing baseline 04.00 (January 2022) add 1000 to all '
-    'digital numbers; set offset: -1000'
+    'digital numbers; set `offset: -1000`'
 )
 
 
@@ -72,7 +72,8 @@ def _constant(values: Values) -> Iterator[Sign]:
         yield Sign(
             'constant',
             Severity.NOTE,
-            f'bands {names} are constant over the batch and carry no information',
+            f'bands {names} are constant over the batch and carry no information; check '
+            'the files, or remove these bands',
         )
 
 
@@ -99,7 +100,7 @@ def _fills(values: Values) -> Iterator[Sign]:
                     Severity.ERROR,
                     f'expected measurements, found {value:g} in {share:.1%} of the '
                     f'pixels of band {band}, far outside the other values [{low:.4g}, '
-                    f'{high:.4g}], as is typical of missing pixels; set nodata: {value:g}',
+                    f'{high:.4g}], as is typical of missing pixels; set `nodata: {value:g}`',
                 )
                 return
 
@@ -117,7 +118,7 @@ def _borders(values: Values) -> Iterator[Sign]:
             'border',
             Severity.NOTE,
             f'{share:.0%} of the pixels are exactly 0 in all bands{brightest}, as is '
-            'typical of scene borders; if these pixels are missing, set nodata: 0',
+            'typical of scene borders; if these pixels are missing, set `nodata: 0`',
         )
 
 
@@ -153,7 +154,7 @@ def _decibel(values: Values) -> Iterator[Sign]:
             'unit',
             Severity.ERROR,
             f'{start}{spread}with a median of {median:.4g}, as in integers that store dB '
-            f'times {factor}; set scale: {1 / factor:g}',
+            f'times {factor}; set `scale: {1 / factor:g}`',
         )
     else:
         below = (values.bands < -36).double().sum(1)
@@ -165,7 +166,7 @@ def _decibel(values: Values) -> Iterator[Sign]:
                 f'{below.max():.0%} of the pixels of band '
                 f'{values.modality.bands[int(below.argmax())]} are below -36 dB, the '
                 'noise floor of the sensors; if values are 20 * log10 of power, set '
-                'scale: 0.5; if they are logarithms of zeros, set nodata',
+                '`scale: 0.5`, or the option nodata if they are logarithms of zeros',
             )
 
 
@@ -183,7 +184,7 @@ def _digital(values: Values) -> Iterator[Sign]:
             'unit',
             Severity.ERROR,
             f'{start}{spread}as in reflectance or scaled data; use raw digital numbers, '
-            'which the datamodule scales, or set scale: 10000',
+            'which the datamodule scales, or set `scale: 10000`',
         )
     elif low < -1100 or (negative > 0.25 and high <= 50 and values.fractional):
         yield Sign(
@@ -295,8 +296,8 @@ def _order(values: Values) -> Iterator[Sign]:
                 Severity.ERROR if difference < -3 else Severity.SUSPICION,
                 f'expected {a} brighter than {b} (bands '
                 f'{list(values.modality.bands)}), found mean {a} {first:.4g} < {b} '
-                f'{second:.4g}; the bands are probably swapped; list bands in the order '
-                'of the files, or use SelectBands',
+                f'{second:.4g}, as in swapped bands; list the bands in the order of the '
+                'files, or use SelectBands',
             )
 
 
@@ -323,7 +324,7 @@ def _ends(values: Values) -> Iterator[Sign]:
     dark = b10 & (below >= 0.95) & (low > _OFFSET / 2)
     cure = (
         'compare mean and std with the values in the files; if the files have another '
-        'unit, set scale, offset or nodata'
+        'unit, set the option scale, offset or nodata'
     )
     if dark.any():
         cure = (

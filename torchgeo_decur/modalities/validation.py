@@ -50,7 +50,7 @@ def nodata_hint(modality: Modality) -> str:
         The last clause of an error message.
     """
     if modality.nodata is None:
-        return 'fill them, or set nodata for the modality (nodata: .nan for NaN)'
+        return 'fill them, or set the option nodata (`nodata: .nan` for NaN)'
     return f'fill them with the nodata value of the modality, {modality.nodata}'
 
 
@@ -64,8 +64,9 @@ def check(images: Mapping[str, Tensor], modalities: Mapping[str, Modality]) -> N
 
     Raises:
         ValueError: if the number of channels is wrong, or if values are NaN or infinite.
-            Also if the unit, band order, scale or nodata value is almost certainly wrong,
-            unless the environment variable ``TORCHGEO_DECUR_CHECK`` is ``warn``.
+            The error is also raised if the unit, band order, scale or nodata value is
+            almost certainly wrong. With the environment variable
+            ``TORCHGEO_DECUR_CHECK=warn``, this is only a warning.
 
     Warns:
         UserWarning: if the unit, band order, scale or nodata value may be wrong.
@@ -101,7 +102,8 @@ def sample_values(
     x = images[name].detach()
     if x.shape[-3] != modality.channels:
         raise ValueError(
-            f'{name}: expected {modality.channels} bands {list(modality.bands)}, '
+            f'{name}: expected {modality.channels} '
+            f'{"band" if modality.channels == 1 else "bands"} {list(modality.bands)}, '
             f'found {x.shape[-3]}; select or pad the bands'
         )
     # Compare in the dtype of the data: -3.4028235e38 differs between float32 and float64.
@@ -124,7 +126,7 @@ def sample_values(
 
 @dataclass
 class _Stage:
-    """State of the checks for one stage."""
+    """Progress of the checks in one stage."""
 
     batches: int = 0
     done: bool = False
@@ -136,8 +138,8 @@ class FirstBatches:
     """Checks of the first batches of each stage in a run.
 
     An almost certain error raises an exception. Any other finding causes one warning, but
-    a suspicion that several training batches share is also an error. Checks end when every
-    modality has had values that are not constant.
+    a suspicion that several training batches share is also an error. Checks end after 16
+    batches, or when every modality has had values that are not constant.
 
     Args:
         modalities: metadata of each modality.
@@ -181,7 +183,11 @@ class FirstBatches:
                 continue
             values = sample_values(name, images, modality)
             if values is None:
-                self._warn(name, 'empty', 'the first batch has only nodata pixels')
+                self._warn(
+                    name,
+                    'empty',
+                    'a batch has only nodata pixels; check the nodata value',
+                )
                 continue
             if values.varying.any():
                 state.seen.add(name)
