@@ -21,7 +21,7 @@ def find_experiments() -> dict[str, Path]:
 
     Returns:
         Config files by name. A name is the path below the experiments folder, without
-        its suffix.
+        the suffix.
 
     Example:
         >>> find_experiments()['transfer/rasters'].name
@@ -79,7 +79,7 @@ def read_config(
     content: dict[str, Any] = {}
     for file in map(Path, (config, *overlays)):
         if not file.exists():
-            raise FileNotFoundError(f'config must exist, but {file} does not')
+            raise FileNotFoundError(f'config must exist, but {file} does not; check the path')
         content = _merge(content, load_hparams_from_yaml(file, use_omegaconf=False))
     read = {part: content.get(part) for part in parts}
     if not all(isinstance(value, Mapping) for value in read.values()):

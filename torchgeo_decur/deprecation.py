@@ -27,15 +27,15 @@ from typing import Any, NotRequired
 def renamed_arguments[**P, T](
     **names: str,
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Let a constructor or function also accept arguments by their old names.
+    """Let a constructor or function also accept arguments under their old names.
 
     Args:
         names: new name of each argument, by its old name.
 
     Returns:
         A decorator. The decorated function issues a ``FutureWarning`` for each old
-        name. It raises a ``ValueError`` if the old and the new name have different
-        values.
+        name. It raises a ``ValueError`` if a call gives the old and the new name
+        different values.
 
     Example:
         >>> @renamed_arguments(grey='grayscale')
@@ -122,11 +122,11 @@ def renamed(component: type) -> dict[str, str]:
 
 
 def current_names(component: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate old argument names, such as those in a checkpoint, to current ones.
+    """Translate old argument names, for example from a checkpoint, to current names.
 
     Args:
         component: class that declares the arguments.
-        options: argument values, by old or new name.
+        options: argument values by old or new name.
 
     Returns:
         The values by new name. A value under an old name takes precedence, because a
@@ -160,7 +160,7 @@ def collect_arguments(frame: FrameType | None, instance: object) -> dict[str, An
         instance: the instance under construction.
 
     Returns:
-        Argument values by name; the outermost constructor takes precedence.
+        Argument values by name. Values of the outermost constructor take precedence.
     """
     found: dict[str, Any] = {}
     while frame is not None and frame.f_code.co_name == '__init__':
@@ -175,7 +175,7 @@ def collect_arguments(frame: FrameType | None, instance: object) -> dict[str, An
 
 
 def outermost(frame: FrameType) -> FrameType:
-    """Return the outermost caller of a stack frame."""
+    """Return the outermost frame of the call stack that contains a frame."""
     while frame.f_back is not None:
         frame = frame.f_back
     return frame

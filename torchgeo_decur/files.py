@@ -21,9 +21,9 @@ def atomic_write(path: Path, write: Write, shared: bool = False) -> None:
     """Write a file atomically, with the default permissions.
 
     Args:
-        path: path of the file; its folder is created if needed.
-        write: function that writes the content to the path it receives, a temporary
-            file next to ``path``.
+        path: path of the file. Its folder is created if needed.
+        write: function that writes the content to a temporary file next to ``path``. It
+            receives the path of the temporary file.
         shared: whether several processes may write the same file concurrently. Each then
             uses its own temporary file.
 
@@ -37,10 +37,11 @@ def atomic_write(path: Path, write: Write, shared: bool = False) -> None:
 
 
 def atomic_write_all(writes: Mapping[Path, Write], shared: bool = False) -> None:
-    """Write several files atomically: none appears before all are complete.
+    """Write several files atomically: no file appears before all are complete.
 
     Args:
-        writes: function that writes each file, keyed by path; see :func:`atomic_write`.
+        writes: function that writes the content, for each path; see
+            :func:`atomic_write`.
         shared: see :func:`atomic_write`.
     """
     own = f'.{uuid4().hex}' if shared else ''
@@ -63,11 +64,11 @@ def atomic_write_all(writes: Mapping[Path, Write], shared: bool = False) -> None
 
 
 def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write records as a CSV table, atomically.
+    """Write dictionaries as the rows of a CSV file, atomically.
 
     Args:
-        file: the file.
-        rows: records with the same keys, which become the header.
+        file: path of the file.
+        rows: dictionaries with the same keys, which become the header.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +87,7 @@ def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Check that a folder can be created and written, without creating it.
+    """Check that a folder is writable or can be created, without creating it.
 
     Args:
         folder: folder to check.
@@ -107,10 +108,10 @@ def check_writable(folder: Path) -> None:
 
 
 def short_hash(contents: Iterable[bytes]) -> str:
-    """Compute a short hash of some content.
+    """Compute a short hash of chunks of bytes.
 
     Args:
-        contents: consecutive chunks of the content.
+        contents: consecutive chunks.
 
     Returns:
         The first 16 hexadecimal digits of the SHA-256 hash.

@@ -130,13 +130,13 @@ PUBLISHED = {
 
 
 def urls_of(name: str) -> list[str]:
-    """Return the URLs of the files of an entry.
+    """Return the URLs of the files that a weight enum entry loads.
 
     Args:
-        name: name of the entry.
+        name: name of the entry, a key of :data:`PUBLISHED`.
 
     Returns:
-        One URL, or one per part.
+        URL of the entry, or the URLs of its parts.
 
     Example:
         >>> len(urls_of('ResNet50_Weights.SENTINEL1_2_DECUR'))

@@ -1,6 +1,6 @@
 """Write long outputs in parts so that an interrupted run can resume.
 
-A run writes its settings to a record file, then each part to a file of its own. All
+A run first writes its settings to a JSON file, then each part to a separate file. All
 writes are atomic. A later run with the same settings writes only the missing parts. The
 combined output is written last.
 """
@@ -21,17 +21,17 @@ def resume_run(
     size_key: str = 'size',
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> int:
-    """Resume the interrupted run that a record describes, or record a new run.
+    """Prepare to resume an interrupted run, or store the settings of a new run.
 
     Args:
-        record: JSON file that exists while the output is unfinished.
+        record: JSON file with the settings. It exists while the output is unfinished.
         settings: JSON values that determine the content of the parts.
         size: number of items per part in a new run.
-        size_key: key under which the record stores ``size``.
+        size_key: key of ``size`` in the JSON file.
         upgrade: function that translates settings from an earlier release.
 
     Returns:
-        Number of items per part; an interrupted run keeps its own number.
+        Number of items per part. An interrupted run keeps its original number.
 
     Raises:
         ValueError: if the interrupted run had different settings.
@@ -69,7 +69,7 @@ def check_same_settings(
     if differ:
         raise ValueError(
             f'{folder} must contain parts with the settings of this run, but differs in '
-            f'{sorted(differ)}; remove it, or choose another output with --out'
+            f'{sorted(differ)}; delete it or choose another output with --out'
         )
 
 
@@ -79,7 +79,7 @@ def is_finished(
     """Check whether a run with the same settings has finished a file.
 
     Args:
-        out: the file.
+        out: path of the file.
         settings: JSON values that determine the content of the file.
         read: function that reads the settings from a file, as JSON.
 
@@ -137,7 +137,7 @@ def write_json(
 
     Args:
         file: path of the file.
-        content: the object. Values that JSON does not support are converted to floats.
+        content: JSON object. Values that JSON does not support are converted to floats.
         indent: number of spaces per level, or None for a single line.
     """
     write_text(file, json.dumps(content, indent=indent, default=float))

@@ -1,4 +1,4 @@
-"""Terminal output of the commands: hidden library messages, and tables for 80 columns."""
+"""Hide unhelpful library messages and format tables for terminals with 80 columns."""
 
 import logging
 import re
@@ -81,7 +81,8 @@ def text_table(
             right-aligned, and only their names are shortened.
 
     Returns:
-        Lines of equal length, at most 80 characters unless the numbers need more.
+        Table in plain text. Its lines have the same length, which exceeds 80 characters
+        only if the numbers need more space.
 
     Example:
         >>> print(text_table(['label', 'score'], [['a', '1.0'], ['forest', '12.5']]))
@@ -115,7 +116,7 @@ def text_table(
 
 
 def _shorten(text: str, width: int) -> str:
-    """Cut out the middle of a long text, because similar names differ at their ends."""
+    """Shorten a long text in the middle, because similar names differ at their ends."""
     if len(text) <= width:
         return text
     left = (width - 2) // 2
