@@ -59,10 +59,7 @@ def test_adapts_to_other_bands(build: Callable[..., Any], weights: Path) -> None
     ('images', 'message'),
     [
         (torch.rand(1, 13, 64, 64), r"dictionary with \['s1', 's2'\], got one tensor"),
-        (
-            {'S2': torch.rand(1, 13, 64, 64)},
-            r"got \['S2'\]; use the same modality names",
-        ),
+        ({'S2': torch.rand(1, 13, 64, 64)}, r"got \['S2'\]; use these modality names"),
     ],
 )
 def test_rejects_other_images(

@@ -1,7 +1,7 @@
 """Encoders as a TerraTorch backbone (https://github.com/torchgeo/terratorch).
 
 Importing this module registers the backbone. TerraTorch imports the folder
-``custom_modules`` in its working directory. If a file there contains
+``custom_modules`` in its working directory. If a file in this folder contains
 ``import torchgeo_decur.interop.terratorch``, configs accept
 ``backbone: decur_encoders``.
 """
@@ -17,22 +17,24 @@ from ..weights.load import Source
 
 
 class EncoderBackbone(nn.Module):
-    """Feature pyramids of one or more modalities, concatenated level by level.
+    """TerraTorch backbone that concatenates the feature pyramids of all modalities.
+
+    Feature maps of the same pyramid level are concatenated along their channels.
 
     Args:
         weights: a checkpoint, an exported encoder, a weight enum entry or its name. It
             determines the weights and models of the encoders.
         modalities: names of the modalities to use; all by default.
-        bands: names of the image bands, by modality and in order, if they differ from
-            the bands of the weights.
-        out_indices: indices of the pyramid levels to return, finest first; all by
-            default.
+        bands: names of the image bands in order, by modality. They are needed only if
+            they differ from the bands of the weights.
+        out_indices: indices of the pyramid levels to return, where 0 is the finest; all
+            by default.
 
     Attributes:
         out_channels: number of channels of each level, summed over all modalities.
 
     Raises:
-        ValueError: if the weights do not name their models, or do not match them.
+        ValueError: if the weights do not name their models or do not match them.
     """
 
     def __init__(
@@ -65,7 +67,8 @@ class EncoderBackbone(nn.Module):
                 modality.
 
         Returns:
-            Feature maps, finest first, shape (B, ``out_channels``, h, w).
+            Feature map of each level in ``out_indices``, shape
+            (B, ``out_channels[i]``, h, w).
 
         Raises:
             ValueError: if the images and the encoders have different modalities.
@@ -76,7 +79,7 @@ class EncoderBackbone(nn.Module):
         if isinstance(x, Tensor) or set(x) != set(expected):
             found = 'one tensor' if isinstance(x, Tensor) else list(x)
             raise ValueError(
-                f'images must be a dictionary with {expected}, got {found}; use the same '
+                f'images must be a dictionary with {expected}, got {found}; use these '
                 'modality names in the data'
             )
         levels = self.pyramid({m: x[m] for m in expected})

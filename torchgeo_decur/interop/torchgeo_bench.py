@@ -40,19 +40,19 @@ _SCALES = ('bandspec_zscore', 'model_native')
 
 
 class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
-    """Concatenated features of all modalities for which a dataset has bands.
+    """Bench model that concatenates the features of all modalities in a dataset.
 
     The first convolution of each encoder is adapted to the bands with matching names.
-    Other bands of the dataset, and modalities without a matching band, are ignored.
+    Other bands of the dataset and modalities without a matching band are ignored.
 
     Args:
         bands: bands of the dataset.
         weights: a checkpoint, an exported encoder, a weight enum entry or its name; it
             must name its bands.
         modalities: names of the modalities to use; all by default.
-        normalization: range scaled to [0, 1]: 'bandspec_zscore' for the dataset
-            mean plus or minus two standard deviations; 'model_native' for the range
-            used in pretraining, if images have the same unit.
+        normalization: range of values that is scaled to [0, 1]. 'bandspec_zscore' is
+            the dataset mean plus or minus two standard deviations. 'model_native' is
+            the range used in pretraining, for images in the same unit.
         kwargs: other config entries, which are ignored.
 
     Raises:
@@ -84,9 +84,9 @@ class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
         if not self.places:
             own = {m: known['bands'] for m, known in held.metadata.items()}
             raise ValueError(
-                f'{weights}: expected bands of the dataset, '
-                f'{[band.name for band in bands]}, found {own}; choose other bands with '
-                'dataset.bands'
+                f'{weights}: expected at least one dataset band among '
+                f'{[band.name for band in bands]}, found {own}; choose other bands '
+                'with dataset.bands'
             )
         names = {m: list(found[m]) for m in self.places}
         self.encoders = MultimodalEncoder(
@@ -110,7 +110,7 @@ class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
             images: images of the dataset, shape (B, C, H, W).
 
         Returns:
-            The images, with the bands that encoders use scaled to [0, 1].
+            Images in which the bands of the encoders are scaled to [0, 1].
         """
         scaled = images.clone()
         for m, places in self.places.items():
@@ -130,11 +130,11 @@ class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
 
 
 def _places(known: Mapping[str, Any], bands: Sequence[BandSpec]) -> dict[str, int]:
-    """Return the dataset index of each encoder band that matches a dataset band."""
+    """Return the index of the dataset band that matches each encoder band, if any."""
     if 'bands' not in known:
         raise ValueError(
             f'weights must name the bands of {known["modality"]}, got none; use a '
-            '.safetensors file of ExportEncoders, or published weights'
+            '.safetensors file from ExportEncoders, or published weights'
         )
     names = [_names(band) for band in bands]
     found: dict[str, int] = {}
@@ -146,7 +146,7 @@ def _places(known: Mapping[str, Any], bands: Sequence[BandSpec]) -> dict[str, in
 
 
 def _names(band: BandSpec) -> set[str]:
-    """Return all names of a dataset band."""
+    """Return all normalized names of a dataset band."""
     names = {normalize_band(band.name), normalize_band(band.source_name)}
     names |= {_COLOURS.get(band.name, '')}
     if band.sensor == 's2':
@@ -169,12 +169,13 @@ def _of_dataset(bands: Sequence[BandSpec]) -> Modality:
 
 
 def _native(known: Mapping[str, Any], names: Sequence[str]) -> Modality:
-    """Return the pretraining modality, reduced to the given bands."""
+    """Return the modality used in pretraining, reduced to the given bands."""
     record = EncoderMetadata.from_dict(known).record
     if record is None:
         raise ValueError(
             f'weights must contain the unit and statistics of {known["modality"]} for '
-            'dataset.normalization=model_native, got none; use bandspec_zscore'
+            'dataset.normalization=model_native, got none; set '
+            'dataset.normalization=bandspec_zscore'
         )
     at = [record.bands.index(name) for name in names]
 
