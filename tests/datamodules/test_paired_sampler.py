@@ -82,8 +82,8 @@ def test_skips_once() -> None:
 @pytest.mark.parametrize(
     ('fraction', 'world', 'message'),
     [
-        (1.0, 3, r'requires 12 complete samples .* found 10 in'),
-        (0.1, 7, r'requires 21 incomplete samples .* found 20 in'),
+        (1.0, 3, r'complete training samples must be at least 12, got 10'),
+        (0.1, 7, r'incomplete training samples must be at least 21, got 20'),
     ],
 )
 def test_refuses_too_few_samples(fraction: float, world: int, message: str) -> None:

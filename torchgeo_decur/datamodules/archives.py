@@ -21,14 +21,14 @@ class ArchiveDataModule(MultimodalDataModule):
         modalities: folder or folders of each modality.
         train: folder of the training split.
         val: folder of the validation split, which is also the test split.
-        predict: folder of the prediction split; by default, ``train``.
+        predict: folder of the prediction split, by default ``train``.
         val_fraction: fraction of the training locations to use for validation instead of
             ``val``. If 0, there is no validation split; set ``limit_val_batches: 0``.
         skip_incomplete: how to treat locations without a modality: 'keep' to use them,
             True to skip them, or False to raise an error.
         skip_unreadable: whether to replace a location that has a damaged file with the
             next one.
-        index: folder with the indices of tar shards; by default, ``index`` in the root.
+        index: folder with the indices of tar shards, by default ``index`` in the root.
         conversion: ``scale``, ``offset`` and ``nodata`` by modality, for files that
             differ from the published ones.
         options: options of :class:`MultimodalDataModule`: ``batch_size``,
@@ -77,7 +77,7 @@ class ArchiveDataModule(MultimodalDataModule):
         modalities: Mapping[str, str | Sequence[str]],
         conversion: Mapping[str, Mapping[str, Any]] | None,
     ) -> Mapping[str, Mapping[str, Any]] | None:
-        """Return the conversion to apply, which subclasses may extend for published files.
+        """Return the conversion to apply. Subclasses may add values for published files.
 
         Args:
             modalities: folder or folders of each modality.

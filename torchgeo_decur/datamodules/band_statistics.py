@@ -16,11 +16,11 @@ _MOST = 64
 
 
 class StatisticsDataModule(MultimodalDataModule):
-    """Base class of datamodules that estimate statistics and store them in checkpoints.
+    """Base class of datamodules that estimate and checkpoint the statistics of bands.
 
     Attributes:
-        entries: config entry of each modality. A ``mean`` in an entry takes precedence
-            over an estimate.
+        entries: config entry of each modality. The ``mean`` and ``std`` of an entry take
+            precedence over estimates.
         statistics: estimated ``mean`` and ``std`` by modality.
     """
 
@@ -48,7 +48,7 @@ class StatisticsDataModule(MultimodalDataModule):
         ]
 
     def use(self, statistics: Mapping[str, dict[str, list[float]]]) -> None:
-        """Set statistics for modalities whose config entries have none.
+        """Set statistics of modalities whose config entries have no ``mean``.
 
         Args:
             statistics: ``mean`` and ``std`` by modality.
@@ -65,15 +65,16 @@ class StatisticsDataModule(MultimodalDataModule):
     def estimate(
         self, dataset: FileDataset, what: str = 'frames', where: str = 'images'
     ) -> None:
-        """Estimate missing statistics from up to 64 samples and print them.
+        """Estimate and print missing statistics from up to 64 samples per modality.
 
         Args:
             dataset: training dataset.
-            what: noun for the samples in messages.
-            where: config key of the entries, used in the message.
+            what: plural noun for the samples in messages.
+            where: config key of the entries, for messages.
 
         Raises:
-            ValueError: if a modality is absent from all samples, or a band is constant.
+            ValueError: if a modality is absent from all samples, a band is constant, or a
+                value is NaN or infinite without being nodata.
         """
         wanted = self.wanted()
         if not wanted:
@@ -88,8 +89,8 @@ class StatisticsDataModule(MultimodalDataModule):
             if not indices:
                 raise ValueError(
                     f'{m}: expected {what} with this modality to estimate mean and std, '
-                    f'found none among {len(dataset)}; check its entry, or set mean '
-                    'and std'
+                    f'found none among {len(dataset)}; check the entry of this modality, '
+                    'or set its mean and std'
                 )
         some = set().union(*chosen.values())
         for index in filter(some.__contains__, order):
@@ -112,7 +113,7 @@ class Moments:
 
     Args:
         modality: definition of the modality.
-        windows: noun for the images in messages.
+        windows: plural noun for the images in messages.
     """
 
     def __init__(self, modality: Modality, windows: str = 'training windows') -> None:
@@ -152,7 +153,7 @@ class Moments:
         self.count = self.count + n
 
     def result(self, name: str) -> dict[str, list[float]]:
-        """Return the mean and standard deviation of all images so far.
+        """Return the mean and standard deviation of all added images.
 
         Args:
             name: modality name for error messages.
@@ -168,7 +169,7 @@ class Moments:
         if flat:
             raise ValueError(
                 f'{name}: expected varying values, found constant bands {flat} in the '
-                f'{self.windows}; correct nodata or remove these bands'
+                f'{self.windows}; correct the option nodata or remove these bands'
             )
         # Round as in the printed report so that copied values give the same scaling.
         return {
@@ -179,7 +180,7 @@ class Moments:
 
 @rank_zero_only
 def report(statistics: Mapping[str, dict[str, list[float]]], first: str) -> None:
-    """Print a heading, and statistics by modality in YAML format."""
+    """Print a heading and the statistics of each modality in YAML format."""
     print(first)
     for m, values in statistics.items():
         print(f'  {m}:', *(f'    {k}: {v}' for k, v in values.items()), sep='\n')

@@ -1,4 +1,4 @@
-"""Base classes for datamodules."""
+"""Base classes of datamodules."""
 
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -39,21 +39,22 @@ Split = Literal['train', 'val', 'test', 'predict']
 
 
 class MultimodalDataModule(BaseDataModule):
-    """Base class with scaling, checks of the first batches, and exact resuming.
+    """Base class of datamodules with scaling, data checks and exact resuming.
 
     Subclasses create ``train_dataset``, ``val_dataset``, ``test_dataset`` and
     ``predict_dataset`` in ``setup``. Each is a map-style dataset whose samples have an
-    ``image_<m>`` for every modality in its physical unit. The datamodule scales batches to
-    [0, 1] on the device with :class:`~torchgeo_decur.transforms.ScaleToUnit`.
+    ``image_<m>`` for every modality in its physical unit. The datamodule checks the first
+    batches of each stage and scales all batches to [0, 1] on the device with
+    :class:`~torchgeo_decur.transforms.ScaleToUnit`.
 
     Args:
-        modalities: each modality by name: a
+        modalities: modalities by name. Each is a
             :class:`~torchgeo_decur.modalities.Modality`, the name of a predefined
             modality, or a dictionary of its fields.
         batch_size: samples per batch and device.
         num_workers: number of worker processes per data loader.
-        seed: seed for splits, sampling and other random choices. By default, the seed
-            set by ``seed_everything``, or 0 if none is set. If no seed is given, a
+        seed: seed for splits, sampling and other random choices. The default is the seed
+            set by ``seed_everything``, or 0 if none is set. If ``seed`` is not given, a
             resumed fit restores the original seed.
         label_fraction: fraction of the training samples to use, such as 0.01. With the
             same seed, larger subsets contain the smaller ones. The choice is stratified
@@ -169,7 +170,7 @@ class MultimodalDataModule(BaseDataModule):
         }
 
     def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
-        """Scale a batch to [0, 1], after checking the first batches of each stage.
+        """Check the first batches of each stage and scale every batch to [0, 1].
 
         Returns:
             The batch with scaled images, in the precision of the trainer.
@@ -219,15 +220,15 @@ class MultimodalDataModule(BaseDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """Create a loader of the validation split, in order."""
+        """Create a loader of the validation split without shuffling."""
         return self._loader(self._dataset('val'))
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """Create a loader of the test split, in order."""
+        """Create a loader of the test split without shuffling."""
         return self._loader(self._dataset('test'))
 
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """Create a loader of the prediction split, in order."""
+        """Create a loader of the prediction split without shuffling."""
         return self._loader(self._dataset('predict'))
 
     def budget(
@@ -243,7 +244,8 @@ class MultimodalDataModule(BaseDataModule):
         Args:
             number: number of training samples.
             labels: function that returns the labels, shape (N,) or (N, K), or None for
-                unlabeled samples. It is called only if ``label_fraction`` is less than 1.
+                unlabeled samples. The function is called only if ``label_fraction`` is
+                less than 1.
             names: class names for the warning.
 
         Returns:
@@ -256,7 +258,7 @@ class MultimodalDataModule(BaseDataModule):
         if lost:
             rank_zero_warn(
                 f'label_fraction {self.label_fraction} keeps {len(chosen)} of {number} '
-                f'training samples, but none of the classes '
+                f'training samples, but none with the classes '
                 f'{[names[i] if names else i for i in lost]}; increase label_fraction'
             )
         return chosen
@@ -297,7 +299,8 @@ class MultimodalDataModule(BaseDataModule):
                 )
             rank_zero_warn(
                 f'paired_fraction {self.paired_fraction} has no effect, because all '
-                'training samples have all modalities according to the dataset; omit it'
+                'training samples have all modalities according to the dataset; remove '
+                'the option paired_fraction'
             )
         return ResumableSampler(
             dataset, world, rank, shuffle=True, seed=seed, drop_last=True
@@ -308,7 +311,7 @@ class MultimodalDataModule(BaseDataModule):
         return dataset
 
     def _report_subsets(self) -> None:
-        """Print the number of samples per modality subset, only once."""
+        """Print the number of samples per modality subset on the first call only."""
         if self._has_reported:
             return
         self._has_reported = True
@@ -344,16 +347,16 @@ class FileDataModule(MultimodalDataModule):
     """Base class of datamodules for downloadable datasets.
 
     Args:
-        modalities: each modality by name.
+        modalities: modalities by name.
         root: dataset folder, also used for downloads.
         download: whether to download missing files.
         checksum: whether to verify checksums of downloaded files.
         skip_unreadable: whether to replace a sample that has a damaged file with the next
             one.
         conversion: ``scale``, ``offset`` and ``nodata`` by modality, to convert file
-            values to the unit of the modality. Examples are ``{s2: {offset: -1000}}`` for
-            Sentinel-2 products since processing baseline 04.00, and
-            ``{dem: {nodata: -9999}}``.
+            values to the unit of the modality. Examples are ``{dem: {nodata: -9999}}``
+            and, for Sentinel-2 products since processing baseline 04.00,
+            ``{s2: {offset: -1000}}``.
         options: options of :class:`MultimodalDataModule`.
 
     Raises:
@@ -386,7 +389,7 @@ class FileDataModule(MultimodalDataModule):
 
 
 def check_val_fraction(val_fraction: float) -> float:
-    """Check that a validation fraction is in [0, 1), and return it."""
+    """Check that a validation fraction is in [0, 1) and return it."""
     if not 0 <= val_fraction < 1:
         raise ValueError(f'val_fraction must be in [0, 1), got {val_fraction}')
     return val_fraction
@@ -395,7 +398,7 @@ def check_val_fraction(val_fraction: float) -> float:
 def global_seed() -> int:
     """Return the seed set by ``seed_everything``, or 0 if none is set.
 
-    All processes of a run have this seed. PyTorch's initial seed is random, so splits
-    based on it would change with every run.
+    All processes of a run have the same global seed. PyTorch's initial seed is random, so
+    splits based on it would change with every run.
     """
     return int(os.environ.get('PL_GLOBAL_SEED', 0))

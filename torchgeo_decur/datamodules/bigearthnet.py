@@ -16,18 +16,19 @@ _L1C, _L2A = (MODALITIES[f'sentinel2_{level}'].bands for level in ('l1c', 'l2a')
 
 
 class BigEarthNetMMDataModule(FileDataModule):
-    """Labeled Sentinel-1 and Sentinel-2 patches, scaled to [0, 1].
+    """Datamodule of BigEarthNet-MM patches with multi-label targets.
 
-    The published splits are used. The prediction split is the test split. With
+    Images are scaled to [0, 1]. The published splits are used. The test split is also the
+    prediction split. With
     ``label_fraction``, training patches are stratified by their rarest class.
 
     Args:
         root: folder of the dataset. A download requires more than 100 GB.
         version: 'v1' or 'v2'.
-        modalities: 's1', 's2' or both.
-        num_classes: 19; v1 also supports 43.
-        s2_bands: number of Sentinel-2 bands in a batch: 12 as in the files, or 13 for
-            Level-1C encoders, with zeros for band B10.
+        modalities: names of the modalities: 's1', 's2' or both.
+        num_classes: number of classes: 19, or 43 for version 'v1' only.
+        s2_bands: number of Sentinel-2 bands in a batch. Files have 12 bands. If 13, band
+            B10 is added with zeros, as Level-1C encoders require.
         options: options of :class:`~torchgeo_decur.datamodules.FileDataModule`.
 
     Raises:
@@ -84,7 +85,7 @@ class BigEarthNetMMDataModule(FileDataModule):
             self.predict_dataset = self._make('test')
 
     def plot(self, sample: Sample, **kwargs: Any) -> Figure | None:
-        """Plot a sample; return None if there is no validation dataset."""
+        """Plot a sample, or return None if there is no validation dataset."""
         if self.s2_bands == 13 and 'image_s2' in sample:
             image = SelectBands(_L1C, _L2A)(sample['image_s2'])
             sample = {**sample, 'image_s2': image}

@@ -7,11 +7,11 @@ from .base import FileDataModule, check_val_fraction
 
 
 class GeoNRWPatchDataModule(FileDataModule):
-    """GeoNRW patches with aerial photographs, elevation and land cover.
+    """Datamodule of GeoNRW patches with aerial photographs, elevation and land cover.
 
     Images are scaled to [0, 1]. The published test split is also the prediction split.
-    The validation split consists of random training *tiles*, so all patches of a tile are
-    in the same split.
+    The validation split consists of random training *tiles*. All patches of a tile are
+    therefore in the same split.
 
     Args:
         root: folder with one subfolder per city, also used for downloads.
@@ -43,7 +43,7 @@ class GeoNRWPatchDataModule(FileDataModule):
             self._make('train')
 
     def setup(self, stage: str) -> None:
-        """Create the datasets of a stage, split by tile."""
+        """Create the datasets of a stage and hold out training tiles for validation."""
         if stage in ('fit', 'validate'):
             dataset = self._make('train')
             tiles = [patch.tile for patch in dataset.samples]

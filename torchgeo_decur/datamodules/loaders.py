@@ -34,15 +34,15 @@ class ResumableSampler(DistributedSampler[Any]):
             self.dataset.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate over the indices for this rank, after the first ``skip`` indices."""
+        """Skip the first ``skip`` indices and iterate over the others for this rank."""
         start, self.skip = self.skip, 0
         return islice(self.order(), start, None)
 
     def order(self) -> Iterable[Any]:
-        """Return the order of the current epoch; a subclass may override this method.
+        """Return the sample order of the current epoch. Subclasses may override it.
 
         Returns:
-            Indices for this rank.
+            Indices of the samples for this rank.
         """
         return super().__iter__()
 
@@ -56,8 +56,9 @@ class ResumableLoader(DataLoader[Sample]):
 
     Args:
         dataset: map-style dataset.
-        sampler: sampler for the dataset. If it is not a :class:`ResumableSampler`, as
-            with ``overfit_batches``, the loader starts at the beginning of the epoch.
+        sampler: sampler for the dataset. If Lightning replaces it for ``overfit_batches``,
+            it is no :class:`ResumableSampler`. The loader then starts at the beginning of
+            the epoch.
         trainer: trainer that defines the position. If None, the loader starts at the
             beginning.
         kwargs: options of :class:`torch.utils.data.DataLoader`.
@@ -103,6 +104,7 @@ def _progress(trainer: Trainer) -> tuple[int, int]:
     except AttributeError:
         rank_zero_warn(
             'this version of Lightning does not report finished batches, so a resumed '
-            'fit repeats the unfinished epoch from its start'
+            'fit repeats the unfinished epoch from its start; install a version that '
+            'torchgeo-decur supports'
         )
         return trainer.current_epoch, 0

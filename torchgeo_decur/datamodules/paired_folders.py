@@ -32,13 +32,13 @@ class PairedFoldersDataModule(StatisticsDataModule):
         train: values of ``{split}`` for training.
         val: values of ``{split}`` for validation.
         test: values of ``{split}`` for testing.
-        predict: values of ``{split}`` for prediction; by default, those for testing.
+        predict: values of ``{split}`` for prediction, by default the values for testing.
             Without ``{split}``, prediction reads all frames.
-        size: height and width of images and masks after resizing. Required if files
-            of a split differ in size.
-        cache: folder of HHA images; by default, ``hha`` in the root.
+        size: height and width of images and masks after resizing. This option is required
+            if the files of a split differ in size.
+        cache: folder of HHA images, by default ``hha`` in the root.
         skip_incomplete: how to treat frames with a missing file: False to raise an error,
-            True to skip them, or 'keep' to use their other images; see
+            True to skip them, or 'keep' to use their other images. See
             :class:`~torchgeo_decur.datasets.PairedFolders`.
         val_fraction: fraction of frames for validation if ``val`` is empty. If 0, there
             is no validation split; set ``limit_val_batches: 0``.
@@ -48,14 +48,14 @@ class PairedFoldersDataModule(StatisticsDataModule):
             one.
         labels: entry of the scene label table. If it has ``split``, then ``train``,
             ``val``, ``test`` and ``predict`` contain values of that column.
-        split_files: text file with one frame id per line for each of 'train', 'val',
-            'test' and 'predict'; paths are relative to ``root``.
+        split_files: path of a text file, relative to ``root``, for each of 'train', 'val',
+            'test' and 'predict'. The file has one frame id per line.
         batch_size: frames per batch and device.
         options: other options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`.
 
     Raises:
-        ValueError: if an option or entry is invalid; from :meth:`setup`, if files are
-            missing or cannot be paired.
+        ValueError: if an option or entry is invalid. :meth:`setup` also raises this error
+            if files are missing or cannot be paired.
     """
 
     def __init__(
@@ -88,7 +88,8 @@ class PairedFoldersDataModule(StatisticsDataModule):
         for name, values in named.items():
             if isinstance(values, str):
                 raise ValueError(
-                    f'{name} must be a list of splits, got {values!r}; set [{values}]'
+                    f'{name} must be a list of splits, got {values!r}; set {name} to '
+                    f'[{values}]'
                 )
         self.named = named
         self.labels = labels
@@ -112,7 +113,7 @@ class PairedFoldersDataModule(StatisticsDataModule):
         """Find and split the frames, and estimate missing statistics.
 
         Raises:
-            ValueError: if no frames are found, or files cannot be paired.
+            ValueError: if no frames are found or files cannot be paired.
         """
         if stage == 'predict':
             some = next((n for n in ('predict', 'test') if self._is_named(n)), None)
@@ -197,6 +198,6 @@ class PairedFoldersDataModule(StatisticsDataModule):
                 if key in seen:
                     raise ValueError(
                         f'split_files must contain each id only once, got {key!r} in '
-                        f'{seen[key]} and {name}; remove it from one of them'
+                        f'{seen[key]} and {name}; remove the id from one of the files'
                     )
                 seen[key] = name

@@ -13,15 +13,14 @@ type Availability = Mapping[str, NDArray[np.bool_]]
 
 
 def get_availability(dataset: Any) -> Availability | None:
-    """Return which samples of a dataset have each modality.
+    """Return a mask of the samples that have a modality, for each modality.
 
     Args:
-        dataset: dataset, or subset of a dataset, with or without an attribute
-            ``availability``.
+        dataset: dataset or subset of a dataset. The attribute ``availability`` is optional.
 
     Returns:
-        Boolean arrays by modality, shape (N,). None if the dataset has no such attribute,
-        which means that all samples are complete.
+        Boolean array by modality, shape (N,), or None if the dataset has no attribute
+        ``availability``. None means that all samples are complete.
 
     Example:
         >>> get_availability(range(3)) is None
@@ -43,11 +42,11 @@ class PairedSampler(ResumableSampler):
     separately. The number of batches per epoch does not change. The rarer kind of sample
     may therefore repeat within an epoch, and some of the other samples are not used. A
     global batch over all devices never contains a sample twice. As in
-    :class:`ResumableSampler`, the order depends only on the seed, epoch and rank, and can
-    resume at any batch.
+    :class:`ResumableSampler`, the order depends only on the seed, epoch and rank, so a fit
+    can resume at any batch.
 
     Args:
-        dataset: dataset with ``availability``, or a subset of one.
+        dataset: dataset with an attribute ``availability``, or subset of such a dataset.
         num_replicas: number of devices.
         rank: rank of this device.
         batch_size: samples per batch and device.
@@ -81,16 +80,16 @@ class PairedSampler(ResumableSampler):
         ):
             if len(pool) < number:
                 raise ValueError(
-                    f'paired_fraction {paired_fraction} requires {number} {kind} samples '
-                    f'per batch over all devices, found {len(pool)} in the training '
-                    'split; change paired_fraction or batch_size'
+                    f'with paired_fraction {paired_fraction}, the number of {kind} '
+                    f'training samples must be at least {number}, got {len(pool)}; change '
+                    'paired_fraction or batch_size'
                 )
 
     def order(self) -> list[int]:
-        """Return the order of the current epoch.
+        """Return the sample order of the current epoch.
 
         Returns:
-            Indices for this rank.
+            Indices of the samples for this rank.
         """
         rng = np.random.default_rng((self.seed, self.epoch))
         batches = self.num_samples // self.batch_size
@@ -116,7 +115,7 @@ class PairedSampler(ResumableSampler):
         share: int,
         batches: int,
     ) -> NDArray[np.int64]:
-        """Draw indices from a pool, shape (batches, devices, share)."""
+        """Draw an array of indices from a pool, shape (batches, devices, share)."""
         each = share * self.num_replicas
         if each == 0 or batches == 0:
             return np.empty((batches, self.num_replicas, share), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Datamodule of co-registered rasters, from folders or TorchGeo dataset classes."""
+"""Datamodule of co-registered rasters from folders or TorchGeo dataset classes."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -33,60 +33,62 @@ _CONVERSION = ('scale', 'offset')
 
 
 class RasterPairDataModule(StatisticsDataModule):
-    """Windows from two or more co-registered rasters, joined by location.
+    """Datamodule of windows from two or more co-registered rasters.
 
     Each entry of ``rasters`` is a folder of georeferenced files or a subclass of
     TorchGeo's ``RasterDataset``. Windows lie within the common footprint of all entries
     and have the CRS and resolution of the first entry.
 
     The footprint is split by area, from west to east: training, validation, test.
-    Disconnected polygons, such as chips, are not cut, and neighboring ones are mostly in
+    Disconnected polygons, such as chips, are not cut. Neighboring polygons are mostly in
     the same split. A gap of up to three pixels of the coarsest raster prevents
     interpolation from mixing splits.
 
     Training uses random windows that depend only on the seed and epoch. Validation and
     test use adjacent, non-overlapping windows. Prediction covers the whole footprint. Each
-    batch has ``bounds`` and ``transform`` in the CRS of the first entry,
-    ``predict_dataset.crs``.
+    batch has ``bounds`` and ``transform`` in the CRS of the first entry. For prediction,
+    ``predict_dataset.crs`` contains this CRS.
 
     An entry has the following keys:
 
-    - ``paths``: folder, or list of folders and files. ``glob`` selects files; by default,
-      GeoTIFF and a few other formats. Instead of ``glob``, ``dataset`` can be the import
-      path of a ``RasterDataset`` subclass, with ``init_args``.
+    - ``paths``: folder, or list of folders and files. ``glob`` is the file name pattern.
+      By default, it selects GeoTIFF and a few other formats. Instead of ``glob``,
+      ``dataset`` can be the import path of a ``RasterDataset`` subclass, with
+      ``init_args``.
     - ``filename_regex`` and ``date_format``: as in ``RasterDataset``, for folders only.
       The group ``date`` contains the date. With a group ``band``, each band is read from
       a separate file.
-    - ``bands``: name of each band in the files, in order; for a class, the bands to read.
-    - ``kind`` and ``unit``: as in :class:`~torchgeo_decur.modalities.Modality`; by
-      default, 'multispectral' and 'native', the unit of the files.
+    - ``bands``: name of each band in the files, in order. For a class, these are the bands
+      to read.
+    - ``kind`` and ``unit``: as in :class:`~torchgeo_decur.modalities.Modality`. The
+      defaults are 'multispectral' and 'native', which is the unit of the files.
     - ``mean`` and ``std``: statistics of each band. If they are required for scaling but
       missing, they are estimated from 64 training windows, printed and stored in
       checkpoints.
-    - ``nodata``: file value of missing pixels; by default, the value declared in the
+    - ``nodata``: file value of missing pixels. The default is the value declared in the
       files, or NaN for floating-point files. Masked and transparent pixels and the padding
       around a reprojected file are also missing. If a raster has no nodata value, pixels
       outside its files are 0.
     - ``scale`` and ``offset``: conversion from file values to the unit. Values are
       multiplied by ``scale``; then ``offset`` is added, such as -1000 for newer Sentinel-2
-      products. Each is one number, or one number per band.
+      products. Each option is one number or one number per band.
     - ``res``: pixel size of this entry in CRS units of the first entry, such as 0.5 for
       aerial photographs paired with Sentinel-2. By default, the pixel size of the first
       entry is used.
-    - ``resampling``: one of ``torchgeo_decur.datasets.rasters.folder.RESAMPLING``; by
-      default, 'bilinear'. As in TorchGeo, files in another CRS are first reprojected with
+    - ``resampling``: one of ``torchgeo_decur.datasets.rasters.folder.RESAMPLING``, by
+      default 'bilinear'. As in TorchGeo, files in another CRS are first reprojected with
       nearest-neighbor resampling.
 
     Args:
         rasters: two or more entries, by modality name.
-        mask: entry of a label raster: ``paths`` or ``dataset``, ``nodata`` and
-            ``num_classes``. Labels are integers, resampled by nearest neighbor. If labels
-            are masked, NaN or reprojected, ``nodata`` is required; set the task's
-            ``ignore_index`` to the same value. With ``numbers: true``, the raster
-            contains continuous values, such as heights, instead of classes. They are
-            resampled like images, missing pixels become NaN, and ``scale`` and ``offset``
-            are allowed. Prediction does not read the mask, so it also covers unlabeled
-            areas.
+        mask: entry of a label raster with the keys ``paths`` or ``dataset``, ``nodata``
+            and ``num_classes``. Labels are integers and are resampled by nearest
+            neighbor. If labels are masked, NaN or reprojected, ``nodata`` is required;
+            set the task's ``ignore_index`` to the same value. With ``numbers: true``, the
+            raster contains continuous values, such as heights, instead of classes. These
+            values are resampled like images, missing pixels become NaN, and ``scale`` and
+            ``offset`` are allowed. Prediction does not read the mask and therefore also
+            covers unlabeled areas.
         patch_size: height and width of a window, in pixels of the first raster.
         length: number of random windows per epoch over all devices.
         max_nodata: maximum fraction of missing pixels in each modality. Training,
@@ -99,14 +101,14 @@ class RasterPairDataModule(StatisticsDataModule):
             windows that any modality covers. With 'union', a modality with more than
             ``max_nodata`` missing pixels is absent from a window. Its image is then
             zeros, and each sample has ``available_<m>`` for every modality. Prediction
-            keeps every modality with a valid pixel. Files in another CRS are used only
-            within the extent of the first entry.
+            keeps every modality with at least one valid pixel. Files in another CRS are
+            used only within the extent of the first entry.
         options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`,
             except ``label_fraction``.
 
     Raises:
-        ValueError: if an entry is invalid or there are fewer than two; from
-            :meth:`setup`, if files are incompatible. The message names the file.
+        ValueError: if an entry is invalid or there are fewer than two. :meth:`setup` also
+            raises this error if files are incompatible.
     """
 
     def __init__(
@@ -201,7 +203,7 @@ class RasterPairDataModule(StatisticsDataModule):
     ) -> Sample:
         """Move all tensors of a batch to the device except ``bounds`` and ``transform``.
 
-        They are float64, which not every device supports.
+        These two tensors are float64, which not every device supports.
         """
         place = {k: batch[k] for k in ('bounds', 'transform')}
         rest = {k: v for k, v in batch.items() if k not in place}
@@ -326,7 +328,7 @@ class RasterPairDataModule(StatisticsDataModule):
     def _learn_alone(
         self, rasters: JoinedRasters, name: str, area: BaseGeometry, count: int
     ) -> Moments:
-        """Estimate the statistics of a modality where it covers an area."""
+        """Estimate statistics from the windows of an area that have the modality."""
         covered = rasters.leaves[name].index.geometry.union_all()
         own = area.intersection(covered)
         windows = RandomWindows(
@@ -360,7 +362,7 @@ def _check_res(rasters: JoinedRasters) -> None:
 
 @dataclass(frozen=True)
 class _Converted:
-    """Transform that converts an image to its unit, after other transforms."""
+    """Transform that applies other transforms and converts an image to its unit."""
 
     before: Callable[[Sample], Sample]
     key: str

@@ -14,8 +14,8 @@ class RGBDDataModule(MultimodalDataModule):
     """Base class of datamodules for photographs with depth maps.
 
     Images are scaled to [0, 1]. The official test split is also the prediction split. The
-    validation split consists of random *scenes* of the official training split, so all
-    frames of a scene are in the same split.
+    validation split consists of random *scenes* of the official training split. All frames
+    of a scene are therefore in the same split.
 
     HHA images are computed on first access, in about half a second each, and cached.
 
@@ -24,7 +24,7 @@ class RGBDDataModule(MultimodalDataModule):
         depth: 'hha' for the three-band modality ``hha``, or 'raw' for the modality
             ``depth`` in meters.
         size: height and width of images and masks after resizing.
-        cache: folder of the HHA images; by default, ``hha`` in the root.
+        cache: folder of the HHA images, by default ``hha`` in the root.
         val_fraction: fraction of the training scenes for validation. If 0, there is no
             validation split; set ``limit_val_batches: 0``.
         skip_unreadable: whether to replace a frame that has a damaged file with the next
@@ -62,7 +62,7 @@ class RGBDDataModule(MultimodalDataModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Create the datasets of a stage, split by scene."""
+        """Create the datasets of a stage and hold out training scenes for validation."""
         if stage in ('fit', 'validate'):
             dataset = self._make('train')
             places = [dataset.group(item) for item in dataset.samples]
@@ -77,7 +77,7 @@ class RGBDDataModule(MultimodalDataModule):
 
 
 class SUNRGBDDataModule(RGBDDataModule):
-    """Frames of SUN RGB-D with 37 classes; unlabeled pixels are 0.
+    """Datamodule of SUN RGB-D frames with 37 classes and 0 for unlabeled pixels.
 
     For arguments and splits, see :class:`RGBDDataModule`. All frames of a video are in the
     same split.
@@ -87,7 +87,7 @@ class SUNRGBDDataModule(RGBDDataModule):
 
 
 class NYUDepthV2DataModule(RGBDDataModule):
-    """Frames of NYU Depth v2 with 40 classes; unlabeled pixels are 0.
+    """Datamodule of NYU Depth v2 frames with 40 classes and 0 for unlabeled pixels.
 
     For arguments and splits, see :class:`RGBDDataModule`.
     """

@@ -10,7 +10,7 @@ def check_fractions(val_fraction: float, test_fraction: float) -> None:
     """Check that the validation and test fractions leave samples for training.
 
     Raises:
-        ValueError: if a fraction is negative, or the sum is not less than 1.
+        ValueError: if a fraction is negative or the sum is not less than 1.
     """
     if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
         raise ValueError(
@@ -25,7 +25,7 @@ def split_groups(
     """Hold out a random fraction of the groups.
 
     Args:
-        groups: group of each sample. Samples of a group are not separated.
+        groups: group of each sample. The samples of a group stay together.
         fraction: fraction of the groups to hold out, in [0, 1]. Unless it is 0 or 1, at
             least one group is kept and at least one is held out.
         seed: seed of the random choice.
@@ -34,7 +34,8 @@ def split_groups(
         Sorted indices of the kept samples and of the held-out samples.
 
     Raises:
-        ValueError: if ``fraction`` is out of range, or a single group cannot be split.
+        ValueError: if ``fraction`` is out of range, or if it requires two groups and there
+            are fewer.
 
     Example:
         >>> kept, held_out = split_groups(['a', 'a', 'b', 'b', 'c', 'c'], 0.3, seed=0)
@@ -74,7 +75,7 @@ def order_for_budgets(labels: Tensor, seed: int) -> Tensor:
         Indices of the samples, shape (N,).
 
     Raises:
-        ValueError: if the labels have another shape.
+        ValueError: if the labels are neither 1-dimensional nor 2-dimensional.
 
     Example:
         >>> labels = torch.tensor([0] * 98 + [1] * 2)
@@ -113,7 +114,7 @@ def take_budget(
         seed: seed of the random choice.
 
     Returns:
-        Sorted indices of the chosen samples, and the classes without any chosen sample.
+        Sorted indices of the chosen samples and sorted classes without a chosen sample.
     """
     number = max(1, round(fraction * len(labels)))
     chosen = order_for_budgets(labels, seed)[:number].sort().values

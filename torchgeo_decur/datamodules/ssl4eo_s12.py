@@ -9,10 +9,10 @@ from .base import FileDataModule, check_val_fraction
 
 
 class SSL4EOS12PairDataModule(FileDataModule):
-    """Sentinel-1 and Sentinel-2 image pairs from one or more dates, scaled to [0, 1].
+    """Datamodule of SSL4EO-S12 image pairs from one or more dates.
 
-    The test split is the validation split. The prediction split contains all locations,
-    in order.
+    Images are scaled to [0, 1]. The test split is the validation split. The prediction
+    split contains all locations, in order.
 
     Args:
         root: folder with ``s1`` and ``s2c`` (or ``s2a``). A download requires about
@@ -23,8 +23,8 @@ class SSL4EOS12PairDataModule(FileDataModule):
             a quarter of the files.
         level: Sentinel-2 processing level: 'l1c' (13 bands) or 'l2a' (12 bands).
         num_dates: number of dates per sample for 'same' and 'independent'.
-        val_fraction: fraction of random locations for validation. If 0, there is no
-            validation split; set ``limit_val_batches: 0``.
+        val_fraction: fraction of the locations for validation, chosen at random. If 0,
+            there is no validation split; set ``limit_val_batches: 0``.
         skip_incomplete: how to treat locations without a modality: 'keep' to use them,
             True to skip them, or False to raise an error.
         options: options of :class:`~torchgeo_decur.datamodules.FileDataModule`.
@@ -60,7 +60,7 @@ class SSL4EOS12PairDataModule(FileDataModule):
         }
 
     def freeze(self) -> None:
-        """Pack all dates of each location so that the task can select one for each view."""
+        """Include all dates in packed data so that the task can select one for each view."""
         self.kwargs['date_sampling'] = 'all'
 
     def prepare_data(self) -> None:
@@ -69,7 +69,7 @@ class SSL4EOS12PairDataModule(FileDataModule):
             self._make()
 
     def setup(self, stage: str) -> None:
-        """Create the datasets, split by location."""
+        """Create the datasets of all stages and hold out locations for validation."""
         dataset = self._make()
         self.hold_out(dataset, dataset.samples, self.val_fraction)
         if self.val_fraction:

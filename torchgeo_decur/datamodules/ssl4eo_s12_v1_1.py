@@ -13,13 +13,13 @@ from .archives import ArchiveDataModule
 
 
 class SSL4EOS12V11DataModule(ArchiveDataModule):
-    """Seasonal images of SSL4EO-S12 v1.1, scaled to [0, 1].
+    """Datamodule of seasonal SSL4EO-S12 v1.1 images.
 
-    The test split is the validation split.
+    Images are scaled to [0, 1]. The test split is the validation split.
 
     Args:
         root: folder that contains the split folders, such as ``train`` and ``val``.
-        modalities: folder of each modality; by default, ``{s1: S1GRD, s2: S2L1C}``. See
+        modalities: folder of each modality, by default ``{s1: S1GRD, s2: S2L1C}``. See
             :class:`~torchgeo_decur.datasets.SSL4EOS12V11`.
         date_sampling: 'all', 'same' or 'independent'. If a sample has several dates, the
             task selects one for each view. A single date requires reading only a quarter
@@ -51,11 +51,11 @@ class SSL4EOS12V11DataModule(ArchiveDataModule):
         modalities: Mapping[str, str | Sequence[str]],
         conversion: Mapping[str, Mapping[str, Any]] | None,
     ) -> Mapping[str, Mapping[str, Any]]:
-        """Return the conversion that subtracts the offset of the published files."""
+        """Return the conversion of the published files, overridden by the user's."""
         return published_conversion(modalities, conversion)
 
     def freeze(self) -> None:
-        """Pack all dates of each location so that the task can select one for each view."""
+        """Include all dates in packed data so that the task can select one for each view."""
         self.kwargs['date_sampling'] = 'all'
 
     def make(self, split: str) -> SSL4EOS12V11:

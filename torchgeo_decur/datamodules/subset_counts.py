@@ -14,7 +14,8 @@ def count_subsets(
     """Count samples by the exact subset of modalities that they have.
 
     Args:
-        availability: Boolean array of the samples that have each modality, shape (N,).
+        availability: Boolean array for each modality, shape (N,). It is True for the
+            samples that have the modality.
 
     Returns:
         Number of samples for each subset.
@@ -75,9 +76,11 @@ def report_subsets(
         return
     if len(modalities) > 1 and not any(len(s) > 1 for s, n in train.items() if n):
         rank_zero_warn(
-            'no training sample has two modalities, so they cannot be aligned; check that '
-            'paired files have matching names or locations'
+            'no training sample has two modalities, so modalities cannot be aligned; check '
+            'that paired files have matching names or locations'
         )
     for m in modalities:
         if not any(m in s for s, n in train.items() if n):
-            rank_zero_warn(f'no training sample has {m}; check its files')
+            rank_zero_warn(
+                f'no training sample has the modality {m}; check the files of this modality'
+            )

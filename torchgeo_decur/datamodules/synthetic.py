@@ -88,13 +88,13 @@ class SyntheticDataModule(MultimodalDataModule):
 
 
 class SyntheticEODataModule(SyntheticDataModule):
-    """Scenes of :class:`~torchgeo_decur.datasets.SyntheticEO`, generated on access.
+    """Datamodule of :class:`~torchgeo_decur.datasets.SyntheticEO` scenes.
 
-    All splits have different scenes. With ``label_fraction``, training scenes are
-    stratified by ``label_common``.
+    Scenes are generated on access, scaled to [0, 1] and different in each split. With
+    ``label_fraction``, training scenes are stratified by ``label_common``.
 
     Args:
-        modalities: any of 's1', 's2', 'dem' and 'rgb'.
+        modalities: names of one or more modalities: 's1', 's2', 'dem' and 'rgb'.
         size: height and width of a scene in pixels.
         num_dates: number of dates T per scene.
         common_strength: contrast of the factor that all sensors observe.
@@ -147,10 +147,10 @@ class SyntheticEODataModule(SyntheticDataModule):
 
 
 class SyntheticFactorsDataModule(SyntheticDataModule):
-    """Scenes of :class:`~torchgeo_decur.datasets.SyntheticFactors`, generated on access.
+    """Datamodule of :class:`~torchgeo_decur.datasets.SyntheticFactors` scenes.
 
-    All splits have different scenes. With ``label_fraction``, training uses a random
-    subset of the scenes.
+    Scenes are generated on access, scaled to [0, 1] and different in each split. With
+    ``label_fraction``, training uses a random subset of the scenes.
 
     Args:
         size: height and width of a scene in pixels.

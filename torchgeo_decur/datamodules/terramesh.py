@@ -7,15 +7,16 @@ from .archives import ArchiveDataModule
 
 
 class TerraMeshDataModule(ArchiveDataModule):
-    """TerraMesh samples, scaled to [0, 1].
+    """Datamodule of TerraMesh samples.
 
-    The test split is the validation split.
+    Images are scaled to [0, 1]. The test split is the validation split.
 
     Args:
         root: folder that contains the split folders ``train`` and ``val``.
-        modalities: folder of each modality, or a list of alternatives; by default,
-            ``{s1: [S1RTC, S1GRD], s2: S2L1C}``. For each sample, the first alternative
-            that contains it is used. See :class:`~torchgeo_decur.datasets.TerraMesh`.
+        modalities: folder, or list of alternative folders, of each modality. The default
+            is ``{s1: [S1RTC, S1GRD], s2: S2L1C}``. Each sample is read from the first
+            alternative that contains it. See
+            :class:`~torchgeo_decur.datasets.TerraMesh`.
         land_cover: whether to return land cover classes from 0 to 9 as ``mask``.
         options: options of :class:`~torchgeo_decur.datamodules.ArchiveDataModule`:
             ``train``, ``val``, ``predict``, ``val_fraction``, ``skip_incomplete``,

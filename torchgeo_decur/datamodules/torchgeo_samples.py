@@ -1,4 +1,4 @@
-"""Datamodule of TorchGeo datasets with several images per sample."""
+"""Datamodule of TorchGeo datasets with several modalities per sample."""
 
 import inspect
 from collections.abc import Mapping
@@ -16,25 +16,26 @@ from .splits import check_fractions, split_groups
 
 
 class TorchGeoDataModule(StatisticsDataModule):
-    """Samples of a TorchGeo dataset, with sample keys and channels as modalities.
+    """Datamodule of a TorchGeo dataset whose samples contain several modalities.
 
-    The dataset must have integer indices, as do ``MMEarth``, ``SEN12MS``, ``So2Sat``,
-    ``TreeSatAI``, ``DFC2022`` and ``FLAIRHUB``. Missing statistics are estimated from up
-    to 64 training samples, printed and stored in checkpoints.
+    A modality is the image of a sample key or some channels of it. The dataset must have
+    integer indices, as do ``MMEarth``, ``SEN12MS``, ``So2Sat``, ``TreeSatAI``, ``DFC2022``
+    and ``FLAIRHUB``. Missing statistics are estimated from up to 64 training samples,
+    printed and stored in checkpoints.
 
     Args:
         dataset: ``class_path`` and ``init_args`` of the dataset.
         modalities: entry of each modality by name. Its ``key`` is the sample key of the
-            image, optionally with channels as in 'image[0:2]' or 'image[3, 1, 2]'. The
-            modality is defined by ``modality``, the name of a predefined one, or by
-            ``bands``, ``kind``, ``unit``, ``mean`` and ``std``. ``scale``, ``offset`` and
-            ``nodata`` convert the values.
-        targets: sample keys for ``label`` and ``mask``; by default, the same names.
+            image, optionally with channels as in 'image[0:2]' or 'image[3, 1, 2]'. Either
+            ``modality`` names a predefined modality, or ``bands``, ``kind``, ``unit``,
+            ``mean`` and ``std`` define a new one. ``scale``, ``offset`` and ``nodata``
+            convert the values.
+        targets: sample keys of ``label`` and ``mask``, by default the same names.
         train: value of the dataset argument ``split`` for training.
         val: value of ``split`` for validation.
         test: value of ``split`` for testing.
-        predict: value of ``split`` for prediction; by default, ``test`` if set, otherwise
-            ``train``.
+        predict: value of ``split`` for prediction, by default the value of ``test`` if
+            set, otherwise the value of ``train``.
         val_fraction: fraction of the training samples for validation if ``val`` is not
             set. If 0, there is no validation split; set ``limit_val_batches: 0``.
         test_fraction: fraction of the training samples for testing if ``test`` is not
@@ -45,8 +46,8 @@ class TorchGeoDataModule(StatisticsDataModule):
             ``batch_size``, ``num_workers``, ``seed`` and ``label_fraction``.
 
     Raises:
-        ValueError: if an option or entry is invalid, or the dataset requires a sampler;
-            from :meth:`setup`, if samples lack the keys or channels.
+        ValueError: if an option or entry is invalid, or the dataset requires a sampler.
+            :meth:`setup` also raises this error if samples lack the keys or channels.
     """
 
     def __init__(
@@ -151,6 +152,6 @@ class TorchGeoDataModule(StatisticsDataModule):
             )
         if self.named and not has_split(self.cls):
             raise ValueError(
-                f'{sorted(self.named)} must not be set, because {name} has no argument '
-                'split; set val_fraction and test_fraction instead'
+                f'the options {sorted(self.named)} must not be set, because {name} has no '
+                'argument split; set val_fraction and test_fraction instead'
             )

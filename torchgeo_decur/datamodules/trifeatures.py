@@ -13,19 +13,20 @@ from .base import MultimodalDataModule
 
 
 class TrifeaturesDataModule(MultimodalDataModule):
-    """Pairs of :class:`~torchgeo_decur.datasets.Trifeatures`, drawn on access.
+    """Datamodule of :class:`~torchgeo_decur.datasets.Trifeatures` image pairs.
 
-    Training and validation pairs are different drawings of the same combinations of
-    shape, color and texture. The test split has held-out combinations and is also the
-    prediction split. With ``label_fraction``, training pairs are stratified by
-    ``label_share``. Each worker process caches its drawings in memory.
+    Images are drawn on access and scaled to [0, 1]. Training and validation pairs are
+    different drawings of the same combinations of shape, color and texture. The test split
+    has held-out combinations and is also the prediction split. With ``label_fraction``,
+    training pairs are stratified by ``label_share``. Each worker process caches its
+    drawings in memory.
 
     Args:
         length: number of training pairs.
         val_length: number of pairs in the validation split and in the test split.
         size: height and width of an image in pixels.
         pairing: 'unbiased' to pretrain and probe shared and unique features, 'biased' to
-            pretrain synergy, 'balanced' to probe synergy.
+            pretrain synergy, or 'balanced' to probe synergy.
         options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`.
 
     Raises:
@@ -55,7 +56,7 @@ class TrifeaturesDataModule(MultimodalDataModule):
         self.pairing: Pairing = pairing
 
     def setup(self, stage: str) -> None:
-        """Create the datasets of all splits; images are drawn on access.
+        """Create the datasets of all splits.
 
         Raises:
             ValueError: if a dataset option is invalid.

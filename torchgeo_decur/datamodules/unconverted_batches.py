@@ -17,7 +17,7 @@ class Unconverted:
     """Wrapper that protects the tensors of a batch from conversion by Lightning.
 
     Args:
-        batch: the batch.
+        batch: batch to protect.
     """
 
     def __init__(self, batch: dict[str, Any]) -> None:
@@ -40,7 +40,7 @@ def collate_unconverted(samples: list[dict[str, Any]]) -> Unconverted:
 
 
 def converts(trainer: Any) -> bool:
-    """Check whether a trainer is given and converts batches to another precision."""
+    """Return whether a trainer converts batches to another precision than float32."""
     plugin = getattr(trainer, 'precision_plugin', None)
     if plugin is None:
         return False
@@ -55,6 +55,9 @@ def convert_images(batch: Mapping[str, Any], trainer: Any) -> dict[str, Any]:
         batch: scaled batch. Tensors other than images, such as coordinates, are not
             converted.
         trainer: trainer, or None for no conversion.
+
+    Returns:
+        The batch with converted images.
     """
     if not converts(trainer):
         return dict(batch)
