@@ -89,7 +89,7 @@ def test_fit_prints_only_lines_that_help(screen: list[str]) -> None:
         r'`Trainer.fit` stopped: `max_epochs=1` reached.',
         BAR,
         r'(probe|comparison|s\d encoder): \S+, \S+',
-        r'pretraining BarlowTwins on the same data, for comparison',
+        r'pretraining the baseline BarlowTwins on the same data',
         r'Linear probe of frozen features, in %',
         r'label +features +untrained +BarlowTwins +DeCUR',
         r'label_\w+ +s\d(\+s2)? +[\d.]+ +[\d.]+ +[\d.]+',

@@ -39,8 +39,8 @@ class CompareBaseline(Callback):
     dimension across modalities. The logger's folder receives ``comparison.csv`` and
     ``comparison.png``. The fit takes twice as long.
 
-    The callback needs one device, and an :class:`OnlineProbe` before it in the list of
-    callbacks.
+    The callback needs one device. An :class:`OnlineProbe` must come before it in the
+    list of callbacks.
 
     Args:
         baseline: 'BarlowTwins', 'VICReg', 'SimCLR' or 'CLIP', with the default weights
@@ -82,12 +82,13 @@ class CompareBaseline(Callback):
         if not any(isinstance(callback, OnlineProbe) for callback in before):
             raise ValueError(
                 'CompareBaseline needs OnlineProbe before it in the list of callbacks, '
-                f'got {[type(callback).__name__ for callback in before]}; insert OnlineProbe'
+                f'got {[type(callback).__name__ for callback in before]}; insert '
+                'OnlineProbe'
             )
         if trainer.world_size > 1:
             raise ValueError(
-                f'CompareBaseline needs one device, got {trainer.world_size}; set devices '
-                'to 1, or remove the callback'
+                f'CompareBaseline needs one device, got {trainer.world_size}; set the '
+                'option devices to 1, or remove the callback'
             )
         self._initial = {
             k: v.detach().cpu().clone()
@@ -116,7 +117,7 @@ class CompareBaseline(Callback):
         callbacks: list[Any] = getattr(trainer, 'callbacks', [])
         probe = next(c for c in callbacks if isinstance(c, OnlineProbe))
         task = cast(MultimodalPretraining, pl_module)
-        rank_zero_info(f'pretraining {self.baseline} on the same data, for comparison')
+        rank_zero_info(f'pretraining the baseline {self.baseline} on the same data')
         with isolate_rng():
             rival, pairs = self._fit(trainer, task, probe)
         names = (self.baseline, type(task).__name__)
@@ -126,7 +127,8 @@ class CompareBaseline(Callback):
         )
         if not self.rows:
             rank_zero_info(
-                'CompareBaseline: found no scores of labels; skipping the comparison'
+                'CompareBaseline: expected scores from OnlineProbe, found none; '
+                'skipping the comparison'
             )
             return
         rank_zero_info(self.table())
@@ -141,7 +143,7 @@ class CompareBaseline(Callback):
         rank_zero_info(f'comparison: {table}, {picture}')
 
     def table(self) -> str:
-        """Format the linear probe scores, with the best features for each label.
+        """Format the linear probe scores of the best features for each label.
 
         Returns:
             The table in plain text.
@@ -162,7 +164,8 @@ class CompareBaseline(Callback):
                 embedding.
 
         Returns:
-            A figure with one panel per objective and one for the probes.
+            Figure with one panel for the baseline, one for the task and one for the
+            linear probes.
         """
         with figure_style():
             figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.5), layout='constrained')
@@ -269,7 +272,7 @@ class _PairCorrelations(Callback):
             stream.update(z[m].float(), z[n].float())
 
     def diagonal(self) -> Tensor:
-        """Return the correlation of each dimension, averaged over pairs, shape (D,)."""
+        """Return the correlation of each dimension, averaged over modality pairs."""
         return torch.stack([s.diagonal() for s in self.streams.values()]).mean(0)
 
 
@@ -284,7 +287,7 @@ def _accelerator(trainer: Trainer) -> str:
 
 
 def _compare(probes: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Return one row per label, for the features with the best score."""
+    """Return one row of scores per label, for the features with the best score."""
     last: dict[str, dict[tuple[str, str], float]] = {}
     for name, rows in probes.items():
         linear = [r for r in rows if r['classifier'] == 'linear']
@@ -310,7 +313,7 @@ def _compare(probes: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str
 
 
 def _parts(diagonal: Tensor, common_dim: int | None) -> list[tuple[str, Tensor]]:
-    """Sort the correlations of all, or of common and of unique dimensions."""
+    """Sort the correlations of all dimensions, or of common and unique dimensions."""
     places: dict[str, Tensor] = {'all': diagonal}
     if common_dim is not None and 0 < common_dim < len(diagonal):
         places = {'common': diagonal[:common_dim], 'unique': diagonal[common_dim:]}

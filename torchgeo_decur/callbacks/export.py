@@ -26,9 +26,9 @@ class ExportEncoders(Callback):
     scaling and hyperparameters.
 
     For a task with a fusion head (``CoMM``, ``COrAL``, ``InfMasking``), it also writes
-    the encoders of the head, ``<modality>_unique``, and ``fusion.safetensors``. The
-    latter is for the option ``fusion`` of
-    :class:`~torchgeo_decur.tasks.LateFusionClassification`.
+    ``fusion.safetensors``, which is for the option ``fusion`` of
+    :class:`~torchgeo_decur.tasks.LateFusionClassification`. If the head itself has
+    encoders, as in ``COrAL``, it also writes them, as ``<modality>_unique``.
 
     Args:
         folder: output folder; by default ``encoders`` in the logger's folder.
@@ -79,7 +79,7 @@ class ExportEncoders(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Store the task, datamodule and modalities for :func:`export_checkpoint`."""
+        """Store metadata of the task and the data for :func:`export_checkpoint`."""
         checkpoint['encoder_training'] = _training(trainer, pl_module)
         checkpoint['encoder_modalities'] = {
             m: asdict(modality) for m, modality in _modalities(trainer).items()
@@ -94,7 +94,7 @@ class ExportEncoders(Callback):
 def export_checkpoint(
     file: str | Path, folder: str | Path, onnx: bool = False
 ) -> list[Path]:
-    """Export the encoders of a checkpoint, as :class:`ExportEncoders` does after a fit.
+    """Export the encoders of a checkpoint in the formats of :class:`ExportEncoders`.
 
     The metadata contain bands and scaling only if the fit used :class:`ExportEncoders`.
 

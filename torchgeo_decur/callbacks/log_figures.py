@@ -29,8 +29,8 @@ class LogFigures(Callback):
     The callback needs captum (``pip install torchgeo-decur[analysis]``).
 
     Args:
-        every_n_epochs: number of epochs between figures; the last epoch always has
-            figures.
+        every_n_epochs: number of epochs between figures. Figures are always logged in
+            the last epoch.
         max_samples: maximum number of validation samples in the histogram. The standard
             error of a correlation over n samples is about ``n ** -0.5``.
         examples: number of samples with saliency maps.
@@ -131,7 +131,7 @@ class LogFigures(Callback):
                     examples=self.examples,
                 )
             except NotApplicable as error:
-                rank_zero_info(f'LogFigures cannot draw saliency: {error}')
+                rank_zero_info(f'LogFigures: skipping the saliency maps: {error}')
         for tag, result in results.items():
             for name, figure in result.figures.items():
                 # There are too few samples for the histogram of overlaps.

@@ -26,7 +26,7 @@ from .preconditions import need_encoders, validates_last
 class OnlineProbe(Callback):
     """Callback that regularly probes frozen features of the validation split.
 
-    The inputs are the features of each modality, their concatenation, and other
+    The inputs are the features of each modality, their concatenation, and joint
     features of the task (``joint``, ``shared``). The labels are the ``label*`` keys of
     the batches, shape (B,) or (B, L). scikit-learn's nearest-neighbor classifier and
     logistic regression are fitted on one fixed half of the validation samples, with
@@ -43,8 +43,8 @@ class OnlineProbe(Callback):
     and written to ``probe.csv`` and ``probe.png`` in the logger's folder.
 
     Args:
-        every_n_epochs: number of epochs between probes; the last epoch is always
-            probed.
+        every_n_epochs: number of epochs between probes. The last epoch always has a
+            probe.
         k: number of nearest neighbors.
         max_samples: maximum number of validation samples on each device.
 
@@ -52,7 +52,7 @@ class OnlineProbe(Callback):
         ValueError: if an argument is not positive.
     """
 
-    #: Whether to suppress the printed and written scores.
+    #: Whether to neither print nor write the scores.
     quiet = False
 
     def __init__(
@@ -77,7 +77,7 @@ class OnlineProbe(Callback):
         self._told = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the scores so far, to store in a checkpoint."""
+        """Return the scores of all probes so far for a checkpoint."""
         return {'rows': self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -146,7 +146,7 @@ class OnlineProbe(Callback):
     def on_validation_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> None:
-        """Fit the probes; log and print their scores."""
+        """Fit the probes, then log and print their scores."""
         store = {k: torch.cat(v)[: self.max_samples] for k, v in self._store.items()}
         self._store = {}
         if not store:
@@ -208,7 +208,7 @@ class OnlineProbe(Callback):
             rank_zero_info(self.table())
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the scores as a table and a figure."""
+        """Write the scores to a CSV file and draw a figure."""
         # Every process must read log_dir, because the first process broadcasts it.
         folder = trainer.log_dir
         dry = getattr(trainer, 'fast_dev_run', False)
@@ -225,7 +225,7 @@ class OnlineProbe(Callback):
         rank_zero_info(f'probe: {scores}, {picture}')
 
     def table(self) -> str:
-        """Format the latest scores as a table, next to the untrained encoders' scores."""
+        """Format the latest scores and the scores before training as a table."""
         epoch = max(r['epoch'] for r in self.rows)
         lines = []
         for label, name in dict.fromkeys(
@@ -322,7 +322,7 @@ def _encode(
     images: Mapping[str, Tensor],
     has: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """Encode each modality's samples; joint features need all modalities."""
+    """Encode each modality on its samples, and joint features on complete samples."""
     if not has:
         return encode(dict(images))
     features: dict[str, Tensor] = {}
@@ -343,9 +343,12 @@ def _encode_some(
     images: Mapping[str, Tensor],
     mask: Tensor,
 ) -> dict[str, Tensor]:
-    """Encode the masked samples; other rows are 0, because devices need equal sizes."""
-    # With fewer than two samples, encode all; the results are unused but have the right
-    # size.
+    """Encode the samples in a mask and set the features of other samples to 0.
+
+    All devices must gather features of the same shape.
+    """
+    # With fewer than two samples, encode all. The results are unused but have the right
+    # shape.
     rows = mask if mask.sum() > 1 else torch.ones_like(mask)
     samples = PresentSamples({'': rows}, next(iter(images.values())).device)
     some = {m: samples.select('', x) for m, x in images.items()}
@@ -355,7 +358,7 @@ def _encode_some(
 def _features_of(
     task: LightningModule, state: dict[str, Tensor], images: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Compute features with given weights and the batch's BatchNorm statistics."""
+    """Compute features with given weights and the BatchNorm statistics of the batch."""
     training = task.training
     task.train()
     with torch.no_grad():
@@ -365,6 +368,6 @@ def _features_of(
 
 
 def _scores(x: Array, y: Array, k: int) -> Iterator[tuple[str, float]]:
-    """Fit both probes on one half of the samples; score them on the other, in percent."""
+    """Fit both probes on one half of the samples and yield scores on the other half."""
     for name, outcome in run_probes(x, y, k):
         yield name, float(outcome.score()[0])

@@ -1,4 +1,4 @@
-"""Checks of the task and the trainer for callbacks."""
+"""Checks of the task and the trainer that callbacks share."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Early stopping for a pretraining run whose features collapse."""
+"""Callback that stops a fit after a collapse."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ class StopOnCollapse(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Stop the fit at the end of an epoch if there is a collapse."""
+        """Request a stop at the end of an epoch if the task has detected a collapse."""
         if not trainer.is_last_batch or not isinstance(
             pl_module, MultimodalPretraining
         ):

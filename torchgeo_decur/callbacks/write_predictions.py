@@ -1,4 +1,4 @@
-"""Table of scene-level predictions."""
+"""Callback that writes a table of predictions for scenes."""
 
 import csv
 from pathlib import Path
@@ -19,7 +19,8 @@ class WritePredictions(Callback):
     if the data have no ids. A regression task adds one column per output, in the unit
     of the targets. A classification task adds the probability of each class and, with
     one class per scene, the most probable class as ``prediction``. Column names are the
-    ``labels`` of the task if set, otherwise the names in the data, otherwise numbers.
+    ``labels`` of the task. Without them, they are the label names of the datamodule, or
+    numbers if it has none.
 
     Args:
         path: path of the CSV file; by default ``predictions.csv`` in the logger's
