@@ -77,7 +77,7 @@ def _last_layer(encoder: nn.Module) -> nn.Module:
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise NotApplicable(
             "encoder must have timm's feature_info with the module of its last feature "
-            f'map, got {type(encoder).__name__}'
+            f'map, got {type(encoder).__name__}; choose another timm model'
         ) from error
 
 
@@ -103,5 +103,5 @@ def _as_map(
     found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     raise NotApplicable(
         f'encoder must output a feature map or tokens, got {found} from '
-        f'{type(encoder).__name__}'
+        f'{type(encoder).__name__}; choose another timm model'
     )

@@ -33,7 +33,7 @@ def alignment_loss(diagonal: Tensor) -> Tensor:
 def alignment_histogram(
     embeddings: Embeddings, baseline: Embeddings | None = None
 ) -> AnalysisResult:
-    """Plot a histogram of the cross-modal loss over the dimensions, as in Fig. 5a.
+    """Plot a histogram of the cross-modal loss over dimensions (DeCUR paper, Fig. 5a).
 
     Args:
         embeddings: embeddings with their correlations over a whole dataset.
@@ -41,7 +41,7 @@ def alignment_histogram(
 
     Returns:
         Table ``alignment`` with one row per pair of modalities and part (common, unique
-        or all dimensions); table ``dimensions`` with one row per dimension; figure
+        or all dimensions), table ``dimensions`` with one row per dimension, and figure
         ``histogram``.
 
     Raises:

@@ -16,10 +16,10 @@ def gradcam(model: Pretrained, modality: str, x: Tensor, dimensions: slice) -> T
     r"""Attribute the mean of some embedding dimensions to positions, with GradCAM.
 
     Let :math:`A_{kp}` be channel k of the last feature map at position p, and y the
-    output:
+    mean of the dimensions. The map is
 
     .. math:: L_p = \sum_k A_{kp} \cdot
-              \frac{1}{P} \sum_q \frac{\partial y}{\partial A_{kq}}
+              \frac{1}{P} \sum_q \frac{\partial y}{\partial A_{kq}}.
 
     Selvaraju et al., *Grad-CAM: Visual Explanations from Deep Networks via
     Gradient-based Localization*, ICCV 2017, https://arxiv.org/abs/1610.02391. In the
@@ -99,7 +99,8 @@ def shares(bands: Tensor) -> Tensor:
         bands: signed attribution of each band, shape (B, C).
 
     Returns:
-        Fractions in [0, 1], shape (B, C); NaN for a sample without any attribution.
+        Fractions in [0, 1], shape (B, C). They are NaN for a sample without any
+        attribution.
 
     Example:
         >>> shares(torch.tensor([[3.0, -1.0]]))
@@ -121,8 +122,8 @@ def overlap(a: Tensor, b: Tensor) -> Tensor:
         b: maps, shape (B, h', w'); both are resized to the finer grid.
 
     Returns:
-        Overlaps, shape (B,): 0 for disjoint and 1 for identical maps; NaN if a map is 0
-        everywhere.
+        Overlaps, shape (B,), from 0 for disjoint to 1 for identical maps. If a map is 0
+        everywhere, its overlap is NaN.
 
     Example:
         >>> a, b = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[3.0, -1.0]]])
@@ -141,7 +142,8 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
         b: maps, shape (B, h', w'); both are resized to the finer grid.
 
     Returns:
-        Correlations in [-1, 1], shape (B,); NaN if a map is constant.
+        Correlations in [-1, 1], shape (B,). If a map is constant, its correlation is
+        NaN.
 
     Example:
         >>> a = torch.tensor([[[1.0, 0.0, 2.0]]])
@@ -156,13 +158,13 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def import_captum() -> Any:
-    """Import ``captum.attr``, or raise an error that says which extra to install."""
+    """Import ``captum.attr``, or raise an error that names the missing extra."""
     try:
         from captum import attr
     except ImportError as error:
         raise ImportError(
             'saliency needs captum, which is not installed; run '
-            'pip install torchgeo-decur[analysis]'
+            '`pip install torchgeo-decur[analysis]`'
         ) from error
     return attr
 

@@ -35,7 +35,7 @@ def composite(image: Tensor, modality: Modality) -> NDArray[Any]:
 
 
 def composite_and_bands(image: Tensor, modality: Modality) -> tuple[NDArray[Any], str]:
-    """Render an image in [0, 1] for display, and return the names of the shown bands.
+    """Render an image in [0, 1] and return it with the names of the shown bands.
 
     Args:
         image: image in [0, 1], shape (C, H, W).

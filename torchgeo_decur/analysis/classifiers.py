@@ -32,9 +32,9 @@ class Outcome:
     """Predictions of a probe for held-out samples.
 
     Args:
-        y: class of each sample, shape (n,); multi-label targets, shape (n, K); or
-            floating-point regression targets of either shape.
-        predicted: predicted class, shape (n,); score of each label, shape (n, K); or
+        y: classes, shape (n,), multi-label targets, shape (n, K), or floating-point
+            regression targets of either shape.
+        predicted: predicted classes, shape (n,), scores of the labels, shape (n, K), or
             predicted regression targets.
     """
 
@@ -50,7 +50,7 @@ class Outcome:
 
     @property
     def chance(self) -> float:
-        """Expected score of random predictions, or of the mean target, in percent."""
+        """Expected score in percent of random classes, or of the mean regression target."""
         if is_number(self.y):
             return 0.0
         share = self.y.mean() if self.y.ndim == 2 else 1 / len(np.unique(self.y))
@@ -97,8 +97,8 @@ class Outcome:
             digits: number of decimal places, or None for no rounding.
 
         Returns:
-            The score, the bounds of its 95 % interval and the chance score, in percent;
-            the name of the metric; and the number of scored samples.
+            The score, the bounds of its 95 % interval and the chance score in percent,
+            the name of the metric, and the number of scored samples.
         """
         numbers = {
             'score': float(self.score()[0]),

@@ -86,7 +86,8 @@ class CorrelationStream:
             eps: constant added to the variances.
 
         Returns:
-            The correlations, shape (D,), float64; 0 for a constant dimension.
+            The correlations, shape (D,), float64. A constant dimension has the correlation
+            0.
         """
         a, b = self.variance() + eps
         diagonal: Tensor = self._sums[2] / max(self.count, 1) / (a * b).sqrt()
@@ -99,7 +100,7 @@ class CorrelationStream:
 
 
 class Reservoir:
-    """A random subset, of bounded size, of the rows of a stream.
+    """Random subset of the rows of a stream, with a bounded size.
 
     Every row gets a random number, and the rows with the smallest numbers are kept, so
     all subsets are equally likely. The numbers depend only on the seed and the position

@@ -63,11 +63,11 @@ def training_curves(file: str | Path) -> AnalysisResult:
         file: path of the ``metrics.csv`` of a fit.
 
     Returns:
-        Table ``metrics`` with the first, lowest, highest and last value of each metric;
-        figure ``curves``.
+        Table ``metrics`` with the first, lowest, highest and last value of each metric,
+        and figure ``curves``.
 
     Raises:
-        NotApplicable: if the file does not exist or has no metrics of a fit.
+        NotApplicable: if the file does not exist or contains no metrics of a fit.
     """
     curves = read_metrics(file)
     panels = _assign(curves)
@@ -101,7 +101,7 @@ def training_curves(file: str | Path) -> AnalysisResult:
 
 
 def _assign(curves: dict[str, Curve]) -> dict[tuple[str, str], dict[str, Curve]]:
-    """Assign each metric to the first matching panel; each probed label has its own."""
+    """Assign each metric to the first matching panel, or a probe to that of its label."""
     left = dict(curves)
     panels: dict[tuple[str, str], dict[str, Curve]] = defaultdict(dict)
     for title, label, prefixes in _PANELS:

@@ -52,7 +52,7 @@ def dropped_dimensions(
 
     The baseline drops random dimensions. If the score of a label falls faster than this
     baseline, aligned dimensions encode the label. If it falls more slowly, other
-    dimensions do.
+    dimensions encode it.
 
     Args:
         embeddings: embeddings with their correlations and labels.
@@ -63,7 +63,7 @@ def dropped_dimensions(
         seed: seed of the random order in the baseline.
 
     Returns:
-        Table ``dropped`` with one row per score; figure ``dropped``.
+        Table ``dropped`` with one row per score, and figure ``dropped``.
 
     Raises:
         NotApplicable: if there are no correlations, or no labels that can be probed.
@@ -106,8 +106,8 @@ def dropped_dimensions(
             f'Score of a {classifier} probe without the dimensions that are most aligned '
             'with the other modality, compared with dropping the same number at random. '
             'The 95 % intervals are over resamples of the scored samples. If the score of a '
-            'label falls faster than at random, aligned dimensions encode it; if it falls '
-            'more slowly, other dimensions do.'
+            'label falls faster than at random, aligned dimensions encode this label. If '
+            'it falls more slowly, other dimensions encode this label.'
         ),
         tables={'dropped': rows},
         figures={'dropped': _plot(rows, classifier)},

@@ -41,7 +41,7 @@ class Marks:
 
 
 def correlation_distance(points: Array) -> Array:
-    """Compute 1 minus the correlation of all dimensions with each other.
+    """Compute 1 minus the correlation of each pair of dimensions.
 
     Args:
         points: standardized values of P dimensions over n samples, shape (P, n).
@@ -60,7 +60,7 @@ def correlation_distance(points: Array) -> Array:
 def dimension_map(
     embeddings: Embeddings, max_points: int = 1024, seed: int = 0
 ) -> AnalysisResult:
-    r"""Map every embedding dimension to a point, as in Fig. 1, and score the clusters.
+    r"""Map embedding dimensions to points (DeCUR paper, Fig. 1) and score the clusters.
 
     A dimension is represented by its standardized values over the samples. t-SNE places
     correlated dimensions close together. Silhouettes measure how well clusters are
@@ -88,7 +88,7 @@ def dimension_map(
         seed: random seed of t-SNE.
 
     Returns:
-        Tables ``silhouettes`` and ``points``; figure ``tsne``.
+        Tables ``silhouettes`` and ``points``, and figure ``tsne``.
 
     Raises:
         NotApplicable: if no two modalities have the same number of dimensions, or there

@@ -29,14 +29,14 @@ class Embeddings:
         diagonals: correlation of each dimension over all samples, shape (D,), for each
             pair of embeddings with the same number of dimensions.
         modalities: names of the modalities.
-        common_dim: number of common dimensions, which come first; None if the task does
-            not distinguish common and unique dimensions.
+        common_dim: number of common dimensions, which come first, or None if the task
+            does not distinguish common and unique dimensions.
         number: number of samples in the dataset.
-        available: mask of the samples that have a modality, shape (n,), boolean, for
+        available: boolean mask of the samples that have a modality, shape (n,), for
             each modality that some samples lack. Rows of samples without the modality
             are NaN.
-        pair_numbers: number of samples behind each correlation, if some lack a
-            modality.
+        pair_numbers: number of samples that each correlation uses, if some samples lack
+            a modality.
     """
 
     z: Mapping[str, Tensor]
@@ -86,8 +86,8 @@ class Embeddings:
                 samples; combinations such as ``s1+s2`` need all modalities.
 
         Returns:
-            The selected samples, with unchanged correlations; this instance itself if
-            no sample is removed.
+            The selected samples, with unchanged correlations. If no sample is removed,
+            the result is this instance.
 
         Example:
             >>> z = torch.rand(3, 4)
@@ -135,7 +135,7 @@ class Embeddings:
         return (parts if len(parts) > 1 else {}) | {'all': slice(0, dim)}
 
     def pair_parts(self, first: str, second: str) -> dict[str, slice]:
-        """Return the :meth:`parts` that two embeddings of equal size share."""
+        """Return the parts of dimensions that two embeddings of equal size share."""
         return min(self.parts(first), self.parts(second), key=len)
 
     def no_pair(self, analysis: str) -> NotApplicable:
@@ -160,7 +160,7 @@ def collect(
     max_samples: int = 4096,
     seed: int = 0,
 ) -> Embeddings:
-    """Embed a dataset; return random samples and the correlations over all samples.
+    """Embed a dataset and return random samples with correlations over all samples.
 
     The model runs in evaluation mode. Only the first date of each sample is used,
     without augmentation.
@@ -171,9 +171,12 @@ def collect(
             (B, C, H, W) or (B, T, C, H, W), on any device. They may contain ``label*``
             and, for modalities that some samples lack, ``available_<m>``, shape (B,).
         max_samples: maximum number of random samples. Each modality needs
-            ``4 * max_samples * (D + F)`` bytes: 160 MB for 4096 samples, 8192
+            ``4 * max_samples * (D + F)`` bytes: 160 MiB for 4096 samples, 8192
             dimensions and 2048 features. Correlations use all samples.
         seed: seed of the random samples.
+
+    Returns:
+        The embeddings, features, labels and correlations.
 
     Raises:
         ValueError: if there are no batches, or a batch lacks a modality.

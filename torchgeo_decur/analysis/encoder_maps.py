@@ -50,8 +50,9 @@ def feature_maps(
         examples: number of samples to show in the figure.
 
     Returns:
-        Table ``components`` with the explained variance ratio of each component; for
-        deformable attention, table ``points`` with mean displacements; figure ``maps``.
+        Table ``components`` with the explained variance ratio of each component, and
+        figure ``maps``. If an encoder has deformable attention, the table ``points``
+        contains mean displacements.
 
     Raises:
         NotApplicable: if an encoder has no feature map.
@@ -123,7 +124,8 @@ def principal_components(maps: Tensor, number: int) -> tuple[Array, Array]:
     places = maps.permute(0, 2, 3, 1).flatten(0, 2).double().numpy()
     if len(places) < 2:
         raise NotApplicable(
-            f'maps must have at least 2 positions in total, got {len(places)}'
+            f'maps must have at least 2 positions in total, got {len(places)}; use more or '
+            'larger images'
         )
     number = min(number, *places.shape)
     # This solver is deterministic.

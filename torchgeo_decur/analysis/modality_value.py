@@ -61,7 +61,7 @@ def modality_values(
     Returns:
         Tables ``subsets`` (scores), ``values`` (Shapley values) and ``pairs``
         (interactions), with rows for each class and for all classes together (``class``
-        is 'all'); figure ``values``.
+        is 'all'), and figure ``values``.
 
     Raises:
         NotApplicable: if there are fewer than two modalities, or no class labels.

@@ -1,4 +1,4 @@
-"""Interface of the models that can be analyzed, and batches for them."""
+"""Interface of the models to analyze, and iteration over their input batches."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -115,12 +115,12 @@ def parts_of(common_dim: int | None, dimensions: int) -> dict[str, slice]:
     """Divide the dimensions of an embedding into common and unique parts.
 
     Args:
-        common_dim: number of common dimensions, which come first; None if the model
+        common_dim: number of common dimensions, which come first, or None if the model
             does not distinguish common and unique dimensions.
         dimensions: number of dimensions D.
 
     Returns:
-        Dimensions of the parts 'common' and 'unique', without empty parts; or only
+        Dimensions of the parts 'common' and 'unique', without empty parts, or only of
         'all' if no dimension is unique.
 
     Raises:

@@ -46,8 +46,8 @@ def probe_parts(
         times: number of bootstrap resamples.
 
     Returns:
-        Table ``probes`` with scores in percent; if there are common and unique
-        dimensions, table ``differences``; figure ``probes``.
+        Table ``probes`` with scores in percent, and figure ``probes``. If there are
+        common and unique dimensions, the table ``differences`` compares them.
 
     Raises:
         NotApplicable: if there are no labels that can be probed.
@@ -239,7 +239,7 @@ def _plot(rows: Rows) -> Figure:
 
 
 def _colour(part: str, row: Mapping[str, Any], rows: Rows) -> tuple[str, str]:
-    """Return the line and marker colors of a part; markers of a subset are open."""
+    """Return the line and marker colors of a part, with open markers for a subset."""
     if part != MATCHED:
         return COLOURS[part], COLOURS[part]
     common = max(

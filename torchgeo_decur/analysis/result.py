@@ -31,7 +31,7 @@ class NotApplicable(ValueError):
 
 @dataclass(frozen=True)
 class AnalysisResult:
-    """The result of one analysis.
+    """Result of one analysis, with text, tables and figures.
 
     A notebook displays the text of a result; matplotlib displays the figures.
 

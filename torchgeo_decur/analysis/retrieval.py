@@ -23,7 +23,7 @@ AT = (1, 5, 10)
 def retrieval_hits(
     query: Tensor, gallery: Tensor, at: tuple[int, ...] = AT, chunk: int = 1024
 ) -> Tensor:
-    """Check whether each query's sample is among its nearest in another modality.
+    """Compute the probability that each query retrieves its sample in another modality.
 
     The similarity is the cosine of standardized embeddings. Ties count with the
     probability of a hit in random order so that constant embeddings score at chance.
@@ -66,7 +66,7 @@ def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Analysis
 
     Returns:
         Table ``retrieval`` with recall at 1, 5 and 10 in percent, by direction and
-        part; figure ``recall``.
+        part, and figure ``recall``.
 
     Raises:
         NotApplicable: if no two modalities have the same number of dimensions.
@@ -123,7 +123,7 @@ def effective_ranks(embeddings: Embeddings) -> AnalysisResult:
         embeddings: embeddings and features.
 
     Returns:
-        Table ``ranks`` with one row per name and part; figure ``ranks``.
+        Table ``ranks`` with one row per name and part, and figure ``ranks``.
 
     Example:
         >>> result = effective_ranks(Embeddings.of({'s1': torch.eye(4)}))

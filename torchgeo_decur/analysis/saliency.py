@@ -41,15 +41,15 @@ def spatial_saliency(
         model: a pretraining task. On exit, the mode of its modules is restored.
         batches: images in [0, 1] by modality, shape (B, C, H, W).
         modalities: description of each modality.
-        common_dim: number of common dimensions, which come first; None if the model
+        common_dim: number of common dimensions, which come first, or None if the model
             does not distinguish common and unique dimensions.
         max_samples: maximum number of samples.
         examples: number of samples to show in the figure.
 
     Returns:
-        Table ``overlap`` with one row per pair of modalities and part; table
-        ``samples`` with one row per sample; figure ``overlap``, a histogram; figure
-        ``examples``, maps next to their images.
+        Table ``overlap`` with one row per pair of modalities and part, and table
+        ``samples`` with one row per pair, part and sample. The figure ``overlap`` is a
+        histogram, and the figure ``examples`` shows maps next to their images.
 
     Raises:
         ImportError: if captum is not installed.
@@ -123,15 +123,15 @@ def spectral_saliency(
         model: a pretraining task. On exit, the mode of its modules is restored.
         batches: images in [0, 1] by modality, shape (B, C, H, W).
         modalities: description of each modality.
-        common_dim: number of common dimensions, which come first; None if the model
+        common_dim: number of common dimensions, which come first, or None if the model
             does not distinguish common and unique dimensions.
         max_samples: maximum number of samples.
         steps: number of integration steps.
 
     Returns:
-        Table ``bands`` with the fraction of the attribution for each band and part;
-        table ``integral`` with the errors of the integral; figure ``bands``, a box
-        plot.
+        Table ``bands`` with the fraction of the attribution for each band and part, and
+        table ``integral`` with the errors of the integral. The figure ``bands`` is a
+        box plot.
 
     Raises:
         ImportError: if captum is not installed.
@@ -223,7 +223,7 @@ def _band_row(
 
 
 def _mean(x: Array) -> tuple[float, float]:
-    """Return the mean of the finite values, and half the width of its 95 % interval."""
+    """Return the mean of the finite values and half the width of its 95 % interval."""
     x = x[np.isfinite(x)]
     if len(x) < 2:
         return (float(x[0]) if len(x) else float('nan')), float('nan')

@@ -23,13 +23,13 @@ _VARIANCE = 1e-12
 
 @dataclass(frozen=True)
 class SharedDirections:
-    """The number of directions that two sets of features share.
+    """Number of directions that two sets of features share, with its interval.
 
     Args:
         number: number of directions that correlate significantly on held-out samples.
         lower: lower bound of the 95 % interval.
         upper: upper bound of the 95 % interval.
-        of: number of directions that could be shared.
+        of: number of tested directions.
         correlations: canonical correlations on held-out samples, shape (``of``,), in
             the order of the correlations on the fitted samples.
         smallest: minimum correlation that counts as shared.
@@ -148,8 +148,8 @@ def compare_features(
             have both.
 
     Returns:
-        Table ``shared`` with one row per pair; table ``correlations`` with one row per
-        direction; figure ``correlations``.
+        Table ``shared`` with one row per pair, table ``correlations`` with one row per
+        direction, and figure ``correlations``.
 
     Raises:
         NotApplicable: if there are fewer than two feature sets, or too few samples.
@@ -305,7 +305,7 @@ def _standardize(x: Array) -> Array:
 
 
 def _step_down(found: Array, chance: Array, level: float) -> int:
-    """Count the correlations that exceed the largest chance correlation of the others."""
+    """Count the correlations that are significant in a step-down permutation test."""
     order = np.argsort(-found)
     # Largest chance correlation of each direction and all following ones.
     largest = np.maximum.accumulate(chance[:, order[::-1]], axis=1)[:, ::-1]
