@@ -5,7 +5,7 @@
 Chips of two modalities, with 64 x 64 pixels of 10 m, are written to a temporary folder. They do not
 overlap each other. The setup is ``RasterPairDataModule.setup('fit')``, which opens every file,
 splits the chips and checks validation chips for nodata. Windows are drawn but not read.
-``setup-processor`` is the processor time, which depends less on other load on the machine.
+``setup-processor`` is the CPU time, which depends less on other load on the machine.
 
 Rows are appended to ``experiments/benchmarks/results_chips.csv``.
 """

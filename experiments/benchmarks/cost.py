@@ -6,7 +6,7 @@
 All objectives use the same backbone, images, batch size, projector widths and precision (float32),
 and alternate in one process. A step includes augmentation, encoders, projectors, loss, backward
 pass and optimizer; all other options have their defaults. The graph is cut at the embeddings, so
-that the forward and backward pass of the loss are timed separately. On a CPU, processor time is
+that the forward and backward pass of the loss are timed separately. Without a GPU, CPU time is
 measured, which depends less on other load on the machine. Memory is the peak of tensors and
 gradients, without weights and optimizer state.
 

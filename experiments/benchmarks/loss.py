@@ -9,7 +9,7 @@ VICReg or SimCLR (NT-Xent). CoMM, COrAL and InfMasking get a third embedding, an
 masked ones per sample, as in their tasks. FactorCL has five parts of D / 5 dimensions, and critics
 of width 512.
 ``<loss>-partly`` uses partly paired samples: half have both modalities, and a quarter each have
-only one. ``<loss>-all`` uses masks too, but for complete samples. On a CPU, processor time is
+only one. ``<loss>-all`` uses masks too, but for complete samples. Without a GPU, CPU time is
 measured, which depends less on other load on the machine. Memory is the peak of tensors and
 gradients, without the embeddings. A form that takes ten seconds or more runs once, when its memory
 is measured.

@@ -95,9 +95,9 @@ def peak_mib(function: Callable[[], Any]) -> float:
 
 
 def work_time() -> float:
-    """Return processor time on a CPU, else real time after synchronization, in seconds.
+    """Return CPU time without a GPU, else real time after synchronization, in seconds.
 
-    Other work of the machine affects processor time less. It includes the waiting of
+    Other work of the machine affects CPU time less. CPU time includes the waiting of
     threads, so use one thread.
     """
     return process_time() if DEVICE.type == 'cpu' else _now()

@@ -14,7 +14,7 @@ encoders, projectors, DeCUR's loss and the optimizer. The variants are:
 
 The variants share weights, optimizer and images, and alternate in one process. To time the backward
 pass of each part, the graph is cut between encoder, projector and loss. Memory is the peak of
-tensors and gradients, without weights and optimizer state. On a CPU, processor time is measured,
+tensors and gradients, without weights and optimizer state. Without a GPU, CPU time is measured,
 which depends less on other load on the machine.
 
 Rows are appended to ``experiments/benchmarks/results_step.csv``.
