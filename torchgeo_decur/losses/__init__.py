@@ -1,4 +1,4 @@
-"""Losses that map embeddings by name to a dictionary of the total loss and its terms."""
+"""Losses between embeddings of several modalities or of several views."""
 
 from .barlow_twins import BarlowTwinsLoss
 from .base import CrossModalLoss, EmbeddingLoss, display_names

@@ -1,4 +1,4 @@
-"""Barlow Twins loss, between modalities or between views of a single modality."""
+"""Barlow Twins loss between modalities or between views of a single modality."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from .functional import Embedding, Subset, embed, redundancy_reduction
 
 
 class BarlowTwinsLoss(PairwiseLoss[Embedding]):
-    r"""Barlow Twins loss, which aligns each dimension and decorrelates all others.
+    r"""Barlow Twins loss, which aligns views and decorrelates their dimensions.
 
     Zbontar et al., *Barlow Twins: Self-Supervised Learning via Redundancy Reduction*,
     ICML 2021, https://arxiv.org/abs/2103.03230.

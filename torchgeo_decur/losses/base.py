@@ -122,10 +122,14 @@ class EmbeddingLoss(nn.Module, ABC):
                 views or samples, or shapes differ.
         """
         if self.joint is not None and self.joint not in z:
-            raise ValueError(f'z must have {self.joint!r}, got {list(z)}')
+            raise ValueError(
+                f'z must have {self.joint!r}, got {list(z)}; add the joint embeddings'
+            )
         if len(z) < self.minimum:
             number = {1: 'one modality', 2: 'two modalities'}[self.minimum]
-            raise ValueError(f'z must have at least {number}, got {list(z)}')
+            raise ValueError(
+                f'z must have at least {number}, got {list(z)}; add a modality'
+            )
         shapes = {m: tuple(x.shape) for m, x in z.items()}
         if len(set(shapes.values())) > 1 or any(len(s) != 3 for s in shapes.values()):
             raise ValueError(
@@ -134,7 +138,9 @@ class EmbeddingLoss(nn.Module, ABC):
         shape = views, samples, _ = next(iter(shapes.values()))
         if views < self.views or samples < 2 or (self.exactly and views > self.views):
             least = (
-                f'{self.views} views and ' + 'at least ' * self.exactly + '2 samples'
+                f'{self.views} view{"s" * (self.views > 1)} and '
+                + 'at least ' * self.exactly
+                + '2 samples'
             )
             raise ValueError(
                 f'z must have {"" if self.exactly else "at least "}{least}, '
@@ -145,7 +151,8 @@ class EmbeddingLoss(nn.Module, ABC):
         """Check that the loss supports samples that lack a modality.
 
         Raises:
-            ValueError: if it does not. The message lists losses that do.
+            ValueError: if the loss does not support them. The message names losses that
+                do.
         """
         if not self.takes_available:
             known = sorted(
@@ -197,7 +204,7 @@ class PairwiseLoss[View](EmbeddingLoss):
     def prepare(
         self, z: Mapping[str, Tensor], pairs: int, subset: Subset | None = None
     ) -> Mapping[str, list[View]]:
-        """Prepare each view once, for all pairs that it is part of.
+        """Prepare each view once for all of its pairs.
 
         Args:
             z: embeddings by modality, each of shape (V, N, D), float32 or float64.
@@ -249,7 +256,7 @@ class PairwiseLoss[View](EmbeddingLoss):
         return {'loss': mean([*parts.values()]), **parts}
 
     def check(self, z: Mapping[str, Tensor]) -> None:
-        """Check the embeddings, and the number of views of a single modality.
+        """Check the embeddings and, for a single modality, its number of views.
 
         Raises:
             ValueError: if there are too few modalities or samples, if a single modality
@@ -264,7 +271,7 @@ class PairwiseLoss[View](EmbeddingLoss):
 
 
 class CrossModalLoss(PairwiseLoss[Tensor]):
-    """Loss between two embeddings, averaged over views and pairs of modalities.
+    """Average of a loss between two embeddings, over views and pairs of modalities.
 
     View v of one modality is compared with view v of another modality, for every v. The
     views of a single modality are compared with each other. All samples must have all
@@ -315,7 +322,7 @@ def mean(terms: Sequence[Tensor]) -> Tensor:
     """Compute the mean of scalar tensors.
 
     Args:
-        terms: the scalar tensors; at least one.
+        terms: one or more scalar tensors.
 
     Returns:
         A scalar.

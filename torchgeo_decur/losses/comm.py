@@ -33,7 +33,7 @@ class CoMMLoss(EmbeddingLoss):
         ValueError: if the temperature is not positive.
 
     Shape:
-        - Input: one tensor (2, N, D) for ``joint`` and one for each of one or more
+        - Input: one tensor (2, N, D) for ``joint`` and for each of one or more
           modalities, with N >= 2 samples across all devices.
         - Output: scalars ``loss`` and ``contrast_<name>`` for each input.
 

@@ -34,7 +34,7 @@ class COrALLoss(EmbeddingLoss):
         ValueError: if the temperature is not positive or a weight is negative.
 
     Shape:
-        - Input: one tensor (2, N, D) for ``shared`` and one for each of one or more
+        - Input: one tensor (2, N, D) for ``shared`` and for each of one or more
           modalities, with N >= 2 samples across all devices.
         - Output: scalars ``loss`` and its terms before weighting: ``shared``,
           ``unique_<m>`` for each modality and ``orthogonal_<p>_<q>`` for each pair.

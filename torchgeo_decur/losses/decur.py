@@ -112,7 +112,7 @@ class DeCURLoss(EmbeddingLoss):
         return {'loss': loss, **intra, **cross}
 
     def check(self, z: Mapping[str, Tensor]) -> None:
-        """Check the embeddings, and that ``common_dim`` does not exceed D.
+        """Check the embeddings and the number of common dimensions.
 
         Raises:
             ValueError: if there are fewer than two modalities, views or samples, if

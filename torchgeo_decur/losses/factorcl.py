@@ -221,7 +221,9 @@ def beside(z: Tensor) -> Tensor:
 
 
 def info_nce_bound(scores: Tensor) -> Tensor:
-    """Compute InfoNCE, a lower bound on mutual information in nats, at most log N.
+    """Compute InfoNCE, a lower bound on mutual information in nats.
+
+    The bound is at most log N.
 
     Args:
         scores: scores of all pairs, shape (N, N), with positive pairs on the diagonal.
@@ -237,7 +239,9 @@ def info_nce_bound(scores: Tensor) -> Tensor:
 
 
 def nce_club_bound(scores: Tensor) -> Tensor:
-    """Compute NCE-CLUB, an upper bound on mutual information for optimal InfoNCE scores.
+    """Compute NCE-CLUB, an upper bound on mutual information in nats.
+
+    It is an upper bound only if the scores are optimal for InfoNCE.
 
     Args:
         scores: scores of all pairs, shape (N, N), with positive pairs on the diagonal.

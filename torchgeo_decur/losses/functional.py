@@ -1,4 +1,4 @@
-"""Mathematical functions of embeddings that losses and analyses share.
+"""Functions of embeddings, shared by losses and analyses.
 
 Notation: N samples across all devices, D dimensions.
 """
@@ -25,7 +25,7 @@ class Subset:
 
     Args:
         mask: boolean mask of the samples in the subset, shape (N,).
-        minimum: minimum number of samples in a term, but never more than N.
+        minimum: minimum number of samples in a term, limited to N.
 
     Example:
         >>> some = Subset(torch.tensor([True, False, True]), minimum=2)
@@ -42,7 +42,7 @@ class Subset:
         self.count = size.clamp(min=1)
 
     def rows(self, x: Tensor) -> Tensor:
-        """Set the rows of all other samples to 0.
+        """Set the rows of samples outside the subset to 0.
 
         Args:
             x: one row per sample, shape (N, D).
@@ -64,7 +64,7 @@ class Subset:
         return x.masked_fill(~self.mask, 0).sum() / self.count
 
     def term(self, value: Tensor) -> Tensor:
-        """Replace a term by 0 if the subset has too few samples.
+        """Replace a term with 0 if the subset has too few samples.
 
         Args:
             value: the term, a scalar.
@@ -104,11 +104,11 @@ def standardize(z: Tensor, eps: float = 1e-5, subset: Subset | None = None) -> T
 
 
 def unit_vectors(z: Tensor, length: float = 1.0) -> Tensor:
-    r"""Scale each embedding to one length.
+    r"""Scale all embeddings to the same length.
 
     Args:
         z: embeddings, shape (N, D).
-        length: length of the results; embeddings of length 0 stay 0.
+        length: length of the scaled embeddings. Embeddings of length 0 stay 0.
 
     Returns:
         Embeddings, same shape.
@@ -159,7 +159,8 @@ def cross_correlation_terms(
         b: standardized embeddings, shape (N, D).
         grams: Gram matrices of ``a`` and ``b``, shape (N, N). By default, they are
             computed if they need fewer multiplications than :math:`C`.
-        count: number of samples if all other rows are 0, a scalar; N by default.
+        count: number of samples in the subset, a scalar, if all other rows are 0. By
+            default, all N samples are used.
 
     Returns:
         The diagonal, shape (D,), and the sum of the squared off-diagonal elements, a
@@ -184,10 +185,10 @@ def cross_correlation_terms(
 
 
 def cheaper_by_gram(grams: int, correlations: int) -> bool:
-    """Return whether Gram matrices need fewer multiplications than correlation matrices.
+    """Check whether Gram matrices need fewer multiplications than correlation matrices.
 
-    Including its backward pass, a Gram matrix costs twice as much as its forward pass. A
-    correlation matrix costs three times as much, because two factors need a gradient.
+    With its backward pass, a Gram matrix costs twice its forward pass. A correlation
+    matrix costs three times its forward pass, because both factors need a gradient.
 
     Args:
         grams: number of multiplications for all Gram matrices in the forward pass,
@@ -244,7 +245,7 @@ class Embedding:
 
     @property
     def gram(self) -> Tensor:
-        """Gram matrix, shape (N, N); after ``split``, the sum over both blocks."""
+        """Gram matrix, shape (N, N), summed over both blocks after ``split``."""
         if self._gram is None:
             if self._blocks is None:
                 self._gram = gram(self.z)
@@ -265,7 +266,9 @@ class Embedding:
         return self if subset is None else Embedding(self.x, self.by_gram, subset)
 
     def split(self, size: int) -> tuple['Embedding', 'Embedding']:
-        """Split the dimensions into two blocks; later calls return the same blocks.
+        """Split the dimensions into two blocks.
+
+        Later calls return the same blocks.
 
         Args:
             size: number of dimensions in the first block.
@@ -284,7 +287,7 @@ class Embedding:
         return self._blocks
 
     def correlate(self, other: 'Embedding') -> tuple[Tensor, Tensor]:
-        """Compute the diagonal and off-diagonal energy of the correlation with a view.
+        """Compute the diagonal and off-diagonal energy of a cross-correlation matrix.
 
         Args:
             other: another view of the same samples.
@@ -333,7 +336,7 @@ def redundancy_reduction(
         target: target :math:`t` of the diagonal.
 
     Returns:
-        A scalar; 0 if the views have too few samples.
+        A scalar, which is 0 if the views have too few samples.
 
     Example:
         >>> a = Embedding(torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 1.0], [3.0, 3.0]]))
@@ -382,8 +385,8 @@ def covariance_terms(z: Tensor, subset: Subset | None = None) -> tuple[Tensor, T
 def feature_std(h: Tensor) -> Tensor:
     r"""Measure the spread of feature directions, from 0 (all equal) to 1 (uniform).
 
-    This is the standard deviation over the batch of each coordinate of the unit vectors
-    :math:`h / \|h\|`, averaged over coordinates and multiplied by :math:`\sqrt D`.
+    The result is the standard deviation over the batch of each coordinate of the unit
+    vectors :math:`h / \|h\|`, averaged over coordinates and multiplied by :math:`\sqrt D`.
 
     Args:
         h: features, shape (N, D).
@@ -412,8 +415,8 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
         eps: constant added to each normalized singular value.
 
     Returns:
-        A scalar in [1, min(N, D)]: 1 if all embeddings are 0, NaN if any value is not
-        finite. It is float64, or float32 on Apple GPUs, which lack float64.
+        A scalar in [1, min(N, D)]. It is 1 if all embeddings are 0 and NaN if any value
+        is not finite. It is float64, or float32 on Apple GPUs, which lack float64.
 
     Example:
         >>> round(effective_rank(torch.eye(6)).item(), 2)
@@ -436,7 +439,9 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
 
 
 class _Standardize(torch.autograd.Function):
-    """Standardization that saves only its result; autograd would save every step.
+    """Standardization that saves only its results for the backward pass.
+
+    Autograd would save every intermediate result.
 
     torch.batch_norm loses precision if the mean is large. The scale is also an output
     because second derivatives need it. Forward-mode differentiation is not implemented: a
@@ -525,7 +530,10 @@ def _project(x: Tensor, result: Tensor, scale: Tensor) -> Tensor:
 
 
 class _UnitVectors(torch.autograd.Function):
-    """Saves only the result for backward, while autograd would save each step."""
+    """Normalization that saves only its results for the backward pass.
+
+    Autograd would save every intermediate result.
+    """
 
     generate_vmap_rule = True
 
@@ -556,7 +564,7 @@ class _UnitVectors(torch.autograd.Function):
 
 
 class _Gram(torch.autograd.Function):
-    """Product of a matrix and its transpose, with a cheaper gradient than autograd's."""
+    """Product of a matrix and its transpose, with a cheaper backward pass."""
 
     generate_vmap_rule = True
 

@@ -39,8 +39,8 @@ class InfMaskingLoss(CoMMLoss):
         mask_lambda: weight :math:`\lambda` of the variance at the end of the fit.
 
     Attributes:
-        progress: progress :math:`t` of the fit, a scalar in [0, 1] that the task sets; 1
-            by default.
+        progress: progress :math:`t` of the fit, a scalar in [0, 1]. It is 1 unless the
+            task sets it.
 
     Raises:
         ValueError: if ``temperature`` is not positive or ``mask_lambda`` is negative.
@@ -110,10 +110,10 @@ class InfMaskingLoss(CoMMLoss):
 def contrast_masked(
     joint: Tensor, masked: Tensor, temperature: float, weight: Tensor | float
 ) -> Tensor:
-    """Compute the masked term of one view; see :class:`InfMaskingLoss`.
+    """Compute the term of one view for masked embeddings; see :class:`InfMaskingLoss`.
 
     The term needs the covariance of the masked embeddings only along the joint embedding.
-    This is the variance of their similarities, so no D x D matrix is computed.
+    This covariance is the variance of the similarities, so no D x D matrix is needed.
 
     Args:
         joint: joint embeddings, shape (N, D).

@@ -1,4 +1,4 @@
-"""InfoNCE, and the SimCLR and CLIP losses between modalities."""
+"""InfoNCE and the SimCLR and CLIP losses between modalities."""
 
 import math
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _COLD = 0.015
 
 
 class Directions:
-    r"""Normalized embeddings of one view, with cached mutual similarities.
+    r"""Normalized embeddings of one view, with cached similarities between samples.
 
     Args:
         z: embeddings, shape (N, D).
@@ -55,13 +55,13 @@ class Directions:
         return self._among
 
     def cosines(self, other: 'Directions') -> Tensor:
-        """Compute the cosine of each sample in two views.
+        """Compute the cosine similarity between two views of each sample.
 
         Args:
-            other: directions of other embeddings of the same samples.
+            other: normalized embeddings of another view of the same samples.
 
         Returns:
-            Cosines, shape (N,); those of samples that a view does not use are 0.
+            Cosines, shape (N,). They are 0 for samples outside the subset of either view.
         """
         found = self.temperature * (self.u * other.u).sum(dim=1)
         return found.to(self.dtype)
@@ -84,14 +84,15 @@ def contrast(a: Directions, b: Directions) -> Tensor:
 
 
 def log_sums_among(u: Tensor, subset: Subset | None = None) -> Tensor:
-    r"""Compute :math:`\log \sum_{j \ne i} e^{u_i \cdot u_j}` of each sample.
+    r"""Compute :math:`\log \sum_{j \ne i} e^{u_i \cdot u_j}` for each sample.
 
     Args:
         u: embeddings, shape (N, D).
-        subset: samples to use; by default all.
+        subset: samples to use; all by default.
 
     Returns:
-        Logarithms, shape (N,); very small numbers for samples without others.
+        Logarithms, shape (N,). For a sample without other samples, the logarithm is a
+        large negative number.
 
     Example:
         >>> log_sums_among(torch.eye(3)).round(decimals=3)  # log 2
@@ -105,14 +106,14 @@ def log_sums_among(u: Tensor, subset: Subset | None = None) -> Tensor:
 def log_sums_between(
     a: Tensor, b: Tensor, subset: Subset | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Compute sums of the exponentials of :math:`s_{ij} = a_i \cdot b_j`.
+    r"""Compute the log-sum-exp of :math:`s_{ij} = a_i \cdot b_j` in both directions.
 
-    Both sums share the exponentials, and the backward pass uses them again.
+    Both directions and the backward pass use the same exponentials.
 
     Args:
         a: embeddings, shape (N, D).
         b: other embeddings of the same samples, shape (N, D).
-        subset: samples to use; by default all.
+        subset: samples to use; all by default.
 
     Returns:
         :math:`\log \sum_j e^{s_{ij}}`, :math:`\log \sum_j e^{s_{ji}}` and
@@ -285,7 +286,7 @@ class _Contrast(nn.Module):
 
 
 class _SumsAmong(torch.autograd.Function):
-    """Saves exponentials once. Autograd would compute them again in the backward pass.
+    """Log-sum-exp within a view, which saves its exponentials for the backward pass.
 
     The exponentials and their sums are also outputs, as torch.func requires.
     """
@@ -321,7 +322,7 @@ class _SumsAmong(torch.autograd.Function):
 
 
 class _SumsBetween(torch.autograd.Function):
-    """Computes exponentials once, for sums over rows and columns and their gradient."""
+    """Log-sum-exp over rows and over columns, which share their exponentials."""
 
     generate_vmap_rule = True
 
@@ -367,7 +368,7 @@ class _SumsBetween(torch.autograd.Function):
 
 
 def _unused(u: Tensor, mask: Tensor | None, itself: bool) -> Tensor:
-    """Return which pairs of samples a sum leaves out, shape (N, N)."""
+    """Return a mask of the pairs of samples that a sum excludes."""
     unused = (
         torch.eye(len(u), dtype=torch.bool, device=u.device)
         if itself

@@ -1,4 +1,4 @@
-"""VICReg loss, between modalities or between views of a single modality."""
+"""VICReg loss between modalities or between views of a single modality."""
 
 from collections.abc import Mapping
 
