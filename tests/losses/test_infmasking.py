@@ -10,6 +10,7 @@ from torch import Tensor
 from tests.losses.test_contrastive import cosine, make, reference_comm
 from torchgeo_decur.losses import CoMMLoss, InfMaskingLoss
 from torchgeo_decur.losses.infmasking import contrast_masked
+from torchgeo_decur.losses.info_nce import Directions
 
 Embeddings = dict[str, Tensor]
 
@@ -68,7 +69,7 @@ def test_it_bounds_infonce_of_normal_masks() -> None:
     torch.manual_seed(0)
     z = torch.randn(6, 8, dtype=torch.double)
     u = z[:, None] + 0.2 * torch.randn(6, 64, 8, dtype=torch.double)
-    bound = contrast_masked(z, u, 1.0, 1.0).item()
+    bound = contrast_masked(Directions(z, 1.0), u, 1.0).item()
     q, k = (torch.nn.functional.normalize(x, dim=-1) for x in (z, u))
     own = torch.einsum('nd,nkd->nk', q, k)
     all_pairs = torch.einsum('nd,jkd->njk', q, k).exp().sum(dim=(1, 2))

@@ -61,7 +61,27 @@ class CoMMLoss(EmbeddingLoss):
         self, z: Mapping[str, Tensor], available: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """Compute the loss and its terms from checked embeddings."""
-        joint = self._views(z, 'joint', self.subset(available, 'joint'))
+        joint = self.directions(z['joint'], self.subset(available, 'joint'))
+        parts = self.contrasts(z, joint, available)
+        return {'loss': mean([*parts.values()]), **parts}
+
+    def contrasts(
+        self,
+        z: Mapping[str, Tensor],
+        joint: list[Directions],
+        available: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Compute the term of each name.
+
+        Args:
+            z: embeddings by name, shape (2, N, D) each.
+            joint: both views of ``joint``, from :meth:`directions`.
+            available: whether each sample has each embedding, shape (N,); None if all
+                have all.
+
+        Returns:
+            ``contrast_<name>`` of each name, scalars.
+        """
         parts: dict[str, Tensor] = {}
         for n in z:
             subset = self.subset(available, n)
@@ -69,15 +89,22 @@ class CoMMLoss(EmbeddingLoss):
                 # Both terms are equal.
                 parts['contrast_joint'] = contrast(*joint)
                 continue
-            a, b = self._views(z, n, subset)
+            a, b = self.directions(z[n], subset)
             # A sample with any modality has a joint embedding, and needs no subset for it.
             joint_a, joint_b = (
-                joint if subset is None else self._views(z, 'joint', subset)
+                joint if subset is None else self.directions(z['joint'], subset)
             )
             parts[f'contrast_{n}'] = mean([contrast(a, joint_b), contrast(b, joint_a)])
-        return {'loss': mean([*parts.values()]), **parts}
+        return parts
 
-    def _views(
-        self, z: Mapping[str, Tensor], name: str, subset: Subset | None
-    ) -> list[Directions]:
-        return [Directions(x, self.temperature, subset) for x in z[name]]
+    def directions(self, z: Tensor, subset: Subset | None = None) -> list[Directions]:
+        """Normalize both views of an embedding.
+
+        Args:
+            z: embeddings, shape (2, N, D).
+            subset: samples to use; all by default.
+
+        Returns:
+            Directions of each view.
+        """
+        return [Directions(x, self.temperature, subset) for x in z]

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from .base import mean
 from .comm import CoMMLoss
+from .functional import unit_vectors
 from .info_nce import Directions
 
 
@@ -75,11 +75,12 @@ class InfMaskingLoss(CoMMLoss):
     ) -> dict[str, Tensor]:
         """Compute the loss and its terms from checked embeddings."""
         named = {n: x for n, x in z.items() if n != 'masked'}
-        parts = {n: x for n, x in super().terms(named).items() if n != 'loss'}
+        joint = self.directions(z['joint'])
+        parts = self.contrasts(named, joint)
         weight = self.mask_lambda * self.progress
         masked = [
-            contrast_masked(joint, x, self.temperature, weight)
-            for joint, x in zip(z['joint'], z['masked'], strict=True)
+            contrast_masked(of_view, x, weight)
+            for of_view, x in zip(joint, z['masked'], strict=True)
         ]
         loss = mean([*masked, *parts.values()])
         return {'loss': loss, 'masked': mean(masked), **parts}
@@ -108,7 +109,7 @@ class InfMaskingLoss(CoMMLoss):
 
 
 def contrast_masked(
-    joint: Tensor, masked: Tensor, temperature: float, weight: Tensor | float
+    joint: Directions, masked: Tensor, weight: Tensor | float
 ) -> Tensor:
     """Compute the term of one view for masked embeddings; see :class:`InfMaskingLoss`.
 
@@ -116,22 +117,21 @@ def contrast_masked(
     This covariance is the variance of the similarities, so no D x D matrix is needed.
 
     Args:
-        joint: joint embeddings, shape (N, D).
+        joint: directions of N joint embeddings.
         masked: embeddings of the same samples under K masks, shape (N, K, D).
-        temperature: temperature of the similarities.
         weight: weight of the variance.
 
     Returns:
         A scalar.
     """
     number, masks, _ = masked.shape
-    directions = Directions(joint, temperature)
-    u = normalize(masked.to(directions.u.dtype), dim=2) / math.sqrt(temperature)
-    similarity = (directions.u @ u.flatten(0, 1).T).unflatten(1, (number, masks))
+    each_mask = masked.flatten(0, 1).to(joint.u.dtype)
+    u = unit_vectors(each_mask, 1 / math.sqrt(joint.temperature))
+    similarity = (joint.u @ u.T).unflatten(1, (number, masks))
     own = similarity.diagonal()
     mu, variance = own.mean(dim=0), own.var(dim=0, correction=0)
     itself = torch.eye(number, dtype=torch.bool, device=masked.device)
     others = similarity.masked_fill(itself[..., None], -torch.inf).logsumexp(dim=(1, 2))
-    negatives = torch.logaddexp(others, directions.among)
+    negatives = torch.logaddexp(others, joint.among)
     each: Tensor = torch.logaddexp(mu + weight * variance / 2, negatives) - mu
     return each.mean().to(joint.dtype)
