@@ -315,7 +315,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'one modality only': (
         lambda _: fit(model(modalities={'s1': 2}), synthetic(modalities=['s1'])),
         ValueError,
-        r"modalities must name at least two for DeCUR, got \['s1'\]",
+        r"modalities must name at least two modalities for DeCUR, got \['s1'\]",
     ),
     'one modality only, in the data': (
         lambda _: fit(model(), synthetic(modalities=['s1'])),

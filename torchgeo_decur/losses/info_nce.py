@@ -61,7 +61,7 @@ class Directions:
             other: normalized embeddings of another view of the same samples.
 
         Returns:
-            Cosines, shape (N,). They are 0 for samples outside the subset of either view.
+            Cosines, shape (N,). They are 0 for samples outside a subset.
         """
         found = self.temperature * (self.u * other.u).sum(dim=1)
         return found.to(self.dtype)

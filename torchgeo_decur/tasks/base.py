@@ -69,7 +69,7 @@ class FiniteGuard:
     def check(self, step: int, ended: bool = False) -> None:
         """Raise an error if there were too many consecutive bad steps.
 
-        Reading the record synchronizes with the device.
+        Reading the recorded steps synchronizes with the device.
 
         Args:
             step: number of optimizer steps so far, for the error message.
@@ -113,11 +113,11 @@ class CheckedTask(BaseTask):
         """Save the constructor arguments under their current names.
 
         Args:
-            args: names of the arguments to save, by default all, or one mapping to save
-                instead.
-            ignore: names of the arguments to leave out.
-            frame: stack frame of the innermost constructor, by default the caller's
-                frame.
+            args: names of the arguments to save, or one mapping to save instead. By
+                default, all arguments are saved.
+            ignore: names of the arguments to omit.
+            frame: stack frame of the innermost constructor; by default, the frame of
+                the caller.
             logger: whether to log the hyperparameters.
         """
         caller = frame or sys._getframe(1)
@@ -199,7 +199,7 @@ class CheckedTask(BaseTask):
         """Check that a checkpoint belongs to this task and architecture.
 
         Raises:
-            ValueError: if the task or a hyperparameter of the architecture differs; the
+            ValueError: if the task or a hyperparameter of the architecture differs. The
                 message names each difference.
         """
         stored = current_names(type(self), checkpoint.get(TASK_OPTIONS, {}))

@@ -16,7 +16,7 @@ FEWEST_SAMPLES = 4
 
 
 class CollapseGuard:
-    """Detector of a collapse from the metrics ``std_<m>`` and ``rank_<m>``.
+    """Detector of a collapse, based on the metrics ``std_<m>`` and ``rank_<m>``.
 
     A metric is low if it has lost nine tenths of its highest value, measured from
     its value at collapse. It must also be below a threshold: 0.02 for ``std`` and 1.3
@@ -51,7 +51,8 @@ class CollapseGuard:
 
         Args:
             values: collapse metrics by name; NaN values are ignored.
-            ended: whether the epoch has ended; only then do low values count.
+            ended: whether the step is the last in an epoch. Low values count only in such
+                a step.
         """
         self.started = True
         for name, value in values.items():
@@ -78,7 +79,7 @@ class CollapseGuard:
             epoch: index of the epoch, starting at 0.
 
         Returns:
-            The warning message; None without a collapse or after the first warning.
+            The message, or None without a collapse or after the first warning.
         """
         if self._warned or not self.collapsed:
             return None
@@ -95,7 +96,7 @@ class CollapseGuard:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state to store in a checkpoint."""
+        """Return the metrics and counters to store in a checkpoint."""
         return {
             'started': self.started,
             'warned': self._warned,
@@ -105,10 +106,10 @@ class CollapseGuard:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state from a checkpoint.
+        """Restore the metrics and counters from a checkpoint.
 
         Args:
-            state: the state, from :meth:`state_dict`.
+            state: result of :meth:`state_dict`.
         """
         self.started, self._warned = state['started'], state['warned']
         self._last, self._highest = dict(state['last']), dict(state['highest'])

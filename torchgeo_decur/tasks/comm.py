@@ -18,7 +18,7 @@ class CoMM(FusionPretraining):
     Dufumier, Castillo-Navarro et al., *What to align in multimodal contrastive
     learning?*, ICLR 2025, https://arxiv.org/abs/2409.07402.
 
-    The tokens of all encoders and a class token pass through one transformer; its
+    The tokens of all encoders and a class token pass through one transformer, whose
     output class token is ``joint``. The same transformer, applied to the tokens of a
     single modality, gives the class token of that modality. All class tokens share one
     projector.
@@ -41,7 +41,7 @@ class CoMM(FusionPretraining):
             :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Raises:
-        ValueError: if the temperature is not positive, or a name is reserved.
+        ValueError: if the temperature is not positive or a name is reserved.
 
     Example:
         >>> import torch
@@ -114,7 +114,7 @@ class CoMM(FusionPretraining):
         parts: Mapping[str, list[Tensor]],
         available: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Fuse the tokens of all modalities and of each one; project the class tokens.
+        """Fuse the tokens of all modalities and of each one, then project class tokens.
 
         Args:
             parts: input of the fusion head, for some or all modalities.

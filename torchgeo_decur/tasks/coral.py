@@ -52,7 +52,7 @@ class COrAL(FusionPretraining):
             :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Raises:
-        ValueError: if ``mask_ratio`` is not in [0, 1], or a name is reserved.
+        ValueError: if ``mask_ratio`` is not in [0, 1] or a name is reserved.
 
     Example:
         >>> task = COrAL({'s1': 2, 's2': 13}, model='test_resnet', embed_dim=32, num_heads=4)
@@ -118,7 +118,7 @@ class COrAL(FusionPretraining):
 
     @property
     def mask_ratio(self) -> float:
-        """Mask ratio of the current step."""
+        """Mask ratio of the current step, which follows the linear schedule if set."""
         option: float | list[float] = self.hparams['mask_ratio']
         ends = [option] if isinstance(option, int | float) else list(option)
         return ends[0] + (ends[-1] - ends[0]) * min(self.global_step / self._steps, 1)
@@ -129,7 +129,7 @@ class COrAL(FusionPretraining):
         view: int | None = None,
         available: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute features and embeddings; in a training step, mask one modality.
+        """Compute features and embeddings, with one masked modality in a training step.
 
         Returns:
             Features by name, shape (B, F), and the embeddings of the ``shared``

@@ -139,7 +139,7 @@ class CLIP(MultimodalPretraining):
 
     Radford et al., *Learning Transferable Visual Models From Natural Language
     Supervision*, ICML 2021, https://arxiv.org/abs/2103.00020. Negatives come only from
-    the other modality. The temperature is learned, and logged with the collapse
+    the other modality. The temperature is learned and logged with the collapse
     metrics.
 
     Args:
@@ -169,8 +169,8 @@ class CLIP(MultimodalPretraining):
         """Initialize a new CLIP instance."""
         if len(modalities) < 2:
             raise ValueError(
-                f'modalities must name at least two for CLIP, got {list(modalities)}; '
-                'add a modality'
+                f'modalities must name at least two modalities for CLIP, got '
+                f'{list(modalities)}; add a modality'
             )
         super().__init__(modalities, model, weights, projector, **options)
 
@@ -184,7 +184,7 @@ class CLIP(MultimodalPretraining):
         z: Mapping[str, Tensor],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Compute the collapse and alignment metrics, and add the temperature.
+        """Compute the collapse and alignment metrics and add the temperature.
 
         Returns:
             Scalar metrics, by name.

@@ -34,7 +34,7 @@ class DeCUR(MultimodalPretraining):
             :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
 
     Raises:
-        ValueError: if there are fewer than two modalities, or an option is out of range.
+        ValueError: if there are fewer than two modalities or an option is out of range.
 
     Example:
         >>> import torch
@@ -57,8 +57,8 @@ class DeCUR(MultimodalPretraining):
         """Initialize a new DeCUR instance."""
         if len(modalities) < 2:
             raise ValueError(
-                f'modalities must name at least two for DeCUR, got {list(modalities)}; '
-                'add a modality'
+                f'modalities must name at least two modalities for DeCUR, got '
+                f'{list(modalities)}; add a modality'
             )
         if not 0 <= common_ratio <= 1:
             raise ValueError(f'common_ratio must be in [0, 1], got {common_ratio}')

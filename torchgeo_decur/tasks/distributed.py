@@ -14,8 +14,8 @@ def gather_embeddings(z: Tensor) -> Tensor:
         z: embeddings of this device, shape (V, B, D).
 
     Returns:
-        Embeddings of all devices, shape (V, N, D), in float32; float64 input stays
-        float64.
+        Embeddings of all devices, shape (V, N, D). They are float64 if ``z`` is, and
+        otherwise float32.
     """
     z = z if z.dtype == torch.float64 else z.float()
     if dist.world_size() == 1:

@@ -63,7 +63,7 @@ class FactorCL(MultimodalPretraining):
         super().__init__(modalities, model, weights, projector, **options)
 
     def configure_models(self) -> None:
-        """Build the encoders, and one projector per modality and bound."""
+        """Build the encoders and one projector per modality and bound."""
         super().configure_models()
         features, widths = self.projector_in_features(), self.hparams['projector']
         heads = {part: build_projectors(features, widths) for part in PARTS}

@@ -16,7 +16,7 @@ def count_micro_batches(samples: int, size: int | None) -> int:
 
     Args:
         samples: number of samples in the batch.
-        size: maximum number of samples per micro-batch; None for the whole batch.
+        size: maximum number of samples per micro-batch, or None for the whole batch.
 
     Returns:
         Number of micro-batches, each with at least two samples if the batch has two.
@@ -77,10 +77,10 @@ def apply_in_micro_batches(
             samples as first dimension. With ``masks``, it also receives the masks of
             the micro-batch.
         images: images by name, shape (B, ...).
-        size: maximum number of samples per micro-batch; sizes differ by at most one. No
-            micro-batch has a single sample, because BatchNorm needs two. If it is None
-            or at least B, the whole batch is processed at once.
-        module: module that the function uses; its buffers are restored after the second
+        size: maximum number of samples per micro-batch. Micro-batches differ by at most
+            one sample, and none has a single sample, because BatchNorm needs two. If
+            ``size`` is None or at least B, the whole batch is processed at once.
+        module: module that the function uses. Its buffers are restored after the second
             pass.
         masks: whether each sample has a modality, by name, shape (B,), boolean, on the
             CPU. ``images`` must then contain only samples that have the modality, in
@@ -125,7 +125,7 @@ def apply_in_micro_batches(
 
 
 def _unzip(tensors: Mapping[str, Tensor], number: int) -> list[dict[str, Tensor]]:
-    """Split all tensors into parts with the same samples."""
+    """Split all tensors into micro-batches with the same samples."""
     parts = [x.tensor_split(number) for x in tensors.values()]
     return [dict(zip(tensors, part, strict=True)) for part in zip(*parts, strict=True)]
 
@@ -133,7 +133,7 @@ def _unzip(tensors: Mapping[str, Tensor], number: int) -> list[dict[str, Tensor]
 def _contexts(
     module: nn.Module,
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return the contexts for the first and the second pass."""
+    """Return a context for the first pass and a context for the second pass."""
     return nullcontext(), _restored_buffers(module)
 
 

@@ -121,7 +121,7 @@ class InfMasking(CoMM):
         view: int | None = None,
         available: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute features and embeddings; in a step, also compute masked embeddings.
+        """Compute features and embeddings and, in a step, masked embeddings.
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
@@ -170,14 +170,14 @@ class InfMasking(CoMM):
 def keep_random_tokens(
     tokens: Mapping[str, Tensor], ratio: float, masks: int
 ) -> dict[str, Tensor]:
-    """Select random tokens of each sample under several masks, the same number per mask.
+    """Select the same number of random tokens of each sample under several masks.
 
     The fusion transformer uses no positions, so masked tokens are removed from its
-    input. This saves their computation.
+    input. This saves computation.
 
     Args:
         tokens: tokens of each modality, shape (B, N, C).
-        ratio: fraction of the tokens of a modality that a mask removes; at least one
+        ratio: fraction of the tokens of a modality that a mask removes. At least one
             token remains.
         masks: number of masks K.
 

@@ -63,7 +63,8 @@ class FusionPretraining(MultimodalPretraining):
         if taken := sorted(results & set(modalities)):
             raise ValueError(
                 "modalities must not be named 'joint', 'shared', 'fusion' or "
-                f"'<other>_unique', which the task's outputs use, got {taken}; rename them"
+                f"'<other>_unique', which the task's outputs use, got {taken}; rename "
+                'these modalities'
             )
         super().__init__(modalities, model, weights, projector, **options)
 
@@ -105,7 +106,7 @@ class FusionPretraining(MultimodalPretraining):
         parts: Mapping[str, Sequence[Tensor]],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Apply the fusion head; tokens of absent modalities are masked.
+        """Apply the fusion head, with the tokens of absent modalities masked.
 
         Args:
             parts: input of the fusion head, from :meth:`encode`.
@@ -113,8 +114,8 @@ class FusionPretraining(MultimodalPretraining):
                 CPU. ``parts`` must then contain only samples that have the modality.
 
         Returns:
-            The outputs of the head, by name. With ``available``, an output omits
-            samples that have none of its modalities.
+            Outputs of the head, by name. With ``available``, an output omits samples
+            that have none of its modalities.
         """
         if available is None:
             alone: dict[str, Tensor] = self.fusion(parts)

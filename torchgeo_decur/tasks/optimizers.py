@@ -29,7 +29,10 @@ _PLAIN_RESNET = re.compile(r'resnet\d+[a-z]?(\..*)?')
 
 
 class WarmupCosine(CosineWarmupScheduler):  # type: ignore[misc]
-    """Pretraining schedule; the class distinguishes it from a callback's schedule."""
+    """Pretraining schedule with linear warm-up and cosine decay.
+
+    Its class distinguishes this schedule from the schedules of callbacks.
+    """
 
 
 class InPlaceLARS(LARS):  # type: ignore[misc]
@@ -78,7 +81,10 @@ class InPlaceLARS(LARS):  # type: ignore[misc]
 
 
 class EpochShare(LambdaLR):
-    """Transfer schedule; its class distinguishes it from a callback's schedule."""
+    """Transfer schedule with one step per epoch.
+
+    Its class distinguishes this schedule from the schedules of callbacks.
+    """
 
 
 def build_optimizer(
@@ -102,7 +108,8 @@ def build_optimizer(
         module: module with the parameters to optimize.
         models: names of the timm models in ``module``, which determine the default of
             ``name``.
-        name: 'adamw' or 'lars'; by default 'lars' if all models are plain ResNets.
+        name: 'adamw' or 'lars'. The default is 'lars' if all models are plain ResNets,
+            and otherwise 'adamw'.
         lr: learning rate; by default 1e-4 for AdamW and 0.05 for LARS.
         lr_biases: learning rate of the separate group; by default ``lr`` for AdamW and
             0.096 ``lr`` for LARS.
@@ -113,8 +120,8 @@ def build_optimizer(
             :func:`parameter_ndims`; by default the current number.
 
     Returns:
-        The optimizer. Loading a checkpoint restores its state but keeps its options;
-        see :func:`reset_lr_schedule`.
+        The optimizer. Loading a checkpoint restores its state but not its options; see
+        :func:`reset_lr_schedule`.
 
     Example:
         >>> optimizer = build_optimizer(nn.Linear(4, 4), ['resnet50'])
@@ -147,7 +154,9 @@ def build_optimizer(
 
 
 def parameter_ndims(module: nn.Module) -> dict[str, int]:
-    """Return the number of dimensions of each parameter, before FSDP flattens it.
+    """Return the number of dimensions of each parameter.
+
+    Call this function before FSDP flattens the parameters.
 
     Args:
         module: module with the parameters.
@@ -173,7 +182,7 @@ def build_transfer_optimizer(
     epochs: int | None = None,
     fused: bool = True,
 ) -> tuple[Optimizer, EpochShare]:
-    """Build the optimizer of a transfer task, and a schedule with one step per epoch.
+    """Build the optimizer of a transfer task and a schedule with one step per epoch.
 
     Args:
         model: model with ``encoders``; frozen parameters are skipped.
@@ -182,7 +191,7 @@ def build_transfer_optimizer(
         lr_backbone: learning rate of the encoders, by default ``lr``.
         layer_decay: factor by which the learning rate decreases from each encoder layer
             to the layer before it; the last layer uses ``lr_backbone``. timm defines
-            the layers, and exempts biases from weight decay. By default, all layers use
+            the layers and exempts biases from weight decay. By default, all layers use
             the same rate.
         weight_decay: weight decay of all parameters that are not exempt.
         lr_schedule: learning rate schedule: 'constant', 'cosine' decay to 0, or 'step',
@@ -191,12 +200,12 @@ def build_transfer_optimizer(
         fused: whether AdamW may update all parameters in one kernel.
 
     Returns:
-        The optimizer and the scheduler. Loading a checkpoint restores their state but
-        keeps their options; see :func:`reset_lr_schedule`.
+        The optimizer and the scheduler. Loading a checkpoint restores their states but
+        not their options; see :func:`reset_lr_schedule`.
 
     Raises:
-        ValueError: if a name is unknown, the schedule needs ``epochs``, ``layer_decay``
-            is not in (0, 1], or timm defines no layers for a model.
+        ValueError: if a name is unknown, ``epochs`` is missing, ``layer_decay`` is not
+            in (0, 1], or timm defines no layers for a model.
 
     Example:
         >>> model = nn.ModuleDict({'encoders': nn.Linear(4, 4), 'head': nn.Linear(4, 2)})
@@ -245,13 +254,14 @@ def warmup_steps(epochs: float, steps: float, batches: float, max_epochs: int) -
 
     Args:
         epochs: number of warm-up epochs.
-        steps: number of optimizer steps in the fit; infinity if it is open-ended.
-        batches: number of optimizer steps per epoch; infinity for data without a
+        steps: number of optimizer steps in the fit, or infinity if it is open-ended.
+        batches: number of optimizer steps per epoch, or infinity for data without a
             length.
         max_epochs: number of epochs in the fit, or -1 for no limit.
 
     Raises:
-        ValueError: if the warm-up is longer than the fit, or the data have no length.
+        ValueError: if the warm-up is negative or longer than the fit, or the data have
+            no length.
 
     Example:
         >>> warmup_steps(0.5, steps=100, batches=20, max_epochs=5)
@@ -316,7 +326,7 @@ def _with_options_of_run(optimizer: Optimizer) -> Optimizer:
 
 
 def _keep_options(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """Replace the optimizer options in a checkpoint with this run's options."""
+    """Replace the optimizer options of a checkpoint with the options of this run."""
     own, stored = optimizer.param_groups, state['param_groups']
     expected, found = _describe(own), _describe(stored)
     if expected != found:
@@ -341,7 +351,7 @@ def _describe(groups: list[dict[str, Any]]) -> str:
 
 
 class _Layered:
-    """An encoder or pyramid with the layers that timm needs to group parameters."""
+    """Adapter that lets timm group the parameters of an encoder or pyramid by layer."""
 
     def __init__(self, module: nn.Module, layers: Mapping[str, int]) -> None:
         self.named_parameters = module.named_parameters
@@ -354,7 +364,7 @@ class _Layered:
 def _layers(
     encoder: nn.Module, model: str, lr: float, layer_decay: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Return the parameter groups of an encoder, separated by layer."""
+    """Return the parameter groups of an encoder, one or more for each layer."""
     # A pyramid has the parameters of the model, but does not define its layers.
     whole: Any = encoder
     if not hasattr(encoder, 'group_matcher'):
@@ -362,7 +372,7 @@ def _layers(
     if not hasattr(whole, 'group_matcher'):
         raise ValueError(
             f'layer_decay needs a model with layers defined by timm, got {model!r}; '
-            'remove layer_decay, and set lr_backbone instead'
+            'set the option lr_backbone instead of layer_decay'
         )
     found = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
     named: Iterable[str] = getattr(whole, 'no_weight_decay', set)()

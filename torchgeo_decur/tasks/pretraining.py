@@ -98,26 +98,26 @@ class MultimodalPretraining(CheckedTask):
             one size per modality.
         augmentations: augmentation of each modality, for images in [0, 1]; by default
             from :data:`~torchgeo_decur.transforms.PRESETS`.
-        optimizer: 'adamw' or 'lars'. By default 'lars' for plain ResNets, as in Barlow
-            Twins, and 'adamw' for other models.
+        optimizer: 'adamw' or 'lars'. The default is 'lars' for plain ResNets, as in
+            Barlow Twins, and 'adamw' for other models.
         lr: learning rate; by default 1e-4 for AdamW and 0.05 for LARS.
         lr_biases: learning rate of biases and normalization parameters; by default
             ``lr`` for AdamW and 0.096 ``lr`` for LARS.
         weight_decay: weight decay of all other parameters; by default 0.01 for AdamW and
             1e-6 for LARS.
         warmup_epochs: number of epochs with linear warm-up, before cosine decay to 0.
-        micro_batch_size: number of samples per micro-batch for gradient caching, by
-            default the whole batch. Gradient caching saves memory without changing loss
+        micro_batch_size: number of samples per micro-batch for gradient caching; by
+            default, the whole batch. Gradient caching saves memory without changing loss
             or gradient, but BatchNorm uses the statistics of a micro-batch.
         compile: whether to compile encoders, projectors and loss with
-            ``torch.compile``. The first step then takes minutes; checkpoints do not
+            ``torch.compile``. The first step then takes minutes. Checkpoints do not
             change.
         grad_checkpointing: whether the backward pass recomputes the activations of the
             encoders. This saves memory at the cost of one more forward pass, without
             changing loss or gradient.
 
     Raises:
-        ValueError: if an option is out of range, or its keys do not match the
+        ValueError: if an option is out of range or its keys do not match the
             modalities.
     """
 
@@ -213,7 +213,7 @@ class MultimodalPretraining(CheckedTask):
         }
 
     def on_fit_start(self) -> None:
-        """Set the seed of the run, unless a checkpoint has set it."""
+        """Set the seed of a new run and reset the check for a diverged model."""
         if self._run_seed is None:
             self._run_seed = torch.initial_seed()
         # Reset the guard: a failed fit must not affect the next one.
@@ -252,12 +252,12 @@ class MultimodalPretraining(CheckedTask):
         reset_lr_schedule(schedule, self._schedule().optimizer)
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Store running statistics, because recomputation updates them again."""
+        """Store running statistics, which recomputation of activations would change."""
         if self.hparams['grad_checkpointing']:
             self._buffers_before = [x.clone() for x in self.buffers()]
 
     def on_after_backward(self) -> None:
-        """Restore the running statistics from before the backward pass."""
+        """Restore the running statistics that were stored before the backward pass."""
         if self._buffers_before:
             for buffer, before in zip(
                 self.buffers(), self._buffers_before, strict=True
@@ -266,7 +266,7 @@ class MultimodalPretraining(CheckedTask):
             self._buffers_before = []
 
     def on_train_end(self) -> None:
-        """Raise an error if the model diverged in the last steps, before it is exported.
+        """Raise an error if the model diverged, before callbacks can export it.
 
         Raises:
             FloatingPointError: if a term of the loss was NaN or infinite.
@@ -290,7 +290,7 @@ class MultimodalPretraining(CheckedTask):
         Augmentations are not restored, because they are options of the run.
 
         Raises:
-            ValueError: if the task or a hyperparameter of the architecture differs; the
+            ValueError: if the task or a hyperparameter of the architecture differs. The
                 message names each difference.
         """
         super().on_load_checkpoint(checkpoint)
@@ -308,7 +308,7 @@ class MultimodalPretraining(CheckedTask):
         """Count the optimizer steps of the fit.
 
         Returns:
-            The number of steps; infinity if the fit is open-ended.
+            Number of steps, or infinity if the fit is open-ended.
         """
         steps = self.trainer.estimated_stepping_batches
         # Lightning returns -1 for data without a length.
@@ -332,7 +332,9 @@ class MultimodalPretraining(CheckedTask):
         view: int | None = None,
         available: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute features and embeddings; subclasses may override this method.
+        """Compute features and embeddings.
+
+        Subclasses may override this method.
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
@@ -342,8 +344,8 @@ class MultimodalPretraining(CheckedTask):
 
         Returns:
             Features by name, shape (B, F), and embeddings by name, shape (B, D). With
-            ``available``, rows exist only for samples that have the modality; joint
-            features exist for samples with any modality.
+            ``available``, the rows of a modality are the samples that have it. The rows
+            of joint features are the samples with any modality.
         """
         features = self(images)
         return features, {m: self.projectors[m](h) for m, h in features.items()}
@@ -376,9 +378,9 @@ class MultimodalPretraining(CheckedTask):
                 CPU; by default, all samples are complete.
 
         Returns:
-            The loss and its terms, scalars; the features of the first view on this
-            device, shape (B, F); and the embeddings of all devices, shape (V, N, D).
-            Embeddings are float32, or float64 for a float64 model. If a sample lacks a
+            Three dictionaries: loss terms, features and embeddings. The loss terms are
+            scalars. The features are from the first view on this device, shape (B, F).
+            The embeddings are from all devices, shape (V, N, D). Embeddings are float32, or float64 for a float64 model. If a sample lacks a
             modality, its features are omitted and its embeddings are 0.
         """
         first: dict[str, Tensor] = {}
@@ -420,7 +422,7 @@ class MultimodalPretraining(CheckedTask):
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
-        """Compute the loss of a training batch.
+        """Compute and log the loss of a training batch.
 
         Raises:
             ValueError: if the batch has only one sample or lacks a modality.
@@ -462,9 +464,11 @@ class MultimodalPretraining(CheckedTask):
     def validation_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Compute the loss of a validation batch, with the same views in every epoch.
+        """Compute and log the loss of a validation batch.
 
-        If the last batch has a single sample, it is skipped.
+        The views of a batch are the same in every epoch.
+
+        A batch with a single sample is skipped, unless it is the first batch.
 
         Raises:
             ValueError: if the first batch has only one sample or lacks a modality.
@@ -472,7 +476,7 @@ class MultimodalPretraining(CheckedTask):
         self._evaluate(batch, batch_idx, 'val')
 
     def test_step(self, batch: Sample, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Compute the loss of a test batch, as in validation."""
+        """Compute and log the loss of a test batch, as in validation."""
         self._evaluate(batch, batch_idx, 'test')
 
     def predict_step(
@@ -481,9 +485,10 @@ class MultimodalPretraining(CheckedTask):
         """Compute features and embeddings of the first date, without augmentation.
 
         Returns:
-            ``features``, shape (B, ``num_features``), and ``embeddings``, shape (B, D),
-            by modality; and all other entries of the batch, such as bounds, transform,
-            labels and ids. If a sample lacks a modality, its rows are 0.
+            A dictionary with ``features``, shape (B, ``num_features``), and
+            ``embeddings``, shape (B, D), by modality. If a sample lacks a modality, its
+            rows are 0. The dictionary also has all other entries of the batch, such as
+            bounds, transform, labels and ids.
         """
         images = split(batch, self.hparams['modalities'], date=0)
         samples = len(next(iter(images.values())))
@@ -507,7 +512,7 @@ class MultimodalPretraining(CheckedTask):
             h: features by modality, shape (B, ``num_features``).
             z: embeddings by modality, shape (V, N, D).
             available: whether each sample has an embedding, shape (N,), boolean; by
-                default, all samples do. Embeddings of other samples must be 0.
+                default, all samples have all embeddings. Absent embeddings must be 0.
 
         Returns:
             The scalars ``std_<m>``, ``rank_<m>`` and ``alignment_*``. ``std_<m>`` is
@@ -535,7 +540,7 @@ class MultimodalPretraining(CheckedTask):
         return self._collapse.collapsed
 
     def alignment(self, diagonals: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the mean correlation of each dimension across modalities.
+        """Average the correlations of all dimensions for each pair of modalities.
 
         Args:
             diagonals: correlation of each dimension, shape (D,), by pair ``<m>_<n>``.
@@ -557,9 +562,9 @@ class MultimodalPretraining(CheckedTask):
     def _watch_collapse(
         self, metrics: Mapping[str, Tensor], h: Mapping[str, Tensor], ended: bool
     ) -> None:
-        """Warn about a collapse.
+        """Update the collapse detector and warn about a new collapse.
 
-        The check synchronizes with the device, so call it only in steps that log.
+        The update synchronizes with the device, so call it only in steps that log.
         """
         samples = {m: len(x) for m, x in h.items()}
         fewest = min(samples.values())
@@ -588,7 +593,8 @@ class MultimodalPretraining(CheckedTask):
         if len(next(iter(images.values()))) < 2:
             raise ValueError(
                 f'batch {batch_idx} must have at least 2 samples on each device, because '
-                'the loss compares samples, got 1; set batch_size >= 2 and drop_last'
+                'the loss compares samples, got 1; set batch_size >= 2 and '
+                'drop_last=True'
             )
         return images
 
@@ -615,7 +621,7 @@ class MultimodalPretraining(CheckedTask):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute features and embeddings of the samples that have a modality.
 
-        Every parameter gets a gradient on every device. For a modality that no sample has,
+        Every parameter gets a gradient on every device. If no sample has a modality, its
         BatchNorm neither uses batch statistics nor updates running statistics.
         """
         if self._fewest_samples() == 0:
@@ -631,7 +637,7 @@ class MultimodalPretraining(CheckedTask):
         return encode_rows(encode, images, masks, encode_blank)
 
     def _fewest_samples(self) -> int:
-        """Return the minimum number of samples that the layers need in training."""
+        """Return the minimum number of samples of a modality that training needs."""
         norms = [m for m in self.modules() if isinstance(m, _BatchNorm) and m.training]
         synced = any(isinstance(m, nn.SyncBatchNorm) for m in norms)
         if synced and dist.world_size() > 1:
@@ -656,7 +662,7 @@ class MultimodalPretraining(CheckedTask):
         return torch.random.fork_rng(devices)
 
     def _seed(self, *step: int) -> None:
-        """Seed all random draws of a step from the run seed, step and device."""
+        """Seed the random draws of a step from the seed of the run, step and device."""
         words = [abs(self._run_seed or 0), *(s + 1 for s in step), self.global_rank]
         state = np.random.SeedSequence(words).generate_state(1, np.uint64)
         torch.manual_seed(int(state[0]))

@@ -23,7 +23,7 @@ class CompactProgressBar(TQDMProgressBar):
     Log lines, such as the table of a callback, appear above the bar.
 
     Args:
-        refresh_rate: number of batches between two updates; 0 hides the bar.
+        refresh_rate: number of batches between two updates, or 0 to hide the bar.
         process_position: number of lines by which to offset the bar.
         leave: whether to keep the bar of each epoch on screen.
     """
