@@ -284,7 +284,7 @@ def test_finds_faults_of_files_pairs_and_labels(
     assert any(t.endswith('do not overlap: train 05') for t in texts)
     assert any('by up to' in t and 'train 06' in t for t in texts)
     assert 'EPSG:32632 and EPSG:32633' in by_check['projection', 's1, s2'].found
-    assert '20 (1 files)' in by_check['resolution', 's1'].found
+    assert '20 (1 file)' in by_check['resolution', 's1'].found
     assert 'size is train 09' in by_check['size', 's1'].found
     assert 'train 00, train 01' in by_check['duplicates', 's1, s2: train'].found
     assert diagnosis.worst is Level.ERROR

@@ -56,7 +56,7 @@ def test_overlay_sets_several_devices(config: Path, tmp_path: Path) -> None:
 )
 def test_counts_devices_as_lightning(config: Path, devices: str, number: int) -> None:
     config.write_text(CONFIG.format(devices=devices))
-    assert estimate_cost([config])['devices'] == f'{number} (1 nodes x {number})'
+    assert estimate_cost([config])['devices'] == f'{number} (1 node x {number})'
 
 
 @pytest.mark.parametrize('devices', ['auto', '-1'])
@@ -65,7 +65,7 @@ def test_counts_all_gpus_of_the_machine(
 ) -> None:
     monkeypatch.setattr('torch.cuda.device_count', lambda: 4)
     config.write_text(CONFIG.format(devices=devices))
-    assert estimate_cost([config])['devices'] == '4 (1 nodes x 4)'
+    assert estimate_cost([config])['devices'] == '4 (1 node x 4)'
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def export(
     Args:
         checkpoint: checkpoint of a task with one encoder per modality.
         out: output folder; by default, ``encoders`` next to the checkpoint.
-        onnx: also export each encoder to ONNX and check it with onnxruntime.
+        onnx: whether to also export each encoder to ONNX and check it with onnxruntime.
         hub: folder for a copy in Hugging Face Hub format, with all encoders and a model
             card.
     """
@@ -127,12 +127,12 @@ def embed(
         out: output file; by default, embeddings.parquet, or embeddings.tif with
             ``--dense``.
         ckpt_path: model checkpoint; by default, the last one next to the config.
-        data: config with the ``data`` section to use instead of that in ``run``, for
-            example for another scene.
+        data: config whose ``data`` section replaces the section in ``run``, for example
+            for another scene.
         modalities: modalities to encode; all by default.
-        projections: also write the common and unique dimensions of the embeddings.
+        projections: whether to write the common and unique dimensions of the embeddings.
         date: acquisition date for images that have none, such as '2020-06-30'.
-        dense: write a GeoTIFF with one embedding per cell of the last feature map.
+        dense: whether to write a GeoTIFF with one embedding per feature map cell.
         dtype: data type of the GeoTIFF, with ``--dense``.
         window: window size in pixels with ``--dense``; by default, the patch_size of the
             data.
@@ -180,7 +180,7 @@ def probe(
         run: config with model and data, such as the config.yaml of a fit.
         out: output CSV file.
         ckpt_path: model checkpoint; by default, the last one next to the config.
-        data: config with the ``data`` section to use instead of that in ``run``.
+        data: config whose ``data`` section replaces the section in ``run``.
         fit: split on which the probes are fitted.
         score: split on which the probes are scored.
         fractions: fractions of the fit split to use; one probe is fitted for each.
@@ -224,7 +224,7 @@ def value(
         run: config with model and data, such as the config.yaml of a fit.
         out: output folder for the tables and the figure.
         ckpt_path: model checkpoint; by default, the last one next to the config.
-        data: config with the ``data`` section to use instead of that in ``run``.
+        data: config whose ``data`` section replaces the section in ``run``.
         split: split to use; probes are fitted on one half and scored on the other.
         labels: label keys; all by default.
         max_samples: maximum number of random samples from the split.
@@ -332,7 +332,7 @@ def pack(
         splits: any of train, val, test and predict; train and val by default.
         workers: number of processes; one per core by default.
         shard_size: samples per shard; by default, a shard has about 64 MiB.
-        compression: zstd to compress each sample; requires the package zstd.
+        compression: zstd to compress each sample, which requires the package zstd.
         data: datamodule options that override the config, such as
             ``--data.root FOLDER``.
     """

@@ -77,11 +77,12 @@ def estimate_cost(
         'embeddings and their gradients': 2 * gathered,
     }
     found = {
-        'devices': f'{world} ({nodes} nodes x {devices})',
+        'devices': f'{world} ({nodes} {"node" if nodes == 1 else "nodes"} x {devices})',
         'batch': f'{batch} per device, {batch * world} in the loss',
         'samples per epoch': f'{samples:,}{subsets}',
         'steps per epoch': f'{per_epoch:,}',
-        'steps': f'{steps:,} in {steps / per_epoch:.4g} epochs',
+        'steps': f'{steps:,} in {steps / per_epoch:.4g} '
+        f'{"epoch" if steps == per_epoch else "epochs"}',
         'embeddings sent': f'{_size(3 * ring * gathered)} per step and device '
         f'({NUM_VIEWS} views x {number} x {batch * world} x {width}, forward and backward)',
         'gradients sent': f'{_size(2 * ring * weights)} per step and device',
@@ -98,7 +99,7 @@ def estimate_cost(
 
 
 def _subsets(availability: Mapping[str, Any]) -> str:
-    """Format the sample count of each modality, or '' if all samples are complete."""
+    """Format the sample count of each modality, or return '' if all are complete."""
     has = {m: x for m, x in availability.items() if not x.all()}
     if not has:
         return ''
@@ -136,7 +137,7 @@ def _steps(
 
 
 def _count_devices(trainer: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the numbers of devices per node and of nodes on this machine."""
+    """Return the number of devices per node and the number of nodes."""
     devices, nodes = trainer.get('devices', 1), int(trainer.get('num_nodes', 1))
     if isinstance(devices, str) and devices not in ('auto', '-1'):
         devices = (
@@ -168,7 +169,7 @@ def _build(content: Mapping[str, Any], config: Path) -> tuple[Any, Any]:
 
 
 def _forward(task: Any, batch: int) -> tuple[int, dict[str, Tensor]]:
-    """Return the bytes that autograd saves in a step, and the embeddings of one view."""
+    """Return the bytes that autograd saves in a step and the embeddings of one view."""
     own = {p.untyped_storage()._cdata for p in task.parameters()}
     kept: dict[int, int] = {}
 

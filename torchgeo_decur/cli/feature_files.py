@@ -40,7 +40,8 @@ def read_features(file: Path, column: str = 'embedding') -> Features:
         x = np.load(file, allow_pickle=False)
         if x.ndim != 2:
             raise ValueError(
-                f'{file}: expected an array of shape (N, D), found shape {x.shape}; reshape it'
+                f'{file}: expected an array of shape (N, D), found shape {x.shape}; reshape '
+                'the array'
             )
         return {file.stem: x}
     try:

@@ -30,7 +30,7 @@ _SUMMARIES = {
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run ``torchgeo-decur``.
+    """Run the command line ``torchgeo-decur``.
 
     Args:
         args: command-line arguments; by default, ``sys.argv[1:]``.
@@ -71,7 +71,7 @@ def _parse(args: list[str]) -> Namespace:
 
 
 def _command(name: str) -> Callable[..., Path | None]:
-    """Import and return a command; the command returns the path of its output, if any."""
+    """Import and return a command, which returns the path of its output, if any."""
     if name in ('config', 'weights'):
         from . import listing
 

@@ -46,7 +46,7 @@ def check_dates(
                     f'{apart} of {count(len(gaps), "image pair")} were acquired more than '
                     f'{_APART} days apart, up to {max(gaps):.0f} days',
                     f'acquisition dates at most {_APART} days apart',
-                    'pair images with closer dates, for example with date_sampling: same',
+                    'pair images with closer dates, for example with `date_sampling: same`',
                 )
             )
     return findings

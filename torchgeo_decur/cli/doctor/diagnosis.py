@@ -1,4 +1,4 @@
-"""Check the data of a config and collect findings, tables and facts."""
+"""Check the data of a config and collect findings, tables and properties."""
 
 import os
 import warnings
@@ -67,7 +67,7 @@ def examine(
         data: datamodule options that override the configs.
 
     Returns:
-        Findings, tables and facts.
+        Findings, tables and properties of the data.
 
     Raises:
         FileNotFoundError: if the config does not exist.
@@ -81,7 +81,7 @@ def examine(
     if not isinstance(datamodule, MultimodalDataModule):
         raise ValueError(
             f'{config}: expected a MultimodalDataModule from torchgeo_decur.datamodules '
-            f'in data, found {type(datamodule).__name__}; change class_path'
+            f'in data, found {type(datamodule).__name__}; change its class_path'
         )
     datasets, findings = _open(datamodule)
     files = [config, *overlays]
@@ -226,7 +226,7 @@ def _check_reading(
                 f'{len(broken)} of {count(len(observations), "sample")} cannot be read: '
                 f'{some(o.label for o in broken)}',
                 'readable files',
-                'restore the files or set skip_unreadable: true',
+                'restore the files or set `skip_unreadable: true`',
             )
         )
     faults: dict[tuple[str, str], list[Observation]] = {}
@@ -247,8 +247,7 @@ def _check_reading(
                 Level.ERROR,
                 'batch',
                 'train',
-                f'batch_size is {batch_size}, but there are only '
-                f'{count(size, "training sample")}',
+                f'batch_size is {batch_size} for {count(size, "training sample")}',
                 'a batch_size no larger than the number of training samples',
                 'reduce batch_size or add samples',
             )
@@ -271,7 +270,7 @@ def _check_pairing(datasets: Mapping[str, Any]) -> list[Finding]:
                 f'{count(len(lost), "sample")} omitted because a file is missing: '
                 f'{some(lost)}',
                 'a file for each modality and mask of a sample',
-                'add the files, or set skip_incomplete: keep to use the remaining images',
+                'add the files, or set `skip_incomplete: keep` to use the remaining images',
             )
         )
     rasters = getattr(datasets['train'], 'rasters', None)
@@ -317,7 +316,7 @@ def _summarize(
 def _estimate(
     configs: Sequence[Path], samples: int, data: Mapping[str, Any] | None
 ) -> dict[str, str]:
-    """Estimate the cost of the fit, if the config has a self-supervised task."""
+    """Estimate the cost of the fit if the config has a self-supervised task."""
     try:
         cost = estimate_cost(configs, samples, data=data)
     except ValueError as error:

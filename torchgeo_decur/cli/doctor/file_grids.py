@@ -37,7 +37,7 @@ def read_grid(path: Path | str) -> Grid | None:
     """Read the pixel grid of a file.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Returns:
         The grid, or None if the file is not georeferenced or cannot be read.

@@ -15,7 +15,7 @@ _MOST = 200
 
 
 def check_sizes(observations: Sequence[Observation]) -> list[Finding]:
-    """Check that all images of a modality, and all modalities, have the same size."""
+    """Check that images have the same size within and across modalities."""
     findings = []
     sizes: dict[str, Counter[tuple[int, ...]]] = {}
     for o in observations:
@@ -33,7 +33,7 @@ def check_sizes(observations: Sequence[Observation]) -> list[Finding]:
                     f'{count(len(found), "image size")}: {_sizes(found)}; the first sample '
                     f'with a different size is {other[0].label}',
                     'images of the same size, because they are stacked into a batch',
-                    'set size in the datamodule, or resample or crop the files',
+                    'set the option size of the datamodule, or resample or crop the files',
                 )
             )
     usual = {m: found.most_common(1)[0][0] for m, found in sizes.items()}
@@ -54,7 +54,7 @@ def check_sizes(observations: Sequence[Observation]) -> list[Finding]:
 
 
 def check_grids(observations: Sequence[Observation]) -> list[Finding]:
-    """Check that the files of a sample have the same projection and location."""
+    """Check the projection, location and resolution of the files of the samples."""
     findings: list[Finding] = []
     names = list(dict.fromkeys(m for o in observations for m in o.grids))
     for m in names:
@@ -115,7 +115,7 @@ def check_grids(observations: Sequence[Observation]) -> list[Finding]:
 
 
 def check_leaves(leaves: Mapping[str, Any], footprint: Any) -> list[Finding]:
-    """Check raster files joined by location.
+    """Check the overlap, resolution and projection of raster files joined by location.
 
     Args:
         leaves: raster dataset of each modality, with a file index.
@@ -137,7 +137,7 @@ def check_leaves(leaves: Mapping[str, Any], footprint: Any) -> list[Finding]:
                     f'footprint: {some(Path(path).name for path in lost)}',
                     'files that overlap files of the other modalities',
                     'add files of the other modalities for these areas, or set '
-                    'footprint: union',
+                    '`footprint: union`',
                 )
             )
         paths = files[:: max(1, -(-len(files) // _MOST))]
@@ -177,7 +177,7 @@ def _check_resolution(name: str, grids: Mapping[str, Grid]) -> Iterable[Finding]
 
 
 def _counted(counter: Counter[str]) -> str:
-    return some((f'{key} ({n} files)' for key, n in counter.most_common()), 5)
+    return some((f'{key} ({count(n, "file")})' for key, n in counter.most_common()), 5)
 
 
 def _sizes(counter: Counter[tuple[int, ...]]) -> str:

@@ -97,7 +97,7 @@ class Observed(Dataset[Observation]):
     Args:
         datasets: dataset of each split.
         chosen: split and index of each sample.
-        modalities: definition of each modality.
+        modalities: metadata of each modality.
         names: sample names of the splits that have them.
         max_edges: maximum number of samples with edge maps.
     """
@@ -170,7 +170,8 @@ class Observed(Dataset[Observation]):
         key = f'image_{name}'
         if key not in sample:
             seen.faults[name] = (
-                f'expected {key} in the sample, found keys {sorted(sample)}'
+                f'expected {key} in the sample, found keys {sorted(sample)}; use the same '
+                'modality names in the dataset and the datamodule'
             )
             return
         image: Tensor = sample[key]

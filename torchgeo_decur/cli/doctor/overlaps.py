@@ -129,7 +129,7 @@ def check_places(observations: Sequence[Observation]) -> list[Finding]:
                     Level.WARNING,
                     'shared places',
                     f'{a}, {b}',
-                    f'{count(len(set(j[found].tolist())), "sample")} of {b} overlap '
+                    f'{count(len(set(j[found].tolist())), "sample")} of {b} in the area of '
                     f'samples of {a}: {some(pairs, 2)}',
                     'different locations in each split',
                     'split by location so that all images of a location are in one split',

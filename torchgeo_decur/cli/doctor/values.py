@@ -31,7 +31,7 @@ def check_values(
 
     Args:
         observations: the examined samples.
-        modalities: definition of each modality.
+        modalities: metadata of each modality.
     """
     findings = []
     known = set()
@@ -89,7 +89,7 @@ def summarize_values(
 
     Args:
         observations: the examined samples.
-        modalities: definition of each modality.
+        modalities: metadata of each modality.
 
     Returns:
         One row per band, with its value range, the percentages of values that scale to 0
@@ -194,8 +194,8 @@ def _check_saturation(values: Values, name: str) -> list[Finding]:
             name,
             f'{share:.0%} of the pixels in a band are exactly {end}',
             'few saturated or empty pixels',
-            'if these pixels are missing, set nodata; otherwise, scale a wider value range '
-            'to bytes',
+            'set the option nodata if these pixels are missing, or scale a wider value '
+            'range to bytes',
         )
         for end, share in ends.items()
         if share >= _SATURATED

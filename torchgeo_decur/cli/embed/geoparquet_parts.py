@@ -142,14 +142,14 @@ class GeoParquetParts:
         else:
             place = f'sample {self.places["sample"].iloc[row]}'
         return (
-            f'expected finite features, found NaN or infinity in {name} of {place}; if '
-            'the images contain NaN or infinity there, set nodata; otherwise, use a '
-            'checkpoint saved before the fit diverged'
+            f'expected finite features, found NaN or infinity in {name} of {place}; set '
+            'the option nodata if the images contain such values, or use a checkpoint '
+            'from before the fit diverged'
         )
 
 
 def read_about(file: Path) -> bytes | None:
-    """Return the metadata of a run in a Parquet file; None if it has none."""
+    """Return the metadata of a run in a Parquet file, or None if it has none."""
     return (pq.read_schema(file).metadata or {}).get(KEY)
 
 

@@ -26,7 +26,7 @@ def load_run(
         config: config with ``model`` and ``data``, such as the ``config.yaml`` of a fit.
         ckpt_path: task checkpoint; by default, ``checkpoints/last.ckpt`` next to the
             config, or the only checkpoint in that folder.
-        data: config with the ``data`` section to use instead of that in ``config``.
+        data: config whose ``data`` section replaces the section in ``config``.
         batch_size: samples per batch; by default, the batch size of the data.
 
     Returns:

@@ -196,9 +196,9 @@ class Embedder(LightningModule):
         """Compute the columns for a batch from the images of the first date.
 
         Returns:
-            ``embedding``, shape (B, total number of features), and for DeCUR
-            ``common_<m>`` and ``unique_<m>``; also ``available_<m>`` if the batch has it.
-            Features of absent modalities are NaN.
+            ``embedding``, shape (B, total number of features). For DeCUR, the result also
+            has ``common_<m>`` and ``unique_<m>``, and for partly paired data,
+            ``available_<m>``. Features of absent modalities are NaN.
         """
         images = split(batch, self.channels, date=0)
         available = get_available(batch, self.channels)

@@ -64,7 +64,7 @@ class BlendingBuffer:
 
         Args:
             values: channels of the window, shape (C, H, W).
-            weights: cell weights for each channel group, shape (G, H, W); 0 for cells
+            weights: cell weights for each channel group, shape (G, H, W), with 0 for cells
                 without data.
             column: first column of the window relative to the block. The window may
                 extend beyond the block.
@@ -89,7 +89,7 @@ class BlendingBuffer:
             rows: number of rows.
 
         Returns:
-            Means, shape (C, rows, W); NaN for cells without data.
+            Means, shape (C, rows, W), with NaN for cells without data.
         """
         means = np.full_like(self.sums[:, :rows], np.nan)
         for group, weight in enumerate(self.weights[:, :rows]):

@@ -43,9 +43,9 @@ def embed_dense(
     - ``common_<m>_<i>`` and ``unique_<m>_<i>``: common and unique dimensions of the
       projected features, for :class:`~torchgeo_decur.tasks.DeCUR` only.
 
-    If a modality has no data in a cell, its bands are nodata (NaN) there. In the
-    metadata entry ``TORCHGEO_DECUR``, ``dimensions`` maps features and embeddings to bands.
-    Windows are blended, and interrupted runs resume, as in
+    If a modality has no data in a cell, its bands are nodata (NaN) in this cell. In the
+    metadata entry ``TORCHGEO_DECUR``, ``dimensions`` maps features and embeddings to
+    bands. Windows are blended, and interrupted runs resume, as in
     :func:`~torchgeo_decur.cli.maps.predict_map`.
 
     Args:

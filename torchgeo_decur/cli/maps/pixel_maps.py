@@ -41,10 +41,11 @@ def predict_map(
     in parts to ``<out>.parts`` so that an interrupted run can resume. The final file is
     written atomically.
 
-    The file has the CRS and grid of the first raster. If no modality of the task has data
-    at a pixel, it is nodata. The nodata value is 255 for up to 255 classes, 65535 for more
-    classes, and NaN for probabilities and values. Classes have colors and the names in the
-    task's ``labels``. QGIS and GDAL read the names from ``<out>.aux.xml``.
+    The file has the CRS and grid of the first raster. If no modality of the task has
+    data at a pixel, the pixel is nodata. The nodata value is 255 for up to 255 classes,
+    65535 for more classes, and NaN for probabilities and values. Classes have colors
+    and the names in the task's ``labels``. QGIS and GDAL read the names from
+    ``<out>.aux.xml``.
 
     Args:
         task: trained :class:`~torchgeo_decur.tasks.LateFusionSegmentation` or
@@ -173,8 +174,8 @@ def map_scene(
         run: config with model and data, such as the config.yaml of a fit.
         out: output file.
         ckpt_path: model checkpoint; by default, the last one next to the config.
-        data: config with the ``data`` section to use instead of that in ``run``, for
-            example for another scene.
+        data: config whose ``data`` section replaces the section in ``run``, for example
+            for another scene.
         content: classes (default) or probabilities for segmentation, values for
             regression.
         window: window size in pixels; by default, the patch_size of the data.

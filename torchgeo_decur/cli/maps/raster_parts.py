@@ -53,7 +53,7 @@ class Bands:
         names: description of each band.
         dtype: 'uint8' or 'uint16' for classes, 'float32' or 'float16' for continuous
             values.
-        classes: class names by index; empty for continuous values.
+        classes: class names by index, or an empty sequence for continuous values.
         colored: whether to store a color map for the classes.
         tags: additional tags by band index, starting at 0.
     """
@@ -89,8 +89,9 @@ class Bands:
         if wrong.any():
             name = self.names[int(wrong.any((1, 2)).argmax())]
             raise ValueError(
-                f'expected finite values, found NaN or infinity in {name}; set nodata if the '
-                'images contain such values, or use a checkpoint from before the fit diverged'
+                f'expected finite values, found NaN or infinity in {name}; set the '
+                'option nodata if the images contain such values, or use a checkpoint from '
+                'before the fit diverged'
             )
         if self.dtype == 'float16' and np.nanmax(np.abs(values), initial=0) > _HALF:
             raise ValueError(
@@ -211,7 +212,7 @@ class RasterParts:
 
 
 def read_about(file: Path) -> str | None:
-    """Return the metadata of a run in a raster; None if it has none."""
+    """Return the metadata of a run in a raster, or None if it has none."""
     with rasterio.open(file) as raster:
         found: str | None = raster.tags().get(KEY)
     return found

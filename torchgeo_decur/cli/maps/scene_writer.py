@@ -79,7 +79,7 @@ def write_scene(
     device: str = 'auto',
     progress: bool = True,
 ) -> Path:
-    """Write the blended channels of all windows of a scene to a COG.
+    """Write the blended channels of all windows of a scene to one GeoTIFF.
 
     Memory use depends on the window size, ``BLOCK_BYTES`` and ``CACHE``, but not on the
     scene size. Rows of windows are written in parts to ``<out>.parts`` so that an

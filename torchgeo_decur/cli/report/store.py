@@ -119,7 +119,7 @@ def load_embeddings(file: Path, key: str) -> Embeddings | None:
 
 
 def save_result(folder: Path, result: AnalysisResult, key: str) -> None:
-    """Write the figures, tables and text of an analysis, and close its figures.
+    """Write the figures, tables and text of an analysis and close its figures.
 
     Files from an earlier run of the analysis are deleted; other files are kept.
 

@@ -88,7 +88,8 @@ def write_report(
         if model is not None and not hasattr(model, 'encode_and_project'):
             raise ValueError(
                 'checkpoint must be from a self-supervised task such as '
-                f'torchgeo_decur.tasks.DeCUR, got {type(model).__name__}'
+                f'torchgeo_decur.tasks.DeCUR, got {type(model).__name__}; choose another '
+                'checkpoint'
             )
     folder = Path(out)
     check_writable(folder)
@@ -159,7 +160,7 @@ class Run:
 
     @property
     def records(self) -> dict[str, Modality]:
-        """Definitions of the task's modalities from the datamodule."""
+        """Metadata of the task's modalities from the datamodule."""
         known: dict[str, Modality] = getattr(self.datamodule, 'modalities', {})
         modalities = self.task.hparams['modalities']
         if not set(modalities) <= set(known):
@@ -195,7 +196,7 @@ class Run:
             sources: origin of the task and the data by name.
 
         Returns:
-            Facts by name.
+            Properties by name.
         """
         e = self.embeddings
         dims = {p: s.stop - s.start for p, s in e.parts().items()}
@@ -214,7 +215,8 @@ class Run:
             **sources,
             'Task': type(self.task).__name__,
             'Modalities': ', '.join(
-                f'{m} ({n} bands)' for m, n in self.task.hparams['modalities'].items()
+                f'{m} ({n} {"band" if n == 1 else "bands"})'
+                for m, n in self.task.hparams['modalities'].items()
             ),
             **({'Samples with each modality': _subsets(e)} if e.available else {}),
             'Dimensions': parts,
