@@ -140,7 +140,7 @@ S1 = {'s1': SEN12MS['s1']}
         ({'s1': {**S1['s1'], 'key': 'image[0,]'}}, 'channels must have the form'),
         ({'s1': {**S1['s1'], 'band': ['VV']}}, r"keys must be among .* got \['band'\]"),
         ({'s1': {'modality': 'sentinel1_grd'}}, 'key must be .* got None'),
-        ({'s1': {'key': 'image'}}, 'must have modality or bands'),
+        ({'s1': {'key': 'image'}}, 'must have the option modality or bands'),
         (
             {'a': {'key': 'mask[1]', 'bands': ['x']}},
             r'a: expected 1 channels .* found selected channels .* of 1 in mask',

@@ -30,9 +30,7 @@ def test_damaged_samples_are_counted_at_powers_of_ten() -> None:
         assert dataset[100]['number'] == 199
     counts = [str(w.message).split()[1] for w in caught]
     assert counts == ['1', '10', '100']
-    assert 'skipped 10 of 200 samples, because they cannot be read' in str(
-        caught[1].message
-    )
+    assert 'skipped 10 of 200 samples after read errors' in str(caught[1].message)
     assert len(dataset.unreadable) == 198
 
 

@@ -245,7 +245,7 @@ def test_names_the_extra_to_install_without_h5py(
     shared: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, 'h5py', None)
-    with pytest.raises(ImportError, match=r'pip install torchgeo-decur\[rgbd\]'):
+    with pytest.raises(ImportError, match=r'pip install "torchgeo-decur\[rgbd\]"'):
         SUNRGBD(shared['sunrgbd'])
 
 

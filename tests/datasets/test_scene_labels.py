@@ -237,11 +237,11 @@ def test_mistakes_in_a_table_name_the_row(
         ({'columns': 'x'}, r'labels must be an entry with keys among'),
         ({'key': None}, r'labels must have key, the id column'),
         ({'label': None}, r'labels must have label'),
-        ({'label': ['a', 'b']}, r'label must be a single column for kind: class'),
+        ({'label': ['a', 'b']}, r'label must be a single column if kind is .class.'),
         ({'separator': '|'}, r'separator must not be set'),
         (
             {'kind': 'number', 'classes': ['a']},
-            r'classes must not be set for kind: number',
+            r'classes must not be set if kind is .number.',
         ),
         ({'path': 'none.csv'}, r'none.csv: expected a label table, found no file'),
     ],

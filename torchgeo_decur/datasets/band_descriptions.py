@@ -21,7 +21,7 @@ def check_descriptions(
 
     Args:
         name: name of the modality.
-        described: file paths and the band descriptions of each file.
+        described: path and band descriptions of each file.
         bands: name of each band in the files, in order.
 
     Raises:
@@ -49,7 +49,7 @@ def read_descriptions(
         files: file paths. Unreadable files are skipped.
 
     Yields:
-        File path, and the description of each band.
+        File path and the description of each band.
     """
     for path in files[:: max(-(-len(files) // _FRAMES), 1)]:
         try:

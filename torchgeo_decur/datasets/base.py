@@ -27,7 +27,7 @@ class FileDataset(NonGeoDataset):
     Subclasses set the attributes and read one sample in :meth:`load`.
 
     Attributes:
-        samples: one item per sample, in order; passed to :meth:`load`.
+        samples: one item per sample, in order. Each item is an argument for :meth:`load`.
         modalities: definition of each modality.
         conversions: conversion from file values to the unit of each modality.
         lacking: absent modalities of each incomplete item. If there are incomplete
@@ -91,8 +91,8 @@ class FileDataset(NonGeoDataset):
 
         Raises:
             IndexError: if ``index`` is out of range.
-            UnreadableFileError: if the sample is unreadable; with ``skip_unreadable``, if
-                all samples are unreadable.
+            UnreadableFileError: if the sample is unreadable or, with ``skip_unreadable``,
+                if all samples are unreadable.
         """
         if not 0 <= index < len(self):
             raise IndexError(f'index must be in [0, {len(self) - 1}], got {index}')
@@ -149,7 +149,7 @@ class FileDataset(NonGeoDataset):
         return samples
 
     def convert(self, entries: Mapping[str, Mapping[str, Any]] | None) -> None:
-        """Set the conversion from file values to units, applied before ``transforms``.
+        """Set the conversion from file values to units, which precedes ``transforms``.
 
         Args:
             entries: ``scale``, ``offset`` and ``nodata`` by modality. Modalities without
@@ -164,7 +164,7 @@ class FileDataset(NonGeoDataset):
     def origin(self, item: Any, key: str) -> str:
         """Return the origin of a value for error messages.
 
-        By default, it is the name of the sample; subclasses return the path of the file.
+        By default, the origin is the name of the sample. Subclasses may return a path.
 
         Args:
             item: an element of ``samples``.
@@ -236,8 +236,8 @@ class FileDataset(NonGeoDataset):
         # Warn only about the 1st, 10th, 100th, ... skipped sample.
         if str(count).rstrip('0') == '1':
             warnings.warn(
-                f'skipped {count} of {len(self)} samples, because they cannot be read; '
-                f'last error: {error}',
+                f'skipped {count} of {len(self)} samples after read errors; last error: '
+                f'{error}',
                 stacklevel=3,
             )
 

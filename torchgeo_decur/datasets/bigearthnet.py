@@ -58,9 +58,9 @@ class BigEarthNetMM(FileDataset):
     The published folder layouts are expected. For v2, ``metadata.parquet`` contains splits
     and labels. For v1, TorchGeo's ``bigearthnet-<split>.csv`` contains the split, and the
     JSON files of the patches contain the labels. If only the CSV file is missing, only
-    this file is downloaded. Patches without a folder are skipped with a warning. The
-    folder of a modality may have any name that starts with ``BigEarthNet-S1`` or
-    ``BigEarthNet-S2``, if it is unique.
+    this file is downloaded. Patches without a folder are skipped with a warning. If only
+    one folder has a name that starts with ``BigEarthNet-S1`` or ``BigEarthNet-S2``, it
+    need not have the published name.
 
     Args:
         root: dataset folder, also used for downloads.
@@ -68,9 +68,9 @@ class BigEarthNetMM(FileDataset):
             classes).
         split: 'train', 'val', 'test', or 'all' for every patch on disk. For v1, 'all'
             does not read the CSV file but pairs patches by the JSON files of Sentinel-1.
-        modalities: 's1', 's2' or both.
-        num_classes: 19; v1 also supports 43. With 19 classes, 11 of the 43 classes are
-            dropped.
+        modalities: names of the modalities: 's1', 's2' or both.
+        num_classes: number of classes: 19, or 43 for version 'v1' only. With 19 classes,
+            11 of the 43 classes are dropped.
         transforms: function that transforms each sample and returns a new one.
         download: whether to download missing files (more than 100 GB).
         checksum: whether to verify checksums of downloaded files.
@@ -145,7 +145,7 @@ class BigEarthNetMM(FileDataset):
     def labels(self) -> Tensor:
         """Read the labels of all patches without reading images.
 
-        For v1, this opens one JSON file per patch. With ``skip_unreadable``, the labels
+        For v1, one JSON file per patch is opened. With ``skip_unreadable``, the labels
         of a patch with an unreadable file are zeros.
 
         Returns:
@@ -219,7 +219,8 @@ class BigEarthNetMM(FileDataset):
         if lost := len(wanted) - len(patches):
             warnings.warn(
                 f'skipped {lost} of {len(wanted)} patches of split {self.split!r}, because '
-                f'they are missing from {self.root} or cannot be paired',
+                f'folders are missing from {self.root} or cannot be paired; restore the '
+                'folders to use all patches',
                 stacklevel=4,
             )
         return patches
@@ -287,7 +288,7 @@ class BigEarthNetMM(FileDataset):
         return self._read_classes(patch) if patch.classes is None else patch.classes
 
     def _read_classes(self, patch: BigEarthNetPatch) -> tuple[int, ...]:
-        """Read the class indices of a v1 patch, among 43 or 19 classes."""
+        """Read the indices of the classes of a v1 patch among 43 or 19 classes."""
         modality = 's2' if 's2' in self.modalities else 's1'
         name = patch.s2 if modality == 's2' else patch.s1
         labels = self._read_json(modality, name)['labels']

@@ -16,7 +16,7 @@ def obtain_v1(
 
     Args:
         root: folder of the dataset.
-        modalities: 's1', 's2' or both.
+        modalities: names of the modalities: 's1', 's2' or both.
         download: whether to download missing files.
         checksum: whether to verify checksums of downloaded files.
 
@@ -58,12 +58,12 @@ def obtain_split_v1(root: Path, split: str, download: bool, checksum: bool) -> P
 def obtain_v2(root: Path, keys: Sequence[str], download: bool, checksum: bool) -> None:
     """Extract or download components of BigEarthNet v2.
 
-    TorchGeo's ``BigEarthNetV2`` also requires the reference maps, does not extract
-    existing archives, and treats two MD5 checksums as SHA-256 checksums.
+    In contrast, TorchGeo's ``BigEarthNetV2`` also requires the reference maps, does not
+    extract existing archives, and treats two MD5 checksums as SHA-256 checksums.
 
     Args:
         root: folder of the dataset.
-        keys: components to obtain: any of 's1', 's2' and 'metadata'.
+        keys: names of the components: 's1', 's2' or 'metadata'.
         download: whether to download missing files.
         checksum: whether to verify checksums of downloaded files.
 

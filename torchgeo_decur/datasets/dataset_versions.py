@@ -17,11 +17,11 @@ def check_layout(root: PathLike, expected: str) -> None:
     """Check that a folder does not contain another version of a dataset.
 
     Args:
-        root: the folder.
+        root: folder to check.
         expected: expected version, such as 'BigEarthNet v2'.
 
     Raises:
-        ValueError: if the folder contains a known version, but not the expected one.
+        ValueError: if the folder contains a known version other than the expected one.
     """
     found = _recognise(Path(root))
     if found and expected not in found:

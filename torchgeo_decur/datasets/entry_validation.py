@@ -1,4 +1,4 @@
-"""Validate the types and keys of config entries, and create modalities from them."""
+"""Validate the types and keys of config entries and create modalities from them."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from ..modalities import Modality
 def typed(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     """Check the types of the values in an entry.
 
-    YAML parses ``nan`` and ``1e-3`` as strings; they are converted to numbers.
+    YAML parses ``nan`` and ``1e-3`` as strings. This function converts them to numbers.
 
     Args:
         name: name of the modality, or ``mask``.
@@ -20,7 +20,7 @@ def typed(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         The entry, with strings converted to numbers where numbers are expected.
 
     Raises:
-        ValueError: if a value has the wrong type; the message names the key.
+        ValueError: if a value has the wrong type. The message names the key.
 
     Example:
         >>> typed('dem', {'paths': 'heights', 'nodata': 'nan'})
@@ -65,12 +65,15 @@ def check_keys(
 
 
 def record_of(name: str, fields: Mapping[str, Any]) -> Modality:
-    """Create the modality of an entry, with errors that name the modality.
+    """Create the modality of an entry and name the modality in error messages.
 
     Args:
         name: name of the modality.
         fields: fields of the modality. By default, its kind is 'multispectral' and its
             unit is 'native'.
+
+    Returns:
+        The modality.
 
     Raises:
         ValueError: if a field is invalid.

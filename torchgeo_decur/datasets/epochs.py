@@ -10,7 +10,7 @@ from .base import FileDataset
 
 
 def shared_epoch() -> Tensor:
-    """Return an epoch counter in shared memory for persistent workers, initially 0."""
+    """Create an epoch counter in memory that persistent workers share, starting at 0."""
     epoch: Tensor = torch.zeros((), dtype=torch.int64).share_memory_()
     return epoch
 

@@ -151,7 +151,7 @@ class GeoNRWPatches(FileDataset, GeoNRW):
             raise not_found(self, expected)
 
     def _find_tile_size(self) -> int:
-        """Return the height and width of the first readable tile in pixels."""
+        """Return the length of the shorter side of the first readable tile in pixels."""
         for path in self.file_list:
             try:
                 return read_size(path)

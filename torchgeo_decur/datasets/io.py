@@ -42,9 +42,9 @@ def read(
     """Read a square raster file.
 
     Args:
-        path: the file.
+        path: path of the file.
         bands: expected number of bands.
-        sizes: allowed image sizes in pixels, or None for any size.
+        sizes: allowed side lengths in pixels, or None for any length.
         window: window to read, or None for the whole image.
 
     Returns:
@@ -76,7 +76,7 @@ def read_image(
     """Read a raster or photograph of any shape.
 
     Args:
-        path: the file: 8-bit or 16-bit PNG, JPEG, TIFF or another GDAL format.
+        path: path of an 8-bit or 16-bit PNG, JPEG, TIFF or other file that GDAL reads.
         bands: expected number of bands.
         size: expected height and width, or None for any size.
         cure: advice in the error message for a wrong number of bands.
@@ -94,7 +94,7 @@ def read_image(
             raise ValueError(
                 f'{path}: expected {size[0]} x {size[1]} pixels as in the other files of '
                 f'the frame, found {file.height} x {file.width}; restore the original '
-                'file or set size'
+                'file or set the option size'
             )
         image = torch.from_numpy(file.read().astype(np.float32))
         # GDAL silently pads a truncated PNG with zeros.
@@ -117,7 +117,7 @@ def read_size(path: str | Path) -> int:
 
 
 def not_found(dataset: NonGeoDataset, expected: str) -> DatasetNotFoundError:
-    """Create TorchGeo's error for a missing dataset, with the expected files."""
+    """Create TorchGeo's error for a missing dataset and add the expected files to it."""
     error = DatasetNotFoundError(dataset)
     error.args = (f'{error.args[0]} Expected {expected}.',)
     return error

@@ -58,7 +58,7 @@ def scene_names(frame: Frame) -> list[str]:
 
 
 class PairedFolders(FileDataset):
-    """Images of several modalities, with one file per modality, paired by file name.
+    """Frames with one image file per modality, paired by file name.
 
     Files may be PNG (8-bit or 16-bit), JPEG, TIFF or any other GDAL format. A georeference
     is not used. A pattern is a path relative to the root in which ``{id}`` stands for the
@@ -70,13 +70,13 @@ class PairedFolders(FileDataset):
     - ``pattern``: pattern of the file paths.
     - ``bands``: name of each band in the files, in order.
     - ``kind``, ``unit``, ``mean`` and ``std``: as in
-      :class:`~torchgeo_decur.modalities.Modality`; by default, the kind is 'multispectral'
-      and the unit is 'native', the unit of the files.
+      :class:`~torchgeo_decur.modalities.Modality`. By default, the kind is 'multispectral'
+      and the unit is 'native', which is the unit of the files.
     - ``nodata``: file value of missing pixels, or a list of values. They become NaN.
     - ``scale`` and ``offset``: conversion from file values to the unit. Values are
       multiplied by ``scale``, such as 0.001 from millimeters to meters. Then ``offset`` is
-      added, such as -1000 for newer Sentinel-2 products. Each is one number, or one number
-      per band.
+      added, such as -1000 for newer Sentinel-2 products. Each option is one number or one
+      number per band.
     - ``hha``: camera intrinsics ``{fx: ..., fy: ..., cx: ..., cy: ...}`` of a depth image,
       in pixels of the files, and optionally ``camera_height``. The depth image is then
       encoded by :func:`~torchgeo_decur.datasets.encode_hha`. Such an entry has no
@@ -86,7 +86,7 @@ class PairedFolders(FileDataset):
 
     The entry of a mask has ``pattern`` and the following optional keys:
 
-    - ``values``: class of each file value, such as ``{0: 0, 255: 1}``; by default, file
+    - ``values``: class of each file value, such as ``{0: 0, 255: 1}``. By default, file
       values are classes.
     - ``num_classes``: number of classes. Class indices outside ``[0, num_classes)`` raise
       an error.
@@ -104,10 +104,10 @@ class PairedFolders(FileDataset):
     - ``key``: column with the frame id, with or without a file suffix.
     - ``label``: column of the label, or a list of columns.
     - ``kind``: 'class' (default), 'multilabel' or 'number'. Multiple labels are either
-      names in one column, or one column of 0 and 1 per class. An empty number is NaN.
-    - ``classes``: class names in the order of their indices; by default, all names in the
-      table, sorted.
-    - ``separator``: separator of class names in a cell; by default, ';'.
+      names in one column or one column of 0 and 1 per class. An empty number is NaN.
+    - ``classes``: class names in the order of their indices. By default, these are all
+      names in the table in sorted order.
+    - ``separator``: separator of class names in a cell, by default ';'.
     - ``split``: column with the split of each row. The argument ``splits`` then selects
       values of this column.
 
@@ -134,7 +134,7 @@ class PairedFolders(FileDataset):
             images with ``nodata`` or ``hha``, use nearest-neighbor resampling. If a size
             is set, files may differ in pixel size, but all files of a frame must cover
             the same area.
-        cache: folder of the HHA images; by default, ``hha`` in the root.
+        cache: folder of the HHA images, by default ``hha`` in the root.
         skip_incomplete: how to treat frames with a missing file: False to raise an error,
             True to skip them, or 'keep' to use all frames with at least one image (and a
             mask, if there is a mask entry).
@@ -142,7 +142,7 @@ class PairedFolders(FileDataset):
         skip_unreadable: whether to replace a frame that has a damaged file with the next
             one.
         labels: entry of the label table.
-        ids: ids of the frames to read; all by default.
+        ids: ids of the frames to read. By default, all frames are read.
 
     Attributes:
         label_report: text with the numbers of labeled frames and of omitted frames and
@@ -287,7 +287,7 @@ class PairedFolders(FileDataset):
         return ['/'.join(filter(None, item)) for item in self.samples]
 
     def label_columns(self) -> pd.DataFrame:
-        """Return the labels of all frames as table columns, without reading images."""
+        """Return the labels of all frames as table columns without reading images."""
         if self.annotations is None:
             return pd.DataFrame(index=range(len(self.samples)))
         return self.annotations.columns(
@@ -305,7 +305,7 @@ class PairedFolders(FileDataset):
         """
         if not self._labels:
             raise ValueError(
-                'the dataset must have a label table, got none; set labels'
+                'the dataset must have a label table, got none; set the option labels'
             )
         return torch.stack([self._labels[item] for item in self.samples])
 
@@ -323,8 +323,7 @@ class PairedFolders(FileDataset):
         """Return the path of the file that contains a sample key.
 
         Returns:
-            Path of the file. If the file is missing, the path of another file of the
-            frame.
+            Path of the file, or of another file of the frame if the file is missing.
         """
         name, absent = key.removeprefix('image_'), self.lacking.get(item, frozenset())
         present = [name, *self.images] if name not in absent else [*self.images]
@@ -386,7 +385,7 @@ class PairedFolders(FileDataset):
             )
 
     def _usual_size(self, name: str, found: Mapping[str, Tensor]) -> Sequence[int]:
-        """Return the image size of the first file of a modality, or of another image."""
+        """Return the size of the first image of a modality, or of any image if none."""
         if name not in self._usual:
             item = self._first.get(name)
             image = next(iter(found.values()))
@@ -404,8 +403,8 @@ class PairedFolders(FileDataset):
         if wrong.numel():
             raise ValueError(
                 f'{self.path("mask", item)}: expected integer classes, found '
-                f'{wrong[0].item():g}; set nodata if NaN means unlabeled, or write '
-                'integer classes'
+                f'{wrong[0].item():g}; set the option nodata if NaN means unlabeled, or '
+                'write integer classes'
             )
         found = band.long()
         values: Mapping[int, int] = entry.get('values') or {}
@@ -425,8 +424,8 @@ class PairedFolders(FileDataset):
             )
             raise ValueError(
                 f'{self.path("mask", item)}: expected {" and ".join(expected)}, found '
-                f'{found[~known][0].item()}; correct values, num_classes or nodata in the '
-                'mask entry'
+                f'{found[~known][0].item()}; correct the option values, num_classes or '
+                'nodata in the mask entry'
             )
         return out
 
@@ -458,7 +457,7 @@ class PairedFolders(FileDataset):
     def _find(
         self, split: str, skip: Literal['keep'] | bool
     ) -> dict[str, frozenset[str]]:
-        """Return the absent modalities of each frame of a split, by id."""
+        """Find the frames of a split and return the absent modalities by frame id."""
         found = {
             name: _ids(self.root, pattern.replace('{split}', split), self.cache)
             for name, pattern in self.patterns.items()
@@ -485,8 +484,8 @@ class PairedFolders(FileDataset):
                 f'expected {list(where)} for every frame in {self.root.absolute()}, but '
                 f'{len(lacking)} of {len(every)} frames lack a file, such as '
                 f'{lacking[:3]} ({first!r} has no {without[0]}: '
-                f'{where[without[0]]}); add the files, or set skip_incomplete: true to '
-                'skip these frames, or skip_incomplete: keep to use their other images'
+                f'{where[without[0]]}); add the files, or set `skip_incomplete: true` to '
+                'skip these frames, or `skip_incomplete: keep` to use their other images'
             )
         self.left_out += ['/'.join(filter(None, (split, name))) for name in lacking]
         return {
@@ -500,6 +499,9 @@ def folder_modalities(images: Mapping[str, Mapping[str, Any]]) -> dict[str, Moda
 
     Args:
         images: entry of each modality.
+
+    Returns:
+        The modalities by name.
 
     Raises:
         ValueError: if an entry is invalid.

@@ -35,7 +35,7 @@ def plot_images(
             Floating-point masks are shown as continuous values with a common color scale.
         classes: class names for the legend.
         cmap: colormap of the classes.
-        show_titles: whether to show panel titles, and legends of masks.
+        show_titles: whether to show panel titles and the legends of masks.
         suptitle: title of the figure.
 
     Returns:
@@ -53,8 +53,8 @@ def plot_images(
     for m, x in stacks.items():
         if x.size(1) != modalities[m].channels:
             raise ValueError(
-                f'{m}: expected {modalities[m].channels} bands '
-                f'{list(modalities[m].bands)}, found {x.size(1)}'
+                f'{m}: expected the bands {list(modalities[m].bands)}, found an image with '
+                f'channel count {x.size(1)}; pass one channel per band'
             )
     rows = max((len(x) for x in stacks.values()), default=1)
     columns = len(stacks) + len(masks)
@@ -116,7 +116,7 @@ def describe_label(label: Tensor, classes: Sequence[str] = ()) -> str:
 
 
 def _single_maps(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Split masks into maps of shape (H, W), with numbered titles if there are several."""
+    """Split each mask into maps of shape (H, W) and number the titles if several."""
     found = {}
     for title, mask in masks.items():
         maps = mask.detach().cpu().squeeze()

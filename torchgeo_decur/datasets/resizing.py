@@ -30,9 +30,12 @@ def resize_frame(
     Args:
         sample: images of shape (C, H, W), and optionally a mask of shape (H, W).
         sizes: new height and width by key, or None to keep the size.
-        smooth: keys of images to interpolate with antialiasing. All others use
+        smooth: keys of images to interpolate with antialiasing. All other keys use
             nearest-neighbor resampling so that classes or missing pixels do not mix with
             other values.
+
+    Returns:
+        A new sample with the resized images and mask.
     """
     out = dict(sample)
     for key, x in sample.items():
@@ -55,6 +58,9 @@ def check_size(size: Sequence[int] | None) -> tuple[int, int] | None:
 
     Args:
         size: height and width, or None.
+
+    Returns:
+        Height and width, or None.
 
     Raises:
         ValueError: if the size is invalid.

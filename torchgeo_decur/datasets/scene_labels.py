@@ -29,9 +29,9 @@ class SceneLabels:
 
     Args:
         path: path of the table.
-        labels: label of each key: class index, int64, shape (); multi-label target, int64,
-            shape (K,); or numbers, float32, shape () or (K,), NaN where unknown. None if
-            the table has only splits.
+        labels: label of each key, or None if the table has only splits. A class index has
+            dtype int64 and shape (). A multi-label target has dtype int64 and shape (K,).
+            Numbers have dtype float32 and shape () or (K,), and are NaN where unknown.
         classes: class names by index, or column names of the numbers.
         splits: split of each key, if the table has a split column.
         keys: all keys of the table, in order, including rows without a label.
@@ -50,11 +50,11 @@ class SceneLabels:
         Args:
             root: base folder of ``path``.
             entry: ``path``, ``key`` and ``label``, and optionally ``kind``, ``classes``,
-                ``separator`` and ``split``; see
+                ``separator`` and ``split``. See
                 :class:`~torchgeo_decur.datasets.PairedFolders`.
 
         Returns:
-            The labels.
+            The labels and splits of the table.
 
         Raises:
             ValueError: if the entry or a label is invalid, a column is missing, or a key
@@ -68,14 +68,14 @@ class SceneLabels:
         if missing := [name for name in wanted if name not in table]:
             raise ValueError(
                 f'{path}: expected the columns {wanted}, but {missing} are missing from '
-                f'{list(table)}; correct key, label or split in the entry labels'
+                f'{list(table)}; correct the option key, label or split in the entry labels'
             )
         keys = [normalize_key(key) for key in table[wanted[0]]]
         for i, key in enumerate(keys):
             if not key:
                 raise ValueError(
                     f'{path}: expected a key in each row, found none in row {i + 1} of '
-                    f'column {wanted[0]!r}; add it, or delete the row'
+                    f'column {wanted[0]!r}; add the key, or delete the row'
                 )
         _check_once(path, table[wanted[0]], keys)
         splits = dict(zip(keys, table[split], strict=True)) if split else {}
@@ -88,7 +88,7 @@ class SceneLabels:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Class names, or () if the labels are numbers."""
+        """Class names, or () if the table has numbers or no labels."""
         first = next(iter((self.labels or {}).values()), None)
         numbers = first is None or first.is_floating_point()
         return () if numbers else self.classes
@@ -114,8 +114,8 @@ class SceneLabels:
             names = sorted(n for some in scenes.values() for n in some[-1:])
             raise ValueError(
                 f'{self.path}: expected keys that match the file names, such as '
-                f'{names[:3]}, found {list(self.keys[:3])} and no match; correct key in '
-                'the entry labels or the pattern of the images'
+                f'{names[:3]}, found {list(self.keys[:3])} and no match; correct the option '
+                'key in the entry labels, or the pattern of the images'
             )
         chosen = list(keys)
         if self.splits:
@@ -123,8 +123,8 @@ class SceneLabels:
             if not splits or not set(splits) <= set(present):
                 raise ValueError(
                     f'{self.path}: expected splits among {present}, the values of the '
-                    f'split column, found {list(splits) or "none"}; set train, val and '
-                    'test'
+                    f'split column, found {list(splits) or "none"}; set the options train, '
+                    'val and test'
                 )
             chosen = [s for s in chosen if self.splits[keys[s]] in splits]
         found = self.labels
@@ -133,7 +133,7 @@ class SceneLabels:
             raise ValueError(
                 f'{self.path}: expected scenes with a label, found none among '
                 f'{len(chosen)} scenes with a row; fill in the label column or '
-                'correct splits'
+                'choose other splits'
             )
         without = [some[-1] for scene, some in scenes.items() if scene not in keys]
         used, kept = set(keys.values()), set(labelled)
@@ -160,8 +160,8 @@ class SceneLabels:
             scenes: possible keys of each scene.
 
         Returns:
-            One row per scene, with the class name in ``label``, or with one column
-            ``label_<name>`` per number or class. Unknown labels are null.
+            Table with one row per scene. The column ``label`` has the class name, or one
+            column ``label_<name>`` exists per number or class. Unknown labels are null.
         """
         keys = match_names(self.keys, scenes)
         known = self.labels or {}
@@ -198,7 +198,7 @@ class Selection[S]:
 
     Args:
         kept: selected scenes, in order.
-        labels: label of each scene, if the table has labels.
+        labels: label of each scene, or an empty dictionary if the table has no labels.
         report: text with the numbers of selected scenes, omitted images and omitted rows.
     """
 
@@ -210,7 +210,7 @@ class Selection[S]:
 def match_names[S](
     keys: Iterable[str], scenes: Mapping[S, Sequence[str]]
 ) -> dict[S, str]:
-    """Match table keys to scenes, with or without a file suffix.
+    """Match table keys with or without a file suffix to scenes.
 
     Args:
         keys: table keys.
@@ -245,10 +245,10 @@ def read_table(path: str | Path) -> tuple[dict[str, list[str]], bool]:
     The file may start with a byte order mark.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Returns:
-        Cells of each column, and whether numbers may have decimal commas.
+        Cells of each column, and True if numbers may have decimal commas.
 
     Raises:
         ValueError: if the file does not exist or is not a table.
@@ -277,7 +277,7 @@ def read_table(path: str | Path) -> tuple[dict[str, list[str]], bool]:
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as e:
         raise ValueError(
             f'{path}: expected a UTF-8 table with the same columns in each row, found an '
-            f'error: {e}; save it as CSV again'
+            f'error: {e}; save the table as CSV again'
         ) from e
     frame.columns = frame.columns.str.strip()
     table = {str(c): [str(v).strip() for v in frame[c]] for c in frame.columns}
@@ -288,7 +288,7 @@ def read_keys(path: str | Path) -> list[str]:
     """Read a list of keys from a text file with one key per line.
 
     Args:
-        path: the file. Empty lines are ignored.
+        path: path of the file. Empty lines are ignored.
 
     Returns:
         The keys, in order.
@@ -299,8 +299,8 @@ def read_keys(path: str | Path) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(
-            f'{path}: expected a list of ids, one per line, found no file; correct '
-            'split_files'
+            f'{path}: expected a list of ids, one per line, found no file; correct the '
+            'option split_files'
         )
     lines = [line.strip() for line in path.read_text('utf-8-sig').splitlines()]
     given = [line for line in lines if line]
@@ -353,7 +353,7 @@ class _Parser:
     def parse_class(
         self, keys: Sequence[str], rows: Sequence[tuple[str, ...]]
     ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """Parse one class per row; an empty cell means no label."""
+        """Parse one class per row. An empty cell means no label."""
         classes = self._classes(row[0] for row in rows if row[0])
         labels = {
             key: torch.tensor(self._number_of(row[0], key, classes))
@@ -370,7 +370,8 @@ class _Parser:
             if self.given and self.given != list(self.columns):
                 raise ValueError(
                     f'{self.path}: classes must not be set, because the columns '
-                    f'{list(self.columns)} define them, got {self.given}; remove classes'
+                    f'{list(self.columns)} define them, got {self.given}; remove the option '
+                    'classes'
                 )
             found = {
                 key: torch.tensor([self._flag(v, key, c) for v, c in self._cells(row)])
@@ -391,7 +392,7 @@ class _Parser:
     def parse_number(
         self, keys: Sequence[str], rows: Sequence[tuple[str, ...]]
     ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """Parse numbers; a row whose cells are all unknown has no label."""
+        """Parse numbers. A row whose cells are all unknown has no label."""
         labels = {}
         for key, row in zip(keys, rows, strict=True):
             values = [self._number(v, key, c) for v, c in self._cells(row)]
@@ -415,7 +416,8 @@ class _Parser:
         if name not in classes:
             raise ValueError(
                 f'{self.path}: expected one of the classes {list(classes)}, found '
-                f'{name!r} in row {key!r}; correct the row, or add it to classes'
+                f'{name!r} in row {key!r}; correct the row, or add this class to the option '
+                'classes'
             )
         return classes.index(name)
 
@@ -424,7 +426,7 @@ class _Parser:
         if lower not in _TRUE | _FALSE:
             raise ValueError(
                 f'{self.path}: expected 0 or 1 in column {column!r}, found {text!r} in '
-                f'row {key!r}; correct it, or delete the row if the label is unknown'
+                f'row {key!r}; correct the cell, or delete the row if the label is unknown'
             )
         return int(lower in _TRUE)
 
@@ -439,13 +441,13 @@ class _Parser:
         if not math.isfinite(value):
             raise ValueError(
                 f'{self.path}: expected a number in column {column!r}, found {text!r} in '
-                f'row {key!r}; correct it, or leave the cell empty if it is unknown'
+                f'row {key!r}; correct the cell, or empty it if the number is unknown'
             )
         return value
 
 
 def _check_entry(entry: Mapping[str, Any]) -> tuple[list[str], bool, Kind]:
-    """Check a label entry; return its columns, whether they are a list, and its kind."""
+    """Check a label entry and return its columns, True if listed, and its kind."""
     if not isinstance(entry, Mapping) or _unknown_keys(entry):
         raise ValueError(
             f'labels must be an entry with keys among {list(_KEYS)}, got {entry!r}'
@@ -465,23 +467,23 @@ def _check_entry(entry: Mapping[str, Any]) -> tuple[list[str], bool, Kind]:
     columns = [str(c) for c in (label if several else [label] if label else [])]
     if not columns and not entry.get('split'):
         raise ValueError(
-            'labels must have label, the label column, or split, the split column, got '
+            'labels must have label (the label column) or split (the split column), got '
             f'{dict(entry)}'
         )
     if several and kind == 'class':
         raise ValueError(
-            f'label must be a single column for kind: class, got {columns}; set kind: '
-            'multilabel or kind: number'
+            f"label must be a single column if kind is 'class', got {columns}; set the "
+            "option kind to 'multilabel' or 'number'"
         )
     if entry.get('separator') and (kind != 'multilabel' or several):
         raise ValueError(
             'separator must not be set unless kind is multilabel and label is a single '
-            f'column, got {entry["separator"]!r}; remove separator'
+            f'column, got {entry["separator"]!r}; remove the option separator'
         )
     if entry.get('classes') and kind == 'number':
         raise ValueError(
-            f'classes must not be set for kind: number, got {entry["classes"]}; '
-            'remove classes'
+            f"classes must not be set if kind is 'number', got {entry['classes']}; remove "
+            'the option classes'
         )
     return columns, several, kind
 

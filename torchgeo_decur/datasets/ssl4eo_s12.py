@@ -52,9 +52,10 @@ class SSL4EOS12Pair(DatedDataset):
         root: folder with ``s1`` and ``s2c`` (or ``s2a``), also used for downloads.
         date_sampling: 'all' returns the earliest dates, up to the number that every
             location has in both modalities (T = 4 in the published data). 'same' draws
-            ``num_dates`` random dates of Sentinel-1, each paired with the nearest date of
-            Sentinel-2; locations without Sentinel-1 have random dates of Sentinel-2.
-            'independent' draws ``num_dates`` random dates for each modality.
+            ``num_dates`` random dates of Sentinel-1 and pairs each with the nearest date
+            of Sentinel-2. If a location has no Sentinel-1 image, random dates of
+            Sentinel-2 are drawn. 'independent' draws ``num_dates`` random dates for each
+            modality.
         level: 'l1c' (top-of-atmosphere reflectance) or 'l2a' (surface reflectance).
         num_dates: number of dates T per sample for 'same' and 'independent'.
         transforms: function that transforms each sample and returns a new one.
@@ -191,8 +192,9 @@ class SSL4EOS12Pair(DatedDataset):
         if single := sorted(some - both):
             self._refuse(single, 'with only one modality')
             warnings.warn(
-                f'skipped {len(single)} locations in {self.root} with only one modality; '
-                'to use them, set skip_incomplete: keep',
+                f'skipped {len(single)} of {len(some)} locations in {self.root}, because '
+                'one modality is missing; to use incomplete locations, set '
+                '`skip_incomplete: keep`',
                 stacklevel=3,
             )
         return sorted(both)
@@ -203,8 +205,8 @@ class SSL4EOS12Pair(DatedDataset):
             raise ValueError(
                 f'expected both modalities for all locations in {self.root}, found '
                 f'{len(places)} {reason}, such as {places[:3]}; add the files, or set '
-                'skip_incomplete: true to skip these locations, or skip_incomplete: keep '
-                'to use them'
+                '`skip_incomplete: true` to skip these locations, or `skip_incomplete: '
+                'keep` to use them'
             )
 
     def _layout(self, modality: str) -> str:
@@ -231,7 +233,9 @@ class SSL4EOS12Pair(DatedDataset):
             self._refuse(empty, 'with no date in one modality')
             lost = len(empty)
             warnings.warn(
-                f'skipped {lost} locations in {self.root} with no date in one modality',
+                f'skipped {lost} of {len(counts)} locations in {self.root}, because one '
+                'modality has no date; to use incomplete locations, set '
+                '`skip_incomplete: keep`',
                 stacklevel=3,
             )
         self.num_dates = min(counts[place] for place in self.samples)
@@ -240,9 +244,9 @@ class SSL4EOS12Pair(DatedDataset):
         if self.num_dates < most:
             warnings.warn(
                 f'only {self.num_dates} of up to {most} dates are used for all locations '
-                f'in {self.root}, because {len(few)} of {len(self.samples)} locations, '
-                f'such as {few[0]}, have no more dates; complete or remove them, or set '
-                "date_sampling='independent'",
+                f'in {self.root}, because other dates are missing from {len(few)} of '
+                f'{len(self.samples)} locations, such as {few[0]}; complete or remove these '
+                "locations, or set date_sampling='independent'",
                 stacklevel=3,
             )
 
@@ -328,6 +332,6 @@ def _subfolders(folder: Path, pattern: re.Pattern[str]) -> list[str]:
 
 
 def _seconds(pattern: re.Pattern[str], product: str) -> int:
-    """Parse the acquisition time in a product name to seconds since 1970, UTC."""
+    """Convert the acquisition time in a product name to seconds since 1970, UTC."""
     (date,) = pattern.findall(product)
     return timegm(strptime(date, '%Y%m%dT%H%M%S'))

@@ -1,4 +1,4 @@
-"""Adapt a TorchGeo dataset with several images per sample to named modalities."""
+"""Adapter of TorchGeo datasets with several modalities per sample."""
 
 import inspect
 import re
@@ -28,20 +28,22 @@ _TARGETS = ('label', 'mask')
 
 
 class TorchGeoSamples(FileDataset):
-    """Samples of a TorchGeo dataset, with sample keys and channels as modalities.
+    """Adapter of a TorchGeo dataset whose samples contain several modalities.
+
+    A modality is the image of a sample key or some channels of it.
 
     Args:
         source: TorchGeo dataset with a length and integer indices.
-        modalities: entry of each modality by name; see
+        modalities: entry of each modality by name. See
             :class:`~torchgeo_decur.datamodules.TorchGeoDataModule`.
-        targets: source keys for ``label`` and ``mask``; by default, the same names, which
-            are optional in a sample.
+        targets: source keys of ``label`` and ``mask``. By default, the keys have the same
+            names and are optional in a sample.
         transforms: function that transforms each sample and returns a new one.
         skip_unreadable: whether to replace a sample that has a damaged file or lacks a
             key with the next one.
 
     Raises:
-        ValueError: if the source requires a sampler or has no length, or its first sample
+        ValueError: if the source requires a sampler or has no samples, or its first sample
             lacks keys or channels that the entries name.
     """
 
@@ -116,7 +118,7 @@ class TorchGeoSamples(FileDataset):
 
         Args:
             item: index of the sample in the source.
-            key: sample key; not used.
+            key: sample key, which is not used.
 
         Returns:
             Text such as 'sample 3 of SEN12MS'.
@@ -136,7 +138,9 @@ class TorchGeoSamples(FileDataset):
     def _check_first(self) -> None:
         """Check the first sample to detect wrong entries early."""
         if not len(self):
-            raise ValueError(f'{self.name}: expected samples, found none; check root')
+            raise ValueError(
+                f'{self.name}: expected samples, found none; check the option root'
+            )
         try:
             found = self._read(0)
         except UnreadableFileError:
@@ -186,7 +190,8 @@ class TorchGeoSamples(FileDataset):
             raise ValueError(
                 f'{modality}: expected {len(bands)} channels for bands {list(bands)}, '
                 f'found selected channels {chosen} of {count} in {key} of '
-                f'{self.origin(item, key)}; correct bands or the channels in key'
+                f'{self.origin(item, key)}; correct the option bands, or the channels in '
+                'the option key'
             )
         return image[..., channels, :, :]
 
@@ -206,10 +211,10 @@ def sample_modalities(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Mod
 
     Args:
         entries: entry of each modality by name. Its ``key`` is the sample key of the
-            image, optionally with channels as in 'image[0:2]' or 'image[3, 1, 2]'. The
-            modality is defined by ``modality``, the name of a predefined one, or by
-            ``bands``, ``kind``, ``unit``, ``mean`` and ``std``. ``scale``, ``offset`` and
-            ``nodata`` convert the values.
+            image, optionally with channels as in 'image[0:2]' or 'image[3, 1, 2]'. Either
+            ``modality`` names a predefined modality, or ``bands``, ``kind``, ``unit``,
+            ``mean`` and ``std`` define a new one. ``scale``, ``offset`` and ``nodata``
+            convert the values.
 
     Returns:
         The modalities by name.
@@ -244,7 +249,7 @@ def dataset_class(path: str) -> type[Any]:
 
 
 def has_split(cls: type[Any]) -> bool:
-    """Check whether a dataset class has an argument ``split``."""
+    """Return whether a dataset class has an argument ``split``."""
     return 'split' in inspect.signature(cls).parameters
 
 
@@ -252,7 +257,7 @@ def check_source(source: Any) -> Any:
     """Check that a dataset has integer indices.
 
     Args:
-        source: the dataset.
+        source: dataset to check.
 
     Returns:
         The dataset.
@@ -268,7 +273,7 @@ def check_targets(targets: Mapping[str, str] | None) -> dict[str, str]:
     """Check the target names and return the source key of each target.
 
     Args:
-        targets: source keys for ``label`` and ``mask``, or None for the same names.
+        targets: source keys of ``label`` and ``mask``, or None for the same names.
 
     Returns:
         Source keys by target name.
@@ -292,9 +297,9 @@ def _check_class(cls: type[Any]) -> None:
         )
     if issubclass(cls, IterableDataset) or not hasattr(cls, '__getitem__'):
         raise ValueError(
-            f'dataset must have integer indices, but {cls.__name__} is iterable only, so a '
-            'fit could not resume exactly; write its images to files and use '
-            'PairedFoldersDataModule'
+            f'dataset must have integer indices, but {cls.__name__} is an iterable '
+            'dataset, with which a fit cannot resume exactly; write its images to files '
+            'and use PairedFoldersDataModule'
         )
 
 
@@ -307,7 +312,7 @@ def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
     known = entry.get('modality')
     if known is None and 'bands' not in own:
         raise ValueError(
-            f'{name}: entry must have modality or bands, got {dict(entry)}'
+            f'{name}: the entry must have the option modality or bands, got {dict(entry)}'
         )
     record = {} if known is None else vars(Modality.of(str(known)))
     modality = record_of(name, {**record, **own})

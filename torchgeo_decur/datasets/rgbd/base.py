@@ -40,9 +40,9 @@ class RGBDDataset(FileDataset):
         split: 'train' or 'test'.
         depth: 'hha' for HHA images, or 'raw' for depth in meters.
         size: height and width of images and masks after resizing, or None to keep the
-            file size. Photographs are interpolated; depth and masks use nearest-neighbor
+            file size. Photographs are interpolated. Depth and masks use nearest-neighbor
             resampling.
-        cache: folder of the HHA images; by default, ``hha`` in the root.
+        cache: folder of the HHA images, by default ``hha`` in the root.
         transforms: function that transforms each sample and returns a new one.
         skip_unreadable: whether to replace a frame that has a damaged file with the next
             one.
@@ -165,7 +165,7 @@ def loadmat(path: Path, key: str) -> Any:
     """Read one variable from a MATLAB 5 file.
 
     Args:
-        path: the file.
+        path: path of the file.
         key: name of the variable.
 
     Returns:
@@ -185,7 +185,8 @@ def loadmat(path: Path, key: str) -> Any:
         *(zlib.error, io.matlab.MatReadError),
     ) as error:
         raise UnreadableFileError(
-            f'{path} must be a MATLAB 5 file with variable {key} ({error}); restore it'
+            f'{path} must be a MATLAB 5 file with the variable {key}, but it cannot be '
+            f'read ({error}); restore the file'
         ) from error
 
 
@@ -194,7 +195,7 @@ def hdf5(path: Path) -> Iterator[Any]:
     """Open a MATLAB 7.3 file without sharing file handles between processes.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Yields:
         The h5py file. Its arrays are transposed relative to MATLAB.
@@ -210,7 +211,7 @@ def hdf5(path: Path) -> Iterator[Any]:
     except (KeyError, OSError) as error:
         raise UnreadableFileError(
             f'{path} must be a MATLAB 7.3 file, but it is truncated or has another format '
-            f'({error}); restore it'
+            f'({error}); restore the file'
         ) from error
 
 
@@ -219,5 +220,6 @@ def _needed(name: str) -> ModuleType:
         return import_module(name)
     except ImportError as error:
         raise ImportError(
-            f'reading the labels requires {name}; pip install torchgeo-decur[rgbd]'
+            f'reading the labels requires {name}; install it with '
+            '`pip install "torchgeo-decur[rgbd]"`'
         ) from error

@@ -57,7 +57,7 @@ def surface_normals(
     """Compute surface normals by fitting a plane to the points around each pixel.
 
     Args:
-        depth: depth in m, shape (H, W); NaN or 0 where unknown.
+        depth: depth in m, shape (H, W), NaN or 0 where unknown.
         intrinsics: camera intrinsics.
         radius: radius of the window, whose side has ``2 * radius + 1`` pixels. Pixels
             without depth or outside the image are ignored.
@@ -180,7 +180,7 @@ def encode_hha(
     intrinsics: Intrinsics,
     camera_height: float | None = 1.3,
 ) -> Tensor:
-    """Encode metric depth as HHA with three bytes per pixel, at the published scale.
+    """Encode metric depth as HHA with three bytes per pixel at the published scale.
 
     ====== ======================================= ===============================
     band   meaning                                 byte, rounded, within 0 and 255
@@ -215,7 +215,7 @@ def encode_hha(
 def _planes(
     depth: Tensor, intrinsics: Intrinsics, radius: int
 ) -> tuple[Tensor, Tensor]:
-    """Fit a plane around each pixel; return normals and a mask of planar windows."""
+    """Fit a plane around each pixel and return normals and a mask of planar windows."""
     z = depth.double()
     valid = z.isfinite() & (z > 0)
     u, v = _rays(z, intrinsics)
@@ -245,7 +245,7 @@ def _planes(
 
 
 def _rays(depth: Tensor, intrinsics: Intrinsics) -> tuple[Tensor, Tensor]:
-    """Return the ray slopes in x and y for each pixel, shapes (1, W) and (H, 1)."""
+    """Compute the slopes of the pixel rays in x and y, shapes (1, W) and (H, 1)."""
     rows, columns = (
         torch.arange(n, dtype=torch.double, device=depth.device) for n in depth.shape
     )

@@ -17,14 +17,14 @@ from .hha import Intrinsics, encode_hha
 
 
 class HHACache:
-    """Folder cache of HHA images, with one PNG per frame, computed on first access.
+    """Cache folder of HHA images with one PNG file per frame.
 
-    Files are written atomically, so interrupted runs and parallel processes cannot damage
+    Images are computed on first access. Files are written atomically, so interrupted runs and parallel processes cannot damage
     the cache. Unreadable files are recomputed. File names contain a hash of all options.
 
     Args:
         folder: cache folder, created when the first file is written.
-        camera_height: height of the camera above ground in m; see
+        camera_height: height of the camera above ground in m, as in
             :func:`~torchgeo_decur.datasets.encode_hha`.
     """
 
@@ -72,7 +72,7 @@ class HHACache:
             HHA image, from 0 to 255, float32, shape (3, H, W).
 
         Raises:
-            ValueError: if the folder is not writable, or the depth is invalid.
+            ValueError: if the folder is not writable or the depth is invalid.
         """
         path = self.path(name, intrinsics, more)
         if path.exists():

@@ -18,11 +18,11 @@ class NYUDepthV2(RGBDDataset):
 
     A sample has the keys of :class:`SUNRGBD`, with classes from 1 to 40 and depth without
     gaps (``depths``). Frames have 480 x 640 pixels. The official split has 795 frames for
-    training, and 654 frames of other scenes for testing.
+    training and 654 frames of other scenes for testing.
 
     The root must contain three files: ``nyu_depth_v2_labeled.mat`` (2.8 GB) and
     ``splits.mat`` from the authors, and ``classMapping40.mat`` with the 40 classes of Gupta
-    et al. (CVPR 2013). Reading them requires h5py and scipy
+    et al. (CVPR 2013). Reading these files requires h5py and scipy
     (``pip install torchgeo-decur[rgbd]``).
 
     Args:
@@ -30,7 +30,7 @@ class NYUDepthV2(RGBDDataset):
         split: 'train' or 'test'.
         depth: 'hha' or 'raw'.
         size: height and width of images and masks after resizing.
-        cache: folder of the HHA images; by default, ``hha`` in the root.
+        cache: folder of the HHA images, by default ``hha`` in the root.
         transforms: function that transforms each sample and returns a new one.
         skip_unreadable: whether to replace an unreadable frame with the next one.
 
@@ -72,7 +72,7 @@ class NYUDepthV2(RGBDDataset):
         if len(set(sizes.values())) > 1:
             raise UnreadableFileError(
                 f'{path}: expected the same number of entries in all arrays, found '
-                f'{sizes}; download it again'
+                f'{sizes}; download the file again'
             )
         mapping = np.atleast_1d(loadmat(root / 'classMapping40.mat', 'mapClass'))
         self._to_class = torch.from_numpy(np.append(0, mapping).astype(np.int64))
@@ -81,8 +81,8 @@ class NYUDepthV2(RGBDDataset):
         if not frames or min(frames) < 0 or max(frames) >= sizes['images']:
             raise UnreadableFileError(
                 f'{root / "splits.mat"}: expected frame numbers from 1 to '
-                f'{sizes["images"]}, found {[f + 1 for f in frames][:3]} ...; download it '
-                'again'
+                f'{sizes["images"]}, found {[f + 1 for f in frames][:3]} ...; download the '
+                'file again'
             )
         return frames
 

@@ -14,7 +14,7 @@ from .hha import Intrinsics
 
 
 class SUNFrame(NamedTuple):
-    """One frame of SUN RGB-D.
+    """Frame of SUN RGB-D with its file names.
 
     Args:
         scene: path of the frame, starting with the sensor, such as kv1/NYUdata/NYU0001.
@@ -54,7 +54,7 @@ class SUNRGBD(RGBDDataset):
         split: 'train' or 'test'.
         depth: 'hha' or 'raw'.
         size: height and width of images and masks after resizing.
-        cache: folder of the HHA images; by default, ``hha`` in the root.
+        cache: folder of the HHA images, by default ``hha`` in the root.
         transforms: function that transforms each sample and returns a new one.
         skip_unreadable: whether to replace a frame that has a damaged file with the next
             one.
@@ -76,7 +76,7 @@ class SUNRGBD(RGBDDataset):
         return item.scene
 
     def group(self, item: SUNFrame) -> str:
-        """Return the video of a SUN3D frame; other frames are groups of their own."""
+        """Return the video of a SUN3D frame, or the frame itself for other sources."""
         parent, _, _ = item.scene.rpartition('/')
         return parent if '/sun3ddata/' in item.scene else item.scene
 

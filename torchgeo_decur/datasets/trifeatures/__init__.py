@@ -1,1 +1,1 @@
-"""Pairs of drawn images with a shape, texture and color."""
+"""Pairs of drawn images that show a shape with a texture and a color."""

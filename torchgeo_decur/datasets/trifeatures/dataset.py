@@ -1,4 +1,4 @@
-"""Pairs of drawn images that have the same shape, but different colors and textures."""
+"""Pairs of drawn images with the same shape and a choice of colors and textures."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, get_args
@@ -26,7 +26,7 @@ _PAIRS, _IMAGES = 0, 1
 
 
 class Trifeatures(NonGeoDataset):
-    r"""Pairs of drawn images that have the same shape, but different colors and textures.
+    r"""Pairs of drawn images with the same shape and a choice of colors and textures.
 
     The images follow Hermann and Lampinen, *What shapes feature representations?*,
     NeurIPS 2020, https://arxiv.org/abs/2006.12433. CoMM (ICLR 2025) and COrAL (2026) use
@@ -55,9 +55,9 @@ class Trifeatures(NonGeoDataset):
 
     ``pairing`` controls the texture of the first image and the color of the second:
 
-    - ``'unbiased'``: they are independent, as required for the first three labels.
-    - ``'biased'``: they always have the same index, to pretrain synergy.
-    - ``'balanced'``: they have the same index in every other pair, to train and test a
+    - ``'unbiased'``: the two are independent, as required for the first three labels.
+    - ``'biased'``: the two always have the same index, to pretrain synergy.
+    - ``'balanced'``: the two have the same index in every other pair, to train and test a
       classifier for ``label_synergy``.
 
     The seed and index determine all values, so pairs are reproducible in every process and
@@ -68,13 +68,13 @@ class Trifeatures(NonGeoDataset):
     Args:
         split: 'train', 'val' or 'test'.
         length: number of pairs.
-        size: height and width in pixels; 224 in the papers.
+        size: height and width of an image in pixels. The papers use 224.
         seed: seed of the drawings and of the pairs.
         pairing: 'unbiased', 'biased' or 'balanced'.
         transforms: function that transforms each sample and returns a new one.
 
     Raises:
-        ValueError: if an option is unknown, or a number is too small.
+        ValueError: if an option is unknown or a number is too small.
 
     Example:
         >>> dataset = Trifeatures(length=8, size=32)
@@ -203,7 +203,10 @@ class Trifeatures(NonGeoDataset):
         Args:
             sample: a sample of this dataset.
             show_titles: whether to show panel titles.
-            suptitle: title of the figure; by default, the labels.
+            suptitle: title of the figure. By default, it lists the labels.
+
+        Returns:
+            The figure, which the caller must close.
         """
         if suptitle is None and show_titles:
             suptitle = ' | '.join(

@@ -178,7 +178,7 @@ def draw(
 
 
 def _inside(shape: str, u: Floats, v: Floats) -> Bools:
-    """Check which points lie inside a shape, by counting the edges above each point."""
+    """Return a mask of the points inside a shape by counting the edges above each."""
     if shape in _ROUND:
         return _ROUND[shape](np.hypot(u, v))
     corners = np.array(_POLYGONS[shape], np.float32)
