@@ -354,7 +354,7 @@ class TestErrors:
             ({'num_labels': 3}, r'num_labels must be None .* got 3'),
             (
                 {'missing_modalities': ['dem']},
-                r"missing_modalities must be some .* got \['dem'\]",
+                r"missing_modalities must name some .* got \['dem'\]",
             ),
             ({'missing_modalities': ['s1', 's2']}, r'but not all .*'),
             ({'modality_dropout': -1}, r'modality_dropout .* got -1'),

@@ -290,7 +290,10 @@ def test_targets_that_no_sensor_measures_are_refused(
     [
         ({'loss': 'ce'}, r"loss must be one of \['mse', 'mae', 'huber'\], got 'ce'"),
         ({'num_outputs': 0}, 'num_outputs must be positive, got 0'),
-        ({'labels': ['a', 'b']}, r"labels must name 1 outputs, got \['a', 'b'\]"),
+        (
+            {'labels': ['a', 'b']},
+            r"labels must have the length 1 of num_outputs, got \['a', 'b'\]",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_refused(

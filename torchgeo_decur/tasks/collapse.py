@@ -51,8 +51,8 @@ class CollapseGuard:
 
         Args:
             values: collapse metrics by name; NaN values are ignored.
-            ended: whether the step is the last in an epoch. Low values count only in such
-                a step.
+            ended: whether the epoch ends with this step. Otherwise, low values do not
+                count.
         """
         self.started = True
         for name, value in values.items():

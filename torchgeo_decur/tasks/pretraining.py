@@ -380,8 +380,9 @@ class MultimodalPretraining(CheckedTask):
         Returns:
             Three dictionaries: loss terms, features and embeddings. The loss terms are
             scalars. The features are from the first view on this device, shape (B, F).
-            The embeddings are from all devices, shape (V, N, D). Embeddings are float32, or float64 for a float64 model. If a sample lacks a
-            modality, its features are omitted and its embeddings are 0.
+            The embeddings are from all devices, shape (V, N, D). Embeddings are float32,
+            or float64 for a float64 model. If a sample lacks a modality, its features
+            are omitted and its embeddings are 0.
         """
         first: dict[str, Tensor] = {}
         z: dict[str, list[Tensor]] = {}

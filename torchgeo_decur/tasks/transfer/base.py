@@ -31,15 +31,15 @@ _MAX_FIGURES = 10
 
 
 class TargetGuard(Protocol):
-    """Protocol for target checks that do not synchronize with the device in each step."""
+    """Protocol for checks of targets that avoid device synchronization in each step."""
 
     def replace(self, y: Tensor) -> Tensor:
-        """Replace invalid targets and record them."""
+        """Record invalid targets and replace them."""
 
     def check(self, key: str) -> None:
         """Raise an error if an invalid target was recorded.
 
-        Reading the record synchronizes with the device.
+        Reading the recorded targets synchronizes with the device.
         """
 
 
@@ -67,7 +67,7 @@ class LateFusionTask(CheckedTask):
         freeze_backbone: whether to freeze the encoders, including the statistics of
             their normalization layers.
         missing_modalities: modalities to omit in validation, test and prediction.
-        modality_dropout: probability of dropping a modality of a training sample; at
+        modality_dropout: probability of dropping a modality of a training sample. At
             least one modality is kept.
         test_modality_subsets: whether the test also prints the scores for every subset
             of the modalities.
@@ -82,7 +82,7 @@ class LateFusionTask(CheckedTask):
             which divides the rates by 10 after 60 % and after 80 % of the epochs.
 
     Raises:
-        ValueError: if options contradict each other.
+        ValueError: if an option is invalid or options contradict each other.
     """
 
     architecture_hparams: tuple[str, ...] = ('modalities', 'model')
@@ -94,7 +94,7 @@ class LateFusionTask(CheckedTask):
     output_name: str
     #: Whether the table shows its metrics in percent.
     percent: bool = True
-    #: Object that checks the targets and replaces invalid ones.
+    #: Check that records and replaces invalid targets.
     guard: TargetGuard
     train_metrics: MetricCollection
     val_metrics: MetricCollection
@@ -136,21 +136,21 @@ class LateFusionTask(CheckedTask):
         """Number of model outputs per sample or pixel."""
 
     def configure_models(self) -> None:
-        """Check the options, before a subclass builds the model.
+        """Check the options before a subclass builds the model.
 
         Raises:
-            ValueError: if options contradict each other.
+            ValueError: if an option is invalid or options contradict each other.
         """
         known = list(self.hparams['modalities'])
         missing = self.hparams['missing_modalities']
         if not set(missing) < set(known):
             raise ValueError(
-                f'missing_modalities must be some but not all of {known}, '
-                f'got {list(missing)}; keep at least one modality'
+                f'missing_modalities must name some but not all of {known}, '
+                f'got {list(missing)}; keep at least one of these modalities'
             )
 
     def configure_metrics(self) -> None:
-        """Build the metrics of each split, and of each modality subset."""
+        """Build the metrics of each split and of each modality subset."""
         base, more = self._metrics()
         every = {**base, **more}
         self.train_metrics = collect(base, 'train')
@@ -170,12 +170,12 @@ class LateFusionTask(CheckedTask):
         return {'optimizer': schedule.optimizer, 'lr_scheduler': schedule}
 
     def on_fit_start(self) -> None:
-        """Silence Lightning's warning about modules in eval mode, for frozen encoders."""
+        """Hide Lightning's warning about modules in eval mode for frozen encoders."""
         if self.hparams['freeze_backbone']:
             warnings.filterwarnings('ignore', r'Found \d+ module\(s\) in eval mode')
 
     def on_train_start(self) -> None:
-        """Set the learning rates from this run's options, not from its checkpoint."""
+        """Set the learning rates to the options of this run, not of its checkpoint."""
         schedule = self.lr_schedulers()
         if isinstance(schedule, EpochShare):
             reset_lr_schedule(schedule, self._schedule().optimizer)
@@ -201,7 +201,7 @@ class LateFusionTask(CheckedTask):
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
-        """Compute the loss of a training batch."""
+        """Compute the loss and update the metrics for a training batch."""
         batch = self._augment(batch)
         y = self._checked_target(batch)
         with _explain_single_sample(len(y)):
@@ -229,7 +229,7 @@ class LateFusionTask(CheckedTask):
             self._draw(batch, y_hat, batch_idx)
 
     def test_step(self, batch: Sample, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Compute the loss and metrics of a test batch, also for each modality subset.
+        """Compute the loss of a test batch, and its metrics for each modality subset.
 
         The encoders run once for all subsets.
         """
@@ -246,12 +246,12 @@ class LateFusionTask(CheckedTask):
         self._log_metrics(self.train_metrics)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics."""
+        """Check the recorded targets and log the validation metrics."""
         self.guard.check(self.hparams['label_key'])
         self._log_metrics(self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
-        """Log the test metrics and print a table with one row per modality subset."""
+        """Log the test metrics and, if requested, print a table of modality subsets."""
         self.guard.check(self.hparams['label_key'])
         if values := self.subset_metrics.compute():
             self.log_dict(values)
@@ -261,7 +261,7 @@ class LateFusionTask(CheckedTask):
 
     @abstractmethod
     def _metrics(self) -> tuple[dict[str, Metric], dict[str, Metric]]:
-        """Return the metrics of all splits, and more metrics for validation and test."""
+        """Return the metrics of all splits and more metrics for validation and test."""
 
     @abstractmethod
     def _target(self, batch: Sample) -> Tensor:
@@ -316,7 +316,7 @@ class LateFusionTask(CheckedTask):
     def _encode(
         self, batch: Sample, stage: str, first_date: bool = False
     ) -> tuple[dict[str, list[Tensor]], Sequence[int]]:
-        """Return the features of each modality, and the size that the decoder needs."""
+        """Return the features of each modality and the size that the decoder needs."""
         modalities: dict[str, int] = self.hparams['modalities']
         wanted = list(modalities) if stage == 'train' else self._present()
         stacked = 'image' in batch and not any(f'image_{m}' in batch for m in wanted)
@@ -347,11 +347,11 @@ class LateFusionTask(CheckedTask):
         available: Mapping[str, Tensor],
         batch: Sample,
     ) -> tuple[dict[str, list[Tensor]], Sequence[int]]:
-        """Run the encoders; return features and the size that the decoder needs."""
+        """Compute the features of each modality and the size that the decoder needs."""
         return self.model.encode(images, available), ()
 
     def _augment(self, batch: Sample) -> Sample:
-        """Crop and flip the images and the mask, if ``crop_scale`` is set."""
+        """Crop and flip the images and the mask if ``crop_scale`` is set."""
         keys = [f'image_{m}' for m in self.hparams['modalities']]
         found = [k for k in [*keys, 'image'] if k in batch]
         if self.hparams['crop_scale'] is None or not found:
@@ -406,7 +406,7 @@ class LateFusionTask(CheckedTask):
         return y
 
     def _draw(self, batch: Sample, y_hat: Tensor, number: int) -> None:
-        """Log a figure of the first sample of a batch, if the logger supports figures."""
+        """Log a figure of the first sample in a batch if the logger accepts figures."""
         experiment = getattr(self.logger, 'experiment', None)
         datamodule = getattr(self.trainer, 'datamodule', None)
         if not hasattr(experiment, 'add_figure') or not isinstance(

@@ -24,7 +24,7 @@ _WITH_POS_WEIGHT = ('bce', 'soft_margin')
 
 
 class ClassTargets(LateFusionTask, ClassificationMixin):
-    """Base class of the transfer tasks with class targets, with TorchGeo's metrics.
+    """Base class of the transfer tasks with class targets and TorchGeo's metrics.
 
     Args:
         modalities: number of channels of each modality, by name.
@@ -39,12 +39,12 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
         pos_weight: weight of the positive targets of each label, for 'bce' and
             'soft_margin'. 'balanced' divides the number of negative training targets by
             the number of positive ones; checkpoints store the result.
-        ignore_index: class that the loss and the metrics ignore; not supported by
+        ignore_index: class that the loss and the metrics ignore. It must be None for
             'jaccard'.
         options: other arguments of :class:`~torchgeo_decur.tasks.LateFusionTask`.
 
     Raises:
-        ValueError: if options contradict each other.
+        ValueError: if an option is invalid or options contradict each other.
     """
 
     architecture_hparams = (
@@ -78,10 +78,10 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
         return self.hparams['num_classes'] or self.hparams['num_labels'] or 1
 
     def configure_models(self) -> None:
-        """Check the options, before a subclass builds the model.
+        """Check the options before a subclass builds the model.
 
         Raises:
-            ValueError: if options contradict each other.
+            ValueError: if an option is invalid or options contradict each other.
         """
         options = self.hparams
         task, loss = options['task'], options['loss']
@@ -107,7 +107,7 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
         super().configure_models()
 
     def configure_losses(self) -> None:
-        """Build the loss: a mean over known targets, or one of TorchGeo's losses."""
+        """Build the loss, a mean over known targets or one of TorchGeo's losses."""
         loss, multiclass = self.hparams['loss'], self.hparams['task'] == 'multiclass'
         index = self.hparams['ignore_index']
         number = self.hparams['num_classes'] if multiclass else 2
@@ -130,7 +130,7 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
         )
 
     def on_fit_start(self) -> None:
-        """Compute ``pos_weight`` from the training labels, if it is 'balanced'.
+        """Compute ``pos_weight`` from the training labels if it is 'balanced'.
 
         Raises:
             ValueError: if a label has only positive or only negative targets.
@@ -148,7 +148,7 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
         counts = torch.zeros(2, self.num_outputs, dtype=torch.long)
         number, index = 0, self.hparams['ignore_index']
         for batch in training_targets(
-            self.trainer, self.hparams['label_key'], "pos_weight: 'balanced'"
+            self.trainer, self.hparams['label_key'], "pos_weight 'balanced'"
         ):
             y = self._target({self.hparams['label_key']: batch})
             number += len(y)

@@ -15,7 +15,7 @@ class LateFusionClassification(SceneTask, ClassTargets):
     The features of all modalities are concatenated, or fused by a pretrained fusion
     head, and one linear layer classifies them. Metrics have the same names as in
     TorchGeo's ``Classification`` and are computed over the whole split. In validation
-    and test, a multi-label task adds the mean average precision, as ``mAP_micro`` and
+    and test, a multi-label task also logs the average precision, as ``mAP_micro`` and
     ``mAP_macro``.
 
     There are four options for a missing modality. If it is absent in training, omit it
@@ -27,13 +27,13 @@ class LateFusionClassification(SceneTask, ClassTargets):
         modalities: number of channels of each modality, by name.
         model: name of a timm model, or one name per modality.
         weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        options: other arguments of :class:`~torchgeo_decur.tasks.ClassTargets`, such as
-            ``num_classes``; of :class:`~torchgeo_decur.tasks.SceneTask`, such as
-            ``fusion``; and of :class:`~torchgeo_decur.tasks.LateFusionTask`, such as
-            ``freeze_backbone``.
+        options: other arguments of :class:`~torchgeo_decur.tasks.ClassTargets`
+            (``num_classes``, ...), :class:`~torchgeo_decur.tasks.SceneTask`
+            (``fusion``, ...) and :class:`~torchgeo_decur.tasks.LateFusionTask`
+            (``freeze_backbone``, ...).
 
     Raises:
-        ValueError: if options contradict each other.
+        ValueError: if an option is invalid or options contradict each other.
 
     Example:
         >>> task = LateFusionClassification(
@@ -46,7 +46,7 @@ class LateFusionClassification(SceneTask, ClassTargets):
     """
 
     def configure_metrics(self) -> None:
-        """Build TorchGeo's metrics, and the average precision for multi-label tasks."""
+        """Build TorchGeo's metrics and, for multi-label tasks, the average precision."""
         self.summary = ('OverallAccuracy', 'AverageAccuracy')
         if self.hparams['task'] == 'multilabel':
             self.summary = ('mAP_micro', 'mAP_macro')

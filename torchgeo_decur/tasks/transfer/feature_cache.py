@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class CachedFeatures(Dataset[dict[str, Tensor]]):
-    """In-memory dataset with one tensor per key, whose rows are the samples.
+    """In-memory dataset of samples that are the rows of tensors.
 
     Args:
-        columns: tensor for each key, shape (N, ...).
+        columns: tensor for each key of a sample, shape (N, ...).
 
     Example:
         >>> CachedFeatures({'label': torch.arange(3)})[2]
@@ -45,11 +45,11 @@ def cache_features(
     splits: tuple[str, ...],
     encode: Callable[[str, dict[str, Any]], dict[str, Tensor]],
 ) -> dict[str, Any]:
-    """Replace the datasets of a datamodule with their features.
+    """Replace the datasets of a datamodule with datasets of cached features.
 
     Args:
-        datamodule: datamodule with map-style datasets ``<split>_dataset``, and
-            ``batch_size``.
+        datamodule: datamodule with ``batch_size`` and map-style datasets
+            ``<split>_dataset``.
         splits: names of the splits.
         encode: function that maps a split and a batch to the tensors to cache, each of
             shape (B, ...).

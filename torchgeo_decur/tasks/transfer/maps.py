@@ -26,18 +26,18 @@ class MapTask(LateFusionTask):
 
     Args:
         modalities: number of channels of each modality, by name.
-        model: name of the decoder: 'fcn' as in DeCUR's experiments; 'unet',
-            'deeplabv3+', 'upernet', 'segformer' or 'fpn' from
-            segmentation-models-pytorch; or 'cmx' for
-            :class:`~torchgeo_decur.models.CMXSegmenter` with two modalities.
+        model: name of the decoder. 'fcn' is the decoder of DeCUR's experiments. 'unet',
+            'deeplabv3+', 'upernet', 'segformer' and 'fpn' are from
+            segmentation-models-pytorch. 'cmx' selects
+            :class:`~torchgeo_decur.models.CMXSegmenter`, for two modalities.
         backbone: name of a timm model, or one name per modality.
         weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         grid: name of the modality whose grid is used for fusion and predictions. By
             default, it is the grid of the mask or, without a mask, the common grid of
             the images.
         label_key: key of the mask in the batch, shape (B, H, W) or (B, 1, H, W).
-        vertical_flip: whether random flips include vertical ones; set this to False for
-            photographs.
+        vertical_flip: whether random flips include vertical ones. For photographs, it
+            should be False.
         lr: learning rate.
         weight_decay: weight decay of all parameters.
         options: other arguments of :class:`~torchgeo_decur.tasks.LateFusionTask`, and
@@ -45,7 +45,7 @@ class MapTask(LateFusionTask):
             :class:`~torchgeo_decur.tasks.NumberTargets`.
 
     Raises:
-        ValueError: if options contradict each other.
+        ValueError: if an option is invalid or options contradict each other.
     """
 
     model: Segmenter
@@ -96,9 +96,9 @@ class MapTask(LateFusionTask):
 
         Returns:
             ``probabilities`` of classes, shape (B, ``num_classes``, H, W), or
-            ``values`` in the unit of the targets, shape (B, ``num_outputs``, H, W). For
-            georeferenced output, ``bounds`` and ``transform`` have shape (B, 9) as in
-            TorchGeo; without georeferencing, they are None.
+            ``values`` in the unit of the targets, shape (B, ``num_outputs``, H, W).
+            ``bounds`` and ``transform``, shape (B, 9), locate the output as in
+            TorchGeo. They are None if the batch lacks them.
         """
         outputs = self._outputs(batch)
         bounds, transform = batch.get('bounds'), batch.get('transform')
@@ -132,7 +132,7 @@ class MapTask(LateFusionTask):
         return moved if outputs.ndim == 4 else moved[:, 0]
 
     def _grid(self, batch: Sample) -> Sequence[int] | None:
-        """Return the size of the chosen grid or of the mask, or None if both are absent."""
+        """Return the size of the chosen grid or of the mask, if the batch has one."""
         names = [f'image_{self.hparams["grid"]}', self.hparams['label_key']]
         return next((batch[n].shape[-2:] for n in names if n in batch), None)
 

@@ -15,7 +15,7 @@ class MaskedLoss(nn.Module):
 
     Args:
         multiclass: whether the logits, shape (B, C, ...), are scores of mutually
-            exclusive classes; otherwise each logit has its own binary target.
+            exclusive classes. Otherwise, each logit has its own binary target.
         ignore_index: value that marks unknown targets.
         class_weights: weight of each class, for ``multiclass``.
         gamma: focusing exponent :math:`\gamma`.
@@ -54,10 +54,11 @@ class MaskedLoss(nn.Module):
 
         Args:
             y_hat: logits, shape (B, C, ...), or of the same shape as the targets.
-            y: class indices, or targets 0 and 1; unknown ones are ``ignore_index``.
+            y: class indices, or binary targets 0 and 1. Unknown targets have the value
+                ``ignore_index``.
 
         Returns:
-            The scalar loss; 0 if no target is known.
+            Scalar loss, which is 0 if no target is known.
         """
         weights = target_weights(y, self.ignore_index, self.class_weights)
         known = y.where(weights > 0, 0)
@@ -79,8 +80,8 @@ class MaskedLoss(nn.Module):
 class LabelGuard:
     """Guard that records and replaces invalid labels, which would crash a GPU kernel.
 
-    The record stays on the device, because reading it would synchronize host and
-    device.
+    The recorded labels stay on the device, because reading them would synchronize host
+    and device.
 
     Args:
         number: number of classes.
@@ -100,9 +101,9 @@ class LabelGuard:
         self._range: Tensor | None = None
 
     def replace(self, y: Tensor) -> Tensor:
-        """Replace invalid labels with the first class, without device synchronization.
+        """Record invalid labels and replace them with the first class.
 
-        If an invalid label reaches a CUDA kernel, the process can no longer use the
+        If an invalid label reached a CUDA kernel, the process could no longer use the
         GPU.
 
         Args:
@@ -127,7 +128,7 @@ class LabelGuard:
     def check(self, key: str) -> None:
         """Raise an error if an invalid label was recorded.
 
-        Reading the record synchronizes with the device.
+        Reading the recorded labels synchronizes with the device.
 
         Args:
             key: key of the labels in the batch, for the error message.
@@ -157,7 +158,7 @@ def target_weights(
     Args:
         y: targets, of any shape.
         ignore_index: value that marks unknown targets, which have weight 0.
-        class_weights: weight of each class; by default 1.
+        class_weights: weight of each class, by default 1.
 
     Returns:
         The weights, of the same shape as ``y``, float32.
@@ -175,7 +176,7 @@ def target_weights(
 
 
 def _by_label(weight: Tensor | None, y_hat: Tensor) -> Tensor | None:
-    """Reshape label weights to broadcast with logits of shape (B, L, ...)."""
+    """Reshape the weights of labels to broadcast with logits, shape (B, L, ...)."""
     if weight is None or y_hat.ndim < 3:
         return weight
     return weight.reshape(-1, *[1] * (y_hat.ndim - 2)) if len(weight) > 1 else weight

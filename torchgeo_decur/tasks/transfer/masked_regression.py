@@ -46,10 +46,10 @@ class MaskedRegressionLoss(nn.Module):
 
         Args:
             y_hat: predictions, shape (B, K, ...).
-            y: targets, of the same shape; NaN marks unknown ones.
+            y: targets, of the same shape. NaN marks unknown targets.
 
         Returns:
-            The scalar loss; 0 if no target is known.
+            Scalar loss, which is 0 if no target is known.
         """
         known = ~y.isnan()
         losses = _LOSSES[self.loss](y_hat.float(), y.where(known, 0), reduction='none')
@@ -60,8 +60,8 @@ class MaskedRegressionLoss(nn.Module):
 class NumberGuard:
     """Guard that records infinite or huge targets and replaces them with NaN.
 
-    The record stays on the device, because reading it would synchronize host and
-    device.
+    The recorded targets stay on the device, because reading them would synchronize host
+    and device.
 
     Example:
         >>> guard = NumberGuard()
@@ -75,7 +75,7 @@ class NumberGuard:
         self._worst: Tensor | None = None
 
     def replace(self, y: Tensor) -> Tensor:
-        """Replace infinite and huge targets with NaN, without device synchronization.
+        """Record infinite and huge targets and replace them with NaN.
 
         Args:
             y: targets, of any shape.
@@ -97,7 +97,7 @@ class NumberGuard:
     def check(self, key: str) -> None:
         """Raise an error if an invalid target was recorded.
 
-        Reading the record synchronizes with the device.
+        Reading the recorded targets synchronizes with the device.
 
         Args:
             key: key of the targets in the batch, for the error message.
@@ -163,13 +163,13 @@ class MaskedMeanAbsoluteError(MeanAbsoluteError):
 class MaskedR2Score(R2Score):
     """Coefficient of determination over the known targets.
 
-    The score is NaN if fewer than two targets are known, or if all known targets are
-    equal.
+    The score of an output is NaN if fewer than two of its targets are known or if all
+    its known targets are equal.
 
     Args:
         num_outputs: number of outputs K.
         multioutput: 'raw_values' for one score per output, or 'uniform_average' for
-            their mean.
+            the mean of all scores that are not NaN.
 
     Example:
         >>> metric = MaskedR2Score(1)
@@ -209,13 +209,13 @@ class MaskedR2Score(R2Score):
 
 
 def _count(metric: Metric, num_outputs: int) -> None:
-    """Add a state that counts the known targets of each output."""
+    """Add a counter of the known targets of each output to a metric."""
     zeros = torch.zeros(num_outputs, dtype=torch.long)
     metric.add_state('total', zeros, dist_reduce_fx='sum')
 
 
 def _errors(preds: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the errors, shape (N, K), 0 if unknown, and the number of known targets."""
+    """Return the errors, 0 for unknown targets, and the number of known targets."""
     known = ~target.isnan()
     error = torch.where(known, preds.float() - target, 0.0)
     return _rows(error), _rows(known).sum(0)
@@ -231,7 +231,7 @@ def target_moments(
     """Compute the mean and standard deviation of the known targets.
 
     Args:
-        batches: batches of targets, shape (B, K, ...); NaN marks unknown ones.
+        batches: batches of targets, shape (B, K, ...). NaN marks unknown targets.
         num_outputs: number of outputs K.
 
     Returns:

@@ -16,7 +16,7 @@ class SubsetMetrics(nn.Module):
 
     Args:
         metrics: metrics to compute for each subset, by name.
-        modalities: names of the modalities; an empty sequence gives no subsets.
+        modalities: names of the modalities. Without names, there are no subsets.
         percent: whether the table shows the metrics in percent.
 
     Example:
@@ -53,7 +53,8 @@ class SubsetMetrics(nn.Module):
         """Compute and reset the metrics.
 
         Returns:
-            Values by metric name, ``test_<metric>_<subset>``; empty without subsets.
+            Values by metric name, ``test_<metric>_<subset>``, or an empty dictionary
+            without subsets.
         """
         values: dict[str, Tensor] = {}
         for _, metrics in self.items():
@@ -65,7 +66,7 @@ class SubsetMetrics(nn.Module):
         """Format the metrics of every subset and of all modalities as a table.
 
         Args:
-            values: the result of :meth:`compute`, and ``test_<metric>`` for all
+            values: result of :meth:`compute` and the values ``test_<metric>`` for all
                 modalities.
 
         Returns:
@@ -95,8 +96,8 @@ def collect(
 
     Args:
         metrics: metrics by name.
-        stage: name of the stage, which prefixes their names.
-        postfix: suffix of their names.
+        stage: name of the stage, used as prefix of the metric names.
+        postfix: suffix of the metric names.
     """
     copies: dict[str, Metric | MetricCollection] = {
         name: metric.clone() for name, metric in metrics.items()

@@ -24,7 +24,7 @@ from .training_targets import training_targets
 
 
 class NumberTargets(LateFusionTask):
-    """Base class of the transfer tasks with numeric targets, with TorchGeo's metrics.
+    """Base class of the transfer tasks with numeric targets and TorchGeo's metrics.
 
     The metrics are ``RMSE``, ``MSE``, ``MAE`` and ``R2``, in the unit of the targets.
     With several outputs, metric names include the output, such as ``RMSE_height``, and
@@ -38,14 +38,14 @@ class NumberTargets(LateFusionTask):
         loss: 'mse', 'mae' or 'huber', which is quadratic below an error of 1 and linear
             above.
         standardize_targets: whether to standardize targets to mean 0 and standard
-            deviation 1 over the training split. The loss then uses these units;
-            predictions, metrics and figures keep the unit of the targets. Checkpoints
-            store the mean and standard deviation.
+            deviation 1 over the training split. The loss then uses standardized
+            values. Predictions, metrics and figures keep the unit of the targets.
+            Checkpoints store the mean and standard deviation.
         nodata: value that marks unknown targets, such as -9999. NaN always marks them.
         options: other arguments of :class:`~torchgeo_decur.tasks.LateFusionTask`.
 
     Raises:
-        ValueError: if options contradict each other.
+        ValueError: if an option is invalid or options contradict each other.
     """
 
     architecture_hparams = (*LateFusionTask.architecture_hparams, 'num_outputs')
@@ -76,22 +76,23 @@ class NumberTargets(LateFusionTask):
         return number
 
     def configure_models(self) -> None:
-        """Check the options, before a subclass builds the model.
+        """Check the options before a subclass builds the model.
 
         Raises:
-            ValueError: if options contradict each other.
+            ValueError: if an option is invalid or options contradict each other.
         """
         number, labels = self.num_outputs, self.hparams['labels']
         if number < 1:
             raise ValueError(f'num_outputs must be positive, got {number}')
         if labels is not None and len(labels) != number:
             raise ValueError(
-                f'labels must name {number} outputs, got {labels}; set num_outputs'
+                f'labels must have the length {number} of num_outputs, got {labels}; '
+                'set num_outputs to the number of labels'
             )
         super().configure_models()
 
     def configure_losses(self) -> None:
-        """Build the loss, a mean over known targets, and the target statistics."""
+        """Build the loss over known targets and buffers for the target statistics."""
         self.guard = NumberGuard()
         self.criterion = MaskedRegressionLoss(self.hparams['loss'])
         self.register_buffer('target_mean', torch.zeros(self.num_outputs))
@@ -100,7 +101,7 @@ class NumberTargets(LateFusionTask):
         self.register_buffer('target_std', known(self.num_outputs))
 
     def on_fit_start(self) -> None:
-        """Compute the target statistics, if ``standardize_targets`` is set."""
+        """Compute the target statistics if ``standardize_targets`` is set."""
         super().on_fit_start()
         # A resumed fit keeps the statistics of its checkpoint.
         if self.target_std.all():
@@ -176,7 +177,7 @@ class NumberTargets(LateFusionTask):
         return y_hat * self._scale(y_hat) + self._by_output(self.target_mean, y_hat)
 
     def _scale(self, y: Tensor) -> Tensor:
-        """Return the scale of the outputs, which is 1 before a fit."""
+        """Return the standard deviation of the targets, or 1 before a fit."""
         std = self.target_std.where(self.target_std > 0, 1)
         return self._by_output(std, y)
 

@@ -18,13 +18,13 @@ class LateFusionRegression(SceneTask, NumberTargets):
         modalities: number of channels of each modality, by name.
         model: name of a timm model, or one name per modality.
         weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        options: other arguments of :class:`~torchgeo_decur.tasks.NumberTargets`, such
-            as ``num_outputs``; of :class:`~torchgeo_decur.tasks.SceneTask`, such as
-            ``fusion``; and of :class:`~torchgeo_decur.tasks.LateFusionTask`, such as
-            ``freeze_backbone``.
+        options: other arguments of :class:`~torchgeo_decur.tasks.NumberTargets`
+            (``num_outputs``, ...), :class:`~torchgeo_decur.tasks.SceneTask`
+            (``fusion``, ...) and :class:`~torchgeo_decur.tasks.LateFusionTask`
+            (``freeze_backbone``, ...).
 
     Raises:
-        ValueError: if options contradict each other.
+        ValueError: if an option is invalid or options contradict each other.
 
     Example:
         >>> task = LateFusionRegression({'s1': 2, 's2': 13}, 'resnet18', num_outputs=2)
@@ -47,13 +47,13 @@ class LateFusionPixelwiseRegression(MapTask, NumberTargets):
         model: name of the decoder; see :class:`~torchgeo_decur.tasks.MapTask`.
         backbone: name of a timm model, or one name per modality.
         weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        options: other arguments of :class:`~torchgeo_decur.tasks.NumberTargets`, such
-            as ``num_outputs``; of :class:`~torchgeo_decur.tasks.MapTask`, such as
-            ``grid``; and of :class:`~torchgeo_decur.tasks.LateFusionTask`, such as
-            ``freeze_backbone``.
+        options: other arguments of :class:`~torchgeo_decur.tasks.NumberTargets`
+            (``num_outputs``, ...), :class:`~torchgeo_decur.tasks.MapTask`
+            (``grid``, ...) and :class:`~torchgeo_decur.tasks.LateFusionTask`
+            (``freeze_backbone``, ...).
 
     Raises:
-        ValueError: if options contradict each other.
+        ValueError: if an option is invalid or options contradict each other.
 
     Example:
         >>> task = LateFusionPixelwiseRegression({'s1': 2, 's2': 13}, 'fcn', 'resnet18')

@@ -33,20 +33,20 @@ class SceneTask(LateFusionTask):
         fusion: 'concatenate', or the path of a ``fusion.safetensors`` of CoMM, COrAL or
             InfMasking, to use their joint features.
             :class:`~torchgeo_decur.callbacks.ExportEncoders` writes this file. The
-            fusion head has the learning rate ``lr``, and is frozen together with the
+            fusion head has the learning rate ``lr`` and is frozen together with the
             encoders.
         size: height and width in pixels to which images and random training crops are
             resized, for all modalities or by modality. By default, images keep their
             size.
         cache_features: whether to run frozen encoders only once, on the first date of
-            each sample, and train on these features. Features stay in memory and need 4
-            bytes each.
+            each sample, and train on these features. Cached features stay in memory and
+            need 4 bytes per value.
         options: other arguments of :class:`~torchgeo_decur.tasks.LateFusionTask`, and
             of :class:`~torchgeo_decur.tasks.ClassTargets` or
             :class:`~torchgeo_decur.tasks.NumberTargets`.
 
     Raises:
-        ValueError: if options contradict each other.
+        ValueError: if an option is invalid or options contradict each other.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class SceneTask(LateFusionTask):
         """Build the encoders and the linear layer.
 
         Raises:
-            ValueError: if options contradict each other.
+            ValueError: if an option is invalid or options contradict each other.
         """
         super().configure_models()
         self._sizes()
@@ -79,7 +79,7 @@ class SceneTask(LateFusionTask):
         if self.hparams['cache_features'] and self.hparams['crop_scale'] is not None:
             raise ValueError(
                 'cache_features needs images without random crops, got crop_scale '
-                f'{self.hparams["crop_scale"]}; remove crop_scale'
+                f'{self.hparams["crop_scale"]}; set crop_scale to None'
             )
         fusion = self.hparams['fusion']
         build: Callable[..., LateFusion] = LateFusionClassifier
@@ -101,7 +101,7 @@ class SceneTask(LateFusionTask):
         )
 
     def on_fit_start(self) -> None:
-        """Compute the features of both splits, if ``cache_features`` is set.
+        """Replace both splits with cached features if ``cache_features`` is set.
 
         Raises:
             ValueError: if there is no datamodule.
@@ -124,7 +124,7 @@ class SceneTask(LateFusionTask):
             )
 
     def on_fit_end(self) -> None:
-        """Restore the datasets of the datamodule."""
+        """Restore the original datasets of the datamodule."""
         if self.hparams['cache_features']:
             for name, dataset in self._replaced.items():
                 setattr(self._datamodule, name, dataset)

@@ -20,13 +20,13 @@ class LateFusionSegmentation(MapTask, ClassTargets):
         model: name of the decoder; see :class:`~torchgeo_decur.tasks.MapTask`.
         backbone: name of a timm model, or one name per modality.
         weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
-        options: other arguments of :class:`~torchgeo_decur.tasks.ClassTargets`, such as
-            ``num_classes``; of :class:`~torchgeo_decur.tasks.MapTask`, such as
-            ``grid``; and of :class:`~torchgeo_decur.tasks.LateFusionTask`, such as
-            ``freeze_backbone``.
+        options: other arguments of :class:`~torchgeo_decur.tasks.ClassTargets`
+            (``num_classes``, ...), :class:`~torchgeo_decur.tasks.MapTask`
+            (``grid``, ...) and :class:`~torchgeo_decur.tasks.LateFusionTask`
+            (``freeze_backbone``, ...).
 
     Raises:
-        ValueError: if options contradict each other.
+        ValueError: if an option is invalid or options contradict each other.
 
     Example:
         >>> task = LateFusionSegmentation(

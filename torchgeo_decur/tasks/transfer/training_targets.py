@@ -1,4 +1,4 @@
-"""Access to the training targets, for statistics that a fit needs."""
+"""Access to the training targets for statistics that a fit needs."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -22,7 +22,7 @@ def training_targets(trainer: Trainer, key: str, purpose: str) -> Iterator[Tenso
     Args:
         trainer: trainer of a fit with a datamodule.
         key: key of the target in a sample.
-        purpose: option that needs the targets, for error messages.
+        purpose: name of the option that needs the targets, for error messages.
 
     Yields:
         Batches of targets, shape (B, ...).
@@ -36,8 +36,8 @@ def training_targets(trainer: Trainer, key: str, purpose: str) -> Iterator[Tenso
     if not hasattr(dataset, '__len__'):
         raise ValueError(
             f'{purpose} needs a datamodule with a train_dataset, got '
-            f'{type(datamodule).__name__}; pass a datamodule to fit, or set the option '
-            'to numbers or null'
+            f'{type(datamodule).__name__}; pass such a datamodule to fit, or '
+            'turn the option off'
         )
     if key == 'label' and hasattr(dataset, 'labels'):
         yield dataset.labels()
