@@ -81,7 +81,7 @@ def test_hillshade_is_finite_around_holes() -> None:
 
 
 def test_refuses_another_number_of_bands() -> None:
-    with pytest.raises(ValueError, match=r"2 bands \['VV', 'VH'\], got 3"):
+    with pytest.raises(ValueError, match=r"2 bands \['VV', 'VH'\], found 3"):
         render(torch.rand(3, 4, 4), S1)
-    with pytest.raises(ValueError, match=r'2 bands .*, got \(1, 2, 4, 4\)'):
+    with pytest.raises(ValueError, match=r'2 bands .*, found \(1, 2, 4, 4\)'):
         composite(torch.rand(1, 2, 4, 4), S1)

@@ -40,8 +40,8 @@ def alignment_histogram(
         baseline: embeddings of the same data from another model, such as Barlow Twins.
 
     Returns:
-        Table ``alignment`` with one row per pair of modalities and part (common, unique
-        or all dimensions), table ``dimensions`` with one row per dimension, and figure
+        Table ``alignment`` with one row per pair of modalities and part of the
+        dimensions, table ``dimensions`` with one row per dimension, and figure
         ``histogram``.
 
     Raises:

@@ -23,8 +23,9 @@ def gradcam(model: Pretrained, modality: str, x: Tensor, dimensions: slice) -> T
 
     Selvaraju et al., *Grad-CAM: Visual Explanations from Deep Networks via
     Gradient-based Localization*, ICCV 2017, https://arxiv.org/abs/1610.02391. In the
-    paper, y is a class score, and L is rectified. Here, L keeps its sign, because the
-    sign of an embedding dimension has no meaning. The map is computed with captum.
+    paper, y is a class score, and L is rectified. This function keeps the sign of L,
+    because the sign of an embedding dimension has no meaning. The map is computed with
+    captum.
 
     Args:
         model: a pretraining task in evaluation mode.

@@ -64,8 +64,8 @@ class Outcome:
         coefficient of determination R2, averaged over the targets.
 
         Args:
-            weights: number of copies of each sample in each resample, shape (R, n); by
-                default, one resample with one copy each.
+            weights: number of copies of each sample in each resample, shape (R, n), by
+                default one resample with one copy each.
 
         Returns:
             The scores in percent, shape (R,).
@@ -140,7 +140,7 @@ def run_probes(
             NaN are omitted.
         k: number of nearest neighbors.
         classifiers: names of the probes, 'knn', 'linear' or both.
-        places: indices of the samples for fitting and for scoring; by default, the two
+        places: indices of the samples for fitting and for scoring, by default the two
             :func:`halves`.
 
     Yields:

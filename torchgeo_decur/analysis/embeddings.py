@@ -123,7 +123,7 @@ class Embeddings:
         """Return the dimensions that belong to each part.
 
         Args:
-            name: name of the embeddings; by default the first ones.
+            name: name of the embeddings, by default the first ones.
 
         Returns:
             Dimensions of the parts ``common``, ``unique`` and ``all``, or only of

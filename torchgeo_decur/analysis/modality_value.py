@@ -34,13 +34,13 @@ def modality_values(
 ) -> AnalysisResult:
     r"""Compute the value of each modality and the interaction of each pair, by label.
 
-    For every subset S of the modalities, a linear probe of the features of S is fitted
-    on one half of the samples and scored on the other. Only samples with all modalities
+    For every subset S of the modalities, a linear probe of their features is fitted on
+    one half of the samples and scored on the other. Only samples with all modalities
     are used. The score :math:`v(S)` is the balanced accuracy, or the average precision
     for multi-label data, in percent. Without any modality, it is the chance score. The
-    Shapley value of a modality is its mean gain over all orders in which modalities can
-    be added (Shapley, *A Value for n-Person Games*, 1953). The values sum to the gain
-    of all modalities over chance:
+    Shapley value of a modality is its mean gain over all orders of adding modalities
+    (Shapley, *A Value for n-Person Games*, 1953). The values sum to the gain of all
+    modalities over chance:
 
     .. math:: \phi_m = \sum_{S \not\ni m} \frac{|S|! (M - |S| - 1)!}{M!}
               (v(S \cup m) - v(S)).
@@ -55,13 +55,13 @@ def modality_values(
 
     Args:
         embeddings: features of at least two modalities, and labels.
-        labels: keys of the labels to use; by default all.
+        labels: keys of the labels to use, by default all.
         times: number of bootstrap resamples.
 
     Returns:
         Tables ``subsets`` (scores), ``values`` (Shapley values) and ``pairs``
-        (interactions), with rows for each class and for all classes together (``class``
-        is 'all'), and figure ``values``.
+        (interactions), and figure ``values``. Each table has rows for each class and for
+        all classes together (``class`` is 'all').
 
     Raises:
         NotApplicable: if there are fewer than two modalities, or no class labels.

@@ -37,7 +37,7 @@ def probe_splits(
         score: embeddings of the split to score, from the same task.
         fractions: fractions of the samples to fit on, the same for all classes.
         classifiers: names of the probes, 'knn', 'linear' or both.
-        labels: keys of the labels to probe; all by default.
+        labels: keys of the labels to probe, by default all.
         k: number of nearest neighbors.
         times: number of bootstrap resamples of the scored samples.
         seed: random seed of the fractions.

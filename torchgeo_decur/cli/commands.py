@@ -49,7 +49,7 @@ def convert(
         to: output format: 'torchgeo' (weights for TorchGeo tasks), 'timm' (state
             dictionary), 'safetensors' (state dictionary with metadata) or 'onnx' (graph for
             images of 224 x 224 pixels, checked with onnxruntime).
-        modality: modality to convert; all by default.
+        modality: modality to convert, by default all.
         out: output folder. Files are named after the input file and the modality.
         model: timm model name, required if the file does not store one.
     """
@@ -90,7 +90,7 @@ def export(
 
     Args:
         checkpoint: checkpoint of a task with one encoder per modality.
-        out: output folder; by default, ``encoders`` next to the checkpoint.
+        out: output folder, by default ``encoders`` next to the checkpoint.
         onnx: whether to also export each encoder to ONNX and check it with onnxruntime.
         hub: folder for a copy in Hugging Face Hub format, with all encoders and a model
             card.
@@ -124,21 +124,21 @@ def embed(
 
     Args:
         run: config with model and data, such as the config.yaml of a fit.
-        out: output file; by default, embeddings.parquet, or embeddings.tif with
+        out: output file, by default embeddings.parquet, or embeddings.tif with
             ``--dense``.
-        ckpt_path: model checkpoint; by default, the last one next to the config.
+        ckpt_path: model checkpoint, by default the last one next to the config.
         data: config whose ``data`` section replaces the section in ``run``, for example
             for another scene.
-        modalities: modalities to encode; all by default.
+        modalities: modalities to encode, by default all.
         projections: whether to write the common and unique dimensions of the embeddings.
         date: acquisition date for images that have none, such as '2020-06-30'.
         dense: whether to write a GeoTIFF with one embedding per feature map cell.
         dtype: data type of the GeoTIFF, with ``--dense``.
-        window: window size in pixels with ``--dense``; by default, the patch_size of the
+        window: window size in pixels with ``--dense``, by default the patch_size of the
             data.
         overlap: minimum overlap of adjacent windows with ``--dense``, as a fraction of
             the window size, up to 0.5.
-        batch_size: samples or windows per batch; by default, the batch size of the data.
+        batch_size: samples or windows per batch, by default the batch size of the data.
         device: auto, cpu, gpu or mps.
     """
     out = out or Path('embeddings.tif' if dense else 'embeddings.parquet')
@@ -179,12 +179,12 @@ def probe(
     Args:
         run: config with model and data, such as the config.yaml of a fit.
         out: output CSV file.
-        ckpt_path: model checkpoint; by default, the last one next to the config.
+        ckpt_path: model checkpoint, by default the last one next to the config.
         data: config whose ``data`` section replaces the section in ``run``.
         fit: split on which the probes are fitted.
         score: split on which the probes are scored.
         fractions: fractions of the fit split to use; one probe is fitted for each.
-        labels: label keys; all by default.
+        labels: label keys, by default all.
         classifiers: knn, linear or both.
         max_samples: maximum number of random samples per split.
         device: auto, cpu, gpu or mps.
@@ -223,10 +223,10 @@ def value(
     Args:
         run: config with model and data, such as the config.yaml of a fit.
         out: output folder for the tables and the figure.
-        ckpt_path: model checkpoint; by default, the last one next to the config.
+        ckpt_path: model checkpoint, by default the last one next to the config.
         data: config whose ``data`` section replaces the section in ``run``.
         split: split to use; probes are fitted on one half and scored on the other.
-        labels: label keys; all by default.
+        labels: label keys, by default all.
         max_samples: maximum number of random samples from the split.
         device: auto, cpu, gpu or mps.
     """
@@ -260,7 +260,7 @@ def shared(
         out: output folder for the tables and the figure.
         column: name of the feature column in Parquet files.
         smallest: minimum canonical correlation of a shared direction.
-        ckpt_path: model checkpoint; by default, the last one next to the config.
+        ckpt_path: model checkpoint, by default the last one next to the config.
         split: split to use, if the source is a config.
         max_samples: maximum number of random samples from the split.
         device: auto, cpu, gpu or mps.
@@ -329,9 +329,9 @@ def pack(
         out: output folder for the shards.
         values: raw for unchanged samples, or uint8 for images scaled to bytes. kept is
             the old name of raw.
-        splits: any of train, val, test and predict; train and val by default.
-        workers: number of processes; one per core by default.
-        shard_size: samples per shard; by default, a shard has about 64 MiB.
+        splits: any of train, val, test and predict, by default train and val.
+        workers: number of processes, by default one per core.
+        shard_size: samples per shard. By default, a shard has about 64 MiB.
         compression: zstd to compress each sample, which requires the package zstd.
         data: datamodule options that override the config, such as
             ``--data.root FOLDER``.
@@ -363,7 +363,7 @@ def plan(
         config: ``torchgeo`` config with a self-supervised task.
         overlays: configs that override parts of it, such as
             ``experiments/scale/gpu4.yaml``.
-        samples: samples per epoch; by default, the size of the training split on disk.
+        samples: samples per epoch, by default the size of the training split on disk.
         rate: throughput of one device in samples per second, to estimate the hours.
         data: datamodule options that override the configs, such as
             ``--data.root FOLDER``.

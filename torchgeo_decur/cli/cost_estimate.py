@@ -33,7 +33,7 @@ def estimate_cost(
 
     Args:
         configs: a ``torchgeo`` config, followed by configs that override parts of it.
-        samples: samples per epoch; by default, the size of the training split on disk.
+        samples: samples per epoch, by default the size of the training split on disk.
         rate: throughput of one device in samples per second, to estimate the hours.
         data: datamodule options that override the configs.
 

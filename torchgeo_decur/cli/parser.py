@@ -33,7 +33,7 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line ``torchgeo-decur``.
 
     Args:
-        args: command-line arguments; by default, ``sys.argv[1:]``.
+        args: command-line arguments, by default ``sys.argv[1:]``.
 
     Raises:
         SystemExit: if the command fails, with an error message.

@@ -51,7 +51,7 @@ def split(
             (B, T, C, H, W). Alternatively, ``image`` has the channels of all modalities in
             order.
         modalities: number of channels by modality.
-        date: index of the date to select; by default, images keep all dates.
+        date: index of the date to select. By default, images keep all dates.
 
     Returns:
         Images by modality. They are views of ``image`` if the batch has no other image.
@@ -74,7 +74,7 @@ def split(
         if image.shape[-3] != total:
             raise ValueError(
                 f'image must contain the {total} channels of {dict(modalities)}, '
-                f'got {image.shape[-3]} channels'
+                f'got {image.shape[-3]} channels; correct the numbers in modalities'
             )
         images = dict(
             zip(modalities, image.split(list(modalities.values()), dim=-3), strict=True)
@@ -174,16 +174,16 @@ def drop_absent(
 def drop_incomplete(
     images: Mapping[str, Tensor], available: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return the images of the samples that have all modalities.
+    """Select the images of the samples that have all modalities.
 
-    This synchronises with the device if the masks are on the device.
+    Masks on a device are copied to the CPU, which synchronizes with the device.
 
     Args:
         images: images by modality, shape (B, ...).
         available: result of :func:`get_available`.
 
     Returns:
-        Images by modality, of the same number of samples, which can be 0.
+        Images by modality, all with the same number of samples, which can be 0.
 
     Example:
         >>> images = {'s1': torch.zeros(3, 2, 4, 4), 's2': torch.zeros(3, 13, 4, 4)}

@@ -36,9 +36,9 @@ class Modality:
 
     Raises:
         ValueError: if ``bands`` is empty or repeats a name, ``kind`` is unknown, or only
-            one of ``mean`` and ``std`` is set. The error is also raised if ``mean``,
-            ``std`` or ``wavelengths`` does not have one value per band, or if a value of
-            ``std`` or ``wavelengths`` is not positive.
+            one of ``mean`` and ``std`` is set. The error is also raised if one of
+            ``mean``, ``std`` and ``wavelengths`` does not have one value per band. Values
+            of ``std`` and ``wavelengths`` must be positive.
 
     Example:
         >>> Modality(bands=('VV', 'VH'), kind='sar', unit='dB').channels

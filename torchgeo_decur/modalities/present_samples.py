@@ -1,4 +1,4 @@
-"""Selection and encoding of the samples that have a modality."""
+"""Select and encode the samples that have a modality."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -18,7 +18,8 @@ class PresentSamples:
     Only indices are copied to the device, asynchronously.
 
     Args:
-        masks: whether each sample has a modality, shape (B,), boolean, on the CPU.
+        masks: boolean mask of the samples that have a modality, shape (B,), on the CPU,
+            for each modality.
         device: device of the tensors to select from.
 
     Example:
@@ -44,7 +45,7 @@ class PresentSamples:
             name: name of a modality or of a joint output.
 
         Returns:
-            Mask, shape (B,), boolean, on the CPU.
+            Boolean mask, shape (B,), on the CPU.
         """
         return self.masks.get(name, self._any)
 
@@ -110,7 +111,7 @@ def encode_present(
     fill: float = 0.0,
     encode_blank: Callable[[dict[str, Tensor]], Results] | None = None,
 ) -> Results:
-    """Compute features and embeddings of a batch, in evaluation mode.
+    """Compute features and embeddings of a batch whose samples may lack modalities.
 
     Args:
         encode: method ``encode_and_project`` of a pretraining task, or a function with
@@ -122,7 +123,7 @@ def encode_present(
         encode_blank: see :func:`encode_rows`.
 
     Returns:
-        Features and embeddings by name, of all samples.
+        Features and embeddings of all samples, by name.
 
     Example:
         >>> images = {'s1': torch.ones(3, 2, 1, 1)}
@@ -153,17 +154,19 @@ def encode_rows(
     """Compute features and embeddings of the samples that have a modality.
 
     If no sample has a modality, its encoder gets a blank image, whose results are dropped.
-    The features then have their shape, and every parameter gets a gradient.
+    The features then have zero rows and the right width, and every parameter gets a
+    gradient.
 
     Args:
         encode: see :func:`encode_present`.
         images: images of the samples that have a modality, by modality.
-        masks: whether each sample has a modality, shape (B,), boolean, on the CPU.
-        encode_blank: function that gives the results of blank images in place of
+        masks: boolean mask of the samples that have a modality, shape (B,), on the CPU,
+            for each modality.
+        encode_blank: function that computes the results of blank images instead of
             ``encode``.
 
     Returns:
-        Features and embeddings by name, of the samples that have them.
+        Features and embeddings of the samples that have them, by name.
     """
     found = {m: x for m, x in images.items() if len(x)}
     features: dict[str, Tensor] = {}
@@ -221,7 +224,7 @@ def read_masks(
         samples: number of samples B.
 
     Returns:
-        Masks of all modalities, shape (B,), boolean, on the CPU; None if the batch has
+        Boolean masks of all modalities, shape (B,), on the CPU, or None if the batch has
         no masks.
 
     Raises:

@@ -46,7 +46,8 @@ def render(
         raise ValueError(
             f'expected {modality.channels} '
             f'{"band" if modality.channels == 1 else "bands"} {list(modality.bands)}, '
-            f'got {len(image) if image.ndim == 3 else tuple(image.shape)}'
+            f'found {len(image) if image.ndim == 3 else tuple(image.shape)}; '
+            'choose the modality of the image'
         )
     image = image.detach().cpu().float()
     bands = modality.bands

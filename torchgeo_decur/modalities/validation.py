@@ -86,7 +86,7 @@ def sample_values(
         name: name of the modality.
         images: images by modality, shape (..., C, H, W).
         modality: metadata of the modality.
-        numbers: maximum number of values to keep; about two million by default.
+        numbers: maximum number of values to keep, by default about two million.
 
     Returns:
         The sampled values, or None if all pixels are missing.
@@ -97,7 +97,8 @@ def sample_values(
     """
     if name not in images:
         raise ValueError(
-            f'{name}: expected image_{name} in the batch, found {sorted(images)}'
+            f'{name}: expected image_{name} in the batch, found {sorted(images)}; use '
+            'the same modality names in the task and the datamodule'
         )
     x = images[name].detach()
     if x.shape[-3] != modality.channels:
@@ -166,8 +167,8 @@ class FirstBatches:
         """Check a batch, with device synchronization.
 
         Args:
-            images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W), or an
-                empty tensor if no sample has the modality.
+            images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W). If no
+                sample has a modality, its tensor is empty.
             stage: name of the stage.
             training: whether batches are shuffled training batches. If they are, a
                 suspicion that several batches share is an error.

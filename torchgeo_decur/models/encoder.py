@@ -107,7 +107,7 @@ class MultimodalEncoder(nn.Module, HubFolder):
         model: name of a timm model, one for all modalities or one per modality.
         weights: initial weights, one value for all modalities or one per modality. Values
             are None or False for random weights, True for timm's ImageNet weights, a
-            weight enum, its name, or the path of a file for
+            weight enum, its name, or a file for
             :func:`~torchgeo_decur.models.load_weights`.
         bands: band names of the images, in order, by modality. If the weights name their
             bands, the first convolution is adapted to these bands.
@@ -115,9 +115,8 @@ class MultimodalEncoder(nn.Module, HubFolder):
             such as ``bands``, ``unit`` and ``limits``.
 
     Raises:
-        ValueError: if ``modalities`` is empty, a modality name is invalid, a model is
-            unknown, an option has an unknown modality, or the numbers of bands and channels
-            differ.
+        ValueError: if ``modalities`` is empty or has an invalid name, a model or modality
+            is unknown, or the numbers of bands and channels differ.
 
     Example:
         >>> import torch
@@ -168,7 +167,7 @@ class MultimodalEncoder(nn.Module, HubFolder):
         Args:
             weights: weight enum, its name, or the path of a task checkpoint, an exported
                 encoder or a published file.
-            modalities: modalities to build; all by default.
+            modalities: modalities to build, by default all.
 
         Returns:
             The encoders, with their ``metadata``.
@@ -291,7 +290,7 @@ class MultimodalEncoder(nn.Module, HubFolder):
 
 
 def is_channels_last(encoder: nn.Module) -> bool:
-    """Return whether the feature maps of a timm model have the shape (B, H, W, C)."""
+    """Check whether the feature maps of a timm model have the shape (B, H, W, C)."""
     return bool(getattr(encoder, 'output_fmt', 'NCHW') == 'NHWC')
 
 

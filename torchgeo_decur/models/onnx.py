@@ -36,8 +36,8 @@ def save_onnx(
     ``features``, shape (batch, F), for any batch size. The export requires the extra
     ``onnx`` (``pip install torchgeo-decur[onnx]``) and torch 2.10 or later.
 
-    The file is written atomically, and only if the features from onnxruntime and torch
-    differ by at most 1e-4 of the largest feature for random images.
+    The features from onnxruntime and torch are compared for random images. If they differ
+    by at most 1e-4 of the largest feature, the file is written atomically.
 
     Args:
         encoder: a timm model without classifier, or its state dictionary.

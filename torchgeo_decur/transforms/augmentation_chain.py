@@ -207,7 +207,7 @@ def jitter_(x: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
     """Change brightness, contrast, saturation and hue by Kornia's factors, in place.
 
     Args:
-        x: images in [0, 1], shape (B, C, H, W); overwritten.
+        x: images in [0, 1], shape (B, C, H, W), which are overwritten.
         drawn: ``brightness_factor``, ``contrast_factor``, ``saturation_factor`` and
             ``hue_factor`` of each sample, shape (B,), on the CPU. Saturation and hue
             factors that are not neutral require RGB images.

@@ -45,7 +45,7 @@ class DeCURAugmentation(AugmentationChain):
             operation.
         blur: probability of a Gaussian blur, or None to remove the operation.
         blur_sigma: range of the standard deviation of the blur in pixels.
-        blur_kernel: width of the blur kernel in pixels; must be odd.
+        blur_kernel: width of the blur kernel in pixels, which must be odd.
         solarize: probability of inverting values above 0.5, or None to remove the
             operation.
         hflip: probability of a horizontal flip.

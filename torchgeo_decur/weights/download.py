@@ -1,8 +1,9 @@
 """Download published weights once and verify them at every use.
 
 Files are stored in the torch.hub cache, which TorchGeo shares and users can fill by hand.
-``hf_hub_download`` uses another cache, cannot read ``file://`` and checks only the size of a
-download: with a pinned revision, it accepts altered and truncated files (version 2.4).
+``hf_hub_download`` uses another cache and cannot read ``file://`` URLs. It checks only the
+size of a download and, with a pinned revision, accepts altered and truncated files (version
+2.4).
 """
 
 import re

@@ -62,7 +62,7 @@ def read_checkpoint(file: str | Path, name: str = '') -> Checkpoint:
 
     Args:
         file: path of a safetensors file or of any file that :func:`torch.load` can read.
-        name: name for messages; the path by default.
+        name: name for messages, by default the path.
 
     Returns:
         The encoders, without projectors and classifiers.

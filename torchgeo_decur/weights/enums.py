@@ -51,7 +51,7 @@ class DeCURWeights(join_enums(*ENUMS), Enum):  # type: ignore[misc]
     * ``sensors``: predefined modality of each encoder;
     * ``normalize``: mean and standard deviation applied after scaling, if any;
     * ``bands``: bands of the images;
-    * ``channel_order``: bands in file order; channels are reordered when read;
+    * ``channel_order``: bands in file order, before channels are reordered;
     * ``licence`` and ``epochs``.
 
     If there are several modalities, ``in_chans``, ``bands`` and ``channel_order`` are
@@ -138,8 +138,8 @@ class DeCURWeights(join_enums(*ENUMS), Enum):  # type: ignore[misc]
         """Read the state dictionary of one encoder.
 
         Args:
-            args: ignored; files are always verified, loaded on the CPU and unpickled
-                safely.
+            args: not used, because files are always verified, loaded on the CPU and
+                unpickled safely.
             kwargs: ``modality``, which selects an encoder of a multimodal entry, and
                 ``progress``; other arguments are ignored.
 

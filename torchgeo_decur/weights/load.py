@@ -84,8 +84,8 @@ def load_weights(
 
     Raises:
         FileNotFoundError: if weights are not in the cache and cannot be downloaded.
-        ValueError: if ``weights`` is neither a known name nor a file, or the file is not a
-            checkpoint, lacks the modality, or does not match the encoder.
+        ValueError: if ``weights`` is neither a known name nor a checkpoint, lacks the
+            modality, or does not match the encoder.
 
     Example:
         >>> import torch

@@ -20,8 +20,8 @@ class EncoderMetadata:
 
     Args:
         modality: name of the modality.
-        in_chans: number of image channels; 0 if unknown.
-        model: name of the timm model; '' if unknown.
+        in_chans: number of image channels, or 0 if unknown.
+        model: name of the timm model, or '' if unknown.
         images: fields of the :class:`~torchgeo_decur.modalities.Modality` of the images
             (older files lack some), and ``limits``, the values of each band that map to 0
             and 1.

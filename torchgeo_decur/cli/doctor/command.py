@@ -32,7 +32,7 @@ def doctor(
         overlays: configs that override parts of it.
         out: optional HTML file for the findings.
         max_samples: maximum number of samples to read from all splits together.
-        workers: number of worker processes; one per core by default.
+        workers: number of worker processes, by default one per core.
         data: datamodule options that override the configs, such as
             ``--data.root FOLDER``.
 

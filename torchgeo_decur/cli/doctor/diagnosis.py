@@ -62,7 +62,7 @@ def examine(
     Args:
         config: ``torchgeo`` config with ``data``.
         max_samples: maximum number of samples to read from all splits together.
-        workers: number of worker processes; one per core by default.
+        workers: number of worker processes, by default one per core.
         overlays: configs that override parts of the first config.
         data: datamodule options that override the configs.
 

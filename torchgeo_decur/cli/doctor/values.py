@@ -92,8 +92,8 @@ def summarize_values(
         modalities: metadata of each modality.
 
     Returns:
-        One row per band, with its value range, the percentages of values that scale to 0
-        and to 1, and a histogram from the 1st to the 99th percentile.
+        One row per band. It contains the value range, the percentages of values that
+        scale to 0 and to 1, and a histogram from the 1st to the 99th percentile.
     """
     rows = []
     for m, modality in modalities.items():

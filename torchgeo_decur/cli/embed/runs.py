@@ -24,10 +24,10 @@ def load_run(
 
     Args:
         config: config with ``model`` and ``data``, such as the ``config.yaml`` of a fit.
-        ckpt_path: task checkpoint; by default, ``checkpoints/last.ckpt`` next to the
+        ckpt_path: task checkpoint, by default ``checkpoints/last.ckpt`` next to the
             config, or the only checkpoint in that folder.
         data: config whose ``data`` section replaces the section in ``config``.
-        batch_size: samples per batch; by default, the batch size of the data.
+        batch_size: samples per batch, by default the batch size of the data.
 
     Returns:
         The task, the datamodule, and the ``model`` and ``data`` sections of the config

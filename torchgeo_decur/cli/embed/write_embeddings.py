@@ -66,7 +66,7 @@ def embed_rasters(
             :class:`~torchgeo_decur.datamodules.RasterPairDataModule`, the file has
             geometries.
         out: output file.
-        modalities: modalities to encode; by default, all modalities of the task.
+        modalities: modalities to encode, by default all modalities of the task.
         projections: whether to write ``common_<m>`` and ``unique_<m>``.
         date: acquisition date for images that have none, such as '2020-06-30'.
         device: Lightning accelerator: 'auto', 'cpu', 'gpu' or 'mps'.
@@ -79,8 +79,8 @@ def embed_rasters(
 
     Raises:
         ValueError: if the task has no encoders with pooled features, the data have no
-            samples or CRS, an option is invalid, ``out`` or its parts belong to another
-            run, or features are not finite.
+            samples or CRS, or an option is invalid. The error is also raised if ``out`` or
+            its parts belong to another run, or features are not finite.
     """
     out = Path(out)
     embedder = Embedder(task, modalities, projections)
@@ -131,7 +131,7 @@ class Embedder(LightningModule):
 
     Args:
         task: the task.
-        modalities: modalities to encode; all by default.
+        modalities: modalities to encode, by default all.
         projections: whether to compute common and unique embeddings.
 
     Raises:

@@ -53,11 +53,11 @@ def embed_dense(
         datamodule: datamodule whose prediction split is a scene, such as
             :class:`~torchgeo_decur.datamodules.RasterPairDataModule`.
         out: output file.
-        modalities: modalities to encode; by default, all modalities of the task.
+        modalities: modalities to encode, by default all modalities of the task.
         projections: whether to write ``common_<m>`` and ``unique_<m>``.
         dtype: 'float32', or 'float16' for half the file size. Readers without float16
             support read float32 values.
-        window: window size in pixels, rounded up to whole cells; by default, the
+        window: window size in pixels, rounded up to whole cells, by default the
             ``patch_size`` of the data.
         overlap: minimum overlap of adjacent windows as a fraction of the window size, up
             to 0.5.
@@ -70,8 +70,9 @@ def embed_dense(
 
     Raises:
         ValueError: if the task has no encoders with pooled features, the encoders differ
-            in cell size, the data are not rasters of a scene, an option is invalid,
-            ``out`` or its parts belong to another run, or features are not finite.
+            in cell size, or the data are not rasters of a scene. The error is also raised
+            if an option is invalid, ``out`` or its parts belong to another run, or features
+            are not finite.
     """
     if dtype not in ('float16', 'float32'):
         raise ValueError(f"dtype must be 'float16' or 'float32', got {dtype!r}")

@@ -56,7 +56,7 @@ def predict_map(
         content: 'classes' (default) or 'probabilities' for segmentation, 'values' for
             regression. For a multi-label task, 'classes' has one band of 0 and 1 per
             label.
-        window: window size in pixels; by default, the ``patch_size`` of the data.
+        window: window size in pixels, by default the ``patch_size`` of the data.
         overlap: minimum overlap of adjacent windows as a fraction of the window size, up
             to 0.5.
         device: Lightning accelerator: 'auto', 'cpu', 'gpu' or 'mps'.
@@ -68,8 +68,8 @@ def predict_map(
 
     Raises:
         ValueError: if the task does not predict maps, the data are not rasters of a scene,
-            an option is invalid, ``out`` or its parts belong to another run, or
-            predictions are not finite.
+            or an option is invalid. The error is also raised if ``out`` or its parts belong
+            to another run, or predictions are not finite.
     """
     if not isinstance(task, MapTask):
         raise ValueError(
@@ -173,15 +173,15 @@ def map_scene(
     Args:
         run: config with model and data, such as the config.yaml of a fit.
         out: output file.
-        ckpt_path: model checkpoint; by default, the last one next to the config.
+        ckpt_path: model checkpoint, by default the last one next to the config.
         data: config whose ``data`` section replaces the section in ``run``, for example
             for another scene.
         content: classes (default) or probabilities for segmentation, values for
             regression.
-        window: window size in pixels; by default, the patch_size of the data.
+        window: window size in pixels, by default the patch_size of the data.
         overlap: minimum overlap of adjacent windows as a fraction of the window size, up
             to 0.5.
-        batch_size: windows per batch; by default, the batch size of the data.
+        batch_size: windows per batch, by default the batch size of the data.
         device: auto, cpu, gpu or mps.
     """
     # Print only the file name to standard output so that scripts can read it.

@@ -91,7 +91,7 @@ def write_scene(
         datamodule: datamodule of rasters.
         out: output file.
         output: content of the file.
-        window: window size in pixels; by default, the ``patch_size`` of the data.
+        window: window size in pixels, by default the ``patch_size`` of the data.
         overlap: minimum overlap of adjacent windows as a fraction of the window size.
         device: Lightning accelerator: 'auto', 'cpu', 'gpu' or 'mps'.
         progress: whether to show a progress bar.

@@ -27,19 +27,19 @@ def report_checkpoint(
 
     Args:
         checkpoint: checkpoint of a self-supervised task.
-        config: config with model and data; by default, the config.yaml of the fit.
+        config: config with model and data, by default the config.yaml of the fit.
         out: output folder for the report.
         baseline: checkpoint for comparing the alignment, such as one trained with Barlow
             Twins.
-        baseline_config: config of the baseline; by default, the config.yaml of its fit
+        baseline_config: config of the baseline, by default the config.yaml of its fit
             or, if absent, the config of the checkpoint.
-        analyses: names of the analyses to run; all by default.
+        analyses: names of the analyses to run, by default all.
         max_samples: maximum number of random samples for all analyses except the
             alignment, which uses the whole split.
         max_images: maximum number of images for saliency and feature maps, evenly spaced
             over the split.
         split: train, val, test or predict.
-        batch_size: samples per batch; by default, the batch size of the data.
+        batch_size: samples per batch, by default the batch size of the data.
         device: auto, cpu, gpu or mps.
 
     Raises:

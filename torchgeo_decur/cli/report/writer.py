@@ -58,7 +58,7 @@ def write_report(
         baseline: trained self-supervised task with the same modalities, such as
             ``BarlowTwins``, for comparing the alignment.
         metrics: ``metrics.csv`` of the fit.
-        analyses: names of the analyses to run, from :data:`ANALYSES`; all by default.
+        analyses: names of the analyses to run, from :data:`ANALYSES`, by default all.
         max_samples: maximum number of random samples for all analyses except the
             alignment, which uses the whole split.
         max_images: maximum number of images for saliency and feature maps, evenly spaced
@@ -166,7 +166,7 @@ class Run:
         if not set(modalities) <= set(known):
             raise NotApplicable(
                 f'datamodule must define the modalities {list(modalities)}, got '
-                f'{type(self.datamodule).__name__}'
+                f'{type(self.datamodule).__name__}; use the datamodule of the fit'
             )
         return {m: known[m] for m in modalities}
 

@@ -30,9 +30,9 @@ class AlexNet(nn.Module):
         first_kernel: kernel size of the first convolution.
         first_stride: stride of the first convolution.
         norm: whether BatchNorm replaces the bias of each convolution.
-        num_classes: number of outputs of the linear layer; 0 for no linear layer.
+        num_classes: number of outputs of the linear layer, or 0 for no linear layer.
         in_chans: number of image channels C.
-        global_pool: pooling of the last feature map; '' for no pooling.
+        global_pool: pooling of the last feature map, or '' for no pooling.
         drop_rate: dropout rate before the linear layer.
 
     Attributes:
@@ -112,8 +112,8 @@ class AlexNet(nn.Module):
         """Replace the linear layer.
 
         Args:
-            num_classes: number of outputs of the linear layer; 0 for no linear layer.
-            global_pool: pooling of the last feature map; unchanged by default.
+            num_classes: number of outputs of the linear layer, or 0 for no linear layer.
+            global_pool: pooling of the last feature map, by default unchanged.
         """
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)

@@ -35,7 +35,7 @@ class DeformableAttention(nn.Module):
         num_heads: number of attention heads.
         groups: number of channel groups.
         stride: stride of the key grid, which has ``ceil(H / stride)`` rows.
-        kernel_size: kernel size of the convolution that predicts offsets; must be odd.
+        kernel_size: kernel size of the convolution that predicts offsets, which must be odd.
         table_size: height and width of the feature map for which the bias table has
             exactly one entry per displacement.
         zero_init: whether to initialize the output projection with zeros so that

@@ -32,7 +32,7 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
 
     Args:
         in_chans: number of image channels C.
-        num_classes: number of classifier outputs; 0 for features.
+        num_classes: number of classifier outputs, or 0 for features.
         global_pool: pooling of the last feature map: 'avg', 'max', or '' for no pooling.
         kwargs: options of smp's encoder, such as widths, depths and ``drop_path_rate``,
             which is 0.1 in the models ``mit_b0`` to ``mit_b5``.
@@ -91,8 +91,8 @@ class MixTransformer(MixVisionTransformer):  # type: ignore[misc]
         """Replace the classifier.
 
         Args:
-            num_classes: number of outputs; 0 for features.
-            global_pool: pooling of the last feature map; unchanged by default.
+            num_classes: number of outputs, or 0 for features.
+            global_pool: pooling of the last feature map, by default unchanged.
         """
         self.num_classes = num_classes
         if global_pool is not None:

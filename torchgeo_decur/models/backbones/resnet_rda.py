@@ -139,7 +139,7 @@ class ResNetRDA(ResNet):
         Args:
             x: images, shape (B, C, H, W).
             indices: indices of the feature maps, or a number n for the last n feature
-                maps; all five by default.
+                maps, by default all five.
             norm: not used.
             stop_early: whether to skip the stages after the last requested feature map.
             output_fmt: 'NCHW'.

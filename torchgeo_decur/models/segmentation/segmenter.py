@@ -101,8 +101,8 @@ class Segmenter(LateFusion):
 
         Args:
             images: images of some or all modalities, shape (B, C, H, W).
-            size: height and width of the grid, for example of the mask or of one image; the
-                size of the images by default.
+            size: height and width of the grid, for example of the mask or of one image, by
+                default the size of the images.
 
         Returns:
             Height and width.

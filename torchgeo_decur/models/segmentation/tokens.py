@@ -52,7 +52,7 @@ class TokenPyramid(nn.Module):
         if depth < len(self.strides):
             raise ValueError(
                 f'a vision transformer must have at least {len(self.strides)} blocks for a '
-                f'pyramid, got {depth}'
+                f'pyramid, got {depth}; choose a larger model'
             )
         self.depths = [
             depth * (i + 1) // len(self.strides) - 1 for i in range(len(self.strides))
