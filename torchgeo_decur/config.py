@@ -64,7 +64,7 @@ def read_config(
     Args:
         config: path of the config file.
         parts: names of the required sections, such as 'model' and 'data'.
-        overlays: paths of configs that override values; later ones take precedence.
+        overlays: paths of configs that override values. Later configs take precedence.
         optional: names of sections to read if they are present, such as 'trainer'.
 
     Returns:

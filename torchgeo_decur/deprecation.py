@@ -8,10 +8,10 @@ To rename an argument, rename it in the constructor and add both names to the de
 
 ``COrAL(masking=0.5)``, ``masking: 0.5`` in a ``torchgeo`` config and checkpoints with
 the old name then still work. The constructor and the stored hyperparameters use only
-the new names. Decorate the constructor that declares the argument; this also covers
-subclasses that forward ``**options``. :func:`current_names` translates options that a
-file stores, without calling a constructor. For functions and classes of a public
-module, see :func:`renamed_names`.
+the new names. Decorate the constructor that declares the argument. Subclasses that
+forward ``**options`` then also accept the old name. :func:`current_names` translates
+options that a file stores, without calling a constructor. For functions and classes of
+a public module, see :func:`renamed_names`.
 """
 
 import inspect

@@ -47,8 +47,8 @@ class EncoderBench(BenchModel):  # type: ignore[misc,unused-ignore]
 
     Args:
         bands: bands of the dataset.
-        weights: a checkpoint, an exported encoder, a weight enum entry or its name; it
-            must name its bands.
+        weights: a checkpoint, an exported encoder, a weight enum entry or its name. The
+            weights must name their bands.
         modalities: names of the modalities to use; all by default.
         normalization: range of values that is scaled to [0, 1]. 'bandspec_zscore' is
             the dataset mean plus or minus two standard deviations. 'model_native' is

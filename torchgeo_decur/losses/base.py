@@ -13,9 +13,9 @@ from .functional import Subset
 
 
 class EmbeddingLoss(nn.Module, ABC):
-    """Base class for all losses. Subclasses compute the loss and its terms in ``terms``.
+    """Base class for all losses.
 
-    Embeddings are checked first. The loss is computed in float32, even under autocast, or
+    Subclasses compute the loss and its terms in ``terms``. Embeddings are checked first. The loss is computed in float32, even under autocast, or
     in float64 if the embeddings are float64.
 
     Pass ``available`` if some samples lack modalities. Each term then uses only the
@@ -133,7 +133,8 @@ class EmbeddingLoss(nn.Module, ABC):
         shapes = {m: tuple(x.shape) for m, x in z.items()}
         if len(set(shapes.values())) > 1 or any(len(s) != 3 for s in shapes.values()):
             raise ValueError(
-                f'all embeddings in z must have the same shape (V, N, D), got {shapes}'
+                f'all embeddings in z must have the same shape (V, N, D), got {shapes}; '
+                'use the same views, samples and dimensions'
             )
         shape = views, samples, _ = next(iter(shapes.values()))
         if views < self.views or samples < 2 or (self.exactly and views > self.views):

@@ -71,16 +71,16 @@ class CoMMLoss(EmbeddingLoss):
         joint: list[Directions],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Compute the term of each name.
+        """Compute the contrastive term of each embedding.
 
         Args:
             z: embeddings by name, shape (2, N, D) each.
-            joint: both views of ``joint``, from :meth:`directions`.
-            available: whether each sample has each embedding, shape (N,); None if all
-                have all.
+            joint: normalized views of ``joint``, from :meth:`directions`.
+            available: boolean masks by name, shape (N,), True for each sample that has the
+                embedding. None if all samples have all embeddings.
 
         Returns:
-            ``contrast_<name>`` of each name, scalars.
+            Scalars ``contrast_<name>`` for each embedding.
         """
         parts: dict[str, Tensor] = {}
         for n in z:
@@ -90,7 +90,7 @@ class CoMMLoss(EmbeddingLoss):
                 parts['contrast_joint'] = contrast(*joint)
                 continue
             a, b = self.directions(z[n], subset)
-            # A sample with any modality has a joint embedding, and needs no subset for it.
+            # Each sample with a modality also has a joint embedding.
             joint_a, joint_b = (
                 joint if subset is None else self.directions(z['joint'], subset)
             )
@@ -105,6 +105,6 @@ class CoMMLoss(EmbeddingLoss):
             subset: samples to use; all by default.
 
         Returns:
-            Directions of each view.
+            Normalized embeddings of each view.
         """
         return [Directions(x, self.temperature, subset) for x in z]

@@ -137,13 +137,16 @@ class FactorCLLoss(EmbeddingLoss):
                 samples, shapes differ, or D is not 5 ``dim``.
         """
         if len(z) != 2:
-            raise ValueError(f'z must have two modalities for FactorCL, got {list(z)}')
+            raise ValueError(
+                f'z must have two modalities for FactorCL, got {list(z)}; use CoMMLoss '
+                'for more modalities'
+            )
         super().check(z)
         dimensions = next(iter(z.values())).shape[2]
         if dimensions != len(PARTS) * self.dim:
             raise ValueError(
                 f'z must have {len(PARTS)} parts of {self.dim} dimensions, '
-                f'got {dimensions} dimensions'
+                f'got {dimensions} dimensions; set dim to the size of a part'
             )
 
 

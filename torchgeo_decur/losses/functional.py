@@ -86,7 +86,7 @@ def standardize(z: Tensor, eps: float = 1e-5, subset: Subset | None = None) -> T
     Args:
         z: embeddings, shape (..., N, D).
         eps: constant added to the variance.
-        subset: samples to standardize; the rows of all other samples become 0. By default,
+        subset: samples to standardize. The rows of all other samples become 0. By default,
             all samples are standardized.
 
     Returns:
@@ -473,7 +473,7 @@ class _Standardize(torch.autograd.Function):
 
 
 class _StandardizeSubset(torch.autograd.Function):
-    """Standardization of a subset of the rows; all other rows become 0."""
+    """Standardization of a subset of the rows, which sets all other rows to 0."""
 
     generate_vmap_rule = True
 

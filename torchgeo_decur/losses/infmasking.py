@@ -93,7 +93,9 @@ class InfMaskingLoss(CoMMLoss):
                 views, if there are too few samples, or if shapes differ.
         """
         if 'masked' not in z:
-            raise ValueError(f"z must have 'masked', got {list(z)}")
+            raise ValueError(
+                f"z must have 'masked', got {list(z)}; add masked embeddings"
+            )
         super().check({n: x for n, x in z.items() if n != 'masked'})
         views, samples, dimensions = z['joint'].shape
         found = tuple(z['masked'].shape)

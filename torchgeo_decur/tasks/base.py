@@ -182,7 +182,7 @@ class CheckedTask(BaseTask):
     on_predict_batch_start = on_train_batch_start
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the task name in the checkpoint."""
+        """Store the task name and make the checkpoint loadable by the CLI and torch 2.6."""
         checkpoint['task'] = type(self).__name__
         # TorchGeo needs this key. It is empty, because Lightning's CLI would prefer its
         # content to the command-line options.

@@ -18,7 +18,7 @@ class BarlowTwins(MultimodalPretraining):
     matrix of two modalities toward the identity. This is DeCUR without decoupling.
 
     Args:
-        modalities: number of channels of each modality, by name; at least one.
+        modalities: number of channels of each modality (one or more), by name.
         model: name of a timm model, or one name per modality.
         weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: output width of each projector layer.
@@ -58,7 +58,7 @@ class VICReg(MultimodalPretraining):
     and decorrelates the dimensions of each modality.
 
     Args:
-        modalities: number of channels of each modality, by name; at least one.
+        modalities: number of channels of each modality (one or more), by name.
         model: name of a timm model, or one name per modality.
         weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: output width of each projector layer.
@@ -103,7 +103,7 @@ class CrossModalSimCLR(MultimodalPretraining):
     on one modality.
 
     Args:
-        modalities: number of channels of each modality, by name; at least one.
+        modalities: number of channels of each modality (one or more), by name.
         model: name of a timm model, or one name per modality.
         weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: output width of each projector layer.
@@ -143,7 +143,7 @@ class CLIP(MultimodalPretraining):
     metrics.
 
     Args:
-        modalities: number of channels of each modality, by name; at least two.
+        modalities: number of channels of each modality (two or more), by name.
         model: name of a timm model, or one name per modality.
         weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: output width of each projector layer.

@@ -20,7 +20,7 @@ class DeCUR(MultimodalPretraining):
     views of each modality.
 
     Args:
-        modalities: number of channels of each modality, by name; at least two.
+        modalities: number of channels of each modality (two or more), by name.
         model: name of a timm model, or one name per modality.
         weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: output width of each projector layer; the last one is the embedding

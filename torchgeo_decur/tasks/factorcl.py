@@ -25,7 +25,7 @@ class FactorCL(MultimodalPretraining):
     bound. The critics belong to the criterion and are trained in the same step.
 
     Args:
-        modalities: number of channels of each modality, by name; exactly two.
+        modalities: number of channels of each of two modalities, by name.
         model: name of a timm model, or one name per modality.
         weights: initial weights; see :class:`~torchgeo_decur.models.MultimodalEncoder`.
         projector: output width of each layer of the five projectors per modality. An

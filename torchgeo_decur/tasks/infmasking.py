@@ -125,7 +125,7 @@ class InfMasking(CoMM):
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
-            view: index of the view in a training or validation step; otherwise None.
+            view: index of the view in a training or validation step, otherwise None.
             available: whether each sample has a modality. The loss supports only
                 complete samples.
 

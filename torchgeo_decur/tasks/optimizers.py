@@ -38,9 +38,9 @@ class WarmupCosine(CosineWarmupScheduler):  # type: ignore[misc]
 class InPlaceLARS(LARS):  # type: ignore[misc]
     """LARS with momentum, which neither copies gradients nor waits for the device.
 
-    lightly's optimizer has the same result. It compares the norms of each parameter on
-    the host, and copies each gradient. For large layers on a CPU, this takes 2.7 times
-    as long.
+    lightly's optimizer gives the same result but compares the norms of each parameter
+    on the host and copies each gradient. For large layers on a CPU, its step takes 2.7
+    times as long.
     """
 
     @torch.no_grad()
@@ -48,10 +48,10 @@ class InPlaceLARS(LARS):  # type: ignore[misc]
         """Update the parameters once.
 
         Args:
-            closure: function that computes gradients again, and returns the loss.
+            closure: function that recomputes the gradients and returns the loss.
 
         Returns:
-            The loss of the closure, or None.
+            Loss from ``closure``, or None without ``closure``.
         """
         loss = None
         if closure is not None:
@@ -185,7 +185,7 @@ def build_transfer_optimizer(
     """Build the optimizer of a transfer task and a schedule with one step per epoch.
 
     Args:
-        model: model with ``encoders``; frozen parameters are skipped.
+        model: model with ``encoders``. Frozen parameters are skipped.
         optimizer: 'adamw', or 'sgd' with momentum 0.9.
         lr: learning rate.
         lr_backbone: learning rate of the encoders, by default ``lr``.
@@ -196,7 +196,7 @@ def build_transfer_optimizer(
         weight_decay: weight decay of all parameters that are not exempt.
         lr_schedule: learning rate schedule: 'constant', 'cosine' decay to 0, or 'step',
             which divides the rates by 10 after 60 % and after 80 % of the epochs.
-        epochs: number of epochs in the fit; required unless the schedule is 'constant'.
+        epochs: number of epochs in the fit. The schedule 'constant' does not need it.
         fused: whether AdamW may update all parameters in one kernel.
 
     Returns:

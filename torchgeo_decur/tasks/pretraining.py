@@ -338,7 +338,7 @@ class MultimodalPretraining(CheckedTask):
 
         Args:
             images: images of some or all modalities in [0, 1], shape (B, C, H, W).
-            view: index of the view in a training or validation step; otherwise None.
+            view: index of the view in a training or validation step, otherwise None.
             available: whether each sample has a modality, shape (B,), boolean, on the
                 CPU. ``images`` must then contain only samples that have the modality.
 

@@ -229,7 +229,7 @@ class LateFusionTask(CheckedTask):
             self._draw(batch, y_hat, batch_idx)
 
     def test_step(self, batch: Sample, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Compute the loss of a test batch, and its metrics for each modality subset.
+        """Compute the loss of a test batch and the metrics of all modality subsets.
 
         The encoders run once for all subsets.
         """

@@ -38,7 +38,7 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
         class_weights: weight of each class for the loss 'ce'.
         pos_weight: weight of the positive targets of each label, for 'bce' and
             'soft_margin'. 'balanced' divides the number of negative training targets by
-            the number of positive ones; checkpoints store the result.
+            the number of positive targets. Checkpoints store the result.
         ignore_index: class that the loss and the metrics ignore. It must be None for
             'jaccard'.
         options: other arguments of :class:`~torchgeo_decur.tasks.LateFusionTask`.

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class CachedFeatures(Dataset[dict[str, Tensor]]):
-    """In-memory dataset of samples that are the rows of tensors.
+    """In-memory dataset that stores samples as rows of one tensor per key.
 
     Args:
         columns: tensor for each key of a sample, shape (N, ...).
