@@ -476,7 +476,7 @@ class TestCheck:
 
     def test_warns_of_a_batch_of_nodata(self) -> None:
         modality = Modality.of({**SAR, 'nodata': float('nan')})
-        with pytest.warns(UserWarning, match='m: the first batch has only nodata'):
+        with pytest.warns(UserWarning, match='m: a batch has only nodata'):
             check_one(torch.full((2, 2, 4, 4), float('nan')), modality)
 
     def test_checks_every_modality(self) -> None:
