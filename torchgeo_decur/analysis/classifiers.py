@@ -50,7 +50,7 @@ class Outcome:
 
     @property
     def chance(self) -> float:
-        """Expected score in percent of random classes, or of the mean regression target."""
+        """Expected score in percent of random predictions, or of the mean target for R2."""
         if is_number(self.y):
             return 0.0
         share = self.y.mean() if self.y.ndim == 2 else 1 / len(np.unique(self.y))
@@ -189,7 +189,7 @@ def run_probes(
 
 
 def is_number(y: Array) -> bool:
-    """Check whether labels are regression targets, in floating point, and not classes.
+    """Check whether labels are floating-point regression targets and not classes.
 
     Two-dimensional labels with only 0 and 1 are multi-label data, whatever their type.
     """

@@ -101,7 +101,7 @@ def training_curves(file: str | Path) -> AnalysisResult:
 
 
 def _assign(curves: dict[str, Curve]) -> dict[tuple[str, str], dict[str, Curve]]:
-    """Assign each metric to the first matching panel, and each probe to a label panel."""
+    """Assign each metric to a panel; the probes of each label have their own panel."""
     left = dict(curves)
     panels: dict[tuple[str, str], dict[str, Curve]] = defaultdict(dict)
     for title, label, prefixes in _PANELS:

@@ -32,7 +32,7 @@ _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 def modality_values(
     embeddings: Embeddings, labels: Sequence[str] | None = None, times: int = 500
 ) -> AnalysisResult:
-    r"""Compute the value of each modality and the interaction of each pair, by label.
+    r"""Compute the value of each modality and the interaction of each pair for each label.
 
     For every subset S of the modalities, a linear probe of their features is fitted on
     one half of the samples and scored on the other. Only samples with all modalities

@@ -126,7 +126,7 @@ def _width(x: Tensor) -> int:
 
 
 def _compared(scored: dict[str, Row]) -> list[tuple[str, str]]:
-    """Return the pairs of parts to compare, first in full, then with equal dimensions."""
+    """Return the pairs of parts to compare, with all and with equal numbers of dimensions."""
     if not {'common', 'unique'} <= set(scored):
         return []
     pairs = [('common', 'unique')]

@@ -73,5 +73,5 @@ def _comparable(band: str) -> str:
 
 
 def _same_kind(a: str, b: str) -> bool:
-    """Return whether both names are polarizations or both are numbered bands."""
+    """Check whether both names are polarizations or both are numbered bands."""
     return {a, b} <= _POLARISATIONS or all(_NUMBERED.fullmatch(x) for x in (a, b))

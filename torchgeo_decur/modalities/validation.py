@@ -153,7 +153,7 @@ class FirstBatches:
         self._warned: set[tuple[str, str]] = set()
 
     def done(self, stage: str = '') -> bool:
-        """Return whether a stage needs no further checks.
+        """Check whether a stage needs no further checks.
 
         Args:
             stage: name of the stage.
@@ -231,7 +231,7 @@ HINT = f'If the data are correct, set the environment variable {SWITCH}=warn'
 
 
 def only_warns() -> bool:
-    """Return whether the user has chosen warnings instead of errors.
+    """Check whether the user has chosen warnings instead of errors.
 
     Raises:
         ValueError: if the environment variable has a value other than ``warn``.

@@ -40,7 +40,7 @@ def register() -> None:
 
 
 def _registry() -> tuple[dict[str, Any], dict[Any, Any]] | None:
-    """Return TorchGeo's private dictionaries of models and weights, or None."""
+    """Return TorchGeo's private dictionaries of models and weights, or None if absent."""
     models = getattr(api, '_model', None)
     weights = getattr(api, '_model_weights', None)
     if isinstance(models, dict) and isinstance(weights, dict):

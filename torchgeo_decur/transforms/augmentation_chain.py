@@ -243,7 +243,10 @@ def jitter_(x: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
 
 @contextmanager
 def float32_by_default() -> Iterator[None]:
-    """Use float32 as the default dtype, because Lightning changes it during a fit."""
+    """Set the default dtype to float32 within a context.
+
+    Lightning changes the default dtype during a fit.
+    """
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -350,7 +353,7 @@ def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
 def _chosen(
     drawn: Mapping[str, Tensor], part: slice
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the indices of the samples to which an operation applies, with parameters."""
+    """Return the indices and parameters of the samples to which an operation applies."""
     samples = len(drawn['batch_prob'])
     index = (drawn['batch_prob'][part] > 0.5).nonzero()[:, 0]
     return index, {k: v[part][index] for k, v in drawn.items() if len(v) == samples}

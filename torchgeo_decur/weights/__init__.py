@@ -1,4 +1,4 @@
-"""Published weights, and encoder files with metadata."""
+"""Published weights and encoder files with metadata."""
 
 from .encoder_files import save_encoder
 from .enums import (

@@ -92,7 +92,7 @@ class Observation:
 
 
 class Observed(Dataset[Observation]):
-    """Dataset of observations, for chosen samples from several splits.
+    """Dataset of observations of chosen samples from several splits.
 
     Args:
         datasets: dataset of each split.

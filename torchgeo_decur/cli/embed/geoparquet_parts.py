@@ -115,7 +115,7 @@ class GeoParquetParts:
         )
 
     def finish(self) -> Path:
-        """Merge the parts into the final file, then delete them."""
+        """Merge the parts into the final file and delete them."""
         files = [self.path(i) for i in range(len(self.spans))]
         schema = pq.read_schema(files[0])
         text = {KEY: json.dumps(self.about)}

@@ -148,7 +148,7 @@ class RasterParts:
         atomic_write(self.path(row, column), write)
 
     def finish(self) -> Path:
-        """Merge the parts into the final raster, then delete them."""
+        """Merge the parts into the final raster and delete them."""
         grid, bands = self.grid, self.bands
         # Reduce the tile size for many bands, because a tile contains all bands.
         side = 512

@@ -138,7 +138,7 @@ def write_scene(
 
 @dataclass(frozen=True)
 class _Step:
-    """One row of windows in a column block, which completes one strip."""
+    """Row of windows in a column block that completes one strip."""
 
     block: range
     row: int

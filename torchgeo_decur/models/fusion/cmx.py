@@ -351,7 +351,7 @@ class CMXSegmenter(Segmenter):
         return fused
 
     def _pair(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the feature maps of both modalities in order, with zeros if absent."""
+        """Return the feature maps of both modalities, with zeros for an absent modality."""
         zeros = torch.zeros_like(next(iter(maps.values())))
         return [maps.get(m, zeros) for m in self.channels]
 

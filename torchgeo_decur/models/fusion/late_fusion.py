@@ -1,4 +1,4 @@
-"""Late fusion by concatenation, with absent modalities and frozen encoders."""
+"""Late fusion by concatenation, which supports absent modalities and frozen encoders."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -236,7 +236,7 @@ def drop_modalities(available: Tensor, p: float) -> Tensor:
 
 
 def impute_absent(x: Tensor, mask: Tensor) -> Tensor:
-    """Replace absent samples by present ones, to keep placeholders out of BatchNorm.
+    """Replace absent samples with present ones to keep placeholders out of BatchNorm.
 
     Args:
         x: images or feature maps, shape (B, ...).
