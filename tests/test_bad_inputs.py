@@ -270,7 +270,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
             mask={'paths': str(folder / 'labels'), 'num_classes': 2}
         )(folder),
         ValueError,
-        r'mask: labels must be in \[0, 2\) or nodata \(255\.0\), got .*correct num_clas',
+        r'mask: labels must be in \[0, 2\) or nodata \(255\.0\), got .*correct the option num_clas',
     ),
     'unknown backbone': (
         lambda _: fit(model(model='resnet51'), synthetic()),

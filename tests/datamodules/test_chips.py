@@ -188,7 +188,7 @@ def test_refuses_chips_smaller_than_a_window(
         write_bands(
             path, values[:bands].astype(kind), crs='EPSG:32632', transform=place
         )
-    with pytest.warns(UserWarning, match='1 of 31 separate polygons .* are smaller'):
+    with pytest.warns(UserWarning, match='1 of 31 separate polygons .* does not fit'):
         module(tmp_path).setup('fit')
 
 

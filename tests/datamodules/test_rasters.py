@@ -575,7 +575,7 @@ class TestErrors:
             (use('dem', resampling='magic'), 'dem: resampling must be one of'),
             (
                 altered(nothing_but_nodata),
-                r"65 random windows .*'optical': .*correct nodata",
+                r"65 random windows .*'optical': .*correct the option nodata",
             ),
             (
                 altered(constant),

@@ -136,8 +136,8 @@ def test_errors_name_what_was_given(options: dict[str, int], message: str) -> No
 @pytest.mark.parametrize(
     ('values', 'message'),
     [
-        ({'s3': [1]}, "got 1 values for 's3'"),
-        ({'s1': [1]}, 'got 1 values for'),
+        ({'s3': [1]}, "got 1 for 's3'"),
+        ({'s1': [1]}, 'got 1 for'),
         ({'s1': [2, 0]}, r'in \[0, 1\]'),
     ],
 )

@@ -256,7 +256,9 @@ def test_errors_name_the_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ValueError, match='expected the same location in row 0'):
         SSL4EOS12V11(root)[0]
     write_zarr_zip(file(root), {k: v for k, v in arrays.items() if k != 'bands'})
-    with pytest.raises(ValueError, match=r"expected an array bands, found \['band'"):
+    with pytest.raises(
+        ValueError, match=r"expected an array bands, found arrays \['band'"
+    ):
         SSL4EOS12V11(root)
     write_zarr_zip(file(root), arrays)
     monkeypatch.setitem(sys.modules, 'numcodecs', None)

@@ -30,7 +30,7 @@ class ArchiveDataset(DatedDataset):
     :class:`~torchgeo_decur.datasets.SSL4EOS12V11`.
 
     Attributes:
-        store: all locations of the split on disk.
+        store: store of all locations of the split on disk.
     """
 
     store: PlaceStore
@@ -74,8 +74,8 @@ class ArchiveDataset(DatedDataset):
             raise ValueError(
                 f'{Path(root) / split}: expected locations with every modality, but '
                 f'{lost} of {len(present)} lack one, with {counts} locations per modality; '
-                'add the files, or set skip_incomplete: true to skip these locations, or '
-                'skip_incomplete: keep to use their other images'
+                'add the files, or set `skip_incomplete: true` to skip these locations, or '
+                '`skip_incomplete: keep` to use their other images'
             )
         # A range uses no memory, even for millions of locations.
         self.samples: Sequence[int] = range(len(kept))
@@ -138,7 +138,7 @@ class ArchiveDataset(DatedDataset):
             key: sample key, such as ``image_s1``.
 
         Returns:
-            The file, and the row or name of the location in it.
+            The file and the row or name of the location in this file.
         """
         modality = key.partition('_')[2]
         known = modality if modality in self.folders else next(iter(self.folders))
@@ -148,7 +148,7 @@ class ArchiveDataset(DatedDataset):
         """Return the outline and first date of each location.
 
         Returns:
-            One row per location, with the outline in longitude and latitude.
+            Table with the outline (longitude and latitude) and first date by location.
 
         Raises:
             ValueError: if the archive has no coordinates.
@@ -182,7 +182,7 @@ class ArchiveDataset(DatedDataset):
     def _choose(
         self, seconds: Mapping[str, Sequence[int]], number: int
     ) -> dict[str, list[tuple[int, int]]]:
-        """Choose dates of a sample; return their indices and times by modality."""
+        """Choose the dates of a sample and return their indices and times by modality."""
         # Dates are not sorted in some archives published in 2025.
         found = {
             m: sorted(enumerate(times), key=lambda date: date[1])
@@ -212,7 +212,8 @@ class ArchiveDataset(DatedDataset):
         if place.shape[1] != len(bands):
             raise ValueError(
                 f'{place.file.name}: expected {len(bands)} bands {list(bands)}, found '
-                f'{place.shape[1]}; set the correct folder of {modality} in modalities'
+                f'{place.shape[1]}; correct the folder of {modality} in the option '
+                'modalities'
             )
         given, read = ([normalize_band(b) for b in x] for x in (bands, place.bands))
         if set(given) == set(read) and given != read:

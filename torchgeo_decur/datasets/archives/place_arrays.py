@@ -21,10 +21,10 @@ _UNITS = {
 
 
 class PlaceArrays(NamedTuple):
-    """Arrays of one location, from a file with one or many locations.
+    """Arrays of one location from a file with one or many locations.
 
     Args:
-        file: the file.
+        file: reader of the file.
         row: row of the location, or an empty tuple for a file with one location.
     """
 
@@ -33,12 +33,12 @@ class PlaceArrays(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of dates and bands, height and width of the images."""
+        """Number of dates, number of bands, height and width of the images."""
         shape = self.file.metadata('bands').shape[len(self.row) :]
         if len(shape) != 4:
             layout = '(sample, time, band, y, x)' if self.row else '(time, band, y, x)'
             raise ValueError(
-                f'{self.file.name}: expected an array bands {layout}, found shape '
+                f'{self.file.name}: expected an array `bands` {layout}, found shape '
                 f'{self.file.metadata("bands").shape}; restore the original file'
             )
         return shape
@@ -63,7 +63,7 @@ class PlaceArrays(NamedTuple):
         """Read the acquisition time of each date.
 
         Returns:
-            Seconds since 1970, UTC; 0 for products without a date.
+            Seconds since 1970, UTC, or 0 for products without a date.
         """
         # In files with many locations, `time` contains indices of the dates.
         name = 'time_' if self.row else 'time'
@@ -79,7 +79,7 @@ class PlaceArrays(NamedTuple):
         """Read the outline of the location.
 
         Returns:
-            The bounding box of its pixels, and the CRS.
+            The bounding box of the pixels and its CRS.
 
         Raises:
             ValueError: if the file has no coordinates.
@@ -88,7 +88,7 @@ class PlaceArrays(NamedTuple):
         if lost := [name for name in (x, y, 'crs') if name not in self.file]:
             raise ValueError(
                 f'{self.file.name}: expected coordinates of the location, found no arrays '
-                f'{lost}; embeddings require coordinates'
+                f'{lost}; use files with coordinates, which embeddings require'
             )
         # Coordinates refer to pixel centers.
         sides = []
@@ -102,7 +102,7 @@ class PlaceArrays(NamedTuple):
 
 
 def _unit_of(units: str | None) -> tuple[int, int]:
-    """Parse '<unit> since <date>' to the unit and origin in nanoseconds."""
+    """Convert '<unit> since <date>' to the unit and the origin in nanoseconds."""
     if units is None:
         return 1, 0
     match = re.fullmatch(r'(\w+?)s? since (\S+)(?: (\S+))?.*', units)

@@ -43,7 +43,7 @@ def folders_of(
         Alternative folders by modality.
 
     Raises:
-        ValueError: if a folder is unknown, or alternatives have different bands.
+        ValueError: if a folder is unknown or alternatives have different bands.
     """
     found = {}
     for name, value in modalities.items():
@@ -65,7 +65,7 @@ def records(modalities: Mapping[str, str | Sequence[str]]) -> dict[str, Modality
     """Return the definition of each modality according to its first folder.
 
     Args:
-        modalities: folder or alternative folders of each modality; see
+        modalities: folder or alternative folders of each modality, as in
             :func:`folders_of`.
 
     Returns:

@@ -18,7 +18,7 @@ MODALITIES: Mapping[str, str] = {'s1': 'S1GRD', 's2': 'S2L1C'}
 
 
 class SSL4EOS12V11(ArchiveDataset):
-    """Seasonal Sentinel-1 and Sentinel-2 images of the same location, version 1.1.
+    """Seasonal Sentinel-1 and Sentinel-2 images of SSL4EO-S12 v1.1.
 
     SSL4EO-S12 v1.1 (https://arxiv.org/abs/2503.00168) has 246,144 locations with four dates
     each. Both published layouts are supported. The 2025 layout has arrays of 64 locations:
@@ -39,7 +39,7 @@ class SSL4EOS12V11(ArchiveDataset):
     https://github.com/DLR-MF-DAS/SSL4EO-S12-v1.1. A sample is one location with the
     following keys:
 
-    * ``image_<m>``: float32, shape (T, C, 264, 264); backscatter in dB, or digital numbers
+    * ``image_<m>``: backscatter in dB or digital numbers, float32, shape (T, C, 264, 264)
     * ``date_<m>``: acquisition time in seconds since 1970, UTC, int64, shape (T,)
     * ``index``: number of the location, int64
     * ``available_<m>``: bool, only if some locations lack a modality. Images of absent
@@ -54,9 +54,9 @@ class SSL4EOS12V11(ArchiveDataset):
         root: folder that contains the split folders.
         split: name of the split folder, 'train' or 'val'.
         modalities: folder of each modality: 'S1GRD', 'S2L1C', 'S2L2A', 'S2RGB', 'NDVI' or
-            'DEM'. By default, 'S1GRD' as ``s1`` and 'S2L1C' as ``s2``.
+            'DEM'. By default, ``s1`` is 'S1GRD' and ``s2`` is 'S2L1C'.
         date_sampling: 'all' returns all dates. 'same' draws ``num_dates`` random dates of
-            the first modality and pairs them with the nearest dates of the others.
+            the first modality and pairs them with the nearest dates of other modalities.
             'independent' draws ``num_dates`` random dates for each modality.
         num_dates: number of dates T per sample for 'same' and 'independent'.
         skip_incomplete: how to treat locations without a modality: 'keep' to use them,
@@ -65,15 +65,15 @@ class SSL4EOS12V11(ArchiveDataset):
         skip_unreadable: whether to replace a location that has a damaged file with the
             next one.
         seed: seed for drawing dates.
-        index: folder for the indices of tar shards; by default, ``index`` in the root.
+        index: folder for the indices of tar shards, by default ``index`` in the root.
         conversion: ``scale``, ``offset`` and ``nodata`` by modality, for files that differ
-            from the published ones. For example, ``{s2: {offset: 0}}`` keeps the offset.
+            from the published files. For example, ``{s2: {offset: 0}}`` keeps the offset.
 
     Raises:
         DatasetNotFoundError: if there are no files.
         ImportError: if numcodecs is not installed.
         UnreadableFileError: if a file is truncated.
-        ValueError: if an option is invalid, or the folder contains version 1.0.
+        ValueError: if an option is invalid or the folder contains another archive.
     """
 
     def __init__(

@@ -22,10 +22,11 @@ _OPEN = 32
 
 
 class PlaceStore(ABC):
-    """Base class for the locations of a split and the arrays of their modalities.
+    """Base class for stores of the locations of a split.
 
     Attributes:
-        present: whether a location has a modality, shape (locations, modalities).
+        present: Boolean array that is True if a location has a modality, shape (locations,
+            modalities).
     """
 
     present: np.ndarray[Any, np.dtype[np.bool_]]
@@ -55,7 +56,7 @@ class PlaceStore(ABC):
 
     @abstractmethod
     def origin(self, modality: str, place: int) -> str:
-        """Return the file of a location, and its row or name, for error messages."""
+        """Return the file and the row or name of a location for error messages."""
 
 
 class PlaceFiles(PlaceStore):
@@ -65,8 +66,8 @@ class PlaceFiles(PlaceStore):
 
     Args:
         root: folder of the split.
-        folders: alternative folders of each modality. The first one that contains a file
-            is used.
+        folders: alternative folders of each modality. A file is read from the first folder
+            that contains it.
         dataset: dataset to name in error messages.
 
     Raises:
@@ -152,20 +153,20 @@ class TarShards(PlaceStore):
     """Store for tar shards with one ``<key>.zarr.zip`` per location and modality.
 
     The shards are ``<folder>/<name>.tar``. Their members are not compressed and can be read
-    at random. An index with the byte offset of each member is created once per shard and
+    in any order. An index with the byte offset of each member is created once per shard and
     stored in a folder.
 
     Args:
         root: folder of the split.
-        folders: alternative folders of each modality. The first one that contains a
-            location is used.
+        folders: alternative folders of each modality. A location is read from the first
+            folder that contains it.
         dataset: dataset to name in error messages.
         index: folder of the shard indices.
 
     Raises:
         DatasetNotFoundError: if there are no shards.
         UnreadableFileError: if a shard is truncated.
-        ValueError: if a shard is compressed, or an index cannot be written.
+        ValueError: if a shard is compressed or empty, or an index cannot be written.
     """
 
     def __init__(
@@ -214,7 +215,7 @@ class TarShards(PlaceStore):
         return PlaceArrays(ZarrZip(self._path(place, column), member))
 
     def folder(self, modality: str, place: int) -> str | None:
-        """Return the folder that contains a modality of a location, or None."""
+        """Return the folder of a modality of a location, or None if it is absent."""
         column = self._column(modality, place)
         return None if column is None else self.folders[column]
 
@@ -223,7 +224,7 @@ class TarShards(PlaceStore):
         return str(self._keys[place])
 
     def number(self, place: int) -> int:
-        """Return the number at the end of a location's name."""
+        """Return the number at the end of a location's name, or its index if none."""
         digits = re.search(r'\d+$', self.key(place))
         return int(digits[0]) if digits else place
 
@@ -282,7 +283,7 @@ def _scan(path: Path, size: int) -> _Members:
             if opened.read(2) in (b'\x1f\x8b', b'BZ', b'\xfd7', b'\x28\xb5'):
                 raise ValueError(
                     f'{path}: expected an uncompressed tar file, found a compressed file; '
-                    'decompress it'
+                    'decompress the file'
                 ) from error
         raise _cut_off(path, str(error)) from error
     if any(start + length > size for start, length in found.values()):
@@ -297,7 +298,7 @@ def _scan(path: Path, size: int) -> _Members:
 
 def _cut_off(path: Path, reason: str) -> UnreadableFileError:
     return UnreadableFileError(
-        f'{path} is truncated or not a tar file ({reason}); restore or delete it'
+        f'{path} is truncated or not a tar file ({reason}); restore or delete the file'
     )
 
 

@@ -52,7 +52,7 @@ class TerraMesh(ArchiveDataset):
     A sample is one location with the following keys:
 
     * ``image_<m>``: float32, shape (C, 264, 264), in the unit of the modality
-    * ``date_<m>``: acquisition time in seconds since 1970, UTC, int64; 0 for elevation
+    * ``date_<m>``: acquisition time in seconds since 1970, UTC, or 0 for elevation, int64
     * ``mask``: class of each pixel, int64, shape (264, 264), if ``land_cover`` is True
     * ``index``: number at the end of the key, int64
     * ``available_<m>``: bool, only if some locations lack a modality. Images of absent
@@ -62,13 +62,13 @@ class TerraMesh(ArchiveDataset):
     modality may therefore be a list of folders.
 
     Only some Sentinel-2 images have the offset of 1000 of processing baseline 04.00. It is
-    subtracted from 'S2L1C' images whose band B10 is far from 0, and from 'S2L2A' images
+    subtracted from 'S2L1C' images whose band B10 is far from 0 and from 'S2L2A' images
     acquired before 25 January 2022. The other images are older products, or products whose
     offset was removed. In images with the offset, 0 marks missing pixels and becomes NaN.
     Missing pixels of radar and NDVI are NaN.
 
-    Members of a shard are read at random, so on a local disk, the order of samples does not
-    affect speed. On first use, the headers of each shard are read.
+    Members of a shard can be read in any order. On a local disk, the order of samples
+    therefore does not affect speed. On first use, the headers of each shard are read.
 
     Args:
         root: folder that contains the split folders.
@@ -82,7 +82,7 @@ class TerraMesh(ArchiveDataset):
         transforms: function that transforms each sample and returns a new one.
         skip_unreadable: whether to replace a location that has a damaged file with the
             next one.
-        index: folder for the indices of tar shards; by default, ``index`` in the root.
+        index: folder for the indices of tar shards, by default ``index`` in the root.
         conversion: ``scale``, ``offset`` and ``nodata`` by modality. An ``offset`` replaces
             the automatic subtraction of the offset for this modality.
 
@@ -90,7 +90,7 @@ class TerraMesh(ArchiveDataset):
         DatasetNotFoundError: if there are no shards.
         ImportError: if numcodecs is not installed.
         UnreadableFileError: if a shard is truncated.
-        ValueError: if an option is invalid, or the shards belong to another archive.
+        ValueError: if an option is invalid or a shard is compressed.
     """
 
     store: TarShards
@@ -154,7 +154,7 @@ class TerraMesh(ArchiveDataset):
             if place is None:
                 raise UnreadableFileError(
                     f'{self.origin(item, "mask")}: expected a member in LULC, found none; '
-                    'restore it, or set skip_unreadable=True'
+                    'restore the shard, or set skip_unreadable=True'
                 )
             classes = place.image(0)[0].astype(np.int64)
             sample['mask'] = torch.from_numpy(classes)

@@ -27,7 +27,7 @@ class Section(io.RawIOBase):
     """File object for a section of a file, such as a member of a tar file.
 
     Args:
-        path: the file.
+        path: path of the file.
         start: offset of the section in bytes.
         size: size of the section in bytes.
     """
@@ -75,7 +75,7 @@ class Section(io.RawIOBase):
             buffer: writable buffer.
 
         Returns:
-            The number of bytes that were read, 0 at the end.
+            The number of bytes read, or 0 at the end of the section.
         """
         view = memoryview(buffer)[: max(0, self._size - self._position)]
         self._file.seek(self._start + self._position)
@@ -112,10 +112,10 @@ class ArrayMetadata(NamedTuple):
 
 
 class ZarrZip:
-    """Reader for zarr arrays in a ZIP file, which decodes chunks on demand.
+    """Reader that decodes the chunks of zarr arrays in a ZIP file on demand.
 
     Args:
-        path: the file.
+        path: path of the file.
         member: name, offset and size of the ZIP file inside a tar file, or None if
             ``path`` is the ZIP file.
 
@@ -158,7 +158,7 @@ class ZarrZip:
         self.close()
 
     def __contains__(self, array: str) -> bool:
-        """Check whether the file contains an array of this name."""
+        """Return whether the file contains an array of this name."""
         return f'{array}/.zarray' in self._zip.NameToInfo
 
     def metadata(self, array: str) -> ArrayMetadata:
@@ -173,7 +173,7 @@ class ZarrZip:
         Raises:
             ImportError: if numcodecs is not installed.
             UnreadableFileError: if the file is truncated.
-            ValueError: if the array does not exist, or has another zarr format.
+            ValueError: if the array does not exist or has another zarr format.
         """
         if array not in self._known:
             self._known[array] = self._read_metadata(array)

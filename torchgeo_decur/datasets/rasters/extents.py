@@ -25,7 +25,7 @@ Bounds = tuple[float, float, float, float]
 def project_extent(
     bounds: Bounds, source: object, target: object
 ) -> BaseGeometry | None:
-    """Project an extent to another CRS, with a margin.
+    """Project an extent to another CRS and add a margin.
 
     Args:
         bounds: west, south, east and north of the extent.
@@ -33,8 +33,8 @@ def project_extent(
         target: CRS of the result.
 
     Returns:
-        An area that contains the extent, with two polygons if it crosses the
-        antimeridian. None if the extent cannot be projected completely.
+        An area that contains the extent, or None if the extent cannot be projected
+        completely. If the extent crosses the antimeridian, the area has two polygons.
 
     Raises:
         ProjError: if there is no projection between the two CRS.
@@ -71,7 +71,8 @@ def warped_grid(
         crs: target CRS.
         extent: extent to read in the target CRS, or None if unknown. If the file has
             another CRS and exceeds this extent, the grid covers only the extent.
-        finest: maximum pixel size of such a grid, in units of the target CRS.
+        finest: maximum pixel size of a grid that covers only the extent, in units of the
+            target CRS.
 
     Returns:
         Transform, width and height of the grid, or None if no reprojection is required.
@@ -100,7 +101,7 @@ def _grid_of_part(
     extent: Bounds,
     finest: tuple[float, float],
 ) -> tuple[Affine, int, int]:
-    """Choose a grid for an extent that preserves the pixel size of the file."""
+    """Choose a grid that covers an extent and preserves the pixel size of the file."""
     transform: Any = file.transform
     # Expand to whole pixels of the file, because the extent may be smaller than a pixel.
     a, b, c, d, e, f, *_ = ~transform
@@ -131,6 +132,9 @@ def largest_part(shape: BaseGeometry) -> BaseGeometry:
 
     Args:
         shape: polygon or multipolygon.
+
+    Returns:
+        The polygon.
     """
     parts = shapely.get_parts(shape)
     largest: BaseGeometry = parts[int(np.argmax(shapely.area(parts)))]

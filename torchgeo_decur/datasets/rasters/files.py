@@ -37,9 +37,9 @@ class RasterFile:
         descriptions: description of each band, or None.
         scales: declared scale and offset of each band, which are not applied to values.
         crs: CRS, or None.
-        transform: affine transform from pixels to coordinates, or an affine fit to the
-            ground control points, or None.
-        residual: largest distance of a ground control point from this fit, in pixels.
+        transform: affine transform from pixels to coordinates, affine fit to the ground
+            control points, or None.
+        residual: largest distance of a ground control point from this fit in pixels, or
             None if the file has a transform.
     """
 
@@ -84,7 +84,7 @@ class RasterFile:
         """Check whether a mask or an alpha band marks missing pixels.
 
         GDAL often interprets a near-infrared fourth band as alpha. If the user has named
-        all bands, it is data.
+        all bands, this band contains data.
         """
         return self.masked or len(self.bands(count)) < self.count
 
@@ -95,12 +95,12 @@ class RasterFile:
 
 
 def find_rasters(name: str, paths: Sequence[str], glob: str | None) -> list[str]:
-    """List the rasters in folders, without duplicates or hidden files.
+    """List the rasters in folders without duplicates or hidden files.
 
     Args:
         name: modality name for error messages.
         paths: folders and files.
-        glob: pattern of file names; by default, common raster suffixes.
+        glob: pattern of file names, or None for files with common raster suffixes.
 
     Returns:
         Sorted file paths.
@@ -122,7 +122,7 @@ def find_rasters(name: str, paths: Sequence[str], glob: str | None) -> list[str]
     if not listed:
         raise ValueError(
             f'{name}: expected rasters ({glob or " ".join(SUFFIXES)}) in {list(paths)}, '
-            f'found none among {len(found)} files; check paths and glob'
+            f'found none among {len(found)} files; check the options paths and glob'
         )
     return sorted(listed.values())
 
@@ -134,7 +134,7 @@ def inspect(paths: Sequence[str]) -> tuple[list[RasterFile], dict[str, str]]:
         paths: file paths.
 
     Returns:
-        Metadata of the readable files, and the error message for each unreadable file.
+        Metadata of the readable files, and the error message by unreadable file.
 
     Raises:
         ValueError: if a file contains complex numbers.
@@ -158,34 +158,38 @@ def without_listing(paths: Iterable[str]) -> rasterio.Env:
     files are still found by name.
 
     Args:
-        paths: file paths. If any is in an archive or remote storage, folders are listed,
-            because GDAL would otherwise request each sidecar file over the network.
+        paths: file paths. If any file is in an archive or remote storage, folders are
+            listed, because GDAL would otherwise request each sidecar file over the
+            network.
+
+    Returns:
+        The environment, a context manager.
     """
     remote = any(path.startswith('/vsi') for path in paths)
     return rasterio.Env(**({} if remote else {'GDAL_DISABLE_READDIR_ON_OPEN': 'TRUE'}))
 
 
 def check_places(name: str, files: Sequence[RasterFile]) -> None:
-    """Check that files are georeferenced, with an error of at most one pixel.
+    """Check that files are georeferenced with an error of at most one pixel.
 
     Args:
         name: modality name for error messages.
         files: metadata of the files.
 
     Raises:
-        ValueError: if a file is not georeferenced; the message names it.
+        ValueError: if a file is not georeferenced. The message names the file.
     """
     for file in files:
         if file.crs is None or file.transform is None:
             raise ValueError(
                 f'{name}: expected georeferenced rasters, but {file.path} has no CRS or '
-                'no transform; add them, for example with gdal_edit.py -a_srs -a_ullr'
+                'no transform; add both, for example with gdal_edit.py -a_srs -a_ullr'
             )
         if file.residual is not None and file.residual > 1:
             raise ValueError(
                 f'{name}: expected ground control points that fit an affine transform, '
                 f'found distances up to {file.residual:.1f} pixels in {file.path}; warp '
-                'it in advance, for example with gdalwarp -tps'
+                'the file in advance, for example with gdalwarp -tps'
             )
 
 
@@ -217,19 +221,19 @@ def check_overlap(name: str, leaf: RasterDataset) -> None:
                 one, other = paths[a[same][0]], paths[b[same][0]]
                 raise ValueError(
                     f'{name}: expected one file per location, found {one} and {other} '
-                    'at the same location. If each band has a separate file, set '
+                    'at the same location. If each band has a separate file, set the option '
                     'filename_regex with a group (?P<band>...). If the files differ in '
-                    'date, use a group (?P<date>...). Exclude duplicates with glob, and '
-                    'merge files that fill gaps in each other'
+                    'date, use a group (?P<date>...). Exclude duplicates with the option '
+                    'glob, and merge files that fill gaps in each other'
                 )
             half = both > 0.5 * np.minimum(*areas)
             partial += [*zip(paths[a[half]], paths[b[half]], strict=True)]
     if partial:
         one, other = partial[0]
         warnings.warn(
-            f'{name}: {len(partial)} pairs of files overlap by more than half of their '
-            f'area, such as {one} and {other}; the overlap is read from the file that '
-            'comes first by name',
+            f'{name}: files overlap by more than half of their area, such as {one} and '
+            f'{other} (number of pairs: {len(partial)}); the overlap is read from the file '
+            'that comes first by name',
             stacklevel=2,
         )
 

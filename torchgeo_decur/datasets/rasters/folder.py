@@ -51,7 +51,7 @@ class RasterFolder(RasterDataset):
         bands: names of the bands, or None for a label raster.
         nodata: value of missing pixels or labels. It overrides the value declared in the
             files.
-        resampling: one of ``RESAMPLING``; by default, 'bilinear' for images and 'nearest'
+        resampling: one of ``RESAMPLING``, by default 'bilinear' for images and 'nearest'
             for labels.
         filename_regex: pattern of the file names. Dated files require a group ``date``, or
             the groups ``start`` and ``stop``. With a group ``band``, each band is read
@@ -120,8 +120,8 @@ class RasterFolder(RasterDataset):
                 if wanted not in self.records:
                     raise ValueError(
                         f'expected one file for each band of {list(self.all_bands)}, '
-                        f'found {path} but no readable {wanted}; restore it, or correct '
-                        'bands or filename_regex'
+                        f'found {path} but no readable {wanted}; restore this file, or '
+                        'correct the option bands or filename_regex'
                     )
         return list(scenes)
 
@@ -148,11 +148,11 @@ class RasterFolder(RasterDataset):
         """Read the mosaic in a window.
 
         Args:
-            index: slices of x, y and time; by default, the whole dataset.
+            index: slices of x, y and time. A missing slice covers the whole dataset.
 
         Returns:
-            ``image``, float32, shape (C, H, W), or ``mask``, int64, shape (H, W); also
-            ``bounds`` and ``transform``.
+            A dictionary with ``image`` (float32, shape (C, H, W)) or ``mask`` (int64, shape
+            (H, W)), and with ``bounds`` and ``transform``.
 
         Raises:
             IndexError: if no file covers the window.
@@ -195,7 +195,7 @@ class RasterFolder(RasterDataset):
         return [paths[row] for row in rows if times[row].overlaps(wanted)]
 
     def _slices(self, index: GeoSlice) -> tuple[slice, slice, slice]:
-        """Fill in missing slices of x, y and time with those of the whole dataset."""
+        """Replace missing slices of x, y and time with slices of the whole dataset."""
         given = (index,) if isinstance(index, slice) else tuple(index)
         ends = [end for part in given for end in (part.start, part.stop)]
         # Compute bounds only if necessary: for thousands of files, it takes longer than
@@ -268,7 +268,7 @@ class RasterFolder(RasterDataset):
         return self._open(str(filepath), crs)
 
     def _marks(self, file: RasterFile) -> list[tuple[float | None, ...]]:
-        """Return nodata values; each tuple has one value per band."""
+        """Return tuples of nodata values with one value per band."""
         if self.marked is None:
             return [file.nodata]
         given: list[tuple[float | None, ...]] = [(self.marked,) * file.count]
@@ -279,7 +279,7 @@ class RasterFolder(RasterDataset):
     def _mosaic(
         self, paths: Sequence[str], bands: Sequence[int], x: slice, y: slice
     ) -> Tensor:
-        """Merge files into float32 images, with NaN for missing pixels, or integer labels."""
+        """Merge files into a float32 image with NaN for missing pixels, or into labels."""
         load = self._keep_open if self.cache else self._open
         opened = [load(path, self.crs) for path in paths]
         values, _ = merge(
@@ -303,8 +303,8 @@ class RasterFolder(RasterDataset):
         if value is None and missing.any() and any(file.floating for file in files):
             raise ValueError(
                 f'mask: expected a label for each pixel, found NaN in {list(paths)}; '
-                'set nodata in the mask entry to a value that is not a class, such as 255, '
-                'and ignore_index in the task to the same value'
+                'set the option nodata in the mask entry to a value that is not a class, '
+                'such as 255, and set ignore_index in the task to the same value'
             )
         labels = np.where(missing, 0 if value is None else value, labels)
         wrong = labels[labels != np.round(labels)]
@@ -324,7 +324,7 @@ def is_label(value: float) -> bool:
     """Check whether a number can be a label.
 
     Args:
-        value: the number.
+        value: number to check.
 
     Returns:
         True if the number is an integer that fits into 64 bits.
@@ -346,7 +346,7 @@ def mark_missing(
     Args:
         file: metadata of the file.
         count: number of named bands.
-        marks: nodata values; each sequence has one value per band of the file.
+        marks: sequences of nodata values, with one value per band of the file.
         kind: GDAL data type, 'Float32' or 'Float64'.
 
     Returns:

@@ -35,7 +35,7 @@ Window = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class JoinedRasters:
-    """Co-registered rasters, with the criteria for usable windows.
+    """Co-registered rasters and the criteria for usable windows.
 
     Args:
         joined: datasets joined with ``&``, whose index is the common footprint.
@@ -121,19 +121,19 @@ class JoinedRasters:
 
         Args:
             window: slices of x, y and, for dated files, time.
-            names: names of the datasets to read; all by default.
+            names: names of the datasets to read. By default, all datasets are read.
 
         Returns:
             A dictionary with the following keys:
 
             - ``image_<m>``: float32 in physical units, shape (C, H, W). NaN and infinite
               values count as missing.
-            - ``mask``: int64, shape (H, W).
+            - ``mask``: int64, or float32 for continuous values, shape (H, W).
             - ``bounds`` and ``transform``: as in TorchGeo, but float64, because float32
               rounds northings to a quarter of a meter.
 
         Raises:
-            ValueError: if a file cannot be read, or a label is out of range.
+            ValueError: if a file cannot be read or a label is out of range.
         """
         sample: Sample = {}
         chosen = list(self.leaves if names is None else names)
@@ -165,7 +165,7 @@ class JoinedRasters:
     ) -> dict[str, float]:
         """Compute the fraction of missing pixels in each modality.
 
-        A pixel is missing if any of its bands is.
+        A pixel is missing if any of its bands is missing.
         """
         shares = {name: 0.0 for name in self.leaves if name != 'mask'}
         for name in self.marked:
@@ -244,7 +244,7 @@ class JoinedRasters:
 
     @cached_property
     def footprints(self) -> list[tuple[slice, BaseGeometry]]:
-        """Sorted times, and the area that all datasets cover at each time."""
+        """Sorted times and the area that all datasets cover at each time."""
         times: dict[Any, list[Any]] = {}
         for time, shape in self.joined.index.geometry.items():
             times.setdefault(time, []).append(shape)
@@ -271,7 +271,7 @@ class JoinedRasters:
             raise ValueError(
                 f'mask: labels must be in [0, {self.num_classes}) or nodata '
                 f'({self.nodata["mask"]}), got {wrong[:5].tolist()} at '
-                f'{describe_window(window)}; correct num_classes or nodata'
+                f'{describe_window(window)}; correct the option num_classes or nodata'
             )
 
 
@@ -342,7 +342,7 @@ def join(
         raise ValueError(
             f'{list(rasters)} must have a common area and time, but have none: '
             f'{error}. Dates are read with filename_regex or by a dataset class; to '
-            'ignore dates, set only paths and glob'
+            'ignore dates, set only the options paths and glob'
         ) from error
     for name in widths.keys() & chosen.keys():
         widths[name] = max(widths[name], chosen[name][0])

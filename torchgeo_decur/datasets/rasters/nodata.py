@@ -10,7 +10,7 @@ from torchgeo.datasets import RasterDataset
 from .files import RasterFile
 from .folder import RasterFolder, is_label
 
-_PLAIN = 'set paths and glob instead of dataset'
+_PLAIN = 'set the options paths and glob instead of dataset'
 
 
 def choose_nodata(
@@ -31,8 +31,8 @@ def choose_nodata(
 
     Returns:
         The nodata value in the entry or, if not set, in the files. If neither has a value,
-        it is NaN for images that are floating point, masked or reprojected. It is None if
-        no pixel can be missing.
+        the result is NaN for images that are floating point, masked or reprojected. The
+        result is None if no pixel can be missing.
 
     Raises:
         ValueError: if the value is not valid for the files, the files have different
@@ -49,13 +49,13 @@ def choose_nodata(
 
 
 def extreme(nodata: float) -> bool:
-    """Check whether a nodata value is too large for rasterio's mosaics.
+    """Check whether the magnitude of a nodata value is too large for rasterio's mosaics.
 
     ESRI software uses the lowest float32 value. Rasterio treats it as outside the range of
     float32 and reads zeros.
 
     Args:
-        nodata: the nodata value.
+        nodata: nodata value to check.
 
     Returns:
         True if samples must use NaN instead.
@@ -76,20 +76,22 @@ def _declared(name: str, given: Any, files: Sequence[RasterFile]) -> float | Non
             low, high = first.limits
             raise ValueError(
                 f'{name}: nodata must be in the value range of the files, from {low:g} to '
-                f'{high:g}, got {given}; correct nodata'
+                f'{high:g}, got {given}; correct the option nodata'
             )
         declared = first.nodata[0] is not None and not math.isnan(first.nodata[0])
         if math.isnan(value) and declared:
             raise ValueError(
                 f'{name}: nodata must not be NaN, because {first.path} declares '
-                f'{first.nodata[0]:g}; remove nodata, because NaN always counts as missing'
+                f'{first.nodata[0]:g}; remove the option nodata, because NaN always counts '
+                'as missing'
             )
         return value
     for file in files:
         if file.marks != first.marks:
             raise ValueError(
                 f'{name}: files must have the same nodata value, got {first.marks} in '
-                f'{first.path} and {file.marks} in {file.path}; set nodata in the entry'
+                f'{first.path} and {file.marks} in {file.path}; set the option nodata in '
+                'the entry'
             )
     if len(set(map(str, first.nodata))) > 1:
         return math.nan
@@ -141,7 +143,7 @@ def _check_class(
     masked: Sequence[RasterFile],
     files: Sequence[RasterFile],
 ) -> None:
-    """Check that a dataset class would not read missing pixels as data."""
+    """Check that a dataset class does not read missing pixels as data."""
     kind = type(leaf).__name__
     if nodata is not None and files[0].floating and extreme(nodata):
         raise ValueError(

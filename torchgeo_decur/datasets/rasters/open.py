@@ -1,4 +1,4 @@
-"""Open and check georeferenced rasters, with errors that name the file."""
+"""Open and check georeferenced rasters and name the file in error messages."""
 
 import os
 import re
@@ -26,6 +26,9 @@ def raster_class(name: str, path: str) -> type[RasterDataset]:
         name: modality name for error messages.
         path: import path of the class, such as ``torchgeo.datasets.Landsat8``.
 
+    Returns:
+        The class.
+
     Raises:
         ValueError: if the class does not exist or is not a ``RasterDataset``.
     """
@@ -40,28 +43,28 @@ def open_rasters(
     skip_unreadable: bool = False,
     crs: Any = None,
 ) -> tuple[RasterDataset, float | None]:
-    """Open a folder of rasters or a dataset class, and check every file.
+    """Open a folder of rasters or a dataset class and check every file.
 
     Args:
         name: name of the modality, or ``mask``.
-        entry: ``paths`` and ``nodata``. A folder may also have ``glob``, ``resampling``,
-            ``filename_regex`` and ``date_format``; a class has ``dataset`` and
-            ``init_args``.
+        entry: entry with ``paths`` and ``nodata``. For a folder, it may also have ``glob``,
+            ``resampling``, ``filename_regex`` and ``date_format``. For a class, it has
+            ``dataset`` and ``init_args``.
         bands: names of the bands, or None for a raster of classes. A mask with continuous
             values has one band.
         skip_unreadable: whether to skip unreadable files with a warning.
-        crs: CRS in which the files are read; by default, the CRS of the first file.
+        crs: CRS in which the files are read, by default the CRS of the first file.
 
     Returns:
         The dataset, whose samples have ``image_<name>`` or ``mask``, and the value of
-        missing pixels; see
+        missing pixels, as returned by
         :func:`~torchgeo_decur.datasets.rasters.nodata.choose_nodata`.
 
     Raises:
-        ValueError: if there are no files; if a file is unreadable, is not georeferenced,
-            has the wrong number of bands, or declares a scale that the entry does not
-            set; or if two files differ in nodata or cover the same location. The message
-            names the file.
+        ValueError: if there are no files, or a file is unreadable, is not georeferenced,
+            has the wrong number of bands, or declares a scale that the entry lacks. The
+            error is also raised if two files differ in nodata or cover the same location.
+            The message names the file.
     """
     paths = _paths(name, entry)
     if isinstance(entry.get('nodata'), Sequence):
@@ -98,7 +101,7 @@ def _paths(name: str, entry: Mapping[str, Any]) -> list[str]:
         if not (os.path.exists(path) or str(path).startswith('/vsi')):
             raise ValueError(
                 f'{name}: paths must exist, but {str(path)!r} does not (current folder '
-                f'{os.getcwd()})'
+                f'{os.getcwd()}); correct the option paths'
             )
     return [str(path) for path in paths]
 
@@ -155,8 +158,8 @@ def _groups(name: str, dates: Mapping[str, str], files: Sequence[str]) -> set[st
         if not pattern.match(os.path.basename(file)):
             raise ValueError(
                 f'{name}: filename_regex must match all file names, but '
-                f'{pattern.pattern!r} does not match {file}; correct filename_regex, or '
-                'exclude the file with glob'
+                f'{pattern.pattern!r} does not match {file}; correct the option '
+                'filename_regex, or exclude the file with the option glob'
             )
     return groups
 
@@ -207,17 +210,20 @@ def _report(
         path, reason = next(iter(broken.items()))
         raise ValueError(
             f'{name}: expected readable rasters, found {len(broken)} that cannot be '
-            f'read, such as {path} ({reason}); restore it, or set skip_unreadable: true'
+            f'read, such as {path} ({reason}); restore the file, or set '
+            '`skip_unreadable: true`'
         )
     if broken:
         warnings.warn(
             f'{name}: {len(broken)} of {len(broken) + len(files)} files cannot be read '
-            f'and are skipped, such as {next(iter(broken))}',
+            f'(such as {next(iter(broken))}) and will not be used; restore the files to '
+            'use them',
             stacklevel=2,
         )
     if not files:
         raise ValueError(
-            f'{name}: expected readable rasters in {list(paths)}, found none; check paths'
+            f'{name}: expected readable rasters in {list(paths)}, found none; check the '
+            'option paths'
         )
 
 
@@ -233,11 +239,11 @@ def _check_bands(
         found = len(file.bands(len(expected)))
         if found == len(expected) or (more and found > len(expected)):
             continue
-        cure = 'list the names of all bands in the file, in order'
+        cure = 'set the option bands to the names of all bands in the file, in order'
         if found == 1 and len(files) > 1:
             cure = (
-                'if each band has a separate file, set filename_regex with a group for '
-                r"the band name, such as '(?P<band>.+)\.tif'"
+                'if each band has a separate file, set the option filename_regex with a '
+                r"group for the band name, such as '(?P<band>.+)\.tif'"
             )
         raise ValueError(
             f'{name}: expected {len(expected)} bands {list(expected)}, found {found} in '
@@ -265,6 +271,6 @@ def _check_scales(
             )
             raise ValueError(
                 f'{name}: expected scale or offset in the entry, because {file.path} '
-                f'declares scale {scales} and offset {offsets}; set them to read physical '
-                'values, or set scale: 1 to read the stored values'
+                f'declares scale {scales} and offset {offsets}; set both to read physical '
+                'values, or set `scale: 1` to read the stored values'
             )

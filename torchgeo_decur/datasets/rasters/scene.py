@@ -35,7 +35,7 @@ class SceneWindows(Dataset[Sample]):
             0 to 0.5.
         cell: size of a map cell in pixels, which divides the window size.
         align: alignment of window positions in pixels, except at the eastern and southern
-            borders. It keeps the encoder's grid the same in all windows.
+            borders. With alignment, the encoder's grid is the same in all windows.
 
     Attributes:
         height: height of the scene in pixels, a multiple of ``cell``.
@@ -43,10 +43,10 @@ class SceneWindows(Dataset[Sample]):
         size: height and width of a window in pixels.
         rows: first pixel row of each row of windows.
         columns: first pixel column of each column of windows.
-        places: first pixel row and column, and time of each window.
+        places: first pixel row, first pixel column and time of each window.
 
     Raises:
-        ValueError: if an option is invalid, or the rasters differ in pixel size.
+        ValueError: if an option is invalid or the rasters differ in pixel size.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class SceneWindows(Dataset[Sample]):
         found = {m: leaf.res for m, leaf in rasters.leaves.items() if m != 'mask'}
         if len(set(found.values())) > 1:
             raise ValueError(
-                f'a map requires rasters with the same resolution, got {found}; remove res '
-                'from the entries, and fit the model again'
+                f'a map requires rasters with the same resolution, got {found}; remove the '
+                'option res from the entries and fit the model again'
             )
         self.rasters = rasters
         xres, yres = rasters.joined.res
@@ -101,6 +101,9 @@ class SceneWindows(Dataset[Sample]):
             row: first row in pixels.
             column: first column in pixels.
             cell: size of a cell in pixels.
+
+        Returns:
+            The affine transform.
         """
         xres, yres = self.rasters.joined.res
         west, north = self.west + column * xres, self.north - row * yres
@@ -119,8 +122,8 @@ class SceneWindows(Dataset[Sample]):
 
         Returns:
             The sample as in :meth:`JoinedRasters.read`, with two additional keys:
-            ``valid_<m>``, a mask of the pixels with data, bool, shape (H, W); and
-            ``place``, the first row and column of the window in the scene, int64.
+            ``valid_<m>`` is a mask of the pixels with data, bool, shape (H, W), and
+            ``place`` is the first row and column of the window in the scene, int64.
         """
         row, column, time = self.places[index]
         window = self._window(row, column, time)

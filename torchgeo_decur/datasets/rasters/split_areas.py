@@ -28,7 +28,7 @@ def split_by_area(
 
     Args:
         rasters: joined rasters. Cuts follow pixel columns.
-        fractions: fraction of the area for each strip; they sum to 1.
+        fractions: fraction of the area for each strip. The fractions sum to 1.
         gap: width of the gap between two strips, in CRS units.
 
     Returns:
@@ -65,14 +65,14 @@ def whole_parts(
     gap: float = 0.0,
     uneven: bool = False,
 ) -> list[BaseGeometry] | None:
-    """Assign disconnected polygons of the footprint, such as chips, without cutting them.
+    """Assign disconnected polygons of the footprint to areas without cutting them.
 
-    Polygons closer to each other than the gap are assigned to the same area, and so are
-    most neighbors along a Hilbert curve.
+    Such polygons are typically chips. Polygons that are closer to each other than the gap
+    are assigned to the same area, and so are most neighbors along a Hilbert curve.
 
     Args:
         rasters: joined rasters.
-        fractions: fraction of the footprint for each area; they sum to 1.
+        fractions: fraction of the footprint for each area. The fractions sum to 1.
         gap: minimum distance between polygons in different areas, in CRS units.
         uneven: whether to allow polygons larger than the smallest fraction.
 
@@ -114,7 +114,7 @@ def divide(
 
     Args:
         rasters: joined rasters.
-        shares: fraction of the footprint for each area, by name; they sum to 1.
+        shares: fraction of the footprint for each area, by name. The fractions sum to 1.
         widths: pixel width of each dataset in CRS units. The gap between areas is three
             pixels of the coarsest dataset so that interpolation does not mix areas. If an
             area is then too small for a window, the gap is narrower, and a warning names
@@ -152,7 +152,7 @@ def divide(
 def summarize_areas(
     rasters: JoinedRasters, areas: Mapping[str, BaseGeometry]
 ) -> str | None:
-    """Report the number of disconnected polygons in each area.
+    """Format the number of disconnected polygons in each area as a message.
 
     Args:
         rasters: joined rasters.
@@ -170,9 +170,9 @@ def summarize_areas(
     room = len(random_positions(rasters, rasters.footprint).parts)
     if not rasters.dated and room < total:
         warnings.warn(
-            f'{total - room} of {total} separate polygons of the {rasters.area_name} are '
-            f'smaller than a window of {rasters.patch_size} pixels and are skipped; reduce '
-            'patch_size to use them',
+            f'skipped {total - room} of {total} separate polygons of the '
+            f'{rasters.area_name}, because a window of {rasters.patch_size} pixels does not '
+            'fit; reduce patch_size to use them',
             stacklevel=2,
         )
     counts = {n: len(shapely.get_parts(area)) for n, area in areas.items()}

@@ -1,4 +1,4 @@
-"""Union of rasters, with windows that only some modalities cover."""
+"""Union of rasters whose windows only some modalities may cover."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,7 +64,7 @@ class RasterUnion(JoinedRasters):
 
     @cached_property
     def footprints(self) -> list[tuple[slice, BaseGeometry]]:
-        """Sorted times, and the area that any dataset covers at each time.
+        """Sorted times and the area that any dataset covers at each time.
 
         Undated files are used at all times. They have a time of their own only where no
         dated files exist.
@@ -109,11 +109,11 @@ class RasterUnion(JoinedRasters):
         return shares
 
     def read(self, window: GeoSlice, names: Iterable[str] | None = None) -> Sample:
-        """Read the rasters in a window; images without a file are zeros.
+        """Read the rasters in a window and return zeros for images without a file.
 
         Args:
             window: slices of x, y and, for dated files, time.
-            names: names of the datasets to read; all by default.
+            names: names of the datasets to read. By default, all datasets are read.
 
         Returns:
             The sample as in :meth:`JoinedRasters.read`.
@@ -146,7 +146,7 @@ class RasterUnion(JoinedRasters):
 
         Args:
             sample: result of :meth:`read`.
-            window: window of the sample; required.
+            window: window of the sample, which must not be None.
             whole: if False, the fraction is 1 for a modality that has no nodata value and
                 does not cover the whole window.
 
@@ -199,9 +199,9 @@ class RasterUnion(JoinedRasters):
     def find_available(
         self, windows: Sequence[GeoSlice], whole: bool = False
     ) -> dict[str, NDArray[np.bool_]]:
-        """Determine which windows have each modality.
+        """Compute a mask of the windows that have a modality, for each modality.
 
-        Rasters with a nodata value are read; footprints are sufficient for the others.
+        Rasters with a nodata value are read. For other rasters, footprints are sufficient.
 
         Args:
             windows: slices of x, y and, for dated files, time.
@@ -227,7 +227,9 @@ class RasterUnion(JoinedRasters):
     def estimate_available(
         self, name: str, windows: Sequence[GeoSlice]
     ) -> NDArray[np.bool_]:
-        """Estimate from footprints, without reading files, which windows have a modality.
+        """Estimate a mask of the windows that have a modality without reading files.
+
+        The estimate is based on the footprints of the files.
 
         Args:
             name: name of the modality.

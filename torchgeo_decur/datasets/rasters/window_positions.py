@@ -1,4 +1,4 @@
-"""Compute window positions in an area, aligned to pixels, by polygon and date."""
+"""Compute pixel-aligned window positions for each polygon and date of an area."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,6 +77,9 @@ class Positions:
         Args:
             count: number of windows.
             generator: random number generator.
+
+        Returns:
+            Slices of x, y and, for dated files, time.
 
         Raises:
             ValueError: if the polygons are too narrow for a window.
@@ -238,11 +241,11 @@ def separate(
 def clear_of_others(
     rasters: JoinedRasters, area: BaseGeometry, boxes: Shapes
 ) -> NDArray[np.bool_]:
-    """Check which windows do not overlap the footprint outside an area.
+    """Compute a mask of the windows that do not overlap the footprint outside an area.
 
     Args:
         rasters: joined rasters.
-        area: part of their footprint.
+        area: part of the footprint of the rasters.
         boxes: outlines of the windows, shape (N,).
 
     Returns:
@@ -266,11 +269,11 @@ def _single(
     files: Floats,
     small: NDArray[np.bool_],
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Place one window at the center of each small polygon, within its file.
+    """Place one window at the center of each small polygon within its file.
 
     Returns:
-        Southwest corners, shape (N, 2), and whether each window is sufficiently inside its
-        polygon, shape (N,).
+        Southwest corners, shape (N, 2), and a mask of the windows that are sufficiently
+        inside their polygons, shape (N,).
     """
     step, size = rasters.joined.res, np.array(rasters.size)
     origins = files[:, [0, 3]]

@@ -78,7 +78,7 @@ class RandomWindows(Dataset[Sample]):
     def availability(self) -> dict[str, NDArray[np.bool_]]:
         """Boolean array per modality that is True for windows with this modality.
 
-        For a union, it is estimated from file footprints and ignores nodata.
+        For a union, the availability is estimated from file footprints without nodata.
         """
         if not isinstance(self.rasters, RasterUnion):
             return _whole(self.rasters, self.length)
@@ -89,7 +89,7 @@ class RandomWindows(Dataset[Sample]):
         }
 
     def windows(self) -> list[GeoSlice]:
-        """Return the windows of the current epoch, before any are replaced."""
+        """Return the windows of the current epoch before any replacement."""
         epoch = int(self._epoch)
         if self._drawn[0] != epoch:
             self._drawn = (epoch, self._draw(self.length, (self.seed, epoch)))
@@ -111,7 +111,14 @@ class RandomWindows(Dataset[Sample]):
         return self.fetch(index)[0]
 
     def fetch(self, index: int) -> tuple[Sample, int]:
-        """Read a window or its replacement; also return the number of skipped windows."""
+        """Read a window or its replacement.
+
+        Args:
+            index: index of the window.
+
+        Returns:
+            The sample, and the number of skipped windows.
+        """
         if not 0 <= index < self.length:
             raise IndexError(f'index must be in [0, {self.length}), got {index}')
         shares: list[dict[str, float]] = []
@@ -130,8 +137,8 @@ class RandomWindows(Dataset[Sample]):
         raise ValueError(
             f'windows must have at most {self.rasters.max_nodata:.0%} nodata in each '
             f'modality, but {len(shares)} random windows in a row have more: on average '
-            f'{mean}, with nodata {dict(self.rasters.nodata)}; correct nodata, increase '
-            'max_nodata or reduce patch_size'
+            f'{mean}, with nodata {dict(self.rasters.nodata)}; correct the option nodata, '
+            'increase max_nodata or reduce patch_size'
         )
 
     def _draw(self, length: int, seed: Sequence[int]) -> list[GeoSlice]:
@@ -215,10 +222,13 @@ class GridWindows(Dataset[Sample]):
         :class:`~torchgeo_decur.datasets.rasters.scene.SceneWindows`.
 
         Args:
-            window: maximum window size in pixels; by default, ``patch_size``.
+            window: maximum window size in pixels, by default ``patch_size``.
             overlap: minimum overlap as a fraction of the window size.
             cell: size of a map cell in pixels.
             align: alignment of window positions in pixels.
+
+        Returns:
+            The windows.
         """
         side = window or self.rasters.patch_size
         return SceneWindows(self.rasters, side, overlap, cell, align)
@@ -227,8 +237,8 @@ class GridWindows(Dataset[Sample]):
         """Return the outline and date of each window.
 
         Returns:
-            One row per window. The ``date`` is the start of the time interval common to
-            all rasters. It is null for undated files.
+            Table with one row per window. The column ``date`` is the start of the time
+            interval common to all rasters, or null for undated files.
         """
         whole = self.rasters.joined.index.index[0].left
         starts = []
@@ -243,7 +253,7 @@ class GridWindows(Dataset[Sample]):
 
 
 def _whole(rasters: JoinedRasters, number: int) -> dict[str, NDArray[np.bool_]]:
-    """Return the availability of windows that all have all modalities."""
+    """Return the availability for windows that each have all modalities."""
     return {m: np.ones(number, bool) for m in rasters.leaves if m != 'mask'}
 
 
@@ -252,7 +262,7 @@ def too_small(rasters: JoinedRasters, area: BaseGeometry, name: str = 'area') ->
 
     Args:
         rasters: joined rasters.
-        area: the area.
+        area: area that is too small.
         name: name of the area in the message.
 
     Returns:

@@ -39,8 +39,8 @@ class SyntheticFactors(SyntheticScenes):
     discrete factor has one texture for each state.
 
     All factors are independent of each other. All dates of a scene have the same factors,
-    but new textures, speckle, gain, offset and clutter. The clutter is a texture that
-    belongs to no factor.
+    but new texture positions, noise, gain, offset and clutter. The clutter is a texture
+    that belongs to no factor.
 
     Labels are ``label_shared_<i>``, ``label_s1_<i>`` and ``label_s2_<i>``: the state of a
     discrete factor, or the quarter of the range that contains a continuous factor. The
@@ -55,12 +55,12 @@ class SyntheticFactors(SyntheticScenes):
         shared: number of factors that both sensors observe.
         unique: number of factors that only one sensor observes, by modality.
         states: number of states per factor, or 0 for continuous factors.
-        strength: contrast of the factor textures; 1 is the calibrated contrast.
+        strength: contrast of the factor textures. The calibrated contrast is 1.
         noise: standard deviation of the noise, relative to a texture of strength 1.
         num_dates: number of dates T per scene.
         cache: whether each process keeps generated scenes in memory.
-        paired: probability that a scene has both modalities. Other scenes have a random
-            one; the other image is zeros, and its ``available_<m>`` is False.
+        paired: probability that a scene has both modalities. Other scenes have a single
+            random modality. The absent image is zeros, and its ``available_<m>`` is False.
         transforms: function that transforms each sample and returns a new one.
 
     Raises:
@@ -130,7 +130,7 @@ class SyntheticFactors(SyntheticScenes):
 
     @property
     def num_classes(self) -> dict[str, int]:
-        """Number of classes of each label, by key."""
+        """Number of classes of each label."""
         classes = self.states or QUARTERS
         return {
             f'label_{group}_{i}': classes
@@ -180,7 +180,8 @@ class SyntheticFactors(SyntheticScenes):
 
         Raises:
             IndexError: if ``index`` is out of range.
-            ValueError: if a group is unknown, or the number of its values is wrong.
+            ValueError: if a group is unknown, or its values are out of range or wrong in
+                number.
 
         Example:
             >>> dataset = SyntheticFactors(size=32)
@@ -193,8 +194,9 @@ class SyntheticFactors(SyntheticScenes):
             array = np.asarray(values, np.float64)
             if group not in drawn or array.shape != drawn[group].shape:
                 raise ValueError(
-                    f'factors must be among { {k: len(v) for k, v in drawn.items()} } '
-                    f'(number of values), got {len(array)} values for {group!r}'
+                    'factors must be groups with these numbers of values: '
+                    f'{ {k: len(v) for k, v in drawn.items()} }, got {len(array)} for '
+                    f'{group!r}'
                 )
             if not ((array >= 0) & (array <= 1)).all():
                 raise ValueError(f'factors must be in [0, 1], got {values}')
@@ -227,7 +229,7 @@ class SyntheticFactors(SyntheticScenes):
         Args:
             sample: a sample of this dataset, in physical units.
             show_titles: whether to show panel titles.
-            suptitle: title of the figure; by default, the factors.
+            suptitle: title of the figure. By default, it lists the factors.
 
         Returns:
             The figure, with one row per date.

@@ -58,7 +58,7 @@ class Place(NamedTuple):
 
 
 class Fields:
-    r"""Generator of random fields with unit variance, by filtering waves of random phase.
+    r"""Generator of random fields with unit variance that filters waves of random phase.
 
     The amplitude at frequency :math:`f` (cycles per pixel) is proportional to
     :math:`f / f_0` up to :math:`f_0`, and to :math:`(f / f_0)^{-\beta}` above it.
@@ -120,6 +120,9 @@ def make_place(kind: int, fields: Fields, streams: Streams) -> Place:
         kind: index into ``LANDSCAPES``.
         fields: generator of random fields with the size of the scene.
         streams: function that returns the random number generator for a name.
+
+    Returns:
+        The ground.
     """
     rng = streams('ground')
     terrain, bend = fields.draw(rng, 'terrain', 'smooth')
@@ -139,7 +142,7 @@ def make_place(kind: int, fields: Fields, streams: Streams) -> Place:
 
 
 def _cells(d: _Draw, width: float, height: float) -> tuple[Ints, Ints, Floats, Floats]:
-    """Return the grid cell (row, column) of each pixel, and its position in the cell."""
+    """Return the row and column of each pixel's grid cell and its position in the cell."""
     a, b = d.u / np.float32(width * d.scale), d.v / np.float32(height * d.scale)
     i, j = np.floor(a), np.floor(b)
     a -= i
@@ -156,8 +159,8 @@ def _number(i: Ints, j: Ints) -> Ints:
 def _voronoi(d: _Draw, width: float) -> tuple[Ints, Floats]:
     """Compute a Voronoi diagram with one random point per grid cell.
 
-    Return the nearest point of each pixel, and the distance to the border in pixels. Only
-    the points in the nine cells around a pixel are compared.
+    The result is the nearest point of each pixel and the distance to the border in pixels.
+    Only the points in the nine cells around a pixel are compared.
     """
     i, j, a, b = _cells(d, width, width)
     columns = int(j.max()) + 3
@@ -179,7 +182,7 @@ def _voronoi(d: _Draw, width: float) -> tuple[Ints, Floats]:
 
 
 def _colour(d: _Draw, cell: Ints, *covers: int) -> Ints:
-    """Assign a random one of the land covers to each parcel."""
+    """Assign one of the land covers to each parcel at random."""
     table = np.array(covers)[d.rng.integers(len(covers), size=int(cell.max()) + 1)]
     out: Ints = table[cell]
     return out

@@ -10,7 +10,7 @@ Tests, tutorials and benchmarks read these directories as if they were real data
 ``bigearthnet_v2``
     ``BigEarthNet-S1``, ``BigEarthNet-S2`` (12 bands, at 10, 20 and 60 m),
     ``Reference_Maps`` (CORINE land cover codes) and ``metadata.parquet``. The labels of a
-    patch are the land cover classes, out of 19, with at least 2 % of its pixels.
+    patch are the land cover classes (out of 19) that occupy at least 2 % of its pixels.
     ``splits`` sets the fractions for training, validation and testing. Real patches have
     120 x 120 pixels.
 ``geonrw``
@@ -56,7 +56,7 @@ _BANDS = {
     'B11': 2,
     'B12': 2,
 }
-# Radiance of a clear sky in each band, in digital numbers.
+# Atmospheric path radiance of a clear sky in each band, in digital numbers.
 _SKY = (900, 700, 500, 300, 220, 150, 120, 100, 80, 40, 0, 20, 10)
 # BigEarthNet class (of 19) and CORINE code of each cover.
 _CORINE = {
@@ -103,7 +103,7 @@ class Scenes(Protocol):
         """Return a sample as a dictionary of tensors."""
 
     def with_modalities(self, modalities: Sequence[str], length: int) -> Self:
-        """Return a dataset with the first scenes in other modalities."""
+        """Return a dataset of the first scenes with other modalities."""
 
 
 def write(
@@ -122,7 +122,7 @@ def write(
         dataset: scenes with any modalities.
         root: new or empty directory.
         layout: 'ssl4eo_s12', 'bigearthnet_v2' or 'geonrw'.
-        num_scenes: number of scenes to write; all by default.
+        num_scenes: number of scenes to write. By default, all scenes are written.
         progress: whether to show a progress bar.
         options: options of the layout: ``surface``, ``splits`` or ``cities``.
 
@@ -285,7 +285,7 @@ def _corner(index: int, size: int) -> tuple[float, float]:
 
 
 def _surface(image: Array) -> dict[str, Array]:
-    """Remove B10 and subtract the radiance of a clear sky."""
+    """Remove B10 and subtract the atmospheric path radiance."""
     return {
         band: np.clip(x - sky, 1, None).astype(np.uint16)
         for band, x, sky in zip(_BANDS, image, _SKY, strict=True)
@@ -314,7 +314,7 @@ def _tiles(
     resolution: float = 10,
     epsg: int = 32633,
 ) -> None:
-    """Write one GeoTIFF per band; smaller bands have larger pixels."""
+    """Write one GeoTIFF per band. A band with fewer pixels has larger pixels."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, band in bands.items():
         pixel = resolution * (size or len(band)) / len(band)

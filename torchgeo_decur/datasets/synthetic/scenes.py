@@ -94,7 +94,7 @@ class SyntheticEO(SyntheticScenes):
         length: number of scenes.
         size: height and width in pixels.
         seed: seed of all scenes.
-        modalities: any of 's1', 's2', 'dem' and 'rgb', in order.
+        modalities: names of one or more modalities in order: 's1', 's2', 'dem' and 'rgb'.
         num_dates: number of dates T per scene.
         common_strength: contrast between land covers in all modalities. If 0,
             ``label_common`` has no effect.
@@ -103,8 +103,8 @@ class SyntheticEO(SyntheticScenes):
         multilabel: whether samples have ``label``.
         cache: whether each process keeps its scenes in memory, at 4 bytes per image value
             and 8 bytes per pixel.
-        paired: probability that a scene has all modalities. Other scenes have a random
-            one; the images of the others are zeros, and each sample has
+        paired: probability that a scene has all modalities. Other scenes have a single
+            random modality. Absent images are zeros, and each sample has
             ``available_<m>``.
         transforms: function that transforms each sample and returns a new one.
 
@@ -193,7 +193,7 @@ class SyntheticEO(SyntheticScenes):
 
     @property
     def num_classes(self) -> dict[str, int]:
-        """Number of classes of each label, by key."""
+        """Number of classes of each label."""
         return {k: len(v) for k, v in self.label_classes.items()}
 
     def draw_labels(self, index: int) -> dict[str, int]:
@@ -274,10 +274,10 @@ class SyntheticEO(SyntheticScenes):
         return sample
 
     def with_modalities(self, modalities: Sequence[str], length: int) -> Self:
-        """Return a dataset with the first scenes in other modalities.
+        """Return a dataset of the first scenes with other modalities.
 
         Args:
-            modalities: any of 's1', 's2', 'dem' and 'rgb', in order.
+            modalities: names of one or more modalities, as in the constructor.
             length: number of scenes.
 
         Returns:
@@ -309,7 +309,7 @@ class SyntheticEO(SyntheticScenes):
             root: new or empty directory.
             layout: 'ssl4eo_s12', 'bigearthnet_v2' or 'geonrw', described in
                 ``torchgeo_decur.datasets.synthetic.layouts``.
-            num_scenes: number of scenes to write; all by default.
+            num_scenes: number of scenes to write. By default, all scenes are written.
             progress: whether to show a progress bar.
             options: options of the layout: ``surface`` (SSL4EO-S12), ``splits``
                 (BigEarthNet) or ``cities`` (GeoNRW).
@@ -332,7 +332,7 @@ class SyntheticEO(SyntheticScenes):
             sample: a sample of this dataset, in physical units. A ``prediction`` with the
                 shape of the land cover is also shown.
             show_titles: whether to show panel titles.
-            suptitle: title of the figure; by default, the labels.
+            suptitle: title of the figure. By default, it lists the labels.
 
         Returns:
             The figure, with one row per date.

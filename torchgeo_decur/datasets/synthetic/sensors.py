@@ -81,12 +81,12 @@ _ROUGHNESS = np.array((0.7, 0.8, 1, 1, 1, 1, 0.7, 0.8))
 _VEGETATION = np.array((0.3, 1, 1, 1, 1, 1, 0.6, 0.3))
 # Height above the ground in m.
 _HEIGHT = np.array((0, 18, 0.2, 1, 0, 0.8, 9, 0))
-# Radiance of a clear sky in blue, green and red, which is removed for aerial images.
+# Atmospheric path radiance in blue, green and red, which aerial images do not contain.
 _SKY = np.array((650, 450, 300), np.float32)
 
 
 def _contrast(table: NDArray[np.float64], strength: float) -> NDArray[np.float64]:
-    """Scale the contrast between land covers; with strength 0, they are equal."""
+    """Scale the contrast between land covers. With strength 0, all values are equal."""
     middle = table[CROP : SOIL + 1].mean(0)
     return np.asarray(middle + strength * (table - middle))
 
