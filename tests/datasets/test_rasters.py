@@ -283,7 +283,7 @@ def test_asks_for_scale_and_offset_of_the_files(tmp_path: Path) -> None:
     path = scene(tmp_path / 'x' / 'x.tif', with_hole(1000))
     with rasterio.open(path, 'r+') as file:
         file.scales, file.offsets = (0.0001, 0.0001), (-0.1, -0.1)
-    message = r'x: .*x\.tif declares scale 0\.0001 and offset -0\.1.* scale: 1 for'
+    message = r'x: .*x\.tif declares scale 0\.0001 and offset -0\.1.*scale: 1. to read'
     refuse(message, tmp_path / 'x', 'p', 'q')
     found, _ = image(tmp_path / 'x', 'p', 'q', scale=1)
     assert found.min() == 1000

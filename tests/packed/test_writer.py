@@ -154,7 +154,7 @@ def test_command_packs_the_data_of_a_config(
     main([*args, '--workers=0'])
     assert (out / 'train' / 'shard-00000.bin').stat().st_mtime_ns == before
     with pytest.raises(
-        SystemExit, match=r"differs in \['keys', 'values'\]; remove it, or"
+        SystemExit, match=r"differs in \['keys', 'values'\]; delete it or"
     ):
         main([*args, '--values=uint8'])
 

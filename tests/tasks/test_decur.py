@@ -425,7 +425,10 @@ class TestErrors:
     @pytest.mark.parametrize(
         ('kwargs', 'message'),
         [
-            ({'modalities': {'s1': 2}}, r"at least two for DeCUR, got \['s1'\]"),
+            (
+                {'modalities': {'s1': 2}},
+                r"at least two modalities for DeCUR, got \['s1'\]",
+            ),
             ({'common_ratio': 1.2}, r'common_ratio must be in \[0, 1\], got 1.2'),
             ({'common_ratio': -0.1}, r'common_ratio must be in \[0, 1\], got -0.1'),
             (

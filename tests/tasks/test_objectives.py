@@ -432,7 +432,11 @@ class TestErrors:
     @pytest.mark.parametrize(
         ('objective', 'kwargs', 'message'),
         [
-            (CLIP, {'modalities': {'s1': 2}}, r"at least two for CLIP, got \['s1'\]"),
+            (
+                CLIP,
+                {'modalities': {'s1': 2}},
+                r"at least two modalities for CLIP, got \['s1'\]",
+            ),
             (CLIP, {'temperature': 0}, 'temperature must be at least 0.01, got 0'),
             (CrossModalSimCLR, {'temperature': -1}, 'temperature must be .* got -1'),
             (BarlowTwins, {'lambda_param': -1}, 'lambda_param must be >= 0, got -1'),

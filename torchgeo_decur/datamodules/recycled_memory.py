@@ -1,7 +1,7 @@
 """Reuse the shared memory in which worker processes pass batches.
 
-The kernel clears each new page of shared memory. For large batches this takes several times
-as long as the copy into it.
+The kernel clears each new page of shared memory. For large batches, clearing takes several
+times as long as copying the batch.
 """
 
 import uuid
@@ -17,7 +17,7 @@ from torch.utils.data import default_collate, get_worker_info
 
 from .unconverted_batches import Unconverted
 
-# Buffers of a worker: two batches that it prepares, and three that the main process may hold.
+# Buffers of a worker for two batches in preparation and three in the main process.
 _BUFFERS = 5
 # Smaller tensors need few pages.
 _SMALLEST = 2**16
@@ -28,16 +28,17 @@ _COLLATES: 'WeakValueDictionary[int, RecyclingCollate]' = WeakValueDictionary()
 
 
 class RecyclingCollate:
-    """Collate samples like PyTorch, but reuse the shared memory of released batches.
+    """Collate function that reuses the shared memory of released batches.
 
-    A worker writes the large tensors of a batch to one buffer. It writes to the buffer
-    again only after the main process has released all tensors of the batch. If all
-    buffers are in use, the batch gets new memory. Do not pass the tensors of a batch to
-    another process, because their release there is not seen.
+    Batches are the same as from PyTorch's ``default_collate``. A worker writes the large
+    tensors of a batch to one buffer. It writes to the buffer again only after the main
+    process has released all tensors of the batch. If all buffers are in use, the batch
+    gets new memory. Do not pass the tensors of a batch to another process, because their
+    release in that process is not detected.
 
     Args:
         num_workers: number of worker processes of the data loader.
-        unconverted: whether Lightning must not convert the batch, see
+        unconverted: whether to protect the batch from conversion by Lightning, as in
             ``unconverted_batches``.
 
     Example:
@@ -61,7 +62,7 @@ class RecyclingCollate:
         _COLLATES[self._key] = self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state for a spawned worker."""
+        """Return the state for a spawned worker without buffers."""
         return {**self.__dict__, '_buffers': [], '_in_use': []}
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> Any:
@@ -71,7 +72,7 @@ class RecyclingCollate:
             samples: samples with tensors, numbers and text.
 
         Returns:
-            The batch; in a worker, an object that becomes the batch in the main process.
+            The batch or, in a worker, an object that becomes the batch in the main process.
         """
         worker = get_worker_info()
         large = [] if worker is None else _large_tensors(samples)
@@ -96,12 +97,12 @@ class RecyclingCollate:
     def watch(
         self, memory: torch.UntypedStorage, worker: int, number: int, ticket: int
     ) -> None:
-        """Register a received batch, and release the buffers of earlier ones.
+        """Register a received batch and release the buffers of earlier batches.
 
         Args:
             memory: memory of the batch in this process.
             worker: number of the worker.
-            number: number of its buffer.
+            number: number of the worker's buffer.
             ticket: number of the batch.
         """
         waiting = []
@@ -114,7 +115,7 @@ class RecyclingCollate:
         self._in_use = [*waiting, (StorageWeakRef(memory), worker, number, ticket)]
 
     def _choose(self, worker: int, size: int) -> int | None:
-        """Return the number of a free buffer of this size, or None."""
+        """Return the number of a free buffer of at least this size, or None."""
         released = self.released[worker].tolist()
         # Random, because workers of two iterators of one loader share their numbers.
         ticket = 1 + randbits(62)
@@ -131,7 +132,7 @@ class RecyclingCollate:
 
 
 class _Sent:
-    """A batch in a worker, which becomes a dictionary in the main process."""
+    """Batch in a worker that becomes a dictionary in the main process."""
 
     def __init__(self, *parts: Any) -> None:
         self.parts = parts
@@ -151,7 +152,7 @@ def _receive(
     unconverted: bool,
     place: tuple[int, int, int, int],
 ) -> Any:
-    """Build a batch from shared memory, in the main process."""
+    """Build a batch from shared memory in the main process."""
     key, worker, number, ticket = place
     storage = memory.untyped_storage()
     if key in _COLLATES:
@@ -185,7 +186,7 @@ def _large_tensors(samples: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _lay_out(tensors: Mapping[str, Tensor], samples: int) -> tuple[_Layout, int]:
-    """Return type, shape and offset in bytes of each batched tensor, and the total size."""
+    """Compute the type, shape and byte offset of each batched tensor and the total size."""
     layout: _Layout = {}
     end = 0
     for key, x in tensors.items():
@@ -195,7 +196,7 @@ def _lay_out(tensors: Mapping[str, Tensor], samples: int) -> tuple[_Layout, int]
 
 
 def _view(storage: torch.UntypedStorage, layout: _Layout) -> dict[str, Tensor]:
-    """Return the tensors in a storage."""
+    """Create tensors that share the memory of a storage."""
     return {
         key: torch.empty(0, dtype=dtype).set_(
             storage, offset // dtype.itemsize, shape, _strides(shape)

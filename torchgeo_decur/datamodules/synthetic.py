@@ -14,12 +14,12 @@ from .base import MultimodalDataModule
 
 
 class SyntheticDataModule(MultimodalDataModule):
-    """Base of the datamodules of built-in scenes, generated on access.
+    """Base class of datamodules of synthetic scenes.
 
-    The splits have different scenes.
+    Scenes are generated on access, scaled to [0, 1] and different in each split.
 
     Args:
-        modalities: each modality by name.
+        modalities: name of the predefined modality for each modality.
         length: number of training scenes.
         val_length: number of scenes in each of the validation, test and prediction
             splits.
@@ -83,7 +83,7 @@ class SyntheticDataModule(MultimodalDataModule):
             self.train_dataset = Subset(train, kept)
 
     def _choose(self, train: Any) -> list[int]:
-        """Choose the training scenes of ``label_fraction``."""
+        """Choose training scenes according to ``label_fraction``."""
         return self.budget(len(train))
 
 

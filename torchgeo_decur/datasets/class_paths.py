@@ -19,7 +19,7 @@ def import_class(
         The class.
 
     Raises:
-        ValueError: if the class does not exist, or is not a subclass of ``base``.
+        ValueError: if the class does not exist or is not a subclass of ``base``.
 
     Example:
         >>> import_class('dataset', 'collections.OrderedDict', '', dict).__name__

@@ -1,4 +1,4 @@
-"""Base of the built-in scenes: checked options, cache and absent modalities."""
+"""Base class of datasets of synthetic scenes."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -16,19 +16,20 @@ from .landscapes import Floats
 
 
 class SyntheticScenes(NonGeoDataset):
-    """Base of the scenes that are generated on access.
+    """Base class of datasets whose scenes are generated on access.
 
     Args:
-        modalities: names of the modalities, in order.
+        modalities: names of the modalities in order.
         length: number of scenes.
         size: height and width in pixels.
         seed: seed of all scenes.
-        num_dates: number of dates T of each scene.
-        cache: whether each process keeps computed scenes in memory.
-        paired: probability that a scene has all modalities. Any other scene has only one;
-            the images of the others are zeros, and each sample has ``available_<m>``.
-        transforms: function that takes a sample and returns a new one.
-        numbers: other options, which must not be negative.
+        num_dates: number of dates T per scene.
+        cache: whether each process keeps generated scenes in memory.
+        paired: probability that a scene has all modalities. Other scenes have a single
+            random modality. Absent images are zeros, and each sample has
+            ``available_<m>``.
+        transforms: function that transforms each sample and returns a new one.
+        numbers: other options by name. Each must be a nonnegative number.
 
     Raises:
         ValueError: if a number is out of range.
@@ -88,7 +89,7 @@ class SyntheticScenes(NonGeoDataset):
             index: index of the scene.
 
         Returns:
-            The sample of :meth:`render`, transformed.
+            The sample from :meth:`render` after ``transforms``.
 
         Raises:
             IndexError: if ``index`` is out of range.
@@ -101,20 +102,24 @@ class SyntheticScenes(NonGeoDataset):
 
     @abstractmethod
     def render(self, index: int) -> dict[str, Any]:
-        """Generate the sample of a scene, without ``transforms``."""
+        """Generate the sample of a scene without ``transforms``."""
 
     @abstractmethod
     def _draw_available(self) -> NDArray[np.bool_]:
-        """Draw which scenes have each modality, shape (M, ``length``)."""
+        """Draw a mask of the scenes that have each modality, shape (M, ``length``)."""
 
     def _images(
         self, index: int, image: Callable[[str, int], Floats]
     ) -> dict[str, Tensor]:
-        """Compute the images of a scene, and mark the absent ones.
+        """Generate the images of a scene and mark absent images.
 
         Args:
             index: index of the scene.
-            image: computes a modality at a date, shape (C, H, W).
+            image: function that generates the image of a modality for a date, shape
+                (C, H, W).
+
+        Returns:
+            The images and, if scenes may be incomplete, ``available_<m>``.
         """
         found: dict[str, Tensor] = {}
         absent = [m for m, has in self.availability.items() if not has[index]]
