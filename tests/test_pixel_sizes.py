@@ -316,7 +316,11 @@ class TestFolders:
     @pytest.mark.parametrize(
         ('entry', 'mask', 'message'),
         [
-            ({'size': None}, None, r's2/0\.tif: expected 100 x 140 .* or set size'),
+            (
+                {'size': None},
+                None,
+                r's2/0\.tif: expected 100 x 140 .* or set the option size',
+            ),
             ({'size': [7]}, None, r's2: size must be a positive height and width'),
             ({'pattern': 'wide/{id}.tif'}, None, r'wide/0\.tif: .* the same area'),
             ({}, 'other/{id}.png', r'other/0\.png: expected 5 x 7 or 100 x 140 pixels'),

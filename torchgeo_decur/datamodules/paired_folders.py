@@ -96,7 +96,8 @@ class PairedFoldersDataModule(StatisticsDataModule):
         self.split_files = split_files or {}
         if unknown := sorted(set(self.split_files) - set(named)):
             raise ValueError(
-                f'split_files must have only the keys {list(named)}, got {unknown}'
+                f'split_files must have only the keys {list(named)}, got {unknown}; remove '
+                'these keys'
             )
         self.fractions = (val_fraction, test_fraction)
         self.statistics = {}

@@ -13,7 +13,7 @@ type Availability = Mapping[str, NDArray[np.bool_]]
 
 
 def get_availability(dataset: Any) -> Availability | None:
-    """Return a mask of the samples that have a modality, for each modality.
+    """Return the availability mask of each modality for the samples of a dataset.
 
     Args:
         dataset: dataset or subset of a dataset. The attribute ``availability`` is optional.

@@ -66,7 +66,7 @@ class RecyclingCollate:
         return {**self.__dict__, '_buffers': [], '_in_use': []}
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> Any:
-        """Collate samples.
+        """Collate samples into a batch.
 
         Args:
             samples: samples with tensors, numbers and text.

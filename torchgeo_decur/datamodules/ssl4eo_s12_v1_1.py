@@ -51,7 +51,7 @@ class SSL4EOS12V11DataModule(ArchiveDataModule):
         modalities: Mapping[str, str | Sequence[str]],
         conversion: Mapping[str, Mapping[str, Any]] | None,
     ) -> Mapping[str, Mapping[str, Any]]:
-        """Return the conversion of the published files, overridden by the user's."""
+        """Merge the conversion of published files with the conversion set by the user."""
         return published_conversion(modalities, conversion)
 
     def freeze(self) -> None:

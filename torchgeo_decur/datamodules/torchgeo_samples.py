@@ -140,7 +140,7 @@ class TorchGeoDataModule(StatisticsDataModule):
         if unknown := sorted(set(dataset) - {'class_path', 'init_args'}):
             raise ValueError(
                 'dataset must not have keys other than class_path and init_args, got '
-                f'{unknown}; remove them'
+                f'{unknown}; remove these keys'
             )
         parameters = inspect.signature(self.cls).parameters
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -40,7 +40,7 @@ def collate_unconverted(samples: list[dict[str, Any]]) -> Unconverted:
 
 
 def converts(trainer: Any) -> bool:
-    """Return whether a trainer converts batches to another precision than float32."""
+    """Return whether a trainer converts batches to a precision other than float32."""
     plugin = getattr(trainer, 'precision_plugin', None)
     if plugin is None:
         return False

@@ -34,9 +34,9 @@ def check_descriptions(
     for descriptions, path in first.items():
         if found := contradiction(bands, descriptions):
             raise ValueError(
-                f'{name}: expected bands {list(bands)} in {path}, but {found}; set '
-                f'bands in file order, {list(descriptions)}, or correct the descriptions '
-                'in the file'
+                f'{name}: expected bands {list(bands)} in {path}, but {found}; set the '
+                f'option bands in file order, {list(descriptions)}, or correct the '
+                'descriptions in the file'
             )
 
 

@@ -144,12 +144,12 @@ class FileDataset(NonGeoDataset):
                 raise ValueError(
                     f'{other}: expected {key} of shape {shapes[0][key]} as in {first} of the '
                     f'same batch, found shape {sizes[key]}; set a common size, such as '
-                    'size: [256, 256], or set batch_size: 1 if you do not train'
+                    '`size: [256, 256]`, or set `batch_size: 1` if you do not train'
                 )
         return samples
 
     def convert(self, entries: Mapping[str, Mapping[str, Any]] | None) -> None:
-        """Set the conversion from file values to units, which precedes ``transforms``.
+        """Set the conversion from file values to units that precedes ``transforms``.
 
         Args:
             entries: ``scale``, ``offset`` and ``nodata`` by modality. Modalities without

@@ -136,8 +136,8 @@ class PairedFolders(FileDataset):
             the same area.
         cache: folder of the HHA images, by default ``hha`` in the root.
         skip_incomplete: how to treat frames with a missing file: False to raise an error,
-            True to skip them, or 'keep' to use all frames with at least one image (and a
-            mask, if there is a mask entry).
+            True to skip them, or 'keep' to use all frames with at least one image. If
+            there is a mask entry, kept frames must also have a mask.
         transforms: function that transforms each sample and returns a new one.
         skip_unreadable: whether to replace a frame that has a damaged file with the next
             one.
@@ -381,11 +381,11 @@ class PairedFolders(FileDataset):
             raise ValueError(
                 f'{self.path("mask", item)}: expected {expected} pixels as in the images '
                 f'of the frame, found {band.shape[-2]} x {band.shape[-1]}; restore the '
-                'original file, or set size in the mask entry'
+                'original file, or set the option size in the mask entry'
             )
 
     def _usual_size(self, name: str, found: Mapping[str, Tensor]) -> Sequence[int]:
-        """Return the size of the first image of a modality, or of any image if none."""
+        """Return the size of a modality's first image, or of another image if absent."""
         if name not in self._usual:
             item = self._first.get(name)
             image = next(iter(found.values()))
@@ -474,7 +474,8 @@ class PairedFolders(FileDataset):
             expected = 'a mask and an image' if skip == 'keep' else 'all of these files'
             raise ValueError(
                 f'expected files in {self.root.absolute()} that match {where}, found '
-                f'{counts} files, but no frame with {expected}; check root and patterns'
+                f'{counts} files, but no frame with {expected}; check the options root and '
+                'pattern'
             )
         lacking = sorted(every - usable)
         if lacking and not skip:

@@ -256,8 +256,8 @@ def read_table(path: str | Path) -> tuple[dict[str, list[str]], bool]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(
-            f'{path}: expected a label table, found no file; correct path in the entry '
-            'labels'
+            f'{path}: expected a label table, found no file; correct the option path in the '
+            'entry labels'
         )
     try:
         if path.suffix.lower() in ('.geojson', '.json'):
@@ -447,7 +447,7 @@ class _Parser:
 
 
 def _check_entry(entry: Mapping[str, Any]) -> tuple[list[str], bool, Kind]:
-    """Check a label entry and return its columns, True if listed, and its kind."""
+    """Check a label entry and return its columns, whether it lists them, and its kind."""
     if not isinstance(entry, Mapping) or _unknown_keys(entry):
         raise ValueError(
             f'labels must be an entry with keys among {list(_KEYS)}, got {entry!r}'
@@ -455,8 +455,8 @@ def _check_entry(entry: Mapping[str, Any]) -> tuple[list[str], bool, Kind]:
     for name in ('path', 'key'):
         if not entry.get(name):
             raise ValueError(
-                f'labels must have {name}, '
-                f'{"the path of the table" if name == "path" else "the id column"}, got '
+                f'labels must have {name} '
+                f'({"the path of the table" if name == "path" else "the id column"}), got '
                 f'{dict(entry)}'
             )
     kind = entry.get('kind') or 'class'

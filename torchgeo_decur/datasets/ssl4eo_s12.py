@@ -28,7 +28,7 @@ Level = Literal['l1c', 'l2a']
 
 
 class SSL4EOS12Pair(DatedDataset):
-    """Sentinel-1 and Sentinel-2 images of the same location, from one or more dates.
+    """Sentinel-1 and Sentinel-2 images of the same location from one or more dates.
 
     SSL4EO-S12 (https://arxiv.org/abs/2211.07044) has about 250,000 locations with four
     dates each. A sample is one location with the following keys:

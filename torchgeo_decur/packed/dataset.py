@@ -36,9 +36,9 @@ class PackedDataset(NonGeoDataset):
     are fetched. If ``cache_dir`` is set, complete shards are fetched once for all processes
     of a machine.
 
-    If the data were packed with ``values='raw'``, samples are identical to those of the
-    source dataset. With ``values='uint8'``, images are scaled and stored as bytes, and all
-    other values are identical.
+    If the data were packed with ``values='raw'``, all values are identical to the source
+    dataset. With ``values='uint8'``, images are scaled and stored as bytes, and all other
+    values are identical.
 
     Args:
         root: folder written by ``torchgeo-decur pack``, or its copy at a URL that litdata
@@ -100,7 +100,7 @@ class PackedDataset(NonGeoDataset):
 
     @property
     def availability(self) -> dict[str, NDArray[np.bool_]]:
-        """Mask of each modality that marks the samples with this modality."""
+        """Boolean array per modality that is True for samples with this modality."""
         return self.manifest.availability(self.split)
 
     def __len__(self) -> int:

@@ -70,7 +70,7 @@ class Manifest:
     available: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def availability(self, split: str) -> dict[str, NDArray[np.bool_]]:
-        """Decode the mask of each modality for the samples of a split.
+        """Decode the availability mask of each modality for the samples of a split.
 
         Args:
             split: name of the split.

@@ -101,7 +101,7 @@ class PlaceFiles(PlaceStore):
         self.present = np.repeat(np.array(there).T, counts, axis=0)
 
     def arrays(self, modality: str, place: int) -> PlaceArrays | None:
-        """Open the arrays of a location; see :meth:`PlaceStore.arrays`."""
+        """Open the arrays of a location, as described in :meth:`PlaceStore.arrays`."""
         file, row = self._find(place)
         path = self.paths[modality][file]
         if path is None:
@@ -206,7 +206,7 @@ class TarShards(PlaceStore):
         self.present = np.stack(columns, axis=1)
 
     def arrays(self, modality: str, place: int) -> PlaceArrays | None:
-        """Open the arrays of a location; see :meth:`PlaceStore.arrays`."""
+        """Open the arrays of a location, as described in :meth:`PlaceStore.arrays`."""
         column = self._column(modality, place)
         if column is None:
             return None
@@ -224,7 +224,7 @@ class TarShards(PlaceStore):
         return str(self._keys[place])
 
     def number(self, place: int) -> int:
-        """Return the number at the end of a location's name, or its index if none."""
+        """Return the number at the end of the name of a location, or else its index."""
         digits = re.search(r'\d+$', self.key(place))
         return int(digits[0]) if digits else place
 

@@ -38,11 +38,11 @@ class Section(io.RawIOBase):
         self._start, self._size, self._position = start, size, 0
 
     def readable(self) -> bool:
-        """Return True."""
+        """Return True, because the section is readable."""
         return True
 
     def seekable(self) -> bool:
-        """Return True."""
+        """Return True, because the section is seekable."""
         return True
 
     def tell(self) -> int:

@@ -61,10 +61,10 @@ def open_rasters(
         :func:`~torchgeo_decur.datasets.rasters.nodata.choose_nodata`.
 
     Raises:
-        ValueError: if there are no files, or a file is unreadable, is not georeferenced,
-            has the wrong number of bands, or declares a scale that the entry lacks. The
-            error is also raised if two files differ in nodata or cover the same location.
-            The message names the file.
+        ValueError: if there are no files, or a file is unreadable, is not georeferenced or
+            has the wrong number of bands. The error is also raised if a file declares a
+            scale that the entry lacks, or two files differ in nodata or cover the same
+            location. The message names the file.
     """
     paths = _paths(name, entry)
     if isinstance(entry.get('nodata'), Sequence):

@@ -121,8 +121,8 @@ class SceneWindows(Dataset[Sample]):
             index: index of the window.
 
         Returns:
-            The sample as in :meth:`JoinedRasters.read`, with two additional keys:
-            ``valid_<m>`` is a mask of the pixels with data, bool, shape (H, W), and
+            The sample as in :meth:`JoinedRasters.read`, with two additional keys.
+            ``valid_<m>`` is a mask of the pixels with data, bool, shape (H, W).
             ``place`` is the first row and column of the window in the scene, int64.
         """
         row, column, time = self.places[index]

@@ -199,7 +199,7 @@ class RasterUnion(JoinedRasters):
     def find_available(
         self, windows: Sequence[GeoSlice], whole: bool = False
     ) -> dict[str, NDArray[np.bool_]]:
-        """Compute a mask of the windows that have a modality, for each modality.
+        """Compute the availability mask of each modality for a list of windows.
 
         Rasters with a nodata value are read. For other rasters, footprints are sufficient.
 
@@ -227,9 +227,9 @@ class RasterUnion(JoinedRasters):
     def estimate_available(
         self, name: str, windows: Sequence[GeoSlice]
     ) -> NDArray[np.bool_]:
-        """Estimate a mask of the windows that have a modality without reading files.
+        """Estimate the availability mask of a modality for a list of windows.
 
-        The estimate is based on the footprints of the files.
+        The estimate is based on the footprints of the files. No file is read.
 
         Args:
             name: name of the modality.

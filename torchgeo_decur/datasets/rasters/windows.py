@@ -216,7 +216,7 @@ class GridWindows(Dataset[Sample]):
         cell: int = 1,
         align: int = 32,
     ) -> SceneWindows:
-        """Create overlapping windows over the footprint of the rasters, for a map.
+        """Create overlapping windows for a map of the footprint of the rasters.
 
         For the arguments, see
         :class:`~torchgeo_decur.datasets.rasters.scene.SceneWindows`.

@@ -106,7 +106,7 @@ class SyntheticScenes(NonGeoDataset):
 
     @abstractmethod
     def _draw_available(self) -> NDArray[np.bool_]:
-        """Draw a mask of the scenes that have each modality, shape (M, ``length``)."""
+        """Draw the availability mask of each modality, shape (M, ``length``)."""
 
     def _images(
         self, index: int, image: Callable[[str, int], Floats]

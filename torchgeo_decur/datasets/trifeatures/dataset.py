@@ -31,7 +31,8 @@ class Trifeatures(NonGeoDataset):
     The images follow Hermann and Lampinen, *What shapes feature representations?*,
     NeurIPS 2020, https://arxiv.org/abs/2006.12433. CoMM (ICLR 2025) and COrAL (2026) use
     pairs of such images to measure shared, unique and synergistic information. This
-    package draws its own images, so results are not comparable with those on other images.
+    package draws its own images. Results are therefore not comparable with published
+    results.
 
     An image shows one of 10 shapes, in one of 10 colors and one of 10 textures, on a gray
     background. The shape has a width of 128 / 224 of the canvas and a random position, and
@@ -136,7 +137,7 @@ class Trifeatures(NonGeoDataset):
 
     @property
     def num_classes(self) -> dict[str, int]:
-        """Number of classes of each label, by key."""
+        """Number of classes of each label."""
         return {k: len(v) for k, v in self.label_classes.items()}
 
     def __len__(self) -> int:
@@ -150,8 +151,8 @@ class Trifeatures(NonGeoDataset):
             index: index of the pair.
 
         Returns:
-            ``image_first`` and ``image_second``, with red, green and blue from 0 to 255,
-            float32, shape (3, H, W); and integer labels of shape ().
+            A dictionary with ``image_first`` and ``image_second`` (red, green and blue from
+            0 to 255, float32, shape (3, H, W)) and with integer labels of shape ().
 
         Raises:
             IndexError: if ``index`` is out of range.
