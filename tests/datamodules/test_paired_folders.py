@@ -173,7 +173,9 @@ def test_prints_counts_of_subsets(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ''
     with pytest.warns(UserWarning, match='no training sample has two modalities'):
         report_subsets({'train': {('s1',): 5, ('s2',): 2}}, ['s1', 's2'])
-    with pytest.warns(UserWarning, match='no training sample has dem; check'):
+    with pytest.warns(
+        UserWarning, match='no training sample has the modality dem; check'
+    ):
         report_subsets({'train': {('s1', 's2'): 5}}, ['s1', 's2', 'dem'])
 
 

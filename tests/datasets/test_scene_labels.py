@@ -149,7 +149,9 @@ def test_a_column_has_the_splits(root: Path, tmp_path: Path) -> None:
     assert 'label' not in data.predict_dataset[0]
     with pytest.raises(ValueError, match=r"splits among \['a', .* found \['e'\]"):
         datamodule(root, labels=entry, train=['e']).setup('fit')
-    with pytest.raises(ValueError, match='found none; set train, val and test'):
+    with pytest.raises(
+        ValueError, match='found none; set the options train, val and test'
+    ):
         datamodule(root, labels=entry).setup('fit')
 
 

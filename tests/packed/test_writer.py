@@ -500,7 +500,7 @@ def test_values_that_are_no_tensors(tmp_path: Path) -> None:
 def test_bytes_need_a_scale(tmp_path: Path) -> None:
     datamodule = NumbersDataModule(kind='multispectral', unit='native')
     with pytest.raises(
-        ValueError, match=r"because the transforms of \['dem'\] do more"
+        ValueError, match=r"because the transforms of \['dem'\] do not only"
     ):
         pack(tmp_path / 'packed', datamodule, values='uint8')
 
