@@ -145,9 +145,7 @@ class TestProtocol:
         batch = {'m': torch.rand(2, 3, 4, 4)}
         with pytest.raises(ValueError, match='max_samples must be positive, got 0'):
             next(iter_batches(toy, [batch], ['m'], 0, 4))
-        with pytest.raises(
-            ValueError, match=r"\['m', 'n'\], got \['m'\] without \['n'\]"
-        ):
+        with pytest.raises(ValueError, match=r"\['m', 'n'\], got \['m'\]; add \['n'\]"):
             next(iter_batches(toy, [batch], ['m', 'n'], 4, 4))
         with pytest.raises(ValueError, match='at least one sample, got none'):
             next(iter_batches(toy, [], ['m'], 4, 4))

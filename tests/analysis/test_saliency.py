@@ -65,7 +65,7 @@ class TestSpatial:
         assert (unique['samples'], unique['positive_samples']) == (4, 0)
         assert unique['overlap_of_positive_parts'] is None
         assert 'a and b: common minus unique is 1.00 (95 %' in found.text
-        assert 'it is 2.00 (2.00 to 2.00): unique dimensions' in found.text
+        assert 'the difference is 2.00 (2.00 to 2.00): unique dimensions' in found.text
         assert 'overlap significantly less, as in the paper' in found.text
         assert [r['overlap'] for r in rows(found, 'samples', part='common')] == [1] * 4
 
@@ -74,7 +74,10 @@ class TestSpatial:
         x = torch.cat([corner(4, 1, *c) for c in ((0, 0), (0, 1), (1, 1))], 1)
         found = spatial_saliency(toy, [{'a': x, 'b': x}], {'a': THREE, 'b': THREE}, 1)
         assert 'common minus unique is 1.00' in found.text
-        assert 'it is 0.00 (0.00 to 0.00): no significant difference' in found.text
+        assert (
+            'the difference is 0.00 (0.00 to 0.00): no significant difference'
+            in found.text
+        )
 
     def test_panel_shows_the_corner(self, toy: ToyPretrained) -> None:
         x = torch.cat([corner(1, 1, *c) for c in ((0, 0), (0, 1), (1, 1))], 1)

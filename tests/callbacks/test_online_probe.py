@@ -277,8 +277,8 @@ class TestSamples:
     @pytest.mark.parametrize(
         ('data', 'found'),
         [
-            ({'labels': False}, r'found labels [] of 240 samples'),
-            ({'val_length': 10}, "'label_rare', 'label_number'] of 10 samples"),
+            ({'labels': False}, 'found labels [] for 240 samples'),
+            ({'val_length': 10}, "'label_rare', 'label_number'] for 10 samples"),
         ],
     )
     def test_reports_once_that_nothing_can_be_probed(

@@ -247,7 +247,7 @@ def test_samples_without_a_modality_are_refused(objective: Any) -> None:
     for part in model.encoders.encoders.values():
         part.forward_features = None  # The error comes before a step is computed.
     with pytest.raises(
-        ValueError, match=rf"{objective.__name__}Loss is not .*'CoMMLoss'"
+        ValueError, match=rf"{objective.__name__}Loss does not support .*'CoMMLoss'"
     ):
         model.compute_loss(x, masks)
 
