@@ -135,7 +135,7 @@ nitpick_ignore = [
     ('py:class', 'torchgeo_decur.datasets.scene_labels.SceneLabels'),
     ('py:class', 'torchgeo_decur.losses.functional.Subset'),
     ('py:class', 'torchgeo_decur.losses.info_nce._Part'),
-    ('py:class', 'torchgeo_decur.tasks.transfer.base.TargetGuard'),
+    ('py:class', 'torchgeo_decur.tasks.transfer.target_guard.TargetGuard'),
     ('py:type', 'torchgeo_decur.losses.info_nce._Part'),
     ('py:class', 'torchgeo_decur.models.encoder.Weights'),
     ('py:class', 'torchgeo_decur.losses.base.PairwiseLoss'),

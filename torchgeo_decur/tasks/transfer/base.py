@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count, takewhile
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import matplotlib.pyplot as plt
 import torch
@@ -25,22 +25,10 @@ from ...transforms import PairedCrop
 from ..base import CheckedTask
 from ..optimizers import EpochShare, build_transfer_optimizer, reset_lr_schedule
 from .modality_subsets import SubsetMetrics, collect
+from .target_guard import TargetGuard
 
 # Number of validation batches per epoch for which a figure is logged.
 _MAX_FIGURES = 10
-
-
-class TargetGuard(Protocol):
-    """Protocol for checks of targets that avoid device synchronization in each step."""
-
-    def replace(self, y: Tensor) -> Tensor:
-        """Record invalid targets and replace them."""
-
-    def check(self, key: str) -> None:
-        """Raise an error if an invalid target was recorded.
-
-        Reading the recorded targets synchronizes with the device.
-        """
 
 
 class LateFusionTask(CheckedTask):

@@ -12,7 +12,8 @@ from torchmetrics import Metric
 
 from ...models.encoder import Weights
 from .base import LateFusionTask
-from .masked_loss import LabelGuard, MaskedLoss, target_weights
+from .masked_loss import MaskedLoss, target_weights
+from .target_guard import LabelGuard
 from .training_targets import training_targets
 
 _LOSSES = {

@@ -1,4 +1,4 @@
-"""Losses and checks for partly unknown targets."""
+"""Losses for partly unknown targets."""
 
 import torch
 from torch import Tensor, nn
@@ -75,79 +75,6 @@ class MaskedLoss(nn.Module):
             losses = (1 - torch.exp(-losses)).pow(self.gamma) * losses
         total = weights.sum()
         return (losses * weights).sum() / total.where(total > 0, 1)
-
-
-class LabelGuard:
-    """Guard that records and replaces invalid labels, which would crash a GPU kernel.
-
-    The recorded labels stay on the device, because reading them would synchronize host
-    and device.
-
-    Args:
-        number: number of classes.
-        ignore_index: value that marks unknown targets.
-
-    Example:
-        >>> guard = LabelGuard(3, ignore_index=255)
-        >>> guard.replace(torch.tensor([0, 2, 255]))
-        tensor([  0,   2, 255])
-        >>> guard.check('mask')
-    """
-
-    def __init__(self, number: int, ignore_index: int | None = None) -> None:
-        """Initialize a new LabelGuard instance."""
-        self.number = number
-        self.ignore_index = ignore_index
-        self._range: Tensor | None = None
-
-    def replace(self, y: Tensor) -> Tensor:
-        """Record invalid labels and replace them with the first class.
-
-        If an invalid label reached a CUDA kernel, the process could no longer use the
-        GPU.
-
-        Args:
-            y: labels, of any shape.
-
-        Returns:
-            The labels, all valid and of the same shape.
-        """
-        outside = (y < 0) | (y >= self.number)
-        if self.ignore_index is not None:
-            outside &= y != self.ignore_index
-        invalid = y.where(outside, 0)
-        found = torch.stack([invalid.amin(), invalid.amax()])
-        if self._range is not None:
-            before = self._range.to(y.device)
-            found = torch.stack(
-                [torch.minimum(found[0], before[0]), torch.maximum(found[1], before[1])]
-            )
-        self._range = found
-        return y.where(~outside, 0)
-
-    def check(self, key: str) -> None:
-        """Raise an error if an invalid label was recorded.
-
-        Reading the recorded labels synchronizes with the device.
-
-        Args:
-            key: key of the labels in the batch, for the error message.
-
-        Raises:
-            ValueError: if a label was invalid. The message contains the extreme values.
-        """
-        if self._range is None:
-            return
-        extremes, self._range = self._range.tolist(), None
-        found = [x for x in extremes if not 0 <= x < self.number]
-        if found:
-            index = self.ignore_index
-            other = '' if index is None else f' or ignore_index {index}'
-            raise ValueError(
-                f'{key} must have classes from 0 to {self.number - 1}{other}, got '
-                f'{" and ".join(map(str, found))}; set num_classes, set ignore_index for '
-                'unknown pixels and labels, or remap the labels'
-            )
 
 
 def target_weights(

@@ -1,4 +1,4 @@
-"""Losses, metrics and checks for numeric targets, where NaN marks unknown targets."""
+"""Losses and metrics for numeric targets, where NaN marks unknown targets."""
 
 from collections.abc import Callable, Iterable
 from typing import Literal
@@ -14,8 +14,6 @@ _LOSSES: dict[RegressionLoss, Callable[..., Tensor]] = {
     'mae': l1_loss,
     'huber': huber_loss,
 }
-# Larger magnitudes, such as -3.4e38 in float32, are placeholders for missing pixels.
-_LARGEST = 1e30
 
 
 class MaskedRegressionLoss(nn.Module):
@@ -55,65 +53,6 @@ class MaskedRegressionLoss(nn.Module):
         losses = _LOSSES[self.loss](y_hat.float(), y.where(known, 0), reduction='none')
         # The clamp avoids a division by zero without device synchronization.
         return (losses * known).sum() / known.sum().clamp(min=1)
-
-
-class NumberGuard:
-    """Guard that records infinite or huge targets and replaces them with NaN.
-
-    The recorded targets stay on the device, because reading them would synchronize host
-    and device.
-
-    Example:
-        >>> guard = NumberGuard()
-        >>> guard.replace(torch.tensor([2.0, torch.nan]))
-        tensor([2., nan])
-        >>> guard.check('label')
-    """
-
-    def __init__(self) -> None:
-        """Initialize a new NumberGuard instance."""
-        self._worst: Tensor | None = None
-
-    def replace(self, y: Tensor) -> Tensor:
-        """Record infinite and huge targets and replace them with NaN.
-
-        Args:
-            y: targets, of any shape.
-
-        Returns:
-            The targets, of the same shape, with NaN instead of invalid values.
-        """
-        wrong = y.abs() > _LARGEST
-        invalid = y.where(wrong, 0)
-        found = torch.stack([invalid.amin(), invalid.amax()])
-        if self._worst is not None:
-            before = self._worst.to(y.device)
-            found = torch.stack(
-                [found[0].minimum(before[0]), found[1].maximum(before[1])]
-            )
-        self._worst = found
-        return y.where(~wrong, torch.nan)
-
-    def check(self, key: str) -> None:
-        """Raise an error if an invalid target was recorded.
-
-        Reading the recorded targets synchronizes with the device.
-
-        Args:
-            key: key of the targets in the batch, for the error message.
-
-        Raises:
-            ValueError: if a target was infinite or huge.
-        """
-        if self._worst is None:
-            return
-        extremes, self._worst = self._worst.tolist(), None
-        if found := sorted({x for x in extremes if x}):
-            raise ValueError(
-                f'{key} must contain finite numbers, or NaN where unknown, got '
-                f'{" and ".join(f"{x:g}" for x in found)}; set nodata to the value of '
-                'unknown targets'
-            )
 
 
 class MaskedMeanSquaredError(MeanSquaredError):

@@ -17,9 +17,9 @@ from .masked_regression import (
     MaskedMeanSquaredError,
     MaskedR2Score,
     MaskedRegressionLoss,
-    NumberGuard,
     target_moments,
 )
+from .target_guard import NumberGuard
 from .training_targets import training_targets
 
 
