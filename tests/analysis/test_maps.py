@@ -67,5 +67,5 @@ def test_rejects_invalid_arguments() -> None:
         def forward_features(self, x: Tensor) -> Tensor:
             return x.flatten(1)
 
-    with pytest.raises(ValueError, match=r'map or tokens, got \(2, 12\) of Flat'):
+    with pytest.raises(ValueError, match=r'map or tokens, got \(2, 12\) from Flat'):
         last_map(Flat(), torch.rand(2, 3, 2, 2))

@@ -348,7 +348,9 @@ class TestErrors:
     def test_names_missing_files(self, checkpoint: Path, tmp_path: Path) -> None:
         absent = tmp_path / 'none.ckpt'
         said = self.stop(str(absent))
-        assert said == (f'torchgeo-decur: checkpoint must exist, but {absent} does not')
+        assert said == (
+            f'torchgeo-decur: checkpoint must exist, but {absent} does not; check the path'
+        )
         assert 'baseline must exist' in self.stop(
             str(checkpoint), f'--baseline={absent}'
         )
