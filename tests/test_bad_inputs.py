@@ -253,7 +253,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'patch larger than raster': (
         rasters(patch_size=161),
         ValueError,
-        'patch_size must fit in the common footprint of 320 x 160 pixels .*got 161',
+        'patch_size must fit into the common footprint of 320 x 160 pixels .*got 161',
     ),
     'patch larger than raster, GeoNRW': (
         geonrw(lambda _: None, size=65),

@@ -138,5 +138,7 @@ def test_rejects_invalid_arguments(config: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'num_nodes must be positive .*, got 1 and 0'):
         estimate_cost([config])
     config.write_text('trainer: {devices: 1}\n')
-    with pytest.raises(ValueError, match=r'expected a config .* with model and data'):
+    with pytest.raises(
+        ValueError, match=r'expected a torchgeo config with model and data'
+    ):
         estimate_cost([config])
