@@ -24,7 +24,7 @@ ALLOWED = {
     'transforms': {'deprecation', 'modalities'},
     # An entry of weights carries the scale of its input; transforms know no model.
     'weights': {'published_weights', 'files', 'modalities', 'transforms'},
-    'models': {'deprecation', 'files', 'modalities', 'weights'},
+    'models': {'deprecation', 'files', 'modalities', 'transforms', 'weights'},
     # Packed data are also found under the old path, at first use.
     'datasets': {'deprecation', 'files', 'modalities', 'packed', 'transforms'},
     'datamodules': {*('datasets', 'deprecation', 'modalities', 'packed', 'transforms')},

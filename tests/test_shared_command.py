@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from torchgeo_decur.cli import main
-from torchgeo_decur.cli.feature_files import read_features
+from torchgeo_decur.datasets.embeddings.files import read_features
 
 
 @pytest.fixture

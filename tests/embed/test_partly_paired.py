@@ -10,8 +10,8 @@ import torch
 
 from tests.helpers.fake_data import write_bands
 from torchgeo_decur.cli.embed import embed_rasters
-from torchgeo_decur.cli.feature_files import read_features
 from torchgeo_decur.datamodules import PairedFoldersDataModule
+from torchgeo_decur.datasets.embeddings.files import read_features
 from torchgeo_decur.tasks import DeCUR
 
 CHANNELS = {'s1': 1, 's2': 2}

@@ -184,7 +184,8 @@ def collect(
     modalities: dict[str, int] = dict(model.hparams['modalities'])
     common_dim: int | None = getattr(model, 'common_dim', None)
     collector = _Collector(tuple(modalities), common_dim, max_samples, seed)
-    device = next(model.encoders.parameters()).device
+    # An encoder of embeddings has no parameters.
+    device = next(model.parameters()).device
     with eval_with_gradients(model), torch.no_grad():
         for batch in batches:
             found = split(batch, modalities, date=0)

@@ -16,6 +16,7 @@ from ..analysis.modality_value import modality_values
 from ..analysis.shared_directions import compare_features
 from ..analysis.split_probes import probe_splits
 from ..callbacks.export import export_checkpoint
+from ..datasets.embeddings.files import Floats, read_features
 from ..files import atomic_write, check_writable
 from ..models import MultimodalEncoder, save_encoder, save_onnx
 from ..models.encoder import check_model
@@ -26,8 +27,7 @@ from ..tasks import MultimodalPretraining
 from ..weights.load import read_weights
 from ..weights.state_dict_layouts import fold_repeated
 from .cost_estimate import estimate_cost
-from .embed import Batches, embed_rasters, load_run
-from .feature_files import Features, read_features
+from .embed import Batches, embed_rasters, embed_with, load_encoders, load_run
 from .maps import embed_dense
 from .report.store import save_result
 
@@ -117,13 +117,15 @@ def embed(
     overlap: float = 0.25,
     batch_size: int | None = None,
     device: str = 'auto',
-) -> None:
+    views: int = 1,
+) -> Path:
     """Write embeddings of samples, windows or cells to (Geo)Parquet or GeoTIFF.
 
     Run an interrupted command again to resume.
 
     Args:
-        run: config with model and data, such as the config.yaml of a fit.
+        run: config with model and data, such as the config.yaml of a fit, or with data
+            and the encoders of frozen models.
         out: output file, by default embeddings.parquet, or embeddings.tif with
             ``--dense``.
         ckpt_path: model checkpoint, by default the last one next to the config.
@@ -140,6 +142,7 @@ def embed(
             the window size, up to 0.5.
         batch_size: samples or windows per batch, by default the batch size of the data.
         device: auto, cpu, gpu or mps.
+        views: rows for each sample: its dates, and then flipped images.
     """
     out = out or Path('embeddings.tif' if dense else 'embeddings.parquet')
     if dense and date is not None:
@@ -148,6 +151,16 @@ def embed(
         )
     # Print only the file name to standard output so that scripts can read it.
     with redirect_stdout(sys.stderr):
+        frozen = load_encoders(run, data, batch_size)
+        if frozen is not None:
+            if dense or ckpt_path or modalities:
+                raise ValueError(
+                    'dense, ckpt_path and modalities must be absent for a config with '
+                    'encoders; choose the encoders in the config'
+                )
+            encoders, datamodule, about = frozen
+            embed_with(encoders, datamodule, out, date, device, about, views=views)
+            return out
         task, datamodule, about = load_run(run, ckpt_path, data, batch_size)
         if dense:
             embed_dense(
@@ -156,9 +169,10 @@ def embed(
             )
         else:
             embed_rasters(
-                task, datamodule, out, modalities, projections, date, device, about
+                *(task, datamodule, out, modalities, projections, date, device, about),
+                views=views,
             )
-    print(out)
+    return out
 
 
 def probe(
@@ -304,7 +318,9 @@ def _load_pretraining(
     return task, datamodule
 
 
-def _label(features: Features, file: str, clash: set[str]) -> Features:
+def _label(
+    features: dict[str, Floats], file: str, clash: set[str]
+) -> dict[str, Floats]:
     """Append the file name to feature names that occur in both files."""
     return {f'{m} ({file})' if m in clash else m: x for m, x in features.items()}
 

@@ -9,6 +9,7 @@ from .base import FileDataModule, MultimodalDataModule
 from .bigearthnet import BigEarthNetMMDataModule
 from .geonrw import GeoNRWPatchDataModule
 from .loaders import ResumableSampler
+from .paired_embeddings import PairedEmbeddingsDataModule
 from .paired_folders import PairedFoldersDataModule
 from .paired_sampler import PairedSampler
 from .rasters import RasterPairDataModule
@@ -35,6 +36,7 @@ __all__ = [
     'MultimodalDataModule',
     'NYUDepthV2DataModule',
     'PackedDataModule',
+    'PairedEmbeddingsDataModule',
     'PairedFoldersDataModule',
     'PairedSampler',
     'RGBDDataModule',

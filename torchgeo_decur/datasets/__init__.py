@@ -8,6 +8,7 @@ from .archives.ssl4eo_s12_v1_1 import SSL4EOS12V11
 from .archives.terramesh import TerraMesh
 from .base import FileDataset, UnreadableFileError
 from .bigearthnet import BigEarthNetMM
+from .embeddings.paired_embeddings import PairedEmbeddings
 from .geonrw import GeoNRWPatches
 from .paired_folders import PairedFolders
 from .plotting import plot_images
@@ -43,6 +44,7 @@ __all__ = [
     'Manifest',
     'NYUDepthV2',
     'PackedDataset',
+    'PairedEmbeddings',
     'PairedFolders',
     'RGBDDataset',
     'SSL4EOS12Pair',

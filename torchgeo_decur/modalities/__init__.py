@@ -21,7 +21,7 @@ from .batch import (
     split,
 )
 from .conversion import Conversion, conversions, converted
-from .modality import MODALITIES, Kind, Modality
+from .modality import EMBEDDING_WIDTH, MODALITIES, Kind, Modality
 from .modality_names import check_names
 from .rendering import hillshade, render, stretch
 from .validation import (
@@ -33,6 +33,7 @@ from .validation import (
 )
 
 __all__ = [
+    'EMBEDDING_WIDTH',
     'MODALITIES',
     'Conversion',
     'FirstBatches',

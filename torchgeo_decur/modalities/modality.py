@@ -7,9 +7,11 @@ from typing import Any, Literal, Self, get_args
 
 from torch import Tensor
 
-Kind = Literal['sar', 'multispectral', 'rgb', 'elevation', 'depth']
+Kind = Literal['sar', 'multispectral', 'rgb', 'elevation', 'depth', 'embedding']
 
 
+#: Half the range of an embedding that is scaled to [0, 1], in standard deviations.
+EMBEDDING_WIDTH = 4
 # Synonyms of known units.
 _UNITS = {
     **dict.fromkeys(('db', 'decibel', 'decibels'), 'dB'),
@@ -25,7 +27,7 @@ class Modality:
 
     Args:
         bands: name of each band, in channel order.
-        kind: 'sar', 'multispectral', 'rgb', 'elevation' or 'depth'.
+        kind: 'sar', 'multispectral', 'rgb', 'elevation', 'depth' or 'embedding'.
         unit: unit of the values: 'dB' (backscatter), 'DN' (reflectance times 10,000),
             'uint8' (0 to 255), 'm', or any other name. Case is ignored, and synonyms such
             as 'decibel', 'byte' and 'metre' are accepted.
@@ -99,13 +101,14 @@ class Modality:
     def limits(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Lower and upper limit of each band, which are scaled to 0 and 1.
 
-        The limits are mean - 2 std and mean + 2 std, or 0 and 255 for ``uint8`` without
-        statistics. Otherwise they are None, and each patch has its own limits.
+        The limits are mean - 2 std and mean + 2 std, with 4 std for embeddings, or 0 and
+        255 for ``uint8`` without statistics. Otherwise they are None, and each patch has its own limits.
         """
         if self.mean is not None and self.std is not None:
+            width = EMBEDDING_WIDTH if self.kind == 'embedding' else 2
             pairs = list(zip(self.mean, self.std, strict=True))
-            return tuple(m - 2 * s for m, s in pairs), tuple(
-                m + 2 * s for m, s in pairs
+            return tuple(m - width * s for m, s in pairs), tuple(
+                m + width * s for m, s in pairs
             )
         if self.unit == 'uint8':
             return (0.0,) * self.channels, (255.0,) * self.channels

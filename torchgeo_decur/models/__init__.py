@@ -18,9 +18,11 @@ from .backbones.deformable_attention import (
     DeformableAttention,
     ResidualDeformableAttention,
 )
+from .backbones.identity import IdentityEncoder
 from .backbones.mit import MixTransformer
 from .backbones.resnet_rda import ResNetRDA
 from .encoder import MultimodalEncoder, create_encoder
+from .frozen_encoder import FrozenEncoder, ImageInput
 from .fusion.cmx import CMXSegmenter, FeatureFusion, FeatureRectification
 from .fusion.fusion_transformer import FusionTransformer
 from .fusion.joint_classifier import FusionHeadClassifier
@@ -33,6 +35,7 @@ from .fusion.joint_heads import (
 )
 from .fusion.late_fusion import LateFusion
 from .fusion.late_fusion_classifier import LateFusionClassifier
+from .model_files import OnnxModel, OpenedModel, open_model
 from .onnx import save_onnx
 from .projector import ConcatProjector, build_projector, build_projectors
 from .segmentation.decoders import SMPDecoder, build_decoder
@@ -49,10 +52,13 @@ __all__ = [
     'FCNDecoder',
     'FeatureFusion',
     'FeatureRectification',
+    'FrozenEncoder',
     'FusionHead',
     'FusionHeadClassifier',
     'FusionTransformer',
     'HubFolder',
+    'IdentityEncoder',
+    'ImageInput',
     'JointHead',
     'LateFusion',
     'LateFusionClassifier',
@@ -63,6 +69,8 @@ __all__ = [
     'MixTransformer',
     'MultimodalEncoder',
     'MultimodalPyramid',
+    'OnnxModel',
+    'OpenedModel',
     'ResNet50RDA_Weights',
     'ResNet50_Weights',
     'ResNetRDA',
@@ -81,6 +89,7 @@ __all__ = [
     'list_weights',
     'load_fusion_head',
     'load_weights',
+    'open_model',
     'save_encoder',
     'save_onnx',
 ]

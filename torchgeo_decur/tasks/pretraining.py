@@ -28,6 +28,7 @@ from ..modalities.present_samples import (
     read_masks,
 )
 from ..models import MultimodalEncoder, build_projectors
+from ..models.backbones.identity import IDENTITY
 from ..models.encoder import Weights
 from ..models.eval_mode import eval_mode
 from ..transforms import Augmentation, default_augmentations
@@ -168,7 +169,9 @@ class MultimodalPretraining(CheckedTask):
                     module.set_grad_checkpointing()
         if compile:
             self.compile_parts()
-        self.augmentations = default_augmentations(modalities, size)
+        names = self.encoders.model.items()
+        vectors = [m for m, name in names if name == IDENTITY]
+        self.augmentations = default_augmentations(modalities, size, vectors)
         given = per_modality('augmentations', augmentations or {}, modalities, False)
         self.augmentations.update({m: a for m, a in given.items() if a is not False})
 

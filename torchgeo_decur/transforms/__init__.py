@@ -22,6 +22,7 @@ from .augmentations import (
     default_augmentations,
 )
 from .bands import PadBands, PerModality, SelectBands, ToModalities
+from .embedding_augmentation import EmbeddingAugmentation
 from .paired_crop import PairedCrop
 from .scaling import ScaleToUnit
 
@@ -32,6 +33,7 @@ __all__ = [
     'DeCURAugmentation',
     'DepthAugmentation',
     'ElevationAugmentation',
+    'EmbeddingAugmentation',
     'ModuleAugmentation',
     'OpticalAugmentation',
     'PadBands',

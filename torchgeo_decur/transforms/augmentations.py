@@ -5,7 +5,7 @@ DeCUR paper (Wang et al., ECCV 2024), with one exception. SAR, elevation and dep
 measurements, so their brightness and contrast never change.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import kornia.augmentation as K
@@ -20,6 +20,7 @@ from .augmentation_chain import (
     RandomColorJitter,
     Range,
 )
+from .embedding_augmentation import EmbeddingAugmentation
 
 
 class DeCURAugmentation(AugmentationChain):
@@ -265,7 +266,9 @@ If another modality uses :class:`DepthAugmentation`, ``rgb`` uses
 
 
 def default_augmentations(
-    modalities: Mapping[str, Any], size: int | Mapping[str, int]
+    modalities: Mapping[str, Any],
+    size: int | Mapping[str, int],
+    embeddings: Collection[str] = (),
 ) -> nn.ModuleDict:
     """Build the default augmentation of each modality.
 
@@ -274,6 +277,7 @@ def default_augmentations(
             :data:`PRESETS` get :class:`ElevationAugmentation`.
         size: height and width of the result in pixels, one value for all modalities or one
             per modality.
+        embeddings: names of the modalities that are embeddings of frozen models.
 
     Returns:
         Augmentations by modality.
@@ -282,4 +286,9 @@ def default_augmentations(
     if DepthAugmentation in chosen.values() and 'rgb' in chosen:
         chosen['rgb'] = UprightRGBAugmentation
     sizes = per_modality('size', size, modalities)
-    return nn.ModuleDict({m: make(size=sizes[m]) for m, make in chosen.items()})
+    return nn.ModuleDict(
+        {
+            m: EmbeddingAugmentation() if m in embeddings else make(size=sizes[m])
+            for m, make in chosen.items()
+        }
+    )

@@ -98,9 +98,11 @@ def examine(
     findings += _check_reading(observations, datamodule.batch_size, datasets)
     modalities = datamodule.modalities
     findings += _check_pairing(datasets)
-    findings += check_values(observations, modalities)
+    # The numbers of an embedding have no unit, no place and no meaning of their own.
+    images = {m: x for m, x in modalities.items() if x.kind != 'embedding'}
+    findings += check_values(observations, images)
     findings += check_copied_images(observations)
-    shifts, shift_rows = check_shifts(observations, list(modalities))
+    shifts, shift_rows = check_shifts(observations, list(images))
     findings += shifts
     findings += check_dates(observations, list(modalities))
     findings += check_names(names)
@@ -113,7 +115,7 @@ def examine(
     if options:
         facts |= _estimate(files, len(datasets['train']), data)
     tables = {
-        'Values': summarize_values(observations, modalities),
+        'Values': summarize_values(observations, images),
         'Shift between modalities': shift_rows,
         'Classes': count_classes(observations),
     }

@@ -191,7 +191,7 @@ class Observed(Dataset[Observation]):
         if f'date_{name}' in sample:
             date = sample[f'date_{name}']
             seen.dates[name] = torch.as_tensor(date).reshape(-1).numpy()
-        if with_edges:
+        if with_edges and modality.kind != 'embedding':
             first = image[0] if image.ndim > 3 else image
             missing = invalid_pixels(first, modality.nodata)
             x = (

@@ -1,7 +1,8 @@
 """Compute embeddings of dataset splits and of whole scenes."""
 
-from .runs import load_run
+from .frozen_models import embed_with
+from .runs import load_encoders, load_run
 from .split_batches import Batches
 from .write_embeddings import embed_rasters
 
-__all__ = ['Batches', 'embed_rasters', 'load_run']
+__all__ = ['Batches', 'embed_rasters', 'embed_with', 'load_encoders', 'load_run']

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import shapely
 from torch import Tensor
 
+from ...datasets.embeddings.files import KEY
 from ...files import atomic_write
 from ...resumable_parts import cut_into_parts, resume_run
 
-KEY = b'torchgeo_decur'
 # Types of label columns. They are fixed because a part may have no labels.
 _LABELS = {'string': pa.string(), 'Int64': pa.int64(), 'float64': pa.float64()}
 # Rows per part. Each part becomes a row group of the file.
@@ -97,6 +97,8 @@ class GeoParquetParts:
             arrays = {'geometry': pa.array(shapely.to_wkb(shapes))}
         else:
             arrays = {'sample': pa.array(places['sample'], pa.string())}
+        if 'view' in places:
+            arrays['view'] = pa.array(places['view'], pa.int64())
         if 'date' in places:
             dates = pa.timestamp('ms', tz='UTC')
             arrays['date'] = pa.Array.from_pandas(places['date'], type=dates)
@@ -108,6 +110,8 @@ class GeoParquetParts:
         arrays |= {
             name: _lists(x) if x.ndim == 2 else pa.array(x.numpy())
             for name, x in columns.items()
+            # Labels of a table may be null, and those of a batch may not.
+            if name not in arrays
         }
         table = pa.table(arrays)
         atomic_write(

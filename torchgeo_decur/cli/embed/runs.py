@@ -38,8 +38,7 @@ def load_run(
         ValueError: if the config or ``batch_size`` is invalid, no checkpoint can be chosen
             by default, or the checkpoint belongs to another task.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f'batch_size must be positive, got {batch_size}')
+    _check_batch_size(batch_size)
     config = Path(config)
     read = read_config(config, ('model', 'data') if data is None else ('model',))
     if data is not None:
@@ -55,11 +54,38 @@ def load_run(
     task: BaseTask = built['model']
     datamodule: BaseDataModule = built['data']
     _restore(task, datamodule, file)
-    if batch_size is not None:
-        datamodule.batch_size = batch_size
-    for name in ('batch_size', 'num_workers'):
-        about['data'].get('init_args', {}).pop(name, None)
+    _set_batch_size(datamodule, batch_size, about)
     return task, datamodule, about
+
+
+def load_encoders(
+    config: str | Path, data: str | Path | None = None, batch_size: int | None = None
+) -> tuple[dict[str, Any], BaseDataModule, dict[str, Any]] | None:
+    """Read the frozen encoders of a config, and build its datamodule.
+
+    Args:
+        config: config with ``encoders`` and ``data``.
+        data: config whose ``data`` replaces the ``data`` of ``config``.
+        batch_size: samples of a batch; by default, the batch size of the data.
+
+    Returns:
+        The arguments of the encoders by name, the datamodule, and the config without batch
+        size and number of workers; None if the config has no ``encoders``.
+
+    Raises:
+        FileNotFoundError: if a file does not exist.
+        ValueError: if the data are not valid, or ``batch_size`` is not positive.
+    """
+    try:
+        encoders = read_config(config, ('encoders',))['encoders']
+    except ValueError:
+        return None
+    _check_batch_size(batch_size)
+    read = read_config(config if data is None else data, ('data',))
+    about = json.loads(json.dumps({'encoders': encoders, **read}, default=str))
+    datamodule = build(read, data or config)['data']
+    _set_batch_size(datamodule, batch_size, about)
+    return dict(encoders), datamodule, about
 
 
 def identify(module: nn.Module, datamodule: BaseDataModule) -> dict[str, str]:
@@ -77,6 +103,21 @@ def identify(module: nn.Module, datamodule: BaseDataModule) -> dict[str, str]:
         'weights': short_hash(v.float().cpu().numpy().tobytes() for v in state),
         'scaling': short_hash([repr(getattr(datamodule, 'modalities', '')).encode()]),
     }
+
+
+def _check_batch_size(batch_size: int | None) -> None:
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f'batch_size must be positive, got {batch_size}')
+
+
+def _set_batch_size(
+    datamodule: BaseDataModule, batch_size: int | None, about: dict[str, Any]
+) -> None:
+    """Set the batch size, and remove what does not change the output from the config."""
+    if batch_size is not None:
+        datamodule.batch_size = batch_size
+    for name in ('batch_size', 'num_workers'):
+        about['data'].get('init_args', {}).pop(name, None)
 
 
 def _checkpoint(config: Path) -> Path:

@@ -24,6 +24,7 @@ from ...models import MultimodalEncoder
 from ...resumable_parts import is_finished
 from .geoparquet_parts import ROWS, GeoParquetParts, read_about
 from .runs import identify
+from .sample_views import SampleViews
 
 
 def embed_rasters(
@@ -37,6 +38,7 @@ def embed_rasters(
     about: Mapping[str, Any] | None = None,
     rows: int = ROWS,
     progress: bool = True,
+    views: int = 1,
 ) -> Path:
     """Write the embedding of each sample in the prediction split to GeoParquet 1.1.
 
@@ -50,8 +52,9 @@ def embed_rasters(
     - ``embedding``: concatenated features of all modalities, float32.
     - ``common_<m>`` and ``unique_<m>``: common and unique dimensions of the projected
       embedding of a modality, float32, for :class:`~torchgeo_decur.tasks.DeCUR` only.
-    - ``label``, or one ``label_<name>`` per target or class: labels from a label table,
-      null where unknown.
+    - ``view``: number of the view, if a sample has several.
+    - ``label``, or one ``label_<name>`` per target or class: labels of the samples, null
+      where unknown.
     - ``available_<m>``: Boolean that is true if the sample has the modality. The column
       is written only for partly paired data. Features of an absent modality are NaN.
 
@@ -73,6 +76,8 @@ def embed_rasters(
         about: JSON values for the file metadata, which identify the run.
         rows: rows per part.
         progress: whether to show a progress bar.
+        views: number of rows for each sample: its dates, and then flipped images. With
+            several, the column ``view`` has their number.
 
     Returns:
         Path of the file.
@@ -82,13 +87,47 @@ def embed_rasters(
             samples or CRS, or an option is invalid. The error is also raised if ``out`` or
             its parts belong to another run, or features are not finite.
     """
-    out = Path(out)
     embedder = Embedder(task, modalities, projections)
-    check_writable(out.parent)
     datamodule.prepare_data()
     datamodule.setup('predict')
+    return write_rows(
+        embedder, datamodule, out, date, device, about, rows, progress, views
+    )
+
+
+def write_rows(
+    embedder: 'RowEmbedder',
+    datamodule: BaseDataModule,
+    out: str | Path,
+    date: str | None = None,
+    device: str = 'auto',
+    about: Mapping[str, Any] | None = None,
+    rows: int = ROWS,
+    progress: bool = True,
+    views: int = 1,
+) -> Path:
+    """Write the output of an embedder for each sample of the prediction split.
+
+    Args:
+        embedder: module that computes the columns of a batch.
+        datamodule: datamodule after ``setup('predict')``.
+        out: the file.
+        date: date of images without a date.
+        device: accelerator of Lightning.
+        about: JSON values for the metadata of the file, which identify the run.
+        rows: windows of a part.
+        progress: whether to show a progress bar.
+        views: number of rows for each sample.
+
+    Raises:
+        ValueError: as in :func:`embed_rasters`.
+    """
+    out = Path(out)
+    check_writable(out.parent)
     dataset: Any = datamodule.predict_dataset
     places = _places(dataset, date)
+    if views != 1:
+        places = SampleViews(dataset, views).repeat(places)
     says = {
         **(about or {}),
         'dimensions': embedder.dimensions(),
@@ -119,14 +158,60 @@ def embed_rasters(
             # file name.
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[_Writer(parts, todo, progress)],
+            callbacks=[_Writer(parts, todo, progress, views)],
         )
         trainer.predict(embedder, datamodule=datamodule, return_predictions=False)
         datamodule.predict_dataset = dataset
     return parts.finish()
 
 
-class Embedder(LightningModule):
+class RowEmbedder(LightningModule):
+    """Base of the modules that compute one row of embeddings for each sample.
+
+    Attributes:
+        num_features: number of features of each modality, in order.
+        common_dim: number of common dimensions, or None without projections.
+    """
+
+    num_features: dict[str, int]
+    common_dim: int | None = None
+
+    def dimensions(self) -> dict[str, list[int]]:
+        """Return start and end of the features of each modality in a row."""
+        ends = np.cumsum(list(self.num_features.values())).tolist()
+        return {
+            m: [end - number, end]
+            for (m, number), end in zip(self.num_features.items(), ends, strict=True)
+        }
+
+    def absent(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return which values of the columns belong to absent modalities.
+
+        Args:
+            columns: result of ``predict_step``.
+
+        Returns:
+            Boolean tensors of the shape of the columns.
+        """
+        missing = {
+            m: ~columns[key]
+            for m in self.num_features
+            if (key := f'available_{m}') in columns
+        }
+        found = {
+            f'{part}_{m}': lacks[:, None].expand_as(x)
+            for m, lacks in missing.items()
+            for part in ('common', 'unique')
+            if (x := columns.get(f'{part}_{m}')) is not None
+        }
+        spread = torch.zeros_like(columns['embedding'], dtype=torch.bool)
+        for m, lacks in missing.items():
+            start, stop = self.dimensions()[m]
+            spread[:, start:stop] = lacks[:, None]
+        return found | {'embedding': spread}
+
+
+class Embedder(RowEmbedder):
     """Encoders of a task, with the projectors of DeCUR if available.
 
     Args:
@@ -163,19 +248,10 @@ class Embedder(LightningModule):
         self.channels = {m: known[m] for m in known if m in chosen}
         self.num_features = {m: encoders.num_features[m] for m in self.channels}
         self.encoders = nn.ModuleDict({m: encoders.encoders[m] for m in self.channels})
-        self.common_dim: int | None = None
         if projections and hasattr(task, 'common_dim'):
             self.common_dim = int(cast(Any, task).common_dim)
             projectors = cast(nn.ModuleDict, task.projectors)
             self.projectors = nn.ModuleDict({m: projectors[m] for m in self.channels})
-
-    def dimensions(self) -> dict[str, list[int]]:
-        """Return the start and end index of each modality in the concatenated features."""
-        ends = np.cumsum(list(self.num_features.values())).tolist()
-        return {
-            m: [end - self.num_features[m], end]
-            for m, end in zip(self.channels, ends, strict=True)
-        }
 
     def encode_and_project(
         self,
@@ -197,8 +273,9 @@ class Embedder(LightningModule):
 
         Returns:
             ``embedding``, shape (B, total number of features). For DeCUR, the result also
-            has ``common_<m>`` and ``unique_<m>``, and for partly paired data,
-            ``available_<m>``. Features of absent modalities are NaN.
+            has ``common_<m>`` and ``unique_<m>``, for partly paired data
+            ``available_<m>``, and labels if the batch has them. Features of absent
+            modalities are NaN.
         """
         images = split(batch, self.channels, date=0)
         available = get_available(batch, self.channels)
@@ -210,7 +287,7 @@ class Embedder(LightningModule):
             columns[f'common_{m}'] = z[:, : self.common_dim]
             columns[f'unique_{m}'] = z[:, self.common_dim :]
         known = {f'available_{m}': there.bool() for m, there in available.items()}
-        return {name: x for name, x in columns.items() if x.shape[1]} | known
+        return {n: x for n, x in columns.items() if x.shape[1]} | known | labels(batch)
 
     def _project(self, h: dict[str, Tensor]) -> Results:
         if self.common_dim is None:
@@ -224,38 +301,23 @@ class Embedder(LightningModule):
             {m: x.new_zeros(len(x), sizes[m]) for m, x in images.items()}
         )
 
-    def absent(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return masks of the features that belong to absent modalities.
 
-        Args:
-            columns: result of :meth:`predict_step`.
-
-        Returns:
-            Boolean masks with the shapes of the columns.
-        """
-        missing = {
-            m: ~columns[key]
-            for m in self.channels
-            if (key := f'available_{m}') in columns
-        }
-        found = {
-            f'{part}_{m}': lacks[:, None].expand_as(x)
-            for m, lacks in missing.items()
-            for part in ('common', 'unique')
-            if (x := columns.get(f'{part}_{m}')) is not None
-        }
-        spread = torch.zeros_like(columns['embedding'], dtype=torch.bool)
-        for m, lacks in missing.items():
-            start, stop = self.dimensions()[m]
-            spread[:, start:stop] = lacks[:, None]
-        return found | {'embedding': spread}
+def labels(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the labels of a batch, with one or several numbers for each sample."""
+    return {
+        str(k): v
+        for k, v in batch.items()
+        if str(k).startswith('label') and isinstance(v, Tensor) and v.ndim in (1, 2)
+    }
 
 
 class _Writer(Callback):
     """Callback that writes each part of the remaining rows as soon as it is complete."""
 
-    def __init__(self, parts: GeoParquetParts, todo: list[int], progress: bool) -> None:
-        self.parts, self.todo = parts, todo
+    def __init__(
+        self, parts: GeoParquetParts, todo: list[int], progress: bool, views: int
+    ) -> None:
+        self.parts, self.todo, self.views = parts, todo, views
         self.rows: dict[str, Tensor] = {}
         spans = parts.spans
         self.bar = tqdm(
@@ -269,7 +331,10 @@ class _Writer(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         datamodule = cast(Any, trainer).datamodule
         left = [i for part in self.todo for i in self.parts.spans[part]]
-        datamodule.predict_dataset = Subset(datamodule.predict_dataset, left)
+        dataset = datamodule.predict_dataset
+        if self.views > 1:
+            dataset = SampleViews(dataset, self.views)
+        datamodule.predict_dataset = Subset(dataset, left)
 
     def on_predict_batch_end(
         self,
@@ -281,7 +346,7 @@ class _Writer(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         new = {
-            k: v.cpu() if v.dtype == torch.bool else v.float().cpu()
+            k: v.float().cpu() if v.is_floating_point() else v.cpu()
             for k, v in outputs.items()
         }
         self.bar.update(len(new['embedding']))
@@ -294,7 +359,9 @@ class _Writer(Callback):
                 break
             part = self.todo.pop(0)
             columns = {k: v[:size] for k, v in self.rows.items()}
-            self.parts.write(part, columns, cast(Embedder, pl_module).absent(columns))
+            self.parts.write(
+                part, columns, cast(RowEmbedder, pl_module).absent(columns)
+            )
             self.rows = {k: v[size:] for k, v in self.rows.items()}
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

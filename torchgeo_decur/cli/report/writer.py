@@ -176,8 +176,17 @@ class Run:
         return cast(Pretrained, self.task.to(self.batches.device))
 
     def images(self, batch_size: int = 32) -> Iterator[dict[str, Tensor]]:
-        """Iterate over batches of images from evenly spaced samples."""
+        """Iterate over batches of images from evenly spaced samples.
+
+        Raises:
+            NotApplicable: if a modality has embeddings instead.
+        """
         modalities = dict(self.task.hparams['modalities'])
+        kinds = {m: record.kind for m, record in self.records.items()}
+        if vectors := [m for m, kind in kinds.items() if kind == 'embedding']:
+            raise NotApplicable(
+                f'the analysis needs images, got embeddings of {vectors}'
+            )
         return self.batches.images(modalities, self.max_images, batch_size)
 
     def analyse(self, name: str) -> AnalysisResult:

@@ -1,0 +1,261 @@
+"""Learn common and unique heads on embeddings of frozen models."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from tests.helpers.small_fits import scaled, trainer
+from torchgeo_decur.cli import main
+from torchgeo_decur.datamodules import PairedEmbeddingsDataModule
+from torchgeo_decur.tasks import (
+    CLIP,
+    BarlowTwins,
+    CrossModalSimCLR,
+    DeCUR,
+    LateFusionClassification,
+    VICReg,
+)
+from torchgeo_decur.tasks.pretraining import MultimodalPretraining
+from torchgeo_decur.transforms import EmbeddingAugmentation
+
+WIDTHS = {'croma': 8, 'dofa': 6}
+ENTRIES = {m: {'path': f'{m}.parquet'} for m in WIDTHS}
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write embeddings of two models that share three of their directions."""
+    folder = tmp_path_factory.mktemp('embeddings')
+    rng = np.random.default_rng(0)
+    common = rng.normal(size=(400, 3))
+    for m, width in WIDTHS.items():
+        own = rng.normal(size=(400, width - 4))
+        mixed = np.hstack([common, own]) @ rng.normal(size=(width - 1, width - 1))
+        # Networks have features that are always 0, and features of other scales.
+        x = np.hstack([100 + 30 * mixed, np.zeros((400, 1))])
+        table = {
+            'sample': [f'place {i}' for i in range(400)],
+            'embedding': list(x.astype(np.float32)),
+            'label_common': (common[:, 0] > 0).astype(int),
+            f'label_{m}': (own[:, 0] > 0).astype(int),
+        }
+        pd.DataFrame(table).to_parquet(folder / f'{m}.parquet')
+    return folder
+
+
+def datamodule(root: Path, **options: Any) -> PairedEmbeddingsDataModule:
+    options = {'batch_size': 64, 'num_workers': 0, **options}
+    return PairedEmbeddingsDataModule(str(root), ENTRIES, **options)
+
+
+def test_batches_are_standardised_by_the_training_samples(root: Path) -> None:
+    data = datamodule(root, test_fraction=0.2)
+    data.setup('fit')
+    groups = [
+        set(getattr(data, f'{n}_dataset').samples) for n in ('train', 'val', 'test')
+    ]
+    assert [*map(len, groups)] == [240, 80, 80] and len(set.union(*groups)) == 400
+    x = data.train_dataset.vectors('croma')
+    batch = scaled(data, 'train')
+    task = DeCUR(WIDTHS, 'identity', projector=[4])
+    features = task({m: batch[f'image_{m}'] for m in WIDTHS})['croma']
+    # The last number is constant.
+    assert features.shape == (64, 8) and not features[:, -1].any()
+    expected = (x - x.mean(0)) / x.std(0, correction=0).clamp(min=1e-6)
+    near = torch.cdist(features, expected.clamp(-4, 4)).min(1).values
+    assert near.max() < 1e-3
+
+
+@pytest.mark.parametrize('task', [DeCUR, BarlowTwins, VICReg, CrossModalSimCLR, CLIP])
+def test_every_objective_trains_heads(
+    root: Path, task: type[MultimodalPretraining]
+) -> None:
+    torch.manual_seed(0)
+    model = task(WIDTHS, 'identity', projector=[16, 16], lr=1e-2)
+    assert all(
+        isinstance(a, EmbeddingAugmentation) for a in model.augmentations.values()
+    )
+    before = [p.clone() for p in model.parameters()]
+    fit = trainer(max_epochs=4)
+    fit.fit(model, datamodule(root, seed=0))
+    assert all(
+        not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)
+    )
+    found = fit.callback_metrics
+    names = [k for k in found if k.startswith('alignment_') and 'unique' not in k]
+    assert found[names[0]] > 0.2 and found['std_croma'] > 0.5
+    assert not model.collapsed
+
+
+@pytest.fixture(scope='module')
+def run(
+    root: Path, torchgeo: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Fit heads by the command, and return the folder."""
+    folder = tmp_path_factory.mktemp('run')
+    conf = {
+        'seed_everything': 0,
+        'trainer': {
+            'accelerator': 'cpu',
+            'max_epochs': 30,
+            'enable_progress_bar': False,
+            'enable_model_summary': False,
+            'num_sanity_val_steps': 0,
+            'default_root_dir': str(folder),
+            'logger': False,
+        },
+        'model': {
+            'class_path': 'torchgeo_decur.tasks.DeCUR',
+            'init_args': {
+                'modalities': dict(WIDTHS),
+                'model': 'identity',
+                'projector': [32, 32],
+                'common_ratio': 0.5,
+                'lr': 1e-2,
+            },
+        },
+        'data': {
+            'class_path': 'torchgeo_decur.datamodules.PairedEmbeddingsDataModule',
+            'init_args': {
+                'root': str(root),
+                'embeddings': ENTRIES,
+                'val_fraction': 0.4,
+                'batch_size': 120,
+                'seed': 0,
+            },
+        },
+    }
+    config = folder / 'config.yaml'
+    config.write_text(yaml.safe_dump(conf))
+    torchgeo('fit', '--config', config)
+    return folder
+
+
+def test_heads_separate_what_two_models_share(run: Path, tmp_path: Path) -> None:
+    config = str(run / 'config.yaml')
+    out = tmp_path / 'probes.csv'
+    main(['probe', config, '--score=val', f'--out={out}', '--device=cpu'])
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    score = {(r['label'], r['name'], r['part']): float(r['score']) for r in rows}
+    for m in WIDTHS:
+        assert score['label_common', m, 'common'] > 85
+        assert score[f'label_{m}', m, 'unique'] > 85
+        # Each part lacks what the other has.
+        assert score['label_common', m, 'unique'] < score['label_common', m, 'common']
+        assert score[f'label_{m}', m, 'common'] < score[f'label_{m}', m, 'unique']
+    main(['shared', config, f'--out={tmp_path / "shared"}', '--device=cpu'])
+    with (tmp_path / 'shared' / 'shared.csv').open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row['shared'], row['of'], row['samples']) == ('3', '5', '160')
+
+
+def test_parts_are_written_with_keys_and_labels(
+    run: Path, root: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / 'heads.parquet'
+    main(['embed', str(run / 'config.yaml'), f'--out={out}', '--device=cpu'])
+    table = pq.read_table(out).to_pandas()
+    assert table['sample'].tolist() == [f'place {i}' for i in range(400)]
+    own = pd.read_parquet(root / 'croma.parquet')
+    assert table['label_croma'].tolist() == own['label_croma'].tolist()
+    assert len(table['common_croma'][0]) == len(table['unique_dofa'][0]) == 16
+    # The file is again a pair of modalities, by the part or by the column.
+    entries = {
+        'croma': {'path': str(out)},
+        'other': {'path': str(out), 'part': 'dofa'},
+        'common': {'path': str(out), 'column': 'common_dofa'},
+    }
+    data = PairedEmbeddingsDataModule('', entries)
+    data.setup('fit')
+    assert {m: r.channels for m, r in data.modalities.items()} == {
+        'croma': 8,
+        'other': 6,
+        'common': 16,
+    }
+    wrong = {'other': {'path': str(out)}}
+    with pytest.raises(ValueError, match=r"part must be one of \['croma', 'dofa'\]"):
+        PairedEmbeddingsDataModule('', wrong).setup('fit')
+
+
+def test_report_doctor_and_plan(run: Path, tmp_path: Path, capsys: Any) -> None:
+    config = str(run / 'config.yaml')
+    out = tmp_path / 'report'
+    main(['report', config, f'--out={out}', '--max_samples=160', '--device=cpu'])
+    for name in ('alignment', 'shared', 'probes'):
+        result = json.loads((out / name / 'result.json').read_text())
+        assert 'Not computed' not in result['text'], result['text']
+    for name in ('spatial_saliency', 'feature_maps'):
+        result = json.loads((out / name / 'result.json').read_text())
+        assert 'needs images, got embeddings' in result['text']
+    main(['plan', config])
+    assert 'steps of an epoch: 2' in capsys.readouterr().out
+
+
+def test_statistics_are_those_of_the_checkpoint(run: Path, root: Path) -> None:
+    checkpoint = torch.load(next(run.rglob('*.ckpt')), weights_only=True)
+    stored = checkpoint['PairedEmbeddingsDataModule']
+    data = datamodule(root, seed=3)
+    data.load_state_dict(stored)
+    data.setup('test')
+    assert (
+        list(data.modalities['dofa'].mean or ()) == stored['statistics']['dofa']['mean']
+    )
+
+
+def test_partly_paired_embeddings_train(root: Path, tmp_path: Path) -> None:
+    for m in WIDTHS:
+        table = pd.read_parquet(root / f'{m}.parquet')
+        table[80:] if m == 'dofa' else table[:-80]
+        table.drop(index=range(80 if m == 'dofa' else 0)).to_parquet(
+            tmp_path / f'{m}.parquet'
+        )
+    model = DeCUR(WIDTHS, 'identity', projector=[16, 16])
+    data = datamodule(tmp_path, skip_incomplete='keep', paired_fraction=0.5, seed=0)
+    fit = trainer()
+    fit.fit(model, data)
+    assert 0 < fit.callback_metrics['pairs_croma_dofa'] < 64
+
+
+def test_classifier_on_embeddings_of_two_models(root: Path, tmp_path: Path) -> None:
+    for m in WIDTHS:
+        table = pd.read_parquet(root / f'{m}.parquet')
+        table.rename(columns={'label_common': 'label'}).to_parquet(
+            tmp_path / f'{m}.parquet'
+        )
+    torch.manual_seed(0)
+    task = LateFusionClassification(WIDTHS, 'identity', num_classes=2, lr=0.05)
+    fit = trainer(max_epochs=10)
+    data = datamodule(tmp_path, seed=0)
+    fit.fit(task, data)
+    (result,) = fit.validate(task, data, verbose=False)
+    assert max(v for k, v in result.items() if 'Accuracy' in k) > 0.9
+
+
+def test_task_names_the_right_width(root: Path) -> None:
+    task = DeCUR({'croma': 8, 'dofa': 7}, 'identity', projector=[4])
+    with pytest.raises(
+        ValueError, match='dofa: expected 7 channels, found 6; set this'
+    ):
+        trainer().fit(task, datamodule(root))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'noise': -1.0}, 'noise must not'),
+        ({'dropout': 1.0}, r'dropout must be in \[0, 1\)'),
+    ],
+)
+def test_augmentation_refuses(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EmbeddingAugmentation(**options)

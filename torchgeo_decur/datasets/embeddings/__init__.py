@@ -1,0 +1,1 @@
+"""Embeddings of frozen models in files, paired by a key."""

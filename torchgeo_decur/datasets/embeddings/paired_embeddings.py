@@ -1,0 +1,484 @@
+"""Embeddings of several frozen models for the same samples."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any, Literal
+
+import geopandas as gpd
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+from torchgeo.datasets.utils import Sample
+
+from ...modalities import Modality, mark_available
+from ..base import FileDataset, check_skip_incomplete
+from ..entry_validation import check_keys
+from .files import EmbeddingFile, Floats
+from .pairing import DATES, columns_of_key, pair_rows
+
+_KEYS = ('path', 'column', 'part', 'key')
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Rows of one modality: embeddings, columns of the key, and labels."""
+
+    features: Floats
+    columns: pd.DataFrame
+    key: Sequence[str]
+
+
+class PairedEmbeddings(FileDataset):
+    """Embeddings of several frozen models, each as one modality.
+
+    A sample has ``image_<m>`` of each modality: its embedding as an image of D bands and
+    one pixel, shape (D, 1, 1), float32. Encoders, losses, probes and missing modalities
+    therefore need no second path. With ``views``, several rows of one key are views of
+    the sample, and the shape is (T, D, 1, 1), as for dates. A sample with fewer rows
+    repeats them.
+
+    All embeddings are kept in memory, 4 bytes for each number.
+
+    Args:
+        root: folder that the paths are relative to.
+        embeddings: entry of each modality, by name:
+
+            - ``path``: Parquet, GeoParquet, ``.npz`` or ``.npy``; a pattern such as
+              ``clay/*.parquet``, or a list, for several files.
+            - ``column``: column of the embeddings, by default ``embedding``, or a pattern
+              of columns of numbers, such as ``A*``.
+            - ``part``: modality in a file of ``torchgeo-decur embed``, by default the
+              name of the entry if the file has several.
+            - ``key``: key of this modality, if its columns have other names.
+
+        key: columns that identify a sample, by default ``sample``. ``place`` is the centre
+            of the geometry, ``date`` the day in UTC, and ``row`` the number of the row.
+        tolerance: largest distance in metres of the places of a sample.
+        views: whether several rows of one key are views of a sample; otherwise they are
+            an error.
+        skip_incomplete: False to raise an error for a sample without a modality, True to
+            leave it out, or 'keep' to use its other modalities.
+        labels: columns of labels, in any file; by default ``label`` and ``label_*`` where
+            all samples have one. Text is numbered in alphabetical order.
+        group: column of groups of samples that a split keeps together.
+        transforms: function that takes a sample and returns a new one.
+
+    Raises:
+        FileNotFoundError: if a file does not exist.
+        ValueError: if an entry is not valid, files lack a column, keys repeat, samples are
+            incomplete, or numbers are NaN or infinite in part of a row.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name, width in (('croma', 6), ('dofa', 4)):
+        ...         np.save(f'{folder}/{name}.npy', np.zeros((3, width)))
+        ...     entries = {m: {'path': f'{m}.npy'} for m in ('croma', 'dofa')}
+        ...     dataset = PairedEmbeddings(folder, entries, key='row')
+        >>> {k: tuple(x.shape) for k, x in dataset[0].items() if k.startswith('image')}
+        {'image_croma': (6, 1, 1), 'image_dofa': (4, 1, 1)}
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        embeddings: Mapping[str, Mapping[str, Any]],
+        key: str | Sequence[str] = 'sample',
+        *,
+        tolerance: float = 1.0,
+        views: bool = False,
+        skip_incomplete: Literal['keep'] | bool = False,
+        labels: Sequence[str] | None = None,
+        group: str | None = None,
+        transforms: Callable[[Sample], Sample] | None = None,
+    ) -> None:
+        """Initialize a new PairedEmbeddings instance."""
+        check_skip_incomplete(skip_incomplete)
+        check_entries(embeddings)
+        self.root, self.transforms = Path(root), transforms
+        wanted = [*(labels or ()), *([group] if group else [])]
+        tables = {
+            m: self._read(m, entry, _as_list(entry.get('key', key)), wanted)
+            for m, entry in embeddings.items()
+        }
+        lengths = {m: len(table.key) for m, table in tables.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(
+                f'key must have the same number of parts for all modalities, got {lengths}'
+            )
+        self.names, rows = pair_rows(
+            {m: table.columns for m, table in tables.items()},
+            {m: table.key for m, table in tables.items()},
+            tolerance,
+        )
+        self.features: dict[str, Tensor] = {}
+        self.rows: dict[str, Tensor] = {}
+        has: dict[str, NDArray[np.bool_]] = {}
+        for m, table in tables.items():
+            present = ~np.isnan(table.features).all(1)
+            self._check_finite(m, table.features[present], rows[m][present])
+            self.features[m] = torch.from_numpy(table.features)
+            self.rows[m], has[m] = self._number(m, rows[m], present, views)
+        self.modalities = {
+            m: Modality(tuple(map(str, range(x.shape[1]))), 'embedding', 'native')
+            for m, x in self.features.items()
+        }
+        self.samples = self._complete(has, skip_incomplete)
+        self._labels: dict[str, Tensor] = {}
+        self.label_classes: dict[str, tuple[str, ...]] = {}
+        self._find_labels(tables, rows, labels)
+        self._places = self._find_places(tables, rows)
+        self.groups = self.names
+        if group is not None:
+            self.groups = [*map(str, self._column(group, tables, rows))]
+
+    @property
+    def places(self) -> Callable[[], gpd.GeoDataFrame]:
+        """Function that returns the place of each sample, and its date if known.
+
+        Raises:
+            AttributeError: if no file has the place of each sample.
+        """
+        if self._places is None:
+            raise AttributeError('the files have no geometry of each sample')
+        found = self._places.loc[list(self.samples)].reset_index(drop=True)
+        return lambda: found
+
+    @property
+    def classes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Name of each class of ``label``, if it is text."""
+        return self.label_classes.get('label', ())
+
+    def load(self, item: int) -> Sample:
+        """Return one sample.
+
+        Args:
+            item: number of the sample.
+        """
+        (sample,) = self._load([item])
+        return sample
+
+    def __getitems__(self, indices: list[int]) -> list[Sample]:
+        """Return the samples of a batch, each modality in one indexing operation.
+
+        Args:
+            indices: numbers of the samples.
+        """
+        items = [self.samples[i] for i in indices]
+        samples = self._load(items)
+        for sample, item in zip(samples, items, strict=True):
+            if self.lacking:
+                absent = self.lacking.get(item, frozenset())
+                sample |= mark_available(self.modalities, absent)
+        return samples if self.transforms is None else [*map(self.transforms, samples)]
+
+    def labels(self, name: str = 'label') -> Tensor:
+        """Return a label of all samples, shape (N,) or (N, K).
+
+        Args:
+            name: column of the label.
+        """
+        return self._labels[name][list(self.samples)]
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the labels."""
+        return list(self._labels)
+
+    def vectors(self, modality: str) -> Tensor:
+        """Return all rows of a modality that samples of this dataset have.
+
+        Args:
+            modality: name of the modality.
+
+        Returns:
+            Embeddings, shape (N, D).
+        """
+        chosen = self.rows[modality][list(self.samples)]
+        return self.features[modality][chosen[chosen >= 0].unique()]
+
+    def sample_names(self) -> list[str]:
+        """Return the key of each sample, in order."""
+        return [self.names[item] for item in self.samples]
+
+    def label_columns(self) -> pd.DataFrame:
+        """Return the labels with one number as columns, as they are in the files."""
+        columns = {}
+        for name in self._labels:
+            values = self.labels(name)
+            if values.ndim > 1:
+                continue
+            classes = self.label_classes.get(name)
+            if classes:
+                columns[name] = pd.array(
+                    [classes[i] for i in values.tolist()], 'string'
+                )
+            else:
+                dtype = 'float64' if values.is_floating_point() else 'Int64'
+                columns[name] = pd.array(values.tolist(), dtype)
+        return pd.DataFrame(columns, index=range(len(self.samples)))
+
+    def origin(self, item: int, key: str) -> str:
+        """Return the key of a sample for messages."""
+        return self.names[item]
+
+    def plot(
+        self, sample: Sample, show_titles: bool = True, suptitle: str | None = None
+    ) -> Figure:
+        """Draw the embeddings of a sample as curves.
+
+        Args:
+            sample: a sample of the dataset.
+            show_titles: whether panels have titles.
+            suptitle: title of the figure.
+
+        Returns:
+            The figure; the caller closes it.
+        """
+        shown = [m for m in self.modalities if sample.get(f'available_{m}', True)]
+        figure, axes = plt.subplots(len(shown), 1, squeeze=False, layout='constrained')
+        for m, axis in zip(shown, axes[:, 0], strict=True):
+            axis.plot(sample[f'image_{m}'].flatten(-3).T)
+            if show_titles:
+                axis.set_title(m)
+        if suptitle is not None:
+            figure.suptitle(suptitle)
+        return figure
+
+    def _load(self, items: Sequence[int]) -> list[Sample]:
+        index = torch.tensor(items)
+        samples: list[Sample] = [{} for _ in items]
+        for m, features in self.features.items():
+            rows = self.rows[m][index]
+            x = features[rows.clamp(min=0)]
+            x[rows < 0] = 0
+            for sample, vector in zip(samples, x[..., None, None], strict=True):
+                sample[f'image_{m}'] = vector[0] if len(vector) == 1 else vector
+        for name, values in self._labels.items():
+            for sample, value in zip(samples, values[index], strict=True):
+                sample[name] = value
+        return samples
+
+    def _read(
+        self, m: str, entry: Mapping[str, Any], key: list[str], wanted: Sequence[str]
+    ) -> _Table:
+        features, columns = [], []
+        for path in self._paths(m, entry['path']):
+            file = EmbeddingFile(path)
+            column = str(entry.get('column', 'embedding'))
+            x = file.features(column)
+            features.append(_part(m, file, x, column, entry.get('part')))
+            try:
+                needed = [c for k in key for c in columns_of_key(k, file.names)]
+            except ValueError as error:
+                raise ValueError(f'{m}: {path}: {error}') from error
+            if file.has_geometry and 'geometry' in file.names:
+                needed.append('geometry')
+            more = [n for n in file.names if n in wanted or n.split('_')[0] == 'label']
+            found = file.columns(list(dict.fromkeys([*needed, *more])))
+            columns.append(
+                found if len(found.columns) else pd.DataFrame(index=range(len(x)))
+            )
+        widths = sorted({x.shape[1] for x in features})
+        if len(widths) > 1:
+            raise ValueError(
+                f'{m}: expected embeddings of one length in all files, found {widths}'
+            )
+        return _Table(
+            np.concatenate(features), pd.concat(columns, ignore_index=True), key
+        )
+
+    def _paths(self, m: str, value: Any) -> list[Path]:
+        paths: list[Path] = []
+        for path in [value] if isinstance(value, str | Path) else value:
+            full = self.root / path
+            found = (
+                sorted(map(Path, glob(str(full)))) if has_magic(str(path)) else [full]
+            )
+            if not found:
+                raise FileNotFoundError(f'{m}: {full} must match a file, found none')
+            paths += found
+        return paths
+
+    def _check_finite(self, m: str, x: Floats, rows: NDArray[np.int64]) -> None:
+        bad = np.flatnonzero(~np.isfinite(x).all(1))
+        if len(bad):
+            raise ValueError(
+                f'{m}: expected finite numbers, or NaN in the whole row of an absent '
+                f'embedding, found NaN or infinity in {len(bad)} rows, first for key '
+                f'{self.names[rows[bad[0]]]!r}; correct the file'
+            )
+
+    def _number(
+        self, m: str, rows: NDArray[np.int64], present: NDArray[np.bool_], views: bool
+    ) -> tuple[Tensor, NDArray[np.bool_]]:
+        """Return the rows of each sample, shape (N, T), -1 if absent."""
+        found = np.flatnonzero(present)
+        order = found[np.argsort(rows[found], kind='stable')]
+        counts = np.bincount(rows[order], minlength=len(self.names))
+        most = int(counts.max(initial=1))
+        if most > 1 and not views:
+            repeated = int(counts.argmax())
+            raise ValueError(
+                f'{m}: expected one row for each key, found {most} for '
+                f'{self.names[repeated]!r}; add a column to key, such as date, or set '
+                'views: true if they are views or dates of one sample'
+            )
+        starts = np.cumsum(counts) - counts
+        place = np.arange(most) % np.maximum(counts, 1)[:, None]
+        index = order[np.minimum(starts[:, None] + place, max(len(order) - 1, 0))]
+        index[counts == 0] = -1
+        return torch.from_numpy(index), counts > 0
+
+    def _complete(
+        self, has: Mapping[str, NDArray[np.bool_]], skip: Literal['keep'] | bool
+    ) -> list[int]:
+        table = np.stack(list(has.values()))
+        whole, some = table.all(0), table.any(0)
+        counts = {m: int(x.sum()) for m, x in has.items()}
+        if not whole.any():
+            first = {m: self.names[int(x.argmax())] for m, x in has.items() if x.any()}
+            raise ValueError(
+                f'expected samples with all modalities, found none among {counts}; the '
+                f'first keys are {first}; correct key or tolerance'
+            )
+        if skip is False and not whole.all():
+            m, missing = next(
+                (m, ~x & some) for m, x in has.items() if (~x & some).any()
+            )
+            raise ValueError(
+                f'{m}: expected an embedding for each sample, found none for '
+                f'{int(missing.sum())} of {int(some.sum())} samples, such as '
+                f'{self.names[int(missing.argmax())]!r} (rows: {counts}); set '
+                'skip_incomplete to true to leave them out, or to keep to use the other '
+                'modalities'
+            )
+        self.left_out = [self.names[i] for i in np.flatnonzero(~whole)]
+        if skip != 'keep':
+            return [int(i) for i in np.flatnonzero(whole)]
+        self.left_out = []
+        self.lacking = {
+            int(i): frozenset(m for m, x in has.items() if not x[i])
+            for i in np.flatnonzero(some & ~whole)
+        }
+        return [int(i) for i in np.flatnonzero(some)]
+
+    def _find_labels(
+        self,
+        tables: Mapping[str, _Table],
+        rows: Mapping[str, NDArray[np.int64]],
+        names: Sequence[str] | None,
+    ) -> None:
+        known = {
+            c: None
+            for t in tables.values()
+            for c in t.columns
+            if c == 'label' or str(c).startswith('label_')
+        }
+        for name in names if names is not None else known:
+            values = self._column(name, tables, rows).loc[list(self.samples)]
+            missing = int(values.isna().sum())
+            if missing and names is None:
+                continue
+            if missing:
+                raise ValueError(
+                    f'labels: expected {name} for each sample, found none for {missing} '
+                    f'of {len(values)}; fill in the column, or leave it out'
+                )
+            key = name if name.split('_')[0] == 'label' else f'label_{name}'
+            found, classes = _to_label(values)
+            self._labels[key] = found.new_zeros(len(self.names), *found.shape[1:])
+            self._labels[key][list(self.samples)] = found
+            if classes:
+                self.label_classes[key] = classes
+
+    def _find_places(
+        self, tables: Mapping[str, _Table], rows: Mapping[str, NDArray[np.int64]]
+    ) -> gpd.GeoDataFrame | None:
+        if not any('geometry' in t.columns for t in tables.values()):
+            return None
+        shapes = self._column('geometry', tables, rows)
+        if shapes.loc[list(self.samples)].isna().any():
+            return None
+        place = gpd.GeoDataFrame(geometry=gpd.GeoSeries(shapes), crs='OGC:CRS84')
+        names = [n for n in DATES if any(n in t.columns for t in tables.values())]
+        dates = self._column(names[0], tables, rows) if names else pd.NaT
+        return place.assign(date=pd.to_datetime(dates, utc=True))
+
+    def _column(
+        self,
+        name: str,
+        tables: Mapping[str, _Table],
+        rows: Mapping[str, NDArray[np.int64]],
+    ) -> 'pd.Series[Any]':
+        """Return the values of a column by sample, from the first file that has one."""
+        parts = [
+            pd.Series(t.columns[name].to_numpy(object), index=rows[m])
+            for m, t in tables.items()
+            if name in t.columns
+        ]
+        if not parts:
+            found = {m: [*t.columns] for m, t in tables.items()}
+            raise ValueError(f'expected the column {name} in a file, found {found}')
+        joined = pd.concat(parts).dropna()
+        first = joined[~joined.index.duplicated()]
+        return first.reindex(range(len(self.names)))
+
+
+def check_entries(embeddings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check the entries of the modalities, before a file is read.
+
+    Args:
+        embeddings: entry of each modality, by name.
+
+    Raises:
+        ValueError: if there is none, or a key is unknown or absent.
+    """
+    if not embeddings:
+        raise ValueError('embeddings must have at least one modality, got none')
+    for m, entry in embeddings.items():
+        if not isinstance(entry, Mapping) or not entry.get('path'):
+            raise ValueError(f'{m}: expected an entry with path, got {entry!r}')
+        check_keys(m, entry, _KEYS)
+
+
+def _as_list(key: str | Sequence[str]) -> list[str]:
+    found = [key] if isinstance(key, str) else list(key)
+    if not found:
+        raise ValueError('key must have one or more columns, got none')
+    return found
+
+
+def _part(
+    m: str, file: EmbeddingFile, x: Floats, column: str, part: str | None
+) -> Floats:
+    """Return the embeddings of one modality of a file."""
+    spans = file.spans if column == 'embedding' else {}
+    chosen = part or (m if m in spans else None)
+    if chosen is None and len(spans) <= 1:
+        return x
+    if chosen not in spans:
+        raise ValueError(
+            f'{m}: part must be one of {list(spans)} of {file.path}, got {part!r}'
+        )
+    start, stop = spans[chosen]
+    return np.ascontiguousarray(x[:, start:stop])
+
+
+def _to_label(values: 'pd.Series[Any]') -> tuple[Tensor, tuple[str, ...]]:
+    """Convert a column to numbers of classes, zeros and ones, or numbers."""
+    if isinstance(values.iloc[0], list | np.ndarray):
+        return torch.from_numpy(np.stack(values.tolist())).long(), ()
+    if isinstance(values.iloc[0], str):
+        classes = tuple(sorted(set(values)))
+        number = {c: i for i, c in enumerate(classes)}
+        return torch.tensor([number[v] for v in values]), classes
+    numbers = values.to_numpy(np.float64)
+    whole = torch.from_numpy(numbers)
+    return (whole.long() if (numbers % 1 == 0).all() else whole.float()), ()

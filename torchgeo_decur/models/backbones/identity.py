@@ -1,0 +1,90 @@
+"""An encoder without parameters, for embeddings of frozen models."""
+
+from typing import Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from ...modalities import EMBEDDING_WIDTH
+
+#: Name of the model.
+IDENTITY = 'identity'
+
+
+class IdentityEncoder(nn.Module):
+    """Return embeddings as features, with mean 0 and standard deviation 1.
+
+    An embedding is an image of D bands in [0, 1], usually of one pixel. Its scaling maps
+    the mean to 0.5, see :attr:`~torchgeo_decur.modalities.Modality.limits`, and this
+    module inverts it up to the statistics. Maps of embeddings are averaged.
+
+    Args:
+        in_chans: number of bands D.
+        num_classes: 0; a classifier is a layer of its own.
+
+    Attributes:
+        num_features: number of features D.
+
+    Example:
+        >>> import torch
+        >>> IdentityEncoder(3)(torch.tensor([0.5, 0.625, 1.0]).reshape(1, 3, 1, 1))
+        tensor([[0., 1., 4.]])
+    """
+
+    def __init__(self, in_chans: int = 3, num_classes: int = 0, **_: Any) -> None:
+        """Initialize a new IdentityEncoder instance."""
+        super().__init__()
+        if num_classes:
+            raise ValueError(f'num_classes must be 0, got {num_classes}')
+        self.num_classes = 0
+        self.num_features = self.head_hidden_size = in_chans
+        self.feature_info: list[dict[str, Any]] = []
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Do nothing, because there is no activation to recompute."""
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Standardise the bands.
+
+        Args:
+            x: embeddings in [0, 1], shape (B, D, H, W).
+
+        Returns:
+            Features of each pixel, shape (B, D, H, W).
+        """
+        return (x - 0.5) * (2 * EMBEDDING_WIDTH)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Average the features over the pixels.
+
+        Args:
+            x: features of each pixel, shape (B, D, H, W).
+            pre_logits: not used.
+
+        Returns:
+            Features, shape (B, D).
+        """
+        return x.mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features.
+
+        Args:
+            x: embeddings in [0, 1], shape (B, D, H, W).
+
+        Returns:
+            Features, shape (B, D).
+        """
+        return self.forward_head(self.forward_features(x))
+
+
+default_cfgs = generate_default_cfgs({'identity.untrained': {'input_size': (3, 1, 1)}})
+
+
+@register_model
+def identity(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Embeddings of frozen models as features, without parameters."""
+    model: nn.Module = build_model_with_cfg(
+        IdentityEncoder, IDENTITY, pretrained, **kwargs
+    )
+    return model

@@ -1,0 +1,466 @@
+"""Use a model from elsewhere as a frozen encoder of images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from ..modalities import Modality, invalid_pixels, normalize_band
+from ..transforms import ScaleToUnit
+from .model_files import OpenedModel, open_model
+
+type Scale = Literal['unit', 'raw', 'weights'] | Mapping[str, float | Sequence[float]]
+type Pool = Literal['mean', 'first'] | None
+
+_SCALES = (
+    "'unit' for [0, 1] as in this package, 'raw' for the unit of the data, 'weights' for "
+    'the transforms of TorchGeo weights, {mean: ..., std: ...} to standardise, or '
+    '{low: ..., high: ...} to clip and map to [0, 1]'
+)
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """Images of one modality as an input of a model.
+
+    Args:
+        image: name of the modality in the data.
+        scale: scale that the model expects: 'unit' for [0, 1] as in this package, 'raw'
+            for the unit of the data, 'weights' for the scale of their training,
+            ``{mean: ..., std: ...}`` to standardise, or ``{low: ..., high: ...}`` to clip
+            and map to [0, 1]. Numbers are in the unit of the data, one or one per band.
+        bands: names of the bands that the model expects, in order; by default all bands
+            of the data.
+        size: height and width to which images are resized; by default unchanged.
+        argument: name of the argument of the model; by default its position.
+
+    Raises:
+        ValueError: if ``scale`` is not valid, or ``size`` is not positive.
+    """
+
+    image: str
+    scale: Scale
+    bands: Sequence[str] | None = None
+    size: int | None = None
+    argument: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        scale: Any = self.scale
+        pairs = ({'mean', 'std'}, {'low', 'high'})
+        known = (
+            scale in ('unit', 'raw', 'weights')
+            if isinstance(scale, str)
+            else (isinstance(scale, Mapping) and set(scale) in pairs)
+        )
+        if not known:
+            raise ValueError(
+                f'{self.image}: scale must be {_SCALES}, got {scale!r}; see the '
+                'documentation of the model'
+            )
+        if self.size is not None and self.size < 1:
+            raise ValueError(f'{self.image}: size must be positive, got {self.size}')
+
+    @classmethod
+    def of(cls, value: 'ImageInput | Mapping[str, Any]') -> Self:
+        """Create an input from a dictionary of its fields, as in YAML.
+
+        Raises:
+            ValueError: if a field is unknown, or ``image`` or ``scale`` is absent.
+        """
+        if isinstance(value, cls):
+            return value
+        names = [f.name for f in fields(cls)]
+        given: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {}
+        unknown = sorted(set(given) - set(names))
+        if unknown or 'image' not in given:
+            raise ValueError(
+                f'inputs must be dictionaries with image and scale (and {names[2:]}), got '
+                f'{value!r}'
+            )
+        return cls(**{'scale': None, **given})
+
+
+class FrozenEncoder(nn.Module):
+    """Use any model that gives a vector as a frozen encoder of images.
+
+    The input is in the unit of the data, because models differ in the scale they expect.
+    Missing pixels become the middle of the scale.
+
+    Args:
+        model: the model, or its name, see
+            :func:`~torchgeo_decur.models.open_model`.
+        inputs: images that the model takes, in order of its arguments.
+        arguments: further arguments of the model, such as ``wavelengths`` of DOFA.
+        method: method of the model to call.
+        output: key or number of the vector, if the model returns several.
+        pool: how tokens (B, N, D) become a vector: 'mean' or 'first'. A map (B, D, H, W)
+            is averaged by 'mean'.
+        init_args: arguments that build a model given by name.
+
+    Raises:
+        FileNotFoundError: if the model is a file that does not exist.
+        ValueError: if an option is not valid, or there is no input.
+
+    Example:
+        >>> image = {'image': 's2', 'scale': {'mean': 0, 'std': 10000}, 'bands': ['B4', 'B3']}
+        >>> encoder = FrozenEncoder('test_resnet', [image])
+        >>> encoder.prepare({'s2': Modality.of('sentinel2_l2a')})
+        >>> encoder({'s2': torch.rand(2, 12, 64, 64) * 3000}).shape
+        torch.Size([2, 96])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | str,
+        inputs: Sequence[ImageInput | Mapping[str, Any]],
+        arguments: Mapping[str, Any] | None = None,
+        method: str = 'forward',
+        output: str | int | None = None,
+        pool: Pool = None,
+        init_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Initialize a new FrozenEncoder instance."""
+        super().__init__()
+        self.inputs = [ImageInput.of(value) for value in inputs]
+        if not self.inputs:
+            raise ValueError('inputs must have at least one image, got none')
+        if pool not in ('mean', 'first', None):
+            raise ValueError(f"pool must be 'mean', 'first' or null, got {pool!r}")
+        self.name = model if isinstance(model, str) else type(model).__name__
+        # A list, because an attribute would register a module twice.
+        self._given, self._init_args = [model], dict(init_args or {})
+        self.arguments, self.method = dict(arguments or {}), method
+        self.output, self.pool = output, pool
+        self.model: nn.Module | None = None
+        self._opened: OpenedModel
+        self.scales = nn.ModuleList()
+        self._channels: list[Tensor] = []
+
+    @classmethod
+    def of(
+        cls, name: str, value: 'FrozenEncoder | Mapping[str, Any]'
+    ) -> 'FrozenEncoder':
+        """Create an encoder from a dictionary of its arguments, as in YAML.
+
+        Args:
+            name: name of the encoder, for messages.
+            value: the encoder, or its arguments.
+
+        Raises:
+            ValueError: if an argument is unknown or not valid.
+        """
+        if isinstance(value, FrozenEncoder):
+            return value
+        known = (
+            'model',
+            'inputs',
+            'arguments',
+            'method',
+            'output',
+            'pool',
+            'init_args',
+        )
+        given: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {}
+        unknown = sorted(set(given) - set(known))
+        if unknown or not {'model', 'inputs'} <= set(given):
+            raise ValueError(
+                f'{name}: expected a dictionary with model and inputs (and '
+                f'{list(known[2:])}), got {value!r}'
+            )
+        try:
+            return cls(**given)
+        except ValueError as error:
+            raise ValueError(f'{name}: {error}') from error
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names of the modalities that the model takes."""
+        return list(dict.fromkeys(entry.image for entry in self.inputs))
+
+    def prepare(self, records: Mapping[str, Modality]) -> None:
+        """Build the model for the bands of the data, and check its input.
+
+        Args:
+            records: record of each modality of the data.
+
+        Raises:
+            ValueError: if the data lack a modality or a band, the model was trained on
+                other bands or another unit, or a scale needs statistics.
+        """
+        self.inputs = [self._with_bands(entry, records) for entry in self.inputs]
+        if self.model is None:
+            first = self.inputs[0]
+            opened = open_model(
+                self._given[0], list(first.bands or ()), self._init_args
+            )
+            self._opened = opened
+            self.model = opened.model.eval().requires_grad_(False)
+        self._check_training(records)
+        self.scales = nn.ModuleList()
+        self._channels = []
+        for entry in self.inputs:
+            record = records[entry.image]
+            names = [normalize_band(b) for b in record.bands]
+            index = [names.index(normalize_band(b)) for b in entry.bands or ()]
+            self._channels.append(torch.tensor(index))
+            chosen = _select(record, index)
+            self.scales.append(_build_scale(chosen, entry, self._opened))
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return the bands, the scale and the size of each input, for a file."""
+        return [
+            {
+                'image': e.image,
+                'bands': list(e.bands or ()),
+                'scale': e.scale if isinstance(e.scale, str) else dict(e.scale),
+                'size': e.size,
+            }
+            for e in self.inputs
+        ]
+
+    def forward(self, images: Mapping[str, Tensor]) -> Tensor:
+        """Encode images.
+
+        Args:
+            images: images of the modalities in the unit of the data, shape (B, C, H, W).
+
+        Returns:
+            Features, shape (B, D).
+
+        Raises:
+            ValueError: if the model does not give one vector for each image.
+        """
+        positional, named = [], {}
+        for entry, scale, index in zip(
+            self.inputs, self.scales, self._channels, strict=True
+        ):
+            x = images[entry.image]
+            x = scale(x[:, index.to(x.device)])
+            if entry.argument is None:
+                positional.append(x)
+            else:
+                named[entry.argument] = x
+        found = getattr(self.model, self.method)(*positional, **named, **self.arguments)
+        return self._vector(found, len(positional[0] if positional else x))
+
+    def try_on(self, images: Mapping[str, Tensor]) -> int:
+        """Encode a sample, so that a wrong input is an error before a long run.
+
+        Args:
+            images: images of one or more samples, shape (B, C, H, W).
+
+        Returns:
+            Number of features D.
+
+        Raises:
+            ValueError: if the model fails or its output is not a finite vector.
+        """
+        shown = [
+            f'{e.image} {[len(index), *images[e.image].shape[2:]]} with bands '
+            f'{list(e.bands or ())}, scale {e.scale!r} and size {e.size}'
+            for e, index in zip(self.inputs, self._channels, strict=True)
+        ]
+        try:
+            with torch.no_grad():
+                features = self(images)
+        except torch.OutOfMemoryError:
+            raise
+        # Models raise almost any error for an input they do not expect.
+        except Exception as error:
+            text = str(error).strip().splitlines() or [type(error).__name__]
+            raise ValueError(
+                f'{self.name} fails for {"; ".join(shown)}: {text[0]} '
+                f'({type(error).__name__}); correct bands, size, arguments, method, output '
+                'or pool'
+            ) from error
+        if not features.isfinite().all():
+            raise ValueError(
+                f'{self.name} gives NaN or infinity for {"; ".join(shown)}; correct the '
+                'scale'
+            )
+        return int(features.shape[1])
+
+    def _vector(self, found: Any, samples: int) -> Tensor:
+        if isinstance(found, Mapping | list | tuple):
+            keys = (
+                list(found) if isinstance(found, Mapping) else list(range(len(found)))
+            )
+            if self.output not in keys:
+                raise ValueError(f'output must be one of {keys}, got {self.output!r}')
+            found = found[self.output]  # type: ignore[index]
+        x: Tensor = found
+        if x.ndim == 3 and self.pool:
+            x = x.mean(1) if self.pool == 'mean' else x[:, 0]
+        elif x.ndim == 4 and self.pool == 'mean':
+            x = x.mean((2, 3))
+        if x.ndim != 2 or len(x) != samples:
+            raise ValueError(
+                f'expected a vector for each of {samples} images, found shape '
+                f'{tuple(x.shape)}'
+            )
+        return x.float()
+
+    def _with_bands(
+        self, entry: ImageInput, records: Mapping[str, Modality]
+    ) -> ImageInput:
+        if entry.image not in records:
+            raise ValueError(
+                f'{self.name}: image must be one of {list(records)}, got {entry.image!r}'
+            )
+        known = records[entry.image].bands
+        bands = entry.bands or known
+        missing = [
+            b
+            for b in bands
+            if normalize_band(b) not in {normalize_band(k) for k in known}
+        ]
+        if missing:
+            raise ValueError(
+                f'{self.name}: expected bands {list(bands)} of {entry.image}, found only '
+                f'{list(known)}, without {missing}; correct bands'
+            )
+        return replace(entry, bands=tuple(bands))
+
+    def _check_training(self, records: Mapping[str, Modality]) -> None:
+        """Check bands and unit of the images that the weights were trained on."""
+        known = self._opened.metadata
+        if known is None or len(self.inputs) > 1:
+            return
+        (entry,) = self.inputs
+        given = [normalize_band(b) for b in entry.bands or ()]
+        expected = list(known.bands)
+        if expected and [normalize_band(b) for b in expected] != given:
+            raise ValueError(
+                f'{self.name}: expected {len(expected)} bands {expected}, as in its '
+                f'training, got {len(given)}: {list(entry.bands or ())}; set bands'
+            )
+        unit = records[entry.image].unit
+        trained = known.images.get('unit', unit)
+        if trained != unit:
+            raise ValueError(
+                f'{self.name}: expected images in {trained}, as in its training, found '
+                f'{unit} for {entry.image}'
+            )
+
+
+class _Standardize(nn.Module):
+    """Standardise images, with missing pixels at the mean."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, nodata: float | None, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.nodata = nodata
+        self.register_buffer('mean', mean)
+        self.register_buffer('std', std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.float()
+        invalid = invalid_pixels(x, self.nodata)
+        x = (x - self.mean) / self.std
+        return x if invalid is None else x.masked_fill(invalid, 0.0)
+
+
+class _Fill(nn.Module):
+    """Replace missing pixels by the mean."""
+
+    mean: Tensor
+
+    def __init__(self, nodata: float | None, mean: Tensor) -> None:
+        super().__init__()
+        self.nodata = nodata
+        self.register_buffer('mean', mean)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A copy, because some transforms of weights work in place.
+        x = x.float().clone()
+        invalid = invalid_pixels(x, self.nodata)
+        return x if invalid is None else torch.where(invalid, self.mean.expand_as(x), x)
+
+
+class _Resize(nn.Module):
+    """Resize images to a square."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = (size, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2:] == self.size:
+            return x
+        return interpolate(x, self.size, mode='bilinear', antialias=True)
+
+
+def _build_scale(record: Modality, entry: ImageInput, opened: OpenedModel) -> nn.Module:
+    """Build the conversion from the unit of the data to the input of a model."""
+    resize: list[nn.Module] = [] if entry.size is None else [_Resize(entry.size)]
+    return nn.Sequential(*_steps_of_scale(record, entry, opened), *resize)
+
+
+def _steps_of_scale(
+    record: Modality, entry: ImageInput, opened: OpenedModel
+) -> list[nn.Module]:
+    scale, name = entry.scale, entry.image
+    mean = _row(name, record.mean or 0.0, record)
+    if scale == 'raw':
+        return [_Fill(record.nodata, mean)]
+    if scale == 'unit':
+        if record.limits is None and record.kind not in ('elevation', 'depth'):
+            raise ValueError(
+                f"{name}: scale 'unit' needs mean and std in the data, found none; set "
+                'them in the data, or choose another scale'
+            )
+        return [ScaleToUnit(record)]
+    if scale == 'weights':
+        if opened.weights is not None:
+            transforms: nn.Module = opened.weights.transforms
+            return [_Fill(record.nodata, mean), transforms]
+        trained = opened.metadata.record if opened.metadata is not None else None
+        if trained is None or opened.metadata is None:
+            raise ValueError(
+                f"{name}: scale 'weights' needs weights that know their scale, found "
+                'none; choose another scale'
+            )
+        normalize = opened.metadata.normalize
+        after = [_row(name, normalize[k], record) for k in ('mean', 'std') if normalize]
+        return [
+            ScaleToUnit(replace(trained, nodata=record.nodata)),
+            *([_Standardize(None, *after)] if after else []),
+        ]
+    numbers = {k: _row(name, v, record) for k, v in dict(scale).items()}
+    if 'mean' in numbers:
+        if not (numbers['std'] > 0).all():
+            raise ValueError(f'{name}: std must be positive, got {scale}')
+        return [_Standardize(record.nodata, numbers['mean'], numbers['std'])]
+    low, high = (numbers[k].expand(record.channels, 1, 1) for k in ('low', 'high'))
+    if not (high > low).all():
+        raise ValueError(f'{name}: high must be above low, got {scale}')
+    # The limits of a modality are two standard deviations from its mean.
+    middle, spread = (low + high).flatten() / 2, (high - low).flatten() / 4
+    limits = {'mean': tuple(middle.tolist()), 'std': tuple(spread.tolist())}
+    return [ScaleToUnit(replace(record, **limits))]
+
+
+def _row(name: str, value: Any, record: Modality) -> Tensor:
+    """Return numbers of bands, shape (C, 1, 1), or one for all, shape (1, 1, 1)."""
+    row = torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1)
+    if len(row) not in (1, record.channels):
+        raise ValueError(
+            f'{name}: scale must have one number, or one for each of the '
+            f'{record.channels} bands {list(record.bands)}, got {len(row)}'
+        )
+    return row
+
+
+def _select(record: Modality, index: Sequence[int]) -> Modality:
+    """Return the record of some bands."""
+    chosen: dict[str, Any] = {}
+    for name in ('bands', 'mean', 'std', 'wavelengths'):
+        values = getattr(record, name)
+        chosen[name] = values if values is None else tuple(values[i] for i in index)
+    return replace(record, **chosen)

@@ -1,0 +1,225 @@
+"""Open models of timm, TorchGeo, TorchScript, ONNX and this package by name."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum
+
+from ..weights.encoder_files import read_checkpoint
+from ..weights.enums import get_weight
+from ..weights.metadata import EncoderMetadata
+from .encoder import MultimodalEncoder
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model, and what is known of its input.
+
+    Args:
+        model: the model.
+        metadata: metadata of its training images, if known.
+        weights: TorchGeo weights, whose transforms scale images.
+    """
+
+    model: nn.Module
+    metadata: EncoderMetadata | None = None
+    weights: WeightsEnum | None = None
+
+
+def open_model(
+    model: nn.Module | str, bands: Sequence[str], init_args: Mapping[str, Any]
+) -> OpenedModel:
+    """Open a model.
+
+    Args:
+        model: a module; or as text
+
+            - a file of an encoder that this package exported (``.safetensors``);
+            - a file of ONNX (``.onnx``) or TorchScript (``.pt``, ``.ts``, ...);
+            - the name of weights of TorchGeo or of this package, such as
+              ``ResNet50_Weights.SENTINEL2_ALL_DECUR``;
+            - the path of a class or function, such as ``torchgeo.models.croma_base``;
+            - the name of a timm model.
+        bands: names of the bands of the first input.
+        init_args: arguments of a class or function, where ``weights`` may be the name of
+            TorchGeo weights, or of a timm model, where ``weights`` is as in
+            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+
+    Returns:
+        The model.
+
+    Raises:
+        FileNotFoundError: if a file does not exist.
+        ImportError: if onnxruntime is not installed.
+        ValueError: if the name is unknown, or ``init_args`` are not valid.
+    """
+    if isinstance(model, nn.Module):
+        return OpenedModel(model)
+    if timm.is_model(model):
+        return _timm(model, bands, dict(init_args))
+    path = Path(model)
+    if path.suffix and (path.exists() or path.parent != Path()):
+        if init_args:
+            raise ValueError(
+                f'init_args must be empty for a file, got {dict(init_args)}'
+            )
+        return _file(path)
+    if '_Weights.' in model and '.models.' not in model:
+        return _weights(model, dict(init_args))
+    return _object(model, dict(init_args))
+
+
+def _timm(model: str, bands: Sequence[str], init_args: dict[str, Any]) -> OpenedModel:
+    weights = init_args.pop('weights', None)
+    if init_args:
+        raise ValueError(
+            f'init_args must only have weights for a timm model, got {sorted(init_args)}'
+        )
+    built = MultimodalEncoder(
+        {'image': len(bands)}, model, weights, bands={'image': list(bands)}
+    )
+    return OpenedModel(built.encoders['image'])
+
+
+def _file(path: Path) -> OpenedModel:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'model must be a name or a file, but {path} does not exist'
+        )
+    if path.suffix == '.onnx':
+        return OpenedModel(OnnxModel(path))
+    if path.suffix == '.safetensors':
+        return _encoder(str(path))
+    try:
+        return OpenedModel(torch.jit.load(str(path), map_location='cpu'))
+    except RuntimeError as error:
+        try:
+            read_checkpoint(path)
+        except ValueError:
+            pass
+        else:
+            return _encoder(str(path))
+        raise ValueError(
+            f'{path}: expected TorchScript, ONNX (.onnx) or an encoder of this package, '
+            'found another file; build the model in Python, and pass it to FrozenEncoder'
+        ) from error
+
+
+def _encoder(source: str) -> OpenedModel:
+    found = MultimodalEncoder.from_weights(source)
+    if len(found.encoders) != 1:
+        raise ValueError(
+            f'{source}: expected one encoder, found {list(found.encoders)}; convert the '
+            'file with torchgeo-decur convert'
+        )
+    ((m, encoder),) = found.encoders.items()
+    return OpenedModel(encoder, EncoderMetadata.from_dict(found.metadata[m]))
+
+
+def _weights(name: str, init_args: dict[str, Any]) -> OpenedModel:
+    weights = get_weight(name)
+    build = getattr(
+        import_module('torchgeo.models'), str(weights.meta.get('model')), None
+    )
+    if build is None:
+        return _encoder(name)
+    return _object(
+        f'torchgeo.models.{weights.meta["model"]}', {**init_args, 'weights': name}
+    )
+
+
+def _object(path: str, init_args: dict[str, Any]) -> OpenedModel:
+    module, _, attribute = path.rpartition('.')
+    try:
+        build = getattr(import_module(module), attribute)
+    except (AttributeError, ImportError, ValueError) as error:
+        raise ValueError(
+            'model must be the name of a timm model, a file, the name of weights, or the '
+            f'path of a class such as torchgeo.models.croma_base, got {path!r} ({error})'
+        ) from error
+    weights = init_args.get('weights')
+    if isinstance(weights, str):
+        init_args['weights'] = weights = get_weight(weights)
+    try:
+        built = build(**init_args)
+    except (TypeError, AssertionError) as error:
+        raise ValueError(
+            f'{path}: init_args must be among {list(inspect.signature(build).parameters)}, '
+            f'got {init_args} ({error})'
+        ) from error
+    if not isinstance(built, nn.Module):
+        raise ValueError(f'{path}: expected a torch module, got {type(built).__name__}')
+    known = weights if isinstance(weights, WeightsEnum) else None
+    return OpenedModel(built, _metadata_of(known), known)
+
+
+def _metadata_of(weights: WeightsEnum | None) -> EncoderMetadata | None:
+    bands = weights.meta.get('bands') if weights is not None else None
+    if not isinstance(bands, Sequence) or isinstance(bands, str):
+        return None
+    return EncoderMetadata(images={'bands': list(map(str, bands))})
+
+
+class OnnxModel(nn.Module):
+    """Run a file of ONNX on the CPU with onnxruntime.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ImportError: if onnxruntime is not installed.
+        ValueError: if the file is not valid.
+    """
+
+    content: Tensor
+
+    def __init__(self, path: Path) -> None:
+        """Initialize a new OnnxModel instance."""
+        super().__init__()
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError(
+                'a model of ONNX needs onnxruntime; pip install torchgeo-decur[onnx]'
+            ) from error
+        content = path.read_bytes()
+        try:
+            self.session = onnxruntime.InferenceSession(
+                content, providers=['CPUExecutionProvider']
+            )
+        # The classes of its errors are not public.
+        except Exception as error:
+            raise ValueError(
+                f'{path}: expected a file of ONNX, found {error}'
+            ) from error
+        self.names = [value.name for value in self.session.get_inputs()]
+        # The parameters, which identify the model.
+        data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        self.register_buffer('content', data, persistent=True)
+
+    def forward(self, *images: Tensor, **named: Tensor) -> Tensor | dict[str, Tensor]:
+        """Run the model.
+
+        Args:
+            images: inputs by position.
+            named: inputs by name.
+
+        Returns:
+            The output, or all outputs by name.
+        """
+        given = dict(zip(self.names, images, strict=False)) | named
+        device = next(x.device for x in given.values())
+        arrays = {k: torch.as_tensor(x).cpu().numpy() for k, x in given.items()}
+        outputs = [output.name for output in self.session.get_outputs()]
+        found = {
+            name: torch.from_numpy(x).to(device)
+            for name, x in zip(outputs, self.session.run(outputs, arrays), strict=True)
+        }
+        return found[outputs[0]] if len(outputs) == 1 else found
