@@ -156,7 +156,7 @@ def test_rows_are_paired_by_place_and_date(tmp_path: Path) -> None:
     ):
         PairedEmbeddings(tmp_path, entries, 'place', tolerance=0.01)
     # Another day is another sample.
-    table['timestamp'] = later[::-1] + pd.Timedelta(days=[1, 0, 0])
+    table['timestamp'] = later[::-1] + pd.to_timedelta([1, 0, 0], 'D')
     write(files[1], vectors(3, 10, rows=3), **table)
     options: dict[str, Any] = {'skip_incomplete': True}
     two = PairedEmbeddings(tmp_path, entries, ['place', 'date'], **options)
@@ -192,7 +192,7 @@ def test_several_files_and_columns_of_numbers(tmp_path: Path) -> None:
             r"a: .*a\.parquet: expected id for the key 'id', found columns",
         ),
         ({'key': ['sample', 'label']}, "same number of parts .*'a': 2, 'b': 1"),
-        ({'key': 'place'}, 'expected place or geometry or centre_lon and centre_lat'),
+        ({'key': 'place'}, 'expected geometry or centre_lon and centre_lat'),
         ({'part': 's1'}, r"a: part must be one of \[\] of .*got 's1'"),
         ({'bands': 3}, r"a: keys must be among .*got \['bands'\]"),
     ],

@@ -61,7 +61,7 @@ def test_command_writes_a_file_that_the_datamodule_reads(
     scenes.setup('predict')
     labels = pq.read_table(out)['label_s1_0'].to_pylist()
     assert labels == [int(scenes.predict_dataset[i]['label_s1_0']) for i in range(10)]
-    for option in ('--dense=true', '--modalities=[s1]', '--ckpt_path=x.ckpt'):
+    for option in ('--dense', '--modalities=[s1]', '--ckpt_path=x.ckpt'):
         with pytest.raises(
             SystemExit, match='must be absent for a config with encoders'
         ):

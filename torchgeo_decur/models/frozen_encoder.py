@@ -198,7 +198,10 @@ class FrozenEncoder(nn.Module):
                 self._given[0], list(first.bands or ()), self._init_args
             )
             self._opened = opened
-            self.model = opened.model.eval().requires_grad_(False)
+            self.model = opened.model.eval()
+            # TorchScript has no requires_grad_.
+            for parameter in opened.model.parameters():
+                parameter.requires_grad = False
         self._check_training(records)
         self.scales = nn.ModuleList()
         self._channels = []
@@ -406,9 +409,9 @@ def _steps_of_scale(
     record: Modality, entry: ImageInput, opened: OpenedModel
 ) -> list[nn.Module]:
     scale, name = entry.scale, entry.image
-    mean = _row(name, record.mean or 0.0, record)
+    fill = _row(name, record.mean or 0.0, record)
     if scale == 'raw':
-        return [_Fill(record.nodata, mean)]
+        return [_Fill(record.nodata, fill)]
     if scale == 'unit':
         if record.limits is None and record.kind not in ('elevation', 'depth'):
             raise ValueError(
@@ -419,7 +422,7 @@ def _steps_of_scale(
     if scale == 'weights':
         if opened.weights is not None:
             transforms: nn.Module = opened.weights.transforms
-            return [_Fill(record.nodata, mean), transforms]
+            return [_Fill(record.nodata, fill), transforms]
         trained = opened.metadata.record if opened.metadata is not None else None
         if trained is None or opened.metadata is None:
             raise ValueError(
@@ -442,8 +445,8 @@ def _steps_of_scale(
         raise ValueError(f'{name}: high must be above low, got {scale}')
     # The limits of a modality are two standard deviations from its mean.
     middle, spread = (low + high).flatten() / 2, (high - low).flatten() / 4
-    limits = {'mean': tuple(middle.tolist()), 'std': tuple(spread.tolist())}
-    return [ScaleToUnit(replace(record, **limits))]
+    mean, std = tuple(middle.tolist()), tuple(spread.tolist())
+    return [ScaleToUnit(replace(record, kind='multispectral', mean=mean, std=std))]
 
 
 def _row(name: str, value: Any, record: Modality) -> Tensor:

@@ -1,11 +1,12 @@
 """Open models of timm, TorchGeo, TorchScript, ONNX and this package by name."""
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import timm
 import torch
@@ -42,7 +43,7 @@ def open_model(
         model: a module; or as text
 
             - a file of an encoder that this package exported (``.safetensors``);
-            - a file of ONNX (``.onnx``) or TorchScript (``.pt``, ``.ts``, ...);
+            - a file of ONNX (``.onnx``), ExportedProgram (``.pt2``) or TorchScript;
             - the name of weights of TorchGeo or of this package, such as
               ``ResNet50_Weights.SENTINEL2_ALL_DECUR``;
             - the path of a class or function, such as ``torchgeo.models.croma_base``;
@@ -97,8 +98,14 @@ def _file(path: Path) -> OpenedModel:
         return OpenedModel(OnnxModel(path))
     if path.suffix == '.safetensors':
         return _encoder(str(path))
+    if path.suffix == '.pt2':
+        return OpenedModel(ExportedModel(path))
     try:
-        return OpenedModel(torch.jit.load(str(path), map_location='cpu'))
+        with warnings.catch_warnings():
+            # torch prefers ExportedProgram, but cannot convert files of TorchScript.
+            warnings.simplefilter('ignore', FutureWarning)
+            warnings.simplefilter('ignore', DeprecationWarning)
+            return OpenedModel(torch.jit.load(str(path), map_location='cpu'))
     except RuntimeError as error:
         try:
             read_checkpoint(path)
@@ -107,8 +114,8 @@ def _file(path: Path) -> OpenedModel:
         else:
             return _encoder(str(path))
         raise ValueError(
-            f'{path}: expected TorchScript, ONNX (.onnx) or an encoder of this package, '
-            'found another file; build the model in Python, and pass it to FrozenEncoder'
+            f'{path}: expected TorchScript, ExportedProgram (.pt2), ONNX (.onnx) or an '
+            'encoder of this package, found another file; build the model in Python, and pass it to FrozenEncoder'
         ) from error
 
 
@@ -165,6 +172,45 @@ def _metadata_of(weights: WeightsEnum | None) -> EncoderMetadata | None:
     if not isinstance(bands, Sequence) or isinstance(bands, str):
         return None
     return EncoderMetadata(images={'bands': list(map(str, bands))})
+
+
+class ExportedModel(nn.Module):
+    """Run a file of ``torch.export.save``, which has no training mode.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: if the file is not valid.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Initialize a new ExportedModel instance."""
+        super().__init__()
+        try:
+            program = torch.export.load(path)
+        # torch raises almost any error for another file.
+        except Exception as error:
+            raise ValueError(
+                f'{path}: expected a file of torch.export.save, found another ({error})'
+            ) from error
+        self.program = program.module()
+
+    def train(self, mode: bool = True) -> Self:
+        """Return the module unchanged."""
+        return self
+
+    def forward(self, *images: Tensor, **named: Any) -> Any:
+        """Run the program.
+
+        Args:
+            images: inputs by position.
+            named: inputs by name.
+
+        Returns:
+            The output of the program.
+        """
+        return self.program(*images, **named)
 
 
 class OnnxModel(nn.Module):

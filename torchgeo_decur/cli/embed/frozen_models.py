@@ -14,7 +14,6 @@ from ...datamodules import MultimodalDataModule
 from ...modalities import check_names, get_available, split
 from ...modalities.present_samples import PresentSamples
 from ...models import FrozenEncoder
-from ...transforms import PerModality
 from .geoparquet_parts import ROWS
 from .write_embeddings import RowEmbedder, labels, write_rows
 
@@ -106,7 +105,7 @@ class FrozenEmbedder(RowEmbedder):
     def setup(self, stage: str) -> None:
         """Let the datamodule pass images in their unit."""
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self._scaling, datamodule.aug = datamodule.aug, PerModality({})
+        self._scaling, datamodule.aug = datamodule.aug, nn.Identity()
 
     def teardown(self, stage: str) -> None:
         """Restore the scaling of the datamodule."""

@@ -56,7 +56,7 @@ class EmbeddingFile:
             schema = pq.read_schema(self.path)
         except pa.ArrowInvalid as error:
             raise ValueError(
-                f'{self.path}: expected Parquet or NumPy (.npy or .npz), found another '
+                f'{self.path}: expected NumPy (.npy or .npz) or Parquet, found another '
                 'format'
             ) from error
         self.names = schema.names

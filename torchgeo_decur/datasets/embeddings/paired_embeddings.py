@@ -244,7 +244,7 @@ class PairedEmbeddings(FileDataset):
         shown = [m for m in self.modalities if sample.get(f'available_{m}', True)]
         figure, axes = plt.subplots(len(shown), 1, squeeze=False, layout='constrained')
         for m, axis in zip(shown, axes[:, 0], strict=True):
-            axis.plot(sample[f'image_{m}'].flatten(-3).T)
+            axis.plot(sample[f'image_{m}'].reshape(-1, self.features[m].shape[1]).T)
             if show_titles:
                 axis.set_title(m)
         if suptitle is not None:

@@ -91,9 +91,9 @@ def _text(table: pd.DataFrame, key: str) -> NDArray[Any]:
         return np.arange(len(table)).astype(str)
     (column,) = columns_of_key(key, list(table))
     if key != DATE:
-        return table[column].astype(str).to_numpy(object)
+        return np.asarray(table[column].astype(str), object)
     days = pd.to_datetime(table[column], utc=True).dt.strftime('%Y-%m-%d')
-    return days.fillna('').to_numpy(object)
+    return np.asarray(days.fillna(''), object)
 
 
 def _match_places(
