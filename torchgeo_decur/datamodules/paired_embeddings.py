@@ -24,7 +24,7 @@ class PairedEmbeddingsDataModule(MultimodalDataModule):
         embeddings: entry of each modality, by name, see
             :class:`~torchgeo_decur.datasets.PairedEmbeddings`.
         key: columns that identify a sample.
-        tolerance: largest distance in metres of the places of a sample.
+        tolerance: largest distance in meters of the places of a sample.
         views: whether several rows of one key are views of a sample.
         skip_incomplete: False to raise an error for a sample without a modality, True to
             leave it out, or 'keep' to use its other modalities.

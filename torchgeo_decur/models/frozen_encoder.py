@@ -17,7 +17,7 @@ type Pool = Literal['mean', 'first'] | None
 
 _SCALES = (
     "'unit' for [0, 1] as in this package, 'raw' for the unit of the data, 'weights' for "
-    'the transforms of TorchGeo weights, {mean: ..., std: ...} to standardise, or '
+    'the transforms of TorchGeo weights, {mean: ..., std: ...} to standardize, or '
     '{low: ..., high: ...} to clip and map to [0, 1]'
 )
 
@@ -30,7 +30,7 @@ class ImageInput:
         image: name of the modality in the data.
         scale: scale that the model expects: 'unit' for [0, 1] as in this package, 'raw'
             for the unit of the data, 'weights' for the scale of their training,
-            ``{mean: ..., std: ...}`` to standardise, or ``{low: ..., high: ...}`` to clip
+            ``{mean: ..., std: ...}`` to standardize, or ``{low: ..., high: ...}`` to clip
             and map to [0, 1]. Numbers are in the unit of the data, one or one per band.
         bands: names of the bands that the model expects, in order; by default all bands
             of the data.
@@ -351,7 +351,7 @@ class FrozenEncoder(nn.Module):
 
 
 class _Standardize(nn.Module):
-    """Standardise images, with missing pixels at the mean."""
+    """Standardize images, with missing pixels at the mean."""
 
     mean: Tensor
     std: Tensor

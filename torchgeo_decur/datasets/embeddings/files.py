@@ -44,7 +44,8 @@ class EmbeddingFile:
         self._arrays: Mapping[str, NDArray[Any]] | None = None
         if not self.path.is_file():
             raise FileNotFoundError(
-                f'{self.path} must be a file of embeddings, but does not exist'
+                f'{self.path} must be a file of embeddings, but does not exist; check the '
+                'path'
             )
         if self.path.suffix in ('.npy', '.npz'):
             found = np.load(self.path, allow_pickle=False)
@@ -56,8 +57,8 @@ class EmbeddingFile:
             schema = pq.read_schema(self.path)
         except pa.ArrowInvalid as error:
             raise ValueError(
-                f'{self.path}: expected NumPy (.npy or .npz) or Parquet, found another '
-                'format'
+                f'{self.path}: expected a NumPy (.npy, .npz) or Parquet file, found another '
+                'format; convert it'
             ) from error
         self.names = schema.names
         self._metadata: Mapping[bytes, bytes] = schema.metadata or {}
@@ -80,7 +81,10 @@ class EmbeddingFile:
         if self._arrays is not None:
             x = self._array('embedding' if self.path.suffix == '.npy' else column)
             if x.ndim != 2:
-                raise ValueError(f'{self.path}: expected shape (N, D), found {x.shape}')
+                raise ValueError(
+                    f'{self.path}: expected an array of shape (N, D), found shape '
+                    f'{x.shape}; reshape it'
+                )
             return np.asarray(x, np.float32)
         if column in self.names:
             table = pq.read_table(self.path, columns=[column])
@@ -127,8 +131,8 @@ class EmbeddingFile:
 
     def _absent(self, name: str) -> ValueError:
         return ValueError(
-            f'{self.path}: expected the column {name}, found {self.names}; choose one of '
-            'them'
+            f'{self.path}: expected column {name!r}, found columns {self.names}; choose '
+            'one of them'
         )
 
 
@@ -166,8 +170,8 @@ def _matrix(file: Path, column: Any) -> Floats:
     found = set(lengths[known].astype(int).tolist())
     if len(found) != 1:
         raise ValueError(
-            f'{file}: expected lists of equal length in all rows, found lengths '
-            f'{sorted(found) or "of no row"}'
+            f'{file}: expected rows of equal length, found '
+            f'{f"lengths {sorted(found)}" if found else "no rows"}; choose another column'
         )
     values = pc.list_flatten(column).to_numpy(zero_copy_only=False)
     x = np.full((len(column), found.pop()), np.nan, np.float32)

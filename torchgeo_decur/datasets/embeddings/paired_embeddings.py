@@ -59,7 +59,7 @@ class PairedEmbeddings(FileDataset):
 
         key: columns that identify a sample, by default ``sample``. ``place`` is the centre
             of the geometry, ``date`` the day in UTC, and ``row`` the number of the row.
-        tolerance: largest distance in metres of the places of a sample.
+        tolerance: largest distance in meters of the places of a sample.
         views: whether several rows of one key are views of a sample; otherwise they are
             an error.
         skip_incomplete: False to raise an error for a sample without a modality, True to

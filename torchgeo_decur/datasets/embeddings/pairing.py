@@ -56,7 +56,7 @@ def pair_rows(
         tables: columns of the key by table, see :func:`columns_of_key`. A geometry is in
             longitude and latitude.
         keys: parts of the key, by table; all have the same number of parts.
-        tolerance: largest distance in metres of the places of a sample. A place is that of
+        tolerance: largest distance in meters of the places of a sample. A place is that of
             the nearest row of an earlier table.
 
     Returns:

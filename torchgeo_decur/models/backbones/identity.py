@@ -44,7 +44,7 @@ class IdentityEncoder(nn.Module):
         """Do nothing, because there is no activation to recompute."""
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Standardise the bands.
+        """Standardize the bands.
 
         Args:
             x: embeddings in [0, 1], shape (B, D, H, W).
