@@ -204,7 +204,7 @@ def test_report_doctor_and_plan(run: Path, tmp_path: Path, capsys: Any) -> None:
         result = json.loads((out / name / 'result.json').read_text())
         assert 'needs images, got embeddings' in result['text']
     main(['plan', config])
-    assert 'steps of an epoch: 4' in capsys.readouterr().out
+    assert 'steps per epoch: 4' in capsys.readouterr().out
     main(['doctor', config, f'--out={tmp_path / "doctor.html"}'])
     assert 'no findings' in capsys.readouterr().out.lower()
 
@@ -250,9 +250,7 @@ def test_classifier_on_embeddings_of_two_models(root: Path, tmp_path: Path) -> N
 
 def test_task_names_the_right_width(root: Path) -> None:
     task = DeCUR({'croma': 8, 'dofa': 7}, 'identity', projector=[4])
-    with pytest.raises(
-        ValueError, match='dofa: expected 7 channels, found 6; set this'
-    ):
+    with pytest.raises(ValueError, match='dofa: expected 7 channels, found 6; correct'):
         trainer().fit(task, datamodule(root))
 
 
