@@ -21,7 +21,7 @@ type Headers = Mapping[str, tuple[str, ...]]
 
 
 def render(path: Path, results: Path = RESULTS) -> str:
-    """Render a table in Markdown, with the mean and 95 % interval over seeds, in %.
+    """Render means and 95 % confidence intervals over seeds as a Markdown table, in %.
 
     Only rows from the newest commit are used so that numbers are comparable.
 
@@ -258,7 +258,7 @@ def _parts(values: Mapping[str, Sequence[float]]) -> list[str]:
 
 
 def interval(values: Sequence[float], sign: str = '') -> str:
-    """Format numbers between 0 and 1 as mean ± half-width of the 95 % interval, in %.
+    """Format numbers between 0 and 1 as mean ± half-width of a confidence interval, in %.
 
     Args:
         values: one number per seed.

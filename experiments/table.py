@@ -182,7 +182,7 @@ def _measure(
     out: Path,
     command: Command,
 ) -> dict[str, str]:
-    """Pretrain if needed; then fit and test, or probe, a cell, and return its metrics."""
+    """Pretrain if needed, fit and test or probe a cell, and return its metrics."""
     words = {'seed': str(seed), 'encoders': ''}
     exports = [_pretrain(options, seed, out, command) for options in cell.pretrains]
     if cell.probes:

@@ -175,7 +175,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'missing folder, rasters': (
         rasters(lambda r, _: r['radar'].update(paths='/no/folder')),
         ValueError,
-        r"radar: paths must exist, but '/no/folder' does not \(current folder ",
+        r"radar: path '/no/folder' does not exist \(current folder ",
     ),
     'empty folder': (
         lambda folder: fit(model(), SSL4EOS12PairDataModule(str(empty(folder)))),

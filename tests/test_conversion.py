@@ -64,7 +64,7 @@ class TestConversion:
     @pytest.mark.parametrize(
         ('entries', 'message'),
         [
-            ({'s3': {'offset': 1}}, r"modalities among \['s2'\], got \['s3'\]"),
+            ({'s3': {'offset': 1}}, r"must be among \['s2'\], got \['s3'\]"),
             (
                 {'s2': {'shift': 1}},
                 r"s2: conversion must only have the keys \['scale', 'off",

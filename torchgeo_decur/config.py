@@ -79,9 +79,7 @@ def read_config(
     content: dict[str, Any] = {}
     for file in map(Path, (config, *overlays)):
         if not file.exists():
-            raise FileNotFoundError(
-                f'config must exist, but {file} does not; check the path'
-            )
+            raise FileNotFoundError(f'config {file} does not exist; check the path')
         content = _merge(content, load_hparams_from_yaml(file, use_omegaconf=False))
     read = {part: content.get(part) for part in parts}
     if not all(isinstance(value, Mapping) for value in read.values()):

@@ -236,7 +236,7 @@ def test_mistakes_in_a_table_name_the_row(
     ('entry', 'message'),
     [
         ({'kind': 'classes'}, r"kind of labels must be one of .* got 'classes'"),
-        ({'columns': 'x'}, r'labels must be an entry with keys among'),
+        ({'columns': 'x'}, r'labels must be a mapping with keys among'),
         ({'key': None}, r'labels must have key .the id column.'),
         ({'label': None}, r'labels must have label'),
         ({'label': ['a', 'b']}, r'label must be a single column if kind is .class.'),

@@ -225,7 +225,7 @@ def test_all_takes_the_common_number_of_dates(root: Path) -> None:
 def test_place_without_dates_is_left_out(root: Path) -> None:
     for folder in (root / 's2c/0000001').iterdir():
         shutil.rmtree(folder)
-    with pytest.warns(UserWarning, match='skipped 1 of .* locations .* has no date'):
+    with pytest.warns(UserWarning, match='skipped 1 of .* locations .* have no date'):
         assert len(SSL4EOS12Pair(root)) == 1
     dataset = SSL4EOS12Pair(root, date_sampling='same')
     with pytest.raises(

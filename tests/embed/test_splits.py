@@ -60,10 +60,10 @@ def test_reads_data_from_another_file(fitted: Path, tmp_path: Path) -> None:
     )
     task, datamodule, _ = load_run(fitted / 'config.yaml', data=data)
     assert datamodule.length == 3 and type(task).__name__ == 'DeCUR'
-    with pytest.raises(FileNotFoundError, match=r'config must exist, .*none.yaml'):
+    with pytest.raises(FileNotFoundError, match=r'config .*none.yaml does not exist'):
         load_run(fitted / 'config.yaml', data=tmp_path / 'none.yaml')
     data.write_text('model: {}\n')
-    with pytest.raises(ValueError, match='a config of torchgeo with data'):
+    with pytest.raises(ValueError, match='a torchgeo config with data'):
         load_run(fitted / 'config.yaml', data=data)
 
 

@@ -185,7 +185,7 @@ class TestMultimodalEncoder:
             MultimodalEncoder(**{**options, **arguments})
 
     def test_rejects_an_unknown_modality(self) -> None:
-        message = r"images must have modalities among \['s1', 's2'\], got \['dem'\]"
+        message = r"modalities of images must be among \['s1', 's2'\], got \['dem'\]"
         with pytest.raises(ValueError, match=message):
             build()({'s1': torch.rand(1, 2, 32, 32), 'dem': torch.rand(1, 1, 32, 32)})
 

@@ -95,7 +95,7 @@ class TestTransformer:
     @pytest.mark.parametrize('given', [{}, {'rgb': torch.zeros(1, 1, 8)}])
     def test_rejects_unknown_modalities(self, given: dict[str, Tensor]) -> None:
         with pytest.raises(
-            ValueError, match=r"tokens must have modalities among \['s1'"
+            ValueError, match=r"modalities of tokens must be among \['s1'"
         ):
             self.fusion()(given)
 

@@ -349,9 +349,9 @@ class TestErrors:
         absent = tmp_path / 'none.ckpt'
         said = self.stop(str(absent))
         assert said == (
-            f'torchgeo-decur: checkpoint must exist, but {absent} does not; check the path'
+            f'torchgeo-decur: checkpoint {absent} does not exist; check the path'
         )
-        assert 'baseline must exist' in self.stop(
+        assert f'baseline {absent} does not exist' in self.stop(
             str(checkpoint), f'--baseline={absent}'
         )
         assert 'set the path of the fit config with --config' in self.stop(

@@ -180,13 +180,12 @@ class TestBandsOfAModel:
         assert made.encoders['s2'].conv1[0].weight.equal(kernel[:, index])
 
     @pytest.mark.parametrize(
-        ('bands', 'found'),
-        [({'s2': ['B2']}, r"\['B2'\] for s2"), ({'s3': ['B2']}, r"\['B2'\] for s3")],
+        ('bands', 'modality'), [({'s2': ['B2']}, 's2'), ({'s3': ['B2']}, 's3')]
     )
     def test_rejects_invalid_bands(
-        self, bands: dict[str, list[str]], found: str
+        self, bands: dict[str, list[str]], modality: str
     ) -> None:
-        message = rf'bands must have one name per channel of .* got {found}'
+        message = rf"one name per channel of {modality} in .*, got \['B2'\]"
         with pytest.raises(ValueError, match=message):
             MultimodalEncoder({'s2': 4}, 'test_resnet', bands=bands)
 
@@ -249,11 +248,11 @@ class TestSeveral:
             ),
             (
                 {'bands': {'s3': ['B2']}},
-                r"bands must have keys among the encoders .*, got \['s3'\]",
+                r"keys of bands must be among the encoders .*, got \['s3'\]",
             ),
             (
                 {'weights': {'s3': 'x.pt'}},
-                r"weights must have keys among the encoders .* got \['s3'\]",
+                r"keys of weights must be among the encoders .* got \['s3'\]",
             ),
             ({'weights': 3}, r'weights must be a weight enum, .* got int'),
         ],

@@ -36,7 +36,7 @@ def last_map(encoder: nn.Module, x: Tensor) -> Tensor:
 
 @contextmanager
 def exposed(encoder: nn.Module, size: tuple[int, ...]) -> Iterator[nn.Module]:
-    """Pass the last feature map of an encoder through an identity module.
+    """Within a context, pass an encoder's last feature map through an identity module.
 
     For an encoder that pools feature maps, this is the output of the last stage. For a
     transformer with a class token, it is the grid of patch tokens before the last

@@ -97,8 +97,9 @@ class Outcome:
             digits: number of decimal places, or None for no rounding.
 
         Returns:
-            The score, the bounds of its 95 % interval and the chance score in percent,
-            the name of the metric, and the number of scored samples.
+            Values by column name. The score, the bounds of its 95 % confidence interval
+            and the chance score are in percent. The others are the name of the metric
+            and the number of scored samples.
         """
         numbers = {
             'score': float(self.score()[0]),

@@ -86,8 +86,8 @@ class CorrelationStream:
             eps: constant added to the variances.
 
         Returns:
-            The correlations, shape (D,), float64. A constant dimension has the correlation
-            0.
+            The correlations, shape (D,), float64. A constant dimension has a correlation
+            of 0.
         """
         a, b = self.variance() + eps
         diagonal: Tensor = self._sums[2] / max(self.count, 1) / (a * b).sqrt()

@@ -59,7 +59,7 @@ def dropped_dimensions(
         shares: fractions of the dimensions to drop, in [0, 1).
         classifier: 'knn' or 'linear'.
         k: number of nearest neighbors.
-        times: number of bootstrap resamples for 95 % intervals.
+        times: number of bootstrap resamples for 95 % confidence intervals.
         seed: seed of the random order in the baseline.
 
     Returns:

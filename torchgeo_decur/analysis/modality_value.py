@@ -50,8 +50,8 @@ def modality_values(
     both modalities contain the same information, and positive if the label can be
     predicted only from both together.
 
-    The 95 % intervals are percentiles over bootstrap resamples of the scored samples.
-    They do not include the variation between training runs.
+    The 95 % confidence intervals are percentiles over bootstrap resamples of the scored
+    samples. They do not include the variation between training runs.
 
     Args:
         embeddings: features of at least two modalities, and labels.

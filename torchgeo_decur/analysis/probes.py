@@ -34,8 +34,8 @@ def probe_parts(
     :class:`~torchgeo_decur.callbacks.OnlineProbe`. A modality is probed on the samples
     that have this modality.
 
-    The 95 % intervals are percentiles over bootstrap resamples of the scored samples.
-    They do not include the variation between training runs. Common and unique
+    The 95 % confidence intervals are percentiles over bootstrap resamples of the scored
+    samples. They do not include the variation between training runs. Common and unique
     dimensions are compared on the same resamples. A second comparison uses equal
     numbers of dimensions, because more dimensions usually score higher.
 

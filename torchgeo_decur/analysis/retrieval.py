@@ -62,7 +62,8 @@ def cross_modal_retrieval(embeddings: Embeddings, times: int = 1000) -> Analysis
 
     Args:
         embeddings: embeddings of at least two modalities.
-        times: number of bootstrap resamples of the queries for 95 % intervals.
+        times: number of bootstrap resamples of the queries for 95 % confidence
+            intervals.
 
     Returns:
         Table ``retrieval`` with recall at 1, 5 and 10 in percent, by direction and

@@ -223,7 +223,7 @@ def _band_row(
 
 
 def _mean(x: Array) -> tuple[float, float]:
-    """Return the mean of the finite values and half the width of its 95 % interval."""
+    """Return the mean of finite values and the half-width of its confidence interval."""
     x = x[np.isfinite(x)]
     if len(x) < 2:
         return (float(x[0]) if len(x) else float('nan')), float('nan')

@@ -23,12 +23,12 @@ _VARIANCE = 1e-12
 
 @dataclass(frozen=True)
 class SharedDirections:
-    """Number of directions that two sets of features share, with its interval.
+    """Number of directions that two sets of features share, with a confidence interval.
 
     Args:
         number: number of directions that correlate significantly on held-out samples.
-        lower: lower bound of the 95 % interval.
-        upper: upper bound of the 95 % interval.
+        lower: lower bound of the 95 % confidence interval.
+        upper: upper bound of the 95 % confidence interval.
         of: number of tested directions.
         correlations: canonical correlations on held-out samples, shape (``of``,), in
             the order of the correlations on the fitted samples.

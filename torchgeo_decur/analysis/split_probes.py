@@ -44,8 +44,8 @@ def probe_splits(
 
     Returns:
         One row per label, name, part, fraction and classifier. A row contains the score
-        in percent, its 95 % interval over resamples, the chance score, the metric, and
-        the numbers of dimensions and samples.
+        in percent, its 95 % confidence interval over resamples, the chance score, the
+        metric, and the numbers of dimensions and samples.
 
     Raises:
         NotApplicable: if there are no labels that can be probed.

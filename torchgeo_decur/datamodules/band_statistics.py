@@ -112,7 +112,7 @@ class Moments:
     """Accumulator for the mean and standard deviation of each band.
 
     Args:
-        modality: definition of the modality.
+        modality: metadata of the modality.
         windows: plural noun for the images in messages.
     """
 

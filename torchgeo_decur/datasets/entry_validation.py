@@ -28,7 +28,7 @@ def typed(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(entry, Mapping):
         raise ValueError(
-            f'{name}: expected an entry with keys such as paths and bands, got {entry!r}'
+            f'{name}: the entry must be a mapping of keys to values, got {entry!r}'
         )
     found = {}
     for key, value in entry.items():

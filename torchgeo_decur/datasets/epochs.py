@@ -10,7 +10,7 @@ from .base import FileDataset
 
 
 def shared_epoch() -> Tensor:
-    """Create an epoch counter of value 0 in memory that persistent workers share."""
+    """Create an epoch counter, starting at 0, in memory that persistent workers share."""
     epoch: Tensor = torch.zeros((), dtype=torch.int64).share_memory_()
     return epoch
 

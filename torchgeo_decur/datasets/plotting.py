@@ -116,7 +116,7 @@ def describe_label(label: Tensor, classes: Sequence[str] = ()) -> str:
 
 
 def _single_maps(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Split each mask into maps of shape (H, W) and number the titles of several maps."""
+    """Split masks into maps of shape (H, W); if a mask has several, number their titles."""
     found = {}
     for title, mask in masks.items():
         maps = mask.detach().cpu().squeeze()

@@ -450,7 +450,7 @@ def _check_entry(entry: Mapping[str, Any]) -> tuple[list[str], bool, Kind]:
     """Check a label entry and return its columns, whether it lists them, and its kind."""
     if not isinstance(entry, Mapping) or _unknown_keys(entry):
         raise ValueError(
-            f'labels must be an entry with keys among {list(_KEYS)}, got {entry!r}'
+            f'labels must be a mapping with keys among {list(_KEYS)}, got {entry!r}'
         )
     for name in ('path', 'key'):
         if not entry.get(name):

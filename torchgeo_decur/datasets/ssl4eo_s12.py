@@ -233,9 +233,9 @@ class SSL4EOS12Pair(DatedDataset):
             self._refuse(empty, 'with no date in one modality')
             lost = len(empty)
             warnings.warn(
-                f'skipped {lost} of {len(counts)} locations in {self.root}, because one '
-                'modality has no date; to use incomplete locations, set '
-                '`skip_incomplete: keep`',
+                f'skipped {lost} of {len(counts)} locations in {self.root}, which have no '
+                'date in one or both modalities; `skip_incomplete: keep` also uses '
+                'locations with dates in only one modality',
                 stacklevel=3,
             )
         self.num_dates = min(counts[place] for place in self.samples)

@@ -15,12 +15,13 @@ from .functional import Subset
 class EmbeddingLoss(nn.Module, ABC):
     """Base class for all losses.
 
-    Subclasses compute the loss and its terms in ``terms``. Embeddings are checked first. The loss is computed in float32, even under autocast, or
-    in float64 if the embeddings are float64.
+    Subclasses compute the loss and its terms in ``terms``. Embeddings are checked first.
+    The loss is computed in float32, even under autocast, or in float64 if the embeddings
+    are float64.
 
     Pass ``available`` if some samples lack modalities. Each term then uses only the
     samples that have all of its modalities. A term with fewer than ``min_samples`` samples
-    is 0 and has no gradient; in a smaller batch, a term needs every sample. Each term
+    is 0, and so is its gradient. In a smaller batch, a term needs every sample. Each term
     keeps its weight in the total, which makes the loss comparable across batches.
 
     Attributes:

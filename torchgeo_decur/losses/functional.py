@@ -21,11 +21,11 @@ class Subset:
     The standardized rows of all other samples are 0, so they do not contribute to sums
     over samples. Shapes do not depend on the mask, which avoids device synchronization.
 
-    A term with too few samples is 0 and has no gradient.
+    A term with too few samples is 0, and so is its gradient.
 
     Args:
         mask: boolean mask of the samples in the subset, shape (N,).
-        minimum: minimum number of samples in a term, limited to N.
+        minimum: number of samples that a term needs, at most N.
 
     Example:
         >>> some = Subset(torch.tensor([True, False, True]), minimum=2)

@@ -368,7 +368,7 @@ class _SumsBetween(torch.autograd.Function):
 
 
 def _unused(u: Tensor, mask: Tensor | None, itself: bool) -> Tensor:
-    """Return a mask of the pairs of samples that a sum excludes."""
+    """Return a mask of the pairs of samples that the log-sum-exp excludes."""
     unused = (
         torch.eye(len(u), dtype=torch.bool, device=u.device)
         if itself

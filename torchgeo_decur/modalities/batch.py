@@ -145,7 +145,7 @@ def get_available(
 def drop_absent(
     images: Mapping[str, Tensor], available: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Drop the images of absent modalities, with device synchronization.
+    """Drop the images of absent modalities, which synchronizes the device.
 
     Args:
         images: images by modality, shape (B, ...), or without B for a single sample.

@@ -22,7 +22,8 @@ class Conversion:
 
     Args:
         scale: factor for each band, or one factor for all bands.
-        offset: offset for each band, or one offset for all bands, in the unit.
+        offset: offset for each band, or one offset for all bands, in the unit
+            of the modality.
         nodata: file values that mark missing pixels.
 
     Example:
@@ -84,7 +85,8 @@ class Conversion:
             image: file values, shape (..., C, H, W).
 
         Returns:
-            Floating-point values in the unit, same shape. Missing pixels are NaN.
+            Floating-point values in the unit of the modality, same shape. Missing pixels
+            are NaN.
         """
         values = image if image.is_floating_point() else image.float()
         out = values
@@ -123,7 +125,7 @@ def conversions(
     entries = entries or {}
     if unknown := [m for m in entries if m not in modalities]:
         raise ValueError(
-            f'conversion must only have modalities among {list(modalities)}, got {unknown}'
+            f'modalities of conversion must be among {list(modalities)}, got {unknown}'
         )
     for name, entry in entries.items():
         if not isinstance(entry, Mapping) or set(entry) - set(_KEYS):

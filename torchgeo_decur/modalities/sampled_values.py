@@ -34,13 +34,14 @@ class Values:
     def of(
         cls, x: Tensor, valid: Tensor, modality: Modality, numbers: int = _NUMBERS
     ) -> 'Values':
-        """Sample the values of a batch, with device synchronization.
+        """Sample pixels of a batch and copy them to the CPU.
 
         Args:
             x: images, shape (..., C, H, W).
             valid: boolean mask of valid values, same shape.
             modality: metadata of the modality.
-            numbers: maximum number of values to keep, but at least 64 per image and band.
+            numbers: maximum number of values to copy. Up to 64 pixels per image are copied
+                even if this exceeds the maximum.
         """
         largest = torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).max
         smallest = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min

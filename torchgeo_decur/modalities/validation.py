@@ -55,7 +55,7 @@ def nodata_hint(modality: Modality) -> str:
 
 
 def check(images: Mapping[str, Tensor], modalities: Mapping[str, Modality]) -> None:
-    """Check the unit, band order and layout of a batch, with device synchronization.
+    """Check the unit, band order and layout of a batch, which synchronizes the device.
 
     Args:
         images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W), in the
@@ -80,7 +80,7 @@ def sample_values(
     modality: Modality,
     numbers: int | None = None,
 ) -> Values | None:
-    """Check and sample the values of a modality, with device synchronization.
+    """Check and sample the values of a modality, which synchronizes the device.
 
     Args:
         name: name of the modality.
@@ -164,7 +164,7 @@ class FirstBatches:
     def look(
         self, images: Mapping[str, Tensor], stage: str = '', training: bool = False
     ) -> None:
-        """Check a batch, with device synchronization.
+        """Check a batch, which synchronizes the device.
 
         Args:
             images: raw images by modality, shape (B, C, H, W) or (B, T, C, H, W). If no
@@ -245,7 +245,7 @@ def only_warns() -> bool:
 
 
 def check_unit_interval(images: Mapping[str, Tensor]) -> None:
-    """Check that images are scaled to [0, 1], with device synchronization.
+    """Check that images are scaled to [0, 1], which synchronizes the device.
 
     Args:
         images: images by modality, shape (..., C, H, W).

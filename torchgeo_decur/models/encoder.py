@@ -142,8 +142,8 @@ class MultimodalEncoder(nn.Module, HubFolder):
         for m, names in (bands or {}).items():
             if len(names) != modalities.get(m):
                 raise ValueError(
-                    f'bands must have one name per channel of {dict(modalities)}, '
-                    f'got {list(names)} for {m}'
+                    f'bands must have one name per channel of {m} in {dict(modalities)}, '
+                    f'got {list(names)}'
                 )
         self.modalities = {m: int(channels) for m, channels in modalities.items()}
         self.metadata = {m: dict(known) for m, known in (metadata or {}).items()}
@@ -285,7 +285,7 @@ class MultimodalEncoder(nn.Module, HubFolder):
         unknown = sorted(set(images) - set(self.encoders))
         if unknown:
             raise ValueError(
-                f'images must have modalities among {list(self.encoders)}, got {unknown}'
+                f'modalities of images must be among {list(self.encoders)}, got {unknown}'
             )
 
 

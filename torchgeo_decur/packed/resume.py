@@ -125,7 +125,7 @@ def _settings(text: str) -> dict[str, Any]:
 
 
 def _lost_manifest(out: Path) -> bool:
-    """Return whether a folder contains packed splits and nothing else but the manifest.
+    """Return whether a folder contains only packed splits and perhaps a manifest.
 
     This function is called only if the manifest is unreadable. The settings of the splits
     are then unknown, so they must be written again.
@@ -166,7 +166,7 @@ def finish(out: Path, manifest: Manifest, splits: Sequence[SplitProgress]) -> Pa
 
     Raises:
         ValueError: if samples have different formats or have changed since the folder was
-            complete.
+            completed.
     """
     for split in splits:
         shards = tuple(w.shard for w in split.written)

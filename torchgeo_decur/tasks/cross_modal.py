@@ -135,12 +135,12 @@ class CrossModalSimCLR(MultimodalPretraining):
 
 
 class CLIP(MultimodalPretraining):
-    """CLIP pretraining of one encoder per modality, on image pairs of the same location.
+    """CLIP pretraining of one encoder per modality, on images of the same location.
 
     Radford et al., *Learning Transferable Visual Models From Natural Language
-    Supervision*, ICML 2021, https://arxiv.org/abs/2103.00020. Negatives come only from
-    the other modality. The temperature is learned and logged with the collapse
-    metrics.
+    Supervision*, ICML 2021, https://arxiv.org/abs/2103.00020. The loss is averaged
+    over all pairs of modalities, with negatives only from the other modality of the
+    pair. The temperature is learned and logged with the collapse metrics.
 
     Args:
         modalities: number of channels of each modality (two or more), by name.
@@ -150,6 +150,9 @@ class CLIP(MultimodalPretraining):
         temperature: initial softmax temperature.
         options: other arguments of
             :class:`~torchgeo_decur.tasks.MultimodalPretraining`.
+
+    Raises:
+        ValueError: if there are fewer than two modalities.
 
     Example:
         >>> task = CLIP({'s1': 2, 's2': 13}, model='resnet18', projector=[64, 64])

@@ -1,4 +1,4 @@
-"""InfMasking: CoMM with several random masks of the fused tokens."""
+"""InfMasking: CoMM with several random masks of the tokens before fusion."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -34,7 +34,7 @@ class Augmentation(nn.Module, ABC):
             input: images in [0, 1], shape (B, C, H, W).
 
         Returns:
-            Images in [0, 1], shape (B, C, ``size``, ``size``).
+            Images in [0, 1], shape (B, C, H', W').
         """
 
 
@@ -86,8 +86,8 @@ class AugmentationChain(Augmentation, nn.Sequential):
         """Augment images.
 
         Returns:
-            Images in [0, 1], shape (B, C, ``size``, ``size``), channels last, with the
-            dtype of the input.
+            Images in [0, 1] with the size of the crop, shape (B, C, H', W'), channels last,
+            with the dtype of the input.
 
         Raises:
             ValueError: if saturation or hue is not 0 and images do not have 3 bands.

@@ -333,7 +333,7 @@ def get_weight(name: str) -> WeightsEnum:
         close = get_close_matches(name, ours, n=3)
         hint = f'did you mean one of {close}?' if close else 'see list_weights()'
         raise ValueError(
-            f'name must be the name of known weights, got {name!r}; {hint}'
+            f'name must be a weight name from this package or TorchGeo, got {name!r}; {hint}'
         ) from None
     return found
 

@@ -106,7 +106,7 @@ def load_weights(
     for option, given in (('weights', sources), ('bands', names)):
         if unknown := sorted(set(given) - set(encoders)):
             raise ValueError(
-                f'{option} must have keys among the encoders {list(encoders)}, '
+                f'keys of {option} must be among the encoders {list(encoders)}, '
                 f'got {unknown}'
             )
     if many and bands is not None and not isinstance(bands, Mapping):
@@ -314,11 +314,12 @@ def _fit_bands(
     key = first_convolution(expected)
     changes: list[str] = []
     if wanted is not None and (not key or len(wanted) != expected[key].shape[1]):
-        number = f'the {expected[key].shape[1]}' if key else 'no'
-        raise ValueError(
-            f'{where}: bands must name {number} channels of the encoder, '
-            f'got {list(wanted)}'
+        rule = (
+            f'name the {expected[key].shape[1]} channels of the encoder'
+            if key
+            else 'be None, because the encoder has no convolution'
         )
+        raise ValueError(f'{where}: bands must {rule}, got {list(wanted)}')
     if key not in state or state[key].ndim != 4:
         return state, changes
     channels, own = expected[key].shape[1], state[key].shape[1]

@@ -22,13 +22,13 @@ class EncoderMetadata:
         modality: name of the modality.
         in_chans: number of image channels, or 0 if unknown.
         model: name of the timm model, or '' if unknown.
-        images: fields of the :class:`~torchgeo_decur.modalities.Modality` of the images
-            (older files lack some), and ``limits``, the values of each band that map to 0
-            and 1.
+        images: fields of the :class:`~torchgeo_decur.modalities.Modality` of the images,
+            and ``limits``, the values of each band that map to 0 and 1. Older files lack
+            some fields.
         normalize: ``mean`` and ``std`` that standardize the images after scaling, if any.
-        channel_order: bands in the channel order of the first convolution in the file, if
-            it differs from the order of the bands.
-        left_out: encoder parameters that are absent from a file written from a pyramid.
+        channel_order: band names in the channel order of the first convolution in the
+            file, if it differs from the order in ``images``.
+        left_out: names of encoder parameters that a file written from a pyramid lacks.
         training: training metadata, with keys from :data:`TRAINING`.
 
     Example:

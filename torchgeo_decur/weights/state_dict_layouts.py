@@ -130,8 +130,8 @@ def check_finite(name: str, state: Mapping[str, Tensor]) -> None:
     if bad:
         raise ValueError(
             f'{name}: expected finite parameters, found NaN or infinity in {len(bad)} of '
-            f'{len(state)} parameters {bad[:3]}; use a checkpoint from before the fit '
-            'diverged'
+            f'{len(state)} parameters, such as {bad[:3]}; use a checkpoint from before the '
+            'fit diverged'
         )
 
 

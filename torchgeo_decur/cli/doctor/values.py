@@ -205,7 +205,7 @@ def _check_saturation(values: Values, name: str) -> list[Finding]:
 def _check_offset_by_date(
     observations: Sequence[Observation], name: str
 ) -> Finding | None:
-    """Check whether the Sentinel-2 offset occurs in the images of some dates only."""
+    """Check whether the Sentinel-2 offset occurs only in the images of some dates."""
     groups: dict[str, list[Values]] = {}
     for o in observations:
         if name not in o.values:

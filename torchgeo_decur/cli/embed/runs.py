@@ -136,9 +136,7 @@ def _checkpoint(config: Path) -> Path:
 
 def _restore(task: BaseTask, datamodule: BaseDataModule, file: Path) -> None:
     if not file.exists():
-        raise FileNotFoundError(
-            f'ckpt_path must exist, but {file} does not; check the path'
-        )
+        raise FileNotFoundError(f'checkpoint {file} does not exist; check the path')
     try:
         content: Any = torch.load(file, map_location='cpu', weights_only=True)
     # torch.load raises almost any error for a file that is not a checkpoint.

@@ -138,7 +138,7 @@ def write_scene(
 
 @dataclass(frozen=True)
 class _Step:
-    """Row of windows in a column block that completes one strip."""
+    """Row of windows in a column block, after which one strip is complete."""
 
     block: range
     row: int

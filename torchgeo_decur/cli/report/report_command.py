@@ -48,15 +48,12 @@ def report_checkpoint(
     """
     for name, file in (('checkpoint', checkpoint), ('baseline', baseline)):
         if file is not None and not file.is_file():
-            raise FileNotFoundError(
-                f'{name} must exist, but {file} does not; check the path'
-            )
+            raise FileNotFoundError(f'{name} {file} does not exist; check the path')
     beside = checkpoint.parent.parent
     chosen = config or beside / 'config.yaml'
     if not chosen.is_file():
         raise FileNotFoundError(
-            f'config must exist, but {chosen} does not; set the path of the fit config '
-            'with --config'
+            f'config {chosen} does not exist; set the path of the fit config with --config'
         )
     task, datamodule, about = load_run(chosen, checkpoint, batch_size=batch_size)
     sources = {'Checkpoint': str(checkpoint), 'Config': str(chosen)}

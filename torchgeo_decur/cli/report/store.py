@@ -43,7 +43,8 @@ def claim(folder: Path, names: Collection[str]) -> None:
     if folder.exists() and not ours and (found := sorted(folder.iterdir())):
         raise ValueError(
             f'out must be new, empty or the folder of an earlier report, but {folder} '
-            f'contains {[f.name for f in found[:3]]}; choose another folder with --out'
+            f'contains files such as {[f.name for f in found[:3]]}; choose another folder with '
+            '--out'
         )
     write_json(mark, _MARK)
 

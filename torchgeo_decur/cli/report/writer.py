@@ -54,7 +54,7 @@ def write_report(
     Args:
         task: trained self-supervised task, such as ``DeCUR``.
         datamodule: datamodule for the task.
-        out: report folder: new, empty or the folder of an earlier report.
+        out: report folder, which must be new, empty or from an earlier report.
         baseline: trained self-supervised task with the same modalities, such as
             ``BarlowTwins``, for comparing the alignment.
         metrics: ``metrics.csv`` of the fit.

@@ -26,7 +26,7 @@ from .stores import PlaceFiles, PlaceStore, TarShards
 class ArchiveDataset(DatedDataset):
     """Base class for archives whose locations may lack some modalities.
 
-    Subclasses define default folders. For the arguments, see
+    Subclasses define default folders. For the arguments and errors, see
     :class:`~torchgeo_decur.datasets.SSL4EOS12V11`.
 
     Attributes:

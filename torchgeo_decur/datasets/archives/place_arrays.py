@@ -87,8 +87,8 @@ class PlaceArrays(NamedTuple):
         x, y = (f'{axis}_' if self.row else axis for axis in 'xy')
         if lost := [name for name in (x, y, 'crs') if name not in self.file]:
             raise ValueError(
-                f'{self.file.name}: expected coordinates of the location, found no arrays '
-                f'{lost}; use files with coordinates, which embeddings require'
+                f'{self.file.name}: expected coordinates of the location, but the arrays '
+                f'{lost} are missing; use files with coordinates, which embeddings require'
             )
         # Coordinates refer to pixel centers.
         sides = []

@@ -44,8 +44,7 @@ class EmbeddingFile:
         self._arrays: Mapping[str, NDArray[Any]] | None = None
         if not self.path.is_file():
             raise FileNotFoundError(
-                f'{self.path} must be a file of embeddings, but does not exist; check the '
-                'path'
+                f'embedding file {self.path} does not exist; check the path'
             )
         if self.path.suffix in ('.npy', '.npz'):
             found = np.load(self.path, allow_pickle=False)

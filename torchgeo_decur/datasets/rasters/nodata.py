@@ -130,7 +130,7 @@ def _of_folder(
         reason = 'has a mask' if masked else 'is reprojected'
         raise ValueError(
             f'{name}: nodata must be set, because {found[0].path} {reason} and no file '
-            f'declares nodata, so some pixels have no label; {cure}'
+            f'declares a value for missing labels; {cure}'
         )
     return None
 

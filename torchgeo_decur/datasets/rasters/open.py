@@ -100,7 +100,7 @@ def _paths(name: str, entry: Mapping[str, Any]) -> list[str]:
     for path in paths:
         if not (os.path.exists(path) or str(path).startswith('/vsi')):
             raise ValueError(
-                f'{name}: paths must exist, but {str(path)!r} does not (current folder '
+                f'{name}: path {str(path)!r} does not exist (current folder '
                 f'{os.getcwd()}); correct the option paths'
             )
     return [str(path) for path in paths]

@@ -46,6 +46,9 @@ class RGBDDataset(FileDataset):
         transforms: function that transforms each sample and returns a new one.
         skip_unreadable: whether to replace a frame that has a damaged file with the next
             one.
+
+    Raises:
+        ValueError: if an option is invalid.
     """
 
     splits: ClassVar[tuple[str, ...]] = ('train', 'test')

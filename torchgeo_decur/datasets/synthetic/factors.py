@@ -320,7 +320,10 @@ class _Textures:
 
 
 def _mixtures(bands: int) -> NDArray[np.float64]:
-    """Return orthogonal band mixtures with unit mean square, shape (K, bands)."""
+    """Return band mixtures with unit mean square, shape (K, bands).
+
+    They are orthogonal, except that two bands have two pairs of orthogonal mixtures.
+    """
     if bands == 2:
         half = 0.5**0.5
         return np.array([(1, 0), (0, 1), (half, half), (half, -half)]) * 2**0.5

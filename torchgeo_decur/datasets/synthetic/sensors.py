@@ -114,7 +114,7 @@ def sentinel1(
     texture in one polarization, a random offset of the date, and gamma speckle.
 
     Args:
-        place: ground of the scene.
+        place: terrain, land cover and parcels of the scene.
         fields: generator of random fields with the size of the scene.
         streams: function that returns the random number generator for a name and date.
         state: index into ``RADAR_STATES``.
@@ -160,7 +160,7 @@ def sentinel2(
     """Simulate top-of-atmosphere reflectance for one date.
 
     Args:
-        place: ground of the scene.
+        place: terrain, land cover and parcels of the scene.
         fields: generator of random fields with the size of the scene.
         streams: function that returns the random number generator for a name and date.
         state: index into ``OPTICAL_STATES``.
@@ -172,7 +172,7 @@ def sentinel2(
         unique: contrast of the vegetation state.
 
     Returns:
-        13 bands in integer digital numbers, shape (13, H, W).
+        Digital numbers of 13 bands, rounded to integers, shape (13, H, W).
     """
     rng = streams('s2_date', date)
     image = _reflectance(
@@ -207,7 +207,7 @@ def aerial(
     """Simulate a color image from below the clouds for one date.
 
     Args:
-        place: ground of the scene.
+        place: terrain, land cover and parcels of the scene.
         fields: generator of random fields with the size of the scene.
         streams: function that returns the random number generator for a name and date.
         state: index into ``OPTICAL_STATES``.
@@ -233,7 +233,7 @@ def surface_model(place: Place, streams: Streams, common: float = 1.0) -> Floats
     """Simulate a surface model that includes trees and buildings.
 
     Args:
-        place: ground of the scene.
+        place: terrain, land cover and parcels of the scene.
         streams: function that returns the random number generator for a name.
         common: contrast between land covers.
 

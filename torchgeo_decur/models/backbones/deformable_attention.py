@@ -187,7 +187,7 @@ def reference_points(height: int, width: int, like: Tensor) -> Tensor:
     """Compute the points of a key grid before offsets are added.
 
     As in the published code, point i of n has the coordinate
-    ``2 (i + 0.5) / (n - 1) - 1``. A single point has the coordinate 0. The last point is
+    ``2 (i + 0.5) / (n - 1) - 1``. A single point has coordinate 0. The last point is
     outside [-1, 1] and is clipped later.
 
     Args:

@@ -90,7 +90,7 @@ class FusionTransformer(nn.Module):
         """
         if not tokens or not all(m in self.adapters for m in tokens):
             raise ValueError(
-                f'tokens must have modalities among {list(self.adapters)}, got '
+                f'modalities of tokens must be among {list(self.adapters)}, got '
                 f'{list(tokens)}'
             )
         size = len(next(iter(tokens.values())))

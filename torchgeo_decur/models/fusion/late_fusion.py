@@ -197,7 +197,7 @@ class LateFusion(nn.Module, ABC):
         unknown = sorted({*images, *available} - set(self.channels))
         if unknown:
             raise ValueError(
-                f'images must have modalities among {list(self.channels)}, got {unknown}'
+                f'modalities of images must be among {list(self.channels)}, got {unknown}'
             )
         masks = {}
         for m, x in images.items():

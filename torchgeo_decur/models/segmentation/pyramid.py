@@ -206,6 +206,6 @@ def _copy(source: nn.Module, target: nn.Module) -> None:
     if lacking:
         raise ValueError(
             'model must have the parameters of its feature pyramid, but lacks '
-            f'{lacking[:3]}; choose another timm model'
+            f'{len(lacking)}, such as {lacking[:3]}; choose another timm model'
         )
     target.load_state_dict({k: state[normalize_key(k)] for k in wanted})

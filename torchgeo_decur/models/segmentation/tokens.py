@@ -13,9 +13,9 @@ class TokenPyramid(nn.Module):
 
     A plain vision transformer has the same stride at every depth: its patch size. The
     tokens after each quarter of the blocks, normalized by the last norm of the encoder,
-    become the four levels. The first level is resampled to the finest stride, and the last
-    level to the coarsest stride. Resampling is bilinear and has no parameters, so all
-    parameters of the pyramid belong to the encoder.
+    become the four levels. The levels are resampled to strides 4, 8, 16 and
+    ``output_stride``. Resampling is bilinear and has no parameters, so all parameters of
+    the pyramid belong to the encoder.
 
     If the image size is not a multiple of the patch size, the last row and column are
     repeated.
