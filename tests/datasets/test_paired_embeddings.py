@@ -183,7 +183,7 @@ def test_several_files_and_columns_of_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'path': 'c.parquet'}, r'c\.parquet must be a file of embeddings'),
+        ({'path': 'c.parquet'}, r'embedding file .*c\.parquet does not exist'),
         ({'path': '*.csv'}, r'a: .*\*\.csv must match a file, found none'),
         ({'column': 'z'}, r"expected column 'z', found columns .*sample"),
         ({'column': 'label'}, 'expected a column of lists of numbers, found'),

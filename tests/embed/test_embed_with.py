@@ -140,7 +140,7 @@ def test_absent_images_give_absent_rows(tmp_path: Path) -> None:
         ({}, 'encoders must have at least one'),
         (
             {'a': {'model': 'test_resnet'}},
-            'a: expected a dictionary with model and inputs',
+            'a: the entry must be a dictionary with model and inputs',
         ),
         ({'a': {**ENCODERS['radar'], 'size': 3}}, 'a: expected a dictionary'),
         ({'a': {**ENCODERS['radar'], 'pool': 'max'}}, "a: pool must be 'mean'"),

@@ -196,7 +196,7 @@ def test_own_encoder_knows_its_bands_and_scale(
         )['s2']
     torch.testing.assert_close(found, expected)
     with pytest.raises(
-        ValueError, match=r'expected 12 bands .*, as in its training, got 3'
+        ValueError, match=r'expected 12 bands .*, as in its training, found 3'
     ):
         encode(images, str(file), [{**entry, 'bands': RGB}])
     other = {'s2': Modality.of({**vars(RECORDS['s2']), 'unit': 'reflectance'})}

@@ -168,8 +168,8 @@ class FrozenEncoder(nn.Module):
         unknown = sorted(set(given) - set(known))
         if unknown or not {'model', 'inputs'} <= set(given):
             raise ValueError(
-                f'{name}: expected a dictionary with model and inputs (and '
-                f'{list(known[2:])}), got {value!r}'
+                f'{name}: the entry must be a dictionary with model and inputs, and '
+                f'optionally {list(known[2:])}, got {value!r}'
             )
         try:
             return cls(**given)
@@ -339,7 +339,7 @@ class FrozenEncoder(nn.Module):
         if expected and [normalize_band(b) for b in expected] != given:
             raise ValueError(
                 f'{self.name}: expected {len(expected)} bands {expected}, as in its '
-                f'training, got {len(given)}: {list(entry.bands or ())}; set bands'
+                f'training, found {len(given)}: {list(entry.bands or ())}; set bands'
             )
         unit = records[entry.image].unit
         trained = known.images.get('unit', unit)

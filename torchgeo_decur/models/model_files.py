@@ -92,7 +92,7 @@ def _timm(model: str, bands: Sequence[str], init_args: dict[str, Any]) -> Opened
 def _file(path: Path) -> OpenedModel:
     if not path.is_file():
         raise FileNotFoundError(
-            f'model must be a name or a file, but {path} does not exist'
+            f'model file {path} does not exist; set a model name or an existing file'
         )
     if path.suffix == '.onnx':
         return OpenedModel(OnnxModel(path))
@@ -162,7 +162,9 @@ def _object(path: str, init_args: dict[str, Any]) -> OpenedModel:
             f'got {init_args} ({error})'
         ) from error
     if not isinstance(built, nn.Module):
-        raise ValueError(f'{path}: expected a torch module, got {type(built).__name__}')
+        raise ValueError(
+            f'{path} must build a torch module, got {type(built).__name__}'
+        )
     known = weights if isinstance(weights, WeightsEnum) else None
     return OpenedModel(built, _metadata_of(known), known)
 

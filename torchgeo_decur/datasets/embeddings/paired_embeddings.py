@@ -444,7 +444,9 @@ def check_entries(embeddings: Mapping[str, Mapping[str, Any]]) -> None:
         raise ValueError('embeddings must have at least one modality, got none')
     for m, entry in embeddings.items():
         if not isinstance(entry, Mapping) or not entry.get('path'):
-            raise ValueError(f'{m}: expected an entry with path, got {entry!r}')
+            raise ValueError(
+                f'{m}: the entry must be a mapping with path, got {entry!r}'
+            )
         check_keys(m, entry, _KEYS)
 
 

@@ -56,11 +56,14 @@ def pair_rows(
         tables: columns of the key by table, see :func:`columns_of_key`. A geometry is in
             longitude and latitude.
         keys: parts of the key, by table; all have the same number of parts.
-        tolerance: largest distance in meters of the places of a sample. A place is that of
-            the nearest row of an earlier table.
+        tolerance: maximum distance in meters between the places of a sample. Each row gets
+            the place of the nearest row in an earlier table.
 
     Returns:
-        The name of each sample, and the number of the sample of each row, by table.
+        The name of each sample, and the sample number of each row, by table.
+
+    Raises:
+        ValueError: if a part of the key is the place for only some tables.
     """
     count = len(next(iter(keys.values())))
     parts: dict[str, list[pd.Series]] = {m: [] for m in tables}

@@ -12,18 +12,22 @@ IDENTITY = 'identity'
 
 
 class IdentityEncoder(nn.Module):
-    """Return embeddings as features, with mean 0 and standard deviation 1.
+    """Encoder that returns standardized embeddings as features.
 
-    An embedding is an image of D bands in [0, 1], usually of one pixel. Its scaling maps
-    the mean to 0.5, see :attr:`~torchgeo_decur.modalities.Modality.limits`, and this
-    module inverts it up to the statistics. Maps of embeddings are averaged.
+    An embedding is an image of D bands in [0, 1], usually of one pixel. Scaling maps the
+    mean of each band to 0.5; see :attr:`~torchgeo_decur.modalities.Modality.limits`. This
+    module rescales each band to mean 0 and standard deviation 1. Maps of embeddings are
+    averaged over the pixels.
 
     Args:
         in_chans: number of bands D.
-        num_classes: 0; a classifier is a layer of its own.
+        num_classes: must be 0, because the classifier is a separate layer.
 
     Attributes:
         num_features: number of features D.
+
+    Raises:
+        ValueError: if ``num_classes`` is not 0.
 
     Example:
         >>> import torch
