@@ -139,6 +139,7 @@ nitpick_ignore = [
     ('py:type', 'torchgeo_decur.losses.info_nce._Part'),
     ('py:class', 'torchgeo_decur.models.encoder.Weights'),
     ('py:class', 'torchgeo_decur.losses.base.PairwiseLoss'),
+    ('py:class', 'torchgeo_decur.models.named_model.NamedModel'),
     ('py:class', 'torchgeo_decur.losses.functional.Embedding'),
     ('py:class', 'torchgeo_decur.losses.info_nce.Directions'),
     ('py:class', 'torchgeo_decur.losses.vicreg.View'),

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from torchgeo.tasks import Classification
 
+from tests.helpers.small_fits import MODALITIES, datamodule, trainer
 from tests.helpers.versions import needs_onnx
 from torchgeo_decur import __version__
 from torchgeo_decur.cli import main
@@ -25,6 +26,7 @@ from torchgeo_decur.models import (
     list_weights,
     load_weights,
 )
+from torchgeo_decur.tasks import LateFusionClassification
 from torchgeo_decur.weights.encoder_files import read_checkpoint
 
 MODEL = 'resnet18'
@@ -228,7 +230,8 @@ class TestConvert:
             'torchgeo_decur.cli.commands.save_onnx', lambda *args: written.append(args)
         )
         main(['convert', str(file), '--to=onnx', f'--out={tmp_path}'])
-        (_, rgb, model, colour), (_, hha, _, depth) = written
+        (_, rgb, model, colour, size), (_, hha, _, depth, _) = written
+        assert size == 224
         assert (rgb.name, hha.name) == (f'{file.stem}_rgb', f'{file.stem}_hha')
         assert model == 'mit_b2' and colour['bands'] == ['R', 'G', 'B']
         assert colour['limits'] == [[0.0] * 3, [255.0] * 3]
@@ -317,6 +320,60 @@ class TestExport:
         del metadata['format']
         assert session.get_modelmeta().custom_metadata_map == metadata
         assert json.loads(metadata['limits']) == encoders.metadata['s1']['limits']
+
+    @needs_onnx
+    def test_all_encoders_in_one_program(self, fitted: Path, tmp_path: Path) -> None:
+        (checkpoint,) = list((fitted / 'checkpoints').glob('*.ckpt'))[:1]
+        switches = ['--program', '--whole', '--size=32']
+        main(['export', str(checkpoint), f'--out={tmp_path}', *switches])
+        encoders = MultimodalEncoder.from_weights(checkpoint).eval()
+        images = {m: torch.rand(3, c, 32, 32) for m, c in encoders.modalities.items()}
+        available = {m: torch.tensor([True, m == 's1', False]) for m in images}
+        program = torch.export.load(tmp_path / 'encoders.pt2').module()
+        with torch.no_grad():
+            expected, found = encoders(images), program(images, available)
+        for m, mask in available.items():
+            torch.testing.assert_close(
+                found[f'features_{m}'], expected[m] * mask[:, None]
+            )
+
+    @needs_onnx
+    def test_the_whole_model_of_a_transfer(self, tmp_path: Path) -> None:
+        options: dict[str, Any] = {'num_classes': 8, 'size': 64}
+        options['label_key'] = 'label_common'
+        task = LateFusionClassification(MODALITIES, 'alexnet_small', **options)
+        data = datamodule()
+        run = trainer(max_steps=1)
+        run.fit(task, data)
+        run.save_checkpoint(tmp_path / 'x.ckpt')
+        main(['export', str(tmp_path / 'x.ckpt'), '--onnx', f'--out={tmp_path}'])
+        assert sorted(f.name for f in tmp_path.iterdir()) == [
+            'model.onnx',
+            *(f'{m}.{suffix}' for m in MODALITIES for suffix in ('pt', 'safetensors')),
+            'x.ckpt',
+        ]
+        session = onnxruntime.InferenceSession(tmp_path / 'model.onnx')
+        images = {f'image_{m}': torch.rand(2, c, 70, 66) for m, c in MODALITIES.items()}
+        available = {
+            f'available_{m}': torch.tensor([m == 's1', True]) for m in MODALITIES
+        }
+        inputs = {**images, **available}
+        with torch.no_grad():
+            expected = task.eval().predict_step(inputs, 0)
+        given = {k: x.numpy() for k, x in inputs.items()}
+        (found,) = session.run(['probabilities'], given)
+        assert (torch.from_numpy(found) - expected).abs().max() < 1e-4
+        told = session.get_modelmeta().custom_metadata_map
+        assert told['task'] == 'LateFusionClassification'
+        records = json.loads(told['modalities'])
+        for m, modality in data.modalities.items():
+            assert records[m]['unit'] == modality.unit
+            assert records[m]['limits'] == json.loads(json.dumps(modality.limits))
+
+    def test_options_of_files_that_are_not_written(self, fitted: Path) -> None:
+        (checkpoint,) = list((fitted / 'checkpoints').glob('*.ckpt'))[:1]
+        with pytest.raises(SystemExit, match=r'onnx or program must be set with whole'):
+            main(['export', str(checkpoint), '--whole'])
 
     def test_writes_next_to_the_checkpoint(self, tmp_path: Path) -> None:
         encoder = create_encoder(MODEL, 2)

@@ -20,13 +20,14 @@ import yaml
 from tests.helpers.encoder_states import random_state
 from tests.helpers.fake_data import fake
 from tests.helpers.pages import DOCS, ROOT, TEXTS, blocks, commands
+from tests.helpers.small_fits import MODALITIES, datamodule, trainer
 from tests.helpers.versions import NO_ONNX
 from torchgeo_decur.cli import parser
 from torchgeo_decur.cli.embed import embed_rasters
 from torchgeo_decur.cli.maps import embed_dense
 from torchgeo_decur.datamodules import RasterPairDataModule
 from torchgeo_decur.models import MultimodalEncoder, create_encoder
-from torchgeo_decur.tasks import DeCUR
+from torchgeo_decur.tasks import DeCUR, LateFusionClassification
 from torchgeo_decur.weights import enums
 from torchgeo_decur.weights.encoder_files import save_encoder
 
@@ -155,14 +156,23 @@ def before_embeddings(reader: Reader) -> None:
 
 
 def before_interoperability(reader: Reader) -> None:
-    """Write a checkpoint of encoders, and one of them as ONNX."""
+    """Export a checkpoint of an encoder, and of a transfer."""
     if NO_ONNX:
         pytest.skip('ONNX needs torch 2.10')
-    encoder = MultimodalEncoder({'s1': 2, 's2': 13}, 'test_resnet')
-    options = {'modalities': {'s1': 2, 's2': 13}, 'model': 'test_resnet', 'size': 32}
+    # A model of few layers, because the export of each takes time.
+    encoder = MultimodalEncoder({'s2': 13}, 'alexnet_small')
+    options = {'modalities': {'s2': 13}, 'model': 'alexnet_small', 'size': 64}
     state = {f'encoders.{key}': value for key, value in encoder.state_dict().items()}
     torch.save({'state_dict': state, 'hyper_parameters': options}, 'last.ckpt')
     parser.main(['export', 'last.ckpt', '--out', 'encoders', '--onnx'])
+    task = LateFusionClassification(
+        MODALITIES, 'alexnet_small', num_classes=8, label_key='label_common'
+    )
+    run = trainer(max_steps=1)
+    run.fit(task, datamodule(size=64))
+    run.save_checkpoint('transfer.ckpt')
+    switches = ['--onnx', '--program']
+    parser.main(['export', 'transfer.ckpt', '--out', 'encoders', *switches])
 
 
 def before_modalities(reader: Reader) -> None:

@@ -21,7 +21,12 @@ from torchgeo_decur.models import (
 )
 from torchgeo_decur.models.fusion.late_fusion import drop_modalities
 from torchgeo_decur.models.segmentation.decoders import Decoder
-from torchgeo_decur.models.segmentation.grids import align_pyramids, padded
+from torchgeo_decur.models.segmentation.grids import (
+    align_pyramids,
+    padded,
+    resample_cells,
+    resample_tokens,
+)
 from torchgeo_decur.tasks.optimizers import build_transfer_optimizer
 from torchgeo_decur.weights import ViTSmall16_Weights
 
@@ -100,6 +105,18 @@ class TestPyramid:
     ) -> None:
         with pytest.raises(ValueError, match=message):
             MultimodalPyramid({'s1': 2, 's2': 3}, models, output_stride=stride)
+
+
+@pytest.mark.parametrize('function', ['cells', 'tokens'])
+def test_cells_of_almost_one_size_are_moved(function: str) -> None:
+    step, x = 0.9375, torch.arange(5.0).expand(1, 2, 5, 5)
+    if function == 'cells':
+        found = resample_cells(x, (5, 5), (step, step))
+    else:
+        found = resample_tokens(x, (5, 5), (5 * step, 5 * step))
+    centres = (torch.arange(5) + 0.5) * step - 0.5
+    expected = centres.clamp(min=0).expand(1, 2, 5, 5)
+    torch.testing.assert_close(found, expected)
 
 
 class TestTokens:

@@ -18,6 +18,8 @@ from torchgeo_decur.tasks import (
     DeCUR,
     FactorCL,
     InfMasking,
+    LateFusionClassification,
+    LateFusionSegmentation,
     VICReg,
 )
 
@@ -43,7 +45,7 @@ def step(model: Any) -> tuple[Tensor, Tensor]:
     return loss.detach(), torch.cat(gradient)
 
 
-def stored_bytes(encoder: nn.Module, x: Tensor) -> int:
+def stored_bytes(encoder: nn.Module, x: Any) -> int:
     """Return the bytes that autograd stores for the backward pass, without weights."""
     found = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
     total = 0
@@ -79,6 +81,49 @@ def test_loss_and_gradient_are_the_same(objective: Any, options: Any) -> None:
     assert (found[1] - expected[1]).norm() < 1e-6 * expected[1].norm()
 
 
+def transfer(objective: Any, **options: Any) -> Any:
+    torch.manual_seed(0)
+    return objective(MODALITIES, num_classes=3, **options).double()
+
+
+@pytest.mark.parametrize(
+    ('objective', 'options'),
+    [
+        (LateFusionClassification, {'model': 'test_resnet'}),
+        (LateFusionSegmentation, {'model': 'fcn', 'backbone': 'test_resnet'}),
+        (LateFusionSegmentation, {'model': 'fcn', 'backbone': 'test_vit'}),
+        (LateFusionSegmentation, {'model': 'cmx', 'backbone': 'test_resnet'}),
+    ],
+)
+def test_gradient_of_a_transfer_is_the_same_with_less_memory(
+    objective: Any, options: Any
+) -> None:
+    x = {m: torch.rand(2, c, 64, 64).double() for m, c in MODALITIES.items()}
+    found = []
+    for enable in (False, True):
+        model = transfer(objective, **options, grad_checkpointing=enable)
+        stored = stored_bytes(model, x)
+        logits = model(x)
+        model.zero_grad()
+        logits.square().mean().backward()
+        found.append((stored, logits, [p.grad for p in model.parameters()]))
+    (before, *expected), (after, *same) = found
+    assert after < before
+    torch.testing.assert_close(same, expected, rtol=1e-6, atol=1e-12)
+
+
+def test_fit_of_a_transfer_has_the_same_statistics() -> None:
+    states = []
+    for enable in (False, True):
+        torch.manual_seed(0)
+        options: dict[str, Any] = {'num_classes': 8, 'grad_checkpointing': enable}
+        options['label_key'] = 'label_common'
+        model = LateFusionClassification(MODALITIES, 'test_resnet', **options)
+        trainer(max_steps=2, limit_val_batches=0).fit(model, datamodule())
+        states.append(model.state_dict())
+    torch.testing.assert_close(*states, rtol=1e-4, atol=1e-5)
+
+
 def test_every_encoder_recomputes() -> None:
     model = task(COrAL, grad_checkpointing=True)
     encoders = [e for e in model.modules() if hasattr(e, 'grad_checkpointing')]
@@ -106,5 +151,5 @@ def test_fit_has_the_same_weights_and_statistics() -> None:
 def test_rejects_a_model_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = MultimodalEncoder({'s1': 2}, 'test_resnet')
     monkeypatch.delattr(timm.models.ResNet, 'set_grad_checkpointing')
-    with pytest.raises(ValueError, match=r"got 'test_resnet' for s1; use micro_batch"):
+    with pytest.raises(ValueError, match=r"got 'test_resnet' for s1; use smaller"):
         encoder.set_grad_checkpointing()

@@ -1,7 +1,6 @@
 """Export of encoders at the end of a fit or from a checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,11 +8,20 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..files import check_writable
-from ..modalities import Modality, per_modality
-from ..models import FusionHead, build_fusion_head, save_encoder, save_onnx
+from ..modalities import per_modality
+from ..models import (
+    FusionHead,
+    MultimodalEncoder,
+    WholeModel,
+    build_fusion_head,
+    save_encoder,
+)
+from ..models.onnx import Suffix, save_model
 from ..tasks import FusionPretraining, MultimodalPretraining
+from ..tasks.base import training_data
+from ..tasks.transfer.checkpoint import load_transfer
 from ..weights.encoder_files import read_checkpoint
-from ..weights.metadata import EncoderMetadata
+from ..weights.metadata import TRAINING, EncoderMetadata
 from .preconditions import need_encoders
 
 
@@ -57,13 +65,13 @@ class ExportEncoders(Callback):
         if not trainer.is_global_zero or getattr(trainer, 'fast_dev_run', False):
             return
         task = cast(MultimodalPretraining, pl_module)
+        training, known = training_data(task)
         about = {
-            **_training(trainer, task),
+            **training,
             'hyper_parameters': dict(task.hparams),
             'epochs': trainer.current_epoch,
             'steps': trainer.global_step,
         }
-        known = _modalities(trainer)
         encoders = {m: (m, e) for m, e in task.encoders.encoders.items()}
         if isinstance(task, FusionPretraining):
             encoders |= task.fusion.encoders
@@ -76,15 +84,6 @@ class ExportEncoders(Callback):
             files = save_encoder(encoder, folder / name, model, metadata.to_dict())
             rank_zero_info(f'{name} encoder: {", ".join(map(str, files))}')
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Store metadata of the task and the data for :func:`export_checkpoint`."""
-        checkpoint['encoder_training'] = _training(trainer, pl_module)
-        checkpoint['encoder_modalities'] = {
-            m: asdict(modality) for m, modality in _modalities(trainer).items()
-        }
-
     def _folder(self, trainer: Trainer) -> Path:
         # Every process must read log_dir, because the first process broadcasts it.
         log_dir = trainer.log_dir or trainer.default_root_dir
@@ -92,18 +91,30 @@ class ExportEncoders(Callback):
 
 
 def export_checkpoint(
-    file: str | Path, folder: str | Path, onnx: bool = False
+    file: str | Path,
+    folder: str | Path,
+    onnx: bool = False,
+    program: bool = False,
+    whole: bool = False,
+    size: int | None = None,
 ) -> list[Path]:
     """Export the encoders of a checkpoint in the formats of :class:`ExportEncoders`.
 
-    The metadata contain bands and scaling only if the fit used :class:`ExportEncoders`.
+    The metadata contain bands and scaling if the datamodule of the fit has them.
+
+    ``onnx`` and ``program`` write the whole model of a transfer task, ``model.onnx`` and
+    ``model.pt2``, with its predictions. For a pretraining, they write each encoder,
+    ``<modality>.onnx``, or with ``whole`` all encoders in one file, ``encoders.onnx``.
 
     Args:
         file: path of the checkpoint of a task with one encoder per modality.
         folder: output folder.
-        onnx: whether to also write ``<modality>.onnx`` with
-            :func:`~torchgeo_decur.models.save_onnx`, for the image ``size`` of the
-            task.
+        onnx: whether to write ONNX with :func:`~torchgeo_decur.models.save_onnx`.
+        program: whether to write a program of ``torch.export`` with
+            :func:`~torchgeo_decur.models.save_program`.
+        whole: whether to write all encoders of a pretraining in one file.
+        size: height and width of the images of these files. By default a whole model
+            accepts any size, and a single encoder the ``size`` of the task.
 
     Returns:
         Paths of all written files.
@@ -111,8 +122,10 @@ def export_checkpoint(
     Raises:
         ImportError: if ``onnx`` is set but the required packages are not installed.
         ValueError: if the file is a different kind of checkpoint, the folder is not
-            writable, or an encoder cannot be exported.
+            writable, or a model cannot be exported.
     """
+    wanted: dict[Suffix, bool] = {'onnx': onnx, 'pt2': program}
+    suffixes = [suffix for suffix, chosen in wanted.items() if chosen]
     checkpoint = read_checkpoint(file)
     options = checkpoint.options
     channels = options.get('modalities')
@@ -122,6 +135,12 @@ def export_checkpoint(
             f'found encoders of {list(checkpoint.states)} without hyperparameters; use '
             'torchgeo-decur convert for other files'
         )
+    if not suffixes and (whole or size):
+        raise ValueError(
+            'onnx or program must be set with whole and size, got neither; add --onnx or '
+            '--program'
+        )
+    one = _whole_model(file, whole) if suffixes else None
     files = []
     states = {m: (m, state) for m, state in checkpoint.states.items()}
     known = checkpoint.metadata
@@ -136,24 +155,46 @@ def export_checkpoint(
         model, path = known[m].model, Path(folder) / name
         metadata = known[m].to_dict()
         files += save_encoder(state, path, model, metadata)
-        if onnx:
+        if suffixes and not one:
             # A checkpoint does not store the size of user-defined augmentations.
             sizes = per_modality('size', options.get('size'), channels, default=0)
-            size = int(sizes[m] or 224)
-            files.append(save_onnx(state, path, model, metadata, size))
+            own = size or int(sizes[m] or 224)
+            files += save_model(state, path, suffixes, model, metadata, own)
+    if suffixes and one:
+        model_of_all, name, about = one
+        held = {m: known[m] for m in model_of_all.modalities}
+        path = Path(folder) / name
+        about |= _about_all(held)
+        files += save_model(model_of_all, path, suffixes, '', about, size)
     return files
 
 
-def _modalities(trainer: Trainer) -> dict[str, Modality]:
-    datamodule = getattr(trainer, 'datamodule', None)
-    found: dict[str, Modality] = getattr(datamodule, 'modalities', {})
-    return found
+def _whole_model(
+    file: str | Path, whole: bool
+) -> tuple[WholeModel, str, dict[str, Any]] | None:
+    """Return the model for one file, the name of the file, and metadata of the model."""
+    task = load_transfer(file)
+    if task is not None:
+        options = task.hparams
+        names = ('model', 'backbone', 'labels', 'num_classes', 'ignore_index')
+        about = {k: options[k] for k in names if options.get(k) is not None}
+        return task.whole_model(), 'model', about
+    if not whole:
+        return None
+    return WholeModel(MultimodalEncoder.from_weights(file)), 'encoders', {}
 
 
-def _training(trainer: Trainer, task: LightningModule) -> dict[str, str]:
-    datamodule = getattr(trainer, 'datamodule', None)
-    data = {'data': type(datamodule).__name__} if datamodule is not None else {}
-    return {'task': type(task).__name__, **data}
+def _about_all(known: Mapping[str, EncoderMetadata]) -> dict[str, Any]:
+    """Return the metadata of several encoders, with the training only once."""
+    values = {m: {'model': r.model, **r.to_dict()} for m, r in known.items()}
+    training = next(iter(values.values()))
+    return {
+        'modalities': {
+            m: {k: v for k, v in own.items() if k not in TRAINING}
+            for m, own in values.items()
+        },
+        **{k: training[k] for k in TRAINING if k in training},
+    }
 
 
 def _save_fusion(

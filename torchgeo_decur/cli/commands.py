@@ -74,7 +74,7 @@ def convert(
         metadata = known.to_dict()
         path = out / f'{_stem(file)}_{known.modality}'
         if to == 'onnx':
-            print(save_onnx(state, path, name, metadata))
+            print(save_onnx(state, path, name, metadata, 224))
             continue
         for written in save_encoder(state, path, name, metadata, [_SUFFIXES[to]]):
             print(written)
@@ -84,19 +84,26 @@ def export(
     checkpoint: Path,
     out: Path | None = None,
     onnx: bool = False,
+    program: bool = False,
+    whole: bool = False,
+    size: int | None = None,
     hub: Path | None = None,
 ) -> None:
-    """Export the encoders of a checkpoint in the formats written at the end of a fit.
+    """Export the encoders of a checkpoint, or the whole model as one file.
 
     Args:
         checkpoint: checkpoint of a task with one encoder per modality.
         out: output folder, by default ``encoders`` next to the checkpoint.
-        onnx: whether to also export each encoder to ONNX and check it with onnxruntime.
+        onnx: whether to export to ONNX a transfer model, or each pretrained encoder.
+        program: whether to export these models as torch.export programs (.pt2).
+        whole: whether to write all pretrained encoders in one ONNX file or program.
+        size: height and width of the images of ONNX files and programs; by default any
+            size for whole models, and the size of the task for single encoders.
         hub: folder for a copy in Hugging Face Hub format, with all encoders and a model
             card.
     """
     folder = out or checkpoint.parent / 'encoders'
-    for written in export_checkpoint(checkpoint, folder, onnx):
+    for written in export_checkpoint(checkpoint, folder, onnx, program, whole, size):
         print(written)
     if hub:
         MultimodalEncoder.from_weights(checkpoint).save_pretrained(hub)

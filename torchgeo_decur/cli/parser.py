@@ -16,7 +16,7 @@ _SUMMARIES = {
     'config': 'Print a config for `torchgeo fit --config`; without a name, list all configs.',
     'weights': 'List the published weights and show which are cached.',
     'convert': 'Convert the encoders in a file to another format.',
-    'export': 'Export the encoders of a checkpoint in the formats written at the end of a fit.',
+    'export': 'Export the encoders of a checkpoint, or the whole model as one file.',
     'map': 'Predict each pixel of a scene and write a Cloud-Optimized GeoTIFF.',
     'embed': 'Write embeddings of samples, windows or cells to (Geo)Parquet or GeoTIFF.',
     'report': 'Analyze a checkpoint and write a page of figures and tables.',

@@ -208,7 +208,8 @@ def check_grid(images: Mapping[str, Tensor], cure: str = '') -> None:
         ValueError: if sizes differ.
     """
     sizes = {m: tuple(x.shape[-2:]) for m, x in images.items()}
-    if len(set(sizes.values())) > 1:
+    first = next(iter(sizes.values()), ())
+    if any(size != first for size in sizes.values()):
         raise ValueError(
             f'modalities must have the same height and width, got {sizes}; resample them '
             f'to one size{cure and ", "}{cure}'

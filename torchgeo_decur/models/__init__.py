@@ -36,7 +36,9 @@ from .fusion.joint_heads import (
 from .fusion.late_fusion import LateFusion
 from .fusion.late_fusion_classifier import LateFusionClassifier
 from .model_files import OnnxModel, OpenedModel, open_model
-from .onnx import save_onnx
+from .named_model import WholeModel
+from .onnx import save_onnx, save_program
+from .predictions import ClassPredictions, NumberPredictions
 from .projector import ConcatProjector, build_projector, build_projectors
 from .segmentation.decoders import SMPDecoder, build_decoder
 from .segmentation.fcn import FCNDecoder
@@ -47,6 +49,7 @@ from .torchgeo_registry import register
 __all__ = [
     'AlexNet',
     'CMXSegmenter',
+    'ClassPredictions',
     'ConcatProjector',
     'DeformableAttention',
     'FCNDecoder',
@@ -69,6 +72,7 @@ __all__ = [
     'MixTransformer',
     'MultimodalEncoder',
     'MultimodalPyramid',
+    'NumberPredictions',
     'OnnxModel',
     'OpenedModel',
     'ResNet50RDA_Weights',
@@ -80,6 +84,7 @@ __all__ = [
     'SharedUniqueHead',
     'StagedPyramid',
     'ViTSmall16_Weights',
+    'WholeModel',
     'build_decoder',
     'build_fusion_head',
     'build_projector',
@@ -92,6 +97,7 @@ __all__ = [
     'open_model',
     'save_encoder',
     'save_onnx',
+    'save_program',
 ]
 
 # Register last, after timm knows every backbone of this package.

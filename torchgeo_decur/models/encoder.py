@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import timm
 import torch
@@ -233,16 +233,7 @@ class MultimodalEncoder(nn.Module, HubFolder):
         Raises:
             ValueError: if a model does not support gradient checkpointing.
         """
-        encoders: dict[str, Any] = dict(self.encoders.items())
-        for m, encoder in encoders.items():
-            try:
-                encoder.set_grad_checkpointing(enable)
-            # Some timm models raise AssertionError instead of AttributeError.
-            except (AttributeError, AssertionError) as error:
-                raise ValueError(
-                    'grad_checkpointing requires a model that supports it, got '
-                    f'{self.model[m]!r} for {m}; use micro_batch_size to save memory'
-                ) from error
+        set_grad_checkpointing(self.encoders, self.model, enable)
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Encode images.
@@ -292,6 +283,31 @@ class MultimodalEncoder(nn.Module, HubFolder):
 def is_channels_last(encoder: nn.Module) -> bool:
     """Check whether the feature maps of a timm model have the shape (B, H, W, C)."""
     return bool(getattr(encoder, 'output_fmt', 'NCHW') == 'NHWC')
+
+
+def set_grad_checkpointing(
+    encoders: nn.ModuleDict, model: Mapping[str, str], enable: bool = True
+) -> None:
+    """Set whether the backward pass of encoders recomputes activations.
+
+    Args:
+        encoders: encoder of each modality.
+        model: name of the timm model of each modality.
+        enable: whether to recompute activations.
+
+    Raises:
+        ValueError: if a model does not support it.
+    """
+    for m, encoder in encoders.items():
+        try:
+            cast(Any, encoder).set_grad_checkpointing(enable)
+        # Some timm models raise AssertionError instead of AttributeError.
+        except (AttributeError, AssertionError) as error:
+            raise ValueError(
+                'grad_checkpointing requires a model that supports it, got '
+                f'{model[m]!r} for {m}; use smaller batches, or micro_batch_size in a '
+                'pretraining, to save memory'
+            ) from error
 
 
 def to_tokens(encoder: nn.Module, maps: Tensor) -> Tensor:

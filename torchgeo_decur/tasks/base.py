@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from types import FrameType
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 from torchgeo.datasets.utils import Sample
 from torchgeo.tasks import BaseTask
@@ -18,7 +19,8 @@ from ..deprecation import (
     renamed,
     tuples_to_lists,
 )
-from ..modalities import check_unit_interval
+from ..modalities import Modality, check_unit_interval
+from ..models import MultimodalEncoder, MultimodalPyramid
 from ..weights.encoder_files import TASK_OPTIONS
 from .progress_bar import use_compact_bar
 
@@ -102,6 +104,7 @@ class CheckedTask(BaseTask):
     #: values.
     architecture_hparams: tuple[str, ...] = ()
     _checked: frozenset[tuple[str | None, int]] = frozenset()
+    _buffers_before: Sequence[Tensor] = ()
 
     def save_hyperparameters(
         self,
@@ -181,9 +184,39 @@ class CheckedTask(BaseTask):
     on_test_batch_start = on_train_batch_start
     on_predict_batch_start = on_train_batch_start
 
+    def set_grad_checkpointing(self) -> None:
+        """Let the backward pass recompute the activations of all encoders.
+
+        Raises:
+            ValueError: if a model does not support it.
+        """
+        # COrAL has second encoders.
+        for module in self.modules():
+            if isinstance(module, MultimodalEncoder | MultimodalPyramid):
+                module.set_grad_checkpointing()
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Store running statistics, which recomputed BatchNorm layers update again."""
+        if self.hparams.get('grad_checkpointing', False):
+            self._buffers_before = [x.clone() for x in self.buffers()]
+
+    def on_after_backward(self) -> None:
+        """Restore running statistics."""
+        if self._buffers_before:
+            for buffer, before in zip(
+                self.buffers(), self._buffers_before, strict=True
+            ):
+                buffer.copy_(before)
+            self._buffers_before = ()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the task name and make the checkpoint loadable by the CLI and torch 2.6."""
+        """Store the task name, its datamodule and the modalities in the checkpoint."""
         checkpoint['task'] = type(self).__name__
+        training, modalities = training_data(self)
+        checkpoint['encoder_training'] = training
+        checkpoint['encoder_modalities'] = {
+            m: asdict(modality) for m, modality in modalities.items()
+        }
         # TorchGeo needs this key. It is empty, because Lightning's CLI would prefer its
         # content to the command-line options.
         checkpoint['hyper_parameters'] = {}
@@ -245,3 +278,19 @@ class CheckedTask(BaseTask):
         if trainer is None or not trainer.gradient_clip_val:
             return True
         return 'mixed' not in str(trainer.precision)
+
+
+def training_data(task: LightningModule) -> tuple[dict[str, str], dict[str, Modality]]:
+    """Return the names of a task and of its data, and the modalities of the data.
+
+    Args:
+        task: a task, with or without a trainer.
+
+    Returns:
+        Names for the metadata of exported files, and records of modalities, if known.
+    """
+    datamodule = getattr(task._trainer, 'datamodule', None)
+    data = {'data': type(datamodule).__name__} if datamodule is not None else {}
+    found = getattr(datamodule, 'modalities', {})
+    known = {m: r for m, r in found.items() if isinstance(r, Modality)}
+    return {'task': type(task).__name__, **data}, known

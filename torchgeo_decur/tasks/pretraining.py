@@ -161,12 +161,8 @@ class MultimodalPretraining(CheckedTask):
         super().__init__()
         # Count dimensions before FSDP flattens the parameters.
         self._ndims = parameter_ndims(self)
-        self._buffers_before: list[Tensor] = []
         if grad_checkpointing:
-            # COrAL has a second encoder per modality.
-            for module in self.modules():
-                if isinstance(module, MultimodalEncoder):
-                    module.set_grad_checkpointing()
+            self.set_grad_checkpointing()
         if compile:
             self.compile_parts()
         names = self.encoders.model.items()
@@ -253,20 +249,6 @@ class MultimodalPretraining(CheckedTask):
         schedule.warmup_epochs = warmup_steps(epochs, steps, batches, most)
         schedule.max_epochs = steps
         reset_lr_schedule(schedule, self._schedule().optimizer)
-
-    def on_before_backward(self, loss: Tensor) -> None:
-        """Store running statistics, which recomputation of activations would change."""
-        if self.hparams['grad_checkpointing']:
-            self._buffers_before = [x.clone() for x in self.buffers()]
-
-    def on_after_backward(self) -> None:
-        """Restore the running statistics that were stored before the backward pass."""
-        if self._buffers_before:
-            for buffer, before in zip(
-                self.buffers(), self._buffers_before, strict=True
-            ):
-                buffer.copy_(before)
-            self._buffers_before = []
 
     def on_train_end(self) -> None:
         """Raise an error if the model diverged, before callbacks can export it.

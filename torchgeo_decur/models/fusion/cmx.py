@@ -313,7 +313,7 @@ class CMXSegmenter(Segmenter):
         if not available and not (self.training and self.modality_dropout > 0):
             return super().mask(features)
         noted = {
-            m: [levels[0], levels[0].new_ones(len(levels[0]), 1, 1, 1)]
+            m: [levels[0], levels[0].new_ones(levels[0].shape[0], 1, 1, 1)]
             for m, levels in features.items()
         }
         return super().mask(noted, available)
@@ -326,15 +326,14 @@ class CMXSegmenter(Segmenter):
         """
         x = {m: levels[0] for m, levels in features.items()}
         presence = {m: p for m, levels in features.items() for p in levels[1:]}
-        absent = {m: p for m, p in presence.items() if not bool(p.all())}
 
         def hide(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {m: t * absent[m] if m in absent else t for m, t in maps.items()}
+            return {m: t * presence[m] if m in presence else t for m, t in maps.items()}
 
         def next_stage(i: int, m: str, t: Tensor) -> Tensor:
             # Keep placeholders for absent samples out of BatchNorm statistics.
-            if m in absent:
-                t = impute_absent(t, absent[m].flatten().bool())
+            if m in presence and self.encoders.training:
+                t = impute_absent(t, presence[m].flatten().bool())
             return self.encoders.stage(m, i, t)
 
         fused = []

@@ -93,21 +93,19 @@ class FusionTransformer(nn.Module):
                 f'modalities of tokens must be among {list(self.adapters)}, got '
                 f'{list(tokens)}'
             )
-        size = len(next(iter(tokens.values())))
+        size = next(iter(tokens.values())).shape[0]
         sequence = [self.class_token.expand(size, -1, -1)]
         sequence += [self.adapters[m](x) for m, x in tokens.items()]
         absent = None
         if available:
-            absent = torch.zeros(
-                (size, sum(x.shape[1] for x in sequence)),
-                dtype=torch.bool,
-                device=self.class_token.device,
-            )
-            start = 1
-            for m, x in tokens.items():
-                if m in available:
-                    absent[:, start : start + x.shape[1]] = ~available[m][:, None]
-                start += x.shape[1]
+            known = torch.zeros_like(sequence[0][..., 0], dtype=torch.bool)
+            parts = [
+                (~available[m][:, None] if m in available else known).expand(
+                    -1, x.shape[1]
+                )
+                for m, x in tokens.items()
+            ]
+            absent = torch.cat([known, *parts], dim=1)
         fused: Tensor = self.layers(
             torch.cat(sequence, dim=1), src_key_padding_mask=absent
         )

@@ -94,7 +94,8 @@ class FusionHeadClassifier(LateFusion):
         _, tokens = self.encoders.tokens(images)
         parts = self.fusion.parts(images, tokens)
         return {
-            m: [*part, part[0].new_ones(len(part[0]), 1)] for m, part in parts.items()
+            m: [*part, part[0].new_ones(part[0].shape[0], 1)]
+            for m, part in parts.items()
         }
 
     def decode(

@@ -83,7 +83,7 @@ class LateFusion(nn.Module, ABC):
         available = available or {}
         masks = self._masks(images, available)
         filled = {
-            m: impute_absent(x, masks[m]) if m in available else x
+            m: self._hide(x, masks[m]) if m in available else x
             for m, x in images.items()
         }
         with torch.no_grad() if self.freeze_backbone else nullcontext():
@@ -164,7 +164,7 @@ class LateFusion(nn.Module, ABC):
                 [
                     features[m][i]
                     if m in features
-                    else x.new_zeros(len(x), channels[i], *x.shape[2:])
+                    else x.new_zeros(x.shape[0], channels[i], *x.shape[2:])
                     for m, channels in self.channels.items()
                 ],
                 dim=1,
@@ -187,6 +187,13 @@ class LateFusion(nn.Module, ABC):
             Logits.
         """
 
+    def _hide(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Replace the images of absent samples, which may have any values."""
+        if self.encoders.training:
+            return impute_absent(x, mask)
+        # Without batch statistics, samples are independent.
+        return torch.where(_like(mask, x), x, 0)
+
     def _masks(
         self, images: Mapping[str, Tensor], available: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
@@ -203,10 +210,10 @@ class LateFusion(nn.Module, ABC):
         for m, x in images.items():
             mask = available.get(m)
             if mask is None:
-                mask = torch.ones(len(x), dtype=torch.bool, device=x.device)
-            if mask.shape != (len(x),):
+                mask = torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
+            if mask.shape != x.shape[:1]:
                 raise ValueError(
-                    f'available_{m} must have shape ({len(x)},), '
+                    f'available_{m} must have shape {tuple(x.shape[:1])}, '
                     f'got {tuple(mask.shape)}'
                 )
             masks[m] = mask.to(x.device, torch.bool)
@@ -265,4 +272,9 @@ def _levels(features: Mapping[str, Tensor | list[Tensor]]) -> dict[str, list[Ten
 
 
 def _mask(x: Tensor, keep: Tensor) -> Tensor:
-    return x * keep.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
+    return x * _like(keep, x).to(x.dtype)
+
+
+def _like(mask: Tensor, x: Tensor) -> Tensor:
+    """Reshape a mask (B,) to (B, 1, ...), to broadcast with ``x``."""
+    return mask.reshape(-1, *[1] * (x.ndim - 1))

@@ -90,7 +90,7 @@ class SMPDecoder(nn.Module):
             Logits, shape (B, ``classes``, H, W).
         """
         sizes = [(size[0] // 2**i, size[1] // 2**i) for i in range(self.blanks)]
-        blanks = [levels[0].new_zeros(len(levels[0]), 0, *s) for s in sizes]
+        blanks = [levels[0].new_zeros(levels[0].shape[0], 0, *s) for s in sizes]
         logits: Tensor = self.head(self.decoder([*blanks, *levels]))
         return logits
 

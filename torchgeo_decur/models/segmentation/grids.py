@@ -38,12 +38,14 @@ def align_pyramids(
         >>> [x.shape[-2:] for (x,) in align_pyramids(levels, sizes, (40, 40), [8]).values()]
         [torch.Size([5, 5]), torch.Size([5, 5])]
     """
-    shapes = {tuple(x.shape[-2:] for x in levels) for levels in pyramids.values()}
-    if {tuple(s) for s in sizes.values()} == {tuple(size)} and len(shapes) == 1:
+    # Sizes of an exported program are symbols, which no set can hold.
+    shapes = [[x.shape[-2:] for x in levels] for levels in pyramids.values()]
+    aligned = all(tuple(s) == tuple(size) for s in sizes.values())
+    if aligned and all(s == shapes[0] for s in shapes):
         return {m: list(levels) for m, levels in pyramids.items()}
     whole = padded(size, divisor)
     own = next((pyramids[m] for m in pyramids if tuple(sizes[m]) == tuple(size)), None)
-    aligned: dict[str, list[Tensor]] = {m: [] for m in pyramids}
+    moved: dict[str, list[Tensor]] = {m: [] for m in pyramids}
     for i, stride in enumerate(strides):
         cells = [ceil(n / stride) for n in whole] if own is None else own[i].shape[-2:]
         for m, levels in pyramids.items():
@@ -57,8 +59,8 @@ def align_pyramids(
                 )
             ]
             step = [a / b for a, b in zip(wanted, given, strict=True)]
-            aligned[m].append(resample_cells(x, cells, step))
-    return aligned
+            moved[m].append(resample_cells(x, cells, step))
+    return moved
 
 
 def resample_cells(x: Tensor, cells: Sequence[int], step: Sequence[float]) -> Tensor:
@@ -94,6 +96,14 @@ def resample_cells(x: Tensor, cells: Sequence[int], step: Sequence[float]) -> Te
     if same:
         return x
     scale = [(1 + _EPSILON**2) / s for s in step]
+    # interpolate copies an axis that keeps its number of cells.
+    if any(
+        int(n * f) == n and abs(s - 1) >= _EPSILON
+        for n, f, s in zip(x.shape[-2:], scale, step, strict=True)
+    ):
+        return resample_tokens(
+            x, cells, [n * s for n, s in zip(cells, step, strict=True)]
+        )
     # There is no antialiased kernel for half precision.
     exact = torch.promote_types(x.dtype, torch.float32)
     moved = interpolate(
@@ -102,6 +112,83 @@ def resample_cells(x: Tensor, cells: Sequence[int], step: Sequence[float]) -> Te
     return moved[..., : cells[0], : cells[1]].to(x.dtype)
 
 
+def resample_tokens(x: Tensor, cells: Sequence[int], size: Sequence[float]) -> Tensor:
+    """Resample a map bilinearly to cells that cover a part of it, from its upper left corner.
+
+    The result is the same as of :func:`resample_cells` for a map that reaches to the end
+    of the cells. Two matrix products compute it without a decision that depends on a
+    size, so that an exported program is valid for all sizes. They are only fast for small
+    maps.
+
+    Args:
+        x: a map, shape (B, C, h, w).
+        cells: height and width of the result.
+        size: height and width of the covered part, in cells of the map.
+
+    Returns:
+        A map, shape (B, C, ``*cells``), of the same dtype.
+
+    Example:
+        >>> x = torch.tensor([1.0, 3.0, 5.0, 7.0]).reshape(1, 1, 1, 4)
+        >>> resample_tokens(x, (1, 2), (1, 4)).flatten()
+        tensor([2.4286, 5.5714])
+    """
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))
+    rows, columns = (
+        _filter(n, number, extent, exact)
+        for n, number, extent in zip(x.shape[-2:], cells, size, strict=True)
+    )
+    with torch.autocast(x.device.type, enabled=False):
+        return (rows @ exact @ columns.T).to(x.dtype)
+
+
+def _filter(size: int, cells: int, extent: float, like: Tensor) -> Tensor:
+    """Return the weights of an antialiased bilinear filter, shape (``cells``, ``size``)."""
+    step = extent / cells
+    index, wanted = (
+        torch.arange(n, dtype=like.dtype, device=like.device) for n in (size, cells)
+    )
+    distance = (index + 0.5) - (wanted[:, None] + 0.5) * step
+    width = torch.clamp(torch.ones_like(wanted[:1]) * step, min=1)
+    weight = (1 - distance.abs() / width).clamp(min=0)
+    return weight / weight.sum(1, keepdim=True)
+
+
+def pad_to(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Repeat the last row and column of images.
+
+    Args:
+        x: images, shape (B, C, H, W).
+        size: height and width of the result, not smaller.
+
+    Returns:
+        Images, shape (B, C, ``*size``).
+    """
+    bottom, right = (a - b for a, b in zip(size, x.shape[-2:], strict=True))
+    # An exported program pads images of every size.
+    if not torch.compiler.is_compiling() and not bottom and not right:
+        return x
+    return pad(x, (0, right, 0, bottom), mode='replicate')
+
+
+def crop_to(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Crop maps to their upper left corner.
+
+    Args:
+        x: maps, shape (B, C, H, W).
+        size: height and width of the result, not larger.
+
+    Returns:
+        Maps, shape (B, C, ``*size``).
+    """
+    height, width = size
+    # The memory layout of a slice would make an exported program valid for one size only.
+    if torch.compiler.is_compiling():
+        return pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
+    return x[..., :height, :width]
+
+
 def padded(size: Sequence[int], divisor: int) -> list[int]:
     """Round a size up to multiples of a divisor."""
-    return [-(-n // divisor) * divisor for n in size]
+    # ONNX truncates quotients of negative numbers, so not -(-n // divisor).
+    return [(n + divisor - 1) // divisor * divisor for n in size]

@@ -4,12 +4,18 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
-from timm.models import FeatureListNet
+from timm.models import FeatureListNet, checkpoint
 from torch import Tensor, nn
 
 from ...modalities import per_modality
 from ...weights.state_dict_layouts import normalize_key
-from ..encoder import MultimodalEncoder, Weights, create_encoder, is_channels_last
+from ..encoder import (
+    MultimodalEncoder,
+    Weights,
+    create_encoder,
+    is_channels_last,
+    set_grad_checkpointing,
+)
 from .tokens import TokenPyramid, has_tokens
 
 
@@ -102,6 +108,20 @@ class MultimodalPyramid(nn.Module):
                 f'({error}); choose another timm model'
             ) from error
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Set whether the backward pass recomputes activations.
+
+        See :meth:`MultimodalEncoder.set_grad_checkpointing()
+        <torchgeo_decur.models.MultimodalEncoder.set_grad_checkpointing>`.
+
+        Args:
+            enable: whether to recompute activations.
+
+        Raises:
+            ValueError: if a model does not support it.
+        """
+        set_grad_checkpointing(self.encoders, self.model, enable)
+
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         """Compute the pyramids.
 
@@ -185,8 +205,15 @@ class StagedPyramid(MultimodalPyramid):
             The level of this stage, shape (B, C', h, w).
         """
         encoder = cast(nn.ModuleDict, self.encoders[modality])
+        # As timm, keep the first module, whose input has no gradient, and in-place ones.
+        recompute = getattr(encoder, 'grad_checkpointing', False)
+        first = next(iter(encoder))
         for name in self._stages[modality][index]:
-            x = encoder[name](x)
+            module = encoder[name]
+            if recompute and name != first and not getattr(module, 'inplace', False):
+                x = checkpoint(module, x)
+            else:
+                x = module(x)
         return x
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:

@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ...modalities import check_grid
 from ..encoder import Weights
 from ..fusion.late_fusion import LateFusion
 from .decoders import SMPDecoder, build_decoder, output_stride
 from .fcn import FCNDecoder
-from .grids import align_pyramids, padded
+from .grids import align_pyramids, crop_to, pad_to, padded
 from .pyramid import MultimodalPyramid
 
 
@@ -67,7 +66,7 @@ class Segmenter(LateFusion):
         """
         divisor = self.decoder.divisor
         grid = self.grid_size(images, size) if images else ()
-        whole = {m: _pad(x, divisor) for m, x in images.items()}
+        whole = {m: pad_to(x, padded(x.shape[-2:], divisor)) for m, x in images.items()}
         levels = super().encode(whole, available)
         sizes = {m: x.shape[-2:] for m, x in images.items()}
         return align_pyramids(levels, sizes, grid, self.encoders.strides, divisor)
@@ -131,10 +130,9 @@ class Segmenter(LateFusion):
         Returns:
             Logits, shape (B, ``num_classes``, H, W).
         """
-        height, width = size
         bottom, right = padded(size, self.decoder.divisor)
         logits: Tensor = self.decoder(self.fuse(features), (bottom, right))
-        return logits[..., :height, :width]
+        return crop_to(logits, size)
 
 
 class LateFusionSegmenter(Segmenter):
@@ -183,9 +181,3 @@ class LateFusionSegmenter(Segmenter):
         total = [sum(level) for level in zip(*encoders.channels.values(), strict=True)]
         decoder = build_decoder(model, total, encoders.strides, num_classes)
         super().__init__(encoders, decoder, freeze_backbone, modality_dropout)
-
-
-def _pad(x: Tensor, divisor: int) -> Tensor:
-    size = padded(x.shape[-2:], divisor)
-    bottom, right = (a - b for a, b in zip(size, x.shape[-2:], strict=True))
-    return pad(x, (0, right, 0, bottom), mode='replicate') if bottom or right else x

@@ -3,9 +3,8 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from .grids import padded, resample_cells
+from .grids import pad_to, padded, resample_tokens
 
 
 class TokenPyramid(nn.Module):
@@ -58,6 +57,19 @@ class TokenPyramid(nn.Module):
             depth * (i + 1) // len(self.strides) - 1 for i in range(len(self.strides))
         ]
         model.prune_intermediate_layers(self.depths, prune_norm=False)
+        # Images are padded before. Programs cannot store how timm rounds their size.
+        embed: Any = getattr(model, 'patch_embed', None)
+        if getattr(embed, 'dynamic_img_pad', False):
+            embed.dynamic_img_pad = False
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Set whether the backward pass recomputes the activations of each block.
+
+        Args:
+            enable: whether to recompute them.
+        """
+        model: Any = self.model
+        model.set_grad_checkpointing(enable)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute the levels of the pyramid.
@@ -82,18 +94,16 @@ class TokenPyramid(nn.Module):
                 f'{tuple(size)}; resample the images, or choose a timm ViT, which accepts '
                 'any size'
             )
-        bottom, right = (a - b for a, b in zip(whole, size, strict=True))
-        if bottom or right:
-            x = pad(x, (0, right, 0, bottom), mode='replicate')
+        x = pad_to(x, whole)
         maps = model.forward_intermediates(
             x, indices=self.depths, norm=True, intermediates_only=True
         )
         levels = []
         for tokens, stride in zip(maps, self.strides, strict=True):
             # Cells cover exactly the image; patches may extend beyond it.
-            cells = [-(-n // stride) for n in size]
-            step = [n / c / self.patch for n, c in zip(size, cells, strict=True)]
-            levels.append(resample_cells(tokens, cells, step))
+            cells = [n // stride for n in padded(size, stride)]
+            covered = [n / self.patch for n in size]
+            levels.append(resample_tokens(tokens, cells, covered))
         return levels
 
 

@@ -19,7 +19,7 @@ from torchmetrics import Metric, MetricCollection
 
 from ...deprecation import renamed_arguments
 from ...modalities import get_available, per_modality, select_date, split
-from ...models import LateFusion
+from ...models import LateFusion, WholeModel
 from ...models.encoder import Weights
 from ...transforms import PairedCrop
 from ..base import CheckedTask
@@ -68,6 +68,8 @@ class LateFusionTask(CheckedTask):
         weight_decay: weight decay of all parameters.
         lr_schedule: learning rate schedule: 'constant', 'cosine' decay to 0, or 'step',
             which divides the rates by 10 after 60 % and after 80 % of the epochs.
+        grad_checkpointing: whether the backward pass recomputes the activations of the
+            encoders: less memory, the same loss and gradient, and one more forward pass.
 
     Raises:
         ValueError: if an option is invalid or options contradict each other.
@@ -78,7 +80,7 @@ class LateFusionTask(CheckedTask):
     criterion: nn.Module
     #: Names of the metrics in the table of modality subsets.
     summary: tuple[str, ...] = ()
-    #: Key of the predicted maps in the output of ``predict_step``.
+    #: Name of the predictions in the output of ``predict_step``.
     output_name: str
     #: Whether the table shows its metrics in percent.
     percent: bool = True
@@ -113,15 +115,31 @@ class LateFusionTask(CheckedTask):
         layer_decay: float | None = None,
         weight_decay: float = 0.0,
         lr_schedule: Literal['constant', 'step', 'cosine'] = 'constant',
+        grad_checkpointing: bool = False,
     ) -> None:
         """Initialize a new LateFusionTask instance."""
         self.weights = weights
         super().__init__()
+        if grad_checkpointing:
+            self.set_grad_checkpointing()
 
     @property
     @abstractmethod
     def num_outputs(self) -> int:
         """Number of model outputs per sample or pixel."""
+
+    @abstractmethod
+    def predictions(self) -> nn.Module:
+        """Return a module that converts outputs of the model to named predictions."""
+
+    def whole_model(self) -> WholeModel:
+        """Return model and predictions, as in ``predict``, for ``save_onnx``.
+
+        Returns:
+            Model with the inputs of all modalities except ``missing_modalities``.
+        """
+        sizes = {m: size for m, size in self._sizes().items() if size}
+        return WholeModel(self.model, self.predictions(), self._present(), sizes)
 
     def configure_models(self) -> None:
         """Check the options before a subclass builds the model.
@@ -263,9 +281,11 @@ class LateFusionTask(CheckedTask):
     def _shown(self, y_hat: Tensor) -> Tensor:
         """Convert model outputs to predictions for a figure."""
 
-    @abstractmethod
     def _outputs(self, batch: Sample) -> Tensor:
         """Compute the predictions of a batch, as returned to the user."""
+        outputs = self.model.decode(*self._encode(batch, 'predict'))
+        found: Tensor = self.predictions()(outputs)[self.output_name]
+        return found
 
     def _checked_target(self, batch: Sample) -> Tensor:
         return self.guard.replace(self._target(batch))

@@ -10,6 +10,7 @@ from torchgeo.datasets.utils import Sample
 from torchgeo.tasks.mixins import ClassificationMixin
 from torchmetrics import Metric
 
+from ...models import ClassPredictions
 from ...models.encoder import Weights
 from .base import LateFusionTask
 from .masked_loss import MaskedLoss, target_weights
@@ -226,8 +227,6 @@ class ClassTargets(LateFusionTask, ClassificationMixin):
             return y_hat.argmax(1)
         return (y_hat >= 0).long()
 
-    def _outputs(self, batch: Sample) -> Tensor:
-        logits = self.model.decode(*self._encode(batch, 'predict'))
-        if self.hparams['task'] == 'multiclass':
-            return logits.softmax(dim=1)
-        return logits.sigmoid()
+    def predictions(self) -> ClassPredictions:
+        """Return a module that computes probabilities and classes."""
+        return ClassPredictions(self.hparams['task'])

@@ -10,6 +10,7 @@ from torchgeo.datasets.utils import Sample
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.wrappers import ClasswiseWrapper
 
+from ...models import NumberPredictions
 from ...models.encoder import Weights
 from .base import LateFusionTask
 from .masked_regression import (
@@ -168,18 +169,19 @@ class NumberTargets(LateFusionTask):
         return (~y.isnan()).sum().float()
 
     def _shown(self, y_hat: Tensor) -> Tensor:
-        y_hat = y_hat.float()
-        values = y_hat * self._scale(y_hat) + self._by_output(self.target_mean, y_hat)
+        values: Tensor = self.predictions()(y_hat)['values']
         return values.squeeze(1)
 
-    def _outputs(self, batch: Sample) -> Tensor:
-        y_hat = self.model.decode(*self._encode(batch, 'predict')).float()
-        return y_hat * self._scale(y_hat) + self._by_output(self.target_mean, y_hat)
+    def predictions(self) -> NumberPredictions:
+        """Return a module that computes numbers in the unit of the targets."""
+        return NumberPredictions(self.target_mean, self._known_std())
 
     def _scale(self, y: Tensor) -> Tensor:
         """Return the standard deviation of the targets, or 1 before a fit."""
-        std = self.target_std.where(self.target_std > 0, 1)
-        return self._by_output(std, y)
+        return self._by_output(self._known_std(), y)
+
+    def _known_std(self) -> Tensor:
+        return self.target_std.where(self.target_std > 0, 1)
 
     @staticmethod
     def _by_output(values: Tensor, y: Tensor) -> Tensor:
