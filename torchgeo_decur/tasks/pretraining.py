@@ -431,7 +431,7 @@ class MultimodalPretraining(CheckedTask):
             self.log_dict(parts, batch_size=size)
         ended = self.trainer.is_last_batch
         if ended or not self._collapse.started:
-            # Embeddings of absent samples are 0.
+            # Embeddings of samples without the modality are 0.
             present = None if masks is None else {m: x[0].any(1) for m, x in z.items()}
             metrics = self.collapse_metrics(h, z, present)
             self._watch_collapse(metrics, h, ended)

@@ -303,12 +303,12 @@ class CMXSegmenter(Segmenter):
         features: Mapping[str, Sequence[Tensor]],
         available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, list[Tensor]]:
-        """Set the features of absent modalities to zero and add masks of present samples.
+        """Set the features of absent modalities to zero and add a mask for each modality.
 
         Returns:
             Lists by modality with the first level, shape (B, C, h, w). If samples may lack
-            a modality, a mask of shape (B, 1, 1, 1) follows, with 1 for present and 0 for
-            absent samples.
+            a modality, a mask of shape (B, 1, 1, 1) follows, with 1 for samples that have
+            the modality and 0 for all others.
         """
         if not available and not (self.training and self.modality_dropout > 0):
             return super().mask(features)
@@ -331,7 +331,7 @@ class CMXSegmenter(Segmenter):
             return {m: t * presence[m] if m in presence else t for m, t in maps.items()}
 
         def next_stage(i: int, m: str, t: Tensor) -> Tensor:
-            # Keep placeholders for absent samples out of BatchNorm statistics.
+            # Keep placeholders for absent images out of BatchNorm statistics.
             if m in presence and self.encoders.training:
                 t = impute_absent(t, presence[m].flatten().bool())
             return self.encoders.stage(m, i, t)

@@ -243,15 +243,15 @@ def drop_modalities(available: Tensor, p: float) -> Tensor:
 
 
 def impute_absent(x: Tensor, mask: Tensor) -> Tensor:
-    """Replace absent samples with present ones to keep placeholders out of BatchNorm.
+    """Replace placeholders with images of other samples, for the statistics of BatchNorm.
 
     Args:
         x: images or feature maps, shape (B, ...).
-        mask: boolean mask of the present samples, shape (B,).
+        mask: boolean mask of the samples that have the modality, shape (B,).
 
     Returns:
-        A tensor in which copies of present samples replace absent samples. If no sample is
-        present, all values are zero.
+        A tensor in which all samples without the modality have copies of other samples. If
+        no sample has the modality, all values are zero.
 
     Example:
         >>> x = torch.tensor([1.0, 9.0, 3.0])
