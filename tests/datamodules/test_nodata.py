@@ -122,7 +122,7 @@ def test_refuses_nan_in_place_of_the_declared_value(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ('nodata', 'cure'), [(None, r'nodata: \.nan'), (-9999.0, r'value, -9999\.0$')]
+    ('nodata', 'cure'), [(None, r'nodata: \.nan'), (-9999.0, r'modality, -9999\.0$')]
 )
 def test_nodata_hint_keeps_the_declared_value(nodata: float | None, cure: str) -> None:
     modality = Modality.of(

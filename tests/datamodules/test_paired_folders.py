@@ -197,7 +197,7 @@ def test_refuses_a_constant_band(tmp_path: Path) -> None:
             {'val_fraction': 0.6, 'test_fraction': 0.5},
             'sum must be less than 1, got 0.6 and',
         ),
-        ({'val_fraction': -0.1}, 'must not be negative .* got -0.1'),
+        ({'val_fraction': -0.1}, 'must not be negative.* got -0.1'),
         ({'train': 'dataset1'}, "train must be a list of splits, got 'dataset1'"),
         ({'size': [3]}, r'size must be a positive height and width, .*got \[3\]'),
         ({'images': {'x': {}}}, 'x: pattern must be a path'),

@@ -522,10 +522,16 @@ class TestErrors:
             ),
             (
                 use('dem', dataset='torchgeo.datasets.Nope'),
-                'dem: dataset must be the path',
+                'dem: dataset must be the import path',
             ),
-            (use('dem', dataset='Nope'), "dem: dataset must be the path .* got 'Nope'"),
-            (use('dem', dataset='no.such.module.X'), 'dem: dataset must be the path'),
+            (
+                use('dem', dataset='Nope'),
+                "dem: dataset must be the import path .* got 'Nope'",
+            ),
+            (
+                use('dem', dataset='no.such.module.X'),
+                'dem: dataset must be the import path',
+            ),
             (
                 use('dem', dataset=f'{__name__}.NotRaster'),
                 'must be a subclass of torchgeo',

@@ -167,7 +167,7 @@ def test_refuses_wrong_datasets(sen12ms: dict[str, Any]) -> None:
             'Landsat8',
             'Landsat8 requires a sampler of windows; use RasterPairDataModule',
         ),
-        ('CopernicusPretrain', 'CopernicusPretrain is iterable only'),
+        ('CopernicusPretrain', 'CopernicusPretrain is an iterable dataset'),
         ('Unknown', 'class_path must be the import path of a class'),
         ('utils.lazy_import', 'class_path must be a class'),
     ):
