@@ -322,7 +322,9 @@ class TestExport:
         assert json.loads(metadata['limits']) == encoders.metadata['s1']['limits']
 
     @needs_onnx
-    def test_all_encoders_in_one_program(self, fitted: Path, tmp_path: Path) -> None:
+    def test_exports_all_encoders_in_one_program(
+        self, fitted: Path, tmp_path: Path
+    ) -> None:
         (checkpoint,) = list((fitted / 'checkpoints').glob('*.ckpt'))[:1]
         switches = ['--program', '--whole', '--size=32']
         main(['export', str(checkpoint), f'--out={tmp_path}', *switches])
@@ -338,7 +340,7 @@ class TestExport:
             )
 
     @needs_onnx
-    def test_the_whole_model_of_a_transfer(self, tmp_path: Path) -> None:
+    def test_exports_the_whole_model_of_a_transfer(self, tmp_path: Path) -> None:
         options: dict[str, Any] = {'num_classes': 8, 'size': 64}
         options['label_key'] = 'label_common'
         task = LateFusionClassification(MODALITIES, 'alexnet_small', **options)

@@ -233,7 +233,9 @@ def test_partly_paired_embeddings_train(root: Path, tmp_path: Path) -> None:
     assert 0 < fit.callback_metrics['train_pairs_croma_dofa'] < 64
 
 
-def test_classifier_on_embeddings_of_two_models(root: Path, tmp_path: Path) -> None:
+def test_classifier_runs_on_embeddings_of_two_models(
+    root: Path, tmp_path: Path
+) -> None:
     for m in WIDTHS:
         table = pd.read_parquet(root / f'{m}.parquet')
         table.rename(columns={'label_common': 'label'}).to_parquet(

@@ -163,7 +163,7 @@ def test_rows_are_paired_by_place_and_date(tmp_path: Path) -> None:
     assert firsts(two, 'clay') == [0, 1]
 
 
-def test_several_files_and_columns_of_numbers(tmp_path: Path) -> None:
+def test_reads_several_files_and_columns_of_numbers(tmp_path: Path) -> None:
     x = vectors(3)
     for i, rows in enumerate((slice(0, 2), slice(2, 4))):
         columns = {f'A{j:02}': x[rows, j] for j in range(3)}

@@ -173,7 +173,7 @@ class TestValue:
         assert made.count('log_sums_between') == between
 
     @pytest.mark.parametrize('temperature', [1e-3, 0.02, 50.0])
-    def test_extreme_temperatures(self, temperature: float) -> None:
+    def test_extreme_temperatures_keep_the_precision(self, temperature: float) -> None:
         # All pairs are nearly opposite, so that every exponential is small.
         a = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
         z = (a, -a + 0.1 * a.flip(0))

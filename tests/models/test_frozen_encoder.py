@@ -105,7 +105,7 @@ def layers() -> nn.Module:
     ).eval()
 
 
-def test_torchscript(
+def test_runs_torchscript(
     layers: nn.Module, images: dict[str, Tensor], tmp_path: Path
 ) -> None:
     file = tmp_path / 'model.pt'
@@ -128,7 +128,7 @@ def test_torchscript(
         encode(images, str(file), [{'image': 's1', 'scale': 'raw'}])
 
 
-def test_exported_program(
+def test_runs_an_exported_program(
     layers: nn.Module, images: dict[str, Tensor], tmp_path: Path
 ) -> None:
     file = tmp_path / 'model.pt2'
@@ -144,7 +144,7 @@ def test_exported_program(
         encode(images, str(file), [{**entry, 'bands': ['VV']}])
 
 
-def test_onnx(images: dict[str, Tensor], tmp_path: Path) -> None:
+def test_runs_onnx(images: dict[str, Tensor], tmp_path: Path) -> None:
     onnx = pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
     node = onnx.helper.make_node('GlobalAveragePool', ['image'], ['maps'])
