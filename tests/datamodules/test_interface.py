@@ -28,7 +28,7 @@ ORDER = (
     *('batch_size', 'num_workers', 'seed', 'label_fraction'),
 )
 #: What the data are: the only arguments by position.
-DATA = ('root', 'rasters', 'images', 'mask', 'modalities', 'dataset')
+DATA = ('root', 'rasters', 'images', 'mask', 'modalities', 'dataset', 'embeddings')
 BASES = (MultimodalDataModule, FileDataModule)
 
 

@@ -185,7 +185,8 @@ def collect(
     common_dim: int | None = getattr(model, 'common_dim', None)
     collector = _Collector(tuple(modalities), common_dim, max_samples, seed)
     # An encoder of embeddings has no parameters.
-    device = next(model.parameters()).device
+    some = next(model.encoders.parameters(), None)
+    device = (next(model.projectors.parameters()) if some is None else some).device
     with eval_with_gradients(model), torch.no_grad():
         for batch in batches:
             found = split(batch, modalities, date=0)
