@@ -14,8 +14,11 @@ import torch
 import yaml
 
 from tests.helpers.small_fits import trainer
+from torchgeo_decur.callbacks import ExportEncoders
 from torchgeo_decur.cli import main
 from torchgeo_decur.datamodules import PairedEmbeddingsDataModule
+from torchgeo_decur.modalities import MODALITIES
+from torchgeo_decur.models import create_encoder, save_encoder
 from torchgeo_decur.tasks import (
     CLIP,
     BarlowTwins,
@@ -254,6 +257,33 @@ def test_task_names_the_right_width(root: Path) -> None:
     task = DeCUR({'croma': 8, 'dofa': 7}, 'identity', projector=[4])
     with pytest.raises(ValueError, match='dofa: expected 7 channels, found 6; correct'):
         trainer().fit(task, datamodule(root))
+
+
+def test_export_has_nothing_to_write(root: Path, tmp_path: Path) -> None:
+    fit = trainer(callbacks=[ExportEncoders(tmp_path)])
+    with pytest.raises(ValueError, match='needs encoders with parameters'):
+        fit.fit(DeCUR(WIDTHS, 'identity', projector=[4]), datamodule(root))
+
+
+def test_configs_of_the_experiments(
+    torchgeo: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(__file__).parents[1] / 'experiments' / 'frozen'
+    monkeypatch.chdir(tmp_path)
+    for m, name in (('s1', 'sentinel1_grd'), ('s2', 'sentinel2_l1c')):
+        record = MODALITIES[name]
+        encoder = create_encoder('test_resnet', record.channels)
+        metadata = {'modality': m, 'in_chans': record.channels, **record.to_dict()}
+        path = Path('outputs/quickstart/version_0/encoders', m)
+        save_encoder(encoder, path, 'test_resnet', metadata, ['safetensors'])
+    conf = yaml.safe_load((folder / 'scenes.yaml').read_text())
+    conf['data']['init_args']['val_length'] = 24
+    Path('scenes.yaml').write_text(yaml.safe_dump(conf))
+    main(['embed', 'scenes.yaml', '--out=data/scenes.parquet', '--device=cpu'])
+    small = ['--trainer.max_epochs=1', '--data.batch_size=8', '--model.warmup_epochs=0']
+    torchgeo('fit', '--config', folder / 'heads.yaml', *small)
+    metrics = pd.read_csv('outputs/frozen_heads/version_0/metrics.csv')
+    assert np.isfinite(metrics['val_loss'].dropna()).all() and 'std_radar' in metrics
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,12 @@ class ExportEncoders(Callback):
         if stage != 'fit':
             return
         need_encoders(self, pl_module)
+        encoders = cast(MultimodalPretraining, pl_module).encoders.encoders
+        if empty := [m for m, e in encoders.items() if not e.state_dict()]:
+            raise ValueError(
+                f'ExportEncoders needs encoders with parameters, but those of {empty} have '
+                'none; remove the callback, and write the heads with torchgeo-decur embed'
+            )
         folder = self._folder(trainer)
         if trainer.is_global_zero and not getattr(trainer, 'fast_dev_run', False):
             check_writable(folder)
