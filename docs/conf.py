@@ -271,7 +271,7 @@ def benchmark_table(name: str) -> str:
     return render.get(name, record.render)(shown)
 
 
-def step_parts(batch: str = 'batch=32') -> str:
+def step_parts(batch: str = 'batch=8') -> str:
     """Render the time of each part of a training step for one batch size."""
     folder = Path(__file__).parents[1] / 'experiments' / 'benchmarks'
     path = folder / 'results_step.csv'
