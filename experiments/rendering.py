@@ -41,9 +41,9 @@ def render(path: Path, results: Path = RESULTS) -> str:
     for title, columns in table.metrics.items():
         lines += [f'**{title}**', ''] if title else []
         lines += [*_means(table, rows, columns), '']
-        if table.against:
+        if table.against and (less := _less(table, rows, columns)):
             lines += [f'Difference from *{table.against}*, paired by seed:', '']
-            lines += [*_less(table, rows, columns), '']
+            lines += [*less, '']
     if table.summary:
         lines += ['Means of several cells:', '', *_summary(table, rows), '']
     seeds = sorted({int(row['seed']) for row in rows})
@@ -227,8 +227,13 @@ def _summary(table: Table, rows: Sequence[Row]) -> list[str]:
 
 
 def _less(table: Table, rows: Sequence[Row], wanted: Headers) -> list[str]:
-    """Render differences from one value of the first axis, paired by seed, as lines."""
+    """Render differences from one value of the first axis, paired by seed, as lines.
+
+    Returns:
+        The lines; none if the other value has no numbers.
+    """
     lines = _header(table, [*table.axes, *wanted])
+    known = False
     for cell in table.cells:
         if cell.name[0] == table.against:
             continue
@@ -241,8 +246,9 @@ def _less(table: Table, rows: Sequence[Row], wanted: Headers) -> list[str]:
             other = theirs[metric]
             values = [v - other[seed] for seed, v in found.items() if seed in other]
             cells.append(interval(values, '+') if values else '-')
+            known |= bool(values)
         lines.append(f'| {" | ".join([*cell.name, *cells])} |')
-    return lines
+    return lines if known else []
 
 
 def _parts(values: Mapping[str, Sequence[float]]) -> list[str]:
