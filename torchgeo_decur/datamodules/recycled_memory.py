@@ -65,7 +65,7 @@ class RecyclingCollate:
         """Return the state for a spawned worker without buffers."""
         return {**self.__dict__, '_buffers': [], '_in_use': []}
 
-    def __call__(self, samples: Sequence[Mapping[str, Any]]) -> Any:
+    def __call__(self, samples: list[Mapping[str, Any]]) -> Any:
         """Collate samples into a batch.
 
         Args:
